@@ -1,0 +1,35 @@
+# The two commands of the README are `make demo` and `make test`. Everything installs from constraints.txt.
+PYTHON ?= python3.11
+VENV := .venv
+BIN := $(VENV)/bin
+DEMO := build/demo
+DEMO_SIZE := 4096 4096
+
+.PHONY: install demo test check lock clean
+
+install: $(VENV)/.installed
+
+# --no-compile is left out on purpose: the first start should be as fast as the second.
+$(VENV)/.installed: pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	touch $@
+
+demo: install
+	$(BIN)/python -m flows.demo --size $(DEMO_SIZE) --out $(DEMO)
+
+test: install
+	$(BIN)/pytest
+
+check: install
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+# After a change of dependencies: write down what runs together.
+lock: install
+	$(BIN)/pip freeze --exclude-editable --exclude pip --exclude setuptools | sed "s/+cpu$$//" > constraints.txt
+
+clean:
+	rm -rf build .mypy_cache .pytest_cache .ruff_cache

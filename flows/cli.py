@@ -1,0 +1,204 @@
+"""The command line: ``seamline``. Exit code 0 done, 2 the user's mistake in one line, 1 failure."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from pydantic import ValidationError
+from rich.console import Console
+
+from flows import display
+from flows.options import SegmentOptions
+from model.errors import ModelError
+from pipeline.errors import InputError, SeamlineError
+
+app = typer.Typer(
+    name="seamline",
+    help="Seamless segmentation of satellite and aerial scenes of any size.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+models = typer.Typer(help="What is known of a model.", no_args_is_help=True)
+app.add_typer(models, name="model")
+
+Sources = Annotated[list[str], typer.Argument(help="A raster GDAL reads, a folder of band files, or a STAC item")]
+ModelName = Annotated[str, typer.Option("--model", help="Name of an embedded model, or a model folder")]
+Window = Annotated[str, typer.Option(help="Edge of the network's windows in pixels, or auto")]
+Halo = Annotated[str, typer.Option(help="Context that is read and thrown away, in pixels, or auto")]
+Overlap = Annotated[str, typer.Option(help="Band in which tiles are feathered, in pixels, or auto")]
+ChunkTiles = Annotated[int | None, typer.Option(help="Tiles along the edge of a chunk")]
+Device = Annotated[str, typer.Option(help="auto, cpu or cuda")]
+Precision = Annotated[str, typer.Option(help="auto, fp32, bf16, fp16 or fp64")]
+Cluster = Annotated[str, typer.Option(help="local, or the address of a Dask scheduler")]
+Workers = Annotated[int | None, typer.Option(help="Worker processes of the local cluster")]
+Aoi = Annotated[Path | None, typer.Option(help="GeoJSON polygons that limit the work")]
+Bands = Annotated[str, typer.Option(help="The scene's bands in the model's order, separated by commas")]
+Scale = Annotated[float | None, typer.Option(help="Value = digital number × scale + offset")]
+Offset = Annotated[float | None, typer.Option(help="See --scale")]
+Nodata = Annotated[str | None, typer.Option(help="Digital number that means no data, or none")]
+
+
+@app.command()
+def segment(
+    scene: Sources,
+    model: ModelName,
+    out: Annotated[Path, typer.Option(help="Folder of the catalogue; each scene gets a folder in it")],
+    window: Window = "auto",
+    halo: Halo = "auto",
+    overlap: Overlap = "auto",
+    chunk_tiles: ChunkTiles = None,
+    device: Device = "auto",
+    precision: Precision = "auto",
+    cluster: Cluster = "local",
+    workers: Workers = None,
+    outputs: Annotated[str, typer.Option(help="What to write: cog, zarr")] = "cog,zarr",
+    aoi: Aoi = None,
+    bands: Bands = "",
+    scale: Scale = None,
+    offset: Offset = None,
+    nodata: Nodata = None,
+    on_bad_block: Annotated[str, typer.Option(help="fail, or nodata: go on without unreadable blocks")] = "fail",
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Start over where something else is")] = False,
+) -> None:
+    """Segment a scene: COG, Zarr, STAC item and preview in OUT/<scene>/.
+
+    A killed run goes on where it stopped when the same command is given again.
+    """
+    from flows.segment import segment as run
+
+    options = _options(
+        window=window, halo=halo, overlap=overlap, chunk_tiles=chunk_tiles, device=device, precision=precision,
+        cluster=cluster, workers=workers, outputs=_listed(outputs), aoi=aoi, bands=_listed(bands), scale=scale,
+        offset=offset, nodata=nodata, on_bad_block=on_bad_block, overwrite=overwrite,
+    )  # fmt: skip
+    with display.live() as watcher:
+        result = run(scene, model, out, options, watcher)
+    display.show_result(result)
+
+
+@app.command()
+def plan(
+    scene: Sources,
+    model: ModelName,
+    window: Window = "auto",
+    halo: Halo = "auto",
+    overlap: Overlap = "auto",
+    chunk_tiles: ChunkTiles = None,
+    device: Device = "auto",
+    precision: Precision = "auto",
+    cluster: Cluster = "local",
+    workers: Workers = None,
+    aoi: Aoi = None,
+    bands: Bands = "",
+    scale: Scale = None,
+    offset: Offset = None,
+    nodata: Nodata = None,
+    picture: Annotated[Path | None, typer.Option(help="Draw the plan to this PNG")] = None,
+) -> None:
+    """Show how a scene would be segmented: tiles, redundancy, memory, time. Segments nothing."""
+    from flows.planning import plan_scene
+
+    options = _options(
+        window=window, halo=halo, overlap=overlap, chunk_tiles=chunk_tiles, device=device, precision=precision,
+        cluster=cluster, workers=workers, aoi=aoi, bands=_listed(bands), scale=scale, offset=offset, nodata=nodata,
+    )  # fmt: skip
+    display.show_plan(plan_scene(scene, model, options, picture))
+    if picture is not None:
+        Console().print(f"picture: {picture}")
+
+
+@app.command()
+def simulate(
+    size: Annotated[tuple[int, int], typer.Option(help="Height and width in pixels")],
+    out: Annotated[Path, typer.Option(help="The scene, a GeoTIFF; its truth lies beside it")],
+    seed: Annotated[int, typer.Option(help="Another number, another land")] = 0,
+) -> None:
+    """Simulate a six-band scene of any size, and the raster of what is where in it."""
+    from pipeline.simulate import Simulation, write_simulation
+
+    with display.percentage("simulating") as progress:
+        truth = write_simulation(Simulation(size[0], size[1], seed=seed), out, progress)
+    Console().print(f"scene: {out}\ntruth: {truth}")
+
+
+@app.command()
+def train(
+    recipe: Annotated[Path, typer.Argument(help="YAML file: network, bands, classes, sources, schedule")],
+    data: Annotated[Path, typer.Option(help="Folder that the recipe's paths start from")],
+    out: Annotated[Path, typer.Option(help="The model folder to write")],
+    holdout: Annotated[str, typer.Option(help="Sources to validate on and not to train on, separated by commas")] = "",
+) -> None:
+    """Train a U-Net by a recipe; a killed training goes on from its last checkpoint."""
+    from flows.recipes import read_recipe
+    from flows.training import train_model
+
+    read = read_recipe(recipe)
+    if holdout:
+        read = read.model_copy(update={"holdout": list(_listed(holdout))})
+    spec = train_model(read, data, out, display.epoch)
+    Console().print(f"model: {out}, receptive radius {spec.receptive_radius}")
+
+
+@models.command("inspect")
+def inspect(
+    name: Annotated[str, typer.Argument(help="Name of an embedded model, or a model folder")],
+    as_json: Annotated[bool, typer.Option("--json", help="For programs")] = False,
+) -> None:
+    """Print everything that is known of a model."""
+    from flows.models import open_model
+
+    found = open_model(name)
+    summary = {**found.spec.summary(), "digest": found.digest, "folder": str(found.folder)}
+    if as_json:
+        print(json.dumps(summary, indent=2, ensure_ascii=False))
+    else:
+        display.show_model(summary)
+
+
+@models.command("list")
+def list_models() -> None:
+    """Name the embedded models."""
+    from flows.models import embedded_models
+
+    for name in embedded_models():
+        print(name)
+
+
+def _listed(text: str) -> tuple[str, ...]:
+    return tuple(part.strip() for part in text.split(",") if part.strip())
+
+
+def _options(**values: Any) -> SegmentOptions:
+    """Validated options; what is wrong is named as on the command line."""
+    try:
+        return SegmentOptions(**values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise InputError(
+            "--" + str(first["loc"][0]).replace("_", "-"),
+            got=repr(first["input"]),
+            expected=first["msg"].removeprefix("Input should be "),
+            fix="see seamline segment --help",
+        ) from error
+
+
+def main() -> None:
+    """Run the command line; errors that Seamline itself reports are one line, anything else is a defect."""
+    try:
+        app()
+    except (InputError, ModelError) as error:
+        sys.exit(_said(error, 2))
+    except SeamlineError as error:
+        sys.exit(_said(error, 1))
+    except KeyboardInterrupt:
+        sys.exit(_said("interrupted; the same command goes on where it stopped", 130))
+
+
+def _said(message: object, code: int) -> int:
+    print("seamline: " + " ".join(str(message).split()), file=sys.stderr)
+    return code

@@ -1,0 +1,177 @@
+"""What the command line shows: live progress, and tables at the end."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+
+from flows.segment import Plan, Result, Watcher
+from model.train import Progress as Epoch
+from pipeline.publish import COG, ITEM, PREVIEW, RECORD, ZARR
+from pipeline.run import Totals
+
+console = Console(stderr=True)
+"""Progress and warnings go to standard error, results to standard output."""
+
+
+@contextmanager
+def live() -> Iterator[Watcher]:
+    """A watcher that draws a progress bar: chunks, Mpx/s, time left."""
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.fields[chunks]} chunks"),
+        TextColumn("{task.fields[speed]:.1f} Mpx/s"),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=console) as bar:
+        yield _LiveWatcher(bar).watcher
+
+
+class _LiveWatcher:
+    def __init__(self, bar: Progress) -> None:
+        self._bar = bar
+        self._task: TaskID | None = None
+        self._resumed_pixels = 0
+        self.watcher = Watcher(self._planned, self._progress)
+
+    def _planned(self, plan: Plan) -> None:
+        for warning in plan.scene.warnings:
+            console.print(f"[yellow]warning[/]: {warning}", highlight=False)
+        tiling = plan.tiling
+        self._task = self._bar.add_task(
+            plan.scene.id,
+            total=tiling.height * tiling.width,
+            chunks=f"0/{tiling.chunk_grid.row * tiling.chunk_grid.col}",
+            speed=0.0,
+        )
+
+    def _progress(self, totals: Totals, plan: Plan) -> None:
+        if self._task is None:
+            return
+        if not totals.windows:
+            self._resumed_pixels = totals.pixels_done
+        elapsed = max(totals.elapsed, 1e-3)
+        self._bar.update(
+            self._task,
+            completed=totals.pixels_done,
+            chunks=f"{totals.chunks_done}/{totals.chunks}",
+            speed=(totals.pixels_done - self._resumed_pixels) / elapsed / 1e6,
+        )
+
+
+@contextmanager
+def percentage(what: str) -> Iterator[Callable[[float], None]]:
+    """A progress bar that is told a share from 0 to 1."""
+    with Progress(
+        TextColumn(what), BarColumn(), TextColumn("{task.percentage:.0f} %"), TimeRemainingColumn(), console=console
+    ) as bar:
+        task = bar.add_task(what, total=1.0)
+        yield lambda share: bar.update(task, completed=share)
+
+
+def epoch(progress: Epoch) -> None:
+    """One line for each epoch of a training."""
+    scores = " ".join(f"{score:.3f}" for score in progress.iou)
+    console.print(
+        f"epoch {progress.epoch}/{progress.epochs}: loss {progress.loss:.4f}"
+        + (f", IoU on the hold-out {scores}" if scores else "")
+        + f", {progress.seconds:.0f} s",
+        highlight=False,
+    )
+
+
+def show_result(result: Result) -> None:
+    """The table at the end of a run."""
+    record, out = result.record, Console()
+    if not result.computed:
+        out.print(f"{result.folder}: finished before with this scene, model and plan; nothing to do", highlight=False)
+        return
+    table = _table(f"{record['scene']} · {record['model']}")
+    seconds, plan = record["seconds"], record["plan"]
+    scene = record["pixels_scene"]
+    table.add_row(
+        "windows", f"{record['windows']} of {plan['window']}² (halo {plan['halo']}, overlap {plan['overlap']})"
+    )
+    table.add_row("network pixels per scene pixel", f"{record['pixels_inferred'] / scene:.2f}")
+    table.add_row("speed", f"{scene / seconds['total'] / 1e6:.2f} Mpx/s of the scene, all included")
+    stages = ", ".join(f"{stage} {seconds[stage]:.1f}" for stage in seconds if stage != "total")
+    table.add_row("seconds", f"{seconds['total']:.1f} ({stages}; of {record['workers']} worker(s))")
+    settings = record["settings"]
+    table.add_row("network ran on", f"{settings['device']}, {settings['precision']}, batch {settings['batch']}")
+    peak, projected = record["peak_memory_bytes"], record["projected_memory_bytes"]
+    table.add_row("peak memory of a worker", f"{peak / 2**20:.0f} MiB of {projected / 2**20:.0f} MiB projected")
+    for row in record["classes"]:
+        table.add_row(f"class {row['name']}", f"{row['share']:.1%} of the valid pixels")
+    for block in record["bad_blocks"]:
+        table.add_row("[red]unreadable block[/]", block)
+    names = {"cog": COG, "zarr": ZARR}
+    for name in (*(names[output] for output in record["outputs"]), ITEM, PREVIEW, RECORD):
+        table.add_row("written", str(result.folder / name))
+    out.print(table)
+
+
+def show_scores(scores: Mapping[str, float]) -> None:
+    """IoU of each class against the truth."""
+    table = _table("intersection over union with the truth")
+    for name, score in scores.items():
+        table.add_row(name, f"{score:.3f}")
+    Console().print(table)
+
+
+def show_plan(plan: Plan) -> None:
+    """The table of ``seamline plan``."""
+    tiling, settings = plan.tiling, plan.measured.settings
+    table = _table(f"plan of {plan.scene.id} · {plan.model.spec.name}")
+    table.add_row("scene", f"{tiling.height} × {tiling.width} pixels, {len(plan.scene.bands)} bands")
+    table.add_row("window", f"{tiling.window}, stride {tiling.stride}, divisor {tiling.divisor}")
+    exact = plan.model.spec.exact_halo
+    proof = (
+        "exact: tiling is invisible" if exact is not None and tiling.halo >= exact else "less than the network's reach"
+    )
+    table.add_row("halo", f"{tiling.halo} ({proof})")
+    table.add_row("overlap", str(tiling.overlap))
+    table.add_row("tiles", f"{tiling.tile_count} in {tiling.tile_grid.row} rows and {tiling.tile_grid.col} columns")
+    rows, cols = tiling.chunk_grid
+    table.add_row(
+        "chunks", f"{rows * cols} of {tiling.chunk_tiles} × {tiling.chunk_tiles} tiles ({tiling.chunk} pixels)"
+    )
+    table.add_row("network pixels per scene pixel", f"{tiling.redundancy:.2f}")
+    table.add_row(
+        "network runs on", f"{settings.device}, {settings.precision}, batch {settings.batch}, {plan.workers} worker(s)"
+    )
+    table.add_row("projected memory of a worker", f"{plan.projected_memory / 2**20:.0f} MiB")
+    table.add_row("estimated time of the network", f"{plan.seconds:.1f} s")
+    for warning in plan.scene.warnings:
+        table.add_row("[yellow]warning[/]", warning)
+    Console().print(table)
+
+
+def show_model(summary: Mapping[str, Any]) -> None:
+    """The table of ``seamline model inspect``."""
+    table = _table(f"{summary['name']} {summary['version']}")
+    for key, value in summary.items():
+        if key == "bands":
+            text = "\n".join(f"{b['name']} ({b['wavelength']} µm), mean {b['mean']}, std {b['std']}" for b in value)
+        elif key == "classes":
+            text = "\n".join(f"{c['label']} {c['name']}: {c['description']}" for c in value)
+        elif isinstance(value, Mapping):
+            text = ", ".join(f"{name} {part}" for name, part in value.items())
+        else:
+            text = "\n".join(value) if isinstance(value, list) else str(value)
+        table.add_row(key.replace("_", " "), text)
+    Console().print(table)
+
+
+def _table(title: str) -> Table:
+    table = Table(title=title, show_header=False, title_justify="left", highlight=False)
+    table.add_column(style="bold")
+    table.add_column(overflow="fold")
+    return table

@@ -1,0 +1,86 @@
+"""Measure a model on a worker once, and remember it for this kind of machine."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+from pathlib import Path
+
+import numpy as np
+import torch
+from distributed import Client
+
+from flows.models import Model, radiometry_of
+from flows.options import SegmentOptions
+from model.tune import Measurement, Sample, Tuner
+from pipeline.files import replacing
+from pipeline.grid import Window
+from pipeline.scene import Scene, read_block
+
+SIZES = (512, 1024, 2048)
+"""Edges of the windows that are timed; a scene smaller than one is not timed with larger ones."""
+
+
+def measure(
+    client: Client, scene: Scene, model: Model, options: SegmentOptions, halo: int, threads: int
+) -> Measurement:
+    """How ``model`` runs best on the client's workers; measured on the first one, in a few seconds.
+
+    The outcome is kept in ``$XDG_CACHE_HOME/seamline`` (default ``~/.cache/seamline``) under the model's digest, the
+    kind of device and the options, so that later scenes start at once.
+    """
+    extent = max(scene.grid.shape) + 2 * halo
+    sizes = SIZES[: 1 + sum(size < extent for size in SIZES[:-1])]
+    sizes = tuple(size for size in sizes if size > 2 * halo) or (_above(2 * halo, model.spec.divisor),)
+    device = client.submit(describe_device, pure=False).result()
+    path = _cache_file(device, model.digest, halo, options.device, options.precision, threads)
+    if (known := _cached(path)) is not None and set(sizes) <= set(known.seconds):
+        return known
+    tuner = Tuner(model.spec, model.folder, radiometry_of(scene), halo, options.device, options.precision, threads)
+    found: Measurement = client.submit(tuner, sample_window(scene, min(sizes)), sizes, pure=False).result()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(path, shared=True) as part:
+        part.write_text(json.dumps(found.to_dict(), indent=2), encoding="utf-8")
+    return found
+
+
+def describe_device() -> str:
+    """What a worker computes on: two that say the same run a network alike."""
+    if torch.cuda.is_available():
+        return f"{torch.cuda.get_device_name()}, torch {torch.__version__}"
+    flags = torch.backends.cpu.get_cpu_capability()
+    return f"{platform.processor() or platform.machine()} {flags}, {os.cpu_count()} cores, torch {torch.__version__}"
+
+
+def sample_window(scene: Scene, edge: int) -> Sample:
+    """A window of the scene with as many valid pixels as nine places have to offer, mirrored where it overhangs."""
+    height, width = scene.grid.shape
+    best: Sample | None = None
+    for down, across in ((0.5, 0.5), (0.5, 0.25), (0.5, 0.75), (0.25, 0.5), (0.75, 0.5), (0.25, 0.25), (0.75, 0.75)):
+        window = Window(int(height * down) - edge // 2, int(width * across) - edge // 2, edge, edge)
+        block = read_block(scene, window, "nodata")
+        if best is None or block.valid.sum() > best[1].sum():
+            best = np.ascontiguousarray(block.pixels), block.valid
+        if block.valid.all():
+            break
+    assert best is not None
+    return best
+
+
+def _above(length: int, divisor: int) -> int:
+    return (length // divisor + 8) * divisor
+
+
+def _cache_file(*what: object) -> Path:
+    root = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser()
+    digest = hashlib.sha256(json.dumps([str(part) for part in what]).encode()).hexdigest()
+    return root / "seamline" / f"{digest[:24]}.json"
+
+
+def _cached(path: Path) -> Measurement | None:
+    try:
+        return Measurement.from_dict(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, KeyError, TypeError):
+        return None  # never measured, or by another version

@@ -1,0 +1,101 @@
+"""Find a model by name or folder, and load it on workers by path and digest."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import model
+from model.errors import ModelError
+from model.runtime import Radiometry, Runtime, Settings
+from model.spec import DOCUMENT, ModelSpec, file_digest, read_document
+from pipeline.classes import LabelClass
+from pipeline.scene import Scene
+from pipeline.sources import BandNeed
+
+ZOO = Path(model.__file__).parent / "zoo"
+
+
+@dataclass(frozen=True)
+class Model:
+    """A model that was found and checked: its folder, what it is, and the digest of its document.
+
+    The document holds the weights' digest, so that this one vouches for both.
+    """
+
+    folder: Path
+    spec: ModelSpec
+    digest: str
+
+    @property
+    def needs(self) -> tuple[BandNeed, ...]:
+        """The bands, as the pipeline looks for them in a scene."""
+        return tuple(BandNeed(band.name, band.wavelength) for band in self.spec.bands)
+
+    @property
+    def classes(self) -> tuple[LabelClass, ...]:
+        """The classes, as the pipeline writes them."""
+        return tuple(LabelClass(label, c.name, c.color, c.description) for label, c in enumerate(self.spec.classes))
+
+
+def embedded_models() -> tuple[str, ...]:
+    """Names of the models that the package brings."""
+    return tuple(sorted(path.parent.name for path in ZOO.glob(f"*/{DOCUMENT}")))
+
+
+def open_model(name: str | Path) -> Model:
+    """The embedded model of this name, or the model in this folder.
+
+    Raises:
+        ModelError: there is none, or it is broken.
+    """
+    folder = ZOO / name if str(name) in embedded_models() else Path(name).expanduser().absolute()
+    if not folder.is_dir():
+        raise ModelError(
+            "--model",
+            got=f"{name}" + (", a file" if folder.is_file() else ", which does not exist"),
+            expected="a model folder, or one of " + ", ".join(embedded_models()),
+            fix="check the path; a model folder holds model.json beside its weights",
+        )
+    return Model(folder, read_document(folder), file_digest(folder / DOCUMENT))
+
+
+@dataclass(frozen=True)
+class TorchLoader:
+    """Loads a model folder on a worker; the folder must be where every worker sees it."""
+
+    folder: Path
+    digest: str
+    settings: Settings
+    radiometry: Radiometry
+    halo: int
+
+    def __call__(self) -> Runtime:
+        """Load it, after a look whether it is the same model here as where the run was started."""
+        spec = read_document(self.folder)
+        found = file_digest(self.folder / DOCUMENT)
+        if found != self.digest:
+            raise ModelError(
+                f"model folder {self.folder} on a worker",
+                got=f"digest {found[:12]}",
+                expected=f"{self.digest[:12]} as on the client",
+                fix="let all machines see the same folder",
+            )
+        return Runtime(spec, self.folder, self.settings, self.radiometry, self.halo)
+
+    @property
+    def key(self) -> str:
+        """Digest of all that decides what the loaded predictor does."""
+        values = [self.digest, asdict(self.settings), asdict(self.radiometry), self.halo]
+        return hashlib.sha256(json.dumps(values).encode()).hexdigest()[:16]
+
+
+def radiometry_of(scene: Scene) -> Radiometry:
+    """What the scene's digital numbers mean, band by band."""
+    return Radiometry(
+        tuple(band.scale for band in scene.bands),
+        tuple(band.offset for band in scene.bands),
+        tuple(band.nodata for band in scene.bands),
+    )

@@ -1,0 +1,95 @@
+"""Whether what lies in a scene's folder is this run: finished, to be gone on with, or another one."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from flows.options import SegmentOptions
+from model.tune import Measurement
+from pipeline.errors import InputError
+from pipeline.publish import COG, ITEM, RECORD, ZARR
+from pipeline.rundir import RunDirectory
+from pipeline.tiling import Tiling
+
+
+@dataclass(frozen=True)
+class Identity:
+    """What a result is of: digests of the scene, with how it is read, and of the model."""
+
+    scene_digest: str
+    model_digest: str
+
+
+def finished_record(folder: Path, identity: Identity, options: SegmentOptions) -> dict[str, Any] | None:
+    """The record of a finished run of the same scene, model and plan; ``None`` where there is none.
+
+    Raises:
+        InputError: there is a finished run of something else.
+    """
+    if (folder / ".run" / "plan.json").exists():
+        return None
+    names = {"cog": COG, "zarr": ZARR}
+    try:
+        record: dict[str, Any] = json.loads((folder / RECORD).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    _refuse_other(f"finished run in {folder}", record, record["plan"], record["settings"], identity, options)
+    wanted = [folder / names[output] for output in options.outputs]
+    complete = (folder / ITEM).exists() and all(path.exists() for path in wanted)
+    return record if complete else None
+
+
+def resumable(
+    directory: RunDirectory, identity: Identity, options: SegmentOptions
+) -> tuple[Tiling, Measurement] | None:
+    """Plan and settings of an unfinished run of the same scene, model and plan; ``None`` where there is none.
+
+    What the options leave open stays as the unfinished run chose it.
+
+    Raises:
+        InputError: there is an unfinished run of something else.
+    """
+    found = directory.identity()
+    if found is None:
+        return None
+    tiling, measured = Tiling(**found["tiling"]), Measurement.from_dict(found["measured"])
+    plan = {name: getattr(tiling, name) for name in ("window", "halo", "overlap", "chunk_tiles")}
+    settings = {"precision": measured.settings.precision, "device": measured.settings.device}
+    _refuse_other(f"unfinished run in {directory.path.parent}", found, plan, settings, identity, options)
+    return tiling, measured
+
+
+def _refuse_other(
+    what: str,
+    found: dict[str, Any],
+    plan: dict[str, Any],
+    settings: dict[str, Any],
+    identity: Identity,
+    options: SegmentOptions,
+) -> None:
+    asked = {
+        "scene_digest": identity.scene_digest,
+        "model_digest": identity.model_digest,
+        "window": options.window,
+        "halo": options.halo,
+        "overlap": options.overlap,
+        "chunk_tiles": options.chunk_tiles,
+        "precision": None if options.precision == "auto" else options.precision,
+        "device": None if options.device == "auto" else options.device,
+    }
+    there = {**found, **plan, **settings}
+    other = {name: value for name, value in asked.items() if value is not None and value != there[name]}
+    if other:
+        raise InputError(
+            what,
+            got=", ".join(f"{name} {_short(there[name])}" for name in other),
+            expected=", ".join(f"{name} {_short(value)}" for name, value in other.items()),
+            fix="take the same scene, model and plan, another --out, or --overwrite to start over",
+        )
+
+
+def _short(value: object) -> str:
+    return str(value)[:12]

@@ -1,0 +1,57 @@
+"""``seamline train``: from a recipe to a model folder."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+from safetensors.torch import save_file
+
+from flows.recipes import Recipe
+from model.reach import receptive_radius
+from model.spec import ModelSpec, write_document
+from model.train import Progress, evaluate, train
+from model.unet import UNetConfig
+
+
+def train_model(recipe: Recipe, data: Path, out: Path, report: Callable[[Progress], None]) -> ModelSpec:
+    """Train by ``recipe`` on files below ``data``; ``out`` becomes a model folder.
+
+    A killed training goes on from ``out/checkpoint.pt``; the checkpoint goes when the model is written.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    training, validation = recipe.load(data)
+    config = UNetConfig(in_channels=len(recipe.bands), classes=len(recipe.classes), **recipe.network.model_dump())
+    checkpoint = out / "checkpoint.pt"
+    network, normalisation = train(
+        config,
+        training,
+        validation,
+        recipe.schedule,
+        recipe.jitter,
+        [entry.weight for entry in recipe.classes],
+        checkpoint,
+        report,
+    )
+    spec = ModelSpec(
+        name=recipe.name,
+        version=recipe.version,
+        bands=recipe.input_bands(normalisation),
+        classes=recipe.model_classes,
+        network=config,
+        receptive_radius=receptive_radius(network, config.in_channels, config.divisor),
+        assumed_nodata=0,
+        license=recipe.license,
+        description=recipe.description,
+        training_data=tuple(recipe.training_data),
+    )
+    save_file({k: v.contiguous() for k, v in network.state_dict().items()}, out / spec.weights)
+    write_document(spec, out)
+    figures = {
+        image.name: dict(zip((c.name for c in recipe.classes), evaluate(network, [image], normalisation), strict=True))
+        for image in [*validation, *training]
+    }
+    (out / "figures.json").write_text(json.dumps({"holdout": recipe.holdout, "iou": figures}, indent=2) + "\n")
+    checkpoint.unlink(missing_ok=True)
+    return spec

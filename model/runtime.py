@@ -1,0 +1,208 @@
+"""Run a network on windows of raw pixels, where and how it runs best, and nowhere decide what a scene is.
+
+Raw digital numbers go to the device; scaling, normalising, filling, the network and its activation run there;
+probabilities of the support stay there until the caller asks for them.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+from model.errors import ModelError
+from model.spec import ModelSpec
+from model.unet import DoubleConv, UNet
+
+log = logging.getLogger("seamline.runtime")
+
+Precision = Literal["fp64", "fp32", "bf16", "fp16"]
+DTYPES = {"fp64": torch.float64, "fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How a network runs on one kind of device. Found by measuring (``model.tune``), not by guessing.
+
+    ``threads`` are torch's threads in the worker's process; 0 leaves them as they are.
+    """
+
+    device: Literal["cpu", "cuda"] = "cpu"
+    precision: Precision = "fp32"
+    channels_last: bool = False
+    batch: int = 1
+    threads: int = 0
+
+    def __post_init__(self) -> None:
+        if self.precision not in DTYPES:
+            raise ValueError(f"precision: got {self.precision!r}, expected one of {sorted(DTYPES)}")
+        if self.batch < 1:
+            raise ValueError(f"batch: got {self.batch}, expected at least 1")
+
+    @property
+    def memory_format(self) -> torch.memory_format:
+        """Layout of activations and weights."""
+        return torch.channels_last if self.channels_last else torch.contiguous_format
+
+
+@dataclass(frozen=True)
+class Radiometry:
+    """From digital numbers to what the model was trained on, per band: value = DN · scale + offset.
+
+    ``nodata`` is the digital number that means "no data" in a band, ``None`` if none does.
+    """
+
+    scale: tuple[float, ...]
+    offset: tuple[float, ...]
+    nodata: tuple[float | None, ...]
+
+
+def load_network(spec: ModelSpec, folder: Path) -> UNet:
+    """The spec's network with its weights, in evaluation mode, on the CPU in float32."""
+    path = folder / spec.weights
+    network = UNet(spec.network)
+    try:
+        network.load_state_dict(load_file(path))
+    except (SafetensorError, OSError, RuntimeError) as error:
+        reason = str(error).splitlines()[0] + (f" ({str(error).splitlines()[1].strip()})" if "\n" in str(error) else "")
+        raise ModelError(
+            f"weights {path}",
+            got=reason,
+            expected="a safetensors file with the tensors of the network that model.json describes",
+            fix="restore the model folder",
+        ) from error
+    return network.eval()
+
+
+def fused(network: nn.Module) -> nn.Module:
+    """The network with each batch normalisation folded into the convolution before it (in place)."""
+    for module in network.modules():
+        if isinstance(module, DoubleConv):
+            layers = list(module.children())
+            for position, (conv, norm) in enumerate(pairwise(layers)):
+                if isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
+                    module[position] = fuse_conv_bn_eval(conv, norm)
+                    module[position + 1] = nn.Identity()
+    return network
+
+
+class Runtime:
+    """One network, loaded once in a process, ready to predict windows of one size."""
+
+    def __init__(self, spec: ModelSpec, folder: Path, settings: Settings, radiometry: Radiometry, halo: int) -> None:
+        """Load the network to the device.
+
+        Args:
+            spec: what the model is.
+            folder: where its weights lie.
+            settings: device, precision, layout, batch, threads.
+            radiometry: meaning of the scene's digital numbers, in the order of the spec's bands.
+            halo: pixels on every side of a window that are read and thrown away.
+        """
+        if settings.device == "cuda" and not torch.cuda.is_available():
+            raise ModelError("--device", got="cuda", expected="a CUDA device on every worker", fix="take --device cpu")
+        if settings.threads:
+            torch.set_num_threads(settings.threads)
+        # The same windows must give the same bytes: no algorithm that is chosen by a race, none with atomics.
+        torch.backends.cudnn.benchmark = False
+        torch.backends.cudnn.deterministic = True
+        self.settings, self.halo = settings, halo
+        self.device = torch.device(settings.device)
+        dtype = DTYPES[settings.precision]
+        network = load_network(spec, folder)
+        if settings.precision == "fp64":
+            network = network.double()
+        self._network = fused(network).to(self.device, dtype).to(memory_format=settings.memory_format)  # type: ignore[call-overload]
+        self._activation = spec.activation
+        self._prepare = _Preparation(spec, radiometry, self.device, dtype, settings.memory_format)
+        self._batch = settings.batch
+
+    def predict(self, pixels: Sequence[NDArray[np.generic]], valid: Sequence[NDArray[np.bool_]]) -> Iterator[Tensor]:
+        """Probabilities (classes, S, S) on the device for each of the windows, S = window − 2·halo.
+
+        Out of memory on a CUDA device halves the batch and goes on.
+
+        Args:
+            pixels: of each window (bands, window, window), digital numbers.
+            valid: of each window (window, window), True = data.
+        """
+        done = 0
+        while done < len(pixels):
+            part = slice(done, done + self._batch)
+            try:
+                result = self._forward(np.stack(pixels[part]), np.stack(valid[part]))
+            except torch.cuda.OutOfMemoryError:
+                if self._batch == 1:
+                    raise
+                self._batch //= 2
+                torch.cuda.empty_cache()
+                log.warning("out of device memory: going on with batches of %d windows", self._batch)
+                continue
+            yield from result
+            done += len(result)
+
+    @torch.inference_mode()
+    def _forward(self, pixels: NDArray[np.generic], valid: NDArray[np.bool_]) -> Tensor:
+        logits = self._network(self._prepare(pixels, valid), self.halo)
+        logits = logits if self.settings.precision == "fp64" else logits.float()
+        if self._activation == "softmax":
+            return logits.softmax(1)  # type: ignore[no-any-return]
+        return logits.sigmoid() if self._activation == "sigmoid" else logits  # type: ignore[no-any-return]
+
+    def to_host(self, array: Tensor) -> NDArray[np.generic]:
+        """The same values as a numpy array."""
+        return array.cpu().numpy()
+
+    @property
+    def device_memory(self) -> int:
+        """Bytes that the network took on the device at most; 0 on a CPU, where they are the process's."""
+        return torch.cuda.max_memory_allocated() if self.device.type == "cuda" else 0
+
+
+class _Preparation:
+    """Digital numbers to the network's input, on the device."""
+
+    def __init__(
+        self,
+        spec: ModelSpec,
+        radiometry: Radiometry,
+        device: torch.device,
+        dtype: torch.dtype,
+        memory_format: torch.memory_format,
+    ) -> None:
+        def column(values: Sequence[float]) -> Tensor:
+            return torch.tensor(values, dtype=exact, device=device)[:, None, None]
+
+        exact = torch.float64 if dtype == torch.float64 else torch.float32
+        std = np.array([band.std for band in spec.bands])
+        mean = np.array([band.mean for band in spec.bands])
+        # DN·scale + offset, minus mean, over std: one multiplication and one addition.
+        self._factor = column((np.array(radiometry.scale) / std).tolist())
+        self._summand = column(((np.array(radiometry.offset) - mean) / std).tolist())
+        missing = [float("nan") if value is None else value for value in radiometry.nodata]
+        self._nodata = column(missing)
+        self._fill = spec.fill
+        self._exact, self._device, self._dtype, self._format = exact, device, dtype, memory_format
+
+    def __call__(self, pixels: NDArray[np.generic], valid: NDArray[np.bool_]) -> Tensor:
+        raw = self._uploaded(np.ascontiguousarray(pixels)).to(self._exact)  # (n, bands, H, W)
+        known = self._uploaded(valid)[:, None] & (raw != self._nodata) & torch.isfinite(raw)
+        x = torch.where(known, raw * self._factor + self._summand, self._fill)
+        return x.to(self._dtype).contiguous(memory_format=self._format)
+
+    def _uploaded(self, array: NDArray[np.generic]) -> Tensor:
+        tensor = torch.from_numpy(array)
+        if self._device.type == "cuda":
+            return tensor.pin_memory().to(self._device, non_blocking=True)
+        return tensor

@@ -1,0 +1,222 @@
+"""Find out how a network runs best on this machine, by a short measurement on real windows.
+
+Layout, precision, threads and batch are tried one after the other, each with the best of the ones before. A reduced
+precision is taken only where its labels agree with those of float32.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import psutil
+import torch
+from numpy.typing import NDArray
+
+from model.metrics import confusion_matrix, iou
+from model.runtime import Precision, Radiometry, Runtime, Settings
+from model.spec import ModelSpec
+
+LABELS_AGREE = 0.999
+IOU_AGREES = 0.995
+
+Sample = tuple[NDArray[np.generic], NDArray[np.bool_]]
+"""A window of a scene: digital numbers (bands, window, window) and valid (window, window)."""
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One way to run: ``seconds_per_pixel`` of network input; ``agreement`` is the share of labels as in fp32."""
+
+    settings: Settings
+    seconds_per_pixel: float
+    agreement: float
+    mean_iou: float
+
+    @property
+    def agrees(self) -> bool:
+        """Whether the labels are those of float32, as far as anybody could see."""
+        return self.agreement >= LABELS_AGREE and self.mean_iou >= IOU_AGREES
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """What was found: the settings, the time of windows of several sizes, and memory.
+
+    ``seconds`` maps the edge of a window to seconds per pixel of its area. ``process_bytes`` is what the process
+    holds with the network loaded, ``bytes_per_pixel`` what a forward adds for each pixel of a batch.
+    """
+
+    settings: Settings
+    seconds: dict[int, float]
+    process_bytes: int
+    bytes_per_pixel: float
+    trials: tuple[Trial, ...]
+
+    def seconds_for(self, window: int) -> float:
+        """Seconds for one window of this edge, between measured sizes interpolated, outside as the nearest."""
+        edges = sorted(self.seconds)
+        return float(np.interp(window, edges, [self.seconds[edge] for edge in edges])) * window**2
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain values, for a JSON file."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Measurement:
+        """The inverse of ``to_dict``."""
+        return cls(
+            settings=Settings(**values["settings"]),
+            seconds={int(edge): seconds for edge, seconds in values["seconds"].items()},
+            process_bytes=values["process_bytes"],
+            bytes_per_pixel=values["bytes_per_pixel"],
+            trials=tuple(Trial(**{**t, "settings": Settings(**t["settings"])}) for t in values["trials"]),
+        )
+
+
+@dataclass(frozen=True)
+class Tuner:
+    """Measures one model on one machine; picklable, to be sent to the worker that shall do it."""
+
+    spec: ModelSpec
+    folder: Path
+    radiometry: Radiometry
+    halo: int
+    device: Literal["auto", "cpu", "cuda"]
+    precision: Literal["auto"] | Precision
+    threads: int
+    """What this worker may use at most; 0: all that torch sees."""
+
+    def __call__(self, sample: Sample, sizes: Sequence[int]) -> Measurement:
+        """Measure on a window of the scene; ``sizes`` are the edges of windows that a plan might take.
+
+        Labels are compared and settings chosen on the smallest size; the others are timed with the choice.
+        """
+        first = min(sizes)
+        trials: list[Trial] = []
+        reference = self._labels(self._baseline(), sample, first)
+        best = self._baseline()
+        for candidates in (self._layouts, self._thread_counts, self._batches):
+            tried = [self._trial(settings, sample, first, reference) for settings in candidates(best)]
+            trials += tried
+            agreeing = [trial for trial in tried if trial.agrees or self.precision != "auto"]
+            best = min(agreeing, key=lambda trial: trial.seconds_per_pixel).settings
+        return self._measured(best, sample, sizes, tuple(trials))
+
+    def _baseline(self) -> Settings:
+        device = self.device
+        if device == "auto":
+            device = "cuda" if torch.cuda.is_available() else "cpu"
+        return Settings(device, "fp32" if self.precision == "auto" else self.precision, threads=self._threads)
+
+    @property
+    def _threads(self) -> int:
+        return self.threads or torch.get_num_threads()
+
+    def _layouts(self, base: Settings) -> Iterator[Settings]:
+        reduced: tuple[Precision, ...] = ("bf16", "fp16") if base.device == "cuda" else ("bf16",)
+        precisions = (base.precision, *reduced) if self.precision == "auto" else (base.precision,)
+        for precision in precisions:
+            for channels_last in (False, True):
+                yield replace(base, precision=precision, channels_last=channels_last)
+
+    def _thread_counts(self, base: Settings) -> Iterator[Settings]:
+        counts = {self._threads, max(1, self._threads // 2)} if base.device == "cpu" else {self._threads}
+        return (replace(base, threads=count) for count in sorted(counts, reverse=True))
+
+    def _batches(self, base: Settings) -> Iterator[Settings]:
+        sizes = (1, 2, 4, 8, 16) if base.device == "cuda" else (1, 2)
+        return (replace(base, batch=size) for size in sizes)
+
+    def _trial(self, settings: Settings, sample: Sample, edge: int, reference: NDArray[np.uint8]) -> Trial:
+        labels = self._labels(settings, sample, edge)
+        classes = len(self.spec.classes)
+        scores = iou(confusion_matrix(labels, reference, classes))
+        with suppress(torch.cuda.OutOfMemoryError):
+            seconds = _best_time(self._forward(settings, sample, edge), settings)
+            return Trial(
+                settings,
+                seconds / (edge**2 * settings.batch),
+                float((labels == reference).mean()),
+                float(np.nanmean(scores)),
+            )
+        return Trial(settings, float("inf"), 0.0, 0.0)
+
+    def _forward(self, settings: Settings, sample: Sample, edge: int) -> Callable[[], None]:
+        runtime = self._runtime(settings)
+        pixels, valid = _resized(sample, edge)
+
+        def forward() -> None:
+            for probabilities in runtime.predict([pixels] * settings.batch, [valid] * settings.batch):
+                probabilities.argmax(0)
+            if settings.device == "cuda":
+                torch.cuda.synchronize()
+
+        return forward
+
+    def _labels(self, settings: Settings, sample: Sample, edge: int) -> NDArray[np.uint8]:
+        runtime = self._runtime(replace(settings, batch=1))
+        pixels, valid = _resized(sample, edge)
+        (probabilities,) = runtime.predict([pixels], [valid])
+        return np.asarray(runtime.to_host(probabilities.argmax(0))).astype(np.uint8)
+
+    def _runtime(self, settings: Settings) -> Runtime:
+        return Runtime(self.spec, self.folder, settings, self.radiometry, self.halo)
+
+    def _measured(
+        self, settings: Settings, sample: Sample, sizes: Sequence[int], trials: tuple[Trial, ...]
+    ) -> Measurement:
+        seconds = {}
+        process_bytes = psutil.Process().memory_info().rss
+        peak, largest = 0, 0
+        for edge in sorted(sizes):
+            reset_peak_memory()
+            before = psutil.Process().memory_info().rss
+            forward = self._forward(settings, sample, edge)
+            seconds[edge] = _best_time(forward, settings, repeats=2) / (edge**2 * settings.batch)
+            largest = edge**2 * settings.batch
+            peak = max(0, peak_memory() - before)
+            if settings.device == "cuda":
+                peak = torch.cuda.max_memory_allocated()
+        return Measurement(settings, seconds, process_bytes, peak / largest, trials)
+
+
+def _best_time(forward: Callable[[], None], settings: Settings, repeats: int = 2) -> float:
+    forward()  # compiles kernels, fills caches
+    times = []
+    for _ in range(repeats):
+        started = time.perf_counter()
+        forward()
+        times.append(time.perf_counter() - started)
+    return min(times)
+
+
+def _resized(sample: Sample, edge: int) -> Sample:
+    """The sample repeated or cut to ``edge``² pixels."""
+    pixels, valid = sample
+    times = -(-edge // valid.shape[-1])
+    return (
+        np.ascontiguousarray(np.tile(pixels, (1, times, times))[:, :edge, :edge]),
+        np.ascontiguousarray(np.tile(valid, (times, times))[:edge, :edge]),
+    )
+
+
+def reset_peak_memory() -> None:
+    """Let ``peak_memory`` count from now on, where the system can (Linux)."""
+    with suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")
+
+
+def peak_memory() -> int:
+    """The most bytes this process held in memory (VmHWM), since its start or the last reset."""
+    try:
+        status = Path("/proc/self/status").read_text()
+    except OSError:
+        return int(psutil.Process().memory_info().rss)
+    line = next(line for line in status.splitlines() if line.startswith("VmHWM"))
+    return int(line.split()[1]) * 1024

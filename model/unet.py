@@ -1,0 +1,185 @@
+"""The U-Net of Ronneberger, Fischer and Brox (2015), and the same-size network of today, as one class.
+
+Read it with figure 1 of the paper (arXiv:1505.04597) beside you. One level of the U, from outside to inside::
+
+    x ──► double conv ──► skip ─────────────────────────► crop ──► concat ──► double conv ──►
+               └─► max pool 2×2 ─► (next level) ─► up 2×2 ────────────┘
+
+``padding="valid"`` is the paper's: each 3×3 convolution loses one pixel on every side, 572 in gives 388 out.
+``padding="same"`` keeps the size, and pays with an edge in which zeros take part; the caller reads a halo and
+throws it away. Then the decoder need not compute what is thrown away: see ``UNet.forward``.
+
+Shapes are (batch, channels, height, width); ``C`` is the base width, doubled on every level down.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+CONV_REACH = 2
+"""Two 3×3 convolutions look two pixels far."""
+
+
+@dataclass(frozen=True)
+class UNetConfig:
+    """What a U-Net is made of. ``depth`` counts the poolings, so the divisor is ``2 ** depth``."""
+
+    in_channels: int
+    classes: int
+    depth: int = 4
+    base_width: int = 64
+    padding: Literal["valid", "same"] = "same"
+    upsampling: Literal["upconv", "bilinear"] = "upconv"
+    norm: Literal["none", "batch", "group"] = "batch"
+    dropout: float = 0.0
+
+    def __post_init__(self) -> None:
+        for name in ("in_channels", "classes", "depth", "base_width"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} of a U-Net: got {getattr(self, name)}, expected at least 1")
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"dropout of a U-Net: got {self.dropout}, expected 0 ≤ p < 1")
+        choices = {
+            "padding": ("valid", "same"),
+            "upsampling": ("upconv", "bilinear"),
+            "norm": ("none", "batch", "group"),
+        }
+        for name, allowed in choices.items():
+            if getattr(self, name) not in allowed:
+                raise ValueError(f"{name} of a U-Net: got {getattr(self, name)!r}, expected one of {allowed}")
+
+    @property
+    def divisor(self) -> int:
+        """Total downsampling: sizes of windows are multiples of it."""
+        return 1 << self.depth
+
+    def to_dict(self) -> dict[str, int | float | str]:
+        """The fields, as a model's document stores them."""
+        return asdict(self)
+
+
+class DoubleConv(nn.Sequential):
+    """(3×3 convolution, normalisation, ReLU) twice: (B, in, H, W) → (B, out, H, W), or H − 4, W − 4 if valid."""
+
+    def __init__(self, inputs: int, outputs: int, config: UNetConfig) -> None:
+        layers: list[nn.Module] = []
+        for channels in (inputs, outputs):
+            layers.append(
+                nn.Conv2d(
+                    channels,
+                    outputs,
+                    kernel_size=3,
+                    padding=1 if config.padding == "same" else 0,
+                    bias=config.norm == "none",
+                )
+            )
+            if config.norm == "batch":
+                layers.append(nn.BatchNorm2d(outputs))
+            elif config.norm == "group":
+                layers.append(nn.GroupNorm(min(8, outputs), outputs))
+            layers.append(nn.ReLU(inplace=True))
+        super().__init__(*layers)
+
+
+class Up(nn.Sequential):
+    """Twice the size, half the channels: (B, 2C, H, W) → (B, C, 2H, 2W)."""
+
+    def __init__(self, channels: int, config: UNetConfig) -> None:
+        if config.upsampling == "upconv":
+            super().__init__(nn.ConvTranspose2d(channels, channels // 2, kernel_size=2, stride=2))
+        else:
+            super().__init__(
+                nn.Upsample(scale_factor=2, mode="bilinear", align_corners=False),
+                nn.Conv2d(channels, channels // 2, kernel_size=1),
+            )
+
+
+class UNet(nn.Module):
+    """Contracting path, expanding path, copy-and-crop between them; logits for every class."""
+
+    def __init__(self, config: UNetConfig) -> None:
+        super().__init__()
+        self.config = config
+        widths = [config.base_width * 2**level for level in range(config.depth + 1)]  # C, 2C, … 2^depth·C
+        inputs = [config.in_channels, *widths[:-1]]
+        self.encoder = nn.ModuleList(
+            DoubleConv(i, o, config) for i, o in zip(inputs, widths, strict=True)
+        )  # the last is the bottom of the U
+        self.dropout = nn.Dropout2d(config.dropout)
+        self.up = nn.ModuleList(Up(width, config) for width in widths[1:])
+        self.decoder = nn.ModuleList(DoubleConv(2 * width, width, config) for width in widths[:-1])
+        self.head = nn.Conv2d(config.base_width, config.classes, kernel_size=1)
+        self._initialise()
+
+    def _initialise(self) -> None:
+        # He et al. (2015), as section 3 of the paper asks: standard deviation sqrt(2 / inputs of a neuron).
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
+                nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+
+    def forward(self, x: Tensor, halo: int = 0) -> Tensor:
+        """Logits (B, classes, H − 2·halo, W − 2·halo) of an image (B, in_channels, H, W).
+
+        H and W are multiples of the divisor. ``halo`` > 0 is the plain forward of a same-size network, cropped
+        by so many pixels on every side, without computing what the crop throws away: each level of the
+        decoder works on the part that the outputs look at (``_margins``). Exact, because the far reach of the
+        network lies in the deep levels and in the encoder, which stay whole.
+        """
+        config = self.config
+        if config.padding == "valid" and halo:
+            raise ValueError("a network with valid padding has cropped its border itself; call it with halo 0")
+        skips: list[Tensor] = []
+        for encode in self.encoder[:-1]:
+            x = encode(x)  # (B, 2^l·C, H/2^l, W/2^l)
+            skips.append(x)
+            x = F.max_pool2d(x, 2)  # (B, 2^l·C, H/2^(l+1), W/2^(l+1))
+        x = self.dropout(self.encoder[-1](self.dropout(x)))  # (B, 2^depth·C, H/2^depth, W/2^depth)
+        outer = 0  # what is already cropped from x on every side, in pixels of x's level
+        for level in reversed(range(config.depth)):
+            x = self.up[level](x)  # (B, 2^l·C, ·, ·): twice the size
+            outer *= 2
+            skip = skips.pop()
+            keep = max(outer, _crop_at(level, halo))  # cropped from now on, in pixels of this level
+            x = _cropped(x, keep - outer)
+            outer = keep
+            if config.padding == "valid":
+                skip = _cropped(skip, (skip.shape[-1] - x.shape[-1]) // 2, (skip.shape[-2] - x.shape[-2]) // 2)
+            else:
+                skip = _cropped(skip, keep)
+            x = torch.cat([skip, x], dim=1)  # (B, 2·2^l·C, ·, ·)
+            x = self.decoder[level](x)  # (B, 2^l·C, ·, ·)
+        x = _cropped(x, halo - outer)
+        logits: Tensor = self.head(x)  # (B, classes, H − 2·halo, W − 2·halo)
+        return logits
+
+
+def _margin(level: int) -> int:
+    """Pixels around the output that level ``level`` of the decoder must compute, in its own pixels.
+
+    The outermost level looks 2 pixels far (two 3×3 convolutions); a level below must deliver half of what the
+    level above reads, rounded up, plus one pixel where bilinear upsampling interpolates, plus its own 2.
+    """
+    margin = CONV_REACH
+    for _ in range(level):
+        margin = (margin + 1) // 2 + 1 + CONV_REACH
+    return margin
+
+
+def _crop_at(level: int, halo: int) -> int:
+    """What level ``level`` of the decoder may leave out on every side when ``halo`` pixels are thrown away."""
+    return max(0, halo // 2**level - _margin(level)) if halo else 0
+
+
+def _cropped(x: Tensor, columns: int, rows: int | None = None) -> Tensor:
+    """``x`` without so many columns at the left and right, and rows (default: as many) at the top and bottom."""
+    rows = columns if rows is None else rows
+    if columns == 0 and rows == 0:
+        return x
+    return x[..., rows : x.shape[-2] - rows, columns : x.shape[-1] - columns]

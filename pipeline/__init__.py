@@ -1,0 +1,1 @@
+"""Geometry, raster I/O, blending and execution on Dask. Knows no network and no orchestrator."""

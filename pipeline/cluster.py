@@ -1,0 +1,95 @@
+"""Dask: a cluster on this machine or somebody's scheduler, and the network on its workers."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from threading import BoundedSemaphore, Lock
+
+import psutil
+from distributed import Client, LocalCluster, Worker, WorkerPlugin
+
+from pipeline.errors import InputError
+from pipeline.predictor import Predictor, PredictorLoader
+
+CHUNKS_AT_ONCE = 3
+"""Chunks that one worker process has in hand: one is read, one inferred, one written."""
+
+
+class PredictorPlugin(WorkerPlugin):  # type: ignore[misc]
+    """Gives each worker process, also one that joins or restarts later, one predictor, loaded once.
+
+    ``device`` is held while the predictor computes; ``hands`` bounds the chunks, and so the memory, of the process
+    however many threads its worker has.
+    """
+
+    idempotent = True
+
+    def __init__(self, loader: PredictorLoader) -> None:
+        self.name = plugin_name(loader.key)
+        self._loader = loader
+
+    def setup(self, worker: Worker) -> None:
+        """Load the predictor; called by Dask on the worker."""
+        self.predictor: Predictor = self._loader()
+        self.device = Lock()
+        self.hands = BoundedSemaphore(CHUNKS_AT_ONCE)
+
+
+def plugin_name(key: str) -> str:
+    """Under which name a worker knows the plugin of a loader with this key."""
+    return f"seamline-{key}"
+
+
+@contextmanager
+def connected(cluster: str, workers: int) -> Iterator[Client]:
+    """A client of ``workers`` processes on this machine (``cluster`` = ``"local"``) or of a scheduler's address.
+
+    Raises:
+        InputError: no scheduler answers at the address, or it has no workers.
+    """
+    if cluster == "local":
+        with (
+            LocalCluster(
+                n_workers=workers,
+                threads_per_worker=CHUNKS_AT_ONCE,
+                processes=True,
+                dashboard_address=None,
+                silence_logs=logging.ERROR,
+            ) as local,
+            Client(local, set_as_default=False) as client,
+        ):
+            yield client
+        return
+    try:
+        remote = Client(cluster, timeout="10s", set_as_default=False)
+    except (OSError, ValueError) as error:
+        raise InputError(
+            f"--cluster {cluster}",
+            got=str(error) or type(error).__name__,
+            expected="the address of a Dask scheduler that answers, such as tcp://10.0.0.5:8786, or local",
+            fix="start the scheduler or correct the address",
+        ) from error
+    with remote as client:
+        if not client.scheduler_info(n_workers=-1)["workers"]:
+            raise InputError(
+                f"--cluster {cluster}",
+                got="no workers",
+                expected="at least one",
+                fix="start workers: dask worker ADDRESS",
+            )
+        yield client
+
+
+def hands_of(client: Client) -> int:
+    """Chunks that the cluster's workers can have in hand together."""
+    workers = client.scheduler_info(n_workers=-1)["workers"].values()
+    return sum(min(CHUNKS_AT_ONCE, worker["nthreads"]) for worker in workers)
+
+
+def memory_of(client: Client) -> int:
+    """Bytes that the smallest worker may take."""
+    workers = client.scheduler_info(n_workers=-1)["workers"].values()
+    total = int(psutil.virtual_memory().total)
+    return min((int(worker["memory_limit"]) or total for worker in workers), default=total)

@@ -1,0 +1,38 @@
+"""Files that appear under their name only when they are whole, also after a power cut."""
+
+from __future__ import annotations
+
+import os
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+__all__ = ["replacing"]
+
+
+@contextmanager
+def replacing(path: Path, *, shared: bool = False) -> Iterator[Path]:
+    """A path beside ``path`` to write to; on leaving it takes the place of ``path`` in one step.
+
+    What was written is on the disk (fsync) before it is renamed. Where the block raises, the part is removed
+    and ``path`` is untouched. A killed process leaves its part, which the next one overwrites; where several
+    processes write ``path`` at once (``shared``), each has a part of its own name.
+    """
+    own = f".{uuid.uuid4().hex}" if shared else ""
+    part = path.with_name(f".{path.name}{own}.part")
+    try:
+        yield part
+        _fsync(part)
+        part.replace(path)
+        _fsync(path.parent)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def _fsync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,0 +1,154 @@
+"""The preview of a segmented scene, for people."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import zarr
+from matplotlib.artist import Artist
+from matplotlib.axes import Axes
+from matplotlib.patches import Patch, Rectangle
+from matplotlib.patheffects import withStroke
+from numpy.typing import NDArray
+
+from pipeline.classes import NODATA, LabelClass
+from pipeline.page import GREY, HATCH, INK, MARGIN, VOID, Page
+from pipeline.plan_picture import write_plan_picture
+
+__all__ = ["decimated", "stretch", "write_plan_picture", "write_preview"]
+
+
+def decimated(labels: zarr.Array[Any], size: int) -> NDArray[np.uint8]:
+    """Every n-th label (y, x), so that neither side exceeds ``size``; holds a few chunks at a time."""
+    step = max(1, math.ceil(max(labels.shape) / size))
+    return np.asarray(labels[::step, ::step], dtype=np.uint8)
+
+
+def stretch(pixels: NDArray[np.floating[Any]], valid: NDArray[np.bool_]) -> NDArray[np.uint8]:
+    """A picture (h, w, 3) of values (3, h, w): of each band the 2nd to 98th percentile becomes 0 to 255.
+
+    The percentiles are those of the pixels that ``valid`` (h, w) names; the others become black.
+    """
+    picture = np.zeros((*valid.shape, 3), dtype=np.uint8)
+    seen = valid & np.isfinite(pixels).all(axis=0)
+    if seen.any():
+        low, high = np.percentile(pixels[:, seen], [2, 98], axis=1)[..., np.newaxis]
+        part = np.clip((pixels[:, seen] - low) / np.where(high > low, high - low, 1), 0, 1)
+        picture[seen] = np.rint(part * 255).T.astype(np.uint8)
+    return picture
+
+
+def write_preview(
+    rgb: NDArray[np.uint8] | None,
+    labels: NDArray[np.uint8],
+    classes: Sequence[LabelClass],
+    shares: Mapping[str, float],
+    title: str,
+    pixel_size_m: float | None,
+    path: Path,
+) -> None:
+    """Draw scene and segmentation side by side, with legend, shares and scale bar, to the PNG ``path``.
+
+    ``rgb`` (h, w, 3) and ``labels`` (h, w) are small already (see ``decimated``); without ``rgb`` the
+    segmentation stands alone. ``shares`` gives each class's part of the valid pixels, 0 to 1, by its name.
+    ``pixel_size_m`` is the width of a pixel of these arrays in metres; None draws no scale bar.
+    """
+    height, width = labels.shape
+    panels = [("Segmentation", _coloured(labels, classes))]
+    if rgb is not None:
+        panels.insert(0, ("Scene", rgb))
+    stacked = width > 2.2 * height
+    across = 9.4 if stacked else 4.6
+    panel_height = min(max(across * height / width, 0.4), 5.6)
+    panel_width = panel_height * width / height
+    step_right, step_down = (0.0, panel_height + 0.42) if stacked else (panel_width + 0.2, 0.0)
+    turns = len(panels) - 1
+    content = panel_width + step_right * turns
+    page_width = max(5.0, content + 2 * MARGIN)
+    bottom = 0.9 + panel_height + step_down * turns
+    handles = _share_handles(classes, shares, nodata=bool((labels == NODATA).any()))
+    columns = max(1, int((page_width - 2 * MARGIN) / (0.52 + 0.068 * max(len(text) for _, text in handles))))
+    rows = math.ceil(len(handles) / columns)
+
+    page = Page(page_width, bottom + 0.52 + 0.215 * rows)
+    page.text(MARGIN, 0.4, title, fontsize=13, weight="bold")
+    for turn, (name, picture) in enumerate(panels):
+        left, top = MARGIN + turn * step_right, 0.9 + turn * step_down
+        page.text(left, top - 0.09, name, color=GREY)
+        axes = page.axes(left, top, panel_width, panel_height)
+        axes.set(xlim=(0, width), ylim=(height, 0), facecolor=VOID)
+        axes.add_patch(Rectangle((0, 0), width, height, facecolor=VOID, edgecolor=HATCH, hatch="////", lw=0, zorder=-1))
+        shown = np.dstack([picture, np.where(labels == NODATA, 0, 255).astype(np.uint8)])
+        axes.imshow(shown, extent=(0, width, height, 0))
+        if pixel_size_m is not None and turn == 0:
+            _scale_bar(axes, width * pixel_size_m)
+    _share_bar(page, bottom + 0.16, content, classes, shares)
+    page.legend(MARGIN, bottom + 0.36, handles, columns)
+    page.save(path)
+
+
+def _coloured(labels: NDArray[np.uint8], classes: Sequence[LabelClass]) -> NDArray[np.uint8]:
+    table = np.zeros((256, 3), dtype=np.uint8)
+    for label in classes:
+        table[label.value] = label.color
+    return table[labels]
+
+
+def _hex(label: LabelClass) -> str:
+    return "#{:02x}{:02x}{:02x}".format(*label.color)
+
+
+def _share_handles(
+    classes: Sequence[LabelClass], shares: Mapping[str, float], *, nodata: bool
+) -> list[tuple[Artist, str]]:
+    handles: list[tuple[Artist, str]] = [
+        (
+            Patch(facecolor=_hex(label), edgecolor=HATCH, lw=0.5),
+            f"{label.name}  {_percent(shares.get(label.name, 0))}",
+        )
+        for label in classes
+    ]
+    if nodata:
+        handles.append((Patch(facecolor=VOID, edgecolor=HATCH, hatch="//////", lw=0.5), "no data"))
+    return handles
+
+
+def _percent(share: float) -> str:
+    return "< 0.1 %" if 0 < share < 0.0005 else f"{share * 100:.1f} %"
+
+
+def _share_bar(
+    page: Page, top: float, width: float, classes: Sequence[LabelClass], shares: Mapping[str, float]
+) -> None:
+    axes = page.axes(MARGIN, top, width, 0.1)
+    axes.set(xlim=(0, 1), ylim=(0, 1))
+    axes.spines[:].set_visible(False)
+    start = 0.0
+    for label in classes:
+        share = shares.get(label.name, 0.0)
+        axes.barh(0.5, share, left=start, height=1, color=_hex(label))
+        start += share
+
+
+def _scale_bar(axes: Axes, width_m: float) -> None:
+    """A bar of 1, 2 or 5 times a power of ten metres, at most a quarter as long as the panel is wide."""
+    limit = width_m / 4
+    power = 10.0 ** math.floor(math.log10(limit))
+    length = max(step * power for step in (1, 2, 5) if step * power <= limit)
+    left, right = 0.035, 0.035 + length / width_m
+    for color, line in ((INK, 4.5), ("white", 2.5)):
+        axes.plot([left, right], [0.055] * 2, color=color, lw=line, transform=axes.transAxes, solid_capstyle="butt")
+    text = f"{length / 1000:,.0f} km" if length >= 1000 else f"{length:g} m"
+    axes.text(
+        (left + right) / 2,
+        0.085,
+        text,
+        transform=axes.transAxes,
+        ha="center",
+        color="white",
+        path_effects=[withStroke(linewidth=2, foreground=INK)],
+    )

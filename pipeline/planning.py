@@ -1,0 +1,148 @@
+"""Choose a plan: window, halo, overlap and chunk, from what the network needs and what was measured."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Protocol
+
+from pipeline.cluster import CHUNKS_AT_ONCE
+from pipeline.errors import InputError
+from pipeline.tiling import Tiling
+
+LARGEST_WINDOW = 2560
+"""Edge above which larger windows save little (their halo is a tenth of them) and memory grows on."""
+
+CHUNK_EDGE = 2048
+"""About how large a chunk is: large enough that a task's overhead does not count, small enough to balance."""
+
+UNBOUNDED_HALO, UNBOUNDED_OVERLAP = 64, 64
+"""For a network whose reach no halo covers: context that is thrown away, and the band that is feathered."""
+
+RASTER_CACHE = 64 * 2**20
+"""What GDAL keeps of decoded blocks, in bytes."""
+
+
+class Costs(Protocol):
+    """What was measured of a network on a worker."""
+
+    @property
+    def process_bytes(self) -> int:
+        """What the process holds with the network loaded."""
+        ...
+
+    @property
+    def bytes_per_pixel(self) -> float:
+        """What a forward adds for each pixel of its input."""
+        ...
+
+    def seconds_for(self, window: int) -> float:
+        """Seconds for one window of this edge."""
+        ...
+
+
+@dataclass(frozen=True)
+class PlanOptions:
+    """What the user fixes of a plan; ``None`` leaves it to ``choose``."""
+
+    window: int | None = None
+    halo: int | None = None
+    overlap: int | None = None
+    chunk_tiles: int | None = None
+
+
+@dataclass(frozen=True)
+class Raster:
+    """What the plan must know of a scene: size, bands, bytes of a digital number, and the number of classes."""
+
+    height: int
+    width: int
+    bands: int
+    itemsize: int
+    classes: int
+
+
+def choose(
+    raster: Raster, options: PlanOptions, divisor: int, exact_halo: int | None, costs: Costs, memory: int
+) -> Tiling:
+    """The plan with the least network time whose memory fits, within what the user fixes.
+
+    ``exact_halo`` is what makes tiling invisible; ``None`` if no halo does, then the plan feathers.
+
+    Raises:
+        InputError: the options contradict each other or the network, or nothing fits into ``memory`` bytes.
+    """
+    halo = default_halo(options, divisor, exact_halo)
+    overlap = options.overlap
+    if overlap is None:
+        overlap = _on_lattice(UNBOUNDED_OVERLAP, divisor) if exact_halo is None else 0
+
+    def tiling(window: int) -> Tiling:
+        stride = window - 2 * halo - overlap
+        tiles = options.chunk_tiles
+        if tiles is None:
+            tiles = max(1, CHUNK_EDGE // max(stride, 1))
+        return Tiling(raster.height, raster.width, window, halo, overlap, tiles, divisor)
+
+    if options.window is not None:
+        plan = tiling(options.window)
+        check_memory(raster, plan, costs, memory)
+        return plan
+    plans = [tiling(window) for window in _windows(raster, halo, overlap, divisor)]
+    fitting = [plan for plan in plans if projected_memory(raster, plan, costs) <= memory]
+    if not fitting:
+        check_memory(raster, min(plans, key=lambda plan: plan.window), costs, memory)
+    return min(fitting, key=lambda plan: (plan.tile_count * costs.seconds_for(plan.window), plan.window))
+
+
+def default_halo(options: PlanOptions, divisor: int, exact_halo: int | None) -> int:
+    """The halo as asked, otherwise the exact one, otherwise what is affordable of an unbounded reach."""
+    if options.halo is not None:
+        return options.halo
+    return _on_lattice(UNBOUNDED_HALO, divisor) if exact_halo is None else exact_halo
+
+
+def _windows(raster: Raster, halo: int, overlap: int, divisor: int) -> Iterator[int]:
+    """The windows worth a look: for each number of tiles along an axis the smallest that covers it."""
+    around = 2 * halo + overlap
+    # An overlap larger than the stride is no plan; nor is a stride below the divisor.
+    least = max(divisor, _on_lattice(overlap, divisor))
+    seen = set()
+    for extent in (raster.height, raster.width):
+        for count in range(1, math.ceil(extent / least) + 1):
+            stride = max(least, _on_lattice(math.ceil(extent / count), divisor))
+            if (window := stride + around) <= max(LARGEST_WINDOW, least + around):
+                seen.add(window)
+            if stride <= around and count > 1:  # from here on most of a window is thrown away
+                break
+    return iter(sorted(seen))
+
+
+def _on_lattice(length: int, divisor: int) -> int:
+    return math.ceil(length / divisor) * divisor
+
+
+def projected_memory(raster: Raster, plan: Tiling, costs: Costs) -> int:
+    """Bytes that one worker process needs at most: the network, and the chunks that it has in hand at once."""
+    read = (min(plan.chunk_tiles, max(plan.tile_grid)) * plan.stride + plan.overlap + 2 * plan.halo) ** 2
+    pixels = min(plan.chunk, raster.height) * min(plan.chunk, raster.width)
+    block = read * (raster.bands * raster.itemsize + 1)
+    labels = pixels * 3
+    sums = 2 * 4 * raster.classes * pixels if plan.overlap else 0
+    # A block at a scene's edge exists twice while it is mirrored.
+    chunk = 2 * block + labels + sums
+    network = costs.bytes_per_pixel * plan.window**2
+    return int(1.1 * (costs.process_bytes + network + CHUNKS_AT_ONCE * chunk + RASTER_CACHE))
+
+
+def check_memory(raster: Raster, plan: Tiling, costs: Costs, memory: int) -> None:
+    """Refuse a plan that does not fit into ``memory`` bytes."""
+    needed = projected_memory(raster, plan, costs)
+    if needed > memory:
+        raise InputError(
+            "memory of a worker",
+            got=f"{memory / 2**30:.1f} GiB",
+            expected=f"{needed / 2**30:.1f} GiB for windows of {plan.window} in chunks of {plan.chunk_tiles}² tiles",
+            fix="take a smaller --window or --chunk-tiles, or fewer --workers",
+        )

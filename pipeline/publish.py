@@ -1,0 +1,139 @@
+"""From a store whose chunks are all written to results under their final names.
+
+Nothing unfinished stands under a final name: the store is sealed and renamed, the other files are written beside
+and renamed, the record of the run comes after the rasters it speaks of, the STAC item after all files whose checksums
+it holds, and the run directory goes last. A kill in between leaves a run that publishes again.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pipeline.catalog import ClassArea, class_table, scene_item, update_catalog, write_item
+from pipeline.classes import LabelClass
+from pipeline.cog import write_cog
+from pipeline.files import replacing
+from pipeline.picture import decimated, stretch, write_preview
+from pipeline.store import is_sealed, open_labels, seal
+from pipeline.work import QUICKLOOK, Job, Stopwatch, quicklook
+
+COG, ZARR, ITEM, PREVIEW, RECORD = "segmentation.tif", "segmentation.zarr", "item.json", "preview.png", "run.json"
+
+
+@dataclass(frozen=True)
+class Publication:
+    """What to publish of a finished job, and where: ``folder`` is the scene's, ``out`` the catalogue's."""
+
+    job: Job
+    classes: tuple[LabelClass, ...]
+    out: Path
+    folder: Path
+    outputs: tuple[str, ...]
+    software: Mapping[str, str]
+    lineage: str
+
+
+def publish(publication: Publication, record: Mapping[str, Any], watch: Stopwatch, started: float) -> dict[str, Any]:
+    """Write every result and the record of the run; returns the record as written.
+
+    ``record`` is completed by the class table, the stages that ``watch`` timed and ``total``, the seconds since
+    ``started`` (``watch.now()``).
+    """
+    job, folder = publication.job, publication.folder
+    store = _sealed_store(job, record)
+    labels, grid = open_labels(store), job.scene.grid
+    with watch.stage("cog"):
+        if "cog" in publication.outputs:
+            tags = {key: str(record[key]) for key in ("scene_digest", "model", "model_digest")}
+            write_cog(labels, grid, publication.classes, folder / COG, job.directory.path, tags)
+    with watch.stage("publish"):
+        table = class_table(labels, grid, publication.classes)
+        _preview(publication, table, store)
+        _move(store, folder / ZARR, keep="zarr" in publication.outputs)
+        if "cog" not in publication.outputs:
+            (folder / COG).unlink(missing_ok=True)
+    finished = datetime.now(UTC)
+    complete = {
+        **record,
+        "seconds": {**record["seconds"], **watch.seconds, "total": watch.now() - started},
+        "classes": [asdict(row) for row in table],
+        "finished": finished.isoformat(timespec="seconds"),
+    }
+    with replacing(folder / RECORD) as part:
+        part.write_text(json.dumps(complete, indent=2) + "\n", encoding="utf-8")
+    _item(publication, table, finished)
+    shutil.rmtree(job.directory.path)
+    return complete
+
+
+def _sealed_store(job: Job, record: Mapping[str, Any]) -> Path:
+    """The store of the run, sealed; after a kill between its renaming and the record, the one in its final place."""
+    store, final = job.directory.store, job.directory.path.parent / ZARR
+    if not store.exists() and is_sealed(final):
+        return final
+    if not is_sealed(store):
+        seal(store, {key: record[key] for key in ("scene_digest", "model_digest", "plan")})
+    return store
+
+
+def _move(store: Path, final: Path, keep: bool) -> None:
+    """Put the store in its place; an older one makes room in the moment before."""
+    if store == final:
+        return
+    if final.exists():
+        old = store.with_name("replaced.zarr")
+        shutil.rmtree(old, ignore_errors=True)
+        final.rename(old)
+    if keep:
+        store.rename(final)
+
+
+def _preview(publication: Publication, table: Sequence[ClassArea], store: Path) -> None:
+    job = publication.job
+    pixels, valid = quicklook(job)
+    small = decimated(open_labels(store), QUICKLOOK)
+    metres = _pixel_width(job) * job.quicklook_step
+    write_preview(
+        stretch(pixels.astype(np.float32), valid) if valid.any() else None,
+        small,
+        publication.classes,
+        {row.name: row.share for row in table},
+        job.scene.id,
+        metres,
+        publication.folder / PREVIEW,
+    )
+
+
+def _pixel_width(job: Job) -> float:
+    """Metres across a pixel in the middle of the scene."""
+    grid = job.scene.grid
+    if grid.crs is None or not grid.crs.geographic:
+        return float(abs(grid.resolution.x))
+    latitude = grid.extent.centroid.coords[0][1]
+    return float(abs(grid.resolution.x) * 111_320 * np.cos(np.radians(latitude)))
+
+
+def _item(publication: Publication, table: Sequence[ClassArea], finished: datetime) -> None:
+    scene = publication.job.scene
+    item = scene_item(
+        publication.folder,
+        scene.id,
+        scene.grid,
+        publication.classes,
+        table,
+        source=scene.source,
+        acquired=scene.datetime,
+        processed=finished,
+        software=publication.software,
+        lineage=publication.lineage,
+    )
+    write_item(item, publication.folder)
+    update_catalog(publication.out)

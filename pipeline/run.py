@@ -1,0 +1,194 @@
+"""Drive a run: keep the workers busy with a bounded number of chunks, and know what is done.
+
+The graph is never built whole: a chunk is submitted when another one ends. Dask does not queue what it is given
+beyond the workers' threads evenly, and tasks that ask for resources not at all, so the bound is ours: as many chunks
+as the workers have hands, and one more for each worker so that none waits for the client.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from concurrent.futures import CancelledError
+from dataclasses import dataclass, field
+
+from distributed import Client, Future, KilledWorker, as_completed, get_worker
+
+from pipeline.cluster import PredictorPlugin, hands_of, plugin_name
+from pipeline.errors import BadBlockError, ChunkError, RunError
+from pipeline.frontier import Frontier
+from pipeline.predictor import PredictorLoader
+from pipeline.rundir import Report
+from pipeline.tiling import Index
+from pipeline.work import Job, infer_chunk, write_chunk
+
+log = logging.getLogger("seamline.run")
+
+
+@dataclass
+class Totals:
+    """What a run has done so far. Stage seconds are summed over workers; bytes are the most of any worker."""
+
+    chunks: int
+    chunks_done: int = 0
+    windows: int = 0
+    pixels_inferred: int = 0
+    pixels_done: int = 0
+    peak_memory: int = 0
+    device_memory: int = 0
+    seconds: dict[str, float] = field(default_factory=dict)
+    bad_blocks: list[str] = field(default_factory=list)
+    started: float = field(default_factory=time.monotonic)
+
+    @property
+    def elapsed(self) -> float:
+        """Seconds since the run started."""
+        return time.monotonic() - self.started
+
+    def add(self, report: Report) -> None:
+        """Count what a worker reports."""
+        self.windows += report.windows
+        self.pixels_inferred += report.pixels_inferred
+        self.peak_memory = max(self.peak_memory, report.peak_memory)
+        self.device_memory = max(self.device_memory, report.device_memory)
+        self.bad_blocks.extend(report.bad_blocks)
+        for stage, seconds in report.seconds.items():
+            self.seconds[stage] = self.seconds.get(stage, 0.0) + seconds
+
+
+def run_chunks(
+    client: Client, job: Job, loader: PredictorLoader, progress: Callable[[Totals], None] = lambda totals: None
+) -> Totals:
+    """Infer and write every chunk of a job that is not written yet.
+
+    A chunk with an unreadable block does not stop the others.
+
+    Raises:
+        BadBlockError: after everything else is done, for all chunks with an unreadable block.
+        ChunkError: a chunk failed for another reason; names scene, chunk and source.
+        RunError: the cluster is gone, or a chunk killed its worker again and again.
+    """
+    directory, tiling = job.directory, job.tiling
+    written = directory.written()
+    frontier = Frontier(tiling, directory.inferred(), written)
+    totals = Totals(tiling.chunk_grid.row * tiling.chunk_grid.col, chunks_done=frontier.done)
+    totals.pixels_done = sum(tiling.pixels_of(chunk).pixels for chunk in written)
+    progress(totals)
+    plugin = PredictorPlugin(loader)
+    client.register_plugin(plugin)
+    try:
+        unreadable = _Loop(client, job, loader.key, frontier, totals, progress).run()
+    finally:
+        if client.status == "running":
+            client.unregister_worker_plugin(plugin.name)
+    if unreadable:
+        raise BadBlockError("; ".join(sorted(unreadable)))
+    return totals
+
+
+class _Loop:
+    """The client's loop over tasks that end: note what they report, submit what they make possible."""
+
+    def __init__(
+        self,
+        client: Client,
+        job: Job,
+        key: str,
+        frontier: Frontier,
+        totals: Totals,
+        progress: Callable[[Totals], None],
+    ) -> None:
+        self._client, self._job, self._key = client, job, key
+        self._frontier, self._totals, self._progress = frontier, totals, progress
+        self._running: dict[Future, Index] = {}
+        self._inferring: set[Future] = set()
+
+    def run(self) -> set[str]:
+        """Until nothing is left that can be done; returns messages of unreadable blocks."""
+        unreadable: set[str] = set()
+        ended = as_completed(loop=self._client.loop)
+        try:
+            self._submit(ended)
+            while self._running:
+                future = next(ended)
+                chunk = self._running.pop(future)
+                try:
+                    self._note(future, chunk)
+                except BadBlockError as error:
+                    log.error("%s", error)
+                    unreadable.add(str(error))
+                finally:
+                    self._inferring.discard(future)
+                    future.release()
+                self._submit(ended)
+        except CancelledError as error:
+            raise RunError(
+                f"scene {self._job.scene.id}: the cluster is gone ({error}); what is done is kept, "
+                "run the same command again when there is a cluster"
+            ) from error
+        finally:
+            if self._running and self._client.status == "running":
+                self._client.cancel(list(self._running), force=True)
+        return unreadable
+
+    def _submit(self, ended: as_completed) -> None:
+        for chunk in self._frontier.writable():
+            self._start(ended, self._client.submit(_write, self._job, chunk, self._key, pure=False, priority=1), chunk)
+        # Asked anew each time: workers come and go.
+        bound = hands_of(self._client) + 1
+        while len(self._inferring) < bound and (following := self._frontier.next_to_infer()) is not None:
+            future = self._client.submit(_infer, self._job, following, self._key, pure=False)
+            self._inferring.add(future)
+            self._start(ended, future, following)
+
+    def _start(self, ended: as_completed, future: Future, chunk: Index) -> None:
+        self._running[future] = chunk
+        ended.add(future)
+
+    def _note(self, future: Future, chunk: Index) -> None:
+        try:
+            report: Report = future.result()
+        except KilledWorker as error:
+            raise RunError(
+                f"scene {self._job.scene.id}, chunk {tuple(chunk)}: {error.allowed_failures + 1} workers died "
+                "on it, perhaps for want of memory; see the workers' logs, take a smaller --window or --chunk-tiles, "
+                "and run again: what is done is kept"
+            ) from error
+        self._totals.add(report)
+        if future in self._inferring:
+            self._frontier.inferred(chunk)
+        else:
+            for spent in self._frontier.written(chunk):
+                self._job.directory.drop_votes(spent)
+        if self._frontier.done > self._totals.chunks_done:
+            self._totals.chunks_done = self._frontier.done
+            self._totals.pixels_done += self._job.tiling.pixels_of(chunk).pixels
+        self._progress(self._totals)
+
+
+def _infer(job: Job, chunk: Index, key: str) -> Report:
+    plugin: PredictorPlugin = get_worker().plugins[plugin_name(key)]
+    with plugin.hands, _naming(job, chunk):
+        return infer_chunk(job, chunk, plugin.predictor, plugin.device)
+
+
+def _write(job: Job, chunk: Index, key: str) -> Report:
+    with _naming(job, chunk):
+        return write_chunk(job, chunk)
+
+
+class _naming:
+    """Say of any error on a worker which scene, chunk and source it belongs to."""
+
+    def __init__(self, job: Job, chunk: Index) -> None:
+        self._where = f"scene {job.scene.id}, chunk {tuple(chunk)} of {job.scene.source}"
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, BadBlockError):
+            raise BadBlockError(f"{self._where}: {error}") from error
+        if isinstance(error, Exception):
+            raise ChunkError(f"{self._where}: {type(error).__name__}: {error}") from error

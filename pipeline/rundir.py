@@ -1,0 +1,189 @@
+"""The run directory: what of a scene is done already, on disk, so that a killed run goes on where it stopped.
+
+::
+
+    <scene>/.run/plan.json          which scene, model and plan this is: a rerun with another one is refused
+                 lock               held by the client that runs the scene
+                 segmentation.zarr  takes its final place when every chunk is written
+                 inferred/<r>-<c>.json  a chunk's tiles have been inferred: its report; without overlap written too
+                 votes/<r>-<c>.npz  what it must still say to its neighbours and what it waits for (overlap only)
+                 written/<r>-<c>.json   its pixels stand in the store
+                 quicklook/<r>-<c>.npz  every n-th pixel of the scene, for the preview: the scene is read once
+
+Every file is written beside and renamed, and after what it vouches for: what has a report is whole.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.errors import InputError
+from pipeline.files import replacing
+from pipeline.tiling import Index
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a worker says of one step of a chunk. Small and plain, so that it crosses any border.
+
+    ``seconds`` by stage; ``peak_memory`` in bytes is the most that the process, and a device of its own, held.
+    """
+
+    chunk: Index
+    seconds: dict[str, float]
+    windows: int = 0
+    pixels_inferred: int = 0
+    peak_memory: int = 0
+    device_memory: int = 0
+    bad_blocks: tuple[str, ...] = field(default=())
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain values, for a JSON file."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Report:
+        """The inverse of ``to_dict``."""
+        return cls(**{**values, "chunk": Index(*values["chunk"]), "bad_blocks": tuple(values["bad_blocks"])})
+
+
+@dataclass(frozen=True)
+class Votes:
+    """An inferred chunk of a plan with overlap, before its neighbours' votes are in.
+
+    ``labels`` (height, width) uint8 are final wherever no neighbour votes. ``above`` (classes, v, width) and ``left``
+    (classes, height, v) are its own votes where neighbours vote too, ``strips`` its votes on the neighbours' pixels.
+    """
+
+    labels: NDArray[np.uint8]
+    above: NDArray[np.int32]
+    left: NDArray[np.int32]
+    strips: dict[Index, NDArray[np.int32]]
+
+
+@dataclass(frozen=True)
+class RunDirectory:
+    """Files of one run below ``path``."""
+
+    path: Path
+
+    @property
+    def store(self) -> Path:
+        """The Zarr store while it is being written."""
+        return self.path / "segmentation.zarr"
+
+    @property
+    def plan_file(self) -> Path:
+        """What this run is of."""
+        return self.path / "plan.json"
+
+    def create(self, identity: dict[str, Any]) -> None:
+        """Make the directory; the plan is written last, once the store is there."""
+        for name in ("inferred", "written", "votes", "quicklook"):
+            (self.path / name).mkdir(parents=True, exist_ok=True)
+        with replacing(self.plan_file) as part:
+            part.write_text(json.dumps(identity, indent=2) + "\n", encoding="utf-8")
+
+    def identity(self) -> dict[str, Any] | None:
+        """What ``create`` was given, ``None`` where there is no run."""
+        try:
+            return json.loads(self.plan_file.read_text(encoding="utf-8"))  # type: ignore[no-any-return]
+        except FileNotFoundError:
+            return None
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the run for this process; a dead one's hold ends with it. Raises ``InputError`` if it is held."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        with (self.path / "lock").open("w") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise InputError(
+                    f"run of {self.path.parent.name}",
+                    got="another process that works on it",
+                    expected="one run of a scene at a time",
+                    fix="wait for it, or give another --out",
+                ) from None
+            yield
+
+    def inferred(self) -> dict[Index, Report]:
+        """Reports of chunks whose tiles need not be inferred again."""
+        return self._reports("inferred")
+
+    def written(self) -> dict[Index, Report]:
+        """Reports of chunks whose pixels stand in the store."""
+        return self._reports("written")
+
+    def report_inferred(self, report: Report) -> None:
+        """Say that a chunk's tiles are inferred, after its votes or its pixels were saved."""
+        self._report("inferred", report)
+
+    def report_written(self, report: Report) -> None:
+        """Say that a chunk's pixels stand in the store."""
+        self._report("written", report)
+
+    def save_votes(self, chunk: Index, votes: Votes) -> None:
+        """Keep an inferred chunk until its neighbours' votes are in, and its own with them."""
+        strips = {f"strip-{_name(to)}": strip for to, strip in votes.strips.items()}
+        with replacing(self._votes(chunk)) as part, part.open("wb") as file:
+            np.savez(file, labels=votes.labels, above=votes.above, left=votes.left, **strips)  # type: ignore[arg-type]
+
+    def load_votes(self, chunk: Index) -> Votes:
+        """What ``save_votes`` was given, without the strips (``load_strip``)."""
+        with np.load(self._votes(chunk)) as arrays:
+            return Votes(arrays["labels"], arrays["above"], arrays["left"], {})
+
+    def load_strip(self, giver: Index, receiver: Index) -> NDArray[np.int32]:
+        """The votes of ``giver``'s tiles on ``receiver``'s pixels, (classes, height, width)."""
+        with np.load(self._votes(giver)) as arrays:
+            return arrays[f"strip-{_name(receiver)}"]  # type: ignore[no-any-return]
+
+    def drop_votes(self, chunk: Index) -> None:
+        """Remove what nobody waits for any more."""
+        self._votes(chunk).unlink(missing_ok=True)
+
+    def save_quicklook(self, chunk: Index, pixels: NDArray[np.generic], valid: NDArray[np.bool_]) -> None:
+        """Keep every n-th pixel (bands, height, width) of a chunk and where it is valid (height, width)."""
+        with replacing(self._quicklook(chunk)) as part, part.open("wb") as file:
+            np.savez_compressed(file, pixels=pixels, valid=valid)
+
+    def load_quicklook(self, chunk: Index) -> tuple[NDArray[np.generic], NDArray[np.bool_]]:
+        """What ``save_quicklook`` was given."""
+        with np.load(self._quicklook(chunk)) as arrays:
+            return arrays["pixels"], arrays["valid"]
+
+    def _quicklook(self, chunk: Index) -> Path:
+        return self.path / "quicklook" / f"{_name(chunk)}.npz"
+
+    def _votes(self, chunk: Index) -> Path:
+        return self.path / "votes" / f"{_name(chunk)}.npz"
+
+    def _report(self, state: str, report: Report) -> None:
+        with replacing(self.path / state / f"{_name(report.chunk)}.json") as part:
+            part.write_text(json.dumps(report.to_dict()), encoding="utf-8")
+
+    def _reports(self, state: str) -> dict[Index, Report]:
+        found = (Report.from_dict(json.loads(path.read_text())) for path in (self.path / state).glob("[0-9]*.json"))
+        return {report.chunk: report for report in found}
+
+    def report_of(self, chunk: Index) -> Report | None:
+        """The report of a chunk that has been inferred, ``None`` if it has not."""
+        path = self.path / "inferred" / f"{_name(chunk)}.json"
+        try:
+            return Report.from_dict(json.loads(path.read_text()))
+        except FileNotFoundError:
+            return None
+
+
+def _name(chunk: Index) -> str:
+    return f"{chunk.row}-{chunk.col}"

@@ -1,0 +1,207 @@
+"""Opening a scene: what the user named (files, a folder, a STAC item) becomes a checked ``Scene``."""
+
+from __future__ import annotations
+
+import os
+import re
+import warnings
+import zipfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from math import isfinite
+from pathlib import Path, PurePosixPath
+from typing import Literal
+from urllib.parse import unquote, urlsplit
+
+from rasterio.enums import ColorInterp
+from rasterio.errors import NotGeoreferencedWarning
+
+from pipeline.aoi import read_aoi
+from pipeline.bandfiles import (
+    acquired,
+    common_dtype,
+    common_grid,
+    inspect_band,
+    open_raster,
+    settle_nodata,
+    settle_scales,
+)
+from pipeline.bands import BandNeed, Candidate, match_bands
+from pipeline.errors import InputError
+from pipeline.rasters import environment, is_remote
+from pipeline.scene import Band, Scene
+from pipeline.stac_source import read_item
+
+__all__ = ["BandNeed", "SceneOptions", "open_scene"]
+
+_SUFFIXES = (".tif", ".tiff", ".jp2", ".vrt", ".img")
+_UNNAMED = {ColorInterp.undefined, ColorInterp.gray, ColorInterp.palette}
+
+
+@dataclass(frozen=True)
+class SceneOptions:
+    """What the user says of a scene, over what its files say.
+
+    ``bands`` in the model's order: numbers from 1, descriptions, file names or asset keys. ``nodata="none"``:
+    no value means that data is missing. ``aoi``: a GeoJSON file with polygons.
+    """
+
+    bands: tuple[str, ...] = ()
+    scale: float | None = None
+    offset: float | None = None
+    nodata: float | Literal["none"] | None = None
+    aoi: Path | None = None
+
+    def __post_init__(self) -> None:
+        if self.scale is not None and (self.scale == 0 or not isfinite(self.scale)):
+            raise InputError("--scale gives no values", got=self.scale, expected="a number but 0", fix="correct it")
+        if self.offset is not None and not isfinite(self.offset):
+            raise InputError("--offset gives no values", got=self.offset, expected="a number", fix="correct it")
+
+
+@dataclass(frozen=True)
+class _Source:
+    """What the user named: its name and address, the bands in it, what a catalogue says."""
+
+    name: str
+    href: str
+    bands: list[Candidate]
+    datetime: datetime | None = None
+    warnings: tuple[str, ...] = ()
+
+
+def open_scene(
+    source: str | Path | Sequence[str | Path],
+    needs: Sequence[BandNeed],
+    options: SceneOptions,
+    *,
+    assumed_nodata: float | None = None,
+    reflectance: bool = True,
+) -> Scene:
+    """Find the bands that a model needs in a source, check them, and describe them as one scene.
+
+    ``source``: a raster (path, http(s) URL, ``s3://``, ``/vsi…``, ``.zip``), a folder of band files, a STAC
+    item (path or http(s) URL of its JSON), or several files. ``assumed_nodata``: the value of missing pixels
+    in files that declare none. ``reflectance``: whether integers without a scale stand for reflectances.
+    Bands of different pixel size share the grid of the finest. What was assumed is in the scene's warnings.
+    Raises ``InputError`` for whatever would stop the inference or spoil its result.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", NotGeoreferencedWarning)  # an InputError of its own
+        found = _find(source)
+        chosen, matching = match_bands(needs, found.bands, options.bands, found.name)
+        files = [inspect_band(band) for band in chosen]
+        grid = common_grid(files)
+        nodata, missing = settle_nodata(files, options.nodata, assumed_nodata)
+        scales, scaling = settle_scales(files, nodata, options.scale, options.offset, reflectance=reflectance)
+        bands = tuple(
+            Band(need.name, band.path, band.index, *scale, value)
+            for need, band, scale, value in zip(needs, chosen, scales, nodata, strict=True)
+        )
+        return Scene(
+            id=re.sub(r"[^A-Za-z0-9._-]+", "-", found.name).strip("._-") or "scene",
+            grid=grid,
+            bands=bands,
+            dtype=common_dtype(files),
+            datetime=found.datetime or acquired(chosen[0].path),
+            aoi=None if options.aoi is None else read_aoi(options.aoi, grid),
+            warnings=(*found.warnings, *matching, *missing, *scaling),
+            source=found.href,
+        )
+
+
+def _find(source: str | Path | Sequence[str | Path]) -> _Source:
+    if not isinstance(source, str | Path):
+        paths = [_address(path) for path in source]
+        if len(paths) != 1:
+            return _several(paths)
+        source = paths[0]
+    href = _address(source)
+    local = Path(href)
+    if local.is_dir():
+        return _Source(local.name, href, _bands_of(_rasters_in(local)))
+    if local.suffix.lower() == ".zip" and local.is_file():
+        return _Source(local.stem, href, _bands_of(_zipped(href)))
+    if PurePosixPath(urlsplit(href).path).suffix.lower() in {".json", ".geojson"}:
+        item = read_item(href)
+        bands = list(item.bands) or _bands_of(item.rasters)
+        return _Source(item.id, href, bands, item.datetime, item.warnings)
+    return _Source(_stem(href), href, _bands_of([href]))
+
+
+def _address(source: str | Path) -> str:
+    """What rasterio opens; local paths are absolute, so that they mean the same to every worker."""
+    text = str(source)
+    if text.startswith("file://"):
+        text = unquote(urlsplit(text).path)
+    return text if "://" in text or text.startswith("/vsi") else str(Path(text).expanduser().absolute())
+
+
+def _several(paths: Sequence[str]) -> _Source:
+    if not paths:
+        raise InputError("no scene", got="no files", expected="at least one", fix="name a file")
+    stems = os.path.commonprefix([_stem(path) for path in paths])  # noqa: RUF071, what the names begin with
+    shared = re.sub(r"(^|[_\-. ]+)(SR_|ST_|TOA_)?B?[01]?$", "", stems)
+    folder = PurePosixPath(paths[0]).parent
+    return _Source(shared or folder.name, str(folder), _bands_of(paths))
+
+
+def _rasters_in(folder: Path) -> list[str]:
+    for pattern in ("*", "GRANULE/*/IMG_DATA/**/*.jp2"):  # the second is that of a Sentinel-2 .SAFE folder
+        if files := [str(path) for path in sorted(folder.glob(pattern)) if _is_raster(path.name)]:
+            return files
+    raise _no_rasters(str(folder))
+
+
+def _zipped(archive: str) -> list[str]:
+    try:
+        with zipfile.ZipFile(archive) as file:
+            names = [name for name in sorted(file.namelist()) if _is_raster(name)]
+    except zipfile.BadZipFile as error:
+        raise InputError(f"cannot open {archive}", got=error, expected="a ZIP file", fix="fetch it again") from error
+    if not names:
+        raise _no_rasters(archive)
+    return [f"/vsizip/{archive}/{name}" for name in names]
+
+
+def _is_raster(name: str) -> bool:
+    return name.lower().endswith(_SUFFIXES)
+
+
+def _no_rasters(place: str) -> InputError:
+    return InputError(
+        f"no rasters in {place}", got="none", expected=", ".join(_SUFFIXES), fix="name the files themselves"
+    )
+
+
+def _stem(path: str) -> str:
+    return PurePosixPath(urlsplit(path).path if is_remote(path) else path).stem
+
+
+def _bands_of(paths: Sequence[str]) -> list[Candidate]:
+    return [band for path in paths for band in _bands_of_file(path, one_of_many=len(paths) > 1)]
+
+
+def _bands_of_file(path: str, *, one_of_many: bool) -> Iterator[Candidate]:
+    with environment(path):
+        file = open_raster(path)
+        dataset = file.dataset
+        images = [index for index in dataset.indexes if index != file.alpha]
+        for index in images:
+            alone = len(images) == 1
+            description = (dataset.descriptions[index - 1] or "").strip()
+            colour = dataset.colorinterp[index - 1]
+            # A colour picture beside the bands is none of them.
+            coloured = colour not in _UNNAMED and (alone or not one_of_many)
+            wavelength = dataset.tags(index, ns="IMAGERY").get("CENTRAL_WAVELENGTH_UM")
+            yield Candidate(
+                path=path,
+                index=index,
+                labels=(description,) if description else (colour.name,) if coloured else (),
+                stem=_stem(path),
+                alone=alone,
+                described=bool(description),
+                pixel_size=abs(dataset.transform.determinant) ** 0.5,
+                wavelength=float(wavelength) if wavelength else None,
+            )

@@ -1,0 +1,286 @@
+"""What a worker does to one chunk: read, infer, blend, write. No scheduler in sight.
+
+A chunk is inferred once. Without overlap its labels go straight to the store. With overlap they wait in the run
+directory, beside the votes that its tiles cast on the neighbours' pixels; when the neighbours above and to the left
+are inferred too, the bands along both borders are decided and the chunk is written, by one writer.
+"""
+
+from __future__ import annotations
+
+import math
+import resource
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from array_api_compat import array_namespace
+from numpy.typing import NDArray
+
+from pipeline.blend import Array, taper, votes, winners
+from pipeline.classes import NODATA
+from pipeline.grid import Window
+from pipeline.predictor import Predictor
+from pipeline.rundir import Report, RunDirectory, Votes
+from pipeline.scene import Block, Scene, read_block
+from pipeline.store import write_labels
+from pipeline.tiling import Index, Tiling
+
+QUICKLOOK = 1000
+"""Pixels of a preview's longer side, at most."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """All that a worker must know of a run to work on any chunk of it."""
+
+    scene: Scene
+    tiling: Tiling
+    classes: int
+    directory: RunDirectory
+    on_bad_block: Literal["fail", "nodata"] = "fail"
+
+    @property
+    def quicklook_step(self) -> int:
+        """Every how many pixels the quicklook has one."""
+        return math.ceil(max(self.tiling.height, self.tiling.width) / QUICKLOOK)
+
+
+@dataclass
+class Stopwatch:
+    """Seconds by stage."""
+
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @staticmethod
+    def now() -> float:
+        """Seconds on a clock that never jumps; only differences mean anything."""
+        return time.perf_counter()
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Count the time inside to a stage."""
+        started = self.now()
+        try:
+            yield
+        finally:
+            self.seconds[name] = self.seconds.get(name, 0.0) + self.now() - started
+
+
+def infer_chunk(job: Job, chunk: Index, predictor: Predictor, device: AbstractContextManager[object]) -> Report:
+    """Infer a chunk's tiles, and write its labels if no neighbour votes on them.
+
+    ``device`` is held while the network runs, and only then, so that other chunks of this process read and write
+    meanwhile. A chunk that was inferred before (its worker died between saving and saying so) is not inferred again.
+    """
+    earlier = job.directory.report_of(chunk)
+    if earlier is not None:
+        return earlier
+    watch = Stopwatch()
+    with watch.stage("read"):
+        block = read_block(job.scene, job.tiling.reads_of(chunk), job.on_bad_block)
+    tiles = _Tiles(job.tiling, chunk, block)
+    tiles.save_quicklook(job)
+    with device:
+        result = tiles.blended(predictor, job.classes, watch) if job.tiling.overlap else tiles.labels(predictor, watch)
+    report = Report(
+        chunk,
+        watch.seconds,
+        windows=len(tiles.wanted),
+        pixels_inferred=len(tiles.wanted) * job.tiling.window**2,
+        peak_memory=peak_memory(),
+        device_memory=predictor.device_memory,
+        bad_blocks=tuple(map(str, block.bad)),
+    )
+    with watch.stage("write"):
+        if isinstance(result, Votes):
+            job.directory.save_votes(chunk, result)
+        else:
+            write_labels(job.directory.store, job.tiling.pixels_of(chunk), result)
+            job.directory.report_written(Report(chunk, {}))
+    job.directory.report_inferred(report)
+    return report
+
+
+def write_chunk(job: Job, chunk: Index) -> Report:
+    """Decide the bands of a chunk on which its neighbours vote too, and write it. Overlap only."""
+    watch = Stopwatch()
+    with watch.stage("blend"):
+        own = job.directory.load_votes(chunk)
+        labels = own.labels.copy()
+        for band, summed in _bands(job.tiling, chunk, own):
+            for voter in job.tiling.voters_of(chunk):
+                _add_strip(job, voter, chunk, band, summed)
+            rows, cols = band.relative_to(job.tiling.pixels_of(chunk)).slices()
+            labels[rows, cols] = np.where(labels[rows, cols] == NODATA, NODATA, winners(summed))
+    with watch.stage("write"):
+        write_labels(job.directory.store, job.tiling.pixels_of(chunk), labels)
+    report = Report(chunk, watch.seconds, peak_memory=peak_memory())
+    job.directory.report_written(report)
+    return report
+
+
+@dataclass(frozen=True)
+class _Tiles:
+    """The tiles of a chunk and the block of pixels that they read."""
+
+    tiling: Tiling
+    chunk: Index
+    block: Block
+
+    @property
+    def own(self) -> Window:
+        return self.tiling.pixels_of(self.chunk)
+
+    @property
+    def valid(self) -> NDArray[np.bool_]:
+        """Of the chunk's own pixels, (height, width)."""
+        return self.block.valid[self.own.relative_to(self.tiling.reads_of(self.chunk)).slices()]
+
+    @property
+    def wanted(self) -> list[Index]:
+        """The tiles that vote on at least one valid pixel; the others are not inferred."""
+        origin = self.tiling.reads_of(self.chunk)
+        return [
+            tile
+            for tile in self.tiling.tiles_of(self.chunk)
+            if self.block.valid[self._support(tile).relative_to(origin).slices()].any()
+        ]
+
+    def save_quicklook(self, job: Job) -> None:
+        """Keep every n-th pixel of the chunk, counted from the scene's first row and column."""
+        step = job.quicklook_step
+        rows, cols = self.own.relative_to(self.tiling.reads_of(self.chunk)).slices()
+        thinned = (
+            slice(rows.start + -self.own.row % step, rows.stop, step),
+            slice(cols.start + -self.own.col % step, cols.stop, step),
+        )
+        shown = quicklook_bands([band.name for band in job.scene.bands])
+        job.directory.save_quicklook(self.chunk, self.block.pixels[shown][:, *thinned], self.block.valid[thinned])
+
+    def _support(self, tile: Index) -> Window:
+        return self.tiling.support_of(tile).intersection(self.tiling.scene)
+
+    def predicted(self, predictor: Predictor, watch: Stopwatch) -> Iterator[tuple[Window, Index, Array]]:
+        """(support inside the scene, tile, probabilities (classes, height, width) of it), tile by tile."""
+        tiles = self.wanted
+        origin = self.tiling.reads_of(self.chunk)
+        places = [self.tiling.window_of(tile).relative_to(origin).slices() for tile in tiles]
+        predictions = predictor.predict(
+            [self.block.pixels[:, rows, cols] for rows, cols in places],
+            [self.block.valid[rows, cols] for rows, cols in places],
+        )
+        for tile in tiles:
+            with watch.stage("infer"):
+                probabilities = next(predictions)
+            support = self._support(tile)
+            yield support, tile, probabilities[:, : support.height, : support.width]
+
+    def labels(self, predictor: Predictor, watch: Stopwatch) -> NDArray[np.uint8]:
+        """Labels (height, width) of the chunk where no two tiles vote on one pixel."""
+        labels = np.full(self.own.shape, NODATA, np.uint8)
+        for support, _, probabilities in self.predicted(predictor, watch):
+            with watch.stage("blend"):
+                labels[support.relative_to(self.own).slices()] = predictor.to_host(winners(probabilities))
+        labels[~self.valid] = NODATA
+        return labels
+
+    def blended(self, predictor: Predictor, classes: int, watch: Stopwatch) -> Votes:
+        """Labels and votes of the chunk where neighbouring tiles vote on one pixel."""
+        area, own = self.tiling.votes_of(self.chunk), self.own
+        summed: Array = np.zeros((classes, *area.shape), np.int32)
+        for support, tile, probabilities in self.predicted(predictor, watch):
+            with watch.stage("blend"):
+                cast = votes(probabilities, *self._tapers(tile, support))
+                if isinstance(summed, np.ndarray):  # the first tile tells where the sums live
+                    xp = array_namespace(cast)
+                    summed = xp.zeros((classes, *area.shape), dtype=xp.int32, device=cast.device)
+                rows, cols = support.relative_to(area).slices()
+                summed[:, rows, cols] += cast
+        with watch.stage("blend"):
+            labels = np.array(_host(predictor, winners(summed[:, : own.height, : own.width])))
+            labels[~self.valid] = NODATA
+            above, left = (
+                _host(predictor, summed[:, : band.height, : band.width])
+                for band in (_above(self.tiling, own), _left(self.tiling, own))
+            )
+            strips: dict[Index, NDArray[np.int32]] = {}
+            for receiver in self.tiling.receivers_of(self.chunk):
+                rows, cols = area.intersection(self.tiling.pixels_of(receiver)).relative_to(area).slices()
+                strips[receiver] = _host(predictor, summed[:, rows, cols])
+        return Votes(labels, above, left, strips)
+
+    def _tapers(self, tile: Index, support: Window) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        last_row, last_col = self.tiling.tile_grid
+        down = taper(self.tiling.support, self.tiling.overlap, tile.row > 0, tile.row < last_row - 1)
+        across = taper(self.tiling.support, self.tiling.overlap, tile.col > 0, tile.col < last_col - 1)
+        return down[: support.height], across[: support.width]
+
+
+def quicklook_bands(names: Sequence[str]) -> list[int]:
+    """Positions of the bands to show as red, green and blue: by name, otherwise the first ones there are."""
+    if {"red", "green", "blue"} <= set(names):
+        return [names.index(name) for name in ("red", "green", "blue")]
+    return [min(position, len(names) - 1) for position in range(3)]
+
+
+def quicklook(job: Job) -> tuple[NDArray[np.generic], NDArray[np.bool_]]:
+    """Every n-th pixel of the scene (3, height, width) and where it is valid, from what the chunks kept."""
+    step = job.quicklook_step
+    shape = math.ceil(job.tiling.height / step), math.ceil(job.tiling.width / step)
+    pixels = np.zeros((3, *shape), job.scene.dtype)
+    valid = np.zeros(shape, np.bool_)
+    for chunk in job.tiling.chunks():
+        own = job.tiling.pixels_of(chunk)
+        part, known = job.directory.load_quicklook(chunk)
+        row, col = math.ceil(own.row / step), math.ceil(own.col / step)
+        place = slice(row, row + known.shape[0]), slice(col, col + known.shape[1])
+        pixels[:, *place], valid[place] = part, known
+    return pixels, valid
+
+
+def _host(predictor: Predictor, array: Array) -> NDArray[Any]:
+    return array if isinstance(array, np.ndarray) else predictor.to_host(array)
+
+
+def _above(tiling: Tiling, own: Window) -> Window:
+    """The rows of a chunk on which tiles above it vote."""
+    return Window(own.row, own.col, min(tiling.overlap, own.height), own.width)
+
+
+def _left(tiling: Tiling, own: Window) -> Window:
+    """The columns of a chunk on which tiles to the left of it vote."""
+    return Window(own.row, own.col, own.height, min(tiling.overlap, own.width))
+
+
+def _bands(tiling: Tiling, chunk: Index, own: Votes) -> Iterator[tuple[Window, NDArray[np.int32]]]:
+    """The bands along a chunk's borders with neighbours that vote on it, and its own votes there."""
+    pixels = tiling.pixels_of(chunk)
+    if chunk.row > 0:
+        yield _above(tiling, pixels), own.above.copy()
+    if chunk.col > 0:
+        yield _left(tiling, pixels), own.left.copy()
+
+
+def _add_strip(job: Job, voter: Index, chunk: Index, band: Window, summed: NDArray[np.int32]) -> None:
+    """Add what ``voter``'s tiles say on the pixels of a band of ``chunk``, in place."""
+    area = job.tiling.votes_of(voter).intersection(job.tiling.pixels_of(chunk))
+    common = area.intersection(band)
+    if not common.pixels:
+        return
+    strip = job.directory.load_strip(voter, chunk)
+    rows, cols = common.relative_to(area).slices()
+    into_rows, into_cols = common.relative_to(band).slices()
+    summed[:, into_rows, into_cols] += strip[:, rows, cols]
+
+
+def peak_memory() -> int:
+    """The most bytes that this process held in memory since it started."""
+    try:
+        status = Path("/proc/self/status").read_text()
+    except OSError:
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    return int(next(line for line in status.splitlines() if line.startswith("VmHWM")).split()[1]) * 1024

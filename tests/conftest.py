@@ -1,0 +1,63 @@
+"""What every test shares: settings, models, clusters of real worker processes."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from distributed import LocalCluster
+from hypothesis import HealthCheck, settings
+
+from flows.models import Model, open_model
+from model.unet import UNet, UNetConfig
+from tests.models import saved_model
+
+settings.register_profile("seamline", deadline=None, max_examples=60, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("seamline")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def own_caches(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Measurements and Prefect's database of the tests are their own; torch leaves a core to the workers."""
+    home = tmp_path_factory.mktemp("home")
+    os.environ["XDG_CACHE_HOME"] = str(home / "cache")
+    os.environ["PREFECT_HOME"] = str(home / "prefect")
+    os.environ["DO_NOT_TRACK"] = "1"
+    torch.set_num_threads(1)
+    return home
+
+
+@pytest.fixture(scope="session")
+def small_model(tmp_path_factory: pytest.TempPathFactory) -> Model:
+    """Random weights, depth 3, six bands as in the embedded model: fast, and far from smooth."""
+    folder = tmp_path_factory.mktemp("small-model")
+    torch.manual_seed(5)
+    network = UNet(UNetConfig(6, 4, depth=3, base_width=4, norm="none")).eval()
+    saved_model(folder, network, names=("blue", "green", "red", "nir", "swir16", "swir22"), assumed_nodata=0)
+    return open_model(folder)
+
+
+@pytest.fixture(scope="session")
+def embedded_model() -> Model:
+    """The model that the package brings."""
+    return open_model("land-water-cloud")
+
+
+@pytest.fixture(scope="session")
+def cluster() -> Iterator[Callable[[int], str]]:
+    """The address of a scheduler with so many worker processes; started once, kept for the session."""
+    running: dict[int, LocalCluster] = {}
+
+    def address(workers: int) -> str:
+        if workers not in running:
+            running[workers] = LocalCluster(
+                n_workers=workers, threads_per_worker=3, processes=True, dashboard_address=None
+            )
+        return str(running[workers].scheduler_address)
+
+    yield address
+    for local in running.values():
+        local.close()

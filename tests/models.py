@@ -1,0 +1,30 @@
+"""Model folders that the tests write."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from safetensors.torch import save_file
+
+from model.reach import receptive_radius
+from model.spec import InputBand, ModelClass, ModelSpec, write_document
+from model.unet import UNet
+
+
+def saved_model(folder: Path, network: UNet, names: Sequence[str] = (), **changes: object) -> ModelSpec:
+    """Write a model folder for ``network``; its bands are called ``names``, or b0, b1, …"""
+    config = network.config
+    names = names or [f"b{k}" for k in range(config.in_channels)]
+    spec = ModelSpec(
+        name="random",
+        version="1",
+        bands=tuple(InputBand(name, 0.5 + k / 4, 0.1, 0.2) for k, name in enumerate(names)),
+        classes=tuple(ModelClass(f"c{k}", (k, 2 * k, 255 - k)) for k in range(config.classes)),
+        network=config,
+        receptive_radius=receptive_radius(network, config.in_channels, config.divisor, limit=128),
+        **changes,
+    )
+    save_file({k: v.contiguous() for k, v in network.state_dict().items()}, folder / spec.weights)
+    write_document(spec, folder)
+    return spec

@@ -1,0 +1,41 @@
+"""What every tiling is compared with: one forward of the whole scene, mirrored by the halo, then cropped."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from flows.models import Model, radiometry_of
+from model.runtime import DTYPES, fused, load_network
+from pipeline.grid import Window
+from pipeline.scene import Scene, read_block
+
+
+def whole_scene(scene: Scene, model: Model, halo: int, precision: str = "fp32") -> NDArray[np.floating]:
+    """Probabilities (classes, height, width) of one plain forward; no tiling, no crop inside the network."""
+    height, width = scene.grid.shape
+    block = read_block(scene, Window(0, 0, height, width))
+    divisor = model.spec.divisor
+    pad = [(halo, halo + -(extent + 2 * halo) % divisor) for extent in (height, width)]
+    raw = np.pad(block.pixels, [(0, 0), *pad], mode="reflect").astype(np.float64)
+    valid = np.pad(block.valid, pad, mode="reflect")
+    radiometry = radiometry_of(scene)
+    x = np.empty_like(raw)
+    for k, band in enumerate(model.spec.bands):
+        missing = ~valid | ~np.isfinite(raw[k])
+        if radiometry.nodata[k] is not None:
+            missing |= raw[k] == radiometry.nodata[k]
+        reflectance = raw[k] * radiometry.scale[k] + radiometry.offset[k]
+        x[k] = np.where(missing, model.spec.fill, (reflectance - band.mean) / band.std)
+    dtype = DTYPES[precision]
+    network = load_network(model.spec, model.folder).double()
+    network = fused(network).to(dtype)
+    with torch.inference_mode():
+        probabilities = network(torch.from_numpy(x)[None].to(dtype)).softmax(1)[0].numpy()
+    return probabilities[:, halo : halo + height, halo : halo + width]
+
+
+def labels_of(probabilities: NDArray[np.floating], valid: NDArray[np.bool_]) -> NDArray[np.uint8]:
+    """The most probable class, 255 where there is no data."""
+    return np.where(valid, probabilities.argmax(0), 255).astype(np.uint8)

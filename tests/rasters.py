@@ -1,0 +1,57 @@
+"""Rasters that the tests write: small, georeferenced, and damaged on purpose."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import rasterio
+from affine import Affine
+from numpy.typing import NDArray
+
+UTM = Affine(30, 0, 500_000, 0, -30, 6_000_000)
+
+
+def write(
+    path: Path,
+    pixels: NDArray[Any],
+    *,
+    transform: Affine = UTM,
+    crs: str | None = "EPSG:32620",
+    names: tuple[str, ...] = (),
+    **profile: Any,
+) -> Path:
+    """Write (bands, height, width) as a GeoTIFF."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    count, height, width = pixels.shape
+    with rasterio.open(
+        path,
+        "w",
+        driver="GTiff",
+        count=count,
+        height=height,
+        width=width,
+        dtype=pixels.dtype,
+        transform=transform,
+        crs=crs,
+        **profile,
+    ) as file:
+        file.write(pixels)
+        for index, name in enumerate(names, start=1):
+            file.set_band_description(index, name)
+    return path
+
+
+def damage(path: Path, index: int, row: int, col: int) -> None:
+    """Overwrite the bytes of one block of a compressed GeoTIFF."""
+    with rasterio.open(path) as file:
+        offset = int(file.get_tag_item(f"BLOCK_OFFSET_{col}_{row}", "TIFF", bidx=index))
+        size = int(file.get_tag_item(f"BLOCK_SIZE_{col}_{row}", "TIFF", bidx=index))
+    with path.open("r+b") as raw:
+        raw.seek(offset)
+        raw.write(b"\xff" * size)
+
+
+def noise(*shape: int, seed: int = 0, low: int = 1, high: int = 10_000, dtype: str = "uint16") -> NDArray[Any]:
+    return np.random.default_rng(seed).integers(low, high, shape).astype(dtype)

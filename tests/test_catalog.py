@@ -1,0 +1,269 @@
+from __future__ import annotations
+
+import hashlib
+import json
+import subprocess
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pystac
+import pystac.validation
+import pytest
+import rasterio
+import rasterio.warp
+import shapely
+from affine import Affine
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from odc.geo.geobox import GeoBox
+from pyproj import Transformer
+from pystac.extensions.classification import ClassificationExtension
+from pystac.extensions.file import FileExtension
+from pystac.extensions.projection import ProjectionExtension
+
+import pipeline.catalog
+from pipeline.catalog import class_table, footprint, scene_item, update_catalog, write_item
+from pipeline.classes import NODATA, LabelClass
+from pipeline.grid import Window
+from pipeline.store import create_store, open_labels, write_labels
+from tests.data import MANAUS, shared
+
+CLASSES = [LabelClass(0, "land", (200, 180, 120)), LabelClass(1, "water", (30, 90, 200), "open water")]
+UTM = GeoBox((300, 200), Affine(30, 0, 600000, 0, -30, 9700000), "EPSG:32620")
+LAEA = "+proj=laea +lat_0=-3 +lon_0=-60 +datum=WGS84 +units=m +type=crs"
+ACQUIRED, PROCESSED = datetime(2023, 7, 23, 14, 20, tzinfo=UTC), datetime(2026, 11, 22, 12, tzinfo=UTC)
+
+
+def store(folder: Path, grid: GeoBox, labels: np.ndarray | None = None, chunk: int = 64) -> Any:
+    create_store(folder / "segmentation.zarr", grid, CLASSES, chunk, title="a scene")
+    if labels is not None:
+        write_labels(folder / "segmentation.zarr", Window(0, 0, *grid.shape), labels)
+    return open_labels(folder / "segmentation.zarr")
+
+
+def item_of(folder: Path, grid: GeoBox, acquired: datetime | None = ACQUIRED) -> pystac.Item:
+    folder.mkdir(exist_ok=True)
+    (folder / "segmentation.tif").write_bytes(b"labels")
+    table = class_table(store(folder, grid, np.ones(grid.shape, np.uint8)), grid, CLASSES)
+    return scene_item(
+        folder,
+        folder.name,
+        grid,
+        CLASSES,
+        table,
+        source="/scenes/a.tif",
+        acquired=acquired,
+        processed=PROCESSED,
+        software={"seamline": "0.1.0"},
+        lineage="segmented by a U-Net",
+    )
+
+
+def validated(document: dict[str, Any]) -> dict[str, Any]:
+    """Core schema only, which pystac carries; the extensions' schemas would be fetched."""
+    pystac.validation.validate_dict({**document, "stac_extensions": []})
+    return document
+
+
+@pytest.mark.parametrize("acquired", [ACQUIRED, None])
+@pytest.mark.parametrize("crs", ["EPSG:32620", LAEA, None])
+def test_the_item_is_valid_and_reads_back(tmp_path: Path, crs: str | None, acquired: datetime | None) -> None:
+    grid = GeoBox((300, 200), Affine(30, 0, 600000, 0, -30, 9700000), crs)
+    path = write_item(item_of(tmp_path / "scene", grid, acquired), tmp_path / "scene")
+    document = validated(json.loads(path.read_text()))
+    item = pystac.Item.from_file(str(path))
+
+    assert item.datetime == (acquired or PROCESSED)
+    assert item.properties.get("seamline:datetime_unknown") is (None if acquired else True)
+    assert (item.geometry is None) == (crs is None)
+    projection = ProjectionExtension.ext(item)
+    assert projection.shape == [300, 200]
+    assert projection.code == ("EPSG:32620" if crs == "EPSG:32620" else None)
+    if crs == LAEA:
+        assert type(grid.crs)(projection.wkt2) == grid.crs
+    if crs:
+        assert Affine(*projection.transform) == grid.transform
+    assert document["properties"]["processing:software"] == {"seamline": "0.1.0"}
+    assert document["properties"]["seamline:classes"][1]["pixels"] == 60_000
+    assert [link["href"] for link in document["links"] if link["rel"] == "derived_from"] == ["/scenes/a.tif"]
+
+
+def test_assets_say_what_lies_there(tmp_path: Path) -> None:
+    item = item_of(tmp_path / "scene", UTM)
+    assert set(item.assets) == {"segmentation", "zarr"}
+    cog, zarr = item.assets["segmentation"], item.assets["zarr"]
+    described = ClassificationExtension.ext(cog).classes
+    assert [(entry.value, entry.name, entry.color_hint) for entry in described] == [
+        (0, "land", "C8B478"),
+        (1, "water", "1E5AC8"),
+        (NODATA, "nodata", None),
+    ]
+    assert [entry.to_dict().get("nodata") for entry in described] == [None, None, True]
+    assert described[1].description == "open water"
+    assert (cog.extra_fields["data_type"], cog.extra_fields["nodata"]) == ("uint8", NODATA)
+    file = FileExtension.ext(cog)
+    assert file.checksum == "1220" + hashlib.sha256(b"labels").hexdigest()
+    assert file.size == 6
+    written = [path for path in (tmp_path / "scene" / "segmentation.zarr").rglob("*") if path.is_file()]
+    assert FileExtension.ext(zarr).size == sum(path.stat().st_size for path in written)
+    assert FileExtension.ext(zarr).checksum is None
+    assert all(asset.href.startswith("./") for asset in item.assets.values())
+
+
+@pytest.mark.parametrize(
+    ("crs", "transform"),
+    [
+        ("EPSG:32620", Affine(3000, 0, 500000, 0, -3000, 9700000)),
+        ("EPSG:3857", Affine(3000, 0, 0, 0, -3000, 8500000)),
+        ("EPSG:4326", Affine(0.03, 0, 12, 0, -0.02, 61)),
+        ("EPSG:2249", Affine(3000, 0, 700000, 0, -3000, 3000000)),  # Massachusetts, in US feet
+        (LAEA, Affine(3000, 0, 0, 0, -3000, 0)),
+    ],
+)
+def test_areas_are_those_on_the_ellipsoid(tmp_path: Path, crs: str, transform: Affine) -> None:
+    grid = GeoBox((70, 40), transform, crs)
+    labels = np.random.default_rng(0).choice([0, 1, NODATA], size=grid.shape).astype(np.uint8)
+    table = class_table(store(tmp_path, grid, labels, chunk=16), grid, CLASSES)
+    assert [row.pixels for row in table] == [(labels == 0).sum(), (labels == 1).sum()]
+    assert sum(row.share for row in table) == pytest.approx(1)
+
+    geod, to_lonlat = (
+        grid.crs.proj.get_geod(),
+        Transformer.from_crs(crs, grid.crs.proj.geodetic_crs, always_xy=True),
+    )
+    expected = {0: 0.0, 1: 0.0}
+    for row, col in zip(*np.nonzero(labels != NODATA), strict=True):
+        corners = [grid.transform @ (col + x, row + y) for x, y in ((0, 0), (1, 0), (1, 1), (0, 1))]
+        lon, lat = to_lonlat.transform(*np.transpose(corners))
+        expected[labels[row, col]] += abs(geod.polygon_area_perimeter(lon, lat)[0])
+    for row in table:
+        assert row.area_m2 == pytest.approx(expected[row.value], rel=5e-4)
+
+
+def test_a_scene_without_valid_pixels_or_place_has_shares_but_no_area(tmp_path: Path) -> None:
+    grid = GeoBox((20, 30), Affine.identity(), None)
+    table = class_table(store(tmp_path, grid), grid, CLASSES)
+    assert [(row.pixels, row.share, row.area_m2) for row in table] == [(0, 0.0, None), (0, 0.0, None)]
+
+
+@settings(max_examples=40, deadline=None)
+@given(zone=st.integers(1, 60), easting=st.integers(2, 8), northing=st.integers(0, 90), angle=st.integers(0, 90))
+def test_every_pixel_lies_in_the_footprint(zone: int, easting: int, northing: int, angle: int) -> None:
+    corner = Affine(1000, 0, easting * 1e5, 0, -1000, northing * 1e5) @ Affine.rotation(angle)
+    grid = GeoBox((90, 110), corner, f"EPSG:{32600 + zone}")
+    outline = footprint(grid)
+    assert outline is not None and outline.is_valid
+    row, col = np.meshgrid(np.arange(1.0, 90, 8), np.arange(1.0, 110, 8))
+    x, y = grid.pix2wld(col.ravel(), row.ravel())
+    lon, lat = Transformer.from_crs(grid.crs.proj, "OGC:CRS84", always_xy=True).transform(x, y)
+    assert shapely.contains_xy(outline, lon, lat).all()
+
+
+@pytest.mark.parametrize(
+    ("grid", "inside", "outside", "bbox"),
+    [
+        (
+            GeoBox((100, 100), Affine(2000, 0, 300000, 0, -2000, 8000000), "EPSG:32601"),
+            [(179.9, 71.5), (-179.9, 71.5)],
+            [(0, 71.5)],
+            lambda w, s, e, n: 170 < w < 180 and -180 < e < -170,
+        ),
+        (
+            GeoBox((100, 100), Affine(20000, 0, -1e6, 0, -20000, 1e6), "EPSG:3995"),
+            [(0, 89.9), (123, 85), (-179, 82)],
+            [(0, 70)],
+            lambda w, s, e, n: (w, e, n) == (-180, 180, 90) and 75 < s < 80,
+        ),
+        (
+            GeoBox((180, 360), Affine(1, 0, -180, 0, -1, 90), "EPSG:4326"),
+            [(0, 0), (179, 89), (-179, -89)],
+            [],
+            lambda *bbox: bbox == (-180, -90, 180, 90),
+        ),
+        (
+            GeoBox((180, 360), Affine(1, 0, 0, 0, -1, 90), "EPSG:4326"),
+            [(1, 0), (-1, 0)],
+            [],
+            lambda *bbox: bbox == (-180, -90, 180, 90),
+        ),
+    ],
+    ids=["antimeridian", "pole", "globe", "globe from 0 to 360"],
+)
+def test_footprints_that_wrap_around_the_earth(
+    tmp_path: Path, grid: GeoBox, inside: list[Any], outside: list[Any], bbox: Any
+) -> None:
+    item = item_of(tmp_path / "scene", grid)
+    outline = shapely.geometry.shape(item.geometry)
+    assert outline.is_valid
+    assert all(outline.covers(shapely.Point(point)) for point in inside)
+    assert not any(outline.intersects(shapely.Point(point)) for point in outside)
+    assert item.bbox is not None and bbox(*item.bbox)
+    validated(item.to_dict(include_self_link=False, transform_hrefs=False))
+
+
+def test_a_real_scene_lies_where_rasterio_sees_it() -> None:
+    with rasterio.open(shared(MANAUS)) as scene:
+        grid = GeoBox.from_rio(scene)
+        expected = rasterio.warp.transform_bounds(scene.crs, "OGC:CRS84", *scene.bounds, densify_pts=64)
+    outline = footprint(grid)
+    assert outline is not None
+    assert outline.bounds == pytest.approx(expected, abs=3e-5)
+    assert len(outline.exterior.coords) < 20
+
+
+PUBLISH = """
+import sys
+from pathlib import Path
+from pipeline.catalog import update_catalog
+out, name = Path(sys.argv[1]), sys.argv[2]
+sys.stdin.readline()
+for number in range(20):
+    scene = out / f"{name}-{number:02}"
+    scene.mkdir()
+    (scene / "item.json").write_text((out / "item.json").read_text().replace("SCENE", scene.name))
+    update_catalog(out)
+"""
+
+
+def test_two_processes_publish_at_once_and_lose_nothing(tmp_path: Path) -> None:
+    write_item(item_of(tmp_path / "SCENE", UTM), tmp_path)
+    for entry in sorted((tmp_path / "SCENE").rglob("*"), reverse=True):
+        entry.rmdir() if entry.is_dir() else entry.unlink()
+    command = [sys.executable, "-c", PUBLISH, str(tmp_path)]
+    runs = [subprocess.Popen([*command, name], stdin=subprocess.PIPE, text=True) for name in "ab"]
+    for run in runs:  # both have imported by the time they read the line
+        assert run.stdin is not None
+        run.stdin.write("go\n")
+        run.stdin.close()
+    assert [run.wait(60) for run in runs] == [0, 0]
+    catalog = pystac.Catalog.from_file(str(tmp_path / "catalog.json"))
+    assert sorted(item.id for item in catalog.get_items()) == sorted(f"{n}-{i:02}" for n in "ab" for i in range(20))
+    links = [link for link in catalog.links if link.rel == "item"]
+    assert all(str(link.href).startswith("./") for link in links)
+    validated(json.loads((tmp_path / "catalog.json").read_text()))
+    assert not list(tmp_path.glob(".*"))
+    before = (tmp_path / "catalog.json").read_bytes()
+    assert update_catalog(tmp_path).read_bytes() == before
+
+
+def test_a_catalogue_written_from_an_old_listing_is_put_right(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def publish(name: str) -> None:
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "item.json").write_text("{}")
+        update_catalog(tmp_path)
+
+    write = pipeline.catalog._write_json
+
+    def overtaken(path: Path, document: Any) -> None:
+        """Between our listing and our writing, another process publishes from beginning to end."""
+        monkeypatch.setattr(pipeline.catalog, "_write_json", write)
+        publish("b")
+        write(path, document)
+
+    monkeypatch.setattr(pipeline.catalog, "_write_json", overtaken)
+    publish("a")
+    links = json.loads((tmp_path / "catalog.json").read_text())["links"]
+    assert [link["href"] for link in links if link["rel"] == "item"] == ["./a/item.json", "./b/item.json"]

@@ -1,0 +1,221 @@
+"""The promise: tiles cannot be seen, are computed once, and nothing but the plan decides the labels.
+
+Real scenes, real Dask worker processes; the oracle is one forward of the whole mirrored scene.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from contextlib import nullcontext
+from pathlib import Path
+
+import numpy as np
+import pytest
+import rasterio
+
+from flows.models import Model, TorchLoader, radiometry_of
+from flows.options import SegmentOptions
+from flows.segment import Result, Watcher, open_input, segment
+from model.runtime import Settings
+from pipeline.blend import ONE, taper, votes
+from pipeline.grid import Window
+from pipeline.rundir import RunDirectory
+from pipeline.scene import Scene, read_block
+from pipeline.store import create_store, open_labels
+from pipeline.tiling import Tiling
+from pipeline.work import Job, infer_chunk, write_chunk
+from tests.data import MANAUS, shared
+from tests.oracle import labels_of, whole_scene
+
+SCENES = {
+    "Manaus": (MANAUS, {}),
+    "Aquileia": ("aquileia-s2", {}),
+    "Madagascar": ("madagascar-l8-2020", {}),
+}
+Cluster = Callable[[int], str]
+
+
+def labels_in(result: Result) -> np.ndarray:
+    with rasterio.open(result.folder / "segmentation.tif") as file:
+        return file.read(1)
+
+
+def run(source: Path, model: Model, out: Path, **options: object) -> Result:
+    return segment([source], model.folder, out, SegmentOptions(**{"precision": "fp32", **options}), Watcher())
+
+
+def scene_of(source: Path, model: Model) -> Scene:
+    return open_input([source], model, SegmentOptions())
+
+
+def valid_of(scene: Scene) -> np.ndarray:
+    return read_block(scene, Window(0, 0, *scene.grid.shape)).valid
+
+
+@pytest.mark.parametrize("name", SCENES)
+@pytest.mark.parametrize("overlap", [0, 32])
+def test_tiling_is_invisible_when_the_halo_covers_the_receptive_radius(
+    name: str, overlap: int, embedded_model: Model, cluster: Cluster, tmp_path: Path
+) -> None:
+    source = shared(SCENES[name][0])
+    scene = scene_of(source, embedded_model)
+    expected = labels_of(whole_scene(scene, embedded_model, 96), valid_of(scene))
+    result = run(source, embedded_model, tmp_path, cluster=cluster(2), window=512, halo=96, overlap=overlap)
+    np.testing.assert_array_equal(labels_in(result), expected)
+    assert len(np.unique(expected)) > 2
+
+
+def test_a_halo_one_divisor_short_can_be_seen(small_model: Model, cluster: Cluster, tmp_path: Path) -> None:
+    source = shared(MANAUS)
+    scene = scene_of(source, small_model)
+    exact = small_model.spec.exact_halo
+    assert exact is not None
+    oracle = labels_of(whole_scene(scene, small_model, exact), valid_of(scene))
+    short = exact - 3 * small_model.spec.divisor
+    options = {"cluster": cluster(1), "chunk_tiles": 2}
+    exactly = run(source, small_model, tmp_path / "a", window=128 + 2 * exact, halo=exact, **options)
+    nearly = run(source, small_model, tmp_path / "b", window=128 + 2 * short, halo=short, **options)
+    np.testing.assert_array_equal(labels_in(exactly), oracle)
+    assert (labels_in(nearly) != oracle).any()
+
+
+@pytest.mark.parametrize("overlap", [0, 16, 64])
+@pytest.mark.parametrize("chunk_tiles", [1, 3])
+def test_blended_probabilities_are_those_of_the_whole_scene(
+    small_model: Model, overlap: int, chunk_tiles: int, tmp_path: Path
+) -> None:
+    scene = scene_of(shared(MANAUS), small_model)
+    halo = small_model.spec.exact_halo
+    oracle = whole_scene(scene, small_model, halo)
+    tiling = Tiling(*scene.grid.shape, 64 + 2 * halo + overlap, halo, overlap, chunk_tiles, small_model.spec.divisor)
+    predictor = TorchLoader(small_model.folder, small_model.digest, Settings(), radiometry_of(scene), halo)()
+    summed = np.zeros(oracle.shape, np.int64)
+    last = tiling.tile_grid
+    for chunk in tiling.chunks():
+        for tile in tiling.tiles_of(chunk):
+            block = read_block(scene, tiling.window_of(tile))
+            (probabilities,) = predictor.predict([block.pixels], [block.valid])
+            support = tiling.support_of(tile).intersection(tiling.scene)
+            cast = votes(
+                probabilities[:, : support.height, : support.width],
+                taper(tiling.support, overlap, tile.row > 0, tile.row < last.row - 1)[: support.height],
+                taper(tiling.support, overlap, tile.col > 0, tile.col < last.col - 1)[: support.width],
+            )
+            rows, cols = support.slices()
+            summed[:, rows, cols] += cast.numpy()
+    np.testing.assert_allclose(summed / ONE, oracle, rtol=0, atol=1e-5)
+
+
+class Identity:
+    """A network that names the brightest band, halo and all."""
+
+    def __init__(self, halo: int) -> None:
+        self.halo = halo
+        self.windows = 0
+        self.device_memory = 0
+
+    def predict(self, pixels, valid):
+        for window in pixels:
+            self.windows += 1
+            inner = window[:, self.halo : window.shape[1] - self.halo, self.halo : window.shape[2] - self.halo]
+            total = inner.astype(np.float32).sum(0)
+            yield inner.astype(np.float32) / np.where(total > 0, total, 1)
+
+    def to_host(self, array):
+        return array
+
+
+@pytest.mark.parametrize("overlap", [0, 8, 32])
+@pytest.mark.parametrize("chunk_tiles", [1, 2, 5])
+def test_an_identity_model_reproduces_the_image_and_every_tile_is_inferred_once(
+    small_model: Model, overlap: int, chunk_tiles: int, tmp_path: Path
+) -> None:
+    scene = scene_of(shared("madagascar-l8-2020"), small_model)
+    halo = 16
+    tiling = Tiling(*scene.grid.shape, 64 + 2 * halo + overlap, halo, overlap, chunk_tiles, 8)
+    directory = RunDirectory(tmp_path / "run")
+    job = Job(scene, tiling, 6, directory)
+    directory.create({})
+    create_store(directory.store, scene.grid, small_model.classes, tiling.store_chunk, title="identity")
+    predictor = Identity(halo)
+    for chunk in reversed(list(tiling.chunks())):
+        infer_chunk(job, chunk, predictor, nullcontext())
+        infer_chunk(job, chunk, predictor, nullcontext())  # a worker that died before it could say so
+    if overlap:
+        for chunk in tiling.chunks():
+            write_chunk(job, chunk)
+    block = read_block(scene, tiling.scene)
+    np.testing.assert_array_equal(
+        open_labels(directory.store)[:], np.where(block.valid, block.pixels.argmax(0), 255).astype(np.uint8)
+    )
+    with_data = 0
+    for chunk in tiling.chunks():
+        for tile in tiling.tiles_of(chunk):
+            with_data += block.valid[tiling.support_of(tile).intersection(tiling.scene).slices()].any()
+    assert predictor.windows == with_data < tiling.tile_count
+
+
+@pytest.mark.parametrize("overlap", [0, 32])
+def test_labels_do_not_depend_on_chunk_size_or_workers(
+    small_model: Model, cluster: Cluster, overlap: int, tmp_path: Path
+) -> None:
+    source = shared("aquileia-s2")
+    found = {}
+    for workers, chunk_tiles in ((1, 2), (2, 2), (3, 2), (2, 1), (1, 5)):
+        out = tmp_path / f"{workers}-{chunk_tiles}"
+        result = run(
+            source, small_model, out, cluster=cluster(workers), window=256 + overlap, overlap=overlap, halo=48,
+            chunk_tiles=chunk_tiles,
+        )  # fmt: skip
+        found[workers, chunk_tiles] = result
+    first = labels_in(found[1, 2])
+    for result in found.values():
+        np.testing.assert_array_equal(labels_in(result), first)
+        assert result.record["pixels_inferred"] == found[1, 2].record["pixels_inferred"]
+    # The same plan: the same bytes, in every file of the store and in the COG.
+    one, other = found[1, 2].folder, found[3, 2].folder
+    assert (one / "segmentation.tif").read_bytes() == (other / "segmentation.tif").read_bytes()
+    files = sorted(path.relative_to(one) for path in (one / "segmentation.zarr" / "segmentation").rglob("*"))
+    assert files == sorted(
+        path.relative_to(other) for path in (other / "segmentation.zarr" / "segmentation").rglob("*")
+    )
+    assert len(files) > 4
+    for path in files:
+        if (one / path).is_file():
+            assert (one / path).read_bytes() == (other / path).read_bytes()
+
+
+def test_the_record_says_what_was_done(small_model: Model, cluster: Cluster, tmp_path: Path) -> None:
+    source = shared(MANAUS)
+    result = run(source, small_model, tmp_path, cluster=cluster(2), window=256, halo=48, chunk_tiles=2)
+    record = json.loads((result.folder / "run.json").read_text())
+    assert record["plan"] == {"window": 256, "stride": 160, "halo": 48, "overlap": 0, "chunk_tiles": 2, "divisor": 8}
+    assert record["pixels_scene"] == 468 * 851
+    assert record["pixels_inferred"] == 3 * 6 * 256**2
+    assert {"read", "infer", "blend", "write", "cog", "total"} <= set(record["seconds"])
+    assert all(seconds >= 0 for seconds in record["seconds"].values())
+    assert record["scene_digest"] != record["model_digest"]
+    assert not (result.folder / ".run").exists()
+
+
+def test_measured_memory_stays_within_the_projected(small_model: Model, tmp_path: Path) -> None:
+    result = run(shared("aquileia-s2"), small_model, tmp_path, workers=1, chunk_tiles=2)
+    assert 0 < result.record["peak_memory_bytes"] <= result.record["projected_memory_bytes"]
+
+
+def test_outputs_stand_on_the_scenes_grid_and_cog_equals_zarr(
+    small_model: Model, cluster: Cluster, tmp_path: Path
+) -> None:
+    xarray = pytest.importorskip("xarray")
+    pytest.importorskip("rioxarray")
+    source = shared(MANAUS)
+    result = run(source, small_model, tmp_path, cluster=cluster(1), window=256, halo=48)
+    with rasterio.open(source) as scene, rasterio.open(result.folder / "segmentation.tif") as cog:
+        assert (cog.crs, cog.transform, cog.shape) == (scene.crs, scene.transform, scene.shape)
+        assert (cog.dtypes, cog.nodata) == (("uint8",), 255)
+        labels = cog.read(1)
+    opened = xarray.open_zarr(result.folder / "segmentation.zarr", decode_coords="all")["segmentation"]
+    assert opened.rio.crs == scene.crs
+    assert opened.rio.transform().almost_equals(scene.transform)
+    np.testing.assert_array_equal(opened.values, labels)

@@ -1,0 +1,122 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import rasterio
+from affine import Affine
+from odc.geo.geobox import GeoBox
+from PIL import Image
+
+from pipeline.classes import NODATA, LabelClass
+from pipeline.grid import Window
+from pipeline.picture import decimated, stretch, write_plan_picture, write_preview
+from pipeline.store import create_store, open_labels, write_labels
+from tests.data import MANAUS, shared
+
+CLASSES = [LabelClass(0, "land", (200, 180, 120)), LabelClass(1, "water", (30, 90, 200))]
+SHARES = {"land": 0.75, "water": 0.25}
+
+
+def pixels_of(path: Path) -> np.ndarray:
+    with Image.open(path) as picture:
+        return np.asarray(picture.convert("RGB"))
+
+
+@pytest.mark.parametrize(("shape", "size"), [((300, 200), 100), ((300, 200), 300), ((7, 1001), 500), ((1, 1), 10)])
+def test_decimated_labels_are_every_nth(tmp_path: Path, shape: tuple[int, int], size: int) -> None:
+    labels = np.random.default_rng(0).integers(0, 2, shape, dtype=np.uint8)
+    grid = GeoBox(shape, Affine(30, 0, 600000, 0, -30, 9700000), "EPSG:32620")
+    create_store(tmp_path / "s.zarr", grid, CLASSES, 64, title="a scene")
+    write_labels(tmp_path / "s.zarr", Window(0, 0, *shape), labels)
+    small = decimated(open_labels(tmp_path / "s.zarr"), size)
+    step = -(-max(shape) // size)
+    np.testing.assert_array_equal(small, labels[::step, ::step])
+    assert max(small.shape) <= size
+
+
+def test_stretch_spreads_the_valid_pixels_of_a_real_scene() -> None:
+    with rasterio.open(shared(MANAUS)) as scene:
+        pixels, valid = scene.read([3, 2, 1]).astype(np.float32), scene.dataset_mask() > 0
+    valid[:50] = False
+    picture = stretch(np.where(valid, pixels, np.nan), valid)
+    assert picture.shape == (*valid.shape, 3)
+    assert picture.dtype == np.uint8
+    assert (picture[~valid] == 0).all()
+    for band in range(3):
+        shown = picture[..., band][valid]
+        assert (shown == 0).mean() == pytest.approx(0.02, abs=0.01)
+        assert (shown == 255).mean() == pytest.approx(0.02, abs=0.01)
+        order = np.argsort(pixels[band][valid], kind="stable")
+        assert (np.diff(shown[order].astype(int)) >= 0).all()
+
+
+@pytest.mark.parametrize("value", [0.0, 7.0, np.nan])
+def test_stretch_of_a_flat_or_empty_scene_is_finite(value: float) -> None:
+    assert stretch(np.full((3, 4, 5), value), np.ones((4, 5), bool)).max() == 0
+
+
+@pytest.mark.parametrize("shape", [(120, 200), (300, 60), (40, 400), (1, 1)])
+@pytest.mark.parametrize("with_scene", [True, False])
+def test_the_preview_shows_scene_classes_and_nodata(tmp_path: Path, shape: tuple[int, int], with_scene: bool) -> None:
+    labels = np.ones(shape, np.uint8)
+    labels[: shape[0] // 2] = 0
+    labels[:, : shape[1] // 4] = NODATA
+    rgb = np.full((*shape, 3), (10, 250, 10), np.uint8) if with_scene else None
+    path = tmp_path / "preview.png"
+    write_preview(rgb, labels, CLASSES, SHARES, "a scene", 30.0, path)
+    shown = pixels_of(path)
+    assert all((shown == label.color).all(axis=-1).sum() > 1000 for label in CLASSES)
+    assert ((shown == (10, 250, 10)).all(axis=-1).sum() > 1000) == with_scene
+    bar = shown[-100:]  # the shares, below the panels
+    widths = [(bar == label.color).all(axis=-1).sum(axis=1).max() for label in CLASSES]
+    assert widths[0] / widths[1] == pytest.approx(3, rel=0.05)
+    assert max(shown.shape) < 2600
+    assert [entry.name for entry in tmp_path.iterdir()] == ["preview.png"]
+
+
+def plan(
+    shape: tuple[int, int], window: int, halo: int, overlap: int, tiles: int
+) -> tuple[list[Window], list[Window], list[Window]]:
+    support = window - 2 * halo
+    stride = support - overlap
+    rows, cols = (-(-size // stride) for size in shape)
+    first = Window(-(overlap // 2), -(overlap // 2), support, support)
+    supports = [first.shifted(row * stride, col * stride) for row in range(rows) for col in range(cols)]
+    windows = [Window(s.row - halo, s.col - halo, window, window) for s in supports]
+    edge = tiles * stride
+    chunks = [
+        Window(row, col, edge, edge).intersection(Window(0, 0, *shape))
+        for row in range(0, shape[0], edge)
+        for col in range(0, shape[1], edge)
+    ]
+    return windows, supports, chunks
+
+
+@pytest.mark.parametrize(
+    ("shape", "window", "halo", "overlap", "tiles"),
+    [
+        ((700, 800), 512, 32, 16, 1),
+        ((20_000, 18_000), 512, 32, 16, 8),
+        ((40, 3000), 256, 16, 0, 4),
+        ((9, 9), 64, 0, 0, 1),
+    ],
+)
+@pytest.mark.parametrize("with_scene", [True, False])
+def test_the_plan_picture_is_readable_at_any_size(
+    tmp_path: Path, shape: tuple[int, int], window: int, halo: int, overlap: int, tiles: int, with_scene: bool
+) -> None:
+    rgb = np.full((90, 100, 3), (10, 250, 10), np.uint8) if with_scene else None
+    path = tmp_path / "plan.png"
+    write_plan_picture(shape, *plan(shape, window, halo, overlap, tiles), overlap, rgb, "a plan", path)
+    shown = pixels_of(path)
+    assert 600 < shown.shape[0] < 1300 and 1000 < shown.shape[1] < 2200
+    assert (shown == (0xD1, 0x49, 0x5B)).all(axis=-1).sum() > 2000  # the example window
+
+
+def test_pictures_leave_pyplot_and_its_global_state_alone() -> None:
+    code = "import sys, pipeline.picture; sys.exit('matplotlib.pyplot' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -1,0 +1,239 @@
+"""The simulated scene: the same pixels in every window, plausible in content, complete as files."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import pytest
+import rasterio
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.spatial import cKDTree
+
+from pipeline.classes import NODATA
+from pipeline.errors import InputError
+from pipeline.fields import (
+    Field,
+    Lattice,
+    _refined,
+    _splined,
+    cells,
+    fractal,
+    hashed,
+    noise,
+    noise_at,
+    sites,
+    uniform,
+)
+from pipeline.grid import Window
+from pipeline.landscape import surface
+from pipeline.simulate import ACQUIRED, BANDS, CLASSES, SCALE, Block, Simulation, write_simulation
+
+FAR = 1 << 24
+LAND, WATER, CLOUD, SHADOW = (label.value for label in CLASSES)
+
+
+@cache
+def _big() -> Block:
+    return Simulation(900, 700).block(Window(0, 0, 900, 700))
+
+
+@cache
+def _sample() -> Block:
+    """Every second tile of 4096² pixels, side by side."""
+    simulation = Simulation(4096, 4096)
+    tiles = [
+        simulation.block(Window(row, col, 256, 256))
+        for row in range(0, 4096, 512)
+        for col in range(256 * (row // 512 % 2), 4096, 512)
+    ]
+    return np.concatenate([tile[0] for tile in tiles], axis=2), np.concatenate([tile[1] for tile in tiles], axis=1)
+
+
+@settings(max_examples=12, deadline=None)
+@given(st.integers(-40, 880), st.integers(-40, 680), st.integers(1, 60), st.integers(1, 60))
+def test_any_window_is_the_same_cut_out_of_a_bigger_one(row: int, col: int, height: int, width: int) -> None:
+    numbers, labels = _big()
+    window = Window(row, col, height, width)
+    scene = Window(0, 0, *labels.shape)
+    part = window.intersection(scene)
+    expected = np.zeros((6, height, width), np.uint16), np.full((height, width), NODATA, np.uint8)
+    if part.pixels:
+        here = part.relative_to(window).slices()
+        expected[0][:, *here], expected[1][here] = numbers[:, *part.slices()], labels[part.slices()]
+    got = Simulation(*labels.shape).block(window)
+    np.testing.assert_array_equal(got[0], expected[0])
+    np.testing.assert_array_equal(got[1], expected[1])
+
+
+def test_the_size_of_the_scene_moves_only_the_swath() -> None:
+    window = Window(300, 330, 200, 200)
+    (small, small_labels), (large, large_labels) = (
+        Simulation(*size).block(window) for size in ((600, 520), (1000, 30_000))
+    )
+    both = (small_labels != NODATA) & (large_labels != NODATA)
+    assert both.any() and (small_labels == NODATA).any() and not (large_labels == NODATA).any()
+    np.testing.assert_array_equal(small[:, both], large[:, both])
+
+
+def test_seeds_differ() -> None:
+    window = Window(300, 300, 64, 64)
+    first, second = (Simulation(900, 900, seed).block(window)[0] for seed in (0, 1))
+    assert np.mean(first == second) < 0.1
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    st.integers(-FAR, FAR), st.integers(-FAR, FAR), st.integers(0, 50), st.integers(0, 50),
+    st.floats(3, 900), st.integers(1, 7),
+)  # fmt: skip
+def test_noise_does_not_see_its_window(row: int, col: int, down: int, right: int, spacing: float, octaves: int) -> None:
+    whole = fractal(Lattice(Window(row, col, 64, 72)), spacing, octaves, 3)
+    part = fractal(Lattice(Window(row + down, col + right, 13, 21)), spacing, octaves, 3)
+    np.testing.assert_allclose(part, whole[down : down + 13, right : right + 21], atol=2e-4)
+
+
+@pytest.mark.parametrize(("spacing", "octaves", "gain"), [(4, 1, 0.5), (16, 4, 0.5), (9, 3, 0.8)])
+def test_noise_is_standardised_and_has_no_lattice(spacing: float, octaves: int, gain: float) -> None:
+    field = fractal(Lattice(Window(0, 0, 800, 900)), spacing, octaves, 5, gain=gain)
+    assert abs(field.mean()) < 0.05 and abs(field.std() - 1) < 0.06
+    assert 0.85 < np.diff(field, axis=0).std() / np.diff(field, axis=1).std() < 1.15
+
+
+def test_scattered_noise_is_the_spline_of_the_same_weights() -> None:
+    rows, cols = np.mgrid[-3:4:0.37, 5:11:0.41]
+    weights = uniform(hashed(7, np.arange(-6, 8)[:, None], np.arange(2, 16))) - np.float32(0.5)
+    expected = _splined(weights, rows[:, 0] + 6, cols[0] - 2)
+    got = noise_at(rows * 10, cols * 10, 10, 7)
+    np.testing.assert_allclose(got / got.std(), expected / expected.std(), atol=1e-4)
+
+
+def test_refining_the_weights_keeps_the_spline() -> None:
+    weights = np.random.default_rng(0).normal(size=(12, 9)).astype(np.float32)
+    rows, cols = np.linspace(2, 8.9, 40), np.linspace(1, 6.9, 30)
+    fine = _refined(weights)
+    np.testing.assert_allclose(_splined(fine, 2 * rows - 2, cols), _splined(weights, rows, cols), atol=1e-5)
+
+
+def test_coarse_lattice_carries_smooth_fields() -> None:
+    area = Window(-37, 1001, 90, 70)
+    coarse = Lattice(area, 8)
+    direct = noise(Lattice(area), 300, 1)
+    assert np.abs(coarse.lift(noise(coarse, 300, 1)) - direct).max() < 0.02
+
+
+@pytest.mark.parametrize("origin", [(0, 0), (-5000, 123_456)])
+def test_cells_are_those_of_a_search_tree(origin: tuple[int, int]) -> None:
+    rows, cols = (axis.astype(np.float32) for axis in np.mgrid[:150, :130])
+    rows, cols = rows + np.float32(origin[0]), cols + np.float32(origin[1])
+    found = cells(rows, cols, 60, 9)
+    key, site_rows, site_cols = sites(rows, cols, 60, 9)
+    distance, index = cKDTree(np.c_[site_rows, site_cols]).query(np.dstack([rows, cols]), k=2)
+    clear = distance[..., 1] - distance[..., 0] > 0.05
+    np.testing.assert_array_equal(found.key[found.index][clear], key[index[..., 0]][clear])
+    np.testing.assert_allclose(found.border, (distance[..., 1] - distance[..., 0]) / 2, atol=0.05)
+
+
+def _overlap(area: Window, shift: int) -> tuple[Field, Field]:
+    near = surface(area, 0)[0]
+    far = surface(area.shifted(shift, shift), 0)[0]
+    return near[:, shift + 1 : -1, shift + 1 : -1], far[:, 1 : -shift - 1, 1 : -shift - 1]
+
+
+@pytest.mark.parametrize(("row", "col"), [(1500, 700), (39_000, 20_000)])
+def test_tiles_of_the_ground_meet_without_a_seam(row: int, col: int) -> None:
+    """A tile's own arithmetic may round otherwise at a bound, in a few pixels, and nowhere else."""
+    near, far = _overlap(Window(row, col, 120, 120), 40)
+    differing = np.abs(near - far).max(axis=0) > 5e-4
+    assert differing.mean() < 2e-3
+
+
+def test_every_class_is_there_and_everywhere() -> None:
+    _, labels = _sample()
+    share = {value: np.mean(labels == value) for value in (LAND, WATER, CLOUD, SHADOW, NODATA)}
+    assert 0.12 < share[WATER] < 0.25, share
+    assert 0.10 < share[CLOUD] < 0.20, share
+    assert 0.04 < share[SHADOW] < 0.10, share
+    assert 0.01 < share[NODATA] < 0.08, share
+    assert sum(share.values()) == pytest.approx(1)
+    tiles = labels.reshape(256, -1, 256).swapaxes(0, 1)
+    for value in (LAND, WATER, CLOUD, SHADOW):
+        assert np.mean((tiles == value).any(axis=(1, 2))) > 0.4, CLASSES[value].name
+
+
+def test_reflectances_are_plausible() -> None:
+    numbers, labels = _sample()
+    assert not numbers[:, labels == NODATA].any() and numbers[:, labels != NODATA].min() >= 1
+    blue, green, red, nir, swir, _ = (
+        {value: float(np.median(band[labels == value])) * SCALE for value in (LAND, WATER, CLOUD, SHADOW)}
+        for band in numbers
+    )
+    assert 0.2 < nir[LAND] < 0.45 and 0.03 < red[LAND] < 0.15
+    assert nir[WATER] < 0.05 and swir[WATER] < 0.03 and blue[WATER] > red[WATER] > nir[WATER]
+    assert green[WATER] > nir[WATER] and green[LAND] < nir[LAND]  # the water index NDWI has the right sign
+    assert 0.4 < blue[CLOUD] < 0.9 and abs(blue[CLOUD] - red[CLOUD]) < 0.1
+    assert nir[SHADOW] < 0.6 * nir[LAND] and numbers.max() * SCALE < 1.3
+
+
+def test_shadows_lie_where_the_sun_casts_them() -> None:
+    simulation = Simulation(4096, 4096)
+    down, right = simulation.shadow_shift
+    assert down < 0 and right < 0  # the sun stands in the south-east
+    window = Window(1536, 1024, 256, 256)
+    shadow = simulation.block(window)[1] == SHADOW
+    casting = simulation.block(window.shifted(-down, -right))[1] == CLOUD
+    assert shadow.sum() > 1000
+    assert casting[shadow].mean() > 0.9
+    assert casting[simulation.block(window)[1] <= WATER].mean() < 0.05
+
+
+def test_files_hold_the_blocks_and_say_what_they_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    simulation, shares, digests = Simulation(700, 530, seed=4, pixel_size=20), list[float](), set[str]()
+    for workers in (1, 3):
+        monkeypatch.setattr(os, "cpu_count", lambda workers=workers: workers)
+        scene = tmp_path / f"{workers}" / "scene.tif"
+        truth = write_simulation(simulation, scene, shares.append)
+        digests.add(hashlib.sha256(scene.read_bytes() + truth.read_bytes()).hexdigest())
+    assert len(digests) == 1
+    assert sorted(path.name for path in scene.parent.iterdir()) == ["scene.tif", "scene_truth.tif"]
+    assert truth == scene.with_name("scene_truth.tif") and shares[-1] == 1 and sorted(shares[:4]) == shares[:4]
+    numbers, labels = simulation.block(Window(0, 0, 700, 530))
+    with rasterio.open(scene) as image, rasterio.open(truth) as mask:
+        np.testing.assert_array_equal(image.read(), numbers)
+        np.testing.assert_array_equal(mask.read(1), labels)
+        for raster in (image, mask):
+            assert (raster.crs.to_epsg(), raster.transform) == (32632, simulation.grid.affine)
+            assert raster.block_shapes[0] == (512, 512)
+            assert raster.tags()["SIMULATED"] == "YES" and raster.tags()["SIMULATION_SEED"] == "4"
+            assert raster.tags()["ACQUISITION_DATETIME"] == ACQUIRED
+        assert image.descriptions == BANDS and image.nodata == 0
+        assert [use.name for use in image.colorinterp[:3]] == ["blue", "green", "red"]
+        assert set(image.scales) == {SCALE} and set(image.offsets) == {0.0}
+        assert mask.nodata == NODATA
+        assert {c.value: mask.colormap(1)[c.value][:3] for c in CLASSES} == {c.value: c.color for c in CLASSES}
+
+
+def test_nothing_half_written_stays(tmp_path: Path) -> None:
+    def fail(share: float) -> None:
+        raise RuntimeError("the disk is full")
+
+    with pytest.raises(RuntimeError, match="disk is full"):
+        write_simulation(Simulation(60, 60), tmp_path / "scene.tif", fail)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"height": 0, "width": 5}, r"scene of this size: got 0×5, expected at least 1×1"),
+        ({"height": 5, "width": 5, "seed": -1}, r"seed: got -1"),
+        ({"height": 5, "width": 5, "pixel_size": 0.0}, r"pixel size: got 0.0, expected metres"),
+    ],
+)
+def test_impossible_scenes_are_refused(arguments: dict[str, float], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        Simulation(**arguments)  # type: ignore[arg-type]

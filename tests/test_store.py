@@ -1,0 +1,153 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import rioxarray  # noqa: F401  (the accessor .rio)
+import xarray
+import zarr
+from affine import Affine
+from hypothesis import given
+from hypothesis import strategies as st
+from rasterio.crs import CRS
+
+from pipeline.classes import NODATA, LabelClass
+from pipeline.errors import InputError
+from pipeline.grid import GeoBox, Window
+from pipeline.store import create_store, crs_code, is_sealed, open_labels, seal, write_labels
+
+CLASSES = [LabelClass(0, "bare land", (200, 180, 120)), LabelClass(1, "water", (30, 90, 200))]
+LAEA = "+proj=laea +lat_0=-3 +lon_0=-60 +datum=WGS84 +units=m +type=crs"
+NORTH_UP = Affine(30, 0, 600000, 0, -30, 9700000)
+GRIDS = {
+    "projected": GeoBox((70, 110), NORTH_UP, "EPSG:32620"),
+    "geographic": GeoBox((70, 110), Affine(1e-4, 0, 12.5, 0, -7e-5, 46.1), "EPSG:4326"),
+    "no code": GeoBox((70, 110), NORTH_UP, LAEA),
+    "rotated": GeoBox((70, 110), NORTH_UP @ Affine.rotation(20), "EPSG:32620"),
+    "no CRS": GeoBox((70, 110), Affine.identity(), None),
+}
+
+
+def labels_of(grid: GeoBox) -> np.ndarray:
+    labels = np.random.default_rng(0).integers(0, 2, grid.shape, dtype=np.uint8)
+    labels[:20, :40] = NODATA
+    return labels
+
+
+@pytest.fixture(params=GRIDS)
+def grid(request: pytest.FixtureRequest) -> GeoBox:
+    return GRIDS[request.param]
+
+
+def test_xarray_reads_labels_crs_and_transform(grid: GeoBox, tmp_path: Path) -> None:
+    path, labels = tmp_path / "segmentation.zarr", labels_of(grid)
+    create_store(path, grid, CLASSES, 32, title="a scene")
+    write_labels(path, Window(0, 0, *grid.shape), labels)
+    seal(path, {})
+    with xarray.open_zarr(path, decode_coords="all") as store:
+        read = store["segmentation"]
+        assert read.dims == ("y", "x")
+        assert read.dtype == np.uint8
+        np.testing.assert_array_equal(read, labels)
+        assert read.rio.nodata == NODATA
+        assert read.rio.transform().almost_equals(grid.transform)
+        assert read.rio.crs == (None if grid.crs is None else CRS.from_wkt(grid.crs.to_wkt()))
+        if grid.axis_aligned:
+            corners = [grid.transform @ (0.5, 0.5), grid.transform @ (109.5, 69.5)]
+            np.testing.assert_allclose(np.transpose([read["x"][[0, -1]], read["y"][[0, -1]]]), corners)
+        assert read.attrs["flag_values"] == [0, 1]
+        assert read.attrs["flag_meanings"].split() == ["bare_land", "water"]
+        assert read.attrs["flag_colors"].split() == ["#c8b478", "#1e5ac8"]
+
+
+def test_every_convention_tells_the_same_place(grid: GeoBox, tmp_path: Path) -> None:
+    create_store(tmp_path / "s.zarr", grid, CLASSES, 32, title="a scene")
+    attributes = dict(open_labels(tmp_path / "s.zarr").attrs)
+    names = [convention["name"] for convention in attributes["zarr_conventions"]]
+    assert Affine(*attributes["spatial:transform"]) == grid.transform
+    assert attributes["spatial:shape"] == list(grid.shape)
+    assert attributes["spatial:dimensions"] == ["y", "x"]
+    if grid.crs is None:
+        assert names == ["spatial"]
+        assert "_CRS" not in attributes
+        return
+    assert names == ["proj", "spatial"]
+    mapping = zarr.open_array(tmp_path / "s.zarr" / attributes["grid_mapping"], mode="r").attrs
+    texts = [attributes["proj:wkt2"], attributes["_CRS"]["wkt"], mapping["crs_wkt"], mapping["spatial_ref"]]
+    assert all(type(grid.crs)(text) == grid.crs for text in texts)
+    if (code := crs_code(grid)) is not None:
+        assert attributes["proj:code"] == code
+        assert attributes["_CRS"]["url"].endswith(code.replace(":", "/0/"))
+
+
+def test_chunks_of_nodata_take_no_space(tmp_path: Path) -> None:
+    grid = GRIDS["projected"]
+    create_store(tmp_path / "s.zarr", grid, CLASSES, 32, title="a scene")
+    write_labels(tmp_path / "s.zarr", Window(0, 0, 32, 64), np.full((32, 64), NODATA, np.uint8))
+    folder = tmp_path / "s.zarr" / "segmentation" / "c"
+    assert not folder.exists() or not [file for file in folder.rglob("*") if file.is_file()]
+    assert (open_labels(tmp_path / "s.zarr")[:] == NODATA).all()
+
+
+SPAN = st.tuples(st.integers(0, 13), st.integers(1, 13)).map(sorted).filter(lambda span: span[0] < span[1])
+
+
+@given(rows=SPAN, cols=SPAN)
+def test_a_window_that_shares_a_chunk_is_refused(
+    tmp_path_factory: pytest.TempPathFactory, rows: list[int], cols: list[int]
+) -> None:
+    path = tmp_path_factory.getbasetemp() / "aligned.zarr"
+    height, width, chunk = 10, 13, 4
+    rows = [min(row, height) for row in rows]
+    if rows[0] == rows[1]:
+        return
+    if not path.exists():
+        create_store(path, GeoBox((height, width), NORTH_UP, "EPSG:32620"), CLASSES, chunk, title="a scene")
+    window = Window(rows[0], cols[0], rows[1] - rows[0], cols[1] - cols[0])
+    written = np.zeros((height, width), bool)
+    written[window.slices()] = True
+    blocks = [written[r : r + chunk, c : c + chunk] for r in range(0, 10, 4) for c in range(0, 13, 4)]
+    labels = np.ones(window.shape, np.uint8)
+    if all(block.all() or not block.any() for block in blocks):
+        write_labels(path, window, labels)
+    else:
+        with pytest.raises(ValueError, match="two writers of one chunk race and lose pixels"):
+            write_labels(path, window, labels)
+
+
+@pytest.mark.parametrize(
+    ("window", "labels", "message"),
+    [
+        (Window(0, 0, 32, 32), np.zeros((32, 31), np.uint8), "shape"),
+        (Window(0, 0, 32, 32), np.zeros((32, 32), np.int64), "uint8"),
+        (Window(-32, 0, 32, 32), np.zeros((32, 32), np.uint8), "whole Zarr chunks"),
+        (Window(64, 0, 32, 32), np.zeros((32, 32), np.uint8), "whole Zarr chunks"),
+    ],
+)
+def test_labels_that_do_not_fit_are_refused(tmp_path: Path, window: Window, labels: np.ndarray, message: str) -> None:
+    create_store(tmp_path / "s.zarr", GRIDS["projected"], CLASSES, 32, title="a scene")
+    with pytest.raises(ValueError, match=message):
+        write_labels(tmp_path / "s.zarr", window, labels)
+
+
+def test_the_seal_is_the_last_word(tmp_path: Path) -> None:
+    path = tmp_path / "s.zarr"
+    assert not is_sealed(path)
+    create_store(path, GRIDS["projected"], CLASSES, 32, title="a scene")
+    assert not is_sealed(path)
+    write_labels(path, Window(0, 0, 32, 32), np.ones((32, 32), np.uint8))
+    seal(path, {"digest": "abc", "sealed": False})
+    assert is_sealed(path)
+    group = zarr.open_group(path, mode="r", use_consolidated=True)
+    assert group.attrs["seamline"] == {"digest": "abc", "sealed": True}
+    assert group["segmentation"][0, 0] == 1
+    assert [entry.name for entry in tmp_path.iterdir()] == ["s.zarr"]
+
+
+def test_a_store_is_not_made_twice_nor_found_where_there_is_none(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"no segmentation store: got .*s\.zarr, expected a Zarr v3 group"):
+        open_labels(tmp_path / "s.zarr")
+    create_store(tmp_path / "s.zarr", GRIDS["projected"], CLASSES, 32, title="a scene")
+    with pytest.raises(FileExistsError, match="remove it"):
+        create_store(tmp_path / "s.zarr", GRIDS["projected"], CLASSES, 32, title="a scene")
