@@ -202,3 +202,7 @@ def main() -> None:
 def _said(message: object, code: int) -> int:
     print("seamline: " + " ".join(str(message).split()), file=sys.stderr)
     return code
+
+
+if __name__ == "__main__":
+    main()

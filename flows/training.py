@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 
@@ -48,10 +49,16 @@ def train_model(recipe: Recipe, data: Path, out: Path, report: Callable[[Progres
     )
     save_file({k: v.contiguous() for k, v in network.state_dict().items()}, out / spec.weights)
     write_document(spec, out)
+    names = [entry.name for entry in recipe.classes]
     figures = {
-        image.name: dict(zip((c.name for c in recipe.classes), evaluate(network, [image], normalisation), strict=True))
+        image.name: _rounded(dict(zip(names, evaluate(network, [image], normalisation), strict=True)))
         for image in [*validation, *training]
     }
     (out / "figures.json").write_text(json.dumps({"holdout": recipe.holdout, "iou": figures}, indent=2) + "\n")
     checkpoint.unlink(missing_ok=True)
     return spec
+
+
+def _rounded(scores: dict[str, float]) -> dict[str, float | None]:
+    """For JSON, which has no NaN: a class that an image does not have has no score."""
+    return {name: None if math.isnan(score) else round(score, 4) for name, score in scores.items()}

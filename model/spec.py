@@ -19,6 +19,8 @@ from model.errors import ModelError
 from model.unet import UNetConfig
 
 DOCUMENT = "model.json"
+LABELS = 255
+"""Labels that a raster of bytes has for classes; the last byte, 255, is nodata."""
 MLM_SCHEMA = "https://stac-extensions.github.io/mlm/v1.4.0/schema.json"
 CLASSIFICATION_SCHEMA = "https://stac-extensions.github.io/classification/v2.0.0/schema.json"
 FILE_SCHEMA = "https://stac-extensions.github.io/file/v2.1.0/schema.json"
@@ -78,6 +80,8 @@ class ModelSpec:
     def __post_init__(self) -> None:
         if len(self.bands) != self.network.in_channels:
             raise ValueError(f"{len(self.bands)} bands for a network of {self.network.in_channels} input channels")
+        if len(self.classes) > LABELS:
+            raise ValueError(f"{len(self.classes)} classes: label {LABELS} is nodata, so there are at most {LABELS}")
         if len(self.classes) != self.network.classes:
             raise ValueError(f"{len(self.classes)} classes for a network of {self.network.classes} outputs")
         for kind, names in (("bands", [b.name for b in self.bands]), ("classes", [c.name for c in self.classes])):

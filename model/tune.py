@@ -6,6 +6,8 @@ precision is taken only where its labels agree with those of float32.
 
 from __future__ import annotations
 
+import ctypes
+import gc
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
@@ -49,7 +51,8 @@ class Measurement:
     """What was found: the settings, the time of windows of several sizes, and memory.
 
     ``seconds`` maps the edge of a window to seconds per pixel of its area. ``process_bytes`` is what the process
-    holds with the network loaded, ``bytes_per_pixel`` what a forward adds for each pixel of a batch.
+    holds with the network loaded, ``bytes_per_pixel`` what a forward adds for each pixel of a batch: to the process on
+    a CPU, to the device otherwise.
     """
 
     settings: Settings
@@ -62,6 +65,12 @@ class Measurement:
         """Seconds for one window of this edge, between measured sizes interpolated, outside as the nearest."""
         edges = sorted(self.seconds)
         return float(np.interp(window, edges, [self.seconds[edge] for edge in edges])) * window**2
+
+    def forward_bytes(self, window: int) -> int:
+        """What the forward of a batch of such windows adds to the process's memory; nothing if a device holds it."""
+        if self.settings.device == "cuda":
+            return 0
+        return int(self.bytes_per_pixel * window**2 * self.settings.batch)
 
     def to_dict(self) -> dict[str, Any]:
         """As plain values, for a JSON file."""
@@ -138,7 +147,7 @@ class Tuner:
         classes = len(self.spec.classes)
         scores = iou(confusion_matrix(labels, reference, classes))
         with suppress(torch.cuda.OutOfMemoryError):
-            seconds = _best_time(self._forward(settings, sample, edge), settings)
+            seconds = _best_time(self._forward(settings, sample, edge))
             return Trial(
                 settings,
                 seconds / (edge**2 * settings.batch),
@@ -171,22 +180,29 @@ class Tuner:
     def _measured(
         self, settings: Settings, sample: Sample, sizes: Sequence[int], trials: tuple[Trial, ...]
     ) -> Measurement:
-        seconds = {}
-        process_bytes = psutil.Process().memory_info().rss
-        peak, largest = 0, 0
+        seconds, bytes_per_pixel = {}, 0.0
+        process_bytes = _released()
         for edge in sorted(sizes):
-            reset_peak_memory()
-            before = psutil.Process().memory_info().rss
+            pixels = edge**2 * settings.batch
             forward = self._forward(settings, sample, edge)
-            seconds[edge] = _best_time(forward, settings, repeats=2) / (edge**2 * settings.batch)
-            largest = edge**2 * settings.batch
-            peak = max(0, peak_memory() - before)
-            if settings.device == "cuda":
-                peak = torch.cuda.max_memory_allocated()
-        return Measurement(settings, seconds, process_bytes, peak / largest, trials)
+            before = _released()
+            reset_peak_memory()
+            seconds[edge] = _best_time(forward, repeats=2) / pixels
+            peak = torch.cuda.max_memory_allocated() if settings.device == "cuda" else peak_memory() - before
+            bytes_per_pixel = max(bytes_per_pixel, peak / pixels)
+            process_bytes = max(process_bytes, before)
+        return Measurement(settings, seconds, process_bytes, bytes_per_pixel, trials)
 
 
-def _best_time(forward: Callable[[], None], settings: Settings, repeats: int = 2) -> float:
+def _released() -> int:
+    """Bytes that the process holds after it gave back what it does not use."""
+    gc.collect()
+    with suppress(OSError, AttributeError):  # glibc only
+        ctypes.CDLL("libc.so.6").malloc_trim(0)
+    return int(psutil.Process().memory_info().rss)
+
+
+def _best_time(forward: Callable[[], None], repeats: int = 2) -> float:
     forward()  # compiles kernels, fills caches
     times = []
     for _ in range(repeats):

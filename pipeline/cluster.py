@@ -11,6 +11,7 @@ import psutil
 from distributed import Client, LocalCluster, Worker, WorkerPlugin
 
 from pipeline.errors import InputError
+from pipeline.memory import reset_peak_memory
 from pipeline.predictor import Predictor, PredictorLoader
 
 CHUNKS_AT_ONCE = 3
@@ -33,6 +34,7 @@ class PredictorPlugin(WorkerPlugin):  # type: ignore[misc]
     def setup(self, worker: Worker) -> None:
         """Load the predictor; called by Dask on the worker."""
         self.predictor: Predictor = self._loader()
+        reset_peak_memory()
         self.device = Lock()
         self.hands = BoundedSemaphore(CHUNKS_AT_ONCE)
 

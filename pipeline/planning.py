@@ -32,9 +32,8 @@ class Costs(Protocol):
         """What the process holds with the network loaded."""
         ...
 
-    @property
-    def bytes_per_pixel(self) -> float:
-        """What a forward adds for each pixel of its input."""
+    def forward_bytes(self, window: int) -> int:
+        """What the forward of a batch of such windows adds, in the process's memory."""
         ...
 
     def seconds_for(self, window: int) -> float:
@@ -132,7 +131,7 @@ def projected_memory(raster: Raster, plan: Tiling, costs: Costs) -> int:
     sums = 2 * 4 * raster.classes * pixels if plan.overlap else 0
     # A block at a scene's edge exists twice while it is mirrored.
     chunk = 2 * block + labels + sums
-    network = costs.bytes_per_pixel * plan.window**2
+    network = costs.forward_bytes(plan.window)
     return int(1.1 * (costs.process_bytes + network + CHUNKS_AT_ONCE * chunk + RASTER_CACHE))
 
 

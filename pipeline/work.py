@@ -8,12 +8,10 @@ are inferred too, the bands along both borders are decided and the chunk is writ
 from __future__ import annotations
 
 import math
-import resource
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -23,6 +21,7 @@ from numpy.typing import NDArray
 from pipeline.blend import Array, taper, votes, winners
 from pipeline.classes import NODATA
 from pipeline.grid import Window
+from pipeline.memory import peak_memory
 from pipeline.predictor import Predictor
 from pipeline.rundir import Report, RunDirectory, Votes
 from pipeline.scene import Block, Scene, read_block
@@ -191,15 +190,17 @@ class _Tiles:
     def blended(self, predictor: Predictor, classes: int, watch: Stopwatch) -> Votes:
         """Labels and votes of the chunk where neighbouring tiles vote on one pixel."""
         area, own = self.tiling.votes_of(self.chunk), self.own
-        summed: Array = np.zeros((classes, *area.shape), np.int32)
+        summed: Array = None
         for support, tile, probabilities in self.predicted(predictor, watch):
             with watch.stage("blend"):
                 cast = votes(probabilities, *self._tapers(tile, support))
-                if isinstance(summed, np.ndarray):  # the first tile tells where the sums live
+                if summed is None:  # the first tile tells where the sums live
                     xp = array_namespace(cast)
                     summed = xp.zeros((classes, *area.shape), dtype=xp.int32, device=cast.device)
                 rows, cols = support.relative_to(area).slices()
                 summed[:, rows, cols] += cast
+        if summed is None:  # nothing valid: nobody votes
+            summed = np.zeros((classes, *area.shape), np.int32)
         with watch.stage("blend"):
             labels = np.array(_host(predictor, winners(summed[:, : own.height, : own.width])))
             labels[~self.valid] = NODATA
@@ -275,12 +276,3 @@ def _add_strip(job: Job, voter: Index, chunk: Index, band: Window, summed: NDArr
     rows, cols = common.relative_to(area).slices()
     into_rows, into_cols = common.relative_to(band).slices()
     summed[:, into_rows, into_cols] += strip[:, rows, cols]
-
-
-def peak_memory() -> int:
-    """The most bytes that this process held in memory since it started."""
-    try:
-        status = Path("/proc/self/status").read_text()
-    except OSError:
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    return int(next(line for line in status.splitlines() if line.startswith("VmHWM")).split()[1]) * 1024

@@ -1,0 +1,286 @@
+"""Kills, reruns and changes of mind: nothing is inferred twice, nothing unfinished is published."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import rasterio
+from distributed import LocalCluster
+
+from flows.models import Model
+from flows.options import SegmentOptions
+from flows.segment import Result, Watcher, segment
+from model.errors import ModelError
+from pipeline import publish as publishing
+from pipeline.errors import BadBlockError, InputError
+from tests.rasters import damage, noise, write
+
+Cluster = Callable[[int], str]
+PLAN = {"window": 160, "halo": 48, "precision": "fp32", "device": "cpu"}
+WINDOWS = 10 * 10  # of a scene of 640² in strides of 64
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("scene") / "scene.tif"
+    names = ("blue", "green", "red", "nir", "swir16", "swir22")
+    return write(
+        path, noise(6, 640, 640), names=names, nodata=0, tiled=True, blockxsize=128, blockysize=128, compress="deflate"
+    )
+
+
+def run(source: Path, model: Model, out: Path, watcher: Watcher | None = None, **options: object) -> Result:
+    return segment([source], model.folder, out, SegmentOptions(**{**PLAN, **options}), watcher or Watcher())
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """Every byte of the rasters in a scene's folder."""
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and ("zarr" in str(path.relative_to(folder)) or path.suffix == ".tif")
+    }
+
+
+class Stop(Exception):
+    """The test ends a run."""
+
+
+def stop_after(chunks: int) -> Watcher:
+    def progress(totals, plan) -> None:
+        if totals.chunks_done >= chunks:
+            raise Stop
+
+    return Watcher(progress=progress)
+
+
+@pytest.mark.parametrize("overlap", [0, 32])
+def test_a_resumed_run_infers_only_what_is_missing(
+    source: Path, small_model: Model, cluster: Cluster, overlap: int, tmp_path: Path
+) -> None:
+    options = {"cluster": cluster(2), "chunk_tiles": 2, "overlap": overlap, "window": 160 + overlap}
+    whole = run(source, small_model, tmp_path / "whole", **options)
+    with pytest.raises(Stop):
+        run(source, small_model, tmp_path / "cut", stop_after(5), **options)
+    time.sleep(1)  # for the tasks in hand
+    unfinished = tmp_path / "cut" / "scene" / ".run"
+    inferred = {path.stem for path in (unfinished / "inferred").glob("*.json")}
+    assert 5 <= len(inferred) < 25
+    assert not list((tmp_path / "cut").rglob("segmentation.tif"))
+    assert not (tmp_path / "cut" / "catalog.json").exists()
+    resumed = run(source, small_model, tmp_path / "cut", **options)
+    assert resumed.record["windows"] == WINDOWS - 4 * len(inferred)
+    assert contents(resumed.folder) == contents(whole.folder)
+
+
+@pytest.mark.parametrize("overlap", [0, 32])
+def test_a_worker_that_is_killed_changes_nothing(
+    source: Path, small_model: Model, cluster: Cluster, overlap: int, tmp_path: Path
+) -> None:
+    options = {"chunk_tiles": 1, "overlap": overlap, "window": 160 + overlap}
+    whole = run(source, small_model, tmp_path / "whole", cluster=cluster(2), **options)
+    with LocalCluster(n_workers=2, threads_per_worker=3, dashboard_address=None) as own:
+        killed: list[int] = []
+
+        def kill(totals, plan) -> None:
+            if not killed and totals.chunks_done > 10:
+                killed.append(own.workers[0].pid)
+                os.kill(killed[0], signal.SIGKILL)
+
+        result = run(
+            source, small_model, tmp_path / "killed", Watcher(progress=kill), cluster=own.scheduler_address, **options
+        )
+    assert killed
+    assert contents(result.folder) == contents(whole.folder)
+
+
+@pytest.mark.parametrize("overlap", [0, 32])
+def test_a_client_that_is_killed_goes_on_where_it_stopped(
+    source: Path, small_model: Model, cluster: Cluster, overlap: int, tmp_path: Path
+) -> None:
+    whole = run(
+        source,
+        small_model,
+        tmp_path / "whole",
+        cluster=cluster(1),
+        chunk_tiles=1,
+        overlap=overlap,
+        window=160 + overlap,
+    )
+    command = [
+        sys.executable, "-m", "flows.cli", "segment", str(source), "--model", str(small_model.folder),
+        "--out", str(tmp_path / "cut"), "--window", str(160 + overlap), "--halo", "48", "--overlap", str(overlap),
+        "--chunk-tiles", "1", "--precision", "fp32", "--device", "cpu", "--workers", "1",
+    ]  # fmt: skip
+    process = subprocess.Popen(command, start_new_session=True, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+    inferred = tmp_path / "cut" / "scene" / ".run" / "inferred"
+    deadline = time.monotonic() + 120
+    while len(list(inferred.glob("*.json"))) < 8 and time.monotonic() < deadline:
+        time.sleep(0.02)
+    os.killpg(process.pid, signal.SIGKILL)  # client, scheduler and worker at once
+    process.wait()
+    done = len(list(inferred.glob("*.json")))
+    assert 8 <= done < WINDOWS
+    assert not list((tmp_path / "cut").rglob("segmentation.tif"))
+    again = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert again.returncode == 0, again.stderr
+    record = json.loads((tmp_path / "cut" / "scene" / "run.json").read_text())
+    assert WINDOWS - done - 1 <= record["windows"] <= WINDOWS - done
+    assert contents(tmp_path / "cut" / "scene") == contents(whole.folder)
+
+
+def test_a_sealed_rerun_writes_nothing(source: Path, small_model: Model, cluster: Cluster, tmp_path: Path) -> None:
+    run(source, small_model, tmp_path, cluster=cluster(1))
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
+    again = run(source, small_model, tmp_path, cluster="tcp://127.0.0.1:1")  # no cluster is asked for
+    assert not again.computed
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
+
+
+@pytest.mark.parametrize("step", ["seal", "write_cog", "write_preview", "write_item", "update_catalog"])
+def test_a_kill_while_publishing_publishes_again_without_inferring(
+    source: Path, small_model: Model, cluster: Cluster, step: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(*args: object, **more: object) -> None:
+        raise Stop
+
+    with monkeypatch.context() as patched, pytest.raises(Stop):
+        patched.setattr(publishing, step, killed)
+        run(source, small_model, tmp_path, cluster=cluster(1))
+    result = run(source, small_model, tmp_path, cluster=cluster(1))
+    assert result.computed
+    assert result.record["windows"] == 0
+    assert json.loads((tmp_path / "catalog.json").read_text())["links"]
+    assert not (result.folder / ".run").exists()
+
+
+@pytest.mark.parametrize("finished", [True, False])
+def test_another_scene_model_or_plan_is_refused_with_the_difference(
+    source: Path, small_model: Model, cluster: Cluster, finished: bool, tmp_path: Path
+) -> None:
+    copied = tmp_path / "scene.tif"
+    copied.write_bytes(source.read_bytes())
+    options = {"cluster": cluster(1)}
+    if finished:
+        run(copied, small_model, tmp_path / "out", **options)
+    else:
+        with pytest.raises(Stop):
+            run(copied, small_model, tmp_path / "out", stop_after(1), **options)
+    with pytest.raises(InputError, match=r"got window 160, expected window 176"):
+        run(copied, small_model, tmp_path / "out", **{**options, "window": 176})
+    with pytest.raises(InputError, match="precision fp32, expected precision bf16"):
+        run(copied, small_model, tmp_path / "out", **{**options, "precision": "bf16"})
+    with rasterio.open(copied, "r+") as file:
+        pixels = file.read(1)
+        pixels[300, 300] += 1
+        file.write(pixels, 1)
+    with pytest.raises(InputError, match="scene_digest .*--overwrite"):
+        run(copied, small_model, tmp_path / "out", **options)
+    changed = run(copied, small_model, tmp_path / "out", overwrite=True, **{**options, "window": 176})
+    assert changed.record["plan"]["window"] == 176
+    assert changed.record["windows"] == 8 * 8
+
+
+def test_two_runs_of_one_scene_at_once_are_refused(
+    source: Path, small_model: Model, cluster: Cluster, tmp_path: Path
+) -> None:
+    refused: list[str] = []
+
+    def second(totals, plan) -> None:
+        if not refused:
+            with pytest.raises(InputError, match="one run of a scene at a time") as caught:
+                run(source, small_model, tmp_path, cluster=cluster(1))
+            refused.append(str(caught.value))
+
+    run(source, small_model, tmp_path, Watcher(progress=second), cluster=cluster(1))
+    assert refused
+
+
+def test_an_unreadable_block_fails_the_run_and_keeps_the_rest(
+    source: Path, small_model: Model, cluster: Cluster, tmp_path: Path
+) -> None:
+    broken = tmp_path / "scene.tif"
+    broken.write_bytes(source.read_bytes())
+    damage(broken, 1, 3, 4)
+    options = {"cluster": cluster(2), "chunk_tiles": 2}
+    with pytest.raises(BadBlockError, match=r"scene scene, chunk \(\d, \d\) of .*scene.tif.*block"):
+        run(broken, small_model, tmp_path / "out", **options)
+    kept = len(list((tmp_path / "out" / "scene" / ".run" / "written").glob("*.json")))
+    assert 0 < kept < 25
+    assert not list((tmp_path / "out").rglob("segmentation.tif"))
+    with pytest.raises(BadBlockError):
+        run(broken, small_model, tmp_path / "out", **options)
+    result = run(broken, small_model, tmp_path / "out", on_bad_block="nodata", **options)
+    assert result.record["windows"] <= 4 * (25 - kept)
+    assert any("scene.tif" in block for block in result.record["bad_blocks"])
+    with rasterio.open(result.folder / "segmentation.tif") as file:
+        labels = file.read(1)
+    assert (labels[384:512, 512:640] == 255).all()
+    assert (labels == 255).sum() == 128 * 128
+
+
+class Failing:
+    """A network that fails on every window."""
+
+    device_memory = 0
+
+    def predict(self, pixels, valid):
+        raise RuntimeError("the network is on strike")
+        yield
+
+    def to_host(self, array):
+        return array
+
+
+class FailingLoader:
+    key = "failing"
+
+    def __call__(self) -> Failing:
+        return Failing()
+
+
+def test_a_workers_error_reaches_the_caller_with_scene_chunk_and_file(
+    source: Path, small_model: Model, cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from flows import segment as module
+    from pipeline.errors import ChunkError
+
+    monkeypatch.setattr(module, "TorchLoader", lambda *args: FailingLoader())
+    with pytest.raises(
+        ChunkError, match=r"scene scene, chunk \(0, \d\) of .*scene\.tif: RuntimeError: the network is on strike"
+    ):
+        run(source, small_model, tmp_path, cluster=cluster(1))
+
+
+def test_a_model_that_changes_under_the_run_is_refused_by_the_workers(
+    source: Path, small_model: Model, cluster: Cluster, tmp_path: Path
+) -> None:
+    from dataclasses import replace
+
+    from flows.models import TorchLoader
+    from model.runtime import Radiometry, Settings
+
+    loader = TorchLoader(small_model.folder, "0" * 64, Settings(), Radiometry((1,) * 6, (0,) * 6, (None,) * 6), 0)
+    with pytest.raises(ModelError, match="let all machines see the same folder"):
+        replace(loader)()
+
+
+def test_labels_of_a_scene_without_data_are_nodata(small_model: Model, cluster: Cluster, tmp_path: Path) -> None:
+    names = ("blue", "green", "red", "nir", "swir16", "swir22")
+    empty = write(tmp_path / "empty.tif", np.zeros((6, 70, 90), np.uint16), names=names, nodata=0)
+    for overlap in (0, 32):
+        result = run(
+            empty, small_model, tmp_path / str(overlap), cluster=cluster(1), overlap=overlap, window=160 + overlap
+        )
+        assert result.record["pixels_inferred"] == 0
+        with rasterio.open(result.folder / "segmentation.tif") as file:
+            assert (file.read(1) == 255).all()
