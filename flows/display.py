@@ -31,13 +31,17 @@ def live() -> Iterator[Watcher]:
         TextColumn("left"),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=console) as bar:
+    bar = Progress(*columns, console=console)
+    try:
         yield _LiveWatcher(bar).watcher
+    finally:
+        if bar.live.is_started:
+            bar.stop()
 
 
 class _LiveWatcher:
     def __init__(self, bar: Progress) -> None:
-        self._bar = bar
+        self._bar = bar  # started with the plan: input that is refused before leaves no empty bar
         self._task: TaskID | None = None
         self._resumed_pixels = 0
         self.watcher = Watcher(self._planned, self._progress)
@@ -46,6 +50,7 @@ class _LiveWatcher:
         for warning in plan.scene.warnings:
             console.print(f"[yellow]warning[/]: {warning}", highlight=False)
         tiling = plan.tiling
+        self._bar.start()
         self._task = self._bar.add_task(
             plan.scene.id,
             total=tiling.height * tiling.width,
@@ -112,10 +117,10 @@ def show_result(result: Result) -> None:
         table.add_row(f"class {row['name']}", f"{row['share']:.1%} of the valid pixels")
     for block in record["bad_blocks"]:
         table.add_row("[red]unreadable block[/]", block)
+    out.print(table)
     names = {"cog": COG, "zarr": ZARR}
     for name in (*(names[output] for output in record["outputs"]), ITEM, PREVIEW, RECORD):
-        table.add_row("written", str(result.folder / name))
-    out.print(table)
+        out.print(str(result.folder / name), soft_wrap=True, highlight=False)  # whole, to be copied
 
 
 def show_scores(scores: Mapping[str, float]) -> None:

@@ -10,9 +10,10 @@ from numpy.typing import NDArray
 
 from flows.models import open_model
 from flows.options import SegmentOptions
-from flows.segment import Plan, make_plan, open_input, worker_count
+from flows.segment import Plan, make_plan, open_input, raster_of, worker_count
 from pipeline.cluster import connected
 from pipeline.picture import stretch, write_plan_picture
+from pipeline.planning import candidates
 from pipeline.scene import Scene
 from pipeline.thumbnail import read_thumbnail
 from pipeline.work import quicklook_bands
@@ -24,6 +25,7 @@ def plan_scene(
     """The plan that ``segment`` would follow, measured on the same kind of workers; drawn to ``picture`` if given."""
     model = open_model(model_name)
     scene = open_input(sources, model, options)
+    candidates(raster_of(scene, model), options.plan, model.spec.divisor, model.spec.exact_halo)
     with connected(options.cluster, worker_count(options)) as client:
         plan = make_plan(client, scene, model, options, resumed=None)
     if picture is not None:

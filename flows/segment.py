@@ -23,7 +23,7 @@ from flows.resume import Identity, finished_record, resumable
 from model.tune import Measurement
 from pipeline.cluster import connected, memory_of
 from pipeline.errors import InputError
-from pipeline.planning import Raster, choose, default_halo, projected_memory
+from pipeline.planning import Raster, candidates, choose, default_halo, projected_memory
 from pipeline.publish import Publication, publish
 from pipeline.run import Totals, run_chunks
 from pipeline.rundir import RunDirectory
@@ -94,6 +94,7 @@ def segment(
     identity = Identity(scene.digest(), model.digest)
     if not options.overwrite and (record := finished_record(folder, identity, options)) is not None:
         return Result(folder, record, computed=False)
+    candidates(raster_of(scene, model), options.plan, model.spec.divisor, model.spec.exact_halo)
     check_output(out, scene)
     directory = RunDirectory(folder / ".run")
     with ExitStack() as stack:

@@ -65,7 +65,7 @@ def connected(cluster: str, workers: int) -> Iterator[Client]:
             yield client
         return
     try:
-        remote = Client(cluster, timeout="10s", set_as_default=False)
+        remote = Client(cluster, timeout="5s", set_as_default=False)
     except (OSError, ValueError) as error:
         raise InputError(
             f"--cluster {cluster}",

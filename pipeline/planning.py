@@ -72,6 +72,19 @@ def choose(
     Raises:
         InputError: the options contradict each other or the network, or nothing fits into ``memory`` bytes.
     """
+    plans = candidates(raster, options, divisor, exact_halo)
+    fitting = [plan for plan in plans if projected_memory(raster, plan, costs) <= memory]
+    if not fitting:
+        check_memory(raster, min(plans, key=lambda plan: plan.window), costs, memory)
+    return min(fitting, key=lambda plan: (plan.tile_count * costs.seconds_for(plan.window), plan.window))
+
+
+def candidates(raster: Raster, options: PlanOptions, divisor: int, exact_halo: int | None) -> list[Tiling]:
+    """The plans worth a look within what the user fixes; one, if that is the window. Measures nothing.
+
+    Raises:
+        InputError: the options contradict each other or the network.
+    """
     halo = default_halo(options, divisor, exact_halo)
     overlap = options.overlap
     if overlap is None:
@@ -85,14 +98,8 @@ def choose(
         return Tiling(raster.height, raster.width, window, halo, overlap, tiles, divisor)
 
     if options.window is not None:
-        plan = tiling(options.window)
-        check_memory(raster, plan, costs, memory)
-        return plan
-    plans = [tiling(window) for window in _windows(raster, halo, overlap, divisor)]
-    fitting = [plan for plan in plans if projected_memory(raster, plan, costs) <= memory]
-    if not fitting:
-        check_memory(raster, min(plans, key=lambda plan: plan.window), costs, memory)
-    return min(fitting, key=lambda plan: (plan.tile_count * costs.seconds_for(plan.window), plan.window))
+        return [tiling(options.window)]
+    return [tiling(window) for window in _windows(raster, halo, overlap, divisor)]
 
 
 def default_halo(options: PlanOptions, divisor: int, exact_halo: int | None) -> int:

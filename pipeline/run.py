@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from distributed import Client, Future, KilledWorker, as_completed, get_worker
 
 from pipeline.cluster import PredictorPlugin, hands_of, plugin_name
-from pipeline.errors import BadBlockError, ChunkError, RunError
+from pipeline.errors import BadBlockError, ChunkError, RunError, SeamlineError
 from pipeline.frontier import Frontier
 from pipeline.predictor import PredictorLoader
 from pipeline.rundir import Report
@@ -134,7 +134,7 @@ class _Loop:
 
     def _submit(self, ended: as_completed) -> None:
         for chunk in self._frontier.writable():
-            self._start(ended, self._client.submit(_write, self._job, chunk, self._key, pure=False, priority=1), chunk)
+            self._start(ended, self._client.submit(_write, self._job, chunk, pure=False, priority=1), chunk)
         # Asked anew each time: workers come and go.
         bound = hands_of(self._client) + 1
         while len(self._inferring) < bound and (following := self._frontier.next_to_infer()) is not None:
@@ -169,26 +169,24 @@ class _Loop:
 
 def _infer(job: Job, chunk: Index, key: str) -> Report:
     plugin: PredictorPlugin = get_worker().plugins[plugin_name(key)]
-    with plugin.hands, _naming(job, chunk):
-        return infer_chunk(job, chunk, plugin.predictor, plugin.device)
+    with plugin.hands:
+        return _named(job, chunk, lambda: infer_chunk(job, chunk, plugin.predictor, plugin.device))
 
 
-def _write(job: Job, chunk: Index, key: str) -> Report:
-    with _naming(job, chunk):
-        return write_chunk(job, chunk)
+def _write(job: Job, chunk: Index) -> Report:
+    return _named(job, chunk, lambda: write_chunk(job, chunk))
 
 
-class _naming:
+def _named(job: Job, chunk: Index, work: Callable[[], Report]) -> Report:
     """Say of any error on a worker which scene, chunk and source it belongs to."""
-
-    def __init__(self, job: Job, chunk: Index) -> None:
-        self._where = f"scene {job.scene.id}, chunk {tuple(chunk)} of {job.scene.source}"
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
-        if isinstance(error, BadBlockError):
-            raise BadBlockError(f"{self._where}: {error}") from error
-        if isinstance(error, Exception):
-            raise ChunkError(f"{self._where}: {type(error).__name__}: {error}") from error
+    where = f"scene {job.scene.id}, chunk {tuple(chunk)} of {job.scene.source}"
+    failure: SeamlineError
+    try:
+        return work()
+    except BadBlockError as error:
+        failure = BadBlockError(f"{where}: {error}")
+    except Exception as error:
+        log.exception("%s", where)
+        failure = ChunkError(f"{where}: {type(error).__name__}: {error}")
+    # Outside of the handlers: a cause that cannot be pickled, as rasterio's, would cost the caller the message.
+    raise failure

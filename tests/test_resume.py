@@ -183,7 +183,7 @@ def test_another_scene_model_or_plan_is_refused_with_the_difference(
         pixels = file.read(1)
         pixels[300, 300] += 1
         file.write(pixels, 1)
-    with pytest.raises(InputError, match="scene_digest .*--overwrite"):
+    with pytest.raises(InputError, match=r"scene_digest .*--overwrite"):
         run(copied, small_model, tmp_path / "out", **options)
     changed = run(copied, small_model, tmp_path / "out", overwrite=True, **{**options, "window": 176})
     assert changed.record["plan"]["window"] == 176

@@ -1,0 +1,326 @@
+"""The command line: bad input costs seconds, exit code 2 and one line that says how to go on."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections import namedtuple
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import rasterio
+from affine import Affine
+
+from flows import cli, measuring
+from flows.models import Model
+from tests.data import MANAUS, shared
+from tests.rasters import noise, write
+
+Cluster = Callable[[int], str]
+NAMES = ("blue", "green", "red", "nir", "swir16", "swir22")
+
+
+class Seamline:
+    """Runs the command in this process."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
+        self._monkeypatch, self._capfd = monkeypatch, capfd
+
+    def __call__(self, *arguments: object) -> tuple[int, str, str]:
+        self._monkeypatch.setattr("sys.argv", ["seamline", *map(str, arguments)])
+        code = 0
+        try:
+            cli.main()
+        except SystemExit as end:
+            code = int(end.code or 0)
+        captured = self._capfd.readouterr()
+        return code, captured.out, captured.err
+
+
+@pytest.fixture
+def seamline(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Seamline:
+    return Seamline(monkeypatch, capfd)
+
+
+@pytest.fixture
+def scene(tmp_path: Path) -> Path:
+    return write(tmp_path / "scene.tif", noise(6, 200, 300), names=NAMES, nodata=0)
+
+
+def few_bands(scene: Path, model: Path) -> list[object]:
+    return [write(scene.parent / "rgb.tif", noise(3, 50, 50), names=NAMES[:3])]
+
+
+def other_names(scene: Path, model: Path) -> list[object]:
+    return [write(scene.parent / "odd.tif", noise(6, 50, 50), names=("a", "b", "c", "d", "e", "f"))]
+
+
+def no_georeference(scene: Path, model: Path) -> list[object]:
+    return [write(scene.parent / "flat.tif", noise(6, 50, 50), names=NAMES, transform=Affine.identity(), crs=None)]
+
+
+def truncated(scene: Path, model: Path) -> list[object]:
+    scene.write_bytes(scene.read_bytes()[:5])
+    return [scene]
+
+
+def not_a_raster(scene: Path, model: Path) -> list[object]:
+    scene.write_text("hello")
+    return [scene]
+
+
+def missing(scene: Path, model: Path) -> list[object]:
+    return [scene.parent / "none.tif"]
+
+
+def off_the_lattice(scene: Path, model: Path) -> list[object]:
+    return [scene, "--window", 500]
+
+
+def halo_larger_than_the_window(scene: Path, model: Path) -> list[object]:
+    return [scene, "--window", 256, "--halo", 128]
+
+
+def out_is_a_file(scene: Path, model: Path) -> list[object]:
+    return [scene, "--out", scene]
+
+
+def no_scheduler(scene: Path, model: Path) -> list[object]:
+    return [scene, "--cluster", "tcp://127.0.0.1:9"]
+
+
+def empty_aoi(scene: Path, model: Path) -> list[object]:
+    path = scene.parent / "aoi.json"
+    path.write_text(json.dumps({"type": "FeatureCollection", "features": []}))
+    return [scene, "--aoi", path]
+
+
+def aoi_elsewhere(scene: Path, model: Path) -> list[object]:
+    path = scene.parent / "aoi.json"
+    ring = [[[100, 10], [101, 10], [101, 11], [100, 10]]]
+    path.write_text(json.dumps({"type": "Polygon", "coordinates": ring}))
+    return [scene, "--aoi", path]
+
+
+def no_such_model(scene: Path, model: Path) -> list[object]:
+    return [scene, "--model", "nothing"]
+
+
+def a_checkpoint_as_model(scene: Path, model: Path) -> list[object]:
+    path = scene.parent / "net.pth"
+    path.write_bytes(b"PK")
+    return [scene, "--model", path]
+
+
+def a_broken_model(scene: Path, model: Path) -> list[object]:
+    weights = model / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:100])
+    return [scene, "--model", model]
+
+
+def nodata_is_a_class(scene: Path, model: Path) -> list[object]:
+    document = json.loads((model / "model.json").read_text())
+    classes = document["properties"]["mlm:output"][0]["classification:classes"]
+    classes += [{**classes[0], "value": value, "name": f"c{value}"} for value in range(len(classes), 256)]
+    document["properties"]["mlm:hyperparameters"]["classes"] = 256
+    (model / "model.json").write_text(json.dumps(document))
+    return [scene, "--model", model]
+
+
+def unknown_precision(scene: Path, model: Path) -> list[object]:
+    return [scene, "--precision", "fp8"]
+
+
+def window_is_a_word(scene: Path, model: Path) -> list[object]:
+    return [scene, "--window", "big"]
+
+
+def unknown_output(scene: Path, model: Path) -> list[object]:
+    return [scene, "--outputs", "cog,shapefile"]
+
+
+def impossible_nodata(scene: Path, model: Path) -> list[object]:
+    return [scene, "--nodata", "-5"]
+
+
+def wrong_number_of_bands(scene: Path, model: Path) -> list[object]:
+    return [scene, "--bands", "1,2,3"]
+
+
+BAD = {
+    few_bands: "--bands",
+    other_names: "--bands",
+    no_georeference: "georeference",
+    truncated: "scene.tif",
+    not_a_raster: "scene.tif",
+    missing: "none.tif",
+    off_the_lattice: "take --window 504",
+    halo_larger_than_the_window: "take --window",
+    out_is_a_file: "--out",
+    no_scheduler: "tcp://127.0.0.1:9",
+    empty_aoi: "polygon",
+    aoi_elsewhere: "scene",
+    no_such_model: "land-water-cloud",
+    a_checkpoint_as_model: "model.json",
+    a_broken_model: "SHA-256",
+    nodata_is_a_class: "255",
+    unknown_precision: "--precision: got 'fp8'",
+    window_is_a_word: "--window: got 'big'",
+    unknown_output: "--outputs: got 'shapefile'",
+    impossible_nodata: "-5",
+    wrong_number_of_bands: "--bands",
+}
+
+
+@pytest.mark.parametrize("make", BAD, ids=lambda make: make.__name__)
+def test_bad_input_is_refused_in_one_line_before_any_inference(
+    make: Callable[[Path, Path], list[object]],
+    seamline: Seamline,
+    scene: Path,
+    small_model: Model,
+    cluster: Cluster,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def never(*arguments: object) -> None:
+        raise AssertionError("the network was measured although the input is bad")
+
+    monkeypatch.setattr(measuring, "sample_window", never)
+    model = tmp_path / "model"
+    shutil.copytree(small_model.folder, model)
+    arguments = [str(part) for part in make(scene, model)]
+    given = set(arguments)
+    defaults = {"--model": model, "--out": tmp_path / "out", "--cluster": cluster(1)}
+    rest = [part for option, value in defaults.items() if option not in given for part in (option, value)]
+    code, out, err = seamline("segment", *arguments, *rest)
+    assert code == 2, err
+    assert err.count("\n") == 1, err
+    assert err.startswith("seamline: ")
+    assert "got" in err and "expected" in err and ";" in err
+    assert BAD[make] in err
+    assert out == ""
+    assert not list(tmp_path.glob("out/**/*.tif"))
+
+
+def test_a_disk_that_is_too_small_is_refused(
+    seamline: Seamline,
+    scene: Path,
+    small_model: Model,
+    cluster: Cluster,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    usage = namedtuple("usage", "total used free")
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(10, 10, 1000))
+    code, _, err = seamline(
+        "segment", scene, "--model", small_model.folder, "--out", tmp_path / "out", "--cluster", cluster(1)
+    )
+    assert code == 2
+    assert "disk of --out" in err and "free some space" in err
+
+
+def test_a_plan_that_does_not_fit_into_memory_is_refused(
+    seamline: Seamline,
+    scene: Path,
+    small_model: Model,
+    cluster: Cluster,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from flows import segment as module
+
+    monkeypatch.setattr(module, "memory_of", lambda client: 100 * 2**20)
+    code, _, err = seamline(
+        "segment", scene, "--model", small_model.folder, "--out", tmp_path / "out", "--cluster", cluster(1)
+    )
+    assert code == 2
+    assert "memory of a worker: got 0.1 GiB" in err and "smaller --window" in err
+
+
+def test_segment_then_segment_again(
+    seamline: Seamline, scene: Path, small_model: Model, cluster: Cluster, tmp_path: Path
+) -> None:
+    command = ("segment", scene, "--model", small_model.folder, "--out", tmp_path / "out", "--cluster", cluster(1))
+    code, out, err = seamline(*command)
+    assert code == 0, err
+    assert "network pixels per scene pixel" in out and "segmentation.tif" in out
+    code, out, _ = seamline(*command)
+    assert code == 0
+    assert "nothing to do" in out
+
+
+def test_only_what_is_asked_for_is_written(
+    seamline: Seamline, scene: Path, small_model: Model, cluster: Cluster, tmp_path: Path
+) -> None:
+    cog, store = "segmentation.tif", "segmentation.zarr"
+    for outputs, there, absent in (("cog", cog, store), ("zarr", store, cog)):
+        out = tmp_path / outputs
+        command = ("segment", scene, "--model", small_model.folder, "--out", out, "--cluster", cluster(1))
+        assert seamline(*command, "--outputs", outputs)[0] == 0
+        assert (out / "scene" / there).exists()
+        assert not (out / "scene" / absent).exists()
+
+
+def test_plan_shows_and_draws_and_writes_nothing_else(
+    seamline: Seamline, scene: Path, small_model: Model, cluster: Cluster, tmp_path: Path
+) -> None:
+    picture = tmp_path / "plan.png"
+    before = set(tmp_path.rglob("*"))
+    code, out, err = seamline(
+        "plan", scene, "--model", small_model.folder, "--cluster", cluster(1), "--picture", picture,
+        "--overlap", 16, "--window", 192,
+    )  # fmt: skip
+    assert code == 0, err
+    for words in ("window", "halo", "exact", "network pixels per scene pixel", "projected memory", "estimated time"):
+        assert words in out
+    assert set(tmp_path.rglob("*")) - before == {picture}
+    with rasterio.open(picture) as file:
+        assert file.width > 500
+
+
+def test_simulate_writes_a_scene_and_its_truth(seamline: Seamline, tmp_path: Path) -> None:
+    code, _, err = seamline("simulate", "--size", 300, 500, "--out", tmp_path / "sim.tif", "--seed", 3)
+    assert code == 0, err
+    with rasterio.open(tmp_path / "sim.tif") as file, rasterio.open(tmp_path / "sim_truth.tif") as truth:
+        assert (file.count, file.shape, file.dtypes[0]) == (6, (300, 500), "uint16")
+        assert file.descriptions == NAMES
+        assert (truth.shape, truth.transform) == (file.shape, file.transform)
+
+
+def test_model_inspect_prints_json(seamline: Seamline) -> None:
+    code, out, _ = seamline("model", "inspect", "land-water-cloud", "--json")
+    assert code == 0
+    found = json.loads(out)
+    assert [entry["name"] for entry in found["classes"]] == ["land", "water", "cloud", "cloud shadow"]
+    assert found["divisor"] == 16
+    assert 80 < found["receptive_radius"] <= 96
+    assert seamline("model", "list")[1].split() == ["land-water-cloud"]
+    assert "cloud shadow" in seamline("model", "inspect", "land-water-cloud")[1]
+
+
+def test_an_aoi_limits_the_work(seamline: Seamline, small_model: Model, cluster: Cluster, tmp_path: Path) -> None:
+    source = shared(MANAUS)
+    with rasterio.open(source) as file:
+        left, bottom = file.transform @ (100, 300)
+        right, top = file.transform @ (250, 150)
+        crs = f"urn:ogc:def:crs:EPSG::{file.crs.to_epsg()}"
+    ring = [[left, bottom], [right, bottom], [right, top], [left, top], [left, bottom]]
+    aoi = tmp_path / "aoi.json"
+    collection = {"type": "FeatureCollection", "crs": {"type": "name", "properties": {"name": crs}}}
+    feature = {"type": "Feature", "properties": {}, "geometry": {"type": "Polygon", "coordinates": [ring]}}
+    aoi.write_text(json.dumps({**collection, "features": [feature]}))
+    code, _, err = seamline(
+        "segment", source, "--model", small_model.folder, "--out", tmp_path, "--cluster", cluster(1), "--aoi", aoi,
+        "--window", 160, "--halo", 48,
+    )  # fmt: skip
+    assert code == 0, err
+    folder = tmp_path / source.stem
+    with rasterio.open(folder / "segmentation.tif") as file:
+        labels = file.read(1)
+    inside = np.zeros(labels.shape, bool)
+    inside[150:300, 100:250] = True
+    assert ((labels != 255) == inside).all()
+    record = json.loads((folder / "run.json").read_text())
+    assert record["windows"] == 3 * 3

@@ -1,0 +1,63 @@
+"""The Prefect flow: a real flow run on a real (temporary) server, its task, its artifacts, its failures."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import rasterio
+from prefect.client.orchestration import get_client
+from prefect.testing.utilities import prefect_test_harness
+
+from flows.models import Model
+from flows.options import SegmentOptions
+from flows.segment_scene import segment_scene
+from pipeline.errors import InputError
+from tests.rasters import noise, write
+
+NAMES = ("blue", "green", "red", "nir", "swir16", "swir22")
+
+
+@pytest.fixture(scope="module")
+def prefect() -> Iterator[None]:
+    with prefect_test_harness(server_startup_timeout=180):
+        yield
+
+
+def test_a_flow_run_segments_a_scene_and_leaves_its_artifacts(
+    prefect: None, small_model: Model, cluster: Callable[[int], str], tmp_path: Path
+) -> None:
+    source = write(tmp_path / "scene.tif", noise(6, 300, 400), names=NAMES, nodata=0)
+    options = SegmentOptions(cluster=cluster(2), window=192, halo=48)
+    outcome = segment_scene([str(source)], str(small_model.folder), tmp_path / "out", options)
+    assert outcome["computed"]
+    with rasterio.open(Path(outcome["folder"]) / "segmentation.tif") as file:
+        assert file.shape == (300, 400)
+    with get_client(sync_client=True) as client:
+        runs = client.read_flow_runs(limit=50)
+        artifacts = client.read_artifacts(limit=50)
+        (task,) = client.read_task_runs(limit=50)
+    assert [run.state_name for run in runs] == ["Completed"]
+    assert task.state_name == "Completed"
+    assert {artifact.type for artifact in artifacts} == {"progress", "markdown"}
+    summary = next(artifact.data for artifact in artifacts if artifact.type == "markdown")
+    assert "network pixels per scene pixel" in summary
+    assert not segment_scene([str(source)], str(small_model.folder), tmp_path / "out", options)["computed"]
+
+
+def test_bad_input_fails_the_flow_run_with_its_message(prefect: None, small_model: Model, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="check the path"):
+        segment_scene([str(tmp_path / "none.tif")], str(small_model.folder), tmp_path / "out")
+
+
+def test_parameters_are_checked_before_the_run(prefect: None, tmp_path: Path) -> None:
+    with pytest.raises(Exception, match="window"):
+        segment_scene(["x.tif"], "land-water-cloud", tmp_path, {"window": "large"})
+
+
+def test_the_run_form_describes_every_option() -> None:
+    schema = segment_scene.parameters.model_dump()
+    assert {"source", "model", "out", "options"} <= set(schema["properties"])
+    fields = schema["definitions"]["SegmentOptions"]["properties"]
+    assert all(field.get("description") for field in fields.values())
