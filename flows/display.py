@@ -107,8 +107,10 @@ def show_result(result: Result) -> None:
     )
     table.add_row("network pixels per scene pixel", f"{record['pixels_inferred'] / scene:.2f}")
     table.add_row("speed", f"{scene / seconds['total'] / 1e6:.2f} Mpx/s of the scene, all included")
-    stages = ", ".join(f"{stage} {seconds[stage]:.1f}" for stage in seconds if stage != "total")
-    table.add_row("seconds", f"{seconds['total']:.1f} ({stages}; of {record['workers']} worker(s))")
+    wall = ", ".join(f"{stage} {seconds[stage]:.1f}" for stage in ("start", "run", "cog", "publish"))
+    work = ", ".join(f"{stage} {seconds[stage]:.1f}" for stage in ("read", "infer", "blend", "write"))
+    table.add_row("seconds", f"{seconds['total']:.1f} ({wall})")
+    table.add_row(f"seconds of {record['workers']} worker(s)", work)
     settings = record["settings"]
     table.add_row("network ran on", f"{settings['device']}, {settings['precision']}, batch {settings['batch']}")
     peak, projected = record["peak_memory_bytes"], record["projected_memory_bytes"]

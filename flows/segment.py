@@ -107,11 +107,14 @@ def segment(
         job = Job(scene, plan.tiling, len(model.classes), directory, options.on_bad_block)
         _prepare(job, plan, identity)
         loader = TorchLoader(model.folder, model.digest, plan.measured.settings, radiometry_of(scene), plan.tiling.halo)
+        start = Stopwatch.now() - started
         totals = run_chunks(client, job, loader, lambda totals: watcher.progress(totals, plan))
         publication = Publication(
             job, model.classes, out, folder, options.outputs, versions(), f"segmented with {model.spec.name}"
         )
-        record = publish(publication, _record(plan, identity, options, totals), Stopwatch(), started)
+        record = _record(plan, identity, options, totals)
+        record["seconds"] |= {"start": start, "run": totals.elapsed}
+        record = publish(publication, record, Stopwatch(), started)
     return Result(folder, record, computed=True)
 
 

@@ -51,10 +51,17 @@ def votes(probabilities: Array, rows: NDArray[np.float64], cols: NDArray[np.floa
     return xp.astype(xp.round(xp.astype(probabilities, xp.float64) * (down * across * ONE)), xp.int32)
 
 
-def winners(summed: Array) -> Array:
-    """Labels (height, width) uint8: the class with most votes or the highest probability, the first of equals.
+def winners(scores: Array) -> Array:
+    """Labels (height, width) uint8: the class with the most votes or the highest score, the first of equals.
 
-    ``summed`` is (classes, height, width).
+    ``scores`` is (classes, height, width). It is argmax along the first axis, class by class: libraries reduce an
+    axis other than the last one up to twenty times slower.
     """
-    xp = array_namespace(summed)
-    return xp.astype(xp.argmax(summed, axis=0), xp.uint8)
+    xp = array_namespace(scores)
+    best = scores[0]
+    labels = xp.zeros(best.shape, dtype=xp.uint8, device=best.device)
+    for label in range(1, scores.shape[0]):
+        better = scores[label] > best
+        labels = xp.where(better, xp.asarray(label, dtype=xp.uint8, device=best.device), labels)
+        best = xp.where(better, scores[label], best)
+    return labels

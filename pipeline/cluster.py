@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from threading import BoundedSemaphore, Lock
+from threading import BoundedSemaphore
+from typing import TypeVar
 
 import psutil
 from distributed import Client, LocalCluster, Worker, WorkerPlugin
@@ -14,6 +16,8 @@ from pipeline.errors import InputError
 from pipeline.memory import reset_peak_memory
 from pipeline.predictor import Predictor, PredictorLoader
 
+T = TypeVar("T")
+
 CHUNKS_AT_ONCE = 3
 """Chunks that one worker process has in hand: one is read, one inferred, one written."""
 
@@ -21,8 +25,8 @@ CHUNKS_AT_ONCE = 3
 class PredictorPlugin(WorkerPlugin):  # type: ignore[misc]
     """Gives each worker process, also one that joins or restarts later, one predictor, loaded once.
 
-    ``device`` is held while the predictor computes; ``hands`` bounds the chunks, and so the memory, of the process
-    however many threads its worker has.
+    The predictor computes in one thread of its own: libraries keep a pool of threads and freed memory for each thread
+    that calls them. ``hands`` bounds the chunks, and so the memory, of the process however many threads its worker has.
     """
 
     idempotent = True
@@ -33,10 +37,18 @@ class PredictorPlugin(WorkerPlugin):  # type: ignore[misc]
 
     def setup(self, worker: Worker) -> None:
         """Load the predictor; called by Dask on the worker."""
-        self.predictor: Predictor = self._loader()
-        reset_peak_memory()
-        self.device = Lock()
+        self._device = ThreadPoolExecutor(1, "device")
+        self.predictor: Predictor = self.on_device(self._loader)
         self.hands = BoundedSemaphore(CHUNKS_AT_ONCE)
+        reset_peak_memory()
+
+    def on_device(self, work: Callable[[], T]) -> T:
+        """Do ``work`` in the thread of the predictor, after what others gave it before."""
+        return self._device.submit(work).result()
+
+    def teardown(self, worker: Worker) -> None:
+        """Let the predictor go; called by Dask on the worker."""
+        self._device.shutdown()
 
 
 def plugin_name(key: str) -> str:

@@ -20,6 +20,9 @@ CHUNK_EDGE = 2048
 UNBOUNDED_HALO, UNBOUNDED_OVERLAP = 64, 64
 """For a network whose reach no halo covers: context that is thrown away, and the band that is feathered."""
 
+MARGIN = 1.3
+"""Over what is counted: the C library keeps freed memory in pieces (``keep_freed_memory`` of the runtime)."""
+
 RASTER_CACHE = 64 * 2**20
 """What GDAL keeps of decoded blocks, in bytes."""
 
@@ -136,10 +139,10 @@ def projected_memory(raster: Raster, plan: Tiling, costs: Costs) -> int:
     block = read * (raster.bands * raster.itemsize + 1)
     labels = pixels * 3
     sums = 2 * 4 * raster.classes * pixels if plan.overlap else 0
-    # A block at a scene's edge exists twice while it is mirrored.
-    chunk = 2 * block + labels + sums
+    # What GDAL delivers, the scene's bands put together, and at a scene's edge the mirrored copy.
+    chunk = 3 * block + labels + sums
     network = costs.forward_bytes(plan.window)
-    return int(1.1 * (costs.process_bytes + network + CHUNKS_AT_ONCE * chunk + RASTER_CACHE))
+    return int(MARGIN * (costs.process_bytes + network + CHUNKS_AT_ONCE * chunk + RASTER_CACHE))
 
 
 def check_memory(raster: Raster, plan: Tiling, costs: Costs, memory: int) -> None:

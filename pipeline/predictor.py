@@ -15,12 +15,18 @@ class Predictor(Protocol):
     """A network that is loaded in this process and knows the halo that it throws away."""
 
     def predict(self, pixels: Sequence[NDArray[Any]], valid: Sequence[NDArray[np.bool_]]) -> Iterator[Array]:
-        """Probabilities (classes, S, S) for each window, S = window − 2·halo, where they were computed.
+        """Scores (classes, S, S) for each window, S = window − 2·halo, where they were computed.
+
+        Scores order the classes of a pixel as their probabilities do; ``probabilities`` makes these of them.
 
         Args:
             pixels: of each window (bands, window, window), the scene's digital numbers.
             valid: of each window (window, window), True = data.
         """
+        ...
+
+    def probabilities(self, scores: Array) -> Array:
+        """Probabilities (classes, S, S) in [0, 1] of the scores of one window, in the same place."""
         ...
 
     def to_host(self, array: Array) -> NDArray[Any]:

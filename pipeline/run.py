@@ -170,7 +170,7 @@ class _Loop:
 def _infer(job: Job, chunk: Index, key: str) -> Report:
     plugin: PredictorPlugin = get_worker().plugins[plugin_name(key)]
     with plugin.hands:
-        return _named(job, chunk, lambda: infer_chunk(job, chunk, plugin.predictor, plugin.device))
+        return _named(job, chunk, lambda: infer_chunk(job, chunk, plugin.predictor, plugin.on_device))
 
 
 def _write(job: Job, chunk: Index) -> Report:

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -27,6 +27,9 @@ from pipeline.rundir import Report, RunDirectory, Votes
 from pipeline.scene import Block, Scene, read_block
 from pipeline.store import write_labels
 from pipeline.tiling import Index, Tiling
+
+OnDevice = Callable[[Callable[[], Any]], Any]
+"""Does what it is given where and when the predictor may compute, and returns what that returns."""
 
 QUICKLOOK = 1000
 """Pixels of a preview's longer side, at most."""
@@ -69,10 +72,10 @@ class Stopwatch:
             self.seconds[name] = self.seconds.get(name, 0.0) + self.now() - started
 
 
-def infer_chunk(job: Job, chunk: Index, predictor: Predictor, device: AbstractContextManager[object]) -> Report:
+def infer_chunk(job: Job, chunk: Index, predictor: Predictor, on_device: OnDevice) -> Report:
     """Infer a chunk's tiles, and write its labels if no neighbour votes on them.
 
-    ``device`` is held while the network runs, and only then, so that other chunks of this process read and write
+    ``on_device`` runs the network, one chunk after the other; other chunks of this process read and write
     meanwhile. A chunk that was inferred before (its worker died between saving and saying so) is not inferred again.
     """
     earlier = job.directory.report_of(chunk)
@@ -83,8 +86,10 @@ def infer_chunk(job: Job, chunk: Index, predictor: Predictor, device: AbstractCo
         block = read_block(job.scene, job.tiling.reads_of(chunk), job.on_bad_block)
     tiles = _Tiles(job.tiling, chunk, block)
     tiles.save_quicklook(job)
-    with device:
-        result = tiles.blended(predictor, job.classes, watch) if job.tiling.overlap else tiles.labels(predictor, watch)
+    if job.tiling.overlap:
+        result = on_device(lambda: tiles.blended(predictor, job.classes, watch))
+    else:
+        result = on_device(lambda: tiles.labels(predictor, watch))
     report = Report(
         chunk,
         watch.seconds,
@@ -164,7 +169,7 @@ class _Tiles:
         return self.tiling.support_of(tile).intersection(self.tiling.scene)
 
     def predicted(self, predictor: Predictor, watch: Stopwatch) -> Iterator[tuple[Window, Index, Array]]:
-        """(support inside the scene, tile, probabilities (classes, height, width) of it), tile by tile."""
+        """(support inside the scene, tile, its scores (classes, S, S)), tile by tile."""
         tiles = self.wanted
         origin = self.tiling.reads_of(self.chunk)
         places = [self.tiling.window_of(tile).relative_to(origin).slices() for tile in tiles]
@@ -174,16 +179,16 @@ class _Tiles:
         )
         for tile in tiles:
             with watch.stage("infer"):
-                probabilities = next(predictions)
-            support = self._support(tile)
-            yield support, tile, probabilities[:, : support.height, : support.width]
+                scores = next(predictions)
+            yield self._support(tile), tile, scores
 
     def labels(self, predictor: Predictor, watch: Stopwatch) -> NDArray[np.uint8]:
         """Labels (height, width) of the chunk where no two tiles vote on one pixel."""
         labels = np.full(self.own.shape, NODATA, np.uint8)
-        for support, _, probabilities in self.predicted(predictor, watch):
+        for support, _, scores in self.predicted(predictor, watch):
             with watch.stage("blend"):
-                labels[support.relative_to(self.own).slices()] = predictor.to_host(winners(probabilities))
+                won = winners(scores[:, : support.height, : support.width])
+                labels[support.relative_to(self.own).slices()] = predictor.to_host(won)
         labels[~self.valid] = NODATA
         return labels
 
@@ -191,8 +196,9 @@ class _Tiles:
         """Labels and votes of the chunk where neighbouring tiles vote on one pixel."""
         area, own = self.tiling.votes_of(self.chunk), self.own
         summed: Array = None
-        for support, tile, probabilities in self.predicted(predictor, watch):
+        for support, tile, scores in self.predicted(predictor, watch):
             with watch.stage("blend"):
+                probabilities = predictor.probabilities(scores)[:, : support.height, : support.width]
                 cast = votes(probabilities, *self._tapers(tile, support))
                 if summed is None:  # the first tile tells where the sums live
                     xp = array_namespace(cast)

@@ -165,7 +165,8 @@ def test_a_runtime_scales_normalises_and_fills(tmp_path: Path) -> None:
     x[1, pixels[1] == 7] = 0.25
     with torch.inference_mode():
         expected = network.double()(torch.from_numpy(x)[None]).softmax(1)[0]
-    (found,) = runtime.predict([pixels], [valid])
+    (scores,) = runtime.predict([pixels], [valid])
+    found = runtime.probabilities(scores)
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-10)
 
 

@@ -1,0 +1,100 @@
+"""A whole run beside the bare network: how much more than one pass of the network does a segmented scene cost?
+
+    python benchmarks/scene.py --size 10980 10980 --work build/bench
+
+The bare network: one plain forward for every pixel of the scene, counted once, no halo, no file; at the best of all
+layouts, precisions, thread counts and windows that are tried here, in a process of its own, on the scene's own pixels. It is measured
+before and after the run, because machines have neighbours; the ratio is to the mean of both.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+BARE = """
+import sys, time, torch
+from flows.models import open_model
+from model.runtime import fused, keep_freed_memory, load_network
+keep_freed_memory()
+model = open_model("land-water-cloud")
+pixels = int(sys.argv[1])
+device = "cuda" if torch.cuda.is_available() else "cpu"
+
+def speed(network, x, count, passes):
+    torch.set_num_threads(count)
+    started = time.perf_counter()
+    with torch.inference_mode():
+        for _ in range(passes):
+            network(x)
+        if device == "cuda":
+            torch.cuda.synchronize()
+    return passes * x.shape[-1] ** 2 / (time.perf_counter() - started) / 1e6
+
+best = (0.0,)
+for dtype in (torch.float32, torch.bfloat16):
+    for layout in (torch.contiguous_format, torch.channels_last):
+        network = fused(load_network(model.spec, model.folder)).to(device, dtype).to(memory_format=layout)
+        for count in sorted({1, torch.get_num_threads()}):
+            for window in (512, 1024, 2048):
+                x = torch.randn(1, 6, window, window).to(device, dtype).contiguous(memory_format=layout)
+                speed(network, x, count, 1)
+                trial = speed(network, x, count, 2 * (2048 // window)), f"{dtype} {layout} threads {count} window {window}"
+                if trial[0] > best[0]:
+                    best = *trial, network, x, count
+_, how, network, x, count = best
+print(speed(network, x, count, max(1, pixels // x.shape[-1] ** 2)), how)
+"""
+
+
+def bare(pixels: int) -> tuple[float, str]:
+    """(Mpx/s, how) of the bare network at its best, kept up for so many pixels."""
+    done = subprocess.run([sys.executable, "-c", BARE, str(pixels)], capture_output=True, text=True, check=True)
+    speed, how = done.stdout.strip().split(" ", 1)
+    return float(speed), how
+
+
+def main() -> None:
+    """Print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--size", type=int, nargs=2, default=(10980, 10980))
+    parser.add_argument("--work", type=Path, default=Path("build/bench"))
+    parser.add_argument("rest", nargs="*", help="options of seamline segment, after --")
+    arguments = parser.parse_args()
+    height, width = arguments.size
+    scene = arguments.work / f"s{height}x{width}.tif"
+    seamline = [sys.executable, "-m", "flows.cli"]
+    if not scene.exists():
+        scene.parent.mkdir(parents=True, exist_ok=True)
+        subprocess.run([*seamline, "simulate", "--size", str(height), str(width), "--out", str(scene)], check=True)
+    before = bare(height * width)
+    started = time.monotonic()
+    command = [*seamline, "segment", str(scene), "--model", "land-water-cloud", "--out", str(arguments.work / "out")]
+    subprocess.run([*command, "--overwrite", *arguments.rest], check=True, stdout=subprocess.DEVNULL)
+    wall = time.monotonic() - started
+    after = bare(height * width)
+    record = json.loads((arguments.work / "out" / scene.stem / "run.json").read_text())
+    seconds, pixels = record["seconds"], record["pixels_scene"]
+    network = pixels / 1e6 / ((before[0] + after[0]) / 2)
+    print(f"scene {height} × {width}, plan {record['plan']}, settings {record['settings']}")
+    print(
+        f"bare network  {network:8.1f} s  {before[0]:.2f} Mpx/s before ({before[1]}), {after[0]:.2f} after ({after[1]})"
+    )
+    print(f"whole command {wall:8.1f} s  {pixels / 1e6 / wall:.2f} Mpx/s, {wall / network:.2f} × the bare network")
+    print(f"its run.json  {seconds['total']:8.1f} s  {seconds['total'] / network:.2f} × the bare network")
+    print(f"network pixels per scene pixel {record['pixels_inferred'] / pixels:.2f}")
+    print("stages: " + ", ".join(f"{stage} {value:.1f}" for stage, value in seconds.items()))
+    inferring = seconds["infer"] / record["workers"]
+    print(
+        f"run without the network {seconds['run'] - inferring:.1f} s, {(seconds['run'] - inferring) / network:.2f} × bare"
+    )
+    peak, projected = record["peak_memory_bytes"], record["projected_memory_bytes"]
+    print(f"peak memory of a worker {peak / 2**20:.0f} MiB, projected {projected / 2**20:.0f} MiB")
+
+
+if __name__ == "__main__":
+    main()
