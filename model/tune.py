@@ -120,7 +120,9 @@ class Tuner:
             fastest = min(agreeing, key=lambda trial: trial.seconds_per_pixel)
             # The candidates come in the order of what they cost: a larger one must be worth it.
             best = next(t for t in agreeing if t.seconds_per_pixel <= NOISE * fastest.seconds_per_pixel).settings
-        return self._measured(best, sample, sizes, tuple(trials))
+        measured = self._measured(best, sample, sizes, tuple(trials))
+        _released()  # what the largest window took is not the run's
+        return measured
 
     def _baseline(self) -> Settings:
         device = self.device
