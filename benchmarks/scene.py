@@ -3,7 +3,7 @@
     python benchmarks/scene.py --size 10980 10980 --work build/bench
 
 The bare network: one plain forward for every pixel of the scene, counted once, no halo, no file; at the best of all
-layouts, precisions, thread counts and windows that are tried here, in a process of its own, kept up for as many pixels as
+layouts, precisions, thread counts and windows tried here, in a process of its own, kept up for as many pixels as
 the scene has. It is measured before and after the run, because machines have neighbours; the ratio is to the mean.
 """
 
@@ -90,9 +90,8 @@ def main() -> None:
     print(f"network pixels per scene pixel {record['pixels_inferred'] / pixels:.2f}")
     print("stages: " + ", ".join(f"{stage} {value:.1f}" for stage, value in seconds.items()))
     inferring = seconds["infer"] / record["workers"]
-    print(
-        f"run without the network {seconds['run'] - inferring:.1f} s, {(seconds['run'] - inferring) / network:.2f} × bare"
-    )
+    rest = seconds["run"] - inferring
+    print(f"run without the network {rest:.1f} s, {rest / network:.2f} × bare")
     peak, projected = record["peak_memory_bytes"], record["projected_memory_bytes"]
     print(f"peak memory of a worker {peak / 2**20:.0f} MiB, projected {projected / 2**20:.0f} MiB")
 

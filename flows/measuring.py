@@ -31,9 +31,7 @@ def measure(
     The outcome is kept in ``$XDG_CACHE_HOME/seamline`` (default ``~/.cache/seamline``) under the model's digest, the
     kind of device and the options, so that later scenes start at once.
     """
-    extent = max(scene.grid.shape) + 2 * halo
-    sizes = SIZES[: 1 + sum(size < extent for size in SIZES[:-1])]
-    sizes = tuple(size for size in sizes if size > 2 * halo) or (_above(2 * halo, model.spec.divisor),)
+    sizes = window_sizes(max(scene.grid.shape), halo, model.spec.divisor, options.window)
     device = client.submit(describe_device, pure=False).result()
     path = _cache_file(device, model.digest, halo, options.device, options.precision, threads)
     if (known := _cached(path)) is not None and set(sizes) <= set(known.seconds):
@@ -69,8 +67,12 @@ def sample_window(scene: Scene, edge: int) -> Sample:
     return best
 
 
-def _above(length: int, divisor: int) -> int:
-    return (length // divisor + 8) * divisor
+def window_sizes(extent: int, halo: int, divisor: int, fixed: int | None) -> tuple[int, ...]:
+    """Edges of the windows to time: the one that the user fixed, otherwise those that a scene of this extent can use."""
+    if fixed is not None:
+        return (fixed,)
+    useful = tuple(size for size in SIZES if 2 * halo < size <= extent + 2 * halo)
+    return useful or ((2 * halo // divisor + 8) * divisor,)
 
 
 def _cache_file(*what: object) -> Path:
