@@ -68,7 +68,7 @@ def sample_window(scene: Scene, edge: int) -> Sample:
 
 
 def window_sizes(extent: int, halo: int, divisor: int, fixed: int | None) -> tuple[int, ...]:
-    """Edges of the windows to time: the one that the user fixed, otherwise those that a scene of this extent can use."""
+    """Edges of the windows to time: the one that the user fixed, otherwise those that the scene can use."""
     if fixed is not None:
         return (fixed,)
     useful = tuple(size for size in SIZES if 2 * halo < size <= extent + 2 * halo)

@@ -7,7 +7,7 @@ import torch
 from numpy.typing import NDArray
 
 from flows.models import Model, radiometry_of
-from model.runtime import DTYPES, fused, load_network
+from model.runtime import DTYPES, Runtime, Settings, fused, load_network
 from pipeline.grid import Window
 from pipeline.scene import Scene, read_block
 
@@ -18,9 +18,23 @@ def whole_scene(scene: Scene, model: Model, halo: int, precision: str = "fp32") 
     block = read_block(scene, Window(0, 0, height, width))
     divisor = model.spec.divisor
     pad = [(halo, halo + -(extent + 2 * halo) % divisor) for extent in (height, width)]
-    raw = np.pad(block.pixels, [(0, 0), *pad], mode="reflect").astype(np.float64)
+    raw = np.pad(block.pixels, [(0, 0), *pad], mode="reflect")
     valid = np.pad(block.valid, pad, mode="reflect")
+    if precision == "fp64":
+        x = _independently(raw, valid, scene, model)
+    else:  # rounded as the runtime rounds, so that what remains is the tiling alone
+        runtime = Runtime(model.spec, model.folder, Settings(precision=precision), radiometry_of(scene), halo)
+        x = runtime._prepare(raw[None], valid[None])[0].numpy()
+    network = fused(load_network(model.spec, model.folder).double()).to(DTYPES[precision])
+    with torch.inference_mode():
+        probabilities = network(torch.from_numpy(x)[None]).softmax(1)[0].numpy()
+    return probabilities[:, halo : halo + height, halo : halo + width]
+
+
+def _independently(raw: NDArray, valid: NDArray, scene: Scene, model: Model) -> NDArray:
+    """The network's input (bands, height, width), computed as the model's document says it, without the runtime."""
     radiometry = radiometry_of(scene)
+    raw = raw.astype(np.float64)
     x = np.empty_like(raw)
     for k, band in enumerate(model.spec.bands):
         missing = ~valid | ~np.isfinite(raw[k])
@@ -28,12 +42,7 @@ def whole_scene(scene: Scene, model: Model, halo: int, precision: str = "fp32") 
             missing |= raw[k] == radiometry.nodata[k]
         reflectance = raw[k] * radiometry.scale[k] + radiometry.offset[k]
         x[k] = np.where(missing, model.spec.fill, (reflectance - band.mean) / band.std)
-    dtype = DTYPES[precision]
-    network = load_network(model.spec, model.folder).double()
-    network = fused(network).to(dtype)
-    with torch.inference_mode():
-        probabilities = network(torch.from_numpy(x)[None].to(dtype)).softmax(1)[0].numpy()
-    return probabilities[:, halo : halo + height, halo : halo + width]
+    return x
 
 
 def labels_of(probabilities: NDArray[np.floating], valid: NDArray[np.bool_]) -> NDArray[np.uint8]:
