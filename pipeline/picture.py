@@ -22,6 +22,12 @@ from pipeline.plan_picture import write_plan_picture
 __all__ = ["decimated", "stretch", "write_plan_picture", "write_preview"]
 
 
+_BRIGHT = 4.0
+
+
+_BRIGHT = 4.0
+
+
 def decimated(labels: zarr.Array[Any], size: int) -> NDArray[np.uint8]:
     """Every n-th label (y, x), so that neither side exceeds ``size``; holds a few chunks at a time."""
     step = max(1, math.ceil(max(labels.shape) / size))
@@ -31,12 +37,16 @@ def decimated(labels: zarr.Array[Any], size: int) -> NDArray[np.uint8]:
 def stretch(pixels: NDArray[np.floating[Any]], valid: NDArray[np.bool_]) -> NDArray[np.uint8]:
     """A picture (h, w, 3) of values (3, h, w): of each band the 2nd to 98th percentile becomes 0 to 255.
 
+    Where clouds or roofs are far brighter than the rest, white is what lies ``_BRIGHT`` times as far above the 2nd
+    percentile as the median, so that the ground can be seen.
+
     The percentiles are those of the pixels that ``valid`` (h, w) names; the others become black.
     """
     picture = np.zeros((*valid.shape, 3), dtype=np.uint8)
     seen = valid & np.isfinite(pixels).all(axis=0)
     if seen.any():
-        low, high = np.percentile(pixels[:, seen], [2, 98], axis=1)[..., np.newaxis]
+        low, middle, high = np.percentile(pixels[:, seen], [2, 50, 98], axis=1)[..., np.newaxis]
+        high = np.where(middle > low, np.minimum(high, low + _BRIGHT * (middle - low)), high)
         part = np.clip((pixels[:, seen] - low) / np.where(high > low, high - low, 1), 0, 1)
         picture[seen] = np.rint(part * 255).T.astype(np.uint8)
     return picture
