@@ -87,7 +87,8 @@ def segment(
         InputError, ModelError: the input cannot be worked with; nothing has been inferred.
         SeamlineError: the run failed; what was done is kept and the same call goes on.
     """
-    started = Stopwatch.now()
+    started, date = Stopwatch.now(), datetime.now(UTC)
+    out = out.expanduser().absolute()  # workers may have another working directory
     model = open_model(model_name)
     scene = open_input(sources, model, options)
     folder = out / scene.id
@@ -101,7 +102,7 @@ def segment(
         stack.enter_context(directory.locked())
         client = stack.enter_context(connected(options.cluster, worker_count(options)))
         if options.overwrite:
-            _clear(directory)
+            directory.clear()
         plan = make_plan(client, scene, model, options, resumable(directory, identity, options))
         watcher.planned(plan)
         job = Job(scene, plan.tiling, len(model.classes), directory, options.on_bad_block)
@@ -113,6 +114,7 @@ def segment(
             job, model.classes, out, folder, options.outputs, versions(), f"segmented with {model.spec.name}"
         )
         record = _record(plan, identity, options, totals)
+        record["started"] = date.isoformat(timespec="seconds")
         record["seconds"] |= {"start": start, "run": totals.elapsed}
         record = publish(publication, record, Stopwatch(), started)
     return Result(folder, record, computed=True)
@@ -185,22 +187,12 @@ def check_output(out: Path, scene: Scene) -> None:
         )
 
 
-def _clear(directory: RunDirectory) -> None:
-    for path in directory.path.iterdir():
-        if path.name == "lock":
-            continue
-        if path.is_dir():
-            shutil.rmtree(path)
-        else:
-            path.unlink()
-
-
 def _prepare(job: Job, plan: Plan, identity: Identity) -> None:
     """Make the run directory of a new run; a resumed one is left as it is."""
     directory, tiling = job.directory, job.tiling
     if directory.identity() is not None:
         return
-    _clear(directory)
+    directory.clear()
     title = f"{plan.scene.id}, segmented with {plan.model.spec.name}"
     create_store(directory.store, plan.scene.grid, plan.model.classes, tiling.store_chunk, title=title)
     directory.create({**asdict(identity), "tiling": asdict(tiling), "measured": plan.measured.to_dict()})
@@ -235,7 +227,6 @@ def _record(plan: Plan, identity: Identity, options: SegmentOptions, totals: Tot
         "bad_blocks": totals.bad_blocks,
         "warnings": list(scene.warnings),
         "versions": versions(),
-        "started": datetime.now(UTC).isoformat(timespec="seconds"),
     }
 
 

@@ -10,6 +10,7 @@ from uuid import UUID
 
 from prefect import flow, get_run_logger, task
 from prefect.artifacts import create_markdown_artifact, create_progress_artifact, update_progress_artifact
+from prefect.exceptions import PrefectException
 
 from flows import display
 from flows.options import SegmentOptions
@@ -52,7 +53,10 @@ class FlowWatcher:
         if self._artifact is None or now - self._updated < SECONDS_BETWEEN_UPDATES:
             return
         self._updated = now
-        update_progress_artifact(self._artifact, progress=100.0 * totals.chunks_done / max(1, totals.chunks))
+        try:
+            update_progress_artifact(self._artifact, progress=100.0 * totals.chunks_done / max(1, totals.chunks))
+        except (OSError, PrefectException) as error:  # a picture of progress is not worth the run
+            self._log.warning("progress not shown: %s", error)
 
 
 @task(task_run_name="segment {source[0]}", persist_result=False)

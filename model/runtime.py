@@ -170,7 +170,7 @@ class Runtime:
         scores = scores if self.settings.precision == "fp64" else scores.float()
         if self._activation == "softmax":
             return scores.softmax(0)
-        return scores.sigmoid() if self._activation == "sigmoid" else scores
+        return scores.sigmoid() if self._activation == "sigmoid" else scores.clamp(0, 1)
 
     def to_host(self, array: Tensor) -> NDArray[np.generic]:
         """The same values as a numpy array."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -17,6 +18,9 @@ from pipeline.memory import reset_peak_memory
 from pipeline.predictor import Predictor, PredictorLoader
 
 T = TypeVar("T")
+
+PAUSES_AT = 0.8
+"""Share of its memory limit at which a Dask worker takes no more tasks (``distributed.worker.memory.pause``)."""
 
 CHUNKS_AT_ONCE = 3
 """Chunks that one worker process has in hand: one is read, one inferred, one written."""
@@ -36,7 +40,8 @@ class PredictorPlugin(WorkerPlugin):  # type: ignore[misc]
     idempotent = True
 
     def __init__(self, loader: PredictorLoader) -> None:
-        self.name = plugin_name(loader.key)
+        # One of its own for each run: runs share workers, and the first to end must not take it from the others.
+        self.name = f"seamline-{loader.key}-{uuid.uuid4().hex[:8]}"
         self._loader = loader
 
     def setup(self, worker: Worker) -> None:
@@ -53,11 +58,6 @@ class PredictorPlugin(WorkerPlugin):  # type: ignore[misc]
     def teardown(self, worker: Worker) -> None:
         """Let the predictor go; called by Dask on the worker."""
         self._device.shutdown()
-
-
-def plugin_name(key: str) -> str:
-    """Under which name a worker knows the plugin of a loader with this key."""
-    return f"seamline-{key}"
 
 
 @contextmanager
@@ -111,4 +111,4 @@ def memory_of(client: Client) -> int:
     """Bytes that the smallest worker may take."""
     workers = client.scheduler_info(n_workers=-1)["workers"].values()
     total = int(psutil.virtual_memory().total)
-    return min((int(worker["memory_limit"]) or total for worker in workers), default=total)
+    return int(PAUSES_AT * min((int(worker["memory_limit"]) or total for worker in workers), default=total))

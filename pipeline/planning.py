@@ -123,7 +123,7 @@ def _windows(raster: Raster, halo: int, overlap: int, divisor: int) -> Iterator[
             stride = max(least, _on_lattice(math.ceil(extent / count), divisor))
             if (window := stride + around) <= max(LARGEST_WINDOW, least + around):
                 seen.add(window)
-            if stride <= around and count > 1:  # from here on most of a window is thrown away
+            if seen and stride <= around and count > 1:  # from here on most of a window is thrown away
                 break
     return iter(sorted(seen))
 

@@ -70,6 +70,7 @@ def publish(publication: Publication, record: Mapping[str, Any], watch: Stopwatc
     with replacing(folder / RECORD) as part:
         part.write_text(json.dumps(complete, indent=2) + "\n", encoding="utf-8")
     _item(publication, table, finished)
+    job.directory.clear()
     shutil.rmtree(job.directory.path)
     return complete
 

@@ -2,7 +2,7 @@
 
 The graph is never built whole: a chunk is submitted when another one ends. Dask does not queue what it is given
 beyond the workers' threads evenly, and tasks that ask for resources not at all, so the bound is ours: as many chunks
-as the workers have hands, and one more for each worker so that none waits for the client.
+as the workers have hands, and one more, so that none waits for the client.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 
 from distributed import Client, Future, KilledWorker, as_completed, get_worker
 
-from pipeline.cluster import PredictorPlugin, hands_of, plugin_name
+from pipeline.cluster import PredictorPlugin, hands_of
 from pipeline.errors import BadBlockError, ChunkError, RunError, SeamlineError
 from pipeline.frontier import Frontier
 from pipeline.predictor import PredictorLoader
@@ -52,7 +52,7 @@ class Totals:
         self.pixels_inferred += report.pixels_inferred
         self.peak_memory = max(self.peak_memory, report.peak_memory)
         self.device_memory = max(self.device_memory, report.device_memory)
-        self.bad_blocks.extend(report.bad_blocks)
+        self.bad_blocks = sorted({*self.bad_blocks, *report.bad_blocks})
         for stage, seconds in report.seconds.items():
             self.seconds[stage] = self.seconds.get(stage, 0.0) + seconds
 
@@ -70,15 +70,17 @@ def run_chunks(
         RunError: the cluster is gone, or a chunk killed its worker again and again.
     """
     directory, tiling = job.directory, job.tiling
-    written = directory.written()
-    frontier = Frontier(tiling, directory.inferred(), written)
+    inferred = directory.inferred()
+    written = directory.written() if tiling.overlap else inferred
+    frontier = Frontier(tiling, inferred, written)
     totals = Totals(tiling.chunk_grid.row * tiling.chunk_grid.col, chunks_done=frontier.done)
+    totals.bad_blocks = sorted({block for report in inferred.values() for block in report.bad_blocks})
     totals.pixels_done = sum(tiling.pixels_of(chunk).pixels for chunk in written)
     progress(totals)
     plugin = PredictorPlugin(loader)
-    client.register_plugin(plugin)
     try:
-        unreadable = _Loop(client, job, loader.key, frontier, totals, progress).run()
+        client.register_plugin(plugin)
+        unreadable = _Loop(client, job, plugin.name, frontier, totals, progress).run()
     finally:
         if client.status == "running":
             client.unregister_worker_plugin(plugin.name)
@@ -94,12 +96,12 @@ class _Loop:
         self,
         client: Client,
         job: Job,
-        key: str,
+        plugin: str,
         frontier: Frontier,
         totals: Totals,
         progress: Callable[[Totals], None],
     ) -> None:
-        self._client, self._job, self._key = client, job, key
+        self._client, self._job, self._plugin = client, job, plugin
         self._frontier, self._totals, self._progress = frontier, totals, progress
         self._running: dict[Future, Index] = {}
         self._inferring: set[Future] = set()
@@ -138,7 +140,7 @@ class _Loop:
         # Asked anew each time: workers come and go.
         bound = hands_of(self._client) + 1
         while len(self._inferring) < bound and (following := self._frontier.next_to_infer()) is not None:
-            future = self._client.submit(_infer, self._job, following, self._key, pure=False)
+            future = self._client.submit(_infer, self._job, following, self._plugin, pure=False)
             self._inferring.add(future)
             self._start(ended, future, following)
 
@@ -152,8 +154,8 @@ class _Loop:
         except KilledWorker as error:
             raise RunError(
                 f"scene {self._job.scene.id}, chunk {tuple(chunk)}: {error.allowed_failures + 1} workers died "
-                "on it, perhaps for want of memory; see the workers' logs, take a smaller --window or --chunk-tiles, "
-                "and run again: what is done is kept"
+                "on it, perhaps for want of memory; see the workers' logs. The same command goes on where it stopped; "
+                "a smaller --window or --chunk-tiles needs --overwrite and starts over"
             ) from error
         self._totals.add(report)
         if future in self._inferring:
@@ -167,10 +169,13 @@ class _Loop:
         self._progress(self._totals)
 
 
-def _infer(job: Job, chunk: Index, key: str) -> Report:
-    plugin: PredictorPlugin = get_worker().plugins[plugin_name(key)]
-    with plugin.hands:
-        return _named(job, chunk, lambda: infer_chunk(job, chunk, plugin.predictor, plugin.on_device))
+def _infer(job: Job, chunk: Index, plugin_name: str) -> Report:
+    def work() -> Report:
+        plugin: PredictorPlugin = get_worker().plugins[plugin_name]
+        with plugin.hands:
+            return infer_chunk(job, chunk, plugin.predictor, plugin.on_device)
+
+    return _named(job, chunk, work)
 
 
 def _write(job: Job, chunk: Index) -> Report:

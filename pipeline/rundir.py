@@ -5,9 +5,9 @@
     <scene>/.run/plan.json          which scene, model and plan this is: a rerun with another one is refused
                  lock               held by the client that runs the scene
                  segmentation.zarr  takes its final place when every chunk is written
-                 inferred/<r>-<c>.json  a chunk's tiles have been inferred: its report; without overlap written too
+                 inferred/<r>-<c>.json  a chunk's tiles have been inferred: its report; without overlap that is all
                  votes/<r>-<c>.npz  what it must still say to its neighbours and what it waits for (overlap only)
-                 written/<r>-<c>.json   its pixels stand in the store
+                 written/<r>-<c>.json   its pixels stand in the store (overlap only)
                  quicklook/<r>-<c>.npz  every n-th pixel of the scene, for the preview: the scene is read once
 
 Every file is written beside and renamed, and after what it vouches for: what has a report is whole.
@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import fcntl
 import json
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
@@ -93,6 +94,15 @@ class RunDirectory:
         with replacing(self.plan_file) as part:
             part.write_text(json.dumps(identity, indent=2) + "\n", encoding="utf-8")
 
+    def clear(self) -> None:
+        """Remove everything but the lock; the plan first, since without it nothing that is left counts."""
+        self.plan_file.unlink(missing_ok=True)
+        for path in self.path.iterdir():
+            if path.is_dir():
+                shutil.rmtree(path)
+            elif path.name != "lock":
+                path.unlink()
+
     def identity(self) -> dict[str, Any] | None:
         """What ``create`` was given, ``None`` where there is no run."""
         try:
@@ -135,7 +145,7 @@ class RunDirectory:
     def save_votes(self, chunk: Index, votes: Votes) -> None:
         """Keep an inferred chunk until its neighbours' votes are in, and its own with them."""
         strips = {f"strip-{_name(to)}": strip for to, strip in votes.strips.items()}
-        with replacing(self._votes(chunk)) as part, part.open("wb") as file:
+        with replacing(self._votes(chunk), shared=True) as part, part.open("wb") as file:
             np.savez(file, labels=votes.labels, above=votes.above, left=votes.left, **strips)  # type: ignore[arg-type]
 
     def load_votes(self, chunk: Index) -> Votes:
@@ -154,7 +164,7 @@ class RunDirectory:
 
     def save_quicklook(self, chunk: Index, pixels: NDArray[np.generic], valid: NDArray[np.bool_]) -> None:
         """Keep every n-th pixel (bands, height, width) of a chunk and where it is valid (height, width)."""
-        with replacing(self._quicklook(chunk)) as part, part.open("wb") as file:
+        with replacing(self._quicklook(chunk), shared=True) as part, part.open("wb") as file:
             np.savez_compressed(file, pixels=pixels, valid=valid)
 
     def load_quicklook(self, chunk: Index) -> tuple[NDArray[np.generic], NDArray[np.bool_]]:
@@ -169,7 +179,7 @@ class RunDirectory:
         return self.path / "votes" / f"{_name(chunk)}.npz"
 
     def _report(self, state: str, report: Report) -> None:
-        with replacing(self.path / state / f"{_name(report.chunk)}.json") as part:
+        with replacing(self.path / state / f"{_name(report.chunk)}.json", shared=True) as part:
             part.write_text(json.dumps(report.to_dict()), encoding="utf-8")
 
     def _reports(self, state: str) -> dict[Index, Report]:

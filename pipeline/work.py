@@ -104,7 +104,6 @@ def infer_chunk(job: Job, chunk: Index, predictor: Predictor, on_device: OnDevic
             job.directory.save_votes(chunk, result)
         else:
             write_labels(job.directory.store, job.tiling.pixels_of(chunk), result)
-            job.directory.report_written(Report(chunk, {}))
     job.directory.report_inferred(report)
     return report
 

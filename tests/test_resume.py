@@ -5,23 +5,25 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import pytest
 import rasterio
-from distributed import LocalCluster
+from distributed import Client, LocalCluster
 
 from flows.models import Model
 from flows.options import SegmentOptions
 from flows.segment import Result, Watcher, segment
 from model.errors import ModelError
 from pipeline import publish as publishing
-from pipeline.errors import BadBlockError, InputError
+from pipeline.errors import BadBlockError, InputError, RunError
 from tests.rasters import damage, noise, write
 
 Cluster = Callable[[int], str]
@@ -214,7 +216,7 @@ def test_an_unreadable_block_fails_the_run_and_keeps_the_rest(
     options = {"cluster": cluster(2), "chunk_tiles": 2}
     with pytest.raises(BadBlockError, match=r"scene scene, chunk \(\d, \d\) of .*scene.tif.*block"):
         run(broken, small_model, tmp_path / "out", **options)
-    kept = len(list((tmp_path / "out" / "scene" / ".run" / "written").glob("*.json")))
+    kept = len(list((tmp_path / "out" / "scene" / ".run" / "inferred").glob("*.json")))
     assert 0 < kept < 25
     assert not list((tmp_path / "out").rglob("segmentation.tif"))
     with pytest.raises(BadBlockError):
@@ -284,3 +286,54 @@ def test_labels_of_a_scene_without_data_are_nodata(small_model: Model, cluster: 
         assert result.record["pixels_inferred"] == 0
         with rasterio.open(result.folder / "segmentation.tif") as file:
             assert (file.read(1) == 255).all()
+
+
+@contextmanager
+def scheduler_with_a_worker(folder: Path) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
+    """A scheduler and a worker as processes of their own: its address, and the scheduler to be killed."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    address = f"tcp://127.0.0.1:{port}"
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "cwd": folder}
+    scheduler = subprocess.Popen(
+        [
+            sys.executable,
+            "-m",
+            "distributed.cli.dask_scheduler",
+            "--host",
+            "127.0.0.1",
+            "--port",
+            str(port),
+            "--no-dashboard",
+        ],
+        **quiet,
+    )
+    worker = subprocess.Popen(
+        [sys.executable, "-m", "distributed.cli.dask_worker", address, "--nthreads", "3", "--no-dashboard", "--no-nanny",
+         "--death-timeout", "20"], **quiet,
+    )  # fmt: skip
+    try:
+        with Client(address, timeout="60s", set_as_default=False) as client:
+            client.wait_for_workers(1, timeout=60)
+        yield address, scheduler
+    finally:
+        for process in (scheduler, worker):
+            process.kill()
+            process.wait()
+
+
+def test_a_scheduler_that_is_killed_ends_the_run_with_a_word_and_it_goes_on_elsewhere(
+    source: Path, small_model: Model, cluster: Cluster, tmp_path: Path
+) -> None:
+    with scheduler_with_a_worker(tmp_path) as (address, scheduler):
+
+        def kill(totals, plan) -> None:
+            if totals.chunks_done > 5:
+                scheduler.kill()
+
+        with pytest.raises(RunError, match=r"(?s)the cluster is gone .*run the same command again"):
+            run(source, small_model, tmp_path / "out", Watcher(progress=kill), cluster=address, chunk_tiles=1)
+    done = len(list((tmp_path / "out" / "scene" / ".run" / "inferred").glob("*.json")))
+    result = run(source, small_model, tmp_path / "out", cluster=cluster(2), chunk_tiles=1)
+    assert result.record["windows"] == WINDOWS - done
