@@ -34,9 +34,10 @@ def finished_record(folder: Path, identity: Identity, options: SegmentOptions) -
     names = {"cog": COG, "zarr": ZARR}
     try:
         record: dict[str, Any] = json.loads((folder / RECORD).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    _refuse_other(f"finished run in {folder}", record, record["plan"], record["settings"], identity, options)
+        plan, settings = record["plan"], record["settings"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None  # none, or not one that Seamline wrote
+    _refuse_other(f"finished run in {folder}", record, plan, settings, identity, options)
     wanted = [folder / names[output] for output in options.outputs]
     complete = (folder / ITEM).exists() and all(path.exists() for path in wanted)
     return record if complete else None

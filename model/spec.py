@@ -19,6 +19,7 @@ from model.errors import ModelError
 from model.unet import UNetConfig
 
 DOCUMENT = "model.json"
+ARCHITECTURE = "U-Net"
 LABELS = 255
 """Labels that a raster of bytes has for classes; the last byte, 255, is nodata."""
 MLM_SCHEMA = "https://stac-extensions.github.io/mlm/v1.4.0/schema.json"
@@ -170,7 +171,7 @@ def _properties(spec: ModelSpec) -> dict[str, Any]:
         "version": spec.version,
         "license": spec.license,
         "mlm:name": spec.name,
-        "mlm:architecture": "U-Net",
+        "mlm:architecture": ARCHITECTURE,
         "mlm:tasks": ["semantic-segmentation"],
         "mlm:framework": "PyTorch",
         "mlm:pretrained": True,
@@ -261,6 +262,8 @@ def _spec(document: Mapping[str, Any]) -> ModelSpec:
     properties = document["properties"]
     (inputs,), (outputs,) = properties["mlm:input"], properties["mlm:output"]
     radius = properties["seamline:receptive_radius"]
+    if properties["mlm:architecture"] != ARCHITECTURE:
+        raise ValueError(f"mlm:architecture {properties['mlm:architecture']!r} is not known, only {ARCHITECTURE!r} is")
     scaling = inputs["value_scaling"]
     return ModelSpec(
         name=properties["mlm:name"],

@@ -73,7 +73,7 @@ def connected(cluster: str, workers: int) -> Iterator[Client]:
                 n_workers=workers,
                 threads_per_worker=CHUNKS_AT_ONCE,
                 processes=True,
-                dashboard_address=None,
+                dashboard_address=":0",  # any free port
                 env=WORKER_ENVIRONMENT,
                 silence_logs=logging.ERROR,
             ) as local,

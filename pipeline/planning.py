@@ -101,6 +101,14 @@ def candidates(raster: Raster, options: PlanOptions, divisor: int, exact_halo: i
         return Tiling(raster.height, raster.width, window, halo, overlap, tiles, divisor)
 
     if options.window is not None:
+        largest = _on_lattice(max(raster.height, raster.width), divisor) + 2 * halo + overlap
+        if options.window > max(largest, LARGEST_WINDOW):
+            raise InputError(
+                "--window",
+                got=options.window,
+                expected=f"at most {max(largest, LARGEST_WINDOW)}, one window over the whole scene",
+                fix="take a smaller --window, or auto",
+            )
         return [tiling(options.window)]
     return [tiling(window) for window in _windows(raster, halo, overlap, divisor)]
 

@@ -109,6 +109,13 @@ class RunDirectory:
             return json.loads(self.plan_file.read_text(encoding="utf-8"))  # type: ignore[no-any-return]
         except FileNotFoundError:
             return None
+        except ValueError as error:
+            raise InputError(
+                f"plan of the unfinished run {self.plan_file}",
+                got=error,
+                expected="the JSON that Seamline wrote",
+                fix="start over with --overwrite",
+            ) from error
 
     @contextmanager
     def locked(self) -> Iterator[None]:

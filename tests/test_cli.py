@@ -83,6 +83,10 @@ def halo_larger_than_the_window(scene: Path, model: Path) -> list[object]:
     return [scene, "--window", 256, "--halo", 128]
 
 
+def window_larger_than_the_scene(scene: Path, model: Path) -> list[object]:
+    return [scene, "--window", 16000]
+
+
 def out_is_a_file(scene: Path, model: Path) -> list[object]:
     return [scene, "--out", scene]
 
@@ -158,6 +162,7 @@ BAD = {
     missing: "none.tif",
     off_the_lattice: "take --window 504",
     halo_larger_than_the_window: "take --window",
+    window_larger_than_the_scene: "--window: got 16000",
     out_is_a_file: "--out",
     no_scheduler: "tcp://127.0.0.1:9",
     empty_aoi: "polygon",

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import rasterio
 from prefect.client.orchestration import get_client
+from prefect.client.schemas.sorting import ArtifactSort, FlowRunSort, TaskRunSort
 from prefect.testing.utilities import prefect_test_harness
 
 from flows.models import Model
@@ -35,9 +36,9 @@ def test_a_flow_run_segments_a_scene_and_leaves_its_artifacts(
     with rasterio.open(Path(outcome["folder"]) / "segmentation.tif") as file:
         assert file.shape == (300, 400)
     with get_client(sync_client=True) as client:
-        runs = client.read_flow_runs(limit=50)
-        artifacts = client.read_artifacts(limit=50)
-        (task,) = client.read_task_runs(limit=50)
+        runs = client.read_flow_runs(limit=50, sort=FlowRunSort.START_TIME_ASC)
+        artifacts = client.read_artifacts(limit=50, offset=0, sort=ArtifactSort.CREATED_DESC)
+        (task,) = client.read_task_runs(limit=50, offset=0, sort=TaskRunSort.END_TIME_DESC)
     assert [run.state_name for run in runs] == ["Completed"]
     assert task.state_name == "Completed"
     assert {artifact.type for artifact in artifacts} == {"progress", "markdown"}

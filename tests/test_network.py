@@ -116,9 +116,11 @@ def broken(folder: Path, how: str) -> None:
         weights.write_bytes(weights.read_bytes()[:-4] + b"abcd")
     elif how == "no weights":
         weights.unlink()
+    elif how == "unknown architecture":
+        document["properties"]["mlm:architecture"] = "ResNeXt"
     elif how == "unknown network":
         document["properties"]["mlm:hyperparameters"]["padding"] = "circular"
-    if how in ("no bands", "unknown network"):
+    if how in ("no bands", "unknown network", "unknown architecture"):
         (folder / "model.json").write_text(json.dumps(document))
 
 
@@ -130,6 +132,7 @@ def broken(folder: Path, how: str) -> None:
         ("no bands", "mlm:input"),
         ("other weights", "SHA-256"),
         ("no weights", "no such file"),
+        ("unknown architecture", "'ResNeXt' is not known"),
         ("unknown network", "padding of a U-Net: got 'circular'"),
     ],
 )

@@ -310,8 +310,8 @@ def scheduler_with_a_worker(folder: Path) -> Iterator[tuple[str, subprocess.Pope
         **quiet,
     )
     worker = subprocess.Popen(
-        [sys.executable, "-m", "distributed.cli.dask_worker", address, "--nthreads", "3", "--no-dashboard", "--no-nanny",
-         "--death-timeout", "20"], **quiet,
+        [sys.executable, "-m", "distributed.cli.dask_worker", address, "--nthreads", "3", "--no-dashboard",
+         "--no-nanny", "--death-timeout", "20"], **quiet,
     )  # fmt: skip
     try:
         with Client(address, timeout="60s", set_as_default=False) as client:
