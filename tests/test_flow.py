@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import rasterio
 from prefect.client.orchestration import get_client
+from prefect.client.schemas.filters import ArtifactFilter, FlowRunFilter, TaskRunFilter
 from prefect.client.schemas.sorting import ArtifactSort, FlowRunSort, TaskRunSort
 from prefect.testing.utilities import prefect_test_harness
 
@@ -37,7 +38,14 @@ def test_a_flow_run_segments_a_scene_and_leaves_its_artifacts(
         assert file.shape == (300, 400)
     with get_client(sync_client=True) as client:
         runs = client.read_flow_runs(limit=50, sort=FlowRunSort.START_TIME_ASC)
-        artifacts = client.read_artifacts(limit=50, offset=0, sort=ArtifactSort.CREATED_DESC)
+        artifacts = client.read_artifacts(
+            limit=50,
+            offset=0,
+            sort=ArtifactSort.CREATED_DESC,
+            artifact_filter=ArtifactFilter(),
+            flow_run_filter=FlowRunFilter(),
+            task_run_filter=TaskRunFilter(),
+        )
         (task,) = client.read_task_runs(limit=50, offset=0, sort=TaskRunSort.END_TIME_DESC)
     assert [run.state_name for run in runs] == ["Completed"]
     assert task.state_name == "Completed"
