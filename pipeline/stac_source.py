@@ -10,6 +10,7 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 import pystac
+from urllib3.exceptions import HTTPError
 
 from pipeline.bands import Candidate
 from pipeline.errors import InputError
@@ -39,7 +40,7 @@ def read_item(href: str) -> Item:
     """
     try:
         item = pystac.Item.from_file(href)
-    except (*_NOT_AN_ITEM, OSError) as error:
+    except (*_NOT_AN_ITEM, OSError, HTTPError) as error:
         raise InputError(
             f"cannot read {href}",
             got=" ".join(f"{type(error).__name__}: {error}".split()),
@@ -56,7 +57,15 @@ def read_item(href: str) -> Item:
         )
     # Earth Search states −0.1 also where it has applied it to the pixels (Element84/earth-search#9).
     applied = any(item.properties.get(f"{who}:boa_offset_applied") for who in ("earthsearch", "sentinel"))
-    bands = tuple(band for key, asset in assets.items() for band in _bands(key, asset, without_offset=applied))
+    try:
+        bands = tuple(band for key, asset in assets.items() for band in _bands(key, asset, without_offset=applied))
+    except (ValueError, TypeError, AttributeError) as error:
+        raise InputError(
+            f"bands of {href}",
+            got=error,
+            expected="objects with names and numbers, as STAC describes bands",
+            fix="correct the item, or name the rasters themselves",
+        ) from error
     warning = "the item says that its offset is already applied to the pixels: the offset is taken as 0"
     return Item(
         id=item.id,

@@ -1,0 +1,32 @@
+"""STAC items that are not what they should be."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipeline.errors import InputError
+from pipeline.stac_source import read_item
+
+
+@pytest.mark.parametrize(
+    "fields", [{"eo:bands": ["blue"]}, {"raster:bands": [{"scale": "x"}]}, {"bands": [{"offset": []}]}]
+)
+def test_malformed_bands_are_refused(fields: dict[str, Any], tmp_path: Path) -> None:
+    asset = {"href": "./b.tif", "type": "image/tiff; application=geotiff", **fields}
+    item = {
+        "type": "Feature", "stac_version": "1.0.0", "id": "x", "geometry": None, "links": [],
+        "properties": {"datetime": "2024-01-01T00:00:00Z"}, "assets": {"b": asset},
+    }  # fmt: skip
+    path = tmp_path / "item.json"
+    path.write_text(json.dumps(item))
+    with pytest.raises(InputError, match=r"bands of .*item\.json.*correct the item"):
+        read_item(str(path))
+
+
+def test_an_item_that_no_server_gives_is_refused() -> None:
+    with pytest.raises(InputError, match="cannot read http://127"):
+        read_item("http://127.0.0.1:9/item.json")
