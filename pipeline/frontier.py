@@ -26,11 +26,6 @@ class Frontier:
         """Chunks that are written."""
         return len(self._written)
 
-    @property
-    def to_infer(self) -> list[Index]:
-        """Chunks that nobody has been asked to infer yet, in order."""
-        return self._to_infer[::-1]
-
     def next_to_infer(self) -> Index | None:
         """The next chunk to infer; asked for once."""
         return self._to_infer.pop() if self._to_infer else None
