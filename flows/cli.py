@@ -26,7 +26,9 @@ app = typer.Typer(
 models = typer.Typer(help="What is known of a model.", no_args_is_help=True)
 app.add_typer(models, name="model")
 
-Sources = Annotated[list[str], typer.Argument(help="A raster GDAL reads, a folder of band files, or a STAC item")]
+SCENE = "A raster GDAL reads, a folder of band files, or a STAC item"
+Scenes = Annotated[list[str], typer.Argument(metavar="SCENE…", help=SCENE + "; each becomes a result of its own")]
+Scene = Annotated[str, typer.Argument(help=SCENE)]
 ModelName = Annotated[str, typer.Option("--model", help="Name of an embedded model, or a model folder")]
 Window = Annotated[str, typer.Option(help="Edge of the network's windows in pixels, or auto")]
 Halo = Annotated[str, typer.Option(help="Context that is read and thrown away, in pixels, or auto")]
@@ -45,7 +47,7 @@ Nodata = Annotated[str | None, typer.Option(help="Digital number that means no d
 
 @app.command()
 def segment(
-    scene: Sources,
+    scene: Scenes,
     model: ModelName,
     out: Annotated[Path, typer.Option(help="Folder of the catalogue; each scene gets a folder in it")],
     window: Window = "auto",
@@ -65,11 +67,11 @@ def segment(
     on_bad_block: Annotated[str, typer.Option(help="fail, or nodata: go on without unreadable blocks")] = "fail",
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Start over where something else is")] = False,
 ) -> None:
-    """Segment a scene: COG, Zarr, STAC item and preview in OUT/<scene>/.
+    """Segment scenes: COG, Zarr, STAC item and preview in OUT/<scene>/.
 
     A killed run goes on where it stopped when the same command is given again.
     """
-    from flows.segment import segment as run
+    from flows.segment import segment_all
 
     options = _options(
         window=window, halo=halo, overlap=overlap, chunk_tiles=chunk_tiles, device=device, precision=precision,
@@ -77,13 +79,12 @@ def segment(
         offset=offset, nodata=nodata, on_bad_block=on_bad_block, overwrite=overwrite,
     )  # fmt: skip
     with display.live() as watcher:
-        result = run(scene, model, out, options, watcher)
-    display.show_result(result)
+        segment_all(scene, model, out, options, watcher)
 
 
 @app.command()
 def plan(
-    scene: Sources,
+    scene: Scene,
     model: ModelName,
     window: Window = "auto",
     halo: Halo = "auto",

@@ -44,7 +44,7 @@ def main() -> int:
     with display.percentage(f"simulating a scene of {height} × {width}") as progress:
         truth = write_simulation(Simulation(height, width), scene, progress)
     # The demo shows a run, so it does not stop at a result that an earlier one left.
-    outcome = segment_scene([str(scene)], "land-water-cloud", out, SegmentOptions(overwrite=True))
+    outcome = segment_scene(str(scene), "land-water-cloud", out, SegmentOptions(overwrite=True))
     folder = Path(outcome["folder"])
     display.show_result(Result(folder, outcome["record"], outcome["computed"]))
     display.show_scores(truth_scores(folder / COG, truth, outcome["record"]["classes"]))

@@ -10,7 +10,8 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
-from flows.segment import Plan, Result, Watcher
+from flows.planning import Plan
+from flows.segment import Result, Watcher
 from model.train import Progress as Epoch
 from pipeline.publish import COG, ITEM, PREVIEW, RECORD, ZARR
 from pipeline.run import Totals
@@ -21,7 +22,7 @@ console = Console(stderr=True)
 
 @contextmanager
 def live() -> Iterator[Watcher]:
-    """A watcher that draws a progress bar: chunks, Mpx/s, time left."""
+    """A watcher that draws a progress bar (chunks, Mpx/s, time left), and at the end a table of each result."""
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -32,11 +33,14 @@ def live() -> Iterator[Watcher]:
         TimeRemainingColumn(),
     )
     bar = Progress(*columns, console=console)
+    live = _LiveWatcher(bar)
     try:
-        yield _LiveWatcher(bar).watcher
+        yield live.watcher
     finally:
         if bar.live.is_started:
             bar.stop()
+        for result in live.results:
+            show_result(result)
 
 
 class _LiveWatcher:
@@ -44,7 +48,8 @@ class _LiveWatcher:
         self._bar = bar  # started with the plan: input that is refused before leaves no empty bar
         self._task: TaskID | None = None
         self._resumed_pixels = 0
-        self.watcher = Watcher(self._planned, self._progress)
+        self.results: list[Result] = []
+        self.watcher = Watcher(self._planned, self._progress, self.results.append)
 
     def _planned(self, plan: Plan) -> None:
         for warning in plan.scene.warnings:

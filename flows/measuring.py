@@ -17,6 +17,7 @@ from flows.options import SegmentOptions
 from model.tune import Measurement, Sample, Tuner
 from pipeline.files import replacing
 from pipeline.grid import Window
+from pipeline.memory import peak_memory, reset_peak_memory
 from pipeline.scene import Scene, read_block
 
 SIZES = (512, 1024, 2048)
@@ -32,12 +33,17 @@ def measure(
     kind of device and the options, so that later scenes start at once.
     """
     sizes = window_sizes(max(scene.grid.shape), halo, model.spec.divisor, options.window)
-    device = client.submit(describe_device, pure=False).result()
-    path = _cache_file(device, model.digest, halo, options.device, options.precision, threads)
-    if (known := _cached(path)) is not None and set(sizes) <= set(known.seconds):
+    worker = next(iter(client.scheduler_info(n_workers=-1)["workers"]))
+    device = client.submit(describe_device, workers=[worker], pure=False).result()
+    path = _cache_file(device, model.digest, halo, options.device, options.precision, threads, sizes)
+    if (known := _cached(path)) is not None:
         return known
-    tuner = Tuner(model.spec, model.folder, radiometry_of(scene), halo, options.device, options.precision, threads)
-    found: Measurement = client.submit(tuner, sample_window(scene, min(sizes)), sizes, pure=False).result()
+    tuner = Tuner(
+        model.spec, model.folder, radiometry_of(scene), halo, options.device, options.precision, threads,
+        reset_peak_memory, peak_memory,
+    )  # fmt: skip
+    sample = sample_window(scene, min(sizes))
+    found: Measurement = client.submit(tuner, sample, sizes, workers=[worker], pure=False).result()
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path, shared=True) as part:
         part.write_text(json.dumps(found.to_dict(), indent=2), encoding="utf-8")

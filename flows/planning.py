@@ -1,30 +1,85 @@
-"""``seamline plan``: what a run would do, without doing it."""
+"""How a scene will be run; ``seamline plan`` shows it without doing it."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
-from flows.models import open_model
+from flows.measuring import measure
+from flows.models import Model, open_model
 from flows.options import SegmentOptions
-from flows.segment import Plan, make_plan, open_input, raster_of, worker_count
-from pipeline.cluster import connected
+from flows.request import open_input, raster_of
+from flows.resume import Resumed
+from model.runtime import Settings
+from model.tune import Measurement
+from pipeline.cluster import connected, memory_of
 from pipeline.picture import stretch, write_plan_picture
-from pipeline.planning import candidates
+from pipeline.planning import candidates, check_memory, choose, default_halo, projected_memory
 from pipeline.scene import Scene
 from pipeline.thumbnail import read_thumbnail
+from pipeline.tiling import Tiling
 from pipeline.work import quicklook_bands
 
 
-def plan_scene(
-    sources: Sequence[str | Path], model_name: str | Path, options: SegmentOptions, picture: Path | None
-) -> Plan:
+@dataclass(frozen=True)
+class Plan:
+    """How a scene will be run: tiling, settings and what they were chosen from."""
+
+    scene: Scene
+    model: Model
+    tiling: Tiling
+    measured: Measurement
+    projected_memory: int
+    workers: int
+
+    @property
+    def seconds(self) -> float:
+        """Estimated time of the network alone, with all workers."""
+        return self.tiling.tile_count * self.measured.seconds_for(self.tiling.window) / self.workers
+
+    @property
+    def settings(self) -> Settings:
+        """How the network runs on windows of this plan."""
+        return self.measured.settings_for(self.tiling.window)
+
+
+def worker_count(options: SegmentOptions) -> int:
+    """Worker processes of a local cluster: as asked, otherwise one for each CUDA device, one without any."""
+    if options.workers is not None:
+        return options.workers
+    return max(1, torch.cuda.device_count()) if options.device != "cpu" else 1
+
+
+def make_plan(client: Any, scene: Scene, model: Model, options: SegmentOptions, resumed: Resumed | None) -> Plan:
+    """The plan of a resumed run as it was, otherwise the best for this scene, model and cluster.
+
+    Raises:
+        InputError: no plan fits into the memory of a worker, or the resumed one does not.
+    """
+    raster = raster_of(scene, model)
+    workers = len(client.scheduler_info(n_workers=-1)["workers"])
+    memory = memory_of(client)
+    if resumed is not None:
+        tiling, measured = resumed.tiling, resumed.measured
+        check_memory(raster, tiling, measured, memory)
+    else:
+        halo = default_halo(options.plan, model.spec.divisor, model.spec.exact_halo)
+        threads = max(1, (os.cpu_count() or 1) // workers) if options.cluster == "local" else 0
+        measured = measure(client, scene, model, options, halo, threads)
+        tiling = choose(raster, options.plan, model.spec.divisor, model.spec.exact_halo, measured, memory)
+    return Plan(scene, model, tiling, measured, projected_memory(raster, tiling, measured), workers)
+
+
+def plan_scene(source: str | Path, model_name: str | Path, options: SegmentOptions, picture: Path | None) -> Plan:
     """The plan that ``segment`` would follow, measured on the same kind of workers; drawn to ``picture`` if given."""
     model = open_model(model_name)
-    scene = open_input(sources, model, options)
+    scene = open_input(source, model, options)
     candidates(raster_of(scene, model), options.plan, model.spec.divisor, model.spec.exact_halo)
     with connected(options.cluster, worker_count(options)) as client:
         plan = make_plan(client, scene, model, options, resumed=None)

@@ -10,7 +10,7 @@ from typing import Any
 from flows.options import SegmentOptions
 from model.tune import Measurement
 from pipeline.errors import InputError
-from pipeline.publish import COG, ITEM, RECORD, ZARR
+from pipeline.publish import RECORD, can_complete
 from pipeline.rundir import RunDirectory
 from pipeline.tiling import Tiling
 
@@ -23,44 +23,53 @@ class Identity:
     model_digest: str
 
 
+@dataclass(frozen=True)
+class Resumed:
+    """An unfinished run to be gone on with: its directory, plan and what the plan was chosen from."""
+
+    directory: RunDirectory
+    tiling: Tiling
+    measured: Measurement
+
+
 def finished_record(folder: Path, identity: Identity, options: SegmentOptions) -> dict[str, Any] | None:
-    """The record of a finished run of the same scene, model and plan; ``None`` where there is none.
+    """The record of a finished run of the same scene, model and plan whose labels are there; otherwise ``None``.
 
     Raises:
         InputError: there is a finished run of something else.
     """
-    if (folder / ".run" / "plan.json").exists():
+    if RunDirectory(folder / ".run").plan_file.exists():
         return None
-    names = {"cog": COG, "zarr": ZARR}
     try:
         record: dict[str, Any] = json.loads((folder / RECORD).read_text(encoding="utf-8"))
         plan, settings = record["plan"], record["settings"]
     except (OSError, ValueError, KeyError, TypeError):
         return None  # none, or not one that Seamline wrote
     _refuse_other(f"finished run in {folder}", record, plan, settings, identity, options)
-    wanted = [folder / names[output] for output in options.outputs]
-    complete = (folder / ITEM).exists() and all(path.exists() for path in wanted)
-    return record if complete else None
+    return record if can_complete(folder) else None
 
 
-def resumable(
-    directory: RunDirectory, identity: Identity, options: SegmentOptions
-) -> tuple[Tiling, Measurement] | None:
-    """Plan and settings of an unfinished run of the same scene, model and plan; ``None`` where there is none.
+def resumable(directory: RunDirectory, identity: Identity, options: SegmentOptions) -> Resumed | None:
+    """The unfinished run of the same scene, model and plan; ``None`` where there is none.
 
     What the options leave open stays as the unfinished run chose it.
 
     Raises:
-        InputError: there is an unfinished run of something else.
+        InputError: there is an unfinished run of something else, and the options do not overwrite it.
     """
-    found = directory.identity()
-    if found is None:
-        return None
-    tiling, measured = Tiling(**found["tiling"]), Measurement.from_dict(found["measured"])
-    plan = {name: getattr(tiling, name) for name in ("window", "halo", "overlap", "chunk_tiles")}
-    settings = {"precision": measured.settings.precision, "device": measured.settings.device}
-    _refuse_other(f"unfinished run in {directory.path.parent}", found, plan, settings, identity, options)
-    return tiling, measured
+    try:
+        found = directory.identity()
+        if found is None:
+            return None
+        tiling, measured = Tiling(**found["tiling"]), Measurement.from_dict(found["measured"])
+        plan = {name: getattr(tiling, name) for name in ("window", "halo", "overlap", "chunk_tiles")}
+        settings = {"precision": measured.settings.precision, "device": measured.settings.device}
+        _refuse_other(f"unfinished run in {directory.path.parent}", found, plan, settings, identity, options)
+    except InputError:
+        if options.overwrite:
+            return None
+        raise
+    return Resumed(directory.resumed(), tiling, measured)
 
 
 def _refuse_other(

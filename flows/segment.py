@@ -2,61 +2,38 @@
 
 from __future__ import annotations
 
-import os
-import shutil
-import tempfile
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
+from distributed import Client
 
-from flows.measuring import measure
-from flows.models import Model, TorchLoader, open_model, radiometry_of
+from flows.models import TorchLoader, open_model, radiometry_of
 from flows.options import SegmentOptions
-from flows.resume import Identity, finished_record, resumable
-from model.tune import Measurement
-from pipeline.cluster import connected, memory_of
-from pipeline.errors import InputError
-from pipeline.planning import Raster, candidates, choose, default_halo, projected_memory
-from pipeline.publish import Publication, publish
+from flows.planning import Plan, make_plan, worker_count
+from flows.request import Request, open_requests
+from flows.resume import finished_record, resumable
+from pipeline.cluster import connected
+from pipeline.errors import BadBlockError, ChunkError, RunError
+from pipeline.publish import Publication, complete, missing_outputs, publish
 from pipeline.run import Totals, run_chunks
 from pipeline.rundir import RunDirectory
-from pipeline.scene import Scene
-from pipeline.sources import open_scene
 from pipeline.store import create_store
 from pipeline.tiling import Tiling
 from pipeline.work import Job, Stopwatch
 
-BYTES_PER_PIXEL = 0.5
-"""Of all results together and what they need on the way; measured 0.05 to 0.2."""
-
-
-@dataclass(frozen=True)
-class Plan:
-    """How a scene will be run: tiling, settings and what they were chosen from."""
-
-    scene: Scene
-    model: Model
-    tiling: Tiling
-    measured: Measurement
-    projected_memory: int
-    workers: int
-
-    @property
-    def seconds(self) -> float:
-        """Estimated time of the network alone, with all workers."""
-        return self.tiling.tile_count * self.measured.seconds_for(self.tiling.window) / self.workers
+PLANNED = ("window", "halo", "overlap", "chunk_tiles", "divisor")
+"""What fixes a tiling of a scene."""
 
 
 @dataclass(frozen=True)
 class Result:
-    """What a run left: the scene's folder, the record of the run, and whether there was anything to do."""
+    """What a run left: the scene's folder, the record of the run, and whether there was anything to infer."""
 
     folder: Path
     record: dict[str, Any]
@@ -65,137 +42,116 @@ class Result:
 
 @dataclass(frozen=True)
 class Watcher:
-    """Who wants to know how a run goes on: told of the plan once, of the totals after each chunk."""
+    """Who wants to know how a run goes on: told of each scene's plan, of its totals after each chunk, of its end."""
 
     planned: Callable[[Plan], None] = lambda plan: None
     progress: Callable[[Totals, Plan], None] = lambda totals, plan: None
+    finished: Callable[[Result], None] = lambda result: None
 
 
-def segment(
+def segment(source: str | Path, model_name: str | Path, out: Path, options: SegmentOptions, watcher: Watcher) -> Result:
+    """Segment one scene; as ``segment_all``."""
+    return segment_all([source], model_name, out, options, watcher)[0]
+
+
+def segment_all(
     sources: Sequence[str | Path], model_name: str | Path, out: Path, options: SegmentOptions, watcher: Watcher
-) -> Result:
-    """Segment one scene into ``out``/<scene id>.
+) -> list[Result]:
+    """Segment scenes into ``out``/<scene id>, one after the other on one cluster.
+
+    All of them are checked before the first is begun. One that fails does not keep the others from being done.
 
     Args:
-        sources: a raster, a folder of band files, a STAC item, or several band files of one scene.
+        sources: of each scene a raster, a folder of band files, or a STAC item.
         model_name: an embedded model's name or a model folder.
         out: the catalogue's folder.
         options: everything that has a default.
-        watcher: is told of the plan and of progress.
+        watcher: is told of plans, progress and results.
 
     Raises:
         InputError, ModelError: the input cannot be worked with; nothing has been inferred.
-        SeamlineError: the run failed; what was done is kept and the same call goes on.
+        SeamlineError: a run failed; what was done is kept and the same call goes on.
     """
-    started, date = Stopwatch.now(), datetime.now(UTC)
-    out = out.expanduser().absolute()  # workers may have another working directory
-    model = open_model(model_name)
-    scene = open_input(sources, model, options)
-    folder = out / scene.id
-    identity = Identity(scene.digest(), model.digest)
-    if not options.overwrite and (record := finished_record(folder, identity, options)) is not None:
-        return Result(folder, record, computed=False)
-    candidates(raster_of(scene, model), options.plan, model.spec.divisor, model.spec.exact_halo)
-    check_output(out, scene)
-    directory = RunDirectory(folder / ".run")
+    requests = open_requests(sources, open_model(model_name), out, options)
+    results: list[Result] = []
+    failures: list[BadBlockError | ChunkError] = []
     with ExitStack() as stack:
-        stack.enter_context(directory.locked())
-        client = stack.enter_context(connected(options.cluster, worker_count(options)))
-        if options.overwrite:
-            directory.clear()
-        plan = make_plan(client, scene, model, options, resumable(directory, identity, options))
-        watcher.planned(plan)
-        job = Job(scene, plan.tiling, len(model.classes), directory, options.on_bad_block)
-        _prepare(job, plan, identity)
-        loader = TorchLoader(model.folder, model.digest, plan.measured.settings, radiometry_of(scene), plan.tiling.halo)
-        start = Stopwatch.now() - started
-        totals = run_chunks(client, job, loader, lambda totals: watcher.progress(totals, plan))
-        publication = Publication(
-            job, model.classes, out, folder, options.outputs, versions(), f"segmented with {model.spec.name}"
-        )
-        record = _record(plan, identity, options, totals)
-        record["started"] = date.isoformat(timespec="seconds")
-        record["seconds"] |= {"start": start, "run": totals.elapsed}
-        record = publish(publication, record, Stopwatch(), started)
-    return Result(folder, record, computed=True)
+
+        @cache
+        def client() -> Client:
+            return stack.enter_context(connected(options.cluster, worker_count(options)))
+
+        for request in requests:
+            try:
+                results.append(_segmented(request, client, watcher))
+                watcher.finished(results[-1])
+            except (BadBlockError, ChunkError) as error:
+                failures.append(error)
+    if failures and len(requests) == 1:
+        raise failures[0]
+    if failures:
+        raise RunError(f"{len(failures)} of {len(requests)} scenes failed: " + "; ".join(map(str, failures)))
+    return results
 
 
-def open_input(sources: Sequence[str | Path], model: Model, options: SegmentOptions) -> Scene:
-    """The scene that the user named, with the model's bands."""
-    source = sources[0] if len(sources) == 1 else sources
-    return open_scene(
-        source,
-        model.needs,
-        options.scene,
-        assumed_nodata=model.spec.assumed_nodata,
-        reflectance=model.spec.quantity == "reflectance",
-    )
+def _segmented(request: Request, client: Callable[[], Client], watcher: Watcher) -> Result:
+    started, date = Stopwatch.now() - request.seconds, datetime.now(UTC)
+    record = _finished(request)
+    if record is not None and not missing_outputs(request.folder, request.options.outputs):
+        return Result(request.folder, record, computed=False)
+    with request.directory.locked():
+        record = _finished(request)  # another process may have finished it in between
+        if record is not None:
+            return _completed(request, record)
+        return _run(request, client(), watcher, started, date)
 
 
-def worker_count(options: SegmentOptions) -> int:
-    """Worker processes of a local cluster: as asked, otherwise one for each CUDA device, one without any."""
-    if options.workers is not None:
-        return options.workers
-    return max(1, torch.cuda.device_count()) if options.device != "cpu" else 1
+def _finished(request: Request) -> dict[str, Any] | None:
+    if request.options.overwrite:
+        return None
+    return finished_record(request.folder, request.identity, request.options)
 
 
-def make_plan(
-    client: Any, scene: Scene, model: Model, options: SegmentOptions, resumed: tuple[Tiling, Measurement] | None
-) -> Plan:
-    """The plan of a resumed run as it was, otherwise the best for this scene, model and cluster."""
-    raster = raster_of(scene, model)
-    workers = len(client.scheduler_info(n_workers=-1)["workers"])
-    memory = memory_of(client)
-    if resumed is not None:
-        tiling, measured = resumed
-    else:
-        halo = default_halo(options.plan, model.spec.divisor, model.spec.exact_halo)
-        threads = max(1, (os.cpu_count() or 1) // workers) if options.cluster == "local" else 0
-        measured = measure(client, scene, model, options, halo, threads)
-        tiling = choose(raster, options.plan, model.spec.divisor, model.spec.exact_halo, measured, memory)
-    return Plan(scene, model, tiling, measured, projected_memory(raster, tiling, measured), workers)
+def _completed(request: Request, record: dict[str, Any]) -> Result:
+    """Write what the finished run did not, or what was lost since, from the raster that is there."""
+    tiling = Tiling(*request.scene.grid.shape, **{name: record["plan"][name] for name in PLANNED})
+    if missing_outputs(request.folder, request.options.outputs):
+        job = Job(request.scene, tiling, len(request.model.classes), request.directory)
+        record = complete(_publication(request, job), record)
+    return Result(request.folder, record, computed=False)
 
 
-def raster_of(scene: Scene, model: Model) -> Raster:
-    """What the plan must know of the scene."""
-    height, width = scene.grid.shape
-    return Raster(height, width, len(scene.bands), np.dtype(scene.dtype).itemsize, len(model.classes))
+def _run(request: Request, client: Client, watcher: Watcher, started: float, date: datetime) -> Result:
+    scene, model, options = request.scene, request.model, request.options
+    resumed = resumable(request.directory, request.identity, options)
+    plan = make_plan(client, scene, model, options, resumed)
+    watcher.planned(plan)
+    directory = _begun(request, plan) if resumed is None else resumed.directory
+    job = Job(scene, plan.tiling, len(model.classes), directory, options.on_bad_block)
+    loader = TorchLoader(model.folder, model.digest, plan.settings, radiometry_of(scene), plan.tiling.halo)
+    start = Stopwatch.now() - started
+    totals = run_chunks(client, job, loader, lambda totals: watcher.progress(totals, plan))
+    record = _record(plan, request, totals)
+    record["started"] = date.isoformat(timespec="seconds")
+    record["seconds"] |= {"start": start, "run": totals.elapsed}
+    record = publish(_publication(request, job), record, Stopwatch(), started)
+    return Result(request.folder, record, computed=True)
 
 
-def check_output(out: Path, scene: Scene) -> None:
-    """Refuse an output folder that cannot be written to or whose disk is too small."""
-    folder = out / scene.id
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
-    except OSError as error:
-        raise InputError(
-            f"--out {out}",
-            got=error.strerror or error,
-            expected="a folder that can be written to",
-            fix="choose another",
-        ) from error
-    height, width = scene.grid.shape
-    needed, free = int(height * width * BYTES_PER_PIXEL), shutil.disk_usage(folder).free
-    if free < needed:
-        raise InputError(
-            f"disk of --out {out}",
-            got=f"{free / 2**20:.0f} MiB free",
-            expected=f"{needed / 2**20:.0f} MiB for a scene of {height}×{width}",
-            fix="free some space or choose another disk",
-        )
-
-
-def _prepare(job: Job, plan: Plan, identity: Identity) -> None:
-    """Make the run directory of a new run; a resumed one is left as it is."""
-    directory, tiling = job.directory, job.tiling
-    if directory.identity() is not None:
-        return
-    directory.clear()
+def _begun(request: Request, plan: Plan) -> RunDirectory:
+    """The run directory of a new run."""
+    directory = request.directory.started()
     title = f"{plan.scene.id}, segmented with {plan.model.spec.name}"
-    create_store(directory.store, plan.scene.grid, plan.model.classes, tiling.store_chunk, title=title)
-    directory.create({**asdict(identity), "tiling": asdict(tiling), "measured": plan.measured.to_dict()})
+    create_store(directory.store, plan.scene.grid, plan.model.classes, plan.tiling.store_chunk, title=title)
+    identity = {**asdict(request.identity), "tiling": asdict(plan.tiling), "measured": plan.measured.to_dict()}
+    directory.commit(identity)
+    return directory
+
+
+def _publication(request: Request, job: Job) -> Publication:
+    model, options = request.model, request.options
+    title = f"segmented with {model.spec.name}"
+    return Publication(job, model.classes, request.out, request.folder, options.outputs, versions(), title)
 
 
 def versions() -> dict[str, str]:
@@ -203,16 +159,15 @@ def versions() -> dict[str, str]:
     return {name: version(name) for name in ("seamline", "torch", "rasterio", "zarr", "dask", "numpy")}
 
 
-def _record(plan: Plan, identity: Identity, options: SegmentOptions, totals: Totals) -> dict[str, Any]:
-    tiling, scene = plan.tiling, plan.scene
+def _record(plan: Plan, request: Request, totals: Totals) -> dict[str, Any]:
+    tiling, scene, options = plan.tiling, plan.scene, request.options
     return {
         "scene": scene.id,
         "source": scene.source,
         "model": plan.model.spec.name,
-        "scene_digest": identity.scene_digest,
-        "model_digest": identity.model_digest,
+        **asdict(request.identity),
         "plan": plan_record(tiling),
-        "settings": asdict(plan.measured.settings),
+        "settings": asdict(plan.settings),
         "options": options.model_dump(mode="json", exclude_defaults=True),
         "outputs": list(options.outputs),
         "pixels_scene": tiling.height * tiling.width,
@@ -232,5 +187,4 @@ def _record(plan: Plan, identity: Identity, options: SegmentOptions, totals: Tot
 
 def plan_record(tiling: Tiling) -> dict[str, int]:
     """The plan, as ``run.json`` has it."""
-    names = ("window", "stride", "halo", "overlap", "chunk_tiles", "divisor")
-    return {name: getattr(tiling, name) for name in names}
+    return {name: getattr(tiling, name) for name in (*PLANNED, "stride")}

@@ -14,7 +14,8 @@ from prefect.exceptions import PrefectException
 
 from flows import display
 from flows.options import SegmentOptions
-from flows.segment import Plan, Result, Watcher, segment
+from flows.planning import Plan
+from flows.segment import Result, Watcher, segment
 from pipeline.run import Totals
 
 SECONDS_BETWEEN_UPDATES = 1.0
@@ -59,8 +60,8 @@ class FlowWatcher:
             self._log.warning("progress not shown: %s", error)
 
 
-@task(task_run_name="segment {source[0]}", persist_result=False)
-def segment_task(source: list[str], model: str, out: Path, options: SegmentOptions) -> dict[str, Any]:
+@task(task_run_name="segment {source}", persist_result=False)
+def segment_task(source: str, model: str, out: Path, options: SegmentOptions) -> dict[str, Any]:
     """The whole scene as one task: its steps resume by themselves, so a retry goes on where the last try stopped."""
     with display.live() as terminal:
         result = segment(source, model, out, options, FlowWatcher(terminal).watcher)
@@ -70,7 +71,7 @@ def segment_task(source: list[str], model: str, out: Path, options: SegmentOptio
 
 @flow(name="segment-scene", retries=0, persist_result=False, validate_parameters=True)
 def segment_scene(
-    source: list[str],
+    source: str,
     model: str = "land-water-cloud",
     out: Path = Path("results"),
     options: SegmentOptions = DEFAULTS,
@@ -78,7 +79,7 @@ def segment_scene(
     """Segment one scene into OUT/<scene id>.
 
     Args:
-        source: A raster, a folder of band files, a STAC item, or several band files of one scene.
+        source: A raster, a folder of band files, or a STAC item.
         model: Name of an embedded model, or a model folder.
         out: Folder of the catalogue.
         options: Everything that has a default.

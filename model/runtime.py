@@ -13,7 +13,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeVar
 
 import numpy as np
 import torch
@@ -32,6 +32,7 @@ log = logging.getLogger("seamline.runtime")
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 """Of glibc's ``mallopt``; see malloc.h."""
 
+Scalar = TypeVar("Scalar", bound=np.generic)
 Precision = Literal["fp64", "fp32", "bf16", "fp16"]
 DTYPES = {"fp64": torch.float64, "fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -121,6 +122,8 @@ class Runtime:
             torch.set_num_threads(settings.threads)
         if settings.device == "cpu":
             keep_freed_memory()
+        else:
+            torch.cuda.reset_peak_memory_stats()
         # The same windows must give the same bytes: no algorithm that is chosen by a race, none with atomics.
         torch.backends.cudnn.benchmark = False
         torch.backends.cudnn.deterministic = True
@@ -138,7 +141,8 @@ class Runtime:
     def predict(self, pixels: Sequence[NDArray[np.generic]], valid: Sequence[NDArray[np.bool_]]) -> Iterator[Tensor]:
         """Scores (classes, S, S) on the device for each of the windows, S = window − 2·halo.
 
-        Out of memory on a CUDA device halves the batch and goes on.
+        Out of memory on a CUDA device halves the batch and goes on. There every batch has one size, the last one
+        filled up with its last window: kernels are chosen by size, and may differ in the last bits.
 
         Args:
             pixels: of each window (bands, window, window), digital numbers.
@@ -148,7 +152,7 @@ class Runtime:
         while done < len(pixels):
             part = slice(done, done + self._batch)
             try:
-                result = self._forward(np.stack(pixels[part]), np.stack(valid[part]))
+                result = self._forward(self._batched(pixels[part]), self._batched(valid[part]))
             except torch.cuda.OutOfMemoryError:
                 if self._batch == 1:
                     raise
@@ -156,12 +160,19 @@ class Runtime:
                 torch.cuda.empty_cache()
                 log.warning("out of device memory: going on with batches of %d windows", self._batch)
                 continue
+            result = result[: len(pixels[part])]
             yield from result
             done += len(result)
+
+    def _batched(self, windows: Sequence[NDArray[Scalar]]) -> NDArray[Scalar]:
+        missing = self._batch - len(windows) if self.device.type == "cuda" else 0
+        return np.stack([*windows, *[windows[-1]] * missing])
 
     @torch.inference_mode()
     def _forward(self, pixels: NDArray[np.generic], valid: NDArray[np.bool_]) -> Tensor:
         scores: Tensor = self._network(self._prepare(pixels, valid), self.halo)
+        if self.device.type == "cuda":
+            torch.cuda.synchronize()  # what comes after is not the network's time, nor are its errors
         return scores
 
     @torch.inference_mode()

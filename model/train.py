@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from model.data import IGNORE, Jitter, LabelledImage, random_windows
 from model.metrics import confusion_matrix, iou
@@ -24,6 +25,7 @@ class Schedule:
     """How long and how fast: ``epochs`` of ``steps`` batches of ``batch`` windows of ``window``² pixels.
 
     The rate rises linearly over the first ``warmup`` share of all steps to ``rate`` and falls as a cosine.
+    ``averaged``: over how many steps, about, the weights are averaged.
     """
 
     epochs: int = 20
@@ -33,10 +35,11 @@ class Schedule:
     rate: float = 2e-3
     warmup: float = 0.05
     weight_decay: float = 1e-4
+    averaged: int = 200
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "steps", "batch", "window"):
+        for name in ("epochs", "steps", "batch", "window", "averaged"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} of a training: got {getattr(self, name)}, expected at least 1")
 
@@ -121,8 +124,10 @@ def train(
 ) -> tuple[UNet, Normalisation]:
     """Train from scratch, or from the ``checkpoint`` of an interrupted training with the same arguments.
 
-    Every epoch draws its windows from a generator seeded by (seed, epoch), so that a training that goes on
-    after a kill sees the windows that it would have seen.
+    What comes out is the running average of the weights over about the last ``schedule.averaged`` steps, which
+    generalises better than where the last step happened to land (Izmailov et al. 2018, arXiv:1803.05407). Every epoch
+    draws its windows from a generator seeded by (seed, epoch), so that a training that goes on after a kill sees the
+    windows that it would have seen.
     """
     torch.manual_seed(schedule.seed)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -131,7 +136,11 @@ def train(
     rates = torch.optim.lr_scheduler.LambdaLR(optimiser, schedule.rate_at)
     normalise = Normalisation.of(images)
     weights = torch.tensor(class_weights, device=device)
-    first = _restore(checkpoint, network, optimiser, rates) if checkpoint else 0
+    averaging = get_ema_multi_avg_fn(1 - 1 / schedule.averaged)  # type: ignore[no-untyped-call]
+    average = AveragedModel(network, multi_avg_fn=averaging, use_buffers=True)
+    averaged: UNet = average.module  # type: ignore[assignment]
+    state = {"network": network, "average": average, "optimiser": optimiser, "rates": rates}
+    first = _restore(checkpoint, state) if checkpoint else 0
     for epoch in range(first, schedule.epochs):
         started = time.monotonic()
         rng = np.random.default_rng((schedule.seed, epoch))
@@ -149,12 +158,13 @@ def train(
             torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
             optimiser.step()
             rates.step()
+            average.update_parameters(network)
             losses.append(loss.item())
-        scores = evaluate(network, validation, normalise) if validation else ()
+        scores = evaluate(averaged, validation, normalise) if validation else ()
         if checkpoint:
-            _save(checkpoint, epoch + 1, network, optimiser, rates)
+            _save(checkpoint, epoch + 1, state)
         report(Progress(epoch + 1, schedule.epochs, float(np.mean(losses)), scores, time.monotonic() - started))
-    return network.eval().to("cpu"), normalise
+    return averaged.eval().to("cpu"), normalise
 
 
 def _batch(
@@ -192,23 +202,17 @@ def predict(network: UNet, image: NDArray[np.float32], normalise: Normalisation)
     return labels
 
 
-def _save(path: Path, epoch: int, network: UNet, optimiser: Any, rates: Any) -> None:
-    state = {
-        "epoch": epoch,
-        "network": network.state_dict(),
-        "optimiser": optimiser.state_dict(),
-        "rates": rates.state_dict(),
-    }
+def _save(path: Path, epoch: int, state: Mapping[str, Any]) -> None:
     part = path.with_suffix(".part")
-    torch.save(state, part)
+    torch.save({"epoch": epoch, **{name: held.state_dict() for name, held in state.items()}}, part)
     part.replace(path)
 
 
-def _restore(path: Path, network: UNet, optimiser: Any, rates: Any) -> int:
+def _restore(path: Path, state: Mapping[str, Any]) -> int:
+    """Give everything in ``state`` what it had in the checkpoint; returns the epochs that were done then."""
     if not path.exists():
         return 0
-    state = torch.load(path, weights_only=True)
-    network.load_state_dict(state["network"])
-    optimiser.load_state_dict(state["optimiser"])
-    rates.load_state_dict(state["rates"])
-    return int(state["epoch"])
+    saved = torch.load(path, weights_only=True)
+    for name, held in state.items():
+        held.load_state_dict(saved[name])
+    return int(saved["epoch"])

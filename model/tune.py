@@ -27,6 +27,9 @@ from model.spec import ModelSpec
 NOISE = 1.1
 """Times that differ by less are the same."""
 
+DEVICE_SHARE = 0.9
+"""Of a device's memory that a batch may take; the rest is the network, the votes and what the driver keeps."""
+
 LABELS_AGREE = 0.999
 IOU_AGREES = 0.995
 
@@ -53,9 +56,10 @@ class Trial:
 class Measurement:
     """What was found: the settings, the time of windows of several sizes, and memory.
 
+    ``settings.batch`` is for windows of the smallest edge; larger ones go in batches of about as many pixels.
     ``seconds`` maps the edge of a window to seconds per pixel of its area. ``process_bytes`` is what the process
     holds with the network loaded, ``bytes_per_pixel`` what a forward adds for each pixel of a batch: to the process on
-    a CPU, to the device otherwise.
+    a CPU, to the device otherwise, which has ``device_bytes``.
     """
 
     settings: Settings
@@ -63,6 +67,18 @@ class Measurement:
     process_bytes: int
     bytes_per_pixel: float
     trials: tuple[Trial, ...]
+    device_bytes: int = 0
+
+    def settings_for(self, window: int) -> Settings:
+        """The settings for windows of this edge."""
+        return replace(self.settings, batch=max(1, int(self.settings.batch * (min(self.seconds) / window) ** 2)))
+
+    def fits(self, window: int) -> bool:
+        """Whether a batch of such windows fits into the memory of a device of its own."""
+        return not self.device_bytes or self._batch_bytes(window) <= DEVICE_SHARE * self.device_bytes
+
+    def _batch_bytes(self, window: int) -> float:
+        return self.bytes_per_pixel * window**2 * self.settings_for(window).batch
 
     def seconds_for(self, window: int) -> float:
         """Seconds for one window of this edge, between measured sizes interpolated, outside as the nearest."""
@@ -71,9 +87,7 @@ class Measurement:
 
     def forward_bytes(self, window: int) -> int:
         """What the forward of a batch of such windows adds to the process's memory; nothing if a device holds it."""
-        if self.settings.device == "cuda":
-            return 0
-        return int(self.bytes_per_pixel * window**2 * self.settings.batch)
+        return 0 if self.settings.device == "cuda" else int(self._batch_bytes(window))
 
     def to_dict(self) -> dict[str, Any]:
         """As plain values, for a JSON file."""
@@ -87,6 +101,7 @@ class Measurement:
             seconds={int(edge): seconds for edge, seconds in values["seconds"].items()},
             process_bytes=values["process_bytes"],
             bytes_per_pixel=values["bytes_per_pixel"],
+            device_bytes=values["device_bytes"],
             trials=tuple(Trial(**{**t, "settings": Settings(**t["settings"])}) for t in values["trials"]),
         )
 
@@ -103,6 +118,9 @@ class Tuner:
     precision: Literal["auto"] | Precision
     threads: int
     """What this worker may use at most; 0: all that torch sees."""
+    reset_peak_memory: Callable[[], None]
+    peak_memory: Callable[[], int]
+    """The most bytes that the process held since the last reset."""
 
     def __call__(self, sample: Sample, sizes: Sequence[int]) -> Measurement:
         """Measure on a window of the scene; ``sizes`` are the edges of windows that a plan might take.
@@ -197,18 +215,31 @@ class Tuner:
     def _measured(
         self, settings: Settings, sample: Sample, sizes: Sequence[int], trials: tuple[Trial, ...]
     ) -> Measurement:
-        bytes_per_pixel, process_bytes = 0.0, _released()
-        forwards = {edge: self._forward(settings, sample, edge) for edge in sorted(sizes)}
-        for edge, forward in forwards.items():
-            before = _released()
-            reset_peak_memory()
-            forward()
-            peak = torch.cuda.max_memory_allocated() if settings.device == "cuda" else peak_memory() - before
-            bytes_per_pixel = max(bytes_per_pixel, peak / (edge**2 * settings.batch))
-            process_bytes = max(process_bytes, before)
+        found = Measurement(settings, {min(sizes): 0.0}, _released(), 0.0, trials, _device_bytes(settings))
+        forwards: dict[int, Callable[[], None]] = {}
+        for edge in sorted(sizes):
+            own = found.settings_for(edge)
+            forward, before = self._forward(own, sample, edge), _released()
+            self.reset_peak_memory()
+            try:
+                forward()
+            except torch.cuda.OutOfMemoryError:
+                break  # nor do the larger ones fit
+            added = torch.cuda.max_memory_allocated() if own.device == "cuda" else self.peak_memory() - before
+            forwards[edge] = forward
+            found = replace(
+                found,
+                process_bytes=max(found.process_bytes, before),
+                bytes_per_pixel=max(found.bytes_per_pixel, added / (edge**2 * own.batch)),
+            )
         times = _times_in_turns(list(forwards.values()), rounds=2)
-        seconds = {edge: time / (edge**2 * settings.batch) for edge, time in zip(forwards, times, strict=True)}
-        return Measurement(settings, seconds, process_bytes, bytes_per_pixel, trials)
+        pixels = [edge**2 * found.settings_for(edge).batch for edge in forwards]
+        seconds = {edge: time / count for edge, time, count in zip(forwards, times, pixels, strict=True)}
+        return replace(found, seconds=seconds)
+
+
+def _device_bytes(settings: Settings) -> int:
+    return int(torch.cuda.mem_get_info()[1]) if settings.device == "cuda" else 0
 
 
 def _released() -> int:
@@ -238,19 +269,3 @@ def _resized(sample: Sample, edge: int) -> Sample:
         np.ascontiguousarray(np.tile(pixels, (1, times, times))[:, :edge, :edge]),
         np.ascontiguousarray(np.tile(valid, (times, times))[:edge, :edge]),
     )
-
-
-def reset_peak_memory() -> None:
-    """Let ``peak_memory`` count from now on, where the system can (Linux)."""
-    with suppress(OSError):
-        Path("/proc/self/clear_refs").write_text("5")
-
-
-def peak_memory() -> int:
-    """The most bytes this process held in memory (VmHWM), since its start or the last reset."""
-    try:
-        status = Path("/proc/self/status").read_text()
-    except OSError:
-        return int(psutil.Process().memory_info().rss)
-    line = next(line for line in status.splitlines() if line.startswith("VmHWM"))
-    return int(line.split()[1]) * 1024

@@ -17,9 +17,9 @@ from rasterio.windows import Window as RasterioWindow
 from pipeline.classes import NODATA, LabelClass
 from pipeline.files import replacing
 from pipeline.grid import GeoBox, Window
-from pipeline.store import VARIABLE
+from pipeline.store import VARIABLE, open_labels, write_labels
 
-__all__ = ["row_bands", "write_cog"]
+__all__ = ["copy_labels", "row_bands", "write_cog"]
 
 _BLOCK = 512
 _CACHE_BYTES = 64 << 20
@@ -63,6 +63,13 @@ def write_cog(
                 BIGTIFF="IF_SAFER",
                 STATISTICS="YES",  # or GIS tools write them to a side-car beside the file
             )
+
+
+def copy_labels(path: Path, store: Path) -> None:
+    """Write the labels of the COG ``path`` into an empty store of the same grid, a row of Zarr chunks at a time."""
+    with rasterio.open(path) as cog:
+        for band in row_bands(open_labels(store)):
+            write_labels(store, band, cog.read(1, window=RasterioWindow(band.col, band.row, band.width, band.height)))
 
 
 def row_bands(labels: zarr.Array[Any], multiple: int = 1) -> Iterator[Window]:

@@ -39,6 +39,10 @@ class Costs(Protocol):
         """What the forward of a batch of such windows adds, in the process's memory."""
         ...
 
+    def fits(self, window: int) -> bool:
+        """Whether such windows fit into the memory of a device of its own, if there is one."""
+        ...
+
     def seconds_for(self, window: int) -> float:
         """Seconds for one window of this edge."""
         ...
@@ -76,9 +80,16 @@ def choose(
         InputError: the options contradict each other or the network, or nothing fits into ``memory`` bytes.
     """
     plans = candidates(raster, options, divisor, exact_halo)
-    fitting = [plan for plan in plans if projected_memory(raster, plan, costs) <= memory]
+    fitting = [plan for plan in plans if costs.fits(plan.window) and projected_memory(raster, plan, costs) <= memory]
     if not fitting:
-        check_memory(raster, min(plans, key=lambda plan: plan.window), costs, memory)
+        smallest = min(plans, key=lambda plan: plan.window)
+        check_memory(raster, smallest, costs, memory)
+        raise InputError(
+            "memory of the CUDA device",
+            got="too little",
+            expected=f"room for windows of {smallest.window}",
+            fix="take a smaller --window or --halo, or --device cpu",
+        )
     return min(fitting, key=lambda plan: (plan.tile_count * costs.seconds_for(plan.window), plan.window))
 
 
@@ -149,7 +160,9 @@ def projected_memory(raster: Raster, plan: Tiling, costs: Costs) -> int:
     sums = 2 * 4 * raster.classes * pixels if plan.overlap else 0
     # What GDAL delivers, the scene's bands put together, and at a scene's edge the mirrored copy.
     chunk = 3 * block + labels + sums
-    network = costs.forward_bytes(plan.window)
+    # Weighing one tile's votes: its probabilities, their products and roundings in double precision.
+    weighed = 3 * 8 * raster.classes * plan.support**2 if plan.overlap else 0
+    network = costs.forward_bytes(plan.window) + weighed
     return int(MARGIN * (costs.process_bytes + network + CHUNKS_AT_ONCE * chunk + RASTER_CACHE))
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,10 +19,10 @@ import numpy as np
 
 from pipeline.catalog import ClassArea, class_table, scene_item, update_catalog, write_item
 from pipeline.classes import LabelClass
-from pipeline.cog import write_cog
+from pipeline.cog import copy_labels, write_cog
 from pipeline.files import replacing
 from pipeline.picture import decimated, stretch, write_preview
-from pipeline.store import is_sealed, open_labels, seal
+from pipeline.store import create_store, is_sealed, open_labels, seal
 from pipeline.work import QUICKLOOK, Job, Stopwatch, quicklook
 
 COG, ZARR, ITEM, PREVIEW, RECORD = "segmentation.tif", "segmentation.zarr", "item.json", "preview.png", "run.json"
@@ -52,8 +52,7 @@ def publish(publication: Publication, record: Mapping[str, Any], watch: Stopwatc
     labels, grid = open_labels(store), job.scene.grid
     with watch.stage("cog"):
         if "cog" in publication.outputs:
-            tags = {key: str(record[key]) for key in ("scene_digest", "model", "model_digest")}
-            write_cog(labels, grid, publication.classes, folder / COG, job.directory.path, tags)
+            write_cog(labels, grid, publication.classes, folder / COG, job.directory.files, _tags(record))
     with watch.stage("publish"):
         table = class_table(labels, grid, publication.classes)
         _preview(publication, table, store)
@@ -67,12 +66,56 @@ def publish(publication: Publication, record: Mapping[str, Any], watch: Stopwatc
         "classes": [asdict(row) for row in table],
         "finished": finished.isoformat(timespec="seconds"),
     }
-    with replacing(folder / RECORD) as part:
-        part.write_text(json.dumps(complete, indent=2) + "\n", encoding="utf-8")
+    _write_record(folder, complete)
     _item(publication, table, finished)
     job.directory.clear()
     shutil.rmtree(job.directory.path)
     return complete
+
+
+def missing_outputs(folder: Path, outputs: Iterable[str]) -> list[str]:
+    """The outputs that are not there, of a scene whose run is finished; ``"item"`` for its STAC item."""
+    names = {"cog": COG, "zarr": ZARR}
+    missing = [output for output in outputs if not (folder / names[output]).exists()]
+    return missing if (folder / ITEM).exists() else [*missing, "item"]
+
+
+def can_complete(folder: Path) -> bool:
+    """Whether the labels of a finished run are still there, as one raster or the other."""
+    return is_sealed(folder / ZARR) or (folder / COG).exists()
+
+
+def complete(publication: Publication, record: Mapping[str, Any]) -> dict[str, Any]:
+    """Write what is missing of a finished run from the raster that is there; returns the record as it is now.
+
+    The scene is not read and nothing is inferred.
+    """
+    job, folder = publication.job, publication.folder
+    grid, scratch = job.scene.grid, job.directory.path
+    missing = missing_outputs(folder, publication.outputs)
+    if "zarr" in missing:
+        store = scratch / ZARR
+        shutil.rmtree(store, ignore_errors=True)
+        create_store(store, grid, publication.classes, job.tiling.store_chunk, title=publication.lineage)
+        copy_labels(folder / COG, store)
+        seal(store, {key: record[key] for key in ("scene_digest", "model_digest", "plan")})
+        store.rename(folder / ZARR)
+    if "cog" in missing:
+        write_cog(open_labels(folder / ZARR), grid, publication.classes, folder / COG, scratch, _tags(record))
+    now = {**record, "outputs": sorted({*record["outputs"], *publication.outputs})}
+    _write_record(folder, now)
+    _item(publication, [ClassArea(**row) for row in record["classes"]], datetime.fromisoformat(record["finished"]))
+    shutil.rmtree(scratch)
+    return now
+
+
+def _tags(record: Mapping[str, Any]) -> dict[str, str]:
+    return {key: str(record[key]) for key in ("scene_digest", "model", "model_digest")}
+
+
+def _write_record(folder: Path, record: Mapping[str, Any]) -> None:
+    with replacing(folder / RECORD) as part:
+        part.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
 
 
 def _sealed_store(job: Job, record: Mapping[str, Any]) -> Path:

@@ -11,9 +11,10 @@ import logging
 import time
 from collections.abc import Callable
 from concurrent.futures import CancelledError
+from contextlib import suppress
 from dataclasses import dataclass, field
 
-from distributed import Client, Future, KilledWorker, as_completed, get_worker
+from distributed import Client, Future, KilledWorker, get_worker, wait
 
 from pipeline.cluster import PredictorPlugin, hands_of
 from pipeline.errors import BadBlockError, ChunkError, RunError, SeamlineError
@@ -24,6 +25,9 @@ from pipeline.tiling import Index
 from pipeline.work import Job, infer_chunk, write_chunk
 
 log = logging.getLogger("seamline.run")
+
+LOOK_FOR_WORKERS, WAIT_FOR_WORKERS = 10, 300
+"""Seconds without news after which the cluster is looked at; seconds without a worker after which a run gives up."""
 
 
 @dataclass
@@ -74,7 +78,10 @@ def run_chunks(
     written = directory.written() if tiling.overlap else inferred
     frontier = Frontier(tiling, inferred, written)
     totals = Totals(tiling.chunk_grid.row * tiling.chunk_grid.col, chunks_done=frontier.done)
-    totals.bad_blocks = sorted({block for report in inferred.values() for block in report.bad_blocks})
+    for report in inferred.values():  # of earlier tries; what they took and where they failed is the scene's
+        totals.bad_blocks = sorted({*totals.bad_blocks, *report.bad_blocks})
+        totals.peak_memory = max(totals.peak_memory, report.peak_memory)
+        totals.device_memory = max(totals.device_memory, report.device_memory)
     totals.pixels_done = sum(tiling.pixels_of(chunk).pixels for chunk in written)
     progress(totals)
     plugin = PredictorPlugin(loader)
@@ -109,44 +116,56 @@ class _Loop:
     def run(self) -> set[str]:
         """Until nothing is left that can be done; returns messages of unreadable blocks."""
         unreadable: set[str] = set()
-        ended = as_completed(loop=self._client.loop)
         try:
-            self._submit(ended)
+            self._submit()
             while self._running:
-                future = next(ended)
-                chunk = self._running.pop(future)
-                try:
-                    self._note(future, chunk)
-                except BadBlockError as error:
-                    log.error("%s", error)
-                    unreadable.add(str(error))
-                finally:
-                    self._inferring.discard(future)
-                    future.release()
-                self._submit(ended)
+                for future in self._ended():
+                    chunk = self._running.pop(future)
+                    try:
+                        self._note(future, chunk)
+                    except BadBlockError as error:
+                        log.error("%s", error)
+                        unreadable.add(str(error))
+                    finally:
+                        self._inferring.discard(future)
+                        future.release()
+                self._submit()
         except CancelledError as error:
-            raise RunError(
-                f"scene {self._job.scene.id}: the cluster is gone ({error}); what is done is kept, "
-                "run the same command again when there is a cluster"
-            ) from error
+            raise self._gone(str(error)) from error
         finally:
             if self._running and self._client.status == "running":
                 self._client.cancel(list(self._running), force=True)
         return unreadable
 
-    def _submit(self, ended: as_completed) -> None:
+    def _ended(self) -> list[Future]:
+        """The tasks that have ended, at least one; waits for workers that come back, but not for ever."""
+        alone_since: float | None = None
+        while True:
+            with suppress(TimeoutError), self._client.as_current():
+                return list(wait(list(self._running), LOOK_FOR_WORKERS, return_when="FIRST_COMPLETED").done)
+            if hands_of(self._client):
+                alone_since = None
+            elif alone_since is None:
+                alone_since = time.monotonic()
+                log.warning("no workers: waiting up to %d s for one", WAIT_FOR_WORKERS)
+            elif time.monotonic() - alone_since > WAIT_FOR_WORKERS:
+                raise self._gone(f"no worker for {WAIT_FOR_WORKERS} s")
+
+    def _gone(self, why: str) -> RunError:
+        return RunError(
+            f"scene {self._job.scene.id}: the cluster is gone ({why}); what is done is kept, "
+            "run the same command again when there is a cluster"
+        )
+
+    def _submit(self) -> None:
         for chunk in self._frontier.writable():
-            self._start(ended, self._client.submit(_write, self._job, chunk, pure=False, priority=1), chunk)
-        # Asked anew each time: workers come and go.
+            self._running[self._client.submit(_write, self._job, chunk, pure=False, priority=1)] = chunk
+        # Asked anew each time: workers come and go. While there are none, one chunk waits for the first.
         bound = hands_of(self._client) + 1
         while len(self._inferring) < bound and (following := self._frontier.next_to_infer()) is not None:
             future = self._client.submit(_infer, self._job, following, self._plugin, pure=False)
             self._inferring.add(future)
-            self._start(ended, future, following)
-
-    def _start(self, ended: as_completed, future: Future, chunk: Index) -> None:
-        self._running[future] = chunk
-        ended.add(future)
+            self._running[future] = following
 
     def _note(self, future: Future, chunk: Index) -> None:
         try:

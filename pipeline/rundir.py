@@ -2,15 +2,18 @@
 
 ::
 
-    <scene>/.run/plan.json          which scene, model and plan this is: a rerun with another one is refused
-                 lock               held by the client that runs the scene
-                 segmentation.zarr  takes its final place when every chunk is written
-                 inferred/<r>-<c>.json  a chunk's tiles have been inferred: its report; without overlap that is all
-                 votes/<r>-<c>.npz  what it must still say to its neighbours and what it waits for (overlap only)
-                 written/<r>-<c>.json   its pixels stand in the store (overlap only)
-                 quicklook/<r>-<c>.npz  every n-th pixel of the scene, for the preview: the scene is read once
+    <scene>/.run/plan.json           which scene, model and plan this is: a rerun with another one is refused
+                 lock                held by the client that runs the scene
+                 <start>/            of this start from nothing; another one has another name
+                    segmentation.zarr      takes its final place when every chunk is written
+                    inferred/<r>-<c>.json  a chunk's tiles have been inferred: its report; without overlap that is all
+                    votes/<r>-<c>.npz      what it must still say to its neighbours and what it waits for (overlap only)
+                    written/<r>-<c>.json   its pixels stand in the store (overlap only)
+                    quicklook/<r>-<c>.npz  every n-th pixel of the scene, for the preview: the scene is read once
 
-Every file is written beside and renamed, and after what it vouches for: what has a report is whole.
+Every file is written beside and renamed, and after what it vouches for: what has a report is whole. A task that a
+killed client left on a cluster may outlive the run that it belonged to. It knows its own start's folder only, so
+that a run that started over is out of its reach.
 """
 
 from __future__ import annotations
@@ -18,6 +21,7 @@ from __future__ import annotations
 import fcntl
 import json
 import shutil
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
@@ -73,38 +77,58 @@ class Votes:
 
 @dataclass(frozen=True)
 class RunDirectory:
-    """Files of one run below ``path``."""
+    """Files of one run below ``path``; those of its chunks below ``path/start``."""
 
     path: Path
+    start: str = ""
+
+    @property
+    def files(self) -> Path:
+        """The folder of this start. Raises ``ValueError`` before there is one: see ``started``, ``resumed``."""
+        if not self.start:
+            raise ValueError(f"{self.path} has not been started")
+        return self.path / self.start
 
     @property
     def store(self) -> Path:
         """The Zarr store while it is being written."""
-        return self.path / "segmentation.zarr"
+        return self.files / "segmentation.zarr"
 
     @property
     def plan_file(self) -> Path:
         """What this run is of."""
         return self.path / "plan.json"
 
-    def create(self, identity: dict[str, Any]) -> None:
-        """Make the directory; the plan is written last, once the store is there."""
+    def started(self) -> RunDirectory:
+        """This directory, cleared, with the empty folders of a new start; ``commit`` makes a run of it."""
+        self.clear()
+        new = RunDirectory(self.path, uuid.uuid4().hex[:12])
         for name in ("inferred", "written", "votes", "quicklook"):
-            (self.path / name).mkdir(parents=True, exist_ok=True)
+            (new.files / name).mkdir(parents=True)
+        return new
+
+    def resumed(self) -> RunDirectory:
+        """This directory with the start that its plan names."""
+        found = self.identity()
+        return self if found is None else RunDirectory(self.path, found["start"])
+
+    def commit(self, identity: dict[str, Any]) -> None:
+        """Write the plan, which is what makes this start a run, after the store was created."""
         with replacing(self.plan_file) as part:
-            part.write_text(json.dumps(identity, indent=2) + "\n", encoding="utf-8")
+            part.write_text(json.dumps({**identity, "start": self.start}, indent=2) + "\n", encoding="utf-8")
 
     def clear(self) -> None:
         """Remove everything but the lock; the plan first, since without it nothing that is left counts."""
         self.plan_file.unlink(missing_ok=True)
         for path in self.path.iterdir():
             if path.is_dir():
-                shutil.rmtree(path)
+                # A task of a dead run may still write there; what it leaves is nobody's.
+                shutil.rmtree(path, ignore_errors=True)
             elif path.name != "lock":
                 path.unlink()
 
     def identity(self) -> dict[str, Any] | None:
-        """What ``create`` was given, ``None`` where there is no run."""
+        """What ``commit`` was given and the name of the start, ``None`` where there is no run."""
         try:
             return json.loads(self.plan_file.read_text(encoding="utf-8"))  # type: ignore[no-any-return]
         except FileNotFoundError:
@@ -180,22 +204,22 @@ class RunDirectory:
             return arrays["pixels"], arrays["valid"]
 
     def _quicklook(self, chunk: Index) -> Path:
-        return self.path / "quicklook" / f"{_name(chunk)}.npz"
+        return self.files / "quicklook" / f"{_name(chunk)}.npz"
 
     def _votes(self, chunk: Index) -> Path:
-        return self.path / "votes" / f"{_name(chunk)}.npz"
+        return self.files / "votes" / f"{_name(chunk)}.npz"
 
     def _report(self, state: str, report: Report) -> None:
-        with replacing(self.path / state / f"{_name(report.chunk)}.json", shared=True) as part:
+        with replacing(self.files / state / f"{_name(report.chunk)}.json", shared=True) as part:
             part.write_text(json.dumps(report.to_dict()), encoding="utf-8")
 
     def _reports(self, state: str) -> dict[Index, Report]:
-        found = (Report.from_dict(json.loads(path.read_text())) for path in (self.path / state).glob("[0-9]*.json"))
+        found = (Report.from_dict(json.loads(path.read_text())) for path in (self.files / state).glob("[0-9]*.json"))
         return {report.chunk: report for report in found}
 
     def report_of(self, chunk: Index) -> Report | None:
         """The report of a chunk that has been inferred, ``None`` if it has not."""
-        path = self.path / "inferred" / f"{_name(chunk)}.json"
+        path = self.files / "inferred" / f"{_name(chunk)}.json"
         try:
             return Report.from_dict(json.loads(path.read_text()))
         except FileNotFoundError:

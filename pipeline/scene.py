@@ -164,9 +164,12 @@ def _within(aoi: str, grid: GeoBox, window: Window) -> NDArray[np.bool_]:
         return np.ones(window.shape, dtype=bool)
     if not shapely.intersects(area, box):
         return np.zeros(window.shape, dtype=bool)
-    col, row = np.meshgrid(np.arange(window.col, window.stop_col) + 0.5, np.arange(window.row, window.stop_row) + 0.5)
     a, b, c, d, e, f = grid.transform[:6]
-    inside: NDArray[np.bool_] = shapely.contains_xy(area, a * col + b * row + c, d * col + e * row + f)
+    inside = np.empty(window.shape, dtype=bool)
+    col = np.arange(window.col, window.stop_col) + 0.5
+    for number in range(window.height):  # row by row: coordinates take sixteen times the memory of what they decide
+        row = window.row + number + 0.5
+        inside[number] = shapely.contains_xy(area, a * col + b * row + c, d * col + e * row + f)
     return inside
 
 

@@ -29,8 +29,8 @@ from typing import NamedTuple
 from pipeline.errors import InputError
 from pipeline.grid import Window
 
-STORE_CHUNK = 1024
-"""Largest edge of a Zarr chunk: what GIS tools read at once."""
+STORE_CHUNK = 256, 1024
+"""Edges of a Zarr chunk that GIS tools read well; more files below, more pixels than they need above."""
 
 
 class Index(NamedTuple):
@@ -111,10 +111,14 @@ class Tiling:
 
     @property
     def store_chunk(self) -> int:
-        """Edge of the Zarr chunks: the largest divisor of a chunk's edge up to ``STORE_CHUNK``, so that no Zarr
-        chunk has two writers."""
-        parts = next(n for n in range(1, self.chunk + 1) if self.chunk % n == 0 and self.chunk // n <= STORE_CHUNK)
-        return self.chunk // parts
+        """Edge of the Zarr chunks, a divisor of a chunk's edge, so that no Zarr chunk has two writers.
+
+        The largest up to ``STORE_CHUNK[1]``; where that is below ``STORE_CHUNK[0]``, the next larger one.
+        """
+        divisors = [n for n in range(1, self.chunk + 1) if self.chunk % n == 0]
+        small, large = STORE_CHUNK
+        best = max(n for n in divisors if n <= large)
+        return best if best >= min(small, self.chunk) else min(n for n in divisors if n > large)
 
     @cached_property
     def tile_grid(self) -> Index:

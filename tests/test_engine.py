@@ -15,7 +15,8 @@ import rasterio
 
 from flows.models import Model, TorchLoader, radiometry_of
 from flows.options import SegmentOptions
-from flows.segment import Result, Watcher, open_input, segment
+from flows.request import open_input
+from flows.segment import Result, Watcher, segment
 from model.runtime import Settings
 from pipeline.blend import ONE, taper, votes
 from pipeline.grid import Window
@@ -41,11 +42,11 @@ def labels_in(result: Result) -> np.ndarray:
 
 
 def run(source: Path, model: Model, out: Path, **options: object) -> Result:
-    return segment([source], model.folder, out, SegmentOptions(**{"precision": "fp64", **options}), Watcher())
+    return segment(source, model.folder, out, SegmentOptions(**{"precision": "fp64", **options}), Watcher())
 
 
 def scene_of(source: Path, model: Model) -> Scene:
-    return open_input([source], model, SegmentOptions())
+    return open_input(source, model, SegmentOptions())
 
 
 def valid_of(scene: Scene) -> np.ndarray:
@@ -142,9 +143,9 @@ def test_an_identity_model_reproduces_the_image_and_every_tile_is_inferred_once(
     scene = scene_of(shared("madagascar-l8-2020"), small_model)
     halo = 16
     tiling = Tiling(*scene.grid.shape, 64 + 2 * halo + overlap, halo, overlap, chunk_tiles, 8)
-    directory = RunDirectory(tmp_path / "run")
+    (tmp_path / "run").mkdir()
+    directory = RunDirectory(tmp_path / "run").started()
     job = Job(scene, tiling, 6, directory)
-    directory.create({})
     create_store(directory.store, scene.grid, small_model.classes, tiling.store_chunk, title="identity")
     predictor = Identity(halo)
     for chunk in reversed(list(tiling.chunks())):

@@ -32,7 +32,7 @@ def test_a_flow_run_segments_a_scene_and_leaves_its_artifacts(
 ) -> None:
     source = write(tmp_path / "scene.tif", noise(6, 300, 400), names=NAMES, nodata=0)
     options = SegmentOptions(cluster=cluster(2), window=192, halo=48)
-    outcome = segment_scene([str(source)], str(small_model.folder), tmp_path / "out", options)
+    outcome = segment_scene(str(source), str(small_model.folder), tmp_path / "out", options)
     assert outcome["computed"]
     with rasterio.open(Path(outcome["folder"]) / "segmentation.tif") as file:
         assert file.shape == (300, 400)
@@ -52,17 +52,17 @@ def test_a_flow_run_segments_a_scene_and_leaves_its_artifacts(
     assert {artifact.type for artifact in artifacts} == {"progress", "markdown"}
     summary = next(artifact.data for artifact in artifacts if artifact.type == "markdown")
     assert "network pixels per scene pixel" in summary
-    assert not segment_scene([str(source)], str(small_model.folder), tmp_path / "out", options)["computed"]
+    assert not segment_scene(str(source), str(small_model.folder), tmp_path / "out", options)["computed"]
 
 
 def test_bad_input_fails_the_flow_run_with_its_message(prefect: None, small_model: Model, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="check the path"):
-        segment_scene([str(tmp_path / "none.tif")], str(small_model.folder), tmp_path / "out")
+        segment_scene(str(tmp_path / "none.tif"), str(small_model.folder), tmp_path / "out")
 
 
 def test_parameters_are_checked_before_the_run(prefect: None, tmp_path: Path) -> None:
     with pytest.raises(Exception, match="window"):
-        segment_scene(["x.tif"], "land-water-cloud", tmp_path, {"window": "large"})
+        segment_scene("x.tif", "land-water-cloud", tmp_path, {"window": "large"})
 
 
 def test_the_run_form_describes_every_option() -> None:

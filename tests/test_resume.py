@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -18,12 +19,20 @@ import pytest
 import rasterio
 from distributed import Client, LocalCluster
 
-from flows.models import Model
+from flows import planning
+from flows.models import Model, TorchLoader, radiometry_of
 from flows.options import SegmentOptions
-from flows.segment import Result, Watcher, segment
+from flows.request import open_input
+from flows.segment import Result, Watcher, segment, segment_all
 from model.errors import ModelError
+from model.runtime import Settings
 from pipeline import publish as publishing
+from pipeline import run as running
 from pipeline.errors import BadBlockError, InputError, RunError
+from pipeline.rundir import RunDirectory
+from pipeline.store import is_sealed, open_labels
+from pipeline.tiling import Index, Tiling
+from pipeline.work import Job, infer_chunk
 from tests.rasters import damage, noise, write
 
 Cluster = Callable[[int], str]
@@ -41,7 +50,12 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def run(source: Path, model: Model, out: Path, watcher: Watcher | None = None, **options: object) -> Result:
-    return segment([source], model.folder, out, SegmentOptions(**{**PLAN, **options}), watcher or Watcher())
+    return segment(source, model.folder, out, SegmentOptions(**{**PLAN, **options}), watcher or Watcher())
+
+
+def inferred_in(out: Path) -> set[str]:
+    """Names of the chunks that an unfinished run of the scene has inferred."""
+    return {path.stem for path in (out / "scene" / ".run").glob("*/inferred/[0-9]*.json")}
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -74,8 +88,7 @@ def test_a_resumed_run_infers_only_what_is_missing(
     with pytest.raises(Stop):
         run(source, small_model, tmp_path / "cut", stop_after(5), **options)
     time.sleep(1)  # for the tasks in hand
-    unfinished = tmp_path / "cut" / "scene" / ".run"
-    inferred = {path.stem for path in (unfinished / "inferred").glob("*.json")}
+    inferred = inferred_in(tmp_path / "cut")
     assert 5 <= len(inferred) < 25
     assert not list((tmp_path / "cut").rglob("segmentation.tif"))
     assert not (tmp_path / "cut" / "catalog.json").exists()
@@ -124,13 +137,12 @@ def test_a_client_that_is_killed_goes_on_where_it_stopped(
         "--chunk-tiles", "1", "--precision", "fp32", "--device", "cpu", "--workers", "1",
     ]  # fmt: skip
     process = subprocess.Popen(command, start_new_session=True, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
-    inferred = tmp_path / "cut" / "scene" / ".run" / "inferred"
     deadline = time.monotonic() + 120
-    while len(list(inferred.glob("*.json"))) < 8 and time.monotonic() < deadline:
+    while len(inferred_in(tmp_path / "cut")) < 8 and time.monotonic() < deadline:
         time.sleep(0.02)
     os.killpg(process.pid, signal.SIGKILL)  # client, scheduler and worker at once
     process.wait()
-    done = len(list(inferred.glob("*.json")))
+    done = len(inferred_in(tmp_path / "cut"))
     assert 8 <= done < WINDOWS
     assert not list((tmp_path / "cut").rglob("segmentation.tif"))
     again = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -192,6 +204,102 @@ def test_another_scene_model_or_plan_is_refused_with_the_difference(
     assert changed.record["windows"] == 8 * 8
 
 
+def test_overwriting_an_unfinished_run_of_the_same_plan_goes_on(
+    source: Path, small_model: Model, cluster: Cluster, tmp_path: Path
+) -> None:
+    options = {"cluster": cluster(1), "chunk_tiles": 1, "overwrite": True}
+    with pytest.raises(Stop):
+        run(source, small_model, tmp_path, stop_after(20), **options)
+    time.sleep(1)
+    done = len(inferred_in(tmp_path))
+    assert run(source, small_model, tmp_path, **options).record["windows"] == WINDOWS - done
+    assert run(source, small_model, tmp_path, **options).record["windows"] == WINDOWS  # it was finished: start over
+
+
+def test_a_task_of_a_run_that_was_started_over_is_out_of_reach_of_the_new_one(
+    source: Path, small_model: Model, tmp_path: Path
+) -> None:
+    scene = open_input(source, small_model, SegmentOptions())
+    tiling = Tiling(640, 640, 160, 48, 0, 5, 8)
+    plans = RunDirectory(tmp_path)
+    old = plans.started()
+    old.commit({})
+    new = plans.started()
+    new.commit({})
+    assert plans.resumed() == new
+    assert old.files != new.files
+    predictor = TorchLoader(small_model.folder, small_model.digest, Settings(), radiometry_of(scene), 48)()
+    with pytest.raises((FileNotFoundError, InputError)):
+        infer_chunk(Job(scene, tiling, 4, old), Index(0, 0), predictor, lambda work: work())
+    assert not new.inferred()
+
+
+@pytest.mark.parametrize("lost", ["segmentation.tif", "segmentation.zarr", "item.json"])
+def test_a_lost_result_is_written_again_from_what_is_there(
+    source: Path, small_model: Model, cluster: Cluster, lost: str, tmp_path: Path
+) -> None:
+    first = run(source, small_model, tmp_path, cluster=cluster(1))
+    with rasterio.open(first.folder / "segmentation.tif") as file:
+        labels, profile = file.read(1), file.profile
+    path = first.folder / lost
+    shutil.rmtree(path) if path.is_dir() else path.unlink()
+    again = run(source, small_model, tmp_path, cluster="tcp://127.0.0.1:1")  # no cluster is asked for
+    assert not again.computed
+    assert path.exists()
+    assert not (first.folder / ".run").exists()
+    with rasterio.open(first.folder / "segmentation.tif") as file:
+        np.testing.assert_array_equal(file.read(1), labels)
+        assert file.profile == profile
+    np.testing.assert_array_equal(open_labels(first.folder / "segmentation.zarr")[:], labels)
+    assert is_sealed(first.folder / "segmentation.zarr")
+
+
+def test_an_output_that_was_not_asked_for_at_first_costs_no_inference(
+    source: Path, small_model: Model, cluster: Cluster, tmp_path: Path
+) -> None:
+    first = run(source, small_model, tmp_path, cluster=cluster(1), outputs=("cog",))
+    assert not (first.folder / "segmentation.zarr").exists()
+    more = run(source, small_model, tmp_path, cluster="tcp://127.0.0.1:1", outputs=("cog", "zarr"))
+    assert not more.computed
+    assert more.record["outputs"] == ["cog", "zarr"]
+    assert is_sealed(first.folder / "segmentation.zarr")
+    assert set(json.loads((first.folder / "item.json").read_text())["assets"]) >= {"segmentation", "zarr"}
+
+
+def test_several_scenes_are_checked_first_and_fail_alone(
+    source: Path, small_model: Model, cluster: Cluster, tmp_path: Path
+) -> None:
+    one, two = tmp_path / "one.tif", tmp_path / "two.tif"
+    for path in (one, two):
+        path.write_bytes(source.read_bytes())
+    options = SegmentOptions(**PLAN, cluster=cluster(1))
+    out = tmp_path / "out"
+    with pytest.raises(InputError, match="no such file"):
+        segment_all([one, tmp_path / "none.tif"], small_model.folder, out, options, Watcher())
+    with pytest.raises(InputError, match="2 called one"):
+        segment_all([one, one], small_model.folder, out, options, Watcher())
+    assert not list(out.rglob("plan.json"))
+    damage(one, 1, 3, 4)
+    with pytest.raises(RunError, match=r"1 of 2 scenes failed: scene one, chunk .*block"):
+        segment_all([one, two], small_model.folder, out, options, Watcher())
+    assert (out / "two" / "segmentation.tif").exists()
+    assert not (out / "one" / "segmentation.tif").exists()
+
+
+def test_a_resumed_run_that_does_not_fit_any_more_is_refused_and_kept(
+    source: Path, small_model: Model, cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = {"cluster": cluster(1), "chunk_tiles": 1}
+    with pytest.raises(Stop):
+        run(source, small_model, tmp_path, stop_after(5), **options)
+    time.sleep(1)
+    done = inferred_in(tmp_path)
+    with monkeypatch.context() as patched, pytest.raises(InputError, match=r"memory of a worker: got 0\.0 GiB"):
+        patched.setattr(planning, "memory_of", lambda client: 2**20)
+        run(source, small_model, tmp_path, **options)
+    assert inferred_in(tmp_path) == done
+
+
 def test_two_runs_of_one_scene_at_once_are_refused(
     source: Path, small_model: Model, cluster: Cluster, tmp_path: Path
 ) -> None:
@@ -216,7 +324,7 @@ def test_an_unreadable_block_fails_the_run_and_keeps_the_rest(
     options = {"cluster": cluster(2), "chunk_tiles": 2}
     with pytest.raises(BadBlockError, match=r"scene scene, chunk \(\d, \d\) of .*scene.tif.*block"):
         run(broken, small_model, tmp_path / "out", **options)
-    kept = len(list((tmp_path / "out" / "scene" / ".run" / "inferred").glob("*.json")))
+    kept = len(inferred_in(tmp_path / "out"))
     assert 0 < kept < 25
     assert not list((tmp_path / "out").rglob("segmentation.tif"))
     with pytest.raises(BadBlockError):
@@ -289,8 +397,8 @@ def test_labels_of_a_scene_without_data_are_nodata(small_model: Model, cluster: 
 
 
 @contextmanager
-def scheduler_with_a_worker(folder: Path) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
-    """A scheduler and a worker as processes of their own: its address, and the scheduler to be killed."""
+def scheduler_with_a_worker(folder: Path) -> Iterator[tuple[str, subprocess.Popen[bytes], subprocess.Popen[bytes]]]:
+    """A scheduler and a worker as processes of their own: the address, and both to be killed."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -316,17 +424,33 @@ def scheduler_with_a_worker(folder: Path) -> Iterator[tuple[str, subprocess.Pope
     try:
         with Client(address, timeout="60s", set_as_default=False) as client:
             client.wait_for_workers(1, timeout=60)
-        yield address, scheduler
+        yield address, scheduler, worker
     finally:
         for process in (scheduler, worker):
             process.kill()
             process.wait()
 
 
+def test_a_cluster_without_workers_ends_the_run_with_a_word(
+    source: Path, small_model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(running, "LOOK_FOR_WORKERS", 1)
+    monkeypatch.setattr(running, "WAIT_FOR_WORKERS", 2)
+    with scheduler_with_a_worker(tmp_path) as (address, _, worker):
+
+        def kill(totals, plan) -> None:
+            if totals.chunks_done > 5:
+                worker.kill()
+
+        with pytest.raises(RunError, match=r"no worker for 2 s.*run the same command again"):
+            run(source, small_model, tmp_path / "out", Watcher(progress=kill), cluster=address, chunk_tiles=1)
+    assert inferred_in(tmp_path / "out")
+
+
 def test_a_scheduler_that_is_killed_ends_the_run_with_a_word_and_it_goes_on_elsewhere(
     source: Path, small_model: Model, cluster: Cluster, tmp_path: Path
 ) -> None:
-    with scheduler_with_a_worker(tmp_path) as (address, scheduler):
+    with scheduler_with_a_worker(tmp_path) as (address, scheduler, _):
 
         def kill(totals, plan) -> None:
             if totals.chunks_done > 5:
@@ -334,6 +458,6 @@ def test_a_scheduler_that_is_killed_ends_the_run_with_a_word_and_it_goes_on_else
 
         with pytest.raises(RunError, match=r"(?s)the cluster is gone .*run the same command again"):
             run(source, small_model, tmp_path / "out", Watcher(progress=kill), cluster=address, chunk_tiles=1)
-    done = len(list((tmp_path / "out" / "scene" / ".run" / "inferred").glob("*.json")))
+    done = len(inferred_in(tmp_path / "out"))
     result = run(source, small_model, tmp_path / "out", cluster=cluster(2), chunk_tiles=1)
     assert result.record["windows"] == WINDOWS - done

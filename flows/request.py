@@ -1,0 +1,125 @@
+"""What a user asked for, checked: a scene, a model, and a place for the result."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from flows.models import Model
+from flows.options import SegmentOptions
+from flows.resume import Identity, finished_record
+from pipeline.errors import InputError
+from pipeline.planning import Raster, candidates
+from pipeline.rundir import RunDirectory
+from pipeline.scene import Scene
+from pipeline.sources import open_scene
+from pipeline.work import Stopwatch
+
+BYTES_PER_PIXEL = 0.5
+"""Of all results together and what they need on the way; measured 0.05 to 0.2."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """A scene to be segmented with a model into ``out``/<scene id>; ``seconds`` is what the checks took."""
+
+    scene: Scene
+    model: Model
+    out: Path
+    options: SegmentOptions
+    identity: Identity
+    seconds: float
+
+    @property
+    def folder(self) -> Path:
+        """Where the scene's results go."""
+        return self.out / self.scene.id
+
+    @property
+    def directory(self) -> RunDirectory:
+        """Of the unfinished run."""
+        return RunDirectory(self.folder / ".run")
+
+    @property
+    def raster(self) -> Raster:
+        """What the plan must know of the scene."""
+        return raster_of(self.scene, self.model)
+
+
+def open_requests(sources: Sequence[str | Path], model: Model, out: Path, options: SegmentOptions) -> list[Request]:
+    """A request for each of the scenes.
+
+    Raises:
+        InputError: one of them cannot be worked with, or two would share a folder.
+    """
+    out = out.expanduser().absolute()  # workers may have another working directory
+    requests = [_request(source, model, out, options) for source in sources]
+    count = Counter(request.scene.id for request in requests)
+    for name, times in count.items():
+        if times > 1:
+            raise InputError(
+                "scenes of one name",
+                got=f"{times} called {name}",
+                expected="a folder below --out for each",
+                fix="segment them into different --out",
+            )
+    return requests
+
+
+def _request(source: str | Path, model: Model, out: Path, options: SegmentOptions) -> Request:
+    started = Stopwatch.now()
+    scene = open_input(source, model, options)
+    candidates(raster_of(scene, model), options.plan, model.spec.divisor, model.spec.exact_halo)
+    check_output(out, scene)
+    identity = Identity(scene.digest(), model.digest)
+    if not options.overwrite:
+        finished_record(out / scene.id, identity, options)  # of another scene, model or plan: refused
+    return Request(scene, model, out, options, identity, Stopwatch.now() - started)
+
+
+def open_input(source: str | Path, model: Model, options: SegmentOptions) -> Scene:
+    """The scene that the user named, with the model's bands."""
+    return open_scene(
+        source,
+        model.needs,
+        options.scene,
+        assumed_nodata=model.spec.assumed_nodata,
+        reflectance=model.spec.quantity == "reflectance",
+    )
+
+
+def raster_of(scene: Scene, model: Model) -> Raster:
+    """What the plan must know of the scene."""
+    height, width = scene.grid.shape
+    return Raster(height, width, len(scene.bands), np.dtype(scene.dtype).itemsize, len(model.classes))
+
+
+def check_output(out: Path, scene: Scene) -> None:
+    """Refuse an output folder that cannot be written to or whose disk is too small."""
+    folder = out / scene.id
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise InputError(
+            f"--out {out}",
+            got=error.strerror or error,
+            expected="a folder that can be written to",
+            fix="choose another",
+        ) from error
+    height, width = scene.grid.shape
+    needed, free = int(height * width * BYTES_PER_PIXEL), shutil.disk_usage(folder).free
+    if free < needed:
+        raise InputError(
+            f"disk of --out {out}",
+            got=f"{free / 2**20:.0f} MiB free",
+            expected=f"{needed / 2**20:.0f} MiB for a scene of {height}×{width}",
+            fix="free some space or choose another disk",
+        )
