@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -12,9 +12,11 @@ from rich.table import Table
 
 from flows.planning import Plan
 from flows.segment import Result, Watcher
-from model.train import Progress as Epoch
 from pipeline.publish import COG, ITEM, PREVIEW, RECORD, ZARR
 from pipeline.run import Totals
+
+if TYPE_CHECKING:
+    from model.train import Progress as Epoch
 
 console = Console(stderr=True)
 """Progress and warnings go to standard error, results to standard output."""

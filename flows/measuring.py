@@ -9,12 +9,11 @@ import platform
 from pathlib import Path
 
 import numpy as np
-import torch
 from distributed import Client
 
 from flows.models import Model, radiometry_of
 from flows.options import SegmentOptions
-from model.tune import Measurement, Sample, Tuner
+from model.measurement import Measurement, Sample
 from pipeline.files import replacing
 from pipeline.grid import Window
 from pipeline.memory import peak_memory, reset_peak_memory
@@ -38,6 +37,8 @@ def measure(
     path = _cache_file(device, model.digest, halo, options.device, options.precision, threads, sizes)
     if (known := _cached(path)) is not None:
         return known
+    from model.tune import Tuner  # torch, which takes seconds to import: where it is needed
+
     tuner = Tuner(
         model.spec, model.folder, radiometry_of(scene), halo, options.device, options.precision, threads,
         reset_peak_memory, peak_memory,
@@ -52,6 +53,8 @@ def measure(
 
 def describe_device() -> str:
     """What a worker computes on: two that say the same run a network alike."""
+    import torch
+
     if torch.cuda.is_available():
         return f"{torch.cuda.get_device_name()}, torch {torch.__version__}"
     flags = torch.backends.cpu.get_cpu_capability()

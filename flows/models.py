@@ -6,14 +6,18 @@ import hashlib
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import model
+from model.config import Radiometry, Settings
 from model.errors import ModelError
-from model.runtime import Radiometry, Runtime, Settings
 from model.spec import DOCUMENT, ModelSpec, file_digest, read_document
 from pipeline.classes import LabelClass
 from pipeline.scene import Scene
 from pipeline.sources import BandNeed
+
+if TYPE_CHECKING:
+    from model.runtime import Runtime
 
 ZOO = Path(model.__file__).parent / "zoo"
 
@@ -74,6 +78,8 @@ class TorchLoader:
 
     def __call__(self) -> Runtime:
         """Load it, after a look whether it is the same model here as where the run was started."""
+        from model.runtime import Runtime  # torch, which takes seconds to import: on workers only
+
         spec = read_document(self.folder)
         found = file_digest(self.folder / DOCUMENT)
         if found != self.digest:

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from flows.measuring import measure
@@ -16,8 +15,8 @@ from flows.models import Model, open_model
 from flows.options import SegmentOptions
 from flows.request import open_input, raster_of
 from flows.resume import Resumed
-from model.runtime import Settings
-from model.tune import Measurement
+from model.config import Settings
+from model.measurement import Measurement
 from pipeline.cluster import connected, memory_of
 from pipeline.picture import stretch, write_plan_picture
 from pipeline.planning import candidates, check_memory, choose, default_halo, projected_memory
@@ -25,6 +24,8 @@ from pipeline.scene import Scene
 from pipeline.thumbnail import read_thumbnail
 from pipeline.tiling import Tiling
 from pipeline.work import quicklook_bands
+
+NVIDIA_DRIVER = Path("/proc/driver/nvidia")
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,11 @@ def worker_count(options: SegmentOptions) -> int:
     """Worker processes of a local cluster: as asked, otherwise one for each CUDA device, one without any."""
     if options.workers is not None:
         return options.workers
-    return max(1, torch.cuda.device_count()) if options.device != "cpu" else 1
+    if options.device == "cpu" or not NVIDIA_DRIVER.exists():
+        return 1
+    import torch  # takes seconds
+
+    return max(1, torch.cuda.device_count())
 
 
 def make_plan(client: Any, scene: Scene, model: Model, options: SegmentOptions, resumed: Resumed | None) -> Plan:

@@ -7,7 +7,9 @@ import tempfile
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -16,6 +18,7 @@ from flows.options import SegmentOptions
 from flows.resume import Identity, finished_record
 from pipeline.errors import InputError
 from pipeline.planning import Raster, candidates
+from pipeline.publish import RECORD
 from pipeline.rundir import RunDirectory
 from pipeline.scene import Scene
 from pipeline.sources import open_scene
@@ -27,14 +30,18 @@ BYTES_PER_PIXEL = 0.5
 
 @dataclass(frozen=True)
 class Request:
-    """A scene to be segmented with a model into ``out``/<scene id>; ``seconds`` is what the checks took."""
+    """A scene to be segmented with a model into ``out``/<scene id>; ``started`` is when the checks began."""
 
     scene: Scene
     model: Model
     out: Path
     options: SegmentOptions
-    identity: Identity
-    seconds: float
+    started: float
+
+    @cached_property
+    def identity(self) -> Identity:
+        """Digests; of a large scene they take seconds."""
+        return Identity(self.scene.digest(), self.model.digest)
 
     @property
     def folder(self) -> Path:
@@ -46,10 +53,15 @@ class Request:
         """Of the unfinished run."""
         return RunDirectory(self.folder / ".run")
 
-    @property
-    def raster(self) -> Raster:
-        """What the plan must know of the scene."""
-        return raster_of(self.scene, self.model)
+    def finished(self) -> dict[str, Any] | None:
+        """The record of the same run, finished, if it shall not be done again.
+
+        Raises:
+            InputError: there is a finished run of another scene, model or plan.
+        """
+        if self.options.overwrite or not (self.folder / RECORD).exists():
+            return None
+        return finished_record(self.folder, self.identity, self.options)
 
 
 def open_requests(sources: Sequence[str | Path], model: Model, out: Path, options: SegmentOptions) -> list[Request]:
@@ -77,10 +89,7 @@ def _request(source: str | Path, model: Model, out: Path, options: SegmentOption
     scene = open_input(source, model, options)
     candidates(raster_of(scene, model), options.plan, model.spec.divisor, model.spec.exact_halo)
     check_output(out, scene)
-    identity = Identity(scene.digest(), model.digest)
-    if not options.overwrite:
-        finished_record(out / scene.id, identity, options)  # of another scene, model or plan: refused
-    return Request(scene, model, out, options, identity, Stopwatch.now() - started)
+    return Request(scene, model, out, options, started)
 
 
 def open_input(source: str | Path, model: Model, options: SegmentOptions) -> Scene:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from flows.options import SegmentOptions
-from model.tune import Measurement
+from model.measurement import Measurement
 from pipeline.errors import InputError
 from pipeline.publish import RECORD, can_complete
 from pipeline.rundir import RunDirectory

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -17,10 +18,10 @@ from flows.models import TorchLoader, open_model, radiometry_of
 from flows.options import SegmentOptions
 from flows.planning import Plan, make_plan, worker_count
 from flows.request import Request, open_requests
-from flows.resume import finished_record, resumable
+from flows.resume import resumable
 from pipeline.cluster import connected
 from pipeline.errors import BadBlockError, ChunkError, RunError
-from pipeline.publish import Publication, complete, missing_outputs, publish
+from pipeline.publish import RECORD, Publication, complete, missing_outputs, publish
 from pipeline.run import Totals, run_chunks
 from pipeline.rundir import RunDirectory
 from pipeline.store import create_store
@@ -76,14 +77,19 @@ def segment_all(
     results: list[Result] = []
     failures: list[BadBlockError | ChunkError] = []
     with ExitStack() as stack:
+        background = stack.enter_context(ThreadPoolExecutor(1))
 
         @cache
-        def client() -> Client:
-            return stack.enter_context(connected(options.cluster, worker_count(options)))
+        def cluster() -> Future[Client]:
+            return background.submit(stack.enter_context, connected(options.cluster, worker_count(options)))
 
+        if not all((request.folder / RECORD).exists() for request in requests):
+            cluster()  # starts while the scenes' digests are computed
+        for request in requests:
+            request.finished()  # refuses what is of another scene, model or plan
         for request in requests:
             try:
-                results.append(_segmented(request, client, watcher))
+                results.append(_segmented(request, lambda: cluster().result(), watcher))
                 watcher.finished(results[-1])
             except (BadBlockError, ChunkError) as error:
                 failures.append(error)
@@ -95,21 +101,14 @@ def segment_all(
 
 
 def _segmented(request: Request, client: Callable[[], Client], watcher: Watcher) -> Result:
-    started, date = Stopwatch.now() - request.seconds, datetime.now(UTC)
-    record = _finished(request)
+    record = request.finished()
     if record is not None and not missing_outputs(request.folder, request.options.outputs):
         return Result(request.folder, record, computed=False)
     with request.directory.locked():
-        record = _finished(request)  # another process may have finished it in between
+        record = request.finished()  # another process may have finished it in between
         if record is not None:
             return _completed(request, record)
-        return _run(request, client(), watcher, started, date)
-
-
-def _finished(request: Request) -> dict[str, Any] | None:
-    if request.options.overwrite:
-        return None
-    return finished_record(request.folder, request.identity, request.options)
+        return _run(request, client(), watcher)
 
 
 def _completed(request: Request, record: dict[str, Any]) -> Result:
@@ -121,7 +120,8 @@ def _completed(request: Request, record: dict[str, Any]) -> Result:
     return Result(request.folder, record, computed=False)
 
 
-def _run(request: Request, client: Client, watcher: Watcher, started: float, date: datetime) -> Result:
+def _run(request: Request, client: Client, watcher: Watcher) -> Result:
+    date = datetime.now(UTC)
     scene, model, options = request.scene, request.model, request.options
     resumed = resumable(request.directory, request.identity, options)
     plan = make_plan(client, scene, model, options, resumed)
@@ -129,12 +129,12 @@ def _run(request: Request, client: Client, watcher: Watcher, started: float, dat
     directory = _begun(request, plan) if resumed is None else resumed.directory
     job = Job(scene, plan.tiling, len(model.classes), directory, options.on_bad_block)
     loader = TorchLoader(model.folder, model.digest, plan.settings, radiometry_of(scene), plan.tiling.halo)
-    start = Stopwatch.now() - started
+    start = Stopwatch.now() - request.started
     totals = run_chunks(client, job, loader, lambda totals: watcher.progress(totals, plan))
     record = _record(plan, request, totals)
     record["started"] = date.isoformat(timespec="seconds")
     record["seconds"] |= {"start": start, "run": totals.elapsed}
-    record = publish(_publication(request, job), record, Stopwatch(), started)
+    record = publish(_publication(request, job), record, Stopwatch(), request.started)
     return Result(request.folder, record, computed=True)
 
 

@@ -10,10 +10,10 @@ from pathlib import Path
 from safetensors.torch import save_file
 
 from flows.recipes import Recipe
+from model.config import UNetConfig
 from model.reach import receptive_radius
 from model.spec import ModelSpec, write_document
 from model.train import Progress, evaluate, train
-from model.unet import UNetConfig
 
 
 def train_model(recipe: Recipe, data: Path, out: Path, report: Callable[[Progress], None]) -> ModelSpec:

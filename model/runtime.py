@@ -10,10 +10,9 @@ import ctypes
 import logging
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -23,6 +22,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from model.config import Precision, Radiometry, Settings
 from model.errors import ModelError
 from model.spec import ModelSpec
 from model.unet import DoubleConv, UNet
@@ -33,45 +33,12 @@ M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 """Of glibc's ``mallopt``; see malloc.h."""
 
 Scalar = TypeVar("Scalar", bound=np.generic)
-Precision = Literal["fp64", "fp32", "bf16", "fp16"]
-DTYPES = {"fp64": torch.float64, "fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-
-
-@dataclass(frozen=True)
-class Settings:
-    """How a network runs on one kind of device. Found by measuring (``model.tune``), not by guessing.
-
-    ``threads`` are torch's threads in the worker's process; 0 leaves them as they are.
-    """
-
-    device: Literal["cpu", "cuda"] = "cpu"
-    precision: Precision = "fp32"
-    channels_last: bool = False
-    batch: int = 1
-    threads: int = 0
-
-    def __post_init__(self) -> None:
-        if self.precision not in DTYPES:
-            raise ValueError(f"precision: got {self.precision!r}, expected one of {sorted(DTYPES)}")
-        if self.batch < 1:
-            raise ValueError(f"batch: got {self.batch}, expected at least 1")
-
-    @property
-    def memory_format(self) -> torch.memory_format:
-        """Layout of activations and weights."""
-        return torch.channels_last if self.channels_last else torch.contiguous_format
-
-
-@dataclass(frozen=True)
-class Radiometry:
-    """From digital numbers to what the model was trained on, per band: value = DN · scale + offset.
-
-    ``nodata`` is the digital number that means "no data" in a band, ``None`` if none does.
-    """
-
-    scale: tuple[float, ...]
-    offset: tuple[float, ...]
-    nodata: tuple[float | None, ...]
+DTYPES: dict[Precision, torch.dtype] = {
+    "fp64": torch.float64,
+    "fp32": torch.float32,
+    "bf16": torch.bfloat16,
+    "fp16": torch.float16,
+}
 
 
 def load_network(spec: ModelSpec, folder: Path) -> UNet:
@@ -103,6 +70,43 @@ def fused(network: nn.Module) -> nn.Module:
     return network
 
 
+class ConvReLU(nn.Module):
+    """A convolution that writes its result through a ReLU: one pass over memory less, the same bits (oneDNN)."""
+
+    def __init__(self, conv: nn.Conv2d) -> None:
+        super().__init__()
+        self.conv = conv
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, in, H, W) → (B, out, H, W)."""
+        conv = self.conv
+        y: Tensor = torch.ops.mkldnn._convolution_pointwise(
+            x, conv.weight, conv.bias, conv.padding, conv.stride, conv.dilation, conv.groups, "relu", [], ""
+        )
+        return y
+
+
+def rectified(network: nn.Module) -> nn.Module:
+    """The network with each convolution before a ReLU as one step (in place), for CPUs that have oneDNN.
+
+    The ReLUs of a U-Net are a seventh of its time on a CPU: they compute nothing and read and write everything.
+    """
+    if not (torch.backends.mkldnn.enabled and hasattr(torch.ops.mkldnn, "_convolution_pointwise")):
+        return network
+    for module in network.modules():
+        if isinstance(module, DoubleConv):
+            steps = [layer for layer in module if not isinstance(layer, nn.Identity)]
+            joined: list[nn.Module] = []
+            for layer in steps:
+                if isinstance(layer, nn.ReLU) and joined and isinstance(joined[-1], nn.Conv2d):
+                    joined[-1] = ConvReLU(joined[-1])
+                else:
+                    joined.append(layer)
+            del module[:]
+            module.extend(joined)
+    return network
+
+
 class Runtime:
     """One network, loaded once in a process, ready to predict windows of one size."""
 
@@ -130,12 +134,14 @@ class Runtime:
         self.settings, self.halo = settings, halo
         self.device = torch.device(settings.device)
         dtype = DTYPES[settings.precision]
+        layout = torch.channels_last if settings.channels_last else torch.contiguous_format
         network = load_network(spec, folder)
         if settings.precision == "fp64":
             network = network.double()
-        self._network = fused(network).to(self.device, dtype).to(memory_format=settings.memory_format)  # type: ignore[call-overload]
+        ready = fused(network).to(self.device, dtype).to(memory_format=layout)  # type: ignore[call-overload]
+        self._network = rectified(ready) if settings.device == "cpu" and dtype != torch.float64 else ready
         self._activation = spec.activation
-        self._prepare = _Preparation(spec, radiometry, self.device, dtype, settings.memory_format)
+        self._prepare = _Preparation(spec, radiometry, self.device, dtype, layout)
         self._batch = settings.batch
 
     def predict(self, pixels: Sequence[NDArray[np.generic]], valid: Sequence[NDArray[np.bool_]]) -> Iterator[Tensor]:

@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from model.config import UNetConfig
 from model.errors import ModelError
-from model.unet import UNetConfig
 
 DOCUMENT = "model.json"
 ARCHITECTURE = "U-Net"

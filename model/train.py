@@ -15,9 +15,10 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from model.config import UNetConfig
 from model.data import IGNORE, Jitter, LabelledImage, random_windows
 from model.metrics import confusion_matrix, iou
-from model.unet import UNet, UNetConfig
+from model.unet import UNet
 
 
 @dataclass(frozen=True)

@@ -11,99 +11,23 @@ import gc
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import psutil
 import torch
 from numpy.typing import NDArray
 
+from model.config import Precision, Radiometry, Settings
+from model.measurement import Measurement, Sample, Trial
 from model.metrics import confusion_matrix, iou
-from model.runtime import Precision, Radiometry, Runtime, Settings
+from model.runtime import Runtime
 from model.spec import ModelSpec
 
 NOISE = 1.1
 """Times that differ by less are the same."""
-
-DEVICE_SHARE = 0.9
-"""Of a device's memory that a batch may take; the rest is the network, the votes and what the driver keeps."""
-
-LABELS_AGREE = 0.999
-IOU_AGREES = 0.995
-
-Sample = tuple[NDArray[np.generic], NDArray[np.bool_]]
-"""A window of a scene: digital numbers (bands, window, window) and valid (window, window)."""
-
-
-@dataclass(frozen=True)
-class Trial:
-    """One way to run: ``seconds_per_pixel`` of network input; ``agreement`` is the share of labels as in fp32."""
-
-    settings: Settings
-    seconds_per_pixel: float
-    agreement: float
-    mean_iou: float
-
-    @property
-    def agrees(self) -> bool:
-        """Whether the labels are those of float32, as far as anybody could see."""
-        return self.agreement >= LABELS_AGREE and self.mean_iou >= IOU_AGREES
-
-
-@dataclass(frozen=True)
-class Measurement:
-    """What was found: the settings, the time of windows of several sizes, and memory.
-
-    ``settings.batch`` is for windows of the smallest edge; larger ones go in batches of about as many pixels.
-    ``seconds`` maps the edge of a window to seconds per pixel of its area. ``process_bytes`` is what the process
-    holds with the network loaded, ``bytes_per_pixel`` what a forward adds for each pixel of a batch: to the process on
-    a CPU, to the device otherwise, which has ``device_bytes``.
-    """
-
-    settings: Settings
-    seconds: dict[int, float]
-    process_bytes: int
-    bytes_per_pixel: float
-    trials: tuple[Trial, ...]
-    device_bytes: int = 0
-
-    def settings_for(self, window: int) -> Settings:
-        """The settings for windows of this edge."""
-        return replace(self.settings, batch=max(1, int(self.settings.batch * (min(self.seconds) / window) ** 2)))
-
-    def fits(self, window: int) -> bool:
-        """Whether a batch of such windows fits into the memory of a device of its own."""
-        return not self.device_bytes or self._batch_bytes(window) <= DEVICE_SHARE * self.device_bytes
-
-    def _batch_bytes(self, window: int) -> float:
-        return self.bytes_per_pixel * window**2 * self.settings_for(window).batch
-
-    def seconds_for(self, window: int) -> float:
-        """Seconds for one window of this edge, between measured sizes interpolated, outside as the nearest."""
-        edges = sorted(self.seconds)
-        return float(np.interp(window, edges, [self.seconds[edge] for edge in edges])) * window**2
-
-    def forward_bytes(self, window: int) -> int:
-        """What the forward of a batch of such windows adds to the process's memory; nothing if a device holds it."""
-        return 0 if self.settings.device == "cuda" else int(self._batch_bytes(window))
-
-    def to_dict(self) -> dict[str, Any]:
-        """As plain values, for a JSON file."""
-        return asdict(self)
-
-    @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> Measurement:
-        """The inverse of ``to_dict``."""
-        return cls(
-            settings=Settings(**values["settings"]),
-            seconds={int(edge): seconds for edge, seconds in values["seconds"].items()},
-            process_bytes=values["process_bytes"],
-            bytes_per_pixel=values["bytes_per_pixel"],
-            device_bytes=values["device_bytes"],
-            trials=tuple(Trial(**{**t, "settings": Settings(**t["settings"])}) for t in values["trials"]),
-        )
 
 
 @dataclass(frozen=True)
@@ -232,7 +156,7 @@ class Tuner:
                 process_bytes=max(found.process_bytes, before),
                 bytes_per_pixel=max(found.bytes_per_pixel, added / (edge**2 * own.batch)),
             )
-        times = _times_in_turns(list(forwards.values()), rounds=2)
+        times = _times_in_turns(list(forwards.values()))
         pixels = [edge**2 * found.settings_for(edge).batch for edge in forwards]
         seconds = {edge: time / count for edge, time, count in zip(forwards, times, pixels, strict=True)}
         return replace(found, seconds=seconds)
@@ -251,14 +175,17 @@ def _released() -> int:
 
 
 def _times_in_turns(forwards: Sequence[Callable[[], None]], rounds: int = 3) -> list[float]:
-    """Median seconds of each, warmed up before; in turns, so that what else the machine does meets all of them."""
+    """Least seconds of each, warmed up before; in turns, so that what else the machine does meets all of them.
+
+    The least, since all that can happen to a measurement makes it longer.
+    """
     times = np.empty((rounds, len(forwards)))
     for turn in times:
         for position, forward in enumerate(forwards):
             started = time.perf_counter()
             forward()
             turn[position] = time.perf_counter() - started
-    return [float(median) for median in np.median(times, axis=0)]
+    return [float(least) for least in times.min(axis=0)]
 
 
 def _resized(sample: Sample, edge: int) -> Sample:

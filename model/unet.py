@@ -14,53 +14,14 @@ Shapes are (batch, channels, height, width); ``C`` is the base width, doubled on
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
-from typing import Literal
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from model.config import UNetConfig
+
 CONV_REACH = 2
 """Two 3×3 convolutions look two pixels far."""
-
-
-@dataclass(frozen=True)
-class UNetConfig:
-    """What a U-Net is made of. ``depth`` counts the poolings, so the divisor is ``2 ** depth``."""
-
-    in_channels: int
-    classes: int
-    depth: int = 4
-    base_width: int = 64
-    padding: Literal["valid", "same"] = "same"
-    upsampling: Literal["upconv", "bilinear"] = "upconv"
-    norm: Literal["none", "batch", "group"] = "batch"
-    dropout: float = 0.0
-
-    def __post_init__(self) -> None:
-        for name in ("in_channels", "classes", "depth", "base_width"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} of a U-Net: got {getattr(self, name)}, expected at least 1")
-        if not 0 <= self.dropout < 1:
-            raise ValueError(f"dropout of a U-Net: got {self.dropout}, expected 0 ≤ p < 1")
-        choices = {
-            "padding": ("valid", "same"),
-            "upsampling": ("upconv", "bilinear"),
-            "norm": ("none", "batch", "group"),
-        }
-        for name, allowed in choices.items():
-            if getattr(self, name) not in allowed:
-                raise ValueError(f"{name} of a U-Net: got {getattr(self, name)!r}, expected one of {allowed}")
-
-    @property
-    def divisor(self) -> int:
-        """Total downsampling: sizes of windows are multiples of it."""
-        return 1 << self.depth
-
-    def to_dict(self) -> dict[str, int | float | str]:
-        """The fields, as a model's document stores them."""
-        return asdict(self)
 
 
 class DoubleConv(nn.Sequential):

@@ -20,6 +20,9 @@ CHUNK_EDGE = 2048
 UNBOUNDED_HALO, UNBOUNDED_OVERLAP = 64, 64
 """For a network whose reach no halo covers: context that is thrown away, and the band that is feathered."""
 
+SAME_TIME = 1.1
+"""Times of two plans that differ by less are the same."""
+
 MARGIN = 1.3
 """Over what is counted: the C library keeps freed memory in pieces (``keep_freed_memory`` of the runtime)."""
 
@@ -74,6 +77,8 @@ def choose(
 ) -> Tiling:
     """The plan with the least network time whose memory fits, within what the user fixes.
 
+    Of those that differ by no more than measurements do, the one with the fewest network pixels: it reads least.
+
     ``exact_halo`` is what makes tiling invisible; ``None`` if no halo does, then the plan feathers.
 
     Raises:
@@ -90,7 +95,12 @@ def choose(
             expected=f"room for windows of {smallest.window}",
             fix="take a smaller --window or --halo, or --device cpu",
         )
-    return min(fitting, key=lambda plan: (plan.tile_count * costs.seconds_for(plan.window), plan.window))
+    seconds = {plan: plan.tile_count * costs.seconds_for(plan.window) for plan in fitting}
+    least = min(seconds.values())
+    return min(
+        (plan for plan in fitting if seconds[plan] <= SAME_TIME * least),
+        key=lambda plan: (plan.redundancy, plan.window),
+    )
 
 
 def candidates(raster: Raster, options: PlanOptions, divisor: int, exact_halo: int | None) -> list[Tiling]:

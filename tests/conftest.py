@@ -12,7 +12,8 @@ from distributed import LocalCluster
 from hypothesis import HealthCheck, settings
 
 from flows.models import Model, open_model
-from model.unet import UNet, UNetConfig
+from model.config import UNetConfig
+from model.unet import UNet
 from tests.models import saved_model
 
 settings.register_profile("seamline", deadline=None, max_examples=60, suppress_health_check=[HealthCheck.too_slow])

@@ -7,7 +7,8 @@ import torch
 from numpy.typing import NDArray
 
 from flows.models import Model, radiometry_of
-from model.runtime import DTYPES, Runtime, Settings, fused, load_network
+from model.config import Settings
+from model.runtime import DTYPES, Runtime, fused, load_network
 from pipeline.grid import Window
 from pipeline.scene import Scene, read_block
 

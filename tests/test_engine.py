@@ -17,7 +17,7 @@ from flows.models import Model, TorchLoader, radiometry_of
 from flows.options import SegmentOptions
 from flows.request import open_input
 from flows.segment import Result, Watcher, segment
-from model.runtime import Settings
+from model.config import Settings
 from pipeline.blend import ONE, taper, votes
 from pipeline.grid import Window
 from pipeline.rundir import RunDirectory

@@ -11,11 +11,12 @@ import numpy as np
 import pytest
 import torch
 
+from model.config import Radiometry, Settings, UNetConfig
 from model.errors import ModelError
 from model.reach import receptive_radius
-from model.runtime import Radiometry, Runtime, Settings, fused
+from model.runtime import Runtime, fused
 from model.spec import read_document
-from model.unet import UNet, UNetConfig
+from model.unet import UNet
 from tests.models import saved_model
 
 

@@ -24,8 +24,8 @@ from flows.models import Model, TorchLoader, radiometry_of
 from flows.options import SegmentOptions
 from flows.request import open_input
 from flows.segment import Result, Watcher, segment, segment_all
+from model.config import Settings
 from model.errors import ModelError
-from model.runtime import Settings
 from pipeline import publish as publishing
 from pipeline import run as running
 from pipeline.errors import BadBlockError, InputError, RunError
@@ -377,7 +377,7 @@ def test_a_model_that_changes_under_the_run_is_refused_by_the_workers(
     from dataclasses import replace
 
     from flows.models import TorchLoader
-    from model.runtime import Radiometry, Settings
+    from model.config import Radiometry, Settings
 
     loader = TorchLoader(small_model.folder, "0" * 64, Settings(), Radiometry((1,) * 6, (0,) * 6, (None,) * 6), 0)
     with pytest.raises(ModelError, match="let all machines see the same folder"):
