@@ -222,38 +222,36 @@ class _Preparation:
         dtype: torch.dtype,
         memory_format: torch.memory_format,
     ) -> None:
-        def column(values: Sequence[float]) -> Tensor:
-            return torch.tensor(values, dtype=exact, device=device)[:, None, None]
-
-        exact = torch.float64 if dtype == torch.float64 else torch.float32
-        self._compared = tuple(radiometry.nodata)
+        self._nodata = tuple(radiometry.nodata)
         std = np.array([band.std for band in spec.bands])
         mean = np.array([band.mean for band in spec.bands])
         # DN·scale + offset, minus mean, over std: one multiplication and one addition.
-        self._factor = column((np.array(radiometry.scale) / std).tolist())
-        self._summand = column(((np.array(radiometry.offset) - mean) / std).tolist())
+        self._factors = (np.array(radiometry.scale) / std).tolist()
+        self._summands = ((np.array(radiometry.offset) - mean) / std).tolist()
         self._fill = spec.fill
-        self._exact, self._device, self._dtype, self._format = exact, device, dtype, memory_format
+        self._exact = torch.float64 if dtype == torch.float64 else torch.float32
+        self._device, self._dtype, self._format = device, dtype, memory_format
 
     def __call__(self, pixels: NDArray[np.generic], valid: NDArray[np.bool_]) -> Tensor:
-        x = self._uploaded(pixels).to(self._exact)  # (n, bands, H, W)
-        missing = self._missing(x, self._uploaded(valid))
-        x.mul_(self._factor).add_(self._summand)
-        if missing is not None:
-            x.masked_fill_(missing, self._fill)
-        return x.to(self._dtype, memory_format=self._format)
+        numbers, known = self._uploaded(pixels), self._uploaded(valid)
+        missing = None if known.all() else ~known  # (n, H, W)
+        x = torch.empty(numbers.shape, dtype=self._dtype, device=self._device, memory_format=self._format)
+        for band in range(x.shape[1]):  # one by one: the passes over a band find it in the cache
+            x[:, band] = self._normalised(numbers[:, band], missing, band)
+        return x  # (n, bands, H, W)
 
-    def _missing(self, x: Tensor, valid: Tensor) -> Tensor | None:
-        """(n, bands, H, W), True where there is no data in a band; ``None`` where all is data, as mostly."""
-        missing = torch.zeros_like(x, dtype=torch.bool)
-        for band, nodata in enumerate(self._compared):
-            if nodata is not None:
-                torch.eq(x[:, band], nodata, out=missing[:, band])
-        if not torch.isfinite(x.sum()):
-            missing |= ~torch.isfinite(x)
-        if not valid.all():
-            missing |= ~valid[:, None]
-        return missing if missing.any() else None
+    def _normalised(self, numbers: Tensor, missing: Tensor | None, band: int) -> Tensor:
+        """One band (n, H, W), filled where it has no data."""
+        values, nodata = numbers.to(self._exact), self._nodata[band]
+        absent = [] if missing is None else [missing]
+        if nodata is not None and (equal := values == nodata).any():
+            absent.append(equal)
+        if not torch.isfinite(values.sum()):
+            absent.append(~torch.isfinite(values))
+        values.mul_(self._factors[band]).add_(self._summands[band])
+        for pixels in absent:
+            values.masked_fill_(pixels, self._fill)
+        return values
 
     def _uploaded(self, array: NDArray[np.generic]) -> Tensor:
         tensor = torch.from_numpy(array)

@@ -56,23 +56,25 @@ def class_table(labels: zarr.Array[Any], grid: GeoBox, classes: Sequence[LabelCl
     The area is that on the ellipsoid, also where the projection stretches it (four times in Web Mercator at
     60° north), with the scale of the middle of each row.
     """
-    pixels = np.zeros(256, dtype=np.int64)
-    area = np.zeros(256, dtype=np.float64)
+    values = [label.value for label in classes]
+    pixels, area = dict.fromkeys(values, 0), dict.fromkeys(values, 0.0)
+    valid = 0
     row_area = _pixel_area(grid)
     for band in row_bands(labels):
         block = labels[band.slices()]
-        counts = np.stack([np.bincount(row, minlength=256) for row in block])
-        pixels += counts.sum(axis=0)
-        if row_area is not None:
-            area += row_area[band.row : band.stop_row] @ counts
-    valid = max(1, int(pixels[:NODATA].sum()))
+        valid += int(np.count_nonzero(block != NODATA))
+        for value in values:
+            counts = np.count_nonzero(block == value, axis=1)  # of each row
+            pixels[value] += int(counts.sum())
+            if row_area is not None:
+                area[value] += float(row_area[band.row : band.stop_row] @ counts)
     return tuple(
         ClassArea(
             name=label.name,
             value=label.value,
-            pixels=int(pixels[label.value]),
-            share=int(pixels[label.value]) / valid,
-            area_m2=None if row_area is None else float(area[label.value]),
+            pixels=pixels[label.value],
+            share=pixels[label.value] / max(1, valid),
+            area_m2=None if row_area is None else area[label.value],
         )
         for label in classes
     )

@@ -56,7 +56,7 @@ def write_cog(
                 staged,
                 part,
                 driver="COG",
-                COMPRESS="DEFLATE",
+                COMPRESS="LZW",  # of what every reader knows, the one that is fast: labels are long runs
                 BLOCKSIZE=_BLOCK,
                 OVERVIEW_RESAMPLING="MODE",
                 NUM_THREADS="ALL_CPUS",
@@ -102,8 +102,8 @@ def _stage(
         tiled=True,
         blockxsize=_BLOCK,
         blockysize=_BLOCK,
-        compress="deflate",
-        zlevel=1,
+        compress="zstd",
+        zstd_level=1,
         bigtiff="if_safer",
     ) as staged:
         staged.write_colormap(1, {label.value: (*label.color, 255) for label in classes} | {NODATA: (0, 0, 0, 0)})

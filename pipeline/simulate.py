@@ -45,12 +45,12 @@ ACQUIRED = "2024-06-21T10:20:00Z"
 CLASSES = (
     LabelClass(0, "land", (205, 190, 145), "dry ground in clear air"),
     LabelClass(1, "water", (40, 105, 190), "more than half of the pixel is water"),
-    LabelClass(2, "cloud", (250, 250, 250), "clouds, thin ones too, hide more than 20 % of the ground"),
+    LabelClass(2, "cloud", (250, 250, 250), "clouds, thin ones too, hide more than 16 % of the ground"),
     LabelClass(3, "cloud shadow", (70, 60, 95), "a cloud takes more than 30 % of the sunlight; no cloud above"),
 )
 
 _LAND, _WATER, _CLOUD, _SHADOW = (label.value for label in CLASSES)
-_HIDDEN, _DIMMED = 0.20, 0.30
+_HIDDEN, _DIMMED = 0.16, 0.30
 _CLOUD_HEIGHT = 1000.0  # metres above ground
 
 # What thick clouds send back, at magnitudes as in Irish (2000, doi:10.1117/12.410358); the share of its

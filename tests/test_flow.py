@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -70,3 +72,9 @@ def test_the_run_form_describes_every_option() -> None:
     assert {"source", "model", "out", "options"} <= set(schema["properties"])
     fields = schema["definitions"]["SegmentOptions"]["properties"]
     assert all(field.get("description") for field in fields.values())
+
+
+def test_the_client_needs_no_torch() -> None:
+    """It takes seconds to import, which the start of every run would pay."""
+    code = "import sys, flows.cli, flows.display, flows.segment; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

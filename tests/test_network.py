@@ -13,8 +13,9 @@ import torch
 
 from model.config import Radiometry, Settings, UNetConfig
 from model.errors import ModelError
+from model.measurement import Measurement
 from model.reach import receptive_radius
-from model.runtime import Runtime, fused
+from model.runtime import DTYPES, Runtime, fused, rectified
 from model.spec import read_document
 from model.unet import UNet
 from tests.models import saved_model
@@ -84,6 +85,28 @@ def test_fusing_changes_nothing() -> None:
         before = network(x)
         after = fused(network)(x)
     torch.testing.assert_close(after, before, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("norm", ["none", "batch", "group"])
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("halo", [0, 16])
+def test_a_relu_in_the_convolutions_pass_changes_no_bit(norm: str, precision: str, halo: int) -> None:
+    def network() -> torch.nn.Module:
+        plain = fused(random_network(norm=norm, base_width=8))
+        return plain.to(DTYPES[precision]).to(memory_format=torch.channels_last)
+
+    joined = rectified(network())
+    x = torch.randn(2, 2, 64, 96).to(DTYPES[precision]).contiguous(memory_format=torch.channels_last)
+    with torch.inference_mode():
+        assert torch.equal(joined(x, halo), network()(x, halo))
+    assert (norm == "group") == any(isinstance(module, torch.nn.ReLU) for module in joined.modules())
+
+
+def test_larger_windows_go_in_smaller_batches_and_must_fit_the_device() -> None:
+    found = Measurement(Settings("cuda", batch=8), {512: 1e-8, 1024: 1e-8}, 0, 100.0, (), device_bytes=10**9)
+    assert [found.settings_for(edge).batch for edge in (512, 768, 1024, 2048)] == [8, 3, 2, 1]
+    assert found.fits(2048)
+    assert not found.fits(4096)
 
 
 def test_a_model_folder_is_read_as_written(tmp_path: Path) -> None:
