@@ -13,18 +13,21 @@ from rich.console import Console
 
 from flows import display
 from flows.options import SegmentOptions
+from flows.usage import usage_error
 from model.errors import ModelError
 from pipeline.errors import InputError, SeamlineError
 
 app = typer.Typer(
     name="seamline",
     help="Seamless segmentation of satellite and aerial scenes of any size.",
-    no_args_is_help=True,
+    invoke_without_command=True,
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-models = typer.Typer(help="What is known of a model.", no_args_is_help=True)
+models = typer.Typer(help="What is known of a model.", invoke_without_command=True)
 app.add_typer(models, name="model")
+
+INTERRUPTED = 130
 
 SCENE = "A raster GDAL reads, a folder of band files, or a STAC item"
 Scenes = Annotated[list[str], typer.Argument(metavar="SCENE…", help=SCENE + "; each becomes a result of its own")]
@@ -43,6 +46,13 @@ Bands = Annotated[str, typer.Option(help="The scene's bands in the model's order
 Scale = Annotated[float | None, typer.Option(help="Value = digital number × scale + offset")]
 Offset = Annotated[float | None, typer.Option(help="See --scale")]
 Nodata = Annotated[str | None, typer.Option(help="Digital number that means no data, or none")]
+
+
+@app.callback()
+@models.callback()
+def _help(context: typer.Context) -> None:
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help())
 
 
 @app.command()
@@ -171,7 +181,8 @@ def list_models() -> None:
 
 
 def _listed(text: str) -> tuple[str, ...]:
-    return tuple(part.strip() for part in text.split(",") if part.strip())
+    """The names between the commas; where there is none, what was typed instead, to be refused as it is."""
+    return tuple(part.strip() for part in text.split(",") if part.strip()) or ((text,) if text else ())
 
 
 def _options(**values: Any) -> SegmentOptions:
@@ -180,24 +191,36 @@ def _options(**values: Any) -> SegmentOptions:
         return SegmentOptions(**values)
     except ValidationError as error:
         first = error.errors()[0]
+        name = str(first["loc"][0])
         raise InputError(
-            "--" + str(first["loc"][0]).replace("_", "-"),
-            got=repr(first["input"]),
-            expected=first["msg"].removeprefix("Input should be "),
+            "--" + name.replace("_", "-"),
+            got=repr(_typed(values[name])),
+            expected=first.get("ctx", {}).get("expected", first["msg"]),
             fix="see seamline segment --help",
         ) from error
+
+
+def _typed(value: object) -> str:
+    if isinstance(value, tuple):
+        return ",".join(map(str, value))
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def main() -> None:
     """Run the command line; errors that Seamline itself reports are one line, anything else is a defect."""
     try:
-        app()
+        code = app(prog_name="seamline", standalone_mode=False)
+    except typer.TyperException as error:
+        code = _said(usage_error(error, app, sys.argv[1:]), 2)
     except (InputError, ModelError) as error:
-        sys.exit(_said(error, 2))
+        code = _said(error, 2)
     except SeamlineError as error:
-        sys.exit(_said(error, 1))
-    except KeyboardInterrupt:
-        sys.exit(_said("interrupted; the same command goes on where it stopped", 130))
+        code = _said(error, 1)
+    except (KeyboardInterrupt, typer.Abort):
+        code = INTERRUPTED
+    if code == INTERRUPTED:  # Typer returns it for Ctrl-C
+        _said("interrupted; give the same command again", code)
+    sys.exit(code)
 
 
 def _said(message: object, code: int) -> int:

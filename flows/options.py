@@ -5,10 +5,32 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidatorFunctionWrapHandler,
+    WrapValidator,
+)
+from pydantic_core import PydanticCustomError
 
 from pipeline.planning import PlanOptions
 from pipeline.sources import SceneOptions
+
+
+def _expecting(what: str) -> WrapValidator:
+    """Says plainly what is expected, in place of what pydantic says of each step on the way there."""
+
+    def check(value: object, validate: ValidatorFunctionWrapHandler) -> object:
+        try:
+            return validate(value)
+        except ValidationError:
+            raise PydanticCustomError("option", "Input should be {expected}", {"expected": what}) from None
+
+    return WrapValidator(check)
 
 
 def _auto_is_none(value: object) -> object:
@@ -20,7 +42,27 @@ def _nodata(value: object) -> object:
     return float(value) if isinstance(value, str) and value != "none" else value
 
 
-Pixels = Annotated[int | None, BeforeValidator(_auto_is_none)]
+def _not_zero(value: float) -> float:
+    if value == 0:
+        raise ValueError("every value would be the same")
+    return value
+
+
+_Count = Annotated[int, Field(ge=1)]
+_Length = Annotated[int, Field(ge=0)]
+_Finite = Annotated[float, Field(allow_inf_nan=False)]
+_AUTO = BeforeValidator(_auto_is_none)
+
+Window = Annotated[_Count | None, _AUTO, _expecting("a whole number from 1, or auto")]
+Margin = Annotated[_Length | None, _AUTO, _expecting("a whole number from 0, or auto")]
+ChunkTiles = Annotated[_Count | None, _expecting("a whole number from 1")]
+Workers = Annotated[Annotated[int, Field(ge=1, le=256)] | None, _expecting("a whole number from 1 to 256")]
+Outputs = Annotated[
+    tuple[Literal["cog", "zarr"], ...], Field(min_length=1), _expecting("cog, zarr, or both separated by a comma")
+]
+Scale = Annotated[Annotated[_Finite, AfterValidator(_not_zero)] | None, _expecting("a number other than 0")]
+Offset = Annotated[_Finite | None, _expecting("a number")]
+Nodata = Annotated[float | Literal["none"] | None, BeforeValidator(_nodata), _expecting("a number, or none")]
 
 
 class SegmentOptions(BaseModel):
@@ -28,34 +70,28 @@ class SegmentOptions(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    window: Pixels = Field(
+    window: Window = Field(
         None, description="Edge of the windows the network sees, in pixels; auto: the fastest that fits"
     )
-    halo: Pixels = Field(None, description="Context on every side that is read and thrown away, in pixels; auto: exact")
-    overlap: Pixels = Field(
+    halo: Margin = Field(None, description="Context on every side that is read and thrown away, in pixels; auto: exact")
+    overlap: Margin = Field(
         None, description="Band in which neighbouring tiles are feathered; auto: 0 where the halo is exact"
     )
-    chunk_tiles: int | None = Field(None, description="Tiles along the edge of a chunk, the unit of work and of resume")
+    chunk_tiles: ChunkTiles = Field(None, description="Tiles along the edge of a chunk, the unit of work and of resume")
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="Where the network runs")
     precision: Literal["auto", "fp32", "bf16", "fp16", "fp64"] = Field(
         "auto", description="auto: reduced only where the labels agree with fp32 and it is faster"
     )
     cluster: str = Field("local", description="local, or the address of a Dask scheduler")
-    workers: int | None = Field(
-        None, ge=1, le=256, description="Worker processes of a local cluster; default: one a device"
-    )
-    outputs: tuple[Literal["cog", "zarr"], ...] = Field(("cog", "zarr"), min_length=1, description="What to write")
+    workers: Workers = Field(None, description="Worker processes of a local cluster; default: one a device")
+    outputs: Outputs = Field(("cog", "zarr"), description="What to write")
     aoi: Path | None = Field(None, description="GeoJSON polygons; nothing outside of them is inferred")
     bands: tuple[str, ...] = Field(
         (), description="The scene's bands in the model's order: numbers, descriptions or file names"
     )
-    scale: float | None = Field(
-        None, description="Value = digital number × scale + offset, where the files do not say it"
-    )
-    offset: float | None = Field(None, description="See scale")
-    nodata: Annotated[float | Literal["none"] | None, BeforeValidator(_nodata)] = Field(
-        None, description="Digital number that means no data; none: every pixel is data"
-    )
+    scale: Scale = Field(None, description="Value = digital number × scale + offset, where the files do not say it")
+    offset: Offset = Field(None, description="See scale")
+    nodata: Nodata = Field(None, description="Digital number that means no data; none: every pixel is data")
     on_bad_block: Literal["fail", "nodata"] = Field("fail", description="What an unreadable block of a file does")
     overwrite: bool = Field(False, description="Start over where another scene, model or plan left a run or a result")
 

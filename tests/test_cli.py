@@ -11,9 +11,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import rasterio
+import typer
 from affine import Affine
 
-from flows import cli, measuring
+from flows import cli, measuring, models
 from flows.models import Model
 from tests.data import MANAUS, shared
 from tests.rasters import noise, write
@@ -173,7 +174,7 @@ BAD = {
     nodata_is_a_class: "255",
     unknown_precision: "--precision: got 'fp8'",
     window_is_a_word: "--window: got 'big'",
-    unknown_output: "--outputs: got 'shapefile'",
+    unknown_output: "--outputs: got 'cog,shapefile'",
     impossible_nodata: "-5",
     wrong_number_of_bands: "--bands",
 }
@@ -283,6 +284,84 @@ def test_plan_shows_and_draws_and_writes_nothing_else(
     assert set(tmp_path.rglob("*")) - before == {picture}
     with rasterio.open(picture) as file:
         assert file.width > 500
+
+
+HERE = ("--model", "m", "--out", "o")
+MISUSED = {
+    ("segment",): "SCENE: got nothing, expected a value (A raster GDAL reads,",
+    ("segment", "x"): "--model: got nothing, expected a value (Name of an embedded model,",
+    ("segment", "x", "--model"): "--model: got nothing, expected a value (Name of",
+    ("segment", "x", *HERE, "--mod", "3"): "option: got --mod, expected an option of the command, such as --model",
+    ("segment", "x", *HERE, "-q"): "option: got -q, expected an option of the command; see",
+    ("segment", "x", *HERE, "--workers", "abc"): "--workers: got 'abc', expected a whole number",
+    ("segment", "x", *HERE, "--chunk-tiles", "2.5"): "--chunk-tiles: got '2.5', expected a whole number",
+    ("plan", "x", "--model", "m", "--scale", "1,5"): "--scale: got '1,5', expected a number",
+    ("segment", "x", *HERE, "--overwrite=3"): "--overwrite: got a value, expected none",
+    ("simulate", "--size", "3", "--out", "x"): "--size: got '--out', expected 2 values, each a whole number",
+    ("simulate", "--out", "x", "--size", "3"): "--size: got too few values, expected 2 (Height and width in pixels)",
+    ("simulate", "--size", "3", "4", "--out", "x", "y"): "arguments: got unexpected extra argument(s) (y), expected",
+    ("train",): "RECIPE: got nothing, expected a value (YAML file: ",
+    ("segmnt", "x"): "command: got 'segmnt', expected segment, plan, simulate, train or model; see seamline --help",
+    ("model", "show"): "command: got 'show', expected inspect or list; see seamline model --help",
+    ("--version",): "option: got --version, expected an option of the command; see seamline --help",
+}
+
+
+@pytest.mark.parametrize("arguments", MISUSED, ids=" ".join)
+def test_wrong_usage_is_one_line(arguments: tuple[str, ...], seamline: Seamline) -> None:
+    code, out, err = seamline(*arguments)
+    assert (code, out) == (2, "")
+    assert err.startswith("seamline: " + MISUSED[arguments]) and err.endswith(" --help\n") and err.count("\n") == 1, err
+    if arguments[0] in {"segment", "plan", "simulate", "train"}:
+        assert err.endswith(f"; see seamline {arguments[0]} --help\n")
+
+
+@pytest.mark.parametrize("arguments", [(), ("model",), ("--help",), ("model", "--help"), ("segment", "--help")])
+def test_help_is_no_error(arguments: tuple[str, ...], seamline: Seamline) -> None:
+    code, out, err = seamline(*arguments)
+    assert (code, err) == (0, "") and "Usage: seamline" in out and "--help" in out
+
+
+@pytest.mark.parametrize(
+    ("raised", "code", "said"),
+    [(KeyboardInterrupt, 130, "seamline: interrupted"), (typer.Abort, 130, "seamline: interrupted"),
+     (lambda: typer.Exit(3), 3, "")],
+)  # fmt: skip
+def test_how_a_command_ends_is_the_exit_code(
+    raised: Callable[[], BaseException], code: int, said: str, seamline: Seamline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def end(name: str) -> None:
+        raise raised()
+
+    monkeypatch.setattr(models, "open_model", end)
+    got, _, err = seamline("model", "inspect", "x")
+    assert got == code and err.startswith(said) and err.count("\n") == bool(said)
+
+
+WRONG = {
+    ("--window", "12x"): "--window: got '12x', expected a whole number from 1, or auto",
+    ("--window", "0"): "--window: got '0', expected a whole number from 1, or auto",
+    ("--halo", "-16"): "--halo: got '-16', expected a whole number from 0, or auto",
+    ("--overlap", "-1"): "--overlap: got '-1', expected a whole number from 0, or auto",
+    ("--chunk-tiles", "0"): "--chunk-tiles: got '0', expected a whole number from 1",
+    ("--workers", "0"): "--workers: got '0', expected a whole number from 1 to 256",
+    ("--device", "tpu"): "--device: got 'tpu', expected 'auto', 'cpu' or 'cuda'",
+    ("--outputs", ","): "--outputs: got ',', expected cog, zarr, or both separated by a comma",
+    ("--outputs", ""): "--outputs: got '', expected cog, zarr, or both separated by a comma",
+    ("--outputs", "foo"): "--outputs: got 'foo', expected cog, zarr, or both separated by a comma",
+    ("--nodata", "abc"): "--nodata: got 'abc', expected a number, or none",
+    ("--scale", "0"): "--scale: got '0', expected a number other than 0",
+    ("--scale", "nan"): "--scale: got 'nan', expected a number other than 0",
+    ("--offset", "-inf"): "--offset: got '-inf', expected a number",
+    ("--on-bad-block", "skip"): "--on-bad-block: got 'skip', expected 'fail' or 'nodata'",
+}
+
+
+@pytest.mark.parametrize("arguments", WRONG, ids=" ".join)
+def test_a_wrong_option_is_named_as_it_was_typed(arguments: tuple[str, str], seamline: Seamline) -> None:
+    code, out, err = seamline("segment", "x", *HERE, *arguments)
+    assert (code, out) == (2, "")
+    assert err == f"seamline: {WRONG[arguments]}; see seamline segment --help\n"
 
 
 def test_simulate_writes_a_scene_and_its_truth(seamline: Seamline, tmp_path: Path) -> None:
