@@ -62,7 +62,7 @@ def describe_device() -> str:
 
 
 def sample_window(scene: Scene, edge: int) -> Sample:
-    """A window of the scene with as many valid pixels as nine places have to offer, mirrored where it overhangs."""
+    """A window of the scene with as many valid pixels as seven places have to offer, mirrored where it overhangs."""
     height, width = scene.grid.shape
     best: Sample | None = None
     for down, across in ((0.5, 0.5), (0.5, 0.25), (0.5, 0.75), (0.25, 0.5), (0.75, 0.5), (0.25, 0.25), (0.75, 0.75)):
