@@ -6,6 +6,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -210,7 +211,8 @@ def settle_scales(
     """(scale, offset) of each band, and warnings.
 
     Those given go before the catalogue, that before the file; a scale given without an offset means offset 0.
-    ``reflectance``: whether integers that no one gives a scale for stand for reflectances.
+    ``reflectance``: whether integers that no one gives a scale for stand for reflectances. Raises ``InputError``
+    for numbers from which no values follow.
     """
     warnings: list[str] = []
     pairs = [_declared(file) for file in files]
@@ -224,6 +226,14 @@ def settle_scales(
         settled = [(scale, 0.0) for _ in files]
     if offset is not None:
         settled = [(own, offset) for own, _ in settled]
+    for file, (factor, shift) in zip(files, settled, strict=True):
+        if factor == 0 or not isfinite(factor) or not isfinite(shift):
+            raise InputError(
+                f"{file.band.path}, band {file.band.labels[0] if file.band.labels else file.band.index}",
+                got=f"offset {shift:g}" if factor and isfinite(factor) else f"scale {factor:g}",
+                expected="a number, and a scale other than 0",
+                fix="correct the file or its catalogue, or give --scale and --offset",
+            )
     return settled, warnings
 
 

@@ -6,7 +6,7 @@ import os
 import re
 import warnings
 import zipfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from math import isfinite
@@ -194,7 +194,6 @@ def _bands_of_file(path: str, *, one_of_many: bool) -> Iterator[Candidate]:
             colour = dataset.colorinterp[index - 1]
             # A colour picture beside the bands is none of them.
             coloured = colour not in _UNNAMED and (alone or not one_of_many)
-            wavelength = dataset.tags(index, ns="IMAGERY").get("CENTRAL_WAVELENGTH_UM")
             yield Candidate(
                 path=path,
                 index=index,
@@ -203,5 +202,12 @@ def _bands_of_file(path: str, *, one_of_many: bool) -> Iterator[Candidate]:
                 alone=alone,
                 described=bool(description),
                 pixel_size=abs(dataset.transform.determinant) ** 0.5,
-                wavelength=float(wavelength) if wavelength else None,
+                wavelength=_wavelength(dataset.tags(index, ns="IMAGERY")),
             )
+
+
+def _wavelength(tags: Mapping[str, str]) -> float | None:
+    try:
+        return float(tags.get("CENTRAL_WAVELENGTH_UM", ""))
+    except ValueError:
+        return None  # a tag may hold anything

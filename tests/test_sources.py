@@ -248,6 +248,19 @@ def test_stac_items_name_bands_scales_and_nodata(tmp_path: Path, version: str) -
     np.testing.assert_array_equal(read_block(scene, Window(0, 0, 8, 9)).pixels[1], noise(1, 8, 9, seed=1)[0])
 
 
+@pytest.mark.parametrize(("number", "bad"), [("scale", 0), ("scale", "NaN"), ("offset", "Infinity")])
+@pytest.mark.parametrize("version", ["1.0.0", "1.1.0"])
+def test_items_whose_numbers_give_no_values_are_refused(tmp_path: Path, version: str, number: str, bad: Any) -> None:
+    path = _item(tmp_path, version)
+    item = json.loads(path.read_text())
+    band = item["assets"]["green"]["bands" if version == "1.1.0" else "raster:bands"][0]
+    band[f"raster:{number}" if version == "1.1.0" else number] = bad
+    path.write_text(json.dumps(item))
+    with pytest.raises(InputError, match=rf"1\.tif, band green: got {number} .*, expected .*--scale and --offset"):
+        opened(path)
+    assert {band.scale for band in opened(path, scale=3, offset=0).bands} == {3}
+
+
 def test_an_offset_that_is_applied_already_is_not_applied_again(tmp_path: Path) -> None:
     scene = opened(_item(tmp_path, "1.0.0", **{"earthsearch:boa_offset_applied": True}))
     assert {(band.scale, band.offset) for band in scene.bands} == {(0.5, 0)}
@@ -399,6 +412,25 @@ def test_pixels_of_size_zero(tmp_path: Path) -> None:
     )
     with pytest.raises(InputError, match="pixels of size zero"):
         opened(path)
+
+
+@pytest.mark.parametrize(
+    ("scale", "offset", "got"), [(0, 1, "scale 0"), (float("nan"), 0, "scale nan"), (2, float("-inf"), "offset -inf")]
+)
+def test_files_whose_numbers_give_no_values_are_refused(tmp_path: Path, scale: float, offset: float, got: str) -> None:
+    path = write(tmp_path / "x.tif", noise(3, 8, 8), names=("red", "green", "blue"))
+    with rasterio.open(path, "r+") as file:
+        file.scales, file.offsets = (1, 1, scale), (0, 0, offset)
+    with pytest.raises(InputError, match=rf"x\.tif, band blue: got {got}, expected"):
+        opened(path)
+    assert {(band.scale, band.offset) for band in opened(path, scale=3, offset=0).bands} == {(3, 0)}
+
+
+def test_a_wavelength_that_is_no_number_is_none(tmp_path: Path) -> None:
+    path = write(tmp_path / "x.tif", noise(3, 8, 8), names=("red", "green", "blue"))
+    with rasterio.open(path, "r+") as file:
+        file.update_tags(1, ns="IMAGERY", CENTRAL_WAVELENGTH_UM="red")
+    assert chosen(opened(path)) == ["x.tif:1", "x.tif:2", "x.tif:3"]
 
 
 @pytest.mark.parametrize("options", [{"scale": 0}, {"scale": float("nan")}, {"offset": float("inf")}])
