@@ -81,12 +81,21 @@ class _LiveWatcher:
 
 @contextmanager
 def percentage(what: str) -> Iterator[Callable[[float], None]]:
-    """A progress bar that is told a share from 0 to 1."""
-    with Progress(
+    """A progress bar that is told a share from 0 to 1, and appears when it is told the first."""
+    bar = Progress(
         TextColumn(what), BarColumn(), TextColumn("{task.percentage:.0f} %"), TimeRemainingColumn(), console=console
-    ) as bar:
-        task = bar.add_task(what, total=1.0)
-        yield lambda share: bar.update(task, completed=share)
+    )
+    task = bar.add_task(what, total=1.0)
+
+    def report(share: float) -> None:
+        bar.start()
+        bar.update(task, completed=share)
+
+    try:
+        yield report
+    finally:
+        if bar.live.is_started:
+            bar.stop()
 
 
 def epoch(progress: Epoch) -> None:

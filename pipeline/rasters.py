@@ -10,6 +10,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -167,6 +168,23 @@ def reason(error: BaseException) -> str:
     while error.__cause__ is not None:
         error = error.__cause__
     return " ".join(str(error).split())
+
+
+def check_blocks(path: Path) -> None:
+    """Raise ``OSError`` for a tiled GeoTIFF of pixel-interleaved bands that lacks a block on the disk.
+
+    GDAL does not report what it could not write while it closed the file.
+    """
+    size = path.stat().st_size
+    with rasterio.open(path) as dataset:
+        height, width = dataset.block_shapes[0]
+        for row, col in product(range(-(-dataset.height // height)), range(-(-dataset.width // width))):
+            start, length = (
+                int(dataset.get_tag_item(f"BLOCK_{what}_{col}_{row}", "TIFF", bidx=1) or 0)
+                for what in ("OFFSET", "SIZE")
+            )
+            if not start or not length or start + length > size:
+                raise OSError(f"the block in row {row} and column {col} was not written whole")
 
 
 def sample(path: str, index: int) -> NDArray[Any]:

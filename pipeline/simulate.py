@@ -14,10 +14,10 @@ They do not show how well a model does on the Earth.
 from __future__ import annotations
 
 import os
+import shutil
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from math import cos, radians, sin, tan
@@ -33,14 +33,18 @@ from rasterio.windows import Window as RasterWindow
 from pipeline.classes import NODATA, LabelClass
 from pipeline.errors import InputError
 from pipeline.fields import Field, Lattice, fractal, noise, noise_at, smoothstep
+from pipeline.files import replacing
 from pipeline.grid import GeoBox, Window
 from pipeline.landscape import SUN_ELEVATION, TOWARDS_SUN, surface
+from pipeline.rasters import check_blocks, reason
 
 VERSION = 1
 """Of the simulation: another version makes other pixels from the same seed."""
 BANDS = ("blue", "green", "red", "nir", "swir16", "swir22")
 SCALE = 0.0001
 """Reflectance = digital number × SCALE; the digital number 0 is nodata."""
+BYTES_PER_PIXEL = 7.5
+"""Of both files together, measured."""
 ACQUIRED = "2024-06-21T10:20:00Z"
 CLASSES = (
     LabelClass(0, "land", (205, 190, 145), "dry ground in clear air"),
@@ -83,7 +87,12 @@ class Simulation:
 
     def __post_init__(self) -> None:
         checks = (
-            (min(self.height, self.width) >= 1, "size", f"{self.height}×{self.width}", "at least 1×1 pixels"),
+            (
+                min(self.height, self.width) >= 1 and max(self.height, self.width) < 2**31,
+                "size",
+                f"{self.height}×{self.width}",
+                "at least 1×1 pixels, at most 2³¹ − 1 on a side",
+            ),
             (0 <= self.seed < 2**63, "seed", self.seed, "a whole number from 0 to 2⁶³ − 1"),
             (0 < self.pixel_size < np.inf, "pixel size", self.pixel_size, "metres, more than 0"),
         )
@@ -233,45 +242,57 @@ def write_simulation(simulation: Simulation, path: Path, progress: Callable[[flo
     """Write the scene to ``path`` and the truth beside it as ``<stem>_truth.tif``; returns the truth's path.
 
     Both are tiled GeoTIFFs that appear under their names when they are complete. ``progress`` is called with
-    the share done, 0 to 1. Memory does not depend on the scene's size, nor do the files on the number of
-    cores.
+    the share done, 0 to 1, after each block. Memory does not depend on the scene's size, nor do the files on
+    the number of cores. Raises ``InputError`` where they cannot be written.
     """
-    truth_path = path.with_name(f"{path.stem}_truth.tif")
+    try:
+        return _write(simulation, path, progress)
+    except OSError as error:
+        raise InputError(
+            f"--out {path}",
+            got=f"{error.strerror} ({error.filename})" if error.filename else error.strerror or reason(error),
+            expected="a file that can be written, and room for it",
+            fix="choose another place, or free some space",
+        ) from error
+
+
+def _write(simulation: Simulation, path: Path, progress: Callable[[float], None] | None) -> Path:
+    for target in (path, truth_path := path.parent / f"{path.stem}_truth.tif"):
+        if target.is_dir():
+            raise InputError("--out", got=f"{target}, a folder", expected="the name of a file", fix="name the GeoTIFF")
     total = simulation.height * simulation.width
     path.parent.mkdir(parents=True, exist_ok=True)
-    # Left in reverse order: a file is closed before it gets its name, and no scene appears without its truth.
-    with (
-        _complete(path) as part,
-        _created(part, simulation, count=len(BANDS), dtype="uint16", nodata=0) as scene,
-        _complete(truth_path) as truth_part,
-        _created(truth_part, simulation, count=1, dtype="uint8", nodata=NODATA) as truth,
-    ):
-        scene.descriptions = BANDS
-        # So that viewers show true colours unasked.
-        scene.colorinterp = [ColorInterp[name] for name in BANDS[:3]] + [ColorInterp.undefined] * 3
-        scene.scales, scene.offsets = [SCALE] * len(BANDS), [0.0] * len(BANDS)
-        truth.set_band_description(1, ", ".join(f"{label.value} {label.name}" for label in CLASSES))
-        truth.write_colormap(1, {label.value: (*label.color, 255) for label in CLASSES} | {NODATA: (0, 0, 0, 0)})
-        done = 0
-        for window, (numbers, labels) in _blocks(simulation):
-            place = RasterWindow(window.col, window.row, window.width, window.height)
-            scene.write(numbers, window=place)
-            truth.write(labels, 1, window=place)
-            done += window.pixels
-            if progress is not None:
-                progress(done / total)
+    free = shutil.disk_usage(path.parent).free
+    if free < total * BYTES_PER_PIXEL:
+        raise InputError(
+            f"disk of --out {path}",
+            got=f"{free / 2**20:.1f} MiB free",
+            expected=f"{total * BYTES_PER_PIXEL / 2**20:.1f} MiB for a scene of {simulation.height}×{simulation.width}",
+            fix="free some space or choose another disk",
+        )
+    # Renamed in reverse order: no scene appears without its truth.
+    with replacing(path) as part, replacing(truth_path) as truth_part:
+        with (
+            _created(part, simulation, count=len(BANDS), dtype="uint16", nodata=0) as scene,
+            _created(truth_part, simulation, count=1, dtype="uint8", nodata=NODATA) as truth,
+        ):
+            scene.descriptions = BANDS
+            # So that viewers show true colours unasked.
+            scene.colorinterp = [ColorInterp[name] for name in BANDS[:3]] + [ColorInterp.undefined] * 3
+            scene.scales, scene.offsets = [SCALE] * len(BANDS), [0.0] * len(BANDS)
+            truth.set_band_description(1, ", ".join(f"{label.value} {label.name}" for label in CLASSES))
+            truth.write_colormap(1, {label.value: (*label.color, 255) for label in CLASSES} | {NODATA: (0, 0, 0, 0)})
+            done = 0
+            for window, (numbers, labels) in _blocks(simulation):
+                place = RasterWindow(window.col, window.row, window.width, window.height)
+                scene.write(numbers, window=place)
+                truth.write(labels, 1, window=place)
+                done += window.pixels
+                if progress is not None:
+                    progress(done / total)
+        check_blocks(part)
+        check_blocks(truth_part)
     return truth_path
-
-
-@contextmanager
-def _complete(path: Path) -> Iterator[Path]:
-    """A name to write under; takes its own name at the end, and is removed if there is none."""
-    part = path.with_name(f"{path.name}.part")
-    try:
-        yield part
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def _created(path: Path, simulation: Simulation, *, count: int, dtype: str, nodata: int) -> rasterio.io.DatasetWriter:
@@ -294,8 +315,7 @@ def _created(path: Path, simulation: Simulation, *, count: int, dtype: str, noda
         compress="ZSTD",
         zstd_level=1,
         predictor=2,
-        bigtiff="IF_SAFER",
-        num_threads="ALL_CPUS",
+        bigtiff="IF_SAFER",  # and no num_threads: GDAL's threads say nothing of what they could not write
     )
     raster.update_tags(
         SIMULATED="YES",

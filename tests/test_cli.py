@@ -374,6 +374,19 @@ def test_simulate_writes_a_scene_and_its_truth(seamline: Seamline, tmp_path: Pat
         assert (truth.shape, truth.transform) == (file.shape, file.transform)
 
 
+@pytest.mark.parametrize(
+    ("size", "seed", "out"),
+    [((0, 5), 0, "x.tif"), ((-4, 5), 0, "x.tif"), ((5, 5), -1, "x.tif"), ((5, 5), 2**64, "x.tif"), ((5, 5), 0, "")],
+)
+def test_a_scene_that_cannot_be_simulated_shows_no_progress(
+    size: tuple[int, int], seed: int, out: str, seamline: Seamline, tmp_path: Path
+) -> None:
+    code, shown, err = seamline("simulate", "--size", *size, "--seed", seed, "--out", tmp_path / out)
+    assert (code, shown) == (2, "")
+    assert err.startswith("seamline: ") and err.count("\n") == 1, err
+    assert not list(tmp_path.iterdir())
+
+
 def test_model_inspect_prints_json(seamline: Seamline) -> None:
     code, out, _ = seamline("model", "inspect", "land-water-cloud", "--json")
     assert code == 0

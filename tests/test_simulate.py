@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import os
+import resource
+import shutil
+from collections import namedtuple
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 
@@ -230,6 +234,7 @@ def test_nothing_half_written_stays(tmp_path: Path) -> None:
     ("arguments", "message"),
     [
         ({"height": 0, "width": 5}, r"scene of this size: got 0×5, expected at least 1×1"),
+        ({"height": 5, "width": 2**31}, r"scene of this size: got 5×2147483648, expected .* at most 2³¹ − 1 on a side"),
         ({"height": 5, "width": 5, "seed": -1}, r"seed: got -1"),
         ({"height": 5, "width": 5, "pixel_size": 0.0}, r"pixel size: got 0.0, expected metres"),
     ],
@@ -237,3 +242,66 @@ def test_nothing_half_written_stays(tmp_path: Path) -> None:
 def test_impossible_scenes_are_refused(arguments: dict[str, float], message: str) -> None:
     with pytest.raises(InputError, match=message):
         Simulation(**arguments)  # type: ignore[arg-type]
+
+
+def _folder(place: Path) -> Path:
+    (place / "scene.tif").mkdir()
+    return place / "scene.tif"
+
+
+def _folder_of_truth(place: Path) -> Path:
+    (place / "scene_truth.tif").mkdir()
+    return place / "scene.tif"
+
+
+def _below_a_file(place: Path) -> Path:
+    (place / "file").touch()
+    return place / "file" / "scene.tif"
+
+
+def _unnamed(place: Path) -> Path:
+    return Path()
+
+
+def _nowhere(place: Path) -> Path:
+    return Path("/proc/none/scene.tif")
+
+
+TARGETS = {
+    _folder: r"--out: got .*scene\.tif, a folder, expected",
+    _folder_of_truth: r"--out: got .*scene_truth\.tif, a folder, expected",
+    _below_a_file: r"--out .*scene\.tif: got .*(exists|directory) \(.*file.*\), expected",
+    _unnamed: r"--out: got \., a folder, expected",
+    _nowhere: r"--out /proc/none/scene\.tif: got No such file or directory \(/proc/none\), expected",
+}
+
+
+@pytest.mark.parametrize("make", TARGETS, ids=lambda make: make.__name__)
+def test_a_scene_that_cannot_be_written_is_refused_at_once(make: Callable[[Path], Path], tmp_path: Path) -> None:
+    shares: list[float] = []
+    with pytest.raises(InputError, match=TARGETS[make]):
+        write_simulation(Simulation(60, 60), make(tmp_path), shares.append)
+    assert not shares
+
+
+def test_a_disk_that_is_too_small_is_refused_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    usage = namedtuple("usage", "total used free")
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(10, 10, 2**20))
+    with pytest.raises(
+        InputError, match=r"disk of --out .*: got 1.0 MiB free, expected 7.2 MiB for a scene of 1000×1000"
+    ):
+        write_simulation(Simulation(1000, 1000), tmp_path / "scene.tif")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("size", [120, 200, 700])
+def test_a_disk_that_fills_up_leaves_no_scene(size: int, tmp_path: Path) -> None:
+    """GDAL says nothing of what it could not write while it closed the file."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (80_000, limits[1]))  # fails a write as a full disk does
+    try:
+        with pytest.raises(InputError, match=r"--out .*scene\.tif: got .*, expected .* free some space"):
+            write_simulation(Simulation(size, size), tmp_path / "scene.tif")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert not list(tmp_path.iterdir())
