@@ -19,6 +19,7 @@ import rasterio
 from numpy.typing import NDArray
 from odc.geo.geobox import GeoBox
 from rasterio._err import CPLE_BaseError
+from rasterio.crs import CRS
 from rasterio.enums import ColorInterp, MaskFlags
 from rasterio.errors import RasterioIOError
 from rasterio.session import DummySession
@@ -142,9 +143,7 @@ def _read(file: OpenRaster, read: Callable[..., NDArray[Any]], indexes: Any, win
     try:
         return read(indexes, window=RasterioWindow(window.col, window.row, window.width, window.height))
     except RasterioIOError:
-        # GDAL's last error stays behind, and rasterio would raise it again in the next innocent call.
-        with suppress(CPLE_BaseError):
-            _ = file.dataset.colorinterp
+        forget_errors()
         raise
 
 
@@ -168,6 +167,12 @@ def reason(error: BaseException) -> str:
     while error.__cause__ is not None:
         error = error.__cause__
     return " ".join(str(error).split())
+
+
+def forget_errors() -> None:
+    """Clear GDAL's last error: it stays behind, and rasterio would raise it in the next innocent call."""
+    with suppress(CPLE_BaseError):
+        CRS.from_epsg(4326)
 
 
 def check_blocks(path: Path) -> None:

@@ -36,7 +36,7 @@ from pipeline.fields import Field, Lattice, fractal, noise, noise_at, smoothstep
 from pipeline.files import replacing
 from pipeline.grid import GeoBox, Window
 from pipeline.landscape import SUN_ELEVATION, TOWARDS_SUN, surface
-from pipeline.rasters import check_blocks, reason
+from pipeline.rasters import check_blocks, forget_errors, reason
 
 VERSION = 1
 """Of the simulation: another version makes other pixels from the same seed."""
@@ -248,6 +248,7 @@ def write_simulation(simulation: Simulation, path: Path, progress: Callable[[flo
     try:
         return _write(simulation, path, progress)
     except OSError as error:
+        forget_errors()
         raise InputError(
             f"--out {path}",
             got=f"{error.strerror} ({error.filename})" if error.filename else error.strerror or reason(error),
