@@ -55,7 +55,7 @@ _AUTO = BeforeValidator(_auto_is_none)
 
 Window = Annotated[_Count | None, _AUTO, _expecting("a whole number from 1, or auto")]
 Margin = Annotated[_Length | None, _AUTO, _expecting("a whole number from 0, or auto")]
-ChunkTiles = Annotated[Annotated[int, Field(ge=1, le=10_000)] | None, _expecting("a whole number from 1 to 10000")]
+ChunkTiles = Annotated[Annotated[int, Field(ge=1, le=1000)] | None, _expecting("a whole number from 1 to 1000")]
 Workers = Annotated[Annotated[int, Field(ge=1, le=256)] | None, _expecting("a whole number from 1 to 256")]
 Outputs = Annotated[
     tuple[Literal["cog", "zarr"], ...], Field(min_length=1), _expecting("cog, zarr, or both separated by a comma")

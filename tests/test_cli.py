@@ -235,7 +235,7 @@ def test_a_plan_that_does_not_fit_into_memory_is_refused(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    from flows import segment as module
+    from flows import planning as module
 
     monkeypatch.setattr(module, "memory_of", lambda client: 100 * 2**20)
     code, _, err = seamline(
@@ -343,8 +343,8 @@ WRONG = {
     ("--window", "0"): "--window: got '0', expected a whole number from 1, or auto",
     ("--halo", "-16"): "--halo: got '-16', expected a whole number from 0, or auto",
     ("--overlap", "-1"): "--overlap: got '-1', expected a whole number from 0, or auto",
-    ("--chunk-tiles", "0"): "--chunk-tiles: got '0', expected a whole number from 1 to 10000",
-    ("--chunk-tiles", "1000000000"): "--chunk-tiles: got '1000000000', expected a whole number from 1 to 10000",
+    ("--chunk-tiles", "0"): "--chunk-tiles: got '0', expected a whole number from 1 to 1000",
+    ("--chunk-tiles", "1000000000"): "--chunk-tiles: got '1000000000', expected a whole number from 1 to 1000",
     ("--workers", "0"): "--workers: got '0', expected a whole number from 1 to 256",
     ("--device", "tpu"): "--device: got 'tpu', expected 'auto', 'cpu' or 'cuda'",
     ("--outputs", ","): "--outputs: got ',', expected cog, zarr, or both separated by a comma",
