@@ -216,7 +216,7 @@ def main() -> None:
         code = _said(error, 2)
     except SeamlineError as error:
         code = _said(error, 1)
-    except (KeyboardInterrupt, typer.Abort):
+    except KeyboardInterrupt:
         code = INTERRUPTED
     if code == INTERRUPTED:  # Typer returns it for Ctrl-C
         _said("interrupted; give the same command again", code)

@@ -324,9 +324,8 @@ def test_help_is_no_error(arguments: tuple[str, ...], seamline: Seamline) -> Non
 
 @pytest.mark.parametrize(
     ("raised", "code", "said"),
-    [(KeyboardInterrupt, 130, "seamline: interrupted"), (typer.Abort, 130, "seamline: interrupted"),
-     (lambda: typer.Exit(3), 3, "")],
-)  # fmt: skip
+    [(KeyboardInterrupt, 130, "seamline: interrupted"), (lambda: typer.Exit(3), 3, "")],
+)
 def test_how_a_command_ends_is_the_exit_code(
     raised: Callable[[], BaseException], code: int, said: str, seamline: Seamline, monkeypatch: pytest.MonkeyPatch
 ) -> None:
