@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import zipfile
+import zlib
 from collections.abc import Sequence
+from math import isfinite
 from pathlib import Path
 from typing import Annotated, Literal
 
 import numpy as np
 import yaml
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from flows.options import Scale
 from model.data import IGNORE, Jitter, LabelledImage
-from model.spec import InputBand, ModelClass
+from model.spec import LABELS, InputBand, ModelClass
 from model.train import Normalisation, Schedule
 from pipeline.errors import InputError
 from pipeline.grid import Window
@@ -22,7 +26,7 @@ from pipeline.sources import BandNeed, SceneOptions, open_scene
 
 
 class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class BandEntry(_Strict):
@@ -48,7 +52,9 @@ class Chip(_Strict):
     path: Path
     image_key: str
     mask_key: str
-    labels: dict[int, int] = Field(description="value in the mask → label; other values teach nothing")
+    labels: dict[int, Annotated[int, Field(ge=0, lt=IGNORE)]] = Field(
+        description="value in the mask → label; other values teach nothing"
+    )
     weight: float = Field(default=1.0, gt=0)
 
     @property
@@ -58,25 +64,36 @@ class Chip(_Strict):
 
     def load(self, data: Path, bands: Sequence[BandNeed]) -> list[LabelledImage]:
         """The whole chip."""
-        with np.load(data / self.path) as arrays:
-            image = np.moveaxis(arrays[self.image_key].astype(np.float32), -1, 0)
-            mask = arrays[self.mask_key].squeeze()
-        if image.shape[0] != len(bands):
+        try:
+            with np.load(data / self.path) as arrays:
+                image = arrays[self.image_key].astype(np.float32)
+                mask = arrays[self.mask_key].squeeze()
+        except (OSError, EOFError, LookupError, TypeError, ValueError, zipfile.BadZipFile, zlib.error) as error:
             raise InputError(
-                f"chip {self.path}", got=f"{image.shape[0]} bands", expected=len(bands), fix="check the recipe"
+                f"source {self.name!r} of the recipe",
+                got=_said(error),
+                expected=f"an .npz file below {data} with {self.image_key} and {self.mask_key}",
+                fix="check the recipe's path and keys, and --data",
+            ) from error
+        if image.shape != (*mask.shape, len(bands)) or mask.ndim != 2:
+            raise InputError(
+                f"source {self.name!r} of the recipe",
+                got=f"{image.shape} and {mask.shape}",
+                expected=f"(height, width, {len(bands)}) of the image and (height, width) of the mask",
+                fix="check the recipe's keys and bands",
             )
-        table = np.full(256, IGNORE, np.uint8)
+        labels = np.full(mask.shape, IGNORE, np.uint8)
         for value, label in self.labels.items():
-            table[value] = label
-        return [LabelledImage(self.name, image, table[mask], self.weight)]
+            labels[mask == value] = label
+        return [LabelledImage(self.name, np.moveaxis(image, -1, 0), labels, self.weight)]
 
 
 class Simulated(_Strict):
     """Simulated scenes of ``size``² pixels, one for each seed."""
 
     kind: Literal["simulated"]
-    size: int = Field(gt=0)
-    seeds: list[int]
+    size: int = Field(gt=0, le=2**14, description="the scenes are held in memory")
+    seeds: list[Annotated[int, Field(ge=0, lt=2**63)]] = Field(min_length=1)
     weight: float = Field(default=1.0, gt=0)
     name: str = "simulated"
 
@@ -91,6 +108,9 @@ class Simulated(_Strict):
         return images
 
 
+_INDEX_BANDS = {"blue", "green", "nir", "swir16"}
+
+
 class WaterIndex(_Strict):
     """A real scene without labels, weakly labelled by its modified normalised difference water index.
 
@@ -101,7 +121,7 @@ class WaterIndex(_Strict):
 
     kind: Literal["water-index"]
     path: Path
-    scale: float | None = None
+    scale: Scale = None
     bands: list[str] = []
     margin: float = 0.1
     brightest: float = Field(default=0.18, description="blue reflectance above which a pixel may be cloud")
@@ -115,6 +135,14 @@ class WaterIndex(_Strict):
 
     def load(self, data: Path, bands: Sequence[BandNeed]) -> list[LabelledImage]:
         """The whole scene; needs the bands blue, green, nir and swir16."""
+        names = [need.name for need in bands]
+        if not set(names) >= _INDEX_BANDS:
+            raise InputError(
+                f"source {self.name!r} of the recipe",
+                got=f"the bands {', '.join(names)}",
+                expected=", ".join(sorted(_INDEX_BANDS)),
+                fix="add them to the recipe's bands, or leave out the sources of kind water-index",
+            )
         options = SceneOptions(scale=self.scale, bands=tuple(self.bands))
         scene = open_scene(data / self.path, bands, options, assumed_nodata=0)
         block = read_block(scene, Window(0, 0, *scene.grid.shape))
@@ -148,6 +176,22 @@ class NetworkEntry(_Strict):
     norm: Literal["none", "batch", "group"] = "batch"
     dropout: float = Field(default=0.0, ge=0, lt=1)
 
+    @model_validator(mode="after")
+    def _groups(self) -> NetworkEntry:
+        if self.norm == "group" and self.base_width % 8 and self.base_width not in (1, 2, 4):
+            raise ValueError(f"base_width {self.base_width} must be 1, 2, 4 or a multiple of 8 for the norm group")
+        return self
+
+
+def _plausible(jitter: Jitter) -> Jitter:
+    for name in ("gain", "band_gain", "offset", "noise", "dropout"):
+        value = getattr(jitter, name)
+        if not (isfinite(value) and value >= 0):
+            raise ValueError(f"{name} {value} must be at least 0")
+    if jitter.dropout > 1:
+        raise ValueError(f"dropout {jitter.dropout} must be at most 1")
+    return jitter
+
 
 class Recipe(_Strict):
     """All that decides what a training makes."""
@@ -156,14 +200,27 @@ class Recipe(_Strict):
     version: str
     description: str
     license: str
-    bands: list[BandEntry]
-    classes: list[ClassEntry]
+    bands: list[BandEntry] = Field(min_length=1)
+    classes: list[ClassEntry] = Field(min_length=2, max_length=LABELS)
     network: NetworkEntry = NetworkEntry()
-    sources: list[Source]
+    sources: list[Source] = Field(min_length=1)
     holdout: list[str] = Field(default=[], description="names of sources to validate on and not to train on")
     schedule: Schedule = Schedule()
-    jitter: Jitter = Jitter()
+    jitter: Annotated[Jitter, AfterValidator(_plausible)] = Jitter()
     training_data: list[str] = []
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Recipe:
+        for what, names in (("bands", [b.name for b in self.bands]), ("classes", [c.name for c in self.classes])):
+            if twice := sorted({name for name in names if names.count(name) > 1}):
+                raise ValueError(f"{what}: two are called {twice[0]!r}")
+        window, divisor = self.schedule.window, 1 << self.network.depth
+        if window % divisor or window < 2 * divisor:
+            raise ValueError(
+                f"schedule: window {window} must be a multiple of {divisor}, the network's divisor, "
+                f"and at least {2 * divisor}"
+            )
+        return self
 
     @property
     def needs(self) -> tuple[BandNeed, ...]:
@@ -198,26 +255,56 @@ class Recipe(_Strict):
         training: list[LabelledImage] = []
         validation: list[LabelledImage] = []
         for source in self.sources:
-            part = validation if source.name in self.holdout else training
-            try:
-                part.extend(source.load(data, self.needs))
-            except (OSError, KeyError) as error:
-                raise InputError(
-                    f"source {source.name!r} of the recipe",
-                    got=error,
-                    expected=f"a file below {data}",
-                    fix="check the path and --data",
-                ) from error
+            images = source.load(data, self.needs)
+            for image in images:
+                self._check(image, source.name)
+            (validation if source.name in self.holdout else training).extend(images)
+        if not training:
+            raise InputError(
+                "recipe's holdout",
+                got="every source",
+                expected="a source that is left to train on",
+                fix="hold out fewer",
+            )
         return training, validation
+
+    def _check(self, image: LabelledImage, source: str) -> None:
+        """Refuse an image that nothing can be learned from, or of other bands or classes than the recipe's."""
+        highest = int(np.max(image.labels, where=image.labels != IGNORE, initial=0))
+        count, last = len(image.image), len(self.classes) - 1
+        checks = (
+            (count == len(self.bands), f"{count} bands", len(self.bands)),
+            (image.valid.any(), "no pixel that has data in all bands", "some"),
+            ((image.labels != IGNORE).any(), "no labelled pixel", "some"),
+            (highest <= last, f"the label {highest}", f"0 to {last}, the classes of the recipe"),
+        )
+        for good, got, expected in checks:
+            if not good:
+                raise InputError(
+                    f"source {source!r} of the recipe", got=got, expected=expected, fix="correct the recipe or the data"
+                )
 
 
 def read_recipe(path: Path) -> Recipe:
     """Read and validate a recipe; the error names every wrong field."""
     try:
-        return Recipe.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
+        document = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError) as error:  # ValueError: no text, or a date that there is not
+        raise InputError(f"recipe {path}", got=_said(error), expected="a YAML file", fix="check the path") from error
+    if not isinstance(document, dict):
+        raise InputError(
+            f"recipe {path}",
+            got="nothing" if document is None else f"a {type(document).__name__}",
+            expected="a YAML file with the fields of a recipe",
+            fix="compare it with the recipe of an embedded model",
+        )
+    try:
+        return Recipe.model_validate(document)
     except ValidationError as error:
-        wrong = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
+        places = [(".".join(map(str, e["loc"])), e["msg"].removeprefix("Value error, ")) for e in error.errors()]
+        wrong = "; ".join(f"{place}: {message}" if place else message for place, message in places)
         raise InputError(f"recipe {path}", got=wrong, expected="the fields of a recipe", fix="correct them") from error
-    except (OSError, yaml.YAMLError) as error:
-        problem = str(error).replace("\n", " ")
-        raise InputError(f"recipe {path}", got=problem, expected="a YAML file", fix="check the path") from error
+
+
+def _said(error: Exception) -> str:
+    return (error.strerror if isinstance(error, OSError) else None) or " ".join(str(error).split())

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import math
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 from flows.recipes import Recipe
@@ -14,6 +16,7 @@ from model.config import UNetConfig
 from model.reach import receptive_radius
 from model.spec import ModelSpec, write_document
 from model.train import Progress, evaluate, train
+from pipeline.errors import InputError
 
 
 def train_model(recipe: Recipe, data: Path, out: Path, report: Callable[[Progress], None]) -> ModelSpec:
@@ -21,7 +24,7 @@ def train_model(recipe: Recipe, data: Path, out: Path, report: Callable[[Progres
 
     A killed training goes on from ``out/checkpoint.pt``; the checkpoint goes when the model is written.
     """
-    out.mkdir(parents=True, exist_ok=True)
+    _check_writable(out)
     training, validation = recipe.load(data)
     config = UNetConfig(in_channels=len(recipe.bands), classes=len(recipe.classes), **recipe.network.model_dump())
     checkpoint = out / "checkpoint.pt"
@@ -47,16 +50,38 @@ def train_model(recipe: Recipe, data: Path, out: Path, report: Callable[[Progres
         description=recipe.description,
         training_data=tuple(recipe.training_data),
     )
-    save_file({k: v.contiguous() for k, v in network.state_dict().items()}, out / spec.weights)
-    write_document(spec, out)
     names = [entry.name for entry in recipe.classes]
     figures = {
         image.name: _rounded(dict(zip(names, evaluate(network, [image], normalisation), strict=True)))
         for image in [*validation, *training]
     }
-    (out / "figures.json").write_text(json.dumps({"holdout": recipe.holdout, "iou": figures}, indent=2) + "\n")
+    try:
+        save_file({k: v.contiguous() for k, v in network.state_dict().items()}, out / spec.weights)
+        write_document(spec, out)
+        (out / "figures.json").write_text(json.dumps({"holdout": recipe.holdout, "iou": figures}, indent=2) + "\n")
+    except (OSError, SafetensorError) as error:
+        raise InputError(
+            f"--out {out}",
+            got=error,
+            expected="room for the model",
+            fix="make some and give the same command again: the training is kept",
+        ) from error
     checkpoint.unlink(missing_ok=True)
     return spec
+
+
+def _check_writable(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise InputError(
+            f"--out {folder}",
+            got=error.strerror or error,
+            expected="a folder that can be written to",
+            fix="choose another",
+        ) from error
 
 
 def _rounded(scores: dict[str, float]) -> dict[str, float | None]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import textwrap
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,6 +19,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from model.config import UNetConfig
 from model.data import IGNORE, Jitter, LabelledImage, random_windows
+from model.errors import ModelError
 from model.metrics import confusion_matrix, iou
 from model.unet import UNet
 
@@ -43,6 +46,15 @@ class Schedule:
         for name in ("epochs", "steps", "batch", "window", "averaged"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} of a training: got {getattr(self, name)}, expected at least 1")
+        checks = (
+            (0 < self.rate < math.inf, "rate", "more than 0"),
+            (0 <= self.warmup <= 1, "warmup", "a share from 0 to 1"),
+            (0 <= self.weight_decay < math.inf, "weight_decay", "at least 0"),
+            (0 <= self.seed < 2**32, "seed", "a whole number from 0 to 2³² − 1"),
+        )
+        for good, name, expected in checks:
+            if not good:
+                raise ValueError(f"{name} of a training: got {getattr(self, name)}, expected {expected}")
 
     @property
     def total(self) -> int:
@@ -66,13 +78,24 @@ class Normalisation:
 
     @classmethod
     def of(cls, images: Sequence[LabelledImage]) -> Normalisation:
-        """Over all images, each weighed by how often it is drawn, not by its size."""
+        """Over all images, each weighed by how often it is drawn, not by its size.
+
+        Raises ``ModelError`` for a band that cannot be normalised.
+        """
         odds = np.array([image.weight for image in images]) / sum(image.weight for image in images)
         means = np.array([np.nanmean(image.image, (1, 2), dtype=np.float64) for image in images])
         squares = np.array([np.nanmean(np.square(image.image, dtype=np.float64), (1, 2)) for image in images])
         mean = odds @ means
-        std = np.sqrt(odds @ squares - mean**2)
-        return cls(tuple(np.round(mean, 5).tolist()), tuple(np.round(std, 5).tolist()))
+        std = np.round(np.sqrt(np.maximum(odds @ squares - mean**2, 0)), 5)
+        for number, (middle, spread) in enumerate(zip(mean, std, strict=True), start=1):
+            if not (math.isfinite(middle) and math.isfinite(spread) and spread > 0):
+                raise ModelError(
+                    f"band {number} of the training images",
+                    got=f"a mean of {middle:g} and a deviation of {spread:g}",
+                    expected="finite values that differ by more than 0.00001",
+                    fix="check the sources and their scales",
+                )
+        return cls(tuple(np.round(mean, 5).tolist()), tuple(std.tolist()))
 
     def __call__(self, pixels: NDArray[np.float32]) -> NDArray[np.float32]:
         """(…, bands, height, width) normalised; NaN, where there is no data, becomes 0."""
@@ -205,15 +228,36 @@ def predict(network: UNet, image: NDArray[np.float32], normalise: Normalisation)
 
 def _save(path: Path, epoch: int, state: Mapping[str, Any]) -> None:
     part = path.with_suffix(".part")
-    torch.save({"epoch": epoch, **{name: held.state_dict() for name, held in state.items()}}, part)
-    part.replace(path)
+    try:
+        torch.save({"epoch": epoch, **{name: held.state_dict() for name, held in state.items()}}, part)
+        part.replace(path)
+    except (OSError, RuntimeError) as error:  # RuntimeError: torch's for a full disk
+        part.unlink(missing_ok=True)
+        raise ModelError(
+            f"checkpoint {path}",
+            got=_short(error),
+            expected="room for it",
+            fix="make some and give the same command again",
+        ) from error
 
 
 def _restore(path: Path, state: Mapping[str, Any]) -> int:
     """Give everything in ``state`` what it had in the checkpoint; returns the epochs that were done then."""
     if not path.exists():
         return 0
-    saved = torch.load(path, weights_only=True)
-    for name, held in state.items():
-        held.load_state_dict(saved[name])
-    return int(saved["epoch"])
+    try:
+        saved = torch.load(path, weights_only=True)
+        for name, held in state.items():
+            held.load_state_dict(saved[name])
+        return int(saved["epoch"])
+    except Exception as error:  # whatever the bytes lead torch to
+        raise ModelError(
+            f"checkpoint {path}",
+            got=_short(error),
+            expected="what a training by the same recipe left",
+            fix="remove it to start over, or choose another folder",
+        ) from error
+
+
+def _short(error: Exception) -> str:
+    return textwrap.shorten(f"{type(error).__name__}: {error}", 160, placeholder="…")
