@@ -13,7 +13,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from model.config import UNetConfig
 from model.errors import ModelError
@@ -88,6 +88,16 @@ class ModelSpec:
         for kind, names in (("bands", [b.name for b in self.bands]), ("classes", [c.name for c in self.classes])):
             if len(set(names)) != len(names):
                 raise ValueError(f"two {kind} have the same name: {names}")
+        nodata = self.assumed_nodata
+        checks = (
+            (self.activation in get_args(Activation), "activation", "softmax, sigmoid or none"),
+            (self.quantity in ("reflectance", "dn"), "quantity", "reflectance or dn"),
+            (math.isfinite(self.fill), "fill", "a finite number"),
+            (nodata is None or isinstance(nodata, int | float), "assumed_nodata", "a number, or null"),
+        )
+        for good, field, expected in checks:
+            if not good:
+                raise ValueError(f"{field}: got {getattr(self, field)!r}, expected {expected}")
         if self.receptive_radius is not None and self.receptive_radius < 0:
             raise ValueError(f"receptive_radius: got {self.receptive_radius}, expected at least 0, or none")
 

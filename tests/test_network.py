@@ -168,6 +168,26 @@ def test_a_broken_model_is_refused(tmp_path: Path, how: str, message: str) -> No
     assert str(pickle.loads(pickle.dumps(caught.value))) == str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("activation", "Softmax"),
+        ("activation", None),
+        ("quantity", "radiance"),
+        ("fill", "NaN"),
+        ("assumed_nodata", "0"),
+    ],
+)
+def test_a_document_that_would_mislead_is_refused(tmp_path: Path, field: str, value: str | None) -> None:
+    saved_model(tmp_path, random_network())
+    path = tmp_path / "model.json"
+    document = json.loads(path.read_text())
+    document["properties"][f"seamline:{field}"] = value
+    path.write_text(json.dumps(document))
+    with pytest.raises(ModelError, match=rf"{field}: got '?(?i:{value})'?, expected"):
+        read_document(tmp_path)
+
+
 def test_weights_are_never_code(tmp_path: Path) -> None:
     saved_model(tmp_path, random_network())
     torch.save(print, tmp_path / "model.safetensors")
