@@ -17,6 +17,7 @@ from rasterio.windows import Window as RasterioWindow
 from pipeline.classes import NODATA, LabelClass
 from pipeline.files import replacing
 from pipeline.grid import GeoBox, Window
+from pipeline.rasters import check_blocks
 from pipeline.store import VARIABLE, open_labels, write_labels
 
 __all__ = ["copy_labels", "row_bands", "write_cog"]
@@ -36,7 +37,8 @@ def write_cog(
     """Write ``labels`` (y, x) uint8 on ``grid`` to the COG ``path``; it appears whole or not at all.
 
     The labels pass through a tiled GeoTIFF in the folder ``scratch`` (about the size of the result), since a
-    COG cannot be written in order. At most one band of rows, one Zarr chunk high, is in memory at a time.
+    COG cannot be written in order. At most one band of rows, one Zarr chunk high, is in memory at a time. Raises
+    ``OSError`` or one of GDAL's errors when the disk is full.
     ``tags`` are added to the file's own metadata beside ``CLASS_<value>`` with the name of each class.
     """
     if tuple(labels.shape) != tuple(grid.shape):
@@ -51,6 +53,7 @@ def write_cog(
         warnings.simplefilter("ignore", NotGeoreferencedWarning)
         staged = Path(folder) / "staged.tif"
         _stage(labels, grid, classes, staged, tags)
+        check_blocks(staged)
         with replacing(path) as part:
             rasterio.shutil.copy(
                 staged,
@@ -63,6 +66,7 @@ def write_cog(
                 BIGTIFF="IF_SAFER",
                 STATISTICS="YES",  # or GIS tools write them to a side-car beside the file
             )
+            check_blocks(part)
 
 
 def copy_labels(path: Path, store: Path) -> None:

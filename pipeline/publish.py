@@ -9,19 +9,24 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from rasterio._err import CPLE_BaseError
+from rasterio.errors import RasterioError
 
 from pipeline.catalog import ClassArea, class_table, scene_item, update_catalog, write_item
 from pipeline.classes import LabelClass
 from pipeline.cog import copy_labels, write_cog
+from pipeline.errors import RunError
 from pipeline.files import replacing
 from pipeline.picture import decimated, stretch, write_preview
+from pipeline.rasters import reason
 from pipeline.store import create_store, is_sealed, open_labels, seal
 from pipeline.work import QUICKLOOK, Job, Stopwatch, quicklook
 
@@ -41,12 +46,29 @@ class Publication:
     lineage: str
 
 
+@contextmanager
+def _told(job: Job) -> Iterator[None]:
+    """Say of a failure to write what is kept and how to go on."""
+    try:
+        yield
+    except (OSError, RasterioError, CPLE_BaseError) as error:
+        raise RunError(
+            f"scene {job.scene.id}: the results cannot be written to {job.directory.path.parent}: "
+            f"{reason(error)}; what was inferred is kept, make room and run the same command again"
+        ) from error
+
+
 def publish(publication: Publication, record: Mapping[str, Any], watch: Stopwatch, started: float) -> dict[str, Any]:
     """Write every result and the record of the run; returns the record as written.
 
     ``record`` is completed by the class table, the stages that ``watch`` timed and ``total``, the seconds since
     ``started`` (``watch.now()``).
     """
+    with _told(publication.job):
+        return _published(publication, record, watch, started)
+
+
+def _published(publication: Publication, record: Mapping[str, Any], watch: Stopwatch, started: float) -> dict[str, Any]:
     job, folder = publication.job, publication.folder
     store = _sealed_store(job, record)
     labels, grid = open_labels(store), job.scene.grid
@@ -90,6 +112,11 @@ def complete(publication: Publication, record: Mapping[str, Any]) -> dict[str, A
 
     The scene is not read and nothing is inferred.
     """
+    with _told(publication.job):
+        return _completed(publication, record)
+
+
+def _completed(publication: Publication, record: Mapping[str, Any]) -> dict[str, Any]:
     job, folder = publication.job, publication.folder
     grid, scratch = job.scene.grid, job.directory.path
     missing = missing_outputs(folder, publication.outputs)

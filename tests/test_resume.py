@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -26,6 +27,7 @@ from flows.request import open_input
 from flows.segment import Result, Watcher, segment, segment_all
 from model.config import Settings
 from model.errors import ModelError
+from pipeline import cog
 from pipeline import publish as publishing
 from pipeline import run as running
 from pipeline.errors import BadBlockError, InputError, RunError
@@ -175,6 +177,19 @@ def test_a_kill_while_publishing_publishes_again_without_inferring(
     assert result.record["windows"] == 0
     assert json.loads((tmp_path / "catalog.json").read_text())["links"]
     assert not (result.folder / ".run").exists()
+
+
+def test_a_disk_that_fills_up_while_publishing_keeps_what_was_inferred(
+    source: Path, small_model: Model, cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(path: Path) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patched, pytest.raises(RunError, match=r"No space left .* run the same command"):
+        patched.setattr(cog, "check_blocks", full)
+        run(source, small_model, tmp_path, cluster=cluster(1))
+    assert not list(tmp_path.rglob("segmentation.tif"))
+    assert run(source, small_model, tmp_path, cluster=cluster(1)).record["windows"] == 0
 
 
 @pytest.mark.parametrize("finished", [True, False])
