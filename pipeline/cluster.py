@@ -12,6 +12,7 @@ from typing import TypeVar
 
 import psutil
 from distributed import Client, LocalCluster, Worker, WorkerPlugin
+from distributed.comm import get_address_host_port, normalize_address
 
 from pipeline.errors import InputError
 from pipeline.memory import reset_peak_memory
@@ -82,6 +83,8 @@ def connected(cluster: str, workers: int) -> Iterator[Client]:
             yield client
         return
     try:
+        # Of an address that cannot be one, a client would say so and then once more, when it is collected.
+        get_address_host_port(normalize_address(cluster))
         remote = Client(cluster, timeout="5s", set_as_default=False)
     except (OSError, ValueError) as error:
         raise InputError(
