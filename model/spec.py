@@ -171,7 +171,6 @@ def write_document(spec: ModelSpec, folder: Path) -> Path:
 
 
 def _properties(spec: ModelSpec) -> dict[str, Any]:
-    bands, classes = len(spec.bands), len(spec.classes)
     return {
         "datetime": None,
         "start_datetime": "1984-01-01T00:00:00Z",
@@ -186,42 +185,8 @@ def _properties(spec: ModelSpec) -> dict[str, Any]:
         "mlm:framework": "PyTorch",
         "mlm:pretrained": True,
         "mlm:accelerator_constrained": False,
-        "mlm:input": [
-            {
-                "name": f"{bands} bands of {spec.quantity}",
-                "bands": [
-                    {"name": b.name} | ({} if b.wavelength is None else {"eo:center_wavelength": b.wavelength})
-                    for b in spec.bands
-                ],
-                "input": {
-                    "shape": [-1, bands, -1, -1],
-                    "dim_order": ["batch", "bands", "height", "width"],
-                    "data_type": "float32",
-                },
-                "value_scaling": [{"type": "z-score", "mean": b.mean, "stddev": b.std} for b in spec.bands],
-                "resize_type": None,
-            }
-        ],
-        "mlm:output": [
-            {
-                "name": "class scores",
-                "tasks": ["semantic-segmentation"],
-                "result": {
-                    "shape": [-1, classes, -1, -1],
-                    "dim_order": ["batch", "classes", "height", "width"],
-                    "data_type": "float32",
-                },
-                "classification:classes": [
-                    {
-                        "value": label,
-                        "name": c.name,
-                        "color_hint": "{:02X}{:02X}{:02X}".format(*c.color),
-                        **({"description": c.description} if c.description else {}),
-                    }
-                    for label, c in enumerate(spec.classes)
-                ],
-            }
-        ],
+        "mlm:input": [_input(spec)],
+        "mlm:output": [_output(spec)],
         "mlm:hyperparameters": spec.network.to_dict(),
         "seamline:receptive_radius": "unbounded" if spec.receptive_radius is None else spec.receptive_radius,
         "seamline:divisor": spec.divisor,
@@ -231,6 +196,41 @@ def _properties(spec: ModelSpec) -> dict[str, Any]:
         "seamline:assumed_nodata": spec.assumed_nodata,
         "seamline:training_data": list(spec.training_data),
     }
+
+
+def _input(spec: ModelSpec) -> dict[str, Any]:
+    return {
+        "name": f"{len(spec.bands)} bands of {spec.quantity}",
+        "bands": [
+            {"name": band.name} | ({} if band.wavelength is None else {"eo:center_wavelength": band.wavelength})
+            for band in spec.bands
+        ],
+        "input": _images("bands", len(spec.bands)),
+        "value_scaling": [{"type": "z-score", "mean": band.mean, "stddev": band.std} for band in spec.bands],
+        "resize_type": None,
+    }
+
+
+def _output(spec: ModelSpec) -> dict[str, Any]:
+    return {
+        "name": "class scores",
+        "tasks": ["semantic-segmentation"],
+        "result": _images("classes", len(spec.classes)),
+        "classification:classes": [
+            {
+                "value": label,
+                "name": c.name,
+                "color_hint": "{:02X}{:02X}{:02X}".format(*c.color),
+                **({"description": c.description} if c.description else {}),
+            }
+            for label, c in enumerate(spec.classes)
+        ],
+    }
+
+
+def _images(layers: str, count: int) -> dict[str, Any]:
+    """What goes into or comes out of the network: batches of any size, images of any size."""
+    return {"shape": [-1, count, -1, -1], "dim_order": ["batch", layers, "height", "width"], "data_type": "float32"}
 
 
 def read_document(folder: Path) -> ModelSpec:
