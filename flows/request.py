@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import tempfile
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from flows.models import Model
 from flows.options import SegmentOptions
 from flows.resume import Identity, finished_record
 from pipeline.errors import InputError
+from pipeline.files import check_writable
 from pipeline.planning import Raster, candidates
 from pipeline.publish import RECORD
 from pipeline.rundir import RunDirectory
@@ -112,17 +112,7 @@ def raster_of(scene: Scene, model: Model) -> Raster:
 def check_output(out: Path, scene: Scene) -> None:
     """Refuse an output folder that cannot be written to or whose disk is too small."""
     folder = out / scene.id
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
-    except OSError as error:
-        raise InputError(
-            f"--out {out}",
-            got=error.strerror or error,
-            expected="a folder that can be written to",
-            fix="choose another",
-        ) from error
+    check_writable(folder, f"--out {out}")
     height, width = scene.grid.shape
     needed, free = int(height * width * BYTES_PER_PIXEL), shutil.disk_usage(folder).free
     if free < needed:

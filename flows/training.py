@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,6 +16,7 @@ from model.reach import receptive_radius
 from model.spec import ModelSpec, write_document
 from model.train import Progress, evaluate, train
 from pipeline.errors import InputError
+from pipeline.files import check_writable
 
 
 def train_model(recipe: Recipe, data: Path, out: Path, report: Callable[[Progress], None]) -> ModelSpec:
@@ -24,7 +24,7 @@ def train_model(recipe: Recipe, data: Path, out: Path, report: Callable[[Progres
 
     A killed training goes on from ``out/checkpoint.pt``; the checkpoint goes when the model is written.
     """
-    _check_writable(out)
+    check_writable(out, f"--out {out}")
     training, validation = recipe.load(data)
     config = UNetConfig(in_channels=len(recipe.bands), classes=len(recipe.classes), **recipe.network.model_dump())
     checkpoint = out / "checkpoint.pt"
@@ -68,20 +68,6 @@ def train_model(recipe: Recipe, data: Path, out: Path, report: Callable[[Progres
         ) from error
     checkpoint.unlink(missing_ok=True)
     return spec
-
-
-def _check_writable(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
-    except OSError as error:
-        raise InputError(
-            f"--out {folder}",
-            got=error.strerror or error,
-            expected="a folder that can be written to",
-            fix="choose another",
-        ) from error
 
 
 def _rounded(scores: dict[str, float]) -> dict[str, float | None]:

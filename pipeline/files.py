@@ -1,14 +1,17 @@
-"""Files that appear under their name only when they are whole, also after a power cut."""
+"""Files that appear under their name only when they are whole, and places that can take them."""
 
 from __future__ import annotations
 
 import os
+import tempfile
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-__all__ = ["replacing"]
+from pipeline.errors import InputError
+
+__all__ = ["check_writable", "replacing"]
 
 
 @contextmanager
@@ -28,6 +31,18 @@ def replacing(path: Path, *, shared: bool = False) -> Iterator[Path]:
         _fsync(path.parent)
     finally:
         part.unlink(missing_ok=True)
+
+
+def check_writable(folder: Path, what: str) -> None:
+    """Make ``folder`` and see that files can be written there; ``what`` names it in the ``InputError``."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise InputError(
+            what, got=error.strerror or error, expected="a folder that can be written to", fix="choose another"
+        ) from error
 
 
 def _fsync(path: Path) -> None:
