@@ -25,6 +25,7 @@ def main() -> int:
     parser.add_argument("--out", type=Path, default=Path("build/demo"))
     arguments = parser.parse_args()
     out: Path = arguments.out
+    (out / "prefect").mkdir(parents=True, exist_ok=True)
     for name, value in {**PREFECT, "PREFECT_HOME": str(out.absolute() / "prefect")}.items():
         os.environ.setdefault(name, value)
     # Imported here: Prefect reads its settings from the environment when it is imported.
@@ -40,7 +41,6 @@ def main() -> int:
     started = time.monotonic()
     height, width = arguments.size
     scene = out / "scene.tif"
-    out.mkdir(parents=True, exist_ok=True)
     with display.percentage(f"simulating a scene of {height} × {width}") as progress:
         truth = write_simulation(Simulation(height, width), scene, progress)
     # The demo shows a run, so it does not stop at a result that an earlier one left.

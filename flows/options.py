@@ -83,7 +83,9 @@ class SegmentOptions(BaseModel):
         "auto", description="auto: reduced only where the labels agree with fp32 and it is faster"
     )
     cluster: str = Field("local", description="local, or the address of a Dask scheduler")
-    workers: Workers = Field(None, description="Worker processes of a local cluster; default: one a device")
+    workers: Workers = Field(
+        None, description="Worker processes of a local cluster; default: one a CUDA device, or one a core"
+    )
     outputs: Outputs = Field(("cog", "zarr"), description="What to write")
     aoi: Path | None = Field(None, description="GeoJSON polygons; nothing outside of them is inferred")
     bands: tuple[str, ...] = Field(

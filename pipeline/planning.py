@@ -118,7 +118,7 @@ def candidates(raster: Raster, options: PlanOptions, divisor: int, exact_halo: i
         stride = window - 2 * halo - overlap
         tiles = options.chunk_tiles
         if tiles is None:
-            tiles = max(1, CHUNK_EDGE // max(stride, 1))
+            tiles = max(1, round(CHUNK_EDGE / max(stride, 1)))
         return Tiling(raster.height, raster.width, window, halo, overlap, tiles, divisor)
 
     if options.window is not None:

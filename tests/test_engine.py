@@ -6,6 +6,7 @@ Real scenes, real Dask worker processes; the oracle is one forward of the whole 
 from __future__ import annotations
 
 import json
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from flows.options import SegmentOptions
 from flows.request import open_input
 from flows.segment import Result, Watcher, segment
 from model.config import Settings
-from pipeline.blend import ONE, taper, votes
+from pipeline.blend import ONE, taper, votes, winners
 from pipeline.grid import Window
 from pipeline.rundir import RunDirectory
 from pipeline.scene import Scene, read_block
@@ -27,6 +28,7 @@ from pipeline.tiling import Tiling
 from pipeline.work import Job, infer_chunk, write_chunk
 from tests.data import MANAUS, shared
 from tests.oracle import labels_of, whole_scene
+from tests.rasters import noise, write
 
 SCENES = {
     "Manaus": (MANAUS, {}),
@@ -73,7 +75,7 @@ def test_a_halo_one_divisor_short_can_be_seen(small_model: Model, cluster: Clust
     exact = small_model.spec.exact_halo
     assert exact is not None
     oracle = labels_of(whole_scene(scene, small_model, exact, "fp64"), valid_of(scene))
-    short = exact - 3 * small_model.spec.divisor
+    short = exact - small_model.spec.divisor
     options = {"cluster": cluster(1), "chunk_tiles": 2}
     exactly = run(source, small_model, tmp_path / "a", window=128 + 2 * exact, halo=exact, **options)
     nearly = run(source, small_model, tmp_path / "b", window=128 + 2 * short, halo=short, **options)
@@ -163,6 +165,67 @@ def test_an_identity_model_reproduces_the_image_and_every_tile_is_inferred_once(
         for tile in tiling.tiles_of(chunk):
             with_data += block.valid[tiling.support_of(tile).intersection(tiling.scene).slices()].any()
     assert predictor.windows == with_data
+
+
+class Quarrel:
+    """A network whose windows disagree on the pixels that they share, and prefer a class by a few units of a vote."""
+
+    device_memory = 0
+
+    def __init__(self, support: int) -> None:
+        self.support, self.windows = support, 0
+
+    def predict(self, pixels, valid):
+        for window in pixels:
+            self.windows += 1
+            rng = np.random.default_rng(zlib.crc32(np.ascontiguousarray(window)))
+            half = rng.uniform(0.2, 0.5, (self.support, self.support))
+            little = rng.integers(-64, 65, half.shape) / ONE
+            yield np.stack([half + little, half - little, 1 - 2 * half])
+
+    def probabilities(self, scores):
+        return scores
+
+    def to_host(self, array):
+        return array
+
+
+@pytest.mark.parametrize("overlap", [0, 8, 32])
+@pytest.mark.parametrize("chunk_tiles", [1, 2, 9])
+def test_every_vote_counts_once_with_its_weight_whoever_shares_a_chunk(
+    small_model: Model, overlap: int, chunk_tiles: int, tmp_path: Path
+) -> None:
+    """Where tiles agree, a lost strip or a wrong weight changes no label; so here they do not agree."""
+    pixels = noise(6, 203, 277)
+    pixels[:, 60:140, 100:230] = 0  # the supports of whole tiles, and parts of bands and corners
+    names = ("blue", "green", "red", "nir", "swir16", "swir22")
+    scene = scene_of(write(tmp_path / "scene.tif", pixels, names=names, nodata=0), small_model)
+    tiling = Tiling(203, 277, 32 + 2 * 8 + overlap, 8, overlap, chunk_tiles, 8)
+    (tmp_path / "run").mkdir()
+    job = Job(scene, tiling, 3, RunDirectory(tmp_path / "run").started())
+    create_store(job.directory.store, scene.grid, small_model.classes, tiling.store_chunk, title="quarrel")
+    predictor = Quarrel(tiling.support)
+    for chunk in tiling.chunks():
+        infer_chunk(job, chunk, predictor, inline)
+    if overlap:
+        for chunk in tiling.chunks():
+            write_chunk(job, chunk)
+    # The definition, without chunks: the votes of all tiles on the whole scene.
+    valid, last = read_block(scene, tiling.scene).valid, tiling.tile_grid
+    summed, windows, skipped = np.zeros((3, 203, 277), np.int64), predictor.windows, 0
+    for tile in (tile for chunk in tiling.chunks() for tile in tiling.tiles_of(chunk)):
+        block = read_block(scene, tiling.window_of(tile))
+        (scores,) = predictor.predict([block.pixels], [block.valid])
+        support = tiling.support_of(tile).intersection(tiling.scene)
+        down = taper(tiling.support, overlap, tile.row > 0, tile.row < last.row - 1)[: support.height]
+        across = taper(tiling.support, overlap, tile.col > 0, tile.col < last.col - 1)[: support.width]
+        summed[:, *support.slices()] += votes(scores[:, : support.height, : support.width], down, across)
+        skipped += not valid[support.slices()].any()
+    np.testing.assert_array_equal(open_labels(job.directory.store)[:], np.where(valid, winners(summed), 255))
+    reports = job.directory.inferred().values()
+    assert 0 < skipped < tiling.tile_count
+    assert sum(report.windows for report in reports) == windows == tiling.tile_count - skipped
+    assert sum(report.pixels_inferred for report in reports) == windows * tiling.window**2
 
 
 @pytest.mark.parametrize("overlap", [0, 32])

@@ -68,6 +68,8 @@ def test_every_convention_tells_the_same_place(grid: GeoBox, tmp_path: Path) -> 
     assert Affine(*attributes["spatial:transform"]) == grid.transform
     assert attributes["spatial:shape"] == list(grid.shape)
     assert attributes["spatial:dimensions"] == ["y", "x"]
+    corners = np.array([grid.transform @ corner for corner in ((0, 0), (110, 0), (0, 70), (110, 70))])
+    np.testing.assert_allclose(attributes["spatial:bbox"], [*corners.min(0), *corners.max(0)])
     if grid.crs is None:
         assert names == ["spatial"]
         assert "_CRS" not in attributes

@@ -69,6 +69,17 @@ def test_tapers_sum_to_one_everywhere(tiling: Tiling) -> None:
     assert np.abs(counted - ONE).max() <= 4
 
 
+@given(st.integers(1, 300))
+def test_a_taper_rises_and_falls_without_a_step(overlap: int) -> None:
+    weights = taper(3 * overlap, overlap, rises=True, falls=True)
+    steps = np.diff(np.concatenate([[0.0], weights, [0.0]]))
+    assert (steps[: overlap + 1] > 0).all()
+    assert (steps[overlap + 1 : 2 * overlap] == 0).all()
+    assert (steps[2 * overlap :] < 0).all()
+    assert np.abs(steps).max() <= 0.5 * np.pi / overlap + 1e-12  # the steepest part of a raised cosine
+    np.testing.assert_allclose(weights, weights[::-1], rtol=0, atol=1e-12)
+
+
 @given(tilings())
 def test_votes_reach_only_the_neighbours_that_are_named(tiling: Tiling) -> None:
     for chunk in tiling.chunks():
@@ -121,6 +132,8 @@ def test_a_frontier_infers_and_writes_every_chunk_once_whatever_ends_first(tilin
     assert frontier.done == len(chunks)
     if tiling.overlap:
         assert sorted(written) == chunks
+        spent_before = {c for c in chunks if written_before.issuperset({c, *tiling.receivers_of(c)})}
+        assert sorted(dropped) == sorted(set(chunks) - spent_before)
 
 
 @pytest.mark.parametrize(
