@@ -113,7 +113,8 @@ def show_result(result: Result) -> None:
     """The table at the end of a run."""
     record, out = result.record, Console()
     if not result.computed:
-        out.print(f"{result.folder}: finished before with this scene, model and plan; nothing to do", highlight=False)
+        done = f"wrote {' and '.join(result.rewritten)} again" if result.rewritten else "nothing to do"
+        out.print(f"{result.folder}: finished before with this scene, model and plan; {done}", highlight=False)
         return
     table = _table(f"{record['scene']} · {record['model']}")
     seconds, plan = record["seconds"], record["plan"]
@@ -122,7 +123,7 @@ def show_result(result: Result) -> None:
         "windows", f"{record['windows']} of {plan['window']}² (halo {plan['halo']}, overlap {plan['overlap']})"
     )
     table.add_row("network pixels per scene pixel", f"{record['pixels_inferred'] / scene:.2f}")
-    table.add_row("speed", f"{scene / seconds['total'] / 1e6:.2f} Mpx/s of the scene, all included")
+    table.add_row("speed", f"{scene / seconds['total'] / 1e6:.2g} Mpx/s of the scene, all included")
     wall = ", ".join(f"{stage} {seconds[stage]:.1f}" for stage in ("start", "run", "cog", "publish"))
     work = ", ".join(f"{stage} {seconds[stage]:.1f}" for stage in ("read", "infer", "blend", "write"))
     table.add_row("seconds", f"{seconds['total']:.1f} ({wall})")

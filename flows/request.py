@@ -30,13 +30,13 @@ BYTES_PER_PIXEL = 0.5
 
 @dataclass(frozen=True)
 class Request:
-    """A scene to be segmented with a model into ``out``/<scene id>; ``started`` is when the checks began."""
+    """A scene to be segmented with a model into ``out``/<scene id>; ``seconds`` is what the checks took."""
 
     scene: Scene
     model: Model
     out: Path
     options: SegmentOptions
-    started: float
+    seconds: float
 
     @cached_property
     def identity(self) -> Identity:
@@ -89,7 +89,7 @@ def _request(source: str | Path, model: Model, out: Path, options: SegmentOption
     scene = open_input(source, model, options)
     candidates(raster_of(scene, model), options.plan, model.spec.divisor, model.spec.exact_halo)
     check_output(out, scene)
-    return Request(scene, model, out, options, started)
+    return Request(scene, model, out, options, Stopwatch.now() - started)
 
 
 def open_input(source: str | Path, model: Model, options: SegmentOptions) -> Scene:

@@ -34,11 +34,15 @@ PLANNED = ("window", "halo", "overlap", "chunk_tiles", "divisor")
 
 @dataclass(frozen=True)
 class Result:
-    """What a run left: the scene's folder, the record of the run, and whether there was anything to infer."""
+    """What a run left: the scene's folder, the record of the run, and whether there was anything to infer.
+
+    ``rewritten`` names the results that were lost, or not asked for before, of a scene that was finished.
+    """
 
     folder: Path
     record: dict[str, Any]
     computed: bool
+    rewritten: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -101,6 +105,7 @@ def segment_all(
 
 
 def _segmented(request: Request, client: Callable[[], Client], watcher: Watcher) -> Result:
+    begun = Stopwatch.now()
     record = request.finished()
     if record is not None and not missing_outputs(request.folder, request.options.outputs):
         return Result(request.folder, record, computed=False)
@@ -108,20 +113,21 @@ def _segmented(request: Request, client: Callable[[], Client], watcher: Watcher)
         record = request.finished()  # another process may have finished it in between
         if record is not None:
             return _completed(request, record)
-        return _run(request, client(), watcher)
+        return _run(request, client(), watcher, begun)
 
 
 def _completed(request: Request, record: dict[str, Any]) -> Result:
     """Write what the finished run did not, or what was lost since, from the raster that is there."""
     tiling = Tiling(*request.scene.grid.shape, **{name: record["plan"][name] for name in PLANNED})
-    if missing_outputs(request.folder, request.options.outputs):
+    missing = missing_outputs(request.folder, request.options.outputs)
+    if missing:
         job = Job(request.scene, tiling, len(request.model.classes), request.directory)
         record = complete(_publication(request, job), record)
-    return Result(request.folder, record, computed=False)
+    return Result(request.folder, record, computed=False, rewritten=tuple(missing))
 
 
-def _run(request: Request, client: Client, watcher: Watcher) -> Result:
-    date = datetime.now(UTC)
+def _run(request: Request, client: Client, watcher: Watcher, begun: float) -> Result:
+    started, date = begun - request.seconds, datetime.now(UTC)
     scene, model, options = request.scene, request.model, request.options
     resumed = resumable(request.directory, request.identity, options)
     plan = make_plan(client, scene, model, options, resumed)
@@ -129,12 +135,12 @@ def _run(request: Request, client: Client, watcher: Watcher) -> Result:
     directory = _begun(request, plan) if resumed is None else resumed.directory
     job = Job(scene, plan.tiling, len(model.classes), directory, options.on_bad_block)
     loader = TorchLoader(model.folder, model.digest, plan.settings, radiometry_of(scene), plan.tiling.halo)
-    start = Stopwatch.now() - request.started
+    start = Stopwatch.now() - started
     totals = run_chunks(client, job, loader, lambda totals: watcher.progress(totals, plan))
     record = _record(plan, request, totals)
     record["started"] = date.isoformat(timespec="seconds")
     record["seconds"] |= {"start": start, "run": totals.elapsed}
-    record = publish(_publication(request, job), record, Stopwatch(), request.started)
+    record = publish(_publication(request, job), record, Stopwatch(), started)
     return Result(request.folder, record, computed=True)
 
 

@@ -275,6 +275,9 @@ def _spec(document: Mapping[str, Any]) -> ModelSpec:
     if properties["mlm:architecture"] != ARCHITECTURE:
         raise ValueError(f"mlm:architecture {properties['mlm:architecture']!r} is not known, only {ARCHITECTURE!r} is")
     scaling = inputs["value_scaling"]
+    labels = [int(c["value"]) for c in outputs["classification:classes"]]
+    if sorted(labels) != list(range(len(labels))):
+        raise ValueError(f"the values of the classes are {labels}, expected 0 to {len(labels) - 1}, each once")
     return ModelSpec(
         name=properties["mlm:name"],
         version=properties["version"],

@@ -95,6 +95,11 @@ class Candidate:
     nodata: float | None = None
 
     @property
+    def names(self) -> tuple[str, ...]:
+        """What the band is called; a band that is alone in its file and says nothing is called as the file."""
+        return self.labels or ((self.stem,) if self.alone else ())
+
+    @property
     def number(self) -> str | None:
         """The sensor's number of the band ("4", "8A") in its description, or else its file name."""
         for text in self.labels if self.described else [self.stem] if self.alone else []:
@@ -173,9 +178,9 @@ def _by_name(needs: Sequence[BandNeed], candidates: Sequence[Candidate]) -> list
         aliases = {alias.casefold() for alias in need.aliases}
         canonical = {_canonical(name) for name in (need.name, *need.aliases)}
         fitting = (
-            [c for c in candidates if need.name.casefold() in map(str.casefold, c.labels)]
-            or [c for c in candidates if aliases.intersection(map(str.casefold, c.labels))]
-            or [c for c in candidates if canonical.intersection(map(_canonical, c.labels))]
+            [c for c in candidates if need.name.casefold() in map(str.casefold, c.names)]
+            or [c for c in candidates if aliases.intersection(map(str.casefold, c.names))]
+            or [c for c in candidates if canonical.intersection(map(_canonical, c.names))]
         )
         if not fitting:
             return None

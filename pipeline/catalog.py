@@ -286,7 +286,7 @@ def _bbox(outline: shapely.Polygon | shapely.MultiPolygon) -> list[float]:
     bounds = [part.bounds for part in shapely.get_parts(outline)]
     first = min((part[0] for part in bounds if part[2] == 180), default=west)
     last = max((part[2] for part in bounds if part[0] == -180), default=east)
-    if (west, east) == (-180, 180) and last < first:
+    if (west, east) == (-180, 180) and first - last > 1e-6:  # a gap, not a cut around a pole
         west, east = first, last
     return [round(number, 7) for number in (west, south, east, north)]
 

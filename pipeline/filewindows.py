@@ -34,6 +34,13 @@ class BadBlock:
     window: Window
     reason: str
 
+    def __str__(self) -> str:
+        rows, cols = (
+            f"{self.window.row} to {self.window.stop_row - 1}",
+            f"{self.window.col} to {self.window.stop_col - 1}",
+        )
+        return f"{self.path}: band {self.index}, rows {rows}, columns {cols}: {self.reason}"
+
 
 @dataclass(frozen=True)
 class FileWindow:

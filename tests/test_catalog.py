@@ -178,6 +178,12 @@ def test_every_pixel_lies_in_the_footprint(zone: int, easting: int, northing: in
             lambda w, s, e, n: (w, e, n) == (-180, 180, 90) and 75 < s < 80,
         ),
         (
+            GeoBox((300, 260), Affine(1000, 0, -140_000, 0, -1000, 170_000), "EPSG:3031"),
+            [(0, -89.9), (123, -89.5)],
+            [(0, -80)],
+            lambda w, s, e, n: (w, s, e) == (-180, -90, 180) and -89 < n < -87,
+        ),
+        (
             GeoBox((180, 360), Affine(1, 0, -180, 0, -1, 90), "EPSG:4326"),
             [(0, 0), (179, 89), (-179, -89)],
             [],
@@ -190,7 +196,7 @@ def test_every_pixel_lies_in_the_footprint(zone: int, easting: int, northing: in
             lambda *bbox: bbox == (-180, -90, 180, 90),
         ),
     ],
-    ids=["antimeridian", "pole", "globe", "globe from 0 to 360"],
+    ids=["antimeridian", "pole", "pole, not in the middle", "globe", "globe from 0 to 360"],
 )
 def test_footprints_that_wrap_around_the_earth(
     tmp_path: Path, grid: GeoBox, inside: list[Any], outside: list[Any], bbox: Any

@@ -142,9 +142,11 @@ def broken(folder: Path, how: str) -> None:
         weights.unlink()
     elif how == "unknown architecture":
         document["properties"]["mlm:architecture"] = "ResNeXt"
+    elif how == "a class twice":
+        document["properties"]["mlm:output"][0]["classification:classes"][2]["value"] = 0
     elif how == "unknown network":
         document["properties"]["mlm:hyperparameters"]["padding"] = "circular"
-    if how in ("no bands", "unknown network", "unknown architecture"):
+    if how in ("no bands", "unknown network", "unknown architecture", "a class twice"):
         (folder / "model.json").write_text(json.dumps(document))
 
 
@@ -157,6 +159,7 @@ def broken(folder: Path, how: str) -> None:
         ("other weights", "SHA-256"),
         ("no weights", "no such file"),
         ("unknown architecture", "'ResNeXt' is not known"),
+        ("a class twice", r"values of the classes are \[0, 1, 0\], expected 0 to 2, each once"),
         ("unknown network", "padding of a U-Net: got 'circular'"),
     ],
 )

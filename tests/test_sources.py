@@ -71,6 +71,16 @@ def test_band_files_are_told_apart_by_sensor(folder: str, files: str) -> None:
     assert not block.valid.all()
 
 
+def test_files_that_say_nothing_are_called_as_they_are_named(tmp_path: Path) -> None:
+    for name in NAMES:
+        size = 20 if name.startswith("swir") else 40
+        grid = Affine(1200 / size, 0, 500_000, 0, -1200 / size, 6_000_000)
+        write(tmp_path / "scene" / f"{name}.tif", np.ones((1, size, size), np.uint16), transform=grid)
+    scene = opened(tmp_path / "scene", SIX, assumed_nodata=0)
+    assert chosen(scene) == [f"{name}.tif:1" for name in NAMES]
+    assert tuple(scene.grid.shape) == (40, 40)
+
+
 def test_a_file_that_names_nothing_is_taken_by_position() -> None:
     scene = opened(shared("stars/L7_ETMs.tif"), SIX)
     assert [band.index for band in scene.bands] == [1, 2, 3, 4, 5, 6]
