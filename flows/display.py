@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    Progress,
+    ProgressColumn,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 from rich.table import Table
 
 from flows.planning import Plan
@@ -21,41 +30,43 @@ if TYPE_CHECKING:
 console = Console(stderr=True)
 """Progress and warnings go to standard error, results to standard output."""
 
+SECONDS_BETWEEN_LINES = 30.0
+"""Of a log, which is read later and kept."""
+
 
 @contextmanager
 def live() -> Iterator[Watcher]:
-    """A watcher that draws a progress bar (chunks, Mpx/s, time left), and at the end a table of each result."""
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TextColumn("{task.fields[chunks]} chunks"),
-        TextColumn("{task.fields[speed]:.1f} Mpx/s"),
-        TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
-    )
-    bar = Progress(*columns, console=console)
-    live = _LiveWatcher(bar)
+    """A watcher that shows how a run goes on, and a table of each scene when it is finished.
+
+    On a terminal that is a progress bar (chunks, Mpx/s, time left), in a log a line now and then.
+    """
+    live = _LiveWatcher()
     try:
-        yield live.watcher
+        yield Watcher(live.planned, live.progress, live.finished)
     finally:
-        if bar.live.is_started:
-            bar.stop()
-        for result in live.results:
-            show_result(result)
+        live.stop()
 
 
 class _LiveWatcher:
-    def __init__(self, bar: Progress) -> None:
-        self._bar = bar  # started with the plan: input that is refused before leaves no empty bar
-        self._task: TaskID | None = None
-        self._resumed_pixels = 0
-        self.results: list[Result] = []
-        self.watcher = Watcher(self._planned, self._progress, self.results.append)
+    """One progress bar after the other: it begins with a scene's plan and ends before its table is printed."""
 
-    def _planned(self, plan: Plan) -> None:
+    def __init__(self) -> None:
+        self._bar: Progress | None = None
+        self._task = TaskID(0)
+        self._pace = Pace()
+        self._said = 0.0
+
+    def planned(self, plan: Plan) -> None:
         for warning in plan.scene.warnings:
             console.print(f"[yellow]warning[/]: {warning}", highlight=False)
+        self._pace, self._said = Pace(), time.monotonic()
+        self._bar = _bar(
+            TextColumn("{task.fields[chunks]} chunks"),
+            TextColumn("{task.fields[speed]:.2g} Mpx/s"),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+        )
         tiling = plan.tiling
         self._bar.start()
         self._task = self._bar.add_task(
@@ -65,26 +76,50 @@ class _LiveWatcher:
             speed=0.0,
         )
 
-    def _progress(self, totals: Totals, plan: Plan) -> None:
-        if self._task is None:
+    def progress(self, totals: Totals, plan: Plan) -> None:
+        if self._bar is None:
             return
+        speed, chunks = self._pace.of(totals), f"{totals.chunks_done}/{totals.chunks}"
+        self._bar.update(self._task, completed=totals.pixels_done, chunks=chunks, speed=speed / 1e6)
+        if not console.is_terminal and time.monotonic() - self._said >= SECONDS_BETWEEN_LINES:
+            self._said = time.monotonic()
+            left = plan.tiling.height * plan.tiling.width - totals.pixels_done
+            rest = f", {left / speed:.0f} s left" if speed else ""
+            console.print(f"{plan.scene.id}: {chunks} chunks, {speed / 1e6:.2g} Mpx/s{rest}", highlight=False)
+
+    def finished(self, result: Result) -> None:
+        self.stop()
+        show_result(result)
+
+    def stop(self) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None
+
+
+def _bar(*columns: ProgressColumn) -> Progress:
+    """A bar on a terminal, nothing in a log, where it would be drawn over and over."""
+    parts = (TextColumn("{task.description}"), BarColumn(), *columns)
+    return Progress(*parts, console=console, disable=not console.is_terminal)
+
+
+class Pace:
+    """Pixels a second of a run, without what an earlier try had done."""
+
+    def __init__(self) -> None:
+        self._before = 0
+
+    def of(self, totals: Totals) -> float:
+        """The speed so far."""
         if not totals.windows:
-            self._resumed_pixels = totals.pixels_done
-        elapsed = max(totals.elapsed, 1e-3)
-        self._bar.update(
-            self._task,
-            completed=totals.pixels_done,
-            chunks=f"{totals.chunks_done}/{totals.chunks}",
-            speed=(totals.pixels_done - self._resumed_pixels) / elapsed / 1e6,
-        )
+            self._before = totals.pixels_done
+        return (totals.pixels_done - self._before) / max(totals.elapsed, 1e-3)
 
 
 @contextmanager
 def percentage(what: str) -> Iterator[Callable[[float], None]]:
     """A progress bar that is told a share from 0 to 1, and appears when it is told the first."""
-    bar = Progress(
-        TextColumn(what), BarColumn(), TextColumn("{task.percentage:.0f} %"), TimeRemainingColumn(), console=console
-    )
+    bar = _bar(TextColumn("{task.percentage:.0f} %"), TimeRemainingColumn())
     task = bar.add_task(what, total=1.0)
 
     def report(share: float) -> None:
@@ -94,8 +129,7 @@ def percentage(what: str) -> Iterator[Callable[[float], None]]:
     try:
         yield report
     finally:
-        if bar.live.is_started:
-            bar.stop()
+        bar.stop()
 
 
 def epoch(progress: Epoch) -> None:

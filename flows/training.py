@@ -12,7 +12,6 @@ from safetensors.torch import save_file
 
 from flows.recipes import Recipe
 from model.config import UNetConfig
-from model.reach import receptive_radius
 from model.spec import ModelSpec, write_document
 from model.train import Progress, evaluate, train
 from pipeline.errors import InputError
@@ -44,7 +43,7 @@ def train_model(recipe: Recipe, data: Path, out: Path, report: Callable[[Progres
         bands=recipe.input_bands(normalisation),
         classes=recipe.model_classes,
         network=config,
-        receptive_radius=receptive_radius(network, config.in_channels, config.divisor),
+        receptive_radius=config.receptive_radius,
         assumed_nodata=0,
         license=recipe.license,
         description=recipe.description,

@@ -7,6 +7,11 @@ from typing import Literal, get_args
 
 Precision = Literal["fp64", "fp32", "bf16", "fp16"]
 
+CONV_REACH = 2
+"""Two 3×3 convolutions look two pixels far."""
+LIMITS = {"in_channels": 4096, "classes": 4096, "depth": 12, "base_width": 4096}
+"""The most of anything in a U-Net; beyond it there is a mistake, and no memory for the network."""
+
 
 @dataclass(frozen=True)
 class UNetConfig:
@@ -22,11 +27,12 @@ class UNetConfig:
     dropout: float = 0.0
 
     def __post_init__(self) -> None:
-        for name in ("in_channels", "classes", "depth", "base_width"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} of a U-Net: got {getattr(self, name)}, expected at least 1")
-        if not 0 <= self.dropout < 1:
-            raise ValueError(f"dropout of a U-Net: got {self.dropout}, expected 0 ≤ p < 1")
+        for name, most in LIMITS.items():
+            value = getattr(self, name)
+            if type(value) is not int or not 1 <= value <= most:
+                raise ValueError(f"{name} of a U-Net: got {value!r}, expected a whole number from 1 to {most}")
+        if not isinstance(self.dropout, int | float) or not 0 <= self.dropout < 1:
+            raise ValueError(f"dropout of a U-Net: got {self.dropout!r}, expected 0 ≤ p < 1")
         choices = {
             "padding": ("valid", "same"),
             "upsampling": ("upconv", "bilinear"),
@@ -40,6 +46,23 @@ class UNetConfig:
     def divisor(self) -> int:
         """Total downsampling: sizes of windows are multiples of it."""
         return 1 << self.depth
+
+    @property
+    def receptive_radius(self) -> int | None:
+        """Pixels that the world outside of a window on the lattice can change at its edge; ``None``: unbounded.
+
+        Followed through the network of padding "same": two 3×3 convolutions carry a change 2 pixels on, a
+        pooling halves its depth and rounds up, an up-convolution doubles it, interpolation adds one pixel.
+        Statistics over the whole window, as group normalisation's, know no bound.
+        """
+        if self.norm == "group":
+            return None
+        changed = CONV_REACH
+        for _ in range(self.depth):
+            changed = -(-changed // 2) + CONV_REACH
+        for _ in range(self.depth):  # what comes up the U has come farther than what comes across
+            changed = 2 * changed + (self.upsampling == "bilinear") + CONV_REACH
+        return changed
 
     def to_dict(self) -> dict[str, int | float | str]:
         """The fields, as a model's document stores them."""

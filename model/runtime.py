@@ -17,7 +17,6 @@ from typing import TypeVar
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
@@ -43,18 +42,8 @@ DTYPES: dict[Precision, torch.dtype] = {
 
 def load_network(spec: ModelSpec, folder: Path) -> UNet:
     """The spec's network with its weights, in evaluation mode, on the CPU in float32."""
-    path = folder / spec.weights
     network = UNet(spec.network)
-    try:
-        network.load_state_dict(load_file(path))
-    except (SafetensorError, OSError, RuntimeError) as error:
-        reason = str(error).splitlines()[0] + (f" ({str(error).splitlines()[1].strip()})" if "\n" in str(error) else "")
-        raise ModelError(
-            f"weights {path}",
-            got=reason,
-            expected="a safetensors file with the tensors of the network that model.json describes",
-            fix="restore the model folder",
-        ) from error
+    network.load_state_dict(load_file(folder / spec.weights))
     return network.eval()
 
 
@@ -86,13 +75,20 @@ class ConvReLU(nn.Module):
         return y
 
 
+def has_onednn(precision: Precision) -> bool:
+    """Whether this CPU's convolutions in ``precision`` are oneDNN's; bf16 wants AVX-512, without it torch crawls."""
+    if not (torch.backends.mkldnn.enabled and hasattr(torch.ops.mkldnn, "_convolution_pointwise")):
+        return False
+    if precision == "bf16":
+        return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    return precision == "fp32"
+
+
 def rectified(network: nn.Module) -> nn.Module:
     """The network with each convolution before a ReLU as one step (in place), for CPUs that have oneDNN.
 
     The ReLUs of a U-Net are a seventh of its time on a CPU: they compute nothing and read and write everything.
     """
-    if not (torch.backends.mkldnn.enabled and hasattr(torch.ops.mkldnn, "_convolution_pointwise")):
-        return network
     for module in network.modules():
         if isinstance(module, DoubleConv):
             steps = [layer for layer in module if not isinstance(layer, nn.Identity)]
@@ -139,7 +135,7 @@ class Runtime:
         if settings.precision == "fp64":
             network = network.double()
         ready = fused(network).to(self.device, dtype).to(memory_format=layout)  # type: ignore[call-overload]
-        self._network = rectified(ready) if settings.device == "cpu" and dtype != torch.float64 else ready
+        self._network = rectified(ready) if settings.device == "cpu" and has_onednn(settings.precision) else ready
         self._activation = spec.activation
         self._prepare = _Preparation(spec, radiometry, self.device, dtype, layout)
         self._batch = settings.batch

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,7 @@ from typing import Any, Literal, get_args
 
 from model.config import UNetConfig
 from model.errors import ModelError
+from model.weights import check_weights
 
 DOCUMENT = "model.json"
 ARCHITECTURE = "U-Net"
@@ -98,8 +100,9 @@ class ModelSpec:
         for good, field, expected in checks:
             if not good:
                 raise ValueError(f"{field}: got {getattr(self, field)!r}, expected {expected}")
-        if self.receptive_radius is not None and self.receptive_radius < 0:
-            raise ValueError(f"receptive_radius: got {self.receptive_radius}, expected at least 0, or none")
+        reach = self.network.receptive_radius
+        if self.receptive_radius != reach:
+            raise ValueError(f"receptive_radius: got {self.receptive_radius}, but the network's is {reach}")
 
     @property
     def divisor(self) -> int:
@@ -234,7 +237,7 @@ def _images(layers: str, count: int) -> dict[str, Any]:
 
 
 def read_document(folder: Path) -> ModelSpec:
-    """Read ``model.json`` of a model folder and check the weights' size and digest against it.
+    """Read ``model.json`` of a model folder and check the weights' digest and tensors against it.
 
     Raises:
         ModelError: no such folder or document, a field that is missing or wrong, weights that are not those
@@ -264,7 +267,8 @@ def read_document(folder: Path) -> ModelSpec:
             expected="the fields that seamline writes",
             fix="compare it with the document of an embedded model",
         ) from error
-    _check_weights(folder / spec.weights, asset)
+    _check_digest(folder / spec.weights, asset)
+    check_weights(folder / spec.weights, spec.network)
     return spec
 
 
@@ -274,7 +278,12 @@ def _spec(document: Mapping[str, Any]) -> ModelSpec:
     radius = properties["seamline:receptive_radius"]
     if properties["mlm:architecture"] != ARCHITECTURE:
         raise ValueError(f"mlm:architecture {properties['mlm:architecture']!r} is not known, only {ARCHITECTURE!r} is")
-    scaling = inputs["value_scaling"]
+    network = UNetConfig(**properties["mlm:hyperparameters"])
+    if properties["seamline:divisor"] != network.divisor:
+        raise ValueError(f"seamline:divisor {properties['seamline:divisor']}, but the network's is {network.divisor}")
+    bands, scaling = inputs["bands"], inputs["value_scaling"]
+    if len(bands) != len(scaling):
+        raise ValueError(f"value_scaling is given {len(scaling)} times for {len(bands)} bands")
     labels = [int(c["value"]) for c in outputs["classification:classes"]]
     if sorted(labels) != list(range(len(labels))):
         raise ValueError(f"the values of the classes are {labels}, expected 0 to {len(labels) - 1}, each once")
@@ -283,13 +292,13 @@ def _spec(document: Mapping[str, Any]) -> ModelSpec:
         version=properties["version"],
         bands=tuple(
             InputBand(band["name"], band.get("eo:center_wavelength"), float(norm["mean"]), float(norm["stddev"]))
-            for band, norm in zip(inputs["bands"], scaling, strict=True)
+            for band, norm in zip(bands, scaling, strict=True)
         ),
         classes=tuple(
             ModelClass(c["name"], _color(c["color_hint"]), c.get("description", ""))
             for c in sorted(outputs["classification:classes"], key=lambda c: int(c["value"]))
         ),
-        network=UNetConfig(**properties["mlm:hyperparameters"]),
+        network=network,
         receptive_radius=None if radius == "unbounded" else int(radius),
         activation=properties["seamline:activation"],
         quantity=properties["seamline:quantity"],
@@ -303,20 +312,24 @@ def _spec(document: Mapping[str, Any]) -> ModelSpec:
 
 
 def _color(hint: str) -> tuple[int, int, int]:
+    if not re.fullmatch("[0-9A-Fa-f]{6}", hint):
+        raise ValueError(f"color_hint {hint!r} is not six hexadecimal digits, RRGGBB")
     red, green, blue = bytes.fromhex(hint)
     return red, green, blue
 
 
-def _check_weights(path: Path, asset: Mapping[str, Any]) -> None:
+def _check_digest(path: Path, asset: Mapping[str, Any]) -> None:
     if not path.is_file():
         raise ModelError(
             f"weights {path}", got="no such file", expected="the file that model.json names", fix="restore it"
         )
-    digest = "1220" + file_digest(path)
-    if digest != asset.get("file:checksum"):
+    digest, named = "1220" + file_digest(path), asset.get("file:checksum")
+    if digest != named:
         raise ModelError(
             f"weights {path}",
             got=f"SHA-256 {digest[4:16]}…, {path.stat().st_size} bytes",
-            expected=f"{str(asset.get('file:checksum'))[4:16]}…, {asset.get('file:size')} bytes as in model.json",
+            expected=f"{named[4:16]}…, {asset.get('file:size')} bytes as in model.json"
+            if isinstance(named, str)
+            else "the file:checksum of the asset in model.json, which has none",
             fix="restore the file that the document was written for; it is broken or another one",
         )

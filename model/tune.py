@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from model.config import Precision, Radiometry, Settings
 from model.measurement import Measurement, Sample, Trial
 from model.metrics import confusion_matrix, iou
-from model.runtime import Runtime
+from model.runtime import Runtime, has_onednn
 from model.spec import ModelSpec
 
 NOISE = 1.1
@@ -77,7 +77,9 @@ class Tuner:
         return self.threads or torch.get_num_threads()
 
     def _layouts(self, base: Settings) -> Iterator[Settings]:
-        reduced: tuple[Precision, ...] = ("bf16", "fp16") if base.device == "cuda" else ("bf16",)
+        reduced: tuple[Precision, ...] = ("bf16", "fp16")
+        if base.device == "cpu":
+            reduced = ("bf16",) if has_onednn("bf16") else ()
         precisions = (base.precision, *reduced) if self.precision == "auto" else (base.precision,)
         for precision in precisions:
             for channels_last in (False, True):

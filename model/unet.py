@@ -18,10 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from model.config import UNetConfig
-
-CONV_REACH = 2
-"""Two 3×3 convolutions look two pixels far."""
+from model.config import CONV_REACH, UNetConfig
 
 
 class DoubleConv(nn.Sequential):

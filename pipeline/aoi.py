@@ -35,6 +35,8 @@ def read_aoi(path: Path, grid: GeoBox) -> str:
     area = shapely.union_all([part for shape in shapes for part in _polygons(shape)])
     if area.is_empty:
         raise _refused(path, "no polygon with an area", "a Polygon or MultiPolygon")
+    if crs.geographic and max(abs(area.bounds[1]), abs(area.bounds[3])) > 90:
+        raise _refused(path, f"latitudes within {_box(area.bounds)}", "longitude first, then latitude, up to 90°")
     # Only what is near the scene: far away neither the step nor the scene's projection is any good.
     near = _around(grid, crs)
     step = max(near[2] - near[0], near[3] - near[1]) / _SEGMENTS

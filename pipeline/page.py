@@ -15,7 +15,7 @@ from pipeline.files import replacing
 __all__ = ["FAINT", "GREY", "HATCH", "INK", "MARGIN", "VOID", "Page"]
 
 INK, GREY, FAINT = "#1f2933", "#66717d", "#d5dae0"
-VOID, HATCH = "#f3f4f6", "#cfd4da"
+VOID, HATCH = "#ccd2d9", "#a9b1bb"
 MARGIN = 0.3
 """Around the contents of a page, in inches."""
 _DPI = 160

@@ -23,9 +23,7 @@ __all__ = ["decimated", "stretch", "write_plan_picture", "write_preview"]
 
 
 _BRIGHT = 4.0
-
-
-_BRIGHT = 4.0
+"""See ``stretch``."""
 
 
 def decimated(labels: zarr.Array[Any], size: int) -> NDArray[np.uint8]:

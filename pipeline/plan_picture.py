@@ -202,31 +202,26 @@ def _draw_example(axes: Axes, window: Window, support: Window, overlap: int) -> 
         path_effects=[withStroke(linewidth=2.5, foreground="white")],
     )
     if halo:
-        _label(
-            axes,
-            (middle, centre - support.height * 0.27),
-            f"halo {halo} px",
-            at=(middle, window.row + halo / 2),
-        )
+        _measure(axes, middle, (window.row, support.row), f"halo {halo} px", centre - support.height * 0.27)
     if overlap:
-        _label(
-            axes,
-            (middle, centre + support.height * 0.27),
-            f"overlap {overlap} px",
-            at=(middle, support.stop_row - overlap / 2),
-        )
+        ends = (support.stop_row - overlap, support.stop_row)
+        _measure(axes, middle, ends, f"overlap {overlap} px", centre + support.height * 0.27)
 
 
-def _label(axes: Axes, place: tuple[float, float], text: str, at: tuple[float, float] | None = None) -> None:
-    arrow = None if at is None else {"arrowstyle": "-|>", "color": INK, "lw": 1, "shrinkA": 0, "shrinkB": 0}
-    axes.annotate(
+def _measure(axes: Axes, col: float, ends: tuple[float, float], text: str, row: float) -> None:
+    """A double arrow between two rows, its text a little away at ``row``."""
+    arrow = {"arrowstyle": "<|-|>", "mutation_scale": 7, "color": INK, "lw": 1, "shrinkA": 0, "shrinkB": 0}
+    axes.annotate("", (col, ends[1]), (col, ends[0]), arrowprops=arrow)
+    _label(axes, (col, row), text)
+
+
+def _label(axes: Axes, place: tuple[float, float], text: str) -> None:
+    axes.text(
+        *place,
         text,
-        at or place,
-        place,
         ha="center",
         va="center",
         color=INK,
-        arrowprops=arrow,
         bbox={"boxstyle": "round,pad=0.3", "facecolor": "white", "edgecolor": "none", "alpha": 0.9},
     )
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import warnings
 import zipfile
@@ -72,7 +71,7 @@ class _Source:
 
 
 def open_scene(
-    source: str | Path | Sequence[str | Path],
+    source: str | Path,
     needs: Sequence[BandNeed],
     options: SceneOptions,
     *,
@@ -81,9 +80,9 @@ def open_scene(
 ) -> Scene:
     """Find the bands that a model needs in a source, check them, and describe them as one scene.
 
-    ``source``: a raster (path, http(s) URL, ``s3://``, ``/vsi…``, ``.zip``), a folder of band files, a STAC
-    item (path or http(s) URL of its JSON), or several files. ``assumed_nodata``: the value of missing pixels
-    in files that declare none. ``reflectance``: whether integers without a scale stand for reflectances.
+    ``source``: a raster (path, http(s) URL, ``s3://``, ``/vsi…``, ``.zip``), a folder of band files, or a
+    STAC item (path or http(s) URL of its JSON). ``assumed_nodata``: the value of missing pixels in files that
+    declare none. ``reflectance``: whether integers without a scale stand for reflectances.
     Bands of different pixel size share the grid of the finest. What was assumed is in the scene's warnings.
     Raises ``InputError`` for whatever would stop the inference or spoil its result.
     """
@@ -111,12 +110,7 @@ def open_scene(
         )
 
 
-def _find(source: str | Path | Sequence[str | Path]) -> _Source:
-    if not isinstance(source, str | Path):
-        paths = [_address(path) for path in source]
-        if len(paths) != 1:
-            return _several(paths)
-        source = paths[0]
+def _find(source: str | Path) -> _Source:
     href = _address(source)
     local = Path(href)
     if local.is_dir():
@@ -136,15 +130,6 @@ def _address(source: str | Path) -> str:
     if text.startswith("file://"):
         text = unquote(urlsplit(text).path)
     return text if "://" in text or text.startswith("/vsi") else str(Path(text).expanduser().absolute())
-
-
-def _several(paths: Sequence[str]) -> _Source:
-    if not paths:
-        raise InputError("no scene", got="no files", expected="at least one", fix="name a file")
-    stems = os.path.commonprefix([_stem(path) for path in paths])  # noqa: RUF071, what the names begin with
-    shared = re.sub(r"(^|[_\-. ]+)(SR_|ST_|TOA_)?B?[01]?$", "", stems)
-    folder = PurePosixPath(paths[0]).parent
-    return _Source(shared or folder.name, str(folder), _bands_of(paths))
 
 
 def _rasters_in(folder: Path) -> list[str]:

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+import torch
 from safetensors.torch import save_file
 
+from model.config import UNetConfig
 from model.reach import receptive_radius
 from model.spec import InputBand, ModelClass, ModelSpec, write_document
 from model.unet import UNet
@@ -28,3 +30,14 @@ def saved_model(folder: Path, network: UNet, names: Sequence[str] = (), **change
     save_file({k: v.contiguous() for k, v in network.state_dict().items()}, folder / spec.weights)
     write_document(spec, folder)
     return spec
+
+
+def random_network(**config: object) -> UNet:
+    """A network whose normalisation does something."""
+    torch.manual_seed(0)
+    network = UNet(UNetConfig(**{"in_channels": 2, "classes": 3, "depth": 2, "base_width": 4, **config}))
+    for module in network.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            torch.nn.init.uniform_(module.running_mean, -0.5, 0.5)
+            torch.nn.init.uniform_(module.running_var, 0.5, 2)
+    return network.eval()

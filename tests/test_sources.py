@@ -190,13 +190,11 @@ def test_of_equal_bands_the_nearest_and_finest_is_taken(tmp_path: Path) -> None:
     assert {(band.scale, band.offset) for band in scene.bands} == {(1e-4, -0.1)}
 
 
-def test_several_files_and_archives_are_one_scene(tmp_path: Path) -> None:
-    paths = [
-        write(tmp_path / f"LC09_L2SP_231062_20230723_20230802_02_T1_SR_B{n}.TIF", noise(1, 9, 9, seed=n))
-        for n in (2, 3, 4)
-    ]
-    scene = opened(paths)
-    assert scene.id == "LC09_L2SP_231062_20230723_20230802_02_T1" and scene.source == str(tmp_path)
+def test_folders_and_archives_are_one_scene(tmp_path: Path) -> None:
+    name = "LC09_L2SP_231062_20230723_20230802_02_T1"
+    paths = [write(tmp_path / name / f"{name}_SR_B{n}.TIF", noise(1, 9, 9, seed=n)) for n in (2, 3, 4)]
+    scene = opened(tmp_path / name)
+    assert scene.id == name and scene.source == str(tmp_path / name)
     assert {(band.scale, band.offset) for band in scene.bands} == {(2.75e-5, -0.2)}
     with zipfile.ZipFile(tmp_path / "scene 1.zip", "w") as archive:
         for path in paths:
@@ -371,7 +369,6 @@ REFUSED: dict[str, tuple[Callable[[Path], Any], str]] = {
     "empty": (lambda d: _text(d / "x.tif", b""), r"cannot open .*x\.tif: got "),
     "no raster": (lambda d: _text(d / "x.tif", b"hello"), r"cannot open .*x\.tif: got .*not recognized"),
     "cut header": (lambda d: _short(d / "x.tif"), r"cannot open .*x\.tif: got .*TIFF"),
-    "no files": (lambda d: [], "no scene: got no files"),
     "empty folder": (lambda d: d, "no rasters in"),
     "bad archive": (lambda d: _text(d / "x.zip", b"PK"), r"cannot open .*x\.zip"),
     "no CRS": (lambda d: write(d / "x.tif", noise(3, 8, 8), crs=None), "no georeference: got no CRS"),
@@ -506,6 +503,7 @@ def test_long_edges_follow_the_parallel(tmp_path: Path) -> None:
             '{"type": "Polygon", "coordinates": [[[5, 5], [6, 5], [6, 6], [5, 5]]]}',
             "expected an overlap with",
         ),
+        ('{"type": "Polygon", "coordinates": [[[54, -9], [54, 99], [60, 99], [54, -9]]]}', "longitude first"),
         (None, "No such file"),
     ],
 )

@@ -1,0 +1,88 @@
+"""Whether a file of weights is that of a U-Net: names and shapes of its tensors, and numbers in them.
+
+Looked at where a run is started, without torch, so that a wrong file costs no cluster.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+
+from model.config import UNetConfig
+from model.errors import ModelError
+
+Shape = tuple[int, ...]
+
+NORM_POSITIONS = (1, 4)
+"""Of the normalisations in a double convolution: convolution, normalisation, ReLU, twice."""
+
+
+def tensor_shapes(config: UNetConfig) -> dict[str, Shape]:
+    """Name and shape of every tensor in ``UNet(config).state_dict()``."""
+    widths = [config.base_width << level for level in range(config.depth + 1)]
+    shapes: dict[str, Shape] = {}
+    for level, (inputs, outputs) in enumerate(zip([config.in_channels, *widths], widths, strict=False)):
+        shapes |= _double_conv(f"encoder.{level}", inputs, outputs, config)
+    for level, width in enumerate(widths[:-1]):
+        shapes |= _double_conv(f"decoder.{level}", 2 * width, width, config)
+        if config.upsampling == "upconv":
+            shapes |= {f"up.{level}.0.weight": (2 * width, width, 2, 2), f"up.{level}.0.bias": (width,)}
+        else:
+            shapes |= {f"up.{level}.1.weight": (width, 2 * width, 1, 1), f"up.{level}.1.bias": (width,)}
+    return shapes | {"head.weight": (config.classes, config.base_width, 1, 1), "head.bias": (config.classes,)}
+
+
+def _double_conv(name: str, inputs: int, outputs: int, config: UNetConfig) -> dict[str, Shape]:
+    step = 2 if config.norm == "none" else 3
+    shapes: dict[str, Shape] = {}
+    for position, channels in ((0, inputs), (step, outputs)):
+        shapes[f"{name}.{position}.weight"] = (outputs, channels, 3, 3)
+        if config.norm == "none":
+            shapes[f"{name}.{position}.bias"] = (outputs,)
+    if config.norm != "none":
+        vectors = ("weight", "bias", "running_mean", "running_var") if config.norm == "batch" else ("weight", "bias")
+        for position in NORM_POSITIONS:
+            shapes |= {f"{name}.{position}.{vector}": (outputs,) for vector in vectors}
+            if config.norm == "batch":
+                shapes[f"{name}.{position}.num_batches_tracked"] = ()
+    return shapes
+
+
+def check_weights(path: Path, config: UNetConfig) -> None:
+    """Refuse a file whose tensors are not those of the network, or are not finite.
+
+    Raises:
+        ModelError: it is no safetensors file, or a tensor is missing, unknown, of another shape, or not finite.
+    """
+    expected = tensor_shapes(config)
+    try:
+        with safe_open(path, framework="numpy") as file:
+            found = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+            wrong = next(_differences(found, expected), None)
+            if wrong is None:
+                wrong = next((f"{n}, which is not finite" for n in found if not _finite(file.get_tensor(n))), None)
+    except (SafetensorError, OSError, TypeError) as error:
+        wrong = str(error)
+    if wrong is not None:
+        raise ModelError(
+            f"weights {path}",
+            got=wrong,
+            expected="a safetensors file with the tensors of the network that model.json describes",
+            fix="restore the model folder",
+        )
+
+
+def _differences(found: dict[str, Shape], expected: dict[str, Shape]) -> Iterator[str]:
+    for name, shape in expected.items():
+        if name not in found:
+            yield f"no tensor {name}"
+        elif found[name] != shape:
+            yield f"{name} of shape {found[name]} instead of {shape}"
+    yield from (f"tensor {name}, which the network has not" for name in found if name not in expected)
+
+
+def _finite(tensor: np.ndarray) -> bool:
+    return bool(np.isfinite(tensor).all())
