@@ -19,7 +19,7 @@ from pathlib import Path
 BARE = """
 import sys, time, torch
 from flows.models import open_model
-from model.runtime import fused, keep_freed_memory, load_network
+from model.runtime import DTYPES, fused, has_onednn, keep_freed_memory, load_network, rectified
 keep_freed_memory()
 model = open_model("land-water-cloud")
 pixels = int(sys.argv[1])
@@ -36,9 +36,13 @@ def speed(network, x, count, passes):
     return passes * x.shape[-1] ** 2 / (time.perf_counter() - started) / 1e6
 
 best = (0.0,)
-for dtype in (torch.float32, torch.bfloat16):
+for precision in ("fp32", "bf16"):
+    if device == "cpu" and not has_onednn(precision):
+        continue
+    dtype = DTYPES[precision]
     for layout in (torch.contiguous_format, torch.channels_last):
         network = fused(load_network(model.spec, model.folder)).to(device, dtype).to(memory_format=layout)
+        network = rectified(network) if device == "cpu" else network
         for count in sorted({1, torch.get_num_threads()}):
             for window in (512, 1024, 2048):
                 x = torch.randn(1, 6, window, window).to(device, dtype).contiguous(memory_format=layout)

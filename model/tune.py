@@ -21,6 +21,7 @@ import torch
 from numpy.typing import NDArray
 
 from model.config import Precision, Radiometry, Settings
+from model.errors import ModelError
 from model.measurement import Measurement, Sample, Trial
 from model.metrics import confusion_matrix, iou
 from model.runtime import Runtime, has_onednn
@@ -70,7 +71,12 @@ class Tuner:
         device = self.device
         if device == "auto":
             device = "cuda" if torch.cuda.is_available() else "cpu"
-        return Settings(device, "fp32" if self.precision == "auto" else self.precision, threads=self._threads)
+        precision = "fp32" if self.precision == "auto" else self.precision
+        if device == "cpu" and precision in ("bf16", "fp16") and not has_onednn(precision):
+            raise ModelError(
+                "--precision", got=precision, expected="fp32, which this CPU is made for", fix="leave it to be measured"
+            )
+        return Settings(device, precision, threads=self._threads)
 
     @property
     def _threads(self) -> int:
