@@ -13,6 +13,7 @@ from model.config import Radiometry, Settings
 from model.errors import ModelError
 from model.spec import DOCUMENT, ModelSpec, file_digest, read_document
 from pipeline.classes import LabelClass
+from pipeline.planning import Reach
 from pipeline.scene import Scene
 from pipeline.sources import BandNeed
 
@@ -37,6 +38,11 @@ class Model:
     def needs(self) -> tuple[BandNeed, ...]:
         """The bands, as the pipeline looks for them in a scene."""
         return tuple(BandNeed(band.name, band.wavelength) for band in self.spec.bands)
+
+    @property
+    def reach(self) -> Reach:
+        """The part that the plan must know."""
+        return Reach(self.spec.divisor, self.spec.exact_halo, self.spec.network.least_halo)
 
     @property
     def classes(self) -> tuple[LabelClass, ...]:

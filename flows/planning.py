@@ -83,10 +83,10 @@ def make_plan(client: Any, scene: Scene, model: Model, options: SegmentOptions, 
         tiling, measured = resumed.tiling, resumed.measured
         check_memory(raster, tiling, measured, memory)
     else:
-        halo = default_halo(options.plan, model.spec.divisor, model.spec.exact_halo)
+        halo = default_halo(options.plan, model.reach)
         threads = max(1, (os.cpu_count() or 1) // workers) if options.cluster == "local" else 0
         measured = measure(client, scene, model, options, halo, threads)
-        tiling = choose(raster, options.plan, model.spec.divisor, model.spec.exact_halo, measured, memory)
+        tiling = choose(raster, options.plan, model.reach, measured, memory)
     return Plan(scene, model, tiling, measured, projected_memory(raster, tiling, measured), workers)
 
 
@@ -94,7 +94,7 @@ def plan_scene(source: str | Path, model_name: str | Path, options: SegmentOptio
     """The plan that ``segment`` would follow, measured on the same kind of workers; drawn to ``picture`` if given."""
     model = open_model(model_name)
     scene = open_input(source, model, options)
-    candidates(raster_of(scene, model), options.plan, model.spec.divisor, model.spec.exact_halo)
+    candidates(raster_of(scene, model), options.plan, model.reach)
     with connected(options.cluster, worker_count(options)) as client:
         plan = make_plan(client, scene, model, options, resumed=None)
     if picture is not None:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from flows.options import Scale
+from model.config import UNetConfig
 from model.data import IGNORE, Jitter, LabelledImage
 from model.spec import LABELS, InputBand, ModelClass
 from model.train import Normalisation, Schedule
@@ -172,14 +173,18 @@ class NetworkEntry(_Strict):
 
     depth: int = Field(default=4, ge=1, le=8)
     base_width: int = Field(default=16, ge=1)
+    padding: Literal["valid", "same"] = "same"
     upsampling: Literal["upconv", "bilinear"] = "upconv"
     norm: Literal["none", "batch", "group"] = "batch"
     dropout: float = Field(default=0.0, ge=0, lt=1)
 
+    def config(self, bands: int, classes: int) -> UNetConfig:
+        """The network for so many bands and classes."""
+        return UNetConfig(bands, classes, **self.model_dump())
+
     @model_validator(mode="after")
-    def _groups(self) -> NetworkEntry:
-        if self.norm == "group" and self.base_width % 8 and self.base_width not in (1, 2, 4):
-            raise ValueError(f"base_width {self.base_width} must be 1, 2, 4 or a multiple of 8 for the norm group")
+    def _possible(self) -> NetworkEntry:
+        self.config(1, 2)
         return self
 
 
@@ -214,11 +219,12 @@ class Recipe(_Strict):
         for what, names in (("bands", [b.name for b in self.bands]), ("classes", [c.name for c in self.classes])):
             if twice := sorted({name for name in names if names.count(name) > 1}):
                 raise ValueError(f"{what}: two are called {twice[0]!r}")
-        window, divisor = self.schedule.window, 1 << self.network.depth
-        if window % divisor or window < 2 * divisor:
+        window, network = self.schedule.window, self.network.config(len(self.bands), len(self.classes))
+        least = 2 * (network.divisor + network.least_halo)
+        if window % network.divisor or window < least:
             raise ValueError(
-                f"schedule: window {window} must be a multiple of {divisor}, the network's divisor, "
-                f"and at least {2 * divisor}"
+                f"schedule: window {window} must be a multiple of {network.divisor}, the network's divisor, "
+                f"and at least {least}"
             )
         return self
 

@@ -87,7 +87,7 @@ def open_requests(sources: Sequence[str | Path], model: Model, out: Path, option
 def _request(source: str | Path, model: Model, out: Path, options: SegmentOptions) -> Request:
     started = Stopwatch.now()
     scene = open_input(source, model, options)
-    candidates(raster_of(scene, model), options.plan, model.spec.divisor, model.spec.exact_halo)
+    candidates(raster_of(scene, model), options.plan, model.reach)
     check_output(out, scene)
     return Request(scene, model, out, options, Stopwatch.now() - started)
 

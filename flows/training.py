@@ -11,7 +11,6 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 from flows.recipes import Recipe
-from model.config import UNetConfig
 from model.spec import ModelSpec, write_document
 from model.train import Progress, evaluate, train
 from pipeline.errors import InputError
@@ -25,7 +24,7 @@ def train_model(recipe: Recipe, data: Path, out: Path, report: Callable[[Progres
     """
     check_writable(out, f"--out {out}")
     training, validation = recipe.load(data)
-    config = UNetConfig(in_channels=len(recipe.bands), classes=len(recipe.classes), **recipe.network.model_dump())
+    config = recipe.network.config(len(recipe.bands), len(recipe.classes))
     checkpoint = out / "checkpoint.pt"
     network, normalisation = train(
         config,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass
 from typing import Literal, get_args
 
@@ -42,27 +43,61 @@ class UNetConfig:
             if getattr(self, name) not in allowed:
                 raise ValueError(f"{name} of a U-Net: got {getattr(self, name)!r}, expected one of {allowed}")
 
+        if self.norm == "group" and self.base_width % self.groups:
+            raise ValueError(f"base_width of a U-Net with norm group: got {self.base_width}, expected up to 8 or n · 8")
+
+    @property
+    def groups(self) -> int:
+        """Groups of channels that are normalised together on every level."""
+        return min(8, self.base_width)
+
     @property
     def divisor(self) -> int:
         """Total downsampling: sizes of windows are multiples of it."""
         return 1 << self.depth
 
     @property
+    def lost_border(self) -> int:
+        """Pixels that a window loses on every side by unpadded convolutions; figure 1 of the paper: 572 → 388.
+
+        Of a window on the lattice ``trim`` more, since not every size comes out even.
+        """
+        if self.padding == "same":
+            return 0
+        double_convs = 2 * (self.divisor - 1) + self.divisor  # of every level twice, of the bottom once, in pixels
+        return CONV_REACH * double_convs + self.trim
+
+    @property
+    def least_halo(self) -> int:
+        """The smallest halo on the lattice that covers the lost border."""
+        return math.ceil(self.lost_border / self.divisor) * self.divisor
+
+    @property
+    def trim(self) -> int:
+        """Pixels to take off every side of a window on the lattice before unpadded convolutions: then each pooling
+        finds an even size, window − 2·trim ≡ −4 (mod divisor)."""
+        return 2 % (self.divisor // 2) if self.padding == "valid" else 0
+
+    @property
     def receptive_radius(self) -> int | None:
         """Pixels that the world outside of a window on the lattice can change at its edge; ``None``: unbounded.
 
-        Followed through the network of padding "same": two 3×3 convolutions carry a change 2 pixels on, a
-        pooling halves its depth and rounds up, an up-convolution doubles it, interpolation adds one pixel.
-        Statistics over the whole window, as group normalisation's, know no bound.
+        Followed through the network: two 3×3 convolutions carry a change 2 pixels on, a pooling halves its depth
+        and rounds up, an up-convolution doubles it, interpolation adds one pixel. Unpadded convolutions lose those
+        pixels instead, all but the interpolated ones. Statistics over the window, as group normalisation's, know
+        no bound.
         """
         if self.norm == "group":
             return None
+        interpolated = self.divisor - 1 if self.upsampling == "bilinear" else 0
+        if self.padding == "valid":
+            return self.lost_border + interpolated
         changed = CONV_REACH
         for _ in range(self.depth):
             changed = -(-changed // 2) + CONV_REACH
         for _ in range(self.depth):  # what comes up the U has come farther than what comes across
-            changed = 2 * changed + (self.upsampling == "bilinear") + CONV_REACH
-        return changed
+            changed = 2 * changed + CONV_REACH
+        return changed + interpolated
 
     def to_dict(self) -> dict[str, int | float | str]:
         """The fields, as a model's document stores them."""

@@ -21,6 +21,7 @@ from model.config import UNetConfig
 from model.data import IGNORE, Jitter, LabelledImage, random_windows
 from model.errors import ModelError
 from model.metrics import confusion_matrix, iou
+from model.runtime import has_onednn
 from model.unet import UNet
 
 
@@ -159,7 +160,7 @@ def train(
     optimiser = torch.optim.AdamW(network.parameters(), lr=schedule.rate, weight_decay=schedule.weight_decay)
     rates = torch.optim.lr_scheduler.LambdaLR(optimiser, schedule.rate_at)
     normalise = Normalisation.of(images)
-    weights = torch.tensor(class_weights, device=device)
+    weights, halo = torch.tensor(class_weights, device=device), config.least_halo
     averaging = get_ema_multi_avg_fn(1 - 1 / schedule.averaged)  # type: ignore[no-untyped-call]
     average = AveragedModel(network, multi_avg_fn=averaging, use_buffers=True)
     averaged: UNet = average.module  # type: ignore[assignment]
@@ -174,9 +175,9 @@ def train(
         losses = []
         for _ in range(schedule.steps):
             x, y = _batch(windows, schedule.batch, normalise, device)
-            with torch.autocast(device.type, torch.bfloat16):
-                logits = network(x)
-            loss = loss_of(logits.float(), y, weights)
+            with mixed_precision(device):
+                logits = network(x, halo)
+            loss = loss_of(logits.float(), y[:, halo : y.shape[1] - halo, halo : y.shape[2] - halo], weights)
             optimiser.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
             torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
@@ -189,6 +190,11 @@ def train(
             _save(checkpoint, epoch + 1, state)
         report(Progress(epoch + 1, schedule.epochs, float(np.mean(losses)), scores, time.monotonic() - started))
     return averaged.eval().to("cpu"), normalise
+
+
+def mixed_precision(device: torch.device) -> torch.autocast:
+    """bf16 where the device has kernels for it, otherwise float32."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda" or has_onednn("bf16"))
 
 
 def _batch(
@@ -216,12 +222,12 @@ def predict(network: UNet, image: NDArray[np.float32], normalise: Normalisation)
     """Labels (height, width) of one image (bands, height, width) that fits into memory, mirrored to fit."""
     device = next(network.parameters()).device
     height, width = image.shape[1:]
-    divisor = network.config.divisor
-    pad = [(0, -extent % divisor) for extent in (height, width)]
+    divisor, halo = network.config.divisor, network.config.least_halo
+    pad = [(halo, halo + -extent % divisor) for extent in (height, width)]
     x = torch.from_numpy(np.pad(normalise(image), [(0, 0), *pad], mode="symmetric"))[None].to(device)
     network.eval()
-    with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16):
-        logits = network(x.contiguous(memory_format=torch.channels_last))
+    with torch.inference_mode(), mixed_precision(device):
+        logits = network(x.contiguous(memory_format=torch.channels_last), halo)
     labels: NDArray[np.uint8] = logits[0, :, :height, :width].argmax(0).to("cpu", torch.uint8).numpy()
     return labels
 

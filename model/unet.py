@@ -39,7 +39,7 @@ class DoubleConv(nn.Sequential):
             if config.norm == "batch":
                 layers.append(nn.BatchNorm2d(outputs))
             elif config.norm == "group":
-                layers.append(nn.GroupNorm(min(8, outputs), outputs))
+                layers.append(nn.GroupNorm(config.groups, outputs))
             layers.append(nn.ReLU(inplace=True))
         super().__init__(*layers)
 
@@ -85,14 +85,19 @@ class UNet(nn.Module):
     def forward(self, x: Tensor, halo: int = 0) -> Tensor:
         """Logits (B, classes, H − 2·halo, W − 2·halo) of an image (B, in_channels, H, W).
 
-        H and W are multiples of the divisor. ``halo`` > 0 is the plain forward of a same-size network, cropped
-        by so many pixels on every side, without computing what the crop throws away: each level of the
-        decoder works on the part that the outputs look at (``_margins``). Exact, because the far reach of the
-        network lies in the deep levels and in the encoder, which stay whole.
+        H and W are multiples of the divisor. ``halo`` > 0 is the plain forward, cropped by so many pixels on
+        every side, without computing what the crop throws away: each level of the decoder works on the part that
+        the outputs look at (``_margin``). Exact, because the far reach of the network lies in the deep levels and
+        in the encoder, which stay whole.
+
+        Unpadded convolutions lose ``lost_border`` of the halo by themselves. Without a halo they return what
+        they leave of an image of a size that the paper allows: 572 → 388.
         """
         config = self.config
+        if halo and halo < config.lost_border:
+            raise ValueError(f"halo {halo} of a network that loses {config.lost_border} pixels on every side")
         if config.padding == "valid" and halo:
-            raise ValueError("a network with valid padding has cropped its border itself; call it with halo 0")
+            return _cropped(self.forward(_cropped(x, config.trim)), halo - config.lost_border)
         skips: list[Tensor] = []
         for encode in self.encoder[:-1]:
             x = encode(x)  # (B, 2^l·C, H/2^l, W/2^l)

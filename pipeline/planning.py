@@ -72,19 +72,39 @@ class Raster:
     classes: int
 
 
-def choose(
-    raster: Raster, options: PlanOptions, divisor: int, exact_halo: int | None, costs: Costs, memory: int
-) -> Tiling:
+@dataclass(frozen=True)
+class Reach:
+    """What the plan must know of a network, in pixels: the lattice it pools on, and how far it looks.
+
+    ``exact_halo`` is what makes tiling invisible, ``None`` if no halo does: then the plan feathers. ``least_halo``
+    is what the network loses at its edge (unpadded convolutions). ``window`` is the only edge it takes, if it does.
+    """
+
+    divisor: int
+    exact_halo: int | None
+    least_halo: int = 0
+    window: int | None = None
+
+    def on_lattice(self, length: int) -> int:
+        """The multiple of the divisor that is no less than ``length``."""
+        return math.ceil(length / self.divisor) * self.divisor
+
+    @property
+    def unbounded_halo(self) -> int:
+        """Context for a network whose reach no halo covers: what is affordable of it."""
+        affordable = UNBOUNDED_HALO if self.window is None else min(UNBOUNDED_HALO, self.window // 8)
+        return max(self.least_halo, self.on_lattice(affordable))
+
+
+def choose(raster: Raster, options: PlanOptions, reach: Reach, costs: Costs, memory: int) -> Tiling:
     """The plan with the least network time whose memory fits, within what the user fixes.
 
     Of those that differ by no more than measurements do, the one with the fewest network pixels: it reads least.
 
-    ``exact_halo`` is what makes tiling invisible; ``None`` if no halo does, then the plan feathers.
-
     Raises:
         InputError: the options contradict each other or the network, or nothing fits into ``memory`` bytes.
     """
-    plans = candidates(raster, options, divisor, exact_halo)
+    plans = candidates(raster, options, reach)
     fitting = [plan for plan in plans if costs.fits(plan.window) and projected_memory(raster, plan, costs) <= memory]
     if not fitting:
         smallest = min(plans, key=lambda plan: plan.window)
@@ -103,62 +123,69 @@ def choose(
     )
 
 
-def candidates(raster: Raster, options: PlanOptions, divisor: int, exact_halo: int | None) -> list[Tiling]:
+def candidates(raster: Raster, options: PlanOptions, reach: Reach) -> list[Tiling]:
     """The plans worth a look within what the user fixes; one, if that is the window. Measures nothing.
 
     Raises:
         InputError: the options contradict each other or the network.
     """
-    halo = default_halo(options, divisor, exact_halo)
-    overlap = options.overlap
+    halo, overlap = default_halo(options, reach), options.overlap
     if overlap is None:
-        overlap = _on_lattice(UNBOUNDED_OVERLAP, divisor) if exact_halo is None else 0
+        overlap = reach.unbounded_halo if reach.exact_halo is None else 0
+    if halo < reach.least_halo:
+        raise InputError(
+            "--halo",
+            got=halo,
+            expected=f"at least {reach.least_halo}, what the network's unpadded convolutions lose on every side",
+            fix="take a larger --halo, or auto",
+        )
 
     def tiling(window: int) -> Tiling:
         stride = window - 2 * halo - overlap
         tiles = options.chunk_tiles
         if tiles is None:
             tiles = max(1, round(CHUNK_EDGE / max(stride, 1)))
-        return Tiling(raster.height, raster.width, window, halo, overlap, tiles, divisor)
+        return Tiling(raster.height, raster.width, window, halo, overlap, tiles, reach.divisor)
 
-    if options.window is not None:
-        largest = _on_lattice(max(raster.height, raster.width), divisor) + 2 * halo + overlap
-        if options.window > max(largest, LARGEST_WINDOW):
-            raise InputError(
-                "--window",
-                got=options.window,
-                expected=f"at most {max(largest, LARGEST_WINDOW)}, one window over the whole scene",
-                fix="take a smaller --window, or auto",
-            )
-        return [tiling(options.window)]
-    return [tiling(window) for window in _windows(raster, halo, overlap, divisor)]
+    window = options.window if reach.window is None else reach.window
+    if window is None:
+        return [tiling(edge) for edge in _windows(raster, halo, overlap, reach)]
+    largest = max(LARGEST_WINDOW, reach.on_lattice(max(raster.height, raster.width)) + 2 * halo + overlap)
+    if reach.window is None and window > largest:
+        raise InputError(
+            "--window",
+            got=window,
+            expected=f"at most {largest}, one window over the whole scene",
+            fix="take a smaller --window, or auto",
+        )
+    if options.window not in (None, window):
+        raise InputError(
+            "--window", got=options.window, expected=f"{window}, the only one that the network takes", fix="leave it"
+        )
+    return [tiling(window)]
 
 
-def default_halo(options: PlanOptions, divisor: int, exact_halo: int | None) -> int:
+def default_halo(options: PlanOptions, reach: Reach) -> int:
     """The halo as asked, otherwise the exact one, otherwise what is affordable of an unbounded reach."""
     if options.halo is not None:
         return options.halo
-    return _on_lattice(UNBOUNDED_HALO, divisor) if exact_halo is None else exact_halo
+    return reach.unbounded_halo if reach.exact_halo is None else reach.exact_halo
 
 
-def _windows(raster: Raster, halo: int, overlap: int, divisor: int) -> Iterator[int]:
+def _windows(raster: Raster, halo: int, overlap: int, reach: Reach) -> Iterator[int]:
     """The windows worth a look: for each number of tiles along an axis the smallest that covers it."""
     around = 2 * halo + overlap
     # An overlap larger than the stride is no plan; nor is a stride below the divisor.
-    least = max(divisor, _on_lattice(overlap, divisor))
+    least = max(reach.divisor, reach.on_lattice(overlap))
     seen = set()
     for extent in (raster.height, raster.width):
         for count in range(1, math.ceil(extent / least) + 1):
-            stride = max(least, _on_lattice(math.ceil(extent / count), divisor))
+            stride = max(least, reach.on_lattice(math.ceil(extent / count)))
             if (window := stride + around) <= max(LARGEST_WINDOW, least + around):
                 seen.add(window)
             if seen and stride <= around and count > 1:  # from here on most of a window is thrown away
                 break
     return iter(sorted(seen))
-
-
-def _on_lattice(length: int, divisor: int) -> int:
-    return math.ceil(length / divisor) * divisor
 
 
 def projected_memory(raster: Raster, plan: Tiling, costs: Costs) -> int:

@@ -9,7 +9,6 @@ import torch
 from safetensors.torch import save_file
 
 from model.config import UNetConfig
-from model.reach import receptive_radius
 from model.spec import InputBand, ModelClass, ModelSpec, write_document
 from model.unet import UNet
 
@@ -24,7 +23,7 @@ def saved_model(folder: Path, network: UNet, names: Sequence[str] = (), **change
         bands=tuple(InputBand(name, 0.5 + k / 4, 0.1, 0.2) for k, name in enumerate(names)),
         classes=tuple(ModelClass(f"c{k}", (k, 2 * k, 255 - k)) for k in range(config.classes)),
         network=config,
-        receptive_radius=receptive_radius(network, config.in_channels, config.divisor, limit=128),
+        receptive_radius=config.receptive_radius,
         **changes,
     )
     save_file({k: v.contiguous() for k, v in network.state_dict().items()}, folder / spec.weights)

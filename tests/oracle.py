@@ -27,9 +27,11 @@ def whole_scene(scene: Scene, model: Model, halo: int, precision: str = "fp32") 
         runtime = Runtime(model.spec, model.folder, Settings(precision=precision), radiometry_of(scene), halo)
         x = runtime._prepare(raw[None], valid[None])[0].numpy()
     network = fused(load_network(model.spec, model.folder).double()).to(DTYPES[precision])
+    padded = model.spec.network.padding == "same"
     with torch.inference_mode():
-        probabilities = network(torch.from_numpy(x)[None]).softmax(1)[0].numpy()
-    return probabilities[:, halo : halo + height, halo : halo + width]
+        logits = network(torch.from_numpy(x)[None], 0 if padded else halo)
+    start = halo if padded else 0
+    return logits.softmax(1)[0].numpy()[:, start : start + height, start : start + width]
 
 
 def _independently(raw: NDArray, valid: NDArray, scene: Scene, model: Model) -> NDArray:

@@ -13,12 +13,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import rasterio
+import torch
 
-from flows.models import Model, TorchLoader, radiometry_of
+from flows.models import Model, TorchLoader, open_model, radiometry_of
 from flows.options import SegmentOptions
 from flows.request import open_input
 from flows.segment import Result, Watcher, segment
-from model.config import Settings
+from model.config import Settings, UNetConfig
+from model.unet import UNet
 from pipeline.blend import ONE, taper, votes, winners
 from pipeline.grid import Window
 from pipeline.rundir import RunDirectory
@@ -27,6 +29,7 @@ from pipeline.store import create_store, open_labels
 from pipeline.tiling import Tiling
 from pipeline.work import Job, infer_chunk, write_chunk
 from tests.data import MANAUS, shared
+from tests.models import saved_model
 from tests.oracle import labels_of, whole_scene
 from tests.rasters import noise, write
 
@@ -81,6 +84,21 @@ def test_a_halo_one_divisor_short_can_be_seen(small_model: Model, cluster: Clust
     nearly = run(source, small_model, tmp_path / "b", window=128 + 2 * short, halo=short, **options)
     np.testing.assert_array_equal(labels_in(exactly), oracle)
     assert (labels_in(nearly) != oracle).any()
+
+
+def test_tiles_of_an_unpadded_network_cannot_be_seen(cluster: Cluster, tmp_path: Path) -> None:
+    torch.manual_seed(7)
+    folder = tmp_path / "model"
+    folder.mkdir()
+    network = UNet(UNetConfig(6, 4, depth=3, base_width=4, norm="none", padding="valid")).eval()
+    saved_model(folder, network, names=[band.name for band in open_model("land-water-cloud").spec.bands])
+    model = open_model(folder)
+    scene = scene_of(shared(MANAUS), model)
+    exact = model.spec.exact_halo
+    assert exact is not None
+    oracle = labels_of(whole_scene(scene, model, exact), valid_of(scene))
+    result = run(shared(MANAUS), model, tmp_path / "out", cluster=cluster(2), window=256, precision="fp32")
+    np.testing.assert_array_equal(labels_in(result), oracle)
 
 
 @pytest.mark.parametrize("overlap", [0, 16, 64])

@@ -60,6 +60,24 @@ def test_measured_radius_is_exact_and_tight(upsampling: str, depth: int) -> None
     assert differs[halo - divisor :, :].any()
 
 
+@pytest.mark.parametrize("upsampling", ["upconv", "bilinear"])
+@pytest.mark.parametrize("depth", [1, 2, 3, 4])
+def test_windows_of_unpadded_networks_agree_with_the_whole(upsampling: str, depth: int) -> None:
+    network = random_network(padding="valid", upsampling=upsampling, depth=depth, base_width=2).double()
+    config, divisor = network.config, network.config.divisor
+    assert config.receptive_radius is not None
+    halo, support = -(-config.receptive_radius // divisor) * divisor, 4 * divisor
+    whole = torch.rand(1, 2, 2 * halo + 3 * support, 2 * halo + 3 * support, dtype=torch.float64)
+    start, stop = support, 2 * support + 2 * halo
+    with torch.inference_mode():
+        truth = network(whole, halo)
+        window = network(whole[..., start:stop, start:stop], halo)
+    assert truth.shape[-1] == 3 * support and window.shape[-1] == support
+    torch.testing.assert_close(window, truth[..., start : start + support, start : start + support], rtol=0, atol=1e-12)
+    with pytest.raises(ValueError, match="loses"):
+        network(whole, config.lost_border - 1)
+
+
 def test_global_statistics_are_unbounded() -> None:
     network = random_network(norm="group")
     assert receptive_radius(network, 2, 4, limit=64) is None

@@ -50,8 +50,17 @@ def written(folder: Path, **changes: Any) -> Path:
     return path
 
 
-def test_a_recipe_becomes_a_model(tmp_path: Path) -> None:
-    spec = train_model(read_recipe(written(tmp_path)), tmp_path, tmp_path / "model", silent)
+@pytest.mark.parametrize("padding", ["same", "valid"])
+def test_a_recipe_becomes_a_model(tmp_path: Path, padding: str) -> None:
+    path = written(
+        tmp_path,
+        network={"depth": 2, "base_width": 4, "padding": padding},
+        sources=[*RECIPE["sources"], {"kind": "simulated", "size": 50, "seeds": [2], "name": "held"}],
+        holdout=["held"],
+        schedule={**RECIPE["schedule"], "window": 64},
+    )
+    spec = train_model(read_recipe(path), tmp_path, tmp_path / "model", silent)
+    assert spec.network.padding == padding
     assert read_document(tmp_path / "model") == spec
     assert not (tmp_path / "model" / "checkpoint.pt").exists()
 
@@ -98,9 +107,10 @@ BANDS, CLASSES = RECIPE["bands"], RECIPE["classes"]
         ({"classes": [*CLASSES, CLASSES[0]]}, "classes: two are called 'land'"),
         ({"bands": [*BANDS, BANDS[0]]}, "bands: two are called 'blue'"),
         ({"name": "A b"}, "name: String should match"),
-        ({"network": {"depth": 2, "base_width": 3, "norm": "group"}}, "base_width 3 must be .* multiple of 8"),
+        ({"network": {"depth": 2, "base_width": 12, "norm": "group"}}, "norm group: got 12, expected up to 8 or n · 8"),
         ({"schedule": {"window": 33}}, "schedule: window 33 must be a multiple of 16, the network's divisor, "),
         ({"schedule": {"window": 16}}, "schedule: window 16 must be .* at least 32"),
+        ({"network": {"depth": 2, "padding": "valid"}}, "schedule: window 32 must be .* at least 48"),
         ({"schedule": {"rate": -1}}, "rate of a training: got -1.0, expected"),
         ({"schedule": {"rate": float("nan")}}, "schedule.rate: Input should be a finite number"),
         ({"schedule": {"warmup": 2}}, "warmup of a training: got 2.0, expected"),
