@@ -19,7 +19,8 @@ from pathlib import Path
 BARE = """
 import sys, time, torch
 from flows.models import open_model
-from model.runtime import DTYPES, fused, has_onednn, keep_freed_memory, load_network, rectified
+from model.engines import DTYPES, fused, has_onednn, load_network, rectified
+from model.runtime import keep_freed_memory
 keep_freed_memory()
 model = open_model("land-water-cloud")
 pixels = int(sys.argv[1])

@@ -171,6 +171,39 @@ def inspect(
         display.show_model(summary)
 
 
+@models.command("import")
+def import_network(
+    file: Annotated[Path, typer.Argument(help="ONNX, TorchScript, torch.export, or a state_dict of milesial's U-Net")],
+    bands: Annotated[str, typer.Option(help="Names of the network's inputs, separated by commas: blue,green,…")],
+    classes: Annotated[str, typer.Option(help="Names of its outputs; two for a network of one output")],
+    out: Annotated[Path, typer.Option(help="The model folder to write")],
+    name: Annotated[str, typer.Option(help="The model's name; default: the file's")] = "",
+    colors: Annotated[str, typer.Option(help="A colour of each class, #rrggbb, separated by commas")] = "",
+    scale: Annotated[float, typer.Option(help="The network's input is (value × scale − mean) / std")] = 1.0,
+    mean: Annotated[str, typer.Option(help="See --scale; one number, or one a band")] = "0",
+    std: Annotated[str, typer.Option(help="See --scale; one number, or one a band")] = "1",
+    quantity: Annotated[
+        str, typer.Option(help="What a value is: reflectance, or dn for digital numbers")
+    ] = "reflectance",
+    activation: Annotated[str, typer.Option(help="softmax, sigmoid, or none for outputs that are probabilities")] = "",
+    assumed_nodata: Annotated[float | None, typer.Option(help="Digital number outside of footprints")] = None,
+    license: Annotated[str, typer.Option(help="SPDX name")] = "unknown",
+    description: Annotated[str, typer.Option(help="For people")] = "",
+) -> None:
+    """Make a model folder of somebody else's network; its divisor and reach are measured."""
+    from flows.importing import Description, import_model
+
+    described = Description(
+        _listed(bands), _listed(classes), name, _listed(colors),
+        scale, _numbers("--mean", mean), _numbers("--std", std),
+        _choice("--quantity", quantity, ("reflectance", "dn")),
+        _choice("--activation", activation, ("softmax", "sigmoid", "none")) if activation else None,
+        assumed_nodata, license, description,
+    )  # fmt: skip
+    display.show_model(import_model(file, described, out).summary())
+    Console().print(f"model: {out}")
+
+
 @models.command("list")
 def list_models() -> None:
     """Name the embedded models."""
@@ -183,6 +216,19 @@ def list_models() -> None:
 def _listed(text: str) -> tuple[str, ...]:
     """The names between the commas; where there is none, what was typed instead, to be refused as it is."""
     return tuple(part.strip() for part in text.split(",") if part.strip()) or ((text,) if text else ())
+
+
+def _numbers(option: str, text: str) -> tuple[float, ...]:
+    try:
+        return tuple(float(part) for part in text.split(","))
+    except ValueError:
+        raise InputError(option, got=text, expected="numbers separated by commas", fix="correct it") from None
+
+
+def _choice(option: str, text: str, choices: tuple[str, ...]) -> Any:
+    if text not in choices:
+        raise InputError(option, got=text, expected=" or ".join(choices), fix="correct it")
+    return text
 
 
 def _options(**values: Any) -> SegmentOptions:

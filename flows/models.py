@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import model
-from model.config import Radiometry, Settings
+from model.config import Program, Radiometry, Settings
+from model.document import DOCUMENT, file_digest, read_document
 from model.errors import ModelError
-from model.spec import DOCUMENT, ModelSpec, file_digest, read_document
+from model.spec import ModelSpec
 from pipeline.classes import LabelClass
 from pipeline.planning import Reach
 from pipeline.scene import Scene
@@ -42,7 +43,9 @@ class Model:
     @property
     def reach(self) -> Reach:
         """The part that the plan must know."""
-        return Reach(self.spec.divisor, self.spec.exact_halo, self.spec.network.least_halo)
+        network = self.spec.network
+        window = network.window if isinstance(network, Program) else None
+        return Reach(self.spec.divisor, self.spec.exact_halo, network.least_halo, window)
 
     @property
     def classes(self) -> tuple[LabelClass, ...]:

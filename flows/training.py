@@ -11,7 +11,8 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 from flows.recipes import Recipe
-from model.spec import ModelSpec, write_document
+from model.document import write_document
+from model.spec import ModelSpec
 from model.train import Progress, evaluate, train
 from pipeline.errors import InputError
 from pipeline.files import check_writable

@@ -8,9 +8,12 @@ from typing import Literal, get_args
 
 Precision = Literal["fp64", "fp32", "bf16", "fp16"]
 
+ProgramFormat = Literal["onnx", "torchscript", "torch.export"]
+
 CONV_REACH = 2
 """Two 3×3 convolutions look two pixels far."""
-LIMITS = {"in_channels": 4096, "classes": 4096, "depth": 12, "base_width": 4096}
+LARGEST = 4096
+LIMITS = {"in_channels": LARGEST, "classes": LARGEST, "depth": 12, "base_width": LARGEST}
 """The most of anything in a U-Net; beyond it there is a mistake, and no memory for the network."""
 
 
@@ -100,6 +103,44 @@ class UNetConfig:
         return changed + interpolated
 
     def to_dict(self) -> dict[str, int | float | str]:
+        """The fields, as a model's document stores them."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Program:
+    """A network that is brought as a program: (B, in_channels, H, W) float32 → scores (B, classes, H, W).
+
+    ``divisor`` is measured. ``window`` is the only H and W that it takes, ``batch`` the only B; ``None`` stands for
+    any. ``channels_last``: its arrays are (B, H, W, channels).
+    """
+
+    format: ProgramFormat
+    in_channels: int
+    classes: int
+    divisor: int
+    window: int | None = None
+    batch: int | None = None
+    channels_last: bool = False
+
+    def __post_init__(self) -> None:
+        if self.format not in get_args(ProgramFormat):
+            raise ValueError(f"format of a program: got {self.format!r}, expected one of {get_args(ProgramFormat)}")
+        for name in ("in_channels", "classes", "divisor", "window", "batch"):
+            value = getattr(self, name)
+            if (value is not None or name in ("in_channels", "classes", "divisor")) and not (
+                type(value) is int and 1 <= value <= LARGEST
+            ):
+                raise ValueError(f"{name} of a program: got {value!r}, expected a whole number from 1 to {LARGEST}")
+        if self.window is not None and self.window % self.divisor:
+            raise ValueError(f"window of a program: got {self.window}, expected a multiple of {self.divisor}")
+
+    @property
+    def least_halo(self) -> int:
+        """Its windows lose no border."""
+        return 0
+
+    def to_dict(self) -> dict[str, int | str | bool | None]:
         """The fields, as a model's document stores them."""
         return asdict(self)
 

@@ -1,62 +1,110 @@
-"""Measure how far an input pixel reaches in a network's output, by looking, not by formula."""
+"""Measure what a plan must know of any network, by looking at what it does: its divisor, and how far it reaches.
+
+Nothing is assumed but that the network maps (1, bands, N, N) to (1, outputs, N, N). What it does with noise is
+compared between two places (is it the same, moved by so many pixels?) and between two surroundings (how deep into a
+window can the world outside be seen?). float32 rounds away what is smaller than itself, and so does the measurement.
+"""
 
 from __future__ import annotations
 
-import copy
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
-from torch import nn
+from torch import Tensor
+
+EDGE = 512
+"""Of the windows of a network that takes any size, in pixels."""
+SHIFTS = (1, 2, 4, 8, 16, 32, 64)
+EXACT = 1e-5
+"""Of the spread of a network's scores: what differs less after a shift is rounding, not another phase of a pooling."""
+BETTER = 2.0
+"""A network that is nowhere exact: a shift is on the lattice if the next one does not halve the difference."""
+TRIALS = 3
 
 
-def receptive_radius(network: nn.Module, channels: int, divisor: int, limit: int = 512) -> int | None:
-    """Pixels at the edge of a window on the pooling lattice whose outputs the world outside can change.
+@dataclass(frozen=True)
+class Reach:
+    """``divisor``: shifts by it do not change what a network does; ``radius`` in pixels, ``None`` for unbounded."""
 
-    ``None`` stands for unbounded. Two images agree (zero) inside a square and differ (one) outside of it; the
-    outputs inside that differ lie within the receptive radius of the square's border. The square starts and
-    stops on the lattice, as every window of a plan does: off the lattice the reach is larger by up to a
-    divisor. In the probed copy all weights are positive, there is no bias, batch normalisation and ReLU are the
-    identity, so that no path from input to output cancels, dies in a ReLU or is lost in rounding.
+    divisor: int
+    radius: int | None
+
+
+def measured_reach(network: Callable[[Tensor], Tensor], channels: int, window: int | None = None) -> Reach:
+    """Divisor and receptive radius of a network.
+
+    A network whose windows do not agree with each other even on its lattice and far from their edges (squeeze and
+    excitation, attention, interpolation that aligns corners) is unbounded.
 
     Args:
-        network: maps (1, channels, H, W) to (1, classes, H, W); H and W multiples of ``divisor``.
+        network: maps (1, channels, N, N) to (1, outputs, N, N).
         channels: input channels.
-        divisor: total downsampling.
-        limit: the largest radius worth looking for, in pixels; above it, the reach counts as unbounded.
+        window: the only N that it takes; ``None`` for any.
     """
-    probe = _without_cancellation(network)
-    margin = -(-64 // divisor) * divisor
-    inner = -(-2 * limit // divisor) * divisor
-    depth = _changed_depth(probe, channels, margin, inner)
-    return None if 2 * depth >= inner else depth
+    edge = window or EDGE
+    generator = torch.Generator().manual_seed(0)
+    noise = torch.randn(1, channels, edge + max(SHIFTS), edge + max(SHIFTS), generator=generator)
+    divisor, exact = _divisor(network, _rough(noise), edge)
+    radius = receptive_radius(network, channels, divisor, edge) if exact else None
+    return Reach(divisor, radius)
 
 
-def _changed_depth(probe: nn.Module, channels: int, margin: int, inner: int) -> int:
-    """How deep into a square of ``inner``² pixels outputs change when the ``margin`` around it does."""
-    size = inner + 2 * margin
-    same = torch.zeros(1, channels, size, size, dtype=torch.float64)
-    other = torch.ones_like(same)
-    other[..., margin:-margin, margin:-margin] = 0.0
+def receptive_radius(
+    network: Callable[[Tensor], Tensor], channels: int, divisor: int, edge: int, dtype: torch.dtype = torch.float32
+) -> int | None:
+    """Pixels at the edge of a window on the pooling lattice whose outputs the world outside can change.
+
+    Two images agree inside a square and differ outside of it; outputs inside that differ are within the receptive
+    radius of the square's border. The square starts and stops on the lattice, as every window of a plan does: off the
+    lattice the reach is larger by up to a divisor. ``None``, unbounded, if its middle changes.
+    """
+    margin = -(-(edge // 8) // divisor) * divisor
+    inside = (..., slice(margin, edge - margin), slice(margin, edge - margin))
+    inner, deepest = edge - 2 * margin, 0
+    for trial in range(TRIALS):
+        generator = torch.Generator().manual_seed(trial)
+        same = torch.randn(1, channels, edge, edge, generator=generator, dtype=dtype)
+        other = 4 * torch.randn(same.shape, generator=generator, dtype=dtype)
+        other[inside] = same[inside]
+        with torch.inference_mode():
+            changed = (network(same) != network(other)).any(1)[0][inside[1:]]
+        rows, cols = torch.nonzero(changed, as_tuple=True)
+        if rows.numel():
+            depths = torch.stack([rows, cols, inner - 1 - rows, inner - 1 - cols]).amin(0) + 1
+            deepest = max(deepest, int(depths.max()))
+    return None if 2 * deepest >= inner else deepest
+
+
+def _divisor(network: Callable[[Tensor], Tensor], image: Tensor, edge: int) -> tuple[int, bool]:
+    """The least shift that does not change what the network does, and whether it does not at all."""
+    shifts = [shift for shift in SHIFTS if shift <= edge // 4]
+    differences = [_difference(network, image, edge, shift) for shift in shifts]
+    for shift, difference in zip(shifts, differences, strict=True):
+        if difference < EXACT:
+            return shift, True
+    for shift, difference, following in zip(shifts, differences, differences[1:], strict=False):
+        if difference < BETTER * following:
+            return shift, False
+    return shifts[-1], False
+
+
+def _difference(network: Callable[[Tensor], Tensor], image: Tensor, edge: int, shift: int) -> float:
+    """How much two windows, one ``shift`` pixels down and right of the other, differ in the middle of both."""
     with torch.inference_mode():
-        changed = (probe(same) != probe(other)).any(1)[0, margin:-margin, margin:-margin]
-    rows, cols = torch.nonzero(~changed, as_tuple=True)
-    if rows.numel() == 0:
-        return inner
-    return max(int(rows.min()), int(cols.min()), inner - 1 - int(rows.max()), inner - 1 - int(cols.max()))
+        here = network(image[..., :edge, :edge].contiguous())
+        there = network(image[..., shift : shift + edge, shift : shift + edge].contiguous())
+    start, stop = 3 * edge // 8, 5 * edge // 8  # of what both see
+    ours = here[..., start + shift : stop + shift, start + shift : stop + shift]
+    theirs = there[..., start:stop, start:stop]
+    spread = float(ours.std()) or 1.0
+    return float((ours - theirs).abs().mean()) / spread
 
 
-def _without_cancellation(network: nn.Module) -> nn.Module:
-    """A float64 copy with positive weights, without biases, batch statistics and ReLUs."""
-    probe = copy.deepcopy(network).double().eval()
-    for module in probe.modules():
-        if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
-            fan = module.weight[0].numel()
-            nn.init.constant_(module.weight, 1.0 / fan)
-            if module.bias is not None:
-                nn.init.zeros_(module.bias)
-        elif isinstance(module, nn.BatchNorm2d):
-            module.reset_running_stats()
-            module.reset_parameters()
-        for name, child in module.named_children():
-            if isinstance(child, nn.ReLU):
-                setattr(module, name, nn.Identity())
-    return probe
+def _rough(noise: Tensor) -> Tensor:
+    """Noise on all scales, as in an image: a network that pools sees nothing of white noise in its depth."""
+    image = noise
+    for size in (4, 16, 64):
+        coarse = torch.nn.functional.avg_pool2d(noise, size) * size
+        image = image + torch.nn.functional.interpolate(coarse, size=noise.shape[-2:], mode="bilinear")
+    return image / 2

@@ -10,21 +10,18 @@ import ctypes
 import logging
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from itertools import pairwise
 from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors.torch import load_file
-from torch import Tensor, nn
-from torch.nn.utils.fusion import fuse_conv_bn_eval
+from torch import Tensor
 
-from model.config import Precision, Radiometry, Settings
+from model.config import Radiometry, Settings
+from model.engines import DTYPES, open_network
 from model.errors import ModelError
 from model.spec import ModelSpec
-from model.unet import DoubleConv, UNet
 
 log = logging.getLogger("seamline.runtime")
 
@@ -32,75 +29,6 @@ M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 """Of glibc's ``mallopt``; see malloc.h."""
 
 Scalar = TypeVar("Scalar", bound=np.generic)
-DTYPES: dict[Precision, torch.dtype] = {
-    "fp64": torch.float64,
-    "fp32": torch.float32,
-    "bf16": torch.bfloat16,
-    "fp16": torch.float16,
-}
-
-
-def load_network(spec: ModelSpec, folder: Path) -> UNet:
-    """The spec's network with its weights, in evaluation mode, on the CPU in float32."""
-    network = UNet(spec.network)
-    network.load_state_dict(load_file(folder / spec.weights))
-    return network.eval()
-
-
-def fused(network: nn.Module) -> nn.Module:
-    """The network with each batch normalisation folded into the convolution before it (in place)."""
-    for module in network.modules():
-        if isinstance(module, DoubleConv):
-            layers = list(module.children())
-            for position, (conv, norm) in enumerate(pairwise(layers)):
-                if isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
-                    module[position] = fuse_conv_bn_eval(conv, norm)
-                    module[position + 1] = nn.Identity()
-    return network
-
-
-class ConvReLU(nn.Module):
-    """A convolution that writes its result through a ReLU: one pass over memory less, the same bits (oneDNN)."""
-
-    def __init__(self, conv: nn.Conv2d) -> None:
-        super().__init__()
-        self.conv = conv
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, in, H, W) → (B, out, H, W)."""
-        conv = self.conv
-        y: Tensor = torch.ops.mkldnn._convolution_pointwise(
-            x, conv.weight, conv.bias, conv.padding, conv.stride, conv.dilation, conv.groups, "relu", [], ""
-        )
-        return y
-
-
-def has_onednn(precision: Precision) -> bool:
-    """Whether this CPU's convolutions in ``precision`` are oneDNN's; bf16 wants AVX-512, without it torch crawls."""
-    if not (torch.backends.mkldnn.enabled and hasattr(torch.ops.mkldnn, "_convolution_pointwise")):
-        return False
-    if precision == "bf16":
-        return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
-    return precision == "fp32"
-
-
-def rectified(network: nn.Module) -> nn.Module:
-    """The network with each convolution before a ReLU as one step (in place), for CPUs that have oneDNN.
-
-    The ReLUs of a U-Net are a seventh of its time on a CPU: they compute nothing and read and write everything.
-    """
-    for module in network.modules():
-        if isinstance(module, DoubleConv):
-            steps = [layer for layer in module if not isinstance(layer, nn.Identity)]
-            joined: list[nn.Module] = []
-            for layer in steps:
-                if isinstance(layer, nn.ReLU) and joined and isinstance(joined[-1], nn.Conv2d):
-                    joined[-1] = ConvReLU(joined[-1])
-                else:
-                    joined.append(layer)
-            del module[:]
-            module.extend(joined)
-    return network
 
 
 class Runtime:
@@ -129,15 +57,10 @@ class Runtime:
         torch.backends.cudnn.deterministic = True
         self.settings, self.halo = settings, halo
         self.device = torch.device(settings.device)
-        dtype = DTYPES[settings.precision]
+        self._network = open_network(spec, folder, settings)
+        self._activation, self._binary = spec.activation, spec.binary
         layout = torch.channels_last if settings.channels_last else torch.contiguous_format
-        network = load_network(spec, folder)
-        if settings.precision == "fp64":
-            network = network.double()
-        ready = fused(network).to(self.device, dtype).to(memory_format=layout)  # type: ignore[call-overload]
-        self._network = rectified(ready) if settings.device == "cpu" and has_onednn(settings.precision) else ready
-        self._activation = spec.activation
-        self._prepare = _Preparation(spec, radiometry, self.device, dtype, layout)
+        self._prepare = _Preparation(spec, radiometry, self.device, DTYPES[settings.precision], layout)
         self._batch = settings.batch
 
     def predict(self, pixels: Sequence[NDArray[np.generic]], valid: Sequence[NDArray[np.bool_]]) -> Iterator[Tensor]:
@@ -172,7 +95,10 @@ class Runtime:
 
     @torch.inference_mode()
     def _forward(self, pixels: NDArray[np.generic], valid: NDArray[np.bool_]) -> Tensor:
-        scores: Tensor = self._network(self._prepare(pixels, valid), self.halo)
+        scores = self._network(self._prepare(pixels, valid), self.halo)
+        if self._binary:  # of the other class the rest; as scores: softmax of (0, s) is the sigmoid of s
+            rest = 1 - scores if self._activation == "none" else torch.zeros_like(scores)
+            scores = torch.cat([rest, scores], dim=1)
         if self.device.type == "cuda":
             torch.cuda.synchronize()  # what comes after is not the network's time, nor are its errors
         return scores
@@ -181,7 +107,7 @@ class Runtime:
     def probabilities(self, scores: Tensor) -> Tensor:
         """Probabilities (classes, S, S) of the scores of a window, in double precision if the network has it."""
         scores = scores if self.settings.precision == "fp64" else scores.float()
-        if self._activation == "softmax":
+        if self._activation == "softmax" or (self._binary and self._activation == "sigmoid"):
             return scores.softmax(0)
         return scores.sigmoid() if self._activation == "sigmoid" else scores.clamp(0, 1)
 

@@ -1,33 +1,15 @@
-"""What the pipeline must know of a model, and how it stands in the model's folder.
-
-A model is a folder: ``model.json``, a STAC item with the Machine Learning Model extension (MLM 1.4), beside
-the weights it names. Everything that MLM has a field for stands in that field; the rest has the prefix
-``seamline:``. Nothing in the folder is code, and reading it runs none.
-"""
+"""What the pipeline must know of a model."""
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
-import re
-from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal, get_args
 
-from model.config import UNetConfig
-from model.errors import ModelError
-from model.weights import check_weights
+from model.config import Program, UNetConfig
 
-DOCUMENT = "model.json"
-ARCHITECTURE = "U-Net"
 LABELS = 255
 """Labels that a raster of bytes has for classes; the last byte, 255, is nodata."""
-MLM_SCHEMA = "https://stac-extensions.github.io/mlm/v1.4.0/schema.json"
-CLASSIFICATION_SCHEMA = "https://stac-extensions.github.io/classification/v2.0.0/schema.json"
-FILE_SCHEMA = "https://stac-extensions.github.io/file/v2.1.0/schema.json"
-
 Activation = Literal["softmax", "sigmoid", "none"]
 """From the network's output to probabilities; ``none``: they are probabilities already."""
 
@@ -69,7 +51,7 @@ class ModelSpec:
     version: str
     bands: tuple[InputBand, ...]
     classes: tuple[ModelClass, ...]
-    network: UNetConfig
+    network: UNetConfig | Program
     receptive_radius: int | None
     activation: Activation = "softmax"
     quantity: Literal["reflectance", "dn"] = "reflectance"
@@ -85,8 +67,13 @@ class ModelSpec:
             raise ValueError(f"{len(self.bands)} bands for a network of {self.network.in_channels} input channels")
         if len(self.classes) > LABELS:
             raise ValueError(f"{len(self.classes)} classes: label {LABELS} is nodata, so there are at most {LABELS}")
-        if len(self.classes) != self.network.classes:
+        if len(self.classes) != self.network.classes and not self.binary:
             raise ValueError(f"{len(self.classes)} classes for a network of {self.network.classes} outputs")
+        if self.network.classes == 1 and (not self.binary or self.activation == "softmax"):
+            raise ValueError(
+                f"one output, {len(self.classes)} classes and activation {self.activation}: a network of one output "
+                "tells two classes apart, by sigmoid or none"
+            )
         for kind, names in (("bands", [b.name for b in self.bands]), ("classes", [c.name for c in self.classes])):
             if len(set(names)) != len(names):
                 raise ValueError(f"two {kind} have the same name: {names}")
@@ -100,9 +87,16 @@ class ModelSpec:
         for good, field, expected in checks:
             if not good:
                 raise ValueError(f"{field}: got {getattr(self, field)!r}, expected {expected}")
-        reach = self.network.receptive_radius
-        if self.receptive_radius != reach:
-            raise ValueError(f"receptive_radius: got {self.receptive_radius}, but the network's is {reach}")
+        radius = self.receptive_radius
+        if isinstance(self.network, UNetConfig) and radius != self.network.receptive_radius:
+            raise ValueError(f"receptive_radius: got {radius}, but the network's is {self.network.receptive_radius}")
+        if radius is not None and not radius >= 0:
+            raise ValueError(f"receptive_radius: got {radius}, expected at least 0, or unbounded")
+
+    @property
+    def binary(self) -> bool:
+        """Whether the network has one output for two classes: the probability of the second."""
+        return self.network.classes == 1 and len(self.classes) == 2
 
     @property
     def divisor(self) -> int:
@@ -137,199 +131,3 @@ class ModelSpec:
             "license": self.license,
             "training_data": list(self.training_data),
         }
-
-
-def file_digest(path: Path) -> str:
-    """SHA-256 of a file, as hexadecimal digits."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def write_document(spec: ModelSpec, folder: Path) -> Path:
-    """Write ``model.json`` beside the weights that already lie in ``folder``; returns its path."""
-    weights = folder / spec.weights
-    document = {
-        "type": "Feature",
-        "stac_version": "1.1.0",
-        "stac_extensions": [MLM_SCHEMA, CLASSIFICATION_SCHEMA, FILE_SCHEMA],
-        "id": spec.name,
-        "geometry": None,
-        "properties": _properties(spec),
-        "links": [],
-        "assets": {
-            "model": {
-                "href": f"./{spec.weights}",
-                "title": "weights",
-                "type": "application/vnd.safetensors",
-                "roles": ["mlm:model", "mlm:weights"],
-                "mlm:artifact_type": "safetensors.torch.save_file",
-                "file:size": weights.stat().st_size,
-                "file:checksum": "1220" + file_digest(weights),
-            }
-        },
-    }
-    path = folder / DOCUMENT
-    path.write_text(json.dumps(document, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    return path
-
-
-def _properties(spec: ModelSpec) -> dict[str, Any]:
-    return {
-        "datetime": None,
-        "start_datetime": "1984-01-01T00:00:00Z",
-        "end_datetime": "2100-01-01T00:00:00Z",
-        "title": spec.name,
-        "description": spec.description,
-        "version": spec.version,
-        "license": spec.license,
-        "mlm:name": spec.name,
-        "mlm:architecture": ARCHITECTURE,
-        "mlm:tasks": ["semantic-segmentation"],
-        "mlm:framework": "PyTorch",
-        "mlm:pretrained": True,
-        "mlm:accelerator_constrained": False,
-        "mlm:input": [_input(spec)],
-        "mlm:output": [_output(spec)],
-        "mlm:hyperparameters": spec.network.to_dict(),
-        "seamline:receptive_radius": "unbounded" if spec.receptive_radius is None else spec.receptive_radius,
-        "seamline:divisor": spec.divisor,
-        "seamline:activation": spec.activation,
-        "seamline:quantity": spec.quantity,
-        "seamline:fill": spec.fill,
-        "seamline:assumed_nodata": spec.assumed_nodata,
-        "seamline:training_data": list(spec.training_data),
-    }
-
-
-def _input(spec: ModelSpec) -> dict[str, Any]:
-    return {
-        "name": f"{len(spec.bands)} bands of {spec.quantity}",
-        "bands": [
-            {"name": band.name} | ({} if band.wavelength is None else {"eo:center_wavelength": band.wavelength})
-            for band in spec.bands
-        ],
-        "input": _images("bands", len(spec.bands)),
-        "value_scaling": [{"type": "z-score", "mean": band.mean, "stddev": band.std} for band in spec.bands],
-        "resize_type": None,
-    }
-
-
-def _output(spec: ModelSpec) -> dict[str, Any]:
-    return {
-        "name": "class scores",
-        "tasks": ["semantic-segmentation"],
-        "result": _images("classes", len(spec.classes)),
-        "classification:classes": [
-            {
-                "value": label,
-                "name": c.name,
-                "color_hint": "{:02X}{:02X}{:02X}".format(*c.color),
-                **({"description": c.description} if c.description else {}),
-            }
-            for label, c in enumerate(spec.classes)
-        ],
-    }
-
-
-def _images(layers: str, count: int) -> dict[str, Any]:
-    """What goes into or comes out of the network: batches of any size, images of any size."""
-    return {"shape": [-1, count, -1, -1], "dim_order": ["batch", layers, "height", "width"], "data_type": "float32"}
-
-
-def read_document(folder: Path) -> ModelSpec:
-    """Read ``model.json`` of a model folder and check the weights' digest and tensors against it.
-
-    Raises:
-        ModelError: no such folder or document, a field that is missing or wrong, weights that are not those
-            that the document describes.
-    """
-    path = folder / DOCUMENT
-    try:
-        document = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ModelError(
-            f"model folder {folder}",
-            got="no model.json in it" if folder.is_dir() else "no such folder",
-            expected="a folder with model.json (STAC MLM) and its weights, or the name of an embedded model",
-            fix="check --model, or write the folder with `seamline train`",
-        ) from None
-    except (OSError, ValueError) as error:
-        raise ModelError(
-            f"model document {path}", got=error, expected="a STAC MLM document", fix="write the folder again"
-        ) from error
-    try:
-        spec = _spec(document)
-        asset = document["assets"]["model"]
-    except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
-        raise ModelError(
-            f"model document {path}",
-            got=f"{type(error).__name__}: {error}",
-            expected="the fields that seamline writes",
-            fix="compare it with the document of an embedded model",
-        ) from error
-    _check_digest(folder / spec.weights, asset)
-    check_weights(folder / spec.weights, spec.network)
-    return spec
-
-
-def _spec(document: Mapping[str, Any]) -> ModelSpec:
-    properties = document["properties"]
-    (inputs,), (outputs,) = properties["mlm:input"], properties["mlm:output"]
-    radius = properties["seamline:receptive_radius"]
-    if properties["mlm:architecture"] != ARCHITECTURE:
-        raise ValueError(f"mlm:architecture {properties['mlm:architecture']!r} is not known, only {ARCHITECTURE!r} is")
-    network = UNetConfig(**properties["mlm:hyperparameters"])
-    if properties["seamline:divisor"] != network.divisor:
-        raise ValueError(f"seamline:divisor {properties['seamline:divisor']}, but the network's is {network.divisor}")
-    bands, scaling = inputs["bands"], inputs["value_scaling"]
-    if len(bands) != len(scaling):
-        raise ValueError(f"value_scaling is given {len(scaling)} times for {len(bands)} bands")
-    labels = [int(c["value"]) for c in outputs["classification:classes"]]
-    if sorted(labels) != list(range(len(labels))):
-        raise ValueError(f"the values of the classes are {labels}, expected 0 to {len(labels) - 1}, each once")
-    return ModelSpec(
-        name=properties["mlm:name"],
-        version=properties["version"],
-        bands=tuple(
-            InputBand(band["name"], band.get("eo:center_wavelength"), float(norm["mean"]), float(norm["stddev"]))
-            for band, norm in zip(bands, scaling, strict=True)
-        ),
-        classes=tuple(
-            ModelClass(c["name"], _color(c["color_hint"]), c.get("description", ""))
-            for c in sorted(outputs["classification:classes"], key=lambda c: int(c["value"]))
-        ),
-        network=network,
-        receptive_radius=None if radius == "unbounded" else int(radius),
-        activation=properties["seamline:activation"],
-        quantity=properties["seamline:quantity"],
-        fill=float(properties["seamline:fill"]),
-        assumed_nodata=properties["seamline:assumed_nodata"],
-        license=properties["license"],
-        description=properties["description"],
-        training_data=tuple(properties["seamline:training_data"]),
-        weights=Path(document["assets"]["model"]["href"]).name,
-    )
-
-
-def _color(hint: str) -> tuple[int, int, int]:
-    if not re.fullmatch("[0-9A-Fa-f]{6}", hint):
-        raise ValueError(f"color_hint {hint!r} is not six hexadecimal digits, RRGGBB")
-    red, green, blue = bytes.fromhex(hint)
-    return red, green, blue
-
-
-def _check_digest(path: Path, asset: Mapping[str, Any]) -> None:
-    if not path.is_file():
-        raise ModelError(
-            f"weights {path}", got="no such file", expected="the file that model.json names", fix="restore it"
-        )
-    digest, named = "1220" + file_digest(path), asset.get("file:checksum")
-    if digest != named:
-        raise ModelError(
-            f"weights {path}",
-            got=f"SHA-256 {digest[4:16]}…, {path.stat().st_size} bytes",
-            expected=f"{named[4:16]}…, {asset.get('file:size')} bytes as in model.json"
-            if isinstance(named, str)
-            else "the file:checksum of the asset in model.json, which has none",
-            fix="restore the file that the document was written for; it is broken or another one",
-        )

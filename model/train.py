@@ -19,9 +19,9 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from model.config import UNetConfig
 from model.data import IGNORE, Jitter, LabelledImage, random_windows
+from model.engines import has_onednn
 from model.errors import ModelError
 from model.metrics import confusion_matrix, iou
-from model.runtime import has_onednn
 from model.unet import UNet
 
 

@@ -20,11 +20,12 @@ import psutil
 import torch
 from numpy.typing import NDArray
 
-from model.config import Precision, Radiometry, Settings
+from model.config import Precision, Radiometry, Settings, UNetConfig
+from model.engines import has_onednn, precisions
 from model.errors import ModelError
 from model.measurement import Measurement, Sample, Trial
 from model.metrics import confusion_matrix, iou
-from model.runtime import Runtime, has_onednn
+from model.runtime import Runtime
 from model.spec import ModelSpec
 
 NOISE = 1.1
@@ -85,12 +86,10 @@ class Tuner:
         return self.threads or torch.get_num_threads()
 
     def _layouts(self, base: Settings) -> Iterator[Settings]:
-        reduced: tuple[Precision, ...] = ("bf16", "fp16")
-        if base.device == "cpu":
-            reduced = ("bf16",) if has_onednn("bf16") else ()
-        precisions = (base.precision, *reduced) if self.precision == "auto" else (base.precision,)
-        for precision in precisions:
-            for channels_last in (False, True):
+        reduced = precisions(self.spec.network, base.device) if self.precision == "auto" else ()
+        layouts = (False, True) if isinstance(self.spec.network, UNetConfig) else (False,)
+        for precision in (base.precision, *reduced):
+            for channels_last in layouts:
                 yield replace(base, precision=precision, channels_last=channels_last)
 
     def _thread_counts(self, base: Settings) -> Iterator[Settings]:

@@ -9,7 +9,8 @@ import torch
 from safetensors.torch import save_file
 
 from model.config import UNetConfig
-from model.spec import InputBand, ModelClass, ModelSpec, write_document
+from model.document import write_document
+from model.spec import InputBand, ModelClass, ModelSpec
 from model.unet import UNet
 
 

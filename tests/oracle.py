@@ -8,7 +8,8 @@ from numpy.typing import NDArray
 
 from flows.models import Model, radiometry_of
 from model.config import Settings
-from model.runtime import DTYPES, Runtime, fused, load_network
+from model.engines import DTYPES, fused, load_network
+from model.runtime import Runtime
 from pipeline.grid import Window
 from pipeline.scene import Scene, read_block
 

@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
 from model.config import UNetConfig
+from model.document import read_document
 from model.errors import ModelError
-from model.spec import read_document
 from model.unet import UNet
 from model.weights import tensor_shapes
 from tests.models import random_network, saved_model

@@ -9,10 +9,11 @@ import pytest
 import torch
 
 from model.config import Precision, Radiometry, Settings, UNetConfig
+from model.engines import DTYPES, fused, has_onednn, rectified
 from model.errors import ModelError
 from model.measurement import Measurement
 from model.reach import receptive_radius
-from model.runtime import DTYPES, Runtime, fused, has_onednn, rectified
+from model.runtime import Runtime
 from model.unet import UNet
 from tests.models import random_network, saved_model
 

@@ -15,8 +15,8 @@ from flows import training
 from flows.recipes import Recipe, read_recipe
 from flows.training import train_model
 from model.data import LabelledImage
+from model.document import read_document
 from model.errors import ModelError
-from model.spec import read_document
 from model.train import Normalisation, Progress
 from pipeline.errors import InputError
 from pipeline.simulate import Simulation, write_simulation
