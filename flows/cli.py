@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import logging
+import signal
 import sys
+from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -49,8 +52,17 @@ Nodata = Annotated[str | None, typer.Option(help="Digital number that means no d
 
 
 @app.callback()
+def _help(
+    context: typer.Context,
+    show_version: Annotated[
+        bool, typer.Option("--version", help="Say which Seamline this is", callback=lambda wanted: _version(wanted))
+    ] = False,
+) -> None:
+    _help_models(context)
+
+
 @models.callback()
-def _help(context: typer.Context) -> None:
+def _help_models(context: typer.Context) -> None:
     if context.invoked_subcommand is None:
         typer.echo(context.get_help())
 
@@ -118,7 +130,7 @@ def plan(
         window=window, halo=halo, overlap=overlap, chunk_tiles=chunk_tiles, device=device, precision=precision,
         cluster=cluster, workers=workers, aoi=aoi, bands=_listed(bands), scale=scale, offset=offset, nodata=nodata,
     )  # fmt: skip
-    display.show_plan(plan_scene(scene, model, options, picture))
+    display.show_plan(plan_scene(scene, model, options, picture, display.say))
     if picture is not None:
         Console().print(f"picture: {picture}")
 
@@ -252,8 +264,21 @@ def _typed(value: object) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
+def _interrupted(signum: int, frame: object) -> None:
+    """Ctrl-C: what Dask says while it is closed is of no use to anybody."""
+    logging.getLogger("distributed").setLevel(logging.CRITICAL + 1)
+    raise KeyboardInterrupt
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"seamline {version('seamline')}")
+        raise typer.Exit
+
+
 def main() -> None:
     """Run the command line; errors that Seamline itself reports are one line, anything else is a defect."""
+    signal.signal(signal.SIGINT, _interrupted)
     try:
         code = app(prog_name="seamline", standalone_mode=False)
     except typer.TyperException as error:

@@ -21,6 +21,7 @@ from rich.table import Table
 
 from flows.planning import Plan
 from flows.segment import Result, Watcher
+from pipeline.classes import percent
 from pipeline.publish import COG, ITEM, PREVIEW, RECORD, ZARR
 from pipeline.run import Totals
 
@@ -42,9 +43,14 @@ def live() -> Iterator[Watcher]:
     """
     live = _LiveWatcher()
     try:
-        yield Watcher(live.planned, live.progress, live.finished)
+        yield Watcher(say, live.planned, live.progress, live.finished)
     finally:
         live.stop()
+
+
+def say(text: str) -> None:
+    """One line on standard error, of what takes a while."""
+    console.print(text, highlight=False, soft_wrap=True)
 
 
 class _LiveWatcher:
@@ -58,14 +64,15 @@ class _LiveWatcher:
 
     def planned(self, plan: Plan) -> None:
         for warning in plan.scene.warnings:
-            console.print(f"[yellow]warning[/]: {warning}", highlight=False)
+            console.print(f"[yellow]warning[/]: {plan.scene.id}: {warning}", highlight=False, soft_wrap=True)
         self._pace, self._said = Pace(), time.monotonic()
         self._bar = _bar(
             TextColumn("{task.fields[chunks]} chunks"),
             TextColumn("{task.fields[speed]:.2g} Mpx/s"),
             TimeElapsedColumn(),
-            TextColumn("left"),
+            TextColumn("·"),
             TimeRemainingColumn(),
+            TextColumn("left"),
         )
         tiling = plan.tiling
         self._bar.start()
@@ -167,7 +174,7 @@ def show_result(result: Result) -> None:
     peak, projected = record["peak_memory_bytes"], record["projected_memory_bytes"]
     table.add_row("peak memory of a worker", f"{peak / 2**20:.0f} MiB of {projected / 2**20:.0f} MiB projected")
     for row in record["classes"]:
-        table.add_row(f"class {row['name']}", f"{row['share']:.1%} of the valid pixels")
+        table.add_row(f"class {row['name']}", f"{percent(row['share'])} of the valid pixels")
     for block in record["bad_blocks"]:
         table.add_row("[red]unreadable block[/]", block)
     out.print(table)

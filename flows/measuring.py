@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import platform
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ from model.measurement import Measurement, Sample
 from pipeline.files import replacing
 from pipeline.grid import Window
 from pipeline.memory import peak_memory, reset_peak_memory
+from pipeline.planning import Reach
 from pipeline.scene import Scene, read_block
 
 SIZES = (512, 1024, 2048)
@@ -24,19 +26,29 @@ SIZES = (512, 1024, 2048)
 
 
 def measure(
-    client: Client, scene: Scene, model: Model, options: SegmentOptions, halo: int, threads: int
+    client: Client,
+    scene: Scene,
+    model: Model,
+    options: SegmentOptions,
+    halo: int,
+    threads: int,
+    say: Callable[[str], None] = lambda text: None,
 ) -> Measurement:
-    """How ``model`` runs best on the client's workers; measured on the first one, in a few seconds.
+    """How ``model`` runs best on the client's workers; measured on the first one, in a few seconds, as ``say`` is told.
 
     The outcome is kept in ``$XDG_CACHE_HOME/seamline`` (default ``~/.cache/seamline``) under the model's digest, the
-    kind of device and the options, so that later scenes start at once.
+    kind of device and the options, so that later scenes start at once. A scene that can use larger windows than those
+    before has them all measured anew.
     """
-    sizes = window_sizes(max(scene.grid.shape), halo, model.spec.divisor, options.window)
+    sizes = window_sizes(max(scene.grid.shape), halo, model.reach, options.window)
     worker = next(iter(client.scheduler_info(n_workers=-1)["workers"]))
     device = client.submit(describe_device, workers=[worker], pure=False).result()
-    path = _cache_file(device, model.digest, halo, options.device, options.precision, threads, sizes)
-    if (known := _cached(path)) is not None:
-        return known
+    path = _cache_file(device, model.digest, halo, options.device, options.precision, threads)
+    known = _cached(path)
+    if known is not None and (options.window is not None or set(sizes) <= set(known.seconds)):
+        return known  # of a window that the user fixed no more is asked than how it runs
+    say(f"measuring how {model.spec.name} runs best here; it is remembered")
+    sizes = tuple(sorted({*sizes, *(known.seconds if known else ())}))
     from model.tune import Tuner  # torch, which takes seconds to import: where it is needed
 
     tuner = Tuner(
@@ -76,12 +88,12 @@ def sample_window(scene: Scene, edge: int) -> Sample:
     return best
 
 
-def window_sizes(extent: int, halo: int, divisor: int, fixed: int | None) -> tuple[int, ...]:
-    """Edges of the windows to time: the one that the user fixed, otherwise those that the scene can use."""
-    if fixed is not None:
-        return (fixed,)
+def window_sizes(extent: int, halo: int, reach: Reach, fixed: int | None) -> tuple[int, ...]:
+    """Edges of the windows to time: the one that is fixed, otherwise those that the scene can use."""
+    if (only := reach.window or fixed) is not None:
+        return (only,)
     useful = tuple(size for size in SIZES if 2 * halo < size <= extent + 2 * halo)
-    return useful or ((2 * halo // divisor + 8) * divisor,)
+    return useful or ((2 * halo // reach.divisor + 8) * reach.divisor,)
 
 
 def _cache_file(*what: object) -> Path:

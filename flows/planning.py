@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -46,7 +47,8 @@ class Plan:
     @property
     def seconds(self) -> float:
         """Estimated time of the network alone, with all workers."""
-        return self.tiling.tile_count * self.measured.seconds_for(self.tiling.window) / self.workers
+        busy = min(self.workers, self.tiling.chunk_grid.row * self.tiling.chunk_grid.col)
+        return self.tiling.tile_count * self.measured.seconds_for(self.tiling.window) / busy
 
     @property
     def settings(self) -> Settings:
@@ -70,7 +72,14 @@ def worker_count(options: SegmentOptions) -> int:
     return max(1, min(os.cpu_count() or 1, MOST_WORKERS, psutil.virtual_memory().total // MEMORY_FOR_A_WORKER))
 
 
-def make_plan(client: Any, scene: Scene, model: Model, options: SegmentOptions, resumed: Resumed | None) -> Plan:
+def make_plan(
+    client: Any,
+    scene: Scene,
+    model: Model,
+    options: SegmentOptions,
+    resumed: Resumed | None,
+    say: Callable[[str], None] = lambda text: None,
+) -> Plan:
     """The plan of a resumed run as it was, otherwise the best for this scene, model and cluster.
 
     Raises:
@@ -85,18 +94,24 @@ def make_plan(client: Any, scene: Scene, model: Model, options: SegmentOptions, 
     else:
         halo = default_halo(options.plan, model.reach)
         threads = max(1, (os.cpu_count() or 1) // workers) if options.cluster == "local" else 0
-        measured = measure(client, scene, model, options, halo, threads)
+        measured = measure(client, scene, model, options, halo, threads, say)
         tiling = choose(raster, options.plan, model.reach, measured, memory)
     return Plan(scene, model, tiling, measured, projected_memory(raster, tiling, measured), workers)
 
 
-def plan_scene(source: str | Path, model_name: str | Path, options: SegmentOptions, picture: Path | None) -> Plan:
+def plan_scene(
+    source: str | Path,
+    model_name: str | Path,
+    options: SegmentOptions,
+    picture: Path | None,
+    say: Callable[[str], None] = lambda text: None,
+) -> Plan:
     """The plan that ``segment`` would follow, measured on the same kind of workers; drawn to ``picture`` if given."""
     model = open_model(model_name)
     scene = open_input(source, model, options)
     candidates(raster_of(scene, model), options.plan, model.reach)
     with connected(options.cluster, worker_count(options)) as client:
-        plan = make_plan(client, scene, model, options, resumed=None)
+        plan = make_plan(client, scene, model, options, None, say)
     if picture is not None:
         draw_plan(plan, picture)
     return plan

@@ -18,7 +18,7 @@ from flows.resume import Identity, finished_record
 from pipeline.errors import InputError
 from pipeline.files import check_writable
 from pipeline.planning import Raster, candidates
-from pipeline.publish import RECORD
+from pipeline.publish import RECORD, missing_outputs
 from pipeline.rundir import RunDirectory
 from pipeline.scene import Scene
 from pipeline.sources import open_scene
@@ -63,6 +63,10 @@ class Request:
             return None
         return finished_record(self.folder, self.identity, self.options)
 
+    def unfinished_business(self) -> bool:
+        """Whether a finished run left something to write again or to clear away."""
+        return bool(missing_outputs(self.folder, self.options.outputs)) or self.directory.path.exists()
+
 
 def open_requests(sources: Sequence[str | Path], model: Model, out: Path, options: SegmentOptions) -> list[Request]:
     """A request for each of the scenes.
@@ -88,7 +92,8 @@ def _request(source: str | Path, model: Model, out: Path, options: SegmentOption
     started = Stopwatch.now()
     scene = open_input(source, model, options)
     candidates(raster_of(scene, model), options.plan, model.reach)
-    check_output(out, scene)
+    if not (out / scene.id / RECORD).exists():
+        check_output(out, scene)
     return Request(scene, model, out, options, Stopwatch.now() - started)
 
 

@@ -32,6 +32,12 @@ class Resumed:
     measured: Measurement
 
 
+READING = ("bands", "scale", "offset", "nodata", "aoi")
+"""Options that say how to read a scene."""
+DIGEST = 64
+"""Characters of a digest, of which twelve tell it from another."""
+
+
 def finished_record(folder: Path, identity: Identity, options: SegmentOptions) -> dict[str, Any] | None:
     """The record of a finished run of the same scene, model and plan whose labels are there; otherwise ``None``.
 
@@ -91,15 +97,21 @@ def _refuse_other(
         "device": None if options.device == "auto" else options.device,
     }
     there = {**found, **plan, **settings}
+    if identity.scene_digest != found["scene_digest"]:  # told by what was said of the scene, where that is it
+        before = found.get("options", {})
+        now = options.model_dump(mode="json", exclude_defaults=True)
+        asked |= {f"--{name}": now.get(name, "none") for name in READING if now.get(name) != before.get(name)}
+        there |= {f"--{name}": before.get(name, "none") for name in READING}
     other = {name: value for name, value in asked.items() if value is not None and value != there[name]}
     if other:
         raise InputError(
             what,
             got=", ".join(f"{name} {_short(there[name])}" for name in other),
-            expected=", ".join(f"{name} {_short(value)}" for name, value in other.items()),
+            expected=", ".join(f"{name} {_short(value)}" for name, value in other.items()) + " as asked",
             fix="take the same scene, model and plan, another --out, or --overwrite to start over",
         )
 
 
 def _short(value: object) -> str:
-    return str(value)[:12]
+    text = ",".join(map(str, value)) if isinstance(value, list) else str(value)
+    return text[:12] if len(text) == DIGEST else text

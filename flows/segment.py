@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
@@ -47,8 +48,12 @@ class Result:
 
 @dataclass(frozen=True)
 class Watcher:
-    """Who wants to know how a run goes on: told of each scene's plan, of its totals after each chunk, of its end."""
+    """Who wants to know how a run goes on: told of each scene's plan, of its totals after each chunk, of its end.
 
+    ``say`` is told in words what takes a while before there is a plan.
+    """
+
+    say: Callable[[str], None] = lambda text: None
     planned: Callable[[Plan], None] = lambda plan: None
     progress: Callable[[Totals, Plan], None] = lambda totals, plan: None
     finished: Callable[[Result], None] = lambda result: None
@@ -107,7 +112,7 @@ def segment_all(
 def _segmented(request: Request, client: Callable[[], Client], watcher: Watcher) -> Result:
     begun = Stopwatch.now()
     record = request.finished()
-    if record is not None and not missing_outputs(request.folder, request.options.outputs):
+    if record is not None and not request.unfinished_business():
         return Result(request.folder, record, computed=False)
     with request.directory.locked():
         record = request.finished()  # another process may have finished it in between
@@ -123,14 +128,17 @@ def _completed(request: Request, record: dict[str, Any]) -> Result:
     if missing:
         job = Job(request.scene, tiling, len(request.model.classes), request.directory)
         record = complete(_publication(request, job), record)
+    else:  # killed while it cleaned up
+        shutil.rmtree(request.directory.path)
     return Result(request.folder, record, computed=False, rewritten=tuple(missing))
 
 
 def _run(request: Request, client: Client, watcher: Watcher, begun: float) -> Result:
-    started, date = begun - request.seconds, datetime.now(UTC)
+    started = begun - request.seconds
+    date = datetime.now(UTC) - timedelta(seconds=Stopwatch.now() - started)
     scene, model, options = request.scene, request.model, request.options
     resumed = resumable(request.directory, request.identity, options)
-    plan = make_plan(client, scene, model, options, resumed)
+    plan = make_plan(client, scene, model, options, resumed, watcher.say)
     watcher.planned(plan)
     directory = _begun(request, plan) if resumed is None else resumed.directory
     job = Job(scene, plan.tiling, len(model.classes), directory, options.on_bad_block)
@@ -149,7 +157,13 @@ def _begun(request: Request, plan: Plan) -> RunDirectory:
     directory = request.directory.started()
     title = f"{plan.scene.id}, segmented with {plan.model.spec.name}"
     create_store(directory.store, plan.scene.grid, plan.model.classes, plan.tiling.store_chunk, title=title)
-    identity = {**asdict(request.identity), "tiling": asdict(plan.tiling), "measured": plan.measured.to_dict()}
+    options = request.options.model_dump(mode="json", exclude_defaults=True)
+    identity = {
+        **asdict(request.identity),
+        "options": options,
+        "tiling": asdict(plan.tiling),
+        "measured": plan.measured.to_dict(),
+    }
     directory.commit(identity)
     return directory
 

@@ -33,7 +33,11 @@ class FlowWatcher:
         self._log = get_run_logger()
         self._artifact: UUID | None = None
         self._updated = 0.0
-        self.watcher = Watcher(self._planned, self._progress)
+        self.watcher = Watcher(self._say, self._planned, self._progress)
+
+    def _say(self, text: str) -> None:
+        self._log.info("%s", text)
+        self._also.say(text)
 
     def _planned(self, plan: Plan) -> None:
         tiling = plan.tiling

@@ -176,7 +176,7 @@ def read_document(folder: Path) -> ModelSpec:
     try:
         spec = _spec(document)
         asset = document["assets"]["model"]
-    except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, IndexError, AttributeError, OverflowError) as error:
         raise ModelError(
             f"model document {path}",
             got=f"{type(error).__name__}: {error}",

@@ -96,6 +96,15 @@ class Runtime:
     @torch.inference_mode()
     def _forward(self, pixels: NDArray[np.generic], valid: NDArray[np.bool_]) -> Tensor:
         scores = self._network(self._prepare(pixels, valid), self.halo)
+        if not torch.isfinite(scores.sum(dtype=torch.float32)):
+            raise ModelError(
+                "the network",
+                got=f"scores that are no numbers, in {self.settings.precision}",
+                expected="finite scores for every pixel",
+                fix="check its weights, normalisation and the scene's scale, or take --precision fp32",
+            )
+        if self._activation == "none":
+            scores = scores.clamp(0, 1)
         if self._binary:  # of the other class the rest; as scores: softmax of (0, s) is the sigmoid of s
             rest = 1 - scores if self._activation == "none" else torch.zeros_like(scores)
             scores = torch.cat([rest, scores], dim=1)
@@ -109,7 +118,7 @@ class Runtime:
         scores = scores if self.settings.precision == "fp64" else scores.float()
         if self._activation == "softmax" or (self._binary and self._activation == "sigmoid"):
             return scores.softmax(0)
-        return scores.sigmoid() if self._activation == "sigmoid" else scores.clamp(0, 1)
+        return scores.sigmoid() if self._activation == "sigmoid" else scores
 
     def to_host(self, array: Tensor) -> NDArray[np.generic]:
         """The same values as a numpy array."""

@@ -14,6 +14,11 @@ Activation = Literal["softmax", "sigmoid", "none"]
 """From the network's output to probabilities; ``none``: they are probabilities already."""
 
 
+def _check_text(what: str, text: object, least: int = 1) -> None:
+    if not (isinstance(text, str) and len(text) >= least and text.isprintable()):
+        raise ValueError(f"{what}: got {text!r}, expected text of one line")
+
+
 @dataclass(frozen=True)
 class InputBand:
     """A band the network reads: ``name`` (STAC common name where there is one), centre wavelength in µm,
@@ -25,6 +30,10 @@ class InputBand:
     std: float
 
     def __post_init__(self) -> None:
+        _check_text("name of a band", self.name)
+        wave = self.wavelength
+        if wave is not None and not (isinstance(wave, int | float) and math.isfinite(wave) and wave > 0):
+            raise ValueError(f"band {self.name!r}: wavelength {wave!r}, expected µm above 0, or none")
         if not (math.isfinite(self.mean) and math.isfinite(self.std) and self.std > 0):
             raise ValueError(f"band {self.name!r}: mean {self.mean} and std {self.std} must be finite, std > 0")
 
@@ -36,6 +45,10 @@ class ModelClass:
     name: str
     color: tuple[int, int, int]
     description: str = ""
+
+    def __post_init__(self) -> None:
+        _check_text("name of a class", self.name)
+        _check_text(f"description of class {self.name!r}", self.description, least=0)
 
 
 @dataclass(frozen=True)
@@ -63,6 +76,8 @@ class ModelSpec:
     weights: str = "model.safetensors"
 
     def __post_init__(self) -> None:
+        for field in ("name", "version", "license", "description", "weights"):
+            _check_text(field, getattr(self, field), least=0 if field == "description" else 1)
         if len(self.bands) != self.network.in_channels:
             raise ValueError(f"{len(self.bands)} bands for a network of {self.network.in_channels} input channels")
         if len(self.classes) > LABELS:
@@ -82,7 +97,12 @@ class ModelSpec:
             (self.activation in get_args(Activation), "activation", "softmax, sigmoid or none"),
             (self.quantity in ("reflectance", "dn"), "quantity", "reflectance or dn"),
             (math.isfinite(self.fill), "fill", "a finite number"),
-            (nodata is None or isinstance(nodata, int | float), "assumed_nodata", "a number, or null"),
+            (
+                nodata is None or (isinstance(nodata, int | float) and abs(nodata) < 1e300),
+                "assumed_nodata",
+                "a number that pixels can have, or null",
+            ),
+            (all(isinstance(text, str) for text in self.training_data), "training_data", "texts"),
         )
         for good, field, expected in checks:
             if not good:

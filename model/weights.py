@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 
 from model.config import UNetConfig
@@ -16,6 +17,9 @@ from model.errors import ModelError
 
 Shape = tuple[int, ...]
 
+KINDS = ("F32", "F16", "F64")
+"""Of numbers, by safetensors' names. numpy, which looks at them, has no others that networks use."""
+COUNTER = "num_batches_tracked"
 NORM_POSITIONS = (1, 4)
 """Of the normalisations in a double convolution: convolution, normalisation, ReLU, twice."""
 
@@ -60,18 +64,19 @@ def check_weights(path: Path, config: UNetConfig) -> None:
     expected = tensor_shapes(config)
     try:
         with safe_open(path, framework="numpy") as file:
-            found = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
-            wrong = next(_differences(found, expected), None)
-            if wrong is None:
-                wrong = next((f"{n}, which is not finite" for n in found if not _finite(file.get_tensor(n))), None)
-    except (SafetensorError, OSError, TypeError) as error:
+            slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
+            wrong = next(_differences({n: tuple(part.get_shape()) for n, part in slices.items()}, expected), None)
+            kinds = ((n, part.get_dtype()) for n, part in slices.items() if not n.endswith(COUNTER))
+            wrong = wrong or next((f"{n} in {kind}" for n, kind in kinds if kind not in KINDS), None)
+            wrong = wrong or next((reason for n in slices if (reason := _impossible(n, file.get_tensor(n)))), None)
+    except (SafetensorError, OSError, TypeError, AttributeError) as error:
         wrong = str(error)
     if wrong is not None:
         raise ModelError(
             f"weights {path}",
             got=wrong,
-            expected="a safetensors file with the tensors of the network that model.json describes",
-            fix="restore the model folder",
+            expected="a safetensors file with the tensors of the network that model.json describes, in float32",
+            fix="restore the model folder, or convert the weights",
         )
 
 
@@ -84,5 +89,8 @@ def _differences(found: dict[str, Shape], expected: dict[str, Shape]) -> Iterato
     yield from (f"tensor {name}, which the network has not" for name in found if name not in expected)
 
 
-def _finite(tensor: np.ndarray) -> bool:
-    return bool(np.isfinite(tensor).all())
+def _impossible(name: str, tensor: NDArray[np.floating]) -> str:
+    """Why these cannot be the numbers of a tensor; empty if they can."""
+    if not np.isfinite(tensor).all():
+        return f"{name}, which is not finite"
+    return f"{name}, a variance below 0" if name.endswith("running_var") and (tensor < 0).any() else ""

@@ -12,6 +12,8 @@ from typing import Any
 
 import numpy as np
 from odc.geo.geobox import GeoBox
+from pyproj import Transformer
+from pyproj.exceptions import ProjError
 from rasterio.errors import RasterioIOError
 
 from pipeline.bands import Candidate
@@ -137,6 +139,15 @@ def common_grid(files: Sequence[BandFile]) -> GeoBox:
                 expected="at most half a pixel of the coarser one",
                 fix="cut both to one extent with `gdalwarp -te …` first",
             )
+    try:
+        Transformer.from_crs(finest.grid.crs.proj, "OGC:CRS84")
+    except ProjError as error:
+        raise InputError(
+            f"{finest.band.path} has a CRS that is nowhere on Earth",
+            got=finest.grid.crs.proj.name,
+            expected="one that PROJ can transform to longitude and latitude",
+            fix="correct it with `gdal_edit.py -a_srs …`",
+        ) from error
     return finest.grid
 
 

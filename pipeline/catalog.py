@@ -28,6 +28,7 @@ from pipeline.store import JSON, VARIABLE, crs_code
 
 __all__ = ["ClassArea", "class_table", "footprint", "scene_item", "update_catalog", "write_item"]
 
+CATALOG = "catalog.json"
 _EXTENSIONS = {
     name: f"https://stac-extensions.github.io/{name}/v{version}/schema.json"
     for name, version in {
@@ -196,7 +197,7 @@ def update_catalog(out: Path) -> Path:
     Needs no lock: whoever writes the catalogue looks again afterwards and goes on until nothing is new, so
     the last one to write has seen every item. Write the item before you call this.
     """
-    path = out / "catalog.json"
+    path = out / CATALOG
     listed: list[str] | None = None
     while (found := sorted(item.parent.name for item in out.glob("*/item.json"))) != listed:
         catalog = pystac.Catalog(
@@ -251,7 +252,7 @@ def _assets(folder: Path, classes: Sequence[LabelClass]) -> dict[str, pystac.Ass
             title=title,
             media_type=kind,
             roles=roles,
-            extra_fields=fields | _file_info(folder / name),
+            extra_fields=fields | file_info(folder / name),
         )
         for key, name, kind, title, roles, fields in known
         if (folder / name).exists()
@@ -271,7 +272,8 @@ def _classification(classes: Sequence[LabelClass]) -> list[dict[str, Any]]:
     return [*described, {"value": NODATA, "name": "nodata", "description": "no data", "nodata": True}]
 
 
-def _file_info(path: Path) -> dict[str, JSON]:
+def file_info(path: Path) -> dict[str, JSON]:
+    """Size and, of a file, checksum: the fields of STAC's file extension."""
     if path.is_dir():
         return {"file:size": sum(file.stat().st_size for file in path.rglob("*") if file.is_file())}
     with path.open("rb") as file:

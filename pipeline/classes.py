@@ -22,3 +22,8 @@ class LabelClass:
             raise ValueError(f"class {self.name!r}: label {self.value} is not in 0..254 ({NODATA} is nodata)")
         if len(self.color) != 3 or not all(0 <= part <= 255 for part in self.color):
             raise ValueError(f"class {self.name!r}: colour {self.color} is not (R, G, B) in 0..255")
+
+
+def percent(share: float) -> str:
+    """A share for people: what is there is never 0."""
+    return "< 0.1 %" if 0 < share < 0.0005 else f"{share * 100:.1f} %"

@@ -26,6 +26,9 @@ PAUSES_AT = 0.8
 CHUNKS_AT_ONCE = 3
 """Chunks that one worker process has in hand: one is read, one inferred, one written."""
 
+IGNORE_INTERRUPTS = "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)"
+"""Ctrl-C in a terminal reaches all processes; local workers leave it to the client, which closes them."""
+
 WORKER_ENVIRONMENT = {"OMP_WAIT_POLICY": "PASSIVE"}
 """Of local worker processes. A thread of the network that waits for another one gives its core to the thread that reads
 the next chunk; by default it spins on it, and while a chunk is read the network runs at half its speed."""
@@ -76,6 +79,7 @@ def connected(cluster: str, workers: int) -> Iterator[Client]:
                 processes=True,
                 dashboard_address=":0",  # any free port
                 env=WORKER_ENVIRONMENT,
+                preload=IGNORE_INTERRUPTS,
                 silence_logs=logging.ERROR,
             ) as local,
             Client(local, set_as_default=False) as client,

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import math
 import tempfile
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import rasterio
 import rasterio.shutil
 import zarr
+from numpy.typing import NDArray
 from rasterio.errors import NotGeoreferencedWarning
 from rasterio.windows import Window as RasterioWindow
 
@@ -20,7 +23,7 @@ from pipeline.grid import GeoBox, Window
 from pipeline.rasters import check_blocks
 from pipeline.store import VARIABLE, open_labels, write_labels
 
-__all__ = ["copy_labels", "row_bands", "write_cog"]
+__all__ = ["copy_labels", "row_bands", "thinned_labels", "write_cog"]
 
 _BLOCK = 512
 _CACHE_BYTES = 64 << 20
@@ -117,3 +120,10 @@ def _stage(
         for band in row_bands(labels, _BLOCK):
             pixels = labels[band.slices()]
             staged.write(pixels, 1, window=RasterioWindow(band.col, band.row, band.width, band.height))
+
+
+def thinned_labels(path: Path, step: int) -> NDArray[np.uint8]:
+    """Labels (y, x) of a COG at about every ``step``-th pixel, from its overviews."""
+    with rasterio.open(path) as file:
+        shape = math.ceil(file.height / step), math.ceil(file.width / step)
+        return np.asarray(file.read(1, out_shape=shape), dtype=np.uint8)

@@ -15,7 +15,7 @@ from matplotlib.patches import Patch, Rectangle
 from matplotlib.patheffects import withStroke
 from numpy.typing import NDArray
 
-from pipeline.classes import NODATA, LabelClass
+from pipeline.classes import NODATA, LabelClass, percent
 from pipeline.page import GREY, HATCH, INK, MARGIN, VOID, Page
 from pipeline.plan_picture import write_plan_picture
 
@@ -116,17 +116,13 @@ def _share_handles(
     handles: list[tuple[Artist, str]] = [
         (
             Patch(facecolor=_hex(label), edgecolor=HATCH, lw=0.5),
-            f"{label.name}  {_percent(shares.get(label.name, 0))}",
+            f"{label.name}  {percent(shares.get(label.name, 0))}",
         )
         for label in classes
     ]
     if nodata:
         handles.append((Patch(facecolor=VOID, edgecolor=HATCH, hatch="//////", lw=0.5), "no data"))
     return handles
-
-
-def _percent(share: float) -> str:
-    return "< 0.1 %" if 0 < share < 0.0005 else f"{share * 100:.1f} %"
 
 
 def _share_bar(

@@ -118,9 +118,9 @@ def _draw_scene(axes: Axes, shape: tuple[int, int], view: Window, rgb: NDArray[n
     extent = (view.col, view.stop_col, view.stop_row, view.row)
     scene = Window(0, 0, *shape)
     if rgb is not None:
-        step = max(view.width / 1000, shape[1] / rgb.shape[1])
+        count = math.ceil(min(1000, view.width * rgb.shape[1] / shape[1]))
         rows, cols = (
-            mirrored(start, stop, size)[(np.arange(0, stop - start, step)).astype(int)] * parts // size
+            mirrored(start, stop, size)[np.arange(count) * (stop - start) // count] * parts // size
             for start, stop, size, parts in (
                 (view.row, view.stop_row, shape[0], rgb.shape[0]),
                 (view.col, view.stop_col, shape[1], rgb.shape[1]),

@@ -17,18 +17,20 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from rasterio._err import CPLE_BaseError
 from rasterio.errors import RasterioError
 
-from pipeline.catalog import ClassArea, class_table, scene_item, update_catalog, write_item
+from pipeline.catalog import CATALOG, ClassArea, class_table, file_info, scene_item, update_catalog, write_item
 from pipeline.classes import LabelClass
-from pipeline.cog import copy_labels, write_cog
+from pipeline.cog import copy_labels, thinned_labels, write_cog
 from pipeline.errors import RunError
 from pipeline.files import replacing
 from pipeline.picture import decimated, stretch, write_preview
 from pipeline.rasters import reason
 from pipeline.store import create_store, is_sealed, open_labels, seal
-from pipeline.work import QUICKLOOK, Job, Stopwatch, quicklook
+from pipeline.thumbnail import read_thumbnail
+from pipeline.work import QUICKLOOK, Job, Stopwatch, quicklook, quicklook_bands
 
 COG, ZARR, ITEM, PREVIEW, RECORD = "segmentation.tif", "segmentation.zarr", "item.json", "preview.png", "run.json"
 
@@ -70,6 +72,8 @@ def publish(publication: Publication, record: Mapping[str, Any], watch: Stopwatc
 
 def _published(publication: Publication, record: Mapping[str, Any], watch: Stopwatch, started: float) -> dict[str, Any]:
     job, folder = publication.job, publication.folder
+    for part in folder.glob(".*.part"):  # of a publishing that was killed
+        part.unlink()
     store = _sealed_store(job, record)
     labels, grid = open_labels(store), job.scene.grid
     with watch.stage("cog"):
@@ -77,7 +81,9 @@ def _published(publication: Publication, record: Mapping[str, Any], watch: Stopw
             write_cog(labels, grid, publication.classes, folder / COG, job.directory.files, _tags(record))
     with watch.stage("publish"):
         table = class_table(labels, grid, publication.classes)
-        _preview(publication, table, store)
+        pixels, valid = quicklook(job)
+        rgb = stretch(pixels.astype(np.float32), valid) if valid.any() else None
+        _preview(publication, table, decimated(labels, QUICKLOOK), rgb)
         _move(store, folder / ZARR, keep="zarr" in publication.outputs)
         if "cog" not in publication.outputs:
             (folder / COG).unlink(missing_ok=True)
@@ -96,10 +102,27 @@ def _published(publication: Publication, record: Mapping[str, Any], watch: Stopw
 
 
 def missing_outputs(folder: Path, outputs: Iterable[str]) -> list[str]:
-    """The outputs that are not there, of a scene whose run is finished; ``"item"`` for its STAC item."""
-    names = {"cog": COG, "zarr": ZARR}
-    missing = [output for output in outputs if not (folder / names[output]).exists()]
-    return missing if (folder / ITEM).exists() else [*missing, "item"]
+    """What is not there, or not whole, of a scene whose run is finished: outputs, ``"preview"``, ``"item"``.
+
+    The item is missing, too, where it or the catalogue does not speak of the record as it is: a kill came between.
+    """
+    there = {"cog": (folder / COG).exists(), "zarr": is_sealed(folder / ZARR)}
+    missing = [output for output in outputs if not there[output]]
+    if not (folder / PREVIEW).exists():
+        missing.append("preview")
+    return missing if _vouched(folder, outputs) else [*missing, "item"]
+
+
+def _vouched(folder: Path, outputs: Iterable[str]) -> bool:
+    """Whether the catalogue is there, the item has the record's checksum, and the record knows of the outputs."""
+    try:
+        item = json.loads((folder / ITEM).read_text(encoding="utf-8"))
+        record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
+        checksum = item["assets"]["run"]["file:checksum"]
+        known = set(outputs) <= set(record["outputs"])
+    except (OSError, ValueError, LookupError, TypeError):
+        return False
+    return known and checksum == file_info(folder / RECORD)["file:checksum"] and (folder.parent / CATALOG).exists()
 
 
 def can_complete(folder: Path) -> bool:
@@ -120,18 +143,25 @@ def _completed(publication: Publication, record: Mapping[str, Any]) -> dict[str,
     job, folder = publication.job, publication.folder
     grid, scratch = job.scene.grid, job.directory.path
     missing = missing_outputs(folder, publication.outputs)
+    table = [ClassArea(**row) for row in record["classes"]]
     if "zarr" in missing:
         store = scratch / ZARR
         shutil.rmtree(store, ignore_errors=True)
+        shutil.rmtree(folder / ZARR, ignore_errors=True)  # what is left of it
         create_store(store, grid, publication.classes, job.tiling.store_chunk, title=publication.lineage)
         copy_labels(folder / COG, store)
         seal(store, {key: record[key] for key in ("scene_digest", "model_digest", "plan")})
         store.rename(folder / ZARR)
     if "cog" in missing:
         write_cog(open_labels(folder / ZARR), grid, publication.classes, folder / COG, scratch, _tags(record))
+    if "preview" in missing:
+        thumbnail = read_thumbnail(job.scene, [job.scene.bands[k] for k in _shown(job)], QUICKLOOK)
+        labels = open_labels(folder / ZARR) if is_sealed(folder / ZARR) else None
+        small = thinned_labels(folder / COG, job.quicklook_step) if labels is None else decimated(labels, QUICKLOOK)
+        _preview(publication, table, small, None if thumbnail is None else stretch(*thumbnail))
     now = {**record, "outputs": sorted({*record["outputs"], *publication.outputs})}
     _write_record(folder, now)
-    _item(publication, [ClassArea(**row) for row in record["classes"]], datetime.fromisoformat(record["finished"]))
+    _item(publication, table, datetime.fromisoformat(record["finished"]))
     shutil.rmtree(scratch)
     return now
 
@@ -150,6 +180,8 @@ def _sealed_store(job: Job, record: Mapping[str, Any]) -> Path:
     store, final = job.directory.store, job.directory.path.parent / ZARR
     if not store.exists() and is_sealed(final):
         return final
+    for part in store.rglob("*.partial"):  # of a worker or client that was killed while it wrote
+        part.unlink()
     if not is_sealed(store):
         seal(store, {key: record[key] for key in ("scene_digest", "model_digest", "plan")})
     return store
@@ -167,13 +199,20 @@ def _move(store: Path, final: Path, keep: bool) -> None:
         store.rename(final)
 
 
-def _preview(publication: Publication, table: Sequence[ClassArea], store: Path) -> None:
+def _shown(job: Job) -> list[int]:
+    return quicklook_bands([band.name for band in job.scene.bands])
+
+
+def _preview(
+    publication: Publication,
+    table: Sequence[ClassArea],
+    small: NDArray[np.uint8],
+    rgb: NDArray[np.uint8] | None,
+) -> None:
     job = publication.job
-    pixels, valid = quicklook(job)
-    small = decimated(open_labels(store), QUICKLOOK)
     metres = _pixel_width(job) * job.quicklook_step
     write_preview(
-        stretch(pixels.astype(np.float32), valid) if valid.any() else None,
+        rgb,
         small,
         publication.classes,
         {row.name: row.share for row in table},

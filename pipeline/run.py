@@ -190,7 +190,9 @@ class _Loop:
 
 def _infer(job: Job, chunk: Index, plugin_name: str) -> Report:
     def work() -> Report:
-        plugin: PredictorPlugin = get_worker().plugins[plugin_name]
+        plugin: PredictorPlugin | None = get_worker().plugins.get(plugin_name)
+        if plugin is None:
+            raise RunError("the run is over: its client has gone")
         with plugin.hands:
             return infer_chunk(job, chunk, plugin.predictor, plugin.on_device)
 
@@ -209,6 +211,8 @@ def _named(job: Job, chunk: Index, work: Callable[[], Report]) -> Report:
         return work()
     except BadBlockError as error:
         failure = BadBlockError(f"{where}: {error}")
+    except RunError as error:
+        failure = error
     except Exception as error:
         log.exception("%s", where)
         failure = ChunkError(f"{where}: {type(error).__name__}: {error}")

@@ -101,18 +101,22 @@ class Scene:
 class Block:
     """The pixels of a window: ``pixels`` (bands, height, width) raw; ``valid`` (height, width), True = data.
 
-    Where the window overhangs the scene both are mirrored at its edge. ``bad`` lists what could not be read.
+    ``wanted`` (height, width) is what of the valid pixels lies in the area of interest: these get a label, while the
+    network sees the others around them. Where the window overhangs the scene all are mirrored at its edge. ``bad``
+    lists what could not be read.
     """
 
     pixels: NDArray[Any]
     valid: NDArray[np.bool_]
+    wanted: NDArray[np.bool_]
     bad: tuple[BadBlock, ...]
 
 
 def read_block(scene: Scene, window: Window, on_bad_block: Literal["fail", "nodata"] = "fail") -> Block:
     """Read a window, which may overhang the scene on any side; one request to GDAL for each file.
 
-    A pixel is valid where any band has data, as in GDAL, its centre lies in the AOI and no file fails there.
+    A pixel is valid where any band has data, as in GDAL, and no file fails there; wanted if its centre lies in the
+    AOI, too.
     A block of a file that cannot be read raises ``BadBlockError``; with ``on_bad_block="nodata"`` it is
     listed and its pixels are not valid (not for remote files, where an outage would pass for missing data).
     Safe to call from several threads.
@@ -136,13 +140,12 @@ def read_block(scene: Scene, window: Window, on_bad_block: Literal["fail", "noda
         lost |= part.lost
         bad += part.bad
     valid &= ~lost
-    if scene.aoi is not None:
-        valid &= _within(scene.aoi, scene.grid, inside)
+    wanted = valid if scene.aoi is None else valid & _within(scene.aoi, scene.grid, inside)
     if inside != window:
         rows, cols = rows - top, cols - left
         pixels = pixels.take(rows, axis=1).take(cols, axis=2)
-        valid = valid.take(rows, axis=0).take(cols, axis=1)
-    return Block(pixels, valid, tuple(bad))
+        valid, wanted = (mask.take(rows, axis=0).take(cols, axis=1) for mask in (valid, wanted))
+    return Block(pixels, valid, wanted, tuple(bad))
 
 
 def _by_file(bands: tuple[Band, ...]) -> dict[tuple[str, str | None], list[int]]:

@@ -139,18 +139,18 @@ class _Tiles:
         return self.tiling.pixels_of(self.chunk)
 
     @property
-    def valid(self) -> NDArray[np.bool_]:
-        """Of the chunk's own pixels, (height, width)."""
-        return self.block.valid[self.own.relative_to(self.tiling.reads_of(self.chunk)).slices()]
+    def labelled(self) -> NDArray[np.bool_]:
+        """Which of the chunk's own pixels get a label, (height, width)."""
+        return self.block.wanted[self.own.relative_to(self.tiling.reads_of(self.chunk)).slices()]
 
     @property
     def wanted(self) -> list[Index]:
-        """The tiles that vote on at least one valid pixel; the others are not inferred."""
+        """The tiles that vote on at least one pixel that gets a label; the others are not inferred."""
         origin = self.tiling.reads_of(self.chunk)
         return [
             tile
             for tile in self.tiling.tiles_of(self.chunk)
-            if self.block.valid[self._support(tile).relative_to(origin).slices()].any()
+            if self.block.wanted[self._support(tile).relative_to(origin).slices()].any()
         ]
 
     def save_quicklook(self, job: Job) -> None:
@@ -162,7 +162,7 @@ class _Tiles:
             slice(cols.start + -self.own.col % step, cols.stop, step),
         )
         shown = quicklook_bands([band.name for band in job.scene.bands])
-        job.directory.save_quicklook(self.chunk, self.block.pixels[shown][:, *thinned], self.block.valid[thinned])
+        job.directory.save_quicklook(self.chunk, self.block.pixels[shown][:, *thinned], self.block.wanted[thinned])
 
     def _support(self, tile: Index) -> Window:
         return self.tiling.support_of(tile).intersection(self.tiling.scene)
@@ -188,7 +188,7 @@ class _Tiles:
             with watch.stage("blend"):
                 won = winners(scores[:, : support.height, : support.width])
                 labels[support.relative_to(self.own).slices()] = predictor.to_host(won)
-        labels[~self.valid] = NODATA
+        labels[~self.labelled] = NODATA
         return labels
 
     def blended(self, predictor: Predictor, classes: int, watch: Stopwatch) -> Votes:
@@ -208,7 +208,7 @@ class _Tiles:
             summed = np.zeros((classes, *area.shape), np.int32)
         with watch.stage("blend"):
             labels = np.array(_host(predictor, winners(summed[:, : own.height, : own.width])))
-            labels[~self.valid] = NODATA
+            labels[~self.labelled] = NODATA
             above, left = (
                 _host(predictor, summed[:, : band.height, : band.width])
                 for band in (_above(self.tiling, own), _left(self.tiling, own))

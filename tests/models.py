@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 from safetensors.torch import save_file
+from torch import nn
 
 from model.config import UNetConfig
 from model.document import write_document
@@ -41,3 +43,17 @@ def random_network(**config: object) -> UNet:
             torch.nn.init.uniform_(module.running_mean, -0.5, 0.5)
             torch.nn.init.uniform_(module.running_var, 0.5, 2)
     return network.eval()
+
+
+def without_cancellation(network: nn.Module) -> nn.Module:
+    """A float64 copy with positive weights, without biases, statistics and ReLUs: no path cancels or dies."""
+    probe = copy.deepcopy(network).double().eval()
+    for module in probe.modules():
+        if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
+            nn.init.constant_(module.weight, 1.0 / module.weight[0].numel())
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+        for name, child in module.named_children():
+            if isinstance(child, nn.ReLU | nn.BatchNorm2d):
+                setattr(module, name, nn.Identity())
+    return probe

@@ -302,8 +302,8 @@ MISUSED = {
     ("simulate", "--size", "3", "4", "--out", "x", "y"): "arguments: got unexpected extra argument(s) (y), expected",
     ("train",): "RECIPE: got nothing, expected a value (YAML file: ",
     ("segmnt", "x"): "command: got 'segmnt', expected segment, plan, simulate, train or model; see seamline --help",
-    ("model", "show"): "command: got 'show', expected inspect or list; see seamline model --help",
-    ("--version",): "option: got --version, expected an option of the command; see seamline --help",
+    ("model", "show"): "command: got 'show', expected inspect, import or list; see seamline model --help",
+    ("--versoin",): "option: got --versoin, expected an option of the command; see seamline --help",
 }
 
 

@@ -86,6 +86,25 @@ def test_a_halo_one_divisor_short_can_be_seen(small_model: Model, cluster: Clust
     assert (labels_in(nearly) != oracle).any()
 
 
+def test_an_area_of_interest_changes_no_label_inside(small_model: Model, cluster: Cluster, tmp_path: Path) -> None:
+    source = shared(MANAUS)
+    left, bottom, right, top = open_input(source, small_model, SegmentOptions()).grid.extent.boundingbox.bbox
+    third = (right - left) / 3
+    ring = [(left + third, bottom), (right, bottom + third), (right - third, top), (left, top), (left + third, bottom)]
+    crs = {"type": "name", "properties": {"name": "urn:ogc:def:crs:EPSG::32620"}}
+    aoi = tmp_path / "aoi.json"
+    aoi.write_text(json.dumps({"type": "Polygon", "coordinates": [ring], "crs": crs}))
+    options = {"cluster": cluster(2), "window": 128}
+    everywhere = labels_in(run(source, small_model, tmp_path / "a", **options))
+    result = run(source, small_model, tmp_path / "b", aoi=aoi, **options)
+    within = labels_in(result)
+    scene = open_input(source, small_model, SegmentOptions(aoi=aoi))
+    wanted = read_block(scene, Window(0, 0, *scene.grid.shape)).wanted
+    np.testing.assert_array_equal(within, np.where(wanted, everywhere, 255))
+    assert 0.2 < wanted.mean() < 0.8
+    assert result.record["windows"] < run(source, small_model, tmp_path / "a", **options).record["windows"]
+
+
 def test_tiles_of_an_unpadded_network_cannot_be_seen(cluster: Cluster, tmp_path: Path) -> None:
     torch.manual_seed(7)
     folder = tmp_path / "model"

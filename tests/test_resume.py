@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
 import os
 import shutil
@@ -253,7 +254,17 @@ def test_a_task_of_a_run_that_was_started_over_is_out_of_reach_of_the_new_one(
     assert not new.inferred()
 
 
-@pytest.mark.parametrize("lost", ["segmentation.tif", "segmentation.zarr", "item.json"])
+@pytest.mark.parametrize(
+    "lost",
+    [
+        "segmentation.tif",
+        "segmentation.zarr",
+        "segmentation.zarr/zarr.json",
+        "item.json",
+        "preview.png",
+        "../catalog.json",
+    ],
+)
 def test_a_lost_result_is_written_again_from_what_is_there(
     source: Path, small_model: Model, cluster: Cluster, lost: str, tmp_path: Path
 ) -> None:
@@ -263,14 +274,54 @@ def test_a_lost_result_is_written_again_from_what_is_there(
     path = first.folder / lost
     shutil.rmtree(path) if path.is_dir() else path.unlink()
     again = run(source, small_model, tmp_path, cluster="tcp://127.0.0.1:1")  # no cluster is asked for
-    assert not again.computed
+    assert not again.computed and again.rewritten
     assert path.exists()
     assert not (first.folder / ".run").exists()
+    assert not run(source, small_model, tmp_path, cluster="tcp://127.0.0.1:1").rewritten
     with rasterio.open(first.folder / "segmentation.tif") as file:
         np.testing.assert_array_equal(file.read(1), labels)
         assert file.profile == profile
     np.testing.assert_array_equal(open_labels(first.folder / "segmentation.zarr")[:], labels)
     assert is_sealed(first.folder / "segmentation.zarr")
+
+
+@pytest.mark.parametrize("step", ["_write_record", "_item"])
+def test_a_kill_while_a_lost_result_is_written_leaves_nothing_untrue(
+    source: Path, small_model: Model, cluster: Cluster, step: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(*args: object, **more: object) -> None:
+        raise Stop
+
+    first = run(source, small_model, tmp_path, cluster=cluster(1), outputs=("cog",))
+    both = {"cluster": "tcp://127.0.0.1:1", "outputs": ("cog", "zarr")}
+    with monkeypatch.context() as patched, pytest.raises(Stop):
+        patched.setattr(publishing, step, killed)
+        run(source, small_model, tmp_path, **both)
+    assert run(source, small_model, tmp_path, **both).record["outputs"] == ["cog", "zarr"]
+    item = json.loads((first.folder / "item.json").read_text())
+    digest = hashlib.sha256((first.folder / "run.json").read_bytes()).hexdigest()
+    assert item["assets"]["run"]["file:checksum"] == f"1220{digest}"
+    assert not (first.folder / ".run").exists()
+
+
+def test_what_a_killed_publishing_left_lying_about_is_cleared_away(
+    source: Path, small_model: Model, cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(*args: object, **more: object) -> None:
+        raise Stop
+
+    with monkeypatch.context() as patched, pytest.raises(Stop):
+        patched.setattr(publishing, "seal", killed)
+        run(source, small_model, tmp_path, cluster=cluster(1))
+    folder = tmp_path / source.stem
+    (store,) = folder.glob(".run/*/segmentation.zarr")
+    (store / "zarr.0123.partial").write_text("half")
+    (folder / ".item.json.0123.part").write_text("half")
+    run(source, small_model, tmp_path, cluster=cluster(1))
+    assert not list(folder.rglob("*.part*"))
+    (folder / ".run" / "abc").mkdir(parents=True)
+    run(source, small_model, tmp_path, cluster="tcp://127.0.0.1:1")
+    assert not (folder / ".run").exists()
 
 
 def test_an_output_that_was_not_asked_for_at_first_costs_no_inference(

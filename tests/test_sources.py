@@ -518,10 +518,11 @@ def test_what_is_no_area_is_refused(tmp_path: Path, content: str | None, message
 def test_a_scene_with_an_area(tmp_path: Path) -> None:
     path = write(tmp_path / "x.tif", noise(3, 100, 100))
     (tmp_path / "aoi.json").write_text(json.dumps(IN_METRES))
-    valid = read_block(opened(path, aoi=tmp_path / "aoi.json"), Window(0, 0, 100, 100)).valid
+    block = read_block(opened(path, aoi=tmp_path / "aoi.json"), Window(0, 0, 100, 100))
+    assert block.valid.all()
     expected = np.zeros((100, 100), dtype=bool)
     expected[33:67, 10:40] = True  # centres 5 999 000 − 15 … 5 998 000 + 15 and 500 300 + 15 … 501 200 − 15
-    np.testing.assert_array_equal(valid, expected)
+    np.testing.assert_array_equal(block.wanted, expected)
 
 
 def test_local_paths_are_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
