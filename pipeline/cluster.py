@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import logging
+import signal
 import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from multiprocessing.resource_tracker import ensure_running
 from threading import BoundedSemaphore
 from typing import TypeVar
 
@@ -25,9 +27,6 @@ PAUSES_AT = 0.8
 
 CHUNKS_AT_ONCE = 3
 """Chunks that one worker process has in hand: one is read, one inferred, one written."""
-
-IGNORE_INTERRUPTS = "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)"
-"""Ctrl-C in a terminal reaches all processes; local workers leave it to the client, which closes them."""
 
 WORKER_ENVIRONMENT = {"OMP_WAIT_POLICY": "PASSIVE"}
 """Of local worker processes. A thread of the network that waits for another one gives its core to the thread that reads
@@ -72,18 +71,16 @@ def connected(cluster: str, workers: int) -> Iterator[Client]:
         InputError: no scheduler answers at the address, or it has no workers.
     """
     if cluster == "local":
-        with (
-            LocalCluster(
+        with _interrupts_blocked():
+            local = LocalCluster(
                 n_workers=workers,
                 threads_per_worker=CHUNKS_AT_ONCE,
                 processes=True,
                 dashboard_address=":0",  # any free port
                 env=WORKER_ENVIRONMENT,
-                preload=IGNORE_INTERRUPTS,
                 silence_logs=logging.ERROR,
-            ) as local,
-            Client(local, set_as_default=False) as client,
-        ):
+            )
+        with local, Client(local, set_as_default=False) as client:
             yield client
         return
     try:
@@ -106,6 +103,20 @@ def connected(cluster: str, workers: int) -> Iterator[Client]:
                 fix="start workers: dask worker ADDRESS",
             )
         yield client
+
+
+@contextmanager
+def _interrupts_blocked() -> Iterator[None]:
+    """Processes and threads that are started meanwhile do not hear of Ctrl-C.
+
+    In a terminal it reaches all processes; local workers leave it to the client, which closes them.
+    """
+    ensure_running()  # or the first process would start the resource tracker, which unblocks them again
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def hands_of(client: Client) -> int:

@@ -125,9 +125,9 @@ def test_a_worker_that_is_killed_changes_nothing(
     assert contents(result.folder) == contents(whole.folder)
 
 
-@pytest.mark.parametrize("overlap", [0, 32])
+@pytest.mark.parametrize(("overlap", "sent"), [(0, signal.SIGINT), (32, signal.SIGKILL)])
 def test_a_client_that_is_killed_goes_on_where_it_stopped(
-    source: Path, small_model: Model, cluster: Cluster, overlap: int, tmp_path: Path
+    source: Path, small_model: Model, cluster: Cluster, overlap: int, sent: int, tmp_path: Path
 ) -> None:
     whole = run(
         source,
@@ -143,12 +143,17 @@ def test_a_client_that_is_killed_goes_on_where_it_stopped(
         "--out", str(tmp_path / "cut"), "--window", str(160 + overlap), "--halo", "48", "--overlap", str(overlap),
         "--chunk-tiles", "1", "--precision", "fp32", "--device", "cpu", "--workers", "1",
     ]  # fmt: skip
-    process = subprocess.Popen(command, start_new_session=True, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+    log = tmp_path / "log"
+    with log.open("w") as said:
+        process = subprocess.Popen(command, start_new_session=True, stderr=said, stdout=said)
     deadline = time.monotonic() + 120
     while len(inferred_in(tmp_path / "cut")) < 8 and time.monotonic() < deadline:
         time.sleep(0.02)
-    os.killpg(process.pid, signal.SIGKILL)  # client, scheduler and worker at once
-    process.wait()
+    os.killpg(process.pid, sent)  # client, scheduler and worker at once
+    assert process.wait() == (130 if sent == signal.SIGINT else -sent)
+    if sent == signal.SIGINT:
+        assert "Traceback" not in log.read_text()
+        assert log.read_text().endswith("seamline: interrupted; give the same command again\n")
     done = len(inferred_in(tmp_path / "cut"))
     assert 8 <= done < WINDOWS
     assert not list((tmp_path / "cut").rglob("segmentation.tif"))
