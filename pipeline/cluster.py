@@ -37,7 +37,9 @@ class PredictorPlugin(WorkerPlugin):  # type: ignore[misc]
     """Gives each worker process, also one that joins or restarts later, one predictor, loaded once.
 
     The predictor computes in one thread of its own: libraries keep a pool of threads and freed memory for each thread
-    that calls them. ``hands`` bounds the chunks, and so the memory, of the process however many threads its worker has.
+    that calls them. Thread and predictor go when Dask has let go of the plugin and the last chunk has ended: nothing is
+    torn down under a chunk that nobody waits for any more. ``hands`` bounds the chunks, and so the memory, of the
+    process however many threads its worker has.
     """
 
     idempotent = True
@@ -57,10 +59,6 @@ class PredictorPlugin(WorkerPlugin):  # type: ignore[misc]
     def on_device(self, work: Callable[[], T]) -> T:
         """Do ``work`` in the thread of the predictor, after what others gave it before."""
         return self._device.submit(work).result()
-
-    def teardown(self, worker: Worker) -> None:
-        """Let the predictor go; called by Dask on the worker."""
-        self._device.shutdown()
 
 
 @contextmanager
