@@ -167,6 +167,27 @@ def train(
     Console().print(f"model: {out}, receptive radius {spec.receptive_radius}")
 
 
+@app.command()
+def evaluate(
+    prediction: Annotated[Path, typer.Argument(help="A raster of labels, or a scene's folder of results")],
+    truth: Annotated[Path, typer.Argument(help="A raster of labels, or polygons")],
+    values: Annotated[str, typer.Option(help="What stands for which label in the truth: 0=0,255=1")] = "",
+    attribute: Annotated[str, typer.Option(help="Attribute of polygons with their values; default: all are 1")] = "",
+    tolerance: Annotated[int, typer.Option(help="Pixels that boundaries may be apart")] = 2,
+    report: Annotated[Path | None, typer.Option("--json", help="Write the scores to this file")] = None,
+    picture: Annotated[Path | None, typer.Option(help="Draw the confusion matrix to this PNG")] = None,
+) -> None:
+    """Compare a segmentation with the truth: IoU, F1, precision, recall, accuracy, kappa, boundaries."""
+    from flows.evaluation import evaluate, write_evaluation
+    from pipeline.comparison import Truth
+
+    if not 0 <= tolerance <= 64:
+        raise InputError("--tolerance", got=tolerance, expected="pixels, from 0 to 64", fix="correct it")
+    found = evaluate(prediction, Truth(truth, attribute, _mapping(values)), tolerance)
+    write_evaluation(found, report, picture)
+    display.show_evaluation(found)
+
+
 @models.command("inspect")
 def inspect(
     name: Annotated[str, typer.Argument(help="Name of an embedded model, or a model folder")],
@@ -235,6 +256,19 @@ def _numbers(option: str, text: str) -> tuple[float, ...]:
         return tuple(float(part) for part in text.split(","))
     except ValueError:
         raise InputError(option, got=text, expected="numbers separated by commas", fix="correct it") from None
+
+
+def _mapping(text: str) -> dict[str, int]:
+    """``0=0,255=1`` as values and labels."""
+    labels: dict[str, int] = {}
+    for part in _listed(text):
+        value, _, label = part.rpartition("=")
+        if not value or not label.isdigit() or int(label) > 254:
+            raise InputError(
+                "--values", got=part, expected="VALUE=LABEL, labels 0 to 254", fix="see seamline evaluate --help"
+            )
+        labels[value] = int(label)
+    return labels
 
 
 def _choice(option: str, text: str, choices: tuple[str, ...]) -> Any:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from math import isnan
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
@@ -26,6 +27,7 @@ from pipeline.publish import COG, ITEM, PREVIEW, RECORD, ZARR
 from pipeline.run import Totals
 
 if TYPE_CHECKING:
+    from flows.evaluation import Evaluation
     from model.train import Progress as Epoch
 
 console = Console(stderr=True)
@@ -181,6 +183,25 @@ def show_result(result: Result) -> None:
     names = {"cog": COG, "zarr": ZARR}
     for name in (*(names[output] for output in record["outputs"]), ITEM, PREVIEW, RECORD):
         out.print(str(result.folder / name), soft_wrap=True, highlight=False)  # whole, to be copied
+
+
+def show_evaluation(found: Evaluation) -> None:
+    """The table of ``seamline evaluate``."""
+    table = Table(title=f"{found.pixels:,} pixels compared", title_justify="left", highlight=False)
+    columns = ("iou", "f1", "precision", "recall", "boundary_f1")
+    table.add_column("class", style="bold")
+    for name in ("IoU", "F1", "precision", "recall", f"boundary F1 ({found.tolerance} px)", "of the truth"):
+        table.add_column(name, justify="right")
+    for row in found.classes:
+        scores = (getattr(row, column) for column in columns)
+        share = percent(row.pixels_true / found.pixels)
+        table.add_row(row.name, *("–" if isnan(score) else f"{score:.3f}" for score in scores), share)
+    out = Console()
+    out.print(table)
+    out.print(
+        f"mean IoU {found.mean_iou:.3f}, overall accuracy {found.accuracy:.4f}, kappa {found.kappa:.4f}",
+        highlight=False,
+    )
 
 
 def show_scores(scores: Mapping[str, float]) -> None:

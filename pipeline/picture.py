@@ -19,7 +19,7 @@ from pipeline.classes import NODATA, LabelClass, percent
 from pipeline.page import GREY, HATCH, INK, MARGIN, VOID, Page
 from pipeline.plan_picture import write_plan_picture
 
-__all__ = ["decimated", "stretch", "write_plan_picture", "write_preview"]
+__all__ = ["decimated", "stretch", "write_matrix", "write_plan_picture", "write_preview"]
 
 
 _BRIGHT = 4.0
@@ -156,3 +156,25 @@ def _scale_bar(axes: Axes, width_m: float) -> None:
         color="white",
         path_effects=[withStroke(linewidth=2, foreground=INK)],
     )
+
+
+def write_matrix(counts: NDArray[np.int64], names: Sequence[str], path: Path) -> None:
+    """Draw a confusion matrix (truth, predicted) to the PNG ``path``: of each true class the shares it was given."""
+    size, cell = len(names), 0.62
+    longest = 0.075 * max(len(name) for name in names)
+    left, top = MARGIN + 0.35 + longest, 0.95 + longest
+    page = Page(max(4.0, left + size * cell + MARGIN), top + size * cell + MARGIN)
+    page.text(MARGIN, 0.4, "Confusion matrix", fontsize=13, weight="bold")
+    page.text(MARGIN, 0.62, "per cent of each true class (rows) by what it was called (columns)", color=GREY)
+    axes = page.axes(left, top, size * cell, size * cell)
+    total = counts.sum(1, keepdims=True)
+    shares = np.divide(counts, total, out=np.zeros(counts.shape), where=total > 0)
+    axes.imshow(shares, vmin=0, vmax=1, cmap="Blues", aspect="auto")
+    for row, col in np.ndindex(*counts.shape):
+        text = f"{shares[row, col] * 100:.1f}" if total[row, 0] else "–"
+        axes.text(col, row, text, ha="center", va="center", color="white" if shares[row, col] > 0.55 else INK)
+    axes.set(xticks=range(size), yticks=range(size))
+    axes.set_xticklabels(names, rotation=90)
+    axes.set_yticklabels(names)
+    axes.tick_params(length=0, labelcolor=INK, labeltop=True, labelbottom=False)
+    page.save(path)

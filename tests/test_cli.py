@@ -301,9 +301,9 @@ MISUSED = {
     ("simulate", "--out", "x", "--size", "3"): "--size: got too few values, expected 2 (Height and width in pixels)",
     ("simulate", "--size", "3", "4", "--out", "x", "y"): "arguments: got unexpected extra argument(s) (y), expected",
     ("train",): "RECIPE: got nothing, expected a value (YAML file: ",
-    ("segmnt", "x"): "command: got 'segmnt', expected segment, plan, simulate, train or model; see seamline --help",
+    ("segmnt", "x"): "command: got 'segmnt', expected segment, plan, simulate, train, evaluate or model; see seamline --help",
     ("model", "show"): "command: got 'show', expected inspect, import or list; see seamline model --help",
-    ("--versoin",): "option: got --versoin, expected an option of the command; see seamline --help",
+    ("--versoin",): "option: got --versoin, expected an option of the command, such as --version; see seamline --help",
 }
 
 

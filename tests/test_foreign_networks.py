@@ -1,0 +1,77 @@
+"""Real networks of other people, from file to labels: as good as in their authors' own program, or better."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import rasterio
+
+from flows.evaluation import evaluate
+from flows.importing import Description, import_model
+from flows.options import SegmentOptions
+from flows.segment import Result, Watcher, segment
+from model import metrics
+from pipeline.comparison import Truth
+from tests.data import MANAUS, shared
+from tests.rasters import UTM, write
+
+csmask = pytest.importorskip("ukis_csmask.mask", reason="ukis-csmask, with its networks, is not installed")
+
+BANDS = ("blue", "green", "red", "nir", "swir16", "swir22")
+CLASSES = ("clear", "cloud", "cloud shadow")
+ANALYSTS = {0: 2, 1: 0, 3: 0, 4: 1}
+"""Their labels on the chips: 0 shadow, 1 water, 3 land, 4 cloud."""
+
+
+def imported(name: str, folder: Path) -> Path:
+    """A model folder of one of the networks that ukis-csmask brings; its JSON tells what they were trained on."""
+    home = Path(csmask.__file__).parent
+    data: dict[str, Any] = json.loads((home / f"{name}.json").read_text())["data"]
+    mean, std = data["dataset_statistics"]["img"]
+    described = Description(
+        tuple(data["dataset_statistics"]["band_names"]), CLASSES, name.replace("_", "-"), mean=tuple(mean),
+        std=tuple(std), license="Apache-2.0",
+    )  # fmt: skip
+    spec = import_model(home / f"{name}.onnx", described, folder)
+    assert spec.receptive_radius is None  # squeeze and excitation looks at the whole window
+    assert spec.network.to_dict()["window"] == 256
+    return folder
+
+
+def run(scene: Path, model: Path, out: Path, address: str) -> Result:
+    return segment(scene, model, out, SegmentOptions(cluster=address), Watcher())
+
+
+@pytest.mark.parametrize("bands", [4, 6])
+def test_kappa_on_labelled_chips_is_that_of_the_authors_program(tmp_path: Path, cluster: Any, bands: int) -> None:
+    model = imported(f"model_{bands}b_l1c", tmp_path / "model")
+    for sensor in ("landsat5", "landsat7"):
+        chip = np.load(shared(f"ukis-csmask/{sensor}.npz"))
+        image, mask = chip["img"], chip["msk"][..., 0]
+        truth = np.full(mask.shape, 255, np.uint8)
+        for theirs, ours in ANALYSTS.items():
+            truth[mask == theirs] = ours
+        scene = write(tmp_path / f"{sensor}.tif", np.moveaxis(image, -1, 0), transform=UTM, names=BANDS)
+        labels = write(tmp_path / f"{sensor}-truth.tif", truth[None], transform=UTM, nodata=255)
+        result = run(scene, model, tmp_path / "out", cluster(2))
+        found = evaluate(result.folder, Truth(labels))
+        own = csmask.CSmask(image.copy()[..., :bands], list(BANDS[:bands]), product_level="l1c").csm[..., 0]
+        theirs = metrics.kappa(metrics.confusion_matrix(own, truth, 3))
+        print(f"{sensor}, {bands} bands: kappa {found.kappa:.4f}, their own program {theirs:.4f}")
+        assert found.kappa > theirs - 0.005
+        plan = result.record["plan"]
+        assert (plan["window"], plan["halo"], plan["overlap"]) == (256, 32, 32)
+
+
+@pytest.mark.parametrize("name", ["model_6b_l2a", "model_4b_l2a"])
+def test_a_real_scene_is_segmented(tmp_path: Path, cluster: Any, name: str) -> None:
+    result = run(shared(MANAUS), imported(name, tmp_path / "model"), tmp_path / "out", cluster(2))
+    with rasterio.open(result.folder / "segmentation.tif") as file, rasterio.open(shared(MANAUS)) as scene:
+        labels = file.read(1)
+        assert (file.transform, file.crs) == (scene.transform, scene.crs)
+        np.testing.assert_array_equal(labels == 255, scene.read().max(0) == 0)
+    assert (labels == 0).mean() > 0.8  # a clear day
