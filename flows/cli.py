@@ -237,6 +237,26 @@ def import_network(
     Console().print(f"model: {out}")
 
 
+@models.command("tune")
+def tune(
+    name: Annotated[str, typer.Argument(help="Name of an embedded model, or a model folder")],
+    scene: Annotated[str | None, typer.Option(help=SCENE + " to measure on; default: noise")] = None,
+    device: Device = "auto",
+    precision: Precision = "auto",
+    window: Window = "auto",
+    halo: Halo = "auto",
+    as_json: Annotated[bool, typer.Option("--json", help="For programs")] = False,
+) -> None:
+    """Measure every way to run a model on this machine, and show which one a run would take."""
+    from flows.tuning import tune
+
+    found = tune(name, scene, _options(device=device, precision=precision, window=window, halo=halo))
+    if as_json:
+        print(json.dumps(found.to_dict(), indent=2))
+    else:
+        display.show_tuning(found)
+
+
 @models.command("list")
 def list_models() -> None:
     """Name the embedded models."""

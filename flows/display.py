@@ -28,6 +28,7 @@ from pipeline.run import Totals
 
 if TYPE_CHECKING:
     from flows.evaluation import Evaluation
+    from model.measurement import Measurement
     from model.train import Progress as Epoch
 
 console = Console(stderr=True)
@@ -183,6 +184,32 @@ def show_result(result: Result) -> None:
     names = {"cog": COG, "zarr": ZARR}
     for name in (*(names[output] for output in record["outputs"]), ITEM, PREVIEW, RECORD):
         out.print(str(result.folder / name), soft_wrap=True, highlight=False)  # whole, to be copied
+
+
+def show_tuning(found: Measurement) -> None:
+    """The tables of ``seamline model tune``: the trials, then the windows with what was chosen."""
+    trials = Table(title=f"trials, windows of {min(found.seconds)}²", title_justify="left", highlight=False)
+    for name in ("device", "precision", "layout", "batch", "threads", "Mpx/s", "as fp32", "IoU with it"):
+        trials.add_column(name, justify="right", no_wrap=True)
+    for trial in found.trials:
+        how = trial.settings
+        speed, agreement = f"{1e-6 / trial.seconds_per_pixel:.2f}", f"{trial.agreement:.2%}"
+        iou = f"{trial.mean_iou:.4f}"
+        layout = "NHWC" if how.channels_last else "NCHW"
+        trials.add_row(how.device, how.precision, layout, str(how.batch), str(how.threads), speed, agreement, iou)
+    windows = _table("chosen")
+    how = found.settings
+    windows.add_row(
+        "settings",
+        f"{how.device}, {how.precision}, {'NHWC' if how.channels_last else 'NCHW'}, "
+        f"batch {how.batch}, {how.threads} thread(s)",
+    )
+    for edge, seconds in sorted(found.seconds.items()):
+        windows.add_row(f"window {edge}", f"{1e-6 / seconds:.2f} Mpx/s of network input")
+    windows.add_row("memory", f"{found.process_bytes / 2**20:.0f} MiB and {found.bytes_per_pixel:.0f} bytes a pixel")
+    out = Console()
+    out.print(trials)
+    out.print(windows)
 
 
 def show_evaluation(found: Evaluation) -> None:

@@ -16,6 +16,7 @@ from affine import Affine
 
 from flows import cli, measuring, models
 from flows.models import Model
+from model.measurement import Measurement
 from tests.data import MANAUS, shared
 from tests.rasters import noise, write
 
@@ -301,10 +302,25 @@ MISUSED = {
     ("simulate", "--out", "x", "--size", "3"): "--size: got too few values, expected 2 (Height and width in pixels)",
     ("simulate", "--size", "3", "4", "--out", "x", "y"): "arguments: got unexpected extra argument(s) (y), expected",
     ("train",): "RECIPE: got nothing, expected a value (YAML file: ",
-    ("segmnt", "x"): "command: got 'segmnt', expected segment, plan, simulate, train, evaluate or model; see seamline --help",
-    ("model", "show"): "command: got 'show', expected inspect, import or list; see seamline model --help",
+    (
+        "segmnt",
+        "x",
+    ): "command: got 'segmnt', expected segment, plan, simulate, train, evaluate or model; see seamline --help",
+    ("model", "show"): "command: got 'show', expected inspect, import, tune or list; see seamline model --help",
     ("--versoin",): "option: got --versoin, expected an option of the command, such as --version; see seamline --help",
 }
+
+
+def test_every_way_to_run_a_model_is_shown(seamline: Seamline, small_model: Model) -> None:
+    asked = ("model", "tune", str(small_model.folder), "--window", "128")
+    code, out, _ = seamline(*asked, "--json")
+    assert code == 0
+    found = Measurement.from_dict(json.loads(out))
+    assert {trial.settings.channels_last for trial in found.trials} == {False, True}
+    assert found.settings in [trial.settings for trial in found.trials]
+    assert set(found.seconds) == {128}
+    code, out, _ = seamline(*asked)
+    assert code == 0 and "precision" in out and "window 128" in out
 
 
 @pytest.mark.parametrize("arguments", MISUSED, ids=" ".join)
