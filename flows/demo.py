@@ -50,11 +50,11 @@ def main() -> int:
     folder = Path(outcome["folder"])
     display.show_result(Result(folder, outcome["record"], outcome["computed"]))
     display.show_scores(truth_scores(folder / COG, truth, outcome["record"]["classes"]))
-    display.console.print(f"Prefect flow run {state.state_details.flow_run_id} of segment-scene: {state.name}")
+    display.say(f"Prefect flow run {state.state_details.flow_run_id} of segment-scene: {state.name}")
     ended = time.monotonic()
-    display.console.print(
-        f"{ended - started:.0f} s in all, {simulated - started:.0f} of them to start Prefect and simulate the scene, "
-        f"{ended - simulated:.0f} for the flow run; look at {folder / 'preview.png'}"
+    display.say(
+        f"{ended - started:.0f} s in all: {simulated - started:.0f} to simulate the scene, {ended - simulated:.0f} for "
+        f"the flow run with Prefect's own server; look at {folder / 'preview.png'}"
     )
     return 0
 

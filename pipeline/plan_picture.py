@@ -202,17 +202,24 @@ def _draw_example(axes: Axes, window: Window, support: Window, overlap: int) -> 
         path_effects=[withStroke(linewidth=2.5, foreground="white")],
     )
     if halo:
-        _measure(axes, middle, (window.row, support.row), f"halo {halo} px", centre - support.height * 0.27)
+        _measure(axes, middle, (window.row, support.row), f"halo {halo} px")
     if overlap:
-        ends = (support.stop_row - overlap, support.stop_row)
-        _measure(axes, middle, ends, f"overlap {overlap} px", centre + support.height * 0.27)
+        _measure(axes, middle, (support.stop_row - overlap, support.stop_row), f"overlap {overlap} px")
 
 
-def _measure(axes: Axes, col: float, ends: tuple[float, float], text: str, row: float) -> None:
-    """A double arrow between two rows, its text a little away at ``row``."""
+def _measure(axes: Axes, col: float, ends: tuple[float, float], text: str) -> None:
+    """A double arrow between two rows, its text beside it."""
     arrow = {"arrowstyle": "<|-|>", "mutation_scale": 7, "color": INK, "lw": 1, "shrinkA": 0, "shrinkB": 0}
     axes.annotate("", (col, ends[1]), (col, ends[0]), arrowprops=arrow)
-    _label(axes, (col, row), text)
+    axes.annotate(
+        text,
+        (col, sum(ends) / 2),
+        xytext=(7, 0),
+        textcoords="offset points",
+        va="center",
+        color=INK,
+        path_effects=[withStroke(linewidth=2.5, foreground="white")],
+    )
 
 
 def _label(axes: Axes, place: tuple[float, float], text: str) -> None:
