@@ -251,6 +251,9 @@ def show_plan(plan: Plan) -> None:
     )
     table.add_row("halo", f"{tiling.halo} ({proof})")
     table.add_row("overlap", str(tiling.overlap))
+    if exact is None or tiling.halo < exact:
+        share = plan.measured.disagreement
+        table.add_row("labels that two windows see differently", f"{share * 1e6:,.0f} of a million, before feathering")
     table.add_row("tiles", f"{tiling.tile_count} in {tiling.tile_grid.row} rows and {tiling.tile_grid.col} columns")
     rows, cols = tiling.chunk_grid
     table.add_row(

@@ -55,7 +55,7 @@ def measure(
         model.spec, model.folder, radiometry_of(scene), halo, options.device, options.precision, threads,
         reset_peak_memory, peak_memory,
     )  # fmt: skip
-    sample = sample_window(scene, min(sizes))
+    sample = sample_window(scene, 3 * min(sizes) // 2)
     found: Measurement = client.submit(tuner, sample, sizes, workers=[worker], pure=False).result()
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path, shared=True) as part:

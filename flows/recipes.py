@@ -2,42 +2,31 @@
 
 from __future__ import annotations
 
-import zipfile
-import zlib
-from collections.abc import Sequence
 from math import isfinite
 from pathlib import Path
 from typing import Annotated, Literal
 
 import numpy as np
 import yaml
-from numpy.typing import NDArray
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, Field, ValidationError, model_validator
 
-from flows.options import Scale
+from flows.training_data import Source, Strict, said
 from model.config import UNetConfig
 from model.data import IGNORE, Jitter, LabelledImage
 from model.spec import LABELS, InputBand, ModelClass
 from model.train import Normalisation, Schedule
 from pipeline.errors import InputError
-from pipeline.grid import Window
-from pipeline.scene import read_block
-from pipeline.simulate import Simulation
-from pipeline.sources import BandNeed, SceneOptions, open_scene
+from pipeline.sources import BandNeed
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
-
-class BandEntry(_Strict):
+class BandEntry(Strict):
     """A band of the model's input."""
 
     name: str
     wavelength: float = Field(description="centre, µm")
 
 
-class ClassEntry(_Strict):
+class ClassEntry(Strict):
     """A class, its colour as #RRGGBB; its weight in the loss."""
 
     name: str
@@ -46,129 +35,7 @@ class ClassEntry(_Strict):
     weight: float = Field(default=1.0, gt=0)
 
 
-class Chip(_Strict):
-    """A labelled array in an .npz file: an image (height, width, bands) of reflectance and a mask of labels."""
-
-    kind: Literal["chip"]
-    path: Path
-    image_key: str
-    mask_key: str
-    labels: dict[int, Annotated[int, Field(ge=0, lt=IGNORE)]] = Field(
-        description="value in the mask → label; other values teach nothing"
-    )
-    weight: float = Field(default=1.0, gt=0)
-
-    @property
-    def name(self) -> str:
-        """The file's stem."""
-        return self.path.stem
-
-    def load(self, data: Path, bands: Sequence[BandNeed]) -> list[LabelledImage]:
-        """The whole chip."""
-        try:
-            with np.load(data / self.path) as arrays:
-                image = arrays[self.image_key].astype(np.float32)
-                mask = arrays[self.mask_key].squeeze()
-        except (OSError, EOFError, LookupError, TypeError, ValueError, zipfile.BadZipFile, zlib.error) as error:
-            raise InputError(
-                f"source {self.name!r} of the recipe",
-                got=_said(error),
-                expected=f"an .npz file below {data} with {self.image_key} and {self.mask_key}",
-                fix="check the recipe's path and keys, and --data",
-            ) from error
-        if image.shape != (*mask.shape, len(bands)) or mask.ndim != 2:
-            raise InputError(
-                f"source {self.name!r} of the recipe",
-                got=f"{image.shape} and {mask.shape}",
-                expected=f"(height, width, {len(bands)}) of the image and (height, width) of the mask",
-                fix="check the recipe's keys and bands",
-            )
-        labels = np.full(mask.shape, IGNORE, np.uint8)
-        for value, label in self.labels.items():
-            labels[mask == value] = label
-        return [LabelledImage(self.name, np.moveaxis(image, -1, 0), labels, self.weight)]
-
-
-class Simulated(_Strict):
-    """Simulated scenes of ``size``² pixels, one for each seed."""
-
-    kind: Literal["simulated"]
-    size: int = Field(gt=0, le=2**14, description="the scenes are held in memory")
-    seeds: list[Annotated[int, Field(ge=0, lt=2**63)]] = Field(min_length=1)
-    weight: float = Field(default=1.0, gt=0)
-    name: str = "simulated"
-
-    def load(self, data: Path, bands: Sequence[BandNeed]) -> list[LabelledImage]:
-        """Every scene with its truth; ``weight`` is shared between them."""
-        whole = Window(0, 0, self.size, self.size)
-        images = []
-        for seed in self.seeds:
-            pixels, truth = Simulation(self.size, self.size, seed=seed).block(whole)
-            image = np.where(truth == IGNORE, np.nan, pixels * np.float32(1e-4)).astype(np.float32)
-            images.append(LabelledImage(f"{self.name}-{seed}", image, truth, self.weight / len(self.seeds)))
-        return images
-
-
-_INDEX_BANDS = {"blue", "green", "nir", "swir16"}
-
-
-class WaterIndex(_Strict):
-    """A real scene without labels, weakly labelled by its modified normalised difference water index.
-
-    MNDWI = (green − SWIR1) / (green + SWIR1), Xu (2006), doi:10.1080/01431160600589179. Water where it is above
-    ``margin`` and the near infrared is dark, land where it is below −``margin``; bright pixels, which may be
-    cloud, dark ones that may be shadow, and all between teach nothing.
-    """
-
-    kind: Literal["water-index"]
-    path: Path
-    scale: Scale = None
-    bands: list[str] = []
-    margin: float = 0.1
-    brightest: float = Field(default=0.18, description="blue reflectance above which a pixel may be cloud")
-    darkest_land: float = Field(default=0.15, description="near infrared below which land may be shadow")
-    weight: float = Field(default=1.0, gt=0)
-
-    @property
-    def name(self) -> str:
-        """The file's or folder's stem."""
-        return self.path.stem
-
-    def load(self, data: Path, bands: Sequence[BandNeed]) -> list[LabelledImage]:
-        """The whole scene; needs the bands blue, green, nir and swir16."""
-        names = [need.name for need in bands]
-        if not set(names) >= _INDEX_BANDS:
-            raise InputError(
-                f"source {self.name!r} of the recipe",
-                got=f"the bands {', '.join(names)}",
-                expected=", ".join(sorted(_INDEX_BANDS)),
-                fix="add them to the recipe's bands, or leave out the sources of kind water-index",
-            )
-        options = SceneOptions(scale=self.scale, bands=tuple(self.bands))
-        scene = open_scene(data / self.path, bands, options, assumed_nodata=0)
-        block = read_block(scene, Window(0, 0, *scene.grid.shape))
-        factors = np.array([(b.scale, b.offset) for b in scene.bands], np.float32)[:, :, None, None]
-        image = block.pixels * factors[:, 0] + factors[:, 1]
-        image[:, ~block.valid] = np.nan
-        for values, pixels, band in zip(image, block.pixels, scene.bands, strict=True):
-            values[pixels == band.nodata] = np.nan
-        by_name = {need.name: values for need, values in zip(bands, image, strict=True)}
-        return [LabelledImage(self.name, image, self._labels(by_name), self.weight)]
-
-    def _labels(self, bands: dict[str, NDArray[np.float32]]) -> NDArray[np.uint8]:
-        blue, green, nir, swir = (bands[name] for name in ("blue", "green", "nir", "swir16"))
-        with np.errstate(invalid="ignore", divide="ignore"):
-            index = (green - swir) / (green + swir)
-            clear = blue < self.brightest
-            water = clear & (index > self.margin) & (nir < 0.2)
-            land = clear & (index < -self.margin) & (nir > self.darkest_land)
-        return np.select([water, land], [np.uint8(1), np.uint8(0)], default=np.uint8(IGNORE))
-
-
-Source = Annotated[Chip | Simulated | WaterIndex, Field(discriminator="kind")]
-
-
-class NetworkEntry(_Strict):
+class NetworkEntry(Strict):
     """The U-Net's size."""
 
     depth: int = Field(default=4, ge=1, le=8)
@@ -198,7 +65,7 @@ def _plausible(jitter: Jitter) -> Jitter:
     return jitter
 
 
-class Recipe(_Strict):
+class Recipe(Strict):
     """All that decides what a training makes."""
 
     name: str = Field(pattern="^[a-z0-9][a-z0-9-]*$")
@@ -212,7 +79,7 @@ class Recipe(_Strict):
     holdout: list[str] = Field(default=[], description="names of sources to validate on and not to train on")
     schedule: Schedule = Schedule()
     jitter: Annotated[Jitter, AfterValidator(_plausible)] = Jitter()
-    training_data: list[str] = []
+    training_data: list[str] = Field(default=[])
 
     @model_validator(mode="after")
     def _consistent(self) -> Recipe:
@@ -296,7 +163,7 @@ def read_recipe(path: Path) -> Recipe:
     try:
         document = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, yaml.YAMLError) as error:  # ValueError: no text, or a date that there is not
-        raise InputError(f"recipe {path}", got=_said(error), expected="a YAML file", fix="check the path") from error
+        raise InputError(f"recipe {path}", got=said(error), expected="a YAML file", fix="check the path") from error
     if not isinstance(document, dict):
         raise InputError(
             f"recipe {path}",
@@ -310,7 +177,3 @@ def read_recipe(path: Path) -> Recipe:
         places = [(".".join(map(str, e["loc"])), e["msg"].removeprefix("Value error, ")) for e in error.errors()]
         wrong = "; ".join(f"{place}: {message}" if place else message for place, message in places)
         raise InputError(f"recipe {path}", got=wrong, expected="the fields of a recipe", fix="correct them") from error
-
-
-def _said(error: Exception) -> str:
-    return (error.strerror if isinstance(error, OSError) else None) or " ".join(str(error).split())

@@ -28,10 +28,13 @@ def tune(model_name: str | Path, source: str | None, options: SegmentOptions) ->
     sizes = window_sizes(max(SIZES), halo, model.reach, options.window)
     if source is None:
         count = len(model.spec.bands)
-        radiometry, sample = Radiometry((1.0,) * count, (0.0,) * count, (None,) * count), _noise(model, min(sizes))
+        radiometry, sample = (
+            Radiometry((1.0,) * count, (0.0,) * count, (None,) * count),
+            _noise(model, 3 * min(sizes) // 2),
+        )
     else:
         scene = open_input(source, model, options)
-        radiometry, sample = radiometry_of(scene), sample_window(scene, min(sizes))
+        radiometry, sample = radiometry_of(scene), sample_window(scene, 3 * min(sizes) // 2)
     with connected("local", 1) as client:
         from model.tune import Tuner  # torch, which takes seconds to import: after the worker was started
 

@@ -42,7 +42,8 @@ class Measurement:
     ``settings.batch`` is for windows of the smallest edge; larger ones go in batches of about as many pixels.
     ``seconds`` maps the edge of a window to seconds per pixel of its area. ``process_bytes`` is what the process
     holds with the network loaded, ``bytes_per_pixel`` what a forward adds for each pixel of a batch: to the process on
-    a CPU, to the device otherwise, which has ``device_bytes``.
+    a CPU, to the device otherwise, which has ``device_bytes``. ``disagreement`` is the share of labels that two
+    windows see differently: 0 where the halo covers the network's reach.
     """
 
     settings: Settings
@@ -51,6 +52,7 @@ class Measurement:
     bytes_per_pixel: float
     trials: tuple[Trial, ...]
     device_bytes: int = 0
+    disagreement: float = 0.0
 
     def settings_for(self, window: int) -> Settings:
         """The settings for windows of this edge."""
@@ -85,5 +87,6 @@ class Measurement:
             process_bytes=values["process_bytes"],
             bytes_per_pixel=values["bytes_per_pixel"],
             device_bytes=values["device_bytes"],
+            disagreement=values["disagreement"],
             trials=tuple(Trial(**{**t, "settings": Settings(**t["settings"])}) for t in values["trials"]),
         )

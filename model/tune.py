@@ -51,9 +51,10 @@ class Tuner:
     """The most bytes that the process held since the last reset."""
 
     def __call__(self, sample: Sample, sizes: Sequence[int]) -> Measurement:
-        """Measure on a window of the scene; ``sizes`` are the edges of windows that a plan might take.
+        """Measure on a piece of the scene; ``sizes`` are the edges of windows that a plan might take.
 
-        Labels are compared and settings chosen on the smallest size; the others are timed with the choice.
+        Labels are compared and settings chosen on the smallest size; the others are timed with the choice. The sample
+        is half as large again as the smallest window: two windows, half a window apart, tell how far they disagree.
         """
         first = min(sizes)
         trials: list[Trial] = []
@@ -67,6 +68,7 @@ class Tuner:
             # The candidates come in the order of what they cost: a larger one must be worth it.
             best = next(t for t in agreeing if t.seconds_per_pixel <= NOISE * fastest.seconds_per_pixel).settings
         measured = self._measured(best, sample, sizes, tuple(trials))
+        measured = replace(measured, disagreement=self._disagreement(best, sample, first))
         _released()  # what the largest window took is not the run's
         return measured
 
@@ -141,6 +143,28 @@ class Tuner:
         pixels, valid = _resized(sample, edge)
         (scores,) = runtime.predict([pixels], [valid])
         return np.asarray(runtime.to_host(scores.argmax(0))).astype(np.uint8)
+
+    def _disagreement(self, settings: Settings, sample: Sample, edge: int) -> float:
+        """Share of the labels that two windows see differently, where their supports overlap by half.
+
+        Each has there what the other has in its middle at its edge, ``halo`` pixels of context away from the end of
+        what it sees. 0 where the halo is exact.
+        """
+        pixels, valid = sample
+        shift = (edge - 2 * self.halo) // 2 // self.spec.divisor * self.spec.divisor
+        room = min(valid.shape) - edge
+        if not 0 < shift <= room:
+            return 0.0
+        here, there = (
+            self._labels(
+                settings, (pixels[:, at : at + edge, at : at + edge], valid[at : at + edge, at : at + edge]), edge
+            )
+            for at in (0, shift)
+        )
+        common = len(here) - shift
+        known = valid[shift + self.halo :, shift + self.halo :][:common, :common]
+        differs = (here[shift:, shift:] != there[:common, :common])[known]
+        return float(differs.mean()) if differs.size else 0.0
 
     def _runtime(self, settings: Settings) -> Runtime:
         return Runtime(self.spec, self.folder, settings, self.radiometry, self.halo)

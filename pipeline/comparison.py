@@ -6,16 +6,17 @@ are burnt into the segmentation's grid. Memory does not grow with the rasters.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyogrio
 import rasterio
 import shapely
+from affine import Affine
 from numpy.typing import NDArray
 from pyproj import Transformer
 from rasterio.enums import Resampling
@@ -26,7 +27,7 @@ from rasterio.windows import Window as RasterioWindow
 
 from pipeline.classes import NODATA
 from pipeline.errors import InputError
-from pipeline.grid import Window
+from pipeline.grid import GeoBox, Window
 from pipeline.publish import COG
 from pipeline.rasters import environment
 
@@ -126,23 +127,57 @@ def _read_beside(truth: Truth, predicted: Any) -> Iterator[Any]:
 @contextmanager
 def _burnt(truth: Truth, predicted: Any) -> Iterator[Any]:
     """(size, reader of both labels of a window) on the grid of the segmentation, for polygons."""
-    shapes, labels = _polygons(truth, predicted)
-    tree = shapely.STRtree(shapes)
+    true = _burner(truth, predicted)
+    yield predicted.shape, lambda window: (_labels(predicted, window, {}), true(window))
 
-    def both(window: Window) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-        transform = predicted.transform @ rasterio.Affine.translation(window.col, window.row)
+
+def labels_on(grid: GeoBox, truth: Truth, window: Window) -> NDArray[np.uint8]:
+    """Labels (height, width) of a window of ``grid``; a raster of truth is warped to it by nearest neighbour.
+
+    Raises:
+        InputError: the truth cannot be read, or lies elsewhere.
+    """
+    place = _Place(
+        None if grid.crs is None else rasterio.CRS.from_wkt(grid.crs.to_wkt()),
+        grid.transform, tuple(grid.shape), tuple(grid.extent.boundingbox.bbox),
+    )  # fmt: skip
+    if truth.is_vector:
+        return _burner(truth, place)(window)
+    with _opened(truth.path, "truth") as true:
+        if (place.crs, place.transform, place.shape) == (true.crs, true.transform, true.shape):
+            return _labels(true, window, truth.values)
+        _check_ground(place, truth.path, true.crs and true.crs.to_wkt(), true.bounds)
+        onto = {"crs": place.crs, "transform": place.transform, "width": place.shape[1], "height": place.shape[0]}
+        outside = true.nodata if true.nodata is not None else NODATA
+        with WarpedVRT(true, resampling=Resampling.nearest, nodata=outside, **onto) as warped:
+            return _labels(warped, window, truth.values)
+
+
+class _Place(NamedTuple):
+    """What of a raster says where it lies; the names are rasterio's."""
+
+    crs: Any
+    transform: Affine
+    shape: tuple[int, ...]
+    bounds: tuple[float, ...]
+
+
+def _burner(truth: Truth, place: Any) -> Callable[[Window], NDArray[np.uint8]]:
+    """A reader of the labels of a window, for polygons."""
+    shapes, labels = _polygons(truth, place)
+    tree = shapely.STRtree(shapes)
+    rest = NODATA if truth.attribute else 0
+
+    def read(window: Window) -> NDArray[np.uint8]:
+        transform = place.transform @ Affine.translation(window.col, window.row)
         corners = [(0, 0), (window.width, 0), (window.width, window.height), (0, window.height)]
         near = sorted(tree.query(shapely.Polygon([transform @ corner for corner in corners])))
         burnt = [(shapes[k], int(labels[k])) for k in near]  # in the file's order: what comes later lies above
-        rest = NODATA if truth.attribute else 0
-        true = (
-            rasterize(burnt, window.shape, fill=rest, transform=transform, dtype="uint8")
-            if burnt
-            else np.full(window.shape, rest, np.uint8)
-        )
-        return _labels(predicted, window, {}), true
+        if not burnt:
+            return np.full(window.shape, rest, np.uint8)
+        return np.asarray(rasterize(burnt, window.shape, fill=rest, transform=transform, dtype="uint8"))
 
-    yield predicted.shape, both
+    return read
 
 
 def _polygons(truth: Truth, predicted: Any) -> tuple[NDArray[Any], NDArray[np.uint8]]:

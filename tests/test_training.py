@@ -7,9 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyogrio
 import pytest
+import shapely
 import torch
 import yaml
+from affine import Affine
 
 from flows import training
 from flows.recipes import Recipe, read_recipe
@@ -20,7 +23,7 @@ from model.errors import ModelError
 from model.train import Normalisation, Progress
 from pipeline.errors import InputError
 from pipeline.simulate import Simulation, write_simulation
-from tests.rasters import noise, write
+from tests.rasters import UTM, noise, write
 
 NAMES = ("blue", "green", "red", "nir", "swir16", "swir22")
 RECIPE: dict[str, Any] = {
@@ -63,6 +66,34 @@ def test_a_recipe_becomes_a_model(tmp_path: Path, padding: str) -> None:
     assert spec.network.padding == padding
     assert read_document(tmp_path / "model") == spec
     assert not (tmp_path / "model" / "checkpoint.pt").exists()
+
+
+@pytest.mark.parametrize("labels", ["raster", "coarse raster", "polygons"])
+def test_images_are_labelled_by_rasters_and_polygons_on_any_grid(tmp_path: Path, labels: str) -> None:
+    pixels = noise(6, 90, 120)
+    write(tmp_path / "image.tif", pixels, names=NAMES)
+    truth = np.zeros((90, 120), np.uint8)
+    truth[30:60, 40:80] = 200
+    if labels == "raster":
+        write(tmp_path / "labels.tif", truth[None])
+    elif labels == "coarse raster":
+        write(tmp_path / "labels.tif", truth[None, 5::10, 5::10], transform=UTM @ Affine.scale(10))
+    else:
+        square = shapely.Polygon([UTM @ corner for corner in ((40, 30), (80, 30), (80, 60), (40, 60))])
+        pyogrio.raw.write(
+            tmp_path / "labels.gpkg", shapely.to_wkb([square]), [np.array([200])], ["kind"], geometry_type="Polygon",
+            crs="EPSG:32620", driver="GPKG",
+        )  # fmt: skip
+    source = {
+        "kind": "labelled", "name": "middle", "image": "image.tif", "part": (0.25, 0.1, 1, 0.9),
+        "labels": "labels.gpkg" if labels == "polygons" else "labels.tif", "values": {200: 1, 0: 0},
+        "attribute": "kind" if labels == "polygons" else "",
+    }  # fmt: skip
+    ((image,), _) = recipe(sources=[source]).load(tmp_path)
+    part = np.s_[9:81, 30:120]
+    expected = np.where(truth == 200, 1, 255 if labels == "polygons" else 0)[part]
+    np.testing.assert_array_equal(image.labels, expected)
+    np.testing.assert_allclose(image.image, pixels[:, *part] * (image.image / pixels[:, *part]).flat[0], rtol=1e-5)
 
 
 # --- the recipe ------------------------------------------------------------------------------------------
