@@ -9,16 +9,19 @@ from pathlib import Path
 
 import pytest
 import rasterio
+import yaml
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import ArtifactFilter, FlowRunFilter, TaskRunFilter
 from prefect.client.schemas.sorting import ArtifactSort, FlowRunSort, TaskRunSort
 from prefect.testing.utilities import prefect_test_harness
 
-from flows.models import Model
+from flows.models import Model, open_model
 from flows.options import SegmentOptions
 from flows.segment_scene import segment_scene
+from flows.train_model import train_model_flow
 from pipeline.errors import InputError
 from tests.rasters import noise, write
+from tests.test_training import RECIPE
 
 NAMES = ("blue", "green", "red", "nir", "swir16", "swir22")
 
@@ -55,6 +58,14 @@ def test_a_flow_run_segments_a_scene_and_leaves_its_artifacts(
     summary = next(artifact.data for artifact in artifacts if artifact.type == "markdown")
     assert "network pixels per scene pixel" in summary
     assert not segment_scene(str(source), str(small_model.folder), tmp_path / "out", options)["computed"]
+
+
+def test_a_flow_run_trains_a_model(prefect: None, tmp_path: Path) -> None:
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(RECIPE))
+    outcome = train_model_flow(tmp_path / "recipe.yaml", tmp_path, tmp_path / "model")
+    assert open_model(tmp_path / "model").spec.name == outcome["name"] == "small"
+    with pytest.raises(InputError, match="name sources of the recipe"):
+        train_model_flow(tmp_path / "recipe.yaml", tmp_path, tmp_path / "model", ["nowhere"])
 
 
 def test_bad_input_fails_the_flow_run_with_its_message(prefect: None, small_model: Model, tmp_path: Path) -> None:
