@@ -11,7 +11,7 @@ from typing import Literal
 from model.document import read_document
 from model.errors import ModelError
 from model.imports import read_network, weights_name, write_model
-from model.spec import Activation, InputBand, ModelClass, ModelSpec
+from model.spec import Activation, InputBand, ModelClass, ModelSpec, color_of
 from pipeline.errors import InputError
 from pipeline.files import check_writable
 
@@ -78,10 +78,7 @@ class Description:
     def model_classes(self) -> tuple[ModelClass, ...]:
         """The classes in label order, each with a colour."""
         colors = self.colors or tuple(PALETTE[label % len(PALETTE)] for label in range(len(self.classes)))
-        return tuple(
-            ModelClass(name, (int(color[1:3], 16), int(color[3:5], 16), int(color[5:7], 16)))
-            for name, color in zip(self.classes, colors, strict=True)
-        )
+        return tuple(ModelClass(name, color_of(color)) for name, color in zip(self.classes, colors, strict=True))
 
 
 def import_model(file: Path, described: Description, out: Path) -> ModelSpec:

@@ -13,7 +13,7 @@ from pydantic import AfterValidator, Field, ValidationError, model_validator
 from flows.training_data import Source, Strict, said
 from model.config import UNetConfig
 from model.data import IGNORE, Jitter, LabelledImage
-from model.spec import LABELS, InputBand, ModelClass
+from model.spec import LABELS, InputBand, ModelClass, color_of
 from model.train import Normalisation, Schedule
 from pipeline.errors import InputError
 from pipeline.sources import BandNeed
@@ -103,10 +103,7 @@ class Recipe(Strict):
     @property
     def model_classes(self) -> tuple[ModelClass, ...]:
         """The classes in label order."""
-        return tuple(
-            ModelClass(c.name, (int(c.color[1:3], 16), int(c.color[3:5], 16), int(c.color[5:7], 16)), c.description)
-            for c in self.classes
-        )
+        return tuple(ModelClass(c.name, color_of(c.color), c.description) for c in self.classes)
 
     def input_bands(self, normalisation: Normalisation) -> tuple[InputBand, ...]:
         """The bands with what the training found of them."""

@@ -75,6 +75,15 @@ def resumable(directory: RunDirectory, identity: Identity, options: SegmentOptio
         if options.overwrite:
             return None
         raise
+    except (LookupError, TypeError, ValueError) as error:
+        if options.overwrite:
+            return None
+        raise InputError(
+            f"unfinished run in {directory.path.parent}",
+            got=f"a plan of another version ({type(error).__name__}: {error})",
+            expected="one that this version wrote",
+            fix="take another --out, or --overwrite to start over",
+        ) from error
     return Resumed(directory.resumed(), tiling, measured)
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +16,7 @@ from typing import Any
 
 from model.config import Program, ProgramFormat, UNetConfig
 from model.errors import ModelError
-from model.spec import InputBand, ModelClass, ModelSpec
+from model.spec import InputBand, ModelClass, ModelSpec, color_of
 from model.weights import check_weights
 
 DOCUMENT = "model.json"
@@ -216,7 +215,7 @@ def _spec(document: Mapping[str, Any]) -> ModelSpec:
             for band, norm in zip(bands, scaling, strict=True)
         ),
         classes=tuple(
-            ModelClass(c["name"], _color(c["color_hint"]), c.get("description", ""))
+            ModelClass(c["name"], color_of(c["color_hint"]), c.get("description", ""))
             for c in sorted(outputs["classification:classes"], key=lambda c: int(c["value"]))
         ),
         network=network,
@@ -230,13 +229,6 @@ def _spec(document: Mapping[str, Any]) -> ModelSpec:
         training_data=tuple(properties["seamline:training_data"]),
         weights=Path(document["assets"]["model"]["href"]).name,
     )
-
-
-def _color(hint: str) -> tuple[int, int, int]:
-    if not re.fullmatch("[0-9A-Fa-f]{6}", hint):
-        raise ValueError(f"color_hint {hint!r} is not six hexadecimal digits, RRGGBB")
-    red, green, blue = bytes.fromhex(hint)
-    return red, green, blue
 
 
 def _check_digest(path: Path, asset: Mapping[str, Any]) -> None:

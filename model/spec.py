@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
@@ -36,6 +37,14 @@ class InputBand:
             raise ValueError(f"band {self.name!r}: wavelength {wave!r}, expected µm above 0, or none")
         if not (math.isfinite(self.mean) and math.isfinite(self.std) and self.std > 0):
             raise ValueError(f"band {self.name!r}: mean {self.mean} and std {self.std} must be finite, std > 0")
+
+
+def color_of(text: str) -> tuple[int, int, int]:
+    """Red, green and blue of ``RRGGBB``, with or without a # before it."""
+    if not re.fullmatch("#?[0-9A-Fa-f]{6}", text):
+        raise ValueError(f"color_hint {text!r} is not six hexadecimal digits, RRGGBB")
+    red, green, blue = bytes.fromhex(text.removeprefix("#"))
+    return red, green, blue
 
 
 @dataclass(frozen=True)

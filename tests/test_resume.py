@@ -309,6 +309,22 @@ def test_a_kill_while_a_lost_result_is_written_leaves_nothing_untrue(
     assert not (first.folder / ".run").exists()
 
 
+def test_a_plan_of_another_version_is_refused(
+    source: Path, small_model: Model, cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(*args: object, **more: object) -> None:
+        raise Stop
+
+    with monkeypatch.context() as patched, pytest.raises(Stop):
+        patched.setattr(publishing, "seal", killed)
+        run(source, small_model, tmp_path, cluster=cluster(1))
+    path = tmp_path / source.stem / ".run" / "plan.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "measured": {}}))
+    with pytest.raises(InputError, match="got a plan of another version"):
+        run(source, small_model, tmp_path, cluster=cluster(1))
+    assert run(source, small_model, tmp_path, cluster=cluster(1), overwrite=True).record["windows"] > 0
+
+
 def test_what_a_killed_publishing_left_lying_about_is_cleared_away(
     source: Path, small_model: Model, cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
