@@ -34,16 +34,21 @@ def measure(
     threads: int,
     say: Callable[[str], None] = lambda text: None,
 ) -> Measurement:
-    """How ``model`` runs best on the client's workers; measured on the first one, in a few seconds, as ``say`` is told.
+    """How ``model`` runs best on the client's workers; measured in a few seconds, as ``say`` is told.
+
+    All workers of the first one's host measure at once, since they will run at once: they share its cores, caches and
+    memory, or its devices.
 
     The outcome is kept in ``$XDG_CACHE_HOME/seamline`` (default ``~/.cache/seamline``) under the model's digest, the
     kind of device and the options, so that later scenes start at once. A scene that can use larger windows than those
     before has them all measured anew.
     """
     sizes = window_sizes(max(scene.grid.shape), halo, model.reach, options.window)
-    worker = next(iter(client.scheduler_info(n_workers=-1)["workers"]))
-    device = client.submit(describe_device, workers=[worker], pure=False).result()
-    path = _cache_file(device, model.digest, halo, options.device, options.precision, threads)
+    known_workers = client.scheduler_info(n_workers=-1)["workers"]
+    first = next(iter(known_workers))
+    host = [address for address, worker in known_workers.items() if worker["host"] == known_workers[first]["host"]]
+    device = client.submit(describe_device, workers=[first], pure=False).result()
+    path = _cache_file(device, len(host), model.digest, halo, options.device, options.precision, threads)
     known = _cached(path)
     if known is not None and (options.window is not None or set(sizes) <= set(known.seconds)):
         return known  # of a window that the user fixed no more is asked than how it runs
@@ -56,7 +61,8 @@ def measure(
         reset_peak_memory, peak_memory,
     )  # fmt: skip
     sample = sample_window(scene, 3 * min(sizes) // 2)
-    found: Measurement = client.submit(tuner, sample, sizes, workers=[worker], pure=False).result()
+    measuring = [client.submit(tuner, sample, sizes, workers=[address], pure=False) for address in host]
+    found: Measurement = client.gather(measuring)[0]
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path, shared=True) as part:
         part.write_text(json.dumps(found.to_dict(), indent=2), encoding="utf-8")
