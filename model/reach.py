@@ -24,14 +24,14 @@ TRIALS = 3
 
 
 @dataclass(frozen=True)
-class Reach:
+class Measured:
     """``divisor``: shifts by it do not change what a network does; ``radius`` in pixels, ``None`` for unbounded."""
 
     divisor: int
     radius: int | None
 
 
-def measured_reach(network: Callable[[Tensor], Tensor], channels: int, window: int | None = None) -> Reach:
+def measured_reach(network: Callable[[Tensor], Tensor], channels: int, window: int | None = None) -> Measured:
     """Divisor and receptive radius of a network.
 
     A network whose windows do not agree with each other even on its lattice and far from their edges (squeeze and
@@ -47,7 +47,7 @@ def measured_reach(network: Callable[[Tensor], Tensor], channels: int, window: i
     noise = torch.randn(1, channels, edge + max(SHIFTS), edge + max(SHIFTS), generator=generator)
     divisor, exact = _divisor(network, _rough(noise), edge)
     radius = receptive_radius(network, channels, divisor, edge) if exact else None
-    return Reach(divisor, radius)
+    return Measured(divisor, radius)
 
 
 def receptive_radius(

@@ -126,6 +126,14 @@ def test_the_plan_picture_is_readable_at_any_size(
     assert (shown == (0xD1, 0x49, 0x5B)).all(axis=-1).sum() > 2000  # the example window
 
 
+@pytest.mark.parametrize("window", [1136, 1152, 2256])
+def test_every_window_can_be_drawn(tmp_path: Path, window: int) -> None:
+    rgb = np.zeros((468, 851, 3), np.uint8)
+    shape = (468, 851)
+    write_plan_picture(shape, *plan(shape, window, 96, 0, 1), 0, rgb, "a plan", tmp_path / "plan.png")
+    assert (tmp_path / "plan.png").exists()
+
+
 def test_pictures_leave_pyplot_and_its_global_state_alone() -> None:
     code = "import sys, pipeline.picture; sys.exit('matplotlib.pyplot' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

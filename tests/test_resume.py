@@ -104,6 +104,18 @@ def test_a_resumed_run_infers_only_what_is_missing(
     assert contents(resumed.folder) == contents(whole.folder)
 
 
+@contextmanager
+def stopped_at(step: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Publishing ends at this step, as by a kill."""
+
+    def killed(*args: object, **more: object) -> None:
+        raise Stop
+
+    with monkeypatch.context() as patched, pytest.raises(Stop):
+        patched.setattr(publishing, step, killed)
+        yield
+
+
 @pytest.mark.parametrize("overlap", [0, 32])
 def test_a_worker_that_is_killed_changes_nothing(
     source: Path, small_model: Model, cluster: Cluster, overlap: int, tmp_path: Path
@@ -176,11 +188,7 @@ def test_a_sealed_rerun_writes_nothing(source: Path, small_model: Model, cluster
 def test_a_kill_while_publishing_publishes_again_without_inferring(
     source: Path, small_model: Model, cluster: Cluster, step: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def killed(*args: object, **more: object) -> None:
-        raise Stop
-
-    with monkeypatch.context() as patched, pytest.raises(Stop):
-        patched.setattr(publishing, step, killed)
+    with stopped_at(step, monkeypatch):
         run(source, small_model, tmp_path, cluster=cluster(1))
     result = run(source, small_model, tmp_path, cluster=cluster(1))
     assert result.computed
@@ -294,13 +302,9 @@ def test_a_lost_result_is_written_again_from_what_is_there(
 def test_a_kill_while_a_lost_result_is_written_leaves_nothing_untrue(
     source: Path, small_model: Model, cluster: Cluster, step: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def killed(*args: object, **more: object) -> None:
-        raise Stop
-
     first = run(source, small_model, tmp_path, cluster=cluster(1), outputs=("cog",))
     both = {"cluster": "tcp://127.0.0.1:1", "outputs": ("cog", "zarr")}
-    with monkeypatch.context() as patched, pytest.raises(Stop):
-        patched.setattr(publishing, step, killed)
+    with stopped_at(step, monkeypatch):
         run(source, small_model, tmp_path, **both)
     assert run(source, small_model, tmp_path, **both).record["outputs"] == ["cog", "zarr"]
     item = json.loads((first.folder / "item.json").read_text())
@@ -312,11 +316,7 @@ def test_a_kill_while_a_lost_result_is_written_leaves_nothing_untrue(
 def test_a_plan_of_another_version_is_refused(
     source: Path, small_model: Model, cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def killed(*args: object, **more: object) -> None:
-        raise Stop
-
-    with monkeypatch.context() as patched, pytest.raises(Stop):
-        patched.setattr(publishing, "seal", killed)
+    with stopped_at("seal", monkeypatch):
         run(source, small_model, tmp_path, cluster=cluster(1))
     path = tmp_path / source.stem / ".run" / "plan.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "measured": {}}))
@@ -328,11 +328,7 @@ def test_a_plan_of_another_version_is_refused(
 def test_what_a_killed_publishing_left_lying_about_is_cleared_away(
     source: Path, small_model: Model, cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def killed(*args: object, **more: object) -> None:
-        raise Stop
-
-    with monkeypatch.context() as patched, pytest.raises(Stop):
-        patched.setattr(publishing, "seal", killed)
+    with stopped_at("seal", monkeypatch):
         run(source, small_model, tmp_path, cluster=cluster(1))
     folder = tmp_path / source.stem
     (store,) = folder.glob(".run/*/segmentation.zarr")
