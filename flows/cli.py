@@ -151,18 +151,36 @@ def simulate(
 
 @app.command()
 def train(
-    recipe: Annotated[Path, typer.Argument(help="YAML file: network, bands, classes, sources, schedule")],
-    data: Annotated[Path, typer.Option(help="Folder that the recipe's paths start from")],
-    out: Annotated[Path, typer.Option(help="The model folder to write")],
+    recipe: Annotated[
+        Path | None, typer.Argument(help="YAML file: network, bands, classes, sources, schedule; or none and --images")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="The model folder to write")] = None,
+    data: Annotated[Path, typer.Option(help="Folder that the recipe's paths start from")] = Path(),
     holdout: Annotated[str, typer.Option(help="Sources to validate on and not to train on, separated by commas")] = "",
+    images: Annotated[Path | None, typer.Option(help="Without a recipe: an image, or a folder of GeoTIFFs")] = None,
+    labels: Annotated[
+        Path | None, typer.Option(help="A raster or polygons; for a folder one of the same names")
+    ] = None,
+    bands: Annotated[str, typer.Option(help="Names of the bands to learn from: red,green,blue,nir")] = "",
+    classes: Annotated[str, typer.Option(help="Names of the classes, in the order of their labels")] = "",
+    values: Annotated[str, typer.Option(help="What stands for which label: 0=0,255=1")] = "",
+    attribute: Annotated[str, typer.Option(help="Attribute of polygons with their values; default: all are 1")] = "",
+    share: Annotated[float, typer.Option(help="Of the area: what is validated on and not trained on")] = 0.2,
+    changes: Annotated[
+        list[str] | None, typer.Option("--set", metavar="FIELD=VALUE", help="A field of the recipe: schedule.epochs=5")
+    ] = None,
 ) -> None:
-    """Train a U-Net by a recipe; a killed training goes on from its last checkpoint."""
-    from flows.recipes import read_recipe
+    """Train a U-Net by a recipe, or on images and their labels; a killed training goes on from its last checkpoint."""
+    from flows.recipes import chosen_recipe
     from flows.training import train_model
 
-    read = read_recipe(recipe)
-    if holdout:
-        read = read.model_copy(update={"holdout": list(_listed(holdout))})
+    if out is None:
+        raise InputError("--out", got="nothing", expected="a folder for the model", fix="name one")
+    pairs = None
+    if images is not None:
+        options = {"values": _mapping(values), "attribute": attribute, "holdout": share}
+        pairs = images, labels, _listed(bands), _listed(classes), options
+    read = chosen_recipe(recipe, pairs, out, [*(changes or []), *([f"holdout=[{holdout}]"] if holdout else [])])
     spec = train_model(read, data, out, display.epoch)
     Console().print(f"model: {out}, receptive radius {spec.receptive_radius}")
 

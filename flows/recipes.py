@@ -2,35 +2,52 @@
 
 from __future__ import annotations
 
-from math import isfinite
+import copy
+import math
+import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Any, Literal
 
-import numpy as np
 import yaml
-from pydantic import AfterValidator, Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 
-from flows.training_data import Source, Strict, said
+from flows.importing import PALETTE, WAVELENGTHS
+from flows.labelled import Loaded, Strict
+from flows.training_data import Source, said
+from model.augmentation import Jitter, Warp
 from model.config import UNetConfig
-from model.data import IGNORE, Jitter, LabelledImage
+from model.data import held
+from model.losses import Loss
 from model.spec import LABELS, InputBand, ModelClass, color_of
-from model.train import Normalisation, Schedule
+from model.training import Normalisation, Schedule, Training
 from pipeline.errors import InputError
 from pipeline.sources import BandNeed
+
+Pairs = tuple[Path, Path | None, Sequence[str], Sequence[str], Mapping[str, Any]]
+"""Images, labels, names of bands and of classes, and other fields of the source: a training without a recipe."""
+
+HELD = 2**30
+"""Bytes of images that are held in memory; of more than that only what is drawn is read."""
 
 
 class BandEntry(Strict):
     """A band of the model's input."""
 
     name: str
-    wavelength: float = Field(description="centre, µm")
+    wavelength: float | None = Field(default=None, description="centre, µm; of common bands known by their names")
+
+    @property
+    def center(self) -> float | None:
+        """The wavelength, or that of the band that is commonly called so."""
+        return WAVELENGTHS.get(self.name) if self.wavelength is None else self.wavelength
 
 
 class ClassEntry(Strict):
     """A class, its colour as #RRGGBB; its weight in the loss."""
 
     name: str
-    color: str = Field(pattern="^#[0-9a-fA-F]{6}$")
+    color: str = Field(default="", pattern="^(#[0-9a-fA-F]{6})?$", description="default: one of a palette")
     description: str = ""
     weight: float = Field(default=1.0, gt=0)
 
@@ -55,16 +72,6 @@ class NetworkEntry(Strict):
         return self
 
 
-def _plausible(jitter: Jitter) -> Jitter:
-    for name in ("gain", "band_gain", "offset", "noise", "dropout"):
-        value = getattr(jitter, name)
-        if not (isfinite(value) and value >= 0):
-            raise ValueError(f"{name} {value} must be at least 0")
-    if jitter.dropout > 1:
-        raise ValueError(f"dropout {jitter.dropout} must be at most 1")
-    return jitter
-
-
 class Recipe(Strict):
     """All that decides what a training makes."""
 
@@ -78,7 +85,9 @@ class Recipe(Strict):
     sources: list[Source] = Field(min_length=1)
     holdout: list[str] = Field(default=[], description="names of sources to validate on and not to train on")
     schedule: Schedule = Schedule()
-    jitter: Annotated[Jitter, AfterValidator(_plausible)] = Jitter()
+    jitter: Jitter = Jitter()
+    warp: Warp = Warp()
+    loss: Loss = Loss()
     training_data: list[str] = Field(default=[])
 
     @model_validator(mode="after")
@@ -98,22 +107,32 @@ class Recipe(Strict):
     @property
     def needs(self) -> tuple[BandNeed, ...]:
         """The bands, as the pipeline looks for them."""
-        return tuple(BandNeed(band.name, band.wavelength) for band in self.bands)
+        return tuple(BandNeed(band.name, band.center) for band in self.bands)
 
     @property
     def model_classes(self) -> tuple[ModelClass, ...]:
         """The classes in label order."""
-        return tuple(ModelClass(c.name, color_of(c.color), c.description) for c in self.classes)
+        return tuple(
+            ModelClass(c.name, color_of(c.color or PALETTE[label % len(PALETTE)]), c.description)
+            for label, c in enumerate(self.classes)
+        )
+
+    @property
+    def training(self) -> Training:
+        """All of it but the images."""
+        network = self.network.config(len(self.bands), len(self.classes))
+        weights = tuple(entry.weight for entry in self.classes)
+        return Training(network, self.schedule, weights, self.jitter, self.warp, self.loss)
 
     def input_bands(self, normalisation: Normalisation) -> tuple[InputBand, ...]:
         """The bands with what the training found of them."""
         return tuple(
-            InputBand(band.name, band.wavelength, mean, std)
+            InputBand(band.name, band.center, mean, std)
             for band, mean, std in zip(self.bands, normalisation.mean, normalisation.std, strict=True)
         )
 
-    def load(self, data: Path) -> tuple[list[LabelledImage], list[LabelledImage]]:
-        """(training, validation) images, from files below ``data``."""
+    def load(self, data: Path) -> Loaded:
+        """Images to train on and to validate on, from files below ``data``; in memory if all of them are small."""
         unknown = set(self.holdout) - {source.name for source in self.sources}
         if unknown:
             raise InputError(
@@ -122,41 +141,42 @@ class Recipe(Strict):
                 expected=sorted(source.name for source in self.sources),
                 fix="name sources of the recipe",
             )
-        training: list[LabelledImage] = []
-        validation: list[LabelledImage] = []
+        found = Loaded([], [])
         for source in self.sources:
-            images = source.load(data, self.needs)
-            for image in images:
-                self._check(image, source.name)
-            (validation if source.name in self.holdout else training).extend(images)
-        if not training:
+            training, validation = source.load(data, self.needs)
+            (found.validation if source.name in self.holdout else found.training).extend(training)
+            found.validation.extend(validation)
+        self._check(found)
+        size = sum(math.prod(image.shape) for image in [*found.training, *found.validation])
+        if size * (4 * len(self.bands) + 1) <= HELD:
+            found = Loaded([held(image) for image in found.training], [held(image) for image in found.validation])
+        return found
+
+    def _check(self, found: Loaded) -> None:
+        """Refuse images of other bands than the recipe's, and recipes that leave nothing to train or validate on."""
+        if not found.training:
             raise InputError(
                 "recipe's holdout",
                 got="every source",
                 expected="a source that is left to train on",
                 fix="hold out fewer",
             )
-        return training, validation
-
-    def _check(self, image: LabelledImage, source: str) -> None:
-        """Refuse an image that nothing can be learned from, or of other bands or classes than the recipe's."""
-        highest = int(np.max(image.labels, where=image.labels != IGNORE, initial=0))
-        count, last = len(image.image), len(self.classes) - 1
-        checks = (
-            (count == len(self.bands), f"{count} bands", len(self.bands)),
-            (image.valid.any(), "no pixel that has data in all bands", "some"),
-            ((image.labels != IGNORE).any(), "no labelled pixel", "some"),
-            (highest <= last, f"the label {highest}", f"0 to {last}, the classes of the recipe"),
-        )
-        for good, got, expected in checks:
-            if not good:
+        if self.schedule.patience and not found.validation:
+            raise InputError(
+                "recipe's schedule.patience", got=f"{self.schedule.patience} without a hold-out",
+                expected="images to see an improvement on", fix="hold out a source, or a share of one",
+            )  # fmt: skip
+        corner = slice(0, 1), slice(0, 1)
+        for image in [*found.training, *found.validation]:
+            if (count := len(image.pixels(corner))) != len(self.bands):
                 raise InputError(
-                    f"source {source!r} of the recipe", got=got, expected=expected, fix="correct the recipe or the data"
-                )
+                    f"source {image.name!r} of the recipe", got=f"{count} bands", expected=len(self.bands),
+                    fix="correct the recipe or the data",
+                )  # fmt: skip
 
 
-def read_recipe(path: Path) -> Recipe:
-    """Read and validate a recipe; the error names every wrong field."""
+def read_recipe(path: Path, changes: Sequence[str] = ()) -> Recipe:
+    """Read and validate a recipe, with some fields as ``changes`` say; the error names every wrong field."""
     try:
         document = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, yaml.YAMLError) as error:  # ValueError: no text, or a date that there is not
@@ -168,9 +188,72 @@ def read_recipe(path: Path) -> Recipe:
             expected="a YAML file with the fields of a recipe",
             fix="compare it with the recipe of an embedded model",
         )
+    return recipe_of(changed(document, changes), f"recipe {path}")
+
+
+def recipe_of(document: Mapping[str, Any], what: str) -> Recipe:
+    """The recipe with the fields of a document; ``what`` it is called in errors."""
     try:
         return Recipe.model_validate(document)
     except ValidationError as error:
         places = [(".".join(map(str, e["loc"])), e["msg"].removeprefix("Value error, ")) for e in error.errors()]
         wrong = "; ".join(f"{place}: {message}" if place else message for place, message in places)
-        raise InputError(f"recipe {path}", got=wrong, expected="the fields of a recipe", fix="correct them") from error
+        raise InputError(what, got=wrong, expected="the fields of a recipe", fix="correct them") from error
+
+
+def changed(document: Mapping[str, Any], changes: Sequence[str]) -> dict[str, Any]:
+    """A document with fields set: ``schedule.epochs=5``, ``sources.0.weight=2``; values are written as in YAML."""
+    result: dict[str, Any] = copy.deepcopy(dict(document))
+    for change in changes:
+        place, equals, text = change.partition("=")
+        *path, last = place.split(".")
+        try:
+            if not equals:
+                raise ValueError("no value")
+            value, part = yaml.safe_load(text), result
+            for name in path:
+                part = part[int(name)] if isinstance(part, list) else part.setdefault(name, {})
+            part[int(last) if isinstance(part, list) else last] = value
+        except (ValueError, LookupError, TypeError, AttributeError, yaml.YAMLError) as error:
+            raise InputError(
+                "--set", got=change, expected="FIELD=VALUE with a field of the recipe, as in schedule.epochs=5",
+                fix="see the recipe of an embedded model",
+            ) from error  # fmt: skip
+    return result
+
+
+def chosen_recipe(path: Path | None, pairs: Pairs | None, out: Path, changes: Sequence[str] = ()) -> Recipe:
+    """The recipe in a file, or the one that images and labels make, with fields as ``changes`` say.
+
+    Raises:
+        InputError: there is neither or there are both, or the recipe is wrong.
+    """
+    if (path is None) == (pairs is None):
+        raise InputError(
+            "seamline train", got="neither a recipe nor images" if path is None else "a recipe and --images",
+            expected="a recipe, or --images and --labels", fix="see seamline train --help",
+        )  # fmt: skip
+    if pairs is None:
+        assert path is not None
+        return read_recipe(path, changes)
+    return recipe_of(changed(_document(pairs, out), changes), "training without a recipe")
+
+
+def _document(pairs: Pairs, out: Path) -> dict[str, Any]:
+    """A recipe for one image or a folder of them, of which the last entry of ``pairs`` has further fields."""
+    images, labels, bands, classes, options = pairs
+    for option, given in (("--labels", labels), ("--bands", bands), ("--classes", classes)):
+        if not given:
+            raise InputError(option, got="nothing", expected="what --images does not say", fix="add it")
+    assert labels is not None
+    folder = images.is_dir() and labels.is_dir()  # with labels in one file it is a scene, a folder of band files
+    places = {"images" if folder else "image": str(images.absolute()), "labels": str(labels.absolute())}
+    return {
+        "name": re.sub(r"[^a-z0-9]+", "-", out.name.lower()).strip("-") or "model",
+        "version": "1",
+        "description": f"trained on {images.name}",
+        "license": "unknown",
+        "bands": [{"name": name} for name in bands],
+        "classes": [{"name": name} for name in classes],
+        "sources": [{"kind": "labelled-folder" if folder else "labelled", "name": images.stem, **places, **options}],
+    }

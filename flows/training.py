@@ -5,59 +5,63 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
+import yaml
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 
+from flows.labelled import Loaded
 from flows.recipes import Recipe
+from flows.training_pictures import write_curves, write_samples
 from model.document import write_document
 from model.spec import ModelSpec
-from model.train import Progress, evaluate, train
+from model.train import Progress, Trained, train
+from model.validation import SAMPLED, evaluate
 from pipeline.errors import InputError
 from pipeline.files import check_writable
+
+CHECKPOINT, FIGURES, RECIPE, CURVES, SAMPLES = (
+    "checkpoint.pt",
+    "figures.json",
+    "recipe.yaml",
+    "curves.png",
+    "samples.png",
+)
 
 
 def train_model(recipe: Recipe, data: Path, out: Path, report: Callable[[Progress], None]) -> ModelSpec:
     """Train by ``recipe`` on files below ``data``; ``out`` becomes a model folder.
 
+    Beside the model it gets ``figures.json`` (scores and history), ``curves.png``, ``samples.png`` and the recipe.
     A killed training goes on from ``out/checkpoint.pt``; the checkpoint goes when the model is written.
     """
     check_writable(out, f"--out {out}")
-    training, validation = recipe.load(data)
-    config = recipe.network.config(len(recipe.bands), len(recipe.classes))
-    checkpoint = out / "checkpoint.pt"
-    network, normalisation = train(
-        config,
-        training,
-        validation,
-        recipe.schedule,
-        recipe.jitter,
-        [entry.weight for entry in recipe.classes],
-        checkpoint,
-        report,
-    )
+    images = recipe.load(data)
+    trained = train(recipe.training, images.training, images.validation, out / CHECKPOINT, report)
     spec = ModelSpec(
         name=recipe.name,
         version=recipe.version,
-        bands=recipe.input_bands(normalisation),
+        bands=recipe.input_bands(trained.normalisation),
         classes=recipe.model_classes,
-        network=config,
-        receptive_radius=config.receptive_radius,
+        network=recipe.training.network,
+        receptive_radius=recipe.training.network.receptive_radius,
         assumed_nodata=0,
         license=recipe.license,
         description=recipe.description,
         training_data=tuple(recipe.training_data),
     )
-    names = [entry.name for entry in recipe.classes]
-    figures = {
-        image.name: _rounded(dict(zip(names, evaluate(network, [image], normalisation), strict=True)))
-        for image in [*validation, *training]
-    }
     try:
-        save_file({k: v.contiguous() for k, v in network.state_dict().items()}, out / spec.weights)
+        save_file({k: v.contiguous() for k, v in trained.network.state_dict().items()}, out / spec.weights)
         write_document(spec, out)
-        (out / "figures.json").write_text(json.dumps({"holdout": recipe.holdout, "iou": figures}, indent=2) + "\n")
+        figures = _figures(recipe, trained, images)
+        (out / FIGURES).write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
+        document = yaml.safe_dump(recipe.model_dump(mode="json", exclude_unset=True), sort_keys=False)
+        (out / RECIPE).write_text(document, encoding="utf-8")
+        write_curves(trained, spec.classes, out / CURVES)
+        write_samples(trained, images.validation or images.training, spec, out / SAMPLES)
     except (OSError, SafetensorError) as error:
         raise InputError(
             f"--out {out}",
@@ -65,10 +69,33 @@ def train_model(recipe: Recipe, data: Path, out: Path, report: Callable[[Progres
             expected="room for the model",
             fix="make some and give the same command again: the training is kept",
         ) from error
-    checkpoint.unlink(missing_ok=True)
+    (out / CHECKPOINT).unlink(missing_ok=True)
     return spec
 
 
-def _rounded(scores: dict[str, float]) -> dict[str, float | None]:
+def _figures(recipe: Recipe, trained: Trained, images: Loaded) -> dict[str, Any]:
+    """IoU of each image, of the hold-out on all of it, of large training images on a part; and every epoch."""
+    names = [entry.name for entry in recipe.classes]
+
+    def scores(values: tuple[float, ...]) -> dict[str, float | None]:
+        return {name: _number(value) for name, value in zip(names, values, strict=True)}
+
+    parts = ((images.validation, None), (images.training, SAMPLED))
+    return {
+        "holdout": sorted(image.name for image in images.validation),
+        "epoch": trained.chosen,
+        "iou": {
+            image.name: scores(evaluate(trained.network, [image], trained.normalisation, most))
+            for part, most in parts
+            for image in part
+        },
+        "history": [
+            {**asdict(done), "iou": scores(done.iou) if done.iou else {}, "loss": _number(done.loss)}
+            for done in trained.history
+        ],
+    }
+
+
+def _number(value: float) -> float | None:
     """For JSON, which has no NaN: a class that an image does not have has no score."""
-    return {name: None if math.isnan(score) else round(score, 4) for name, score in scores.items()}
+    return None if math.isnan(value) else round(value, 4)

@@ -1,116 +1,209 @@
-"""Training samples: labelled images in memory, random windows from them, augmentation."""
+"""Labelled images, held in memory or read from files, and random windows of them.
+
+A training needs three things of an image, whatever its size: its pixels and labels in a window, where each class is
+(``Survey``, from one pass over the labels), and what its bands are like (``spread``: some blocks stand for all).
+"""
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from model.augmentation import Jitter, Warp, turned
+from model.errors import ModelError
+
 IGNORE = 255
 """The label of pixels that teach nothing."""
+BLOCK = 512
+"""Edge of the blocks in which an image is surveyed."""
+SPREAD = 256
+"""Blocks that stand for an image when its bands are described."""
+
+Area = tuple[slice, slice]
+"""Rows and columns of an image, inside of it."""
+
+
+class Labelled(Protocol):
+    """An image and its labels. ``weight`` is how often windows are drawn from it, relative to the others."""
+
+    @property
+    def name(self) -> str:
+        """For people."""
+        ...
+
+    @property
+    def weight(self) -> float:
+        """More than 0."""
+        ...
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Height and width in pixels."""
+        ...
+
+    def pixels(self, area: Area) -> NDArray[np.float32]:
+        """(bands, height, width) in the unit of the model's input, NaN where there is no data."""
+        ...
+
+    def labels(self, area: Area) -> NDArray[np.uint8]:
+        """(height, width), ``IGNORE`` where nothing is known."""
+        ...
 
 
 @dataclass(frozen=True)
 class LabelledImage:
-    """An image (bands, height, width) float32 in the unit of the model's input and its labels (height, width).
-
-    ``weight`` is how often windows are drawn from it, relative to the others.
-    """
+    """A labelled image in memory: ``image`` (bands, height, width) float32 and ``mask`` (height, width)."""
 
     name: str
     image: NDArray[np.float32]
-    labels: NDArray[np.uint8]
+    mask: NDArray[np.uint8]
     weight: float = 1.0
 
     def __post_init__(self) -> None:
-        if self.image.ndim != 3 or self.image.shape[1:] != self.labels.shape:
+        if self.image.ndim != 3 or self.image.shape[1:] != self.mask.shape:
             raise ValueError(
-                f"{self.name}: image {self.image.shape} and labels {self.labels.shape}, "
+                f"{self.name}: image {self.image.shape} and labels {self.mask.shape}, "
                 "expected (bands, height, width) and (height, width) of one size"
             )
         if self.weight <= 0:
             raise ValueError(f"{self.name}: weight {self.weight}, expected more than 0")
 
     @property
-    def valid(self) -> NDArray[np.bool_]:
-        """(height, width): True where every band has a finite value."""
-        return np.asarray(np.isfinite(self.image).all(axis=0))
+    def shape(self) -> tuple[int, int]:
+        """Height and width."""
+        height, width = self.mask.shape
+        return height, width
+
+    def pixels(self, area: Area) -> NDArray[np.float32]:
+        """(bands, height, width)."""
+        return self.image[:, area[0], area[1]]
+
+    def labels(self, area: Area) -> NDArray[np.uint8]:
+        """(height, width)."""
+        return self.mask[area]
+
+
+def held(image: Labelled) -> LabelledImage:
+    """The image with all of its pixels in memory."""
+    whole = slice(0, image.shape[0]), slice(0, image.shape[1])
+    return LabelledImage(image.name, image.pixels(whole), image.labels(whole), image.weight)
+
+
+def read(
+    image: Labelled, top: int, left: int, height: int, width: int
+) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
+    """Pixels and labels of a window that may overhang the image, which is mirrored there."""
+    rows, down = _inside(top, height, image.shape[0])
+    cols, across = _inside(left, width, image.shape[1])
+    pixels, labels = image.pixels((rows, cols)), image.labels((rows, cols))
+    if any((*down, *across)):
+        pixels = np.pad(pixels, [(0, 0), down, across], mode="symmetric")
+        labels = np.pad(labels, [down, across], mode="symmetric")
+    return pixels, labels
+
+
+def _inside(start: int, length: int, extent: int) -> tuple[slice, tuple[int, int]]:
+    """What of a stretch lies in an image, and how far it overhangs at both ends."""
+    first, last = max(0, start), min(extent, start + length)
+    return slice(first, last), (first - start, start + length - last)
+
+
+def blocks(shape: tuple[int, int], edge: int = BLOCK) -> list[Area]:
+    """The areas of at most ``edge``² pixels that an image consists of, row by row."""
+    height, width = shape
+    return [
+        (slice(row, min(row + edge, height)), slice(col, min(col + edge, width)))
+        for row in range(0, height, edge)
+        for col in range(0, width, edge)
+    ]
+
+
+def spread(image: Labelled, edge: int = BLOCK, most: int = SPREAD) -> list[Area]:
+    """At most so many blocks of an image, drawn evenly and always the same; all of them, if there are no more."""
+    every = blocks(image.shape, edge)
+    if len(every) <= most:
+        return every
+    rng = np.random.default_rng(zlib.crc32(image.name.encode()))
+    return [every[number] for number in sorted(rng.choice(len(every), most, replace=False))]
 
 
 @dataclass(frozen=True)
-class Jitter:
-    """How an image may look under another sun, atmosphere or sensor: limits of random changes in reflectance.
+class Survey:
+    """Where the classes of an image are: ``counts`` (blocks, classes) of pixels, in the order of ``blocks``."""
 
-    ``gain`` is common to all bands, ``band_gain`` of each, ``offset`` adds to each band, ``noise`` is the
-    standard deviation of white noise. ``dropout`` is the share of windows that get a slanted edge of no data.
-    """
+    counts: NDArray[np.int64]
 
-    gain: float = 0.2
-    band_gain: float = 0.08
-    offset: float = 0.015
-    noise: float = 0.004
-    dropout: float = 0.1
+    @classmethod
+    def of(cls, image: Labelled, classes: int) -> Survey:
+        """From one pass over the labels.
 
-    def __call__(self, image: NDArray[np.float32], rng: np.random.Generator) -> NDArray[np.float32]:
-        """A changed copy of ``image`` (bands, height, width)."""
-        bands = image.shape[0]
-        common = rng.uniform(-self.gain, self.gain)
-        gain = np.exp(common + rng.uniform(-self.band_gain, self.band_gain, (bands, 1, 1))).astype(np.float32)
-        offset = rng.uniform(-self.offset, self.offset, (bands, 1, 1)).astype(np.float32)
-        changed: NDArray[np.float32] = image * gain + offset
-        changed += rng.standard_normal(image.shape, dtype=np.float32) * np.float32(rng.uniform(0, self.noise))
-        if rng.random() < self.dropout:
-            height, width = image.shape[1:]
-            angle = rng.uniform(0, 2 * np.pi)
-            rows, cols = np.mgrid[-1 : 1 : height * 1j, -1 : 1 : width * 1j]
-            changed[:, rows * np.sin(angle) + cols * np.cos(angle) > rng.uniform(0, 1)] = np.nan
-        return changed
+        Raises ``ModelError`` for an image without labels, or with some that are no class.
+        """
+        found = np.array([np.bincount(image.labels(area).ravel(), minlength=256) for area in blocks(image.shape)])
+        names = np.flatnonzero(found.sum(0))
+        known = names[names != IGNORE]
+        if not known.size or known[-1] >= classes:
+            raise ModelError(
+                f"source {image.name!r}",
+                got=f"the label {known[-1]}" if known.size else "no labelled pixel",
+                expected=f"0 to {classes - 1}, the classes of the recipe" if known.size else "some",
+                fix="correct the recipe or the data",
+            )
+        return cls(found[:, :classes].astype(np.int64))
+
+    @property
+    def present(self) -> NDArray[np.int64]:
+        """The classes that the image has."""
+        return np.flatnonzero(self.counts.sum(0))
+
+    def block_of(self, label: int, rng: np.random.Generator) -> int:
+        """A block, as probable as it has pixels of the class."""
+        counts = self.counts[:, label]
+        return int(np.searchsorted(np.cumsum(counts), rng.integers(counts.sum()), side="right"))
 
 
 def random_windows(
-    images: Sequence[LabelledImage], size: int, jitter: Jitter | None, rng: np.random.Generator
+    images: Sequence[Labelled],
+    surveys: Sequence[Survey],
+    size: int,
+    jitter: Jitter,
+    warp: Warp,
+    rng: np.random.Generator,
 ) -> Iterator[tuple[NDArray[np.float32], NDArray[np.uint8]]]:
-    """Endless windows (bands, size, size) and labels (size, size) at random places, turned and mirrored.
+    """Endless windows (bands, size, size) and labels (size, size) at random places, turned, mirrored, warped.
 
     The rarest class counts: half of the windows are drawn around a pixel of a class that is drawn first, so
     that a class of one per cent of the pixels is in about every eighth window of a four-class problem.
-    Images smaller than the window are mirrored. Pixels without data carry the label ``IGNORE``.
+    Images smaller than the window are mirrored. Pixels without data carry the label ``IGNORE``. Nothing but the
+    windows is read: images may be larger than memory.
     """
-    padded = [_padded(image, size) for image in images]
     odds = np.array([image.weight for image in images]) / sum(image.weight for image in images)
-    positions = [
-        {int(k): np.flatnonzero(image.labels == k) for k in np.unique(image.labels) if k != IGNORE} for image in padded
-    ]
+    margin = warp.margin(size)
     while True:
-        number = rng.choice(len(padded), p=odds)
-        image, places = padded[number], positions[number]
-        height, width = image.labels.shape
-        row, col = (int(rng.integers(0, extent - size + 1)) for extent in (height, width))
-        if places and rng.random() < 0.5:
-            chosen = places[int(rng.choice(list(places)))]
-            at = int(chosen[rng.integers(len(chosen))])
-            row = int(np.clip(at // width - rng.integers(size), 0, height - size))
-            col = int(np.clip(at % width - rng.integers(size), 0, width - size))
-        pixels = image.image[:, row : row + size, col : col + size]
-        labels = image.labels[row : row + size, col : col + size]
-        turns = int(rng.integers(4))
-        pixels, labels = np.rot90(pixels, turns, (1, 2)), np.rot90(labels, turns)
+        number = int(rng.choice(len(images), p=odds))
+        image = images[number]
+        row, col = (int(rng.integers(0, max(1, extent - size + 1))) for extent in image.shape)
         if rng.random() < 0.5:
-            pixels, labels = pixels[..., ::-1], labels[..., ::-1]
-        if jitter is not None:
-            pixels = jitter(pixels, rng)
+            at = _pixel_of_a_class(image, surveys[number], rng)
+            row, col = (
+                int(np.clip(place - rng.integers(size), 0, max(0, extent - size)))
+                for place, extent in zip(at, image.shape, strict=True)
+            )
+        pixels, labels = read(image, row - margin, col - margin, size + 2 * margin, size + 2 * margin)
+        pixels, labels = warp(*turned(pixels, labels, rng), size, rng)
+        pixels = jitter(pixels, rng)
         yield pixels, np.where(np.isfinite(pixels).all(0), labels, IGNORE).astype(np.uint8)
 
 
-def _padded(image: LabelledImage, size: int) -> LabelledImage:
-    pad = [(0, max(0, size - extent)) for extent in image.labels.shape]
-    if not any(after for _, after in pad):
-        return image
-    return LabelledImage(
-        image.name,
-        np.pad(image.image, [(0, 0), *pad], mode="reflect"),
-        np.pad(image.labels, pad, mode="reflect"),
-        image.weight,
-    )
+def _pixel_of_a_class(image: Labelled, survey: Survey, rng: np.random.Generator) -> tuple[int, int]:
+    """Row and column of a random pixel of a random class."""
+    label = int(rng.choice(survey.present))
+    rows, cols = blocks(image.shape)[survey.block_of(label, rng)]
+    found = np.flatnonzero(image.labels((rows, cols)) == label)
+    row, col = divmod(int(found[rng.integers(len(found))]), cols.stop - cols.start)
+    return rows.start + row, cols.start + col

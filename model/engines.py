@@ -118,6 +118,11 @@ def has_onednn(precision: Precision) -> bool:
     return precision == "fp32"
 
 
+def mixed_precision(device: torch.device) -> torch.autocast:
+    """bf16 where the device has kernels for it, otherwise float32."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda" or has_onednn("bf16"))
+
+
 def rectified(network: nn.Module) -> nn.Module:
     """The network with each convolution before a ReLU as one step (in place), for CPUs that have oneDNN.
 

@@ -131,8 +131,10 @@ def _burnt(truth: Truth, predicted: Any) -> Iterator[Any]:
     yield predicted.shape, lambda window: (_labels(predicted, window, {}), true(window))
 
 
-def labels_on(grid: GeoBox, truth: Truth, window: Window) -> NDArray[np.uint8]:
-    """Labels (height, width) of a window of ``grid``; a raster of truth is warped to it by nearest neighbour.
+def labeller(grid: GeoBox, truth: Truth) -> Callable[[Window], NDArray[np.uint8]]:
+    """A reader of the labels (height, width) of windows of ``grid``; a raster is warped to it by nearest neighbour.
+
+    Safe to call from several threads, one at a time.
 
     Raises:
         InputError: the truth cannot be read, or lies elsewhere.
@@ -142,15 +144,22 @@ def labels_on(grid: GeoBox, truth: Truth, window: Window) -> NDArray[np.uint8]:
         grid.transform, tuple(grid.shape), tuple(grid.extent.boundingbox.bbox),
     )  # fmt: skip
     if truth.is_vector:
-        return _burner(truth, place)(window)
+        return _burner(truth, place)
     with _opened(truth.path, "truth") as true:
-        if (place.crs, place.transform, place.shape) == (true.crs, true.transform, true.shape):
-            return _labels(true, window, truth.values)
-        _check_ground(place, truth.path, true.crs and true.crs.to_wkt(), true.bounds)
-        onto = {"crs": place.crs, "transform": place.transform, "width": place.shape[1], "height": place.shape[0]}
+        same = (place.crs, place.transform, place.shape) == (true.crs, true.transform, true.shape)
+        if not same:
+            _check_ground(place, truth.path, true.crs and true.crs.to_wkt(), true.bounds)
         outside = true.nodata if true.nodata is not None else NODATA
-        with WarpedVRT(true, resampling=Resampling.nearest, nodata=outside, **onto) as warped:
-            return _labels(warped, window, truth.values)
+    onto = {"crs": place.crs, "transform": place.transform, "width": place.shape[1], "height": place.shape[0]}
+
+    def read(window: Window) -> NDArray[np.uint8]:
+        with _opened(truth.path, "truth") as true:  # GDAL's handles belong to one thread
+            if same:
+                return _labels(true, window, truth.values)
+            with WarpedVRT(true, resampling=Resampling.nearest, nodata=outside, **onto) as warped:
+                return _labels(warped, window, truth.values)
+
+    return read
 
 
 class _Place(NamedTuple):
