@@ -28,7 +28,7 @@ def write_curves(trained: Trained, classes: Sequence[ModelClass], path: Path) ->
     history = trained.history
     epochs = [done.epoch for done in history]
     validated = bool(history and history[-1].iou)
-    page = Page(9.0, 6.2 if validated else 3.6)
+    page = Page(9.0, 6.7 if validated else 3.6)
     page.text(MARGIN, 0.45, "Training", fontsize=13, weight="bold")
     page.text(MARGIN, 0.68, f"{len(epochs)} epochs; the network has the weights of epoch {trained.chosen}", color=GREY)
     panel = 2.1

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.optim.swa_utils import AveragedModel
 
 from model.checkpoint import restore, save
 from model.data import Labelled, Survey, random_windows
@@ -122,8 +122,7 @@ class _Loop:
             self.network.parameters(), lr=schedule.rate, weight_decay=schedule.weight_decay
         )
         self.rates = torch.optim.lr_scheduler.LambdaLR(self.optimiser, schedule.rate_at)
-        averaging = get_ema_multi_avg_fn(1 - 1 / schedule.averaged)  # type: ignore[no-untyped-call]
-        self.average = AveragedModel(self.network, multi_avg_fn=averaging, use_buffers=True)
+        self.average = AveragedModel(self.network, multi_avg_fn=_running(schedule.averaged), use_buffers=True)
         self.normalise = Normalisation.of(images)
         self.surveys = [Survey.of(image, training.network.classes) for image in images]
         self.weights = torch.tensor(training.class_weights, device=self.device)
@@ -183,6 +182,21 @@ class _Loop:
 
     def _uploaded(self, values: NDArray[Any]) -> Tensor:
         return torch.from_numpy(values).to(self.device)
+
+
+def _running(steps: int) -> Callable[[Any, Any, Any], None]:
+    """An exponential average over about so many steps; over a tenth of those there were while they are fewer."""
+
+    @torch.no_grad()
+    def average(averaged: list[Tensor], current: list[Tensor], count: Tensor) -> None:
+        weight = max(1 / steps, 9 / (10 + int(count)))  # of the new: as in TensorFlow's ExponentialMovingAverage
+        for old, new in zip(averaged, current, strict=True):
+            if old.is_floating_point():
+                old.lerp_(new, weight)
+            else:
+                old.copy_(new)  # numbers of batches
+
+    return average
 
 
 def _inner(values: Tensor, halo: int) -> Tensor:

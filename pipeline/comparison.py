@@ -6,6 +6,7 @@ are burnt into the segmentation's grid. Memory does not grow with the rasters.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -20,7 +21,7 @@ from affine import Affine
 from numpy.typing import NDArray
 from pyproj import Transformer
 from rasterio.enums import Resampling
-from rasterio.errors import RasterioError
+from rasterio.errors import NotGeoreferencedWarning, RasterioError
 from rasterio.features import rasterize
 from rasterio.vrt import WarpedVRT
 from rasterio.windows import Window as RasterioWindow
@@ -260,7 +261,9 @@ def _check_ground(predicted: Any, path: Path, crs: str | None, bounds: Any) -> N
 def _opened(path: Path, what: str) -> Iterator[Any]:
     with environment(str(path)):
         try:
-            file = rasterio.open(path)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", NotGeoreferencedWarning)  # pictures can be compared, too
+                file = rasterio.open(path)
         except RasterioError as error:
             raise _unreadable(what, path, error) from error
         with file:

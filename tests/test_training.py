@@ -17,10 +17,9 @@ from affine import Affine
 from flows import training
 from flows.recipes import Recipe, read_recipe
 from flows.training import train_model
-from model.data import LabelledImage
+from model.data import LabelledImage, blocks
 from model.document import read_document
 from model.errors import ModelError
-from model.data import blocks
 from model.train import Progress
 from model.training import Normalisation
 from pipeline.errors import InputError
