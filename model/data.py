@@ -98,19 +98,20 @@ def read(
     image: Labelled, top: int, left: int, height: int, width: int
 ) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
     """Pixels and labels of a window that may overhang the image, which is mirrored there."""
-    rows, down = _inside(top, height, image.shape[0])
-    cols, across = _inside(left, width, image.shape[1])
+    rows, down = _mirrored(top, height, image.shape[0])
+    cols, across = _mirrored(left, width, image.shape[1])
     pixels, labels = image.pixels((rows, cols)), image.labels((rows, cols))
-    if any((*down, *across)):
-        pixels = np.pad(pixels, [(0, 0), down, across], mode="symmetric")
-        labels = np.pad(labels, [down, across], mode="symmetric")
-    return pixels, labels
+    return pixels[:, down][..., across], labels[down][:, across]
 
 
-def _inside(start: int, length: int, extent: int) -> tuple[slice, tuple[int, int]]:
-    """What of a stretch lies in an image, and how far it overhangs at both ends."""
-    first, last = max(0, start), min(extent, start + length)
-    return slice(first, last), (first - start, start + length - last)
+def _mirrored(start: int, length: int, extent: int) -> tuple[slice, slice | NDArray[np.int64]]:
+    """What of an image a stretch shows, and what of that at each of its places."""
+    if start >= 0 and start + length <= extent:
+        return slice(start, start + length), slice(None)
+    places = np.arange(start, start + length) % (2 * extent)
+    places = np.where(places < extent, places, 2 * extent - 1 - places)
+    first = int(places.min())
+    return slice(first, int(places.max()) + 1), places - first
 
 
 def blocks(shape: tuple[int, int], edge: int = BLOCK) -> list[Area]:
