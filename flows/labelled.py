@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Literal, NamedTuple
 
@@ -18,6 +20,8 @@ from pipeline.errors import InputError
 from pipeline.grid import Window
 from pipeline.scene import Scene, read_block
 from pipeline.sources import BandNeed, SceneOptions, open_scene
+
+log = logging.getLogger("seamline.training")
 
 Label = Annotated[int, Field(ge=0, lt=IGNORE)]
 Share = Annotated[float, Field(ge=0, lt=1)]
@@ -105,6 +109,8 @@ class _Files(Strict):
     def opened(self, name: str, image: Path, labels: Path, bands: Sequence[BandNeed]) -> FileImage:
         """A whole image and its labels."""
         scene = open_scene(image, bands, SceneOptions(scale=self.scale, bands=self.bands))
+        for warning in scene.warnings:
+            _warn_once(warning)
         reader = labeller(scene.grid, Truth(labels, self.attribute, self.values))
         height, width = scene.grid.shape
         return FileImage(name, scene, Window(0, 0, height, width), reader, self.weight)
@@ -133,6 +139,12 @@ class LabelledPair(_Files):
         parts = [_part(whole, self.name, (left, top, border, bottom))]
         held = [_part(whole, f"{self.name}-holdout", (border, top, right, bottom))] if self.holdout else []
         return Loaded([*parts], [*held])
+
+
+@lru_cache(maxsize=64)
+def _warn_once(warning: str) -> None:
+    """What was assumed of the images of a folder is said once."""
+    log.warning("%s", warning)
 
 
 def _part(image: FileImage, name: str, shares: tuple[float, float, float, float]) -> FileImage:
