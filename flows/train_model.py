@@ -44,13 +44,17 @@ def train_task(recipe: Path, data: Path, out: Path, changes: list[str]) -> dict[
 
 
 @flow(name="train-model", retries=0, persist_result=False, validate_parameters=True)
-def train_model_flow(recipe: Path, data: Path, out: Path, changes: list[str] | None = None) -> dict[str, Any]:
+def train_model_flow(
+    recipe: Path, data: Path, out: Path, holdout: list[str] | None = None, changes: list[str] | None = None
+) -> dict[str, Any]:
     """Train a model by a recipe.
 
     Args:
         recipe: YAML file with network, bands, classes, sources and schedule.
         data: Folder that the recipe's paths start from.
         out: The model folder to write.
-        changes: Fields of the recipe to set, such as ``schedule.epochs=5`` or ``holdout=[east]``.
+        holdout: Sources to validate on and not to train on; default: those that the recipe names.
+        changes: Fields of the recipe to set, such as ``schedule.epochs=5``.
     """
-    return train_task(recipe, data, out, changes or [])
+    held = [f"holdout=[{', '.join(holdout)}]"] if holdout else []
+    return train_task(recipe, data, out, [*(changes or []), *held])

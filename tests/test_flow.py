@@ -62,8 +62,9 @@ def test_a_flow_run_segments_a_scene_and_leaves_its_artifacts(
 
 def test_a_flow_run_trains_a_model(prefect: None, tmp_path: Path) -> None:
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(RECIPE))
-    outcome = train_model_flow(tmp_path / "recipe.yaml", tmp_path, tmp_path / "model")
-    assert open_model(tmp_path / "model").spec.name == outcome["name"] == "small"
+    outcome = train_model_flow(tmp_path / "recipe.yaml", tmp_path, tmp_path / "model", changes=["network.depth=1"])
+    spec = open_model(tmp_path / "model").spec
+    assert (spec.name, spec.divisor) == (outcome["name"], 2) == ("small", 2)
     with pytest.raises(InputError, match="name sources of the recipe"):
         train_model_flow(tmp_path / "recipe.yaml", tmp_path, tmp_path / "model", ["nowhere"])
 
