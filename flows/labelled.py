@@ -108,7 +108,7 @@ class _Files(Strict):
 
     def opened(self, name: str, image: Path, labels: Path, bands: Sequence[BandNeed]) -> FileImage:
         """A whole image and its labels."""
-        scene = open_scene(image, bands, SceneOptions(scale=self.scale, bands=self.bands))
+        scene = open_scene(image, bands, SceneOptions(scale=self.scale, bands=self.bands), georeferenced=False)
         for warning in scene.warnings:
             _warn_once(warning)
         reader = labeller(scene.grid, Truth(labels, self.attribute, self.values))

@@ -69,7 +69,7 @@ def open_raster(path: str) -> OpenRaster:
 def inspect_band(band: Candidate) -> BandFile:
     """Open the file of a band and check it.
 
-    Raises ``InputError`` for a file that is unreadable, has no place on Earth or a type that no model takes.
+    Raises ``InputError`` for a file that is unreadable or of a type that no model takes.
     """
     with environment(band.path):
         file = open_raster(band.path)
@@ -81,7 +81,13 @@ def inspect_band(band: Candidate) -> BandFile:
                 expected=f"at least {band.index}",
                 fix="correct the item, or name the file itself",
             )
-        _check_place(band.path, dataset)
+        if dataset.transform.is_degenerate:
+            raise InputError(
+                f"{band.path} has pixels of size zero",
+                got=f"the transform {dataset.transform[:6]}",
+                expected="one that can be inverted",
+                fix="correct it with `gdal_edit.py -a_ullr …`",
+            )
         place = band.index - 1
         dtype = dataset.dtypes[place]
         if "complex" in dtype or dtype in {"int64", "uint64"}:
@@ -102,22 +108,28 @@ def inspect_band(band: Candidate) -> BandFile:
         )
 
 
-def _check_place(path: str, dataset: Any) -> None:
-    if dataset.crs is None or dataset.transform.is_identity:
-        warp = bool(dataset.gcps[0] or dataset.rpcs)
+def check_place(file: BandFile) -> None:
+    """Raises ``InputError`` for a file that has no place on Earth."""
+    path = file.band.path
+    with environment(path):
+        dataset = open_raster(path).dataset
+        if dataset.crs is None or dataset.transform.is_identity:
+            warp = bool(dataset.gcps[0] or dataset.rpcs)
+            raise InputError(
+                f"{path} has no georeference",
+                got="ground control points" if warp else "no CRS" if dataset.crs is None else "no transform",
+                expected="a CRS and an affine transform",
+                fix="warp it with `gdalwarp` first" if warp else "add them with `gdal_edit.py -a_srs … -a_ullr …`",
+            )
+    try:
+        Transformer.from_crs(file.grid.crs.proj, "OGC:CRS84")
+    except ProjError as error:
         raise InputError(
-            f"{path} has no georeference",
-            got="ground control points" if warp else "no CRS" if dataset.crs is None else "no transform",
-            expected="a CRS and an affine transform",
-            fix="warp it with `gdalwarp` first" if warp else "add them with `gdal_edit.py -a_srs … -a_ullr …`",
-        )
-    if dataset.transform.is_degenerate:
-        raise InputError(
-            f"{path} has pixels of size zero",
-            got=f"the transform {dataset.transform[:6]}",
-            expected="one that can be inverted",
-            fix="correct it with `gdal_edit.py -a_ullr …`",
-        )
+            f"{path} has a CRS that is nowhere on Earth",
+            got=file.grid.crs.proj.name,
+            expected="one that PROJ can transform to longitude and latitude",
+            fix="correct it with `gdal_edit.py -a_srs …`",
+        ) from error
 
 
 def common_grid(files: Sequence[BandFile]) -> GeoBox:
@@ -139,19 +151,12 @@ def common_grid(files: Sequence[BandFile]) -> GeoBox:
                 expected="at most half a pixel of the coarser one",
                 fix="cut both to one extent with `gdalwarp -te …` first",
             )
-    try:
-        Transformer.from_crs(finest.grid.crs.proj, "OGC:CRS84")
-    except ProjError as error:
-        raise InputError(
-            f"{finest.band.path} has a CRS that is nowhere on Earth",
-            got=finest.grid.crs.proj.name,
-            expected="one that PROJ can transform to longitude and latitude",
-            fix="correct it with `gdal_edit.py -a_srs …`",
-        ) from error
     return finest.grid
 
 
 def _called(grid: GeoBox) -> str:
+    if grid.crs is None:
+        return "none"
     return f"EPSG:{grid.crs.epsg}" if grid.crs.epsg else str(grid.crs.proj.name)
 
 

@@ -150,6 +150,11 @@ def labeller(grid: GeoBox, truth: Truth) -> Callable[[Window], NDArray[np.uint8]
         same = (place.crs, place.transform, place.shape) == (true.crs, true.transform, true.shape)
         if not same:
             _check_ground(place, truth.path, true.crs and true.crs.to_wkt(), true.bounds)
+            if place.crs is None:
+                raise InputError(
+                    f"truth {truth.path}", got=f"{true.shape} pixels", expected=f"{place.shape}, as its image has",
+                    fix="take the labels of this image, or georeference both",
+                )  # fmt: skip
         outside = true.nodata if true.nodata is not None else NODATA
     onto = {"crs": place.crs, "transform": place.transform, "width": place.shape[1], "height": place.shape[0]}
 

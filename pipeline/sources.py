@@ -19,6 +19,7 @@ from rasterio.errors import NotGeoreferencedWarning
 from pipeline.aoi import read_aoi
 from pipeline.bandfiles import (
     acquired,
+    check_place,
     common_dtype,
     common_grid,
     inspect_band,
@@ -77,12 +78,14 @@ def open_scene(
     *,
     assumed_nodata: float | None = None,
     reflectance: bool = True,
+    georeferenced: bool = True,
 ) -> Scene:
     """Find the bands that a model needs in a source, check them, and describe them as one scene.
 
     ``source``: a raster (path, http(s) URL, ``s3://``, ``/vsi…``, ``.zip``), a folder of band files, or a
     STAC item (path or http(s) URL of its JSON). ``assumed_nodata``: the value of missing pixels in files that
-    declare none. ``reflectance``: whether integers without a scale stand for reflectances.
+    declare none. ``reflectance``: whether integers without a scale stand for reflectances. ``georeferenced``:
+    whether a file without a place on Earth is refused.
     Bands of different pixel size share the grid of the finest. What was assumed is in the scene's warnings.
     Raises ``InputError`` for whatever would stop the inference or spoil its result.
     """
@@ -91,6 +94,8 @@ def open_scene(
         found = _find(source)
         chosen, matching = match_bands(needs, found.bands, options.bands, found.name)
         files = [inspect_band(band) for band in chosen]
+        for file in files if georeferenced else ():
+            check_place(file)
         grid = common_grid(files)
         nodata, missing = settle_nodata(files, options.nodata, assumed_nodata)
         scales, scaling = settle_scales(files, nodata, options.scale, options.offset, reflectance=reflectance)

@@ -17,6 +17,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from PIL import Image
 from safetensors.torch import load_file
 from scipy import ndimage
 from torch.nn import functional as F
@@ -34,6 +35,7 @@ from model.train import Progress, train
 from model.training import Normalisation, Schedule, Training
 from model.validation import context
 from pipeline.errors import InputError
+from tests.data import shared
 from tests.rasters import noise, write
 from tests.test_training import NAMES, recipe, silent, written
 
@@ -409,6 +411,29 @@ def test_what_cannot_be_trained_is_refused(
     monkeypatch.chdir(tmp_path)
     with pytest.raises(InputError, match=message):
         _train(*arguments.split(), "--out", "model")
+
+
+def test_pictures_without_a_place_are_trained_on(tmp_path: Path) -> None:
+    folder = shared("isbi2012")
+    source = {"kind": "labelled-folder", "name": "slices", "images": "image", "labels": "label", "holdout": 0.25}
+    found = recipe(
+        bands=[{"name": "grey"}], classes=[{"name": "membrane"}, {"name": "cell"}],
+        sources=[{**source, "values": {"0": 0, "255": 1}}],
+    ).load(folder)  # fmt: skip
+    assert (len(found.training), len(found.validation)) == (6, 2)
+    for image in [*found.training, *found.validation]:
+        oracle = np.asarray(Image.open(folder / "image" / f"{image.name.removeprefix('slices/')}.png"))
+        np.testing.assert_allclose(image.pixels(np.s_[:, :])[0], oracle / 255, atol=1e-6)
+    Image.fromarray(np.zeros((9, 9), np.uint8)).save(tmp_path / "small.png")
+    odd = {
+        **source,
+        "kind": "labelled",
+        "image": str(folder / "image" / "0.png"),
+        "labels": str(tmp_path / "small.png"),
+    }
+    del odd["images"]
+    with pytest.raises(InputError, match=r"truth .*small.png: got \(9, 9\) pixels, expected \(512, 512\)"):
+        recipe(bands=[{"name": "grey"}], sources=[odd]).load(tmp_path)
 
 
 def test_images_without_labels_are_named(tmp_path: Path) -> None:
