@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Literal, NamedTuple
 
@@ -109,8 +108,6 @@ class _Files(Strict):
     def opened(self, name: str, image: Path, labels: Path, bands: Sequence[BandNeed]) -> FileImage:
         """A whole image and its labels."""
         scene = open_scene(image, bands, SceneOptions(scale=self.scale, bands=self.bands), georeferenced=False)
-        for warning in scene.warnings:
-            _warn_once(warning)
         reader = labeller(scene.grid, Truth(labels, self.attribute, self.values))
         height, width = scene.grid.shape
         return FileImage(name, scene, Window(0, 0, height, width), reader, self.weight)
@@ -134,6 +131,7 @@ class LabelledPair(_Files):
     def load(self, data: Path, bands: Sequence[BandNeed]) -> Loaded:
         """The part of the image, and what of it is held out."""
         whole = self.opened(self.name, data / self.image, data / self.labels, bands)
+        _warn(whole.scene)
         left, top, right, bottom = self.part
         border = right - self.holdout * (right - left)
         parts = [_part(whole, self.name, (left, top, border, bottom))]
@@ -141,10 +139,9 @@ class LabelledPair(_Files):
         return Loaded([*parts], [*held])
 
 
-@lru_cache(maxsize=64)
-def _warn_once(warning: str) -> None:
-    """What was assumed of the images of a folder is said once."""
-    log.warning("%s", warning)
+def _warn(scene: Scene) -> None:
+    for warning in scene.warnings:
+        log.warning("%s", warning)
 
 
 def _part(image: FileImage, name: str, shares: tuple[float, float, float, float]) -> FileImage:
@@ -174,6 +171,7 @@ class LabelledFolder(_Files):
         """Every image of the folder."""
         pairs = self._pairs(data / self.images, data / self.labels)
         images = [self.opened(f"{self.name}/{image.stem}", image, labels, bands) for image, labels in pairs]
+        _warn(images[0].scene)  # what is assumed of the first is assumed of all
         total = sum(image.part.pixels for image in images)
         shared = [FileImage(i.name, i.scene, i.part, i.labels_of, self.weight * i.part.pixels / total) for i in images]
         order = np.random.default_rng(0).permutation(len(shared))  # of names in order: always the same
