@@ -7,6 +7,8 @@ import json
 import os
 import platform
 from collections.abc import Callable
+from contextlib import suppress
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import numpy as np
@@ -48,7 +50,7 @@ def measure(
     first = next(iter(known_workers))
     host = [address for address, worker in known_workers.items() if worker["host"] == known_workers[first]["host"]]
     device = client.submit(describe_device, workers=[first], pure=False).result()
-    path = _cache_file(device, len(host), model.digest, halo, options.device, options.precision, threads)
+    path = _cache_file(device, len(host), model.digest, halo, options.wish, threads)
     known = _cached(path)
     if known is not None and (options.window is not None or set(sizes) <= set(known.seconds)):
         return known  # of a window that the user fixed no more is asked than how it runs
@@ -57,8 +59,7 @@ def measure(
     from model.tune import Tuner  # torch, which takes seconds to import: where it is needed
 
     tuner = Tuner(
-        model.spec, model.folder, radiometry_of(scene), halo, options.device, options.precision, threads,
-        reset_peak_memory, peak_memory,
+        model.spec, model.folder, radiometry_of(scene), halo, options.wish, threads, reset_peak_memory, peak_memory,
     )  # fmt: skip
     sample = sample_window(scene, 3 * min(sizes) // 2)
     measuring = [client.submit(tuner, sample, sizes, workers=[address], pure=False) for address in host]
@@ -70,13 +71,23 @@ def measure(
 
 
 def describe_device() -> str:
-    """What a worker computes on: two that say the same run a network alike."""
+    """What a worker computes on, and with: two that say the same run a network alike."""
     import torch
 
+    software = ", ".join(f"{name} {number}" for name, number in engine_versions().items())
     if torch.cuda.is_available():
-        return f"{torch.cuda.get_device_name()}, torch {torch.__version__}"
+        return f"{torch.cuda.get_device_name()}, {software}"
     flags = torch.backends.cpu.get_cpu_capability()
-    return f"{platform.processor() or platform.machine()} {flags}, {os.cpu_count()} cores, torch {torch.__version__}"
+    return f"{platform.processor() or platform.machine()} {flags}, {os.cpu_count()} cores, {software}"
+
+
+def engine_versions() -> dict[str, str]:
+    """Of what runs networks here."""
+    found = {}
+    for name in ("torch", "onnxruntime", "openvino", "onnx"):
+        with suppress(PackageNotFoundError):
+            found[name] = version(name)
+    return found
 
 
 def sample_window(scene: Scene, edge: int) -> Sample:

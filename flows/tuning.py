@@ -39,7 +39,7 @@ def tune(model_name: str | Path, source: str | None, options: SegmentOptions) ->
         from model.tune import Tuner  # torch, which takes seconds to import: after the worker was started
 
         tuner = Tuner(
-            model.spec, model.folder, radiometry, halo, options.device, options.precision, os.cpu_count() or 1,
+            model.spec, model.folder, radiometry, halo, options.wish, os.cpu_count() or 1,
             reset_peak_memory, peak_memory,
         )  # fmt: skip
         found: Measurement = client.submit(tuner, sample, sizes, pure=False).result()

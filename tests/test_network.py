@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from model.config import Precision, Radiometry, Settings, UNetConfig
+from model.config import Precision, Radiometry, Settings, UNetConfig, Wish
 from model.engines import DTYPES, fused, has_onednn, rectified
 from model.errors import ModelError
 from model.measurement import Measurement
@@ -189,7 +189,7 @@ def test_two_windows_agree_where_the_halo_is_exact(tmp_path: Path, halo: int, ag
     spec = saved_model(tmp_path, random_network(norm="none"))
     assert spec.exact_halo == 24
     radiometry = Radiometry((1.0, 1.0), (0.0, 0.0), (None, None))
-    tuner = Tuner(spec, tmp_path, radiometry, halo, "cpu", "fp32", 1, lambda: None, lambda: 0)
+    tuner = Tuner(spec, tmp_path, radiometry, halo, Wish("cpu", "fp32"), 1, lambda: None, lambda: 0)
     pixels = np.random.default_rng(0).standard_normal((2, 192, 192)).astype(np.float32)
     found = tuner((pixels, np.ones((192, 192), bool)), (128,))
     assert (found.disagreement == 0) == agree
