@@ -23,7 +23,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from model.config import Engine, Radiometry, Settings, UNetConfig, Wish
+from model.config import Engine, Program, Radiometry, Settings, UNetConfig, Wish
 from model.engines import check_engine, engines, has_onednn, is_installed, precisions
 from model.errors import ModelError
 from model.graphs import not_installed
@@ -69,8 +69,7 @@ class Tuner:
     def __call__(self, sample: Sample, sizes: Sequence[int]) -> Measurement:
         """Measure on a piece of the scene; ``sizes`` are the edges of windows that a plan might take.
 
-        Labels are compared and settings chosen on the smallest size; the others are timed with the choice. The sample
-        is half as large again as the smallest window: two windows, half a window apart, tell how far they disagree.
+        Labels are compared and settings chosen on the smallest size; the others are timed with the choice.
         """
         first = min(sizes)
         base = self._baseline()
@@ -87,35 +86,15 @@ class Tuner:
                 best = self._best(tried)
                 trials += tried
         measured = self._measured(best, sample, sizes, tuple(trials))
-        measured = replace(measured, disagreement=self._disagreement(best, sample, first))
         _released()  # what the largest window took is not the run's
         return measured
 
     def _baseline(self) -> Settings:
         """The plain way, which must work: its labels are what the others must agree with."""
-        wish, network = self.wish, self.spec.network
-        device = wish.device
-        if device == "auto":
-            device = "cuda" if torch.cuda.is_available() else "cpu"
-        precision = "fp32" if wish.precision == "auto" else wish.precision
-        if wish.engine != "auto":
-            engine = wish.engine
-        elif not (there := self._engines(device)):
-            raise not_installed(engines(network, device)[0])
-        else:
-            engine = there[0]
-        if engine == "torch" and device == "cpu" and precision in ("bf16", "fp16") and not has_onednn(precision):
-            raise ModelError(
-                "--precision", got=precision, expected="fp32, which this CPU is made for", fix="leave it to be measured"
-            )
-        settings = Settings(device, precision, _layouts(network, engine)[0], wish.batch or 1, self._threads, engine)
-        check_engine(network, settings)
-        return settings
+        return plain_settings(self.spec.network, self.wish, self._threads)
 
     def _engines(self, device: str) -> list[Engine]:
-        """Those worth a trial: torch's compiler takes minutes on a CPU and is only taken by those who ask for it."""
-        network = self.spec.network
-        return [e for e in engines(network, device) if e != "compiled" and is_installed(network, e)]
+        return _worth_a_trial(self.spec.network, device)
 
     @property
     def _threads(self) -> int:
@@ -153,7 +132,7 @@ class Tuner:
         for settings in candidates:
             try:
                 forward = self._forward(settings, sample, edge)
-                attempts.append(_Attempt(settings, forward, _labels(forward())))
+                attempts.append(_Attempt(settings, forward, labels_of(forward())))
             except (ModelError, torch.cuda.OutOfMemoryError) as error:
                 if not attempts:
                     raise
@@ -220,33 +199,6 @@ class Tuner:
 
         return forward
 
-    def _disagreement(self, settings: Settings, sample: Sample, edge: int) -> float:
-        """Share of the labels that two windows see differently, where their supports overlap by half.
-
-        Each has there what the other has in its middle at its edge, ``halo`` pixels of context away from the end of
-        what it sees. 0 where the halo is exact.
-        """
-        pixels, valid = sample
-        shift = (edge - 2 * self.halo) // 2 // self.spec.divisor * self.spec.divisor
-        room = min(valid.shape) - edge
-        if not 0 < shift <= room:
-            return 0.0
-        runtime = self._runtime(replace(settings, batch=1))
-        here, there = (
-            _labels(
-                next(
-                    runtime.predict(
-                        [pixels[:, at : at + edge, at : at + edge]], [valid[at : at + edge, at : at + edge]]
-                    )
-                )
-            )
-            for at in (0, shift)
-        )
-        common = len(here) - shift
-        known = valid[shift + self.halo :, shift + self.halo :][:common, :common]
-        differs = (here[shift:, shift:] != there[:common, :common])[known]
-        return float(differs.mean()) if differs.size else 0.0
-
     def _runtime(self, settings: Settings) -> Runtime:
         return Runtime(self.spec, self.folder, settings, self.radiometry, self.halo)
 
@@ -291,7 +243,38 @@ def _released() -> int:
     return int(psutil.Process().memory_info().rss)
 
 
-def _labels(scores: Tensor) -> NDArray[np.uint8]:
+def plain_settings(network: UNetConfig | Program, wish: Wish, threads: int) -> Settings:
+    """The plain way to run a network, within what the user fixes: float32, in the engine that comes first.
+
+    Raises:
+        ModelError: that cannot run here.
+    """
+    device = wish.device
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    precision = "fp32" if wish.precision == "auto" else wish.precision
+    if wish.engine != "auto":
+        engine = wish.engine
+    elif there := _worth_a_trial(network, device):
+        engine = there[0]
+    else:
+        raise not_installed(engines(network, device)[0])
+    if engine == "torch" and device == "cpu" and precision in ("bf16", "fp16") and not has_onednn(precision):
+        raise ModelError(
+            "--precision", got=precision, expected="fp32, which this CPU is made for", fix="leave it to be measured"
+        )
+    settings = Settings(device, precision, _layouts(network, engine)[0], wish.batch or 1, threads, engine)
+    check_engine(network, settings)
+    return settings
+
+
+def _worth_a_trial(network: UNetConfig | Program, device: str) -> list[Engine]:
+    """torch's compiler takes minutes on a CPU, and is only taken by those who ask for it."""
+    return [engine for engine in engines(network, device) if engine != "compiled" and is_installed(network, engine)]
+
+
+def labels_of(scores: Tensor) -> NDArray[np.uint8]:
+    """The most probable class of each pixel (H, W) of scores (classes, H, W)."""
     return np.asarray(scores.argmax(0).cpu().numpy()).astype(np.uint8)
 
 
