@@ -42,6 +42,9 @@ Overlap = Annotated[str, typer.Option(help="Band in which tiles are feathered, i
 ChunkTiles = Annotated[int | None, typer.Option(help="Tiles along the edge of a chunk")]
 Device = Annotated[str, typer.Option(help="auto, cpu or cuda")]
 Precision = Annotated[str, typer.Option(help="auto, fp32, bf16, fp16 or fp64")]
+Engine = Annotated[str, typer.Option(help="auto, torch, compiled, onnxruntime or openvino: what runs the network")]
+Batch = Annotated[int | None, typer.Option(help="Windows that go through the network at once")]
+Threads = Annotated[int | None, typer.Option(help="Threads of the network in each worker")]
 Cluster = Annotated[str, typer.Option(help="local, or the address of a Dask scheduler")]
 Workers = Annotated[int | None, typer.Option(help="Worker processes of the local cluster")]
 Aoi = Annotated[Path | None, typer.Option(help="GeoJSON polygons that limit the work")]
@@ -78,6 +81,9 @@ def segment(
     chunk_tiles: ChunkTiles = None,
     device: Device = "auto",
     precision: Precision = "auto",
+    engine: Engine = "auto",
+    batch: Batch = None,
+    threads: Threads = None,
     cluster: Cluster = "local",
     workers: Workers = None,
     outputs: Annotated[str, typer.Option(help="What to write: cog, zarr")] = "cog,zarr",
@@ -96,7 +102,8 @@ def segment(
     from flows.segment import segment_all
 
     options = _options(
-        window=window, halo=halo, overlap=overlap, chunk_tiles=chunk_tiles, device=device, precision=precision,
+        window=window, halo=halo, overlap=overlap, chunk_tiles=chunk_tiles,
+        device=device, precision=precision, engine=engine, batch=batch, threads=threads,
         cluster=cluster, workers=workers, outputs=_listed(outputs), aoi=aoi, bands=_listed(bands), scale=scale,
         offset=offset, nodata=nodata, on_bad_block=on_bad_block, overwrite=overwrite,
     )  # fmt: skip
@@ -114,6 +121,9 @@ def plan(
     chunk_tiles: ChunkTiles = None,
     device: Device = "auto",
     precision: Precision = "auto",
+    engine: Engine = "auto",
+    batch: Batch = None,
+    threads: Threads = None,
     cluster: Cluster = "local",
     workers: Workers = None,
     aoi: Aoi = None,
@@ -127,7 +137,8 @@ def plan(
     from flows.planning import plan_scene
 
     options = _options(
-        window=window, halo=halo, overlap=overlap, chunk_tiles=chunk_tiles, device=device, precision=precision,
+        window=window, halo=halo, overlap=overlap, chunk_tiles=chunk_tiles,
+        device=device, precision=precision, engine=engine, batch=batch, threads=threads,
         cluster=cluster, workers=workers, aoi=aoi, bands=_listed(bands), scale=scale, offset=offset, nodata=nodata,
     )  # fmt: skip
     display.show_plan(plan_scene(scene, model, options, picture, display.say))
@@ -261,6 +272,9 @@ def tune(
     scene: Annotated[str | None, typer.Option(help=SCENE + " to measure on; default: noise")] = None,
     device: Device = "auto",
     precision: Precision = "auto",
+    engine: Engine = "auto",
+    batch: Batch = None,
+    threads: Threads = None,
     window: Window = "auto",
     halo: Halo = "auto",
     as_json: Annotated[bool, typer.Option("--json", help="For programs")] = False,
@@ -268,7 +282,10 @@ def tune(
     """Measure every way to run a model on this machine, and show which one a run would take."""
     from flows.tuning import tune
 
-    found = tune(name, scene, _options(device=device, precision=precision, window=window, halo=halo))
+    options = _options(
+        device=device, precision=precision, engine=engine, batch=batch, threads=threads, window=window, halo=halo
+    )
+    found = tune(name, scene, options)
     if as_json:
         print(json.dumps(found.to_dict(), indent=2))
     else:

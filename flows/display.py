@@ -5,9 +5,11 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import asdict
 from math import isnan
 from typing import TYPE_CHECKING, Any
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -173,7 +175,7 @@ def show_result(result: Result) -> None:
     table.add_row("seconds", f"{seconds['total']:.1f} ({wall})")
     table.add_row(f"seconds of {record['workers']} worker(s)", work)
     settings = record["settings"]
-    table.add_row("network ran on", f"{settings['device']}, {settings['precision']}, batch {settings['batch']}")
+    table.add_row("network ran on", _settings(settings))
     peak, projected = record["peak_memory_bytes"], record["projected_memory_bytes"]
     table.add_row("peak memory of a worker", f"{peak / 2**20:.0f} MiB of {projected / 2**20:.0f} MiB projected")
     for row in record["classes"]:
@@ -188,28 +190,44 @@ def show_result(result: Result) -> None:
 
 def show_tuning(found: Measurement) -> None:
     """The tables of ``seamline model tune``: the trials, then the windows with what was chosen."""
-    trials = Table(title=f"trials, windows of {min(found.seconds)}²", title_justify="left", highlight=False)
-    for name in ("device", "precision", "layout", "batch", "threads", "Mpx/s", "as fp32", "IoU with it"):
+    device = found.settings.device
+    trials = Table(title=f"trials on {device}", title_justify="left", highlight=False, box=SIMPLE_HEAD, padding=(0, 1))
+    for name in ("engine", "prec.", "layout", "window", "batch", "thr.", "Mpx/s", "as fp32", "IoU"):
         trials.add_column(name, justify="right", no_wrap=True)
     for trial in found.trials:
         how = trial.settings
-        speed, agreement = f"{1e-6 / trial.seconds_per_pixel:.2f}", f"{trial.agreement:.2%}"
-        iou = f"{trial.mean_iou:.4f}"
-        layout = "NHWC" if how.channels_last else "NCHW"
-        trials.add_row(how.device, how.precision, layout, str(how.batch), str(how.threads), speed, agreement, iou)
+        numbers = (str(number) for number in (trial.window, how.batch, how.threads))
+        scores = f"{1e-6 / trial.seconds_per_pixel:.2f}", f"{trial.agreement:.2%}", f"{trial.mean_iou:.4f}"
+        trials.add_row(how.engine, how.precision, _layout(how.channels_last), *numbers, *scores)
     windows = _table("chosen")
-    how = found.settings
-    windows.add_row(
-        "settings",
-        f"{how.device}, {how.precision}, {'NHWC' if how.channels_last else 'NCHW'}, "
-        f"batch {how.batch}, {how.threads} thread(s)",
-    )
+    windows.add_row("settings", f"{_settings(asdict(found.settings))}, {found.settings.threads} thread(s)")
     for edge, seconds in sorted(found.seconds.items()):
         windows.add_row(f"window {edge}", f"{1e-6 / seconds:.2f} Mpx/s of network input")
     windows.add_row("memory", f"{found.process_bytes / 2**20:.0f} MiB and {found.bytes_per_pixel:.0f} bytes a pixel")
+    if found.changed:
+        windows.add_row("halo", _changed(found.changed, {}))
     out = Console()
     out.print(trials)
     out.print(windows)
+
+
+def _changed(changed: Mapping[int, float], costs: Mapping[int, float]) -> str:
+    """What each halo leaves to be changed by more context, and what it costs where that is known."""
+    return "\n".join(
+        f"{halo}: {1e3 * share:.2f} ‰ of the labels would change with more context"
+        + (f", {costs[halo]:.2f} network pixels per scene pixel" if halo in costs else "")
+        for halo, share in sorted(changed.items())
+    )
+
+
+def _layout(channels_last: bool) -> str:
+    return "NHWC" if channels_last else "NCHW"
+
+
+def _settings(how: Mapping[str, Any]) -> str:
+    """Settings in words; of records before there were engines, too."""
+    engine, layout = how.get("engine", "torch"), _layout(how["channels_last"])
+    return f"{engine} on {how['device']}, {how['precision']}, {layout}, batch {how['batch']}"
 
 
 def show_evaluation(found: Evaluation) -> None:
@@ -241,7 +259,7 @@ def show_scores(scores: Mapping[str, float]) -> None:
 
 def show_plan(plan: Plan) -> None:
     """The table of ``seamline plan``."""
-    tiling, settings = plan.tiling, plan.measured.settings
+    tiling, settings = plan.tiling, plan.settings
     table = _table(f"plan of {plan.scene.id} · {plan.model.spec.name}")
     table.add_row("scene", f"{tiling.height} × {tiling.width} pixels, {len(plan.scene.bands)} bands")
     table.add_row("window", f"{tiling.window}, stride {tiling.stride}, divisor {tiling.divisor}")
@@ -251,18 +269,19 @@ def show_plan(plan: Plan) -> None:
     )
     table.add_row("halo", f"{tiling.halo} ({proof})")
     table.add_row("overlap", str(tiling.overlap))
-    if exact is None or tiling.halo < exact:
-        share = plan.measured.disagreement
-        table.add_row("labels that two windows see differently", f"{share * 1e6:,.0f} of a million, before feathering")
+    changed = plan.measured.changed
+    if tiling.halo in changed and (exact is None or tiling.halo < exact):
+        share = f"{changed[tiling.halo] * 1e6:,.0f} of a million, before feathering"
+        table.add_row("labels that more context would change", share)
+    if changed:
+        table.add_row("at other halos", _changed(changed, plan.costs))
     table.add_row("tiles", f"{tiling.tile_count} in {tiling.tile_grid.row} rows and {tiling.tile_grid.col} columns")
     rows, cols = tiling.chunk_grid
     table.add_row(
         "chunks", f"{rows * cols} of {tiling.chunk_tiles} × {tiling.chunk_tiles} tiles ({tiling.chunk} pixels)"
     )
     table.add_row("network pixels per scene pixel", f"{tiling.redundancy:.2f}")
-    table.add_row(
-        "network runs on", f"{settings.device}, {settings.precision}, batch {settings.batch}, {plan.workers} worker(s)"
-    )
+    table.add_row("network runs on", f"{_settings(asdict(settings))}, {plan.workers} worker(s)")
     table.add_row("projected memory of a worker", f"{plan.projected_memory / 2**20:.0f} MiB")
     table.add_row("estimated time of the network", f"{plan.seconds:.1f} s")
     for warning in plan.scene.warnings:

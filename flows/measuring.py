@@ -7,6 +7,8 @@ import json
 import os
 import platform
 from collections.abc import Callable
+from contextlib import suppress
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import numpy as np
@@ -18,11 +20,13 @@ from model.measurement import Measurement, Sample
 from pipeline.files import replacing
 from pipeline.grid import Window
 from pipeline.memory import peak_memory, reset_peak_memory
-from pipeline.planning import Reach
+from pipeline.planning import UNBOUNDED_HALO, Reach
 from pipeline.scene import Scene, read_block
 
 SIZES = (512, 1024, 2048)
 """Edges of the windows that are timed; a scene smaller than one is not timed with larger ones."""
+COMPARED = 256
+"""Edge of the labels that are compared at the widest margin."""
 
 
 def measure(
@@ -44,11 +48,9 @@ def measure(
     before has them all measured anew.
     """
     sizes = window_sizes(max(scene.grid.shape), halo, model.reach, options.window)
-    known_workers = client.scheduler_info(n_workers=-1)["workers"]
-    first = next(iter(known_workers))
-    host = [address for address, worker in known_workers.items() if worker["host"] == known_workers[first]["host"]]
-    device = client.submit(describe_device, workers=[first], pure=False).result()
-    path = _cache_file(device, len(host), model.digest, halo, options.device, options.precision, threads)
+    host = _first_host(client)
+    device = client.submit(describe_device, workers=host[:1], pure=False).result()
+    path = _cache_file(device, len(host), model.digest, halo, options.wish, threads)
     known = _cached(path)
     if known is not None and (options.window is not None or set(sizes) <= set(known.seconds)):
         return known  # of a window that the user fixed no more is asked than how it runs
@@ -57,26 +59,81 @@ def measure(
     from model.tune import Tuner  # torch, which takes seconds to import: where it is needed
 
     tuner = Tuner(
-        model.spec, model.folder, radiometry_of(scene), halo, options.device, options.precision, threads,
-        reset_peak_memory, peak_memory,
+        model.spec, model.folder, radiometry_of(scene), halo, options.wish, threads, reset_peak_memory, peak_memory,
     )  # fmt: skip
-    sample = sample_window(scene, 3 * min(sizes) // 2)
+    sample = sample_window(scene, min(sizes))
     measuring = [client.submit(tuner, sample, sizes, workers=[address], pure=False) for address in host]
     found: Measurement = client.gather(measuring)[0]
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(path, shared=True) as part:
-        part.write_text(json.dumps(found.to_dict(), indent=2), encoding="utf-8")
+    _keep(path, found.to_dict())
     return found
 
 
+def measure_context(
+    client: Client, scene: Scene, model: Model, options: SegmentOptions, tried: tuple[int, ...], threads: int
+) -> dict[int, float]:
+    """For each margin of ``tried`` the share of the scene's labels that more context would change.
+
+    Found on a sample, on one worker, and kept beside the other measurements under the sample's digest; ``{}`` for a
+    network whose only window is too small to be compared with another.
+    """
+    reach = model.reach
+    edge, around = _context_sizes(tried, reach)
+    if not tried or not around:
+        return {}
+    pixels, valid = sample = sample_window(scene, edge + 2 * around)
+    digest = hashlib.sha256(pixels.tobytes() + valid.tobytes()).hexdigest()
+    first = _first_host(client)[:1]
+    device = client.submit(describe_device, workers=first, pure=False).result()
+    path = _cache_file("context", device, model.digest, digest, radiometry_of(scene), options.wish, tried)
+    with suppress(OSError, ValueError, AttributeError):
+        return {int(margin): float(share) for margin, share in json.loads(path.read_text(encoding="utf-8")).items()}
+    from model.context import ContextMeter  # torch, as above
+
+    meter = ContextMeter(model.spec, model.folder, radiometry_of(scene), options.wish, threads)
+    found: dict[int, float] = client.submit(meter, sample, edge, tried, workers=first, pure=False).result()
+    _keep(path, found)
+    return found
+
+
+def _context_sizes(tried: tuple[int, ...], reach: Reach) -> tuple[int, int]:
+    """Edge of the window that is compared, and of the band around it that it is compared with."""
+    if reach.window is not None:
+        return reach.window, reach.window // 4 // reach.divisor * reach.divisor
+    most = max((*tried, UNBOUNDED_HALO))
+    return reach.on_lattice(2 * most + COMPARED), reach.on_lattice(most)
+
+
+def _first_host(client: Client) -> list[str]:
+    """Addresses of the workers on the first one's host, the first one first."""
+    workers = client.scheduler_info(n_workers=-1)["workers"]
+    first = next(iter(workers))
+    return [address for address, worker in workers.items() if worker["host"] == workers[first]["host"]]
+
+
+def _keep(path: Path, values: object) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(path, shared=True) as part:
+        part.write_text(json.dumps(values, indent=2), encoding="utf-8")
+
+
 def describe_device() -> str:
-    """What a worker computes on: two that say the same run a network alike."""
+    """What a worker computes on, and with: two that say the same run a network alike."""
     import torch
 
+    software = ", ".join(f"{name} {number}" for name, number in engine_versions().items())
     if torch.cuda.is_available():
-        return f"{torch.cuda.get_device_name()}, torch {torch.__version__}"
+        return f"{torch.cuda.get_device_name()}, {software}"
     flags = torch.backends.cpu.get_cpu_capability()
-    return f"{platform.processor() or platform.machine()} {flags}, {os.cpu_count()} cores, torch {torch.__version__}"
+    return f"{platform.processor() or platform.machine()} {flags}, {os.cpu_count()} cores, {software}"
+
+
+def engine_versions() -> dict[str, str]:
+    """Of what runs networks here."""
+    found = {}
+    for name in ("torch", "onnxruntime", "openvino", "onnx"):
+        with suppress(PackageNotFoundError):
+            found[name] = version(name)
+    return found
 
 
 def sample_window(scene: Scene, edge: int) -> Sample:

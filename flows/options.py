@@ -17,6 +17,7 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
+from model.config import Wish
 from pipeline.planning import PlanOptions
 from pipeline.sources import SceneOptions
 
@@ -57,6 +58,8 @@ Window = Annotated[_Count | None, _AUTO, _expecting("a whole number from 1, or a
 Margin = Annotated[_Length | None, _AUTO, _expecting("a whole number from 0, or auto")]
 ChunkTiles = Annotated[Annotated[int, Field(ge=1, le=1000)] | None, _expecting("a whole number from 1 to 1000")]
 Workers = Annotated[Annotated[int, Field(ge=1, le=256)] | None, _expecting("a whole number from 1 to 256")]
+Batch = Annotated[Annotated[int, Field(ge=1, le=1024)] | None, _expecting("a whole number from 1 to 1024")]
+Threads = Annotated[Annotated[int, Field(ge=1, le=1024)] | None, _expecting("a whole number from 1 to 1024")]
 Outputs = Annotated[
     tuple[Literal["cog", "zarr"], ...], Field(min_length=1), _expecting("cog, zarr, or both separated by a comma")
 ]
@@ -82,6 +85,12 @@ class SegmentOptions(BaseModel):
     precision: Literal["auto", "fp32", "bf16", "fp16", "fp64"] = Field(
         "auto", description="auto: reduced only where the labels agree with fp32 and it is faster"
     )
+    engine: Literal["auto", "torch", "compiled", "onnxruntime", "openvino"] = Field(
+        "auto",
+        description="What runs the network; auto: the fastest of those installed whose labels agree with torch's",
+    )
+    batch: Batch = Field(None, description="Windows that go through the network at once; default: measured")
+    threads: Threads = Field(None, description="Threads of the network in each worker; default: measured")
     cluster: str = Field("local", description="local, or the address of a Dask scheduler")
     workers: Workers = Field(
         None, description="Worker processes of a local cluster; default: one a CUDA device, or one a core"
@@ -101,6 +110,11 @@ class SegmentOptions(BaseModel):
     def plan(self) -> PlanOptions:
         """The part that fixes the plan."""
         return PlanOptions(self.window, self.halo, self.overlap, self.chunk_tiles)
+
+    @property
+    def wish(self) -> Wish:
+        """The part that fixes how the network runs."""
+        return Wish(self.device, self.precision, self.engine, self.batch, self.threads)
 
     @property
     def scene(self) -> SceneOptions:

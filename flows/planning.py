@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import numpy as np
 import psutil
 from numpy.typing import NDArray
 
-from flows.measuring import measure
+from flows.measuring import measure, measure_context
 from flows.models import Model, open_model
 from flows.options import SegmentOptions
 from flows.request import open_input, raster_of
@@ -20,8 +21,17 @@ from flows.resume import Resumed
 from model.config import Settings
 from model.measurement import Measurement
 from pipeline.cluster import connected, memory_of
+from pipeline.errors import InputError
 from pipeline.picture import stretch, write_plan_picture
-from pipeline.planning import candidates, check_memory, choose, default_halo, projected_memory
+from pipeline.planning import (
+    candidates,
+    check_memory,
+    choose,
+    default_halo,
+    margins,
+    projected_memory,
+    settled_halo,
+)
 from pipeline.scene import Scene
 from pipeline.thumbnail import read_thumbnail
 from pipeline.tiling import Tiling
@@ -35,7 +45,10 @@ MOST_WORKERS, MEMORY_FOR_A_WORKER = 8, 3 * 2**30
 
 @dataclass(frozen=True)
 class Plan:
-    """How a scene will be run: tiling, settings and what they were chosen from."""
+    """How a scene will be run: tiling, settings and what they were chosen from.
+
+    ``costs`` maps other halos that were looked at to the network pixels per scene pixel of the plan with them.
+    """
 
     scene: Scene
     model: Model
@@ -43,6 +56,7 @@ class Plan:
     measured: Measurement
     projected_memory: int
     workers: int
+    costs: dict[int, float]
 
     @property
     def seconds(self) -> float:
@@ -79,8 +93,12 @@ def make_plan(
     options: SegmentOptions,
     resumed: Resumed | None,
     say: Callable[[str], None] = lambda text: None,
+    *,
+    curious: bool = False,
 ) -> Plan:
     """The plan of a resumed run as it was, otherwise the best for this scene, model and cluster.
+
+    How many labels a smaller halo would change is measured where the halo hangs on it, or if ``curious``.
 
     Raises:
         InputError: no plan fits into the memory of a worker, or the resumed one does not.
@@ -88,15 +106,28 @@ def make_plan(
     raster = raster_of(scene, model)
     workers = len(client.scheduler_info(n_workers=-1)["workers"])
     memory = memory_of(client)
+    costs: dict[int, float] = {}
     if resumed is not None:
         tiling, measured = resumed.tiling, resumed.measured
         check_memory(raster, tiling, measured, memory)
     else:
-        halo = default_halo(options.plan, model.reach)
-        threads = max(1, (os.cpu_count() or 1) // workers) if options.cluster == "local" else 0
-        measured = measure(client, scene, model, options, halo, threads, say)
-        tiling = choose(raster, options.plan, model.reach, measured, memory)
-    return Plan(scene, model, tiling, measured, projected_memory(raster, tiling, measured), workers)
+        reach, asked, threads = model.reach, options.plan, threads_of(options, workers)
+        chosen = asked.halo is None and reach.exact_halo is None
+        changed: dict[int, float] = {}
+        if curious or chosen:
+            changed = measure_context(client, scene, model, options, margins(raster, asked, reach), threads)
+        halo = settled_halo(changed, reach) if chosen else default_halo(asked, reach)
+        measured = replace(measure(client, scene, model, options, halo, threads, say), changed=changed)
+        tiling = choose(raster, replace(asked, halo=halo), reach, measured, memory)
+        for tried in changed if curious else ():
+            with suppress(InputError):  # the one that is asked for fits; another one need not
+                costs[tried] = choose(raster, replace(asked, halo=tried), reach, measured, memory).redundancy
+    return Plan(scene, model, tiling, measured, projected_memory(raster, tiling, measured), workers, costs)
+
+
+def threads_of(options: SegmentOptions, workers: int) -> int:
+    """The most threads of a worker's network; 0: as torch sees it, on somebody else's cluster."""
+    return max(1, (os.cpu_count() or 1) // workers) if options.cluster == "local" else 0
 
 
 def plan_scene(
@@ -111,7 +142,7 @@ def plan_scene(
     scene = open_input(source, model, options)
     candidates(raster_of(scene, model), options.plan, model.reach)
     with connected(options.cluster, worker_count(options)) as client:
-        plan = make_plan(client, scene, model, options, None, say)
+        plan = make_plan(client, scene, model, options, None, say, curious=True)
     if picture is not None:
         draw_plan(plan, picture)
     return plan

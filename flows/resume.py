@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -69,7 +69,7 @@ def resumable(directory: RunDirectory, identity: Identity, options: SegmentOptio
             return None
         tiling, measured = Tiling(**found["tiling"]), Measurement.from_dict(found["measured"])
         plan = {name: getattr(tiling, name) for name in ("window", "halo", "overlap", "chunk_tiles")}
-        settings = {"precision": measured.settings.precision, "device": measured.settings.device}
+        settings = asdict(measured.settings_for(tiling.window))
         _refuse_other(f"unfinished run in {directory.path.parent}", found, plan, settings, identity, options)
     except InputError:
         if options.overwrite:
@@ -102,8 +102,7 @@ def _refuse_other(
         "halo": options.halo,
         "overlap": options.overlap,
         "chunk_tiles": options.chunk_tiles,
-        "precision": None if options.precision == "auto" else options.precision,
-        "device": None if options.device == "auto" else options.device,
+        **options.wish.fixed(),
     }
     there = {**found, **plan, **settings}
     if identity.scene_digest != found["scene_digest"]:  # told by what was said of the scene, where that is it
@@ -111,11 +110,11 @@ def _refuse_other(
         now = options.model_dump(mode="json", exclude_defaults=True)
         asked |= {f"--{name}": now.get(name, "none") for name in READING if now.get(name) != before.get(name)}
         there |= {f"--{name}": before.get(name, "none") for name in READING}
-    other = {name: value for name, value in asked.items() if value is not None and value != there[name]}
+    other = {name: value for name, value in asked.items() if value is not None and value != there.get(name)}
     if other:
         raise InputError(
             what,
-            got=", ".join(f"{name} {_short(there[name])}" for name in other),
+            got=", ".join(f"{name} {_short(there.get(name, 'unknown'))}" for name in other),
             expected=", ".join(f"{name} {_short(value)}" for name, value in other.items()) + " as asked",
             fix="take the same scene, model and plan, another --out, or --overwrite to start over",
         )

@@ -15,6 +15,7 @@ from typing import Any
 
 from distributed import Client
 
+from flows.measuring import engine_versions
 from flows.models import TorchLoader, open_model, radiometry_of
 from flows.options import SegmentOptions
 from flows.planning import Plan, make_plan, worker_count
@@ -176,7 +177,7 @@ def _publication(request: Request, job: Job) -> Publication:
 
 def versions() -> dict[str, str]:
     """Of everything that decides what the results look like."""
-    return {name: version(name) for name in ("seamline", "torch", "rasterio", "zarr", "dask", "numpy")}
+    return {name: version(name) for name in ("seamline", "rasterio", "zarr", "dask", "numpy")} | engine_versions()
 
 
 def _record(plan: Plan, request: Request, totals: Totals) -> dict[str, Any]:

@@ -3,47 +3,52 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
-from flows.measuring import SIZES, sample_window, window_sizes
+from flows.measuring import SIZES, measure_context, sample_window, window_sizes
 from flows.models import Model, open_model, radiometry_of
 from flows.options import SegmentOptions
-from flows.request import open_input
+from flows.request import open_input, raster_of
 from model.config import Radiometry
 from model.measurement import Measurement, Sample
 from pipeline.cluster import connected
 from pipeline.memory import peak_memory, reset_peak_memory
-from pipeline.planning import default_halo
+from pipeline.planning import default_halo, margins, settled_halo
 
 
 def tune(model_name: str | Path, source: str | None, options: SegmentOptions) -> Measurement:
     """Measure a model anew in one worker process with all of the machine's threads; nothing is remembered.
 
-    On windows of the scene ``source``; without one on noise, whose labels tell less about reduced precisions.
+    On windows of the scene ``source``; without one on noise, whose labels tell less about reduced precisions, and
+    nothing about the context that a scene wants.
     """
     model = open_model(model_name)
-    halo = default_halo(options.plan, model.reach)
-    sizes = window_sizes(max(SIZES), halo, model.reach, options.window)
-    if source is None:
-        count = len(model.spec.bands)
-        radiometry, sample = (
-            Radiometry((1.0,) * count, (0.0,) * count, (None,) * count),
-            _noise(model, 3 * min(sizes) // 2),
-        )
-    else:
-        scene = open_input(source, model, options)
-        radiometry, sample = radiometry_of(scene), sample_window(scene, 3 * min(sizes) // 2)
+    scene = None if source is None else open_input(source, model, options)
+    threads = os.cpu_count() or 1
     with connected("local", 1) as client:
         from model.tune import Tuner  # torch, which takes seconds to import: after the worker was started
 
+        halo, changed = default_halo(options.plan, model.reach), {}
+        if scene is not None:
+            tried = margins(raster_of(scene, model), options.plan, model.reach)
+            changed = measure_context(client, scene, model, options, tried, threads)
+            if options.halo is None and model.reach.exact_halo is None:
+                halo = settled_halo(changed, model.reach)
+        sizes = window_sizes(max(SIZES), halo, model.reach, options.window)
+        if scene is None:
+            count = len(model.spec.bands)
+            radiometry = Radiometry((1.0,) * count, (0.0,) * count, (None,) * count)
+            sample = _noise(model, min(sizes))
+        else:
+            radiometry, sample = radiometry_of(scene), sample_window(scene, min(sizes))
         tuner = Tuner(
-            model.spec, model.folder, radiometry, halo, options.device, options.precision, os.cpu_count() or 1,
-            reset_peak_memory, peak_memory,
+            model.spec, model.folder, radiometry, halo, options.wish, threads, reset_peak_memory, peak_memory,
         )  # fmt: skip
         found: Measurement = client.submit(tuner, sample, sizes, pure=False).result()
-    return found
+    return replace(found, changed=changed)
 
 
 def _noise(model: Model, edge: int) -> Sample:

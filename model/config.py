@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass
-from typing import Literal, get_args
+from dataclasses import asdict, dataclass, fields
+from typing import Any, Literal, get_args
 
 Precision = Literal["fp64", "fp32", "bf16", "fp16"]
+
+Engine = Literal["torch", "compiled", "onnxruntime", "openvino"]
+"""What runs a network: torch, torch through its compiler, ONNX Runtime, OpenVINO."""
 
 ProgramFormat = Literal["onnx", "torchscript", "torch.export"]
 
@@ -149,7 +152,7 @@ class Program:
 class Settings:
     """How a network runs on one kind of device. Found by measuring (``model.tune``), not by guessing.
 
-    ``threads`` are torch's threads in the worker's process; 0 leaves them as they are.
+    ``threads`` are those of the network in the worker's process; 0 leaves them to the engine.
     """
 
     device: Literal["cpu", "cuda"] = "cpu"
@@ -157,12 +160,40 @@ class Settings:
     channels_last: bool = False
     batch: int = 1
     threads: int = 0
+    engine: Engine = "torch"
 
     def __post_init__(self) -> None:
-        if self.precision not in get_args(Precision):
-            raise ValueError(f"precision: got {self.precision!r}, expected one of {sorted(get_args(Precision))}")
+        for name, allowed in (("precision", get_args(Precision)), ("engine", get_args(Engine))):
+            if getattr(self, name) not in allowed:
+                raise ValueError(f"{name}: got {getattr(self, name)!r}, expected one of {sorted(allowed)}")
         if self.batch < 1:
             raise ValueError(f"batch: got {self.batch}, expected at least 1")
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Settings:
+        """Of a JSON object that has all of the fields: what another version wrote is no settings.
+
+        Raises:
+            ValueError: a field is missing, unknown or wrong.
+        """
+        if values.keys() != {field.name for field in fields(cls)}:
+            raise ValueError(f"settings: got {', '.join(values)}")
+        return cls(**values)
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What a user fixes of the settings; ``"auto"`` and ``None`` are left to be measured."""
+
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    precision: Literal["auto"] | Precision = "auto"
+    engine: Literal["auto"] | Engine = "auto"
+    batch: int | None = None
+    threads: int | None = None
+
+    def fixed(self) -> dict[str, int | str]:
+        """The settings that are fixed, by name."""
+        return {name: value for name, value in asdict(self).items() if value not in ("auto", None)}
 
 
 @dataclass(frozen=True)

@@ -8,19 +8,21 @@ from __future__ import annotations
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
 import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from model.config import Precision, Program, Settings, UNetConfig
+from model.config import Engine, Precision, Program, Settings, UNetConfig
 from model.errors import ModelError
+from model.graphs import Graph, installed, load_graph, not_installed, openvino_precisions, unet_graph
 from model.spec import ModelSpec
 from model.unet import DoubleConv, UNet
 
 Network = Callable[[Tensor, int], Tensor]
+Net = TypeVar("Net", bound=nn.Module)
 
 DTYPES: dict[Precision, torch.dtype] = {
     "fp64": torch.float64,
@@ -31,46 +33,134 @@ DTYPES: dict[Precision, torch.dtype] = {
 
 
 def open_network(spec: ModelSpec, folder: Path, settings: Settings) -> Network:
-    """The model's network on the device of the settings, in their precision and layout.
+    """The model's network on the device of the settings, in their engine, precision and layout.
 
     Raises:
-        ModelError: a program cannot be run as the settings ask, or its framework is not installed.
+        ModelError: the network cannot be run as the settings ask, or the engine is not installed.
     """
+    check_engine(spec.network, settings)
     if isinstance(spec.network, UNetConfig):
         return _unet(spec, folder, settings)
-    if settings.precision != "fp32":
-        raise ModelError(
-            "--precision",
-            got=settings.precision,
-            expected=f"fp32, in which {spec.network.format} programs are run",
-            fix="leave it to be measured",
-        )
     path = folder / spec.weights
     if spec.network.format == "onnx":
         return OnnxProgram(path, spec.network, settings)
     return TorchProgram(load_program(path, spec.network.format), spec.network, settings)
 
 
-def precisions(network: UNetConfig | Program, device: str) -> tuple[Precision, ...]:
-    """The reduced precisions that are worth a trial on a device."""
-    if isinstance(network, Program):
-        return ()
+def engines(network: UNetConfig | Program, device: str) -> tuple[Engine, ...]:
+    """What can run a network on a device, the plain way first; installed or not."""
+    if isinstance(network, UNetConfig):
+        return ("torch", "compiled") if device == "cuda" else ("torch", "compiled", "onnxruntime", "openvino")
+    if network.format != "onnx":
+        return ("torch",)
+    return ("onnxruntime",) if device == "cuda" else ("onnxruntime", "openvino")
+
+
+def is_installed(network: UNetConfig | Program, engine: Engine) -> bool:
+    """Whether the packages are there with which an engine runs a network."""
+    return installed(engine, converts=isinstance(network, UNetConfig))
+
+
+def precisions(network: UNetConfig | Program, engine: Engine, device: str) -> tuple[Precision, ...]:
+    """The precisions in which an engine that is installed runs a network well, float32 before the reduced ones."""
+    if isinstance(network, Program) or engine == "onnxruntime":
+        return ("fp32",)
+    if engine == "openvino":
+        return openvino_precisions()
     if device == "cuda":
-        return "bf16", "fp16"
-    return ("bf16",) if has_onednn("bf16") else ()
+        return "fp32", "bf16", "fp16"
+    return ("fp32", "bf16") if has_onednn("bf16") else ("fp32",)
+
+
+def check_engine(network: UNetConfig | Program, settings: Settings) -> None:
+    """Refuse an engine that does not run the network, or not in the precision of the settings."""
+    engine, precision = settings.engine, settings.precision
+    if engine not in (runners := engines(network, settings.device)):
+        kind = "the project's own networks" if isinstance(network, UNetConfig) else f"{network.format} programs"
+        raise ModelError(
+            "--engine", got=engine, expected=f"{' or '.join(runners)}, which run {kind} on {settings.device}",
+            fix="take one of them, or auto",
+        )  # fmt: skip
+    if not is_installed(network, engine):
+        raise not_installed(engine)
+    if isinstance(network, UNetConfig) and engine in ("torch", "compiled"):
+        return  # any precision, on any machine, if slowly
+    if precision not in (able := precisions(network, engine, settings.device)):
+        kind = "networks are run here" if isinstance(network, UNetConfig) else f"{network.format} programs are run"
+        raise ModelError(
+            "--precision",
+            got=precision,
+            expected=f"{' or '.join(able)}, in which {kind} by {engine}",
+            fix="leave it to be measured",
+        )
+
+
+def input_dtype(settings: Settings) -> torch.dtype:
+    """Of what a network is given: graphs convert float32 by themselves."""
+    return DTYPES[settings.precision] if settings.engine in ("torch", "compiled") else torch.float32
 
 
 # --- the project's own ----------------------------------------------------------------------------------
 
 
 def _unet(spec: ModelSpec, folder: Path, settings: Settings) -> Network:
-    layout = torch.channels_last if settings.channels_last else torch.contiguous_format
     network = load_network(spec, folder)
-    if settings.precision == "fp64":
-        network = network.double()
-    ready = fused(network).to(settings.device, DTYPES[settings.precision])
+    network = fused(network.double() if settings.precision == "fp64" else network)
+    if settings.engine in ("onnxruntime", "openvino"):
+        return ConvertedUNet(network, settings)
+    layout = torch.channels_last if settings.channels_last else torch.contiguous_format
+    ready = network.to(settings.device, DTYPES[settings.precision])
     ready = ready.to(memory_format=layout)  # type: ignore[call-overload]
+    if settings.engine == "compiled":
+        return Compiled(ready)
     return rectified(ready) if settings.device == "cpu" and has_onednn(settings.precision) else ready
+
+
+class Compiled:
+    """The own U-Net through torch's compiler, once for windows of all sizes."""
+
+    def __init__(self, network: nn.Module) -> None:
+        self._network = torch.compile(network, dynamic=True)
+
+    def __call__(self, x: Tensor, halo: int) -> Tensor:
+        """(B, bands, H, W) → (B, outputs, H − 2·halo, W − 2·halo)."""
+        try:
+            y: Tensor = self._network(x, halo)
+        except torch.cuda.OutOfMemoryError:
+            raise
+        except Exception as error:  # of the compiler, of which there are several
+            raise ModelError(
+                "--engine",
+                got=f"compiled, {(str(error).strip().splitlines() or [type(error).__name__])[0][:200]}",
+                expected="a network that torch compiles, and a C++ compiler on a CPU",
+                fix="take another --engine",
+            ) from error
+        return y
+
+
+class ConvertedUNet:
+    """The own U-Net as an ONNX graph in another engine, on the CPU, converted when the halo is known.
+
+    Windows go one by one: batches bring nothing on a CPU, and so a graph is compiled for one shape in a run.
+    """
+
+    def __init__(self, network: UNet, settings: Settings) -> None:
+        self._network, self._settings = network, settings
+        self._graphs: dict[int, Graph] = {}
+
+    def __call__(self, x: Tensor, halo: int) -> Tensor:
+        """(B, bands, H, W) → (B, outputs, H − 2·halo, W − 2·halo)."""
+        graph = self._graph(halo)
+        return torch.cat([graph(window[None]) for window in x])
+
+    def prepare(self, shape: tuple[int, ...], halo: int) -> None:
+        """Do for windows of this shape what needs to be done once."""
+        self._graph(halo).prepare((1, *shape[1:]))
+
+    def _graph(self, halo: int) -> Graph:
+        if halo not in self._graphs:
+            self._graphs[halo] = load_graph(unet_graph(self._network, self._network.config, halo), self._settings)
+        return self._graphs[halo]
 
 
 def load_network(spec: ModelSpec, folder: Path) -> UNet:
@@ -81,7 +171,7 @@ def load_network(spec: ModelSpec, folder: Path) -> UNet:
     return network.eval()
 
 
-def fused(network: nn.Module) -> nn.Module:
+def fused(network: Net) -> Net:
     """The network with each batch normalisation folded into the convolution before it (in place)."""
     for module in network.modules():
         if isinstance(module, DoubleConv):
@@ -167,20 +257,21 @@ def load_program(path: Path, form: str) -> Callable[[Tensor], Tensor]:
 
 
 class OnnxProgram:
-    """An ONNX graph in ONNX Runtime, on the CPU or a CUDA device."""
+    """An ONNX graph of somebody else, in ONNX Runtime or OpenVINO."""
 
     def __init__(self, path: Path, program: Program, settings: Settings) -> None:
-        self._session = onnx_session(path, settings)
-        self._input = self._session.get_inputs()[0].name
+        self._graph = load_graph(path, settings)
         self.program = program
 
     def __call__(self, x: Tensor, halo: int) -> Tensor:
         """(B, bands, H, W) → (B, outputs, H − 2·halo, W − 2·halo)."""
-        return _run(self._infer, self.program, x, halo)
+        return _run(self._graph, self.program, x, halo)
 
-    def _infer(self, x: Tensor) -> Tensor:
-        (y, *_) = self._session.run(None, {self._input: x.cpu().contiguous().numpy()})
-        return torch.from_numpy(y).to(x.device)
+    def prepare(self, shape: tuple[int, ...], halo: int) -> None:
+        """Do for windows of this shape what needs to be done once."""
+        batch, bands, height, width = shape
+        batch = self.program.batch or batch
+        self._graph.prepare((batch, height, width, bands) if self.program.channels_last else (batch, *shape[1:]))
 
 
 def _run(module: Callable[[Tensor], Tensor], program: Program, x: Tensor, halo: int) -> Tensor:
@@ -194,32 +285,6 @@ def _run(module: Callable[[Tensor], Tensor], program: Program, x: Tensor, halo: 
         parts.append(module(filled)[: len(part)])
     y = torch.cat(parts)
     return cropped(y.movedim(-1, 1) if program.channels_last else y, halo)
-
-
-def onnx_session(path: Path, settings: Settings) -> Any:
-    """An ONNX Runtime session of a graph.
-
-    Raises:
-        ModelError: ONNX Runtime is not installed, or refuses the file.
-    """
-    try:
-        import onnxruntime
-    except ImportError:
-        raise ModelError(
-            f"network {path}", got="no ONNX Runtime", expected="it, to run ONNX", fix="pip install 'seamline[onnx]'"
-        ) from None
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = settings.threads
-    options.log_severity_level = 3
-    # Threads that wait must not take the core from the one that reads.
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    providers = ["CUDAExecutionProvider"] if settings.device == "cuda" else []
-    try:
-        return onnxruntime.InferenceSession(path, options, providers=[*providers, "CPUExecutionProvider"])
-    except Exception as error:  # ONNX Runtime's own classes, of which there are many
-        raise ModelError(
-            f"network {path}", got=error, expected="a graph that ONNX Runtime runs", fix="export it again"
-        ) from error
 
 
 def cropped(y: Tensor, halo: int) -> Tensor:

@@ -19,8 +19,9 @@ from torch import Tensor
 
 from model.config import Program, ProgramFormat, Settings, UNetConfig
 from model.document import write_document
-from model.engines import OnnxProgram, TorchProgram, load_program, onnx_session
+from model.engines import OnnxProgram, TorchProgram, load_program
 from model.errors import ModelError
+from model.graphs import onnx_session
 from model.milesial import BilinearUNet, unet_of
 from model.reach import EDGE, measured_reach
 from model.spec import ModelSpec
@@ -133,7 +134,8 @@ def _exported(network: BilinearUNet, bands: int) -> torch.export.ExportedProgram
 
 
 def _onnx(path: Path, bands: int) -> Imported:
-    session = onnx_session(path, Settings())
+    settings = Settings(engine="onnxruntime")
+    session = onnx_session(path, settings)
     inputs, outputs = session.get_inputs(), session.get_outputs()
     shape = inputs[0].shape if len(inputs) == 1 else []
     if len(shape) != 4 or inputs[0].type != "tensor(float)" or not outputs:
@@ -152,7 +154,7 @@ def _onnx(path: Path, bands: int) -> Imported:
 
     def run(divisor: int, classes: int) -> OnnxProgram:
         program = Program("onnx", bands, classes, divisor, height, fixed[0], channels_last)
-        return OnnxProgram(path, program, Settings())
+        return OnnxProgram(path, program, settings)
 
     return _probed(path, run, bands, height, lambda target: shutil.copyfile(path, target))
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -22,9 +22,11 @@ IOU_AGREES = 0.995
 
 @dataclass(frozen=True)
 class Trial:
-    """One way to run: ``seconds_per_pixel`` of network input; ``agreement`` is the share of labels as in fp32."""
+    """One way to run, on windows of an edge of ``window``: ``seconds_per_pixel`` of network input; ``agreement`` is the
+    share of labels as in plain float32."""
 
     settings: Settings
+    window: int
     seconds_per_pixel: float
     agreement: float
     mean_iou: float
@@ -42,8 +44,9 @@ class Measurement:
     ``settings.batch`` is for windows of the smallest edge; larger ones go in batches of about as many pixels.
     ``seconds`` maps the edge of a window to seconds per pixel of its area. ``process_bytes`` is what the process
     holds with the network loaded, ``bytes_per_pixel`` what a forward adds for each pixel of a batch: to the process on
-    a CPU, to the device otherwise, which has ``device_bytes``. ``disagreement`` is the share of labels that two
-    windows see differently: 0 where the halo covers the network's reach.
+    a CPU, to the device otherwise, which has ``device_bytes``. ``batch`` is the one that the user fixed, for windows of
+    every size. ``changed`` maps margins to the share of a scene's labels that more context would change; empty where
+    nobody looked (``model.context``).
     """
 
     settings: Settings
@@ -52,11 +55,13 @@ class Measurement:
     bytes_per_pixel: float
     trials: tuple[Trial, ...]
     device_bytes: int = 0
-    disagreement: float = 0.0
+    batch: int | None = None
+    changed: dict[int, float] = field(default_factory=dict)
 
     def settings_for(self, window: int) -> Settings:
         """The settings for windows of this edge."""
-        return replace(self.settings, batch=max(1, int(self.settings.batch * (min(self.seconds) / window) ** 2)))
+        batch = self.batch or max(1, int(self.settings.batch * (min(self.seconds) / window) ** 2))
+        return replace(self.settings, batch=batch)
 
     def fits(self, window: int) -> bool:
         """Whether a batch of such windows fits into the memory of a device of its own."""
@@ -82,11 +87,12 @@ class Measurement:
     def from_dict(cls, values: dict[str, Any]) -> Measurement:
         """The inverse of ``to_dict``."""
         return cls(
-            settings=Settings(**values["settings"]),
+            settings=Settings.from_dict(values["settings"]),
             seconds={int(edge): seconds for edge, seconds in values["seconds"].items()},
             process_bytes=values["process_bytes"],
             bytes_per_pixel=values["bytes_per_pixel"],
             device_bytes=values["device_bytes"],
-            disagreement=values["disagreement"],
-            trials=tuple(Trial(**{**t, "settings": Settings(**t["settings"])}) for t in values["trials"]),
+            batch=values["batch"],
+            changed={int(margin): share for margin, share in values["changed"].items()},
+            trials=tuple(Trial(**{**t, "settings": Settings.from_dict(t["settings"])}) for t in values["trials"]),
         )

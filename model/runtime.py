@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from model.config import Radiometry, Settings
-from model.engines import DTYPES, open_network
+from model.engines import ConvertedUNet, OnnxProgram, input_dtype, open_network
 from model.errors import ModelError
 from model.spec import ModelSpec
 
@@ -40,7 +40,7 @@ class Runtime:
         Args:
             spec: what the model is.
             folder: where its weights lie.
-            settings: device, precision, layout, batch, threads.
+            settings: engine, device, precision, layout, batch, threads.
             radiometry: meaning of the scene's digital numbers, in the order of the spec's bands.
             halo: pixels on every side of a window that are read and thrown away.
         """
@@ -60,8 +60,13 @@ class Runtime:
         self._network = open_network(spec, folder, settings)
         self._activation, self._binary = spec.activation, spec.binary
         layout = torch.channels_last if settings.channels_last else torch.contiguous_format
-        self._prepare = _Preparation(spec, radiometry, self.device, DTYPES[settings.precision], layout)
-        self._batch = settings.batch
+        self._prepare = _Preparation(spec, radiometry, self.device, input_dtype(settings), layout)
+        self._batch, self._bands = settings.batch, len(spec.bands)
+
+    def prepare(self, edge: int) -> None:
+        """Do now what the first windows of this edge would wait for, of engines that compile."""
+        if isinstance(self._network, ConvertedUNet | OnnxProgram):
+            self._network.prepare((self._batch, self._bands, edge, edge), self.halo)
 
     def predict(self, pixels: Sequence[NDArray[np.generic]], valid: Sequence[NDArray[np.bool_]]) -> Iterator[Tensor]:
         """Scores (classes, S, S) on the device for each of the windows, S = window − 2·halo.

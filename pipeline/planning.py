@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Protocol
 
 from pipeline.cluster import CHUNKS_AT_ONCE
@@ -19,6 +20,12 @@ CHUNK_EDGE = 2048
 
 UNBOUNDED_HALO, UNBOUNDED_OVERLAP = 64, 64
 """For a network whose reach no halo covers: context that is thrown away, and the band that is feathered."""
+
+WIDEST_MARGIN = 128
+"""The most context that is tried for a network whose reach no halo covers."""
+SETTLED, NO_BETTER = 1e-3, 0.8
+"""A margin is enough if more context changes one label in a thousand at most, or if twice as much of it leaves more
+than four in five of those changes."""
 
 SAME_TIME = 1.1
 """Times of two plans that differ by less are the same."""
@@ -166,10 +173,56 @@ def candidates(raster: Raster, options: PlanOptions, reach: Reach) -> list[Tilin
 
 
 def default_halo(options: PlanOptions, reach: Reach) -> int:
-    """The halo as asked, otherwise the exact one, otherwise what is affordable of an unbounded reach."""
+    """The halo as asked, otherwise the exact one, otherwise what is affordable of an unbounded reach.
+
+    Where the labels of a scene were looked at, ``settled_halo`` knows better than that.
+    """
     if options.halo is not None:
         return options.halo
     return reach.unbounded_halo if reach.exact_halo is None else reach.exact_halo
+
+
+def margins(raster: Raster, options: PlanOptions, reach: Reach) -> tuple[int, ...]:
+    """The halos whose labels are worth a look: on the lattice, doubled up to the exact one, or to what is affordable.
+
+    Only such as a plan can have beside what the user fixes; the one that the user asks for is one of them.
+    """
+    window = options.window if reach.window is None else reach.window
+    most = reach.exact_halo
+    if most is None:
+        most = min(WIDEST_MARGIN, (window or 4 * WIDEST_MARGIN) // 4)
+    if reach.window is not None:  # what the windows beside one see more
+        most = min(most, reach.window // 4)
+    ladder, step = {reach.least_halo}, reach.divisor
+    while step < most:
+        ladder.add(step)
+        step *= 2
+    ladder |= {most // reach.divisor * reach.divisor}
+    if options.halo is not None:
+        ladder.add(options.halo)
+
+    def possible(halo: int) -> bool:
+        try:
+            return bool(candidates(raster, replace(options, halo=halo), reach))
+        except InputError:
+            return False
+
+    return tuple(halo for halo in sorted(ladder) if halo >= reach.least_halo and possible(halo))
+
+
+def settled_halo(changed: Mapping[int, float], reach: Reach) -> int:
+    """The least margin with which the labels no longer change noticeably; ``changed`` as it was measured.
+
+    Never none at all: a sample of one class shows no change anywhere, and other parts of the scene may.
+
+    Returns:
+        One of the margins, or ``reach.unbounded_halo`` if there is none to choose from.
+    """
+    found = sorted(margin for margin in changed if margin >= max(reach.least_halo, reach.divisor))
+    for margin, following in pairwise(found):
+        if changed[margin] <= SETTLED or changed[following] > NO_BETTER * changed[margin]:
+            return margin
+    return found[-1] if found else reach.unbounded_halo
 
 
 def _windows(raster: Raster, halo: int, overlap: int, reach: Reach) -> Iterator[int]:

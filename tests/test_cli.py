@@ -320,7 +320,7 @@ def test_every_way_to_run_a_model_is_shown(seamline: Seamline, small_model: Mode
     assert found.settings in [trial.settings for trial in found.trials]
     assert set(found.seconds) == {128}
     code, out, _ = seamline(*asked)
-    assert code == 0 and "precision" in out and "window 128" in out
+    assert code == 0 and "prec." in out and "window 128" in out
 
 
 @pytest.mark.parametrize("arguments", MISUSED, ids=" ".join)

@@ -47,7 +47,9 @@ def labels_in(result: Result) -> np.ndarray:
 
 
 def run(source: Path, model: Model, out: Path, **options: object) -> Result:
-    return segment(source, model.folder, out, SegmentOptions(**{"precision": "fp64", **options}), Watcher())
+    return segment(
+        source, model.folder, out, SegmentOptions(**{"precision": "fp64", "engine": "torch", **options}), Watcher()
+    )
 
 
 def scene_of(source: Path, model: Model) -> Scene:

@@ -113,7 +113,9 @@ def saved(network: nn.Module, path: Path, edge: int = 64) -> Path:
 
 def predicted(spec: ModelSpec, folder: Path, pixels: np.ndarray, halo: int = 0) -> Tensor:
     radiometry = Radiometry((1.0, 1.0), (0.0, 0.0), (None, None))
-    runtime = Runtime(spec, folder, Settings(batch=2), radiometry, halo)
+    onnx = isinstance(spec.network, Program) and spec.network.format == "onnx"
+    settings = Settings(batch=2, engine="onnxruntime" if onnx else "torch")
+    runtime = Runtime(spec, folder, settings, radiometry, halo)
     valid = np.ones(pixels.shape[-2:], bool)
     return torch.stack([runtime.probabilities(s) for s in runtime.predict(list(pixels), [valid] * len(pixels))])
 

@@ -14,7 +14,6 @@ from model.errors import ModelError
 from model.measurement import Measurement
 from model.reach import receptive_radius
 from model.runtime import Runtime
-from model.tune import Tuner
 from model.unet import UNet
 from tests.models import random_network, saved_model, without_cancellation
 
@@ -182,15 +181,3 @@ def test_cuda_without_a_device_is_refused(tmp_path: Path) -> None:
     spec = saved_model(tmp_path, random_network())
     with pytest.raises(ModelError, match="take --device cpu"):
         Runtime(spec, tmp_path, Settings(device="cuda"), Radiometry((1, 1), (0, 0), (None, None)), 0)
-
-
-@pytest.mark.parametrize(("halo", "agree"), [(24, True), (16, False), (0, False)])
-def test_two_windows_agree_where_the_halo_is_exact(tmp_path: Path, halo: int, agree: bool) -> None:
-    spec = saved_model(tmp_path, random_network(norm="none"))
-    assert spec.exact_halo == 24
-    radiometry = Radiometry((1.0, 1.0), (0.0, 0.0), (None, None))
-    tuner = Tuner(spec, tmp_path, radiometry, halo, "cpu", "fp32", 1, lambda: None, lambda: 0)
-    pixels = np.random.default_rng(0).standard_normal((2, 192, 192)).astype(np.float32)
-    found = tuner((pixels, np.ones((192, 192), bool)), (128,))
-    assert (found.disagreement == 0) == agree
-    assert found.disagreement < 0.5

@@ -39,7 +39,7 @@ from pipeline.work import Job, infer_chunk
 from tests.rasters import damage, noise, write
 
 Cluster = Callable[[int], str]
-PLAN = {"window": 160, "halo": 48, "precision": "fp32", "device": "cpu"}
+PLAN = {"window": 160, "halo": 48, "precision": "fp32", "device": "cpu", "engine": "torch"}
 WINDOWS = 10 * 10  # of a scene of 640² in strides of 64
 
 
@@ -153,7 +153,7 @@ def test_a_client_that_is_killed_goes_on_where_it_stopped(
     command = [
         sys.executable, "-m", "flows.cli", "segment", str(source), "--model", str(small_model.folder),
         "--out", str(tmp_path / "cut"), "--window", str(160 + overlap), "--halo", "48", "--overlap", str(overlap),
-        "--chunk-tiles", "1", "--precision", "fp32", "--device", "cpu", "--workers", "1",
+        "--chunk-tiles", "1", "--precision", "fp32", "--device", "cpu", "--engine", "torch", "--workers", "1",
     ]  # fmt: skip
     log = tmp_path / "log"
     with log.open("w") as said:
