@@ -1,4 +1,4 @@
-"""Somebody else's trained water network, from its file of tensors to labels that equal one forward of the whole scene."""
+"""Somebody else's trained water network, from its file of tensors to labels that equal one forward of a scene."""
 
 from __future__ import annotations
 
@@ -99,7 +99,8 @@ def test_a_real_scene_equals_one_forward_of_it(tmp_path: Path, cluster: Any, net
     spec = import_model(exported(network, tmp_path / f"water{suffix}"), DESCRIBED, tmp_path / "model")
     assert isinstance(spec.network, Program) and (spec.divisor, spec.network.window, spec.binary) == (16, None, True)
     # Down the levels a change reaches 1, 2, 2, 2 pixels, halved and rounded up by each pooling; up 3, 7, 15, 31.
-    assert (spec.receptive_radius, halo := spec.exact_halo) == (31, 32)
+    halo = 32
+    assert (spec.receptive_radius, spec.exact_halo) == (31, halo)
     model = open_model(tmp_path / "model")
     scene = open_input(shared(MANAUS), model, SegmentOptions())
     options = SegmentOptions(cluster=cluster(2), window=256, overlap=0)
