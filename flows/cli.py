@@ -235,7 +235,13 @@ def inspect(
 
 @models.command("import")
 def import_network(
-    file: Annotated[Path, typer.Argument(help="ONNX, TorchScript, torch.export, or a state_dict of milesial's U-Net")],
+    file: Annotated[
+        Path,
+        typer.Argument(
+            help="ONNX, TorchScript, torch.export, a state_dict of milesial's U-Net, or a folder that "
+            "segmentation-models-pytorch saved"
+        ),
+    ],
     bands: Annotated[str, typer.Option(help="Names of the network's inputs, separated by commas: blue,green,…")],
     classes: Annotated[str, typer.Option(help="Names of its outputs; two for a network of one output")],
     out: Annotated[Path, typer.Option(help="The model folder to write")],

@@ -61,6 +61,7 @@ class Description:
                 and all(re.fullmatch("#[0-9a-fA-F]{6}", color) for color in self.colors),
                 "--colors", self.colors, f"{len(self.classes)} colours like #2b6fb3",
             ),
+            (bool(re.fullmatch(r"[\w.+-]+", self.license)), "--license", self.license, "an SPDX name like CC-BY-4.0"),
         )  # fmt: skip
         for good, option, got, expected in checks:
             if not good:
@@ -82,7 +83,7 @@ class Description:
 
 
 def import_model(file: Path, described: Description, out: Path) -> ModelSpec:
-    """Measure the network in ``file`` and write the model folder ``out``; returns what is known of it.
+    """Measure the network in ``file`` (or a folder) and write the model folder ``out``; returns what is known of it.
 
     Raises:
         ModelError: the file cannot be used, or does not fit its description.
@@ -106,7 +107,8 @@ def import_model(file: Path, described: Description, out: Path) -> ModelSpec:
             classes=described.model_classes(),
             network=found.network,
             receptive_radius=found.receptive_radius,
-            activation=described.activation or ("sigmoid" if outputs == 1 else "softmax"),
+            architecture=found.architecture,
+            activation=described.activation or found.activation or ("sigmoid" if outputs == 1 else "softmax"),
             quantity=described.quantity,
             assumed_nodata=described.assumed_nodata,
             license=described.license,

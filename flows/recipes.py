@@ -78,7 +78,7 @@ class Recipe(Strict):
     name: str = Field(pattern="^[a-z0-9][a-z0-9-]*$")
     version: str
     description: str
-    license: str
+    license: str = Field(pattern=r"^[\w.+-]+$", description="SPDX name")
     bands: list[BandEntry] = Field(min_length=1)
     classes: list[ClassEntry] = Field(min_length=2, max_length=LABELS)
     network: NetworkEntry = NetworkEntry()

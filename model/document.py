@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,30 +17,31 @@ from typing import Any
 
 from model.config import Program, ProgramFormat, UNetConfig
 from model.errors import ModelError
-from model.spec import InputBand, ModelClass, ModelSpec, color_of
+from model.spec import UNKNOWN, InputBand, ModelClass, ModelSpec, color_of
 from model.weights import check_weights
 
 DOCUMENT = "model.json"
-ARCHITECTURE = "U-Net"
 MLM_SCHEMA = "https://stac-extensions.github.io/mlm/v1.4.0/schema.json"
 CLASSIFICATION_SCHEMA = "https://stac-extensions.github.io/classification/v2.0.0/schema.json"
+EO_SCHEMA = "https://stac-extensions.github.io/eo/v2.0.0/schema.json"
 FILE_SCHEMA = "https://stac-extensions.github.io/file/v2.1.0/schema.json"
 
 
 @dataclass(frozen=True)
 class Asset:
-    """What MLM calls a file of weights."""
+    """What MLM calls a file of weights; ``role``: they want a network, or are one."""
 
     framework: str
     artifact_type: str
     media_type: str
+    role: str = "mlm:compiled"
 
 
 ASSETS: dict[ProgramFormat | None, Asset] = {
-    None: Asset("PyTorch", "safetensors.torch.save_file", "application/vnd.safetensors"),
-    "onnx": Asset("ONNX", "onnx.save", "application/onnx"),
-    "torchscript": Asset("PyTorch", "torch.jit.save", "application/octet-stream; application=pytorch"),
-    "torch.export": Asset("PyTorch", "torch.export.save", "application/zip; application=pytorch"),
+    None: Asset("PyTorch", "safetensors.torch.save_file", "application/vnd.safetensors", "mlm:weights"),
+    "onnx": Asset("ONNX", "onnx.save", "application/octet-stream; framework=onnx"),
+    "torchscript": Asset("PyTorch", "torch.jit.save", "application/octet-stream; framework=pytorch"),
+    "torch.export": Asset("PyTorch", "torch.export.save", "application/zip; framework=pytorch"),
 }
 """By the format of a program; None: weights of the project's own U-Net."""
 
@@ -53,10 +55,12 @@ def file_digest(path: Path) -> str:
 def write_document(spec: ModelSpec, folder: Path) -> Path:
     """Write ``model.json`` beside the weights that already lie in ``folder``; returns its path."""
     weights = folder / spec.weights
+    asset = ASSETS[_format(spec)]
+    optics = [EO_SCHEMA] if any(band.wavelength is not None for band in spec.bands) else []
     document = {
         "type": "Feature",
         "stac_version": "1.1.0",
-        "stac_extensions": [MLM_SCHEMA, CLASSIFICATION_SCHEMA, FILE_SCHEMA],
+        "stac_extensions": [MLM_SCHEMA, CLASSIFICATION_SCHEMA, FILE_SCHEMA, *optics],
         "id": spec.name,
         "geometry": None,
         "properties": _properties(spec),
@@ -64,10 +68,11 @@ def write_document(spec: ModelSpec, folder: Path) -> Path:
         "assets": {
             "model": {
                 "href": f"./{spec.weights}",
-                "title": "weights",
-                "type": ASSETS[_format(spec)].media_type,
-                "roles": ["mlm:model", "mlm:weights"],
-                "mlm:artifact_type": ASSETS[_format(spec)].artifact_type,
+                "title": "weights" if asset.role == "mlm:weights" else "network",
+                "type": asset.media_type,
+                "roles": ["mlm:model", asset.role],
+                "mlm:artifact_type": asset.artifact_type,
+                "bands": [{"name": band.name} for band in spec.bands],  # STAC: else the item may have none either
                 "file:size": weights.stat().st_size,
                 "file:checksum": "1220" + file_digest(weights),
             }
@@ -84,11 +89,15 @@ def _properties(spec: ModelSpec) -> dict[str, Any]:
         "start_datetime": "1984-01-01T00:00:00Z",
         "end_datetime": "2100-01-01T00:00:00Z",
         "title": spec.name,
-        "description": spec.description,
+        **({"description": spec.description} if spec.description else {}),
         "version": spec.version,
-        "license": spec.license,
-        "mlm:name": spec.name,
-        "mlm:architecture": ARCHITECTURE,
+        **({} if spec.license == UNKNOWN else {"license": spec.license}),
+        "bands": [
+            {"name": band.name} | ({} if band.wavelength is None else {"eo:center_wavelength": band.wavelength})
+            for band in spec.bands
+        ],
+        "mlm:name": _machine_name(spec.name),
+        "mlm:architecture": spec.architecture,
         "mlm:tasks": ["semantic-segmentation"],
         "mlm:framework": ASSETS[_format(spec)].framework,
         "mlm:pretrained": True,
@@ -113,31 +122,45 @@ def _format(spec: ModelSpec) -> ProgramFormat | None:
 def _input(spec: ModelSpec) -> dict[str, Any]:
     return {
         "name": f"{len(spec.bands)} bands of {spec.quantity}",
-        "bands": [
-            {"name": band.name} | ({} if band.wavelength is None else {"eo:center_wavelength": band.wavelength})
-            for band in spec.bands
-        ],
-        "input": _images(spec, "bands", len(spec.bands)),
+        "bands": [{"name": band.name} for band in spec.bands],
+        "input": _images(spec, "channel", len(spec.bands)),
         "value_scaling": [{"type": "z-score", "mean": band.mean, "stddev": band.std} for band in spec.bands],
         "resize_type": None,
     }
 
 
 def _output(spec: ModelSpec) -> dict[str, Any]:
+    whose = "of the second class; the first has the rest" if spec.binary else "of each class"
+    what = "probability" if spec.activation == "none" else f"score, whose {spec.activation} is the probability,"
     return {
-        "name": "class scores",
+        "name": "class probabilities" if spec.activation == "none" else "class scores",
+        "description": f"{what} {whose}",
         "tasks": ["semantic-segmentation"],
-        "result": _images(spec, "classes", spec.network.classes),
+        "result": _images(spec, "class", spec.network.classes),
         "classification:classes": [
+            # MLM 1.4 wants classes of the extension's version 1.1, with a description; 2.0 wants names for machines.
             {
                 "value": label,
-                "name": c.name,
+                "name": _short_name(c.name, label),
+                "title": c.name,
                 "color_hint": "{:02X}{:02X}{:02X}".format(*c.color),
-                **({"description": c.description} if c.description else {}),
+                "description": c.description or c.name,
             }
             for label, c in enumerate(spec.classes)
         ],
     }
+
+
+def _machine_name(name: str) -> str:
+    """The name as MLM's schema wants it: a letter first, at least three characters, of ASCII."""
+    plain = re.sub(r"[^a-zA-Z0-9_.\-\s]+", "-", name).strip("-_. ")
+    return plain if re.fullmatch(r"[a-zA-Z][a-zA-Z0-9_.\-\s]+[a-zA-Z0-9]", plain) else f"model {plain or 0}"
+
+
+def _short_name(name: str, label: int) -> str:
+    """The name of a class as the classification extension wants it; with its label where something is left out."""
+    plain = re.sub(r"[ _]+", "-", name)
+    return plain if re.fullmatch(r"[0-9A-Za-z-]+", plain) else f"class-{label}"
 
 
 def _images(spec: ModelSpec, layers: str, count: int) -> dict[str, Any]:
@@ -192,8 +215,6 @@ def _spec(document: Mapping[str, Any]) -> ModelSpec:
     properties = document["properties"]
     (inputs,), (outputs,) = properties["mlm:input"], properties["mlm:output"]
     radius = properties["seamline:receptive_radius"]
-    if properties["mlm:architecture"] != ARCHITECTURE:
-        raise ValueError(f"mlm:architecture {properties['mlm:architecture']!r} is not known, only {ARCHITECTURE!r} is")
     network: UNetConfig | Program
     if "seamline:program" in properties:
         network = Program(**properties["seamline:program"])
@@ -201,34 +222,38 @@ def _spec(document: Mapping[str, Any]) -> ModelSpec:
         network = UNetConfig(**properties["mlm:hyperparameters"])
     if properties["seamline:divisor"] != network.divisor:
         raise ValueError(f"seamline:divisor {properties['seamline:divisor']}, but the network's is {network.divisor}")
-    bands, scaling = inputs["bands"], inputs["value_scaling"]
+    bands, scaling = properties.get("bands", inputs["bands"]), inputs["value_scaling"]
     if len(bands) != len(scaling):
         raise ValueError(f"value_scaling is given {len(scaling)} times for {len(bands)} bands")
     labels = [int(c["value"]) for c in outputs["classification:classes"]]
     if sorted(labels) != list(range(len(labels))):
         raise ValueError(f"the values of the classes are {labels}, expected 0 to {len(labels) - 1}, each once")
     return ModelSpec(
-        name=properties["mlm:name"],
+        name=properties["title"],
         version=properties["version"],
         bands=tuple(
             InputBand(band["name"], band.get("eo:center_wavelength"), float(norm["mean"]), float(norm["stddev"]))
             for band, norm in zip(bands, scaling, strict=True)
         ),
-        classes=tuple(
-            ModelClass(c["name"], color_of(c["color_hint"]), c.get("description", ""))
-            for c in sorted(outputs["classification:classes"], key=lambda c: int(c["value"]))
-        ),
+        classes=tuple(_class(c) for c in sorted(outputs["classification:classes"], key=lambda c: int(c["value"]))),
         network=network,
         receptive_radius=None if radius == "unbounded" else int(radius),
         activation=properties["seamline:activation"],
         quantity=properties["seamline:quantity"],
         fill=float(properties["seamline:fill"]),
         assumed_nodata=properties["seamline:assumed_nodata"],
-        license=properties["license"],
-        description=properties["description"],
+        license=properties.get("license", UNKNOWN),
+        description=properties.get("description", ""),
         training_data=tuple(properties["seamline:training_data"]),
         weights=Path(document["assets"]["model"]["href"]).name,
+        architecture=properties["mlm:architecture"],
     )
+
+
+def _class(entry: Mapping[str, Any]) -> ModelClass:
+    name = entry.get("title", entry["name"])
+    description = entry.get("description", name)
+    return ModelClass(name, color_of(entry["color_hint"]), "" if description == name else description)
 
 
 def _check_digest(path: Path, asset: Mapping[str, Any]) -> None:

@@ -1,7 +1,8 @@
 """Networks from elsewhere: which kind of file is it, what does its network take, and a model folder of it.
 
 What can be read without running code of the file's author is read: ONNX graphs, TorchScript, ``torch.export``
-programs, and weights of milesial's Pytorch-UNet, whose names tell the network. Pickles with code are refused.
+programs, weights of milesial's Pytorch-UNet, whose names tell the network, and folders of
+segmentation-models-pytorch. Pickles with code are refused.
 """
 
 from __future__ import annotations
@@ -10,12 +11,12 @@ import pickle
 import shutil
 import zipfile
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from model.config import Program, ProgramFormat, Settings, UNetConfig
 from model.document import write_document
@@ -24,7 +25,8 @@ from model.errors import ModelError
 from model.graphs import onnx_session
 from model.milesial import BilinearUNet, unet_of
 from model.reach import EDGE, measured_reach
-from model.spec import ModelSpec
+from model.smp import activation_of, divisor_of, is_saved_network, read_smp
+from model.spec import ARCHITECTURE, UNKNOWN, Activation, ModelSpec
 
 SUFFIXES: dict[ProgramFormat, str] = {"onnx": ".onnx", "torchscript": ".pt", "torch.export": ".pt2"}
 WAY_OUT = "save it with torch.export.save, torch.onnx.export, or as a state_dict of milesial's Pytorch-UNet"
@@ -32,11 +34,16 @@ WAY_OUT = "save it with torch.export.save, torch.onnx.export, or as a state_dict
 
 @dataclass(frozen=True)
 class Imported:
-    """A network that was found in a file: what it is, how far it reaches; ``save`` writes the file of its weights."""
+    """A network that was found in a file: what it is, how far it reaches; ``save`` writes the file of its weights.
+
+    ``architecture`` as far as the file tells it; ``activation`` if it tells what comes after the network's outputs.
+    """
 
     network: UNetConfig | Program
     receptive_radius: int | None
     save: Callable[[Path], object]
+    architecture: str = UNKNOWN
+    activation: Activation | None = None
 
 
 def read_network(path: Path, bands: int) -> Imported:
@@ -45,8 +52,15 @@ def read_network(path: Path, bands: int) -> Imported:
     Raises:
         ModelError: it is of no known kind, holds code, or does not take so many bands.
     """
+    if path.is_dir() and is_saved_network(path):
+        return _smp(path, bands)
     if not path.is_file():
-        raise ModelError(f"network {path}", got="no such file", expected="a file", fix="check the path")
+        raise ModelError(
+            f"network {path}",
+            got="a folder without config.json and model.safetensors" if path.is_dir() else "no such file",
+            expected="a file, or a folder that segmentation-models-pytorch saved",
+            fix="check the path",
+        )
     form = _format(path)
     if form is None:
         return _milesial(path, bands)
@@ -112,25 +126,52 @@ def _milesial(path: Path, bands: int) -> Imported:
     network = unet_of(_state_dict(path), path)
     if isinstance(network, BilinearUNet):
         _check_bands(path, network.bands, bands)
-        exported = _exported(network, bands)
-        form: ProgramFormat = "torch.export"
-
-        def run(divisor: int, classes: int) -> TorchProgram:
-            return TorchProgram(exported.module(), Program(form, bands, classes, divisor), Settings())
-
-        return _probed(path, run, bands, None, lambda target: torch.export.save(exported, target))
+        return replace(_traced(path, network, bands, 1 << network.depth), architecture=ARCHITECTURE)
     config, weights = network
     _check_bands(path, config.in_channels, bands)
-    return Imported(config, config.receptive_radius, lambda target: save_file(weights, target))
+    return Imported(config, config.receptive_radius, lambda target: save_file(weights, target), ARCHITECTURE)
 
 
-def _exported(network: BilinearUNet, bands: int) -> torch.export.ExportedProgram:
-    """A program of any batch, and of heights and widths that are multiples of the network's divisor."""
-    divisor, most = 1 << network.depth, 4096
+def _smp(path: Path, bands: int) -> Imported:
+    network, arguments = read_smp(path)
+    _check_bands(path, arguments.get("in_channels", 3), bands)
+    name = f"{type(network).__name__} ({arguments['encoder_name']})"
+    found = _traced(path, network, bands, divisor_of(network))
+    return replace(found, architecture=name, activation=activation_of(arguments))
+
+
+def _traced(path: Path, network: nn.Module, bands: int, divisor: int) -> Imported:
+    """A network made of Python as a program, which runs where its classes are not installed."""
+    exported = _exported(path, network, bands, divisor)
+    window, batch = _fixed_sizes(exported)
+    form: ProgramFormat = "torch.export"
+
+    def run(lattice: int, classes: int) -> TorchProgram:
+        return TorchProgram(exported.module(), Program(form, bands, classes, lattice, window, batch), Settings())
+
+    return _probed(path, run, bands, window, lambda target: torch.export.save(exported, target), divisor)
+
+
+def _exported(path: Path, network: nn.Module, bands: int, divisor: int) -> torch.export.ExportedProgram:
+    """A program of any batch, and of heights and widths that are multiples of the divisor.
+
+    Where that cannot be exported, of one image of ``EDGE``, or a little less, in height and width.
+    """
+    most, edge = 4096, EDGE // divisor * divisor
     height, width = (torch.export.Dim(name, min=2, max=most) for name in ("rows", "cols"))
     sizes = {0: torch.export.Dim("batch", min=1, max=most), 2: divisor * height, 3: divisor * width}
     example = torch.zeros(2, bands, 4 * divisor, 6 * divisor)
-    return torch.export.export(network.eval(), (example,), dynamic_shapes=(sizes,))
+    try:
+        return torch.export.export(network.eval(), (example,), dynamic_shapes=(sizes,))
+    except Exception:  # noqa: BLE001 - of the exporter, for which there is no list; the second try tells what is wrong
+        pass
+    try:
+        return torch.export.export(network, (torch.zeros(1, bands, edge, edge),))
+    except Exception as error:
+        raise ModelError(
+            f"network {path}", got=_first_line(error), expected=f"what torch.export takes, of {edge} × {edge} pixels",
+            fix="export it with torch.export.save or torch.onnx.export, at a size that it takes",
+        ) from error  # fmt: skip
 
 
 def _onnx(path: Path, bands: int) -> Imported:
@@ -162,7 +203,7 @@ def _onnx(path: Path, bands: int) -> Imported:
 def _torch(path: Path, form: ProgramFormat, bands: int) -> Imported:
     try:
         module = load_program(path, form)
-        window, batch = _fixed_sizes(path) if form == "torch.export" else (None, None)
+        window, batch = _fixed_sizes(torch.export.load(path)) if form == "torch.export" else (None, None)
     except Exception as error:  # whatever the bytes lead torch to
         raise ModelError(
             f"network {path}", got=_first_line(error), expected=f"a {form} program", fix="export it again"
@@ -174,9 +215,8 @@ def _torch(path: Path, form: ProgramFormat, bands: int) -> Imported:
     return _probed(path, run, bands, window, lambda target: shutil.copyfile(path, target))
 
 
-def _fixed_sizes(path: Path) -> tuple[int | None, int | None]:
+def _fixed_sizes(program: torch.export.ExportedProgram) -> tuple[int | None, int | None]:
     """The only window and batch that an exported program takes; ``None`` for any."""
-    program = torch.export.load(path)
     (name,) = program.graph_signature.user_inputs
     shape = next(node.meta["val"].shape for node in program.graph.nodes if node.name == name)
     batch, _, height, _ = (size if isinstance(size, int) else None for size in shape)
@@ -189,10 +229,11 @@ def _probed(
     bands: int,
     window: int | None,
     save: Callable[[Path], object],
+    lattice: int = 1,
 ) -> Imported:
-    """Run a program on noise: how many outputs it has, of what size, and its reach."""
+    """Run a program on noise: how many outputs it has, of what size, and its reach; ``lattice``: sizes it takes."""
     network = run(1, 1)
-    edge = window or EDGE
+    edge = window or EDGE // lattice * lattice
     try:
         with torch.inference_mode():
             y = network(torch.zeros(1, bands, edge, edge), 0)
@@ -210,7 +251,7 @@ def _probed(
             expected=f"(1, classes, {edge}, {edge})",
             fix="export a network whose output has the size of its input",
         )
-    reach = measured_reach(lambda x: network(x, 0), bands, window)
+    reach = measured_reach(lambda x: network(x, 0), bands, window, lattice)
     return Imported(run(reach.divisor, y.shape[1]).program, reach.radius, save)
 
 

@@ -14,12 +14,14 @@ import torch
 from torch import Tensor
 
 EDGE = 512
-"""Of the windows of a network that takes any size, in pixels."""
+"""Of the windows of a network that takes any size, in pixels; and twice of it for one that seems to reach farther."""
 SHIFTS = (1, 2, 4, 8, 16, 32, 64)
 EXACT = 1e-5
 """Of the spread of a network's scores: what differs less after a shift is rounding, not another phase of a pooling."""
 BETTER = 2.0
-"""A network that is nowhere exact: a shift is on the lattice if the next one does not halve the difference."""
+"""A network that is nowhere exact: a shift is on the lattice if no other one halves the difference."""
+FADED = 100.0
+"""What reaches far fades by orders of magnitude in a window twice as large, aligned corners' interpolation by half."""
 TRIALS = 3
 
 
@@ -31,22 +33,28 @@ class Measured:
     radius: int | None
 
 
-def measured_reach(network: Callable[[Tensor], Tensor], channels: int, window: int | None = None) -> Measured:
+def measured_reach(
+    network: Callable[[Tensor], Tensor], channels: int, window: int | None = None, lattice: int = 1
+) -> Measured:
     """Divisor and receptive radius of a network.
 
     A network whose windows do not agree with each other even on its lattice and far from their edges (squeeze and
-    excitation, attention, interpolation that aligns corners) is unbounded.
+    excitation, attention, interpolation that aligns corners) is unbounded. So is one that reaches farther than the
+    windows measured show: 384 pixels of a network that takes any size, three eighths of the only size otherwise.
 
     Args:
         network: maps (1, channels, N, N) to (1, outputs, N, N).
         channels: input channels.
         window: the only N that it takes; ``None`` for any.
+        lattice: what is known of the divisor before: a multiple of it is.
     """
-    edge = window or EDGE
-    generator = torch.Generator().manual_seed(0)
-    noise = torch.randn(1, channels, edge + max(SHIFTS), edge + max(SHIFTS), generator=generator)
-    divisor, exact = _divisor(network, _rough(noise), edge)
-    radius = receptive_radius(network, channels, divisor, edge) if exact else None
+    edge = window or EDGE // lattice * lattice
+    differences = _differences(network, channels, edge, lattice)
+    least = min(differences.values())
+    divisor = next(shift for shift, found in differences.items() if found < max(EXACT, BETTER * least))
+    radius = receptive_radius(network, channels, divisor, edge) if differences[divisor] < EXACT else None
+    if radius is None and window is None and (far := _far_divisor(network, channels, 2 * edge, differences)):
+        return Measured(far, receptive_radius(network, channels, far, 2 * edge))
     return Measured(divisor, radius)
 
 
@@ -76,17 +84,29 @@ def receptive_radius(
     return None if 2 * deepest >= inner else deepest
 
 
-def _divisor(network: Callable[[Tensor], Tensor], image: Tensor, edge: int) -> tuple[int, bool]:
-    """The least shift that does not change what the network does, and whether it does not at all."""
-    shifts = [shift for shift in SHIFTS if shift <= edge // 4]
-    differences = [_difference(network, image, edge, shift) for shift in shifts]
-    for shift, difference in zip(shifts, differences, strict=True):
-        if difference < EXACT:
-            return shift, True
-    for shift, difference, following in zip(shifts, differences, differences[1:], strict=False):
-        if difference < BETTER * following:
-            return shift, False
-    return shifts[-1], False
+def _differences(network: Callable[[Tensor], Tensor], channels: int, edge: int, lattice: int) -> dict[int, float]:
+    """How much a window differs from one that is a shift away from it, by shift, on the lattice."""
+    shifts = [shift for shift in SHIFTS if shift <= edge // 4 and shift % lattice == 0] or [lattice]
+    image = _rough(channels, edge + max(shifts))
+    return {shift: _difference(network, image, edge, shift) for shift in shifts}
+
+
+def _far_divisor(network: Callable[[Tensor], Tensor], channels: int, edge: int, narrow: dict[int, float]) -> int | None:
+    """The divisor of a network that only reaches farther than the windows showed whose differences are ``narrow``.
+
+    The largest shift first: it is on every lattice, and a network that is unbounded is through with it.
+    """
+    image, divisor = _rough(channels, edge + max(narrow)), None
+    for shift in sorted(narrow, reverse=True):
+        most = EXACT if narrow[shift] < EXACT else min(EXACT, narrow[shift] / FADED)
+        try:
+            difference = _difference(network, image, edge, shift)
+        except Exception:  # noqa: BLE001 - a program that was traced may fail at another size, each in its own way
+            return None
+        if difference >= most:
+            break
+        divisor = shift
+    return divisor
 
 
 def _difference(network: Callable[[Tensor], Tensor], image: Tensor, edge: int, shift: int) -> float:
@@ -101,9 +121,9 @@ def _difference(network: Callable[[Tensor], Tensor], image: Tensor, edge: int, s
     return float((ours - theirs).abs().mean()) / spread
 
 
-def _rough(noise: Tensor) -> Tensor:
+def _rough(channels: int, edge: int) -> Tensor:
     """Noise on all scales, as in an image: a network that pools sees nothing of white noise in its depth."""
-    image = noise
+    image = noise = torch.randn(1, channels, edge, edge, generator=torch.Generator().manual_seed(0))
     for size in (4, 16, 64):
         coarse = torch.nn.functional.avg_pool2d(noise, size) * size
         image = image + torch.nn.functional.interpolate(coarse, size=noise.shape[-2:], mode="bilinear")

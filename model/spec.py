@@ -11,6 +11,7 @@ from model.config import Program, UNetConfig
 
 LABELS = 255
 """Labels that a raster of bytes has for classes; the last byte, 255, is nodata."""
+ARCHITECTURE, UNKNOWN = "U-Net", "unknown"
 Activation = Literal["softmax", "sigmoid", "none"]
 """From the network's output to probabilities; ``none``: they are probabilities already."""
 
@@ -66,7 +67,8 @@ class ModelSpec:
 
     ``receptive_radius`` is how many pixels an input pixel reaches in the output, measured; ``None`` stands for
     unbounded. ``fill`` is the value, after normalisation, of pixels without data. ``assumed_nodata`` is the
-    digital number that means "outside the footprint" in scenes that declare nothing.
+    digital number that means "outside the footprint" in scenes that declare nothing. ``architecture`` is for people;
+    of programs it may not be known.
     """
 
     name: str
@@ -83,9 +85,10 @@ class ModelSpec:
     description: str = ""
     training_data: tuple[str, ...] = ()
     weights: str = "model.safetensors"
+    architecture: str = ARCHITECTURE
 
     def __post_init__(self) -> None:
-        for field in ("name", "version", "license", "description", "weights"):
+        for field in ("name", "version", "license", "description", "weights", "architecture"):
             _check_text(field, getattr(self, field), least=0 if field == "description" else 1)
         if len(self.bands) != self.network.in_channels:
             raise ValueError(f"{len(self.bands)} bands for a network of {self.network.in_channels} input channels")
@@ -116,6 +119,8 @@ class ModelSpec:
         for good, field, expected in checks:
             if not good:
                 raise ValueError(f"{field}: got {getattr(self, field)!r}, expected {expected}")
+        if isinstance(self.network, UNetConfig) and self.architecture != ARCHITECTURE:
+            raise ValueError(f"architecture: got {self.architecture!r}, but the network is a {ARCHITECTURE}")
         radius = self.receptive_radius
         if isinstance(self.network, UNetConfig) and radius != self.network.receptive_radius:
             raise ValueError(f"receptive_radius: got {radius}, but the network's is {self.network.receptive_radius}")
@@ -156,6 +161,7 @@ class ModelSpec:
             "quantity": self.quantity,
             "fill": self.fill,
             "assumed_nodata": self.assumed_nodata,
+            "architecture": self.architecture,
             "network": self.network.to_dict(),
             "license": self.license,
             "training_data": list(self.training_data),

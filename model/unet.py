@@ -86,9 +86,9 @@ class UNet(nn.Module):
         """Logits (B, classes, H − 2·halo, W − 2·halo) of an image (B, in_channels, H, W).
 
         H and W are multiples of the divisor. ``halo`` > 0 is the plain forward, cropped by so many pixels on
-        every side, without computing what the crop throws away: each level of the decoder works on the part that
-        the outputs look at (``_margin``). Exact, because the far reach of the network lies in the deep levels and
-        in the encoder, which stay whole.
+        every side, without computing what the crop throws away: each level works on the part that the outputs
+        look at (``_margins``). Exact; of the encoder it leaves out little, since the halo is there for what its
+        deep levels see.
 
         Unpadded convolutions lose ``lost_border`` of the halo by themselves. Without a halo they return what
         they leave of an image of a size that the paper allows: 572 → 388.
@@ -97,47 +97,52 @@ class UNet(nn.Module):
         if halo and halo < config.lost_border:
             raise ValueError(f"halo {halo} of a network that loses {config.lost_border} pixels on every side")
         if config.padding == "valid" and halo:
-            return _cropped(self.forward(_cropped(x, config.trim)), halo - config.lost_border)
-        skips: list[Tensor] = []
-        for encode in self.encoder[:-1]:
-            x = encode(x)  # (B, 2^l·C, H/2^l, W/2^l)
-            skips.append(x)
-            x = F.max_pool2d(x, 2)  # (B, 2^l·C, H/2^(l+1), W/2^(l+1))
+            x, halo = _cropped(x, config.trim), halo - config.lost_border
+        down, kept = _crops(config, halo)
+        skips: list[tuple[Tensor, int]] = []
+        cut = 0  # what is already cropped from x on every side, in pixels of x's level
+        for level, encode in enumerate(self.encoder[:-1]):
+            x, cut = encode(_cropped(x, down[level] - cut)), down[level]  # (B, 2^l·C, H/2^l, W/2^l) less the crop
+            skips.append((x, cut))
+            x, cut = F.max_pool2d(x, 2), cut // 2
+        x, cut = _cropped(x, down[-1] - cut), down[-1]
         x = self.dropout(self.encoder[-1](self.dropout(x)))  # (B, 2^depth·C, H/2^depth, W/2^depth)
-        outer = 0  # what is already cropped from x on every side, in pixels of x's level
         for level in reversed(range(config.depth)):
-            x = self.up[level](x)  # (B, 2^l·C, ·, ·): twice the size
-            outer *= 2
-            skip = skips.pop()
-            keep = max(outer, _crop_at(level, halo))  # cropped from now on, in pixels of this level
-            x = _cropped(x, keep - outer)
-            outer = keep
+            x, cut = self.up[level](x), 2 * cut  # (B, 2^l·C, ·, ·): twice the size
+            keep = max(cut, kept[level])
+            x = _cropped(x, keep - cut)
+            skip, skipped = skips.pop()
             if config.padding == "valid":
                 skip = _cropped(skip, (skip.shape[-1] - x.shape[-1]) // 2, (skip.shape[-2] - x.shape[-2]) // 2)
             else:
-                skip = _cropped(skip, keep)
-            x = torch.cat([skip, x], dim=1)  # (B, 2·2^l·C, ·, ·)
-            x = self.decoder[level](x)  # (B, 2^l·C, ·, ·)
-        x = _cropped(x, halo - outer)
-        logits: Tensor = self.head(x)  # (B, classes, H − 2·halo, W − 2·halo)
+                skip = _cropped(skip, keep - skipped)
+            x, cut = self.decoder[level](torch.cat([skip, x], dim=1)), keep  # (B, 2·2^l·C, ·, ·) → (B, 2^l·C, ·, ·)
+        logits: Tensor = self.head(_cropped(x, halo - cut))  # (B, classes, H − 2·halo, W − 2·halo)
         return logits
 
 
-def _margin(level: int) -> int:
-    """Pixels around the output that level ``level`` of the decoder must compute, in its own pixels.
+def _crops(config: UNetConfig, halo: int) -> tuple[list[int], list[int]]:
+    """What may be left out on every side when ``halo`` pixels of the output are: of the input of each level of the
+    encoder, the bottom last, and of the decoder, in pixels of the level. What the encoder leaves out stays on the
+    pooling lattice.
 
-    The outermost level looks 2 pixels far (two 3×3 convolutions); a level below must deliver half of what the
-    level above reads, rounded up, plus one pixel where bilinear upsampling interpolates, plus its own 2.
+    Unpadded convolutions take their own margin; there ``halo`` is what is left over of it.
     """
-    margin = CONV_REACH
-    for _ in range(level):
-        margin = (margin + 1) // 2 + 1 + CONV_REACH
-    return margin
-
-
-def _crop_at(level: int, halo: int) -> int:
-    """What level ``level`` of the decoder may leave out on every side when ``halo`` pixels are thrown away."""
-    return max(0, halo // 2**level - _margin(level)) if halo else 0
+    depth, interpolated = config.depth, int(config.upsampling == "bilinear")
+    if config.padding == "valid":
+        left = [halo]
+        while len(left) < depth:
+            left.append(max(0, left[-1] // 2 - interpolated))
+        return [0] * (depth + 1), left
+    margins = [CONV_REACH]  # around the output, of what each level of the decoder and the bottom read
+    while len(margins) <= depth:
+        margins.append(-(-margins[-1] // 2) + interpolated + CONV_REACH)
+    seen = margins[-1:]  # of what each level of the encoder reads: what the one below does, twice, and its own reach
+    for _ in range(depth):
+        seen.insert(0, 2 * seen[0] + CONV_REACH)
+    lattice = [1 << (depth - level) for level in range(depth + 1)]
+    down = [max(0, (halo >> level) - seen[level]) // lattice[level] * lattice[level] for level in range(depth + 1)]
+    return down, [max(0, (halo >> level) - margins[level]) for level in range(depth)]
 
 
 def _cropped(x: Tensor, columns: int, rows: int | None = None) -> Tensor:

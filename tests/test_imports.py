@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from flows.importing import Description, import_model
 from model.config import Program, Radiometry, Settings, UNetConfig
 from model.errors import ModelError
+from model.reach import Measured, measured_reach
 from model.runtime import Runtime
 from model.spec import ModelSpec
 from pipeline.errors import InputError
@@ -145,6 +146,24 @@ def test_the_measured_reach_is_the_known_one(tmp_path: Path, depth: int) -> None
     assert (spec.divisor, spec.receptive_radius) == (2**depth, network.config.receptive_radius)
 
 
+class Far(nn.Module):
+    """Looks 248 pixels far, on a lattice of 8: more than windows of 512 can show."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(2, 3, 3, dilation=31, padding=31)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.interpolate(self.conv(F.max_pool2d(x, 8)), scale_factor=8.0)
+
+
+def test_a_far_reach_is_not_taken_for_an_unbounded_one() -> None:
+    torch.manual_seed(0)
+    assert measured_reach(Far(), 2) == Measured(8, 248)
+    assert measured_reach(Far(), 2, lattice=16) == Measured(16, 248)
+    assert measured_reach(Far(), 2, window=512).radius is None
+
+
 def test_statistics_over_the_window_are_found(tmp_path: Path) -> None:
     spec = import_model(saved(random_network(norm="group"), tmp_path / "x.pt"), DESCRIBED, tmp_path / "model")
     assert spec.receptive_radius is None
@@ -213,6 +232,7 @@ REFUSED = {
         lambda d: saved(Foreign(2, 5, 4, 1, False).eval(), d / "x.pth"),
         "got 3 names in --classes, expected 5, as the network has outputs",
     ),
+    "an empty folder": (lambda d: d, "a folder without config.json and model.safetensors"),
     "no onnx": (lambda d: d / "text.onnx", "a graph that ONNX Runtime runs"),
 }
 

@@ -92,7 +92,10 @@ def test_shapes_are_known_without_the_network(config: UNetConfig) -> None:
     ("change", "message"),
     [
         (lambda d: d["properties"].pop("mlm:input"), "mlm:input"),
-        (lambda d: d["properties"].update({"mlm:architecture": "ResNeXt"}), "'ResNeXt' is not known"),
+        (
+            lambda d: d["properties"].update({"mlm:architecture": "ResNeXt"}),
+            "got 'ResNeXt', but the network is a U-Net",
+        ),
         (lambda d: classes(d)[2].update(value=0), r"values of the classes are \[0, 1, 0\], expected 0 to 2, each once"),
         (lambda d: classes(d)[0].update(color_hint="#00ff0"), "color_hint '#00ff0' is not six hexadecimal digits"),
         (lambda d: d["properties"]["mlm:input"][0]["value_scaling"].pop(), "given 1 times for 2 bands"),

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from model import unet
 from model.config import Precision, Radiometry, Settings, UNetConfig
 from model.engines import DTYPES, fused, has_onednn, rectified
 from model.errors import ModelError
@@ -31,14 +32,41 @@ def test_sizes_of_the_papers_figure_1() -> None:
 
 
 @pytest.mark.parametrize("upsampling", ["upconv", "bilinear"])
-@pytest.mark.parametrize(("depth", "halo"), [(1, 8), (2, 24), (3, 48), (3, 8)])
-def test_cropping_the_decoder_is_exact(upsampling: str, depth: int, halo: int) -> None:
-    network = random_network(upsampling=upsampling, depth=depth).double()
-    x = torch.randn(1, 2, 160, 192, dtype=torch.float64)
+@pytest.mark.parametrize(("depth", "halo"), [(1, 8), (2, 24), (2, 64), (3, 48), (3, 8), (4, 96)])
+def test_cropping_is_exact(upsampling: str, depth: int, halo: int) -> None:
+    network = without_cancellation(random_network(upsampling=upsampling, depth=depth))
+    x = torch.rand(1, 2, 224, 256, dtype=torch.float64)
     with torch.inference_mode():
         plain, cropped = network(x)[..., halo:-halo, halo:-halo], network(x, halo)
     assert cropped.shape == plain.shape
     torch.testing.assert_close(cropped, plain, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("upsampling", ["upconv", "bilinear"])
+@pytest.mark.parametrize(("depth", "more"), [(1, 1), (2, 3), (3, 40), (4, 8)])
+def test_cropping_unpadded_networks_is_exact(upsampling: str, depth: int, more: int) -> None:
+    network = random_network(padding="valid", upsampling=upsampling, depth=depth, base_width=2).double()
+    config, edge = network.config, 288 + 64 * (depth > 3)
+    x = torch.rand(1, 2, edge, edge, dtype=torch.float64)
+    inside = slice(config.trim, edge - config.trim)
+    with torch.inference_mode():
+        plain = network(x[..., inside, inside])[..., more:-more, more:-more]
+        cropped = network(x, config.lost_border + more)
+    torch.testing.assert_close(cropped, plain, rtol=0, atol=1e-12)
+
+
+def test_cropping_leaves_out_all_that_it_can(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One pixel more on any level of the decoder, and it can be seen; the encoder stays on its pooling lattice."""
+    network = without_cancellation(random_network(depth=3, base_width=2))
+    x = torch.rand(1, 2, 144, 144, dtype=torch.float64)
+    down, kept = unet._crops(network.config, 48)
+    assert (down, kept) == ([0, 0, 2, 2], [46, 21, 8])
+    with torch.inference_mode():
+        whole = network(x, 48)
+        for level in range(3):
+            deeper = [crop + (k == level) for k, crop in enumerate(kept)]
+            monkeypatch.setattr(unet, "_crops", lambda *_, deeper=deeper: (down, deeper))
+            assert (network(x, 48) - whole).abs().max() > 1e-12
 
 
 @pytest.mark.parametrize("upsampling", ["upconv", "bilinear"])
