@@ -16,10 +16,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from benchmarks.neuron_errors import pixel_error, rand_error, warping_error
 from numpy.typing import NDArray
 from PIL import Image
 
+from benchmarks.neuron_errors import pixel_error, rand_error, warping_error, wrong_pixels
 from model.augmentation import Jitter, Warp
 from model.config import UNetConfig
 from model.data import LabelledImage, read
@@ -95,9 +95,10 @@ def main() -> None:
             shares, truths = [cells(trained, image) for image in tested], [image.mask == CELL for image in tested]
             found = {
                 "variant": name,
-                "pixel": pixel_error(shares, truths),
-                "rand": rand_error(shares, truths),
-                "warping": warping_error(shares, truths),
+                "warping": warping_error(truths, shares),
+                "rand": rand_error(truths, shares),
+                "pixel": pixel_error(truths, shares),
+                "wrong": wrong_pixels(truths, shares),
                 "minutes": minutes,
                 "loss": trained.history[-1].loss,
             }
