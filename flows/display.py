@@ -205,17 +205,16 @@ def show_tuning(found: Measurement) -> None:
         windows.add_row(f"window {edge}", f"{1e-6 / seconds:.2f} Mpx/s of network input")
     windows.add_row("memory", f"{found.process_bytes / 2**20:.0f} MiB and {found.bytes_per_pixel:.0f} bytes a pixel")
     if found.changed:
-        windows.add_row("halo", _changed(found.changed, {}))
+        windows.add_row("labels that more context would change", _changed(found.changed, {}))
     out = Console()
     out.print(trials)
     out.print(windows)
 
 
 def _changed(changed: Mapping[int, float], costs: Mapping[int, float]) -> str:
-    """What each halo leaves to be changed by more context, and what it costs where that is known."""
+    """Of each halo, with the network pixels per scene pixel that a plan with it takes, where that is known."""
     return "\n".join(
-        f"{halo}: {1e3 * share:.2f} ‰ of the labels would change with more context"
-        + (f", {costs[halo]:.2f} network pixels per scene pixel" if halo in costs else "")
+        f"halo {halo}: {1e3 * share:.2f} ‰" + (f" ({costs[halo]:.2f} network pixels)" if halo in costs else "")
         for halo, share in sorted(changed.items())
     )
 
@@ -270,11 +269,10 @@ def show_plan(plan: Plan) -> None:
     table.add_row("halo", f"{tiling.halo} ({proof})")
     table.add_row("overlap", str(tiling.overlap))
     changed = plan.measured.changed
-    if tiling.halo in changed and (exact is None or tiling.halo < exact):
-        share = f"{changed[tiling.halo] * 1e6:,.0f} of a million, before feathering"
-        table.add_row("labels that more context would change", share)
     if changed:
-        table.add_row("at other halos", _changed(changed, plan.costs))
+        table.add_row("labels that more context would change", _changed(changed, plan.costs))
+    if tiling.halo in changed and (exact is None or tiling.halo < exact):
+        table.add_row("of these here", f"{changed[tiling.halo] * 1e6:,.0f} of a million, before feathering")
     table.add_row("tiles", f"{tiling.tile_count} in {tiling.tile_grid.row} rows and {tiling.tile_grid.col} columns")
     rows, cols = tiling.chunk_grid
     table.add_row(

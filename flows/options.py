@@ -76,7 +76,10 @@ class SegmentOptions(BaseModel):
     window: Window = Field(
         None, description="Edge of the windows the network sees, in pixels; auto: the fastest that fits"
     )
-    halo: Margin = Field(None, description="Context on every side that is read and thrown away, in pixels; auto: exact")
+    halo: Margin = Field(
+        None,
+        description="Context on every side that is read and thrown away, in pixels; auto: exact, or as the labels need",
+    )
     overlap: Margin = Field(
         None, description="Band in which neighbouring tiles are feathered; auto: 0 where the halo is exact"
     )

@@ -23,9 +23,11 @@ UNBOUNDED_HALO, UNBOUNDED_OVERLAP = 64, 64
 
 WIDEST_MARGIN = 128
 """The most context that is tried for a network whose reach no halo covers."""
-SETTLED, NO_BETTER = 1e-3, 0.8
-"""A margin is enough if more context changes one label in a thousand at most, or if twice as much of it leaves more
-than four in five of those changes."""
+NARROWEST_MARGIN = 16
+"""The least that is taken by itself: a sample of one class shows no change at any, and the scene's rest may."""
+SETTLED, WORTH = 1e-3, 0.5
+"""A margin is enough if more context changes one label in a thousand at most, or if the next one, twice as wide and so
+about twice as dear, does not halve what changes."""
 
 SAME_TIME = 1.1
 """Times of two plans that differ by less are the same."""
@@ -193,7 +195,7 @@ def margins(raster: Raster, options: PlanOptions, reach: Reach) -> tuple[int, ..
         most = min(WIDEST_MARGIN, (window or 4 * WIDEST_MARGIN) // 4)
     if reach.window is not None:  # what the windows beside one see more
         most = min(most, reach.window // 4)
-    ladder, step = {reach.least_halo}, reach.divisor
+    ladder, step = {reach.least_halo}, reach.on_lattice(NARROWEST_MARGIN // 2)
     while step < most:
         ladder.add(step)
         step *= 2
@@ -213,14 +215,12 @@ def margins(raster: Raster, options: PlanOptions, reach: Reach) -> tuple[int, ..
 def settled_halo(changed: Mapping[int, float], reach: Reach) -> int:
     """The least margin with which the labels no longer change noticeably; ``changed`` as it was measured.
 
-    Never none at all: a sample of one class shows no change anywhere, and other parts of the scene may.
-
     Returns:
         One of the margins, or ``reach.unbounded_halo`` if there is none to choose from.
     """
-    found = sorted(margin for margin in changed if margin >= max(reach.least_halo, reach.divisor))
+    found = sorted(margin for margin in changed if margin >= max(reach.least_halo, NARROWEST_MARGIN))
     for margin, following in pairwise(found):
-        if changed[margin] <= SETTLED or changed[following] > NO_BETTER * changed[margin]:
+        if changed[margin] <= SETTLED or changed[following] > WORTH * changed[margin]:
             return margin
     return found[-1] if found else reach.unbounded_halo
 

@@ -16,8 +16,8 @@ import torch
 from flows.models import Model
 from flows.options import SegmentOptions
 from flows.segment import Result, Watcher, segment
-from model.config import Engine, Radiometry, Settings, UNetConfig, Wish
-from model.engines import is_installed, open_network, precisions
+from model.config import Engine, Precision, Radiometry, Settings, UNetConfig, Wish
+from model.engines import input_dtype, is_installed, open_network, precisions
 from model.errors import ModelError
 from model.measurement import Measurement
 from model.runtime import Runtime
@@ -80,6 +80,27 @@ def test_openvino_in_bf16_is_near(tmp_path: Path) -> None:
     exact = open_network(spec, tmp_path, Settings(engine="openvino", threads=1))(x, 24)
     found = open_network(spec, tmp_path, Settings(engine="openvino", precision="bf16", threads=1))(x, 24)
     assert 1e-4 < float((found - exact).abs().max() / exact.std()) < 0.1  # reduced, and not by more than bf16 does
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("engine", ["torch", *CONVERTED])
+def test_scores_do_not_depend_on_the_window(embedded_model: Model, engine: Engine, precision: Precision) -> None:
+    """What makes tiles invisible in reduced precision too: the same bits in windows of all sizes."""
+    needs(engine)
+    spec = embedded_model.spec
+    if precision not in precisions(spec.network, engine, "cpu"):
+        pytest.skip(f"{engine} has no {precision} here")
+    settings = Settings("cpu", precision, channels_last=engine == "torch", threads=1, engine=engine)
+    network = open_network(spec, embedded_model.folder, settings)
+    layout = torch.channels_last if settings.channels_last else torch.contiguous_format
+    torch.manual_seed(0)
+    x = torch.randn(1, 6, 416, 416, dtype=input_dtype(settings))
+    with torch.inference_mode():
+        whole = network(x.contiguous(memory_format=layout), 96)
+        for size, start in ((256, 0), (256, 16), (336, 48)):
+            part = x[..., start : start + size, start : start + size].contiguous(memory_format=layout)
+            inner = (..., *(slice(start, start + size - 192),) * 2)
+            assert torch.equal(network(part, 96), whole[inner])
 
 
 def test_compiled_by_torch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
