@@ -162,10 +162,10 @@ def simulate(
 
 @app.command()
 def train(
+    out: Annotated[Path, typer.Option(help="The model folder to write")],
     recipe: Annotated[
         Path | None, typer.Argument(help="YAML file: network, bands, classes, sources, schedule; or none and --images")
     ] = None,
-    out: Annotated[Path | None, typer.Option(help="The model folder to write")] = None,
     data: Annotated[Path, typer.Option(help="Folder that the recipe's paths start from")] = Path(),
     holdout: Annotated[str, typer.Option(help="Sources to validate on and not to train on, separated by commas")] = "",
     images: Annotated[Path | None, typer.Option(help="Without a recipe: an image, or a folder of GeoTIFFs")] = None,
@@ -180,19 +180,18 @@ def train(
     changes: Annotated[
         list[str] | None, typer.Option("--set", metavar="FIELD=VALUE", help="A field of the recipe: schedule.epochs=5")
     ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the model that is in the folder")] = False,
 ) -> None:
     """Train a U-Net by a recipe, or on images and their labels; a killed training goes on from its last checkpoint."""
     from flows.recipes import chosen_recipe
     from flows.training import train_model
 
-    if out is None:
-        raise InputError("--out", got="nothing", expected="a folder for the model", fix="name one")
     pairs = None
     if images is not None:
         options = {"values": _mapping(values), "attribute": attribute, "holdout": share}
         pairs = images, labels, _listed(bands), _listed(classes), options
     read = chosen_recipe(recipe, pairs, out, [*(changes or []), *([f"holdout=[{holdout}]"] if holdout else [])])
-    spec = train_model(read, data, out, display.epoch)
+    spec = train_model(read, data, out, display.epoch, overwrite)
     Console().print(f"model: {out}, receptive radius {spec.receptive_radius}")
 
 
@@ -344,7 +343,7 @@ def _options(**values: Any) -> SegmentOptions:
         return SegmentOptions(**values)
     except ValidationError as error:
         first = error.errors()[0]
-        name = str(first["loc"][0])
+        name = str(first["loc"][0]) if first["loc"] else "precision"  # the only one that depends on another
         raise InputError(
             "--" + name.replace("_", "-"),
             got=repr(_typed(values[name])),

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Literal, NamedTuple
 
@@ -17,6 +18,7 @@ from model.data import IGNORE, Area, Labelled
 from pipeline.comparison import VECTORS, Truth, labeller
 from pipeline.errors import InputError
 from pipeline.grid import Window
+from pipeline.rasters import content_digest
 from pipeline.scene import Scene, read_block
 from pipeline.sources import BandNeed, SceneOptions, open_scene
 
@@ -48,6 +50,7 @@ class FileImage:
     name: str
     scene: Scene
     part: Window
+    truth: Truth
     labels_of: Callable[[Window], NDArray[np.uint8]]
     weight: float
 
@@ -64,11 +67,23 @@ class FileImage:
         """(height, width)."""
         return self.labels_of(self._window(area))
 
+    def digest(self) -> str:
+        """Of the files' contents and what they are taken for; large rasters are sampled."""
+        labels = _file_digest(self.truth) + repr((self.truth.attribute, sorted(self.truth.values.items())))
+        return hashlib.sha256(f"{self.scene.digest()} {labels} {self.part}".encode()).hexdigest()
+
     def _window(self, area: Area) -> Window:
         rows, cols = area
         return Window(
             self.part.row + rows.start, self.part.col + cols.start, rows.stop - rows.start, cols.stop - cols.start
         )
+
+
+def _file_digest(truth: Truth) -> str:
+    if not truth.is_vector:
+        return content_digest(str(truth.path), [1])
+    with truth.path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def physical(scene: Scene, window: Window) -> NDArray[np.float32]:
@@ -105,12 +120,16 @@ class _Files(Strict):
     bands: tuple[str, ...] = ()
     weight: float = Field(default=1.0, gt=0)
 
-    def opened(self, name: str, image: Path, labels: Path, bands: Sequence[BandNeed]) -> FileImage:
+    def opened(
+        self, name: str, image: Path, labels: Path, bands: Sequence[BandNeed], assumed_nodata: float | None
+    ) -> FileImage:
         """A whole image and its labels."""
-        scene = open_scene(image, bands, SceneOptions(scale=self.scale, bands=self.bands), georeferenced=False)
-        reader = labeller(scene.grid, Truth(labels, self.attribute, self.values))
+        options = SceneOptions(scale=self.scale, bands=self.bands)
+        scene = open_scene(image, bands, options, assumed_nodata=assumed_nodata, georeferenced=False)
+        truth = Truth(labels, self.attribute, self.values)
         height, width = scene.grid.shape
-        return FileImage(name, scene, Window(0, 0, height, width), reader, self.weight)
+        whole = Window(0, 0, height, width)
+        return FileImage(name, scene, whole, truth, labeller(scene.grid, truth), self.weight)
 
 
 class LabelledPair(_Files):
@@ -128,9 +147,9 @@ class LabelledPair(_Files):
     )
     holdout: Share = 0
 
-    def load(self, data: Path, bands: Sequence[BandNeed]) -> Loaded:
+    def load(self, data: Path, bands: Sequence[BandNeed], assumed_nodata: float | None) -> Loaded:
         """The part of the image, and what of it is held out."""
-        whole = self.opened(self.name, data / self.image, data / self.labels, bands)
+        whole = self.opened(self.name, data / self.image, data / self.labels, bands, assumed_nodata)
         _warn(whole.scene)
         left, top, right, bottom = self.part
         border = right - self.holdout * (right - left)
@@ -152,7 +171,7 @@ def _part(image: FileImage, name: str, shares: tuple[float, float, float, float]
     window = Window(top, left, bottom - top, right - left)
     if not window.pixels:
         raise InputError(f"source {image.name!r}", got="a part without pixels", expected="some", fix="correct it")
-    return FileImage(name, image.scene, window, image.labels_of, image.weight)
+    return replace(image, name=name, part=window)
 
 
 class LabelledFolder(_Files):
@@ -167,13 +186,16 @@ class LabelledFolder(_Files):
     labels: Path
     holdout: Share = 0
 
-    def load(self, data: Path, bands: Sequence[BandNeed]) -> Loaded:
+    def load(self, data: Path, bands: Sequence[BandNeed], assumed_nodata: float | None) -> Loaded:
         """Every image of the folder."""
         pairs = self._pairs(data / self.images, data / self.labels)
-        images = [self.opened(f"{self.name}/{image.stem}", image, labels, bands) for image, labels in pairs]
+        images = [
+            self.opened(f"{self.name}/{image.stem}", image, labels, bands, assumed_nodata) for image, labels in pairs
+        ]
+        self._check_scales(images)
         _warn(images[0].scene)  # what is assumed of the first is assumed of all
         total = sum(image.part.pixels for image in images)
-        shared = [FileImage(i.name, i.scene, i.part, i.labels_of, self.weight * i.part.pixels / total) for i in images]
+        shared = [replace(image, weight=self.weight * image.part.pixels / total) for image in images]
         order = np.random.default_rng(0).permutation(len(shared))  # of names in order: always the same
         held: set[int] = set()
         for number in order:
@@ -184,6 +206,18 @@ class LabelledFolder(_Files):
             [image for number, image in enumerate(shared) if number not in held],
             [image for number, image in enumerate(shared) if number in held],
         )
+
+    def _check_scales(self, images: Sequence[FileImage]) -> None:
+        """Scales that files state may differ, those that are assumed of them may not."""
+        scales = {tuple((band.scale, band.offset) for band in image.scene.bands): image for image in images}
+        if len(scales) > 1 and self.scale is None and any(image.scene.warnings for image in images):
+            (first, one), (second, other), *_ = scales.items()
+            raise InputError(
+                f"source {self.name!r}",
+                got=f"numbers × {first[0][0]:g} in {one.name}, × {second[0][0]:g} in {other.name}",
+                expected="one scale, where the files state none",
+                fix="say it: --set sources.0.scale=0.0001",
+            )
 
     def _pairs(self, images: Path, labels: Path) -> list[tuple[Path, Path]]:
         found = _files(images, RASTERS)
@@ -210,4 +244,13 @@ def _files(folder: Path, suffixes: Sequence[str]) -> dict[str, Path]:
     if not folder.is_dir():
         return {}
     files = sorted(path for path in folder.iterdir() if path.suffix.lower() in suffixes)
-    return {path.stem: path for path in files}
+    found = {path.stem: path for path in files}
+    if len(found) < len(files):
+        twice = next(path for path in files if found[path.stem] != path)
+        raise InputError(
+            f"folder {folder}",
+            got=f"{twice.name} and {found[twice.stem].name}",
+            expected="one file of a name",
+            fix="take one of them away",
+        )
+    return found

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 import platform
 from collections.abc import Callable
@@ -22,6 +23,8 @@ from pipeline.grid import Window
 from pipeline.memory import peak_memory, reset_peak_memory
 from pipeline.planning import UNBOUNDED_HALO, Reach
 from pipeline.scene import Scene, read_block
+
+log = logging.getLogger("seamline.measuring")
 
 SIZES = (512, 1024, 2048)
 """Edges of the windows that are timed; a scene smaller than one is not timed with larger ones."""
@@ -85,8 +88,10 @@ def measure_context(
     first = _first_host(client)[:1]
     device = client.submit(describe_device, workers=first, pure=False).result()
     path = _cache_file("context", device, model.digest, digest, radiometry_of(scene), options.wish, tried)
-    with suppress(OSError, ValueError, AttributeError):
-        return {int(margin): float(share) for margin, share in json.loads(path.read_text(encoding="utf-8")).items()}
+    with suppress(OSError, ValueError, TypeError, AttributeError):
+        known = {int(margin): float(share) for margin, share in json.loads(path.read_text(encoding="utf-8")).items()}
+        if not known or (set(known) == set(tried) and all(0 <= share <= 1 for share in known.values())):
+            return known
     from model.context import ContextMeter  # torch, as above
 
     meter = ContextMeter(model.spec, model.folder, radiometry_of(scene), options.wish, threads)
@@ -111,9 +116,13 @@ def _first_host(client: Client) -> list[str]:
 
 
 def _keep(path: Path, values: object) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(path, shared=True) as part:
-        part.write_text(json.dumps(values, indent=2), encoding="utf-8")
+    """Where it cannot be kept, it is measured again another time."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with replacing(path, shared=True) as part:
+            part.write_text(json.dumps(values, indent=2), encoding="utf-8")
+    except OSError as error:
+        log.warning("what was measured cannot be kept: %s", error)
 
 
 def describe_device() -> str:
@@ -168,5 +177,5 @@ def _cache_file(*what: object) -> Path:
 def _cached(path: Path) -> Measurement | None:
     try:
         return Measurement.from_dict(json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, LookupError, TypeError, AttributeError):
         return None  # never measured, or by another version

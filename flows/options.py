@@ -14,10 +14,11 @@ from pydantic import (
     ValidationError,
     ValidatorFunctionWrapHandler,
     WrapValidator,
+    model_validator,
 )
 from pydantic_core import PydanticCustomError
 
-from model.config import Wish
+from model.config import GRAPH_PRECISIONS, Wish
 from pipeline.planning import PlanOptions
 from pipeline.sources import SceneOptions
 
@@ -108,6 +109,17 @@ class SegmentOptions(BaseModel):
     nodata: Nodata = Field(None, description="Digital number that means no data; none: every pixel is data")
     on_bad_block: Literal["fail", "nodata"] = Field("fail", description="What an unreadable block of a file does")
     overwrite: bool = Field(False, description="Start over where another scene, model or plan left a run or a result")
+
+    @model_validator(mode="after")
+    def _possible(self) -> SegmentOptions:
+        able = GRAPH_PRECISIONS.get(self.engine)
+        if able and self.precision not in ("auto", *able):
+            raise PydanticCustomError(
+                "option",
+                "Input should be {expected}",
+                {"expected": f"{' or '.join(able)}, in which {self.engine} runs"},
+            )
+        return self
 
     @property
     def plan(self) -> PlanOptions:

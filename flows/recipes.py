@@ -89,6 +89,9 @@ class Recipe(Strict):
     warp: Warp = Warp()
     loss: Loss = Loss()
     training_data: list[str] = Field(default=[])
+    assumed_nodata: float | None = Field(
+        default=None, description="number outside of footprints in files that declare none, here and in every scene"
+    )
 
     @model_validator(mode="after")
     def _consistent(self) -> Recipe:
@@ -143,7 +146,7 @@ class Recipe(Strict):
             )
         found = Loaded([], [])
         for source in self.sources:
-            training, validation = source.load(data, self.needs)
+            training, validation = source.load(data, self.needs, self.assumed_nodata)
             (found.validation if source.name in self.holdout else found.training).extend(training)
             found.validation.extend(validation)
         self._check(found)
@@ -159,7 +162,7 @@ class Recipe(Strict):
                 "recipe's holdout",
                 got="every source",
                 expected="a source that is left to train on",
-                fix="hold out fewer",
+                fix="hold out fewer, or a smaller share of an area",
             )
         if self.schedule.patience and not found.validation:
             raise InputError(
@@ -179,7 +182,12 @@ def read_recipe(path: Path, changes: Sequence[str] = ()) -> Recipe:
     """Read and validate a recipe, with some fields as ``changes`` say; the error names every wrong field."""
     try:
         document = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError) as error:  # ValueError: no text, or a date that there is not
+    except (
+        OSError,
+        ValueError,
+        RecursionError,
+        yaml.YAMLError,
+    ) as error:  # ValueError: no text, no such date
         raise InputError(f"recipe {path}", got=said(error), expected="a YAML file", fix="check the path") from error
     if not isinstance(document, dict):
         raise InputError(
@@ -214,7 +222,7 @@ def changed(document: Mapping[str, Any], changes: Sequence[str]) -> dict[str, An
             for name in path:
                 part = part[int(name)] if isinstance(part, list) else part.setdefault(name, {})
             part[int(last) if isinstance(part, list) else last] = value
-        except (ValueError, LookupError, TypeError, AttributeError, yaml.YAMLError) as error:
+        except (ValueError, LookupError, TypeError, AttributeError, RecursionError, yaml.YAMLError) as error:
             raise InputError(
                 "--set", got=change, expected="FIELD=VALUE with a field of the recipe, as in schedule.epochs=5",
                 fix="see the recipe of an embedded model",

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import math
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -16,9 +19,10 @@ from safetensors.torch import save_file
 from flows.labelled import Loaded
 from flows.recipes import Recipe
 from flows.training_pictures import write_curves, write_samples
-from model.document import write_document
+from model.document import DOCUMENT, write_document
 from model.spec import ModelSpec
 from model.train import Progress, Trained, train
+from model.training import Normalisation
 from model.validation import SAMPLED, evaluate
 from pipeline.errors import InputError
 from pipeline.files import check_writable
@@ -32,45 +36,92 @@ CHECKPOINT, FIGURES, RECIPE, CURVES, SAMPLES = (
 )
 
 
-def train_model(recipe: Recipe, data: Path, out: Path, report: Callable[[Progress], None]) -> ModelSpec:
+def train_model(
+    recipe: Recipe, data: Path, out: Path, report: Callable[[Progress], None], overwrite: bool = False
+) -> ModelSpec:
     """Train by ``recipe`` on files below ``data``; ``out`` becomes a model folder.
 
     Beside the model it gets ``figures.json`` (scores and history), ``curves.png``, ``samples.png`` and the recipe.
     A killed training goes on from ``out/checkpoint.pt``; the checkpoint goes when the model is written.
+
+    Raises:
+        InputError: ``out`` cannot be written, another training works there, or it holds a model that is not to be
+            replaced (``overwrite``).
     """
     check_writable(out, f"--out {out}")
-    images = recipe.load(data)
-    trained = train(recipe.training, images.training, images.validation, out / CHECKPOINT, report)
-    spec = ModelSpec(
-        name=recipe.name,
-        version=recipe.version,
-        bands=recipe.input_bands(trained.normalisation),
-        classes=recipe.model_classes,
-        network=recipe.training.network,
-        receptive_radius=recipe.training.network.receptive_radius,
-        assumed_nodata=0,
-        license=recipe.license,
-        description=recipe.description,
-        training_data=tuple(recipe.training_data),
-    )
-    try:
-        save_file({k: v.contiguous() for k, v in trained.network.state_dict().items()}, out / spec.weights)
-        write_document(spec, out)
-        figures = _figures(recipe, trained, images)
-        (out / FIGURES).write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
-        document = yaml.safe_dump(recipe.model_dump(mode="json", exclude_unset=True), sort_keys=False)
-        (out / RECIPE).write_text(document, encoding="utf-8")
-        write_curves(trained, spec.classes, out / CURVES)
-        write_samples(trained, images.validation or images.training, spec, out / SAMPLES)
-    except (OSError, SafetensorError) as error:
-        raise InputError(
-            f"--out {out}",
-            got=error,
-            expected="room for the model",
-            fix="make some and give the same command again: the training is kept",
-        ) from error
-    (out / CHECKPOINT).unlink(missing_ok=True)
+    _spec(recipe, Normalisation((0.0,) * len(recipe.bands), (1.0,) * len(recipe.bands)))
+    with _locked(out):
+        if (out / DOCUMENT).exists() and not (out / CHECKPOINT).exists() and not overwrite:
+            raise InputError(
+                f"--out {out}",
+                got="a model that is there already",
+                expected="a folder without one",
+                fix="choose another, or give --overwrite",
+            )
+        images = recipe.load(data)
+        trained = train(recipe.training, images.training, images.validation, out / CHECKPOINT, report)
+        spec = _spec(recipe, trained.normalisation)
+        try:
+            _write(recipe, trained, images, spec, out)
+        except (OSError, SafetensorError) as error:
+            raise InputError(
+                f"--out {out}",
+                got=error,
+                expected="room for the model",
+                fix="make some and give the same command again: the training is kept",
+            ) from error
+        (out / CHECKPOINT).unlink(missing_ok=True)
     return spec
+
+
+def _spec(recipe: Recipe, normalisation: Normalisation) -> ModelSpec:
+    try:
+        return ModelSpec(
+            name=recipe.name,
+            version=recipe.version,
+            bands=recipe.input_bands(normalisation),
+            classes=recipe.model_classes,
+            network=recipe.training.network,
+            receptive_radius=recipe.training.network.receptive_radius,
+            assumed_nodata=recipe.assumed_nodata,
+            license=recipe.license,
+            description=recipe.description,
+            training_data=tuple(recipe.training_data),
+        )
+    except ValueError as error:
+        raise InputError(
+            f"recipe {recipe.name}", got=error, expected="what a model can have", fix="correct it"
+        ) from error
+
+
+def _write(recipe: Recipe, trained: Trained, images: Loaded, spec: ModelSpec, out: Path) -> None:
+    figures = _figures(recipe, trained, images)
+    (out / FIGURES).write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
+    document = yaml.safe_dump(recipe.model_dump(mode="json", exclude_unset=True), sort_keys=False, allow_unicode=True)
+    (out / RECIPE).write_text(document, encoding="utf-8")
+    write_curves(trained, spec.classes, out / CURVES)
+    write_samples(trained, images.validation or images.training, spec, out / SAMPLES)
+    save_file({k: v.contiguous() for k, v in trained.network.state_dict().items()}, out / spec.weights)
+    write_document(spec, out)  # last: with it the folder is a model
+
+
+@contextmanager
+def _locked(out: Path) -> Iterator[None]:
+    """Hold the folder for this process; a dead one's hold ends with it."""
+    folder = os.open(out, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise InputError(
+                f"--out {out}",
+                got="another training that works on it",
+                expected="one at a time",
+                fix="wait for it, or choose another folder",
+            ) from None
+        yield
+    finally:
+        os.close(folder)
 
 
 def _figures(recipe: Recipe, trained: Trained, images: Loaded) -> dict[str, Any]:

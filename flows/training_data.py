@@ -36,7 +36,7 @@ class Chip(Strict):
         """The file's stem."""
         return self.path.stem
 
-    def load(self, data: Path, bands: Sequence[BandNeed]) -> Loaded:
+    def load(self, data: Path, bands: Sequence[BandNeed], assumed_nodata: float | None) -> Loaded:
         """The whole chip."""
         try:
             with np.load(data / self.path) as arrays:
@@ -71,7 +71,7 @@ class Simulated(Strict):
     weight: float = Field(default=1.0, gt=0)
     name: str = "simulated"
 
-    def load(self, data: Path, bands: Sequence[BandNeed]) -> Loaded:
+    def load(self, data: Path, bands: Sequence[BandNeed], assumed_nodata: float | None) -> Loaded:
         """Every scene with its truth; ``weight`` is shared between them."""
         whole = Window(0, 0, self.size, self.size)
         images = []
@@ -107,7 +107,7 @@ class WaterIndex(Strict):
         """The file's or folder's stem."""
         return self.path.stem
 
-    def load(self, data: Path, bands: Sequence[BandNeed]) -> Loaded:
+    def load(self, data: Path, bands: Sequence[BandNeed], assumed_nodata: float | None) -> Loaded:
         """The whole scene; needs the bands blue, green, nir and swir16."""
         names = [need.name for need in bands]
         if not set(names) >= _INDEX_BANDS:
@@ -118,7 +118,7 @@ class WaterIndex(Strict):
                 fix="add them to the recipe's bands, or leave out the sources of kind water-index",
             )
         options = SceneOptions(scale=self.scale, bands=self.bands)
-        scene = open_scene(data / self.path, bands, options, assumed_nodata=0)
+        scene = open_scene(data / self.path, bands, options, assumed_nodata=assumed_nodata)
         image = physical(scene, Window(0, 0, *scene.grid.shape))
         by_name = {need.name: values for need, values in zip(bands, image, strict=True)}
         return Loaded([LabelledImage(self.name, image, self._labels(by_name), self.weight)], [])

@@ -11,6 +11,9 @@ Precision = Literal["fp64", "fp32", "bf16", "fp16"]
 Engine = Literal["torch", "compiled", "onnxruntime", "openvino"]
 """What runs a network: torch, torch through its compiler, ONNX Runtime, OpenVINO."""
 
+GRAPH_PRECISIONS: dict[str, tuple[Precision, ...]] = {"onnxruntime": ("fp32",), "openvino": ("fp32", "bf16")}
+"""What the engines of graphs can be asked for, on any machine."""
+
 ProgramFormat = Literal["onnx", "torchscript", "torch.export"]
 
 CONV_REACH = 2

@@ -44,6 +44,9 @@ class ContextMeter:
             sample: digital numbers (bands, N, N) and valid (N, N).
             edge: of the window.
             margins: in pixels, from what the network's own border loses.
+
+        Returns:
+            Nothing for margins within which the sample has no data, and nothing at all where the narrowest has none.
         """
         lost = self.spec.network.least_halo
         wish = Wish(self.wish.device, engine=self.wish.engine)
@@ -71,7 +74,8 @@ class ContextMeter:
         for margin in margins:
             within = slice(margin - lost, edge - lost - margin)
             there = known[within, within]
-            found[margin] = float(changed[within, within][there].mean()) if there.any() else 0.0
+            if there.any():
+                found[margin] = float(changed[within, within][there].mean())
         return found
 
 

@@ -6,6 +6,7 @@ A training needs three things of an image, whatever its size: its pixels and lab
 
 from __future__ import annotations
 
+import hashlib
 import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -54,6 +55,10 @@ class Labelled(Protocol):
         """(height, width), ``IGNORE`` where nothing is known."""
         ...
 
+    def digest(self) -> str:
+        """Of pixels and labels: another one, another training."""
+        ...
+
 
 @dataclass(frozen=True)
 class LabelledImage:
@@ -87,6 +92,12 @@ class LabelledImage:
         """(height, width)."""
         return self.mask[area]
 
+    def digest(self) -> str:
+        """SHA-256 (hex) of all numbers."""
+        found = hashlib.sha256(np.ascontiguousarray(self.image).data)
+        found.update(np.ascontiguousarray(self.mask).data)
+        return found.hexdigest()
+
 
 def held(image: Labelled) -> LabelledImage:
     """The image with all of its pixels in memory."""
@@ -108,8 +119,9 @@ def _mirrored(start: int, length: int, extent: int) -> tuple[slice, slice | NDAr
     """What of an image a stretch shows, and what of that at each of its places."""
     if start >= 0 and start + length <= extent:
         return slice(start, start + length), slice(None)
-    places = np.arange(start, start + length) % (2 * extent)
-    places = np.where(places < extent, places, 2 * extent - 1 - places)
+    period = max(1, 2 * extent - 2)  # the edge itself is not repeated, as in segmentation
+    places = np.arange(start, start + length) % period
+    places = np.where(places < extent, places, period - places)
     first = int(places.min())
     return slice(first, int(places.max()) + 1), places - first
 

@@ -65,7 +65,7 @@ class Loss:
         if self.cross_entropy:
             loss = loss + self.cross_entropy * (pixel_weights * entropy).sum() / total
         if self.focal:
-            hard = (1 - (-entropy).exp()).clamp(0, 1) ** self.gamma
+            hard = (1 - (-entropy).exp()).clamp(1e-7, 1) ** self.gamma  # 0 has no slope below gamma 1
             loss = loss + self.focal * (pixel_weights * hard * entropy).sum() / total
         if self.dice:
             loss = loss + self.dice * _dice(logits, labels, known)

@@ -20,6 +20,7 @@ from torch.optim.swa_utils import AveragedModel
 from model.checkpoint import restore, save
 from model.data import Labelled, Survey, random_windows
 from model.engines import mixed_precision
+from model.errors import ModelError
 from model.losses import border_weights
 from model.training import Normalisation, Training
 from model.unet import UNet
@@ -79,6 +80,8 @@ def train(
     draws its windows from a generator seeded by (seed, epoch), so that a training that goes on after a kill sees the
     windows that it would have seen, and ends with the same weights.
     """
+    for image in validation:  # before, rather than after hours
+        Survey.of(image, training.network.classes)
     loop = _Loop(training, images)
     digest, best = training.digest(images, validation), loop.averaged.state_dict()
     history: list[Progress] = []
@@ -148,6 +151,13 @@ class _Loop:
         self.network.train()
         with closing(_ahead(self._batches(rng))) as batches:
             losses = [self._step(next(batches)) for _ in range(schedule.steps)]
+        if not np.isfinite(losses).all():
+            raise ModelError(
+                f"epoch {number + 1} of the training",
+                got="a loss that is no number",
+                expected="finite losses",
+                fix="take a smaller schedule.rate, and check weights, jitter and the scale of the images",
+            )
         return float(np.mean(losses))
 
     def _step(self, batch: Batch) -> float:

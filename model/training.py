@@ -78,8 +78,10 @@ class Training:
     loss: Loss
 
     def digest(self, images: Sequence[Labelled], validation: Sequence[Labelled]) -> str:
-        """SHA-256 (hex) of this and of the names, sizes and weights of the images."""
-        data = [[(image.name, image.shape, image.weight) for image in part] for part in (images, validation)]
+        """SHA-256 (hex) of this and of the images: their names, sizes, weights, pixels and labels."""
+        data = [
+            [(image.name, image.shape, image.weight, image.digest()) for image in part] for part in (images, validation)
+        ]
         return hashlib.sha256(json.dumps([asdict(self), data], sort_keys=True).encode()).hexdigest()
 
 

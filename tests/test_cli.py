@@ -301,7 +301,7 @@ MISUSED = {
     ("simulate", "--size", "3", "--out", "x"): "--size: got '--out', expected 2 values, each a whole number",
     ("simulate", "--out", "x", "--size", "3"): "--size: got too few values, expected 2 (Height and width in pixels)",
     ("simulate", "--size", "3", "4", "--out", "x", "y"): "arguments: got unexpected extra argument(s) (y), expected",
-    ("train",): "RECIPE: got nothing, expected a value (YAML file: ",
+    ("train",): "--out: got nothing, expected a value (The model folder to write)",
     (
         "segmnt",
         "x",
