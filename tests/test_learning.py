@@ -22,6 +22,7 @@ from safetensors.torch import load_file
 from scipy import ndimage
 from torch.nn import functional as F
 
+from flows import display
 from flows.cli import app
 from flows.recipes import Recipe, changed, read_recipe
 from flows.training import train_model
@@ -30,6 +31,7 @@ from model.augmentation import Jitter, Warp, turned
 from model.config import UNetConfig
 from model.data import BLOCK, IGNORE, Area, LabelledImage, Survey, blocks, random_windows, read, spread
 from model.document import read_document
+from model.errors import ModelError
 from model.losses import FAR, Loss, border_weights
 from model.train import Progress, train
 from model.training import Normalisation, Schedule, Training
@@ -106,7 +108,7 @@ def test_windows_from_files_are_those_from_memory(tmp_path: Path) -> None:
     write(tmp_path / "labels.tif", np.random.default_rng(0).integers(0, 4, (1, 200, 230)).astype(np.uint8))
     source = {"kind": "labelled", "name": "a", "image": "image.tif", "labels": "labels.tif", "part": (0.1, 0, 1, 0.9)}
     found = recipe(sources=[source])
-    (opened,), _ = found.sources[0].load(tmp_path, found.needs)
+    (opened,), _ = found.sources[0].load(tmp_path, found.needs, None)
     (kept,), _ = found.load(tmp_path)
     assert isinstance(kept, LabelledImage) and not isinstance(opened, LabelledImage)
     drawn = []
@@ -328,7 +330,7 @@ def test_a_checkpoint_of_another_recipe_is_refused(tmp_path: Path, monkeypatch: 
     with pytest.raises(KeyboardInterrupt):
         train_model(recipe(**HELD), tmp_path, tmp_path / "model", stop)
     other = {**HELD, "schedule": {**HELD["schedule"], "rate": 0.5}}
-    with pytest.raises(Exception, match=r"got a training by another recipe or on other images, expected .* remove it"):
+    with pytest.raises(ModelError, match=r"got a training by another recipe or on other images, expected .* remove it"):
         train_model(recipe(**other), tmp_path, tmp_path / "model", silent)
 
 
@@ -401,6 +403,7 @@ def test_an_image_is_held_out_by_area(tmp_path: Path) -> None:
         ("--images a.tif --labels b.tif", "--bands: got nothing, expected"),
         ("--images a.tif --labels b.tif --bands red", "--classes: got nothing, expected"),
         ("--images a.tif --labels b.tif --bands red --classes a,b --share 1", "holdout: Input should be less"),
+        ("recipe.yaml --set schedule.epochs=" + "[" * 3000, "--set: got schedule.epochs"),
         ("recipe.yaml --set epochs", "--set: got epochs, expected FIELD=VALUE"),
         ("recipe.yaml --set schedule.epoch=2", "schedule.epoch: Unexpected"),
         ("recipe.yaml --set sources.7.weight=2", "--set: got sources.7.weight=2"),
@@ -447,6 +450,117 @@ def test_images_without_labels_are_named(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="got no images in "):
         found = recipe(sources=[{"kind": "labelled-folder", "name": "x", "images": "none", "labels": "labels"}])
         found.load(tmp_path)
+
+
+def test_two_files_of_one_name_are_refused(tmp_path: Path) -> None:
+    _chips(tmp_path, 2)
+    (tmp_path / "images" / "chip0.tif").rename(tmp_path / "images" / "chip1.png")
+    with pytest.raises(InputError, match=r"folder .*images: got chip1\.png and chip1\.tif, expected one"):
+        _train("--images", tmp_path / "images", "--labels", tmp_path / "labels", "--out", tmp_path / "m", *SMALL)
+
+
+def test_one_scale_is_assumed_of_a_folder(tmp_path: Path) -> None:
+    _chips(tmp_path, 2)
+    bright = noise(3, 64, 64).astype(np.uint16) % 1000 + 30_000
+    write(tmp_path / "images" / "chip1.tif", bright, names=NAMES[:3])
+    write(tmp_path / "labels" / "chip1.tif", np.zeros((1, 64, 64), np.uint8))
+    arguments = ("--images", tmp_path / "images", "--labels", tmp_path / "labels", "--out", tmp_path / "m", *SMALL)
+    with pytest.raises(InputError, match=r"got numbers × 0\.0001 in .*chip0, × 1\.5.*e-05 in .*chip1"):
+        _train(*arguments)
+    _train(*arguments, "--set", "sources.0.scale=0.0001")
+
+
+def test_training_and_model_agree_on_what_is_no_data(tmp_path: Path) -> None:
+    """Black pixels of a file that declares nothing are data, unless the recipe says otherwise; then for both."""
+    _chips(tmp_path, 1)
+    image = tmp_path / "images" / "chip0.tif"
+    pixels = noise(3, 64, 64)
+    pixels[:, 20:40] = 0
+    write(image, pixels, names=NAMES[:3])
+    arguments = ("--images", image, "--labels", tmp_path / "labels" / "chip0.tif", *SMALL)
+    for assumed, there in ((None, 0.0), (0, 20 / 64)):
+        out = tmp_path / f"model-{assumed}"
+        _train(*arguments, "--out", out, *([] if assumed is None else ["--set", f"assumed_nodata={assumed}"]))
+        assert read_document(out).assumed_nodata == assumed
+        (west, *_), _ = read_recipe(out / "recipe.yaml").load(tmp_path)
+        assert np.isnan(west.pixels(np.s_[:, :])).mean() == there
+
+
+CHANGED = {
+    "values": ["--set", "sources.0.values={'0': 1, '255': 0}"],
+    "bands": ["--bands", "red,green,blue"],
+    "scale": ["--set", "sources.0.scale=0.001"],
+    "pixels": [],
+}
+
+
+@pytest.mark.parametrize("what", CHANGED)
+def test_a_training_goes_on_with_nothing_else(what: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _chips(tmp_path, 1)
+    image = tmp_path / "images" / "chip0.tif"
+    arguments = ["--images", image, "--labels", tmp_path / "labels" / "chip0.tif", "--out", tmp_path / "m", *SMALL]
+
+    def stop(progress: Progress) -> None:
+        raise RuntimeError
+
+    monkeypatch.setattr(display, "epoch", stop)
+    with pytest.raises(RuntimeError):
+        app([str(argument) for argument in ("train", *arguments)], standalone_mode=False)
+    assert (tmp_path / "m" / "checkpoint.pt").exists()
+    monkeypatch.undo()
+    if what == "pixels":
+        write(image, noise(3, 64, 64, seed=9), names=NAMES[:3])
+    with pytest.raises(ModelError, match="got a training by another recipe or on other images"):
+        _train(*arguments, *CHANGED[what])
+
+
+def test_labels_of_the_hold_out_are_looked_at_before_the_training(tmp_path: Path) -> None:
+    _chips(tmp_path, 1)
+    mask = np.zeros((1, 64, 64), np.uint8)
+    mask[0, :, 60] = 7
+    write(tmp_path / "labels" / "chip0.tif", mask)
+    arguments = ["--images", tmp_path / "images" / "chip0.tif", "--labels", tmp_path / "labels" / "chip0.tif"]
+    with pytest.raises(ModelError, match="source 'chip0-holdout': got the label 7, expected 0 to 1"):
+        _train(*arguments, "--out", tmp_path / "m", *SMALL, "--values", "0=0,7=7")
+    assert not list((tmp_path / "m").iterdir())
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"description": "two\nlines"}, "expected text of one line"),
+        ({"version": ""}, "version"),
+        ({"bands": [{"name": "blue", "wavelength": -1}]}, "wavelength"),
+        ({"classes": [{"name": ""}, {"name": "b"}]}, "class"),
+    ],
+)
+def test_what_no_model_can_have_is_refused_before_the_training(
+    change: dict[str, Any], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("flows.training.train", lambda *arguments: pytest.fail("trained"))
+    with pytest.raises(InputError, match=f"recipe small: got .*{message}"):
+        train_model(recipe(**change), tmp_path, tmp_path / "m", silent)
+
+
+def test_a_loss_that_is_no_number_stops_the_training(tmp_path: Path) -> None:
+    wild = recipe(schedule={"epochs": 2, "steps": 6, "batch": 2, "window": 32, "rate": 1e20})
+    with pytest.raises(ModelError, match=r"epoch 1 of the training: got a loss that is no number, .*smaller schedule"):
+        train_model(wild, tmp_path, tmp_path / "m", silent)
+    assert not (tmp_path / "m" / "model.json").exists()
+
+
+def test_a_model_is_not_replaced_unasked_nor_trained_twice_at_once(tmp_path: Path) -> None:
+    out = tmp_path / "m"
+    train_model(recipe(), tmp_path, out, silent)
+    with pytest.raises(InputError, match=r"got a model that is there already, .* --overwrite"):
+        train_model(recipe(), tmp_path, out, silent)
+
+    def meanwhile(progress: Progress) -> None:
+        with pytest.raises(InputError, match="got another training that works on it"):
+            train_model(recipe(), tmp_path, out, silent, overwrite=True)
+
+    train_model(recipe(version="2"), tmp_path, out, meanwhile, overwrite=True)
+    assert read_document(out).version == "2"
 
 
 def test_changes_reach_every_field() -> None:
