@@ -15,7 +15,7 @@ from model.train import Progress
 
 
 @task(task_run_name="train by {recipe}", persist_result=False)
-def train_task(recipe: Path, data: Path, out: Path, changes: list[str]) -> dict[str, Any]:
+def train_task(recipe: Path, data: Path, out: Path, changes: list[str], overwrite: bool) -> dict[str, Any]:
     """The whole training as one task: it goes on from its last checkpoint, so a retry loses one epoch at most."""
     log = get_run_logger()
     read = read_recipe(recipe, changes)
@@ -32,7 +32,7 @@ def train_task(recipe: Path, data: Path, out: Path, changes: list[str]) -> dict[
         if isinstance(artifact, UUID):
             update_progress_artifact(artifact, progress=100.0 * progress.epoch / progress.epochs)
 
-    spec = train_model(read, data, out, report)
+    spec = train_model(read, data, out, report, overwrite)
     rows = zip((entry.name for entry in spec.classes), history[-1].iou if history else (), strict=False)
     table = "\n".join(f"| {name} | {score:.3f} |" for name, score in rows)
     create_markdown_artifact(
@@ -45,7 +45,12 @@ def train_task(recipe: Path, data: Path, out: Path, changes: list[str]) -> dict[
 
 @flow(name="train-model", retries=0, persist_result=False, validate_parameters=True)
 def train_model_flow(
-    recipe: Path, data: Path, out: Path, holdout: list[str] | None = None, changes: list[str] | None = None
+    recipe: Path,
+    data: Path,
+    out: Path,
+    holdout: list[str] | None = None,
+    changes: list[str] | None = None,
+    overwrite: bool = False,
 ) -> dict[str, Any]:
     """Train a model by a recipe.
 
@@ -55,6 +60,7 @@ def train_model_flow(
         out: The model folder to write.
         holdout: Sources to validate on and not to train on; default: those that the recipe names.
         changes: Fields of the recipe to set, such as ``schedule.epochs=5``.
+        overwrite: Replace the model that is in the folder.
     """
     held = [f"holdout=[{', '.join(holdout)}]"] if holdout else []
-    return train_task(recipe, data, out, [*(changes or []), *held])
+    return train_task(recipe, data, out, [*(changes or []), *held], overwrite)

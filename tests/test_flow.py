@@ -66,7 +66,7 @@ def test_a_flow_run_trains_a_model(prefect: None, tmp_path: Path) -> None:
     spec = open_model(tmp_path / "model").spec
     assert (spec.name, spec.divisor) == (outcome["name"], 2) == ("small", 2)
     with pytest.raises(InputError, match="name sources of the recipe"):
-        train_model_flow(tmp_path / "recipe.yaml", tmp_path, tmp_path / "model", ["nowhere"])
+        train_model_flow(tmp_path / "recipe.yaml", tmp_path, tmp_path / "other", ["nowhere"])
 
 
 def test_bad_input_fails_the_flow_run_with_its_message(prefect: None, small_model: Model, tmp_path: Path) -> None:
