@@ -139,6 +139,10 @@ def unknown_precision(scene: Path, model: Path) -> list[object]:
     return [scene, "--precision", "fp8"]
 
 
+def precision_of_another_engine(scene: Path, model: Path) -> list[object]:
+    return [scene, "--engine", "onnxruntime", "--precision", "fp16"]
+
+
 def window_is_a_word(scene: Path, model: Path) -> list[object]:
     return [scene, "--window", "big"]
 
@@ -174,6 +178,7 @@ BAD = {
     a_broken_model: "SHA-256",
     nodata_is_a_class: "255",
     unknown_precision: "--precision: got 'fp8'",
+    precision_of_another_engine: "--precision: got 'fp16', expected fp32, in which onnxruntime runs",
     window_is_a_word: "--window: got 'big'",
     unknown_output: "--outputs: got 'cog,shapefile'",
     impossible_nodata: "-5",

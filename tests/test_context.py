@@ -46,6 +46,16 @@ def by_hand(network: nn.Module, spec: ModelSpec, edge: int, around: int, margin:
     return float((wide != own)[margin : edge - margin, margin : edge - margin].float().mean())
 
 
+def test_nothing_is_known_of_a_sample_without_data(tmp_path: Path) -> None:
+    spec = saved_model(tmp_path, random_network(norm="group"))
+    meter = ContextMeter(spec, tmp_path, Radiometry((1.0, 1.0), (0.0, 0.0), (None, None)), Wish("cpu"), 1)
+    pixels, valid = np.ones((2, 192, 192), np.float32), np.zeros((192, 192), bool)
+    assert meter((pixels, valid), 128, LADDER) == {}
+    valid[34, 34] = True  # two pixels from the window's edge
+    assert set(meter((pixels, valid), 128, LADDER)) == {0}
+    assert settled_halo({}, Reach(1, None)) == Reach(1, None).unbounded_halo
+
+
 @pytest.mark.parametrize("norm", ["none", "group"])
 def test_the_curve_is_that_of_the_definition_and_ends_at_the_reach(tmp_path: Path, norm: str) -> None:
     network = random_network(norm=norm)

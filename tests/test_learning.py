@@ -37,6 +37,7 @@ from model.train import Progress, train
 from model.training import Normalisation, Schedule, Training
 from model.validation import context
 from pipeline.errors import InputError
+from pipeline.grid import mirrored
 from tests.data import shared
 from tests.rasters import noise, write
 from tests.test_training import NAMES, recipe, silent, written
@@ -85,6 +86,13 @@ def test_a_window_that_overhangs_is_mirrored(top: int, left: int, height: int, w
 
 
 @given(st.integers(1, 300), st.integers(1, 300), st.integers(1, 200))
+def test_training_mirrors_as_segmentation_does() -> None:
+    image = striped(30, 40)
+    pixels, _ = read(image, -17, -95, 80, 190)
+    rows, cols = mirrored(-17, 63, 30), mirrored(-95, 95, 40)
+    np.testing.assert_array_equal(pixels, image.image.take(rows, 1).take(cols, 2))
+
+
 def test_blocks_partition_an_image(height: int, width: int, edge: int) -> None:
     seen = np.zeros((height, width), np.uint8)
     for rows, cols in blocks((height, width), edge):

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
+from flows.measuring import _cached, _keep
 from pipeline.errors import InputError
 from pipeline.planning import PlanOptions, Raster, Reach, candidates
 
@@ -34,3 +37,16 @@ def test_a_network_of_one_size_has_one_plan() -> None:
     assert (plan.window, plan.halo, plan.overlap, plan.stride) == (256, 32, 32, 160)
     with pytest.raises(InputError, match="--window: got 512, expected 256, the only one that the network takes"):
         candidates(RASTER, PlanOptions(window=512), Reach(32, None, window=256))
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", '{"settings": []}', '{"seconds": []}', '{"changed": null}'])
+def test_what_is_no_measurement_is_measured_anew(content: str, tmp_path: Path) -> None:
+    path = tmp_path / "cached.json"
+    path.write_text(content)
+    assert _cached(path) is None
+
+
+def test_a_measurement_that_cannot_be_kept_is_no_failure(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (tmp_path / "file").touch()
+    _keep(tmp_path / "file" / "cached.json", {})
+    assert "cannot be kept" in caplog.text
