@@ -323,7 +323,7 @@ def _mapping(text: str) -> dict[str, int]:
     labels: dict[str, int] = {}
     for part in _listed(text):
         value, _, label = part.rpartition("=")
-        if not value or not label.isdigit() or int(label) > 254:
+        if not value or not (label.isascii() and label.isdigit() and len(label) < 4) or int(label) > 254:
             raise InputError(
                 "--values", got=part, expected="VALUE=LABEL, labels 0 to 254", fix="see seamline evaluate --help"
             )

@@ -6,6 +6,7 @@ are burnt into the segmentation's grid. Memory does not grow with the rasters.
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -20,10 +21,9 @@ import shapely
 from affine import Affine
 from numpy.typing import NDArray
 from pyproj import Transformer
-from rasterio.enums import Resampling
+from pyproj.exceptions import ProjError
 from rasterio.errors import NotGeoreferencedWarning, RasterioError
 from rasterio.features import rasterize
-from rasterio.vrt import WarpedVRT
 from rasterio.windows import Window as RasterioWindow
 
 from pipeline.classes import NODATA
@@ -33,6 +33,10 @@ from pipeline.publish import COG
 from pipeline.rasters import environment
 
 VECTORS = {".geojson", ".json", ".gpkg", ".fgb", ".shp", ".gml", ".kml"}
+LARGEST = 1024**2
+"""Pixels of the grid that are warped at once; of the other raster, 16 times as many are held."""
+SNAP = 1e-6
+"""Pixels: a centre this close to the border between two pixels lies on it, and in the right or lower of them."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +44,9 @@ class Truth:
     """Labels that are true: a raster, or polygons.
 
     ``values`` maps what stands in the raster, or in the ``attribute`` of the polygons, to labels; what it does not name
-    is unknown. Empty: the values are the labels. Without an ``attribute`` polygons have the label 1, the rest 0.
+    is unknown. Empty: the values are the labels; those below 0 and above 254 are unknown, and fractions are refused,
+    since they are probabilities, or labels that were interpolated. Whole numbers stored as floats are labels.
+    Dates are named as ISO 8601 writes them, 2024-06-01. Without an ``attribute`` polygons have the label 1, the rest 0.
     """
 
     path: Path
@@ -83,14 +89,17 @@ def class_names(prediction: Path) -> dict[int, str]:
     with _opened(raster_of(prediction), "segmentation") as file:
         tags = file.tags()
     names = {name.removeprefix("CLASS_"): text for name, text in tags.items() if name.startswith("CLASS_")}
-    return {int(label): text for label, text in names.items() if label.isdigit()}
+    return {
+        int(label): text for label, text in names.items() if re.fullmatch("[0-9]{1,3}", label) and int(label) < NODATA
+    }
 
 
 def pairs(prediction: Path, truth: Truth, margin: int, edge: int = 2048) -> Iterator[Pair]:
     """Blocks of at most ``edge``² pixels that together cover the grid, each with ``margin`` pixels around it.
 
     Raises:
-        InputError: a file cannot be read, has no known CRS while the other has one, or they have no ground in common.
+        InputError: a file cannot be read, has no known CRS while the other has one, they have no ground in common, or
+            what stands in them are no labels.
     """
     with _opened(raster_of(prediction), "segmentation") as predicted:
         reading = _burnt(truth, predicted) if truth.is_vector else _read_beside(truth, predicted)
@@ -112,24 +121,26 @@ def pairs(prediction: Path, truth: Truth, margin: int, edge: int = 2048) -> Iter
 def _read_beside(truth: Truth, predicted: Any) -> Iterator[Any]:
     """(size, reader of both labels of a window) on the grid of a raster of truth."""
     with _opened(truth.path, "truth") as true:
-        place = {"crs": true.crs, "transform": true.transform, "width": true.width, "height": true.height}
-        same = (predicted.crs, predicted.transform, predicted.shape) == (true.crs, true.transform, true.shape)
+        place = _Place(true.crs, true.transform, true.shape, tuple(true.bounds))
+        same = place.grid == (predicted.crs, predicted.transform, predicted.shape)
         if not same:
             _check_ground(predicted, truth.path, true.crs and true.crs.to_wkt(), true.bounds)
-        with WarpedVRT(predicted, resampling=Resampling.nearest, nodata=NODATA, **place) as warped:
-            source = predicted if same else warped
+        name = f"segmentation {predicted.name}"
+        pixels = _as_it_is if same else _nearest(place, predicted.crs, name)
 
-            def both(window: Window) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-                return _labels(source, window, {}), _labels(true, window, truth.values)
+        def both(window: Window) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+            theirs = _labels(true, window, truth.values, f"truth {truth.path}")
+            return _labels(predicted, window, {}, name, pixels), theirs
 
-            yield true.shape, both
+        yield true.shape, both
 
 
 @contextmanager
 def _burnt(truth: Truth, predicted: Any) -> Iterator[Any]:
     """(size, reader of both labels of a window) on the grid of the segmentation, for polygons."""
     true = _burner(truth, predicted)
-    yield predicted.shape, lambda window: (_labels(predicted, window, {}), true(window))
+    name = f"segmentation {predicted.name}"
+    yield predicted.shape, lambda window: (_labels(predicted, window, {}, name), true(window))
 
 
 def labeller(grid: GeoBox, truth: Truth) -> Callable[[Window], NDArray[np.uint8]]:
@@ -138,7 +149,7 @@ def labeller(grid: GeoBox, truth: Truth) -> Callable[[Window], NDArray[np.uint8]
     Safe to call from several threads, one at a time.
 
     Raises:
-        InputError: the truth cannot be read, or lies elsewhere.
+        InputError: the truth cannot be read, or lies elsewhere; from the reader, also where there are no labels in it.
     """
     place = _Place(
         None if grid.crs is None else rasterio.CRS.from_wkt(grid.crs.to_wkt()),
@@ -147,7 +158,7 @@ def labeller(grid: GeoBox, truth: Truth) -> Callable[[Window], NDArray[np.uint8]
     if truth.is_vector:
         return _burner(truth, place)
     with _opened(truth.path, "truth") as true:
-        same = (place.crs, place.transform, place.shape) == (true.crs, true.transform, true.shape)
+        same = place.grid == (true.crs, true.transform, true.shape)
         if not same:
             _check_ground(place, truth.path, true.crs and true.crs.to_wkt(), true.bounds)
             if place.crs is None:
@@ -155,15 +166,12 @@ def labeller(grid: GeoBox, truth: Truth) -> Callable[[Window], NDArray[np.uint8]
                     f"truth {truth.path}", got=f"{true.shape} pixels", expected=f"{place.shape}, as its image has",
                     fix="take the labels of this image, or georeference both",
                 )  # fmt: skip
-        outside = true.nodata if true.nodata is not None else NODATA
-    onto = {"crs": place.crs, "transform": place.transform, "width": place.shape[1], "height": place.shape[0]}
+        name = f"truth {truth.path}"
+        pixels = _as_it_is if same else _nearest(place, true.crs, name)
 
     def read(window: Window) -> NDArray[np.uint8]:
         with _opened(truth.path, "truth") as true:  # GDAL's handles belong to one thread
-            if same:
-                return _labels(true, window, truth.values)
-            with WarpedVRT(true, resampling=Resampling.nearest, nodata=outside, **onto) as warped:
-                return _labels(warped, window, truth.values)
+            return _labels(true, window, truth.values, name, pixels)
 
     return read
 
@@ -175,6 +183,11 @@ class _Place(NamedTuple):
     transform: Affine
     shape: tuple[int, ...]
     bounds: tuple[float, ...]
+
+    @property
+    def grid(self) -> tuple[Any, Affine, tuple[int, ...]]:
+        """What two rasters on the same pixels have in common."""
+        return self.crs, self.transform, self.shape
 
 
 def _burner(truth: Truth, place: Any) -> Callable[[Window], NDArray[np.uint8]]:
@@ -200,59 +213,167 @@ def _polygons(truth: Truth, predicted: Any) -> tuple[NDArray[Any], NDArray[np.ui
     try:
         meta, _, geometry, columns = pyogrio.raw.read(truth.path, columns=[truth.attribute] if truth.attribute else [])
     except (pyogrio.errors.DataSourceError, pyogrio.errors.DataLayerError, ValueError) as error:
-        raise _unreadable("truth", truth.path, error) from error
+        raise _unreadable(f"truth {truth.path}", error) from error
     if truth.attribute and truth.attribute not in meta["fields"]:
         known = pyogrio.read_info(truth.path)["fields"].tolist()
         raise InputError(
             f"truth {truth.path}", got=f"no attribute {truth.attribute}", expected="one of " + ", ".join(known),
             fix="correct --attribute",
         )  # fmt: skip
-    shapes = np.asarray(shapely.from_wkb(geometry))
+    shapes = _parsed(geometry, truth.path)
     keep = ~(shapely.is_missing(shapes) | shapely.is_empty(shapes))
+    _check_crs(predicted, truth.path, meta["crs"])
     if keep.any():
         _check_ground(predicted, truth.path, meta["crs"], shapely.total_bounds(shapes[keep]))
     if meta["crs"]:
-        to = Transformer.from_crs(meta["crs"], predicted.crs.to_wkt(), always_xy=True)
+        to = _transformer(meta["crs"], predicted.crs, f"truth {truth.path}")
         shapes = np.asarray(shapely.transform(shapes, lambda points: np.column_stack(to.transform(*points.T))))
-    values = columns[0] if truth.attribute else np.ones(len(shapes), int)
-    labels = _mapped(np.asarray(values), truth.values)
+    values = np.asarray(columns[0] if truth.attribute else np.ones(len(shapes), int))
+    labels = np.full(len(shapes), NODATA, np.uint8)
+    labels[keep] = _mapped(values[keep], truth.values if truth.attribute else {}, f"truth {truth.path}")
     return shapes[keep], labels[keep]
 
 
-def _labels(dataset: Any, window: Window, values: Mapping[str, int]) -> NDArray[np.uint8]:
+def _parsed(geometry: NDArray[Any], path: Path) -> NDArray[Any]:
+    shapes = np.asarray(shapely.from_wkb(geometry, on_invalid="ignore"))
+    broken = np.flatnonzero(shapely.is_missing(shapes) & np.array([binary is not None for binary in geometry], bool))
+    if broken.size:
+        raise InputError(
+            f"truth {path}", got=f"{broken.size} geometries that are none, the first of feature {broken[0] + 1}",
+            expected="closed rings of at least 4 points", fix="repair them, or take them away",
+        )  # fmt: skip
+    return shapes
+
+
+_Pixels = Callable[[Any, Window], tuple[NDArray[Any], NDArray[np.bool_]]]
+"""What an open raster has in a window of a grid: values (height, width), and which of them are data."""
+
+
+def _as_it_is(dataset: Any, window: Window) -> tuple[NDArray[Any], NDArray[np.bool_]]:
     place = RasterioWindow(window.col, window.row, window.width, window.height)
-    labels = _mapped(dataset.read(1, window=place), values)
-    labels[dataset.read_masks(1, window=place) == 0] = NODATA
+    return dataset.read(1, window=place), dataset.read_masks(1, window=place) != 0
+
+
+def _nearest(place: _Place, crs: Any, name: str) -> _Pixels:
+    """Nearest neighbours, on the grid of ``place``, of a raster in ``crs``.
+
+    Not GDAL's warper: it interpolates the transformation between pixels that depend on the window, rasterio 1.4 fails
+    at tolerance 0, and what lies outside of the raster needs a value that no label has. Here each centre of a pixel is
+    transformed for itself, and where it lies beside the raster there are no data.
+    """
+    to = None if crs == place.crs else _transformer(place.crs, crs, name)
+
+    def read(dataset: Any, window: Window) -> tuple[NDArray[Any], NDArray[np.bool_]]:
+        if window.pixels > LARGEST:
+            return _halves(dataset, window, read)
+        rows, cols = np.mgrid[window.row : window.row + window.height, window.col : window.col + window.width] + 0.5
+        x, y = place.transform @ (cols, rows)
+        if to is not None:
+            x, y = to.transform(x, y)
+        cols, rows = (np.floor(at + SNAP) for at in ~dataset.transform @ (x, y))
+        inside = (rows >= 0) & (rows < dataset.height) & (cols >= 0) & (cols < dataset.width)  # infinite ones are not
+        values, known = np.zeros(window.shape, dataset.dtypes[0]), np.zeros(window.shape, bool)
+        if not inside.any():
+            return values, known
+        rows, cols = rows[inside].astype(int), cols[inside].astype(int)
+        row, col = int(rows.min()), int(cols.min())
+        part = Window(row, col, int(rows.max()) - row + 1, int(cols.max()) - col + 1)
+        if part.pixels > 16 * LARGEST and window.pixels > 1:  # labels much finer than the grid
+            return _halves(dataset, window, read)
+        there, data = _as_it_is(dataset, part)
+        values[inside], known[inside] = there[rows - row, cols - col], data[rows - row, cols - col]
+        return values, known
+
+    return read
+
+
+def _halves(dataset: Any, window: Window, read: _Pixels) -> tuple[NDArray[Any], NDArray[np.bool_]]:
+    (row, col), (height, width) = (window.row, window.col), window.shape
+    if tall := height >= width:
+        parts = Window(row, col, height // 2, width), Window(row + height // 2, col, height - height // 2, width)
+    else:
+        parts = Window(row, col, height, width // 2), Window(row, col + width // 2, height, width - width // 2)
+    values, known = zip(*(read(dataset, part) for part in parts), strict=True)
+    return np.concatenate(values, 1 - tall), np.concatenate(known, 1 - tall)
+
+
+def _labels(
+    dataset: Any, window: Window, values: Mapping[str, int], name: str, pixels: _Pixels = _as_it_is
+) -> NDArray[np.uint8]:
+    try:
+        read, known = pixels(dataset, window)
+    except RasterioError as error:
+        raise InputError(
+            name, got=error.__cause__ or error, expected="pixels that GDAL reads", fix="copy or write the file again"
+        ) from error
+    labels = np.full(read.shape, NODATA, np.uint8)
+    labels[known] = _mapped(read[known], values, name)
     return labels
 
 
-def _mapped(values: NDArray[Any], labels: Mapping[str, int]) -> NDArray[np.uint8]:
-    """Labels of values, ``NODATA`` for those that are none."""
+def _mapped(values: NDArray[Any], labels: Mapping[str, int], name: str) -> NDArray[np.uint8]:
+    """Labels of values (n,), ``NODATA`` for those that are none."""
     result = np.full(values.shape, NODATA, np.uint8)
+    words = values.dtype.kind in "OUSM"
     if labels:
+        texts = np.array([_text(value) for value in values], str) if words else None
         for value, label in labels.items():
-            same = values.astype(str) == value if values.dtype.kind in "OUS" else values == float(value)
-            result[same] = label
+            result[values == _number(value, name) if texts is None else texts == value] = label
         return result
-    if values.dtype.kind in "OUS":
+    if words:
         raise InputError(
-            "--attribute", got=f"texts such as {values[0]!r}" if values.size else "texts", expected="labels",
+            "--attribute", got=f"texts such as {_text(values[0])!r}" if values.size else "texts", expected="labels",
             fix="say what they stand for: --values forest=0,water=1",
         )  # fmt: skip
+    if values.dtype.kind == "c":
+        raise InputError(name, got="complex numbers", expected="labels, 0 to 254", fix="take a raster of labels")
     known = (values >= 0) & (values < NODATA)
     result[known] = values[known].astype(np.uint8)
+    cut = known & (result != values)
+    if cut.any():
+        raise InputError(
+            name, got=f"fractions such as {values[cut][0]:.6g}", expected="whole numbers, the labels 0 to 254",
+            fix="take labels, not probabilities, and resample them by nearest neighbour, or name the --values",
+        )  # fmt: skip
     return result
 
 
-def _check_ground(predicted: Any, path: Path, crs: str | None, bounds: Any) -> None:
-    """Refuse what cannot be laid over the segmentation: ``bounds`` in a CRS beside its grid, or with no CRS to tell."""
-    if (crs is None) != (predicted.crs is None):
+def _text(value: Any) -> str:
+    """A value of an attribute as --values names it; dates without the time that none of them has."""
+    return str(value).removesuffix("T00:00:00.000") if isinstance(value, np.datetime64) else str(value)
+
+
+def _number(value: str, name: str) -> float:
+    try:
+        return float(value)
+    except ValueError:
+        raise InputError(
+            f"--values {value}", got="a name", expected=f"numbers, as stand in {name}", fix="correct --values"
+        ) from None
+
+
+def _check_crs(predicted: Any, path: Path, crs: str | None) -> None:
+    if bool(crs) != bool(predicted.crs):
         raise InputError(
             f"truth {path}", got="a CRS for only one of both", expected="the same grid, or a CRS for both",
             fix="add it with `gdal_edit.py -a_srs …`",
         )  # fmt: skip
-    if crs is not None:
-        bounds = Transformer.from_crs(crs, predicted.crs.to_wkt(), always_xy=True).transform_bounds(*bounds)
+
+
+def _transformer(source: Any, target: Any, name: str) -> Transformer:
+    try:
+        return Transformer.from_crs(getattr(source, "wkt", source), getattr(target, "wkt", target), always_xy=True)
+    except ProjError as error:
+        raise InputError(
+            name, got=error, expected="a CRS that can be transformed to the other's", fix="reproject the file"
+        ) from error
+
+
+def _check_ground(predicted: Any, path: Path, crs: str | None, bounds: Any) -> None:
+    """Refuse what cannot be laid over the segmentation: ``bounds`` in a CRS beside its grid, or with no CRS to tell."""
+    _check_crs(predicted, path, crs)
+    if crs:
+        bounds = _transformer(crs, predicted.crs, f"truth {path}").transform_bounds(*bounds)
     if not shapely.intersects(shapely.box(*predicted.bounds), shapely.box(*bounds)):
         raise InputError(
             f"truth {path}",
@@ -270,10 +391,10 @@ def _opened(path: Path, what: str) -> Iterator[Any]:
                 warnings.simplefilter("ignore", NotGeoreferencedWarning)  # pictures can be compared, too
                 file = rasterio.open(path)
         except RasterioError as error:
-            raise _unreadable(what, path, error) from error
+            raise _unreadable(f"{what} {path}", error) from error
         with file:
             yield file
 
 
-def _unreadable(what: str, path: Path, error: Exception) -> InputError:
-    return InputError(f"{what} {path}", got=error, expected="a file that GDAL reads", fix="check the path")
+def _unreadable(name: str, error: Exception) -> InputError:
+    return InputError(name, got=error, expected="a file that GDAL reads", fix="check the path")

@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from rasterio.features import geometry_mask
-from rasterio.warp import Resampling, reproject
+from rasterio.vrt import WarpedVRT
 
 from flows.evaluation import evaluate, write_evaluation
 from model import metrics
@@ -117,11 +117,11 @@ def test_a_segmentation_is_warped_to_the_grid_of_the_truth(tmp_path: Path) -> No
     west, south, east, north = rasterio.warp.transform_bounds("EPSG:32620", "EPSG:4326", *here)
     grid = Affine((east - west) / 60, 0, west - 0.001, 0, (south - north) / 70, north + 0.001)
     truth = raster(tmp_path / "t.tif", theirs, transform=grid, crs="EPSG:4326")
-    warped = np.full(theirs.shape, 255, np.uint8)
-    reproject(
-        ours, warped, src_transform=UTM, src_crs="EPSG:32620", dst_transform=grid, dst_crs="EPSG:4326",
-        resampling=Resampling.nearest, src_nodata=255, dst_nodata=255,
-    )  # fmt: skip
+    with (
+        rasterio.open(prediction) as file,
+        WarpedVRT(file, crs="EPSG:4326", transform=grid, width=70, height=80, tolerance=1e-9) as vrt,
+    ):
+        warped = vrt.read(1)
     found = evaluate(prediction, Truth(truth)).matrix
     np.testing.assert_array_equal(found, metrics.confusion_matrix(warped, theirs, 3))
     assert 0.5 * theirs.size < found.sum() < theirs.size
