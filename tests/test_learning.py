@@ -85,7 +85,6 @@ def test_a_window_that_overhangs_is_mirrored(top: int, left: int, height: int, w
     assert labels.shape == pixels.shape[1:]
 
 
-@given(st.integers(1, 300), st.integers(1, 300), st.integers(1, 200))
 def test_training_mirrors_as_segmentation_does() -> None:
     image = striped(30, 40)
     pixels, _ = read(image, -17, -95, 80, 190)
@@ -93,6 +92,7 @@ def test_training_mirrors_as_segmentation_does() -> None:
     np.testing.assert_array_equal(pixels, image.image.take(rows, 1).take(cols, 2))
 
 
+@given(st.integers(1, 300), st.integers(1, 300), st.integers(1, 200))
 def test_blocks_partition_an_image(height: int, width: int, edge: int) -> None:
     seen = np.zeros((height, width), np.uint8)
     for rows, cols in blocks((height, width), edge):
