@@ -7,7 +7,41 @@ import re
 
 SYMBOL = re.compile(r"[a-z]{1,4}\d+", re.ASCII)
 SIZES = frozenset(
-    ["Integer", "Rational", "Symbol", "Add", "Mul", "Pow", "Max", "Min", "FloorDiv", "CeilDiv", "CleanDiv", "Mod", "PythonMod", "ModularIndexing", "IntTrueDiv", "FloatTrueDiv", "CeilToInt", "FloorToInt", "TruncToInt", "TruncToFloat", "RoundToInt", "ToFloat", "PowByNatural", "Identity", "Equality", "Unequality", "LessThan", "StrictLessThan", "GreaterThan", "StrictGreaterThan", "And", "Or", "Not"]
+    [
+        "Integer",
+        "Rational",
+        "Symbol",
+        "Add",
+        "Mul",
+        "Pow",
+        "Max",
+        "Min",
+        "FloorDiv",
+        "CeilDiv",
+        "CleanDiv",
+        "Mod",
+        "PythonMod",
+        "ModularIndexing",
+        "IntTrueDiv",
+        "FloatTrueDiv",
+        "CeilToInt",
+        "FloorToInt",
+        "TruncToInt",
+        "TruncToFloat",
+        "RoundToInt",
+        "ToFloat",
+        "PowByNatural",
+        "Identity",
+        "Equality",
+        "Unequality",
+        "LessThan",
+        "StrictLessThan",
+        "GreaterThan",
+        "StrictGreaterThan",
+        "And",
+        "Or",
+        "Not",
+    ]
 )
 """Of sympy and torch: what torch writes sizes with."""
 GUARDS = frozenset(("max", "min", "abs", "int", "float"))
@@ -57,7 +91,7 @@ def _arithmetic(node: ast.expr) -> list[ast.expr] | None:
     match node:
         case ast.Constant(value=bool()):
             return []
-        case ast.Constant(value=int() | float()) if type(node.value) in (int, float) and abs(node.value) <= MOST:
+        case ast.Constant(value=int() | float() as number) if abs(number) <= MOST:
             return []
         case ast.BinOp(left=left, op=ast.Pow(), right=ast.Constant(value=int(power))) if 0 <= power <= LARGEST_POWER:
             if isinstance(left, ast.Constant) or any(isinstance(n, ast.Pow) for n in ast.walk(left)):
@@ -119,9 +153,10 @@ def _guard(node: ast.expr) -> None:
             value=ast.Call(func=ast.Attribute(value=place, attr="size" | "stride"), args=[], keywords=[]),
             slice=ast.Constant(value=int()),
         ):
-            return _place(place)
+            _place(place)
+            operands: list[ast.expr] | None = []
         case ast.Call(func=ast.Name(id=name), args=args, keywords=[]) if name in GUARDS:
-            operands: list[ast.expr] | None = args
+            operands = args
         case _:
             operands = _arithmetic(node)
     if operands is None:

@@ -36,21 +36,24 @@ TEXT = re.compile(r"[A-Za-z0-9_.,>+ -]*", re.ASCII)
 HIDDEN = re.compile(r"(?:^|\.)__\w*__(?:$|\.)", re.ASCII)
 ATEN = re.compile(r"torch\.ops\.aten\.([a-z_][A-Za-z0-9_]*)\.([A-Za-z_][A-Za-z0-9_]*)", re.ASCII)
 FUNCTIONS = frozenset(
-    [
-        f"_operator.{name}"
-        for name in ["add", "sub", "mul", "truediv", "floordiv", "mod", "pow", "neg", "eq", "ne", "lt", "le", "gt", "ge", "and_", "or_", "getitem"]
-    ]
-    + [f"torch.sym_{name}" for name in ["int", "float", "max", "min", "not", "ite", "sqrt"]]
-    + [f"torch._sym_{name}" for name in ("sqrt", "log2")]
-    + [f"math.{name}" for name in ("floor", "ceil", "trunc", "sqrt", "pow")]
+    f"{module}{name}"
+    for module, names in {
+        "_operator.": "add sub mul truediv floordiv mod pow neg eq ne lt le gt ge and_ or_ getitem",
+        "torch.sym_": "int float max min not ite sqrt",
+        "math.": "floor ceil trunc sqrt pow",
+    }.items()
+    for name in names.split(" ")
 )
 OUTSIDE = frozenset(("from_file", "save", "load", "_print", "warn", "_test_warn_in_autograd"))
 """Operators of aten that reach out of a program: files, and what is printed."""
 CALLS_OUT = frozenset(
     f"prim::{name}"
-    for name in ["PythonOp", "IgnoredPythonOp", "rpc_async", "rpc_sync", "rpc_remote", "fork", "awaitable", "awaitable_wait", "awaitable_nowait", "Print", "FusionGroup", "TensorExprGroup", "CallFunctionFromPython", "TimePoint"]
-)
-"""Operators of prim that call Python, other machines or compiled kernels."""
+    for name in (
+        "PythonOp", "IgnoredPythonOp", "rpc_async", "rpc_sync", "rpc_remote", "fork", "awaitable", "awaitable_wait",
+        "awaitable_nowait", "Print", "FusionGroup", "TensorExprGroup", "TimePoint", "CallFunction", "CallMethod",
+    )
+)  # fmt: skip
+"""Operators of prim that call Python, other machines or compiled kernels, or what inlining cannot see."""
 CONTAINERS = (None, "builtins.tuple", "builtins.list", "builtins.dict", "collections.OrderedDict")
 
 
@@ -240,7 +243,7 @@ def _target(text: str) -> str:
     found = ATEN.fullmatch(text)
     if found and found[1] not in OUTSIDE and not HIDDEN.search(found[2]):
         packet = getattr(torch.ops.aten, found[1], None)
-        if isinstance(packet, torch._ops.OpOverloadPacket) and found[2] in packet.overloads():
+        if isinstance(packet, torch._ops.OpOverloadPacket) and found[2] in packet.overloads():  # type: ignore[no-untyped-call]
             return text
     raise Unlisted(f"the operation {text[:80]!r}", "torch.ops.aten without files, or arithmetic")
 
@@ -314,9 +317,10 @@ def _check_pickle(path: Path, name: str, content: bytes) -> None:
 def _operators(module: Any) -> Iterator[str]:
     """The kinds of all operations in all methods of a module and of those in it, with what they call."""
     for part in module.modules():
-        for method in part._c._get_methods():
-            for graph in (method.graph, torch._C._jit_pass_inline(copied := method.graph.copy()) or copied):
-                yield from _kinds(graph)
+        for name in part._c._method_names():
+            inlined = part._c._get_method(name).graph.copy()
+            torch._C._jit_pass_inline(inlined)
+            yield from _kinds(inlined)
 
 
 def _kinds(block: Any) -> Iterator[str]:
