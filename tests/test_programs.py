@@ -148,7 +148,7 @@ def test_what_torch_reads_is_what_was_looked_at(good: Path, tmp_path: Path) -> N
     same = edited(good, tmp_path / "x.pt2", in_model(note), {"extra/note.txt": b"hello"})
     x = torch.randn(1, 2, 16, 16)
     torch.testing.assert_close(load_program(same, "torch.export")(x), torch.export.load(good).module()(x))
-    with pytest.raises(ModelError, match="a member 'data/aotinductor/m/x.so'"):
+    with pytest.raises(ModelError, match="a member 'data/aotinductor"):
         load_program(edited(good, tmp_path / "y.pt2", lambda _, c: c, {"data/aotinductor/m/x.so": b""}), "torch.export")
 
 
@@ -318,7 +318,8 @@ def test_sizes_are_read(text: str) -> None:
 @pytest.mark.parametrize(
     "text",
     [
-        "__import__('os')", "().__class__", "s1.__class__", "Symbol('x y')", "Integer('1')", "(lambda: 1)()", "eval(s1)",
+        "__import__('os')", "().__class__", "s1.__class__", "Symbol('x y')", "Integer('1')", "(lambda: 1)()",
+        "eval(s1)",
         "[s1]", "s1 if s2 else s3", "9**9**9", "Pow(Integer(9), Integer(999999999))", "Symbol('s1', cls=s1)", "s1; s2",
         "(" * 500 + ")" * 500, "f'{s1}'",
     ],
