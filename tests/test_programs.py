@@ -1,4 +1,4 @@
-"""Programs of somebody else neither run code nor touch files, when they are imported and when a model folder is used."""
+"""Programs of somebody else neither run code nor touch files, at import and when a model folder is used."""
 
 from __future__ import annotations
 
