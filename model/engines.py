@@ -18,6 +18,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from model.config import Engine, Precision, Program, Settings, UNetConfig
 from model.errors import ModelError
 from model.graphs import Graph, installed, load_graph, not_installed, openvino_precisions, unet_graph
+from model.programs import load_program
 from model.spec import ModelSpec
 from model.unet import DoubleConv, UNet
 
@@ -247,20 +248,11 @@ class TorchProgram:
         return _run(self._module, self.program, x, halo)
 
 
-def load_program(path: Path, form: str) -> Callable[[Tensor], Tensor]:
-    """A program of PyTorch, ready to be called. Neither format holds Python code that loading would run."""
-    if form == "torchscript":
-        module: Callable[[Tensor], Tensor] = torch.jit.load(path, map_location="cpu").eval()  # type: ignore[no-untyped-call]
-        return module
-    exported: Callable[[Tensor], Tensor] = torch.export.load(path).module()
-    return exported
-
-
 class OnnxProgram:
     """An ONNX graph of somebody else, in ONNX Runtime or OpenVINO."""
 
-    def __init__(self, path: Path, program: Program, settings: Settings) -> None:
-        self._graph = load_graph(path, settings)
+    def __init__(self, graph: Path | bytes, program: Program, settings: Settings) -> None:
+        self._graph = load_graph(graph, settings)
         self.program = program
 
     def __call__(self, x: Tensor, halo: int) -> Tensor:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import io
 import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
@@ -123,6 +123,70 @@ def _reported(graph: Path | bytes, engine: Engine) -> Iterator[None]:
         ) from error
 
 
+def in_one_file(path: Path) -> bytes | None:
+    """A graph whose weights lie in files beside it, with them in it; ``None`` for one that needs no other file.
+
+    Only files in the graph's own folder are read, and none through a link.
+
+    Raises:
+        ModelError: its weights lie elsewhere, or are too much for one file, or ``onnx`` is not installed to read them.
+    """
+    if not path.is_file() or b"location" not in path.read_bytes():
+        return None
+    try:
+        import onnx
+    except ImportError:
+        raise ModelError(
+            f"network {path}", got="weights that may lie in other files, and no onnx to read them",
+            expected="it", fix="pip install 'seamline[onnx]'",
+        ) from None  # fmt: skip
+    fix = "save it in one file, with onnx.save(onnx.load(FILE), OTHER)"
+    try:
+        graph = onnx.load(path, load_external_data=False)
+        places = _external(graph)
+        if not places:
+            return None
+        folder = path.parent.resolve()
+        for place in places:
+            file = folder / place
+            if Path(place).is_absolute() or ".." in Path(place).parts or file.resolve() != file or not file.is_file():
+                raise ModelError(
+                    f"network {path}", got=f"weights in {place!r}", expected="files in the folder of the graph", fix=fix
+                )
+        onnx.load_external_data_for_model(graph, str(folder))
+        whole: bytes = graph.SerializeToString()
+    except ModelError:
+        raise
+    except Exception as error:  # of onnx and protobuf, which have many; more than 2 GiB among them
+        raise ModelError(
+            f"network {path}", got=(str(error).strip().splitlines() or [type(error).__name__])[0][:200],
+            expected="a graph of less than 2 GiB, with its weights beside it", fix=fix,
+        ) from error  # fmt: skip
+    return whole
+
+
+def _external(message: Any) -> set[str]:
+    """Where the tensors of a graph lie that lie in other files, in whatever part of it they are."""
+    found: set[str] = set()
+    if message.DESCRIPTOR.name == "TensorProto":
+        found |= {entry.value for entry in message.external_data if entry.key == "location"}
+        return found | ({""} if message.data_location == message.EXTERNAL and not found else set())
+    for field, value in message.ListFields():
+        if field.message_type is not None:
+            for part in value if isinstance(value, Iterable) else (value,):
+                found |= _external(part)
+    return found
+
+
+def _check_whole(path: Path) -> None:
+    """Refuse a graph of a model folder that would make an engine read other files."""
+    if in_one_file(path) is not None:
+        raise ModelError(
+            f"network {path}", got="weights in other files", expected="all in one file",
+            fix="import the graph again, with seamline model import",
+        )  # fmt: skip
+
+
 # --- ONNX Runtime ---------------------------------------------------------------------------------------
 
 
@@ -132,6 +196,8 @@ def onnx_session(graph: Path | bytes, settings: Settings) -> Any:
     Raises:
         ModelError: ONNX Runtime is not installed, or refuses the graph.
     """
+    if isinstance(graph, Path):
+        _check_whole(graph)
     with _reported(graph, "onnxruntime"):
         import onnxruntime
 
@@ -196,6 +262,8 @@ class OpenVinoGraph:
             # Bound to cores, the threads of all worker processes would meet on the same ones.
             "ENABLE_CPU_PINNING": False,
         }
+        if isinstance(graph, Path):
+            _check_whole(graph)
         with _reported(graph, "openvino"):
             import openvino
 

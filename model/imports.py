@@ -20,10 +20,11 @@ from torch import Tensor, nn
 
 from model.config import Program, ProgramFormat, Settings, UNetConfig
 from model.document import write_document
-from model.engines import OnnxProgram, TorchProgram, load_program
+from model.engines import OnnxProgram, TorchProgram
 from model.errors import ModelError
-from model.graphs import onnx_session
+from model.graphs import in_one_file, onnx_session
 from model.milesial import BilinearUNet, unet_of
+from model.programs import load_exported, load_program, member_names
 from model.reach import EDGE, measured_reach
 from model.smp import activation_of, divisor_of, is_saved_network, read_smp
 from model.spec import ARCHITECTURE, UNKNOWN, Activation, ModelSpec
@@ -86,8 +87,7 @@ def _format(path: Path) -> ProgramFormat | None:
     if path.suffix.lower() == ".onnx":
         return "onnx"
     if zipfile.is_zipfile(path):
-        with zipfile.ZipFile(path) as archive:
-            names = archive.namelist()
+        names = member_names(path)
         if any(name.endswith("constants.pkl") for name in names):
             return "torchscript"
         if any("models/" in name or name.endswith("serialized_exported_program.json") for name in names):
@@ -176,7 +176,8 @@ def _exported(path: Path, network: nn.Module, bands: int, divisor: int) -> torch
 
 def _onnx(path: Path, bands: int) -> Imported:
     settings = Settings(engine="onnxruntime")
-    session = onnx_session(path, settings)
+    graph = in_one_file(path)
+    session = onnx_session(path if graph is None else graph, settings)
     inputs, outputs = session.get_inputs(), session.get_outputs()
     shape = inputs[0].shape if len(inputs) == 1 else []
     if len(shape) != 4 or inputs[0].type != "tensor(float)" or not outputs:
@@ -195,15 +196,25 @@ def _onnx(path: Path, bands: int) -> Imported:
 
     def run(divisor: int, classes: int) -> OnnxProgram:
         program = Program("onnx", bands, classes, divisor, height, fixed[0], channels_last)
-        return OnnxProgram(path, program, settings)
+        return OnnxProgram(path if graph is None else graph, program, settings)
 
-    return _probed(path, run, bands, height, lambda target: shutil.copyfile(path, target))
+    def save(target: Path) -> None:
+        shutil.copyfile(path, target) if graph is None else target.write_bytes(graph)
+
+    return _probed(path, run, bands, height, save)
 
 
 def _torch(path: Path, form: ProgramFormat, bands: int) -> Imported:
+    module: Callable[[Tensor], Tensor]
+    window, batch = None, None
     try:
-        module = load_program(path, form)
-        window, batch = _fixed_sizes(torch.export.load(path)) if form == "torch.export" else (None, None)
+        if form == "torch.export":
+            exported = load_exported(path)
+            module, (window, batch) = exported.module(), _fixed_sizes(exported)
+        else:
+            module = load_program(path, form)
+    except ModelError:
+        raise
     except Exception as error:  # whatever the bytes lead torch to
         raise ModelError(
             f"network {path}", got=_first_line(error), expected=f"a {form} program", fix="export it again"
@@ -244,13 +255,18 @@ def _probed(
             expected="one score for each class and pixel",
             fix="check --bands; export it with free height and width, or with one fixed window",
         ) from error
-    if not isinstance(y, Tensor) or y.ndim != 4 or y.shape[-2:] != (edge, edge):
+    if not isinstance(y, Tensor) or y.ndim != 4 or y.shape[-2:] != (edge, edge) or not y.shape[1]:
         raise ModelError(
             f"network {path}",
             got=f"an output of shape {tuple(getattr(y, 'shape', ()))} for an image of {edge} × {edge}",
             expected=f"(1, classes, {edge}, {edge})",
             fix="export a network whose output has the size of its input",
         )
+    if not y.is_floating_point():
+        raise ModelError(
+            f"network {path}", got=f"an output of {str(y.dtype).removeprefix('torch.')}", expected="scores in float32",
+            fix="export the network without what comes after its scores",
+        )  # fmt: skip
     reach = measured_reach(lambda x: network(x, 0), bands, window, lattice)
     return Imported(run(reach.divisor, y.shape[1]).program, reach.radius, save)
 

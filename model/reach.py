@@ -7,11 +7,14 @@ window can the world outside be seen?). float32 rounds away what is smaller than
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+
+from model.errors import ModelError
 
 EDGE = 512
 """Of the windows of a network that takes any size, in pixels; and twice of it for one that seems to reach farther."""
@@ -47,9 +50,17 @@ def measured_reach(
         channels: input channels.
         window: the only N that it takes; ``None`` for any.
         lattice: what is known of the divisor before: a multiple of it is.
+
+    Raises:
+        ModelError: its scores are no numbers.
     """
     edge = window or EDGE // lattice * lattice
     differences = _differences(network, channels, edge, lattice)
+    if not all(map(math.isfinite, differences.values())):
+        raise ModelError(
+            "network", got="scores that are no numbers, for noise", expected="a number for each class and pixel",
+            fix="export it again from weights that are finite",
+        )  # fmt: skip
     least = min(differences.values())
     divisor = next(shift for shift, found in differences.items() if found < max(EXACT, BETTER * least))
     radius = receptive_radius(network, channels, divisor, edge) if differences[divisor] < EXACT else None

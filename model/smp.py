@@ -10,8 +10,10 @@ from __future__ import annotations
 import importlib
 import inspect
 import json
+import math
 import re
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -85,7 +87,7 @@ def _configuration(path: Path) -> tuple[str, dict[str, Any]]:
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
         name = config.pop("_model_class")
-    except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
+    except (OSError, ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:
         raise _refused(
             path, f"{type(error).__name__}: {error}",
             "a configuration of segmentation-models-pytorch, with _model_class",
@@ -97,7 +99,21 @@ def _configuration(path: Path) -> tuple[str, dict[str, Any]]:
     encoder = arguments.get("encoder_name", "resnet34")
     if not (isinstance(encoder, str) and re.fullmatch(NAME, encoder)):
         raise _refused(path, f"encoder_name {encoder!r}", "the plain name of an encoder", "export the network instead")
+    # c channels come with c × c weights or more: what has no room in the file is not built.
+    most = max(64, math.isqrt((path.parent / WEIGHTS).stat().st_size))
+    if any(abs(number) > most for number in _numbers(arguments)):
+        raise _refused(path, "numbers beyond those of its weights", f"at most {most}", "save it with save_pretrained")
     return name, arguments | {"encoder_weights": None, "aux_params": None}
+
+
+def _numbers(value: object) -> Iterator[float]:
+    """The numbers in a configuration, and the lengths of its lists."""
+    if isinstance(value, int | float):
+        yield value
+    elif isinstance(value, list | dict):
+        yield len(value)
+        for part in value.values() if isinstance(value, dict) else value:
+            yield from _numbers(part)
 
 
 def _class(library: ModuleType, name: str, arguments: dict[str, Any], folder: Path) -> Any:

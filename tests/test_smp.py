@@ -117,6 +117,9 @@ REFUSED: dict[str, tuple[Callable[[Path], object], str]] = {
     "no encoder": (config(encoder_name="resnet19"), "expected configuration and weights of a Unet"),
     "an argument for timm": (config(checkpoint_path="x.pth"), "checkpoint_path, which Unet has not"),
     "other bands": (config(in_channels=3), "expected configuration and weights of a Unet"),
+    "deep JSON": (lambda d: (d / "config.json").write_text("[" * 100_000), "RecursionError"),
+    "more than its weights": (config(decoder_channels=[10**9] * 5), "numbers beyond those of its weights"),
+    "more depth": (config(encoder_depth=10**6), "numbers beyond those of its weights"),
     "no safetensors": (lambda d: torch.save({}, d / "model.safetensors"), "expected a safetensors file"),
     "half the weights": (
         weights(lambda t: {k: v for k, v in t.items() if "decoder" not in k}), "Missing key.*save it again",
