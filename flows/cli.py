@@ -176,6 +176,7 @@ def train(
     classes: Annotated[str, typer.Option(help="Names of the classes, in the order of their labels")] = "",
     values: Annotated[str, typer.Option(help="What stands for which label: 0=0,255=1")] = "",
     attribute: Annotated[str, typer.Option(help="Attribute of polygons with their values; default: all are 1")] = "",
+    scale: Scale = None,
     share: Annotated[float, typer.Option(help="Of the area: what is validated on and not trained on")] = 0.2,
     changes: Annotated[
         list[str] | None, typer.Option("--set", metavar="FIELD=VALUE", help="A field of the recipe: schedule.epochs=5")
@@ -188,10 +189,11 @@ def train(
 
     pairs = None
     if images is not None:
-        options = {"values": _mapping(values), "attribute": attribute, "holdout": share}
+        options = {"values": _mapping(values), "attribute": attribute, "holdout": share, "scale": scale}
         pairs = images, labels, _listed(bands), _listed(classes), options
     read = chosen_recipe(recipe, pairs, out, [*(changes or []), *([f"holdout=[{holdout}]"] if holdout else [])])
-    spec = train_model(read, data, out, display.epoch, overwrite)
+    names = [entry.name for entry in read.classes]
+    spec = train_model(read, data, out, lambda done: display.epoch(done, names), overwrite)
     Console().print(f"model: {out}, receptive radius {spec.receptive_radius}")
 
 
@@ -256,6 +258,7 @@ def import_network(
     assumed_nodata: Annotated[float | None, typer.Option(help="Digital number outside of footprints")] = None,
     license: Annotated[str, typer.Option(help="SPDX name")] = "unknown",
     description: Annotated[str, typer.Option(help="For people")] = "",
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the model that is in the folder")] = False,
 ) -> None:
     """Make a model folder of somebody else's network; its divisor and reach are measured."""
     from flows.importing import Description, import_model
@@ -267,7 +270,7 @@ def import_network(
         _choice("--activation", activation, ("softmax", "sigmoid", "none")) if activation else None,
         assumed_nodata, license, description,
     )  # fmt: skip
-    display.show_model(import_model(file, described, out).summary())
+    display.show_model(import_model(file, described, out, overwrite).summary())
     Console().print(f"model: {out}")
 
 

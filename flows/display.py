@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from math import isnan
@@ -144,9 +144,10 @@ def percentage(what: str) -> Iterator[Callable[[float], None]]:
         bar.stop()
 
 
-def epoch(progress: Epoch) -> None:
-    """One line for each epoch of a training."""
-    scores = " ".join(f"{score:.3f}" for score in progress.iou)
+def epoch(progress: Epoch, names: Sequence[str]) -> None:
+    """One line for each epoch of a training, with the scores of its classes."""
+    told = [f"{name} {score:.3f}" for name, score in zip(names, progress.iou, strict=False) if score == score]
+    scores = ", ".join(told)
     console.print(
         f"epoch {progress.epoch}/{progress.epochs}: loss {progress.loss:.4f}"
         + (f", IoU on the hold-out {scores}" if scores else "")
@@ -192,13 +193,14 @@ def show_tuning(found: Measurement) -> None:
     """The tables of ``seamline model tune``: the trials, then the windows with what was chosen."""
     device = found.settings.device
     trials = Table(title=f"trials on {device}", title_justify="left", highlight=False, box=SIMPLE_HEAD, padding=(0, 1))
-    for name in ("engine", "prec.", "layout", "window", "batch", "thr.", "Mpx/s", "as fp32", "IoU"):
+    for name in ("engine", "prec.", "layout", "window", "b.", "t.", "Mpx/s", "as fp32", "IoU", ""):
         trials.add_column(name, justify="right", no_wrap=True)
     for trial in found.trials:
         how = trial.settings
         numbers = (str(number) for number in (trial.window, how.batch, how.threads))
-        scores = f"{1e-6 / trial.seconds_per_pixel:.2f}", f"{trial.agreement:.2%}", f"{trial.mean_iou:.4f}"
-        trials.add_row(how.engine, how.precision, _layout(how.channels_last), *numbers, *scores)
+        scores = f"{1e-6 / trial.seconds_per_pixel:.2f}", f"{trial.agreement:.2%}", f"{trial.mean_iou:.3f}"
+        mark = "differs" if not trial.agrees else "*" if how == found.settings else ""
+        trials.add_row(how.engine, how.precision, _layout(how.channels_last), *numbers, *scores, mark)
     windows = _table("chosen")
     windows.add_row("settings", f"{_settings(asdict(found.settings))}, {found.settings.threads} thread(s)")
     for edge, seconds in sorted(found.seconds.items()):
@@ -206,8 +208,15 @@ def show_tuning(found: Measurement) -> None:
     windows.add_row("memory", f"{found.process_bytes / 2**20:.0f} MiB and {found.bytes_per_pixel:.0f} bytes a pixel")
     if found.changed:
         windows.add_row("labels that more context would change", _changed(found.changed, {}))
+    from model.measurement import IOU_AGREES, LABELS_AGREE
+
     out = Console()
     out.print(trials)
+    out.print(
+        f" b. windows at once, t. threads; * chosen; differs: under {LABELS_AGREE:.1%} of the labels or a mean IoU of "
+        f"{IOU_AGREES} as in fp32, not chosen by itself",
+        highlight=False,
+    )
     out.print(windows)
 
 
@@ -294,11 +303,13 @@ def show_model(summary: Mapping[str, Any]) -> None:
         if key == "bands":
             text = "\n".join(f"{b['name']} ({b['wavelength']} µm), mean {b['mean']}, std {b['std']}" for b in value)
         elif key == "classes":
-            text = "\n".join(f"{c['label']} {c['name']}: {c['description']}" for c in value)
+            text = "\n".join(f"{c['label']} {c['name']}: {c['description']}".rstrip(": ") for c in value)
         elif isinstance(value, Mapping):
-            text = ", ".join(f"{name} {part}" for name, part in value.items())
+            text = ", ".join(f"{name} {'any' if part is None else part}" for name, part in value.items())
         else:
-            text = "\n".join(value) if isinstance(value, list) else str(value)
+            text = "\n".join(value) if isinstance(value, list) else "none" if value is None else str(value)
+        if key == "receptive_radius" and value == "unbounded" and (window := summary["network"].get("window")):
+            text = f"more than a window of {window} shows; treated as unbounded"
         table.add_row(key.replace("_", " "), text)
     Console().print(table)
 

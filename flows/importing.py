@@ -8,7 +8,7 @@ from math import isfinite
 from pathlib import Path
 from typing import Literal
 
-from model.document import read_document
+from model.document import DOCUMENT, read_document
 from model.errors import ModelError
 from model.imports import read_network, weights_name, write_model
 from model.spec import Activation, InputBand, ModelClass, ModelSpec, color_of
@@ -82,13 +82,18 @@ class Description:
         return tuple(ModelClass(name, color_of(color)) for name, color in zip(self.classes, colors, strict=True))
 
 
-def import_model(file: Path, described: Description, out: Path) -> ModelSpec:
+def import_model(file: Path, described: Description, out: Path, overwrite: bool = False) -> ModelSpec:
     """Measure the network in ``file`` (or a folder) and write the model folder ``out``; returns what is known of it.
 
     Raises:
         ModelError: the file cannot be used, or does not fit its description.
-        InputError: the folder cannot be written.
+        InputError: the folder cannot be written, or holds a model that is not to be replaced (``overwrite``).
     """
+    if (out / DOCUMENT).exists() and not overwrite:
+        raise InputError(
+            f"--out {out}", got="a model that is there already", expected="a folder without one",
+            fix="choose another, or give --overwrite",
+        )  # fmt: skip
     found = read_network(file, len(described.bands))
     check_writable(out, f"--out {out}")
     outputs = found.network.classes

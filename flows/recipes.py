@@ -75,10 +75,10 @@ class NetworkEntry(Strict):
 class Recipe(Strict):
     """All that decides what a training makes."""
 
-    name: str = Field(pattern="^[a-z0-9][a-z0-9-]*$")
-    version: str
-    description: str
-    license: str = Field(pattern=r"^[\w.+-]+$", description="SPDX name")
+    name: str = Field(default="model", pattern="^[a-z0-9][a-z0-9-]*$")
+    version: str = "1"
+    description: str = "trained by Seamline"
+    license: str = Field(default="unknown", pattern=r"^[\w.+-]+$", description="SPDX name")
     bands: list[BandEntry] = Field(min_length=1)
     classes: list[ClassEntry] = Field(min_length=2, max_length=LABELS)
     network: NetworkEntry = NetworkEntry()
@@ -254,8 +254,13 @@ def _document(pairs: Pairs, out: Path) -> dict[str, Any]:
         if not given:
             raise InputError(option, got="nothing", expected="what --images does not say", fix="add it")
     assert labels is not None
+    if images.absolute() == labels.absolute():
+        raise InputError(
+            "--labels", got="the same place as --images", expected="images and labels in folders of their own",
+            fix="take them apart",
+        )  # fmt: skip
     folder = images.is_dir() and labels.is_dir()  # with labels in one file it is a scene, a folder of band files
-    places = {"images" if folder else "image": str(images.absolute()), "labels": str(labels.absolute())}
+    places = {"images" if folder else "image": str(images.resolve()), "labels": str(labels.resolve())}
     return {
         "name": re.sub(r"[^a-z0-9]+", "-", out.name.lower()).strip("-") or "model",
         "version": "1",

@@ -28,7 +28,7 @@ def write_curves(trained: Trained, classes: Sequence[ModelClass], path: Path) ->
     history = trained.history
     epochs = [done.epoch for done in history]
     validated = bool(history and history[-1].iou)
-    page = Page(9.0, 6.7 if validated else 3.6)
+    page = Page(9.0, 7.0 if validated else 3.6)
     page.text(MARGIN, 0.45, "Training", fontsize=13, weight="bold")
     page.text(MARGIN, 0.68, f"{len(epochs)} epochs; the network has the weights of epoch {trained.chosen}", color=GREY)
     panel = 2.1
@@ -36,14 +36,14 @@ def write_curves(trained: Trained, classes: Sequence[ModelClass], path: Path) ->
     loss.plot(epochs, [done.loss for done in history], color=INK, lw=1.8)
     loss.set_ylim(bottom=0)
     if validated:
-        scores = _plot(page.axes(0.95, 1.0 + panel + 0.45, 7.4, panel), "IoU on the hold-out", epochs, trained.chosen)
+        scores = _plot(page.axes(0.95, 1.0 + panel + 0.6, 7.4, panel), "IoU on the hold-out", epochs, trained.chosen)
         for number, entry in enumerate(classes):
             values = [done.iou[number] for done in history]
             scores.plot(epochs, values, color=_hex(entry.color), lw=3.2, solid_capstyle="round")
             scores.plot(epochs, values, color=INK, lw=0.6, alpha=0.6)
         scores.set_ylim(0, 1)
         handles = [(Patch(facecolor=_hex(c.color), edgecolor=GREY, lw=0.5), c.name) for c in classes]
-        page.legend(0.95, 1.0 + 2 * panel + 0.9, handles, min(6, len(handles)))
+        page.legend(0.95, 1.0 + 2 * panel + 1.15, handles, min(6, len(handles)))
     page.save(path)
 
 
@@ -53,6 +53,7 @@ def _plot(axes: Axes, label: str, epochs: Sequence[int], chosen: int) -> Axes:
     axes.set_xlim(1, max(2, epochs[-1]) if epochs else 2)
     axes.set_xticks(np.unique(np.linspace(1, max(2, len(epochs)), 8).round()))
     axes.grid(color=FAINT, lw=0.6)
+    axes.set_xlabel("epoch", color=GREY, fontsize=8)
     axes.axvline(chosen, color=GREY, lw=0.8, ls=":")
     axes.yaxis.set_major_locator(MaxNLocator(5))
     return axes

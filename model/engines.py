@@ -274,7 +274,16 @@ def _run(module: Callable[[Tensor], Tensor], program: Program, x: Tensor, halo: 
     for start in range(0, len(x), size):
         part = x[start : start + size]
         filled = torch.cat([part, part[-1:].expand(size - len(part), *part.shape[1:])]) if len(part) < size else part
-        parts.append(module(filled)[: len(part)])
+        try:
+            parts.append(module(filled)[: len(part)])
+        except torch.cuda.OutOfMemoryError:
+            raise
+        except Exception as error:  # of the framework; there is no list
+            raise ModelError(
+                "the network", got=(str(error).strip().splitlines() or [type(error).__name__])[-1][:200],
+                expected=f"windows of {x.shape[-2]} × {x.shape[-1]} to run",
+                fix="take another --window, or export it with free height and width",
+            ) from error  # fmt: skip
     y = torch.cat(parts)
     return cropped(y.movedim(-1, 1) if program.channels_last else y, halo)
 

@@ -102,7 +102,7 @@ def _state_dict(path: Path) -> dict[str, Tensor]:
     except pickle.UnpicklingError as error:
         raise ModelError(
             f"network {path}",
-            got=f"a pickle that runs code when it is read, or no file of torch.save ({_first_line(error)})",
+            got="a pickle that would run code when it is read, or no file of torch.save",
             expected="tensors alone, torch.save(network.state_dict(), …)",
             fix=WAY_OUT,
         ) from error
@@ -268,7 +268,18 @@ def _probed(
             fix="export the network without what comes after its scores",
         )  # fmt: skip
     reach = measured_reach(lambda x: network(x, 0), bands, window, lattice)
+    while window is None and reach.divisor < edge and not _runs(network, bands, edge + reach.divisor):
+        # Its deepest levels say so little that noise does not tell; the sizes that it takes do.
+        reach = measured_reach(lambda x: network(x, 0), bands, window, 2 * reach.divisor)
     return Imported(run(reach.divisor, y.shape[1]).program, reach.radius, save)
+
+
+def _runs(network: OnnxProgram | TorchProgram, bands: int, edge: int) -> bool:
+    try:
+        with torch.inference_mode():
+            return network(torch.zeros(1, bands, edge, edge), 0).shape[-2:] == (edge, edge)
+    except ModelError:
+        return False
 
 
 def _check_bands(path: Path, found: int, named: int) -> None:

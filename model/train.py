@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
@@ -25,6 +26,8 @@ from model.losses import border_weights
 from model.training import Normalisation, Training
 from model.unet import UNet
 from model.validation import SAMPLED, evaluate
+
+log = logging.getLogger("seamline.training")
 
 AHEAD = 3
 """Batches that are made ready while the network learns from another."""
@@ -87,6 +90,7 @@ def train(
     history: list[Progress] = []
     if checkpoint and (record := restore(checkpoint, digest, loop.state)) is not None:
         history, best = [Progress(**values) for values in record["history"]], record["best"]
+        log.warning("going on after epoch %d of %d", len(history), training.schedule.epochs)
     schedule = training.schedule
     for epoch in range(len(history), schedule.epochs):
         if schedule.patience and epoch - _best(history) >= schedule.patience:
@@ -128,6 +132,9 @@ class _Loop:
         self.average = AveragedModel(self.network, multi_avg_fn=_running(schedule.averaged), use_buffers=True)
         self.normalise = Normalisation.of(images)
         self.surveys = [Survey.of(image, training.network.classes) for image in images]
+        there = set().union(*(survey.present.tolist() for survey in self.surveys))
+        if missing := sorted(set(range(training.network.classes)) - there):
+            log.warning("no pixel of class %s in the training images", ", ".join(map(str, missing)))
         self.weights = torch.tensor(training.class_weights, device=self.device)
 
     @property

@@ -163,7 +163,7 @@ def write_matrix(counts: NDArray[np.int64], names: Sequence[str], path: Path) ->
     size, cell = len(names), 0.62
     longest = 0.075 * max(len(name) for name in names)
     left, top = MARGIN + 0.35 + longest, 0.95 + longest
-    page = Page(max(4.0, left + size * cell + MARGIN), top + size * cell + MARGIN)
+    page = Page(max(5.6, left + size * cell + MARGIN), top + size * cell + MARGIN)
     page.text(MARGIN, 0.4, "Confusion matrix", fontsize=13, weight="bold")
     page.text(MARGIN, 0.62, "per cent of each true class (rows) by what it was called (columns)", color=GREY)
     axes = page.axes(left, top, size * cell, size * cell)

@@ -125,6 +125,27 @@ def noise(edge: int = 64, count: int = 3) -> np.ndarray:
     return np.random.default_rng(1).standard_normal((count, 2, edge, edge)).astype(np.float32)
 
 
+class Faint(torch.nn.Module):
+    """Two poolings deeper than its scores tell, joined without padding: it takes multiples of 8 only."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) → the same."""
+        fine = torch.nn.functional.max_pool2d(x, 2)
+        deep = torch.nn.functional.interpolate(torch.nn.functional.max_pool2d(fine, 4), scale_factor=4.0)
+        return torch.nn.functional.interpolate(fine + 1e-8 * deep, scale_factor=2.0)
+
+
+def test_a_divisor_that_scores_do_not_tell_is_found_by_size(tmp_path: Path) -> None:
+    torch.jit.script(Faint()).save(str(tmp_path / "x.pt"))
+    described = Description(("red", "nir"), ("land", "water"))
+    spec = import_model(tmp_path / "x.pt", described, tmp_path / "model")
+    assert spec.divisor == 8
+    with pytest.raises(ModelError, match=r"the network: got .*, expected windows of 44 × 44 to run"):
+        predicted(spec, tmp_path / "model", noise(44))
+    with pytest.raises(InputError, match="got a model that is there already"):
+        import_model(tmp_path / "x.pt", described, tmp_path / "model")
+
+
 @pytest.mark.parametrize("halo", [0, 16])
 @pytest.mark.parametrize("bilinear", [False, True])
 @pytest.mark.parametrize("suffix", [".pth", ".pt", ".pt2", ".onnx"])
@@ -132,7 +153,8 @@ def test_a_network_computes_the_same_in_a_model_folder(tmp_path: Path, suffix: s
     network = foreign(bilinear)
     spec = import_model(saved(network, tmp_path / f"x{suffix}", 512), DESCRIBED, tmp_path / "model")
     assert isinstance(spec.network, UNetConfig if suffix == ".pth" and not bilinear else Program)
-    assert (spec.divisor, spec.receptive_radius) == (4, None if bilinear else 22)
+    divisor = 8 if suffix == ".pt2" else 4  # as it is exported, it takes multiples of 8
+    assert (spec.divisor, spec.receptive_radius) == (divisor, None if bilinear else 22)
     with torch.inference_mode():
         expected = network(torch.from_numpy(noise())).softmax(1)[..., halo : 64 - halo, halo : 64 - halo]
     torch.testing.assert_close(predicted(spec, tmp_path / "model", noise(), halo), expected, rtol=0, atol=1e-5)
@@ -195,7 +217,7 @@ def test_scale_mean_and_std_stand_in_the_unit_of_the_values(tmp_path: Path) -> N
     value = 4 * (0.4 * 255 - 100) / 50 - 2
     assert predicted(spec, tmp_path / "model", pixels)[0, 1, 0, 0] == pytest.approx(np.clip(value, 0, 1), abs=1e-6)
     described = Description(("red", "nir"), ("a", "b"), scale=255, mean=(100, 90), std=(50, 40))
-    spec = import_model(path, described, tmp_path / "model")
+    spec = import_model(path, described, tmp_path / "model", overwrite=True)
     water = predicted(spec, tmp_path / "model", pixels)[0, 1, 0, 0]
     assert water == pytest.approx(1 / (1 + np.exp(-value)), abs=1e-5)
 
@@ -215,7 +237,10 @@ def _state(path: Path, tensors: object) -> Path:
 
 REFUSED = {
     "no file": (lambda d: d / "none.pt", "no such file"),
-    "a pickle with code": (lambda d: _state(d / "x.pt", foreign()), "a pickle that runs code .* torch.export.save"),
+    "a pickle with code": (
+        lambda d: _state(d / "x.pt", foreign()),
+        "a pickle that would run code .* torch.export.save",
+    ),
     "text": (lambda d: d / "text.pt", "expected ONNX, TorchScript, a torch.export program or a state_dict"),
     "no tensors": (lambda d: _state(d / "x.pth", {"a": 1}), "no tensors by name"),
     "another network": (lambda d: _state(d / "x.pth", {"conv.weight": torch.zeros(1)}), "got tensors conv.weight"),

@@ -508,7 +508,7 @@ def test_a_training_goes_on_with_nothing_else(what: str, tmp_path: Path, monkeyp
     image = tmp_path / "images" / "chip0.tif"
     arguments = ["--images", image, "--labels", tmp_path / "labels" / "chip0.tif", "--out", tmp_path / "m", *SMALL]
 
-    def stop(progress: Progress) -> None:
+    def stop(progress: Progress, names: Sequence[str]) -> None:
         raise RuntimeError
 
     monkeypatch.setattr(display, "epoch", stop)
