@@ -239,7 +239,7 @@ REFUSED = {
     "no file": (lambda d: d / "none.pt", "no such file"),
     "a pickle with code": (
         lambda d: _state(d / "x.pt", foreign()),
-        "a pickle that would run code .* torch.export.save",
+        "a pickle that would run code .* torch.export",
     ),
     "text": (lambda d: d / "text.pt", "expected ONNX, TorchScript, a torch.export program or a state_dict"),
     "no tensors": (lambda d: _state(d / "x.pth", {"a": 1}), "no tensors by name"),
