@@ -218,6 +218,21 @@ def evaluate(
     display.show_evaluation(found)
 
 
+@app.command()
+def verify(
+    results: Annotated[Path, typer.Argument(help="Folder of the catalogue, --out of segment")],
+) -> None:
+    """Check what runs published: checksums, COG, STAC, COG = Zarr, class table; exit code 1 if something is wrong."""
+    from pipeline.verification import verify
+
+    findings = list(verify(results))
+    for finding in findings:
+        print(f"{finding.scene or results.name}/{finding.subject}: {finding.problem}")
+    scenes = len({item.parent for item in results.glob("*/item.json")})
+    Console().print(f"{scenes} scenes, {len(findings)} findings", highlight=False)
+    raise typer.Exit(1 if findings else 0)
+
+
 @models.command("inspect")
 def inspect(
     name: Annotated[str, typer.Argument(help="Name of an embedded model, or a model folder")],

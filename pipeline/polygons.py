@@ -1,0 +1,242 @@
+"""Labels as polygons, window by window: pieces of each window are joined across the borders between them.
+
+A region is what polygonising the whole raster would give: pixels of one class that touch at their sides. Its pieces are
+found in each window alone, and numbered; where two windows meet, pieces of one class on both sides of the border belong
+together (union-find). Windows come row by row; a region is done, and leaves the memory, when the border below
+the last row of windows does not cut it any more.
+
+    row of windows 0   │ a  a │ a  b │      regions of the border below: a, c, b
+                       │ a  c │ c  b │      a is cut to the right: it waits for the next window
+                       ┼──────┼──────┼
+    row of windows 1   │ c  c │ d  b │      a does not reach this row: it is done
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import shapely
+from affine import Affine
+from numpy.typing import NDArray
+from rasterio.features import shapes
+from scipy import ndimage
+
+from pipeline.classes import NODATA
+from pipeline.grid import Window
+
+
+@dataclass(frozen=True)
+class Pieces:
+    """Polygons of one window, in pixels of the scene, and the sums over their pixels.
+
+    ``numbers`` (height, width) has the piece of each pixel, counted from 1, 0 where there is no label. The others have
+    one value a piece, in that order: ``area`` and ``confidence`` are sums of what each of its pixels has.
+    """
+
+    window: Window
+    numbers: NDArray[np.int32]
+    labels: NDArray[np.uint8]
+    geometries: NDArray[np.object_]
+    pixels: NDArray[np.int64]
+    area: NDArray[np.float64]
+    confidence: NDArray[np.float64]
+
+    @property
+    def inner(self) -> NDArray[np.bool_]:
+        """Which pieces touch no border of the window."""
+        edges = (self.numbers[0], self.numbers[-1], self.numbers[:, 0], self.numbers[:, -1])
+        inner = np.ones(len(self.labels), np.bool_)
+        inner[np.unique(np.concatenate(edges))[1 if any((edge == 0).any() for edge in edges) else 0 :] - 1] = False
+        return inner
+
+
+@dataclass(frozen=True)
+class Region:
+    """Pixels of one class that touch at their sides: ``geometry`` in pixels of the scene, sums over its pixels."""
+
+    label: int
+    geometry: shapely.Polygon
+    pixels: int
+    area: float
+    confidence: float
+
+
+def pieces(
+    window: Window,
+    labels: NDArray[np.uint8],
+    area: NDArray[np.float64],
+    confidence: NDArray[np.floating] | None = None,
+) -> Pieces:
+    """The pieces of a window.
+
+    Args:
+        window: where the labels lie in the scene.
+        labels: (height, width), ``NODATA`` for none.
+        area: (height,), what a pixel of each row covers.
+        confidence: (height, width); ``None``: 1 everywhere.
+    """
+    numbers, count = np.zeros(labels.shape, np.int32), 0
+    kinds: list[int] = []
+    for label in np.unique(labels[labels != NODATA]):
+        found, more = ndimage.label(labels == label)  # by sides, as GDAL does
+        numbers[found > 0] = found[found > 0] + count
+        kinds += [int(label)] * more
+        count += more
+    geometries = np.empty(count, object)
+    place = Affine.translation(window.col, window.row)
+    for shape, number in shapes(numbers, mask=numbers > 0, connectivity=4, transform=place):
+        shell, *holes = shape["coordinates"]
+        geometries[int(number) - 1] = shapely.Polygon(shell, holes)
+    flat = numbers.ravel()
+    rows = np.broadcast_to(area[:, None], labels.shape).ravel()
+    sure = None if confidence is None else np.asarray(confidence, np.float64).ravel()
+    pixels = np.bincount(flat, minlength=count + 1)[1:]
+    return Pieces(
+        window, numbers, np.array(kinds, np.uint8), geometries, pixels,
+        _summed(flat, rows, count),
+        pixels.astype(np.float64) if sure is None else _summed(flat, sure, count),
+    )  # fmt: skip
+
+
+def _summed(numbers: NDArray[np.int32], values: NDArray[np.float64], count: int) -> NDArray[np.float64]:
+    return np.asarray(np.bincount(numbers, values, count + 1)[1:], np.float64)
+
+
+def regions(windows: Iterable[Pieces], width: int) -> Iterator[Region]:
+    """The regions of a scene of ``width`` columns, from the pieces of its windows, row by row, left to right."""
+    joining = _Joining(width)
+    for part in windows:
+        yield from joining.take(part)
+    yield from joining.finish()
+
+
+@dataclass
+class _Open:
+    """A region that a border still cuts."""
+
+    label: int
+    geometries: list[shapely.Polygon]
+    pixels: int
+    area: float
+    confidence: float
+
+    def join(self, other: _Open) -> None:
+        self.geometries += other.geometries
+        self.pixels += other.pixels
+        self.area += other.area
+        self.confidence += other.confidence
+
+    def closed(self) -> Region:
+        whole = self.geometries[0] if len(self.geometries) == 1 else dissolved(self.geometries)
+        return Region(self.label, whole, self.pixels, self.area, self.confidence)
+
+
+@dataclass
+class _Joining:
+    """The sweep: regions that are open, and what of them lies at the borders of what has been seen."""
+
+    width: int
+    parents: dict[int, int] = field(default_factory=dict)
+    open: dict[int, _Open] = field(default_factory=dict)
+    count: int = 0
+    row: int = -1
+
+    def __post_init__(self) -> None:
+        self.above, self.below = np.zeros((2, self.width), np.int64)  # numbers of open pieces, 0 for none
+        self.above_labels, self.below_labels = np.full((2, self.width), NODATA, np.uint8)
+        self.left = np.zeros(0, np.int64)
+        self.left_labels = np.zeros(0, np.uint8)
+
+    def take(self, part: Pieces) -> Iterator[Region]:
+        """Join a window to what lies above and to the left of it; regions that end in it."""
+        window = part.window
+        if window.row != self.row:
+            yield from self._next_row(window.row)
+        inner = part.inner
+        for number in np.flatnonzero(inner).tolist():
+            yield _Open(*self._piece(part, number)).closed()
+        names = np.zeros(len(inner) + 1, np.int64)
+        for number in np.flatnonzero(~inner).tolist():
+            self.count += 1
+            names[number + 1] = self.count
+            self.parents[self.count] = self.count
+            self.open[self.count] = _Open(*self._piece(part, number))
+        labels = np.append(NODATA, part.labels).astype(np.uint8)
+        edges = {side: (names[part.numbers[at]], labels[part.numbers[at]]) for side, at in _SIDES.items()}
+        cols = slice(window.col, window.stop_col)
+        self._unite(edges["top"], (self.above[cols], self.above_labels[cols]))
+        if window.col:
+            self._unite(edges["left"], (self.left, self.left_labels))
+        self.left, self.left_labels = edges["right"]
+        self.below[cols], self.below_labels[cols] = edges["bottom"]
+
+    def finish(self) -> Iterator[Region]:
+        """The regions that are still open when there is no more."""
+        for found in self.open.values():
+            yield found.closed()
+        self.open.clear()
+
+    @staticmethod
+    def _piece(part: Pieces, number: int) -> tuple[int, list[shapely.Polygon], int, float, float]:
+        return (
+            int(part.labels[number]), [part.geometries[number]], int(part.pixels[number]),
+            float(part.area[number]), float(part.confidence[number]),
+        )  # fmt: skip
+
+    def _next_row(self, row: int) -> Iterator[Region]:
+        """Close what the border below the finished row does not cut."""
+        self.row = row
+        self.above, self.above_labels = self.below.copy(), self.below_labels.copy()
+        self.below[:], self.below_labels[:] = 0, NODATA
+        cut = {self._root(int(name)) for name in np.unique(self.above) if name}
+        for name in [name for name in self.open if name not in cut]:
+            yield self.open.pop(name).closed()
+        roots = {int(name): self._root(int(name)) for name in np.unique(self.above) if name}
+        self.above = np.array([roots.get(int(name), 0) for name in self.above], np.int64)
+        self.parents = {name: name for name in cut}
+
+    def _unite(
+        self,
+        ours: tuple[NDArray[np.int64], NDArray[np.uint8]],
+        theirs: tuple[NDArray[np.int64], NDArray[np.uint8]],
+    ) -> None:
+        """Join what is of one class on both sides of a border."""
+        same = (ours[1] == theirs[1]) & (ours[1] != NODATA) & (theirs[0] > 0)
+        for one, other in np.unique(np.column_stack([ours[0][same], theirs[0][same]]), axis=0):
+            first, second = self._root(int(one)), self._root(int(other))
+            if first == second:
+                continue
+            if len(self.open[first].geometries) < len(self.open[second].geometries):
+                first, second = second, first
+            self.parents[second] = first
+            self.open[first].join(self.open.pop(second))
+
+    def _root(self, name: int) -> int:
+        while self.parents[name] != name:
+            self.parents[name] = self.parents[self.parents[name]]
+            name = self.parents[name]
+        return name
+
+
+_SIDES: dict[str, Any] = {"top": np.s_[0], "bottom": np.s_[-1], "left": np.s_[:, 0], "right": np.s_[:, -1]}
+
+
+def dissolved(parts: list[shapely.Polygon]) -> shapely.Polygon:
+    """One polygon of pieces that lie side by side, without points on straight lines."""
+    return straightened(shapely.union_all(parts))
+
+
+def straightened(polygon: Any) -> shapely.Polygon:
+    """The same polygon without points on straight lines, the first and last included."""
+    return shapely.Polygon(_corners(polygon.exterior), [_corners(ring) for ring in polygon.interiors])
+
+
+def _corners(ring: shapely.LinearRing) -> NDArray[np.float64]:
+    points: NDArray[np.float64] = shapely.get_coordinates(ring)[:-1]
+    before, after = points - np.roll(points, 1, axis=0), np.roll(points, -1, axis=0) - points
+    turns: NDArray[np.bool_] = before[:, 0] * after[:, 1] != before[:, 1] * after[:, 0]
+    corners: NDArray[np.float64] = points[turns]
+    return corners

@@ -1,0 +1,147 @@
+"""Is what a run published still what it was: checksums, layout, agreement of its files, valid STAC.
+
+Every check is one that a reader relies on, made with the reader's own library where there is one; memory does not
+grow with the scene.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pystac.errors
+import pystac.validation
+import rasterio
+from rasterio._err import CPLE_BaseError
+from rasterio.errors import RasterioError
+from rasterio.windows import Window as RasterioWindow
+from rio_cogeo.cogeo import cog_validate
+
+from pipeline.catalog import CATALOG, file_info
+from pipeline.classes import NODATA
+from pipeline.cog import row_bands
+from pipeline.errors import InputError
+from pipeline.publish import COG, ITEM, RECORD, ZARR
+from pipeline.store import is_sealed, open_labels
+
+Document = dict[str, Any]
+_DAMAGE = (OSError, ValueError, LookupError, TypeError, RuntimeError, RasterioError, CPLE_BaseError)
+"""What damaged bytes lead readers to."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Something that is not as it should be: in which ``scene`` (empty for the catalogue), of what, and what."""
+
+    scene: str
+    subject: str
+    problem: str
+
+
+def verify(out: Path) -> Iterator[Finding]:
+    """What is wrong with a folder of results; nothing, if it is whole.
+
+    Raises:
+        InputError: there is no catalogue.
+    """
+    if not (out / CATALOG).is_file():
+        raise InputError(f"results {out}", got=f"no {CATALOG}", expected="a folder that `seamline segment` wrote to",
+                         fix="check the path")  # fmt: skip
+    listed = []
+    try:
+        catalog = json.loads((out / CATALOG).read_text(encoding="utf-8"))
+        pystac.validation.validate_dict({**catalog, "stac_extensions": []})
+        listed = [link["href"].split("/")[-2] for link in catalog["links"] if link["rel"] == "item"]
+    except (ValueError, LookupError, TypeError, pystac.errors.STACValidationError) as error:
+        yield Finding("", CATALOG, _said(error))
+    found = sorted(item.parent.name for item in out.glob(f"*/{ITEM}"))
+    for scene in sorted({*listed, *found}):
+        if scene not in listed:
+            yield Finding(scene, CATALOG, "does not list the scene")
+        yield from _scene(out / scene)
+
+
+def _scene(folder: Path) -> Iterator[Finding]:
+    def finding(subject: str, problem: str) -> Finding:
+        return Finding(folder.name, subject, problem)
+
+    try:
+        item = json.loads((folder / ITEM).read_text(encoding="utf-8"))
+        record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
+        pystac.validation.validate_dict({**item, "stac_extensions": []})
+        assets: Document = item["assets"]
+    except (OSError, ValueError, LookupError, TypeError, pystac.errors.STACValidationError) as error:
+        yield finding(ITEM, _said(error))
+        return
+    for asset in assets.values():
+        yield from (finding(asset["href"], problem) for problem in _asset(folder, asset))
+    checks: tuple[tuple[str, Callable[[], Iterator[str]]], ...] = (
+        (COG, lambda: _cog(folder / COG, record)),
+        (ZARR, lambda: _zarr(folder)),
+    )
+    for name, check in checks:
+        if (folder / name).exists():
+            try:
+                yield from (finding(name, problem) for problem in check())
+            except _DAMAGE as error:
+                yield finding(name, _said(error))
+
+
+def _asset(folder: Path, asset: Document) -> Iterator[str]:
+    path = (folder / asset["href"]).resolve()
+    if not path.is_relative_to(folder.resolve()):
+        yield "lies outside of the folder"
+    elif not path.exists():
+        yield "is not there"
+    else:
+        now = file_info(path)
+        for field in ("file:size", "file:checksum"):
+            if field in now and asset.get(field) != now[field]:
+                yield f"{field} is {now[field]}, {asset.get(field)} when it was published"
+
+
+def _cog(path: Path, record: Document) -> Iterator[str]:
+    valid, errors, _ = cog_validate(path, quiet=True)
+    yield from () if valid else errors
+    with rasterio.open(path) as file:
+        for key in ("scene_digest", "model_digest"):
+            if file.tags().get(key) != str(record[key]):
+                yield f"{key} is that of another run"
+        known = {row["value"] for row in record["classes"]} | {NODATA}
+        counts = dict.fromkeys(known, 0)
+        for _, window in file.block_windows(1):
+            values, times = np.unique(file.read(1, window=window), return_counts=True)
+            for value, count in zip(values.tolist(), times.tolist(), strict=True):
+                counts[value] = counts.get(value, 0) + count
+        if strange := sorted(set(counts) - known):
+            yield f"has labels of no class: {strange}"
+        for row in record["classes"]:
+            if counts[row["value"]] != row["pixels"]:
+                yield f"{counts[row['value']]} pixels of {row['name']}, {row['pixels']} in {RECORD}"
+
+
+def _zarr(folder: Path) -> Iterator[str]:
+    if not is_sealed(folder / ZARR):
+        yield "is not sealed: it was never finished"
+        return
+    if not (folder / COG).exists():
+        return
+    labels = open_labels(folder / ZARR)
+    with rasterio.open(folder / COG) as file:
+        if labels.shape != file.shape:
+            yield f"{labels.shape} pixels, {file.shape} in {COG}"
+            return
+        different = 0
+        for band in row_bands(labels):
+            window = RasterioWindow(band.col, band.row, band.width, band.height)
+            different += int((labels[band.slices()] != file.read(1, window=window)).sum())
+    if different:
+        yield f"{different} labels are others than in {COG}"
+
+
+def _said(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]

@@ -1,0 +1,118 @@
+"""``seamline verify``: silent on what a run published, and on every way to damage it not."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import rasterio
+import zarr
+
+from flows.cli import app
+from flows.models import Model
+from flows.options import SegmentOptions
+from flows.segment import Watcher, segment
+from pipeline.errors import InputError
+from pipeline.verification import verify
+from tests.rasters import noise, write
+
+
+@pytest.fixture(scope="module")
+def published(tmp_path_factory: pytest.TempPathFactory, small_model: Model, cluster: Any) -> Path:
+    """Results of one small scene."""
+    folder = tmp_path_factory.mktemp("published")
+    write(folder / "scene.tif", noise(6, 300, 400))
+    segment(folder / "scene.tif", small_model.folder, folder / "out", SegmentOptions(cluster=cluster(1)), Watcher())
+    return folder / "out"
+
+
+def cog(scene: Path) -> Path:
+    return scene / "segmentation.tif"
+
+
+def a_label(scene: Path) -> None:
+    with rasterio.open(cog(scene), "r+", IGNORE_COG_LAYOUT_BREAK="YES") as file:
+        labels = file.read(1)
+        labels[5, 5] = (labels[5, 5] + 1) % 3
+        file.write(labels, 1)
+
+
+def half_a_file(scene: Path) -> None:
+    cog(scene).write_bytes(cog(scene).read_bytes()[:2000])
+
+
+def a_label_in_zarr(scene: Path) -> None:
+    array = zarr.open_array(scene / "segmentation.zarr" / "segmentation", mode="r+")
+    array[7, 7] = (int(array[7, 7]) + 1) % 3
+
+
+def no_seal(scene: Path) -> None:
+    group = zarr.open_group(scene / "segmentation.zarr", mode="r+", use_consolidated=False)
+    group.update_attributes({"seamline": {}})
+
+
+def no_preview(scene: Path) -> None:
+    (scene / "preview.png").unlink()
+
+
+def edited_item(change: Callable[[dict[str, Any]], object]) -> Callable[[Path], None]:
+    def edit(scene: Path) -> None:
+        item = json.loads((scene / "item.json").read_text())
+        change(item)
+        (scene / "item.json").write_text(json.dumps(item))
+
+    return edit
+
+
+DAMAGE: dict[str, tuple[Callable[[Path], None], str, str]] = {
+    "a label": (a_label, "segmentation.tif", "file:checksum"),
+    "a label beside zarr": (a_label, "segmentation.zarr", "1 labels are others"),
+    "counts": (a_label, "segmentation.tif", "pixels of"),
+    "half a file": (half_a_file, "segmentation.tif", "file:size"),
+    "a label in zarr": (a_label_in_zarr, "segmentation.zarr", "1 labels are others"),
+    "no seal": (no_seal, "segmentation.zarr", "not sealed"),
+    "no preview": (no_preview, "preview.png", "not there"),
+    "an item without geometry": (edited_item(lambda item: item.pop("geometry")), "item.json", ""),
+    "a path outside": (
+        edited_item(lambda item: item["assets"]["preview"].update(href="../../x.png")), "../../x.png", "outside",
+    ),
+    "an item that is no JSON": (lambda scene: (scene / "item.json").write_text("{") and None, "item.json", ""),
+    "a run of another scene": (
+        lambda scene: (scene / "run.json").write_text(
+            (scene / "run.json").read_text().replace('"scene_digest": "', '"scene_digest": "0')
+        ) and None,
+        "segmentation.tif", "another run",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", DAMAGE)
+def test_damage_is_found(case: str, published: Path, tmp_path: Path) -> None:
+    damage, subject, problem = DAMAGE[case]
+    out = tmp_path / "out"
+    shutil.copytree(published, out)
+    damage(out / "scene")
+    found = list(verify(out))
+    assert any(subject in one.subject and problem in one.problem and one.scene == "scene" for one in found), found
+
+
+def test_what_a_run_published_is_whole(published: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert list(verify(published)) == []
+    assert app(["verify", str(published)], standalone_mode=False) == 0
+    assert capsys.readouterr().out == "1 scenes, 0 findings\n"
+
+
+def test_the_catalogue_lists_every_scene(published: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    shutil.copytree(published, out)
+    shutil.copytree(out / "scene", out / "forgotten")
+    assert [one.problem for one in verify(out) if one.scene == "forgotten"] == ["does not list the scene"]
+    shutil.rmtree(out / "scene")
+    assert any(one.scene == "scene" for one in verify(out))
+    (out / "catalog.json").unlink()
+    with pytest.raises(InputError, match=r"results .*out: got no catalog\.json, expected a folder that"):
+        list(verify(out))
