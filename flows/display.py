@@ -9,7 +9,6 @@ from dataclasses import asdict
 from math import isnan
 from typing import TYPE_CHECKING, Any
 
-from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -192,14 +191,14 @@ def show_result(result: Result) -> None:
 def show_tuning(found: Measurement) -> None:
     """The tables of ``seamline model tune``: the trials, then the windows with what was chosen."""
     device = found.settings.device
-    trials = Table(title=f"trials on {device}", title_justify="left", highlight=False, box=SIMPLE_HEAD, padding=(0, 1))
+    trials = Table(title=f"trials on {device}", title_justify="left", highlight=False, box=None, padding=(0, 2, 0, 0))
     for name in ("engine", "prec.", "layout", "window", "b.", "t.", "Mpx/s", "as fp32", "IoU", ""):
         trials.add_column(name, justify="right", no_wrap=True)
     for trial in found.trials:
         how = trial.settings
         numbers = (str(number) for number in (trial.window, how.batch, how.threads))
         scores = f"{1e-6 / trial.seconds_per_pixel:.2f}", f"{trial.agreement:.2%}", f"{trial.mean_iou:.3f}"
-        mark = "differs" if not trial.agrees else "*" if how == found.settings else ""
+        mark = "≠" if not trial.agrees else "*" if how == found.settings else ""
         trials.add_row(how.engine, how.precision, _layout(how.channels_last), *numbers, *scores, mark)
     windows = _table("chosen")
     windows.add_row("settings", f"{_settings(asdict(found.settings))}, {found.settings.threads} thread(s)")
@@ -213,8 +212,8 @@ def show_tuning(found: Measurement) -> None:
     out = Console()
     out.print(trials)
     out.print(
-        f" b. windows at once, t. threads; * chosen; differs: under {LABELS_AGREE:.1%} of the labels or a mean IoU of "
-        f"{IOU_AGREES} as in fp32, not chosen by itself",
+        f" b. windows at once, t. threads; * chosen; ≠ under {LABELS_AGREE:.1%} of the labels or a mean IoU of "
+        f"{IOU_AGREES} as in fp32: not chosen by itself",
         highlight=False,
     )
     out.print(windows)
