@@ -14,7 +14,7 @@ from concurrent.futures import CancelledError
 from contextlib import suppress
 from dataclasses import dataclass, field
 
-from distributed import Client, Future, KilledWorker, get_worker, wait
+from distributed import Client, Future, KilledWorker, Reschedule, get_worker, wait
 
 from pipeline.cluster import PredictorPlugin, hands_of
 from pipeline.errors import BadBlockError, ChunkError, RunError, SeamlineError
@@ -189,10 +189,11 @@ class _Loop:
 
 
 def _infer(job: Job, chunk: Index, plugin_name: str) -> Report:
+    plugin: PredictorPlugin | None = get_worker().plugins.get(plugin_name)
+    if plugin is None:  # the client took it away and goes; Dask forgets the task in a moment, and need not log it
+        raise Reschedule
+
     def work() -> Report:
-        plugin: PredictorPlugin | None = get_worker().plugins.get(plugin_name)
-        if plugin is None:
-            raise RunError("the run is over: its client has gone")
         with plugin.hands:
             return infer_chunk(job, chunk, plugin.predictor, plugin.on_device)
 
