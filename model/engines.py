@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from model.config import Engine, Precision, Program, Settings, UNetConfig
-from model.errors import ModelError
+from model.errors import ModelError, first_line
 from model.graphs import Graph, installed, load_graph, not_installed, openvino_precisions, unet_graph
 from model.programs import load_program
 from model.spec import ModelSpec
@@ -132,7 +132,7 @@ class Compiled:
         except Exception as error:  # of the compiler, of which there are several
             raise ModelError(
                 "--engine",
-                got=f"compiled, {(str(error).strip().splitlines() or [type(error).__name__])[0][:200]}",
+                got=f"compiled, {first_line(error)}",
                 expected="a network that torch compiles, and a C++ compiler on a CPU",
                 fix="take another --engine",
             ) from error

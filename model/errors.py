@@ -18,3 +18,8 @@ def _model_error(kind: type[ModelError], message: str) -> ModelError:
     error = kind.__new__(kind)
     Exception.__init__(error, message)
     return error
+
+
+def first_line(error: Exception) -> str:
+    """What an error of a framework says first; the rest of it is for its developers."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from model.config import Engine, Precision, Settings, UNetConfig
-from model.errors import ModelError
+from model.errors import ModelError, first_line
 
 PACKAGES: dict[Engine, tuple[str, ...]] = {"onnxruntime": ("onnxruntime",), "openvino": ("openvino",)}
 EXTRAS: dict[Engine, str] = {"onnxruntime": "onnx", "openvino": "openvino"}
@@ -159,7 +159,7 @@ def in_one_file(path: Path) -> bytes | None:
         raise
     except Exception as error:  # of onnx and protobuf, which have many; more than 2 GiB among them
         raise ModelError(
-            f"network {path}", got=(str(error).strip().splitlines() or [type(error).__name__])[0][:200],
+            f"network {path}", got=first_line(error),
             expected="a graph of less than 2 GiB, with its weights beside it", fix=fix,
         ) from error  # fmt: skip
     return whole

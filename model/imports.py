@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from model.config import Program, ProgramFormat, Settings, UNetConfig
 from model.document import write_document
 from model.engines import OnnxProgram, TorchProgram
-from model.errors import ModelError
+from model.errors import ModelError, first_line
 from model.graphs import in_one_file, onnx_session
 from model.milesial import BilinearUNet, unet_of
 from model.programs import load_exported, load_program, member_names
@@ -109,7 +109,7 @@ def _state_dict(path: Path) -> dict[str, Tensor]:
     except Exception as error:  # whatever the bytes lead torch to
         raise ModelError(
             f"network {path}",
-            got=f"{type(error).__name__}: {_first_line(error)}",
+            got=f"{type(error).__name__}: {first_line(error)}",
             expected="ONNX, TorchScript, a torch.export program or a state_dict",
             fix=WAY_OUT,
         ) from error
@@ -169,7 +169,7 @@ def _exported(path: Path, network: nn.Module, bands: int, divisor: int) -> torch
         return torch.export.export(network, (torch.zeros(1, bands, edge, edge),))
     except Exception as error:
         raise ModelError(
-            f"network {path}", got=_first_line(error), expected=f"what torch.export takes, of {edge} × {edge} pixels",
+            f"network {path}", got=first_line(error), expected=f"what torch.export takes, of {edge} × {edge} pixels",
             fix="export it with torch.export.save or torch.onnx.export, at a size that it takes",
         ) from error  # fmt: skip
 
@@ -217,7 +217,7 @@ def _torch(path: Path, form: ProgramFormat, bands: int) -> Imported:
         raise
     except Exception as error:  # whatever the bytes lead torch to
         raise ModelError(
-            f"network {path}", got=_first_line(error), expected=f"a {form} program", fix="export it again"
+            f"network {path}", got=first_line(error), expected=f"a {form} program", fix="export it again"
         ) from error
 
     def run(divisor: int, classes: int) -> TorchProgram:
@@ -251,7 +251,7 @@ def _probed(
     except Exception as error:  # of the framework; there is no list
         raise ModelError(
             f"network {path}",
-            got=f"{_first_line(error)} on an image of {bands} × {edge} × {edge}",
+            got=f"{first_line(error)} on an image of {bands} × {edge} × {edge}",
             expected="one score for each class and pixel",
             fix="check --bands; export it with free height and width, or with one fixed window",
         ) from error
@@ -288,7 +288,3 @@ def _check_bands(path: Path, found: int, named: int) -> None:
             f"network {path}", got=f"{named} bands in --bands", expected=f"{found}, as the network has inputs",
             fix="name each input's band, in the network's order",
         )  # fmt: skip
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]

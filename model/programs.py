@@ -21,7 +21,7 @@ from typing import Any, NoReturn
 
 import torch
 
-from model.errors import ModelError
+from model.errors import ModelError, first_line
 from model.expressions import checked_guard, checked_size
 
 MOST_BYTES = 8 << 30
@@ -331,7 +331,7 @@ def _kinds(block: Any) -> Iterator[str]:
 
 
 def _unreadable(path: Path, error: Exception, form: str) -> ModelError:
-    got = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+    got = first_line(error)
     return ModelError(f"network {path}", got=got, expected=f"a {form} program", fix="export it again")
 
 
