@@ -14,7 +14,7 @@ from affine import Affine
 from odc.geo.geobox import GeoBox as OdcGeoBox
 from rasterio.vrt import WarpedVRT
 
-from flows.cli import _mapping
+from flows.arguments import mapping
 from flows.evaluation import evaluate
 from pipeline import comparison
 from pipeline.comparison import Truth, class_names, labeller, pairs
@@ -167,10 +167,10 @@ def test_polygons_that_cannot_be_burnt_are_refused(tmp_path: Path) -> None:
 
 
 def test_digits_that_are_no_numbers(tmp_path: Path) -> None:
-    assert _mapping("0=0,255=1, forest=254") == {"0": 0, "255": 1, "forest": 254}
+    assert mapping("0=0,255=1, forest=254") == {"0": 0, "255": 1, "forest": 254}
     for text in ("0=²", "0=٣", "0=255", "0=" + "9" * 5000):
         with pytest.raises(InputError, match="--values: got"):
-            _mapping(text)
+            mapping(text)
     path = write(tmp_path / "p.tif", np.zeros((1, 3, 3), np.uint8))
     with rasterio.open(path, "r+") as file:
         file.update_tags(**{"CLASS_²": "x", "CLASS_300": "y", "CLASS_1": "water"})

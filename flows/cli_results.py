@@ -1,0 +1,53 @@
+"""The commands about what runs published: ``evaluate``, ``verify``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from flows import display
+from flows.arguments import (
+    mapping,
+)
+from pipeline.errors import InputError
+
+app = typer.Typer()
+
+
+@app.command()
+def evaluate(
+    prediction: Annotated[Path, typer.Argument(help="A raster of labels, or a scene's folder of results")],
+    truth: Annotated[Path, typer.Argument(help="A raster of labels, or polygons")],
+    values: Annotated[str, typer.Option(help="What stands for which label in the truth: 0=0,255=1")] = "",
+    attribute: Annotated[str, typer.Option(help="Attribute of polygons with their values; default: all are 1")] = "",
+    tolerance: Annotated[int, typer.Option(help="Pixels that boundaries may be apart")] = 2,
+    report: Annotated[Path | None, typer.Option("--json", help="Write the scores to this file")] = None,
+    picture: Annotated[Path | None, typer.Option(help="Draw the confusion matrix to this PNG")] = None,
+) -> None:
+    """Compare a segmentation with the truth: IoU, F1, precision, recall, accuracy, kappa, boundaries."""
+    from flows.evaluation import evaluate, write_evaluation
+    from pipeline.comparison import Truth
+
+    if not 0 <= tolerance <= 64:
+        raise InputError("--tolerance", got=tolerance, expected="pixels, from 0 to 64", fix="correct it")
+    found = evaluate(prediction, Truth(truth, attribute, mapping(values)), tolerance)
+    write_evaluation(found, report, picture)
+    display.show_evaluation(found)
+
+
+@app.command()
+def verify(
+    results: Annotated[Path, typer.Argument(help="Folder of the catalogue, --out of segment")],
+) -> None:
+    """Check what runs published: checksums, COG, STAC, COG = Zarr, class table; exit code 1 if something is wrong."""
+    from pipeline.verification import verify
+
+    findings = list(verify(results))
+    for finding in findings:
+        print(f"{finding.scene or results.name}/{finding.subject}: {finding.problem}")
+    scenes = len({item.parent for item in results.glob("*/item.json")})
+    Console().print(f"{scenes} scenes, {len(findings)} findings", highlight=False)
+    raise typer.Exit(1 if findings else 0)
