@@ -303,6 +303,8 @@ def show_model(summary: Mapping[str, Any]) -> None:
             text = "\n".join(f"{b['name']} ({b['wavelength']} µm), mean {b['mean']}, std {b['std']}" for b in value)
         elif key == "classes":
             text = "\n".join(f"{c['label']} {c['name']}: {c['description']}".rstrip(": ") for c in value)
+        elif key.startswith("iou_"):
+            text = "\n".join(f"{image}: {_scores(scores)}" for image, scores in value.items())
         elif isinstance(value, Mapping):
             text = ", ".join(f"{name} {'any' if part is None else part}" for name, part in value.items())
         else:
@@ -311,6 +313,10 @@ def show_model(summary: Mapping[str, Any]) -> None:
             text = f"more than a window of {window} shows; treated as unbounded"
         table.add_row(key.replace("_", " "), text)
     Console().print(table)
+
+
+def _scores(scores: Mapping[str, float | None]) -> str:
+    return ", ".join(f"{name} {'–' if score is None else f'{score:.2f}'}" for name, score in scores.items())
 
 
 def _table(title: str) -> Table:

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from model.runtime import Runtime
 
 ZOO = Path(model.__file__).parent / "zoo"
+FIGURES = "figures.json"
+"""What a training measured, beside the model."""
 
 
 @dataclass(frozen=True)
@@ -73,6 +75,23 @@ def open_model(name: str | Path) -> Model:
             fix="check the path; a model folder holds model.json beside its weights",
         )
     return Model(folder, read_document(folder), file_digest(folder / DOCUMENT))
+
+
+def scores_of(folder: Path) -> dict[str, dict[str, dict[str, float | None]]]:
+    """What its training measured, as ``figures.json`` has it: IoU by image and class, of what was held out and not.
+
+    ``{"iou_held_out": {image: {class: IoU}}, "iou_in_training": …}``; nothing of a model that was not trained here.
+    """
+    try:
+        figures = json.loads((folder / FIGURES).read_text(encoding="utf-8"))
+        scores, held_out = dict(figures["iou"]), set(figures["holdout"])
+    except (OSError, ValueError, LookupError, TypeError):
+        return {}
+    parts = {
+        "iou_held_out": {image: iou for image, iou in scores.items() if image in held_out},
+        "iou_in_training": {image: iou for image, iou in scores.items() if image not in held_out},
+    }
+    return {name: part for name, part in parts.items() if part}
 
 
 @dataclass(frozen=True)
