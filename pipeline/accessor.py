@@ -20,7 +20,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from numpy.typing import NDArray
 from PIL import Image
 
-from pipeline.classes import NODATA, percent
+from pipeline.classes import percent
 from pipeline.report import area_text
 from pipeline.store import VARIABLE
 
@@ -71,7 +71,8 @@ class Segmentation:
         table = np.zeros((256, 4), np.uint8)
         for value, color in zip(self._values, self.colors.values(), strict=True):
             table[value] = (*bytes.fromhex(color[1:]), 255)
-        return table[np.asarray(labels[::step, ::step].values)]
+        picture: NDArray[np.uint8] = table[labels[::step, ::step].values]
+        return picture
 
     def plot(self, axes: Axes | None = None) -> Axes:
         """Draw the labels in their colours with a legend, on ``axes`` or on new ones; returns them."""
@@ -105,7 +106,7 @@ class Segmentation:
         attributes, table = self._dataset.attrs, self.table()
         return environment.get_template("dataset.html").render(
             title=self._title,
-            about=" · ".join(str(attributes[key]) for key in ("datetime", "model") if key in attributes),
+            about=" · ".join(f"{key} {attributes[key]}" for key in ("datetime", "model") if key in attributes),
             classes=[
                 {"name": name, "color": row.color, "share": percent(row.share), "area": _area(row.area_m2)}
                 for name, row in zip(table.index, table.itertuples(), strict=True)
@@ -143,7 +144,7 @@ class Segmentation:
 def register() -> None:
     """Let every Dataset of this process have ``.seamline``; does nothing the second time."""
     if getattr(xr.Dataset, "seamline", None) is None:
-        xr.register_dataset_accessor("seamline")(Segmentation)
+        xr.register_dataset_accessor("seamline")(Segmentation)  # type: ignore[no-untyped-call]
 
 
 def _area(square_metres: Any) -> str:

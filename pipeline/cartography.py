@@ -37,8 +37,11 @@ def lie_of(grid: GeoBox) -> Lie | None:
     if not (np.isfinite(lon).all() and np.isfinite(lat).all()):
         return None
     azimuth, _, distance = crs.get_geod().inv(lon[[0, 2]], lat[[0, 2]], lon[[1, 3]], lat[[1, 3]])
-    north = (180 - azimuth[1]) % 360 - 180
-    return Lie(float(distance[0]), float(north)) if distance[0] > 0 else None
+    steps = distance * np.stack([np.sin(np.radians(azimuth)), np.cos(np.radians(azimuth))])  # (east, north), (right, up)
+    if not abs(np.linalg.det(steps)) > 0:
+        return None
+    right, up = np.linalg.solve(steps, [0.0, 1.0])
+    return Lie(float(distance[0]), math.degrees(math.atan2(right, up)))
 
 
 def round_length(limit: float) -> float:

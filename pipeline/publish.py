@@ -1,8 +1,8 @@
 """From a store whose chunks are all written to results under their final names.
 
 Nothing unfinished stands under a final name: the store is sealed and renamed, the other files are written beside
-and renamed, the record of the run and the report come after the rasters they speak of, the STAC item after all files whose checksums
-it holds, and the run directory goes last. A kill in between leaves a run that publishes again.
+and renamed, the record of the run and the report come after the rasters they speak of, the STAC item after all files
+whose checksums it holds, and the run directory goes last. A kill in between leaves a run that publishes again.
 """
 
 from __future__ import annotations
@@ -109,7 +109,7 @@ def _published(publication: Publication, record: Mapping[str, Any], watch: Stopw
 
 
 def missing_outputs(folder: Path, outputs: Iterable[str]) -> list[str]:
-    """What is not there, or not whole, of a scene whose run is finished: outputs, ``"preview"``, ``"report"``, ``"item"``.
+    """What is not there, or not whole, of a finished run: outputs, ``"preview"``, ``"report"``, ``"item"``.
 
     The item is missing, too, where it or the catalogue does not speak of the record as it is: a kill came between.
     """

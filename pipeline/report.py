@@ -137,6 +137,7 @@ def _about_scene(scene: Scene, record: Mapping[str, Any]) -> dict[str, Any]:
             "bands": ", ".join(band.name for band in scene.bands),
         },
         "date": date_of(scene),
+        "acquired": date_of(scene).removeprefix("date "),
         "finished": record["finished"].replace("T", " ").replace("+00:00", " UTC"),
     }
 
@@ -202,7 +203,10 @@ def _meaning(plan: Mapping[str, int], exact_halo: int | None) -> str:
         return f"{exact} {feathered} in addition." if overlap else exact
     sees = "without a bound" if exact_halo is None else f"{exact_halo} pixels far"
     if overlap:
-        return f"{feathered}. The network sees {sees}, the halo is {halo} pixels: near tile borders labels may differ a little."
+        return (
+            f"{feathered}. The network sees {sees}, the halo is {halo} pixels: "
+            "near tile borders labels may differ a little from those of one pass."
+        )
     return (
         f"Neither exact nor feathered: the network sees {sees}, the halo is {halo} pixels, and tiles are not blended. "
         "Labels may change at tile borders."
@@ -267,4 +271,4 @@ def _html_of(markdown: str) -> Markup:
     for token in tokens:
         if token.type in ("heading_open", "heading_close"):
             token.tag = f"h{min(6, int(token.tag[1]) + 2)}"
-    return Markup(parser.renderer.render(tokens, parser.options, {}))  # noqa: S704  escaped by the renderer
+    return Markup(parser.renderer.render(tokens, parser.options, {}))
