@@ -37,7 +37,8 @@ def lie_of(grid: GeoBox) -> Lie | None:
     if not (np.isfinite(lon).all() and np.isfinite(lat).all()):
         return None
     azimuth, _, distance = crs.get_geod().inv(lon[[0, 2]], lat[[0, 2]], lon[[1, 3]], lat[[1, 3]])
-    steps = distance * np.stack([np.sin(np.radians(azimuth)), np.cos(np.radians(azimuth))])  # (east, north), (right, up)
+    # What a step to the right and one upwards are to the east (first row) and to the north.
+    steps = distance * np.stack([np.sin(np.radians(azimuth)), np.cos(np.radians(azimuth))])
     if not abs(np.linalg.det(steps)) > 0:
         return None
     right, up = np.linalg.solve(steps, [0.0, 1.0])

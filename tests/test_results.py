@@ -21,6 +21,7 @@ import rasterio
 import xarray as xr
 import zarr
 from affine import Affine
+from matplotlib.figure import Figure
 from PIL import Image
 
 import flows
@@ -28,7 +29,6 @@ from flows.models import Model
 from flows.options import SegmentOptions
 from flows.request import open_input
 from flows.segment import Watcher, segment
-from pipeline.accessor import Segmentation
 from pipeline.catalog import file_info
 from pipeline.classes import NODATA, LabelClass
 from pipeline.errors import InputError
@@ -104,13 +104,13 @@ def test_the_report_of_a_run_tells_it_all_and_loads_nothing(published: Published
     assert not {"script", "link", "iframe", "object", "base"} & set(page.tags)
     (picture,) = page.loads
     assert b64decode(picture.removeprefix("data:image/png;base64,")) == (published.folder / "preview.png").read_bytes()
-    assert not re.search(r"url\(|@import|https?://", (published.folder / "report.html").read_text())
+    assert not re.search(r"url\((?!#)|@import|https?://", (published.folder / "report.html").read_text())
     for row in record["classes"]:
         assert f"{row['name']} {row['share'] * 100:.1f} %" in page.text and f"{row['pixels']:,}" in page.text
     for text in ("halo 48", "Feathered: neighbouring tiles are blended over 16 pixels", record["scene_digest"],
                  record["model_digest"], "EPSG:32620", "700 × 300", "Acquired unknown", "random", "Apache-2.0",
-                 f"{record['peak_memory_bytes'] / 2**20:,.0f} MiB at most", record["source"], record["versions"]["zarr"],
-                 *record["seconds"]):  # fmt: skip
+                 f"{record['peak_memory_bytes'] / 2**20:,.0f} MiB at most", record["source"],
+                 record["versions"]["zarr"], *record["seconds"]):  # fmt: skip
         assert text in page.text, text
     assert "Warnings none" in page.text
     assert {"segmentation.tif", "probabilities.tif", "item.json", "run.json"} <= set(page.links)
@@ -194,17 +194,23 @@ def test_zarr_and_cog_yield_the_same_dataset(published: Published, tmp_path: Pat
 
 
 def test_nothing_is_read_before_it_is_needed(published: Published, monkeypatch: pytest.MonkeyPatch) -> None:
-    read: list[object] = []
+    read: list[int] = []  # pixels; dask asks once for none to learn of what kind they are
     real = zarr.Array.__getitem__
-    monkeypatch.setattr(zarr.Array, "__getitem__", lambda self, key: read.append(key) or real(self, key))
+
+    def watched(self: Any, key: Any) -> Any:
+        pixels = real(self, key)
+        read.append(pixels.size)
+        return pixels
+
+    monkeypatch.setattr(zarr.Array, "__getitem__", watched)
     dataset = flows.open_result(published.out, "scene")
     text, html = repr(dataset.seamline), dataset.seamline._repr_html_()
-    assert not read
+    assert sum(read) == 0
     store = zarr.open_array(published.folder / "segmentation.zarr" / "segmentation", mode="r")
     assert dataset["segmentation"].data.chunksize == store.chunks
     assert dataset["segmentation"].data.npartitions > 1
     dataset["segmentation"][-20:-10, -20:-10].compute()
-    assert len(read) == 1
+    assert sum(read) <= store.chunks[0] * store.chunks[1]
     assert text and html
 
 
@@ -223,7 +229,7 @@ def test_the_accessor_tells_of_the_classes(published: Published) -> None:
     picture = shown.picture(1000)
     assert (picture[..., 3] == 0).sum() == 90 * 120
     assert set(map(tuple, picture[200:].reshape(-1, 4))) <= {(k, 2 * k, 255 - k, 255) for k in range(4)}
-    axes = shown.plot(__import__("matplotlib.figure").figure.Figure().add_subplot())
+    axes = shown.plot(Figure().add_subplot())
     assert [text.get_text() for text in axes.get_legend().get_texts()] == ["c0", "c1", "c2", "c3"]
     assert axes.get_images()[0].get_extent() == [500_000, 521_000, 5_991_000, 6_000_000]
 
@@ -241,13 +247,13 @@ def test_a_notebook_shows_swatches_shares_areas_and_a_picture(published: Publish
     )
     assert whole.width > 700 and part.size == (200, 300)
     hostile = dataset.assign_coords({"class": [HOSTILE] * 4})
-    assert "<script" not in Segmentation(hostile)._repr_html_().replace("<script>", "", 0).lower()
+    assert "<script" not in hostile.seamline._repr_html_()
 
 
-def test_the_dataset_can_be_written_to_netcdf_and_read_again(published: Published, tmp_path: Path) -> None:
+def test_the_dataset_can_be_written_and_read_again(published: Published, tmp_path: Path) -> None:
     dataset = flows.open_result(published.out, "scene")
-    dataset.to_netcdf(tmp_path / "scene.nc")
-    with xr.open_dataset(tmp_path / "scene.nc", decode_coords="all") as again:
+    dataset.to_zarr(tmp_path / "scene.zarr", consolidated=False)
+    with xr.open_zarr(tmp_path / "scene.zarr", decode_coords="all", consolidated=False) as again:
         np.testing.assert_array_equal(again["segmentation"], dataset["segmentation"])
         assert again.rio.crs == dataset.rio.crs
         assert again.seamline.classes == dataset.seamline.classes
