@@ -112,7 +112,7 @@ def write_preview(
         # Labels are not mixed: every colour in their panel is that of a class.
         axes.imshow(shown, extent=(0, width, height, 0), interpolation=None if picture is rgb else "nearest")
         if turn == 0 and (lie := lie_of(caption.grid)) is not None:
-            _scale_bar(axes, caption.grid.shape[1] * lie.pixel_m)
+            _scale_bar(axes, caption.grid.shape[1] * lie.pixel_m, panel_width, panel_height)
             if abs(lie.north) > _NORTH_IS_UP:
                 _north_arrow(axes, lie.north, panel_width, panel_height)
     _share_bar(page, bottom + 0.16, content, classes, shares)
@@ -122,7 +122,7 @@ def write_preview(
 
 def _fitted(title: str, width: float) -> tuple[str, float]:
     """A title and the size (points) at which it is at most ``width`` inches long; cut where that would be too small."""
-    em = 0.0092  # inches that a character of one point takes
+    em = 0.0098  # inches that a character of one point takes
     size = min(13.0, width / (em * max(len(title), 1)))
     return (title, size) if size >= 8 else (title[: int(width / (em * 8)) - 1] + "…", 8.0)
 
@@ -166,19 +166,23 @@ def _share_bar(
         start += share
 
 
-def _scale_bar(axes: Axes, width_m: float) -> None:
-    """A bar of 1, 2 or 5 times a power of ten metres, at most a quarter as long as the panel is wide."""
-    length = round_length(width_m / 4)
-    left, right = 0.035, 0.035 + length / width_m
+def _scale_bar(axes: Axes, width_m: float, width: float, height: float) -> None:
+    """A bar of 1, 2 or 5 times a power of ten metres, in the lower left corner of axes of that size in inches.
+
+    It is at most a quarter as long as the panel is wide, of a narrow one a half.
+    """
+    length = round_length(width_m / (4 if width > 2 else 2))
+    left, low = 0.16 / width, 0.18 / height
+    right = left + length / width_m
     for color, line in ((INK, 4.5), ("white", 2.5)):
-        axes.plot([left, right], [0.055] * 2, color=color, lw=line, transform=axes.transAxes, solid_capstyle="butt")
-    text = f"{length / 1000:,.0f} km" if length >= 1000 else f"{length:g} m"
+        axes.plot([left, right], [low] * 2, color=color, lw=line, transform=axes.transAxes, solid_capstyle="butt")
+    short = (right - left) * width < 0.5
     axes.text(
-        (left + right) / 2,
-        0.085,
-        text,
+        left if short else (left + right) / 2,
+        low + 0.09 / height,
+        f"{length / 1000:,.0f} km" if length >= 1000 else f"{length:g} m",
         transform=axes.transAxes,
-        ha="center",
+        ha="left" if short else "center",
         color="white",
         path_effects=[withStroke(linewidth=2, foreground=INK)],
     )
