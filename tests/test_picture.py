@@ -97,10 +97,10 @@ def test_the_preview_shows_scene_classes_and_nodata(tmp_path: Path, shape: tuple
 
 
 def preview(tmp_path: Path, classes: list[LabelClass], drawn: Caption) -> np.ndarray:
-    labels = np.zeros((200, 200), np.uint8)
+    labels = np.zeros((600, 600), np.uint8)
     labels[1::2] = 1  # pixel by pixel, so that whoever mixes them is found out
     path = tmp_path / f"{len(list(tmp_path.iterdir()))}.png"
-    write_preview(np.full((200, 200, 3), (10, 250, 10), np.uint8), labels, classes, {}, drawn, path)
+    write_preview(np.full((600, 600, 3), (10, 250, 10), np.uint8), labels, classes, {}, drawn, path)
     return pixels_of(path)
 
 
