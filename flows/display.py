@@ -25,6 +25,7 @@ from flows.planning import Plan
 from flows.segment import Result, Watcher
 from pipeline.classes import percent
 from pipeline.publish import ITEM, PREVIEW, RASTERS, RECORD, ZARR
+from pipeline.report import REPORT
 from pipeline.run import Totals
 
 if TYPE_CHECKING:
@@ -184,7 +185,7 @@ def show_result(result: Result) -> None:
         table.add_row("[red]unreadable block[/]", block)
     out.print(table)
     names = {"zarr": ZARR} | {output: f"{array}.tif" for output, array in RASTERS.items()}
-    for name in (*(names[output] for output in record["outputs"]), ITEM, PREVIEW, RECORD):
+    for name in (*(names[output] for output in record["outputs"]), ITEM, PREVIEW, REPORT, RECORD):
         out.print(str(result.folder / name), soft_wrap=True, highlight=False)  # whole, to be copied
 
 

@@ -15,6 +15,7 @@ from model.errors import ModelError
 from model.spec import ModelSpec
 from pipeline.classes import LabelClass
 from pipeline.planning import Reach
+from pipeline.report import ModelCard
 from pipeline.scene import Scene
 from pipeline.sources import BandNeed
 
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
 ZOO = Path(model.__file__).parent / "zoo"
 FIGURES = "figures.json"
 """What a training measured, beside the model."""
+CARD, LONGEST_CARD = "README.md", 200_000
+"""The file that describes a model to people, and how many bytes of it are read."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +51,19 @@ class Model:
         network = self.spec.network
         window = network.window if isinstance(network, Program) else None
         return Reach(self.spec.divisor, self.spec.exact_halo, network.least_halo, window)
+
+    @property
+    def card(self) -> ModelCard:
+        """What a report tells of it, with the README beside the weights if there is one."""
+        spec, path = self.spec, self.folder / CARD
+        readme = b""
+        if path.is_file():
+            with path.open("rb") as file:
+                readme = file.read(LONGEST_CARD)
+        return ModelCard(
+            spec.name, spec.version, spec.license, spec.architecture, spec.description, spec.training_data,
+            spec.exact_halo, readme.decode(errors="replace"),
+        )  # fmt: skip
 
     @property
     def classes(self) -> tuple[LabelClass, ...]:

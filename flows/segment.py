@@ -173,7 +173,9 @@ def _begun(request: Request, plan: Plan) -> RunDirectory:
 def _publication(request: Request, job: Job) -> Publication:
     model, options = request.model, request.options
     title, storage = f"segmented with {model.spec.name}", storage_of(job.tiling, options)
-    return Publication(job, model.classes, storage, request.out, request.folder, options.outputs, versions(), title)
+    return Publication(
+        job, model.classes, storage, request.out, request.folder, options.outputs, versions(), title, model.card
+    )
 
 
 def storage_of(tiling: Tiling, options: SegmentOptions) -> Storage:

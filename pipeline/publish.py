@@ -1,8 +1,8 @@
 """From a store whose chunks are all written to results under their final names.
 
 Nothing unfinished stands under a final name: the store is sealed and renamed, the other files are written beside
-and renamed, the record of the run comes after the rasters it speaks of, the STAC item after all files whose checksums
-it holds, and the run directory goes last. A kill in between leaves a run that publishes again.
+and renamed, the record of the run and the report come after the rasters they speak of, the STAC item after all files
+whose checksums it holds, and the run directory goes last. A kill in between leaves a run that publishes again.
 """
 
 from __future__ import annotations
@@ -28,8 +28,9 @@ from pipeline.errors import RunError
 from pipeline.files import replacing
 from pipeline.layers import LAYERS
 from pipeline.overviews import write_overviews
-from pipeline.picture import decimated, stretch, write_preview
+from pipeline.picture import Caption, decimated, stretch, write_preview
 from pipeline.rasters import reason
+from pipeline.report import REPORT, ModelCard, date_of, place_of, write_report
 from pipeline.store import VARIABLE, Storage, create_store, is_sealed, open_labels, open_raster, rasters_in, seal
 from pipeline.thumbnail import read_thumbnail
 from pipeline.work import QUICKLOOK, Job, Stopwatch, quicklook, quicklook_bands
@@ -51,6 +52,7 @@ class Publication:
     outputs: tuple[str, ...]
     software: Mapping[str, str]
     lineage: str
+    card: ModelCard
 
 
 @contextmanager
@@ -99,6 +101,7 @@ def _published(publication: Publication, record: Mapping[str, Any], watch: Stopw
         "finished": finished.isoformat(timespec="seconds"),
     }
     _write_record(folder, complete)
+    write_report(folder, job.scene, publication.classes, publication.card, complete)
     _item(publication, table, finished)
     job.directory.clear()
     shutil.rmtree(job.directory.path)
@@ -106,14 +109,13 @@ def _published(publication: Publication, record: Mapping[str, Any], watch: Stopw
 
 
 def missing_outputs(folder: Path, outputs: Iterable[str]) -> list[str]:
-    """What is not there, or not whole, of a scene whose run is finished: outputs, ``"preview"``, ``"item"``.
+    """What is not there, or not whole, of a finished run: outputs, ``"preview"``, ``"report"``, ``"item"``.
 
     The item is missing, too, where it or the catalogue does not speak of the record as it is: a kill came between.
     """
     there = {output: _cog(folder, output).exists() for output in RASTERS} | {"zarr": is_sealed(folder / ZARR)}
     missing = [output for output in outputs if not there[output]]
-    if not (folder / PREVIEW).exists():
-        missing.append("preview")
+    missing += [what for what, name in (("preview", PREVIEW), ("report", REPORT)) if not (folder / name).exists()]
     return missing if _vouched(folder, outputs) else [*missing, "item"]
 
 
@@ -168,6 +170,7 @@ def _completed(publication: Publication, record: Mapping[str, Any]) -> dict[str,
         _preview(publication, table, small, None if thumbnail is None else stretch(*thumbnail))
     now = {**record, "outputs": sorted({*record["outputs"], *publication.outputs})}
     _write_record(folder, now)
+    write_report(folder, job.scene, publication.classes, publication.card, now)
     _item(publication, table, datetime.fromisoformat(record["finished"]))
     shutil.rmtree(scratch)
     return now
@@ -240,26 +243,17 @@ def _preview(
     small: NDArray[np.uint8],
     rgb: NDArray[np.uint8] | None,
 ) -> None:
-    job = publication.job
-    metres = _pixel_width(job) * job.quicklook_step
+    scene = publication.job.scene
+    height, width = scene.grid.shape
+    note = f"{date_of(scene)}  ·  {width:,} × {height:,} pixels  ·  {place_of(scene)}"
     write_preview(
         rgb,
         small,
         publication.classes,
         {row.name: row.share for row in table},
-        job.scene.id,
-        metres,
+        Caption(scene.id, note, scene.grid),
         publication.folder / PREVIEW,
     )
-
-
-def _pixel_width(job: Job) -> float:
-    """Metres across a pixel in the middle of the scene."""
-    grid = job.scene.grid
-    if grid.crs is None or not grid.crs.geographic:
-        return float(abs(grid.resolution.x))
-    latitude = grid.extent.centroid.coords[0][1]
-    return float(abs(grid.resolution.x) * 111_320 * np.cos(np.radians(latitude)))
 
 
 def _item(publication: Publication, table: Sequence[ClassArea], finished: datetime) -> None:
