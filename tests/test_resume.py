@@ -275,6 +275,7 @@ def test_a_task_of_a_run_that_was_started_over_is_out_of_reach_of_the_new_one(
         "segmentation.zarr/zarr.json",
         "item.json",
         "preview.png",
+        "overview.tif",
         "../catalog.json",
     ],
 )
