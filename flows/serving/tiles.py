@@ -1,0 +1,104 @@
+"""Tiles of Web Mercator, drawn by titiler: only the layers of a scene, only from GeoTIFFs below the root."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import morecantile
+import numpy as np
+import rasterio
+from fastapi import APIRouter, Depends, Query
+from matplotlib import colormaps
+from rasterio.io import DatasetReader
+from rio_tiler.io import Reader
+from titiler.core.dependencies import DefaultDependency
+from titiler.core.factory import TilerFactory
+
+from flows.serving.results import LAYERS, Results
+from pipeline.classes import NODATA
+
+PREFIX = "/scenes/{scene}/layers/{layer}"
+TILE_SIZE = 512
+Layer = Literal["segmentation", "overview", "confidence", "disagreement"]
+Colors = dict[int, tuple[int, int, int, int]]
+
+ALONE = {"GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR"}
+"""For GDAL: look at no file beside the one that is opened; it could be a link to anywhere."""
+_FULL = 250
+"""The digital number that is one in a quantised layer."""
+
+
+@contextmanager
+def opened(path: Path | str) -> Iterator[DatasetReader]:
+    """A GeoTIFF and nothing else, since other formats may name other files."""
+    with rasterio.Env(**ALONE), rasterio.open(path, driver="GTiff") as dataset:
+        yield dataset
+
+
+class GeoTiff(Reader):
+    """rio-tiler's reader of what ``opened`` opens."""
+
+    def __attrs_post_init__(self) -> None:
+        self.dataset = self._ctx_stack.enter_context(opened(str(self.input)))
+        super().__attrs_post_init__()
+
+
+class Tiles(TilerFactory):
+    """Of titiler's endpoints those that a map needs."""
+
+    def register_routes(self) -> None:
+        """``tiles/WebMercatorQuad/{z}/{x}/{y}`` and ``WebMercatorQuad/tilejson.json``."""
+        self.tile()
+        self.tilejson()
+
+
+@dataclass
+class _Resampling(DefaultDependency):
+    """Labels are never mixed; a picture looks better when it is. rio-tiler's words for GDAL's two resamplings."""
+
+    resampling_method: str = "nearest"
+    reproject_method: str = "nearest"
+
+
+def router(results: Results) -> APIRouter:
+    """Routes below ``PREFIX``."""
+    palette = _palette()
+
+    def path(scene: str, layer: Layer) -> str:
+        return str(results.file(scene, LAYERS[layer]))
+
+    def colors(layer: Layer) -> Colors | None:
+        return palette if layer in ("confidence", "disagreement") else None  # labels have theirs in the file
+
+    def resampling(layer: Layer) -> _Resampling:
+        return _Resampling("bilinear", "bilinear") if layer == "overview" else _Resampling()
+
+    web = morecantile.defaults.TileMatrixSets({"WebMercatorQuad": morecantile.tms.get("WebMercatorQuad")})
+    chosen: dict[str, Any] = {"path_dependency": path, "colormap_dependency": colors, "dataset_dependency": resampling}
+    left_out = ("layer_dependency", "tile_dependency", "render_dependency", "reader_dependency")
+    tiles = Tiles(
+        router=APIRouter(dependencies=[Depends(_sized)]),
+        router_prefix=PREFIX,
+        reader=GeoTiff,
+        supported_tms=web,
+        process_dependency=lambda: None,
+        environment_dependency=lambda: ALONE,
+        **chosen,
+        **dict.fromkeys(left_out, DefaultDependency),
+    )
+    return tiles.router
+
+
+def _sized(tilesize: Annotated[int, Query(ge=64, le=1024)] = TILE_SIZE) -> None:
+    """A tile is small, whoever asks."""
+
+
+def _palette() -> Colors:
+    """A colour for each digital number of a quantised layer, from dark (0) to bright (1)."""
+    steps = np.clip(np.arange(256) / _FULL, 0, 1)
+    found = (colormaps["viridis"](steps) * 255).round().astype(int).tolist()
+    return {number: tuple(color) for number, color in enumerate(found)} | {NODATA: (0, 0, 0, 0)}
