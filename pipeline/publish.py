@@ -110,7 +110,8 @@ def _published(publication: Publication, record: Mapping[str, Any], watch: Stopw
 def missing_outputs(folder: Path, outputs: Iterable[str]) -> list[str]:
     """What is not there, or not whole, of a scene whose run is finished: outputs, ``"preview"``, ``"item"``.
 
-    The preview stands for the overview, too. The item is missing, too, where it or the catalogue does not speak of the record as it is: a kill came between.
+    The preview is missing without the overview, too, and the item where it or the catalogue does not speak of the
+    record as it is: a kill came between.
     """
     there = {output: _cog(folder, output).exists() for output in RASTERS} | {"zarr": is_sealed(folder / ZARR)}
     missing = [output for output in outputs if not there[output]]

@@ -47,10 +47,10 @@ def read_thumbnail(
 
 
 def write_overview(rgb: NDArray[np.uint8], shown: NDArray[np.bool_], grid: GeoBox, step: int, path: Path) -> None:
-    """Write a picture (h, w, 3) of every ``step``-th pixel of the scene on ``grid`` to the COG ``path``, with its place.
+    """Write a picture (h, w, 3) of every ``step``-th pixel of the scene on ``grid`` to the COG ``path``.
 
-    Bands red, green and blue, as JPEG, and a mask: there is nothing where ``shown`` (h, w) is not. Each pixel lies around the one of
-    the scene that it shows, so that it reaches over the scene's edge by less than half of itself.
+    Bands red, green and blue, as JPEG, and a mask: there is nothing where ``shown`` (h, w) is not. Each pixel lies
+    around the one of the scene that it shows, so that it reaches over the scene's edge by less than half of itself.
     """
     height, width, _ = rgb.shape
     off_centre = (1 - step) / 2

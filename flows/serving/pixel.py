@@ -11,13 +11,11 @@ from pyproj import CRS, Transformer
 from rasterio.io import DatasetReader
 from rasterio.windows import Window
 
-from flows.serving.results import LAYERS, PROBABILITIES, NotThere, Results
+from flows.serving.results import DRAWN, PROBABILITIES, NotThere, Results
 from flows.serving.tiles import opened
 from pipeline.classes import NODATA
+from pipeline.layers import SCALE
 from pipeline.publish import COG
-
-SCALE = 0.004
-"""Of the quantised layers: value = digital number × scale."""
 
 
 def pixel_at(results: Results, scene: str, lon: float, lat: float) -> dict[str, Any]:
@@ -35,9 +33,9 @@ def pixel_at(results: Results, scene: str, lon: float, lat: float) -> dict[str, 
     found: dict[str, Any] = {"scene": scene, "row": row, "col": col, "outline": outline, "value": label,
                              "class": names.get(label)}  # fmt: skip
     for layer in ("confidence", "disagreement"):
-        if item.asset(LAYERS[layer]):
-            found[layer] = _values(results.file(scene, LAYERS[layer]), row, col)[0]
-    if item.asset(PROBABILITIES):
+        if results.has(scene, DRAWN[layer]):
+            found[layer] = _values(results.file(scene, DRAWN[layer]), row, col)[0]
+    if results.has(scene, PROBABILITIES):
         values = _values(results.file(scene, PROBABILITIES), row, col)
         found["probabilities"] = dict(zip(names.values(), values, strict=False))
     return found
@@ -58,7 +56,8 @@ def _outline(file: DatasetReader, row: int, col: int) -> list[list[float]]:
     corners = [file.transform @ (col + right, row + down) for right, down in ((0, 0), (1, 0), (1, 1), (0, 1), (0, 0))]
     to_degrees = Transformer.from_crs(CRS.from_wkt(file.crs.to_wkt()), "OGC:CRS84", always_xy=True)
     lon, lat = to_degrees.transform(*np.transpose(corners))
-    return np.round(np.stack([lon, lat], 1), 8).tolist()
+    ring: list[list[float]] = np.round(np.stack([lon, lat], 1), 8).tolist()
+    return ring
 
 
 def _read(path: Path, row: int, col: int) -> NDArray[np.uint8]:

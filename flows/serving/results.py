@@ -16,7 +16,7 @@ from pipeline.errors import InputError, SeamlineError
 from pipeline.publish import COG, ITEM, OVERVIEW, PREVIEW, RECORD
 
 POLYGONS, PROBABILITIES = "polygons.fgb", "probabilities.tif"
-LAYERS = {
+DRAWN = {
     "segmentation": COG,
     "overview": OVERVIEW,
     "confidence": "confidence.tif",
@@ -113,20 +113,16 @@ class Results:
             "bbox": item.bbox if placed else None,
             "shape": about.shape,
             "crs": about.code,
-            "classes": [
-                {**entry.model_dump(), "color": colors.get(entry.value, "#999999")} for entry in about.classes
-            ],
-            "layers": [layer for layer, name in LAYERS.items() if placed and item.asset(name)],
-            "polygons": placed and (self.root / scene / POLYGONS).is_file(),
-            "preview": item.asset(PREVIEW) is not None,
-            "version": (labels and labels.checksum or "")[-12:],
+            "classes": [{**entry.model_dump(), "color": colors.get(entry.value, "#999999")} for entry in about.classes],
+            "layers": [layer for layer, name in DRAWN.items() if placed and self.has(scene, name)],
+            "polygons": placed and self.has(scene, POLYGONS),
+            "preview": self.has(scene, PREVIEW),
+            "version": ((labels and labels.checksum) or "")[-12:],
         }
 
     def item(self, scene: str) -> Item:
         """The item of a finished scene. Raises ``NotThere`` or ``Damaged``."""
-        if not (self._inside(scene) and (self.root / scene).is_dir()):
-            raise NotThere(f"there is no scene {scene!r}")
-        if not self._inside(scene, ITEM):
+        if not (self._inside(scene, ITEM) and (self.root / scene).is_dir()):
             raise NotThere(f"there is no scene {scene!r}")
         try:
             item = Item.model_validate_json((self.root / scene / ITEM).read_bytes())
@@ -140,12 +136,16 @@ class Results:
         self._check_record(scene, item)
         return item
 
+    def has(self, scene: str, name: str) -> bool:
+        """Whether such a file may be shown."""
+        return self._inside(scene, name) and (self.root / scene / name).is_file()
+
     def file(self, scene: str, name: str) -> Path:
         """A file of a finished scene, of the size that the item says. Raises ``NotThere`` or ``Damaged``."""
         item = self.item(scene)
-        path = self.root / scene / name
-        if not (self._inside(scene, name) and path.is_file()):
+        if not self.has(scene, name):
             raise NotThere(f"scene {scene} has no {name}")
+        path = self.root / scene / name
         asset, size = item.asset(name), path.stat().st_size
         if asset is not None and asset.size not in (None, size):
             raise Damaged(f"scene {scene}: {name} has {size} bytes, its item says {asset.size}; see `seamline verify`")

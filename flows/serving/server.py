@@ -32,5 +32,9 @@ def _listening(host: str, port: int) -> socket.socket:
     try:
         return socket.create_server((host, port), family=family)
     except (OSError, OverflowError) as error:
-        raise InputError(f"address {host}:{port}", got=getattr(error, "strerror", None) or error,
-                         expected="one that is free on this machine", fix="choose another --port or --host") from error  # fmt: skip
+        raise InputError(
+            f"address {host}:{port}",
+            got=getattr(error, "strerror", None) or error,
+            expected="one that is free on this machine",
+            fix="choose another --port or --host",
+        ) from error

@@ -6,30 +6,30 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import morecantile
 import numpy as np
 import rasterio
-from fastapi import APIRouter, Depends, Query
+from fastapi import APIRouter, Depends, Query, Request
 from matplotlib import colormaps
 from rasterio.io import DatasetReader
 from rio_tiler.io import Reader
 from titiler.core.dependencies import DefaultDependency
 from titiler.core.factory import TilerFactory
 
-from flows.serving.results import LAYERS, Results
+from flows.serving.results import DRAWN, NotThere, Results
 from pipeline.classes import NODATA
+from pipeline.layers import SCALE
 
 PREFIX = "/scenes/{scene}/layers/{layer}"
 TILE_SIZE = 512
+_DEEPEST = 24
 Layer = Literal["segmentation", "overview", "confidence", "disagreement"]
 Colors = dict[int, tuple[int, int, int, int]]
 
 ALONE = {"GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR"}
 """For GDAL: look at no file beside the one that is opened; it could be a link to anywhere."""
-_FULL = 250
-"""The digital number that is one in a quantised layer."""
 
 
 @contextmanager
@@ -44,7 +44,7 @@ class GeoTiff(Reader):
 
     def __attrs_post_init__(self) -> None:
         self.dataset = self._ctx_stack.enter_context(opened(str(self.input)))
-        super().__attrs_post_init__()
+        super().__attrs_post_init__()  # type: ignore[no-untyped-call]
 
 
 class Tiles(TilerFactory):
@@ -52,8 +52,8 @@ class Tiles(TilerFactory):
 
     def register_routes(self) -> None:
         """``tiles/WebMercatorQuad/{z}/{x}/{y}`` and ``WebMercatorQuad/tilejson.json``."""
-        self.tile()
-        self.tilejson()
+        self.tile()  # type: ignore[no-untyped-call]
+        self.tilejson()  # type: ignore[no-untyped-call]
 
 
 @dataclass
@@ -69,7 +69,7 @@ def router(results: Results) -> APIRouter:
     palette = _palette()
 
     def path(scene: str, layer: Layer) -> str:
-        return str(results.file(scene, LAYERS[layer]))
+        return str(results.file(scene, DRAWN[layer]))
 
     def colors(layer: Layer) -> Colors | None:
         return palette if layer in ("confidence", "disagreement") else None  # labels have theirs in the file
@@ -78,27 +78,33 @@ def router(results: Results) -> APIRouter:
         return _Resampling("bilinear", "bilinear") if layer == "overview" else _Resampling()
 
     web = morecantile.defaults.TileMatrixSets({"WebMercatorQuad": morecantile.tms.get("WebMercatorQuad")})
-    chosen: dict[str, Any] = {"path_dependency": path, "colormap_dependency": colors, "dataset_dependency": resampling}
-    left_out = ("layer_dependency", "tile_dependency", "render_dependency", "reader_dependency")
     tiles = Tiles(
         router=APIRouter(dependencies=[Depends(_sized)]),
         router_prefix=PREFIX,
         reader=GeoTiff,
         supported_tms=web,
-        process_dependency=lambda: None,
+        path_dependency=path,
+        colormap_dependency=colors,
+        dataset_dependency=resampling,  # type: ignore[arg-type]  # a function will do
         environment_dependency=lambda: ALONE,
-        **chosen,
-        **dict.fromkeys(left_out, DefaultDependency),
+        # Nothing else can be asked for.
+        process_dependency=lambda: None,
+        layer_dependency=DefaultDependency,
+        tile_dependency=DefaultDependency,
+        render_dependency=DefaultDependency,
     )
     return tiles.router
 
 
-def _sized(tilesize: Annotated[int, Query(ge=64, le=1024)] = TILE_SIZE) -> None:
-    """A tile is small, whoever asks."""
+def _sized(request: Request, tilesize: Annotated[int, Query(ge=64, le=1024)] = TILE_SIZE) -> None:
+    """A tile is small, whoever asks, and of a level that Web Mercator has."""
+    zoom = request.path_params.get("z", "0")
+    if not (zoom.isdecimal() and len(zoom) <= 2 and int(zoom) <= _DEEPEST):
+        raise NotThere(f"there are no tiles of zoom {zoom[:20]}")
 
 
 def _palette() -> Colors:
     """A colour for each digital number of a quantised layer, from dark (0) to bright (1)."""
-    steps = np.clip(np.arange(256) / _FULL, 0, 1)
+    steps = np.clip(np.arange(256) * SCALE, 0, 1)
     found = (colormaps["viridis"](steps) * 255).round().astype(int).tolist()
     return {number: tuple(color) for number, color in enumerate(found)} | {NODATA: (0, 0, 0, 0)}

@@ -1,8 +1,9 @@
 // The map: land, footprints, the layers of one scene, its polygons, the pixel that was asked about.
 
 const EMPTY = { type: "FeatureCollection", features: [] };
+const BLUE = "#1f6fb5";
 const INK = "#1f2933";
-const shown = { scene: null, layer: null };
+const shown = { scene: null, version: null, layer: null };
 
 const STYLE = {
   version: 8,
@@ -20,12 +21,11 @@ const STYLE = {
       paint: { "fill-color": "#f6f5f1", "fill-opacity": ["interpolate", ["linear"], ["zoom"], 5, 1, 7.5, 0] } },
     { id: "graticule", type: "line", source: "graticule", paint: { "line-color": "#ffffff", "line-width": 1 } },
     { id: "footprints", type: "fill", source: "footprints",
-      paint: { "fill-color": "#1f6fb5", "fill-opacity": ["interpolate", ["linear"], ["zoom"], 7, 0.25, 10, 0.06] } },
-    { id: "places", type: "circle", source: "footprints", maxzoom: 7,
-      filter: ["==", ["geometry-type"], "Point"],
-      paint: { "circle-radius": 5, "circle-color": "#1f6fb5", "circle-stroke-color": "#fff", "circle-stroke-width": 1.5 } },
+      paint: { "fill-color": BLUE, "fill-opacity": ["interpolate", ["linear"], ["zoom"], 7, 0.25, 10, 0.06] } },
+    { id: "places", type: "circle", source: "footprints", maxzoom: 7, filter: ["==", ["geometry-type"], "Point"],
+      paint: { "circle-radius": 5, "circle-color": BLUE, "circle-stroke-color": "#fff", "circle-stroke-width": 1.5 } },
     { id: "outlines", type: "line", source: "footprints", filter: ["!=", ["geometry-type"], "Point"],
-      paint: { "line-color": ["case", ["boolean", ["feature-state", "chosen"], false], INK, "#1f6fb5"], "line-width": 1.2 } },
+      paint: { "line-color": BLUE, "line-width": 1.2 } },
     { id: "polygons", type: "line", source: "polygons", paint: { "line-color": INK, "line-width": 1, "line-opacity": 0.85 } },
     { id: "pixel-halo", type: "line", source: "pixel", paint: { "line-color": "#fff", "line-width": 5 } },
     { id: "pixel", type: "line", source: "pixel", paint: { "line-color": INK, "line-width": 2 } },

@@ -10,6 +10,7 @@ let popup = null;
 let asked = 0;
 
 const map = maps.createMap("map");
+window.seamline = { map }; // for the console of the browser, and for tests
 
 // ---- words and numbers
 
