@@ -24,6 +24,9 @@ DRAWN = {
 }
 """Names of what may be drawn as tiles, and their files."""
 
+_LONGEST = 255
+"""Bytes of a file's name."""
+
 
 class NotThere(SeamlineError):
     """Nothing of that name may be shown. HTTP 404."""
@@ -70,6 +73,11 @@ class Item(BaseModel):
     properties: _Properties
     assets: dict[str, _Asset]
 
+    @property
+    def placed(self) -> bool:
+        """Whether it is known where on Earth the scene lies."""
+        return self.geometry is not None and self.bbox is not None
+
     def asset(self, name: str) -> _Asset | None:
         """What the item says of the file ``name`` beside it."""
         return next((asset for asset in self.assets.values() if asset.href.removeprefix("./") == name), None)
@@ -105,17 +113,16 @@ class Results:
         item = self.item(scene)
         about, labels = item.properties, item.asset(COG)
         colors = {entry.value: f"#{entry.color}" for entry in (labels.classes if labels else []) if entry.color}
-        placed = item.geometry is not None and item.bbox is not None
         return {
             "id": scene,
             "date": None if about.unknown else about.datetime.isoformat(),
-            "geometry": item.geometry if placed else None,
-            "bbox": item.bbox if placed else None,
+            "geometry": item.geometry if item.placed else None,
+            "bbox": item.bbox if item.placed else None,
             "shape": about.shape,
             "crs": about.code,
             "classes": [{**entry.model_dump(), "color": colors.get(entry.value, "#999999")} for entry in about.classes],
-            "layers": [layer for layer, name in DRAWN.items() if placed and self.has(scene, name)],
-            "polygons": placed and self.has(scene, POLYGONS),
+            "layers": [layer for layer, name in DRAWN.items() if item.placed and self.has(scene, name)],
+            "polygons": item.placed and self.has(scene, POLYGONS),
             "preview": self.has(scene, PREVIEW),
             "version": ((labels and labels.checksum) or "")[-12:],
         }
@@ -153,11 +160,11 @@ class Results:
 
     def _inside(self, *names: str) -> bool:
         """Whether the names lead to something below the root, and no link leads out of it."""
-        if any(name.startswith(".") or "/" in name or "\\" in name or "\0" in name for name in names):
+        if any(name.startswith(".") or set(name) & set("/\\\0") or len(name.encode()) > _LONGEST for name in names):
             return False
         try:
             return self.root.joinpath(*names).resolve().is_relative_to(self.root)
-        except OSError:  # a name too long, links in a circle
+        except (OSError, RuntimeError):  # links in a circle
             return False
 
     def _check_record(self, scene: str, item: Item) -> None:

@@ -34,7 +34,7 @@ def _listening(host: str, port: int) -> socket.socket:
     except (OSError, OverflowError) as error:
         raise InputError(
             f"address {host}:{port}",
-            got=getattr(error, "strerror", None) or error,
+            got=str(getattr(error, "strerror", None) or error).split(" (")[0],
             expected="one that is free on this machine",
             fix="choose another --port or --host",
         ) from error

@@ -69,6 +69,8 @@ def router(results: Results) -> APIRouter:
     palette = _palette()
 
     def path(scene: str, layer: Layer) -> str:
+        if not results.item(scene).placed:
+            raise NotThere(f"scene {scene} has no place on Earth")
         return str(results.file(scene, DRAWN[layer]))
 
     def colors(layer: Layer) -> Colors | None:
@@ -97,10 +99,10 @@ def router(results: Results) -> APIRouter:
 
 
 def _sized(request: Request, tilesize: Annotated[int, Query(ge=64, le=1024)] = TILE_SIZE) -> None:
-    """A tile is small, whoever asks, and of a level that Web Mercator has."""
-    zoom = request.path_params.get("z", "0")
-    if not (zoom.isdecimal() and len(zoom) <= 2 and int(zoom) <= _DEEPEST):
-        raise NotThere(f"there are no tiles of zoom {zoom[:20]}")
+    """A tile is small, whoever asks, and one that Web Mercator has."""
+    z, x, y = (request.path_params.get(name, "0") for name in "zxy")
+    if not all(part.isdecimal() and len(part) < 9 for part in (z, x, y)) or int(z) > _DEEPEST:
+        raise NotThere(f"there is no tile {z[:9]}/{x[:9]}/{y[:9]}")
 
 
 def _palette() -> Colors:
