@@ -359,7 +359,7 @@ def test_the_page_in_a_browser(out: Path, tmp_path: Path) -> None:
     asked: list[str] = []
     with running(tmp_path / "out") as url, playwright.sync_playwright() as driver:
         browser = driver.chromium.launch(executable_path=chromium, args=["--enable-unsafe-swiftshader", "--no-sandbox"])
-        page = browser.new_page(viewport={"width": 1100, "height": 700})
+        page = browser.new_page(viewport={"width": 900, "height": 600})
         page.set_default_timeout(15_000)
         page.on("console", lambda line: said.append(line.text) if line.type == "error" else None)
         page.on("pageerror", lambda error: said.append(str(error)))

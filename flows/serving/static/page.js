@@ -210,10 +210,13 @@ function answer(scene, found, lngLat) {
   if (odds.length) box.append(bars(odds.sort((a, b) => b[1] - a[1]), color));
   const also = ["confidence", "disagreement"].filter((name) => typeof found[name] === "number");
   if (also.length) box.append(make("div", { className: "where", textContent: also.map((name) => `${name} ${found[name].toFixed(2)}`).join(" · ") }));
-  const place = `${lngLat.wrap().lat.toFixed(5)}°, ${lngLat.wrap().lng.toFixed(5)}° · row ${found.row}, column ${found.col}`;
+  const place = `${lngLat.wrap().lat.toFixed(5)}°, ${lngLat.wrap().lng.toFixed(5)}° · row ${found.row}, col ${found.col}`;
   box.append(make("div", { className: "where" }, place, make("br"), scene.id));
   maps.markPixel(map, found.outline);
-  popup = new maplibregl.Popup({ maxWidth: "300px", focusAfterOpen: false }).setLngLat(lngLat).setDOMContent(box).addTo(map);
+  // Beside the point where the panel would cover what stands above it.
+  const covered = map.project(lngLat).x + 160 > $("panel").offsetLeft;
+  popup = new maplibregl.Popup({ maxWidth: "300px", focusAfterOpen: false, ...(covered && { anchor: "right" }) })
+   .setLngLat(lngLat).setDOMContent(box).addTo(map);
   popup.on("close", () => maps.markPixel(map, null));
 }
 
