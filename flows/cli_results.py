@@ -1,4 +1,4 @@
-"""The commands about what runs published: ``evaluate``, ``verify``."""
+"""The commands about what runs published: ``evaluate``, ``verify``, ``serve``."""
 
 from __future__ import annotations
 
@@ -51,3 +51,16 @@ def verify(
     scenes = len({item.parent for item in results.glob("*/item.json")})
     Console().print(f"{scenes} scenes, {len(findings)} findings", highlight=False)
     raise typer.Exit(1 if findings else 0)
+
+
+@app.command()
+def serve(
+    results: Annotated[Path, typer.Argument(help="Folder of the catalogue, --out of segment")],
+    host: Annotated[str, typer.Option(help="Address to listen at; 0.0.0.0 lets others in")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Port to listen at; 0: any that is free")] = 8080,
+    show: Annotated[bool, typer.Option("--open", help="Open the page in the browser")] = False,
+) -> None:
+    """Show results as a map in the browser, until Ctrl-C. Reads only below the folder, and writes nothing."""
+    from flows.serving.server import serve
+
+    serve(results, host, port, show)

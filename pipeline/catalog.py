@@ -243,6 +243,7 @@ def _assets(folder: Path, classes: Sequence[LabelClass]) -> dict[str, pystac.Ass
             ["data"],
             labels,
         ),
+        ("overview", "overview.tif", pystac.MediaType.COG, "The scene, small, in colour", ["overview", "visual"], {}),
         ("preview", "preview.png", pystac.MediaType.PNG, "Preview", ["overview", "thumbnail"], {}),
         ("run", "run.json", pystac.MediaType.JSON, "Record of the run", ["metadata"], {}),
     ]

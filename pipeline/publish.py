@@ -32,10 +32,11 @@ from pipeline.picture import Caption, decimated, stretch, write_preview
 from pipeline.rasters import reason
 from pipeline.report import REPORT, ModelCard, date_of, place_of, write_report
 from pipeline.store import VARIABLE, Storage, create_store, is_sealed, open_labels, open_raster, rasters_in, seal
-from pipeline.thumbnail import read_thumbnail
+from pipeline.thumbnail import read_thumbnail, write_overview
 from pipeline.work import QUICKLOOK, Job, Stopwatch, quicklook, quicklook_bands
 
 COG, ZARR, ITEM, PREVIEW, RECORD = "segmentation.tif", "segmentation.zarr", "item.json", "preview.png", "run.json"
+OVERVIEW = "overview.tif"
 RASTERS = {"cog": VARIABLE} | {name: name for name in LAYERS}
 """Outputs that are COGs, and the arrays that they show: <array>.tif."""
 
@@ -88,8 +89,9 @@ def _published(publication: Publication, record: Mapping[str, Any], watch: Stopw
     with watch.stage("publish"):
         table = class_table(labels, grid, publication.classes)
         pixels, valid = quicklook(job)
-        rgb = stretch(pixels.astype(np.float32), valid) if valid.any() else None
-        _preview(publication, table, decimated(labels, QUICKLOOK), rgb)
+        rgb = stretch(pixels.astype(np.float32), valid)
+        write_overview(rgb, valid, grid, job.quicklook_step, folder / OVERVIEW)
+        _preview(publication, table, decimated(labels, QUICKLOOK), rgb if valid.any() else None)
         _move(store, folder / ZARR, keep="zarr" in publication.outputs)
         for output in RASTERS.keys() - set(publication.outputs):
             _cog(folder, output).unlink(missing_ok=True)
@@ -111,11 +113,13 @@ def _published(publication: Publication, record: Mapping[str, Any], watch: Stopw
 def missing_outputs(folder: Path, outputs: Iterable[str]) -> list[str]:
     """What is not there, or not whole, of a finished run: outputs, ``"preview"``, ``"report"``, ``"item"``.
 
-    The item is missing, too, where it or the catalogue does not speak of the record as it is: a kill came between.
+    The preview is missing without the overview, too, and the item where it or the catalogue does not speak of the
+    record as it is: a kill came between.
     """
     there = {output: _cog(folder, output).exists() for output in RASTERS} | {"zarr": is_sealed(folder / ZARR)}
     missing = [output for output in outputs if not there[output]]
-    missing += [what for what, name in (("preview", PREVIEW), ("report", REPORT)) if not (folder / name).exists()]
+    beside = {"preview": (PREVIEW, OVERVIEW), "report": (REPORT,)}
+    missing += [what for what, names in beside.items() if not all((folder / name).exists() for name in names)]
     return missing if _vouched(folder, outputs) else [*missing, "item"]
 
 
@@ -167,7 +171,10 @@ def _completed(publication: Publication, record: Mapping[str, Any]) -> dict[str,
         thumbnail = read_thumbnail(job.scene, [job.scene.bands[k] for k in _shown(job)], QUICKLOOK)
         labels = open_labels(folder / ZARR) if is_sealed(folder / ZARR) else None
         small = thinned_labels(folder / COG, job.quicklook_step) if labels is None else decimated(labels, QUICKLOOK)
-        _preview(publication, table, small, None if thumbnail is None else stretch(*thumbnail))
+        rgb = None if thumbnail is None else stretch(*thumbnail)
+        if thumbnail is not None and rgb is not None:
+            write_overview(rgb, thumbnail[1], grid, job.quicklook_step, folder / OVERVIEW)
+        _preview(publication, table, small, rgb)
     now = {**record, "outputs": sorted({*record["outputs"], *publication.outputs})}
     _write_record(folder, now)
     write_report(folder, job.scene, publication.classes, publication.card, now)

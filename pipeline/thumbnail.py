@@ -3,11 +3,20 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
+import rasterio
+import rasterio.shutil
+from affine import Affine
 from numpy.typing import NDArray
+from rasterio.errors import NotGeoreferencedWarning
+from rasterio.io import MemoryFile
 
+from pipeline.files import replacing
+from pipeline.grid import GeoBox
 from pipeline.rasters import environment, opened
 from pipeline.scene import Band, Scene
 
@@ -35,3 +44,22 @@ def read_thumbnail(
             values[:] = dataset.read(band.index, out_shape=shape)
             valid |= (dataset.read_masks(band.index, out_shape=shape) > 0) & (values != band.nodata)
     return pixels, valid
+
+
+def write_overview(rgb: NDArray[np.uint8], shown: NDArray[np.bool_], grid: GeoBox, step: int, path: Path) -> None:
+    """Write a picture (h, w, 3) of every ``step``-th pixel of the scene on ``grid`` to the COG ``path``.
+
+    Bands red, green and blue, as JPEG, and a mask: there is nothing where ``shown`` (h, w) is not. Each pixel lies
+    around the one of the scene that it shows, so that it reaches over the scene's edge by less than half of itself.
+    """
+    height, width, _ = rgb.shape
+    off_centre = (1 - step) / 2
+    transform = grid.transform @ Affine.translation(off_centre, off_centre) @ Affine.scale(step)
+    profile = {"width": width, "height": height, "count": 4, "dtype": "uint8", "transform": transform,
+               "crs": None if grid.crs is None else grid.crs.to_wkt()}  # fmt: skip
+    with warnings.catch_warnings(), MemoryFile() as memory:
+        warnings.simplefilter("ignore", NotGeoreferencedWarning)
+        with memory.open(driver="GTiff", photometric="RGB", alpha="YES", **profile) as file:
+            file.write(np.moveaxis(np.dstack([rgb, shown.astype(np.uint8) * 255]), 2, 0))
+        with memory.open() as file, replacing(path) as part:
+            rasterio.shutil.copy(file, part, driver="COG", COMPRESS="JPEG", QUALITY=90, BLOCKSIZE=512)

@@ -282,6 +282,7 @@ def test_a_task_of_a_run_that_was_started_over_is_out_of_reach_of_the_new_one(
         "item.json",
         "preview.png",
         "report.html",
+        "overview.tif",
         "../catalog.json",
     ],
 )

@@ -1,0 +1,1 @@
+"""A folder of results as a map in the browser: ``seamline serve``."""

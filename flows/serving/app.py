@@ -1,0 +1,114 @@
+"""The server's routes: the page, the list of scenes, tiles, pixels, polygons. Only GET; nothing is ever written."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Annotated, Any
+
+from fastapi import FastAPI, Query, Request, Response
+from fastapi.responses import FileResponse, JSONResponse
+from fastapi.staticfiles import StaticFiles
+from morecantile.errors import MorecantileError
+from rasterio._err import CPLE_BaseError
+from rasterio.errors import RasterioError
+from rio_tiler.errors import RioTilerError, TileOutsideBounds
+
+from flows.serving.pixel import pixel_at
+from flows.serving.results import POLYGONS, Damaged, NotThere, Results
+from flows.serving.tiles import PREFIX, router
+from flows.serving.vectors import MOST, parsed_box, polygons_in
+from pipeline.errors import InputError
+from pipeline.publish import PREVIEW
+
+STATIC = Path(__file__).parent / "static"
+STATUS: dict[type[Exception], int] = {
+    InputError: 422,
+    NotThere: 404,
+    Damaged: 409,
+    TileOutsideBounds: 404,
+    MorecantileError: 404,
+    RioTilerError: 409,
+    RasterioError: 409,
+    CPLE_BaseError: 409,
+}
+"""Of errors that a request meets. What a reader says of a raster that the item vouches for is damage."""
+
+_ONLY_FROM_HERE = (
+    "default-src 'self'; img-src 'self' data: blob:; worker-src blob:; style-src 'self' 'unsafe-inline'; "
+    "frame-ancestors 'none'"
+)
+
+
+def create_app(root: Path) -> FastAPI:
+    """The server of the results in ``root``. Raises ``InputError`` where there is no catalogue."""
+    results = Results.at(root)
+    app = FastAPI(title="Seamline", docs_url=None, redoc_url=None)  # its pages of documentation load from elsewhere
+    for kind, status in STATUS.items():
+        app.add_exception_handler(kind, _said(status))
+    app.middleware("http")(_guarded)
+    app.include_router(router(results), prefix=PREFIX)
+    _add_scenes(app, results)
+
+    @app.get("/", include_in_schema=False)
+    def page() -> FileResponse:
+        return FileResponse(STATIC / "index.html")
+
+    app.mount("/maplibre", StaticFiles(directory=_maplibre()))
+    app.mount("/static", StaticFiles(directory=STATIC))
+    return app
+
+
+def _add_scenes(app: FastAPI, results: Results) -> None:
+    @app.get("/scenes")
+    def scenes() -> dict[str, Any]:
+        """All scenes, those that cannot be shown with the reason."""
+        return {"folder": results.root.name, "scenes": list(results.scenes())}
+
+    @app.get("/scenes/{scene}")
+    def scene(scene: str) -> dict[str, Any]:
+        """One of them."""
+        return results.summary(scene)
+
+    @app.get("/scenes/{scene}/preview.png")
+    def preview(scene: str) -> FileResponse:
+        """Source and segmentation side by side."""
+        return FileResponse(results.file(scene, PREVIEW), media_type="image/png")
+
+    @app.get("/scenes/{scene}/pixel")
+    def pixel(
+        scene: str,
+        lon: Annotated[float, Query(ge=-180, le=180, allow_inf_nan=False)],
+        lat: Annotated[float, Query(ge=-90, le=90, allow_inf_nan=False)],
+    ) -> dict[str, Any]:
+        """What lies at a place (degrees, WGS 84)."""
+        return pixel_at(results, scene, lon, lat)
+
+    @app.get("/scenes/{scene}/polygons")
+    def polygons(scene: str, bbox: str, limit: Annotated[int, Query(ge=1, le=MOST)] = MOST) -> JSONResponse:
+        """Polygons that meet ``bbox`` (west,south,east,north)."""
+        box = parsed_box(bbox)
+        return JSONResponse(polygons_in(results.file(scene, POLYGONS), box, limit))
+
+
+def _maplibre() -> Path:
+    """MapLibre GL JS as the package ``maplibre`` carries it; the package itself is not imported."""
+    spec = find_spec("maplibre")
+    for folder in (spec and spec.submodule_search_locations) or ():
+        if (found := Path(folder) / "srcjs" / "maplibre-gl.js").is_file():
+            return found.parent
+    raise InputError("the map's program", got="no maplibre-gl.js", expected="the package maplibre 0.3",
+                     fix="install seamline anew")  # fmt: skip
+
+
+def _said(status: int) -> Callable[[Request, Exception], JSONResponse]:
+    return lambda request, error: JSONResponse({"detail": " ".join(str(error).split())}, status)
+
+
+async def _guarded(request: Request, answer: Callable[[Request], Awaitable[Response]]) -> Response:
+    """The page may load nothing from elsewhere, and what a run overwrote is not shown from a cache."""
+    response = await answer(request)
+    response.headers["Content-Security-Policy"] = _ONLY_FROM_HERE
+    response.headers.setdefault("Cache-Control", "no-cache")
+    return response

@@ -1,0 +1,71 @@
+"""What a scene's results say of one place."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pyproj import CRS, Transformer
+from rasterio.io import DatasetReader
+from rasterio.windows import Window
+
+from flows.serving.results import DRAWN, PROBABILITIES, NotThere, Results
+from flows.serving.tiles import opened
+from pipeline.classes import NODATA
+from pipeline.layers import SCALE
+from pipeline.publish import COG
+
+
+def pixel_at(results: Results, scene: str, lon: float, lat: float) -> dict[str, Any]:
+    """Row, column, outline, class and, where there are such layers, numbers of the pixel that holds a place.
+
+    ``lon`` and ``lat`` are degrees (WGS 84), the outline a ring of such. ``class`` and the numbers are None where
+    there is no data. Raises ``NotThere`` for a place beside the scene, ``Damaged`` for a damaged result.
+    """
+    item = results.item(scene)
+    with opened(results.file(scene, COG)) as file:
+        row, col = _place(file, lon, lat)
+        outline = _outline(file, row, col)
+    label = int(_read(results.file(scene, COG), row, col)[0])
+    names = {entry.value: entry.name for entry in item.properties.classes}
+    found: dict[str, Any] = {"scene": scene, "row": row, "col": col, "outline": outline, "value": label,
+                             "class": names.get(label)}  # fmt: skip
+    for layer in ("confidence", "disagreement"):
+        if results.has(scene, DRAWN[layer]):
+            found[layer] = _values(results.file(scene, DRAWN[layer]), row, col)[0]
+    if results.has(scene, PROBABILITIES):
+        values = _values(results.file(scene, PROBABILITIES), row, col)
+        found["probabilities"] = dict(zip(names.values(), values, strict=False))
+    return found
+
+
+def _place(file: DatasetReader, lon: float, lat: float) -> tuple[int, int]:
+    """The row and column that hold a place."""
+    if file.crs is None:
+        raise NotThere("this scene has no place on Earth")
+    x, y = Transformer.from_crs("OGC:CRS84", CRS.from_wkt(file.crs.to_wkt()), always_xy=True).transform(lon, lat)
+    col, row = ~file.transform @ (x, y)
+    if not (0 <= row < file.height and 0 <= col < file.width):  # false for what is no number, too
+        raise NotThere(f"{lon:.5f}, {lat:.5f} lies beside the scene")
+    return int(row), int(col)
+
+
+def _outline(file: DatasetReader, row: int, col: int) -> list[list[float]]:
+    corners = [file.transform @ (col + right, row + down) for right, down in ((0, 0), (1, 0), (1, 1), (0, 1), (0, 0))]
+    to_degrees = Transformer.from_crs(CRS.from_wkt(file.crs.to_wkt()), "OGC:CRS84", always_xy=True)
+    lon, lat = to_degrees.transform(*np.transpose(corners))
+    ring: list[list[float]] = np.round(np.stack([lon, lat], 1), 8).tolist()
+    return ring
+
+
+def _read(path: Path, row: int, col: int) -> NDArray[np.uint8]:
+    """The digital numbers of a pixel, one a band."""
+    with opened(path) as file:
+        return np.asarray(file.read(window=Window(col, row, 1, 1)), np.uint8)[:, 0, 0]
+
+
+def _values(path: Path, row: int, col: int) -> list[float | None]:
+    """What the digital numbers of a quantised layer stand for."""
+    return [None if number == NODATA else round(float(number) * SCALE, 3) for number in _read(path, row, col)]

@@ -1,0 +1,40 @@
+"""``seamline serve``: the app behind an address, until Ctrl-C."""
+
+from __future__ import annotations
+
+import socket
+import webbrowser
+from contextlib import suppress
+from pathlib import Path
+
+import uvicorn
+
+from flows.serving.app import create_app
+from pipeline.errors import InputError
+
+
+def serve(results: Path, host: str, port: int, show: bool) -> None:
+    """Serve ``results`` and say where; ``show`` opens the browser. Raises ``InputError`` if it cannot listen there."""
+    app = create_app(results)
+    listening = _listening(host, port)
+    url = f"http://{f'[{host}]' if ':' in host else host}:{listening.getsockname()[1]}/"
+    print(f"{results}: {url} (Ctrl-C ends)", flush=True)
+    if show:
+        webbrowser.open(url)
+    server = uvicorn.Server(uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=1))
+    with suppress(KeyboardInterrupt):  # uvicorn has closed everything before it raises the signal again
+        server.run([listening])
+
+
+def _listening(host: str, port: int) -> socket.socket:
+    """A socket that takes connections from here on."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        return socket.create_server((host, port), family=family)
+    except (OSError, OverflowError) as error:
+        raise InputError(
+            f"address {host}:{port}",
+            got=str(getattr(error, "strerror", None) or error).split(" (")[0],
+            expected="one that is free on this machine",
+            fix="choose another --port or --host",
+        ) from error

@@ -1,0 +1,123 @@
+// The map: land, footprints, the layers of one scene, its polygons, the pixel that was asked about.
+
+const EMPTY = { type: "FeatureCollection", features: [] };
+const BLUE = "#1f6fb5";
+const INK = "#1f2933";
+const shown = { scene: null, version: null, layer: null };
+
+const STYLE = {
+  version: 8,
+  sources: {
+    land: { type: "geojson", data: "static/land.geojson", attribution: "Land: Natural Earth" },
+    graticule: { type: "geojson", data: graticule() },
+    footprints: { type: "geojson", data: EMPTY },
+    polygons: { type: "geojson", data: EMPTY },
+    pixel: { type: "geojson", data: EMPTY },
+  },
+  layers: [
+    { id: "sea", type: "background", paint: { "background-color": "#e4eaef" } },
+    // The outline is a coarse one: it says where on Earth we are, and fades before it would be wrong.
+    { id: "land", type: "fill", source: "land",
+      paint: { "fill-color": "#f6f5f1", "fill-opacity": ["interpolate", ["linear"], ["zoom"], 5, 1, 7.5, 0] } },
+    { id: "graticule", type: "line", source: "graticule", paint: { "line-color": "#ffffff", "line-width": 1 } },
+    { id: "footprints", type: "fill", source: "footprints",
+      paint: { "fill-color": BLUE, "fill-opacity": ["interpolate", ["linear"], ["zoom"], 7, 0.25, 10, 0.06] } },
+    { id: "places", type: "circle", source: "footprints", maxzoom: 7, filter: ["==", ["geometry-type"], "Point"],
+      paint: { "circle-radius": 5, "circle-color": BLUE, "circle-stroke-color": "#fff", "circle-stroke-width": 1.5 } },
+    { id: "outlines", type: "line", source: "footprints", filter: ["!=", ["geometry-type"], "Point"],
+      paint: { "line-color": BLUE, "line-width": 1.2 } },
+    { id: "polygons", type: "line", source: "polygons", paint: { "line-color": INK, "line-width": 1, "line-opacity": 0.85 } },
+    { id: "pixel-halo", type: "line", source: "pixel", paint: { "line-color": "#fff", "line-width": 5 } },
+    { id: "pixel", type: "line", source: "pixel", paint: { "line-color": INK, "line-width": 2 } },
+  ],
+};
+
+export function createMap(container) {
+  const map = new maplibregl.Map({
+    container, style: STYLE, center: [0, 20], zoom: 1.2, maxZoom: 20, dragRotate: false, pitchWithRotate: false,
+    attributionControl: { compact: true },
+  });
+  map.touchZoomRotate.disableRotation();
+  map.addControl(new maplibregl.NavigationControl({ showCompass: false }), "bottom-right");
+  map.addControl(new maplibregl.ScaleControl({ maxWidth: 120 }), "bottom-left");
+  return map;
+}
+
+export function showFootprints(map, scenes) {
+  const placed = scenes.filter((scene) => scene.geometry);
+  const features = placed.flatMap(({ id, geometry, bbox }) => [
+    { type: "Feature", properties: { id }, geometry },
+    { type: "Feature", properties: { id }, geometry: { type: "Point", coordinates: centre(bbox) } },
+  ]);
+  map.getSource("footprints").setData({ type: "FeatureCollection", features });
+}
+
+export function scenesAt(map, point) {
+  return [...new Set(map.queryRenderedFeatures(point, { layers: ["places", "footprints"] }).map((f) => f.properties.id))];
+}
+
+export function showScene(map, scene, layer, opacity) {
+  if (shown.scene !== scene.id || shown.version !== scene.version) {
+    for (const name of ["overview", "layer"]) drop(map, name);
+    if (scene.layers.includes("overview")) draw(map, "overview", scene, "overview", "linear");
+    Object.assign(shown, { scene: scene.id, version: scene.version, layer: null });
+  }
+  if (shown.layer !== layer) {
+    drop(map, "layer");
+    if (layer) draw(map, "layer", scene, layer, "nearest");
+    shown.layer = layer;
+  }
+  setOpacity(map, opacity);
+}
+
+export function clearScene(map) {
+  for (const name of ["overview", "layer"]) drop(map, name);
+  Object.assign(shown, { scene: null, layer: null });
+}
+
+export function setOpacity(map, opacity) {
+  if (map.getLayer("layer")) map.setPaintProperty("layer", "raster-opacity", opacity);
+}
+
+export function showPolygons(map, data) {
+  map.getSource("polygons").setData(data ?? EMPTY);
+}
+
+export function markPixel(map, ring) {
+  const data = ring ? { type: "Feature", properties: {}, geometry: { type: "Polygon", coordinates: [ring] } } : EMPTY;
+  map.getSource("pixel").setData(data);
+}
+
+export function flyTo(map, bbox, panel) {
+  const [west, south, east, north] = bbox;
+  const right = panel ? Math.min(panel.offsetWidth + 40, map.getContainer().clientWidth / 2) : 40;
+  const box = [[west, south], [east < west ? east + 360 : east, north]];
+  map.fitBounds(box, { padding: { top: 40, bottom: 50, left: 40, right }, duration: 0, maxZoom: 17 });
+}
+
+function draw(map, name, scene, layer, resampling) {
+  const url = new URL(`scenes/${encodeURIComponent(scene.id)}/layers/${layer}/WebMercatorQuad/tilejson.json`, location.href);
+  url.search = new URLSearchParams({ tilesize: 512, minzoom: 0, tile_format: "png", v: scene.version });
+  url.hash = "";
+  map.addSource(name, { type: "raster", url: url.href, tileSize: 512 });
+  const paint = { "raster-resampling": resampling, "raster-fade-duration": 0 };
+  const above = name === "overview" && map.getLayer("layer") ? "layer" : "outlines";
+  map.addLayer({ id: name, type: "raster", source: name, paint }, above);
+}
+
+function drop(map, name) {
+  if (map.getLayer(name)) map.removeLayer(name);
+  if (map.getSource(name)) map.removeSource(name);
+}
+
+function centre([west, south, east, north]) {
+  return [(west + (east < west ? east + 360 : east)) / 2, (south + north) / 2];
+}
+
+function graticule(step = 10) {
+  const line = (coordinates) => ({ type: "Feature", properties: {}, geometry: { type: "LineString", coordinates } });
+  const features = [];
+  for (let lon = -180; lon <= 180; lon += step) features.push(line([[lon, -85], [lon, 85]]));
+  for (let lat = -80; lat <= 80; lat += step) features.push(line([[-180, lat], [180, lat]]));
+  return { type: "FeatureCollection", features };
+}

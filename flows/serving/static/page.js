@@ -1,0 +1,296 @@
+// The page: the list of scenes, the panel of the chosen one, what is under a click, and the address that says all this.
+
+import * as maps from "./map.js";
+
+const $ = (id) => document.getElementById(id);
+const TITLES = { segmentation: "Classes", confidence: "Confidence", disagreement: "Disagreement of windows" };
+const state = { scene: null, layer: "segmentation", opacity: 0.7, polygons: false, view: null };
+let scenes = [];
+let popup = null;
+let asked = 0;
+
+const map = maps.createMap("map");
+window.seamline = { map }; // for the console of the browser, and for tests
+
+// ---- words and numbers
+
+const digits = (value) => value.toLocaleString("en-GB", { maximumSignificantDigits: 3 });
+
+function area(m2) {
+  if (m2 === null) return "";
+  if (m2 >= 1e6) return `${digits(m2 / 1e6)} km²`;
+  if (m2 >= 1e4) return `${digits(m2 / 1e4)} ha`;
+  return `${digits(m2)} m²`;
+}
+
+function share(part) {
+  return part > 0 && part < 0.0005 ? "< 0.1 %" : `${(part * 100).toFixed(1)} %`;
+}
+
+function when(scene) {
+  if (!scene.date) return "date unknown";
+  return new Date(scene.date).toLocaleDateString("en-GB", { day: "numeric", month: "long", year: "numeric", timeZone: "UTC" });
+}
+
+// Text only: names come from files.
+function make(tag, properties = {}, ...children) {
+  const element = Object.assign(document.createElement(tag), properties);
+  element.append(...children);
+  return element;
+}
+
+function swatch(color) {
+  const element = make("i", { className: "swatch" });
+  element.style.background = color;
+  return element;
+}
+
+async function ask(path) {
+  const response = await fetch(path);
+  const body = await response.json();
+  if (!response.ok) throw new Error(typeof body.detail === "string" ? body.detail : response.statusText);
+  return body;
+}
+
+function tell(text) {
+  $("message").textContent = text ?? "";
+  $("message").hidden = !text;
+}
+
+// ---- the list
+
+function card(scene) {
+  const button = make("button", { type: "button", title: scene.id }, make("span", { className: "name", textContent: scene.id }));
+  button.dataset.scene = scene.id;
+  if (scene.problem) {
+    button.append(make("span", { className: "problem", textContent: scene.problem }));
+    button.disabled = true;
+    return make("li", {}, button);
+  }
+  button.append(make("span", { className: "when", textContent: scene.bbox ? when(scene) : `${when(scene)} · not on the map` }));
+  const bar = make("span", { className: "bar" });
+  for (const { color, share: part } of scene.classes.filter((entry) => entry.share > 0)) {
+    const piece = make("i");
+    Object.assign(piece.style, { background: color, width: `${part * 100}%` });
+    bar.append(piece);
+  }
+  const largest = [...scene.classes].sort((a, b) => b.share - a.share).filter((entry) => entry.share > 0).slice(0, 3);
+  const told = largest.map((entry) => make("span", {}, swatch(entry.color), `${entry.name} ${share(entry.share)}`));
+  button.append(bar, make("span", { className: "shares" }, ...told));
+  button.addEventListener("click", () => choose(scene.id, true));
+  return make("li", {}, button);
+}
+
+function list() {
+  const wanted = $("filter").value.trim().toLowerCase();
+  const named = (scene) => [scene.id, scene.date ?? "", ...(scene.classes ?? []).filter((c) => c.share > 0).map((c) => c.name)];
+  const kept = scenes.filter((scene) => named(scene).join(" ").toLowerCase().includes(wanted));
+  $("scenes").replaceChildren(...kept.map(card));
+  mark();
+}
+
+function mark() {
+  for (const button of $("scenes").querySelectorAll("button")) {
+    button.setAttribute("aria-current", String(button.dataset.scene === state.scene));
+  }
+}
+
+// ---- the chosen scene
+
+const chosen = () => scenes.find((scene) => scene.id === state.scene && !scene.problem);
+
+function choose(id, move) {
+  const changed = state.scene !== id;
+  state.scene = id;
+  const scene = chosen();
+  if (changed) forget();
+  if (!scene) {
+    tell(`There is no scene ${id} to be shown here.`);
+    return remember();
+  }
+  tell(null);
+  mark();
+  panel(scene);
+  $("preview").hidden = Boolean(scene.bbox && scene.layers.length);
+  if (scene.bbox) {
+    refresh(scene);
+    if (move) maps.flyTo(map, scene.bbox, $("panel"));
+  } else {
+    maps.clearScene(map);
+  }
+  if (!$("preview").hidden) {
+    const picture = $("preview").querySelector("img");
+    picture.src = scene.preview ? `scenes/${encodeURIComponent(scene.id)}/preview.png` : "";
+    picture.alt = `Source and segmentation of ${scene.id}`;
+    $("preview").querySelector("figcaption").textContent = scene.bbox
+      ? "This scene has no GeoTIFF of its labels, so that it cannot be drawn on the map."
+      : "This scene has no place on Earth, so that it cannot be drawn on the map.";
+  }
+  remember();
+}
+
+function panel(scene) {
+  $("panel").hidden = false;
+  $("title").textContent = scene.id;
+  const [height, width] = scene.shape;
+  $("facts").textContent = [when(scene), `${width.toLocaleString("en-GB")} × ${height.toLocaleString("en-GB")} pixels`, scene.crs]
+    .filter(Boolean).join(" · ");
+  const layers = scene.layers.filter((layer) => layer !== "overview");
+  if (!layers.includes(state.layer)) state.layer = layers[0] ?? null;
+  $("controls").hidden = !layers.length;
+  $("layer").replaceChildren(...layers.map((layer) => make("option", { value: layer, textContent: TITLES[layer] })));
+  $("layer").value = state.layer ?? "";
+  for (const id of ["layer", "layer-label"]) $(id).hidden = layers.length < 2;
+  for (const id of ["polygons-label", "polygons-note"]) $(id).hidden = !scene.polygons;
+  $("polygons").checked = state.polygons;
+  const rows = scene.classes.map((entry) =>
+    make("tr", { className: entry.share ? "" : "none" }, make("td", {}, swatch(entry.color), entry.name),
+      make("td", { textContent: share(entry.share) }), make("td", { textContent: area(entry.area_m2) })));
+  $("legend").querySelector("tbody").replaceChildren(...rows);
+  $("ramp").hidden = !["confidence", "disagreement"].includes(state.layer);
+  slider();
+}
+
+function slider() {
+  $("opacity").value = Math.round(state.opacity * 100);
+  $("percent").textContent = `${$("opacity").value} %`;
+}
+
+function refresh(scene) {
+  maps.showScene(map, scene, state.layer, state.opacity);
+  polygons(scene);
+}
+
+async function polygons(scene) {
+  const turn = ++asked;
+  $("polygons-note").textContent = "";
+  if (!state.polygons || !scene.polygons) return maps.showPolygons(map, null);
+  const view = map.getBounds();
+  const [west, south, east, north] = scene.bbox;
+  const box = [Math.max(west, view.getWest()), Math.max(south, view.getSouth()), Math.min(east, view.getEast()), Math.min(north, view.getNorth())];
+  if (box[0] >= box[2] || box[1] >= box[3]) return maps.showPolygons(map, null);
+  try {
+    const found = await ask(`scenes/${encodeURIComponent(scene.id)}/polygons?bbox=${box.join(",")}`);
+    if (turn !== asked) return; // the view has moved on
+    maps.showPolygons(map, found);
+    const count = found.features.length.toLocaleString("en-GB");
+    $("polygons-note").textContent = found.truncated ? `The first ${count} in view; zoom in for all` : `${count} in view`;
+  } catch (error) {
+    tell(error.message);
+  }
+}
+
+// ---- what is under a click
+
+async function identify(lngLat, point) {
+  const there = maps.scenesAt(map, point);
+  const scene = there.includes(state.scene) ? chosen() : null;
+  if (!scene) return there.length ? choose(there[0], true) : forget();
+  if (!scene.layers.includes("segmentation")) return;
+  const { lng, lat } = lngLat.wrap();
+  try {
+    const found = await ask(`scenes/${encodeURIComponent(scene.id)}/pixel?lon=${lng}&lat=${lat}`);
+    answer(scene, found, lngLat);
+  } catch (error) {
+    forget();
+    tell(error.message);
+  }
+}
+
+function answer(scene, found, lngLat) {
+  forget();
+  tell(null);
+  const color = Object.fromEntries(scene.classes.map((entry) => [entry.name, entry.color]));
+  const box = make("div", { className: "answer" });
+  const heading = make("div", { className: "what" });
+  if (found.class) heading.append(swatch(color[found.class]));
+  heading.append(found.class ?? "no data");
+  box.append(heading);
+  const odds = Object.entries(found.probabilities ?? {}).filter(([, value]) => value !== null);
+  if (odds.length) box.append(bars(odds.sort((a, b) => b[1] - a[1]), color));
+  const also = ["confidence", "disagreement"].filter((name) => typeof found[name] === "number");
+  if (also.length) box.append(make("div", { className: "where", textContent: also.map((name) => `${name} ${found[name].toFixed(2)}`).join(" · ") }));
+  const place = `${lngLat.wrap().lat.toFixed(5)}°, ${lngLat.wrap().lng.toFixed(5)}° · row ${found.row}, col ${found.col}`;
+  box.append(make("div", { className: "where" }, place, make("br"), scene.id));
+  maps.markPixel(map, found.outline);
+  // Beside the point where the panel would cover what stands above it.
+  const covered = map.project(lngLat).x + 160 > $("panel").offsetLeft;
+  popup = new maplibregl.Popup({ maxWidth: "300px", focusAfterOpen: false, ...(covered && { anchor: "right" }) })
+   .setLngLat(lngLat).setDOMContent(box).addTo(map);
+  popup.on("close", () => maps.markPixel(map, null));
+}
+
+function bars(odds, color) {
+  const table = make("div", { className: "odds" });
+  for (const [name, value] of odds) {
+    const bar = make("i");
+    Object.assign(bar.style, { background: color[name], width: `${Math.max(2, value * 100)}%` });
+    table.append(make("b", { textContent: name }), make("div", {}, bar), make("span", { textContent: share(value) }));
+    bar.style.display = "block";
+  }
+  return table;
+}
+
+function forget() {
+  popup?.remove();
+  popup = null;
+  maps.markPixel(map, null);
+}
+
+// ---- the address: #scene=…&view=lon,lat,zoom&opacity=0.7&layer=…&polygons=1
+
+function remember() {
+  const { lng, lat } = map.getCenter();
+  const parts = new URLSearchParams();
+  if (state.scene) parts.set("scene", state.scene);
+  parts.set("view", [lng.toFixed(5), lat.toFixed(5), map.getZoom().toFixed(2)].join(","));
+  parts.set("opacity", state.opacity);
+  if (state.layer && state.layer !== "segmentation") parts.set("layer", state.layer);
+  if (state.polygons) parts.set("polygons", "1");
+  history.replaceState(null, "", `#${parts.toString().replaceAll("%2C", ",")}`);
+}
+
+function recall() {
+  const parts = new URLSearchParams(location.hash.slice(1));
+  const opacity = Number.parseFloat(parts.get("opacity"));
+  if (opacity >= 0 && opacity <= 1) state.opacity = opacity;
+  state.layer = parts.get("layer") ?? "segmentation";
+  state.polygons = parts.get("polygons") === "1";
+  const [lng, lat, zoom] = (parts.get("view") ?? "").split(",").map(Number);
+  const placed = Math.abs(lng) <= 540 && Math.abs(lat) <= 90 && zoom >= 0;
+  if (placed) map.jumpTo({ center: [lng, lat], zoom });
+  const id = parts.get("scene") ?? scenes.find((scene) => !scene.problem)?.id;
+  if (id) choose(id, !placed);
+}
+
+// ---- the start
+
+$("filter").addEventListener("input", list);
+$("opacity").addEventListener("input", () => {
+  state.opacity = $("opacity").value / 100;
+  slider();
+  maps.setOpacity(map, state.opacity);
+});
+$("opacity").addEventListener("change", remember);
+$("layer").addEventListener("change", () => { state.layer = $("layer").value; choose(state.scene, false); });
+$("polygons").addEventListener("change", () => { state.polygons = $("polygons").checked; choose(state.scene, false); });
+map.on("click", (event) => identify(event.lngLat, event.point));
+map.on("moveend", () => { const scene = chosen(); if (scene && state.polygons) polygons(scene); remember(); });
+map.getCanvas().addEventListener("keydown", (event) => {
+  if (event.key === "Enter") identify(map.getCenter(), map.project(map.getCenter()));
+});
+map.on("error", (event) => tell(event.error?.message));
+window.addEventListener("hashchange", recall);
+
+Promise.all([ask("scenes"), map.once("load")])
+  .then(([found]) => {
+    scenes = found.scenes;
+    document.title = `${found.folder} · Seamline`;
+    $("folder").textContent = `${found.folder} · ${scenes.length} ${scenes.length === 1 ? "scene" : "scenes"}`;
+    $("filter").hidden = scenes.length < 6;
+    list();
+    maps.showFootprints(map, scenes);
+    recall();
+    document.body.dataset.ready = "true";
+  })
+  .catch((error) => tell(error.message));

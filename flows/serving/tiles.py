@@ -1,0 +1,112 @@
+"""Tiles of Web Mercator, drawn by titiler: only the layers of a scene, only from GeoTIFFs below the root."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import morecantile
+import numpy as np
+import rasterio
+from fastapi import APIRouter, Depends, Query, Request
+from matplotlib import colormaps
+from rasterio.io import DatasetReader
+from rio_tiler.io import Reader
+from titiler.core.dependencies import DefaultDependency
+from titiler.core.factory import TilerFactory
+
+from flows.serving.results import DRAWN, NotThere, Results
+from pipeline.classes import NODATA
+from pipeline.layers import SCALE
+
+PREFIX = "/scenes/{scene}/layers/{layer}"
+TILE_SIZE = 512
+_DEEPEST = 24
+Layer = Literal["segmentation", "overview", "confidence", "disagreement"]
+Colors = dict[int, tuple[int, int, int, int]]
+
+ALONE = {"GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR"}
+"""For GDAL: look at no file beside the one that is opened; it could be a link to anywhere."""
+
+
+@contextmanager
+def opened(path: Path | str) -> Iterator[DatasetReader]:
+    """A GeoTIFF and nothing else, since other formats may name other files."""
+    with rasterio.Env(**ALONE), rasterio.open(path, driver="GTiff") as dataset:
+        yield dataset
+
+
+class GeoTiff(Reader):
+    """rio-tiler's reader of what ``opened`` opens."""
+
+    def __attrs_post_init__(self) -> None:
+        self.dataset = self._ctx_stack.enter_context(opened(str(self.input)))
+        super().__attrs_post_init__()  # type: ignore[no-untyped-call]
+
+
+class Tiles(TilerFactory):
+    """Of titiler's endpoints those that a map needs."""
+
+    def register_routes(self) -> None:
+        """``tiles/WebMercatorQuad/{z}/{x}/{y}`` and ``WebMercatorQuad/tilejson.json``."""
+        self.tile()  # type: ignore[no-untyped-call]
+        self.tilejson()  # type: ignore[no-untyped-call]
+
+
+@dataclass
+class _Resampling(DefaultDependency):
+    """Labels are never mixed; a picture looks better when it is. rio-tiler's words for GDAL's two resamplings."""
+
+    resampling_method: str = "nearest"
+    reproject_method: str = "nearest"
+
+
+def router(results: Results) -> APIRouter:
+    """Routes below ``PREFIX``."""
+    palette = _palette()
+
+    def path(scene: str, layer: Layer) -> str:
+        if not results.item(scene).placed:
+            raise NotThere(f"scene {scene} has no place on Earth")
+        return str(results.file(scene, DRAWN[layer]))
+
+    def colors(layer: Layer) -> Colors | None:
+        return palette if layer in ("confidence", "disagreement") else None  # labels have theirs in the file
+
+    def resampling(layer: Layer) -> _Resampling:
+        return _Resampling("bilinear", "bilinear") if layer == "overview" else _Resampling()
+
+    web = morecantile.defaults.TileMatrixSets({"WebMercatorQuad": morecantile.tms.get("WebMercatorQuad")})
+    tiles = Tiles(
+        router=APIRouter(dependencies=[Depends(_sized)]),
+        router_prefix=PREFIX,
+        reader=GeoTiff,
+        supported_tms=web,
+        path_dependency=path,
+        colormap_dependency=colors,
+        dataset_dependency=resampling,  # type: ignore[arg-type]  # a function will do
+        environment_dependency=lambda: ALONE,
+        # Nothing else can be asked for.
+        process_dependency=lambda: None,
+        layer_dependency=DefaultDependency,
+        tile_dependency=DefaultDependency,
+        render_dependency=DefaultDependency,
+    )
+    return tiles.router
+
+
+def _sized(request: Request, tilesize: Annotated[int, Query(ge=64, le=1024)] = TILE_SIZE) -> None:
+    """A tile is small, whoever asks, and one that Web Mercator has."""
+    z, x, y = (request.path_params.get(name, "0") for name in "zxy")
+    if not all(part.isdecimal() and len(part) < 9 for part in (z, x, y)) or int(z) > _DEEPEST:
+        raise NotThere(f"there is no tile {z[:9]}/{x[:9]}/{y[:9]}")
+
+
+def _palette() -> Colors:
+    """A colour for each digital number of a quantised layer, from dark (0) to bright (1)."""
+    steps = np.clip(np.arange(256) * SCALE, 0, 1)
+    found = (colormaps["viridis"](steps) * 255).round().astype(int).tolist()
+    return {number: tuple(color) for number, color in enumerate(found)} | {NODATA: (0, 0, 0, 0)}

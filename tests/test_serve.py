@@ -1,0 +1,439 @@
+"""``seamline serve``: what lies below the folder, where it lies, and nothing else; the page in a real browser."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyogrio.raw
+import pytest
+import rasterio
+import shapely
+import uvicorn
+from affine import Affine
+from morecantile import tms
+from odc.geo.geobox import GeoBox
+from PIL import Image
+from pyproj import Transformer
+from rasterio.features import shapes
+from scipy import ndimage
+from starlette.testclient import TestClient
+
+from flows.cli import app
+from flows.serving.app import create_app
+from pipeline.catalog import class_table, scene_item, update_catalog, write_item
+from pipeline.classes import NODATA, LabelClass
+from pipeline.cog import labels_content, layer_content, write_cog
+from pipeline.errors import InputError
+from pipeline.grid import Window
+from pipeline.layers import LAYERS
+from pipeline.store import Storage, create_store, open_labels, open_raster, write_labels, write_raster
+from pipeline.thumbnail import write_overview
+
+CLASSES = [
+    LabelClass(0, "land", (200, 180, 120)),
+    LabelClass(1, "water", (30, 90, 200)),
+    LabelClass(2, "ice", (250,) * 3),
+]
+COLORS = np.array([label.color for label in CLASSES], np.uint8)
+SHAPE = (300, 420)
+GRIDS = {
+    "utm": GeoBox(SHAPE, Affine(30, 0, 600_000, 0, -30, 5_300_000), "EPSG:32620"),
+    "degrees": GeoBox(SHAPE, Affine(0.001, 0, 12, 0, -0.0008, 46), "EPSG:4326"),
+    "rotated": GeoBox(SHAPE, Affine(30, 0, 500_000, 0, -30, 5_900_000) @ Affine.rotation(25), "EPSG:32633"),
+    "nowhere": GeoBox(SHAPE, Affine.identity(), None),
+}
+WHEN = datetime(2026, 11, 22, 12, tzinfo=UTC)
+Client = Any
+
+
+def labels_of(seed: int) -> np.ndarray:
+    fields = ndimage.gaussian_filter(np.random.default_rng(seed).random((3, *SHAPE)), (0, 12, 12))
+    labels = fields.argmax(0).astype(np.uint8)
+    labels[:40, :60] = NODATA
+    return labels
+
+
+def publish(folder: Path, grid: GeoBox, labels: np.ndarray) -> None:
+    """A scene's results, as a run leaves them, of labels."""
+    folder.mkdir(parents=True)
+    store = folder / "segmentation.zarr"
+    create_store(store, grid, CLASSES, Storage(128), title="a scene", layers=["probabilities", "confidence"])
+    write_labels(store, Window(0, 0, *SHAPE), labels)
+    probabilities = np.where(labels == NODATA, NODATA, np.stack([np.where(labels == k, 150, 50) for k in range(3)]))
+    values = {"probabilities": probabilities.astype(np.uint8)}
+    values["confidence"] = np.where(labels == NODATA, NODATA, 100).astype(np.uint8)
+    write_cog(open_labels(store), grid, labels_content(CLASSES), folder / "segmentation.tif", folder / "s", {})
+    for name, layer in values.items():
+        write_raster(store, name, Window(0, 0, *SHAPE), layer)
+        content = layer_content(LAYERS[name], CLASSES)
+        write_cog(open_raster(store, name), grid, content, folder / f"{name}.tif", folder / "s", {})
+    (folder / "s").rmdir()
+    rgb = np.dstack([labels * 60] * 3)[::2, ::2]
+    write_overview(rgb, labels[::2, ::2] != NODATA, grid, 2, folder / "overview.tif")
+    Image.fromarray(rgb).save(folder / "preview.png")
+    (folder / "run.json").write_text("{}")
+    table = class_table(open_labels(store), grid, CLASSES)
+    item = scene_item(folder, folder.name, grid, CLASSES, table, source="a.tif", acquired=WHEN, processed=WHEN,
+                      software={}, lineage="by hand")  # fmt: skip
+    write_item(item, folder)
+    update_catalog(folder.parent)
+
+
+def write_polygons(path: Path, grid: GeoBox, labels: np.ndarray) -> None:
+    found = list(shapes(labels, mask=labels != NODATA, transform=grid.transform))
+    geometries = np.array([shapely.geometry.shape(shape) for shape, _ in found])
+    columns = [np.array([int(value) for _, value in found]), shapely.area(geometries)]
+    pyogrio.raw.write(path, shapely.to_wkb(geometries), columns, ["class", "area_m2"], crs=str(grid.crs),
+                      geometry_type="Polygon", driver="FlatGeobuf")  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("served") / "out"
+    for seed, (name, grid) in enumerate(GRIDS.items()):
+        publish(folder / name, grid, labels_of(seed))
+    write_polygons(folder / "utm" / "polygons.fgb", GRIDS["utm"], labels_of(0))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def client(out: Path) -> Client:
+    return TestClient(create_app(out), raise_server_exceptions=False)
+
+
+def tile(client: Client, scene: str, layer: str, z: int, x: int, y: int) -> np.ndarray:
+    response = client.get(f"/scenes/{scene}/layers/{layer}/tiles/WebMercatorQuad/{z}/{x}/{y}.png?tilesize=256")
+    assert response.status_code == 200, response.text
+    return np.asarray(Image.open(io.BytesIO(response.content)).convert("RGBA"))
+
+
+def expected_labels(grid: GeoBox, labels: np.ndarray, z: int, x: int, y: int) -> np.ndarray:
+    """The label below the middle of every pixel of a tile, by pyproj; NODATA beside the scene."""
+    left, bottom, right, top = tms.get("WebMercatorQuad").xy_bounds(x, y, z)
+    middle = (np.arange(256) + 0.5) / 256
+    across, down = np.meshgrid(left + middle * (right - left), top - middle * (top - bottom))
+    there = Transformer.from_crs("EPSG:3857", grid.crs.proj, always_xy=True).transform(across, down)
+    col, row = (np.floor(part).astype(int) for part in ~grid.transform @ there)
+    inside = (row >= 0) & (row < SHAPE[0]) & (col >= 0) & (col < SHAPE[1])
+    return np.where(inside, labels[row.clip(0, SHAPE[0] - 1), col.clip(0, SHAPE[1] - 1)], NODATA)
+
+
+@pytest.mark.parametrize("scene", ["utm", "degrees", "rotated"])
+def test_a_tile_shows_each_label_where_it_lies(client: Client, scene: str) -> None:
+    summary = client.get(f"/scenes/{scene}").json()
+    grid, labels = GRIDS[scene], labels_of(list(GRIDS).index(scene))
+    west, south, east, north = summary["bbox"]
+    around = tms.get("WebMercatorQuad").tile((west + east) / 2, (south + north) / 2, 13)
+    for x, y in [(around.x, around.y), (around.x - 1, around.y - 1)]:
+        seen, want = tile(client, scene, "segmentation", 13, x, y), expected_labels(grid, labels, 13, x, y)
+        assert len(np.unique(want)) > 1
+        colors = np.where((want == NODATA)[..., None], 0, np.dstack([COLORS[want % 3], np.full(want.shape, 255)]))
+        alike = (seen == colors).all(-1) | ((seen[..., 3] == 0) & (want == NODATA))
+        assert alike.mean() > 0.99  # GDAL's warper is exact to an eighth of a pixel
+        picture = tile(client, scene, "overview", 13, x, y)
+        shown = ndimage.binary_erosion(want != NODATA, iterations=4)
+        assert (picture[shown, 3] == 255).all()
+        assert np.abs(picture[shown, 0].astype(int) - want[shown] * 60.0).mean() < 8
+
+
+@pytest.mark.parametrize("scene", ["utm", "degrees", "rotated"])
+def test_a_pixel_tells_its_class_and_probabilities(client: Client, scene: str) -> None:
+    grid, labels = GRIDS[scene], labels_of(list(GRIDS).index(scene))
+    to_degrees = Transformer.from_crs(grid.crs.proj, "OGC:CRS84", always_xy=True)
+    for row, col in [(0, 0), (299, 419), (150, 200), (41, 59), (77, 311)]:
+        lon, lat = to_degrees.transform(*grid.pix2wld(col + 0.5, row + 0.5))
+        found = client.get(f"/scenes/{scene}/pixel", params={"lon": lon, "lat": lat}).json()
+        label = int(labels[row, col])
+        assert (found["row"], found["col"], found["value"]) == (row, col, label)
+        assert found["class"] == (None if label == NODATA else CLASSES[label].name)
+        odds = [None] * 3 if label == NODATA else [0.6 if k == label else 0.2 for k in range(3)]
+        assert list(found["probabilities"].values()) == odds
+        assert shapely.Polygon(found["outline"]).contains(shapely.Point(lon, lat))
+
+
+def test_the_list_has_every_scene_with_shares_and_areas(client: Client) -> None:
+    scenes = {scene["id"]: scene for scene in client.get("/scenes").json()["scenes"]}
+    assert set(scenes) == set(GRIDS)
+    assert scenes["utm"]["date"] == "2026-11-22T12:00:00+00:00"
+    assert scenes["utm"]["layers"] == ["segmentation", "overview", "confidence"] and scenes["utm"]["polygons"]
+    assert [entry["color"].lower() for entry in scenes["utm"]["classes"]] == ["#c8b478", "#1e5ac8", "#fafafa"]
+    assert sum(entry["share"] for entry in scenes["utm"]["classes"]) == pytest.approx(1)
+    assert sum(entry["area_m2"] for entry in scenes["utm"]["classes"]) == pytest.approx(
+        (300 * 420 - 2400) * 900, rel=2e-3
+    )
+    assert scenes["nowhere"]["bbox"] is None and scenes["nowhere"]["layers"] == [] and scenes["nowhere"]["preview"]
+    assert client.get("/scenes/nowhere/preview.png").headers["content-type"] == "image/png"
+
+
+def test_polygons_in_a_box_are_those_that_meet_it(client: Client, out: Path) -> None:
+    west, south, east, north = client.get("/scenes/utm").json()["bbox"]
+    box = (west, south, (west + east) / 2, (south + north) / 2)
+    found = client.get("/scenes/utm/polygons", params={"bbox": ",".join(map(str, box))}).json()
+    _, _, geometries, columns = pyogrio.raw.read(out / "utm" / "polygons.fgb")
+    around = shapely.box(*Transformer.from_crs("OGC:CRS84", "EPSG:32620", always_xy=True).transform_bounds(*box))
+    met = [shapely.box(*shape.bounds).intersects(around) for shape in shapely.from_wkb(geometries)]
+    areas = sorted(feature["properties"]["area_m2"] for feature in found["features"])
+    assert areas == sorted(columns[1][met].tolist()) and 0 < len(areas) < len(met) and not found["truncated"]
+    few = client.get("/scenes/utm/polygons", params={"bbox": f"{west},{south},{east},{north}", "limit": 2}).json()
+    assert len(few["features"]) == 2 and few["truncated"]
+
+
+TILE = "/scenes/utm/layers/segmentation/tiles/WebMercatorQuad"
+REFUSED = {
+    "/scenes/other": 404, "/scenes/other/preview.png": 404, "/scenes/%2e%2e": 404,
+    "/scenes/..%2fsecret/preview.png": 404, "/scenes/%2e%2e/preview.png": 404, "/scenes/.hidden": 404,
+    "/scenes/..%5csecret": 404, "/scenes/%00": 404, f"/scenes/{'x' * 5000}": 404, "/scenes/catalog.json": 404,
+    "/static/..%2fapp.py": 404, "/static/%2e%2e/app.py": 404, "/maplibre/..%2f__init__.py": 404,
+    "/scenes/utm/layers/run.json/tiles/WebMercatorQuad/0/0/0.png": 422, f"{TILE}/0/0/0.exe": 422,
+    f"{TILE}/12/0/0.png": 404, f"{TILE}/-3/0/0.png": 404, f"{TILE}/99/0/0.png": 404, f"{TILE}/x/0/0.png": 404,
+    f"{TILE}/1000000/0/0.png": 404, f"{TILE}/5/-1/0.png": 404, f"{TILE}/5/{9**400}/0.png": 404,
+    f"{TILE}/0/0/0.png?tilesize=99999": 422, "/scenes/utm/layers/segmentation/tiles/Mars/0/0/0.png": 422,
+    "/scenes/utm/layers/disagreement/WebMercatorQuad/tilejson.json": 404,
+    "/scenes/utm/pixel": 422, "/scenes/utm/pixel?lon=nan&lat=0": 422, "/scenes/utm/pixel?lon=a&lat=0": 422,
+    "/scenes/utm/pixel?lon=0&lat=91": 422, "/scenes/utm/pixel?lon=0&lat=0": 404,
+    "/scenes/nowhere/pixel?lon=0&lat=0": 404, f"{TILE}/0/0/0.png".replace("utm", "nowhere"): 404,
+    "/scenes/utm/polygons": 422, "/scenes/utm/polygons?bbox=1,2,3": 422, "/scenes/utm/polygons?bbox=1,2,0,3": 422,
+    "/scenes/utm/polygons?bbox=nan,0,1,1": 422, "/scenes/utm/polygons?bbox=0,0,1,1&limit=0": 422,
+    "/scenes/rotated/polygons?bbox=0,0,1,1": 404,
+}  # fmt: skip
+
+
+def test_bad_requests_are_refused_and_nothing_is_changed(client: Client, out: Path) -> None:
+    def state() -> dict[Path, tuple[int, int]]:
+        return {path: (path.stat().st_size, path.stat().st_mtime_ns) for path in out.rglob("*")}
+
+    before = state()
+    answers = {path: client.get(path) for path in REFUSED}
+    assert {path: answer.status_code for path, answer in answers.items()} == REFUSED
+    assert all(answer.json()["detail"] for answer in answers.values())
+    for method in ("POST", "PUT", "DELETE", "PATCH"):
+        assert client.request(method, "/scenes/utm").status_code == 405
+    assert client.get("/").status_code == 200
+    tile(client, "utm", "confidence", 0, 0, 0)
+    assert state() == before
+
+
+def edited(change: Callable[[dict[str, Any]], object]) -> Callable[[Path], None]:
+    def edit(scene: Path) -> None:
+        item = json.loads((scene / "item.json").read_text())
+        change(item)
+        (scene / "item.json").write_text(json.dumps(item))
+
+    return edit
+
+
+def linked(name: str) -> Callable[[Path], None]:
+    """The file lies outside, a link to it in its place."""
+
+    def link(scene: Path) -> None:
+        outside = scene.parent.parent / f"outside-{name}"
+        (scene / name).rename(outside)
+        (scene / name).symlink_to(outside)
+
+    return link
+
+
+def virtual(scene: Path) -> None:
+    """A raster that names another file, under the name of the labels."""
+    path = scene / "segmentation.tif"
+    secret = path.rename(scene.parent.parent / "secret.tif")
+    source = f"<SimpleSource><SourceFilename>{secret}</SourceFilename></SimpleSource>"
+    band = f'<VRTRasterBand dataType="Byte" band="1">{source}</VRTRasterBand>'
+    path.write_text(f'<VRTDataset rasterXSize="420" rasterYSize="300">{band}</VRTDataset>')
+    edited(lambda item: item["assets"]["segmentation"].update({"file:size": path.stat().st_size}))(scene)
+
+
+def zeros(scene: Path) -> None:
+    size = (scene / "segmentation.tif").stat().st_size
+    (scene / "segmentation.tif").write_bytes(b"\0" * size)
+
+
+WRONG: dict[str, tuple[Callable[[Path], object], int]] = {
+    "unfinished": (lambda scene: (scene / "item.json").unlink(), 409),
+    "item that is no JSON": (lambda scene: (scene / "item.json").write_text("{"), 409),
+    "item of another scene": (edited(lambda item: item.update(id="other")), 409),
+    "item without classes": (edited(lambda item: item["properties"].pop("seamline:classes")), 409),
+    "another record": (lambda scene: (scene / "run.json").write_text("{ }"), 409),
+    "no record": (lambda scene: (scene / "run.json").unlink(), 409),
+    "half a file": (lambda scene: os.truncate(scene / "segmentation.tif", 2000), 409),
+    "other bytes": (zeros, 409),
+    "a virtual raster": (virtual, 409),
+    "a link out of the folder": (linked("segmentation.tif"), 404),
+    "a linked item": (linked("item.json"), 404),
+    "no labels": (lambda scene: (scene / "segmentation.tif").unlink(), 404),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_what_is_not_whole_or_lies_elsewhere_is_refused(case: str, out: Path, tmp_path: Path) -> None:
+    change, status = WRONG[case]
+    copy = tmp_path / "out"
+    shutil.copytree(out / "utm", copy / "utm")
+    shutil.copytree(out / "degrees", copy / "degrees")
+    update_catalog(copy)
+    change(copy / "utm")
+    served = TestClient(create_app(copy), raise_server_exceptions=False)
+    answer = served.get(f"{TILE}/0/0/0.png")
+    assert (answer.status_code, answer.headers["content-type"]) == (status, "application/json"), answer.text
+    assert served.get("/scenes/utm/pixel?lon=-61.58&lat=47.8").status_code == status
+    listed = {scene["id"]: scene for scene in served.get("/scenes").json()["scenes"]}
+    assert "problem" not in listed["degrees"]  # the others are shown all the same
+    tile(served, "degrees", "segmentation", 0, 0, 0)
+
+
+def test_a_scene_that_lies_elsewhere_is_not_there(out: Path, tmp_path: Path) -> None:
+    shutil.copytree(out / "utm", tmp_path / "out" / "utm")
+    update_catalog(tmp_path / "out")
+    (tmp_path / "out" / "degrees").symlink_to(out / "degrees")
+    served = TestClient(create_app(tmp_path / "out"))
+    assert served.get("/scenes/degrees").status_code == 404
+    assert [scene["id"] for scene in served.get("/scenes").json()["scenes"]] == ["utm"]
+    (tmp_path / "out" / "utm" / "polygons.fgb").write_text("<OGRVRTDataSource/>")
+    assert served.get("/scenes/utm/polygons?bbox=-63,47,-60,49").status_code == 409
+
+
+def test_one_line_where_the_server_cannot_start(out: Path, tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(InputError, match=rf"^address 127\.0\.0\.1:{port}: got Address already in use, expected"):
+            app(["serve", str(out), "--port", str(port)], standalone_mode=False)
+    with pytest.raises(InputError, match=r"got no catalog\.json"):
+        app(["serve", str(tmp_path)], standalone_mode=False)
+    with pytest.raises(InputError, match=r"address nowhere\.invalid:8080: got "):
+        app(["serve", str(out), "--host", "nowhere.invalid"], standalone_mode=False)
+
+
+def test_the_command_says_where_and_ends_with_ctrl_c(out: Path) -> None:
+    command = [sys.executable, "-m", "flows.cli", "serve", str(out), "--port", "0"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as server:
+        assert server.stdout is not None and server.stderr is not None
+        line = server.stdout.readline()
+        url = next(word for word in line.split() if word.startswith("http://127.0.0.1:"))
+        assert b"maplibre" in urllib.request.urlopen(url, timeout=20).read()
+        server.send_signal(signal.SIGINT)
+        assert server.wait(20) == 0 and server.stderr.read() == ""
+
+
+@contextmanager
+def running(folder: Path) -> Iterator[str]:
+    """The address of a server in a thread."""
+    server = uvicorn.Server(uvicorn.Config(create_app(folder), log_level="warning"))
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        thread = threading.Thread(target=server.run, args=([listening],))
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{listening.getsockname()[1]}/"
+        finally:
+            server.should_exit = True
+            thread.join()
+
+
+def colors_at(picture: bytes, points: list[tuple[int, int]]) -> np.ndarray:
+    return np.asarray(Image.open(io.BytesIO(picture)).convert("RGB"))[[y for _, y in points], [x for x, _ in points]]
+
+
+def test_the_page_in_a_browser(out: Path, tmp_path: Path) -> None:
+    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if chromium is None:
+        pytest.skip("there is no Chromium on this machine")
+    shutil.copytree(out, tmp_path / "out")
+    (tmp_path / "out" / "rotated" / "run.json").unlink()
+    said: list[str] = []
+    asked: list[str] = []
+    with running(tmp_path / "out") as url, playwright.sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=chromium, args=["--enable-unsafe-swiftshader", "--no-sandbox"])
+        page = browser.new_page(viewport={"width": 900, "height": 600})
+        page.set_default_timeout(15_000)
+        page.on("console", lambda line: said.append(line.text) if line.type == "error" else None)
+        page.on("pageerror", lambda error: said.append(str(error)))
+        page.on("request", lambda request: asked.append(request.url))
+
+        page.goto(f"{url}#scene=utm&opacity=1")
+        page.wait_for_selector("body[data-ready]")
+        settle(page)
+        assert page.locator("#scenes button").count() == 4
+        assert "does not speak of the run.json" in page.locator("#scenes .problem").inner_text()
+        assert page.locator("#legend tbody tr").count() == 3 and "km²" in page.locator("#legend").inner_text()
+
+        place = centre(out, "utm")
+        point = where(page, place)
+        label = labels_of(0)[150, 210]
+        full = colors_at(page.screenshot(), [point])[0].astype(int)
+        assert np.abs(full - COLORS[label]).max() <= 3  # the map is drawn, in the class's colour
+
+        page.locator("#opacity").fill("0")
+        settle(page)
+        assert page.locator("#percent").inner_text() == "0 %" and "opacity=0" in page.url
+        clear = colors_at(page.screenshot(), [point])[0].astype(int)
+        assert np.abs(clear - label * 60).max() <= 12  # what is seen now is the scene
+
+        page.mouse.click(*point)
+        page.wait_for_selector(".answer")
+        assert page.locator(".what").inner_text() == CLASSES[label].name
+        assert "60.0 %" in page.locator(".odds").inner_text() and "utm" in page.locator(".answer").inner_text()
+
+        page.locator("#polygons").check()
+        until(page, "() => document.getElementById('polygons-note').textContent.includes('in view')")
+        page.locator("#layer").select_option("confidence")
+        settle(page)
+        link = page.url
+        assert {"scene=utm", "layer=confidence", "polygons=1"} <= set(link.split("#")[1].split("&"))
+
+        page.locator("#scenes button", has_text="nowhere").click()
+        until(page, "() => document.querySelector('#preview img').naturalWidth > 0")
+        page.goto("about:blank")
+        page.goto(link)
+        page.wait_for_selector("body[data-ready]")
+        settle(page)
+        assert page.url == link
+        assert (page.locator("#layer").input_value(), page.locator("#opacity").input_value()) == ("confidence", "0")
+        browser.close()
+    assert said == []
+    assert all(address.startswith((url, "blob:", "data:", "about:")) for address in asked)
+
+
+def settle(page: Any) -> None:
+    """Wait until the map has loaded and drawn what it shows."""
+    until(page, "() => seamline.map.loaded() && !seamline.map.isMoving()")
+    page.evaluate("() => new Promise(done => { seamline.map.once('render', done); seamline.map.triggerRepaint(); })")
+
+
+def until(page: Any, condition: str) -> None:
+    """Wait for a condition in the page, which forbids what Playwright's own waiting would evaluate."""
+    end = time.monotonic() + 15
+    while not page.evaluate(condition):
+        assert time.monotonic() < end, condition
+        page.wait_for_timeout(50)
+
+
+def centre(out: Path, scene: str) -> tuple[float, float]:
+    with rasterio.open(out / scene / "segmentation.tif") as file:
+        x, y = file.transform @ (210.5, 150.5)
+        return Transformer.from_crs(file.crs.to_wkt(), "OGC:CRS84", always_xy=True).transform(x, y)  # type: ignore[no-any-return]
+
+
+def where(page: Any, place: tuple[float, float]) -> tuple[int, int]:
+    """The pixel of the page at a longitude and latitude."""
+    found = page.evaluate(
+        "([lon, lat]) => { const p = seamline.map.project([lon, lat]);"
+        "const b = seamline.map.getContainer().getBoundingClientRect(); return [b.x + p.x, b.y + p.y]; }",
+        list(place),
+    )
+    return round(found[0]), round(found[1])
