@@ -21,6 +21,8 @@ from flows.options import SegmentOptions
 from flows.planning import Plan, make_plan, worker_count
 from flows.request import Request, open_requests
 from flows.resume import resumable
+from model.document import DOCUMENT
+from pipeline.catalog import ModelReference
 from pipeline.cluster import connected
 from pipeline.errors import BadBlockError, ChunkError, RunError
 from pipeline.publish import RECORD, Publication, complete, missing_outputs, publish
@@ -172,7 +174,8 @@ def _begun(request: Request, plan: Plan) -> RunDirectory:
 def _publication(request: Request, job: Job) -> Publication:
     model, options = request.model, request.options
     title = f"segmented with {model.spec.name}"
-    return Publication(job, model.classes, request.out, request.folder, options.outputs, versions(), title)
+    used = ModelReference(model.spec.name, model.digest, str(model.folder / DOCUMENT))
+    return Publication(job, used, model.classes, request.out, request.folder, options.outputs, versions(), title)
 
 
 def versions() -> dict[str, str]:

@@ -21,7 +21,16 @@ from numpy.typing import NDArray
 from rasterio._err import CPLE_BaseError
 from rasterio.errors import RasterioError
 
-from pipeline.catalog import CATALOG, ClassArea, class_table, file_info, scene_item, update_catalog, write_item
+from pipeline.catalog import (
+    CATALOG,
+    ClassArea,
+    ModelReference,
+    class_table,
+    file_info,
+    scene_item,
+    update_catalog,
+    write_item,
+)
 from pipeline.classes import LabelClass
 from pipeline.cog import copy_labels, thinned_labels, write_cog
 from pipeline.errors import RunError
@@ -40,6 +49,7 @@ class Publication:
     """What to publish of a finished job, and where: ``folder`` is the scene's, ``out`` the catalogue's."""
 
     job: Job
+    model: ModelReference
     classes: tuple[LabelClass, ...]
     out: Path
     folder: Path
@@ -240,6 +250,7 @@ def _item(publication: Publication, table: Sequence[ClassArea], finished: dateti
         publication.classes,
         table,
         source=scene.source,
+        model=publication.model,
         acquired=scene.datetime,
         processed=finished,
         software=publication.software,

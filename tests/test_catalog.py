@@ -25,7 +25,7 @@ from pystac.extensions.file import FileExtension
 from pystac.extensions.projection import ProjectionExtension
 
 import pipeline.catalog
-from pipeline.catalog import class_table, footprint, scene_item, update_catalog, write_item
+from pipeline.catalog import ModelReference, class_table, footprint, scene_item, update_catalog, write_item
 from pipeline.classes import NODATA, LabelClass
 from pipeline.grid import Window
 from pipeline.store import create_store, open_labels, write_labels
@@ -55,6 +55,7 @@ def item_of(folder: Path, grid: GeoBox, acquired: datetime | None = ACQUIRED) ->
         CLASSES,
         table,
         source="/scenes/a.tif",
+        model=ModelReference("a U-Net", "ab" * 32, "/models/a/model.json"),
         acquired=acquired,
         processed=PROCESSED,
         software={"seamline": "0.1.0"},
@@ -88,7 +89,10 @@ def test_the_item_is_valid_and_reads_back(tmp_path: Path, crs: str | None, acqui
         assert Affine(*projection.transform) == grid.transform
     assert document["properties"]["processing:software"] == {"seamline": "0.1.0"}
     assert document["properties"]["seamline:classes"][1]["pixels"] == 60_000
-    assert [link["href"] for link in document["links"] if link["rel"] == "derived_from"] == ["/scenes/a.tif"]
+    assert [link["href"] for link in document["links"] if link["rel"] == "derived_from"] == [
+        "/scenes/a.tif",
+        "/models/a/model.json",
+    ]
 
 
 def test_assets_say_what_lies_there(tmp_path: Path) -> None:
