@@ -126,9 +126,9 @@ def scene_assets(folder: Path, classes: Sequence[LabelClass], pixel: float | Non
     return assets
 
 
-def renders(assets: Iterable[str], classes: Sequence[LabelClass]) -> dict[str, JSON]:
+def renders(assets: Iterable[str], classes: Sequence[LabelClass]) -> dict[str, Fields]:
     """How the rasters among ``assets`` (keys) are drawn, for the render extension: what titiler takes."""
-    drawn: dict[str, JSON] = {
+    drawn: dict[str, Fields] = {
         "segmentation": {
             "title": "Classes",
             "assets": ["segmentation"],
@@ -146,9 +146,9 @@ def renders(assets: Iterable[str], classes: Sequence[LabelClass]) -> dict[str, J
     return {name: render for name, render in drawn.items() if there.issuperset(render["assets"])}
 
 
-def _ramp(title: str, asset: str, colormap: str, band: int = 1) -> dict[str, JSON]:
-    drawn = {"nodata": NODATA, "rescale": [[0, _FULL]], "colormap_name": colormap, "bidx": [band]}
-    return {"title": title, "assets": [asset], **drawn}
+def _ramp(title: str, asset: str, colormap: str, band: int = 1) -> Fields:
+    look = {"nodata": NODATA, "rescale": [[0, _FULL]], "colormap_name": colormap, "bidx": [band]}
+    return {"title": title, "assets": [asset], **look}
 
 
 def _classification(classes: Sequence[LabelClass]) -> list[Fields]:

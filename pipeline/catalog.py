@@ -98,7 +98,7 @@ def class_table(labels: zarr.Array[Any], grid: GeoBox, classes: Sequence[LabelCl
 
 
 def _pixel_area(grid: GeoBox, rows: NDArray[np.int64] | None = None) -> NDArray[np.float64] | None:
-    """What a pixel in the middle of each of the ``rows`` (default: all) covers of the ellipsoid, in m²; None if unknown."""
+    """What a pixel in the middle of each of ``rows`` (default: all) covers of the ellipsoid, in m²; None if unknown."""
     if grid.crs is None or not (grid.crs.projected or grid.crs.geographic):
         return None
     crs, (height, width) = grid.crs.proj, grid.shape
@@ -234,7 +234,7 @@ def _stamps(out: Path) -> dict[str, Stamp]:
 
 
 def _read(out: Path, scene: str, stamp: Stamp, known: tuple[Stamp, Document] | None) -> tuple[Stamp, Document]:
-    """An item with its stamp, if it is another than the known one; empty where it is damaged, which keeps no other out."""
+    """An item with its stamp, read unless it is the known one; empty where it is damaged: that keeps no other out."""
     if known is not None and known[0] == stamp:
         return known
     try:

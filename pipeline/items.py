@@ -22,12 +22,16 @@ import shapely.geometry
 
 from pipeline.files import replacing
 
-__all__ = ["ITEM", "ITEMS", "Document", "item_rows", "item_table", "moved", "read_item", "write_items"]
+__all__ = [
+    "ITEM", "ITEMS", "Document", "expected_items", "item_table", "moved", "read_item", "read_items", "run_checksum",
+    "write_items",
+]  # fmt: skip
 
 ITEM, ITEMS = "item.json", "items.parquet"
 
 Document = dict[str, Any]
 
+_FIRST, _LAST = ("type", "stac_version", "stac_extensions", "id", "geometry", "bbox"), ("links", "assets")
 _TIMES = ("created", "datetime", "updated")
 _SELF = "self"
 
@@ -54,18 +58,60 @@ def write_items(items: Mapping[str, Document], path: Path) -> None:
         pq.write_table(table, part, compression="zstd")
 
 
+def read_items(path: Path) -> dict[str, Document]:
+    """The rows of a table that was written, by folder. Raises ``OSError`` or ``ValueError`` if it is damaged."""
+    return _by_folder(_read(path))
+
+
+def expected_items(items: Mapping[str, Document]) -> dict[str, Document]:
+    """What ``read_items`` yields of a table of these items."""
+    return _by_folder(item_table(items)) if items else {}
+
+
+def _by_folder(table: pa.Table) -> dict[str, Document]:
+    rows = [_known(row) for row in table.to_pylist()]
+    return {posixpath.basename(posixpath.dirname(_own_link(row))): row for row in rows}
+
+
+def _known(value: Any) -> Any:
+    """Without nulls: what is null only says that another item has such a field."""
+    if isinstance(value, dict):
+        return {name: _known(part) for name, part in value.items() if part is not None}
+    return [_known(part) for part in value] if isinstance(value, list) else value
+
+
+def _read(path: Path, columns: list[str] | None = None) -> pa.Table:
+    try:
+        table = pq.read_table(path, columns=columns)
+    except pa.ArrowException as error:
+        raise ValueError(str(error)) from error
+    if not {"links", "assets"} <= set(table.column_names):
+        raise ValueError(f"{path} is no table of items")
+    return table
+
+
+def run_checksum(path: Path, folder: str) -> str | None:
+    """The checksum of the run's record, as the table has it for the item in ``folder``; None if it has none.
+
+    Raises ``OSError`` or ``ValueError`` if the table is not there or damaged.
+    """
+    rows = _read(path, ["links", "assets.run.file:checksum"]).to_pylist()
+    own = f"./{folder}/{ITEM}"
+    return next((row["assets"]["run"]["file:checksum"] for row in rows if _own_link(row) == own), None)
+
+
+def _own_link(row: Document) -> str:
+    return next((str(link["href"]) for link in row["links"] if link["rel"] == _SELF), "")
+
+
 def item_table(items: Mapping[str, Document]) -> pa.Table:
     """The table of ``items``, which lie in folders of these names below the table's."""
-    rows = item_rows(items)
-    names = list(dict.fromkeys(name for row in rows for name in row))
+    rows = [_row(moved(item, folder), f"./{folder}/{ITEM}") for folder, item in items.items()]
+    properties = {name for row in rows for name in row} - {*_FIRST, *_LAST}
+    names = (*_FIRST, *sorted(properties), *_LAST)
     columns = {name: _column(name, [row.get(name) for row in rows]) for name in names}
     wraps = any(row["bbox"] and row["bbox"]["xmin"] > row["bbox"]["xmax"] for row in rows)
     return pa.table(columns).replace_schema_metadata(_metadata(wraps))
-
-
-def item_rows(items: Mapping[str, Document]) -> list[Document]:
-    """Each item as a flat row: properties beside the item's own fields, geometry as WKB, the box by its sides."""
-    return [_row(moved(item, folder), f"./{folder}/{ITEM}") for folder, item in items.items()]
 
 
 def moved(item: Document, folder: str) -> Document:
@@ -83,13 +129,14 @@ def moved(item: Document, folder: str) -> Document:
 
 
 def _row(item: Document, href: str) -> Document:
+    """Properties beside the item's own fields, geometry as WKB, the box by its sides."""
     geometry, box = item["geometry"], item.get("bbox")
     link = {"rel": _SELF, "href": href, "type": pystac.MediaType.GEOJSON}
     return {
-        **{name: item.get(name) for name in ("type", "stac_version", "stac_extensions", "id")},
+        **{name: item.get(name) for name in _FIRST},
         "geometry": None if geometry is None else shapely.to_wkb(shapely.geometry.shape(geometry)),
         "bbox": None if box is None else dict(zip(("xmin", "ymin", "xmax", "ymax"), box, strict=True)),
-        **{name: _time(value) if name in _TIMES else value for name, value in sorted(item["properties"].items())},
+        **{name: _time(value) if name in _TIMES else value for name, value in item["properties"].items()},
         "links": [*item["links"], link],
         "assets": item["assets"],
     }

@@ -35,13 +35,14 @@ from pipeline.classes import LabelClass
 from pipeline.cog import copy_labels, thinned_labels, write_cog
 from pipeline.errors import RunError
 from pipeline.files import replacing
+from pipeline.items import ITEM, ITEMS, run_checksum
 from pipeline.picture import decimated, stretch, write_preview
 from pipeline.rasters import reason
 from pipeline.store import create_store, is_sealed, open_labels, seal
 from pipeline.thumbnail import read_thumbnail
 from pipeline.work import QUICKLOOK, Job, Stopwatch, quicklook, quicklook_bands
 
-COG, ZARR, ITEM, PREVIEW, RECORD = "segmentation.tif", "segmentation.zarr", "item.json", "preview.png", "run.json"
+COG, ZARR, PREVIEW, RECORD = "segmentation.tif", "segmentation.zarr", "preview.png", "run.json"
 
 
 @dataclass(frozen=True)
@@ -124,15 +125,17 @@ def missing_outputs(folder: Path, outputs: Iterable[str]) -> list[str]:
 
 
 def _vouched(folder: Path, outputs: Iterable[str]) -> bool:
-    """Whether the catalogue is there, the item has the record's checksum, and the record knows of the outputs."""
+    """Whether catalogue and table are there, table and item have the record's checksum, and it knows of the outputs."""
     try:
         item = json.loads((folder / ITEM).read_text(encoding="utf-8"))
         record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
         checksum = item["assets"]["run"]["file:checksum"]
         known = set(outputs) <= set(record["outputs"])
+        listed = run_checksum(folder.parent / ITEMS, folder.name)
     except (OSError, ValueError, LookupError, TypeError):
         return False
-    return known and checksum == file_info(folder / RECORD)["file:checksum"] and (folder.parent / CATALOG).exists()
+    there = (folder.parent / CATALOG).exists() and listed == checksum
+    return known and there and checksum == file_info(folder / RECORD)["file:checksum"]
 
 
 def can_complete(folder: Path) -> bool:
