@@ -146,8 +146,10 @@ def scene_item(
     assets = scene_assets(folder, classes, _pixel_width(grid))
     drawn = renders(assets, classes)
     extensions = dict(_EXTENSIONS)
-    if not drawn:
-        del extensions["render"]  # its schema wants one at least
+    if not drawn:  # the schemas want what the extensions are for
+        del extensions["render"]
+    if not any(field.startswith("raster:") for asset in assets.values() for field in asset.extra_fields):
+        del extensions["raster"]
     item = pystac.Item(
         id=scene_id,
         geometry=None if outline is None else rounded(shapely.geometry.mapping(outline)),

@@ -152,9 +152,16 @@ def _column(name: str, values: Sequence[Any]) -> pa.Array:
     if name == "geometry":
         return pa.array(values, pa.binary())
     try:
-        return pa.array(values)
-    except (pa.ArrowInvalid, pa.ArrowTypeError):
+        return pa.array([_filled(value) for value in values])
+    except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError):
         return pa.array([None if value is None else json.dumps(value) for value in values], pa.string())
+
+
+def _filled(value: Any) -> Any:
+    """Null for an object without fields: Parquet has none such."""
+    if isinstance(value, dict):
+        return {name: _filled(part) for name, part in value.items()} or None
+    return [_filled(part) for part in value] if isinstance(value, list) else value
 
 
 def _metadata(wraps: bool) -> dict[str, str]:

@@ -123,6 +123,8 @@ def _span(text: str) -> tuple[datetime, datetime] | None:
             return start, start + timedelta(days=1)
         end = datetime(start.year + 1, 1, 1, tzinfo=UTC)
         return start, datetime(start.year, month + 1, 1, tzinfo=UTC) if month and month < 12 else end
+    if text[10:11] not in ("T", "t", " "):  # Python would take any character
+        raise ValueError(text)
     moment = datetime.fromisoformat(text)
     moment = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
     return moment, moment + timedelta(microseconds=1)

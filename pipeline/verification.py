@@ -75,8 +75,11 @@ def _table(out: Path, scenes: Sequence[str]) -> Iterator[Finding]:
     for scene in scenes:
         with suppress(OSError, ValueError):
             items[scene] = read_item(out / scene / ITEM)
+    if not (out / ITEMS).exists():
+        yield from [Finding("", ITEMS, "is not there")] if items else []
+        return
     try:
-        rows = read_items(out / ITEMS) if items or (out / ITEMS).exists() else {}
+        rows = read_items(out / ITEMS)
     except (OSError, ValueError) as error:
         yield Finding("", ITEMS, _said(error))
         return

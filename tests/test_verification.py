@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pystac
 import pytest
 import rasterio
 import zarr
@@ -16,7 +17,9 @@ from flows.cli import app
 from flows.models import Model
 from flows.options import SegmentOptions
 from flows.segment import Watcher, segment
+from pipeline.catalog import file_info
 from pipeline.errors import InputError
+from pipeline.items import write_items
 from pipeline.verification import verify
 from tests.rasters import noise, write
 
@@ -59,6 +62,18 @@ def no_preview(scene: Path) -> None:
     (scene / "preview.png").unlink()
 
 
+def half_a_table(scene: Path) -> None:
+    table = scene.parent / "items.parquet"
+    table.write_bytes(table.read_bytes()[:1000])
+
+
+def another_layer(scene: Path) -> None:
+    """A raster that its item calls a COG."""
+    write(scene / "confidence.tif", noise(1, 600, 600, high=250, dtype="uint8"))
+    described = {"href": "./confidence.tif", "type": pystac.MediaType.COG, **file_info(scene / "confidence.tif")}
+    edited_item(lambda item: item["assets"].update(confidence=described))(scene)
+
+
 def edited_item(change: Callable[[dict[str, Any]], object]) -> Callable[[Path], None]:
     def edit(scene: Path) -> None:
         item = json.loads((scene / "item.json").read_text())
@@ -80,6 +95,16 @@ DAMAGE: dict[str, tuple[Callable[[Path], None], str, str]] = {
     "a path outside": (
         edited_item(lambda item: item["assets"]["preview"].update(href="../../x.png")), "../../x.png", "outside",
     ),
+    "an item that is not the table's": (
+        edited_item(lambda item: item["properties"].update(title="x")), "items.parquet", "not what item.json says",
+    ),
+    "a table that has lost a scene": (
+        lambda scene: write_items({"x": json.loads((scene / "item.json").read_text())}, scene.parent / "items.parquet"),
+        "items.parquet", "does not list the scene",
+    ),
+    "no table": (lambda scene: (scene.parent / "items.parquet").unlink(), "items.parquet", "not there"),
+    "half a table": (half_a_table, "items.parquet", ""),
+    "a layer that is no COG": (another_layer, "confidence.tif", "tiled"),
     "an item that is no JSON": (lambda scene: (scene / "item.json").write_text("{") and None, "item.json", ""),
     "a run of another scene": (
         lambda scene: (scene / "run.json").write_text(
@@ -97,7 +122,7 @@ def test_damage_is_found(case: str, published: Path, tmp_path: Path) -> None:
     shutil.copytree(published, out)
     damage(out / "scene")
     found = list(verify(out))
-    assert any(subject in one.subject and problem in one.problem and one.scene == "scene" for one in found), found
+    assert any(subject in one.subject and problem in one.problem and one.scene in ("scene", "") for one in found), found
 
 
 def test_what_a_run_published_is_whole(published: Path, capsys: pytest.CaptureFixture[str]) -> None:
