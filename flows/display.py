@@ -26,7 +26,7 @@ from flows.segment import Result, Watcher
 from pipeline.catalog import UNKNOWN_TIME
 from pipeline.classes import percent
 from pipeline.items import ITEM
-from pipeline.publish import COG, PREVIEW, RECORD, ZARR
+from pipeline.publish import PREVIEW, RASTERS, RECORD, ZARR
 from pipeline.run import Totals
 
 if TYPE_CHECKING:
@@ -185,7 +185,7 @@ def show_result(result: Result) -> None:
     for block in record["bad_blocks"]:
         table.add_row("[red]unreadable block[/]", block)
     out.print(table)
-    names = {"cog": COG, "zarr": ZARR}
+    names = {"zarr": ZARR} | {output: f"{array}.tif" for output, array in RASTERS.items()}
     for name in (*(names[output] for output in record["outputs"]), ITEM, PREVIEW, RECORD):
         out.print(str(result.folder / name), soft_wrap=True, highlight=False)  # whole, to be copied
 

@@ -13,15 +13,15 @@ import rasterio
 from rasterio.errors import RasterioError
 
 from pipeline.classes import NODATA, LabelClass, column_names
+from pipeline.layers import LAYERS, SCALE
 from pipeline.store import JSON, VARIABLE
 
 __all__ = ["ASSETS", "KnownFile", "file_info", "renders", "scene_assets"]
 
 Fields = dict[str, Any]
 
-SCALE = 0.004
-"""Of the quantised layers: value = digital number × scale, 250 is one."""
-_FULL = 250
+_FULL = round(1 / SCALE)
+"""The digital number of a layer that is one."""
 
 
 @dataclass(frozen=True)
@@ -79,20 +79,13 @@ def _statistics(path: Path, count: int) -> list[Fields]:
 
 ASSETS: tuple[KnownFile, ...] = (
     KnownFile("segmentation", "segmentation.tif", "Labels (COG)", pystac.MediaType.COG, ("data",), _labels),
-    KnownFile(
-        "zarr", "segmentation.zarr", "Labels (Zarr)", f"{pystac.MediaType.VND_ZARR}; version=3", ("data",), _labels
-    ),
-    KnownFile(
-        "probabilities", "probabilities.tif", "Probability of each class (COG)", pystac.MediaType.COG, ("data",),
-        _band_of_each_class,
-    ),
-    KnownFile(
-        "confidence", "confidence.tif", "Margin between the two most probable classes (COG)", pystac.MediaType.COG,
-        ("data",), _one_band,
-    ),
-    KnownFile(
-        "disagreement", "disagreement.tif", "How far overlapping windows differed (COG)", pystac.MediaType.COG,
-        ("data",), _one_band,
+    KnownFile("zarr", "segmentation.zarr", "Labels (Zarr)", pystac.MediaType.VND_ZARR, ("data",), _labels),
+    *(
+        KnownFile(
+            layer.name, f"{layer.name}.tif", f"{layer.title.capitalize()} (COG)", pystac.MediaType.COG, ("data",),
+            _band_of_each_class if layer.per_class else _one_band,
+        )
+        for layer in LAYERS.values()
     ),
     KnownFile("polygons", "polygons.parquet", "Polygons (GeoParquet)", pystac.MediaType.VND_APACHE_PARQUET, ("data",)),
     KnownFile("polygons-fgb", "polygons.fgb", "Polygons (FlatGeobuf)", pystac.MediaType.FLATGEOBUF, ("data",)),
@@ -119,11 +112,18 @@ def scene_assets(folder: Path, classes: Sequence[LabelClass], pixel: float | Non
             assets[known.key] = pystac.Asset(
                 f"./{known.name}",
                 title=known.title,
-                media_type=known.media_type,
+                media_type=f"{known.media_type}{_version(path)}",
                 roles=list(known.roles),
                 extra_fields=fields | file_info(path),
             )
     return assets
+
+
+def _version(path: Path) -> str:
+    """Of a Zarr store, for its media type."""
+    if not path.is_dir():
+        return ""
+    return "; version=3" if (path / "zarr.json").exists() else "; version=2"
 
 
 def renders(assets: Iterable[str], classes: Sequence[LabelClass]) -> dict[str, Fields]:

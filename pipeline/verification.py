@@ -13,11 +13,13 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pystac.errors
 import pystac.validation
 import rasterio
+import zarr
 from pystac import MediaType
 from rasterio._err import CPLE_BaseError
 from rasterio.errors import RasterioError
@@ -30,7 +32,7 @@ from pipeline.cog import row_bands
 from pipeline.errors import InputError
 from pipeline.items import ITEM, ITEMS, Document, expected_items, read_item, read_items
 from pipeline.publish import COG, RECORD, ZARR
-from pipeline.store import is_sealed, open_labels
+from pipeline.store import is_sealed, open_raster, rasters_in
 
 _DAMAGE = (OSError, ValueError, LookupError, TypeError, RuntimeError, RasterioError, CPLE_BaseError)
 """What damaged bytes lead readers to."""
@@ -166,19 +168,28 @@ def _zarr(folder: Path) -> Iterator[str]:
     if not is_sealed(folder / ZARR):
         yield "is not sealed: it was never finished"
         return
-    if not (folder / COG).exists():
-        return
-    labels = open_labels(folder / ZARR)
-    with rasterio.open(folder / COG) as file:
-        if labels.shape != file.shape:
-            yield f"{labels.shape} pixels, {file.shape} in {COG}"
+    for name in rasters_in(folder / ZARR):
+        if (folder / f"{name}.tif").exists():
+            yield from _alike(open_raster(folder / ZARR, name), folder / f"{name}.tif")
+
+
+def _alike(array: zarr.Array[Any], path: Path) -> Iterator[str]:
+    """Whether an array (…, y, x) and a raster have the same values, a row of chunks at a time."""
+    with rasterio.open(path) as file:
+        if array.shape[-2:] != file.shape or (array.shape[0] if array.ndim == 3 else 1) != file.count:
+            yield f"{array.shape} pixels, {(file.count, *file.shape)} in {path.name}"
             return
         different = 0
-        for band in row_bands(labels):
+        for band in row_bands(array):
             window = RasterioWindow(band.col, band.row, band.width, band.height)
-            different += int((labels[band.slices()] != file.read(1, window=window)).sum())
+            values = file.read(1 if array.ndim == 2 else None, window=window)
+            different += int((array[(..., *band.slices())] != values).sum())
     if different:
-        yield f"{different} labels are others than in {COG}"
+        yield (
+            f"{different} labels are others than in {path.name}"
+            if path.name == COG
+            else (f"{different} values are others than in {path.name}")
+        )
 
 
 def _said(error: Exception) -> str:

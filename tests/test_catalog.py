@@ -34,7 +34,7 @@ from pipeline.catalog import ModelReference, class_table, footprint, scene_item,
 from pipeline.classes import NODATA, LabelClass
 from pipeline.grid import Window
 from pipeline.items import read_items
-from pipeline.store import create_store, open_labels, write_labels
+from pipeline.store import Storage, create_store, open_labels, write_labels
 from tests.data import MANAUS, shared
 from tests.rasters import write
 
@@ -45,7 +45,7 @@ ACQUIRED, PROCESSED = datetime(2023, 7, 23, 14, 20, tzinfo=UTC), datetime(2026, 
 
 
 def store(folder: Path, grid: GeoBox, labels: np.ndarray | None = None, chunk: int = 64) -> Any:
-    create_store(folder / "segmentation.zarr", grid, CLASSES, chunk, title="a scene")
+    create_store(folder / "segmentation.zarr", grid, CLASSES, Storage(chunk), title="a scene")
     if labels is not None:
         write_labels(folder / "segmentation.zarr", Window(0, 0, *grid.shape), labels)
     return open_labels(folder / "segmentation.zarr")
