@@ -185,11 +185,7 @@ def _alike(array: zarr.Array[Any], path: Path) -> Iterator[str]:
             values = file.read(1 if array.ndim == 2 else None, window=window)
             different += int((array[(..., *band.slices())] != values).sum())
     if different:
-        yield (
-            f"{different} labels are others than in {path.name}"
-            if path.name == COG
-            else (f"{different} values are others than in {path.name}")
-        )
+        yield f"{different} values are others than in {path.name}"
 
 
 def _said(error: Exception) -> str:

@@ -29,7 +29,8 @@ def published(tmp_path_factory: pytest.TempPathFactory, small_model: Model, clus
     """Results of one small scene."""
     folder = tmp_path_factory.mktemp("published")
     write(folder / "scene.tif", noise(6, 300, 400))
-    segment(folder / "scene.tif", small_model.folder, folder / "out", SegmentOptions(cluster=cluster(1)), Watcher())
+    options = SegmentOptions(cluster=cluster(1), outputs=("cog", "zarr", "probabilities", "confidence"))
+    segment(folder / "scene.tif", small_model.folder, folder / "out", options, Watcher())
     return folder / "out"
 
 
@@ -53,6 +54,11 @@ def a_label_in_zarr(scene: Path) -> None:
     array[7, 7] = (int(array[7, 7]) + 1) % 3
 
 
+def a_probability_in_zarr(scene: Path) -> None:
+    array = zarr.open_array(scene / "segmentation.zarr" / "probabilities", mode="r+")
+    array[1, 7, 7] = (int(array[1, 7, 7]) + 1) % 250
+
+
 def no_seal(scene: Path) -> None:
     group = zarr.open_group(scene / "segmentation.zarr", mode="r+", use_consolidated=False)
     group.update_attributes({"seamline": {}})
@@ -69,9 +75,9 @@ def half_a_table(scene: Path) -> None:
 
 def another_layer(scene: Path) -> None:
     """A raster that its item calls a COG."""
-    write(scene / "confidence.tif", noise(1, 600, 600, high=250, dtype="uint8"))
-    described = {"href": "./confidence.tif", "type": pystac.MediaType.COG, **file_info(scene / "confidence.tif")}
-    edited_item(lambda item: item["assets"].update(confidence=described))(scene)
+    write(scene / "disagreement.tif", noise(1, 600, 600, high=250, dtype="uint8"))
+    described = {"href": "./disagreement.tif", "type": pystac.MediaType.COG, **file_info(scene / "disagreement.tif")}
+    edited_item(lambda item: item["assets"].update(disagreement=described))(scene)
 
 
 def edited_item(change: Callable[[dict[str, Any]], object]) -> Callable[[Path], None]:
@@ -85,10 +91,11 @@ def edited_item(change: Callable[[dict[str, Any]], object]) -> Callable[[Path], 
 
 DAMAGE: dict[str, tuple[Callable[[Path], None], str, str]] = {
     "a label": (a_label, "segmentation.tif", "file:checksum"),
-    "a label beside zarr": (a_label, "segmentation.zarr", "1 labels are others"),
+    "a label beside zarr": (a_label, "segmentation.zarr", "1 values are others"),
     "counts": (a_label, "segmentation.tif", "pixels of"),
     "half a file": (half_a_file, "segmentation.tif", "file:size"),
-    "a label in zarr": (a_label_in_zarr, "segmentation.zarr", "1 labels are others"),
+    "a label in zarr": (a_label_in_zarr, "segmentation.zarr", "1 values are others"),
+    "a probability in zarr": (a_probability_in_zarr, "segmentation.zarr", "1 values are others than in probabilities"),
     "no seal": (no_seal, "segmentation.zarr", "not sealed"),
     "no preview": (no_preview, "preview.png", "not there"),
     "an item without geometry": (edited_item(lambda item: item.pop("geometry")), "item.json", ""),
@@ -104,7 +111,7 @@ DAMAGE: dict[str, tuple[Callable[[Path], None], str, str]] = {
     ),
     "no table": (lambda scene: (scene.parent / "items.parquet").unlink(), "items.parquet", "not there"),
     "half a table": (half_a_table, "items.parquet", ""),
-    "a layer that is no COG": (another_layer, "confidence.tif", "tiled"),
+    "a layer that is no COG": (another_layer, "disagreement.tif", "tiled"),
     "an item that is no JSON": (lambda scene: (scene / "item.json").write_text("{") and None, "item.json", ""),
     "a run of another scene": (
         lambda scene: (scene / "run.json").write_text(
