@@ -82,7 +82,8 @@ def _known(value: Any) -> Any:
 
 def _read(path: Path, columns: list[str] | None = None) -> pa.Table:
     try:
-        table = pq.read_table(path, columns=columns)
+        with pq.ParquetFile(path) as file:  # read_table would take a part of a column out of it
+            table = file.read(columns)
     except pa.ArrowException as error:
         raise ValueError(str(error)) from error
     if not {"links", "assets"} <= set(table.column_names):

@@ -17,9 +17,10 @@ from flows.cli import app
 from flows.models import Model
 from flows.options import SegmentOptions
 from flows.segment import Watcher, segment
-from pipeline.catalog import file_info
+from pipeline.catalog import file_info, update_catalog
 from pipeline.errors import InputError
 from pipeline.items import write_items
+from pipeline.publish import missing_outputs
 from pipeline.verification import verify
 from tests.rasters import noise, write
 
@@ -136,6 +137,19 @@ def test_what_a_run_published_is_whole(published: Path, capsys: pytest.CaptureFi
     assert list(verify(published)) == []
     assert app(["verify", str(published)], standalone_mode=False) == 0
     assert capsys.readouterr().out == "1 scenes, 0 findings\n"
+
+
+def test_a_scene_that_the_table_does_not_hold_as_it_is_is_published_again(published: Path, tmp_path: Path) -> None:
+    """What a publishing leaves that was killed after the item."""
+    out = tmp_path / "out"
+    shutil.copytree(published, out)
+    assert missing_outputs(out / "scene", ("cog", "zarr")) == []
+    edited_item(lambda item: item["assets"]["run"].update({"file:checksum": "1220"}))(out / "scene")
+    update_catalog(out)
+    shutil.copy(published / "scene" / "item.json", out / "scene" / "item.json")
+    assert missing_outputs(out / "scene", ("cog", "zarr")) == ["item"]
+    (out / "items.parquet").unlink()
+    assert missing_outputs(out / "scene", ("cog", "zarr")) == ["item"]
 
 
 def test_the_catalogue_lists_every_scene(published: Path, tmp_path: Path) -> None:
