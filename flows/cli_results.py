@@ -1,4 +1,4 @@
-"""The commands about what runs published: ``evaluate``, ``verify``, ``serve``."""
+"""The commands about what runs published: ``evaluate``, ``query``, ``verify``, ``serve``."""
 
 from __future__ import annotations
 
@@ -9,12 +9,13 @@ import typer
 from rich.console import Console
 
 from flows import display
-from flows.arguments import (
-    mapping,
-)
+from flows.arguments import mapping
 from pipeline.errors import InputError
+from pipeline.files import check_writable, replacing
 
 app = typer.Typer()
+
+Results = Annotated[Path, typer.Argument(help="Folder of the catalogue, --out of segment")]
 
 
 @app.command()
@@ -39,10 +40,37 @@ def evaluate(
 
 
 @app.command()
-def verify(
-    results: Annotated[Path, typer.Argument(help="Folder of the catalogue, --out of segment")],
+def query(
+    results: Results,
+    bbox: Annotated[str, typer.Option(metavar="W,S,E,N", help="Degrees; W > E across the antimeridian")] = "",
+    interval: Annotated[
+        str, typer.Option("--datetime", metavar="FROM/TO", help="Years, months, days or RFC 3339 times; .. is open")
+    ] = "",
+    where: Annotated[str, typer.Option(help="SQL over the columns of items.parquet: water_share > 0.05")] = "",
+    report: Annotated[
+        Path | None, typer.Option("--json", help="Write the items to this file, a STAC ItemCollection; - prints it")
+    ] = None,
 ) -> None:
-    """Check what runs published: checksums, COG, STAC, COG = Zarr, class table; exit code 1 if something is wrong."""
+    """List the scenes that lie in a box and a time and fulfil an SQL expression."""
+    from pipeline.query import Box, Interval, collection, query
+
+    box = Box.parsed(bbox) if bbox else None
+    items = query(results, box, where, Interval.parsed(interval) if interval else None)
+    if report == Path("-"):
+        print(collection(items))
+        return
+    if report is not None:
+        check_writable(report.absolute().parent, f"--json {report}")
+        with replacing(report) as part:
+            part.write_text(collection(items) + "\n", encoding="utf-8")
+    display.show_items(items)
+
+
+@app.command()
+def verify(
+    results: Results,
+) -> None:
+    """Check what runs published: checksums, COG, STAC, COG = Zarr, classes, items; exit code 1 if anything is wrong."""
     from pipeline.verification import verify
 
     findings = list(verify(results))

@@ -23,8 +23,10 @@ from rich.table import Table
 
 from flows.planning import Plan
 from flows.segment import Result, Watcher
+from pipeline.catalog import UNKNOWN_TIME
 from pipeline.classes import percent
-from pipeline.publish import ITEM, PREVIEW, RASTERS, RECORD, ZARR
+from pipeline.items import ITEM
+from pipeline.publish import PREVIEW, RASTERS, RECORD, ZARR
 from pipeline.report import REPORT
 from pipeline.run import Totals
 
@@ -255,6 +257,19 @@ def show_evaluation(found: Evaluation) -> None:
         f"mean IoU {found.mean_iou:.3f}, overall accuracy {found.accuracy:.4f}, kappa {found.kappa:.4f}",
         highlight=False,
     )
+
+
+def show_items(items: Sequence[Mapping[str, Any]]) -> None:
+    """Scenes that a query found: when they were taken, and which classes cover how much of them."""
+    table = Table(title=f"{len(items)} scenes", title_justify="left", highlight=False, box=None, padding=(0, 2, 0, 0))
+    for heading in ("scene", "date", "classes"):
+        table.add_column(heading, overflow="fold")
+    for item in items:
+        said = item["properties"]
+        shares = sorted(said.get("seamline:classes", ()), key=lambda row: -row["share"])
+        date = "" if said.get(UNKNOWN_TIME) else str(said["datetime"])[:10]
+        table.add_row(item["id"], date, ", ".join(f"{row['name']} {percent(row['share'])}" for row in shares))
+    Console().print(table)
 
 
 def show_scores(scores: Mapping[str, float]) -> None:

@@ -21,6 +21,8 @@ from flows.options import SegmentOptions
 from flows.planning import Plan, make_plan, worker_count
 from flows.request import Request, open_requests
 from flows.resume import resumable
+from model.document import DOCUMENT
+from pipeline.catalog import ModelReference
 from pipeline.cluster import connected
 from pipeline.errors import BadBlockError, ChunkError, RunError
 from pipeline.publish import RECORD, Publication, complete, missing_outputs, publish
@@ -173,8 +175,9 @@ def _begun(request: Request, plan: Plan) -> RunDirectory:
 def _publication(request: Request, job: Job) -> Publication:
     model, options = request.model, request.options
     title, storage = f"segmented with {model.spec.name}", storage_of(job.tiling, options)
+    used = ModelReference(model.spec.name, model.digest, str(model.folder / DOCUMENT))
     return Publication(
-        job, model.classes, storage, request.out, request.folder, options.outputs, versions(), title, model.card
+        job, used, model.classes, storage, request.out, request.folder, options.outputs, versions(), title, model.card
     )
 
 

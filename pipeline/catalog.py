@@ -1,10 +1,10 @@
-"""What a run published, as a static STAC 1.1 catalogue: one item per scene, one catalogue above them."""
+"""What a run published, as a static STAC 1.1 catalogue: one item per scene, one catalogue and one table above them."""
 
 from __future__ import annotations
 
-import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
@@ -13,31 +13,47 @@ from typing import Any
 import numpy as np
 import pystac
 import pystac.utils
-import shapely
-import shapely.affinity
 import shapely.geometry
 import zarr
 from numpy.typing import NDArray
 from pyproj import Transformer
 
-from pipeline.classes import NODATA, LabelClass
+from pipeline.assets import file_info, multihash, renders, scene_assets
+from pipeline.classes import NODATA, LabelClass, column_names
 from pipeline.cog import row_bands
 from pipeline.files import replacing
+from pipeline.footprint import bbox_of, footprint, rounded
 from pipeline.grid import GeoBox
-from pipeline.store import JSON, VARIABLE, crs_code
+from pipeline.items import ITEM, ITEMS, Document, read_item, write_items
+from pipeline.store import JSON, crs_code
 
-__all__ = ["ClassArea", "class_table", "footprint", "scene_item", "update_catalog", "write_item"]
+__all__ = [
+    "CATALOG", "ClassArea", "ModelReference", "class_table", "file_info", "footprint", "scene_item", "update_catalog",
+    "write_item",
+]  # fmt: skip
 
 CATALOG = "catalog.json"
+UNKNOWN_TIME = "seamline:datetime_unknown"
 _EXTENSIONS = {
     name: f"https://stac-extensions.github.io/{name}/v{version}/schema.json"
     for name, version in {
         "projection": "2.0.0",
+        "raster": "2.0.0",
         "classification": "2.0.0",
         "file": "2.1.0",
         "processing": "1.2.0",
+        "render": "2.0.0",
     }.items()
 }
+
+
+@dataclass(frozen=True)
+class ModelReference:
+    """The model that segmented a scene: its name, the SHA-256 of its document, and where the document lies."""
+
+    name: str
+    digest: str
+    href: str
 
 
 @dataclass(frozen=True)
@@ -81,13 +97,14 @@ def class_table(labels: zarr.Array[Any], grid: GeoBox, classes: Sequence[LabelCl
     )
 
 
-def _pixel_area(grid: GeoBox) -> NDArray[np.float64] | None:
-    """What a pixel in the middle of each row (height,) covers of the ellipsoid, in m²; None if unknown."""
+def _pixel_area(grid: GeoBox, rows: NDArray[np.int64] | None = None) -> NDArray[np.float64] | None:
+    """What a pixel in the middle of each of ``rows`` (default: all) covers of the ellipsoid, in m²; None if unknown."""
     if grid.crs is None or not (grid.crs.projected or grid.crs.geographic):
         return None
     crs, (height, width) = grid.crs.proj, grid.shape
     to_degrees = Transformer.from_crs(crs, crs.geodetic_crs, always_xy=True)
-    col, row = np.full(height, width / 2), np.arange(height) + 0.5
+    row = (np.arange(height) if rows is None else rows) + 0.5
+    col = np.full(row.shape, width / 2)
     west, east, north, south = (
         np.stack(to_degrees.transform(*grid.pix2wld(col + right, row + down)))
         for right, down in ((-0.5, 0), (0.5, 0), (0, -0.5), (0, 0.5))
@@ -98,44 +115,10 @@ def _pixel_area(grid: GeoBox) -> NDArray[np.float64] | None:
     return np.asarray(np.abs(across[0] * down[1] - across[1] * down[0]) * np.cos(latitude) * curvature)
 
 
-def footprint(grid: GeoBox) -> shapely.Polygon | shapely.MultiPolygon | None:
-    """The outline of the grid in longitude and latitude (WGS 84), None without a CRS.
-
-    The edges are densified, since they are curves there. A grid across the antimeridian gives one part on
-    each side of it (RFC 7946, section 3.1.9), one over a pole reaches up to the pole.
-    """
-    if grid.crs is None:
-        return None
-    ring = _dense_outline(grid)
-    lon, lat = Transformer.from_crs(grid.crs.proj, "OGC:CRS84", always_xy=True).transform(*ring)
-    seen = np.isfinite(lon) & np.isfinite(lat)  # a corner of a full disk is not on Earth
-    lon, lat = np.asarray(lon)[seen], np.asarray(lat)[seen]
-    if lon.size < 4:
-        return None
-    lon = np.unwrap(lon, period=360)
-    if abs(lon[-1] - lon[0]) > 180:
-        pole = np.copysign(90.0, lat.mean())
-        lon, lat = np.append(lon, [lon[-1], lon[0]]), np.append(lat, [pole, pole])
-    tolerance = min(np.ptp(lon), np.ptp(lat)) * 1e-4  # a straight edge needs no points on its way
-    shape = shapely.make_valid(shapely.Polygon(np.column_stack([lon, lat])).simplify(tolerance))
-    worlds = [
-        shapely.affinity.translate(shapely.intersection(shape, shapely.box(turn - 180, -90, turn + 180, 90)), -turn)
-        for turn in (-360, 0, 360)
-    ]
-    merged = shapely.union_all(worlds)  # what is left and right of a cut in the middle of the map is one part
-    parts = [shapely.geometry.polygon.orient(part) for part in shapely.get_parts(merged) if part.area > 0]
-    return parts[0] if len(parts) == 1 else shapely.MultiPolygon(parts)
-
-
-def _dense_outline(grid: GeoBox, points: int = 32) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """(x, y) of the closed outline in the grid's CRS, ``points`` along each edge."""
-    height, width = grid.shape
-    along = np.linspace(0, 1, points, endpoint=False)
-    zero, one = np.zeros(points), np.ones(points)
-    col = np.concatenate([along, one, 1 - along, zero, [0]]) * width
-    row = np.concatenate([zero, along, one, 1 - along, [0]]) * height
-    x, y = grid.pix2wld(col, row)
-    return x, y
+def _pixel_width(grid: GeoBox) -> float | None:
+    """The edge in metres of a square as large as a pixel in the middle of the scene; None if unknown."""
+    area = _pixel_area(grid, np.array([grid.shape[0] // 2]))
+    return None if area is None or not np.isfinite(area[0]) else float(np.sqrt(area[0]))
 
 
 def scene_item(
@@ -146,6 +129,7 @@ def scene_item(
     table: Sequence[ClassArea],
     *,
     source: str,
+    model: ModelReference,
     acquired: datetime | None,
     processed: datetime,
     software: Mapping[str, str],
@@ -159,10 +143,17 @@ def scene_item(
     assets where they exist, with size and checksum, so write them first.
     """
     outline = footprint(grid)
+    assets = scene_assets(folder, classes, _pixel_width(grid))
+    drawn = renders(assets, classes)
+    extensions = dict(_EXTENSIONS)
+    if not drawn:  # the schemas want what the extensions are for
+        del extensions["render"]
+    if not any(field.startswith("raster:") for asset in assets.values() for field in asset.extra_fields):
+        del extensions["raster"]
     item = pystac.Item(
         id=scene_id,
-        geometry=None if outline is None else _rounded(shapely.geometry.mapping(outline)),
-        bbox=None if outline is None else _bbox(outline),
+        geometry=None if outline is None else rounded(shapely.geometry.mapping(outline)),
+        bbox=None if outline is None else bbox_of(outline),
         datetime=acquired or processed,
         properties={
             "title": f"Segmentation of {scene_id}",
@@ -170,47 +161,99 @@ def scene_item(
             **_projection(grid),
             "processing:software": dict(software),
             "processing:lineage": lineage,
-            "seamline:classes": [asdict(row) for row in table],
+            "processing:level": "L4",
+            "model": model.name,
+            "model_digest": model.digest,
+            **_class_properties(classes, table),
+            **({"renders": drawn} if drawn else {}),
         },
-        stac_extensions=list(_EXTENSIONS.values()),
+        stac_extensions=list(extensions.values()),
     )
     if acquired is None:
-        item.properties["seamline:datetime_unknown"] = True
-    for key, asset in _assets(folder, classes).items():
+        item.properties[UNKNOWN_TIME] = True
+    for key, asset in assets.items():
         item.add_asset(key, asset)
     item.add_link(pystac.Link("derived_from", source, title="the scene that was segmented"))
+    item.add_link(_model_link(model))
     for relation in ("root", "parent"):
-        item.add_link(pystac.Link(relation, "../catalog.json", media_type=pystac.MediaType.JSON))
+        item.add_link(pystac.Link(relation, f"../{CATALOG}", media_type=pystac.MediaType.JSON))
     return item
+
+
+def _class_properties(classes: Sequence[LabelClass], table: Sequence[ClassArea]) -> dict[str, Any]:
+    """The table of classes, and its figures once more as properties of their own, which SQL takes without quotes."""
+    columns = column_names(classes)
+    flat: dict[str, Any] = {}
+    for row, column in zip(table, columns, strict=True):
+        flat[f"{column}_share"] = row.share
+        if row.area_m2 is not None:
+            flat[f"{column}_area_m2"] = row.area_m2
+    rows = [asdict(row) | {"column": column} for row, column in zip(table, columns, strict=True)]
+    return {"seamline:classes": rows, **flat}
+
+
+def _model_link(model: ModelReference) -> pystac.Link:
+    """As the MLM extension wants the item of what a model inferred to speak of the model's own."""
+    said = {"mlm:name": model.name, "file:checksum": multihash(model.digest)}
+    title = "the model that segmented it"
+    return pystac.Link("derived_from", model.href, pystac.MediaType.GEOJSON, title, extra_fields=said)
 
 
 def write_item(item: pystac.Item, folder: Path) -> Path:
     """Write ``item`` to ``folder``/item.json in one step; returns its path."""
-    path = folder / "item.json"
+    path = folder / ITEM
     _write_json(path, item.to_dict(include_self_link=False, transform_hrefs=False))
     return path
 
 
 def update_catalog(out: Path) -> Path:
-    """Let ``out``/catalog.json list every ``out``/<scene>/item.json; returns its path.
+    """Let ``out``/catalog.json and ``out``/items.parquet hold every ``out``/<scene>/item.json; returns the former.
 
-    Needs no lock: whoever writes the catalogue looks again afterwards and goes on until nothing is new, so
-    the last one to write has seen every item. Write the item before you call this.
+    Needs no lock, which not every network file system has: whoever writes looks again afterwards and goes on until no
+    item is new or another, so the last one to write has seen every item as it is. Write the item before you call this.
     """
-    path = out / CATALOG
-    listed: list[str] | None = None
-    while (found := sorted(item.parent.name for item in out.glob("*/item.json"))) != listed:
-        catalog = pystac.Catalog(
-            id="seamline", title="Seamline segmentations", description="Segmented scenes, one item each."
-        )
-        catalog.add_link(pystac.Link("root", "./catalog.json", media_type=pystac.MediaType.JSON))
-        for scene in found:
-            catalog.add_link(
-                pystac.Link("item", f"./{scene}/item.json", media_type=pystac.MediaType.GEOJSON, title=scene)
-            )
-        _write_json(path, catalog.to_dict(include_self_link=False, transform_hrefs=False))
-        listed = found
+    path, written, items = out / CATALOG, None, dict[str, tuple[Stamp, Document]]()
+    while (stamps := _stamps(out)) != written:
+        items = {scene: _read(out, scene, stamp, items.get(scene)) for scene, stamp in stamps.items()}
+        _write_json(path, _catalog(stamps).to_dict(include_self_link=False, transform_hrefs=False))
+        write_items({scene: item for scene, (_, item) in items.items() if item}, out / ITEMS)
+        written = stamps
     return path
+
+
+Stamp = tuple[int, int, int]
+"""What is another for every item that was written: its file's time, number and size."""
+
+
+def _stamps(out: Path) -> dict[str, Stamp]:
+    """The folders of all items, in order, and the stamps of these."""
+    found = {}
+    for path in sorted(out.glob(f"*/{ITEM}")):
+        with suppress(FileNotFoundError):  # just removed
+            status = path.stat()
+            found[path.parent.name] = (status.st_mtime_ns, status.st_ino, status.st_size)
+    return found
+
+
+def _read(out: Path, scene: str, stamp: Stamp, known: tuple[Stamp, Document] | None) -> tuple[Stamp, Document]:
+    """An item with its stamp, read unless it is the known one; empty where it is damaged: that keeps no other out."""
+    if known is not None and known[0] == stamp:
+        return known
+    try:
+        return stamp, read_item(out / scene / ITEM)
+    except (OSError, ValueError):
+        return stamp, {}
+
+
+def _catalog(scenes: Iterable[str]) -> pystac.Catalog:
+    catalog = pystac.Catalog(
+        id="seamline", title="Seamline segmentations", description="Segmented scenes, one item each."
+    )
+    catalog.add_link(pystac.Link("root", f"./{CATALOG}", media_type=pystac.MediaType.JSON))
+    for scene in scenes:
+        href = f"./{scene}/{ITEM}"
+        catalog.add_link(pystac.Link("item", href, media_type=pystac.MediaType.GEOJSON, title=scene))
+    return catalog
 
 
 def _projection(grid: GeoBox) -> dict[str, JSON]:
@@ -224,83 +267,6 @@ def _projection(grid: GeoBox) -> dict[str, JSON]:
         "proj:transform": list(grid.transform)[:6],
         "proj:bbox": list(grid.extent.boundingbox.bbox),
     }
-
-
-def _assets(folder: Path, classes: Sequence[LabelClass]) -> dict[str, pystac.Asset]:
-    labels = {
-        "bands": [{"name": VARIABLE}],
-        "data_type": "uint8",
-        "nodata": NODATA,
-        "classification:classes": _classification(classes),
-    }
-    known: list[tuple[str, str, str, str, list[str], dict[str, Any]]] = [
-        ("segmentation", "segmentation.tif", pystac.MediaType.COG, "Labels (COG)", ["data"], labels),
-        (
-            "zarr",
-            "segmentation.zarr",
-            f"{pystac.MediaType.VND_ZARR}; version=3",
-            "Labels (Zarr)",
-            ["data"],
-            labels,
-        ),
-        ("overview", "overview.tif", pystac.MediaType.COG, "The scene, small, in colour", ["overview", "visual"], {}),
-        ("preview", "preview.png", pystac.MediaType.PNG, "Preview", ["overview", "thumbnail"], {}),
-        ("run", "run.json", pystac.MediaType.JSON, "Record of the run", ["metadata"], {}),
-    ]
-    return {
-        key: pystac.Asset(
-            f"./{name}",
-            title=title,
-            media_type=kind,
-            roles=roles,
-            extra_fields=fields | file_info(folder / name),
-        )
-        for key, name, kind, title, roles, fields in known
-        if (folder / name).exists()
-    }
-
-
-def _classification(classes: Sequence[LabelClass]) -> list[dict[str, Any]]:
-    described: list[dict[str, Any]] = [
-        {
-            "value": label.value,
-            "name": label.name,
-            "description": label.description or label.name,
-            "color_hint": "{:02X}{:02X}{:02X}".format(*label.color),
-        }
-        for label in classes
-    ]
-    return [*described, {"value": NODATA, "name": "nodata", "description": "no data", "nodata": True}]
-
-
-def file_info(path: Path) -> dict[str, JSON]:
-    """Size and, of a file, checksum: the fields of STAC's file extension."""
-    if path.is_dir():
-        return {"file:size": sum(file.stat().st_size for file in path.rglob("*") if file.is_file())}
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    # A multihash says which hash it is (0x12, SHA-256) and how many bytes (0x20).
-    return {"file:size": path.stat().st_size, "file:checksum": f"1220{digest}"}
-
-
-def _bbox(outline: shapely.Polygon | shapely.MultiPolygon) -> list[float]:
-    """West, south, east, north; west > east across the antimeridian (RFC 7946, section 5.2)."""
-    west, south, east, north = outline.bounds
-    bounds = [part.bounds for part in shapely.get_parts(outline)]
-    first = min((part[0] for part in bounds if part[2] == 180), default=west)
-    last = max((part[2] for part in bounds if part[0] == -180), default=east)
-    if (west, east) == (-180, 180) and first - last > 1e-6:  # a gap, not a cut around a pole
-        west, east = first, last
-    return [round(number, 7) for number in (west, south, east, north)]
-
-
-def _rounded(geometry: Any) -> Any:
-    """The same GeoJSON with 7 decimals, a centimetre; JSON without tuples."""
-    if isinstance(geometry, Mapping):
-        return {key: _rounded(value) for key, value in geometry.items()}
-    if isinstance(geometry, Sequence) and not isinstance(geometry, str):
-        return [_rounded(value) for value in geometry]
-    return round(geometry, 7) if isinstance(geometry, float) else geometry
 
 
 def _write_json(path: Path, document: Mapping[str, Any]) -> None:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import re
+import unicodedata
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 NODATA = 255
@@ -22,6 +26,26 @@ class LabelClass:
             raise ValueError(f"class {self.name!r}: label {self.value} is not in 0..254 ({NODATA} is nodata)")
         if len(self.color) != 3 or not all(0 <= part <= 255 for part in self.color):
             raise ValueError(f"class {self.name!r}: colour {self.color} is not (R, G, B) in 0..255")
+
+
+def column_names(classes: Sequence[LabelClass]) -> tuple[str, ...]:
+    """A name for each class that SQL takes without quotes: ``cloud shadow`` becomes ``cloud_shadow``.
+
+    Names are of ``a-z``, ``0-9`` and ``_`` and begin with a letter. Where several would be alike, each gets its label
+    at the end until all differ: two that differ by their labels never meet again.
+    """
+    names = [_plain(label) for label in classes]
+    while len(counts := Counter(names)) < len(names):
+        names = [
+            f"{name}_{label.value}" if counts[name] > 1 else name for name, label in zip(names, classes, strict=True)
+        ]
+    return tuple(names)
+
+
+def _plain(label: LabelClass) -> str:
+    ascii_only = unicodedata.normalize("NFKD", label.name).encode("ascii", "ignore").decode().lower()
+    plain = re.sub("[^a-z0-9]+", "_", ascii_only).strip("_")
+    return plain if plain[:1].isalpha() else f"class_{plain or label.value}"
 
 
 def percent(share: float) -> str:

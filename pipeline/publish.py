@@ -21,11 +21,21 @@ from numpy.typing import NDArray
 from rasterio._err import CPLE_BaseError
 from rasterio.errors import RasterioError
 
-from pipeline.catalog import CATALOG, ClassArea, class_table, file_info, scene_item, update_catalog, write_item
+from pipeline.catalog import (
+    CATALOG,
+    ClassArea,
+    ModelReference,
+    class_table,
+    file_info,
+    scene_item,
+    update_catalog,
+    write_item,
+)
 from pipeline.classes import LabelClass
 from pipeline.cog import copy_raster, labels_content, layer_content, thinned_labels, write_cog
 from pipeline.errors import RunError
 from pipeline.files import replacing
+from pipeline.items import ITEM, ITEMS, run_checksum
 from pipeline.layers import LAYERS
 from pipeline.overviews import write_overviews
 from pipeline.picture import Caption, decimated, stretch, write_preview
@@ -35,7 +45,7 @@ from pipeline.store import VARIABLE, Storage, create_store, is_sealed, open_labe
 from pipeline.thumbnail import read_thumbnail, write_overview
 from pipeline.work import QUICKLOOK, Job, Stopwatch, quicklook, quicklook_bands
 
-COG, ZARR, ITEM, PREVIEW, RECORD = "segmentation.tif", "segmentation.zarr", "item.json", "preview.png", "run.json"
+COG, ZARR, PREVIEW, RECORD = "segmentation.tif", "segmentation.zarr", "preview.png", "run.json"
 OVERVIEW = "overview.tif"
 RASTERS = {"cog": VARIABLE} | {name: name for name in LAYERS}
 """Outputs that are COGs, and the arrays that they show: <array>.tif."""
@@ -46,6 +56,7 @@ class Publication:
     """What to publish of a finished job, and where: ``folder`` is the scene's, ``out`` the catalogue's."""
 
     job: Job
+    model: ModelReference
     classes: tuple[LabelClass, ...]
     storage: Storage
     out: Path
@@ -124,15 +135,17 @@ def missing_outputs(folder: Path, outputs: Iterable[str]) -> list[str]:
 
 
 def _vouched(folder: Path, outputs: Iterable[str]) -> bool:
-    """Whether the catalogue is there, the item has the record's checksum, and the record knows of the outputs."""
+    """Whether catalogue and table are there, table and item have the record's checksum, and it knows of the outputs."""
     try:
         item = json.loads((folder / ITEM).read_text(encoding="utf-8"))
         record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
         checksum = item["assets"]["run"]["file:checksum"]
         known = set(outputs) <= set(record["outputs"])
+        listed = run_checksum(folder.parent / ITEMS, folder.name)
     except (OSError, ValueError, LookupError, TypeError):
         return False
-    return known and checksum == file_info(folder / RECORD)["file:checksum"] and (folder.parent / CATALOG).exists()
+    there = (folder.parent / CATALOG).exists() and listed == checksum
+    return known and there and checksum == file_info(folder / RECORD)["file:checksum"]
 
 
 def can_complete(folder: Path, outputs: Iterable[str]) -> bool:
@@ -272,6 +285,7 @@ def _item(publication: Publication, table: Sequence[ClassArea], finished: dateti
         publication.classes,
         table,
         source=scene.source,
+        model=publication.model,
         acquired=scene.datetime,
         processed=finished,
         software=publication.software,

@@ -21,8 +21,9 @@ from pipeline.classes import LabelClass
 from pipeline.conventions import GRID_MAPPING
 from pipeline.errors import InputError
 from pipeline.grid import GeoBox
+from pipeline.items import ITEM
 from pipeline.layers import LAYERS
-from pipeline.publish import COG, ITEM, RECORD, ZARR
+from pipeline.publish import COG, RECORD, ZARR
 from pipeline.store import VARIABLE, flags_of, is_sealed, open_raster, rasters_in
 
 __all__ = ["Result", "find_result", "scene_folder"]

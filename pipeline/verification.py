@@ -7,8 +7,11 @@ grow with the scene.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+import posixpath
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +19,8 @@ import numpy as np
 import pystac.errors
 import pystac.validation
 import rasterio
+import zarr
+from pystac import MediaType
 from rasterio._err import CPLE_BaseError
 from rasterio.errors import RasterioError
 from rasterio.windows import Window as RasterioWindow
@@ -25,10 +30,10 @@ from pipeline.catalog import CATALOG, file_info
 from pipeline.classes import NODATA
 from pipeline.cog import row_bands
 from pipeline.errors import InputError
-from pipeline.publish import COG, ITEM, RECORD, ZARR
-from pipeline.store import is_sealed, open_labels
+from pipeline.items import ITEM, ITEMS, Document, expected_items, read_item, read_items
+from pipeline.publish import COG, RECORD, ZARR
+from pipeline.store import is_sealed, open_raster, rasters_in
 
-Document = dict[str, Any]
 _DAMAGE = (OSError, ValueError, LookupError, TypeError, RuntimeError, RasterioError, CPLE_BaseError)
 """What damaged bytes lead readers to."""
 
@@ -63,6 +68,31 @@ def verify(out: Path) -> Iterator[Finding]:
         if scene not in listed:
             yield Finding(scene, CATALOG, "does not list the scene")
         yield from _scene(out / scene)
+    yield from _table(out, found)
+
+
+def _table(out: Path, scenes: Sequence[str]) -> Iterator[Finding]:
+    """Whether the table holds the items as they are; items that are damaged themselves are told of elsewhere."""
+    items = {}
+    for scene in scenes:
+        with suppress(OSError, ValueError):
+            items[scene] = read_item(out / scene / ITEM)
+    if not (out / ITEMS).exists():
+        yield from [Finding("", ITEMS, "is not there")] if items else []
+        return
+    try:
+        rows = read_items(out / ITEMS)
+    except (OSError, ValueError) as error:
+        yield Finding("", ITEMS, _said(error))
+        return
+    expected = expected_items(items)
+    for scene in sorted({*expected, *rows}):
+        if scene not in rows:
+            yield Finding(scene, ITEMS, "does not list the scene")
+        elif scene not in scenes:
+            yield Finding(scene, ITEMS, "lists a scene that is not there")
+        elif scene in expected and rows[scene] != expected[scene]:
+            yield Finding(scene, ITEMS, f"is not what {ITEM} says")
 
 
 def _scene(folder: Path) -> Iterator[Finding]:
@@ -82,6 +112,7 @@ def _scene(folder: Path) -> Iterator[Finding]:
     checks: tuple[tuple[str, Callable[[], Iterator[str]]], ...] = (
         (COG, lambda: _cog(folder / COG, record)),
         (ZARR, lambda: _zarr(folder)),
+        *((name, partial(_layout, folder / name)) for name in _other_cogs(assets)),
     )
     for name, check in checks:
         if (folder / name).exists():
@@ -104,9 +135,18 @@ def _asset(folder: Path, asset: Document) -> Iterator[str]:
                 yield f"{field} is {now[field]}, {asset.get(field)} when it was published"
 
 
-def _cog(path: Path, record: Document) -> Iterator[str]:
+def _other_cogs(assets: Document) -> list[str]:
+    names = [posixpath.normpath(asset["href"]) for asset in assets.values() if asset.get("type") == MediaType.COG]
+    return [name for name in names if name != COG and posixpath.dirname(name) == ""]
+
+
+def _layout(path: Path) -> Iterator[str]:
     valid, errors, _ = cog_validate(path, quiet=True)
     yield from () if valid else errors
+
+
+def _cog(path: Path, record: Document) -> Iterator[str]:
+    yield from _layout(path)
     with rasterio.open(path) as file:
         for key in ("scene_digest", "model_digest"):
             if file.tags().get(key) != str(record[key]):
@@ -128,19 +168,24 @@ def _zarr(folder: Path) -> Iterator[str]:
     if not is_sealed(folder / ZARR):
         yield "is not sealed: it was never finished"
         return
-    if not (folder / COG).exists():
-        return
-    labels = open_labels(folder / ZARR)
-    with rasterio.open(folder / COG) as file:
-        if labels.shape != file.shape:
-            yield f"{labels.shape} pixels, {file.shape} in {COG}"
+    for name in rasters_in(folder / ZARR):
+        if (folder / f"{name}.tif").exists():
+            yield from _alike(open_raster(folder / ZARR, name), folder / f"{name}.tif")
+
+
+def _alike(array: zarr.Array[Any], path: Path) -> Iterator[str]:
+    """Whether an array (…, y, x) and a raster have the same values, a row of chunks at a time."""
+    with rasterio.open(path) as file:
+        if array.shape[-2:] != file.shape or (array.shape[0] if array.ndim == 3 else 1) != file.count:
+            yield f"{array.shape} pixels, {(file.count, *file.shape)} in {path.name}"
             return
         different = 0
-        for band in row_bands(labels):
+        for band in row_bands(array):
             window = RasterioWindow(band.col, band.row, band.width, band.height)
-            different += int((labels[band.slices()] != file.read(1, window=window)).sum())
+            values = file.read(1 if array.ndim == 2 else None, window=window)
+            different += int((array[(..., *band.slices())] != values).sum())
     if different:
-        yield f"{different} labels are others than in {COG}"
+        yield f"{different} values are others than in {path.name}"
 
 
 def _said(error: Exception) -> str:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 import subprocess
 import sys
 from datetime import UTC, datetime
@@ -20,16 +21,22 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from odc.geo.geobox import GeoBox
 from pyproj import Transformer
+from pystac import STACObjectType
 from pystac.extensions.classification import ClassificationExtension
 from pystac.extensions.file import FileExtension
 from pystac.extensions.projection import ProjectionExtension
+from pystac.extensions.render import RenderExtension
+from pystac.validation.stac_validator import JsonSchemaSTACValidator
 
 import pipeline.catalog
-from pipeline.catalog import class_table, footprint, scene_item, update_catalog, write_item
+from pipeline.assets import ASSETS
+from pipeline.catalog import ModelReference, class_table, footprint, scene_item, update_catalog, write_item
 from pipeline.classes import NODATA, LabelClass
 from pipeline.grid import Window
+from pipeline.items import read_items
 from pipeline.store import Storage, create_store, open_labels, write_labels
 from tests.data import MANAUS, shared
+from tests.rasters import write
 
 CLASSES = [LabelClass(0, "land", (200, 180, 120)), LabelClass(1, "water", (30, 90, 200), "open water")]
 UTM = GeoBox((300, 200), Affine(30, 0, 600000, 0, -30, 9700000), "EPSG:32620")
@@ -44,17 +51,20 @@ def store(folder: Path, grid: GeoBox, labels: np.ndarray | None = None, chunk: i
     return open_labels(folder / "segmentation.zarr")
 
 
-def item_of(folder: Path, grid: GeoBox, acquired: datetime | None = ACQUIRED) -> pystac.Item:
+def item_of(
+    folder: Path, grid: GeoBox, acquired: datetime | None = ACQUIRED, classes: list[LabelClass] = CLASSES
+) -> pystac.Item:
     folder.mkdir(exist_ok=True)
     (folder / "segmentation.tif").write_bytes(b"labels")
-    table = class_table(store(folder, grid, np.ones(grid.shape, np.uint8)), grid, CLASSES)
+    table = class_table(store(folder, grid, np.ones(grid.shape, np.uint8)), grid, classes)
     return scene_item(
         folder,
         folder.name,
         grid,
-        CLASSES,
+        classes,
         table,
         source="/scenes/a.tif",
+        model=ModelReference("a U-Net", "ab" * 32, "/models/a/model.json"),
         acquired=acquired,
         processed=PROCESSED,
         software={"seamline": "0.1.0"},
@@ -88,7 +98,10 @@ def test_the_item_is_valid_and_reads_back(tmp_path: Path, crs: str | None, acqui
         assert Affine(*projection.transform) == grid.transform
     assert document["properties"]["processing:software"] == {"seamline": "0.1.0"}
     assert document["properties"]["seamline:classes"][1]["pixels"] == 60_000
-    assert [link["href"] for link in document["links"] if link["rel"] == "derived_from"] == ["/scenes/a.tif"]
+    assert [link["href"] for link in document["links"] if link["rel"] == "derived_from"] == [
+        "/scenes/a.tif",
+        "/models/a/model.json",
+    ]
 
 
 def test_assets_say_what_lies_there(tmp_path: Path) -> None:
@@ -221,55 +234,135 @@ def test_a_real_scene_lies_where_rasterio_sees_it() -> None:
 
 
 PUBLISH = """
-import sys
+import json, os, sys
 from pathlib import Path
 from pipeline.catalog import update_catalog
 out, name = Path(sys.argv[1]), sys.argv[2]
+item = json.loads((out / "item.json").read_text())
 sys.stdin.readline()
-for number in range(20):
-    scene = out / f"{name}-{number:02}"
-    scene.mkdir()
-    (scene / "item.json").write_text((out / "item.json").read_text().replace("SCENE", scene.name))
-    update_catalog(out)
+for turn in (1, 2):
+    for number in range(4):
+        scene = out / f"{name}-{number:02}"
+        scene.mkdir(exist_ok=True)
+        item["id"], item["properties"]["turn"] = scene.name, turn
+        part = scene / ".item.part"
+        part.write_text(json.dumps(item))
+        part.replace(scene / "item.json")
+        update_catalog(out)
 """
 
 
-def test_two_processes_publish_at_once_and_lose_nothing(tmp_path: Path) -> None:
+def test_processes_publish_at_once_and_lose_nothing(tmp_path: Path) -> None:
+    """Neither new items nor rewritten ones, neither from the catalogue nor from the table."""
     write_item(item_of(tmp_path / "SCENE", UTM), tmp_path)
-    for entry in sorted((tmp_path / "SCENE").rglob("*"), reverse=True):
-        entry.rmdir() if entry.is_dir() else entry.unlink()
+    shutil.rmtree(tmp_path / "SCENE")
     command = [sys.executable, "-c", PUBLISH, str(tmp_path)]
-    runs = [subprocess.Popen([*command, name], stdin=subprocess.PIPE, text=True) for name in "ab"]
-    for run in runs:  # both have imported by the time they read the line
+    runs = [subprocess.Popen([*command, name], stdin=subprocess.PIPE, text=True) for name in "abc"]
+    for run in runs:  # all have imported by the time they read the line
         assert run.stdin is not None
         run.stdin.write("go\n")
         run.stdin.close()
-    assert [run.wait(60) for run in runs] == [0, 0]
+    assert [run.wait(60) for run in runs] == [0, 0, 0]
+    names = sorted(f"{name}-{number:02}" for name in "abc" for number in range(4))
     catalog = pystac.Catalog.from_file(str(tmp_path / "catalog.json"))
-    assert sorted(item.id for item in catalog.get_items()) == sorted(f"{n}-{i:02}" for n in "ab" for i in range(20))
+    assert sorted(item.id for item in catalog.get_items()) == names
     links = [link for link in catalog.links if link.rel == "item"]
     assert all(str(link.href).startswith("./") for link in links)
     validated(json.loads((tmp_path / "catalog.json").read_text()))
+    assert [(name, row["turn"]) for name, row in read_items(tmp_path / "items.parquet").items()] == [
+        (name, 2) for name in names
+    ]
     assert not list(tmp_path.glob(".*"))
-    before = (tmp_path / "catalog.json").read_bytes()
-    assert update_catalog(tmp_path).read_bytes() == before
+    before = [(tmp_path / name).read_bytes() for name in ("catalog.json", "items.parquet")]
+    update_catalog(tmp_path)
+    assert [(tmp_path / name).read_bytes() for name in ("catalog.json", "items.parquet")] == before
 
 
-def test_a_catalogue_written_from_an_old_listing_is_put_right(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def publish(name: str) -> None:
-        (tmp_path / name).mkdir()
-        (tmp_path / name / "item.json").write_text("{}")
+@pytest.mark.parametrize("step", ["_write_json", "write_items"])
+def test_what_was_written_from_old_items_is_put_right(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    """Between our reading and our writing, another process publishes an item and rewrites one."""
+
+    def publish(name: str, turn: int) -> None:
+        (tmp_path / name).mkdir(exist_ok=True)
+        item = {"id": name, "geometry": None, "properties": {"turn": turn}, "links": [], "assets": {}}
+        (tmp_path / name / "item.json").write_text(json.dumps(item))
         update_catalog(tmp_path)
 
-    write = pipeline.catalog._write_json
+    write = getattr(pipeline.catalog, step)
 
-    def overtaken(path: Path, document: Any) -> None:
-        """Between our listing and our writing, another process publishes from beginning to end."""
-        monkeypatch.setattr(pipeline.catalog, "_write_json", write)
-        publish("b")
-        write(path, document)
+    def overtaken(*given: Any) -> None:
+        monkeypatch.setattr(pipeline.catalog, step, write)
+        publish("b", 1)
+        publish("a", 2)
+        write(*given)
 
-    monkeypatch.setattr(pipeline.catalog, "_write_json", overtaken)
-    publish("a")
+    monkeypatch.setattr(pipeline.catalog, step, overtaken)
+    publish("a", 1)
     links = json.loads((tmp_path / "catalog.json").read_text())["links"]
     assert [link["href"] for link in links if link["rel"] == "item"] == ["./a/item.json", "./b/item.json"]
+    assert {name: row["turn"] for name, row in read_items(tmp_path / "items.parquet").items()} == {"a": 2, "b": 1}
+
+
+LAYERS = ("probabilities", "confidence", "disagreement")
+
+
+def test_every_file_that_is_there_is_an_asset(tmp_path: Path) -> None:
+    """And says how it is drawn; the extensions' own modules read it."""
+    folder = tmp_path / "scene"
+    folder.mkdir()
+    for known in ASSETS:
+        if known.name.endswith(".zarr"):
+            continue
+        if known.key in LAYERS:
+            bands = np.full((2 if known.key == "probabilities" else 1, 30, 20), 125, np.uint8)
+            write(folder / known.name, bands, nodata=NODATA)
+            with rasterio.open(folder / known.name, "r+") as file:
+                file.update_tags(1, **{f"STATISTICS_{tag}": 125 for tag in ("MINIMUM", "MAXIMUM", "MEAN", "STDDEV")})
+        else:
+            (folder / known.name).write_bytes(b"x")
+    item = item_of(folder, UTM)
+    assert {asset.href for asset in item.assets.values()} == {f"./{known.name}" for known in ASSETS}
+    assert all(asset.title and asset.media_type and asset.roles for asset in item.assets.values())
+    probabilities = item.assets["probabilities"].extra_fields
+    assert [band["name"] for band in probabilities["bands"]] == ["land", "water"]
+    assert [probabilities[name] for name in ("raster:scale", "nodata", "data_type")] == [0.004, NODATA, "uint8"]
+    assert item.assets["segmentation"].extra_fields["raster:spatial_resolution"] == pytest.approx(30, abs=0.1)
+    statistics = {"minimum": 125, "maximum": 125, "mean": 125, "stddev": 125}
+    assert [band.get("statistics") for band in probabilities["bands"]] == [statistics, None]
+    drawn = RenderExtension.ext(item).renders
+    assert set(drawn) == {"segmentation", "confidence", "disagreement", "probability_land", "probability_water"}
+    assert drawn["segmentation"].colormap == {"0": [200, 180, 120, 255], "1": [30, 90, 200, 255]}
+    assert all(set(render.assets) <= set(item.assets) for render in drawn.values())
+    document = item.to_dict(include_self_link=False, transform_hrefs=False)
+    validated(document)
+    by_the_extensions_own_schemas(document)
+
+
+@pytest.mark.parametrize("crs", ["EPSG:32620", LAEA, None])
+def test_items_are_valid_by_the_extensions_own_schemas(tmp_path: Path, crs: str | None) -> None:
+    odd = [LabelClass(0, "bare land", (0, 0, 0)), LabelClass(1, "Öl", (1, 1, 1))]
+    grid = GeoBox((300, 200), Affine(30, 0, 600000, 0, -30, 9700000), crs)
+    item = item_of(tmp_path / "scene", grid, classes=odd)
+    assert item.properties["bare_land_share"] == 0 and item.properties["ol_share"] == 1
+    by_the_extensions_own_schemas(item.to_dict(include_self_link=False, transform_hrefs=False))
+
+
+def by_the_extensions_own_schemas(item: dict[str, Any]) -> None:
+    """Of those extensions whose schemas lie there, as <extension>/<version>/schema.json."""
+    schemas, validator = shared("stac-schemas"), JsonSchemaSTACValidator()
+    for path in schemas.glob("*/*/schema.json"):
+        uri = f"https://stac-extensions.github.io/{path.parent.relative_to(schemas)}/schema.json"
+        validator.schema_cache[uri] = json.loads(path.read_text())
+    for uri in item["stac_extensions"]:
+        if uri in validator.schema_cache:
+            validator.validate_extension(item, STACObjectType.ITEM, "1.1.0", uri)
+
+
+def test_the_model_is_linked_as_its_extension_wants(tmp_path: Path) -> None:
+    item = item_of(tmp_path / "scene", UTM)
+    link = next(link for link in item.links if "mlm:name" in link.extra_fields)
+    assert (link.rel, link.target, link.media_type) == ("derived_from", "/models/a/model.json", "application/geo+json")
+    assert link.extra_fields == {"mlm:name": "a U-Net", "file:checksum": "1220" + "ab" * 32}
+    assert [item.properties[name] for name in ("model", "model_digest")] == ["a U-Net", "ab" * 32]

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pystac
 import pytest
 import rasterio
 import zarr
@@ -16,7 +17,10 @@ from flows.cli import app
 from flows.models import Model
 from flows.options import SegmentOptions
 from flows.segment import Watcher, segment
+from pipeline.catalog import file_info, update_catalog
 from pipeline.errors import InputError
+from pipeline.items import write_items
+from pipeline.publish import missing_outputs
 from pipeline.verification import verify
 from tests.rasters import noise, write
 
@@ -26,7 +30,8 @@ def published(tmp_path_factory: pytest.TempPathFactory, small_model: Model, clus
     """Results of one small scene."""
     folder = tmp_path_factory.mktemp("published")
     write(folder / "scene.tif", noise(6, 300, 400))
-    segment(folder / "scene.tif", small_model.folder, folder / "out", SegmentOptions(cluster=cluster(1)), Watcher())
+    options = SegmentOptions(cluster=cluster(1), outputs=("cog", "zarr", "probabilities", "confidence"))
+    segment(folder / "scene.tif", small_model.folder, folder / "out", options, Watcher())
     return folder / "out"
 
 
@@ -50,6 +55,11 @@ def a_label_in_zarr(scene: Path) -> None:
     array[7, 7] = (int(array[7, 7]) + 1) % 3
 
 
+def a_probability_in_zarr(scene: Path) -> None:
+    array = zarr.open_array(scene / "segmentation.zarr" / "probabilities", mode="r+")
+    array[1, 7, 7] = (int(array[1, 7, 7]) + 1) % 250
+
+
 def no_seal(scene: Path) -> None:
     group = zarr.open_group(scene / "segmentation.zarr", mode="r+", use_consolidated=False)
     group.update_attributes({"seamline": {}})
@@ -57,6 +67,18 @@ def no_seal(scene: Path) -> None:
 
 def no_preview(scene: Path) -> None:
     (scene / "preview.png").unlink()
+
+
+def half_a_table(scene: Path) -> None:
+    table = scene.parent / "items.parquet"
+    table.write_bytes(table.read_bytes()[:1000])
+
+
+def another_layer(scene: Path) -> None:
+    """A raster that its item calls a COG."""
+    write(scene / "disagreement.tif", noise(1, 600, 600, high=250, dtype="uint8"))
+    described = {"href": "./disagreement.tif", "type": pystac.MediaType.COG, **file_info(scene / "disagreement.tif")}
+    edited_item(lambda item: item["assets"].update(disagreement=described))(scene)
 
 
 def edited_item(change: Callable[[dict[str, Any]], object]) -> Callable[[Path], None]:
@@ -70,16 +92,27 @@ def edited_item(change: Callable[[dict[str, Any]], object]) -> Callable[[Path], 
 
 DAMAGE: dict[str, tuple[Callable[[Path], None], str, str]] = {
     "a label": (a_label, "segmentation.tif", "file:checksum"),
-    "a label beside zarr": (a_label, "segmentation.zarr", "1 labels are others"),
+    "a label beside zarr": (a_label, "segmentation.zarr", "1 values are others"),
     "counts": (a_label, "segmentation.tif", "pixels of"),
     "half a file": (half_a_file, "segmentation.tif", "file:size"),
-    "a label in zarr": (a_label_in_zarr, "segmentation.zarr", "1 labels are others"),
+    "a label in zarr": (a_label_in_zarr, "segmentation.zarr", "1 values are others"),
+    "a probability in zarr": (a_probability_in_zarr, "segmentation.zarr", "1 values are others than in probabilities"),
     "no seal": (no_seal, "segmentation.zarr", "not sealed"),
     "no preview": (no_preview, "preview.png", "not there"),
     "an item without geometry": (edited_item(lambda item: item.pop("geometry")), "item.json", ""),
     "a path outside": (
         edited_item(lambda item: item["assets"]["preview"].update(href="../../x.png")), "../../x.png", "outside",
     ),
+    "an item that is not the table's": (
+        edited_item(lambda item: item["properties"].update(title="x")), "items.parquet", "not what item.json says",
+    ),
+    "a table that has lost a scene": (
+        lambda scene: write_items({"x": json.loads((scene / "item.json").read_text())}, scene.parent / "items.parquet"),
+        "items.parquet", "does not list the scene",
+    ),
+    "no table": (lambda scene: (scene.parent / "items.parquet").unlink(), "items.parquet", "not there"),
+    "half a table": (half_a_table, "items.parquet", ""),
+    "a layer that is no COG": (another_layer, "disagreement.tif", "tiled"),
     "an item that is no JSON": (lambda scene: (scene / "item.json").write_text("{") and None, "item.json", ""),
     "a run of another scene": (
         lambda scene: (scene / "run.json").write_text(
@@ -97,7 +130,7 @@ def test_damage_is_found(case: str, published: Path, tmp_path: Path) -> None:
     shutil.copytree(published, out)
     damage(out / "scene")
     found = list(verify(out))
-    assert any(subject in one.subject and problem in one.problem and one.scene == "scene" for one in found), found
+    assert any(subject in one.subject and problem in one.problem and one.scene in ("scene", "") for one in found), found
 
 
 def test_what_a_run_published_is_whole(published: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -106,11 +139,25 @@ def test_what_a_run_published_is_whole(published: Path, capsys: pytest.CaptureFi
     assert capsys.readouterr().out == "1 scenes, 0 findings\n"
 
 
+def test_a_scene_that_the_table_does_not_hold_as_it_is_is_published_again(published: Path, tmp_path: Path) -> None:
+    """What a publishing leaves that was killed after the item."""
+    out = tmp_path / "out"
+    shutil.copytree(published, out)
+    assert missing_outputs(out / "scene", ("cog", "zarr")) == []
+    edited_item(lambda item: item["assets"]["run"].update({"file:checksum": "1220"}))(out / "scene")
+    update_catalog(out)
+    shutil.copy(published / "scene" / "item.json", out / "scene" / "item.json")
+    assert missing_outputs(out / "scene", ("cog", "zarr")) == ["item"]
+    (out / "items.parquet").unlink()
+    assert missing_outputs(out / "scene", ("cog", "zarr")) == ["item"]
+
+
 def test_the_catalogue_lists_every_scene(published: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     shutil.copytree(published, out)
     shutil.copytree(out / "scene", out / "forgotten")
-    assert [one.problem for one in verify(out) if one.scene == "forgotten"] == ["does not list the scene"]
+    found = [(one.subject, one.problem) for one in verify(out) if one.scene == "forgotten"]
+    assert found == [(name, "does not list the scene") for name in ("catalog.json", "items.parquet")]
     shutil.rmtree(out / "scene")
     assert any(one.scene == "scene" for one in verify(out))
     (out / "catalog.json").unlink()

@@ -13,7 +13,8 @@ from pydantic import BaseModel, Field, ValidationError
 
 from pipeline.catalog import CATALOG
 from pipeline.errors import InputError, SeamlineError
-from pipeline.publish import COG, ITEM, OVERVIEW, PREVIEW, RECORD
+from pipeline.items import ITEM
+from pipeline.publish import COG, OVERVIEW, PREVIEW, RECORD
 
 POLYGONS, PROBABILITIES = "polygons.fgb", "probabilities.tif"
 DRAWN = {

@@ -1,0 +1,228 @@
+"""Which scenes of a catalogue are where, when and what: a box, a time and an SQL expression over ``items.parquet``."""
+
+from __future__ import annotations
+
+import glob
+import json
+import re
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from math import isfinite
+from pathlib import Path
+from threading import Timer
+
+import duckdb
+import shapely
+import shapely.geometry
+
+from pipeline.catalog import UNKNOWN_TIME
+from pipeline.errors import InputError
+from pipeline.items import ITEM, ITEMS, Document, moved, read_item
+
+__all__ = ["Box", "Interval", "collection", "query"]
+
+_SECONDS = 10
+"""An expression that computes longer is stopped, as soon as DuckDB is done with the rows in hand (2,048)."""
+_SETTINGS = {
+    "autoinstall_known_extensions": "false",
+    "autoload_known_extensions": "false",
+    "memory_limit": "'1GB'",
+    "temp_directory": "''",  # nothing is written, not even when memory is short
+    "python_enable_replacements": "false",  # names in SQL are no Python variables
+    "TimeZone": "'UTC'",
+    "enable_external_access": "false",
+    "lock_configuration": "true",
+}
+"""Of DuckDB once the table is in memory: an expression computes, and neither reads nor writes anything else."""
+
+
+@dataclass(frozen=True)
+class Box:
+    """Degrees of longitude and latitude (WGS 84); west > east across the antimeridian."""
+
+    west: float
+    south: float
+    east: float
+    north: float
+
+    def __post_init__(self) -> None:
+        sides = (self.west, self.south, self.east, self.north)
+        fits = abs(self.west) <= 180 and abs(self.east) <= 180 and -90 <= self.south <= self.north <= 90
+        if not (all(map(isfinite, sides)) and fits):
+            raise _no_box(",".join(f"{side:g}" for side in sides))
+
+    @classmethod
+    def parsed(cls, text: str) -> Box:
+        """``W,S,E,N``."""
+        try:
+            west, south, east, north = (float(side) for side in text.split(","))
+        except ValueError:
+            raise _no_box(text) from None
+        return cls(west, south, east, north)
+
+    @property
+    def outline(self) -> shapely.Polygon | shapely.MultiPolygon:
+        """A part on each side of the antimeridian, like a footprint's."""
+        if self.west <= self.east:
+            return shapely.box(self.west, self.south, self.east, self.north)
+        return shapely.MultiPolygon(
+            [shapely.box(self.west, self.south, 180, self.north), shapely.box(-180, self.south, self.east, self.north)]
+        )
+
+    @property
+    def sql(self) -> str:
+        """Whether a row's ``bbox`` meets it; either of them may lie across the antimeridian."""
+        across = f"bbox.xmin <= {self.east!r} {{}} bbox.xmax >= {self.west!r}"
+        both, one = across.format("AND"), across.format("OR")
+        plain, wrapped = (both, one) if self.west <= self.east else (one, "true")
+        lies = f"CASE WHEN bbox.xmin <= bbox.xmax THEN {plain} ELSE {wrapped} END"
+        return f"{lies} AND bbox.ymin <= {self.north!r} AND bbox.ymax >= {self.south!r}"
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A time from ``start`` on and before ``end`` (both with a time zone); None: open."""
+
+    start: datetime | None
+    end: datetime | None
+
+    @classmethod
+    def parsed(cls, text: str) -> Interval:
+        """``FROM/TO`` or one time: a year, month, day (all of it) or an RFC 3339 time; ``..`` is an open end."""
+        first, slash, last = text.partition("/")
+        try:
+            start, end = _span(first), _span(last if slash else first)
+            found = cls(start and start[0], end and end[1])
+        except (ValueError, OverflowError):
+            found = None
+        if found is None or (found.start and found.end and found.start >= found.end):
+            raise InputError(
+                "--datetime",
+                got=text,
+                expected="FROM/TO, each a year, month, day, RFC 3339 time or .., the first before the last",
+                fix="correct it",
+            )
+        return found
+
+    @property
+    def sql(self) -> str:
+        """Whether a row's ``datetime`` lies in it."""
+        after = [f"datetime >= '{self.start.isoformat()}'"] if self.start else []
+        before = [f"datetime < '{self.end.isoformat()}'"] if self.end else []
+        return " AND ".join([*after, *before]) or "true"
+
+
+def _span(text: str) -> tuple[datetime, datetime] | None:
+    """The first moment of a time and the first after it."""
+    if text in ("", ".."):
+        return None
+    if match := re.fullmatch(r"(\d{4})(?:-(\d\d))?(?:-(\d\d))?", text):
+        year, month, day = (int(part) if part else None for part in match.groups())
+        start = datetime(year or 0, month or 1, day or 1, tzinfo=UTC)
+        if day:
+            return start, start + timedelta(days=1)
+        end = datetime(start.year + 1, 1, 1, tzinfo=UTC)
+        return start, datetime(start.year, month + 1, 1, tzinfo=UTC) if month and month < 12 else end
+    if text[10:11] not in ("T", "t", " "):  # Python would take any character
+        raise ValueError(text)
+    moment = datetime.fromisoformat(text)
+    moment = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+    return moment, moment + timedelta(microseconds=1)
+
+
+def query(out: Path, box: Box | None = None, where: str = "", interval: Interval | None = None) -> list[Document]:
+    """The items of the catalogue ``out`` that meet ``box``, lie in ``interval`` and fulfil ``where``, by id.
+
+    ``where`` is an SQL expression over the columns of ``items.parquet``, computed by DuckDB: ``water_share > 0.05``. It
+    can neither read nor write anything else. A box meets the outline of a scene; a scene without one, or whose time is
+    unknown, is in no box or interval. Hrefs of the items are absolute paths.
+
+    Raises:
+        InputError: there is no such table, or it or an item is damaged, or ``where`` is no such expression.
+    """
+    connection = _connected(out)
+    table = connection.table("items")
+    rows = table
+    if box is not None:
+        rows = rows.filter(box.sql)
+    if interval is not None:
+        rows = rows.filter(interval.sql)
+        if UNKNOWN_TIME in table.columns:
+            rows = rows.filter(f'"{UNKNOWN_TIME}" IS NOT TRUE')
+    if where:
+        rows = _filtered(rows, where)
+    limit = Timer(_SECONDS, connection.interrupt)
+    limit.start()
+    try:
+        found = rows.order("id").project("list_filter(links, lambda link: link.rel = 'self')[1].href").fetchall()
+    except duckdb.Error as error:
+        raise _no_expression(where, error) if where else _damaged(out, error) from error
+    finally:
+        limit.cancel()
+    items = [item for (href,) in found if (item := _item(out, href)) is not None]
+    if box is None:
+        return items
+    outline = box.outline
+    return [item for item in items if shapely.intersects(shapely.geometry.shape(item["geometry"]), outline)]
+
+
+def _connected(out: Path) -> duckdb.DuckDBPyConnection:
+    """The table of items, in memory; from here on DuckDB has no other data."""
+    path = out / ITEMS
+    if not path.is_file():
+        raise InputError(f"results {out}", got=f"no {ITEMS}", expected="a folder that `seamline segment` wrote to",
+                         fix="check the path; older results get it when the same command is given again")  # fmt: skip
+    connection = duckdb.connect(":memory:")
+    try:
+        connection.execute("CREATE TABLE items AS FROM read_parquet($1)", [glob.escape(str(path))])
+    except duckdb.Error as error:
+        raise _damaged(out, error) from error
+    for name, value in _SETTINGS.items():
+        connection.execute(f"SET {name} = {value}")
+    return connection
+
+
+def _filtered(rows: duckdb.DuckDBPyRelation, where: str) -> duckdb.DuckDBPyRelation:
+    """Keep what fulfils ``where``: one expression, alone and in brackets, over the columns of one row."""
+    try:
+        duckdb.SQLExpression(where)
+        return rows.filter(f"(\n{where}\n)")  # an end of line, since there may be a comment
+    except duckdb.Error as error:
+        raise _no_expression(where, error) from error
+
+
+def _item(out: Path, href: str) -> Document | None:
+    """The item that a row stands for, None if it is gone; its hrefs are absolute."""
+    path = (out / href).resolve()
+    if path.name != ITEM or not path.is_relative_to(out.resolve()):
+        raise _damaged(out, f"the link {href}")
+    try:
+        item = moved(read_item(path), str(path.parent))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        raise _damaged(out, f"{href}: {error}") from error
+    return {**item, "links": [*item["links"], {"rel": "self", "href": str(path), "type": "application/geo+json"}]}
+
+
+def collection(items: list[Document]) -> str:
+    """Items as a STAC ItemCollection, which is a GeoJSON FeatureCollection."""
+    return json.dumps({"type": "FeatureCollection", "features": items}, indent=2, ensure_ascii=False)
+
+
+def _no_box(got: str) -> InputError:
+    sides = "W,S,E,N in degrees: W and E from -180 to 180, S and N from -90 to 90, S below N"
+    return InputError("--bbox", got=got, expected=sides, fix="correct it")
+
+
+def _no_expression(where: str, error: Exception) -> InputError:
+    said = " ".join(re.split(r"LINE \d+:", str(error))[0].split())
+    return InputError(
+        "--where", got=f"{where} ({said})", expected=f"an SQL expression over the columns of {ITEMS}",
+        fix="correct it; for example water_share > 0.05",
+    )  # fmt: skip
+
+
+def _damaged(out: Path, reason: object) -> InputError:
+    return InputError(f"results {out}", got=f"{ITEMS} with damage ({' '.join(str(reason).split())[:200]})",
+                      expected="a table of the items", fix="see what `seamline verify` says of it")  # fmt: skip
