@@ -28,6 +28,7 @@ from pipeline.errors import RunError
 from pipeline.files import replacing
 from pipeline.picture import decimated, stretch, write_preview
 from pipeline.rasters import reason
+from pipeline.sidecars import have_sidecars, remove_sidecars, write_sidecars
 from pipeline.store import create_store, is_sealed, open_labels, seal
 from pipeline.thumbnail import read_thumbnail
 from pipeline.work import QUICKLOOK, Job, Stopwatch, quicklook, quicklook_bands
@@ -81,6 +82,7 @@ def _published(publication: Publication, record: Mapping[str, Any], watch: Stopw
             write_cog(labels, grid, publication.classes, folder / COG, job.directory.files, _tags(record))
     with watch.stage("publish"):
         table = class_table(labels, grid, publication.classes)
+        _sidecars(publication, table)
         pixels, valid = quicklook(job)
         rgb = stretch(pixels.astype(np.float32), valid) if valid.any() else None
         _preview(publication, table, decimated(labels, QUICKLOOK), rgb)
@@ -102,12 +104,14 @@ def _published(publication: Publication, record: Mapping[str, Any], watch: Stopw
 
 
 def missing_outputs(folder: Path, outputs: Iterable[str]) -> list[str]:
-    """What is not there, or not whole, of a scene whose run is finished: outputs, ``"preview"``, ``"item"``.
+    """What is not there, or not whole, of a finished scene: outputs, ``"style"``, ``"preview"``, ``"item"``.
 
     The item is missing, too, where it or the catalogue does not speak of the record as it is: a kill came between.
     """
     there = {"cog": (folder / COG).exists(), "zarr": is_sealed(folder / ZARR)}
     missing = [output for output in outputs if not there[output]]
+    if "cog" in outputs and not have_sidecars(folder / COG):
+        missing.append("style")
     if not (folder / PREVIEW).exists():
         missing.append("preview")
     return missing if _vouched(folder, outputs) else [*missing, "item"]
@@ -154,6 +158,8 @@ def _completed(publication: Publication, record: Mapping[str, Any]) -> dict[str,
         store.rename(folder / ZARR)
     if "cog" in missing:
         write_cog(open_labels(folder / ZARR), grid, publication.classes, folder / COG, scratch, _tags(record))
+    if "style" in missing:
+        _sidecars(publication, table)
     if "preview" in missing:
         thumbnail = read_thumbnail(job.scene, [job.scene.bands[k] for k in _shown(job)], QUICKLOOK)
         labels = open_labels(folder / ZARR) if is_sealed(folder / ZARR) else None
@@ -197,6 +203,14 @@ def _move(store: Path, final: Path, keep: bool) -> None:
         final.rename(old)
     if keep:
         store.rename(final)
+
+
+def _sidecars(publication: Publication, table: Sequence[ClassArea]) -> None:
+    cog = publication.folder / COG
+    if "cog" in publication.outputs:
+        write_sidecars(cog, publication.classes, {row.value: row.pixels for row in table})
+    else:
+        remove_sidecars(cog)
 
 
 def _shown(job: Job) -> list[int]:
