@@ -15,6 +15,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 
 from distributed import Client, Future, KilledWorker, Reschedule, get_worker, wait
+from distributed.comm import CommClosedError
 
 from pipeline.cluster import PredictorPlugin, hands_of
 from pipeline.errors import BadBlockError, ChunkError, RunError, SeamlineError
@@ -130,7 +131,7 @@ class _Loop:
                         self._inferring.discard(future)
                         future.release()
                 self._submit()
-        except CancelledError as error:
+        except (CancelledError, CommClosedError) as error:  # the latter, where a result was on its way
             raise self._gone(str(error)) from error
         finally:
             if self._running and self._client.status == "running":
