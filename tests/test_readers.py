@@ -40,7 +40,7 @@ from model.spec import ModelClass
 from model.unet import UNet
 from pipeline.classes import NODATA
 from pipeline.grid import GeoBox, Window
-from pipeline.store import create_store, open_labels, seal, write_labels
+from pipeline.store import Storage, create_store, open_labels, seal, write_labels
 from tests.models import saved_model
 from tests.rasters import noise, write
 from tests.test_store import CLASSES, GRIDS, labels_of
@@ -157,6 +157,26 @@ def test_gdallocationinfo_and_gdal_translate_read_pixels_and_overviews(
     ]
 
 
+def stored(path: Path, grid: GeoBox, labels: NDArray[np.uint8], storage: Storage) -> Path:
+    create_store(path, grid, CLASSES, storage, title=path.stem)
+    write_labels(path, Window(0, 0, *grid.shape), labels)
+    seal(path, {})
+    return path
+
+
+def test_an_old_gdal_reads_a_store_of_version_2(gdal_bin: None, tmp_path: Path) -> None:
+    """Debian's GDAL 3.6, which QGIS 3.22 reads with, knows a draft of version 3 only."""
+    grid = GRIDS["projected"]
+    path = stored(tmp_path / "s.zarr", grid, labels_of(grid), Storage(32, zarr_format=2))
+    info = output("gdalinfo", "-json", path)
+    assert CRS.from_wkt(info["coordinateSystem"]["wkt"]) == CRS.from_epsg(32620)
+    assert info["geoTransform"] == list(grid.transform.to_gdal())
+    assert info["bands"][0]["noDataValue"] == NODATA
+    subprocess.run(["gdal_translate", "-q", str(path), str(tmp_path / "s.tif")], check=True)
+    with rasterio.open(tmp_path / "s.tif") as file:
+        np.testing.assert_array_equal(file.read(1), labels_of(grid))
+
+
 QGIS = "/usr/bin/python3"
 """Debian's Python, which has QGIS where the package python3-qgis is installed."""
 
@@ -204,16 +224,14 @@ def test_a_new_gdal_reads_the_store_with_its_place(results: Results, tmp_path: P
     library = next((PROGRAMS / "gdal" / "rasterio.libs").glob("libgdal*"), None)
     if library is None:
         pytest.skip(f"no newer GDAL in {PROGRAMS}{INSTALL}")
-    stores = {"": results.folder / "segmentation.zarr"}
+    stores = {"": f'ZARR:"{results.folder}/segmentation.zarr":/segmentation'}
     expected = {"": (results.grid, results.labels)}
     for name, grid in GRIDS.items():
-        stores[name], expected[name] = tmp_path / f"{name}.zarr", (grid, labels_of(grid))
-        create_store(stores[name], grid, CLASSES, 32, title=name)
-        write_labels(stores[name], Window(0, 0, *grid.shape), expected[name][1])
-        seal(stores[name], {})
+        expected[name] = grid, labels_of(grid)
+        stores[name] = str(stored(tmp_path / f"{name}.zarr", *expected[name], Storage(32)))
     data = PROGRAMS / "gdal" / "rasterio"
     done = subprocess.run(
-        [sys.executable, str(HERE / "gdal_reader.py"), str(library), *map(str, stores.values())],
+        [sys.executable, str(HERE / "gdal_reader.py"), str(library), *stores.values()],
         capture_output=True,
         text=True,
         env={"PROJ_DATA": str(data / "proj_data"), "GDAL_DATA": str(data / "gdal_data")},
