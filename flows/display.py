@@ -24,7 +24,7 @@ from rich.table import Table
 from flows.planning import Plan
 from flows.segment import Result, Watcher
 from pipeline.classes import percent
-from pipeline.publish import COG, ITEM, PREVIEW, RECORD, ZARR
+from pipeline.publish import ITEM, PREVIEW, RASTERS, RECORD, ZARR
 from pipeline.run import Totals
 
 if TYPE_CHECKING:
@@ -183,7 +183,7 @@ def show_result(result: Result) -> None:
     for block in record["bad_blocks"]:
         table.add_row("[red]unreadable block[/]", block)
     out.print(table)
-    names = {"cog": COG, "zarr": ZARR}
+    names = {"zarr": ZARR} | {output: f"{array}.tif" for output, array in RASTERS.items()}
     for name in (*(names[output] for output in record["outputs"]), ITEM, PREVIEW, RECORD):
         out.print(str(result.folder / name), soft_wrap=True, highlight=False)  # whole, to be copied
 

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -34,13 +35,14 @@ from pipeline import publish as publishing
 from pipeline import run as running
 from pipeline.errors import BadBlockError, InputError, RunError
 from pipeline.rundir import RunDirectory
-from pipeline.store import is_sealed, open_labels
+from pipeline.store import is_sealed, open_labels, open_raster
 from pipeline.tiling import Index, Tiling
 from pipeline.work import Job, infer_chunk
 from tests.rasters import damage, noise, write
 
 Cluster = Callable[[int], str]
 PLAN = {"window": 160, "halo": 48, "precision": "fp32", "device": "cpu", "engine": "torch"}
+EVERYTHING: dict[str, Any] = {"outputs": ("cog", "zarr", "probabilities", "confidence"), "zarr_shards": True}
 WINDOWS = 10 * 10  # of a scene of 640² in strides of 64
 
 
@@ -61,7 +63,7 @@ def run(source: Path, model: Model, out: Path, watcher: Watcher | None = None, *
 def finished(source: Path, small_model: Model, cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a finished run, to be copied."""
     out = tmp_path_factory.mktemp("finished")
-    run(source, small_model, out, cluster=cluster(1))
+    run(source, small_model, out, cluster=cluster(1), **EVERYTHING)
     return out
 
 
@@ -220,7 +222,7 @@ def test_a_client_that_is_killed_goes_on_where_it_stopped(
 def test_a_sealed_rerun_writes_nothing(source: Path, small_model: Model, finished: Path, tmp_path: Path) -> None:
     copied(finished, tmp_path)
     before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
-    again = run(source, small_model, tmp_path, cluster="tcp://127.0.0.1:1")  # no cluster is asked for
+    again = run(source, small_model, tmp_path, cluster="tcp://127.0.0.1:1", **EVERYTHING)  # no cluster is asked for
     assert not again.computed
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
 
@@ -273,6 +275,10 @@ def test_another_scene_model_or_plan_is_refused_with_the_difference(
         run(scene, small_model, tmp_path / "out", **{**options, "window": 176})
     with pytest.raises(InputError, match="precision fp32, expected precision bf16"):
         run(scene, small_model, tmp_path / "out", **{**options, "precision": "bf16"})
+    with pytest.raises(InputError, match="got --outputs cog,zarr, expected --outputs cog,confidence as asked"):
+        run(scene, small_model, tmp_path / "out", **options, outputs=("cog", "confidence"))
+    with pytest.raises(InputError, match="got --zarr-format 3, expected --zarr-format 2 as asked"):
+        run(scene, small_model, tmp_path / "out", **options, zarr_format=2)
     with rasterio.open(scene, "r+") as file:
         pixels = file.read(1)
         pixels[300, 300] += 1
@@ -322,6 +328,7 @@ def test_a_task_of_a_run_that_was_started_over_is_out_of_reach_of_the_new_one(
         "segmentation.tif.aux.xml",
         "segmentation.zarr",
         "segmentation.zarr/zarr.json",
+        "probabilities.tif",
         "item.json",
         "preview.png",
         "../catalog.json",
@@ -333,9 +340,10 @@ def test_a_lost_result_is_written_again_from_what_is_there(
     folder = copied(finished, tmp_path) / "scene"
     with rasterio.open(folder / "segmentation.tif") as file:
         labels, profile = file.read(1), file.profile
+    rasters = {name: open_raster(folder / "segmentation.zarr", name)[:] for name in EVERYTHING["outputs"][2:]}
     path = folder / lost
     shutil.rmtree(path) if path.is_dir() else path.unlink()
-    again = run(source, small_model, tmp_path, cluster="tcp://127.0.0.1:1")  # no cluster is asked for
+    again = run(source, small_model, tmp_path, cluster="tcp://127.0.0.1:1", **EVERYTHING)  # no cluster is asked for
     assert not again.computed and again.rewritten
     assert path.exists()
     assert not (folder / ".run").exists()
@@ -344,7 +352,12 @@ def test_a_lost_result_is_written_again_from_what_is_there(
         np.testing.assert_array_equal(file.read(1), labels)
         assert file.profile == profile
     np.testing.assert_array_equal(open_labels(folder / "segmentation.zarr")[:], labels)
+    assert open_labels(folder / "segmentation.zarr").shards == (again.record["plan"]["chunk_tiles"] * 64,) * 2
     assert is_sealed(folder / "segmentation.zarr")
+    for name, raster in rasters.items():
+        np.testing.assert_array_equal(open_raster(folder / "segmentation.zarr", name)[:], raster)
+        with rasterio.open(folder / f"{name}.tif") as file:
+            np.testing.assert_array_equal(file.read().squeeze(), raster)
     for name in ("segmentation.qml", "segmentation.tif.aux.xml"):
         assert (folder / name).read_text() == (finished / "scene" / name).read_text()
 
