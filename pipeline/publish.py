@@ -41,6 +41,7 @@ from pipeline.overviews import write_overviews
 from pipeline.picture import Caption, decimated, stretch, write_preview
 from pipeline.rasters import reason
 from pipeline.report import REPORT, ModelCard, date_of, place_of, write_report
+from pipeline.sidecars import have_sidecars, remove_sidecars, write_sidecars
 from pipeline.store import VARIABLE, Storage, create_store, is_sealed, open_labels, open_raster, rasters_in, seal
 from pipeline.thumbnail import read_thumbnail, write_overview
 from pipeline.work import QUICKLOOK, Job, Stopwatch, quicklook, quicklook_bands
@@ -99,6 +100,7 @@ def _published(publication: Publication, record: Mapping[str, Any], watch: Stopw
         _write_cogs(publication, store, publication.outputs, record, job.directory.files)
     with watch.stage("publish"):
         table = class_table(labels, grid, publication.classes)
+        _sidecars(publication, table)
         pixels, valid = quicklook(job)
         rgb = stretch(pixels.astype(np.float32), valid)
         write_overview(rgb, valid, grid, job.quicklook_step, folder / OVERVIEW)
@@ -122,7 +124,7 @@ def _published(publication: Publication, record: Mapping[str, Any], watch: Stopw
 
 
 def missing_outputs(folder: Path, outputs: Iterable[str]) -> list[str]:
-    """What is not there, or not whole, of a finished run: outputs, ``"preview"``, ``"report"``, ``"item"``.
+    """What is not there, or not whole, of a finished run: outputs, "style", "preview", "report", "item".
 
     The preview is missing without the overview, too, and the item where it or the catalogue does not speak of the
     record as it is: a kill came between.
@@ -131,6 +133,8 @@ def missing_outputs(folder: Path, outputs: Iterable[str]) -> list[str]:
     missing = [output for output in outputs if not there[output]]
     beside = {"preview": (PREVIEW, OVERVIEW), "report": (REPORT,)}
     missing += [what for what, names in beside.items() if not all((folder / name).exists() for name in names)]
+    if "cog" in outputs and not have_sidecars(folder / COG):
+        missing.append("style")
     return missing if _vouched(folder, outputs) else [*missing, "item"]
 
 
@@ -180,6 +184,8 @@ def _completed(publication: Publication, record: Mapping[str, Any]) -> dict[str,
         _seal(store, publication, record)
         store.rename(folder / ZARR)
     _write_cogs(publication, folder / ZARR, missing, record, scratch)
+    if "style" in missing:
+        _sidecars(publication, table)
     if "preview" in missing:
         thumbnail = read_thumbnail(job.scene, [job.scene.bands[k] for k in _shown(job)], QUICKLOOK)
         labels = open_labels(folder / ZARR) if is_sealed(folder / ZARR) else None
@@ -251,6 +257,14 @@ def _move(store: Path, final: Path, keep: bool) -> None:
         final.rename(old)
     if keep:
         store.rename(final)
+
+
+def _sidecars(publication: Publication, table: Sequence[ClassArea]) -> None:
+    cog = publication.folder / COG
+    if "cog" in publication.outputs:
+        write_sidecars(cog, publication.classes, {row.value: row.pixels for row in table})
+    else:
+        remove_sidecars(cog)
 
 
 def _shown(job: Job) -> list[int]:

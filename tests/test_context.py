@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -131,9 +132,11 @@ def unbounded(folder: Path) -> Model:
     return open_model(folder)
 
 
-def test_an_unbounded_plan_follows_the_curve_and_a_bounded_one_is_exact(tmp_path: Path) -> None:
+def test_an_unbounded_plan_follows_the_curve_and_a_bounded_one_is_exact(
+    tmp_path: Path, cluster: Callable[[int], str]
+) -> None:
     scene = write(tmp_path / "scene.tif", noise(2, 300, 260), names=("b0", "b1"))
-    options = SegmentOptions(workers=1, engine="torch", precision="fp32", device="cpu")
+    options = SegmentOptions(cluster=cluster(1), engine="torch", precision="fp32", device="cpu")
     model = unbounded(tmp_path / "unbounded")
     plan = plan_scene(scene, model.folder, options, None)
     curve = plan.measured.changed

@@ -14,6 +14,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,7 @@ from tests.rasters import damage, noise, write
 
 Cluster = Callable[[int], str]
 PLAN = {"window": 160, "halo": 48, "precision": "fp32", "device": "cpu", "engine": "torch"}
+EVERYTHING: dict[str, Any] = {"outputs": ("cog", "zarr", "probabilities", "confidence"), "zarr_shards": True}
 WINDOWS = 10 * 10  # of a scene of 640² in strides of 64
 
 
@@ -55,6 +57,42 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def run(source: Path, model: Model, out: Path, watcher: Watcher | None = None, **options: object) -> Result:
     return segment(source, model.folder, out, SegmentOptions(**{**PLAN, **options}), watcher or Watcher())
+
+
+@pytest.fixture(scope="module")
+def finished(source: Path, small_model: Model, cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a finished run, to be copied."""
+    out = tmp_path_factory.mktemp("finished")
+    run(source, small_model, out, cluster=cluster(1), **EVERYTHING)
+    return out
+
+
+@pytest.fixture(scope="module")
+def unpublished(source: Path, small_model: Model, cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a run that was killed after its last chunk, to be copied."""
+    out = tmp_path_factory.mktemp("unpublished")
+    with pytest.MonkeyPatch.context() as monkeypatch, stopped_at("seal", monkeypatch):
+        run(source, small_model, out, cluster=cluster(1))
+    return out
+
+
+@pytest.fixture(scope="module")
+def whole(
+    source: Path, small_model: Model, cluster: Cluster, tmp_path_factory: pytest.TempPathFactory
+) -> Callable[[int], dict[str, bytes]]:
+    """What a run with this overlap writes that nothing disturbs, in chunks of one tile; run once."""
+
+    @cache
+    def undisturbed(overlap: int) -> dict[str, bytes]:
+        out = tmp_path_factory.mktemp("whole")
+        options = {"chunk_tiles": 1, "overlap": overlap, "window": 160 + overlap}
+        return contents(run(source, small_model, out, cluster=cluster(2), **options).folder)
+
+    return undisturbed
+
+
+def copied(folder: Path, to: Path) -> Path:
+    return shutil.copytree(folder, to, dirs_exist_ok=True)
 
 
 def inferred_in(out: Path) -> set[str]:
@@ -117,40 +155,45 @@ def stopped_at(step: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         yield
 
 
+@pytest.fixture(scope="module")
+def mortal() -> Iterator[LocalCluster]:
+    """A cluster whose workers may be killed; it starts others."""
+    with LocalCluster(n_workers=2, threads_per_worker=3, dashboard_address=None) as own:
+        yield own
+
+
 @pytest.mark.parametrize("overlap", [0, 32])
 def test_a_worker_that_is_killed_changes_nothing(
-    source: Path, small_model: Model, cluster: Cluster, overlap: int, tmp_path: Path
+    source: Path,
+    small_model: Model,
+    mortal: LocalCluster,
+    whole: Callable[[int], dict[str, bytes]],
+    overlap: int,
+    tmp_path: Path,
 ) -> None:
     options = {"chunk_tiles": 1, "overlap": overlap, "window": 160 + overlap}
-    whole = run(source, small_model, tmp_path / "whole", cluster=cluster(2), **options)
-    with LocalCluster(n_workers=2, threads_per_worker=3, dashboard_address=None) as own:
-        killed: list[int] = []
+    killed: list[int] = []
 
-        def kill(totals, plan) -> None:
-            if not killed and totals.chunks_done > 10:
-                killed.append(own.workers[0].pid)
-                os.kill(killed[0], signal.SIGKILL)
+    def kill(totals, plan) -> None:
+        if not killed and totals.chunks_done > 10:
+            killed.append(mortal.workers[0].pid)
+            os.kill(killed[0], signal.SIGKILL)
 
-        result = run(
-            source, small_model, tmp_path / "killed", Watcher(progress=kill), cluster=own.scheduler_address, **options
-        )
+    result = run(source, small_model, tmp_path, Watcher(progress=kill), cluster=mortal.scheduler_address, **options)
     assert killed
-    assert contents(result.folder) == contents(whole.folder)
+    assert contents(result.folder) == whole(overlap)
 
 
 @pytest.mark.parametrize(("overlap", "sent"), [(0, signal.SIGINT), (32, signal.SIGKILL)])
 def test_a_client_that_is_killed_goes_on_where_it_stopped(
-    source: Path, small_model: Model, cluster: Cluster, overlap: int, sent: int, tmp_path: Path
+    source: Path,
+    small_model: Model,
+    cluster: Cluster,
+    whole: Callable[[int], dict[str, bytes]],
+    overlap: int,
+    sent: int,
+    tmp_path: Path,
 ) -> None:
-    whole = run(
-        source,
-        small_model,
-        tmp_path / "whole",
-        cluster=cluster(1),
-        chunk_tiles=1,
-        overlap=overlap,
-        window=160 + overlap,
-    )
     command = [
         sys.executable, "-m", "flows.cli", "segment", str(source), "--model", str(small_model.folder),
         "--out", str(tmp_path / "cut"), "--window", str(160 + overlap), "--halo", "48", "--overlap", str(overlap),
@@ -170,27 +213,29 @@ def test_a_client_that_is_killed_goes_on_where_it_stopped(
     done = len(inferred_in(tmp_path / "cut"))
     assert 8 <= done < WINDOWS
     assert not list((tmp_path / "cut").rglob("segmentation.tif"))
-    again = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert again.returncode == 0, again.stderr
-    record = json.loads((tmp_path / "cut" / "scene" / "run.json").read_text())
-    assert WINDOWS - done - 1 <= record["windows"] <= WINDOWS - done
-    assert contents(tmp_path / "cut" / "scene") == contents(whole.folder)
+    options = {"cluster": cluster(1), "chunk_tiles": 1, "overlap": overlap, "window": 160 + overlap}
+    again = run(source, small_model, tmp_path / "cut", **options)
+    assert WINDOWS - done - 1 <= again.record["windows"] <= WINDOWS - done
+    assert contents(again.folder) == whole(overlap)
 
 
-def test_a_sealed_rerun_writes_nothing(source: Path, small_model: Model, cluster: Cluster, tmp_path: Path) -> None:
-    run(source, small_model, tmp_path, cluster=cluster(1))
+def test_a_sealed_rerun_writes_nothing(source: Path, small_model: Model, finished: Path, tmp_path: Path) -> None:
+    copied(finished, tmp_path)
     before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
-    again = run(source, small_model, tmp_path, cluster="tcp://127.0.0.1:1")  # no cluster is asked for
+    again = run(source, small_model, tmp_path, cluster="tcp://127.0.0.1:1", **EVERYTHING)  # no cluster is asked for
     assert not again.computed
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
 
 
 @pytest.mark.parametrize("step", ["seal", "write_cog", "write_preview", "write_report", "write_item", "update_catalog"])
 def test_a_kill_while_publishing_publishes_again_without_inferring(
-    source: Path, small_model: Model, cluster: Cluster, step: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    with stopped_at(step, monkeypatch):
-        run(source, small_model, tmp_path, cluster=cluster(1))
+    source: Path, small_model: Model, cluster: Cluster, unpublished: Path, step: str, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    copied(unpublished, tmp_path)
+    if step != "seal":
+        with stopped_at(step, monkeypatch):
+            run(source, small_model, tmp_path, cluster=cluster(1))
     result = run(source, small_model, tmp_path, cluster=cluster(1))
     assert result.computed
     assert result.record["windows"] == 0
@@ -199,8 +244,11 @@ def test_a_kill_while_publishing_publishes_again_without_inferring(
 
 
 def test_a_disk_that_fills_up_while_publishing_keeps_what_was_inferred(
-    source: Path, small_model: Model, cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+    source: Path, small_model: Model, cluster: Cluster, unpublished: Path, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    copied(unpublished, tmp_path)
+
     def full(path: Path) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
@@ -215,29 +263,29 @@ def test_a_disk_that_fills_up_while_publishing_keeps_what_was_inferred(
 def test_another_scene_model_or_plan_is_refused_with_the_difference(
     source: Path, small_model: Model, cluster: Cluster, finished: bool, tmp_path: Path
 ) -> None:
-    copied = tmp_path / "scene.tif"
-    copied.write_bytes(source.read_bytes())
+    scene = tmp_path / "scene.tif"
+    scene.write_bytes(source.read_bytes())
     options = {"cluster": cluster(1)}
     if finished:
-        run(copied, small_model, tmp_path / "out", **options)
+        run(scene, small_model, tmp_path / "out", **options)
     else:
         with pytest.raises(Stop):
-            run(copied, small_model, tmp_path / "out", stop_after(1), **options)
+            run(scene, small_model, tmp_path / "out", stop_after(1), **options)
     with pytest.raises(InputError, match=r"got window 160, expected window 176"):
-        run(copied, small_model, tmp_path / "out", **{**options, "window": 176})
+        run(scene, small_model, tmp_path / "out", **{**options, "window": 176})
     with pytest.raises(InputError, match="precision fp32, expected precision bf16"):
-        run(copied, small_model, tmp_path / "out", **{**options, "precision": "bf16"})
+        run(scene, small_model, tmp_path / "out", **{**options, "precision": "bf16"})
     with pytest.raises(InputError, match="got --outputs cog,zarr, expected --outputs cog,confidence as asked"):
-        run(copied, small_model, tmp_path / "out", **options, outputs=("cog", "confidence"))
+        run(scene, small_model, tmp_path / "out", **options, outputs=("cog", "confidence"))
     with pytest.raises(InputError, match="got --zarr-format 3, expected --zarr-format 2 as asked"):
-        run(copied, small_model, tmp_path / "out", **options, zarr_format=2)
-    with rasterio.open(copied, "r+") as file:
+        run(scene, small_model, tmp_path / "out", **options, zarr_format=2)
+    with rasterio.open(scene, "r+") as file:
         pixels = file.read(1)
         pixels[300, 300] += 1
         file.write(pixels, 1)
     with pytest.raises(InputError, match=r"scene_digest .*--overwrite"):
-        run(copied, small_model, tmp_path / "out", **options)
-    changed = run(copied, small_model, tmp_path / "out", overwrite=True, **{**options, "window": 176})
+        run(scene, small_model, tmp_path / "out", **options)
+    changed = run(scene, small_model, tmp_path / "out", overwrite=True, **{**options, "window": 176})
     assert changed.record["plan"]["window"] == 176
     assert changed.record["windows"] == 8 * 8
 
@@ -276,6 +324,8 @@ def test_a_task_of_a_run_that_was_started_over_is_out_of_reach_of_the_new_one(
     "lost",
     [
         "segmentation.tif",
+        "segmentation.qml",
+        "segmentation.tif.aux.xml",
         "segmentation.zarr",
         "segmentation.zarr/zarr.json",
         "probabilities.tif",
@@ -287,30 +337,31 @@ def test_a_task_of_a_run_that_was_started_over_is_out_of_reach_of_the_new_one(
     ],
 )
 def test_a_lost_result_is_written_again_from_what_is_there(
-    source: Path, small_model: Model, cluster: Cluster, lost: str, tmp_path: Path
+    source: Path, small_model: Model, finished: Path, lost: str, tmp_path: Path
 ) -> None:
-    everything: dict[str, Any] = {"outputs": ("cog", "zarr", "probabilities", "confidence"), "zarr_shards": True}
-    first = run(source, small_model, tmp_path, cluster=cluster(1), **everything)
-    with rasterio.open(first.folder / "segmentation.tif") as file:
+    folder = copied(finished, tmp_path) / "scene"
+    with rasterio.open(folder / "segmentation.tif") as file:
         labels, profile = file.read(1), file.profile
-    rasters = {name: open_raster(first.folder / "segmentation.zarr", name)[:] for name in everything["outputs"][2:]}
-    path = first.folder / lost
+    rasters = {name: open_raster(folder / "segmentation.zarr", name)[:] for name in EVERYTHING["outputs"][2:]}
+    path = folder / lost
     shutil.rmtree(path) if path.is_dir() else path.unlink()
-    again = run(source, small_model, tmp_path, cluster="tcp://127.0.0.1:1", **everything)  # no cluster is asked for
+    again = run(source, small_model, tmp_path, cluster="tcp://127.0.0.1:1", **EVERYTHING)  # no cluster is asked for
     assert not again.computed and again.rewritten
     assert path.exists()
-    assert not (first.folder / ".run").exists()
+    assert not (folder / ".run").exists()
     assert not run(source, small_model, tmp_path, cluster="tcp://127.0.0.1:1").rewritten
-    with rasterio.open(first.folder / "segmentation.tif") as file:
+    with rasterio.open(folder / "segmentation.tif") as file:
         np.testing.assert_array_equal(file.read(1), labels)
         assert file.profile == profile
-    np.testing.assert_array_equal(open_labels(first.folder / "segmentation.zarr")[:], labels)
-    assert open_labels(first.folder / "segmentation.zarr").shards == (first.record["plan"]["chunk_tiles"] * 64,) * 2
-    assert is_sealed(first.folder / "segmentation.zarr")
+    np.testing.assert_array_equal(open_labels(folder / "segmentation.zarr")[:], labels)
+    assert open_labels(folder / "segmentation.zarr").shards == (again.record["plan"]["chunk_tiles"] * 64,) * 2
+    assert is_sealed(folder / "segmentation.zarr")
     for name, raster in rasters.items():
-        np.testing.assert_array_equal(open_raster(first.folder / "segmentation.zarr", name)[:], raster)
-        with rasterio.open(first.folder / f"{name}.tif") as file:
+        np.testing.assert_array_equal(open_raster(folder / "segmentation.zarr", name)[:], raster)
+        with rasterio.open(folder / f"{name}.tif") as file:
             np.testing.assert_array_equal(file.read().squeeze(), raster)
+    for name in ("segmentation.qml", "segmentation.tif.aux.xml"):
+        assert (folder / name).read_text() == (finished / "scene" / name).read_text()
 
 
 @pytest.mark.parametrize("step", ["_write_record", "_item"])
@@ -329,10 +380,9 @@ def test_a_kill_while_a_lost_result_is_written_leaves_nothing_untrue(
 
 
 def test_a_plan_of_another_version_is_refused(
-    source: Path, small_model: Model, cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    source: Path, small_model: Model, cluster: Cluster, unpublished: Path, tmp_path: Path
 ) -> None:
-    with stopped_at("seal", monkeypatch):
-        run(source, small_model, tmp_path, cluster=cluster(1))
+    copied(unpublished, tmp_path)
     path = tmp_path / source.stem / ".run" / "plan.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "measured": {}}))
     with pytest.raises(InputError, match="got a plan of another version"):
@@ -341,10 +391,9 @@ def test_a_plan_of_another_version_is_refused(
 
 
 def test_what_a_killed_publishing_left_lying_about_is_cleared_away(
-    source: Path, small_model: Model, cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    source: Path, small_model: Model, cluster: Cluster, unpublished: Path, tmp_path: Path
 ) -> None:
-    with stopped_at("seal", monkeypatch):
-        run(source, small_model, tmp_path, cluster=cluster(1))
+    copied(unpublished, tmp_path)
     folder = tmp_path / source.stem
     (store,) = folder.glob(".run/*/segmentation.zarr")
     (store / "zarr.0123.partial").write_text("half")
