@@ -80,7 +80,11 @@ def segment(
     threads: Threads = None,
     cluster: Cluster = "local",
     workers: Workers = None,
-    outputs: Annotated[str, typer.Option(help="What to write: cog, zarr")] = "cog,zarr",
+    outputs: Annotated[
+        str, typer.Option(help="What to write: cog, zarr, probabilities, confidence, disagreement")
+    ] = "cog,zarr",
+    zarr_format: Annotated[int, typer.Option(help="Version of the Zarr format: 3, or 2 for old QGIS")] = 3,
+    zarr_shards: Annotated[bool, typer.Option("--zarr-shards", help="Few large objects, for object stores")] = False,
     aoi: Aoi = None,
     bands: Bands = "",
     scale: Scale = None,
@@ -98,8 +102,10 @@ def segment(
     options = checked_options(
         window=window, halo=halo, overlap=overlap, chunk_tiles=chunk_tiles,
         device=device, precision=precision, engine=engine, batch=batch, threads=threads,
-        cluster=cluster, workers=workers, outputs=listed(outputs), aoi=aoi, bands=listed(bands), scale=scale,
-        offset=offset, nodata=nodata, on_bad_block=on_bad_block, overwrite=overwrite,
+        cluster=cluster, workers=workers,
+        outputs=listed(outputs), zarr_format=zarr_format, zarr_shards=zarr_shards,
+        aoi=aoi, bands=listed(bands), scale=scale, offset=offset, nodata=nodata,
+        on_bad_block=on_bad_block, overwrite=overwrite,
     )  # fmt: skip
     with display.live() as watcher:
         segment_all(scene, model, out, options, watcher)

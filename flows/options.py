@@ -12,13 +12,16 @@ from pydantic import (
     ConfigDict,
     Field,
     ValidationError,
+    ValidationInfo,
     ValidatorFunctionWrapHandler,
     WrapValidator,
+    field_validator,
     model_validator,
 )
 from pydantic_core import PydanticCustomError
 
 from model.config import GRAPH_PRECISIONS, Wish
+from pipeline.layers import LAYERS
 from pipeline.planning import PlanOptions
 from pipeline.sources import SceneOptions
 
@@ -61,8 +64,18 @@ ChunkTiles = Annotated[Annotated[int, Field(ge=1, le=1000)] | None, _expecting("
 Workers = Annotated[Annotated[int, Field(ge=1, le=256)] | None, _expecting("a whole number from 1 to 256")]
 Batch = Annotated[Annotated[int, Field(ge=1, le=1024)] | None, _expecting("a whole number from 1 to 1024")]
 Threads = Annotated[Annotated[int, Field(ge=1, le=1024)] | None, _expecting("a whole number from 1 to 1024")]
+
+
+def _with_labels(outputs: tuple[str, ...]) -> tuple[str, ...]:
+    if not {"cog", "zarr"} & set(outputs):
+        raise ValueError("no labels")
+    return outputs
+
+
 Outputs = Annotated[
-    tuple[Literal["cog", "zarr"], ...], Field(min_length=1), _expecting("cog, zarr, or both separated by a comma")
+    tuple[Literal["cog", "zarr", "probabilities", "confidence", "disagreement"], ...],
+    AfterValidator(_with_labels),
+    _expecting("cog, zarr or both, and if wanted probabilities, confidence, disagreement, separated by commas"),
 ]
 Scale = Annotated[Annotated[_Finite, AfterValidator(_not_zero)] | None, _expecting("a number other than 0")]
 Offset = Annotated[_Finite | None, _expecting("a number")]
@@ -100,6 +113,8 @@ class SegmentOptions(BaseModel):
         None, description="Worker processes of a local cluster; default: one a CUDA device, or one a core"
     )
     outputs: Outputs = Field(("cog", "zarr"), description="What to write")
+    zarr_format: Literal[3, 2] = Field(3, description="Version of the Zarr format; 2 for QGIS and GDAL before 3.11")
+    zarr_shards: bool = Field(False, description="One object for a chunk of the run, for object stores")
     aoi: Path | None = Field(None, description="GeoJSON polygons; nothing outside of them is inferred")
     bands: tuple[str, ...] = Field(
         (), description="The scene's bands in the model's order: numbers, descriptions or file names"
@@ -120,6 +135,20 @@ class SegmentOptions(BaseModel):
                 {"expected": f"{' or '.join(able)}, in which {self.engine} runs"},
             )
         return self
+
+    @field_validator("zarr_shards")
+    @classmethod
+    def _has_shards(cls, value: bool, info: ValidationInfo) -> bool:
+        if value and info.data.get("zarr_format") == 2:
+            raise PydanticCustomError(
+                "option", "Input should be {expected}", {"expected": "--zarr-format 3: version 2 has no shards"}
+            )
+        return value
+
+    @property
+    def layers(self) -> tuple[str, ...]:
+        """What is wanted beside the labels, as the pipeline calls it."""
+        return tuple(name for name in LAYERS if name in self.outputs)
 
     @property
     def plan(self) -> PlanOptions:

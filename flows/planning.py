@@ -103,7 +103,7 @@ def make_plan(
     Raises:
         InputError: no plan fits into the memory of a worker, or the resumed one does not.
     """
-    raster = raster_of(scene, model)
+    raster = raster_of(scene, model, options)
     workers = len(client.scheduler_info(n_workers=-1)["workers"])
     memory = memory_of(client)
     costs: dict[int, float] = {}
@@ -140,7 +140,7 @@ def plan_scene(
     """The plan that ``segment`` would follow, measured on the same kind of workers; drawn to ``picture`` if given."""
     model = open_model(model_name)
     scene = open_input(source, model, options)
-    candidates(raster_of(scene, model), options.plan, model.reach)
+    candidates(raster_of(scene, model, options), options.plan, model.reach)
     with connected(options.cluster, worker_count(options)) as client:
         plan = make_plan(client, scene, model, options, None, say, curious=True)
     if picture is not None:

@@ -17,6 +17,7 @@ from flows.options import SegmentOptions
 from flows.resume import Identity, finished_record
 from pipeline.errors import InputError
 from pipeline.files import check_writable
+from pipeline.layers import LAYERS
 from pipeline.planning import Raster, candidates
 from pipeline.publish import RECORD, missing_outputs
 from pipeline.rundir import RunDirectory
@@ -91,7 +92,7 @@ def open_requests(sources: Sequence[str | Path], model: Model, out: Path, option
 def _request(source: str | Path, model: Model, out: Path, options: SegmentOptions) -> Request:
     started = Stopwatch.now()
     scene = open_input(source, model, options)
-    candidates(raster_of(scene, model), options.plan, model.reach)
+    candidates(raster_of(scene, model, options), options.plan, model.reach)
     if not (out / scene.id / RECORD).exists():
         check_output(out, scene)
     return Request(scene, model, out, options, Stopwatch.now() - started)
@@ -108,10 +109,12 @@ def open_input(source: str | Path, model: Model, options: SegmentOptions) -> Sce
     )
 
 
-def raster_of(scene: Scene, model: Model) -> Raster:
+def raster_of(scene: Scene, model: Model, options: SegmentOptions) -> Raster:
     """What the plan must know of the scene."""
     height, width = scene.grid.shape
-    return Raster(height, width, len(scene.bands), np.dtype(scene.dtype).itemsize, len(model.classes))
+    classes = len(model.classes)
+    layers = sum(classes if LAYERS[name].per_class else 1 for name in options.layers)
+    return Raster(height, width, len(scene.bands), np.dtype(scene.dtype).itemsize, classes, layers)
 
 
 def check_output(out: Path, scene: Scene) -> None:

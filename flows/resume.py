@@ -51,8 +51,10 @@ def finished_record(folder: Path, identity: Identity, options: SegmentOptions) -
         plan, settings = record["plan"], record["settings"]
     except (OSError, ValueError, KeyError, TypeError):
         return None  # none, or not one that Seamline wrote
-    _refuse_other(f"finished run in {folder}", record, plan, settings, identity, options)
-    return record if can_complete(folder) else None
+    what = f"finished run in {folder}"
+    _refuse_other(what, record, plan, settings, identity, options)
+    _refuse_outputs(what, record, options, set(options.layers) <= set(record["outputs"]))
+    return record if can_complete(folder, record["outputs"]) else None
 
 
 def resumable(directory: RunDirectory, identity: Identity, options: SegmentOptions) -> Resumed | None:
@@ -70,7 +72,10 @@ def resumable(directory: RunDirectory, identity: Identity, options: SegmentOptio
         tiling, measured = Tiling(**found["tiling"]), Measurement.from_dict(found["measured"])
         plan = {name: getattr(tiling, name) for name in ("window", "halo", "overlap", "chunk_tiles")}
         settings = asdict(measured.settings_for(tiling.window))
-        _refuse_other(f"unfinished run in {directory.path.parent}", found, plan, settings, identity, options)
+        what = f"unfinished run in {directory.path.parent}"
+        _refuse_other(what, found, plan, settings, identity, options)
+        begun = SegmentOptions.model_validate(found["options"] | {"aoi": None})
+        _refuse_outputs(what, {"outputs": begun.outputs, **found}, options, begun.layers == options.layers)
     except InputError:
         if options.overwrite:
             return None
@@ -117,6 +122,27 @@ def _refuse_other(
             got=", ".join(f"{name} {_short(there.get(name, 'unknown'))}" for name in other),
             expected=", ".join(f"{name} {_short(value)}" for name, value in other.items()) + " as asked",
             fix="take the same scene, model and plan, another --out, or --overwrite to start over",
+        )
+
+
+def _refuse_outputs(what: str, found: dict[str, Any], options: SegmentOptions, layers_fit: bool) -> None:
+    """Layers are made of what is gone when a run is finished; the store lies as it was begun."""
+    standard: dict[str, Any] = {"zarr_format": 3, "zarr_shards": False}
+    there = standard | found.get("options", {})
+    asked = {name: getattr(options, name) for name in standard}
+    other = {
+        f"--{name.replace('_', '-')}": (there[name], value)
+        for name, value in asked.items()
+        if value not in (standard[name], there[name])
+    }
+    if not layers_fit:
+        other["--outputs"] = ",".join(found["outputs"]), ",".join(options.outputs)
+    if other:
+        raise InputError(
+            what,
+            got=", ".join(f"{name} {had}" for name, (had, _) in other.items()),
+            expected=", ".join(f"{name} {wanted}" for name, (_, wanted) in other.items()) + " as asked",
+            fix="take the same outputs, another --out, or --overwrite to start over",
         )
 
 

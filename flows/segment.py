@@ -26,7 +26,7 @@ from pipeline.errors import BadBlockError, ChunkError, RunError
 from pipeline.publish import RECORD, Publication, complete, missing_outputs, publish
 from pipeline.run import Totals, run_chunks
 from pipeline.rundir import RunDirectory
-from pipeline.store import create_store
+from pipeline.store import Storage, create_store
 from pipeline.tiling import Tiling
 from pipeline.work import Job, Stopwatch
 
@@ -142,7 +142,7 @@ def _run(request: Request, client: Client, watcher: Watcher, begun: float) -> Re
     plan = make_plan(client, scene, model, options, resumed, watcher.say)
     watcher.planned(plan)
     directory = _begun(request, plan) if resumed is None else resumed.directory
-    job = Job(scene, plan.tiling, len(model.classes), directory, options.on_bad_block)
+    job = Job(scene, plan.tiling, len(model.classes), directory, options.on_bad_block, options.layers)
     loader = TorchLoader(model.folder, model.digest, plan.settings, radiometry_of(scene), plan.tiling.halo)
     start = Stopwatch.now() - started
     totals = run_chunks(client, job, loader, lambda totals: watcher.progress(totals, plan))
@@ -157,7 +157,8 @@ def _begun(request: Request, plan: Plan) -> RunDirectory:
     """The run directory of a new run."""
     directory = request.directory.started()
     title = f"{plan.scene.id}, segmented with {plan.model.spec.name}"
-    create_store(directory.store, plan.scene.grid, plan.model.classes, plan.tiling.store_chunk, title=title)
+    storage, layers = storage_of(plan.tiling, request.options), request.options.layers
+    create_store(directory.store, plan.scene.grid, plan.model.classes, storage, title=title, layers=layers)
     options = request.options.model_dump(mode="json", exclude_defaults=True)
     identity = {
         **asdict(request.identity),
@@ -171,8 +172,13 @@ def _begun(request: Request, plan: Plan) -> RunDirectory:
 
 def _publication(request: Request, job: Job) -> Publication:
     model, options = request.model, request.options
-    title = f"segmented with {model.spec.name}"
-    return Publication(job, model.classes, request.out, request.folder, options.outputs, versions(), title)
+    title, storage = f"segmented with {model.spec.name}", storage_of(job.tiling, options)
+    return Publication(job, model.classes, storage, request.out, request.folder, options.outputs, versions(), title)
+
+
+def storage_of(tiling: Tiling, options: SegmentOptions) -> Storage:
+    """How the Zarr store lies on disk; a shard is a chunk of the run, since it has one writer."""
+    return Storage(tiling.store_chunk, tiling.chunk if options.zarr_shards else None, options.zarr_format)
 
 
 def versions() -> dict[str, str]:

@@ -33,7 +33,7 @@ def tune(model_name: str | Path, source: str | None, options: SegmentOptions) ->
 
         halo, changed = default_halo(options.plan, model.reach), {}
         if scene is not None:
-            tried = margins(raster_of(scene, model), options.plan, model.reach)
+            tried = margins(raster_of(scene, model, options), options.plan, model.reach)
             changed = measure_context(client, scene, model, options, tried, threads)
             if options.halo is None and model.reach.exact_halo is None:
                 halo = settled_halo(changed, model.reach)

@@ -44,11 +44,22 @@ def votes(probabilities: Array, rows: NDArray[np.float64], cols: NDArray[np.floa
     ``rows`` and ``cols`` are the tapers along both axes, of lengths height and width.
     """
     xp = array_namespace(probabilities)
-    device = probabilities.device
-    down = xp.asarray(rows, dtype=xp.float64, device=device)[:, None]
-    across = xp.asarray(cols, dtype=xp.float64, device=device)[None, :]
     # The product in double precision: rounded once, at the end.
-    return xp.astype(xp.round(xp.astype(probabilities, xp.float64) * (down * across * ONE)), xp.int32)
+    return xp.astype(xp.round(xp.astype(probabilities, xp.float64) * _weights(xp, probabilities, rows, cols)), xp.int32)
+
+
+def squares(probabilities: Array, rows: NDArray[np.float64], cols: NDArray[np.float64]) -> Array:
+    """Votes (1, height, width) int32 like ``votes``, of the mean over the classes of the squared probabilities."""
+    xp = array_namespace(probabilities)
+    exact = xp.astype(probabilities, xp.float64)
+    mean = xp.mean(exact * exact, axis=0, keepdims=True)
+    return xp.astype(xp.round(mean * _weights(xp, probabilities, rows, cols)), xp.int32)
+
+
+def _weights(xp: Any, like: Array, rows: NDArray[np.float64], cols: NDArray[np.float64]) -> Array:
+    down = xp.asarray(rows, dtype=xp.float64, device=like.device)[:, None]
+    across = xp.asarray(cols, dtype=xp.float64, device=like.device)[None, :]
+    return down * across * ONE
 
 
 def winners(scores: Array) -> Array:

@@ -6,8 +6,9 @@ import math
 import tempfile
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import rasterio
@@ -20,32 +21,51 @@ from rasterio.windows import Window as RasterioWindow
 from pipeline.classes import NODATA, LabelClass
 from pipeline.files import replacing
 from pipeline.grid import GeoBox, Window
+from pipeline.layers import SCALE, Layer
 from pipeline.rasters import check_blocks
-from pipeline.store import VARIABLE, open_labels, write_labels
+from pipeline.store import VARIABLE, open_raster, write_raster
 
-__all__ = ["copy_labels", "row_bands", "thinned_labels", "write_cog"]
+__all__ = ["Content", "copy_raster", "labels_content", "layer_content", "row_bands", "thinned_labels", "write_cog"]
 
 _BLOCK = 512
 _CACHE_BYTES = 64 << 20
 
 
-def write_cog(
-    labels: zarr.Array[Any],
-    grid: GeoBox,
-    classes: Sequence[LabelClass],
-    path: Path,
-    scratch: Path,
-    tags: Mapping[str, str],
-) -> None:
-    """Write ``labels`` (y, x) uint8 on ``grid`` to the COG ``path``; it appears whole or not at all.
+@dataclass(frozen=True)
+class Content:
+    """What the bands of a raster mean: their names, how overviews are made of them, value = digital number × scale."""
 
-    The labels pass through a tiled GeoTIFF in the folder ``scratch`` (about the size of the result), since a
+    bands: tuple[str, ...]
+    overviews: Literal["MODE", "AVERAGE"]
+    colors: Mapping[int, tuple[int, int, int, int]] | None = None
+    scale: float = 1.0
+    tags: Mapping[str, str] = field(default_factory=dict)
+
+
+def labels_content(classes: Sequence[LabelClass]) -> Content:
+    """Of the labels: a colour table, and ``CLASS_<value>`` with the name of each class."""
+    colors = {label.value: (*label.color, 255) for label in classes} | {NODATA: (0, 0, 0, 0)}
+    return Content((VARIABLE,), "MODE", colors, tags={f"CLASS_{label.value}": label.name for label in classes})
+
+
+def layer_content(layer: Layer, classes: Sequence[LabelClass]) -> Content:
+    """Of a layer: a band for each class, or one."""
+    bands = tuple(label.name for label in classes) if layer.per_class else (layer.name,)
+    return Content(bands, "AVERAGE", scale=SCALE, tags={"TITLE": layer.title})
+
+
+def write_cog(
+    array: zarr.Array[Any], grid: GeoBox, content: Content, path: Path, scratch: Path, tags: Mapping[str, str]
+) -> None:
+    """Write ``array`` (y, x) or (band, y, x) uint8 on ``grid`` to the COG ``path``; it appears whole or not at all.
+
+    The pixels pass through a tiled GeoTIFF in the folder ``scratch`` (about the size of the result), since a
     COG cannot be written in order. At most one band of rows, one Zarr chunk high, is in memory at a time. Raises
     ``OSError`` or one of GDAL's errors when the disk is full.
-    ``tags`` are added to the file's own metadata beside ``CLASS_<value>`` with the name of each class.
+    ``tags`` are added to the file's own metadata beside those of ``content``.
     """
-    if tuple(labels.shape) != tuple(grid.shape):
-        raise ValueError(f"labels of shape {labels.shape} are not on a grid of shape {tuple(grid.shape)}")
+    if tuple(array.shape[-2:]) != tuple(grid.shape):
+        raise ValueError(f"an array of shape {array.shape} is not on a grid of shape {tuple(grid.shape)}")
     scratch.mkdir(parents=True, exist_ok=True)
     with (
         warnings.catch_warnings(),
@@ -55,7 +75,7 @@ def write_cog(
         # A scene without a place, such as a micrograph, is none the worse for it.
         warnings.simplefilter("ignore", NotGeoreferencedWarning)
         staged = Path(folder) / "staged.tif"
-        _stage(labels, grid, classes, staged, tags)
+        _stage(array, grid, content, staged, tags)
         check_blocks(staged)
         with replacing(path) as part:
             rasterio.shutil.copy(
@@ -63,8 +83,9 @@ def write_cog(
                 part,
                 driver="COG",
                 COMPRESS="LZW",  # of what every reader knows, the one that is fast: labels are long runs
+                PREDICTOR="NO" if content.colors else "YES",
                 BLOCKSIZE=_BLOCK,
-                OVERVIEW_RESAMPLING="MODE",
+                OVERVIEW_RESAMPLING=content.overviews,
                 NUM_THREADS="ALL_CPUS",
                 BIGTIFF="IF_SAFER",
                 STATISTICS="YES",  # or GIS tools write them to a side-car beside the file
@@ -72,28 +93,24 @@ def write_cog(
             check_blocks(part)
 
 
-def copy_labels(path: Path, store: Path) -> None:
-    """Write the labels of the COG ``path`` into an empty store of the same grid, a row of Zarr chunks at a time."""
+def copy_raster(path: Path, store: Path, name: str) -> None:
+    """Write the COG ``path`` into an empty array of a store of the same grid, a row of Zarr chunks at a time."""
+    array = open_raster(store, name)
     with rasterio.open(path) as cog:
-        for band in row_bands(open_labels(store)):
-            write_labels(store, band, cog.read(1, window=RasterioWindow(band.col, band.row, band.width, band.height)))
+        for band in row_bands(array):
+            window = RasterioWindow(band.col, band.row, band.width, band.height)
+            write_raster(store, name, band, cog.read(window=window).reshape(*array.shape[:-2], *band.shape))
 
 
-def row_bands(labels: zarr.Array[Any], multiple: int = 1) -> Iterator[Window]:
-    """Full-width windows from top to bottom, as high as a Zarr chunk, rounded up to ``multiple`` rows."""
-    height, width = labels.shape
-    step = -(-labels.chunks[0] // multiple) * multiple
+def row_bands(array: zarr.Array[Any], multiple: int = 1) -> Iterator[Window]:
+    """Full-width windows from top to bottom, as high as a Zarr chunk or shard, rounded up to ``multiple`` rows."""
+    height, width = array.shape[-2:]
+    step = -(-(array.shards or array.chunks)[-2] // multiple) * multiple
     for row in range(0, height, step):
         yield Window(row, 0, min(step, height - row), width)
 
 
-def _stage(
-    labels: zarr.Array[Any],
-    grid: GeoBox,
-    classes: Sequence[LabelClass],
-    path: Path,
-    tags: Mapping[str, str],
-) -> None:
+def _stage(array: zarr.Array[Any], grid: GeoBox, content: Content, path: Path, tags: Mapping[str, str]) -> None:
     height, width = grid.shape
     with rasterio.open(
         path,
@@ -101,7 +118,7 @@ def _stage(
         driver="GTiff",
         height=height,
         width=width,
-        count=1,
+        count=len(content.bands),
         dtype="uint8",
         nodata=NODATA,
         crs=None if grid.crs is None else grid.crs.to_wkt(),
@@ -112,14 +129,18 @@ def _stage(
         compress="zstd",
         zstd_level=1,
         bigtiff="if_safer",
+        interleave="band",
     ) as staged:
-        staged.write_colormap(1, {label.value: (*label.color, 255) for label in classes} | {NODATA: (0, 0, 0, 0)})
-        staged.set_band_description(1, VARIABLE)
-        names = {f"CLASS_{label.value}": label.name for label in classes}
-        staged.update_tags(**names, **tags, AREA_OR_POINT="Area")
-        for band in row_bands(labels, _BLOCK):
-            pixels = labels[band.slices()]
-            staged.write(pixels, 1, window=RasterioWindow(band.col, band.row, band.width, band.height))
+        if content.colors is not None:
+            staged.write_colormap(1, content.colors)
+        staged.scales = (content.scale,) * len(content.bands)
+        staged.update_tags(**content.tags, **tags, AREA_OR_POINT="Area")
+        for number, name in enumerate(content.bands, 1):
+            staged.set_band_description(number, name)
+            for band in row_bands(array, _BLOCK):
+                place = band.slices() if array.ndim == 2 else (number - 1, *band.slices())
+                window = RasterioWindow(band.col, band.row, band.width, band.height)
+                staged.write(np.asarray(array[place]), number, window=window)
 
 
 def thinned_labels(path: Path, step: int) -> NDArray[np.uint8]:

@@ -72,13 +72,17 @@ class PlanOptions:
 
 @dataclass(frozen=True)
 class Raster:
-    """What the plan must know of a scene: size, bands, bytes of a digital number, and the number of classes."""
+    """What the plan must know of a scene: size, bands, bytes of a digital number, and what comes of it.
+
+    ``layers`` counts the bands of the layers beside the labels.
+    """
 
     height: int
     width: int
     bands: int
     itemsize: int
     classes: int
+    layers: int = 0
 
 
 @dataclass(frozen=True)
@@ -246,12 +250,13 @@ def projected_memory(raster: Raster, plan: Tiling, costs: Costs) -> int:
     read = (min(plan.chunk_tiles, max(plan.tile_grid)) * plan.stride + plan.overlap + 2 * plan.halo) ** 2
     pixels = min(plan.chunk, raster.height) * min(plan.chunk, raster.width)
     block = read * (raster.bands * raster.itemsize + 1)
-    labels = pixels * 3
-    sums = 2 * 4 * raster.classes * pixels if plan.overlap else 0
+    labels = pixels * (3 + 2 * raster.layers)
+    channels = raster.classes + 1  # the squares for disagreement
+    sums = 2 * 4 * channels * pixels if plan.overlap else 0
     # What GDAL delivers, the scene's bands put together, and at a scene's edge the mirrored copy.
     chunk = 3 * block + labels + sums
     # Weighing one tile's votes: its probabilities, their products and roundings in double precision.
-    weighed = 3 * 8 * raster.classes * plan.support**2 if plan.overlap else 0
+    weighed = 3 * 8 * raster.classes * plan.support**2 if plan.overlap or raster.layers else 0
     network = costs.forward_bytes(plan.window) + weighed
     return int(MARGIN * (costs.process_bytes + network + CHUNKS_AT_ONCE * chunk + RASTER_CACHE))
 

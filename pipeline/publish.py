@@ -23,16 +23,20 @@ from rasterio.errors import RasterioError
 
 from pipeline.catalog import CATALOG, ClassArea, class_table, file_info, scene_item, update_catalog, write_item
 from pipeline.classes import LabelClass
-from pipeline.cog import copy_labels, thinned_labels, write_cog
+from pipeline.cog import copy_raster, labels_content, layer_content, thinned_labels, write_cog
 from pipeline.errors import RunError
 from pipeline.files import replacing
+from pipeline.layers import LAYERS
+from pipeline.overviews import write_overviews
 from pipeline.picture import decimated, stretch, write_preview
 from pipeline.rasters import reason
-from pipeline.store import create_store, is_sealed, open_labels, seal
+from pipeline.store import VARIABLE, Storage, create_store, is_sealed, open_labels, open_raster, rasters_in, seal
 from pipeline.thumbnail import read_thumbnail
 from pipeline.work import QUICKLOOK, Job, Stopwatch, quicklook, quicklook_bands
 
 COG, ZARR, ITEM, PREVIEW, RECORD = "segmentation.tif", "segmentation.zarr", "item.json", "preview.png", "run.json"
+RASTERS = {"cog": VARIABLE} | {name: name for name in LAYERS}
+"""Outputs that are COGs, and the arrays that they show: <array>.tif."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +45,7 @@ class Publication:
 
     job: Job
     classes: tuple[LabelClass, ...]
+    storage: Storage
     out: Path
     folder: Path
     outputs: tuple[str, ...]
@@ -74,19 +79,18 @@ def _published(publication: Publication, record: Mapping[str, Any], watch: Stopw
     job, folder = publication.job, publication.folder
     for part in folder.glob(".*.part"):  # of a publishing that was killed
         part.unlink()
-    store = _sealed_store(job, record)
+    store = _sealed_store(publication, record, watch)
     labels, grid = open_labels(store), job.scene.grid
     with watch.stage("cog"):
-        if "cog" in publication.outputs:
-            write_cog(labels, grid, publication.classes, folder / COG, job.directory.files, _tags(record))
+        _write_cogs(publication, store, publication.outputs, record, job.directory.files)
     with watch.stage("publish"):
         table = class_table(labels, grid, publication.classes)
         pixels, valid = quicklook(job)
         rgb = stretch(pixels.astype(np.float32), valid) if valid.any() else None
         _preview(publication, table, decimated(labels, QUICKLOOK), rgb)
         _move(store, folder / ZARR, keep="zarr" in publication.outputs)
-        if "cog" not in publication.outputs:
-            (folder / COG).unlink(missing_ok=True)
+        for output in RASTERS.keys() - set(publication.outputs):
+            _cog(folder, output).unlink(missing_ok=True)
     finished = datetime.now(UTC)
     complete = {
         **record,
@@ -106,7 +110,7 @@ def missing_outputs(folder: Path, outputs: Iterable[str]) -> list[str]:
 
     The item is missing, too, where it or the catalogue does not speak of the record as it is: a kill came between.
     """
-    there = {"cog": (folder / COG).exists(), "zarr": is_sealed(folder / ZARR)}
+    there = {output: _cog(folder, output).exists() for output in RASTERS} | {"zarr": is_sealed(folder / ZARR)}
     missing = [output for output in outputs if not there[output]]
     if not (folder / PREVIEW).exists():
         missing.append("preview")
@@ -125,9 +129,11 @@ def _vouched(folder: Path, outputs: Iterable[str]) -> bool:
     return known and checksum == file_info(folder / RECORD)["file:checksum"] and (folder.parent / CATALOG).exists()
 
 
-def can_complete(folder: Path) -> bool:
-    """Whether the labels of a finished run are still there, as one raster or the other."""
-    return is_sealed(folder / ZARR) or (folder / COG).exists()
+def can_complete(folder: Path, outputs: Iterable[str]) -> bool:
+    """Whether the labels of a finished run, and its layers, are still there, as one raster or the other."""
+    stored = rasters_in(folder / ZARR) if is_sealed(folder / ZARR) else ()
+    wanted = {"cog", *outputs} & set(RASTERS)
+    return all(RASTERS[output] in stored or _cog(folder, output).exists() for output in wanted)
 
 
 def complete(publication: Publication, record: Mapping[str, Any]) -> dict[str, Any]:
@@ -148,12 +154,13 @@ def _completed(publication: Publication, record: Mapping[str, Any]) -> dict[str,
         store = scratch / ZARR
         shutil.rmtree(store, ignore_errors=True)
         shutil.rmtree(folder / ZARR, ignore_errors=True)  # what is left of it
-        create_store(store, grid, publication.classes, job.tiling.store_chunk, title=publication.lineage)
-        copy_labels(folder / COG, store)
-        seal(store, {key: record[key] for key in ("scene_digest", "model_digest", "plan")})
+        layers = [name for name in record["outputs"] if name in LAYERS]
+        create_store(store, grid, publication.classes, publication.storage, title=publication.lineage, layers=layers)
+        for name in rasters_in(store):
+            copy_raster(folder / f"{name}.tif", store, name)
+        _seal(store, publication, record)
         store.rename(folder / ZARR)
-    if "cog" in missing:
-        write_cog(open_labels(folder / ZARR), grid, publication.classes, folder / COG, scratch, _tags(record))
+    _write_cogs(publication, folder / ZARR, missing, record, scratch)
     if "preview" in missing:
         thumbnail = read_thumbnail(job.scene, [job.scene.bands[k] for k in _shown(job)], QUICKLOOK)
         labels = open_labels(folder / ZARR) if is_sealed(folder / ZARR) else None
@@ -175,16 +182,40 @@ def _write_record(folder: Path, record: Mapping[str, Any]) -> None:
         part.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
 
 
-def _sealed_store(job: Job, record: Mapping[str, Any]) -> Path:
+def _cog(folder: Path, output: str) -> Path:
+    return folder / f"{RASTERS[output]}.tif"
+
+
+def _write_cogs(
+    publication: Publication, store: Path, outputs: Iterable[str], record: Mapping[str, Any], scratch: Path
+) -> None:
+    """Write those of the outputs that are COGs from the store."""
+    classes, grid = publication.classes, publication.job.scene.grid
+    for output in RASTERS:
+        if output in outputs:
+            name = RASTERS[output]
+            content = labels_content(classes) if name == VARIABLE else layer_content(LAYERS[name], classes)
+            path = _cog(publication.folder, output)
+            write_cog(open_raster(store, name), grid, content, path, scratch, _tags(record))
+
+
+def _sealed_store(publication: Publication, record: Mapping[str, Any], watch: Stopwatch) -> Path:
     """The store of the run, sealed; after a kill between its renaming and the record, the one in its final place."""
-    store, final = job.directory.store, job.directory.path.parent / ZARR
+    directory = publication.job.directory
+    store, final = directory.store, directory.path.parent / ZARR
     if not store.exists() and is_sealed(final):
         return final
     for part in store.rglob("*.partial"):  # of a worker or client that was killed while it wrote
         part.unlink()
     if not is_sealed(store):
-        seal(store, {key: record[key] for key in ("scene_digest", "model_digest", "plan")})
+        with watch.stage("overviews"):
+            _seal(store, publication, record)
     return store
+
+
+def _seal(store: Path, publication: Publication, record: Mapping[str, Any]) -> None:
+    write_overviews(store, publication.job.scene.grid, publication.classes)
+    seal(store, {key: record[key] for key in ("scene_digest", "model_digest", "plan")})
 
 
 def _move(store: Path, final: Path, keep: bool) -> None:

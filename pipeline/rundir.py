@@ -35,6 +35,8 @@ from pipeline.errors import InputError
 from pipeline.files import replacing
 from pipeline.tiling import Index
 
+_RASTER = "raster-"
+
 
 @dataclass(frozen=True)
 class Report:
@@ -65,11 +67,12 @@ class Report:
 class Votes:
     """An inferred chunk of a plan with overlap, before its neighbours' votes are in.
 
-    ``labels`` (height, width) uint8 are final wherever no neighbour votes. ``above`` (classes, v, width) and ``left``
-    (classes, height, v) are its own votes where neighbours vote too, ``strips`` its votes on the neighbours' pixels.
+    ``rasters`` by name, the labels (height, width) and layers beside them, uint8, are final where no neighbour votes.
+    ``above`` (classes, v, width) and ``left`` (classes, height, v) are its own votes where neighbours vote too,
+    ``strips`` its votes on the neighbours' pixels; where squares are counted, they are one class more.
     """
 
-    labels: NDArray[np.uint8]
+    rasters: dict[str, NDArray[np.uint8]]
     above: NDArray[np.int32]
     left: NDArray[np.int32]
     strips: dict[Index, NDArray[np.int32]]
@@ -176,13 +179,15 @@ class RunDirectory:
     def save_votes(self, chunk: Index, votes: Votes) -> None:
         """Keep an inferred chunk until its neighbours' votes are in, and its own with them."""
         strips = {f"strip-{_name(to)}": strip for to, strip in votes.strips.items()}
+        rasters = {f"{_RASTER}{name}": raster for name, raster in votes.rasters.items()}
         with replacing(self._votes(chunk), shared=True) as part, part.open("wb") as file:
-            np.savez(file, labels=votes.labels, above=votes.above, left=votes.left, **strips)  # type: ignore[arg-type]
+            np.savez(file, above=votes.above, left=votes.left, **rasters, **strips)  # type: ignore[arg-type]
 
     def load_votes(self, chunk: Index) -> Votes:
         """What ``save_votes`` was given, without the strips (``load_strip``)."""
         with np.load(self._votes(chunk)) as arrays:
-            return Votes(arrays["labels"], arrays["above"], arrays["left"], {})
+            rasters = {name.removeprefix(_RASTER): arrays[name] for name in arrays if name.startswith(_RASTER)}
+            return Votes(rasters, arrays["above"], arrays["left"], {})
 
     def load_strip(self, giver: Index, receiver: Index) -> NDArray[np.int32]:
         """The votes of ``giver``'s tiles on ``receiver``'s pixels, (classes, height, width)."""

@@ -1,8 +1,11 @@
-"""The labels of a scene as a Zarr v3 store that GDAL, xarray and GeoZarr readers find on the map.
+"""The labels of a scene, and layers beside them, as a Zarr store that GDAL, xarray and GeoZarr readers find on the map.
 
-The georeference is written three times, since no reader knows all three: CF ``grid_mapping`` with 1-D
-coordinates (xarray, rioxarray), ``_CRS`` (GDAL) and the ``spatial:``/``proj:`` conventions (GeoZarr, and
-the only one of the three that tells a rotated grid to GDAL, from 3.13 on).
+::
+
+    segmentation.zarr/segmentation           (y, x) uint8
+                      probabilities          (class, y, x) uint8, and other layers, where asked for
+                      y, x, spatial_ref      where it lies (``conventions.py``)
+                      ovr_2x/…, ovr_4x/…     the same at a half, a quarter, … of the resolution (``overviews.py``)
 """
 
 from __future__ import annotations
@@ -11,70 +14,130 @@ import re
 import shutil
 import warnings
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, Literal
 
 import numpy as np
 import zarr
+from numcodecs import Zlib
 from numpy.typing import NDArray
 
 from pipeline.classes import NODATA, LabelClass
+from pipeline.conventions import GRID_MAPPING, JSON, conventions, coordinates, crs_code, georeference, grid_mapping
 from pipeline.errors import InputError
 from pipeline.grid import GeoBox, Window
+from pipeline.layers import LAYERS, SCALE
 
-__all__ = ["JSON", "VARIABLE", "create_store", "crs_code", "is_sealed", "open_labels", "seal", "write_labels"]
-
-JSON: TypeAlias = "Mapping[str, JSON] | Sequence[JSON] | str | int | float | bool | None"
+__all__ = [
+    "JSON", "VARIABLE", "Storage", "create_store", "crs_code", "is_sealed", "open_labels", "open_raster",
+    "rasters_in", "seal", "write_arrays", "write_labels", "write_raster",
+]  # fmt: skip
 
 VARIABLE = "segmentation"
 """The name of the array of labels in the group."""
 
-_GRID_MAPPING = "spatial_ref"
 _SEAL = "seamline"
 
 
-def create_store(path: Path, grid: GeoBox, classes: Sequence[LabelClass], chunk: int, *, title: str) -> None:
-    """Write the template: ``segmentation`` (y, x) uint8 on ``grid``, every pixel nodata.
+@dataclass(frozen=True)
+class Storage:
+    """How arrays lie on disk: square Zarr chunks of ``chunk`` pixels, in shards of ``shard`` pixels or in none.
 
-    ``chunk`` is the edge of the square Zarr chunks in pixels; they are not sharded, since GDAL reads shards
-    only from 3.13 on. The folder appears whole or not at all. Raises ``FileExistsError`` where it exists.
+    GDAL reads shards from 3.13 on, version 3 of the format from 3.11 on; older GDAL and QGIS read version 2.
+    """
+
+    chunk: int
+    shard: int | None = None
+    zarr_format: Literal[2, 3] = 3
+
+    def __post_init__(self) -> None:
+        if self.shard is not None and (self.shard % self.chunk or self.zarr_format == 2):
+            raise ValueError(
+                f"shards of {self.shard}: expected whole chunks of {self.chunk}, in version 3 of the format"
+            )
+
+    @property
+    def unit(self) -> int:
+        """Edge of what one writer writes at once, or a divisor of it."""
+        return self.shard or self.chunk
+
+    def raster(
+        self, group: zarr.Group, name: str, shape: tuple[int, ...], attributes: Mapping[str, JSON]
+    ) -> zarr.Array[Any]:
+        """Create a uint8 array (…, height, width), all of it nodata."""
+        front = (1,) * (len(shape) - 2)
+        return self.array(
+            group, name, shape, ("class", "y", "x")[-len(shape) :], attributes,
+            chunks=(*front, self.chunk, self.chunk),
+            shards=None if self.shard is None else (*front, self.shard, self.shard),
+            dtype="uint8", fill_value=NODATA,
+            compressors=Zlib(1) if self.zarr_format == 2 else zarr.codecs.ZstdCodec(level=3),
+        )  # fmt: skip
+
+    def array(
+        self,
+        group: zarr.Group,
+        name: str,
+        shape: tuple[int, ...],
+        dims: tuple[str, ...],
+        attributes: Mapping[str, JSON],
+        **layout: Any,
+    ) -> zarr.Array[Any]:
+        """Create an array whose dimensions have names, as this version of the format writes them."""
+        if self.zarr_format == 2:
+            attributes = {**attributes, "_ARRAY_DIMENSIONS": list(dims)}
+            return group.create_array(name, shape=shape, attributes=dict(attributes), **layout)
+        return group.create_array(name, shape=shape, attributes=dict(attributes), dimension_names=dims, **layout)
+
+
+def create_store(
+    path: Path,
+    grid: GeoBox,
+    classes: Sequence[LabelClass],
+    storage: Storage,
+    *,
+    title: str,
+    layers: Sequence[str] = (),
+) -> None:
+    """Write the template: ``segmentation`` (y, x) uint8 and layers on ``grid``, every pixel nodata.
+
+    The folder appears whole or not at all. Raises ``FileExistsError`` where it exists.
     """
     if path.exists():
-        raise FileExistsError(f"{path} exists; remove it to start over, or write to it with write_labels")
+        raise FileExistsError(f"{path} exists; remove it to start over, or write to it with write_raster")
     part = path.with_name(f".{path.name}.part")
     shutil.rmtree(part, ignore_errors=True)
-    placed = _georeference(grid)
-    conventions = _conventions(grid)
-    group = zarr.create_group(part, attributes={"Conventions": "CF-1.11", "title": title, **conventions}, zarr_format=3)
-    group.create_array(
-        VARIABLE,
-        shape=tuple(grid.shape),
-        chunks=(chunk, chunk),
-        dtype="uint8",
-        fill_value=NODATA,
-        compressors=zarr.codecs.ZstdCodec(level=3),
-        dimension_names=("y", "x"),
-        attributes={
-            "long_name": "segmentation label",
-            **_flags(classes),
-            **placed,
-            "grid_mapping": _GRID_MAPPING,
-            **conventions,
-        },
-    )
-    group.create_array(_GRID_MAPPING, shape=(), dtype="int32", attributes=_grid_mapping(grid), dimension_names=())
-    for name, (values, attributes) in _coordinates(grid).items():
-        axis = group.create_array(
-            name,
-            shape=values.shape,
-            chunks=values.shape,
-            dtype="float64",
-            fill_value=float("nan"),
-            dimension_names=(name,),
-            attributes=attributes,
-        )
-        axis[:] = values
+    attributes = {"Conventions": "CF-1.11", "title": title, **conventions(grid)}
+    group = zarr.create_group(part, attributes=attributes, zarr_format=storage.zarr_format)
+    write_arrays(group, grid, classes, storage, layers)
     part.rename(path)
+
+
+def write_arrays(
+    group: zarr.Group, grid: GeoBox, classes: Sequence[LabelClass], storage: Storage, layers: Sequence[str]
+) -> None:
+    """Write the arrays of one resolution into a group: labels and layers, empty, and where they lie."""
+    placed = {**georeference(grid), "grid_mapping": GRID_MAPPING, **conventions(grid)}
+    flags, (height, width) = _flags(classes), grid.shape
+    storage.raster(group, VARIABLE, (height, width), {"long_name": "segmentation label", **flags, **placed})
+    for layer in (LAYERS[name] for name in layers):
+        shape = layer.shape(len(classes), height, width)
+        storage.raster(group, layer.name, shape, {"long_name": layer.title, **_DECODING, **placed})
+    storage.array(group, GRID_MAPPING, (), (), grid_mapping(grid), dtype="int32")
+    for name, (values, attributes) in coordinates(grid).items():
+        axis = storage.array(
+            group, name, values.shape, (name,), attributes,
+            chunks=values.shape, dtype="float64", fill_value=float("nan"),
+        )  # fmt: skip
+        axis[:] = values
+    if any(LAYERS[name].per_class for name in layers):
+        named = {"long_name": "label", **{key: flags[key] for key in ("flag_values", "flag_meanings")}}
+        count = len(classes)
+        labels = storage.array(
+            group, "class", (count,), ("class",), named, chunks=(count,), dtype="uint8", fill_value=None
+        )
+        labels[:] = np.array([label.value for label in classes], np.uint8)
 
 
 def open_labels(path: Path) -> zarr.Array[Any]:
@@ -82,21 +145,36 @@ def open_labels(path: Path) -> zarr.Array[Any]:
 
     Raises ``InputError`` where there is no store.
     """
-    return _open(path, "r")
+    return open_raster(path, VARIABLE)
+
+
+def open_raster(path: Path, name: str) -> zarr.Array[Any]:
+    """The labels (y, x) or a layer, (y, x) or (class, y, x), uint8, to read. Raises ``InputError`` if there is none."""
+    return _open(path, name, "r")
+
+
+def rasters_in(path: Path) -> tuple[str, ...]:
+    """The names of the labels and layers in the group at ``path``."""
+    return tuple(name for name in (VARIABLE, *LAYERS) if _is_array(path / name))
 
 
 def write_labels(path: Path, window: Window, labels: NDArray[np.uint8]) -> None:
-    """Write ``labels`` (height, width) into ``window``; chunks of nothing but nodata take no space.
+    """``write_raster`` of the labels (height, width)."""
+    write_raster(path, VARIABLE, window, labels)
 
-    The window covers whole Zarr chunks, the scene's last row and column of chunks as far as the scene goes.
+
+def write_raster(path: Path, name: str, window: Window, values: NDArray[np.uint8]) -> None:
+    """Write ``values`` (…, height, width) into ``window``; chunks of nothing but nodata take no space.
+
+    The window covers whole Zarr chunks or shards, the scene's last row and column of them as far as the scene goes.
     Raises ``ValueError`` otherwise: two writers of one chunk read, change and write it back, and the slower
     one undoes the faster one's pixels without an error.
     """
-    array = _open(path, "r+")
-    if labels.shape != window.shape or labels.dtype != np.uint8:
-        raise ValueError(f"{window} takes uint8 labels of shape {window.shape}, got {labels.dtype} {labels.shape}")
-    _check_whole_chunks(window, array.shape, array.chunks)
-    array[window.slices()] = labels
+    array = _open(path, name, "r+")
+    if values.shape != (*array.shape[:-2], *window.shape) or values.dtype != np.uint8:
+        raise ValueError(f"{window} takes uint8 labels of shape {window.shape}, got {values.dtype} {values.shape}")
+    _check_whole_chunks(window, array.shape[-2:], (array.shards or array.chunks)[-2:])
+    array[(..., *window.slices())] = values
 
 
 def seal(path: Path, attributes: Mapping[str, JSON]) -> None:
@@ -108,33 +186,31 @@ def seal(path: Path, attributes: Mapping[str, JSON]) -> None:
     with warnings.catch_warnings():
         # Readers use it although the v3 specification does not have it yet.
         warnings.filterwarnings("ignore", message="Consolidated metadata", category=UserWarning)
-        group = zarr.consolidate_metadata(str(path), zarr_format=3)
-    group.update_attributes({_SEAL: {**attributes, "sealed": True}})
+        group = zarr.consolidate_metadata(str(path))
+        group.update_attributes({_SEAL: {**attributes, "sealed": True}})
 
 
 def is_sealed(path: Path) -> bool:
     """True where the store at ``path`` exists and was sealed."""
-    if not (path / "zarr.json").is_file():
+    if not any((path / name).is_file() for name in ("zarr.json", ".zgroup")):
         return False
     mark = zarr.open_group(path, mode="r", use_consolidated=False).attrs.get(_SEAL)
     return isinstance(mark, Mapping) and mark.get("sealed") is True
 
 
-def crs_code(grid: GeoBox) -> str | None:
-    """The code of the grid's CRS, such as ``EPSG:32620``; None where no authority has this very one."""
-    authority = None if grid.crs is None else grid.crs.proj.to_authority(min_confidence=100)
-    return None if authority is None else ":".join(authority)
+def _is_array(path: Path) -> bool:
+    return (path / "zarr.json").is_file() or (path / ".zarray").is_file()
 
 
-def _open(path: Path, mode: str) -> zarr.Array[Any]:
-    if not (path / VARIABLE / "zarr.json").is_file():
+def _open(path: Path, name: str, mode: Literal["r", "r+"]) -> zarr.Array[Any]:
+    if not _is_array(path / name):
         raise InputError(
             "no segmentation store",
             got=path,
-            expected=f"a Zarr v3 group with the variable {VARIABLE!r}",
+            expected=f"a Zarr group with the variable {name!r}",
             fix="check the path, or segment the scene first",
         )
-    return zarr.open_array(path / VARIABLE, mode=mode, zarr_format=3)
+    return zarr.open_array(path / name, mode=mode)
 
 
 def _check_whole_chunks(window: Window, shape: tuple[int, ...], chunks: tuple[int, ...]) -> None:
@@ -165,73 +241,5 @@ def _flags(classes: Sequence[LabelClass]) -> dict[str, JSON]:
     }
 
 
-def _georeference(grid: GeoBox) -> dict[str, JSON]:
-    if grid.crs is None:
-        return {}
-    crs: dict[str, JSON] = {"wkt": grid.crs.to_wkt()}
-    if (code := crs_code(grid)) is not None:
-        authority, number = code.split(":")
-        crs = {"url": f"http://www.opengis.net/def/crs/{authority}/0/{number}", **crs}
-    return {"_CRS": crs}
-
-
-def _grid_mapping(grid: GeoBox) -> dict[str, JSON]:
-    transform = " ".join(str(number) for number in grid.transform.to_gdal())
-    if grid.crs is None:
-        return {"GeoTransform": transform}
-    return {
-        **grid.crs.proj.to_cf(),
-        "spatial_ref": grid.crs.to_wkt(),
-        "GeoTransform": transform,
-    }
-
-
-def _conventions(grid: GeoBox) -> dict[str, JSON]:
-    names = ["spatial"] if grid.crs is None else ["proj", "spatial"]
-    attributes: dict[str, JSON] = {
-        "zarr_conventions": [_CONVENTION[name] for name in names],
-        "spatial:dimensions": ["y", "x"],
-        "spatial:shape": list(grid.shape),
-        "spatial:transform_type": "affine",
-        "spatial:transform": list(grid.transform)[:6],
-        "spatial:registration": "pixel",
-        "spatial:bbox": list(grid.extent.boundingbox.bbox),
-    }
-    if grid.crs is not None:
-        attributes["proj:wkt2"] = grid.crs.proj.to_wkt("WKT2_2019")
-        if (code := crs_code(grid)) is not None:
-            attributes["proj:code"] = code
-    return attributes
-
-
-def _convention(name: str, uuid: str, description: str) -> dict[str, JSON]:
-    return {
-        "uuid": uuid,
-        "name": name,
-        "schema_url": f"https://raw.githubusercontent.com/zarr-conventions/{name}/refs/tags/v0.1/schema.json",
-        "spec_url": f"https://github.com/zarr-conventions/{name}/blob/v0.1/README.md",
-        "description": description,
-    }
-
-
-_CONVENTION: dict[str, JSON] = {
-    "spatial": _convention("spatial", "689b58e2-cf7b-45e0-9fff-9cfc0883d6b4", "Spatial coordinate information"),
-    "proj": _convention(
-        "proj",
-        "f17cb550-5864-4468-aeb7-f3180cfb622f",
-        "Coordinate reference system information for geospatial data",
-    ),
-}
-
-
-def _coordinates(grid: GeoBox) -> dict[str, tuple[NDArray[np.float64], dict[str, JSON]]]:
-    """Pixel centres along y and x; none where the grid is rotated, since then they are no 1-D axes."""
-    if not grid.axis_aligned:
-        return {}
-    a, _, c, _, e, f, *_ = grid.transform
-    height, width = grid.shape
-    axes = {"y": f + e * (np.arange(height) + 0.5), "x": c + a * (np.arange(width) + 0.5)}
-    described: dict[str, dict[str, JSON]] = {}
-    if grid.crs is not None:
-        described = {axis["axis"].lower(): axis for axis in grid.crs.proj.cs_to_cf() if "axis" in axis}
-    return {name: (values, described.get(name, {})) for name, values in axes.items()}
+_DECODING: dict[str, JSON] = {"nodata": NODATA, "_FillValue": NODATA, "scale_factor": SCALE, "add_offset": 0.0}
+"""What makes readers see values in [0, 1] and NaN."""

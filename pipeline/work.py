@@ -18,15 +18,19 @@ import numpy as np
 from array_api_compat import array_namespace
 from numpy.typing import NDArray
 
-from pipeline.blend import Array, taper, votes, winners
+from pipeline.blend import Array, squares, taper, votes, winners
 from pipeline.classes import NODATA
 from pipeline.grid import Window
+from pipeline.layers import DISAGREEMENT, LAYERS, layers_of, layers_of_votes
 from pipeline.memory import peak_memory
 from pipeline.predictor import Predictor
 from pipeline.rundir import Report, RunDirectory, Votes
 from pipeline.scene import Block, Scene, read_block
-from pipeline.store import write_labels
+from pipeline.store import VARIABLE, write_raster
 from pipeline.tiling import Index, Tiling
+
+Rasters = dict[str, NDArray[np.uint8]]
+"""By the name of its array in the store: the labels (height, width) of a chunk and the layers beside them."""
 
 OnDevice = Callable[[Callable[[], Any]], Any]
 """Does what it is given where and when the predictor may compute, and returns what that returns."""
@@ -37,13 +41,19 @@ QUICKLOOK = 1000
 
 @dataclass(frozen=True)
 class Job:
-    """All that a worker must know of a run to work on any chunk of it."""
+    """All that a worker must know of a run to work on any chunk of it; ``layers`` are wanted beside the labels."""
 
     scene: Scene
     tiling: Tiling
     classes: int
     directory: RunDirectory
     on_bad_block: Literal["fail", "nodata"] = "fail"
+    layers: tuple[str, ...] = ()
+
+    @property
+    def channels(self) -> int:
+        """What votes are cast on: the classes, and the squares if windows are compared."""
+        return self.classes + (DISAGREEMENT in self.layers)
 
     @property
     def quicklook_step(self) -> int:
@@ -84,12 +94,12 @@ def infer_chunk(job: Job, chunk: Index, predictor: Predictor, on_device: OnDevic
     watch = Stopwatch()
     with watch.stage("read"):
         block = read_block(job.scene, job.tiling.reads_of(chunk), job.on_bad_block)
-    tiles = _Tiles(job.tiling, chunk, block)
-    tiles.save_quicklook(job)
+    tiles = _Tiles(job, chunk, block)
+    tiles.save_quicklook()
     if job.tiling.overlap:
-        result = on_device(lambda: tiles.blended(predictor, job.classes, watch))
+        result = on_device(lambda: tiles.blended(predictor, watch))
     else:
-        result = on_device(lambda: tiles.labels(predictor, watch))
+        result = on_device(lambda: tiles.decided(predictor, watch))
     report = Report(
         chunk,
         watch.seconds,
@@ -103,7 +113,7 @@ def infer_chunk(job: Job, chunk: Index, predictor: Predictor, on_device: OnDevic
         if isinstance(result, Votes):
             job.directory.save_votes(chunk, result)
         else:
-            write_labels(job.directory.store, job.tiling.pixels_of(chunk), result)
+            _write(job, chunk, result)
     job.directory.report_inferred(report)
     return report
 
@@ -113,26 +123,41 @@ def write_chunk(job: Job, chunk: Index) -> Report:
     watch = Stopwatch()
     with watch.stage("blend"):
         own = job.directory.load_votes(chunk)
-        labels = own.labels.copy()
+        labelled = own.rasters[VARIABLE] != NODATA
         for band, summed in _bands(job.tiling, chunk, own):
             for voter in job.tiling.voters_of(chunk):
                 _add_strip(job, voter, chunk, band, summed)
             rows, cols = band.relative_to(job.tiling.pixels_of(chunk)).slices()
-            labels[rows, cols] = np.where(labels[rows, cols] == NODATA, NODATA, winners(summed))
+            for name, decided in _winning(job, summed).items():
+                own.rasters[name][..., rows, cols] = np.where(labelled[rows, cols], decided, NODATA)
     with watch.stage("write"):
-        write_labels(job.directory.store, job.tiling.pixels_of(chunk), labels)
+        _write(job, chunk, own.rasters)
     report = Report(chunk, watch.seconds, peak_memory=peak_memory())
     job.directory.report_written(report)
     return report
+
+
+def _write(job: Job, chunk: Index, rasters: Rasters) -> None:
+    for name, raster in rasters.items():
+        write_raster(job.directory.store, name, job.tiling.pixels_of(chunk), raster)
+
+
+def _winning(job: Job, summed: Array) -> dict[str, Array]:
+    """Labels and layers by name of summed votes (``job.channels``, height, width)."""
+    return {VARIABLE: winners(summed[: job.classes])} | layers_of_votes(job.layers, summed, job.classes)
 
 
 @dataclass(frozen=True)
 class _Tiles:
     """The tiles of a chunk and the block of pixels that they read."""
 
-    tiling: Tiling
+    job: Job
     chunk: Index
     block: Block
+
+    @property
+    def tiling(self) -> Tiling:
+        return self.job.tiling
 
     @property
     def own(self) -> Window:
@@ -153,9 +178,9 @@ class _Tiles:
             if self.block.wanted[self._support(tile).relative_to(origin).slices()].any()
         ]
 
-    def save_quicklook(self, job: Job) -> None:
+    def save_quicklook(self) -> None:
         """Keep every n-th pixel of the chunk, counted from the scene's first row and column."""
-        step = job.quicklook_step
+        job, step = self.job, self.job.quicklook_step
         rows, cols = self.own.relative_to(self.tiling.reads_of(self.chunk)).slices()
         thinned = (
             slice(rows.start + -self.own.row % step, rows.stop, step),
@@ -181,34 +206,40 @@ class _Tiles:
                 scores = next(predictions)
             yield self._support(tile), tile, scores
 
-    def labels(self, predictor: Predictor, watch: Stopwatch) -> NDArray[np.uint8]:
-        """Labels (height, width) of the chunk where no two tiles vote on one pixel."""
-        labels = np.full(self.own.shape, NODATA, np.uint8)
+    def decided(self, predictor: Predictor, watch: Stopwatch) -> Rasters:
+        """Labels and layers of the chunk where no two tiles vote on one pixel."""
+        sizes = {name: LAYERS[name].shape(self.job.classes, *self.own.shape) for name in self.job.layers}
+        rasters = {
+            name: np.full(shape, NODATA, np.uint8) for name, shape in ({VARIABLE: self.own.shape} | sizes).items()
+        }
         for support, _, scores in self.predicted(predictor, watch):
             with watch.stage("blend"):
-                won = winners(scores[:, : support.height, : support.width])
-                labels[support.relative_to(self.own).slices()] = predictor.to_host(won)
-        labels[~self.labelled] = NODATA
-        return labels
+                inside = scores[:, : support.height, : support.width]
+                rows, cols = support.relative_to(self.own).slices()
+                found = {VARIABLE: winners(inside)}
+                if self.job.layers:
+                    found |= layers_of(self.job.layers, predictor.probabilities(inside))
+                for name, raster in found.items():
+                    rasters[name][..., rows, cols] = predictor.to_host(raster)
+        return self._masked(rasters)
 
-    def blended(self, predictor: Predictor, classes: int, watch: Stopwatch) -> Votes:
-        """Labels and votes of the chunk where neighbouring tiles vote on one pixel."""
-        area, own = self.tiling.votes_of(self.chunk), self.own
+    def blended(self, predictor: Predictor, watch: Stopwatch) -> Votes:
+        """Labels, layers and votes of the chunk where neighbouring tiles vote on one pixel."""
+        area, own, channels = self.tiling.votes_of(self.chunk), self.own, self.job.channels
         summed: Array = None
         for support, tile, scores in self.predicted(predictor, watch):
             with watch.stage("blend"):
-                probabilities = predictor.probabilities(scores)[:, : support.height, : support.width]
-                cast = votes(probabilities, *self._tapers(tile, support))
+                cast = self._cast(predictor.probabilities(scores)[:, : support.height, : support.width], tile, support)
                 if summed is None:  # the first tile tells where the sums live
                     xp = array_namespace(cast)
-                    summed = xp.zeros((classes, *area.shape), dtype=xp.int32, device=cast.device)
+                    summed = xp.zeros((channels, *area.shape), dtype=xp.int32, device=cast.device)
                 rows, cols = support.relative_to(area).slices()
                 summed[:, rows, cols] += cast
         if summed is None:  # nothing valid: nobody votes
-            summed = np.zeros((classes, *area.shape), np.int32)
+            summed = np.zeros((channels, *area.shape), np.int32)
         with watch.stage("blend"):
-            labels = np.array(_host(predictor, winners(summed[:, : own.height, : own.width])))
-            labels[~self.labelled] = NODATA
+            won = _winning(self.job, summed[:, : own.height, : own.width])
+            rasters = self._masked({name: np.array(_host(predictor, raster)) for name, raster in won.items()})
             above, left = (
                 _host(predictor, summed[:, : band.height, : band.width])
                 for band in (_above(self.tiling, own), _left(self.tiling, own))
@@ -217,7 +248,22 @@ class _Tiles:
             for receiver in self.tiling.receivers_of(self.chunk):
                 rows, cols = area.intersection(self.tiling.pixels_of(receiver)).relative_to(area).slices()
                 strips[receiver] = _host(predictor, summed[:, rows, cols])
-        return Votes(labels, above, left, strips)
+        return Votes(rasters, above, left, strips)
+
+    def _masked(self, rasters: Rasters) -> Rasters:
+        """The same with no data where no label is wanted, in place."""
+        hidden = ~self.labelled
+        for raster in rasters.values():
+            raster[..., hidden] = NODATA
+        return rasters
+
+    def _cast(self, probabilities: Array, tile: Index, support: Window) -> Array:
+        """A tile's votes on its support inside the scene, (channels, height, width)."""
+        tapers = self._tapers(tile, support)
+        cast = votes(probabilities, *tapers)
+        if self.job.channels == self.job.classes:
+            return cast
+        return array_namespace(cast).concat([cast, squares(probabilities, *tapers)], axis=0)
 
     def _tapers(self, tile: Index, support: Window) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         last_row, last_col = self.tiling.tile_grid

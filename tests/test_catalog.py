@@ -28,7 +28,7 @@ import pipeline.catalog
 from pipeline.catalog import class_table, footprint, scene_item, update_catalog, write_item
 from pipeline.classes import NODATA, LabelClass
 from pipeline.grid import Window
-from pipeline.store import create_store, open_labels, write_labels
+from pipeline.store import Storage, create_store, open_labels, write_labels
 from tests.data import MANAUS, shared
 
 CLASSES = [LabelClass(0, "land", (200, 180, 120)), LabelClass(1, "water", (30, 90, 200), "open water")]
@@ -38,7 +38,7 @@ ACQUIRED, PROCESSED = datetime(2023, 7, 23, 14, 20, tzinfo=UTC), datetime(2026, 
 
 
 def store(folder: Path, grid: GeoBox, labels: np.ndarray | None = None, chunk: int = 64) -> Any:
-    create_store(folder / "segmentation.zarr", grid, CLASSES, chunk, title="a scene")
+    create_store(folder / "segmentation.zarr", grid, CLASSES, Storage(chunk), title="a scene")
     if labels is not None:
         write_labels(folder / "segmentation.zarr", Window(0, 0, *grid.shape), labels)
     return open_labels(folder / "segmentation.zarr")

@@ -23,9 +23,10 @@ from model.config import Settings, UNetConfig
 from model.unet import UNet
 from pipeline.blend import ONE, taper, votes, winners
 from pipeline.grid import Window
+from pipeline.layers import LAYERS, SCALE
 from pipeline.rundir import RunDirectory
 from pipeline.scene import Scene, read_block
-from pipeline.store import create_store, open_labels
+from pipeline.store import Storage, create_store, open_labels, open_raster
 from pipeline.tiling import Tiling
 from pipeline.work import Job, infer_chunk, write_chunk
 from tests.data import MANAUS, shared
@@ -187,7 +188,7 @@ def test_an_identity_model_reproduces_the_image_and_every_tile_is_inferred_once(
     (tmp_path / "run").mkdir()
     directory = RunDirectory(tmp_path / "run").started()
     job = Job(scene, tiling, 6, directory)
-    create_store(directory.store, scene.grid, small_model.classes, tiling.store_chunk, title="identity")
+    create_store(directory.store, scene.grid, small_model.classes, Storage(tiling.store_chunk), title="identity")
     predictor = Identity(halo)
     for chunk in reversed(list(tiling.chunks())):
         infer_chunk(job, chunk, predictor, inline)
@@ -241,8 +242,9 @@ def test_every_vote_counts_once_with_its_weight_whoever_shares_a_chunk(
     scene = scene_of(write(tmp_path / "scene.tif", pixels, names=names, nodata=0), small_model)
     tiling = Tiling(203, 277, 32 + 2 * 8 + overlap, 8, overlap, chunk_tiles, 8)
     (tmp_path / "run").mkdir()
-    job = Job(scene, tiling, 3, RunDirectory(tmp_path / "run").started())
-    create_store(job.directory.store, scene.grid, small_model.classes, tiling.store_chunk, title="quarrel")
+    job = Job(scene, tiling, 3, RunDirectory(tmp_path / "run").started(), layers=tuple(LAYERS))
+    storage, store = Storage(tiling.store_chunk), job.directory.store
+    create_store(store, scene.grid, small_model.classes[:3], storage, title="quarrel", layers=job.layers)
     predictor = Quarrel(tiling.support)
     for chunk in tiling.chunks():
         infer_chunk(job, chunk, predictor, inline)
@@ -252,15 +254,30 @@ def test_every_vote_counts_once_with_its_weight_whoever_shares_a_chunk(
     # The definition, without chunks: the votes of all tiles on the whole scene.
     valid, last = read_block(scene, tiling.scene).valid, tiling.tile_grid
     summed, windows, skipped = np.zeros((3, 203, 277), np.int64), predictor.windows, 0
+    means, spread = np.zeros((3, 203, 277)), np.zeros((203, 277))
     for tile in (tile for chunk in tiling.chunks() for tile in tiling.tiles_of(chunk)):
         block = read_block(scene, tiling.window_of(tile))
         (scores,) = predictor.predict([block.pixels], [block.valid])
         support = tiling.support_of(tile).intersection(tiling.scene)
         down = taper(tiling.support, overlap, tile.row > 0, tile.row < last.row - 1)[: support.height]
         across = taper(tiling.support, overlap, tile.col > 0, tile.col < last.col - 1)[: support.width]
-        summed[:, *support.slices()] += votes(scores[:, : support.height, : support.width], down, across)
+        scores = scores[:, : support.height, : support.width]
+        summed[:, *support.slices()] += votes(scores, down, across)
+        means[:, *support.slices()] += scores * np.outer(down, across)
+        spread[support.slices()] += (scores**2).sum(0) * np.outer(down, across)
         skipped += not valid[support.slices()].any()
-    np.testing.assert_array_equal(open_labels(job.directory.store)[:], np.where(valid, winners(summed), 255))
+    np.testing.assert_array_equal(open_labels(store)[:], np.where(valid, winners(summed), 255))
+    ordered = np.sort(means, axis=0)
+    layers = {
+        "probabilities": means,
+        "confidence": ordered[-1] - ordered[-2],
+        "disagreement": np.sqrt(np.maximum(spread - (means**2).sum(0), 0)),
+    }
+    assert (layers["disagreement"].max() > 0.05) == (overlap > 0)
+    for name, values in layers.items():
+        found = open_raster(store, name)[:]
+        assert (found == 255)[..., ~valid].all() and not (found == 255)[..., valid].any(), name
+        np.testing.assert_allclose(found[..., valid] * SCALE, values[..., valid], atol=0.5 * SCALE + 1e-4)
     reports = job.directory.inferred().values()
     assert 0 < skipped < tiling.tile_count
     assert sum(report.windows for report in reports) == windows == tiling.tile_count - skipped

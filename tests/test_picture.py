@@ -14,7 +14,7 @@ from PIL import Image
 from pipeline.classes import NODATA, LabelClass
 from pipeline.grid import Window
 from pipeline.picture import decimated, stretch, write_plan_picture, write_preview
-from pipeline.store import create_store, open_labels, write_labels
+from pipeline.store import Storage, create_store, open_labels, write_labels
 from tests.data import MANAUS, shared
 
 CLASSES = [LabelClass(0, "land", (200, 180, 120)), LabelClass(1, "water", (30, 90, 200))]
@@ -30,7 +30,7 @@ def pixels_of(path: Path) -> np.ndarray:
 def test_decimated_labels_are_every_nth(tmp_path: Path, shape: tuple[int, int], size: int) -> None:
     labels = np.random.default_rng(0).integers(0, 2, shape, dtype=np.uint8)
     grid = GeoBox(shape, Affine(30, 0, 600000, 0, -30, 9700000), "EPSG:32620")
-    create_store(tmp_path / "s.zarr", grid, CLASSES, 64, title="a scene")
+    create_store(tmp_path / "s.zarr", grid, CLASSES, Storage(64), title="a scene")
     write_labels(tmp_path / "s.zarr", Window(0, 0, *shape), labels)
     small = decimated(open_labels(tmp_path / "s.zarr"), size)
     step = -(-max(shape) // size)

@@ -15,7 +15,7 @@ from rasterio.crs import CRS
 from pipeline.classes import NODATA, LabelClass
 from pipeline.errors import InputError
 from pipeline.grid import GeoBox, Window
-from pipeline.store import create_store, crs_code, is_sealed, open_labels, seal, write_labels
+from pipeline.store import Storage, create_store, crs_code, is_sealed, open_labels, seal, write_labels
 
 CLASSES = [LabelClass(0, "bare land", (200, 180, 120)), LabelClass(1, "water", (30, 90, 200))]
 LAEA = "+proj=laea +lat_0=-3 +lon_0=-60 +datum=WGS84 +units=m +type=crs"
@@ -42,7 +42,7 @@ def grid(request: pytest.FixtureRequest) -> GeoBox:
 
 def test_xarray_reads_labels_crs_and_transform(grid: GeoBox, tmp_path: Path) -> None:
     path, labels = tmp_path / "segmentation.zarr", labels_of(grid)
-    create_store(path, grid, CLASSES, 32, title="a scene")
+    create_store(path, grid, CLASSES, Storage(32), title="a scene")
     write_labels(path, Window(0, 0, *grid.shape), labels)
     seal(path, {})
     with xarray.open_zarr(path, decode_coords="all") as store:
@@ -62,7 +62,7 @@ def test_xarray_reads_labels_crs_and_transform(grid: GeoBox, tmp_path: Path) -> 
 
 
 def test_every_convention_tells_the_same_place(grid: GeoBox, tmp_path: Path) -> None:
-    create_store(tmp_path / "s.zarr", grid, CLASSES, 32, title="a scene")
+    create_store(tmp_path / "s.zarr", grid, CLASSES, Storage(32), title="a scene")
     attributes = dict(open_labels(tmp_path / "s.zarr").attrs)
     names = [convention["name"] for convention in attributes["zarr_conventions"]]
     assert Affine(*attributes["spatial:transform"]) == grid.transform
@@ -85,7 +85,7 @@ def test_every_convention_tells_the_same_place(grid: GeoBox, tmp_path: Path) -> 
 
 def test_chunks_of_nodata_take_no_space(tmp_path: Path) -> None:
     grid = GRIDS["projected"]
-    create_store(tmp_path / "s.zarr", grid, CLASSES, 32, title="a scene")
+    create_store(tmp_path / "s.zarr", grid, CLASSES, Storage(32), title="a scene")
     write_labels(tmp_path / "s.zarr", Window(0, 0, 32, 64), np.full((32, 64), NODATA, np.uint8))
     folder = tmp_path / "s.zarr" / "segmentation" / "c"
     assert not folder.exists() or not [file for file in folder.rglob("*") if file.is_file()]
@@ -105,7 +105,7 @@ def test_a_window_that_shares_a_chunk_is_refused(
     if rows[0] == rows[1]:
         return
     if not path.exists():
-        create_store(path, GeoBox((height, width), NORTH_UP, "EPSG:32620"), CLASSES, chunk, title="a scene")
+        create_store(path, GeoBox((height, width), NORTH_UP, "EPSG:32620"), CLASSES, Storage(chunk), title="a scene")
     window = Window(rows[0], cols[0], rows[1] - rows[0], cols[1] - cols[0])
     written = np.zeros((height, width), bool)
     written[window.slices()] = True
@@ -128,7 +128,7 @@ def test_a_window_that_shares_a_chunk_is_refused(
     ],
 )
 def test_labels_that_do_not_fit_are_refused(tmp_path: Path, window: Window, labels: np.ndarray, message: str) -> None:
-    create_store(tmp_path / "s.zarr", GRIDS["projected"], CLASSES, 32, title="a scene")
+    create_store(tmp_path / "s.zarr", GRIDS["projected"], CLASSES, Storage(32), title="a scene")
     with pytest.raises(ValueError, match=message):
         write_labels(tmp_path / "s.zarr", window, labels)
 
@@ -136,7 +136,7 @@ def test_labels_that_do_not_fit_are_refused(tmp_path: Path, window: Window, labe
 def test_the_seal_is_the_last_word(tmp_path: Path) -> None:
     path = tmp_path / "s.zarr"
     assert not is_sealed(path)
-    create_store(path, GRIDS["projected"], CLASSES, 32, title="a scene")
+    create_store(path, GRIDS["projected"], CLASSES, Storage(32), title="a scene")
     assert not is_sealed(path)
     write_labels(path, Window(0, 0, 32, 32), np.ones((32, 32), np.uint8))
     seal(path, {"digest": "abc", "sealed": False})
@@ -150,6 +150,6 @@ def test_the_seal_is_the_last_word(tmp_path: Path) -> None:
 def test_a_store_is_not_made_twice_nor_found_where_there_is_none(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"no segmentation store: got .*s\.zarr, expected a Zarr v3 group"):
         open_labels(tmp_path / "s.zarr")
-    create_store(tmp_path / "s.zarr", GRIDS["projected"], CLASSES, 32, title="a scene")
+    create_store(tmp_path / "s.zarr", GRIDS["projected"], CLASSES, Storage(32), title="a scene")
     with pytest.raises(FileExistsError, match="remove it"):
-        create_store(tmp_path / "s.zarr", GRIDS["projected"], CLASSES, 32, title="a scene")
+        create_store(tmp_path / "s.zarr", GRIDS["projected"], CLASSES, Storage(32), title="a scene")

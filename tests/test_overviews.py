@@ -1,0 +1,144 @@
+"""Overviews and layers of a store, in every form that it may have on disk."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import rasterio
+import rioxarray  # noqa: F401 — the accessor
+import xarray
+import zarr
+from affine import Affine
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as arrays
+
+from pipeline.classes import NODATA, LabelClass
+from pipeline.grid import GeoBox, Window
+from pipeline.layers import LAYERS, SCALE
+from pipeline.overviews import average, halved, mode, write_overviews
+from pipeline.store import Storage, create_store, is_sealed, open_labels, open_raster, seal, write_raster
+
+CLASSES = (
+    LabelClass(0, "land", (200, 180, 120)),
+    LabelClass(1, "water", (30, 90, 200)),
+    LabelClass(2, "ice", (9, 9, 9)),
+)
+STORAGES = {"v3": Storage(256), "shards": Storage(256, 512), "v2": Storage(256, zarr_format=2)}
+GRID = GeoBox((1100, 1403), Affine(10, 0, 5e5, 0, -10, 5e6), "EPSG:32633")
+
+labels = st.sampled_from([0, 1, 2, 7, NODATA])
+even = st.tuples(st.integers(1, 3), st.integers(1, 3)).map(lambda shape: (2 * shape[0], 2 * shape[1]))
+
+
+@given(arrays.arrays(np.uint8, even, elements=labels))
+def test_labels_are_seen_by_their_mode(pixels: np.ndarray) -> None:
+    def expected(block: np.ndarray) -> int:
+        valid = block[block != NODATA]
+        return int(np.bincount(valid).argmax()) if valid.size else NODATA  # the first of equals
+
+    found = mode(pixels)
+    for (row, col), label in np.ndenumerate(found):
+        assert label == expected(pixels[2 * row : 2 * row + 2, 2 * col : 2 * col + 2])
+
+
+@given(arrays.arrays(np.uint8, even, elements=st.sampled_from([0, 1, 3, 249, 250, NODATA])))
+def test_layers_are_seen_by_their_average(pixels: np.ndarray) -> None:
+    found = average(pixels)
+    for (row, col), value in np.ndenumerate(found):
+        block = pixels[2 * row : 2 * row + 2, 2 * col : 2 * col + 2]
+        valid = block[block != NODATA].astype(float)
+        assert value == (int(np.floor(valid.mean() + 0.5)) if valid.size else NODATA)
+
+
+@pytest.fixture(params=STORAGES)
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+    path, rng = tmp_path / "segmentation.zarr", np.random.default_rng(3)
+    storage = STORAGES[request.param]
+    create_store(path, GRID, CLASSES, storage, title="a scene", layers=tuple(LAYERS))
+    height, width = GRID.shape
+    written = rng.choice(np.array([0, 1, 2, NODATA], np.uint8), (height, width))
+    values = np.where(written == NODATA, NODATA, rng.integers(0, 251, (3, height, width))).astype(np.uint8)
+    for row in range(0, height, storage.unit):
+        for col in range(0, width, storage.unit):
+            window = Window(row, col, min(storage.unit, height - row), min(storage.unit, width - col))
+            write_raster(path, "segmentation", window, written[window.slices()])
+            write_raster(path, "probabilities", window, values[:, *window.slices()])
+            write_raster(path, "confidence", window, values[0][window.slices()])
+    write_overviews(path, GRID, CLASSES)
+    seal(path, {"plan": "p"})
+    return path
+
+
+def test_every_overview_is_a_dataset_of_its_own(store: Path) -> None:
+    assert is_sealed(store)
+    layout = zarr.open_group(store, mode="r").attrs["multiscales"]["layout"]
+    assert [level["asset"] for level in layout] == ["segmentation", "ovr_2x", "ovr_4x"]
+    assert [level.get("derived_from") for level in layout] == [None, "segmentation", "ovr_2x"]
+    grid, below = GRID, open_labels(store)[:]
+    for level in layout:
+        group = None if "derived_from" not in level else level["asset"]
+        if group is not None:
+            grid = halved(grid)
+            padded = np.pad(below, [(0, size % 2) for size in below.shape], constant_values=NODATA)
+            below = mode(padded)
+        assert level["spatial:shape"] == list(grid.shape) == list(below.shape)
+        assert Affine(*level["spatial:transform"]) == grid.transform
+        # Version 2 has a fill value in place of an attribute, which would make floats of labels.
+        with xarray.open_zarr(store, group=group, decode_coords="all", mask_and_scale=False) as dataset:
+            np.testing.assert_array_equal(dataset["segmentation"], below)
+            assert dataset.rio.crs == "EPSG:32633"
+            assert dataset["segmentation"].rio.transform().almost_equals(grid.transform)
+
+
+def test_layers_are_decoded_by_their_attributes(store: Path) -> None:
+    with xarray.open_zarr(store, decode_coords="all") as dataset:
+        probabilities = dataset["probabilities"]
+        assert probabilities.dims == ("class", "y", "x")
+        assert probabilities["class"].values.tolist() == [0, 1, 2]
+        raw = open_raster(store, "probabilities")[:]
+        np.testing.assert_allclose(probabilities, np.where(raw == NODATA, np.nan, raw * SCALE), rtol=1e-6)
+        assert dataset["confidence"].rio.crs == "EPSG:32633"
+        assert np.isnan(dataset["disagreement"]).all()
+    with xarray.open_zarr(store, group="ovr_4x", mask_and_scale=False) as small:
+        whole = open_raster(store, "confidence")[:].astype(float)
+        whole[whole == NODATA] = np.nan
+        blocks = whole[:1100, :1400].reshape(275, 4, 350, 4)
+        counted = np.isfinite(blocks).all((1, 3))
+        apart = small["confidence"].values[:, :350][counted] - blocks.mean((1, 3))[counted]
+        assert counted.sum() > 500 and np.abs(apart).max() <= 1  # rounded twice
+
+
+def test_a_killed_writing_of_overviews_is_done_again(store: Path) -> None:
+    """What is left of it has other pixels, or no array at all."""
+    expected = zarr.open_array(store / "ovr_4x" / "segmentation")[:]
+    zarr.open_array(store / "ovr_2x" / "segmentation", mode="r+")[:] = 0
+    for left in (store / "ovr_4x").rglob("*"):
+        left.unlink() if left.is_file() else None
+    write_overviews(store, GRID, CLASSES)
+    np.testing.assert_array_equal(zarr.open_array(store / "ovr_4x" / "segmentation")[:], expected)
+
+
+def test_old_gdal_reads_version_2(tmp_path: Path) -> None:
+    create_store(tmp_path / "s.zarr", GRID, CLASSES, STORAGES["v2"], title="a scene")
+    write_raster(tmp_path / "s.zarr", "segmentation", Window(0, 0, 256, 256), np.ones((256, 256), np.uint8))
+    seal(tmp_path / "s.zarr", {})
+    with rasterio.open(f'ZARR:"{tmp_path / "s.zarr"}":/segmentation') as file:
+        assert (file.crs.to_epsg(), file.transform, file.nodata) == (32633, GRID.transform, NODATA)
+        assert (file.read(1)[:256, :256] == 1).all() and (file.read(1)[256:] == NODATA).all()
+
+
+def test_small_scenes_have_no_overviews(tmp_path: Path) -> None:
+    grid = GeoBox((512, 300), GRID.transform, GRID.crs)
+    create_store(tmp_path / "s.zarr", grid, CLASSES, Storage(256), title="a scene")
+    write_overviews(tmp_path / "s.zarr", grid, CLASSES)
+    assert not list((tmp_path / "s.zarr").glob("ovr_*"))
+    assert "multiscales" not in zarr.open_group(tmp_path / "s.zarr").attrs
+
+
+@pytest.mark.parametrize("wrong", [(256, 384, 3), (256, 512, 2)])
+def test_impossible_storage_is_refused(wrong: tuple[int, int, int]) -> None:
+    with pytest.raises(ValueError, match="expected whole chunks of 256, in version 3"):
+        Storage(*wrong)  # type: ignore[arg-type]
