@@ -6,7 +6,7 @@ import shutil
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime, timedelta
 from functools import cache
 from importlib.metadata import version
@@ -24,7 +24,7 @@ from flows.resume import resumable
 from pipeline.cluster import connected
 from pipeline.errors import BadBlockError, ChunkError, RunError
 from pipeline.publish import RECORD, Publication, complete, missing_outputs, publish
-from pipeline.run import Totals, run_chunks
+from pipeline.run import Totals, run_chunks, spread
 from pipeline.rundir import RunDirectory
 from pipeline.store import Storage, create_store
 from pipeline.tiling import Tiling
@@ -125,7 +125,7 @@ def _segmented(request: Request, client: Callable[[], Client], watcher: Watcher)
 def _completed(request: Request, record: dict[str, Any]) -> Result:
     """Write what the finished run did not, or what was lost since, from the raster that is there."""
     tiling = Tiling(*request.scene.grid.shape, **{name: record["plan"][name] for name in PLANNED})
-    missing = missing_outputs(request.folder, request.options.outputs)
+    missing = missing_outputs(request.folder, request.options.outputs, request.options.polygons)
     if missing:
         job = Job(request.scene, tiling, len(request.model.classes), request.directory)
         record = complete(_publication(request, job), record)
@@ -149,7 +149,8 @@ def _run(request: Request, client: Client, watcher: Watcher, begun: float) -> Re
     record = _record(plan, request, totals)
     record["started"] = date.isoformat(timespec="seconds")
     record["seconds"] |= {"start": start, "run": totals.elapsed}
-    record = publish(_publication(request, job), record, Stopwatch(), started)
+    publication = replace(_publication(request, job), spread=spread(client, job))
+    record = publish(publication, record, Stopwatch(), started)
     return Result(request.folder, record, computed=True)
 
 
@@ -173,7 +174,9 @@ def _begun(request: Request, plan: Plan) -> RunDirectory:
 def _publication(request: Request, job: Job) -> Publication:
     model, options = request.model, request.options
     title, storage = f"segmented with {model.spec.name}", storage_of(job.tiling, options)
-    return Publication(job, model.classes, storage, request.out, request.folder, options.outputs, versions(), title)
+    return Publication(
+        job, model.classes, storage, request.out, request.folder, options.outputs, versions(), title, options.polygons
+    )
 
 
 def storage_of(tiling: Tiling, options: SegmentOptions) -> Storage:

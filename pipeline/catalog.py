@@ -60,7 +60,7 @@ def class_table(labels: zarr.Array[Any], grid: GeoBox, classes: Sequence[LabelCl
     values = [label.value for label in classes]
     pixels, area = dict.fromkeys(values, 0), dict.fromkeys(values, 0.0)
     valid = 0
-    row_area = _pixel_area(grid)
+    row_area = pixel_area(grid)
     for band in row_bands(labels):
         block = labels[band.slices()]
         valid += int(np.count_nonzero(block != NODATA))
@@ -81,7 +81,7 @@ def class_table(labels: zarr.Array[Any], grid: GeoBox, classes: Sequence[LabelCl
     )
 
 
-def _pixel_area(grid: GeoBox) -> NDArray[np.float64] | None:
+def pixel_area(grid: GeoBox) -> NDArray[np.float64] | None:
     """What a pixel in the middle of each row (height,) covers of the ellipsoid, in m²; None if unknown."""
     if grid.crs is None or not (grid.crs.projected or grid.crs.geographic):
         return None
@@ -243,6 +243,9 @@ def _assets(folder: Path, classes: Sequence[LabelClass]) -> dict[str, pystac.Ass
             ["data"],
             labels,
         ),
+        ("polygons", "polygons.parquet", "application/vnd.apache.parquet", "Polygons (GeoParquet)", ["data"], {}),
+        ("polygons-fgb", "polygons.fgb", pystac.MediaType.FLATGEOBUF, "Polygons (FlatGeobuf)", ["data"], {}),
+        ("polygons-gpkg", "polygons.gpkg", pystac.MediaType.GEOPACKAGE, "Polygons (GeoPackage)", ["data"], {}),
         ("preview", "preview.png", pystac.MediaType.PNG, "Preview", ["overview", "thumbnail"], {}),
         ("run", "run.json", pystac.MediaType.JSON, "Record of the run", ["metadata"], {}),
     ]

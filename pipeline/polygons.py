@@ -14,7 +14,7 @@ the last row of windows does not cut it any more.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Self
 
@@ -39,9 +39,9 @@ _COUNTED_ROWS = 256
 class Pieces:
     """Polygons of one window, in pixels of the scene, and the sums over their pixels.
 
-    ``edges`` has, for each of ``SIDES``, the piece of every pixel along that border, counted from 1, 0 where there is no
-    label. The others have one value a piece, in that order: ``area`` and ``confidence`` are sums of what each of its
-    pixels has.
+    ``edges`` has, for each of ``SIDES``, the piece of every pixel along that border, counted from 1, 0 where there is
+    no label. The others have one value a piece, in that order: ``area`` and ``confidence`` are sums of what each of
+    its pixels has.
     """
 
     window: Window
@@ -62,14 +62,17 @@ class Pieces:
 
     def save(self, path: Path) -> None:
         """Write to ``path``, which appears whole or not at all."""
-        points, rings, polygons = np.zeros((0, 2)), np.zeros(1, np.int64), np.zeros(1, np.int64)
+        points: NDArray[np.float64] = np.zeros((0, 2))
+        rings: NDArray[Any] = np.zeros(1, np.int64)
+        polygons: NDArray[Any] = np.zeros(1, np.int64)
         if len(self.geometries):
             _, points, (rings, polygons) = shapely.to_ragged_array(self.geometries)
         with replacing(path, shared=True) as part, part.open("wb") as file:
             np.savez(
                 file, points=points.astype(np.int32), rings=rings, polygons=polygons, labels=self.labels,
                 pixels=self.pixels, area=self.area, confidence=self.confidence,
-                window=[self.window.row, self.window.col, self.window.height, self.window.width], **self.edges,
+                window=[getattr(self.window, at.name) for at in fields(Window)],
+                **self.edges,  # type: ignore[arg-type]
             )  # fmt: skip
 
     @classmethod
@@ -300,7 +303,7 @@ def dissolved(parts: list[shapely.Polygon]) -> shapely.Polygon:
 
     What encloses a hole of a piece is this piece alone, so that only the outlines must be united.
     """
-    whole = shapely.union_all([shapely.Polygon(part.exterior) for part in parts])
+    whole: Any = shapely.union_all([shapely.Polygon(part.exterior) for part in parts])
     return shapely.Polygon(whole.exterior, [*whole.interiors, *(hole for part in parts for hole in part.interiors)])
 
 

@@ -49,9 +49,9 @@ class Contacts:
 class Summary:
     """What other windows must know of one.
 
-    ``labels`` and ``area`` are those of its noted regions: first those at its borders, by number, then larger ones inside
-    that these touch. ``edges`` has, for each side, the place among them of every pixel, counted from 1. ``small`` is how
-    many regions inside are smaller than the minimum.
+    ``labels`` and ``area`` are those of its noted regions: first those at its borders, by number, then larger ones
+    inside that these touch. ``edges`` has, for each side, the place among them of every pixel, counted from 1.
+    ``small`` is how many regions inside are smaller than the minimum.
     """
 
     window: Window
@@ -66,7 +66,8 @@ class Summary:
         with replacing(path, shared=True) as part, part.open("wb") as file:
             np.savez(
                 file, labels=self.labels, area=self.area, pairs=self.contacts.pairs, lengths=self.contacts.lengths,
-                small=self.small, window=[getattr(self.window, at.name) for at in fields(Window)], **self.edges,
+                small=self.small, window=[getattr(self.window, at.name) for at in fields(Window)],
+                **self.edges,  # type: ignore[arg-type]
             )  # fmt: skip
 
     @classmethod
@@ -120,9 +121,7 @@ class _Regions:
         return Contacts.counted(np.concatenate(pairs).astype(np.int64) - 1)
 
 
-def summarise(
-    window: Window, labels: NDArray[np.uint8], pixel_area: NDArray[np.float64], minimum: float
-) -> Summary:
+def summarise(window: Window, labels: NDArray[np.uint8], pixel_area: NDArray[np.float64], minimum: float) -> Summary:
     """What other windows must know of this one: ``labels`` (height, width), ``pixel_area`` (height,) of each row."""
     regions = _Regions.of(labels, pixel_area)
     border, contacts = regions.at_border, regions.contacts
@@ -230,7 +229,7 @@ class _Notes:
         same = np.concatenate([*self.same, np.zeros((0, 2), np.int64)])
         graph = coo_array((np.ones(len(same), np.bool_), (same[:, 0], same[:, 1])), (len(labels), len(labels)))
         count, region = connected_components(graph, directed=False)
-        area = np.bincount(region, areas, count)
+        area = np.bincount(region, areas, count).astype(np.float64)
         label = np.zeros(count, np.uint8)
         label[region] = labels
         contacts = Contacts.counted(region[np.concatenate(self.pairs)].astype(np.int64), np.concatenate(self.lengths))

@@ -1,8 +1,8 @@
 """Polygons with fewer corners and without gaps: neighbours keep one and the same border.
 
 The pieces of a window, those of nodata included, share all of it out among themselves: a coverage, whose borders GEOS
-simplifies once for both sides (Visvalingam and Whyatt, 1993: the corner that spans the smallest triangle goes first), so
-that no gap opens and nothing overlaps. The borders of the window stay as they are, and with them the places where
+simplifies once for both sides (Visvalingam and Whyatt, 1993: the corner that spans the smallest triangle goes first),
+so that no gap opens and nothing overlaps. The borders of the window stay as they are, and with them the places where
 regions cross them. So windows that were simplified alone fit together, pieces can be joined as if nothing had
 happened, and which corners are left depends on where the windows lie, but on nothing else.
 
@@ -27,7 +27,8 @@ class Simplification:
 
     Args:
         tolerance: in pixels; corners go whose triangle is smaller than its square.
-        around: labels (height + 2, width + 2) of the window and one pixel more on every side, nodata outside of the scene.
+        around: labels (height + 2, width + 2) of the window and one pixel more on every side, nodata outside of the
+            scene.
     """
 
     tolerance: float

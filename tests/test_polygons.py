@@ -128,9 +128,7 @@ def test_simplified_regions_leave_no_gaps(
     assert sorted(known) == sorted(shape_of(region.label, region.geometry) for region in found)
 
 
-def plainly_sieved(
-    labels: NDArray[np.uint8], area: NDArray[np.float64], minimum: float
-) -> NDArray[np.uint8]:
+def plainly_sieved(labels: NDArray[np.uint8], area: NDArray[np.float64], minimum: float) -> NDArray[np.uint8]:
     """The rule of ``pipeline.sieve`` on the whole raster, pixel by pixel."""
     while True:
         numbers, count, of = np.zeros(labels.shape, int), 0, {}
@@ -142,16 +140,18 @@ def plainly_sieved(
         sizes = {number: float((area[:, None] * (numbers == number)).sum()) for number in of}
         borders: dict[int, Counter[int]] = {number: Counter() for number in of}
         for (row, col), number in np.ndenumerate(numbers):
-            for near in ((row + 1, col), (row, col + 1)):
-                if near[0] < len(labels) and near[1] < labels.shape[1]:
-                    other = int(numbers[near])
+            for place in ((row + 1, col), (row, col + 1)):
+                if place[0] < len(labels) and place[1] < labels.shape[1]:
+                    other = int(numbers[place])
                     if number and other and number != other:
                         borders[int(number)][other] += 1
                         borders[other][int(number)] += 1
         after = labels.copy()
         for number in of:
             if sizes[number] < minimum:
-                large = [(-n, -sizes[other], of[other]) for other, n in borders[number].items() if sizes[other] >= minimum]
+                large = [
+                    (-n, -sizes[other], of[other]) for other, n in borders[number].items() if sizes[other] >= minimum
+                ]
                 if large:
                     after[numbers == number] = min(large)[2]
         if (after == labels).all():
