@@ -15,7 +15,6 @@ import numpy as np
 from flows.models import Model
 from flows.options import SegmentOptions
 from flows.resume import Identity, finished_record
-from pipeline.catalog import pixel_area
 from pipeline.errors import InputError
 from pipeline.files import check_writable
 from pipeline.layers import LAYERS
@@ -67,10 +66,8 @@ class Request:
 
     def unfinished_business(self) -> bool:
         """Whether a finished run left something to write again or to clear away."""
-        return (
-            bool(missing_outputs(self.folder, self.options.outputs, self.options.polygons))
-            or self.directory.path.exists()
-        )
+        options = self.options
+        return bool(missing_outputs(self.folder, options.outputs, options.polygons)) or self.directory.path.exists()
 
 
 def open_requests(sources: Sequence[str | Path], model: Model, out: Path, options: SegmentOptions) -> list[Request]:
@@ -97,13 +94,6 @@ def _request(source: str | Path, model: Model, out: Path, options: SegmentOption
     started = Stopwatch.now()
     scene = open_input(source, model, options)
     candidates(raster_of(scene, model, options), options.plan, model.reach)
-    if options.polygons and options.polygon_min_area and pixel_area(scene.grid) is None:
-        raise InputError(
-            "--polygon-min-area",
-            got=f"{options.polygon_min_area:g} m² of a scene without CRS",
-            expected="a scene whose pixels have an area",
-            fix="leave it out, or give the scene its CRS",
-        )
     if not (out / scene.id / RECORD).exists():
         check_output(out, scene)
     return Request(scene, model, out, options, Stopwatch.now() - started)

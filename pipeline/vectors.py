@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from pipeline.catalog import pixel_area
 from pipeline.classes import NODATA, LabelClass
+from pipeline.errors import InputError
 from pipeline.grid import GeoBox, Window
 from pipeline.polygons import Pieces, pieces, regions
 from pipeline.sieve import Summary, Verdict, settled, sieved, summarise
@@ -128,12 +129,22 @@ def write_polygons(
         wanted: formats and rules.
         scratch: a folder on the same disk, which workers reach too.
         spread: does the work on chunks.
+
+    Raises:
+        InputError: the rules have a minimum area, but the CRS of the grid does not say how large a pixel is.
     """
+    area = pixel_area(grid)
+    if area is None and wanted.rules.min_area > 0:
+        raise InputError(
+            "--polygon-min-area",
+            got="a scene whose pixels have no known area",
+            expected="a projected or geographic CRS",
+            fix="leave it out",
+        )
     formats = [kind for kind, name in FILES.items() if kind in wanted.formats or (folder / name).exists()]
     scratch.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="polygons-", dir=scratch) as work:
         labels = _Labels(store, tiling, Path(work))
-        area = pixel_area(grid)
         np.save(labels.areas, np.ones(tiling.height) if area is None else exact(area, tiling.width))
         confidence = store if CONFIDENCE in rasters_in(store) else None
         if wanted.rules.min_area > 0:

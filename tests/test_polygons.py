@@ -57,7 +57,7 @@ def shape_of(label: int, polygon: shapely.Polygon) -> tuple[int, bytes]:
     return label, polygon.normalize().wkb
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(
     st.integers(1, 70), st.integers(1, 70), st.integers(1, 33), st.sampled_from([0, 1, 3]), st.integers(1, 5),
     st.integers(0, 2**32 - 1),
@@ -104,7 +104,7 @@ def test_pieces_come_back_from_their_file(tmp_path: Path) -> None:
             np.testing.assert_array_equal(again.edges[side], numbers)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(
     st.integers(1, 60), st.integers(1, 60), st.integers(3, 33), st.sampled_from([0, 1, 3]), st.integers(1, 5),
     st.floats(0.3, 6), st.integers(0, 2**32 - 1),
@@ -175,7 +175,7 @@ def sieved_by_windows(
         labels = after
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(
     st.integers(1, 40), st.integers(1, 40), st.integers(1, 23), st.sampled_from([0, 0.7, 1.5]), st.integers(1, 5),
     st.sampled_from([1, 2, 5, 12, 40]), st.integers(0, 2**32 - 1),

@@ -13,7 +13,6 @@ import numpy as np
 import pyogrio
 import pytest
 import shapely
-import shapely.ops
 from affine import Affine
 from numpy.typing import NDArray
 from odc.geo.geobox import GeoBox
@@ -27,7 +26,7 @@ from flows.segment import Watcher, segment
 from pipeline.classes import NODATA, LabelClass
 from pipeline.errors import InputError
 from pipeline.polygons import straightened
-from pipeline.store import Storage, create_store, open_labels, write_raster
+from pipeline.store import Storage, create_store, write_raster
 from pipeline.tiling import Tiling
 from pipeline.vectorfiles import FILES
 from pipeline.vectors import Polygons, Rules, exact, write_polygons
@@ -80,12 +79,11 @@ def test_files_have_the_polygons_of_the_whole_raster(tmp_path: Path, crs: str | 
     folder = written(tmp_path, labels, grid, confidence=confidence)
 
     whole = []
-    for number, (shape, label) in enumerate(shapes(labels, mask=labels != NODATA, connectivity=4)):
+    for shape, label in shapes(labels, mask=labels != NODATA, connectivity=4):
         polygon = straightened(shapely.Polygon(shape["coordinates"][0], shape["coordinates"][1:]))
         row, col = (int(v) for v in polygon.bounds[1::-1]) if polygon.area == 1 else (-1, -1)
         placed = shapely.transform(polygon, lambda xy: np.column_stack(transform @ xy.T))
         whole.append((int(label), polygon.area, confidence[row, col] if row >= 0 else None, placed.normalize()))
-        assert number < 10_000
     whole.sort(key=lambda row: (row[0], row[-1].wkb))
     for name in FILES.values():
         found = rows(folder / name)
@@ -100,7 +98,7 @@ def test_files_have_the_polygons_of_the_whole_raster(tmp_path: Path, crs: str | 
             degrees = Transformer.from_crs(crs, "EPSG:4326", always_xy=True)
             geod = degrees.target_crs.get_geod()
             for row in found[::20]:
-                lonlat = shapely.ops.transform(degrees.transform, row[-1])
+                lonlat = shapely.transform(row[-1], degrees.transform, interleaved=False)
                 assert row[3] == pytest.approx(abs(geod.geometry_area_perimeter(lonlat)[0]), rel=1e-4)
     info = pyogrio.read_info(folder / FILES["gpkg"])
     assert info["crs"] == crs and info["geometry_type"] == "Polygon" and info["layer_name"] == "polygons"
@@ -140,14 +138,19 @@ def test_rules_hold_whatever_the_chunks(tmp_path: Path) -> None:
         assert not (folder / FILES["gpkg"]).exists()
     assert found[0] == found[1]
     assert sum(row[2] for row in found[0]) == (labels != NODATA).sum()
-    small, exactly = [row for row in found[0] if row[3] < minimum], rows(written(tmp_path, labels, grid) / FILES["gpkg"])
+    small, exactly = (
+        [row for row in found[0] if row[3] < minimum],
+        rows(written(tmp_path, labels, grid) / FILES["gpkg"]),
+    )
     valid = shapely.union_all([row[-1] for row in exactly])
     isolated = [part for part in shapely.get_parts(valid) if part.area < 20 * minimum]
     assert len(small) < 50 < len(exactly)
     assert all(any(part.covers(row[-1]) for part in isolated) for row in small)
 
     simple = rows(written(tmp_path, labels, grid, Polygons(("gpkg",), Rules(minimum, 1.5))) / FILES["gpkg"])
-    assert [row[:4] for row in simple] != [] and sorted(row[:4] for row in simple) == sorted(row[:4] for row in found[0])
+    assert [row[:4] for row in simple] != [] and sorted(row[:4] for row in simple) == sorted(
+        row[:4] for row in found[0]
+    )
     polygons = [row[-1] for row in simple]
     assert shapely.coverage_is_valid(polygons) and shapely.is_valid(polygons).all()
     count = [shapely.get_num_coordinates([row[-1] for row in table]).sum() for table in (simple, found[0])]
@@ -168,7 +171,8 @@ def test_areas_are_summed_without_rounding() -> None:
     rounded = exact(area, 4000)
     np.testing.assert_allclose(rounded, area, rtol=1e-8)
     pixels = np.random.default_rng(1).permutation(np.repeat(rounded, 40))
-    assert len({np.add.reduceat(part, range(0, part.size, n)).sum() for n in (1, 7, 999) for part in (pixels, -pixels[::-1] * -1)}) == 1  # fmt: skip
+    orders = (pixels, pixels[::-1], np.sort(pixels))
+    assert len({np.add.reduceat(order, range(0, order.size, n)).sum() for n in (1, 7, 999) for order in orders}) == 1
 
 
 @pytest.mark.parametrize("values", [{"min_area": -1}, {"simplify": float("nan")}, {"simplify": float("inf")}])
@@ -180,17 +184,19 @@ def test_rules_are_numbers_from_zero(values: dict[str, float]) -> None:
 def test_a_run_writes_polygons_and_makes_them_again(
     tmp_path: Path, small_model: Model, cluster: Callable[[int], str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    scene = write(tmp_path / "scene.tif", noise(6, 200, 260))
+    scene = write(tmp_path / "scene.tif", noise(6, 25, 33).repeat(8, axis=1).repeat(8, axis=2))
     out, folder = tmp_path / "out", tmp_path / "out" / "scene"
 
     def run(**options: Any) -> running.Result:
         return segment(
-            scene, small_model.folder, out, SegmentOptions(cluster=cluster(1), window=128, **options), Watcher()
-        )
+            scene, small_model.folder, out,
+            SegmentOptions(cluster=cluster(1), window=128, engine="torch", precision="fp32", batch=1, threads=1, **options),
+            Watcher(),
+        )  # fmt: skip
 
     with pytest.raises(KeyboardInterrupt), monkeypatch.context() as patch:  # a kill between two files
         patch.setattr("pipeline.vectors.convert", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
-        run(outputs=("cog", "polygons", "confidence"), chunk_tiles=1)
+        run(outputs=("cog", "polygons", "confidence"), chunk_tiles=2)
     assert not (folder / "run.json").exists() and (folder / ".run" / "plan.json").exists()
     result = run(outputs=("cog", "polygons", "confidence"))
     assert result.computed and list(verify(out)) == [] and not (folder / ".run").exists()
@@ -211,15 +217,11 @@ def test_a_run_writes_polygons_and_makes_them_again(
     sieved = rows(folder / FILES["gpkg"])
     assert len(sieved) < len(first) and rows(folder / FILES["parquet"]) == sieved and list(verify(out)) == []
     assert not run(outputs=("cog", "polygons"), polygon_min_area=2700.0).rewritten
-    assert open_labels  # the raster is untouched
     run(outputs=("cog", "zarr"), overwrite=True)
     assert not list(folder.glob("polygons.*"))
 
 
-def test_a_minimum_needs_areas(tmp_path: Path, small_model: Model) -> None:
-    write(tmp_path / "scene.tif", noise(6, 64, 64), crs=None)
-    with pytest.raises(InputError, match="without CRS"):
-        segment(
-            tmp_path / "scene.tif", small_model.folder, tmp_path / "out",
-            SegmentOptions(outputs=("cog", "polygons"), polygon_min_area=5.0), Watcher(),
-        )  # fmt: skip
+def test_a_minimum_needs_areas(tmp_path: Path) -> None:
+    grid = GeoBox((20, 20), Affine.identity(), None)
+    with pytest.raises(InputError, match="--polygon-min-area"):
+        written(tmp_path, np.zeros((20, 20), np.uint8), grid, Polygons(rules=Rules(5)))
