@@ -36,11 +36,12 @@ from tests.test_polygons import blobs
 
 CLASSES = tuple(LabelClass(value, f"class {value}", (value * 60, 100, 20)) for value in range(4))
 HEIGHT, WIDTH = 150, 210
+EVERYTHING = Polygons()
 ROTATED = UTM @ Affine.rotation(20)
 
 
 def written(
-    folder: Path, labels: NDArray[np.uint8], grid: GeoBox, wanted: Polygons = Polygons(), chunk: int = 64, **layers: Any
+    folder: Path, labels: NDArray[np.uint8], grid: GeoBox, wanted: Polygons = EVERYTHING, chunk: int = 64, **layers: Any
 ) -> Path:
     """The folder with the polygons of the labels."""
     shutil.rmtree(folder / "s.zarr", ignore_errors=True)
@@ -111,8 +112,9 @@ def test_duckdb_finds_polygons_by_their_bounds(tmp_path: Path) -> None:
     box = shapely.box(500_900, 5_997_000, 502_000, 5_998_000)
     with duckdb.connect() as base:
         found = base.execute(
-            f"SELECT count(*), sum(area_m2), any_value(ST_CRS(geometry)) FROM '{path}' WHERE bbox.xmin <= {box.bounds[2]} "
-            f"AND bbox.xmax >= {box.bounds[0]} AND bbox.ymin <= {box.bounds[3]} AND bbox.ymax >= {box.bounds[1]}"
+            f"""SELECT count(*), sum(area_m2), any_value(ST_CRS(geometry)) FROM '{path}'
+            WHERE bbox.xmin <= {box.bounds[2]} AND bbox.xmax >= {box.bounds[0]}
+            AND bbox.ymin <= {box.bounds[3]} AND bbox.ymax >= {box.bounds[1]}"""
         ).fetchone()
         geo = json.loads(
             base.execute(f"SELECT value FROM parquet_kv_metadata('{path}') WHERE key = 'geo'").fetchone()[0]
@@ -188,11 +190,8 @@ def test_a_run_writes_polygons_and_makes_them_again(
     out, folder = tmp_path / "out", tmp_path / "out" / "scene"
 
     def run(**options: Any) -> running.Result:
-        return segment(
-            scene, small_model.folder, out,
-            SegmentOptions(cluster=cluster(1), window=128, engine="torch", precision="fp32", batch=1, threads=1, **options),
-            Watcher(),
-        )  # fmt: skip
+        how = {"window": 128, "engine": "torch", "precision": "fp32", "batch": 1, "threads": 1, **options}
+        return segment(scene, small_model.folder, out, SegmentOptions(cluster=cluster(1), **how), Watcher())
 
     with pytest.raises(KeyboardInterrupt), monkeypatch.context() as patch:  # a kill between two files
         patch.setattr("pipeline.vectors.convert", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
