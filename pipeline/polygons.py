@@ -13,8 +13,9 @@ the last row of windows does not cut it any more.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, fields
+from itertools import chain
 from pathlib import Path
 from typing import Any, Self
 
@@ -165,12 +166,21 @@ def sums(
 
 def _outlines(numbers: NDArray[np.int32], count: int, window: Window) -> NDArray[np.object_]:
     """The polygons of pieces 1 to ``count``, in pixels of the scene."""
-    geometries = np.empty(count, object)
+    rings: list[list[list[tuple[float, float]]]] = [[] for _ in range(count)]
     place = Affine.translation(window.col, window.row)
     for shape, number in shapes(numbers, mask=(numbers > 0) & (numbers <= count), connectivity=4, transform=place):
-        shell, *holes = shape["coordinates"]
-        geometries[int(number) - 1] = shapely.Polygon(shell, holes)
-    return geometries
+        rings[int(number) - 1] = shape["coordinates"]
+    lengths = [len(ring) for polygon in rings for ring in polygon]
+    points = np.fromiter(
+        chain.from_iterable(chain.from_iterable(chain.from_iterable(rings))), np.float64, 2 * sum(lengths)
+    )
+    offsets = _offsets(lengths), _offsets([len(polygon) for polygon in rings])
+    found = shapely.from_ragged_array(shapely.GeometryType.POLYGON, points.reshape(-1, 2), offsets)
+    return np.asarray(found, object)
+
+
+def _offsets(lengths: Sequence[int]) -> NDArray[np.int64]:
+    return np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
 
 
 def regions(windows: Iterable[Pieces], width: int, *, simplified: bool = False) -> Iterator[Region]:
@@ -299,16 +309,22 @@ class _Joining:
 
 
 def dissolved(parts: list[shapely.Polygon]) -> shapely.Polygon:
-    """One polygon of pieces that lie side by side.
-
-    What encloses a hole of a piece is this piece alone, so that only the outlines must be united.
-    """
-    whole: Any = shapely.union_all([shapely.Polygon(part.exterior) for part in parts])
-    return shapely.Polygon(whole.exterior, [*whole.interiors, *(hole for part in parts for hole in part.interiors)])
+    """One polygon of pieces that lie side by side."""
+    return _with_holes(_outline(parts), parts)
 
 
 def _straight(parts: list[shapely.Polygon]) -> shapely.Polygon:
-    return straightened(dissolved(parts))
+    return _with_holes(straightened(_outline(parts)), parts)
+
+
+def _outline(parts: list[shapely.Polygon]) -> Any:
+    """Without the holes that pieces have: what encloses one of them is one piece alone."""
+    return shapely.union_all([shapely.Polygon(part.exterior) for part in parts])
+
+
+def _with_holes(outline: shapely.Polygon, parts: list[shapely.Polygon]) -> shapely.Polygon:
+    holes = [hole for part in parts for hole in part.interiors]
+    return shapely.Polygon(outline.exterior, [*outline.interiors, *holes]) if holes else outline
 
 
 def straightened(polygon: Any) -> shapely.Polygon:
