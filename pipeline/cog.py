@@ -15,6 +15,7 @@ import rasterio
 import rasterio.shutil
 import zarr
 from numpy.typing import NDArray
+from rasterio.enums import ColorInterp
 from rasterio.errors import NotGeoreferencedWarning
 from rasterio.windows import Window as RasterioWindow
 
@@ -130,9 +131,12 @@ def _stage(array: zarr.Array[Any], grid: GeoBox, content: Content, path: Path, t
         zstd_level=1,
         bigtiff="if_safer",
         interleave="band",
+        photometric="minisblack" if content.colors is None else "palette",
     ) as staged:
         if content.colors is not None:
             staged.write_colormap(1, content.colors)
+        else:  # or four classes would be red, green, blue and alpha
+            staged.colorinterp = [ColorInterp.gray, *[ColorInterp.undefined] * (len(content.bands) - 1)]
         staged.scales = (content.scale,) * len(content.bands)
         staged.update_tags(**content.tags, **tags, AREA_OR_POINT="Area")
         for number, name in enumerate(content.bands, 1):

@@ -18,6 +18,7 @@ from itertools import islice
 from typing import Any, TypeVar
 
 from distributed import Client, Future, KilledWorker, Reschedule, get_worker, wait
+from distributed.comm import CommClosedError
 
 from pipeline.cluster import PredictorPlugin, hands_of
 from pipeline.errors import BadBlockError, ChunkError, RunError, SeamlineError
@@ -135,7 +136,7 @@ class _Loop:
                         self._inferring.discard(future)
                         future.release()
                 self._submit()
-        except CancelledError as error:
+        except (CancelledError, CommClosedError) as error:  # the latter, where a result was on its way
             raise _gone(self._job, str(error)) from error
         finally:
             if self._running and self._client.status == "running":
@@ -188,7 +189,7 @@ def spread(client: Client, job: Job) -> Spread:
                 running.popleft()
                 future.release()
                 yield found
-        except CancelledError as error:
+        except (CancelledError, CommClosedError) as error:
             raise _gone(job, str(error)) from error
         finally:
             if running and client.status == "running":

@@ -14,6 +14,8 @@ import numpy as np
 import pytest
 import rasterio
 import torch
+from rasterio.enums import ColorInterp
+from rio_cogeo.cogeo import cog_validate
 
 from flows.models import Model, TorchLoader, open_model, radiometry_of
 from flows.options import SegmentOptions
@@ -338,7 +340,8 @@ def test_outputs_stand_on_the_scenes_grid_and_cog_equals_zarr(
     xarray = pytest.importorskip("xarray")
     pytest.importorskip("rioxarray")
     source = shared(MANAUS)
-    result = run(source, small_model, tmp_path, cluster=cluster(1), window=256, halo=48)
+    outputs = ("cog", "zarr", *LAYERS)
+    result = run(source, small_model, tmp_path, cluster=cluster(1), window=256, halo=48, overlap=32, outputs=outputs)
     with rasterio.open(source) as scene, rasterio.open(result.folder / "segmentation.tif") as cog:
         assert (cog.crs, cog.transform, cog.shape) == (scene.crs, scene.transform, scene.shape)
         assert (cog.dtypes, cog.nodata) == (("uint8",), 255)
@@ -347,3 +350,19 @@ def test_outputs_stand_on_the_scenes_grid_and_cog_equals_zarr(
     assert opened.rio.crs == scene.crs
     assert opened.rio.transform().almost_equals(scene.transform)
     np.testing.assert_array_equal(opened.values, labels)
+    layers = {}
+    for name in LAYERS:
+        with rasterio.open(result.folder / f"{name}.tif") as file:
+            assert (file.crs, file.transform, file.shape) == (scene.crs, scene.transform, scene.shape)
+            assert set(file.nodatavals) == {255} and set(file.scales) == {SCALE}
+            assert set(file.colorinterp) <= {ColorInterp.gray, ColorInterp.undefined}
+            assert cog_validate(file.name, quiet=True)[0]
+            layers[name] = file.read()
+        np.testing.assert_array_equal(open_raster(result.folder / "segmentation.zarr", name)[:], layers[name].squeeze())
+        assert ((layers[name] == 255) == (labels == 255)).all()
+    labelled = labels != 255
+    assert not layers["disagreement"][0][labelled].any()  # the halo covers what this network sees
+    sure = labelled & (layers["confidence"][0] > 1)  # both are rounded
+    np.testing.assert_array_equal(layers["probabilities"].argmax(0)[sure], labels[sure])
+    assert sure.mean() > 0.1 * labelled.mean()
+    assert np.abs(layers["probabilities"].sum(0, dtype=int)[labelled] - 250).max() <= 2

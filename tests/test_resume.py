@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -33,7 +34,7 @@ from pipeline import publish as publishing
 from pipeline import run as running
 from pipeline.errors import BadBlockError, InputError, RunError
 from pipeline.rundir import RunDirectory
-from pipeline.store import is_sealed, open_labels
+from pipeline.store import is_sealed, open_labels, open_raster
 from pipeline.tiling import Index, Tiling
 from pipeline.work import Job, infer_chunk
 from tests.rasters import damage, noise, write
@@ -226,6 +227,10 @@ def test_another_scene_model_or_plan_is_refused_with_the_difference(
         run(copied, small_model, tmp_path / "out", **{**options, "window": 176})
     with pytest.raises(InputError, match="precision fp32, expected precision bf16"):
         run(copied, small_model, tmp_path / "out", **{**options, "precision": "bf16"})
+    with pytest.raises(InputError, match="got --outputs cog,zarr, expected --outputs cog,confidence as asked"):
+        run(copied, small_model, tmp_path / "out", **options, outputs=("cog", "confidence"))
+    with pytest.raises(InputError, match="got --zarr-format 3, expected --zarr-format 2 as asked"):
+        run(copied, small_model, tmp_path / "out", **options, zarr_format=2)
     with rasterio.open(copied, "r+") as file:
         pixels = file.read(1)
         pixels[300, 300] += 1
@@ -273,6 +278,7 @@ def test_a_task_of_a_run_that_was_started_over_is_out_of_reach_of_the_new_one(
         "segmentation.tif",
         "segmentation.zarr",
         "segmentation.zarr/zarr.json",
+        "probabilities.tif",
         "item.json",
         "preview.png",
         "../catalog.json",
@@ -281,12 +287,14 @@ def test_a_task_of_a_run_that_was_started_over_is_out_of_reach_of_the_new_one(
 def test_a_lost_result_is_written_again_from_what_is_there(
     source: Path, small_model: Model, cluster: Cluster, lost: str, tmp_path: Path
 ) -> None:
-    first = run(source, small_model, tmp_path, cluster=cluster(1))
+    everything: dict[str, Any] = {"outputs": ("cog", "zarr", "probabilities", "confidence"), "zarr_shards": True}
+    first = run(source, small_model, tmp_path, cluster=cluster(1), **everything)
     with rasterio.open(first.folder / "segmentation.tif") as file:
         labels, profile = file.read(1), file.profile
+    rasters = {name: open_raster(first.folder / "segmentation.zarr", name)[:] for name in everything["outputs"][2:]}
     path = first.folder / lost
     shutil.rmtree(path) if path.is_dir() else path.unlink()
-    again = run(source, small_model, tmp_path, cluster="tcp://127.0.0.1:1")  # no cluster is asked for
+    again = run(source, small_model, tmp_path, cluster="tcp://127.0.0.1:1", **everything)  # no cluster is asked for
     assert not again.computed and again.rewritten
     assert path.exists()
     assert not (first.folder / ".run").exists()
@@ -295,7 +303,12 @@ def test_a_lost_result_is_written_again_from_what_is_there(
         np.testing.assert_array_equal(file.read(1), labels)
         assert file.profile == profile
     np.testing.assert_array_equal(open_labels(first.folder / "segmentation.zarr")[:], labels)
+    assert open_labels(first.folder / "segmentation.zarr").shards == (first.record["plan"]["chunk_tiles"] * 64,) * 2
     assert is_sealed(first.folder / "segmentation.zarr")
+    for name, raster in rasters.items():
+        np.testing.assert_array_equal(open_raster(first.folder / "segmentation.zarr", name)[:], raster)
+        with rasterio.open(first.folder / f"{name}.tif") as file:
+            np.testing.assert_array_equal(file.read().squeeze(), raster)
 
 
 @pytest.mark.parametrize("step", ["_write_record", "_item"])
