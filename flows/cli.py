@@ -96,7 +96,7 @@ def segment(
     on_bad_block: Annotated[str, typer.Option(help="fail, or nodata: go on without unreadable blocks")] = "fail",
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Start over where something else is")] = False,
 ) -> None:
-    """Segment scenes: COG, Zarr, STAC item and preview in OUT/<scene>/.
+    """Segment scenes: COG, Zarr, STAC item, preview and report in OUT/<scene>/.
 
     A killed run goes on where it stopped when the same command is given again.
     """

@@ -40,10 +40,10 @@ def inspect(
     as_json: Annotated[bool, typer.Option("--json", help="For programs")] = False,
 ) -> None:
     """Print everything that is known of a model."""
-    from flows.models import open_model
+    from flows.models import open_model, scores_of
 
     found = open_model(name)
-    summary = {**found.spec.summary(), "digest": found.digest, "folder": str(found.folder)}
+    summary = {**found.spec.summary(), "digest": found.digest, "folder": str(found.folder), **scores_of(found.folder)}
     if as_json:
         print(json.dumps(summary, indent=2, ensure_ascii=False))
     else:

@@ -25,6 +25,7 @@ from flows.planning import Plan
 from flows.segment import Result, Watcher
 from pipeline.classes import percent
 from pipeline.publish import ITEM, PREVIEW, RASTERS, RECORD, ZARR
+from pipeline.report import REPORT
 from pipeline.run import Totals
 from pipeline.vectorfiles import FILES
 
@@ -187,7 +188,7 @@ def show_result(result: Result) -> None:
     out.print(table)
     files = {output: [f"{array}.tif"] for output, array in RASTERS.items()} | {"zarr": [ZARR]}
     files["polygons"] = [name for name in FILES.values() if (result.folder / name).exists()]
-    for name in (*(name for output in record["outputs"] for name in files[output]), ITEM, PREVIEW, RECORD):
+    for name in (*(name for output in record["outputs"] for name in files[output]), ITEM, PREVIEW, REPORT, RECORD):
         out.print(str(result.folder / name), soft_wrap=True, highlight=False)  # whole, to be copied
 
 
@@ -306,6 +307,8 @@ def show_model(summary: Mapping[str, Any]) -> None:
             text = "\n".join(f"{b['name']} ({b['wavelength']} µm), mean {b['mean']}, std {b['std']}" for b in value)
         elif key == "classes":
             text = "\n".join(f"{c['label']} {c['name']}: {c['description']}".rstrip(": ") for c in value)
+        elif key.startswith("iou_"):
+            text = "\n".join(f"{image}: {_scores(scores)}" for image, scores in value.items())
         elif isinstance(value, Mapping):
             text = ", ".join(f"{name} {'any' if part is None else part}" for name, part in value.items())
         else:
@@ -314,6 +317,10 @@ def show_model(summary: Mapping[str, Any]) -> None:
             text = f"more than a window of {window} shows; treated as unbounded"
         table.add_row(key.replace("_", " "), text)
     Console().print(table)
+
+
+def _scores(scores: Mapping[str, float | None]) -> str:
+    return ", ".join(f"{name} {'–' if score is None else f'{score:.2f}'}" for name, score in scores.items())
 
 
 def _table(title: str) -> Table:

@@ -15,6 +15,7 @@ from model.errors import ModelError
 from model.spec import ModelSpec
 from pipeline.classes import LabelClass
 from pipeline.planning import Reach
+from pipeline.report import ModelCard
 from pipeline.scene import Scene
 from pipeline.sources import BandNeed
 
@@ -22,6 +23,10 @@ if TYPE_CHECKING:
     from model.runtime import Runtime
 
 ZOO = Path(model.__file__).parent / "zoo"
+FIGURES = "figures.json"
+"""What a training measured, beside the model."""
+CARD, LONGEST_CARD = "README.md", 200_000
+"""The file that describes a model to people, and how many bytes of it are read."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +51,19 @@ class Model:
         network = self.spec.network
         window = network.window if isinstance(network, Program) else None
         return Reach(self.spec.divisor, self.spec.exact_halo, network.least_halo, window)
+
+    @property
+    def card(self) -> ModelCard:
+        """What a report tells of it, with the README beside the weights if there is one."""
+        spec, path = self.spec, self.folder / CARD
+        readme = b""
+        if path.is_file():
+            with path.open("rb") as file:
+                readme = file.read(LONGEST_CARD)
+        return ModelCard(
+            spec.name, spec.version, spec.license, spec.architecture, spec.description, spec.training_data,
+            spec.exact_halo, readme.decode(errors="replace"),
+        )  # fmt: skip
 
     @property
     def classes(self) -> tuple[LabelClass, ...]:
@@ -73,6 +91,23 @@ def open_model(name: str | Path) -> Model:
             fix="check the path; a model folder holds model.json beside its weights",
         )
     return Model(folder, read_document(folder), file_digest(folder / DOCUMENT))
+
+
+def scores_of(folder: Path) -> dict[str, dict[str, dict[str, float | None]]]:
+    """What its training measured, as ``figures.json`` has it: IoU by image and class, of what was held out and not.
+
+    ``{"iou_held_out": {image: {class: IoU}}, "iou_in_training": …}``; nothing of a model that was not trained here.
+    """
+    try:
+        figures = json.loads((folder / FIGURES).read_text(encoding="utf-8"))
+        scores, held_out = dict(figures["iou"]), set(figures["holdout"])
+    except (OSError, ValueError, LookupError, TypeError):
+        return {}
+    parts = {
+        "iou_held_out": {image: iou for image, iou in scores.items() if image in held_out},
+        "iou_in_training": {image: iou for image, iou in scores.items() if image not in held_out},
+    }
+    return {name: part for name, part in parts.items() if part}
 
 
 @dataclass(frozen=True)

@@ -175,7 +175,16 @@ def _publication(request: Request, job: Job) -> Publication:
     model, options = request.model, request.options
     title, storage = f"segmented with {model.spec.name}", storage_of(job.tiling, options)
     return Publication(
-        job, model.classes, storage, request.out, request.folder, options.outputs, versions(), title, options.polygons
+        job,
+        model.classes,
+        storage,
+        request.out,
+        request.folder,
+        options.outputs,
+        versions(),
+        title,
+        model.card,
+        options.polygons,
     )
 
 

@@ -17,6 +17,7 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 from flows.labelled import Loaded
+from flows.models import FIGURES
 from flows.recipes import Recipe
 from flows.training_pictures import write_curves, write_samples
 from model.document import DOCUMENT, write_document
@@ -27,13 +28,7 @@ from model.validation import SAMPLED, evaluate
 from pipeline.errors import InputError
 from pipeline.files import check_writable
 
-CHECKPOINT, FIGURES, RECIPE, CURVES, SAMPLES = (
-    "checkpoint.pt",
-    "figures.json",
-    "recipe.yaml",
-    "curves.png",
-    "samples.png",
-)
+CHECKPOINT, RECIPE, CURVES, SAMPLES = "checkpoint.pt", "recipe.yaml", "curves.png", "samples.png"
 
 
 def train_model(

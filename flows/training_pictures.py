@@ -70,12 +70,13 @@ def write_samples(trained: Trained, images: Sequence[Labelled], spec: ModelSpec,
     colors = np.array([_rgb(VOID)] * 256, np.uint8)
     colors[: len(spec.classes)] = [entry.color for entry in spec.classes]
     shown = list(quicklook_bands([band.name for band in spec.bands]))
+    windows = [image.pixels(area) for image, area in places]
+    stretched = _stretched([window[shown] for window in windows])
     for row, (image, area) in enumerate(places):
-        pixels = image.pixels(area)
-        valid = np.asarray(np.isfinite(pixels).all(0))
+        valid = np.asarray(np.isfinite(windows[row]).all(0))
         truth, labels = image.labels(area), predict(trained.network, image, area, trained.normalisation)
         labels = np.where(valid, labels, IGNORE)
-        pictures = (stretch(pixels[shown], valid), colors[truth], colors[labels])
+        pictures = (stretched[row], colors[truth], colors[labels])
         for column, picture in enumerate(pictures):
             axes = page.axes(MARGIN + column * (cell + gap), top + row * (cell + gap), cell, cell)
             axes.imshow(picture, interpolation="nearest")
@@ -88,6 +89,14 @@ def write_samples(trained: Trained, images: Sequence[Labelled], spec: ModelSpec,
     handles.append((Patch(facecolor=VOID, edgecolor=GREY, lw=0.5), "not known"))
     page.legend(MARGIN, page.height - 0.4, handles, min(6, len(handles)))
     page.save(path)
+
+
+def _stretched(windows: Sequence[NDArray[np.float32]]) -> list[NDArray[np.uint8]]:
+    """Pictures (h, w, 3) of windows (3, h, w), one stretch for all: what is dark stays dark beside what is bright."""
+    row = np.concatenate([window.reshape(3, 1, -1) for window in windows], axis=2)
+    cuts = np.cumsum([window[0].size for window in windows])[:-1]
+    parts = np.split(stretch(row, np.isfinite(row).all(0)), cuts, axis=1)
+    return [part.reshape(*window.shape[1:], 3) for part, window in zip(parts, windows, strict=True)]
 
 
 def _places(images: Sequence[Labelled], classes: int) -> list[tuple[Labelled, Area]]:

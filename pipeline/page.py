@@ -53,13 +53,13 @@ class Page:
         weight: str = "normal",
     ) -> None:
         """Text whose baseline is ``top`` inches below the upper edge."""
-        self.figure.text(
-            left / self.width, 1 - top / self.height, string, color=color, fontsize=fontsize, weight=weight
-        )
+        place = left / self.width, 1 - top / self.height
+        # Names are names: no $…$ in them is a formula.
+        self.figure.text(*place, string, color=color, fontsize=fontsize, weight=weight, parse_math=False)
 
     def legend(self, left: float, top: float, handles: Sequence[tuple[Artist, str]], columns: int) -> None:
         """The ``handles`` with their texts, in so many columns, without a frame."""
-        self.figure.legend(
+        legend = self.figure.legend(
             [handle for handle, _ in handles],
             [text for _, text in handles],
             loc="upper left",
@@ -74,6 +74,8 @@ class Page:
             fontsize=9,
             labelcolor=INK,
         )
+        for text in legend.get_texts():
+            text.set_parse_math(False)
 
     def save(self, path: Path) -> None:
         """Write the PNG; it appears whole or not at all."""

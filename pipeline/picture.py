@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,15 +16,29 @@ from matplotlib.patches import Patch, Rectangle
 from matplotlib.patheffects import withStroke
 from numpy.typing import NDArray
 
+from pipeline.cartography import lie_of, round_length
 from pipeline.classes import NODATA, LabelClass, percent
+from pipeline.grid import GeoBox
 from pipeline.page import GREY, HATCH, INK, MARGIN, VOID, Page
 from pipeline.plan_picture import write_plan_picture
 
-__all__ = ["decimated", "stretch", "write_matrix", "write_plan_picture", "write_preview"]
+__all__ = ["Caption", "decimated", "stretch", "write_matrix", "write_plan_picture", "write_preview"]
 
 
 _BRIGHT = 4.0
 """See ``stretch``."""
+
+_NORTH_IS_UP = 5.0
+"""Degrees that north may be off without an arrow; meridians of a UTM zone converge by less."""
+
+
+@dataclass(frozen=True)
+class Caption:
+    """What is written on a preview: a title, a line below it, and what scale and north follow from."""
+
+    title: str
+    note: str
+    grid: GeoBox
 
 
 def decimated(labels: zarr.Array[Any], size: int) -> NDArray[np.uint8]:
@@ -55,15 +70,15 @@ def write_preview(
     labels: NDArray[np.uint8],
     classes: Sequence[LabelClass],
     shares: Mapping[str, float],
-    title: str,
-    pixel_size_m: float | None,
+    caption: Caption,
     path: Path,
 ) -> None:
     """Draw scene and segmentation side by side, with legend, shares and scale bar, to the PNG ``path``.
 
-    ``rgb`` (h, w, 3) and ``labels`` (h, w) are small already (see ``decimated``); without ``rgb`` the
-    segmentation stands alone. ``shares`` gives each class's part of the valid pixels, 0 to 1, by its name.
-    ``pixel_size_m`` is the width of a pixel of these arrays in metres; None draws no scale bar.
+    ``rgb`` (h, w, 3) and ``labels`` (h, w) show the whole grid of the ``caption`` and are small already (see
+    ``decimated``); without ``rgb`` the segmentation stands alone. ``shares`` gives each class's part of the valid
+    pixels, 0 to 1, by its name. Very wide scenes stand above each other. Without a CRS there is no scale bar; an arrow
+    shows north where it is not up.
     """
     height, width = labels.shape
     panels = [("Segmentation", _coloured(labels, classes))]
@@ -77,26 +92,39 @@ def write_preview(
     turns = len(panels) - 1
     content = panel_width + step_right * turns
     page_width = max(5.0, content + 2 * MARGIN)
-    bottom = 0.9 + panel_height + step_down * turns
+    first = 1.12
+    bottom = first + panel_height + step_down * turns
     handles = _share_handles(classes, shares, nodata=bool((labels == NODATA).any()))
     columns = max(1, int((page_width - 2 * MARGIN) / (0.52 + 0.068 * max(len(text) for _, text in handles))))
     rows = math.ceil(len(handles) / columns)
 
     page = Page(page_width, bottom + 0.52 + 0.215 * rows)
-    page.text(MARGIN, 0.4, title, fontsize=13, weight="bold")
+    title, size = _fitted(caption.title, page_width - 2 * MARGIN)
+    page.text(MARGIN, 0.4, title, fontsize=size, weight="bold")
+    page.text(MARGIN, 0.64, caption.note, color=GREY)
     for turn, (name, picture) in enumerate(panels):
-        left, top = MARGIN + turn * step_right, 0.9 + turn * step_down
+        left, top = MARGIN + turn * step_right, first + turn * step_down
         page.text(left, top - 0.09, name, color=GREY)
         axes = page.axes(left, top, panel_width, panel_height)
         axes.set(xlim=(0, width), ylim=(height, 0), facecolor=VOID)
         axes.add_patch(Rectangle((0, 0), width, height, facecolor=VOID, edgecolor=HATCH, hatch="////", lw=0, zorder=-1))
         shown = np.dstack([picture, np.where(labels == NODATA, 0, 255).astype(np.uint8)])
-        axes.imshow(shown, extent=(0, width, height, 0))
-        if pixel_size_m is not None and turn == 0:
-            _scale_bar(axes, width * pixel_size_m)
+        # Labels are not mixed: every colour in their panel is that of a class.
+        axes.imshow(shown, extent=(0, width, height, 0), interpolation=None if picture is rgb else "nearest")
+        if turn == 0 and (lie := lie_of(caption.grid)) is not None:
+            _scale_bar(axes, caption.grid.shape[1] * lie.pixel_m, panel_width, panel_height)
+            if abs(lie.north) > _NORTH_IS_UP:
+                _north_arrow(axes, lie.north, panel_width, panel_height)
     _share_bar(page, bottom + 0.16, content, classes, shares)
     page.legend(MARGIN, bottom + 0.36, handles, columns)
     page.save(path)
+
+
+def _fitted(title: str, width: float) -> tuple[str, float]:
+    """A title and the size (points) at which it is at most ``width`` inches long; cut where that would be too small."""
+    em = 0.0098  # inches that a character of one point takes
+    size = min(13.0, width / (em * max(len(title), 1)))
+    return (title, size) if size >= 8 else (title[: int(width / (em * 8)) - 1] + "…", 8.0)
 
 
 def _coloured(labels: NDArray[np.uint8], classes: Sequence[LabelClass]) -> NDArray[np.uint8]:
@@ -138,24 +166,44 @@ def _share_bar(
         start += share
 
 
-def _scale_bar(axes: Axes, width_m: float) -> None:
-    """A bar of 1, 2 or 5 times a power of ten metres, at most a quarter as long as the panel is wide."""
-    limit = width_m / 4
-    power = 10.0 ** math.floor(math.log10(limit))
-    length = max(step * power for step in (1, 2, 5) if step * power <= limit)
-    left, right = 0.035, 0.035 + length / width_m
+def _scale_bar(axes: Axes, width_m: float, width: float, height: float) -> None:
+    """A bar of 1, 2 or 5 times a power of ten metres, in the lower left corner of axes of that size in inches.
+
+    It is at most a quarter as long as the panel is wide, of a narrow one a half.
+    """
+    length = round_length(width_m / (4 if width > 2 else 2))
+    left, low = 0.16 / width, 0.18 / height
+    right = left + length / width_m
     for color, line in ((INK, 4.5), ("white", 2.5)):
-        axes.plot([left, right], [0.055] * 2, color=color, lw=line, transform=axes.transAxes, solid_capstyle="butt")
-    text = f"{length / 1000:,.0f} km" if length >= 1000 else f"{length:g} m"
+        axes.plot([left, right], [low] * 2, color=color, lw=line, transform=axes.transAxes, solid_capstyle="butt")
+    short = (right - left) * width < 0.5
     axes.text(
-        (left + right) / 2,
-        0.085,
-        text,
+        left if short else (left + right) / 2,
+        low + 0.09 / height,
+        f"{length / 1000:,.0f} km" if length >= 1000 else f"{length:g} m",
         transform=axes.transAxes,
-        ha="center",
+        ha="left" if short else "center",
         color="white",
         path_effects=[withStroke(linewidth=2, foreground=INK)],
     )
+
+
+def _north_arrow(axes: Axes, north: float, width: float, height: float) -> None:
+    """An arrow in the upper right corner of axes of that size in inches, ``north`` degrees clockwise from up."""
+    right, up = math.sin(math.radians(north)), math.cos(math.radians(north))
+
+    def place(inches: float) -> tuple[float, float]:
+        return 1 - (0.32 - inches * right) / width, 1 - (0.32 - inches * up) / height
+
+    for color, line in ((INK, 4.0), ("white", 2.0)):
+        arrow = {"arrowstyle": "-|>", "color": color, "lw": line, "shrinkA": 0, "shrinkB": 0}
+        axes.annotate("", place(0.1), place(-0.24), "axes fraction", arrowprops=arrow)
+    x, y = place(0.21)
+    outline = [withStroke(linewidth=2, foreground=INK)]
+    axes.text(
+        x, y, "N", transform=axes.transAxes, ha="center", va="center", color="white", weight="bold",
+        path_effects=outline,
+    )  # fmt: skip
 
 
 def write_matrix(counts: NDArray[np.int64], names: Sequence[str], path: Path) -> None:
@@ -174,7 +222,7 @@ def write_matrix(counts: NDArray[np.int64], names: Sequence[str], path: Path) ->
         text = f"{shares[row, col] * 100:.1f}" if total[row, 0] else "–"
         axes.text(col, row, text, ha="center", va="center", color="white" if shares[row, col] > 0.55 else INK)
     axes.set(xticks=range(size), yticks=range(size))
-    axes.set_xticklabels(names, rotation=90)
-    axes.set_yticklabels(names)
+    axes.set_xticklabels(names, rotation=90, parse_math=False)
+    axes.set_yticklabels(names, parse_math=False)
     axes.tick_params(length=0, labelcolor=INK, labeltop=True, labelbottom=False)
     page.save(path)

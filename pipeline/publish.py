@@ -1,8 +1,8 @@
 """From a store whose chunks are all written to results under their final names.
 
 Nothing unfinished stands under a final name: the store is sealed and renamed, the other files are written beside
-and renamed, the record of the run comes after the rasters it speaks of, the STAC item after all files whose checksums
-it holds, and the run directory goes last. A kill in between leaves a run that publishes again.
+and renamed, the record of the run and the report come after the rasters they speak of, the STAC item after all files
+whose checksums it holds, and the run directory goes last. A kill in between leaves a run that publishes again.
 """
 
 from __future__ import annotations
@@ -29,8 +29,9 @@ from pipeline.errors import RunError
 from pipeline.files import replacing
 from pipeline.layers import LAYERS
 from pipeline.overviews import write_overviews
-from pipeline.picture import decimated, stretch, write_preview
+from pipeline.picture import Caption, decimated, stretch, write_preview
 from pipeline.rasters import reason
+from pipeline.report import REPORT, ModelCard, date_of, place_of, write_report
 from pipeline.store import VARIABLE, Storage, create_store, is_sealed, open_labels, open_raster, rasters_in, seal
 from pipeline.thumbnail import read_thumbnail
 from pipeline.vectorfiles import FILES
@@ -57,6 +58,7 @@ class Publication:
     outputs: tuple[str, ...]
     software: Mapping[str, str]
     lineage: str
+    card: ModelCard
     polygons: Polygons | None = None
     spread: Spread = map
 
@@ -112,6 +114,7 @@ def _published(publication: Publication, record: Mapping[str, Any], watch: Stopw
         "finished": finished.isoformat(timespec="seconds"),
     }
     _write_record(folder, complete)
+    write_report(folder, job.scene, publication.classes, publication.card, complete)
     _item(publication, table, finished)
     job.directory.clear()
     shutil.rmtree(job.directory.path)
@@ -119,7 +122,7 @@ def _published(publication: Publication, record: Mapping[str, Any], watch: Stopw
 
 
 def missing_outputs(folder: Path, outputs: Iterable[str], polygons: Polygons | None) -> list[str]:
-    """What is not there, or not whole, of a scene whose run is finished: outputs, ``"preview"``, ``"item"``.
+    """What is not there, or not whole, of a finished run: outputs, ``"preview"``, ``"report"``, ``"item"``.
 
     Polygons by other rules than asked for are not there.
     The item is missing, too, where it or the catalogue does not speak of the record as it is: a kill came between.
@@ -127,8 +130,7 @@ def missing_outputs(folder: Path, outputs: Iterable[str], polygons: Polygons | N
     there = {output: _cog(folder, output).exists() for output in RASTERS} | {"zarr": is_sealed(folder / ZARR)}
     there["polygons"] = polygons is None or polygons.are_in(folder, _record(folder))
     missing = [output for output in outputs if not there[output]]
-    if not (folder / PREVIEW).exists():
-        missing.append("preview")
+    missing += [what for what, name in (("preview", PREVIEW), ("report", REPORT)) if not (folder / name).exists()]
     return missing if _vouched(folder, outputs) else [*missing, "item"]
 
 
@@ -177,6 +179,7 @@ def _completed(publication: Publication, record: Mapping[str, Any]) -> dict[str,
         store.rename(folder / ZARR)
     _write_cogs(publication, folder / ZARR, missing, record, scratch)
     if "polygons" in missing:
+        _write_record(folder, {**record, "polygons": None})  # a kill must not leave files by other rules than it says
         _write_polygons(publication, _readable_store(publication, scratch), scratch)
     if "preview" in missing:
         thumbnail = read_thumbnail(job.scene, [job.scene.bands[k] for k in _shown(job)], QUICKLOOK)
@@ -186,6 +189,7 @@ def _completed(publication: Publication, record: Mapping[str, Any]) -> dict[str,
     outputs = sorted({*record["outputs"], *publication.outputs})
     now = {**record, **_polygons_record(publication), "outputs": outputs}
     _write_record(folder, now)
+    write_report(folder, job.scene, publication.classes, publication.card, now)
     _item(publication, table, datetime.fromisoformat(record["finished"]))
     shutil.rmtree(scratch)
     return now
@@ -290,26 +294,17 @@ def _preview(
     small: NDArray[np.uint8],
     rgb: NDArray[np.uint8] | None,
 ) -> None:
-    job = publication.job
-    metres = _pixel_width(job) * job.quicklook_step
+    scene = publication.job.scene
+    height, width = scene.grid.shape
+    note = f"{date_of(scene)}  ·  {width:,} × {height:,} pixels  ·  {place_of(scene)}"
     write_preview(
         rgb,
         small,
         publication.classes,
         {row.name: row.share for row in table},
-        job.scene.id,
-        metres,
+        Caption(scene.id, note, scene.grid),
         publication.folder / PREVIEW,
     )
-
-
-def _pixel_width(job: Job) -> float:
-    """Metres across a pixel in the middle of the scene."""
-    grid = job.scene.grid
-    if grid.crs is None or not grid.crs.geographic:
-        return float(abs(grid.resolution.x))
-    latitude = grid.extent.centroid.coords[0][1]
-    return float(abs(grid.resolution.x) * 111_320 * np.cos(np.radians(latitude)))
 
 
 def _item(publication: Publication, table: Sequence[ClassArea], finished: datetime) -> None:

@@ -30,7 +30,7 @@ from pipeline.grid import GeoBox, Window
 from pipeline.layers import LAYERS, SCALE
 
 __all__ = [
-    "JSON", "VARIABLE", "Storage", "create_store", "crs_code", "is_sealed", "open_labels", "open_raster",
+    "JSON", "VARIABLE", "Storage", "create_store", "crs_code", "flags_of", "is_sealed", "open_labels", "open_raster",
     "rasters_in", "seal", "write_arrays", "write_labels", "write_raster",
 ]  # fmt: skip
 
@@ -119,7 +119,7 @@ def write_arrays(
 ) -> None:
     """Write the arrays of one resolution into a group: labels and layers, empty, and where they lie."""
     placed = {**georeference(grid), "grid_mapping": GRID_MAPPING, **conventions(grid)}
-    flags, (height, width) = _flags(classes), grid.shape
+    flags, (height, width) = flags_of(classes), grid.shape
     storage.raster(group, VARIABLE, (height, width), {"long_name": "segmentation label", **flags, **placed})
     for layer in (LAYERS[name] for name in layers):
         shape = layer.shape(len(classes), height, width)
@@ -229,7 +229,8 @@ def _check_whole_chunks(window: Window, shape: tuple[int, ...], chunks: tuple[in
             )
 
 
-def _flags(classes: Sequence[LabelClass]) -> dict[str, JSON]:
+def flags_of(classes: Sequence[LabelClass]) -> dict[str, JSON]:
+    """The attributes that tell of the labels' meaning, in the words of CF."""
     # No _FillValue: xarray would turn uint8 into float32. GDAL reads the fill value of Zarr itself, rioxarray
     # the attribute nodata.
     return {

@@ -421,7 +421,9 @@ def test_model_inspect_prints_json(seamline: Seamline) -> None:
     assert found["divisor"] == 16
     assert 80 < found["receptive_radius"] <= 96
     assert seamline("model", "list")[1].split() == ["land-water-cloud"]
-    assert "cloud shadow" in seamline("model", "inspect", "land-water-cloud")[1]
+    assert json.loads(out)["iou_in_training"]["landsat5"]["cloud"] > 0.5
+    table = seamline("model", "inspect", "land-water-cloud")[1]
+    assert "cloud shadow" in table and "landsat5: land 0." in table
 
 
 def test_an_aoi_limits_the_work(seamline: Seamline, small_model: Model, cluster: Cluster, tmp_path: Path) -> None:

@@ -5,20 +5,29 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pyproj
 import pytest
 import rasterio
 from affine import Affine
 from odc.geo.geobox import GeoBox
 from PIL import Image
 
+from pipeline.cartography import lie_of, round_length
 from pipeline.classes import NODATA, LabelClass
 from pipeline.grid import Window
-from pipeline.picture import decimated, stretch, write_plan_picture, write_preview
+from pipeline.picture import Caption, decimated, stretch, write_plan_picture, write_preview
 from pipeline.store import Storage, create_store, open_labels, write_labels
 from tests.data import MANAUS, shared
 
 CLASSES = [LabelClass(0, "land", (200, 180, 120)), LabelClass(1, "water", (30, 90, 200))]
 SHARES = {"land": 0.75, "water": 0.25}
+UTM = Affine(30, 0, 600000, 0, -30, 9700000)
+
+
+def caption(
+    shape: tuple[int, int], crs: str | None = "EPSG:32720", transform: Affine = UTM, title: str = "a scene"
+) -> Caption:
+    return Caption(title, "date unknown", GeoBox(shape, transform, crs))
 
 
 def pixels_of(path: Path) -> np.ndarray:
@@ -76,7 +85,7 @@ def test_the_preview_shows_scene_classes_and_nodata(tmp_path: Path, shape: tuple
     labels[:, : shape[1] // 4] = NODATA
     rgb = np.full((*shape, 3), (10, 250, 10), np.uint8) if with_scene else None
     path = tmp_path / "preview.png"
-    write_preview(rgb, labels, CLASSES, SHARES, "a scene", 30.0, path)
+    write_preview(rgb, labels, CLASSES, SHARES, caption(shape), path)
     shown = pixels_of(path)
     assert all((shown == label.color).all(axis=-1).sum() > 1000 for label in CLASSES)
     assert ((shown == (10, 250, 10)).all(axis=-1).sum() > 1000) == with_scene
@@ -85,6 +94,66 @@ def test_the_preview_shows_scene_classes_and_nodata(tmp_path: Path, shape: tuple
     assert widths[0] / widths[1] == pytest.approx(3, rel=0.05)
     assert max(shown.shape) < 2600
     assert [entry.name for entry in tmp_path.iterdir()] == ["preview.png"]
+
+
+def preview(tmp_path: Path, classes: list[LabelClass], drawn: Caption) -> np.ndarray:
+    labels = np.zeros((600, 600), np.uint8)
+    labels[1::2] = 1  # pixel by pixel, so that whoever mixes them is found out
+    path = tmp_path / f"{len(list(tmp_path.iterdir()))}.png"
+    write_preview(np.full((600, 600, 3), (10, 250, 10), np.uint8), labels, classes, {}, drawn, path)
+    return pixels_of(path)
+
+
+def test_every_colour_of_the_segmentation_is_a_class(tmp_path: Path) -> None:
+    shown = preview(tmp_path, CLASSES, caption((2000, 2000)))
+    panel = shown[200:880, 830:1490]
+    found = {tuple(color) for color in np.unique(panel.reshape(-1, 3), axis=0).tolist()}
+    assert found == {label.color for label in CLASSES}
+
+
+def test_a_preview_without_a_place_has_no_scale(tmp_path: Path) -> None:
+    placed, placeless = (preview(tmp_path, CLASSES, caption((2000, 2000), crs)) for crs in ("EPSG:32720", None))
+    differs = (placed != placeless).any(axis=-1)
+    assert differs.any() and not differs[:, 800:].any() and not differs[:700].any()  # in the corner of the scene only
+
+
+def test_north_is_shown_where_it_is_not_up(tmp_path: Path) -> None:
+    grids = [caption((2000, 2000), None), *(caption((2000, 2000), transform=UTM @ Affine.rotation(a)) for a in (0, 30))]
+    plain, up, turned = (preview(tmp_path, CLASSES, grid)[180:400, 500:800] for grid in grids)
+    assert (plain == up).all()
+    assert (plain != turned).any()
+
+
+@pytest.mark.parametrize("name", ["$\\frac{$", "<b>", "x" * 300, "水", "a_b^c$d$"])
+def test_names_are_names(tmp_path: Path, name: str) -> None:
+    shown = preview(tmp_path, [LabelClass(0, name, (1, 2, 3)), CLASSES[1]], caption((200, 200), title=name))
+    assert max(shown.shape) < 2600
+
+
+@pytest.mark.parametrize(
+    ("crs", "origin", "step"),
+    [("EPSG:32620", (600_000, 9_700_000), 30.0), ("EPSG:3857", (0, 8_399_738), 10.0), ("EPSG:4326", (10, 60), 1e-4),
+     ("EPSG:3413", (1e5, -2e6), 25.0), ("EPSG:2263", (1e6, 2e5), 3.0)],
+)  # fmt: skip
+@pytest.mark.parametrize("angle", [0, 40, -100, 180])
+def test_scale_and_north_of_a_grid(crs: str, origin: tuple[float, float], step: float, angle: float) -> None:
+    grid = GeoBox((80, 100), Affine.translation(*origin) @ Affine.rotation(angle) @ Affine.scale(step, -step), crs)
+    lie = lie_of(grid)
+    to_degrees = pyproj.Transformer.from_crs(crs, "EPSG:4326", always_xy=True)
+    lon, lat = to_degrees.transform(*grid.pix2wld(np.array([40.0, 60, 50]), np.array([40.0, 40, 40])))
+    _, _, across = pyproj.Geod(ellps="GRS80").inv(lon[0], lat[0], lon[1], lat[1])
+    assert lie.pixel_m == pytest.approx(across / 20, rel=1e-4)
+    # A step up on the map that is drawn, turned by ``north``, goes north.
+    turn = np.radians(lie.north)
+    col, row = 50 + 20 * np.sin(turn), 40 - 20 * np.cos(turn)
+    east, north = to_degrees.transform(*grid.pix2wld(np.array([col]), np.array([row])))
+    azimuth, _, _ = pyproj.Geod(ellps="GRS80").inv(lon[2], lat[2], east[0], north[0])
+    assert abs(azimuth) < 1
+
+
+@pytest.mark.parametrize(("limit", "length"), [(1, 1), (4.99, 2), (5, 5), (0.03, 0.02), (99_999, 50_000)])
+def test_lengths_are_round(limit: float, length: float) -> None:
+    assert round_length(limit) == pytest.approx(length)
 
 
 def plan(

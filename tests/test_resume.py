@@ -185,7 +185,7 @@ def test_a_sealed_rerun_writes_nothing(source: Path, small_model: Model, cluster
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
 
 
-@pytest.mark.parametrize("step", ["seal", "write_cog", "write_preview", "write_item", "update_catalog"])
+@pytest.mark.parametrize("step", ["seal", "write_cog", "write_preview", "write_report", "write_item", "update_catalog"])
 def test_a_kill_while_publishing_publishes_again_without_inferring(
     source: Path, small_model: Model, cluster: Cluster, step: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -281,6 +281,7 @@ def test_a_task_of_a_run_that_was_started_over_is_out_of_reach_of_the_new_one(
         "probabilities.tif",
         "item.json",
         "preview.png",
+        "report.html",
         "../catalog.json",
     ],
 )

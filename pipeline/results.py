@@ -1,0 +1,176 @@
+"""What a run published of one scene, found again and looked at before anybody relies on it."""
+
+from __future__ import annotations
+
+import json
+import re
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import rasterio
+import zarr
+from affine import Affine
+from rasterio._err import CPLE_BaseError
+from rasterio.errors import NotGeoreferencedWarning, RasterioError
+
+from pipeline.classes import LabelClass
+from pipeline.conventions import GRID_MAPPING
+from pipeline.errors import InputError
+from pipeline.grid import GeoBox
+from pipeline.layers import LAYERS
+from pipeline.publish import COG, ITEM, RECORD, ZARR
+from pipeline.store import VARIABLE, flags_of, is_sealed, open_raster, rasters_in
+
+__all__ = ["Result", "find_result", "scene_folder"]
+
+_SAFE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+"""As ``Scene.id``."""
+_DIGESTS = ("scene_digest", "model_digest")
+_DAMAGE = (OSError, ValueError, LookupError, TypeError, AttributeError, RuntimeError, RasterioError, CPLE_BaseError)
+"""What damaged bytes lead readers to."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """One scene's results, checked: where each array lies, on which ``grid``, and what its labels mean.
+
+    ``arrays`` maps ``segmentation`` and the layers that are there to the Zarr store or the COG that holds them.
+    """
+
+    folder: Path
+    record: Mapping[str, Any]
+    item: Mapping[str, Any]
+    grid: GeoBox
+    classes: tuple[LabelClass, ...]
+    arrays: Mapping[str, Path]
+
+
+def scene_folder(out: Path, scene: str) -> Path:
+    """The folder of a scene's results below ``out``.
+
+    Raises:
+        InputError: the name is no scene's, or leads out of ``out``, or there is no such folder.
+    """
+    folder = out / scene
+    safe = isinstance(scene, str) and _SAFE.fullmatch(scene) is not None
+    if safe and folder.is_dir() and folder.resolve().is_relative_to(out.resolve()):
+        return folder
+    there = sorted(path.parent.name for path in out.glob(f"*/{ITEM}"))
+    found = ", ".join(there[:5]) + (f" and {len(there) - 5} more" if len(there) > 5 else "")
+    raise InputError(
+        f"scene in {out}",
+        got=f"{str(scene)[:80]!r}" + ("" if safe else ", which is no name of a scene"),
+        expected=f"one of {found}" if there else "a folder that `seamline segment` wrote to, and there is none",
+        fix="check the name and the path",
+    )
+
+
+def find_result(out: Path, scene: str) -> Result:
+    """The results of ``out``/``scene``, after a look at what can be seen without reading all of it.
+
+    The labels are those of the Zarr store if it is sealed, of the COG otherwise.
+
+    Raises:
+        InputError: there are none, they are unfinished, damaged, of another scene or model than their record says,
+            or their classes are not those of their item.
+    """
+    folder = scene_folder(out, scene)
+    if not (folder / RECORD).is_file():
+        unfinished = (folder / ".run").exists()
+        raise _refused(folder, f"no {RECORD}" + (": the run is not finished" if unfinished else ""), "finish the run")
+    with _readable(folder, RECORD):
+        record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
+        named, digests = record["scene"], {key: str(record[key]) for key in _DIGESTS}
+        table = [(int(row["value"]), str(row["name"])) for row in record["classes"]]
+    with _readable(folder, ITEM):
+        item = json.loads((folder / ITEM).read_text(encoding="utf-8"))
+        classes, shape = _classes(item), tuple(item["properties"]["proj:shape"])
+        ids = {"id of its item": item["id"], f"scene of {RECORD}": named}
+    for what, other in ids.items():
+        if other != scene:
+            raise _refused(folder, f"results of another scene: {other!r} is the {what}", "ask for that one")
+    if [(label.value, label.name) for label in classes] != table:
+        raise _refused(folder, f"other classes in {ITEM} than in {RECORD}", _VERIFY)
+    with _readable(folder, ZARR):
+        sealed = is_sealed(folder / ZARR)
+    if not sealed and not (folder / COG).is_file():
+        state = f"a {ZARR} that is not sealed: it was never finished" if (folder / ZARR).exists() else "no labels"
+        raise _refused(folder, state, "run the same command again")
+    if sealed:
+        with _readable(folder, ZARR):
+            grid = _check_store(folder, digests, classes)
+        arrays = dict.fromkeys(rasters_in(folder / ZARR), folder / ZARR)
+    else:
+        with _readable(folder, COG):
+            grid = _check_cog(folder, digests, classes)
+        arrays = {VARIABLE: folder / COG}
+        arrays |= {name: folder / f"{name}.tif" for name in LAYERS if (folder / f"{name}.tif").is_file()}
+    if tuple(grid.shape) != shape:
+        raise _refused(folder, f"{tuple(grid.shape)} labels, {shape} in {ITEM}", _VERIFY)
+    return Result(folder, record, item, grid, classes, arrays)
+
+
+_VERIFY = "`seamline verify` tells more; with --overwrite the scene is segmented anew"
+
+
+def _refused(folder: Path, got: str, fix: str) -> InputError:
+    return InputError(f"results in {folder}", got=got, expected="what a run published, whole", fix=fix)
+
+
+@contextmanager
+def _readable(folder: Path, name: str) -> Iterator[None]:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", NotGeoreferencedWarning)
+            yield
+    except _DAMAGE as error:
+        said = (str(error).strip().splitlines() or [""])[0][:160]
+        raise _refused(folder, f"a damaged {name} ({type(error).__name__}: {said})", _VERIFY) from error
+
+
+def _classes(item: Mapping[str, Any]) -> tuple[LabelClass, ...]:
+    listed = next(
+        asset["classification:classes"]
+        for asset in (item["assets"].get(key, {}) for key in ("segmentation", "zarr"))
+        if "classification:classes" in asset
+    )
+    return tuple(
+        LabelClass(row["value"], row["name"], tuple(bytes.fromhex(row["color_hint"])), row["description"])  # type: ignore[arg-type]
+        for row in listed
+        if not row.get("nodata")
+    )
+
+
+def _check_store(folder: Path, digests: Mapping[str, str], classes: tuple[LabelClass, ...]) -> GeoBox:
+    store = folder / ZARR
+    seal: Any = zarr.open_group(store, mode="r", use_consolidated=False).attrs["seamline"]
+    if {key: seal[key] for key in _DIGESTS} != digests:
+        raise _refused(folder, f"{ZARR} of another scene or model than {RECORD} says", _VERIFY)
+    labels = open_raster(store, VARIABLE)
+    if any(labels.attrs.get(key) != value for key, value in flags_of(classes).items()):
+        raise _refused(folder, f"other classes in {ZARR} than in {ITEM}", _VERIFY)
+    for name in rasters_in(store):
+        sizes = open_raster(store, name).shape
+        if labels.dtype != "uint8" or sizes[-2:] != labels.shape or sizes[:-2] not in ((), (len(classes),)):
+            raise _refused(folder, f"{name} of shape {sizes} beside labels of {labels.shape} in {ZARR}", _VERIFY)
+    mapping = zarr.open_array(store / GRID_MAPPING, mode="r").attrs
+    transform = Affine.from_gdal(*map(float, str(mapping["GeoTransform"]).split()))
+    wkt = mapping.get("spatial_ref")
+    return GeoBox(labels.shape, transform, None if wkt is None else str(wkt))
+
+
+def _check_cog(folder: Path, digests: Mapping[str, str], classes: tuple[LabelClass, ...]) -> GeoBox:
+    named = {f"CLASS_{label.value}": label.name for label in classes}
+    with rasterio.open(folder / COG) as file:
+        tags = file.tags()
+        if {key: tags.get(key) for key in _DIGESTS} != digests:
+            raise _refused(folder, f"{COG} of another scene or model than {RECORD} says", _VERIFY)
+        highest = float(file.tags(1).get("STATISTICS_MAXIMUM", 0))
+        strange = highest > max(label.value for label in classes)
+        if {key: text for key, text in tags.items() if key.startswith("CLASS_")} != named or strange:
+            raise _refused(folder, f"other classes in {COG} than in {ITEM}", _VERIFY)
+        return GeoBox(file.shape, file.transform, None if file.crs is None else file.crs.to_wkt())
