@@ -81,10 +81,13 @@ def segment(
     cluster: Cluster = "local",
     workers: Workers = None,
     outputs: Annotated[
-        str, typer.Option(help="What to write: cog, zarr, probabilities, confidence, disagreement")
+        str, typer.Option(help="What to write: cog, zarr, polygons, probabilities, confidence, disagreement")
     ] = "cog,zarr",
     zarr_format: Annotated[int, typer.Option(help="Version of the Zarr format: 3, or 2 for old QGIS")] = 3,
     zarr_shards: Annotated[bool, typer.Option("--zarr-shards", help="Few large objects, for object stores")] = False,
+    polygon_formats: Annotated[str, typer.Option(help="Files of polygons: fgb, gpkg, parquet")] = "fgb,gpkg,parquet",
+    polygon_min_area: Annotated[float, typer.Option(help="Smaller ones, in m², become part of a neighbour")] = 0,
+    polygon_simplify: Annotated[float, typer.Option(help="Fewer corners: tolerance in pixels; 0: exact")] = 0,
     aoi: Aoi = None,
     bands: Bands = "",
     scale: Scale = None,
@@ -104,6 +107,7 @@ def segment(
         device=device, precision=precision, engine=engine, batch=batch, threads=threads,
         cluster=cluster, workers=workers,
         outputs=listed(outputs), zarr_format=zarr_format, zarr_shards=zarr_shards,
+        polygon_formats=listed(polygon_formats), polygon_min_area=polygon_min_area, polygon_simplify=polygon_simplify,
         aoi=aoi, bands=listed(bands), scale=scale, offset=offset, nodata=nodata,
         on_bad_block=on_bad_block, overwrite=overwrite,
     )  # fmt: skip

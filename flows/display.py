@@ -29,6 +29,7 @@ from pipeline.items import ITEM
 from pipeline.publish import PREVIEW, RASTERS, RECORD, ZARR
 from pipeline.report import REPORT
 from pipeline.run import Totals
+from pipeline.vectorfiles import FILES
 
 if TYPE_CHECKING:
     from flows.evaluation import Evaluation
@@ -173,7 +174,8 @@ def show_result(result: Result) -> None:
     )
     table.add_row("network pixels per scene pixel", f"{record['pixels_inferred'] / scene:.2f}")
     table.add_row("speed", f"{scene / seconds['total'] / 1e6:.2g} Mpx/s of the scene, all included")
-    wall = ", ".join(f"{stage} {seconds[stage]:.1f}" for stage in ("start", "run", "cog", "publish"))
+    stages = ("start", "run", "cog", *(["polygons"] if "polygons" in record["outputs"] else []), "publish")
+    wall = ", ".join(f"{stage} {seconds.get(stage, 0):.1f}" for stage in stages)
     work = ", ".join(f"{stage} {seconds[stage]:.1f}" for stage in ("read", "infer", "blend", "write"))
     table.add_row("seconds", f"{seconds['total']:.1f} ({wall})")
     table.add_row(f"seconds of {record['workers']} worker(s)", work)
@@ -186,8 +188,9 @@ def show_result(result: Result) -> None:
     for block in record["bad_blocks"]:
         table.add_row("[red]unreadable block[/]", block)
     out.print(table)
-    names = {"zarr": ZARR} | {output: f"{array}.tif" for output, array in RASTERS.items()}
-    for name in (*(names[output] for output in record["outputs"]), ITEM, PREVIEW, REPORT, RECORD):
+    files = {output: [f"{array}.tif"] for output, array in RASTERS.items()} | {"zarr": [ZARR]}
+    files["polygons"] = [name for name in FILES.values() if (result.folder / name).exists()]
+    for name in (*(name for output in record["outputs"] for name in files[output]), ITEM, PREVIEW, REPORT, RECORD):
         out.print(str(result.folder / name), soft_wrap=True, highlight=False)  # whole, to be copied
 
 

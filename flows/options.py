@@ -21,9 +21,10 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 from model.config import GRAPH_PRECISIONS, Wish
-from pipeline.layers import LAYERS
+from pipeline.layers import CONFIDENCE, LAYERS
 from pipeline.planning import PlanOptions
 from pipeline.sources import SceneOptions
+from pipeline.vectors import Polygons, Rules
 
 
 def _expecting(what: str) -> WrapValidator:
@@ -73,10 +74,16 @@ def _with_labels(outputs: tuple[str, ...]) -> tuple[str, ...]:
 
 
 Outputs = Annotated[
-    tuple[Literal["cog", "zarr", "probabilities", "confidence", "disagreement"], ...],
+    tuple[Literal["cog", "zarr", "polygons", "probabilities", "confidence", "disagreement"], ...],
     AfterValidator(_with_labels),
-    _expecting("cog, zarr or both, and if wanted probabilities, confidence, disagreement, separated by commas"),
+    _expecting("cog, zarr or both, and if wanted polygons, probabilities, confidence, disagreement, with commas"),
 ]
+Formats = Annotated[
+    tuple[Literal["fgb", "gpkg", "parquet"], ...],
+    Field(min_length=1),
+    _expecting("fgb, gpkg, parquet, separated by commas"),
+]
+_FromZero = Annotated[float, Field(ge=0, allow_inf_nan=False), _expecting("a number from 0")]
 Scale = Annotated[Annotated[_Finite, AfterValidator(_not_zero)] | None, _expecting("a number other than 0")]
 Offset = Annotated[_Finite | None, _expecting("a number")]
 Nodata = Annotated[float | Literal["none"] | None, BeforeValidator(_nodata), _expecting("a number, or none")]
@@ -115,6 +122,13 @@ class SegmentOptions(BaseModel):
     outputs: Outputs = Field(("cog", "zarr"), description="What to write")
     zarr_format: Literal[3, 2] = Field(3, description="Version of the Zarr format; 2 for QGIS and GDAL before 3.11")
     zarr_shards: bool = Field(False, description="One object for a chunk of the run, for object stores")
+    polygon_formats: Formats = Field(("fgb", "gpkg", "parquet"), description="Files of the output polygons")
+    polygon_min_area: _FromZero = Field(
+        0, description="Smaller polygons, in m², become part of the neighbour with the longest common border"
+    )
+    polygon_simplify: _FromZero = Field(
+        0, description="Corners of polygons go whose triangle is smaller than the square of this, in pixels; 0: none"
+    )
     aoi: Path | None = Field(None, description="GeoJSON polygons; nothing outside of them is inferred")
     bands: tuple[str, ...] = Field(
         (), description="The scene's bands in the model's order: numbers, descriptions or file names"
@@ -147,8 +161,16 @@ class SegmentOptions(BaseModel):
 
     @property
     def layers(self) -> tuple[str, ...]:
-        """What is wanted beside the labels, as the pipeline calls it."""
-        return tuple(name for name in LAYERS if name in self.outputs)
+        """What the run keeps beside the labels: the layers among the outputs, and what polygons say of their pixels."""
+        wanted = {*self.outputs, *([CONFIDENCE] if "polygons" in self.outputs else [])}
+        return tuple(name for name in LAYERS if name in wanted)
+
+    @property
+    def polygons(self) -> Polygons | None:
+        """What is wanted of the output of that name, if it is wanted."""
+        if "polygons" not in self.outputs:
+            return None
+        return Polygons(self.polygon_formats, Rules(self.polygon_min_area, self.polygon_simplify))
 
     @property
     def plan(self) -> PlanOptions:

@@ -66,7 +66,8 @@ class Request:
 
     def unfinished_business(self) -> bool:
         """Whether a finished run left something to write again or to clear away."""
-        return bool(missing_outputs(self.folder, self.options.outputs)) or self.directory.path.exists()
+        options = self.options
+        return bool(missing_outputs(self.folder, options.outputs, options.polygons)) or self.directory.path.exists()
 
 
 def open_requests(sources: Sequence[str | Path], model: Model, out: Path, options: SegmentOptions) -> list[Request]:

@@ -10,6 +10,7 @@ from typing import Any
 from flows.options import SegmentOptions
 from model.measurement import Measurement
 from pipeline.errors import InputError
+from pipeline.layers import LAYERS
 from pipeline.publish import RECORD, can_complete
 from pipeline.rundir import RunDirectory
 from pipeline.tiling import Tiling
@@ -53,7 +54,7 @@ def finished_record(folder: Path, identity: Identity, options: SegmentOptions) -
         return None  # none, or not one that Seamline wrote
     what = f"finished run in {folder}"
     _refuse_other(what, record, plan, settings, identity, options)
-    _refuse_outputs(what, record, options, set(options.layers) <= set(record["outputs"]))
+    _refuse_outputs(what, record, options, set(options.outputs) & set(LAYERS) <= set(record["outputs"]))
     return record if can_complete(folder, record["outputs"]) else None
 
 

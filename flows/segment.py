@@ -6,7 +6,7 @@ import shutil
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime, timedelta
 from functools import cache
 from importlib.metadata import version
@@ -26,7 +26,7 @@ from pipeline.catalog import ModelReference
 from pipeline.cluster import connected
 from pipeline.errors import BadBlockError, ChunkError, RunError
 from pipeline.publish import RECORD, Publication, complete, missing_outputs, publish
-from pipeline.run import Totals, run_chunks
+from pipeline.run import Totals, run_chunks, spread
 from pipeline.rundir import RunDirectory
 from pipeline.store import Storage, create_store
 from pipeline.tiling import Tiling
@@ -127,7 +127,7 @@ def _segmented(request: Request, client: Callable[[], Client], watcher: Watcher)
 def _completed(request: Request, record: dict[str, Any]) -> Result:
     """Write what the finished run did not, or what was lost since, from the raster that is there."""
     tiling = Tiling(*request.scene.grid.shape, **{name: record["plan"][name] for name in PLANNED})
-    missing = missing_outputs(request.folder, request.options.outputs)
+    missing = missing_outputs(request.folder, request.options.outputs, request.options.polygons)
     if missing:
         job = Job(request.scene, tiling, len(request.model.classes), request.directory)
         record = complete(_publication(request, job), record)
@@ -151,7 +151,8 @@ def _run(request: Request, client: Client, watcher: Watcher, begun: float) -> Re
     record = _record(plan, request, totals)
     record["started"] = date.isoformat(timespec="seconds")
     record["seconds"] |= {"start": start, "run": totals.elapsed}
-    record = publish(_publication(request, job), record, Stopwatch(), started)
+    publication = replace(_publication(request, job), spread=spread(client, job))
+    record = publish(publication, record, Stopwatch(), started)
     return Result(request.folder, record, computed=True)
 
 
@@ -177,7 +178,17 @@ def _publication(request: Request, job: Job) -> Publication:
     title, storage = f"segmented with {model.spec.name}", storage_of(job.tiling, options)
     used = ModelReference(model.spec.name, model.digest, str(model.folder / DOCUMENT))
     return Publication(
-        job, used, model.classes, storage, request.out, request.folder, options.outputs, versions(), title, model.card
+        job,
+        used,
+        model.classes,
+        storage,
+        request.out,
+        request.folder,
+        options.outputs,
+        versions(),
+        title,
+        model.card,
+        options.polygons,
     )
 
 

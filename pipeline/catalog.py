@@ -76,7 +76,7 @@ def class_table(labels: zarr.Array[Any], grid: GeoBox, classes: Sequence[LabelCl
     values = [label.value for label in classes]
     pixels, area = dict.fromkeys(values, 0), dict.fromkeys(values, 0.0)
     valid = 0
-    row_area = _pixel_area(grid)
+    row_area = pixel_area(grid)
     for band in row_bands(labels):
         block = labels[band.slices()]
         valid += int(np.count_nonzero(block != NODATA))
@@ -97,7 +97,7 @@ def class_table(labels: zarr.Array[Any], grid: GeoBox, classes: Sequence[LabelCl
     )
 
 
-def _pixel_area(grid: GeoBox, rows: NDArray[np.int64] | None = None) -> NDArray[np.float64] | None:
+def pixel_area(grid: GeoBox, rows: NDArray[np.int64] | None = None) -> NDArray[np.float64] | None:
     """What a pixel in the middle of each of ``rows`` (default: all) covers of the ellipsoid, in m²; None if unknown."""
     if grid.crs is None or not (grid.crs.projected or grid.crs.geographic):
         return None
@@ -117,7 +117,7 @@ def _pixel_area(grid: GeoBox, rows: NDArray[np.int64] | None = None) -> NDArray[
 
 def _pixel_width(grid: GeoBox) -> float | None:
     """The edge in metres of a square as large as a pixel in the middle of the scene; None if unknown."""
-    area = _pixel_area(grid, np.array([grid.shape[0] // 2]))
+    area = pixel_area(grid, np.array([grid.shape[0] // 2]))
     return None if area is None or not np.isfinite(area[0]) else float(np.sqrt(area[0]))
 
 

@@ -50,7 +50,7 @@ LAYERS = {
         Layer("disagreement", "how far overlapping windows differed before they were blended"),
     )
 }
-DISAGREEMENT = "disagreement"
+CONFIDENCE, DISAGREEMENT = "confidence", "disagreement"
 
 
 def layers_of(names: Sequence[str], probabilities: Array, disagreement: Array | None = None) -> dict[str, Array]:
@@ -62,8 +62,8 @@ def layers_of(names: Sequence[str], probabilities: Array, disagreement: Array | 
     if disagreement is None:
         disagreement = xp.zeros_like(probabilities[0])
     values = {"probabilities": probabilities, DISAGREEMENT: disagreement}
-    if "confidence" in names:
-        values["confidence"] = _margin(probabilities)
+    if CONFIDENCE in names:
+        values[CONFIDENCE] = _margin(probabilities)
     return {name: _quantised(values[name]) for name in names}
 
 

@@ -13,9 +13,11 @@ the last row of windows does not cut it any more.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, fields
+from itertools import chain
+from pathlib import Path
+from typing import Any, Self
 
 import numpy as np
 import shapely
@@ -25,19 +27,26 @@ from rasterio.features import shapes
 from scipy import ndimage
 
 from pipeline.classes import NODATA
+from pipeline.files import replacing
 from pipeline.grid import Window
+from pipeline.simplification import Simplification
+
+SIDES: dict[str, Any] = {"top": np.s_[0], "bottom": np.s_[-1], "left": np.s_[:, 0], "right": np.s_[:, -1]}
+"""The pixels along each border of a window."""
+_COUNTED_ROWS = 256
 
 
 @dataclass(frozen=True)
 class Pieces:
     """Polygons of one window, in pixels of the scene, and the sums over their pixels.
 
-    ``numbers`` (height, width) has the piece of each pixel, counted from 1, 0 where there is no label. The others have
-    one value a piece, in that order: ``area`` and ``confidence`` are sums of what each of its pixels has.
+    ``edges`` has, for each of ``SIDES``, the piece of every pixel along that border, counted from 1, 0 where there is
+    no label. The others have one value a piece, in that order: ``area`` and ``confidence`` are sums of what each of
+    its pixels has.
     """
 
     window: Window
-    numbers: NDArray[np.int32]
+    edges: dict[str, NDArray[np.int32]]
     labels: NDArray[np.uint8]
     geometries: NDArray[np.object_]
     pixels: NDArray[np.int64]
@@ -47,10 +56,39 @@ class Pieces:
     @property
     def inner(self) -> NDArray[np.bool_]:
         """Which pieces touch no border of the window."""
-        edges = (self.numbers[0], self.numbers[-1], self.numbers[:, 0], self.numbers[:, -1])
-        inner = np.ones(len(self.labels), np.bool_)
-        inner[np.unique(np.concatenate(edges))[1 if any((edge == 0).any() for edge in edges) else 0 :] - 1] = False
-        return inner
+        inner = np.ones(len(self.labels) + 1, np.bool_)
+        for edge in self.edges.values():
+            inner[edge] = False
+        return inner[1:]
+
+    def save(self, path: Path) -> None:
+        """Write to ``path``, which appears whole or not at all."""
+        points: NDArray[np.float64] = np.zeros((0, 2))
+        rings: NDArray[Any] = np.zeros(1, np.int64)
+        polygons: NDArray[Any] = np.zeros(1, np.int64)
+        if len(self.geometries):
+            _, points, (rings, polygons) = shapely.to_ragged_array(self.geometries)
+        with replacing(path, shared=True) as part, part.open("wb") as file:
+            np.savez(
+                file, points=points.astype(np.int32), rings=rings, polygons=polygons, labels=self.labels,
+                pixels=self.pixels, area=self.area, confidence=self.confidence,
+                window=[getattr(self.window, at.name) for at in fields(Window)],
+                **self.edges,  # type: ignore[arg-type]
+            )  # fmt: skip
+
+    @classmethod
+    def load(cls, path: Path) -> Self:
+        """What ``save`` wrote."""
+        with np.load(path) as file:
+            geometries = np.empty(0, object)
+            if len(file["labels"]):
+                points = file["points"].astype(np.float64)
+                offsets = file["rings"], file["polygons"]
+                geometries = shapely.from_ragged_array(shapely.GeometryType.POLYGON, points, offsets)
+            window = Window(*file["window"].tolist())
+            edges = {side: file[side] for side in SIDES}
+            sums = file["pixels"], file["area"], file["confidence"]
+            return cls(window, edges, file["labels"], geometries, *sums)
 
 
 @dataclass(frozen=True)
@@ -68,7 +106,8 @@ def pieces(
     window: Window,
     labels: NDArray[np.uint8],
     area: NDArray[np.float64],
-    confidence: NDArray[np.floating] | None = None,
+    confidence: NDArray[np.number[Any]] | None = None,
+    simplification: Simplification | None = None,
 ) -> Pieces:
     """The pieces of a window.
 
@@ -77,40 +116,87 @@ def pieces(
         labels: (height, width), ``NODATA`` for none.
         area: (height,), what a pixel of each row covers.
         confidence: (height, width); ``None``: 1 everywhere.
+        simplification: of this window; ``None``: every corner of a pixel is kept.
     """
-    numbers, count = np.zeros(labels.shape, np.int32), 0
-    kinds: list[int] = []
-    for label in np.unique(labels[labels != NODATA]):
+    numbers, kinds = numbered(labels)
+    count = int(np.count_nonzero(kinds != NODATA))  # pieces of nodata come last
+    geometries = _outlines(numbers, count if simplification is None else len(kinds), window)
+    if simplification is not None:
+        geometries = simplification.simplified(geometries, window)[:count]
+    numbers[numbers > count] = 0
+    pixels, areas, sure = sums(numbers, count, area, confidence)
+    edges = {side: numbers[at].copy() for side, at in SIDES.items()}
+    return Pieces(window, edges, kinds[:count], geometries, pixels, areas, sure)
+
+
+def numbered(labels: NDArray[np.uint8]) -> tuple[NDArray[np.int32], NDArray[np.uint8]]:
+    """The piece of each pixel (height, width), counted from 1 by label and place, and each one's label.
+
+    Pixels of nodata have pieces too, the last ones.
+    """
+    numbers = np.zeros(labels.shape, np.int32)
+    kinds: list[NDArray[np.uint8]] = []
+    count = 0
+    for label in np.unique(labels):
         found, more = ndimage.label(labels == label)  # by sides, as GDAL does
-        numbers[found > 0] = found[found > 0] + count
-        kinds += [int(label)] * more
+        np.add(found, count, out=numbers, where=found > 0)
+        kinds.append(np.full(more, label, np.uint8))
         count += more
-    geometries = np.empty(count, object)
+    return numbers, np.concatenate(kinds) if kinds else np.zeros(0, np.uint8)
+
+
+def sums(
+    numbers: NDArray[np.int32],
+    count: int,
+    area: NDArray[np.float64],
+    confidence: NDArray[np.number[Any]] | None = None,
+) -> tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.float64]]:
+    """Pixels, area and confidence of pieces 1 to ``count``; the arguments are those of ``pieces``."""
+    pixels = np.zeros(count + 1, np.int64)
+    areas, sure = np.zeros((2, count + 1))
+    for row in range(0, len(numbers), _COUNTED_ROWS):  # a weight takes eight bytes a pixel
+        rows = slice(row, row + _COUNTED_ROWS)
+        flat = numbers[rows].ravel()
+        pixels += np.bincount(flat, minlength=count + 1)
+        areas += np.bincount(flat, np.repeat(area[rows], numbers.shape[1]), count + 1)
+        if confidence is not None:
+            sure += np.bincount(flat, confidence[rows].ravel(), count + 1)
+    return pixels[1:], areas[1:], (pixels.astype(np.float64) if confidence is None else sure)[1:]
+
+
+def _outlines(numbers: NDArray[np.int32], count: int, window: Window) -> NDArray[np.object_]:
+    """The polygons of pieces 1 to ``count``, in pixels of the scene."""
+    rings: list[list[list[tuple[float, float]]]] = [[] for _ in range(count)]
     place = Affine.translation(window.col, window.row)
-    for shape, number in shapes(numbers, mask=numbers > 0, connectivity=4, transform=place):
-        shell, *holes = shape["coordinates"]
-        geometries[int(number) - 1] = shapely.Polygon(shell, holes)
-    flat = numbers.ravel()
-    rows = np.broadcast_to(area[:, None], labels.shape).ravel()
-    sure = None if confidence is None else np.asarray(confidence, np.float64).ravel()
-    pixels = np.bincount(flat, minlength=count + 1)[1:]
-    return Pieces(
-        window, numbers, np.array(kinds, np.uint8), geometries, pixels,
-        _summed(flat, rows, count),
-        pixels.astype(np.float64) if sure is None else _summed(flat, sure, count),
-    )  # fmt: skip
+    for shape, number in shapes(numbers, mask=(numbers > 0) & (numbers <= count), connectivity=4, transform=place):
+        rings[int(number) - 1] = shape["coordinates"]
+    lengths = [len(ring) for polygon in rings for ring in polygon]
+    points = np.fromiter(
+        chain.from_iterable(chain.from_iterable(chain.from_iterable(rings))), np.float64, 2 * sum(lengths)
+    )
+    offsets = _offsets(lengths), _offsets([len(polygon) for polygon in rings])
+    found = shapely.from_ragged_array(shapely.GeometryType.POLYGON, points.reshape(-1, 2), offsets)
+    return np.asarray(found, object)
 
 
-def _summed(numbers: NDArray[np.int32], values: NDArray[np.float64], count: int) -> NDArray[np.float64]:
-    return np.asarray(np.bincount(numbers, values, count + 1)[1:], np.float64)
+def _offsets(lengths: Sequence[int]) -> NDArray[np.int64]:
+    return np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
 
 
-def regions(windows: Iterable[Pieces], width: int) -> Iterator[Region]:
-    """The regions of a scene of ``width`` columns, from the pieces of its windows, row by row, left to right."""
-    joining = _Joining(width)
+def regions(windows: Iterable[Pieces], width: int, *, simplified: bool = False) -> Iterator[Region]:
+    """The regions of a scene of ``width`` columns, from the pieces of its windows, row by row, left to right.
+
+    Of ``simplified`` pieces every point is kept, so that neighbours keep the same ones; otherwise there are no points
+    on straight lines.
+    """
+    joining = _Joining(width, dissolved if simplified else _straight)
     for part in windows:
         yield from joining.take(part)
     yield from joining.finish()
+
+
+Dissolve = Callable[[list[shapely.Polygon]], shapely.Polygon]
+"""Makes one polygon of pieces."""
 
 
 @dataclass
@@ -129,8 +215,8 @@ class _Open:
         self.area += other.area
         self.confidence += other.confidence
 
-    def closed(self) -> Region:
-        whole = self.geometries[0] if len(self.geometries) == 1 else dissolved(self.geometries)
+    def closed(self, dissolve: Dissolve) -> Region:
+        whole = self.geometries[0] if len(self.geometries) == 1 else dissolve(self.geometries)
         return Region(self.label, whole, self.pixels, self.area, self.confidence)
 
 
@@ -139,6 +225,7 @@ class _Joining:
     """The sweep: regions that are open, and what of them lies at the borders of what has been seen."""
 
     width: int
+    dissolve: Dissolve
     parents: dict[int, int] = field(default_factory=dict)
     open: dict[int, _Open] = field(default_factory=dict)
     count: int = 0
@@ -157,7 +244,7 @@ class _Joining:
             yield from self._next_row(window.row)
         inner = part.inner
         for number in np.flatnonzero(inner).tolist():
-            yield _Open(*self._piece(part, number)).closed()
+            yield _Open(*self._piece(part, number)).closed(self.dissolve)
         names = np.zeros(len(inner) + 1, np.int64)
         for number in np.flatnonzero(~inner).tolist():
             self.count += 1
@@ -165,7 +252,7 @@ class _Joining:
             self.parents[self.count] = self.count
             self.open[self.count] = _Open(*self._piece(part, number))
         labels = np.append(NODATA, part.labels).astype(np.uint8)
-        edges = {side: (names[part.numbers[at]], labels[part.numbers[at]]) for side, at in _SIDES.items()}
+        edges = {side: (names[numbers], labels[numbers]) for side, numbers in part.edges.items()}
         cols = slice(window.col, window.stop_col)
         self._unite(edges["top"], (self.above[cols], self.above_labels[cols]))
         if window.col:
@@ -176,7 +263,7 @@ class _Joining:
     def finish(self) -> Iterator[Region]:
         """The regions that are still open when there is no more."""
         for found in self.open.values():
-            yield found.closed()
+            yield found.closed(self.dissolve)
         self.open.clear()
 
     @staticmethod
@@ -193,7 +280,7 @@ class _Joining:
         self.below[:], self.below_labels[:] = 0, NODATA
         cut = {self._root(int(name)) for name in np.unique(self.above) if name}
         for name in [name for name in self.open if name not in cut]:
-            yield self.open.pop(name).closed()
+            yield self.open.pop(name).closed(self.dissolve)
         roots = {int(name): self._root(int(name)) for name in np.unique(self.above) if name}
         self.above = np.array([roots.get(int(name), 0) for name in self.above], np.int64)
         self.parents = {name: name for name in cut}
@@ -221,12 +308,23 @@ class _Joining:
         return name
 
 
-_SIDES: dict[str, Any] = {"top": np.s_[0], "bottom": np.s_[-1], "left": np.s_[:, 0], "right": np.s_[:, -1]}
-
-
 def dissolved(parts: list[shapely.Polygon]) -> shapely.Polygon:
-    """One polygon of pieces that lie side by side, without points on straight lines."""
-    return straightened(shapely.union_all(parts))
+    """One polygon of pieces that lie side by side."""
+    return _with_holes(_outline(parts), parts)
+
+
+def _straight(parts: list[shapely.Polygon]) -> shapely.Polygon:
+    return _with_holes(straightened(_outline(parts)), parts)
+
+
+def _outline(parts: list[shapely.Polygon]) -> Any:
+    """Without the holes that pieces have: what encloses one of them is one piece alone."""
+    return shapely.union_all([shapely.Polygon(part.exterior) for part in parts])
+
+
+def _with_holes(outline: shapely.Polygon, parts: list[shapely.Polygon]) -> shapely.Polygon:
+    holes = [hole for part in parts for hole in part.interiors]
+    return shapely.Polygon(outline.exterior, [*outline.interiors, *holes]) if holes else outline
 
 
 def straightened(polygon: Any) -> shapely.Polygon:

@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from pyogrio.errors import DataSourceError
 from rasterio._err import CPLE_BaseError
 from rasterio.errors import RasterioError
 
@@ -36,7 +37,7 @@ from pipeline.cog import copy_raster, labels_content, layer_content, thinned_lab
 from pipeline.errors import RunError
 from pipeline.files import replacing
 from pipeline.items import ITEM, ITEMS, run_checksum
-from pipeline.layers import LAYERS
+from pipeline.layers import CONFIDENCE, LAYERS
 from pipeline.overviews import write_overviews
 from pipeline.picture import Caption, decimated, stretch, write_preview
 from pipeline.rasters import reason
@@ -44,6 +45,8 @@ from pipeline.report import REPORT, ModelCard, date_of, place_of, write_report
 from pipeline.sidecars import have_sidecars, remove_sidecars, write_sidecars
 from pipeline.store import VARIABLE, Storage, create_store, is_sealed, open_labels, open_raster, rasters_in, seal
 from pipeline.thumbnail import read_thumbnail, write_overview
+from pipeline.vectorfiles import FILES
+from pipeline.vectors import Polygons, Spread, write_polygons
 from pipeline.work import QUICKLOOK, Job, Stopwatch, quicklook, quicklook_bands
 
 COG, ZARR, PREVIEW, RECORD = "segmentation.tif", "segmentation.zarr", "preview.png", "run.json"
@@ -54,7 +57,10 @@ RASTERS = {"cog": VARIABLE} | {name: name for name in LAYERS}
 
 @dataclass(frozen=True)
 class Publication:
-    """What to publish of a finished job, and where: ``folder`` is the scene's, ``out`` the catalogue's."""
+    """What to publish of a finished job, and where: ``folder`` is the scene's, ``out`` the catalogue's.
+
+    ``polygons`` is what is wanted of the output of that name, ``spread`` does the work on its chunks.
+    """
 
     job: Job
     model: ModelReference
@@ -66,6 +72,8 @@ class Publication:
     software: Mapping[str, str]
     lineage: str
     card: ModelCard
+    polygons: Polygons | None = None
+    spread: Spread = map
 
 
 @contextmanager
@@ -73,7 +81,7 @@ def _told(job: Job) -> Iterator[None]:
     """Say of a failure to write what is kept and how to go on."""
     try:
         yield
-    except (OSError, RasterioError, CPLE_BaseError) as error:
+    except (OSError, RasterioError, CPLE_BaseError, DataSourceError) as error:
         raise RunError(
             f"scene {job.scene.id}: the results cannot be written to {job.directory.path.parent}: "
             f"{reason(error)}; what was inferred is kept, make room and run the same command again"
@@ -98,6 +106,10 @@ def _published(publication: Publication, record: Mapping[str, Any], watch: Stopw
     labels, grid = open_labels(store), job.scene.grid
     with watch.stage("cog"):
         _write_cogs(publication, store, publication.outputs, record, job.directory.files)
+    with watch.stage("polygons"):
+        for kind in FILES.keys() - set(publication.polygons.formats if publication.polygons else ()):
+            (folder / FILES[kind]).unlink(missing_ok=True)
+        _write_polygons(publication, store, job.directory.files)
     with watch.stage("publish"):
         table = class_table(labels, grid, publication.classes)
         _sidecars(publication, table)
@@ -111,6 +123,7 @@ def _published(publication: Publication, record: Mapping[str, Any], watch: Stopw
     finished = datetime.now(UTC)
     complete = {
         **record,
+        **_polygons_record(publication),
         "seconds": {**record["seconds"], **watch.seconds, "total": watch.now() - started},
         "classes": [asdict(row) for row in table],
         "finished": finished.isoformat(timespec="seconds"),
@@ -123,13 +136,14 @@ def _published(publication: Publication, record: Mapping[str, Any], watch: Stopw
     return complete
 
 
-def missing_outputs(folder: Path, outputs: Iterable[str]) -> list[str]:
+def missing_outputs(folder: Path, outputs: Iterable[str], polygons: Polygons | None) -> list[str]:
     """What is not there, or not whole, of a finished run: outputs, "style", "preview", "report", "item".
 
-    The preview is missing without the overview, too, and the item where it or the catalogue does not speak of the
-    record as it is: a kill came between.
+    Polygons by other rules than asked for are not there. The preview is missing without the overview, too, and the
+    item where it or the catalogue does not speak of the record as it is: a kill came between.
     """
     there = {output: _cog(folder, output).exists() for output in RASTERS} | {"zarr": is_sealed(folder / ZARR)}
+    there["polygons"] = polygons is None or polygons.are_in(folder, _record(folder))
     missing = [output for output in outputs if not there[output]]
     beside = {"preview": (PREVIEW, OVERVIEW), "report": (REPORT,)}
     missing += [what for what, names in beside.items() if not all((folder / name).exists() for name in names)]
@@ -142,7 +156,7 @@ def _vouched(folder: Path, outputs: Iterable[str]) -> bool:
     """Whether catalogue and table are there, table and item have the record's checksum, and it knows of the outputs."""
     try:
         item = json.loads((folder / ITEM).read_text(encoding="utf-8"))
-        record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
+        record = _record(folder)
         checksum = item["assets"]["run"]["file:checksum"]
         known = set(outputs) <= set(record["outputs"])
         listed = run_checksum(folder.parent / ITEMS, folder.name)
@@ -150,6 +164,10 @@ def _vouched(folder: Path, outputs: Iterable[str]) -> bool:
         return False
     there = (folder.parent / CATALOG).exists() and listed == checksum
     return known and there and checksum == file_info(folder / RECORD)["file:checksum"]
+
+
+def _record(folder: Path) -> dict[str, Any]:
+    return json.loads((folder / RECORD).read_text(encoding="utf-8"))  # type: ignore[no-any-return]
 
 
 def can_complete(folder: Path, outputs: Iterable[str]) -> bool:
@@ -170,36 +188,68 @@ def complete(publication: Publication, record: Mapping[str, Any]) -> dict[str, A
 
 def _completed(publication: Publication, record: Mapping[str, Any]) -> dict[str, Any]:
     job, folder = publication.job, publication.folder
-    grid, scratch = job.scene.grid, job.directory.path
-    missing = missing_outputs(folder, publication.outputs)
+    scratch = job.directory.path
+    missing = missing_outputs(folder, publication.outputs, publication.polygons)
     table = [ClassArea(**row) for row in record["classes"]]
     if "zarr" in missing:
         store = scratch / ZARR
-        shutil.rmtree(store, ignore_errors=True)
         shutil.rmtree(folder / ZARR, ignore_errors=True)  # what is left of it
-        layers = [name for name in record["outputs"] if name in LAYERS]
-        create_store(store, grid, publication.classes, publication.storage, title=publication.lineage, layers=layers)
-        for name in rasters_in(store):
-            copy_raster(folder / f"{name}.tif", store, name)
+        _copy_store(publication, store, [name for name in record["outputs"] if name in LAYERS])
         _seal(store, publication, record)
         store.rename(folder / ZARR)
     _write_cogs(publication, folder / ZARR, missing, record, scratch)
     if "style" in missing:
         _sidecars(publication, table)
+    if "polygons" in missing:
+        _write_record(folder, {**record, "polygons": None})  # a kill must not leave files by other rules than it says
+        _write_polygons(publication, _readable_store(publication, scratch), scratch)
     if "preview" in missing:
         thumbnail = read_thumbnail(job.scene, [job.scene.bands[k] for k in _shown(job)], QUICKLOOK)
         labels = open_labels(folder / ZARR) if is_sealed(folder / ZARR) else None
         small = thinned_labels(folder / COG, job.quicklook_step) if labels is None else decimated(labels, QUICKLOOK)
         rgb = None if thumbnail is None else stretch(*thumbnail)
         if thumbnail is not None and rgb is not None:
-            write_overview(rgb, thumbnail[1], grid, job.quicklook_step, folder / OVERVIEW)
+            write_overview(rgb, thumbnail[1], job.scene.grid, job.quicklook_step, folder / OVERVIEW)
         _preview(publication, table, small, rgb)
-    now = {**record, "outputs": sorted({*record["outputs"], *publication.outputs})}
+    outputs = sorted({*record["outputs"], *publication.outputs})
+    now = {**record, **_polygons_record(publication), "outputs": outputs}
     _write_record(folder, now)
     write_report(folder, job.scene, publication.classes, publication.card, now)
     _item(publication, table, datetime.fromisoformat(record["finished"]))
     shutil.rmtree(scratch)
     return now
+
+
+def _copy_store(publication: Publication, store: Path, layers: Sequence[str]) -> None:
+    """A new store with the labels and layers of the COGs."""
+    shutil.rmtree(store, ignore_errors=True)
+    grid, classes = publication.job.scene.grid, publication.classes
+    create_store(store, grid, classes, publication.storage, title=publication.lineage, layers=layers)
+    for name in rasters_in(store):
+        copy_raster(publication.folder / f"{name}.tif", store, name)
+
+
+def _readable_store(publication: Publication, scratch: Path) -> Path:
+    """A store with the labels and, where it is known, their confidence: the published one, or a copy of the COGs."""
+    folder = publication.folder
+    if is_sealed(folder / ZARR):
+        return folder / ZARR
+    store = scratch / "labels.zarr"
+    _copy_store(publication, store, [CONFIDENCE] if _cog(folder, CONFIDENCE).exists() else [])
+    return store
+
+
+def _write_polygons(publication: Publication, store: Path, scratch: Path) -> None:
+    wanted, job, folder = publication.polygons, publication.job, publication.folder
+    if wanted is not None:
+        write_polygons(
+            store, job.tiling, job.scene.grid, publication.classes, wanted, folder, scratch, publication.spread
+        )
+
+
+def _polygons_record(publication: Publication) -> dict[str, Any]:
+    """By which rules the polygons were made."""
+    return {} if publication.polygons is None else {"polygons": asdict(publication.polygons.rules)}
 
 
 def _tags(record: Mapping[str, Any]) -> dict[str, str]:

@@ -9,10 +9,13 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import CancelledError
 from contextlib import suppress
 from dataclasses import dataclass, field
+from itertools import islice
+from typing import Any, TypeVar
 
 from distributed import Client, Future, KilledWorker, Reschedule, get_worker, wait
 from distributed.comm import CommClosedError
@@ -23,8 +26,10 @@ from pipeline.frontier import Frontier
 from pipeline.predictor import PredictorLoader
 from pipeline.rundir import Report
 from pipeline.tiling import Index
+from pipeline.vectors import Spread
 from pipeline.work import Job, infer_chunk, write_chunk
 
+T = TypeVar("T")
 log = logging.getLogger("seamline.run")
 
 LOOK_FOR_WORKERS, WAIT_FOR_WORKERS = 10, 300
@@ -120,7 +125,7 @@ class _Loop:
         try:
             self._submit()
             while self._running:
-                for future in self._ended():
+                for future in _ended(self._client, self._job, list(self._running)):
                     chunk = self._running.pop(future)
                     try:
                         self._note(future, chunk)
@@ -132,31 +137,11 @@ class _Loop:
                         future.release()
                 self._submit()
         except (CancelledError, CommClosedError) as error:  # the latter, where a result was on its way
-            raise self._gone(str(error)) from error
+            raise _gone(self._job, str(error)) from error
         finally:
             if self._running and self._client.status == "running":
                 self._client.cancel(list(self._running), force=True)
         return unreadable
-
-    def _ended(self) -> list[Future]:
-        """The tasks that have ended, at least one; waits for workers that come back, but not for ever."""
-        alone_since: float | None = None
-        while True:
-            with suppress(TimeoutError), self._client.as_current():
-                return list(wait(list(self._running), LOOK_FOR_WORKERS, return_when="FIRST_COMPLETED").done)
-            if hands_of(self._client):
-                alone_since = None
-            elif alone_since is None:
-                alone_since = time.monotonic()
-                log.warning("no workers: waiting up to %d s for one", WAIT_FOR_WORKERS)
-            elif time.monotonic() - alone_since > WAIT_FOR_WORKERS:
-                raise self._gone(f"no worker for {WAIT_FOR_WORKERS} s")
-
-    def _gone(self, why: str) -> RunError:
-        return RunError(
-            f"scene {self._job.scene.id}: the cluster is gone ({why}); what is done is kept, "
-            "run the same command again when there is a cluster"
-        )
 
     def _submit(self) -> None:
         for chunk in self._frontier.writable():
@@ -169,14 +154,7 @@ class _Loop:
             self._running[future] = following
 
     def _note(self, future: Future, chunk: Index) -> None:
-        try:
-            report: Report = future.result()
-        except KilledWorker as error:
-            raise RunError(
-                f"scene {self._job.scene.id}, chunk {tuple(chunk)}: {error.allowed_failures + 1} workers died "
-                "on it, perhaps for want of memory; see the workers' logs. The same command goes on where it stopped; "
-                "a smaller --window or --chunk-tiles needs --overwrite and starts over"
-            ) from error
+        report: Report = _result(self._job, chunk, future)
         self._totals.add(report)
         if future in self._inferring:
             self._frontier.inferred(chunk)
@@ -187,6 +165,70 @@ class _Loop:
             self._totals.chunks_done = self._frontier.done
             self._totals.pixels_done += self._job.tiling.pixels_of(chunk).pixels
         self._progress(self._totals)
+
+
+def spread(client: Client, job: Job) -> Spread:
+    """Does work on chunks of a job on the workers, at most twice as many at once as they have hands.
+
+    Raises:
+        ChunkError: the work on a chunk failed; names scene, chunk and source.
+        RunError: the cluster is gone, or a chunk killed its worker again and again.
+    """
+
+    def spreading(work: Callable[[Index], T], chunks: Iterable[Index]) -> Iterator[T]:
+        left, running = iter(chunks), deque[tuple[Index, Future]]()
+        try:
+            while True:
+                for chunk in islice(left, max(2 * hands_of(client), 1) - len(running)):
+                    running.append((chunk, client.submit(_work, job, work, chunk, pure=False)))
+                if not running:
+                    return
+                chunk, future = running[0]
+                _ended(client, job, [future])
+                found: T = _result(job, chunk, future)
+                running.popleft()
+                future.release()
+                yield found
+        except (CancelledError, CommClosedError) as error:
+            raise _gone(job, str(error)) from error
+        finally:
+            if running and client.status == "running":
+                client.cancel([future for _, future in running], force=True)
+
+    return spreading
+
+
+def _ended(client: Client, job: Job, running: list[Future]) -> list[Future]:
+    """The tasks that have ended, at least one; waits for workers that come back, but not for ever."""
+    alone_since: float | None = None
+    while True:
+        with suppress(TimeoutError), client.as_current():
+            return list(wait(running, LOOK_FOR_WORKERS, return_when="FIRST_COMPLETED").done)
+        if hands_of(client):
+            alone_since = None
+        elif alone_since is None:
+            alone_since = time.monotonic()
+            log.warning("no workers: waiting up to %d s for one", WAIT_FOR_WORKERS)
+        elif time.monotonic() - alone_since > WAIT_FOR_WORKERS:
+            raise _gone(job, f"no worker for {WAIT_FOR_WORKERS} s")
+
+
+def _gone(job: Job, why: str) -> RunError:
+    return RunError(
+        f"scene {job.scene.id}: the cluster is gone ({why}); what is done is kept, "
+        "run the same command again when there is a cluster"
+    )
+
+
+def _result(job: Job, chunk: Index, future: Future) -> Any:
+    try:
+        return future.result()
+    except KilledWorker as error:
+        raise RunError(
+            f"scene {job.scene.id}, chunk {tuple(chunk)}: {error.allowed_failures + 1} workers died "
+            "on it, perhaps for want of memory; see the workers' logs. The same command goes on where it stopped; "
+            "a smaller --window or --chunk-tiles needs --overwrite and starts over"
+        ) from error
 
 
 def _infer(job: Job, chunk: Index, plugin_name: str) -> Report:
@@ -205,7 +247,11 @@ def _write(job: Job, chunk: Index) -> Report:
     return _named(job, chunk, lambda: write_chunk(job, chunk))
 
 
-def _named(job: Job, chunk: Index, work: Callable[[], Report]) -> Report:
+def _work(job: Job, work: Callable[[Index], T], chunk: Index) -> T:
+    return _named(job, chunk, lambda: work(chunk))
+
+
+def _named(job: Job, chunk: Index, work: Callable[[], T]) -> T:
     """Say of any error on a worker which scene, chunk and source it belongs to."""
     where = f"scene {job.scene.id}, chunk {tuple(chunk)} of {job.scene.source}"
     failure: SeamlineError

@@ -358,6 +358,7 @@ def test_how_a_command_ends_is_the_exit_code(
     assert got == code and err.startswith(said) and err.count("\n") == bool(said)
 
 
+OUTPUTS = "cog, zarr or both, and if wanted polygons, probabilities, confidence, disagreement, with commas"
 WRONG = {
     ("--window", "12x"): "--window: got '12x', expected a whole number from 1, or auto",
     ("--window", "0"): "--window: got '0', expected a whole number from 1, or auto",
@@ -367,9 +368,14 @@ WRONG = {
     ("--chunk-tiles", "1000000000"): "--chunk-tiles: got '1000000000', expected a whole number from 1 to 1000",
     ("--workers", "0"): "--workers: got '0', expected a whole number from 1 to 256",
     ("--device", "tpu"): "--device: got 'tpu', expected 'auto', 'cpu' or 'cuda'",
-    ("--outputs", ","): "--outputs: got ',', expected cog, zarr, or both separated by a comma",
-    ("--outputs", ""): "--outputs: got '', expected cog, zarr, or both separated by a comma",
-    ("--outputs", "foo"): "--outputs: got 'foo', expected cog, zarr, or both separated by a comma",
+    ("--outputs", ","): f"--outputs: got ',', expected {OUTPUTS}",
+    ("--outputs", ""): f"--outputs: got '', expected {OUTPUTS}",
+    ("--outputs", "foo"): f"--outputs: got 'foo', expected {OUTPUTS}",
+    ("--outputs", "polygons"): f"--outputs: got 'polygons', expected {OUTPUTS}",
+    ("--polygon-formats", "shp"): "--polygon-formats: got 'shp', expected fgb, gpkg, parquet, separated by commas",
+    ("--polygon-formats", ""): "--polygon-formats: got '', expected fgb, gpkg, parquet, separated by commas",
+    ("--polygon-min-area", "-1"): "--polygon-min-area: got '-1', expected a number from 0",
+    ("--polygon-simplify", "inf"): "--polygon-simplify: got 'inf', expected a number from 0",
     ("--nodata", "abc"): "--nodata: got 'abc', expected a number, or none",
     ("--scale", "0"): "--scale: got '0', expected a number other than 0",
     ("--scale", "nan"): "--scale: got 'nan', expected a number other than 0",

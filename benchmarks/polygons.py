@@ -1,0 +1,142 @@
+"""Polygons of a result, beside ``gdal_polygonize.py`` on the same labels: seconds, peak memory, number of polygons.
+
+    python benchmarks/polygons.py [--size 20000] [--workers 2] [--min-area M2] [--simplify PX]
+
+The labels are simulated: fields of four classes in regions of some hundred pixels, and islands down to a few. Ours run
+as in ``seamline segment``: on worker processes, joined in this one. Without ``gdal_polygonize.py`` only ours run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pyogrio
+from affine import Affine
+from distributed import Client, LocalCluster
+from odc.geo.geobox import GeoBox
+from scipy import ndimage
+
+from pipeline.classes import LabelClass
+from pipeline.cog import labels_content, write_cog
+from pipeline.memory import peak_memory
+from pipeline.store import Storage, create_store, open_labels, write_labels
+from pipeline.tiling import Index, Tiling
+from pipeline.vectorfiles import FILES
+from pipeline.vectors import Polygons, Rules, write_polygons
+
+CHUNK, CLASSES = 2048, tuple(LabelClass(value, f"class {value}", (60 * value, 100, 20)) for value in range(4))
+POLYGONIZE = "gdal_polygonize.py"
+
+
+def main() -> None:
+    """Simulate, time both, print."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--size", type=int, default=20_000)
+    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--min-area", type=float, default=0)
+    parser.add_argument("--simplify", type=float, default=0)
+    asked = parser.parse_args()
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        grid = GeoBox((asked.size, asked.size), Affine(10, 0, 5e5, 0, -10, 6e6), "EPSG:32632")
+        tiling = Tiling(asked.size, asked.size, window=CHUNK, halo=0, overlap=0, chunk_tiles=1, divisor=1)
+        create_store(folder / "s.zarr", grid, CLASSES, Storage(1024), title="simulated")
+        for chunk in tiling.chunks():
+            write_labels(folder / "s.zarr", tiling.pixels_of(chunk), simulated(tiling, chunk))
+        content = labels_content(CLASSES)
+        write_cog(open_labels(folder / "s.zarr"), grid, content, folder / "s.tif", folder / "scratch", {})
+        print(f"{asked.size}² pixels, {tiling.chunk_grid.row}² chunks of {CHUNK}")
+        for formats in (("parquet",), ("fgb",), tuple(FILES)):
+            rules = Rules(asked.min_area, asked.simplify)
+            ours(folder, tiling, grid, Polygons(formats, rules), asked.workers)
+        if shutil.which(POLYGONIZE):
+            gdal(folder)
+        else:
+            print(f"{POLYGONIZE} is not installed")
+
+
+def simulated(tiling: Tiling, chunk: Index) -> np.ndarray:
+    """Labels of a chunk that fit to those of its neighbours."""
+    window, margin = tiling.pixels_of(chunk), 64
+    step = 16
+    rng = np.random.default_rng(0)
+    side = -(-max(tiling.height, tiling.width) // step) + 2 * margin
+    coarse = ndimage.gaussian_filter(rng.standard_normal((4, side, side)), (0, 3, 3))
+    rows = (np.arange(window.row, window.stop_row) / step + margin)[:, None]
+    cols = (np.arange(window.col, window.stop_col) / step + margin)[None, :]
+    where = np.broadcast_arrays(rows, cols)
+    fields = np.stack([ndimage.map_coordinates(field, where, order=1) for field in coarse])
+    grain = np.random.default_rng([chunk.row, chunk.col]).standard_normal(fields.shape).astype(np.float32)
+    return (fields + 0.05 * ndimage.gaussian_filter(grain, (0, 1.5, 1.5))).argmax(0).astype(np.uint8)
+
+
+def ours(folder: Path, tiling: Tiling, grid: GeoBox, wanted: Polygons, workers: int) -> None:
+    """Time our polygons in a process of its own, whose peak of memory is then its own."""
+    for old in FILES.values():
+        (folder / old).unlink(missing_ok=True)
+    command = [sys.executable, __file__, "--one", str(folder), str(tiling.height), ",".join(wanted.formats)]
+    started = time.perf_counter()
+    done = subprocess.run(
+        [*command, str(wanted.rules.min_area), str(wanted.rules.simplify), str(workers)],
+        check=True, capture_output=True, text=True,
+    )  # fmt: skip
+    print(f"ours, {'+'.join(wanted.formats)}: {done.stdout.strip()} ({time.perf_counter() - started:.1f} s with start)")
+
+
+def one(folder: Path, size: int, wanted: Polygons, workers: int) -> None:
+    """What ``ours`` measures."""
+    grid = GeoBox((size, size), Affine(10, 0, 5e5, 0, -10, 6e6), "EPSG:32632")
+    tiling = Tiling(size, size, window=CHUNK, halo=0, overlap=0, chunk_tiles=1, divisor=1)
+    with LocalCluster(workers, threads_per_worker=3, dashboard_address=":0") as cluster, Client(cluster) as client:
+
+        def spread(work: Callable[[Index], Any], chunks: Any) -> Iterator[Any]:
+            """As ``pipeline.run.spread``, without what names errors."""
+            left, running = iter(chunks), []
+            while True:
+                while len(running) < 6 * workers and (chunk := next(left, None)) is not None:
+                    running.append(client.submit(work, chunk, pure=False))
+                if not running:
+                    return
+                yield running.pop(0).result()
+
+        started = time.perf_counter()
+        write_polygons(folder / "s.zarr", tiling, grid, CLASSES, wanted, folder, folder / "scratch", spread)
+        seconds = time.perf_counter() - started
+        peaks = sum(client.run(peak_memory).values())
+    found = folder / FILES["parquet"]
+    count = f"{pq.read_metadata(found).num_rows} polygons, " if found.exists() else ""
+    print(f"{count}{seconds:.1f} s, {peak_memory() >> 20} MiB here, {peaks >> 20} MiB in {workers} workers")
+
+
+def gdal(folder: Path) -> None:
+    """Time GDAL's program on the COG."""
+    for driver, name in (("FlatGeobuf", "g.fgb"), ("GPKG", "g.gpkg")):
+        started = time.perf_counter()
+        command = [POLYGONIZE, "-q", "-of", driver, str(folder / "s.tif"), str(folder / name), "polygons", "class"]
+        process = subprocess.Popen(command, env={"PATH": "/usr/bin:/bin"})  # not this environment's Python
+        _, status, usage = os.wait4(process.pid, 0)
+        if status:
+            raise SystemExit(f"{POLYGONIZE} failed")
+        seconds = time.perf_counter() - started
+        found = pyogrio.read_info(folder / name)["features"]
+        print(f"{POLYGONIZE}, {driver}: {found} polygons, {seconds:.1f} s, {usage.ru_maxrss >> 10} MiB")
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["--one"]:
+        place, size, formats, min_area, simplify, workers = sys.argv[2:]
+        rules = Rules(float(min_area), float(simplify))
+        one(Path(place), int(size), Polygons(tuple(formats.split(",")), rules), int(workers))
+    else:
+        main()
