@@ -36,7 +36,7 @@ from starlette.testclient import TestClient
 
 from flows.cli import app
 from flows.serving.app import create_app
-from pipeline.catalog import class_table, scene_item, update_catalog, write_item
+from pipeline.catalog import ModelReference, class_table, scene_item, update_catalog, write_item
 from pipeline.classes import NODATA, LabelClass
 from pipeline.cog import labels_content, layer_content, write_cog
 from pipeline.errors import InputError
@@ -89,8 +89,9 @@ def publish(folder: Path, grid: GeoBox, labels: np.ndarray) -> None:
     Image.fromarray(rgb).save(folder / "preview.png")
     (folder / "run.json").write_text("{}")
     table = class_table(open_labels(store), grid, CLASSES)
-    item = scene_item(folder, folder.name, grid, CLASSES, table, source="a.tif", acquired=WHEN, processed=WHEN,
-                      software={}, lineage="by hand")  # fmt: skip
+    model = ModelReference("a U-Net", "ab" * 32, "/models/a/model.json")
+    item = scene_item(folder, folder.name, grid, CLASSES, table, source="a.tif", model=model, acquired=WHEN,
+                      processed=WHEN, software={}, lineage="by hand")  # fmt: skip
     write_item(item, folder)
     update_catalog(folder.parent)
 
@@ -132,6 +133,16 @@ def expected_labels(grid: GeoBox, labels: np.ndarray, z: int, x: int, y: int) ->
     col, row = (np.floor(part).astype(int) for part in ~grid.transform @ there)
     inside = (row >= 0) & (row < SHAPE[0]) & (col >= 0) & (col < SHAPE[1])
     return np.where(inside, labels[row.clip(0, SHAPE[0] - 1), col.clip(0, SHAPE[1] - 1)], NODATA)
+
+
+def test_the_list_of_scenes_is_that_of_a_query(client: Client, out: Path) -> None:
+    def ids(**parameters: str) -> list[str]:
+        return [scene["id"] for scene in client.get("/scenes", params=parameters).json()["scenes"]]
+
+    assert len(ids()) == len(GRIDS)
+    west, south, east, north = client.get("/scenes/utm").json()["bbox"]
+    assert "utm" in ids(bbox=f"{west},{south},{east},{north}", where="land_share > 0.01", datetime="2000/..")
+    assert ids(where="land_share > 1") == ids(bbox="170,80,171,81") == []
 
 
 @pytest.mark.parametrize("scene", ["utm", "degrees", "rotated"])
@@ -196,6 +207,11 @@ def test_polygons_in_a_box_are_those_that_meet_it(client: Client, out: Path) -> 
 
 TILE = "/scenes/utm/layers/segmentation/tiles/WebMercatorQuad"
 REFUSED = {
+    "/scenes?where=land_share >": 422,
+    "/scenes?where=true; DROP TABLE items": 422,
+    "/scenes?where=(SELECT count(*) FROM read_text('/etc/passwd')) > 0": 422,
+    "/scenes?bbox=1,2,3": 422,
+    "/scenes?datetime=yesterday": 422,
     "/scenes/other": 404, "/scenes/other/preview.png": 404, "/scenes/%2e%2e": 404,
     "/scenes/..%2fsecret/preview.png": 404, "/scenes/%2e%2e/preview.png": 404, "/scenes/.hidden": 404,
     "/scenes/..%5csecret": 404, "/scenes/%00": 404, f"/scenes/{'x' * 5000}": 404, "/scenes/catalog.json": 404,

@@ -62,9 +62,17 @@ def create_app(root: Path) -> FastAPI:
 
 def _add_scenes(app: FastAPI, results: Results) -> None:
     @app.get("/scenes")
-    def scenes() -> dict[str, Any]:
-        """All scenes, those that cannot be shown with the reason."""
-        return {"folder": results.root.name, "scenes": list(results.scenes())}
+    def scenes(
+        bbox: str = "",
+        interval: Annotated[str, Query(alias="datetime")] = "",
+        where: Annotated[str, Query(max_length=2000)] = "",
+    ) -> dict[str, Any]:
+        """All scenes, or what `seamline query` finds by these; those that cannot be shown with the reason."""
+        listed = list(results.scenes())
+        if bbox or interval or where:
+            found = results.found(bbox, interval, where)
+            listed = [scene for scene in listed if scene["id"] in found]
+        return {"folder": results.root.name, "scenes": listed}
 
     @app.get("/scenes/{scene}")
     def scene(scene: str) -> dict[str, Any]:

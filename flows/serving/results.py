@@ -13,8 +13,9 @@ from pydantic import BaseModel, Field, ValidationError
 
 from pipeline.catalog import CATALOG
 from pipeline.errors import InputError, SeamlineError
-from pipeline.items import ITEM
+from pipeline.items import ITEM, ITEMS
 from pipeline.publish import COG, OVERVIEW, PREVIEW, RECORD
+from pipeline.query import Box, Interval, query
 
 POLYGONS, PROBABILITIES = "polygons.fgb", "probabilities.tif"
 DRAWN = {
@@ -97,6 +98,14 @@ class Results:
             raise InputError(f"results {folder}", got=f"no {CATALOG}",
                              expected="a folder that `seamline segment` wrote to", fix="check the path")  # fmt: skip
         return cls(folder.resolve())
+
+    def found(self, box: str, interval: str, where: str) -> set[str]:
+        """The scenes that `seamline query` finds. Raises ``InputError`` for a syntax error, ``NotThere``."""
+        if not self._inside(ITEMS):
+            raise NotThere(f"there is no {ITEMS}")
+        parsed = Box.parsed(box) if box else None
+        items = query(self.root, parsed, where, Interval.parsed(interval) if interval else None)
+        return {str(item["id"]) for item in items}
 
     def scenes(self) -> Iterator[dict[str, Any]]:
         """A summary of each scene, by name; of one that cannot be shown, why."""

@@ -282,7 +282,7 @@ map.getCanvas().addEventListener("keydown", (event) => {
 map.on("error", (event) => tell(event.error?.message));
 window.addEventListener("hashchange", recall);
 
-Promise.all([ask("scenes"), map.once("load")])
+Promise.all([ask(`scenes${location.search}`), map.once("load")])
   .then(([found]) => {
     scenes = found.scenes;
     document.title = `${found.folder} · Seamline`;
