@@ -113,7 +113,8 @@ class Broken:
     """Labels whose second row of chunks cannot be read."""
 
     def __init__(self, labels: Any) -> None:
-        self.shape, self.chunks, self._labels = labels.shape, labels.chunks, labels
+        self.shape, self.chunks, self.shards, self.ndim = labels.shape, labels.chunks, labels.shards, labels.ndim
+        self._labels = labels
 
     def __getitem__(self, index: tuple[slice, slice]) -> np.ndarray:
         if index[0].start > 0:
@@ -137,7 +138,7 @@ def test_a_failure_leaves_the_old_file_and_no_part(tmp_path: Path) -> None:
 def test_labels_of_another_grid_are_refused(tmp_path: Path) -> None:
     grid = GeoBox((10, 10), NORTH_UP, "EPSG:32620")
     labels = store(tmp_path, np.zeros((10, 10), np.uint8), grid, 16)
-    with pytest.raises(ValueError, match=r"labels of shape \(10, 10\) are not on a grid of shape \(10, 11\)"):
+    with pytest.raises(ValueError, match=r"an array of shape \(10, 10\) is not on a grid of shape \(10, 11\)"):
         write_cog(
             labels, GeoBox((10, 11), NORTH_UP, "EPSG:32620"), labels_content(CLASSES), tmp_path / "x.tif", tmp_path, {}
         )
