@@ -81,7 +81,7 @@ def ids(items: list[dict[str, Any]]) -> list[str]:
 def test_the_line_of_sql_in_the_readme(out: Path) -> None:
     """And the command below it finds the same."""
     readme = (Path(__file__).parents[1] / "README.md").read_text()
-    (line,) = re.findall(r"```sql\n(.*)\n```", readme)
+    (line,) = re.findall(r"```sql\n(.*items\.parquet.*)\n```", readme)
     (command,) = re.findall(r"^seamline query results --bbox=(\S+) --datetime (\S+) --where \"(.*)\"$", readme, re.M)
     line = line.replace("'results/items.parquet'", "read_parquet($1)")  # the folder has an odd name
     rows = duckdb.execute(line, [glob.escape(str(out / "items.parquet"))]).fetchall()

@@ -143,13 +143,13 @@ def test_a_scene_that_the_table_does_not_hold_as_it_is_is_published_again(publis
     """What a publishing leaves that was killed after the item."""
     out = tmp_path / "out"
     shutil.copytree(published, out)
-    assert missing_outputs(out / "scene", ("cog", "zarr")) == []
+    assert missing_outputs(out / "scene", ("cog", "zarr"), None) == []
     edited_item(lambda item: item["assets"]["run"].update({"file:checksum": "1220"}))(out / "scene")
     update_catalog(out)
     shutil.copy(published / "scene" / "item.json", out / "scene" / "item.json")
-    assert missing_outputs(out / "scene", ("cog", "zarr")) == ["item"]
+    assert missing_outputs(out / "scene", ("cog", "zarr"), None) == ["item"]
     (out / "items.parquet").unlink()
-    assert missing_outputs(out / "scene", ("cog", "zarr")) == ["item"]
+    assert missing_outputs(out / "scene", ("cog", "zarr"), None) == ["item"]
 
 
 def test_the_catalogue_lists_every_scene(published: Path, tmp_path: Path) -> None:
