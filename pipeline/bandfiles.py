@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from math import isfinite
 from pathlib import Path
 from typing import Any
@@ -285,19 +284,3 @@ def _bright(file: BandFile, nodata: float | None) -> float:
     if nodata is not None:
         numbers = numbers[numbers != nodata]
     return float((numbers > _BRIGHT).mean()) if numbers.size else 0.0
-
-
-def acquired(path: str) -> datetime | None:
-    """The time of acquisition by a file's tags, in UTC (as which a time without a zone is taken)."""
-    with environment(path):
-        dataset = open_raster(path).dataset
-        tags = {**dataset.tags(), **dataset.tags(ns="IMAGERY")}
-    for name in ("ACQUISITIONDATETIME", "datetime", "TIFFTAG_DATETIME"):
-        # TIFF writes the date with colons.
-        text = re.sub(r"^(\d{4}):(\d\d):(\d\d)", r"\1-\2-\3", tags.get(name, ""))
-        try:
-            when = datetime.fromisoformat(text)
-        except ValueError:
-            continue  # a tag may hold anything, and the time is no more than a description
-        return when.astimezone(UTC) if when.tzinfo else when.replace(tzinfo=UTC)
-    return None

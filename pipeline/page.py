@@ -58,7 +58,8 @@ class Page:
         self.figure.text(*place, string, color=color, fontsize=fontsize, weight=weight, parse_math=False)
 
     def legend(self, left: float, top: float, handles: Sequence[tuple[Artist, str]], columns: int) -> None:
-        """The ``handles`` with their texts, in so many columns, without a frame."""
+        """The ``handles`` with their texts, row by row in so many columns, without a frame."""
+        handles = [handle for column in range(columns) for handle in handles[column::columns]]  # as matplotlib fills it
         legend = self.figure.legend(
             [handle for handle, _ in handles],
             [text for _, text in handles],

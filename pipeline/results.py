@@ -139,11 +139,17 @@ def _classes(item: Mapping[str, Any]) -> tuple[LabelClass, ...]:
         for asset in (item["assets"].get(key, {}) for key in ("segmentation", "zarr"))
         if "classification:classes" in asset
     )
+    # A name that STAC does not allow stands in the title.
     return tuple(
-        LabelClass(row["value"], row["name"], tuple(bytes.fromhex(row["color_hint"])), row["description"])  # type: ignore[arg-type]
+        LabelClass(row["value"], row.get("title", row["name"]), _color(row["color_hint"]), row["description"])
         for row in listed
         if not row.get("nodata")
     )
+
+
+def _color(text: str) -> tuple[int, int, int]:
+    red, green, blue = bytes.fromhex(text)
+    return red, green, blue
 
 
 def _check_store(folder: Path, digests: Mapping[str, str], classes: tuple[LabelClass, ...]) -> GeoBox:

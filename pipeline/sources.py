@@ -16,9 +16,9 @@ from urllib.parse import unquote, urlsplit
 from rasterio.enums import ColorInterp
 from rasterio.errors import NotGeoreferencedWarning
 
+from pipeline.acquisition import acquired
 from pipeline.aoi import read_aoi
 from pipeline.bandfiles import (
-    acquired,
     check_place,
     common_dtype,
     common_grid,

@@ -32,6 +32,7 @@ from titiler.core.factory import TilerFactory
 from titiler.xarray.dependencies import XarrayParams
 from titiler.xarray.factory import TilerFactory as XarrayTilerFactory
 
+import flows
 from flows.options import SegmentOptions
 from flows.segment import Watcher, segment
 from model.config import UNetConfig
@@ -328,3 +329,13 @@ def test_duckdb_spatial_reads_the_item(results: Results) -> None:
     )
     assert (scene, inside) == ("scene", True)
     assert found == pytest.approx(results.labels.size * 900 / 0.9996**2, rel=1e-3)  # in the middle of the zone
+
+
+@pytest.mark.parametrize("lost", [None, "segmentation.zarr"])
+def test_a_notebook_shows_our_class_names(results: Results, lost: str | None, tmp_path: Path) -> None:
+    shutil.copytree(results.folder.parent, tmp_path / "out")
+    if lost:
+        shutil.rmtree(tmp_path / "out" / "scene" / lost)
+    opened = flows.open_result(tmp_path / "out", "scene")
+    assert opened.seamline.classes == {value: label.name for value, label in enumerate(NAMED)}
+    np.testing.assert_array_equal(opened["segmentation"], results.labels)

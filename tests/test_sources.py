@@ -195,6 +195,7 @@ def test_folders_and_archives_are_one_scene(tmp_path: Path) -> None:
     paths = [write(tmp_path / name / f"{name}_SR_B{n}.TIF", noise(1, 9, 9, seed=n)) for n in (2, 3, 4)]
     scene = opened(tmp_path / name)
     assert scene.id == name and scene.source == str(tmp_path / name)
+    assert scene.datetime == datetime(2023, 7, 23, tzinfo=UTC)  # by the name, since the files do not say it
     assert {(band.scale, band.offset) for band in scene.bands} == {(2.75e-5, -0.2)}
     with zipfile.ZipFile(tmp_path / "scene 1.zip", "w") as archive:
         for path in paths:

@@ -25,6 +25,8 @@ from pipeline.layers import SCALE
 PREFIX = "/scenes/{scene}/layers/{layer}"
 TILE_SIZE = 512
 _DEEPEST = 24
+_APART = 0.25
+"""Disagreement that is drawn brightest; two windows that are certain of different classes have 0.71."""
 Layer = Literal["segmentation", "overview", "confidence", "disagreement"]
 Colors = dict[int, tuple[int, int, int, int]]
 
@@ -66,7 +68,7 @@ class _Resampling(DefaultDependency):
 
 def router(results: Results) -> APIRouter:
     """Routes below ``PREFIX``."""
-    palette = _palette()
+    palettes = {"confidence": _palette(1.0), "disagreement": _palette(_APART)}
 
     def path(scene: str, layer: Layer) -> str:
         if not results.item(scene).placed:
@@ -74,7 +76,7 @@ def router(results: Results) -> APIRouter:
         return str(results.file(scene, DRAWN[layer]))
 
     def colors(layer: Layer) -> Colors | None:
-        return palette if layer in ("confidence", "disagreement") else None  # labels have theirs in the file
+        return palettes.get(layer)  # labels have theirs in the file
 
     def resampling(layer: Layer) -> _Resampling:
         return _Resampling("bilinear", "bilinear") if layer == "overview" else _Resampling()
@@ -105,8 +107,8 @@ def _sized(request: Request, tilesize: Annotated[int, Query(ge=64, le=1024)] = T
         raise NotThere(f"there is no tile {z[:9]}/{x[:9]}/{y[:9]}")
 
 
-def _palette() -> Colors:
-    """A colour for each digital number of a quantised layer, from dark (0) to bright (1)."""
-    steps = np.clip(np.arange(256) * SCALE, 0, 1)
+def _palette(most: float) -> Colors:
+    """A colour for each digital number of a quantised layer, from dark (0) to bright (``most`` and above)."""
+    steps = np.clip(np.arange(256) * SCALE / most, 0, 1)
     found = (colormaps["viridis"](steps) * 255).round().astype(int).tolist()
     return {number: tuple(color) for number, color in enumerate(found)} | {NODATA: (0, 0, 0, 0)}

@@ -15,11 +15,12 @@ const STYLE = {
     pixel: { type: "geojson", data: EMPTY },
   },
   layers: [
-    { id: "sea", type: "background", paint: { "background-color": "#e4eaef" } },
-    // The outline is a coarse one: it says where on Earth we are, and fades before it would be wrong.
+    { id: "sea", type: "background", paint: { "background-color": fading("#e4eaef", "#f1f2f1") } },
+    // The outline is a coarse one: it says where on Earth we are, and land and sea become one before it would be wrong.
     { id: "land", type: "fill", source: "land",
-      paint: { "fill-color": "#f6f5f1", "fill-opacity": ["interpolate", ["linear"], ["zoom"], 5, 1, 7.5, 0] } },
-    { id: "graticule", type: "line", source: "graticule", paint: { "line-color": "#ffffff", "line-width": 1 } },
+      paint: { "fill-color": "#f6f5f1", "fill-opacity": fading(1, 0) } },
+    { id: "graticule", type: "line", source: "graticule",
+      paint: { "line-color": "#ffffff", "line-width": 1, "line-opacity": fading(1, 0) } },
     { id: "footprints", type: "fill", source: "footprints",
       paint: { "fill-color": BLUE, "fill-opacity": ["interpolate", ["linear"], ["zoom"], 7, 0.25, 10, 0.06] } },
     { id: "places", type: "circle", source: "footprints", maxzoom: 7, filter: ["==", ["geometry-type"], "Point"],
@@ -31,6 +32,11 @@ const STYLE = {
     { id: "pixel", type: "line", source: "pixel", paint: { "line-color": INK, "line-width": 2 } },
   ],
 };
+
+/** From what is seen of the world to what is seen of a place. */
+function fading(world, place) {
+  return ["interpolate", ["linear"], ["zoom"], 5, world, 7.5, place];
+}
 
 export function createMap(container) {
   const map = new maplibregl.Map({

@@ -3,7 +3,7 @@
 import * as maps from "./map.js";
 
 const $ = (id) => document.getElementById(id);
-const TITLES = { segmentation: "Classes", confidence: "Confidence", disagreement: "Disagreement of windows" };
+const TITLES = { segmentation: "Classes", confidence: "Confidence", disagreement: "Disagreement" };
 const state = { scene: null, layer: "segmentation", opacity: 0.7, polygons: false, view: null };
 let scenes = [];
 let popup = null;

@@ -1,9 +1,10 @@
-"""Polygons of a result, beside ``gdal_polygonize.py`` on the same labels: seconds, peak memory, number of polygons.
+"""COG, overviews and polygons of a result, beside ``rio cogeo create`` and ``gdal_polygonize.py`` on the same labels.
 
-    python benchmarks/polygons.py [--size 20000] [--workers 2] [--min-area M2] [--simplify PX]
+    python benchmarks/outputs.py [--size 20000] [--workers 2] [--min-area M2] [--simplify PX]
 
 The labels are simulated: fields of four classes in regions of some hundred pixels, and islands down to a few. Ours run
-as in ``seamline segment``: on worker processes, joined in this one. Without ``gdal_polygonize.py`` only ours run.
+as in ``seamline segment``: on worker processes, joined in this one. Without ``gdal_polygonize.py`` only ours run. Told
+are seconds, peak memory, numbers of polygons, bytes on disk.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from scipy import ndimage
 from pipeline.classes import LabelClass
 from pipeline.cog import labels_content, write_cog
 from pipeline.memory import peak_memory
+from pipeline.overviews import write_overviews
 from pipeline.store import Storage, create_store, open_labels, write_labels
 from pipeline.tiling import Index, Tiling
 from pipeline.vectorfiles import FILES
@@ -54,9 +56,9 @@ def main() -> None:
         create_store(folder / "s.zarr", grid, CLASSES, Storage(1024), title="simulated")
         for chunk in tiling.chunks():
             write_labels(folder / "s.zarr", tiling.pixels_of(chunk), simulated(tiling, chunk))
-        content = labels_content(CLASSES)
-        write_cog(open_labels(folder / "s.zarr"), grid, content, folder / "s.tif", folder / "scratch", {})
         print(f"{asked.size}² pixels, {tiling.chunk_grid.row}² chunks of {CHUNK}")
+        print(f"labels in the store: {size_of(folder / 's.zarr')}")
+        rasters(folder, asked.size)
         for formats in (("parquet",), ("fgb",), tuple(FILES)):
             rules = Rules(asked.min_area, asked.simplify)
             ours(folder, tiling, grid, Polygons(formats, rules), asked.workers)
@@ -64,6 +66,45 @@ def main() -> None:
             gdal(folder)
         else:
             print(f"{POLYGONIZE} is not installed")
+
+
+def rasters(folder: Path, size: int) -> None:
+    """Time COG and overviews, each in a process of its own, and rio-cogeo's COG of the COG."""
+    rio = [str(Path(sys.executable).parent / "rio"), "cogeo", "create", str(folder / "s.tif"), str(folder / "r.tif")]
+    steps = {
+        "ours, COG": ([sys.executable, __file__, "--step", "cog", str(folder), str(size)], "s.tif"),
+        "ours, overviews": ([sys.executable, __file__, "--step", "overviews", str(folder), str(size)], "s.zarr"),
+        "rio cogeo create": ([*rio, "--cog-profile", "lzw", "--overview-resampling", "mode", "--quiet"], "r.tif"),
+        "the same, ALL_CPUS": (
+            [*rio, "--cog-profile", "lzw", "--overview-resampling", "mode", "--quiet", "--threads", "ALL_CPUS"],
+            "r.tif",
+        ),
+    }
+    for what, (command, result) in steps.items():
+        started = time.perf_counter()
+        _, status, usage = os.wait4(subprocess.Popen(command).pid, 0)
+        if status:
+            raise SystemExit(f"{what} failed")
+        seconds = time.perf_counter() - started
+        print(
+            f"{what}: {seconds:.1f} s with start, {usage.ru_maxrss >> 10} MiB, {size_of(folder / result)}", flush=True
+        )
+
+
+def step(what: str, folder: Path, size: int) -> None:
+    """What ``rasters`` measures."""
+    grid = GeoBox((size, size), Affine(10, 0, 5e5, 0, -10, 6e6), "EPSG:32632")
+    if what == "cog":
+        labels, content = open_labels(folder / "s.zarr"), labels_content(CLASSES)
+        write_cog(labels, grid, content, folder / "s.tif", folder / "scratch", {})
+    else:
+        write_overviews(folder / "s.zarr", grid, CLASSES)
+
+
+def size_of(path: Path) -> str:
+    """Of a file or folder."""
+    files = path.rglob("*") if path.is_dir() else [path]
+    return f"{sum(file.stat().st_size for file in files if file.is_file()) / 1e6:.1f} MB"
 
 
 def simulated(tiling: Tiling, chunk: Index) -> np.ndarray:
@@ -116,7 +157,8 @@ def one(folder: Path, size: int, wanted: Polygons, workers: int) -> None:
         peaks = sum(client.run(peak_memory).values())
     found = folder / FILES["parquet"]
     count = f"{pq.read_metadata(found).num_rows} polygons, " if found.exists() else ""
-    print(f"{count}{seconds:.1f} s, {peak_memory() >> 20} MiB here, {peaks >> 20} MiB in {workers} workers")
+    sizes = ", ".join(f"{name} {size_of(folder / name)}" for name in FILES.values() if (folder / name).exists())
+    print(f"{count}{seconds:.1f} s, {sizes}, {peak_memory() >> 20} MiB here, {peaks >> 20} MiB in {workers} workers")
 
 
 def gdal(folder: Path) -> None:
@@ -134,6 +176,9 @@ def gdal(folder: Path) -> None:
 
 
 if __name__ == "__main__":
+    if sys.argv[1:2] == ["--step"]:
+        step(sys.argv[2], Path(sys.argv[3]), int(sys.argv[4]))
+        raise SystemExit
     if sys.argv[1:2] == ["--one"]:
         place, size, formats, min_area, simplify, workers = sys.argv[2:]
         rules = Rules(float(min_area), float(simplify))

@@ -1,0 +1,45 @@
+"""When a scene was acquired, as its files tell it."""
+
+from __future__ import annotations
+
+import re
+from datetime import UTC, datetime
+
+from pipeline.bandfiles import open_raster
+from pipeline.rasters import environment
+
+_NAMES = (
+    # Landsat Collection 2: sensor and level, path and row, acquired, processed. The day is all there is.
+    re.compile(r"L[COTEM]\d\d_L\w{3}_\d{6}_(?P<day>\d{8})_\d{8}_\d\d_(?:T1|T2|RT)"),
+    # Sentinel-2 products, and their band files: tile, acquired, band.
+    re.compile(r"S2[ABCD]_MSIL\d\w_(?P<day>\d{8})T(?P<time>\d{6})"),
+    re.compile(r"T\d\d[A-Z]{3}_(?P<day>\d{8})T(?P<time>\d{6})_"),
+)
+
+
+def acquired(path: str) -> datetime | None:
+    """When a file was taken, in UTC (as which a time without a zone is taken): by its tags, otherwise by its name."""
+    with environment(path):
+        dataset = open_raster(path).dataset
+        tags = {**dataset.tags(), **dataset.tags(ns="IMAGERY")}
+    for name in ("ACQUISITIONDATETIME", "datetime", "TIFFTAG_DATETIME"):
+        # TIFF writes the date with colons.
+        text = re.sub(r"^(\d{4}):(\d\d):(\d\d)", r"\1-\2-\3", tags.get(name, ""))
+        try:
+            when = datetime.fromisoformat(text)
+        except ValueError:
+            continue  # a tag may hold anything, and the time is no more than a description
+        return when.astimezone(UTC) if when.tzinfo else when.replace(tzinfo=UTC)
+    return _named(path)
+
+
+def _named(path: str) -> datetime | None:
+    for pattern in _NAMES:
+        for found in pattern.finditer(path):
+            parts = found.groupdict()
+            try:
+                when = datetime.strptime(parts["day"] + (parts.get("time") or "000000"), "%Y%m%d%H%M%S")
+            except ValueError:
+                continue
+            return when.replace(tzinfo=UTC)
+    return None
