@@ -17,6 +17,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -107,13 +108,17 @@ def size_of(path: Path) -> str:
     return f"{sum(file.stat().st_size for file in files if file.is_file()) / 1e6:.1f} MB"
 
 
+@cache
+def fields_of(side: int) -> np.ndarray:
+    """A smooth field for each class, (4, side, side)."""
+    return ndimage.gaussian_filter(np.random.default_rng(0).standard_normal((4, side, side)), (0, 3, 3))
+
+
 def simulated(tiling: Tiling, chunk: Index) -> np.ndarray:
     """Labels of a chunk that fit to those of its neighbours."""
     window, margin = tiling.pixels_of(chunk), 64
     step = 16
-    rng = np.random.default_rng(0)
-    side = -(-max(tiling.height, tiling.width) // step) + 2 * margin
-    coarse = ndimage.gaussian_filter(rng.standard_normal((4, side, side)), (0, 3, 3))
+    coarse = fields_of(-(-max(tiling.height, tiling.width) // step) + 2 * margin)
     rows = (np.arange(window.row, window.stop_row) / step + margin)[:, None]
     cols = (np.arange(window.col, window.stop_col) / step + margin)[None, :]
     where = np.broadcast_arrays(rows, cols)

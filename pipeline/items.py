@@ -18,6 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pystac
 import shapely
+import shapely.errors
 import shapely.geometry
 
 from pipeline.files import replacing
@@ -37,11 +38,16 @@ _SELF = "self"
 
 
 def read_item(path: Path) -> Document:
-    """The item in a file. Raises ``ValueError`` if it is none, with all that a row of the table needs, ``OSError``."""
+    """The item in a file. Raises ``OSError``, and ``ValueError`` if no row of the table can be made of it."""
     item = json.loads(path.read_text(encoding="utf-8"))
-    if not isinstance(item, dict) or not {"id", "geometry", "properties", "links", "assets"} <= item.keys():
-        raise ValueError(f"{path} is no STAC item")
-    return item
+    try:
+        if taken := {*_FIRST, *_LAST} & item["properties"].keys():
+            raise ValueError(f"a property is called {min(taken)}")
+        _row(moved(item, "folder"), ITEM)
+        json.dumps(item, ensure_ascii=False).encode("utf-8")
+    except (LookupError, TypeError, AttributeError, ValueError, shapely.errors.ShapelyError) as error:
+        raise ValueError(f"{path} is no STAC item: {type(error).__name__}: {error}") from error
+    return item  # type: ignore[no-any-return]
 
 
 def write_items(items: Mapping[str, Document], path: Path) -> None:
@@ -136,11 +142,23 @@ def _row(item: Document, href: str) -> Document:
     return {
         **{name: item.get(name) for name in _FIRST},
         "geometry": None if geometry is None else shapely.to_wkb(shapely.geometry.shape(geometry)),
-        "bbox": None if box is None else dict(zip(("xmin", "ymin", "xmax", "ymax"), box, strict=True)),
+        "bbox": None if box is None else _sides(box),
         **{name: _time(value) if name in _TIMES else value for name, value in item["properties"].items()},
-        "links": [*item["links"], link],
+        "links": [*map(_texts, item["links"]), link],
         "assets": item["assets"],
     }
+
+
+def _sides(box: Sequence[float]) -> dict[str, float]:
+    """Of a box in two or three dimensions."""
+    flat = box if len(box) == 4 else [*box[:2], *box[3:5]] if len(box) == 6 else ()
+    return {side: float(value) for side, value in zip(("xmin", "ymin", "xmax", "ymax"), flat, strict=True)}
+
+
+def _texts(link: Document) -> Document:
+    """A link whose fields are all texts, since one that is unlike all others would make texts of all links."""
+    link["rel"], link["href"]
+    return {name: value if isinstance(value, str) else json.dumps(value) for name, value in link.items()}
 
 
 def _time(text: str | None) -> datetime | None:

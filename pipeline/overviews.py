@@ -80,7 +80,25 @@ def average(values: NDArray[np.uint8]) -> NDArray[np.uint8]:
     return np.where(count == 0, NODATA, mean).astype(np.uint8)
 
 
+def stale_overviews(store: Path) -> Iterator[str]:
+    """The groups with pixels that are not made of those below them, a few chunks at a time."""
+    layout = zarr.open_group(store, mode="r").attrs.get("multiscales", {}).get("layout", [])
+    unit, names = _storage_of(store).unit, rasters_in(store)
+    for entry in layout[1:]:
+        below = store if entry["derived_from"] == VARIABLE else store / entry["derived_from"]
+        level = store / entry["asset"]
+        made = ((open_raster(level, name), *part) for name in names for part in _halved(below, level, name, unit))
+        if any((np.asarray(array[(..., *window.slices())]) != values).any() for array, window, values in made):
+            yield entry["asset"]
+
+
 def _halve(below: Path, level: Path, name: str, unit: int) -> None:
+    for window, values in _halved(below, level, name, unit):
+        write_raster(level, name, window, values)
+
+
+def _halved(below: Path, level: Path, name: str, unit: int) -> Iterator[tuple[Window, NDArray[np.uint8]]]:
+    """What an array of ``level`` should hold, window by window."""
     source = open_raster(below, name)
     reduce = mode if name == VARIABLE else average
     height, width = open_raster(level, name).shape[-2:]
@@ -88,7 +106,7 @@ def _halve(below: Path, level: Path, name: str, unit: int) -> None:
         rows, cols = (slice(2 * part.start, 2 * part.stop) for part in window.slices())
         pixels = np.asarray(source[(..., rows, cols)])
         odd = [(0, 0)] * (pixels.ndim - 2) + [(0, size % 2) for size in pixels.shape[-2:]]
-        write_raster(level, name, window, reduce(np.pad(pixels, odd, constant_values=NODATA)))
+        yield window, reduce(np.pad(pixels, odd, constant_values=NODATA))
 
 
 def _windows(height: int, width: int, unit: int) -> Iterator[Window]:

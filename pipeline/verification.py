@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import posixpath
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -20,6 +20,7 @@ import pystac.errors
 import pystac.validation
 import rasterio
 import zarr
+from numpy.typing import NDArray
 from pystac import MediaType
 from rasterio._err import CPLE_BaseError
 from rasterio.errors import RasterioError
@@ -31,8 +32,9 @@ from pipeline.classes import NODATA
 from pipeline.cog import row_bands
 from pipeline.errors import InputError
 from pipeline.items import ITEM, ITEMS, Document, expected_items, read_item, read_items
+from pipeline.overviews import stale_overviews
 from pipeline.publish import COG, RECORD, ZARR
-from pipeline.store import is_sealed, open_raster, rasters_in
+from pipeline.store import VARIABLE, is_sealed, open_raster, rasters_in
 
 _DAMAGE = (OSError, ValueError, LookupError, TypeError, RuntimeError, RasterioError, CPLE_BaseError)
 """What damaged bytes lead readers to."""
@@ -107,11 +109,13 @@ def _scene(folder: Path) -> Iterator[Finding]:
     except (OSError, ValueError, LookupError, TypeError, pystac.errors.STACValidationError) as error:
         yield finding(ITEM, _said(error))
         return
+    if item.get("id") != folder.name:
+        yield finding(ITEM, f"is of another scene, {item.get('id')}")
     for asset in assets.values():
         yield from (finding(asset["href"], problem) for problem in _asset(folder, asset))
     checks: tuple[tuple[str, Callable[[], Iterator[str]]], ...] = (
         (COG, lambda: _cog(folder / COG, record)),
-        (ZARR, lambda: _zarr(folder)),
+        (ZARR, lambda: _zarr(folder, record)),
         *((name, partial(_layout, folder / name)) for name in _other_cogs(assets)),
     )
     for name, check in checks:
@@ -151,23 +155,27 @@ def _cog(path: Path, record: Document) -> Iterator[str]:
         for key in ("scene_digest", "model_digest"):
             if file.tags().get(key) != str(record[key]):
                 yield f"{key} is that of another run"
-        known = {row["value"] for row in record["classes"]} | {NODATA}
-        counts = dict.fromkeys(known, 0)
-        for _, window in file.block_windows(1):
-            values, times = np.unique(file.read(1, window=window), return_counts=True)
-            for value, count in zip(values.tolist(), times.tolist(), strict=True):
-                counts[value] = counts.get(value, 0) + count
-        if strange := sorted(set(counts) - known):
-            yield f"has labels of no class: {strange}"
-        for row in record["classes"]:
-            if counts[row["value"]] != row["pixels"]:
-                yield f"{counts[row['value']]} pixels of {row['name']}, {row['pixels']} in {RECORD}"
+        yield from _counted((file.read(1, window=window) for _, window in file.block_windows(1)), record)
 
 
-def _zarr(folder: Path) -> Iterator[str]:
+def _counted(blocks: Iterable[NDArray[np.uint8]], record: Document) -> Iterator[str]:
+    """Whether the labels are of the record's classes, and as many of each."""
+    counts = sum((np.bincount(block.ravel(), minlength=NODATA + 1) for block in blocks), np.zeros(NODATA + 1, int))
+    known = {row["value"] for row in record["classes"]} | {NODATA}
+    if strange := sorted(set(np.flatnonzero(counts).tolist()) - known):
+        yield f"has labels of no class: {strange}"
+    for row in record["classes"]:
+        if counts[row["value"]] != row["pixels"]:
+            yield f"{counts[row['value']]} pixels of {row['name']}, {row['pixels']} in {RECORD}"
+
+
+def _zarr(folder: Path, record: Document) -> Iterator[str]:
     if not is_sealed(folder / ZARR):
         yield "is not sealed: it was never finished"
         return
+    labels = open_raster(folder / ZARR, VARIABLE)
+    yield from _counted((np.asarray(labels[band.slices()]) for band in row_bands(labels)), record)
+    yield from (f"{group} is not the overview of what it is of" for group in stale_overviews(folder / ZARR))
     for name in rasters_in(folder / ZARR):
         if (folder / f"{name}.tif").exists():
             yield from _alike(open_raster(folder / ZARR, name), folder / f"{name}.tif")

@@ -34,7 +34,9 @@ from pipeline.catalog import ModelReference, class_table, footprint, scene_item,
 from pipeline.classes import NODATA, LabelClass
 from pipeline.grid import Window
 from pipeline.items import read_items
+from pipeline.query import Box, query
 from pipeline.store import Storage, create_store, open_labels, write_labels
+from pipeline.verification import verify
 from tests.data import MANAUS, shared
 from tests.rasters import write
 
@@ -366,3 +368,27 @@ def test_the_model_is_linked_as_its_extension_wants(tmp_path: Path) -> None:
     assert (link.rel, link.target, link.media_type) == ("derived_from", "/models/a/model.json", "application/geo+json")
     assert link.extra_fields == {"mlm:name": "a U-Net", "file:checksum": "1220" + "ab" * 32}
     assert [item.properties[name] for name in ("model", "model_digest")] == ["a U-Net", "ab" * 32]
+
+
+ODD: list[dict[str, Any]] = [
+    {"bbox": [1, 2]}, {"geometry": {"type": "Blob"}}, {"geometry": "here"}, {"links": None}, {"links": ["a"]},
+    {"assets": []}, {"assets": {"a": {}}}, {"properties": []}, {"properties": {"datetime": "gestern"}},
+    {"properties": {"datetime": 5}}, {"properties": {"geometry": 1}}, {"properties": {"title": "\ud800"}},
+]  # fmt: skip
+
+
+def test_an_odd_item_keeps_no_other_from_being_published(tmp_path: Path) -> None:
+    write_item(item_of(tmp_path / "scene", UTM), tmp_path / "scene")
+    item = json.loads((tmp_path / "scene" / "item.json").read_text())
+    for number, change in enumerate(ODD):
+        odd = {**item, "id": f"odd-{number}", **change}
+        (tmp_path / f"odd-{number}").mkdir()
+        (tmp_path / f"odd-{number}" / "item.json").write_text(json.dumps(odd))
+    solid = {**item, "bbox": [*item["bbox"][:2], 0, *item["bbox"][2:], 9], "links": [{**item["links"][0], "n": 5}]}
+    (tmp_path / "solid").mkdir()
+    (tmp_path / "solid" / "item.json").write_text(json.dumps(solid))
+    update_catalog(tmp_path)
+    assert set(read_items(tmp_path / "items.parquet")) == {"scene", "solid"}
+    assert len(query(tmp_path, Box(-180, -90, 180, 90))) == 2
+    found = {finding.scene for finding in verify(tmp_path)}
+    assert {f"odd-{number}" for number in range(len(ODD))} <= found

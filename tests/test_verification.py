@@ -29,7 +29,7 @@ from tests.rasters import noise, write
 def published(tmp_path_factory: pytest.TempPathFactory, small_model: Model, cluster: Any) -> Path:
     """Results of one small scene."""
     folder = tmp_path_factory.mktemp("published")
-    write(folder / "scene.tif", noise(6, 300, 400))
+    write(folder / "scene.tif", noise(6, 300, 600))
     options = SegmentOptions(cluster=cluster(1), outputs=("cog", "zarr", "probabilities", "confidence"))
     segment(folder / "scene.tif", small_model.folder, folder / "out", options, Watcher())
     return folder / "out"
@@ -52,6 +52,17 @@ def half_a_file(scene: Path) -> None:
 
 def a_label_in_zarr(scene: Path) -> None:
     array = zarr.open_array(scene / "segmentation.zarr" / "segmentation", mode="r+")
+    array[7, 7] = (int(array[7, 7]) + 1) % 3
+
+
+def labels_in_zarr_alone(scene: Path) -> None:
+    """Where there is no COG to compare with; the number of pixels of a class tells it."""
+    cog(scene).unlink()
+    a_label_in_zarr(scene)
+
+
+def an_overview(scene: Path) -> None:
+    array = zarr.open_array(scene / "segmentation.zarr" / "ovr_2x" / "segmentation", mode="r+")
     array[7, 7] = (int(array[7, 7]) + 1) % 3
 
 
@@ -97,6 +108,9 @@ DAMAGE: dict[str, tuple[Callable[[Path], None], str, str]] = {
     "half a file": (half_a_file, "segmentation.tif", "file:size"),
     "a label in zarr": (a_label_in_zarr, "segmentation.zarr", "1 values are others"),
     "a probability in zarr": (a_probability_in_zarr, "segmentation.zarr", "1 values are others than in probabilities"),
+    "a label in zarr alone": (labels_in_zarr_alone, "segmentation.zarr", "pixels of"),
+    "an overview": (an_overview, "segmentation.zarr", "ovr_2x is not the overview"),
+    "an item of another scene": (edited_item(lambda item: item.update(id="x")), "item.json", "of another scene, x"),
     "no seal": (no_seal, "segmentation.zarr", "not sealed"),
     "no preview": (no_preview, "preview.png", "not there"),
     "an item without geometry": (edited_item(lambda item: item.pop("geometry")), "item.json", ""),
@@ -157,7 +171,11 @@ def test_the_catalogue_lists_every_scene(published: Path, tmp_path: Path) -> Non
     shutil.copytree(published, out)
     shutil.copytree(out / "scene", out / "forgotten")
     found = [(one.subject, one.problem) for one in verify(out) if one.scene == "forgotten"]
-    assert found == [(name, "does not list the scene") for name in ("catalog.json", "items.parquet")]
+    assert found == [
+        ("catalog.json", "does not list the scene"),
+        ("item.json", "is of another scene, scene"),
+        ("items.parquet", "does not list the scene"),
+    ]
     shutil.rmtree(out / "scene")
     assert any(one.scene == "scene" for one in verify(out))
     (out / "catalog.json").unlink()

@@ -44,7 +44,8 @@ _ONLY_FROM_HERE = (
 def create_app(root: Path) -> FastAPI:
     """The server of the results in ``root``. Raises ``InputError`` where there is no catalogue."""
     results = Results.at(root)
-    app = FastAPI(title="Seamline", docs_url=None, redoc_url=None)  # its pages of documentation load from elsewhere
+    # Pages of documentation would load from elsewhere.
+    app = FastAPI(title="Seamline", docs_url=None, redoc_url=None, openapi_url=None)
     for kind, status in STATUS.items():
         app.add_exception_handler(kind, _said(status))
     app.middleware("http")(_guarded)
@@ -96,8 +97,8 @@ def _add_scenes(app: FastAPI, results: Results) -> None:
     @app.get("/scenes/{scene}/polygons")
     def polygons(scene: str, bbox: str, limit: Annotated[int, Query(ge=1, le=MOST)] = MOST) -> JSONResponse:
         """Polygons that meet ``bbox`` (west,south,east,north)."""
-        box = parsed_box(bbox)
-        return JSONResponse(polygons_in(results.file(scene, POLYGONS), box, limit))
+        box, path = parsed_box(bbox), results.file(scene, POLYGONS)
+        return JSONResponse(polygons_in(path, box, results.item(scene).bbox or box, limit))
 
 
 def _maplibre() -> Path:

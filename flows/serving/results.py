@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
@@ -25,6 +26,9 @@ DRAWN = {
     "disagreement": "disagreement.tif",
 }
 """Names of what may be drawn as tiles, and their files."""
+
+_COSTLY = re.compile(r"(?i)\b(?!in\b|and\b|or\b|not\b)\w+\"?\s*\(|\b(?:select|from|with|values)\b|\[")
+"""What may take any amount of time and memory; whoever follows a link would have asked for it."""
 
 _LONGEST = 255
 """Bytes of a file's name."""
@@ -103,6 +107,9 @@ class Results:
         """The scenes that `seamline query` finds. Raises ``InputError`` for a syntax error, ``NotThere``."""
         if not self._inside(ITEMS):
             raise NotThere(f"there is no {ITEMS}")
+        if found := _COSTLY.search(where):
+            raise InputError("where", got=found[0], expected="comparisons, without functions and subqueries",
+                             fix="ask `seamline query`, which takes them")  # fmt: skip
         parsed = Box.parsed(box) if box else None
         items = query(self.root, parsed, where, Interval.parsed(interval) if interval else None)
         return {str(item["id"]) for item in items}

@@ -8,14 +8,19 @@ from contextlib import suppress
 from pathlib import Path
 
 import uvicorn
+from starlette.middleware.trustedhost import TrustedHostMiddleware
 
 from flows.serving.app import create_app
 from pipeline.errors import InputError
+
+_LOOPBACK = ["127.0.0.1", "localhost"]
 
 
 def serve(results: Path, host: str, port: int, show: bool) -> None:
     """Serve ``results`` and say where; ``show`` opens the browser. Raises ``InputError`` if it cannot listen there."""
     app = create_app(results)
+    if host in _LOOPBACK:  # a page from elsewhere may not read it by a name of its own (DNS rebinding)
+        app.add_middleware(TrustedHostMiddleware, allowed_hosts=_LOOPBACK)
     listening = _listening(host, port)
     url = f"http://{f'[{host}]' if ':' in host else host}:{listening.getsockname()[1]}/"
     print(f"{results}: {url} (Ctrl-C ends)", flush=True)

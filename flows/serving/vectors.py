@@ -33,9 +33,17 @@ def parsed_box(text: str) -> Box:
     return west, south, east, north
 
 
-def polygons_in(path: Path, box: Box, limit: int = MOST) -> dict[str, Any]:
+def _common(box: Box, scene: Box) -> Box:
+    """What both have in common; ``box`` where that is nothing, or ``scene`` lies across the antimeridian."""
+    west, south = max(box[0], scene[0]), max(box[1], scene[1])
+    east, north = min(box[2], scene[2]), min(box[3], scene[3])
+    return (west, south, east, north) if west < east and south < north and scene[0] < scene[2] else box
+
+
+def polygons_in(path: Path, box: Box, scene: Box, limit: int = MOST) -> dict[str, Any]:
     """Polygons of the FlatGeobuf ``path`` that meet a box, in longitude and latitude (WGS 84).
 
+    ``scene`` is the box of all of them: what lies beyond it may have no place in their CRS.
     ``truncated`` tells that there are more than ``limit``. Raises ``Damaged``.
     """
     with path.open("rb") as file:
@@ -43,7 +51,7 @@ def polygons_in(path: Path, box: Box, limit: int = MOST) -> dict[str, Any]:
             raise Damaged(f"{path.parent.name}: {path.name} is no FlatGeobuf")
     try:
         crs = CRS.from_user_input(pyogrio.read_info(path)["crs"])
-        around = Transformer.from_crs("OGC:CRS84", crs, always_xy=True).transform_bounds(*box)
+        around = Transformer.from_crs("OGC:CRS84", crs, always_xy=True).transform_bounds(*_common(box, scene))
         meta, _, geometries, columns = pyogrio.raw.read(path, bbox=around, max_features=limit + 1)
         shapes = shapely.from_wkb(geometries[:limit])
     except (pyogrio.errors.DataSourceError, pyogrio.errors.DataLayerError, shapely.GEOSException) as error:
