@@ -92,8 +92,11 @@ def write_report(
 
 
 def date_of(scene: Scene) -> str:
-    """When a scene was acquired, for people."""
-    return "date unknown" if scene.datetime is None else scene.datetime.strftime("%Y-%m-%d %H:%M UTC")
+    """When a scene was acquired, for people; midnight sharp is a day without a time."""
+    if scene.datetime is None:
+        return "date unknown"
+    midnight = (scene.datetime.hour, scene.datetime.minute, scene.datetime.second) == (0, 0, 0)
+    return scene.datetime.strftime("%Y-%m-%d" if midnight else "%Y-%m-%d %H:%M UTC")
 
 
 def place_of(scene: Scene) -> str:
