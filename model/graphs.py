@@ -228,15 +228,6 @@ class OnnxRuntimeGraph:
         """As ``Graph``; all was done when it was loaded."""
 
 
-def runs_on_cuda() -> bool:
-    """Whether the ONNX Runtime that is installed has CUDA in it."""
-    if not installed("onnxruntime", converts=False):
-        return False
-    import onnxruntime
-
-    return "CUDAExecutionProvider" in onnxruntime.get_available_providers()
-
-
 # --- OpenVINO -------------------------------------------------------------------------------------------
 
 HINTS: dict[Precision, str] = {"fp32": "f32", "bf16": "bf16"}

@@ -27,6 +27,11 @@ class LabelClass:
         if len(self.color) != 3 or not all(0 <= part <= 255 for part in self.color):
             raise ValueError(f"class {self.name!r}: colour {self.color} is not (R, G, B) in 0..255")
 
+    @property
+    def hex(self) -> str:
+        """The colour as ``#rrggbb``."""
+        return "#{:02x}{:02x}{:02x}".format(*self.color)
+
 
 def column_names(classes: Sequence[LabelClass]) -> tuple[str, ...]:
     """A name for each class that SQL takes without quotes: ``cloud shadow`` becomes ``cloud_shadow``.

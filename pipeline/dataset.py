@@ -81,7 +81,7 @@ def _coordinates(result: Result) -> dict[str, Any]:
         **{name: ((name,), *described) for name, described in coordinates(result.grid).items()},
         "class": ("class", [label.name for label in result.classes], {"long_name": "class"}),
         "class_value": ("class", np.array([label.value for label in result.classes], np.uint8)),
-        "class_color": ("class", ["#{:02x}{:02x}{:02x}".format(*label.color) for label in result.classes]),
+        "class_color": ("class", [label.hex for label in result.classes]),
         "class_share": ("class", [row["share"] for row in rows], {"long_name": f"share of the valid pixels {whole}"}),
         "class_area": ("class", areas, {"long_name": f"area {whole}", "units": "m2"}),
         GRID_MAPPING: ((), 0, grid_mapping(result.grid)),

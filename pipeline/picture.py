@@ -134,16 +134,12 @@ def _coloured(labels: NDArray[np.uint8], classes: Sequence[LabelClass]) -> NDArr
     return table[labels]
 
 
-def _hex(label: LabelClass) -> str:
-    return "#{:02x}{:02x}{:02x}".format(*label.color)
-
-
 def _share_handles(
     classes: Sequence[LabelClass], shares: Mapping[str, float], *, nodata: bool
 ) -> list[tuple[Artist, str]]:
     handles: list[tuple[Artist, str]] = [
         (
-            Patch(facecolor=_hex(label), edgecolor=HATCH, lw=0.5),
+            Patch(facecolor=label.hex, edgecolor=HATCH, lw=0.5),
             f"{label.name}  {percent(shares.get(label.name, 0))}",
         )
         for label in classes
@@ -162,7 +158,7 @@ def _share_bar(
     start = 0.0
     for label in classes:
         share = shares.get(label.name, 0.0)
-        axes.barh(0.5, share, left=start, height=1, color=_hex(label))
+        axes.barh(0.5, share, left=start, height=1, color=label.hex)
         start += share
 
 

@@ -18,7 +18,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pyogrio.errors import DataSourceError
 from rasterio._err import CPLE_BaseError
 from rasterio.errors import RasterioError
 
@@ -81,7 +80,7 @@ def _told(job: Job) -> Iterator[None]:
     """Say of a failure to write what is kept and how to go on."""
     try:
         yield
-    except (OSError, RasterioError, CPLE_BaseError, DataSourceError) as error:
+    except (OSError, RasterioError, CPLE_BaseError) as error:
         raise RunError(
             f"scene {job.scene.id}: the results cannot be written to {job.directory.path.parent}: "
             f"{reason(error)}; what was inferred is kept, make room and run the same command again"

@@ -151,7 +151,7 @@ def _about_classes(classes: Sequence[LabelClass], record: Mapping[str, Any]) -> 
             "name": label.name,
             "description": label.description,
             "value": label.value,
-            "color": "#{:02x}{:02x}{:02x}".format(*label.color),
+            "color": label.hex,
             "share": percent(row["share"]),
             "width": f"{row['share'] * 100:.3f}",
             "area": area_text(row["area_m2"]),

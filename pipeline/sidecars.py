@@ -61,8 +61,7 @@ def _style(classes: Sequence[LabelClass]) -> Element:
     renderer = SubElement(SubElement(qgis, "pipe"), "rasterrenderer", type="paletted", band="1", opacity="1")
     palette = SubElement(renderer, "colorPalette")
     for label in classes:
-        color = "#{:02x}{:02x}{:02x}".format(*label.color)
-        SubElement(palette, "paletteEntry", value=str(label.value), color=color, alpha="255", label=label.name)
+        SubElement(palette, "paletteEntry", value=str(label.value), color=label.hex, alpha="255", label=label.name)
     return qgis
 
 

@@ -237,7 +237,7 @@ def flags_of(classes: Sequence[LabelClass]) -> dict[str, JSON]:
         "nodata": NODATA,
         "flag_values": [label.value for label in classes],
         "flag_meanings": " ".join(re.sub(r"[^\w.+@-]+", "_", label.name.strip()) for label in classes),
-        "flag_colors": " ".join("#{:02x}{:02x}{:02x}".format(*label.color) for label in classes),
+        "flag_colors": " ".join(label.hex for label in classes),
         "valid_range": [0, NODATA - 1],
     }
 

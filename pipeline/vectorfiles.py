@@ -10,6 +10,7 @@ import json
 import tempfile
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,6 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-import pyogrio
 import shapely
 from numpy.typing import NDArray
 
@@ -111,14 +111,19 @@ def write_parquet(regions: Iterable[Region], table: Table, path: Path) -> None:
 
 
 def convert(parquet: Path, kind: str, grid: GeoBox, path: Path, scratch: Path) -> None:
-    """Write the GeoParquet file as FlatGeobuf or GeoPackage (``kind``); ``path`` appears whole or not at all."""
+    """Write the GeoParquet file as FlatGeobuf or GeoPackage (``kind``); ``path`` appears whole or not at all.
+
+    Raises ``OSError`` when the disk is full.
+    """
+    import pyogrio  # with geopandas, where there is one: half a second of every command
+
     driver, options = _DRIVERS[kind]
     with tempfile.TemporaryDirectory(prefix=f"{kind}-", dir=scratch) as folder, pq.ParquetFile(parquet) as file:
         staged = Path(folder) / path.name  # GDAL chooses the layout by the suffix
         columns = [name for name in _SCHEMA.names if name != "bbox"]
         schema = pa.schema([_SCHEMA.field(name) for name in columns])
         rows = (batch.cast(schema) for batch in file.iter_batches(_READ_ROWS, columns=columns))
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), _as_os_error(pyogrio.errors.DataSourceError):
             warnings.filterwarnings("ignore", message="'crs' was not provided", category=UserWarning)
             pyogrio.write_arrow(
                 pa.RecordBatchReader.from_batches(schema, rows), staged, LAYER, driver,
@@ -127,6 +132,14 @@ def convert(parquet: Path, kind: str, grid: GeoBox, path: Path, scratch: Path) -
             )  # fmt: skip
         with replacing(path) as part:
             staged.rename(part)
+
+
+@contextmanager
+def _as_os_error(kind: type[Exception]) -> Iterator[None]:
+    try:
+        yield
+    except kind as error:
+        raise OSError(str(error)) from error
 
 
 def _batches(regions: Iterable[Region]) -> Iterator[list[Region]]:
