@@ -18,6 +18,7 @@ from distributed import Client
 from flows.models import Model, radiometry_of
 from flows.options import SegmentOptions
 from model.measurement import Measurement, Sample
+from pipeline.cluster import workers_of
 from pipeline.files import replacing
 from pipeline.grid import Window
 from pipeline.memory import peak_memory, reset_peak_memory
@@ -110,7 +111,7 @@ def _context_sizes(tried: tuple[int, ...], reach: Reach) -> tuple[int, int]:
 
 def _first_host(client: Client) -> list[str]:
     """Addresses of the workers on the first one's host, the first one first."""
-    workers = client.scheduler_info(n_workers=-1)["workers"]
+    workers = workers_of(client)
     first = next(iter(workers))
     return [address for address, worker in workers.items() if worker["host"] == workers[first]["host"]]
 
