@@ -53,7 +53,7 @@ def measure(
     """
     sizes = window_sizes(max(scene.grid.shape), halo, model.reach, options.window)
     host = _first_host(client)
-    device = client.submit(describe_device, workers=host[:1], pure=False).result()
+    device = client.submit(describe_device, workers=host[:1], allow_other_workers=True, pure=False).result()
     path = _cache_file(device, len(host), model.digest, halo, options.wish, threads)
     known = _cached(path)
     if known is not None and (options.window is not None or set(sizes) <= set(known.seconds)):
@@ -66,7 +66,9 @@ def measure(
         model.spec, model.folder, radiometry_of(scene), halo, options.wish, threads, reset_peak_memory, peak_memory,
     )  # fmt: skip
     sample = sample_window(scene, min(sizes))
-    measuring = [client.submit(tuner, sample, sizes, workers=[address], pure=False) for address in host]
+    measuring = [
+        client.submit(tuner, sample, sizes, workers=[address], allow_other_workers=True, pure=False) for address in host
+    ]
     found: Measurement = client.gather(measuring)[0]
     _keep(path, found.to_dict())
     return found
@@ -87,7 +89,7 @@ def measure_context(
     pixels, valid = sample = sample_window(scene, edge + 2 * around)
     digest = hashlib.sha256(pixels.tobytes() + valid.tobytes()).hexdigest()
     first = _first_host(client)[:1]
-    device = client.submit(describe_device, workers=first, pure=False).result()
+    device = client.submit(describe_device, workers=first, allow_other_workers=True, pure=False).result()
     path = _cache_file("context", device, model.digest, digest, radiometry_of(scene), options.wish, tried)
     with suppress(OSError, ValueError, TypeError, AttributeError):
         known = {int(margin): float(share) for margin, share in json.loads(path.read_text(encoding="utf-8")).items()}
@@ -96,7 +98,9 @@ def measure_context(
     from model.context import ContextMeter  # torch, as above
 
     meter = ContextMeter(model.spec, model.folder, radiometry_of(scene), options.wish, threads)
-    found: dict[int, float] = client.submit(meter, sample, edge, tried, workers=first, pure=False).result()
+    found: dict[int, float] = client.submit(
+        meter, sample, edge, tried, workers=first, allow_other_workers=True, pure=False
+    ).result()
     _keep(path, found)
     return found
 

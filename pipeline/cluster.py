@@ -112,6 +112,10 @@ def told_if_lost(what: str) -> Iterator[None]:
         yield
     except (CancelledError, CommClosedError) as error:  # the latter, where a result was on its way
         raise gone(what, str(error)) from error
+    except OSError as error:
+        if type(error) is OSError and error.errno is None:  # Dask had no answer in time; errors of files have a number
+            raise gone(what, str(error)) from error
+        raise
 
 
 def gone(what: str, why: str) -> RunError:

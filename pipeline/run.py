@@ -89,12 +89,13 @@ def run_chunks(
     totals.pixels_done = sum(tiling.pixels_of(chunk).pixels for chunk in written)
     progress(totals)
     plugin = PredictorPlugin(loader)
-    try:
-        client.register_plugin(plugin)
-        unreadable = _Loop(client, job, plugin.name, frontier, totals, progress).run()
-    finally:
-        if client.status == "running":
-            client.unregister_worker_plugin(plugin.name)
+    with told_if_lost(_what(job)):
+        try:
+            client.register_plugin(plugin)
+            unreadable = _Loop(client, job, plugin.name, frontier, totals, progress).run()
+        finally:
+            if client.status == "running":
+                client.unregister_worker_plugin(plugin.name)
     if unreadable:
         raise BadBlockError("; ".join(sorted(unreadable)))
     return totals
@@ -121,20 +122,19 @@ class _Loop:
         """Until nothing is left that can be done; returns messages of unreadable blocks."""
         unreadable: set[str] = set()
         try:
-            with told_if_lost(_what(self._job)):
+            self._submit()
+            while self._running:
+                for future in _ended(self._client, self._job, list(self._running)):
+                    chunk = self._running.pop(future)
+                    try:
+                        self._note(future, chunk)
+                    except BadBlockError as error:
+                        log.error("%s", error)
+                        unreadable.add(str(error))
+                    finally:
+                        self._inferring.discard(future)
+                        future.release()
                 self._submit()
-                while self._running:
-                    for future in _ended(self._client, self._job, list(self._running)):
-                        chunk = self._running.pop(future)
-                        try:
-                            self._note(future, chunk)
-                        except BadBlockError as error:
-                            log.error("%s", error)
-                            unreadable.add(str(error))
-                        finally:
-                            self._inferring.discard(future)
-                            future.release()
-                    self._submit()
         finally:
             if self._running and self._client.status == "running":
                 self._client.cancel(list(self._running), force=True)

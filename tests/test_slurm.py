@@ -12,11 +12,14 @@ from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
 
+import dask
 import pytest
 
 from flows.models import Model
 from flows.options import SegmentOptions
+from flows.planning import Plan
 from flows.segment import Watcher, segment
+from pipeline.run import Totals
 from tests.rasters import noise, write
 from tests.test_hosts import until
 from tests.test_resume import contents
@@ -26,7 +29,7 @@ PATIENCE = 240
 PLAN = {"window": 192, "halo": 48, "overlap": 32, "chunk_tiles": 1}
 SITE = {
     "INTERFACE": "lo", "JOB_CPU": "1", "PROCESSES": "1", "CORES": "3", "MEMORY": "2GB",
-    "WORKER_EXTRA_ARGS": '["--lifetime", "6s", "--lifetime-stagger", "2s"]',
+    "WORKER_EXTRA_ARGS": '["--lifetime", "20s", "--lifetime-stagger", "5s"]',
 }  # fmt: skip
 """How this machine is another one than ``jobqueue.yaml`` is written for."""
 
@@ -120,25 +123,34 @@ def test_jobs_that_leave_at_their_lifetime_are_replaced_and_change_nothing(
 ) -> None:
     names = ("blue", "green", "red", "nir", "swir16", "swir22")
     source = write(tmp_path / "scene.tif", noise(6, 640, 640), names=names, nodata=0)
-    options = SegmentOptions(**PLAN, precision="fp32", device="cpu", engine="torch", cluster=cluster(2))
-    whole = segment(source, small_model.folder, tmp_path / "whole", options, Watcher())
-
     subprocess.run([DEPLOY / "certificates", tmp_path / "tls", "127.0.0.1"], check=True, capture_output=True)
     tls = dict(line.split("=", 1) for line in (tmp_path / "tls" / "dask.env").read_text().splitlines())
     site = {f"DASK_JOBQUEUE__SLURM__{name}": value for name, value in SITE.items()}
     environment = {**os.environ, **slurm, **tls, **site, "DASK_CONFIG": str(DEPLOY / "slurm" / "jobqueue.yaml")}
-    plan = [word for name, value in PLAN.items() for word in (f"--{name.replace('_', '-')}", str(value))]
-    done = subprocess.run(
-        [
-            sys.executable, DEPLOY / "slurm" / "cluster.py", "--jobs", "2", "--gpu", "--",
-            sys.executable, "-m", "flows.cli", "segment", source, "--model", small_model.folder,
-            "--out", tmp_path / "out", *plan, "--precision", "fp32", "--device", "cpu", "--engine", "torch",
-            "--cluster", "{address}",
-        ],
-        env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=PATIENCE,
-    )  # fmt: skip
-    print(done.stdout, done.stderr)
-    assert done.returncode == 0, done.stderr
-    print(sorted(tmp_path.glob("slurm-*.out")))
-    assert len(list(tmp_path.glob("slurm-*.out"))) > 2  # of 2 jobs at any time
-    assert contents(tmp_path / "out" / "scene") == contents(whole.folder)
+
+    def segmented(out: str, address: str, watcher: Watcher) -> dict[str, bytes]:
+        options = SegmentOptions(**PLAN, precision="fp32", device="cpu", engine="torch", cluster=address)
+        return contents(segment(source, small_model.folder, tmp_path / out, options, watcher).folder)
+
+    def until_replaced(totals: Totals, plan: Plan) -> None:
+        """In mid-run, wait for as many new workers as there were at the start."""
+        if totals.chunks_done == 8:
+            until(lambda: sum("Registered to" in job.read_text() for job in tmp_path.glob("slurm-*.out")) >= 4, "jobs")
+
+    whole = segmented("whole", cluster(2), Watcher())
+    keep = "echo {address} > address.part; mv address.part address; while [ ! -e done ]; do sleep 0.1; done; exit 7"
+    command = [sys.executable, DEPLOY / "slurm" / "cluster.py", "--jobs", "2", "--gpu", "--", "bash", "-c", keep]
+    with (tmp_path / "log").open("wb") as log:
+        process = subprocess.Popen(command, env=environment, cwd=tmp_path, stdout=log, stderr=log)
+    try:
+        until(lambda: (tmp_path / "address").exists() or process.poll() is not None, "a cluster")
+        with dask.config.set({name.removeprefix("DASK_").lower().replace("__", "."): tls[name] for name in tls}):
+            address = (tmp_path / "address").read_text().strip()
+            replaced = segmented("replaced", address, Watcher(progress=until_replaced))
+        (tmp_path / "done").touch()
+        assert process.wait(PATIENCE) == 7
+    finally:
+        process.terminate()
+        process.wait()
+    assert (tmp_path / "log").read_text() == ""
+    assert replaced == whole

@@ -4,10 +4,11 @@
 
     python deploy/slurm/cluster.py --jobs 4 -- seamline segment SCENE --model MODEL --out DIR --cluster {address}
 
-The scheduler runs here, the workers in jobs as ``jobqueue.slurm`` of Dask's configuration says (``jobqueue.yaml``). A job
-that ends, by its workers' lifetime, its walltime or a node's failure, is followed by another. ``{address}`` in the command
-is the scheduler's, and the exit code is the command's. Without a command the address is printed, and the cluster stays
-until it is interrupted. TLS is used where Dask's configuration names certificates (``deploy/certificates``).
+The scheduler runs here, the workers in jobs as ``jobqueue.slurm`` of Dask's configuration says (``jobqueue.yaml``). A
+job that ends, by its workers' lifetime, its walltime or a node's failure, is followed by another. ``{address}`` in the
+command is the scheduler's, and the exit code is the command's. Without a command the address is printed, and the
+cluster stays until it is interrupted. TLS is used where Dask's configuration names
+certificates (``deploy/certificates``).
 """
 
 from __future__ import annotations
