@@ -25,6 +25,10 @@ class InputError(SeamlineError):
         return f"{self.what}: got {self.got}, expected {self.expected}; {self.fix}"
 
 
+class InUseError(InputError):
+    """The scene is being segmented by another process; it is not done twice at once."""
+
+
 def _input_error(kind: type[InputError], what: str, got: str, expected: str, fix: str) -> InputError:
     return kind(what, got=got, expected=expected, fix=fix)
 

@@ -51,10 +51,11 @@ def test_a_flow_run_segments_a_scene_and_leaves_its_artifacts(
             flow_run_filter=FlowRunFilter(),
             task_run_filter=TaskRunFilter(),
         )
-        (task,) = client.read_task_runs(limit=50, offset=0, sort=TaskRunSort.END_TIME_DESC)
+        tasks = client.read_task_runs(limit=50, offset=0, sort=TaskRunSort.END_TIME_DESC)
     assert [run.state_name for run in runs] == ["Completed"]
-    assert task.state_name == "Completed"
-    assert {artifact.type for artifact in artifacts} == {"progress", "markdown"}
+    assert {run.name.split()[0] for run in tasks} == {"segment", "check", "plan", "infer", "publish"}
+    assert {run.state_name for run in tasks} == {"Completed"}
+    assert {artifact.type for artifact in artifacts} == {"progress", "markdown", "image"}
     summary = next(artifact.data for artifact in artifacts if artifact.type == "markdown")
     assert "network pixels per scene pixel" in summary
     assert not segment_scene(str(source), str(small_model.folder), tmp_path / "out", options)["computed"]
