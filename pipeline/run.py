@@ -20,7 +20,7 @@ from typing import Any, TypeVar
 from distributed import Client, Future, KilledWorker, Reschedule, get_worker, wait
 from distributed.comm import CommClosedError
 
-from pipeline.cluster import PredictorPlugin, hands_of
+from pipeline.cluster import PredictorPlugin, forget_dead, hands_of
 from pipeline.errors import BadBlockError, ChunkError, RunError, SeamlineError
 from pipeline.frontier import Frontier
 from pipeline.predictor import PredictorLoader
@@ -90,8 +90,9 @@ def run_chunks(
         totals.device_memory = max(totals.device_memory, report.device_memory)
     totals.pixels_done = sum(tiling.pixels_of(chunk).pixels for chunk in written)
     progress(totals)
-    plugin = PredictorPlugin(loader)
+    plugin = PredictorPlugin(loader, client.id)
     try:
+        forget_dead(client)
         client.register_plugin(plugin)
         unreadable = _Loop(client, job, plugin.name, frontier, totals, progress).run()
     finally:
