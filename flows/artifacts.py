@@ -6,6 +6,7 @@ import base64
 import io
 import os
 import re
+from collections import Counter
 from collections.abc import Sequence
 from html import escape
 from pathlib import Path
@@ -19,6 +20,7 @@ from flows.outcomes import Outcome
 from flows.segment import Result
 from pipeline.classes import percent
 from pipeline.publish import PREVIEW
+from pipeline.verification import Finding
 
 PUBLISHED = "seamline.scene.published"
 """The event that automations can start on; its resource is ``seamline.scene.<scene id>``."""
@@ -49,9 +51,10 @@ def show_result(result: Result) -> None:
     )
 
 
-def show_collection(outcomes: Sequence[Outcome], waiting: Sequence[str], title: str) -> None:
+def show_collection(outcomes: Sequence[Outcome], known: int, waiting: Sequence[str], title: str) -> None:
     """The report of a collection as an artifact."""
-    create_markdown_artifact(markdown=report(outcomes, waiting, title), key="segment-collection", description=title)
+    text = report(outcomes, known, waiting, title)
+    create_markdown_artifact(markdown=text, key="segment-collection", description=title)
 
 
 def summary(result: Result) -> str:
@@ -74,11 +77,17 @@ def summary(result: Result) -> str:
     return f"# {record['scene']}\n\n{done}| | |\n|---|---|\n" + "\n".join(f"| {key} | {value} |" for key, value in rows)
 
 
-def report(outcomes: Sequence[Outcome], waiting: Sequence[str], title: str) -> str:
-    """A collection's run as Markdown: how many scenes came to what, then each of them, those that failed first."""
-    counts = [f"{sum(o.state == state for o in outcomes)} {state}" for state in LOOKS]
-    lines = [f"# {title}", "", ", ".join(counts) + (f", {len(waiting)} still being copied" if waiting else ""), ""]
-    if outcomes:
+def report(outcomes: Sequence[Outcome], known: int, waiting: Sequence[str], title: str) -> str:
+    """A collection's run as Markdown: how many scenes came to what, then each of them, those that failed first.
+
+    ``known`` were published before and are not among the outcomes, ``waiting`` are left for the next run.
+    """
+    counts = Counter(outcome.state for outcome in outcomes)
+    counts["unchanged"] += known
+    told = [f"{counts[state]} {state}" for state in LOOKS if counts[state]]
+    told += [f"{len(waiting)} still being copied"] if waiting else []
+    lines = [f"# {title}", "", ", ".join(told) or "no scenes", ""]
+    if outcomes or waiting:
         lines += ["| scene | | seconds | classes, or why not |", "|---|---|---|---|"]
     for outcome in sorted(outcomes, key=lambda o: (list(LOOKS)[::-1].index(o.state), o.name)):
         shares = ", ".join(f"{_cell(name)} {percent(share)}" for name, share in outcome.shares.items())
@@ -86,7 +95,16 @@ def report(outcomes: Sequence[Outcome], waiting: Sequence[str], title: str) -> s
         name = f"[{_cell(outcome.name)}]({link})" if link else _cell(outcome.name)
         seconds = f"{outcome.seconds:.0f}" if outcome.seconds else ""
         lines.append(f"| {name} | {LOOKS[outcome.state]} | {seconds} | {_cell(outcome.reason) or shares} |")
-    lines += [f"| {_cell(name)} | still being copied | | |" for name in waiting] if outcomes else []
+    lines += [f"| {_cell(name)} | still being copied | | |" for name in waiting]
+    return "\n".join(lines)
+
+
+def findings_report(scenes: int, findings: Sequence[Finding], out: Path) -> str:
+    """A look over a catalogue as Markdown."""
+    lines = [f"# {out}", "", f"{scenes} scenes, {len(findings)} findings", ""]
+    if findings:
+        lines += ["| scene | file | what is wrong |", "|---|---|---|"]
+    lines += [f"| {_cell(f.scene)} | {_cell(f.subject)} | {_cell(f.problem)} |" for f in findings]
     return "\n".join(lines)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -58,11 +58,15 @@ class Request:
         """The record of the same run, finished, if it shall not be done again.
 
         Raises:
-            InputError: there is a finished run of another scene, model or plan.
+            OtherRunError: there is a finished run of another scene, model or plan.
         """
         if self.options.overwrite or not (self.folder / RECORD).exists():
             return None
         return finished_record(self.folder, self.identity, self.options)
+
+    def overwriting(self) -> Request:
+        """The same, which takes the place of whatever is in the folder."""
+        return replace(self, options=self.options.model_copy(update={"overwrite": True}))
 
     def unfinished_business(self) -> bool:
         """Whether a finished run left something to write again or to clear away."""

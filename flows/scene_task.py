@@ -23,7 +23,7 @@ from flows.planning import Plan
 from flows.request import open_requests
 from flows.segment import Result, Watcher, segmented
 from model.errors import ModelError
-from pipeline.errors import BadBlockError, InputError
+from pipeline.errors import BadBlockError, InputError, OtherRunError
 from pipeline.run import Totals
 
 T = TypeVar("T")
@@ -121,14 +121,21 @@ def segment_task(
     options: SegmentOptions,
     client: Callable[[], Client],
     also: Watcher,
+    renew: bool = False,
 ) -> Result:
     """A scene; what it did is on disk, so that a retry goes on where the last try stopped.
 
-    ``name`` is what logs call it, ``client`` is called where there is something to do.
+    ``name`` is what logs call it, ``client`` is called where there is something to do, ``renew`` says that a result of
+    other pixels, another model or plan is to be replaced.
     """
     watcher = FlowWatcher(name, also).watcher
-    requests = watcher.stage("check", lambda: open_requests([source], open_model(model), out, options))
-    result = segmented(requests[0], client, watcher)
+    (request,) = watcher.stage("check", lambda: open_requests([source], open_model(model), out, options))
+    try:
+        result = segmented(request, client, watcher)
+    except OtherRunError:
+        if not renew:
+            raise
+        result = segmented(request.overwriting(), client, watcher)
     watcher.finished(result)
     return result
 
