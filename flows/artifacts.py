@@ -82,7 +82,7 @@ def report(outcomes: Sequence[Outcome], known: int, waiting: Sequence[str], titl
 
     ``known`` were published before and are not among the outcomes, ``waiting`` are left for the next run.
     """
-    counts = Counter(outcome.state for outcome in outcomes)
+    counts = Counter[str](outcome.state for outcome in outcomes)
     counts["unchanged"] += known
     told = [f"{counts[state]} {state}" for state in LOOKS if counts[state]]
     told += [f"{len(waiting)} still being copied"] if waiting else []

@@ -126,14 +126,14 @@ def segment_task(
     """A scene; what it did is on disk, so that a retry goes on where the last try stopped.
 
     ``name`` is what logs call it, ``client`` is called where there is something to do, ``renew`` says that a result of
-    other pixels, another model or plan is to be replaced.
+    another model or plan is to be replaced, as one of an earlier state of the same source always is.
     """
     watcher = FlowWatcher(name, also).watcher
     (request,) = watcher.stage("check", lambda: open_requests([source], open_model(model), out, options))
     try:
         result = segmented(request, client, watcher)
     except OtherRunError:
-        if not renew:
+        if not (renew or request.outdated()):
             raise
         result = segmented(request.overwriting(), client, watcher)
     watcher.finished(result)

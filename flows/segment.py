@@ -190,6 +190,7 @@ def _begun(request: Request, plan: Plan) -> RunDirectory:
     options = request.options.model_dump(mode="json", exclude_defaults=True)
     identity = {
         **asdict(request.identity),
+        "source": plan.scene.source,
         "options": options,
         "tiling": asdict(plan.tiling),
         "measured": plan.measured.to_dict(),

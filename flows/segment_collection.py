@@ -46,6 +46,7 @@ def segment_collection(
     """Segment what is new of a collection since the last run, by content; one that fails stops no other.
 
     The run fails at its end if any scene failed. What was done is kept: the next run goes on with the rest.
+    A scene whose pixels have changed is segmented again, and its result replaced.
 
     Args:
         scenes: Where the scenes come from.
@@ -87,7 +88,8 @@ def _done(
 ) -> Iterator[Outcome]:
     """What became of each scene, in the order in which they end."""
     # The cluster is let go of first, so that a cancelled flow run does not wait for its scenes.
-    with ThreadPoolTaskRunner(max_workers=at_once) as runner, Workforce(options) as force:
+    runner: ThreadPoolTaskRunner[Result] = ThreadPoolTaskRunner(max_workers=at_once)
+    with runner, Workforce(options) as force:
         running: dict[PrefectFuture[Result], Found] = {}
         for scene in new:
             parameters = {
@@ -98,7 +100,7 @@ def _done(
                 "options": options,
                 "client": force.client,
                 "also": Watcher(),
-                "renew": renew or ledger.changed(scene),
+                "renew": renew,
             }
             running[runner.submit(segment_task, parameters)] = scene
         for future in as_completed(list(running)):
