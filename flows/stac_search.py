@@ -14,6 +14,7 @@ import pystac
 import shapely
 import shapely.geometry
 from pystac_client import Client
+from pystac_client.errors import ClientTypeError
 from pystac_client.exceptions import APIError
 from pystac_client.stac_api_io import StacApiIO
 from pystac_client.warnings import DoesNotConformTo, PystacClientWarning
@@ -31,7 +32,15 @@ _PAGE = 100
 """Items of a page; more make answers slow, fewer make more of them."""
 _MALFORMED = (ValueError, LookupError, TypeError, AttributeError)
 """What documents of another structure than STAC's lead to."""
-_NO_SEARCH = (APIError, DoesNotConformTo, NotImplementedError, pystac.STACError, pystac.STACTypeError, *_MALFORMED)
+_NO_SEARCH = (
+    APIError,
+    ClientTypeError,
+    DoesNotConformTo,
+    NotImplementedError,
+    pystac.STACError,
+    pystac.STACTypeError,
+    *_MALFORMED,
+)
 
 
 class _PersistentIO(StacApiIO):
