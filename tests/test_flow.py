@@ -14,7 +14,6 @@ import rasterio
 import yaml
 from PIL import Image
 from prefect.client.orchestration import get_client
-from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
 
 from flows.models import Model, open_model
 from flows.options import SegmentOptions
@@ -37,20 +36,20 @@ def test_a_flow_run_segments_a_scene_and_leaves_its_artifacts(
     assert outcome["computed"]
     with rasterio.open(Path(outcome["folder"]) / "segmentation.tif") as file:
         assert file.shape == (300, 400)
-    this = FlowRunFilter(id=FlowRunFilterId(any_=[state.state_details.flow_run_id]))
+    of_it = {"flow_runs": {"id": {"any_": [str(state.state_details.flow_run_id)]}}}
     with get_client(sync_client=True) as client:
-        artifacts = client.read_artifacts(flow_run_filter=this)
-        tasks = client.read_task_runs(flow_run_filter=this)
+        artifacts = client.request("POST", "/artifacts/filter", json=of_it).json()
+        tasks = client.request("POST", "/task_runs/filter", json=of_it).json()
     assert state.is_completed()
-    assert {run.name.split()[0] for run in tasks} == {"segment", "check", "plan", "infer", "publish"}
-    assert {run.state_name for run in tasks} == {"Completed"}
-    assert {artifact.type for artifact in artifacts} == {"progress", "markdown", "image"}
-    (progress,) = (artifact.data for artifact in artifacts if artifact.type == "progress")
+    assert {run["name"].split()[0] for run in tasks} == {"segment", "check", "plan", "infer", "publish"}
+    assert {run["state_name"] for run in tasks} == {"Completed"}
+    assert {artifact["type"] for artifact in artifacts} == {"progress", "markdown", "image"}
+    (progress,) = (artifact["data"] for artifact in artifacts if artifact["type"] == "progress")
     assert progress == 100
-    (preview,) = (artifact.data for artifact in artifacts if artifact.type == "image")
+    (preview,) = (artifact["data"] for artifact in artifacts if artifact["type"] == "image")
     with Image.open(BytesIO(base64.b64decode(preview.removeprefix("data:image/jpeg;base64,")))) as picture:
         assert picture.width <= 900 and len(preview) < 400_000
-    summary = next(artifact.data for artifact in artifacts if artifact.type == "markdown")
+    summary = next(artifact["data"] for artifact in artifacts if artifact["type"] == "markdown")
     assert "network pixels per scene pixel" in summary
     assert not segment_scene(str(source), str(small_model.folder), tmp_path / "out", options)["computed"]
 
