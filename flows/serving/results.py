@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from flows.serving.checksums import Checksums
 from pipeline.catalog import CATALOG
 from pipeline.errors import InputError, SeamlineError
 from pipeline.items import ITEM, ITEMS
@@ -44,6 +45,7 @@ class Results:
     """The folder ``root`` that runs published to: read, never written."""
 
     root: Path
+    checksums: Checksums = field(default_factory=Checksums)
 
     @classmethod
     def at(cls, folder: Path) -> Results:
@@ -78,6 +80,9 @@ class Results:
     def summary(self, scene: str) -> dict[str, Any]:
         """What the page shows of a scene. Raises ``NotThere`` or ``Damaged``."""
         item = self.item(scene)
+        for name in (*DRAWN.values(), PROBABILITIES, POLYGONS):
+            if self.has(scene, name):
+                self._check(scene, item, name, look=False)
         about, labels = item.properties, item.asset(COG)
         colors = {label.value: label.hex for label in item.labels}
         return {
@@ -111,15 +116,24 @@ class Results:
         return self._inside(scene, name) and (self.root / scene / name).is_file()
 
     def file(self, scene: str, name: str) -> Path:
-        """A file of a finished scene, of the size that the item says. Raises ``NotThere`` or ``Damaged``."""
+        """A file of a finished scene, of the size that the item says. Raises ``NotThere`` or ``Damaged``.
+
+        Its checksum is looked at meanwhile: what is another file is refused from then on.
+        """
         item = self.item(scene)
         if not self.has(scene, name):
             raise NotThere(f"scene {scene} has no {name}")
-        path = self.root / scene / name
-        asset, size = item.asset(name), path.stat().st_size
-        if asset is not None and asset.size not in (None, size):
+        self._check(scene, item, name, look=True)
+        return self.root / scene / name
+
+    def _check(self, scene: str, item: Item, name: str, look: bool) -> None:
+        path, asset = self.root / scene / name, item.asset(name)
+        if asset is None:
+            return
+        if asset.size not in (None, size := path.stat().st_size):
             raise Damaged(f"scene {scene}: {name} has {size} bytes, its item says {asset.size}; see `seamline verify`")
-        return path
+        if asset.checksum is not None and self.checksums.wrong(path, asset.checksum, look):
+            raise Damaged(f"scene {scene}: {name} is damaged, its checksum is another; see `seamline verify`")
 
     def _inside(self, *names: str) -> bool:
         """Whether the names lead to something below the root, and no link leads out of it."""
