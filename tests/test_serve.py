@@ -19,7 +19,7 @@ from datetime import UTC, datetime
 from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import urlencode, urlsplit
 
 import numpy as np
 import pyogrio.raw
@@ -38,7 +38,7 @@ from starlette.testclient import TestClient
 
 from flows.cli import app
 from flows.serving.app import create_app
-from pipeline.catalog import ModelReference, class_table, scene_item, update_catalog, write_item
+from pipeline.catalog import ModelReference, class_table, file_info, scene_item, update_catalog, write_item
 from pipeline.classes import NODATA, LabelClass
 from pipeline.cog import labels_content, layer_content, write_cog
 from pipeline.errors import InputError
@@ -449,32 +449,39 @@ def running(folder: Path) -> Iterator[str]:
             thread.join()
 
 
+@contextmanager
+def browsing(folder: Path, width: int) -> Iterator[tuple[Any, str, list[str]]]:
+    """A page of a headless Chromium, the server's address, and what the console says of errors."""
+    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if chromium is None:
+        pytest.skip("there is no Chromium on this machine")
+    said: list[str] = []
+    with running(folder) as url, playwright.sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=chromium, args=["--enable-unsafe-swiftshader", "--no-sandbox"])
+        page = browser.new_page(viewport={"width": width, "height": 600})
+        page.set_default_timeout(15_000)
+        page.on("console", lambda line: said.append(line.text) if line.type == "error" else None)
+        page.on("pageerror", lambda error: said.append(str(error)))
+        yield page, url, said
+        browser.close()
+
+
 def colors_at(picture: bytes, points: list[tuple[int, int]]) -> np.ndarray:
     return np.asarray(Image.open(io.BytesIO(picture)).convert("RGB"))[[y for _, y in points], [x for x, _ in points]]
 
 
 def test_the_page_in_a_browser(out: Path, tmp_path: Path) -> None:
-    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    if chromium is None:
-        pytest.skip("there is no Chromium on this machine")
     shutil.copytree(out, tmp_path / "out")
     (tmp_path / "out" / "rotated" / "run.json").unlink()
-    said: list[str] = []
     asked: list[str] = []
-    with running(tmp_path / "out") as url, playwright.sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=chromium, args=["--enable-unsafe-swiftshader", "--no-sandbox"])
-        page = browser.new_page(viewport={"width": 900, "height": 600})
-        page.set_default_timeout(15_000)
-        page.on("console", lambda line: said.append(line.text) if line.type == "error" else None)
-        page.on("pageerror", lambda error: said.append(str(error)))
+    with browsing(tmp_path / "out", width=900) as (page, url, said):
         page.on("request", lambda request: asked.append(request.url))
-
         page.goto(f"{url}#scene=utm&opacity=1")
         page.wait_for_selector("body[data-ready]")
         settle(page)
         assert page.locator("#scenes button").count() == 4
-        assert "does not speak of the run.json" in page.locator("#scenes .problem").inner_text()
+        assert "no run.json" in page.locator("#scenes .problem").inner_text()
         assert page.locator("#legend tbody tr").count() == 3 and "km²" in page.locator("#legend").inner_text()
 
         place = centre(out, "utm")
@@ -509,9 +516,83 @@ def test_the_page_in_a_browser(out: Path, tmp_path: Path) -> None:
         settle(page)
         assert page.url == link
         assert (page.locator("#layer").input_value(), page.locator("#opacity").input_value()) == ("confidence", "0")
-        browser.close()
     assert said == []
     assert all(address.startswith((url, "blob:", "data:", "about:")) for address in asked)
+
+
+HOSTILE = """<img src=x onerror="window.struck=1">'&quot;</title><script>window.struck=1</script>"""
+
+
+def hostile(item: dict[str, Any]) -> None:
+    """Everything that the page shows of an item."""
+    item["properties"]["proj:code"] = HOSTILE
+    item["properties"]["title"] = HOSTILE
+    for entry in item["properties"]["seamline:classes"]:
+        entry["name"] += HOSTILE
+    for entry in item["assets"]["segmentation"]["classification:classes"]:
+        entry["name"], entry["title"] = entry["name"] + HOSTILE, entry.get("title", entry["name"]) + HOSTILE
+
+
+def recorded(scene: Path, change: Callable[[dict[str, Any]], object]) -> None:
+    """Change a scene's record, and the item's word for it."""
+    record = json.loads((scene / "run.json").read_text())
+    change(record)
+    (scene / "run.json").write_text(json.dumps(record))
+    edited(lambda item: item["assets"]["run"].update(file_info(scene / "run.json")))(scene)
+
+
+def test_hostile_names_and_narrow_windows_in_a_browser(out: Path, across: Path, tmp_path: Path) -> None:
+    root = tmp_path / "out"
+    name = "<img src=x onerror='window.struck=1'>&quot;"
+    shutil.copytree(out / "utm", root / name)
+    shutil.copytree(across / "utm", root / "utm")
+    shutil.copytree(out / "degrees", root / "degrees")
+    edited(lambda item: item.update(id=name))(root / name)
+    edited(hostile)(root / name)
+
+    def rename(record: dict[str, Any]) -> None:
+        record["scene"] = name
+        for row in record["classes"]:
+            row["name"] += HOSTILE if row["value"] != NODATA else ""
+
+    recorded(root / name, rename)
+    edited(lambda item: item["assets"]["segmentation"]["classification:classes"][0].update(color_hint='red"><b>'))(
+        root / "degrees"
+    )
+    update_catalog(root)
+    with browsing(root, width=420) as (page, url, said):
+        page.goto(f"{url}#{urlencode({'scene': name})}")
+        page.wait_for_selector("body[data-ready]")
+        settle(page)
+        wide = "() => document.scrollingElement.scrollWidth > innerWidth"
+        assert not page.evaluate(wide)
+        listed = page.locator("#scenes").inner_text()
+        assert name in listed and all(f"{label.name}{HOSTILE}" in listed for label in CLASSES)
+        assert "a damaged item.json" in page.locator("#scenes .problem").inner_text()  # of the colour
+        assert page.locator("#scenes .bar i").count() == 2 * len(CLASSES)
+        assert page.locator("#title").inner_text() == name and HOSTILE in page.locator("#facts").inner_text()
+        assert page.locator("#legend").inner_text().count(HOSTILE) == len(CLASSES)
+        page.mouse.click(*where(page, centre(root, name)))
+        page.wait_for_selector(".answer")
+        assert HOSTILE in page.locator(".what").inner_text() and name in page.locator(".answer").inner_text()
+        assert page.locator("#side img, #panel img, .answer img").count() == 1  # the page's own
+        assert page.evaluate("() => window.struck === undefined") and not page.evaluate(wide)
+
+        page.set_viewport_size({"width": 900, "height": 600})
+        page.locator("#scenes button[data-scene=utm]").click()
+        page.locator("#polygons").check()
+        until(page, "() => document.getElementById('polygons-note').textContent.includes('in view')")
+        settle(page)
+        for edge in (180, -180):
+            page.evaluate("lon => seamline.map.jumpTo({ center: [lon, 47.775], zoom: 10 })", edge)
+            settle(page)
+            for lon in (edge - 0.03, edge + 0.03):
+                page.mouse.click(*where(page, (lon, 47.775)))
+                page.wait_for_selector(".answer")
+                assert page.locator(".answer").inner_text().endswith("utm")
+                page.evaluate("() => document.querySelector('.maplibregl-popup').remove()")
+        assert "in view" in page.locator("#polygons-note").inner_text()
+    assert said == []
 
 
 def settle(page: Any) -> None:

@@ -47,7 +47,7 @@ def _place(file: DatasetReader, lon: float, lat: float) -> tuple[int, int]:
         raise NotThere("this scene has no place on Earth")
     to_grid = Transformer.from_crs("OGC:CRS84", CRS.from_wkt(file.crs.to_wkt()), always_xy=True)
     for turn in (0, -360, 360):  # a grid in degrees may go on beyond the antimeridian
-        col, row = ~file.transform @ to_grid.transform(lon + turn, lat)
+        col, row = ~file.transform @ to_grid.transform((lon + 180) % 360 - 180 + turn, lat)
         if 0 <= row < file.height and 0 <= col < file.width:  # false for what is no number, too
             return int(row), int(col)
     raise NotThere(f"{lon:.5f}, {lat:.5f} lies beside the scene")
