@@ -63,9 +63,10 @@ class GeoTiff(Reader):
         The smallest of those in its middle and corners count: from edge to edge a scene across the antimeridian would
         be as wide as the world, and at a pole pixels have no size.
         """
-        cols, rows = (size * np.array([0.5, 0, 1, 0, 1]) for size in (self.width, self.height))
-        rows[3:] = self.height - rows[3:]
-        places = self.transform @ (cols + [[0], [1], [0]], rows + [[0], [0], [1]])
+        right, down = np.array([[0.0], [1], [0]]), np.array([[0.0], [0], [1]])
+        cols, rows = self.width * np.array([0.5, 0, 1, 0, 1]), self.height * np.array([0.5, 0, 0, 1, 1])
+        grid: Affine = self.transform
+        places = grid @ (cols + right, rows + down)
         seen = transform(self.crs, self.tms.rasterio_crs, *(part.ravel() for part in places))
         x, y = (np.reshape(part, (3, -1)) for part in seen)
         around = 2 * np.pi * _RADIUS
@@ -74,7 +75,7 @@ class GeoTiff(Reader):
         return self.tms.zoom_for_res(float(sides.min())) if sides.size else int(super().maxzoom)
 
     def get_geographic_bounds(self, crs: CRS) -> tuple[float, float, float, float]:
-        """All around the world if it lies across the antimeridian, where bounds of tiles may not wrap (TileJSON 3.0)."""
+        """All around the world across the antimeridian, where bounds of tiles may not wrap (TileJSON 3.0)."""
         west, south, east, north = super().get_geographic_bounds(crs)
         return (west, south, east, north) if -180 <= west < east <= 180 else (-180.0, south, 180.0, north)
 

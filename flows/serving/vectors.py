@@ -41,7 +41,8 @@ def polygons_in(path: Path, box: Box, scene: Box, limit: int = MOST) -> dict[str
             meta, numbers, geometries, columns = pyogrio.raw.read(
                 path, bbox=around, max_features=limit + 1, return_fids=True
             )
-            found |= zip(numbers.tolist(), zip(geometries, *(column.tolist() for column in columns)), strict=True)
+            read = zip(geometries, *(column.tolist() for column in columns), strict=True)
+            found |= zip(numbers.tolist(), read, strict=True)
         rows = list(found.values())[:limit]
         shapes = shapely.from_wkb(np.array([row[0] for row in rows], object))
     except (pyogrio.errors.DataSourceError, pyogrio.errors.DataLayerError, shapely.GEOSException) as error:
