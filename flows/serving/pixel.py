@@ -21,9 +21,9 @@ from pipeline.publish import COG
 def pixel_at(results: Results, scene: str, lon: float, lat: float) -> dict[str, Any]:
     """Row, column, outline, class and, where there are such layers, numbers of the pixel that holds a place.
 
-    ``lon`` and ``lat`` are degrees (WGS 84), the outline a ring of such, in one piece across the antimeridian. ``class``
-    and the numbers are None where
-    there is no data. Raises ``NotThere`` for a place beside the scene, ``Damaged`` for a damaged result.
+    ``lon`` and ``lat`` are degrees (WGS 84), the outline a ring of such, in one piece across the antimeridian.
+    ``class`` and the numbers are None where there is no data. Raises ``NotThere`` for a place beside the scene,
+    ``Damaged`` for a damaged result.
     """
     item = results.item(scene)
     with opened(results.file(scene, COG)) as file:
