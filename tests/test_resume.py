@@ -411,11 +411,11 @@ def test_a_worker_that_the_cluster_lost_and_that_writes_while_results_are_publis
 ) -> None:  # fmt: skip
     folder, move = copied(unpublished, tmp_path) / "scene", publishing._move
 
-    def moved(store: Path, *where: object) -> None:
+    def moved(store: Path, final: Path, keep: bool) -> None:
         (chunk,) = store.glob("segmentation/c/0/0")
         chunk.with_name("0.0123.partial").write_bytes(b"half")
         content = chunk.read_bytes()
-        move(store, *where)
+        move(store, final, keep)
         chunk.parent.mkdir(parents=True)  # as Zarr does
         chunk.write_bytes(content)
 
