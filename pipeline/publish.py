@@ -41,7 +41,7 @@ from pipeline.overviews import write_overviews
 from pipeline.picture import Caption, decimated, stretch, write_preview
 from pipeline.rasters import reason
 from pipeline.report import REPORT, ModelCard, date_of, place_of, write_report
-from pipeline.sidecars import have_sidecars, remove_sidecars, write_sidecars
+from pipeline.sidecars import SIDECARS, have_sidecars, remove_sidecars, write_sidecars
 from pipeline.store import VARIABLE, Storage, create_store, is_sealed, open_labels, open_raster, rasters_in, seal
 from pipeline.thumbnail import read_thumbnail, write_overview
 from pipeline.vectorfiles import FILES
@@ -111,6 +111,7 @@ def _published(publication: Publication, record: Mapping[str, Any], watch: Stopw
         _write_polygons(publication, store, job.directory.files)
     with watch.stage("publish"):
         table = class_table(labels, grid, publication.classes)
+        remove_sidecars(folder, SIDECARS.keys() - set(publication.outputs))
         _sidecars(publication, table)
         pixels, valid = quicklook(job)
         rgb = stretch(pixels.astype(np.float32), valid)
@@ -146,7 +147,7 @@ def missing_outputs(folder: Path, outputs: Iterable[str], polygons: Polygons | N
     missing = [output for output in outputs if not there[output]]
     beside = {"preview": (PREVIEW, OVERVIEW), "report": (REPORT,)}
     missing += [what for what, names in beside.items() if not all((folder / name).exists() for name in names)]
-    if "cog" in outputs and not have_sidecars(folder / COG):
+    if not have_sidecars(folder, outputs):
         missing.append("style")
     return missing if _vouched(folder, outputs) else [*missing, "item"]
 
@@ -197,11 +198,11 @@ def _completed(publication: Publication, record: Mapping[str, Any]) -> dict[str,
         _seal(store, publication, record)
         store.rename(folder / ZARR)
     _write_cogs(publication, folder / ZARR, missing, record, scratch)
-    if "style" in missing:
-        _sidecars(publication, table)
     if "polygons" in missing:
         _write_record(folder, {**record, "polygons": None})  # a kill must not leave files by other rules than it says
         _write_polygons(publication, _readable_store(publication, scratch), scratch)
+    if "style" in missing:
+        _sidecars(publication, table)
     if "preview" in missing:
         thumbnail = read_thumbnail(job.scene, [job.scene.bands[k] for k in _shown(job)], QUICKLOOK)
         labels = open_labels(folder / ZARR) if is_sealed(folder / ZARR) else None
@@ -309,11 +310,8 @@ def _move(store: Path, final: Path, keep: bool) -> None:
 
 
 def _sidecars(publication: Publication, table: Sequence[ClassArea]) -> None:
-    cog = publication.folder / COG
-    if "cog" in publication.outputs:
-        write_sidecars(cog, publication.classes, {row.value: row.pixels for row in table})
-    else:
-        remove_sidecars(cog)
+    pixels = {row.value: row.pixels for row in table}
+    write_sidecars(publication.folder, publication.outputs, publication.classes, pixels)
 
 
 def _shown(job: Job) -> list[int]:
