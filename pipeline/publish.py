@@ -46,7 +46,7 @@ from pipeline.store import VARIABLE, Storage, create_store, is_sealed, open_labe
 from pipeline.thumbnail import read_thumbnail, write_overview
 from pipeline.vectorfiles import FILES
 from pipeline.vectors import Polygons, Spread, write_polygons
-from pipeline.work import QUICKLOOK, Job, Stopwatch, quicklook, quicklook_bands
+from pipeline.work import QUICKLOOK, Job, Stopwatch, are_rgb, quicklook, quicklook_bands
 
 COG, ZARR, PREVIEW, RECORD = "segmentation.tif", "segmentation.zarr", "preview.png", "run.json"
 OVERVIEW = "overview.tif"
@@ -114,7 +114,7 @@ def _published(publication: Publication, record: Mapping[str, Any], watch: Stopw
         remove_sidecars(folder, SIDECARS.keys() - set(publication.outputs))
         _sidecars(publication, table)
         pixels, valid = quicklook(job)
-        rgb = stretch(pixels.astype(np.float32), valid)
+        rgb = stretch(pixels, valid, rgb=_rgb(job))
         write_overview(rgb, valid, grid, job.quicklook_step, folder / OVERVIEW)
         _preview(publication, table, decimated(labels, QUICKLOOK), rgb if valid.any() else None)
         _move(store, folder / ZARR, keep="zarr" in publication.outputs)
@@ -207,7 +207,7 @@ def _completed(publication: Publication, record: Mapping[str, Any]) -> dict[str,
         thumbnail = read_thumbnail(job.scene, [job.scene.bands[k] for k in _shown(job)], QUICKLOOK)
         labels = open_labels(folder / ZARR) if is_sealed(folder / ZARR) else None
         small = thinned_labels(folder / COG, job.quicklook_step) if labels is None else decimated(labels, QUICKLOOK)
-        rgb = None if thumbnail is None else stretch(*thumbnail)
+        rgb = None if thumbnail is None else stretch(*thumbnail, rgb=_rgb(job))
         if thumbnail is not None and rgb is not None:
             write_overview(rgb, thumbnail[1], job.scene.grid, job.quicklook_step, folder / OVERVIEW)
         _preview(publication, table, small, rgb)
@@ -316,6 +316,10 @@ def _sidecars(publication: Publication, table: Sequence[ClassArea]) -> None:
 
 def _shown(job: Job) -> list[int]:
     return quicklook_bands([band.name for band in job.scene.bands])
+
+
+def _rgb(job: Job) -> bool:
+    return are_rgb([band.name for band in job.scene.bands])
 
 
 def _preview(
