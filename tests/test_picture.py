@@ -68,7 +68,8 @@ def test_what_is_grey_is_grey_and_what_is_green_green(haze: float) -> None:
     """Shadows, roofs and forest, as they are and through haze that is the brighter the shorter the wave."""
     rng = np.random.default_rng(0)
     grey, forest = rng.uniform(0.02, 0.5, (1, 20, 100)), rng.uniform(0.02, 0.06, (1, 80, 100))
-    grey[:, :6] = 0.02  # shadows
+    if haze:  # which shadows tell from colours
+        grey[:, :6] = 0.02
     truth = np.concatenate([grey.repeat(3, axis=0), np.concatenate([forest, 2 * forest, forest])], axis=1)
     pixels = truth + haze * np.array([0.5, 1, 2])[:, np.newaxis, np.newaxis]
     picture = stretch(pixels, np.ones(pixels.shape[1:], bool), rgb=True).astype(int)
