@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import shapely
 from numpy.typing import NDArray
 from rasterio._err import CPLE_BaseError
 from rasterio.errors import RasterioError
@@ -35,6 +36,7 @@ from pipeline.classes import LabelClass
 from pipeline.cog import copy_raster, labels_content, layer_content, thinned_labels, write_cog
 from pipeline.errors import RunError
 from pipeline.files import replacing
+from pipeline.footprint import labelled_area, labelled_hull
 from pipeline.items import ITEM, ITEMS, run_checksum
 from pipeline.layers import CONFIDENCE, LAYERS
 from pipeline.overviews import write_overviews
@@ -111,6 +113,7 @@ def _published(publication: Publication, record: Mapping[str, Any], watch: Stopw
         _write_polygons(publication, store, job.directory.files)
     with watch.stage("publish"):
         table = class_table(labels, grid, publication.classes)
+        hull = labelled_hull(labels)
         remove_sidecars(folder, SIDECARS.keys() - set(publication.outputs))
         _sidecars(publication, table)
         pixels, valid = quicklook(job)
@@ -126,11 +129,12 @@ def _published(publication: Publication, record: Mapping[str, Any], watch: Stopw
         **_polygons_record(publication),
         "seconds": {**record["seconds"], **watch.seconds, "total": watch.now() - started},
         "classes": [asdict(row) for row in table],
+        "hull": None if hull is None else [list(point) for point in hull.exterior.coords],
         "finished": finished.isoformat(timespec="seconds"),
     }
     _write_record(folder, complete)
     write_report(folder, job.scene, publication.classes, publication.card, complete)
-    _item(publication, table, finished)
+    _item(publication, table, hull, finished)
     job.directory.clear()
     shutil.rmtree(job.directory.path)
     return complete
@@ -215,7 +219,10 @@ def _completed(publication: Publication, record: Mapping[str, Any]) -> dict[str,
     now = {**record, **_polygons_record(publication), "outputs": outputs}
     _write_record(folder, now)
     write_report(folder, job.scene, publication.classes, publication.card, now)
-    _item(publication, table, datetime.fromisoformat(record["finished"]))
+    hull = record.get("hull")
+    _item(
+        publication, table, None if hull is None else shapely.Polygon(hull), datetime.fromisoformat(record["finished"])
+    )
     shutil.rmtree(scratch)
     return now
 
@@ -341,7 +348,9 @@ def _preview(
     )
 
 
-def _item(publication: Publication, table: Sequence[ClassArea], finished: datetime) -> None:
+def _item(
+    publication: Publication, table: Sequence[ClassArea], hull: shapely.Polygon | None, finished: datetime
+) -> None:
     scene = publication.job.scene
     item = scene_item(
         publication.folder,
@@ -355,6 +364,7 @@ def _item(publication: Publication, table: Sequence[ClassArea], finished: dateti
         processed=finished,
         software=publication.software,
         lineage=publication.lineage,
+        area=labelled_area(scene.grid, hull, scene.aoi),
     )
     write_item(item, publication.folder)
     update_catalog(publication.out)
