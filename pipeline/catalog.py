@@ -21,7 +21,7 @@ from pyproj import Transformer
 from pipeline.assets import file_info, multihash, renders, scene_assets
 from pipeline.classes import NODATA, LabelClass, column_names
 from pipeline.cog import row_bands
-from pipeline.files import replacing
+from pipeline.files import remove_old_parts, replacing
 from pipeline.footprint import Area, bbox_of, footprint, rounded
 from pipeline.grid import GeoBox
 from pipeline.items import ITEM, ITEMS, Document, read_item, write_items
@@ -213,6 +213,7 @@ def update_catalog(out: Path) -> Path:
     Needs no lock, which not every network file system has: whoever writes looks again afterwards and goes on until no
     item is new or another, so the last one to write has seen every item as it is. Write the item before you call this.
     """
+    remove_old_parts(out)
     path, written, items = out / CATALOG, None, dict[str, tuple[Stamp, Document]]()
     while (stamps := _stamps(out)) != written:
         items = {scene: _read(out, scene, stamp, items.get(scene)) for scene, stamp in stamps.items()}
