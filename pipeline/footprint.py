@@ -72,14 +72,14 @@ def labelled_hull(labels: zarr.Array[Any]) -> shapely.Polygon | None:
 
     Reads ``labels`` (y, x) one row of Zarr chunks at a time.
     """
-    hull: shapely.Geometry = shapely.Polygon()
+    hull = np.empty((0, 2))
     for band in row_bands(labels):
         known = labels[band.slices()] != NODATA
         (row,) = np.nonzero(known.any(axis=1))
         first, last = known[row].argmax(axis=1), band.width - known[row, ::-1].argmax(axis=1)
         corners = [np.column_stack([col, band.row + row + down]) for col in (first, last) for down in (0, 1)]
-        hull = shapely.convex_hull(shapely.union(hull, shapely.MultiPoint(np.concatenate(corners))))
-    return None if hull.is_empty else hull
+        hull = shapely.get_coordinates(shapely.MultiPoint(np.concatenate([hull, *corners])).convex_hull)
+    return shapely.Polygon(hull) if hull.size else None
 
 
 def labelled_area(grid: GeoBox, hull: shapely.Polygon | None, aoi: str | None) -> Area | None:
@@ -87,12 +87,12 @@ def labelled_area(grid: GeoBox, hull: shapely.Polygon | None, aoi: str | None) -
 
     None where that is nothing: a scene without data lies where its grid is.
     """
-    area = shapely.box(0, 0, *grid.shape[::-1]) if hull is None else hull
+    area: Area = shapely.box(0, 0, *grid.shape[::-1]) if hull is None else hull
     if aoi is not None:
         a, b, c, d, e, f = (~grid.transform)[:6]
         placed = shapely.affinity.affine_transform(shapely.from_wkt(aoi), (a, b, d, e, c, f))
         parts = shapely.get_parts(shapely.intersection(shapely.make_valid(placed), area))
-        area = shapely.union_all([part for part in parts if part.area > 0])
+        area = shapely.MultiPolygon([part for part in parts if isinstance(part, shapely.Polygon)])
     return None if area.is_empty else area
 
 

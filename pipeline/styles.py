@@ -17,7 +17,12 @@ __all__ = ["class_raster_style", "polygon_style", "ramp_style"]
 
 _STEPS = 16
 """Colours of a ramp between which QGIS interpolates."""
-_OUTLINE = {"outline_style": "solid", "outline_color": "50,50,50,255", "outline_width": "0.1", "outline_width_unit": "MM"}
+_OUTLINE = {
+    "outline_style": "solid",
+    "outline_color": "50,50,50,255",
+    "outline_width": "0.1",
+    "outline_width_unit": "MM",
+}
 
 
 def class_raster_style(classes: Sequence[LabelClass]) -> Element:
@@ -67,4 +72,5 @@ def _document() -> Element:
 
 
 def _renderer(qgis: Element, kind: str, **limits: str) -> Element:
-    return SubElement(SubElement(qgis, "pipe"), "rasterrenderer", type=kind, band="1", opacity="1", **limits)
+    look = {"type": kind, "band": "1", "opacity": "1", **limits}
+    return SubElement(SubElement(qgis, "pipe"), "rasterrenderer", look)

@@ -27,7 +27,7 @@ WHOLE = 50_000_000
 def read_thumbnail(
     scene: Scene, bands: Sequence[Band], size: int
 ) -> tuple[NDArray[np.float32], NDArray[np.bool_]] | None:
-    """Values of bands (n, height, width) thinned to at most ``size`` pixels a side, and where any has data (height, width).
+    """Values of bands (n, height, width) thinned to at most ``size`` pixels a side, and where any has data.
 
     Uses the files' overviews; ``None`` for a large file that has none, since all of it would be read.
     """

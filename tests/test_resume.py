@@ -42,7 +42,10 @@ from tests.rasters import damage, noise, write
 
 Cluster = Callable[[int], str]
 PLAN = {"window": 160, "halo": 48, "precision": "fp32", "device": "cpu", "engine": "torch"}
-EVERYTHING: dict[str, Any] = {"outputs": ("cog", "zarr", "probabilities", "confidence", "polygons"), "zarr_shards": True}
+EVERYTHING: dict[str, Any] = {
+    "outputs": ("cog", "zarr", "probabilities", "confidence", "polygons"),
+    "zarr_shards": True,
+}
 WINDOWS = 10 * 10  # of a scene of 640² in strides of 64
 
 
