@@ -139,9 +139,10 @@ def scene_item(
     """The STAC 1.1 item of the scene whose results lie in ``folder``; hrefs are relative to it.
 
     ``source`` is the scene's path or URL, ``acquired`` when it was taken, ``processed`` when it was segmented
-    (both with a time zone), ``software`` names versions, ``area`` (column, row) is
-    where the grid has labels. STAC demands a time: where ``acquired`` is None the item carries ``processed`` and says so in ``seamline:datetime_unknown``. Files of the known names become
-    assets where they exist, with size and checksum, so write them first.
+    (both with a time zone), ``software`` names versions, ``area`` (column, row) is where the
+    grid has labels (default: everywhere). STAC demands a time: where ``acquired`` is None the item carries
+    ``processed`` and says so in ``seamline:datetime_unknown``. Files of the known names become assets where they exist,
+    with size and checksum, so write them first.
     """
     outline = footprint(grid, area)
     assets = scene_assets(folder, classes, _pixel_width(grid))
