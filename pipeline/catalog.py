@@ -21,8 +21,8 @@ from pyproj import Transformer
 from pipeline.assets import file_info, multihash, renders, scene_assets
 from pipeline.classes import NODATA, LabelClass, column_names
 from pipeline.cog import row_bands
-from pipeline.files import replacing
-from pipeline.footprint import bbox_of, footprint, rounded
+from pipeline.files import remove_old_parts, replacing
+from pipeline.footprint import Area, bbox_of, footprint, rounded
 from pipeline.grid import GeoBox
 from pipeline.items import ITEM, ITEMS, Document, read_item, write_items
 from pipeline.store import JSON, crs_code
@@ -134,15 +134,17 @@ def scene_item(
     processed: datetime,
     software: Mapping[str, str],
     lineage: str,
+    area: Area | None = None,
 ) -> pystac.Item:
     """The STAC 1.1 item of the scene whose results lie in ``folder``; hrefs are relative to it.
 
     ``source`` is the scene's path or URL, ``acquired`` when it was taken, ``processed`` when it was segmented
-    (both with a time zone), ``software`` names versions. STAC demands a time: where ``acquired`` is None the
-    item carries ``processed`` and says so in ``seamline:datetime_unknown``. Files of the known names become
-    assets where they exist, with size and checksum, so write them first.
+    (both with a time zone), ``software`` names versions, ``area`` (column, row) is where the
+    grid has labels (default: everywhere). STAC demands a time: where ``acquired`` is None the item carries
+    ``processed`` and says so in ``seamline:datetime_unknown``. Files of the known names become assets where they exist,
+    with size and checksum, so write them first.
     """
-    outline = footprint(grid)
+    outline = footprint(grid, area)
     assets = scene_assets(folder, classes, _pixel_width(grid))
     drawn = renders(assets, classes)
     extensions = dict(_EXTENSIONS)
@@ -212,6 +214,7 @@ def update_catalog(out: Path) -> Path:
     Needs no lock, which not every network file system has: whoever writes looks again afterwards and goes on until no
     item is new or another, so the last one to write has seen every item as it is. Write the item before you call this.
     """
+    remove_old_parts(out)
     path, written, items = out / CATALOG, None, dict[str, tuple[Stamp, Document]]()
     while (stamps := _stamps(out)) != written:
         items = {scene: _read(out, scene, stamp, items.get(scene)) for scene, stamp in stamps.items()}

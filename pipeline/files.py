@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import os
 import tempfile
+import time
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from pipeline.errors import InputError
 
-__all__ = ["check_writable", "replacing"]
+__all__ = ["check_writable", "remove_old_parts", "replacing"]
+
+_FORGOTTEN = 3600
+"""Seconds after which a part of a shared file is nobody's."""
 
 
 @contextmanager
@@ -31,6 +35,14 @@ def replacing(path: Path, *, shared: bool = False) -> Iterator[Path]:
         _fsync(path.parent)
     finally:
         part.unlink(missing_ok=True)
+
+
+def remove_old_parts(folder: Path) -> None:
+    """Remove the parts of shared files that nobody has written to for an hour: those of killed processes."""
+    for part in folder.glob(".*.part"):
+        with suppress(FileNotFoundError):  # another process was faster
+            if time.time() - part.stat().st_mtime > _FORGOTTEN:
+                part.unlink()
 
 
 def check_writable(folder: Path, what: str) -> None:
