@@ -155,7 +155,7 @@ def test_areas_are_those_on_the_ellipsoid(tmp_path: Path, crs: str, transform: A
         lon, lat = to_lonlat.transform(*np.transpose(corners))
         expected[labels[row, col]] += abs(geod.polygon_area_perimeter(lon, lat)[0])
     for row in table:
-        assert row.area_m2 == pytest.approx(expected[row.value], rel=5e-4)
+        assert row.area_m2 == pytest.approx(expected[row.value], rel=1e-5)
 
 
 def test_a_scene_without_valid_pixels_or_place_has_shares_but_no_area(tmp_path: Path) -> None:
