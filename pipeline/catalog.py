@@ -15,13 +15,12 @@ import pystac
 import pystac.utils
 import shapely.geometry
 import zarr
-from numpy.typing import NDArray
 
 from pipeline.areas import area_at, bands_of, pixel_areas
 from pipeline.assets import file_info, multihash, renders, scene_assets
 from pipeline.classes import NODATA, LabelClass, column_names
 from pipeline.cog import row_bands
-from pipeline.files import replacing
+from pipeline.files import clear_parts, replacing
 from pipeline.footprint import bbox_of, footprint, rounded
 from pipeline.grid import GeoBox
 from pipeline.items import ITEM, ITEMS, Document, read_item, write_items
@@ -199,6 +198,9 @@ def update_catalog(out: Path) -> Path:
         _write_json(path, _catalog(stamps).to_dict(include_self_link=False, transform_hrefs=False))
         write_items({scene: item for scene, (_, item) in items.items() if item}, out / ITEMS)
         written = stamps
+    for whole in (path, out / ITEMS):
+        if whole.exists():
+            clear_parts(whole)
     return path
 
 
