@@ -163,7 +163,7 @@ class RunDirectory:
                         folder.rmdir()
 
     def _held(self) -> TextIO:
-        """The lock, held until it is closed: the file that has its name, which another process may just have removed."""
+        """The lock, held until it is closed: the file of its name, since another process may just have removed one."""
         path = self.path / "lock"
         while True:
             self.path.mkdir(parents=True, exist_ok=True)

@@ -163,8 +163,7 @@ def test_areas_are_those_on_the_ellipsoid(tmp_path: Path, crs: str, transform: A
 def test_parts_of_killed_writers_are_cleared_after_a_day(tmp_path: Path) -> None:
     """Those of others, who may be at work, and of other files stay."""
     days = {".catalog.json.ab.part": 2, ".items.parquet.cd.part": 2, ".catalog.json.ef.part": 0.5, ".mine.part": 9}
-    (tmp_path / "scene").mkdir()
-    write_item(item_of(tmp_path / "scene"), tmp_path / "scene")
+    write_item(item_of(tmp_path / "scene", UTM), tmp_path / "scene")
     for name, age in days.items():
         (tmp_path / name).touch()
         then = time.time() - age * 24 * 3600
