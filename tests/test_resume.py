@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import hashlib
 import json
 import os
@@ -144,6 +145,43 @@ def test_a_resumed_run_infers_only_what_is_missing(
     assert resumed.record["windows"] == WINDOWS - 4 * len(inferred)
     assert resumed.record["pixels_inferred"] == resumed.record["windows"] * (160 + overlap) ** 2
     assert contents(resumed.folder) == contents(whole.folder)
+
+
+def test_the_lock_is_that_of_the_file_with_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever opens it just before another process removes it, finished, holds nothing yet."""
+    directory = RunDirectory(tmp_path / "scene" / ".run")
+    flock = fcntl.flock
+    calls: list[int] = []
+
+    def overtaken(file: Any, operation: int) -> None:
+        calls.append(operation)
+        if len(calls) < 3:
+            shutil.rmtree(directory.path)
+        if len(calls) == 2:
+            directory.path.mkdir()
+            (directory.path / "lock").touch()
+        flock(file, operation)
+
+    monkeypatch.setattr(fcntl, "flock", overtaken)
+    with directory.locked():
+        assert len(calls) == 3
+        with pytest.raises(InputError, match="another process that works on it"), directory.locked():
+            pass
+        with (directory.path / "lock").open() as file, pytest.raises(BlockingIOError):
+            flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_lock_leaves_no_folder_that_it_made(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    directory = RunDirectory(out / "scene" / ".run")
+    with pytest.raises(FileNotFoundError, match="mine"), directory.locked():
+        raise FileNotFoundError("mine")
+    assert not list(out.iterdir())
+    with directory.locked():
+        directory.plan_file.write_text("{}")
+    assert directory.plan_file.exists()
 
 
 @contextmanager
