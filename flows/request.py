@@ -12,12 +12,16 @@ from typing import Any
 
 import numpy as np
 
+from flows.access import use
+from flows.destination import Destination
 from flows.models import Model
 from flows.options import SegmentOptions
 from flows.resume import Identity, finished_record
 from pipeline.errors import InputError
 from pipeline.files import check_writable
+from pipeline.items import ITEM
 from pipeline.layers import LAYERS
+from pipeline.objects import ObjectFolder
 from pipeline.planning import Raster, candidates
 from pipeline.publish import RECORD, missing_outputs
 from pipeline.rundir import RunDirectory
@@ -31,13 +35,17 @@ BYTES_PER_PIXEL = 0.5
 
 @dataclass(frozen=True)
 class Request:
-    """A scene to be segmented with a model into ``out``/<scene id>; ``seconds`` is what the checks took."""
+    """A scene to be segmented with a model into ``out``/<scene id>; ``seconds`` is what the checks took.
+
+    ``objects``: where the catalogue is published, if ``out`` is only a working folder.
+    """
 
     scene: Scene
     model: Model
     out: Path
     options: SegmentOptions
     seconds: float
+    objects: ObjectFolder | None = None
 
     @cached_property
     def identity(self) -> Identity:
@@ -64,20 +72,28 @@ class Request:
             return None
         return finished_record(self.folder, self.identity, self.options)
 
+    def seems_done(self) -> bool:
+        """Whether it is likely that nothing is left to infer; ``finished`` knows."""
+        there = self.objects is not None and self.objects.version(f"{self.scene.id}/{ITEM}") is not None
+        return there or (self.folder / RECORD).exists()
+
     def unfinished_business(self) -> bool:
         """Whether a finished run left something to write again or to clear away."""
         options = self.options
         return bool(missing_outputs(self.folder, options.outputs, options.polygons)) or self.directory.path.exists()
 
 
-def open_requests(sources: Sequence[str | Path], model: Model, out: Path, options: SegmentOptions) -> list[Request]:
-    """A request for each of the scenes.
+def open_requests(
+    sources: Sequence[str | Path], model: Model, out: str | Path, options: SegmentOptions
+) -> list[Request]:
+    """A request for each of the scenes. ``out`` is a folder, or ``s3://bucket/prefix``.
 
     Raises:
         InputError: one of them cannot be worked with, or two would share a folder.
     """
-    out = out.expanduser().absolute()  # workers may have another working directory
-    requests = [_request(source, model, out, options) for source in sources]
+    use(options.credentials)
+    place = Destination.of(out, options.work)
+    requests = [_request(source, model, place, options) for source in sources]
     count = Counter(request.scene.id for request in requests)
     for name, times in count.items():
         if times > 1:
@@ -90,13 +106,13 @@ def open_requests(sources: Sequence[str | Path], model: Model, out: Path, option
     return requests
 
 
-def _request(source: str | Path, model: Model, out: Path, options: SegmentOptions) -> Request:
-    started = Stopwatch.now()
+def _request(source: str | Path, model: Model, place: Destination, options: SegmentOptions) -> Request:
+    started, out = Stopwatch.now(), place.folder
     scene = open_input(source, model, options)
     candidates(raster_of(scene, model, options), options.plan, model.reach)
     if not (out / scene.id / RECORD).exists():
         check_output(out, scene)
-    return Request(scene, model, out, options, Stopwatch.now() - started)
+    return Request(scene, model, out, options, Stopwatch.now() - started, place.objects)
 
 
 def open_input(source: str | Path, model: Model, options: SegmentOptions) -> Scene:

@@ -65,19 +65,19 @@ class FlowWatcher:
 
 
 @task(task_run_name="segment {source}", persist_result=False)
-def segment_task(source: str, model: str, out: Path, options: SegmentOptions) -> dict[str, Any]:
+def segment_task(source: str, model: str, out: str | Path, options: SegmentOptions) -> dict[str, Any]:
     """The whole scene as one task: its steps resume by themselves, so a retry goes on where the last try stopped."""
     with display.live() as terminal:
         result = segment(source, model, out, options, FlowWatcher(terminal).watcher)
     create_markdown_artifact(markdown=summary(result), key="segment-scene", description=f"{result.record['scene']}")
-    return {"folder": str(result.folder), "computed": result.computed, "record": result.record}
+    return {"folder": result.place or str(result.folder), "computed": result.computed, "record": result.record}
 
 
 @flow(name="segment-scene", retries=0, persist_result=False, validate_parameters=True)
 def segment_scene(
     source: str,
     model: str = "land-water-cloud",
-    out: Path = Path("results"),
+    out: str | Path = Path("results"),
     options: SegmentOptions = DEFAULTS,
 ) -> dict[str, Any]:
     """Segment one scene into OUT/<scene id>.
@@ -85,7 +85,7 @@ def segment_scene(
     Args:
         source: A raster, a folder of band files, or a STAC item.
         model: Name of an embedded model, or a model folder.
-        out: Folder of the catalogue.
+        out: Folder of the catalogue, or s3://BUCKET/PREFIX.
         options: Everything that has a default.
     """
     logging.getLogger("distributed").setLevel(logging.WARNING)
@@ -101,7 +101,7 @@ def summary(result: Result) -> str:
         ("seconds", f"{record['seconds']['total']:.1f}"),
         ("peak memory of a worker", f"{record['peak_memory_bytes'] / 2**20:.0f} MiB"),
         *((row["name"], f"{row['share']:.1%}") for row in record["classes"]),
-        ("results", f"`{result.folder}`"),
+        ("results", f"`{result.place or result.folder}`"),
     ]
     done = "" if result.computed else "Finished before with this scene, model and plan; nothing was done.\n\n"
     return f"# {record['scene']}\n\n{done}| | |\n|---|---|\n" + "\n".join(f"| {key} | {value} |" for key, value in rows)

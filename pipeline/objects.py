@@ -1,7 +1,7 @@
 """Object storage that speaks S3: how it is reached, and a folder of objects in it.
 
-GDAL reads scenes, obstore everything else; both are configured from one ``S3Access``. Objects appear whole or not at all,
-and are renamed by nobody: what replaces another object says which one it knew (``ObjectFolder.swap``).
+GDAL reads scenes, obstore everything else; both are configured from one ``S3Access``. Objects appear whole or not at
+all, and are renamed by nobody: what replaces another object says which one it knew (``ObjectFolder.swap``).
 """
 
 from __future__ import annotations
@@ -47,9 +47,9 @@ _TYPES = {".json": "application/json", ".parquet": "application/vnd.apache.parqu
 
 @dataclass(frozen=True)
 class S3Access:
-    """How object storage is reached. What is ``None`` is found by GDAL and obstore themselves, as on a cloud's machines.
+    """How object storage is reached. What is ``None`` GDAL and obstore find themselves, as on a cloud's machines.
 
-    ``endpoint``: URL of a server other than Amazon's. ``unsigned``: public buckets, without keys. Keys are in no ``repr``.
+    ``endpoint``: URL of a server other than Amazon's. ``unsigned``: public buckets, no keys. No ``repr`` shows keys.
     """
 
     endpoint: str | None = None
@@ -203,7 +203,7 @@ class ObjectFolder:
             obstore.put(self._store, self._key(key), data, attributes=_attributes(key))
 
     def swap(self, key: str, data: bytes, known: str | None) -> bool:
-        """Write an object in place of the one of version ``known`` (``None``: of none); false if it is another by now."""
+        """Write an object in place of the one of version ``known`` (``None``: of none); false if that is gone."""
         with self._told():
             try:
                 mode: Any = "create" if known is None else {"e_tag": known}
@@ -262,7 +262,7 @@ class ObjectFolder:
 
     @contextmanager
     def _told(self) -> Iterator[None]:
-        """Errors of the library as our own. Its texts hold requests and answers, of which only a little is passed on."""
+        """Errors of the library as our own. Its texts hold requests and answers: only a little is passed on."""
         place = f"s3://{self.bucket}"
         try:
             yield
@@ -348,6 +348,6 @@ def _no_bucket(place: str) -> InputError:
 
 def _no_conditions(place: str) -> InputError:
     return InputError(
-        f"conditional writes to {place}", got="NotImplemented", expected="a server that knows If-Match, as Amazon's does",
+        f"conditional writes to {place}", got="NotImplemented", expected="a server that knows If-Match, as Amazon's",
         fix="publish to another server, or to a folder",
     )  # fmt: skip

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -14,6 +15,7 @@ from urllib3.exceptions import HTTPError
 
 from pipeline.bands import Candidate
 from pipeline.errors import InputError
+from pipeline.objects import is_object, object_at
 
 _PICTURES = {"thumbnail", "overview", "visual"}
 _MEDIA_TYPES = {"image/tiff", "image/vnd.stac.geotiff", "image/jp2"}
@@ -34,12 +36,12 @@ class Item:
 
 
 def read_item(href: str) -> Item:
-    """Read a STAC item (path or http(s) URL of its JSON); no raster is opened.
+    """Read a STAC item (path, http(s) URL or ``s3://`` of its JSON); no raster is opened.
 
     Raises ``InputError`` when it is no item or has no rasters.
     """
     try:
-        item = pystac.Item.from_file(href)
+        item = _item_object(href) if is_object(href) else pystac.Item.from_file(href)
     except (*_NOT_AN_ITEM, OSError, HTTPError) as error:
         raise InputError(
             f"cannot read {href}",
@@ -74,6 +76,14 @@ def read_item(href: str) -> Item:
         rasters=tuple(_href(asset) for asset in assets.values()),
         warnings=(warning,) if applied else (),
     )
+
+
+def _item_object(href: str) -> pystac.Item:
+    folder, key = object_at(href)
+    found = folder.get(key)
+    if found is None:
+        raise FileNotFoundError(f"no such object in {folder}")
+    return pystac.Item.from_dict(json.loads(found.data), href=href, preserve_dict=False)
 
 
 def _is_raster(asset: pystac.Asset) -> bool:

@@ -2,15 +2,18 @@
 
 ::
 
-    <prefix>/<scene>/<version>/…        the scene's files as they lie in a folder; whole when the pointer names them, never changed
-    <prefix>/<scene>/item.json          the pointer: the item, whose assets lead to the files of one version
-    <prefix>/catalog.json               links to all items
-    <prefix>/items.parquet              all items as a table
+    <prefix>/<scene>/<version>/…   the scene's files, as they lie in a folder; never changed
+    <prefix>/<scene>/item.json     the pointer: the item, whose assets lead to the files of one version
+    <prefix>/catalog.json          links to all items
+    <prefix>/items.parquet         all items as a table
 
 An object cannot be renamed, and of many none appears with the others. So the files of a version go first, below a name
-that nobody knows yet, and the item is put last, in place of the one that was known at the start. Who reads the item reads
-all of one version. The version before stays for those who have its item still; what lies below other versions is of
-killed uploads, or older, and is removed by the next publishing.
+that nobody knows yet, and the item is put last, in place of the one that was known at the start. Who reads the item
+reads all of one version. The version before stays for those who have its item still; what lies below other versions is
+of killed uploads, or older, and is removed by the next publishing.
+
+That must not take away what another one is about to publish. So a version's name says what it holds and which pointer
+it is to replace: when that was replaced by another, nobody will publish a version of this name any more.
 """
 
 from __future__ import annotations
@@ -26,12 +29,12 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.catalog import CATALOG, catalog_document, json_bytes
-from pipeline.errors import InputError, RunError
+from pipeline.errors import RunError
 from pipeline.items import ITEM, ITEMS, Document, moved, packed_items, parsed_item, run_checksum
-from pipeline.objects import ObjectFolder, at_once
+from pipeline.objects import Found, ObjectFolder, at_once
 from pipeline.publish import RECORD
 
-__all__ = ["Published", "fetch", "is_listed", "published", "renew_catalog", "upload"]
+__all__ = ["Published", "fetch", "is_listed", "is_whole", "published", "renew_catalog", "upload"]
 
 _TRIES = 20
 """Of replacing an object that others replace, too: each try that fails is one of theirs that went well."""
@@ -72,7 +75,7 @@ def is_listed(catalogue: ObjectFolder, found: Published) -> bool:
     if table is None or catalogue.version(CATALOG) is None:
         return False
     try:
-        return run_checksum(BytesIO(table.data), found.scene) == found.item["assets"]["run"]["file:checksum"]
+        return bool(run_checksum(BytesIO(table.data), found.scene) == found.item["assets"]["run"]["file:checksum"])
     except (ValueError, LookupError, TypeError):
         return False
 
@@ -106,15 +109,16 @@ def upload(folder: Path, catalogue: ObjectFolder, progress: Callable[[float], No
         RunError: the server does not answer, or others replace the scene again and again.
     """
     scene, place = folder.name, catalogue.below(folder.name)
-    local = parsed_item((folder / ITEM).read_bytes(), str(folder / ITEM))
-    version = hashlib.sha256((folder / ITEM).read_bytes()).hexdigest()[:_VERSION]
+    content = (folder / ITEM).read_bytes()
+    local = parsed_item(content, str(folder / ITEM))
     for _ in range(_TRIES):
         known = place.get(ITEM)
+        base = "" if known is None else known.version
+        version = hashlib.sha256(content + base.encode()).hexdigest()[:_VERSION]
         _put_files(folder, place, version, progress)
-        # Listed before the pointer is put: of versions that come later it is not known whether they are left behind.
-        stale = [key for key in place.sizes() if _version_of(key) not in (version, _pointed(known and known.data), "")]
+        stale = [key for key in place.sizes() if _version_of(key) not in (version, _pointed(known), "")]
         pointer = json_bytes({**local, "assets": moved(local, version)["assets"]})
-        if place.swap(ITEM, pointer, known and known.version):
+        if place.swap(ITEM, pointer, None if known is None else known.version):
             break
         _wait()
     else:
@@ -159,10 +163,10 @@ def _version_of(key: str) -> str:
     return key.partition("/")[0] if "/" in key else ""
 
 
-def _pointed(pointer: bytes | None) -> str:
+def _pointed(pointer: Found | None) -> str:
     """The version that a pointer leads to; ``""`` without one, or if it is none."""
     try:
-        item = json.loads(pointer or b"{}")
+        item = json.loads(pointer.data if pointer else b"{}")
         return _version_of(str(item["assets"]["run"]["href"]).removeprefix("./"))
     except (ValueError, LookupError, TypeError):
         return ""
@@ -210,4 +214,4 @@ def _items(catalogue: ObjectFolder) -> dict[str, Document]:
 
 def _wait() -> None:
     """Until others have done what they are at; not as long as they wait."""
-    time.sleep(random.uniform(0.05, 0.5))  # noqa: S311
+    time.sleep(random.uniform(0.05, 0.5))
