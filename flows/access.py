@@ -1,7 +1,7 @@
 """How object storage is reached, from the environment or a Prefect Secret block, here and on the workers.
 
-Credentials travel in no parameter, record or log: a run names the block, and what the block holds goes to the workers in
-a plugin of Dask, whose ``repr`` does not show it. Without a block each worker asks its own environment.
+Credentials travel in no parameter, record or log: a run names the block, and what the block holds goes to the workers
+in a plugin of Dask, whose ``repr`` does not show it. Without a block each worker asks its own environment.
 """
 
 from __future__ import annotations

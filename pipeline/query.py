@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from math import isfinite
 from pathlib import Path
+from tempfile import NamedTemporaryFile
 from threading import Timer
 
 import duckdb
@@ -17,7 +18,8 @@ import shapely.geometry
 
 from pipeline.catalog import UNKNOWN_TIME
 from pipeline.errors import InputError
-from pipeline.items import ITEM, ITEMS, Document, moved, read_item
+from pipeline.items import ITEM, ITEMS, Document, moved, parsed_item, read_item
+from pipeline.objects import ObjectFolder
 
 __all__ = ["Box", "Interval", "collection", "query"]
 
@@ -130,12 +132,14 @@ def _span(text: str) -> tuple[datetime, datetime] | None:
     return moment, moment + timedelta(microseconds=1)
 
 
-def query(out: Path, box: Box | None = None, where: str = "", interval: Interval | None = None) -> list[Document]:
+def query(
+    out: Path | ObjectFolder, box: Box | None = None, where: str = "", interval: Interval | None = None
+) -> list[Document]:
     """The items of the catalogue ``out`` that meet ``box``, lie in ``interval`` and fulfil ``where``, by id.
 
     ``where`` is an SQL expression over the columns of ``items.parquet``, computed by DuckDB: ``water_share > 0.05``. It
     can neither read nor write anything else. A box meets the outline of a scene; a scene without one, or whose time is
-    unknown, is in no box or interval. Hrefs of the items are absolute paths.
+    unknown, is in no box or interval. Hrefs of the items are absolute paths, or URLs.
 
     Raises:
         InputError: there is no such table, or it or an item is damaged, or ``where`` is no such expression.
@@ -166,12 +170,27 @@ def query(out: Path, box: Box | None = None, where: str = "", interval: Interval
     return [item for item in items if shapely.intersects(shapely.geometry.shape(item["geometry"]), outline)]
 
 
-def _connected(out: Path) -> duckdb.DuckDBPyConnection:
+def _connected(out: Path | ObjectFolder) -> duckdb.DuckDBPyConnection:
     """The table of items, in memory; from here on DuckDB has no other data."""
-    path = out / ITEMS
-    if not path.is_file():
-        raise InputError(f"results {out}", got=f"no {ITEMS}", expected="a folder that `seamline segment` wrote to",
-                         fix="check the path; older results get it when the same command is given again")  # fmt: skip
+    if isinstance(out, Path):
+        if not (out / ITEMS).is_file():
+            raise _no_table(out)
+        return _with_table(out, out / ITEMS)
+    found = out.get(ITEMS)
+    if found is None:
+        raise _no_table(out)
+    with NamedTemporaryFile(suffix=".parquet") as file:
+        file.write(found.data)
+        file.flush()
+        return _with_table(out, Path(file.name))
+
+
+def _no_table(out: Path | ObjectFolder) -> InputError:
+    return InputError(f"results {out}", got=f"no {ITEMS}", expected="a folder that `seamline segment` wrote to",
+                      fix="check the path; older results get it when the same command is given again")  # fmt: skip
+
+
+def _with_table(out: Path | ObjectFolder, path: Path) -> duckdb.DuckDBPyConnection:
     connection = duckdb.connect(":memory:")
     try:
         connection.execute("CREATE TABLE items AS FROM read_parquet($1)", [glob.escape(str(path))])
@@ -191,18 +210,34 @@ def _filtered(rows: duckdb.DuckDBPyRelation, where: str) -> duckdb.DuckDBPyRelat
         raise _no_expression(where, error) from error
 
 
-def _item(out: Path, href: str) -> Document | None:
+def _item(out: Path | ObjectFolder, href: str) -> Document | None:
     """The item that a row stands for, None if it is gone; its hrefs are absolute."""
-    path = (out / href).resolve()
-    if path.name != ITEM or not path.is_relative_to(out.resolve()):
-        raise _damaged(out, f"the link {href}")
     try:
-        item = moved(read_item(path), str(path.parent))
+        place, item = _read_object(out, href) if isinstance(out, ObjectFolder) else _read_file(out, href)
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as error:
         raise _damaged(out, f"{href}: {error}") from error
-    return {**item, "links": [*item["links"], {"rel": "self", "href": str(path), "type": "application/geo+json"}]}
+    item = moved(item, place)
+    own = {"rel": "self", "href": f"{place}/{ITEM}", "type": "application/geo+json"}
+    return {**item, "links": [*item["links"], own]}
+
+
+def _read_file(out: Path, href: str) -> tuple[str, Document]:
+    path = (out / href).resolve()
+    if path.name != ITEM or not path.is_relative_to(out.resolve()):
+        raise _damaged(out, f"the link {href}")
+    return str(path.parent), read_item(path)
+
+
+def _read_object(out: ObjectFolder, href: str) -> tuple[str, Document]:
+    parts = re.fullmatch(rf"\./([A-Za-z0-9][A-Za-z0-9._-]*)/{ITEM}", href)
+    if parts is None:
+        raise _damaged(out, f"the link {href}")
+    found = out.get(f"{parts[1]}/{ITEM}")
+    if found is None:
+        raise FileNotFoundError
+    return out.url(parts[1]), parsed_item(found.data, href)
 
 
 def collection(items: list[Document]) -> str:
@@ -223,6 +258,6 @@ def _no_expression(where: str, error: Exception) -> InputError:
     )  # fmt: skip
 
 
-def _damaged(out: Path, reason: object) -> InputError:
+def _damaged(out: Path | ObjectFolder, reason: object) -> InputError:
     return InputError(f"results {out}", got=f"{ITEMS} with damage ({' '.join(str(reason).split())[:200]})",
                       expected="a table of the items", fix="see what `seamline verify` says of it")  # fmt: skip
