@@ -13,7 +13,7 @@ from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
-from functools import cached_property
+from functools import lru_cache
 from itertools import islice
 from mimetypes import guess_type
 from pathlib import Path
@@ -109,6 +109,12 @@ class S3Access:
         )
 
 
+@lru_cache(maxsize=16)
+def _store(access: S3Access, bucket: str) -> S3Store:
+    """With its connections; no part of a folder, which travels between processes."""
+    return access.store(bucket)
+
+
 _in_use = S3Access()
 
 
@@ -171,9 +177,9 @@ class ObjectFolder:
         """A folder in this one."""
         return ObjectFolder(self.bucket, self._key(name), self.access)
 
-    @cached_property
+    @property
     def _store(self) -> S3Store:
-        return self.access.store(self.bucket)
+        return _store(self.access, self.bucket)
 
     def _key(self, key: str) -> str:
         return f"{self.prefix}/{key}" if self.prefix else key
