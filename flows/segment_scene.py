@@ -1,27 +1,21 @@
-"""The Prefect flow ``segment-scene``: one scene, one flow run. Prefect owns the scene, Dask its chunks."""
+"""The Prefect flow ``segment-scene``: one scene, one flow run."""
 
 from __future__ import annotations
 
-import logging
-import time
 from pathlib import Path
 from typing import Any
-from uuid import UUID
 
-from prefect import flow, get_run_logger, task
-from prefect.artifacts import create_markdown_artifact, create_progress_artifact, update_progress_artifact
-from prefect.exceptions import PrefectException
+from prefect import flow
 
 from flows import display
 from flows.options import SegmentOptions
-from flows.planning import Plan
-from flows.segment import Result, Watcher, segment
-from pipeline.run import Totals
+from flows.scene_task import quieten_dask, segment_task
+from flows.workforce import Workforce
 
-SECONDS_BETWEEN_UPDATES = 1.0
 DEFAULTS = SegmentOptions()
 
 
+<<<<<<< HEAD
 class FlowWatcher:
     """Tells Prefect how a run goes on: a log line for the plan, a progress artifact at most once a second.
 
@@ -74,13 +68,16 @@ def segment_task(source: str, model: str, out: str | Path, options: SegmentOptio
 
 
 @flow(name="segment-scene", retries=0, persist_result=False, validate_parameters=True)
+=======
+@flow(name="segment-scene", flow_run_name="segment {source}", persist_result=False, validate_parameters=True)
+>>>>>>> main
 def segment_scene(
     source: str,
     model: str = "land-water-cloud",
     out: str | Path = Path("results"),
     options: SegmentOptions = DEFAULTS,
 ) -> dict[str, Any]:
-    """Segment one scene into OUT/<scene id>.
+    """Segment one scene into OUT/<scene id>; a run that was stopped goes on.
 
     Args:
         source: A raster, a folder of band files, or a STAC item.
@@ -88,6 +85,7 @@ def segment_scene(
         out: Folder of the catalogue, or s3://BUCKET/PREFIX.
         options: Everything that has a default.
     """
+<<<<<<< HEAD
     logging.getLogger("distributed").setLevel(logging.WARNING)
     return segment_task(source, model, out, options)
 
@@ -105,3 +103,9 @@ def summary(result: Result) -> str:
     ]
     done = "" if result.computed else "Finished before with this scene, model and plan; nothing was done.\n\n"
     return f"# {record['scene']}\n\n{done}| | |\n|---|---|\n" + "\n".join(f"| {key} | {value} |" for key, value in rows)
+=======
+    quieten_dask()
+    with Workforce(options) as force, display.live() as terminal:
+        result = segment_task(Path(source).name, source, model, out, options, force.client, terminal)
+    return {"folder": str(result.folder), "computed": result.computed, "record": result.record}
+>>>>>>> main

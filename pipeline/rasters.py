@@ -268,7 +268,7 @@ def content_digest(path: str, indexes: Sequence[int], version: str | None = None
         digest.update(f"object {version}".encode())
         return digest.hexdigest()
     sampled = False
-    for part in _files(path):
+    for part in files_of(path):
         local = local_file(part)
         if part != path and (etag := object_version(part)) is not None:
             digest.update(f"object {etag}".encode())
@@ -290,11 +290,11 @@ def content_digest(path: str, indexes: Sequence[int], version: str | None = None
     return digest.hexdigest()
 
 
-def _files(path: str) -> list[str]:
-    """``path`` and the files that its pixels come from."""
+def files_of(path: str) -> list[str]:
+    """``path`` and the files that its pixels come from. Raises rasterio's ``RasterioIOError``."""
     with environment(path):
         # Statistics and overviews come and go with the viewers that are used; they change no pixel.
         others = [f for f in sorted(opened(path).dataset.files) if not f.endswith((".aux.xml", ".ovr"))]
     if not path.lower().endswith(".vrt"):
         return others
-    return [path, *(part for other in others if other != path for part in _files(other))]
+    return [path, *(part for other in others if other != path for part in files_of(other))]

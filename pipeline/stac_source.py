@@ -11,9 +11,9 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 import pystac
-from urllib3.exceptions import HTTPError
 
 from pipeline.bands import Candidate
+from pipeline.documents import read_document
 from pipeline.errors import InputError
 from pipeline.objects import is_object, object_at
 
@@ -38,9 +38,22 @@ class Item:
 def read_item(href: str) -> Item:
     """Read a STAC item (path, http(s) URL or ``s3://`` of its JSON); no raster is opened.
 
+    Raises ``InputError`` when it is no item or has no rasters, ``RunError`` when a server does not answer.
+    """
+    try:
+        document = read_document(href)
+    except InputError as error:
+        raise _no_item(href, error.got) from error
+    return parse_item(document, href)
+
+
+def parse_item(document: Any, href: str) -> Item:
+    """The item in a JSON document that lies at ``href``, to which its hrefs may be relative.
+
     Raises ``InputError`` when it is no item or has no rasters.
     """
     try:
+<<<<<<< HEAD
         item = _item_object(href) if is_object(href) else pystac.Item.from_file(href)
     except (*_NOT_AN_ITEM, OSError, HTTPError) as error:
         raise InputError(
@@ -49,6 +62,13 @@ def read_item(href: str) -> Item:
             expected="a STAC item",
             fix="name the JSON of one item, or the rasters themselves",
         ) from error
+=======
+        item = pystac.read_dict(document, href=href)
+        if not isinstance(item, pystac.Item):
+            raise pystac.STACTypeError(document, pystac.Item)
+    except _NOT_AN_ITEM as error:
+        raise _no_item(href, " ".join(f"{type(error).__name__}: {error}".split())) from error
+>>>>>>> main
     assets = {key: asset for key, asset in item.assets.items() if _is_raster(asset)}
     if not assets:
         raise InputError(
@@ -78,12 +98,18 @@ def read_item(href: str) -> Item:
     )
 
 
+<<<<<<< HEAD
 def _item_object(href: str) -> pystac.Item:
     folder, key = object_at(href)
     found = folder.get(key)
     if found is None:
         raise FileNotFoundError(f"no such object in {folder}")
     return pystac.Item.from_dict(json.loads(found.data), href=href, preserve_dict=False)
+=======
+def _no_item(href: str, got: object) -> InputError:
+    fix = "name the JSON of one item, or the rasters themselves"
+    return InputError(f"cannot read {href}", got=got, expected="a STAC item", fix=fix)
+>>>>>>> main
 
 
 def _is_raster(asset: pystac.Asset) -> bool:

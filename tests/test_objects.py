@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-import multiprocessing
 import os
 import shutil
 import signal
@@ -177,6 +176,8 @@ def test_a_secret_stays_secret(
     """Of a flow run that has it from a block: in no log, not even at the level of debugging, and nowhere in Prefect."""
     from prefect.blocks.system import Secret
     from prefect.client.orchestration import get_client
+    from prefect.client.schemas.filters import ArtifactFilter, FlowRunFilter, TaskRunFilter
+    from prefect.client.schemas.sorting import ArtifactSort, FlowRunSort, TaskRunSort
     from prefect.testing.utilities import prefect_test_harness
 
     from flows.segment_scene import segment_scene
@@ -200,10 +201,15 @@ def test_a_secret_stays_secret(
                 segment_scene(source, str(small_model.folder), tmp_path, SegmentOptions(credentials=wrong))
             assert secret not in str(caught.value)
         with get_client(sync_client=True) as client:
-            runs = client.read_flow_runs(limit=50)
-            told = [*runs, *client.read_logs(limit=200), *client.read_task_runs(limit=50)]
-            told += client.read_artifacts()
-    assert any(log.parameters for log in runs) and len(told) > len(runs)
+            runs = client.read_flow_runs(limit=50, sort=FlowRunSort.START_TIME_ASC)
+            told = [*runs, *client.read_logs(limit=200)]
+            told += client.read_task_runs(limit=50, offset=0, sort=TaskRunSort.END_TIME_DESC)
+            artifacts = client.read_artifacts(
+                limit=50, offset=0, sort=ArtifactSort.CREATED_DESC, artifact_filter=ArtifactFilter(),
+                flow_run_filter=FlowRunFilter(), task_run_filter=TaskRunFilter(),
+            )  # fmt: skip
+            told += artifacts
+    assert any(run.parameters["options"] for run in runs) and artifacts
     files = b"".join(bucket.get(key).data for key in bucket.sizes("out"))
     work = b"".join(path.read_bytes() for path in (tmp_path / "work").rglob("*") if path.is_file())
     out, err = capfd.readouterr()
@@ -284,8 +290,13 @@ def scene_folder(out: Path, scene: str, files: int = 5, seed: int = 0, template:
     return folder
 
 
-def _upload(folder: Path, catalogue: ObjectFolder) -> None:
-    upload(folder, catalogue)
+UPLOAD = """
+import sys
+from pathlib import Path
+from pipeline.objects import ObjectFolder, S3Access
+from pipeline.upload import upload
+upload(Path(sys.argv[1]), ObjectFolder(*sys.argv[2:4], S3Access(*sys.argv[4:])))
+"""
 
 
 def seen(catalogue: ObjectFolder, scene: str) -> dict[str, str] | None:
@@ -306,14 +317,16 @@ def seen(catalogue: ObjectFolder, scene: str) -> dict[str, str] | None:
 
 def kill_in_mid_upload(folder: Path, catalogue: ObjectFolder, before: int) -> None:
     """SIGKILL after at least twenty objects are there."""
-    process = multiprocessing.get_context("spawn").Process(target=_upload, args=(folder, catalogue))
-    process.start()
+    access = catalogue.access
+    reached = (str(access.endpoint), str(access.region), str(access.key), str(access.secret))
+    process = subprocess.Popen(
+        [sys.executable, "-c", UPLOAD, str(folder), catalogue.bucket, catalogue.prefix, *reached]
+    )
     scene = catalogue.below(folder.name)
-    while process.is_alive() and len(scene.sizes()) < before + 20:
+    while process.poll() is None and len(scene.sizes()) < before + 20:
         time.sleep(0.02)
-    assert process.is_alive()
-    os.kill(process.pid or 0, signal.SIGKILL)
-    process.join()
+    process.kill()
+    assert process.wait() == -signal.SIGKILL
     assert before + 20 <= len(scene.sizes()) < before + 150
 
 
