@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any
 
 from flows.resume import same_run
 from pipeline.objects import ObjectFolder, is_object
-from pipeline.publish import RASTERS, RECORD, ZARR
+from pipeline.publish import PREVIEW, RASTERS, RECORD, ZARR
 from pipeline.upload import Published, fetch, is_listed, is_whole, published, renew_catalog, upload
 
 if TYPE_CHECKING:
     from flows.request import Request
-    from flows.segment import Result
+    from flows.segment import Result, Stage
 
 __all__ = ["Destination", "delivered"]
 
@@ -83,7 +83,7 @@ def _has_outputs(found: Published, request: Request) -> bool:
     return wanted <= names and (options.polygons is None or options.polygons.are_among(names, found.record))
 
 
-def delivered(request: Request, run: Callable[[], Result]) -> Result:
+def delivered(request: Request, run: Callable[[], Result], stage: Stage) -> Result:
     """What ``run`` leaves of a request, published where the results go; nothing is done where that was done before."""
     from flows.segment import Result
 
@@ -96,6 +96,10 @@ def delivered(request: Request, run: Callable[[], Result]) -> Result:
         return Result(request.folder, record, computed=False, place=place)
     result = run()
     with request.directory.locked():
-        upload(request.folder, catalogue)
-        shutil.rmtree(request.folder)
+        stage("upload", lambda: upload(request.folder, catalogue))
+        for path in request.folder.iterdir():
+            if path.is_dir():
+                shutil.rmtree(path)
+            elif path.name != PREVIEW:  # which is shown to those who watch the run
+                path.unlink()
     return replace(result, place=place)

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,7 @@ from pipeline.publish import RECORD, missing_outputs
 from pipeline.rundir import RunDirectory
 from pipeline.scene import Scene
 from pipeline.sources import open_scene
+from pipeline.upload import published
 from pipeline.work import Stopwatch
 
 BYTES_PER_PIXEL = 0.5
@@ -74,18 +75,19 @@ class Request:
             return None
         return finished_record(self.folder, self.identity, self.options)
 
-<<<<<<< HEAD
     def seems_done(self) -> bool:
         """Whether it is likely that nothing is left to infer; ``finished`` knows."""
         there = self.objects is not None and self.objects.version(f"{self.scene.id}/{ITEM}") is not None
         return there or (self.folder / RECORD).exists()
-=======
+
     def outdated(self) -> bool:
         """Whether what is in the folder is of the same source at an earlier time, read and segmented alike."""
         now = self.options.model_dump(mode="json", exclude_defaults=True)
-        for path in (self.directory.plan_file, self.folder / RECORD):
+        remote = None if self.objects is None else published(self.objects, self.scene.id)
+        read = [partial(_read, path) for path in (self.directory.plan_file, self.folder / RECORD)]
+        for record in (*read, *([] if remote is None else [lambda: remote.record])):
             with suppress(OSError, ValueError, LookupError, AttributeError):
-                found = json.loads(path.read_text(encoding="utf-8"))
+                found = record()
                 return bool(
                     found["source"] == self.scene.source
                     and found["model_digest"] == self.model.digest
@@ -96,12 +98,15 @@ class Request:
     def overwriting(self) -> Request:
         """The same, which takes the place of whatever is in the folder."""
         return replace(self, options=self.options.model_copy(update={"overwrite": True}))
->>>>>>> main
 
     def unfinished_business(self) -> bool:
         """Whether a finished run left something to write again or to clear away."""
         options = self.options
         return bool(missing_outputs(self.folder, options.outputs, options.polygons)) or self.directory.path.exists()
+
+
+def _read(path: Path) -> Any:
+    return json.loads(path.read_text(encoding="utf-8"))
 
 
 def open_requests(

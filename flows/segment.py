@@ -43,7 +43,7 @@ class Result:
     """What a run left: the scene's folder, the record of the run, and whether there was anything to infer.
 
     ``rewritten`` names the results that were lost, or not asked for before, of a scene that was finished. ``place`` is
-    the scene's URL where it was published to object storage; ``folder`` is gone then.
+    the scene's URL where it was published to object storage; of ``folder`` only the preview is left then.
     """
 
     folder: Path
@@ -121,11 +121,7 @@ def segment_all(
             request.finished()  # refuses what is of another scene, model or plan
         for request in requests:
             try:
-<<<<<<< HEAD
-                results.append(delivered(request, partial(_segmented, request, lambda: cluster().result(), watcher)))
-=======
                 results.append(segmented(request, lambda: cluster().result(), watcher))
->>>>>>> main
                 watcher.finished(results[-1])
             except (BadBlockError, ChunkError) as error:
                 failures.append(error)
@@ -144,6 +140,10 @@ def segmented(request: Request, client: Callable[[], Client], watcher: Watcher) 
         InputError: its folder has a run of another scene, model or plan.
         SeamlineError: the run failed; what was done is kept and the same call goes on.
     """
+    return delivered(request, partial(_segmented, request, client, watcher), watcher.stage)
+
+
+def _segmented(request: Request, client: Callable[[], Client], watcher: Watcher) -> Result:
     begun = Stopwatch.now()
     record = request.finished()
     if record is not None and not request.unfinished_business():

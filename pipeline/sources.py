@@ -87,18 +87,12 @@ def open_scene(
 ) -> Scene:
     """Find the bands that a model needs in a source, check them, and describe them as one scene.
 
-    <<<<<<< HEAD
-        ``source``: a raster (path, http(s) URL, ``s3://``, ``/vsi…``, ``.zip``), a folder of band files (``s3://…/``,
-        too), or a STAC item (path, http(s) URL or ``s3://`` of its JSON). ``assumed_nodata``: the value of missing pixels
-        in files that declare none. ``reflectance``: whether integers without a scale stand for reflectances.
-    =======
-        ``source``: a raster (path, http(s) URL, ``s3://``, ``/vsi…``, ``.zip``), a folder of band files, or a
-        STAC item (path or http(s) URL of its JSON, or its URL in a STAC API). ``assumed_nodata``: the value of missing
-        pixels in files that declare none. ``reflectance``: whether integers without a scale stand for reflectances.
-    >>>>>>> main
-        ``georeferenced``: whether a file without a place on Earth is refused.
-        Bands of different pixel size share the grid of the finest. What was assumed is in the scene's warnings.
-        Raises ``InputError`` for whatever would stop the inference or spoil its result.
+    ``source``: a raster (path, http(s) URL, ``s3://``, ``/vsi…``, ``.zip``), a folder of band files (``s3://…/``,
+    too), or a STAC item (path, http(s) URL or ``s3://`` of its JSON, or its URL in a STAC API). ``assumed_nodata``: the
+    value of missing pixels in files that declare none. ``reflectance``: whether integers without a scale stand for
+    reflectances. ``georeferenced``: whether a file without a place on Earth is refused.
+    Bands of different pixel size share the grid of the finest. What was assumed is in the scene's warnings.
+    Raises ``InputError`` for whatever would stop the inference or spoil its result.
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", NotGeoreferencedWarning)  # an InputError of its own
@@ -135,9 +129,7 @@ def scene_id(name: str) -> str:
 def kind_of(href: str) -> Kind:
     """What lies at an ``address``, by its name. An item of a STAC API is told by its path."""
     local = Path(href)
-    if is_object(href) and href.endswith("/"):
-        return _Source(_stem(href), href, _bands_of(_objects_in(ObjectFolder.of(href))))
-    if local.is_dir():
+    if local.is_dir() or (is_object(href) and href.endswith("/")):
         return "folder"
     if local.suffix.lower() == ".zip" and local.is_file():
         return "archive"
@@ -152,7 +144,8 @@ def _find(source: str | Path) -> _Source:
     href = address(source)
     kind = kind_of(href)
     if kind == "folder":
-        return _Source(Path(href).name, href, _bands_of(rasters_in(Path(href))))
+        rasters = _objects_in(ObjectFolder.of(href)) if is_object(href) else rasters_in(Path(href))
+        return _Source(Path(href).name, href, _bands_of(rasters))
     if kind == "archive":
         return _Source(Path(href).stem, href, _bands_of(_zipped(href)))
     if kind == "item":

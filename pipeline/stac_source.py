@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -15,7 +14,6 @@ import pystac
 from pipeline.bands import Candidate
 from pipeline.documents import read_document
 from pipeline.errors import InputError
-from pipeline.objects import is_object, object_at
 
 _PICTURES = {"thumbnail", "overview", "visual"}
 _MEDIA_TYPES = {"image/tiff", "image/vnd.stac.geotiff", "image/jp2"}
@@ -53,22 +51,11 @@ def parse_item(document: Any, href: str) -> Item:
     Raises ``InputError`` when it is no item or has no rasters.
     """
     try:
-<<<<<<< HEAD
-        item = _item_object(href) if is_object(href) else pystac.Item.from_file(href)
-    except (*_NOT_AN_ITEM, OSError, HTTPError) as error:
-        raise InputError(
-            f"cannot read {href}",
-            got=" ".join(f"{type(error).__name__}: {error}".split()),
-            expected="a STAC item",
-            fix="name the JSON of one item, or the rasters themselves",
-        ) from error
-=======
         item = pystac.read_dict(document, href=href)
         if not isinstance(item, pystac.Item):
             raise pystac.STACTypeError(document, pystac.Item)
     except _NOT_AN_ITEM as error:
         raise _no_item(href, " ".join(f"{type(error).__name__}: {error}".split())) from error
->>>>>>> main
     assets = {key: asset for key, asset in item.assets.items() if _is_raster(asset)}
     if not assets:
         raise InputError(
@@ -98,18 +85,9 @@ def parse_item(document: Any, href: str) -> Item:
     )
 
 
-<<<<<<< HEAD
-def _item_object(href: str) -> pystac.Item:
-    folder, key = object_at(href)
-    found = folder.get(key)
-    if found is None:
-        raise FileNotFoundError(f"no such object in {folder}")
-    return pystac.Item.from_dict(json.loads(found.data), href=href, preserve_dict=False)
-=======
 def _no_item(href: str, got: object) -> InputError:
     fix = "name the JSON of one item, or the rasters themselves"
     return InputError(f"cannot read {href}", got=got, expected="a STAC item", fix=fix)
->>>>>>> main
 
 
 def _is_raster(asset: pystac.Asset) -> bool:
