@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 import shutil
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -83,17 +83,22 @@ class Request:
     def outdated(self) -> bool:
         """Whether what is in the folder is of the same source at an earlier time, read and segmented alike."""
         now = self.options.model_dump(mode="json", exclude_defaults=True)
-        remote = None if self.objects is None else published(self.objects, self.scene.id)
-        read = [partial(_read, path) for path in (self.directory.plan_file, self.folder / RECORD)]
-        for record in (*read, *([] if remote is None else [lambda: remote.record])):
-            with suppress(OSError, ValueError, LookupError, AttributeError):
-                found = record()
+        for found in self._records():
+            with suppress(LookupError, AttributeError, TypeError):
                 return bool(
                     found["source"] == self.scene.source
                     and found["model_digest"] == self.model.digest
                     and all(found["options"].get(name) == now.get(name) for name in READING)
                 )
         return False
+
+    def _records(self) -> Iterator[Any]:
+        """Of what was begun or finished of the scene."""
+        for path in (self.directory.plan_file, self.folder / RECORD):
+            with suppress(OSError, ValueError):
+                yield json.loads(path.read_text(encoding="utf-8"))
+        if self.objects is not None and (there := published(self.objects, self.scene.id)) is not None:
+            yield there.record
 
     def overwriting(self) -> Request:
         """The same, which takes the place of whatever is in the folder."""
@@ -103,10 +108,6 @@ class Request:
         """Whether a finished run left something to write again or to clear away."""
         options = self.options
         return bool(missing_outputs(self.folder, options.outputs, options.polygons)) or self.directory.path.exists()
-
-
-def _read(path: Path) -> Any:
-    return json.loads(path.read_text(encoding="utf-8"))
 
 
 def open_requests(
