@@ -76,6 +76,7 @@ def query(
         return
     if report is not None:
         check_writable(report.absolute().parent, f"--json {report}")
+        report.parent.mkdir(parents=True, exist_ok=True)
         with replacing(report) as part:
             part.write_text(collection(items) + "\n", encoding="utf-8")
     display.show_items(items)

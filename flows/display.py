@@ -269,6 +269,9 @@ def show_evaluation(found: Evaluation) -> None:
 
 def show_items(items: Sequence[Mapping[str, Any]]) -> None:
     """Scenes that a query found: when they were taken, and which classes cover how much of them."""
+    if not items:
+        print("no scenes")
+        return
     table = Table(title=f"{len(items)} scenes", title_justify="left", highlight=False, box=None, padding=(0, 2, 0, 0))
     for heading in ("scene", "date", "classes"):
         table.add_column(heading, overflow="fold")

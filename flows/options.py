@@ -167,6 +167,16 @@ class SegmentOptions(BaseModel):
             )
         return value
 
+    @field_validator("polygon_formats", "polygon_min_area", "polygon_simplify")
+    @classmethod
+    def _has_polygons(cls, value: object, info: ValidationInfo) -> object:
+        default = cls.model_fields[info.field_name or ""].default
+        if value != default and "polygons" not in info.data.get("outputs", ("polygons",)):
+            raise PydanticCustomError(
+                "option", "Input should be {expected}", {"expected": "left out, or polygons among --outputs"}
+            )
+        return value
+
     @property
     def layers(self) -> tuple[str, ...]:
         """What the run keeps beside the labels: the layers among the outputs, and what polygons say of their pixels."""

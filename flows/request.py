@@ -162,11 +162,10 @@ def raster_of(scene: Scene, model: Model, options: SegmentOptions) -> Raster:
 
 
 def check_output(out: Path, scene: Scene) -> None:
-    """Refuse an output folder that cannot be written to or whose disk is too small."""
-    folder = out / scene.id
-    check_writable(folder, f"--out {out}")
+    """Refuse an output folder that cannot be written to or whose disk is too small; makes nothing."""
+    there = check_writable(out / scene.id, f"--out {out}")
     height, width = scene.grid.shape
-    needed, free = int(height * width * BYTES_PER_PIXEL), shutil.disk_usage(folder).free
+    needed, free = int(height * width * BYTES_PER_PIXEL), shutil.disk_usage(there).free
     if free < needed:
         raise InputError(
             f"disk of --out {out}",
