@@ -137,6 +137,14 @@ class SegmentOptions(BaseModel):
     offset: Offset = Field(None, description="See scale")
     nodata: Nodata = Field(None, description="Digital number that means no data; none: every pixel is data")
     on_bad_block: Literal["fail", "nodata"] = Field("fail", description="What an unreadable block of a file does")
+    work: Path | None = Field(
+        None,
+        description="Folder to work in where results go to s3://, seen by all workers; default: $SEAMLINE_WORK,"
+        " or one in the user's cache",
+    )
+    credentials: str | None = Field(
+        None, description="Prefect Secret block with the keys of object storage; default: the environment's"
+    )
     overwrite: bool = Field(False, description="Start over where another scene, model or plan left a run or a result")
 
     @model_validator(mode="after")

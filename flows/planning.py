@@ -13,6 +13,7 @@ import numpy as np
 import psutil
 from numpy.typing import NDArray
 
+from flows.access import connected_with, use
 from flows.measuring import measure, measure_context
 from flows.models import Model, open_model
 from flows.options import SegmentOptions
@@ -20,7 +21,7 @@ from flows.request import open_input, raster_of
 from flows.resume import Resumed
 from model.config import Settings
 from model.measurement import Measurement
-from pipeline.cluster import connected, memory_of
+from pipeline.cluster import memory_of
 from pipeline.errors import InputError
 from pipeline.picture import stretch, write_plan_picture
 from pipeline.planning import (
@@ -139,9 +140,10 @@ def plan_scene(
 ) -> Plan:
     """The plan that ``segment`` would follow, measured on the same kind of workers; drawn to ``picture`` if given."""
     model = open_model(model_name)
+    use(options.credentials)
     scene = open_input(source, model, options)
     candidates(raster_of(scene, model, options), options.plan, model.reach)
-    with connected(options.cluster, worker_count(options)) as client:
+    with connected_with(options.credentials, options.cluster, worker_count(options)) as client:
         plan = make_plan(client, scene, model, options, None, say, curious=True)
     if picture is not None:
         draw_plan(plan, picture)

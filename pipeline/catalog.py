@@ -27,8 +27,8 @@ from pipeline.items import ITEM, ITEMS, Document, read_item, write_items
 from pipeline.store import JSON, crs_code
 
 __all__ = [
-    "CATALOG", "ClassArea", "ModelReference", "class_table", "file_info", "footprint", "scene_item", "update_catalog",
-    "write_item",
+    "CATALOG", "ClassArea", "ModelReference", "catalog_document", "class_table", "file_info", "footprint", "json_bytes",
+    "scene_item", "update_catalog", "write_item",
 ]  # fmt: skip
 
 CATALOG = "catalog.json"
@@ -197,7 +197,7 @@ def update_catalog(out: Path) -> Path:
     path, written, items = out / CATALOG, None, dict[str, tuple[Stamp, Document]]()
     while (stamps := _stamps(out)) != written:
         items = {scene: _read(out, scene, stamp, items.get(scene)) for scene, stamp in stamps.items()}
-        _write_json(path, _catalog(stamps).to_dict(include_self_link=False, transform_hrefs=False))
+        _write_json(path, catalog_document(stamps))
         write_items({scene: item for scene, (_, item) in items.items() if item}, out / ITEMS)
         written = stamps
     for whole in (path, out / ITEMS):
@@ -230,7 +230,8 @@ def _read(out: Path, scene: str, stamp: Stamp, known: tuple[Stamp, Document] | N
         return stamp, {}
 
 
-def _catalog(scenes: Iterable[str]) -> pystac.Catalog:
+def catalog_document(scenes: Iterable[str]) -> dict[str, Any]:
+    """The catalogue of the items in folders of these names below it."""
     catalog = pystac.Catalog(
         id="seamline", title="Seamline segmentations", description="Segmented scenes, one item each."
     )
@@ -238,7 +239,7 @@ def _catalog(scenes: Iterable[str]) -> pystac.Catalog:
     for scene in scenes:
         href = f"./{scene}/{ITEM}"
         catalog.add_link(pystac.Link("item", href, media_type=pystac.MediaType.GEOJSON, title=scene))
-    return catalog
+    return catalog.to_dict(include_self_link=False, transform_hrefs=False)  # type: ignore[no-any-return]
 
 
 def _projection(grid: GeoBox) -> dict[str, JSON]:
@@ -254,6 +255,11 @@ def _projection(grid: GeoBox) -> dict[str, JSON]:
     }
 
 
+def json_bytes(document: Mapping[str, Any]) -> bytes:
+    """A document of STAC as it is published."""
+    return (json.dumps(document, indent=2, ensure_ascii=False) + "\n").encode("utf-8")
+
+
 def _write_json(path: Path, document: Mapping[str, Any]) -> None:
     with replacing(path, shared=True) as part:
-        part.write_text(json.dumps(document, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        part.write_bytes(json_bytes(document))

@@ -6,17 +6,21 @@ import json
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from math import isfinite
 from pathlib import Path
+from tempfile import NamedTemporaryFile
 
 import shapely
 import shapely.geometry
 
 from pipeline.catalog import UNKNOWN_TIME
 from pipeline.errors import InputError
-from pipeline.items import ITEM, ITEMS, Document, moved, read_item
+from pipeline.items import ITEM, ITEMS, Document, moved, parsed_item, read_item
+from pipeline.objects import ObjectFolder
 
 __all__ = ["Box", "Interval", "collection", "query"]
 
@@ -119,19 +123,23 @@ def _span(text: str) -> tuple[datetime, datetime] | None:
     return moment, moment + timedelta(microseconds=1)
 
 
-def query(out: Path, box: Box | None = None, where: str = "", interval: Interval | None = None) -> list[Document]:
+def query(
+    out: Path | ObjectFolder, box: Box | None = None, where: str = "", interval: Interval | None = None
+) -> list[Document]:
     """The items of the catalogue ``out`` that meet ``box``, lie in ``interval`` and fulfil ``where``, by id.
 
     ``where`` is an SQL expression over the columns of ``items.parquet``, computed by DuckDB: ``water_share > 0.05``. It
     can neither read nor write anything else, nor compute longer than ten seconds. A box meets the outline of a scene; a
-    scene without one, or whose time is unknown, is in no box or interval. Hrefs of the items are absolute paths.
+    scene without one, or whose time is unknown, is in no box or interval. Hrefs of the items are absolute paths, or
+    URLs.
 
     Raises:
         InputError: there is no such table, or it or an item is damaged, or ``where`` is no such expression.
     """
     conditions = [condition.sql for condition in (box, interval) if condition is not None]
     unless = [UNKNOWN_TIME] if interval is not None else []
-    found = _selected(out, conditions, unless, where)
+    with _table(out) as table:
+        found = _selected(out, table, conditions, unless, where)
     items = [item for href in found if (item := _item(out, href)) is not None]
     if box is None:
         return items
@@ -139,12 +147,32 @@ def query(out: Path, box: Box | None = None, where: str = "", interval: Interval
     return [item for item in items if shapely.intersects(shapely.geometry.shape(item["geometry"]), outline)]
 
 
-def _selected(out: Path, conditions: list[str], unless: list[str], where: str) -> list[str]:
-    """The links of the rows, as ``selection.selected``, in a process that may be ended and whose memory is limited."""
-    path = out / ITEMS
-    if not path.is_file():
-        raise InputError(f"results {out}", got=f"no {ITEMS}", expected="a folder that `seamline segment` wrote to",
-                         fix="check the path; older results get it when the same command is given again")  # fmt: skip
+@contextmanager
+def _table(out: Path | ObjectFolder) -> Iterator[Path]:
+    """The table of items as a file."""
+    if isinstance(out, Path):
+        if not (out / ITEMS).is_file():
+            raise _no_table(out)
+        yield out / ITEMS
+        return
+    found = out.get(ITEMS)
+    if found is None:
+        raise _no_table(out)
+    with NamedTemporaryFile(suffix=".parquet") as file:
+        file.write(found.data)
+        file.flush()
+        yield Path(file.name)
+
+
+def _no_table(out: Path | ObjectFolder) -> InputError:
+    return InputError(f"results {out}", got=f"no {ITEMS}", expected="a folder that `seamline segment` wrote to",
+                      fix="check the path; older results get it when the same command is given again")  # fmt: skip
+
+
+def _selected(out: Path | ObjectFolder, path: Path, conditions: list[str], unless: list[str], where: str) -> list[str]:
+    """The links of the rows in the table at ``path``, as ``selection.selected``, in a process that may be ended and
+    whose memory is limited.
+    """
     if where != (plain := where.encode(errors="backslashreplace").decode()):
         raise _no_expression(plain, "half of a surrogate pair")  # which DuckDB does not take
     question = json.dumps({"path": str(path), "conditions": conditions, "unless": unless, "where": where})
@@ -164,18 +192,34 @@ def _selected(out: Path, conditions: list[str], unless: list[str], where: str) -
     return list(answer["hrefs"])
 
 
-def _item(out: Path, href: str) -> Document | None:
+def _item(out: Path | ObjectFolder, href: str) -> Document | None:
     """The item that a row stands for, None if it is gone; its hrefs are absolute."""
-    path = (out / href).resolve()
-    if path.name != ITEM or not path.is_relative_to(out.resolve()):
-        raise _damaged(out, f"the link {href}")
     try:
-        item = moved(read_item(path), str(path.parent))
+        place, item = _read_object(out, href) if isinstance(out, ObjectFolder) else _read_file(out, href)
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as error:
         raise _damaged(out, f"{href}: {error}") from error
-    return {**item, "links": [*item["links"], {"rel": "self", "href": str(path), "type": "application/geo+json"}]}
+    item = moved(item, place)
+    own = {"rel": "self", "href": f"{place}/{ITEM}", "type": "application/geo+json"}
+    return {**item, "links": [*item["links"], own]}
+
+
+def _read_file(out: Path, href: str) -> tuple[str, Document]:
+    path = (out / href).resolve()
+    if path.name != ITEM or not path.is_relative_to(out.resolve()):
+        raise _damaged(out, f"the link {href}")
+    return str(path.parent), read_item(path)
+
+
+def _read_object(out: ObjectFolder, href: str) -> tuple[str, Document]:
+    parts = re.fullmatch(rf"\./([A-Za-z0-9][A-Za-z0-9._-]*)/{ITEM}", href)
+    if parts is None:
+        raise _damaged(out, f"the link {href}")
+    found = out.get(f"{parts[1]}/{ITEM}")
+    if found is None:
+        raise FileNotFoundError
+    return out.url(parts[1]), parsed_item(found.data, href)
 
 
 def collection(items: list[Document]) -> str:
@@ -196,6 +240,6 @@ def _no_expression(where: str, reason: str) -> InputError:
     )  # fmt: skip
 
 
-def _damaged(out: Path, reason: object) -> InputError:
+def _damaged(out: Path | ObjectFolder, reason: object) -> InputError:
     return InputError(f"results {out}", got=f"{ITEMS} with damage ({' '.join(str(reason).split())[:200]})",
                       expected="a table of the items", fix="see what `seamline verify` says of it")  # fmt: skip

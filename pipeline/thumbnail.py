@@ -37,8 +37,8 @@ def read_thumbnail(
     pixels = np.empty((len(bands), *shape), np.float32)
     valid = np.zeros(shape, np.bool_)
     for values, band in zip(pixels, bands, strict=True):
-        with environment(band.path):
-            dataset = opened(band.path).dataset
+        with environment(band.path, band.version):
+            dataset = opened(band.path, band.version).dataset
             if height * width > WHOLE and not dataset.overviews(band.index):
                 return None
             values[:] = dataset.read(band.index, out_shape=shape)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -68,9 +68,11 @@ class Polygons:
 
     def are_in(self, folder: Path, record: Mapping[str, Any]) -> bool:
         """Whether the files are there, made by these rules as far as the record of the run says."""
-        return record.get("polygons") == asdict(self.rules) and all(
-            (folder / FILES[kind]).exists() for kind in self.formats
-        )
+        return self.are_among([path.name for path in folder.iterdir()], record)
+
+    def are_among(self, names: Collection[str], record: Mapping[str, Any]) -> bool:
+        """Whether the files are among those of these names, and the record of the run has these rules."""
+        return record.get("polygons") == asdict(self.rules) and all(FILES[kind] in names for kind in self.formats)
 
 
 @dataclass(frozen=True)
