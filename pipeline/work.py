@@ -82,11 +82,21 @@ class Stopwatch:
             self.seconds[name] = self.seconds.get(name, 0.0) + self.now() - started
 
 
-def infer_chunk(job: Job, chunk: Index, predictor: Predictor, on_device: OnDevice) -> Report:
+class AbandonedError(Exception):
+    """Nobody waits for the chunk any more; what was inferred of it is thrown away."""
+
+
+def infer_chunk(
+    job: Job, chunk: Index, predictor: Predictor, on_device: OnDevice, wanted: Callable[[], bool] = lambda: True
+) -> Report:
     """Infer a chunk's tiles, and write its labels if no neighbour votes on them.
 
     ``on_device`` runs the network, one chunk after the other; other chunks of this process read and write
     meanwhile. A chunk that was inferred before (its worker died between saving and saying so) is not inferred again.
+    Before each window it is asked whether the chunk is still ``wanted``.
+
+    Raises:
+        AbandonedError: it is not.
     """
     earlier = job.directory.report_of(chunk)
     if earlier is not None:
@@ -94,7 +104,7 @@ def infer_chunk(job: Job, chunk: Index, predictor: Predictor, on_device: OnDevic
     watch = Stopwatch()
     with watch.stage("read"):
         block = read_block(job.scene, job.tiling.reads_of(chunk), job.on_bad_block)
-    tiles = _Tiles(job, chunk, block)
+    tiles = _Tiles(job, chunk, block, wanted)
     tiles.save_quicklook()
     if job.tiling.overlap:
         result = on_device(lambda: tiles.blended(predictor, watch))
@@ -154,6 +164,7 @@ class _Tiles:
     job: Job
     chunk: Index
     block: Block
+    still_wanted: Callable[[], bool]
 
     @property
     def tiling(self) -> Tiling:
@@ -202,6 +213,8 @@ class _Tiles:
             [self.block.valid[rows, cols] for rows, cols in places],
         )
         for tile in tiles:
+            if not self.still_wanted():
+                raise AbandonedError
             with watch.stage("infer"):
                 scores = next(predictions)
             yield self._support(tile), tile, scores
