@@ -31,6 +31,7 @@ from tests.rasters import noise, write
 CERTIFICATES = str(DEPLOY / "certificates")
 DEPLOYMENTS: list[dict[str, Any]] = yaml.safe_load((DEPLOY / "prefect.yaml").read_text())["deployments"]
 TEMPLATES = {"kubernetes": json.loads((DEPLOY / "kubernetes" / "job-template.json").read_text())["variables"]}
+NAMES = ("blue", "green", "red", "nir", "swir16", "swir22")
 SECONDS = 240
 """How long a busy machine may take to start something."""
 
