@@ -125,7 +125,7 @@ def connected(cluster: str, workers: int) -> Iterator[Client]:
 
 
 def _check_encryption(cluster: str) -> None:
-    """Raises ``InputError`` where address and configuration disagree on TLS, ``OSError`` for unreadable certificates."""
+    """Raises ``InputError`` where address and configuration disagree on TLS, ``OSError`` for bad certificates."""
     ours = Security().get_connection_args("client")
     wanted = normalize_address(cluster).startswith("tls://")
     if wanted and ours.get("ssl_context") is None:

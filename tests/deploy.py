@@ -94,7 +94,7 @@ def _schema_of(kind: str) -> dict[str, Any]:
 
 
 def _strict(schema: Any, root: bool = True) -> Any:
-    """As the API server with strict fields: what is not named is refused. It adds kind and metadata to every resource."""
+    """As the API server with strict fields: what is not named is refused. Every resource has kind and metadata."""
     if isinstance(schema, list):
         return [_strict(entry, False) for entry in schema]
     if not isinstance(schema, dict):
