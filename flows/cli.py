@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from flows import cli_models, cli_results, display
+from flows import cli_models, cli_results, cli_up, display
 from flows.arguments import (
     Aoi,
     Bands,
@@ -202,6 +202,7 @@ def train(
 
 
 app.add_typer(cli_results.app)
+app.add_typer(cli_up.app)
 
 
 def _interrupted(signum: int, frame: object) -> None:

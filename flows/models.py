@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -134,12 +133,6 @@ class TorchLoader:
                 fix="let all machines see the same folder",
             )
         return Runtime(spec, self.folder, self.settings, self.radiometry, self.halo)
-
-    @property
-    def key(self) -> str:
-        """Digest of all that decides what the loaded predictor does."""
-        values = [self.digest, asdict(self.settings), asdict(self.radiometry), self.halo]
-        return hashlib.sha256(json.dumps(values).encode()).hexdigest()[:16]
 
 
 def radiometry_of(scene: Scene) -> Radiometry:

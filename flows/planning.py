@@ -35,7 +35,7 @@ from pipeline.planning import (
 from pipeline.scene import Scene
 from pipeline.thumbnail import read_thumbnail
 from pipeline.tiling import Tiling
-from pipeline.work import quicklook_bands
+from pipeline.work import are_rgb, quicklook_bands
 
 NVIDIA_DRIVER = Path("/proc/driver/nvidia")
 
@@ -166,6 +166,6 @@ def draw_plan(plan: Plan, path: Path) -> None:
 
 def thumbnail(scene: Scene, size: int = 1000) -> NDArray[np.uint8] | None:
     """A small picture (height, width, 3) of the scene, ``None`` where it would cost reading all of a large one."""
-    shown = quicklook_bands([band.name for band in scene.bands])
-    thinned = read_thumbnail(scene, [scene.bands[position] for position in shown], size)
-    return None if thinned is None else stretch(*thinned)
+    names = [band.name for band in scene.bands]
+    thinned = read_thumbnail(scene, [scene.bands[position] for position in quicklook_bands(names)], size)
+    return None if thinned is None else stretch(*thinned, rgb=are_rgb(names))

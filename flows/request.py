@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -14,7 +16,7 @@ import numpy as np
 
 from flows.models import Model
 from flows.options import SegmentOptions
-from flows.resume import Identity, finished_record
+from flows.resume import READING, Identity, finished_record
 from pipeline.errors import InputError
 from pipeline.files import check_writable
 from pipeline.layers import LAYERS
@@ -58,11 +60,28 @@ class Request:
         """The record of the same run, finished, if it shall not be done again.
 
         Raises:
-            InputError: there is a finished run of another scene, model or plan.
+            OtherRunError: there is a finished run of another scene, model or plan.
         """
         if self.options.overwrite or not (self.folder / RECORD).exists():
             return None
         return finished_record(self.folder, self.identity, self.options)
+
+    def outdated(self) -> bool:
+        """Whether what is in the folder is of the same source at an earlier time, read and segmented alike."""
+        now = self.options.model_dump(mode="json", exclude_defaults=True)
+        for path in (self.directory.plan_file, self.folder / RECORD):
+            with suppress(OSError, ValueError, LookupError, AttributeError):
+                found = json.loads(path.read_text(encoding="utf-8"))
+                return bool(
+                    found["source"] == self.scene.source
+                    and found["model_digest"] == self.model.digest
+                    and all(found["options"].get(name) == now.get(name) for name in READING)
+                )
+        return False
+
+    def overwriting(self) -> Request:
+        """The same, which takes the place of whatever is in the folder."""
+        return replace(self, options=self.options.model_copy(update={"overwrite": True}))
 
     def unfinished_business(self) -> bool:
         """Whether a finished run left something to write again or to clear away."""

@@ -9,7 +9,7 @@ from typing import Any
 
 from flows.options import SegmentOptions
 from model.measurement import Measurement
-from pipeline.errors import InputError
+from pipeline.errors import InputError, OtherRunError
 from pipeline.layers import LAYERS
 from pipeline.publish import RECORD, can_complete
 from pipeline.rundir import RunDirectory
@@ -43,7 +43,7 @@ def finished_record(folder: Path, identity: Identity, options: SegmentOptions) -
     """The record of a finished run of the same scene, model and plan whose labels are there; otherwise ``None``.
 
     Raises:
-        InputError: there is a finished run of something else.
+        OtherRunError: there is a finished run of something else.
     """
     if RunDirectory(folder / ".run").plan_file.exists():
         return None
@@ -64,7 +64,7 @@ def resumable(directory: RunDirectory, identity: Identity, options: SegmentOptio
     What the options leave open stays as the unfinished run chose it.
 
     Raises:
-        InputError: there is an unfinished run of something else, and the options do not overwrite it.
+        OtherRunError: there is an unfinished run of something else, and the options do not overwrite it.
     """
     try:
         found = directory.identity()
@@ -118,7 +118,7 @@ def _refuse_other(
         there |= {f"--{name}": before.get(name, "none") for name in READING}
     other = {name: value for name, value in asked.items() if value is not None and value != there.get(name)}
     if other:
-        raise InputError(
+        raise OtherRunError(
             what,
             got=", ".join(f"{name} {_short(there.get(name, 'unknown'))}" for name in other),
             expected=", ".join(f"{name} {_short(value)}" for name, value in other.items()) + " as asked",
@@ -139,7 +139,7 @@ def _refuse_outputs(what: str, found: dict[str, Any], options: SegmentOptions, l
     if not layers_fit:
         other["--outputs"] = ",".join(found["outputs"]), ",".join(options.outputs)
     if other:
-        raise InputError(
+        raise OtherRunError(
             what,
             got=", ".join(f"{name} {had}" for name, (had, _) in other.items()),
             expected=", ".join(f"{name} {wanted}" for name, (_, wanted) in other.items()) + " as asked",

@@ -11,7 +11,7 @@ from datetime import UTC, datetime, timedelta
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 from distributed import Client
 
@@ -32,6 +32,7 @@ from pipeline.store import Storage, create_store
 from pipeline.tiling import Tiling
 from pipeline.work import Job, Stopwatch
 
+T = TypeVar("T")
 PLANNED = ("window", "halo", "overlap", "chunk_tiles", "divisor")
 """What fixes a tiling of a scene."""
 
@@ -49,17 +50,30 @@ class Result:
     rewritten: tuple[str, ...] = ()
 
 
+class Stage(Protocol):
+    """Does a stage of a scene's run, for whoever wants to see it as a step of its own."""
+
+    def __call__(self, name: str, work: Callable[[], T]) -> T:
+        """Do ``work`` and return what it returns; its errors pass through."""
+        ...
+
+
+def _plainly(name: str, work: Callable[[], T]) -> T:
+    return work()
+
+
 @dataclass(frozen=True)
 class Watcher:
     """Who wants to know how a run goes on: told of each scene's plan, of its totals after each chunk, of its end.
 
-    ``say`` is told in words what takes a while before there is a plan.
+    ``say`` is told in words what takes a while before there is a plan; ``stage`` does each of the run's stages.
     """
 
     say: Callable[[str], None] = lambda text: None
     planned: Callable[[Plan], None] = lambda plan: None
     progress: Callable[[Totals, Plan], None] = lambda totals, plan: None
     finished: Callable[[Result], None] = lambda result: None
+    stage: Stage = _plainly
 
 
 def segment(source: str | Path, model_name: str | Path, out: Path, options: SegmentOptions, watcher: Watcher) -> Result:
@@ -101,7 +115,7 @@ def segment_all(
             request.finished()  # refuses what is of another scene, model or plan
         for request in requests:
             try:
-                results.append(_segmented(request, lambda: cluster().result(), watcher))
+                results.append(segmented(request, lambda: cluster().result(), watcher))
                 watcher.finished(results[-1])
             except (BadBlockError, ChunkError) as error:
                 failures.append(error)
@@ -112,7 +126,14 @@ def segment_all(
     return results
 
 
-def _segmented(request: Request, client: Callable[[], Client], watcher: Watcher) -> Result:
+def segmented(request: Request, client: Callable[[], Client], watcher: Watcher) -> Result:
+    """Segment one scene; ``client`` is called where there is something to do.
+
+    Raises:
+        InUseError: another process is at it.
+        InputError: its folder has a run of another scene, model or plan.
+        SeamlineError: the run failed; what was done is kept and the same call goes on.
+    """
     begun = Stopwatch.now()
     record = request.finished()
     if record is not None and not request.unfinished_business():
@@ -120,7 +141,7 @@ def _segmented(request: Request, client: Callable[[], Client], watcher: Watcher)
     with request.directory.locked():
         record = request.finished()  # another process may have finished it in between
         if record is not None:
-            return _completed(request, record)
+            return watcher.stage("publish", lambda: _completed(request, record))
         return _run(request, client(), watcher, begun)
 
 
@@ -141,18 +162,22 @@ def _run(request: Request, client: Client, watcher: Watcher, begun: float) -> Re
     date = datetime.now(UTC) - timedelta(seconds=Stopwatch.now() - started)
     scene, model, options = request.scene, request.model, request.options
     resumed = resumable(request.directory, request.identity, options)
-    plan = make_plan(client, scene, model, options, resumed, watcher.say)
+    plan = watcher.stage("plan", lambda: make_plan(client, scene, model, options, resumed, watcher.say))
     watcher.planned(plan)
     directory = _begun(request, plan) if resumed is None else resumed.directory
     job = Job(scene, plan.tiling, len(model.classes), directory, options.on_bad_block, options.layers)
     loader = TorchLoader(model.folder, model.digest, plan.settings, radiometry_of(scene), plan.tiling.halo)
     start = Stopwatch.now() - started
-    totals = run_chunks(client, job, loader, lambda totals: watcher.progress(totals, plan))
+
+    def infer() -> Totals:
+        return run_chunks(client, job, loader, lambda totals: watcher.progress(totals, plan))
+
+    totals = watcher.stage("infer", infer)
     record = _record(plan, request, totals)
     record["started"] = date.isoformat(timespec="seconds")
     record["seconds"] |= {"start": start, "run": totals.elapsed}
     publication = replace(_publication(request, job), spread=spread(client, job))
-    record = publish(publication, record, Stopwatch(), started)
+    record = watcher.stage("publish", lambda: publish(publication, record, Stopwatch(), started))
     return Result(request.folder, record, computed=True)
 
 
@@ -165,6 +190,7 @@ def _begun(request: Request, plan: Plan) -> RunDirectory:
     options = request.options.model_dump(mode="json", exclude_defaults=True)
     identity = {
         **asdict(request.identity),
+        "source": plan.scene.source,
         "options": options,
         "tiling": asdict(plan.tiling),
         "measured": plan.measured.to_dict(),

@@ -21,7 +21,7 @@ from pipeline.assets import file_info, multihash, renders, scene_assets
 from pipeline.classes import NODATA, LabelClass, column_names
 from pipeline.cog import row_bands
 from pipeline.files import clear_parts, replacing
-from pipeline.footprint import bbox_of, footprint, rounded
+from pipeline.footprint import Area, bbox_of, footprint, rounded
 from pipeline.grid import GeoBox
 from pipeline.items import ITEM, ITEMS, Document, read_item, write_items
 from pipeline.store import JSON, crs_code
@@ -114,15 +114,17 @@ def scene_item(
     processed: datetime,
     software: Mapping[str, str],
     lineage: str,
+    area: Area | None = None,
 ) -> pystac.Item:
     """The STAC 1.1 item of the scene whose results lie in ``folder``; hrefs are relative to it.
 
     ``source`` is the scene's path or URL, ``acquired`` when it was taken, ``processed`` when it was segmented
-    (both with a time zone), ``software`` names versions. STAC demands a time: where ``acquired`` is None the
-    item carries ``processed`` and says so in ``seamline:datetime_unknown``. Files of the known names become
-    assets where they exist, with size and checksum, so write them first.
+    (both with a time zone), ``software`` names versions, ``area`` (column, row) is where the
+    grid has labels (default: everywhere). STAC demands a time: where ``acquired`` is None the item carries
+    ``processed`` and says so in ``seamline:datetime_unknown``. Files of the known names become assets where they exist,
+    with size and checksum, so write them first.
     """
-    outline = footprint(grid)
+    outline = footprint(grid, area)
     assets = scene_assets(folder, classes, _pixel_width(grid))
     drawn = renders(assets, classes)
     extensions = dict(_EXTENSIONS)

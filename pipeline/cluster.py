@@ -7,13 +7,13 @@ import signal
 import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from multiprocessing.resource_tracker import ensure_running
 from threading import BoundedSemaphore
 from typing import TypeVar
 
 import psutil
-from distributed import Client, LocalCluster, Worker, WorkerPlugin
+from distributed import Client, LocalCluster, Scheduler, Worker, WorkerPlugin
 from distributed.comm import get_address_host_port, normalize_address
 
 from pipeline.errors import InputError
@@ -33,6 +33,10 @@ WORKER_ENVIRONMENT = {"OMP_WAIT_POLICY": "PASSIVE"}
 the next chunk; by default it spins on it, and while a chunk is read the network runs at half its speed."""
 
 
+PLUGIN = "seamline"
+"""How the names of our plugins begin; then comes the id of the client that they work for."""
+
+
 class PredictorPlugin(WorkerPlugin):  # type: ignore[misc]
     """Gives each worker process, also one that joins or restarts later, one predictor, loaded once.
 
@@ -44,9 +48,9 @@ class PredictorPlugin(WorkerPlugin):  # type: ignore[misc]
 
     idempotent = True
 
-    def __init__(self, loader: PredictorLoader) -> None:
+    def __init__(self, loader: PredictorLoader, client: str) -> None:
         # One of its own for each run: runs share workers, and the first to end must not take it from the others.
-        self.name = f"seamline-{loader.key}-{uuid.uuid4().hex[:8]}"
+        self.name = f"{PLUGIN}/{client}/{uuid.uuid4().hex[:8]}"
         self._loader = loader
 
     def setup(self, worker: Worker) -> None:
@@ -59,6 +63,18 @@ class PredictorPlugin(WorkerPlugin):  # type: ignore[misc]
     def on_device(self, work: Callable[[], T]) -> T:
         """Do ``work`` in the thread of the predictor, after what others gave it before."""
         return self._device.submit(work).result()
+
+
+def forget_dead(client: Client) -> None:
+    """Take from the workers what clients that were killed have left there: their predictors, and their memory."""
+    for name in client.run_on_scheduler(_of_dead_clients):
+        with suppress(ValueError):  # another client was quicker
+            client.unregister_worker_plugin(name)
+
+
+def _of_dead_clients(dask_scheduler: Scheduler) -> list[str]:
+    mine = (name for name in dask_scheduler.worker_plugins if str(name).startswith(f"{PLUGIN}/"))
+    return [name for name in mine if name.split("/")[1] not in dask_scheduler.clients]
 
 
 @contextmanager

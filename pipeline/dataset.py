@@ -90,13 +90,12 @@ def _coordinates(result: Result) -> dict[str, Any]:
 
 def _attributes(result: Result) -> dict[str, Any]:
     """Plain values only, so that netCDF can hold them."""
-    record, properties = result.record, result.item["properties"]
-    unknown = properties.get("seamline:datetime_unknown", False)
+    record, properties = result.record, result.item.properties
     return {
         "title": f"Segmentation of {record['scene']}",
         "scene": record["scene"],
         "model": record["model"],
-        "datetime": "unknown" if unknown else properties["datetime"],
+        "datetime": "unknown" if properties.unknown else properties.datetime.isoformat(),
         "source": record["source"],
         "folder": str(result.folder.absolute()),
         "shape": list(result.grid.shape),

@@ -25,6 +25,14 @@ class InputError(SeamlineError):
         return f"{self.what}: got {self.got}, expected {self.expected}; {self.fix}"
 
 
+class InUseError(InputError):
+    """The scene is being segmented by another process; it is not done twice at once."""
+
+
+class OtherRunError(InputError):
+    """The scene's folder has a run of another scene, model or plan, which only an order to overwrite replaces."""
+
+
 def _input_error(kind: type[InputError], what: str, got: str, expected: str, fix: str) -> InputError:
     return kind(what, got=got, expected=expected, fix=fix)
 

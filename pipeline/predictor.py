@@ -45,8 +45,3 @@ class PredictorLoader(Protocol):
     def __call__(self) -> Predictor:
         """Load it; called once in a process."""
         ...
-
-    @property
-    def key(self) -> str:
-        """The same for loaders that load the same predictor, different otherwise."""
-        ...

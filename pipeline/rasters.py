@@ -216,7 +216,7 @@ def content_digest(path: str, indexes: Sequence[int]) -> str:
     """
     digest = hashlib.sha256()
     sampled = False
-    for part in _files(path):
+    for part in files_of(path):
         local = local_file(part)
         if local is None or local.stat().st_size > _HASHED_WHOLE:
             sampled = True
@@ -236,11 +236,11 @@ def content_digest(path: str, indexes: Sequence[int]) -> str:
     return digest.hexdigest()
 
 
-def _files(path: str) -> list[str]:
-    """``path`` and the files that its pixels come from."""
+def files_of(path: str) -> list[str]:
+    """``path`` and the files that its pixels come from. Raises rasterio's ``RasterioIOError``."""
     with environment(path):
         # Statistics and overviews come and go with the viewers that are used; they change no pixel.
         others = [f for f in sorted(opened(path).dataset.files) if not f.endswith((".aux.xml", ".ovr"))]
     if not path.lower().endswith(".vrt"):
         return others
-    return [path, *(part for other in others if other != path for part in _files(other))]
+    return [path, *(part for other in others if other != path for part in files_of(other))]

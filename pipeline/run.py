@@ -20,14 +20,14 @@ from typing import Any, TypeVar
 from distributed import Client, Future, KilledWorker, Reschedule, get_worker, wait
 from distributed.comm import CommClosedError
 
-from pipeline.cluster import PredictorPlugin, hands_of
+from pipeline.cluster import PredictorPlugin, forget_dead, hands_of
 from pipeline.errors import BadBlockError, ChunkError, RunError, SeamlineError
 from pipeline.frontier import Frontier
 from pipeline.predictor import PredictorLoader
 from pipeline.rundir import Report
 from pipeline.tiling import Index
 from pipeline.vectors import Spread
-from pipeline.work import Job, infer_chunk, write_chunk
+from pipeline.work import AbandonedError, Job, infer_chunk, write_chunk
 
 T = TypeVar("T")
 log = logging.getLogger("seamline.run")
@@ -90,8 +90,9 @@ def run_chunks(
         totals.device_memory = max(totals.device_memory, report.device_memory)
     totals.pixels_done = sum(tiling.pixels_of(chunk).pixels for chunk in written)
     progress(totals)
-    plugin = PredictorPlugin(loader)
+    plugin = PredictorPlugin(loader, client.id)
     try:
+        forget_dead(client)
         client.register_plugin(plugin)
         unreadable = _Loop(client, job, plugin.name, frontier, totals, progress).run()
     finally:
@@ -236,11 +237,28 @@ def _infer(job: Job, chunk: Index, plugin_name: str) -> Report:
     if plugin is None:  # the client took it away and goes; Dask forgets the task in a moment, and need not log it
         raise Reschedule
 
+    wanted = _still_wanted()
+
     def work() -> Report:
         with plugin.hands:
-            return infer_chunk(job, chunk, plugin.predictor, plugin.on_device)
+            return infer_chunk(job, chunk, plugin.predictor, plugin.on_device, wanted)
 
     return _named(job, chunk, work)
+
+
+def _still_wanted() -> Callable[[], bool]:
+    """Whether anybody waits for the task that calls this: its client may have taken it back, or be dead.
+
+    Dask does not stop a task that runs; it only notes that the result is not wanted any more.
+    """
+    worker = get_worker()
+    key, tasks = worker.get_current_task(), worker.state.tasks
+
+    def wanted() -> bool:
+        task = tasks.get(key)
+        return task is not None and task.state not in ("cancelled", "resumed")
+
+    return wanted
 
 
 def _write(job: Job, chunk: Index) -> Report:
@@ -261,6 +279,8 @@ def _named(job: Job, chunk: Index, work: Callable[[], T]) -> T:
         failure = BadBlockError(f"{where}: {error}")
     except RunError as error:
         failure = error
+    except AbandonedError:
+        raise Reschedule from None  # Dask forgets the task, as nobody waits for it
     except Exception as error:
         log.exception("%s", where)
         failure = ChunkError(f"{where}: {type(error).__name__}: {error}")

@@ -32,7 +32,7 @@ from typing import Any, TextIO
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.errors import InputError
+from pipeline.errors import InputError, InUseError
 from pipeline.files import replacing
 from pipeline.tiling import Index
 
@@ -147,7 +147,7 @@ class RunDirectory:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Hold the run for this process; a dead one's hold ends with it. Raises ``InputError`` if it is held.
+        """Hold the run for this process; a dead one's hold ends with it. Raises ``InUseError`` if it is held.
 
         Folders that this made, and nothing was written to, are gone afterwards.
         """
@@ -172,7 +172,7 @@ class RunDirectory:
                 try:
                     fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 except BlockingIOError:
-                    raise InputError(
+                    raise InUseError(
                         f"run of {self.path.parent.name}",
                         got="another process that works on it",
                         expected="one run of a scene at a time",

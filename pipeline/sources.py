@@ -28,14 +28,18 @@ from pipeline.bandfiles import (
     settle_scales,
 )
 from pipeline.bands import BandNeed, Candidate, match_bands
+from pipeline.documents import is_url
 from pipeline.errors import InputError
 from pipeline.rasters import environment, is_remote
 from pipeline.scene import Band, Scene
 from pipeline.stac_source import read_item
 
-__all__ = ["BandNeed", "SceneOptions", "open_scene"]
+__all__ = ["BandNeed", "Kind", "SceneOptions", "address", "kind_of", "open_scene", "rasters_in", "scene_id", "stem"]
+
+Kind = Literal["folder", "archive", "item", "raster"]
 
 _SUFFIXES = (".tif", ".tiff", ".jp2", ".vrt", ".img")
+_ITEM_OF_API = re.compile(r"/collections/[^/]+/items/[^/]+/?$")
 _UNNAMED = {ColorInterp.undefined, ColorInterp.gray, ColorInterp.palette}
 
 
@@ -83,9 +87,9 @@ def open_scene(
     """Find the bands that a model needs in a source, check them, and describe them as one scene.
 
     ``source``: a raster (path, http(s) URL, ``s3://``, ``/vsi…``, ``.zip``), a folder of band files, or a
-    STAC item (path or http(s) URL of its JSON). ``assumed_nodata``: the value of missing pixels in files that
-    declare none. ``reflectance``: whether integers without a scale stand for reflectances. ``georeferenced``:
-    whether a file without a place on Earth is refused.
+    STAC item (path or http(s) URL of its JSON, or its URL in a STAC API). ``assumed_nodata``: the value of missing
+    pixels in files that declare none. ``reflectance``: whether integers without a scale stand for reflectances.
+    ``georeferenced``: whether a file without a place on Earth is refused.
     Bands of different pixel size share the grid of the finest. What was assumed is in the scene's warnings.
     Raises ``InputError`` for whatever would stop the inference or spoil its result.
     """
@@ -104,7 +108,7 @@ def open_scene(
             for need, band, scale, value in zip(needs, chosen, scales, nodata, strict=True)
         )
         return Scene(
-            id=re.sub(r"[^A-Za-z0-9._-]+", "-", found.name).strip("._-") or "scene",
+            id=scene_id(found.name),
             grid=grid,
             bands=bands,
             dtype=common_dtype(files),
@@ -115,21 +119,40 @@ def open_scene(
         )
 
 
-def _find(source: str | Path) -> _Source:
-    href = _address(source)
+def scene_id(name: str) -> str:
+    """The id of the scene that a file, a folder or an item of this name holds: safe as the name of a folder."""
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("._-") or "scene"
+
+
+def kind_of(href: str) -> Kind:
+    """What lies at an ``address``, by its name. An item of a STAC API is told by its path."""
     local = Path(href)
     if local.is_dir():
-        return _Source(local.name, href, _bands_of(_rasters_in(local)))
+        return "folder"
     if local.suffix.lower() == ".zip" and local.is_file():
-        return _Source(local.stem, href, _bands_of(_zipped(href)))
-    if PurePosixPath(urlsplit(href).path).suffix.lower() in {".json", ".geojson"}:
+        return "archive"
+    path = urlsplit(href).path
+    if PurePosixPath(path).suffix.lower() in {".json", ".geojson"}:
+        return "item"
+    named = is_url(href) and not _is_raster(path) and _ITEM_OF_API.search(path) is not None
+    return "item" if named else "raster"
+
+
+def _find(source: str | Path) -> _Source:
+    href = address(source)
+    kind = kind_of(href)
+    if kind == "folder":
+        return _Source(Path(href).name, href, _bands_of(rasters_in(Path(href))))
+    if kind == "archive":
+        return _Source(Path(href).stem, href, _bands_of(_zipped(href)))
+    if kind == "item":
         item = read_item(href)
         bands = list(item.bands) or _bands_of(item.rasters)
         return _Source(item.id, href, bands, item.datetime, item.warnings)
-    return _Source(_stem(href), href, _bands_of([href]))
+    return _Source(stem(href), href, _bands_of([href]))
 
 
-def _address(source: str | Path) -> str:
+def address(source: str | Path) -> str:
     """What rasterio opens; local paths are absolute, so that they mean the same to every worker."""
     text = str(source)
     if text.startswith("file://"):
@@ -137,7 +160,8 @@ def _address(source: str | Path) -> str:
     return text if "://" in text or text.startswith("/vsi") else str(Path(text).expanduser().absolute())
 
 
-def _rasters_in(folder: Path) -> list[str]:
+def rasters_in(folder: Path) -> list[str]:
+    """The rasters that make up the scene of a folder. Raises ``InputError`` where there are none."""
     for pattern in ("*", "GRANULE/*/IMG_DATA/**/*.jp2"):  # the second is that of a Sentinel-2 .SAFE folder
         if files := [str(path) for path in sorted(folder.glob(pattern)) if _is_raster(path.name)]:
             return files
@@ -165,7 +189,8 @@ def _no_rasters(place: str) -> InputError:
     )
 
 
-def _stem(path: str) -> str:
+def stem(path: str) -> str:
+    """The name of a file without its folder and ending."""
     return PurePosixPath(urlsplit(path).path if is_remote(path) else path).stem
 
 
@@ -188,7 +213,7 @@ def _bands_of_file(path: str, *, one_of_many: bool) -> Iterator[Candidate]:
                 path=path,
                 index=index,
                 labels=(description,) if description else (colour.name,) if coloured else (),
-                stem=_stem(path),
+                stem=stem(path),
                 alone=alone,
                 described=bool(description),
                 pixel_size=abs(dataset.transform.determinant) ** 0.5,

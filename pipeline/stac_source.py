@@ -10,9 +10,9 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 import pystac
-from urllib3.exceptions import HTTPError
 
 from pipeline.bands import Candidate
+from pipeline.documents import read_document
 from pipeline.errors import InputError
 
 _PICTURES = {"thumbnail", "overview", "visual"}
@@ -36,17 +36,26 @@ class Item:
 def read_item(href: str) -> Item:
     """Read a STAC item (path or http(s) URL of its JSON); no raster is opened.
 
+    Raises ``InputError`` when it is no item or has no rasters, ``RunError`` when a server does not answer.
+    """
+    try:
+        document = read_document(href)
+    except InputError as error:
+        raise _no_item(href, error.got) from error
+    return parse_item(document, href)
+
+
+def parse_item(document: Any, href: str) -> Item:
+    """The item in a JSON document that lies at ``href``, to which its hrefs may be relative.
+
     Raises ``InputError`` when it is no item or has no rasters.
     """
     try:
-        item = pystac.Item.from_file(href)
-    except (*_NOT_AN_ITEM, OSError, HTTPError) as error:
-        raise InputError(
-            f"cannot read {href}",
-            got=" ".join(f"{type(error).__name__}: {error}".split()),
-            expected="a STAC item",
-            fix="name the JSON of one item, or the rasters themselves",
-        ) from error
+        item = pystac.read_dict(document, href=href)
+        if not isinstance(item, pystac.Item):
+            raise pystac.STACTypeError(document, pystac.Item)
+    except _NOT_AN_ITEM as error:
+        raise _no_item(href, " ".join(f"{type(error).__name__}: {error}".split())) from error
     assets = {key: asset for key, asset in item.assets.items() if _is_raster(asset)}
     if not assets:
         raise InputError(
@@ -74,6 +83,11 @@ def read_item(href: str) -> Item:
         rasters=tuple(_href(asset) for asset in assets.values()),
         warnings=(warning,) if applied else (),
     )
+
+
+def _no_item(href: str, got: object) -> InputError:
+    fix = "name the JSON of one item, or the rasters themselves"
+    return InputError(f"cannot read {href}", got=got, expected="a STAC item", fix=fix)
 
 
 def _is_raster(asset: pystac.Asset) -> bool:

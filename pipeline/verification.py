@@ -112,7 +112,7 @@ def _scene(folder: Path) -> Iterator[Finding]:
     if item.get("id") != folder.name:
         yield finding(ITEM, f"is of another scene, {item.get('id')}")
     for asset in assets.values():
-        yield from (finding(asset["href"], problem) for problem in _asset(folder, asset))
+        yield from (finding(posixpath.normpath(asset["href"]), problem) for problem in _asset(folder, asset))
     checks: tuple[tuple[str, Callable[[], Iterator[str]]], ...] = (
         (COG, lambda: _cog(folder / COG, record)),
         (ZARR, lambda: _zarr(folder, record)),

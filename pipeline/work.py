@@ -82,11 +82,21 @@ class Stopwatch:
             self.seconds[name] = self.seconds.get(name, 0.0) + self.now() - started
 
 
-def infer_chunk(job: Job, chunk: Index, predictor: Predictor, on_device: OnDevice) -> Report:
+class AbandonedError(Exception):
+    """Nobody waits for the chunk any more; what was inferred of it is thrown away."""
+
+
+def infer_chunk(
+    job: Job, chunk: Index, predictor: Predictor, on_device: OnDevice, wanted: Callable[[], bool] = lambda: True
+) -> Report:
     """Infer a chunk's tiles, and write its labels if no neighbour votes on them.
 
     ``on_device`` runs the network, one chunk after the other; other chunks of this process read and write
     meanwhile. A chunk that was inferred before (its worker died between saving and saying so) is not inferred again.
+    Before each window it is asked whether the chunk is still ``wanted``.
+
+    Raises:
+        AbandonedError: it is not.
     """
     earlier = job.directory.report_of(chunk)
     if earlier is not None:
@@ -94,7 +104,7 @@ def infer_chunk(job: Job, chunk: Index, predictor: Predictor, on_device: OnDevic
     watch = Stopwatch()
     with watch.stage("read"):
         block = read_block(job.scene, job.tiling.reads_of(chunk), job.on_bad_block)
-    tiles = _Tiles(job, chunk, block)
+    tiles = _Tiles(job, chunk, block, wanted)
     tiles.save_quicklook()
     if job.tiling.overlap:
         result = on_device(lambda: tiles.blended(predictor, watch))
@@ -154,6 +164,7 @@ class _Tiles:
     job: Job
     chunk: Index
     block: Block
+    still_wanted: Callable[[], bool]
 
     @property
     def tiling(self) -> Tiling:
@@ -202,6 +213,8 @@ class _Tiles:
             [self.block.valid[rows, cols] for rows, cols in places],
         )
         for tile in tiles:
+            if not self.still_wanted():
+                raise AbandonedError
             with watch.stage("infer"):
                 scores = next(predictions)
             yield self._support(tile), tile, scores
@@ -274,13 +287,18 @@ class _Tiles:
 
 def quicklook_bands(names: Sequence[str]) -> list[int]:
     """Positions of the bands to show as red, green and blue: by name, otherwise the first ones there are."""
-    if {"red", "green", "blue"} <= set(names):
+    if are_rgb(names):
         return [names.index(name) for name in ("red", "green", "blue")]
     return [min(position, len(names) - 1) for position in range(3)]
 
 
-def quicklook(job: Job) -> tuple[NDArray[np.generic], NDArray[np.bool_]]:
-    """Every n-th pixel of the scene (3, height, width) and where it is valid, from what the chunks kept."""
+def are_rgb(names: Sequence[str]) -> bool:
+    """Whether ``quicklook_bands`` shows red, green and blue as what they are."""
+    return {"red", "green", "blue"} <= set(names)
+
+
+def quicklook(job: Job) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+    """Values (3, height, width) of every n-th pixel and where it is valid, from what the chunks kept."""
     step = job.quicklook_step
     shape = math.ceil(job.tiling.height / step), math.ceil(job.tiling.width / step)
     pixels = np.zeros((3, *shape), job.scene.dtype)
@@ -291,7 +309,9 @@ def quicklook(job: Job) -> tuple[NDArray[np.generic], NDArray[np.bool_]]:
         row, col = math.ceil(own.row / step), math.ceil(own.col / step)
         place = slice(row, row + known.shape[0]), slice(col, col + known.shape[1])
         pixels[:, *place], valid[place] = part, known
-    return pixels, valid
+    bands = [job.scene.bands[k] for k in quicklook_bands([band.name for band in job.scene.bands])]
+    values = [layer.astype(np.float32) * band.scale + band.offset for layer, band in zip(pixels, bands, strict=True)]
+    return np.stack(values), valid
 
 
 def _host(predictor: Predictor, array: Array) -> NDArray[Any]:

@@ -10,6 +10,7 @@ import pytest
 import torch
 from distributed import LocalCluster
 from hypothesis import HealthCheck, settings
+from prefect.testing.utilities import prefect_test_harness
 
 from flows.models import Model, open_model
 from model.config import UNetConfig
@@ -29,6 +30,13 @@ def own_caches(tmp_path_factory: pytest.TempPathFactory) -> Path:
     os.environ["DO_NOT_TRACK"] = "1"
     torch.set_num_threads(1)
     return home
+
+
+@pytest.fixture(scope="session")
+def prefect() -> Iterator[None]:
+    """A Prefect server of the tests' own."""
+    with prefect_test_harness(server_startup_timeout=180):
+        yield
 
 
 @pytest.fixture(scope="session")

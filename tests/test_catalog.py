@@ -35,6 +35,7 @@ import pipeline.catalog
 from pipeline.assets import ASSETS
 from pipeline.catalog import ModelReference, class_table, footprint, scene_item, update_catalog, write_item
 from pipeline.classes import NODATA, LabelClass
+from pipeline.footprint import labelled_area, labelled_hull
 from pipeline.grid import Window
 from pipeline.items import read_items
 from pipeline.query import Box, query
@@ -252,6 +253,33 @@ def test_every_pixel_lies_in_the_footprint(zone: int, easting: int, northing: in
     x, y = grid.pix2wld(col.ravel(), row.ravel())
     lon, lat = Transformer.from_crs(grid.crs.proj, "OGC:CRS84", always_xy=True).transform(x, y)
     assert shapely.contains_xy(outline, lon, lat).all()
+
+
+@settings(max_examples=25, deadline=None)
+@given(seed=st.integers(0, 2**32 - 1), share=st.floats(0, 1), angle=st.integers(0, 90), zone=st.sampled_from([1, 33]))
+def test_the_footprint_is_where_labels_are(
+    tmp_path_factory: pytest.TempPathFactory, seed: int, share: float, angle: int, zone: int
+) -> None:
+    """With nodata along the edges and an area of interest, on both sides of the antimeridian."""
+    corner = Affine.translation(300_000, 8_000_000) @ Affine.rotation(angle) @ Affine.scale(2000, -2000)
+    grid = GeoBox((90, 110), corner, f"EPSG:{32600 + zone}")
+    rng = np.random.default_rng(seed)
+    row, col = np.mgrid[:90, :110] + 0.5
+    aoi = shapely.union_all([shapely.box(*np.sort(rng.uniform(-5, 115, 4))) for _ in range(3)])
+    aoi = shapely.difference(aoi, shapely.Point(50, 40).buffer(9))
+    known = (col + row * share > 40) & shapely.contains_xy(aoi, col, row)
+    path = tmp_path_factory.mktemp("labels")
+    hull = labelled_hull(store(path, grid, np.where(known, 0, NODATA).astype(np.uint8)))
+    assert (hull is None) == (not known.any())
+    placed = shapely.transform(aoi, lambda xy: np.column_stack(corner @ xy.T))
+    outline = footprint(grid, labelled_area(grid, hull, placed.wkt))
+    lon, lat = Transformer.from_crs(grid.crs.proj, "OGC:CRS84", always_xy=True).transform(*grid.pix2wld(col, row))
+    if not known.any():
+        return
+    assert outline is not None and outline.is_valid and hull is not None
+    assert shapely.covers(outline.buffer(1e-2), shapely.points(lon[known], lat[known])).all()
+    off = np.array([np.hypot(row - 40, col - 50) < 7, ~shapely.contains_xy(hull.buffer(2), col, row)]).any(0)
+    assert not shapely.contains_xy(outline, lon[off], lat[off]).any()
 
 
 @pytest.mark.parametrize(

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
+import base64
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from io import BytesIO
 from pathlib import Path
 
 import pytest
 import rasterio
 import yaml
+from PIL import Image
 from prefect.client.orchestration import get_client
-from prefect.client.schemas.filters import ArtifactFilter, FlowRunFilter, TaskRunFilter
-from prefect.client.schemas.sorting import ArtifactSort, FlowRunSort, TaskRunSort
-from prefect.testing.utilities import prefect_test_harness
 
 from flows.models import Model, open_model
 from flows.options import SegmentOptions
@@ -26,36 +26,30 @@ from tests.test_training import RECIPE
 NAMES = ("blue", "green", "red", "nir", "swir16", "swir22")
 
 
-@pytest.fixture(scope="module")
-def prefect() -> Iterator[None]:
-    with prefect_test_harness(server_startup_timeout=180):
-        yield
-
-
 def test_a_flow_run_segments_a_scene_and_leaves_its_artifacts(
     prefect: None, small_model: Model, cluster: Callable[[int], str], tmp_path: Path
 ) -> None:
     source = write(tmp_path / "scene.tif", noise(6, 300, 400), names=NAMES, nodata=0)
     options = SegmentOptions(cluster=cluster(2), window=192, halo=48)
-    outcome = segment_scene(str(source), str(small_model.folder), tmp_path / "out", options)
+    state = segment_scene(str(source), str(small_model.folder), tmp_path / "out", options, return_state=True)
+    outcome = state.result()
     assert outcome["computed"]
     with rasterio.open(Path(outcome["folder"]) / "segmentation.tif") as file:
         assert file.shape == (300, 400)
+    of_it = {"flow_runs": {"id": {"any_": [str(state.state_details.flow_run_id)]}}}
     with get_client(sync_client=True) as client:
-        runs = client.read_flow_runs(limit=50, sort=FlowRunSort.START_TIME_ASC)
-        artifacts = client.read_artifacts(
-            limit=50,
-            offset=0,
-            sort=ArtifactSort.CREATED_DESC,
-            artifact_filter=ArtifactFilter(),
-            flow_run_filter=FlowRunFilter(),
-            task_run_filter=TaskRunFilter(),
-        )
-        (task,) = client.read_task_runs(limit=50, offset=0, sort=TaskRunSort.END_TIME_DESC)
-    assert [run.state_name for run in runs] == ["Completed"]
-    assert task.state_name == "Completed"
-    assert {artifact.type for artifact in artifacts} == {"progress", "markdown"}
-    summary = next(artifact.data for artifact in artifacts if artifact.type == "markdown")
+        artifacts = client.request("POST", "/artifacts/filter", json=of_it).json()
+        tasks = client.request("POST", "/task_runs/filter", json=of_it).json()
+    assert state.is_completed()
+    assert {run["name"].split()[0] for run in tasks} == {"segment", "check", "plan", "infer", "publish"}
+    assert {run["state_name"] for run in tasks} == {"Completed"}
+    assert {artifact["type"] for artifact in artifacts} == {"progress", "markdown", "image"}
+    (progress,) = (artifact["data"] for artifact in artifacts if artifact["type"] == "progress")
+    assert progress == 100
+    (preview,) = (artifact["data"] for artifact in artifacts if artifact["type"] == "image")
+    with Image.open(BytesIO(base64.b64decode(preview.removeprefix("data:image/jpeg;base64,")))) as picture:
+        assert picture.width <= 900 and len(preview) < 400_000
+    summary = next(artifact["data"] for artifact in artifacts if artifact["type"] == "markdown")
     assert "network pixels per scene pixel" in summary
     assert not segment_scene(str(source), str(small_model.folder), tmp_path / "out", options)["computed"]
 

@@ -43,7 +43,10 @@ from tests.rasters import damage, noise, write
 
 Cluster = Callable[[int], str]
 PLAN = {"window": 160, "halo": 48, "precision": "fp32", "device": "cpu", "engine": "torch"}
-EVERYTHING: dict[str, Any] = {"outputs": ("cog", "zarr", "probabilities", "confidence"), "zarr_shards": True}
+EVERYTHING: dict[str, Any] = {
+    "outputs": ("cog", "zarr", "probabilities", "confidence", "polygons"),
+    "zarr_shards": True,
+}
 WINDOWS = 10 * 10  # of a scene of 640² in strides of 64
 
 
@@ -367,6 +370,9 @@ def test_a_task_of_a_run_that_was_started_over_is_out_of_reach_of_the_new_one(
         "segmentation.zarr",
         "segmentation.zarr/zarr.json",
         "probabilities.tif",
+        "confidence.qml",
+        "polygons.gpkg",
+        "polygons.qml",
         "item.json",
         "preview.png",
         "report.html",
@@ -380,7 +386,7 @@ def test_a_lost_result_is_written_again_from_what_is_there(
     folder = copied(finished, tmp_path) / "scene"
     with rasterio.open(folder / "segmentation.tif") as file:
         labels, profile = file.read(1), file.profile
-    rasters = {name: open_raster(folder / "segmentation.zarr", name)[:] for name in EVERYTHING["outputs"][2:]}
+    rasters = {name: open_raster(folder / "segmentation.zarr", name)[:] for name in EVERYTHING["outputs"][2:4]}
     path = folder / lost
     shutil.rmtree(path) if path.is_dir() else path.unlink()
     again = run(source, small_model, tmp_path, cluster="tcp://127.0.0.1:1", **EVERYTHING)  # no cluster is asked for
@@ -398,7 +404,8 @@ def test_a_lost_result_is_written_again_from_what_is_there(
         np.testing.assert_array_equal(open_raster(folder / "segmentation.zarr", name)[:], raster)
         with rasterio.open(folder / f"{name}.tif") as file:
             np.testing.assert_array_equal(file.read().squeeze(), raster)
-    for name in ("segmentation.qml", "segmentation.tif.aux.xml"):
+    assert {path.name for path in folder.iterdir()} == {path.name for path in (finished / "scene").iterdir()}
+    for name in ("segmentation.qml", "segmentation.tif.aux.xml", "confidence.qml", "polygons.qml"):
         assert (folder / name).read_text() == (finished / "scene" / name).read_text()
 
 

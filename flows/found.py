@@ -1,0 +1,138 @@
+"""One scene of a collection: what names it, and a fingerprint by which it is known again without reading pixels."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import uuid
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rasterio.errors import RasterioIOError
+
+from pipeline.bandfiles import open_raster
+from pipeline.documents import head, is_url, read_document
+from pipeline.errors import InputError, SeamlineError
+from pipeline.rasters import environment, files_of, local_file, reason
+from pipeline.sources import address, kind_of, rasters_in, scene_id, stem
+from pipeline.stac_source import parse_item
+
+__all__ = ["Discovery", "Found", "Refused", "files_behind", "item_found", "look_at", "looked_at"]
+
+
+@dataclass(frozen=True)
+class Found:
+    """A scene: ``source`` is what ``segment`` takes, ``name`` the id that its result will have.
+
+    The same ``fingerprint`` of the same source means the same content. Another one may still be the same pixels, copied
+    or described anew; ``segment`` compares those.
+    """
+
+    source: str
+    name: str
+    fingerprint: str
+
+
+@dataclass(frozen=True)
+class Refused:
+    """What was named as a scene and cannot be one, with the reason in one line."""
+
+    source: str
+    name: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Discovery:
+    """The scenes of a collection, what cannot be one, and what is not whole yet and left for the next time."""
+
+    found: tuple[Found, ...]
+    refused: tuple[Refused, ...] = ()
+    waiting: tuple[str, ...] = ()
+
+
+def looked_at(source: str | Path) -> Found | Refused:
+    """``look_at`` whose errors are refusals: one broken scene stops no other."""
+    try:
+        return look_at(source)
+    except SeamlineError as error:
+        return Refused(str(source), stem(str(source)), " ".join(str(error).split()))
+
+
+def look_at(source: str | Path) -> Found:
+    """The scene behind whatever ``segment`` takes: a raster, a folder, an archive, a STAC item.
+
+    Rasters on disk are opened, but none of their pixels is read; of a raster on the network only the server is asked.
+    Raises ``InputError`` for what is no scene, ``RunError`` where a server does not answer.
+    """
+    href = address(source)
+    kind = kind_of(href)
+    if kind == "item":
+        return item_found(read_document(href), href)
+    name = scene_id(stem(href) if kind in ("raster", "archive") else Path(href).name)
+    if files := files_behind(href):
+        return Found(href, name, _digest([_on_disk(file) for file in files]))
+    return Found(href, name, _digest(_on_network(href)))
+
+
+def item_found(document: Any, href: str) -> Found:
+    """The scene of a STAC item that lies at ``href``.
+
+    Its fingerprint is of what the document says of the scene and its assets (``updated`` and checksums among it) and of
+    those files that lie on disk. Links and what follows a ``?`` in addresses, such as signatures, come and go.
+    """
+    item = parse_item(document, href)
+    said = {key: document.get(key) for key in ("id", "collection", "geometry", "properties")}
+    assets = {
+        key: asset | {"href": asset["href"].partition("?")[0]} for key, asset in document.get("assets", {}).items()
+    }
+    files = [_on_disk(str(path)) for raster in item.rasters if (path := local_file(raster)) is not None]
+    return Found(href, scene_id(item.id), _digest([said, assets, files]))
+
+
+def files_behind(href: str) -> list[str]:
+    """The files on disk that a raster, folder or archive at ``href`` is made of; none of what is elsewhere.
+
+    Raises ``InputError`` when GDAL cannot open one.
+    """
+    kind = kind_of(href)
+    if kind == "archive":
+        return [href]
+    files: list[str] = []
+    for raster in rasters_in(Path(href)) if kind == "folder" else [href]:
+        if "://" in raster or raster.startswith("/vsi"):
+            archive = local_file(raster) if raster.startswith("/vsi") else None
+            files += [] if archive is None else [str(archive)]
+            continue
+        with environment(raster):
+            open_raster(raster)
+        try:
+            files += [str(file) for part in files_of(raster) if (file := local_file(part)) is not None]
+        except RasterioIOError as error:  # a source of a VRT
+            raise InputError(
+                f"cannot open {raster}", got=reason(error), expected="a raster that GDAL reads", fix="check its sources"
+            ) from error
+    return files
+
+
+def _on_disk(file: str) -> tuple[str, int, int, int]:
+    try:
+        state = Path(file).stat()
+    except OSError as error:
+        raise InputError("no such file", got=file, expected="a file that stays", fix="run again") from error
+    return Path(file).name, state.st_size, state.st_mtime_ns, state.st_ino
+
+
+def _on_network(href: str) -> object:
+    """What tells a state of a remote file from another; without any, every look finds it new."""
+    if is_url(href):
+        told = head(href)
+        tags = {key: told[key] for key in ("etag", "last-modified") if key in told}
+        if tags:
+            return [tags, told.get("content-range", told.get("content-length"))]
+    return uuid.uuid4().hex
+
+
+def _digest(content: object) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()[:32]

@@ -1,0 +1,84 @@
+"""What was done of a collection: a small file for each source, so that a run knows what is new."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Literal
+
+from flows.found import Found
+from pipeline.files import replacing
+from pipeline.publish import RECORD
+
+__all__ = ["Entry", "Ledger"]
+
+FOLDER = ".collection"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """The last word on a source. ``tries``: how often its present content failed in a row, with ``reason``."""
+
+    source: str
+    fingerprint: str
+    scene: str
+    model: str
+    options: str
+    outcome: Literal["published", "failed"]
+    tries: int
+    reason: str
+    time: str
+
+
+@dataclass(frozen=True)
+class Ledger:
+    """What runs with one ``model`` and ``options`` (digests of both) did for the catalogue ``out``.
+
+    Every source has a file of its own below ``out``/.collection, which is replaced in one step: no lock, nothing torn
+    by a kill, and two processes at once leave one whole entry.
+    """
+
+    out: Path
+    model: str
+    options: str
+
+    def new(self, found: Iterable[Found]) -> list[Found]:
+        """Those that are not published as they are now: never seen, changed, failed last time, or lost since."""
+        return [scene for scene in found if not self._done(scene)]
+
+    def note(self, scene: Found, outcome: Literal["published", "failed"], reason: str = "") -> Entry:
+        """Write down how it went; when this returns it is on the disk."""
+        before = self.entry(scene)
+        failed_before = before is not None and before.outcome == "failed" and self._same(before, scene)
+        tries = 1 + (before.tries if before is not None and failed_before else 0) if outcome == "failed" else 0
+        now = datetime.now(UTC).isoformat(timespec="seconds")
+        said = " ".join(reason.split())
+        entry = Entry(scene.source, scene.fingerprint, scene.name, self.model, self.options, outcome, tries, said, now)
+        path = self._path(scene)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with replacing(path, shared=True) as part:
+            part.write_text(json.dumps(asdict(entry), indent=1) + "\n", encoding="utf-8")
+        return entry
+
+    def entry(self, scene: Found) -> Entry | None:
+        """The last word on the scene's source, of whatever content, model and options; None without one."""
+        try:
+            return Entry(**json.loads(self._path(scene).read_text(encoding="utf-8")))
+        except (OSError, ValueError, TypeError):
+            return None  # none, or of another version: the scene is looked at again, which costs no inference
+
+    def _done(self, scene: Found) -> bool:
+        entry = self.entry(scene)
+        published = entry is not None and entry.outcome == "published" and self._same(entry, scene)
+        return published and (self.out / scene.name / RECORD).is_file()
+
+    def _same(self, entry: Entry, scene: Found) -> bool:
+        there = entry.source, entry.fingerprint, entry.scene, entry.model, entry.options
+        return there == (scene.source, scene.fingerprint, scene.name, self.model, self.options)
+
+    def _path(self, scene: Found) -> Path:
+        return self.out / FOLDER / f"{hashlib.sha256(scene.source.encode()).hexdigest()[:32]}.json"

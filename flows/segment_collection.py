@@ -1,0 +1,131 @@
+"""The Prefect flow ``segment-collection``: the new scenes of a collection, several at once, each for itself."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+from prefect import flow, get_run_logger, task
+from prefect.cache_policies import NO_CACHE
+from prefect.futures import PrefectFuture, as_completed
+from prefect.task_runners import ThreadPoolTaskRunner
+from pydantic import Field
+
+from flows import artifacts
+from flows.discovery import discover
+from flows.found import Discovery, Found
+from flows.ledger import Ledger
+from flows.models import open_model
+from flows.options import SegmentOptions
+from flows.outcomes import Outcome
+from flows.scene_sources import SceneSource
+from flows.scene_task import quieten_dask, segment_task
+from flows.segment import Result, Watcher
+from flows.workforce import Workforce
+from pipeline.errors import InUseError, RunError
+from pipeline.files import check_writable
+
+DEFAULTS = SegmentOptions()
+HOW = {"cluster", "workers", "device", "batch", "threads", "overwrite"}
+"""Options that say how a scene is run and not what comes out."""
+AtOnce = Annotated[int, Field(ge=1, le=64, description="Scenes that are worked on at the same time")]
+
+
+@flow(name="segment-collection", flow_run_name="{scenes.kind} to {out}", persist_result=False, validate_parameters=True)
+def segment_collection(
+    scenes: SceneSource,
+    model: str = "land-water-cloud",
+    out: Path = Path("results"),
+    options: SegmentOptions = DEFAULTS,
+    at_once: AtOnce = 2,
+    renew: bool = False,
+) -> dict[str, Any]:
+    """Segment what is new of a collection since the last run, by content; one that fails stops no other.
+
+    The run fails at its end if any scene failed. What was done is kept: the next run goes on with the rest.
+    A scene whose pixels have changed is segmented again, and its result replaced.
+
+    Args:
+        scenes: Where the scenes come from.
+        model: Name of an embedded model, or a model folder.
+        out: Folder of the catalogue.
+        options: Everything that has a default.
+        at_once: Scenes that are worked on at the same time.
+        renew: Also segment again what another model or other options left; otherwise such scenes fail.
+    """
+    quieten_dask()
+    out = out.expanduser().absolute()
+    ledger = Ledger(out, open_model(model).digest, digest_of(options))
+    check_writable(out, f"out {out}")
+    discovery = discover_task(scenes)
+    new = ledger.new(discovery.found)
+    log = get_run_logger()
+    log.info("%s: %d scenes, %d new or not yet published", scenes.kind, len(discovery.found), len(new))
+    outcomes = [Outcome(refused.name, "failed", refused.reason) for refused in discovery.refused]
+    for outcome in _done(new, ledger, model, options, at_once, renew):
+        log.info("%s: %s", outcome.name, outcome.reason or outcome.state)
+        outcomes.append(outcome)
+    known = len(discovery.found) - len(new)
+    artifacts.show_collection(outcomes, known, discovery.waiting, f"{scenes.kind} to {out}")
+    failed = [outcome for outcome in outcomes if outcome.state == "failed"]
+    if failed:
+        told = "; ".join(f"{outcome.name}: {outcome.reason}" for outcome in failed)
+        raise RunError(f"{len(failed)} of {len(outcomes)} scenes failed: {told}")
+    return {"known": known, "waiting": list(discovery.waiting)} | Counter(outcome.state for outcome in outcomes)
+
+
+@task(name="find scenes", persist_result=False, cache_policy=NO_CACHE)
+def discover_task(scenes: SceneSource) -> Discovery:
+    """The scenes that there are now."""
+    return discover(scenes)
+
+
+def _done(
+    new: Sequence[Found], ledger: Ledger, model: str, options: SegmentOptions, at_once: int, renew: bool
+) -> Iterator[Outcome]:
+    """What became of each scene, in the order in which they end."""
+    # The cluster is let go of first, so that a cancelled flow run does not wait for its scenes.
+    runner: ThreadPoolTaskRunner[Result] = ThreadPoolTaskRunner(max_workers=at_once)
+    with runner, Workforce(options) as force:
+        running: dict[PrefectFuture[Result], Found] = {}
+        for scene in new:
+            parameters = {
+                "name": scene.name,
+                "source": scene.source,
+                "model": model,
+                "out": ledger.out,
+                "options": options,
+                "client": force.client,
+                "also": Watcher(),
+                "renew": renew,
+            }
+            running[runner.submit(segment_task, parameters)] = scene
+        for future in as_completed(list(running)):
+            scene = running[future]
+            outcome = _outcome(scene, future.result(raise_on_failure=False))
+            if outcome.state != "in use":
+                ledger.note(scene, "failed" if outcome.state == "failed" else "published", outcome.reason)
+            yield outcome
+
+
+def _outcome(scene: Found, result: Result | BaseException) -> Outcome:
+    if isinstance(result, InUseError):
+        return Outcome(scene.name, "in use", "another run works on it")
+    if isinstance(result, BaseException):
+        return Outcome(scene.name, "failed", str(result) or type(result).__name__)
+    record = result.record
+    return Outcome(
+        scene.name,
+        "published" if result.computed or result.rewritten else "unchanged",
+        scene=record["scene"],
+        seconds=record["seconds"]["total"] if result.computed else 0.0,
+        shares={row["name"]: row["share"] for row in record["classes"]},
+    )
+
+
+def digest_of(options: SegmentOptions) -> str:
+    """Of what decides the results."""
+    return hashlib.sha256(options.model_dump_json(exclude=HOW).encode()).hexdigest()[:16]

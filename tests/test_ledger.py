@@ -1,0 +1,123 @@
+"""What was done of a collection: never torn, never forgotten, never believed where the result is gone."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from flows.found import Found
+from flows.ledger import Ledger
+from pipeline.publish import RECORD
+
+SCENES = [Found(f"/data/{name}.tif", name, "1") for name in "abc"]
+
+
+def publish(out: Path, scene: Found) -> None:
+    (out / scene.name).mkdir(parents=True, exist_ok=True)
+    (out / scene.name / RECORD).write_text("{}")
+
+
+ACTIONS = st.lists(
+    st.tuples(
+        st.sampled_from(["published", "failed", "lost", "look"]),
+        st.integers(0, 1),
+        st.sampled_from([("1", "m", "o"), ("1", "m", "o"), ("2", "m", "o"), ("1", "n", "o"), ("1", "m", "p")]),
+    ),
+    max_size=20,
+)
+
+
+@given(ACTIONS)
+def test_a_ledger_is_what_a_dictionary_says(actions: list[tuple[str, int, tuple[str, str, str]]]) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder)
+        last: dict[str, tuple[str, tuple[str, str, str]]] = {}
+        tries: dict[str, int] = {}
+        results: set[str] = set()
+        for action, number, known in actions:
+            fingerprint, model, options = known
+            scene = Found(SCENES[number].source, SCENES[number].name, fingerprint)
+            ledger = Ledger(out, model, options)
+            if action == "lost":
+                shutil.rmtree(out / scene.name, ignore_errors=True)
+                results.discard(scene.name)
+            elif action == "look":
+                done = last.get(scene.source) == ("published", known) and scene.name in results
+                assert ledger.new([scene]) == ([] if done else [scene])
+            else:
+                again = last.get(scene.source) == ("failed", known)
+                tries[scene.source] = 0 if action == "published" else tries[scene.source] + 1 if again else 1
+                if action == "published":
+                    publish(out, scene)
+                    results.add(scene.name)
+                    ledger.note(scene, "published")
+                else:
+                    ledger.note(scene, "failed", "no\nreason")
+                last[scene.source] = action, known
+                entry = ledger.entry(scene)
+                assert entry is not None and (entry.outcome, entry.tries) == (action, tries[scene.source])
+                assert "\n" not in entry.reason
+
+
+def test_order_is_kept_and_unreadable_entries_are_new(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path, "m", "o")
+    for scene in SCENES:
+        publish(tmp_path, scene)
+        ledger.note(scene, "published")
+    assert ledger.new(SCENES) == []
+    shutil.rmtree(tmp_path / "b")
+    assert ledger.new(SCENES) == [SCENES[1]]
+    publish(tmp_path, SCENES[1])
+    first, second, _ = sorted((tmp_path / ".collection").iterdir())
+    first.write_text("{")
+    second.write_text(json.dumps({"outcome": "published"}))
+    new = ledger.new(SCENES)
+    assert len(new) == 2 and new == [scene for scene in SCENES if scene in new]
+
+
+NOTING = """
+import sys
+from pathlib import Path
+from flows.found import Found
+from flows.ledger import Ledger
+ledger = Ledger(Path(sys.argv[1]), "m", "o")
+scenes = [Found(f"/data/{number}.tif", str(number), sys.argv[2]) for number in range(5)]
+print("begun", flush=True)
+number = 0
+while number < int(sys.argv[3]):
+    ledger.note(scenes[number % 5], "failed", f"{sys.argv[2]} " * 200)
+    number += 1
+"""
+
+
+@pytest.mark.parametrize("killed", [True, False])
+def test_two_processes_at_once_and_a_kill_leave_whole_entries(tmp_path: Path, killed: bool) -> None:
+    count = str(10**9 if killed else 60)
+    writers = [
+        subprocess.Popen([sys.executable, "-c", NOTING, str(tmp_path), name, count], stdout=subprocess.PIPE)
+        for name in ("one", "two")
+    ]
+    for writer in writers:
+        assert writer.stdout is not None and writer.stdout.readline() == b"begun\n"
+    if killed:
+        while len(list((tmp_path / ".collection").glob("[!.]*.json"))) < 5:
+            time.sleep(0.01)
+        for writer in writers:
+            writer.send_signal(signal.SIGKILL)
+    for writer in writers:
+        writer.communicate()
+        assert writer.returncode == (-signal.SIGKILL if killed else 0)
+    ledger = Ledger(tmp_path, "m", "o")
+    for number in range(5):
+        entry = ledger.entry(Found(f"/data/{number}.tif", str(number), "one"))
+        assert entry is not None and entry.reason == " ".join([entry.fingerprint] * 200)
