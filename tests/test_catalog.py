@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -45,6 +46,7 @@ from tests.rasters import write
 
 CLASSES = [LabelClass(0, "land", (200, 180, 120)), LabelClass(1, "water", (30, 90, 200), "open water")]
 UTM = GeoBox((300, 200), Affine(30, 0, 600000, 0, -30, 9700000), "EPSG:32620")
+NOWHERE = GeoBox((20, 30), Affine.identity(), None)
 LAEA = "+proj=laea +lat_0=-3 +lon_0=-60 +datum=WGS84 +units=m +type=crs"
 ACQUIRED, PROCESSED = datetime(2023, 7, 23, 14, 20, tzinfo=UTC), datetime(2026, 11, 22, 12, tzinfo=UTC)
 
@@ -159,6 +161,66 @@ def test_areas_are_those_on_the_ellipsoid(tmp_path: Path, crs: str, transform: A
         expected[labels[row, col]] += abs(geod.polygon_area_perimeter(lon, lat)[0])
     for row in table:
         assert row.area_m2 == pytest.approx(expected[row.value], rel=1e-5)
+
+
+def numbers(*counts: int) -> Callable[[Any], bool]:
+    return lambda value: len(value) in counts and all(type(one) in (int, float) for one in value)
+
+
+def text(value: Any) -> bool:
+    return type(value) is str
+
+
+FIELDS: dict[str, Callable[[Any], bool]] = {
+    "proj:code": lambda value: value is None or text(value),
+    "proj:wkt2": text,
+    "proj:shape": lambda value: len(value) == 2 and all(type(one) is int for one in value),
+    "proj:transform": numbers(6, 9),
+    "proj:bbox": numbers(4, 6),
+    "processing:software": lambda value: all(text(one) for pair in value.items() for one in pair),
+    "processing:lineage": text,
+    "processing:level": lambda value: value in ("RAW", "L0", "L1", "L1A", "L1B", "L1C", "L2", "L2A", "L3", "L4"),
+    "raster:scale": lambda value: type(value) in (int, float),
+    "raster:offset": lambda value: type(value) in (int, float),
+    "raster:spatial_resolution": lambda value: type(value) is float,
+}
+"""What projection 2.0, processing 1.2 and raster 2.0 say of the fields that items have of them."""
+DRAWN: dict[str, Callable[[Any], bool]] = {
+    "assets": lambda value: value and all(map(text, value)),
+    "title": text,
+    "nodata": lambda value: type(value) in (int, float),
+    "resampling": text,
+    "colormap_name": text,
+    "colormap": lambda value: all(key.isdigit() and numbers(4)(color) for key, color in value.items()),
+    "rescale": lambda value: all(numbers(2)(pair) for pair in value),
+    "bidx": lambda value: all(type(band) is int and band > 0 for band in value),
+}
+"""And render 2.0 of what it draws; ``assets`` must be there."""
+
+
+@pytest.mark.parametrize("grid", [UTM, GeoBox((70, 40), Affine(3000, 0, 0, 0, -3000, 0), LAEA), NOWHERE])
+def test_fields_are_as_their_extensions_want_them(tmp_path: Path, grid: GeoBox) -> None:
+    """Also of those extensions whose schemas are not at hand."""
+    folder = tmp_path / "scene"
+    folder.mkdir()
+    for name, bands in (("confidence", 1), ("probabilities", 2)):
+        write(folder / f"{name}.tif", np.ones((bands, 8, 8), np.uint8))
+    item = item_of(folder, grid).to_dict(include_self_link=False, transform_hrefs=False)
+    rasters = [asset for asset in item["assets"].values() if "raster:scale" in asset]
+    assert len(rasters) == 2 and item["properties"]["processing:lineage"]
+    for owner in (item, item["properties"], *item["assets"].values(), *(b for a in rasters for b in a["bands"])):
+        for name, value in owner.items():
+            if name.startswith(("proj:", "processing:", "raster:")):
+                assert FIELDS[name](value), (name, value)
+    assert ("proj:wkt2" in item["properties"]) == (grid.crs is not None and grid.crs.epsg is None)
+    for render in item["properties"]["renders"].values():
+        assert all(DRAWN[name](value) for name, value in render.items()), render
+        assert set(render["assets"]) <= item["assets"].keys()
+        described = item["assets"][render["assets"][0]]["bands"]
+        assert all(band <= len(described) for band in render.get("bidx", ()))
+    prefixes = {name.partition(":")[0] for asset in item["assets"].values() for name in asset if ":" in name}
+    said = {uri.split("/")[3] for uri in item["stac_extensions"]}
+    assert prefixes | {"projection", "processing", "render"} == said
 
 
 def test_parts_of_killed_writers_are_cleared_after_a_day(tmp_path: Path) -> None:

@@ -241,9 +241,9 @@ def test_a_kill_in_the_middle_of_a_file_is_not_seen_afterwards(
     expected = bytes_of(whole)
     for name, found in bytes_of(out).items():
         assert name.endswith(".part") or found == expected.get(name), name
-    hour = time.time() - 2 * 3600
+    before = time.time() - 2 * 86_400
     for part in out.glob(".*.part"):  # what another process may be writing is left alone for a while
-        os.utime(part, (hour, hour))
+        os.utime(part, (before, before))
     run(scene, small_model.folder, out, cluster(1), chunk_tiles=2)
     assert bytes_of(out) == expected
     assert list(verify(out)) == []
