@@ -318,10 +318,7 @@ MISUSED = {
     ("simulate", "--out", "x", "--size", "3"): "--size: got too few values, expected 2 (Height and width in pixels)",
     ("simulate", "--size", "3", "4", "--out", "x", "y"): "arguments: got unexpected extra argument(s) (y), expected",
     ("train",): "--out: got nothing, expected a value (The model folder to write)",
-    (
-        "segmnt",
-        "x",
-    ): "command: got 'segmnt', expected segment, plan, simulate, train, model, evaluate, query, up or down; see",
+    ("segmnt", "x"): "command: got 'segmnt', expected segment, plan, simulate, train, model, evaluate, query, ",
     ("model", "show"): "command: got 'show', expected inspect, import, tune or list; see seamline model --help",
     ("--versoin",): "option: got --versoin, expected an option of the command, such as --version; see seamline --help",
 }
