@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 import psutil
 from distributed import Client, LocalCluster, Scheduler, Worker, WorkerPlugin, wait
 from distributed.comm import CommClosedError, get_address_host_port, normalize_address
+from distributed.security import Security
 
 from pipeline.errors import InputError, RunError
 from pipeline.memory import reset_peak_memory
@@ -84,8 +85,11 @@ def _of_dead_clients(dask_scheduler: Scheduler) -> list[str]:
 def connected(cluster: str, workers: int) -> Iterator[Client]:
     """A client of ``workers`` processes on this machine (``cluster`` = ``"local"``) or of a scheduler's address.
 
+    The certificates of ``tls://`` addresses are those that Dask's configuration names
+    (``DASK_DISTRIBUTED__COMM__TLS__…`` in the environment; ``deploy/certificates`` makes them).
+
     Raises:
-        InputError: no scheduler answers at the address, or it has no workers.
+        InputError: no scheduler answers at the address, it has no workers, or TLS is wanted by one side only.
     """
     if cluster == "local":
         with _interrupts_blocked():
@@ -105,6 +109,7 @@ def connected(cluster: str, workers: int) -> Iterator[Client]:
     try:
         # Of an address that cannot be one, a client would say so and then once more, when it is collected.
         get_address_host_port(normalize_address(cluster))
+        _check_encryption(cluster)
         remote = Client(cluster, timeout="5s", set_as_default=False)
     except (OSError, ValueError) as error:
         raise InputError(
@@ -122,6 +127,26 @@ def connected(cluster: str, workers: int) -> Iterator[Client]:
                 fix="start workers: dask worker ADDRESS",
             )
         yield client
+
+
+def _check_encryption(cluster: str) -> None:
+    """Raises ``InputError`` where address and configuration disagree on TLS, ``OSError`` for bad certificates."""
+    ours = Security().get_connection_args("client")
+    wanted = normalize_address(cluster).startswith("tls://")
+    if wanted and ours.get("ssl_context") is None:
+        raise InputError(
+            f"--cluster {cluster}",
+            got="no certificate",
+            expected="one in Dask's configuration, as a tls:// address wants",
+            fix="set DASK_DISTRIBUTED__COMM__TLS__CA_FILE, …__CLIENT__CERT and …__CLIENT__KEY",
+        )
+    if not wanted and ours["require_encryption"]:
+        raise InputError(
+            f"--cluster {cluster}",
+            got="an address without TLS",
+            expected="tls://…, since Dask's configuration requires encryption",
+            fix="correct the address",
+        )
 
 
 @contextmanager

@@ -17,7 +17,9 @@ from rasterio.errors import NotGeoreferencedWarning
 from pipeline import accessor
 from pipeline.classes import NODATA
 from pipeline.conventions import GRID_MAPPING, coordinates, grid_mapping
+from pipeline.errors import InputError
 from pipeline.layers import LAYERS, SCALE
+from pipeline.objects import is_object
 from pipeline.results import Result, find_result
 from pipeline.store import VARIABLE, flags_of, open_raster
 
@@ -42,6 +44,9 @@ def open_result(out: str | Path, scene: str) -> xr.Dataset:
     Raises:
         InputError: there is no such scene, or its results are unfinished, damaged or not what their record says.
     """
+    if is_object(str(out)):
+        raise InputError("results", got=out, expected="a folder on disk", fix="open the Zarr store or COG that the item"
+                         " names with xarray (zarr.storage.ObjectStore) or rioxarray (/vsis3/…)")  # fmt: skip
     result = find_result(Path(out).expanduser(), scene)
     dims = ("class", "y", "x")
     labelled = {"long_name": "segmentation label", **flags_of(result.classes)}

@@ -14,7 +14,7 @@ import threading
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from datetime import UTC, datetime
 from http.client import HTTPConnection
 from pathlib import Path
@@ -421,8 +421,12 @@ def test_one_line_where_the_server_cannot_start(out: Path, tmp_path: Path) -> No
 
 def test_the_command_says_where_and_ends_with_ctrl_c(out: Path) -> None:
     command = [sys.executable, "-m", "flows.cli", "serve", str(out), "--port", "0"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as server:
+    with (
+        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as server,
+        ExitStack() as resources,
+    ):
         assert server.stdout is not None and server.stderr is not None
+        resources.callback(server.kill)
         line = server.stdout.readline()
         url = next(word for word in line.split() if word.startswith("http://127.0.0.1:"))
         assert b"maplibre" in urllib.request.urlopen(url, timeout=20).read()

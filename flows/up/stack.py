@@ -198,6 +198,7 @@ def begin(stack: Stack) -> None:
     """Make the folders with an empty catalogue, and refuse to start twice."""
     for path in (stack.folder, stack.inbox, stack.results):
         check_writable(path, f"--folder {stack.folder}")
+        path.mkdir(parents=True, exist_ok=True)
     if not (stack.results / CATALOG).exists():
         update_catalog(stack.results)
     with suppress(InputError):

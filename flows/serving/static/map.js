@@ -25,7 +25,7 @@ const STYLE = {
       paint: { "fill-color": BLUE, "fill-opacity": ["interpolate", ["linear"], ["zoom"], 7, 0.25, 10, 0.06] } },
     { id: "places", type: "circle", source: "footprints", maxzoom: 7, filter: ["==", ["geometry-type"], "Point"],
       paint: { "circle-radius": 5, "circle-color": BLUE, "circle-stroke-color": "#fff", "circle-stroke-width": 1.5 } },
-    { id: "outlines", type: "line", source: "footprints", filter: ["!=", ["geometry-type"], "Point"],
+    { id: "outlines", type: "line", source: "footprints", filter: ["==", ["geometry-type"], "LineString"],
       paint: { "line-color": BLUE, "line-width": 1.2 } },
     { id: "polygons", type: "line", source: "polygons", paint: { "line-color": INK, "line-width": 1, "line-opacity": 0.85 } },
     { id: "pixel-halo", type: "line", source: "pixel", paint: { "line-color": "#fff", "line-width": 5 } },
@@ -53,9 +53,18 @@ export function showFootprints(map, scenes) {
   const placed = scenes.filter((scene) => scene.geometry);
   const features = placed.flatMap(({ id, geometry, bbox }) => [
     { type: "Feature", properties: { id }, geometry },
+    { type: "Feature", properties: { id }, geometry: outline(geometry) },
     { type: "Feature", properties: { id }, geometry: { type: "Point", coordinates: centre(bbox) } },
   ]);
   map.getSource("footprints").setData({ type: "FeatureCollection", features });
+}
+
+/** The border of a footprint, without the cut at the antimeridian. */
+function outline({ type, coordinates }) {
+  const rings = type === "MultiPolygon" ? coordinates.flat() : coordinates;
+  const cut = (a, b) => Math.abs(a[0]) === 180 && a[0] === b[0];
+  const sides = rings.flatMap((ring) => ring.slice(1).map((end, place) => [ring[place], end]));
+  return { type: "MultiLineString", coordinates: sides.filter(([start, end]) => !cut(start, end)) };
 }
 
 export function scenesAt(map, point) {
@@ -96,7 +105,7 @@ export function markPixel(map, ring) {
 
 export function flyTo(map, bbox, panel) {
   const [west, south, east, north] = unwrapped(bbox);
-  const right = panel ? Math.min(panel.offsetWidth + 40, map.getContainer().clientWidth / 2) : 40;
+  const right = panel.offsetLeft > 0 ? Math.min(panel.offsetWidth + 40, map.getContainer().clientWidth / 2) : 40;
   map.fitBounds([[west, south], [east, north]], { padding: { top: 40, bottom: 50, left: 40, right }, duration: 0, maxZoom: 17 });
 }
 

@@ -214,7 +214,8 @@ function answer(scene, found, lngLat) {
   box.append(make("div", { className: "where" }, place, make("br"), scene.id));
   maps.markPixel(map, found.outline);
   // Beside the point where the panel would cover what stands above it.
-  const covered = map.project(lngLat).x + 160 > $("panel").offsetLeft;
+  const { offsetLeft } = $("panel"); // 0 where it stands below the map
+  const covered = offsetLeft > 0 && map.project(lngLat).x + 160 > offsetLeft;
   popup = new maplibregl.Popup({ maxWidth: "300px", focusAfterOpen: false, ...(covered && { anchor: "right" }) })
    .setLngLat(lngLat).setDOMContent(box).addTo(map);
   popup.on("close", () => maps.markPixel(map, null));
