@@ -105,6 +105,15 @@ def test_what_is_new_is_segmented_and_what_is_broken_is_named(
     assert "scene-0/preview.png" in message(publish_catalog_flow(out, return_state=True))
 
 
+def test_where_there_is_nothing_yet_an_empty_catalogue_can_be_published(
+    segmented: Callable[..., State], tmp_path: Path
+) -> None:
+    (tmp_path / "inbox").mkdir()
+    state = segmented(scenes=Inbox(folder=tmp_path / "inbox"))
+    assert state.is_completed(), state.message
+    assert publish_catalog_flow(tmp_path / "out", return_state=True).result() == {"scenes": 0}
+
+
 def test_a_published_scene_is_an_event_that_automations_can_start_on(
     segmented: Callable[..., State], folder: Path, tmp_path: Path
 ) -> None:
