@@ -18,6 +18,7 @@ from typing import Any, TypeVar
 
 from distributed import Client, Future, KilledWorker, Reschedule, get_worker, wait
 
+from pipeline import metrics
 from pipeline.cluster import PredictorPlugin, forget_dead, gone, hands_of, told_if_lost
 from pipeline.errors import BadBlockError, ChunkError, RunError, SeamlineError
 from pipeline.frontier import Frontier
@@ -234,7 +235,9 @@ def _infer(job: Job, chunk: Index, plugin_name: str) -> Report:
 
     def work() -> Report:
         with plugin.hands:
-            return infer_chunk(job, chunk, plugin.predictor, plugin.on_device, wanted)
+            report = infer_chunk(job, chunk, plugin.predictor, plugin.on_device, wanted)
+        metrics.count("inferred", report)
+        return report
 
     return _named(job, chunk, work)
 
@@ -255,7 +258,12 @@ def _still_wanted() -> Callable[[], bool]:
 
 
 def _write(job: Job, chunk: Index) -> Report:
-    return _named(job, chunk, lambda: write_chunk(job, chunk))
+    def work() -> Report:
+        report = write_chunk(job, chunk)
+        metrics.count("written", report)
+        return report
+
+    return _named(job, chunk, work)
 
 
 def _work(job: Job, work: Callable[[Index], T], chunk: Index) -> T:
@@ -277,5 +285,6 @@ def _named(job: Job, chunk: Index, work: Callable[[], T]) -> T:
     except Exception as error:
         log.exception("%s", where)
         failure = ChunkError(f"{where}: {type(error).__name__}: {error}")
+    metrics.count_failure()
     # Outside of the handlers: a cause that cannot be pickled, as rasterio's, would cost the caller the message.
     raise failure
