@@ -20,7 +20,7 @@ from flows.models import Model
 from flows.options import SegmentOptions
 from flows.publish_catalog import publish_catalog_flow
 from flows.request import open_requests
-from flows.scene_sources import Glob
+from flows.scene_sources import Glob, Inbox
 from flows.segment_collection import segment_collection
 from pipeline.errors import RunError
 from tests.rasters import noise, write
