@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 DEMO := build/demo
 DEMO_SIZE := 4096 4096
 
-.PHONY: install demo test check lock clean
+.PHONY: install demo up down test check lock clean
 
 install: $(VENV)/.installed
 
@@ -17,6 +17,13 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 
 demo: install
 	$(BIN)/python -m flows.demo --size $(DEMO_SIZE) --out $(DEMO)
+
+# Prefect, Dask, a watched inbox and the map on this machine; `make down` stops all of it.
+up: install
+	$(BIN)/seamline up --detach
+
+down: install
+	$(BIN)/seamline down
 
 test: install
 	$(BIN)/pytest

@@ -1,6 +1,6 @@
 """COG, overviews and polygons of a result, beside ``rio cogeo create`` and ``gdal_polygonize.py`` on the same labels.
 
-    python benchmarks/outputs.py [--size 20000] [--workers 2] [--min-area M2] [--simplify PX]
+    python benchmarks/outputs.py [--size 20000] [--rasters] [--workers 2] [--min-area M2] [--simplify PX]
 
 The labels are simulated: fields of four classes in regions of some hundred pixels, and islands down to a few. Ours run
 as in ``seamline segment``: on worker processes, joined in this one. Without ``gdal_polygonize.py`` only ours run. Told
@@ -10,7 +10,6 @@ are seconds, peak memory, numbers of polygons, bytes on disk.
 from __future__ import annotations
 
 import argparse
-import os
 import shutil
 import subprocess
 import sys
@@ -46,6 +45,7 @@ def main() -> None:
     """Simulate, time both, print."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--size", type=int, default=20_000)
+    parser.add_argument("--rasters", action="store_true", help="only COG and overviews")
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--min-area", type=float, default=0)
     parser.add_argument("--simplify", type=float, default=0)
@@ -60,6 +60,8 @@ def main() -> None:
         print(f"{asked.size}² pixels, {tiling.chunk_grid.row}² chunks of {CHUNK}")
         print(f"labels in the store: {size_of(folder / 's.zarr')}")
         rasters(folder, asked.size)
+        if asked.rasters:
+            return
         for formats in (("parquet",), ("fgb",), tuple(FILES)):
             rules = Rules(asked.min_area, asked.simplify)
             ours(folder, tiling, grid, Polygons(formats, rules), asked.workers)
@@ -82,14 +84,28 @@ def rasters(folder: Path, size: int) -> None:
         ),
     }
     for what, (command, result) in steps.items():
-        started = time.perf_counter()
-        _, status, usage = os.wait4(subprocess.Popen(command).pid, 0)
-        if status:
-            raise SystemExit(f"{what} failed")
-        seconds = time.perf_counter() - started
-        print(
-            f"{what}: {seconds:.1f} s with start, {usage.ru_maxrss >> 10} MiB, {size_of(folder / result)}", flush=True
-        )
+        seconds, peak = metered(what, command)
+        print(f"{what}: {seconds:.1f} s with start, {peak} MiB, {size_of(folder / result)}", flush=True)
+
+
+METER = """
+import resource, subprocess, sys, time
+started = time.perf_counter()
+subprocess.run(sys.argv[1:], check=True)
+print(time.perf_counter() - started, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss >> 10)
+"""
+
+
+def metered(what: str, command: list[str]) -> tuple[float, int]:
+    """Seconds and peak memory (MiB) of a command.
+
+    Its parent is a process that has nothing in memory: a child's counter starts at what its parent holds.
+    """
+    done = subprocess.run([sys.executable, "-c", METER, *command], stdout=subprocess.PIPE, text=True)
+    if done.returncode:
+        raise SystemExit(f"{what} failed")
+    seconds, peak = done.stdout.split()[-2:]
+    return float(seconds), int(peak)
 
 
 def step(what: str, folder: Path, size: int) -> None:
@@ -169,15 +185,11 @@ def one(folder: Path, size: int, wanted: Polygons, workers: int) -> None:
 def gdal(folder: Path) -> None:
     """Time GDAL's program on the COG."""
     for driver, name in (("FlatGeobuf", "g.fgb"), ("GPKG", "g.gpkg")):
-        started = time.perf_counter()
         command = [POLYGONIZE, "-q", "-of", driver, str(folder / "s.tif"), str(folder / name), "polygons", "class"]
-        process = subprocess.Popen(command, env={"PATH": "/usr/bin:/bin"})  # not this environment's Python
-        _, status, usage = os.wait4(process.pid, 0)
-        if status:
-            raise SystemExit(f"{POLYGONIZE} failed")
-        seconds = time.perf_counter() - started
+        # Not this environment's Python.
+        seconds, peak = metered(POLYGONIZE, ["/usr/bin/env", "-i", "PATH=/usr/bin:/bin", *command])
         found = pyogrio.read_info(folder / name)["features"]
-        print(f"{POLYGONIZE}, {driver}: {found} polygons, {seconds:.1f} s, {usage.ru_maxrss >> 10} MiB")
+        print(f"{POLYGONIZE}, {driver}: {found} polygons, {seconds:.1f} s, {peak} MiB")
 
 
 if __name__ == "__main__":

@@ -1,27 +1,65 @@
 """How long `seamline serve` takes for a tile: p50 and p95 at 1 and 16 parallel clients, over random tiles of a folder.
 
-python benchmarks/serve.py RESULTS [--tiles 400] [--layer segmentation]
+python benchmarks/serve.py RESULTS [--tiles 400] [--layer segmentation] [--size 20000]
+
+With --size a simulated result of so many pixels a side, as in outputs.py, is published in RESULTS first.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import random
+import shutil
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
 
 import morecantile
 import numpy as np
 import urllib3
+from affine import Affine
+from odc.geo.geobox import GeoBox
+from outputs import CHUNK, CLASSES, simulated
 from rich.console import Console
 from rich.table import Table
 
+from pipeline.catalog import ModelReference, class_table, scene_item, update_catalog, write_item
+from pipeline.cog import labels_content, write_cog
+from pipeline.publish import COG, RECORD
+from pipeline.store import Storage, create_store, open_labels, write_labels
+from pipeline.tiling import Tiling
+
 ZOOMS = 5
 """Zoom levels of a scene that are asked for: the deepest and those above it."""
+
+
+def publish(folder: Path, size: int) -> None:
+    """A simulated result of ``size``² pixels: COG, record and item."""
+    store = folder / "labels.zarr"
+    folder.mkdir(parents=True)
+    grid = GeoBox((size, size), Affine(10, 0, 5e5, 0, -10, 6e6), "EPSG:32632")
+    tiling = Tiling(size, size, window=CHUNK, halo=0, overlap=0, chunk_tiles=1, divisor=1)
+    create_store(store, grid, CLASSES, Storage(1024), title="simulated")
+    for chunk in tiling.chunks():
+        write_labels(store, tiling.pixels_of(chunk), simulated(tiling, chunk))
+    labels = open_labels(store)
+    write_cog(labels, grid, labels_content(CLASSES), folder / COG, folder / "scratch", {})
+    table = class_table(labels, grid, CLASSES)
+    shutil.rmtree(store)
+    rows = [{"value": row.value, "name": row.name} for row in table]
+    record = {"scene": folder.name, "scene_digest": "", "model_digest": "", "classes": rows}
+    (folder / RECORD).write_text(json.dumps(record))
+    now, model = datetime.now(UTC), ModelReference("none", "00" * 32, "model.json")
+    item = scene_item(folder, folder.name, grid, CLASSES, table, source="simulated", model=model, acquired=now,
+                      processed=now, software={}, lineage="simulated")  # fmt: skip
+    write_item(item, folder)
+    update_catalog(folder.parent)
 
 
 @contextmanager
@@ -80,7 +118,10 @@ def main() -> None:
     parser.add_argument("results")
     parser.add_argument("--tiles", type=int, default=400)
     parser.add_argument("--layer", default="segmentation")
+    parser.add_argument("--size", type=int, help="publish a simulated result first")
     given = parser.parse_args()
+    if given.size and not (folder := Path(given.results) / f"simulated-{given.size}").exists():
+        publish(folder, given.size)
     http = urllib3.PoolManager(maxsize=16)
     table = Table("clients", "tiles", "p50 ms", "p95 ms", "tiles/s", title=f"{given.layer}, 512² pixels a tile")
     with server(given.results) as url:

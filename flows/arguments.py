@@ -26,6 +26,7 @@ Batch = Annotated[int | None, typer.Option(help="Windows that go through the net
 Threads = Annotated[int | None, typer.Option(help="Threads of the network in each worker")]
 Cluster = Annotated[str, typer.Option(help="local, or the address of a Dask scheduler")]
 Workers = Annotated[int | None, typer.Option(help="Worker processes of the local cluster")]
+Credentials = Annotated[str | None, typer.Option(help="Prefect Secret block with the keys of object storage")]
 Aoi = Annotated[Path | None, typer.Option(help="GeoJSON polygons that limit the work")]
 Bands = Annotated[str, typer.Option(help="The scene's bands in the model's order, separated by commas")]
 Scale = Annotated[float | None, typer.Option(help="Value = digital number × scale + offset")]

@@ -41,7 +41,7 @@ def show_result(result: Result) -> None:
         event=PUBLISHED,
         resource={"prefect.resource.id": f"seamline.scene.{scene}", "prefect.resource.name": scene},
         payload={
-            "folder": str(result.folder),
+            "folder": result.place or str(result.folder),
             "source": record["source"],
             "model": record["model"],
             "model_digest": record["model_digest"],
@@ -68,7 +68,7 @@ def summary(result: Result) -> str:
         ("peak memory of a worker", f"{record['peak_memory_bytes'] / 2**20:.0f} MiB"),
         ("model", f"{_cell(record['model'])} ({record['model_digest'][:12]})"),
         *((_cell(row["name"]), percent(row["share"])) for row in record["classes"]),
-        ("results", f"`{result.folder}`"),
+        ("results", f"`{result.place or result.folder}`"),
     ]
     link = map_link(record["scene"])
     if link:

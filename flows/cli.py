@@ -12,13 +12,14 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from flows import cli_models, cli_results, display
+from flows import cli_models, cli_results, cli_up, display
 from flows.arguments import (
     Aoi,
     Bands,
     Batch,
     ChunkTiles,
     Cluster,
+    Credentials,
     Device,
     Engine,
     Halo,
@@ -68,7 +69,7 @@ def _help(
 def segment(
     scene: Scenes,
     model: ModelName,
-    out: Annotated[Path, typer.Option(help="Folder of the catalogue; each scene gets a folder in it")],
+    out: Annotated[str, typer.Option(help="Folder of the catalogue, or s3://BUCKET/PREFIX; each scene gets a folder")],
     window: Window = "auto",
     halo: Halo = "auto",
     overlap: Overlap = "auto",
@@ -94,6 +95,8 @@ def segment(
     offset: Offset = None,
     nodata: Nodata = None,
     on_bad_block: Annotated[str, typer.Option(help="fail, or nodata: go on without unreadable blocks")] = "fail",
+    work: Annotated[Path | None, typer.Option(help="Folder to work in where --out is s3://…")] = None,
+    credentials: Credentials = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Start over where something else is")] = False,
 ) -> None:
     """Segment scenes: COG, Zarr, STAC item, preview and report in OUT/<scene>/.
@@ -109,7 +112,7 @@ def segment(
         outputs=listed(outputs), zarr_format=zarr_format, zarr_shards=zarr_shards,
         polygon_formats=listed(polygon_formats), polygon_min_area=polygon_min_area, polygon_simplify=polygon_simplify,
         aoi=aoi, bands=listed(bands), scale=scale, offset=offset, nodata=nodata,
-        on_bad_block=on_bad_block, overwrite=overwrite,
+        on_bad_block=on_bad_block, work=work, credentials=credentials, overwrite=overwrite,
     )  # fmt: skip
     with display.live() as watcher:
         segment_all(scene, model, out, options, watcher)
@@ -135,6 +138,7 @@ def plan(
     scale: Scale = None,
     offset: Offset = None,
     nodata: Nodata = None,
+    credentials: Credentials = None,
     picture: Annotated[Path | None, typer.Option(help="Draw the plan to this PNG")] = None,
 ) -> None:
     """Show how a scene would be segmented: tiles, redundancy, memory, time. Segments nothing."""
@@ -144,6 +148,7 @@ def plan(
         window=window, halo=halo, overlap=overlap, chunk_tiles=chunk_tiles,
         device=device, precision=precision, engine=engine, batch=batch, threads=threads,
         cluster=cluster, workers=workers, aoi=aoi, bands=listed(bands), scale=scale, offset=offset, nodata=nodata,
+        credentials=credentials,
     )  # fmt: skip
     display.show_plan(plan_scene(scene, model, options, picture, display.say))
     if picture is not None:
@@ -202,6 +207,7 @@ def train(
 
 
 app.add_typer(cli_results.app)
+app.add_typer(cli_up.app)
 
 
 def _interrupted(signum: int, frame: object) -> None:

@@ -12,15 +12,27 @@ from flows import display
 from flows.arguments import mapping
 from pipeline.errors import InputError
 from pipeline.files import check_writable, replacing
+from pipeline.objects import ObjectFolder, is_object
 
 app = typer.Typer()
 
-Results = Annotated[Path, typer.Argument(help="Folder of the catalogue, --out of segment")]
+
+def _on_disk(path: Path) -> Path:
+    """Refuse what a path makes of ``s3://``."""
+    if str(path).startswith("s3:/"):
+        raise InputError("results", got=f"s3://{str(path)[4:]}", expected="a folder",
+                         fix="copy it to a disk first; `seamline query` reads object storage")  # fmt: skip
+    return path
+
+
+Results = Annotated[Path, typer.Argument(help="Folder of the catalogue, --out of segment", callback=_on_disk)]
 
 
 @app.command()
 def evaluate(
-    prediction: Annotated[Path, typer.Argument(help="A raster of labels, or a scene's folder of results")],
+    prediction: Annotated[
+        Path, typer.Argument(help="A raster of labels, or a scene's folder of results", callback=_on_disk)
+    ],
     truth: Annotated[Path, typer.Argument(help="A raster of labels, or polygons")],
     values: Annotated[str, typer.Option(help="What stands for which label in the truth: 0=0,255=1")] = "",
     attribute: Annotated[str, typer.Option(help="Attribute of polygons with their values; default: all are 1")] = "",
@@ -41,7 +53,7 @@ def evaluate(
 
 @app.command()
 def query(
-    results: Results,
+    results: Annotated[str, typer.Argument(help="Folder of the catalogue, or s3://BUCKET/PREFIX: --out of segment")],
     bbox: Annotated[str, typer.Option(metavar="W,S,E,N", help="Degrees; W > E across the antimeridian")] = "",
     interval: Annotated[
         str, typer.Option("--datetime", metavar="FROM/TO", help="Years, months, days or RFC 3339 times; .. is open")
@@ -52,15 +64,19 @@ def query(
     ] = None,
 ) -> None:
     """List the scenes that lie in a box and a time and fulfil an SQL expression."""
+    from flows.access import use
     from pipeline.query import Box, Interval, collection, query
 
+    use(None)
+    place = ObjectFolder.of(results) if is_object(results) else Path(results)
     box = Box.parsed(bbox) if bbox else None
-    items = query(results, box, where, Interval.parsed(interval) if interval else None)
+    items = query(place, box, where, Interval.parsed(interval) if interval else None)
     if report == Path("-"):
         print(collection(items))
         return
     if report is not None:
         check_writable(report.absolute().parent, f"--json {report}")
+        report.parent.mkdir(parents=True, exist_ok=True)
         with replacing(report) as part:
             part.write_text(collection(items) + "\n", encoding="utf-8")
     display.show_items(items)
@@ -83,7 +99,7 @@ def verify(
 
 @app.command()
 def serve(
-    results: Annotated[Path, typer.Argument(help="Folder of the catalogue, --out of segment")],
+    results: Results,
     host: Annotated[str, typer.Option(help="Address to listen at; 0.0.0.0 lets others in")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="Port to listen at; 0: any that is free")] = 8080,
     show: Annotated[bool, typer.Option("--open", help="Open the page in the browser")] = False,

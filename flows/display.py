@@ -164,7 +164,9 @@ def show_result(result: Result) -> None:
     record, out = result.record, Console()
     if not result.computed:
         done = f"wrote {' and '.join(result.rewritten)} again" if result.rewritten else "nothing to do"
-        out.print(f"{result.folder}: finished before with this scene, model and plan; {done}", highlight=False)
+        out.print(
+            f"{result.place or result.folder}: finished before with this scene, model and plan; {done}", highlight=False
+        )
         return
     table = _table(f"{record['scene']} · {record['model']}")
     seconds, plan = record["seconds"], record["plan"]
@@ -188,6 +190,9 @@ def show_result(result: Result) -> None:
     for block in record["bad_blocks"]:
         table.add_row("[red]unreadable block[/]", block)
     out.print(table)
+    if result.place:
+        out.print(f"{result.place}/{ITEM}", soft_wrap=True, highlight=False)
+        return
     files = {output: [f"{array}.tif"] for output, array in RASTERS.items()} | {"zarr": [ZARR]}
     files["polygons"] = [name for name in FILES.values() if (result.folder / name).exists()]
     for name in (*(name for output in record["outputs"] for name in files[output]), ITEM, PREVIEW, REPORT, RECORD):
@@ -264,6 +269,9 @@ def show_evaluation(found: Evaluation) -> None:
 
 def show_items(items: Sequence[Mapping[str, Any]]) -> None:
     """Scenes that a query found: when they were taken, and which classes cover how much of them."""
+    if not items:
+        print("no scenes")
+        return
     table = Table(title=f"{len(items)} scenes", title_justify="left", highlight=False, box=None, padding=(0, 2, 0, 0))
     for heading in ("scene", "date", "classes"):
         table.add_column(heading, overflow="fold")

@@ -116,6 +116,7 @@ def write_evaluation(evaluation: Evaluation, report: Path | None, picture: Path 
     for path, option in ((report, "--json"), (picture, "--picture")):
         if path is not None:
             check_writable(path.absolute().parent, f"{option} {path}")
+            path.parent.mkdir(parents=True, exist_ok=True)
     if report is not None:
         with replacing(report) as part:
             part.write_text(json.dumps(evaluation.to_dict(), indent=2) + "\n", encoding="utf-8")

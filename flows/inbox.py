@@ -51,7 +51,10 @@ def collect(inbox: Inbox) -> Discovery:
             else:
                 found.append(look_at(path))
         except SeamlineError as error:
-            refused.append(Refused(str(path), path.name, " ".join(str(error).split())))
+            if waiting and path.suffix.lower() == ".vrt":  # so may its sources
+                waiting.append(path)
+            else:
+                refused.append(Refused(str(path), path.name, " ".join(str(error).split())))
     return Discovery(
         tuple(scene for scene in found if Path(scene.source) not in parts),
         tuple(scene for scene in refused if Path(scene.source) not in parts),
@@ -106,5 +109,5 @@ def _states(path: Path) -> list[tuple[int, float, float]] | None:
             return None
         states = [file.stat() for file in sorted(files)]
     except OSError:
-        return None  # gone in between
+        return []  # gone, or a link that leads nowhere: whoever opens it says so
     return [(state.st_size, state.st_mtime, state.st_ctime) for state in states]

@@ -137,6 +137,14 @@ class SegmentOptions(BaseModel):
     offset: Offset = Field(None, description="See scale")
     nodata: Nodata = Field(None, description="Digital number that means no data; none: every pixel is data")
     on_bad_block: Literal["fail", "nodata"] = Field("fail", description="What an unreadable block of a file does")
+    work: Path | None = Field(
+        None,
+        description="Folder to work in where results go to s3://, seen by all workers; default: $SEAMLINE_WORK,"
+        " or one in the user's cache",
+    )
+    credentials: str | None = Field(
+        None, description="Prefect Secret block with the keys of object storage; default: the environment's"
+    )
     overwrite: bool = Field(False, description="Start over where another scene, model or plan left a run or a result")
 
     @model_validator(mode="after")
@@ -156,6 +164,16 @@ class SegmentOptions(BaseModel):
         if value and info.data.get("zarr_format") == 2:
             raise PydanticCustomError(
                 "option", "Input should be {expected}", {"expected": "--zarr-format 3: version 2 has no shards"}
+            )
+        return value
+
+    @field_validator("polygon_formats", "polygon_min_area", "polygon_simplify")
+    @classmethod
+    def _has_polygons(cls, value: object, info: ValidationInfo) -> object:
+        default = cls.model_fields[info.field_name or ""].default
+        if value != default and "polygons" not in info.data.get("outputs", ("polygons",)):
+            raise PydanticCustomError(
+                "option", "Input should be {expected}", {"expected": "left out, or polygons among --outputs"}
             )
         return value
 

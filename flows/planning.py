@@ -13,6 +13,7 @@ import numpy as np
 import psutil
 from numpy.typing import NDArray
 
+from flows.access import connected_with, use
 from flows.measuring import measure, measure_context
 from flows.models import Model, open_model
 from flows.options import SegmentOptions
@@ -20,7 +21,7 @@ from flows.request import open_input, raster_of
 from flows.resume import Resumed
 from model.config import Settings
 from model.measurement import Measurement
-from pipeline.cluster import connected, memory_of
+from pipeline.cluster import memory_of
 from pipeline.errors import InputError
 from pipeline.picture import stretch, write_plan_picture
 from pipeline.planning import (
@@ -35,7 +36,7 @@ from pipeline.planning import (
 from pipeline.scene import Scene
 from pipeline.thumbnail import read_thumbnail
 from pipeline.tiling import Tiling
-from pipeline.work import quicklook_bands
+from pipeline.work import are_rgb, quicklook_bands
 
 NVIDIA_DRIVER = Path("/proc/driver/nvidia")
 
@@ -139,9 +140,10 @@ def plan_scene(
 ) -> Plan:
     """The plan that ``segment`` would follow, measured on the same kind of workers; drawn to ``picture`` if given."""
     model = open_model(model_name)
+    use(options.credentials)
     scene = open_input(source, model, options)
     candidates(raster_of(scene, model, options), options.plan, model.reach)
-    with connected(options.cluster, worker_count(options)) as client:
+    with connected_with(options.credentials, options.cluster, worker_count(options)) as client:
         plan = make_plan(client, scene, model, options, None, say, curious=True)
     if picture is not None:
         draw_plan(plan, picture)
@@ -166,6 +168,6 @@ def draw_plan(plan: Plan, path: Path) -> None:
 
 def thumbnail(scene: Scene, size: int = 1000) -> NDArray[np.uint8] | None:
     """A small picture (height, width, 3) of the scene, ``None`` where it would cost reading all of a large one."""
-    shown = quicklook_bands([band.name for band in scene.bands])
-    thinned = read_thumbnail(scene, [scene.bands[position] for position in shown], size)
-    return None if thinned is None else stretch(*thinned)
+    names = [band.name for band in scene.bands]
+    thinned = read_thumbnail(scene, [scene.bands[position] for position in quicklook_bands(names)], size)
+    return None if thinned is None else stretch(*thinned, rgb=are_rgb(names))

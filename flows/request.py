@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -14,17 +14,22 @@ from typing import Any
 
 import numpy as np
 
+from flows.access import use
+from flows.destination import Destination
 from flows.models import Model
 from flows.options import SegmentOptions
 from flows.resume import READING, Identity, finished_record
 from pipeline.errors import InputError
 from pipeline.files import check_writable
+from pipeline.items import ITEM
 from pipeline.layers import LAYERS
+from pipeline.objects import ObjectFolder
 from pipeline.planning import Raster, candidates
 from pipeline.publish import RECORD, missing_outputs
 from pipeline.rundir import RunDirectory
 from pipeline.scene import Scene
 from pipeline.sources import open_scene
+from pipeline.upload import published
 from pipeline.work import Stopwatch
 
 BYTES_PER_PIXEL = 0.5
@@ -33,13 +38,17 @@ BYTES_PER_PIXEL = 0.5
 
 @dataclass(frozen=True)
 class Request:
-    """A scene to be segmented with a model into ``out``/<scene id>; ``seconds`` is what the checks took."""
+    """A scene to be segmented with a model into ``out``/<scene id>; ``seconds`` is what the checks took.
+
+    ``objects``: where the catalogue is published, if ``out`` is only a working folder.
+    """
 
     scene: Scene
     model: Model
     out: Path
     options: SegmentOptions
     seconds: float
+    objects: ObjectFolder | None = None
 
     @cached_property
     def identity(self) -> Identity:
@@ -66,18 +75,30 @@ class Request:
             return None
         return finished_record(self.folder, self.identity, self.options)
 
+    def seems_done(self) -> bool:
+        """Whether it is likely that nothing is left to infer; ``finished`` knows."""
+        there = self.objects is not None and self.objects.version(f"{self.scene.id}/{ITEM}") is not None
+        return there or (self.folder / RECORD).exists()
+
     def outdated(self) -> bool:
         """Whether what is in the folder is of the same source at an earlier time, read and segmented alike."""
         now = self.options.model_dump(mode="json", exclude_defaults=True)
-        for path in (self.directory.plan_file, self.folder / RECORD):
-            with suppress(OSError, ValueError, LookupError, AttributeError):
-                found = json.loads(path.read_text(encoding="utf-8"))
+        for found in self._records():
+            with suppress(LookupError, AttributeError, TypeError):
                 return bool(
                     found["source"] == self.scene.source
                     and found["model_digest"] == self.model.digest
                     and all(found["options"].get(name) == now.get(name) for name in READING)
                 )
         return False
+
+    def _records(self) -> Iterator[Any]:
+        """Of what was begun or finished of the scene."""
+        for path in (self.directory.plan_file, self.folder / RECORD):
+            with suppress(OSError, ValueError):
+                yield json.loads(path.read_text(encoding="utf-8"))
+        if self.objects is not None and (there := published(self.objects, self.scene.id)) is not None:
+            yield there.record
 
     def overwriting(self) -> Request:
         """The same, which takes the place of whatever is in the folder."""
@@ -89,14 +110,17 @@ class Request:
         return bool(missing_outputs(self.folder, options.outputs, options.polygons)) or self.directory.path.exists()
 
 
-def open_requests(sources: Sequence[str | Path], model: Model, out: Path, options: SegmentOptions) -> list[Request]:
-    """A request for each of the scenes.
+def open_requests(
+    sources: Sequence[str | Path], model: Model, out: str | Path, options: SegmentOptions
+) -> list[Request]:
+    """A request for each of the scenes. ``out`` is a folder, or ``s3://bucket/prefix``.
 
     Raises:
         InputError: one of them cannot be worked with, or two would share a folder.
     """
-    out = out.expanduser().absolute()  # workers may have another working directory
-    requests = [_request(source, model, out, options) for source in sources]
+    use(options.credentials)
+    place = Destination.of(out, options.work)
+    requests = [_request(source, model, place, options) for source in sources]
     count = Counter(request.scene.id for request in requests)
     for name, times in count.items():
         if times > 1:
@@ -109,13 +133,13 @@ def open_requests(sources: Sequence[str | Path], model: Model, out: Path, option
     return requests
 
 
-def _request(source: str | Path, model: Model, out: Path, options: SegmentOptions) -> Request:
-    started = Stopwatch.now()
+def _request(source: str | Path, model: Model, place: Destination, options: SegmentOptions) -> Request:
+    started, out = Stopwatch.now(), place.folder
     scene = open_input(source, model, options)
     candidates(raster_of(scene, model, options), options.plan, model.reach)
     if not (out / scene.id / RECORD).exists():
         check_output(out, scene)
-    return Request(scene, model, out, options, Stopwatch.now() - started)
+    return Request(scene, model, out, options, Stopwatch.now() - started, place.objects)
 
 
 def open_input(source: str | Path, model: Model, options: SegmentOptions) -> Scene:
@@ -138,11 +162,10 @@ def raster_of(scene: Scene, model: Model, options: SegmentOptions) -> Raster:
 
 
 def check_output(out: Path, scene: Scene) -> None:
-    """Refuse an output folder that cannot be written to or whose disk is too small."""
-    folder = out / scene.id
-    check_writable(folder, f"--out {out}")
+    """Refuse an output folder that cannot be written to or whose disk is too small; makes nothing."""
+    there = check_writable(out / scene.id, f"--out {out}")
     height, width = scene.grid.shape
-    needed, free = int(height * width * BYTES_PER_PIXEL), shutil.disk_usage(folder).free
+    needed, free = int(height * width * BYTES_PER_PIXEL), shutil.disk_usage(there).free
     if free < needed:
         raise InputError(
             f"disk of --out {out}",

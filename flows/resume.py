@@ -49,13 +49,17 @@ def finished_record(folder: Path, identity: Identity, options: SegmentOptions) -
         return None
     try:
         record: dict[str, Any] = json.loads((folder / RECORD).read_text(encoding="utf-8"))
-        plan, settings = record["plan"], record["settings"]
+        record["plan"], record["settings"]
     except (OSError, ValueError, KeyError, TypeError):
         return None  # none, or not one that Seamline wrote
-    what = f"finished run in {folder}"
-    _refuse_other(what, record, plan, settings, identity, options)
-    _refuse_outputs(what, record, options, set(options.outputs) & set(LAYERS) <= set(record["outputs"]))
+    same_run(f"finished run in {folder}", record, identity, options)
     return record if can_complete(folder, record["outputs"]) else None
+
+
+def same_run(what: str, record: dict[str, Any], identity: Identity, options: SegmentOptions) -> None:
+    """Refuse (``InputError``, which calls it ``what``) the record of a run of another scene, model or plan."""
+    _refuse_other(what, record, record["plan"], record["settings"], identity, options)
+    _refuse_outputs(what, record, options, set(options.outputs) & set(LAYERS) <= set(record["outputs"]))
 
 
 def resumable(directory: RunDirectory, identity: Identity, options: SegmentOptions) -> Resumed | None:

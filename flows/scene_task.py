@@ -83,7 +83,7 @@ class FlowWatcher:
             self._log.warning("%s: progress not shown: %s", self._scene, error)
 
     def _finished(self, result: Result) -> None:
-        folder, seconds = result.folder, result.record["seconds"]["total"]
+        folder, seconds = result.place or result.folder, result.record["seconds"]["total"]
         if result.computed:
             self._log.info("%s: published in %s after %.0f s", self._scene, folder, seconds)
         elif result.rewritten:
@@ -117,7 +117,7 @@ def segment_task(
     name: str,
     source: str,
     model: str,
-    out: Path,
+    out: str | Path,
     options: SegmentOptions,
     client: Callable[[], Client],
     also: Watcher,

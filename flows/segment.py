@@ -8,13 +8,15 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime, timedelta
-from functools import cache
+from functools import cache, partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from distributed import Client
 
+from flows.access import connected_with
+from flows.destination import delivered
 from flows.measuring import engine_versions
 from flows.models import TorchLoader, open_model, radiometry_of
 from flows.options import SegmentOptions
@@ -23,9 +25,8 @@ from flows.request import Request, open_requests
 from flows.resume import resumable
 from model.document import DOCUMENT
 from pipeline.catalog import ModelReference
-from pipeline.cluster import connected
 from pipeline.errors import BadBlockError, ChunkError, RunError
-from pipeline.publish import RECORD, Publication, complete, missing_outputs, publish
+from pipeline.publish import Publication, complete, missing_outputs, publish
 from pipeline.run import Totals, run_chunks, spread
 from pipeline.rundir import RunDirectory
 from pipeline.store import Storage, create_store
@@ -41,13 +42,15 @@ PLANNED = ("window", "halo", "overlap", "chunk_tiles", "divisor")
 class Result:
     """What a run left: the scene's folder, the record of the run, and whether there was anything to infer.
 
-    ``rewritten`` names the results that were lost, or not asked for before, of a scene that was finished.
+    ``rewritten`` names the results that were lost, or not asked for before, of a scene that was finished. ``place`` is
+    the scene's URL where it was published to object storage; of ``folder`` only the preview is left then.
     """
 
     folder: Path
     record: dict[str, Any]
     computed: bool
     rewritten: tuple[str, ...] = ()
+    place: str = ""
 
 
 class Stage(Protocol):
@@ -76,13 +79,15 @@ class Watcher:
     stage: Stage = _plainly
 
 
-def segment(source: str | Path, model_name: str | Path, out: Path, options: SegmentOptions, watcher: Watcher) -> Result:
+def segment(
+    source: str | Path, model_name: str | Path, out: str | Path, options: SegmentOptions, watcher: Watcher
+) -> Result:
     """Segment one scene; as ``segment_all``."""
     return segment_all([source], model_name, out, options, watcher)[0]
 
 
 def segment_all(
-    sources: Sequence[str | Path], model_name: str | Path, out: Path, options: SegmentOptions, watcher: Watcher
+    sources: Sequence[str | Path], model_name: str | Path, out: str | Path, options: SegmentOptions, watcher: Watcher
 ) -> list[Result]:
     """Segment scenes into ``out``/<scene id>, one after the other on one cluster.
 
@@ -91,7 +96,7 @@ def segment_all(
     Args:
         sources: of each scene a raster, a folder of band files, or a STAC item.
         model_name: an embedded model's name or a model folder.
-        out: the catalogue's folder.
+        out: the catalogue's folder, or ``s3://bucket/prefix``.
         options: everything that has a default.
         watcher: is told of plans, progress and results.
 
@@ -107,9 +112,10 @@ def segment_all(
 
         @cache
         def cluster() -> Future[Client]:
-            return background.submit(stack.enter_context, connected(options.cluster, worker_count(options)))
+            workers = worker_count(options)
+            return background.submit(stack.enter_context, connected_with(options.credentials, options.cluster, workers))
 
-        if not all((request.folder / RECORD).exists() for request in requests):
+        if not all(request.seems_done() for request in requests):
             cluster()  # starts while the scenes' digests are computed
         for request in requests:
             request.finished()  # refuses what is of another scene, model or plan
@@ -134,6 +140,10 @@ def segmented(request: Request, client: Callable[[], Client], watcher: Watcher) 
         InputError: its folder has a run of another scene, model or plan.
         SeamlineError: the run failed; what was done is kept and the same call goes on.
     """
+    return delivered(request, partial(_segmented, request, client, watcher), watcher.stage)
+
+
+def _segmented(request: Request, client: Callable[[], Client], watcher: Watcher) -> Result:
     begun = Stopwatch.now()
     record = request.finished()
     if record is not None and not request.unfinished_business():

@@ -15,6 +15,8 @@ from prefect.task_runners import ThreadPoolTaskRunner
 from pydantic import Field
 
 from flows import artifacts
+from flows.access import use
+from flows.destination import Destination
 from flows.discovery import discover
 from flows.found import Discovery, Found
 from flows.ledger import Ledger
@@ -29,7 +31,7 @@ from pipeline.errors import InUseError, RunError
 from pipeline.files import check_writable
 
 DEFAULTS = SegmentOptions()
-HOW = {"cluster", "workers", "device", "batch", "threads", "overwrite"}
+HOW = {"cluster", "workers", "device", "batch", "threads", "overwrite", "work", "credentials"}
 """Options that say how a scene is run and not what comes out."""
 AtOnce = Annotated[int, Field(ge=1, le=64, description="Scenes that are worked on at the same time")]
 
@@ -38,7 +40,7 @@ AtOnce = Annotated[int, Field(ge=1, le=64, description="Scenes that are worked o
 def segment_collection(
     scenes: SceneSource,
     model: str = "land-water-cloud",
-    out: Path = Path("results"),
+    out: str | Path = Path("results"),
     options: SegmentOptions = DEFAULTS,
     at_once: AtOnce = 2,
     renew: bool = False,
@@ -51,21 +53,22 @@ def segment_collection(
     Args:
         scenes: Where the scenes come from.
         model: Name of an embedded model, or a model folder.
-        out: Folder of the catalogue.
+        out: Folder of the catalogue, or s3://BUCKET/PREFIX.
         options: Everything that has a default.
         at_once: Scenes that are worked on at the same time.
         renew: Also segment again what another model or other options left; otherwise such scenes fail.
     """
     quieten_dask()
-    out = out.expanduser().absolute()
-    ledger = Ledger(out, open_model(model).digest, digest_of(options))
-    check_writable(out, f"out {out}")
+    use(options.credentials)
+    folder = Destination.of(out, options.work).folder
+    ledger = Ledger(folder, open_model(model).digest, digest_of(options))
+    check_writable(folder, f"out {out}")
     discovery = discover_task(scenes)
     new = ledger.new(discovery.found)
     log = get_run_logger()
     log.info("%s: %d scenes, %d new or not yet published", scenes.kind, len(discovery.found), len(new))
     outcomes = [Outcome(refused.name, "failed", refused.reason) for refused in discovery.refused]
-    for outcome in _done(new, ledger, model, options, at_once, renew):
+    for outcome in _done(new, ledger, out, model, options, at_once, renew):
         log.info("%s: %s", outcome.name, outcome.reason or outcome.state)
         outcomes.append(outcome)
     known = len(discovery.found) - len(new)
@@ -84,7 +87,13 @@ def discover_task(scenes: SceneSource) -> Discovery:
 
 
 def _done(
-    new: Sequence[Found], ledger: Ledger, model: str, options: SegmentOptions, at_once: int, renew: bool
+    new: Sequence[Found],
+    ledger: Ledger,
+    out: str | Path,
+    model: str,
+    options: SegmentOptions,
+    at_once: int,
+    renew: bool,
 ) -> Iterator[Outcome]:
     """What became of each scene, in the order in which they end."""
     # The cluster is let go of first, so that a cancelled flow run does not wait for its scenes.
@@ -96,7 +105,7 @@ def _done(
                 "name": scene.name,
                 "source": scene.source,
                 "model": model,
-                "out": ledger.out,
+                "out": out,
                 "options": options,
                 "client": force.client,
                 "also": Watcher(),

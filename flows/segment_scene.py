@@ -19,7 +19,7 @@ DEFAULTS = SegmentOptions()
 def segment_scene(
     source: str,
     model: str = "land-water-cloud",
-    out: Path = Path("results"),
+    out: str | Path = Path("results"),
     options: SegmentOptions = DEFAULTS,
 ) -> dict[str, Any]:
     """Segment one scene into OUT/<scene id>; a run that was stopped goes on.
@@ -27,10 +27,10 @@ def segment_scene(
     Args:
         source: A raster, a folder of band files, or a STAC item.
         model: Name of an embedded model, or a model folder.
-        out: Folder of the catalogue.
+        out: Folder of the catalogue, or s3://BUCKET/PREFIX.
         options: Everything that has a default.
     """
     quieten_dask()
     with Workforce(options) as force, display.live() as terminal:
         result = segment_task(Path(source).name, source, model, out, options, force.client, terminal)
-    return {"folder": str(result.folder), "computed": result.computed, "record": result.record}
+    return {"folder": result.place or str(result.folder), "computed": result.computed, "record": result.record}

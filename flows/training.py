@@ -103,6 +103,7 @@ def _write(recipe: Recipe, trained: Trained, images: Loaded, spec: ModelSpec, ou
 @contextmanager
 def _locked(out: Path) -> Iterator[None]:
     """Hold the folder for this process; a dead one's hold ends with it."""
+    out.mkdir(parents=True, exist_ok=True)
     folder = os.open(out, os.O_RDONLY)
     try:
         try:

@@ -17,7 +17,7 @@ from model.train import Trained
 from model.validation import predict
 from pipeline.page import FAINT, GREY, INK, MARGIN, VOID, Page
 from pipeline.picture import stretch
-from pipeline.work import quicklook_bands
+from pipeline.work import are_rgb, quicklook_bands
 
 SHOWN, EDGE = 6, 384
 """Samples at most, and their edge in pixels."""
@@ -69,9 +69,10 @@ def write_samples(trained: Trained, images: Sequence[Labelled], spec: ModelSpec,
         page.text(MARGIN + column * (cell + gap), 0.9, title, color=GREY)
     colors = np.array([_rgb(VOID)] * 256, np.uint8)
     colors[: len(spec.classes)] = [entry.color for entry in spec.classes]
-    shown = list(quicklook_bands([band.name for band in spec.bands]))
+    names = [band.name for band in spec.bands]
+    shown = quicklook_bands(names)
     windows = [image.pixels(area) for image, area in places]
-    stretched = _stretched([window[shown] for window in windows])
+    stretched = _stretched([window[shown] for window in windows], rgb=are_rgb(names))
     for row, (image, area) in enumerate(places):
         valid = np.asarray(np.isfinite(windows[row]).all(0))
         truth, labels = image.labels(area), predict(trained.network, image, area, trained.normalisation)
@@ -91,11 +92,11 @@ def write_samples(trained: Trained, images: Sequence[Labelled], spec: ModelSpec,
     page.save(path)
 
 
-def _stretched(windows: Sequence[NDArray[np.float32]]) -> list[NDArray[np.uint8]]:
+def _stretched(windows: Sequence[NDArray[np.float32]], *, rgb: bool) -> list[NDArray[np.uint8]]:
     """Pictures (h, w, 3) of windows (3, h, w), one stretch for all: what is dark stays dark beside what is bright."""
     row = np.concatenate([window.reshape(3, 1, -1) for window in windows], axis=2)
     cuts = np.cumsum([window[0].size for window in windows])[:-1]
-    parts = np.split(stretch(row, np.isfinite(row).all(0)), cuts, axis=1)
+    parts = np.split(stretch(row, np.isfinite(row).all(0), rgb=rgb), cuts, axis=1)
     return [part.reshape(*window.shape[1:], 3) for part, window in zip(parts, windows, strict=True)]
 
 

@@ -8,13 +8,13 @@ from pathlib import Path
 
 import numpy as np
 
+from flows.access import connected_with, use
 from flows.measuring import SIZES, measure_context, sample_window, window_sizes
 from flows.models import Model, open_model, radiometry_of
 from flows.options import SegmentOptions
 from flows.request import open_input, raster_of
 from model.config import Radiometry
 from model.measurement import Measurement, Sample
-from pipeline.cluster import connected
 from pipeline.memory import peak_memory, reset_peak_memory
 from pipeline.planning import default_halo, margins, settled_halo
 
@@ -26,9 +26,10 @@ def tune(model_name: str | Path, source: str | None, options: SegmentOptions) ->
     nothing about the context that a scene wants.
     """
     model = open_model(model_name)
+    use(None)
     scene = None if source is None else open_input(source, model, options)
     threads = os.cpu_count() or 1
-    with connected("local", 1) as client:
+    with connected_with(None, "local", 1) as client:
         from model.tune import Tuner  # torch, which takes seconds to import: after the worker was started
 
         halo, changed = default_halo(options.plan, model.reach), {}

@@ -8,9 +8,9 @@ from types import TracebackType
 
 from distributed import Client
 
+from flows.access import connected_with
 from flows.options import SegmentOptions
 from flows.planning import worker_count
-from pipeline.cluster import connected
 from pipeline.errors import RunError
 
 
@@ -36,7 +36,9 @@ class Workforce:
                 raise RunError("the flow run has ended; what was done is kept")
             if self._client is None or self._client.status != "running":
                 self._stack.close()
-                self._client = self._stack.enter_context(connected(self._options.cluster, worker_count(self._options)))
+                options = self._options
+                cluster = connected_with(options.credentials, options.cluster, worker_count(options))
+                self._client = self._stack.enter_context(cluster)
             return self._client
 
     def __enter__(self) -> Workforce:

@@ -91,6 +91,12 @@ ASSETS: tuple[KnownFile, ...] = (
     KnownFile("polygons-fgb", "polygons.fgb", "Polygons (FlatGeobuf)", pystac.MediaType.FLATGEOBUF, ("data",)),
     KnownFile("polygons-gpkg", "polygons.gpkg", "Polygons (GeoPackage)", pystac.MediaType.GEOPACKAGE, ("data",)),
     KnownFile("style", "segmentation.qml", "Style for QGIS", pystac.MediaType.XML, ("metadata", "style")),
+    *(
+        KnownFile(
+            f"{name}-style", f"{name}.qml", f"Style of {name} for QGIS", pystac.MediaType.XML, ("metadata", "style")
+        )
+        for name in (*LAYERS, "polygons")
+    ),
     KnownFile(
         "attribute-table", "segmentation.tif.aux.xml", "Raster attribute table", pystac.MediaType.XML, ("metadata",)
     ),
@@ -139,19 +145,18 @@ def renders(assets: Iterable[str], classes: Sequence[LabelClass]) -> dict[str, F
             "resampling": "nearest",
             "colormap": {str(label.value): [*label.color, 255] for label in classes},
         },
-        "confidence": _ramp("Confidence", "confidence", "viridis"),
-        "disagreement": _ramp("Disagreement", "disagreement", "magma"),
+        **{name: _ramp(name.capitalize(), name) for name in LAYERS if not LAYERS[name].per_class},
     } | {
-        f"probability_{column}": _ramp(f"Probability of {label.name}", "probabilities", "viridis", band)
+        f"probability_{column}": _ramp(f"Probability of {label.name}", "probabilities", band)
         for band, (label, column) in enumerate(zip(classes, column_names(classes), strict=True), start=1)
     }
     there = set(assets)
     return {name: render for name, render in drawn.items() if there.issuperset(render["assets"])}
 
 
-def _ramp(title: str, asset: str, colormap: str, band: int = 1) -> Fields:
-    look = {"nodata": NODATA, "rescale": [[0, _FULL]], "colormap_name": colormap, "bidx": [band]}
-    return {"title": title, "assets": [asset], **look}
+def _ramp(title: str, layer: str, band: int = 1) -> Fields:
+    look = {"nodata": NODATA, "rescale": [[0, _FULL]], "colormap_name": LAYERS[layer].colormap, "bidx": [band]}
+    return {"title": title, "assets": [layer], **look}
 
 
 def _classification(classes: Sequence[LabelClass]) -> list[Fields]:

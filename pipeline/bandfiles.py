@@ -17,7 +17,7 @@ from rasterio.errors import RasterioIOError
 
 from pipeline.bands import Candidate
 from pipeline.errors import InputError
-from pipeline.rasters import OpenRaster, edge_offset, environment, is_remote, opened, reason, sample
+from pipeline.rasters import OpenRaster, edge_offset, environment, is_remote, object_version, opened, reason, sample
 
 _BRIGHT = 20000  # a reflectance of 2, were the scale 1/10000
 _PRODUCTS = [
@@ -48,6 +48,7 @@ def open_raster(path: str) -> OpenRaster:
         if not is_remote(path) and not path.startswith("/vsi") and not Path(path).exists():
             what, expected, fix = "no such file", "a raster, a folder or a STAC item", "check the path"
             raise InputError(what, got=path, expected=expected, fix=fix) from error
+        object_version(path)  # says more plainly what is wrong with an object, if it is that
         raise InputError(
             f"cannot open {path}",
             got=reason(error),

@@ -15,21 +15,20 @@ import pystac
 import pystac.utils
 import shapely.geometry
 import zarr
-from numpy.typing import NDArray
-from pyproj import Transformer
 
+from pipeline.areas import area_at, bands_of, pixel_areas
 from pipeline.assets import file_info, multihash, renders, scene_assets
 from pipeline.classes import NODATA, LabelClass, column_names
 from pipeline.cog import row_bands
-from pipeline.files import replacing
-from pipeline.footprint import bbox_of, footprint, rounded
+from pipeline.files import clear_parts, replacing
+from pipeline.footprint import Area, bbox_of, footprint, rounded
 from pipeline.grid import GeoBox
 from pipeline.items import ITEM, ITEMS, Document, read_item, write_items
 from pipeline.store import JSON, crs_code
 
 __all__ = [
-    "CATALOG", "ClassArea", "ModelReference", "class_table", "file_info", "footprint", "scene_item", "update_catalog",
-    "write_item",
+    "CATALOG", "ClassArea", "ModelReference", "catalog_document", "class_table", "file_info", "footprint", "json_bytes",
+    "scene_item", "update_catalog", "write_item",
 ]  # fmt: skip
 
 CATALOG = "catalog.json"
@@ -71,54 +70,35 @@ def class_table(labels: zarr.Array[Any], grid: GeoBox, classes: Sequence[LabelCl
     """Pixels, share and area of every class, reading ``labels`` (y, x) one row of Zarr chunks at a time.
 
     The area is that on the ellipsoid, also where the projection stretches it (four times in Web Mercator at
-    60° north), with the scale of the middle of each row.
+    60° north).
     """
-    values = [label.value for label in classes]
-    pixels, area = dict.fromkeys(values, 0), dict.fromkeys(values, 0.0)
-    valid = 0
-    row_area = pixel_area(grid)
+    pixels, area = np.zeros(256, np.int64), np.zeros(256)
+    areas = pixel_areas(grid)
     for band in row_bands(labels):
-        block = labels[band.slices()]
-        valid += int(np.count_nonzero(block != NODATA))
-        for value in values:
-            counts = np.count_nonzero(block == value, axis=1)  # of each row
-            pixels[value] += int(counts.sum())
-            if row_area is not None:
-                area[value] += float(row_area[band.row : band.stop_row] @ counts)
+        block = np.asarray(labels[band.slices()])
+        for rows in bands_of(*band.shape):
+            values = block[rows].ravel()
+            pixels += np.bincount(values, minlength=256)
+            if areas is not None:
+                area += np.bincount(values, areas.of(band)[rows].ravel(), 256)
+    valid = int(pixels.sum() - pixels[NODATA])
     return tuple(
         ClassArea(
             name=label.name,
             value=label.value,
-            pixels=pixels[label.value],
-            share=pixels[label.value] / max(1, valid),
-            area_m2=None if row_area is None else area[label.value],
+            pixels=int(pixels[label.value]),
+            share=int(pixels[label.value]) / max(1, valid),
+            area_m2=None if areas is None else float(area[label.value]),
         )
         for label in classes
     )
 
 
-def pixel_area(grid: GeoBox, rows: NDArray[np.int64] | None = None) -> NDArray[np.float64] | None:
-    """What a pixel in the middle of each of ``rows`` (default: all) covers of the ellipsoid, in m²; None if unknown."""
-    if grid.crs is None or not (grid.crs.projected or grid.crs.geographic):
-        return None
-    crs, (height, width) = grid.crs.proj, grid.shape
-    to_degrees = Transformer.from_crs(crs, crs.geodetic_crs, always_xy=True)
-    row = (np.arange(height) if rows is None else rows) + 0.5
-    col = np.full(row.shape, width / 2)
-    west, east, north, south = (
-        np.stack(to_degrees.transform(*grid.pix2wld(col + right, row + down)))
-        for right, down in ((-0.5, 0), (0.5, 0), (0, -0.5), (0, 0.5))
-    )
-    across, down = (np.radians((step + 180) % 360 - 180) for step in (east - west, south - north))
-    latitude, geod = np.radians((north[1] + south[1]) / 2), crs.get_geod()
-    curvature = geod.a**2 * (1 - geod.es) / (1 - geod.es * np.sin(latitude) ** 2) ** 2
-    return np.asarray(np.abs(across[0] * down[1] - across[1] * down[0]) * np.cos(latitude) * curvature)
-
-
 def _pixel_width(grid: GeoBox) -> float | None:
     """The edge in metres of a square as large as a pixel in the middle of the scene; None if unknown."""
-    area = pixel_area(grid, np.array([grid.shape[0] // 2]))
-    return None if area is None or not np.isfinite(area[0]) else float(np.sqrt(area[0]))
+    height, width = grid.shape
+    area = area_at(grid, height // 2, width // 2)
+    return None if area is None else float(np.sqrt(area))
 
 
 def scene_item(
@@ -134,15 +114,17 @@ def scene_item(
     processed: datetime,
     software: Mapping[str, str],
     lineage: str,
+    area: Area | None = None,
 ) -> pystac.Item:
     """The STAC 1.1 item of the scene whose results lie in ``folder``; hrefs are relative to it.
 
     ``source`` is the scene's path or URL, ``acquired`` when it was taken, ``processed`` when it was segmented
-    (both with a time zone), ``software`` names versions. STAC demands a time: where ``acquired`` is None the
-    item carries ``processed`` and says so in ``seamline:datetime_unknown``. Files of the known names become
-    assets where they exist, with size and checksum, so write them first.
+    (both with a time zone), ``software`` names versions, ``area`` (column, row) is where the
+    grid has labels (default: everywhere). STAC demands a time: where ``acquired`` is None the item carries
+    ``processed`` and says so in ``seamline:datetime_unknown``. Files of the known names become assets where they exist,
+    with size and checksum, so write them first.
     """
-    outline = footprint(grid)
+    outline = footprint(grid, area)
     assets = scene_assets(folder, classes, _pixel_width(grid))
     drawn = renders(assets, classes)
     extensions = dict(_EXTENSIONS)
@@ -215,9 +197,12 @@ def update_catalog(out: Path) -> Path:
     path, written, items = out / CATALOG, None, dict[str, tuple[Stamp, Document]]()
     while (stamps := _stamps(out)) != written:
         items = {scene: _read(out, scene, stamp, items.get(scene)) for scene, stamp in stamps.items()}
-        _write_json(path, _catalog(stamps).to_dict(include_self_link=False, transform_hrefs=False))
+        _write_json(path, catalog_document(stamps))
         write_items({scene: item for scene, (_, item) in items.items() if item}, out / ITEMS)
         written = stamps
+    for whole in (path, out / ITEMS):
+        if whole.exists():
+            clear_parts(whole)
     return path
 
 
@@ -245,7 +230,8 @@ def _read(out: Path, scene: str, stamp: Stamp, known: tuple[Stamp, Document] | N
         return stamp, {}
 
 
-def _catalog(scenes: Iterable[str]) -> pystac.Catalog:
+def catalog_document(scenes: Iterable[str]) -> dict[str, Any]:
+    """The catalogue of the items in folders of these names below it."""
     catalog = pystac.Catalog(
         id="seamline", title="Seamline segmentations", description="Segmented scenes, one item each."
     )
@@ -253,7 +239,7 @@ def _catalog(scenes: Iterable[str]) -> pystac.Catalog:
     for scene in scenes:
         href = f"./{scene}/{ITEM}"
         catalog.add_link(pystac.Link("item", href, media_type=pystac.MediaType.GEOJSON, title=scene))
-    return catalog
+    return catalog.to_dict(include_self_link=False, transform_hrefs=False)  # type: ignore[no-any-return]
 
 
 def _projection(grid: GeoBox) -> dict[str, JSON]:
@@ -269,6 +255,11 @@ def _projection(grid: GeoBox) -> dict[str, JSON]:
     }
 
 
+def json_bytes(document: Mapping[str, Any]) -> bytes:
+    """A document of STAC as it is published."""
+    return (json.dumps(document, indent=2, ensure_ascii=False) + "\n").encode("utf-8")
+
+
 def _write_json(path: Path, document: Mapping[str, Any]) -> None:
     with replacing(path, shared=True) as part:
-        part.write_text(json.dumps(document, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        part.write_bytes(json_bytes(document))

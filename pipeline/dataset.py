@@ -17,7 +17,9 @@ from rasterio.errors import NotGeoreferencedWarning
 from pipeline import accessor
 from pipeline.classes import NODATA
 from pipeline.conventions import GRID_MAPPING, coordinates, grid_mapping
+from pipeline.errors import InputError
 from pipeline.layers import LAYERS, SCALE
+from pipeline.objects import is_object
 from pipeline.results import Result, find_result
 from pipeline.store import VARIABLE, flags_of, open_raster
 
@@ -42,6 +44,9 @@ def open_result(out: str | Path, scene: str) -> xr.Dataset:
     Raises:
         InputError: there is no such scene, or its results are unfinished, damaged or not what their record says.
     """
+    if is_object(str(out)):
+        raise InputError("results", got=out, expected="a folder on disk", fix="open the Zarr store or COG that the item"
+                         " names with xarray (zarr.storage.ObjectStore) or rioxarray (/vsis3/…)")  # fmt: skip
     result = find_result(Path(out).expanduser(), scene)
     dims = ("class", "y", "x")
     labelled = {"long_name": "segmentation label", **flags_of(result.classes)}
@@ -90,13 +95,12 @@ def _coordinates(result: Result) -> dict[str, Any]:
 
 def _attributes(result: Result) -> dict[str, Any]:
     """Plain values only, so that netCDF can hold them."""
-    record, properties = result.record, result.item["properties"]
-    unknown = properties.get("seamline:datetime_unknown", False)
+    record, properties = result.record, result.item.properties
     return {
         "title": f"Segmentation of {record['scene']}",
         "scene": record["scene"],
         "model": record["model"],
-        "datetime": "unknown" if unknown else properties["datetime"],
+        "datetime": "unknown" if properties.unknown else properties.datetime.isoformat(),
         "source": record["source"],
         "folder": str(result.folder.absolute()),
         "shape": list(result.grid.shape),

@@ -11,6 +11,7 @@ from urllib.parse import urljoin, urlsplit
 import requests
 
 from pipeline.errors import InputError, RunError
+from pipeline.objects import is_object, object_at
 
 __all__ = ["fetch", "head", "is_url", "read_document"]
 
@@ -31,16 +32,26 @@ def is_url(href: str) -> bool:
 
 
 def read_document(href: str) -> Any:
-    """The JSON document at a path or an http(s) URL.
+    """The JSON document at a path, an http(s) URL or ``s3://``.
 
     Raises ``InputError`` where there is none, ``RunError`` where a server does not answer.
     """
     try:
+        if is_object(href):
+            return json.loads(_object(href))
         return json.loads(fetch(href) if is_url(href) else Path(href).read_bytes())
     except OSError as error:
         raise _unreadable(href, error.strerror or error) from error
     except (ValueError, RecursionError) as error:
         raise _unreadable(href, f"no JSON ({' '.join(str(error).split())[:120]})") from error
+
+
+def _object(href: str) -> bytes:
+    folder, key = object_at(href)
+    found = folder.get(key)
+    if found is None:
+        raise _unreadable(href, "no such object")
+    return found.data
 
 
 def fetch(url: str, method: str = "GET", headers: dict[str, str] | None = None, **query: Any) -> str:

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import glob
 import os
 import tempfile
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from pipeline.errors import InputError
 
-__all__ = ["check_writable", "replacing"]
+__all__ = ["check_writable", "clear_parts", "replacing"]
+
+_DAY = 24 * 60 * 60
 
 
 @contextmanager
@@ -33,16 +36,44 @@ def replacing(path: Path, *, shared: bool = False) -> Iterator[Path]:
         part.unlink(missing_ok=True)
 
 
-def check_writable(folder: Path, what: str) -> None:
-    """Make ``folder`` and see that files can be written there; ``what`` names it in the ``InputError``."""
+def clear_parts(path: Path) -> None:
+    """Remove parts of ``path``, which is there, that are a day older: whoever wrote them (``shared``) was killed.
+
+    Both times are those of the file system's clock, which may not be this machine's.
+    """
+    oldest = path.stat().st_mtime - _DAY
+    for part in path.parent.glob(f".{glob.escape(path.name)}.*.part"):
+        with suppress(FileNotFoundError):  # another one does the same
+            if part.stat().st_mtime < oldest:
+                part.unlink()
+
+
+def check_writable(folder: Path, what: str) -> Path:
+    """See that files can be written to ``folder``, which need not be there yet; makes nothing.
+
+    Returns:
+        What is there of the folder and those above it.
+
+    Raises:
+        InputError: they cannot; ``what`` names it.
+    """
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
+        there = next(path for path in (folder, *folder.parents) if _exists(path))
+        with tempfile.TemporaryFile(dir=there):
+            return there
     except OSError as error:
         raise InputError(
             what, got=error.strerror or error, expected="a folder that can be written to", fix="choose another"
         ) from error
+
+
+def _exists(path: Path) -> bool:
+    """Also of a link that leads nowhere. Raises ``OSError`` for a path below a file, and one without permission."""
+    try:
+        path.lstat()
+    except FileNotFoundError:
+        return False
+    return True
 
 
 def _fsync(path: Path) -> None:

@@ -15,6 +15,7 @@ from pipeline.errors import BadBlockError
 from pipeline.grid import Window
 from pipeline.rasters import (
     OpenRaster,
+    changed,
     environment,
     is_remote,
     opened,
@@ -64,30 +65,49 @@ def read_file(
     window: Window,
     *,
     keep_going: bool,
+    version: str | None = None,
 ) -> FileWindow:
     """Read bands of one file for a window that lies within the scene's ``grid``, in one request to GDAL.
 
     A file on another grid of the same CRS is interpolated bilinearly; every pixel is the same whatever the
     window. A band has data where its value is not ``nodata`` (with None: where the file's alpha band or mask,
     if any, says so), nor NaN, nor infinite. Raises ``BadBlockError`` for a block that cannot be read; with
-    ``keep_going`` only for remote files, where an outage would pass for missing data.
+    ``keep_going`` only for remote files, where an outage would pass for missing data; it says so, too, of an object
+    that is no longer of this ``version``.
     """
-    with environment(path):
-        try:
-            file = opened(path)
-        except RasterioIOError as error:
-            raise BadBlockError(f"{path} can no longer be opened: {reason(error)}") from error
-        go_on = keep_going and not is_remote(path)
-        if same_grid(file.grid, grid):
-            return _read_own(file, list(indexes), nodata, window, go_on)
-        rows, cols = _positions(file.grid, grid, window)
-        own = Window(
-            int(rows.low[0]),
-            int(cols.low[0]),
-            int(rows.high[-1] - rows.low[0]) + 1,
-            int(cols.high[-1] - cols.low[0]) + 1,
-        )
-        return _interpolated(_read_own(file, list(indexes), nodata, own, go_on), nodata, rows, cols)
+    try:
+        with environment(path, version):
+            return _read_window(path, indexes, nodata, grid, window, keep_going, version)
+    except BadBlockError as error:
+        if (what := changed(path, version)) is None:
+            raise
+        raise BadBlockError(what) from error
+
+
+def _read_window(
+    path: str,
+    indexes: Sequence[int],
+    nodata: float | None,
+    grid: GeoBox,
+    window: Window,
+    keep_going: bool,
+    version: str | None,
+) -> FileWindow:
+    try:
+        file = opened(path, version)
+    except RasterioIOError as error:
+        raise BadBlockError(f"{path} can no longer be opened: {reason(error)}") from error
+    go_on = keep_going and not is_remote(path)
+    if same_grid(file.grid, grid):
+        return _read_own(file, list(indexes), nodata, window, go_on)
+    rows, cols = _positions(file.grid, grid, window)
+    own = Window(
+        int(rows.low[0]),
+        int(cols.low[0]),
+        int(rows.high[-1] - rows.low[0]) + 1,
+        int(cols.high[-1] - cols.low[0]) + 1,
+    )
+    return _interpolated(_read_own(file, list(indexes), nodata, own, go_on), nodata, rows, cols)
 
 
 def _read_own(

@@ -1,4 +1,4 @@
-"""Where a scene lies on Earth: its outline as GeoJSON has it."""
+"""Where the labels of a scene lie on Earth: their outline as GeoJSON has it."""
 
 from __future__ import annotations
 
@@ -9,28 +9,51 @@ import numpy as np
 import shapely
 import shapely.affinity
 import shapely.geometry
+import zarr
 from numpy.typing import NDArray
 from pyproj import Transformer
 
+from pipeline.classes import NODATA
+from pipeline.cog import row_bands
 from pipeline.grid import GeoBox
 
-__all__ = ["bbox_of", "footprint", "rounded"]
+__all__ = ["Area", "bbox_of", "footprint", "labelled_area", "labelled_hull", "rounded"]
 
 
-def footprint(grid: GeoBox) -> shapely.Polygon | shapely.MultiPolygon | None:
-    """The outline of the grid in longitude and latitude (WGS 84), None without a CRS.
+Area = shapely.Polygon | shapely.MultiPolygon
 
-    The edges are densified, since they are curves there. A grid across the antimeridian gives one part on
-    each side of it (RFC 7946, section 3.1.9), one over a pole reaches up to the pole.
+
+def footprint(grid: GeoBox, area: Area | None = None) -> Area | None:
+    """The outline of ``area`` (column, row; default: the whole grid) in longitude and latitude (WGS 84).
+
+    None without a CRS. The edges are densified, since they are curves there. An area across the antimeridian gives one
+    part on each side of it (RFC 7946, section 3.1.9), one over a pole reaches up to the pole.
     """
     if grid.crs is None:
         return None
-    ring = _dense_outline(grid)
-    lon, lat = Transformer.from_crs(grid.crs.proj, "OGC:CRS84", always_xy=True).transform(*ring)
+    height, width = grid.shape
+    dense = shapely.segmentize(shapely.box(0, 0, width, height) if area is None else area, max(height, width) / 32)
+    to_degrees = Transformer.from_crs(grid.crs.proj, "OGC:CRS84", always_xy=True)
+
+    def inside(ring: shapely.LinearRing) -> shapely.Geometry:
+        col, row = np.asarray(ring.coords).T
+        return _inside(*to_degrees.transform(*grid.pix2wld(col, row)))
+
+    found = [
+        shapely.difference(inside(part.exterior), shapely.union_all([inside(hole) for hole in part.interiors]))
+        for part in shapely.get_parts(dense)
+    ]
+    merged = shapely.union_all(found)
+    parts = [shapely.geometry.polygon.orient(part) for part in shapely.get_parts(merged) if part.area > 0]
+    return parts[0] if len(parts) == 1 else shapely.MultiPolygon(parts) if parts else None
+
+
+def _inside(lon: NDArray[np.float64], lat: NDArray[np.float64]) -> shapely.Geometry:
+    """What a closed ring of points encloses, cut at the antimeridian."""
     seen = np.isfinite(lon) & np.isfinite(lat)  # a corner of a full disk is not on Earth
     lon, lat = np.asarray(lon)[seen], np.asarray(lat)[seen]
     if lon.size < 4:
-        return None
+        return shapely.Polygon()
     lon = np.unwrap(lon, period=360)
     if abs(lon[-1] - lon[0]) > 180:
         pole = np.copysign(90.0, lat.mean())
@@ -41,23 +64,39 @@ def footprint(grid: GeoBox) -> shapely.Polygon | shapely.MultiPolygon | None:
         shapely.affinity.translate(shapely.intersection(shape, shapely.box(turn - 180, -90, turn + 180, 90)), -turn)
         for turn in (-360, 0, 360)
     ]
-    merged = shapely.union_all(worlds)  # what is left and right of a cut in the middle of the map is one part
-    parts = [shapely.geometry.polygon.orient(part) for part in shapely.get_parts(merged) if part.area > 0]
-    return parts[0] if len(parts) == 1 else shapely.MultiPolygon(parts)
+    return shapely.union_all(worlds)  # what is left and right of a cut in the middle of the map is one part
 
 
-def _dense_outline(grid: GeoBox, points: int = 32) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """(x, y) of the closed outline in the grid's CRS, ``points`` along each edge."""
-    height, width = grid.shape
-    along = np.linspace(0, 1, points, endpoint=False)
-    zero, one = np.zeros(points), np.ones(points)
-    col = np.concatenate([along, one, 1 - along, zero, [0]]) * width
-    row = np.concatenate([zero, along, one, 1 - along, [0]]) * height
-    x, y = grid.pix2wld(col, row)
-    return x, y
+def labelled_hull(labels: zarr.Array[Any]) -> shapely.Polygon | None:
+    """The convex hull (column, row) of all pixels that have a label; None without such.
+
+    Reads ``labels`` (y, x) one row of Zarr chunks at a time.
+    """
+    hull = np.empty((0, 2))
+    for band in row_bands(labels):
+        known = labels[band.slices()] != NODATA
+        (row,) = np.nonzero(known.any(axis=1))
+        first, last = known[row].argmax(axis=1), band.width - known[row, ::-1].argmax(axis=1)
+        corners = [np.column_stack([col, band.row + row + down]) for col in (first, last) for down in (0, 1)]
+        hull = shapely.get_coordinates(shapely.MultiPoint(np.concatenate([hull, *corners])).convex_hull)
+    return shapely.Polygon(hull) if hull.size else None
 
 
-def bbox_of(outline: shapely.Polygon | shapely.MultiPolygon) -> list[float]:
+def labelled_area(grid: GeoBox, hull: shapely.Polygon | None, aoi: str | None) -> Area | None:
+    """Where on the grid labels are (column, row): the ``hull`` of them, in it the ``aoi`` (WKT in the grid's CRS).
+
+    None where that is nothing: a scene without data lies where its grid is.
+    """
+    area: Area = shapely.box(0, 0, *grid.shape[::-1]) if hull is None else hull
+    if aoi is not None:
+        a, b, c, d, e, f = (~grid.transform)[:6]
+        placed = shapely.affinity.affine_transform(shapely.from_wkt(aoi), (a, b, d, e, c, f))
+        parts = shapely.get_parts(shapely.intersection(shapely.make_valid(placed), area))
+        area = shapely.MultiPolygon([part for part in parts if isinstance(part, shapely.Polygon)])
+    return None if area.is_empty else area
+
+
+def bbox_of(outline: Area) -> list[float]:
     """West, south, east, north; west > east across the antimeridian (RFC 7946, section 5.2)."""
     west, south, east, north = outline.bounds
     bounds = [part.bounds for part in shapely.get_parts(outline)]

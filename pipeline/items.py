@@ -10,6 +10,7 @@ import json
 import posixpath
 from collections.abc import Mapping, Sequence
 from datetime import datetime
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -24,8 +25,8 @@ import shapely.geometry
 from pipeline.files import replacing
 
 __all__ = [
-    "ITEM", "ITEMS", "Document", "expected_items", "item_table", "moved", "read_item", "read_items", "run_checksum",
-    "write_items",
+    "ITEM", "ITEMS", "Document", "expected_items", "item_table", "moved", "packed_items", "parsed_item", "read_item",
+    "read_items", "run_checksum", "write_items",
 ]  # fmt: skip
 
 ITEM, ITEMS = "item.json", "items.parquet"
@@ -39,7 +40,12 @@ _SELF = "self"
 
 def read_item(path: Path) -> Document:
     """The item in a file. Raises ``OSError``, and ``ValueError`` if no row of the table can be made of it."""
-    item = json.loads(path.read_text(encoding="utf-8"))
+    return parsed_item(path.read_bytes(), str(path))
+
+
+def parsed_item(text: bytes, path: str) -> Document:
+    """The item that was read from ``path``. Raises ``ValueError`` if no row of the table can be made of it."""
+    item = json.loads(text.decode("utf-8"))
     try:
         if taken := {*_FIRST, *_LAST} & item["properties"].keys():
             raise ValueError(f"a property is called {min(taken)}")
@@ -51,17 +57,24 @@ def read_item(path: Path) -> Document:
 
 
 def write_items(items: Mapping[str, Document], path: Path) -> None:
-    """Write the table of ``items`` (by folder) in one step; without items there is none.
+    """Write the table of ``items`` (by folder) in one step; without items there is none."""
+    if not items:
+        path.unlink(missing_ok=True)
+        return
+    table = packed_items(items)
+    with replacing(path, shared=True) as part:
+        part.write_bytes(table)
+
+
+def packed_items(items: Mapping[str, Document]) -> bytes:
+    """The table of ``items`` (by folder, at least one) as a Parquet file.
 
     Of a column whose values are of several kinds each value stands there as JSON: an item that is unlike all others
     keeps none from being published.
     """
-    if not items:
-        path.unlink(missing_ok=True)
-        return
-    table = item_table(items)
-    with replacing(path, shared=True) as part:
-        pq.write_table(table, part, compression="zstd")
+    packed = BytesIO()
+    pq.write_table(item_table(items), packed, compression="zstd")
+    return packed.getvalue()
 
 
 def read_items(path: Path) -> dict[str, Document]:
@@ -86,18 +99,18 @@ def _known(value: Any) -> Any:
     return [_known(part) for part in value] if isinstance(value, list) else value
 
 
-def _read(path: Path, columns: list[str] | None = None) -> pa.Table:
+def _read(path: Path | BytesIO, columns: list[str] | None = None) -> pa.Table:
     try:
         with pq.ParquetFile(path) as file:  # read_table would take a part of a column out of it
             table = file.read(columns)
     except pa.ArrowException as error:
         raise ValueError(str(error)) from error
     if not {"links", "assets"} <= set(table.column_names):
-        raise ValueError(f"{path} is no table of items")
+        raise ValueError(f"{ITEMS} is no table of items")
     return table
 
 
-def run_checksum(path: Path, folder: str) -> str | None:
+def run_checksum(path: Path | BytesIO, folder: str) -> str | None:
     """The checksum of the run's record, as the table has it for the item in ``folder``; None if it has none.
 
     Raises ``OSError`` or ``ValueError`` if the table is not there or damaged.
@@ -122,13 +135,16 @@ def item_table(items: Mapping[str, Document]) -> pa.Table:
 
 
 def moved(item: Document, folder: str) -> Document:
-    """The same item, its relative hrefs from where its ``folder`` (a name, or a path with slashes) lies."""
+    """The same item, its relative hrefs from where its ``folder`` (a name, a path with slashes, or a URL) lies."""
+    scheme, _, place = folder.rpartition("://")
 
     def href(entry: Document) -> Document:
         old = entry["href"]
         if posixpath.isabs(old) or urlsplit(old).scheme:
             return entry
-        new = posixpath.normpath(posixpath.join(folder, old))
+        new = posixpath.normpath(posixpath.join(place, old))
+        if scheme:
+            return {**entry, "href": f"{scheme}://{new}"}
         return {**entry, "href": new if posixpath.isabs(new) else f"./{new}"}
 
     assets = {key: href(asset) for key, asset in item["assets"].items()}

@@ -31,10 +31,14 @@ _ROWS = 256
 
 @dataclass(frozen=True)
 class Layer:
-    """A raster beside the labels; ``per_class``: (classes, height, width) instead of (height, width)."""
+    """A raster beside the labels; ``per_class``: (classes, height, width) instead of (height, width).
+
+    ``colormap`` is the one of matplotlib's that shows it.
+    """
 
     name: str
     title: str
+    colormap: str
     per_class: bool = False
 
     def shape(self, classes: int, height: int, width: int) -> tuple[int, ...]:
@@ -45,9 +49,9 @@ class Layer:
 LAYERS = {
     layer.name: layer
     for layer in (
-        Layer("probabilities", "probability of each class", per_class=True),
-        Layer("confidence", "margin between the two most probable classes"),
-        Layer("disagreement", "how far overlapping windows differed before they were blended"),
+        Layer("probabilities", "probability of each class", "viridis", per_class=True),
+        Layer("confidence", "margin between the two most probable classes", "viridis"),
+        Layer("disagreement", "how far overlapping windows differed before they were blended", "magma"),
     )
 }
 CONFIDENCE, DISAGREEMENT = "confidence", "disagreement"

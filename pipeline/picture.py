@@ -25,8 +25,8 @@ from pipeline.plan_picture import write_plan_picture
 __all__ = ["Caption", "decimated", "stretch", "write_matrix", "write_plan_picture", "write_preview"]
 
 
-_BRIGHT = 4.0
-"""See ``stretch``."""
+_BRIGHT, _GAMMA = 4.0, 0.85
+"""See ``stretch``; shadows are drawn a little lighter than they are."""
 
 _NORTH_IS_UP = 5.0
 """Degrees that north may be off without an arrow; meridians of a UTM zone converge by less."""
@@ -47,11 +47,15 @@ def decimated(labels: zarr.Array[Any], size: int) -> NDArray[np.uint8]:
     return np.asarray(labels[::step, ::step], dtype=np.uint8)
 
 
-def stretch(pixels: NDArray[np.floating[Any]], valid: NDArray[np.bool_]) -> NDArray[np.uint8]:
+def stretch(pixels: NDArray[np.floating[Any]], valid: NDArray[np.bool_], *, rgb: bool) -> NDArray[np.uint8]:
     """A picture (h, w, 3) of values (3, h, w): of each band the 2nd to 98th percentile becomes 0 to 255.
 
     Where clouds or roofs are far brighter than the rest, white is what lies ``_BRIGHT`` times as far above the 2nd
     percentile as the median, so that the ground can be seen.
+
+    Bands that are red, green and blue light in one unit (``rgb``) have one range, or what is dark or of one colour
+    would turn violet: the widest of the three, from the darkest on. Haze, which is the brighter the shorter the wave,
+    is taken off: where the dark ends of the bands rise from red to blue, each begins at its own.
 
     The percentiles are those of the pixels that ``valid`` (h, w) names; the others become black.
     """
@@ -59,9 +63,13 @@ def stretch(pixels: NDArray[np.floating[Any]], valid: NDArray[np.bool_]) -> NDAr
     seen = valid & np.isfinite(pixels).all(axis=0)
     if seen.any():
         low, middle, high = np.percentile(pixels[:, seen], [2, 50, 98], axis=1)[..., np.newaxis]
-        high = np.where(middle > low, np.minimum(high, low + _BRIGHT * (middle - low)), high)
-        part = np.clip((pixels[:, seen] - low) / np.where(high > low, high - low, 1), 0, 1)
-        picture[seen] = np.rint(part * 255).T.astype(np.uint8)
+        if rgb and not low[0] < low[1] < low[2]:
+            low = np.full_like(low, low.min())
+        span = np.where(middle > low, np.minimum(high - low, _BRIGHT * (middle - low)), high - low)
+        if rgb:
+            span = np.full_like(span, span.max())
+        part = np.clip((pixels[:, seen] - low) / np.where(span > 0, span, 1), 0, 1)
+        picture[seen] = np.rint(part**_GAMMA * 255).T.astype(np.uint8)
     return picture
 
 

@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 from rasterio.features import shapes
 from scipy import ndimage
 
+from pipeline.areas import Areas, bands_of
 from pipeline.classes import NODATA
 from pipeline.files import replacing
 from pipeline.grid import Window
@@ -33,7 +34,6 @@ from pipeline.simplification import Simplification
 
 SIDES: dict[str, Any] = {"top": np.s_[0], "bottom": np.s_[-1], "left": np.s_[:, 0], "right": np.s_[:, -1]}
 """The pixels along each border of a window."""
-_COUNTED_ROWS = 256
 
 
 @dataclass(frozen=True)
@@ -105,7 +105,7 @@ class Region:
 def pieces(
     window: Window,
     labels: NDArray[np.uint8],
-    area: NDArray[np.float64],
+    area: Areas,
     confidence: NDArray[np.number[Any]] | None = None,
     simplification: Simplification | None = None,
 ) -> Pieces:
@@ -114,7 +114,7 @@ def pieces(
     Args:
         window: where the labels lie in the scene.
         labels: (height, width), ``NODATA`` for none.
-        area: (height,), what a pixel of each row covers.
+        area: (height, width), what each pixel covers.
         confidence: (height, width); ``None``: 1 everywhere.
         simplification: of this window; ``None``: every corner of a pixel is kept.
     """
@@ -148,17 +148,16 @@ def numbered(labels: NDArray[np.uint8]) -> tuple[NDArray[np.int32], NDArray[np.u
 def sums(
     numbers: NDArray[np.int32],
     count: int,
-    area: NDArray[np.float64],
+    area: Areas,
     confidence: NDArray[np.number[Any]] | None = None,
 ) -> tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.float64]]:
     """Pixels, area and confidence of pieces 1 to ``count``; the arguments are those of ``pieces``."""
     pixels = np.zeros(count + 1, np.int64)
     areas, sure = np.zeros((2, count + 1))
-    for row in range(0, len(numbers), _COUNTED_ROWS):  # a weight takes eight bytes a pixel
-        rows = slice(row, row + _COUNTED_ROWS)
+    for rows in bands_of(*numbers.shape):
         flat = numbers[rows].ravel()
         pixels += np.bincount(flat, minlength=count + 1)
-        areas += np.bincount(flat, np.repeat(area[rows], numbers.shape[1]), count + 1)
+        areas += np.bincount(flat, area[rows].ravel(), count + 1)
         if confidence is not None:
             sure += np.bincount(flat, confidence[rows].ravel(), count + 1)
     return pixels[1:], areas[1:], (pixels.astype(np.float64) if confidence is None else sure)[1:]

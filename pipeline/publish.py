@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import shapely
 from numpy.typing import NDArray
 from rasterio._err import CPLE_BaseError
 from rasterio.errors import RasterioError
@@ -35,18 +36,19 @@ from pipeline.classes import LabelClass
 from pipeline.cog import copy_raster, labels_content, layer_content, thinned_labels, write_cog
 from pipeline.errors import RunError
 from pipeline.files import replacing
+from pipeline.footprint import labelled_area, labelled_hull
 from pipeline.items import ITEM, ITEMS, run_checksum
 from pipeline.layers import CONFIDENCE, LAYERS
 from pipeline.overviews import write_overviews
 from pipeline.picture import Caption, decimated, stretch, write_preview
 from pipeline.rasters import reason
 from pipeline.report import REPORT, ModelCard, date_of, place_of, write_report
-from pipeline.sidecars import have_sidecars, remove_sidecars, write_sidecars
+from pipeline.sidecars import SIDECARS, have_sidecars, remove_sidecars, write_sidecars
 from pipeline.store import VARIABLE, Storage, create_store, is_sealed, open_labels, open_raster, rasters_in, seal
 from pipeline.thumbnail import read_thumbnail, write_overview
 from pipeline.vectorfiles import FILES
 from pipeline.vectors import Polygons, Spread, write_polygons
-from pipeline.work import QUICKLOOK, Job, Stopwatch, quicklook, quicklook_bands
+from pipeline.work import QUICKLOOK, Job, Stopwatch, are_rgb, quicklook, quicklook_bands
 
 COG, ZARR, PREVIEW, RECORD = "segmentation.tif", "segmentation.zarr", "preview.png", "run.json"
 OVERVIEW = "overview.tif"
@@ -111,9 +113,11 @@ def _published(publication: Publication, record: Mapping[str, Any], watch: Stopw
         _write_polygons(publication, store, job.directory.files)
     with watch.stage("publish"):
         table = class_table(labels, grid, publication.classes)
+        hull = labelled_hull(labels)
+        remove_sidecars(folder, SIDECARS.keys() - set(publication.outputs))
         _sidecars(publication, table)
         pixels, valid = quicklook(job)
-        rgb = stretch(pixels.astype(np.float32), valid)
+        rgb = stretch(pixels, valid, rgb=_rgb(job))
         write_overview(rgb, valid, grid, job.quicklook_step, folder / OVERVIEW)
         _preview(publication, table, decimated(labels, QUICKLOOK), rgb if valid.any() else None)
         _move(store, folder / ZARR, keep="zarr" in publication.outputs)
@@ -125,11 +129,12 @@ def _published(publication: Publication, record: Mapping[str, Any], watch: Stopw
         **_polygons_record(publication),
         "seconds": {**record["seconds"], **watch.seconds, "total": watch.now() - started},
         "classes": [asdict(row) for row in table],
+        "hull": None if hull is None else [list(point) for point in hull.exterior.coords],
         "finished": finished.isoformat(timespec="seconds"),
     }
     _write_record(folder, complete)
     write_report(folder, job.scene, publication.classes, publication.card, complete)
-    _item(publication, table, finished)
+    _item(publication, table, hull, finished)
     job.directory.clear()
     shutil.rmtree(job.directory.path)
     return complete
@@ -146,7 +151,7 @@ def missing_outputs(folder: Path, outputs: Iterable[str], polygons: Polygons | N
     missing = [output for output in outputs if not there[output]]
     beside = {"preview": (PREVIEW, OVERVIEW), "report": (REPORT,)}
     missing += [what for what, names in beside.items() if not all((folder / name).exists() for name in names)]
-    if "cog" in outputs and not have_sidecars(folder / COG):
+    if not have_sidecars(folder, outputs):
         missing.append("style")
     return missing if _vouched(folder, outputs) else [*missing, "item"]
 
@@ -197,16 +202,16 @@ def _completed(publication: Publication, record: Mapping[str, Any]) -> dict[str,
         _seal(store, publication, record)
         store.rename(folder / ZARR)
     _write_cogs(publication, folder / ZARR, missing, record, scratch)
-    if "style" in missing:
-        _sidecars(publication, table)
     if "polygons" in missing:
         _write_record(folder, {**record, "polygons": None})  # a kill must not leave files by other rules than it says
         _write_polygons(publication, _readable_store(publication, scratch), scratch)
+    if "style" in missing:
+        _sidecars(publication, table)
     if "preview" in missing:
         thumbnail = read_thumbnail(job.scene, [job.scene.bands[k] for k in _shown(job)], QUICKLOOK)
         labels = open_labels(folder / ZARR) if is_sealed(folder / ZARR) else None
         small = thinned_labels(folder / COG, job.quicklook_step) if labels is None else decimated(labels, QUICKLOOK)
-        rgb = None if thumbnail is None else stretch(*thumbnail)
+        rgb = None if thumbnail is None else stretch(*thumbnail, rgb=_rgb(job))
         if thumbnail is not None and rgb is not None:
             write_overview(rgb, thumbnail[1], job.scene.grid, job.quicklook_step, folder / OVERVIEW)
         _preview(publication, table, small, rgb)
@@ -214,7 +219,10 @@ def _completed(publication: Publication, record: Mapping[str, Any]) -> dict[str,
     now = {**record, **_polygons_record(publication), "outputs": outputs}
     _write_record(folder, now)
     write_report(folder, job.scene, publication.classes, publication.card, now)
-    _item(publication, table, datetime.fromisoformat(record["finished"]))
+    hull = record.get("hull")
+    _item(
+        publication, table, None if hull is None else shapely.Polygon(hull), datetime.fromisoformat(record["finished"])
+    )
     shutil.rmtree(scratch)
     return now
 
@@ -309,15 +317,16 @@ def _move(store: Path, final: Path, keep: bool) -> None:
 
 
 def _sidecars(publication: Publication, table: Sequence[ClassArea]) -> None:
-    cog = publication.folder / COG
-    if "cog" in publication.outputs:
-        write_sidecars(cog, publication.classes, {row.value: row.pixels for row in table})
-    else:
-        remove_sidecars(cog)
+    pixels = {row.value: row.pixels for row in table}
+    write_sidecars(publication.folder, publication.outputs, publication.classes, pixels)
 
 
 def _shown(job: Job) -> list[int]:
     return quicklook_bands([band.name for band in job.scene.bands])
+
+
+def _rgb(job: Job) -> bool:
+    return are_rgb([band.name for band in job.scene.bands])
 
 
 def _preview(
@@ -339,7 +348,9 @@ def _preview(
     )
 
 
-def _item(publication: Publication, table: Sequence[ClassArea], finished: datetime) -> None:
+def _item(
+    publication: Publication, table: Sequence[ClassArea], hull: shapely.Polygon | None, finished: datetime
+) -> None:
     scene = publication.job.scene
     item = scene_item(
         publication.folder,
@@ -353,6 +364,7 @@ def _item(publication: Publication, table: Sequence[ClassArea], finished: dateti
         processed=finished,
         software=publication.software,
         lineage=publication.lineage,
+        area=labelled_area(scene.grid, hull, scene.aoi),
     )
     write_item(item, publication.folder)
     update_catalog(publication.out)

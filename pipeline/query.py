@@ -2,38 +2,31 @@
 
 from __future__ import annotations
 
-import glob
 import json
 import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from math import isfinite
 from pathlib import Path
-from threading import Timer
+from tempfile import NamedTemporaryFile
 
-import duckdb
 import shapely
 import shapely.geometry
 
 from pipeline.catalog import UNKNOWN_TIME
 from pipeline.errors import InputError
-from pipeline.items import ITEM, ITEMS, Document, moved, read_item
+from pipeline.items import ITEM, ITEMS, Document, moved, parsed_item, read_item
+from pipeline.objects import ObjectFolder
 
 __all__ = ["Box", "Interval", "collection", "query"]
 
 _SECONDS = 10
-"""An expression that computes longer is stopped, as soon as DuckDB is done with the rows in hand (2,048)."""
-_SETTINGS = {
-    "autoinstall_known_extensions": "false",
-    "autoload_known_extensions": "false",
-    "memory_limit": "'1GB'",
-    "temp_directory": "''",  # nothing is written, not even when memory is short
-    "python_enable_replacements": "false",  # names in SQL are no Python variables
-    "TimeZone": "'UTC'",
-    "enable_external_access": "false",
-    "lock_configuration": "true",
-}
-"""Of DuckDB once the table is in memory: an expression computes, and neither reads nor writes anything else."""
+"""What computes longer is ended."""
+_SELECTION = Path(__file__).with_name("selection.py")
 
 
 @dataclass(frozen=True)
@@ -130,79 +123,103 @@ def _span(text: str) -> tuple[datetime, datetime] | None:
     return moment, moment + timedelta(microseconds=1)
 
 
-def query(out: Path, box: Box | None = None, where: str = "", interval: Interval | None = None) -> list[Document]:
+def query(
+    out: Path | ObjectFolder, box: Box | None = None, where: str = "", interval: Interval | None = None
+) -> list[Document]:
     """The items of the catalogue ``out`` that meet ``box``, lie in ``interval`` and fulfil ``where``, by id.
 
     ``where`` is an SQL expression over the columns of ``items.parquet``, computed by DuckDB: ``water_share > 0.05``. It
-    can neither read nor write anything else. A box meets the outline of a scene; a scene without one, or whose time is
-    unknown, is in no box or interval. Hrefs of the items are absolute paths.
+    can neither read nor write anything else, nor compute longer than ten seconds. A box meets the outline of a scene; a
+    scene without one, or whose time is unknown, is in no box or interval. Hrefs of the items are absolute paths, or
+    URLs.
 
     Raises:
         InputError: there is no such table, or it or an item is damaged, or ``where`` is no such expression.
     """
-    connection = _connected(out)
-    table = connection.table("items")
-    rows = table
-    if box is not None:
-        rows = rows.filter(box.sql)
-    if interval is not None:
-        rows = rows.filter(interval.sql)
-        if UNKNOWN_TIME in table.columns:
-            rows = rows.filter(f'"{UNKNOWN_TIME}" IS NOT TRUE')
-    if where:
-        rows = _filtered(rows, where)
-    limit = Timer(_SECONDS, connection.interrupt)
-    limit.start()
-    try:
-        found = rows.order("id").project("list_filter(links, lambda link: link.rel = 'self')[1].href").fetchall()
-    except duckdb.Error as error:
-        raise _no_expression(where, error) if where else _damaged(out, error) from error
-    finally:
-        limit.cancel()
-    items = [item for (href,) in found if (item := _item(out, href)) is not None]
+    conditions = [condition.sql for condition in (box, interval) if condition is not None]
+    unless = [UNKNOWN_TIME] if interval is not None else []
+    with _table(out) as table:
+        found = _selected(out, table, conditions, unless, where)
+    items = [item for href in found if (item := _item(out, href)) is not None]
     if box is None:
         return items
     outline = box.outline
     return [item for item in items if shapely.intersects(shapely.geometry.shape(item["geometry"]), outline)]
 
 
-def _connected(out: Path) -> duckdb.DuckDBPyConnection:
-    """The table of items, in memory; from here on DuckDB has no other data."""
-    path = out / ITEMS
-    if not path.is_file():
-        raise InputError(f"results {out}", got=f"no {ITEMS}", expected="a folder that `seamline segment` wrote to",
-                         fix="check the path; older results get it when the same command is given again")  # fmt: skip
-    connection = duckdb.connect(":memory:")
+@contextmanager
+def _table(out: Path | ObjectFolder) -> Iterator[Path]:
+    """The table of items as a file."""
+    if isinstance(out, Path):
+        if not (out / ITEMS).is_file():
+            raise _no_table(out)
+        yield out / ITEMS
+        return
+    found = out.get(ITEMS)
+    if found is None:
+        raise _no_table(out)
+    with NamedTemporaryFile(suffix=".parquet") as file:
+        file.write(found.data)
+        file.flush()
+        yield Path(file.name)
+
+
+def _no_table(out: Path | ObjectFolder) -> InputError:
+    return InputError(f"results {out}", got=f"no {ITEMS}", expected="a folder that `seamline segment` wrote to",
+                      fix="check the path; older results get it when the same command is given again")  # fmt: skip
+
+
+def _selected(out: Path | ObjectFolder, path: Path, conditions: list[str], unless: list[str], where: str) -> list[str]:
+    """The links of the rows in the table at ``path``, as ``selection.selected``, in a process that may be ended and
+    whose memory is limited.
+    """
+    if where != (plain := where.encode(errors="backslashreplace").decode()):
+        raise _no_expression(plain, "half of a surrogate pair")  # which DuckDB does not take
+    question = json.dumps({"path": str(path), "conditions": conditions, "unless": unless, "where": where})
+    program = [sys.executable, "-P", str(_SELECTION)]
     try:
-        connection.execute("CREATE TABLE items AS FROM read_parquet($1)", [glob.escape(str(path))])
-    except duckdb.Error as error:
-        raise _damaged(out, error) from error
-    for name, value in _SETTINGS.items():
-        connection.execute(f"SET {name} = {value}")
-    return connection
+        done = subprocess.run(program, input=question, capture_output=True, text=True, timeout=_SECONDS, check=True)
+    except subprocess.TimeoutExpired:
+        raise _no_expression(where, f"not done after {_SECONDS} s") from None
+    except subprocess.CalledProcessError as error:
+        ended = f"DuckDB ended by itself, as it does without memory: {error.stderr.strip()[-100:]}"
+        raise (_no_expression(where, ended) if where else _damaged(out, ended)) from None
+    answer = json.loads(done.stdout)
+    if "refused" in answer:
+        raise _no_expression(where, answer["refused"])
+    if "damaged" in answer:
+        raise _damaged(out, answer["damaged"])
+    return list(answer["hrefs"])
 
 
-def _filtered(rows: duckdb.DuckDBPyRelation, where: str) -> duckdb.DuckDBPyRelation:
-    """Keep what fulfils ``where``: one expression, alone and in brackets, over the columns of one row."""
-    try:
-        duckdb.SQLExpression(where)
-        return rows.filter(f"(\n{where}\n)")  # an end of line, since there may be a comment
-    except duckdb.Error as error:
-        raise _no_expression(where, error) from error
-
-
-def _item(out: Path, href: str) -> Document | None:
+def _item(out: Path | ObjectFolder, href: str) -> Document | None:
     """The item that a row stands for, None if it is gone; its hrefs are absolute."""
-    path = (out / href).resolve()
-    if path.name != ITEM or not path.is_relative_to(out.resolve()):
-        raise _damaged(out, f"the link {href}")
     try:
-        item = moved(read_item(path), str(path.parent))
+        place, item = _read_object(out, href) if isinstance(out, ObjectFolder) else _read_file(out, href)
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as error:
         raise _damaged(out, f"{href}: {error}") from error
-    return {**item, "links": [*item["links"], {"rel": "self", "href": str(path), "type": "application/geo+json"}]}
+    item = moved(item, place)
+    own = {"rel": "self", "href": f"{place}/{ITEM}", "type": "application/geo+json"}
+    return {**item, "links": [*item["links"], own]}
+
+
+def _read_file(out: Path, href: str) -> tuple[str, Document]:
+    path = (out / href).resolve()
+    if path.name != ITEM or not path.is_relative_to(out.resolve()):
+        raise _damaged(out, f"the link {href}")
+    return str(path.parent), read_item(path)
+
+
+def _read_object(out: ObjectFolder, href: str) -> tuple[str, Document]:
+    parts = re.fullmatch(rf"\./([A-Za-z0-9][A-Za-z0-9._-]*)/{ITEM}", href)
+    if parts is None:
+        raise _damaged(out, f"the link {href}")
+    found = out.get(f"{parts[1]}/{ITEM}")
+    if found is None:
+        raise FileNotFoundError
+    return out.url(parts[1]), parsed_item(found.data, href)
 
 
 def collection(items: list[Document]) -> str:
@@ -215,14 +232,14 @@ def _no_box(got: str) -> InputError:
     return InputError("--bbox", got=got, expected=sides, fix="correct it")
 
 
-def _no_expression(where: str, error: Exception) -> InputError:
-    said = " ".join(re.split(r"LINE \d+:", str(error))[0].split())
+def _no_expression(where: str, reason: str) -> InputError:
+    said = " ".join(re.split(r"LINE \d+:|Possible solutions:", reason)[0].split())
     return InputError(
         "--where", got=f"{where} ({said})", expected=f"an SQL expression over the columns of {ITEMS}",
         fix="correct it; for example water_share > 0.05",
     )  # fmt: skip
 
 
-def _damaged(out: Path, reason: object) -> InputError:
+def _damaged(out: Path | ObjectFolder, reason: object) -> InputError:
     return InputError(f"results {out}", got=f"{ITEMS} with damage ({' '.join(str(reason).split())[:200]})",
                       expected="a table of the items", fix="see what `seamline verify` says of it")  # fmt: skip

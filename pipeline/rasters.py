@@ -22,10 +22,12 @@ from rasterio._err import CPLE_BaseError
 from rasterio.crs import CRS
 from rasterio.enums import ColorInterp, MaskFlags
 from rasterio.errors import RasterioIOError
-from rasterio.session import DummySession
+from rasterio.session import Session
 from rasterio.windows import Window as RasterioWindow
 
+from pipeline.errors import InputError
 from pipeline.grid import Window
+from pipeline.objects import access_in_use, is_object, object_at
 
 _LOCAL_ENV: dict[str, Any] = {"GDAL_CACHEMAX": 64 * 2**20}  # GDAL's default is 5 % of the memory, per process
 _REMOTE_ENV: dict[str, Any] = {
@@ -40,6 +42,7 @@ _REMOTE_ENV: dict[str, Any] = {
     "GDAL_HTTP_MAX_RETRY": 5,
     "GDAL_HTTP_RETRY_DELAY": 1,
     "VSI_CACHE": True,
+    "CPL_VSIL_CURL_NON_CACHED": "/vsis3/",  # beyond an open file: another one may take the place of an object
 }
 _REMOTE = re.compile(r"^(?!(file|zip|tar|gzip):)[\w+]+://|/vsi(curl|s3|gs|az|adls|oss|swift|webhdfs)")
 _OPEN_FILES = 16
@@ -53,10 +56,55 @@ def is_remote(path: str) -> bool:
     return _REMOTE.search(path) is not None
 
 
-def environment(path: str) -> rasterio.Env:
-    """GDAL's settings for reading ``path``; a context manager."""
-    # GDAL finds cloud credentials itself; rasterio's own sessions would need boto3.
-    return rasterio.Env(session=DummySession(), **(_REMOTE_ENV if is_remote(path) else _LOCAL_ENV))
+class _Credentials(Session):  # type: ignore[misc]
+    """Of object storage, as GDAL takes them; rasterio's own sessions would need boto3."""
+
+    @classmethod
+    def hascreds(cls, config: dict[str, Any]) -> bool:
+        return True  # none of the environment's
+
+    @property
+    def credentials(self) -> dict[str, str]:
+        return self.get_credential_options()
+
+    def get_credential_options(self) -> dict[str, str]:
+        return access_in_use().gdal()
+
+
+def environment(path: str, version: str | None = None) -> rasterio.Env:
+    """GDAL's settings for reading ``path``; a context manager.
+
+    ``version``: an object of another ETag is not read (S3 answers that the precondition failed).
+    """
+    condition = {} if version is None else {"GDAL_HTTP_HEADERS": f"If-Match: {version}"}
+    return rasterio.Env(session=_Credentials(), **(_REMOTE_ENV if is_remote(path) else _LOCAL_ENV), **condition)
+
+
+def object_version(path: str) -> str | None:
+    """The ETag of the object that ``path`` is; ``None`` for anything else, and for a VRT, which names other objects.
+
+    Raises ``InputError`` if there is none, or no access to it, and ``RunError`` if the server does not answer.
+    """
+    url = re.sub(r"^/vsis3/", "s3://", path)
+    if not is_object(url) or url.lower().endswith(".vrt"):
+        return None
+    folder, key = object_at(url)
+    version = folder.version(key)
+    if version is None:
+        raise InputError("no such object", got=url, expected="a raster, a folder of band files (…/) or a STAC item",
+                         fix="check the address; it may have been removed since it was found")  # fmt: skip
+    return version
+
+
+def changed(path: str, version: str | None) -> str | None:
+    """What became of an object since it had this ``version``, in words; ``None`` if nothing did."""
+    if version is None:
+        return None
+    try:
+        same = object_version(path) == version
+    except InputError as error:
+        return str(error)
+    return None if same else f"{path} is another object than when the run began: run the same command again"
 
 
 def local_file(path: str) -> Path | None:
@@ -88,10 +136,10 @@ class _Handles(threading.local):
     def __init__(self) -> None:
         self.rasters: OrderedDict[tuple[object, ...], OpenRaster] = OrderedDict()
 
-    def get(self, path: str) -> OpenRaster:
+    def get(self, path: str, version: str | None) -> OpenRaster:
         file = local_file(path)
         # The process is part of the key: a forked child shares the file offsets of its parent's handles.
-        key = os.getpid(), path, file and file.stat().st_mtime_ns
+        key = os.getpid(), path, version or (file and file.stat().st_mtime_ns)
         if key not in self.rasters:
             self.rasters[key] = _open(path)
         self.rasters.move_to_end(key)
@@ -121,12 +169,12 @@ def _open(path: str) -> OpenRaster:
     )
 
 
-def opened(path: str) -> OpenRaster:
-    """This thread's open raster of ``path``, not to be closed; call and use it inside ``environment(path)``.
+def opened(path: str, version: str | None = None) -> OpenRaster:
+    """This thread's open raster of ``path``, not to be closed; call and use it inside ``environment(path, version)``.
 
     Raises rasterio's ``RasterioIOError`` when GDAL cannot open the file.
     """
-    return _handles.get(path)
+    return _handles.get(path, version)
 
 
 def read_pixels(file: OpenRaster, indexes: list[int], window: Window) -> NDArray[Any]:
@@ -208,17 +256,23 @@ def sample(path: str, index: int) -> NDArray[Any]:
     return np.concatenate(parts) if parts else np.empty(0)
 
 
-def content_digest(path: str, indexes: Sequence[int]) -> str:
+def content_digest(path: str, indexes: Sequence[int], version: str | None = None) -> str:
     """SHA-256 (hex) of what a raster holds, whatever it is called.
 
     Files of up to 2 GiB, also those that a VRT names, are hashed whole; larger ones by size, time of last
-    change and sampled blocks; remote ones and members of archives by profile and sampled blocks.
+    change and sampled blocks; objects by ``version``, their ETag; other remote files and members of archives by
+    profile and sampled blocks.
     """
     digest = hashlib.sha256()
+    if version is not None:
+        digest.update(f"object {version}".encode())
+        return digest.hexdigest()
     sampled = False
     for part in files_of(path):
         local = local_file(part)
-        if local is None or local.stat().st_size > _HASHED_WHOLE:
+        if part != path and (etag := object_version(part)) is not None:
+            digest.update(f"object {etag}".encode())
+        elif local is None or local.stat().st_size > _HASHED_WHOLE:
             sampled = True
             size = local and (local.stat().st_size, local.stat().st_mtime_ns)
             digest.update(repr(size).encode())

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import rasterio
 import zarr
 from affine import Affine
+from pydantic import AfterValidator, BaseModel, Field
 from rasterio._err import CPLE_BaseError
 from rasterio.errors import NotGeoreferencedWarning, RasterioError
 
+from pipeline.assets import multihash
 from pipeline.classes import LabelClass
 from pipeline.conventions import GRID_MAPPING
 from pipeline.errors import InputError
@@ -24,15 +28,91 @@ from pipeline.grid import GeoBox
 from pipeline.items import ITEM
 from pipeline.layers import LAYERS
 from pipeline.publish import COG, RECORD, ZARR
+from pipeline.query import Box
 from pipeline.store import VARIABLE, flags_of, is_sealed, open_raster, rasters_in
 
-__all__ = ["Result", "find_result", "scene_folder"]
+__all__ = ["Item", "Result", "find_result", "published", "scene_folder"]
 
 _SAFE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 """As ``Scene.id``."""
 _DIGESTS = ("scene_digest", "model_digest")
 _DAMAGE = (OSError, ValueError, LookupError, TypeError, AttributeError, RuntimeError, RasterioError, CPLE_BaseError)
 """What damaged bytes lead readers to."""
+
+
+class _Class(BaseModel):
+    name: str
+    value: int
+    title: str = ""
+    description: str = ""
+    color_hint: str = ""
+    nodata: bool = False
+
+
+class _Asset(BaseModel):
+    href: str
+    size: int | None = Field(None, alias="file:size")
+    checksum: str | None = Field(None, alias="file:checksum")
+    classes: list[_Class] = Field([], alias="classification:classes")
+
+
+class _Share(BaseModel):
+    name: str
+    value: int
+    share: float
+    area_m2: float | None
+
+
+class _Properties(BaseModel):
+    datetime: datetime
+    unknown: bool = Field(False, alias="seamline:datetime_unknown")
+    shape: tuple[int, int] = Field(alias="proj:shape")
+    code: str | None = Field(None, alias="proj:code")
+    classes: list[_Share] = Field(alias="seamline:classes")
+
+
+Sides = tuple[float, float, float, float]
+
+
+def _on_earth(sides: Sides) -> Sides:
+    try:
+        Box(*sides)
+    except InputError as error:
+        raise ValueError(str(error)) from error
+    return sides
+
+
+class Item(BaseModel):
+    """What is read of a scene's STAC item; other fields are not looked at."""
+
+    id: str
+    geometry: dict[str, Any] | None
+    bbox: Annotated[Sides, AfterValidator(_on_earth)] | None = None
+    properties: _Properties
+    assets: dict[str, _Asset]
+
+    @property
+    def placed(self) -> bool:
+        """Whether it is known where on Earth the scene lies."""
+        return self.geometry is not None and self.bbox is not None
+
+    @property
+    def labels(self) -> tuple[LabelClass, ...]:
+        """What the labels mean. Raises ``ValueError`` if that is nothing."""
+        assets = [self.assets[key] for key in ("segmentation", "zarr") if key in self.assets]
+        listed = next((asset.classes for asset in assets if asset.classes), [])
+        if not listed:
+            raise ValueError("no classes")
+        # A name that STAC does not allow stands in the title.
+        return tuple(
+            LabelClass(row.value, row.title or row.name, _color(row.color_hint), row.description)
+            for row in listed
+            if not row.nodata
+        )
+
+    def asset(self, name: str) -> _Asset | None:
+        """What the item says of the file ``name`` beside it."""
+        return next((asset for asset in self.assets.values() if asset.href.removeprefix("./") == name), None)
 
 
 @dataclass(frozen=True)
@@ -44,7 +124,7 @@ class Result:
 
     folder: Path
     record: Mapping[str, Any]
-    item: Mapping[str, Any]
+    item: Item
     grid: GeoBox
     classes: tuple[LabelClass, ...]
     arrays: Mapping[str, Path]
@@ -80,22 +160,9 @@ def find_result(out: Path, scene: str) -> Result:
             or their classes are not those of their item.
     """
     folder = scene_folder(out, scene)
-    if not (folder / RECORD).is_file():
-        unfinished = (folder / ".run").exists()
-        raise _refused(folder, f"no {RECORD}" + (": the run is not finished" if unfinished else ""), "finish the run")
-    with _readable(folder, RECORD):
-        record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
-        named, digests = record["scene"], {key: str(record[key]) for key in _DIGESTS}
-        table = [(int(row["value"]), str(row["name"])) for row in record["classes"]]
-    with _readable(folder, ITEM):
-        item = json.loads((folder / ITEM).read_text(encoding="utf-8"))
-        classes, shape = _classes(item), tuple(item["properties"]["proj:shape"])
-        ids = {"id of its item": item["id"], f"scene of {RECORD}": named}
-    for what, other in ids.items():
-        if other != scene:
-            raise _refused(folder, f"results of another scene: {other!r} is the {what}", "ask for that one")
-    if [(label.value, label.name) for label in classes] != table:
-        raise _refused(folder, f"other classes in {ITEM} than in {RECORD}", _VERIFY)
+    item, record = published(folder)
+    classes, shape = item.labels, item.properties.shape
+    digests = {key: str(record[key]) for key in _DIGESTS}
     with _readable(folder, ZARR):
         sealed = is_sealed(folder / ZARR)
     if not sealed and not (folder / COG).is_file():
@@ -115,6 +182,37 @@ def find_result(out: Path, scene: str) -> Result:
     return Result(folder, record, item, grid, classes, arrays)
 
 
+def published(folder: Path) -> tuple[Item, Mapping[str, Any]]:
+    """The item and the record of the results in ``folder``: finished, of this scene, and each what the other says.
+
+    The item is written last and vouches for the record, so that both together seal what a run published.
+
+    Raises:
+        InputError: they are not there, damaged, of another scene, or do not belong together.
+    """
+    for name in (RECORD, ITEM):
+        if not (folder / name).is_file():
+            unfinished = name == ITEM or (folder / ".run").exists()
+            raise _refused(folder, f"no {name}" + (": the run is not finished" if unfinished else ""), "finish the run")
+    with _readable(folder, RECORD):
+        written = (folder / RECORD).read_bytes()
+        record = json.loads(written)
+        table = [(int(row["value"]), str(row["name"])) for row in record["classes"]]
+        scene, _ = record["scene"], [record[key] for key in _DIGESTS]
+    with _readable(folder, ITEM):
+        item = Item.model_validate_json((folder / ITEM).read_bytes())
+        classes = [(label.value, label.name) for label in item.labels]
+    for what, other in {"id of its item": item.id, f"scene of {RECORD}": scene}.items():
+        if other != folder.name:
+            raise _refused(folder, f"results of another scene: {other!r} is the {what}", "ask for that one")
+    if classes != table:
+        raise _refused(folder, f"other classes in {ITEM} than in {RECORD}", _VERIFY)
+    asset = item.asset(RECORD)
+    if asset is None or asset.checksum != multihash(hashlib.sha256(written).hexdigest()):
+        raise _refused(folder, f"an {ITEM} that does not speak of the {RECORD} beside it", _VERIFY)
+    return item, record
+
+
 _VERIFY = "`seamline verify` tells more; with --overwrite the scene is segmented anew"
 
 
@@ -131,20 +229,6 @@ def _readable(folder: Path, name: str) -> Iterator[None]:
     except _DAMAGE as error:
         said = (str(error).strip().splitlines() or [""])[0][:160]
         raise _refused(folder, f"a damaged {name} ({type(error).__name__}: {said})", _VERIFY) from error
-
-
-def _classes(item: Mapping[str, Any]) -> tuple[LabelClass, ...]:
-    listed = next(
-        asset["classification:classes"]
-        for asset in (item["assets"].get(key, {}) for key in ("segmentation", "zarr"))
-        if "classification:classes" in asset
-    )
-    # A name that STAC does not allow stands in the title.
-    return tuple(
-        LabelClass(row["value"], row.get("title", row["name"]), _color(row["color_hint"]), row["description"])
-        for row in listed
-        if not row.get("nodata")
-    )
 
 
 def _color(text: str) -> tuple[int, int, int]:

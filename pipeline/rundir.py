@@ -20,13 +20,14 @@ from __future__ import annotations
 
 import fcntl
 import json
+import os
 import shutil
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -146,19 +147,40 @@ class RunDirectory:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Hold the run for this process; a dead one's hold ends with it. Raises ``InUseError`` if it is held."""
-        self.path.mkdir(parents=True, exist_ok=True)
-        with (self.path / "lock").open("w") as file:
+        """Hold the run for this process; a dead one's hold ends with it. Raises ``InUseError`` if it is held.
+
+        Folders that this made, and nothing was written to, are gone afterwards.
+        """
+        made = [folder for folder in (self.path, *self.path.parents) if not folder.exists()]
+        with self._held():
             try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise InUseError(
-                    f"run of {self.path.parent.name}",
-                    got="another process that works on it",
-                    expected="one run of a scene at a time",
-                    fix="wait for it, or give another --out",
-                ) from None
-            yield
+                yield
+            finally:
+                with suppress(OSError):  # not empty, or gone
+                    if [path.name for path in self.path.iterdir()] == ["lock"]:
+                        (self.path / "lock").unlink()
+                    for folder in made:
+                        folder.rmdir()
+
+    def _held(self) -> TextIO:
+        """The lock, held until it is closed: the file of its name, since another process may just have removed one."""
+        path = self.path / "lock"
+        while True:
+            self.path.mkdir(parents=True, exist_ok=True)
+            with ExitStack() as stack, suppress(FileNotFoundError):
+                file = stack.enter_context(path.open("w"))
+                try:
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except BlockingIOError:
+                    raise InUseError(
+                        f"run of {self.path.parent.name}",
+                        got="another process that works on it",
+                        expected="one run of a scene at a time",
+                        fix="wait for it, or give another --out",
+                    ) from None
+                if os.path.samestat(os.fstat(file.fileno()), path.stat()):
+                    stack.pop_all()
+                    return file
 
     def inferred(self) -> dict[Index, Report]:
         """Reports of chunks whose tiles need not be inferred again."""

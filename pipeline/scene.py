@@ -30,6 +30,7 @@ class Band:
 
     ``name`` is the model's band name (STAC common names: blue, nir, swir16, …), ``path`` what rasterio opens,
     ``index`` counts from 1. A pixel equal to ``nodata`` has no data in this band (None: nothing is compared).
+    ``version`` is the ETag of an object, another one for other content: no other object is read in its place.
     """
 
     name: str
@@ -38,6 +39,7 @@ class Band:
     scale: float
     offset: float
     nodata: float | None
+    version: str | None = None
 
     def __post_init__(self) -> None:
         if self.index < 1:
@@ -78,10 +80,10 @@ class Scene:
 
         Independent of the scene's name and place. Large and remote files are sampled, see ``content_digest``.
         """
-        indexes: dict[str, list[int]] = {}
+        indexes: dict[tuple[str, str | None], list[int]] = {}
         for band in self.bands:
-            indexes.setdefault(band.path, []).append(band.index)
-        contents = {path: content_digest(path, of_file) for path, of_file in indexes.items()}
+            indexes.setdefault((band.path, band.version), []).append(band.index)
+        contents = {path: content_digest(path, of_file, version) for (path, version), of_file in indexes.items()}
         meaning = {
             "bands": [
                 (b.name, contents[b.path], b.index, repr(b.scale), repr(b.offset), repr(b.nodata)) for b in self.bands
@@ -131,10 +133,11 @@ def read_block(scene: Scene, window: Window, on_bad_block: Literal["fail", "noda
     pixels = np.empty((len(scene.bands), *inside.shape), dtype=scene.dtype)
     valid, lost = np.zeros(inside.shape, dtype=bool), np.zeros(inside.shape, dtype=bool)
     bad: list[BadBlock] = []
-    for (path, nodata), positions in _by_file(scene.bands).items():
+    for (path, version, nodata), positions in _by_file(scene.bands).items():
         indexes = [scene.bands[p].index for p in positions]
         value = None if nodata is None else float(nodata)
-        part = read_file(path, indexes, value, scene.grid, inside, keep_going=on_bad_block == "nodata")
+        keep_going = on_bad_block == "nodata"
+        part = read_file(path, indexes, value, scene.grid, inside, keep_going=keep_going, version=version)
         pixels[positions] = part.pixels
         valid |= part.has_data.any(axis=0)
         lost |= part.lost
@@ -148,11 +151,11 @@ def read_block(scene: Scene, window: Window, on_bad_block: Literal["fail", "noda
     return Block(pixels, valid, wanted, tuple(bad))
 
 
-def _by_file(bands: tuple[Band, ...]) -> dict[tuple[str, str | None], list[int]]:
+def _by_file(bands: tuple[Band, ...]) -> dict[tuple[str, str | None, str | None], list[int]]:
     """Positions of the bands that one request can read; nodata as text, since NaN equals nothing."""
-    groups: dict[tuple[str, str | None], list[int]] = {}
+    groups: dict[tuple[str, str | None, str | None], list[int]] = {}
     for position, band in enumerate(bands):
-        key = band.path, None if band.nodata is None else repr(band.nodata)
+        key = band.path, band.version, None if band.nodata is None else repr(band.nodata)
         groups.setdefault(key, []).append(position)
     return groups
 

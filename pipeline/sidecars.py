@@ -1,19 +1,32 @@
-"""What lies beside the COG so that class names are seen where the TIFF cannot carry them.
+"""What lies beside rasters and polygons so that names and colours are seen where their files cannot carry them.
 
-``segmentation.qml`` is the layer style that QGIS finds by its name; ``segmentation.tif.aux.xml`` is GDAL's, with a
-raster attribute table, which gdalinfo, ArcGIS and newer QGIS read. The statistics are in the TIFF itself.
+``<name>.qml`` is the layer style that QGIS finds by its name; ``segmentation.tif.aux.xml`` is GDAL's, with a raster
+attribute table, which gdalinfo, ArcGIS and newer QGIS read. The statistics are in the TIFF itself. Each belongs to an
+output of a run.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from xml.etree.ElementTree import Element, SubElement, indent, tostring
 
 from pipeline.classes import LabelClass
 from pipeline.files import replacing
+from pipeline.layers import LAYERS
+from pipeline.styles import class_raster_style, polygon_style, ramp_style
 
-__all__ = ["have_sidecars", "remove_sidecars", "write_sidecars"]
+__all__ = ["SIDECARS", "have_sidecars", "remove_sidecars", "write_sidecars"]
+
+_STYLE, _TABLE = "segmentation.qml", "segmentation.tif.aux.xml"
+_RAMPS = {f"{layer.name}.qml": layer.colormap for layer in LAYERS.values()}
+_POLYGONS = "polygons.qml"
+SIDECARS: Mapping[str, tuple[str, ...]] = {
+    "cog": (_STYLE, _TABLE),
+    **{layer: (name,) for layer, name in zip(LAYERS, _RAMPS, strict=True)},
+    "polygons": (_POLYGONS,),
+}
+"""Names of the files that belong to an output."""
 
 # Of GDAL's GDALRATFieldType and GDALRATFieldUsage (gdal.h). Counts are reals: GDAL's integers have 32 bits.
 _INTEGER, _REAL, _STRING = "0", "1", "2"
@@ -28,41 +41,42 @@ _COLUMNS = (
 )
 
 
-def write_sidecars(cog: Path, classes: Sequence[LabelClass], pixels: Mapping[int, int]) -> None:
-    """Write the style and the attribute table of ``cog``; each appears whole or not at all.
+def write_sidecars(
+    folder: Path, outputs: Iterable[str], classes: Sequence[LabelClass], pixels: Mapping[int, int]
+) -> None:
+    """Write what belongs to ``outputs`` to their ``folder``; each file appears whole or not at all.
 
     ``pixels`` has the number of pixels of each class by its value. Names are printable text.
     """
-    for path, document in zip(_paths(cog), (_style(classes), _attribute_table(classes, pixels)), strict=True):
+    for name in _names(outputs):
+        document = _document(name, classes, pixels)
         indent(document)
-        with replacing(path) as part:
+        with replacing(folder / name) as part:
             # Without an XML declaration: GDAL would find no table behind one.
             part.write_text(tostring(document, encoding="unicode") + "\n", encoding="utf-8")
 
 
-def have_sidecars(cog: Path) -> bool:
-    """Whether everything that belongs beside ``cog`` is there."""
-    return all(path.exists() for path in _paths(cog))
+def have_sidecars(folder: Path, outputs: Iterable[str]) -> bool:
+    """Whether everything that belongs to ``outputs`` is there."""
+    return all((folder / name).exists() for name in _names(outputs))
 
 
-def remove_sidecars(cog: Path) -> None:
-    """Remove what lies beside ``cog``, where it is."""
-    for path in _paths(cog):
-        path.unlink(missing_ok=True)
+def remove_sidecars(folder: Path, outputs: Iterable[str]) -> None:
+    """Remove what belongs to ``outputs``, where it is."""
+    for name in _names(outputs):
+        (folder / name).unlink(missing_ok=True)
 
 
-def _paths(cog: Path) -> tuple[Path, Path]:
-    return cog.with_suffix(".qml"), cog.with_name(f"{cog.name}.aux.xml")
+def _names(outputs: Iterable[str]) -> list[str]:
+    return [name for output in outputs for name in SIDECARS.get(output, ())]
 
 
-def _style(classes: Sequence[LabelClass]) -> Element:
-    """A QGIS layer style: band 1 through a palette, an entry of value, colour and label for each class."""
-    qgis = Element("qgis", version="3.22.0")
-    renderer = SubElement(SubElement(qgis, "pipe"), "rasterrenderer", type="paletted", band="1", opacity="1")
-    palette = SubElement(renderer, "colorPalette")
-    for label in classes:
-        SubElement(palette, "paletteEntry", value=str(label.value), color=label.hex, alpha="255", label=label.name)
-    return qgis
+def _document(name: str, classes: Sequence[LabelClass], pixels: Mapping[int, int]) -> Element:
+    if name in _RAMPS:
+        return ramp_style(_RAMPS[name])
+    if name == _TABLE:
+        return _attribute_table(classes, pixels)
+    return class_raster_style(classes) if name == _STYLE else polygon_style("class", classes)
 
 
 def _attribute_table(classes: Sequence[LabelClass], pixels: Mapping[int, int]) -> Element:

@@ -8,7 +8,7 @@ reach, as an island of valid pixels in nodata. Nodata is no region and takes par
 
 A round is two passes over the windows. The first notes what one window cannot decide alone (``summarise``): of the
 regions at its borders, and of what they touch. These notes of all windows are joined (``settled``). The second gives
-the pixels their labels (``sieved``). Areas are sums without rounding (``vectors.exact``), so that the result
+the pixels their labels (``sieved``). Areas are sums without rounding (``areas.py``), so that the result
 does not depend on where the windows lie.
 """
 
@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
+from pipeline.areas import Areas
 from pipeline.classes import NODATA
 from pipeline.files import replacing
 from pipeline.grid import Window
@@ -97,7 +98,7 @@ class _Regions:
     area: NDArray[np.float64]
 
     @classmethod
-    def of(cls, labels: NDArray[np.uint8], pixel_area: NDArray[np.float64]) -> _Regions:
+    def of(cls, labels: NDArray[np.uint8], pixel_area: Areas) -> _Regions:
         numbers, kinds = numbered(labels)
         count = int(np.count_nonzero(kinds != NODATA))
         numbers[numbers > count] = 0
@@ -121,8 +122,8 @@ class _Regions:
         return Contacts.counted(np.concatenate(pairs).astype(np.int64) - 1)
 
 
-def summarise(window: Window, labels: NDArray[np.uint8], pixel_area: NDArray[np.float64], minimum: float) -> Summary:
-    """What other windows must know of this one: ``labels`` (height, width), ``pixel_area`` (height,) of each row."""
+def summarise(window: Window, labels: NDArray[np.uint8], pixel_area: Areas, minimum: float) -> Summary:
+    """What other windows must know of this one: ``labels`` (height, width), ``pixel_area`` (height, width)."""
     regions = _Regions.of(labels, pixel_area)
     border, contacts = regions.at_border, regions.contacts
     at_border = np.zeros(len(regions.labels), np.bool_)
@@ -241,9 +242,7 @@ class _Notes:
         return found, self.small > 0 or bool((area < minimum).any())
 
 
-def sieved(
-    labels: NDArray[np.uint8], pixel_area: NDArray[np.float64], verdict: Verdict, minimum: float
-) -> NDArray[np.uint8]:
+def sieved(labels: NDArray[np.uint8], pixel_area: Areas, verdict: Verdict, minimum: float) -> NDArray[np.uint8]:
     """The labels of a window after a round; ``labels`` and ``pixel_area`` as ``summarise`` was given them."""
     regions = _Regions.of(labels, pixel_area)
     border = regions.at_border

@@ -30,7 +30,8 @@ from pipeline.bandfiles import (
 from pipeline.bands import BandNeed, Candidate, match_bands
 from pipeline.documents import is_url
 from pipeline.errors import InputError
-from pipeline.rasters import environment, is_remote
+from pipeline.objects import ObjectFolder, is_object
+from pipeline.rasters import environment, is_remote, object_version
 from pipeline.scene import Band, Scene
 from pipeline.stac_source import read_item
 
@@ -86,10 +87,10 @@ def open_scene(
 ) -> Scene:
     """Find the bands that a model needs in a source, check them, and describe them as one scene.
 
-    ``source``: a raster (path, http(s) URL, ``s3://``, ``/vsi…``, ``.zip``), a folder of band files, or a
-    STAC item (path or http(s) URL of its JSON, or its URL in a STAC API). ``assumed_nodata``: the value of missing
-    pixels in files that declare none. ``reflectance``: whether integers without a scale stand for reflectances.
-    ``georeferenced``: whether a file without a place on Earth is refused.
+    ``source``: a raster (path, http(s) URL, ``s3://``, ``/vsi…``, ``.zip``), a folder of band files (``s3://…/``,
+    too), or a STAC item (path, http(s) URL or ``s3://`` of its JSON, or its URL in a STAC API). ``assumed_nodata``: the
+    value of missing pixels in files that declare none. ``reflectance``: whether integers without a scale stand for
+    reflectances. ``georeferenced``: whether a file without a place on Earth is refused.
     Bands of different pixel size share the grid of the finest. What was assumed is in the scene's warnings.
     Raises ``InputError`` for whatever would stop the inference or spoil its result.
     """
@@ -97,6 +98,7 @@ def open_scene(
         warnings.simplefilter("ignore", NotGeoreferencedWarning)  # an InputError of its own
         found = _find(source)
         chosen, matching = match_bands(needs, found.bands, options.bands, found.name)
+        versions = {path: object_version(path) for path in {band.path for band in chosen}}
         files = [inspect_band(band) for band in chosen]
         for file in files if georeferenced else ():
             check_place(file)
@@ -104,7 +106,7 @@ def open_scene(
         nodata, missing = settle_nodata(files, options.nodata, assumed_nodata)
         scales, scaling = settle_scales(files, nodata, options.scale, options.offset, reflectance=reflectance)
         bands = tuple(
-            Band(need.name, band.path, band.index, *scale, value)
+            Band(need.name, band.path, band.index, *scale, value, versions[band.path])
             for need, band, scale, value in zip(needs, chosen, scales, nodata, strict=True)
         )
         return Scene(
@@ -127,7 +129,7 @@ def scene_id(name: str) -> str:
 def kind_of(href: str) -> Kind:
     """What lies at an ``address``, by its name. An item of a STAC API is told by its path."""
     local = Path(href)
-    if local.is_dir():
+    if local.is_dir() or (is_object(href) and href.endswith("/")):
         return "folder"
     if local.suffix.lower() == ".zip" and local.is_file():
         return "archive"
@@ -142,7 +144,8 @@ def _find(source: str | Path) -> _Source:
     href = address(source)
     kind = kind_of(href)
     if kind == "folder":
-        return _Source(Path(href).name, href, _bands_of(rasters_in(Path(href))))
+        rasters = _objects_in(ObjectFolder.of(href)) if is_object(href) else rasters_in(Path(href))
+        return _Source(Path(href).name, href, _bands_of(rasters))
     if kind == "archive":
         return _Source(Path(href).stem, href, _bands_of(_zipped(href)))
     if kind == "item":
@@ -166,6 +169,14 @@ def rasters_in(folder: Path) -> list[str]:
         if files := [str(path) for path in sorted(folder.glob(pattern)) if _is_raster(path.name)]:
             return files
     raise _no_rasters(str(folder))
+
+
+def _objects_in(folder: ObjectFolder) -> list[str]:
+    """The rasters directly in a folder of objects."""
+    names = [key for key in folder.sizes() if "/" not in key and _is_raster(key)]
+    if not names:
+        raise _no_rasters(folder.url() + "/")
+    return [folder.url(name) for name in names]
 
 
 def _zipped(archive: str) -> list[str]:

@@ -34,7 +34,7 @@ class Item:
 
 
 def read_item(href: str) -> Item:
-    """Read a STAC item (path or http(s) URL of its JSON); no raster is opened.
+    """Read a STAC item (path, http(s) URL or ``s3://`` of its JSON); no raster is opened.
 
     Raises ``InputError`` when it is no item or has no rasters, ``RunError`` when a server does not answer.
     """

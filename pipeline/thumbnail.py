@@ -27,7 +27,7 @@ WHOLE = 50_000_000
 def read_thumbnail(
     scene: Scene, bands: Sequence[Band], size: int
 ) -> tuple[NDArray[np.float32], NDArray[np.bool_]] | None:
-    """Bands (n, height, width) thinned to at most ``size`` pixels a side, and where any has data (height, width).
+    """Values of bands (n, height, width) thinned to at most ``size`` pixels a side, and where any has data.
 
     Uses the files' overviews; ``None`` for a large file that has none, since all of it would be read.
     """
@@ -37,12 +37,14 @@ def read_thumbnail(
     pixels = np.empty((len(bands), *shape), np.float32)
     valid = np.zeros(shape, np.bool_)
     for values, band in zip(pixels, bands, strict=True):
-        with environment(band.path):
-            dataset = opened(band.path).dataset
+        with environment(band.path, band.version):
+            dataset = opened(band.path, band.version).dataset
             if height * width > WHOLE and not dataset.overviews(band.index):
                 return None
             values[:] = dataset.read(band.index, out_shape=shape)
             valid |= (dataset.read_masks(band.index, out_shape=shape) > 0) & (values != band.nodata)
+        values *= band.scale
+        values += band.offset
     return pixels, valid
 
 

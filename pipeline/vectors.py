@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -19,7 +19,7 @@ import numpy as np
 import zarr
 from numpy.typing import NDArray
 
-from pipeline.catalog import pixel_area
+from pipeline.areas import Areas, PixelAreas, pixel_areas
 from pipeline.classes import NODATA, LabelClass
 from pipeline.errors import InputError
 from pipeline.grid import GeoBox, Window
@@ -68,9 +68,11 @@ class Polygons:
 
     def are_in(self, folder: Path, record: Mapping[str, Any]) -> bool:
         """Whether the files are there, made by these rules as far as the record of the run says."""
-        return record.get("polygons") == asdict(self.rules) and all(
-            (folder / FILES[kind]).exists() for kind in self.formats
-        )
+        return self.are_among([path.name for path in folder.iterdir()], record)
+
+    def are_among(self, names: Collection[str], record: Mapping[str, Any]) -> bool:
+        """Whether the files are among those of these names, and the record of the run has these rules."""
+        return record.get("polygons") == asdict(self.rules) and all(FILES[kind] in names for kind in self.formats)
 
 
 @dataclass(frozen=True)
@@ -80,24 +82,19 @@ class _Labels:
     path: Path
     tiling: Tiling
     folder: Path
+    areas: PixelAreas
 
     @property
     def chunks(self) -> list[Index]:
         return list(self.tiling.chunks())
 
-    @property
-    def areas(self) -> Path:
-        """A file with what a pixel of each row covers."""
-        return self.folder / "areas.npy"
-
     def file(self, chunk: Index, what: str) -> Path:
         return self.folder / f"{chunk.row}-{chunk.col}.{what}.npz"
 
-    def read(self, chunk: Index) -> tuple[Window, NDArray[np.uint8], NDArray[np.float64]]:
-        """The chunk's window, its labels (height, width), and the area of a pixel in each row (height,)."""
+    def read(self, chunk: Index) -> tuple[Window, NDArray[np.uint8], Areas]:
+        """The chunk's window, its labels (height, width), and the areas of its pixels (height, width)."""
         window = self.tiling.pixels_of(chunk)
-        areas = np.load(self.areas, mmap_mode="r")[window.row : window.stop_row]
-        return window, np.asarray(open_labels(self.path)[window.slices()]), areas
+        return window, np.asarray(open_labels(self.path)[window.slices()]), self.areas.of(window)
 
     def around(self, chunk: Index) -> NDArray[np.uint8]:
         """The chunk's labels and one pixel more on every side, nodata outside of the scene."""
@@ -133,8 +130,8 @@ def write_polygons(
     Raises:
         InputError: the rules have a minimum area, but the CRS of the grid does not say how large a pixel is.
     """
-    area = pixel_area(grid)
-    if area is None and wanted.rules.min_area > 0:
+    areas = pixel_areas(grid)
+    if areas is None and wanted.rules.min_area > 0:
         raise InputError(
             "--polygon-min-area",
             got="a scene whose pixels have no known area",
@@ -144,30 +141,19 @@ def write_polygons(
     formats = [kind for kind, name in FILES.items() if kind in wanted.formats or (folder / name).exists()]
     scratch.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="polygons-", dir=scratch) as work:
-        labels = _Labels(store, tiling, Path(work))
-        np.save(labels.areas, np.ones(tiling.height) if area is None else exact(area, tiling.width))
+        labels = _Labels(store, tiling, Path(work), areas or PixelAreas.alike(1.0, grid.shape))
         confidence = store if CONFIDENCE in rasters_in(store) else None
         if wanted.rules.min_area > 0:
             labels = _sieved(labels, wanted.rules.min_area, spread)
         tolerance = wanted.rules.simplify
         paths = spread(partial(_polygonise, labels, confidence, tolerance), labels.chunks)
         found = regions(_taken(paths, Pieces.load), tiling.width, simplified=tolerance > 0)
-        table = Table(grid, classes, area is not None, confidence is not None)
+        table = Table(grid, classes, areas is not None, confidence is not None)
         parquet = (folder if "parquet" in formats else Path(work)) / FILES["parquet"]
         write_parquet(found, table, parquet)
         for kind in formats:
             if kind != "parquet":
                 convert(parquet, kind, grid, folder / FILES[kind], Path(work))
-
-
-def exact(area: NDArray[np.float64], width: int) -> NDArray[np.float64]:
-    """``area`` (rows,) rounded so that sums over any of the pixels have no rounding error, whatever their order.
-
-    Multiples of a power of two u are added without rounding up to 2^53·u; u is the smallest for which that is more than
-    the whole raster of ``width`` columns has. Of a scene of 10^10 pixels an area changes by less than a millionth.
-    """
-    unit = 2.0 ** (np.ceil(np.log2(area.sum() * width)) - 52)
-    return np.asarray(np.round(area / unit) * unit)
 
 
 def _polygonise(labels: _Labels, confidence: Path | None, tolerance: float, chunk: Index) -> Path:

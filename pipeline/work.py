@@ -287,13 +287,18 @@ class _Tiles:
 
 def quicklook_bands(names: Sequence[str]) -> list[int]:
     """Positions of the bands to show as red, green and blue: by name, otherwise the first ones there are."""
-    if {"red", "green", "blue"} <= set(names):
+    if are_rgb(names):
         return [names.index(name) for name in ("red", "green", "blue")]
     return [min(position, len(names) - 1) for position in range(3)]
 
 
-def quicklook(job: Job) -> tuple[NDArray[np.generic], NDArray[np.bool_]]:
-    """Every n-th pixel of the scene (3, height, width) and where it is valid, from what the chunks kept."""
+def are_rgb(names: Sequence[str]) -> bool:
+    """Whether ``quicklook_bands`` shows red, green and blue as what they are."""
+    return {"red", "green", "blue"} <= set(names)
+
+
+def quicklook(job: Job) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+    """Values (3, height, width) of every n-th pixel and where it is valid, from what the chunks kept."""
     step = job.quicklook_step
     shape = math.ceil(job.tiling.height / step), math.ceil(job.tiling.width / step)
     pixels = np.zeros((3, *shape), job.scene.dtype)
@@ -304,7 +309,9 @@ def quicklook(job: Job) -> tuple[NDArray[np.generic], NDArray[np.bool_]]:
         row, col = math.ceil(own.row / step), math.ceil(own.col / step)
         place = slice(row, row + known.shape[0]), slice(col, col + known.shape[1])
         pixels[:, *place], valid[place] = part, known
-    return pixels, valid
+    bands = [job.scene.bands[k] for k in quicklook_bands([band.name for band in job.scene.bands])]
+    values = [layer.astype(np.float32) * band.scale + band.offset for layer, band in zip(pixels, bands, strict=True)]
+    return np.stack(values), valid
 
 
 def _host(predictor: Predictor, array: Array) -> NDArray[Any]:

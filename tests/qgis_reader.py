@@ -20,6 +20,7 @@ from qgis.core import (
     QgsPointXY,
     QgsRaster,
     QgsRasterLayer,
+    QgsVectorLayer,
 )
 from qgis.PyQt.QtCore import QSize, Qt
 
@@ -43,6 +44,37 @@ def raster(request: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+def ramp(request: dict[str, Any]) -> dict[str, Any]:
+    """Open ``path``, a layer beside the labels, with the style that QGIS finds; draw it to ``png``."""
+    layer = QgsRasterLayer(request["path"], "results")
+    renderer = layer.renderer()
+    shader = renderer.shader().rasterShaderFunction()
+    draw(layer, layer.width(), layer.height(), request["png"])
+    return {
+        "renderer": renderer.type(),
+        "limits": [shader.minimumValue(), shader.maximumValue()],
+        "colors": [[item.value, item.color.getRgb()] for item in shader.colorRampItemList()],
+    }
+
+
+def vector(request: dict[str, Any]) -> dict[str, Any]:
+    """Open ``path`` as a user does, with the style that QGIS finds; draw it to ``png`` of ``size`` (width, height)."""
+    layer = QgsVectorLayer(request["path"], "results", "ogr")
+    renderer = layer.renderer()
+    draw(layer, *request["size"], request["png"])
+    return {
+        "valid": layer.isValid(),
+        "crs": layer.crs().authid(),
+        "features": layer.featureCount(),
+        "extent": [getattr(layer.extent(), side)() for side in ("xMinimum", "yMinimum", "xMaximum", "yMaximum")],
+        "renderer": renderer.type(),
+        "classes": [
+            [int(category.value()), category.label(), category.symbol().color().getRgb()]
+            for category in renderer.categories()
+        ],
+    }
+
+
 def draw(layer: QgsMapLayer, width: int, height: int, png: str) -> None:
     """Draw all of a layer as a map of so many pixels, clear where it has nothing."""
     settings = QgsMapSettings()
@@ -57,7 +89,7 @@ def draw(layer: QgsMapLayer, width: int, height: int, png: str) -> None:
     job.renderedImage().save(png)
 
 
-READERS = {"raster": raster}
+READERS = {"raster": raster, "ramp": ramp, "vector": vector}
 
 
 def main() -> None:

@@ -2,9 +2,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -32,6 +35,7 @@ import pipeline.catalog
 from pipeline.assets import ASSETS
 from pipeline.catalog import ModelReference, class_table, footprint, scene_item, update_catalog, write_item
 from pipeline.classes import NODATA, LabelClass
+from pipeline.footprint import labelled_area, labelled_hull
 from pipeline.grid import Window
 from pipeline.items import read_items
 from pipeline.query import Box, query
@@ -42,6 +46,7 @@ from tests.rasters import write
 
 CLASSES = [LabelClass(0, "land", (200, 180, 120)), LabelClass(1, "water", (30, 90, 200), "open water")]
 UTM = GeoBox((300, 200), Affine(30, 0, 600000, 0, -30, 9700000), "EPSG:32620")
+NOWHERE = GeoBox((20, 30), Affine.identity(), None)
 LAEA = "+proj=laea +lat_0=-3 +lon_0=-60 +datum=WGS84 +units=m +type=crs"
 ACQUIRED, PROCESSED = datetime(2023, 7, 23, 14, 20, tzinfo=UTC), datetime(2026, 11, 22, 12, tzinfo=UTC)
 
@@ -155,7 +160,80 @@ def test_areas_are_those_on_the_ellipsoid(tmp_path: Path, crs: str, transform: A
         lon, lat = to_lonlat.transform(*np.transpose(corners))
         expected[labels[row, col]] += abs(geod.polygon_area_perimeter(lon, lat)[0])
     for row in table:
-        assert row.area_m2 == pytest.approx(expected[row.value], rel=5e-4)
+        assert row.area_m2 == pytest.approx(expected[row.value], rel=1e-5)
+
+
+def numbers(*counts: int) -> Callable[[Any], bool]:
+    return lambda value: len(value) in counts and all(type(one) in (int, float) for one in value)
+
+
+def text(value: Any) -> bool:
+    return type(value) is str
+
+
+FIELDS: dict[str, Callable[[Any], bool]] = {
+    "proj:code": lambda value: value is None or text(value),
+    "proj:wkt2": text,
+    "proj:shape": lambda value: len(value) == 2 and all(type(one) is int for one in value),
+    "proj:transform": numbers(6, 9),
+    "proj:bbox": numbers(4, 6),
+    "processing:software": lambda value: all(text(one) for pair in value.items() for one in pair),
+    "processing:lineage": text,
+    "processing:level": lambda value: value in ("RAW", "L0", "L1", "L1A", "L1B", "L1C", "L2", "L2A", "L3", "L4"),
+    "raster:scale": lambda value: type(value) in (int, float),
+    "raster:offset": lambda value: type(value) in (int, float),
+    "raster:spatial_resolution": lambda value: type(value) is float,
+}
+"""What projection 2.0, processing 1.2 and raster 2.0 say of the fields that items have of them."""
+DRAWN: dict[str, Callable[[Any], bool]] = {
+    "assets": lambda value: value and all(map(text, value)),
+    "title": text,
+    "nodata": lambda value: type(value) in (int, float),
+    "resampling": text,
+    "colormap_name": text,
+    "colormap": lambda value: all(key.isdigit() and numbers(4)(color) for key, color in value.items()),
+    "rescale": lambda value: all(numbers(2)(pair) for pair in value),
+    "bidx": lambda value: all(type(band) is int and band > 0 for band in value),
+}
+"""And render 2.0 of what it draws; ``assets`` must be there."""
+
+
+@pytest.mark.parametrize("grid", [UTM, GeoBox((70, 40), Affine(3000, 0, 0, 0, -3000, 0), LAEA), NOWHERE])
+def test_fields_are_as_their_extensions_want_them(tmp_path: Path, grid: GeoBox) -> None:
+    """Also of those extensions whose schemas are not at hand."""
+    folder = tmp_path / "scene"
+    folder.mkdir()
+    for name, bands in (("confidence", 1), ("probabilities", 2)):
+        write(folder / f"{name}.tif", np.ones((bands, 8, 8), np.uint8))
+    item = item_of(folder, grid).to_dict(include_self_link=False, transform_hrefs=False)
+    rasters = [asset for asset in item["assets"].values() if "raster:scale" in asset]
+    assert len(rasters) == 2 and item["properties"]["processing:lineage"]
+    for owner in (item, item["properties"], *item["assets"].values(), *(b for a in rasters for b in a["bands"])):
+        for name, value in owner.items():
+            if name.startswith(("proj:", "processing:", "raster:")):
+                assert FIELDS[name](value), (name, value)
+    assert ("proj:wkt2" in item["properties"]) == (grid.crs is not None and grid.crs.epsg is None)
+    for render in item["properties"]["renders"].values():
+        assert all(DRAWN[name](value) for name, value in render.items()), render
+        assert set(render["assets"]) <= item["assets"].keys()
+        described = item["assets"][render["assets"][0]]["bands"]
+        assert all(band <= len(described) for band in render.get("bidx", ()))
+    prefixes = {name.partition(":")[0] for asset in item["assets"].values() for name in asset if ":" in name}
+    said = {uri.split("/")[3] for uri in item["stac_extensions"]}
+    assert prefixes | {"projection", "processing", "render"} == said
+
+
+def test_parts_of_killed_writers_are_cleared_after_a_day(tmp_path: Path) -> None:
+    """Those of others, who may be at work, and of other files stay."""
+    days = {".catalog.json.ab.part": 2, ".items.parquet.cd.part": 2, ".catalog.json.ef.part": 0.5, ".mine.part": 9}
+    write_item(item_of(tmp_path / "scene", UTM), tmp_path / "scene")
+    for name, age in days.items():
+        (tmp_path / name).touch()
+        then = time.time() - age * 24 * 3600
+        os.utime(tmp_path / name, (then, then))
+    update_catalog(tmp_path)
+    left = {path.name for path in tmp_path.iterdir()}
+    assert left == {"scene", "catalog.json", "items.parquet", ".catalog.json.ef.part", ".mine.part"}
 
 
 def test_a_scene_without_valid_pixels_or_place_has_shares_but_no_area(tmp_path: Path) -> None:
@@ -175,6 +253,33 @@ def test_every_pixel_lies_in_the_footprint(zone: int, easting: int, northing: in
     x, y = grid.pix2wld(col.ravel(), row.ravel())
     lon, lat = Transformer.from_crs(grid.crs.proj, "OGC:CRS84", always_xy=True).transform(x, y)
     assert shapely.contains_xy(outline, lon, lat).all()
+
+
+@settings(max_examples=25, deadline=None)
+@given(seed=st.integers(0, 2**32 - 1), share=st.floats(0, 1), angle=st.integers(0, 90), zone=st.sampled_from([1, 33]))
+def test_the_footprint_is_where_labels_are(
+    tmp_path_factory: pytest.TempPathFactory, seed: int, share: float, angle: int, zone: int
+) -> None:
+    """With nodata along the edges and an area of interest, on both sides of the antimeridian."""
+    corner = Affine.translation(300_000, 8_000_000) @ Affine.rotation(angle) @ Affine.scale(2000, -2000)
+    grid = GeoBox((90, 110), corner, f"EPSG:{32600 + zone}")
+    rng = np.random.default_rng(seed)
+    row, col = np.mgrid[:90, :110] + 0.5
+    aoi = shapely.union_all([shapely.box(*np.sort(rng.uniform(-5, 115, 4))) for _ in range(3)])
+    aoi = shapely.difference(aoi, shapely.Point(50, 40).buffer(9))
+    known = (col + row * share > 40) & shapely.contains_xy(aoi, col, row)
+    path = tmp_path_factory.mktemp("labels")
+    hull = labelled_hull(store(path, grid, np.where(known, 0, NODATA).astype(np.uint8)))
+    assert (hull is None) == (not known.any())
+    placed = shapely.transform(aoi, lambda xy: np.column_stack(corner @ xy.T))
+    outline = footprint(grid, labelled_area(grid, hull, placed.wkt))
+    lon, lat = Transformer.from_crs(grid.crs.proj, "OGC:CRS84", always_xy=True).transform(*grid.pix2wld(col, row))
+    if not known.any():
+        return
+    assert outline is not None and outline.is_valid and hull is not None
+    assert shapely.covers(outline.buffer(1e-2), shapely.points(lon[known], lat[known])).all()
+    off = np.array([np.hypot(row - 40, col - 50) < 7, ~shapely.contains_xy(hull.buffer(2), col, row)]).any(0)
+    assert not shapely.contains_xy(outline, lon[off], lat[off]).any()
 
 
 @pytest.mark.parametrize(

@@ -213,7 +213,16 @@ def test_bad_input_is_refused_in_one_line_before_any_inference(
     assert "got" in err and "expected" in err and ";" in err
     assert BAD[make] in err
     assert out == ""
-    assert not list(tmp_path.glob("out/**/*.tif"))
+    assert not (tmp_path / "out").exists()
+
+
+def test_of_scenes_of_which_one_is_refused_nothing_is_left(
+    seamline: Seamline, scene: Path, small_model: Model, tmp_path: Path
+) -> None:
+    out = tmp_path / "some" / "out"
+    code, _, err = seamline("segment", scene, tmp_path / "none.tif", "--model", small_model.folder, "--out", out)
+    assert code == 2 and "none.tif" in err
+    assert not (tmp_path / "some").exists()
 
 
 def test_a_disk_that_is_too_small_is_refused(
@@ -231,6 +240,7 @@ def test_a_disk_that_is_too_small_is_refused(
     )
     assert code == 2
     assert "disk of --out" in err and "free some space" in err
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_plan_that_does_not_fit_into_memory_is_refused(
@@ -249,6 +259,7 @@ def test_a_plan_that_does_not_fit_into_memory_is_refused(
     )
     assert code == 2
     assert "memory of a worker: got 0.1 GiB" in err and "smaller --window" in err
+    assert not (tmp_path / "out").exists()
 
 
 def test_segment_then_segment_again(
@@ -359,6 +370,7 @@ def test_how_a_command_ends_is_the_exit_code(
 
 
 OUTPUTS = "cog, zarr or both, and if wanted polygons, probabilities, confidence, disagreement, with commas"
+POLYGONS = "left out, or polygons among --outputs"
 WRONG = {
     ("--window", "12x"): "--window: got '12x', expected a whole number from 1, or auto",
     ("--window", "0"): "--window: got '0', expected a whole number from 1, or auto",
@@ -376,6 +388,9 @@ WRONG = {
     ("--polygon-formats", ""): "--polygon-formats: got '', expected fgb, gpkg, parquet, separated by commas",
     ("--polygon-min-area", "-1"): "--polygon-min-area: got '-1', expected a number from 0",
     ("--polygon-simplify", "inf"): "--polygon-simplify: got 'inf', expected a number from 0",
+    ("--polygon-formats", "fgb"): f"--polygon-formats: got 'fgb', expected {POLYGONS}",
+    ("--polygon-min-area", "9.5"): f"--polygon-min-area: got '9.5', expected {POLYGONS}",
+    ("--polygon-simplify", "1"): f"--polygon-simplify: got '1', expected {POLYGONS}",
     ("--nodata", "abc"): "--nodata: got 'abc', expected a number, or none",
     ("--scale", "0"): "--scale: got '0', expected a number other than 0",
     ("--scale", "nan"): "--scale: got 'nan', expected a number other than 0",

@@ -234,11 +234,12 @@ def test_what_is_whole_is_found_and_what_is_none_is_refused(tmp_path: Path) -> N
     (tmp_path / "empty.tif").touch()
     (tmp_path / "no-item.json").write_text("[]")
     (tmp_path / "nothing").mkdir()
+    (tmp_path / "link.tif").symlink_to(tmp_path / "nowhere")
     before = inbox(tmp_path, settle=3600)
-    assert before.found == before.refused == () and len(before.waiting) == 6
+    assert before.found == () and [scene.name for scene in before.refused] == ["link.tif"] and len(before.waiting) == 6
     found = inbox(tmp_path, settle=0)
     assert names(found) == ["a", "g"] and found.waiting == ()
-    assert {scene.name for scene in found.refused} == {"junk.tif", "empty.tif", "no-item.json", "nothing"}
+    assert {scene.name for scene in found.refused} == {"junk.tif", "empty.tif", "no-item.json", "nothing", "link.tif"}
     assert all(scene.reason and "\n" not in scene.reason for scene in found.refused)
     assert inbox(tmp_path, settle=0) == found
 
@@ -257,12 +258,14 @@ def test_a_folder_is_whole_when_all_in_it_is(tmp_path: Path) -> None:
 def test_an_item_waits_for_its_files_which_are_no_scenes(tmp_path: Path) -> None:
     made = make_item(tmp_path / "scene.json", "./red.tif", "./blue.tif")
     tif(tmp_path / "red.tif")
+    virtual = make_vrt(tmp_path / "virtual.vrt", tif(tmp_path / "green.tif"))
+    (tmp_path / "green.tif").unlink()
     time.sleep(SETTLE)
     (tmp_path / "blue.tif").write_bytes(b"II*\0")
-    assert inbox(tmp_path) == Discovery((), (), (str(made),))
+    assert inbox(tmp_path) == Discovery((), (), (str(made), str(virtual)))
     (tmp_path / "blue.tif").unlink()
     tif(tmp_path / "blue.tif")
-    make_vrt(tmp_path / "virtual.vrt", tif(tmp_path / "green.tif"))
+    tif(tmp_path / "green.tif")
     time.sleep(SETTLE)
     found = inbox(tmp_path)
     assert [Path(scene.source).name for scene in found.found] == ["scene.json", "virtual.vrt"]

@@ -51,7 +51,7 @@ def test_stretch_spreads_the_valid_pixels_of_a_real_scene() -> None:
     with rasterio.open(shared(MANAUS)) as scene:
         pixels, valid = scene.read([3, 2, 1]).astype(np.float32), scene.dataset_mask() > 0
     valid[:50] = False
-    picture = stretch(np.where(valid, pixels, np.nan), valid)
+    picture = stretch(np.where(valid, pixels, np.nan), valid, rgb=False)
     assert picture.shape == (*valid.shape, 3)
     assert picture.dtype == np.uint8
     assert (picture[~valid] == 0).all()
@@ -63,18 +63,35 @@ def test_stretch_spreads_the_valid_pixels_of_a_real_scene() -> None:
         assert (np.diff(shown[order].astype(int)) >= 0).all()
 
 
-def test_stretch_shows_the_ground_under_bright_clouds() -> None:
+@pytest.mark.parametrize("haze", [0.0, 0.04])
+def test_what_is_grey_is_grey_and_what_is_green_green(haze: float) -> None:
+    """Shadows, roofs and forest, as they are and through haze that is the brighter the shorter the wave."""
+    rng = np.random.default_rng(0)
+    grey, forest = rng.uniform(0.02, 0.5, (1, 20, 100)), rng.uniform(0.02, 0.06, (1, 80, 100))
+    if haze:  # which shadows tell from colours
+        grey[:, :6] = 0.02
+    truth = np.concatenate([grey.repeat(3, axis=0), np.concatenate([forest, 2 * forest, forest])], axis=1)
+    pixels = truth + haze * np.array([0.5, 1, 2])[:, np.newaxis, np.newaxis]
+    picture = stretch(pixels, np.ones(pixels.shape[1:], bool), rgb=True).astype(int)
+    assert np.ptp(picture[:20], axis=2).max() <= 12  # of all that is grey
+    red, green, blue = np.moveaxis(picture[20:], 2, 0)
+    assert (green >= red).all() and (green >= blue).all()
+    assert green.mean() > 1.5 * red.mean()
+
+
+@pytest.mark.parametrize("rgb", [True, False])
+def test_stretch_shows_the_ground_under_bright_clouds(rgb: bool) -> None:
     rng = np.random.default_rng(0)
     pixels = rng.uniform(0.02, 0.12, (3, 100, 100))
     pixels[:, :30] = 0.8
-    picture = stretch(pixels, np.ones((100, 100), bool))
+    picture = stretch(pixels, np.ones((100, 100), bool), rgb=rgb)
     assert (picture[:30] == 255).all()
     assert picture[30:].mean() > 40
 
 
 @pytest.mark.parametrize("value", [0.0, 7.0, np.nan])
 def test_stretch_of_a_flat_or_empty_scene_is_finite(value: float) -> None:
-    assert stretch(np.full((3, 4, 5), value), np.ones((4, 5), bool)).max() == 0
+    assert stretch(np.full((3, 4, 5), value), np.ones((4, 5), bool), rgb=True).max() == 0
 
 
 @pytest.mark.parametrize("shape", [(120, 200), (300, 60), (40, 400), (1, 1)])

@@ -41,6 +41,11 @@ def cut(labels: NDArray[np.uint8], chunk: int) -> list[Window]:
     ]
 
 
+def areas_of(labels: NDArray[np.uint8]) -> NDArray[np.float64]:
+    """Of pixels that grow to the south and the east."""
+    return np.add.outer(np.arange(len(labels)) + 1.0, np.arange(labels.shape[1]))
+
+
 def windows(
     labels: NDArray[np.uint8], chunk: int, weights: NDArray[np.float64], tolerance: float = 0
 ) -> Iterator[Pieces]:
@@ -49,7 +54,7 @@ def windows(
         rows, cols = window.slices()
         around = padded[rows.start : rows.stop + 2, cols.start : cols.stop + 2]
         simplification = Simplification(tolerance, around) if tolerance else None
-        areas = np.arange(len(labels))[rows] + 1.0
+        areas = areas_of(labels)[rows, cols]
         yield pieces(window, labels[rows, cols], areas, weights[rows, cols], simplification)
 
 
@@ -77,7 +82,7 @@ def test_joined_pieces_are_the_polygons_of_the_whole(
         assert region.geometry.is_valid and region.geometry.area == region.pixels
     known = labels != NODATA
     np.testing.assert_allclose(sum(region.confidence for region in found), weights[known].sum())
-    np.testing.assert_allclose(sum(region.area for region in found), (known.sum(1) * (np.arange(height) + 1.0)).sum())
+    np.testing.assert_allclose(sum(region.area for region in found), areas_of(labels)[known].sum())
 
 
 def test_a_region_leaves_the_memory_when_it_ends() -> None:
@@ -137,7 +142,7 @@ def plainly_sieved(labels: NDArray[np.uint8], area: NDArray[np.float64], minimum
             numbers[found > 0] = found[found > 0] + count
             of |= {count + k + 1: label for k in range(more)}
             count += more
-        sizes = {number: float((area[:, None] * (numbers == number)).sum()) for number in of}
+        sizes = {number: float((area * (numbers == number)).sum()) for number in of}
         borders: dict[int, Counter[int]] = {number: Counter() for number in of}
         for (row, col), number in np.ndenumerate(numbers):
             for place in ((row + 1, col), (row, col + 1)):
@@ -164,11 +169,11 @@ def sieved_by_windows(
 ) -> NDArray[np.uint8]:
     while True:
         parts = [(window.slices(), window) for window in cut(labels, chunk)]
-        notes = [summarise(window, labels[at], area[at[0]], minimum) for at, window in parts]
+        notes = [summarise(window, labels[at], area[at], minimum) for at, window in parts]
         verdicts, small = settled(notes, labels.shape[1], minimum)
         after = labels.copy()
         for (at, _), verdict in zip(parts, verdicts, strict=True):
-            after[at] = sieved(labels[at], area[at[0]], verdict, minimum)
+            after[at] = sieved(labels[at], area[at], verdict, minimum)
         if (after == labels).all():
             return labels
         assert small
@@ -184,7 +189,7 @@ def test_the_sieve_is_that_of_the_whole_raster(
     height: int, width: int, chunk: int, smooth: float, classes: int, minimum: int, seed: int
 ) -> None:
     labels = blobs(height, width, smooth, classes, seed)
-    area = 1 + np.arange(height) // 8 / 4
+    area = 1 + np.arange(height)[:, None] // 8 / 4 + np.arange(width) // 5 / 2
     expected = plainly_sieved(labels, area, minimum)
     np.testing.assert_array_equal(sieved_by_windows(labels, area, minimum, chunk), expected)
     np.testing.assert_array_equal(expected == NODATA, labels == NODATA)

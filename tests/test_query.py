@@ -23,6 +23,7 @@ from hypothesis import strategies as st
 from odc.geo.geobox import GeoBox
 from pyarrow import parquet
 
+import pipeline.query
 from flows.cli import app, main
 from pipeline.catalog import ClassArea, ModelReference, scene_item, update_catalog, write_item
 from pipeline.classes import LabelClass, column_names
@@ -160,7 +161,7 @@ def outlines(out: Path) -> dict[str, Any]:
     return {n: shapely.geometry.shape(i["geometry"]) for n, i in items_of(out).items() if i["geometry"]}
 
 
-@settings(max_examples=30)
+@settings(max_examples=15, deadline=None)
 @given(st.floats(-180, 180), st.floats(-180, 180), st.floats(-30, 55), st.floats(0, 30))
 def test_boxes_beside_brute_force(
     out: Path, outlines: dict[str, Any], west: float, east: float, south: float, height: float
@@ -200,6 +201,7 @@ def test_times_without_scenes_whose_time_is_unknown(out: Path, interval: str, fo
         "water_share >", "water_shar > 0.05", "true) OR (true", "true; DROP TABLE items", "true LIMIT 1", "id, title",
         "(SELECT count(*) FROM read_text('SECRET')) > 0", "EXISTS (FROM glob('/etc/*'))", "EXISTS (FROM 'SECRET')",
         "true; COPY items TO 'STOLEN'", "EXISTS (FROM out)", "datetime > 'never'", "$1 = 1", " ",
+        "id = '\ud800'", "id = '\0", "list_sum(range(1000000000)) > 0", "length(repeat(id, 2000000000)) > 0",
     ],
 )  # fmt: skip
 def test_what_is_no_expression_is_one_line(
@@ -217,6 +219,13 @@ def test_what_is_no_expression_is_one_line(
     assert said.err.startswith("seamline: --where: got ") and said.err.count("\n") == 1
     assert (out / "items.parquet").read_bytes() == before
     assert [path.name for path in tmp_path.iterdir()] == ["secret.csv"]
+
+
+def test_an_expression_without_end_is_ended(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pipeline.query, "_SECONDS", 1)
+    endless = "list_sum(list_transform(range(10000000), lambda x: length(md5(md5(md5(md5(x::VARCHAR))))))) > 0"
+    with pytest.raises(InputError, match=r"--where: got .*\(not done after 1 s\)"):
+        query(out, where=endless)
 
 
 @pytest.mark.parametrize("box", ["1,2,3", "a,2,3,4", "0,10,1,5", "0,0,181,1", "nan,0,1,1", "0,-91,1,1"])
@@ -240,6 +249,11 @@ def test_the_command_prints_a_table_or_items(out: Path, tmp_path: Path, capsys: 
     assert (found["type"], ids(found["features"])) == ("FeatureCollection", ["manaus-2025"])
     app(["query", str(out), "--json", str(tmp_path / "found.json")], standalone_mode=False)
     assert len(json.loads((tmp_path / "found.json").read_text())["features"]) == 7
+    capsys.readouterr()
+    app(["query", str(out), "--where", "water_share > 1"], standalone_mode=False)
+    assert capsys.readouterr().out == "no scenes\n"
+    app(["query", str(out), "--where", "water_share > 1", "--json", "-"], standalone_mode=False)
+    assert json.loads(capsys.readouterr().out) == {"type": "FeatureCollection", "features": []}
 
 
 def test_results_that_cannot_be_asked(out: Path, tmp_path: Path) -> None:

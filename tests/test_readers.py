@@ -24,6 +24,7 @@ import rioxarray
 import torch
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
+from matplotlib import colormaps
 from numpy.typing import NDArray
 from PIL import Image
 from pyproj import Transformer
@@ -99,7 +100,9 @@ def results(tmp_path_factory: pytest.TempPathFactory, cluster: Callable[[int], s
     pixels = noise(2, 14, 18).repeat(BLOCK, axis=1).repeat(BLOCK, axis=2)
     pixels[:, :BLOCK, : 3 * BLOCK] = 0
     scene = write(folder / "scene.tif", pixels, names=("red", "nir"), nodata=0)
-    options = SegmentOptions(cluster=cluster(1), window=192, device="cpu", precision="fp32", engine="torch")
+    outputs = ("cog", "zarr", "polygons", "probabilities", "confidence", "disagreement")
+    plan = {"window": 192, "device": "cpu", "precision": "fp32", "engine": "torch"}
+    options = SegmentOptions(cluster=cluster(1), outputs=outputs, **plan)
     done = segment(scene, folder / "model", folder / "out", options, Watcher())
     labels = open_labels(done.folder / "segmentation.zarr")[:]
     assert set(np.unique(labels)) == {0, 1, 2, NODATA}
@@ -218,6 +221,39 @@ def test_qgis_shows_the_classes_by_name_identifies_and_draws_them(results: Resul
     assert layer["identified"] == [None if label == NODATA else label for label in labels]
     with Image.open(picture) as drawn:
         np.testing.assert_array_equal(np.asarray(drawn.convert("RGBA")), results.colors())
+
+
+@pytest.mark.parametrize("name", ["polygons.fgb", "polygons.gpkg"])
+def test_qgis_shows_polygons_by_class(results: Results, tmp_path: Path, name: str) -> None:
+    picture, size = tmp_path / "map.png", results.labels.shape[::-1]
+    request = {"reader": "vector", "path": str(results.folder / name), "size": size, "png": str(picture)}
+    (layer,) = asked_of_qgis(tmp_path, request)
+    assert (layer["valid"], layer["crs"], layer["renderer"]) == (True, "EPSG:32620", "categorizedSymbol")
+    assert layer["classes"] == [[value, label.name, [*label.color, 255]] for value, label in enumerate(NAMED)]
+    np.testing.assert_allclose(layer["extent"], results.grid.extent.boundingbox.bbox)
+    with Image.open(picture) as drawn:
+        colors = np.asarray(drawn.convert("RGBA"))
+    found = {tuple(color) for color in colors.reshape(-1, 4).tolist()}
+    assert {(*label.color, 255) for label in NAMED} <= found
+    # All but outlines, which are a pixel wide.
+    same = (colors == results.colors()).all(-1)
+    assert same[BLOCK // 2 :: BLOCK, BLOCK // 2 :: BLOCK].mean() > 0.9 and same.mean() > 0.6
+
+
+def test_qgis_shows_layers_from_0_to_1(results: Results, tmp_path: Path) -> None:
+    shown = {"probabilities": "viridis", "confidence": "viridis", "disagreement": "magma"}
+    pictures = {name: str(tmp_path / f"{name}.png") for name in shown}
+    requests = [
+        {"reader": "ramp", "path": str(results.folder / f"{name}.tif"), "png": pictures[name]} for name in shown
+    ]
+    for (name, colormap), layer in zip(shown.items(), asked_of_qgis(tmp_path, *requests), strict=True):
+        assert (layer["renderer"], layer["limits"]) == ("singlebandpseudocolor", [0, 1])
+        assert [value for value, _ in layer["colors"]][:: len(layer["colors"]) - 1] == [0, 1]
+        with rasterio.open(results.folder / f"{name}.tif") as file, Image.open(pictures[name]) as drawn:
+            values, colors = file.read(1), np.asarray(drawn.convert("RGBA")).astype(int)
+        np.testing.assert_array_equal(colors[..., 3] == 0, values == NODATA)
+        expected = colormaps[colormap](values * 0.004, bytes=True)[..., :3]
+        assert (np.abs(colors[..., :3] - expected)[values != NODATA] <= 6).all()
 
 
 def test_a_new_gdal_reads_the_store_with_its_place(results: Results, tmp_path: Path) -> None:

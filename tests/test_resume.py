@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import hashlib
 import json
 import os
@@ -42,7 +43,10 @@ from tests.rasters import damage, noise, write
 
 Cluster = Callable[[int], str]
 PLAN = {"window": 160, "halo": 48, "precision": "fp32", "device": "cpu", "engine": "torch"}
-EVERYTHING: dict[str, Any] = {"outputs": ("cog", "zarr", "probabilities", "confidence"), "zarr_shards": True}
+EVERYTHING: dict[str, Any] = {
+    "outputs": ("cog", "zarr", "probabilities", "confidence", "polygons"),
+    "zarr_shards": True,
+}
 WINDOWS = 10 * 10  # of a scene of 640² in strides of 64
 
 
@@ -141,6 +145,43 @@ def test_a_resumed_run_infers_only_what_is_missing(
     assert resumed.record["windows"] == WINDOWS - 4 * len(inferred)
     assert resumed.record["pixels_inferred"] == resumed.record["windows"] * (160 + overlap) ** 2
     assert contents(resumed.folder) == contents(whole.folder)
+
+
+def test_the_lock_is_that_of_the_file_with_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever opens it just before another process removes it, finished, holds nothing yet."""
+    directory = RunDirectory(tmp_path / "scene" / ".run")
+    flock = fcntl.flock
+    calls: list[int] = []
+
+    def overtaken(file: Any, operation: int) -> None:
+        calls.append(operation)
+        if len(calls) < 3:
+            shutil.rmtree(directory.path)
+        if len(calls) == 2:
+            directory.path.mkdir()
+            (directory.path / "lock").touch()
+        flock(file, operation)
+
+    monkeypatch.setattr(fcntl, "flock", overtaken)
+    with directory.locked():
+        assert len(calls) == 3
+        with pytest.raises(InputError, match="another process that works on it"), directory.locked():
+            pass
+        with (directory.path / "lock").open() as file, pytest.raises(BlockingIOError):
+            flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_lock_leaves_no_folder_that_it_made(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    directory = RunDirectory(out / "scene" / ".run")
+    with pytest.raises(FileNotFoundError, match="mine"), directory.locked():
+        raise FileNotFoundError("mine")
+    assert not list(out.iterdir())
+    with directory.locked():
+        directory.plan_file.write_text("{}")
+    assert directory.plan_file.exists()
 
 
 @contextmanager
@@ -329,6 +370,9 @@ def test_a_task_of_a_run_that_was_started_over_is_out_of_reach_of_the_new_one(
         "segmentation.zarr",
         "segmentation.zarr/zarr.json",
         "probabilities.tif",
+        "confidence.qml",
+        "polygons.gpkg",
+        "polygons.qml",
         "item.json",
         "preview.png",
         "report.html",
@@ -342,7 +386,7 @@ def test_a_lost_result_is_written_again_from_what_is_there(
     folder = copied(finished, tmp_path) / "scene"
     with rasterio.open(folder / "segmentation.tif") as file:
         labels, profile = file.read(1), file.profile
-    rasters = {name: open_raster(folder / "segmentation.zarr", name)[:] for name in EVERYTHING["outputs"][2:]}
+    rasters = {name: open_raster(folder / "segmentation.zarr", name)[:] for name in EVERYTHING["outputs"][2:4]}
     path = folder / lost
     shutil.rmtree(path) if path.is_dir() else path.unlink()
     again = run(source, small_model, tmp_path, cluster="tcp://127.0.0.1:1", **EVERYTHING)  # no cluster is asked for
@@ -360,7 +404,8 @@ def test_a_lost_result_is_written_again_from_what_is_there(
         np.testing.assert_array_equal(open_raster(folder / "segmentation.zarr", name)[:], raster)
         with rasterio.open(folder / f"{name}.tif") as file:
             np.testing.assert_array_equal(file.read().squeeze(), raster)
-    for name in ("segmentation.qml", "segmentation.tif.aux.xml"):
+    assert {path.name for path in folder.iterdir()} == {path.name for path in (finished / "scene").iterdir()}
+    for name in ("segmentation.qml", "segmentation.tif.aux.xml", "confidence.qml", "polygons.qml"):
         assert (folder / name).read_text() == (finished / "scene" / name).read_text()
 
 

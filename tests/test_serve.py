@@ -14,10 +14,12 @@ import threading
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from datetime import UTC, datetime
+from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlencode, urlsplit
 
 import numpy as np
 import pyogrio.raw
@@ -36,7 +38,7 @@ from starlette.testclient import TestClient
 
 from flows.cli import app
 from flows.serving.app import create_app
-from pipeline.catalog import ModelReference, class_table, scene_item, update_catalog, write_item
+from pipeline.catalog import ModelReference, class_table, file_info, scene_item, update_catalog, write_item
 from pipeline.classes import NODATA, LabelClass
 from pipeline.cog import labels_content, layer_content, write_cog
 from pipeline.errors import InputError
@@ -58,6 +60,13 @@ GRIDS = {
     "rotated": GeoBox(SHAPE, Affine(30, 0, 500_000, 0, -30, 5_900_000) @ Affine.rotation(25), "EPSG:32633"),
     "nowhere": GeoBox(SHAPE, Affine.identity(), None),
 }
+ACROSS = {
+    "utm": GeoBox(SHAPE, Affine(30, 0, 270_000, 0, -30, 5_300_000), "EPSG:32601"),
+    "pacific": GeoBox(SHAPE, Affine(60, 0, 3_326_984, 0, -60, -1_900_000), "EPSG:3832"),
+    "east": GeoBox(SHAPE, Affine(0.001, 0, 179.8, 0, -0.0008, 46), "EPSG:4326"),
+    "west": GeoBox(SHAPE, Affine(0.001, 0, -180.2, 0, -0.0008, 46), "EPSG:4326"),
+}
+"""Across the antimeridian; in degrees there are two ways to go on."""
 WHEN = datetime(2026, 11, 22, 12, tzinfo=UTC)
 Client = Any
 
@@ -87,8 +96,10 @@ def publish(folder: Path, grid: GeoBox, labels: np.ndarray) -> None:
     rgb = np.dstack([labels * 60] * 3)[::2, ::2]
     write_overview(rgb, labels[::2, ::2] != NODATA, grid, 2, folder / "overview.tif")
     Image.fromarray(rgb).save(folder / "preview.png")
-    (folder / "run.json").write_text("{}")
     table = class_table(open_labels(store), grid, CLASSES)
+    rows = [{"value": row.value, "name": row.name} for row in table]
+    record = {"scene": folder.name, "scene_digest": "a", "model_digest": "b", "classes": rows}
+    (folder / "run.json").write_text(json.dumps(record))
     model = ModelReference("a U-Net", "ab" * 32, "/models/a/model.json")
     item = scene_item(folder, folder.name, grid, CLASSES, table, source="a.tif", model=model, acquired=WHEN,
                       processed=WHEN, software={}, lineage="by hand")  # fmt: skip
@@ -130,6 +141,8 @@ def expected_labels(grid: GeoBox, labels: np.ndarray, z: int, x: int, y: int) ->
     middle = (np.arange(256) + 0.5) / 256
     across, down = np.meshgrid(left + middle * (right - left), top - middle * (top - bottom))
     there = Transformer.from_crs("EPSG:3857", grid.crs.proj, always_xy=True).transform(across, down)
+    if grid.crs.geographic:
+        there = (grid.extent.boundingbox.left + (there[0] - grid.extent.boundingbox.left) % 360, there[1])
     col, row = (np.floor(part).astype(int) for part in ~grid.transform @ there)
     inside = (row >= 0) & (row < SHAPE[0]) & (col >= 0) & (col < SHAPE[1])
     return np.where(inside, labels[row.clip(0, SHAPE[0] - 1), col.clip(0, SHAPE[1] - 1)], NODATA)
@@ -210,6 +223,53 @@ def test_polygons_in_a_box_are_those_that_meet_it(client: Client, out: Path) -> 
     assert len(few["features"]) == 2 and few["truncated"]
 
 
+@pytest.fixture(scope="module")
+def across(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("across") / "out"
+    for seed, (name, grid) in enumerate(ACROSS.items()):
+        publish(folder / name, grid, labels_of(seed))
+        write_polygons(folder / name / "polygons.fgb", grid, labels_of(seed))
+    return folder
+
+
+@pytest.mark.parametrize("scene", ACROSS)
+def test_a_scene_across_the_antimeridian_is_whole(across: Path, scene: str) -> None:
+    client, grid, labels = TestClient(create_app(across)), ACROSS[scene], labels_of(list(ACROSS).index(scene))
+    west, south, east, north = client.get(f"/scenes/{scene}").json()["bbox"]
+    assert west > 179 and east < -179
+    told = client.get(f"/scenes/{scene}/layers/segmentation/WebMercatorQuad/tilejson.json").json()
+    assert told["bounds"][::2] == [-180, 180] and 10 <= told["maxzoom"] <= 12
+    for lon in (179.999, -179.999):
+        there = tms.get("WebMercatorQuad").tile(lon, (south + north) / 2, 11)
+        seen, want = (found(scene, there) for found in (  # the last and the first column of tiles
+            lambda scene, at: tile(client, scene, "segmentation", at.z, at.x, at.y)[..., 3] > 0,
+            lambda _, at: expected_labels(grid, labels, at.z, at.x, at.y) != NODATA,
+        ))  # fmt: skip
+        assert want.mean() > 0.1 and (seen == want).mean() > 0.99
+    answer = client.get(f"/scenes/{scene}/layers/segmentation/tiles/WebMercatorQuad/11/1000/700.png")
+    assert (answer.status_code, answer.content) == (204, b"")  # nothing is there
+
+    to_degrees = Transformer.from_crs(grid.crs.proj, "OGC:CRS84", always_xy=True)
+    for row, col in [(0, 0), (150, 5), (150, 415), (299, 419), (150, 200)]:
+        lon, lat = to_degrees.transform(*grid.pix2wld(col + 0.5, row + 0.5))
+        for turn in (-360, 0, 360):
+            place = {"lon": (lon + 180) % 360 - 180 + turn, "lat": lat}
+            found = client.get(f"/scenes/{scene}/pixel", params=place).json()
+            assert (found["row"], found["col"], found["value"]) == (row, col, labels[row, col])
+            assert np.ptp(np.array(found["outline"])[:, 0]) < 0.01
+
+    def areas(*box: float) -> list[float]:
+        answer = client.get(f"/scenes/{scene}/polygons", params={"bbox": ",".join(map(str, box))}).json()
+        around = [np.ptp(np.array(feature["geometry"]["coordinates"][0])[:, 0]) for feature in answer["features"]]
+        assert max(around) < 1  # no polygon goes around the world
+        return sorted(feature["properties"]["area_m2"] for feature in answer["features"])
+
+    _, _, _, columns = pyogrio.raw.read(across / scene / "polygons.fgb")
+    left, right = areas(west, south, 180, north), areas(-180, south, east, north)
+    assert areas(west, south, east, north) == areas(-180, -90, 180, 90) == sorted(columns[1].tolist())
+    assert 0 < len(left) < len(columns[1]) and 0 < len(right) < len(columns[1])
+
+
 TILE = "/scenes/utm/layers/segmentation/tiles/WebMercatorQuad"
 REFUSED = {
     "/scenes?where=land_share >": 422,
@@ -223,14 +283,14 @@ REFUSED = {
     "/scenes/..%5csecret": 404, "/scenes/%00": 404, f"/scenes/{'x' * 5000}": 404, "/scenes/catalog.json": 404,
     "/static/..%2fapp.py": 404, "/static/%2e%2e/app.py": 404, "/maplibre/..%2f__init__.py": 404,
     "/scenes/utm/layers/run.json/tiles/WebMercatorQuad/0/0/0.png": 422, f"{TILE}/0/0/0.exe": 422,
-    f"{TILE}/12/0/0.png": 404, f"{TILE}/-3/0/0.png": 404, f"{TILE}/99/0/0.png": 404, f"{TILE}/x/0/0.png": 404,
+    f"{TILE}/-3/0/0.png": 404, f"{TILE}/99/0/0.png": 404, f"{TILE}/x/0/0.png": 404,
     f"{TILE}/1000000/0/0.png": 404, f"{TILE}/5/-1/0.png": 404, f"{TILE}/5/{9**400}/0.png": 404,
     f"{TILE}/0/0/0.png?tilesize=99999": 422, "/scenes/utm/layers/segmentation/tiles/Mars/0/0/0.png": 422,
     "/scenes/utm/layers/disagreement/WebMercatorQuad/tilejson.json": 404,
     "/scenes/utm/pixel": 422, "/scenes/utm/pixel?lon=nan&lat=0": 422, "/scenes/utm/pixel?lon=a&lat=0": 422,
     "/scenes/utm/pixel?lon=0&lat=91": 422, "/scenes/utm/pixel?lon=0&lat=0": 404,
     "/scenes/nowhere/pixel?lon=0&lat=0": 404, f"{TILE}/0/0/0.png".replace("utm", "nowhere"): 404,
-    "/scenes/utm/polygons": 422, "/scenes/utm/polygons?bbox=1,2,3": 422, "/scenes/utm/polygons?bbox=1,2,0,3": 422,
+    "/scenes/utm/polygons": 422, "/scenes/utm/polygons?bbox=1,2,3": 422, "/scenes/utm/polygons?bbox=1,3,2,2": 422,
     "/scenes/utm/polygons?bbox=nan,0,1,1": 422, "/scenes/utm/polygons?bbox=0,0,1,1&limit=0": 422,
     "/scenes/rotated/polygons?bbox=0,0,1,1": 404,
 }  # fmt: skip
@@ -319,6 +379,24 @@ def test_what_is_not_whole_or_lies_elsewhere_is_refused(case: str, out: Path, tm
     tile(served, "degrees", "segmentation", 0, 0, 0)
 
 
+def test_a_raster_of_other_bytes_and_the_same_size_is_refused_once_it_was_read(out: Path, tmp_path: Path) -> None:
+    shutil.copytree(out / "utm", tmp_path / "out" / "utm")
+    shutil.copytree(out / "degrees", tmp_path / "out" / "degrees")
+    update_catalog(tmp_path / "out")
+    with (tmp_path / "out" / "utm" / "confidence.tif").open("r+b") as file:
+        file.seek(-100, os.SEEK_END)
+        flipped = bytes(255 - byte for byte in file.read(1))
+        file.seek(-100, os.SEEK_END)
+        file.write(flipped)
+    served = TestClient(create_app(tmp_path / "out"), raise_server_exceptions=False)
+    end = time.monotonic() + 30
+    while served.get(f"{TILE}/0/0/0.png".replace("segmentation", "confidence")).status_code != 409:
+        assert time.monotonic() < end
+    listed = {scene["id"]: scene.get("problem", "") for scene in served.get("/scenes").json()["scenes"]}
+    assert "confidence.tif is damaged" in listed["utm"] and listed["degrees"] == ""
+    tile(served, "degrees", "confidence", 0, 0, 0)
+
+
 def test_a_scene_that_lies_elsewhere_is_not_there(out: Path, tmp_path: Path) -> None:
     shutil.copytree(out / "utm", tmp_path / "out" / "utm")
     update_catalog(tmp_path / "out")
@@ -348,6 +426,11 @@ def test_the_command_says_where_and_ends_with_ctrl_c(out: Path) -> None:
         line = server.stdout.readline()
         url = next(word for word in line.split() if word.startswith("http://127.0.0.1:"))
         assert b"maplibre" in urllib.request.urlopen(url, timeout=20).read()
+        for host, status in {"localhost": 200, "127.0.0.1:80": 200, "evil.example": 400, "localhost.evil.example": 400,
+                             "127.0.0.1.evil.example:80": 400, "": 400}.items():  # fmt: skip
+            with closing(HTTPConnection(urlsplit(url).netloc, timeout=20)) as connection:
+                connection.request("GET", "/scenes", headers={"Host": host})
+                assert connection.getresponse().status == status, host
         server.send_signal(signal.SIGINT)
         assert server.wait(20) == 0 and server.stderr.read() == ""
 
@@ -366,32 +449,39 @@ def running(folder: Path) -> Iterator[str]:
             thread.join()
 
 
+@contextmanager
+def browsing(folder: Path, width: int) -> Iterator[tuple[Any, str, list[str]]]:
+    """A page of a headless Chromium, the server's address, and what the console says of errors."""
+    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if chromium is None:
+        pytest.skip("there is no Chromium on this machine")
+    said: list[str] = []
+    with running(folder) as url, playwright.sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=chromium, args=["--enable-unsafe-swiftshader", "--no-sandbox"])
+        page = browser.new_page(viewport={"width": width, "height": 600})
+        page.set_default_timeout(15_000)
+        page.on("console", lambda line: said.append(line.text) if line.type == "error" else None)
+        page.on("pageerror", lambda error: said.append(str(error)))
+        yield page, url, said
+        browser.close()
+
+
 def colors_at(picture: bytes, points: list[tuple[int, int]]) -> np.ndarray:
     return np.asarray(Image.open(io.BytesIO(picture)).convert("RGB"))[[y for _, y in points], [x for x, _ in points]]
 
 
 def test_the_page_in_a_browser(out: Path, tmp_path: Path) -> None:
-    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    if chromium is None:
-        pytest.skip("there is no Chromium on this machine")
     shutil.copytree(out, tmp_path / "out")
     (tmp_path / "out" / "rotated" / "run.json").unlink()
-    said: list[str] = []
     asked: list[str] = []
-    with running(tmp_path / "out") as url, playwright.sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=chromium, args=["--enable-unsafe-swiftshader", "--no-sandbox"])
-        page = browser.new_page(viewport={"width": 900, "height": 600})
-        page.set_default_timeout(15_000)
-        page.on("console", lambda line: said.append(line.text) if line.type == "error" else None)
-        page.on("pageerror", lambda error: said.append(str(error)))
+    with browsing(tmp_path / "out", width=900) as (page, url, said):
         page.on("request", lambda request: asked.append(request.url))
-
         page.goto(f"{url}#scene=utm&opacity=1")
         page.wait_for_selector("body[data-ready]")
         settle(page)
         assert page.locator("#scenes button").count() == 4
-        assert "does not speak of the run.json" in page.locator("#scenes .problem").inner_text()
+        assert "no run.json" in page.locator("#scenes .problem").inner_text()
         assert page.locator("#legend tbody tr").count() == 3 and "km²" in page.locator("#legend").inner_text()
 
         place = centre(out, "utm")
@@ -426,9 +516,83 @@ def test_the_page_in_a_browser(out: Path, tmp_path: Path) -> None:
         settle(page)
         assert page.url == link
         assert (page.locator("#layer").input_value(), page.locator("#opacity").input_value()) == ("confidence", "0")
-        browser.close()
     assert said == []
     assert all(address.startswith((url, "blob:", "data:", "about:")) for address in asked)
+
+
+HOSTILE = """<img src=x onerror="window.struck=1">'&quot;</title><script>window.struck=1</script>"""
+
+
+def hostile(item: dict[str, Any]) -> None:
+    """Everything that the page shows of an item."""
+    item["properties"]["proj:code"] = HOSTILE
+    item["properties"]["title"] = HOSTILE
+    for entry in item["properties"]["seamline:classes"]:
+        entry["name"] += HOSTILE
+    for entry in item["assets"]["segmentation"]["classification:classes"]:
+        entry["name"], entry["title"] = entry["name"] + HOSTILE, entry.get("title", entry["name"]) + HOSTILE
+
+
+def recorded(scene: Path, change: Callable[[dict[str, Any]], object]) -> None:
+    """Change a scene's record, and the item's word for it."""
+    record = json.loads((scene / "run.json").read_text())
+    change(record)
+    (scene / "run.json").write_text(json.dumps(record))
+    edited(lambda item: item["assets"]["run"].update(file_info(scene / "run.json")))(scene)
+
+
+def test_hostile_names_and_narrow_windows_in_a_browser(out: Path, across: Path, tmp_path: Path) -> None:
+    root = tmp_path / "out"
+    name = "<img src=x onerror='window.struck=1'>&quot;"
+    shutil.copytree(out / "utm", root / name)
+    shutil.copytree(across / "utm", root / "utm")
+    shutil.copytree(out / "degrees", root / "degrees")
+    edited(lambda item: item.update(id=name))(root / name)
+    edited(hostile)(root / name)
+
+    def rename(record: dict[str, Any]) -> None:
+        record["scene"] = name
+        for row in record["classes"]:
+            row["name"] += HOSTILE if row["value"] != NODATA else ""
+
+    recorded(root / name, rename)
+    edited(lambda item: item["assets"]["segmentation"]["classification:classes"][0].update(color_hint='red"><b>'))(
+        root / "degrees"
+    )
+    update_catalog(root)
+    with browsing(root, width=420) as (page, url, said):
+        page.goto(f"{url}#{urlencode({'scene': name})}")
+        page.wait_for_selector("body[data-ready]")
+        settle(page)
+        wide = "() => document.scrollingElement.scrollWidth > innerWidth"
+        assert not page.evaluate(wide)
+        listed = page.locator("#scenes").inner_text()
+        assert name in listed and all(f"{label.name}{HOSTILE}" in listed for label in CLASSES)
+        assert "a damaged item.json" in page.locator("#scenes .problem").inner_text()  # of the colour
+        assert page.locator("#scenes .bar i").count() == 2 * len(CLASSES)
+        assert page.locator("#title").inner_text() == name and HOSTILE in page.locator("#facts").inner_text()
+        assert page.locator("#legend").inner_text().count(HOSTILE) == len(CLASSES)
+        page.mouse.click(*where(page, centre(root, name)))
+        page.wait_for_selector(".answer")
+        assert HOSTILE in page.locator(".what").inner_text() and name in page.locator(".answer").inner_text()
+        assert page.locator("#side img, #panel img, .answer img").count() == 1  # the page's own
+        assert page.evaluate("() => window.struck === undefined") and not page.evaluate(wide)
+
+        page.set_viewport_size({"width": 900, "height": 600})
+        page.locator("#scenes button[data-scene=utm]").click()
+        page.locator("#polygons").check()
+        until(page, "() => document.getElementById('polygons-note').textContent.includes('in view')")
+        settle(page)
+        for edge in (180, -180):
+            page.evaluate("lon => seamline.map.jumpTo({ center: [lon, 47.775], zoom: 10 })", edge)
+            settle(page)
+            for lon in (edge - 0.03, edge + 0.03):
+                page.mouse.click(*where(page, (lon, 47.775)))
+                page.wait_for_selector(".answer")
+                assert page.locator(".answer").inner_text().endswith("utm")
+                page.evaluate("() => document.querySelector('.maplibregl-popup').remove()")
+        assert "in view" in page.locator("#polygons-note").inner_text()
+    assert said == []
 
 
 def settle(page: Any) -> None:

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.classes import LabelClass
-from pipeline.sidecars import have_sidecars, remove_sidecars, write_sidecars
+from pipeline.sidecars import SIDECARS, have_sidecars, remove_sidecars, write_sidecars
 
 BYTE = st.integers(0, 255)
 NAME = st.text(min_size=1).filter(str.isprintable) | st.sampled_from(["<&>\"'", "]]>", "a  b ", "лес", "水"])
@@ -27,26 +27,34 @@ CLASSES = st.lists(
 def test_names_colours_and_counts_come_back(
     tmp_path_factory: pytest.TempPathFactory, classes: list[LabelClass]
 ) -> None:
-    cog = tmp_path_factory.getbasetemp() / "labels.tif"
+    folder = tmp_path_factory.getbasetemp()
     pixels = {label.value: 10**12 + label.value for label in classes}
-    write_sidecars(cog, classes, pixels)
-    palette = ElementTree.parse(cog.with_suffix(".qml")).findall("pipe/rasterrenderer[@type='paletted']//paletteEntry")
+    write_sidecars(folder, ("cog", "polygons"), classes, pixels)
+    style = ElementTree.parse(folder / "segmentation.qml")
+    palette = style.findall("pipe/rasterrenderer[@type='paletted']//paletteEntry")
     styled = [(int(e.get("value", "")), e.get("label"), tuple(bytes.fromhex(e.get("color", "#")[1:]))) for e in palette]
     assert styled == [(label.value, label.name, label.color) for label in classes]
-    table = ElementTree.parse(f"{cog}.aux.xml").findall("PAMRasterBand/GDALRasterAttributeTable/Row")
+    table = ElementTree.parse(folder / "segmentation.tif.aux.xml").findall("*/GDALRasterAttributeTable/Row")
     rows = [[cell.text for cell in row] for row in table]
     assert rows == [
         [str(label.value), str(pixels[label.value]), label.name, *map(str, label.color), "255"] for label in classes
     ]
+    renderer = ElementTree.parse(folder / "polygons.qml").find("renderer-v2[@type='categorizedSymbol'][@attr='class']")
+    assert renderer is not None
+    for label, category in zip(classes, renderer.findall("categories/category"), strict=True):
+        color = renderer.find(f"symbols/symbol[@name='{category.get('symbol')}']/layer/Option/Option[@name='color']")
+        assert (category.get("value"), category.get("label")) == (str(label.value), label.name)
+        assert color is not None and color.get("value") == ",".join(map(str, (*label.color, 255)))
 
 
 def test_they_come_and_go_together(tmp_path: Path) -> None:
-    cog = tmp_path / "labels.tif"
-    assert not have_sidecars(cog)
-    write_sidecars(cog, [LabelClass(0, "water", (0, 0, 255))], {0: 1})
-    assert have_sidecars(cog)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["labels.qml", "labels.tif.aux.xml"]
-    (tmp_path / "labels.qml").unlink()
-    assert not have_sidecars(cog)
-    remove_sidecars(cog)
-    assert not list(tmp_path.iterdir())
+    classes = [LabelClass(0, "water", (0, 0, 255))]
+    for output, names in SIDECARS.items():
+        assert not have_sidecars(tmp_path, [output])
+        write_sidecars(tmp_path, [output, "zarr"], classes, {0: 1})
+        assert have_sidecars(tmp_path, [output, "zarr"])
+        assert sorted(path.name for path in tmp_path.iterdir()) == sorted(names)
+        (tmp_path / names[0]).unlink()
+        assert not have_sidecars(tmp_path, [output])
+        remove_sidecars(tmp_path, [output])
+        assert not list(tmp_path.iterdir())

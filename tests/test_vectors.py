@@ -29,7 +29,7 @@ from pipeline.polygons import straightened
 from pipeline.store import Storage, create_store, write_raster
 from pipeline.tiling import Tiling
 from pipeline.vectorfiles import FILES
-from pipeline.vectors import Polygons, Rules, exact, write_polygons
+from pipeline.vectors import Polygons, Rules, write_polygons
 from pipeline.verification import verify
 from tests.rasters import UTM, noise, write
 from tests.test_polygons import blobs
@@ -166,15 +166,6 @@ def test_a_scene_of_nothing_gives_empty_files(tmp_path: Path, rules: Rules) -> N
     for name in FILES.values():
         assert rows(tmp_path / name) == []
     assert pyogrio.read_info(tmp_path / FILES["fgb"])["crs"] == "EPSG:32620"
-
-
-def test_areas_are_summed_without_rounding() -> None:
-    area = np.random.default_rng(0).uniform(99.9, 100.1, 3000)
-    rounded = exact(area, 4000)
-    np.testing.assert_allclose(rounded, area, rtol=1e-8)
-    pixels = np.random.default_rng(1).permutation(np.repeat(rounded, 40))
-    orders = (pixels, pixels[::-1], np.sort(pixels))
-    assert len({np.add.reduceat(order, range(0, order.size, n)).sum() for n in (1, 7, 999) for order in orders}) == 1
 
 
 @pytest.mark.parametrize("values", [{"min_area": -1}, {"simplify": float("nan")}, {"simplify": float("inf")}])

@@ -18,16 +18,16 @@ from rio_tiler.errors import RioTilerError, TileOutsideBounds
 from flows.serving.pixel import pixel_at
 from flows.serving.results import POLYGONS, Damaged, NotThere, Results
 from flows.serving.tiles import PREFIX, router
-from flows.serving.vectors import MOST, parsed_box, polygons_in
+from flows.serving.vectors import MOST, polygons_in
 from pipeline.errors import InputError
 from pipeline.publish import PREVIEW
+from pipeline.query import Box
 
 STATIC = Path(__file__).parent / "static"
 STATUS: dict[type[Exception], int] = {
     InputError: 422,
     NotThere: 404,
     Damaged: 409,
-    TileOutsideBounds: 404,
     MorecantileError: 404,
     RioTilerError: 409,
     RasterioError: 409,
@@ -48,6 +48,7 @@ def create_app(root: Path) -> FastAPI:
     app = FastAPI(title="Seamline", docs_url=None, redoc_url=None, openapi_url=None)
     for kind, status in STATUS.items():
         app.add_exception_handler(kind, _said(status))
+    app.add_exception_handler(TileOutsideBounds, lambda request, error: Response(status_code=204))
     app.middleware("http")(_guarded)
     app.include_router(router(results), prefix=PREFIX)
     _add_scenes(app, results)
@@ -88,7 +89,7 @@ def _add_scenes(app: FastAPI, results: Results) -> None:
     @app.get("/scenes/{scene}/pixel")
     def pixel(
         scene: str,
-        lon: Annotated[float, Query(ge=-180, le=180, allow_inf_nan=False)],
+        lon: Annotated[float, Query(ge=-540, le=540, allow_inf_nan=False)],
         lat: Annotated[float, Query(ge=-90, le=90, allow_inf_nan=False)],
     ) -> dict[str, Any]:
         """What lies at a place (degrees, WGS 84)."""
@@ -96,9 +97,9 @@ def _add_scenes(app: FastAPI, results: Results) -> None:
 
     @app.get("/scenes/{scene}/polygons")
     def polygons(scene: str, bbox: str, limit: Annotated[int, Query(ge=1, le=MOST)] = MOST) -> JSONResponse:
-        """Polygons that meet ``bbox`` (west,south,east,north)."""
-        box, path = parsed_box(bbox), results.file(scene, POLYGONS)
-        return JSONResponse(polygons_in(path, box, results.item(scene).bbox or box, limit))
+        """Polygons that meet ``bbox`` (west,south,east,north; west > east across the antimeridian)."""
+        box, path, sides = Box.parsed(bbox), results.file(scene, POLYGONS), results.item(scene).bbox
+        return JSONResponse(polygons_in(path, box, Box(*sides) if sides else box, limit))
 
 
 def _maplibre() -> Path:

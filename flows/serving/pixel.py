@@ -21,8 +21,9 @@ from pipeline.publish import COG
 def pixel_at(results: Results, scene: str, lon: float, lat: float) -> dict[str, Any]:
     """Row, column, outline, class and, where there are such layers, numbers of the pixel that holds a place.
 
-    ``lon`` and ``lat`` are degrees (WGS 84), the outline a ring of such. ``class`` and the numbers are None where
-    there is no data. Raises ``NotThere`` for a place beside the scene, ``Damaged`` for a damaged result.
+    ``lon`` and ``lat`` are degrees (WGS 84), the outline a ring of such, in one piece across the antimeridian.
+    ``class`` and the numbers are None where there is no data. Raises ``NotThere`` for a place beside the scene,
+    ``Damaged`` for a damaged result.
     """
     item = results.item(scene)
     with opened(results.file(scene, COG)) as file:
@@ -45,18 +46,19 @@ def _place(file: DatasetReader, lon: float, lat: float) -> tuple[int, int]:
     """The row and column that hold a place."""
     if file.crs is None:
         raise NotThere("this scene has no place on Earth")
-    x, y = Transformer.from_crs("OGC:CRS84", CRS.from_wkt(file.crs.to_wkt()), always_xy=True).transform(lon, lat)
-    col, row = ~file.transform @ (x, y)
-    if not (0 <= row < file.height and 0 <= col < file.width):  # false for what is no number, too
-        raise NotThere(f"{lon:.5f}, {lat:.5f} lies beside the scene")
-    return int(row), int(col)
+    to_grid = Transformer.from_crs("OGC:CRS84", CRS.from_wkt(file.crs.to_wkt()), always_xy=True)
+    for turn in (0, -360, 360):  # a grid in degrees may go on beyond the antimeridian
+        col, row = ~file.transform @ to_grid.transform((lon + 180) % 360 - 180 + turn, lat)
+        if 0 <= row < file.height and 0 <= col < file.width:  # false for what is no number, too
+            return int(row), int(col)
+    raise NotThere(f"{lon:.5f}, {lat:.5f} lies beside the scene")
 
 
 def _outline(file: DatasetReader, row: int, col: int) -> list[list[float]]:
     corners = [file.transform @ (col + right, row + down) for right, down in ((0, 0), (1, 0), (1, 1), (0, 1), (0, 0))]
     to_degrees = Transformer.from_crs(CRS.from_wkt(file.crs.to_wkt()), "OGC:CRS84", always_xy=True)
     lon, lat = to_degrees.transform(*np.transpose(corners))
-    ring: list[list[float]] = np.round(np.stack([lon, lat], 1), 8).tolist()
+    ring: list[list[float]] = np.round(np.stack([np.unwrap(lon, period=360), lat], 1), 8).tolist()
     return ring
 
 

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
-from datetime import datetime
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, Field, ValidationError
-
+from flows.serving.checksums import Checksums
 from pipeline.catalog import CATALOG
 from pipeline.errors import InputError, SeamlineError
 from pipeline.items import ITEM, ITEMS
 from pipeline.publish import COG, OVERVIEW, PREVIEW, RECORD
 from pipeline.query import Box, Interval, query
+from pipeline.results import Item, published
 
 POLYGONS, PROBABILITIES = "polygons.fgb", "probabilities.tif"
 DRAWN = {
@@ -42,58 +40,12 @@ class Damaged(SeamlineError):
     """A result is not finished, or not what its item says. HTTP 409."""
 
 
-class _Class(BaseModel):
-    name: str
-    value: int
-    color: str = Field("", alias="color_hint")
-
-
-class _Asset(BaseModel):
-    href: str
-    size: int | None = Field(None, alias="file:size")
-    checksum: str | None = Field(None, alias="file:checksum")
-    classes: list[_Class] = Field([], alias="classification:classes")
-
-
-class _Share(BaseModel):
-    name: str
-    value: int
-    share: float
-    area_m2: float | None
-
-
-class _Properties(BaseModel):
-    datetime: datetime
-    unknown: bool = Field(False, alias="seamline:datetime_unknown")
-    shape: tuple[int, int] = Field(alias="proj:shape")
-    code: str | None = Field(None, alias="proj:code")
-    classes: list[_Share] = Field(alias="seamline:classes")
-
-
-class Item(BaseModel):
-    """What the server reads of a scene's STAC item; other fields are not looked at."""
-
-    id: str
-    geometry: dict[str, Any] | None
-    bbox: tuple[float, float, float, float] | None = None
-    properties: _Properties
-    assets: dict[str, _Asset]
-
-    @property
-    def placed(self) -> bool:
-        """Whether it is known where on Earth the scene lies."""
-        return self.geometry is not None and self.bbox is not None
-
-    def asset(self, name: str) -> _Asset | None:
-        """What the item says of the file ``name`` beside it."""
-        return next((asset for asset in self.assets.values() if asset.href.removeprefix("./") == name), None)
-
-
 @dataclass(frozen=True)
 class Results:
     """The folder ``root`` that runs published to: read, never written."""
 
     root: Path
+    checksums: Checksums = field(default_factory=Checksums)
 
     @classmethod
     def at(cls, folder: Path) -> Results:
@@ -128,8 +80,11 @@ class Results:
     def summary(self, scene: str) -> dict[str, Any]:
         """What the page shows of a scene. Raises ``NotThere`` or ``Damaged``."""
         item = self.item(scene)
+        for name in (*DRAWN.values(), PROBABILITIES, POLYGONS):
+            if self.has(scene, name):
+                self._check(scene, item, name, look=False)
         about, labels = item.properties, item.asset(COG)
-        colors = {entry.value: f"#{entry.color}" for entry in (labels.classes if labels else []) if entry.color}
+        colors = {label.value: label.hex for label in item.labels}
         return {
             "id": scene,
             "date": None if about.unknown else about.datetime.isoformat(),
@@ -148,16 +103,12 @@ class Results:
         """The item of a finished scene. Raises ``NotThere`` or ``Damaged``."""
         if not (self._inside(scene, ITEM) and (self.root / scene).is_dir()):
             raise NotThere(f"there is no scene {scene!r}")
+        if not self._inside(scene, RECORD):
+            raise Damaged(f"scene {scene}: its {RECORD} lies elsewhere")
         try:
-            item = Item.model_validate_json((self.root / scene / ITEM).read_bytes())
-        except FileNotFoundError:
-            raise Damaged(f"scene {scene} is not finished: it has no {ITEM}") from None
-        except (OSError, ValidationError) as error:
-            first = str(error).splitlines()[0]
-            raise Damaged(f"scene {scene} has a damaged {ITEM} ({first}); see `seamline verify`") from error
-        if item.id != scene:
-            raise Damaged(f"folder {scene} has the {ITEM} of another scene, {item.id}")
-        self._check_record(scene, item)
+            item, _ = published(self.root / scene)
+        except InputError as error:
+            raise Damaged(f"scene {scene}: {error.got}; {error.fix}") from error
         return item
 
     def has(self, scene: str, name: str) -> bool:
@@ -165,15 +116,24 @@ class Results:
         return self._inside(scene, name) and (self.root / scene / name).is_file()
 
     def file(self, scene: str, name: str) -> Path:
-        """A file of a finished scene, of the size that the item says. Raises ``NotThere`` or ``Damaged``."""
+        """A file of a finished scene, of the size that the item says. Raises ``NotThere`` or ``Damaged``.
+
+        Its checksum is looked at meanwhile: what is another file is refused from then on.
+        """
         item = self.item(scene)
         if not self.has(scene, name):
             raise NotThere(f"scene {scene} has no {name}")
-        path = self.root / scene / name
-        asset, size = item.asset(name), path.stat().st_size
-        if asset is not None and asset.size not in (None, size):
+        self._check(scene, item, name, look=True)
+        return self.root / scene / name
+
+    def _check(self, scene: str, item: Item, name: str, look: bool) -> None:
+        path, asset = self.root / scene / name, item.asset(name)
+        if asset is None:
+            return
+        if asset.size not in (None, size := path.stat().st_size):
             raise Damaged(f"scene {scene}: {name} has {size} bytes, its item says {asset.size}; see `seamline verify`")
-        return path
+        if asset.checksum is not None and self.checksums.wrong(path, asset.checksum, look):
+            raise Damaged(f"scene {scene}: {name} is damaged, its checksum is another; see `seamline verify`")
 
     def _inside(self, *names: str) -> bool:
         """Whether the names lead to something below the root, and no link leads out of it."""
@@ -183,15 +143,3 @@ class Results:
             return self.root.joinpath(*names).resolve().is_relative_to(self.root)
         except (OSError, RuntimeError):  # links in a circle
             return False
-
-    def _check_record(self, scene: str, item: Item) -> None:
-        """The item seals a result: it is written last, and vouches for the record of the run."""
-        asset = item.asset(RECORD)
-        if asset is None or asset.checksum is None or not self._inside(scene, RECORD):
-            raise Damaged(f"scene {scene} is not sealed: its item vouches for no {RECORD}")
-        try:
-            digest = hashlib.sha256((self.root / scene / RECORD).read_bytes()).hexdigest()
-        except OSError:
-            digest = "nothing"
-        if not asset.checksum.endswith(digest):
-            raise Damaged(f"scene {scene}: its item does not speak of the {RECORD} beside it; see `seamline verify`")

@@ -20,7 +20,7 @@ def serve(results: Path, host: str, port: int, show: bool) -> None:
     """Serve ``results`` and say where; ``show`` opens the browser. Raises ``InputError`` if it cannot listen there."""
     app = create_app(results)
     if host in _LOOPBACK:  # a page from elsewhere may not read it by a name of its own (DNS rebinding)
-        app.add_middleware(TrustedHostMiddleware, allowed_hosts=_LOOPBACK)
+        app.add_middleware(TrustedHostMiddleware, allowed_hosts=_LOOPBACK, www_redirect=False)
     listening = _listening(host, port)
     url = f"http://{f'[{host}]' if ':' in host else host}:{listening.getsockname()[1]}/"
     print(f"{results}: {url} (Ctrl-C ends)", flush=True)

@@ -6,15 +6,21 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import morecantile
 import numpy as np
 import rasterio
+from affine import Affine
 from fastapi import APIRouter, Depends, Query, Request
 from matplotlib import colormaps
+from rasterio.crs import CRS
 from rasterio.io import DatasetReader
+from rasterio.vrt import WarpedVRT
+from rasterio.warp import transform
+from rio_tiler.errors import TileOutsideBounds
 from rio_tiler.io import Reader
+from rio_tiler.models import ImageData
 from titiler.core.dependencies import DefaultDependency
 from titiler.core.factory import TilerFactory
 
@@ -25,6 +31,8 @@ from pipeline.layers import SCALE
 PREFIX = "/scenes/{scene}/layers/{layer}"
 TILE_SIZE = 512
 _DEEPEST = 24
+_RADIUS = 6_378_137
+"""Metres, of Web Mercator's sphere."""
 _APART = 0.25
 """Disagreement that is drawn brightest; two windows that are certain of different classes have 0.71."""
 Layer = Literal["segmentation", "overview", "confidence", "disagreement"]
@@ -42,11 +50,47 @@ def opened(path: Path | str) -> Iterator[DatasetReader]:
 
 
 class GeoTiff(Reader):
-    """rio-tiler's reader of what ``opened`` opens."""
+    """rio-tiler's reader of what ``opened`` opens, which may lie across the antimeridian."""
 
     def __attrs_post_init__(self) -> None:
         self.dataset = self._ctx_stack.enter_context(opened(str(self.input)))
         super().__attrs_post_init__()  # type: ignore[no-untyped-call]
+
+    @property
+    def maxzoom(self) -> int:
+        """Where the scene's pixels are as large as those of a tile.
+
+        The smallest of those in its middle and corners count: from edge to edge a scene across the antimeridian would
+        be as wide as the world, and at a pole pixels have no size.
+        """
+        right, down = np.array([[0.0], [1], [0]]), np.array([[0.0], [0], [1]])
+        cols, rows = self.width * np.array([0.5, 0, 1, 0, 1]), self.height * np.array([0.5, 0, 0, 1, 1])
+        grid: Affine = self.transform
+        places = grid @ (cols + right, rows + down)
+        seen = transform(self.crs, self.tms.rasterio_crs, *(part.ravel() for part in places))
+        x, y = (np.reshape(part, (3, -1)) for part in seen)
+        around = 2 * np.pi * _RADIUS
+        sides = np.hypot((x[1:] - x[0] + around / 2) % around - around / 2, y[1:] - y[0])
+        sides = sides[np.isfinite(sides) & (sides > 0)]
+        return self.tms.zoom_for_res(float(sides.min())) if sides.size else int(super().maxzoom)
+
+    def get_geographic_bounds(self, crs: CRS) -> tuple[float, float, float, float]:
+        """All around the world across the antimeridian, where bounds of tiles may not wrap (TileJSON 3.0)."""
+        west, south, east, north = super().get_geographic_bounds(crs)
+        return (west, south, east, north) if -180 <= west < east <= 180 else (-180.0, south, 180.0, north)
+
+    def tile(self, tile_x: int, tile_y: int, tile_z: int, **options: Any) -> ImageData:  # type: ignore[override]
+        """As rio-tiler's, and what a grid in degrees has on the other side of the antimeridian."""
+        try:
+            return super().tile(tile_x, tile_y, tile_z, **options)
+        except TileOutsideBounds:
+            west, _, east, _ = self.bounds
+            if not self.crs.is_geographic or -180 <= west < east <= 180:
+                raise
+            there = Affine.translation(360 if west < -180 else -360, 0) @ self.transform
+            placed = {"crs": self.crs, "transform": there, "width": self.width, "height": self.height}
+            with WarpedVRT(self.dataset, src_transform=there, **placed) as moved:
+                return Reader(None, dataset=moved).tile(tile_x, tile_y, tile_z, **options)
 
 
 class Tiles(TilerFactory):

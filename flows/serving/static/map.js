@@ -95,10 +95,9 @@ export function markPixel(map, ring) {
 }
 
 export function flyTo(map, bbox, panel) {
-  const [west, south, east, north] = bbox;
+  const [west, south, east, north] = unwrapped(bbox);
   const right = panel ? Math.min(panel.offsetWidth + 40, map.getContainer().clientWidth / 2) : 40;
-  const box = [[west, south], [east < west ? east + 360 : east, north]];
-  map.fitBounds(box, { padding: { top: 40, bottom: 50, left: 40, right }, duration: 0, maxZoom: 17 });
+  map.fitBounds([[west, south], [east, north]], { padding: { top: 40, bottom: 50, left: 40, right }, duration: 0, maxZoom: 17 });
 }
 
 function draw(map, name, scene, layer, resampling) {
@@ -116,8 +115,26 @@ function drop(map, name) {
   if (map.getSource(name)) map.removeSource(name);
 }
 
-function centre([west, south, east, north]) {
-  return [(west + (east < west ? east + 360 : east)) / 2, (south + north) / 2];
+/** A box whose east lies east of its west, beyond 180 across the antimeridian. */
+function unwrapped([west, south, east, north]) {
+  return [west, south, east < west ? east + 360 : east, north];
+}
+
+/** What is in view of a box, west > east across the antimeridian; null if that is nothing. */
+export function inView(map, bbox) {
+  const view = map.getBounds();
+  const [west, south, east, north] = unwrapped(bbox);
+  const seen = [-360, 0, 360] // the world is drawn again on both sides
+    .map((turn) => [Math.max(west + turn, view.getWest()), Math.min(east + turn, view.getEast())])
+    .reduce((a, b) => (b[1] - b[0] > a[1] - a[0] ? b : a));
+  const [bottom, top] = [Math.max(south, view.getSouth()), Math.min(north, view.getNorth())];
+  const within = (lon) => (lon > 180 ? lon - 360 : lon < -180 ? lon + 360 : lon);
+  return seen[0] < seen[1] && bottom < top ? [within(seen[0]), bottom, within(seen[1]), top] : null;
+}
+
+function centre(bbox) {
+  const [west, south, east, north] = unwrapped(bbox);
+  return [(west + east) / 2, (south + north) / 2];
 }
 
 function graticule(step = 10) {

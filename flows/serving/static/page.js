@@ -68,15 +68,17 @@ function card(scene) {
     return make("li", {}, button);
   }
   button.append(make("span", { className: "when", textContent: scene.bbox ? when(scene) : `${when(scene)} · not on the map` }));
+  const there = scene.classes.filter((entry) => entry.share > 0).sort((a, b) => b.share - a.share);
+  const told = there.map((entry) => `${entry.name} ${share(entry.share)}`);
   const bar = make("span", { className: "bar" });
-  for (const { color, share: part } of scene.classes.filter((entry) => entry.share > 0)) {
-    const piece = make("i");
-    Object.assign(piece.style, { background: color, width: `${part * 100}%` });
+  for (const [place, { color, share: part }] of there.entries()) {
+    const piece = make("i", { title: told[place] });
+    Object.assign(piece.style, { background: color, flexGrow: part });
     bar.append(piece);
   }
-  const largest = [...scene.classes].sort((a, b) => b.share - a.share).filter((entry) => entry.share > 0).slice(0, 3);
-  const told = largest.map((entry) => make("span", {}, swatch(entry.color), `${entry.name} ${share(entry.share)}`));
-  button.append(bar, make("span", { className: "shares" }, ...told));
+  const words = there.map((entry, place) => make("span", {}, swatch(entry.color), told[place]));
+  button.title = [scene.id, ...told].join("\n");
+  button.append(bar, make("span", { className: "shares" }, ...words));
   button.addEventListener("click", () => choose(scene.id, true));
   return make("li", {}, button);
 }
@@ -165,10 +167,8 @@ async function polygons(scene) {
   const turn = ++asked;
   $("polygons-note").textContent = "";
   if (!state.polygons || !scene.polygons) return maps.showPolygons(map, null);
-  const view = map.getBounds();
-  const [west, south, east, north] = scene.bbox;
-  const box = [Math.max(west, view.getWest()), Math.max(south, view.getSouth()), Math.min(east, view.getEast()), Math.min(north, view.getNorth())];
-  if (box[0] >= box[2] || box[1] >= box[3]) return maps.showPolygons(map, null);
+  const box = maps.inView(map, scene.bbox);
+  if (!box) return maps.showPolygons(map, null);
   try {
     const found = await ask(`scenes/${encodeURIComponent(scene.id)}/polygons?bbox=${box.join(",")}`);
     if (turn !== asked) return; // the view has moved on

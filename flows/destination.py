@@ -1,0 +1,105 @@
+"""Where results go: a folder, or object storage with a working folder beside it."""
+
+from __future__ import annotations
+
+import os
+import posixpath
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from flows.resume import same_run
+from pipeline.objects import ObjectFolder, is_object
+from pipeline.publish import PREVIEW, RASTERS, RECORD, ZARR
+from pipeline.upload import Published, fetch, is_listed, is_whole, published, renew_catalog, upload
+
+if TYPE_CHECKING:
+    from flows.request import Request
+    from flows.segment import Result, Stage
+
+__all__ = ["Destination", "delivered"]
+
+
+@dataclass(frozen=True)
+class Destination:
+    """The catalogue's ``folder`` on disk and, where that is only where the work is done, ``objects``, where it goes."""
+
+    folder: Path
+    objects: ObjectFolder | None = None
+
+    @classmethod
+    def of(cls, out: str | Path, work: Path | None) -> Destination:
+        """Of a folder, or of ``s3://bucket/prefix`` with a folder of its own below ``work``.
+
+        Chunks have one writer each, wait for each other's votes and are renamed, which object storage cannot do.
+        Raises ``InputError`` for an address that is none, or where nothing can be written.
+        """
+        if not is_object(str(out)):
+            return cls(Path(out).expanduser().absolute())  # workers may have another working directory
+        objects = ObjectFolder.of(str(out))
+        objects.check_writable(f"--out {objects}")
+        folder = (work or _work()).expanduser().absolute()
+        return cls(folder / "s3" / objects.bucket / objects.prefix, objects)
+
+
+def _work() -> Path:
+    if folder := os.environ.get("SEAMLINE_WORK"):
+        return Path(folder)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "seamline" / "work"
+
+
+def published_record(request: Request) -> dict[str, Any] | None:
+    """The record of the same run, published whole with all that is asked for.
+
+    What is published without an output that is asked for now is brought back, so that it can be written from the rest.
+    The catalogue is renewed if it does not know the scene.
+
+    Raises:
+        InputError: what is published is of another scene, model or plan.
+    """
+    catalogue = request.objects
+    if catalogue is None or request.options.overwrite or (found := published(catalogue, request.scene.id)) is None:
+        return None
+    place = catalogue.below(found.scene).url()
+    same_run(f"published run in {place}", found.record, request.identity, request.options)
+    if not is_whole(catalogue, found):
+        return None
+    if not _has_outputs(found, request):
+        if not (request.folder / RECORD).exists():
+            fetch(catalogue, found, request.folder)
+        return None
+    if not is_listed(catalogue, found):
+        renew_catalog(catalogue)
+    return found.record
+
+
+def _has_outputs(found: Published, request: Request) -> bool:
+    options = request.options
+    names = {posixpath.basename(asset["href"]) for asset in found.item["assets"].values()}
+    wanted = {f"{RASTERS[output]}.tif" for output in options.outputs if output in RASTERS}
+    wanted |= {ZARR} & {f"segmentation.{output}" for output in options.outputs}
+    return wanted <= names and (options.polygons is None or options.polygons.are_among(names, found.record))
+
+
+def delivered(request: Request, run: Callable[[], Result], stage: Stage) -> Result:
+    """What ``run`` leaves of a request, published where the results go; nothing is done where that was done before."""
+    from flows.segment import Result
+
+    catalogue = request.objects
+    if catalogue is None:
+        return run()
+    place = catalogue.below(request.scene.id).url()
+    record = published_record(request)
+    if record is not None:
+        return Result(request.folder, record, computed=False, place=place)
+    result = run()
+    with request.directory.locked():
+        stage("upload", lambda: upload(request.folder, catalogue))
+        for path in request.folder.iterdir():
+            if path.is_dir():
+                shutil.rmtree(path)
+            elif path.name != PREVIEW:  # which is shown to those who watch the run
+                path.unlink()
+    return replace(result, place=place)

@@ -1,0 +1,1 @@
+"""``seamline up``: everything on one machine, started, watched and stopped together."""

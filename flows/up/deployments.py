@@ -1,0 +1,52 @@
+"""The deployments of ``seamline up``: a process that runs flows when their schedules say so."""
+
+from __future__ import annotations
+
+import sys
+from datetime import timedelta
+from pathlib import Path
+
+from prefect import serve
+from prefect.client.schemas.objects import ConcurrencyLimitConfig, ConcurrencyLimitStrategy
+from prefect.deployments.runner import RunnerDeployment
+
+from flows.options import SegmentOptions
+from flows.publish_catalog import publish_catalog_flow
+from flows.scene_sources import Inbox
+from flows.segment_collection import segment_collection
+from flows.segment_scene import segment_scene
+from flows.up.stack import Stack
+
+NIGHTLY = "0 3 * * *"
+ONE_AT_ONCE = ConcurrencyLimitConfig(limit=1, collision_strategy=ConcurrencyLimitStrategy.CANCEL_NEW)
+
+
+def run(stack: Stack) -> None:
+    """Serve the deployments until SIGTERM."""
+    options = SegmentOptions(cluster=stack.scheduler).model_dump(mode="json", exclude_defaults=True)
+    common = {"model": stack.model, "out": str(stack.results), "options": options}
+    inbox = Inbox(folder=stack.inbox, settle=stack.settle).model_dump(mode="json")
+    serve(
+        RunnerDeployment.from_flow(
+            segment_collection,
+            "inbox",
+            interval=timedelta(seconds=stack.every),
+            parameters={"scenes": inbox, **common},
+            concurrency_limit=ONE_AT_ONCE,  # a look into the inbox while the last one still works is left out
+            description="What is dropped into the inbox.",
+        ),
+        RunnerDeployment.from_flow(segment_scene, "scene", parameters=common, description="One scene, by hand."),
+        RunnerDeployment.from_flow(
+            publish_catalog_flow,
+            "check",
+            cron=NIGHTLY,
+            parameters={"out": str(stack.results)},
+            description="Is everything as published?",
+        ),
+        pause_on_shutdown=False,  # after the next start the schedules go on
+        print_starting_message=False,
+    )
+
+
+if __name__ == "__main__":
+    run(Stack.read(Path(sys.argv[1]))[0])

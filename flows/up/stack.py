@@ -1,0 +1,213 @@
+"""What ``seamline up`` starts: Prefect's server, Dask, the deployments with their schedules, the map."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from flows.artifacts import MAP_URL
+from flows.up.supervisor import SECONDS_TO_START, Service, Supervisor, stop_process
+from pipeline.catalog import CATALOG, update_catalog
+from pipeline.cluster import CHUNKS_AT_ONCE, WORKER_ENVIRONMENT
+from pipeline.errors import InputError, RunError
+from pipeline.files import check_writable, replacing
+
+LOCAL = "127.0.0.1"
+STATE, INBOX, RESULTS, LOGS, PREFECT = "up.json", "inbox", "results", "logs", "prefect"
+
+
+@dataclass(frozen=True)
+class Stack:
+    """Everything on this machine, below ``folder``: inbox, results, logs and Prefect's database.
+
+    Ports are those of Prefect, the Dask scheduler, its dashboard and the map; ``every`` is how often, in seconds, the
+    inbox is looked into.
+    """
+
+    folder: Path
+    model: str
+    workers: int
+    every: float
+    settle: float
+    ports: tuple[int, int, int, int]
+
+    @property
+    def inbox(self) -> Path:
+        """Where scenes are dropped."""
+        return self.folder / INBOX
+
+    @property
+    def results(self) -> Path:
+        """The catalogue."""
+        return self.folder / RESULTS
+
+    @property
+    def urls(self) -> dict[str, str]:
+        """What a person opens in the browser."""
+        prefect, _, dashboard, shown = self.ports
+        return {
+            "map": f"http://{LOCAL}:{shown}",
+            "prefect": f"http://{LOCAL}:{prefect}",
+            "dask": f"http://{LOCAL}:{dashboard}/status",
+        }
+
+    @property
+    def scheduler(self) -> str:
+        """The address of Dask's scheduler."""
+        return f"tcp://{LOCAL}:{self.ports[1]}"
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """Of every service: nothing leaves this machine."""
+        return {
+            "PREFECT_HOME": str(self.folder / PREFECT),
+            "PREFECT_API_URL": f"{self.urls['prefect']}/api",
+            "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+            "PREFECT_CLI_PROMPT": "false",
+            "DO_NOT_TRACK": "1",
+            MAP_URL: self.urls["map"],
+        }
+
+    def services(self) -> list[Service]:
+        """In the order in which they start."""
+        python, (prefect, dask, dashboard, shown) = sys.executable, self.ports
+        environment, urls = self.environment, self.urls
+        scheduler = (
+            python, "-m", "dask", "scheduler", "--host", LOCAL, "--port", str(dask),
+            "--dashboard-address", f"{LOCAL}:{dashboard}",
+        )  # fmt: skip
+        workers = (
+            python, "-m", "dask", "worker", self.scheduler, "--host", LOCAL, "--nworkers", str(self.workers),
+            "--nthreads", str(CHUNKS_AT_ONCE), "--local-directory", str(self.folder / "dask"), "--no-dashboard",
+        )  # fmt: skip
+        return [
+            Service(
+                "prefect",
+                (python, "-m", "prefect", "server", "start", "--host", LOCAL, "--port", str(prefect)),
+                environment,
+                f"{urls['prefect']}/api/health",
+            ),
+            Service("scheduler", scheduler, environment, f"http://{LOCAL}:{dashboard}/health"),
+            Service("workers", workers, environment | WORKER_ENVIRONMENT),
+            Service(
+                "map",
+                (python, "-m", "flows.cli", "serve", str(self.results), "--port", str(shown)),
+                environment,
+                urls["map"],
+            ),
+            Service("deployments", (python, "-m", "flows.up.deployments", str(self.folder / STATE)), environment),
+        ]
+
+    def write(self, pid: int | None) -> None:
+        """Say below ``folder`` what runs, and under which process, for ``down`` and for the deployments."""
+        with replacing(self.folder / STATE) as part:
+            values = {**asdict(self), "folder": str(self.folder), "pid": pid}
+            part.write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
+
+    @classmethod
+    def read(cls, path: Path) -> tuple[Stack, int | None]:
+        """What ``write`` was given.
+
+        Raises:
+            InputError: nothing was started there.
+        """
+        try:
+            values: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+            pid = values.pop("pid")
+            return cls(**{**values, "folder": Path(values["folder"]), "ports": tuple(values["ports"])}), pid
+        except (OSError, ValueError, LookupError, TypeError) as error:
+            raise InputError(
+                f"--folder {path.parent}", got="nothing that was started", expected="the folder of `seamline up`",
+                fix="check the path",
+            ) from error  # fmt: skip
+
+
+def up(stack: Stack, say: Any) -> None:
+    """Start all of it and keep it running until SIGINT or SIGTERM.
+
+    Raises:
+        InputError: it runs already, or the folder cannot be written to.
+        RunError: a service does not come up.
+    """
+    begin(stack)
+    supervisor = Supervisor(stack.services(), stack.folder / LOGS, say)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: supervisor.stopping.set())
+    stack.write(os.getpid())
+    try:
+        supervisor.start()
+        say(told(stack))
+        supervisor.watch()
+    finally:
+        supervisor.stop()
+        stack.write(None)
+
+
+def up_detached(stack: Stack, command: list[str]) -> None:
+    """``up`` in a process of its own (``command``), and wait until it is ready.
+
+    Raises:
+        RunError: it does not come up.
+    """
+    begin(stack)
+    log = stack.folder / LOGS / "up.log"
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("wb") as file:
+        process = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=file, stderr=subprocess.STDOUT, start_new_session=True
+        )
+    until = time.monotonic() + len(stack.services()) * SECONDS_TO_START
+    while stack.urls["map"] not in log.read_text(errors="replace"):
+        if process.poll() is not None or time.monotonic() > until:
+            stop_process(process.pid)
+            raise RunError(f"it did not come up: {log.read_text(errors='replace').strip()[-500:]}")
+        time.sleep(0.2)
+
+
+def down(folder: Path) -> bool:
+    """Stop what ``up`` started below ``folder``; whether anything ran."""
+    stack, pid = Stack.read(folder / STATE)
+    running = alive(stack, pid)
+    if running and pid is not None:
+        os.kill(pid, signal.SIGTERM)
+        with suppress(psutil.NoSuchProcess, psutil.TimeoutExpired):
+            psutil.Process(pid).wait(120)
+        stop_process(pid)
+    stack.write(None)
+    return running
+
+
+def alive(stack: Stack, pid: int | None) -> bool:
+    """Whether the process is still the one that was started: numbers are given again."""
+    with suppress(psutil.Error):
+        return pid is not None and "flows.cli" in " ".join(psutil.Process(pid).cmdline())
+    return False
+
+
+def begin(stack: Stack) -> None:
+    """Make the folders with an empty catalogue, and refuse to start twice."""
+    for path in (stack.folder, stack.inbox, stack.results):
+        check_writable(path, f"--folder {stack.folder}")
+        path.mkdir(parents=True, exist_ok=True)
+    if not (stack.results / CATALOG).exists():
+        update_catalog(stack.results)
+    with suppress(InputError):
+        other, pid = Stack.read(stack.folder / STATE)
+        if pid != os.getpid() and alive(other, pid):
+            raise RunError(f"it runs already (process {pid}): {told(other)}; stop it with `seamline down`")
+
+
+def told(stack: Stack) -> str:
+    """Where everything is."""
+    urls = stack.urls
+    return f"drop scenes into {stack.inbox}; map {urls['map']}, Prefect {urls['prefect']}, Dask {urls['dask']}"
