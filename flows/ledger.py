@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -14,7 +14,7 @@ from flows.found import Found
 from pipeline.files import replacing
 from pipeline.publish import RECORD
 
-__all__ = ["Entry", "Ledger"]
+__all__ = ["Entry", "Ledger", "entries"]
 
 FOLDER = ".collection"
 
@@ -66,10 +66,7 @@ class Ledger:
 
     def entry(self, scene: Found) -> Entry | None:
         """The last word on the scene's source, of whatever content, model and options; None without one."""
-        try:
-            return Entry(**json.loads(self._path(scene).read_text(encoding="utf-8")))
-        except (OSError, ValueError, TypeError):
-            return None  # none, or of another version: the scene is looked at again, which costs no inference
+        return _read(self._path(scene))
 
     def _done(self, scene: Found) -> bool:
         entry = self.entry(scene)
@@ -82,3 +79,16 @@ class Ledger:
 
     def _path(self, scene: Found) -> Path:
         return self.out / FOLDER / f"{hashlib.sha256(scene.source.encode()).hexdigest()[:32]}.json"
+
+
+def entries(out: Path) -> Iterator[Entry]:
+    """The last words on all sources whose scenes went to the catalogue ``out``."""
+    found = (_read(path) for path in (out / FOLDER).glob("*.json"))
+    yield from (entry for entry in found if entry is not None)
+
+
+def _read(path: Path) -> Entry | None:
+    try:
+        return Entry(**json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):
+        return None  # none, or of another version: the scene is looked at again, which costs no inference

@@ -18,6 +18,7 @@ from distributed import Client
 from flows.models import Model, radiometry_of
 from flows.options import SegmentOptions
 from model.measurement import Measurement, Sample
+from pipeline.cluster import workers_of
 from pipeline.files import replacing
 from pipeline.grid import Window
 from pipeline.memory import peak_memory, reset_peak_memory
@@ -52,7 +53,7 @@ def measure(
     """
     sizes = window_sizes(max(scene.grid.shape), halo, model.reach, options.window)
     host = _first_host(client)
-    device = client.submit(describe_device, workers=host[:1], pure=False).result()
+    device = client.submit(describe_device, workers=host[:1], allow_other_workers=True, pure=False).result()
     path = _cache_file(device, len(host), model.digest, halo, options.wish, threads)
     known = _cached(path)
     if known is not None and (options.window is not None or set(sizes) <= set(known.seconds)):
@@ -65,7 +66,9 @@ def measure(
         model.spec, model.folder, radiometry_of(scene), halo, options.wish, threads, reset_peak_memory, peak_memory,
     )  # fmt: skip
     sample = sample_window(scene, min(sizes))
-    measuring = [client.submit(tuner, sample, sizes, workers=[address], pure=False) for address in host]
+    measuring = [
+        client.submit(tuner, sample, sizes, workers=[address], allow_other_workers=True, pure=False) for address in host
+    ]
     found: Measurement = client.gather(measuring)[0]
     _keep(path, found.to_dict())
     return found
@@ -86,7 +89,7 @@ def measure_context(
     pixels, valid = sample = sample_window(scene, edge + 2 * around)
     digest = hashlib.sha256(pixels.tobytes() + valid.tobytes()).hexdigest()
     first = _first_host(client)[:1]
-    device = client.submit(describe_device, workers=first, pure=False).result()
+    device = client.submit(describe_device, workers=first, allow_other_workers=True, pure=False).result()
     path = _cache_file("context", device, model.digest, digest, radiometry_of(scene), options.wish, tried)
     with suppress(OSError, ValueError, TypeError, AttributeError):
         known = {int(margin): float(share) for margin, share in json.loads(path.read_text(encoding="utf-8")).items()}
@@ -95,7 +98,9 @@ def measure_context(
     from model.context import ContextMeter  # torch, as above
 
     meter = ContextMeter(model.spec, model.folder, radiometry_of(scene), options.wish, threads)
-    found: dict[int, float] = client.submit(meter, sample, edge, tried, workers=first, pure=False).result()
+    found: dict[int, float] = client.submit(
+        meter, sample, edge, tried, workers=first, allow_other_workers=True, pure=False
+    ).result()
     _keep(path, found)
     return found
 
@@ -110,7 +115,7 @@ def _context_sizes(tried: tuple[int, ...], reach: Reach) -> tuple[int, int]:
 
 def _first_host(client: Client) -> list[str]:
     """Addresses of the workers on the first one's host, the first one first."""
-    workers = client.scheduler_info(n_workers=-1)["workers"]
+    workers = workers_of(client)
     first = next(iter(workers))
     return [address for address, worker in workers.items() if worker["host"] == workers[first]["host"]]
 

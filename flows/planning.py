@@ -21,7 +21,7 @@ from flows.request import open_input, raster_of
 from flows.resume import Resumed
 from model.config import Settings
 from model.measurement import Measurement
-from pipeline.cluster import memory_of
+from pipeline.cluster import memory_of, workers_of
 from pipeline.errors import InputError
 from pipeline.picture import stretch, write_plan_picture
 from pipeline.planning import (
@@ -103,9 +103,10 @@ def make_plan(
 
     Raises:
         InputError: no plan fits into the memory of a worker, or the resumed one does not.
+        RunError: there are no workers.
     """
     raster = raster_of(scene, model, options)
-    workers = len(client.scheduler_info(n_workers=-1)["workers"])
+    workers = len(workers_of(client))
     memory = memory_of(client)
     costs: dict[int, float] = {}
     if resumed is not None:

@@ -25,6 +25,7 @@ from flows.request import Request, open_requests
 from flows.resume import resumable
 from model.document import DOCUMENT
 from pipeline.catalog import ModelReference
+from pipeline.cluster import told_if_lost
 from pipeline.errors import BadBlockError, ChunkError, RunError
 from pipeline.publish import Publication, complete, missing_outputs, publish
 from pipeline.run import Totals, run_chunks, spread
@@ -172,7 +173,8 @@ def _run(request: Request, client: Client, watcher: Watcher, begun: float) -> Re
     date = datetime.now(UTC) - timedelta(seconds=Stopwatch.now() - started)
     scene, model, options = request.scene, request.model, request.options
     resumed = resumable(request.directory, request.identity, options)
-    plan = watcher.stage("plan", lambda: make_plan(client, scene, model, options, resumed, watcher.say))
+    with told_if_lost(f"scene {scene.id}"):
+        plan = watcher.stage("plan", lambda: make_plan(client, scene, model, options, resumed, watcher.say))
     watcher.planned(plan)
     directory = _begun(request, plan) if resumed is None else resumed.directory
     job = Job(scene, plan.tiling, len(model.classes), directory, options.on_bad_block, options.layers)

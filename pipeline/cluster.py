@@ -6,18 +6,18 @@ import logging
 import signal
 import uuid
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import CancelledError, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from multiprocessing.resource_tracker import ensure_running
 from threading import BoundedSemaphore
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import psutil
 from distributed import Client, LocalCluster, Scheduler, Worker, WorkerPlugin
-from distributed.comm import get_address_host_port, normalize_address
+from distributed.comm import CommClosedError, get_address_host_port, normalize_address
 from distributed.security import Security
 
-from pipeline.errors import InputError
+from pipeline.errors import InputError, RunError
 from pipeline.memory import reset_peak_memory
 from pipeline.predictor import Predictor, PredictorLoader
 
@@ -101,6 +101,8 @@ def connected(cluster: str, workers: int) -> Iterator[Client]:
         with local, Client(local, set_as_default=False) as client:
             yield client
         return
+    # Of a scheduler that is lost it would tell in tracebacks; we say it in a line, see ``told_if_lost``.
+    logging.getLogger("distributed.client").setLevel(logging.CRITICAL)
     try:
         # Of an address that cannot be one, a client would say so and then once more, when it is collected.
         get_address_host_port(normalize_address(cluster))
@@ -114,7 +116,7 @@ def connected(cluster: str, workers: int) -> Iterator[Client]:
             fix="start the scheduler or correct the address",
         ) from error
     with remote as client:
-        if not client.scheduler_info(n_workers=-1)["workers"]:
+        if not _known(client):
             raise InputError(
                 f"--cluster {cluster}",
                 got="no workers",
@@ -145,6 +147,26 @@ def _check_encryption(cluster: str) -> None:
 
 
 @contextmanager
+def told_if_lost(what: str) -> Iterator[None]:
+    """Around what waits for a cluster. Raises ``RunError`` where it is lost meanwhile; ``what`` was being done."""
+    try:
+        yield
+    except (CancelledError, CommClosedError) as error:  # the latter, where a result was on its way
+        raise gone(what, str(error)) from error
+    except OSError as error:
+        if type(error) is OSError and error.errno is None:  # Dask had no answer in time; errors of files have a number
+            raise gone(what, str(error)) from error
+        raise
+
+
+def gone(what: str, why: str) -> RunError:
+    """The error of a cluster that is lost."""
+    return RunError(
+        f"{what}: the cluster is gone ({why}); what is done is kept, run the same command again when there is a cluster"
+    )
+
+
+@contextmanager
 def _interrupts_blocked() -> Iterator[None]:
     """Processes and threads that are started meanwhile do not hear of Ctrl-C.
 
@@ -158,14 +180,25 @@ def _interrupts_blocked() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
+def _known(client: Client) -> dict[str, dict[str, Any]]:
+    # A client that lost its scheduler says what it heard last, perhaps nothing.
+    return client.scheduler_info(n_workers=-1).get("workers", {})  # type: ignore[no-any-return]
+
+
+def workers_of(client: Client) -> dict[str, dict[str, Any]]:
+    """What the scheduler knows of each worker, by address. Raises ``RunError`` if there is none."""
+    workers = _known(client)
+    if not workers:
+        raise gone("planning", "no workers")
+    return workers
+
+
 def hands_of(client: Client) -> int:
-    """Chunks that the cluster's workers can have in hand together."""
-    workers = client.scheduler_info(n_workers=-1)["workers"].values()
-    return sum(min(CHUNKS_AT_ONCE, worker["nthreads"]) for worker in workers)
+    """Chunks that the cluster's workers can have in hand together, 0 while there are none."""
+    return sum(min(CHUNKS_AT_ONCE, worker["nthreads"]) for worker in _known(client).values())
 
 
 def memory_of(client: Client) -> int:
-    """Bytes that the smallest worker may take."""
-    workers = client.scheduler_info(n_workers=-1)["workers"].values()
+    """Bytes that the smallest worker may take. Raises ``RunError`` if there is none."""
     total = int(psutil.virtual_memory().total)
-    return int(PAUSES_AT * min((int(worker["memory_limit"]) or total for worker in workers), default=total))
+    return int(PAUSES_AT * min(int(worker["memory_limit"]) or total for worker in workers_of(client).values()))

@@ -136,7 +136,7 @@ def _published(publication: Publication, record: Mapping[str, Any], watch: Stopw
     write_report(folder, job.scene, publication.classes, publication.card, complete)
     _item(publication, table, hull, finished)
     job.directory.clear()
-    shutil.rmtree(job.directory.path)
+    shutil.rmtree(job.directory.path, ignore_errors=True)  # a worker that the cluster lost may still write there
     return complete
 
 
@@ -291,8 +291,6 @@ def _sealed_store(publication: Publication, record: Mapping[str, Any], watch: St
     store, final = directory.store, directory.path.parent / ZARR
     if not store.exists() and is_sealed(final):
         return final
-    for part in store.rglob("*.partial"):  # of a worker or client that was killed while it wrote
-        part.unlink()
     if not is_sealed(store):
         with watch.stage("overviews"):
             _seal(store, publication, record)
@@ -306,14 +304,15 @@ def _seal(store: Path, publication: Publication, record: Mapping[str, Any]) -> N
 
 def _move(store: Path, final: Path, keep: bool) -> None:
     """Put the store in its place; an older one makes room in the moment before."""
-    if store == final:
-        return
-    if final.exists():
+    if store != final and final.exists():
         old = store.with_name("replaced.zarr")
         shutil.rmtree(old, ignore_errors=True)
         final.rename(old)
-    if keep:
+    if store != final and keep:
         store.rename(final)
+    # Of workers that were killed while they wrote. Only now is the store out of reach of one that the cluster lost.
+    for part in final.rglob("*.partial"):
+        part.unlink()
 
 
 def _sidecars(publication: Publication, table: Sequence[ClassArea]) -> None:

@@ -11,16 +11,15 @@ import logging
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import CancelledError
 from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any, TypeVar
 
 from distributed import Client, Future, KilledWorker, Reschedule, get_worker, wait
-from distributed.comm import CommClosedError
 
-from pipeline.cluster import PredictorPlugin, forget_dead, hands_of
+from pipeline import metrics
+from pipeline.cluster import PredictorPlugin, forget_dead, gone, hands_of, told_if_lost
 from pipeline.errors import BadBlockError, ChunkError, RunError, SeamlineError
 from pipeline.frontier import Frontier
 from pipeline.predictor import PredictorLoader
@@ -91,13 +90,14 @@ def run_chunks(
     totals.pixels_done = sum(tiling.pixels_of(chunk).pixels for chunk in written)
     progress(totals)
     plugin = PredictorPlugin(loader, client.id)
-    try:
-        forget_dead(client)
-        client.register_plugin(plugin)
-        unreadable = _Loop(client, job, plugin.name, frontier, totals, progress).run()
-    finally:
-        if client.status == "running":
-            client.unregister_worker_plugin(plugin.name)
+    with told_if_lost(_what(job)):
+        try:
+            forget_dead(client)
+            client.register_plugin(plugin)
+            unreadable = _Loop(client, job, plugin.name, frontier, totals, progress).run()
+        finally:
+            if client.status == "running":
+                client.unregister_worker_plugin(plugin.name)
     if unreadable:
         raise BadBlockError("; ".join(sorted(unreadable)))
     return totals
@@ -137,8 +137,6 @@ class _Loop:
                         self._inferring.discard(future)
                         future.release()
                 self._submit()
-        except (CancelledError, CommClosedError) as error:  # the latter, where a result was on its way
-            raise _gone(self._job, str(error)) from error
         finally:
             if self._running and self._client.status == "running":
                 self._client.cancel(list(self._running), force=True)
@@ -180,18 +178,17 @@ def spread(client: Client, job: Job) -> Spread:
         left, running = iter(chunks), deque[tuple[Index, Future]]()
         try:
             while True:
-                for chunk in islice(left, max(2 * hands_of(client), 1) - len(running)):
-                    running.append((chunk, client.submit(_work, job, work, chunk, pure=False)))
-                if not running:
-                    return
-                chunk, future = running[0]
-                _ended(client, job, [future])
-                found: T = _result(job, chunk, future)
+                with told_if_lost(_what(job)):
+                    for chunk in islice(left, max(2 * hands_of(client), 1) - len(running)):
+                        running.append((chunk, client.submit(_work, job, work, chunk, pure=False)))
+                    if not running:
+                        return
+                    chunk, future = running[0]
+                    _ended(client, job, [future])
+                    found: T = _result(job, chunk, future)
                 running.popleft()
                 future.release()
                 yield found
-        except (CancelledError, CommClosedError) as error:
-            raise _gone(job, str(error)) from error
         finally:
             if running and client.status == "running":
                 client.cancel([future for _, future in running], force=True)
@@ -211,14 +208,11 @@ def _ended(client: Client, job: Job, running: list[Future]) -> list[Future]:
             alone_since = time.monotonic()
             log.warning("no workers: waiting up to %d s for one", WAIT_FOR_WORKERS)
         elif time.monotonic() - alone_since > WAIT_FOR_WORKERS:
-            raise _gone(job, f"no worker for {WAIT_FOR_WORKERS} s")
+            raise gone(_what(job), f"no worker for {WAIT_FOR_WORKERS} s")
 
 
-def _gone(job: Job, why: str) -> RunError:
-    return RunError(
-        f"scene {job.scene.id}: the cluster is gone ({why}); what is done is kept, "
-        "run the same command again when there is a cluster"
-    )
+def _what(job: Job) -> str:
+    return f"scene {job.scene.id}"
 
 
 def _result(job: Job, chunk: Index, future: Future) -> Any:
@@ -241,7 +235,9 @@ def _infer(job: Job, chunk: Index, plugin_name: str) -> Report:
 
     def work() -> Report:
         with plugin.hands:
-            return infer_chunk(job, chunk, plugin.predictor, plugin.on_device, wanted)
+            report = infer_chunk(job, chunk, plugin.predictor, plugin.on_device, wanted)
+        metrics.count("inferred", report)
+        return report
 
     return _named(job, chunk, work)
 
@@ -262,7 +258,12 @@ def _still_wanted() -> Callable[[], bool]:
 
 
 def _write(job: Job, chunk: Index) -> Report:
-    return _named(job, chunk, lambda: write_chunk(job, chunk))
+    def work() -> Report:
+        report = write_chunk(job, chunk)
+        metrics.count("written", report)
+        return report
+
+    return _named(job, chunk, work)
 
 
 def _work(job: Job, work: Callable[[Index], T], chunk: Index) -> T:
@@ -284,5 +285,6 @@ def _named(job: Job, chunk: Index, work: Callable[[], T]) -> T:
     except Exception as error:
         log.exception("%s", where)
         failure = ChunkError(f"{where}: {type(error).__name__}: {error}")
+    metrics.count_failure()
     # Outside of the handlers: a cause that cannot be pickled, as rasterio's, would cost the caller the message.
     raise failure

@@ -321,7 +321,7 @@ MISUSED = {
     (
         "segmnt",
         "x",
-    ): "command: got 'segmnt', expected segment, plan, simulate, train, model, evaluate, query, verify or serve; see",
+    ): "command: got 'segmnt', expected segment, plan, simulate, train, model, evaluate, query, up or down; see",
     ("model", "show"): "command: got 'show', expected inspect, import, tune or list; see seamline model --help",
     ("--versoin",): "option: got --versoin, expected an option of the command, such as --version; see seamline --help",
 }

@@ -389,23 +389,35 @@ def test_two_that_publish_at_once_lose_nothing(
         assert sums is not None and row["assets"]["preview"]["file:checksum"] == sums["preview"]
 
 
+@pytest.mark.parametrize("slow", [False, True])
 def test_a_rival_between_looking_and_publishing_is_noticed(
-    reached: Server, finished: tuple[Path, str, Result, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    reached: Server,
+    finished: tuple[Path, str, Result, Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    slow: bool,
 ) -> None:
-    """The other one publishes, and clears away, after our files are there and before our pointer is."""
-    catalogue = reached.bucket("late")
+    """The other one publishes after our files are there and before our pointer is; it clears away then, or later."""
+    catalogue = reached.bucket(f"late-{slow}".lower())
     ours, theirs = (scene_folder(tmp_path / name, "scene", 3, seed, finished[0]) for seed, name in enumerate("ab"))
-    swap, done = ObjectFolder.swap, []
+    swap, delete = ObjectFolder.swap, ObjectFolder.delete
+    tries, cleared = list[str](), list[str]()
 
     def late(self: ObjectFolder, key: str, data: bytes, known: str | None) -> bool:
-        if not done:
-            done.append(key)
+        tries.append(key)
+        if len(tries) == 1:
             upload(theirs, catalogue)
-            assert len(catalogue.below("scene").folders()) == 1  # ours are gone
+            assert cleared  # what is ours
+            if not slow:
+                delete(self, cleared)
+        elif key == ITEM and len(tries) > 2 and slow:
+            delete(self, cleared)
         return swap(self, key, data, known)
 
+    monkeypatch.setattr(ObjectFolder, "delete", lambda self, keys: cleared.extend(keys))
     monkeypatch.setattr(ObjectFolder, "swap", late)
     upload(ours, catalogue)
+    assert tries.count(ITEM) == 3
     preview = hashlib.sha256((ours / "preview.png").read_bytes()).hexdigest()
     assert seen(catalogue, "scene")["preview"] == "1220" + preview
 

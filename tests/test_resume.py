@@ -450,6 +450,26 @@ def test_what_a_killed_publishing_left_lying_about_is_cleared_away(
     assert not (folder / ".run").exists()
 
 
+def test_a_worker_that_the_cluster_lost_and_that_writes_while_results_are_published_changes_nothing(
+    source: Path, small_model: Model, cluster: Cluster, unpublished: Path, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    folder, move = copied(unpublished, tmp_path) / "scene", publishing._move
+
+    def moved(store: Path, *where: object) -> None:
+        (chunk,) = store.glob("segmentation/c/0/0")
+        chunk.with_name("0.0123.partial").write_bytes(b"half")
+        content = chunk.read_bytes()
+        move(store, *where)
+        chunk.parent.mkdir(parents=True)  # as Zarr does
+        chunk.write_bytes(content)
+
+    monkeypatch.setattr(publishing, "_move", moved)
+    run(source, small_model, tmp_path, cluster=cluster(1))
+    assert not (folder / ".run").exists()
+    assert not list(folder.rglob("*.partial"))
+
+
 def test_an_output_that_was_not_asked_for_at_first_costs_no_inference(
     source: Path, small_model: Model, cluster: Cluster, tmp_path: Path
 ) -> None:

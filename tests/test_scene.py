@@ -13,7 +13,6 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
-import boto3
 import numpy as np
 import pystac
 import pytest
@@ -22,7 +21,6 @@ import rasterio.shutil
 from affine import Affine
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from moto.server import ThreadedMotoServer
 from numpy.typing import NDArray
 from rasterio.enums import ColorInterp, Resampling
 from rasterio.features import geometry_mask
@@ -429,30 +427,3 @@ def test_http_is_read_in_ranges_and_an_outage_is_no_missing_data(
     handler.broken = True
     with pytest.raises(BadBlockError, match="band 1, block row 15"):
         read_block(scene_of(f"{address}/x.tif", 2), Window(1000, 900, 10, 10), "nodata")
-
-
-def test_s3_needs_no_more_than_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    server = ThreadedMotoServer(port=0)
-    server.start()
-    host, port = server.get_host_and_port()
-    environment = {
-        "AWS_ACCESS_KEY_ID": "testing",
-        "AWS_SECRET_ACCESS_KEY": "testing",
-        "AWS_DEFAULT_REGION": "us-east-1",
-        "AWS_S3_ENDPOINT": f"{host}:{port}",
-        "AWS_HTTPS": "NO",
-        "AWS_VIRTUAL_HOSTING": "FALSE",
-        "no_proxy": host,
-    }
-    for name, value in environment.items():
-        monkeypatch.setenv(name, value)
-    try:
-        client = boto3.client("s3", endpoint_url=f"http://{host}:{port}")
-        client.create_bucket(Bucket="scenes")
-        pixels = noise(1, 300, 300)
-        client.upload_file(str(_tiled(tmp_path / "x.tif", pixels, names=("b1",))), "scenes", "2020/x.tif")
-        scene = scene_of("s3://scenes/2020/x.tif", 1)
-        np.testing.assert_array_equal(read_block(scene, Window(100, 100, 99, 99)).pixels, pixels[:, 100:199, 100:199])
-        assert scene.bands[0].path == "s3://scenes/2020/x.tif"
-    finally:
-        server.stop()

@@ -17,6 +17,7 @@ import psutil
 import pytest
 from distributed import Client
 
+from flows.artifacts import key
 from flows.models import Model
 from flows.up.stack import STATE, Stack
 from flows.up.supervisor import Service, Supervisor
@@ -112,15 +113,12 @@ def test_the_run_is_seen_in_prefects_page(stack: Stack, published: str, tmp_path
         for stage in ("check", "plan", "infer", "publish"):
             page.get_by_text(f"{stage} {SCENE}").first.wait_for()
         page.screenshot(path=tmp_path / "run.png")
-        for kind in ("summary", "preview", "progress"):
-            key = f"{kind}-{SCENE.lower().replace('_', '-')}"
-            page.goto(f"{stack.urls['prefect']}/artifacts/key/{key}")
-            page.get_by_text(key).first.wait_for()
-        latest = prefect(stack, f"/artifacts/preview-{SCENE.lower().replace('_', '-')}/latest")
+        keys = {kind: key(kind, SCENE) for kind in ("summary", "preview", "progress")}
+        for name in keys.values():
+            page.goto(f"{stack.urls['prefect']}/artifacts/key/{name}")
+            page.get_by_text(name).first.wait_for()
+        (latest, *_) = prefect(stack, "/artifacts/filter", {"artifacts": {"key": {"any_": [keys["preview"]]}}})
         page.goto(f"{stack.urls['prefect']}/artifacts/artifact/{latest['id']}")
-        page.wait_for_timeout(3000)
-        page.screenshot(path="/tmp/ui.png")
-        print(page.content()[-3000:])
         picture = page.locator('img[src^="data:image/jpeg"]').first
         picture.wait_for()
         assert picture.evaluate("image => image.complete && image.naturalWidth") > 300

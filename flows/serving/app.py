@@ -11,10 +11,12 @@ from fastapi import FastAPI, Query, Request, Response
 from fastapi.responses import FileResponse, JSONResponse
 from fastapi.staticfiles import StaticFiles
 from morecantile.errors import MorecantileError
+from prometheus_client import CONTENT_TYPE_LATEST
 from rasterio._err import CPLE_BaseError
 from rasterio.errors import RasterioError
 from rio_tiler.errors import RioTilerError, TileOutsideBounds
 
+from flows.serving.metrics import exposition
 from flows.serving.pixel import pixel_at
 from flows.serving.results import POLYGONS, Damaged, NotThere, Results
 from flows.serving.tiles import PREFIX, router
@@ -56,6 +58,11 @@ def create_app(root: Path) -> FastAPI:
     @app.get("/", include_in_schema=False)
     def page() -> FileResponse:
         return FileResponse(STATIC / "index.html")
+
+    @app.get("/metrics")
+    def metrics() -> Response:
+        """What Prometheus asks for."""
+        return Response(exposition(root), media_type=CONTENT_TYPE_LATEST)
 
     app.mount("/maplibre", StaticFiles(directory=_maplibre()))
     app.mount("/static", StaticFiles(directory=STATIC))

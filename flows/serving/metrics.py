@@ -1,0 +1,61 @@
+"""What a catalogue holds and what is being done for it, for Prometheus; read from the folder at each scrape."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.metrics_core import Metric
+from prometheus_client.registry import Collector
+
+from flows.ledger import entries
+from pipeline.errors import InputError
+from pipeline.items import ITEM
+from pipeline.rundir import RunDirectory
+from pipeline.tiling import Tiling
+
+
+def exposition(root: Path) -> bytes:
+    """The metrics of the catalogue in ``root``, in Prometheus' text format."""
+    registry = CollectorRegistry()
+    registry.register(_Catalogue(root))
+    return generate_latest(registry)
+
+
+class _Catalogue(Collector):
+    def __init__(self, root: Path) -> None:
+        self._root = root
+
+    def collect(self) -> Iterator[Metric]:
+        """Gauges; all that grows is counted by the workers."""
+        published = []
+        for item in self._root.glob(f"*/{ITEM}"):
+            with suppress(OSError):
+                published.append(item.stat().st_mtime)
+        yield _gauge("seamline_scenes_published", "Scenes of the catalogue", len(published))
+        last = max(published, default=0.0)
+        yield _gauge("seamline_last_published_timestamp_seconds", "When the last scene was published", last)
+        left = [*self._chunks_left()]
+        yield _gauge("seamline_runs_unfinished", "Scenes that are worked on, or wait to be gone on with", len(left))
+        yield _gauge("seamline_chunks_queued", "Chunks of these that are not inferred yet", sum(left))
+        outcomes = Counter(entry.outcome for entry in entries(self._root))
+        failed = outcomes["failed"]
+        yield _gauge("seamline_scenes_failed", "Scenes of collections whose last try failed", failed)
+
+    def _chunks_left(self) -> Iterator[int]:
+        for folder in self._root.glob("*/.run"):
+            with suppress(OSError, InputError, LookupError, TypeError, ValueError):
+                directory = RunDirectory(folder).resumed()
+                identity = json.loads(directory.plan_file.read_text(encoding="utf-8"))
+                grid = Tiling(**identity["tiling"]).chunk_grid
+                done = len(list((directory.files / "inferred").glob("[0-9]*.json")))
+                yield grid.row * grid.col - done
+
+
+def _gauge(name: str, what: str, value: float) -> GaugeMetricFamily:
+    return GaugeMetricFamily(name, what, value=value)
