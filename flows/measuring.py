@@ -18,7 +18,7 @@ from distributed import Client
 from flows.models import Model, radiometry_of
 from flows.options import SegmentOptions
 from model.measurement import Measurement, Sample
-from pipeline.cluster import workers_of
+from pipeline.cluster import first_host, on_first_host
 from pipeline.files import replacing
 from pipeline.grid import Window
 from pipeline.memory import peak_memory, reset_peak_memory
@@ -52,9 +52,9 @@ def measure(
     before has them all measured anew.
     """
     sizes = window_sizes(max(scene.grid.shape), halo, model.reach, options.window)
-    host = _first_host(client)
-    device = client.submit(describe_device, workers=host[:1], allow_other_workers=True, pure=False).result()
-    path = _cache_file(device, len(host), model.digest, halo, options.wish, threads)
+    host = len(first_host(client))
+    (device,) = on_first_host(client, 1, describe_device)
+    path = _cache_file(device, host, model.digest, halo, options.wish, threads)
     known = _cached(path)
     if known is not None and (options.window is not None or set(sizes) <= set(known.seconds)):
         return known  # of a window that the user fixed no more is asked than how it runs
@@ -66,10 +66,7 @@ def measure(
         model.spec, model.folder, radiometry_of(scene), halo, options.wish, threads, reset_peak_memory, peak_memory,
     )  # fmt: skip
     sample = sample_window(scene, min(sizes))
-    measuring = [
-        client.submit(tuner, sample, sizes, workers=[address], allow_other_workers=True, pure=False) for address in host
-    ]
-    found: Measurement = client.gather(measuring)[0]
+    found = on_first_host(client, None, tuner, sample, sizes)[0]
     _keep(path, found.to_dict())
     return found
 
@@ -88,8 +85,7 @@ def measure_context(
         return {}
     pixels, valid = sample = sample_window(scene, edge + 2 * around)
     digest = hashlib.sha256(pixels.tobytes() + valid.tobytes()).hexdigest()
-    first = _first_host(client)[:1]
-    device = client.submit(describe_device, workers=first, allow_other_workers=True, pure=False).result()
+    (device,) = on_first_host(client, 1, describe_device)
     path = _cache_file("context", device, model.digest, digest, radiometry_of(scene), options.wish, tried)
     with suppress(OSError, ValueError, TypeError, AttributeError):
         known = {int(margin): float(share) for margin, share in json.loads(path.read_text(encoding="utf-8")).items()}
@@ -98,9 +94,7 @@ def measure_context(
     from model.context import ContextMeter  # torch, as above
 
     meter = ContextMeter(model.spec, model.folder, radiometry_of(scene), options.wish, threads)
-    found: dict[int, float] = client.submit(
-        meter, sample, edge, tried, workers=first, allow_other_workers=True, pure=False
-    ).result()
+    (found,) = on_first_host(client, 1, meter, sample, edge, tried)
     _keep(path, found)
     return found
 
@@ -111,13 +105,6 @@ def _context_sizes(tried: tuple[int, ...], reach: Reach) -> tuple[int, int]:
         return reach.window, reach.window // 4 // reach.divisor * reach.divisor
     most = max((*tried, UNBOUNDED_HALO))
     return reach.on_lattice(2 * most + COMPARED), reach.on_lattice(most)
-
-
-def _first_host(client: Client) -> list[str]:
-    """Addresses of the workers on the first one's host, the first one first."""
-    workers = workers_of(client)
-    first = next(iter(workers))
-    return [address for address, worker in workers.items() if worker["host"] == workers[first]["host"]]
 
 
 def _keep(path: Path, values: object) -> None:

@@ -103,7 +103,7 @@ def make_plan(
 
     Raises:
         InputError: no plan fits into the memory of a worker, or the resumed one does not.
-        RunError: there are no workers.
+        RunError: there are no workers and none comes.
     """
     raster = raster_of(scene, model, options)
     workers = len(workers_of(client))

@@ -13,7 +13,7 @@ from threading import BoundedSemaphore
 from typing import Any, TypeVar
 
 import psutil
-from distributed import Client, LocalCluster, Scheduler, Worker, WorkerPlugin
+from distributed import Client, LocalCluster, Scheduler, Worker, WorkerPlugin, wait
 from distributed.comm import CommClosedError, get_address_host_port, normalize_address
 from distributed.security import Security
 
@@ -28,6 +28,9 @@ PAUSES_AT = 0.8
 
 CHUNKS_AT_ONCE = 3
 """Chunks that one worker process has in hand: one is read, one inferred, one written."""
+
+LOOK_FOR_WORKERS, WAIT_FOR_WORKERS = 10, 300
+"""Seconds without news after which the cluster is looked at; seconds without a worker after which a run gives up."""
 
 WORKER_ENVIRONMENT = {"OMP_WAIT_POLICY": "PASSIVE"}
 """Of local worker processes. A thread of the network that waits for another one gives its core to the thread that reads
@@ -186,11 +189,41 @@ def _known(client: Client) -> dict[str, dict[str, Any]]:
 
 
 def workers_of(client: Client) -> dict[str, dict[str, Any]]:
-    """What the scheduler knows of each worker, by address. Raises ``RunError`` if there is none."""
-    workers = _known(client)
-    if not workers:
-        raise gone("planning", "no workers")
+    """What the scheduler knows of each worker, by address; there is one. Raises ``RunError`` if none comes."""
+    while not (workers := _known(client)):
+        try:
+            client.wait_for_workers(1, WAIT_FOR_WORKERS)
+        except TimeoutError as error:
+            raise gone("planning", f"no worker for {WAIT_FOR_WORKERS} s") from error
     return workers
+
+
+def first_host(client: Client) -> list[str]:
+    """Addresses of the workers on the first one's host, the first one first. Raises ``RunError`` if none comes."""
+    workers = workers_of(client)
+    first = next(iter(workers))
+    return [address for address, worker in workers.items() if worker["host"] == workers[first]["host"]]
+
+
+def on_first_host(client: Client, most: int | None, work: Callable[..., T], *arguments: object) -> list[T]:
+    """What ``work`` returns on the workers of ``first_host``, on all at once or at ``most`` so many.
+
+    When one leaves meanwhile it is begun anew with those there are then: Dask would wait for that one for ever.
+
+    Raises:
+        RunError: there are no workers and none comes.
+    """
+    while True:
+        chosen = first_host(client)[:most]
+        futures = [client.submit(work, *arguments, workers=[address], pure=False) for address in chosen]
+        try:
+            while set(chosen) <= set(_known(client)):
+                with suppress(TimeoutError), client.as_current():
+                    wait(futures, LOOK_FOR_WORKERS)
+                    return client.gather(futures)  # type: ignore[no-any-return]
+        finally:
+            if client.status == "running":
+                client.cancel(futures)
 
 
 def hands_of(client: Client) -> int:

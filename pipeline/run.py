@@ -19,7 +19,15 @@ from typing import Any, TypeVar
 from distributed import Client, Future, KilledWorker, Reschedule, get_worker, wait
 
 from pipeline import metrics
-from pipeline.cluster import PredictorPlugin, forget_dead, gone, hands_of, told_if_lost
+from pipeline.cluster import (
+    LOOK_FOR_WORKERS,
+    WAIT_FOR_WORKERS,
+    PredictorPlugin,
+    forget_dead,
+    gone,
+    hands_of,
+    told_if_lost,
+)
 from pipeline.errors import BadBlockError, ChunkError, RunError, SeamlineError
 from pipeline.frontier import Frontier
 from pipeline.predictor import PredictorLoader
@@ -30,9 +38,6 @@ from pipeline.work import AbandonedError, Job, infer_chunk, write_chunk
 
 T = TypeVar("T")
 log = logging.getLogger("seamline.run")
-
-LOOK_FOR_WORKERS, WAIT_FOR_WORKERS = 10, 300
-"""Seconds without news after which the cluster is looked at; seconds without a worker after which a run gives up."""
 
 
 @dataclass

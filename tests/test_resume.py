@@ -31,9 +31,11 @@ from flows.request import open_input
 from flows.segment import Result, Watcher, segment, segment_all
 from model.config import Settings
 from model.errors import ModelError
+from pipeline import cluster as clusters
 from pipeline import cog
 from pipeline import publish as publishing
 from pipeline import run as running
+from pipeline.cluster import on_first_host
 from pipeline.errors import BadBlockError, InputError, RunError
 from pipeline.rundir import RunDirectory
 from pipeline.store import is_sealed, open_labels, open_raster
@@ -223,6 +225,20 @@ def test_a_worker_that_is_killed_changes_nothing(
     result = run(source, small_model, tmp_path, Watcher(progress=kill), cluster=mortal.scheduler_address, **options)
     assert killed
     assert contents(result.folder) == whole(overlap)
+
+
+def test_a_worker_that_dies_while_it_measures_is_followed_by_another(
+    mortal: LocalCluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def dies_once(mark: Path) -> str:
+        if not mark.exists():
+            mark.touch()
+            os._exit(1)
+        return "measured"
+
+    monkeypatch.setattr(clusters, "LOOK_FOR_WORKERS", 1)
+    with Client(mortal, set_as_default=False) as client:
+        assert on_first_host(client, 1, dies_once, tmp_path / "mark") == ["measured"]
 
 
 @pytest.mark.parametrize(("overlap", "sent"), [(0, signal.SIGINT), (32, signal.SIGKILL)])
@@ -456,11 +472,11 @@ def test_a_worker_that_the_cluster_lost_and_that_writes_while_results_are_publis
 ) -> None:  # fmt: skip
     folder, move = copied(unpublished, tmp_path) / "scene", publishing._move
 
-    def moved(store: Path, *where: object) -> None:
+    def moved(store: Path, final: Path, keep: bool) -> None:
         (chunk,) = store.glob("segmentation/c/0/0")
         chunk.with_name("0.0123.partial").write_bytes(b"half")
         content = chunk.read_bytes()
-        move(store, *where)
+        move(store, final, keep)
         chunk.parent.mkdir(parents=True)  # as Zarr does
         chunk.write_bytes(content)
 
