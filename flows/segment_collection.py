@@ -64,6 +64,7 @@ def segment_collection(
     ledger = Ledger(folder, open_model(model).digest, digest_of(options))
     check_writable(folder, f"out {out}")
     discovery = discover_task(scenes)
+    folder.mkdir(parents=True, exist_ok=True)  # also of no scenes a catalogue can be published
     new = ledger.new(discovery.found)
     log = get_run_logger()
     log.info("%s: %d scenes, %d new or not yet published", scenes.kind, len(discovery.found), len(new))

@@ -20,7 +20,7 @@ from flows.models import Model
 from flows.options import SegmentOptions
 from flows.publish_catalog import publish_catalog_flow
 from flows.request import open_requests
-from flows.scene_sources import Glob
+from flows.scene_sources import Glob, Inbox
 from flows.segment_collection import segment_collection
 from pipeline.errors import RunError
 from tests.rasters import noise, write
@@ -103,6 +103,15 @@ def test_what_is_new_is_segmented_and_what_is_broken_is_named(
     assert state.result() == {"scenes": 3}
     (out / "scene-0" / "preview.png").write_bytes(b"other")
     assert "scene-0/preview.png" in message(publish_catalog_flow(out, return_state=True))
+
+
+def test_where_there_is_nothing_yet_an_empty_catalogue_can_be_published(
+    segmented: Callable[..., State], tmp_path: Path
+) -> None:
+    (tmp_path / "inbox").mkdir()
+    state = segmented(scenes=Inbox(folder=tmp_path / "inbox"))
+    assert state.is_completed(), state.message
+    assert publish_catalog_flow(tmp_path / "out", return_state=True).result() == {"scenes": 0}
 
 
 def test_a_published_scene_is_an_event_that_automations_can_start_on(
