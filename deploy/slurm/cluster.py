@@ -46,6 +46,8 @@ def started(jobs: int, gpu: bool) -> SLURMCluster:
             "job_extra_directives": [*site("job-extra-directives"), "--gpus=1"],
             "worker_extra_args": [*site("worker-extra-args"), "--resources", "GPU=1"],
         }
+    # Dask would cancel the job that got the name of one whose workers left, if its own are not there yet.
+    dask.config.set({"distributed.deploy.lost-worker-timeout": "365 days"})
     secure = dask.config.get("distributed.comm.tls.ca-file") is not None
     cluster = SLURMCluster(security=Security() if secure else None, silence_logs=logging.ERROR, **options)
     cluster.scale(jobs=jobs)
