@@ -108,7 +108,8 @@ def slurm() -> Iterator[dict[str, str]]:
             stack.enter_context(daemons("slurmctld", "-D"))
             stack.enter_context(daemons("slurmd", "-D"))
             until(lambda: "idle" in asked(at(folder), "sinfo", "--noheader"), "a node")
-            yield at(folder)
+            site = {f"DASK_JOBQUEUE__SLURM__{name}": value for name, value in SITE.items()}
+            yield {**os.environ, **at(folder), **site, "DASK_CONFIG": str(DEPLOY / "slurm" / "jobqueue.yaml")}
             until(lambda: not asked(at(folder), "squeue", "--noheader"), "an empty queue")
     finally:
         shutil.rmtree(folder)
@@ -125,8 +126,7 @@ def test_jobs_that_leave_at_their_lifetime_are_replaced_and_change_nothing(
     source = write(tmp_path / "scene.tif", noise(6, 640, 640), names=names, nodata=0)
     subprocess.run([DEPLOY / "certificates", tmp_path / "tls", "127.0.0.1"], check=True, capture_output=True)
     tls = dict(line.split("=", 1) for line in (tmp_path / "tls" / "dask.env").read_text().splitlines())
-    site = {f"DASK_JOBQUEUE__SLURM__{name}": value for name, value in SITE.items()}
-    environment = {**os.environ, **slurm, **tls, **site, "DASK_CONFIG": str(DEPLOY / "slurm" / "jobqueue.yaml")}
+    environment = slurm | tls
 
     def segmented(out: str, address: str, watcher: Watcher) -> dict[str, bytes]:
         options = SegmentOptions(**PLAN, precision="fp32", device="cpu", engine="torch", cluster=address)
@@ -152,5 +152,14 @@ def test_jobs_that_leave_at_their_lifetime_are_replaced_and_change_nothing(
     finally:
         process.terminate()
         process.wait()
-    assert (tmp_path / "log").read_text() == ""
+    assert "Traceback" not in (tmp_path / "log").read_text()
     assert replaced == whole
+
+
+def test_a_job_that_slurm_refuses_ends_the_cluster(slurm: dict[str, str], tmp_path: Path) -> None:
+    command = [sys.executable, DEPLOY / "slurm" / "cluster.py", "--jobs", "1", "--", "true"]
+    refused = slurm | {"DASK_JOBQUEUE__SLURM__QUEUE": "nowhere"}
+    done = subprocess.run(command, env=refused, cwd=tmp_path, capture_output=True, text=True, timeout=PATIENCE)
+    assert done.returncode == 1
+    assert "invalid partition specified: nowhere" in done.stderr
+    assert done.stderr.splitlines()[-1].startswith("cluster: SLURM refused a job")

@@ -20,13 +20,25 @@ import signal
 import subprocess
 import sys
 import time
+from itertools import count
 
 import dask
 from dask_jobqueue import SLURMCluster
+from dask_jobqueue.slurm import SLURMJob
+from distributed.core import Status
 from distributed.security import Security
 
 LOOK_EVERY = 10
 """Seconds between two looks at the queue."""
+
+
+class Job(SLURMJob):
+    """A job that says when it is closed: Dask looks, also at one that SLURM refused."""
+
+    async def close(self) -> None:
+        """Cancel it."""
+        await super().close()
+        self.status = Status.closed
 
 
 def site(name: str) -> list[str]:
@@ -34,10 +46,8 @@ def site(name: str) -> list[str]:
     return list(dask.config.get(f"jobqueue.slurm.{name}"))
 
 
-def started(jobs: int, gpu: bool) -> SLURMCluster:
-    """The scheduler, and jobs of which at least one has workers. Ends the program where SLURM refuses a job."""
-    if shutil.which("sbatch") is None:
-        sys.exit("cluster: got no sbatch, expected SLURM's commands; start this where jobs are submitted")
+def scheduler(gpu: bool) -> SLURMCluster:
+    """The scheduler, which knows what a job is; there are none yet."""
     options = {}
     if gpu:  # added to what the configuration says
         options = {
@@ -49,21 +59,28 @@ def started(jobs: int, gpu: bool) -> SLURMCluster:
     # Dask would cancel the job that got the name of one whose workers left, if its own are not there yet.
     dask.config.set({"distributed.deploy.lost-worker-timeout": "365 days"})
     secure = dask.config.get("distributed.comm.tls.ca-file") is not None
-    cluster = SLURMCluster(security=Security() if secure else None, silence_logs=logging.ERROR, **options)
+    return SLURMCluster(job_cls=Job, security=Security() if secure else None, silence_logs=logging.ERROR, **options)
+
+
+def submit(cluster: SLURMCluster, jobs: int) -> None:
+    """Submit so many jobs and wait for the first worker. Ends the program where SLURM refuses a job."""
     cluster.scale(jobs=jobs)
-    while not cluster.scheduler.workers:
+    for second in count(1):
         time.sleep(1)
         if any(job.job_id is None for job in cluster.workers.values()):
             sys.exit("cluster: SLURM refused a job, see above; correct jobqueue.slurm in Dask's configuration")
-        replace_ended(cluster, jobs)
-    return cluster
+        if cluster.scheduler.workers:
+            return
+        if second % LOOK_EVERY == 0:
+            replace_ended(cluster, jobs)
 
 
 def replace_ended(cluster: SLURMCluster, jobs: int) -> None:
     """Submit a job for each one that has ended. While SLURM does not answer nothing happens."""
+    ours = {name: job.job_id for name, job in cluster.workers.items()}  # before SLURM is asked: others may be coming
     asked = subprocess.run(["squeue", "--noheader", "--me", "--format=%A"], capture_output=True, text=True)
     there = set(asked.stdout.split())
-    ended = [name for name, job in cluster.workers.items() if job.job_id not in there]
+    ended = [name for name, number in ours.items() if number not in there]
     if ended and asked.returncode == 0:
         cluster.sync(cluster.scale_down, ended)
         cluster.scale(jobs=jobs)
@@ -92,7 +109,10 @@ def main() -> int:
     parser.add_argument("command", nargs="*", help="after --; {address} stands for the scheduler's")
     options = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda signum, frame: sys.exit(128 + signum))
-    with started(options.jobs, options.gpu) as cluster:
+    if shutil.which("sbatch") is None:
+        sys.exit("cluster: got no sbatch, expected SLURM's commands; start this where jobs are submitted")
+    with scheduler(options.gpu) as cluster:
+        submit(cluster, options.jobs)
         if options.command:
             return run(cluster, options.jobs, options.command)
         print(cluster.scheduler_address, flush=True)
