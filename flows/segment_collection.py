@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
+from distributed import Client
 from prefect import flow, get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 from prefect.futures import PrefectFuture, as_completed
@@ -87,6 +88,12 @@ def discover_task(scenes: SceneSource) -> Discovery:
     return discover(scenes)
 
 
+@task(name="connect", retries=2, retry_delay_seconds=[5, 30], persist_result=False, cache_policy=NO_CACHE)
+def connect_task(client: Callable[[], Client]) -> None:
+    """See that there is a cluster, before each scene for itself finds none."""
+    client()
+
+
 def _done(
     new: Sequence[Found],
     ledger: Ledger,
@@ -100,6 +107,8 @@ def _done(
     # The cluster is let go of first, so that a cancelled flow run does not wait for its scenes.
     runner: ThreadPoolTaskRunner[Result] = ThreadPoolTaskRunner(max_workers=at_once)
     with runner, Workforce(options) as force:
+        if new:
+            connect_task(force.client)
         running: dict[PrefectFuture[Result], Found] = {}
         for scene in new:
             parameters = {

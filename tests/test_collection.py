@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
+import subprocess
+import sys
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import rasterio
+from distributed import Client
 from prefect.client.orchestration import get_client
 from prefect.events.filters import EventFilter, EventNameFilter
 from prefect.states import State
 
+import flows.segment_collection as flow
+from flows.discovery import Discovery, discover
 from flows.models import Model
 from flows.options import SegmentOptions
 from flows.publish_catalog import publish_catalog_flow
@@ -117,8 +124,7 @@ def test_where_there_is_nothing_yet_an_empty_catalogue_can_be_published(
 def test_a_published_scene_is_an_event_that_automations_can_start_on(
     segmented: Callable[..., State], folder: Path, tmp_path: Path
 ) -> None:
-    for name in ("grey.tif", "text.tif", "scene-1.tif", "scene-2.tif"):
-        (folder / name).unlink()
+    only(folder, "scene-0")
     (folder / "scene-0.tif").rename(folder / "eventful.tif")
     assert segmented().is_completed()
     wanted = EventFilter(event=EventNameFilter(name=["seamline.scene.published"]))
@@ -137,8 +143,7 @@ def test_a_published_scene_is_an_event_that_automations_can_start_on(
 def test_a_scene_that_another_run_works_on_is_left_to_it(
     segmented: Callable[..., State], small_model: Model, folder: Path, tmp_path: Path
 ) -> None:
-    for name in ("grey.tif", "text.tif", "scene-2.tif"):
-        (folder / name).unlink()
+    only(folder, "scene-0", "scene-1")
     (request,) = open_requests([folder / "scene-0.tif"], small_model, tmp_path / "out", SegmentOptions())
     with request.directory.locked():
         state = segmented()
@@ -150,8 +155,7 @@ def test_a_scene_that_another_run_works_on_is_left_to_it(
 def test_results_of_another_model_are_only_replaced_when_told(
     segmented: Callable[..., State], small_model: Model, folder: Path, tmp_path: Path
 ) -> None:
-    for name in ("grey.tif", "text.tif", "scene-1.tif", "scene-2.tif"):
-        (folder / name).unlink()
+    only(folder, "scene-0")
     assert segmented().is_completed()
     other = shutil.copytree(small_model.folder, tmp_path / "other")
     document = json.loads((other / "model.json").read_text())
@@ -159,6 +163,79 @@ def test_results_of_another_model_are_only_replaced_when_told(
     (other / "model.json").write_text(json.dumps(document))
     assert "model_digest" in message(segmented(model=str(other)))
     assert segmented(model=str(other), renew=True).result()["published"] == 1
+
+
+def only(folder: Path, *names: str) -> None:
+    for path in folder.iterdir():
+        if path.stem not in names:
+            path.unlink()
+
+
+def test_a_scene_that_vanishes_after_it_was_found_is_named_and_the_others_are_done(
+    segmented: Callable[..., State], folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    only(folder, "scene-0", "scene-1")
+
+    def found_and_lost(scenes: Glob) -> Discovery:
+        discovery = discover(scenes)
+        (folder / "scene-1.tif").unlink()
+        return discovery
+
+    monkeypatch.setattr(flow, "discover", found_and_lost)
+    assert re.fullmatch(r"1 of 2 scenes failed: scene-1: .*scene-1\.tif.*, expected .*", message(segmented()))
+    assert (tmp_path / "out" / "scene-0" / "item.json").exists()
+
+
+def test_without_a_cluster_the_run_fails_at_once_and_nothing_is_noted(
+    segmented: Callable[..., State], folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    only(folder, "scene-0")
+    monkeypatch.setattr(flow.connect_task, "retry_delay_seconds", [0, 0])
+    state = segmented(options=SegmentOptions(cluster="tcp://127.0.0.1:1"))
+    assert state.is_failed()
+    assert "start the scheduler or correct the address" in str(state.result(raise_on_failure=False))
+    assert not list(tmp_path.glob("out/.collection/*.json"))
+    assert segmented().is_completed()
+
+
+TERMINATED = """
+import sys
+from pathlib import Path
+from prefect.utilities.engine import capture_sigterm
+from flows.options import SegmentOptions
+from flows.scene_sources import Glob
+from flows.segment_collection import segment_collection
+pattern, model, out, address = sys.argv[1:]
+options = SegmentOptions(cluster=address, window=128, halo=48, chunk_tiles=4, precision="fp32", engine="torch")
+with capture_sigterm():  # as Prefect's runner starts flows
+    segment_collection(Glob(pattern=pattern), model, Path(out), options, 2)
+"""
+
+
+def test_a_run_that_is_terminated_stops_its_scenes_and_goes_on(
+    segmented: Callable[..., State], small_model: Model, cluster: Callable[[int], str], folder: Path, tmp_path: Path
+) -> None:
+    only(folder)
+    for number in range(2):
+        write(folder / f"large-{number}.tif", noise(6, 1600, 1600, seed=number), names=NAMES, nodata=0)
+    out, address = tmp_path / "out", cluster(2)
+    environment = {**os.environ, "PREFECT_API_URL": str(get_client(sync_client=True).api_url)}
+    command = [sys.executable, "-c", TERMINATED, f"{folder}/*.tif", str(small_model.folder), str(out), address]
+    process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    while not list(out.glob("*/.run/*/inferred/*.json")):
+        assert process.poll() is None
+        time.sleep(0.1)
+    process.terminate()
+    process.wait(60)
+    with Client(address, set_as_default=False) as client:
+        while any(client.run(lambda dask_worker: len(dask_worker.active_threads)).values()):
+            time.sleep(0.1)
+    done = len(list(out.glob("*/.run/*/inferred/*.json")))
+    assert 0 < done < 2 * 13**2
+    options = {"window": 128, "halo": 48, "chunk_tiles": 4, "precision": "fp32", "engine": "torch"}
+    assert segmented(options=SegmentOptions(cluster=address, **options)).is_completed()
+    windows = sum(json.loads(path.read_text())["windows"] for path in out.glob("*/run.json"))
+    assert windows < 2 * 50**2
 
 
 @pytest.mark.parametrize(
