@@ -177,13 +177,13 @@ def test_a_service_that_dies_is_started_again_and_one_that_cannot_start_is_told(
     said: list[str] = []
     supervisor = Supervisor([sleeping], tmp_path, said.append)
     supervisor.start()
-    (first,) = psutil.Process().children()
+    (running,) = supervisor._running
+    first = psutil.Process(running.process.pid)
     first.kill()
-    first.wait()
+    running.process.wait()
     time.sleep(1.1)
-    for running in supervisor._running:
-        supervisor._revive(running)
-    (second,) = psutil.Process().children()
+    supervisor._revive(running)
+    second = psutil.Process(running.process.pid)
     assert second.pid != first.pid and "starting it again" in said[0]
     supervisor.stop()
     assert not second.is_running()
