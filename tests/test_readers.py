@@ -364,7 +364,9 @@ def test_duckdb_spatial_reads_the_item(results: Results) -> None:
         f"SELECT id, ST_Contains(geom, ST_Centroid(geom)), {area} FROM ST_Read('{item}')"
     )
     assert (scene, inside) == ("scene", True)
-    assert found == pytest.approx(results.labels.size * 900 / 0.9996**2, rel=1e-3)  # in the middle of the zone
+    pixel = 900 / 0.9996**2  # in the middle of the zone
+    labelled = np.count_nonzero(results.labels != 255)
+    assert labelled * pixel * 0.999 < found < results.labels.size * pixel * 1.001  # the hull of what has labels
 
 
 @pytest.mark.parametrize("lost", [None, "segmentation.zarr"])
