@@ -16,7 +16,7 @@ from typing import Annotated, Any
 import rasterio
 import zarr
 from affine import Affine
-from pydantic import AfterValidator, BaseModel, Field
+from pydantic import AfterValidator, BaseModel, Field, ValidationError
 from rasterio._err import CPLE_BaseError
 from rasterio.errors import NotGeoreferencedWarning, RasterioError
 
@@ -227,8 +227,16 @@ def _readable(folder: Path, name: str) -> Iterator[None]:
             warnings.simplefilter("ignore", NotGeoreferencedWarning)
             yield
     except _DAMAGE as error:
-        said = (str(error).strip().splitlines() or [""])[0][:160]
-        raise _refused(folder, f"a damaged {name} ({type(error).__name__}: {said})", _VERIFY) from error
+        raise _refused(folder, f"a damaged {name} ({_said(error)})", _VERIFY) from error
+
+
+def _said(error: Exception) -> str:
+    """One line: of an item the first field that is missing or wrong."""
+    if isinstance(error, ValidationError):
+        first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+        return ": ".join([*filter(None, [".".join(map(str, first["loc"]))[:80]]), first["msg"]])[:160]
+    said = (str(error).strip().splitlines() or [""])[0][:160]
+    return f"{type(error).__name__}: {said}"
 
 
 def _color(text: str) -> tuple[int, int, int]:

@@ -72,7 +72,8 @@ class Storage:
             chunks=(*front, self.chunk, self.chunk),
             shards=None if self.shard is None else (*front, self.shard, self.shard),
             dtype="uint8", fill_value=NODATA,
-            compressors=Zlib(1) if self.zarr_format == 2 else zarr.codecs.ZstdCodec(level=3),
+            # Both with a checksum, so that a flipped byte is an error and not another label.
+            compressors=Zlib(1) if self.zarr_format == 2 else zarr.codecs.ZstdCodec(level=3, checksum=True),
         )  # fmt: skip
 
     def array(

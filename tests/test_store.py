@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import zlib
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -90,6 +92,22 @@ def test_chunks_of_nodata_take_no_space(tmp_path: Path) -> None:
     folder = tmp_path / "s.zarr" / "segmentation" / "c"
     assert not folder.exists() or not [file for file in folder.rglob("*") if file.is_file()]
     assert (open_labels(tmp_path / "s.zarr")[:] == NODATA).all()
+
+
+@pytest.mark.parametrize("zarr_format", [2, 3])
+def test_a_flipped_byte_is_never_another_label(zarr_format: Literal[2, 3], tmp_path: Path) -> None:
+    grid, path, whole = GRIDS["projected"], tmp_path / "s.zarr", Window(0, 0, 70, 110)
+    create_store(path, grid, CLASSES, Storage(128, zarr_format=zarr_format), title="a scene")
+    write_labels(path, whole, labels_of(grid))
+    chunk = path / "segmentation" / ("0.0" if zarr_format == 2 else "c/0/0")
+    written, seen = chunk.read_bytes(), 0
+    for place in range(0, len(written), 7):
+        chunk.write_bytes(written[:place] + bytes([written[place] ^ 4]) + written[place + 1 :])
+        try:
+            np.testing.assert_array_equal(open_labels(path)[:], labels_of(grid))
+        except (RuntimeError, zlib.error, ValueError):
+            seen += 1
+    assert seen > len(written) / 10
 
 
 SPAN = st.tuples(st.integers(0, 13), st.integers(1, 13)).map(sorted).filter(lambda span: span[0] < span[1])

@@ -25,8 +25,11 @@ DRAWN = {
 }
 """Names of what may be drawn as tiles, and their files."""
 
-_COSTLY = re.compile(r"(?i)\b(?!in\b|and\b|or\b|not\b)\w+\"?\s*\(|\b(?:select|from|with|values)\b|\[")
-"""What may take any amount of time and memory; whoever follows a link would have asked for it."""
+_COSTLY = re.compile(r"(?i)\b(?!in\b|and\b|or\b|not\b)\w+\"?\s*\(|\b(?:select|from|with|values)\b|\[|/\*|--")
+"""What may take any amount of time and memory, and comments, which would hide it.
+
+Whoever follows a link would have asked for it.
+"""
 
 _LONGEST = 255
 """Bytes of a file's name."""
@@ -60,7 +63,7 @@ class Results:
         if not self._inside(ITEMS):
             raise NotThere(f"there is no {ITEMS}")
         if found := _COSTLY.search(where):
-            raise InputError("where", got=found[0], expected="comparisons, without functions and subqueries",
+            raise InputError("where", got=found[0], expected="comparisons, without functions, subqueries and comments",
                              fix="ask `seamline query`, which takes them")  # fmt: skip
         parsed = Box.parsed(box) if box else None
         items = query(self.root, parsed, where, Interval.parsed(interval) if interval else None)

@@ -33,6 +33,8 @@ TILE_SIZE = 512
 _DEEPEST = 24
 _RADIUS = 6_378_137
 """Metres, of Web Mercator's sphere."""
+_NORTHERNMOST = 85.06
+"""Degrees, of Web Mercator's square."""
 _APART = 0.25
 """Disagreement that is drawn brightest; two windows that are certain of different classes have 0.71."""
 Layer = Literal["segmentation", "overview", "confidence", "disagreement"]
@@ -61,12 +63,17 @@ class GeoTiff(Reader):
         """Where the scene's pixels are as large as those of a tile.
 
         The smallest of those in its middle and corners count: from edge to edge a scene across the antimeridian would
-        be as wide as the world, and at a pole pixels have no size.
+        be as wide as the world, and at a pole pixels have no size. What lies beyond Web Mercator's square counts as if
+        it lay at its edge.
         """
         right, down = np.array([[0.0], [1], [0]]), np.array([[0.0], [0], [1]])
         cols, rows = self.width * np.array([0.5, 0, 1, 0, 1]), self.height * np.array([0.5, 0, 0, 1, 1])
         grid: Affine = self.transform
         places = grid @ (cols + right, rows + down)
+        if self.crs.is_geographic:
+            lon, lat = places
+            edge = lat[0].clip(-_NORTHERNMOST, _NORTHERNMOST)
+            places = lon, (lat - lat[0] + edge).clip(-89, 89)  # PROJ knows no place of a pole
         seen = transform(self.crs, self.tms.rasterio_crs, *(part.ravel() for part in places))
         x, y = (np.reshape(part, (3, -1)) for part in seen)
         around = 2 * np.pi * _RADIUS

@@ -107,7 +107,8 @@ function choose(id, move) {
   const scene = chosen();
   if (changed) forget();
   if (!scene) {
-    tell(`There is no scene ${id} to be shown here.`);
+    const problem = scenes.find((other) => other.id === id)?.problem;
+    tell(problem ?? `There is no scene ${id} to be shown here.`);
     return remember();
   }
   tell(null);
