@@ -291,7 +291,7 @@ def test_a_pipe_gets_whole_ids(tmp_path: Path, capsys: pytest.CaptureFixture[str
 
 
 def test_a_file_in_a_folder_that_is_not_there_is_refused(out: Path, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="--json .*got no folder"):
+    with pytest.raises(InputError, match=r"--json .*got no folder"):
         app(["query", str(out), "--json", str(tmp_path / "no" / "x.json")], standalone_mode=False)
     assert not (tmp_path / "no").exists()
 

@@ -15,6 +15,8 @@ import numpy as np
 import pystac
 import pytest
 import rasterio
+import shapely
+import shapely.geometry
 from affine import Affine
 from hypothesis import given
 from hypothesis import strategies as st
