@@ -47,7 +47,7 @@ def read_aoi(path: Path, grid: GeoBox) -> str:
     turns = (-360, 0, 360) if crs.geographic else (0,)
     turned = [shapely.affinity.translate(area, turn) for turn in turns]
     close = shapely.union_all(shapely.intersection(turned, shapely.box(*near)))
-    projected = shapely.Polygon()
+    projected: shapely.Geometry = shapely.Polygon()
     if not close.is_empty:
         projected = shapely.make_valid(_beside(grid, Geometry(close, crs).to_crs(grid.crs, step).geom))
     if not shapely.intersects(projected, grid.extent.geom):
@@ -83,7 +83,8 @@ def _beside(grid: GeoBox, shape: shapely.Geometry) -> shapely.Geometry:
     middle = (left + right) / 2
 
     def turned(points: NDArray[np.float64]) -> NDArray[np.float64]:
-        return points - np.round((points - [middle, 0]) / 360) * [360, 0]
+        turns: NDArray[np.float64] = np.round((points - [middle, 0]) / 360) * [360, 0]
+        return points - turns
 
     return shapely.transform(shape, turned)
 

@@ -507,7 +507,7 @@ def test_areas_across_the_antimeridian(tmp_path: Path, crs: str, west: int, area
         grid = GeoBox(grid.shape, grid.affine, crs)
     elif crs != "EPSG:4326":
         grid = GeoBox.from_bbox((700_000, -200_000, 950_000, 200_000), crs, resolution=10_000)
-        x, y = transform("EPSG:4326", crs, [179.5, 180.5, 179.5], [0, 0, 1])
+        x, y = transform("EPSG:4326", crs, [179.5, 180.5, 180.5], [0, 0, 1])
         found = [x[0], -y[2], x[1], y[2]]
     (tmp_path / "aoi.json").write_text(shapely.to_geojson(area))
     read = from_wkt(read_aoi(tmp_path / "aoi.json", grid))
