@@ -23,7 +23,7 @@ from pipeline.cog import row_bands
 from pipeline.files import clear_parts, replacing
 from pipeline.footprint import Area, bbox_of, footprint, rounded
 from pipeline.grid import GeoBox
-from pipeline.items import ITEM, ITEMS, Document, read_item, write_items
+from pipeline.items import ITEM, ITEMS, UNKNOWN_TIME, Document, read_item, write_items
 from pipeline.store import JSON, crs_code
 
 __all__ = [
@@ -32,7 +32,6 @@ __all__ = [
 ]  # fmt: skip
 
 CATALOG = "catalog.json"
-UNKNOWN_TIME = "seamline:datetime_unknown"
 _EXTENSIONS = {
     name: f"https://stac-extensions.github.io/{name}/v{version}/schema.json"
     for name, version in {
