@@ -47,13 +47,13 @@ def read_item(path: Path) -> Document:
 
 def parsed_item(text: bytes, path: str) -> Document:
     """The item that was read from ``path``. Raises ``ValueError`` if no row of the table can be made of it."""
-    item = json.loads(text.decode("utf-8"))
     try:
+        item = json.loads(text.decode("utf-8"))
         if taken := {*_FIRST, *_LAST} & item["properties"].keys():
             raise ValueError(f"a property is called {min(taken)}")
         _row(moved(item, "folder"), ITEM)
         json.dumps(item, ensure_ascii=False).encode("utf-8")
-    except (LookupError, TypeError, AttributeError, ValueError, shapely.errors.ShapelyError) as error:
+    except (LookupError, TypeError, AttributeError, ValueError, RecursionError, shapely.errors.ShapelyError) as error:
         raise ValueError(f"{path} is no STAC item: {type(error).__name__}: {error}") from error
     return item  # type: ignore[no-any-return]
 
