@@ -42,6 +42,7 @@ from pipeline.store import VARIABLE, is_sealed, open_raster, rasters_in
 _DAMAGE = (
     OSError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RuntimeError, MemoryError,
     InputError, RasterioError, CPLE_BaseError, shapely.errors.ShapelyError, pystac.errors.STACError,
+    pystac.errors.STACValidationError, pystac.errors.STACTypeError,
 )  # fmt: skip
 """What damaged bytes lead readers to."""
 
