@@ -67,6 +67,11 @@ def query(
     from flows.access import use
     from pipeline.query import Box, Interval, collection, query
 
+    if report is not None and report != Path("-"):
+        if not report.absolute().parent.is_dir():
+            raise InputError(f"--json {report}", got=f"no folder {report.parent}", expected="a folder that is there",
+                             fix="make it, or choose another")  # fmt: skip
+        check_writable(report.absolute().parent, f"--json {report}")
     use(None)
     place = ObjectFolder.of(results) if is_object(results) else Path(results)
     box = Box.parsed(bbox) if bbox else None
@@ -75,8 +80,6 @@ def query(
         print(collection(items))
         return
     if report is not None:
-        check_writable(report.absolute().parent, f"--json {report}")
-        report.parent.mkdir(parents=True, exist_ok=True)
         with replacing(report) as part:
             part.write_text(collection(items) + "\n", encoding="utf-8")
     display.show_items(items)

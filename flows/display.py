@@ -23,9 +23,8 @@ from rich.table import Table
 
 from flows.planning import Plan
 from flows.segment import Result, Watcher
-from pipeline.catalog import UNKNOWN_TIME
 from pipeline.classes import percent
-from pipeline.items import ITEM
+from pipeline.items import ITEM, UNKNOWN_TIME
 from pipeline.publish import PREVIEW, RASTERS, RECORD, ZARR
 from pipeline.report import REPORT
 from pipeline.run import Totals
@@ -280,7 +279,9 @@ def show_items(items: Sequence[Mapping[str, Any]]) -> None:
         shares = sorted(said.get("seamline:classes", ()), key=lambda row: -row["share"])
         date = "" if said.get(UNKNOWN_TIME) else str(said["datetime"])[:10]
         table.add_row(item["id"], date, ", ".join(f"{row['name']} {percent(row['share'])}" for row in shares))
-    Console().print(table)
+    out = Console()
+    out = out if out.is_terminal else Console(width=100_000)  # what another program reads breaks no id
+    out.print(table)
 
 
 def show_scores(scores: Mapping[str, float]) -> None:

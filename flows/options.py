@@ -167,13 +167,23 @@ class SegmentOptions(BaseModel):
             )
         return value
 
+    @field_validator("zarr_format", "zarr_shards")
+    @classmethod
+    def _has_store(cls, value: object, info: ValidationInfo) -> object:
+        return cls._only_with("zarr", value, info)
+
     @field_validator("polygon_formats", "polygon_min_area", "polygon_simplify")
     @classmethod
     def _has_polygons(cls, value: object, info: ValidationInfo) -> object:
+        return cls._only_with("polygons", value, info)
+
+    @classmethod
+    def _only_with(cls, output: str, value: object, info: ValidationInfo) -> object:
+        """Refuse what says something of an output that is not wanted."""
         default = cls.model_fields[info.field_name or ""].default
-        if value != default and "polygons" not in info.data.get("outputs", ("polygons",)):
+        if value != default and output not in info.data.get("outputs", (output,)):
             raise PydanticCustomError(
-                "option", "Input should be {expected}", {"expected": "left out, or polygons among --outputs"}
+                "option", "Input should be {expected}", {"expected": f"left out, or {output} among --outputs"}
             )
         return value
 

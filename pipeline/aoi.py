@@ -7,7 +7,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import shapely
+import shapely.affinity
+from numpy.typing import NDArray
 from odc.geo.crs import CRS, CRSError
 from odc.geo.geobox import GeoBox
 from odc.geo.geom import Geometry
@@ -20,7 +23,8 @@ _SEGMENTS = 100  # of an edge as long as the scene: what is straight in one CRS 
 def read_aoi(path: Path, grid: GeoBox) -> str:
     """WKT of the polygons of a GeoJSON file, in the CRS of ``grid``.
 
-    The file holds a geometry, a Feature or a FeatureCollection, in EPSG:4326 unless it has a ``crs`` member.
+    The file holds a geometry, a Feature or a FeatureCollection, in EPSG:4326 unless it has a ``crs`` member. Longitudes
+    are taken modulo 360°: a scene beyond 180° meets polygons in halves (RFC 7946, section 3.1.9) as those in one piece.
     Raises ``InputError`` for anything else, without polygons, or beside the grid.
     """
     try:
@@ -40,22 +44,49 @@ def read_aoi(path: Path, grid: GeoBox) -> str:
     # Only what is near the scene: far away neither the step nor the scene's projection is any good.
     near = _around(grid, crs)
     step = max(near[2] - near[0], near[3] - near[1]) / _SEGMENTS
-    close = shapely.intersection(area, shapely.box(*near))
-    projected = shapely.Polygon()
+    turns = (-360, 0, 360) if crs.geographic else (0,)
+    turned = [shapely.affinity.translate(area, turn) for turn in turns]
+    close = shapely.union_all(shapely.intersection(turned, shapely.box(*near)))
+    projected: shapely.Geometry = shapely.Polygon()
     if not close.is_empty:
-        projected = shapely.make_valid(Geometry(close, crs).to_crs(grid.crs, step).geom)
+        projected = shapely.make_valid(_beside(grid, Geometry(close, crs).to_crs(grid.crs, step).geom))
     if not shapely.intersects(projected, grid.extent.geom):
         raise _refused(path, f"polygons within {_box(area.bounds)}", f"an overlap with {_box(near)}, the scene")
     return str(shapely.union_all(list(_polygons(projected))).wkt)
 
 
 def _around(grid: GeoBox, crs: CRS) -> tuple[float, float, float, float]:
-    """The bounds of a grid in another CRS, and a tenth more on each side."""
+    """The bounds of a grid in another CRS, and a tenth more on each side; longitudes go on beyond 180°."""
     extent = grid.extent
     left, bottom, right, top = extent.boundingbox.bbox
-    left, bottom, right, top = extent.to_crs(crs, max(right - left, top - bottom) / 20).boundingbox.bbox
+    outline = extent.to_crs(crs, max(right - left, top - bottom) / 20)
+    left, bottom, right, top = outline.boundingbox.bbox
+    x, y = shapely.get_coordinates(outline.geom).T
+    if crs.geographic and np.isfinite(x).all():
+        x = np.unwrap(x, period=360)
+        left, right = x.min(), x.max()
+        if abs(x[-1] - x[0]) > 180:  # around a pole
+            left, right = -180.0, 180.0
+            bottom, top = (bottom, 90.0) if y.mean() > 0 else (-90.0, top)
     margin = max(right - left, top - bottom) / 10
     return left - margin, bottom - margin, right + margin, top + margin
+
+
+def _beside(grid: GeoBox, shape: shapely.Geometry) -> shapely.Geometry:
+    """A shape in the CRS of a grid; its longitudes, if they are such, within 180° of the grid's middle.
+
+    PROJ puts them between -180° and 180°. A grid around the Earth has no place that is nearer than another.
+    """
+    left, _, right, _ = grid.extent.boundingbox.bbox
+    if not (grid.crs and grid.crs.geographic) or right - left > 300:
+        return shape
+    middle = (left + right) / 2
+
+    def turned(points: NDArray[np.float64]) -> NDArray[np.float64]:
+        turns: NDArray[np.float64] = np.round((points - [middle, 0]) / 360) * [360, 0]
+        return points - turns
+
+    return shapely.transform(shape, turned)
 
 
 def _polygons(shape: shapely.Geometry) -> Iterator[shapely.Polygon]:

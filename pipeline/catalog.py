@@ -23,16 +23,15 @@ from pipeline.cog import row_bands
 from pipeline.files import clear_parts, replacing
 from pipeline.footprint import Area, bbox_of, footprint, rounded
 from pipeline.grid import GeoBox
-from pipeline.items import ITEM, ITEMS, Document, read_item, write_items
+from pipeline.items import ITEM, ITEMS, UNKNOWN_TIME, Document, read_item, write_items
 from pipeline.store import JSON, crs_code
 
 __all__ = [
-    "CATALOG", "ClassArea", "ModelReference", "catalog_document", "class_table", "file_info", "footprint", "json_bytes",
-    "scene_item", "update_catalog", "write_item",
+    "CATALOG", "ClassArea", "ModelReference", "catalog_document", "class_properties", "class_table", "file_info",
+    "footprint", "json_bytes", "scene_item", "update_catalog", "write_item",
 ]  # fmt: skip
 
 CATALOG = "catalog.json"
-UNKNOWN_TIME = "seamline:datetime_unknown"
 _EXTENSIONS = {
     name: f"https://stac-extensions.github.io/{name}/v{version}/schema.json"
     for name, version in {
@@ -146,7 +145,7 @@ def scene_item(
             "processing:level": "L4",
             "model": model.name,
             "model_digest": model.digest,
-            **_class_properties(classes, table),
+            **class_properties(classes, table),
             **({"renders": drawn} if drawn else {}),
         },
         stac_extensions=list(extensions.values()),
@@ -162,7 +161,7 @@ def scene_item(
     return item
 
 
-def _class_properties(classes: Sequence[LabelClass], table: Sequence[ClassArea]) -> dict[str, Any]:
+def class_properties(classes: Sequence[LabelClass], table: Sequence[ClassArea]) -> dict[str, Any]:
     """The table of classes, and its figures once more as properties of their own, which SQL takes without quotes."""
     columns = column_names(classes)
     flat: dict[str, Any] = {}

@@ -26,7 +26,16 @@ from pipeline.layers import SCALE, Layer
 from pipeline.rasters import check_blocks
 from pipeline.store import VARIABLE, open_raster, write_raster
 
-__all__ = ["Content", "copy_raster", "labels_content", "layer_content", "row_bands", "thinned_labels", "write_cog"]
+__all__ = [
+    "Content",
+    "copy_raster",
+    "labels_content",
+    "layer_content",
+    "overviews_of",
+    "row_bands",
+    "thinned_labels",
+    "write_cog",
+]
 
 _BLOCK = 512
 _CACHE_BYTES = 64 << 20
@@ -86,12 +95,22 @@ def write_cog(
                 COMPRESS="LZW",  # of what every reader knows, the one that is fast: labels are long runs
                 PREDICTOR="NO" if content.colors else "YES",
                 BLOCKSIZE=_BLOCK,
+                OVERVIEWS=overviews_of(*grid.shape),
                 OVERVIEW_RESAMPLING=content.overviews,
                 NUM_THREADS="ALL_CPUS",
                 BIGTIFF="IF_SAFER",
                 STATISTICS="YES",  # or GIS tools write them to a side-car beside the file
             )
             check_blocks(part)
+
+
+def overviews_of(height: int, width: int) -> Literal["AUTO", "NONE"]:
+    """GDAL's option for overviews: none of a raster so narrow that one of them could not be halved on its short side.
+
+    GDAL would keep that side at one pixel, and readers take such an overview for damage.
+    """
+    levels = math.ceil(math.log2(max(1, max(height, width) / _BLOCK)))
+    return "AUTO" if min(height, width) >= 2**levels else "NONE"
 
 
 def copy_raster(path: Path, store: Path, name: str) -> None:

@@ -6,13 +6,20 @@ import glob
 import os
 import tempfile
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from threading import RLock
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from pipeline.errors import InputError
 
-__all__ = ["check_writable", "clear_parts", "replacing"]
+__all__ = ["arrays_in", "check_writable", "clear_parts", "replacing"]
+
+_PARSING = RLock()
 
 _DAY = 24 * 60 * 60
 
@@ -34,6 +41,17 @@ def replacing(path: Path, *, shared: bool = False) -> Iterator[Path]:
         _fsync(path.parent)
     finally:
         part.unlink(missing_ok=True)
+
+
+@contextmanager
+def arrays_in(path: Path) -> Iterator[Mapping[str, NDArray[Any]]]:
+    """The arrays of an ``.npz`` file, for one thread of the process at a time.
+
+    numpy reads their headers as Python literals, and CPython 3.11 counts the depth of its parser for all threads
+    together: with two at once, rarely, "AST constructor recursion depth mismatch".
+    """
+    with _PARSING, np.load(path) as arrays:
+        yield arrays
 
 
 def clear_parts(path: Path) -> None:

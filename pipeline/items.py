@@ -25,11 +25,13 @@ import shapely.geometry
 from pipeline.files import replacing
 
 __all__ = [
-    "ITEM", "ITEMS", "Document", "expected_items", "item_table", "moved", "packed_items", "parsed_item", "read_item",
-    "read_items", "run_checksum", "write_items",
+    "ITEM", "ITEMS", "UNKNOWN_TIME", "Document", "expected_items", "item_table", "moved", "packed_items", "parsed_item",
+    "read_item", "read_items", "run_checksum", "write_items",
 ]  # fmt: skip
 
 ITEM, ITEMS = "item.json", "items.parquet"
+UNKNOWN_TIME = "seamline:datetime_unknown"
+"""Property of items whose time is that of their run; the table always has this column, so that SQL may name it."""
 
 Document = dict[str, Any]
 
@@ -45,13 +47,13 @@ def read_item(path: Path) -> Document:
 
 def parsed_item(text: bytes, path: str) -> Document:
     """The item that was read from ``path``. Raises ``ValueError`` if no row of the table can be made of it."""
-    item = json.loads(text.decode("utf-8"))
     try:
+        item = json.loads(text.decode("utf-8"))
         if taken := {*_FIRST, *_LAST} & item["properties"].keys():
             raise ValueError(f"a property is called {min(taken)}")
         _row(moved(item, "folder"), ITEM)
         json.dumps(item, ensure_ascii=False).encode("utf-8")
-    except (LookupError, TypeError, AttributeError, ValueError, shapely.errors.ShapelyError) as error:
+    except (LookupError, TypeError, AttributeError, ValueError, RecursionError, shapely.errors.ShapelyError) as error:
         raise ValueError(f"{path} is no STAC item: {type(error).__name__}: {error}") from error
     return item  # type: ignore[no-any-return]
 
@@ -127,7 +129,7 @@ def _own_link(row: Document) -> str:
 def item_table(items: Mapping[str, Document]) -> pa.Table:
     """The table of ``items``, which lie in folders of these names below the table's."""
     rows = [_row(moved(item, folder), f"./{folder}/{ITEM}") for folder, item in items.items()]
-    properties = {name for row in rows for name in row} - {*_FIRST, *_LAST}
+    properties = {UNKNOWN_TIME}.union(*rows) - {*_FIRST, *_LAST}
     names = (*_FIRST, *sorted(properties), *_LAST)
     columns = {name: _column(name, [row.get(name) for row in rows]) for name in names}
     wraps = any(row["bbox"] and row["bbox"]["xmin"] > row["bbox"]["xmax"] for row in rows)
@@ -184,6 +186,8 @@ def _time(text: str | None) -> datetime | None:
 def _column(name: str, values: Sequence[Any]) -> pa.Array:
     if name in _TIMES:
         return pa.array(values, pa.timestamp("us", tz="UTC"))
+    if name == UNKNOWN_TIME and not any(values):
+        return pa.array(values, pa.bool_())
     if name == "geometry":
         return pa.array(values, pa.binary())
     try:

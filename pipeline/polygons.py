@@ -28,7 +28,7 @@ from scipy import ndimage
 
 from pipeline.areas import Areas, bands_of
 from pipeline.classes import NODATA
-from pipeline.files import replacing
+from pipeline.files import arrays_in, replacing
 from pipeline.grid import Window
 from pipeline.simplification import Simplification
 
@@ -79,7 +79,7 @@ class Pieces:
     @classmethod
     def load(cls, path: Path) -> Self:
         """What ``save`` wrote."""
-        with np.load(path) as file:
+        with arrays_in(path) as file:
             geometries = np.empty(0, object)
             if len(file["labels"]):
                 points = file["points"].astype(np.float64)

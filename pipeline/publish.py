@@ -164,7 +164,7 @@ def _vouched(folder: Path, outputs: Iterable[str]) -> bool:
         checksum = item["assets"]["run"]["file:checksum"]
         known = set(outputs) <= set(record["outputs"])
         listed = run_checksum(folder.parent / ITEMS, folder.name)
-    except (OSError, ValueError, LookupError, TypeError):
+    except (OSError, ValueError, LookupError, TypeError, RecursionError):
         return False
     there = (folder.parent / CATALOG).exists() and listed == checksum
     return known and there and checksum == file_info(folder / RECORD)["file:checksum"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import re
 import subprocess
 import sys
@@ -17,12 +18,13 @@ from tempfile import NamedTemporaryFile
 import shapely
 import shapely.geometry
 
-from pipeline.catalog import UNKNOWN_TIME
 from pipeline.errors import InputError
-from pipeline.items import ITEM, ITEMS, Document, moved, parsed_item, read_item
+from pipeline.items import ITEM, ITEMS, UNKNOWN_TIME, Document, moved, parsed_item, read_item
 from pipeline.objects import ObjectFolder
 
 __all__ = ["Box", "Interval", "collection", "query"]
+
+log = logging.getLogger("seamline.query")
 
 _SECONDS = 10
 """What computes longer is ended."""
@@ -131,10 +133,10 @@ def query(
     ``where`` is an SQL expression over the columns of ``items.parquet``, computed by DuckDB: ``water_share > 0.05``. It
     can neither read nor write anything else, nor compute longer than ten seconds. A box meets the outline of a scene; a
     scene without one, or whose time is unknown, is in no box or interval. Hrefs of the items are absolute paths, or
-    URLs.
+    URLs. An item that is damaged is left out, and a warning names it.
 
     Raises:
-        InputError: there is no such table, or it or an item is damaged, or ``where`` is no such expression.
+        InputError: there is no such table, or it is damaged, or ``where`` is no such expression.
     """
     conditions = [condition.sql for condition in (box, interval) if condition is not None]
     unless = [UNKNOWN_TIME] if interval is not None else []
@@ -193,13 +195,14 @@ def _selected(out: Path | ObjectFolder, path: Path, conditions: list[str], unles
 
 
 def _item(out: Path | ObjectFolder, href: str) -> Document | None:
-    """The item that a row stands for, None if it is gone; its hrefs are absolute."""
+    """The item that a row stands for, None if it is gone or damaged; its hrefs are absolute."""
     try:
         place, item = _read_object(out, href) if isinstance(out, ObjectFolder) else _read_file(out, href)
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as error:
-        raise _damaged(out, f"{href}: {error}") from error
+        log.warning("%s/%s is left out: %s", out, href.removeprefix("./"), " ".join(str(error).split())[:200])
+        return None
     item = moved(item, place)
     own = {"rel": "self", "href": f"{place}/{ITEM}", "type": "application/geo+json"}
     return {**item, "links": [*item["links"], own]}

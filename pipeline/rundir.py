@@ -33,7 +33,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.errors import InputError, InUseError
-from pipeline.files import replacing
+from pipeline.files import arrays_in, replacing
 from pipeline.tiling import Index
 
 _RASTER = "raster-"
@@ -207,14 +207,14 @@ class RunDirectory:
 
     def load_votes(self, chunk: Index) -> Votes:
         """What ``save_votes`` was given, without the strips (``load_strip``)."""
-        with np.load(self._votes(chunk)) as arrays:
+        with arrays_in(self._votes(chunk)) as arrays:
             rasters = {name.removeprefix(_RASTER): arrays[name] for name in arrays if name.startswith(_RASTER)}
             return Votes(rasters, arrays["above"], arrays["left"], {})
 
     def load_strip(self, giver: Index, receiver: Index) -> NDArray[np.int32]:
         """The votes of ``giver``'s tiles on ``receiver``'s pixels, (classes, height, width)."""
-        with np.load(self._votes(giver)) as arrays:
-            return arrays[f"strip-{_name(receiver)}"]  # type: ignore[no-any-return]
+        with arrays_in(self._votes(giver)) as arrays:
+            return arrays[f"strip-{_name(receiver)}"]
 
     def drop_votes(self, chunk: Index) -> None:
         """Remove what nobody waits for any more."""
@@ -227,7 +227,7 @@ class RunDirectory:
 
     def load_quicklook(self, chunk: Index) -> tuple[NDArray[np.generic], NDArray[np.bool_]]:
         """What ``save_quicklook`` was given."""
-        with np.load(self._quicklook(chunk)) as arrays:
+        with arrays_in(self._quicklook(chunk)) as arrays:
             return arrays["pixels"], arrays["valid"]
 
     def _quicklook(self, chunk: Index) -> Path:

@@ -25,7 +25,7 @@ from scipy.sparse.csgraph import connected_components
 
 from pipeline.areas import Areas
 from pipeline.classes import NODATA
-from pipeline.files import replacing
+from pipeline.files import arrays_in, replacing
 from pipeline.grid import Window
 from pipeline.polygons import SIDES, numbered, sums
 
@@ -74,7 +74,7 @@ class Summary:
     @classmethod
     def load(cls, path: Path) -> Summary:
         """What ``save`` wrote."""
-        with np.load(path) as file:
+        with arrays_in(path) as file:
             contacts = Contacts(file["pairs"], file["lengths"])
             edges = {side: file[side] for side in SIDES}
             window = Window(*file["window"].tolist())

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from rasterio.errors import NotGeoreferencedWarning
 from rasterio.io import MemoryFile
 
+from pipeline.cog import overviews_of
 from pipeline.files import replacing
 from pipeline.grid import GeoBox
 from pipeline.rasters import environment, opened
@@ -64,4 +65,5 @@ def write_overview(rgb: NDArray[np.uint8], shown: NDArray[np.bool_], grid: GeoBo
         with memory.open(driver="GTiff", photometric="RGB", alpha="YES", **profile) as file:
             file.write(np.moveaxis(np.dstack([rgb, shown.astype(np.uint8) * 255]), 2, 0))
         with memory.open() as file, replacing(path) as part:
-            rasterio.shutil.copy(file, part, driver="COG", COMPRESS="JPEG", QUALITY=90, BLOCKSIZE=512)
+            rasterio.shutil.copy(file, part, driver="COG", COMPRESS="JPEG", QUALITY=90, BLOCKSIZE=512,
+                                 OVERVIEWS=overviews_of(height, width))  # fmt: skip

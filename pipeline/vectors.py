@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from pipeline.areas import Areas, PixelAreas, pixel_areas
 from pipeline.classes import NODATA, LabelClass
 from pipeline.errors import InputError
+from pipeline.files import arrays_in
 from pipeline.grid import GeoBox, Window
 from pipeline.layers import CONFIDENCE
 from pipeline.polygons import Pieces, pieces, regions
@@ -197,7 +198,7 @@ def _summarise(labels: _Labels, minimum: float, chunk: Index) -> Path:
 def _sieve(labels: _Labels, minimum: float, target: Path, chunk: Index) -> int:
     """Write the chunk after a round; how many pixels have changed."""
     window, values, area = labels.read(chunk)
-    with np.load(labels.file(chunk, "verdict")) as file:
+    with arrays_in(labels.file(chunk, "verdict")) as file:
         after = sieved(values, area, Verdict(file["labels"], file["area"]), minimum)
     write_labels(target, window, after)
     return int(np.count_nonzero(after != values))

@@ -19,6 +19,7 @@ import numpy as np
 import pystac.errors
 import pystac.validation
 import rasterio
+import shapely.errors
 import zarr
 from numpy.typing import NDArray
 from pystac import MediaType
@@ -27,6 +28,8 @@ from rasterio.errors import RasterioError
 from rasterio.windows import Window as RasterioWindow
 from rio_cogeo.cogeo import cog_validate
 
+from pipeline.agreement import misplaced_cog, strange_metadata, strange_values
+from pipeline.assets import ASSETS
 from pipeline.catalog import CATALOG, file_info
 from pipeline.classes import NODATA
 from pipeline.cog import row_bands
@@ -36,7 +39,10 @@ from pipeline.overviews import stale_overviews
 from pipeline.publish import COG, RECORD, ZARR
 from pipeline.store import VARIABLE, is_sealed, open_raster, rasters_in
 
-_DAMAGE = (OSError, ValueError, LookupError, TypeError, RuntimeError, RasterioError, CPLE_BaseError)
+_DAMAGE = (
+    OSError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RuntimeError, MemoryError,
+    InputError, RasterioError, CPLE_BaseError, shapely.errors.ShapelyError, pystac.errors.STACError,
+)  # fmt: skip
 """What damaged bytes lead readers to."""
 
 
@@ -63,7 +69,7 @@ def verify(out: Path) -> Iterator[Finding]:
         catalog = json.loads((out / CATALOG).read_text(encoding="utf-8"))
         pystac.validation.validate_dict({**catalog, "stac_extensions": []})
         listed = [link["href"].split("/")[-2] for link in catalog["links"] if link["rel"] == "item"]
-    except (ValueError, LookupError, TypeError, pystac.errors.STACValidationError) as error:
+    except _DAMAGE as error:
         yield Finding("", CATALOG, _said(error))
     found = sorted(item.parent.name for item in out.glob(f"*/{ITEM}"))
     for scene in sorted({*listed, *found}):
@@ -106,24 +112,39 @@ def _scene(folder: Path) -> Iterator[Finding]:
         record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
         pystac.validation.validate_dict({**item, "stac_extensions": []})
         assets: Document = item["assets"]
-    except (OSError, ValueError, LookupError, TypeError, pystac.errors.STACValidationError) as error:
+    except _DAMAGE as error:
         yield finding(ITEM, _said(error))
         return
     if item.get("id") != folder.name:
         yield finding(ITEM, f"is of another scene, {item.get('id')}")
-    for asset in assets.values():
-        yield from (finding(posixpath.normpath(asset["href"]), problem) for problem in _asset(folder, asset))
-    checks: tuple[tuple[str, Callable[[], Iterator[str]]], ...] = (
+    checks: list[tuple[str, Callable[[], Iterable[str]]]] = [
+        (ITEM, lambda: strange_values(item, record)),
+        (ITEM, lambda: _unlisted(folder, assets)),
+        *((posixpath.normpath(asset["href"]), partial(_asset, folder, asset)) for asset in assets.values()),
+    ]
+    rasters: list[tuple[str, Callable[[], Iterable[str]]]] = [
         (COG, lambda: _cog(folder / COG, record)),
+        (COG, lambda: misplaced_cog(folder / COG, item)),
         (ZARR, lambda: _zarr(folder, record)),
+        (ZARR, lambda: strange_metadata(folder / ZARR, item)),
         *((name, partial(_layout, folder / name)) for name in _other_cogs(assets)),
-    )
-    for name, check in checks:
-        if (folder / name).exists():
-            try:
-                yield from (finding(name, problem) for problem in check())
-            except _DAMAGE as error:
-                yield finding(name, _said(error))
+    ]
+    for name, check in [*checks, *((name, check) for name, check in rasters if (folder / name).exists())]:
+        try:
+            yield from (finding(name, problem) for problem in check())
+        except _DAMAGE as error:
+            yield finding(name, _said(error))
+
+
+def _unlisted(folder: Path, assets: Document) -> Iterator[str]:
+    """The files of a run that should be assets and are not."""
+    for known in ASSETS:
+        listed = posixpath.normpath(assets[known.key]["href"]) if known.key in assets else None
+        there = (folder / known.name).exists() and "data" in known.roles
+        if (there or known.name == RECORD or listed is not None) and listed != known.name:
+            yield f"{known.name} is not its asset {known.key}"
+    if not {COG, ZARR} & {posixpath.normpath(asset["href"]) for asset in assets.values()}:
+        yield "has no labels"
 
 
 def _asset(folder: Path, asset: Document) -> Iterator[str]:

@@ -368,7 +368,7 @@ def test_how_a_command_ends_is_the_exit_code(
 
 OUTPUTS = "cog, zarr or both, and if wanted polygons, probabilities, confidence, disagreement, with commas"
 POLYGONS = "left out, or polygons among --outputs"
-WRONG = {
+WRONG: dict[tuple[str, ...], str] = {
     ("--window", "12x"): "--window: got '12x', expected a whole number from 1, or auto",
     ("--window", "0"): "--window: got '0', expected a whole number from 1, or auto",
     ("--halo", "-16"): "--halo: got '-16', expected a whole number from 0, or auto",
@@ -388,6 +388,8 @@ WRONG = {
     ("--polygon-formats", "fgb"): f"--polygon-formats: got 'fgb', expected {POLYGONS}",
     ("--polygon-min-area", "9.5"): f"--polygon-min-area: got '9.5', expected {POLYGONS}",
     ("--polygon-simplify", "1"): f"--polygon-simplify: got '1', expected {POLYGONS}",
+    ("--outputs", "cog", "--zarr-format", "2"): "--zarr-format: got 2, expected left out, or zarr among --outputs",
+    ("--outputs", "cog", "--zarr-shards"): "--zarr-shards: got True, expected left out, or zarr among --outputs",
     ("--nodata", "abc"): "--nodata: got 'abc', expected a number, or none",
     ("--scale", "0"): "--scale: got '0', expected a number other than 0",
     ("--scale", "nan"): "--scale: got 'nan', expected a number other than 0",
@@ -397,7 +399,7 @@ WRONG = {
 
 
 @pytest.mark.parametrize("arguments", WRONG, ids=" ".join)
-def test_a_wrong_option_is_named_as_it_was_typed(arguments: tuple[str, str], seamline: Seamline) -> None:
+def test_a_wrong_option_is_named_as_it_was_typed(arguments: tuple[str, ...], seamline: Seamline) -> None:
     code, out, err = seamline("segment", "x", *HERE, *arguments)
     assert (code, out) == (2, "")
     assert err == f"seamline: {WRONG[arguments]}; see seamline segment --help\n"

@@ -51,7 +51,7 @@ def publish(
     lon, lat = corner or (0, 0)
     grid = GeoBox((100, 100), Affine(0.01, 0, lon, 0, -0.01, lat), None if corner is None else "EPSG:4326")
     folder = out / name
-    folder.mkdir(parents=True)
+    folder.mkdir(parents=True, exist_ok=True)
     (folder / "run.json").write_text("{}")
     item = scene_item(
         folder, name, grid, classes, areas, source="/scenes/a.tif", model=MODEL, acquired=acquired,
@@ -79,12 +79,18 @@ def ids(items: list[dict[str, Any]]) -> list[str]:
     return [item["id"] for item in items]
 
 
-def test_the_line_of_sql_in_the_readme(out: Path) -> None:
+def test_the_line_of_sql_in_the_readme(out: Path, tmp_path: Path) -> None:
     """And the command below it finds the same."""
     readme = (Path(__file__).parents[1] / "README.md").read_text()
     (line,) = re.findall(r"```sql\n(.*items\.parquet.*)\n```", readme)
     (command,) = re.findall(r"^seamline query results --bbox=(\S+) --datetime (\S+) --where \"(.*)\"$", readme, re.M)
     line = line.replace("'results/items.parquet'", "read_parquet($1)")  # the folder has an odd name
+    publish(tmp_path, "undated", LAND, 0.5, None, (-60.5, -2.5))
+    update_catalog(tmp_path)
+    assert duckdb.execute(line, [str(tmp_path / "items.parquet")]).fetchall() == []
+    publish(tmp_path, "undated", LAND, 0.5, datetime(2026, 1, 1, tzinfo=UTC), (-60.5, -2.5))
+    update_catalog(tmp_path)  # all have a time now
+    assert len(duckdb.execute(line, [str(tmp_path / "items.parquet")]).fetchall()) == 1
     rows = duckdb.execute(line, [glob.escape(str(out / "items.parquet"))]).fetchall()
     assert [(row[0], row[2]) for row in rows] == [("manaus-2026", 0.3)]
     box, interval, where = command
@@ -254,6 +260,40 @@ def test_the_command_prints_a_table_or_items(out: Path, tmp_path: Path, capsys: 
     assert capsys.readouterr().out == "no scenes\n"
     app(["query", str(out), "--where", "water_share > 1", "--json", "-"], standalone_mode=False)
     assert json.loads(capsys.readouterr().out) == {"type": "FeatureCollection", "features": []}
+
+
+def test_a_damaged_item_is_named_and_left_out(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    for name in ("whole", "damaged"):
+        publish(tmp_path, name, LAND, 0.5, datetime(2026, 1, 1, tzinfo=UTC), (0, 0))
+    update_catalog(tmp_path)
+    (tmp_path / "damaged" / "item.json").write_text("{")
+    monkeypatch.setattr(sys, "argv", ["seamline", "query", str(tmp_path), "--json", "-"])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert not ended.value.code and ids(json.loads(capsys.readouterr().out)["features"]) == ["whole"]
+    assert [record.getMessage().split(" is left out: ")[0] for record in caplog.records] == [
+        f"{tmp_path}/damaged/item.json"
+    ]
+
+
+def test_a_pipe_gets_whole_ids(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    name = "scene-" + "x" * 120
+    publish(tmp_path, name, LAND, 0.5, datetime(2026, 1, 1, tzinfo=UTC), (0, 0))
+    update_catalog(tmp_path)
+    app(["query", str(tmp_path)], standalone_mode=False)
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("scene-")]
+    assert line.split()[:2] == [name, "2026-01-01"]
+
+
+def test_a_file_in_a_folder_that_is_not_there_is_refused(out: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"--json .*got no folder"):
+        app(["query", str(out), "--json", str(tmp_path / "no" / "x.json")], standalone_mode=False)
+    assert not (tmp_path / "no").exists()
 
 
 def test_results_that_cannot_be_asked(out: Path, tmp_path: Path) -> None:

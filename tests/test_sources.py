@@ -15,6 +15,8 @@ import numpy as np
 import pystac
 import pytest
 import rasterio
+import shapely
+import shapely.geometry
 from affine import Affine
 from hypothesis import given
 from hypothesis import strategies as st
@@ -489,6 +491,40 @@ def test_long_edges_follow_the_parallel(tmp_path: Path) -> None:
     longitudes = np.linspace(-64.4, -61.6, 57)
     x, y = transform("EPSG:4326", "EPSG:32620", longitudes, [59.5] * 57)
     assert max(area.boundary.distance(from_wkt(f"POINT ({a} {b})")) for a, b in zip(x, y, strict=True)) < 1
+
+
+HALVES = shapely.MultiPolygon([shapely.box(179.5, -1, 180, 1), shapely.box(-180, -1, -179.5, 1)])
+
+
+@pytest.mark.parametrize("crs", ["EPSG:4326", "EPSG:4258", "EPSG:32660"])
+@pytest.mark.parametrize("west", [179, -181])
+@pytest.mark.parametrize("area", [HALVES, shapely.box(179.5, -1, 180.5, 1), shapely.box(-180.5, -1, -179.5, 1)])
+def test_areas_across_the_antimeridian(tmp_path: Path, crs: str, west: int, area: shapely.Geometry) -> None:
+    """However they and the scene count longitudes, the same pixels are meant."""
+    grid = GeoBox.from_bbox((west, -2, west + 2, 2), "EPSG:4326", resolution=0.1)
+    found = [west + 0.5, -1, west + 1.5, 1]
+    if crs == "EPSG:4258":
+        grid = GeoBox(grid.shape, grid.affine, crs)
+    elif crs != "EPSG:4326":
+        grid = GeoBox.from_bbox((700_000, -200_000, 950_000, 200_000), crs, resolution=10_000)
+        x, y = transform("EPSG:4326", crs, [179.5, 180.5, 180.5], [0, 0, 1])
+        found = [x[0], -y[2], x[1], y[2]]
+    (tmp_path / "aoi.json").write_text(shapely.to_geojson(area))
+    read = from_wkt(read_aoi(tmp_path / "aoi.json", grid))
+    assert read.geom_type == "Polygon"
+    assert read.bounds == pytest.approx(found, abs=1e-9 if crs != "EPSG:32660" else 60)
+
+
+def test_an_area_in_metres_across_the_antimeridian(tmp_path: Path) -> None:
+    x, y = transform("EPSG:4326", "EPSG:32660", [179.5, 180.5], [-1, 1])
+    crs = {"type": "name", "properties": {"name": "EPSG:32660"}}
+    (tmp_path / "aoi.json").write_text(
+        json.dumps({**shapely.geometry.mapping(shapely.box(x[0], y[0], x[1], y[1])), "crs": crs})
+    )
+    for west in (179, -181):
+        grid = GeoBox.from_bbox((west, -2, west + 2, 2), "EPSG:4326", resolution=0.1)
+        area = from_wkt(read_aoi(tmp_path / "aoi.json", grid))
+        assert area.bounds == pytest.approx((west + 0.5, -1, west + 1.5, 1), abs=0.01)
 
 
 @pytest.mark.parametrize(

@@ -8,10 +8,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pystac
 import pytest
 import rasterio
 import zarr
+from affine import Affine
+from rio_cogeo.cogeo import cog_validate
 
 from flows.cli import app
 from flows.models import Model
@@ -19,8 +22,10 @@ from flows.options import SegmentOptions
 from flows.segment import Watcher, segment
 from pipeline.catalog import file_info, update_catalog
 from pipeline.errors import InputError
+from pipeline.grid import GeoBox
 from pipeline.items import write_items
 from pipeline.publish import missing_outputs
+from pipeline.thumbnail import write_overview
 from pipeline.verification import verify
 from tests.rasters import noise, write
 
@@ -101,6 +106,35 @@ def edited_item(change: Callable[[dict[str, Any]], object]) -> Callable[[Path], 
     return edit
 
 
+def other_text(name: str, old: str, new: str) -> Callable[[Path], None]:
+    def edit(scene: Path) -> None:
+        path = scene / "segmentation.zarr" / name
+        assert old in path.read_text()
+        path.write_text(path.read_text().replace(old, new))
+
+    return edit
+
+
+def flipped(name: str) -> Callable[[Path], None]:
+    def flip(scene: Path) -> None:
+        path = scene / "segmentation.zarr" / name
+        data = bytearray(path.read_bytes())
+        data[len(data) // 2] ^= 1
+        path.write_bytes(data)
+
+    return flip
+
+
+def no_overviews(scene: Path) -> None:
+    for level in (scene / "segmentation.zarr").glob("ovr_*"):
+        shutil.rmtree(level)
+
+
+def moved_east(item: dict[str, Any]) -> None:
+    item["bbox"] = [item["bbox"][0] + 5, item["bbox"][1], item["bbox"][2] + 5, item["bbox"][3]]
+    item["geometry"]["coordinates"] = [[[x + 5, y] for x, y in item["geometry"]["coordinates"][0]]]
+
+
 DAMAGE: dict[str, tuple[Callable[[Path], None], str, str]] = {
     "a label": (a_label, "segmentation.tif", "file:checksum"),
     "a label beside zarr": (a_label, "segmentation.zarr", "1 values are others"),
@@ -128,6 +162,23 @@ DAMAGE: dict[str, tuple[Callable[[Path], None], str, str]] = {
     "half a table": (half_a_table, "items.parquet", ""),
     "a layer that is no COG": (another_layer, "disagreement.tif", "tiled"),
     "an item that is no JSON": (lambda scene: (scene / "item.json").write_text("{") and None, "item.json", ""),
+    "a GeoTransform": (other_text("spatial_ref/zarr.json", "500000.0", "500030.0"), "segmentation.zarr", "Transform"),
+    "a CRS": (other_text("spatial_ref/zarr.json", "32620", "32621"), "segmentation.zarr", "texts of one CRS"),
+    "a place": (other_text("segmentation/zarr.json", "500000.0", "500030.0"), "segmentation.zarr", "spatial:transform"),
+    "a class": (other_text("segmentation/zarr.json", "c0 c1", "c1 c0"), "segmentation.zarr", "flag_meanings"),
+    "consolidated metadata": (other_text("zarr.json", "c0 c1", "c1 c0"), "segmentation.zarr", "consolidated"),
+    "x": (flipped("x/c/0"), "segmentation.zarr", ""),
+    "y": (flipped("y/c/0"), "segmentation.zarr", ""),
+    "no overviews": (no_overviews, "segmentation.zarr", "ovr_2x"),
+    "an area": (edited_item(lambda item: item["properties"].update(c0_area_m2=1)), "item.json", "c0_area_m2 is not"),
+    "a geometry elsewhere": (edited_item(moved_east), "item.json", "outside of its raster"),
+    "a box elsewhere": (edited_item(lambda item: item.update(bbox=[1, 2, 3, 4])), "item.json", "bbox is not"),
+    "no assets": (edited_item(lambda item: item.update(assets={})), "item.json", "run.json is not its asset"),
+    "no properties": (edited_item(lambda item: item.update(properties=None)), "item.json", ""),
+    "a nested item": (lambda scene: (scene / "item.json").write_text("[" * 100_000) and None, "item.json", ""),
+    "no catalogue": (
+        lambda scene: (scene.parent / "catalog.json").write_text('{"type":"x"}') and None, "catalog.json", "",
+    ),
     "a run of another scene": (
         lambda scene: (scene / "run.json").write_text(
             (scene / "run.json").read_text().replace('"scene_digest": "', '"scene_digest": "0')
@@ -164,6 +215,14 @@ def test_a_scene_that_the_table_does_not_hold_as_it_is_is_published_again(publis
     assert missing_outputs(out / "scene", ("cog", "zarr"), None) == ["item"]
     (out / "items.parquet").unlink()
     assert missing_outputs(out / "scene", ("cog", "zarr"), None) == ["item"]
+
+
+@pytest.mark.parametrize("shape", [(1, 1000), (1000, 1), (3, 1300), (600, 1300)])
+def test_a_narrow_overview_is_a_valid_cog(shape: tuple[int, int], tmp_path: Path) -> None:
+    grid = GeoBox(shape, Affine(30, 0, 500_000, 0, -30, 6_000_000), "EPSG:32620")
+    path = tmp_path / "overview.tif"
+    write_overview(np.zeros((*shape, 3), np.uint8), np.ones(shape, np.bool_), grid, 3, path)
+    assert cog_validate(path, quiet=True)[:2] == (True, [])
 
 
 def test_the_catalogue_lists_every_scene(published: Path, tmp_path: Path) -> None:
