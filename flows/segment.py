@@ -173,7 +173,7 @@ def _run(request: Request, client: Client, watcher: Watcher, begun: float) -> Re
     date = datetime.now(UTC) - timedelta(seconds=Stopwatch.now() - started)
     scene, model, options = request.scene, request.model, request.options
     resumed = resumable(request.directory, request.identity, options)
-    with told_if_lost(f"scene {scene.id}"):
+    with told_if_lost(client, f"scene {scene.id}"):
         plan = watcher.stage("plan", lambda: make_plan(client, scene, model, options, resumed, watcher.say))
     watcher.planned(plan)
     directory = _begun(request, plan) if resumed is None else resumed.directory

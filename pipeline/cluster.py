@@ -13,7 +13,8 @@ from threading import BoundedSemaphore
 from typing import Any, TypeVar
 
 import psutil
-from distributed import Client, LocalCluster, Scheduler, Worker, WorkerPlugin, wait
+from distributed import Client, LocalCluster, Scheduler, Worker, WorkerPlugin
+from distributed.client import ClosedClientError
 from distributed.comm import CommClosedError, get_address_host_port, normalize_address
 from distributed.security import Security
 
@@ -150,11 +151,15 @@ def _check_encryption(cluster: str) -> None:
 
 
 @contextmanager
-def told_if_lost(what: str) -> Iterator[None]:
-    """Around what waits for a cluster. Raises ``RunError`` where it is lost meanwhile; ``what`` was being done."""
+def told_if_lost(client: Client, what: str) -> Iterator[None]:
+    """Around what waits for a client's cluster. Raises ``RunError`` where it is lost; ``what`` was being done."""
     try:
         yield
     except (CancelledError, CommClosedError) as error:  # the latter, where a result was on its way
+        raise gone(what, str(error)) from error
+    except (RuntimeError, ClosedClientError) as error:  # of a client that closed itself, as it heard nothing for long
+        if client.status == "running":
+            raise
         raise gone(what, str(error)) from error
     except OSError as error:
         if type(error) is OSError and error.errno is None:  # Dask had no answer in time; errors of files have a number
@@ -218,9 +223,8 @@ def on_first_host(client: Client, most: int | None, work: Callable[..., T], *arg
         futures = [client.submit(work, *arguments, workers=[address], pure=False) for address in chosen]
         try:
             while set(chosen) <= set(_known(client)):
-                with suppress(TimeoutError), client.as_current():
-                    wait(futures, LOOK_FOR_WORKERS)
-                    return client.gather(futures)  # type: ignore[no-any-return]
+                with suppress(TimeoutError):
+                    return [future.result(timeout=LOOK_FOR_WORKERS) for future in futures]
         finally:
             if client.status == "running":
                 client.cancel(futures)

@@ -11,12 +11,12 @@ import logging
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import islice
+from queue import Empty, SimpleQueue
 from typing import Any, TypeVar
 
-from distributed import Client, Future, KilledWorker, Reschedule, get_worker, wait
+from distributed import Client, Future, KilledWorker, Reschedule, get_worker
 
 from pipeline import metrics
 from pipeline.cluster import (
@@ -95,7 +95,7 @@ def run_chunks(
     totals.pixels_done = sum(tiling.pixels_of(chunk).pixels for chunk in written)
     progress(totals)
     plugin = PredictorPlugin(loader, client.id)
-    with told_if_lost(_what(job)):
+    with told_if_lost(client, _what(job)):
         try:
             forget_dead(client)
             client.register_plugin(plugin)
@@ -124,6 +124,7 @@ class _Loop:
         self._frontier, self._totals, self._progress = frontier, totals, progress
         self._running: dict[Future, Index] = {}
         self._inferring: set[Future] = set()
+        self._ended: SimpleQueue[Future] = SimpleQueue()
 
     def run(self) -> set[str]:
         """Until nothing is left that can be done; returns messages of unreadable blocks."""
@@ -131,16 +132,16 @@ class _Loop:
         try:
             self._submit()
             while self._running:
-                for future in _ended(self._client, self._job, list(self._running)):
-                    chunk = self._running.pop(future)
-                    try:
-                        self._note(future, chunk)
-                    except BadBlockError as error:
-                        log.error("%s", error)
-                        unreadable.add(str(error))
-                    finally:
-                        self._inferring.discard(future)
-                        future.release()
+                future = _next_of(self._ended, self._client, self._job)
+                chunk = self._running.pop(future)
+                try:
+                    self._note(future, chunk)
+                except BadBlockError as error:
+                    log.error("%s", error)
+                    unreadable.add(str(error))
+                finally:
+                    self._inferring.discard(future)
+                    future.release()
                 self._submit()
         finally:
             if self._running and self._client.status == "running":
@@ -149,13 +150,17 @@ class _Loop:
 
     def _submit(self) -> None:
         for chunk in self._frontier.writable():
-            self._running[self._client.submit(_write, self._job, chunk, pure=False, priority=1)] = chunk
+            self._await(self._client.submit(_write, self._job, chunk, pure=False, priority=1), chunk)
         # Asked anew each time: workers come and go. While there are none, one chunk waits for the first.
         bound = hands_of(self._client) + 1
         while len(self._inferring) < bound and (following := self._frontier.next_to_infer()) is not None:
             future = self._client.submit(_infer, self._job, following, self._plugin, pure=False)
             self._inferring.add(future)
-            self._running[future] = following
+            self._await(future, following)
+
+    def _await(self, future: Future, chunk: Index) -> None:
+        self._running[future] = chunk
+        future.add_done_callback(self._ended.put)
 
     def _note(self, future: Future, chunk: Index) -> None:
         report: Report = _result(self._job, chunk, future)
@@ -183,13 +188,15 @@ def spread(client: Client, job: Job) -> Spread:
         left, running = iter(chunks), deque[tuple[Index, Future]]()
         try:
             while True:
-                with told_if_lost(_what(job)):
+                with told_if_lost(client, _what(job)):
                     for chunk in islice(left, max(2 * hands_of(client), 1) - len(running)):
                         running.append((chunk, client.submit(_work, job, work, chunk, pure=False)))
                     if not running:
                         return
                     chunk, future = running[0]
-                    _ended(client, job, [future])
+                    ended = SimpleQueue[Future]()
+                    future.add_done_callback(ended.put)
+                    _next_of(ended, client, job)
                     found: T = _result(job, chunk, future)
                 running.popleft()
                 future.release()
@@ -201,12 +208,18 @@ def spread(client: Client, job: Job) -> Spread:
     return spreading
 
 
-def _ended(client: Client, job: Job, running: list[Future]) -> list[Future]:
-    """The tasks that have ended, at least one; waits for workers that come back, but not for ever."""
+def _next_of(ended: SimpleQueue[Future], client: Client, job: Job) -> Future:
+    """The task that ended next; waits for workers that come back, but not for ever.
+
+    Not ``distributed.wait``: it wants its client to be Dask's current one, and who sets that in two threads at once
+    may leave Dask with a scheduler that is gone, for all that the process computes afterwards.
+    """
     alone_since: float | None = None
     while True:
-        with suppress(TimeoutError), client.as_current():
-            return list(wait(running, LOOK_FOR_WORKERS, return_when="FIRST_COMPLETED").done)
+        try:
+            return ended.get(timeout=LOOK_FOR_WORKERS)
+        except Empty:
+            pass
         if hands_of(client):
             alone_since = None
         elif alone_since is None:

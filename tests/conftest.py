@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import dask
 import pytest
 import torch
 from distributed import LocalCluster
@@ -30,6 +31,13 @@ def own_caches(tmp_path_factory: pytest.TempPathFactory) -> Path:
     os.environ["DO_NOT_TRACK"] = "1"
     torch.set_num_threads(1)
     return home
+
+
+@pytest.fixture(autouse=True)
+def dask_is_left_as_it_was() -> Iterator[None]:
+    """Who computes with Dask after us, in the same process, must not find a scheduler that is gone."""
+    yield
+    assert dask.config.get("scheduler", None) is None
 
 
 @pytest.fixture(scope="session")

@@ -162,7 +162,9 @@ DAMAGE: dict[str, tuple[Callable[[Path], None], str, str]] = {
     "half a table": (half_a_table, "items.parquet", ""),
     "a layer that is no COG": (another_layer, "disagreement.tif", "tiled"),
     "an item that is no JSON": (lambda scene: (scene / "item.json").write_text("{") and None, "item.json", ""),
-    "a GeoTransform": (other_text("spatial_ref/zarr.json", "500000.0", "500030.0"), "segmentation.zarr", "Transform"),
+    "a GeoTransform": (
+        other_text("spatial_ref/zarr.json", "500000.0", "500030.0"), "segmentation.zarr", "GeoTransform",
+    ),
     "a CRS": (other_text("spatial_ref/zarr.json", "32620", "32621"), "segmentation.zarr", "texts of one CRS"),
     "a place": (other_text("segmentation/zarr.json", "500000.0", "500030.0"), "segmentation.zarr", "spatial:transform"),
     "a class": (other_text("segmentation/zarr.json", "c0 c1", "c1 c0"), "segmentation.zarr", "flag_meanings"),
