@@ -25,8 +25,9 @@ up: install
 down: install
 	$(BIN)/seamline down
 
+# Files side by side: much of the time they wait for processes that they start.
 test: install
-	$(BIN)/pytest
+	$(BIN)/pytest -n 3 --dist loadfile
 
 check: install
 	$(BIN)/ruff check .

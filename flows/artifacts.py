@@ -99,7 +99,12 @@ def report(outcomes: Sequence[Outcome], known: int, waiting: Sequence[str], titl
     return "\n".join(lines)
 
 
-def findings_report(scenes: int, findings: Sequence[Finding], out: Path) -> str:
+def show_findings(scenes: int, findings: Sequence[Finding], out: str) -> None:
+    """A look over a catalogue as an artifact."""
+    create_markdown_artifact(markdown=findings_report(scenes, findings, out), key="publish-catalog", description=out)
+
+
+def findings_report(scenes: int, findings: Sequence[Finding], out: str) -> str:
     """A look over a catalogue as Markdown."""
     lines = [f"# {out}", "", f"{scenes} scenes, {len(findings)} findings", ""]
     if findings:

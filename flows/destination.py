@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flows.resume import same_run
+from pipeline.items import ITEM
 from pipeline.objects import ObjectFolder, is_object
 from pipeline.publish import PREVIEW, RASTERS, RECORD, ZARR
 from pipeline.upload import Published, fetch, is_listed, is_whole, published, renew_catalog, upload
@@ -42,6 +43,12 @@ class Destination:
         objects.check_writable(f"--out {objects}")
         folder = (work or _work()).expanduser().absolute()
         return cls(folder / "s3" / objects.bucket / objects.prefix, objects)
+
+    def holds(self, scene: str) -> bool:
+        """Whether a scene is published there."""
+        if self.objects is not None:
+            return self.objects.below(scene).version(ITEM) is not None
+        return (self.folder / scene / RECORD).is_file()
 
 
 def _work() -> Path:

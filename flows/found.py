@@ -14,6 +14,7 @@ from rasterio.errors import RasterioIOError
 from pipeline.bandfiles import open_raster
 from pipeline.documents import head, is_url, read_document
 from pipeline.errors import InputError, SeamlineError
+from pipeline.objects import ObjectFolder, is_object, object_at
 from pipeline.rasters import environment, files_of, local_file, reason
 from pipeline.sources import address, kind_of, rasters_in, scene_id, stem
 from pipeline.stac_source import parse_item
@@ -63,7 +64,7 @@ def looked_at(source: str | Path) -> Found | Refused:
 def look_at(source: str | Path) -> Found:
     """The scene behind whatever ``segment`` takes: a raster, a folder, an archive, a STAC item.
 
-    Rasters on disk are opened, but none of their pixels is read; of a raster on the network only the server is asked.
+    Rasters on disk are opened, but none of their pixels is read; of those elsewhere only the server is asked.
     Raises ``InputError`` for what is no scene, ``RunError`` where a server does not answer.
     """
     href = address(source)
@@ -71,7 +72,7 @@ def look_at(source: str | Path) -> Found:
     if kind == "item":
         return item_found(read_document(href), href)
     name = scene_id(stem(href) if kind in ("raster", "archive") else Path(href).name)
-    if files := files_behind(href):
+    if not is_object(href) and (files := files_behind(href)):
         return Found(href, name, _digest([_on_disk(file) for file in files]))
     return Found(href, name, _digest(_on_network(href)))
 
@@ -80,14 +81,16 @@ def item_found(document: Any, href: str) -> Found:
     """The scene of a STAC item that lies at ``href``.
 
     Its fingerprint is of what the document says of the scene and its assets (``updated`` and checksums among it) and of
-    those files that lie on disk. Links and what follows a ``?`` in addresses, such as signatures, come and go.
+    those files that lie on disk or in object storage. Links and what follows a ``?`` in addresses, such as signatures,
+    come and go.
     """
     item = parse_item(document, href)
     said = {key: document.get(key) for key in ("id", "collection", "geometry", "properties")}
     assets = {
         key: asset | {"href": asset["href"].partition("?")[0]} for key, asset in document.get("assets", {}).items()
     }
-    files = [_on_disk(str(path)) for raster in item.rasters if (path := local_file(raster)) is not None]
+    files: list[object] = [_on_disk(str(path)) for raster in item.rasters if (path := local_file(raster)) is not None]
+    files += [_on_network(raster) for raster in item.rasters if is_object(raster)]
     return Found(href, scene_id(item.id), _digest([said, assets, files]))
 
 
@@ -125,7 +128,15 @@ def _on_disk(file: str) -> tuple[str, int, int, int]:
 
 
 def _on_network(href: str) -> object:
-    """What tells a state of a remote file from another; without any, every look finds it new."""
+    """What tells a state of a remote scene from another; without any, every look finds it new."""
+    if href.endswith(".vrt"):  # its sources may change while it stays
+        return uuid.uuid4().hex
+    if is_object(href):
+        place = ObjectFolder.of(href)
+        folder, key = object_at(href)
+        if state := folder.version(key) or place.versions():
+            return state
+        raise InputError("no such object", got=href, expected="a scene that stays", fix="check the address")
     if is_url(href):
         told = head(href)
         tags = {key: told[key] for key in ("etag", "last-modified") if key in told}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -12,7 +12,6 @@ from typing import Literal
 
 from flows.found import Found
 from pipeline.files import replacing
-from pipeline.publish import RECORD
 
 __all__ = ["Entry", "Ledger", "entries"]
 
@@ -46,9 +45,12 @@ class Ledger:
     model: str
     options: str
 
-    def new(self, found: Iterable[Found]) -> list[Found]:
-        """Those that are not published as they are now: never seen, changed, failed last time, or lost since."""
-        return [scene for scene in found if not self._done(scene)]
+    def new(self, found: Iterable[Found], holds: Callable[[str], bool]) -> list[Found]:
+        """Those that are not published as they are now: never seen, changed, failed last time, or lost since.
+
+        ``holds`` knows whether the catalogue has a scene's result.
+        """
+        return [scene for scene in found if not (self._noted(scene) and holds(scene.name))]
 
     def note(self, scene: Found, outcome: Literal["published", "failed"], reason: str = "") -> Entry:
         """Write down how it went; when this returns it is on the disk."""
@@ -68,10 +70,9 @@ class Ledger:
         """The last word on the scene's source, of whatever content, model and options; None without one."""
         return _read(self._path(scene))
 
-    def _done(self, scene: Found) -> bool:
+    def _noted(self, scene: Found) -> bool:
         entry = self.entry(scene)
-        published = entry is not None and entry.outcome == "published" and self._same(entry, scene)
-        return published and (self.out / scene.name / RECORD).is_file()
+        return entry is not None and entry.outcome == "published" and self._same(entry, scene)
 
     def _same(self, entry: Entry, scene: Found) -> bool:
         there = entry.source, entry.fingerprint, entry.scene, entry.model, entry.options

@@ -6,30 +6,37 @@ from pathlib import Path
 from typing import Any
 
 from prefect import flow, get_run_logger, task
-from prefect.artifacts import create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
 
-from flows.artifacts import findings_report
+from flows import artifacts
+from flows.access import use
+from flows.destination import Destination
 from pipeline.catalog import update_catalog
 from pipeline.errors import InputError, RunError
 from pipeline.items import ITEM
+from pipeline.upload import renew_catalog, verify_objects
 from pipeline.verification import Finding, verify
 
 
 @flow(name="publish-catalog", flow_run_name="publish {out}", persist_result=False, validate_parameters=True)
-def publish_catalog_flow(out: Path = Path("results"), check: bool = True) -> dict[str, Any]:
-    """Write catalog.json and items.parquet of all scenes in a folder, and look whether its files are as published.
+def publish_catalog_flow(
+    out: str | Path = Path("results"), check: bool = True, credentials: str | None = None
+) -> dict[str, Any]:
+    """Write catalog.json and items.parquet of all scenes of a catalogue, and look whether its files are as published.
 
     The run fails where one is not.
 
     Args:
-        out: Folder of the catalogue.
-        check: Read every file and compare it with its checksum, as ``seamline verify`` does.
+        out: Folder of the catalogue, or s3://BUCKET/PREFIX.
+        check: Read every file and compare it with its checksum, as ``seamline verify`` does; of object storage, compare
+            which files there are, and their sizes.
+        credentials: Name of the Prefect Secret block with the keys of object storage; default: the environment's.
     """
-    scenes = catalog_task(out)
-    findings = check_task(out) if check else []
-    text = findings_report(scenes, findings, out)
-    create_markdown_artifact(markdown=text, key="publish-catalog", description=str(out))
+    use(credentials)
+    destination = Destination.of(out, None)
+    scenes = catalog_task(destination)
+    findings = check_task(destination) if check else []
+    artifacts.show_findings(scenes, findings, str(out))
     if findings:
         told = "; ".join(f"{finding.scene}/{finding.subject}: {finding.problem}" for finding in findings[:5])
         raise RunError(f"{len(findings)} findings in {out}: {told}")
@@ -37,20 +44,25 @@ def publish_catalog_flow(out: Path = Path("results"), check: bool = True) -> dic
 
 
 @task(name="catalogue", persist_result=False, cache_policy=NO_CACHE)
-def catalog_task(out: Path) -> int:
+def catalog_task(out: Destination) -> int:
     """Write catalogue and table; returns the number of scenes."""
-    if not out.is_dir():
-        raise InputError(f"out {out}", got="no such folder", expected="a folder of results", fix="check the path")
-    update_catalog(out)
-    scenes = len(list(out.glob(f"*/{ITEM}")))
+    if out.objects is not None:
+        scenes = renew_catalog(out.objects)
+    elif out.folder.is_dir():
+        update_catalog(out.folder)
+        scenes = len(list(out.folder.glob(f"*/{ITEM}")))
+    else:
+        raise InputError(
+            f"out {out.folder}", got="no such folder", expected="a folder of results", fix="check the path"
+        )
     get_run_logger().info("%s: %d scenes", out, scenes)
     return scenes
 
 
 @task(name="check", persist_result=False, cache_policy=NO_CACHE)
-def check_task(out: Path) -> list[Finding]:
+def check_task(out: Destination) -> list[Finding]:
     """What is not as it was published."""
-    findings = list(verify(out))
+    findings = list(verify(out.folder) if out.objects is None else verify_objects(out.objects))
     for finding in findings:
-        get_run_logger().error("%s/%s: %s", finding.scene or out.name, finding.subject, finding.problem)
+        get_run_logger().error("%s/%s: %s", finding.scene or out, finding.subject, finding.problem)
     return findings

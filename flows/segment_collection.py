@@ -61,12 +61,13 @@ def segment_collection(
     """
     quieten_dask()
     use(options.credentials)
-    folder = Destination.of(out, options.work).folder
+    destination = Destination.of(out, options.work)
+    folder = destination.folder
     ledger = Ledger(folder, open_model(model).digest, digest_of(options))
     check_writable(folder, f"out {out}")
     discovery = discover_task(scenes)
     folder.mkdir(parents=True, exist_ok=True)  # also of no scenes a catalogue can be published
-    new = ledger.new(discovery.found)
+    new = ledger.new(discovery.found, destination.holds)
     log = get_run_logger()
     log.info("%s: %d scenes, %d new or not yet published", scenes.kind, len(discovery.found), len(new))
     outcomes = [Outcome(refused.name, "failed", refused.reason) for refused in discovery.refused]

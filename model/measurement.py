@@ -23,7 +23,7 @@ IOU_AGREES = 0.995
 @dataclass(frozen=True)
 class Trial:
     """One way to run, on windows of an edge of ``window``: ``seconds_per_pixel`` of network input; ``agreement`` is the
-    share of labels as in plain float32."""
+    share of labels as in plain float32 (of ``model.tune.agreement``)."""
 
     settings: Settings
     window: int

@@ -16,6 +16,7 @@ from datetime import timedelta
 from functools import lru_cache
 from itertools import islice
 from mimetypes import guess_type
+from operator import itemgetter
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
@@ -229,11 +230,18 @@ class ObjectFolder:
 
     def sizes(self, folder: str = "") -> dict[str, int]:
         """Keys and bytes of all objects below a folder of this one, in order."""
+        return {key: int(meta["size"]) for key, meta in self._below(folder)}
+
+    def versions(self) -> dict[str, str]:
+        """Keys and ETags of all objects below, in order."""
+        return {key: str(meta["e_tag"]) for key, meta in self._below("")}
+
+    def _below(self, folder: str) -> list[tuple[str, Any]]:
         start = "/".join(part for part in (self.prefix, folder) if part)
         cut = len(self.prefix) + 1 if self.prefix else 0
         with self._told():
-            batches = obstore.list(self._store, start or None)
-            return dict(sorted((meta["path"][cut:], meta["size"]) for batch in batches for meta in batch))
+            found = [meta for batch in obstore.list(self._store, start or None) for meta in batch]
+        return sorted(((meta["path"][cut:], meta) for meta in found), key=itemgetter(0))
 
     def delete(self, keys: Iterable[str]) -> None:
         """Remove objects, those too that are not there."""

@@ -189,7 +189,8 @@ def spread(client: Client, job: Job) -> Spread:
         try:
             while True:
                 with told_if_lost(client, _what(job)):
-                    for chunk in islice(left, max(2 * hands_of(client), 1) - len(running)):
+                    room = max(2 * hands_of(client), 1) - len(running)  # below 0 once workers have left
+                    for chunk in islice(left, max(room, 0)):
                         running.append((chunk, client.submit(_work, job, work, chunk, pure=False)))
                     if not running:
                         return

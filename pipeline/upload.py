@@ -22,7 +22,7 @@ import hashlib
 import json
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
@@ -33,8 +33,9 @@ from pipeline.errors import RunError
 from pipeline.items import ITEM, ITEMS, Document, moved, packed_items, parsed_item, run_checksum
 from pipeline.objects import Found, ObjectFolder, at_once
 from pipeline.publish import RECORD
+from pipeline.verification import Finding
 
-__all__ = ["Published", "fetch", "is_listed", "is_whole", "published", "renew_catalog", "upload"]
+__all__ = ["Published", "fetch", "is_listed", "is_whole", "published", "renew_catalog", "upload", "verify_objects"]
 
 _TRIES = 20
 """Of replacing an object that others replace, too: each try that fails is one of theirs that went well."""
@@ -88,6 +89,21 @@ def is_whole(catalogue: ObjectFolder, found: Published) -> bool:
         if sizes.get(key, sum(bytes_ for name, bytes_ in sizes.items() if name.startswith(f"{key}/"))) != size:
             return False
     return True
+
+
+def verify_objects(catalogue: ObjectFolder) -> Iterator[Finding]:
+    """What is missing of the scenes of a catalogue, or has another size than its item says; no file is read."""
+
+    def finding(scene: str) -> Finding | None:
+        found = published(catalogue, scene)
+        if found is None:  # leftovers of a killed upload have no item
+            there = catalogue.below(scene).version(ITEM) is not None
+            return Finding(scene, ITEM, "no item of a finished run") if there else None
+        if not is_whole(catalogue, found):
+            return Finding(scene, found.version, "files are missing, or have other sizes than the item says")
+        return None if is_listed(catalogue, found) else Finding(scene, ITEMS, "does not list the scene as published")
+
+    yield from (found for found in at_once(finding, catalogue.folders()) if found is not None)
 
 
 def fetch(catalogue: ObjectFolder, found: Published, folder: Path) -> None:
@@ -172,8 +188,8 @@ def _pointed(pointer: Found | None) -> str:
         return ""
 
 
-def renew_catalog(catalogue: ObjectFolder) -> None:
-    """Let ``catalog.json`` and ``items.parquet`` hold every ``<scene>/item.json`` there is.
+def renew_catalog(catalogue: ObjectFolder) -> int:
+    """Let ``catalog.json`` and ``items.parquet`` hold every ``<scene>/item.json`` there is; returns how many.
 
     Each replaces the object that was there before the items were read, otherwise all is read again. So whoever replaces
     one last has read the items of all who replaced it before.
@@ -186,14 +202,14 @@ def renew_catalog(catalogue: ObjectFolder) -> None:
         known = {name: catalogue.version(name) for name in left}
         items = _items(catalogue)
         if not items:
-            return
+            return 0
         table = {scene: item for scene, item in items.items() if item}
         documents = {CATALOG: json_bytes(catalog_document(items))}
         if table:
             documents[ITEMS] = packed_items(table)
         left = {name for name in left if name in documents and not catalogue.swap(name, documents[name], known[name])}
         if not left:
-            return
+            return len(items)
         _wait()
     raise RunError(f"{catalogue}: others replace {' and '.join(sorted(left))} again and again; "
                    "run the same command again")  # fmt: skip

@@ -29,6 +29,7 @@ def own_caches(tmp_path_factory: pytest.TempPathFactory) -> Path:
     os.environ["XDG_CACHE_HOME"] = str(home / "cache")
     os.environ["PREFECT_HOME"] = str(home / "prefect")
     os.environ["DO_NOT_TRACK"] = "1"
+    os.environ["PREFECT_SERVER_ANALYTICS_ENABLED"] = "false"
     torch.set_num_threads(1)
     return home
 

@@ -53,7 +53,7 @@ class Slow:
 
 
 def plugins(dask_worker: Worker) -> list[str]:
-    return [name for name in dask_worker.plugins if name.startswith(PLUGIN)]
+    return [name for name in dask_worker.plugins if name.startswith(f"{PLUGIN}/")]
 
 
 @pytest.fixture

@@ -22,7 +22,7 @@ from model.errors import ModelError
 from model.measurement import Measurement
 from model.runtime import Runtime
 from model.spec import ModelSpec
-from model.tune import Tuner
+from model.tune import Tuner, agreement
 from pipeline.errors import InputError
 from pipeline.run import Totals
 from tests.data import MANAUS, shared
@@ -286,3 +286,11 @@ def test_a_resumed_run_keeps_its_engine(small_model: Model, cluster: Cluster, tm
     assert result.computed and result.record["settings"]["engine"] == "openvino"
     with pytest.raises(InputError, match="got engine openvino, expected engine onnxruntime as asked"):
         run(small_model, tmp_path, engine="onnxruntime", **options)
+
+
+def test_a_sample_agrees_as_far_as_its_worst_quarter() -> None:
+    reference = np.zeros((10, 12), np.uint8)
+    labels = reference.copy()
+    assert agreement(labels, reference) == 1
+    labels[5:, :6] = [[1, 1, 1, 0, 0, 0]]  # half of the lower left quarter; of the whole an eighth
+    assert agreement(labels, reference) == 0.5

@@ -15,6 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from flows.destination import Destination
 from flows.found import Found
 from flows.ledger import Ledger
 from pipeline.publish import RECORD
@@ -53,7 +54,7 @@ def test_a_ledger_is_what_a_dictionary_says(actions: list[tuple[str, int, tuple[
                 results.discard(scene.name)
             elif action == "look":
                 done = last.get(scene.source) == ("published", known) and scene.name in results
-                assert ledger.new([scene]) == ([] if done else [scene])
+                assert ledger.new([scene], Destination(out).holds) == ([] if done else [scene])
             else:
                 again = last.get(scene.source) == ("failed", known)
                 tries[scene.source] = 0 if action == "published" else tries[scene.source] + 1 if again else 1
@@ -74,14 +75,14 @@ def test_order_is_kept_and_unreadable_entries_are_new(tmp_path: Path) -> None:
     for scene in SCENES:
         publish(tmp_path, scene)
         ledger.note(scene, "published")
-    assert ledger.new(SCENES) == []
+    assert ledger.new(SCENES, Destination(tmp_path).holds) == []
     shutil.rmtree(tmp_path / "b")
-    assert ledger.new(SCENES) == [SCENES[1]]
+    assert ledger.new(SCENES, Destination(tmp_path).holds) == [SCENES[1]]
     publish(tmp_path, SCENES[1])
     first, second, _ = sorted((tmp_path / ".collection").iterdir())
     first.write_text("{")
     second.write_text(json.dumps({"outcome": "published"}))
-    new = ledger.new(SCENES)
+    new = ledger.new(SCENES, Destination(tmp_path).holds)
     assert len(new) == 2 and new == [scene for scene in SCENES if scene in new]
 
 
