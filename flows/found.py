@@ -81,16 +81,15 @@ def item_found(document: Any, href: str) -> Found:
     """The scene of a STAC item that lies at ``href``.
 
     Its fingerprint is of what the document says of the scene and its assets (``updated`` and checksums among it) and of
-    those files that lie on disk or in object storage. Links and what follows a ``?`` in addresses, such as signatures,
-    come and go.
+    those files that lie on disk; no server is asked for others. Links and what follows a ``?`` in addresses, such as
+    signatures, come and go.
     """
     item = parse_item(document, href)
     said = {key: document.get(key) for key in ("id", "collection", "geometry", "properties")}
     assets = {
         key: asset | {"href": asset["href"].partition("?")[0]} for key, asset in document.get("assets", {}).items()
     }
-    files: list[object] = [_on_disk(str(path)) for raster in item.rasters if (path := local_file(raster)) is not None]
-    files += [_on_network(raster) for raster in item.rasters if is_object(raster)]
+    files = [_on_disk(str(path)) for raster in item.rasters if (path := local_file(raster)) is not None]
     return Found(href, scene_id(item.id), _digest([said, assets, files]))
 
 
