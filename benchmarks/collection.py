@@ -117,6 +117,7 @@ def through(folder: Path, scenes: int, fleet: tuple[str, dict[str, str], list[in
         ("by the formula", f"{formula:.1f}"),
         ("one worker's network, Mpx/s", f"{network / 1e6:.2f}"),
         ("seconds of a scene beside the network", f"{beside:.2f}"),
+        ("seconds of a scene that run.json does not know", f"{2 * (seconds / scenes - 60 / formula):.2f}"),
         ("scheduler, MiB at the start and the end", f"{before:.0f}, {after:.0f}"),
         ("flow's process, MiB at the start and the end", f"{own[0]:.0f}, {own[-1]:.0f}"),
     ]

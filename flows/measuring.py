@@ -11,6 +11,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from threading import Lock
 
 import numpy as np
 from distributed import Client
@@ -31,6 +32,8 @@ SIZES = (512, 1024, 2048)
 """Edges of the windows that are timed; a scene smaller than one is not timed with larger ones."""
 COMPARED = 256
 """Edge of the labels that are compared at the widest margin."""
+_MEASURING = Lock()
+"""Scenes that a flow plans at once are measured once: two measurements would slow each other."""
 
 
 def measure(
@@ -55,19 +58,20 @@ def measure(
     host = len(first_host(client))
     (device,) = on_first_host(client, 1, describe_device)
     path = _cache_file(device, host, model.digest, halo, options.wish, threads)
-    known = _cached(path)
-    if known is not None and (options.window is not None or set(sizes) <= set(known.seconds)):
-        return known  # of a window that the user fixed no more is asked than how it runs
-    say(f"measuring how {model.spec.name} runs best here; it is remembered")
-    sizes = tuple(sorted({*sizes, *(known.seconds if known else ())}))
-    from model.tune import Tuner  # torch, which takes seconds to import: where it is needed
+    with _MEASURING:
+        known = _cached(path)
+        if known is not None and (options.window is not None or set(sizes) <= set(known.seconds)):
+            return known  # of a window that the user fixed no more is asked than how it runs
+        say(f"measuring how {model.spec.name} runs best here; it is remembered")
+        sizes = tuple(sorted({*sizes, *(known.seconds if known else ())}))
+        from model.tune import Tuner  # torch, which takes seconds to import: where it is needed
 
-    tuner = Tuner(
-        model.spec, model.folder, radiometry_of(scene), halo, options.wish, threads, reset_peak_memory, peak_memory,
-    )  # fmt: skip
-    sample = sample_window(scene, min(sizes))
-    found = on_first_host(client, None, tuner, sample, sizes)[0]
-    _keep(path, found.to_dict())
+        tuner = Tuner(
+            model.spec, model.folder, radiometry_of(scene), halo, options.wish, threads, reset_peak_memory, peak_memory,
+        )  # fmt: skip
+        sample = sample_window(scene, min(sizes))
+        found = on_first_host(client, None, tuner, sample, sizes)[0]
+        _keep(path, found.to_dict())
     return found
 
 

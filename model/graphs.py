@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
+from threading import Lock
 from typing import Any, Protocol
 
 import torch
@@ -26,6 +27,8 @@ EXTRAS: dict[Engine, str] = {"onnxruntime": "onnx", "openvino": "openvino"}
 NAMES: dict[Engine, str] = {"onnxruntime": "ONNX Runtime", "openvino": "OpenVINO"}
 OPSET = 17
 AXES = {0: "batch", 2: "rows", 3: "cols"}
+_EXPORTING = Lock()
+"""Torch's exporter keeps what it is at in the process; a worker may measure for one scene and begin another."""
 
 
 def installed(engine: Engine, converts: bool) -> bool:
@@ -59,7 +62,7 @@ def unet_graph(network: nn.Module, config: UNetConfig, halo: int) -> bytes:
     if config.padding == "valid" and not halo:
         edge = 2 * (config.lost_border - config.trim) + config.divisor  # of a size that every pooling halves evenly
     example, file = torch.zeros(1, config.in_channels, edge, edge), io.BytesIO()
-    with warnings.catch_warnings(), torch.no_grad():
+    with _EXPORTING, warnings.catch_warnings(), torch.no_grad():
         # Of a tracer that sees sizes compared, which are the same in every window, and of an exporter that is as old.
         warnings.simplefilter("ignore")
         torch.onnx.export(

@@ -6,15 +6,19 @@ import importlib.util
 import json
 import sys
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pytest
 import rasterio
 import torch
+from distributed import Client
 
+from flows.measuring import measure
 from flows.models import Model
 from flows.options import SegmentOptions
+from flows.request import open_input
 from flows.segment import Result, Watcher, segment
 from model.config import Engine, Precision, Radiometry, Settings, UNetConfig, Wish
 from model.engines import input_dtype, is_installed, open_network, precisions
@@ -294,3 +298,27 @@ def test_a_sample_agrees_as_far_as_its_worst_quarter() -> None:
     assert agreement(labels, reference) == 1
     labels[5:, :6] = [[1, 1, 1, 0, 0, 0]]  # half of the lower left quarter; of the whole an eighth
     assert agreement(labels, reference) == 0.5
+
+
+@pytest.mark.parametrize("engine", CONVERTED)
+def test_one_process_converts_for_two_scenes_at_once(tmp_path: Path, engine: Engine) -> None:
+    needs(engine)
+    spec = saved_model(tmp_path, random_network())
+    networks = [open_network(spec, tmp_path, Settings(engine=engine, threads=1)) for _ in range(6)]
+    x = torch.randn(1, 2, 96, 96)
+    with ThreadPoolExecutor(len(networks)) as pool:
+        first, *others = pool.map(lambda network: network(x, 24), networks)
+    assert all(torch.equal(first, other) for other in others)
+
+
+def test_scenes_that_are_planned_at_once_are_measured_once(
+    small_model: Model, cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    options, said = SegmentOptions(), list[str]()
+    scene = open_input(shared(MANAUS), small_model, options)
+    with Client(cluster(1), set_as_default=False) as client, ThreadPoolExecutor(3) as pool:
+        planned = [pool.submit(measure, client, scene, small_model, options, 24, 1, said.append) for _ in range(3)]
+        first, *others = [one.result() for one in planned]
+    assert all(other == first for other in others)
+    assert len(said) == 1
