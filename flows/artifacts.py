@@ -18,7 +18,7 @@ from prefect.events import emit_event
 
 from flows.outcomes import Outcome
 from flows.segment import Result
-from pipeline.classes import percent
+from pipeline.classes import counted, percent
 from pipeline.publish import PREVIEW
 from pipeline.verification import Finding
 
@@ -106,7 +106,7 @@ def show_findings(scenes: int, findings: Sequence[Finding], out: str) -> None:
 
 def findings_report(scenes: int, findings: Sequence[Finding], out: str) -> str:
     """A look over a catalogue as Markdown."""
-    lines = [f"# {out}", "", f"{scenes} scenes, {len(findings)} findings", ""]
+    lines = [f"# {out}", "", f"{counted(scenes, 'scene')}, {counted(len(findings), 'finding')}", ""]
     if findings:
         lines += ["| scene | file | what is wrong |", "|---|---|---|"]
     lines += [f"| {_cell(f.scene)} | {_cell(f.subject)} | {_cell(f.problem)} |" for f in findings]

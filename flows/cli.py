@@ -211,8 +211,8 @@ app.add_typer(cli_up.app)
 
 
 def _interrupted(signum: int, frame: object) -> None:
-    """Ctrl-C: what Dask says while it is closed is of no use to anybody."""
-    logging.getLogger("distributed").setLevel(logging.CRITICAL + 1)
+    """Ctrl-C: what Dask, and tornado under it, say while they are closed is of no use to anybody."""
+    logging.disable()
     raise KeyboardInterrupt
 
 

@@ -10,6 +10,7 @@ from rich.console import Console
 
 from flows import display
 from flows.arguments import mapping
+from pipeline.classes import counted
 from pipeline.errors import InputError
 from pipeline.files import check_writable, replacing
 from pipeline.objects import ObjectFolder, is_object
@@ -96,7 +97,7 @@ def verify(
     for finding in findings:
         print(f"{finding.scene or results.name}/{finding.subject}: {finding.problem}")
     scenes = len({item.parent for item in results.glob("*/item.json")})
-    Console().print(f"{scenes} scenes, {len(findings)} findings", highlight=False)
+    Console().print(f"{counted(scenes, 'scene')}, {counted(len(findings), 'finding')}", highlight=False)
     raise typer.Exit(1 if findings else 0)
 
 

@@ -23,7 +23,7 @@ from rich.table import Table
 
 from flows.planning import Plan
 from flows.segment import Result, Watcher
-from pipeline.classes import percent
+from pipeline.classes import counted, percent
 from pipeline.items import ITEM, UNKNOWN_TIME
 from pipeline.publish import PREVIEW, RASTERS, RECORD, ZARR
 from pipeline.report import REPORT
@@ -271,7 +271,8 @@ def show_items(items: Sequence[Mapping[str, Any]]) -> None:
     if not items:
         print("no scenes")
         return
-    table = Table(title=f"{len(items)} scenes", title_justify="left", highlight=False, box=None, padding=(0, 2, 0, 0))
+    title = counted(len(items), "scene")
+    table = Table(title=title, title_justify="left", highlight=False, box=None, padding=(0, 2, 0, 0))
     for heading in ("scene", "date", "classes"):
         table.add_column(heading, overflow="fold")
     for item in items:

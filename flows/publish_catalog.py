@@ -12,6 +12,7 @@ from flows import artifacts
 from flows.access import use
 from flows.destination import Destination
 from pipeline.catalog import update_catalog
+from pipeline.classes import counted
 from pipeline.errors import InputError, RunError
 from pipeline.items import ITEM
 from pipeline.upload import renew_catalog, verify_objects
@@ -39,7 +40,7 @@ def publish_catalog_flow(
     artifacts.show_findings(scenes, findings, str(out))
     if findings:
         told = "; ".join(f"{finding.scene}/{finding.subject}: {finding.problem}" for finding in findings[:5])
-        raise RunError(f"{len(findings)} findings in {out}: {told}")
+        raise RunError(f"{counted(len(findings), 'finding')} in {out}: {told}")
     return {"scenes": scenes}
 
 

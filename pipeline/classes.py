@@ -53,6 +53,11 @@ def _plain(label: LabelClass) -> str:
     return plain if plain[:1].isalpha() else f"class_{plain or label.value}"
 
 
+def counted(number: int, noun: str) -> str:
+    """``1 scene``, ``2 scenes``, ``no scenes``."""
+    return f"{number or 'no'} {noun}{'' if number == 1 else 's'}"
+
+
 def percent(share: float) -> str:
     """A share for people: what is there is never 0."""
     return "< 0.1 %" if 0 < share < 0.0005 else f"{share * 100:.1f} %"

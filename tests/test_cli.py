@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 from collections import namedtuple
 from collections.abc import Callable
 from pathlib import Path
@@ -464,3 +466,28 @@ def test_an_aoi_limits_the_work(seamline: Seamline, small_model: Model, cluster:
     assert ((labels != 255) == inside).all()
     record = json.loads((folder / "run.json").read_text())
     assert record["windows"] == 3 * 3
+
+
+INTERRUPTED_CLIENT = """
+import asyncio, os, signal, threading, time
+from distributed.utils import LoopRunner, sync
+from flows import cli
+
+signal.signal(signal.SIGINT, cli._interrupted)
+runner = LoopRunner()
+runner.start()
+runner.loop.add_callback(time.sleep, 1)  # so Ctrl-C comes before Dask's loop has begun what the client waits for
+threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT)).start()
+try:
+    sync(runner.loop, asyncio.sleep, 60)
+except KeyboardInterrupt:
+    done = threading.Event()
+    runner.loop.call_later(1.5, done.set)
+    done.wait()
+    print("interrupted")
+"""
+
+
+def test_ctrl_c_at_any_moment_leaves_no_traceback() -> None:
+    ended = subprocess.run([sys.executable, "-c", INTERRUPTED_CLIENT], capture_output=True, text=True, timeout=120)
+    assert (ended.stdout, ended.stderr) == ("interrupted\n", "")

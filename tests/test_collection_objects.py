@@ -71,7 +71,7 @@ def test_a_collection_in_a_bucket_is_done_once_and_looked_over(
     assert found is not None  # files of the version before may still be there
     maps.delete([f"scene-1/{found.version}/segmentation.tif"])
     told = message(looked_over())
-    assert told.startswith("1 findings in s3://data/maps: scene-1/"), told
+    assert told.startswith("1 finding in s3://data/maps: scene-1/"), told
 
 
 def test_scenes_in_a_bucket_are_known_by_their_objects(bucket: ObjectFolder, tmp_path: Path) -> None:

@@ -203,7 +203,7 @@ def test_damage_is_found(case: str, published: Path, tmp_path: Path) -> None:
 def test_what_a_run_published_is_whole(published: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert list(verify(published)) == []
     assert app(["verify", str(published)], standalone_mode=False) == 0
-    assert capsys.readouterr().out == "1 scenes, 0 findings\n"
+    assert capsys.readouterr().out == "1 scene, no findings\n"
 
 
 def test_a_scene_that_the_table_does_not_hold_as_it_is_is_published_again(published: Path, tmp_path: Path) -> None:
