@@ -29,7 +29,7 @@ from outputs import CHUNK, CLASSES, simulated
 from rich.console import Console
 from rich.table import Table
 
-from pipeline.catalog import ModelReference, class_table, scene_item, update_catalog, write_item
+from pipeline.catalog import ModelReference, Provenance, class_table, scene_item, update_catalog, write_item
 from pipeline.cog import labels_content, write_cog
 from pipeline.publish import COG, RECORD
 from pipeline.store import Storage, create_store, open_labels, write_labels
@@ -56,9 +56,8 @@ def publish(folder: Path, size: int) -> None:
     record = {"scene": folder.name, "scene_digest": "", "model_digest": "", "classes": rows}
     (folder / RECORD).write_text(json.dumps(record))
     now, model = datetime.now(UTC), ModelReference("none", "00" * 32, "model.json")
-    item = scene_item(folder, folder.name, grid, CLASSES, table, source="simulated", model=model, acquired=now,
-                      processed=now, software={}, lineage="simulated")  # fmt: skip
-    write_item(item, folder)
+    provenance = Provenance("simulated", model, now, now, {}, "simulated")
+    write_item(scene_item(folder, folder.name, grid, CLASSES, table, provenance), folder)
     update_catalog(folder.parent)
 
 

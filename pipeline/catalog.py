@@ -27,8 +27,8 @@ from pipeline.items import ITEM, ITEMS, UNKNOWN_TIME, Document, read_item, write
 from pipeline.store import JSON, crs_code
 
 __all__ = [
-    "CATALOG", "ClassArea", "ModelReference", "catalog_document", "class_properties", "class_table", "file_info",
-    "footprint", "json_bytes", "scene_item", "update_catalog", "write_item",
+    "CATALOG", "ClassArea", "ModelReference", "Provenance", "catalog_document", "class_properties", "class_table",
+    "file_info", "footprint", "json_bytes", "scene_item", "update_catalog", "write_item",
 ]  # fmt: skip
 
 CATALOG = "catalog.json"
@@ -52,6 +52,22 @@ class ModelReference:
     name: str
     digest: str
     href: str
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """How a segmentation came about.
+
+    ``source`` is the scene's path or URL, ``acquired`` when it was taken (None: nobody knows), ``processed`` when it
+    was segmented (both with a time zone), ``software`` names versions, ``lineage`` says it in words.
+    """
+
+    source: str
+    model: ModelReference
+    acquired: datetime | None
+    processed: datetime
+    software: Mapping[str, str]
+    lineage: str
 
 
 @dataclass(frozen=True)
@@ -106,22 +122,14 @@ def scene_item(
     grid: GeoBox,
     classes: Sequence[LabelClass],
     table: Sequence[ClassArea],
-    *,
-    source: str,
-    model: ModelReference,
-    acquired: datetime | None,
-    processed: datetime,
-    software: Mapping[str, str],
-    lineage: str,
+    provenance: Provenance,
     area: Area | None = None,
 ) -> pystac.Item:
     """The STAC 1.1 item of the scene whose results lie in ``folder``; hrefs are relative to it.
 
-    ``source`` is the scene's path or URL, ``acquired`` when it was taken, ``processed`` when it was segmented
-    (both with a time zone), ``software`` names versions, ``area`` (column, row) is where the
-    grid has labels (default: everywhere). STAC demands a time: where ``acquired`` is None the item carries
-    ``processed`` and says so in ``seamline:datetime_unknown``. Files of the known names become assets where they exist,
-    with size and checksum, so write them first.
+    ``area`` (column, row) is where the grid has labels (default: everywhere). STAC demands a time: where nobody knows
+    when the scene was taken the item carries the time of processing and says so in ``seamline:datetime_unknown``. Files
+    of the known names become assets where they exist, with size and checksum, so write them first.
     """
     outline = footprint(grid, area)
     assets = scene_assets(folder, classes, _pixel_width(grid))
@@ -135,30 +143,36 @@ def scene_item(
         id=scene_id,
         geometry=None if outline is None else rounded(shapely.geometry.mapping(outline)),
         bbox=None if outline is None else bbox_of(outline),
-        datetime=acquired or processed,
+        datetime=provenance.acquired or provenance.processed,
         properties={
             "title": f"Segmentation of {scene_id}",
-            "created": pystac.utils.datetime_to_str(processed),
             **_projection(grid),
-            "processing:software": dict(software),
-            "processing:lineage": lineage,
-            "processing:level": "L4",
-            "model": model.name,
-            "model_digest": model.digest,
+            **_history(provenance),
             **class_properties(classes, table),
             **({"renders": drawn} if drawn else {}),
         },
         stac_extensions=list(extensions.values()),
     )
-    if acquired is None:
-        item.properties[UNKNOWN_TIME] = True
     for key, asset in assets.items():
         item.add_asset(key, asset)
-    item.add_link(pystac.Link("derived_from", source, title="the scene that was segmented"))
-    item.add_link(_model_link(model))
+    item.add_link(pystac.Link("derived_from", provenance.source, title="the scene that was segmented"))
+    item.add_link(_model_link(provenance.model))
     for relation in ("root", "parent"):
         item.add_link(pystac.Link(relation, f"../{CATALOG}", media_type=pystac.MediaType.JSON))
     return item
+
+
+def _history(provenance: Provenance) -> dict[str, Any]:
+    unknown = {UNKNOWN_TIME: True} if provenance.acquired is None else {}
+    return {
+        "created": pystac.utils.datetime_to_str(provenance.processed),
+        "processing:software": dict(provenance.software),
+        "processing:lineage": provenance.lineage,
+        "processing:level": "L4",
+        "model": provenance.model.name,
+        "model_digest": provenance.model.digest,
+        **unknown,
+    }
 
 
 def class_properties(classes: Sequence[LabelClass], table: Sequence[ClassArea]) -> dict[str, Any]:

@@ -26,6 +26,7 @@ from pipeline.catalog import (
     CATALOG,
     ClassArea,
     ModelReference,
+    Provenance,
     class_table,
     file_info,
     scene_item,
@@ -350,20 +351,11 @@ def _preview(
 def _item(
     publication: Publication, table: Sequence[ClassArea], hull: shapely.Polygon | None, finished: datetime
 ) -> None:
-    scene = publication.job.scene
-    item = scene_item(
-        publication.folder,
-        scene.id,
-        scene.grid,
-        publication.classes,
-        table,
-        source=scene.source,
-        model=publication.model,
-        acquired=scene.datetime,
-        processed=finished,
-        software=publication.software,
-        lineage=publication.lineage,
-        area=labelled_area(scene.grid, hull, scene.aoi),
+    scene, classes = publication.job.scene, publication.classes
+    provenance = Provenance(
+        scene.source, publication.model, scene.datetime, finished, publication.software, publication.lineage
     )
+    area = labelled_area(scene.grid, hull, scene.aoi)
+    item = scene_item(publication.folder, scene.id, scene.grid, classes, table, provenance, area)
     write_item(item, publication.folder)
     update_catalog(publication.out)

@@ -33,7 +33,7 @@ from pystac.validation.stac_validator import JsonSchemaSTACValidator
 
 import pipeline.catalog
 from pipeline.assets import ASSETS
-from pipeline.catalog import ModelReference, class_table, footprint, scene_item, update_catalog, write_item
+from pipeline.catalog import ModelReference, Provenance, class_table, footprint, scene_item, update_catalog, write_item
 from pipeline.classes import NODATA, LabelClass
 from pipeline.footprint import labelled_area, labelled_hull
 from pipeline.grid import Window
@@ -64,19 +64,10 @@ def item_of(
     folder.mkdir(exist_ok=True)
     (folder / "segmentation.tif").write_bytes(b"labels")
     table = class_table(store(folder, grid, np.ones(grid.shape, np.uint8)), grid, classes)
-    return scene_item(
-        folder,
-        folder.name,
-        grid,
-        classes,
-        table,
-        source="/scenes/a.tif",
-        model=ModelReference("a U-Net", "ab" * 32, "/models/a/model.json"),
-        acquired=acquired,
-        processed=PROCESSED,
-        software={"seamline": "0.1.0"},
-        lineage="segmented by a U-Net",
-    )
+    model = ModelReference("a U-Net", "ab" * 32, "/models/a/model.json")
+    software = {"seamline": "0.1.0"}
+    provenance = Provenance("/scenes/a.tif", model, acquired, PROCESSED, software, "segmented by a U-Net")
+    return scene_item(folder, folder.name, grid, classes, table, provenance)
 
 
 def validated(document: dict[str, Any]) -> dict[str, Any]:

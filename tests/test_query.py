@@ -25,7 +25,7 @@ from pyarrow import parquet
 
 import pipeline.query
 from flows.cli import app, main
-from pipeline.catalog import ClassArea, ModelReference, scene_item, update_catalog, write_item
+from pipeline.catalog import ClassArea, ModelReference, Provenance, scene_item, update_catalog, write_item
 from pipeline.classes import LabelClass, column_names
 from pipeline.errors import InputError
 from pipeline.items import moved
@@ -53,11 +53,9 @@ def publish(
     folder = out / name
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "run.json").write_text("{}")
-    item = scene_item(
-        folder, name, grid, classes, areas, source="/scenes/a.tif", model=MODEL, acquired=acquired,
-        processed=datetime(2026, 11, 22, tzinfo=UTC), software={"seamline": "0.1.0"}, lineage="segmented",
-    )  # fmt: skip
-    write_item(item, folder)
+    processed = datetime(2026, 11, 22, tzinfo=UTC)
+    provenance = Provenance("/scenes/a.tif", MODEL, acquired, processed, {"seamline": "0.1.0"}, "segmented")
+    write_item(scene_item(folder, name, grid, classes, areas, provenance), folder)
 
 
 @pytest.fixture(scope="module")

@@ -38,7 +38,7 @@ from starlette.testclient import TestClient
 
 from flows.cli import app
 from flows.serving.app import create_app
-from pipeline.catalog import ModelReference, class_table, file_info, scene_item, update_catalog, write_item
+from pipeline.catalog import ModelReference, Provenance, class_table, file_info, scene_item, update_catalog, write_item
 from pipeline.classes import NODATA, LabelClass
 from pipeline.cog import labels_content, layer_content, write_cog
 from pipeline.errors import InputError
@@ -101,8 +101,7 @@ def publish(folder: Path, grid: GeoBox, labels: np.ndarray) -> None:
     record = {"scene": folder.name, "scene_digest": "a", "model_digest": "b", "classes": rows}
     (folder / "run.json").write_text(json.dumps(record))
     model = ModelReference("a U-Net", "ab" * 32, "/models/a/model.json")
-    item = scene_item(folder, folder.name, grid, CLASSES, table, source="a.tif", model=model, acquired=WHEN,
-                      processed=WHEN, software={}, lineage="by hand")  # fmt: skip
+    item = scene_item(folder, folder.name, grid, CLASSES, table, Provenance("a.tif", model, WHEN, WHEN, {}, "by hand"))
     write_item(item, folder)
     update_catalog(folder.parent)
 
