@@ -20,9 +20,6 @@ __all__ = ["ASSETS", "KnownFile", "file_info", "renders", "scene_assets"]
 
 Fields = dict[str, Any]
 
-_FULL = round(1 / SCALE)
-"""The digital number of a layer that is one."""
-
 
 @dataclass(frozen=True)
 class KnownFile:
@@ -155,8 +152,9 @@ def renders(assets: Iterable[str], classes: Sequence[LabelClass]) -> dict[str, F
 
 
 def _ramp(title: str, layer: str, band: int = 1) -> Fields:
-    look = {"nodata": NODATA, "rescale": [[0, _FULL]], "colormap_name": LAYERS[layer].colormap, "bidx": [band]}
-    return {"title": title, "assets": [layer], **look}
+    shown = LAYERS[layer]
+    look = {"rescale": [[0, round(shown.brightest / SCALE, 3)]], "colormap_name": shown.colormap}
+    return {"title": title, "assets": [layer], "nodata": NODATA, **look, "bidx": [band]}
 
 
 def _classification(classes: Sequence[LabelClass]) -> list[Fields]:

@@ -33,13 +33,14 @@ _ROWS = 256
 class Layer:
     """A raster beside the labels; ``per_class``: (classes, height, width) instead of (height, width).
 
-    ``colormap`` is the one of matplotlib's that shows it.
+    ``colormap`` is the one of matplotlib's that shows it, from 0 to ``brightest`` and what lies above.
     """
 
     name: str
     title: str
     colormap: str
     per_class: bool = False
+    brightest: float = 1.0
 
     def shape(self, classes: int, height: int, width: int) -> tuple[int, ...]:
         """Of the layer's array."""
@@ -51,7 +52,8 @@ LAYERS = {
     for layer in (
         Layer("probabilities", "probability of each class", "viridis", per_class=True),
         Layer("confidence", "margin between the two most probable classes", "viridis"),
-        Layer("disagreement", "how far overlapping windows differed before they were blended", "magma"),
+        # Two windows that are certain of different classes have 0.71.
+        Layer("disagreement", "how far overlapping windows differed before they were blended", "magma", brightest=0.25),
     )
 }
 CONFIDENCE, DISAGREEMENT = "confidence", "disagreement"

@@ -19,7 +19,7 @@ from pipeline.styles import class_raster_style, polygon_style, ramp_style
 __all__ = ["SIDECARS", "have_sidecars", "remove_sidecars", "write_sidecars"]
 
 _STYLE, _TABLE = "segmentation.qml", "segmentation.tif.aux.xml"
-_RAMPS = {f"{layer.name}.qml": layer.colormap for layer in LAYERS.values()}
+_RAMPS = {f"{layer.name}.qml": layer for layer in LAYERS.values()}
 _POLYGONS = "polygons.qml"
 SIDECARS: Mapping[str, tuple[str, ...]] = {
     "cog": (_STYLE, _TABLE),

@@ -12,6 +12,7 @@ import matplotlib
 from matplotlib.colors import to_hex
 
 from pipeline.classes import LabelClass
+from pipeline.layers import Layer
 
 __all__ = ["class_raster_style", "polygon_style", "ramp_style"]
 
@@ -34,21 +35,23 @@ def class_raster_style(classes: Sequence[LabelClass]) -> Element:
     return qgis
 
 
-def ramp_style(colormap: str) -> Element:
-    """Values of band 1 from 0 to 1, after the file's scale, through one of matplotlib's colour maps.
+def ramp_style(layer: Layer) -> Element:
+    """Values of band 1 of a layer, after the file's scale, through its colour map.
 
     What has no data is not drawn: QGIS takes that from the file.
     """
-    limits = {"classificationMin": "0", "classificationMax": "1"}
+    most = f"{layer.brightest:g}"
+    limits = {"classificationMin": "0", "classificationMax": most}
     renderer = _renderer(qgis := _document(), "singlebandpseudocolor", **limits)
     shader = SubElement(
         SubElement(renderer, "rastershader"), "colorrampshader",
-        colorRampType="INTERPOLATED", classificationMode="1", clip="0", minimumValue="0", maximumValue="1",
+        colorRampType="INTERPOLATED", classificationMode="1", clip="0", minimumValue="0", maximumValue=most,
     )  # fmt: skip
-    colors = matplotlib.colormaps[colormap]
+    colors = matplotlib.colormaps[layer.colormap]
     for step in range(_STEPS + 1):
-        value = step / _STEPS
-        SubElement(shader, "item", value=f"{value:g}", label=f"{value:.2f}", color=to_hex(colors(value)), alpha="255")
+        part = step / _STEPS
+        value, color = part * layer.brightest, to_hex(colors(part))
+        SubElement(shader, "item", value=f"{value:g}", label=f"{value:.2f}", color=color, alpha="255")
     return qgis
 
 

@@ -240,19 +240,19 @@ def test_qgis_shows_polygons_by_class(results: Results, tmp_path: Path, name: st
     assert same[BLOCK // 2 :: BLOCK, BLOCK // 2 :: BLOCK].mean() > 0.9 and same.mean() > 0.6
 
 
-def test_qgis_shows_layers_from_0_to_1(results: Results, tmp_path: Path) -> None:
-    shown = {"probabilities": "viridis", "confidence": "viridis", "disagreement": "magma"}
+def test_qgis_shows_layers_by_ramps(results: Results, tmp_path: Path) -> None:
+    shown = {"probabilities": ("viridis", 1), "confidence": ("viridis", 1), "disagreement": ("magma", 0.25)}
     pictures = {name: str(tmp_path / f"{name}.png") for name in shown}
     requests = [
         {"reader": "ramp", "path": str(results.folder / f"{name}.tif"), "png": pictures[name]} for name in shown
     ]
-    for (name, colormap), layer in zip(shown.items(), asked_of_qgis(tmp_path, *requests), strict=True):
-        assert (layer["renderer"], layer["limits"]) == ("singlebandpseudocolor", [0, 1])
-        assert [value for value, _ in layer["colors"]][:: len(layer["colors"]) - 1] == [0, 1]
+    for (name, (colormap, most)), layer in zip(shown.items(), asked_of_qgis(tmp_path, *requests), strict=True):
+        assert (layer["renderer"], layer["limits"]) == ("singlebandpseudocolor", [0, most])
+        assert [value for value, _ in layer["colors"]][:: len(layer["colors"]) - 1] == [0, most]
         with rasterio.open(results.folder / f"{name}.tif") as file, Image.open(pictures[name]) as drawn:
             values, colors = file.read(1), np.asarray(drawn.convert("RGBA")).astype(int)
         np.testing.assert_array_equal(colors[..., 3] == 0, values == NODATA)
-        expected = colormaps[colormap](values * 0.004, bytes=True)[..., :3]
+        expected = colormaps[colormap](values * 0.004 / most, bytes=True)[..., :3]
         assert (np.abs(colors[..., :3] - expected)[values != NODATA] <= 6).all()
 
 

@@ -28,6 +28,7 @@ import rasterio
 import shapely
 import uvicorn
 from affine import Affine
+from matplotlib import colormaps
 from morecantile import tms
 from odc.geo.geobox import GeoBox
 from PIL import Image
@@ -45,6 +46,7 @@ from pipeline.errors import InputError
 from pipeline.grid import Window
 from pipeline.layers import LAYERS
 from pipeline.store import Storage, create_store, open_labels, open_raster, write_labels, write_raster
+from pipeline.styles import ramp_style
 from pipeline.thumbnail import write_overview
 
 CLASSES = [
@@ -177,6 +179,21 @@ def test_a_tile_shows_each_label_where_it_lies(client: Client, scene: str) -> No
         assert np.abs(picture[shown, 0].astype(int) - want[shown] * 60.0).mean() < 8
 
 
+def test_the_legend_has_the_colors_of_the_map_and_of_qgis(client: Client) -> None:
+    ramps = client.get("/scenes").json()["ramps"]
+    styles = {name: ramp_style(LAYERS[name]).iter("item") for name in ("confidence", "disagreement")}
+    for name, style in styles.items():
+        points = [(float(item.get("value", "")), item.get("color")) for item in style]
+        assert [color for _, color in points[::4]] == ramps[name]["colors"] and points[-1][0] == ramps[name][
+            "brightest"
+        ]
+    west, south, east, north = client.get("/scenes/utm").json()["bbox"]
+    there = tms.get("WebMercatorQuad").tile((west + east) / 2, (south + north) / 2, 13)
+    drawn = tile(client, "utm", "confidence", 13, there.x, there.y)
+    expected = colormaps["viridis"](100 * 0.004, bytes=True)[:3]  # all of the layer is digital number 100
+    assert np.abs(drawn[drawn[..., 3] == 255, :3].astype(int) - expected).max() <= 1
+
+
 @pytest.mark.parametrize("scene", ["utm", "degrees", "rotated"])
 def test_a_pixel_tells_its_class_and_probabilities(client: Client, scene: str) -> None:
     grid, labels = GRIDS[scene], labels_of(list(GRIDS).index(scene))
@@ -237,7 +254,7 @@ def test_a_scene_across_the_antimeridian_is_whole(across: Path, scene: str) -> N
     west, south, east, north = client.get(f"/scenes/{scene}").json()["bbox"]
     assert west > 179 and east < -179
     told = client.get(f"/scenes/{scene}/layers/segmentation/WebMercatorQuad/tilejson.json").json()
-    assert told["bounds"][::2] == [-180, 180] and 10 <= told["maxzoom"] <= 12
+    assert told["bounds"][::2] == [-180, 180] and 12 <= told["maxzoom"] <= 14
     for lon in (179.999, -179.999):
         there = tms.get("WebMercatorQuad").tile(lon, (south + north) / 2, 11)
         seen, want = (found(scene, there) for found in (  # the last and the first column of tiles
@@ -283,8 +300,8 @@ def test_a_scene_that_reaches_a_pole_has_tiles(scene: str, tmp_path: Path) -> No
     client = TestClient(create_app(tmp_path / "out"))
     told = client.get(f"/scenes/{scene}/layers/segmentation/WebMercatorQuad/tilejson.json")
     assert told.status_code == 200, told.text
-    widest = 360 / 256 / POLES[scene].transform.a
-    assert abs(told.json()["maxzoom"] - np.log2(widest)) <= 1
+    as_large = np.log2(360 / 256 / POLES[scene].transform.a)
+    assert abs(told.json()["maxzoom"] - as_large - 2) <= 1  # pixels of several of a tile have their shape
 
 
 TILE = "/scenes/utm/layers/segmentation/tiles/WebMercatorQuad"
@@ -521,12 +538,13 @@ def test_the_page_in_a_browser(out: Path, tmp_path: Path) -> None:
         page.mouse.click(*point)
         page.wait_for_selector(".answer")
         assert page.locator(".what").inner_text() == CLASSES[label].name
-        assert "60.0 %" in page.locator(".odds").inner_text() and "utm" in page.locator(".answer").inner_text()
+        assert "60 %" in page.locator(".odds").inner_text() and "utm" in page.locator(".answer").inner_text()
 
         page.locator("#polygons").check()
         until(page, "() => document.getElementById('polygons-note').textContent.includes('in view')")
         page.locator("#layer").select_option("confidence")
         settle(page)
+        assert page.locator("#ramp").inner_text().split() == ["0", "1"]
         link = page.url
         assert {"scene=utm", "layer=confidence", "polygons=1"} <= set(link.split("#")[1].split("&"))
 

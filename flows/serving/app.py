@@ -19,7 +19,7 @@ from rio_tiler.errors import RioTilerError, TileOutsideBounds
 from flows.serving.metrics import exposition
 from flows.serving.pixel import pixel_at
 from flows.serving.results import POLYGONS, Damaged, NotThere, Results
-from flows.serving.tiles import PREFIX, router
+from flows.serving.tiles import PREFIX, ramps, router
 from flows.serving.vectors import MOST, polygons_in
 from pipeline.errors import InputError
 from pipeline.publish import PREVIEW
@@ -81,7 +81,7 @@ def _add_scenes(app: FastAPI, results: Results) -> None:
         if bbox or interval or where:
             found = results.found(bbox, interval, where)
             listed = [scene for scene in listed if scene["id"] in found]
-        return {"folder": results.root.name, "scenes": listed}
+        return {"folder": results.root.name, "scenes": listed, "ramps": ramps()}
 
     @app.get("/scenes/{scene}")
     def scene(scene: str) -> dict[str, Any]:

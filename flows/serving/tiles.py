@@ -14,6 +14,7 @@ import rasterio
 from affine import Affine
 from fastapi import APIRouter, Depends, Query, Request
 from matplotlib import colormaps
+from matplotlib.colors import to_hex
 from rasterio.crs import CRS
 from rasterio.io import DatasetReader
 from rasterio.vrt import WarpedVRT
@@ -26,18 +27,19 @@ from titiler.core.factory import TilerFactory
 
 from flows.serving.results import DRAWN, NotThere, Results
 from pipeline.classes import NODATA
-from pipeline.layers import SCALE
+from pipeline.layers import LAYERS, SCALE, Layer
 
 PREFIX = "/scenes/{scene}/layers/{layer}"
 TILE_SIZE = 512
 _DEEPEST = 24
+_SHARPER = 2
+"""Zooms beyond the one whose pixels are as large as the scene's: there the nearest one makes some wider than others."""
+_STOPS = (0.0, 0.25, 0.5, 0.75, 1.0)
 _RADIUS = 6_378_137
 """Metres, of Web Mercator's sphere."""
 _NORTHERNMOST = 85.06
 """Degrees, of Web Mercator's square."""
-_APART = 0.25
-"""Disagreement that is drawn brightest; two windows that are certain of different classes have 0.71."""
-Layer = Literal["segmentation", "overview", "confidence", "disagreement"]
+Drawn = Literal["segmentation", "overview", "confidence", "disagreement"]
 Colors = dict[int, tuple[int, int, int, int]]
 
 ALONE = {"GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR"}
@@ -60,7 +62,7 @@ class GeoTiff(Reader):
 
     @property
     def maxzoom(self) -> int:
-        """Where the scene's pixels are as large as those of a tile.
+        """Where a pixel of the scene is several of a tile, so that it has its shape.
 
         The smallest of those in its middle and corners count: from edge to edge a scene across the antimeridian would
         be as wide as the world, and at a pole pixels have no size. What lies beyond Web Mercator's square counts as if
@@ -79,7 +81,8 @@ class GeoTiff(Reader):
         around = 2 * np.pi * _RADIUS
         sides = np.hypot((x[1:] - x[0] + around / 2) % around - around / 2, y[1:] - y[0])
         sides = sides[np.isfinite(sides) & (sides > 0)]
-        return self.tms.zoom_for_res(float(sides.min())) if sides.size else int(super().maxzoom)
+        as_large = self.tms.zoom_for_res(float(sides.min())) if sides.size else int(super().maxzoom)
+        return min(as_large + _SHARPER, _DEEPEST)
 
     def get_geographic_bounds(self, crs: CRS) -> tuple[float, float, float, float]:
         """All around the world across the antimeridian, where bounds of tiles may not wrap (TileJSON 3.0)."""
@@ -119,17 +122,17 @@ class _Resampling(DefaultDependency):
 
 def router(results: Results) -> APIRouter:
     """Routes below ``PREFIX``."""
-    palettes = {"confidence": _palette(1.0), "disagreement": _palette(_APART)}
+    palettes = {name: _palette(layer) for name, layer in LAYERS.items() if not layer.per_class}
 
-    def path(scene: str, layer: Layer) -> str:
+    def path(scene: str, layer: Drawn) -> str:
         if not results.item(scene).placed:
             raise NotThere(f"scene {scene} has no place on Earth")
         return str(results.file(scene, DRAWN[layer]))
 
-    def colors(layer: Layer) -> Colors | None:
+    def colors(layer: Drawn) -> Colors | None:
         return palettes.get(layer)  # labels have theirs in the file
 
-    def resampling(layer: Layer) -> _Resampling:
+    def resampling(layer: Drawn) -> _Resampling:
         return _Resampling("bilinear", "bilinear") if layer == "overview" else _Resampling()
 
     web = morecantile.defaults.TileMatrixSets({"WebMercatorQuad": morecantile.tms.get("WebMercatorQuad")})
@@ -158,8 +161,17 @@ def _sized(request: Request, tilesize: Annotated[int, Query(ge=64, le=1024)] = T
         raise NotThere(f"there is no tile {z[:9]}/{x[:9]}/{y[:9]}")
 
 
-def _palette(most: float) -> Colors:
-    """A colour for each digital number of a quantised layer, from dark (0) to bright (``most`` and above)."""
-    steps = np.clip(np.arange(256) * SCALE / most, 0, 1)
-    found = (colormaps["viridis"](steps) * 255).round().astype(int).tolist()
+def ramps() -> dict[str, dict[str, Any]]:
+    """How the layers are drawn, for a legend: colours from 0 to the brightest value, and that."""
+    return {
+        name: {"brightest": layer.brightest, "colors": [to_hex(color) for color in colormaps[layer.colormap](_STOPS)]}
+        for name, layer in LAYERS.items()
+        if not layer.per_class
+    }
+
+
+def _palette(layer: Layer) -> Colors:
+    """A colour for each digital number of a quantised layer."""
+    steps = np.clip(np.arange(256) * SCALE / layer.brightest, 0, 1)
+    found = (colormaps[layer.colormap](steps) * 255).round().astype(int).tolist()
     return {number: tuple(color) for number, color in enumerate(found)} | {NODATA: (0, 0, 0, 0)}

@@ -6,6 +6,7 @@ const $ = (id) => document.getElementById(id);
 const TITLES = { segmentation: "Classes", confidence: "Confidence", disagreement: "Disagreement" };
 const state = { scene: null, layer: "segmentation", opacity: 0.7, polygons: false, view: null };
 let scenes = [];
+let ramps = {};
 let popup = null;
 let asked = 0;
 
@@ -25,6 +26,11 @@ function area(m2) {
 
 function share(part) {
   return part > 0 && part < 0.0005 ? "< 0.1 %" : `${(part * 100).toFixed(1)} %`;
+}
+
+// Probabilities are known to 0.004, and do not sum to one more exactly than that.
+function odd(part) {
+  return part < 0.005 ? "< 1 %" : part > 0.995 ? "> 99 %" : `${Math.round(part * 100)} %`;
 }
 
 function when(scene) {
@@ -150,8 +156,18 @@ function panel(scene) {
     make("tr", { className: entry.share ? "" : "none" }, make("td", {}, swatch(entry.color), entry.name),
       make("td", { textContent: share(entry.share) }), make("td", { textContent: area(entry.area_m2) })));
   $("legend").querySelector("tbody").replaceChildren(...rows);
-  $("ramp").hidden = !["confidence", "disagreement"].includes(state.layer);
+  ramp();
   slider();
+}
+
+function ramp() {
+  const look = ramps[state.layer];
+  $("ramp").hidden = !look;
+  if (!look) return;
+  const [dark, bar, bright] = $("ramp").children;
+  dark.textContent = "0";
+  bar.style.background = `linear-gradient(90deg, ${look.colors.join(", ")})`;
+  bright.textContent = look.brightest < 1 ? `${look.brightest} and more` : "1";
 }
 
 function slider() {
@@ -227,7 +243,7 @@ function bars(odds, color) {
   for (const [name, value] of odds) {
     const bar = make("i");
     Object.assign(bar.style, { background: color[name], width: `${Math.max(2, value * 100)}%` });
-    table.append(make("b", { textContent: name }), make("div", {}, bar), make("span", { textContent: share(value) }));
+    table.append(make("b", { textContent: name }), make("div", {}, bar), make("span", { textContent: odd(value) }));
     bar.style.display = "block";
   }
   return table;
@@ -286,7 +302,7 @@ window.addEventListener("hashchange", recall);
 
 Promise.all([ask(`scenes${location.search}`), map.once("load")])
   .then(([found]) => {
-    scenes = found.scenes;
+    ({ scenes, ramps } = found);
     document.title = `${found.folder} · Seamline`;
     $("folder").textContent = `${found.folder} · ${scenes.length} ${scenes.length === 1 ? "scene" : "scenes"}`;
     $("filter").hidden = scenes.length < 6;
