@@ -17,11 +17,12 @@ __all__ = ["Lie", "lie_of", "round_length"]
 class Lie:
     """How a grid lies on the ellipsoid, in its middle.
 
-    ``pixel_m`` is the distance in metres from a pixel to the next one in its row, ``north`` the direction of true north
-    in a picture of the grid: degrees clockwise from up.
+    ``pixel_m`` and ``row_m`` are the distances in metres from a pixel to the next one in its row and in its column,
+    ``north`` the direction of true north in a picture of the grid: degrees clockwise from up.
     """
 
     pixel_m: float
+    row_m: float
     north: float
 
 
@@ -42,7 +43,7 @@ def lie_of(grid: GeoBox) -> Lie | None:
     if not abs(np.linalg.det(steps)) > 0:
         return None
     right, up = np.linalg.solve(steps, [0.0, 1.0])
-    return Lie(float(distance[0]), math.degrees(math.atan2(right, up)))
+    return Lie(float(distance[0]), float(distance[1]), math.degrees(math.atan2(right, up)))
 
 
 def round_length(limit: float) -> float:

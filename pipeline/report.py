@@ -18,7 +18,7 @@ from markdown_it import MarkdownIt
 from markdown_it.common.utils import escapeHtml
 from markupsafe import Markup
 
-from pipeline.cartography import lie_of
+from pipeline.cartography import Lie, lie_of
 from pipeline.classes import LabelClass, percent
 from pipeline.conventions import crs_code
 from pipeline.files import replacing
@@ -127,6 +127,11 @@ def _mebibytes(size: int) -> str:
     return f"{size / 2**20:,.0f} MiB"
 
 
+def _pixel(lie: Lie) -> str:
+    across, down = f"{lie.pixel_m:.3g}", f"{lie.row_m:.3g}"
+    return f"{across} m" if across == down else f"{across} × {down} m"
+
+
 def _about_scene(scene: Scene, record: Mapping[str, Any]) -> dict[str, Any]:
     height, width = scene.grid.shape
     lie = lie_of(scene.grid)
@@ -135,7 +140,7 @@ def _about_scene(scene: Scene, record: Mapping[str, Any]) -> dict[str, Any]:
             "id": scene.id,
             "source": scene.source,
             "size": f"{width:,} × {height:,}",
-            "pixel": None if lie is None else f"{lie.pixel_m:.3g} m",
+            "pixel": None if lie is None else _pixel(lie),
             "crs": place_of(scene),
             "bands": ", ".join(band.name for band in scene.bands),
         },

@@ -157,9 +157,9 @@ def test_scale_and_north_of_a_grid(crs: str, origin: tuple[float, float], step: 
     grid = GeoBox((80, 100), Affine.translation(*origin) @ Affine.rotation(angle) @ Affine.scale(step, -step), crs)
     lie = lie_of(grid)
     to_degrees = pyproj.Transformer.from_crs(crs, "EPSG:4326", always_xy=True)
-    lon, lat = to_degrees.transform(*grid.pix2wld(np.array([40.0, 60, 50]), np.array([40.0, 40, 40])))
-    _, _, across = pyproj.Geod(ellps="GRS80").inv(lon[0], lat[0], lon[1], lat[1])
-    assert lie.pixel_m == pytest.approx(across / 20, rel=1e-4)
+    lon, lat = to_degrees.transform(*grid.pix2wld(np.array([40.0, 60, 50, 50, 50]), np.array([40.0, 40, 40, 30, 50])))
+    _, _, sides = pyproj.Geod(ellps="GRS80").inv(lon[[0, 3]], lat[[0, 3]], lon[[1, 4]], lat[[1, 4]])
+    assert [lie.pixel_m, lie.row_m] == pytest.approx(sides / 20, rel=1e-4)
     # A step up on the map that is drawn, turned by ``north``, goes north.
     turn = np.radians(lie.north)
     col, row = 50 + 20 * np.sin(turn), 40 - 20 * np.cos(turn)
