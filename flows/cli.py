@@ -237,7 +237,17 @@ def main() -> None:
         code = INTERRUPTED
     if code == INTERRUPTED:  # Typer returns it for Ctrl-C
         _said("interrupted; give the same command again", code)
+    _end_zarr()
     sys.exit(code)
+
+
+def _end_zarr() -> None:
+    """zarr gives its thread 0.2 s at exit and then ends in a traceback; on a busy machine that is too little."""
+    zarr = sys.modules.get("zarr.core.sync")
+    thread, loop = (getattr(zarr, name, [None])[0] for name in ("iothread", "loop"))
+    if thread is not None and loop is not None:
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join(10)
 
 
 def _said(message: object, code: int) -> int:

@@ -36,7 +36,9 @@ def evaluate(
     ],
     truth: Annotated[Path, typer.Argument(help="A raster of labels, or polygons")],
     values: Annotated[str, typer.Option(help="What stands for which label in the truth: 0=0,255=1")] = "",
-    attribute: Annotated[str, typer.Option(help="Attribute of polygons with their values; default: all are 1")] = "",
+    attribute: Annotated[
+        str, typer.Option(help="Attribute of polygons with their values; default: class of our own, 1 of all others")
+    ] = "",
     tolerance: Annotated[int, typer.Option(help="Pixels that boundaries may be apart")] = 2,
     report: Annotated[Path | None, typer.Option("--json", help="Write the scores to this file")] = None,
     picture: Annotated[Path | None, typer.Option(help="Draw the confusion matrix to this PNG")] = None,

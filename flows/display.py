@@ -162,7 +162,7 @@ def show_result(result: Result) -> None:
     """The table at the end of a run."""
     record, out = result.record, Console()
     if not result.computed:
-        done = f"wrote {' and '.join(result.rewritten)} again" if result.rewritten else "nothing to do"
+        done = f"wrote {', '.join(result.rewritten)}" if result.rewritten else "nothing to do"
         out.print(
             f"{result.place or result.folder}: finished before with this scene, model and plan; {done}", highlight=False
         )

@@ -9,10 +9,10 @@ from __future__ import annotations
 import re
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pyogrio
@@ -20,23 +20,19 @@ import rasterio
 import shapely
 from affine import Affine
 from numpy.typing import NDArray
-from pyproj import Transformer
-from pyproj.exceptions import ProjError
 from rasterio.errors import NotGeoreferencedWarning, RasterioError
 from rasterio.features import rasterize
-from rasterio.windows import Window as RasterioWindow
 
 from pipeline.classes import NODATA
 from pipeline.errors import InputError
 from pipeline.grid import GeoBox, Window
+from pipeline.nearest import Pixels, Place, as_it_is, nearest, transformer
 from pipeline.publish import COG
 from pipeline.rasters import environment
 
 VECTORS = {".geojson", ".json", ".gpkg", ".fgb", ".shp", ".gml", ".kml"}
-LARGEST = 1024**2
-"""Pixels of the grid that are warped at once; of the other raster, 16 times as many are held."""
-SNAP = 1e-6
-"""Pixels: a centre this close to the border between two pixels lies on it, and in the right or lower of them."""
+_OWN = ("class", "area_m2")
+"""Attributes of polygons that a run published, the one of their labels first."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +42,8 @@ class Truth:
     ``values`` maps what stands in the raster, or in the ``attribute`` of the polygons, to labels; what it does not name
     is unknown. Empty: the values are the labels; those below 0 and above 254 are unknown, and fractions are refused,
     since they are probabilities, or labels that were interpolated. Whole numbers stored as floats are labels.
-    Dates are named as ISO 8601 writes them, 2024-06-01. Without an ``attribute`` polygons have the label 1, the rest 0.
+    Dates are named as ISO 8601 writes them, 2024-06-01. Without an ``attribute`` polygons that a run published have
+    their class, others the label 1, the rest 0.
     """
 
     path: Path
@@ -121,12 +118,12 @@ def pairs(prediction: Path, truth: Truth, margin: int, edge: int = 2048) -> Iter
 def _read_beside(truth: Truth, predicted: Any) -> Iterator[Any]:
     """(size, reader of both labels of a window) on the grid of a raster of truth."""
     with _opened(truth.path, "truth") as true:
-        place = _Place(true.crs, true.transform, true.shape, tuple(true.bounds))
+        place = Place(true.crs, true.transform, true.shape, tuple(true.bounds))
         same = place.grid == (predicted.crs, predicted.transform, predicted.shape)
         if not same:
             _check_ground(predicted, truth.path, true.crs and true.crs.to_wkt(), true.bounds)
         name = f"segmentation {predicted.name}"
-        pixels = _as_it_is if same else _nearest(place, predicted.crs, name)
+        pixels = as_it_is if same else nearest(place, predicted.crs, name)
 
         def both(window: Window) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
             theirs = _labels(true, window, truth.values, f"truth {truth.path}")
@@ -151,7 +148,7 @@ def labeller(grid: GeoBox, truth: Truth) -> Callable[[Window], NDArray[np.uint8]
     Raises:
         InputError: the truth cannot be read, or lies elsewhere; from the reader, also where there are no labels in it.
     """
-    place = _Place(
+    place = Place(
         None if grid.crs is None else rasterio.CRS.from_wkt(grid.crs.to_wkt()),
         grid.transform, tuple(grid.shape), tuple(grid.extent.boundingbox.bbox),
     )  # fmt: skip
@@ -167,7 +164,7 @@ def labeller(grid: GeoBox, truth: Truth) -> Callable[[Window], NDArray[np.uint8]
                     fix="take the labels of this image, or georeference both",
                 )  # fmt: skip
         name = f"truth {truth.path}"
-        pixels = _as_it_is if same else _nearest(place, true.crs, name)
+        pixels = as_it_is if same else nearest(place, true.crs, name)
 
     def read(window: Window) -> NDArray[np.uint8]:
         with _opened(truth.path, "truth") as true:  # GDAL's handles belong to one thread
@@ -176,22 +173,9 @@ def labeller(grid: GeoBox, truth: Truth) -> Callable[[Window], NDArray[np.uint8]
     return read
 
 
-class _Place(NamedTuple):
-    """What of a raster says where it lies; the names are rasterio's."""
-
-    crs: Any
-    transform: Affine
-    shape: tuple[int, ...]
-    bounds: tuple[float, ...]
-
-    @property
-    def grid(self) -> tuple[Any, Affine, tuple[int, ...]]:
-        """What two rasters on the same pixels have in common."""
-        return self.crs, self.transform, self.shape
-
-
 def _burner(truth: Truth, place: Any) -> Callable[[Window], NDArray[np.uint8]]:
     """A reader of the labels of a window, for polygons."""
+    truth = _own(truth)
     shapes, labels = _polygons(truth, place)
     tree = shapely.STRtree(shapes)
     rest = NODATA if truth.attribute else 0
@@ -206,6 +190,16 @@ def _burner(truth: Truth, place: Any) -> Callable[[Window], NDArray[np.uint8]]:
         return np.asarray(rasterize(burnt, window.shape, fill=rest, transform=transform, dtype="uint8"))
 
     return read
+
+
+def _own(truth: Truth) -> Truth:
+    """Polygons that a run published say their labels by themselves."""
+    if truth.attribute:
+        return truth
+    with suppress(pyogrio.errors.DataSourceError, pyogrio.errors.DataLayerError, ValueError):  # told by who reads it
+        if set(_OWN) <= set(pyogrio.read_info(truth.path)["fields"].tolist()):
+            return replace(truth, attribute=_OWN[0])
+    return truth
 
 
 def _polygons(truth: Truth, predicted: Any) -> tuple[NDArray[Any], NDArray[np.uint8]]:
@@ -226,7 +220,7 @@ def _polygons(truth: Truth, predicted: Any) -> tuple[NDArray[Any], NDArray[np.ui
     if keep.any():
         _check_ground(predicted, truth.path, meta["crs"], shapely.total_bounds(shapes[keep]))
     if meta["crs"]:
-        to = _transformer(meta["crs"], predicted.crs, f"truth {truth.path}")
+        to = transformer(meta["crs"], predicted.crs, f"truth {truth.path}")
         shapes = np.asarray(shapely.transform(shapes, lambda points: np.column_stack(to.transform(*points.T))))
     values = np.asarray(columns[0] if truth.attribute else np.ones(len(shapes), int))
     labels = np.full(len(shapes), NODATA, np.uint8)
@@ -245,60 +239,8 @@ def _parsed(geometry: NDArray[Any], path: Path) -> NDArray[Any]:
     return shapes
 
 
-_Pixels = Callable[[Any, Window], tuple[NDArray[Any], NDArray[np.bool_]]]
-"""What an open raster has in a window of a grid: values (height, width), and which of them are data."""
-
-
-def _as_it_is(dataset: Any, window: Window) -> tuple[NDArray[Any], NDArray[np.bool_]]:
-    place = RasterioWindow(window.col, window.row, window.width, window.height)
-    return dataset.read(1, window=place), dataset.read_masks(1, window=place) != 0
-
-
-def _nearest(place: _Place, crs: Any, name: str) -> _Pixels:
-    """Nearest neighbours, on the grid of ``place``, of a raster in ``crs``.
-
-    Not GDAL's warper: it interpolates the transformation between pixels that depend on the window, rasterio 1.4 fails
-    at tolerance 0, and what lies outside of the raster needs a value that no label has. Here each centre of a pixel is
-    transformed for itself, and where it lies beside the raster there are no data.
-    """
-    to = None if crs == place.crs else _transformer(place.crs, crs, name)
-
-    def read(dataset: Any, window: Window) -> tuple[NDArray[Any], NDArray[np.bool_]]:
-        if window.pixels > LARGEST:
-            return _halves(dataset, window, read)
-        rows, cols = np.mgrid[window.row : window.row + window.height, window.col : window.col + window.width] + 0.5
-        x, y = place.transform @ (cols, rows)
-        if to is not None:
-            x, y = to.transform(x, y)
-        cols, rows = (np.floor(at + SNAP) for at in ~dataset.transform @ (x, y))
-        inside = (rows >= 0) & (rows < dataset.height) & (cols >= 0) & (cols < dataset.width)  # infinite ones are not
-        values, known = np.zeros(window.shape, dataset.dtypes[0]), np.zeros(window.shape, bool)
-        if not inside.any():
-            return values, known
-        rows, cols = rows[inside].astype(int), cols[inside].astype(int)
-        row, col = int(rows.min()), int(cols.min())
-        part = Window(row, col, int(rows.max()) - row + 1, int(cols.max()) - col + 1)
-        if part.pixels > 16 * LARGEST and window.pixels > 1:  # labels much finer than the grid
-            return _halves(dataset, window, read)
-        there, data = _as_it_is(dataset, part)
-        values[inside], known[inside] = there[rows - row, cols - col], data[rows - row, cols - col]
-        return values, known
-
-    return read
-
-
-def _halves(dataset: Any, window: Window, read: _Pixels) -> tuple[NDArray[Any], NDArray[np.bool_]]:
-    (row, col), (height, width) = (window.row, window.col), window.shape
-    if tall := height >= width:
-        parts = Window(row, col, height // 2, width), Window(row + height // 2, col, height - height // 2, width)
-    else:
-        parts = Window(row, col, height, width // 2), Window(row, col + width // 2, height, width - width // 2)
-    values, known = zip(*(read(dataset, part) for part in parts), strict=True)
-    return np.concatenate(values, 1 - tall), np.concatenate(known, 1 - tall)
-
-
 def _labels(
-    dataset: Any, window: Window, values: Mapping[str, int], name: str, pixels: _Pixels = _as_it_is
+    dataset: Any, window: Window, values: Mapping[str, int], name: str, pixels: Pixels = as_it_is
 ) -> NDArray[np.uint8]:
     try:
         read, known = pixels(dataset, window)
@@ -360,20 +302,11 @@ def _check_crs(predicted: Any, path: Path, crs: str | None) -> None:
         )  # fmt: skip
 
 
-def _transformer(source: Any, target: Any, name: str) -> Transformer:
-    try:
-        return Transformer.from_crs(getattr(source, "wkt", source), getattr(target, "wkt", target), always_xy=True)
-    except ProjError as error:
-        raise InputError(
-            name, got=error, expected="a CRS that can be transformed to the other's", fix="reproject the file"
-        ) from error
-
-
 def _check_ground(predicted: Any, path: Path, crs: str | None, bounds: Any) -> None:
     """Refuse what cannot be laid over the segmentation: ``bounds`` in a CRS beside its grid, or with no CRS to tell."""
     _check_crs(predicted, path, crs)
     if crs:
-        bounds = _transformer(crs, predicted.crs, f"truth {path}").transform_bounds(*bounds)
+        bounds = transformer(crs, predicted.crs, f"truth {path}").transform_bounds(*bounds)
     if not shapely.intersects(shapely.box(*predicted.bounds), shapely.box(*bounds)):
         raise InputError(
             f"truth {path}",

@@ -101,8 +101,10 @@ class Interval:
 
     @property
     def sql(self) -> str:
-        """Whether a row's ``datetime`` lies in it."""
-        after = [f"datetime >= '{self.start.isoformat()}'"] if self.start else []
+        """Whether a row's ``datetime`` lies in it; midnight sharp is a day without a time, and lies in all of it."""
+        day = "datetime = date_trunc('day', datetime) AND datetime + INTERVAL 1 DAY"
+        start = self.start and self.start.isoformat()
+        after = [f"(datetime >= '{start}' OR {day} > '{start}')"] if start else []
         before = [f"datetime < '{self.end.isoformat()}'"] if self.end else []
         return " AND ".join([*after, *before]) or "true"
 
@@ -167,8 +169,12 @@ def _table(out: Path | ObjectFolder) -> Iterator[Path]:
 
 
 def _no_table(out: Path | ObjectFolder) -> InputError:
-    return InputError(f"results {out}", got=f"no {ITEMS}", expected="a folder that `seamline segment` wrote to",
-                      fix="check the path; older results get it when the same command is given again")  # fmt: skip
+    there = not isinstance(out, Path) or out.exists()
+    return InputError(
+        f"results {out}", got=f"no {ITEMS}" if there else "no such folder",
+        expected="a folder that `seamline segment` wrote to",
+        fix="check the path" + ("; older results get it when the same command is given again" if there else ""),
+    )  # fmt: skip
 
 
 def _selected(out: Path | ObjectFolder, path: Path, conditions: list[str], unless: list[str], where: str) -> list[str]:

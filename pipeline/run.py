@@ -136,12 +136,14 @@ class _Loop:
                 chunk = self._running.pop(future)
                 try:
                     self._note(future, chunk)
+                except TimeoutError:  # its worker was lost with the result, and another does it again
+                    self._await(future, chunk)
+                    continue
                 except BadBlockError as error:
                     log.error("%s", error)
                     unreadable.add(str(error))
-                finally:
-                    self._inferring.discard(future)
-                    future.release()
+                self._inferring.discard(future)
+                future.release()
                 self._submit()
         finally:
             if self._running and self._client.status == "running":
@@ -198,7 +200,10 @@ def spread(client: Client, job: Job) -> Spread:
                     ended = SimpleQueue[Future]()
                     future.add_done_callback(ended.put)
                     _next_of(ended, client, job)
-                    found: T = _result(job, chunk, future)
+                    try:
+                        found: T = _result(job, chunk, future)
+                    except TimeoutError:  # its worker was lost with the result, and another does it again
+                        continue
                 running.popleft()
                 future.release()
                 yield found
@@ -235,8 +240,9 @@ def _what(job: Job) -> str:
 
 
 def _result(job: Job, chunk: Index, future: Future) -> Any:
+    """What a task that ended returned. Raises ``TimeoutError`` where nobody has it any more."""
     try:
-        return future.result()
+        return future.result(timeout=LOOK_FOR_WORKERS)
     except KilledWorker as error:
         raise RunError(
             f"scene {job.scene.id}, chunk {tuple(chunk)}: {error.allowed_failures + 1} workers died "

@@ -147,6 +147,12 @@ def test_polygons_are_burnt_into_the_grid_of_the_segmentation(tmp_path: Path, su
     named = np.where(inside[1], 0, np.where(inside[0], 1, 255)).astype(np.uint8)
     found = evaluate(prediction, Truth(path, "kind", {"wood": 1, "lake": 0})).matrix
     assert np.abs(found - metrics.confusion_matrix(ours, named, 2)).sum() <= 4
+    own = tmp_path / f"own{suffix}"  # as a run publishes them
+    pyogrio.raw.write(
+        own, shapely.to_wkb(degrees), [np.array([1, 0], np.uint8), np.ones(2)], ["class", "area_m2"],
+        geometry_type="Polygon", crs="EPSG:4326", driver="GeoJSON" if suffix == ".geojson" else "GPKG",
+    )  # fmt: skip
+    np.testing.assert_array_equal(evaluate(prediction, Truth(own)).matrix, found)
     with pytest.raises(InputError, match="--attribute: got texts such as 'wood', expected labels"):
         evaluate(prediction, Truth(path, "kind"))
     with pytest.raises(InputError, match="got no attribute class, expected one of kind"):

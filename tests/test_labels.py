@@ -16,7 +16,7 @@ from rasterio.vrt import WarpedVRT
 
 from flows.arguments import mapping
 from flows.evaluation import evaluate
-from pipeline import comparison
+from pipeline import nearest
 from pipeline.comparison import Truth, class_names, labeller, pairs
 from pipeline.errors import InputError
 from pipeline.grid import Window
@@ -61,7 +61,7 @@ def test_a_segmentation_on_another_grid_has_no_labels_beside_it(tmp_path: Path, 
     np.testing.assert_array_equal(pair.predicted, np.where(there, values, 255))
 
 
-@pytest.mark.parametrize("largest", [comparison.LARGEST, 2000])
+@pytest.mark.parametrize("largest", [nearest.LARGEST, 2000])
 def test_labels_of_windows_are_those_of_the_whole(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, largest: int
 ) -> None:
@@ -72,7 +72,7 @@ def test_labels_of_windows_are_those_of_the_whole(
     )  # fmt: skip
     grid, all_of_it = OdcGeoBox((384, 640), UTM, "EPSG:32620"), Window(0, 0, 384, 640)
     whole = labeller(grid, Truth(path))(all_of_it)
-    monkeypatch.setattr(comparison, "LARGEST", largest)
+    monkeypatch.setattr(nearest, "LARGEST", largest)
     read = labeller(grid, Truth(path))
     np.testing.assert_array_equal(read(all_of_it), whole)
     rng = np.random.default_rng(1)

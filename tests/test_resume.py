@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import hashlib
+import itertools
 import json
 import os
 import shutil
@@ -677,6 +678,25 @@ def test_a_cluster_without_workers_ends_the_run_with_a_word(
         with pytest.raises(RunError, match=r"no worker for 2 s.*run the same command again"):
             run(source, small_model, tmp_path / "out", Watcher(progress=kill), cluster=address, chunk_tiles=1)
     assert inferred_in(tmp_path / "out")
+
+
+def test_a_worker_that_dies_with_a_result_in_hand_is_not_waited_for(
+    source: Path, small_model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(running, "LOOK_FOR_WORKERS", 1)
+    monkeypatch.setattr(running, "WAIT_FOR_WORKERS", 2)
+    result_of, asked = running._result, itertools.count()
+    with scheduler_with_a_worker(tmp_path) as (address, _, worker):
+
+        def result_after_a_kill(*arguments: Any) -> Any:
+            if next(asked) == 3:
+                worker.kill()
+                worker.wait()
+            return result_of(*arguments)
+
+        monkeypatch.setattr(running, "_result", result_after_a_kill)
+        with pytest.raises(RunError, match=r"no worker for 2 s"):
+            run(source, small_model, tmp_path / "out", cluster=address, chunk_tiles=1)
 
 
 def test_a_scheduler_that_is_killed_ends_the_run_with_a_word_and_it_goes_on_elsewhere(

@@ -198,6 +198,8 @@ def test_folders_and_archives_are_one_scene(tmp_path: Path) -> None:
     scene = opened(tmp_path / name)
     assert scene.id == name and scene.source == str(tmp_path / name)
     assert scene.datetime == datetime(2023, 7, 23, tzinfo=UTC)  # by the name, since the files do not say it
+    (tmp_path / name / f"{name}_MTL.txt").write_text('    SCENE_CENTER_TIME = "14:12:31.2799050Z"\n')
+    assert opened(tmp_path / name).datetime == datetime(2023, 7, 23, 14, 12, 31, tzinfo=UTC)
     assert {(band.scale, band.offset) for band in scene.bands} == {(2.75e-5, -0.2)}
     with zipfile.ZipFile(tmp_path / "scene 1.zip", "w") as archive:
         for path in paths:
