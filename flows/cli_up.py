@@ -12,6 +12,7 @@ from rich.console import Console
 
 from flows import display
 from pipeline.errors import InputError
+from pipeline.files import absolute
 
 app = typer.Typer()
 
@@ -47,7 +48,7 @@ def up(
     ports = _free(prefect_port), _free(dask_port), _free(dashboard_port), _free(map_port)
     count = workers or worker_count(SegmentOptions())
     name = model if not Path(model).is_dir() else str(Path(model).absolute())
-    stack = Stack(folder.expanduser().absolute(), name, count, every, settle, ports)
+    stack = Stack(absolute(folder), name, count, every, settle, ports)
     if detach:
         options = {"--folder": stack.folder, "--model": name, "--workers": count, "--every": every, "--settle": settle}
         names = ("--prefect-port", "--dask-port", "--dashboard-port", "--map-port")
@@ -64,7 +65,7 @@ def down(folder: Folder = Path("build/up")) -> None:
     """Stop everything that `seamline up` started; scenes that were being worked on go on after the next start."""
     from flows.up.stack import down
 
-    Console().print("stopped" if down(folder.expanduser().absolute()) else "nothing ran", highlight=False)
+    Console().print("stopped" if down(absolute(folder)) else "nothing ran", highlight=False)
 
 
 def _free(port: int) -> int:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import os
 import posixpath
 import shutil
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flows.resume import same_run
+from pipeline.files import absolute
 from pipeline.items import ITEM
 from pipeline.objects import ObjectFolder, is_object
 from pipeline.publish import PREVIEW, RASTERS, RECORD, ZARR
@@ -38,17 +41,21 @@ class Destination:
         Raises ``InputError`` for an address that is none, or where nothing can be written.
         """
         if not is_object(str(out)):
-            return cls(Path(out).expanduser().absolute())  # workers may have another working directory
+            return cls(absolute(out))  # workers may have another working directory
         objects = ObjectFolder.of(str(out))
         objects.check_writable(f"--out {objects}")
-        folder = (work or _work()).expanduser().absolute()
+        folder = absolute(work or _work())
         return cls(folder / "s3" / objects.bucket / objects.prefix, objects)
 
     def holds(self, scene: str) -> bool:
-        """Whether a scene is published there."""
+        """Whether a scene is published there, with all files that its item names."""
         if self.objects is not None:
             return self.objects.below(scene).version(ITEM) is not None
-        return (self.folder / scene / RECORD).is_file()
+        folder = self.folder / scene
+        with suppress(OSError, ValueError, LookupError, TypeError, AttributeError):
+            assets = json.loads((folder / ITEM).read_text(encoding="utf-8"))["assets"].values()
+            return (folder / RECORD).is_file() and all((folder / asset["href"]).exists() for asset in assets)
+        return False
 
 
 def _work() -> Path:

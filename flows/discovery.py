@@ -14,6 +14,7 @@ from flows.inbox import collect, is_partial
 from flows.scene_sources import Glob, Inbox, Manifest, SceneSource, StacCatalog, StacSearch
 from flows.stac_search import search, walk
 from pipeline.errors import InputError
+from pipeline.files import absolute
 
 __all__ = ["Discovery", "Found", "Refused", "discover"]
 
@@ -37,19 +38,22 @@ def discover(source: SceneSource) -> Discovery:
         case Glob():
             discovery = _looked_at(_matching(source.pattern))
         case Manifest():
-            discovery = _looked_at(_listed(source.path.expanduser().absolute()))
+            discovery = _looked_at(_listed(absolute(source.path)))
         case Inbox():
             discovery = collect(source)
     return _one_of_a_name(discovery)
 
 
 def _one_of_a_name(discovery: Discovery) -> Discovery:
-    """Results lie in folders of the scenes' names: of two alike the first is kept, whatever was found before."""
+    """Results lie in folders of the scenes' names: of two alike the first is kept, whatever was found before.
+
+    The same files by another path are the same scene.
+    """
     first: dict[str, Found] = {}
     refused = list(discovery.refused)
     for scene in discovery.found:
         other = first.setdefault(scene.name, scene)
-        if other.source != scene.source:
+        if other.source != scene.source and other.fingerprint != scene.fingerprint:
             reason = f"its results would lie in {scene.name}/, as those of {other.source}; rename one of them"
             refused.append(Refused(scene.source, scene.name, reason))
     return Discovery(tuple(first.values()), tuple(refused), discovery.waiting)
@@ -64,7 +68,7 @@ def _looked_at(sources: Iterable[str]) -> Discovery:
 
 def _matching(pattern: str) -> list[str]:
     """Paths in order, without side-cars and what is still being written. No match is no error, no folder is."""
-    pattern = str(Path(pattern).expanduser().absolute())
+    pattern = str(absolute(pattern))
     fixed = Path(*(part for part in _before_wildcards(Path(pattern).parts)))
     if not fixed.exists():
         raise InputError(
@@ -100,7 +104,8 @@ def _entries(text: str, suffix: str) -> list[str]:
             raise ValueError("no list of texts")
         return listed
     if suffix == ".csv":
-        return [row["source"].strip() for row in csv.DictReader(text.splitlines()) if row["source"].strip()]
+        sources = ((row["source"] or "").strip() for row in csv.DictReader(text.splitlines()))
+        return [source for source in sources if source]
     lines = (line.strip() for line in text.splitlines())
     return [line for line in lines if line and not line.startswith("#")]
 

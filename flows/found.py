@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import uuid
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,13 +16,17 @@ from rasterio.errors import RasterioIOError
 
 from pipeline.bandfiles import open_raster
 from pipeline.documents import head, is_url, read_document
-from pipeline.errors import InputError, SeamlineError
+from pipeline.errors import InputError, SeamlineError, without_secrets
 from pipeline.objects import ObjectFolder, is_object, object_at
 from pipeline.rasters import environment, files_of, local_file, reason
 from pipeline.sources import address, kind_of, rasters_in, scene_id, stem
 from pipeline.stac_source import parse_item
 
-__all__ = ["Discovery", "Found", "Refused", "files_behind", "item_found", "look_at", "looked_at"]
+__all__ = ["Discovery", "Found", "Refused", "files_behind", "item_found", "look_at", "looked_at", "or_refused"]
+
+log = logging.getLogger("seamline.scenes")
+_LONGEST = 1000
+"""Characters of what is said of a scene that is refused."""
 
 
 @dataclass(frozen=True)
@@ -54,11 +61,31 @@ class Discovery:
 
 
 def looked_at(source: str | Path) -> Found | Refused:
-    """``look_at`` whose errors are refusals: one broken scene stops no other."""
+    """``look_at`` whose errors are refusals."""
+    name = str(source)
+    with suppress(ValueError):  # no address
+        name = stem(name)
+    return or_refused(str(source), name, lambda: look_at(source))
+
+
+def or_refused(source: str, name: str, look: Callable[[], Found]) -> Found | Refused:
+    """What ``look`` finds at ``source``, which people call ``name``; its errors are refusals: one broken scene stops no
+    other, whatever is wrong with it.
+    """
     try:
-        return look_at(source)
+        return look()
     except SeamlineError as error:
-        return Refused(str(source), stem(str(source)), " ".join(str(error).split()))
+        reason = str(error)
+    except Exception as error:  # a name that no file can have, a document as nobody thought of
+        log.warning("%r", without_secrets(source)[:_LONGEST], exc_info=True)
+        reason = f"{type(error).__name__}: {error}"
+    return Refused(_printable(source), _printable(name), _printable(reason))
+
+
+def _printable(text: str) -> str:
+    """In one line that any log and database takes, and that people can read."""
+    line = " ".join(without_secrets(text).encode(errors="backslashreplace").decode().split())
+    return line if len(line) <= _LONGEST else f"{line[:_LONGEST]}…"
 
 
 def look_at(source: str | Path) -> Found:
@@ -118,12 +145,13 @@ def files_behind(href: str) -> list[str]:
     return files
 
 
-def _on_disk(file: str) -> tuple[str, int, int, int]:
+def _on_disk(file: str) -> tuple[str, int, int, int, int]:
     try:
         state = Path(file).stat()
     except OSError as error:
         raise InputError("no such file", got=file, expected="a file that stays", fix="run again") from error
-    return Path(file).name, state.st_size, state.st_mtime_ns, state.st_ino
+    # The time of change (ctime) too: the one of writing is what programs say that it is.
+    return Path(file).name, state.st_size, state.st_mtime_ns, state.st_ctime_ns, state.st_ino
 
 
 def _on_network(href: str) -> object:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Iterable
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
-from flows.found import Discovery, Found, Refused, files_behind, look_at
+from flows.found import Discovery, Found, Refused, files_behind, look_at, or_refused
 from flows.scene_sources import Inbox
 from pipeline.errors import InputError, SeamlineError
+from pipeline.files import absolute
 from pipeline.stac_source import read_item
 
 __all__ = ["collect", "is_partial"]
@@ -29,12 +33,15 @@ def collect(inbox: Inbox) -> Discovery:
 
     Raises ``InputError`` where there is no folder.
     """
-    folder = inbox.folder.expanduser().absolute()
+    folder = absolute(inbox.folder)
     try:
         entries = sorted(path for path in folder.iterdir() if not is_partial(path.name) and _may_be_scene(path))
-    except OSError as error:
+    except (OSError, ValueError) as error:
         raise InputError(
-            f"inbox {folder}", got=error.strerror or error, expected="a folder", fix="make it, or name another"
+            f"inbox {folder}",
+            got=getattr(error, "strerror", None) or error,
+            expected="a folder",
+            fix="make it, or name another",
         ) from error
     whole = _whole(entries, inbox.settle)
     waiting = [path for path in entries if path not in whole]
@@ -42,19 +49,19 @@ def collect(inbox: Inbox) -> Discovery:
     refused: list[Refused] = []
     parts: set[Path] = set()
     for path in whole:
-        try:
-            files = _named_by(path)
-            parts.update(file for file in files if file != path)
-            missing = not all(map(_exists, files))
-            if (missing and waiting) or any(file in waiting or is_partial(file.name) for file in files):
-                waiting.append(path)  # the rest may be on its way
-            else:
-                found.append(look_at(path))
-        except SeamlineError as error:
-            if waiting and path.suffix.lower() == ".vrt":  # so may its sources
-                waiting.append(path)
-            else:
-                refused.append(Refused(str(path), path.name, " ".join(str(error).split())))
+        files = _named_by(path)
+        parts.update(file for file in files if file != path)
+        missing = not all(map(_exists, files))
+        if (missing and waiting) or any(file in waiting or is_partial(file.name) for file in files):
+            waiting.append(path)  # the rest may be on its way
+            continue
+        scene = or_refused(str(path), path.name, partial(look_at, path))
+        if isinstance(scene, Found):
+            found.append(scene)
+        elif waiting and path.suffix.lower() == ".vrt":  # so may its sources
+            waiting.append(path)
+        else:
+            refused.append(scene)
     return Discovery(
         tuple(scene for scene in found if Path(scene.source) not in parts),
         tuple(scene for scene in refused if Path(scene.source) not in parts),
@@ -67,16 +74,17 @@ def _may_be_scene(path: Path) -> bool:
 
 
 def _named_by(path: Path) -> list[Path]:
-    """The files that an item or a VRT is made of, whether they are there or not."""
-    if path.suffix.lower() in (".json", ".geojson"):
-        return [Path(raster) for raster in read_item(str(path)).rasters if "://" not in raster]
-    if path.suffix.lower() == ".vrt":
-        return [Path(file) for file in files_behind(str(path))]
+    """The files that an item or a VRT is made of, whether they are there or not; of a broken one ``look_at`` tells."""
+    with suppress(SeamlineError):
+        if path.suffix.lower() in (".json", ".geojson"):
+            return [Path(raster) for raster in read_item(str(path)).rasters if "://" not in raster]
+        if path.suffix.lower() == ".vrt":
+            return [Path(file) for file in files_behind(str(path))]
     return []
 
 
 def _exists(path: Path) -> bool:
-    return path.exists() or str(path).startswith("/vsi")
+    return os.path.exists(path) or str(path).startswith("/vsi")  # noqa: PTH110 - a name may be longer than pathlib takes
 
 
 def _whole(entries: Iterable[Path], settle: float) -> list[Path]:

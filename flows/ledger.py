@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal
 
-from flows.found import Found
+from flows.found import Found, Refused
+from pipeline.errors import without_secrets
 from pipeline.files import replacing
 
-__all__ = ["Entry", "Ledger", "entries"]
+__all__ = ["Entry", "Ledger", "entries", "refusals"]
 
 FOLDER = ".collection"
+REFUSED = "refused"
 
 
 @dataclass(frozen=True)
@@ -31,6 +34,10 @@ class Entry:
     tries: int
     reason: str
     time: str
+
+    def gone(self) -> bool:
+        """Whether the source was a file or folder that is not there any more."""
+        return self.source.startswith("/") and not self.source.startswith("/vsi") and not Path(self.source).exists()
 
 
 @dataclass(frozen=True)
@@ -58,13 +65,27 @@ class Ledger:
         failed_before = before is not None and before.outcome == "failed" and self._same(before, scene)
         tries = 1 + (before.tries if before is not None and failed_before else 0) if outcome == "failed" else 0
         now = datetime.now(UTC).isoformat(timespec="seconds")
-        said = " ".join(reason.split())
-        entry = Entry(scene.source, scene.fingerprint, scene.name, self.model, self.options, outcome, tries, said, now)
+        said = " ".join(without_secrets(reason).split())
+        source = without_secrets(scene.source)
+        entry = Entry(source, scene.fingerprint, scene.name, self.model, self.options, outcome, tries, said, now)
         path = self._path(scene)
         path.parent.mkdir(parents=True, exist_ok=True)
         with replacing(path, shared=True) as part:
             part.write_text(json.dumps(asdict(entry), indent=1) + "\n", encoding="utf-8")
         return entry
+
+    def refuse(self, collection: str, refused: Sequence[Refused]) -> None:
+        """Write down what a ``collection`` (an address, a folder, a pattern) named that cannot be a scene, in place of
+        what it named before.
+        """
+        path = self.out / FOLDER / REFUSED / _file_of(collection)
+        if not refused:
+            path.unlink(missing_ok=True)
+            return
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with replacing(path, shared=True) as part:
+            said = {"collection": without_secrets(collection), "refused": [asdict(scene) for scene in refused]}
+            part.write_text(json.dumps(said, indent=1) + "\n", encoding="utf-8")
 
     def entry(self, scene: Found) -> Entry | None:
         """The last word on the scene's source, of whatever content, model and options; None without one."""
@@ -76,16 +97,27 @@ class Ledger:
 
     def _same(self, entry: Entry, scene: Found) -> bool:
         there = entry.source, entry.fingerprint, entry.scene, entry.model, entry.options
-        return there == (scene.source, scene.fingerprint, scene.name, self.model, self.options)
+        return there == (without_secrets(scene.source), scene.fingerprint, scene.name, self.model, self.options)
 
     def _path(self, scene: Found) -> Path:
-        return self.out / FOLDER / f"{hashlib.sha256(scene.source.encode()).hexdigest()[:32]}.json"
+        return self.out / FOLDER / _file_of(without_secrets(scene.source))
 
 
 def entries(out: Path) -> Iterator[Entry]:
     """The last words on all sources whose scenes went to the catalogue ``out``."""
     found = (_read(path) for path in (out / FOLDER).glob("*.json"))
     yield from (entry for entry in found if entry is not None)
+
+
+def refusals(out: Path) -> Iterator[Refused]:
+    """What the collections of the catalogue ``out`` named, when they were looked at last, that cannot be a scene."""
+    for path in (out / FOLDER / REFUSED).glob("*.json"):
+        with suppress(OSError, ValueError, TypeError, LookupError):
+            yield from [Refused(**scene) for scene in json.loads(path.read_text(encoding="utf-8"))["refused"]]
+
+
+def _file_of(source: str) -> str:
+    return f"{hashlib.sha256(source.encode(errors='surrogatepass')).hexdigest()[:32]}.json"
 
 
 def _read(path: Path) -> Entry | None:

@@ -13,6 +13,7 @@ from model.document import DOCUMENT, file_digest, read_document
 from model.errors import ModelError
 from model.spec import ModelSpec
 from pipeline.classes import LabelClass
+from pipeline.files import absolute
 from pipeline.planning import Reach
 from pipeline.report import ModelCard
 from pipeline.scene import Scene
@@ -81,7 +82,7 @@ def open_model(name: str | Path) -> Model:
     Raises:
         ModelError: there is none, or it is broken.
     """
-    folder = ZOO / name if str(name) in embedded_models() else Path(name).expanduser().absolute()
+    folder = ZOO / name if str(name) in embedded_models() else absolute(name)
     if not folder.is_dir():
         raise ModelError(
             "--model",

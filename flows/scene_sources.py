@@ -38,6 +38,11 @@ _Days = Annotated[float, Field(gt=0, le=100_000)]
 class _Source(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
+    def place(self) -> str:
+        """What it is called by: an address, a folder, a pattern."""
+        (named,) = self.model_dump(include={"url", "href", "pattern", "path", "folder"}).values()
+        return str(named)
+
 
 class _Somewhen(_Source):
     """What a STAC API and a static catalogue are both asked for."""

@@ -67,6 +67,7 @@ def segment_collection(
     check_writable(folder, f"out {out}")
     discovery = discover_task(scenes)
     folder.mkdir(parents=True, exist_ok=True)  # also of no scenes a catalogue can be published
+    ledger.refuse(scenes.place(), discovery.refused)
     new = ledger.new(discovery.found, destination.holds)
     log = get_run_logger()
     log.info("%s: %d scenes, %d new or not yet published", scenes.kind, len(discovery.found), len(new))

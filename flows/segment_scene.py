@@ -6,16 +6,22 @@ from pathlib import Path
 from typing import Any
 
 from prefect import flow
+from prefect.runtime import flow_run
 
 from flows import display
 from flows.options import SegmentOptions
 from flows.scene_task import quieten_dask, segment_task
 from flows.workforce import Workforce
+from pipeline.errors import without_secrets
 
 DEFAULTS = SegmentOptions()
 
 
-@flow(name="segment-scene", flow_run_name="segment {source}", persist_result=False, validate_parameters=True)
+def _name() -> str:
+    return f"segment {without_secrets(str(flow_run.parameters['source']))}"
+
+
+@flow(name="segment-scene", flow_run_name=_name, persist_result=False, validate_parameters=True)
 def segment_scene(
     source: str,
     model: str = "land-water-cloud",
@@ -32,5 +38,6 @@ def segment_scene(
     """
     quieten_dask()
     with Workforce(options) as force, display.live() as terminal:
-        result = segment_task(Path(source).name, source, model, out, options, force.client, terminal)
+        name = Path(without_secrets(source).removesuffix("?…")).name
+        result = segment_task(name, source, model, out, options, force.client, terminal)
     return {"folder": result.place or str(result.folder), "computed": result.computed, "record": result.record}

@@ -19,7 +19,7 @@ from pystac_client.exceptions import APIError
 from pystac_client.stac_api_io import StacApiIO
 from pystac_client.warnings import DoesNotConformTo, PystacClientWarning
 
-from flows.found import Discovery, Found, Refused, item_found
+from flows.found import Discovery, Found, Refused, item_found, or_refused
 from flows.scene_sources import StacCatalog, StacSearch
 from pipeline.documents import fetch, read_document
 from pipeline.errors import InputError, SeamlineError
@@ -43,6 +43,10 @@ _NO_SEARCH = (
 )
 
 
+_KINDS = {"type", "conformsTo", "features", "collections"}
+"""Fields that tell what a document of a STAC API is."""
+
+
 class _PersistentIO(StacApiIO):
     """pystac-client's requests, made as all others here: with a timeout and several tries.
 
@@ -59,6 +63,14 @@ class _PersistentIO(StacApiIO):
         if (method or "GET").upper() == "POST":
             return fetch(href, "POST", headers, json=parameters)
         return fetch(href, "GET", headers, params=parameters)
+
+    def json_loads(self, txt: str, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """A document of STAC; one of another kind would be taken for a page without items, the last one."""
+        document: dict[str, Any] = super().json_loads(txt, *args, **kwargs)
+        listed = document.get("features", None if document.get("type") == "FeatureCollection" else [])
+        if not _KINDS & document.keys() or not isinstance(listed, list):
+            raise ValueError(f"no document of STAC: {txt[:100]}")
+        return document
 
 
 def search(source: StacSearch) -> Discovery:
@@ -161,10 +173,8 @@ def _discovery(found: dict[str, Found | Refused], *others: Refused) -> Discovery
 
 
 def _item(document: Any, href: str) -> Found | Refused:
-    try:
-        return item_found(document, href)
-    except SeamlineError as error:
-        return Refused(href, str(document.get("id", "?")) if isinstance(document, dict) else "?", str(error))
+    name = str(document.get("id", "?")) if isinstance(document, dict) else "?"
+    return or_refused(href, name, lambda: item_found(document, href))
 
 
 def _key(document: Any) -> str:

@@ -18,6 +18,7 @@ from pipeline import accessor
 from pipeline.classes import NODATA
 from pipeline.conventions import GRID_MAPPING, coordinates, grid_mapping
 from pipeline.errors import InputError
+from pipeline.files import absolute
 from pipeline.layers import LAYERS, SCALE
 from pipeline.objects import is_object
 from pipeline.results import Result, find_result
@@ -47,7 +48,7 @@ def open_result(out: str | Path, scene: str) -> xr.Dataset:
     if is_object(str(out)):
         raise InputError("results", got=out, expected="a folder on disk", fix="open the Zarr store or COG that the item"
                          " names with xarray (zarr.storage.ObjectStore) or rioxarray (/vsis3/…)")  # fmt: skip
-    result = find_result(Path(out).expanduser(), scene)
+    result = find_result(absolute(out), scene)
     dims = ("class", "y", "x")
     labelled = {"long_name": "segmentation label", **flags_of(result.classes)}
     variables: dict[str, Any] = {VARIABLE: (dims[1:], _pixels(result, VARIABLE), labelled)}

@@ -2,9 +2,22 @@
 
 from __future__ import annotations
 
+import re
+
+_USER = re.compile(r"(\w+://)[^/\s@]+@")
+_QUERY = re.compile(r"(https?://[^\s?'\"]+\?)[^\s'\",;)]*[^\s'\",;):.]")
+
+
+def without_secrets(text: str) -> str:
+    """A text without what gives access in its web addresses: users and passwords, and what follows a ``?``."""
+    return _QUERY.sub(r"\1…", _USER.sub(r"\1", text))
+
 
 class SeamlineError(Exception):
     """Anything that Seamline itself reports. Exit code 1 on the command line."""
+
+    def __str__(self) -> str:
+        return without_secrets(super().__str__())
 
 
 class InputError(SeamlineError):
@@ -22,7 +35,7 @@ class InputError(SeamlineError):
         return _input_error, (type(self), self.what, str(self.got), str(self.expected), self.fix)
 
     def __str__(self) -> str:
-        return f"{self.what}: got {self.got}, expected {self.expected}; {self.fix}"
+        return without_secrets(f"{self.what}: got {self.got}, expected {self.expected}; {self.fix}")
 
 
 class InUseError(InputError):

@@ -17,11 +17,18 @@ from numpy.typing import NDArray
 
 from pipeline.errors import InputError
 
-__all__ = ["arrays_in", "check_writable", "clear_parts", "replacing"]
+__all__ = ["absolute", "arrays_in", "check_writable", "clear_parts", "replacing"]
 
 _PARSING = RLock()
 
 _DAY = 24 * 60 * 60
+
+
+def absolute(path: str | Path) -> Path:
+    """The path as it means the same in every folder; ``~NAME`` is a home only where there is a user of that name."""
+    with suppress(RuntimeError):  # there is none, and whoever opens the path says so
+        return Path(path).expanduser().absolute()
+    return Path(path).absolute()
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 import warnings
 import zipfile
@@ -29,7 +30,8 @@ from pipeline.bandfiles import (
 )
 from pipeline.bands import BandNeed, Candidate, match_bands
 from pipeline.documents import is_url
-from pipeline.errors import InputError
+from pipeline.errors import InputError, without_secrets
+from pipeline.files import absolute
 from pipeline.objects import ObjectFolder, is_object
 from pipeline.rasters import environment, is_remote, object_version
 from pipeline.scene import Band, Scene
@@ -39,6 +41,7 @@ __all__ = ["BandNeed", "Kind", "SceneOptions", "address", "kind_of", "open_scene
 
 Kind = Literal["folder", "archive", "item", "raster"]
 
+_LONGEST_ID = 200
 _SUFFIXES = (".tif", ".tiff", ".jp2", ".vrt", ".img")
 _ITEM_OF_API = re.compile(r"/collections/[^/]+/items/[^/]+/?$")
 _UNNAMED = {ColorInterp.undefined, ColorInterp.gray, ColorInterp.palette}
@@ -117,13 +120,17 @@ def open_scene(
             datetime=found.datetime or acquired(chosen[0].path),
             aoi=None if options.aoi is None else read_aoi(options.aoi, grid),
             warnings=(*found.warnings, *matching, *missing, *scaling),
-            source=found.href,
+            source=without_secrets(found.href).removesuffix("?…"),
         )
 
 
 def scene_id(name: str) -> str:
     """The id of the scene that a file, a folder or an item of this name holds: safe as the name of a folder."""
-    return re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("._-") or "scene"
+    safe = re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("._-") or "scene"
+    # A file's name has at most 255 bytes, and parts have longer ones.
+    return (
+        safe if len(safe) <= _LONGEST_ID else f"{safe[:_LONGEST_ID]}-{hashlib.sha256(name.encode()).hexdigest()[:12]}"
+    )
 
 
 def kind_of(href: str) -> Kind:
@@ -160,7 +167,7 @@ def address(source: str | Path) -> str:
     text = str(source)
     if text.startswith("file://"):
         text = unquote(urlsplit(text).path)
-    return text if "://" in text or text.startswith("/vsi") else str(Path(text).expanduser().absolute())
+    return text if "://" in text or text.startswith("/vsi") else str(absolute(text))
 
 
 def rasters_in(folder: Path) -> list[str]:

@@ -51,11 +51,17 @@ def parse_item(document: Any, href: str) -> Item:
     Raises ``InputError`` when it is no item or has no rasters.
     """
     try:
-        item = pystac.read_dict(document, href=href)
-        if not isinstance(item, pystac.Item):
-            raise pystac.STACTypeError(document, pystac.Item)
+        return _parsed(document, href)
     except _NOT_AN_ITEM as error:
         raise _no_item(href, " ".join(f"{type(error).__name__}: {error}".split())) from error
+
+
+def _parsed(document: Any, href: str) -> Item:
+    item = pystac.read_dict(document, href=href)
+    if not isinstance(item, pystac.Item):
+        raise pystac.STACTypeError(document, pystac.Item)
+    if not isinstance(item.id, str):
+        raise TypeError(f"id {item.id!r}, which is no text")
     assets = {key: asset for key, asset in item.assets.items() if _is_raster(asset)}
     if not assets:
         raise InputError(

@@ -175,6 +175,63 @@ def test_what_is_no_list_is_refused(tmp_path: Path, name: str, text: str) -> Non
         discover(Manifest(path=tmp_path / name))
 
 
+NO_SCENES = [
+    "~nobody-of-this-name/x.tif",
+    "x" * 5000 + ".tif",
+    "\ud800.tif",
+    "a\0b.tif",
+    "https://[::1/x.tif",
+    "s3://",
+    "/dev/zero",
+]
+ODD = {
+    "id": [None, 7, [], {"a": 1}],
+    "assets": [
+        None, [], [1], 3, {"a": None}, {"a": {"href": 1}}, {"a": {"href": "y" * 5000 + ".tif"}},
+        *({"a": {"href": "x.tif", **odd}} for odd in ({"roles": 3}, {"type": 3}, {"bands": 3}, {"eo:bands": [1]})),
+    ],
+    "properties": [None, [], "x"], "links": [None, [1], 3], "stac_version": [None, []],
+}  # fmt: skip
+
+
+def test_nothing_that_is_no_scene_stops_the_others(tmp_path: Path) -> None:
+    tif(tmp_path / "whole.tif")
+    sources = [*NO_SCENES]
+    for field, values in ODD.items():
+        for number, value in enumerate(values):
+            path = tmp_path / f"{field}-{number}.json"
+            path.write_text(json.dumps(item("odd", "x.tif") | {field: value}))
+            sources.append(str(path))
+    (tmp_path / "list.json").write_text(json.dumps([*sources, "whole.tif"]))
+    listed = discover(Manifest(path=tmp_path / "list.json"))
+    (tmp_path / "list.json").unlink()
+    time.sleep(SETTLE)
+    for found, more in ((listed, len(NO_SCENES)), (inbox(tmp_path), 0)):
+        assert names(found) == ["whole"]
+        assert len(found.refused) + len(found.waiting) == len(sources) - len(NO_SCENES) + more
+        for scene in found.refused:
+            assert scene.reason and json.dumps(scene.reason, ensure_ascii=False).encode()
+            assert len(scene.source + scene.name + scene.reason) < 4000
+
+
+def test_a_name_of_any_length_is_one_of_a_folder(tmp_path: Path) -> None:
+    paths = [make_item(tmp_path / f"{number}.json", str(tif(tmp_path / "a.tif"))) for number in range(2)]
+    for number, path in enumerate(paths):
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"id": "i" * 1000 + str(number)}))
+    first, second = names(discover(Glob(pattern=f"{tmp_path}/*.json")))
+    assert first != second
+    for name in (first, second):
+        (tmp_path / f".{name}.0123456789abcdef.part").touch()
+
+
+def test_the_same_files_by_another_path_are_one_scene(tmp_path: Path) -> None:
+    tif(tmp_path / "a" / "scene.tif")
+    (tmp_path / "b").symlink_to(tmp_path / "a")
+    (tmp_path / "list.txt").write_text("a/scene.tif\nb/scene.tif\na/../a/scene.tif\n")
+    found = discover(Manifest(path=tmp_path / "list.txt"))
+    assert [scene.source for scene in found.found] == [str(tmp_path / "a/scene.tif")] and found.refused == ()
+
+
 def test_two_scenes_of_one_name_are_one_too_many(tmp_path: Path) -> None:
     for folder in "abc":
         tif(tmp_path / folder / "scene.tif")

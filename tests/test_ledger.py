@@ -17,7 +17,9 @@ from hypothesis import strategies as st
 
 from flows.destination import Destination
 from flows.found import Found
-from flows.ledger import Ledger
+from flows.ledger import Ledger, entries
+from pipeline.errors import InputError
+from pipeline.items import ITEM
 from pipeline.publish import RECORD
 
 SCENES = [Found(f"/data/{name}.tif", name, "1") for name in "abc"]
@@ -25,12 +27,14 @@ SCENES = [Found(f"/data/{name}.tif", name, "1") for name in "abc"]
 
 def publish(out: Path, scene: Found) -> None:
     (out / scene.name).mkdir(parents=True, exist_ok=True)
-    (out / scene.name / RECORD).write_text("{}")
+    for name in (RECORD, "segmentation.tif"):
+        (out / scene.name / name).write_text("{}")
+    (out / scene.name / ITEM).write_text(json.dumps({"assets": {"a": {"href": "./segmentation.tif"}}}))
 
 
 ACTIONS = st.lists(
     st.tuples(
-        st.sampled_from(["published", "failed", "lost", "look"]),
+        st.sampled_from(["published", "failed", "lost", "damaged", "look"]),
         st.integers(0, 1),
         st.sampled_from([("1", "m", "o"), ("1", "m", "o"), ("2", "m", "o"), ("1", "n", "o"), ("1", "m", "p")]),
     ),
@@ -51,6 +55,9 @@ def test_a_ledger_is_what_a_dictionary_says(actions: list[tuple[str, int, tuple[
             ledger = Ledger(out, model, options)
             if action == "lost":
                 shutil.rmtree(out / scene.name, ignore_errors=True)
+                results.discard(scene.name)
+            elif action == "damaged":
+                (out / scene.name / (ITEM, RECORD, "segmentation.tif")[len(results)]).unlink(missing_ok=True)
                 results.discard(scene.name)
             elif action == "look":
                 done = last.get(scene.source) == ("published", known) and scene.name in results
@@ -122,3 +129,18 @@ def test_two_processes_at_once_and_a_kill_leave_whole_entries(tmp_path: Path, ki
     for number in range(5):
         entry = ledger.entry(Found(f"/data/{number}.tif", str(number), "one"))
         assert entry is not None and entry.reason == " ".join([entry.fingerprint] * 200)
+
+
+def test_addresses_are_kept_without_what_gives_access(tmp_path: Path) -> None:
+    """A signature is another each night, and neither it nor a password belongs into files and logs."""
+    ledger = Ledger(tmp_path, "m", "o")
+    publish(tmp_path, Found("", "x", ""))
+    for number, access in enumerate(("?Signature=a&Expires=1", "?Signature=b")):
+        scene = Found(f"https://me:word@host/x.tif{access}", "x", "1")
+        assert len(ledger.new([scene], Destination(tmp_path).holds)) == (1 - number)
+        ledger.note(scene, "published", f"got HTTP 403 at {scene.source}, expected it")
+    (entry,) = entries(tmp_path)
+    assert (entry.source, entry.reason) == ("https://host/x.tif?…", "got HTTP 403 at https://host/x.tif?…, expected it")
+    ledger.refuse("https://me:word@host/api", [])
+    error = InputError(f"cannot open {scene.source}", got="HTTP 403", expected="a raster", fix="ask for access")
+    assert str(error).startswith("cannot open https://host/x.tif?…: got HTTP 403, ")

@@ -14,7 +14,7 @@ import yaml
 from distributed import Client, LocalCluster
 from prometheus_client.parser import text_string_to_metric_families
 
-from flows.found import Found
+from flows.found import Found, Refused
 from flows.ledger import Ledger
 from flows.models import Model
 from flows.options import SegmentOptions
@@ -85,6 +85,11 @@ def test_the_catalogue_says_what_is_published_left_and_failed(
         with suppress(Stop):
             done = segment(source, small_model.folder, out, options, watcher)
     Ledger(out, "m", "o").note(Found("a", "a", "1"), "failed", "broken")
+    other = Ledger(out, "m", "o")
+    other.refuse("/in", [Refused("/in/x.tif", "x", "broken"), Refused("/in/y.tif", "y", "broken")])
+    other.refuse("/elsewhere", [Refused("/elsewhere/z.tif", "z", "broken")])
+    other.refuse("/in", [Refused("/in/x.tif", "x", "broken")])
+    other.refuse("/elsewhere", [])
     shown = values(exposition(out).decode())
     inferred = len(list((out / "half" / ".run").glob("*/inferred/[0-9]*.json")))
     assert shown == {
@@ -92,7 +97,7 @@ def test_the_catalogue_says_what_is_published_left_and_failed(
         "seamline_last_published_timestamp_seconds": (done.folder / "item.json").stat().st_mtime,
         "seamline_runs_unfinished": 1,
         "seamline_chunks_queued": 25 - inferred,
-        "seamline_scenes_failed": 1,
+        "seamline_scenes_failed": 2,  # one that failed, one that was refused
     }
     assert values(exposition(tmp_path / "nowhere").decode())["seamline_scenes_published"] == 0
 

@@ -84,6 +84,8 @@ def test_a_broken_item_is_refused_and_the_others_stay(api: StacApi) -> None:
         item("no-assets", "x.tif") | {"assets": {}},
         item("no-place", "x.tif") | {"assets": {"a": {"type": "image/tiff"}}},
         item("no-time", "x.tif") | {"properties": {}},
+        item("no-text", "x.tif") | {"id": 7},
+        item("bad-roles", "x.tif") | {"assets": {"a": {"href": "x.tif", "roles": 3}}},
         item("bad-bands", "x.tif") | {"assets": {"a": {"href": "x.tif", "eo:bands": ["blue"]}}},
         {"collection": "s2"},
         "nothing",
@@ -94,7 +96,9 @@ def test_a_broken_item_is_refused_and_the_others_stay(api: StacApi) -> None:
     found = search(api)
     assert names(found) == NAMES
     assert len(found.refused) == len(broken)
-    assert {"no-assets", "no-place", "no-time", "bad-bands", "?"} == {scene.name for scene in found.refused}
+    assert {"no-assets", "no-place", "no-time", "7", "bad-roles", "bad-bands", "?"} == {
+        scene.name for scene in found.refused
+    }
     assert all(scene.reason and "\n" not in scene.reason for scene in found.refused)
 
 
@@ -104,6 +108,19 @@ def once(number: int, answer: Callable[[Handler], bool]) -> Callable[[Handler, i
 
 def status(code: int, text: str = "{}") -> Callable[[Handler], bool]:
     return lambda handler: handler.send(text.encode(), code) or True
+
+
+@pytest.mark.parametrize("text", ['{"a": 1}', '{"type": "FeatureCollection"}', '{"features": null}', "[]", "1"])
+def test_a_page_that_is_none_is_not_the_last_one(api: StacApi, text: str) -> None:
+    """pystac-client takes a document without items for the end."""
+    api.trouble = once(2, status(200, text))
+    found = search(api)
+    assert 0 < len(found.found) < len(NAMES)
+    assert [scene.reason.startswith("page 2: ") for scene in found.refused] == [True]
+    api.searches.clear()
+    api.trouble = once(1, status(200, text))
+    with pytest.raises(InputError):
+        search(api)
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ from distributed import Client
 
 from flows.artifacts import key
 from flows.models import Model
-from flows.up.stack import STATE, Stack
+from flows.up.stack import STATE, Stack, down
 from flows.up.supervisor import Service, Supervisor
 from pipeline.errors import RunError
 from tests.data import MANAUS, shared
@@ -150,12 +150,28 @@ def test_cancelling_in_prefect_stops_the_workers_and_leaves_a_run_that_goes_on(s
 def test_starting_twice_is_refused_and_down_leaves_nothing(stack: Stack) -> None:
     again = seamline("up", "--detach", "--folder", stack.folder, *FREE)
     assert again.returncode == 1 and "it runs already" in again.stderr
-    (_, pid) = Stack.read(stack.folder / STATE)
-    processes = [psutil.Process(pid), *psutil.Process(pid).children(recursive=True)]
+    (_, process) = Stack.read(stack.folder / STATE)
+    assert process is not None
+    processes = [process, *process.children(recursive=True)]
     assert len(processes) > 6
     assert seamline("down", "--folder", stack.folder).stdout.strip() == "stopped"
     assert not [process for process in processes if process.is_running() and process.status() != psutil.STATUS_ZOMBIE]
     assert seamline("down", "--folder", stack.folder).stdout.strip() == "nothing ran"
+
+
+@pytest.mark.parametrize("mine", [True, False])
+def test_down_stops_what_was_started_and_nothing_else(tmp_path: Path, mine: bool) -> None:
+    """Numbers of processes are given again, and `seamline` runs under many names."""
+    stack = Stack(tmp_path, "m", 1, 5.0, 1.0, (1, 2, 3, 4))
+    with subprocess.Popen(["sleep", "60"]) as other:
+        stack.write(psutil.Process(other.pid))
+        if not mine:
+            said = json.loads((tmp_path / STATE).read_text())
+            (tmp_path / STATE).write_text(json.dumps(said | {"started": said["started"] - 60}))
+        assert down(tmp_path) is mine
+        assert (other.poll() is None) is not mine
+        other.kill()
+    assert Stack.read(tmp_path / STATE) == (stack, None)
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections import Counter
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -13,7 +12,7 @@ from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
-from flows.ledger import entries
+from flows.ledger import entries, refusals
 from pipeline.errors import InputError
 from pipeline.items import ITEM
 from pipeline.rundir import RunDirectory
@@ -43,9 +42,11 @@ class _Catalogue(Collector):
         left = [*self._chunks_left()]
         yield _gauge("seamline_runs_unfinished", "Scenes that are worked on, or wait to be gone on with", len(left))
         yield _gauge("seamline_chunks_queued", "Chunks of these that are not inferred yet", sum(left))
-        outcomes = Counter(entry.outcome for entry in entries(self._root))
-        failed = outcomes["failed"]
-        yield _gauge("seamline_scenes_failed", "Scenes of collections whose last try failed", failed)
+        failed = sum(entry.outcome == "failed" and not entry.gone() for entry in entries(self._root))
+        failed += len([*refusals(self._root)])
+        yield _gauge(
+            "seamline_scenes_failed", "Scenes of collections that failed or were refused at the last try", failed
+        )
 
     def _chunks_left(self) -> Iterator[int]:
         for folder in self._root.glob("*/.run"):

@@ -23,6 +23,8 @@ from pipeline.errors import InputError, RunError
 from pipeline.files import check_writable, replacing
 
 LOCAL = "127.0.0.1"
+_SAME_START = 2.0
+"""Seconds that two readings of when a process was started may be apart."""
 STATE, INBOX, RESULTS, LOGS, PREFECT = "up.json", "inbox", "results", "logs", "prefect"
 
 
@@ -108,23 +110,24 @@ class Stack:
             Service("deployments", (python, "-m", "flows.up.deployments", str(self.folder / STATE)), environment),
         ]
 
-    def write(self, pid: int | None) -> None:
+    def write(self, process: psutil.Process | None) -> None:
         """Say below ``folder`` what runs, and under which process, for ``down`` and for the deployments."""
+        who = (None, None) if process is None else (process.pid, process.create_time())
         with replacing(self.folder / STATE) as part:
-            values = {**asdict(self), "folder": str(self.folder), "pid": pid}
+            values = {**asdict(self), "folder": str(self.folder), "pid": who[0], "started": who[1]}
             part.write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
 
     @classmethod
-    def read(cls, path: Path) -> tuple[Stack, int | None]:
-        """What ``write`` was given.
+    def read(cls, path: Path) -> tuple[Stack, psutil.Process | None]:
+        """What ``write`` was given, without a process that has ended since.
 
         Raises:
             InputError: nothing was started there.
         """
         try:
             values: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-            pid = values.pop("pid")
-            return cls(**{**values, "folder": Path(values["folder"]), "ports": tuple(values["ports"])}), pid
+            process = _process(values.pop("pid"), values.pop("started"))
+            return cls(**{**values, "folder": Path(values["folder"]), "ports": tuple(values["ports"])}), process
         except (OSError, ValueError, LookupError, TypeError) as error:
             raise InputError(
                 f"--folder {path.parent}", got="nothing that was started", expected="the folder of `seamline up`",
@@ -143,7 +146,7 @@ def up(stack: Stack, say: Any) -> None:
     supervisor = Supervisor(stack.services(), stack.folder / LOGS, say)
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: supervisor.stopping.set())
-    stack.write(os.getpid())
+    stack.write(psutil.Process())
     try:
         supervisor.start()
         say(told(stack))
@@ -176,22 +179,27 @@ def up_detached(stack: Stack, command: list[str]) -> None:
 
 def down(folder: Path) -> bool:
     """Stop what ``up`` started below ``folder``; whether anything ran."""
-    stack, pid = Stack.read(folder / STATE)
-    running = alive(stack, pid)
-    if running and pid is not None:
-        os.kill(pid, signal.SIGTERM)
+    stack, process = Stack.read(folder / STATE)
+    if process is not None:
         with suppress(psutil.NoSuchProcess, psutil.TimeoutExpired):
-            psutil.Process(pid).wait(120)
-        stop_process(pid)
+            process.terminate()
+            process.wait(120)
+        stop_process(process.pid)
     stack.write(None)
-    return running
+    return process is not None
 
 
-def alive(stack: Stack, pid: int | None) -> bool:
-    """Whether the process is still the one that was started: numbers are given again."""
-    with suppress(psutil.Error):
-        return pid is not None and "flows.cli" in " ".join(psutil.Process(pid).cmdline())
-    return False
+def _process(pid: int | None, started: float | None) -> psutil.Process | None:
+    """The process that was started then, if it runs: numbers are given again."""
+    if pid is None or started is None:
+        return None
+    try:
+        process = psutil.Process(pid)
+        # Linux counts from the machine's start, which moves a little when its clock is set.
+        same = abs(process.create_time() - started) < _SAME_START and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.Error:
+        return None
+    return process if same else None
 
 
 def begin(stack: Stack) -> None:
@@ -202,9 +210,9 @@ def begin(stack: Stack) -> None:
     if not (stack.results / CATALOG).exists():
         update_catalog(stack.results)
     with suppress(InputError):
-        other, pid = Stack.read(stack.folder / STATE)
-        if pid != os.getpid() and alive(other, pid):
-            raise RunError(f"it runs already (process {pid}): {told(other)}; stop it with `seamline down`")
+        other, process = Stack.read(stack.folder / STATE)
+        if process is not None and process.pid != os.getpid():
+            raise RunError(f"it runs already (process {process.pid}): {told(other)}; stop it with `seamline down`")
 
 
 def told(stack: Stack) -> str:
