@@ -23,7 +23,7 @@ from pipeline.cog import row_bands
 from pipeline.files import clear_parts, replacing
 from pipeline.footprint import Area, bbox_of, footprint, rounded
 from pipeline.grid import GeoBox
-from pipeline.items import ITEM, ITEMS, UNKNOWN_TIME, Document, read_item, write_items
+from pipeline.items import CATALOG, ITEM, ITEMS, UNKNOWN_TIME, Document, read_item, write_items
 from pipeline.store import JSON, crs_code
 
 __all__ = [
@@ -31,7 +31,6 @@ __all__ = [
     "file_info", "footprint", "json_bytes", "scene_item", "update_catalog", "write_item",
 ]  # fmt: skip
 
-CATALOG = "catalog.json"
 _EXTENSIONS = {
     name: f"https://stac-extensions.github.io/{name}/v{version}/schema.json"
     for name, version in {

@@ -25,11 +25,11 @@ import shapely.geometry
 from pipeline.files import replacing
 
 __all__ = [
-    "ITEM", "ITEMS", "UNKNOWN_TIME", "Document", "expected_items", "item_table", "moved", "packed_items", "parsed_item",
-    "read_item", "read_items", "run_checksum", "write_items",
+    "CATALOG", "ITEM", "ITEMS", "UNKNOWN_TIME", "Document", "expected_items", "item_table", "moved", "packed_items",
+    "parsed_item", "read_item", "read_items", "run_checksum", "write_items",
 ]  # fmt: skip
 
-ITEM, ITEMS = "item.json", "items.parquet"
+ITEM, ITEMS, CATALOG = "item.json", "items.parquet", "catalog.json"
 UNKNOWN_TIME = "seamline:datetime_unknown"
 """Property of items whose time is that of their run; the table always has this column, so that SQL may name it."""
 

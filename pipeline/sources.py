@@ -32,6 +32,7 @@ from pipeline.bands import BandNeed, Candidate, match_bands
 from pipeline.documents import is_url
 from pipeline.errors import InputError, without_secrets
 from pipeline.files import absolute
+from pipeline.items import CATALOG, ITEMS
 from pipeline.objects import ObjectFolder, is_object
 from pipeline.rasters import environment, is_remote, object_version
 from pipeline.scene import Band, Scene
@@ -42,6 +43,9 @@ __all__ = ["BandNeed", "Kind", "SceneOptions", "address", "kind_of", "open_scene
 Kind = Literal["folder", "archive", "item", "raster"]
 
 _LONGEST_ID = 200
+"""Of the 255 bytes that a file's name may have; parts have longer names than what they become."""
+_TAKEN = {CATALOG, ITEMS}
+"""Names beside the scenes' folders."""
 _SUFFIXES = (".tif", ".tiff", ".jp2", ".vrt", ".img")
 _ITEM_OF_API = re.compile(r"/collections/[^/]+/items/[^/]+/?$")
 _UNNAMED = {ColorInterp.undefined, ColorInterp.gray, ColorInterp.palette}
@@ -127,10 +131,11 @@ def open_scene(
 def scene_id(name: str) -> str:
     """The id of the scene that a file, a folder or an item of this name holds: safe as the name of a folder."""
     safe = re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("._-") or "scene"
-    # A file's name has at most 255 bytes, and parts have longer ones.
-    return (
-        safe if len(safe) <= _LONGEST_ID else f"{safe[:_LONGEST_ID]}-{hashlib.sha256(name.encode()).hexdigest()[:12]}"
-    )
+    if safe in _TAKEN:
+        return f"{safe}-scene"
+    if len(safe) > _LONGEST_ID:
+        return f"{safe[:_LONGEST_ID]}-{hashlib.sha256(safe.encode()).hexdigest()[:12]}"
+    return safe
 
 
 def kind_of(href: str) -> Kind:

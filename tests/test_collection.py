@@ -226,7 +226,7 @@ def test_a_run_that_is_terminated_stops_its_scenes_and_goes_on(
         assert process.poll() is None
         time.sleep(0.1)
     process.terminate()
-    process.wait(60)
+    process.wait(120)
     with Client(address, set_as_default=False) as client:
         while any(client.run(lambda dask_worker: len(dask_worker.active_threads)).values()):
             time.sleep(0.1)

@@ -78,6 +78,11 @@ def test_a_scene_is_named_as_it_will_be(tmp_path: Path) -> None:
             assert (found.name, found.source) == (opened.id, opened.source)
 
 
+@pytest.mark.parametrize("name", ["catalog.json", "items.parquet"])
+def test_no_scene_is_named_as_a_file_of_the_catalogue(tmp_path: Path, name: str) -> None:
+    assert look_at(tif(tmp_path / f"{name}.tif")).name == f"{name}-scene"
+
+
 def test_a_scene_is_known_by_its_content(tmp_path: Path) -> None:
     sources = scenes_of_every_kind(tmp_path)
     before = [look_at(source) for source in sources]
