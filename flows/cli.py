@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import logging
 import signal
 import sys
@@ -237,7 +238,7 @@ def main() -> None:
         code = INTERRUPTED
     if code == INTERRUPTED:  # Typer returns it for Ctrl-C
         _said("interrupted; give the same command again", code)
-    _end_zarr()
+    atexit.register(_end_zarr)  # the last to be registered is the first to be called: before zarr's own
     sys.exit(code)
 
 

@@ -92,6 +92,9 @@ def strange_metadata(store: Path, item: Document) -> Iterator[str]:
 def _misplaced(level: Path, grid: GeoBox) -> Iterator[str]:
     """What lies elsewhere than on ``grid`` in one group."""
     transform = grid.transform
+    if _attributes(level / VARIABLE).get("spatial:shape") != list(grid.shape):
+        yield f"{VARIABLE}: spatial:shape"
+        return  # coordinates of the item's shape might not fit into memory
     for name in ("", *rasters_in(level)):
         said = _attributes(level / name)
         if said.get("spatial:transform") != list(transform)[:6] or said.get("spatial:shape") != list(grid.shape):

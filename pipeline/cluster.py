@@ -167,6 +167,12 @@ def told_if_lost(client: Client, what: str) -> Iterator[None]:
         raise
 
 
+def check_open(client: Client, what: str) -> None:
+    """Raises ``RunError`` where another thread closed the client: Dask would let everybody wait who asks it then."""
+    if client.status in ("closing", "closed"):
+        raise gone(what, "its client was closed")
+
+
 def gone(what: str, why: str) -> RunError:
     """The error of a cluster that is lost."""
     return RunError(

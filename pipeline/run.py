@@ -23,6 +23,7 @@ from pipeline.cluster import (
     LOOK_FOR_WORKERS,
     WAIT_FOR_WORKERS,
     PredictorPlugin,
+    check_open,
     forget_dead,
     gone,
     hands_of,
@@ -137,6 +138,7 @@ class _Loop:
                 try:
                     self._note(future, chunk)
                 except TimeoutError:  # its worker was lost with the result, and another does it again
+                    check_open(self._client, _what(self._job))
                     self._await(future, chunk)
                     continue
                 except BadBlockError as error:
@@ -203,6 +205,7 @@ def spread(client: Client, job: Job) -> Spread:
                     try:
                         found: T = _result(job, chunk, future)
                     except TimeoutError:  # its worker was lost with the result, and another does it again
+                        check_open(client, _what(job))
                         continue
                 running.popleft()
                 future.release()
@@ -226,6 +229,7 @@ def _next_of(ended: SimpleQueue[Future], client: Client, job: Job) -> Future:
             return ended.get(timeout=LOOK_FOR_WORKERS)
         except Empty:
             pass
+        check_open(client, _what(job))
         if hands_of(client):
             alone_since = None
         elif alone_since is None:

@@ -85,6 +85,7 @@ def _table(out: Path, scenes: Sequence[str]) -> Iterator[Finding]:
     items = {}
     for scene in scenes:
         with suppress(OSError, ValueError):
+            _check_kind(out / scene / ITEM)
             items[scene] = read_item(out / scene / ITEM)
     if not (out / ITEMS).exists():
         yield from [Finding("", ITEMS, "is not there")] if items else []
@@ -109,6 +110,8 @@ def _scene(folder: Path) -> Iterator[Finding]:
         return Finding(folder.name, subject, problem)
 
     try:
+        for name in (ITEM, RECORD):
+            _check_kind(folder / name)
         item = json.loads((folder / ITEM).read_text(encoding="utf-8"))
         record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
         pystac.validation.validate_dict({**item, "stac_extensions": []})
@@ -130,7 +133,7 @@ def _scene(folder: Path) -> Iterator[Finding]:
         (ZARR, lambda: strange_metadata(folder / ZARR, item)),
         *((name, partial(_layout, folder / name)) for name in _other_cogs(assets)),
     ]
-    for name, check in [*checks, *((name, check) for name, check in rasters if (folder / name).exists())]:
+    for name, check in [*checks, *((name, check) for name, check in rasters if _is_readable(folder / name))]:
         try:
             yield from (finding(name, problem) for problem in check())
         except _DAMAGE as error:
@@ -155,10 +158,21 @@ def _asset(folder: Path, asset: Document) -> Iterator[str]:
     elif not path.exists():
         yield "is not there"
     else:
+        _check_kind(path)
         now = file_info(path)
         for field in ("file:size", "file:checksum"):
             if field in now and asset.get(field) != now[field]:
                 yield f"{field} is {now[field]}, {asset.get(field)} when it was published"
+
+
+def _is_readable(path: Path) -> bool:
+    return path.is_file() or path.is_dir()
+
+
+def _check_kind(path: Path) -> None:
+    """Raises ``ValueError`` for what whoever opens it would wait at."""
+    if path.exists() and not _is_readable(path):
+        raise ValueError("is neither a file nor a folder")
 
 
 def _other_cogs(assets: Document) -> list[str]:

@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 import pytest
 import rasterio
-from distributed import Client, LocalCluster
+from distributed import Client, Future, LocalCluster
 
 from flows import planning
 from flows.models import Model, TorchLoader, radiometry_of
@@ -680,22 +680,27 @@ def test_a_cluster_without_workers_ends_the_run_with_a_word(
     assert inferred_in(tmp_path / "out")
 
 
-def test_a_worker_that_dies_with_a_result_in_hand_is_not_waited_for(
-    source: Path, small_model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("lost", ["worker", "client"])
+def test_what_is_lost_with_a_result_in_hand_is_not_waited_for(
+    source: Path, small_model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lost: str
 ) -> None:
     monkeypatch.setattr(running, "LOOK_FOR_WORKERS", 1)
     monkeypatch.setattr(running, "WAIT_FOR_WORKERS", 2)
     result_of, asked = running._result, itertools.count()
     with scheduler_with_a_worker(tmp_path) as (address, _, worker):
 
-        def result_after_a_kill(*arguments: Any) -> Any:
-            if next(asked) == 3:
+        def result_after_a_loss(job: Job, chunk: Index, future: Future) -> Any:
+            if next(asked) == 3 and lost == "worker":
                 worker.kill()
                 worker.wait()
-            return result_of(*arguments)
+            elif lost == "client":  # as a flow run does that is cancelled
+                future.client.loop.add_callback(future.client.close)
+                time.sleep(1)
+            return result_of(job, chunk, future)
 
-        monkeypatch.setattr(running, "_result", result_after_a_kill)
-        with pytest.raises(RunError, match=r"no worker for 2 s"):
+        monkeypatch.setattr(running, "_result", result_after_a_loss)
+        said = "no worker for 2 s" if lost == "worker" else "the cluster is gone"
+        with pytest.raises(RunError, match=said):
             run(source, small_model, tmp_path / "out", cluster=address, chunk_tiles=1)
 
 

@@ -235,6 +235,9 @@ def test_polygons_in_a_box_are_those_that_meet_it(client: Client, out: Path) -> 
     world = client.get("/scenes/utm/polygons", params={"bbox": "-180,-90,180,90"}).json()
     whole = client.get("/scenes/utm/polygons", params={"bbox": f"{west},{south},{east},{north}"}).json()
     assert len(world["features"]) == len(whole["features"]) == len(pyogrio.raw.read(out / "utm" / "polygons.fgb")[2])
+    for aside in ("-1,-1,1,1", f"{east + 1},{south},{east + 2},{north}"):
+        beside = client.get("/scenes/utm/polygons", params={"bbox": aside})
+        assert (beside.status_code, beside.json()["features"]) == (200, [])
     few = client.get("/scenes/utm/polygons", params={"bbox": f"{west},{south},{east},{north}", "limit": 2}).json()
     assert len(few["features"]) == 2 and few["truncated"]
 
@@ -441,6 +444,10 @@ def test_a_scene_that_lies_elsewhere_is_not_there(out: Path, tmp_path: Path) -> 
     assert [scene["id"] for scene in served.get("/scenes").json()["scenes"]] == ["utm"]
     (tmp_path / "out" / "utm" / "polygons.fgb").write_text("<OGRVRTDataSource/>")
     assert served.get("/scenes/utm/polygons?bbox=-63,47,-60,49").status_code == 409
+    whole = (out / "utm" / "polygons.fgb").read_bytes()
+    for start in range(8, 600, 37):  # behind the magic bytes
+        (tmp_path / "out" / "utm" / "polygons.fgb").write_bytes(whole[:start] + b"\xff" * 40 + whole[start + 40 :])
+        assert served.get("/scenes/utm/polygons?bbox=-63,47,-60,49").status_code in (200, 409)
 
 
 def test_one_line_where_the_server_cannot_start(out: Path, tmp_path: Path) -> None:

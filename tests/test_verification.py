@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -135,6 +136,14 @@ def moved_east(item: dict[str, Any]) -> None:
     item["geometry"]["coordinates"] = [[[x + 5, y] for x, y in item["geometry"]["coordinates"][0]]]
 
 
+def piped(name: str) -> Callable[[Path], None]:
+    def damage(scene: Path) -> None:
+        (scene / name).unlink()
+        os.mkfifo(scene / name)
+
+    return damage
+
+
 DAMAGE: dict[str, tuple[Callable[[Path], None], str, str]] = {
     "a label": (a_label, "segmentation.tif", "file:checksum"),
     "a label beside zarr": (a_label, "segmentation.zarr", "1 values are others"),
@@ -148,6 +157,13 @@ DAMAGE: dict[str, tuple[Callable[[Path], None], str, str]] = {
     "no seal": (no_seal, "segmentation.zarr", "not sealed"),
     "no preview": (no_preview, "preview.png", "not there"),
     "an item without geometry": (edited_item(lambda item: item.pop("geometry")), "item.json", ""),
+    "a pipe for a picture": (piped("preview.png"), "preview.png", "neither a file nor a folder"),
+    "a pipe for labels": (piped("segmentation.tif"), "segmentation.tif", "neither a file nor a folder"),
+    "a pipe for the item": (piped("item.json"), "item.json", "neither a file nor a folder"),
+    "a shape beyond all memory": (
+        edited_item(lambda item: item["properties"].update({"proj:shape": [10**10, 10**10]})), "segmentation.zarr",
+        "segmentation: spatial:shape",
+    ),
     "a path outside": (
         edited_item(lambda item: item["assets"]["preview"].update(href="../../x.png")), "../../x.png", "outside",
     ),

@@ -13,6 +13,7 @@ import pyogrio.raw
 import shapely
 from numpy.typing import NDArray
 from pyproj import CRS, Transformer
+from pyproj.exceptions import ProjError
 
 from flows.serving.results import Damaged
 from pipeline.query import Box
@@ -20,6 +21,11 @@ from pipeline.query import Box
 MOST = 5000
 """Polygons in one answer, at most."""
 _MAGIC = b"fgb\x03fgb"
+_DAMAGE = (
+    pyogrio.errors.DataSourceError, pyogrio.errors.DataLayerError, shapely.GEOSException, ProjError, ValueError,
+    LookupError, TypeError,
+)  # fmt: skip
+"""What damaged bytes behind the magic ones lead to."""
 
 
 def polygons_in(path: Path, box: Box, scene: Box, limit: int = MOST) -> dict[str, Any]:
@@ -35,7 +41,7 @@ def polygons_in(path: Path, box: Box, scene: Box, limit: int = MOST) -> dict[str
     try:
         crs = CRS.from_user_input(pyogrio.read_info(path)["crs"])
         to_crs = Transformer.from_crs("OGC:CRS84", crs, always_xy=True)
-        found: dict[int, tuple[Any, ...]] = {}
+        meta, found = {"fields": ()}, dict[int, tuple[Any, ...]]()
         for part in _parts(box, scene, beyond=crs.is_geographic):
             around = to_crs.transform_bounds(*part)
             meta, numbers, geometries, columns = pyogrio.raw.read(
@@ -45,7 +51,7 @@ def polygons_in(path: Path, box: Box, scene: Box, limit: int = MOST) -> dict[str
             found |= zip(numbers.tolist(), read, strict=True)
         rows = list(found.values())[:limit]
         shapes = shapely.from_wkb(np.array([row[0] for row in rows], object))
-    except (pyogrio.errors.DataSourceError, pyogrio.errors.DataLayerError, shapely.GEOSException) as error:
+    except _DAMAGE as error:
         raise Damaged(f"{path.parent.name}: {path.name} cannot be read ({error})") from error
     to_degrees = Transformer.from_crs(crs, "OGC:CRS84", always_xy=True)
     first = (scene.west + scene.east) / 2 if scene.west > scene.east else None  # the middle of what it is not
@@ -68,5 +74,5 @@ def _parts(box: Box, scene: Box, beyond: bool) -> list[tuple[float, float, float
     """
     common = shapely.get_parts(shapely.intersection(box.outline, scene.outline))
     turns = (0, -360, 360) if beyond else (0,)
-    sides = [part.bounds for part in common]
+    sides = [part.bounds for part in common if not part.is_empty]
     return [(west + turn, south, east + turn, north) for west, south, east, north in sides for turn in turns]
