@@ -11,6 +11,7 @@ import logging
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import islice
 from queue import Empty, SimpleQueue
@@ -126,6 +127,7 @@ class _Loop:
         self._running: dict[Future, Index] = {}
         self._inferring: set[Future] = set()
         self._ended: SimpleQueue[Future] = SimpleQueue()
+        self._watch = _Watch(client, job)
 
     def run(self) -> set[str]:
         """Until nothing is left that can be done; returns messages of unreadable blocks."""
@@ -133,12 +135,12 @@ class _Loop:
         try:
             self._submit()
             while self._running:
-                future = _next_of(self._ended, self._client, self._job)
+                future = self._watch.next_of(self._ended)
                 chunk = self._running.pop(future)
                 try:
                     self._note(future, chunk)
                 except TimeoutError:  # its worker was lost with the result, and another does it again
-                    check_open(self._client, _what(self._job))
+                    self._watch.look()
                     self._await(future, chunk)
                     continue
                 except BadBlockError as error:
@@ -189,7 +191,7 @@ def spread(client: Client, job: Job) -> Spread:
     """
 
     def spreading(work: Callable[[Index], T], chunks: Iterable[Index]) -> Iterator[T]:
-        left, running = iter(chunks), deque[tuple[Index, Future]]()
+        left, running, watch = iter(chunks), deque[tuple[Index, Future]](), _Watch(client, job)
         try:
             while True:
                 with told_if_lost(client, _what(job)):
@@ -201,11 +203,11 @@ def spread(client: Client, job: Job) -> Spread:
                     chunk, future = running[0]
                     ended = SimpleQueue[Future]()
                     future.add_done_callback(ended.put)
-                    _next_of(ended, client, job)
+                    watch.next_of(ended)
                     try:
                         found: T = _result(job, chunk, future)
                     except TimeoutError:  # its worker was lost with the result, and another does it again
-                        check_open(client, _what(job))
+                        watch.look()
                         continue
                 running.popleft()
                 future.release()
@@ -217,26 +219,36 @@ def spread(client: Client, job: Job) -> Spread:
     return spreading
 
 
-def _next_of(ended: SimpleQueue[Future], client: Client, job: Job) -> Future:
-    """The task that ended next; waits for workers that come back, but not for ever.
-
-    Not ``distributed.wait``: it wants its client to be Dask's current one, and who sets that in two threads at once
-    may leave Dask with a scheduler that is gone, for all that the process computes afterwards.
+class _Watch:
+    """Looks whether there is anybody who can end what a client waits for; waits for workers that come back, but not for
+    ever.
     """
-    alone_since: float | None = None
-    while True:
-        try:
-            return ended.get(timeout=LOOK_FOR_WORKERS)
-        except Empty:
-            pass
-        check_open(client, _what(job))
-        if hands_of(client):
-            alone_since = None
-        elif alone_since is None:
-            alone_since = time.monotonic()
+
+    def __init__(self, client: Client, job: Job) -> None:
+        self._client, self._job = client, job
+        self._alone_since: float | None = None
+
+    def look(self) -> None:
+        """Raises ``RunError`` when there were no workers for long, or the client was closed."""
+        check_open(self._client, _what(self._job))
+        if hands_of(self._client):
+            self._alone_since = None
+        elif self._alone_since is None:
+            self._alone_since = time.monotonic()
             log.warning("no workers: waiting up to %d s for one", WAIT_FOR_WORKERS)
-        elif time.monotonic() - alone_since > WAIT_FOR_WORKERS:
-            raise gone(_what(job), f"no worker for {WAIT_FOR_WORKERS} s")
+        elif time.monotonic() - self._alone_since > WAIT_FOR_WORKERS:
+            raise gone(_what(self._job), f"no worker for {WAIT_FOR_WORKERS} s")
+
+    def next_of(self, ended: SimpleQueue[Future]) -> Future:
+        """The task that ended next.
+
+        Not ``distributed.wait``: it wants its client to be Dask's current one, and who sets that in two threads at once
+        may leave Dask with a scheduler that is gone, for all that the process computes afterwards.
+        """
+        while True:
+            with suppress(Empty):
+                return ended.get(timeout=LOOK_FOR_WORKERS)
+            self.look()
 
 
 def _what(job: Job) -> str:

@@ -692,7 +692,8 @@ def test_what_is_lost_with_a_result_in_hand_is_not_waited_for(
         def result_after_a_loss(job: Job, chunk: Index, future: Future) -> Any:
             if next(asked) == 3 and lost == "worker":
                 worker.kill()
-                worker.wait()
+                while future.status != "lost":  # until the client knows
+                    time.sleep(0.01)
             elif lost == "client":  # as a flow run does that is cancelled
                 future.client.loop.add_callback(future.client.close)
                 time.sleep(1)
