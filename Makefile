@@ -25,9 +25,9 @@ up: install
 down: install
 	$(BIN)/seamline down
 
-# Files side by side: much of the time they wait for processes that they start.
+# Files side by side: much of the time they wait for processes that they start. Those that take minutes begin first.
 test: install
-	$(BIN)/pytest -n 3 --dist loadfile
+	$(BIN)/pytest -n 3 --dist loadfile --no-loadscope-reorder
 
 check: install
 	$(BIN)/ruff check .

@@ -6,7 +6,8 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, GetJsonSchemaHandler, model_validator
+from pydantic_core import core_schema
 
 from pipeline.errors import InputError
 from pipeline.query import Box, Interval
@@ -123,4 +124,14 @@ class Inbox(_Source):
     settle: float = Field(10.0, ge=0, le=86_400, description="Seconds without a change after which a file is whole")
 
 
-SceneSource = Annotated[StacSearch | StacCatalog | Glob | Manifest | Inbox, Field(discriminator="kind")]
+class _OneForm:
+    """Prefect's run form offers a choice of forms for ``anyOf``, and for ``oneOf`` nothing but JSON."""
+
+    def __get_pydantic_json_schema__(
+        self, schema: core_schema.CoreSchema, handler: GetJsonSchemaHandler
+    ) -> dict[str, Any]:
+        made = handler(schema)
+        return {"anyOf": made["oneOf"]} | {key: made[key] for key in made.keys() - {"oneOf", "discriminator"}}
+
+
+SceneSource = Annotated[StacSearch | StacCatalog | Glob | Manifest | Inbox, Field(discriminator="kind"), _OneForm()]

@@ -70,7 +70,8 @@ def segment_collection(
     ledger.refuse(scenes.place(), discovery.refused)
     new = ledger.new(discovery.found, destination.holds)
     log = get_run_logger()
-    log.info("%s: %d scenes, %d new or not yet published", scenes.kind, len(discovery.found), len(new))
+    seen, refused = len(discovery.found) + len(discovery.refused), len(discovery.refused)
+    log.info("%s: %d scenes, %d new or not yet published, %d refused", scenes.kind, seen, len(new), refused)
     outcomes = [Outcome(refused.name, "failed", refused.reason) for refused in discovery.refused]
     for outcome in _done(new, ledger, out, model, options, at_once, renew):
         log.info("%s: %s", outcome.name, outcome.reason or outcome.state)

@@ -213,7 +213,7 @@ def _zarr(folder: Path, record: Document) -> Iterator[str]:
     yield from _counted((np.asarray(labels[band.slices()]) for band in row_bands(labels)), record)
     yield from (f"{group} is not the overview of what it is of" for group in stale_overviews(folder / ZARR))
     for name in rasters_in(folder / ZARR):
-        if (folder / f"{name}.tif").exists():
+        if (folder / f"{name}.tif").is_file():
             yield from _alike(open_raster(folder / ZARR, name), folder / f"{name}.tif")
 
 

@@ -18,6 +18,16 @@ from model.config import UNetConfig
 from model.unet import UNet
 from tests.models import saved_model
 
+LONG = ("test_up", "test_resume", "test_foreign_networks", "test_hosts", "test_outputs", "test_objects", "test_engine",
+        "test_collection", "test_deploy_flows", "test_vectors", "test_engines", "test_slurm", "test_learning")  # fmt: skip
+"""Files that take the longest, which begin first: otherwise one of them would be left alone at the end."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    order = {name: place for place, name in enumerate(LONG)}
+    items.sort(key=lambda item: order.get(item.path.stem, len(LONG)))
+
+
 settings.register_profile("seamline", deadline=None, max_examples=60, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("seamline")
 

@@ -127,7 +127,7 @@ def test_the_run_is_seen_in_prefects_page(stack: Stack, published: str, tmp_path
 
 
 def test_cancelling_in_prefect_stops_the_workers_and_leaves_a_run_that_goes_on(stack: Stack, tmp_path: Path) -> None:
-    source = write(tmp_path / "large.tif", noise(6, 3000, 3000), names=NAMES, nodata=0, tiled=True)
+    source = write(tmp_path / "large.tif", noise(6, 2200, 2200), names=NAMES, nodata=0, tiled=True)
     plan = {"window": 128, "halo": 48, "chunk_tiles": 8, "precision": "fp32", "engine": "torch"}
     run = start_by_hand(stack, source, **plan)
     directory = stack.results / "large" / ".run"
@@ -139,7 +139,7 @@ def test_cancelling_in_prefect_stops_the_workers_and_leaves_a_run_that_goes_on(s
         until(lambda: not any(client.run(lambda dask_worker: len(dask_worker.active_threads)).values()), 30)
         assert not any(client.processing().values())
     assert len(list(directory.glob("*/inferred/*.json"))) == done
-    chunks = int(np.ceil(3000 / (8 * 32))) ** 2
+    chunks = int(np.ceil(2200 / (8 * 32))) ** 2
     assert 0 < done < chunks
     again = start_by_hand(stack, source, **plan)
     until(lambda: state(stack, again) == "COMPLETED")
