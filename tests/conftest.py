@@ -18,8 +18,10 @@ from model.config import UNetConfig
 from model.unet import UNet
 from tests.models import saved_model
 
-LONG = ("test_up", "test_resume", "test_foreign_networks", "test_hosts", "test_outputs", "test_objects", "test_engine",
-        "test_collection", "test_deploy_flows", "test_vectors", "test_engines", "test_slurm", "test_learning")  # fmt: skip
+LONG = (
+    "test_up", "test_resume", "test_foreign_networks", "test_hosts", "test_outputs", "test_objects", "test_engine",
+    "test_collection", "test_deploy_flows", "test_vectors", "test_engines", "test_slurm", "test_learning",
+)  # fmt: skip
 """Files that take the longest, which begin first: otherwise one of them would be left alone at the end."""
 
 
