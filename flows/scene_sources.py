@@ -31,7 +31,10 @@ def _an_interval(value: str) -> str:
     return value
 
 
-_Box = Annotated[tuple[float, float, float, float], AfterValidator(_a_box)]
+# Bounds stand in the form's schema, too, so that Prefect's server refuses what lies beyond them.
+_Lon = Annotated[float, Field(ge=-180, le=180)]
+_Lat = Annotated[float, Field(ge=-90, le=90)]
+_Box = Annotated[tuple[_Lon, _Lat, _Lon, _Lat], AfterValidator(_a_box)]
 _Time = Annotated[str, AfterValidator(_an_interval)]
 _Days = Annotated[float, Field(gt=0, le=100_000)]
 
