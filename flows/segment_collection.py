@@ -81,7 +81,7 @@ def segment_collection(
     failed = [outcome for outcome in outcomes if outcome.state == "failed"]
     if failed:
         told = "; ".join(f"{outcome.name}: {outcome.reason}" for outcome in failed)
-        raise RunError(f"{len(failed)} of {len(outcomes)} scenes failed: {told}")
+        raise RunError(f"{len(failed)} of {known + len(outcomes)} scenes failed: {told}")
     return {"known": known, "waiting": list(discovery.waiting)} | Counter(outcome.state for outcome in outcomes)
 
 
