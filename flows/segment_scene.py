@@ -12,13 +12,13 @@ from flows import display
 from flows.options import SegmentOptions
 from flows.scene_task import quieten_dask, segment_task
 from flows.workforce import Workforce
-from pipeline.errors import without_secrets
+from pipeline.errors import public
 
 DEFAULTS = SegmentOptions()
 
 
 def _name() -> str:
-    return f"segment {without_secrets(str(flow_run.parameters['source']))}"
+    return f"segment {public(str(flow_run.parameters['source']))}"
 
 
 @flow(name="segment-scene", flow_run_name=_name, persist_result=False, validate_parameters=True)
@@ -38,6 +38,5 @@ def segment_scene(
     """
     quieten_dask()
     with Workforce(options) as force, display.live() as terminal:
-        name = Path(without_secrets(source).removesuffix("?…")).name
-        result = segment_task(name, source, model, out, options, force.client, terminal)
+        result = segment_task(Path(public(source)).name, source, model, out, options, force.client, terminal)
     return {"folder": result.place or str(result.folder), "computed": result.computed, "record": result.record}

@@ -13,6 +13,11 @@ def without_secrets(text: str) -> str:
     return _QUERY.sub(r"\1…", _USER.sub(r"\1", text))
 
 
+def public(address: str) -> str:
+    """An address without what gives access."""
+    return without_secrets(address).removesuffix("?…")
+
+
 class SeamlineError(Exception):
     """Anything that Seamline itself reports. Exit code 1 on the command line."""
 

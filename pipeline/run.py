@@ -140,8 +140,8 @@ class _Loop:
                 try:
                     self._note(future, chunk)
                 except TimeoutError:  # its worker was lost with the result, and another does it again
-                    self._watch.look()
                     self._await(future, chunk)
+                    self._watch.look()
                     continue
                 except BadBlockError as error:
                     log.error("%s", error)
@@ -170,6 +170,7 @@ class _Loop:
 
     def _note(self, future: Future, chunk: Index) -> None:
         report: Report = _result(self._job, chunk, future)
+        self._watch.heard()
         self._totals.add(report)
         if future in self._inferring:
             self._frontier.inferred(chunk)
@@ -209,6 +210,7 @@ def spread(client: Client, job: Job) -> Spread:
                     except TimeoutError:  # its worker was lost with the result, and another does it again
                         watch.look()
                         continue
+                watch.heard()
                 running.popleft()
                 future.release()
                 yield found
@@ -238,6 +240,10 @@ class _Watch:
             log.warning("no workers: waiting up to %d s for one", WAIT_FOR_WORKERS)
         elif time.monotonic() - self._alone_since > WAIT_FOR_WORKERS:
             raise gone(_what(self._job), f"no worker for {WAIT_FOR_WORKERS} s")
+
+    def heard(self) -> None:
+        """A result came: there are workers, whatever was seen before."""
+        self._alone_since = None
 
     def next_of(self, ended: SimpleQueue[Future]) -> Future:
         """The task that ended next.

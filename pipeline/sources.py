@@ -30,7 +30,7 @@ from pipeline.bandfiles import (
 )
 from pipeline.bands import BandNeed, Candidate, match_bands
 from pipeline.documents import is_url
-from pipeline.errors import InputError, without_secrets
+from pipeline.errors import InputError, public
 from pipeline.files import absolute
 from pipeline.items import CATALOG, ITEMS
 from pipeline.objects import ObjectFolder, is_object
@@ -124,7 +124,7 @@ def open_scene(
             datetime=found.datetime or acquired(chosen[0].path),
             aoi=None if options.aoi is None else read_aoi(options.aoi, grid),
             warnings=(*found.warnings, *matching, *missing, *scaling),
-            source=without_secrets(found.href).removesuffix("?…"),
+            source=public(found.href),
         )
 
 

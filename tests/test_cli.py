@@ -491,3 +491,20 @@ except KeyboardInterrupt:
 def test_ctrl_c_at_any_moment_leaves_no_traceback() -> None:
     ended = subprocess.run([sys.executable, "-c", INTERRUPTED_CLIENT], capture_output=True, text=True, timeout=120)
     assert (ended.stdout, ended.stderr) == ("interrupted\n", "")
+
+
+BUSY = """
+import sys, time
+import zarr
+from flows import cli
+
+zarr.create_array({}, shape=(1,), dtype="u1")
+zarr.core.sync.loop[0].call_soon_threadsafe(time.sleep, 1)  # as on a machine that has no time for zarr's thread
+sys.argv = ["seamline", "--version"]
+cli.main()
+"""
+
+
+def test_a_command_ends_in_peace_on_a_busy_machine() -> None:
+    ended = subprocess.run([sys.executable, "-c", BUSY], capture_output=True, text=True, timeout=120)
+    assert (ended.returncode, ended.stderr) == (0, "")

@@ -705,6 +705,22 @@ def test_what_is_lost_with_a_result_in_hand_is_not_waited_for(
             run(source, small_model, tmp_path / "out", cluster=address, chunk_tiles=1)
 
 
+def test_two_short_absences_of_all_workers_are_not_one_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    hands, now = [0], [0.0]
+    monkeypatch.setattr(running, "hands_of", lambda client: hands[0])
+    monkeypatch.setattr(running, "check_open", lambda client, what: None)
+    monkeypatch.setattr(running, "_what", lambda job: "a scene")
+    monkeypatch.setattr(running.time, "monotonic", lambda: now[0])
+    watch = running._Watch(None, None)
+    watch.look()
+    watch.heard()  # of a worker that came back, and was so busy that nobody had to look
+    now[0] = 10.0 * running.WAIT_FOR_WORKERS
+    watch.look()
+    now[0] += running.WAIT_FOR_WORKERS + 1
+    with pytest.raises(RunError, match="no worker for"):
+        watch.look()
+
+
 def test_a_scheduler_that_is_killed_ends_the_run_with_a_word_and_it_goes_on_elsewhere(
     source: Path, small_model: Model, cluster: Cluster, tmp_path: Path
 ) -> None:
