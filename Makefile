@@ -16,7 +16,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	touch $@
 
 demo: install
-	$(BIN)/python -m flows.demo --size $(DEMO_SIZE) --out $(DEMO)
+	$(BIN)/python -m seamline.flows.cli.demo --size $(DEMO_SIZE) --out $(DEMO)
 
 # Prefect, Dask, a watched inbox and the map on this machine; `make down` stops all of it.
 up: install

@@ -17,14 +17,14 @@ import numpy as np
 from numpy.typing import NDArray
 from ukis_csmask.mask import CSmask
 
-from flows.models import open_model
-from flows.recipes import read_recipe
-from flows.training import train_model
-from model.data import LabelledImage, held
-from model.engines import load_network
-from model.metrics import confusion_matrix, iou, kappa
-from model.training import Normalisation
-from model.validation import predict
+from seamline.flows.settings.model_folder import open_model
+from seamline.flows.training.recipes import read_recipe
+from seamline.flows.training.training import train_model
+from seamline.model.engines.engines import load_network
+from seamline.model.spec.metrics import confusion_matrix, iou, kappa
+from seamline.model.training.config import Normalisation
+from seamline.model.training.data import LabelledImage, held
+from seamline.model.training.validation import predict
 
 CHIPS = ("landsat5", "landsat7")
 BANDS = ["blue", "green", "red", "nir", "swir16", "swir22"]

@@ -28,15 +28,15 @@ from distributed import Client
 from rich.console import Console
 from rich.table import Table
 
-from flows.up.supervisor import Service, Supervisor
-from pipeline.simulate import Simulation, write_simulation
+from seamline.flows.up.supervisor import Service, Supervisor
+from seamline.pipeline.synthetic.simulate import Simulation, write_simulation
 
 MODEL, WORKERS = "land-water-cloud", 2
 FLOW = """
 import json, os, sys, psutil
-from flows.options import SegmentOptions
-from flows.scene_sources import Glob
-from flows.segment_collection import segment_collection
+from seamline.flows.settings.options import SegmentOptions
+from seamline.flows.collection.scene_sources import Glob
+from seamline.flows.segment_collection import segment_collection
 pattern, out, address, at_once = sys.argv[1:]
 own = psutil.Process()
 print("begin", own.memory_info().rss, flush=True)
@@ -131,7 +131,7 @@ def overhead(folder: Path, fleet: tuple[str, dict[str, str], list[int]]) -> list
     for turn in range(2):
         started = time.monotonic()
         words = ["segment", scene, "--model", MODEL, "--out", folder / f"bare{turn}", "--cluster", address]
-        subprocess.run([sys.executable, "-m", "flows.cli", *map(str, words)], check=True, capture_output=True)
+        subprocess.run([sys.executable, "-m", "seamline", *map(str, words)], check=True, capture_output=True)
         times["command"].append(time.monotonic() - started)
         started = time.monotonic()
         begin(str(scene), folder / f"flow{turn}", address, environment, 1).communicate()

@@ -17,10 +17,10 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from model.config import Precision, UNetConfig
-from model.engines import DTYPES, fused, has_onednn, rectified
-from model.runtime import keep_freed_memory
-from model.unet import UNet
+from seamline.model.engines.engines import DTYPES, fused, has_onednn, rectified
+from seamline.model.engines.runtime import keep_freed_memory
+from seamline.model.networks.unet import UNet
+from seamline.model.spec.config import Precision, UNetConfig
 
 
 def ready(config: UNetConfig, precision: Precision, device: str) -> nn.Module:

@@ -2,8 +2,9 @@
 
     python benchmarks/engines.py --widths 16 32 64 --windows 512 1024
 
-Measured as a run's measurement does it (``model.tune``), one process with all of the machine's threads, at the halo
-that a plan takes. Besides the embedded model, U-Nets with random weights: 6 bands, 4 classes, depth 4.
+Measured as a run's measurement does it (``seamline.model.engines.tune``), one process with all of the machine's
+threads, at the halo that a plan takes. Besides the embedded model, U-Nets with random weights: 6 bands, 4 classes,
+depth 4.
 """
 
 from __future__ import annotations
@@ -21,13 +22,13 @@ import numpy as np
 import torch
 from safetensors.torch import save_file
 
-from flows.measuring import describe_device
-from flows.models import Model, embedded_models, open_model
-from model.config import Radiometry, UNetConfig, Wish
-from model.document import write_document
-from model.tune import Tuner
-from model.unet import UNet
-from pipeline.memory import peak_memory, reset_peak_memory
+from seamline.flows.runs.measuring import describe_device
+from seamline.flows.settings.model_folder import Model, embedded_models, open_model
+from seamline.model.engines.tune import Tuner
+from seamline.model.networks.unet import UNet
+from seamline.model.spec.config import Radiometry, UNetConfig, Wish
+from seamline.model.spec.document import write_document
+from seamline.pipeline.common.memory import peak_memory, reset_peak_memory
 
 
 def of_width(width: int, like: Model, folder: Path) -> Model:

@@ -21,16 +21,16 @@ import pyarrow.parquet as parquet
 from rich.console import Console
 from rich.table import Table
 
-from flows.up.stack import INBOX, RESULTS
-from pipeline.items import ITEMS
-from pipeline.simulate import Simulation, write_simulation
+from seamline.flows.up.stack import INBOX, RESULTS
+from seamline.pipeline.common.layout import ITEMS
+from seamline.pipeline.synthetic.simulate import Simulation, write_simulation
 
 PORTS = ("--prefect-port", "0", "--dask-port", "0", "--dashboard-port", "0", "--map-port", "0")
 
 
 def seamline(*words: object) -> None:
     """A command of Seamline that must succeed."""
-    subprocess.run([sys.executable, "-m", "flows.cli", *map(str, words)], check=True, capture_output=True)
+    subprocess.run([sys.executable, "-m", "seamline", *map(str, words)], check=True, capture_output=True)
 
 
 def wait(folder: Path, scene: Path) -> float:

@@ -20,13 +20,13 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from benchmarks.neuron_errors import pixel_error, rand_error, warping_error, wrong_pixels
-from model.augmentation import Jitter, Warp
-from model.config import UNetConfig
-from model.data import LabelledImage, read
-from model.losses import Loss
-from model.train import Trained, train
-from model.training import Schedule, Training
-from model.validation import context
+from seamline.model.spec.config import UNetConfig
+from seamline.model.training.augmentation import Jitter, Warp
+from seamline.model.training.config import Schedule, Training
+from seamline.model.training.data import LabelledImage, read
+from seamline.model.training.loop import Trained, train
+from seamline.model.training.losses import Loss
+from seamline.model.training.validation import context
 
 TRAINED, TESTED = range(6), range(6, 8)
 MEMBRANE, CELL = 0, 1

@@ -28,14 +28,14 @@ from distributed import Client, LocalCluster
 from odc.geo.geobox import GeoBox
 from scipy import ndimage
 
-from pipeline.classes import LabelClass
-from pipeline.cog import labels_content, write_cog
-from pipeline.memory import peak_memory
-from pipeline.overviews import write_overviews
-from pipeline.store import Storage, create_store, open_labels, write_labels
-from pipeline.tiling import Index, Tiling
-from pipeline.vectorfiles import FILES
-from pipeline.vectors import Polygons, Rules, write_polygons
+from seamline.pipeline.common.classes import LabelClass
+from seamline.pipeline.common.memory import peak_memory
+from seamline.pipeline.geometry.tiling import Index, Tiling
+from seamline.pipeline.products.cog import labels_content, write_cog
+from seamline.pipeline.products.overviews import write_overviews
+from seamline.pipeline.products.zarr_store import Storage, create_store, open_labels, write_labels
+from seamline.pipeline.vectors.vectors import Polygons, Rules, write_polygons
+from seamline.pipeline.vectors.writers import FILES
 
 CHUNK, CLASSES = 2048, tuple(LabelClass(value, f"class {value}", (60 * value, 100, 20)) for value in range(4))
 POLYGONIZE = "gdal_polygonize.py"
@@ -163,7 +163,7 @@ def one(folder: Path, size: int, wanted: Polygons, workers: int) -> None:
     with LocalCluster(workers, threads_per_worker=3, dashboard_address=":0") as cluster, Client(cluster) as client:
 
         def spread(work: Callable[[Index], Any], chunks: Any) -> Iterator[Any]:
-            """As ``pipeline.run.spread``, without what names errors."""
+            """As ``seamline.pipeline.execution.scheduler.spread``, without what names errors."""
             left, running = iter(chunks), []
             while True:
                 while len(running) < 6 * workers and (chunk := next(left, None)) is not None:

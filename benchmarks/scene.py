@@ -18,9 +18,9 @@ from pathlib import Path
 
 BARE = """
 import sys, time, torch
-from flows.models import open_model
-from model.engines import DTYPES, fused, has_onednn, load_network, rectified
-from model.runtime import keep_freed_memory
+from seamline.flows.settings.model_folder import open_model
+from seamline.model.engines.engines import DTYPES, fused, has_onednn, load_network, rectified
+from seamline.model.engines.runtime import keep_freed_memory
 keep_freed_memory()
 model = open_model("land-water-cloud")
 pixels = int(sys.argv[1])
@@ -42,7 +42,7 @@ for precision in ("fp32", "bf16"):
         continue
     dtype = DTYPES[precision]
     for layout in (torch.contiguous_format, torch.channels_last):
-        network = fused(load_network(model.spec, model.folder)).to(device, dtype).to(memory_format=layout)
+        network = fused(load_network(seamline.model.spec.spec, model.folder)).to(device, dtype).to(memory_format=layout)
         network = rectified(network) if device == "cpu" else network
         for count in sorted({1, torch.get_num_threads()}):
             for window in (512, 1024, 2048):
@@ -73,7 +73,7 @@ def main() -> None:
     arguments = parser.parse_args()
     height, width = arguments.size
     scene = arguments.work / f"s{height}x{width}.tif"
-    seamline = [sys.executable, "-m", "flows.cli"]
+    seamline = [sys.executable, "-m", "seamline"]
     if not scene.exists():
         scene.parent.mkdir(parents=True, exist_ok=True)
         subprocess.run([*seamline, "simulate", "--size", str(height), str(width), "--out", str(scene)], check=True)

@@ -29,11 +29,18 @@ from outputs import CHUNK, CLASSES, simulated
 from rich.console import Console
 from rich.table import Table
 
-from pipeline.catalog import ModelReference, Provenance, class_table, scene_item, update_catalog, write_item
-from pipeline.cog import labels_content, write_cog
-from pipeline.publish import COG, RECORD
-from pipeline.store import Storage, create_store, open_labels, write_labels
-from pipeline.tiling import Tiling
+from seamline.pipeline.common.layout import COG, RECORD
+from seamline.pipeline.geometry.tiling import Tiling
+from seamline.pipeline.products.cog import labels_content, write_cog
+from seamline.pipeline.products.zarr_store import Storage, create_store, open_labels, write_labels
+from seamline.pipeline.stac.catalog import (
+    ModelReference,
+    Provenance,
+    class_table,
+    scene_item,
+    update_catalog,
+    write_item,
+)
 
 ZOOMS = 5
 """Zoom levels of a scene that are asked for: the deepest and those above it."""
@@ -64,7 +71,7 @@ def publish(folder: Path, size: int) -> None:
 @contextmanager
 def server(folder: str) -> Iterator[str]:
     """The address of a server in a process of its own."""
-    command = [sys.executable, "-m", "flows.cli", "serve", folder, "--port", "0"]
+    command = [sys.executable, "-m", "seamline", "serve", folder, "--port", "0"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         try:
             assert process.stdout is not None

@@ -8,15 +8,16 @@ from typing import Any
 from prefect import flow, get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 
-from flows import artifacts
-from flows.access import use
-from flows.destination import Destination
-from pipeline.catalog import update_catalog
-from pipeline.classes import counted
-from pipeline.errors import InputError, RunError
-from pipeline.items import ITEM
-from pipeline.upload import renew_catalog, verify_objects
-from pipeline.verification import Finding, verify
+from seamline.flows.runs.destination import Destination
+from seamline.flows.settings.credentials import use
+from seamline.flows.tracking import artifacts
+from seamline.pipeline.common.classes import counted
+from seamline.pipeline.common.errors import InputError, RunError
+from seamline.pipeline.common.layout import ITEM
+from seamline.pipeline.publishing.upload import renew_catalog
+from seamline.pipeline.results.verify import Finding, verify
+from seamline.pipeline.results.verify_objects import verify_objects
+from seamline.pipeline.stac.catalog import update_catalog
 
 
 @flow(name="publish-catalog", flow_run_name="publish {out}", persist_result=False, validate_parameters=True)

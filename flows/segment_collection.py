@@ -15,21 +15,21 @@ from prefect.futures import PrefectFuture, as_completed
 from prefect.task_runners import ThreadPoolTaskRunner
 from pydantic import Field
 
-from flows import artifacts
-from flows.access import use
-from flows.destination import Destination
-from flows.discovery import discover
-from flows.found import Discovery, Found
-from flows.ledger import Ledger
-from flows.models import open_model
-from flows.options import SegmentOptions
-from flows.outcomes import Outcome
-from flows.scene_sources import SceneSource
-from flows.scene_task import quieten_dask, segment_task
-from flows.segment import Result, Watcher
-from flows.workforce import Workforce
-from pipeline.errors import InUseError, RunError
-from pipeline.files import check_writable
+from seamline.flows.collection.discovery import discover
+from seamline.flows.collection.fingerprint import Discovery, Found
+from seamline.flows.collection.ledger import Ledger
+from seamline.flows.collection.outcomes import Outcome
+from seamline.flows.collection.scene_sources import SceneSource
+from seamline.flows.runs.cluster_session import Workforce
+from seamline.flows.runs.destination import Destination
+from seamline.flows.runs.segment import Result, Watcher
+from seamline.flows.settings.credentials import use
+from seamline.flows.settings.model_folder import open_model
+from seamline.flows.settings.options import SegmentOptions
+from seamline.flows.tracking import artifacts
+from seamline.flows.tracking.scene_task import quieten_dask, segment_task
+from seamline.pipeline.common.errors import InUseError, RunError
+from seamline.pipeline.storage.atomic import check_writable
 
 DEFAULTS = SegmentOptions()
 HOW = {"cluster", "workers", "device", "batch", "threads", "overwrite", "work", "credentials"}

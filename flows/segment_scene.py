@@ -8,11 +8,11 @@ from typing import Any
 from prefect import flow
 from prefect.runtime import flow_run
 
-from flows import display
-from flows.options import SegmentOptions
-from flows.scene_task import quieten_dask, segment_task
-from flows.workforce import Workforce
-from pipeline.errors import public
+from seamline.flows.runs.cluster_session import Workforce
+from seamline.flows.settings.options import SegmentOptions
+from seamline.flows.terminal import tables as display
+from seamline.flows.tracking.scene_task import quieten_dask, segment_task
+from seamline.pipeline.common.errors import public
 
 DEFAULTS = SegmentOptions()
 

@@ -9,9 +9,9 @@ from uuid import UUID
 from prefect import flow, get_run_logger, task
 from prefect.artifacts import create_markdown_artifact, create_progress_artifact, update_progress_artifact
 
-from flows.recipes import read_recipe
-from flows.training import train_model
-from model.train import Progress
+from seamline.flows.training.recipes import read_recipe
+from seamline.flows.training.training import train_model
+from seamline.model.training.loop import Progress
 
 
 @task(task_run_name="train by {recipe}", persist_result=False)

@@ -1,1 +1,1 @@
-"""Networks: what they expect, how they run, how they are trained. Knows no CRS and no cluster."""
+"""Networks: their specification, architectures, engines, importers and training; no CRS, no Dask."""

@@ -1,1 +1,1 @@
-"""Geometry, raster I/O, blending and execution on Dask. Knows no network and no orchestrator."""
+"""Scenes in, georeferenced rasters out: geometry, reading, blending, Dask, publishing; no torch, no Prefect."""

@@ -13,9 +13,9 @@ from distributed import LocalCluster
 from hypothesis import HealthCheck, settings
 from prefect.testing.utilities import prefect_test_harness
 
-from flows.models import Model, open_model
-from model.config import UNetConfig
-from model.unet import UNet
+from seamline.flows.settings.model_folder import Model, open_model
+from seamline.model.networks.unet import UNet
+from seamline.model.spec.config import UNetConfig
 from tests.models import saved_model
 
 LONG = (

@@ -10,10 +10,10 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from model.config import UNetConfig
-from model.document import write_document
-from model.spec import InputBand, ModelClass, ModelSpec
-from model.unet import UNet
+from seamline.model.networks.unet import UNet
+from seamline.model.spec.config import UNetConfig
+from seamline.model.spec.document import write_document
+from seamline.model.spec.spec import InputBand, ModelClass, ModelSpec
 
 
 def saved_model(folder: Path, network: UNet, names: Sequence[str] = (), **changes: object) -> ModelSpec:

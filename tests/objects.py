@@ -14,7 +14,7 @@ from typing import Any
 
 import boto3
 
-from pipeline.objects import ObjectFolder, S3Access
+from seamline.pipeline.storage.object_store import ObjectFolder, S3Access
 
 REGION = "us-east-1"
 

@@ -6,12 +6,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from flows.models import Model, radiometry_of
-from model.config import Settings
-from model.engines import DTYPES, fused, load_network
-from model.runtime import Runtime
-from pipeline.grid import Window
-from pipeline.scene import Scene, read_block
+from seamline.flows.settings.model_folder import Model, radiometry_of
+from seamline.model.engines.engines import DTYPES, fused, load_network
+from seamline.model.engines.runtime import Runtime
+from seamline.model.spec.config import Settings
+from seamline.pipeline.geometry.window import Window
+from seamline.pipeline.scenes.scene import Scene, read_block
 
 
 def whole_scene(scene: Scene, model: Model, halo: int, precision: str = "fp32") -> NDArray[np.floating]:

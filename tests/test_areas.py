@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from odc.geo.geobox import GeoBox
 from pyproj import Transformer
 
-from pipeline.areas import PixelAreas, area_at, bands_of, pixel_areas
-from pipeline.grid import Window
+from seamline.pipeline.geometry.pixel_area import PixelAreas, area_at, bands_of, pixel_areas
+from seamline.pipeline.geometry.window import Window
 
 
 def turned(degrees: float) -> Affine:

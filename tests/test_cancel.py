@@ -12,16 +12,16 @@ import numpy as np
 import pytest
 from distributed import Client, Worker
 
-from flows.models import Model
-from flows.options import SegmentOptions
-from flows.request import open_input
-from pipeline.cluster import PLUGIN
-from pipeline.errors import RunError
-from pipeline.run import run_chunks
-from pipeline.rundir import RunDirectory
-from pipeline.store import Storage, create_store
-from pipeline.tiling import Tiling
-from pipeline.work import Job
+from seamline.flows.runs.scene_job import open_input
+from seamline.flows.settings.model_folder import Model
+from seamline.flows.settings.options import SegmentOptions
+from seamline.pipeline.common.errors import RunError
+from seamline.pipeline.execution.chunk import Job
+from seamline.pipeline.execution.cluster import PLUGIN
+from seamline.pipeline.execution.run_directory import RunDirectory
+from seamline.pipeline.execution.scheduler import run_chunks
+from seamline.pipeline.geometry.tiling import Tiling
+from seamline.pipeline.products.zarr_store import Storage, create_store
 from tests.rasters import noise, write
 
 NAMES = ("blue", "green", "red", "nir", "swir16", "swir22")

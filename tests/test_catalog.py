@@ -31,16 +31,24 @@ from pystac.extensions.projection import ProjectionExtension
 from pystac.extensions.render import RenderExtension
 from pystac.validation.stac_validator import JsonSchemaSTACValidator
 
-import pipeline.catalog
-from pipeline.assets import ASSETS
-from pipeline.catalog import ModelReference, Provenance, class_table, footprint, scene_item, update_catalog, write_item
-from pipeline.classes import NODATA, LabelClass
-from pipeline.footprint import labelled_area, labelled_hull
-from pipeline.grid import Window
-from pipeline.items import read_items
-from pipeline.query import Box, query
-from pipeline.store import Storage, create_store, open_labels, write_labels
-from pipeline.verification import verify
+from seamline.pipeline.common.classes import NODATA, LabelClass
+from seamline.pipeline.geometry.window import Window
+from seamline.pipeline.products.zarr_store import Storage, create_store, open_labels, write_labels
+from seamline.pipeline.results.verify import verify
+from seamline.pipeline.stac import catalog as catalog_module
+from seamline.pipeline.stac.assets import ASSETS
+from seamline.pipeline.stac.catalog import (
+    ModelReference,
+    Provenance,
+    class_table,
+    footprint,
+    scene_item,
+    update_catalog,
+    write_item,
+)
+from seamline.pipeline.stac.footprint import labelled_area, labelled_hull
+from seamline.pipeline.stac.items import read_items
+from seamline.pipeline.stac.query import Box, query
 from tests.data import MANAUS, shared
 from tests.rasters import write
 
@@ -334,7 +342,7 @@ def test_a_real_scene_lies_where_rasterio_sees_it() -> None:
 PUBLISH = """
 import json, os, sys
 from pathlib import Path
-from pipeline.catalog import update_catalog
+from seamline.pipeline.stac.catalog import update_catalog
 out, name = Path(sys.argv[1]), sys.argv[2]
 item = json.loads((out / "item.json").read_text())
 sys.stdin.readline()
@@ -388,15 +396,15 @@ def test_what_was_written_from_old_items_is_put_right(
         (tmp_path / name / "item.json").write_text(json.dumps(item))
         update_catalog(tmp_path)
 
-    write = getattr(pipeline.catalog, step)
+    write = getattr(catalog_module, step)
 
     def overtaken(*given: Any) -> None:
-        monkeypatch.setattr(pipeline.catalog, step, write)
+        monkeypatch.setattr(catalog_module, step, write)
         publish("b", 1)
         publish("a", 2)
         write(*given)
 
-    monkeypatch.setattr(pipeline.catalog, step, overtaken)
+    monkeypatch.setattr(catalog_module, step, overtaken)
     publish("a", 1)
     links = json.loads((tmp_path / "catalog.json").read_text())["links"]
     assert [link["href"] for link in links if link["rel"] == "item"] == ["./a/item.json", "./b/item.json"]

@@ -16,9 +16,11 @@ import rasterio
 import typer
 from affine import Affine
 
-from flows import cli, measuring, models
-from flows.models import Model
-from model.measurement import Measurement
+from seamline.flows.cli import main as cli
+from seamline.flows.runs import measuring
+from seamline.flows.settings import model_folder as models
+from seamline.flows.settings.model_folder import Model
+from seamline.model.spec.measurement import Measurement
 from tests.data import MANAUS, shared
 from tests.rasters import noise, write
 
@@ -253,7 +255,7 @@ def test_a_plan_that_does_not_fit_into_memory_is_refused(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    from flows import planning as module
+    from seamline.flows.runs import planning as module
 
     monkeypatch.setattr(module, "memory_of", lambda client: 100 * 2**20)
     code, _, err = seamline(
@@ -471,7 +473,7 @@ def test_an_aoi_limits_the_work(seamline: Seamline, small_model: Model, cluster:
 INTERRUPTED_CLIENT = """
 import asyncio, os, signal, threading, time
 from distributed.utils import LoopRunner, sync
-from flows import cli
+from seamline.flows.cli import main as cli
 
 signal.signal(signal.SIGINT, cli._interrupted)
 runner = LoopRunner()
@@ -496,7 +498,7 @@ def test_ctrl_c_at_any_moment_leaves_no_traceback() -> None:
 BUSY = """
 import sys, time
 import zarr
-from flows import cli
+from seamline.flows.cli import main as cli
 
 zarr.create_array({}, shape=(1,), dtype="u1")
 zarr.core.sync.loop[0].call_soon_threadsafe(time.sleep, 1)  # as on a machine that has no time for zarr's thread

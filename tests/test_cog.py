@@ -11,10 +11,10 @@ from odc.geo.geobox import GeoBox
 from rasterio.enums import ColorInterp
 from rio_cogeo.cogeo import cog_validate
 
-from pipeline.classes import NODATA, LabelClass
-from pipeline.cog import labels_content, row_bands, write_cog
-from pipeline.grid import Window
-from pipeline.store import Storage, create_store, open_labels, write_labels
+from seamline.pipeline.common.classes import NODATA, LabelClass
+from seamline.pipeline.geometry.window import Window
+from seamline.pipeline.products.cog import labels_content, row_bands, write_cog
+from seamline.pipeline.products.zarr_store import Storage, create_store, open_labels, write_labels
 
 CLASSES = [LabelClass(value, f"class {value}", (value * 60, 100, 20)) for value in range(4)]
 NORTH_UP = Affine(30, 0, 600000, 0, -30, 9700000)

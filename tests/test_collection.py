@@ -21,15 +21,15 @@ from prefect.client.orchestration import get_client
 from prefect.events.filters import EventFilter, EventNameFilter
 from prefect.states import State
 
-import flows.segment_collection as flow
-from flows.discovery import Discovery, discover
-from flows.models import Model
-from flows.options import SegmentOptions
-from flows.publish_catalog import publish_catalog_flow
-from flows.request import open_requests
-from flows.scene_sources import Glob, Inbox
-from flows.segment_collection import segment_collection
-from pipeline.errors import RunError
+import seamline.flows.segment_collection as flow
+from seamline.flows.collection.discovery import Discovery, discover
+from seamline.flows.collection.scene_sources import Glob, Inbox
+from seamline.flows.publish_catalog import publish_catalog_flow
+from seamline.flows.runs.scene_job import open_requests
+from seamline.flows.segment_collection import segment_collection
+from seamline.flows.settings.model_folder import Model
+from seamline.flows.settings.options import SegmentOptions
+from seamline.pipeline.common.errors import RunError
 from tests.rasters import noise, write
 
 NAMES = ("blue", "green", "red", "nir", "swir16", "swir22")
@@ -202,9 +202,9 @@ TERMINATED = """
 import sys
 from pathlib import Path
 from prefect.utilities.engine import capture_sigterm
-from flows.options import SegmentOptions
-from flows.scene_sources import Glob
-from flows.segment_collection import segment_collection
+from seamline.flows.settings.options import SegmentOptions
+from seamline.flows.collection.scene_sources import Glob
+from seamline.flows.segment_collection import segment_collection
 pattern, model, out, address = sys.argv[1:]
 options = SegmentOptions(cluster=address, window=128, halo=48, chunk_tiles=4, precision="fp32", engine="torch")
 with capture_sigterm():  # as Prefect's runner starts flows

@@ -8,15 +8,15 @@ from pathlib import Path
 import pytest
 from prefect.states import State
 
-from flows.found import Refused, look_at, looked_at
-from flows.models import Model
-from flows.options import SegmentOptions
-from flows.publish_catalog import publish_catalog_flow
-from flows.scene_sources import Manifest
-from flows.segment_collection import segment_collection
-from pipeline.errors import RunError
-from pipeline.objects import ObjectFolder, S3Access, use_access
-from pipeline.upload import published
+from seamline.flows.collection.fingerprint import Refused, look_at, looked_at
+from seamline.flows.collection.scene_sources import Manifest
+from seamline.flows.publish_catalog import publish_catalog_flow
+from seamline.flows.segment_collection import segment_collection
+from seamline.flows.settings.model_folder import Model
+from seamline.flows.settings.options import SegmentOptions
+from seamline.pipeline.common.errors import RunError
+from seamline.pipeline.publishing.upload import published
+from seamline.pipeline.storage.object_store import ObjectFolder, S3Access, use_access
 from tests.objects import server
 from tests.rasters import noise, write
 

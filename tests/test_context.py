@@ -10,16 +10,16 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from flows.importing import Description, import_model
-from flows.measuring import _context_sizes
-from flows.models import Model, open_model
-from flows.options import SegmentOptions
-from flows.planning import plan_scene
-from flows.segment import Watcher, segment
-from model.config import Radiometry, Wish
-from model.context import ContextMeter
-from model.spec import ModelSpec
-from pipeline.planning import PlanOptions, Raster, Reach, margins, settled_halo
+from seamline.flows.runs.measuring import _context_sizes
+from seamline.flows.runs.planning import plan_scene
+from seamline.flows.runs.segment import Watcher, segment
+from seamline.flows.settings.model_folder import Model, open_model
+from seamline.flows.settings.options import SegmentOptions
+from seamline.flows.training.importing import Description, import_model
+from seamline.model.engines.context_meter import ContextMeter
+from seamline.model.spec.config import Radiometry, Wish
+from seamline.model.spec.spec import ModelSpec
+from seamline.pipeline.execution.planning import PlanOptions, Raster, Reach, margins, settled_halo
 from tests.models import random_network, saved_model
 from tests.rasters import noise, write
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import copy
 import json
+import os
 import re
 import shlex
 import subprocess
@@ -43,25 +44,23 @@ def test_the_wheel_of_the_image_is_whole_and_runs_alone(tmp_path: Path) -> None:
     pip = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check"]
     source = tmp_path / "source"
     source.mkdir()
-    for name in (
-        "pyproject.toml",
-        "README.md",
-        "LICENSE",
-        "pipeline",
-        "model",
-        "flows",
-    ):  # setuptools writes beside them
-        subprocess.run(["cp", "-r", str(PROJECT / name), str(source)], check=True)
-    wanted = {str(path.relative_to(source)) for path in source.glob("*/**/*") if path.is_file()}
-    wanted = {name for name in wanted if "__pycache__" not in name and not name.startswith("seamline.egg-info")}
+    for name in ("pyproject.toml", "README.md", "LICENSE", "pipeline", "model", "flows", "src"):
+        subprocess.run(["cp", "-r", str(PROJECT / name), str(source)], check=True)  # setuptools writes beside them
+    package = source / "src" / "seamline"
+    wanted = {
+        f"seamline/{Path(folder).relative_to(package) / name}".replace("/./", "/")
+        for folder, _, names in os.walk(package, followlinks=True)
+        for name in names
+        if "__pycache__" not in folder
+    }
     made = said([*pip, "wheel", "--no-deps", "--no-build-isolation", "--wheel-dir", str(tmp_path), str(source)])
     assert made.returncode == 0, made.stderr
     (wheel,) = tmp_path.glob("*.whl")
     assert wanted == {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
     said([*pip, "install", "--no-deps", "--target", str(tmp_path / "site"), str(wheel)])
-    code = "import flows; from flows.cli import main; print(flows.__file__); main()"
+    code = "import seamline; from seamline.flows.cli.main import main; print(seamline.__file__); main()"
     answer = said([sys.executable, "-c", code, "--version"], cwd=tmp_path, env={"PYTHONPATH": str(tmp_path / "site")})
-    assert answer.stdout.split()[:2] == [str(tmp_path / "site" / "flows" / "__init__.py"), "seamline"], answer.stderr
+    assert answer.stdout.split()[:2] == [str(tmp_path / "site" / "seamline" / "__init__.py"), "seamline"], answer.stderr
 
 
 @pytest.fixture

@@ -22,9 +22,9 @@ from prefect.client.orchestration import SyncPrefectClient
 from prefect.flows import load_flow_from_entrypoint
 from prefect.utilities.schema_tools import is_valid_schema, validate
 
-from flows.models import Model
-from pipeline.cluster import connected
-from pipeline.errors import InputError
+from seamline.flows.settings.model_folder import Model
+from seamline.pipeline.common.errors import InputError
+from seamline.pipeline.execution.cluster import connected
 from tests.deploy import DEPLOY, PROJECT, said
 from tests.rasters import noise, write
 

@@ -18,13 +18,13 @@ import rasterio
 from pydantic import TypeAdapter
 from rasterio.shutil import copy as copy_raster
 
-from flows.discovery import Discovery, discover
-from flows.found import look_at
-from flows.scene_sources import Glob, Inbox, Manifest, SceneSource
-from pipeline import documents
-from pipeline.bands import BandNeed
-from pipeline.errors import InputError
-from pipeline.sources import SceneOptions, open_scene
+from seamline.flows.collection.discovery import Discovery, discover
+from seamline.flows.collection.fingerprint import look_at
+from seamline.flows.collection.scene_sources import Glob, Inbox, Manifest, SceneSource
+from seamline.pipeline.common.errors import InputError
+from seamline.pipeline.scenes.band_matching import BandNeed
+from seamline.pipeline.scenes.open_scene import SceneOptions, open_scene
+from seamline.pipeline.storage import json_documents as documents
 from tests.rasters import noise, write
 from tests.stac_server import StacApi, item, serving
 

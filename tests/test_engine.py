@@ -17,20 +17,20 @@ import torch
 from rasterio.enums import ColorInterp
 from rio_cogeo.cogeo import cog_validate
 
-from flows.models import Model, TorchLoader, open_model, radiometry_of
-from flows.options import SegmentOptions
-from flows.request import open_input
-from flows.segment import Result, Watcher, segment
-from model.config import Settings, UNetConfig
-from model.unet import UNet
-from pipeline.blend import ONE, taper, votes, winners
-from pipeline.grid import Window
-from pipeline.layers import LAYERS, SCALE
-from pipeline.rundir import RunDirectory
-from pipeline.scene import Scene, read_block
-from pipeline.store import Storage, create_store, open_labels, open_raster
-from pipeline.tiling import Tiling
-from pipeline.work import Job, infer_chunk, write_chunk
+from seamline.flows.runs.scene_job import open_input
+from seamline.flows.runs.segment import Result, Watcher, segment
+from seamline.flows.settings.model_folder import Model, TorchLoader, open_model, radiometry_of
+from seamline.flows.settings.options import SegmentOptions
+from seamline.model.networks.unet import UNet
+from seamline.model.spec.config import Settings, UNetConfig
+from seamline.pipeline.execution.chunk import Job, infer_chunk, write_chunk
+from seamline.pipeline.execution.run_directory import RunDirectory
+from seamline.pipeline.geometry.taper import ONE, taper, votes, winners
+from seamline.pipeline.geometry.tiling import Tiling
+from seamline.pipeline.geometry.window import Window
+from seamline.pipeline.products.layers import LAYERS, SCALE
+from seamline.pipeline.products.zarr_store import Storage, create_store, open_labels, open_raster
+from seamline.pipeline.scenes.scene import Scene, read_block
 from tests.data import MANAUS, shared
 from tests.models import saved_model
 from tests.oracle import labels_of, whole_scene

@@ -15,20 +15,20 @@ import rasterio
 import torch
 from distributed import Client
 
-from flows.measuring import measure
-from flows.models import Model
-from flows.options import SegmentOptions
-from flows.request import open_input
-from flows.segment import Result, Watcher, segment
-from model.config import Engine, Precision, Radiometry, Settings, UNetConfig, Wish
-from model.engines import input_dtype, is_installed, open_network, precisions
-from model.errors import ModelError
-from model.measurement import Measurement
-from model.runtime import Runtime
-from model.spec import ModelSpec
-from model.tune import Tuner, agreement
-from pipeline.errors import InputError
-from pipeline.run import Totals
+from seamline.flows.runs.measuring import measure
+from seamline.flows.runs.scene_job import open_input
+from seamline.flows.runs.segment import Result, Watcher, segment
+from seamline.flows.settings.model_folder import Model
+from seamline.flows.settings.options import SegmentOptions
+from seamline.model.engines.engines import input_dtype, is_installed, open_network, precisions
+from seamline.model.engines.runtime import Runtime
+from seamline.model.engines.tune import Tuner, agreement
+from seamline.model.spec.config import Engine, Precision, Radiometry, Settings, UNetConfig, Wish
+from seamline.model.spec.errors import ModelError
+from seamline.model.spec.measurement import Measurement
+from seamline.model.spec.spec import ModelSpec
+from seamline.pipeline.common.errors import InputError
+from seamline.pipeline.execution.scheduler import Totals
 from tests.data import MANAUS, shared
 from tests.models import random_network, saved_model
 
@@ -201,7 +201,7 @@ def program(tmp_path: Path) -> tuple[torch.nn.Module, ModelSpec, Path]:
     """An ONNX program of any batch and size, in a model folder."""
     if importlib.util.find_spec("onnx") is None or importlib.util.find_spec("onnxruntime") is None:
         pytest.skip("the extra onnx is not installed")
-    from flows.importing import import_model
+    from seamline.flows.training.importing import import_model
     from tests.test_imports import DESCRIBED, saved
 
     network = random_network()

@@ -18,10 +18,10 @@ from hypothesis.extra import numpy as hnp
 from rasterio.features import geometry_mask
 from rasterio.vrt import WarpedVRT
 
-from flows.evaluation import evaluate, write_evaluation
-from model import metrics
-from pipeline.comparison import Truth, pairs
-from pipeline.errors import InputError
+from seamline.flows.training.evaluation import evaluate, write_evaluation
+from seamline.model.spec import metrics
+from seamline.pipeline.common.errors import InputError
+from seamline.pipeline.results.compare import Truth, pairs
 from tests.rasters import UTM, write
 
 LABELS = hnp.arrays(np.uint8, (9, 7), elements=st.sampled_from([0, 1, 2, 255]))

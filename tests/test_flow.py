@@ -15,11 +15,11 @@ import yaml
 from PIL import Image
 from prefect.client.orchestration import get_client
 
-from flows.models import Model, open_model
-from flows.options import SegmentOptions
-from flows.segment_scene import segment_scene
-from flows.train_model import train_model_flow
-from pipeline.errors import InputError
+from seamline.flows.segment_scene import segment_scene
+from seamline.flows.settings.model_folder import Model, open_model
+from seamline.flows.settings.options import SegmentOptions
+from seamline.flows.train_model import train_model_flow
+from seamline.pipeline.common.errors import InputError
 from tests.rasters import noise, write
 from tests.test_training import RECIPE
 
@@ -82,5 +82,5 @@ def test_the_run_form_describes_every_option() -> None:
 
 def test_the_client_needs_no_torch() -> None:
     """It takes seconds to import, which the start of every run would pay."""
-    code = "import sys, flows.cli, flows.display, flows.segment; sys.exit('torch' in sys.modules)"
+    code = "import sys, seamline.flows.cli.main, seamline.flows.runs.segment; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 import rasterio
 
-from flows.evaluation import evaluate
-from flows.importing import Description, import_model
-from flows.options import SegmentOptions
-from flows.segment import Result, Watcher, segment
-from model import metrics
-from pipeline.comparison import Truth
+from seamline.flows.runs.segment import Result, Watcher, segment
+from seamline.flows.settings.options import SegmentOptions
+from seamline.flows.training.evaluation import evaluate
+from seamline.flows.training.importing import Description, import_model
+from seamline.model.spec import metrics
+from seamline.pipeline.results.compare import Truth
 from tests.data import MANAUS, shared
 from tests.rasters import UTM, write
 

@@ -20,10 +20,10 @@ from typing import IO
 
 import pytest
 
-from flows.models import Model
-from flows.options import SegmentOptions
-from flows.segment import Watcher, segment
-from pipeline.verification import verify
+from seamline.flows.runs.segment import Watcher, segment
+from seamline.flows.settings.model_folder import Model
+from seamline.flows.settings.options import SegmentOptions
+from seamline.pipeline.results.verify import verify
 from tests.rasters import noise, write
 from tests.test_resume import contents, inferred_in
 
@@ -155,7 +155,7 @@ def whole(
 def command(source: Path, model: Model, out: Path) -> list[object]:
     plan = [word for name, value in PLAN.items() for word in (f"--{name.replace('_', '-')}", value)]
     return [
-        "flows.cli", "segment", source, "--model", model.folder, "--out", out, *plan,
+        "seamline", "segment", source, "--model", model.folder, "--out", out, *plan,
         "--precision", "fp32", "--device", "cpu", "--engine", "torch", "--cluster", SCHEDULER,
     ]  # fmt: skip
 

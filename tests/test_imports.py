@@ -10,13 +10,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from flows.importing import Description, import_model
-from model.config import Program, Radiometry, Settings, UNetConfig
-from model.errors import ModelError
-from model.reach import Measured, measured_reach
-from model.runtime import Runtime
-from model.spec import ModelSpec
-from pipeline.errors import InputError
+from seamline.flows.training.importing import Description, import_model
+from seamline.model.engines.runtime import Runtime
+from seamline.model.importers.reach import Measured, measured_reach
+from seamline.model.spec.config import Program, Radiometry, Settings, UNetConfig
+from seamline.model.spec.errors import ModelError
+from seamline.model.spec.spec import ModelSpec
+from seamline.pipeline.common.errors import InputError
 from tests.models import random_network
 
 DESCRIBED = Description(bands=("red", "nir"), classes=("land", "water", "cloud"))

@@ -14,12 +14,12 @@ from affine import Affine
 from odc.geo.geobox import GeoBox as OdcGeoBox
 from rasterio.vrt import WarpedVRT
 
-from flows.arguments import mapping
-from flows.evaluation import evaluate
-from pipeline import nearest
-from pipeline.comparison import Truth, class_names, labeller, pairs
-from pipeline.errors import InputError
-from pipeline.grid import Window
+from seamline.flows.cli.arguments import mapping
+from seamline.flows.training.evaluation import evaluate
+from seamline.pipeline.common.errors import InputError
+from seamline.pipeline.geometry import resample as nearest
+from seamline.pipeline.geometry.window import Window
+from seamline.pipeline.results.compare import Truth, class_names, labeller, pairs
 from tests.rasters import UTM, damage, write
 
 SHAPE = (300, 280)

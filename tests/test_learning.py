@@ -22,22 +22,32 @@ from safetensors.torch import load_file
 from scipy import ndimage
 from torch.nn import functional as F
 
-from flows import display
-from flows.cli import app
-from flows.recipes import Recipe, changed, read_recipe
-from flows.training import train_model
-from model import train as loop
-from model.augmentation import Jitter, Warp, turned
-from model.config import UNetConfig
-from model.data import BLOCK, IGNORE, Area, LabelledImage, Survey, blocks, random_windows, read, spread
-from model.document import read_document
-from model.errors import ModelError
-from model.losses import FAR, Loss, border_weights
-from model.train import Progress, train
-from model.training import Normalisation, Schedule, Training
-from model.validation import context
-from pipeline.errors import InputError
-from pipeline.grid import mirrored
+from seamline.flows.cli.main import app
+from seamline.flows.terminal import tables as display
+from seamline.flows.training.recipes import Recipe, changed, read_recipe
+from seamline.flows.training.training import train_model
+from seamline.model.spec.config import UNetConfig
+from seamline.model.spec.document import read_document
+from seamline.model.spec.errors import ModelError
+from seamline.model.training import loop
+from seamline.model.training.augmentation import Jitter, Warp, turned
+from seamline.model.training.config import Normalisation, Schedule, Training
+from seamline.model.training.data import (
+    BLOCK,
+    IGNORE,
+    Area,
+    LabelledImage,
+    Survey,
+    blocks,
+    random_windows,
+    read,
+    spread,
+)
+from seamline.model.training.loop import Progress, train
+from seamline.model.training.losses import FAR, Loss, border_weights
+from seamline.model.training.validation import context
+from seamline.pipeline.common.errors import InputError
+from seamline.pipeline.geometry.window import mirrored
 from tests.data import shared
 from tests.rasters import noise, write
 from tests.test_training import NAMES, recipe, silent, written
@@ -309,7 +319,7 @@ HELD: dict[str, Any] = {
 def test_a_killed_training_ends_the_same(tmp_path: Path) -> None:
     path = written(tmp_path, **HELD)
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}  # sums in one order, that of this process
-    command = [sys.executable, "-m", "flows.cli", "train", str(path), "--out", str(tmp_path / "killed")]
+    command = [sys.executable, "-m", "seamline", "train", str(path), "--out", str(tmp_path / "killed")]
     killed = subprocess.Popen(command, stdout=subprocess.DEVNULL, env=environment)
     while not (tmp_path / "killed" / "checkpoint.pt").exists():
         assert killed.poll() is None
@@ -542,7 +552,7 @@ def test_labels_of_the_hold_out_are_looked_at_before_the_training(tmp_path: Path
 def test_what_no_model_can_have_is_refused_before_the_training(
     change: dict[str, Any], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("flows.training.train", lambda *arguments: pytest.fail("trained"))
+    monkeypatch.setattr("seamline.flows.training.training.train", lambda *arguments: pytest.fail("trained"))
     with pytest.raises(InputError, match=f"recipe small: got .*{message}"):
         train_model(recipe(**change), tmp_path, tmp_path / "m", silent)
 

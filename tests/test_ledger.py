@@ -15,12 +15,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flows.destination import Destination
-from flows.found import Found
-from flows.ledger import Ledger, entries
-from pipeline.errors import InputError
-from pipeline.items import ITEM
-from pipeline.publish import RECORD
+from seamline.flows.collection.fingerprint import Found
+from seamline.flows.collection.ledger import Ledger, entries
+from seamline.flows.runs.destination import Destination
+from seamline.pipeline.common.errors import InputError
+from seamline.pipeline.common.layout import ITEM, RECORD
 
 SCENES = [Found(f"/data/{name}.tif", name, "1") for name in "abc"]
 
@@ -96,8 +95,8 @@ def test_order_is_kept_and_unreadable_entries_are_new(tmp_path: Path) -> None:
 NOTING = """
 import sys
 from pathlib import Path
-from flows.found import Found
-from flows.ledger import Ledger
+from seamline.flows.collection.fingerprint import Found
+from seamline.flows.collection.ledger import Ledger
 ledger = Ledger(Path(sys.argv[1]), "m", "o")
 scenes = [Found(f"/data/{number}.tif", str(number), sys.argv[2]) for number in range(5)]
 print("begun", flush=True)

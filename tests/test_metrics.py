@@ -14,12 +14,12 @@ import yaml
 from distributed import Client, LocalCluster
 from prometheus_client.parser import text_string_to_metric_families
 
-from flows.found import Found, Refused
-from flows.ledger import Ledger
-from flows.models import Model
-from flows.options import SegmentOptions
-from flows.segment import Result, Watcher, segment
-from flows.serving.metrics import exposition
+from seamline.flows.collection.fingerprint import Found, Refused
+from seamline.flows.collection.ledger import Ledger
+from seamline.flows.runs.segment import Result, Watcher, segment
+from seamline.flows.serving.metrics import exposition
+from seamline.flows.settings.model_folder import Model
+from seamline.flows.settings.options import SegmentOptions
 from tests.rasters import noise, write
 
 MONITORING = Path(__file__).parents[1] / "deploy" / "monitoring"

@@ -14,10 +14,10 @@ from pystac import Item, STACObjectType
 from pystac.extensions.mlm import MLMExtension
 from pystac.validation.stac_validator import JsonSchemaSTACValidator
 
-from flows.importing import Description, import_model
-from flows.models import open_model
-from model.document import read_document, write_document
-from model.spec import ModelSpec
+from seamline.flows.settings.model_folder import open_model
+from seamline.flows.training.importing import Description, import_model
+from seamline.model.spec.document import read_document, write_document
+from seamline.model.spec.spec import ModelSpec
 from tests.data import shared
 from tests.models import random_network, saved_model
 from tests.test_imports import DESCRIBED, Foreign, OneOutput, saved

@@ -15,11 +15,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
-from model.config import UNetConfig
-from model.document import read_document
-from model.errors import ModelError
-from model.unet import UNet
-from model.weights import tensor_shapes
+from seamline.model.networks.unet import UNet
+from seamline.model.spec.config import UNetConfig
+from seamline.model.spec.document import read_document
+from seamline.model.spec.errors import ModelError
+from seamline.model.spec.weights import tensor_shapes
 from tests.models import random_network, saved_model
 
 CONFIGS = st.builds(

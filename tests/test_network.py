@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 import torch
 
-from model import unet
-from model.config import Precision, Radiometry, Settings, UNetConfig
-from model.engines import DTYPES, fused, has_onednn, rectified
-from model.errors import ModelError
-from model.measurement import Measurement
-from model.reach import receptive_radius
-from model.runtime import Runtime
-from model.unet import UNet
+from seamline.model.engines.engines import DTYPES, fused, has_onednn, rectified
+from seamline.model.engines.runtime import Runtime
+from seamline.model.importers.reach import receptive_radius
+from seamline.model.networks import unet
+from seamline.model.networks.unet import UNet
+from seamline.model.spec.config import Precision, Radiometry, Settings, UNetConfig
+from seamline.model.spec.errors import ModelError
+from seamline.model.spec.measurement import Measurement
 from tests.models import random_network, saved_model, without_cancellation
 
 

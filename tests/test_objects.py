@@ -26,19 +26,19 @@ import xarray as xr
 from obstore.store import S3Store
 from zarr.storage import ObjectStore
 
-from flows.access import access_from
-from flows.models import Model
-from flows.options import SegmentOptions
-from flows.request import open_input
-from flows.segment import Result, Watcher, segment
-from pipeline.errors import BadBlockError, InputError, RunError
-from pipeline.grid import Window
-from pipeline.items import ITEM, ITEMS
-from pipeline.objects import ObjectFolder, S3Access, use_access
-from pipeline.query import query
-from pipeline.rasters import environment
-from pipeline.scene import read_block
-from pipeline.upload import published, upload
+from seamline.flows.runs.scene_job import open_input
+from seamline.flows.runs.segment import Result, Watcher, segment
+from seamline.flows.settings.credentials import access_from
+from seamline.flows.settings.model_folder import Model
+from seamline.flows.settings.options import SegmentOptions
+from seamline.pipeline.common.errors import BadBlockError, InputError, RunError
+from seamline.pipeline.common.layout import ITEM, ITEMS
+from seamline.pipeline.geometry.window import Window
+from seamline.pipeline.publishing.upload import published, upload
+from seamline.pipeline.raster_io.gdal import environment
+from seamline.pipeline.scenes.scene import read_block
+from seamline.pipeline.stac.query import query
+from seamline.pipeline.storage.object_store import ObjectFolder, S3Access, use_access
 from tests.objects import Server, server
 from tests.rasters import noise, write
 
@@ -179,10 +179,10 @@ from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import ArtifactFilter, FlowRunFilter, TaskRunFilter
 from prefect.client.schemas.sorting import ArtifactSort, FlowRunSort, TaskRunSort
 from prefect.testing.utilities import prefect_test_harness
-from flows.access import use
-from flows.options import SegmentOptions
-from flows.segment_scene import segment_scene
-from pipeline.errors import InputError
+from seamline.flows.settings.credentials import use
+from seamline.flows.settings.options import SegmentOptions
+from seamline.flows.segment_scene import segment_scene
+from seamline.pipeline.common.errors import InputError
 
 if __name__ == "__main__":
     source, model, out, work, block = sys.argv[1:]
@@ -309,8 +309,8 @@ def scene_folder(out: Path, scene: str, files: int = 5, seed: int = 0, template:
 UPLOAD = """
 import sys
 from pathlib import Path
-from pipeline.objects import ObjectFolder, S3Access
-from pipeline.upload import upload
+from seamline.pipeline.storage.object_store import ObjectFolder, S3Access
+from seamline.pipeline.publishing.upload import upload
 upload(Path(sys.argv[1]), ObjectFolder(*sys.argv[2:4], S3Access(*sys.argv[4:])))
 """
 

@@ -22,17 +22,17 @@ import rasterio.features
 import shapely
 import torch
 
-from flows.models import Model
-from flows.options import SegmentOptions
-from flows.segment import Result, Watcher, segment
-from model.config import UNetConfig
-from model.document import write_document
-from model.spec import ModelClass
-from model.unet import UNet
-from pipeline.classes import NODATA
-from pipeline.results import find_result
-from pipeline.store import open_raster, rasters_in
-from pipeline.verification import verify
+from seamline.flows.runs.segment import Result, Watcher, segment
+from seamline.flows.settings.model_folder import Model
+from seamline.flows.settings.options import SegmentOptions
+from seamline.model.networks.unet import UNet
+from seamline.model.spec.config import UNetConfig
+from seamline.model.spec.document import write_document
+from seamline.model.spec.spec import ModelClass
+from seamline.pipeline.common.classes import NODATA
+from seamline.pipeline.products.zarr_store import open_raster, rasters_in
+from seamline.pipeline.results.open import find_result
+from seamline.pipeline.results.verify import verify
 from tests.models import saved_model
 from tests.rasters import UTM, noise, write
 
@@ -224,10 +224,10 @@ def unbroken(small_model: Model, cluster: Cluster, tmp_path_factory: pytest.Temp
 @pytest.mark.parametrize(
     "where",
     [
-        "pipeline.overviews:write_raster",
-        "pipeline.cog:rasterio.shutil.copy",
-        "pipeline.vectorfiles:pq.ParquetWriter.write_batch",
-        "pipeline.items:pq.write_table",
+        "seamline.pipeline.products.overviews:write_raster",
+        "seamline.pipeline.products.cog:rasterio.shutil.copy",
+        "seamline.pipeline.vectors.writers:pq.ParquetWriter.write_batch",
+        "seamline.pipeline.stac.items:pq.write_table",
     ],
 )
 def test_a_kill_in_the_middle_of_a_file_is_not_seen_afterwards(

@@ -14,12 +14,21 @@ from affine import Affine
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
+from odc.geo.geobox import GeoBox
 
-from pipeline.classes import NODATA, LabelClass
-from pipeline.grid import GeoBox, Window
-from pipeline.layers import LAYERS, SCALE
-from pipeline.overviews import average, halved, mode, write_overviews
-from pipeline.store import Storage, create_store, is_sealed, open_labels, open_raster, seal, write_raster
+from seamline.pipeline.common.classes import NODATA, LabelClass
+from seamline.pipeline.geometry.window import Window
+from seamline.pipeline.products.layers import LAYERS, SCALE
+from seamline.pipeline.products.overviews import average, halved, mode, write_overviews
+from seamline.pipeline.products.zarr_store import (
+    Storage,
+    create_store,
+    is_sealed,
+    open_labels,
+    open_raster,
+    seal,
+    write_raster,
+)
 
 CLASSES = (
     LabelClass(0, "land", (200, 180, 120)),

@@ -12,11 +12,12 @@ from affine import Affine
 from odc.geo.geobox import GeoBox
 from PIL import Image
 
-from pipeline.cartography import lie_of, round_length
-from pipeline.classes import NODATA, LabelClass
-from pipeline.grid import Window
-from pipeline.picture import Caption, decimated, stretch, write_plan_picture, write_preview
-from pipeline.store import Storage, create_store, open_labels, write_labels
+from seamline.pipeline.common.classes import NODATA, LabelClass
+from seamline.pipeline.geometry.map_scale import lie_of, round_length
+from seamline.pipeline.geometry.window import Window
+from seamline.pipeline.products.zarr_store import Storage, create_store, open_labels, write_labels
+from seamline.pipeline.report.plan_picture import write_plan_picture
+from seamline.pipeline.report.preview import Caption, decimated, stretch, write_preview
 from tests.data import MANAUS, shared
 
 CLASSES = [LabelClass(0, "land", (200, 180, 120)), LabelClass(1, "water", (30, 90, 200))]
@@ -221,5 +222,5 @@ def test_every_window_can_be_drawn(tmp_path: Path, window: int) -> None:
 
 
 def test_pictures_leave_pyplot_and_its_global_state_alone() -> None:
-    code = "import sys, pipeline.picture; sys.exit('matplotlib.pyplot' in sys.modules)"
+    code = "import sys, seamline.pipeline.report.preview; sys.exit('matplotlib.pyplot' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

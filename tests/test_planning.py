@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from flows.measuring import _cached, _keep
-from pipeline.errors import InputError
-from pipeline.planning import PlanOptions, Raster, Reach, candidates
+from seamline.flows.runs.measuring import _cached, _keep
+from seamline.pipeline.common.errors import InputError
+from seamline.pipeline.execution.planning import PlanOptions, Raster, Reach, candidates
 
 RASTER = Raster(3000, 2000, 6, 2, 4)
 

@@ -14,11 +14,11 @@ from numpy.typing import NDArray
 from rasterio.features import shapes
 from scipy import ndimage
 
-from pipeline.classes import NODATA
-from pipeline.grid import Window
-from pipeline.polygons import Pieces, Region, pieces, regions, straightened
-from pipeline.sieve import settled, sieved, summarise
-from pipeline.simplification import Simplification
+from seamline.pipeline.common.classes import NODATA
+from seamline.pipeline.geometry.window import Window
+from seamline.pipeline.vectors.polygonize import Pieces, Region, pieces, regions, straightened
+from seamline.pipeline.vectors.sieve import settled, sieved, summarise
+from seamline.pipeline.vectors.simplify import Simplification
 
 
 def blobs(height: int, width: int, smooth: float, classes: int, seed: int) -> NDArray[np.uint8]:
@@ -134,7 +134,7 @@ def test_simplified_regions_leave_no_gaps(
 
 
 def plainly_sieved(labels: NDArray[np.uint8], area: NDArray[np.float64], minimum: float) -> NDArray[np.uint8]:
-    """The rule of ``pipeline.sieve`` on the whole raster, pixel by pixel."""
+    """The rule of ``seamline.pipeline.vectors.sieve`` on the whole raster, pixel by pixel."""
     while True:
         numbers, count, of = np.zeros(labels.shape, int), 0, {}
         for label in np.unique(labels[labels != NODATA]).tolist():

@@ -15,10 +15,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from flows.importing import Description, import_model
-from model.errors import ModelError
-from model.expressions import checked_guard, checked_size
-from model.programs import load_program
+from seamline.flows.training.importing import Description, import_model
+from seamline.model.networks.torch_expressions import checked_guard, checked_size
+from seamline.model.networks.torch_programs import load_program
+from seamline.model.spec.errors import ModelError
 
 DESCRIBED = Description(bands=("red", "nir"), classes=("land", "water"))
 

@@ -23,13 +23,13 @@ from hypothesis import strategies as st
 from odc.geo.geobox import GeoBox
 from pyarrow import parquet
 
-import pipeline.query
-from flows.cli import app, main
-from pipeline.catalog import ClassArea, ModelReference, Provenance, scene_item, update_catalog, write_item
-from pipeline.classes import LabelClass, column_names
-from pipeline.errors import InputError
-from pipeline.items import moved
-from pipeline.query import Box, Interval, query
+from seamline.flows.cli.main import app, main
+from seamline.pipeline.common.classes import LabelClass, column_names
+from seamline.pipeline.common.errors import InputError
+from seamline.pipeline.stac import query as query_module
+from seamline.pipeline.stac.catalog import ClassArea, ModelReference, Provenance, scene_item, update_catalog, write_item
+from seamline.pipeline.stac.items import moved
+from seamline.pipeline.stac.query import Box, Interval, query
 
 LAND = ("land", "water", "cloud shadow")
 CITY = ("ground", "building")
@@ -230,7 +230,7 @@ def test_what_is_no_expression_is_one_line(
 
 
 def test_an_expression_without_end_is_ended(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pipeline.query, "_SECONDS", 1)
+    monkeypatch.setattr(query_module, "_SECONDS", 1)
     endless = "list_sum(list_transform(range(10000000), lambda x: length(md5(md5(md5(md5(x::VARCHAR))))))) > 0"
     with pytest.raises(InputError, match=r"--where: got .*\(not done after 1 s\)"):
         query(out, where=endless)

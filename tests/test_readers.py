@@ -26,6 +26,7 @@ from fastapi import FastAPI
 from fastapi.testclient import TestClient
 from matplotlib import colormaps
 from numpy.typing import NDArray
+from odc.geo.geobox import GeoBox
 from PIL import Image
 from pyproj import Transformer
 from rasterio.crs import CRS
@@ -33,16 +34,16 @@ from titiler.core.factory import TilerFactory
 from titiler.xarray.dependencies import XarrayParams
 from titiler.xarray.factory import TilerFactory as XarrayTilerFactory
 
-import flows
-from flows.options import SegmentOptions
-from flows.segment import Watcher, segment
-from model.config import UNetConfig
-from model.document import write_document
-from model.spec import ModelClass
-from model.unet import UNet
-from pipeline.classes import NODATA
-from pipeline.grid import GeoBox, Window
-from pipeline.store import Storage, create_store, open_labels, seal, write_labels
+from seamline import flows
+from seamline.flows.runs.segment import Watcher, segment
+from seamline.flows.settings.options import SegmentOptions
+from seamline.model.networks.unet import UNet
+from seamline.model.spec.config import UNetConfig
+from seamline.model.spec.document import write_document
+from seamline.model.spec.spec import ModelClass
+from seamline.pipeline.common.classes import NODATA
+from seamline.pipeline.geometry.window import Window
+from seamline.pipeline.products.zarr_store import Storage, create_store, open_labels, seal, write_labels
 from tests.models import saved_model
 from tests.rasters import noise, write
 from tests.test_store import CLASSES, GRIDS, labels_of

@@ -24,16 +24,16 @@ from affine import Affine
 from matplotlib.figure import Figure
 from PIL import Image
 
-import flows
-from flows.models import Model
-from flows.options import SegmentOptions
-from flows.request import open_input
-from flows.segment import Watcher, segment
-from pipeline.catalog import file_info
-from pipeline.classes import NODATA, LabelClass
-from pipeline.errors import InputError
-from pipeline.report import ModelCard, write_report
-from pipeline.scene import Scene
+from seamline import flows
+from seamline.flows.runs.scene_job import open_input
+from seamline.flows.runs.segment import Watcher, segment
+from seamline.flows.settings.model_folder import Model
+from seamline.flows.settings.options import SegmentOptions
+from seamline.pipeline.common.classes import NODATA, LabelClass
+from seamline.pipeline.common.errors import InputError
+from seamline.pipeline.report.report import ModelCard, write_report
+from seamline.pipeline.scenes.scene import Scene
+from seamline.pipeline.stac.assets import file_info
 from tests.rasters import noise, write
 
 LAYERS = ("probabilities", "confidence", "disagreement")

@@ -25,23 +25,23 @@ import pytest
 import rasterio
 from distributed import Client, Future, LocalCluster
 
-from flows import planning
-from flows.models import Model, TorchLoader, radiometry_of
-from flows.options import SegmentOptions
-from flows.request import open_input
-from flows.segment import Result, Watcher, segment, segment_all
-from model.config import Settings
-from model.errors import ModelError
-from pipeline import cluster as clusters
-from pipeline import cog
-from pipeline import publish as publishing
-from pipeline import run as running
-from pipeline.cluster import on_first_host
-from pipeline.errors import BadBlockError, InputError, RunError
-from pipeline.rundir import RunDirectory
-from pipeline.store import is_sealed, open_labels, open_raster
-from pipeline.tiling import Index, Tiling
-from pipeline.work import Job, infer_chunk
+from seamline.flows.runs import planning
+from seamline.flows.runs.scene_job import open_input
+from seamline.flows.runs.segment import Result, Watcher, segment, segment_all
+from seamline.flows.settings.model_folder import Model, TorchLoader, radiometry_of
+from seamline.flows.settings.options import SegmentOptions
+from seamline.model.spec.config import Settings
+from seamline.model.spec.errors import ModelError
+from seamline.pipeline.common.errors import BadBlockError, InputError, RunError
+from seamline.pipeline.execution import cluster as clusters
+from seamline.pipeline.execution import scheduler as running
+from seamline.pipeline.execution.chunk import Job, infer_chunk
+from seamline.pipeline.execution.cluster import on_first_host
+from seamline.pipeline.execution.run_directory import RunDirectory
+from seamline.pipeline.geometry.tiling import Index, Tiling
+from seamline.pipeline.products import cog
+from seamline.pipeline.products.zarr_store import is_sealed, open_labels, open_raster
+from seamline.pipeline.publishing import publish as publishing
 from tests.rasters import damage, noise, write
 
 Cluster = Callable[[int], str]
@@ -253,7 +253,7 @@ def test_a_client_that_is_killed_goes_on_where_it_stopped(
     tmp_path: Path,
 ) -> None:
     command = [
-        sys.executable, "-m", "flows.cli", "segment", str(source), "--model", str(small_model.folder),
+        sys.executable, "-m", "seamline", "segment", str(source), "--model", str(small_model.folder),
         "--out", str(tmp_path / "cut"), "--window", str(160 + overlap), "--halo", "48", "--overlap", str(overlap),
         "--chunk-tiles", "1", "--precision", "fp32", "--device", "cpu", "--engine", "torch", "--workers", "1",
     ]  # fmt: skip
@@ -594,8 +594,8 @@ class FailingLoader:
 def test_a_workers_error_reaches_the_caller_with_scene_chunk_and_file(
     source: Path, small_model: Model, cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from flows import segment as module
-    from pipeline.errors import ChunkError
+    from seamline.flows.runs import segment as module
+    from seamline.pipeline.common.errors import ChunkError
 
     monkeypatch.setattr(module, "TorchLoader", lambda *args: FailingLoader())
     with pytest.raises(
@@ -609,8 +609,8 @@ def test_a_model_that_changes_under_the_run_is_refused_by_the_workers(
 ) -> None:
     from dataclasses import replace
 
-    from flows.models import TorchLoader
-    from model.config import Radiometry, Settings
+    from seamline.flows.settings.model_folder import TorchLoader
+    from seamline.model.spec.config import Radiometry, Settings
 
     loader = TorchLoader(small_model.folder, "0" * 64, Settings(), Radiometry((1,) * 6, (0,) * 6, (None,) * 6), 0)
     with pytest.raises(ModelError, match="let all machines see the same folder"):

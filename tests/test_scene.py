@@ -27,11 +27,12 @@ from rasterio.features import geometry_mask
 from rasterio.vrt import WarpedVRT
 from scipy.ndimage import map_coordinates
 
-from pipeline import rasters
-from pipeline.errors import BadBlockError
-from pipeline.grid import Window
-from pipeline.scene import Band, Scene, read_block
-from pipeline.sources import BandNeed, SceneOptions, open_scene
+from seamline.pipeline.common.errors import BadBlockError
+from seamline.pipeline.geometry.window import Window
+from seamline.pipeline.raster_io import gdal as rasters
+from seamline.pipeline.scenes.band_matching import BandNeed
+from seamline.pipeline.scenes.open_scene import SceneOptions, open_scene
+from seamline.pipeline.scenes.scene import Band, Scene, read_block
 from tests.data import MANAUS, shared
 from tests.rasters import UTM, damage, noise, write
 

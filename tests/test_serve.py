@@ -37,17 +37,32 @@ from rasterio.features import shapes
 from scipy import ndimage
 from starlette.testclient import TestClient
 
-from flows.cli import app
-from flows.serving.app import create_app
-from pipeline.catalog import ModelReference, Provenance, class_table, file_info, scene_item, update_catalog, write_item
-from pipeline.classes import NODATA, LabelClass
-from pipeline.cog import labels_content, layer_content, write_cog
-from pipeline.errors import InputError
-from pipeline.grid import Window
-from pipeline.layers import LAYERS
-from pipeline.store import Storage, create_store, open_labels, open_raster, write_labels, write_raster
-from pipeline.styles import ramp_style
-from pipeline.thumbnail import write_overview
+from seamline.flows.cli.main import app
+from seamline.flows.serving.app import create_app
+from seamline.pipeline.common.classes import NODATA, LabelClass
+from seamline.pipeline.common.errors import InputError
+from seamline.pipeline.geometry.window import Window
+from seamline.pipeline.products.cog import labels_content, layer_content, write_cog
+from seamline.pipeline.products.layers import LAYERS
+from seamline.pipeline.products.styles import ramp_style
+from seamline.pipeline.products.zarr_store import (
+    Storage,
+    create_store,
+    open_labels,
+    open_raster,
+    write_labels,
+    write_raster,
+)
+from seamline.pipeline.report.thumbnail import write_overview
+from seamline.pipeline.stac.assets import file_info
+from seamline.pipeline.stac.catalog import (
+    ModelReference,
+    Provenance,
+    class_table,
+    scene_item,
+    update_catalog,
+    write_item,
+)
 
 CLASSES = [
     LabelClass(0, "land", (200, 180, 120)),
@@ -462,7 +477,7 @@ def test_one_line_where_the_server_cannot_start(out: Path, tmp_path: Path) -> No
 
 
 def test_the_command_says_where_and_ends_with_ctrl_c(out: Path) -> None:
-    command = [sys.executable, "-m", "flows.cli", "serve", str(out), "--port", "0"]
+    command = [sys.executable, "-m", "seamline", "serve", str(out), "--port", "0"]
     with (
         subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as server,
         ExitStack() as resources,

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.classes import LabelClass
-from pipeline.sidecars import SIDECARS, have_sidecars, remove_sidecars, write_sidecars
+from seamline.pipeline.common.classes import LabelClass
+from seamline.pipeline.products.sidecars import SIDECARS, have_sidecars, remove_sidecars, write_sidecars
 
 BYTE = st.integers(0, 255)
 NAME = st.text(min_size=1).filter(str.isprintable) | st.sampled_from(["<&>\"'", "]]>", "a  b ", "лес", "水"])

@@ -18,9 +18,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.spatial import cKDTree
 
-from pipeline.classes import NODATA
-from pipeline.errors import InputError
-from pipeline.fields import (
+from seamline.pipeline.common.classes import NODATA
+from seamline.pipeline.common.errors import InputError
+from seamline.pipeline.geometry.window import Window
+from seamline.pipeline.synthetic.landscape import surface
+from seamline.pipeline.synthetic.noise import (
     Field,
     Lattice,
     _refined,
@@ -33,9 +35,7 @@ from pipeline.fields import (
     sites,
     uniform,
 )
-from pipeline.grid import Window
-from pipeline.landscape import surface
-from pipeline.simulate import ACQUIRED, BANDS, CLASSES, SCALE, Block, Simulation, write_simulation
+from seamline.pipeline.synthetic.simulate import ACQUIRED, BANDS, CLASSES, SCALE, Block, Simulation, write_simulation
 
 FAR = 1 << 24
 LAND, WATER, CLOUD, SHADOW = (label.value for label in CLASSES)

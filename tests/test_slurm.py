@@ -15,11 +15,11 @@ from pathlib import Path
 import dask
 import pytest
 
-from flows.models import Model
-from flows.options import SegmentOptions
-from flows.planning import Plan
-from flows.segment import Watcher, segment
-from pipeline.run import Totals
+from seamline.flows.runs.planning import Plan
+from seamline.flows.runs.segment import Watcher, segment
+from seamline.flows.settings.model_folder import Model
+from seamline.flows.settings.options import SegmentOptions
+from seamline.pipeline.execution.scheduler import Totals
 from tests.rasters import noise, write
 from tests.test_hosts import until
 from tests.test_resume import contents

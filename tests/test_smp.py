@@ -16,11 +16,11 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-import model.smp
-from flows.importing import Description, import_model
-from model.config import Program, Radiometry, Settings
-from model.errors import ModelError
-from model.runtime import Runtime
+from seamline.flows.training.importing import Description, import_model
+from seamline.model.engines.runtime import Runtime
+from seamline.model.importers import smp as smp_module
+from seamline.model.spec.config import Program, Radiometry, Settings
+from seamline.model.spec.errors import ModelError
 
 if find_spec("segmentation_models_pytorch") is None:
     pytest.skip("no segmentation-models-pytorch: pip install 'seamline[smp]'", allow_module_level=True)
@@ -31,14 +31,14 @@ TINY: dict[str, Any] = {"encoder_name": "resnet18", "encoder_depth": 3, "decoder
 
 @pytest.fixture(scope="module")
 def library(tmp_path_factory: pytest.TempPathFactory) -> ModuleType:
-    return model.smp._library(tmp_path_factory.mktemp("smp"))
+    return smp_module._library(tmp_path_factory.mktemp("smp"))
 
 
 @pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     """Windows that are measured in a quarter of the time, and still show a radius of 71."""
-    monkeypatch.setattr("model.reach.EDGE", 256)
-    monkeypatch.setattr("model.imports.EDGE", 256)
+    monkeypatch.setattr("seamline.model.importers.reach.EDGE", 256)
+    monkeypatch.setattr("seamline.model.importers.import_model.EDGE", 256)
 
 
 def network_of(library: ModuleType, name: str = "Unet", **arguments: Any) -> nn.Module:
@@ -88,7 +88,7 @@ def test_a_saved_network_computes_the_same_without_the_library(
 def test_outputs_that_are_probabilities_are_known(tmp_path: Path, library: ModuleType, small: None) -> None:
     network_of(library, activation="sigmoid").save_pretrained(tmp_path / "saved")
     assert import_model(tmp_path / "saved", DESCRIBED, tmp_path / "model").activation == "none"
-    assert [model.smp.activation_of({"activation": told}) for told in ("softmax2d", "identity", None)] == [
+    assert [smp_module.activation_of({"activation": told}) for told in ("softmax2d", "identity", None)] == [
         "none", None, None,
     ]  # fmt: skip
 

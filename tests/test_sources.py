@@ -26,12 +26,12 @@ from rasterio.crs import CRS
 from rasterio.warp import transform
 from shapely import from_wkt
 
-from pipeline.aoi import read_aoi
-from pipeline.bands import BandNeed, Candidate, match_bands
-from pipeline.errors import InputError
-from pipeline.grid import Window
-from pipeline.scene import Scene, read_block
-from pipeline.sources import SceneOptions, open_scene
+from seamline.pipeline.common.errors import InputError
+from seamline.pipeline.geometry.window import Window
+from seamline.pipeline.scenes.aoi import read_aoi
+from seamline.pipeline.scenes.band_matching import BandNeed, Candidate, match_bands
+from seamline.pipeline.scenes.open_scene import SceneOptions, open_scene
+from seamline.pipeline.scenes.scene import Scene, read_block
 from tests.data import MANAUS, shared
 from tests.rasters import UTM, noise, write
 

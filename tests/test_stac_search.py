@@ -13,12 +13,12 @@ import pytest
 import shapely
 from pydantic import ValidationError
 
-from flows.discovery import Discovery, discover
-from flows.scene_sources import StacCatalog, StacSearch
-from pipeline import documents
-from pipeline.bands import BandNeed
-from pipeline.errors import InputError, RunError
-from pipeline.sources import SceneOptions, open_scene
+from seamline.flows.collection.discovery import Discovery, discover
+from seamline.flows.collection.scene_sources import StacCatalog, StacSearch
+from seamline.pipeline.common.errors import InputError, RunError
+from seamline.pipeline.scenes.band_matching import BandNeed
+from seamline.pipeline.scenes.open_scene import SceneOptions, open_scene
+from seamline.pipeline.storage import json_documents as documents
 from tests.rasters import noise, write
 from tests.stac_server import CORE, Handler, StacApi, item, serving
 

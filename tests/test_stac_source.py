@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from pipeline import documents
-from pipeline.errors import InputError, RunError
-from pipeline.stac_source import read_item
+from seamline.pipeline.common.errors import InputError, RunError
+from seamline.pipeline.scenes.stac_item import read_item
+from seamline.pipeline.storage import json_documents as documents
 
 
 @pytest.mark.parametrize(

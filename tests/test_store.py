@@ -12,12 +12,14 @@ import zarr
 from affine import Affine
 from hypothesis import given
 from hypothesis import strategies as st
+from odc.geo.geobox import GeoBox
 from rasterio.crs import CRS
 
-from pipeline.classes import NODATA, LabelClass
-from pipeline.errors import InputError
-from pipeline.grid import GeoBox, Window
-from pipeline.store import Storage, create_store, crs_code, is_sealed, open_labels, seal, write_labels
+from seamline.pipeline.common.classes import NODATA, LabelClass
+from seamline.pipeline.common.errors import InputError
+from seamline.pipeline.geometry.window import Window
+from seamline.pipeline.products.geozarr import crs_code
+from seamline.pipeline.products.zarr_store import Storage, create_store, is_sealed, open_labels, seal, write_labels
 
 CLASSES = [LabelClass(0, "bare land", (200, 180, 120)), LabelClass(1, "water", (30, 90, 200))]
 LAEA = "+proj=laea +lat_0=-3 +lon_0=-60 +datum=WGS84 +units=m +type=crs"

@@ -7,11 +7,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.blend import ONE, taper, votes, winners
-from pipeline.errors import InputError
-from pipeline.frontier import Frontier
-from pipeline.grid import mirrored
-from pipeline.tiling import Tiling
+from seamline.pipeline.common.errors import InputError
+from seamline.pipeline.execution.chunk_queue import Frontier
+from seamline.pipeline.geometry.taper import ONE, taper, votes, winners
+from seamline.pipeline.geometry.tiling import Tiling
+from seamline.pipeline.geometry.window import mirrored
 
 
 @st.composite

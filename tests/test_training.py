@@ -14,16 +14,16 @@ import torch
 import yaml
 from affine import Affine
 
-from flows import training
-from flows.recipes import Recipe, read_recipe
-from flows.training import train_model
-from model.data import LabelledImage, blocks
-from model.document import read_document
-from model.errors import ModelError
-from model.train import Progress
-from model.training import Normalisation
-from pipeline.errors import InputError
-from pipeline.simulate import Simulation, write_simulation
+from seamline.flows.training import training
+from seamline.flows.training.recipes import Recipe, read_recipe
+from seamline.flows.training.training import train_model
+from seamline.model.spec.document import read_document
+from seamline.model.spec.errors import ModelError
+from seamline.model.training.config import Normalisation
+from seamline.model.training.data import LabelledImage, blocks
+from seamline.model.training.loop import Progress
+from seamline.pipeline.common.errors import InputError
+from seamline.pipeline.synthetic.simulate import Simulation, write_simulation
 from tests.rasters import UTM, noise, write
 
 NAMES = ("blue", "green", "red", "nir", "swir16", "swir22")

@@ -17,11 +17,11 @@ import psutil
 import pytest
 from distributed import Client
 
-from flows.artifacts import key
-from flows.models import Model
-from flows.up.stack import STATE, Stack, down
-from flows.up.supervisor import Service, Supervisor
-from pipeline.errors import RunError
+from seamline.flows.settings.model_folder import Model
+from seamline.flows.tracking.artifacts import key
+from seamline.flows.up.stack import STATE, Stack, down
+from seamline.flows.up.supervisor import Service, Supervisor
+from seamline.pipeline.common.errors import RunError
 from tests.data import MANAUS, shared
 from tests.rasters import noise, write
 
@@ -31,7 +31,7 @@ FREE = ("--prefect-port", "0", "--dask-port", "0", "--dashboard-port", "0", "--m
 
 
 def seamline(*words: object) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "flows.cli", *map(str, words)]
+    command = [sys.executable, "-m", "seamline", *map(str, words)]
     return subprocess.run(command, capture_output=True, text=True, check=False)
 
 

@@ -19,18 +19,18 @@ from odc.geo.geobox import GeoBox
 from pyproj import Transformer
 from rasterio.features import shapes
 
-from flows import segment as running
-from flows.models import Model
-from flows.options import SegmentOptions
-from flows.segment import Watcher, segment
-from pipeline.classes import NODATA, LabelClass
-from pipeline.errors import InputError
-from pipeline.polygons import straightened
-from pipeline.store import Storage, create_store, write_raster
-from pipeline.tiling import Tiling
-from pipeline.vectorfiles import FILES
-from pipeline.vectors import Polygons, Rules, write_polygons
-from pipeline.verification import verify
+from seamline.flows.runs import segment as running
+from seamline.flows.runs.segment import Watcher, segment
+from seamline.flows.settings.model_folder import Model
+from seamline.flows.settings.options import SegmentOptions
+from seamline.pipeline.common.classes import NODATA, LabelClass
+from seamline.pipeline.common.errors import InputError
+from seamline.pipeline.geometry.tiling import Tiling
+from seamline.pipeline.products.zarr_store import Storage, create_store, write_raster
+from seamline.pipeline.results.verify import verify
+from seamline.pipeline.vectors.polygonize import straightened
+from seamline.pipeline.vectors.vectors import Polygons, Rules, write_polygons
+from seamline.pipeline.vectors.writers import FILES
 from tests.rasters import UTM, noise, write
 from tests.test_polygons import blobs
 
@@ -185,7 +185,7 @@ def test_a_run_writes_polygons_and_makes_them_again(
         return segment(scene, small_model.folder, out, SegmentOptions(cluster=cluster(1), **how), Watcher())
 
     with pytest.raises(KeyboardInterrupt), monkeypatch.context() as patch:  # a kill between two files
-        patch.setattr("pipeline.vectors.convert", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        patch.setattr("seamline.pipeline.vectors.vectors.convert", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         run(outputs=("cog", "polygons", "confidence"), chunk_tiles=2)
     assert not (folder / "run.json").exists() and (folder / ".run" / "plan.json").exists()
     result = run(outputs=("cog", "polygons", "confidence"))

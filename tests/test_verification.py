@@ -15,19 +15,20 @@ import pytest
 import rasterio
 import zarr
 from affine import Affine
+from odc.geo.geobox import GeoBox
 from rio_cogeo.cogeo import cog_validate
 
-from flows.cli import app
-from flows.models import Model
-from flows.options import SegmentOptions
-from flows.segment import Watcher, segment
-from pipeline.catalog import file_info, update_catalog
-from pipeline.errors import InputError
-from pipeline.grid import GeoBox
-from pipeline.items import write_items
-from pipeline.publish import missing_outputs
-from pipeline.thumbnail import write_overview
-from pipeline.verification import verify
+from seamline.flows.cli.main import app
+from seamline.flows.runs.segment import Watcher, segment
+from seamline.flows.settings.model_folder import Model
+from seamline.flows.settings.options import SegmentOptions
+from seamline.pipeline.common.errors import InputError
+from seamline.pipeline.publishing.publish import missing_outputs
+from seamline.pipeline.report.thumbnail import write_overview
+from seamline.pipeline.results.verify import verify
+from seamline.pipeline.stac.assets import file_info
+from seamline.pipeline.stac.catalog import update_catalog
+from seamline.pipeline.stac.items import write_items
 from tests.rasters import noise, write
 
 

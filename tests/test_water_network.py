@@ -12,15 +12,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from flows.importing import Description, import_model
-from flows.models import open_model
-from flows.options import SegmentOptions
-from flows.request import open_input
-from flows.segment import Watcher, segment
-from model.config import Program
-from model.errors import ModelError
-from pipeline.grid import Window
-from pipeline.scene import read_block
+from seamline.flows.runs.scene_job import open_input
+from seamline.flows.runs.segment import Watcher, segment
+from seamline.flows.settings.model_folder import open_model
+from seamline.flows.settings.options import SegmentOptions
+from seamline.flows.training.importing import Description, import_model
+from seamline.model.spec.config import Program
+from seamline.model.spec.errors import ModelError
+from seamline.pipeline.geometry.window import Window
+from seamline.pipeline.scenes.scene import read_block
 from tests.data import MANAUS, shared
 
 WEIGHTS = "landsat578-water/watnet_l578.pth"

@@ -1,1 +1,1 @@
-"""A folder of results as a map in the browser: ``seamline serve``."""
+"""The web map of a folder of results: tiles, pixels, polygons, metrics."""

@@ -16,14 +16,14 @@ from rasterio._err import CPLE_BaseError
 from rasterio.errors import RasterioError
 from rio_tiler.errors import RioTilerError, TileOutsideBounds
 
-from flows.serving.metrics import exposition
-from flows.serving.pixel import pixel_at
-from flows.serving.results import POLYGONS, Damaged, NotThere, Results
-from flows.serving.tiles import PREFIX, ramps, router
-from flows.serving.vectors import MOST, polygons_in
-from pipeline.errors import InputError
-from pipeline.publish import PREVIEW
-from pipeline.query import Box
+from seamline.flows.serving.metrics import exposition
+from seamline.flows.serving.pixel import pixel_at
+from seamline.flows.serving.results import POLYGONS, Damaged, NotThere, Results
+from seamline.flows.serving.tiles import PREFIX, ramps, router
+from seamline.flows.serving.vectors import MOST, polygons_in
+from seamline.pipeline.common.errors import InputError
+from seamline.pipeline.common.layout import PREVIEW
+from seamline.pipeline.stac.query import Box
 
 STATIC = Path(__file__).parent / "static"
 STATUS: dict[type[Exception], int] = {

@@ -6,7 +6,7 @@ from pathlib import Path
 from queue import SimpleQueue
 from threading import Lock, Thread
 
-from pipeline.catalog import file_info
+from seamline.pipeline.stac.assets import file_info
 
 _Seen = tuple[Path, int, int, str]
 

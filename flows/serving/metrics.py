@@ -12,11 +12,11 @@ from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
-from flows.ledger import entries, refusals
-from pipeline.errors import InputError
-from pipeline.items import ITEM
-from pipeline.rundir import RunDirectory
-from pipeline.tiling import Tiling
+from seamline.flows.collection.ledger import entries, refusals
+from seamline.pipeline.common.errors import InputError
+from seamline.pipeline.common.layout import ITEM
+from seamline.pipeline.execution.run_directory import RunDirectory
+from seamline.pipeline.geometry.tiling import Tiling
 
 
 def exposition(root: Path) -> bytes:

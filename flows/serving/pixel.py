@@ -11,11 +11,11 @@ from pyproj import CRS, Transformer
 from rasterio.io import DatasetReader
 from rasterio.windows import Window
 
-from flows.serving.results import DRAWN, PROBABILITIES, NotThere, Results
-from flows.serving.tiles import opened
-from pipeline.classes import NODATA
-from pipeline.layers import SCALE
-from pipeline.publish import COG
+from seamline.flows.serving.results import DRAWN, PROBABILITIES, NotThere, Results
+from seamline.flows.serving.tiles import opened
+from seamline.pipeline.common.classes import NODATA
+from seamline.pipeline.common.layout import COG
+from seamline.pipeline.products.layers import SCALE
 
 
 def pixel_at(results: Results, scene: str, lon: float, lat: float) -> dict[str, Any]:

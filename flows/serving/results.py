@@ -8,13 +8,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from flows.serving.checksums import Checksums
-from pipeline.catalog import CATALOG
-from pipeline.errors import InputError, SeamlineError
-from pipeline.items import ITEM, ITEMS
-from pipeline.publish import COG, OVERVIEW, PREVIEW, RECORD
-from pipeline.query import Box, Interval, query
-from pipeline.results import Item, published
+from seamline.flows.serving.checksums import Checksums
+from seamline.pipeline.common.errors import InputError, SeamlineError
+from seamline.pipeline.common.layout import CATALOG, COG, ITEM, ITEMS, OVERVIEW, PREVIEW, RECORD
+from seamline.pipeline.results.open import Item, published
+from seamline.pipeline.stac.query import Box, Interval, query
 
 POLYGONS, PROBABILITIES = "polygons.fgb", "probabilities.tif"
 DRAWN = {

@@ -10,8 +10,8 @@ from pathlib import Path
 import uvicorn
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 
-from flows.serving.app import create_app
-from pipeline.errors import InputError
+from seamline.flows.serving.app import create_app
+from seamline.pipeline.common.errors import InputError
 
 _LOOPBACK = ["127.0.0.1", "localhost"]
 

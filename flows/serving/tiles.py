@@ -25,9 +25,9 @@ from rio_tiler.models import ImageData
 from titiler.core.dependencies import DefaultDependency
 from titiler.core.factory import TilerFactory
 
-from flows.serving.results import DRAWN, NotThere, Results
-from pipeline.classes import NODATA
-from pipeline.layers import LAYERS, SCALE, Layer
+from seamline.flows.serving.results import DRAWN, NotThere, Results
+from seamline.pipeline.common.classes import NODATA
+from seamline.pipeline.products.layers import LAYERS, SCALE, Layer
 
 PREFIX = "/scenes/{scene}/layers/{layer}"
 TILE_SIZE = 512

@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from pyproj import CRS, Transformer
 from pyproj.exceptions import ProjError
 
-from flows.serving.results import Damaged
-from pipeline.query import Box
+from seamline.flows.serving.results import Damaged
+from seamline.pipeline.stac.query import Box
 
 MOST = 5000
 """Polygons in one answer, at most."""

@@ -1,1 +1,1 @@
-"""``seamline up``: everything on one machine, started, watched and stopped together."""
+"""Everything on this machine at once: Prefect, Dask, schedules, inbox and map under one supervisor."""

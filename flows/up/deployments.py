@@ -10,12 +10,12 @@ from prefect import serve
 from prefect.client.schemas.objects import ConcurrencyLimitConfig, ConcurrencyLimitStrategy
 from prefect.deployments.runner import RunnerDeployment
 
-from flows.options import SegmentOptions
-from flows.publish_catalog import publish_catalog_flow
-from flows.scene_sources import Inbox
-from flows.segment_collection import segment_collection
-from flows.segment_scene import segment_scene
-from flows.up.stack import Stack
+from seamline.flows.collection.scene_sources import Inbox
+from seamline.flows.publish_catalog import publish_catalog_flow
+from seamline.flows.segment_collection import segment_collection
+from seamline.flows.segment_scene import segment_scene
+from seamline.flows.settings.options import SegmentOptions
+from seamline.flows.up.stack import Stack
 
 NIGHTLY = "0 3 * * *"
 ONE_AT_ONCE = ConcurrencyLimitConfig(limit=1, collision_strategy=ConcurrencyLimitStrategy.CANCEL_NEW)

@@ -15,12 +15,13 @@ from typing import Any
 
 import psutil
 
-from flows.artifacts import MAP_URL
-from flows.up.supervisor import SECONDS_TO_START, Service, Supervisor, stop_process
-from pipeline.catalog import CATALOG, update_catalog
-from pipeline.cluster import CHUNKS_AT_ONCE, WORKER_ENVIRONMENT
-from pipeline.errors import InputError, RunError
-from pipeline.files import check_writable, replacing
+from seamline.flows.tracking.artifacts import MAP_URL
+from seamline.flows.up.supervisor import SECONDS_TO_START, Service, Supervisor, stop_process
+from seamline.pipeline.common.errors import InputError, RunError
+from seamline.pipeline.common.layout import CATALOG
+from seamline.pipeline.execution.cluster import CHUNKS_AT_ONCE, WORKER_ENVIRONMENT
+from seamline.pipeline.stac.catalog import update_catalog
+from seamline.pipeline.storage.atomic import check_writable, replacing
 
 LOCAL = "127.0.0.1"
 _SAME_START = 2.0
@@ -103,11 +104,13 @@ class Stack:
             Service("workers", workers, environment | WORKER_ENVIRONMENT),
             Service(
                 "map",
-                (python, "-m", "flows.cli", "serve", str(self.results), "--port", str(shown)),
+                (python, "-m", "seamline", "serve", str(self.results), "--port", str(shown)),
                 environment,
                 urls["map"],
             ),
-            Service("deployments", (python, "-m", "flows.up.deployments", str(self.folder / STATE)), environment),
+            Service(
+                "deployments", (python, "-m", "seamline.flows.up.deployments", str(self.folder / STATE)), environment
+            ),
         ]
 
     def write(self, process: psutil.Process | None) -> None:

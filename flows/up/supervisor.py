@@ -18,7 +18,7 @@ from threading import Event
 
 import psutil
 
-from pipeline.errors import RunError
+from seamline.pipeline.common.errors import RunError
 
 _PR_SET_PDEATHSIG = 1
 SECONDS_TO_START, SECONDS_TO_STOP = 240, 20

@@ -1,0 +1,125 @@
+"""The commands about models: ``seamline model …``."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from seamline.flows.cli.arguments import (
+    SCENE,
+    Batch,
+    Device,
+    Engine,
+    Halo,
+    Precision,
+    Threads,
+    Window,
+    checked_options,
+    choice,
+    listed,
+    numbers,
+)
+from seamline.flows.terminal import tables as display
+
+app = typer.Typer(help="What is known of a model.", invoke_without_command=True)
+
+
+@app.callback()
+def _help(context: typer.Context) -> None:
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help())
+
+
+@app.command("inspect")
+def inspect(
+    name: Annotated[str, typer.Argument(help="Name of an embedded model, or a model folder")],
+    as_json: Annotated[bool, typer.Option("--json", help="For programs")] = False,
+) -> None:
+    """Print everything that is known of a model."""
+    from seamline.flows.settings.model_folder import open_model, scores_of
+
+    found = open_model(name)
+    summary = {**found.spec.summary(), "digest": found.digest, "folder": str(found.folder), **scores_of(found.folder)}
+    if as_json:
+        print(json.dumps(summary, indent=2, ensure_ascii=False))
+    else:
+        display.show_model(summary)
+
+
+@app.command("import")
+def import_network(
+    file: Annotated[
+        Path,
+        typer.Argument(
+            help="ONNX, TorchScript, torch.export, a state_dict of milesial's U-Net, or a folder that "
+            "segmentation-models-pytorch saved"
+        ),
+    ],
+    bands: Annotated[str, typer.Option(help="Names of the network's inputs, separated by commas: blue,green,…")],
+    classes: Annotated[str, typer.Option(help="Names of its outputs; two for a network of one output")],
+    out: Annotated[Path, typer.Option(help="The model folder to write")],
+    name: Annotated[str, typer.Option(help="The model's name; default: the file's")] = "",
+    colors: Annotated[str, typer.Option(help="A colour of each class, #rrggbb, separated by commas")] = "",
+    scale: Annotated[float, typer.Option(help="The network's input is (value × scale − mean) / std")] = 1.0,
+    mean: Annotated[str, typer.Option(help="See --scale; one number, or one a band")] = "0",
+    std: Annotated[str, typer.Option(help="See --scale; one number, or one a band")] = "1",
+    quantity: Annotated[
+        str, typer.Option(help="What a value is: reflectance, or dn for digital numbers")
+    ] = "reflectance",
+    activation: Annotated[str, typer.Option(help="softmax, sigmoid, or none for outputs that are probabilities")] = "",
+    assumed_nodata: Annotated[float | None, typer.Option(help="Digital number outside of footprints")] = None,
+    license: Annotated[str, typer.Option(help="SPDX name")] = "unknown",
+    description: Annotated[str, typer.Option(help="For people")] = "",
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the model that is in the folder")] = False,
+) -> None:
+    """Make a model folder of somebody else's network; its divisor and reach are measured."""
+    from seamline.flows.training.importing import Description, import_model
+
+    described = Description(
+        listed(bands), listed(classes), name, listed(colors),
+        scale, numbers("--mean", mean), numbers("--std", std),
+        choice("--quantity", quantity, ("reflectance", "dn")),
+        choice("--activation", activation, ("softmax", "sigmoid", "none")) if activation else None,
+        assumed_nodata, license, description,
+    )  # fmt: skip
+    display.show_model(import_model(file, described, out, overwrite).summary())
+    Console().print(f"model: {out}")
+
+
+@app.command("tune")
+def tune(
+    name: Annotated[str, typer.Argument(help="Name of an embedded model, or a model folder")],
+    scene: Annotated[str | None, typer.Option(help=SCENE + " to measure on; default: noise")] = None,
+    device: Device = "auto",
+    precision: Precision = "auto",
+    engine: Engine = "auto",
+    batch: Batch = None,
+    threads: Threads = None,
+    window: Window = "auto",
+    halo: Halo = "auto",
+    as_json: Annotated[bool, typer.Option("--json", help="For programs")] = False,
+) -> None:
+    """Measure every way to run a model on this machine, and show which one a run would take."""
+    from seamline.flows.runs.tuning import tune
+
+    options = checked_options(
+        device=device, precision=precision, engine=engine, batch=batch, threads=threads, window=window, halo=halo
+    )
+    found = tune(name, scene, options)
+    if as_json:
+        print(json.dumps(found.to_dict(), indent=2))
+    else:
+        display.show_tuning(found)
+
+
+@app.command("list")
+def list_models() -> None:
+    """Name the embedded models."""
+    from seamline.flows.settings.model_folder import embedded_models
+
+    for name in embedded_models():
+        print(name)

@@ -1,0 +1,116 @@
+"""The commands about what runs published: ``evaluate``, ``query``, ``verify``, ``serve``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from seamline.flows.cli.arguments import mapping
+from seamline.flows.terminal import tables as display
+from seamline.pipeline.common.classes import counted
+from seamline.pipeline.common.errors import InputError
+from seamline.pipeline.storage.atomic import check_writable, replacing
+from seamline.pipeline.storage.object_store import ObjectFolder, is_object
+
+app = typer.Typer()
+
+
+def _on_disk(path: Path) -> Path:
+    """Refuse what a path makes of ``s3://``."""
+    if str(path).startswith("s3:/"):
+        raise InputError("results", got=f"s3://{str(path)[4:]}", expected="a folder",
+                         fix="copy it to a disk first; `seamline query` reads object storage")  # fmt: skip
+    return path
+
+
+Results = Annotated[Path, typer.Argument(help="Folder of the catalogue, --out of segment", callback=_on_disk)]
+
+
+@app.command()
+def evaluate(
+    prediction: Annotated[
+        Path, typer.Argument(help="A raster of labels, or a scene's folder of results", callback=_on_disk)
+    ],
+    truth: Annotated[Path, typer.Argument(help="A raster of labels, or polygons")],
+    values: Annotated[str, typer.Option(help="What stands for which label in the truth: 0=0,255=1")] = "",
+    attribute: Annotated[
+        str, typer.Option(help="Attribute of polygons with their values; default: class of our own, 1 of all others")
+    ] = "",
+    tolerance: Annotated[int, typer.Option(help="Pixels that boundaries may be apart")] = 2,
+    report: Annotated[Path | None, typer.Option("--json", help="Write the scores to this file")] = None,
+    picture: Annotated[Path | None, typer.Option(help="Draw the confusion matrix to this PNG")] = None,
+) -> None:
+    """Compare a segmentation with the truth: IoU, F1, precision, recall, accuracy, kappa, boundaries."""
+    from seamline.flows.training.evaluation import evaluate, write_evaluation
+    from seamline.pipeline.results.compare import Truth
+
+    if not 0 <= tolerance <= 64:
+        raise InputError("--tolerance", got=tolerance, expected="pixels, from 0 to 64", fix="correct it")
+    found = evaluate(prediction, Truth(truth, attribute, mapping(values)), tolerance)
+    write_evaluation(found, report, picture)
+    display.show_evaluation(found)
+
+
+@app.command()
+def query(
+    results: Annotated[str, typer.Argument(help="Folder of the catalogue, or s3://BUCKET/PREFIX: --out of segment")],
+    bbox: Annotated[str, typer.Option(metavar="W,S,E,N", help="Degrees; W > E across the antimeridian")] = "",
+    interval: Annotated[
+        str, typer.Option("--datetime", metavar="FROM/TO", help="Years, months, days or RFC 3339 times; .. is open")
+    ] = "",
+    where: Annotated[str, typer.Option(help="SQL over the columns of items.parquet: water_share > 0.05")] = "",
+    report: Annotated[
+        Path | None, typer.Option("--json", help="Write the items to this file, a STAC ItemCollection; - prints it")
+    ] = None,
+) -> None:
+    """List the scenes that lie in a box and a time and fulfil an SQL expression."""
+    from seamline.flows.settings.credentials import use
+    from seamline.pipeline.stac.query import Box, Interval, collection, query
+
+    if report is not None and report != Path("-"):
+        if not report.absolute().parent.is_dir():
+            raise InputError(f"--json {report}", got=f"no folder {report.parent}", expected="a folder that is there",
+                             fix="make it, or choose another")  # fmt: skip
+        check_writable(report.absolute().parent, f"--json {report}")
+    use(None)
+    place = ObjectFolder.of(results) if is_object(results) else Path(results)
+    box = Box.parsed(bbox) if bbox else None
+    items = query(place, box, where, Interval.parsed(interval) if interval else None)
+    if report == Path("-"):
+        print(collection(items))
+        return
+    if report is not None:
+        with replacing(report) as part:
+            part.write_text(collection(items) + "\n", encoding="utf-8")
+    display.show_items(items)
+
+
+@app.command()
+def verify(
+    results: Results,
+) -> None:
+    """Check what runs published: checksums, COG, STAC, COG = Zarr, classes, items; exit code 1 if anything is wrong."""
+    from seamline.pipeline.results.verify import verify
+
+    findings = list(verify(results))
+    for finding in findings:
+        print(f"{finding.scene or results.name}/{finding.subject}: {finding.problem}")
+    scenes = len({item.parent for item in results.glob("*/item.json")})
+    Console().print(f"{counted(scenes, 'scene')}, {counted(len(findings), 'finding')}", highlight=False)
+    raise typer.Exit(1 if findings else 0)
+
+
+@app.command()
+def serve(
+    results: Results,
+    host: Annotated[str, typer.Option(help="Address to listen at; 0.0.0.0 lets others in")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Port to listen at; 0: any that is free")] = 8080,
+    show: Annotated[bool, typer.Option("--open", help="Open the page in the browser")] = False,
+) -> None:
+    """Show results as a map in the browser, until Ctrl-C. Reads only below the folder, and writes nothing."""
+    from seamline.flows.serving.server import serve
+
+    serve(results, host, port, show)

@@ -1,0 +1,55 @@
+"""Wrong usage of the command line as one line, where Typer would print a box of several."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import typer
+from pydantic import ValidationError
+from typer.main import get_command
+
+from seamline.pipeline.common.errors import InputError
+
+_EXPECTED = {"int": "a whole number", "float": "a number"}
+
+
+def usage_error(error: typer.TyperException, app: typer.Typer, arguments: Sequence[str]) -> InputError:
+    """What ``app`` said of the ``arguments`` (without the program's name): what, got, expected, where to read on."""
+    # Not from the error's context: some errors of the parser have none.
+    command: Any = get_command(app)
+    words, rest = ["seamline"], list(arguments)
+    while rest and rest[0] in getattr(command, "commands", {}):
+        command = command.commands[rest[0]]
+        words.append(rest.pop(0))
+    what, got, expected = _wrong(error, command, rest)
+    return InputError(what, got=got, expected=expected, fix=f"see {' '.join(words)} --help")
+
+
+def _wrong(error: Any, command: Any, rest: Sequence[str]) -> tuple[str, str, str]:
+    """(what, got, expected). Typer's classes of errors are private: told apart by what they carry."""
+    if (param := getattr(error, "param", None)) is not None:
+        what = param.opts[0] if param.param_type_name == "option" else str(param.name).upper()
+        if isinstance(cause := error.__cause__, ValidationError):
+            return what, repr(cause.errors()[0]["input"]), _value(cause, param.nargs)
+        return what, "nothing", f"a value ({param.help})"
+    if hasattr(error, "possibilities"):
+        near = ", such as " + " or ".join(sorted(error.possibilities)) if error.possibilities else ""
+        return "option", error.option_name, f"an option of the command{near}"
+    if hasattr(error, "option_name"):
+        name = error.option_name
+        known = next((option for option in command.params if name in option.opts), None)
+        if known is None or known.is_flag:
+            return name, "a value", "none"
+        if known.nargs == 1:
+            return name, "nothing", f"a value ({known.help})"
+        return name, "too few values", f"{known.nargs} ({known.help})"
+    if names := list(getattr(command, "commands", {})):
+        return "command", repr(rest[0]) if rest else "nothing", f"{', '.join(names[:-1])} or {names[-1]}"
+    return "arguments", error.format_message().removeprefix("Got ").rstrip("."), "no more than the help names"
+
+
+def _value(error: ValidationError, count: int) -> str:
+    first = error.errors()[0]
+    kind = _EXPECTED.get(first["type"].split("_")[0], first["msg"].removeprefix("Input should be "))
+    return kind if count in (1, -1) else f"{count} values, each {kind}"

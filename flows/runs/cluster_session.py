@@ -1,0 +1,52 @@
+"""One Dask cluster for all scenes of a flow run: connected to when it is first needed, and anew when it is gone."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from threading import Lock
+from types import TracebackType
+
+from distributed import Client
+
+from seamline.flows.runs.planning import worker_count
+from seamline.flows.settings.credentials import connected_with
+from seamline.flows.settings.options import SegmentOptions
+from seamline.pipeline.common.errors import RunError
+
+
+class Workforce:
+    """A context: leaving it lets go of the cluster, and ends the runs of other threads that still use it."""
+
+    def __init__(self, options: SegmentOptions) -> None:
+        self._options = options
+        self._lock = Lock()
+        self._stack = ExitStack()
+        self._client: Client | None = None
+        self._closed = False
+
+    def client(self) -> Client:
+        """The client, which all threads share.
+
+        Raises:
+            InputError: there is no cluster at the address.
+            RunError: the context has been left.
+        """
+        with self._lock:
+            if self._closed:
+                raise RunError("the flow run has ended; what was done is kept")
+            if self._client is None or self._client.status != "running":
+                self._stack.close()
+                options = self._options
+                cluster = connected_with(options.credentials, options.cluster, worker_count(options))
+                self._client = self._stack.enter_context(cluster)
+            return self._client
+
+    def __enter__(self) -> Workforce:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        with self._lock:
+            self._closed = True
+            self._stack.close()

@@ -1,0 +1,61 @@
+"""``seamline model tune``: every way to run a network on this machine that is worth a trial, side by side."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from seamline.flows.runs.measuring import SIZES, measure_context, sample_window, window_sizes
+from seamline.flows.runs.scene_job import open_input, raster_of
+from seamline.flows.settings.credentials import connected_with, use
+from seamline.flows.settings.model_folder import Model, open_model, radiometry_of
+from seamline.flows.settings.options import SegmentOptions
+from seamline.model.spec.config import Radiometry
+from seamline.model.spec.measurement import Measurement, Sample
+from seamline.pipeline.common.memory import peak_memory, reset_peak_memory
+from seamline.pipeline.execution.planning import default_halo, margins, settled_halo
+
+
+def tune(model_name: str | Path, source: str | None, options: SegmentOptions) -> Measurement:
+    """Measure a model anew in one worker process with all of the machine's threads; nothing is remembered.
+
+    On windows of the scene ``source``; without one on noise, whose labels tell less about reduced precisions, and
+    nothing about the context that a scene wants.
+    """
+    model = open_model(model_name)
+    use(None)
+    scene = None if source is None else open_input(source, model, options)
+    threads = os.cpu_count() or 1
+    with connected_with(None, "local", 1) as client:
+        from seamline.model.engines.tune import (
+            Tuner,  # torch, which takes seconds to import: after the worker was started
+        )
+
+        halo, changed = default_halo(options.plan, model.reach), {}
+        if scene is not None:
+            tried = margins(raster_of(scene, model, options), options.plan, model.reach)
+            changed = measure_context(client, scene, model, options, tried, threads)
+            if options.halo is None and model.reach.exact_halo is None:
+                halo = settled_halo(changed, model.reach)
+        sizes = window_sizes(max(SIZES), halo, model.reach, options.window)
+        if scene is None:
+            count = len(model.spec.bands)
+            radiometry = Radiometry((1.0,) * count, (0.0,) * count, (None,) * count)
+            sample = _noise(model, min(sizes))
+        else:
+            radiometry, sample = radiometry_of(scene), sample_window(scene, min(sizes))
+        tuner = Tuner(
+            model.spec, model.folder, radiometry, halo, options.wish, threads, reset_peak_memory, peak_memory,
+        )  # fmt: skip
+        found: Measurement = client.submit(tuner, sample, sizes, pure=False).result()
+    return replace(found, changed=changed)
+
+
+def _noise(model: Model, edge: int) -> Sample:
+    """Pixels as the network was trained on them, as far as mean and deviation tell."""
+    rng = np.random.default_rng(0)
+    noise = [rng.normal(band.mean, band.std, (edge, edge)) for band in model.spec.bands]
+    return np.array(noise, np.float32), np.ones((edge, edge), np.bool_)

@@ -1,0 +1,1 @@
+"""What a user sets: options, credentials, the model by name or folder."""

@@ -1,0 +1,146 @@
+"""A scene as a Prefect task: its stages as tasks of their own, its progress as an artifact. Dask owns its chunks."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+from uuid import UUID
+
+from distributed import Client
+from prefect import Task, get_run_logger, task
+from prefect.artifacts import create_progress_artifact, update_progress_artifact
+from prefect.cache_policies import NO_CACHE
+from prefect.client.schemas.objects import State, TaskRun
+from prefect.exceptions import PrefectException
+
+from seamline.flows.runs.planning import Plan
+from seamline.flows.runs.scene_job import open_requests
+from seamline.flows.runs.segment import Result, Watcher, segmented
+from seamline.flows.settings.model_folder import open_model
+from seamline.flows.settings.options import SegmentOptions
+from seamline.flows.tracking import artifacts
+from seamline.model.spec.errors import ModelError
+from seamline.pipeline.common.errors import BadBlockError, InputError, OtherRunError
+from seamline.pipeline.execution.scheduler import Totals
+
+T = TypeVar("T")
+SECONDS_BETWEEN_UPDATES = 1.0
+
+
+class FlowWatcher:
+    """Tells Prefect how the run of ``scene`` goes on: log lines, a task for each stage, progress once a second at most.
+
+    ``also`` is told everything as well: the progress bar, where there is a terminal.
+    """
+
+    def __init__(self, scene: str, also: Watcher) -> None:
+        self._scene, self._also = scene, also
+        self._log = get_run_logger()
+        self._artifact: UUID | None = None
+        self._updated = 0.0
+        self.watcher = Watcher(self._say, self._planned, self._progress, self._finished, self._stage)
+
+    def _stage(self, name: str, work: Callable[[], T]) -> T:
+        def stage() -> T:
+            return work()
+
+        step: Task[[], T] = Task(
+            stage, name=name, task_run_name=f"{name} {self._scene}", persist_result=False, cache_policy=NO_CACHE
+        )
+        return step()
+
+    def _say(self, text: str) -> None:
+        self._log.info("%s: %s", self._scene, text)
+        self._also.say(text)
+
+    def _planned(self, plan: Plan) -> None:
+        tiling = plan.tiling
+        for warning in plan.scene.warnings:
+            self._log.warning("%s: %s", plan.scene.id, warning)
+        self._log.info(
+            "%s: %d windows of %d, halo %d, overlap %d, %.2f network pixels per scene pixel, about %.0f s",
+            plan.scene.id, tiling.tile_count, tiling.window, tiling.halo, tiling.overlap,
+            tiling.redundancy, plan.seconds,
+        )  # fmt: skip
+        artifact = create_progress_artifact(
+            progress=0.0, key=artifacts.key("progress", plan.scene.id), description=f"chunks of {plan.scene.id}"
+        )
+        self._artifact = artifact if isinstance(artifact, UUID) else None
+        self._also.planned(plan)
+
+    def _progress(self, totals: Totals, plan: Plan) -> None:
+        self._also.progress(totals, plan)
+        now, all_done = time.monotonic(), totals.chunks_done == totals.chunks
+        if self._artifact is None or (now - self._updated < SECONDS_BETWEEN_UPDATES and not all_done):
+            return
+        self._updated = now
+        try:
+            update_progress_artifact(self._artifact, progress=100.0 * totals.chunks_done / max(1, totals.chunks))
+        except (OSError, PrefectException) as error:  # a picture of progress is not worth the run
+            self._log.warning("%s: progress not shown: %s", self._scene, error)
+
+    def _finished(self, result: Result) -> None:
+        folder, seconds = result.place or result.folder, result.record["seconds"]["total"]
+        if result.computed:
+            self._log.info("%s: published in %s after %.0f s", self._scene, folder, seconds)
+        elif result.rewritten:
+            self._log.info("%s: written anew in %s: %s", self._scene, folder, ", ".join(result.rewritten))
+        else:
+            self._log.info("%s: finished before, nothing to do", self._scene)
+        if result.computed or result.rewritten:
+            try:
+                artifacts.show_result(result)
+            except (OSError, PrefectException) as error:  # nor are the pictures of what is published already
+                self._log.warning("%s: published, but not shown: %s", self._scene, error)
+        self._also.finished(result)
+
+
+def _worth_another_try(task: Task[..., Any], run: TaskRun, state: State[Any]) -> bool:
+    """What the user must mend is not mended by trying again; nor is a file that cannot be read."""
+    error = state.result(raise_on_failure=False)
+    return not isinstance(error, InputError | ModelError | BadBlockError)
+
+
+@task(
+    name="segment",
+    task_run_name="segment {name}",
+    retries=2,
+    retry_delay_seconds=[5, 60],
+    retry_condition_fn=_worth_another_try,
+    persist_result=False,
+    cache_policy=NO_CACHE,
+)
+def segment_task(
+    name: str,
+    source: str,
+    model: str,
+    out: str | Path,
+    options: SegmentOptions,
+    client: Callable[[], Client],
+    also: Watcher,
+    renew: bool = False,
+) -> Result:
+    """A scene; what it did is on disk, so that a retry goes on where the last try stopped.
+
+    ``name`` is what logs call it, ``client`` is called where there is something to do, ``renew`` says that a result of
+    another model or plan is to be replaced, as one of an earlier state of the same source always is.
+    """
+    watcher = FlowWatcher(name, also).watcher
+    (request,) = watcher.stage("check", lambda: open_requests([source], open_model(model), out, options))
+    try:
+        result = segmented(request, client, watcher)
+    except OtherRunError:
+        if not (renew or request.outdated()):
+            raise
+        result = segmented(request.overwriting(), client, watcher)
+    watcher.finished(result)
+    return result
+
+
+def quieten_dask() -> None:
+    """Importing Prefect lets Dask's chatter through to the flow run's log."""
+    for name in ("distributed", "bokeh", "tornado"):
+        logging.getLogger(name).setLevel(logging.WARNING)

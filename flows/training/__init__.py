@@ -1,0 +1,1 @@
+"""Models from labelled images: recipes, training, import, evaluation."""

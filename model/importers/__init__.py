@@ -1,0 +1,1 @@
+"""Networks from elsewhere become model folders; their reach is measured."""

@@ -1,0 +1,1 @@
+"""What a model is, without torch: configuration, document, weights on disk, measurements."""

@@ -1,0 +1,1 @@
+"""Training a U-Net: windows of images, augmentation, losses, the loop, checkpoints."""

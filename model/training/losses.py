@@ -1,0 +1,106 @@
+"""What a training minimises, and where a pixel counts more."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy import ndimage
+from torch import Tensor
+from torch.nn import functional as F
+
+from seamline.model.training.data import IGNORE
+
+FAR = 4.0
+"""Standard deviations beyond which a border counts for nothing."""
+
+
+@dataclass(frozen=True)
+class Loss:
+    """A sum of terms, each times its factor; 0 leaves it out.
+
+    ``cross_entropy`` with class weights; soft ``dice`` (Milletari et al. 2016, arXiv:1606.04797); ``focal``, which is
+    cross-entropy times (1 − p)^``gamma`` (Lin et al. 2017, arXiv:1708.02002). ``border`` is w0 of the U-Net paper's
+    weight map, 10 there, ``sigma`` its width in pixels: see ``border_weights``; it counts in cross-entropy and focal.
+    """
+
+    cross_entropy: float = 1.0
+    dice: float = 1.0
+    focal: float = 0.0
+    gamma: float = 2.0
+    border: float = 0.0
+    sigma: float = 5.0
+
+    def __post_init__(self) -> None:
+        for name in ("cross_entropy", "dice", "focal", "gamma", "border", "sigma"):
+            value = getattr(self, name)
+            if not (math.isfinite(value) and value >= 0):
+                raise ValueError(f"{name} of a loss: got {value}, expected at least 0")
+        if self.cross_entropy + self.dice + self.focal == 0:
+            raise ValueError("a loss: got no term, expected cross_entropy, dice or focal above 0")
+        if not 0 < self.sigma <= 64:
+            raise ValueError(f"sigma of a loss: got {self.sigma}, expected above 0, up to 64")
+
+    def __call__(self, logits: Tensor, labels: Tensor, weights: Tensor, borders: Tensor | None = None) -> Tensor:
+        """The loss over the pixels that are not ``IGNORE``: a scalar.
+
+        Args:
+            logits: (batch, classes, height, width).
+            labels: (batch, height, width), int64.
+            weights: one weight a class.
+            borders: (batch, height, width), what is added to the class's weight at a pixel.
+        """
+        known = labels != IGNORE
+        if not known.any():
+            return logits.sum() * 0
+        entropy = F.cross_entropy(logits, labels, ignore_index=IGNORE, reduction="none")  # (B, H, W)
+        pixel_weights = weights[torch.where(known, labels, 0)] * known
+        if borders is not None:
+            pixel_weights = (pixel_weights + borders) * known
+        total = pixel_weights.sum()
+        loss = logits.new_zeros(())
+        if self.cross_entropy:
+            loss = loss + self.cross_entropy * (pixel_weights * entropy).sum() / total
+        if self.focal:
+            hard = (1 - (-entropy).exp()).clamp(1e-7, 1) ** self.gamma  # 0 has no slope below gamma 1
+            loss = loss + self.focal * (pixel_weights * hard * entropy).sum() / total
+        if self.dice:
+            loss = loss + self.dice * _dice(logits, labels, known)
+        return loss
+
+
+def _dice(logits: Tensor, labels: Tensor, known: Tensor) -> Tensor:
+    """1 − soft Dice, the mean over the classes that are there."""
+    shares = logits.softmax(1) * known[:, None]
+    truth = F.one_hot(torch.where(known, labels, 0), logits.shape[1]).movedim(-1, 1) * known[:, None]
+    both, either = (shares * truth).sum((0, 2, 3)), (shares + truth).sum((0, 2, 3))
+    dice: Tensor = 1 - (2 * both + 1) / (either + 1)
+    return dice[truth.sum((0, 2, 3)) > 0].mean()
+
+
+def border_weights(labels: NDArray[np.uint8], w0: float, sigma: float) -> NDArray[np.float32]:
+    """w0 · exp(−(d1 + d2)² / 2σ²), d1 and d2 the distances to the nearest and second nearest object, in pixels.
+
+    Equation 2 of Ronneberger et al. (2015): the ground between two objects that almost touch counts most. An object is
+    a 4-connected region of a class other than 0, the ground between them. Distances beyond 4σ count as 4σ.
+
+    Args:
+        labels: (height, width).
+        w0: the weight between objects that touch.
+        sigma: how fast it falls, in pixels.
+    """
+    reach = math.ceil(FAR * sigma)
+    first, second = np.full((2, *labels.shape), FAR * sigma, np.float32)
+    for label in np.unique(labels[(labels != 0) & (labels != IGNORE)]):
+        objects, _ = ndimage.label(labels == label)
+        for number, box in enumerate(ndimage.find_objects(objects), start=1):
+            around = tuple(slice(max(0, side.start - reach), side.stop + reach) for side in box)
+            distance = ndimage.distance_transform_edt(objects[around] != number).astype(np.float32)
+            nearest, next_nearest = first[around], second[around]
+            np.minimum(next_nearest, np.maximum(nearest, distance), out=next_nearest)
+            np.minimum(nearest, distance, out=nearest)
+    weights: NDArray[np.float32] = w0 * np.exp(-((first + second) ** 2) / (2 * sigma**2))
+    return weights.astype(np.float32)

@@ -1,0 +1,1 @@
+"""What every room needs: errors, label classes, names of result files, memory of the process."""

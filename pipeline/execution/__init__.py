@@ -1,0 +1,1 @@
+"""A run on Dask: the plan, the chunk on a worker, the run directory, the scheduler's client."""

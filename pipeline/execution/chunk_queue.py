@@ -1,0 +1,55 @@
+"""Which chunk comes next. Pure bookkeeping: no files, no cluster."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+from seamline.pipeline.geometry.tiling import Index, Tiling
+
+
+class Frontier:
+    """The chunks of a run that are still to be inferred and written, given what is done already.
+
+    Chunks are inferred row by row, so that the votes that wait for a neighbour are those of about one row.
+    """
+
+    def __init__(self, tiling: Tiling, inferred: Collection[Index], written: Collection[Index]) -> None:
+        self._tiling = tiling
+        self._written = set(written)
+        self._inferred = set(inferred) | self._written
+        self._to_infer = [chunk for chunk in tiling.chunks() if chunk not in self._inferred]
+        self._to_infer.reverse()
+        self._asked: set[Index] = set()
+
+    @property
+    def done(self) -> int:
+        """Chunks that are written."""
+        return len(self._written)
+
+    def next_to_infer(self) -> Index | None:
+        """The next chunk to infer; asked for once."""
+        return self._to_infer.pop() if self._to_infer else None
+
+    def writable(self) -> list[Index]:
+        """Chunks that wait for nothing any more but to be written; each is named once."""
+        ready = [
+            chunk
+            for chunk in self._inferred - self._written - self._asked
+            if self._inferred.issuperset(self._tiling.voters_of(chunk))
+        ]
+        self._asked.update(ready)
+        return sorted(ready)
+
+    def inferred(self, chunk: Index) -> None:
+        """A chunk's tiles are inferred; without overlap its pixels are written too."""
+        self._inferred.add(chunk)
+        if not self._tiling.overlap:
+            self._written.add(chunk)
+
+    def written(self, chunk: Index) -> list[Index]:
+        """A chunk's pixels are written. Returns the chunks whose votes nobody waits for any more."""
+        self._written.add(chunk)
+        return [giver for giver in (chunk, *self._tiling.voters_of(chunk)) if self._spent(giver)]
+
+    def _spent(self, chunk: Index) -> bool:
+        return chunk in self._written and self._written.issuperset(self._tiling.receivers_of(chunk))

@@ -1,0 +1,1 @@
+"""Pure geometry: grids, windows, tiles, chunks, tapers, areas of pixels; no files."""

@@ -1,0 +1,83 @@
+"""The grid of a scene: odc-geo's ``GeoBox`` (CRS + affine + (height, width)), and pixel windows on it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True, order=True)
+class Window:
+    """A rectangle of pixels, rows [row, row + height) and columns [col, col + width).
+
+    It may overhang the grid on any side: rows and columns may be negative or beyond the last.
+    """
+
+    row: int
+    col: int
+    height: int
+    width: int
+
+    def __post_init__(self) -> None:
+        if self.height < 0 or self.width < 0:
+            raise ValueError(f"a window has a size of at least 0×0, got {self.height}×{self.width}")
+
+    @property
+    def stop_row(self) -> int:
+        """One past the last row."""
+        return self.row + self.height
+
+    @property
+    def stop_col(self) -> int:
+        """One past the last column."""
+        return self.col + self.width
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(height, width)."""
+        return self.height, self.width
+
+    @property
+    def pixels(self) -> int:
+        """Number of pixels in the window."""
+        return self.height * self.width
+
+    def shifted(self, rows: int, cols: int) -> Window:
+        """The same size, moved by so many rows and columns."""
+        return Window(self.row + rows, self.col + cols, self.height, self.width)
+
+    def relative_to(self, other: Window) -> Window:
+        """The same pixels, counted from the first row and column of ``other``."""
+        return self.shifted(-other.row, -other.col)
+
+    def intersection(self, other: Window) -> Window:
+        """The pixels in both; of size 0 where they do not meet."""
+        row, col = max(self.row, other.row), max(self.col, other.col)
+        height = max(0, min(self.stop_row, other.stop_row) - row)
+        width = max(0, min(self.stop_col, other.stop_col) - col)
+        return Window(row, col, height, width)
+
+    def slices(self) -> tuple[slice, slice]:
+        """(rows, columns) to index an array with; only for windows that start at or after 0."""
+        if self.row < 0 or self.col < 0:
+            raise ValueError(f"{self} starts before the array, an index would count from its end")
+        return slice(self.row, self.stop_row), slice(self.col, self.stop_col)
+
+
+def mirrored(start: int, stop: int, size: int) -> NDArray[np.intp]:
+    """Where pixels [start, stop) of one axis lie in a scene of ``size`` pixels that is mirrored at its edges.
+
+    The edge pixel itself is not repeated (numpy's ``reflect``); a scene shorter than what hangs over is
+    mirrored as often as needed, a scene of one pixel is repeated. This is the overlap-tile strategy of
+    Ronneberger, Fischer and Brox (2015), figure 2.
+    """
+    if size < 1:
+        raise ValueError(f"a scene has at least one pixel, got {size}")
+    if size == 1:
+        return np.zeros(stop - start, dtype=np.intp)
+    period = 2 * (size - 1)
+    phase = np.mod(np.arange(start, stop, dtype=np.intp), period)
+    folded: NDArray[np.intp] = np.minimum(phase, period - phase)
+    return folded

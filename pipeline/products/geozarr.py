@@ -1,0 +1,104 @@
+"""Where a Zarr array lies on the map, written three times, since no reader knows all three.
+
+CF ``grid_mapping`` with 1-D coordinates (xarray, rioxarray), ``_CRS`` (GDAL) and the ``spatial:``/``proj:`` conventions
+(GeoZarr, and the only one of the three that tells a rotated grid to GDAL, from 3.13 on). Overviews are told by the
+``multiscales`` convention, in the form in which GDAL writes and reads them from 3.13 on: ``ovr_2x/segmentation``
+beside ``segmentation``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+from odc.geo.geobox import GeoBox
+
+JSON: TypeAlias = "Mapping[str, JSON] | Sequence[JSON] | str | int | float | bool | None"
+
+GRID_MAPPING = "spatial_ref"
+
+
+def crs_code(grid: GeoBox) -> str | None:
+    """The code of the grid's CRS, such as ``EPSG:32620``; None where no authority has this very one."""
+    authority = None if grid.crs is None else grid.crs.proj.to_authority(min_confidence=100)
+    return None if authority is None else ":".join(authority)
+
+
+def georeference(grid: GeoBox) -> dict[str, JSON]:
+    """``_CRS``, as GDAL reads it; nothing without a CRS."""
+    if grid.crs is None:
+        return {}
+    crs: dict[str, JSON] = {"wkt": grid.crs.to_wkt()}
+    if (code := crs_code(grid)) is not None:
+        authority, number = code.split(":")
+        crs = {"url": f"http://www.opengis.net/def/crs/{authority}/0/{number}", **crs}
+    return {"_CRS": crs}
+
+
+def grid_mapping(grid: GeoBox) -> dict[str, JSON]:
+    """Attributes of the CF grid mapping variable, with GDAL's ``GeoTransform``."""
+    transform = " ".join(str(number) for number in grid.transform.to_gdal())
+    if grid.crs is None:
+        return {"GeoTransform": transform}
+    return {
+        **grid.crs.proj.to_cf(),
+        "spatial_ref": grid.crs.to_wkt(),
+        "GeoTransform": transform,
+    }
+
+
+def conventions(grid: GeoBox, *more: str) -> dict[str, JSON]:
+    """The ``spatial:`` and ``proj:`` attributes, and the declaration of these conventions and of ``more``."""
+    names = [*more, "spatial"] if grid.crs is None else [*more, "proj", "spatial"]
+    attributes: dict[str, JSON] = {
+        "zarr_conventions": [_CONVENTION[name] for name in names],
+        "spatial:dimensions": ["y", "x"],
+        "spatial:shape": list(grid.shape),
+        "spatial:transform_type": "affine",
+        "spatial:transform": list(grid.transform)[:6],
+        "spatial:registration": "pixel",
+        "spatial:bbox": list(grid.extent.boundingbox.bbox),
+    }
+    if grid.crs is not None:
+        attributes["proj:wkt2"] = grid.crs.proj.to_wkt("WKT2_2019")
+        if (code := crs_code(grid)) is not None:
+            attributes["proj:code"] = code
+    return attributes
+
+
+def _convention(name: str, uuid: str, description: str) -> dict[str, JSON]:
+    return {
+        "uuid": uuid,
+        "name": name,
+        "schema_url": f"https://raw.githubusercontent.com/zarr-conventions/{name}/refs/tags/v0.1/schema.json",
+        "spec_url": f"https://github.com/zarr-conventions/{name}/blob/v0.1/README.md",
+        "description": description,
+    }
+
+
+_CONVENTION: dict[str, JSON] = {
+    "multiscales": _convention(
+        "multiscales", "d35379db-88df-4056-af3a-620245f8e347", "Multiscale layout of zarr datasets"
+    ),
+    "spatial": _convention("spatial", "689b58e2-cf7b-45e0-9fff-9cfc0883d6b4", "Spatial coordinate information"),
+    "proj": _convention(
+        "proj",
+        "f17cb550-5864-4468-aeb7-f3180cfb622f",
+        "Coordinate reference system information for geospatial data",
+    ),
+}
+
+
+def coordinates(grid: GeoBox) -> dict[str, tuple[NDArray[np.float64], dict[str, JSON]]]:
+    """Pixel centres along y and x; none where the grid is rotated, since then they are no 1-D axes."""
+    if not grid.axis_aligned:
+        return {}
+    a, _, c, _, e, f, *_ = grid.transform
+    height, width = grid.shape
+    axes = {"y": f + e * (np.arange(height) + 0.5), "x": c + a * (np.arange(width) + 0.5)}
+    described: dict[str, dict[str, JSON]] = {}
+    if grid.crs is not None:
+        described = {axis["axis"].lower(): axis for axis in grid.crs.proj.cs_to_cf() if "axis" in axis}
+    return {name: (values, described.get(name, {})) for name, values in axes.items()}

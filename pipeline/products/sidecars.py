@@ -1,0 +1,93 @@
+"""What lies beside rasters and polygons so that names and colours are seen where their files cannot carry them.
+
+``<name>.qml`` is the layer style that QGIS finds by its name; ``segmentation.tif.aux.xml`` is GDAL's, with a raster
+attribute table, which gdalinfo, ArcGIS and newer QGIS read. The statistics are in the TIFF itself. Each belongs to an
+output of a run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from xml.etree.ElementTree import Element, SubElement, indent, tostring
+
+from seamline.pipeline.common.classes import LabelClass
+from seamline.pipeline.products.layers import LAYERS
+from seamline.pipeline.products.styles import class_raster_style, polygon_style, ramp_style
+from seamline.pipeline.storage.atomic import replacing
+
+_STYLE, _TABLE = "segmentation.qml", "segmentation.tif.aux.xml"
+_RAMPS = {f"{layer.name}.qml": layer for layer in LAYERS.values()}
+_POLYGONS = "polygons.qml"
+SIDECARS: Mapping[str, tuple[str, ...]] = {
+    "cog": (_STYLE, _TABLE),
+    **{layer: (name,) for layer, name in zip(LAYERS, _RAMPS, strict=True)},
+    "polygons": (_POLYGONS,),
+}
+"""Names of the files that belong to an output."""
+
+# Of GDAL's GDALRATFieldType and GDALRATFieldUsage (gdal.h). Counts are reals: GDAL's integers have 32 bits.
+_INTEGER, _REAL, _STRING = "0", "1", "2"
+_COLUMNS = (
+    ("Value", _INTEGER, "5"),  # MinMax
+    ("Count", _REAL, "1"),  # PixelCount
+    ("Class", _STRING, "2"),  # Name
+    ("Red", _INTEGER, "6"),
+    ("Green", _INTEGER, "7"),
+    ("Blue", _INTEGER, "8"),
+    ("Alpha", _INTEGER, "9"),
+)
+
+
+def write_sidecars(
+    folder: Path, outputs: Iterable[str], classes: Sequence[LabelClass], pixels: Mapping[int, int]
+) -> None:
+    """Write what belongs to ``outputs`` to their ``folder``; each file appears whole or not at all.
+
+    ``pixels`` has the number of pixels of each class by its value. Names are printable text.
+    """
+    for name in _names(outputs):
+        document = _document(name, classes, pixels)
+        indent(document)
+        with replacing(folder / name) as part:
+            # Without an XML declaration: GDAL would find no table behind one.
+            part.write_text(tostring(document, encoding="unicode") + "\n", encoding="utf-8")
+
+
+def have_sidecars(folder: Path, outputs: Iterable[str]) -> bool:
+    """Whether everything that belongs to ``outputs`` is there."""
+    return all((folder / name).exists() for name in _names(outputs))
+
+
+def remove_sidecars(folder: Path, outputs: Iterable[str]) -> None:
+    """Remove what belongs to ``outputs``, where it is."""
+    for name in _names(outputs):
+        (folder / name).unlink(missing_ok=True)
+
+
+def _names(outputs: Iterable[str]) -> list[str]:
+    return [name for output in outputs for name in SIDECARS.get(output, ())]
+
+
+def _document(name: str, classes: Sequence[LabelClass], pixels: Mapping[int, int]) -> Element:
+    if name in _RAMPS:
+        return ramp_style(_RAMPS[name])
+    if name == _TABLE:
+        return _attribute_table(classes, pixels)
+    return class_raster_style(classes) if name == _STYLE else polygon_style("class", classes)
+
+
+def _attribute_table(classes: Sequence[LabelClass], pixels: Mapping[int, int]) -> Element:
+    """GDAL's side-car (PAM) with a raster attribute table of band 1, a row for each class."""
+    dataset = Element("PAMDataset")
+    band = SubElement(dataset, "PAMRasterBand", band="1")
+    table = SubElement(band, "GDALRasterAttributeTable", tableType="thematic")
+    for index, (name, kind, usage) in enumerate(_COLUMNS):
+        field = SubElement(table, "FieldDefn", index=str(index))
+        for tag, text in (("Name", name), ("Type", kind), ("Usage", usage)):
+            SubElement(field, tag).text = text
+    for index, label in enumerate(classes):
+        row = SubElement(table, "Row", index=str(index))
+        for value in (label.value, pixels[label.value], label.name, *label.color, 255):
+            SubElement(row, "F").text = str(value)
+    return dataset

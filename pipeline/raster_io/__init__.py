@@ -1,0 +1,1 @@
+"""Rasters through GDAL: opening files and reading windows of them."""

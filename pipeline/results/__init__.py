@@ -1,0 +1,1 @@
+"""Published results read again: found, opened, verified, compared with a truth."""

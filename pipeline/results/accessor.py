@@ -1,0 +1,158 @@
+"""``dataset.seamline``: what a notebook shows of a scene's results, and a few things that one asks of them.
+
+An accessor is how xarray is extended: a subclass of Dataset would be lost at the first operation, and another repr for
+all Datasets would be everybody's. rioxarray's ``.rio`` and cf-xarray's ``.cf`` are made the same way.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+from base64 import b64encode
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+import xarray as xr
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from numpy.typing import NDArray
+from PIL import Image
+
+from seamline.pipeline.common.classes import percent
+from seamline.pipeline.products.zarr_store import VARIABLE
+from seamline.pipeline.report.report import area_text
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+
+_THUMBNAIL, _AFFORDABLE = 480, 25_000_000
+"""Pixels of a picture's longer side; pixels of labels that are read for one."""
+
+
+class Segmentation:
+    """The results of a scene, or a part of them, as ``open_result`` yields them."""
+
+    def __init__(self, dataset: xr.Dataset) -> None:
+        if VARIABLE not in dataset or "class_value" not in dataset.coords:
+            raise AttributeError("not a Dataset that open_result yields: no segmentation, or no class_value")
+        self._dataset = dataset
+
+    @property
+    def classes(self) -> dict[int, str]:
+        """The name of each label's class."""
+        return dict(zip(self._values.tolist(), self._names, strict=True))
+
+    @property
+    def colors(self) -> dict[str, str]:
+        """The colour (#rrggbb) of each class, by its name."""
+        return dict(zip(self._names, np.atleast_1d(self._dataset["class_color"].values).tolist(), strict=True))
+
+    def table(self) -> pd.DataFrame:
+        """Label, colour, share and area in m² of each class in the whole scene, as the run counted them; by name."""
+        columns = {"value": "class_value", "color": "class_color", "share": "class_share", "area_m2": "class_area"}
+        rows = {name: np.atleast_1d(self._dataset[key].values) for name, key in columns.items()}
+        return pd.DataFrame(rows, index=pd.Index(self._names, name="class"))
+
+    def count(self) -> pd.Series[int]:
+        """Pixels of each class in what this Dataset holds, which is read for it; by name."""
+        labels = self._dataset[VARIABLE]
+        # One pass over the pixels, whatever the number of classes.
+        counts = xr.concat([(labels == value).sum() for value in self._values], "class").compute()
+        return pd.Series(counts.values, index=pd.Index(self._names, name="class"), name="pixels")
+
+    def picture(self, size: int = _THUMBNAIL) -> NDArray[np.uint8]:
+        """Every n-th label in its colour, (h, w, 4), transparent where there is no data, at most ``size`` a side."""
+        labels = self._dataset[VARIABLE]
+        step = max(1, math.ceil(max(labels.shape) / size))
+        table = np.zeros((256, 4), np.uint8)
+        for value, color in zip(self._values, self.colors.values(), strict=True):
+            table[value] = (*bytes.fromhex(color[1:]), 255)
+        picture: NDArray[np.uint8] = table[labels[::step, ::step].values]
+        return picture
+
+    def plot(self, axes: Axes | None = None) -> Axes:
+        """Draw the labels in their colours with a legend, on ``axes`` or on new ones; returns them."""
+        from matplotlib.patches import Patch
+
+        if axes is None:
+            from matplotlib import pyplot  # it has a global state, which only who plots shall get
+
+            axes = pyplot.figure(layout="constrained").add_subplot()
+        labels = self._dataset[VARIABLE]
+        height, width = labels.shape
+        extent = (0.0, float(width), float(height), 0.0)
+        if {"x", "y"} <= set(labels.coords) and min(labels.shape) > 1:
+            x, y = labels["x"].values, labels["y"].values
+            dx, dy = (x[-1] - x[0]) / (width - 1) / 2, (y[-1] - y[0]) / (height - 1) / 2
+            extent = (x[0] - dx, x[-1] + dx, y[-1] + dy, y[0] - dy)
+        axes.imshow(self.picture(1000), extent=extent, interpolation="nearest")
+        handles = [Patch(facecolor=color, edgecolor="#a9b1bb", lw=0.5) for color in self.colors.values()]
+        legend = axes.legend(handles, self._names, loc="upper left", bbox_to_anchor=(1.01, 1), frameon=False)
+        for text in legend.get_texts():
+            text.set_parse_math(False)
+        axes.set_title(str(self._dataset.attrs.get("scene", "")), parse_math=False)
+        return axes
+
+    def __repr__(self) -> str:
+        rows = [f"    {name:<24} {percent(share):>8}" for name, share in self.table()["share"].items()]
+        return "\n".join([f"{self._title}, classes of the whole scene:", *rows, repr(self._dataset)])
+
+    def _repr_html_(self) -> str:
+        environment = Environment(
+            loader=PackageLoader("seamline.pipeline.results"), autoescape=True, undefined=StrictUndefined
+        )
+        attributes, table = self._dataset.attrs, self.table()
+        return environment.get_template("dataset.html").render(
+            title=self._title,
+            about=" · ".join(f"{key} {attributes[key]}" for key in ("datetime", "model") if key in attributes),
+            classes=[
+                {"name": name, "color": row.color, "share": percent(row.share), "area": _area(row.area_m2)}
+                for name, row in zip(table.index, table.itertuples(), strict=True)
+            ],
+            thumbnail=self._thumbnail,
+            standard=self._dataset._repr_html_(),
+        )
+
+    @property
+    def _names(self) -> list[str]:
+        return [str(name) for name in np.atleast_1d(self._dataset["class"].values)]
+
+    @property
+    def _values(self) -> NDArray[np.uint8]:
+        return np.atleast_1d(self._dataset["class_value"].values)
+
+    @property
+    def _title(self) -> str:
+        return str(self._dataset.attrs.get("title", "Segmentation"))
+
+    @cached_property
+    def _thumbnail(self) -> str:
+        """A data URI: the run's own preview for a whole scene, otherwise the labels, if these are not too many."""
+        labels, attributes = self._dataset[VARIABLE], self._dataset.attrs
+        preview = Path(str(attributes.get("folder", ""))) / "preview.png"
+        if list(labels.shape) == list(attributes.get("shape", ())) and preview.is_file():
+            with Image.open(preview) as picture:
+                picture.thumbnail((2 * _THUMBNAIL, 2 * _THUMBNAIL))
+                return _data_uri(picture)
+        if labels.ndim != 2 or not 0 < labels.size <= _AFFORDABLE:
+            return ""
+        return _data_uri(Image.fromarray(self.picture()))
+
+
+def register() -> None:
+    """Let every Dataset of this process have ``.seamline``; does nothing the second time."""
+    if getattr(xr.Dataset, "seamline", None) is None:
+        xr.register_dataset_accessor("seamline")(Segmentation)  # type: ignore[no-untyped-call]
+
+
+def _area(square_metres: Any) -> str:
+    return area_text(None if math.isnan(square_metres) else float(square_metres))
+
+
+def _data_uri(picture: Image.Image) -> str:
+    buffer = io.BytesIO()
+    picture.save(buffer, format="PNG")
+    return f"data:image/png;base64,{b64encode(buffer.getvalue()).decode()}"

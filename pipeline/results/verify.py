@@ -1,0 +1,235 @@
+"""Is what a run published still what it was: checksums, layout, agreement of its files, valid STAC.
+
+Every check is one that a reader relies on, made with the reader's own library where there is one; memory does not
+grow with the scene.
+"""
+
+from __future__ import annotations
+
+import json
+import posixpath
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pystac.errors
+import pystac.validation
+import rasterio
+import shapely.errors
+import zarr
+from numpy.typing import NDArray
+from pystac import MediaType
+from rasterio._err import CPLE_BaseError
+from rasterio.errors import RasterioError
+from rasterio.windows import Window as RasterioWindow
+from rio_cogeo.cogeo import cog_validate
+
+from seamline.pipeline.common.classes import NODATA
+from seamline.pipeline.common.errors import InputError
+from seamline.pipeline.common.layout import CATALOG, COG, ITEM, ITEMS, RECORD, ZARR
+from seamline.pipeline.products.cog import row_bands
+from seamline.pipeline.products.overviews import stale_overviews
+from seamline.pipeline.products.zarr_store import VARIABLE, is_sealed, open_raster, rasters_in
+from seamline.pipeline.results.consistency import misplaced_cog, strange_metadata, strange_values
+from seamline.pipeline.stac.assets import ASSETS, file_info
+from seamline.pipeline.stac.items import Document, expected_items, read_item, read_items
+
+_DAMAGE = (
+    OSError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RuntimeError, MemoryError,
+    InputError, RasterioError, CPLE_BaseError, shapely.errors.ShapelyError, pystac.errors.STACError,
+    pystac.errors.STACValidationError, pystac.errors.STACTypeError,
+)  # fmt: skip
+"""What damaged bytes lead readers to."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Something that is not as it should be: in which ``scene`` (empty for the catalogue), of what, and what."""
+
+    scene: str
+    subject: str
+    problem: str
+
+
+def verify(out: Path) -> Iterator[Finding]:
+    """What is wrong with a folder of results; nothing, if it is whole.
+
+    Raises:
+        InputError: there is no catalogue.
+    """
+    if not (out / CATALOG).is_file():
+        raise InputError(f"results {out}", got=f"no {CATALOG}", expected="a folder that `seamline segment` wrote to",
+                         fix="check the path")  # fmt: skip
+    listed = []
+    try:
+        catalog = json.loads((out / CATALOG).read_text(encoding="utf-8"))
+        pystac.validation.validate_dict({**catalog, "stac_extensions": []})
+        listed = [link["href"].split("/")[-2] for link in catalog["links"] if link["rel"] == "item"]
+    except _DAMAGE as error:
+        yield Finding("", CATALOG, _said(error))
+    found = sorted(item.parent.name for item in out.glob(f"*/{ITEM}"))
+    for scene in sorted({*listed, *found}):
+        if scene not in listed:
+            yield Finding(scene, CATALOG, "does not list the scene")
+        yield from _scene(out / scene)
+    yield from _table(out, found)
+
+
+def _table(out: Path, scenes: Sequence[str]) -> Iterator[Finding]:
+    """Whether the table holds the items as they are; items that are damaged themselves are told of elsewhere."""
+    items = {}
+    for scene in scenes:
+        with suppress(OSError, ValueError):
+            _check_kind(out / scene / ITEM)
+            items[scene] = read_item(out / scene / ITEM)
+    if not (out / ITEMS).exists():
+        yield from [Finding("", ITEMS, "is not there")] if items else []
+        return
+    try:
+        rows = read_items(out / ITEMS)
+    except (OSError, ValueError) as error:
+        yield Finding("", ITEMS, _said(error))
+        return
+    expected = expected_items(items)
+    for scene in sorted({*expected, *rows}):
+        if scene not in rows:
+            yield Finding(scene, ITEMS, "does not list the scene")
+        elif scene not in scenes:
+            yield Finding(scene, ITEMS, "lists a scene that is not there")
+        elif scene in expected and rows[scene] != expected[scene]:
+            yield Finding(scene, ITEMS, f"is not what {ITEM} says")
+
+
+def _scene(folder: Path) -> Iterator[Finding]:
+    def finding(subject: str, problem: str) -> Finding:
+        return Finding(folder.name, subject, problem)
+
+    try:
+        for name in (ITEM, RECORD):
+            _check_kind(folder / name)
+        item = json.loads((folder / ITEM).read_text(encoding="utf-8"))
+        record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
+        pystac.validation.validate_dict({**item, "stac_extensions": []})
+        assets: Document = item["assets"]
+    except _DAMAGE as error:
+        yield finding(ITEM, _said(error))
+        return
+    if item.get("id") != folder.name:
+        yield finding(ITEM, f"is of another scene, {item.get('id')}")
+    checks: list[tuple[str, Callable[[], Iterable[str]]]] = [
+        (ITEM, lambda: strange_values(item, record)),
+        (ITEM, lambda: _unlisted(folder, assets)),
+        *((posixpath.normpath(asset["href"]), partial(_asset, folder, asset)) for asset in assets.values()),
+    ]
+    rasters: list[tuple[str, Callable[[], Iterable[str]]]] = [
+        (COG, lambda: _cog(folder / COG, record)),
+        (COG, lambda: misplaced_cog(folder / COG, item)),
+        (ZARR, lambda: _zarr(folder, record)),
+        (ZARR, lambda: strange_metadata(folder / ZARR, item)),
+        *((name, partial(_layout, folder / name)) for name in _other_cogs(assets)),
+    ]
+    for name, check in [*checks, *((name, check) for name, check in rasters if _is_readable(folder / name))]:
+        try:
+            yield from (finding(name, problem) for problem in check())
+        except _DAMAGE as error:
+            yield finding(name, _said(error))
+
+
+def _unlisted(folder: Path, assets: Document) -> Iterator[str]:
+    """The files of a run that should be assets and are not."""
+    for known in ASSETS:
+        listed = posixpath.normpath(assets[known.key]["href"]) if known.key in assets else None
+        there = (folder / known.name).exists() and "data" in known.roles
+        if (there or known.name == RECORD or listed is not None) and listed != known.name:
+            yield f"{known.name} is not its asset {known.key}"
+    if not {COG, ZARR} & {posixpath.normpath(asset["href"]) for asset in assets.values()}:
+        yield "has no labels"
+
+
+def _asset(folder: Path, asset: Document) -> Iterator[str]:
+    path = (folder / asset["href"]).resolve()
+    if not path.is_relative_to(folder.resolve()):
+        yield "lies outside of the folder"
+    elif not path.exists():
+        yield "is not there"
+    else:
+        _check_kind(path)
+        now = file_info(path)
+        for field in ("file:size", "file:checksum"):
+            if field in now and asset.get(field) != now[field]:
+                yield f"{field} is {now[field]}, {asset.get(field)} when it was published"
+
+
+def _is_readable(path: Path) -> bool:
+    return path.is_file() or path.is_dir()
+
+
+def _check_kind(path: Path) -> None:
+    """Raises ``ValueError`` for what whoever opens it would wait at."""
+    if path.exists() and not _is_readable(path):
+        raise ValueError("is neither a file nor a folder")
+
+
+def _other_cogs(assets: Document) -> list[str]:
+    names = [posixpath.normpath(asset["href"]) for asset in assets.values() if asset.get("type") == MediaType.COG]
+    return [name for name in names if name != COG and posixpath.dirname(name) == ""]
+
+
+def _layout(path: Path) -> Iterator[str]:
+    valid, errors, _ = cog_validate(path, quiet=True)
+    yield from () if valid else errors
+
+
+def _cog(path: Path, record: Document) -> Iterator[str]:
+    yield from _layout(path)
+    with rasterio.open(path) as file:
+        for key in ("scene_digest", "model_digest"):
+            if file.tags().get(key) != str(record[key]):
+                yield f"{key} is that of another run"
+        yield from _counted((file.read(1, window=window) for _, window in file.block_windows(1)), record)
+
+
+def _counted(blocks: Iterable[NDArray[np.uint8]], record: Document) -> Iterator[str]:
+    """Whether the labels are of the record's classes, and as many of each."""
+    counts = sum((np.bincount(block.ravel(), minlength=NODATA + 1) for block in blocks), np.zeros(NODATA + 1, int))
+    known = {row["value"] for row in record["classes"]} | {NODATA}
+    if strange := sorted(set(np.flatnonzero(counts).tolist()) - known):
+        yield f"has labels of no class: {strange}"
+    for row in record["classes"]:
+        if counts[row["value"]] != row["pixels"]:
+            yield f"{counts[row['value']]} pixels of {row['name']}, {row['pixels']} in {RECORD}"
+
+
+def _zarr(folder: Path, record: Document) -> Iterator[str]:
+    if not is_sealed(folder / ZARR):
+        yield "is not sealed: it was never finished"
+        return
+    labels = open_raster(folder / ZARR, VARIABLE)
+    yield from _counted((np.asarray(labels[band.slices()]) for band in row_bands(labels)), record)
+    yield from (f"{group} is not the overview of what it is of" for group in stale_overviews(folder / ZARR))
+    for name in rasters_in(folder / ZARR):
+        if (folder / f"{name}.tif").is_file():
+            yield from _alike(open_raster(folder / ZARR, name), folder / f"{name}.tif")
+
+
+def _alike(array: zarr.Array[Any], path: Path) -> Iterator[str]:
+    """Whether an array (…, y, x) and a raster have the same values, a row of chunks at a time."""
+    with rasterio.open(path) as file:
+        if array.shape[-2:] != file.shape or (array.shape[0] if array.ndim == 3 else 1) != file.count:
+            yield f"{array.shape} pixels, {(file.count, *file.shape)} in {path.name}"
+            return
+        different = 0
+        for band in row_bands(array):
+            window = RasterioWindow(band.col, band.row, band.width, band.height)
+            values = file.read(1 if array.ndim == 2 else None, window=window)
+            different += int((array[(..., *band.slices())] != values).sum())
+    if different:
+        yield f"{different} values are others than in {path.name}"
+
+
+def _said(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]

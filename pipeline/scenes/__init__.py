@@ -1,0 +1,1 @@
+"""What is segmented: a scene opened from files, folders or STAC items, its bands matched and read."""

@@ -1,0 +1,1 @@
+"""Results as a static STAC catalogue: items, their table, and queries of it."""

@@ -1,0 +1,1 @@
+"""Simulated scenes whose true labels are known."""

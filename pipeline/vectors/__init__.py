@@ -1,0 +1,1 @@
+"""Labels as polygons: traced by chunk, joined, sieved, simplified, written to files."""

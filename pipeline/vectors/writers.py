@@ -1,0 +1,155 @@
+"""Polygons as files: GeoParquet in a stream of batches, and from it FlatGeobuf and GeoPackage.
+
+GeoParquet 1.1 has the bounds of each polygon in columns of their own, so that a query with a box reads only those
+groups of rows that meet it, also without an extension for geometry.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+import warnings
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import shapely
+from numpy.typing import NDArray
+from odc.geo.geobox import GeoBox
+
+from seamline.pipeline.common.classes import LabelClass
+from seamline.pipeline.products.layers import SCALE
+from seamline.pipeline.storage.atomic import replacing
+from seamline.pipeline.vectors.polygonize import Region
+
+LAYER = "polygons"
+FILES = {"parquet": "polygons.parquet", "fgb": "polygons.fgb", "gpkg": "polygons.gpkg"}
+"""Names of the files, by format."""
+_DRIVERS: dict[str, tuple[str, dict[str, str]]] = {
+    "fgb": ("FlatGeobuf", {}),
+    "gpkg": ("GPKG", {"VERSION": "1.3"}),  # GDAL before 3.7 warns of later ones
+}
+_BOUNDS = ("xmin", "ymin", "xmax", "ymax")
+_SCHEMA = pa.schema(
+    [
+        pa.field("class", pa.uint8(), nullable=False),
+        pa.field("name", pa.string(), nullable=False),
+        pa.field("pixels", pa.int64(), nullable=False),
+        pa.field("area_m2", pa.float64()),
+        pa.field("confidence", pa.float64()),
+        pa.field("bbox", pa.struct([pa.field(name, pa.float64(), nullable=False) for name in _BOUNDS])),
+        pa.field("geometry", pa.binary(), nullable=False),
+    ]
+)
+_BATCH_REGIONS, _BATCH_POINTS = 20_000, 1_000_000
+_READ_ROWS = 2_000
+
+
+@dataclass(frozen=True)
+class Table:
+    """How regions become rows: ``area`` and ``confidence`` say whether the sums of the regions are known."""
+
+    grid: GeoBox
+    classes: Sequence[LabelClass]
+    area: bool
+    confidence: bool
+
+    def rows(self, regions: Sequence[Region]) -> pa.RecordBatch:
+        """The columns of ``_SCHEMA``; geometry in the CRS of the grid."""
+        geometries = shapely.transform(np.array([region.geometry for region in regions], object), self._placed)
+        pixels = np.array([region.pixels for region in regions], np.int64)
+        sure = np.array([region.confidence for region in regions]) * SCALE / pixels
+        names = {label.value: label.name for label in self.classes}
+        bounds = shapely.bounds(geometries).T
+        columns = [
+            pa.array([region.label for region in regions], pa.uint8()),
+            pa.array([names[region.label] for region in regions], pa.string()),
+            pa.array(pixels),
+            pa.array([region.area for region in regions]) if self.area else pa.nulls(len(regions), pa.float64()),
+            pa.array(sure) if self.confidence else pa.nulls(len(regions), pa.float64()),
+            pa.StructArray.from_arrays([pa.array(edge) for edge in bounds], fields=list(_SCHEMA.field("bbox").type)),
+            pa.array(shapely.to_wkb(geometries), pa.binary()),
+        ]
+        return pa.RecordBatch.from_arrays(columns, schema=_SCHEMA)
+
+    def geo(self, bounds: NDArray[np.float64] | None) -> str:
+        """The metadata that make a Parquet file a GeoParquet file; ``bounds`` (4,) of everything in it."""
+        column: dict[str, Any] = {
+            "encoding": "WKB",
+            "geometry_types": ["Polygon"],
+            "crs": None if self.grid.crs is None else self.grid.crs.proj.to_json_dict(),
+            "covering": {"bbox": {name: ["bbox", name] for name in _BOUNDS}},
+        }
+        if bounds is not None:
+            column["bbox"] = bounds.tolist()
+        return json.dumps({"version": "1.1.0", "primary_column": "geometry", "columns": {"geometry": column}})
+
+    def _placed(self, points: NDArray[np.float64]) -> NDArray[np.float64]:
+        a, b, c, d, e, f, *_ = self.grid.transform
+        col, row = points.T
+        return np.column_stack([a * col + b * row + c, d * col + e * row + f])
+
+
+def write_parquet(regions: Iterable[Region], table: Table, path: Path) -> None:
+    """Write the regions, as they come, to a GeoParquet file; one batch of them is in memory at a time."""
+    bounds: NDArray[np.float64] | None = None
+    with replacing(path) as part, pq.ParquetWriter(part, _SCHEMA, compression="zstd") as writer:
+        for batch in _batches(regions):
+            rows = table.rows(batch)
+            writer.write_batch(rows)
+            edges = np.array([rows["bbox"].field(name).to_numpy() for name in _BOUNDS])
+            box = np.concatenate([edges[:2].min(axis=1), edges[2:].max(axis=1)])
+            if bounds is not None:
+                box = np.concatenate([np.minimum(box[:2], bounds[:2]), np.maximum(box[2:], bounds[2:])])
+            bounds = box
+        writer.add_key_value_metadata({"geo": table.geo(bounds)})
+
+
+def convert(parquet: Path, kind: str, grid: GeoBox, path: Path, scratch: Path) -> None:
+    """Write the GeoParquet file as FlatGeobuf or GeoPackage (``kind``); ``path`` appears whole or not at all.
+
+    Raises ``OSError`` when the disk is full.
+    """
+    import pyogrio  # with geopandas, where there is one: half a second of every command
+
+    driver, options = _DRIVERS[kind]
+    with tempfile.TemporaryDirectory(prefix=f"{kind}-", dir=scratch) as folder, pq.ParquetFile(parquet) as file:
+        staged = Path(folder) / path.name  # GDAL chooses the layout by the suffix
+        columns = [name for name in _SCHEMA.names if name != "bbox"]
+        schema = pa.schema([_SCHEMA.field(name) for name in columns])
+        rows = (batch.cast(schema) for batch in file.iter_batches(_READ_ROWS, columns=columns))
+        with warnings.catch_warnings(), _as_os_error(pyogrio.errors.DataSourceError):
+            warnings.filterwarnings("ignore", message="'crs' was not provided", category=UserWarning)
+            pyogrio.write_arrow(
+                pa.RecordBatchReader.from_batches(schema, rows), staged, LAYER, driver,
+                geometry_name="geometry", geometry_type="Polygon",
+                crs=None if grid.crs is None else grid.crs.to_wkt(), dataset_options=options,
+            )  # fmt: skip
+        with replacing(path) as part:
+            staged.rename(part)
+
+
+@contextmanager
+def _as_os_error(kind: type[Exception]) -> Iterator[None]:
+    try:
+        yield
+    except kind as error:
+        raise OSError(str(error)) from error
+
+
+def _batches(regions: Iterable[Region]) -> Iterator[list[Region]]:
+    batch: list[Region] = []
+    points = 0
+    for region in regions:
+        batch.append(region)
+        points += int(shapely.get_num_coordinates(region.geometry))
+        if len(batch) >= _BATCH_REGIONS or points >= _BATCH_POINTS:
+            yield batch
+            batch, points = [], 0
+    if batch:
+        yield batch
