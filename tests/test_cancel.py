@@ -16,10 +16,10 @@ from seamline.flows.runs.scene_job import open_input
 from seamline.flows.settings.model_folder import Model
 from seamline.flows.settings.options import SegmentOptions
 from seamline.pipeline.common.errors import RunError
-from seamline.pipeline.execution.chunk import Job
-from seamline.pipeline.execution.cluster import PLUGIN
+from seamline.pipeline.execution.chunk_context import ChunkContext
+from seamline.pipeline.execution.predictor import PLUGIN
+from seamline.pipeline.execution.run_chunks import run_chunks
 from seamline.pipeline.execution.run_directory import RunDirectory
-from seamline.pipeline.execution.scheduler import run_chunks
 from seamline.pipeline.geometry.tiling import Tiling
 from seamline.pipeline.products.zarr_store import Storage, create_store
 from tests.rasters import noise, write
@@ -57,7 +57,7 @@ def plugins(dask_worker: Worker) -> list[str]:
 
 
 @pytest.fixture
-def job(small_model: Model, tmp_path: Path) -> Job:
+def job(small_model: Model, tmp_path: Path) -> ChunkContext:
     """One chunk of 12 × 12 windows."""
     source = write(tmp_path / "scene.tif", noise(6, 384, 384), names=NAMES, nodata=0)
     tiling = Tiling(384, 384, 32, 0, 0, 12, 8)
@@ -66,11 +66,11 @@ def job(small_model: Model, tmp_path: Path) -> Job:
     directory = directory.started()
     scene = open_input(source, small_model, SegmentOptions())
     create_store(directory.store, scene.grid, small_model.classes, Storage(tiling.store_chunk), title="slow")
-    return Job(scene, tiling, 4, directory)
+    return ChunkContext(scene, tiling, 4, directory)
 
 
 def test_workers_stop_when_their_client_is_gone_and_the_next_run_takes_what_it_left(
-    job: Job, cluster: Callable[[int], str], tmp_path: Path
+    job: ChunkContext, cluster: Callable[[int], str], tmp_path: Path
 ) -> None:
     diary, failures = tmp_path / "diary", []
     diary.touch()

@@ -23,7 +23,9 @@ from seamline.flows.settings.model_folder import Model, TorchLoader, open_model,
 from seamline.flows.settings.options import SegmentOptions
 from seamline.model.networks.unet import UNet
 from seamline.model.spec.config import Settings, UNetConfig
-from seamline.pipeline.execution.chunk import Job, infer_chunk, write_chunk
+from seamline.pipeline.execution.chunk_blending import write_chunk
+from seamline.pipeline.execution.chunk_context import ChunkContext
+from seamline.pipeline.execution.chunk_inference import infer_chunk
 from seamline.pipeline.execution.run_directory import RunDirectory
 from seamline.pipeline.geometry.taper import ONE, taper, votes, winners
 from seamline.pipeline.geometry.tiling import Tiling
@@ -189,7 +191,7 @@ def test_an_identity_model_reproduces_the_image_and_every_tile_is_inferred_once(
     tiling = Tiling(*scene.grid.shape, 64 + 2 * halo + overlap, halo, overlap, chunk_tiles, 8)
     (tmp_path / "run").mkdir()
     directory = RunDirectory(tmp_path / "run").started()
-    job = Job(scene, tiling, 6, directory)
+    job = ChunkContext(scene, tiling, 6, directory)
     create_store(directory.store, scene.grid, small_model.classes, Storage(tiling.store_chunk), title="identity")
     predictor = Identity(halo)
     for chunk in reversed(list(tiling.chunks())):
@@ -244,7 +246,7 @@ def test_every_vote_counts_once_with_its_weight_whoever_shares_a_chunk(
     scene = scene_of(write(tmp_path / "scene.tif", pixels, names=names, nodata=0), small_model)
     tiling = Tiling(203, 277, 32 + 2 * 8 + overlap, 8, overlap, chunk_tiles, 8)
     (tmp_path / "run").mkdir()
-    job = Job(scene, tiling, 3, RunDirectory(tmp_path / "run").started(), layers=tuple(LAYERS))
+    job = ChunkContext(scene, tiling, 3, RunDirectory(tmp_path / "run").started(), layers=tuple(LAYERS))
     storage, store = Storage(tiling.store_chunk), job.directory.store
     create_store(store, scene.grid, small_model.classes[:3], storage, title="quarrel", layers=job.layers)
     predictor = Quarrel(tiling.support)

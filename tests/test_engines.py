@@ -28,7 +28,7 @@ from seamline.model.spec.errors import ModelError
 from seamline.model.spec.measurement import Measurement
 from seamline.model.spec.spec import ModelSpec
 from seamline.pipeline.common.errors import InputError
-from seamline.pipeline.execution.scheduler import Totals
+from seamline.pipeline.execution.run_chunks import Totals
 from tests.data import MANAUS, shared
 from tests.models import random_network, saved_model
 

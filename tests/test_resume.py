@@ -33,9 +33,10 @@ from seamline.flows.settings.options import SegmentOptions
 from seamline.model.spec.config import Settings
 from seamline.model.spec.errors import ModelError
 from seamline.pipeline.common.errors import BadBlockError, InputError, RunError
+from seamline.pipeline.execution import chunk_tasks as running
 from seamline.pipeline.execution import cluster as clusters
-from seamline.pipeline.execution import scheduler as running
-from seamline.pipeline.execution.chunk import Job, infer_chunk
+from seamline.pipeline.execution.chunk_context import ChunkContext
+from seamline.pipeline.execution.chunk_inference import infer_chunk
 from seamline.pipeline.execution.cluster import on_first_host
 from seamline.pipeline.execution.run_directory import RunDirectory
 from seamline.pipeline.geometry.tiling import Index, Tiling
@@ -374,7 +375,7 @@ def test_a_task_of_a_run_that_was_started_over_is_out_of_reach_of_the_new_one(
     assert old.files != new.files
     predictor = TorchLoader(small_model.folder, small_model.digest, Settings(), radiometry_of(scene), 48)()
     with pytest.raises((FileNotFoundError, InputError)):
-        infer_chunk(Job(scene, tiling, 4, old), Index(0, 0), predictor, lambda work: work())
+        infer_chunk(ChunkContext(scene, tiling, 4, old), Index(0, 0), predictor, lambda work: work())
     assert not new.inferred()
 
 
@@ -686,10 +687,10 @@ def test_what_is_lost_with_a_result_in_hand_is_not_waited_for(
 ) -> None:
     monkeypatch.setattr(running, "LOOK_FOR_WORKERS", 1)
     monkeypatch.setattr(running, "WAIT_FOR_WORKERS", 2)
-    result_of, asked = running._result, itertools.count()
+    fetch, asked = running.ChunkTaskPool._fetch, itertools.count()
     with scheduler_with_a_worker(tmp_path) as (address, _, worker):
 
-        def result_after_a_loss(job: Job, chunk: Index, future: Future) -> Any:
+        def fetch_after_a_loss(pool: running.ChunkTaskPool, future: Future, chunk: Index) -> Any:
             if next(asked) == 3 and lost == "worker":
                 worker.kill()
                 while future.status != "lost":  # until the client knows
@@ -697,28 +698,27 @@ def test_what_is_lost_with_a_result_in_hand_is_not_waited_for(
             elif lost == "client":  # as a flow run does that is cancelled
                 future.client.loop.add_callback(future.client.close)
                 time.sleep(1)
-            return result_of(job, chunk, future)
+            return fetch(pool, future, chunk)
 
-        monkeypatch.setattr(running, "_result", result_after_a_loss)
+        monkeypatch.setattr(running.ChunkTaskPool, "_fetch", fetch_after_a_loss)
         said = "no worker for 2 s" if lost == "worker" else "the cluster is gone"
         with pytest.raises(RunError, match=said):
             run(source, small_model, tmp_path / "out", cluster=address, chunk_tiles=1)
 
 
 def test_two_short_absences_of_all_workers_are_not_one_long(monkeypatch: pytest.MonkeyPatch) -> None:
-    hands, now = [0], [0.0]
-    monkeypatch.setattr(running, "hands_of", lambda client: hands[0])
-    monkeypatch.setattr(running, "check_open", lambda client, what: None)
-    monkeypatch.setattr(running, "_what", lambda job: "a scene")
+    now = [0.0]
+    monkeypatch.setattr(running, "chunk_capacity", lambda client: 0)
+    monkeypatch.setattr(running, "raise_if_closed", lambda client, what: None)
     monkeypatch.setattr(running.time, "monotonic", lambda: now[0])
-    watch = running._Watch(None, None)
-    watch.look()
-    watch.heard()  # of a worker that came back, and was so busy that nobody had to look
+    liveness = running.ClusterLiveness(None, "a scene")
+    liveness.check()
+    liveness.mark_alive()  # a result came from a worker that was back before the next check
     now[0] = 10.0 * running.WAIT_FOR_WORKERS
-    watch.look()
+    liveness.check()
     now[0] += running.WAIT_FOR_WORKERS + 1
     with pytest.raises(RunError, match="no worker for"):
-        watch.look()
+        liveness.check()
 
 
 def test_a_scheduler_that_is_killed_ends_the_run_with_a_word_and_it_goes_on_elsewhere(

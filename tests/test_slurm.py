@@ -19,7 +19,7 @@ from seamline.flows.runs.planning import Plan
 from seamline.flows.runs.segment import Watcher, segment
 from seamline.flows.settings.model_folder import Model
 from seamline.flows.settings.options import SegmentOptions
-from seamline.pipeline.execution.scheduler import Totals
+from seamline.pipeline.execution.run_chunks import Totals
 from tests.rasters import noise, write
 from tests.test_hosts import until
 from tests.test_resume import contents

@@ -22,7 +22,6 @@ from seamline.flows.settings.options import SegmentOptions
 from seamline.model.spec.config import Settings
 from seamline.model.spec.measurement import Measurement
 from seamline.pipeline.common.errors import InputError
-from seamline.pipeline.execution.chunk import are_rgb, quicklook_bands
 from seamline.pipeline.execution.cluster import memory_of, workers_of
 from seamline.pipeline.execution.planning import (
     candidates,
@@ -37,6 +36,7 @@ from seamline.pipeline.geometry.tiling import Tiling
 from seamline.pipeline.report.plan_picture import write_plan_picture
 from seamline.pipeline.report.preview import stretch
 from seamline.pipeline.report.thumbnail import read_thumbnail
+from seamline.pipeline.scenes.display_bands import choose_display_bands, has_true_color
 from seamline.pipeline.scenes.scene import Scene
 
 NVIDIA_DRIVER = Path("/proc/driver/nvidia")
@@ -171,5 +171,5 @@ def draw_plan(plan: Plan, path: Path) -> None:
 def thumbnail(scene: Scene, size: int = 1000) -> NDArray[np.uint8] | None:
     """A small picture (height, width, 3) of the scene, ``None`` where it would cost reading all of a large one."""
     names = [band.name for band in scene.bands]
-    thinned = read_thumbnail(scene, [scene.bands[position] for position in quicklook_bands(names)], size)
-    return None if thinned is None else stretch(*thinned, rgb=are_rgb(names))
+    thinned = read_thumbnail(scene, [scene.bands[position] for position in choose_display_bands(names)], size)
+    return None if thinned is None else stretch(*thinned, rgb=has_true_color(names))

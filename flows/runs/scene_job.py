@@ -21,7 +21,7 @@ from seamline.flows.settings.model_folder import Model
 from seamline.flows.settings.options import SegmentOptions
 from seamline.pipeline.common.errors import InputError
 from seamline.pipeline.common.layout import ITEM, RECORD
-from seamline.pipeline.execution.chunk import Stopwatch
+from seamline.pipeline.common.stopwatch import Stopwatch
 from seamline.pipeline.execution.planning import Raster, candidates
 from seamline.pipeline.execution.run_directory import RunDirectory
 from seamline.pipeline.products.layers import LAYERS

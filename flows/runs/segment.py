@@ -25,10 +25,11 @@ from seamline.flows.settings.model_folder import TorchLoader, open_model, radiom
 from seamline.flows.settings.options import SegmentOptions
 from seamline.model.spec.document import DOCUMENT
 from seamline.pipeline.common.errors import BadBlockError, ChunkError, RunError
-from seamline.pipeline.execution.chunk import Job, Stopwatch
-from seamline.pipeline.execution.cluster import told_if_lost
+from seamline.pipeline.common.stopwatch import Stopwatch
+from seamline.pipeline.execution.chunk_context import ChunkContext
+from seamline.pipeline.execution.cluster import raise_if_cluster_lost
+from seamline.pipeline.execution.run_chunks import Totals, map_on_workers, run_chunks
 from seamline.pipeline.execution.run_directory import RunDirectory
-from seamline.pipeline.execution.scheduler import Totals, run_chunks, spread
 from seamline.pipeline.geometry.tiling import Tiling
 from seamline.pipeline.products.zarr_store import Storage, create_store
 from seamline.pipeline.publishing.publish import Publication, complete, missing_outputs, publish
@@ -161,7 +162,7 @@ def _completed(request: Request, record: dict[str, Any]) -> Result:
     tiling = Tiling(*request.scene.grid.shape, **{name: record["plan"][name] for name in PLANNED})
     missing = missing_outputs(request.folder, request.options.outputs, request.options.polygons)
     if missing:
-        job = Job(request.scene, tiling, len(request.model.classes), request.directory)
+        job = ChunkContext(request.scene, tiling, len(request.model.classes), request.directory)
         record = complete(_publication(request, job), record)
     else:  # killed while it cleaned up
         shutil.rmtree(request.directory.path)
@@ -173,11 +174,11 @@ def _run(request: Request, client: Client, watcher: Watcher, begun: float) -> Re
     date = datetime.now(UTC) - timedelta(seconds=Stopwatch.now() - started)
     scene, model, options = request.scene, request.model, request.options
     resumed = resumable(request.directory, request.identity, options)
-    with told_if_lost(client, f"scene {scene.id}"):
+    with raise_if_cluster_lost(client, f"scene {scene.id}"):
         plan = watcher.stage("plan", lambda: make_plan(client, scene, model, options, resumed, watcher.say))
     watcher.planned(plan)
     directory = _begun(request, plan) if resumed is None else resumed.directory
-    job = Job(scene, plan.tiling, len(model.classes), directory, options.on_bad_block, options.layers)
+    job = ChunkContext(scene, plan.tiling, len(model.classes), directory, options.on_bad_block, options.layers)
     loader = TorchLoader(model.folder, model.digest, plan.settings, radiometry_of(scene), plan.tiling.halo)
     start = Stopwatch.now() - started
 
@@ -188,7 +189,7 @@ def _run(request: Request, client: Client, watcher: Watcher, begun: float) -> Re
     record = _record(plan, request, totals)
     record["started"] = date.isoformat(timespec="seconds")
     record["seconds"] |= {"start": start, "run": totals.elapsed}
-    publication = replace(_publication(request, job), spread=spread(client, job))
+    publication = replace(_publication(request, job), spread=map_on_workers(client, job))
     record = watcher.stage("publish", lambda: publish(publication, record, Stopwatch(), started))
     return Result(request.folder, record, computed=True)
 
@@ -211,7 +212,7 @@ def _begun(request: Request, plan: Plan) -> RunDirectory:
     return directory
 
 
-def _publication(request: Request, job: Job) -> Publication:
+def _publication(request: Request, job: ChunkContext) -> Publication:
     model, options = request.model, request.options
     title, storage = f"segmented with {model.spec.name}", storage_of(job.tiling, options)
     used = ModelReference(model.spec.name, model.digest, str(model.folder / DOCUMENT))

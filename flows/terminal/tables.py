@@ -25,7 +25,7 @@ from seamline.flows.runs.planning import Plan
 from seamline.flows.runs.segment import Result, Watcher
 from seamline.pipeline.common.classes import counted, percent
 from seamline.pipeline.common.layout import ITEM, PREVIEW, RECORD, REPORT, ZARR
-from seamline.pipeline.execution.scheduler import Totals
+from seamline.pipeline.execution.run_chunks import Totals
 from seamline.pipeline.publishing.publish import RASTERS
 from seamline.pipeline.stac.items import UNKNOWN_TIME
 from seamline.pipeline.vectors.writers import FILES

@@ -24,7 +24,7 @@ from seamline.flows.settings.options import SegmentOptions
 from seamline.flows.tracking import artifacts
 from seamline.model.spec.errors import ModelError
 from seamline.pipeline.common.errors import BadBlockError, InputError, OtherRunError
-from seamline.pipeline.execution.scheduler import Totals
+from seamline.pipeline.execution.run_chunks import Totals
 
 T = TypeVar("T")
 SECONDS_BETWEEN_UPDATES = 1.0

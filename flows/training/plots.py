@@ -15,9 +15,9 @@ from seamline.model.spec.spec import ModelClass, ModelSpec
 from seamline.model.training.data import IGNORE, Area, Labelled, Survey, blocks
 from seamline.model.training.loop import Trained
 from seamline.model.training.validation import predict
-from seamline.pipeline.execution.chunk import are_rgb, quicklook_bands
 from seamline.pipeline.report.page import FAINT, GREY, INK, MARGIN, VOID, Page
 from seamline.pipeline.report.preview import stretch
+from seamline.pipeline.scenes.display_bands import choose_display_bands, has_true_color
 
 SHOWN, EDGE = 6, 384
 """Samples at most, and their edge in pixels."""
@@ -70,9 +70,9 @@ def write_samples(trained: Trained, images: Sequence[Labelled], spec: ModelSpec,
     colors = np.array([_rgb(VOID)] * 256, np.uint8)
     colors[: len(spec.classes)] = [entry.color for entry in spec.classes]
     names = [band.name for band in spec.bands]
-    shown = quicklook_bands(names)
+    shown = choose_display_bands(names)
     windows = [image.pixels(area) for image, area in places]
-    stretched = _stretched([window[shown] for window in windows], rgb=are_rgb(names))
+    stretched = _stretched([window[shown] for window in windows], rgb=has_true_color(names))
     for row, (image, area) in enumerate(places):
         valid = np.asarray(np.isfinite(windows[row]).all(0))
         truth, labels = image.labels(area), predict(trained.network, image, area, trained.normalisation)

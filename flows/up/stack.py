@@ -19,7 +19,8 @@ from seamline.flows.tracking.artifacts import MAP_URL
 from seamline.flows.up.supervisor import SECONDS_TO_START, Service, Supervisor, stop_process
 from seamline.pipeline.common.errors import InputError, RunError
 from seamline.pipeline.common.layout import CATALOG
-from seamline.pipeline.execution.cluster import CHUNKS_AT_ONCE, WORKER_ENVIRONMENT
+from seamline.pipeline.execution.cluster import WORKER_ENVIRONMENT
+from seamline.pipeline.execution.predictor import CHUNKS_AT_ONCE
 from seamline.pipeline.stac.catalog import update_catalog
 from seamline.pipeline.storage.atomic import check_writable, replacing
 

@@ -7,7 +7,7 @@ from collections.abc import Collection
 from seamline.pipeline.geometry.tiling import Index, Tiling
 
 
-class Frontier:
+class ChunkQueue:
     """The chunks of a run that are still to be inferred and written, given what is done already.
 
     Chunks are inferred row by row, so that the votes that wait for a neighbour are those of about one row.
@@ -30,7 +30,7 @@ class Frontier:
         """The next chunk to infer; asked for once."""
         return self._to_infer.pop() if self._to_infer else None
 
-    def writable(self) -> list[Index]:
+    def take_writable(self) -> list[Index]:
         """Chunks that wait for nothing any more but to be written; each is named once."""
         ready = [
             chunk
@@ -40,13 +40,13 @@ class Frontier:
         self._asked.update(ready)
         return sorted(ready)
 
-    def inferred(self, chunk: Index) -> None:
+    def mark_inferred(self, chunk: Index) -> None:
         """A chunk's tiles are inferred; without overlap its pixels are written too."""
         self._inferred.add(chunk)
         if not self._tiling.overlap:
             self._written.add(chunk)
 
-    def written(self, chunk: Index) -> list[Index]:
+    def mark_written(self, chunk: Index) -> list[Index]:
         """A chunk's pixels are written. Returns the chunks whose votes nobody waits for any more."""
         self._written.add(chunk)
         return [giver for giver in (chunk, *self._tiling.voters_of(chunk)) if self._spent(giver)]

@@ -4,31 +4,25 @@ from __future__ import annotations
 
 import logging
 import signal
-import uuid
 from collections.abc import Callable, Iterator
-from concurrent.futures import CancelledError, ThreadPoolExecutor
+from concurrent.futures import CancelledError
 from contextlib import contextmanager, suppress
 from multiprocessing.resource_tracker import ensure_running
-from threading import BoundedSemaphore
 from typing import Any, TypeVar
 
 import psutil
-from distributed import Client, LocalCluster, Scheduler, Worker, WorkerPlugin
+from distributed import Client, LocalCluster
 from distributed.client import ClosedClientError
 from distributed.comm import CommClosedError, get_address_host_port, normalize_address
 from distributed.security import Security
 
 from seamline.pipeline.common.errors import InputError, RunError
-from seamline.pipeline.common.memory import reset_peak_memory
-from seamline.pipeline.execution.predictor import Predictor, PredictorLoader
+from seamline.pipeline.execution.predictor import CHUNKS_AT_ONCE
 
 T = TypeVar("T")
 
 PAUSES_AT = 0.8
 """Share of its memory limit at which a Dask worker takes no more tasks (``distributed.worker.memory.pause``)."""
-
-CHUNKS_AT_ONCE = 3
-"""Chunks that one worker process has in hand: one is read, one inferred, one written."""
 
 LOOK_FOR_WORKERS, WAIT_FOR_WORKERS = 10, 300
 """Seconds without news after which the cluster is looked at; seconds without a worker after which a run gives up."""
@@ -36,50 +30,6 @@ LOOK_FOR_WORKERS, WAIT_FOR_WORKERS = 10, 300
 WORKER_ENVIRONMENT = {"OMP_WAIT_POLICY": "PASSIVE"}
 """Of local worker processes. A thread of the network that waits for another one gives its core to the thread that reads
 the next chunk; by default it spins on it, and while a chunk is read the network runs at half its speed."""
-
-
-PLUGIN = "seamline"
-"""How the names of our plugins begin; then comes the id of the client that they work for."""
-
-
-class PredictorPlugin(WorkerPlugin):  # type: ignore[misc]
-    """Gives each worker process, also one that joins or restarts later, one predictor, loaded once.
-
-    The predictor computes in one thread of its own: libraries keep a pool of threads and freed memory for each thread
-    that calls them. Thread and predictor go when Dask has let go of the plugin and the last chunk has ended: nothing is
-    torn down under a chunk that nobody waits for any more. ``hands`` bounds the chunks, and so the memory, of the
-    process however many threads its worker has.
-    """
-
-    idempotent = True
-
-    def __init__(self, loader: PredictorLoader, client: str) -> None:
-        # One of its own for each run: runs share workers, and the first to end must not take it from the others.
-        self.name = f"{PLUGIN}/{client}/{uuid.uuid4().hex[:8]}"
-        self._loader = loader
-
-    def setup(self, worker: Worker) -> None:
-        """Load the predictor; called by Dask on the worker."""
-        self._device = ThreadPoolExecutor(1, "device")
-        self.predictor: Predictor = self.on_device(self._loader)
-        self.hands = BoundedSemaphore(CHUNKS_AT_ONCE)
-        reset_peak_memory()
-
-    def on_device(self, work: Callable[[], T]) -> T:
-        """Do ``work`` in the thread of the predictor, after what others gave it before."""
-        return self._device.submit(work).result()
-
-
-def forget_dead(client: Client) -> None:
-    """Take from the workers what clients that were killed have left there: their predictors, and their memory."""
-    for name in client.run_on_scheduler(_of_dead_clients):
-        with suppress(ValueError):  # another client was quicker
-            client.unregister_worker_plugin(name)
-
-
-def _of_dead_clients(dask_scheduler: Scheduler) -> list[str]:
-    mine = (name for name in dask_scheduler.worker_plugins if str(name).startswith(f"{PLUGIN}/"))
-    return [name for name in mine if name.split("/")[1] not in dask_scheduler.clients]
 
 
 @contextmanager
@@ -105,7 +55,7 @@ def connected(cluster: str, workers: int) -> Iterator[Client]:
         with local, Client(local, set_as_default=False) as client:
             yield client
         return
-    # Of a scheduler that is lost it would tell in tracebacks; we say it in a line, see ``told_if_lost``.
+    # Of a scheduler that is lost it would tell in tracebacks; we say it in a line, see ``raise_if_cluster_lost``.
     logging.getLogger("distributed.client").setLevel(logging.CRITICAL)
     try:
         # Of an address that cannot be one, a client would say so and then once more, when it is collected.
@@ -151,29 +101,29 @@ def _check_encryption(cluster: str) -> None:
 
 
 @contextmanager
-def told_if_lost(client: Client, what: str) -> Iterator[None]:
+def raise_if_cluster_lost(client: Client, what: str) -> Iterator[None]:
     """Around what waits for a client's cluster. Raises ``RunError`` where it is lost; ``what`` was being done."""
     try:
         yield
     except (CancelledError, CommClosedError) as error:  # the latter, where a result was on its way
-        raise gone(what, str(error)) from error
+        raise cluster_lost_error(what, str(error)) from error
     except (RuntimeError, ClosedClientError) as error:  # of a client that closed itself, as it heard nothing for long
         if client.status == "running":
             raise
-        raise gone(what, str(error)) from error
+        raise cluster_lost_error(what, str(error)) from error
     except OSError as error:
         if type(error) is OSError and error.errno is None:  # Dask had no answer in time; errors of files have a number
-            raise gone(what, str(error)) from error
+            raise cluster_lost_error(what, str(error)) from error
         raise
 
 
-def check_open(client: Client, what: str) -> None:
+def raise_if_closed(client: Client, what: str) -> None:
     """Raises ``RunError`` where another thread closed the client: Dask would let everybody wait who asks it then."""
     if client.status in ("closing", "closed"):
-        raise gone(what, "its client was closed")
+        raise cluster_lost_error(what, "its client was closed")
 
 
-def gone(what: str, why: str) -> RunError:
+def cluster_lost_error(what: str, why: str) -> RunError:
     """The error of a cluster that is lost."""
     return RunError(
         f"{what}: the cluster is gone ({why}); what is done is kept, run the same command again when there is a cluster"
@@ -205,7 +155,7 @@ def workers_of(client: Client) -> dict[str, dict[str, Any]]:
         try:
             client.wait_for_workers(1, WAIT_FOR_WORKERS)
         except TimeoutError as error:
-            raise gone("planning", f"no worker for {WAIT_FOR_WORKERS} s") from error
+            raise cluster_lost_error("planning", f"no worker for {WAIT_FOR_WORKERS} s") from error
     return workers
 
 
@@ -236,7 +186,7 @@ def on_first_host(client: Client, most: int | None, work: Callable[..., T], *arg
                 client.cancel(futures)
 
 
-def hands_of(client: Client) -> int:
+def chunk_capacity(client: Client) -> int:
     """Chunks that the cluster's workers can have in hand together, 0 while there are none."""
     return sum(min(CHUNKS_AT_ONCE, worker["nthreads"]) for worker in _known(client).values())
 

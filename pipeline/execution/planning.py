@@ -9,7 +9,7 @@ from itertools import pairwise
 from typing import Protocol
 
 from seamline.pipeline.common.errors import InputError
-from seamline.pipeline.execution.cluster import CHUNKS_AT_ONCE
+from seamline.pipeline.execution.predictor import CHUNKS_AT_ONCE
 from seamline.pipeline.geometry.tiling import Tiling
 
 LARGEST_WINDOW = 2560

@@ -1,14 +1,28 @@
-"""What the pipeline needs of a network, and nothing of how it is made: two protocols."""
+"""What the pipeline needs of a network, as two protocols, and the Dask plugin that holds a network on each worker."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import Any, Protocol
+import uuid
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from threading import BoundedSemaphore
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
+from distributed import Client, Scheduler, Worker, WorkerPlugin
 from numpy.typing import NDArray
 
+from seamline.pipeline.common.memory import reset_peak_memory
 from seamline.pipeline.geometry.taper import Array
+
+T = TypeVar("T")
+
+CHUNKS_AT_ONCE = 3
+"""Chunks that one worker process has in hand: one is read, one inferred, one written."""
+
+PLUGIN = "seamline"
+"""First part of the names of our plugins; then comes the id of the client that they work for."""
 
 
 class Predictor(Protocol):
@@ -45,3 +59,43 @@ class PredictorLoader(Protocol):
     def __call__(self) -> Predictor:
         """Load it; called once in a process."""
         ...
+
+
+class PredictorPlugin(WorkerPlugin):  # type: ignore[misc]
+    """Gives each worker process, also one that joins or restarts later, one predictor, loaded once.
+
+    The predictor computes in one thread of its own: libraries keep a pool of threads and freed memory for each thread
+    that calls them. Thread and predictor go when Dask has let go of the plugin and the last chunk has ended: nothing is
+    torn down under a chunk that nobody waits for any more. ``chunk_slots`` bounds the chunks, and so the memory, of the
+    process however many threads its worker has.
+    """
+
+    idempotent = True
+
+    def __init__(self, loader: PredictorLoader, client: str) -> None:
+        # One of its own for each run: runs share workers, and the first to end must not take it from the others.
+        self.name = f"{PLUGIN}/{client}/{uuid.uuid4().hex[:8]}"
+        self._loader = loader
+
+    def setup(self, worker: Worker) -> None:
+        """Load the predictor; called by Dask on the worker."""
+        self._device = ThreadPoolExecutor(1, "device")
+        self.predictor: Predictor = self.on_device(self._loader)
+        self.chunk_slots = BoundedSemaphore(CHUNKS_AT_ONCE)
+        reset_peak_memory()
+
+    def on_device(self, work: Callable[[], T]) -> T:
+        """Do ``work`` in the thread of the predictor, after what others gave it before."""
+        return self._device.submit(work).result()
+
+
+def forget_dead_clients(client: Client) -> None:
+    """Take from the workers what clients that were killed have left there: their predictors, and their memory."""
+    for name in client.run_on_scheduler(_plugins_of_dead_clients):
+        with suppress(ValueError):  # another client was quicker
+            client.unregister_worker_plugin(name)
+
+
+def _plugins_of_dead_clients(dask_scheduler: Scheduler) -> list[str]:
+    mine = (name for name in dask_scheduler.worker_plugins if str(name).startswith(f"{PLUGIN}/"))
+    return [name for name in mine if name.split("/")[1] not in dask_scheduler.clients]

@@ -25,7 +25,9 @@ from rasterio.errors import RasterioError
 from seamline.pipeline.common.classes import LabelClass
 from seamline.pipeline.common.errors import RunError
 from seamline.pipeline.common.layout import CATALOG, COG, ITEM, ITEMS, OVERVIEW, PREVIEW, RECORD, REPORT, ZARR
-from seamline.pipeline.execution.chunk import QUICKLOOK, Job, Stopwatch, are_rgb, quicklook, quicklook_bands
+from seamline.pipeline.common.stopwatch import Stopwatch
+from seamline.pipeline.execution.chunk_context import QUICKLOOK, ChunkContext
+from seamline.pipeline.execution.quicklook import assemble_quicklook
 from seamline.pipeline.geometry.tiling import MapChunks
 from seamline.pipeline.products.cog import copy_raster, labels_content, layer_content, thinned_labels, write_cog
 from seamline.pipeline.products.layers import CONFIDENCE, LAYERS
@@ -45,6 +47,7 @@ from seamline.pipeline.raster_io.gdal import reason
 from seamline.pipeline.report.preview import Caption, decimated, stretch, write_preview
 from seamline.pipeline.report.report import ModelCard, date_of, place_of, write_report
 from seamline.pipeline.report.thumbnail import read_thumbnail, write_overview
+from seamline.pipeline.scenes.display_bands import choose_display_bands, has_true_color
 from seamline.pipeline.stac.assets import file_info
 from seamline.pipeline.stac.catalog import (
     ClassArea,
@@ -72,7 +75,7 @@ class Publication:
     ``polygons`` is what is wanted of the output of that name, ``spread`` does the work on its chunks.
     """
 
-    job: Job
+    job: ChunkContext
     model: ModelReference
     classes: tuple[LabelClass, ...]
     storage: Storage
@@ -87,7 +90,7 @@ class Publication:
 
 
 @contextmanager
-def _told(job: Job) -> Iterator[None]:
+def _told(job: ChunkContext) -> Iterator[None]:
     """Say of a failure to write what is kept and how to go on."""
     try:
         yield
@@ -125,7 +128,7 @@ def _published(publication: Publication, record: Mapping[str, Any], watch: Stopw
         hull = labelled_hull(labels)
         remove_sidecars(folder, SIDECARS.keys() - set(publication.outputs))
         _sidecars(publication, table)
-        pixels, valid = quicklook(job)
+        pixels, valid = assemble_quicklook(job)
         rgb = stretch(pixels, valid, rgb=_rgb(job))
         write_overview(rgb, valid, grid, job.quicklook_step, folder / OVERVIEW)
         _preview(publication, table, decimated(labels, QUICKLOOK), rgb if valid.any() else None)
@@ -329,12 +332,12 @@ def _sidecars(publication: Publication, table: Sequence[ClassArea]) -> None:
     write_sidecars(publication.folder, publication.outputs, publication.classes, pixels)
 
 
-def _shown(job: Job) -> list[int]:
-    return quicklook_bands([band.name for band in job.scene.bands])
+def _shown(job: ChunkContext) -> list[int]:
+    return choose_display_bands([band.name for band in job.scene.bands])
 
 
-def _rgb(job: Job) -> bool:
-    return are_rgb([band.name for band in job.scene.bands])
+def _rgb(job: ChunkContext) -> bool:
+    return has_true_color([band.name for band in job.scene.bands])
 
 
 def _preview(

@@ -1,0 +1,187 @@
+"""Drive a run from the client: keep the workers busy with a bounded number of chunks, and know what is done.
+
+The graph is never built whole: a chunk is submitted when another one ends. Dask does not spread what it is given beyond
+the workers' threads evenly, and tasks that ask for resources not at all. So the run bounds the tasks itself: as many
+chunks as the workers can hold, and one more, so that no worker waits for the client.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import TypeVar
+
+from distributed import Client
+
+from seamline.pipeline.common.errors import BadBlockError
+from seamline.pipeline.execution.chunk_context import ChunkContext
+from seamline.pipeline.execution.chunk_queue import ChunkQueue
+from seamline.pipeline.execution.chunk_tasks import ChunkTask, ChunkTaskPool, apply_task, infer_task, write_task
+from seamline.pipeline.execution.cluster import raise_if_cluster_lost
+from seamline.pipeline.execution.predictor import PredictorLoader, PredictorPlugin, forget_dead_clients
+from seamline.pipeline.execution.run_directory import Report
+from seamline.pipeline.geometry.tiling import Index, MapChunks
+
+T = TypeVar("T")
+log = logging.getLogger("seamline.run")
+
+
+@dataclass
+class Totals:
+    """What a run has done so far. Stage seconds are summed over workers; bytes are the most of any worker."""
+
+    chunks: int
+    chunks_done: int = 0
+    windows: int = 0
+    pixels_inferred: int = 0
+    pixels_done: int = 0
+    peak_memory: int = 0
+    device_memory: int = 0
+    seconds: dict[str, float] = field(default_factory=dict)
+    bad_blocks: list[str] = field(default_factory=list)
+    started: float = field(default_factory=time.monotonic)
+
+    @property
+    def elapsed(self) -> float:
+        """Seconds since the run started."""
+        return time.monotonic() - self.started
+
+    def add(self, report: Report) -> None:
+        """Count what a worker reports of this run."""
+        self.windows += report.windows
+        self.pixels_inferred += report.pixels_inferred
+        for stage, seconds in report.seconds.items():
+            self.seconds[stage] = self.seconds.get(stage, 0.0) + seconds
+        self.add_earlier(report)
+
+    def add_earlier(self, report: Report) -> None:
+        """Count what belongs to the scene whichever run did it: memory, and blocks that could not be read."""
+        self.peak_memory = max(self.peak_memory, report.peak_memory)
+        self.device_memory = max(self.device_memory, report.device_memory)
+        self.bad_blocks = sorted({*self.bad_blocks, *report.bad_blocks})
+
+
+def run_chunks(
+    client: Client,
+    context: ChunkContext,
+    loader: PredictorLoader,
+    progress: Callable[[Totals], None] = lambda totals: None,
+) -> Totals:
+    """Infer and write every chunk of a run that is not written yet.
+
+    A chunk with an unreadable block does not stop the others.
+
+    Args:
+        client: client of the cluster that works.
+        context: the run.
+        loader: loads the network on a worker.
+        progress: is called with the totals at the start and after each step of a chunk.
+
+    Returns:
+        What was done, and what the whole run took so far.
+
+    Raises:
+        BadBlockError: after everything else is done, for all chunks with an unreadable block.
+        ChunkError: a chunk failed for another reason; names scene, chunk and source.
+        RunError: the cluster is lost, or a chunk killed its worker again and again.
+    """
+    directory, tiling = context.directory, context.tiling
+    inferred = directory.inferred()
+    written = directory.written() if tiling.overlap else inferred
+    queue = ChunkQueue(tiling, inferred, written)
+    totals = Totals(tiling.chunk_grid.row * tiling.chunk_grid.col, chunks_done=queue.done)
+    for report in inferred.values():
+        totals.add_earlier(report)
+    totals.pixels_done = sum(tiling.pixels_of(chunk).pixels for chunk in written)
+    progress(totals)
+    plugin = PredictorPlugin(loader, client.id)
+    with raise_if_cluster_lost(client, f"scene {context.scene.id}"):
+        try:
+            forget_dead_clients(client)
+            client.register_plugin(plugin)
+            unreadable = _run_queue(client, context, plugin.name, queue, totals, progress)
+        finally:
+            if client.status == "running":
+                client.unregister_worker_plugin(plugin.name)
+    if unreadable:
+        raise BadBlockError("; ".join(sorted(unreadable)))
+    return totals
+
+
+def _run_queue(
+    client: Client,
+    context: ChunkContext,
+    plugin_name: str,
+    queue: ChunkQueue,
+    totals: Totals,
+    progress: Callable[[Totals], None],
+) -> set[str]:
+    """Submit what the queue yields until nothing is left that can be done; return messages of unreadable blocks."""
+    unreadable: set[str] = set()
+    with ChunkTaskPool(client, context) as pool:
+        _submit_ready(pool, queue, plugin_name)
+        while len(pool):
+            task = pool.wait_next()
+            try:
+                totals.add(task.result())
+                _note_done(context, queue, totals, task)
+                progress(totals)
+            except BadBlockError as error:
+                log.error("%s", error)
+                unreadable.add(str(error))
+            _submit_ready(pool, queue, plugin_name)
+    return unreadable
+
+
+def _submit_ready(pool: ChunkTaskPool, queue: ChunkQueue, plugin_name: str) -> None:
+    """Submit every chunk that can be written, and as many to infer as the workers can hold."""
+    for chunk in queue.take_writable():
+        pool.submit(write_task, chunk, priority=1)
+    # Asked anew each time: workers come and go. While there are none, one chunk waits for the first.
+    bound = pool.capacity() + 1
+    while pool.inferring < bound and (following := queue.next_to_infer()) is not None:
+        pool.submit(infer_task, following, plugin_name, infers=True)
+
+
+def _note_done(context: ChunkContext, queue: ChunkQueue, totals: Totals, task: ChunkTask) -> None:
+    """Note in queue and totals that a step of a chunk is done; drop votes that nothing waits for any more."""
+    if task.infers:
+        queue.mark_inferred(task.chunk)
+    else:
+        for spent in queue.mark_written(task.chunk):
+            context.directory.drop_votes(spent)
+    if queue.done > totals.chunks_done:
+        totals.chunks_done = queue.done
+        totals.pixels_done += context.tiling.pixels_of(task.chunk).pixels
+
+
+def map_on_workers(client: Client, context: ChunkContext) -> MapChunks:
+    """Return a ``map`` over chunks that runs on the workers, with at most twice as many tasks as they can hold.
+
+    Args:
+        client: client of the cluster that works.
+        context: the run that the chunks belong to.
+
+    Returns:
+        A function that yields results in the order of the chunks. It raises ``ChunkError`` where the work on a chunk
+        failed, and ``RunError`` where the cluster is lost or a chunk killed its worker again and again.
+    """
+
+    def map_chunks(function: Callable[[Index], T], chunks: Iterable[Index]) -> Iterator[T]:
+        left, waiting = iter(chunks), deque[ChunkTask]()
+        with ChunkTaskPool(client, context) as pool:
+            while True:
+                room = max(2 * pool.capacity(), 1) - len(waiting)  # below 0 once workers have left
+                for chunk in islice(left, max(room, 0)):
+                    waiting.append(pool.submit(apply_task, chunk, function))
+                if not waiting:
+                    return
+                while not waiting[0].ended:
+                    pool.wait_next()
+                yield waiting.popleft().result()
+
+    return map_chunks
