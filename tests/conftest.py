@@ -20,7 +20,7 @@ from tests.support.small_models import saved_model
 
 TESTS = Path(__file__).parent
 SLOWEST_FIRST = ("system", "integration", "unit")
-"""Folders of tests and their markers, in the order in which they begin: a long file must not be left alone at the end."""
+"""Folders of tests and their markers, in the order in which they begin: the longest tests come first."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
