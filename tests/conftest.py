@@ -16,18 +16,18 @@ from prefect.testing.utilities import prefect_test_harness
 from seamline.flows.settings.model_folder import Model, open_model
 from seamline.model.networks.unet import UNet
 from seamline.model.spec.config import UNetConfig
-from tests.models import saved_model
+from tests.support.small_models import saved_model
 
-LONG = (
-    "test_up", "test_resume", "test_foreign_networks", "test_hosts", "test_outputs", "test_objects", "test_engine",
-    "test_collection", "test_deploy_flows", "test_vectors", "test_engines", "test_slurm", "test_learning",
-)  # fmt: skip
-"""Files that take the longest, which begin first: otherwise one of them would be left alone at the end."""
+TESTS = Path(__file__).parent
+SLOWEST_FIRST = ("system", "integration", "unit")
+"""Folders of tests and their markers, in the order in which they begin: the longest tests come first."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    order = {name: place for place, name in enumerate(LONG)}
-    items.sort(key=lambda item: order.get(item.path.stem, len(LONG)))
+    """Mark each test with its folder and begin with the folders that take the longest."""
+    for item in items:
+        item.add_marker(item.path.relative_to(TESTS).parts[0])
+    items.sort(key=lambda item: SLOWEST_FIRST.index(item.path.relative_to(TESTS).parts[0]))
 
 
 settings.register_profile("seamline", deadline=None, max_examples=60, suppress_health_check=[HealthCheck.too_slow])

@@ -1,0 +1,1 @@
+"""Tests with Dask clusters, processes of ours, local servers or Prefect."""

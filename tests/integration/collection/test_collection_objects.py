@@ -1,0 +1,88 @@
+"""Collections in object storage: found there, published there, known there the next night, looked over there."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from prefect.states import State
+
+from seamline.flows.collection.fingerprint import Refused, look_at, looked_at
+from seamline.flows.collection.scene_sources import Manifest
+from seamline.flows.publish_catalog import publish_catalog_flow
+from seamline.flows.segment_collection import segment_collection
+from seamline.flows.settings.model_folder import Model
+from seamline.flows.settings.options import SegmentOptions
+from seamline.pipeline.common.errors import RunError
+from seamline.pipeline.publishing.upload import published
+from seamline.pipeline.storage.object_store import ObjectFolder, S3Access, use_access
+from tests.support.s3_server import server
+from tests.support.small_rasters import noise, write
+
+NAMES = ("blue", "green", "red", "nir", "swir16", "swir22")
+
+
+@pytest.fixture
+def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[ObjectFolder]:
+    with server() as running:
+        for name, value in running.variables.items():
+            monkeypatch.setenv(name, value)
+        yield running.bucket("data")
+        use_access(S3Access())
+
+
+def message(state: State) -> str:
+    error = state.result(raise_on_failure=False)
+    assert isinstance(error, RunError)
+    return str(error)
+
+
+def test_a_collection_in_a_bucket_is_done_once_and_looked_over(
+    bucket: ObjectFolder, prefect: None, small_model: Model, tmp_path: Path
+) -> None:
+    for number in range(2):
+        scene = write(tmp_path / f"scene-{number}.tif", noise(6, 100, 120, seed=number), names=NAMES, nodata=0)
+        bucket.put(f"in/scene-{number}.tif", scene)
+    listed = tmp_path / "scenes.txt"
+    listed.write_text("".join(f"{bucket.url(f'in/scene-{number}.tif')}\n" for number in range(2)))
+    out, maps = bucket.url("maps"), bucket.below("maps")
+    options = SegmentOptions(workers=1, window=160, halo=48, precision="fp32", engine="torch", work=tmp_path / "work")
+
+    def segmented() -> State:
+        return segment_collection(Manifest(path=listed), str(small_model.folder), out, options, return_state=True)
+
+    def looked_over() -> State:
+        return publish_catalog_flow(out, return_state=True)
+
+    first = segmented()
+    assert first.is_completed(), first.message
+    assert (first.result()["published"], first.result()["known"]) == (2, 0)
+    written = {key: maps.version(key) for key in maps.sizes("")}
+    assert segmented().result() == {"known": 2, "waiting": []}
+    assert {key: maps.version(key) for key in maps.sizes("")} == written
+    assert looked_over().result() == {"scenes": 2}
+
+    maps.delete(["scene-0/item.json"])  # a result that is gone is made again
+    bucket.put("in/scene-1.tif", write(tmp_path / "b.tif", noise(6, 100, 120, seed=9), names=NAMES, nodata=0))
+    assert segmented().result() == {"known": 0, "waiting": [], "published": 2}
+
+    found = published(maps, "scene-1")
+    assert found is not None  # files of the version before may still be there
+    maps.delete([f"scene-1/{found.version}/segmentation.tif"])
+    told = message(looked_over())
+    assert told.startswith("1 finding in s3://data/maps: scene-1/"), told
+
+
+def test_scenes_in_a_bucket_are_known_by_their_objects(bucket: ObjectFolder, tmp_path: Path) -> None:
+    bucket.put("a/one.tif", b"1")
+    bucket.put("bands/b1.tif", b"1")
+    file, folder = bucket.url("a/one.tif"), bucket.url("bands") + "/"
+    first = [look_at(file), look_at(folder)]
+    assert [found.name for found in first] == ["one", "bands"]
+    assert [look_at(file), look_at(folder)] == first
+    bucket.put("a/one.tif", b"2")
+    bucket.put("bands/b2.tif", b"2")
+    assert look_at(file) != first[0] and look_at(folder) != first[1]
+    refused = looked_at(bucket.url("a/two.tif"))
+    assert isinstance(refused, Refused) and "no such object" in refused.reason

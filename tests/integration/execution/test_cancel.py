@@ -1,0 +1,101 @@
+"""A run that nobody waits for any more: its workers stop within a window, and keep nothing of it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from threading import Thread
+
+import numpy as np
+import pytest
+from distributed import Client, Worker
+
+from seamline.flows.runs.scene_job import open_input
+from seamline.flows.settings.model_folder import Model
+from seamline.flows.settings.options import SegmentOptions
+from seamline.pipeline.common.errors import RunError
+from seamline.pipeline.execution.chunk_context import ChunkContext
+from seamline.pipeline.execution.predictor import PLUGIN
+from seamline.pipeline.execution.run_chunks import run_chunks
+from seamline.pipeline.execution.run_directory import RunDirectory
+from seamline.pipeline.geometry.tiling import Tiling
+from seamline.pipeline.products.zarr_store import Storage, create_store
+from tests.support.small_rasters import noise, write
+
+NAMES = ("blue", "green", "red", "nir", "swir16", "swir22")
+SECONDS_A_WINDOW = 0.05
+
+
+@dataclass(frozen=True)
+class Slow:
+    """Loads a predictor that takes its time, and writes down each window that it was given."""
+
+    diary: Path
+    device_memory = 0
+
+    def __call__(self) -> Slow:
+        return self
+
+    def predict(self, pixels, valid):
+        for window in pixels:
+            time.sleep(SECONDS_A_WINDOW)
+            with self.diary.open("a") as file:
+                file.write(".")
+            yield np.ones((4, *window.shape[1:]), np.float32)
+
+    def probabilities(self, scores):
+        return scores
+
+    def to_host(self, array):
+        return array
+
+
+def plugins(dask_worker: Worker) -> list[str]:
+    return [name for name in dask_worker.plugins if name.startswith(f"{PLUGIN}/")]
+
+
+@pytest.fixture
+def job(small_model: Model, tmp_path: Path) -> ChunkContext:
+    """One chunk of 12 × 12 windows."""
+    source = write(tmp_path / "scene.tif", noise(6, 384, 384), names=NAMES, nodata=0)
+    tiling = Tiling(384, 384, 32, 0, 0, 12, 8)
+    directory = RunDirectory(tmp_path / "run")
+    directory.path.mkdir()
+    directory = directory.started()
+    scene = open_input(source, small_model, SegmentOptions())
+    create_store(directory.store, scene.grid, small_model.classes, Storage(tiling.store_chunk), title="slow")
+    return ChunkContext(scene, tiling, 4, directory)
+
+
+def test_workers_stop_when_their_client_is_gone_and_the_next_run_takes_what_it_left(
+    job: ChunkContext, cluster: Callable[[int], str], tmp_path: Path
+) -> None:
+    diary, failures = tmp_path / "diary", []
+    diary.touch()
+    client = Client(cluster(2), set_as_default=False)
+
+    def run() -> None:
+        try:
+            run_chunks(client, job, Slow(diary))
+        except RunError as error:
+            failures.append(error)
+
+    thread = Thread(target=run)
+    thread.start()
+    while diary.stat().st_size < 5:
+        time.sleep(0.05)
+    client.close()
+    thread.join(60)
+    assert "what is done is kept" in str(failures[0])
+    with Client(cluster(2), set_as_default=False) as other:
+        while any(other.run(lambda dask_worker: len(dask_worker.active_threads)).values()):
+            time.sleep(0.05)
+        assert diary.stat().st_size < 12 * 12
+        assert not job.directory.inferred()
+        left = other.run(plugins)
+        assert any(client.id in name for names in left.values() for name in names)
+        run_chunks(other, job, Slow(tmp_path / "second"))
+        assert not any(other.run(plugins).values())
+    assert (tmp_path / "second").stat().st_size == 12 * 12

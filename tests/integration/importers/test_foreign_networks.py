@@ -1,0 +1,84 @@
+"""Real networks of other people, from file to labels: as good as in their authors' own program, or better."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import rasterio
+
+from seamline.flows.runs.segment import Result, Watcher, segment
+from seamline.flows.settings.options import SegmentOptions
+from seamline.flows.training.evaluation import evaluate
+from seamline.flows.training.importing import Description, import_model
+from seamline.model.spec import metrics
+from seamline.pipeline.results.compare import Truth
+from tests.support.sample_data import MANAUS, shared
+from tests.support.small_rasters import UTM, write
+
+csmask = pytest.importorskip("ukis_csmask.mask", reason="ukis-csmask, with its networks, is not installed")
+
+BANDS = ("blue", "green", "red", "nir", "swir16", "swir22")
+CLASSES = ("clear", "cloud", "cloud shadow")
+ANALYSTS = {0: 2, 1: 0, 3: 0, 4: 1}
+"""Their labels on the chips: 0 shadow, 1 water, 3 land, 4 cloud."""
+
+
+def imported(name: str, folder: Path) -> Path:
+    """A model folder of one of the networks that ukis-csmask brings; its JSON tells what they were trained on."""
+    home = Path(csmask.__file__).parent
+    data: dict[str, Any] = json.loads((home / f"{name}.json").read_text())["data"]
+    mean, std = data["dataset_statistics"]["img"]
+    described = Description(
+        tuple(data["dataset_statistics"]["band_names"]), CLASSES, name.replace("_", "-"), mean=tuple(mean),
+        std=tuple(std), license="Apache-2.0",
+    )  # fmt: skip
+    spec = import_model(home / f"{name}.onnx", described, folder)
+    assert spec.receptive_radius is None  # squeeze and excitation looks at the whole window
+    assert spec.network.to_dict()["window"] == 256
+    return folder
+
+
+def run(scene: Path, model: Path, out: Path, address: str) -> Result:
+    return segment(scene, model, out, SegmentOptions(cluster=address, engine="onnxruntime"), Watcher())
+
+
+def chip(sensor: str, folder: Path) -> tuple[np.ndarray, Path, np.ndarray, Path]:
+    """A labelled chip: its image (height, width, bands) and labels, and both as rasters."""
+    arrays = np.load(shared(f"ukis-csmask/{sensor}.npz"))
+    image, mask = arrays["img"], arrays["msk"][..., 0]
+    truth = np.full(mask.shape, 255, np.uint8)
+    for theirs, ours in ANALYSTS.items():
+        truth[mask == theirs] = ours
+    scene = write(folder / f"{sensor}.tif", np.moveaxis(image, -1, 0), transform=UTM, names=BANDS)
+    return image, scene, truth, write(folder / f"{sensor}-truth.tif", truth[None], transform=UTM, nodata=255)
+
+
+@pytest.mark.parametrize("bands", [4, 6])
+def test_kappa_on_labelled_chips_is_that_of_the_authors_program(tmp_path: Path, cluster: Any, bands: int) -> None:
+    model = imported(f"model_{bands}b_l1c", tmp_path / "model")
+    ours, theirs = np.zeros((3, 3), int), np.zeros((3, 3), int)
+    for sensor in ("landsat5", "landsat7"):
+        image, scene, truth, labels = chip(sensor, tmp_path)
+        result = run(scene, model, tmp_path / "out", cluster(2))
+        plan = result.record["plan"]
+        assert (plan["window"], plan["overlap"]) == (256, 32) and plan["halo"] in (16, 32, 64)
+        found = evaluate(result.folder, Truth(labels))
+        own = csmask.CSmask(image.copy()[..., :bands], list(BANDS[:bands]), product_level="l1c").csm[..., 0]
+        matrix = metrics.confusion_matrix(own, truth, 3)
+        print(f"{sensor}, {bands} bands: kappa {found.kappa:.4f}, their own program {metrics.kappa(matrix):.4f}")
+        ours, theirs = ours + found.matrix, theirs + matrix
+    print(f"both, {bands} bands: kappa {metrics.kappa(ours):.4f}, their own program {metrics.kappa(theirs):.4f}")
+    assert metrics.kappa(ours) >= metrics.kappa(theirs)
+
+
+def test_a_real_scene_is_segmented(tmp_path: Path, cluster: Any) -> None:
+    result = run(shared(MANAUS), imported("model_6b_l2a", tmp_path / "model"), tmp_path / "out", cluster(2))
+    with rasterio.open(result.folder / "segmentation.tif") as file, rasterio.open(shared(MANAUS)) as scene:
+        labels = file.read(1)
+        assert (file.transform, file.crs) == (scene.transform, scene.crs)
+        np.testing.assert_array_equal(labels == 255, scene.read().max(0) == 0)
+    assert (labels == 0).mean() > 0.8  # a clear day

@@ -1,0 +1,1 @@
+"""Tests with several services or other programs: QGIS, DuckDB, Chromium, SLURM, `seamline up`."""

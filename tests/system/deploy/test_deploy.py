@@ -1,0 +1,169 @@
+"""The files of ``deploy/``: tried where they can be, and else read by those that will read them."""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+import json
+import os
+import re
+import shlex
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import pytest
+import yaml
+from prefect.client.orchestration import PrefectClient
+from prefect.client.schemas.objects import FlowRun
+
+from tests.support.deployment_files import DEPLOY, PROJECT, composed, hadolint, pods_of, problems, rendered, said
+
+COPIED = re.compile(r"^COPY (?!--from)(.+) \S+$", re.MULTILINE)
+
+
+def test_the_linter_finds_nothing_in_the_dockerfile(tmp_path: Path) -> None:
+    assert hadolint(DEPLOY / "Dockerfile") == ""
+    broken = (DEPLOY / "Dockerfile").read_text().replace("USER 1000:1000", "USER root")
+    (tmp_path / "Dockerfile").write_text(broken)
+    assert "DL3002" in hadolint(tmp_path / "Dockerfile")
+
+
+def test_what_the_dockerfile_copies_is_there_and_not_ignored() -> None:
+    ignored = (PROJECT / ".dockerignore").read_text().splitlines()
+    copied = [name for names in COPIED.findall((DEPLOY / "Dockerfile").read_text()) for name in shlex.split(names)]
+    assert {"pipeline", "model", "flows", "constraints.txt", "deploy"} <= set(copied)
+    for name in copied:
+        assert (PROJECT / name).exists() and f"!{name}" in ignored
+
+
+def test_the_wheel_of_the_image_is_whole_and_runs_alone(tmp_path: Path) -> None:
+    pip = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check"]
+    source = tmp_path / "source"
+    source.mkdir()
+    for name in ("pyproject.toml", "README.md", "LICENSE", "pipeline", "model", "flows", "src"):
+        subprocess.run(["cp", "-r", str(PROJECT / name), str(source)], check=True)  # setuptools writes beside them
+    package = source / "src" / "seamline"
+    wanted = {
+        f"seamline/{Path(folder).relative_to(package) / name}".replace("/./", "/")
+        for folder, _, names in os.walk(package, followlinks=True)
+        for name in names
+        if "__pycache__" not in folder
+    }
+    made = said([*pip, "wheel", "--no-deps", "--no-build-isolation", "--wheel-dir", str(tmp_path), str(source)])
+    assert made.returncode == 0, made.stderr
+    (wheel,) = tmp_path.glob("*.whl")
+    assert wanted == {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
+    said([*pip, "install", "--no-deps", "--target", str(tmp_path / "site"), str(wheel)])
+    code = "import seamline; from seamline.flows.cli.main import main; print(seamline.__file__); main()"
+    answer = said([sys.executable, "-c", code, "--version"], cwd=tmp_path, env={"PYTHONPATH": str(tmp_path / "site")})
+    assert answer.stdout.split()[:2] == [str(tmp_path / "site" / "seamline" / "__init__.py"), "seamline"], answer.stderr
+
+
+@pytest.fixture
+def compose(tmp_path: Path) -> Path:
+    """compose.yaml beside secrets of its own."""
+    (tmp_path / "secrets").mkdir()
+    (tmp_path / "secrets" / "flows.env").touch()
+    file = tmp_path / "compose.yaml"
+    file.write_text((DEPLOY / "compose.yaml").read_text())
+    return file
+
+
+def test_compose_takes_the_file_and_refuses_a_broken_one(compose: Path) -> None:
+    answer = composed(compose)
+    assert (answer.returncode, answer.stderr) == (0, "")
+    compose.write_text(compose.read_text().replace("restart: unless-stopped", "restarts: unless-stopped"))
+    answer = composed(compose)
+    assert answer.returncode != 0 and "restarts" in answer.stderr
+
+
+def test_only_two_pages_leave_the_host_of_compose(compose: Path) -> None:
+    services = yaml.safe_load(composed(compose).stdout)["services"]
+    published = {
+        (name, port["host_ip"], port["target"]) for name in services for port in services[name].get("ports", [])
+    }
+    assert published == {("server", "127.0.0.1", 4200), ("map", "127.0.0.1", 8080)}
+    assert not any("dask" in services[name]["networks"] for name in ("postgres", "server", "map"))
+    for name, service in services.items():
+        assert "PASSWORD" not in " ".join(service.get("environment", {})).replace("PASSWORD_FILE", "")
+        assert name in ("deployments", "map") or "healthcheck" in service  # the first ends, the second has the image's
+        if name != "postgres":
+            assert service["read_only"] and service["cap_drop"] == ["ALL"] and service["user"] == "1000:1000"
+
+
+@pytest.mark.parametrize("overlay", ["cpu", "gpu"])
+def test_kubernetes_takes_every_resource(overlay: str) -> None:
+    resources = rendered(overlay)
+    assert {"DaskCluster", "DaskAutoscaler", "Deployment", "NetworkPolicy", "Role"} <= {r["kind"] for r in resources}
+    assert [(r["kind"], problem) for r in resources for problem in problems(r)] == []
+    assert not any(r["kind"] == "Secret" for r in resources)
+
+
+def test_pods_of_kubernetes_may_do_little() -> None:
+    pods = [pod for resource in rendered("gpu") for pod in pods_of(resource)]
+    assert len(pods) == 4
+    for pod in pods:
+        _may_do_little(pod)
+        assert all({"readinessProbe", "livenessProbe"} <= set(container) for container in pod["containers"])
+
+
+def _may_do_little(pod: dict[str, Any]) -> None:
+    assert pod["securityContext"]["runAsNonRoot"]
+    assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+    for container in pod["containers"]:
+        context = container["securityContext"]
+        assert (context["allowPrivilegeEscalation"], context["readOnlyRootFilesystem"]) == (False, True)
+        assert context["capabilities"] == {"drop": ["ALL"]}
+        assert container["resources"]["requests"] and container["resources"]["limits"]
+
+
+def test_the_workers_of_the_overlay_gpu_have_one_gpu_each() -> None:
+    (cluster,) = (resource for resource in rendered("gpu") if resource["kind"] == "DaskCluster")
+    (worker,) = cluster["spec"]["worker"]["spec"]["containers"]
+    assert worker["image"].endswith(":cuda")
+    assert worker["resources"]["limits"]["nvidia.com/gpu"] == "1"
+    assert worker["args"][-2:] == ["--resources", "GPU=1"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "path", "value"),
+    [
+        ("Deployment", ("spec", "template", "spec", "containers", 0, "imagee"), "x"),
+        ("NetworkPolicy", ("spec", "ingres"), []),
+        ("DaskAutoscaler", ("spec", "maximum"), "many"),
+        ("DaskAutoscaler", ("spec", "maximun"), 3),
+        ("DaskCluster", ("spec", "worker", "replica"), 2),
+        ("DaskCluster", ("spec", "worker", "spec", "containers", 0, "arg"), []),
+    ],
+)
+def test_a_wrong_field_is_seen(kind: str, path: tuple[str | int, ...], value: object) -> None:
+    resource = copy.deepcopy(next(resource for resource in rendered("cpu") if resource["kind"] == kind))
+    place: Any = resource
+    for step in path[:-1]:
+        place = place[step]
+    place[path[-1]] = value
+    assert problems(resource)
+
+
+def test_a_flow_run_of_the_kubernetes_pool_is_a_job_that_kubernetes_takes() -> None:
+    worker = pytest.importorskip("prefect_kubernetes.worker", reason="no prefect-kubernetes")
+    template = json.loads((DEPLOY / "kubernetes" / "job-template.json").read_text())
+    values = {"memory_limit": "8Gi", "env": {"A": "b"}}
+    nobody = PrefectClient("http://127.0.0.1:9/api")  # would be asked for blocks, of which there are none
+    making = worker.KubernetesWorkerJobConfiguration.from_template_and_values(template, values, client=nobody)
+    configuration = asyncio.run(making)
+    configuration.prepare_for_flow_run(FlowRun(id=uuid4(), flow_id=uuid4(), name="quick-otter"))
+    job = configuration.job_manifest
+    (pod,) = pods_of(job)
+    for misplaced in ("parallelism", "completions"):  # Prefect wants them there, Kubernetes drops them
+        assert pod.pop(misplaced) == 1
+    assert problems(job) == []
+    _may_do_little(pod)
+    (container,) = pod["containers"]
+    assert container["resources"]["limits"] == {"memory": "8Gi"}
+    assert "prefect" in " ".join(container["args"])
+    assert job["spec"]["template"]["metadata"]["labels"]["app.kubernetes.io/name"] == "seamline-run"

@@ -1,0 +1,271 @@
+"""Dask over TLS with certificates of ``deploy/``, and the deployments of its ``prefect.yaml`` on a Prefect server."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import dask
+import pytest
+import yaml
+from cryptography import x509
+from prefect.client.orchestration import SyncPrefectClient
+from prefect.flows import load_flow_from_entrypoint
+from prefect.utilities.schema_tools import is_valid_schema, validate
+
+from seamline.flows.settings.model_folder import Model
+from seamline.pipeline.common.errors import InputError
+from seamline.pipeline.execution.cluster import connected
+from tests.support.deployment_files import DEPLOY, PROJECT, said
+from tests.support.small_rasters import noise, write
+
+CERTIFICATES = str(DEPLOY / "certificates")
+DEPLOYMENTS: list[dict[str, Any]] = yaml.safe_load((DEPLOY / "prefect.yaml").read_text())["deployments"]
+TEMPLATES = {"kubernetes": json.loads((DEPLOY / "kubernetes" / "job-template.json").read_text())["variables"]}
+NAMES = ("blue", "green", "red", "nir", "swir16", "swir22")
+SECONDS = 240
+"""How long a busy machine may take to start something."""
+
+
+@pytest.fixture(scope="module")
+def certificates(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("tls") / "certificates"
+    made = said([CERTIFICATES, str(folder), "localhost", "127.0.0.1", "::1", "*.seamline.svc"])
+    assert made.returncode == 0, made.stderr
+    return folder
+
+
+def settings(certificates: Path) -> dict[str, str]:
+    """Environment variables that make Dask use the certificates."""
+    return dict(line.split("=", 1) for line in (certificates / "dask.env").read_text().splitlines())
+
+
+@contextmanager
+def configured(certificates: Path | None) -> Iterator[None]:
+    """This process as if it had been started with these certificates, or with none."""
+    environment = settings(certificates) if certificates else {}
+    names = ("require_encryption", "tls.ca_file", "tls.client.cert", "tls.client.key")
+    variables = {name: f"DASK_DISTRIBUTED__COMM__{name.replace('.', '__').upper()}" for name in names}
+    with dask.config.set({f"distributed.comm.{name}": environment.get(variables[name]) for name in names}):
+        yield
+
+
+def test_certificates_are_private_and_made_once(certificates: Path, tmp_path: Path) -> None:
+    assert {path.name: oct(path.stat().st_mode)[-3:] for path in certificates.iterdir()} == {
+        "ca.pem": "600", "cert.pem": "600", "key.pem": "600", "dask.env": "600",
+    }  # fmt: skip
+    before = {path: path.read_bytes() for path in certificates.iterdir()}
+    again = said([CERTIFICATES, str(certificates), "localhost"])
+    assert (again.returncode, again.stdout) == (2, "") and "name another one" in again.stderr
+    assert {path: path.read_bytes() for path in certificates.iterdir()} == before
+    checked = said(
+        ["openssl", "verify", "-x509_strict", "-CAfile", *(str(certificates / f"{n}.pem") for n in ("ca", "cert"))]
+    )
+    assert checked.returncode == 0, checked.stderr
+    certificate = x509.load_pem_x509_certificate((certificates / "cert.pem").read_bytes())
+    names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    assert names.get_values_for_type(x509.DNSName) == ["localhost", "*.seamline.svc"]
+    assert [str(address) for address in names.get_values_for_type(x509.IPAddress)] == ["127.0.0.1", "::1"]
+    for wrong in ("999.0.0.1", "a,DNS:b"):
+        assert said([CERTIFICATES, str(tmp_path / "new"), wrong]).returncode != 0
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.fixture(scope="module")
+def scheduler(certificates: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]]:
+    """A scheduler as in Kubernetes, and the workers of a machine that says it has two GPUs."""
+    folder = tmp_path_factory.mktemp("dask")
+    (folder / "nvidia-smi").write_text("#!/bin/sh\nprintf '0\\n1\\n'\n")
+    (folder / "nvidia-smi").chmod(0o755)
+    documents = yaml.safe_load_all((DEPLOY / "kubernetes" / "base" / "dask.yaml").read_text())
+    config = next(document["data"] for document in documents if document["kind"] == "ConfigMap")
+    environment = {**_environment(), **config, **settings(certificates)}
+    environment["PATH"] = f"{folder}:{environment['PATH']}"
+    file = folder / "scheduler.json"
+    command = [
+        "dask",
+        "scheduler",
+        "--protocol",
+        "tls",
+        "--host",
+        "127.0.0.1",
+        "--port",
+        "0",
+        "--dashboard-address",
+        ":0",
+    ]
+    with _running([*command, "--scheduler-file", str(file)], environment, folder / "scheduler.log"):
+        found = _until(lambda: json.loads(file.read_text()) if file.exists() and file.stat().st_size else None)
+        environment["DASK_SCHEDULER_ADDRESS"] = found["address"]
+        with _running([str(DEPLOY / "gpu-workers"), "--no-nanny"], environment, folder / "workers.log") as workers:
+            with configured(certificates):
+                _until(lambda: _workers(found["address"]) == 2)
+            yield found
+        assert workers.wait() == 143  # with both of its workers
+        with configured(certificates):
+            _until(lambda: _workers(found["address"]) == 0)
+
+
+def _environment() -> dict[str, str]:
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    sought = f"{PROJECT}:{os.environ.get('PYTHONPATH', '')}"
+    return {**os.environ, "PATH": path, "PYTHONPATH": sought, "PREFECT_SERVER_ANALYTICS_ENABLED": "false"}
+
+
+@contextmanager
+def _running(command: list[str], environment: dict[str, str], log: Path) -> Iterator[subprocess.Popen[bytes]]:
+    with log.open("wb") as file:
+        process = subprocess.Popen(command, env=environment, stdout=file, stderr=file, stdin=subprocess.DEVNULL)
+    try:
+        yield process
+    finally:
+        process.terminate()
+        try:
+            process.wait(30)
+        except subprocess.TimeoutExpired:
+            process.kill()
+
+
+def _until(found: Callable[[], Any]) -> Any:
+    for _ in range(SECONDS * 2):
+        if value := found():
+            return value
+        time.sleep(0.5)
+    raise AssertionError("did not come about")
+
+
+def _workers(address: str) -> int:
+    try:
+        with connected(address, 1) as client:
+            return len(client.scheduler_info(n_workers=-1)["workers"])
+    except InputError:
+        return 0
+
+
+def test_a_worker_for_each_gpu_over_tls(scheduler: dict[str, Any], certificates: Path) -> None:
+    assert scheduler["address"].startswith("tls://")
+    with configured(certificates), connected(scheduler["address"], 1) as client:
+        workers = client.scheduler_info(n_workers=-1)["workers"]
+        devices = client.run(lambda: os.environ["CUDA_VISIBLE_DEVICES"])
+    assert sorted(devices.values()) == ["0", "1"]
+    assert [worker["resources"] for worker in workers.values()] == [{"GPU": 1}] * 2
+    assert all(address.startswith("tls://") for address in workers)
+
+
+def test_who_has_no_certificate_is_refused(scheduler: dict[str, Any], certificates: Path, tmp_path: Path) -> None:
+    address = scheduler["address"]
+    plain = address.replace("tls://", "tcp://")
+    said([CERTIFICATES, str(tmp_path / "others"), "localhost"])
+    with configured(None), pytest.raises(InputError, match="no certificate"), connected(address, 1):
+        pass
+    with configured(None), pytest.raises(InputError, match="start the scheduler"), connected(plain, 1):
+        pass
+    with configured(certificates), pytest.raises(InputError, match="requires encryption"), connected(plain, 1):
+        pass
+    with configured(tmp_path / "others"), pytest.raises(InputError, match="start the scheduler"), connected(address, 1):
+        pass
+
+
+def test_the_operator_may_ask_without_a_certificate_how_many_workers_are_wanted(scheduler: dict[str, Any]) -> None:
+    port = scheduler["services"]["dashboard"]
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/api/v1/adaptive_target") as answer:
+        assert isinstance(json.load(answer)["workers"], int)
+    assert said([str(DEPLOY / "healthy"), str(port), "/health"], env=_environment()).returncode == 0
+    assert said([str(DEPLOY / "healthy"), str(port), "/nowhere"], env=_environment()).returncode != 0
+
+
+@pytest.mark.parametrize("deployment", DEPLOYMENTS, ids=[deployment["name"] for deployment in DEPLOYMENTS])
+def test_a_deployment_names_a_flow_and_what_it_takes(deployment: dict[str, Any]) -> None:
+    flow = load_flow_from_entrypoint(deployment["entrypoint"], use_placeholder_flow=False)
+    schema = flow.parameters.model_dump()
+    is_valid_schema(schema)
+    validate(deployment["parameters"], schema, raise_on_error=True)
+    flow.validate_parameters(deployment["parameters"])
+    pool = deployment["work_pool"]
+    assert deployment["name"].endswith(f"-{pool['name']}")
+    if variables := pool.get("job_variables"):
+        known = TEMPLATES.get(pool["name"]) or _template(pool["name"])
+        validate(variables, known, raise_on_error=True)
+        assert set(variables) <= set(known["properties"])
+
+
+def _template(kind: str) -> dict[str, Any]:
+    """The job variables of a pool of Prefect's own."""
+    from prefect_docker.worker import DockerWorker
+
+    variables: dict[str, Any] = {"docker": DockerWorker}[kind].get_default_base_job_template()["variables"]
+    return variables
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+    """The environment of a Prefect server's clients."""
+    folder = tmp_path_factory.mktemp("server")
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    environment = _environment() | {
+        "PREFECT_HOME": str(folder),
+        "PREFECT_API_URL": f"http://127.0.0.1:{port}/api",
+        "PREFECT_LOCAL_STORAGE_PATH": str(folder / "storage"),
+    }
+    command = ["prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port)]
+    with _running(command, environment, folder / "server.log"):
+        healthy = [str(DEPLOY / "healthy"), str(port), "/api/health"]
+        _until(lambda: said(healthy, env=environment).returncode == 0)
+        made = said([str(DEPLOY / "pool"), "process", "3"], env=environment, stdin=subprocess.DEVNULL)
+        assert made.returncode == 0, made.stdout + made.stderr
+        yield environment
+
+
+@pytest.fixture
+def client(server: dict[str, str]) -> Iterator[SyncPrefectClient]:
+    with SyncPrefectClient(server["PREFECT_API_URL"]) as client:
+        yield client
+
+
+def test_deployments_have_schedules_and_limits(client: SyncPrefectClient) -> None:
+    there = {deployment.name: deployment for deployment in client.read_deployments()}
+    assert set(there) == {entry["name"] for entry in DEPLOYMENTS if entry["work_pool"]["name"] == "process"}
+    schedules = {name: [entry.schedule for entry in deployment.schedules] for name, deployment in there.items()}
+    assert [schedule.cron for schedule in schedules["nightly-process"]] == ["0 2 * * *"]
+    assert [schedule.interval.total_seconds() for schedule in schedules["inbox-process"]] == [300]
+    assert there["nightly-process"].global_concurrency_limit.limit == 1
+    assert there["nightly-process"].concurrency_options.collision_strategy == "CANCEL_NEW"
+    answer = client._client.get("/work_queues/" + str(there["inbox-process"].work_queue_id)).json()
+    assert (answer["name"], answer["concurrency_limit"]) == ("gpu", 3)
+
+
+def test_a_worker_of_the_pool_runs_a_deployment(
+    server: dict[str, str],
+    client: SyncPrefectClient,
+    small_model: Model,
+    scheduler: dict[str, Any],
+    certificates: Path,
+    tmp_path: Path,
+) -> None:
+    """The worker's own environment brings the certificates, as in compose.yaml."""
+    source = write(
+        tmp_path / "scene.tif", noise(6, 300, 400), names=("blue", "green", "red", "nir", "swir16", "swir22"), nodata=0
+    )
+    run = client.create_flow_run_from_deployment(
+        client.read_deployment_by_name("segment-scene/scene-process").id,
+        parameters={
+            "source": str(source),
+            "model": str(small_model.folder),
+            "out": str(tmp_path / "out"),
+            "options": {"cluster": scheduler["address"], "window": 192, "halo": 48, "engine": "torch"},
+        },
+    )
+    worker = ["prefect", "worker", "start", "--pool", "process", "--type", "process", "--run-once"]
+    ended = said(worker, env=server | settings(certificates), cwd=tmp_path)  # the project is not there: it is imported
+    assert client.read_flow_run(run.id).state_name == "Completed", ended.stdout + ended.stderr
+    assert (tmp_path / "out" / "scene" / "segmentation.tif").exists()

@@ -1,0 +1,207 @@
+"""A cluster of several hosts: network namespaces with addresses of their own, TLS between them, and links that fail.
+
+All of them see one file system. Skips where the kernel does not let us make network namespaces.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import IO
+
+import pytest
+
+from seamline.flows.runs.segment import Watcher, segment
+from seamline.flows.settings.model_folder import Model
+from seamline.flows.settings.options import SegmentOptions
+from seamline.pipeline.results.verify import verify
+from tests.integration.execution.test_resume import contents, inferred_in
+from tests.support.small_rasters import noise, write
+
+CERTIFICATES = Path(__file__).parents[3] / "deploy" / "certificates"
+ADDRESSES = {"scheduler": "10.0.0.1", "steady": "10.0.0.2", "lost": "10.0.0.3", "client": "10.0.0.4"}
+SCHEDULER = f"tls://{ADDRESSES['scheduler']}:8786"
+SECONDS = {"TCP": "12s", "CONNECT": "5s"}
+"""Until a silent connection is dead, the least that Dask takes, and until a client no longer knocks."""
+PATIENCE = 240
+PLAN = {"window": 192, "halo": 48, "overlap": 32, "chunk_tiles": 1}
+WINDOWS = 10 * 10  # of a scene of 640² in strides of 64
+
+
+def ip(*arguments: str) -> None:
+    subprocess.run(["ip", *arguments], check=True, capture_output=True, text=True)
+
+
+@dataclass(frozen=True)
+class Hosts:
+    """Namespaces of these names, each with one link to a switch that is a namespace, too; nothing else is touched."""
+
+    prefix: str
+    environment: dict[str, str]
+    logs: Path
+
+    @contextmanager
+    def cut_off(self, host: str) -> Iterator[None]:
+        """Meanwhile the host's cable is out of the switch: packets vanish, nobody is told."""
+        cable = "-n", f"{self.prefix}switch", "link", "set", host
+        ip(*cable, "down")
+        try:
+            yield
+        finally:
+            ip(*cable, "up")
+
+    @contextmanager
+    def running(self, host: str, *command: object) -> Iterator[subprocess.Popen[bytes]]:
+        """A process on a host, in a group of its own that is killed at the end; it writes to ``logs/host``."""
+        with (self.logs / host).open("wb") as log:
+            process = self._started(host, log, *map(str, command))
+            try:
+                yield process
+            finally:
+                with suppress(ProcessLookupError):  # it ended, and with it its group
+                    os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
+
+    def _started(self, host: str, log: IO[bytes], *command: str) -> subprocess.Popen[bytes]:
+        return subprocess.Popen(
+            ["ip", "netns", "exec", self.prefix + host, sys.executable, "-m", *command],
+            start_new_session=True, env=self.environment, stdout=log, stderr=log,
+        )  # fmt: skip
+
+    def said(self, host: str) -> str:
+        return (self.logs / host).read_text()
+
+
+@contextmanager
+def namespaces(prefix: str) -> Iterator[None]:
+    """A switch and hosts around it, gone at the end."""
+    made: list[str] = []
+    switch = f"{prefix}switch"
+    try:
+        for name in (switch, *(prefix + host for host in ADDRESSES)):
+            ip("netns", "add", name)
+            made.append(name)
+        ip("-n", switch, "link", "add", "bridge", "up", "type", "bridge")
+        for host, address in ADDRESSES.items():
+            ip("-n", switch, "link", "add", host, "type", "veth", "peer", "name", "eth0", "netns", prefix + host)
+            ip("-n", switch, "link", "set", host, "master", "bridge", "up")
+            ip("-n", prefix + host, "address", "add", f"{address}/24", "dev", "eth0")
+            ip("-n", prefix + host, "link", "set", "eth0", "up")
+            ip("-n", prefix + host, "link", "set", "lo", "up")
+        yield
+    finally:
+        for name in made:
+            ip("netns", "delete", name)
+
+
+@pytest.fixture(scope="module")
+def hosts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hosts]:
+    """A scheduler and two workers on three hosts, and a fourth for the client."""
+    if shutil.which("ip") is None:
+        pytest.skip("no ip; .ci/readers installs it")
+    folder = tmp_path_factory.mktemp("hosts")
+    subprocess.run([CERTIFICATES, folder / "tls", *ADDRESSES.values()], check=True, capture_output=True)
+    settings = dict(line.split("=", 1) for line in (folder / "tls" / "dask.env").read_text().splitlines())
+    settings |= {f"DASK_DISTRIBUTED__COMM__TIMEOUTS__{name}": value for name, value in SECONDS.items()}
+    made = Hosts(f"seamline-{os.getpid()}-", {**os.environ, **settings, "OMP_NUM_THREADS": "1"}, folder)
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(namespaces(made.prefix))
+        except subprocess.CalledProcessError as error:
+            pytest.skip(f"no network namespaces here: {error.stderr.strip()}")
+        options = "--protocol", "tls", "--no-dashboard", "--host"
+        stack.enter_context(made.running("scheduler", "dask", "scheduler", *options, ADDRESSES["scheduler"]))
+        stack.enter_context(worker(made, "steady"))
+        yield made
+
+
+def worker(hosts: Hosts, host: str) -> object:
+    options = "--nthreads", "3", "--no-dashboard", "--host", ADDRESSES[host]
+    return hosts.running(host, "dask", "worker", SCHEDULER, *options)
+
+
+def until(condition: Callable[[], object], what: str) -> None:
+    deadline = time.monotonic() + PATIENCE
+    while not condition():
+        assert time.monotonic() < deadline, f"{what}: not in {PATIENCE} s"
+        time.sleep(0.05)
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    names = ("blue", "green", "red", "nir", "swir16", "swir22")
+    return write(tmp_path_factory.mktemp("scene") / "scene.tif", noise(6, 640, 640), names=names, nodata=0)
+
+
+@pytest.fixture(scope="module")
+def whole(
+    source: Path, small_model: Model, cluster: Callable[[int], str], tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, bytes]:
+    """What one machine writes."""
+    options = SegmentOptions(**PLAN, precision="fp32", device="cpu", engine="torch", cluster=cluster(2))
+    out = tmp_path_factory.mktemp("whole")
+    return contents(segment(source, small_model.folder, out, options, Watcher()).folder)
+
+
+def command(source: Path, model: Model, out: Path) -> list[object]:
+    plan = [word for name, value in PLAN.items() for word in (f"--{name.replace('_', '-')}", value)]
+    return [
+        "seamline", "segment", source, "--model", model.folder, "--out", out, *plan,
+        "--precision", "fp32", "--device", "cpu", "--engine", "torch", "--cluster", SCHEDULER,
+    ]  # fmt: skip
+
+
+def windows(out: Path) -> int:
+    return int(json.loads((out / "scene" / "run.json").read_text())["windows"])
+
+
+def test_a_host_that_is_cut_off_changes_nothing_not_even_when_it_wakes_up_afterwards(
+    hosts: Hosts, source: Path, small_model: Model, whole: dict[str, bytes], tmp_path: Path
+) -> None:
+    before = hosts.said("scheduler").count("Register worker")
+    with worker(hosts, "lost") as lost:
+        until(lambda: hosts.said("scheduler").count("Register worker") > before, "a second worker")
+        with hosts.running("client", *command(source, small_model, tmp_path)) as client:
+            until(lambda: len(inferred_in(tmp_path)) >= 8, "chunks")
+            with hosts.cut_off("lost"):
+                os.killpg(lost.pid, signal.SIGSTOP)  # with chunks in hand
+                assert client.wait(PATIENCE) == 0, hosts.said("client")
+        assert windows(tmp_path) == WINDOWS
+        assert contents(tmp_path / "scene") == whole
+        os.killpg(lost.pid, signal.SIGCONT)
+        until(lambda: lost.poll() is not None, "the end of a worker that nobody knows any more")
+    assert "No such file" in hosts.said("lost")  # it went on, and its chunks had no place any more
+    assert contents(tmp_path / "scene") == whole
+    assert not (tmp_path / "scene" / ".run").exists()
+    assert not list(verify(tmp_path))
+
+
+@pytest.mark.parametrize("chunks", [0, 8])
+def test_a_client_that_is_cut_off_ends_with_one_line_and_goes_on_later(
+    hosts: Hosts, source: Path, small_model: Model, whole: dict[str, bytes], chunks: int, tmp_path: Path
+) -> None:
+    segmenting = command(source, small_model, tmp_path)
+    if not chunks:  # cut off while it measures
+        hosts = replace(hosts, environment={**hosts.environment, "XDG_CACHE_HOME": str(tmp_path / "cache")})
+    with hosts.running("client", *segmenting) as client:
+        until(lambda: len(inferred_in(tmp_path)) >= chunks if chunks else "measuring" in hosts.said("client"), "work")
+        with hosts.cut_off("client"):
+            assert client.wait(PATIENCE) == 1
+    *before, last = hosts.said("client").splitlines()
+    assert last.startswith("seamline: scene scene: the cluster is gone (") and "run the same command again" in last
+    assert all(line.startswith(("warning: ", "measuring ")) for line in before)
+    if chunks:
+        done = len(inferred_in(tmp_path))
+        with hosts.running("client", *segmenting) as client:
+            assert client.wait(PATIENCE) == 0, hosts.said("client")
+        assert windows(tmp_path) == WINDOWS - done < WINDOWS
+        assert contents(tmp_path / "scene") == whole

@@ -1,0 +1,574 @@
+"""Opening scenes: which bands, what their numbers mean, and what is refused."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import zipfile
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pystac
+import pytest
+import rasterio
+import shapely
+import shapely.geometry
+from affine import Affine
+from hypothesis import given
+from hypothesis import strategies as st
+from odc.geo.geobox import GeoBox
+from rasterio.control import GroundControlPoint
+from rasterio.crs import CRS
+from rasterio.warp import transform
+from shapely import from_wkt
+
+from seamline.pipeline.common.errors import InputError
+from seamline.pipeline.geometry.window import Window
+from seamline.pipeline.scenes.aoi import read_aoi
+from seamline.pipeline.scenes.band_matching import BandNeed, Candidate, match_bands
+from seamline.pipeline.scenes.open_scene import SceneOptions, open_scene
+from seamline.pipeline.scenes.scene import Scene, read_block
+from tests.support.sample_data import MANAUS, shared
+from tests.support.small_rasters import UTM, noise, write
+
+NAMES = ("blue", "green", "red", "nir", "swir16", "swir22")
+SIX = tuple(map(BandNeed, NAMES))
+RGB = SIX[2::-1]
+
+
+def opened(source: Any, needs: Sequence[BandNeed] = RGB, assumed_nodata: float | None = None, **options: Any) -> Scene:
+    return open_scene(source, needs, SceneOptions(**options), assumed_nodata=assumed_nodata)
+
+
+def chosen(scene: Scene) -> list[str]:
+    return [f"{Path(band.path).name}:{band.index}" for band in scene.bands]
+
+
+# --- real scenes -----------------------------------------------------------------------------------------
+
+
+def test_a_landsat_scene_says_everything_itself() -> None:
+    scene = opened(shared(MANAUS), SIX, assumed_nodata=0)
+    assert [(band.name, band.index) for band in scene.bands] == list(zip(NAMES, range(1, 7), strict=True))
+    assert {(band.scale, band.offset, band.nodata) for band in scene.bands} == {(2.75e-5, -0.2, 0)}
+    assert (scene.grid.crs.epsg, tuple(scene.grid.shape), scene.dtype) == (32620, (468, 851), "uint16")
+    assert scene.id == Path(MANAUS).stem and scene.warnings == ()
+
+
+@pytest.mark.parametrize(
+    "folder, files", [("aquileia-s2", "02 03 04 08 11 12"), ("madagascar-l8-2020", "02 03 04 05 06 07")]
+)
+def test_band_files_are_told_apart_by_sensor(folder: str, files: str) -> None:
+    scene = opened(shared(folder), SIX, assumed_nodata=0)
+    assert chosen(scene) == [f"B{number}.tiff:1" for number in files.split()]
+    assert scene.id == folder and {band.scale for band in scene.bands} == {1 / 65535}
+    assert any("/ 65535 is assumed" in warning for warning in scene.warnings)
+    assert any("taken for those of Landsat 8/9" in w for w in scene.warnings) == (folder[0] == "m")
+    block = read_block(scene, Window(0, 0, *scene.grid.shape))
+    np.testing.assert_array_equal(block.valid, (block.pixels != 0).any(axis=0))
+    assert not block.valid.all()
+
+
+def test_files_that_say_nothing_are_called_as_they_are_named(tmp_path: Path) -> None:
+    for name in NAMES:
+        size = 20 if name.startswith("swir") else 40
+        grid = Affine(1200 / size, 0, 500_000, 0, -1200 / size, 6_000_000)
+        write(tmp_path / "scene" / f"{name}.tif", np.ones((1, size, size), np.uint16), transform=grid)
+    scene = opened(tmp_path / "scene", SIX, assumed_nodata=0)
+    assert chosen(scene) == [f"{name}.tif:1" for name in NAMES]
+    assert tuple(scene.grid.shape) == (40, 40)
+
+
+def test_a_file_that_names_nothing_is_taken_by_position() -> None:
+    scene = opened(shared("stars/L7_ETMs.tif"), SIX)
+    assert [band.index for band in scene.bands] == [1, 2, 3, 4, 5, 6]
+    assert {(band.scale, band.nodata) for band in scene.bands} == {(1 / 255, None)}
+    assert any("in the order blue, green, red, nir, swir16, swir22" in warning for warning in scene.warnings)
+
+
+# --- which bands -----------------------------------------------------------------------------------------
+
+
+def _files(*stems: str) -> list[Candidate]:
+    return [Candidate(f"/x/{stem}.tif", 1, (), stem, alone=True, described=False) for stem in stems]
+
+
+def _described(*labels: str) -> list[Candidate]:
+    return [Candidate("/x.tif", n, (label,), "x", False, True) for n, label in enumerate(labels, 1)]
+
+
+def _numbers(prefix: str, *numbers: str) -> list[Candidate]:
+    return _files(*(prefix + number for number in numbers))
+
+
+LANDSAT7 = ("1", "2", "3", "4", "5", "6_VCID_1", "7")
+SENTINEL2 = ("01", "02", "03", "04", "05", "06", "07", "08", "8A", "09", "11", "12")
+
+
+@pytest.mark.parametrize(
+    "candidates, expected",
+    [
+        (
+            _described("SWIR22", "Blue", "GREEN", "red", "nir08", "swir1", "qa"),
+            "Blue GREEN red nir08 swir1 SWIR22",
+        ),
+        (_described("B", "G", "R", "N", "swir1", "swir2"), "B G R N swir1 swir2"),
+        (_described("B2", "B3", "B4", "B8", "B8A", "B11", "B12"), "B2 B3 B4 B8 B11 B12"),
+        (_numbers("B", *SENTINEL2), "B02 B03 B04 B08 B11 B12"),
+        (_numbers("T32TQM_20220301T101010_B", "02", "03", "04", "8A", "11", "12"), "02 03 04 8A 11 12"),
+        (_numbers("LC08_L2SP_1_02_T1_SR_B", "1", "2", "3", "4", "5", "6", "7"), "2 3 4 5 6 7"),
+        (_numbers("LE07_L1TP_1_B", *LANDSAT7), "1 2 3 4 5 7"),
+    ],
+)
+def test_names_of_bands(candidates: list[Candidate], expected: str) -> None:
+    found, warnings = match_bands(SIX, candidates, (), "scene")
+    got = [(c.labels or (c.stem,))[0] for c in found]
+    assert all(name.endswith(end) for name, end in zip(got, expected.split(), strict=True)), got
+    assert not warnings
+
+
+def test_band_numbers_without_a_sensor() -> None:
+    """One meaning is enough, be it of several tables; of one table alone it is an assumption."""
+    found, warnings = match_bands(RGB, _numbers("B", "02", "03", "04"), (), "scene")
+    assert [c.stem for c in found] == ["B04", "B03", "B02"] and not warnings
+    found, warnings = match_bands(SIX, _described("qa", *(f"SR_B{n}" for n in range(2, 8))), (), "scene")
+    assert [c.index for c in found] == [2, 3, 4, 5, 6, 7] and "taken for those of Landsat 8/9" in warnings[0]
+
+
+@pytest.mark.parametrize(
+    "candidates, requested, message",
+    [
+        (_numbers("B", "1", "2", "3", "4", "5", "6", "7"), (), "more than one meaning: got 1, 2, .*--bands"),
+        (
+            _described("red", "green"),
+            (),
+            "do not match the model: got x: red, x: green, expected red, green, blue",
+        ),
+        (_files("a", "b", "c"), (), "do not match the model: got a: band 1"),
+        (_described("red", "green", "blue", "Red"), (), "more than one band is 'red'"),
+        (_described("a", "b"), ("1", "2"), r"got 2 bands \(1, 2\), expected 3 \(red, green, blue\)"),
+        (_described("a", "b", "c"), ("a", "b", "d"), "no band 'd': got x: a, x: b, x: c"),
+        (_described("a", "b", "c"), ("1", "2", "4"), "no band '4'"),
+    ],
+)
+def test_bands_that_cannot_be_told(candidates: list[Candidate], requested: tuple[str, ...], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        match_bands(RGB, candidates, requested, "scene")
+
+
+@given(st.permutations(range(1, 8)))
+def test_the_users_bands_are_the_bands(order: list[int]) -> None:
+    candidates = _described(*(f"band {n}" for n in range(1, 8)))
+    for requested in ([str(n) for n in order[:3]], [f"BAND {n}" for n in order[:3]]):
+        found, _ = match_bands(RGB, candidates, requested, "scene")
+        assert [c.index for c in found] == order[:3]
+
+
+def test_of_equal_bands_the_nearest_and_finest_is_taken(tmp_path: Path) -> None:
+    edges = [
+        Candidate(f"/{n}.tif", 1, ("rededge",), n, True, True, pixel_size=size, wavelength=wavelength)
+        for n, wavelength, size in [("B05", 0.705, 20), ("B06", 0.74, 20), ("B06_60m", 0.74, 60)]
+    ]
+    assert match_bands([BandNeed("rededge", 0.74)], edges, (), "s")[0][0].stem == "B06"
+    assert match_bands([BandNeed("edge", None, ("RedEdge",))], edges[1:], (), "s")[0][0].stem == "B06"
+    for size, folder in [(10, "R10m"), (20, "R20m")]:
+        at = tmp_path / "S2A_MSIL2A_20220301T1_N0400_R1_T32TQM_1.SAFE/GRANULE/L2A/IMG_DATA" / folder
+        for number in ("02", "03", "04"):
+            grid = Affine(size, 0, 0, 0, -size, 0)
+            write(
+                at / f"T32TQM_20220301T1_B{number}_{size}m.tif",
+                noise(1, 200 // size, 200 // size),
+                transform=grid,
+            )
+            (at / f"T32TQM_20220301T1_B{number}_{size}m.tif").rename(at / f"T32TQM_B{number}_{size}m.jp2")
+        write(at / "TCI.tif", noise(3, 200 // size, 200 // size, high=9, dtype="u1"), photometric="RGB")
+        (at / "TCI.tif").rename(at / "T32TQM_TCI.jp2")
+    scene = opened(next(tmp_path.iterdir()))
+    assert chosen(scene) == [f"T32TQM_B{number}_10m.jp2:1" for number in ("04", "03", "02")]
+    assert {(band.scale, band.offset) for band in scene.bands} == {(1e-4, -0.1)}
+
+
+def test_folders_and_archives_are_one_scene(tmp_path: Path) -> None:
+    name = "LC09_L2SP_231062_20230723_20230802_02_T1"
+    paths = [write(tmp_path / name / f"{name}_SR_B{n}.TIF", noise(1, 9, 9, seed=n)) for n in (2, 3, 4)]
+    scene = opened(tmp_path / name)
+    assert scene.id == name and scene.source == str(tmp_path / name)
+    assert scene.datetime == datetime(2023, 7, 23, tzinfo=UTC)  # by the name, since the files do not say it
+    (tmp_path / name / f"{name}_MTL.txt").write_text('    SCENE_CENTER_TIME = "14:12:31.2799050Z"\n')
+    assert opened(tmp_path / name).datetime == datetime(2023, 7, 23, 14, 12, 31, tzinfo=UTC)
+    assert {(band.scale, band.offset) for band in scene.bands} == {(2.75e-5, -0.2)}
+    with zipfile.ZipFile(tmp_path / "scene 1.zip", "w") as archive:
+        for path in paths:
+            archive.write(path, f"inner/{path.name}")
+    zipped = opened(tmp_path / "scene 1.zip")
+    assert zipped.id == "scene-1"
+    window = Window(0, 0, 9, 9)
+    np.testing.assert_array_equal(read_block(zipped, window).pixels, read_block(scene, window).pixels)
+    assert zipped.digest() != opened(tmp_path / "scene 1.zip", [*RGB[1:], RGB[0]]).digest()
+
+
+# --- STAC ------------------------------------------------------------------------------------------------
+
+
+def _band(name: str, version: str) -> dict[str, Any]:
+    if version == "1.1.0":
+        return {"bands": [{"eo:common_name": name, "raster:scale": 0.5, "raster:offset": -1, "nodata": 7}]}
+    numbers = {"scale": 0.5, "offset": -1, "nodata": 7}
+    return {"eo:bands": [{"name": f"B-{name}", "common_name": name}], "raster:bands": [numbers]}
+
+
+def _item(folder: Path, version: str, **properties: Any) -> Path:
+    for n in range(3):
+        write(folder / "files" / f"{n}.tif", noise(1, 8, 9, seed=n))
+    write(folder / "files" / "visual.tif", noise(3, 8, 9), photometric="RGB")
+    assets = {
+        name: {"href": f"./files/{n}.tif", "type": "image/tiff; application=geotiff", **_band(name, version)}
+        for n, name in enumerate(("red", "green", "blue"))
+    }
+    colours = [_band(name, version) for name in ("red", "green", "blue")]
+    visual = {key: [band[key][0] for band in colours] for key in colours[0]}
+    assets["visual"] = {"href": "files/visual.tif", "type": "image/tiff", **visual}
+    assets["metadata"] = {"href": "files/x.xml", "type": "application/xml"}
+    item = {
+        "type": "Feature",
+        "stac_version": version,
+        "stac_extensions": [],
+        "id": "S2A: 1/2",
+        "geometry": None,
+        "properties": {"datetime": "2023-07-23T14:00:00Z", **properties},
+        "links": [],
+        "assets": assets,
+    }
+    path = folder / "item.json"
+    path.write_text(json.dumps(item))
+    return path
+
+
+@pytest.mark.parametrize("version", ["1.0.0", "1.1.0"])
+def test_stac_items_name_bands_scales_and_nodata(tmp_path: Path, version: str) -> None:
+    path = _item(tmp_path, version)
+    assert pystac.Item.from_file(path).assets.keys() > {"red"}
+    scene = opened(path)
+    assert chosen(scene) == ["0.tif:1", "1.tif:1", "2.tif:1"]
+    assert {(band.scale, band.offset, band.nodata) for band in scene.bands} == {(0.5, -1, 7)}
+    assert (scene.id, scene.datetime) == ("S2A-1-2", datetime(2023, 7, 23, 14, tzinfo=UTC))
+    assert chosen(opened(path, bands=("blue", "red", "green"))) == ["2.tif:1", "0.tif:1", "1.tif:1"]
+    assert {band.scale for band in opened(path, scale=3).bands} == {3}
+    np.testing.assert_array_equal(read_block(scene, Window(0, 0, 8, 9)).pixels[1], noise(1, 8, 9, seed=1)[0])
+
+
+@pytest.mark.parametrize(("number", "bad"), [("scale", 0), ("scale", "NaN"), ("offset", "Infinity")])
+@pytest.mark.parametrize("version", ["1.0.0", "1.1.0"])
+def test_items_whose_numbers_give_no_values_are_refused(tmp_path: Path, version: str, number: str, bad: Any) -> None:
+    path = _item(tmp_path, version)
+    item = json.loads(path.read_text())
+    band = item["assets"]["green"]["bands" if version == "1.1.0" else "raster:bands"][0]
+    band[f"raster:{number}" if version == "1.1.0" else number] = bad
+    path.write_text(json.dumps(item))
+    with pytest.raises(InputError, match=rf"1\.tif, band green: got {number} .*, expected .*--scale and --offset"):
+        opened(path)
+    assert {band.scale for band in opened(path, scale=3, offset=0).bands} == {3}
+
+
+def test_an_offset_that_is_applied_already_is_not_applied_again(tmp_path: Path) -> None:
+    scene = opened(_item(tmp_path, "1.0.0", **{"earthsearch:boa_offset_applied": True}))
+    assert {(band.scale, band.offset) for band in scene.bands} == {(0.5, 0)}
+    assert "already applied" in scene.warnings[0]
+
+
+@pytest.mark.parametrize("content", ["{", "[]", '{"type": "FeatureCollection", "features": []}', '{"id": 3}'])
+def test_what_is_no_item_is_refused(tmp_path: Path, content: str) -> None:
+    (tmp_path / "item.json").write_text(content)
+    with pytest.raises(InputError, match=r"cannot read .*item\.json.*expected a STAC item"):
+        opened(tmp_path / "item.json")
+
+
+# --- what the numbers mean -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "dtype, high, expected, warns",
+    [
+        ("uint16", 15_000, 1 / 10_000, True),
+        ("int16", 15_000, 1 / 10_000, True),
+        ("uint16", 60_000, 1 / 65_535, True),
+        ("uint8", 255, 1 / 255, True),
+        ("float32", 2, 1, False),
+    ],
+)
+def test_scales_that_no_one_states(tmp_path: Path, dtype: str, high: int, expected: float, warns: bool) -> None:
+    pixels = noise(3, 64, 64, low=0, high=high, dtype=dtype)
+    pixels[:, :20] = np.iinfo(dtype).max if dtype == "uint16" else 0
+    names = ("red", "green", "blue")
+    path = write(tmp_path / "x.tif", pixels, names=names, nodata=float(pixels[0, 0, 0]))
+    scene = opened(path)
+    assert {(band.scale, band.offset) for band in scene.bands} == {(expected, 0)}
+    assert [("reflectance = number" in w and "--scale" in w) for w in scene.warnings] == [True] * warns
+    plain = open_scene(path, RGB, SceneOptions(), reflectance=False)
+    assert {(band.scale, band.offset) for band in plain.bands} == {(1, 0)} and not plain.warnings
+    given = opened(path, scale=0.25, offset=2).bands
+    assert {(band.scale, band.offset) for band in given} == {(0.25, 2)}
+
+
+def test_nodata_that_no_one_states_is_assumed_with_a_warning(tmp_path: Path) -> None:
+    pixels = np.ones((3, 4, 5), dtype="float32")
+    pixels[:, 0, 0], pixels[0, 1, 1] = 0, 0
+    path = write(tmp_path / "x.tif", pixels, names=("red", "green", "blue"))
+    scene = opened(path, assumed_nodata=0)
+    assert np.argwhere(~read_block(scene, Window(0, 0, 4, 5)).valid).tolist() == [[0, 0]]
+    assert "pixels that are 0 in all of them" in scene.warnings[0]
+    for quiet in (opened(path), opened(path, assumed_nodata=0, nodata="none")):
+        assert not quiet.warnings and read_block(quiet, Window(0, 0, 4, 5)).valid.all()
+    assert opened(path, nodata=0.1).bands[0].nodata == float(np.float32(0.1))
+
+
+@pytest.mark.parametrize(
+    "tags, expected",
+    [
+        ({"TIFFTAG_DATETIME": "2020:01:02 03:04:05"}, datetime(2020, 1, 2, 3, 4, 5, tzinfo=UTC)),
+        ({"datetime": "2020-01-02T03:04:05+02:00"}, datetime(2020, 1, 2, 1, 4, 5, tzinfo=UTC)),
+        ({"ACQUISITIONDATETIME": "2020-01-02 03:04:05"}, datetime(2020, 1, 2, 3, 4, 5, tzinfo=UTC)),
+        ({"TIFFTAG_DATETIME": "last week"}, None),
+    ],
+)
+def test_dates_of_files(tmp_path: Path, tags: dict[str, str], expected: datetime | None) -> None:
+    path = write(tmp_path / "x.tif", noise(3, 4, 4))
+    with rasterio.open(path, "r+") as file:
+        file.update_tags(**tags)
+    assert opened(path).datetime == expected
+
+
+# --- what is refused -------------------------------------------------------------------------------------
+
+
+def _text(path: Path, content: bytes) -> Path:
+    path.write_bytes(content)
+    return path
+
+
+def _short(path: Path) -> Path:
+    return _text(path, write(path, noise(3, 64, 64)).read_bytes()[:100])
+
+
+def _with_points(path: Path) -> Path:
+    write(path, noise(3, 8, 8), crs=None, transform=Affine.identity())
+    with rasterio.open(path, "r+") as file:
+        corners = [(0, 0), (0, 8), (8, 0), (8, 8)]
+        points = [GroundControlPoint(row, col, col * 2, row * 3) for row, col in corners]
+        file.gcps = points, CRS.from_epsg(32620)
+    return path
+
+
+def _pair(folder: Path, **second: Any) -> Path:
+    write(folder / "pair/B02.tif", noise(2, 9, 9), names=("red", "green"))
+    write(folder / "pair/B03.tif", noise(1, 9, 9), names=("blue",), **second)
+    return folder / "pair"
+
+
+REFUSED: dict[str, tuple[Callable[[Path], Any], str]] = {
+    "missing": (lambda d: d / "no.tif", r"no such file: got .*no\.tif, .*check the path"),
+    "empty": (lambda d: _text(d / "x.tif", b""), r"cannot open .*x\.tif: got "),
+    "no raster": (lambda d: _text(d / "x.tif", b"hello"), r"cannot open .*x\.tif: got .*not recognized"),
+    "cut header": (lambda d: _short(d / "x.tif"), r"cannot open .*x\.tif: got .*TIFF"),
+    "empty folder": (lambda d: d, "no rasters in"),
+    "bad archive": (lambda d: _text(d / "x.zip", b"PK"), r"cannot open .*x\.zip"),
+    "no CRS": (lambda d: write(d / "x.tif", noise(3, 8, 8), crs=None), "no georeference: got no CRS"),
+    "no place": (
+        lambda d: write(d / "x.tif", noise(3, 8, 8), transform=Affine.identity()),
+        "no georeference: got no transform",
+    ),
+    "GCPs": (lambda d: _with_points(d / "x.tif"), "ground control points, .*`gdalwarp` first"),
+    "complex": (lambda d: write(d / "x.tif", noise(3, 8, 8).astype("c8")), "no model takes .*complex64"),
+    "64 bits": (lambda d: write(d / "x.tif", noise(3, 8, 8).astype("i8")), "no model takes .*int64"),
+    "CRS": (lambda d: _pair(d, crs="EPSG:32621"), r"B0\d\.tif differ in CRS: got EPSG:3262\d and EPSG"),
+    "ground": (
+        lambda d: _pair(d, transform=UTM @ Affine.translation(1, 0)),
+        "cover different ground: got edges 1 pixels apart",
+    ),
+    "size": (lambda d: _pair(d, transform=UTM @ Affine.scale(3)), "cover different ground"),
+    "few bands": (
+        lambda d: write(d / "x.tif", noise(2, 8, 8)),
+        "got x: band 1, x: band 2, expected red, green",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_bad_input_is_refused_in_one_line(tmp_path: Path, case: str) -> None:
+    make, message = REFUSED[case]
+    with pytest.raises(InputError, match=message) as error:
+        opened(make(tmp_path))
+    assert "\n" not in str(error.value) and re.search(r": got .*, expected .*; .", str(error.value))
+
+
+@pytest.mark.parametrize(
+    "dtype, nodata",
+    [("uint16", -1), ("uint16", 70_000), ("uint8", 0.5), ("int16", float("nan")), ("float32", 1e300)],
+)
+def test_nodata_that_no_pixel_can_have(tmp_path: Path, dtype: str, nodata: float) -> None:
+    path = write(tmp_path / "x.tif", noise(3, 8, 8, high=9, dtype=dtype))
+    with pytest.raises(InputError, match=rf"no pixel can be the nodata value: got .* for {dtype}"):
+        opened(path, nodata=nodata)
+
+
+def test_pixels_of_size_zero(tmp_path: Path) -> None:
+    path = tmp_path / "x.vrt"
+    bands = "".join(f'<VRTRasterBand dataType="Byte" band="{n}"/>' for n in (1, 2, 3))
+    path.write_text(
+        '<VRTDataset rasterXSize="2" rasterYSize="2"><SRS>EPSG:32620</SRS>'
+        f"<GeoTransform>5, 0, 0, 5, 0, 0</GeoTransform>{bands}</VRTDataset>"
+    )
+    with pytest.raises(InputError, match="pixels of size zero"):
+        opened(path)
+
+
+@pytest.mark.parametrize(
+    ("scale", "offset", "got"), [(0, 1, "scale 0"), (float("nan"), 0, "scale nan"), (2, float("-inf"), "offset -inf")]
+)
+def test_files_whose_numbers_give_no_values_are_refused(tmp_path: Path, scale: float, offset: float, got: str) -> None:
+    path = write(tmp_path / "x.tif", noise(3, 8, 8), names=("red", "green", "blue"))
+    with rasterio.open(path, "r+") as file:
+        file.scales, file.offsets = (1, 1, scale), (0, 0, offset)
+    with pytest.raises(InputError, match=rf"x\.tif, band blue: got {got}, expected"):
+        opened(path)
+    assert {(band.scale, band.offset) for band in opened(path, scale=3, offset=0).bands} == {(3, 0)}
+
+
+def test_a_wavelength_that_is_no_number_is_none(tmp_path: Path) -> None:
+    path = write(tmp_path / "x.tif", noise(3, 8, 8), names=("red", "green", "blue"))
+    with rasterio.open(path, "r+") as file:
+        file.update_tags(1, ns="IMAGERY", CENTRAL_WAVELENGTH_UM="red")
+    assert chosen(opened(path)) == ["x.tif:1", "x.tif:2", "x.tif:3"]
+
+
+@pytest.mark.parametrize("options", [{"scale": 0}, {"scale": float("nan")}, {"offset": float("inf")}])
+def test_numbers_that_give_no_values(options: dict[str, float]) -> None:
+    with pytest.raises(InputError, match="gives no values"):
+        SceneOptions(**options)  # type: ignore[arg-type]
+
+
+# --- the area of interest --------------------------------------------------------------------------------
+
+GRID = GeoBox((100, 100), UTM, "EPSG:32620")
+
+
+def _degrees(*corners: tuple[float, float]) -> list[list[float]]:
+    to_degrees = transform("EPSG:32620", "EPSG:4326", *zip(*corners, strict=True))
+    return [list(pair) for pair in zip(*to_degrees, strict=True)]
+
+
+SQUARE = [(500_300, 5_998_000), (501_200, 5_998_000), (501_200, 5_999_000), (500_300, 5_999_000)]
+RING = {"type": "Polygon", "coordinates": [_degrees(*SQUARE, SQUARE[0])]}
+FEATURE = {"type": "Feature", "properties": {}, "geometry": RING}
+IN_METRES = {
+    "type": "MultiPolygon",
+    "coordinates": [[[*SQUARE, SQUARE[0]]]],
+    "crs": {"type": "name", "properties": {"name": "urn:ogc:def:crs:EPSG::32620"}},
+}
+WORLD = {"type": "Polygon", "coordinates": [[[-179, -80], [179, -80], [179, 80], [-179, 80], [-179, -80]]]}
+COLLECTION = {"type": "FeatureCollection", "features": [FEATURE, {"type": "Feature", "geometry": None}]}
+
+
+@pytest.mark.parametrize("document", [RING, FEATURE, COLLECTION, IN_METRES, WORLD])
+def test_areas_come_into_the_crs_of_the_scene(tmp_path: Path, document: dict[str, Any]) -> None:
+    path = tmp_path / "aoi.json"
+    path.write_text(json.dumps(document), encoding="utf-8-sig")
+    area = from_wkt(read_aoi(path, GRID))
+    if document is WORLD:
+        assert area.contains(GRID.extent.geom)
+    else:
+        assert area.bounds == pytest.approx((500_300, 5_998_000, 501_200, 5_999_000), abs=0.2)
+
+
+def test_long_edges_follow_the_parallel(tmp_path: Path) -> None:
+    """Over 3 degrees at 60° north a straight line is 1.1 km from the parallel."""
+    grid = GeoBox.from_bbox((-64.5, 59, -61.5, 61), "EPSG:4326", resolution=0.1).to_crs("EPSG:32620")
+    ring = [[-64.5, 59.5], [-61.5, 59.5], [-61.5, 60.5], [-64.5, 60.5], [-64.5, 59.5]]
+    (tmp_path / "aoi.json").write_text(json.dumps({"type": "Polygon", "coordinates": [ring]}))
+    area = from_wkt(read_aoi(tmp_path / "aoi.json", grid))
+    longitudes = np.linspace(-64.4, -61.6, 57)
+    x, y = transform("EPSG:4326", "EPSG:32620", longitudes, [59.5] * 57)
+    assert max(area.boundary.distance(from_wkt(f"POINT ({a} {b})")) for a, b in zip(x, y, strict=True)) < 1
+
+
+HALVES = shapely.MultiPolygon([shapely.box(179.5, -1, 180, 1), shapely.box(-180, -1, -179.5, 1)])
+
+
+@pytest.mark.parametrize("crs", ["EPSG:4326", "EPSG:4258", "EPSG:32660"])
+@pytest.mark.parametrize("west", [179, -181])
+@pytest.mark.parametrize("area", [HALVES, shapely.box(179.5, -1, 180.5, 1), shapely.box(-180.5, -1, -179.5, 1)])
+def test_areas_across_the_antimeridian(tmp_path: Path, crs: str, west: int, area: shapely.Geometry) -> None:
+    """However they and the scene count longitudes, the same pixels are meant."""
+    grid = GeoBox.from_bbox((west, -2, west + 2, 2), "EPSG:4326", resolution=0.1)
+    found = [west + 0.5, -1, west + 1.5, 1]
+    if crs == "EPSG:4258":
+        grid = GeoBox(grid.shape, grid.affine, crs)
+    elif crs != "EPSG:4326":
+        grid = GeoBox.from_bbox((700_000, -200_000, 950_000, 200_000), crs, resolution=10_000)
+        x, y = transform("EPSG:4326", crs, [179.5, 180.5, 180.5], [0, 0, 1])
+        found = [x[0], -y[2], x[1], y[2]]
+    (tmp_path / "aoi.json").write_text(shapely.to_geojson(area))
+    read = from_wkt(read_aoi(tmp_path / "aoi.json", grid))
+    assert read.geom_type == "Polygon"
+    assert read.bounds == pytest.approx(found, abs=1e-9 if crs != "EPSG:32660" else 60)
+
+
+def test_an_area_in_metres_across_the_antimeridian(tmp_path: Path) -> None:
+    x, y = transform("EPSG:4326", "EPSG:32660", [179.5, 180.5], [-1, 1])
+    crs = {"type": "name", "properties": {"name": "EPSG:32660"}}
+    (tmp_path / "aoi.json").write_text(
+        json.dumps({**shapely.geometry.mapping(shapely.box(x[0], y[0], x[1], y[1])), "crs": crs})
+    )
+    for west in (179, -181):
+        grid = GeoBox.from_bbox((west, -2, west + 2, 2), "EPSG:4326", resolution=0.1)
+        area = from_wkt(read_aoi(tmp_path / "aoi.json", grid))
+        assert area.bounds == pytest.approx((west + 0.5, -1, west + 1.5, 1), abs=0.01)
+
+
+@pytest.mark.parametrize(
+    "content, message",
+    [
+        ("{", "no GeoJSON"),
+        ("[]", "no GeoJSON"),
+        ('{"type": "Polygon"}', "no GeoJSON"),
+        ('{"type": "Point", "coordinates": [0, 0]}', "no polygon with an area"),
+        ('{"type": "FeatureCollection", "features": []}', "no polygon with an area"),
+        (json.dumps({**RING, "crs": {"properties": {"name": "EPSG:1"}}}), "no GeoJSON"),
+        (
+            '{"type": "Polygon", "coordinates": [[[5, 5], [6, 5], [6, 6], [5, 5]]]}',
+            "expected an overlap with",
+        ),
+        ('{"type": "Polygon", "coordinates": [[[54, -9], [54, 99], [60, 99], [54, -9]]]}', "longitude first"),
+        (None, "No such file"),
+    ],
+)
+def test_what_is_no_area_is_refused(tmp_path: Path, content: str | None, message: str) -> None:
+    path = tmp_path / "aoi.json"
+    if content is not None:
+        path.write_text(content)
+    with pytest.raises(InputError, match=f"no area for this scene: .*{message}.*--aoi"):
+        read_aoi(path, GRID)
+
+
+def test_a_scene_with_an_area(tmp_path: Path) -> None:
+    path = write(tmp_path / "x.tif", noise(3, 100, 100))
+    (tmp_path / "aoi.json").write_text(json.dumps(IN_METRES))
+    block = read_block(opened(path, aoi=tmp_path / "aoi.json"), Window(0, 0, 100, 100))
+    assert block.valid.all()
+    expected = np.zeros((100, 100), dtype=bool)
+    expected[33:67, 10:40] = True  # centres 5 999 000 − 15 … 5 998 000 + 15 and 500 300 + 15 … 501 200 − 15
+    np.testing.assert_array_equal(block.wanted, expected)
+
+
+def test_local_paths_are_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write(tmp_path / "a b.tif", noise(3, 8, 8))
+    monkeypatch.chdir(tmp_path)
+    assert {band.path for band in opened("a b.tif").bands} == {str(path)}
+    assert opened(f"file://{tmp_path}/a%20b.tif").id == "a-b"
+    shutil.move(path, tmp_path / "c.tif")
+    with pytest.raises(InputError, match="no such file"):
+        opened("a b.tif")

@@ -1,0 +1,153 @@
+"""Documents of models beside STAC and its Machine Learning Model extension, and beside what the networks do."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from pystac import Item, STACObjectType
+from pystac.extensions.mlm import MLMExtension
+from pystac.validation.stac_validator import JsonSchemaSTACValidator
+
+from seamline.flows.settings.model_folder import open_model
+from seamline.flows.training.importing import Description, import_model
+from seamline.model.spec.document import read_document, write_document
+from seamline.model.spec.spec import ModelSpec
+from tests.support.sample_data import shared
+from tests.support.small_models import random_network, saved_model
+from tests.unit.importers.test_import_model import DESCRIBED, Foreign, OneOutput, saved
+
+FRAMEWORKS = ("PyTorch", "ONNX")  # of the names that the extension lists
+ARTIFACTS = ("safetensors.torch.save_file", "onnx.save", "torch.jit.save", "torch.export.save")
+
+
+def foreign(bilinear: bool = False) -> Foreign:
+    torch.manual_seed(0)
+    return Foreign(2, 3, 2, 1, bilinear).eval()
+
+
+def _imported(name: str, bilinear: bool = False) -> Callable[[Path], ModelSpec]:
+    return lambda d: import_model(saved(foreign(bilinear), d / name, 512), DESCRIBED, d)
+
+
+def _fixed(folder: Path) -> ModelSpec:
+    path = folder / "x.pt2"
+    torch.export.save(torch.export.export(foreign(), (torch.zeros(2, 2, 64, 64),)), path)
+    return import_model(path, DESCRIBED, folder)
+
+
+def _binary(folder: Path) -> ModelSpec:
+    described = Description(("red", "odd band"), ("land", "open water"), "1 Ö", activation="none", license="MIT")
+    return import_model(saved(OneOutput(), folder / "x.pt"), described, folder)
+
+
+def _embedded(folder: Path) -> ModelSpec:
+    model = open_model("land-water-cloud")
+    for name in ("model.json", model.spec.weights):
+        (folder / name).write_bytes((model.folder / name).read_bytes())
+    return model.spec
+
+
+MODELS: dict[str, Callable[[Path], ModelSpec]] = {
+    "the U-Net": lambda d: saved_model(d, random_network()),
+    "the embedded model": _embedded,
+    "milesial": _imported("unet.pth"),
+    "bilinear": _imported("unet.pth", bilinear=True),
+    "ONNX": _imported("unet.onnx"),
+    "TorchScript": _imported("unet.pt"),
+    "torch.export": _imported("unet.pt2"),
+    "one size": _fixed,
+    "one output": _binary,
+}
+
+
+@pytest.fixture(scope="module", params=MODELS)
+def written(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[ModelSpec, Path]:
+    folder = tmp_path_factory.mktemp("model")
+    return MODELS[request.param](folder), folder
+
+
+def document(written: tuple[ModelSpec, Path]) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((written[1] / "model.json").read_text())
+    return found
+
+
+def test_a_document_is_valid_by_the_extensions_own_schemas(written: tuple[ModelSpec, Path]) -> None:
+    """Of all extensions that it names; the files lie as <extension>/<version>/schema.json, as where they come from."""
+    schemas, validator, item = shared("stac-schemas"), JsonSchemaSTACValidator(), document(written)
+    for path in schemas.glob("*/*/schema.json"):
+        uri = f"https://stac-extensions.github.io/{path.parent.relative_to(schemas)}/schema.json"
+        validator.schema_cache[uri] = json.loads(path.read_text())
+    for uri in item["stac_extensions"]:
+        assert uri in validator.schema_cache  # nothing is fetched
+        validator.validate_extension(item, STACObjectType.ITEM, "1.1.0", uri)
+
+
+def test_a_document_is_valid_by_stac_and_readable_by_pystac(written: tuple[ModelSpec, Path]) -> None:
+    spec, folder = written
+    JsonSchemaSTACValidator().validate_core(document(written), STACObjectType.ITEM, "1.1.0")
+    found = MLMExtension.ext(Item.from_file(folder / "model.json"))
+    assert [c.description for c in found.output[0].classes] == [c.description or c.name for c in spec.classes]
+    assert [band["name"] for band in found.properties["mlm:input"][0]["bands"]] == [band.name for band in spec.bands]
+
+
+def test_a_document_keeps_the_extensions_rules(written: tuple[ModelSpec, Path]) -> None:
+    """Those rules of MLM 1.4 and classification 2.0 that a document broke once, in our words."""
+    item = document(written)
+    properties, asset = item["properties"], item["assets"]["model"]
+    assert re.fullmatch(r"[a-zA-Z][a-zA-Z0-9_.\-\s]+[a-zA-Z0-9]", properties["mlm:name"])
+    (given,), (found,) = properties["mlm:input"], properties["mlm:output"]
+    named = [band["name"] for band in properties["bands"]]
+    assert [set(band) for band in given["bands"]] == [{"name"}] * len(named)
+    assert [band["name"] for band in given["bands"]] == named
+    assert len(given["value_scaling"]) == len(named) and given["resize_type"] is None
+    names = [entry["name"] for entry in found["classification:classes"]]
+    assert all(re.fullmatch("[0-9A-Za-z-_]+", name) for name in names) and len(set(names)) == len(names)
+    assert all(entry["description"] for entry in found["classification:classes"])
+    assert properties["mlm:framework"] in FRAMEWORKS and asset["mlm:artifact_type"] in ARTIFACTS
+    assert "mlm:model" in asset["roles"]
+    assert "mlm:accelerator" not in properties and properties["mlm:accelerator_constrained"] is False
+    wavelengths = any("eo:center_wavelength" in band for band in properties["bands"])
+    assert wavelengths == any("/eo/v2" in uri for uri in item["stac_extensions"])
+
+
+def test_a_document_says_what_the_network_is(written: tuple[ModelSpec, Path]) -> None:
+    spec, folder = written
+    properties, asset = document(written)["properties"], document(written)["assets"]["model"]
+    own = asset["href"].endswith(".safetensors")
+    assert own == ("mlm:hyperparameters" in properties) == ("seamline:program" not in properties)
+    assert asset["roles"][1] == ("mlm:weights" if own else "mlm:compiled")
+    assert properties["mlm:framework"] == ("ONNX" if asset["href"].endswith(".onnx") else "PyTorch")
+    assert properties["mlm:architecture"] == spec.architecture
+    window = batch = -1
+    if not own:
+        window, batch = (spec.network.to_dict()[key] or -1 for key in ("window", "batch"))
+    (given,), (found,) = properties["mlm:input"], properties["mlm:output"]
+    assert given["input"]["shape"] == [batch, len(spec.bands), window, window]
+    assert found["result"]["shape"] == [batch, spec.network.classes, window, window]
+    assert [len(set(part["dim_order"])) for part in (given["input"], found["result"])] == [4, 4]
+    assert (folder / asset["href"]).stat().st_size == asset["file:size"]
+    assert read_document(folder) == spec
+
+
+def test_what_is_not_known_is_not_said(tmp_path: Path) -> None:
+    spec = _imported("unet.pt")(tmp_path)
+    properties = json.loads((tmp_path / "model.json").read_text())["properties"]
+    assert (spec.architecture, properties["mlm:architecture"]) == ("unknown", "unknown")
+    assert spec.license == "unknown" and "license" not in properties
+
+
+def test_documents_with_wavelengths_in_the_input_are_read(tmp_path: Path) -> None:
+    spec = saved_model(tmp_path, random_network())
+    path = write_document(spec, tmp_path)
+    old = json.loads(path.read_text())
+    old["properties"]["mlm:input"][0]["bands"] = old["properties"].pop("bands")
+    for entry in old["properties"]["mlm:output"][0]["classification:classes"]:
+        del entry["title"], entry["description"]
+    path.write_text(json.dumps(old))
+    assert read_document(tmp_path) == spec

@@ -1,0 +1,298 @@
+"""Training by a recipe: what is wrong with recipe, data or folder is said in one line, before any training."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyogrio
+import pytest
+import shapely
+import torch
+import yaml
+from affine import Affine
+
+from seamline.flows.training import training
+from seamline.flows.training.recipes import Recipe, read_recipe
+from seamline.flows.training.training import train_model
+from seamline.model.spec.document import read_document
+from seamline.model.spec.errors import ModelError
+from seamline.model.training.config import Normalisation
+from seamline.model.training.data import LabelledImage, blocks
+from seamline.model.training.loop import Progress
+from seamline.pipeline.common.errors import InputError
+from seamline.pipeline.synthetic.simulate import Simulation, write_simulation
+from tests.support.small_rasters import UTM, noise, write
+
+NAMES = ("blue", "green", "red", "nir", "swir16", "swir22")
+RECIPE: dict[str, Any] = {
+    "name": "small",
+    "version": "1",
+    "description": "for tests",
+    "license": "Apache-2.0",
+    "bands": [{"name": name, "wavelength": 0.5} for name in NAMES],
+    "classes": [{"name": name, "color": "#102030"} for name in ("land", "water", "cloud", "shadow")],
+    "network": {"depth": 2, "base_width": 4},
+    "sources": [{"kind": "simulated", "size": 64, "seeds": [1]}],
+    "schedule": {"epochs": 1, "steps": 1, "batch": 2, "window": 32},
+}
+
+
+def recipe(**changes: Any) -> Recipe:
+    return Recipe.model_validate({**RECIPE, **changes})
+
+
+def silent(progress: Progress) -> None:
+    pass
+
+
+def written(folder: Path, **changes: Any) -> Path:
+    path = folder / "recipe.yaml"
+    path.write_text(yaml.safe_dump({**RECIPE, **changes}))
+    return path
+
+
+@pytest.mark.parametrize("padding", ["same", "valid"])
+def test_a_recipe_becomes_a_model(tmp_path: Path, padding: str) -> None:
+    path = written(
+        tmp_path,
+        network={"depth": 2, "base_width": 4, "padding": padding},
+        sources=[*RECIPE["sources"], {"kind": "simulated", "size": 50, "seeds": [2], "name": "held"}],
+        holdout=["held"],
+        schedule={**RECIPE["schedule"], "window": 64},
+    )
+    spec = train_model(read_recipe(path), tmp_path, tmp_path / "model", silent)
+    assert spec.network.padding == padding
+    assert read_document(tmp_path / "model") == spec
+    assert not (tmp_path / "model" / "checkpoint.pt").exists()
+
+
+@pytest.mark.parametrize("labels", ["raster", "coarse raster", "polygons"])
+def test_images_are_labelled_by_rasters_and_polygons_on_any_grid(tmp_path: Path, labels: str) -> None:
+    pixels = noise(6, 90, 120)
+    write(tmp_path / "image.tif", pixels, names=NAMES)
+    truth = np.zeros((90, 120), np.uint8)
+    truth[30:60, 40:80] = 200
+    if labels == "raster":
+        write(tmp_path / "labels.tif", truth[None])
+    elif labels == "coarse raster":
+        write(tmp_path / "labels.tif", truth[None, 5::10, 5::10], transform=UTM @ Affine.scale(10))
+    else:
+        square = shapely.Polygon([UTM @ corner for corner in ((40, 30), (80, 30), (80, 60), (40, 60))])
+        pyogrio.raw.write(
+            tmp_path / "labels.gpkg", shapely.to_wkb([square]), [np.array([200])], ["kind"], geometry_type="Polygon",
+            crs="EPSG:32620", driver="GPKG",
+        )  # fmt: skip
+    source = {
+        "kind": "labelled", "name": "middle", "image": "image.tif", "part": (0.25, 0.1, 1, 0.9),
+        "labels": "labels.gpkg" if labels == "polygons" else "labels.tif", "values": {200: 1, 0: 0},
+        "attribute": "kind" if labels == "polygons" else "",
+    }  # fmt: skip
+    ((image,), _) = recipe(sources=[source]).load(tmp_path)
+    part = np.s_[9:81, 30:120]
+    expected = np.where(truth == 200, 1, 255 if labels == "polygons" else 0)[part]
+    (whole,) = blocks(image.shape)
+    np.testing.assert_array_equal(image.labels(whole), expected)
+    found = image.pixels(whole)
+    np.testing.assert_allclose(found, pixels[:, *part] * (found / pixels[:, *part]).flat[0], rtol=1e-5)
+
+
+# --- the recipe ------------------------------------------------------------------------------------------
+
+FILES: dict[str, tuple[bytes | None, str]] = {
+    "missing": (None, "got No such file or directory, expected a YAML file"),
+    "list": (b"- a\n- b\n", "got a list, expected a YAML file with the fields of a recipe"),
+    "text": (b"hello", "got a str, expected a YAML file with the fields"),
+    "empty": (b"", "got nothing, expected a YAML file with the fields"),
+    "broken": (b"a: [1,\nb", "got while parsing .*, expected a YAML file"),
+    "binary": (b"\xff\xfe\x00\x80", "got .*, expected a YAML file"),
+    "null byte": (b"a: \x00", "got .*, expected a YAML file"),
+    "no date": (b"name: 2024-13-45", "got month must be in 1..12, expected a YAML file"),
+    "code": (b"!!python/object:os.system {}", "got could not determine a constructor .*, expected a YAML file"),
+}
+
+
+@pytest.mark.parametrize("case", FILES)
+def test_what_is_no_recipe_is_refused(case: str, tmp_path: Path) -> None:
+    content, message = FILES[case]
+    path = tmp_path / "recipe.yaml"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(InputError, match=rf"recipe .*recipe\.yaml: {message}"):
+        read_recipe(path)
+
+
+def test_a_folder_is_no_recipe(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="got Is a directory, expected a YAML file"):
+        read_recipe(tmp_path)
+
+
+BANDS, CLASSES = RECIPE["bands"], RECIPE["classes"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"sources": []}, "sources: List should have at least 1 item"),
+        ({"bands": []}, "bands: List should have at least 1 item"),
+        ({"classes": CLASSES[:1]}, "classes: List should have at least 2 items"),
+        ({"classes": [*CLASSES, CLASSES[0]]}, "classes: two are called 'land'"),
+        ({"bands": [*BANDS, BANDS[0]]}, "bands: two are called 'blue'"),
+        ({"name": "A b"}, "name: String should match"),
+        ({"network": {"depth": 2, "base_width": 12, "norm": "group"}}, "norm group: got 12, expected up to 8 or n · 8"),
+        ({"schedule": {"window": 33}}, "schedule: window 33 must be a multiple of 16, the network's divisor, "),
+        ({"schedule": {"window": 16}}, "schedule: window 16 must be .* at least 32"),
+        ({"network": {"depth": 2, "padding": "valid"}}, "schedule: window 32 must be .* at least 48"),
+        ({"schedule": {"rate": -1}}, "rate of a training: got -1.0, expected"),
+        ({"schedule": {"rate": float("nan")}}, "schedule.rate: Input should be a finite number"),
+        ({"schedule": {"warmup": 2}}, "warmup of a training: got 2.0, expected"),
+        ({"schedule": {"weight_decay": -1}}, "weight_decay of a training: got -1.0, expected"),
+        ({"schedule": {"seed": -1}}, "seed of a training: got -1, expected"),
+        ({"jitter": {"gain": -1}}, "jitter: gain of a jitter: got -1.0, expected at least 0"),
+        ({"jitter": {"dropout": 3}}, "jitter: dropout of a jitter: got 3.0, expected at most 1"),
+        ({"sources": [{"kind": "simulated", "size": 64, "seeds": []}]}, "seeds: List should have at least 1 item"),
+        ({"sources": [{"kind": "simulated", "size": 64, "seeds": [-1]}]}, "seeds.0: Input should be greater"),
+        ({"sources": [{"kind": "simulated", "size": 2**40, "seeds": [1]}]}, "size: Input should be less"),
+        ({"sources": [{"kind": "water-index", "path": "x", "scale": 0}]}, "scale: Input should be a number other than"),
+    ],
+)  # fmt: skip
+def test_recipes_that_cannot_be_trained_are_refused(changes: dict[str, Any], message: str, tmp_path: Path) -> None:
+    changes = {"network": {}, **changes}
+    with pytest.raises(InputError, match=message) as error:
+        read_recipe(written(tmp_path, **changes))
+    assert "Value error" not in str(error.value)
+
+
+# --- the data --------------------------------------------------------------------------------------------
+
+IMAGE = np.random.default_rng(0).random((40, 40, 6), dtype=np.float32)
+MASK = (np.arange(1600).reshape(40, 40) % 4).astype(np.uint8)
+
+
+def chip(folder: Path, image: Any = IMAGE, mask: Any = MASK, **changes: Any) -> dict[str, Any]:
+    np.savez(folder / "chip.npz", image=image, mask=mask)
+    labels = {value: value for value in range(4)}
+    source = {"kind": "chip", "path": "chip.npz", "image_key": "image", "mask_key": "mask", "labels": labels}
+    return {**source, **changes}
+
+
+def junk(folder: Path, content: bytes) -> dict[str, Any]:
+    (folder / "junk.npz").write_bytes(content)
+    return chip(folder, path="junk.npz")
+
+
+def bare_array(folder: Path) -> dict[str, Any]:
+    np.save(folder / "bare.npy", IMAGE)
+    return chip(folder, path="bare.npy")
+
+
+def scene(folder: Path) -> dict[str, Any]:
+    write(folder / "scene.tif", noise(3, 40, 40), names=NAMES[:3], nodata=0)
+    return {"kind": "water-index", "path": "scene.tif"}
+
+
+CHIPS: dict[str, tuple[Callable[[Path], dict[str, Any]], str]] = {
+    "missing": (lambda d: chip(d, path="none.npz"), "No such file or directory"),
+    "folder": (lambda d: chip(d, path="."), "Is a directory"),
+    "empty": (lambda d: junk(d, b""), "expected an .npz file"),
+    "text": (lambda d: junk(d, b"hello"), "expected an .npz file"),
+    "cut off": (lambda d: junk(d, b"PK\x03\x04" + bytes(100)), "expected an .npz file"),
+    "one array": (bare_array, "expected an .npz file"),
+    "another key": (lambda d: chip(d, image_key="img"), "'img.*expected an .npz file below .* with img and mask"),
+    "objects": (lambda d: chip(d, image=np.array([{}], dtype=object)), "expected an .npz file"),
+    "words": (lambda d: chip(d, image=np.full((40, 40, 6), "a")), "expected an .npz file"),
+    "flat": (lambda d: chip(d, image=IMAGE[..., 0]), r"got \(40, 40\) and \(40, 40\), expected \(height, width, 6\)"),
+    "few bands": (lambda d: chip(d, image=IMAGE[..., :3]), r"got \(40, 40, 3\) and \(40, 40\), expected"),
+    "two sizes": (lambda d: chip(d, mask=MASK[:9]), r"got \(40, 40, 6\) and \(9, 40\), expected"),
+    "no data": (lambda d: chip(d, image=IMAGE * np.nan), "got no pixel that has data in all bands"),
+    "no data in a band": (lambda d: chip(d, image=IMAGE * ([np.nan] + [1] * 5)), "got no pixel that has data in all"),
+    "no labels": (lambda d: chip(d, labels={}), "got no labelled pixel"),
+    "other labels": (lambda d: chip(d, mask=MASK.astype("i4") + 1000), "got no labelled pixel"),
+    "no class": (lambda d: chip(d, labels={0: 4}), "got the label 4, expected 0 to 3, the classes of the recipe"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", CHIPS)
+def test_data_that_cannot_be_learned_from_is_refused(case: str, tmp_path: Path) -> None:
+    make, message = CHIPS[case]
+    with pytest.raises((InputError, ModelError), match=message) as error:
+        train_model(recipe(sources=[make(tmp_path)]), tmp_path, tmp_path / "model", silent)
+    assert "source '" in str(error.value) and "\n" not in str(error.value)
+
+
+def test_masks_may_be_of_any_numbers(tmp_path: Path) -> None:
+    for mask, labels in (
+        (MASK.astype("f4"), {1: 2}),
+        (MASK.astype("i4") - 1000, {-999: 2}),
+        (MASK.astype("i4") + 1000, {1001: 2}),
+    ):
+        (image,), _ = recipe(sources=[chip(tmp_path, mask=mask, labels=labels)]).load(tmp_path)
+        np.testing.assert_array_equal(image.labels(np.s_[:, :]), np.where(MASK == 1, 2, 255))
+
+
+def test_sources_of_other_bands_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="source 'simulated-1' of the recipe: got 6 bands, expected 3"):
+        recipe(bands=BANDS[:3]).load(tmp_path)
+    with pytest.raises(InputError, match="got the bands blue, green, red, expected blue, green, nir, swir16"):
+        recipe(bands=BANDS[:3], sources=[scene(tmp_path)]).load(tmp_path)
+
+
+def test_something_must_be_left_to_train_on(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="holdout: got every source, expected"):
+        recipe(holdout=["simulated"]).load(tmp_path)
+
+
+def test_bands_of_one_value_are_refused() -> None:
+    flat = LabelledImage("flat", np.ones((2, 8, 8), np.float32), np.zeros((8, 8), np.uint8))
+    with pytest.raises(ModelError, match="band 1 of the training images: got a mean of 1 and a deviation of 0"):
+        Normalisation.of([flat])
+
+
+# --- the folder ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("out", ["file", "file/model", "/proc/none/model"])
+def test_a_folder_that_cannot_be_written_is_refused_at_once(
+    out: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(training, "train", lambda *arguments: pytest.fail("trained"))
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match=r"--out .*: got .*, expected a folder that can be written to; choose another"):
+        train_model(recipe(), tmp_path, tmp_path / out, silent)
+
+
+def test_a_result_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "model.safetensors").mkdir()
+    with pytest.raises(InputError, match=r"--out .*: got .*directory.*, expected room for the model"):
+        train_model(recipe(), tmp_path, tmp_path, silent)
+
+
+@pytest.mark.parametrize("content", [b"", b"junk", b"PK\x03\x04", None])
+def test_a_checkpoint_of_something_else_is_refused(content: bytes | None, tmp_path: Path) -> None:
+    checkpoint = tmp_path / "checkpoint.pt"
+    if content is None:
+        torch.save({"epoch": 1, "network": {"x": torch.zeros(1)}}, checkpoint)
+    else:
+        checkpoint.write_bytes(content)
+    with pytest.raises(ModelError, match=r"checkpoint .*checkpoint\.pt: got .*, expected .* remove it") as error:
+        train_model(recipe(), tmp_path, tmp_path, silent)
+    assert "\n" not in str(error.value) and len(str(error.value)) < 500
+
+
+def test_a_checkpoint_that_cannot_be_written_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(state: object, path: Path) -> None:
+        path.write_bytes(b"PK")
+        raise RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 64 vs 0")
+
+    monkeypatch.setattr(torch, "save", full)
+    with pytest.raises(ModelError, match=r"checkpoint .*checkpoint\.pt: got .*unexpected pos.*, expected room"):
+        train_model(recipe(), tmp_path, tmp_path, silent)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_real_scene_is_learned_from(tmp_path: Path) -> None:
+    write_simulation(Simulation(200, 200), tmp_path / "scene.tif")
+    (image,), _ = recipe(sources=[{"kind": "water-index", "path": "scene.tif"}]).load(tmp_path)
+    assert image.shape == (200, 200) and (image.labels(np.s_[:, :]) < 2).any()
