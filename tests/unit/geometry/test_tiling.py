@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from seamline.pipeline.common.errors import InputError
-from seamline.pipeline.execution.chunk_queue import Frontier
+from seamline.pipeline.execution.chunk_queue import ChunkQueue
 from seamline.pipeline.geometry.taper import ONE, taper, votes, winners
 from seamline.pipeline.geometry.tiling import Tiling
 from seamline.pipeline.geometry.window import mirrored
@@ -101,7 +101,7 @@ def test_store_chunks_have_one_writer(tiling: Tiling) -> None:
 
 
 @given(tilings(), st.randoms(use_true_random=False))
-def test_a_frontier_infers_and_writes_every_chunk_once_whatever_ends_first(tiling: Tiling, random) -> None:
+def test_a_queue_infers_and_writes_every_chunk_once_whatever_ends_first(tiling: Tiling, random) -> None:
     chunks = list(tiling.chunks())
     inferred_before = set(random.sample(chunks, random.randint(0, len(chunks))))
     if tiling.overlap:
@@ -110,26 +110,26 @@ def test_a_frontier_infers_and_writes_every_chunk_once_whatever_ends_first(tilin
         }
     else:
         written_before = inferred_before
-    frontier = Frontier(tiling, inferred_before, written_before)
+    queue = ChunkQueue(tiling, inferred_before, written_before)
     inferred, written, dropped = list(inferred_before), list(written_before), []
     running: list[tuple[str, object]] = []
     while True:
-        running += [("write", chunk) for chunk in frontier.writable()]
-        while len(running) < 3 and (chunk := frontier.next_to_infer()) is not None:
+        running += [("write", chunk) for chunk in queue.take_writable()]
+        while len(running) < 3 and (chunk := queue.next_to_infer()) is not None:
             running.append(("infer", chunk))
         if not running:
             break
         kind, chunk = running.pop(random.randrange(len(running)))
         if kind == "infer":
             inferred.append(chunk)
-            frontier.inferred(chunk)
+            queue.mark_inferred(chunk)
         else:
             assert set(tiling.voters_of(chunk)) | {chunk} <= set(inferred)
             assert not ({chunk, *tiling.voters_of(chunk)} & set(dropped))
             written.append(chunk)
-            dropped += frontier.written(chunk)
+            dropped += queue.mark_written(chunk)
     assert sorted(inferred) == chunks
-    assert frontier.done == len(chunks)
+    assert queue.done == len(chunks)
     if tiling.overlap:
         assert sorted(written) == chunks
         spent_before = {c for c in chunks if written_before.issuperset({c, *tiling.receivers_of(c)})}
