@@ -19,12 +19,12 @@ from ukis_csmask.mask import CSmask
 
 from seamline.flows.settings.model_folder import open_model
 from seamline.flows.training.recipes import read_recipe
-from seamline.flows.training.training import train_model
-from seamline.model.engines.engines import load_network
+from seamline.flows.training.training import train_from_recipe
+from seamline.model.engines.engines import load_unet
 from seamline.model.spec.metrics import confusion_matrix, iou, kappa
 from seamline.model.training.config import Normalisation
-from seamline.model.training.data import LabelledImage, held
-from seamline.model.training.validation import predict
+from seamline.model.training.data import LabelledImage, load_into_memory
+from seamline.model.training.validation import predict_labels
 
 CHIPS = ("landsat5", "landsat7")
 BANDS = ["blue", "green", "red", "nir", "swir16", "swir22"]
@@ -45,12 +45,12 @@ def merged(labels: NDArray[np.uint8]) -> NDArray[np.uint8]:
 def trained_without(chip: str, data: Path, folder: Path) -> NDArray[np.uint8]:
     """Labels of a chip by a network that was trained on the other."""
     recipe = read_recipe(Path(__file__).with_suffix(".yaml"), [f"holdout=[{chip}]"])
-    train_model(recipe, data, folder, lambda done: print(done, file=sys.stderr))
+    train_from_recipe(recipe, data, folder, lambda done: print(done, file=sys.stderr))
     (image,) = recipe.load(data).validation
     model = open_model(folder)
     normalise = Normalisation(*zip(*((band.mean, band.std) for band in model.spec.bands), strict=True))
     whole = slice(0, image.shape[0]), slice(0, image.shape[1])
-    return predict(load_network(model.spec, folder), image, whole, normalise)
+    return predict_labels(load_unet(model.spec, folder), image, whole, normalise)
 
 
 def main() -> None:
@@ -58,7 +58,9 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True)
     arguments = parser.parse_args()
     recipe = read_recipe(Path(__file__).with_suffix(".yaml"))
-    images: dict[str, LabelledImage] = {image.name: held(image) for image in recipe.load(arguments.data).training}
+    images: dict[str, LabelledImage] = {
+        image.name: load_into_memory(image) for image in recipe.load(arguments.data).training
+    }
     print("| network | tested on | IoU | kappa |\n|---|---|---|---|")
     for chip in CHIPS:
         truth = images[chip].mask

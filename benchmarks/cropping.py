@@ -17,7 +17,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from seamline.model.engines.engines import DTYPES, fused, has_onednn, rectified
+from seamline.model.engines.engines import DTYPES, fuse_batch_norm, fuse_relu, has_onednn
 from seamline.model.engines.runtime import keep_freed_memory
 from seamline.model.networks.unet import UNet
 from seamline.model.spec.config import Precision, UNetConfig
@@ -26,8 +26,8 @@ from seamline.model.spec.config import Precision, UNetConfig
 def ready(config: UNetConfig, precision: Precision, device: str) -> nn.Module:
     """A network of random weights, as the runtime runs it."""
     torch.manual_seed(0)
-    network = fused(UNet(config).eval()).to(device, DTYPES[precision]).to(memory_format=torch.channels_last)
-    return rectified(network) if device == "cpu" and has_onednn(precision) else network
+    network = fuse_batch_norm(UNet(config).eval()).to(device, DTYPES[precision]).to(memory_format=torch.channels_last)
+    return fuse_relu(network) if device == "cpu" and has_onednn(precision) else network
 
 
 def plainly(network: nn.Module, config: UNetConfig, halo: int) -> Callable[[Tensor], Tensor]:

@@ -23,12 +23,12 @@ import torch
 from safetensors.torch import save_file
 
 from seamline.flows.runs.measuring import describe_device
-from seamline.flows.settings.model_folder import Model, embedded_models, open_model
+from seamline.flows.settings.model_folder import Model, list_embedded_models, open_model
 from seamline.model.engines.tune import Tuner
 from seamline.model.networks.unet import UNet
-from seamline.model.spec.config import Radiometry, UNetConfig, Wish
-from seamline.model.spec.document import write_document
-from seamline.pipeline.common.memory import peak_memory, reset_peak_memory
+from seamline.model.spec.config import EngineRequest, Radiometry, UNetConfig
+from seamline.model.spec.document import write_model_spec
+from seamline.pipeline.common.memory import read_peak_memory, reset_peak_memory
 
 
 def of_width(width: int, like: Model, folder: Path) -> Model:
@@ -38,24 +38,26 @@ def of_width(width: int, like: Model, folder: Path) -> Model:
     spec = replace(like.spec, name=f"width {width}", network=network.config, weights="model.safetensors")
     folder.mkdir()
     save_file({name: tensor.contiguous() for name, tensor in network.state_dict().items()}, folder / spec.weights)
-    write_document(spec, folder)
+    write_model_spec(spec, folder)
     return open_model(folder)
 
 
-def rows(model: Model, windows: list[int], wish: Wish, rounds: int) -> Iterator[str]:
+def rows(model: Model, windows: list[int], wish: EngineRequest, rounds: int) -> Iterator[str]:
     """A line for each way to run: the fastest of each engine and precision, in every window."""
     count = len(model.spec.bands)
     radiometry, halo = Radiometry((1.0,) * count, (0.0,) * count, (None,) * count), model.spec.exact_halo or 0
-    tuner = Tuner(model.spec, model.folder, radiometry, halo, wish, os.cpu_count() or 1, reset_peak_memory, peak_memory)
+    tuner = Tuner(
+        model.spec, model.folder, radiometry, halo, wish, os.cpu_count() or 1, reset_peak_memory, read_peak_memory
+    )
     rng = np.random.default_rng(0)
     speeds: dict[tuple[str, str], list[float]] = {}
     for window in windows:
         noise = [rng.normal(band.mean, band.std, (window, window)) for band in model.spec.bands]
         sample = np.array(noise, np.float32), np.ones((window, window), np.bool_)
-        attempts = tuner._attempts(list(tuner._ways(tuner._baseline())), sample, window)
+        attempts = tuner._load_candidates(list(tuner._vary_engine(tuner._choose_baseline())), sample, window)
         fastest: dict[tuple[str, str], float] = {}
         for _ in range(rounds):
-            for trial in tuner._trials(attempts, window, attempts[0].labels):
+            for trial in tuner._time_candidates(attempts, window, attempts[0].labels):
                 way, speed = (trial.settings.engine, trial.settings.precision), 1e-6 / trial.seconds_per_pixel
                 fastest[way] = max(fastest.get(way, 0.0), speed)
         for way, speed in fastest.items():
@@ -76,9 +78,9 @@ def main() -> None:
     print("| network | engine | precision | " + " | ".join(map(str, asked.windows)) + " |")
     print("|" + "---|" * (3 + len(asked.windows)))
     with tempfile.TemporaryDirectory() as folder:
-        embedded = open_model(embedded_models()[0])
+        embedded = open_model(list_embedded_models()[0])
         for model in (embedded, *(of_width(width, embedded, Path(folder) / str(width)) for width in asked.widths)):
-            for row in rows(model, list(asked.windows), Wish(engine=asked.engine), asked.rounds):
+            for row in rows(model, list(asked.windows), EngineRequest(engine=asked.engine), asked.rounds):
                 print(row, flush=True)
 
 

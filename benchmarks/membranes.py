@@ -22,21 +22,21 @@ from PIL import Image
 from benchmarks.neuron_errors import pixel_error, rand_error, warping_error, wrong_pixels
 from seamline.model.spec.config import UNetConfig
 from seamline.model.training.augmentation import Jitter, Warp
-from seamline.model.training.config import Schedule, Training
-from seamline.model.training.data import LabelledImage, read
-from seamline.model.training.loop import Trained, train
+from seamline.model.training.config import Schedule, TrainingConfig
+from seamline.model.training.data import LabelledImage, read_window
+from seamline.model.training.loop import TrainingResult, train
 from seamline.model.training.losses import Loss
-from seamline.model.training.validation import context
+from seamline.model.training.validation import compute_context
 
 TRAINED, TESTED = range(6), range(6, 8)
 MEMBRANE, CELL = 0, 1
 PADDINGS = ("same", "valid")
 
 
-def training(padding: str, elastic: bool, steps: int) -> Training:
+def training(padding: str, elastic: bool, steps: int) -> TrainingConfig:
     """The paper's network at a quarter of its width, its loss, and windows that leave 256² after the lost border."""
     network = UNetConfig(1, 2, depth=4, base_width=16, padding="same" if padding == "same" else "valid", norm="batch")
-    return Training(
+    return TrainingConfig(
         network,
         Schedule(epochs=10, steps=steps // 10, batch=4, window=256 + 2 * network.least_halo, rate=3e-3, averaged=100),
         class_weights=(1.0, 1.0),
@@ -59,12 +59,12 @@ def slices(folder: Path, numbers: range) -> list[LabelledImage]:
 
 
 @torch.inference_mode()
-def cells(trained: Trained, image: LabelledImage) -> NDArray[np.float32]:
+def cells(trained: TrainingResult, image: LabelledImage) -> NDArray[np.float32]:
     """The probability of a cell (height, width), the mean over the eight ways to lay the slice, as in the paper."""
     config = trained.network.config
-    halo = context(config)
+    halo = compute_context(config)
     height, width = image.shape
-    pixels, _ = read(image, -halo, -halo, height + 2 * halo, width + 2 * halo)
+    pixels, _ = read_window(image, -halo, -halo, height + 2 * halo, width + 2 * halo)
     x = torch.from_numpy(trained.normalisation(pixels))[None]
     total = torch.zeros(height, width)
     for turns in range(4):

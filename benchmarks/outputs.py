@@ -29,13 +29,13 @@ from odc.geo.geobox import GeoBox
 from scipy import ndimage
 
 from seamline.pipeline.common.classes import LabelClass
-from seamline.pipeline.common.memory import peak_memory
+from seamline.pipeline.common.memory import read_peak_memory
 from seamline.pipeline.geometry.tiling import Index, Tiling
-from seamline.pipeline.products.cog import labels_content, write_cog
+from seamline.pipeline.products.cog import describe_labels, write_cog
 from seamline.pipeline.products.overviews import write_overviews
-from seamline.pipeline.products.zarr_store import Storage, create_store, open_labels, write_labels
-from seamline.pipeline.vectors.vectors import Polygons, Rules, write_polygons
-from seamline.pipeline.vectors.writers import FILES
+from seamline.pipeline.products.zarr_store import ZarrLayout, create_store, open_labels, write_labels
+from seamline.pipeline.vectors.vectors import PolygonOptions, PolygonRules, write_polygons
+from seamline.pipeline.vectors.writers import POLYGON_FILES
 
 CHUNK, CLASSES = 2048, tuple(LabelClass(value, f"class {value}", (60 * value, 100, 20)) for value in range(4))
 POLYGONIZE = "gdal_polygonize.py"
@@ -54,17 +54,17 @@ def main() -> None:
         folder = Path(name)
         grid = GeoBox((asked.size, asked.size), Affine(10, 0, 5e5, 0, -10, 6e6), "EPSG:32632")
         tiling = Tiling(asked.size, asked.size, window=CHUNK, halo=0, overlap=0, chunk_tiles=1, divisor=1)
-        create_store(folder / "s.zarr", grid, CLASSES, Storage(1024), title="simulated")
+        create_store(folder / "s.zarr", grid, CLASSES, ZarrLayout(1024), title="simulated")
         for chunk in tiling.chunks():
-            write_labels(folder / "s.zarr", tiling.pixels_of(chunk), simulated(tiling, chunk))
+            write_labels(folder / "s.zarr", tiling.write_window_of(chunk), simulated(tiling, chunk))
         print(f"{asked.size}² pixels, {tiling.chunk_grid.row}² chunks of {CHUNK}")
         print(f"labels in the store: {size_of(folder / 's.zarr')}")
         rasters(folder, asked.size)
         if asked.rasters:
             return
-        for formats in (("parquet",), ("fgb",), tuple(FILES)):
-            rules = Rules(asked.min_area, asked.simplify)
-            ours(folder, tiling, grid, Polygons(formats, rules), asked.workers)
+        for formats in (("parquet",), ("fgb",), tuple(POLYGON_FILES)):
+            rules = PolygonRules(asked.min_area, asked.simplify)
+            ours(folder, tiling, grid, PolygonOptions(formats, rules), asked.workers)
         if shutil.which(POLYGONIZE):
             gdal(folder)
         else:
@@ -112,7 +112,7 @@ def step(what: str, folder: Path, size: int) -> None:
     """What ``rasters`` measures."""
     grid = GeoBox((size, size), Affine(10, 0, 5e5, 0, -10, 6e6), "EPSG:32632")
     if what == "cog":
-        labels, content = open_labels(folder / "s.zarr"), labels_content(CLASSES)
+        labels, content = open_labels(folder / "s.zarr"), describe_labels(CLASSES)
         write_cog(labels, grid, content, folder / "s.tif", folder / "scratch", {})
     else:
         write_overviews(folder / "s.zarr", grid, CLASSES)
@@ -132,7 +132,7 @@ def fields_of(side: int) -> np.ndarray:
 
 def simulated(tiling: Tiling, chunk: Index) -> np.ndarray:
     """Labels of a chunk that fit to those of its neighbours."""
-    window, margin = tiling.pixels_of(chunk), 64
+    window, margin = tiling.write_window_of(chunk), 64
     step = 16
     coarse = fields_of(-(-max(tiling.height, tiling.width) // step) + 2 * margin)
     rows = (np.arange(window.row, window.stop_row) / step + margin)[:, None]
@@ -143,9 +143,9 @@ def simulated(tiling: Tiling, chunk: Index) -> np.ndarray:
     return (fields + 0.05 * ndimage.gaussian_filter(grain, (0, 1.5, 1.5))).argmax(0).astype(np.uint8)
 
 
-def ours(folder: Path, tiling: Tiling, grid: GeoBox, wanted: Polygons, workers: int) -> None:
+def ours(folder: Path, tiling: Tiling, grid: GeoBox, wanted: PolygonOptions, workers: int) -> None:
     """Time our polygons in a process of its own, whose peak of memory is then its own."""
-    for old in FILES.values():
+    for old in POLYGON_FILES.values():
         (folder / old).unlink(missing_ok=True)
     command = [sys.executable, __file__, "--one", str(folder), str(tiling.height), ",".join(wanted.formats)]
     started = time.perf_counter()
@@ -156,14 +156,14 @@ def ours(folder: Path, tiling: Tiling, grid: GeoBox, wanted: Polygons, workers: 
     print(f"ours, {'+'.join(wanted.formats)}: {done.stdout.strip()} ({time.perf_counter() - started:.1f} s with start)")
 
 
-def one(folder: Path, size: int, wanted: Polygons, workers: int) -> None:
+def one(folder: Path, size: int, wanted: PolygonOptions, workers: int) -> None:
     """What ``ours`` measures."""
     grid = GeoBox((size, size), Affine(10, 0, 5e5, 0, -10, 6e6), "EPSG:32632")
     tiling = Tiling(size, size, window=CHUNK, halo=0, overlap=0, chunk_tiles=1, divisor=1)
     with LocalCluster(workers, threads_per_worker=3, dashboard_address=":0") as cluster, Client(cluster) as client:
 
         def spread(work: Callable[[Index], Any], chunks: Any) -> Iterator[Any]:
-            """As ``seamline.pipeline.execution.scheduler.spread``, without what names errors."""
+            """As ``seamline.pipeline.execution.scheduler.sample_blocks``, without what names errors."""
             left, running = iter(chunks), []
             while True:
                 while len(running) < 6 * workers and (chunk := next(left, None)) is not None:
@@ -175,11 +175,13 @@ def one(folder: Path, size: int, wanted: Polygons, workers: int) -> None:
         started = time.perf_counter()
         write_polygons(folder / "s.zarr", tiling, grid, CLASSES, wanted, folder, folder / "scratch", spread)
         seconds = time.perf_counter() - started
-        peaks = sum(client.run(peak_memory).values())
-    found = folder / FILES["parquet"]
+        peaks = sum(client.run(read_peak_memory).values())
+    found = folder / POLYGON_FILES["parquet"]
     count = f"{pq.read_metadata(found).num_rows} polygons, " if found.exists() else ""
-    sizes = ", ".join(f"{name} {size_of(folder / name)}" for name in FILES.values() if (folder / name).exists())
-    print(f"{count}{seconds:.1f} s, {sizes}, {peak_memory() >> 20} MiB here, {peaks >> 20} MiB in {workers} workers")
+    sizes = ", ".join(f"{name} {size_of(folder / name)}" for name in POLYGON_FILES.values() if (folder / name).exists())
+    print(
+        f"{count}{seconds:.1f} s, {sizes}, {read_peak_memory() >> 20} MiB here, {peaks >> 20} MiB in {workers} workers"
+    )
 
 
 def gdal(folder: Path) -> None:
@@ -198,7 +200,7 @@ if __name__ == "__main__":
         raise SystemExit
     if sys.argv[1:2] == ["--one"]:
         place, size, formats, min_area, simplify, workers = sys.argv[2:]
-        rules = Rules(float(min_area), float(simplify))
-        one(Path(place), int(size), Polygons(tuple(formats.split(",")), rules), int(workers))
+        rules = PolygonRules(float(min_area), float(simplify))
+        one(Path(place), int(size), PolygonOptions(tuple(formats.split(",")), rules), int(workers))
     else:
         main()

@@ -31,13 +31,13 @@ from rich.table import Table
 
 from seamline.pipeline.common.layout import COG, RECORD
 from seamline.pipeline.geometry.tiling import Tiling
-from seamline.pipeline.products.cog import labels_content, write_cog
-from seamline.pipeline.products.zarr_store import Storage, create_store, open_labels, write_labels
+from seamline.pipeline.products.cog import describe_labels, write_cog
+from seamline.pipeline.products.zarr_store import ZarrLayout, create_store, open_labels, write_labels
 from seamline.pipeline.stac.catalog import (
     ModelReference,
     Provenance,
-    class_table,
-    scene_item,
+    build_scene_item,
+    compute_class_areas,
     update_catalog,
     write_item,
 )
@@ -52,19 +52,19 @@ def publish(folder: Path, size: int) -> None:
     folder.mkdir(parents=True)
     grid = GeoBox((size, size), Affine(10, 0, 5e5, 0, -10, 6e6), "EPSG:32632")
     tiling = Tiling(size, size, window=CHUNK, halo=0, overlap=0, chunk_tiles=1, divisor=1)
-    create_store(store, grid, CLASSES, Storage(1024), title="simulated")
+    create_store(store, grid, CLASSES, ZarrLayout(1024), title="simulated")
     for chunk in tiling.chunks():
-        write_labels(store, tiling.pixels_of(chunk), simulated(tiling, chunk))
+        write_labels(store, tiling.write_window_of(chunk), simulated(tiling, chunk))
     labels = open_labels(store)
-    write_cog(labels, grid, labels_content(CLASSES), folder / COG, folder / "scratch", {})
-    table = class_table(labels, grid, CLASSES)
+    write_cog(labels, grid, describe_labels(CLASSES), folder / COG, folder / "scratch", {})
+    table = compute_class_areas(labels, grid, CLASSES)
     shutil.rmtree(store)
     rows = [{"value": row.value, "name": row.name} for row in table]
     record = {"scene": folder.name, "scene_digest": "", "model_digest": "", "classes": rows}
     (folder / RECORD).write_text(json.dumps(record))
     now, model = datetime.now(UTC), ModelReference("none", "00" * 32, "model.json")
     provenance = Provenance("simulated", model, now, now, {}, "simulated")
-    write_item(scene_item(folder, folder.name, grid, CLASSES, table, provenance), folder)
+    write_item(build_scene_item(folder, folder.name, grid, CLASSES, table, provenance), folder)
     update_catalog(folder.parent)
 
 

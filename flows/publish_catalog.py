@@ -9,9 +9,9 @@ from prefect import flow, get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 
 from seamline.flows.runs.destination import Destination
-from seamline.flows.settings.credentials import use
+from seamline.flows.settings.credentials import use_credentials
 from seamline.flows.tracking import artifacts
-from seamline.pipeline.common.classes import counted
+from seamline.pipeline.common.classes import format_count
 from seamline.pipeline.common.errors import InputError, RunError
 from seamline.pipeline.common.layout import ITEM
 from seamline.pipeline.publishing.upload import renew_catalog
@@ -34,14 +34,14 @@ def publish_catalog_flow(
             which files there are, and their sizes.
         credentials: Name of the Prefect Secret block with the keys of object storage; default: the environment's.
     """
-    use(credentials)
+    use_credentials(credentials)
     destination = Destination.of(out, None)
     scenes = catalog_task(destination)
     findings = check_task(destination) if check else []
     artifacts.show_findings(scenes, findings, str(out))
     if findings:
         told = "; ".join(f"{finding.scene}/{finding.subject}: {finding.problem}" for finding in findings[:5])
-        raise RunError(f"{counted(len(findings), 'finding')} in {out}: {told}")
+        raise RunError(f"{format_count(len(findings), 'finding')} in {out}: {told}")
     return {"scenes": scenes}
 
 

@@ -16,14 +16,14 @@ from prefect.task_runners import ThreadPoolTaskRunner
 from pydantic import Field
 
 from seamline.flows.collection.discovery import discover
-from seamline.flows.collection.fingerprint import Discovery, Found
+from seamline.flows.collection.fingerprint import Discovery, SceneRef
 from seamline.flows.collection.ledger import Ledger
 from seamline.flows.collection.outcomes import Outcome
 from seamline.flows.collection.scene_sources import SceneSource
 from seamline.flows.runs.cluster_session import Workforce
 from seamline.flows.runs.destination import Destination
 from seamline.flows.runs.segment import Result, Watcher
-from seamline.flows.settings.credentials import use
+from seamline.flows.settings.credentials import use_credentials
 from seamline.flows.settings.model_folder import open_model
 from seamline.flows.settings.options import SegmentOptions
 from seamline.flows.tracking import artifacts
@@ -60,23 +60,23 @@ def segment_collection(
         renew: Also segment again what another model or other options left; otherwise such scenes fail.
     """
     quieten_dask()
-    use(options.credentials)
+    use_credentials(options.credentials)
     destination = Destination.of(out, options.work)
     folder = destination.folder
     ledger = Ledger(folder, open_model(model).digest, digest_of(options))
     check_writable(folder, f"out {out}")
     discovery = discover_task(scenes)
     folder.mkdir(parents=True, exist_ok=True)  # also of no scenes a catalogue can be published
-    ledger.refuse(scenes.place(), discovery.refused)
-    new = ledger.new(discovery.found, destination.holds)
+    ledger.record_rejected(scenes.get_location(), discovery.rejected)
+    new = ledger.find_new(discovery.scenes, destination.holds)
     log = get_run_logger()
-    seen, refused = len(discovery.found) + len(discovery.refused), len(discovery.refused)
+    seen, refused = len(discovery.scenes) + len(discovery.rejected), len(discovery.rejected)
     log.info("%s: %d scenes, %d new or not yet published, %d refused", scenes.kind, seen, len(new), refused)
-    outcomes = [Outcome(refused.name, "failed", refused.reason) for refused in discovery.refused]
+    outcomes = [Outcome(refused.name, "failed", refused.reason) for refused in discovery.rejected]
     for outcome in _done(new, ledger, out, model, options, at_once, renew):
         log.info("%s: %s", outcome.name, outcome.reason or outcome.state)
         outcomes.append(outcome)
-    known = len(discovery.found) - len(new)
+    known = len(discovery.scenes) - len(new)
     artifacts.show_collection(outcomes, known, discovery.waiting, f"{scenes.kind} to {out}")
     failed = [outcome for outcome in outcomes if outcome.state == "failed"]
     if failed:
@@ -98,7 +98,7 @@ def connect_task(client: Callable[[], Client]) -> None:
 
 
 def _done(
-    new: Sequence[Found],
+    new: Sequence[SceneRef],
     ledger: Ledger,
     out: str | Path,
     model: str,
@@ -112,7 +112,7 @@ def _done(
     with runner, Workforce(options) as force:
         if new:
             connect_task(force.client)
-        running: dict[PrefectFuture[Result], Found] = {}
+        running: dict[PrefectFuture[Result], SceneRef] = {}
         for scene in new:
             parameters = {
                 "name": scene.name,
@@ -129,11 +129,11 @@ def _done(
             scene = running[future]
             outcome = _outcome(scene, future.result(raise_on_failure=False))
             if outcome.state != "in use":
-                ledger.note(scene, "failed" if outcome.state == "failed" else "published", outcome.reason)
+                ledger.record_outcome(scene, "failed" if outcome.state == "failed" else "published", outcome.reason)
             yield outcome
 
 
-def _outcome(scene: Found, result: Result | BaseException) -> Outcome:
+def _outcome(scene: SceneRef, result: Result | BaseException) -> Outcome:
     if isinstance(result, InUseError):
         return Outcome(scene.name, "in use", "another run works on it")
     if isinstance(result, BaseException):

@@ -12,13 +12,13 @@ from seamline.flows.runs.cluster_session import Workforce
 from seamline.flows.settings.options import SegmentOptions
 from seamline.flows.terminal import tables as display
 from seamline.flows.tracking.scene_task import quieten_dask, segment_task
-from seamline.pipeline.common.errors import public
+from seamline.pipeline.common.errors import redact_address
 
 DEFAULTS = SegmentOptions()
 
 
 def _name() -> str:
-    return f"segment {public(str(flow_run.parameters['source']))}"
+    return f"segment {redact_address(str(flow_run.parameters['source']))}"
 
 
 @flow(name="segment-scene", flow_run_name=_name, persist_result=False, validate_parameters=True)
@@ -37,6 +37,6 @@ def segment_scene(
         options: Everything that has a default.
     """
     quieten_dask()
-    with Workforce(options) as force, display.live() as terminal:
-        result = segment_task(Path(public(source)).name, source, model, out, options, force.client, terminal)
+    with Workforce(options) as force, display.show_live_progress() as terminal:
+        result = segment_task(Path(redact_address(source)).name, source, model, out, options, force.client, terminal)
     return {"folder": result.place or str(result.folder), "computed": result.computed, "record": result.record}

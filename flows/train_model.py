@@ -10,8 +10,8 @@ from prefect import flow, get_run_logger, task
 from prefect.artifacts import create_markdown_artifact, create_progress_artifact, update_progress_artifact
 
 from seamline.flows.training.recipes import read_recipe
-from seamline.flows.training.training import train_model
-from seamline.model.training.loop import Progress
+from seamline.flows.training.training import train_from_recipe
+from seamline.model.training.loop import EpochReport
 
 
 @task(task_run_name="train by {recipe}", persist_result=False)
@@ -20,9 +20,9 @@ def train_task(recipe: Path, data: Path, out: Path, changes: list[str], overwrit
     log = get_run_logger()
     read = read_recipe(recipe, changes)
     artifact = create_progress_artifact(progress=0.0, description=f"training of {read.name}")
-    history: list[Progress] = []
+    history: list[EpochReport] = []
 
-    def report(progress: Progress) -> None:
+    def report(progress: EpochReport) -> None:
         scores = " ".join(f"{score:.3f}" for score in progress.iou) or "no hold-out"
         log.info(
             "epoch %d of %d: loss %.4f, IoU %s, %.0f s",
@@ -32,7 +32,7 @@ def train_task(recipe: Path, data: Path, out: Path, changes: list[str], overwrit
         if isinstance(artifact, UUID):
             update_progress_artifact(artifact, progress=100.0 * progress.epoch / progress.epochs)
 
-    spec = train_model(read, data, out, report, overwrite)
+    spec = train_from_recipe(read, data, out, report, overwrite)
     rows = zip((entry.name for entry in spec.classes), history[-1].iou if history else (), strict=False)
     table = "\n".join(f"| {name} | {score:.3f} |" for name, score in rows)
     create_markdown_artifact(

@@ -9,7 +9,7 @@ import sys
 import time
 from pathlib import Path
 
-PREFECT = {
+PREFECT_SETTINGS = {
     # A first start makes Prefect's database; its default of 20 s is too short for a small or busy machine.
     "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "180",
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
@@ -26,14 +26,14 @@ def main() -> int:
     arguments = parser.parse_args()
     out: Path = arguments.out
     (out / "prefect").mkdir(parents=True, exist_ok=True)
-    for name, value in {**PREFECT, "PREFECT_HOME": str(out.absolute() / "prefect")}.items():
+    for name, value in {**PREFECT_SETTINGS, "PREFECT_HOME": str(out.absolute() / "prefect")}.items():
         os.environ.setdefault(name, value)
     # Imported here: Prefect reads its settings from the environment when it is imported.
     from seamline.flows.runs.segment import Result
     from seamline.flows.segment_scene import segment_scene
     from seamline.flows.settings.options import SegmentOptions
     from seamline.flows.terminal import tables as display
-    from seamline.flows.training.evaluation import truth_scores
+    from seamline.flows.training.evaluation import compute_class_iou
     from seamline.pipeline.common.layout import COG
     from seamline.pipeline.synthetic.simulate import Simulation, write_simulation
 
@@ -41,7 +41,7 @@ def main() -> int:
     started = time.monotonic()
     height, width = arguments.size
     scene = out / "scene.tif"
-    with display.percentage(f"simulating a scene of {height} × {width}") as progress:
+    with display.show_percentage(f"simulating a scene of {height} × {width}") as progress:
         truth = write_simulation(Simulation(height, width), scene, progress)
     # The demo shows a run, so it does not stop at a result that an earlier one left.
     simulated = time.monotonic()
@@ -49,10 +49,10 @@ def main() -> int:
     outcome = state.result()
     folder = Path(outcome["folder"])
     display.show_result(Result(folder, outcome["record"], outcome["computed"]))
-    display.show_scores(truth_scores(folder / COG, truth, outcome["record"]["classes"]))
-    display.say(f"Prefect flow run {state.state_details.flow_run_id} of segment-scene: {state.name}")
+    display.show_scores(compute_class_iou(folder / COG, truth, outcome["record"]["classes"]))
+    display.print_line(f"Prefect flow run {state.state_details.flow_run_id} of segment-scene: {state.name}")
     ended = time.monotonic()
-    display.say(
+    display.print_line(
         f"{ended - started:.0f} s in all: {simulated - started:.0f} to simulate the scene, {ended - simulated:.0f} for "
         f"the flow run with Prefect's own server; look at {folder / 'preview.png'}"
     )

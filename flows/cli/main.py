@@ -17,29 +17,29 @@ from seamline.flows.cli import models as cli_models
 from seamline.flows.cli import results as cli_results
 from seamline.flows.cli import up as cli_up
 from seamline.flows.cli.arguments import (
-    Aoi,
-    Bands,
-    Batch,
-    ChunkTiles,
-    Cluster,
-    Credentials,
-    Device,
-    Engine,
-    Halo,
-    ModelName,
-    Nodata,
-    Offset,
-    Overlap,
-    Precision,
-    Scale,
-    Scene,
-    Scenes,
-    Threads,
-    Window,
-    Workers,
-    checked_options,
-    listed,
-    mapping,
+    AoiOption,
+    BandsOption,
+    BatchOption,
+    ChunkTilesOption,
+    ClusterOption,
+    CredentialsOption,
+    DeviceOption,
+    EngineOption,
+    HaloOption,
+    ModelOption,
+    NodataOption,
+    OffsetOption,
+    OverlapOption,
+    PrecisionOption,
+    ScaleOption,
+    SceneArgument,
+    ScenesArgument,
+    ThreadsOption,
+    WindowOption,
+    WorkersOption,
+    parse_label_mapping,
+    split_names,
+    validate_options,
 )
 from seamline.flows.cli.usage import usage_error
 from seamline.flows.terminal import tables as display
@@ -55,14 +55,15 @@ app = typer.Typer(
 )
 app.add_typer(cli_models.app, name="model")
 
-INTERRUPTED = 130
+EXIT_INTERRUPTED = 130
 
 
 @app.callback()
-def _help(
+def _show_help(
     context: typer.Context,
     show_version: Annotated[
-        bool, typer.Option("--version", help="Say which Seamline this is", callback=lambda wanted: _version(wanted))
+        bool,
+        typer.Option("--version", help="Say which Seamline this is", callback=lambda wanted: _show_version(wanted)),
     ] = False,
 ) -> None:
     if context.invoked_subcommand is None:
@@ -71,20 +72,20 @@ def _help(
 
 @app.command()
 def segment(
-    scene: Scenes,
-    model: ModelName,
+    scene: ScenesArgument,
+    model: ModelOption,
     out: Annotated[str, typer.Option(help="Folder of the catalogue, or s3://BUCKET/PREFIX; each scene gets a folder")],
-    window: Window = "auto",
-    halo: Halo = "auto",
-    overlap: Overlap = "auto",
-    chunk_tiles: ChunkTiles = None,
-    device: Device = "auto",
-    precision: Precision = "auto",
-    engine: Engine = "auto",
-    batch: Batch = None,
-    threads: Threads = None,
-    cluster: Cluster = "local",
-    workers: Workers = None,
+    window: WindowOption = "auto",
+    halo: HaloOption = "auto",
+    overlap: OverlapOption = "auto",
+    chunk_tiles: ChunkTilesOption = None,
+    device: DeviceOption = "auto",
+    precision: PrecisionOption = "auto",
+    engine: EngineOption = "auto",
+    batch: BatchOption = None,
+    threads: ThreadsOption = None,
+    cluster: ClusterOption = "local",
+    workers: WorkersOption = None,
     outputs: Annotated[
         str, typer.Option(help="What to write: cog, zarr, polygons, probabilities, confidence, disagreement")
     ] = "cog,zarr",
@@ -93,14 +94,14 @@ def segment(
     polygon_formats: Annotated[str, typer.Option(help="Files of polygons: fgb, gpkg, parquet")] = "fgb,gpkg,parquet",
     polygon_min_area: Annotated[float, typer.Option(help="Smaller ones, in m², become part of a neighbour")] = 0,
     polygon_simplify: Annotated[float, typer.Option(help="Fewer corners: tolerance in pixels; 0: exact")] = 0,
-    aoi: Aoi = None,
-    bands: Bands = "",
-    scale: Scale = None,
-    offset: Offset = None,
-    nodata: Nodata = None,
+    aoi: AoiOption = None,
+    bands: BandsOption = "",
+    scale: ScaleOption = None,
+    offset: OffsetOption = None,
+    nodata: NodataOption = None,
     on_bad_block: Annotated[str, typer.Option(help="fail, or nodata: go on without unreadable blocks")] = "fail",
     work: Annotated[Path | None, typer.Option(help="Folder to work in where --out is s3://…")] = None,
-    credentials: Credentials = None,
+    credentials: CredentialsOption = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Start over where something else is")] = False,
 ) -> None:
     """Segment scenes: COG, Zarr, STAC item, preview and report in OUT/<scene>/.
@@ -109,52 +110,52 @@ def segment(
     """
     from seamline.flows.runs.segment import segment_all
 
-    options = checked_options(
+    options = validate_options(
         window=window, halo=halo, overlap=overlap, chunk_tiles=chunk_tiles,
         device=device, precision=precision, engine=engine, batch=batch, threads=threads,
         cluster=cluster, workers=workers,
-        outputs=listed(outputs), zarr_format=zarr_format, zarr_shards=zarr_shards,
-        polygon_formats=listed(polygon_formats), polygon_min_area=polygon_min_area, polygon_simplify=polygon_simplify,
-        aoi=aoi, bands=listed(bands), scale=scale, offset=offset, nodata=nodata,
+        outputs=split_names(outputs), zarr_format=zarr_format, zarr_shards=zarr_shards,
+        polygon_formats=split_names(polygon_formats), polygon_min_area=polygon_min_area, polygon_simplify=polygon_simplify,
+        aoi=aoi, bands=split_names(bands), scale=scale, offset=offset, nodata=nodata,
         on_bad_block=on_bad_block, work=work, credentials=credentials, overwrite=overwrite,
     )  # fmt: skip
-    with display.live() as watcher:
+    with display.show_live_progress() as watcher:
         segment_all(scene, model, out, options, watcher)
 
 
 @app.command()
 def plan(
-    scene: Scene,
-    model: ModelName,
-    window: Window = "auto",
-    halo: Halo = "auto",
-    overlap: Overlap = "auto",
-    chunk_tiles: ChunkTiles = None,
-    device: Device = "auto",
-    precision: Precision = "auto",
-    engine: Engine = "auto",
-    batch: Batch = None,
-    threads: Threads = None,
-    cluster: Cluster = "local",
-    workers: Workers = None,
-    aoi: Aoi = None,
-    bands: Bands = "",
-    scale: Scale = None,
-    offset: Offset = None,
-    nodata: Nodata = None,
-    credentials: Credentials = None,
+    scene: SceneArgument,
+    model: ModelOption,
+    window: WindowOption = "auto",
+    halo: HaloOption = "auto",
+    overlap: OverlapOption = "auto",
+    chunk_tiles: ChunkTilesOption = None,
+    device: DeviceOption = "auto",
+    precision: PrecisionOption = "auto",
+    engine: EngineOption = "auto",
+    batch: BatchOption = None,
+    threads: ThreadsOption = None,
+    cluster: ClusterOption = "local",
+    workers: WorkersOption = None,
+    aoi: AoiOption = None,
+    bands: BandsOption = "",
+    scale: ScaleOption = None,
+    offset: OffsetOption = None,
+    nodata: NodataOption = None,
+    credentials: CredentialsOption = None,
     picture: Annotated[Path | None, typer.Option(help="Draw the plan to this PNG")] = None,
 ) -> None:
     """Show how a scene would be segmented: tiles, redundancy, memory, time. Segments nothing."""
     from seamline.flows.runs.planning import plan_scene
 
-    options = checked_options(
+    options = validate_options(
         window=window, halo=halo, overlap=overlap, chunk_tiles=chunk_tiles,
         device=device, precision=precision, engine=engine, batch=batch, threads=threads,
-        cluster=cluster, workers=workers, aoi=aoi, bands=listed(bands), scale=scale, offset=offset, nodata=nodata,
+        cluster=cluster, workers=workers, aoi=aoi, bands=split_names(bands), scale=scale, offset=offset, nodata=nodata,
         credentials=credentials,
     )  # fmt: skip
-    display.show_plan(plan_scene(scene, model, options, picture, display.say))
+    display.show_plan(plan_scene(scene, model, options, picture, display.print_line))
     if picture is not None:
         Console().print(f"picture: {picture}")
 
@@ -168,7 +169,7 @@ def simulate(
     """Simulate a six-band scene of any size, and the raster of what is where in it."""
     from seamline.pipeline.synthetic.simulate import Simulation, write_simulation
 
-    with display.percentage("simulating") as progress:
+    with display.show_percentage("simulating") as progress:
         truth = write_simulation(Simulation(size[0], size[1], seed=seed), out, progress)
     Console().print(f"scene: {out}\ntruth: {truth}")
 
@@ -189,7 +190,7 @@ def train(
     classes: Annotated[str, typer.Option(help="Names of the classes, in the order of their labels")] = "",
     values: Annotated[str, typer.Option(help="What stands for which label: 0=0,255=1")] = "",
     attribute: Annotated[str, typer.Option(help="Attribute of polygons with their values; default: all are 1")] = "",
-    scale: Scale = None,
+    scale: ScaleOption = None,
     share: Annotated[float, typer.Option(help="Of the area: what is validated on and not trained on")] = 0.2,
     changes: Annotated[
         list[str] | None, typer.Option("--set", metavar="FIELD=VALUE", help="A field of the recipe: schedule.epochs=5")
@@ -197,16 +198,16 @@ def train(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the model that is in the folder")] = False,
 ) -> None:
     """Train a U-Net by a recipe, or on images and their labels; a killed training goes on from its last checkpoint."""
-    from seamline.flows.training.recipes import chosen_recipe
-    from seamline.flows.training.training import train_model
+    from seamline.flows.training.recipes import choose_recipe
+    from seamline.flows.training.training import train_from_recipe
 
     pairs = None
     if images is not None:
-        options = {"values": mapping(values), "attribute": attribute, "holdout": share, "scale": scale}
-        pairs = images, labels, listed(bands), listed(classes), options
-    read = chosen_recipe(recipe, pairs, out, [*(changes or []), *([f"holdout=[{holdout}]"] if holdout else [])])
+        options = {"values": parse_label_mapping(values), "attribute": attribute, "holdout": share, "scale": scale}
+        pairs = images, labels, split_names(bands), split_names(classes), options
+    read = choose_recipe(recipe, pairs, out, [*(changes or []), *([f"holdout=[{holdout}]"] if holdout else [])])
     names = [entry.name for entry in read.classes]
-    spec = train_model(read, data, out, lambda done: display.epoch(done, names), overwrite)
+    spec = train_from_recipe(read, data, out, lambda done: display.print_epoch(done, names), overwrite)
     Console().print(f"model: {out}, receptive radius {spec.receptive_radius}")
 
 
@@ -214,13 +215,13 @@ app.add_typer(cli_results.app)
 app.add_typer(cli_up.app)
 
 
-def _interrupted(signum: int, frame: object) -> None:
+def _handle_interrupt(signum: int, frame: object) -> None:
     """Ctrl-C: what Dask, and tornado under it, say while they are closed is of no use to anybody."""
     logging.disable()
     raise KeyboardInterrupt
 
 
-def _version(wanted: bool) -> None:
+def _show_version(wanted: bool) -> None:
     if wanted:
         typer.echo(f"seamline {version('seamline')}")
         raise typer.Exit
@@ -228,24 +229,24 @@ def _version(wanted: bool) -> None:
 
 def main() -> None:
     """Run the command line; errors that Seamline itself reports are one line, anything else is a defect."""
-    signal.signal(signal.SIGINT, _interrupted)
+    signal.signal(signal.SIGINT, _handle_interrupt)
     try:
         code = app(prog_name="seamline", standalone_mode=False)
     except typer.TyperException as error:
-        code = _said(usage_error(error, app, sys.argv[1:]), 2)
+        code = _print_error(usage_error(error, app, sys.argv[1:]), 2)
     except (InputError, ModelError) as error:
-        code = _said(error, 2)
+        code = _print_error(error, 2)
     except SeamlineError as error:
-        code = _said(error, 1)
+        code = _print_error(error, 1)
     except KeyboardInterrupt:
-        code = INTERRUPTED
-    if code == INTERRUPTED:  # Typer returns it for Ctrl-C
-        _said("interrupted; give the same command again", code)
-    atexit.register(_end_zarr)  # the last to be registered is the first to be called: before zarr's own
+        code = EXIT_INTERRUPTED
+    if code == EXIT_INTERRUPTED:  # Typer returns it for Ctrl-C
+        _print_error("interrupted; give the same command again", code)
+    atexit.register(_stop_zarr_thread)  # the last to be registered is the first to be called: before zarr's own
     sys.exit(code)
 
 
-def _end_zarr() -> None:
+def _stop_zarr_thread() -> None:
     """zarr gives its thread 0.2 s at exit and then ends in a traceback; on a busy machine that is too little."""
     zarr = sys.modules.get("zarr.core.sync")
     thread, loop = (getattr(zarr, name, [None])[0] for name in ("iothread", "loop"))
@@ -254,7 +255,7 @@ def _end_zarr() -> None:
         thread.join(10)
 
 
-def _said(message: object, code: int) -> int:
+def _print_error(message: object, code: int) -> int:
     print("seamline: " + " ".join(str(message).split()), file=sys.stderr)
     return code
 

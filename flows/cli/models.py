@@ -10,18 +10,18 @@ import typer
 from rich.console import Console
 
 from seamline.flows.cli.arguments import (
-    SCENE,
-    Batch,
-    Device,
-    Engine,
-    Halo,
-    Precision,
-    Threads,
-    Window,
-    checked_options,
-    choice,
-    listed,
-    numbers,
+    SCENE_HELP,
+    BatchOption,
+    DeviceOption,
+    EngineOption,
+    HaloOption,
+    PrecisionOption,
+    ThreadsOption,
+    WindowOption,
+    check_choice,
+    parse_numbers,
+    split_names,
+    validate_options,
 )
 from seamline.flows.terminal import tables as display
 
@@ -29,7 +29,7 @@ app = typer.Typer(help="What is known of a model.", invoke_without_command=True)
 
 
 @app.callback()
-def _help(context: typer.Context) -> None:
+def _show_help(context: typer.Context) -> None:
     if context.invoked_subcommand is None:
         typer.echo(context.get_help())
 
@@ -40,10 +40,15 @@ def inspect(
     as_json: Annotated[bool, typer.Option("--json", help="For programs")] = False,
 ) -> None:
     """Print everything that is known of a model."""
-    from seamline.flows.settings.model_folder import open_model, scores_of
+    from seamline.flows.settings.model_folder import open_model, read_training_scores
 
     found = open_model(name)
-    summary = {**found.spec.summary(), "digest": found.digest, "folder": str(found.folder), **scores_of(found.folder)}
+    summary = {
+        **found.spec.summarize(),
+        "digest": found.digest,
+        "folder": str(found.folder),
+        **read_training_scores(found.folder),
+    }
     if as_json:
         print(json.dumps(summary, indent=2, ensure_ascii=False))
     else:
@@ -77,36 +82,36 @@ def import_network(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the model that is in the folder")] = False,
 ) -> None:
     """Make a model folder of somebody else's network; its divisor and reach are measured."""
-    from seamline.flows.training.importing import Description, import_model
+    from seamline.flows.training.importing import ModelDescription, import_model
 
-    described = Description(
-        listed(bands), listed(classes), name, listed(colors),
-        scale, numbers("--mean", mean), numbers("--std", std),
-        choice("--quantity", quantity, ("reflectance", "dn")),
-        choice("--activation", activation, ("softmax", "sigmoid", "none")) if activation else None,
+    described = ModelDescription(
+        split_names(bands), split_names(classes), name, split_names(colors),
+        scale, parse_numbers("--mean", mean), parse_numbers("--std", std),
+        check_choice("--quantity", quantity, ("reflectance", "dn")),
+        check_choice("--activation", activation, ("softmax", "sigmoid", "none")) if activation else None,
         assumed_nodata, license, description,
     )  # fmt: skip
-    display.show_model(import_model(file, described, out, overwrite).summary())
+    display.show_model(import_model(file, described, out, overwrite).summarize())
     Console().print(f"model: {out}")
 
 
 @app.command("tune")
 def tune(
     name: Annotated[str, typer.Argument(help="Name of an embedded model, or a model folder")],
-    scene: Annotated[str | None, typer.Option(help=SCENE + " to measure on; default: noise")] = None,
-    device: Device = "auto",
-    precision: Precision = "auto",
-    engine: Engine = "auto",
-    batch: Batch = None,
-    threads: Threads = None,
-    window: Window = "auto",
-    halo: Halo = "auto",
+    scene: Annotated[str | None, typer.Option(help=SCENE_HELP + " to measure on; default: noise")] = None,
+    device: DeviceOption = "auto",
+    precision: PrecisionOption = "auto",
+    engine: EngineOption = "auto",
+    batch: BatchOption = None,
+    threads: ThreadsOption = None,
+    window: WindowOption = "auto",
+    halo: HaloOption = "auto",
     as_json: Annotated[bool, typer.Option("--json", help="For programs")] = False,
 ) -> None:
     """Measure every way to run a model on this machine, and show which one a run would take."""
     from seamline.flows.runs.tuning import tune
 
-    options = checked_options(
+    options = validate_options(
         device=device, precision=precision, engine=engine, batch=batch, threads=threads, window=window, halo=halo
     )
     found = tune(name, scene, options)
@@ -119,7 +124,7 @@ def tune(
 @app.command("list")
 def list_models() -> None:
     """Name the embedded models."""
-    from seamline.flows.settings.model_folder import embedded_models
+    from seamline.flows.settings.model_folder import list_embedded_models
 
-    for name in embedded_models():
+    for name in list_embedded_models():
         print(name)

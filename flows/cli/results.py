@@ -1,4 +1,4 @@
-"""The commands about what runs published: ``evaluate``, ``query``, ``verify``, ``serve``."""
+"""The commands about what runs published: ``evaluate_segmentation``, ``query_items``, ``verify``, ``serve``."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from seamline.flows.cli.arguments import mapping
+from seamline.flows.cli.arguments import parse_label_mapping
 from seamline.flows.terminal import tables as display
-from seamline.pipeline.common.classes import counted
+from seamline.pipeline.common.classes import format_count
 from seamline.pipeline.common.errors import InputError
-from seamline.pipeline.storage.atomic import check_writable, replacing
-from seamline.pipeline.storage.object_store import ObjectFolder, is_object
+from seamline.pipeline.storage.atomic import atomic_write, check_writable
+from seamline.pipeline.storage.object_store import ObjectFolder, is_object_url
 
 app = typer.Typer()
 
 
-def _on_disk(path: Path) -> Path:
+def _refuse_object_storage(path: Path) -> Path:
     """Refuse what a path makes of ``s3://``."""
     if str(path).startswith("s3:/"):
         raise InputError("results", got=f"s3://{str(path)[4:]}", expected="a folder",
@@ -26,13 +26,15 @@ def _on_disk(path: Path) -> Path:
     return path
 
 
-Results = Annotated[Path, typer.Argument(help="Folder of the catalogue, --out of segment", callback=_on_disk)]
+ResultsArgument = Annotated[
+    Path, typer.Argument(help="Folder of the catalogue, --out of segment", callback=_refuse_object_storage)
+]
 
 
 @app.command()
 def evaluate(
     prediction: Annotated[
-        Path, typer.Argument(help="A raster of labels, or a scene's folder of results", callback=_on_disk)
+        Path, typer.Argument(help="A raster of labels, or a scene's folder of results", callback=_refuse_object_storage)
     ],
     truth: Annotated[Path, typer.Argument(help="A raster of labels, or polygons")],
     values: Annotated[str, typer.Option(help="What stands for which label in the truth: 0=0,255=1")] = "",
@@ -44,12 +46,12 @@ def evaluate(
     picture: Annotated[Path | None, typer.Option(help="Draw the confusion matrix to this PNG")] = None,
 ) -> None:
     """Compare a segmentation with the truth: IoU, F1, precision, recall, accuracy, kappa, boundaries."""
-    from seamline.flows.training.evaluation import evaluate, write_evaluation
+    from seamline.flows.training.evaluation import evaluate_segmentation, write_evaluation
     from seamline.pipeline.results.compare import Truth
 
     if not 0 <= tolerance <= 64:
         raise InputError("--tolerance", got=tolerance, expected="pixels, from 0 to 64", fix="correct it")
-    found = evaluate(prediction, Truth(truth, attribute, mapping(values)), tolerance)
+    found = evaluate_segmentation(prediction, Truth(truth, attribute, parse_label_mapping(values)), tolerance)
     write_evaluation(found, report, picture)
     display.show_evaluation(found)
 
@@ -67,30 +69,30 @@ def query(
     ] = None,
 ) -> None:
     """List the scenes that lie in a box and a time and fulfil an SQL expression."""
-    from seamline.flows.settings.credentials import use
-    from seamline.pipeline.stac.query import Box, Interval, collection, query
+    from seamline.flows.settings.credentials import use_credentials
+    from seamline.pipeline.stac.query import Box, Interval, query_items, to_item_collection
 
     if report is not None and report != Path("-"):
         if not report.absolute().parent.is_dir():
             raise InputError(f"--json {report}", got=f"no folder {report.parent}", expected="a folder that is there",
                              fix="make it, or choose another")  # fmt: skip
         check_writable(report.absolute().parent, f"--json {report}")
-    use(None)
-    place = ObjectFolder.of(results) if is_object(results) else Path(results)
-    box = Box.parsed(bbox) if bbox else None
-    items = query(place, box, where, Interval.parsed(interval) if interval else None)
+    use_credentials(None)
+    place = ObjectFolder.from_url(results) if is_object_url(results) else Path(results)
+    box = Box.from_text(bbox) if bbox else None
+    items = query_items(place, box, where, Interval.from_text(interval) if interval else None)
     if report == Path("-"):
-        print(collection(items))
+        print(to_item_collection(items))
         return
     if report is not None:
-        with replacing(report) as part:
-            part.write_text(collection(items) + "\n", encoding="utf-8")
+        with atomic_write(report) as part:
+            part.write_text(to_item_collection(items) + "\n", encoding="utf-8")
     display.show_items(items)
 
 
 @app.command()
 def verify(
-    results: Results,
+    results: ResultsArgument,
 ) -> None:
     """Check what runs published: checksums, COG, STAC, COG = Zarr, classes, items; exit code 1 if anything is wrong."""
     from seamline.pipeline.results.verify import verify
@@ -99,13 +101,13 @@ def verify(
     for finding in findings:
         print(f"{finding.scene or results.name}/{finding.subject}: {finding.problem}")
     scenes = len({item.parent for item in results.glob("*/item.json")})
-    Console().print(f"{counted(scenes, 'scene')}, {counted(len(findings), 'finding')}", highlight=False)
+    Console().print(f"{format_count(scenes, 'scene')}, {format_count(len(findings), 'finding')}", highlight=False)
     raise typer.Exit(1 if findings else 0)
 
 
 @app.command()
 def serve(
-    results: Results,
+    results: ResultsArgument,
     host: Annotated[str, typer.Option(help="Address to listen at; 0.0.0.0 lets others in")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="Port to listen at; 0: any that is free")] = 8080,
     show: Annotated[bool, typer.Option("--open", help="Open the page in the browser")] = False,

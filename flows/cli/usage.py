@@ -22,16 +22,16 @@ def usage_error(error: typer.TyperException, app: typer.Typer, arguments: Sequen
     while rest and rest[0] in getattr(command, "commands", {}):
         command = command.commands[rest[0]]
         words.append(rest.pop(0))
-    what, got, expected = _wrong(error, command, rest)
+    what, got, expected = _describe_error(error, command, rest)
     return InputError(what, got=got, expected=expected, fix=f"see {' '.join(words)} --help")
 
 
-def _wrong(error: Any, command: Any, rest: Sequence[str]) -> tuple[str, str, str]:
+def _describe_error(error: Any, command: Any, rest: Sequence[str]) -> tuple[str, str, str]:
     """(what, got, expected). Typer's classes of errors are private: told apart by what they carry."""
     if (param := getattr(error, "param", None)) is not None:
         what = param.opts[0] if param.param_type_name == "option" else str(param.name).upper()
         if isinstance(cause := error.__cause__, ValidationError):
-            return what, repr(cause.errors()[0]["input"]), _value(cause, param.nargs)
+            return what, repr(cause.errors()[0]["input"]), _describe_expected(cause, param.nargs)
         return what, "nothing", f"a value ({param.help})"
     if hasattr(error, "possibilities"):
         near = ", such as " + " or ".join(sorted(error.possibilities)) if error.possibilities else ""
@@ -49,7 +49,7 @@ def _wrong(error: Any, command: Any, rest: Sequence[str]) -> tuple[str, str, str
     return "arguments", error.format_message().removeprefix("Got ").rstrip("."), "no more than the help names"
 
 
-def _value(error: ValidationError, count: int) -> str:
+def _describe_expected(error: ValidationError, count: int) -> str:
     first = error.errors()[0]
     kind = _EXPECTED.get(first["type"].split("_")[0], first["msg"].removeprefix("Input should be "))
     return kind if count in (1, -1) else f"{count} values, each {kind}"

@@ -9,16 +9,16 @@ from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from seamline.flows.collection.fingerprint import Discovery, Found, Refused, looked_at
-from seamline.flows.collection.inbox import collect, is_partial
+from seamline.flows.collection.fingerprint import Discovery, RejectedSource, SceneRef, inspect_or_reject
+from seamline.flows.collection.inbox import discover_inbox, is_partial
 from seamline.flows.collection.scene_sources import Glob, Inbox, Manifest, SceneSource, StacCatalog, StacSearch
-from seamline.flows.collection.stac_search import search, walk
+from seamline.flows.collection.stac_search import search_api, walk_catalog
 from seamline.pipeline.common.errors import InputError
-from seamline.pipeline.storage.atomic import absolute
+from seamline.pipeline.storage.atomic import make_absolute
 
-_AT_ONCE = 8
+_THREADS = 8
 """Scenes that are looked at together; on the network each is a request."""
-_SIDE_CARS = (".aux.xml", ".ovr", ".msk", ".qml", ".tfw")
+_SIDECAR_SUFFIXES = (".aux.xml", ".ovr", ".msk", ".qml", ".tfw")
 
 
 def discover(source: SceneSource) -> Discovery:
@@ -30,61 +30,61 @@ def discover(source: SceneSource) -> Discovery:
     """
     match source:
         case StacSearch():
-            discovery = search(source)
+            discovery = search_api(source)
         case StacCatalog():
-            discovery = walk(source)
+            discovery = walk_catalog(source)
         case Glob():
-            discovery = _looked_at(_matching(source.pattern))
+            discovery = _inspect_sources(_match_paths(source.pattern))
         case Manifest():
-            discovery = _looked_at(_listed(absolute(source.path)))
+            discovery = _inspect_sources(_read_manifest(make_absolute(source.path)))
         case Inbox():
-            discovery = collect(source)
-    return _one_of_a_name(discovery)
+            discovery = discover_inbox(source)
+    return _reject_duplicate_names(discovery)
 
 
-def _one_of_a_name(discovery: Discovery) -> Discovery:
+def _reject_duplicate_names(discovery: Discovery) -> Discovery:
     """Results lie in folders of the scenes' names: of two alike the first is kept, whatever was found before.
 
     The same files by another path are the same scene.
     """
-    first: dict[str, Found] = {}
-    refused = list(discovery.refused)
-    for scene in discovery.found:
+    first: dict[str, SceneRef] = {}
+    refused = list(discovery.rejected)
+    for scene in discovery.scenes:
         other = first.setdefault(scene.name, scene)
         if other.source != scene.source and other.fingerprint != scene.fingerprint:
             reason = f"its results would lie in {scene.name}/, as those of {other.source}; rename one of them"
-            refused.append(Refused(scene.source, scene.name, reason))
+            refused.append(RejectedSource(scene.source, scene.name, reason))
     return Discovery(tuple(first.values()), tuple(refused), discovery.waiting)
 
 
-def _looked_at(sources: Iterable[str]) -> Discovery:
-    with ThreadPoolExecutor(_AT_ONCE) as pool:
-        scenes = list(pool.map(looked_at, dict.fromkeys(sources)))
-    refused = tuple(scene for scene in scenes if isinstance(scene, Refused))
-    return Discovery(tuple(scene for scene in scenes if isinstance(scene, Found)), refused)
+def _inspect_sources(sources: Iterable[str]) -> Discovery:
+    with ThreadPoolExecutor(_THREADS) as pool:
+        scenes = list(pool.map(inspect_or_reject, dict.fromkeys(sources)))
+    refused = tuple(scene for scene in scenes if isinstance(scene, RejectedSource))
+    return Discovery(tuple(scene for scene in scenes if isinstance(scene, SceneRef)), refused)
 
 
-def _matching(pattern: str) -> list[str]:
+def _match_paths(pattern: str) -> list[str]:
     """Paths in order, without side-cars and what is still being written. No match is no error, no folder is."""
-    pattern = str(absolute(pattern))
-    fixed = Path(*(part for part in _before_wildcards(Path(pattern).parts)))
+    pattern = str(make_absolute(pattern))
+    fixed = Path(*(part for part in _take_parts_before_wildcards(Path(pattern).parts)))
     if not fixed.exists():
         raise InputError(
             f"pattern {pattern}", got=f"no {fixed}", expected="a folder that is there", fix="check the path"
         )
     paths = sorted(glob.glob(pattern, recursive=True))  # noqa: PTH207 - pathlib's takes no absolute patterns
-    return [path for path in paths if not is_partial(Path(path).name) and not path.endswith(_SIDE_CARS)]
+    return [path for path in paths if not is_partial(Path(path).name) and not path.endswith(_SIDECAR_SUFFIXES)]
 
 
-def _before_wildcards(parts: Sequence[str]) -> list[str]:
+def _take_parts_before_wildcards(parts: Sequence[str]) -> list[str]:
     count = next((number for number, part in enumerate(parts[:-1]) if glob.has_magic(part)), len(parts) - 1)
     return list(parts[:count])
 
 
-def _listed(manifest: Path) -> list[str]:
+def _read_manifest(manifest: Path) -> list[str]:
     try:
         text = manifest.read_text(encoding="utf-8-sig")
-        sources = _entries(text, manifest.suffix.lower())
+        sources = _parse_manifest(text, manifest.suffix.lower())
     except (OSError, ValueError, KeyError, TypeError, csv.Error) as error:
         raise InputError(
             f"manifest {manifest}",
@@ -92,10 +92,10 @@ def _listed(manifest: Path) -> list[str]:
             expected="a source on each line, CSV with a column source, or a JSON list of sources",
             fix="correct it",
         ) from error
-    return [_from(manifest.parent, source) for source in sources]
+    return [_resolve_source(manifest.parent, source) for source in sources]
 
 
-def _entries(text: str, suffix: str) -> list[str]:
+def _parse_manifest(text: str, suffix: str) -> list[str]:
     if suffix == ".json":
         listed = json.loads(text)
         if not isinstance(listed, list) or not all(isinstance(source, str) for source in listed):
@@ -108,6 +108,6 @@ def _entries(text: str, suffix: str) -> list[str]:
     return [line for line in lines if line and not line.startswith("#")]
 
 
-def _from(folder: Path, source: str) -> str:
+def _resolve_source(folder: Path, source: str) -> str:
     absolute = "://" in source or source.startswith(("/", "~"))
     return source if absolute else str(folder / source)

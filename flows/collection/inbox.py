@@ -9,31 +9,38 @@ from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
-from seamline.flows.collection.fingerprint import Discovery, Found, Refused, files_behind, look_at, or_refused
+from seamline.flows.collection.fingerprint import (
+    Discovery,
+    RejectedSource,
+    SceneRef,
+    catch_as_rejected,
+    inspect_source,
+    list_local_files,
+)
 from seamline.flows.collection.scene_sources import Inbox
 from seamline.pipeline.common.errors import InputError, SeamlineError
-from seamline.pipeline.scenes.stac_item import read_item
-from seamline.pipeline.storage.atomic import absolute
+from seamline.pipeline.scenes.stac_item import read_source_item
+from seamline.pipeline.storage.atomic import make_absolute
 
-_SCENES = (".tif", ".tiff", ".jp2", ".vrt", ".img", ".zip", ".json", ".geojson")
-_PARTIAL = (".part", ".partial", ".tmp", ".crdownload", ".filepart", ".download", "~")
+_SCENE_SUFFIXES = (".tif", ".tiff", ".jp2", ".vrt", ".img", ".zip", ".json", ".geojson")
+_PARTIAL_SUFFIXES = (".part", ".partial", ".tmp", ".crdownload", ".filepart", ".download", "~")
 
 
 def is_partial(name: str) -> bool:
     """Whether a name is one that programs give to what they are still writing, or a hidden one."""
-    return name.startswith((".", "~")) or name.lower().endswith(_PARTIAL)
+    return name.startswith((".", "~")) or name.lower().endswith(_PARTIAL_SUFFIXES)
 
 
-def collect(inbox: Inbox) -> Discovery:
+def discover_inbox(inbox: Inbox) -> Discovery:
     """The scenes in an inbox that have not changed for a while; those that have are left for the next time.
 
     Files that a VRT or a STAC item beside them names are part of it and no scenes of their own.
 
     Raises ``InputError`` where there is no folder.
     """
-    folder = absolute(inbox.folder)
+    folder = make_absolute(inbox.folder)
     try:
-        entries = sorted(path for path in folder.iterdir() if not is_partial(path.name) and _may_be_scene(path))
+        entries = sorted(path for path in folder.iterdir() if not is_partial(path.name) and _can_be_scene(path))
     except (OSError, ValueError) as error:
         raise InputError(
             f"inbox {folder}",
@@ -41,20 +48,20 @@ def collect(inbox: Inbox) -> Discovery:
             expected="a folder",
             fix="make it, or name another",
         ) from error
-    whole = _whole(entries, inbox.settle)
+    whole = _find_settled(entries, inbox.settle)
     waiting = [path for path in entries if path not in whole]
-    found: list[Found] = []
-    refused: list[Refused] = []
+    found: list[SceneRef] = []
+    refused: list[RejectedSource] = []
     parts: set[Path] = set()
     for path in whole:
-        files = _named_by(path)
+        files = _list_parts(path)
         parts.update(file for file in files if file != path)
         missing = not all(map(_exists, files))
         if (missing and waiting) or any(file in waiting or is_partial(file.name) for file in files):
             waiting.append(path)  # the rest may be on its way
             continue
-        scene = or_refused(str(path), path.name, partial(look_at, path))
-        if isinstance(scene, Found):
+        scene = catch_as_rejected(str(path), path.name, partial(inspect_source, path))
+        if isinstance(scene, SceneRef):
             found.append(scene)
         elif waiting and path.suffix.lower() == ".vrt":  # so may its sources
             waiting.append(path)
@@ -67,17 +74,17 @@ def collect(inbox: Inbox) -> Discovery:
     )
 
 
-def _may_be_scene(path: Path) -> bool:
-    return path.is_dir() or path.suffix.lower() in _SCENES
+def _can_be_scene(path: Path) -> bool:
+    return path.is_dir() or path.suffix.lower() in _SCENE_SUFFIXES
 
 
-def _named_by(path: Path) -> list[Path]:
-    """The files that an item or a VRT is made of, whether they are there or not; of a broken one ``look_at`` tells."""
+def _list_parts(path: Path) -> list[Path]:
+    """The files that an item or a VRT is made of, whether they are there or not; of a broken one ``inspect_source`` tells."""
     with suppress(SeamlineError):
         if path.suffix.lower() in (".json", ".geojson"):
-            return [Path(raster) for raster in read_item(str(path)).rasters if "://" not in raster]
+            return [Path(raster) for raster in read_source_item(str(path)).rasters if "://" not in raster]
         if path.suffix.lower() == ".vrt":
-            return [Path(file) for file in files_behind(str(path))]
+            return [Path(file) for file in list_local_files(str(path))]
     return []
 
 
@@ -85,15 +92,15 @@ def _exists(path: Path) -> bool:
     return os.path.exists(path) or str(path).startswith("/vsi")  # noqa: PTH110 - a name may be longer than pathlib takes
 
 
-def _whole(entries: Iterable[Path], settle: float) -> list[Path]:
-    """Those that have not changed for ``settle`` seconds.
+def _find_settled(entries: Iterable[Path], settle: float) -> list[Path]:
+    """Those that have not changed for ``merge_small_regions`` seconds.
 
     The time of change (ctime) counts beside that of writing, which programs set back while they copy. Where both lie in
     the future, clocks disagree: then what counts is that nothing changes while one waits.
     """
     now, whole, unclear = time.time(), [], {}
     for path in entries:
-        states = _states(path)
+        states = _read_states(path)
         if states is None:
             continue
         last = [max((when for when in times if when <= now), default=None) for _, *times in states]
@@ -103,11 +110,11 @@ def _whole(entries: Iterable[Path], settle: float) -> list[Path]:
             whole.append(path)
     if unclear:
         time.sleep(settle)
-        whole += [path for path, states in unclear.items() if _states(path) == states]
+        whole += [path for path, states in unclear.items() if _read_states(path) == states]
     return sorted(whole)
 
 
-def _states(path: Path) -> list[tuple[int, float, float]] | None:
+def _read_states(path: Path) -> list[tuple[int, float, float]] | None:
     """Size, time of writing and of change of a file, or of a folder and all in it; None while it is being written."""
     try:
         files = [path, *(path.rglob("*") if path.is_dir() else ())]

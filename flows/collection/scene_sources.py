@@ -13,7 +13,7 @@ from seamline.pipeline.common.errors import InputError
 from seamline.pipeline.stac.query import Box, Interval
 
 
-def _a_box(value: tuple[float, float, float, float]) -> tuple[float, float, float, float]:
+def _check_box(value: tuple[float, float, float, float]) -> tuple[float, float, float, float]:
     try:
         Box(*value)
     except InputError as error:
@@ -21,9 +21,9 @@ def _a_box(value: tuple[float, float, float, float]) -> tuple[float, float, floa
     return value
 
 
-def _an_interval(value: str) -> str:
+def _check_interval(value: str) -> str:
     try:
-        Interval.parsed(value)
+        Interval.from_text(value)
     except InputError as error:
         raise ValueError(str(error)) from None
     return value
@@ -32,21 +32,21 @@ def _an_interval(value: str) -> str:
 # Bounds stand in the form's schema, too, so that Prefect's server refuses what lies beyond them.
 _Lon = Annotated[float, Field(ge=-180, le=180)]
 _Lat = Annotated[float, Field(ge=-90, le=90)]
-_Box = Annotated[tuple[_Lon, _Lat, _Lon, _Lat], AfterValidator(_a_box)]
-_Time = Annotated[str, AfterValidator(_an_interval)]
+_Box = Annotated[tuple[_Lon, _Lat, _Lon, _Lat], AfterValidator(_check_box)]
+_Time = Annotated[str, AfterValidator(_check_interval)]
 _Days = Annotated[float, Field(gt=0, le=100_000)]
 
 
 class _Source(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    def place(self) -> str:
+    def get_location(self) -> str:
         """What it is called by: an address, a folder, a pattern."""
         (named,) = self.model_dump(include={"url", "href", "pattern", "path", "folder"}).values()
         return str(named)
 
 
-class _Somewhen(_Source):
+class _StacSource(_Source):
     """What a STAC API and a static catalogue are both asked for."""
 
     bbox: _Box | None = Field(
@@ -58,19 +58,19 @@ class _Somewhen(_Source):
     days: _Days | None = Field(None, description="In place of datetime: taken in the last so many days")
 
     @model_validator(mode="after")
-    def _one_time(self) -> _Somewhen:
+    def _check_time(self) -> _StacSource:
         if self.datetime is not None and self.days is not None:
             raise ValueError("datetime and days are two ways to say the same; give one of them")
         return self
 
-    def time(self) -> str | None:
+    def resolve_interval(self) -> str | None:
         """``datetime``, or what ``days`` are now."""
         if self.days is None:
             return self.datetime
         return f"{datetime.now(UTC) - timedelta(days=self.days):%Y-%m-%dT%H:%M:%SZ}/.."
 
 
-class StacSearch(_Somewhen):
+class StacSearch(_StacSource):
     """Items that a STAC API finds."""
 
     model_config = ConfigDict(title="STAC API")
@@ -85,7 +85,7 @@ class StacSearch(_Somewhen):
     limit: int | None = Field(None, ge=1, description="At most so many items; empty: all that are found")
 
 
-class StacCatalog(_Somewhen):
+class StacCatalog(_StacSource):
     """Items of a static STAC catalogue or collection, and of all below it."""
 
     model_config = ConfigDict(title="Static STAC catalogue")
@@ -125,7 +125,7 @@ class Inbox(_Source):
     settle: float = Field(10.0, ge=0, le=86_400, description="Seconds without a change after which a file is whole")
 
 
-class _OneForm:
+class _AnyOfSchema:
     """Prefect's run form offers a choice of forms for ``anyOf``, and for ``oneOf`` nothing but JSON."""
 
     def __get_pydantic_json_schema__(
@@ -135,4 +135,4 @@ class _OneForm:
         return {"anyOf": made["oneOf"]} | {key: made[key] for key in made.keys() - {"oneOf", "discriminator"}}
 
 
-SceneSource = Annotated[StacSearch | StacCatalog | Glob | Manifest | Inbox, Field(discriminator="kind"), _OneForm()]
+SceneSource = Annotated[StacSearch | StacCatalog | Glob | Manifest | Inbox, Field(discriminator="kind"), _AnyOfSchema()]

@@ -16,8 +16,8 @@ from seamline.flows.runs.resume import same_run
 from seamline.pipeline.common.layout import ITEM, PREVIEW, RECORD, ZARR
 from seamline.pipeline.publishing.publish import RASTERS
 from seamline.pipeline.publishing.upload import Published, fetch, is_listed, is_whole, published, renew_catalog, upload
-from seamline.pipeline.storage.atomic import absolute
-from seamline.pipeline.storage.object_store import ObjectFolder, is_object
+from seamline.pipeline.storage.atomic import make_absolute
+from seamline.pipeline.storage.object_store import ObjectFolder, is_object_url
 
 if TYPE_CHECKING:
     from seamline.flows.runs.scene_job import Request
@@ -38,17 +38,17 @@ class Destination:
         Chunks have one writer each, wait for each other's votes and are renamed, which object storage cannot do.
         Raises ``InputError`` for an address that is none, or where nothing can be written.
         """
-        if not is_object(str(out)):
-            return cls(absolute(out))  # workers may have another working directory
-        objects = ObjectFolder.of(str(out))
+        if not is_object_url(str(out)):
+            return cls(make_absolute(out))  # workers may have another working directory
+        objects = ObjectFolder.from_url(str(out))
         objects.check_writable(f"--out {objects}")
-        folder = absolute(work or _work())
+        folder = make_absolute(work or _work())
         return cls(folder / "s3" / objects.bucket / objects.prefix, objects)
 
     def holds(self, scene: str) -> bool:
         """Whether a scene is published there, with all files that its item names."""
         if self.objects is not None:
-            return self.objects.below(scene).version(ITEM) is not None
+            return self.objects.subfolder(scene).get_version(ITEM) is not None
         folder = self.folder / scene
         with suppress(OSError, ValueError, LookupError, TypeError, AttributeError):
             assets = json.loads((folder / ITEM).read_text(encoding="utf-8"))["assets"].values()
@@ -74,7 +74,7 @@ def published_record(request: Request) -> dict[str, Any] | None:
     catalogue = request.objects
     if catalogue is None or request.options.overwrite or (found := published(catalogue, request.scene.id)) is None:
         return None
-    place = catalogue.below(found.scene).url()
+    place = catalogue.subfolder(found.scene).to_url()
     same_run(f"published run in {place}", found.record, request.identity, request.options)
     if not is_whole(catalogue, found):
         return None
@@ -92,7 +92,9 @@ def _has_outputs(found: Published, request: Request) -> bool:
     names = {posixpath.basename(asset["href"]) for asset in found.item["assets"].values()}
     wanted = {f"{RASTERS[output]}.tif" for output in options.outputs if output in RASTERS}
     wanted |= {ZARR} & {f"segmentation.{output}" for output in options.outputs}
-    return wanted <= names and (options.polygons is None or options.polygons.are_among(names, found.record))
+    return wanted <= names and (
+        options.polygon_options is None or options.polygon_options.has_files_among(names, found.record)
+    )
 
 
 def delivered(request: Request, run: Callable[[], Result], stage: Stage) -> Result:
@@ -102,7 +104,7 @@ def delivered(request: Request, run: Callable[[], Result], stage: Stage) -> Resu
     catalogue = request.objects
     if catalogue is None:
         return run()
-    place = catalogue.below(request.scene.id).url()
+    place = catalogue.subfolder(request.scene.id).to_url()
     record = published_record(request)
     if record is not None:
         return Result(request.folder, record, computed=False, place=place)

@@ -16,15 +16,15 @@ from threading import Lock
 import numpy as np
 from distributed import Client
 
-from seamline.flows.settings.model_folder import Model, radiometry_of
+from seamline.flows.settings.model_folder import Model, get_radiometry
 from seamline.flows.settings.options import SegmentOptions
 from seamline.model.spec.measurement import Measurement, Sample
-from seamline.pipeline.common.memory import peak_memory, reset_peak_memory
+from seamline.pipeline.common.memory import read_peak_memory, reset_peak_memory
 from seamline.pipeline.execution.cluster import first_host, on_first_host
 from seamline.pipeline.execution.planning import UNBOUNDED_HALO, Reach
 from seamline.pipeline.geometry.window import Window
 from seamline.pipeline.scenes.scene import Scene, read_block
-from seamline.pipeline.storage.atomic import replacing
+from seamline.pipeline.storage.atomic import atomic_write
 
 log = logging.getLogger("seamline.measuring")
 
@@ -57,7 +57,7 @@ def measure(
     sizes = window_sizes(max(scene.grid.shape), halo, model.reach, options.window)
     host = len(first_host(client))
     (device,) = on_first_host(client, 1, describe_device)
-    path = _cache_file(device, host, model.digest, halo, options.wish, threads)
+    path = _cache_file(device, host, model.digest, halo, options.engine_request, threads)
     with _MEASURING:
         known = _cached(path)
         if known is not None and (options.window is not None or set(sizes) <= set(known.seconds)):
@@ -67,7 +67,7 @@ def measure(
         from seamline.model.engines.tune import Tuner  # torch, which takes seconds to import: where it is needed
 
         tuner = Tuner(
-            model.spec, model.folder, radiometry_of(scene), halo, options.wish, threads, reset_peak_memory, peak_memory,
+            model.spec, model.folder, get_radiometry(scene), halo, options.engine_request, threads, reset_peak_memory, read_peak_memory,
         )  # fmt: skip
         sample = sample_window(scene, min(sizes))
         found = on_first_host(client, None, tuner, sample, sizes)[0]
@@ -90,14 +90,14 @@ def measure_context(
     pixels, valid = sample = sample_window(scene, edge + 2 * around)
     digest = hashlib.sha256(pixels.tobytes() + valid.tobytes()).hexdigest()
     (device,) = on_first_host(client, 1, describe_device)
-    path = _cache_file("context", device, model.digest, digest, radiometry_of(scene), options.wish, tried)
+    path = _cache_file("context", device, model.digest, digest, get_radiometry(scene), options.engine_request, tried)
     with suppress(OSError, ValueError, TypeError, AttributeError):
         known = {int(margin): float(share) for margin, share in json.loads(path.read_text(encoding="utf-8")).items()}
         if not known or (set(known) == set(tried) and all(0 <= share <= 1 for share in known.values())):
             return known
     from seamline.model.engines.context_meter import ContextMeter  # torch, as above
 
-    meter = ContextMeter(model.spec, model.folder, radiometry_of(scene), options.wish, threads)
+    meter = ContextMeter(model.spec, model.folder, get_radiometry(scene), options.engine_request, threads)
     (found,) = on_first_host(client, 1, meter, sample, edge, tried)
     _keep(path, found)
     return found
@@ -115,7 +115,7 @@ def _keep(path: Path, values: object) -> None:
     """Where it cannot be kept, it is measured again another time."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with replacing(path, shared=True) as part:
+        with atomic_write(path, shared=True) as part:
             part.write_text(json.dumps(values, indent=2), encoding="utf-8")
     except OSError as error:
         log.warning("what was measured cannot be kept: %s", error)

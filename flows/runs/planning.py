@@ -16,10 +16,10 @@ from numpy.typing import NDArray
 from seamline.flows.runs.measuring import measure, measure_context
 from seamline.flows.runs.resume import Resumed
 from seamline.flows.runs.scene_job import open_input, raster_of
-from seamline.flows.settings.credentials import connected_with, use
+from seamline.flows.settings.credentials import connect_with_credentials, use_credentials
 from seamline.flows.settings.model_folder import Model, open_model
 from seamline.flows.settings.options import SegmentOptions
-from seamline.model.spec.config import Settings
+from seamline.model.spec.config import EngineSettings
 from seamline.model.spec.measurement import Measurement
 from seamline.pipeline.common.errors import InputError
 from seamline.pipeline.execution.cluster import memory_of, workers_of
@@ -67,7 +67,7 @@ class Plan:
         return self.tiling.tile_count * self.measured.seconds_for(self.tiling.window) / busy
 
     @property
-    def settings(self) -> Settings:
+    def settings(self) -> EngineSettings:
         """How the network runs on windows of this plan."""
         return self.measured.settings_for(self.tiling.window)
 
@@ -114,7 +114,7 @@ def make_plan(
         tiling, measured = resumed.tiling, resumed.measured
         check_memory(raster, tiling, measured, memory)
     else:
-        reach, asked, threads = model.reach, options.plan, threads_of(options, workers)
+        reach, asked, threads = model.reach, options.plan_options, threads_of(options, workers)
         chosen = asked.halo is None and reach.exact_halo is None
         changed: dict[int, float] = {}
         if curious or chosen:
@@ -140,12 +140,12 @@ def plan_scene(
     picture: Path | None,
     say: Callable[[str], None] = lambda text: None,
 ) -> Plan:
-    """The plan that ``segment`` would follow, measured on the same kind of workers; drawn to ``picture`` if given."""
+    """The plan that ``segment`` would follow, measured on the same kind of workers; drawn to ``encode_picture`` if given."""
     model = open_model(model_name)
-    use(options.credentials)
+    use_credentials(options.credentials)
     scene = open_input(source, model, options)
-    candidates(raster_of(scene, model, options), options.plan, model.reach)
-    with connected_with(options.credentials, options.cluster, worker_count(options)) as client:
+    candidates(raster_of(scene, model, options), options.plan_options, model.reach)
+    with connect_with_credentials(options.credentials, options.cluster, worker_count(options)) as client:
         plan = make_plan(client, scene, model, options, None, say, curious=True)
     if picture is not None:
         draw_plan(plan, picture)
@@ -160,7 +160,7 @@ def draw_plan(plan: Plan, path: Path) -> None:
         (tiling.height, tiling.width),
         [tiling.window_of(tile) for tile in tiles],
         [tiling.support_of(tile) for tile in tiles],
-        [tiling.pixels_of(chunk) for chunk in tiling.chunks()],
+        [tiling.write_window_of(chunk) for chunk in tiling.chunks()],
         tiling.overlap,
         thumbnail(plan.scene),
         plan.scene.id,

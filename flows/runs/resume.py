@@ -113,7 +113,7 @@ def _refuse_other(
         "halo": options.halo,
         "overlap": options.overlap,
         "chunk_tiles": options.chunk_tiles,
-        **options.wish.fixed(),
+        **options.engine_request.get_fixed_settings(),
     }
     there = {**found, **plan, **settings}
     if identity.scene_digest != found["scene_digest"]:  # told by what was said of the scene, where that is it

@@ -16,7 +16,7 @@ import numpy as np
 
 from seamline.flows.runs.destination import Destination
 from seamline.flows.runs.resume import READING, Identity, finished_record
-from seamline.flows.settings.credentials import use
+from seamline.flows.settings.credentials import use_credentials
 from seamline.flows.settings.model_folder import Model
 from seamline.flows.settings.options import SegmentOptions
 from seamline.pipeline.common.errors import InputError
@@ -53,7 +53,7 @@ class Request:
     @cached_property
     def identity(self) -> Identity:
         """Digests; of a large scene they take seconds."""
-        return Identity(self.scene.digest(), self.model.digest)
+        return Identity(self.scene.compute_digest(), self.model.digest)
 
     @property
     def folder(self) -> Path:
@@ -77,7 +77,7 @@ class Request:
 
     def seems_done(self) -> bool:
         """Whether it is likely that nothing is left to infer; ``finished`` knows."""
-        there = self.objects is not None and self.objects.version(f"{self.scene.id}/{ITEM}") is not None
+        there = self.objects is not None and self.objects.get_version(f"{self.scene.id}/{ITEM}") is not None
         return there or (self.folder / RECORD).exists()
 
     def outdated(self) -> bool:
@@ -107,7 +107,9 @@ class Request:
     def unfinished_business(self) -> bool:
         """Whether a finished run left something to write again or to clear away."""
         options = self.options
-        return bool(missing_outputs(self.folder, options.outputs, options.polygons)) or self.directory.path.exists()
+        return (
+            bool(missing_outputs(self.folder, options.outputs, options.polygon_options)) or self.directory.path.exists()
+        )
 
 
 def open_requests(
@@ -118,7 +120,7 @@ def open_requests(
     Raises:
         InputError: one of them cannot be worked with, or two would share a folder.
     """
-    use(options.credentials)
+    use_credentials(options.credentials)
     place = Destination.of(out, options.work)
     requests = [_request(source, model, place, options) for source in sources]
     count = Counter(request.scene.id for request in requests)
@@ -136,7 +138,7 @@ def open_requests(
 def _request(source: str | Path, model: Model, place: Destination, options: SegmentOptions) -> Request:
     started, out = Stopwatch.now(), place.folder
     scene = open_input(source, model, options)
-    candidates(raster_of(scene, model, options), options.plan, model.reach)
+    candidates(raster_of(scene, model, options), options.plan_options, model.reach)
     if not (out / scene.id / RECORD).exists():
         check_output(out, scene)
     return Request(scene, model, out, options, Stopwatch.now() - started, place.objects)
@@ -146,8 +148,8 @@ def open_input(source: str | Path, model: Model, options: SegmentOptions) -> Sce
     """The scene that the user named, with the model's bands."""
     return open_scene(
         source,
-        model.needs,
-        options.scene,
+        model.band_needs,
+        options.scene_options,
         assumed_nodata=model.spec.assumed_nodata,
         reflectance=model.spec.quantity == "reflectance",
     )

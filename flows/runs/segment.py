@@ -20,10 +20,10 @@ from seamline.flows.runs.measuring import engine_versions
 from seamline.flows.runs.planning import Plan, make_plan, worker_count
 from seamline.flows.runs.resume import resumable
 from seamline.flows.runs.scene_job import Request, open_requests
-from seamline.flows.settings.credentials import connected_with
-from seamline.flows.settings.model_folder import TorchLoader, open_model, radiometry_of
+from seamline.flows.settings.credentials import connect_with_credentials
+from seamline.flows.settings.model_folder import TorchLoader, get_radiometry, open_model
 from seamline.flows.settings.options import SegmentOptions
-from seamline.model.spec.document import DOCUMENT
+from seamline.model.spec.document import MODEL_FILENAME
 from seamline.pipeline.common.errors import BadBlockError, ChunkError, RunError
 from seamline.pipeline.common.stopwatch import Stopwatch
 from seamline.pipeline.execution.chunk_context import ChunkContext
@@ -31,7 +31,7 @@ from seamline.pipeline.execution.cluster import raise_if_cluster_lost
 from seamline.pipeline.execution.run_chunks import Totals, map_on_workers, run_chunks
 from seamline.pipeline.execution.run_directory import RunDirectory
 from seamline.pipeline.geometry.tiling import Tiling
-from seamline.pipeline.products.zarr_store import Storage, create_store
+from seamline.pipeline.products.zarr_store import ZarrLayout, create_store
 from seamline.pipeline.publishing.publish import Publication, complete, missing_outputs, publish
 from seamline.pipeline.stac.catalog import ModelReference
 
@@ -115,7 +115,9 @@ def segment_all(
         @cache
         def cluster() -> Future[Client]:
             workers = worker_count(options)
-            return background.submit(stack.enter_context, connected_with(options.credentials, options.cluster, workers))
+            return background.submit(
+                stack.enter_context, connect_with_credentials(options.credentials, options.cluster, workers)
+            )
 
         if not all(request.seems_done() for request in requests):
             cluster()  # starts while the scenes' digests are computed
@@ -160,7 +162,7 @@ def _segmented(request: Request, client: Callable[[], Client], watcher: Watcher)
 def _completed(request: Request, record: dict[str, Any]) -> Result:
     """Write what the finished run did not, or what was lost since, from the raster that is there."""
     tiling = Tiling(*request.scene.grid.shape, **{name: record["plan"][name] for name in PLANNED})
-    missing = missing_outputs(request.folder, request.options.outputs, request.options.polygons)
+    missing = missing_outputs(request.folder, request.options.outputs, request.options.polygon_options)
     if missing:
         job = ChunkContext(request.scene, tiling, len(request.model.classes), request.directory)
         record = complete(_publication(request, job), record)
@@ -179,7 +181,7 @@ def _run(request: Request, client: Client, watcher: Watcher, begun: float) -> Re
     watcher.planned(plan)
     directory = _begun(request, plan) if resumed is None else resumed.directory
     job = ChunkContext(scene, plan.tiling, len(model.classes), directory, options.on_bad_block, options.layers)
-    loader = TorchLoader(model.folder, model.digest, plan.settings, radiometry_of(scene), plan.tiling.halo)
+    loader = TorchLoader(model.folder, model.digest, plan.settings, get_radiometry(scene), plan.tiling.halo)
     start = Stopwatch.now() - started
 
     def infer() -> Totals:
@@ -215,7 +217,7 @@ def _begun(request: Request, plan: Plan) -> RunDirectory:
 def _publication(request: Request, job: ChunkContext) -> Publication:
     model, options = request.model, request.options
     title, storage = f"segmented with {model.spec.name}", storage_of(job.tiling, options)
-    used = ModelReference(model.spec.name, model.digest, str(model.folder / DOCUMENT))
+    used = ModelReference(model.spec.name, model.digest, str(model.folder / MODEL_FILENAME))
     return Publication(
         job,
         used,
@@ -227,13 +229,13 @@ def _publication(request: Request, job: ChunkContext) -> Publication:
         versions(),
         title,
         model.card,
-        options.polygons,
+        options.polygon_options,
     )
 
 
-def storage_of(tiling: Tiling, options: SegmentOptions) -> Storage:
+def storage_of(tiling: Tiling, options: SegmentOptions) -> ZarrLayout:
     """How the Zarr store lies on disk; a shard is a chunk of the run, since it has one writer."""
-    return Storage(tiling.store_chunk, tiling.chunk if options.zarr_shards else None, options.zarr_format)
+    return ZarrLayout(tiling.store_chunk_size, tiling.chunk_size if options.zarr_shards else None, options.zarr_format)
 
 
 def versions() -> dict[str, str]:

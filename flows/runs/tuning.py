@@ -10,12 +10,12 @@ import numpy as np
 
 from seamline.flows.runs.measuring import SIZES, measure_context, sample_window, window_sizes
 from seamline.flows.runs.scene_job import open_input, raster_of
-from seamline.flows.settings.credentials import connected_with, use
-from seamline.flows.settings.model_folder import Model, open_model, radiometry_of
+from seamline.flows.settings.credentials import connect_with_credentials, use_credentials
+from seamline.flows.settings.model_folder import Model, get_radiometry, open_model
 from seamline.flows.settings.options import SegmentOptions
 from seamline.model.spec.config import Radiometry
 from seamline.model.spec.measurement import Measurement, Sample
-from seamline.pipeline.common.memory import peak_memory, reset_peak_memory
+from seamline.pipeline.common.memory import read_peak_memory, reset_peak_memory
 from seamline.pipeline.execution.planning import default_halo, margins, settled_halo
 
 
@@ -26,17 +26,17 @@ def tune(model_name: str | Path, source: str | None, options: SegmentOptions) ->
     nothing about the context that a scene wants.
     """
     model = open_model(model_name)
-    use(None)
+    use_credentials(None)
     scene = None if source is None else open_input(source, model, options)
     threads = os.cpu_count() or 1
-    with connected_with(None, "local", 1) as client:
+    with connect_with_credentials(None, "local", 1) as client:
         from seamline.model.engines.tune import (
             Tuner,  # torch, which takes seconds to import: after the worker was started
         )
 
-        halo, changed = default_halo(options.plan, model.reach), {}
+        halo, changed = default_halo(options.plan_options, model.reach), {}
         if scene is not None:
-            tried = margins(raster_of(scene, model, options), options.plan, model.reach)
+            tried = margins(raster_of(scene, model, options), options.plan_options, model.reach)
             changed = measure_context(client, scene, model, options, tried, threads)
             if options.halo is None and model.reach.exact_halo is None:
                 halo = settled_halo(changed, model.reach)
@@ -46,9 +46,9 @@ def tune(model_name: str | Path, source: str | None, options: SegmentOptions) ->
             radiometry = Radiometry((1.0,) * count, (0.0,) * count, (None,) * count)
             sample = _noise(model, min(sizes))
         else:
-            radiometry, sample = radiometry_of(scene), sample_window(scene, min(sizes))
+            radiometry, sample = get_radiometry(scene), sample_window(scene, min(sizes))
         tuner = Tuner(
-            model.spec, model.folder, radiometry, halo, options.wish, threads, reset_peak_memory, peak_memory,
+            model.spec, model.folder, radiometry, halo, options.engine_request, threads, reset_peak_memory, read_peak_memory,
         )  # fmt: skip
         found: Measurement = client.submit(tuner, sample, sizes, pure=False).result()
     return replace(found, changed=changed)

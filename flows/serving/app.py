@@ -16,20 +16,20 @@ from rasterio._err import CPLE_BaseError
 from rasterio.errors import RasterioError
 from rio_tiler.errors import RioTilerError, TileOutsideBounds
 
-from seamline.flows.serving.metrics import exposition
-from seamline.flows.serving.pixel import pixel_at
-from seamline.flows.serving.results import POLYGONS, Damaged, NotThere, Results
-from seamline.flows.serving.tiles import PREFIX, ramps, router
-from seamline.flows.serving.vectors import MOST, polygons_in
+from seamline.flows.serving.metrics import render_metrics
+from seamline.flows.serving.pixel import describe_pixel
+from seamline.flows.serving.results import POLYGONS_FILE, DamagedResult, NotFound, ServedResults
+from seamline.flows.serving.tiles import LAYER_PREFIX, list_color_ramps, make_router
+from seamline.flows.serving.vectors import MAX_POLYGONS, read_polygons
 from seamline.pipeline.common.errors import InputError
 from seamline.pipeline.common.layout import PREVIEW
 from seamline.pipeline.stac.query import Box
 
-STATIC = Path(__file__).parent / "static"
-STATUS: dict[type[Exception], int] = {
+STATIC_FOLDER = Path(__file__).parent / "static"
+ERROR_STATUS: dict[type[Exception], int] = {
     InputError: 422,
-    NotThere: 404,
-    Damaged: 409,
+    NotFound: 404,
+    DamagedResult: 409,
     MorecantileError: 404,
     RioTilerError: 409,
     RasterioError: 409,
@@ -37,7 +37,7 @@ STATUS: dict[type[Exception], int] = {
 }
 """Of errors that a request meets. What a reader says of a raster that the item vouches for is damage."""
 
-_ONLY_FROM_HERE = (
+_CONTENT_SECURITY_POLICY = (
     "default-src 'self'; img-src 'self' data: blob:; worker-src blob:; style-src 'self' 'unsafe-inline'; "
     "frame-ancestors 'none'"
 )
@@ -45,31 +45,31 @@ _ONLY_FROM_HERE = (
 
 def create_app(root: Path) -> FastAPI:
     """The server of the results in ``root``. Raises ``InputError`` where there is no catalogue."""
-    results = Results.at(root)
+    results = ServedResults.from_folder(root)
     # Pages of documentation would load from elsewhere.
     app = FastAPI(title="Seamline", docs_url=None, redoc_url=None, openapi_url=None)
-    for kind, status in STATUS.items():
-        app.add_exception_handler(kind, _said(status))
+    for kind, status in ERROR_STATUS.items():
+        app.add_exception_handler(kind, _make_error_handler(status))
     app.add_exception_handler(TileOutsideBounds, lambda request, error: Response(status_code=204))
-    app.middleware("http")(_guarded)
-    app.include_router(router(results), prefix=PREFIX)
-    _add_scenes(app, results)
+    app.middleware("http")(_add_security_headers)
+    app.include_router(make_router(results), prefix=LAYER_PREFIX)
+    _add_scene_routes(app, results)
 
     @app.get("/", include_in_schema=False)
     def page() -> FileResponse:
-        return FileResponse(STATIC / "index.html")
+        return FileResponse(STATIC_FOLDER / "index.html")
 
     @app.get("/metrics")
     def metrics() -> Response:
         """What Prometheus asks for."""
-        return Response(exposition(root), media_type=CONTENT_TYPE_LATEST)
+        return Response(render_metrics(root), media_type=CONTENT_TYPE_LATEST)
 
-    app.mount("/maplibre", StaticFiles(directory=_maplibre()))
-    app.mount("/static", StaticFiles(directory=STATIC))
+    app.mount("/maplibre", StaticFiles(directory=_find_maplibre()))
+    app.mount("/static", StaticFiles(directory=STATIC_FOLDER))
     return app
 
 
-def _add_scenes(app: FastAPI, results: Results) -> None:
+def _add_scene_routes(app: FastAPI, results: ServedResults) -> None:
     @app.get("/scenes")
     def scenes(
         bbox: str = "",
@@ -81,7 +81,7 @@ def _add_scenes(app: FastAPI, results: Results) -> None:
         if bbox or interval or where:
             found = results.found(bbox, interval, where)
             listed = [scene for scene in listed if scene["id"] in found]
-        return {"folder": results.root.name, "scenes": listed, "ramps": ramps()}
+        return {"folder": results.root.name, "scenes": listed, "ramps": list_color_ramps()}
 
     @app.get("/scenes/{scene}")
     def scene(scene: str) -> dict[str, Any]:
@@ -100,16 +100,18 @@ def _add_scenes(app: FastAPI, results: Results) -> None:
         lat: Annotated[float, Query(ge=-90, le=90, allow_inf_nan=False)],
     ) -> dict[str, Any]:
         """What lies at a place (degrees, WGS 84)."""
-        return pixel_at(results, scene, lon, lat)
+        return describe_pixel(results, scene, lon, lat)
 
     @app.get("/scenes/{scene}/polygons")
-    def polygons(scene: str, bbox: str, limit: Annotated[int, Query(ge=1, le=MOST)] = MOST) -> JSONResponse:
+    def polygons(
+        scene: str, bbox: str, limit: Annotated[int, Query(ge=1, le=MAX_POLYGONS)] = MAX_POLYGONS
+    ) -> JSONResponse:
         """Polygons that meet ``bbox`` (west,south,east,north; west > east across the antimeridian)."""
-        box, path, sides = Box.parsed(bbox), results.file(scene, POLYGONS), results.item(scene).bbox
-        return JSONResponse(polygons_in(path, box, Box(*sides) if sides else box, limit))
+        box, path, sides = Box.from_text(bbox), results.file(scene, POLYGONS_FILE), results.item(scene).bbox
+        return JSONResponse(read_polygons(path, box, Box(*sides) if sides else box, limit))
 
 
-def _maplibre() -> Path:
+def _find_maplibre() -> Path:
     """MapLibre GL JS as the package ``maplibre`` carries it; the package itself is not imported."""
     spec = find_spec("maplibre")
     for folder in (spec and spec.submodule_search_locations) or ():
@@ -119,13 +121,13 @@ def _maplibre() -> Path:
                      fix="install seamline anew")  # fmt: skip
 
 
-def _said(status: int) -> Callable[[Request, Exception], JSONResponse]:
+def _make_error_handler(status: int) -> Callable[[Request, Exception], JSONResponse]:
     return lambda request, error: JSONResponse({"detail": " ".join(str(error).split())}, status)
 
 
-async def _guarded(request: Request, answer: Callable[[Request], Awaitable[Response]]) -> Response:
+async def _add_security_headers(request: Request, answer: Callable[[Request], Awaitable[Response]]) -> Response:
     """The page may load nothing from elsewhere, and what a run overwrote is not shown from a cache."""
     response = await answer(request)
-    response.headers["Content-Security-Policy"] = _ONLY_FROM_HERE
+    response.headers["Content-Security-Policy"] = _CONTENT_SECURITY_POLICY
     response.headers.setdefault("Cache-Control", "no-cache")
     return response

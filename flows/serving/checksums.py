@@ -6,23 +6,23 @@ from pathlib import Path
 from queue import SimpleQueue
 from threading import Lock, Thread
 
-from seamline.pipeline.stac.assets import file_info
+from seamline.pipeline.stac.assets import compute_file_info
 
-_Seen = tuple[Path, int, int, str]
+_FileState = tuple[Path, int, int, str]
 
 
-class Checksums:
+class ChecksumMonitor:
     """Which files are other than their items say: each is read once for every size and time that it has.
 
     One thread reads, one file after the other; what has not been read yet passes.
     """
 
     def __init__(self) -> None:
-        self._asked: SimpleQueue[_Seen] = SimpleQueue()
-        self._right: dict[_Seen, bool] = {}
+        self._asked: SimpleQueue[_FileState] = SimpleQueue()
+        self._right: dict[_FileState, bool] = {}
         self._lock = Lock()
 
-    def wrong(self, path: Path, checksum: str, look: bool = True) -> bool:
+    def is_known_wrong(self, path: Path, checksum: str, look: bool = True) -> bool:
         """Whether ``path`` is known to be another than that of ``checksum``; ``look`` has it read if it was not yet."""
         state = path.stat()
         seen = (path, state.st_size, state.st_mtime_ns, checksum)
@@ -38,7 +38,7 @@ class Checksums:
         while True:
             path, _, _, checksum = seen = self._asked.get()
             try:
-                right = file_info(path)["file:checksum"] == checksum
+                right = compute_file_info(path)["file:checksum"] == checksum
             except OSError:  # it was exchanged, and is another now
                 right = True
             with self._lock:

@@ -12,21 +12,21 @@ from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
-from seamline.flows.collection.ledger import entries, refusals
+from seamline.flows.collection.ledger import read_entries, read_rejected
 from seamline.pipeline.common.errors import InputError
 from seamline.pipeline.common.layout import ITEM
 from seamline.pipeline.execution.run_directory import RunDirectory
 from seamline.pipeline.geometry.tiling import Tiling
 
 
-def exposition(root: Path) -> bytes:
+def render_metrics(root: Path) -> bytes:
     """The metrics of the catalogue in ``root``, in Prometheus' text format."""
     registry = CollectorRegistry()
-    registry.register(_Catalogue(root))
+    registry.register(_CatalogueCollector(root))
     return generate_latest(registry)
 
 
-class _Catalogue(Collector):
+class _CatalogueCollector(Collector):
     def __init__(self, root: Path) -> None:
         self._root = root
 
@@ -36,15 +36,17 @@ class _Catalogue(Collector):
         for item in self._root.glob(f"*/{ITEM}"):
             with suppress(OSError):
                 published.append(item.stat().st_mtime)
-        yield _gauge("seamline_scenes_published", "Scenes of the catalogue", len(published))
+        yield _make_gauge("seamline_scenes_published", "Scenes of the catalogue", len(published))
         last = max(published, default=0.0)
-        yield _gauge("seamline_last_published_timestamp_seconds", "When the last scene was published", last)
+        yield _make_gauge("seamline_last_published_timestamp_seconds", "When the last scene was published", last)
         left = [*self._chunks_left()]
-        yield _gauge("seamline_runs_unfinished", "Scenes that are worked on, or wait to be gone on with", len(left))
-        yield _gauge("seamline_chunks_queued", "Chunks of these that are not inferred yet", sum(left))
-        failed = sum(entry.outcome == "failed" and not entry.gone() for entry in entries(self._root))
-        failed += len([*refusals(self._root)])
-        yield _gauge(
+        yield _make_gauge(
+            "seamline_runs_unfinished", "Scenes that are worked on, or wait to be gone on with", len(left)
+        )
+        yield _make_gauge("seamline_chunks_queued", "Chunks of these that are not inferred yet", sum(left))
+        failed = sum(entry.outcome == "failed" and not entry.is_gone() for entry in read_entries(self._root))
+        failed += len([*read_rejected(self._root)])
+        yield _make_gauge(
             "seamline_scenes_failed", "Scenes of collections that failed or were refused at the last try", failed
         )
 
@@ -58,5 +60,5 @@ class _Catalogue(Collector):
                 yield grid.row * grid.col - done
 
 
-def _gauge(name: str, what: str, value: float) -> GaugeMetricFamily:
+def _make_gauge(name: str, what: str, value: float) -> GaugeMetricFamily:
     return GaugeMetricFamily(name, what, value=value)

@@ -11,50 +11,50 @@ from pyproj import CRS, Transformer
 from rasterio.io import DatasetReader
 from rasterio.windows import Window
 
-from seamline.flows.serving.results import DRAWN, PROBABILITIES, NotThere, Results
-from seamline.flows.serving.tiles import opened
+from seamline.flows.serving.results import LAYER_FILES, PROBABILITIES_FILE, NotFound, ServedResults
+from seamline.flows.serving.tiles import open_geotiff
 from seamline.pipeline.common.classes import NODATA
 from seamline.pipeline.common.layout import COG
-from seamline.pipeline.products.layers import SCALE
+from seamline.pipeline.products.layers import LAYER_SCALE
 
 
-def pixel_at(results: Results, scene: str, lon: float, lat: float) -> dict[str, Any]:
+def describe_pixel(results: ServedResults, scene: str, lon: float, lat: float) -> dict[str, Any]:
     """Row, column, outline, class and, where there are such layers, numbers of the pixel that holds a place.
 
     ``lon`` and ``lat`` are degrees (WGS 84), the outline a ring of such, in one piece across the antimeridian.
-    ``class`` and the numbers are None where there is no data. Raises ``NotThere`` for a place beside the scene,
-    ``Damaged`` for a damaged result.
+    ``class`` and the numbers are None where there is no data. Raises ``NotFound`` for a place beside the scene,
+    ``DamagedResult`` for a damaged result.
     """
     item = results.item(scene)
-    with opened(results.file(scene, COG)) as file:
-        row, col = _place(file, lon, lat)
-        outline = _outline(file, row, col)
-    label = int(_read(results.file(scene, COG), row, col)[0])
+    with open_geotiff(results.file(scene, COG)) as file:
+        row, col = _find_pixel(file, lon, lat)
+        outline = _compute_outline(file, row, col)
+    label = int(_read_numbers(results.file(scene, COG), row, col)[0])
     names = {entry.value: entry.name for entry in item.properties.classes}
     found: dict[str, Any] = {"scene": scene, "row": row, "col": col, "outline": outline, "value": label,
                              "class": names.get(label)}  # fmt: skip
     for layer in ("confidence", "disagreement"):
-        if results.has(scene, DRAWN[layer]):
-            found[layer] = _values(results.file(scene, DRAWN[layer]), row, col)[0]
-    if results.has(scene, PROBABILITIES):
-        values = _values(results.file(scene, PROBABILITIES), row, col)
+        if results.has(scene, LAYER_FILES[layer]):
+            found[layer] = _read_values(results.file(scene, LAYER_FILES[layer]), row, col)[0]
+    if results.has(scene, PROBABILITIES_FILE):
+        values = _read_values(results.file(scene, PROBABILITIES_FILE), row, col)
         found["probabilities"] = dict(zip(names.values(), values, strict=False))
     return found
 
 
-def _place(file: DatasetReader, lon: float, lat: float) -> tuple[int, int]:
+def _find_pixel(file: DatasetReader, lon: float, lat: float) -> tuple[int, int]:
     """The row and column that hold a place."""
     if file.crs is None:
-        raise NotThere("this scene has no place on Earth")
+        raise NotFound("this scene has no place on Earth")
     to_grid = Transformer.from_crs("OGC:CRS84", CRS.from_wkt(file.crs.to_wkt()), always_xy=True)
     for turn in (0, -360, 360):  # a grid in degrees may go on beyond the antimeridian
         col, row = ~file.transform @ to_grid.transform((lon + 180) % 360 - 180 + turn, lat)
         if 0 <= row < file.height and 0 <= col < file.width:  # false for what is no number, too
             return int(row), int(col)
-    raise NotThere(f"{lon:.5f}, {lat:.5f} lies beside the scene")
+    raise NotFound(f"{lon:.5f}, {lat:.5f} lies beside the scene")
 
 
-def _outline(file: DatasetReader, row: int, col: int) -> list[list[float]]:
+def _compute_outline(file: DatasetReader, row: int, col: int) -> list[list[float]]:
     corners = [file.transform @ (col + right, row + down) for right, down in ((0, 0), (1, 0), (1, 1), (0, 1), (0, 0))]
     to_degrees = Transformer.from_crs(CRS.from_wkt(file.crs.to_wkt()), "OGC:CRS84", always_xy=True)
     lon, lat = to_degrees.transform(*np.transpose(corners))
@@ -62,12 +62,14 @@ def _outline(file: DatasetReader, row: int, col: int) -> list[list[float]]:
     return ring
 
 
-def _read(path: Path, row: int, col: int) -> NDArray[np.uint8]:
+def _read_numbers(path: Path, row: int, col: int) -> NDArray[np.uint8]:
     """The digital numbers of a pixel, one a band."""
-    with opened(path) as file:
+    with open_geotiff(path) as file:
         return np.asarray(file.read(window=Window(col, row, 1, 1)), np.uint8)[:, 0, 0]
 
 
-def _values(path: Path, row: int, col: int) -> list[float | None]:
+def _read_values(path: Path, row: int, col: int) -> list[float | None]:
     """What the digital numbers of a quantised layer stand for."""
-    return [None if number == NODATA else round(float(number) * SCALE, 3) for number in _read(path, row, col)]
+    return [
+        None if number == NODATA else round(float(number) * LAYER_SCALE, 3) for number in _read_numbers(path, row, col)
+    ]

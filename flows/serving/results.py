@@ -8,14 +8,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from seamline.flows.serving.checksums import Checksums
+from seamline.flows.serving.checksums import ChecksumMonitor
 from seamline.pipeline.common.errors import InputError, SeamlineError
 from seamline.pipeline.common.layout import CATALOG, COG, ITEM, ITEMS, OVERVIEW, PREVIEW, RECORD
-from seamline.pipeline.results.open import Item, published
-from seamline.pipeline.stac.query import Box, Interval, query
+from seamline.pipeline.results.open import ResultItem, read_item_and_record
+from seamline.pipeline.stac.query import Box, Interval, query_items
 
-POLYGONS, PROBABILITIES = "polygons.fgb", "probabilities.tif"
-DRAWN = {
+POLYGONS_FILE, PROBABILITIES_FILE = "polygons.fgb", "probabilities.tif"
+LAYER_FILES = {
     "segmentation": COG,
     "overview": OVERVIEW,
     "confidence": "confidence.tif",
@@ -29,27 +29,27 @@ _COSTLY = re.compile(r"(?i)\b(?!in\b|and\b|or\b|not\b)\w+\"?\s*\(|\b(?:select|fr
 Whoever follows a link would have asked for it.
 """
 
-_LONGEST = 255
+_MAX_NAME_BYTES = 255
 """Bytes of a file's name."""
 
 
-class NotThere(SeamlineError):
+class NotFound(SeamlineError):
     """Nothing of that name may be shown. HTTP 404."""
 
 
-class Damaged(SeamlineError):
+class DamagedResult(SeamlineError):
     """A result is not finished, or not what its item says. HTTP 409."""
 
 
 @dataclass(frozen=True)
-class Results:
+class ServedResults:
     """The folder ``root`` that runs published to: read, never written."""
 
     root: Path
-    checksums: Checksums = field(default_factory=Checksums)
+    checksums: ChecksumMonitor = field(default_factory=ChecksumMonitor)
 
     @classmethod
-    def at(cls, folder: Path) -> Results:
+    def from_folder(cls, folder: Path) -> ServedResults:
         """The results in ``folder``. Raises ``InputError`` where there is no catalogue."""
         if not (folder / CATALOG).is_file():
             raise InputError(f"results {folder}", got=f"no {CATALOG}",
@@ -57,14 +57,14 @@ class Results:
         return cls(folder.resolve())
 
     def found(self, box: str, interval: str, where: str) -> set[str]:
-        """The scenes that `seamline query` finds. Raises ``InputError`` for a syntax error, ``NotThere``."""
+        """The scenes that `seamline query` finds. Raises ``InputError`` for a syntax error, ``NotFound``."""
         if not self._inside(ITEMS):
-            raise NotThere(f"there is no {ITEMS}")
+            raise NotFound(f"there is no {ITEMS}")
         if found := _COSTLY.search(where):
             raise InputError("where", got=found[0], expected="comparisons, without functions, subqueries and comments",
                              fix="ask `seamline query`, which takes them")  # fmt: skip
-        parsed = Box.parsed(box) if box else None
-        items = query(self.root, parsed, where, Interval.parsed(interval) if interval else None)
+        parsed = Box.from_text(box) if box else None
+        items = query_items(self.root, parsed, where, Interval.from_text(interval) if interval else None)
         return {str(item["id"]) for item in items}
 
     def scenes(self) -> Iterator[dict[str, Any]]:
@@ -73,43 +73,43 @@ class Results:
             name = path.parent.name
             try:
                 yield self.summary(name)
-            except NotThere:  # a link to elsewhere
+            except NotFound:  # a link to elsewhere
                 continue
-            except Damaged as error:
+            except DamagedResult as error:
                 yield {"id": name, "problem": str(error)}
 
     def summary(self, scene: str) -> dict[str, Any]:
-        """What the page shows of a scene. Raises ``NotThere`` or ``Damaged``."""
+        """What the page shows of a scene. Raises ``NotFound`` or ``DamagedResult``."""
         item = self.item(scene)
-        for name in (*DRAWN.values(), PROBABILITIES, POLYGONS):
+        for name in (*LAYER_FILES.values(), PROBABILITIES_FILE, POLYGONS_FILE):
             if self.has(scene, name):
                 self._check(scene, item, name, look=False)
-        about, labels = item.properties, item.asset(COG)
+        about, labels = item.properties, item.find_asset(COG)
         colors = {label.value: label.hex for label in item.labels}
         return {
             "id": scene,
-            "date": None if about.unknown else about.datetime.isoformat(),
-            "geometry": item.geometry if item.placed else None,
-            "bbox": item.bbox if item.placed else None,
+            "date": None if about.is_time_unknown else about.datetime.isoformat(),
+            "geometry": item.geometry if item.has_location else None,
+            "bbox": item.bbox if item.has_location else None,
             "shape": about.shape,
             "crs": about.code,
             "classes": [{**entry.model_dump(), "color": colors.get(entry.value, "#999999")} for entry in about.classes],
-            "layers": [layer for layer, name in DRAWN.items() if item.placed and self.has(scene, name)],
-            "polygons": item.placed and self.has(scene, POLYGONS),
+            "layers": [layer for layer, name in LAYER_FILES.items() if item.has_location and self.has(scene, name)],
+            "polygons": item.has_location and self.has(scene, POLYGONS_FILE),
             "preview": self.has(scene, PREVIEW),
             "version": ((labels and labels.checksum) or "")[-12:],
         }
 
-    def item(self, scene: str) -> Item:
-        """The item of a finished scene. Raises ``NotThere`` or ``Damaged``."""
+    def item(self, scene: str) -> ResultItem:
+        """The item of a finished scene. Raises ``NotFound`` or ``DamagedResult``."""
         if not (self._inside(scene, ITEM) and (self.root / scene).is_dir()):
-            raise NotThere(f"there is no scene {scene!r}")
+            raise NotFound(f"there is no scene {scene!r}")
         if not self._inside(scene, RECORD):
-            raise Damaged(f"scene {scene}: its {RECORD} lies elsewhere")
+            raise DamagedResult(f"scene {scene}: its {RECORD} lies elsewhere")
         try:
-            item, _ = published(self.root / scene)
+            item, _ = read_item_and_record(self.root / scene)
         except InputError as error:
-            raise Damaged(f"scene {scene}: {error.got}; {error.fix}") from error
+            raise DamagedResult(f"scene {scene}: {error.got}; {error.fix}") from error
         return item
 
     def has(self, scene: str, name: str) -> bool:
@@ -117,28 +117,32 @@ class Results:
         return self._inside(scene, name) and (self.root / scene / name).is_file()
 
     def file(self, scene: str, name: str) -> Path:
-        """A file of a finished scene, of the size that the item says. Raises ``NotThere`` or ``Damaged``.
+        """A file of a finished scene, of the size that the item says. Raises ``NotFound`` or ``DamagedResult``.
 
         Its checksum is looked at meanwhile: what is another file is refused from then on.
         """
         item = self.item(scene)
         if not self.has(scene, name):
-            raise NotThere(f"scene {scene} has no {name}")
+            raise NotFound(f"scene {scene} has no {name}")
         self._check(scene, item, name, look=True)
         return self.root / scene / name
 
-    def _check(self, scene: str, item: Item, name: str, look: bool) -> None:
-        path, asset = self.root / scene / name, item.asset(name)
+    def _check(self, scene: str, item: ResultItem, name: str, look: bool) -> None:
+        path, asset = self.root / scene / name, item.find_asset(name)
         if asset is None:
             return
         if asset.size not in (None, size := path.stat().st_size):
-            raise Damaged(f"scene {scene}: {name} has {size} bytes, its item says {asset.size}; see `seamline verify`")
-        if asset.checksum is not None and self.checksums.wrong(path, asset.checksum, look):
-            raise Damaged(f"scene {scene}: {name} is damaged, its checksum is another; see `seamline verify`")
+            raise DamagedResult(
+                f"scene {scene}: {name} has {size} bytes, its item says {asset.size}; see `seamline verify`"
+            )
+        if asset.checksum is not None and self.checksums.is_known_wrong(path, asset.checksum, look):
+            raise DamagedResult(f"scene {scene}: {name} is damaged, its checksum is another; see `seamline verify`")
 
     def _inside(self, *names: str) -> bool:
         """Whether the names lead to something below the root, and no link leads out of it."""
-        if any(name.startswith(".") or set(name) & set("/\\\0") or len(name.encode()) > _LONGEST for name in names):
+        if any(
+            name.startswith(".") or set(name) & set("/\\\0") or len(name.encode()) > _MAX_NAME_BYTES for name in names
+        ):
             return False
         try:
             return self.root.joinpath(*names).resolve().is_relative_to(self.root)

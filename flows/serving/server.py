@@ -13,15 +13,15 @@ from starlette.middleware.trustedhost import TrustedHostMiddleware
 from seamline.flows.serving.app import create_app
 from seamline.pipeline.common.errors import InputError
 
-_LOOPBACK = ["127.0.0.1", "localhost"]
+_LOOPBACK_HOSTS = ["127.0.0.1", "localhost"]
 
 
 def serve(results: Path, host: str, port: int, show: bool) -> None:
     """Serve ``results`` and say where; ``show`` opens the browser. Raises ``InputError`` if it cannot listen there."""
     app = create_app(results)
-    if host in _LOOPBACK:  # a page from elsewhere may not read it by a name of its own (DNS rebinding)
-        app.add_middleware(TrustedHostMiddleware, allowed_hosts=_LOOPBACK, www_redirect=False)
-    listening = _listening(host, port)
+    if host in _LOOPBACK_HOSTS:  # a page from elsewhere may not read it by a name of its own (DNS rebinding)
+        app.add_middleware(TrustedHostMiddleware, allowed_hosts=_LOOPBACK_HOSTS, www_redirect=False)
+    listening = _open_socket(host, port)
     url = f"http://{f'[{host}]' if ':' in host else host}:{listening.getsockname()[1]}/"
     print(f"{results}: {url} (Ctrl-C ends)", flush=True)
     if show:
@@ -31,7 +31,7 @@ def serve(results: Path, host: str, port: int, show: bool) -> None:
         server.run([listening])
 
 
-def _listening(host: str, port: int) -> socket.socket:
+def _open_socket(host: str, port: int) -> socket.socket:
     """A socket that takes connections from here on."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:

@@ -15,34 +15,36 @@ from numpy.typing import NDArray
 from pyproj import CRS, Transformer
 from pyproj.exceptions import ProjError
 
-from seamline.flows.serving.results import Damaged
+from seamline.flows.serving.results import DamagedResult
 from seamline.pipeline.stac.query import Box
 
-MOST = 5000
+MAX_POLYGONS = 5000
 """Polygons in one answer, at most."""
-_MAGIC = b"fgb\x03fgb"
-_DAMAGE = (
+_FLATGEOBUF_MAGIC = b"fgb\x03fgb"
+_DAMAGE_ERRORS = (
     pyogrio.errors.DataSourceError, pyogrio.errors.DataLayerError, shapely.GEOSException, ProjError, ValueError,
     LookupError, TypeError,
 )  # fmt: skip
 """What damaged bytes behind the magic ones lead to."""
 
 
-def polygons_in(path: Path, box: Box, scene: Box, limit: int = MOST) -> dict[str, Any]:
+def read_polygons(path: Path, box: Box, scene: Box, limit: int = MAX_POLYGONS) -> dict[str, Any]:
     """Polygons of the FlatGeobuf ``path`` that meet a box, in longitude and latitude (WGS 84).
 
     ``scene`` is the box of all of them: what lies beyond it may have no place in their CRS. If it lies across the
     antimeridian, longitudes go on beyond 180, so that every polygon is in one piece. ``truncated`` tells that there are
-    more than ``limit``. Raises ``Damaged``.
+    more than ``limit``. Raises ``DamagedResult``.
     """
     with path.open("rb") as file:
-        if file.read(len(_MAGIC)) != _MAGIC:  # GDAL would open what else it is, and what that names
-            raise Damaged(f"{path.parent.name}: {path.name} is no FlatGeobuf")
+        if (
+            file.read(len(_FLATGEOBUF_MAGIC)) != _FLATGEOBUF_MAGIC
+        ):  # GDAL would open what else it is, and what that names
+            raise DamagedResult(f"{path.parent.name}: {path.name} is no FlatGeobuf")
     try:
         crs = CRS.from_user_input(pyogrio.read_info(path)["crs"])
         to_crs = Transformer.from_crs("OGC:CRS84", crs, always_xy=True)
         meta, found = {"fields": ()}, dict[int, tuple[Any, ...]]()
-        for part in _parts(box, scene, beyond=crs.is_geographic):
+        for part in _split_box(box, scene, beyond=crs.is_geographic):
             around = to_crs.transform_bounds(*part)
             meta, numbers, geometries, columns = pyogrio.raw.read(
                 path, bbox=around, max_features=limit + 1, return_fids=True
@@ -51,8 +53,8 @@ def polygons_in(path: Path, box: Box, scene: Box, limit: int = MOST) -> dict[str
             found |= zip(numbers.tolist(), read, strict=True)
         rows = list(found.values())[:limit]
         shapes = shapely.from_wkb(np.array([row[0] for row in rows], object))
-    except _DAMAGE as error:
-        raise Damaged(f"{path.parent.name}: {path.name} cannot be read ({error})") from error
+    except _DAMAGE_ERRORS as error:
+        raise DamagedResult(f"{path.parent.name}: {path.name} cannot be read ({error})") from error
     to_degrees = Transformer.from_crs(crs, "OGC:CRS84", always_xy=True)
     first = (scene.west + scene.east) / 2 if scene.west > scene.east else None  # the middle of what it is not
 
@@ -67,7 +69,7 @@ def polygons_in(path: Path, box: Box, scene: Box, limit: int = MOST) -> dict[str
     return {"type": "FeatureCollection", "features": features, "truncated": len(found) > limit}
 
 
-def _parts(box: Box, scene: Box, beyond: bool) -> list[tuple[float, float, float, float]]:
+def _split_box(box: Box, scene: Box, beyond: bool) -> list[tuple[float, float, float, float]]:
     """Sides of what both have in common, on each side of the antimeridian.
 
     ``beyond`` tells that there may be longitudes beyond it, too.

@@ -20,28 +20,28 @@ from seamline.pipeline.common.errors import InputError
 from seamline.pipeline.execution.cluster import connected
 from seamline.pipeline.storage.object_store import S3Access, use_access
 
-FIELDS = {"key": "AWS_ACCESS_KEY_ID", "secret": "AWS_SECRET_ACCESS_KEY", "token": "AWS_SESSION_TOKEN"}
-_YES = ("1", "yes", "true", "on")
+AWS_VARIABLES = {"key": "AWS_ACCESS_KEY_ID", "secret": "AWS_SECRET_ACCESS_KEY", "token": "AWS_SESSION_TOKEN"}
+_TRUE_VALUES = ("1", "yes", "true", "on")
 
 
-def use(credentials: str | None) -> None:
+def use_credentials(credentials: str | None) -> None:
     """Reach object storage from now on with what the Secret block ``credentials`` holds, or as the environment says.
 
     Raises:
         InputError: there is no such block, or it holds something else.
     """
-    use_access(access_from(os.environ) if credentials is None else _access_of(credentials))
+    use_access(read_environment_access(os.environ) if credentials is None else _load_secret_access(credentials))
 
 
 @contextmanager
-def connected_with(credentials: str | None, cluster: str, workers: int) -> Iterator[Client]:
+def connect_with_credentials(credentials: str | None, cluster: str, workers: int) -> Iterator[Client]:
     """Connect as ``execution.cluster.connected``, with workers that reach object storage as this process does."""
     with connected(cluster, workers) as client:
-        client.register_plugin(_AccessPlugin(None if credentials is None else _access_of(credentials)))
+        client.register_plugin(_CredentialsPlugin(None if credentials is None else _load_secret_access(credentials)))
         yield client
 
 
-class _AccessPlugin(WorkerPlugin):  # type: ignore[misc]
+class _CredentialsPlugin(WorkerPlugin):  # type: ignore[misc]
     """Tells each worker process, also one that joins later, how object storage is reached: one way for a cluster."""
 
     name = "seamline-object-storage"
@@ -50,23 +50,25 @@ class _AccessPlugin(WorkerPlugin):  # type: ignore[misc]
         self._access = access
 
     def setup(self, worker: Worker) -> None:
-        use_access(self._access or access_from(os.environ))
+        use_access(self._access or read_environment_access(os.environ))
 
 
-def access_from(environment: Mapping[str, str]) -> S3Access:
+def read_environment_access(environment: Mapping[str, str]) -> S3Access:
     """What the variables of Amazon's tools and of GDAL say, or the profile that they name."""
-    given = {name: environment.get(variable) or None for name, variable in FIELDS.items()}
-    unsigned = environment.get("AWS_NO_SIGN_REQUEST", "").lower() in _YES
-    profile = {} if given["key"] or unsigned else _profile(environment)
+    given = {name: environment.get(variable) or None for name, variable in AWS_VARIABLES.items()}
+    unsigned = environment.get("AWS_NO_SIGN_REQUEST", "").lower() in _TRUE_VALUES
+    profile = {} if given["key"] or unsigned else _read_profile(environment)
     return S3Access(
-        endpoint=_endpoint(environment) or profile.get("endpoint_url"),
+        endpoint=_read_endpoint(environment) or profile.get("endpoint_url"),
         region=environment.get("AWS_REGION") or environment.get("AWS_DEFAULT_REGION") or profile.get("region"),
         unsigned=unsigned,
-        **(given if given["key"] else {name: profile.get(variable.lower()) for name, variable in FIELDS.items()}),
+        **(
+            given if given["key"] else {name: profile.get(variable.lower()) for name, variable in AWS_VARIABLES.items()}
+        ),
     )
 
 
-def _endpoint(environment: Mapping[str, str]) -> str | None:
+def _read_endpoint(environment: Mapping[str, str]) -> str | None:
     """As a URL; GDAL's variable has none."""
     for name in ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL"):
         if url := environment.get(name):
@@ -77,7 +79,7 @@ def _endpoint(environment: Mapping[str, str]) -> str | None:
     return f"{'http' if environment.get('AWS_HTTPS', '').upper() == 'NO' else 'https'}://{address}"
 
 
-def _profile(environment: Mapping[str, str]) -> dict[str, str]:
+def _read_profile(environment: Mapping[str, str]) -> dict[str, str]:
     """Keys, region and endpoint of ``AWS_PROFILE``, or of the default profile, in the files of Amazon's tools."""
     home = Path(environment.get("HOME", "~")).expanduser() / ".aws"
     name = environment.get("AWS_PROFILE", "default")
@@ -91,27 +93,27 @@ def _profile(environment: Mapping[str, str]) -> dict[str, str]:
     return {key: value for section in sections for key, value in parser.items(section)}
 
 
-def _access_of(block: str) -> S3Access:
+def _load_secret_access(block: str) -> S3Access:
     from prefect.blocks.system import Secret  # seconds, which only those pay who ask for it
 
     try:
         held: Any = Secret.load(block).get()  # type: ignore[union-attr]
     except ValueError:
-        raise _refused(block, "no such block") from None
+        raise _secret_block_error(block, "no such block") from None
     try:
         fields: Any = json.loads(held) if isinstance(held, str) else held
-        known = {"endpoint": "AWS_ENDPOINT_URL", "region": "AWS_REGION", **FIELDS}
+        known = {"endpoint": "AWS_ENDPOINT_URL", "region": "AWS_REGION", **AWS_VARIABLES}
         if not isinstance(fields, dict) or not fields or set(fields) - set(known.values()):
             raise ValueError
         if not all(isinstance(value, str) for value in fields.values()):
             raise ValueError
     except ValueError:
-        raise _refused(block, "something else") from None  # which is as secret as what was expected
+        raise _secret_block_error(block, "something else") from None  # which is as secret as what was expected
     held_fields: dict[str, Any] = {name: fields.get(variable) for name, variable in known.items()}
     return S3Access(**held_fields)
 
 
-def _refused(block: str, got: str) -> InputError:
+def _secret_block_error(block: str, got: str) -> InputError:
     return InputError(
         f"Secret block {block}",
         got=got,

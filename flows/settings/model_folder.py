@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from seamline import model
-from seamline.model.spec.config import Program, Radiometry, Settings
-from seamline.model.spec.document import DOCUMENT, file_digest, read_document
+from seamline.model.spec.config import EngineSettings, Program, Radiometry
+from seamline.model.spec.document import MODEL_FILENAME, compute_file_digest, read_model_spec
 from seamline.model.spec.errors import ModelError
 from seamline.model.spec.spec import ModelSpec
 from seamline.pipeline.common.classes import LabelClass
@@ -17,7 +17,7 @@ from seamline.pipeline.execution.planning import Reach
 from seamline.pipeline.report.report import ModelCard
 from seamline.pipeline.scenes.band_matching import BandNeed
 from seamline.pipeline.scenes.scene import Scene
-from seamline.pipeline.storage.atomic import absolute
+from seamline.pipeline.storage.atomic import make_absolute
 
 if TYPE_CHECKING:
     from seamline.model.engines.runtime import Runtime
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 ZOO = Path(model.__file__).parent / "zoo"
 FIGURES = "figures.json"
 """What a training measured, beside the model."""
-CARD, LONGEST_CARD = "README.md", 200_000
+README, MAX_README_BYTES = "README.md", 200_000
 """The file that describes a model to people, and how many bytes of it are read."""
 
 
@@ -41,7 +41,7 @@ class Model:
     digest: str
 
     @property
-    def needs(self) -> tuple[BandNeed, ...]:
+    def band_needs(self) -> tuple[BandNeed, ...]:
         """The bands, as the pipeline looks for them in a scene."""
         return tuple(BandNeed(band.name, band.wavelength) for band in self.spec.bands)
 
@@ -55,11 +55,11 @@ class Model:
     @property
     def card(self) -> ModelCard:
         """What a report tells of it, with the README beside the weights if there is one."""
-        spec, path = self.spec, self.folder / CARD
+        spec, path = self.spec, self.folder / README
         readme = b""
         if path.is_file():
             with path.open("rb") as file:
-                readme = file.read(LONGEST_CARD)
+                readme = file.read(MAX_README_BYTES)
         return ModelCard(
             spec.name, spec.version, spec.license, spec.architecture, spec.description, spec.training_data,
             spec.exact_halo, readme.decode(errors="replace"),
@@ -71,9 +71,9 @@ class Model:
         return tuple(LabelClass(label, c.name, c.color, c.description) for label, c in enumerate(self.spec.classes))
 
 
-def embedded_models() -> tuple[str, ...]:
+def list_embedded_models() -> tuple[str, ...]:
     """Names of the models that the package brings."""
-    return tuple(sorted(path.parent.name for path in ZOO.glob(f"*/{DOCUMENT}")))
+    return tuple(sorted(path.parent.name for path in ZOO.glob(f"*/{MODEL_FILENAME}")))
 
 
 def open_model(name: str | Path) -> Model:
@@ -82,18 +82,18 @@ def open_model(name: str | Path) -> Model:
     Raises:
         ModelError: there is none, or it is broken.
     """
-    folder = ZOO / name if str(name) in embedded_models() else absolute(name)
+    folder = ZOO / name if str(name) in list_embedded_models() else make_absolute(name)
     if not folder.is_dir():
         raise ModelError(
             "--model",
             got=f"{name}" + (", a file" if folder.is_file() else ", which does not exist"),
-            expected="a model folder, or one of " + ", ".join(embedded_models()),
+            expected="a model folder, or one of " + ", ".join(list_embedded_models()),
             fix="check the path; a model folder holds model.json beside its weights",
         )
-    return Model(folder, read_document(folder), file_digest(folder / DOCUMENT))
+    return Model(folder, read_model_spec(folder), compute_file_digest(folder / MODEL_FILENAME))
 
 
-def scores_of(folder: Path) -> dict[str, dict[str, dict[str, float | None]]]:
+def read_training_scores(folder: Path) -> dict[str, dict[str, dict[str, float | None]]]:
     """What its training measured, as ``figures.json`` has it: IoU by image and class, of what was held out and not.
 
     ``{"iou_held_out": {image: {class: IoU}}, "iou_in_training": …}``; nothing of a model that was not trained here.
@@ -116,7 +116,7 @@ class TorchLoader:
 
     folder: Path
     digest: str
-    settings: Settings
+    settings: EngineSettings
     radiometry: Radiometry
     halo: int
 
@@ -124,8 +124,8 @@ class TorchLoader:
         """Load it, after a look whether it is the same model here as where the run was started."""
         from seamline.model.engines.runtime import Runtime  # torch, which takes seconds to import: on workers only
 
-        spec = read_document(self.folder)
-        found = file_digest(self.folder / DOCUMENT)
+        spec = read_model_spec(self.folder)
+        found = compute_file_digest(self.folder / MODEL_FILENAME)
         if found != self.digest:
             raise ModelError(
                 f"model folder {self.folder} on a worker",
@@ -136,7 +136,7 @@ class TorchLoader:
         return Runtime(spec, self.folder, self.settings, self.radiometry, self.halo)
 
 
-def radiometry_of(scene: Scene) -> Radiometry:
+def get_radiometry(scene: Scene) -> Radiometry:
     """What the scene's digital numbers mean, band by band."""
     return Radiometry(
         tuple(band.scale for band in scene.bands),

@@ -20,14 +20,14 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
-from seamline.model.spec.config import GRAPH_PRECISIONS, Wish
+from seamline.model.spec.config import GRAPH_PRECISIONS, EngineRequest
 from seamline.pipeline.execution.planning import PlanOptions
 from seamline.pipeline.products.layers import CONFIDENCE, LAYERS
 from seamline.pipeline.scenes.open_scene import SceneOptions
-from seamline.pipeline.vectors.vectors import Polygons, Rules
+from seamline.pipeline.vectors.vectors import PolygonOptions, PolygonRules
 
 
-def _expecting(what: str) -> WrapValidator:
+def _expect(what: str) -> WrapValidator:
     """Says plainly what is expected, in place of what pydantic says of each step on the way there."""
 
     def check(value: object, validate: ValidatorFunctionWrapHandler) -> object:
@@ -39,16 +39,16 @@ def _expecting(what: str) -> WrapValidator:
     return WrapValidator(check)
 
 
-def _auto_is_none(value: object) -> object:
+def _replace_auto(value: object) -> object:
     return None if value == "auto" else value
 
 
-def _nodata(value: object) -> object:
+def _parse_nodata(value: object) -> object:
     """The command line gives text, a file gives a number."""
     return float(value) if isinstance(value, str) and value != "none" else value
 
 
-def _not_zero(value: float) -> float:
+def _check_not_zero(value: float) -> float:
     if value == 0:
         raise ValueError("every value would be the same")
     return value
@@ -57,17 +57,17 @@ def _not_zero(value: float) -> float:
 _Count = Annotated[int, Field(ge=1)]
 _Length = Annotated[int, Field(ge=0)]
 _Finite = Annotated[float, Field(allow_inf_nan=False)]
-_AUTO = BeforeValidator(_auto_is_none)
+_AUTO = BeforeValidator(_replace_auto)
 
-Window = Annotated[_Count | None, _AUTO, _expecting("a whole number from 1, or auto")]
-Margin = Annotated[_Length | None, _AUTO, _expecting("a whole number from 0, or auto")]
-ChunkTiles = Annotated[Annotated[int, Field(ge=1, le=1000)] | None, _expecting("a whole number from 1 to 1000")]
-Workers = Annotated[Annotated[int, Field(ge=1, le=256)] | None, _expecting("a whole number from 1 to 256")]
-Batch = Annotated[Annotated[int, Field(ge=1, le=1024)] | None, _expecting("a whole number from 1 to 1024")]
-Threads = Annotated[Annotated[int, Field(ge=1, le=1024)] | None, _expecting("a whole number from 1 to 1024")]
+WindowEdge = Annotated[_Count | None, _AUTO, _expect("a whole number from 1, or auto")]
+MarginWidth = Annotated[_Length | None, _AUTO, _expect("a whole number from 0, or auto")]
+ChunkTiles = Annotated[Annotated[int, Field(ge=1, le=1000)] | None, _expect("a whole number from 1 to 1000")]
+Workers = Annotated[Annotated[int, Field(ge=1, le=256)] | None, _expect("a whole number from 1 to 256")]
+Batch = Annotated[Annotated[int, Field(ge=1, le=1024)] | None, _expect("a whole number from 1 to 1024")]
+Threads = Annotated[Annotated[int, Field(ge=1, le=1024)] | None, _expect("a whole number from 1 to 1024")]
 
 
-def _with_labels(outputs: tuple[str, ...]) -> tuple[str, ...]:
+def _check_has_labels(outputs: tuple[str, ...]) -> tuple[str, ...]:
     if not {"cog", "zarr"} & set(outputs):
         raise ValueError("no labels")
     return outputs
@@ -75,18 +75,18 @@ def _with_labels(outputs: tuple[str, ...]) -> tuple[str, ...]:
 
 Outputs = Annotated[
     tuple[Literal["cog", "zarr", "polygons", "probabilities", "confidence", "disagreement"], ...],
-    AfterValidator(_with_labels),
-    _expecting("cog, zarr or both, and if wanted polygons, probabilities, confidence, disagreement, with commas"),
+    AfterValidator(_check_has_labels),
+    _expect("cog, zarr or both, and if wanted polygons, probabilities, confidence, disagreement, with commas"),
 ]
-Formats = Annotated[
+PolygonFormats = Annotated[
     tuple[Literal["fgb", "gpkg", "parquet"], ...],
     Field(min_length=1),
-    _expecting("fgb, gpkg, parquet, separated by commas"),
+    _expect("fgb, gpkg, parquet, separated by commas"),
 ]
-_FromZero = Annotated[float, Field(ge=0, allow_inf_nan=False), _expecting("a number from 0")]
-Scale = Annotated[Annotated[_Finite, AfterValidator(_not_zero)] | None, _expecting("a number other than 0")]
-Offset = Annotated[_Finite | None, _expecting("a number")]
-Nodata = Annotated[float | Literal["none"] | None, BeforeValidator(_nodata), _expecting("a number, or none")]
+_NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False), _expect("a number from 0")]
+Scale = Annotated[Annotated[_Finite, AfterValidator(_check_not_zero)] | None, _expect("a number other than 0")]
+Offset = Annotated[_Finite | None, _expect("a number")]
+Nodata = Annotated[float | Literal["none"] | None, BeforeValidator(_parse_nodata), _expect("a number, or none")]
 
 
 class SegmentOptions(BaseModel):
@@ -94,14 +94,14 @@ class SegmentOptions(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    window: Window = Field(
+    window: WindowEdge = Field(
         None, description="Edge of the windows the network sees, in pixels; auto: the fastest that fits"
     )
-    halo: Margin = Field(
+    halo: MarginWidth = Field(
         None,
         description="Context on every side that is read and thrown away, in pixels; auto: exact, or as the labels need",
     )
-    overlap: Margin = Field(
+    overlap: MarginWidth = Field(
         None, description="Band in which neighbouring tiles are feathered; auto: 0 where the halo is exact"
     )
     chunk_tiles: ChunkTiles = Field(None, description="Tiles along the edge of a chunk, the unit of work and of resume")
@@ -122,11 +122,11 @@ class SegmentOptions(BaseModel):
     outputs: Outputs = Field(("cog", "zarr"), description="What to write")
     zarr_format: Literal[3, 2] = Field(3, description="Version of the Zarr format; 2 for QGIS and GDAL before 3.11")
     zarr_shards: bool = Field(False, description="One object for a chunk of the run, for object stores")
-    polygon_formats: Formats = Field(("fgb", "gpkg", "parquet"), description="Files of the output polygons")
-    polygon_min_area: _FromZero = Field(
+    polygon_formats: PolygonFormats = Field(("fgb", "gpkg", "parquet"), description="Files of the output polygons")
+    polygon_min_area: _NonNegative = Field(
         0, description="Smaller polygons, in m², become part of the neighbour with the longest common border"
     )
-    polygon_simplify: _FromZero = Field(
+    polygon_simplify: _NonNegative = Field(
         0, description="Corners of polygons go whose triangle is smaller than the square of this, in pixels; 0: none"
     )
     aoi: Path | None = Field(None, description="GeoJSON polygons; nothing outside of them is inferred")
@@ -148,7 +148,7 @@ class SegmentOptions(BaseModel):
     overwrite: bool = Field(False, description="Start over where another scene, model or plan left a run or a result")
 
     @model_validator(mode="after")
-    def _possible(self) -> SegmentOptions:
+    def _check_precision(self) -> SegmentOptions:
         able = GRAPH_PRECISIONS.get(self.engine)
         if able and self.precision not in ("auto", *able):
             raise PydanticCustomError(
@@ -160,7 +160,7 @@ class SegmentOptions(BaseModel):
 
     @field_validator("zarr_shards")
     @classmethod
-    def _has_shards(cls, value: bool, info: ValidationInfo) -> bool:
+    def _check_shards(cls, value: bool, info: ValidationInfo) -> bool:
         if value and info.data.get("zarr_format") == 2:
             raise PydanticCustomError(
                 "option", "Input should be {expected}", {"expected": "--zarr-format 3: version 2 has no shards"}
@@ -169,16 +169,16 @@ class SegmentOptions(BaseModel):
 
     @field_validator("zarr_format", "zarr_shards")
     @classmethod
-    def _has_store(cls, value: object, info: ValidationInfo) -> object:
-        return cls._only_with("zarr", value, info)
+    def _check_zarr_options(cls, value: object, info: ValidationInfo) -> object:
+        return cls._refuse_without_output("zarr", value, info)
 
     @field_validator("polygon_formats", "polygon_min_area", "polygon_simplify")
     @classmethod
-    def _has_polygons(cls, value: object, info: ValidationInfo) -> object:
-        return cls._only_with("polygons", value, info)
+    def _check_polygon_options(cls, value: object, info: ValidationInfo) -> object:
+        return cls._refuse_without_output("polygons", value, info)
 
     @classmethod
-    def _only_with(cls, output: str, value: object, info: ValidationInfo) -> object:
+    def _refuse_without_output(cls, output: str, value: object, info: ValidationInfo) -> object:
         """Refuse what says something of an output that is not wanted."""
         default = cls.model_fields[info.field_name or ""].default
         if value != default and output not in info.data.get("outputs", (output,)):
@@ -194,23 +194,23 @@ class SegmentOptions(BaseModel):
         return tuple(name for name in LAYERS if name in wanted)
 
     @property
-    def polygons(self) -> Polygons | None:
+    def polygon_options(self) -> PolygonOptions | None:
         """What is wanted of the output of that name, if it is wanted."""
         if "polygons" not in self.outputs:
             return None
-        return Polygons(self.polygon_formats, Rules(self.polygon_min_area, self.polygon_simplify))
+        return PolygonOptions(self.polygon_formats, PolygonRules(self.polygon_min_area, self.polygon_simplify))
 
     @property
-    def plan(self) -> PlanOptions:
+    def plan_options(self) -> PlanOptions:
         """The part that fixes the plan."""
         return PlanOptions(self.window, self.halo, self.overlap, self.chunk_tiles)
 
     @property
-    def wish(self) -> Wish:
+    def engine_request(self) -> EngineRequest:
         """The part that fixes how the network runs."""
-        return Wish(self.device, self.precision, self.engine, self.batch, self.threads)
+        return EngineRequest(self.device, self.precision, self.engine, self.batch, self.threads)
 
     @property
-    def scene(self) -> SceneOptions:
+    def scene_options(self) -> SceneOptions:
         """The part that says how to read the scene."""
         return SceneOptions(self.bands, self.scale, self.offset, self.nodata, self.aoi)

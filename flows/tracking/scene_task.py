@@ -66,7 +66,9 @@ class FlowWatcher:
             tiling.redundancy, plan.seconds,
         )  # fmt: skip
         artifact = create_progress_artifact(
-            progress=0.0, key=artifacts.key("progress", plan.scene.id), description=f"chunks of {plan.scene.id}"
+            progress=0.0,
+            key=artifacts.make_artifact_key("progress", plan.scene.id),
+            description=f"chunks of {plan.scene.id}",
         )
         self._artifact = artifact if isinstance(artifact, UUID) else None
         self._also.planned(plan)

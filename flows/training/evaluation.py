@@ -14,11 +14,11 @@ from numpy.typing import NDArray
 
 from seamline.model.spec import metrics
 from seamline.pipeline.common.errors import InputError
-from seamline.pipeline.report.preview import write_matrix
-from seamline.pipeline.results.compare import Truth, class_names, pairs
-from seamline.pipeline.storage.atomic import check_writable, replacing
+from seamline.pipeline.report.preview import write_confusion_matrix
+from seamline.pipeline.results.compare import Truth, read_class_names, read_label_pairs
+from seamline.pipeline.storage.atomic import atomic_write, check_writable
 
-LABELS = 255
+LABEL_COUNT = 255
 """Every label that a raster of bytes has for a class."""
 
 
@@ -57,33 +57,33 @@ class Evaluation:
         """For JSON, which has no NaN."""
         return {
             "pixels": self.pixels,
-            "accuracy": _number(self.accuracy),
-            "kappa": _number(self.kappa),
-            "mean_iou": _number(self.mean_iou),
+            "accuracy": _replace_nan(self.accuracy),
+            "kappa": _replace_nan(self.kappa),
+            "mean_iou": _replace_nan(self.mean_iou),
             "boundary_tolerance_pixels": self.tolerance,
-            "classes": [{name: _number(value) for name, value in asdict(row).items()} for row in self.classes],
+            "classes": [{name: _replace_nan(value) for name, value in asdict(row).items()} for row in self.classes],
             "confusion_matrix": {"rows": "truth", "columns": "prediction", "counts": self.matrix.tolist()},
         }
 
 
-def evaluate(prediction: Path, truth: Truth, tolerance: int = 2) -> Evaluation:
+def evaluate_segmentation(prediction: Path, truth: Truth, tolerance: int = 2) -> Evaluation:
     """Compare rasters of any size; boundaries agree within ``tolerance`` pixels of the truth's grid.
 
     Raises:
         InputError: a file cannot be read, they do not lie over each other, or they share no known pixel.
     """
-    names = class_names(prediction)
-    matrix = np.zeros((LABELS, LABELS), np.int64)
-    edges = metrics.Boundaries.none(LABELS)
-    for pair in pairs(prediction, truth, tolerance + 1):
-        matrix += metrics.confusion_matrix(pair.predicted[pair.inner], pair.true[pair.inner], LABELS)
+    names = read_class_names(prediction)
+    matrix = np.zeros((LABEL_COUNT, LABEL_COUNT), np.int64)
+    edges = metrics.BoundaryCounts.zeros(LABEL_COUNT)
+    for pair in read_label_pairs(prediction, truth, tolerance + 1):
+        matrix += metrics.confusion_matrix(pair.predicted[pair.inner], pair.true[pair.inner], LABEL_COUNT)
         there = np.flatnonzero(
             sum(np.bincount(labels.ravel(), minlength=256) for labels in (pair.predicted, pair.true))
         )
-        seen = int(there[there < LABELS].max(initial=-1)) + 1
-        found = metrics.boundaries(pair.predicted, pair.true, seen, tolerance, pair.inner)
-        edges += metrics.Boundaries(
-            *(np.pad(counts, (0, LABELS - seen)) for counts in
+        seen = int(there[there < LABEL_COUNT].max(initial=-1)) + 1
+        found = metrics.count_boundaries(pair.predicted, pair.true, seen, tolerance, pair.inner)
+        edges += metrics.BoundaryCounts(
+            *(np.pad(counts, (0, LABEL_COUNT - seen)) for counts in
               (found.predicted, found.predicted_near, found.true, found.true_near))
         )  # fmt: skip
     if not matrix.any():
@@ -91,11 +91,11 @@ def evaluate(prediction: Path, truth: Truth, tolerance: int = 2) -> Evaluation:
             f"truth {truth.path}", got="no pixel that both know", expected="labels of the same ground",
             fix="check --values and --attribute",
         )  # fmt: skip
-    return _scored(matrix, edges, names, tolerance)
+    return _score_matrix(matrix, edges, names, tolerance)
 
 
-def _scored(
-    matrix: NDArray[np.int64], edges: metrics.Boundaries, names: Mapping[int, str], tolerance: int
+def _score_matrix(
+    matrix: NDArray[np.int64], edges: metrics.BoundaryCounts, names: Mapping[int, str], tolerance: int
 ) -> Evaluation:
     count = max([*names, *np.flatnonzero(matrix.sum(0) + matrix.sum(1)).tolist()]) + 1
     matrix = matrix[:count, :count]
@@ -118,17 +118,17 @@ def write_evaluation(evaluation: Evaluation, report: Path | None, picture: Path 
             check_writable(path.absolute().parent, f"{option} {path}")
             path.parent.mkdir(parents=True, exist_ok=True)
     if report is not None:
-        with replacing(report) as part:
+        with atomic_write(report) as part:
             part.write_text(json.dumps(evaluation.to_dict(), indent=2) + "\n", encoding="utf-8")
     if picture is not None:
-        write_matrix(evaluation.matrix, [row.name for row in evaluation.classes], picture)
+        write_confusion_matrix(evaluation.matrix, [row.name for row in evaluation.classes], picture)
 
 
-def truth_scores(prediction: Path, truth: Path, classes: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+def compute_class_iou(prediction: Path, truth: Path, classes: Sequence[Mapping[str, Any]]) -> dict[str, float]:
     """IoU of each class (entries with ``name``, in label order); pixels that either raster leaves out don't count."""
-    found = evaluate(prediction, Truth(truth))
+    found = evaluate_segmentation(prediction, Truth(truth))
     return {entry["name"]: row.iou for entry, row in zip(classes, found.classes, strict=False)}
 
 
-def _number(value: Any) -> Any:
+def _replace_nan(value: Any) -> Any:
     return None if isinstance(value, float) and math.isnan(value) else value

@@ -8,10 +8,10 @@ from math import isfinite
 from pathlib import Path
 from typing import Literal
 
-from seamline.model.importers.import_model import read_network, weights_name, write_model
-from seamline.model.spec.document import DOCUMENT, read_document
+from seamline.model.importers.import_model import get_weights_name, read_network, write_model_folder
+from seamline.model.spec.document import MODEL_FILENAME, read_model_spec
 from seamline.model.spec.errors import ModelError
-from seamline.model.spec.spec import Activation, InputBand, ModelClass, ModelSpec, color_of
+from seamline.model.spec.spec import Activation, InputBand, ModelClass, ModelSpec, parse_color
 from seamline.pipeline.common.errors import InputError
 from seamline.pipeline.storage.atomic import check_writable
 
@@ -27,7 +27,7 @@ PALETTE = (
 
 
 @dataclass(frozen=True)
-class Description:
+class ModelDescription:
     """What a file of weights does not say of its network.
 
     The network's input is (value · ``scale`` − ``mean``) / ``std``, band by band, where a value is a reflectance
@@ -65,7 +65,7 @@ class Description:
         )  # fmt: skip
         for good, option, got, expected in checks:
             if not good:
-                raise InputError(option, got=_listed(got), expected=expected, fix="correct it")
+                raise InputError(option, got=_format_value(got), expected=expected, fix="correct it")
 
     def input_bands(self) -> tuple[InputBand, ...]:
         """The bands, with mean and deviation in the unit of the value."""
@@ -79,17 +79,17 @@ class Description:
     def model_classes(self) -> tuple[ModelClass, ...]:
         """The classes in label order, each with a colour."""
         colors = self.colors or tuple(PALETTE[label % len(PALETTE)] for label in range(len(self.classes)))
-        return tuple(ModelClass(name, color_of(color)) for name, color in zip(self.classes, colors, strict=True))
+        return tuple(ModelClass(name, parse_color(color)) for name, color in zip(self.classes, colors, strict=True))
 
 
-def import_model(file: Path, described: Description, out: Path, overwrite: bool = False) -> ModelSpec:
+def import_model(file: Path, described: ModelDescription, out: Path, overwrite: bool = False) -> ModelSpec:
     """Measure the network in ``file`` (or a folder) and write the model folder ``out``; returns what is known of it.
 
     Raises:
         ModelError: the file cannot be used, or does not fit its description.
         InputError: the folder cannot be written, or holds a model that is not to be replaced (``overwrite``).
     """
-    if (out / DOCUMENT).exists() and not overwrite:
+    if (out / MODEL_FILENAME).exists() and not overwrite:
         raise InputError(
             f"--out {out}", got="a model that is there already", expected="a folder without one",
             fix="choose another, or give --overwrite",
@@ -118,15 +118,15 @@ def import_model(file: Path, described: Description, out: Path, overwrite: bool 
             assumed_nodata=described.assumed_nodata,
             license=described.license,
             description=described.description or f"imported from {file.name}",
-            weights=weights_name(found.network),
+            weights=get_weights_name(found.network),
         )
     except ValueError as error:
         raise ModelError(
             f"network {file}", got=error, expected="names and numbers that fit it", fix="correct them"
         ) from error
-    write_model(found, spec, out)
-    return read_document(out)
+    write_model_folder(found, spec, out)
+    return read_model_spec(out)
 
 
-def _listed(value: object) -> str:
+def _format_value(value: object) -> str:
     return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)

@@ -14,11 +14,11 @@ from numpy.typing import NDArray
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from seamline.flows.settings.options import Scale
-from seamline.model.training.data import IGNORE, Area, Labelled
+from seamline.model.training.data import IGNORE, Area, LabelledSource
 from seamline.pipeline.common.errors import InputError
 from seamline.pipeline.geometry.window import Window
-from seamline.pipeline.raster_io.gdal import content_digest
-from seamline.pipeline.results.compare import VECTORS, Truth, labeller
+from seamline.pipeline.raster_io.gdal import hash_content
+from seamline.pipeline.results.compare import VECTOR_SUFFIXES, Truth, make_label_reader
 from seamline.pipeline.scenes.band_matching import BandNeed
 from seamline.pipeline.scenes.open_scene import SceneOptions, open_scene
 from seamline.pipeline.scenes.scene import Scene, read_block
@@ -27,18 +27,18 @@ log = logging.getLogger("seamline.training")
 
 Label = Annotated[int, Field(ge=0, lt=IGNORE)]
 Share = Annotated[float, Field(ge=0, lt=1)]
-RASTERS = (".tif", ".tiff", ".vrt", ".jp2", ".img", ".png")
+IMAGE_SUFFIXES = (".tif", ".tiff", ".vrt", ".jp2", ".img", ".png")
 """Names of images in a folder; labels may have those of vectors, too."""
 
 
-class Loaded(NamedTuple):
+class ImageSplit(NamedTuple):
     """Images to learn from, and images to validate on."""
 
-    training: list[Labelled]
-    validation: list[Labelled]
+    training: list[LabelledSource]
+    validation: list[LabelledSource]
 
 
-class Strict(BaseModel):
+class RecipePart(BaseModel):
     """A part of a recipe: what it does not know is a mistake."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
@@ -52,7 +52,7 @@ class FileImage:
     scene: Scene
     part: Window
     truth: Truth
-    labels_of: Callable[[Window], NDArray[np.uint8]]
+    read_labels: Callable[[Window], NDArray[np.uint8]]
     weight: float
 
     @property
@@ -62,16 +62,16 @@ class FileImage:
 
     def pixels(self, area: Area) -> NDArray[np.float32]:
         """(bands, height, width): reflectances, NaN where there is no data."""
-        return physical(self.scene, self._window(area))
+        return read_reflectance(self.scene, self._window(area))
 
     def labels(self, area: Area) -> NDArray[np.uint8]:
         """(height, width)."""
-        return self.labels_of(self._window(area))
+        return self.read_labels(self._window(area))
 
     def digest(self) -> str:
         """Of the files' contents and what they are taken for; large rasters are sampled."""
-        labels = _file_digest(self.truth) + repr((self.truth.attribute, sorted(self.truth.values.items())))
-        return hashlib.sha256(f"{self.scene.digest()} {labels} {self.part}".encode()).hexdigest()
+        labels = _digest_file(self.truth) + repr((self.truth.attribute, sorted(self.truth.values.items())))
+        return hashlib.sha256(f"{self.scene.compute_digest()} {labels} {self.part}".encode()).hexdigest()
 
     def _window(self, area: Area) -> Window:
         rows, cols = area
@@ -80,14 +80,14 @@ class FileImage:
         )
 
 
-def _file_digest(truth: Truth) -> str:
+def _digest_file(truth: Truth) -> str:
     if not truth.is_vector:
-        return content_digest(str(truth.path), [1])
+        return hash_content(str(truth.path), [1])
     with truth.path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def physical(scene: Scene, window: Window) -> NDArray[np.float32]:
+def read_reflectance(scene: Scene, window: Window) -> NDArray[np.float32]:
     """The pixels of a window (bands, height, width) as reflectances, NaN where there is no data."""
     block = read_block(scene, window)
     factors = np.array([(b.scale, b.offset) for b in scene.bands], np.float32)[:, :, None, None]
@@ -98,14 +98,14 @@ def physical(scene: Scene, window: Window) -> NDArray[np.float32]:
     return image
 
 
-def _a_part(part: tuple[float, float, float, float]) -> tuple[float, float, float, float]:
+def _check_part(part: tuple[float, float, float, float]) -> tuple[float, float, float, float]:
     left, top, right, bottom = part
     if not (0 <= left < right <= 1 and 0 <= top < bottom <= 1):
         raise ValueError("left, top, right and bottom as shares of the image, 0 to 1")
     return part
 
 
-class _Files(Strict):
+class _LabelledFiles(RecipePart):
     """What labelled files have in common.
 
     ``values`` says which value in a raster of labels, or in the polygons' ``attribute``, stands for which label; what
@@ -121,7 +121,7 @@ class _Files(Strict):
     bands: tuple[str, ...] = ()
     weight: float = Field(default=1.0, gt=0)
 
-    def opened(
+    def open_image(
         self, name: str, image: Path, labels: Path, bands: Sequence[BandNeed], assumed_nodata: float | None
     ) -> FileImage:
         """A whole image and its labels."""
@@ -130,10 +130,10 @@ class _Files(Strict):
         truth = Truth(labels, self.attribute, self.values)
         height, width = scene.grid.shape
         whole = Window(0, 0, height, width)
-        return FileImage(name, scene, whole, truth, labeller(scene.grid, truth), self.weight)
+        return FileImage(name, scene, whole, truth, make_label_reader(scene.grid, truth), self.weight)
 
 
-class LabelledPair(_Files):
+class LabelledPair(_LabelledFiles):
     """An image, a raster GDAL reads or a folder of band files, and its labels: a raster, or polygons, on any grid.
 
     ``part`` is what of the image is taken, as shares. ``holdout`` is the share of that part, in the east of it, that
@@ -143,39 +143,39 @@ class LabelledPair(_Files):
     kind: Literal["labelled"]
     image: Path
     labels: Path
-    part: Annotated[tuple[float, float, float, float], AfterValidator(_a_part)] = Field(
+    part: Annotated[tuple[float, float, float, float], AfterValidator(_check_part)] = Field(
         default=(0, 0, 1, 1), description="left, top, right, bottom as shares of the image"
     )
     holdout: Share = 0
 
-    def load(self, data: Path, bands: Sequence[BandNeed], assumed_nodata: float | None) -> Loaded:
+    def load(self, data: Path, bands: Sequence[BandNeed], assumed_nodata: float | None) -> ImageSplit:
         """The part of the image, and what of it is held out."""
-        whole = self.opened(self.name, data / self.image, data / self.labels, bands, assumed_nodata)
-        _warn(whole.scene)
+        whole = self.open_image(self.name, data / self.image, data / self.labels, bands, assumed_nodata)
+        _log_warnings(whole.scene)
         left, top, right, bottom = self.part
         border = right - self.holdout * (right - left)
-        parts = [_part(whole, self.name, (left, top, border, bottom))]
-        held = [_part(whole, f"{self.name}-holdout", (border, top, right, bottom))] if self.holdout else []
-        return Loaded([*parts], [*held])
+        parts = [_take_part(whole, self.name, (left, top, border, bottom))]
+        held = [_take_part(whole, f"{self.name}-holdout", (border, top, right, bottom))] if self.holdout else []
+        return ImageSplit([*parts], [*held])
 
 
-def _warn(scene: Scene) -> None:
+def _log_warnings(scene: Scene) -> None:
     for warning in scene.warnings:
         log.warning("%s", warning)
 
 
-def _part(image: FileImage, name: str, shares: tuple[float, float, float, float]) -> FileImage:
+def _take_part(image: FileImage, name: str, shares: tuple[float, float, float, float]) -> FileImage:
     height, width = image.shape
     left, top, right, bottom = (
         round(share * size) for share, size in zip(shares, (width, height, width, height), strict=True)
     )
     window = Window(top, left, bottom - top, right - left)
-    if not window.pixels:
+    if not window.pixel_count:
         raise InputError(f"source {image.name!r}", got="a part without pixels", expected="some", fix="correct it")
     return replace(image, name=name, part=window)
 
 
-class LabelledFolder(_Files):
+class LabelledFolder(_LabelledFiles):
     """A folder of images, and their labels: a folder of files with the same names before the dot, or one file for all.
 
     ``holdout`` is the share of the images' pixels that is validated on: whole images, drawn by their names.
@@ -187,23 +187,24 @@ class LabelledFolder(_Files):
     labels: Path
     holdout: Share = 0
 
-    def load(self, data: Path, bands: Sequence[BandNeed], assumed_nodata: float | None) -> Loaded:
+    def load(self, data: Path, bands: Sequence[BandNeed], assumed_nodata: float | None) -> ImageSplit:
         """Every image of the folder."""
-        pairs = self._pairs(data / self.images, data / self.labels)
+        pairs = self._pair_files(data / self.images, data / self.labels)
         images = [
-            self.opened(f"{self.name}/{image.stem}", image, labels, bands, assumed_nodata) for image, labels in pairs
+            self.open_image(f"{self.name}/{image.stem}", image, labels, bands, assumed_nodata)
+            for image, labels in pairs
         ]
         self._check_scales(images)
-        _warn(images[0].scene)  # what is assumed of the first is assumed of all
-        total = sum(image.part.pixels for image in images)
-        shared = [replace(image, weight=self.weight * image.part.pixels / total) for image in images]
+        _log_warnings(images[0].scene)  # what is assumed of the first is assumed of all
+        total = sum(image.part.pixel_count for image in images)
+        shared = [replace(image, weight=self.weight * image.part.pixel_count / total) for image in images]
         order = np.random.default_rng(0).permutation(len(shared))  # of names in order: always the same
         held: set[int] = set()
         for number in order:
-            if sum(images[k].part.pixels for k in held) >= self.holdout * total:
+            if sum(images[k].part.pixel_count for k in held) >= self.holdout * total:
                 break
             held.add(int(number))
-        return Loaded(
+        return ImageSplit(
             [image for number, image in enumerate(shared) if number not in held],
             [image for number, image in enumerate(shared) if number in held],
         )
@@ -220,8 +221,8 @@ class LabelledFolder(_Files):
                 fix="say it: --set sources.0.scale=0.0001",
             )
 
-    def _pairs(self, images: Path, labels: Path) -> list[tuple[Path, Path]]:
-        found = _files(images, RASTERS)
+    def _pair_files(self, images: Path, labels: Path) -> list[tuple[Path, Path]]:
+        found = _list_files(images, IMAGE_SUFFIXES)
         if not found:
             raise InputError(
                 f"source {self.name!r}", got=f"no images in {images}", expected="GeoTIFFs",
@@ -229,7 +230,7 @@ class LabelledFolder(_Files):
             )  # fmt: skip
         if not labels.is_dir():
             return [(path, labels) for path in found.values()]
-        masks = _files(labels, (*RASTERS, *VECTORS))
+        masks = _list_files(labels, (*IMAGE_SUFFIXES, *VECTOR_SUFFIXES))
         if missing := sorted(set(found) - set(masks)):
             raise InputError(
                 f"source {self.name!r}",
@@ -240,7 +241,7 @@ class LabelledFolder(_Files):
         return [(path, masks[name]) for name, path in found.items()]
 
 
-def _files(folder: Path, suffixes: Sequence[str]) -> dict[str, Path]:
+def _list_files(folder: Path, suffixes: Sequence[str]) -> dict[str, Path]:
     """The files of a folder by their names before the dot, in the order of the names."""
     if not folder.is_dir():
         return {}

@@ -13,25 +13,25 @@ import yaml
 from pydantic import Field, ValidationError, model_validator
 
 from seamline.flows.training.importing import PALETTE, WAVELENGTHS
-from seamline.flows.training.labelled_images import Loaded, Strict
-from seamline.flows.training.training_data import Source, said
+from seamline.flows.training.labelled_images import ImageSplit, RecipePart
+from seamline.flows.training.training_data import Source, describe_error
 from seamline.model.spec.config import UNetConfig
-from seamline.model.spec.spec import LABELS, InputBand, ModelClass, color_of
+from seamline.model.spec.spec import MAX_CLASSES, InputBand, ModelClass, parse_color
 from seamline.model.training.augmentation import Jitter, Warp
-from seamline.model.training.config import Normalisation, Schedule, Training
-from seamline.model.training.data import held
+from seamline.model.training.config import Normalisation, Schedule, TrainingConfig
+from seamline.model.training.data import load_into_memory
 from seamline.model.training.losses import Loss
 from seamline.pipeline.common.errors import InputError
 from seamline.pipeline.scenes.band_matching import BandNeed
 
-Pairs = tuple[Path, Path | None, Sequence[str], Sequence[str], Mapping[str, Any]]
+LabelledPaths = tuple[Path, Path | None, Sequence[str], Sequence[str], Mapping[str, Any]]
 """Images, labels, names of bands and of classes, and other fields of the source: a training without a recipe."""
 
-HELD = 2**30
+MAX_HELD_BYTES = 2**30
 """Bytes of images that are held in memory; of more than that only what is drawn is read."""
 
 
-class BandEntry(Strict):
+class BandEntry(RecipePart):
     """A band of the model's input."""
 
     name: str
@@ -43,7 +43,7 @@ class BandEntry(Strict):
         return WAVELENGTHS.get(self.name) if self.wavelength is None else self.wavelength
 
 
-class ClassEntry(Strict):
+class ClassEntry(RecipePart):
     """A class, its colour as #RRGGBB; its weight in the loss."""
 
     name: str
@@ -52,7 +52,7 @@ class ClassEntry(Strict):
     weight: float = Field(default=1.0, gt=0)
 
 
-class NetworkEntry(Strict):
+class NetworkEntry(RecipePart):
     """The U-Net's size."""
 
     depth: int = Field(default=4, ge=1, le=8)
@@ -67,12 +67,12 @@ class NetworkEntry(Strict):
         return UNetConfig(bands, classes, **self.model_dump())
 
     @model_validator(mode="after")
-    def _possible(self) -> NetworkEntry:
+    def _check_size(self) -> NetworkEntry:
         self.config(1, 2)
         return self
 
 
-class Recipe(Strict):
+class Recipe(RecipePart):
     """All that decides what a training makes."""
 
     name: str = Field(default="model", pattern="^[a-z0-9][a-z0-9-]*$")
@@ -80,7 +80,7 @@ class Recipe(Strict):
     description: str = "trained by Seamline"
     license: str = Field(default="unknown", pattern=r"^[\w.+-]+$", description="SPDX name")
     bands: list[BandEntry] = Field(min_length=1)
-    classes: list[ClassEntry] = Field(min_length=2, max_length=LABELS)
+    classes: list[ClassEntry] = Field(min_length=2, max_length=MAX_CLASSES)
     network: NetworkEntry = NetworkEntry()
     sources: list[Source] = Field(min_length=1)
     holdout: list[str] = Field(default=[], description="names of sources to validate on and not to train on")
@@ -94,7 +94,7 @@ class Recipe(Strict):
     )
 
     @model_validator(mode="after")
-    def _consistent(self) -> Recipe:
+    def _check_consistent(self) -> Recipe:
         for what, names in (("bands", [b.name for b in self.bands]), ("classes", [c.name for c in self.classes])):
             if twice := sorted({name for name in names if names.count(name) > 1}):
                 raise ValueError(f"{what}: two are called {twice[0]!r}")
@@ -108,7 +108,7 @@ class Recipe(Strict):
         return self
 
     @property
-    def needs(self) -> tuple[BandNeed, ...]:
+    def band_needs(self) -> tuple[BandNeed, ...]:
         """The bands, as the pipeline looks for them."""
         return tuple(BandNeed(band.name, band.center) for band in self.bands)
 
@@ -116,16 +116,16 @@ class Recipe(Strict):
     def model_classes(self) -> tuple[ModelClass, ...]:
         """The classes in label order."""
         return tuple(
-            ModelClass(c.name, color_of(c.color or PALETTE[label % len(PALETTE)]), c.description)
+            ModelClass(c.name, parse_color(c.color or PALETTE[label % len(PALETTE)]), c.description)
             for label, c in enumerate(self.classes)
         )
 
     @property
-    def training(self) -> Training:
+    def training(self) -> TrainingConfig:
         """All of it but the images."""
         network = self.network.config(len(self.bands), len(self.classes))
         weights = tuple(entry.weight for entry in self.classes)
-        return Training(network, self.schedule, weights, self.jitter, self.warp, self.loss)
+        return TrainingConfig(network, self.schedule, weights, self.jitter, self.warp, self.loss)
 
     def input_bands(self, normalisation: Normalisation) -> tuple[InputBand, ...]:
         """The bands with what the training found of them."""
@@ -134,7 +134,7 @@ class Recipe(Strict):
             for band, mean, std in zip(self.bands, normalisation.mean, normalisation.std, strict=True)
         )
 
-    def load(self, data: Path) -> Loaded:
+    def load(self, data: Path) -> ImageSplit:
         """Images to train on and to validate on, from files below ``data``; in memory if all of them are small."""
         unknown = set(self.holdout) - {source.name for source in self.sources}
         if unknown:
@@ -144,18 +144,21 @@ class Recipe(Strict):
                 expected=sorted(source.name for source in self.sources),
                 fix="name sources of the recipe",
             )
-        found = Loaded([], [])
+        found = ImageSplit([], [])
         for source in self.sources:
-            training, validation = source.load(data, self.needs, self.assumed_nodata)
+            training, validation = source.load(data, self.band_needs, self.assumed_nodata)
             (found.validation if source.name in self.holdout else found.training).extend(training)
             found.validation.extend(validation)
         self._check(found)
         size = sum(math.prod(image.shape) for image in [*found.training, *found.validation])
-        if size * (4 * len(self.bands) + 1) <= HELD:
-            found = Loaded([held(image) for image in found.training], [held(image) for image in found.validation])
+        if size * (4 * len(self.bands) + 1) <= MAX_HELD_BYTES:
+            found = ImageSplit(
+                [load_into_memory(image) for image in found.training],
+                [load_into_memory(image) for image in found.validation],
+            )
         return found
 
-    def _check(self, found: Loaded) -> None:
+    def _check(self, found: ImageSplit) -> None:
         """Refuse images of other bands than the recipe's, and recipes that leave nothing to train or validate on."""
         if not found.training:
             raise InputError(
@@ -188,7 +191,9 @@ def read_recipe(path: Path, changes: Sequence[str] = ()) -> Recipe:
         RecursionError,
         yaml.YAMLError,
     ) as error:  # ValueError: no text, no such date
-        raise InputError(f"recipe {path}", got=said(error), expected="a YAML file", fix="check the path") from error
+        raise InputError(
+            f"recipe {path}", got=describe_error(error), expected="a YAML file", fix="check the path"
+        ) from error
     if not isinstance(document, dict):
         raise InputError(
             f"recipe {path}",
@@ -196,10 +201,10 @@ def read_recipe(path: Path, changes: Sequence[str] = ()) -> Recipe:
             expected="a YAML file with the fields of a recipe",
             fix="compare it with the recipe of an embedded model",
         )
-    return recipe_of(changed(document, changes), f"recipe {path}")
+    return parse_recipe(apply_changes(document, changes), f"recipe {path}")
 
 
-def recipe_of(document: Mapping[str, Any], what: str) -> Recipe:
+def parse_recipe(document: Mapping[str, Any], what: str) -> Recipe:
     """The recipe with the fields of a document; ``what`` it is called in errors."""
     try:
         return Recipe.model_validate(document)
@@ -209,7 +214,7 @@ def recipe_of(document: Mapping[str, Any], what: str) -> Recipe:
         raise InputError(what, got=wrong, expected="the fields of a recipe", fix="correct them") from error
 
 
-def changed(document: Mapping[str, Any], changes: Sequence[str]) -> dict[str, Any]:
+def apply_changes(document: Mapping[str, Any], changes: Sequence[str]) -> dict[str, Any]:
     """A document with fields set: ``schedule.epochs=5``, ``sources.0.weight=2``; values are written as in YAML."""
     result: dict[str, Any] = copy.deepcopy(dict(document))
     for change in changes:
@@ -230,7 +235,7 @@ def changed(document: Mapping[str, Any], changes: Sequence[str]) -> dict[str, An
     return result
 
 
-def chosen_recipe(path: Path | None, pairs: Pairs | None, out: Path, changes: Sequence[str] = ()) -> Recipe:
+def choose_recipe(path: Path | None, pairs: LabelledPaths | None, out: Path, changes: Sequence[str] = ()) -> Recipe:
     """The recipe in a file, or the one that images and labels make, with fields as ``changes`` say.
 
     Raises:
@@ -244,11 +249,11 @@ def chosen_recipe(path: Path | None, pairs: Pairs | None, out: Path, changes: Se
     if pairs is None:
         assert path is not None
         return read_recipe(path, changes)
-    return recipe_of(changed(_document(pairs, out), changes), "training without a recipe")
+    return parse_recipe(apply_changes(_build_document(pairs, out), changes), "training without a recipe")
 
 
-def _document(pairs: Pairs, out: Path) -> dict[str, Any]:
-    """A recipe for one image or a folder of them, of which the last entry of ``pairs`` has further fields."""
+def _build_document(pairs: LabelledPaths, out: Path) -> dict[str, Any]:
+    """A recipe for one image or a folder of them, of which the last entry of ``read_label_pairs`` has further fields."""
     images, labels, bands, classes, options = pairs
     for option, given in (("--labels", labels), ("--bands", bands), ("--classes", classes)):
         if not given:

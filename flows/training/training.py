@@ -17,22 +17,22 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 from seamline.flows.settings.model_folder import FIGURES
-from seamline.flows.training.labelled_images import Loaded
+from seamline.flows.training.labelled_images import ImageSplit
 from seamline.flows.training.plots import write_curves, write_samples
 from seamline.flows.training.recipes import Recipe
-from seamline.model.spec.document import DOCUMENT, write_document
+from seamline.model.spec.document import MODEL_FILENAME, write_model_spec
 from seamline.model.spec.spec import ModelSpec
 from seamline.model.training.config import Normalisation
-from seamline.model.training.loop import Progress, Trained, train
-from seamline.model.training.validation import SAMPLED, evaluate
+from seamline.model.training.loop import EpochReport, TrainingResult, train
+from seamline.model.training.validation import SAMPLED_TILES, evaluate
 from seamline.pipeline.common.errors import InputError
 from seamline.pipeline.storage.atomic import check_writable
 
 CHECKPOINT, RECIPE, CURVES, SAMPLES = "checkpoint.pt", "recipe.yaml", "curves.png", "samples.png"
 
 
-def train_model(
-    recipe: Recipe, data: Path, out: Path, report: Callable[[Progress], None], overwrite: bool = False
+def train_from_recipe(
+    recipe: Recipe, data: Path, out: Path, report: Callable[[EpochReport], None], overwrite: bool = False
 ) -> ModelSpec:
     """Train by ``recipe`` on files below ``data``; ``out`` becomes a model folder.
 
@@ -44,9 +44,9 @@ def train_model(
             replaced (``overwrite``).
     """
     check_writable(out, f"--out {out}")
-    _spec(recipe, Normalisation((0.0,) * len(recipe.bands), (1.0,) * len(recipe.bands)))
-    with _locked(out):
-        if (out / DOCUMENT).exists() and not (out / CHECKPOINT).exists() and not overwrite:
+    _build_spec(recipe, Normalisation((0.0,) * len(recipe.bands), (1.0,) * len(recipe.bands)))
+    with _lock_folder(out):
+        if (out / MODEL_FILENAME).exists() and not (out / CHECKPOINT).exists() and not overwrite:
             raise InputError(
                 f"--out {out}",
                 got="a model that is there already",
@@ -55,9 +55,9 @@ def train_model(
             )
         images = recipe.load(data)
         trained = train(recipe.training, images.training, images.validation, out / CHECKPOINT, report)
-        spec = _spec(recipe, trained.normalisation)
+        spec = _build_spec(recipe, trained.normalisation)
         try:
-            _write(recipe, trained, images, spec, out)
+            _write_model_folder(recipe, trained, images, spec, out)
         except (OSError, SafetensorError) as error:
             raise InputError(
                 f"--out {out}",
@@ -69,7 +69,7 @@ def train_model(
     return spec
 
 
-def _spec(recipe: Recipe, normalisation: Normalisation) -> ModelSpec:
+def _build_spec(recipe: Recipe, normalisation: Normalisation) -> ModelSpec:
     try:
         return ModelSpec(
             name=recipe.name,
@@ -89,19 +89,21 @@ def _spec(recipe: Recipe, normalisation: Normalisation) -> ModelSpec:
         ) from error
 
 
-def _write(recipe: Recipe, trained: Trained, images: Loaded, spec: ModelSpec, out: Path) -> None:
-    figures = _figures(recipe, trained, images)
+def _write_model_folder(
+    recipe: Recipe, trained: TrainingResult, images: ImageSplit, spec: ModelSpec, out: Path
+) -> None:
+    figures = _compute_figures(recipe, trained, images)
     (out / FIGURES).write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
     document = yaml.safe_dump(recipe.model_dump(mode="json", exclude_unset=True), sort_keys=False, allow_unicode=True)
     (out / RECIPE).write_text(document, encoding="utf-8")
     write_curves(trained, spec.classes, out / CURVES)
     write_samples(trained, images.validation or images.training, spec, out / SAMPLES)
     save_file({k: v.contiguous() for k, v in trained.network.state_dict().items()}, out / spec.weights)
-    write_document(spec, out)  # last: with it the folder is a model
+    write_model_spec(spec, out)  # last: with it the folder is a model
 
 
 @contextmanager
-def _locked(out: Path) -> Iterator[None]:
+def _lock_folder(out: Path) -> Iterator[None]:
     """Hold the folder for this process; a dead one's hold ends with it."""
     out.mkdir(parents=True, exist_ok=True)
     folder = os.open(out, os.O_RDONLY)
@@ -120,29 +122,29 @@ def _locked(out: Path) -> Iterator[None]:
         os.close(folder)
 
 
-def _figures(recipe: Recipe, trained: Trained, images: Loaded) -> dict[str, Any]:
+def _compute_figures(recipe: Recipe, trained: TrainingResult, images: ImageSplit) -> dict[str, Any]:
     """IoU of each image, of the hold-out on all of it, of large training images on a part; and every epoch."""
     names = [entry.name for entry in recipe.classes]
 
     def scores(values: tuple[float, ...]) -> dict[str, float | None]:
-        return {name: _number(value) for name, value in zip(names, values, strict=True)}
+        return {name: _round_score(value) for name, value in zip(names, values, strict=True)}
 
-    parts = ((images.validation, None), (images.training, SAMPLED))
+    parts = ((images.validation, None), (images.training, SAMPLED_TILES))
     return {
         "holdout": sorted(image.name for image in images.validation),
-        "epoch": trained.chosen,
+        "epoch": trained.chosen_epoch,
         "iou": {
             image.name: scores(evaluate(trained.network, [image], trained.normalisation, most))
             for part, most in parts
             for image in part
         },
         "history": [
-            {**asdict(done), "iou": scores(done.iou) if done.iou else {}, "loss": _number(done.loss)}
+            {**asdict(done), "iou": scores(done.iou) if done.iou else {}, "loss": _round_score(done.loss)}
             for done in trained.history
         ],
     }
 
 
-def _number(value: float) -> float | None:
+def _round_score(value: float) -> float | None:
     """For JSON, which has no NaN: a class that an image does not have has no score."""
     return None if math.isnan(value) else round(value, 4)

@@ -13,7 +13,14 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from seamline.flows.settings.options import Scale
-from seamline.flows.training.labelled_images import Label, LabelledFolder, LabelledPair, Loaded, Strict, physical
+from seamline.flows.training.labelled_images import (
+    ImageSplit,
+    Label,
+    LabelledFolder,
+    LabelledPair,
+    RecipePart,
+    read_reflectance,
+)
 from seamline.model.training.data import IGNORE, LabelledImage
 from seamline.pipeline.common.errors import InputError
 from seamline.pipeline.geometry.window import Window
@@ -22,7 +29,7 @@ from seamline.pipeline.scenes.open_scene import SceneOptions, open_scene
 from seamline.pipeline.synthetic.simulate import Simulation
 
 
-class Chip(Strict):
+class Chip(RecipePart):
     """A labelled array in an .npz file: an image (height, width, bands) of reflectance and a mask of labels."""
 
     kind: Literal["chip"]
@@ -37,7 +44,7 @@ class Chip(Strict):
         """The file's stem."""
         return self.path.stem
 
-    def load(self, data: Path, bands: Sequence[BandNeed], assumed_nodata: float | None) -> Loaded:
+    def load(self, data: Path, bands: Sequence[BandNeed], assumed_nodata: float | None) -> ImageSplit:
         """The whole chip."""
         try:
             with np.load(data / self.path) as arrays:
@@ -46,7 +53,7 @@ class Chip(Strict):
         except (OSError, EOFError, LookupError, TypeError, ValueError, zipfile.BadZipFile, zlib.error) as error:
             raise InputError(
                 f"source {self.name!r} of the recipe",
-                got=said(error),
+                got=describe_error(error),
                 expected=f"an .npz file below {data} with {self.image_key} and {self.mask_key}",
                 fix="check the recipe's path and keys, and --data",
             ) from error
@@ -60,10 +67,10 @@ class Chip(Strict):
         labels = np.full(mask.shape, IGNORE, np.uint8)
         for value, label in self.labels.items():
             labels[mask == value] = label
-        return Loaded([LabelledImage(self.name, np.moveaxis(image, -1, 0), labels, self.weight)], [])
+        return ImageSplit([LabelledImage(self.name, np.moveaxis(image, -1, 0), labels, self.weight)], [])
 
 
-class Simulated(Strict):
+class Simulated(RecipePart):
     """Simulated scenes of ``size``² pixels, one for each seed."""
 
     kind: Literal["simulated"]
@@ -72,21 +79,21 @@ class Simulated(Strict):
     weight: float = Field(default=1.0, gt=0)
     name: str = "simulated"
 
-    def load(self, data: Path, bands: Sequence[BandNeed], assumed_nodata: float | None) -> Loaded:
+    def load(self, data: Path, bands: Sequence[BandNeed], assumed_nodata: float | None) -> ImageSplit:
         """Every scene with its truth; ``weight`` is shared between them."""
         whole = Window(0, 0, self.size, self.size)
         images = []
         for seed in self.seeds:
-            pixels, truth = Simulation(self.size, self.size, seed=seed).block(whole)
+            pixels, truth = Simulation(self.size, self.size, seed=seed).render_block(whole)
             image = np.where(truth == IGNORE, np.nan, pixels * np.float32(1e-4)).astype(np.float32)
             images.append(LabelledImage(f"{self.name}-{seed}", image, truth, self.weight / len(self.seeds)))
-        return Loaded([*images], [])
+        return ImageSplit([*images], [])
 
 
 _INDEX_BANDS = {"blue", "green", "nir", "swir16"}
 
 
-class WaterIndex(Strict):
+class WaterIndex(RecipePart):
     """A real scene without labels, weakly labelled by its modified normalised difference water index.
 
     MNDWI = (green − SWIR1) / (green + SWIR1), Xu (2006), doi:10.1080/01431160600589179. Water where it is above
@@ -108,7 +115,7 @@ class WaterIndex(Strict):
         """The file's or folder's stem."""
         return self.path.stem
 
-    def load(self, data: Path, bands: Sequence[BandNeed], assumed_nodata: float | None) -> Loaded:
+    def load(self, data: Path, bands: Sequence[BandNeed], assumed_nodata: float | None) -> ImageSplit:
         """The whole scene; needs the bands blue, green, nir and swir16."""
         names = [need.name for need in bands]
         if not set(names) >= _INDEX_BANDS:
@@ -120,9 +127,9 @@ class WaterIndex(Strict):
             )
         options = SceneOptions(scale=self.scale, bands=self.bands)
         scene = open_scene(data / self.path, bands, options, assumed_nodata=assumed_nodata)
-        image = physical(scene, Window(0, 0, *scene.grid.shape))
+        image = read_reflectance(scene, Window(0, 0, *scene.grid.shape))
         by_name = {need.name: values for need, values in zip(bands, image, strict=True)}
-        return Loaded([LabelledImage(self.name, image, self._labels(by_name), self.weight)], [])
+        return ImageSplit([LabelledImage(self.name, image, self._labels(by_name), self.weight)], [])
 
     def _labels(self, bands: dict[str, NDArray[np.float32]]) -> NDArray[np.uint8]:
         blue, green, nir, swir = (bands[name] for name in ("blue", "green", "nir", "swir16"))
@@ -134,7 +141,7 @@ class WaterIndex(Strict):
         return np.select([water, land], [np.uint8(1), np.uint8(0)], default=np.uint8(IGNORE))
 
 
-def said(error: Exception) -> str:
+def describe_error(error: Exception) -> str:
     """What an error has to say, in one line."""
     return (error.strerror if isinstance(error, OSError) else None) or " ".join(str(error).split())
 

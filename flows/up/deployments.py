@@ -21,7 +21,7 @@ NIGHTLY = "0 3 * * *"
 ONE_AT_ONCE = ConcurrencyLimitConfig(limit=1, collision_strategy=ConcurrencyLimitStrategy.CANCEL_NEW)
 
 
-def run(stack: Stack) -> None:
+def serve_deployments(stack: Stack) -> None:
     """Serve the deployments until SIGTERM."""
     options = SegmentOptions(cluster=stack.scheduler).model_dump(mode="json", exclude_defaults=True)
     common = {"model": stack.model, "out": str(stack.results), "options": options}
@@ -49,4 +49,4 @@ def run(stack: Stack) -> None:
 
 
 if __name__ == "__main__":
-    run(Stack.read(Path(sys.argv[1]))[0])
+    serve_deployments(Stack.read(Path(sys.argv[1]))[0])

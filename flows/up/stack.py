@@ -15,19 +15,19 @@ from typing import Any
 
 import psutil
 
-from seamline.flows.tracking.artifacts import MAP_URL
+from seamline.flows.tracking.artifacts import MAP_URL_VARIABLE
 from seamline.flows.up.supervisor import SECONDS_TO_START, Service, Supervisor, stop_process
 from seamline.pipeline.common.errors import InputError, RunError
 from seamline.pipeline.common.layout import CATALOG
 from seamline.pipeline.execution.cluster import WORKER_ENVIRONMENT
 from seamline.pipeline.execution.predictor import CHUNKS_AT_ONCE
 from seamline.pipeline.stac.catalog import update_catalog
-from seamline.pipeline.storage.atomic import check_writable, replacing
+from seamline.pipeline.storage.atomic import atomic_write, check_writable
 
-LOCAL = "127.0.0.1"
-_SAME_START = 2.0
+LOOPBACK = "127.0.0.1"
+_START_TOLERANCE = 2.0
 """Seconds that two readings of when a process was started may be apart."""
-STATE, INBOX, RESULTS, LOGS, PREFECT = "up.json", "inbox", "results", "logs", "prefect"
+STATE_FILE, INBOX, RESULTS, LOGS, PREFECT = "up.json", "inbox", "results", "logs", "prefect"
 
 
 @dataclass(frozen=True)
@@ -60,15 +60,15 @@ class Stack:
         """What a person opens in the browser."""
         prefect, _, dashboard, shown = self.ports
         return {
-            "map": f"http://{LOCAL}:{shown}",
-            "prefect": f"http://{LOCAL}:{prefect}",
-            "dask": f"http://{LOCAL}:{dashboard}/status",
+            "map": f"http://{LOOPBACK}:{shown}",
+            "prefect": f"http://{LOOPBACK}:{prefect}",
+            "dask": f"http://{LOOPBACK}:{dashboard}/status",
         }
 
     @property
     def scheduler(self) -> str:
         """The address of Dask's scheduler."""
-        return f"tcp://{LOCAL}:{self.ports[1]}"
+        return f"tcp://{LOOPBACK}:{self.ports[1]}"
 
     @property
     def environment(self) -> dict[str, str]:
@@ -79,7 +79,7 @@ class Stack:
             "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
             "PREFECT_CLI_PROMPT": "false",
             "DO_NOT_TRACK": "1",
-            MAP_URL: self.urls["map"],
+            MAP_URL_VARIABLE: self.urls["map"],
         }
 
     def services(self) -> list[Service]:
@@ -87,21 +87,21 @@ class Stack:
         python, (prefect, dask, dashboard, shown) = sys.executable, self.ports
         environment, urls = self.environment, self.urls
         scheduler = (
-            python, "-m", "dask", "scheduler", "--host", LOCAL, "--port", str(dask),
-            "--dashboard-address", f"{LOCAL}:{dashboard}",
+            python, "-m", "dask", "scheduler", "--host", LOOPBACK, "--port", str(dask),
+            "--dashboard-address", f"{LOOPBACK}:{dashboard}",
         )  # fmt: skip
         workers = (
-            python, "-m", "dask", "worker", self.scheduler, "--host", LOCAL, "--nworkers", str(self.workers),
+            python, "-m", "dask", "worker", self.scheduler, "--host", LOOPBACK, "--nworkers", str(self.workers),
             "--nthreads", str(CHUNKS_AT_ONCE), "--local-directory", str(self.folder / "dask"), "--no-dashboard",
         )  # fmt: skip
         return [
             Service(
                 "prefect",
-                (python, "-m", "prefect", "server", "start", "--host", LOCAL, "--port", str(prefect)),
+                (python, "-m", "prefect", "server", "start", "--host", LOOPBACK, "--port", str(prefect)),
                 environment,
                 f"{urls['prefect']}/api/health",
             ),
-            Service("scheduler", scheduler, environment, f"http://{LOCAL}:{dashboard}/health"),
+            Service("scheduler", scheduler, environment, f"http://{LOOPBACK}:{dashboard}/health"),
             Service("workers", workers, environment | WORKER_ENVIRONMENT),
             Service(
                 "map",
@@ -110,14 +110,16 @@ class Stack:
                 urls["map"],
             ),
             Service(
-                "deployments", (python, "-m", "seamline.flows.up.deployments", str(self.folder / STATE)), environment
+                "deployments",
+                (python, "-m", "seamline.flows.up.deployments", str(self.folder / STATE_FILE)),
+                environment,
             ),
         ]
 
     def write(self, process: psutil.Process | None) -> None:
         """Say below ``folder`` what runs, and under which process, for ``down`` and for the deployments."""
         who = (None, None) if process is None else (process.pid, process.create_time())
-        with replacing(self.folder / STATE) as part:
+        with atomic_write(self.folder / STATE_FILE) as part:
             values = {**asdict(self), "folder": str(self.folder), "pid": who[0], "started": who[1]}
             part.write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
 
@@ -130,7 +132,7 @@ class Stack:
         """
         try:
             values: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-            process = _process(values.pop("pid"), values.pop("started"))
+            process = _find_process(values.pop("pid"), values.pop("started"))
             return cls(**{**values, "folder": Path(values["folder"]), "ports": tuple(values["ports"])}), process
         except (OSError, ValueError, LookupError, TypeError) as error:
             raise InputError(
@@ -139,34 +141,34 @@ class Stack:
             ) from error  # fmt: skip
 
 
-def up(stack: Stack, say: Any) -> None:
+def run_stack(stack: Stack, say: Any) -> None:
     """Start all of it and keep it running until SIGINT or SIGTERM.
 
     Raises:
         InputError: it runs already, or the folder cannot be written to.
         RunError: a service does not come up.
     """
-    begin(stack)
+    prepare_folders(stack)
     supervisor = Supervisor(stack.services(), stack.folder / LOGS, say)
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: supervisor.stopping.set())
     stack.write(psutil.Process())
     try:
         supervisor.start()
-        say(told(stack))
+        say(describe_addresses(stack))
         supervisor.watch()
     finally:
         supervisor.stop()
         stack.write(None)
 
 
-def up_detached(stack: Stack, command: list[str]) -> None:
+def start_detached(stack: Stack, command: list[str]) -> None:
     """``up`` in a process of its own (``command``), and wait until it is ready.
 
     Raises:
         RunError: it does not come up.
     """
-    begin(stack)
+    prepare_folders(stack)
     log = stack.folder / LOGS / "up.log"
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("wb") as file:
@@ -181,9 +183,9 @@ def up_detached(stack: Stack, command: list[str]) -> None:
         time.sleep(0.2)
 
 
-def down(folder: Path) -> bool:
+def stop_stack(folder: Path) -> bool:
     """Stop what ``up`` started below ``folder``; whether anything ran."""
-    stack, process = Stack.read(folder / STATE)
+    stack, process = Stack.read(folder / STATE_FILE)
     if process is not None:
         with suppress(psutil.NoSuchProcess, psutil.TimeoutExpired):
             process.terminate()
@@ -193,20 +195,20 @@ def down(folder: Path) -> bool:
     return process is not None
 
 
-def _process(pid: int | None, started: float | None) -> psutil.Process | None:
+def _find_process(pid: int | None, started: float | None) -> psutil.Process | None:
     """The process that was started then, if it runs: numbers are given again."""
     if pid is None or started is None:
         return None
     try:
         process = psutil.Process(pid)
         # Linux counts from the machine's start, which moves a little when its clock is set.
-        same = abs(process.create_time() - started) < _SAME_START and process.status() != psutil.STATUS_ZOMBIE
+        same = abs(process.create_time() - started) < _START_TOLERANCE and process.status() != psutil.STATUS_ZOMBIE
     except psutil.Error:
         return None
     return process if same else None
 
 
-def begin(stack: Stack) -> None:
+def prepare_folders(stack: Stack) -> None:
     """Make the folders with an empty catalogue, and refuse to start twice."""
     for path in (stack.folder, stack.inbox, stack.results):
         check_writable(path, f"--folder {stack.folder}")
@@ -214,12 +216,14 @@ def begin(stack: Stack) -> None:
     if not (stack.results / CATALOG).exists():
         update_catalog(stack.results)
     with suppress(InputError):
-        other, process = Stack.read(stack.folder / STATE)
+        other, process = Stack.read(stack.folder / STATE_FILE)
         if process is not None and process.pid != os.getpid():
-            raise RunError(f"it runs already (process {process.pid}): {told(other)}; stop it with `seamline down`")
+            raise RunError(
+                f"it runs already (process {process.pid}): {describe_addresses(other)}; stop it with `seamline down`"
+            )
 
 
-def told(stack: Stack) -> str:
+def describe_addresses(stack: Stack) -> str:
     """Where everything is."""
     urls = stack.urls
     return f"drop scenes into {stack.inbox}; map {urls['map']}, Prefect {urls['prefect']}, Dask {urls['dask']}"

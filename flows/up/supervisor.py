@@ -23,7 +23,7 @@ from seamline.pipeline.common.errors import RunError
 _PR_SET_PDEATHSIG = 1
 SECONDS_TO_START, SECONDS_TO_STOP = 240, 20
 """Prefect's server makes its database at its first start; a worker may have a chunk to let go of."""
-LONGEST_PAUSE = 60
+MAX_RESTART_PAUSE = 60
 """Seconds between two starts of what dies again and again."""
 
 
@@ -34,11 +34,11 @@ class Service:
     name: str
     command: tuple[str, ...]
     environment: Mapping[str, str] = field(default_factory=dict)
-    ready: str | None = None
+    ready_url: str | None = None
 
 
 @dataclass
-class _Running:
+class _RunningService:
     service: Service
     process: subprocess.Popen[bytes]
     started: float
@@ -50,7 +50,7 @@ class Supervisor:
 
     def __init__(self, services: Sequence[Service], logs: Path, say: Callable[[str], None]) -> None:
         self._services, self._logs, self._say = services, logs, say
-        self._running: list[_Running] = []
+        self._running: list[_RunningService] = []
         self.stopping = Event()
 
     def start(self) -> None:
@@ -61,7 +61,7 @@ class Supervisor:
         """
         self._logs.mkdir(parents=True, exist_ok=True)
         for service in self._services:
-            running = _Running(service, self._spawn(service), time.monotonic())
+            running = _RunningService(service, self._spawn(service), time.monotonic())
             self._running.append(running)
             self._wait_until_ready(running)
 
@@ -69,7 +69,7 @@ class Supervisor:
         """Start again what dies, until ``stopping`` is set."""
         while not self.stopping.wait(1):
             for running in self._running:
-                self._revive(running)
+                self._restart_if_ended(running)
 
     def stop(self) -> None:
         """Stop all of it, the last to start first, with all that it started."""
@@ -78,14 +78,14 @@ class Supervisor:
             running.process.wait()
         self._running.clear()
 
-    def _revive(self, running: _Running) -> None:
+    def _restart_if_ended(self, running: _RunningService) -> None:
         code = running.process.poll()
         if code is None:
             return
         now = time.monotonic()
-        if now - running.started > 2 * LONGEST_PAUSE:
+        if now - running.started > 2 * MAX_RESTART_PAUSE:
             running.failures = 0
-        if now - running.started < min(2**running.failures, LONGEST_PAUSE):
+        if now - running.started < min(2**running.failures, MAX_RESTART_PAUSE):
             return
         name = running.service.name
         self._say(f"{name} ended with {code}, see {self._logs / name}.log; starting it again")
@@ -101,12 +101,12 @@ class Supervisor:
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,  # Ctrl-C is for the supervisor, which stops them in order
-                preexec_fn=_dies_with_parent if sys.platform == "linux" else None,
+                preexec_fn=_end_with_parent if sys.platform == "linux" else None,
             )
 
-    def _wait_until_ready(self, running: _Running) -> None:
+    def _wait_until_ready(self, running: _RunningService) -> None:
         service, until = running.service, time.monotonic() + SECONDS_TO_START
-        while service.ready is not None and not _answers(service.ready):
+        while service.ready_url is not None and not _is_ready(service.ready_url):
             code = running.process.poll()
             if code is not None or time.monotonic() > until or self.stopping.wait(0.2):
                 what = f"ended with {code}" if code is not None else "does not answer"
@@ -132,7 +132,7 @@ def stop_process(pid: int) -> None:
             child.kill()
 
 
-def _answers(url: str) -> bool:
+def _is_ready(url: str) -> bool:
     try:
         with urllib.request.urlopen(url, timeout=5) as answer:
             return bool(answer.status == 200)
@@ -140,6 +140,6 @@ def _answers(url: str) -> bool:
         return False
 
 
-def _dies_with_parent() -> None:
+def _end_with_parent() -> None:
     """In the child: a supervisor that is killed takes its services with it (Linux)."""
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)

@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from seamline.model.engines.runtime import Runtime
-from seamline.model.engines.tune import labels_of, plain_settings
-from seamline.model.spec.config import Radiometry, Wish
+from seamline.model.engines.tune import argmax_labels, choose_plain_settings
+from seamline.model.spec.config import EngineRequest, Radiometry
 from seamline.model.spec.measurement import Sample
 from seamline.model.spec.spec import ModelSpec
 
@@ -30,7 +30,7 @@ class ContextMeter:
     spec: ModelSpec
     folder: Path
     radiometry: Radiometry
-    wish: Wish
+    wish: EngineRequest
     threads: int
 
     def __call__(self, sample: Sample, edge: int, margins: Sequence[int]) -> dict[int, float]:
@@ -49,9 +49,9 @@ class ContextMeter:
             Nothing for margins within which the sample has no data, and nothing at all where the narrowest has none.
         """
         lost = self.spec.network.least_halo
-        wish = Wish(self.wish.device, engine=self.wish.engine)
+        wish = EngineRequest(self.wish.device, engine=self.wish.engine)
         runtime = Runtime(
-            self.spec, self.folder, plain_settings(self.spec.network, wish, self.threads), self.radiometry, lost
+            self.spec, self.folder, choose_plain_settings(self.spec.network, wish, self.threads), self.radiometry, lost
         )
         pixels, valid = sample
         around = (len(valid) - edge) // 2
@@ -61,12 +61,12 @@ class ContextMeter:
             """Of a window of the sample, without the border that the network loses."""
             part = (..., slice(top, top + size), slice(left, left + size))
             scores = next(runtime.predict([np.ascontiguousarray(pixels[part])], [np.ascontiguousarray(valid[part])]))
-            return labels_of(scores)
+            return argmax_labels(scores)
 
         inside = slice(around + lost, around + edge - lost)
         own, more = labels(around, around, edge), np.ones((edge - 2 * lost,) * 2, np.bool_)
         if fixed:
-            wide, more = _four_views(labels, edge, around, lost)
+            wide, more = _label_from_corners(labels, edge, around, lost)
         else:
             wide = labels(0, 0, len(valid))[around : around + edge - 2 * lost, around : around + edge - 2 * lost]
         changed, known = (own != wide) & more, valid[inside, inside]
@@ -79,7 +79,7 @@ class ContextMeter:
         return found
 
 
-def _four_views(
+def _label_from_corners(
     labels: Callable[[int, int, int], NDArray[np.uint8]], edge: int, around: int, lost: int
 ) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
     """Labels of the window in the middle as windows ``around`` pixels up or down and left or right of it see them.

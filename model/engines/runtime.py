@@ -18,8 +18,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from seamline.model.engines.engines import ConvertedUNet, OnnxProgram, input_dtype, open_network
-from seamline.model.spec.config import Radiometry, Settings
+from seamline.model.engines.engines import OnnxProgram, OnnxUNet, get_input_dtype, open_network
+from seamline.model.spec.config import EngineSettings, Radiometry
 from seamline.model.spec.errors import ModelError
 from seamline.model.spec.spec import ModelSpec
 
@@ -34,7 +34,9 @@ Scalar = TypeVar("Scalar", bound=np.generic)
 class Runtime:
     """One network, loaded once in a process, ready to predict windows of one size."""
 
-    def __init__(self, spec: ModelSpec, folder: Path, settings: Settings, radiometry: Radiometry, halo: int) -> None:
+    def __init__(
+        self, spec: ModelSpec, folder: Path, settings: EngineSettings, radiometry: Radiometry, halo: int
+    ) -> None:
         """Load the network to the device.
 
         Args:
@@ -60,12 +62,12 @@ class Runtime:
         self._network = open_network(spec, folder, settings)
         self._activation, self._binary = spec.activation, spec.binary
         layout = torch.channels_last if settings.channels_last else torch.contiguous_format
-        self._prepare = _Preparation(spec, radiometry, self.device, input_dtype(settings), layout)
+        self._prepare = _InputTransform(spec, radiometry, self.device, get_input_dtype(settings), layout)
         self._batch, self._bands = settings.batch, len(spec.bands)
 
     def prepare(self, edge: int) -> None:
         """Do now what the first windows of this edge would wait for, of engines that compile."""
-        if isinstance(self._network, ConvertedUNet | OnnxProgram):
+        if isinstance(self._network, OnnxUNet | OnnxProgram):
             self._network.prepare((self._batch, self._bands, edge, edge), self.halo)
 
     def predict(self, pixels: Sequence[NDArray[np.generic]], valid: Sequence[NDArray[np.bool_]]) -> Iterator[Tensor]:
@@ -147,7 +149,7 @@ def keep_freed_memory() -> None:
         libc.mallopt(M_TRIM_THRESHOLD, (1 << 31) - 1)
 
 
-class _Preparation:
+class _InputTransform:
     """Digital numbers to the network's input, on the device."""
 
     def __init__(
@@ -173,10 +175,10 @@ class _Preparation:
         missing = None if known.all() else ~known  # (n, H, W)
         x = torch.empty(numbers.shape, dtype=self._dtype, device=self._device, memory_format=self._format)
         for band in range(x.shape[1]):  # one by one: the passes over a band find it in the cache
-            x[:, band] = self._normalised(numbers[:, band], missing, band)
+            x[:, band] = self._normalise_band(numbers[:, band], missing, band)
         return x  # (n, bands, H, W)
 
-    def _normalised(self, numbers: Tensor, missing: Tensor | None, band: int) -> Tensor:
+    def _normalise_band(self, numbers: Tensor, missing: Tensor | None, band: int) -> Tensor:
         """One band (n, H, W), filled where it has no data."""
         values, nodata = numbers.to(self._exact), self._nodata[band]
         absent = [] if missing is None else [missing]

@@ -19,22 +19,22 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from seamline.model.engines.engines import OnnxProgram, TorchProgram
-from seamline.model.importers.milesial import BilinearUNet, unet_of
-from seamline.model.importers.reach import EDGE, measured_reach
-from seamline.model.importers.smp import activation_of, divisor_of, is_saved_network, read_smp
-from seamline.model.networks.onnx_graphs import in_one_file, onnx_session
-from seamline.model.networks.torch_programs import load_exported, load_program, member_names
-from seamline.model.spec.config import Program, ProgramFormat, Settings, UNetConfig
-from seamline.model.spec.document import write_document
-from seamline.model.spec.errors import ModelError, first_line
-from seamline.model.spec.spec import ARCHITECTURE, UNKNOWN, Activation, ModelSpec
+from seamline.model.importers.milesial import BilinearUNet, convert_state_dict
+from seamline.model.importers.reach import WINDOW_EDGE, measure_reach
+from seamline.model.importers.smp import get_activation, get_divisor, is_saved_network, load_smp_network
+from seamline.model.networks.onnx_graphs import inline_external_weights, open_onnx_session
+from seamline.model.networks.torch_programs import list_members, load_exported_program, load_program
+from seamline.model.spec.config import EngineSettings, Program, ProgramFormat, UNetConfig
+from seamline.model.spec.document import write_model_spec
+from seamline.model.spec.errors import ModelError, get_first_line
+from seamline.model.spec.spec import UNET_ARCHITECTURE, UNKNOWN, Activation, ModelSpec
 
-SUFFIXES: dict[ProgramFormat, str] = {"onnx": ".onnx", "torchscript": ".pt", "torch.export": ".pt2"}
-WAY_OUT = "save it with torch.export.save, torch.onnx.export, or as a state_dict of milesial's Pytorch-UNet"
+WEIGHTS_SUFFIXES: dict[ProgramFormat, str] = {"onnx": ".onnx", "torchscript": ".pt", "torch.export": ".pt2"}
+EXPORT_HINT = "save it with torch.export.save, torch.onnx.export, or as a state_dict of milesial's Pytorch-UNet"
 
 
 @dataclass(frozen=True)
-class Imported:
+class ImportedNetwork:
     """A network that was found in a file: what it is, how far it reaches; ``save`` writes the file of its weights.
 
     ``architecture`` as far as the file tells it; ``activation`` if it tells what comes after the network's outputs.
@@ -47,14 +47,14 @@ class Imported:
     activation: Activation | None = None
 
 
-def read_network(path: Path, bands: int) -> Imported:
+def read_network(path: Path, bands: int) -> ImportedNetwork:
     """Find out what is in a file; ``bands`` are those that its user says it takes.
 
     Raises:
         ModelError: it is of no known kind, holds code, or does not take so many bands.
     """
     if path.is_dir() and is_saved_network(path):
-        return _smp(path, bands)
+        return _read_smp(path, bands)
     if not path.is_file():
         raise ModelError(
             f"network {path}",
@@ -62,32 +62,32 @@ def read_network(path: Path, bands: int) -> Imported:
             expected="a file, or a folder that segmentation-models-pytorch saved",
             fix="check the path",
         )
-    form = _format(path)
+    form = _detect_format(path)
     if form is None:
-        return _milesial(path, bands)
+        return _read_milesial(path, bands)
     if form == "onnx":
-        return _onnx(path, bands)
-    return _torch(path, form, bands)
+        return _read_onnx(path, bands)
+    return _read_torch_program(path, form, bands)
 
 
-def write_model(found: Imported, spec: ModelSpec, folder: Path) -> None:
+def write_model_folder(found: ImportedNetwork, spec: ModelSpec, folder: Path) -> None:
     """Write the model folder of ``spec``, whose network was found."""
     folder.mkdir(parents=True, exist_ok=True)
     found.save(folder / spec.weights)
-    write_document(spec, folder)
+    write_model_spec(spec, folder)
 
 
-def weights_name(network: UNetConfig | Program) -> str:
+def get_weights_name(network: UNetConfig | Program) -> str:
     """What the file of weights is called in a model folder."""
-    return "model.safetensors" if isinstance(network, UNetConfig) else "model" + SUFFIXES[network.format]
+    return "model.safetensors" if isinstance(network, UNetConfig) else "model" + WEIGHTS_SUFFIXES[network.format]
 
 
-def _format(path: Path) -> ProgramFormat | None:
+def _detect_format(path: Path) -> ProgramFormat | None:
     """By content: a program's, or ``None`` for a state_dict. ONNX has no mark of its own, so there the name counts."""
     if path.suffix.lower() == ".onnx":
         return "onnx"
     if zipfile.is_zipfile(path):
-        names = member_names(path)
+        names = list_members(path)
         if any(name.endswith("constants.pkl") for name in names):
             return "torchscript"
         if any("models/" in name or name.endswith("serialized_exported_program.json") for name in names):
@@ -95,7 +95,7 @@ def _format(path: Path) -> ProgramFormat | None:
     return None
 
 
-def _state_dict(path: Path) -> dict[str, Tensor]:
+def _load_state_dict(path: Path) -> dict[str, Tensor]:
     """The tensors in a file of ``torch.save``, read without running code."""
     try:
         loaded = torch.load(path, map_location="cpu", weights_only=True)
@@ -104,60 +104,62 @@ def _state_dict(path: Path) -> dict[str, Tensor]:
             f"network {path}",
             got="a pickle that would run code when it is read, or no file of torch.save",
             expected="tensors alone, torch.save(network.state_dict(), …)",
-            fix=WAY_OUT,
+            fix=EXPORT_HINT,
         ) from error
     except Exception as error:  # whatever the bytes lead torch to
         raise ModelError(
             f"network {path}",
-            got=f"{type(error).__name__}: {first_line(error)}",
+            got=f"{type(error).__name__}: {get_first_line(error)}",
             expected="ONNX, TorchScript, a torch.export program or a state_dict",
-            fix=WAY_OUT,
+            fix=EXPORT_HINT,
         ) from error
     for name in ("state_dict", "model_state_dict", "model"):  # of checkpoints that hold more
         if isinstance(loaded, dict) and isinstance(loaded.get(name), dict):
             loaded = loaded[name]
     tensors = {str(k): v for k, v in loaded.items() if isinstance(v, Tensor)} if isinstance(loaded, dict) else {}
     if not tensors:
-        raise ModelError(f"network {path}", got="no tensors by name", expected="a state_dict", fix=WAY_OUT)
+        raise ModelError(f"network {path}", got="no tensors by name", expected="a state_dict", fix=EXPORT_HINT)
     return tensors
 
 
-def _milesial(path: Path, bands: int) -> Imported:
-    network = unet_of(_state_dict(path), path)
+def _read_milesial(path: Path, bands: int) -> ImportedNetwork:
+    network = convert_state_dict(_load_state_dict(path), path)
     if isinstance(network, BilinearUNet):
         _check_bands(path, network.bands, bands)
-        return replace(_traced(path, network, bands, 1 << network.depth), architecture=ARCHITECTURE)
+        return replace(_trace(path, network, bands, 1 << network.depth), architecture=UNET_ARCHITECTURE)
     config, weights = network
     _check_bands(path, config.in_channels, bands)
-    return Imported(config, config.receptive_radius, lambda target: save_file(weights, target), ARCHITECTURE)
+    return ImportedNetwork(
+        config, config.receptive_radius, lambda target: save_file(weights, target), UNET_ARCHITECTURE
+    )
 
 
-def _smp(path: Path, bands: int) -> Imported:
-    network, arguments = read_smp(path)
+def _read_smp(path: Path, bands: int) -> ImportedNetwork:
+    network, arguments = load_smp_network(path)
     _check_bands(path, arguments.get("in_channels", 3), bands)
     name = f"{type(network).__name__} ({arguments['encoder_name']})"
-    found = _traced(path, network, bands, divisor_of(network))
-    return replace(found, architecture=name, activation=activation_of(arguments))
+    found = _trace(path, network, bands, get_divisor(network))
+    return replace(found, architecture=name, activation=get_activation(arguments))
 
 
-def _traced(path: Path, network: nn.Module, bands: int, divisor: int) -> Imported:
+def _trace(path: Path, network: nn.Module, bands: int, divisor: int) -> ImportedNetwork:
     """A network made of Python as a program, which runs where its classes are not installed."""
-    exported = _exported(path, network, bands, divisor)
-    window, batch = _fixed_sizes(exported)
+    exported = _export(path, network, bands, divisor)
+    window, batch = _get_fixed_sizes(exported)
     form: ProgramFormat = "torch.export"
 
     def run(lattice: int, classes: int) -> TorchProgram:
-        return TorchProgram(exported.module(), Program(form, bands, classes, lattice, window, batch), Settings())
+        return TorchProgram(exported.module(), Program(form, bands, classes, lattice, window, batch), EngineSettings())
 
-    return _probed(path, run, bands, window, lambda target: torch.export.save(exported, target), divisor)
+    return _probe(path, run, bands, window, lambda target: torch.export.save(exported, target), divisor)
 
 
-def _exported(path: Path, network: nn.Module, bands: int, divisor: int) -> torch.export.ExportedProgram:
+def _export(path: Path, network: nn.Module, bands: int, divisor: int) -> torch.export.ExportedProgram:
     """A program of any batch, and of heights and widths that are multiples of the divisor.
 
     Where that cannot be exported, of one image of ``EDGE``, or a little less, in height and width.
     """
-    most, edge = 4096, EDGE // divisor * divisor
+    most, edge = 4096, WINDOW_EDGE // divisor * divisor
     height, width = (torch.export.Dim(name, min=2, max=most) for name in ("rows", "cols"))
     sizes = {0: torch.export.Dim("batch", min=1, max=most), 2: divisor * height, 3: divisor * width}
     example = torch.zeros(2, bands, 4 * divisor, 6 * divisor)
@@ -169,15 +171,15 @@ def _exported(path: Path, network: nn.Module, bands: int, divisor: int) -> torch
         return torch.export.export(network, (torch.zeros(1, bands, edge, edge),))
     except Exception as error:
         raise ModelError(
-            f"network {path}", got=first_line(error), expected=f"what torch.export takes, of {edge} × {edge} pixels",
+            f"network {path}", got=get_first_line(error), expected=f"what torch.export takes, of {edge} × {edge} pixels",
             fix="export it with torch.export.save or torch.onnx.export, at a size that it takes",
         ) from error  # fmt: skip
 
 
-def _onnx(path: Path, bands: int) -> Imported:
-    settings = Settings(engine="onnxruntime")
-    graph = in_one_file(path)
-    session = onnx_session(path if graph is None else graph, settings)
+def _read_onnx(path: Path, bands: int) -> ImportedNetwork:
+    settings = EngineSettings(engine="onnxruntime")
+    graph = inline_external_weights(path)
+    session = open_onnx_session(path if graph is None else graph, settings)
     inputs, outputs = session.get_inputs(), session.get_outputs()
     shape = inputs[0].shape if len(inputs) == 1 else []
     if len(shape) != 4 or inputs[0].type != "tensor(float)" or not outputs:
@@ -192,7 +194,7 @@ def _onnx(path: Path, bands: int) -> Imported:
     channels, height, width = (fixed[3], fixed[1], fixed[2]) if channels_last else fixed[1:]
     _check_bands(path, channels or bands, bands)
     if height != width:
-        raise ModelError(f"network {path}", got=f"windows of {height}×{width}", expected="squares", fix=WAY_OUT)
+        raise ModelError(f"network {path}", got=f"windows of {height}×{width}", expected="squares", fix=EXPORT_HINT)
 
     def run(divisor: int, classes: int) -> OnnxProgram:
         program = Program("onnx", bands, classes, divisor, height, fixed[0], channels_last)
@@ -201,32 +203,32 @@ def _onnx(path: Path, bands: int) -> Imported:
     def save(target: Path) -> None:
         shutil.copyfile(path, target) if graph is None else target.write_bytes(graph)
 
-    return _probed(path, run, bands, height, save)
+    return _probe(path, run, bands, height, save)
 
 
-def _torch(path: Path, form: ProgramFormat, bands: int) -> Imported:
+def _read_torch_program(path: Path, form: ProgramFormat, bands: int) -> ImportedNetwork:
     module: Callable[[Tensor], Tensor]
     window, batch = None, None
     try:
         if form == "torch.export":
-            exported = load_exported(path)
-            module, (window, batch) = exported.module(), _fixed_sizes(exported)
+            exported = load_exported_program(path)
+            module, (window, batch) = exported.module(), _get_fixed_sizes(exported)
         else:
             module = load_program(path, form)
     except ModelError:
         raise
     except Exception as error:  # whatever the bytes lead torch to
         raise ModelError(
-            f"network {path}", got=first_line(error), expected=f"a {form} program", fix="export it again"
+            f"network {path}", got=get_first_line(error), expected=f"a {form} program", fix="export it again"
         ) from error
 
     def run(divisor: int, classes: int) -> TorchProgram:
-        return TorchProgram(module, Program(form, bands, classes, divisor, window, batch), Settings())
+        return TorchProgram(module, Program(form, bands, classes, divisor, window, batch), EngineSettings())
 
-    return _probed(path, run, bands, window, lambda target: shutil.copyfile(path, target))
+    return _probe(path, run, bands, window, lambda target: shutil.copyfile(path, target))
 
 
-def _fixed_sizes(program: torch.export.ExportedProgram) -> tuple[int | None, int | None]:
+def _get_fixed_sizes(program: torch.export.ExportedProgram) -> tuple[int | None, int | None]:
     """The only window and batch that an exported program takes; ``None`` for any."""
     (name,) = program.graph_signature.user_inputs
     shape = next(node.meta["val"].shape for node in program.graph.nodes if node.name == name)
@@ -234,24 +236,24 @@ def _fixed_sizes(program: torch.export.ExportedProgram) -> tuple[int | None, int
     return height, batch
 
 
-def _probed(
+def _probe(
     path: Path,
     run: Callable[[int, int], OnnxProgram | TorchProgram],
     bands: int,
     window: int | None,
     save: Callable[[Path], object],
     lattice: int = 1,
-) -> Imported:
+) -> ImportedNetwork:
     """Run a program on noise: how many outputs it has, of what size, and its reach; ``lattice``: sizes it takes."""
     network = run(1, 1)
-    edge = window or EDGE // lattice * lattice
+    edge = window or WINDOW_EDGE // lattice * lattice
     try:
         with torch.inference_mode():
             y = network(torch.zeros(1, bands, edge, edge), 0)
     except Exception as error:  # of the framework; there is no list
         raise ModelError(
             f"network {path}",
-            got=f"{first_line(error)} on an image of {bands} × {edge} × {edge}",
+            got=f"{get_first_line(error)} on an image of {bands} × {edge} × {edge}",
             expected="one score for each class and pixel",
             fix="check --bands; export it with free height and width, or with one fixed window",
         ) from error
@@ -267,14 +269,14 @@ def _probed(
             f"network {path}", got=f"an output of {str(y.dtype).removeprefix('torch.')}", expected="scores in float32",
             fix="export the network without what comes after its scores",
         )  # fmt: skip
-    reach = measured_reach(lambda x: network(x, 0), bands, window, lattice)
-    while window is None and reach.divisor < edge and not _runs(network, bands, edge + reach.divisor):
+    reach = measure_reach(lambda x: network(x, 0), bands, window, lattice)
+    while window is None and reach.divisor < edge and not _can_run(network, bands, edge + reach.divisor):
         # Its deepest levels say so little that noise does not tell; the sizes that it takes do.
-        reach = measured_reach(lambda x: network(x, 0), bands, window, 2 * reach.divisor)
-    return Imported(run(reach.divisor, y.shape[1]).program, reach.radius, save)
+        reach = measure_reach(lambda x: network(x, 0), bands, window, 2 * reach.divisor)
+    return ImportedNetwork(run(reach.divisor, y.shape[1]).program, reach.radius, save)
 
 
-def _runs(network: OnnxProgram | TorchProgram, bands: int, edge: int) -> bool:
+def _can_run(network: OnnxProgram | TorchProgram, bands: int, edge: int) -> bool:
     try:
         with torch.inference_mode():
             return network(torch.zeros(1, bands, edge, edge), 0).shape[-2:] == (edge, edge)

@@ -16,13 +16,13 @@ from torch.nn import functional as F
 
 from seamline.model.spec.config import UNetConfig
 from seamline.model.spec.errors import ModelError
-from seamline.model.spec.weights import tensor_shapes
+from seamline.model.spec.weights import list_tensor_shapes
 
-CONVS = ((0, 1), (3, 4))
+CONV_NORM_POSITIONS = ((0, 1), (3, 4))
 """Positions of the convolutions in a double convolution, and of the normalisations after them."""
 
 
-def unet_of(tensors: dict[str, Tensor], path: Path) -> tuple[UNetConfig, dict[str, Tensor]] | BilinearUNet:
+def convert_state_dict(tensors: dict[str, Tensor], path: Path) -> tuple[UNetConfig, dict[str, Tensor]] | BilinearUNet:
     """The project's U-Net that computes the same, as configuration and weights; or the bilinear variant.
 
     Depth, widths, bands and classes are read off the tensors.
@@ -30,21 +30,21 @@ def unet_of(tensors: dict[str, Tensor], path: Path) -> tuple[UNetConfig, dict[st
     Raises:
         ModelError: the tensors are not those of a Pytorch-UNet.
     """
-    tensors = _without_prefix(tensors)
+    tensors = _strip_prefix(tensors)
     first, last = tensors.get("inc.double_conv.0.weight"), tensors.get("outc.conv.weight")
     if first is None or last is None:
-        raise _refused(path, f"tensors {', '.join(list(tensors)[:3])}, …")
+        raise _not_milesial_error(path, f"tensors {', '.join(list(tensors)[:3])}, …")
     depth = len({match[1] for name in tensors if (match := re.match(r"down(\d+)\.", name))})
     try:
         if not any(re.fullmatch(r"up\d+\.up\.weight", name) for name in tensors):
             return BilinearUNet(tensors, depth)
         config = UNetConfig(first.shape[1], last.shape[0], depth=depth, base_width=first.shape[0])
-        weights = _renamed(tensors, depth)
+        weights = _rename_tensors(tensors, depth)
     except KeyError as error:
-        raise _refused(path, f"no tensor {error.args[0]}") from None
-    for name, shape in tensor_shapes(config).items():
+        raise _not_milesial_error(path, f"no tensor {error.args[0]}") from None
+    for name, shape in list_tensor_shapes(config).items():
         if tuple(weights[name].shape) != shape:
-            raise _refused(path, f"{name} of shape {tuple(weights[name].shape)} instead of {shape}")
+            raise _not_milesial_error(path, f"{name} of shape {tuple(weights[name].shape)} instead of {shape}")
     return config, weights
 
 
@@ -54,67 +54,67 @@ class BilinearUNet(nn.Module):
     def __init__(self, tensors: dict[str, Tensor], depth: int) -> None:
         super().__init__()
         self.depth = depth
-        for place in _places(depth):
-            for name, tensor in _double_conv(tensors, place, place).items():
-                self.register_buffer(_flat(name), tensor)
+        for place in _list_blocks(depth):
+            for name, tensor in _rename_double_conv(tensors, place, place).items():
+                self.register_buffer(_get_buffer_name(name), tensor)
         for part in ("weight", "bias"):
-            self.register_buffer(_flat(f"outc.conv.{part}"), tensors[f"outc.conv.{part}"].float())
+            self.register_buffer(_get_buffer_name(f"outc.conv.{part}"), tensors[f"outc.conv.{part}"].float())
 
     @property
     def bands(self) -> int:
         """Input channels."""
-        return int(self.get_buffer(_flat("inc.double_conv.0.weight")).shape[1])
+        return int(self.get_buffer(_get_buffer_name("inc.double_conv.0.weight")).shape[1])
 
     def forward(self, x: Tensor) -> Tensor:
         """Scores of every class."""
-        places = _places(self.depth)
-        skips = [self._convolved(x, places[0])]
+        places = _list_blocks(self.depth)
+        skips = [self._apply_double_conv(x, places[0])]
         for place in places[1 : self.depth + 1]:
-            skips.append(self._convolved(F.max_pool2d(skips[-1], 2), place))
+            skips.append(self._apply_double_conv(F.max_pool2d(skips[-1], 2), place))
         x = skips.pop()
         for place in places[self.depth + 1 :]:
             x = F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=True)
-            x = self._convolved(torch.cat([skips.pop(), x], dim=1), place)
+            x = self._apply_double_conv(torch.cat([skips.pop(), x], dim=1), place)
         return F.conv2d(x, self.get_buffer("outc_conv_weight"), self.get_buffer("outc_conv_bias"))
 
-    def _convolved(self, x: Tensor, place: str) -> Tensor:
-        for conv, norm in CONVS:
-            x = F.conv2d(x, self.get_buffer(_flat(f"{place}.{conv}.weight")), padding=1)
+    def _apply_double_conv(self, x: Tensor, place: str) -> Tensor:
+        for conv, norm in CONV_NORM_POSITIONS:
+            x = F.conv2d(x, self.get_buffer(_get_buffer_name(f"{place}.{conv}.weight")), padding=1)
             mean, var, weight, bias = (
-                self.get_buffer(_flat(f"{place}.{norm}.{part}"))
+                self.get_buffer(_get_buffer_name(f"{place}.{norm}.{part}"))
                 for part in ("running_mean", "running_var", "weight", "bias")
             )
             x = F.relu(F.batch_norm(x, mean, var, weight, bias))
         return x
 
 
-def _places(depth: int) -> list[str]:
+def _list_blocks(depth: int) -> list[str]:
     """Names of the double convolutions, in the order in which an image meets them."""
     down = [f"down{level}.maxpool_conv.1.double_conv" for level in range(1, depth + 1)]
     return ["inc.double_conv", *down, *(f"up{level}.conv.double_conv" for level in range(1, depth + 1))]
 
 
-def _flat(name: str) -> str:
+def _get_buffer_name(name: str) -> str:
     return name.replace(".", "_")
 
 
-def _renamed(tensors: dict[str, Tensor], depth: int) -> dict[str, Tensor]:
+def _rename_tensors(tensors: dict[str, Tensor], depth: int) -> dict[str, Tensor]:
     """The tensors under the names of the project's U-Net."""
     weights: dict[str, Tensor] = {}
-    encoders, decoders = _places(depth)[: depth + 1], _places(depth)[depth + 1 :]
+    encoders, decoders = _list_blocks(depth)[: depth + 1], _list_blocks(depth)[depth + 1 :]
     for level, place in enumerate(encoders):
-        weights |= _double_conv(tensors, place, f"encoder.{level}")
+        weights |= _rename_double_conv(tensors, place, f"encoder.{level}")
     for level, place in enumerate(reversed(decoders)):  # up1 is the deepest
-        weights |= _double_conv(tensors, place, f"decoder.{level}")
+        weights |= _rename_double_conv(tensors, place, f"decoder.{level}")
         up = f"up{depth - level}.up"
         weights |= {f"up.{level}.0.{part}": tensors[f"{up}.{part}"].float().contiguous() for part in ("weight", "bias")}
     return weights | {f"head.{part}": tensors[f"outc.conv.{part}"].float().contiguous() for part in ("weight", "bias")}
 
 
-def _double_conv(tensors: dict[str, Tensor], theirs: str, ours: str) -> dict[str, Tensor]:
+def _rename_double_conv(tensors: dict[str, Tensor], theirs: str, ours: str) -> dict[str, Tensor]:
     """The tensors of a double convolution, in float32, under another name."""
     weights: dict[str, Tensor] = {}
-    for conv, norm in CONVS:
+    for conv, norm in CONV_NORM_POSITIONS:
         weights[f"{ours}.{conv}.weight"] = tensors[f"{theirs}.{conv}.weight"].float().contiguous()
         for part in ("weight", "bias", "running_mean", "running_var"):
             weights[f"{ours}.{norm}.{part}"] = tensors[f"{theirs}.{norm}.{part}"].float().contiguous()
@@ -125,7 +125,7 @@ def _double_conv(tensors: dict[str, Tensor], theirs: str, ours: str) -> dict[str
     return weights
 
 
-def _without_prefix(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+def _strip_prefix(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     """Without what wrappers (DataParallel, Lightning) put before every name."""
     for name in tensors:
         if name.endswith("inc.double_conv.0.weight"):
@@ -134,7 +134,7 @@ def _without_prefix(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     return tensors
 
 
-def _refused(path: Path, got: str) -> ModelError:
+def _not_milesial_error(path: Path, got: str) -> ModelError:
     return ModelError(
         f"network {path}",
         got=got,

@@ -16,29 +16,29 @@ from torch import Tensor
 
 from seamline.model.spec.errors import ModelError
 
-EDGE = 512
+WINDOW_EDGE = 512
 """Of the windows of a network that takes any size, in pixels; and twice of it for one that seems to reach farther."""
 SHIFTS = (1, 2, 4, 8, 16, 32, 64)
-EXACT = 1e-5
+ROUNDING_TOLERANCE = 1e-5
 """Of the spread of a network's scores: what differs less after a shift is rounding, not another phase of a pooling."""
-BETTER = 2.0
+LATTICE_RATIO = 2.0
 """A network that is nowhere exact: a shift is on the lattice if no other one halves the difference."""
-FADED = 100.0
+FADING_RATIO = 100.0
 """What reaches far fades by orders of magnitude in a window twice as large, aligned corners' interpolation by half."""
 TRIALS = 3
 
 
 @dataclass(frozen=True)
-class Measured:
+class MeasuredReach:
     """``divisor``: shifts by it do not change what a network does; ``radius`` in pixels, ``None`` for unbounded."""
 
     divisor: int
     radius: int | None
 
 
-def measured_reach(
+def measure_reach(
     network: Callable[[Tensor], Tensor], channels: int, window: int | None = None, lattice: int = 1
-) -> Measured:
+) -> MeasuredReach:
     """Divisor and receptive radius of a network.
 
     A network whose windows do not agree with each other even on its lattice and far from their edges (squeeze and
@@ -54,22 +54,28 @@ def measured_reach(
     Raises:
         ModelError: its scores are no numbers.
     """
-    edge = window or EDGE // lattice * lattice
-    differences = _differences(network, channels, edge, lattice)
+    edge = window or WINDOW_EDGE // lattice * lattice
+    differences = _measure_differences(network, channels, edge, lattice)
     if not all(map(math.isfinite, differences.values())):
         raise ModelError(
             "network", got="scores that are no numbers, for noise", expected="a number for each class and pixel",
             fix="export it again from weights that are finite",
         )  # fmt: skip
     least = min(differences.values())
-    divisor = next(shift for shift, found in differences.items() if found < max(EXACT, BETTER * least))
-    radius = receptive_radius(network, channels, divisor, edge) if differences[divisor] < EXACT else None
-    if radius is None and window is None and (far := _far_divisor(network, channels, 2 * edge, differences)):
-        return Measured(far, receptive_radius(network, channels, far, 2 * edge))
-    return Measured(divisor, radius)
+    divisor = next(
+        shift for shift, found in differences.items() if found < max(ROUNDING_TOLERANCE, LATTICE_RATIO * least)
+    )
+    radius = (
+        measure_receptive_radius(network, channels, divisor, edge)
+        if differences[divisor] < ROUNDING_TOLERANCE
+        else None
+    )
+    if radius is None and window is None and (far := _find_far_divisor(network, channels, 2 * edge, differences)):
+        return MeasuredReach(far, measure_receptive_radius(network, channels, far, 2 * edge))
+    return MeasuredReach(divisor, radius)
 
 
-def receptive_radius(
+def measure_receptive_radius(
     network: Callable[[Tensor], Tensor], channels: int, divisor: int, edge: int, dtype: torch.dtype = torch.float32
 ) -> int | None:
     """Pixels at the edge of a window on the pooling lattice whose outputs the world outside can change.
@@ -95,23 +101,31 @@ def receptive_radius(
     return None if 2 * deepest >= inner else deepest
 
 
-def _differences(network: Callable[[Tensor], Tensor], channels: int, edge: int, lattice: int) -> dict[int, float]:
+def _measure_differences(
+    network: Callable[[Tensor], Tensor], channels: int, edge: int, lattice: int
+) -> dict[int, float]:
     """How much a window differs from one that is a shift away from it, by shift, on the lattice."""
     shifts = [shift for shift in SHIFTS if shift <= edge // 4 and shift % lattice == 0] or [lattice]
-    image = _rough(channels, edge + max(shifts))
-    return {shift: _difference(network, image, edge, shift) for shift in shifts}
+    image = _make_noise(channels, edge + max(shifts))
+    return {shift: _measure_difference(network, image, edge, shift) for shift in shifts}
 
 
-def _far_divisor(network: Callable[[Tensor], Tensor], channels: int, edge: int, narrow: dict[int, float]) -> int | None:
+def _find_far_divisor(
+    network: Callable[[Tensor], Tensor], channels: int, edge: int, narrow: dict[int, float]
+) -> int | None:
     """The divisor of a network that only reaches farther than the windows showed whose differences are ``narrow``.
 
     The largest shift first: it is on every lattice, and a network that is unbounded is through with it.
     """
-    image, divisor = _rough(channels, edge + max(narrow)), None
+    image, divisor = _make_noise(channels, edge + max(narrow)), None
     for shift in sorted(narrow, reverse=True):
-        most = EXACT if narrow[shift] < EXACT else min(EXACT, narrow[shift] / FADED)
+        most = (
+            ROUNDING_TOLERANCE
+            if narrow[shift] < ROUNDING_TOLERANCE
+            else min(ROUNDING_TOLERANCE, narrow[shift] / FADING_RATIO)
+        )
         try:
-            difference = _difference(network, image, edge, shift)
+            difference = _measure_difference(network, image, edge, shift)
         except Exception:  # noqa: BLE001 - a program that was traced may fail at another size, each in its own way
             return None
         if difference >= most:
@@ -120,7 +134,7 @@ def _far_divisor(network: Callable[[Tensor], Tensor], channels: int, edge: int, 
     return divisor
 
 
-def _difference(network: Callable[[Tensor], Tensor], image: Tensor, edge: int, shift: int) -> float:
+def _measure_difference(network: Callable[[Tensor], Tensor], image: Tensor, edge: int, shift: int) -> float:
     """How much two windows, one ``shift`` pixels down and right of the other, differ in the middle of both."""
     with torch.inference_mode():
         here = network(image[..., :edge, :edge].contiguous())
@@ -132,7 +146,7 @@ def _difference(network: Callable[[Tensor], Tensor], image: Tensor, edge: int, s
     return float((ours - theirs).abs().mean()) / spread
 
 
-def _rough(channels: int, edge: int) -> Tensor:
+def _make_noise(channels: int, edge: int) -> Tensor:
     """Noise on all scales, as in an image: a network that pools sees nothing of white noise in its depth."""
     image = noise = torch.randn(1, channels, edge, edge, generator=torch.Generator().manual_seed(0))
     for size in (4, 16, 64):

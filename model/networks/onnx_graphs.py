@@ -19,35 +19,35 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from seamline.model.spec.config import Engine, Precision, Settings, UNetConfig
-from seamline.model.spec.errors import ModelError, first_line
+from seamline.model.spec.config import Engine, EngineSettings, Precision, UNetConfig
+from seamline.model.spec.errors import ModelError, get_first_line
 
 PACKAGES: dict[Engine, tuple[str, ...]] = {"onnxruntime": ("onnxruntime",), "openvino": ("openvino",)}
-EXTRAS: dict[Engine, str] = {"onnxruntime": "onnx", "openvino": "openvino"}
-NAMES: dict[Engine, str] = {"onnxruntime": "ONNX Runtime", "openvino": "OpenVINO"}
+PIP_EXTRAS: dict[Engine, str] = {"onnxruntime": "onnx", "openvino": "openvino"}
+ENGINE_NAMES: dict[Engine, str] = {"onnxruntime": "ONNX Runtime", "openvino": "OpenVINO"}
 OPSET = 17
-AXES = {0: "batch", 2: "rows", 3: "cols"}
-_EXPORTING = Lock()
+DYNAMIC_AXES = {0: "batch", 2: "rows", 3: "cols"}
+_EXPORT_LOCK = Lock()
 """Torch's exporter keeps what it is at in the process; a worker may measure for one scene and begin another."""
 
 
-def installed(engine: Engine, converts: bool) -> bool:
+def has_packages(engine: Engine, converts: bool) -> bool:
     """Whether the packages of an engine are there; ``converts``: also what makes graphs of torch's modules."""
     needed = (*PACKAGES.get(engine, ()), *(("onnx",) if converts and engine in PACKAGES else ()))
     return all(find_spec(package) is not None for package in needed)
 
 
-def not_installed(engine: Engine) -> ModelError:
+def not_installed_error(engine: Engine) -> ModelError:
     """What to say of an engine that is asked for and not there."""
     return ModelError(
         "--engine",
         got=f"{engine}, which is not installed here",
-        expected=f"{NAMES[engine]}, to run the network",
-        fix=f"pip install 'seamline[{EXTRAS[engine]}]'",
+        expected=f"{ENGINE_NAMES[engine]}, to run the network",
+        fix=f"pip install 'seamline[{PIP_EXTRAS[engine]}]'",
     )
 
 
-def unet_graph(network: nn.Module, config: UNetConfig, halo: int) -> bytes:
+def export_unet(network: nn.Module, config: UNetConfig, halo: int) -> bytes:
     """The network with its halo as an ONNX graph of any batch, height and width.
 
     What the halo leaves out of the decoder stands in the graph as constants, so that it is traced on the smallest
@@ -62,23 +62,23 @@ def unet_graph(network: nn.Module, config: UNetConfig, halo: int) -> bytes:
     if config.padding == "valid" and not halo:
         edge = 2 * (config.lost_border - config.trim) + config.divisor  # of a size that every pooling halves evenly
     example, file = torch.zeros(1, config.in_channels, edge, edge), io.BytesIO()
-    with _EXPORTING, warnings.catch_warnings(), torch.no_grad():
+    with _EXPORT_LOCK, warnings.catch_warnings(), torch.no_grad():
         # Of a tracer that sees sizes compared, which are the same in every window, and of an exporter that is as old.
         warnings.simplefilter("ignore")
         torch.onnx.export(
-            _WithHalo(network, halo),
+            _FixedHalo(network, halo),
             (example,),
             file,  # type: ignore[arg-type]  # the exporter that is not dynamo's takes files, as it always did
             dynamo=False,
             opset_version=OPSET,
             input_names=["image"],
             output_names=["scores"],
-            dynamic_axes={"image": AXES, "scores": AXES},
+            dynamic_axes={"image": DYNAMIC_AXES, "scores": DYNAMIC_AXES},
         )
     return file.getvalue()
 
 
-class _WithHalo(nn.Module):
+class _FixedHalo(nn.Module):
     def __init__(self, network: nn.Module, halo: int) -> None:
         super().__init__()
         self.network, self.halo = network, halo
@@ -100,7 +100,7 @@ class Graph(Protocol):
         ...
 
 
-def load_graph(graph: Path | bytes, settings: Settings) -> Graph:
+def load_graph(graph: Path | bytes, settings: EngineSettings) -> Graph:
     """A graph in the engine of the settings.
 
     Raises:
@@ -110,10 +110,10 @@ def load_graph(graph: Path | bytes, settings: Settings) -> Graph:
 
 
 @contextmanager
-def _reported(graph: Path | bytes, engine: Engine) -> Iterator[None]:
+def _wrap_engine_errors(graph: Path | bytes, engine: Engine) -> Iterator[None]:
     """What an engine says of a graph in one line; each has classes of errors of its own, of which there are many."""
-    if not installed(engine, converts=False):
-        raise not_installed(engine)
+    if not has_packages(engine, converts=False):
+        raise not_installed_error(engine)
     try:
         yield
     except Exception as error:
@@ -121,12 +121,12 @@ def _reported(graph: Path | bytes, engine: Engine) -> Iterator[None]:
         raise ModelError(
             f"network {graph}" if isinstance(graph, Path) else "network",
             got=lines[-1][:300],
-            expected=f"a graph that {NAMES[engine]} runs",
+            expected=f"a graph that {ENGINE_NAMES[engine]} runs",
             fix="export it again" if isinstance(graph, Path) else "take another --engine",
         ) from error
 
 
-def in_one_file(path: Path) -> bytes | None:
+def inline_external_weights(path: Path) -> bytes | None:
     """A graph whose weights lie in files beside it, with them in it; ``None`` for one that needs no other file.
 
     Only files in the graph's own folder are read, and none through a link.
@@ -146,7 +146,7 @@ def in_one_file(path: Path) -> bytes | None:
     fix = "save it in one file, with onnx.save(onnx.load(FILE), OTHER)"
     try:
         graph = onnx.load(path, load_external_data=False)
-        places = _external(graph)
+        places = _find_external_files(graph)
         if not places:
             return None
         folder = path.parent.resolve()
@@ -162,13 +162,13 @@ def in_one_file(path: Path) -> bytes | None:
         raise
     except Exception as error:  # of onnx and protobuf, which have many; more than 2 GiB among them
         raise ModelError(
-            f"network {path}", got=first_line(error),
+            f"network {path}", got=get_first_line(error),
             expected="a graph of less than 2 GiB, with its weights beside it", fix=fix,
         ) from error  # fmt: skip
     return whole
 
 
-def _external(message: Any) -> set[str]:
+def _find_external_files(message: Any) -> set[str]:
     """Where the tensors of a graph lie that lie in other files, in whatever part of it they are."""
     found: set[str] = set()
     if message.DESCRIPTOR.name == "TensorProto":
@@ -177,13 +177,13 @@ def _external(message: Any) -> set[str]:
     for field, value in message.ListFields():
         if field.message_type is not None:
             for part in value if isinstance(value, Iterable) else (value,):
-                found |= _external(part)
+                found |= _find_external_files(part)
     return found
 
 
-def _check_whole(path: Path) -> None:
+def _check_single_file(path: Path) -> None:
     """Refuse a graph of a model folder that would make an engine read other files."""
-    if in_one_file(path) is not None:
+    if inline_external_weights(path) is not None:
         raise ModelError(
             f"network {path}", got="weights in other files", expected="all in one file",
             fix="import the graph again, with seamline model import",
@@ -193,15 +193,15 @@ def _check_whole(path: Path) -> None:
 # --- ONNX Runtime ---------------------------------------------------------------------------------------
 
 
-def onnx_session(graph: Path | bytes, settings: Settings) -> Any:
+def open_onnx_session(graph: Path | bytes, settings: EngineSettings) -> Any:
     """An ONNX Runtime session of a graph, on the CPU or a CUDA device.
 
     Raises:
         ModelError: ONNX Runtime is not installed, or refuses the graph.
     """
     if isinstance(graph, Path):
-        _check_whole(graph)
-    with _reported(graph, "onnxruntime"):
+        _check_single_file(graph)
+    with _wrap_engine_errors(graph, "onnxruntime"):
         import onnxruntime
 
         options = onnxruntime.SessionOptions()
@@ -216,14 +216,14 @@ def onnx_session(graph: Path | bytes, settings: Settings) -> Any:
 class OnnxRuntimeGraph:
     """A graph in ONNX Runtime."""
 
-    def __init__(self, graph: Path | bytes, settings: Settings) -> None:
+    def __init__(self, graph: Path | bytes, settings: EngineSettings) -> None:
         self._graph = graph if isinstance(graph, Path) else b""
-        self._session = onnx_session(graph, settings)
+        self._session = open_onnx_session(graph, settings)
         self._input = self._session.get_inputs()[0].name
 
     def __call__(self, x: Tensor) -> Tensor:
         """As ``Graph``."""
-        with _reported(self._graph, "onnxruntime"):
+        with _wrap_engine_errors(self._graph, "onnxruntime"):
             (y, *_) = self._session.run(None, {self._input: x.cpu().contiguous().numpy()})
         return torch.from_numpy(y).to(x.device)
 
@@ -233,10 +233,10 @@ class OnnxRuntimeGraph:
 
 # --- OpenVINO -------------------------------------------------------------------------------------------
 
-HINTS: dict[Precision, str] = {"fp32": "f32", "bf16": "bf16"}
+PRECISION_HINTS: dict[Precision, str] = {"fp32": "f32", "bf16": "bf16"}
 
 
-def openvino_precisions() -> tuple[Precision, ...]:
+def list_openvino_precisions() -> tuple[Precision, ...]:
     """The precisions in which OpenVINO runs well on this CPU."""
     import openvino
 
@@ -247,18 +247,18 @@ def openvino_precisions() -> tuple[Precision, ...]:
 class OpenVinoGraph:
     """A graph in OpenVINO, compiled for each shape that comes: of free sizes it plans no memory, and is slower."""
 
-    def __init__(self, graph: Path | bytes, settings: Settings) -> None:
+    def __init__(self, graph: Path | bytes, settings: EngineSettings) -> None:
         self._graph = graph if isinstance(graph, Path) else b""
         self._config = {
             "INFERENCE_NUM_THREADS": settings.threads or os.cpu_count() or 1,
-            "INFERENCE_PRECISION_HINT": HINTS[settings.precision],
+            "INFERENCE_PRECISION_HINT": PRECISION_HINTS[settings.precision],
             "NUM_STREAMS": 1,
             # Bound to cores, the threads of all worker processes would meet on the same ones.
             "ENABLE_CPU_PINNING": False,
         }
         if isinstance(graph, Path):
-            _check_whole(graph)
-        with _reported(graph, "openvino"):
+            _check_single_file(graph)
+        with _wrap_engine_errors(graph, "openvino"):
             import openvino
 
             self._core = openvino.Core()
@@ -270,7 +270,7 @@ class OpenVinoGraph:
         """As ``Graph``."""
         shape = tuple(x.shape)
         self.prepare(shape)
-        with _reported(self._graph, "openvino"):
+        with _wrap_engine_errors(self._graph, "openvino"):
             if shape not in self._requests:
                 self._requests[shape] = self._compiled[shape].create_infer_request()
             found = self._requests[shape].infer({0: x.contiguous().numpy()}, share_inputs=True)
@@ -279,6 +279,6 @@ class OpenVinoGraph:
     def prepare(self, shape: tuple[int, ...]) -> None:
         """As ``Graph``."""
         if shape not in self._compiled:
-            with _reported(self._graph, "openvino"):
+            with _wrap_engine_errors(self._graph, "openvino"):
                 self._model.reshape(list(shape))
                 self._compiled[shape] = self._core.compile_model(self._model, "CPU", self._config)

@@ -6,7 +6,7 @@ import ast
 import re
 
 SYMBOL = re.compile(r"[a-z]{1,4}\d+", re.ASCII)
-SIZES = frozenset(
+SIZE_FUNCTIONS = frozenset(
     [
         "Integer",
         "Rational",
@@ -44,41 +44,41 @@ SIZES = frozenset(
     ]
 )
 """Of sympy and torch: what torch writes sizes with."""
-GUARDS = frozenset(("max", "min", "abs", "int", "float"))
+GUARD_FUNCTIONS = frozenset(("max", "min", "abs", "int", "float"))
 ASSUMPTIONS = frozenset(("positive", "integer", "nonnegative", "nonzero", "negative", "real", "finite"))
 OPERATORS = (
     ast.Add, ast.Sub, ast.Mult, ast.Div, ast.FloorDiv, ast.Mod, ast.USub, ast.UAdd, ast.Not, ast.And, ast.Or,
     ast.Eq, ast.NotEq, ast.Lt, ast.LtE, ast.Gt, ast.GtE, ast.Load,
 )  # fmt: skip
-MOST = 1 << 63
-LONGEST = 20_000
-LARGEST_POWER = 16
+MAX_NUMBER = 1 << 63
+MAX_LENGTH = 20_000
+MAX_POWER = 16
 
 
-def checked_size(text: str) -> str:
+def sanitize_size(text: str) -> str:
     """An expression as sympy's ``srepr`` or ``str`` writes it, if it is arithmetic with symbols such as ``s77``.
 
     Raises:
         ValueError: it is not.
     """
-    tree = _parsed(text)
-    _size(tree)
+    tree = _parse(text)
+    _check_size(tree)
     return ast.unparse(tree)
 
 
-def checked_guard(text: str) -> str:
+def sanitize_guard(text: str) -> str:
     """A condition on sizes of inputs such as ``L['x'].size()[2] % 16 == 0``.
 
     Raises:
         ValueError: it is not one.
     """
-    tree = _parsed(text)
-    _guard(tree)
+    tree = _parse(text)
+    _check_guard(tree)
     return ast.unparse(tree)
 
 
-def _parsed(text: str) -> ast.expr:
-    if len(text) > LONGEST or not text.isascii():
+def _parse(text: str) -> ast.expr:
+    if len(text) > MAX_LENGTH or not text.isascii():
         raise ValueError("too long, or not ASCII")
     try:
         return ast.parse(text, mode="eval").body
@@ -86,14 +86,14 @@ def _parsed(text: str) -> ast.expr:
         raise ValueError("no expression") from error
 
 
-def _arithmetic(node: ast.expr) -> list[ast.expr] | None:
+def _get_operands(node: ast.expr) -> list[ast.expr] | None:
     """The operands of an operation or the nothing of a number; None if it is neither."""
     match node:
         case ast.Constant(value=bool()):
             return []
-        case ast.Constant(value=int() | float() as number) if abs(number) <= MOST:
+        case ast.Constant(value=int() | float() as number) if abs(number) <= MAX_NUMBER:
             return []
-        case ast.BinOp(left=left, op=ast.Pow(), right=ast.Constant(value=int(power))) if 0 <= power <= LARGEST_POWER:
+        case ast.BinOp(left=left, op=ast.Pow(), right=ast.Constant(value=int(power))) if 0 <= power <= MAX_POWER:
             if isinstance(left, ast.Constant) or any(isinstance(n, ast.Pow) for n in ast.walk(left)):
                 return None
             return [left]
@@ -108,7 +108,7 @@ def _arithmetic(node: ast.expr) -> list[ast.expr] | None:
     return None
 
 
-def _size(node: ast.expr) -> None:
+def _check_size(node: ast.expr) -> None:
     match node:
         case ast.Name(id=name) if SYMBOL.fullmatch(name) or name in ("true", "false"):
             return None
@@ -117,17 +117,20 @@ def _size(node: ast.expr) -> None:
             if SYMBOL.fullmatch(name) and known and all(type(k.value.value) is bool for k in keywords):  # type: ignore[attr-defined]
                 return None
         case ast.Call(func=ast.Name(id="Pow" | "PowByNatural"), args=[base, exponent], keywords=[]):
-            if _has_symbol(base) and _small(exponent):
-                return _size(base)
-        case ast.Call(func=ast.Name(id=name), args=args, keywords=[]) if name in SIZES - {"Pow", "PowByNatural"}:
+            if _has_symbol(base) and _is_small(exponent):
+                return _check_size(base)
+        case ast.Call(func=ast.Name(id=name), args=args, keywords=[]) if name in SIZE_FUNCTIONS - {
+            "Pow",
+            "PowByNatural",
+        }:
             for part in args:
-                _size(part)
+                _check_size(part)
             return None
         case _:
-            operands = _arithmetic(node)
+            operands = _get_operands(node)
             if operands is not None:
                 for part in operands:
-                    _size(part)
+                    _check_size(part)
                 return None
     raise ValueError(ast.dump(node)[:80])
 
@@ -136,42 +139,42 @@ def _has_symbol(node: ast.expr) -> bool:
     return any(isinstance(part, ast.Name) and part.id == "Symbol" for part in ast.walk(node))
 
 
-def _small(node: ast.expr) -> bool:
+def _is_small(node: ast.expr) -> bool:
     match node:
         case ast.Call(func=ast.Name(id="Integer"), args=[inner], keywords=[]):
-            return _small(inner)
+            return _is_small(inner)
         case ast.UnaryOp(op=ast.USub(), operand=inner):
-            return _small(inner)
+            return _is_small(inner)
         case ast.Constant(value=int(power)):
-            return power <= LARGEST_POWER
+            return power <= MAX_POWER
     return False
 
 
-def _guard(node: ast.expr) -> None:
+def _check_guard(node: ast.expr) -> None:
     match node:
         case ast.Subscript(
             value=ast.Call(func=ast.Attribute(value=place, attr="size" | "stride"), args=[], keywords=[]),
             slice=ast.Constant(value=int()),
         ):
-            _place(place)
+            _check_input_reference(place)
             operands: list[ast.expr] | None = []
-        case ast.Call(func=ast.Name(id=name), args=args, keywords=[]) if name in GUARDS:
+        case ast.Call(func=ast.Name(id=name), args=args, keywords=[]) if name in GUARD_FUNCTIONS:
             operands = args
         case _:
-            operands = _arithmetic(node)
+            operands = _get_operands(node)
     if operands is None:
         raise ValueError(ast.dump(node)[:80])
     for part in operands:
-        _guard(part)
+        _check_guard(part)
 
 
-def _place(node: ast.expr) -> None:
+def _check_input_reference(node: ast.expr) -> None:
     """An input: ``L['x']``, or deeper in it."""
     match node:
         case ast.Name(id="L"):
             return None
         case ast.Subscript(value=value, slice=ast.Constant(value=int())):
-            return _place(value)
+            return _check_input_reference(value)
         case ast.Subscript(value=value, slice=ast.Constant(value=str(name))) if re.fullmatch(r"\w+", name, re.ASCII):
-            return _place(value)
+            return _check_input_reference(value)
     raise ValueError(ast.dump(node)[:80])

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from seamline.model.spec.config import CONV_REACH, UNetConfig
+from seamline.model.spec.config import DOUBLE_CONV_RADIUS, UNetConfig
 
 
 class DoubleConv(nn.Sequential):
@@ -44,7 +44,7 @@ class DoubleConv(nn.Sequential):
         super().__init__(*layers)
 
 
-class Up(nn.Sequential):
+class UpBlock(nn.Sequential):
     """Twice the size, half the channels: (B, 2C, H, W) → (B, C, 2H, 2W)."""
 
     def __init__(self, channels: int, config: UNetConfig) -> None:
@@ -69,12 +69,12 @@ class UNet(nn.Module):
             DoubleConv(i, o, config) for i, o in zip(inputs, widths, strict=True)
         )  # the last is the bottom of the U
         self.dropout = nn.Dropout2d(config.dropout)
-        self.up = nn.ModuleList(Up(width, config) for width in widths[1:])
+        self.up = nn.ModuleList(UpBlock(width, config) for width in widths[1:])
         self.decoder = nn.ModuleList(DoubleConv(2 * width, width, config) for width in widths[:-1])
         self.head = nn.Conv2d(config.base_width, config.classes, kernel_size=1)
-        self._initialise()
+        self._initialise_weights()
 
-    def _initialise(self) -> None:
+    def _initialise_weights(self) -> None:
         # He et al. (2015), as section 3 of the paper asks: standard deviation sqrt(2 / inputs of a neuron).
         for module in self.modules():
             if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
@@ -97,31 +97,31 @@ class UNet(nn.Module):
         if halo and halo < config.lost_border:
             raise ValueError(f"halo {halo} of a network that loses {config.lost_border} pixels on every side")
         if config.padding == "valid" and halo:
-            x, halo = _cropped(x, config.trim), halo - config.lost_border
-        down, kept = _crops(config, halo)
+            x, halo = _crop(x, config.trim), halo - config.lost_border
+        down, kept = _compute_crops(config, halo)
         skips: list[tuple[Tensor, int]] = []
         cut = 0  # what is already cropped from x on every side, in pixels of x's level
         for level, encode in enumerate(self.encoder[:-1]):
-            x, cut = encode(_cropped(x, down[level] - cut)), down[level]  # (B, 2^l·C, H/2^l, W/2^l) less the crop
+            x, cut = encode(_crop(x, down[level] - cut)), down[level]  # (B, 2^l·C, H/2^l, W/2^l) less the crop
             skips.append((x, cut))
             x, cut = F.max_pool2d(x, 2), cut // 2
-        x, cut = _cropped(x, down[-1] - cut), down[-1]
+        x, cut = _crop(x, down[-1] - cut), down[-1]
         x = self.dropout(self.encoder[-1](self.dropout(x)))  # (B, 2^depth·C, H/2^depth, W/2^depth)
         for level in reversed(range(config.depth)):
             x, cut = self.up[level](x), 2 * cut  # (B, 2^l·C, ·, ·): twice the size
             keep = max(cut, kept[level])
-            x = _cropped(x, keep - cut)
+            x = _crop(x, keep - cut)
             skip, skipped = skips.pop()
             if config.padding == "valid":
-                skip = _cropped(skip, (skip.shape[-1] - x.shape[-1]) // 2, (skip.shape[-2] - x.shape[-2]) // 2)
+                skip = _crop(skip, (skip.shape[-1] - x.shape[-1]) // 2, (skip.shape[-2] - x.shape[-2]) // 2)
             else:
-                skip = _cropped(skip, keep - skipped)
+                skip = _crop(skip, keep - skipped)
             x, cut = self.decoder[level](torch.cat([skip, x], dim=1)), keep  # (B, 2·2^l·C, ·, ·) → (B, 2^l·C, ·, ·)
-        logits: Tensor = self.head(_cropped(x, halo - cut))  # (B, classes, H − 2·halo, W − 2·halo)
+        logits: Tensor = self.head(_crop(x, halo - cut))  # (B, classes, H − 2·halo, W − 2·halo)
         return logits
 
 
-def _crops(config: UNetConfig, halo: int) -> tuple[list[int], list[int]]:
+def _compute_crops(config: UNetConfig, halo: int) -> tuple[list[int], list[int]]:
     """What may be left out on every side when ``halo`` pixels of the output are: of the input of each level of the
     encoder, the bottom last, and of the decoder, in pixels of the level. What the encoder leaves out stays on the
     pooling lattice.
@@ -134,18 +134,18 @@ def _crops(config: UNetConfig, halo: int) -> tuple[list[int], list[int]]:
         while len(left) < depth:
             left.append(max(0, left[-1] // 2 - interpolated))
         return [0] * (depth + 1), left
-    margins = [CONV_REACH]  # around the output, of what each level of the decoder and the bottom read
+    margins = [DOUBLE_CONV_RADIUS]  # around the output, of what each level of the decoder and the bottom read
     while len(margins) <= depth:
-        margins.append(-(-margins[-1] // 2) + interpolated + CONV_REACH)
+        margins.append(-(-margins[-1] // 2) + interpolated + DOUBLE_CONV_RADIUS)
     seen = margins[-1:]  # of what each level of the encoder reads: what the one below does, twice, and its own reach
     for _ in range(depth):
-        seen.insert(0, 2 * seen[0] + CONV_REACH)
+        seen.insert(0, 2 * seen[0] + DOUBLE_CONV_RADIUS)
     lattice = [1 << (depth - level) for level in range(depth + 1)]
     down = [max(0, (halo >> level) - seen[level]) // lattice[level] * lattice[level] for level in range(depth + 1)]
     return down, [max(0, (halo >> level) - margins[level]) for level in range(depth)]
 
 
-def _cropped(x: Tensor, columns: int, rows: int | None = None) -> Tensor:
+def _crop(x: Tensor, columns: int, rows: int | None = None) -> Tensor:
     """``x`` without so many columns at the left and right, and rows (default: as many) at the top and bottom."""
     rows = columns if rows is None else rows
     if columns == 0 and rows == 0:

@@ -16,10 +16,10 @@ GRAPH_PRECISIONS: dict[str, tuple[Precision, ...]] = {"onnxruntime": ("fp32",), 
 
 ProgramFormat = Literal["onnx", "torchscript", "torch.export"]
 
-CONV_REACH = 2
+DOUBLE_CONV_RADIUS = 2
 """Two 3×3 convolutions look two pixels far."""
-LARGEST = 4096
-LIMITS = {"in_channels": LARGEST, "classes": LARGEST, "depth": 12, "base_width": LARGEST}
+MAX_SIZE = 4096
+MAX_VALUES = {"in_channels": MAX_SIZE, "classes": MAX_SIZE, "depth": 12, "base_width": MAX_SIZE}
 """The most of anything in a U-Net; beyond it there is a mistake, and no memory for the network."""
 
 
@@ -37,7 +37,7 @@ class UNetConfig:
     dropout: float = 0.0
 
     def __post_init__(self) -> None:
-        for name, most in LIMITS.items():
+        for name, most in MAX_VALUES.items():
             value = getattr(self, name)
             if type(value) is not int or not 1 <= value <= most:
                 raise ValueError(f"{name} of a U-Net: got {value!r}, expected a whole number from 1 to {most}")
@@ -74,7 +74,7 @@ class UNetConfig:
         if self.padding == "same":
             return 0
         double_convs = 2 * (self.divisor - 1) + self.divisor  # of every level twice, of the bottom once, in pixels
-        return CONV_REACH * double_convs + self.trim
+        return DOUBLE_CONV_RADIUS * double_convs + self.trim
 
     @property
     def least_halo(self) -> int:
@@ -101,11 +101,11 @@ class UNetConfig:
         interpolated = self.divisor - 1 if self.upsampling == "bilinear" else 0
         if self.padding == "valid":
             return self.lost_border + interpolated
-        changed = CONV_REACH
+        changed = DOUBLE_CONV_RADIUS
         for _ in range(self.depth):
-            changed = -(-changed // 2) + CONV_REACH
+            changed = -(-changed // 2) + DOUBLE_CONV_RADIUS
         for _ in range(self.depth):  # what comes up the U has come farther than what comes across
-            changed = 2 * changed + CONV_REACH
+            changed = 2 * changed + DOUBLE_CONV_RADIUS
         return changed + interpolated
 
     def to_dict(self) -> dict[str, int | float | str]:
@@ -135,9 +135,9 @@ class Program:
         for name in ("in_channels", "classes", "divisor", "window", "batch"):
             value = getattr(self, name)
             if (value is not None or name in ("in_channels", "classes", "divisor")) and not (
-                type(value) is int and 1 <= value <= LARGEST
+                type(value) is int and 1 <= value <= MAX_SIZE
             ):
-                raise ValueError(f"{name} of a program: got {value!r}, expected a whole number from 1 to {LARGEST}")
+                raise ValueError(f"{name} of a program: got {value!r}, expected a whole number from 1 to {MAX_SIZE}")
         if self.window is not None and self.window % self.divisor:
             raise ValueError(f"window of a program: got {self.window}, expected a multiple of {self.divisor}")
 
@@ -152,7 +152,7 @@ class Program:
 
 
 @dataclass(frozen=True)
-class Settings:
+class EngineSettings:
     """How a network runs on one kind of device. Found by measuring (``seamline.model.engines.tune``), not by guessing.
 
     ``threads`` are those of the network in the worker's process; 0 leaves them to the engine.
@@ -173,7 +173,7 @@ class Settings:
             raise ValueError(f"batch: got {self.batch}, expected at least 1")
 
     @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> Settings:
+    def from_dict(cls, values: dict[str, Any]) -> EngineSettings:
         """Of a JSON object that has all of the fields: what another version wrote is no settings.
 
         Raises:
@@ -185,7 +185,7 @@ class Settings:
 
 
 @dataclass(frozen=True)
-class Wish:
+class EngineRequest:
     """What a user fixes of the settings; ``"auto"`` and ``None`` are left to be measured."""
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
@@ -194,7 +194,7 @@ class Wish:
     batch: int | None = None
     threads: int | None = None
 
-    def fixed(self) -> dict[str, int | str]:
+    def get_fixed_settings(self) -> dict[str, int | str]:
         """The settings that are fixed, by name."""
         return {name: value for name, value in asdict(self).items() if value not in ("auto", None)}
 

@@ -17,10 +17,10 @@ from typing import Any
 
 from seamline.model.spec.config import Program, ProgramFormat, UNetConfig
 from seamline.model.spec.errors import ModelError
-from seamline.model.spec.spec import UNKNOWN, InputBand, ModelClass, ModelSpec, color_of
+from seamline.model.spec.spec import UNKNOWN, InputBand, ModelClass, ModelSpec, parse_color
 from seamline.model.spec.weights import check_weights
 
-DOCUMENT = "model.json"
+MODEL_FILENAME = "model.json"
 MLM_SCHEMA = "https://stac-extensions.github.io/mlm/v1.4.0/schema.json"
 CLASSIFICATION_SCHEMA = "https://stac-extensions.github.io/classification/v2.0.0/schema.json"
 EO_SCHEMA = "https://stac-extensions.github.io/eo/v2.0.0/schema.json"
@@ -28,7 +28,7 @@ FILE_SCHEMA = "https://stac-extensions.github.io/file/v2.1.0/schema.json"
 
 
 @dataclass(frozen=True)
-class Asset:
+class WeightsAsset:
     """What MLM calls a file of weights; ``role``: they want a network, or are one."""
 
     framework: str
@@ -37,25 +37,25 @@ class Asset:
     role: str = "mlm:compiled"
 
 
-ASSETS: dict[ProgramFormat | None, Asset] = {
-    None: Asset("PyTorch", "safetensors.torch.save_file", "application/vnd.safetensors", "mlm:weights"),
-    "onnx": Asset("ONNX", "onnx.save", "application/octet-stream; framework=onnx"),
-    "torchscript": Asset("PyTorch", "torch.jit.save", "application/octet-stream; framework=pytorch"),
-    "torch.export": Asset("PyTorch", "torch.export.save", "application/zip; framework=pytorch"),
+WEIGHTS_ASSETS: dict[ProgramFormat | None, WeightsAsset] = {
+    None: WeightsAsset("PyTorch", "safetensors.torch.save_file", "application/vnd.safetensors", "mlm:weights"),
+    "onnx": WeightsAsset("ONNX", "onnx.save", "application/octet-stream; framework=onnx"),
+    "torchscript": WeightsAsset("PyTorch", "torch.jit.save", "application/octet-stream; framework=pytorch"),
+    "torch.export": WeightsAsset("PyTorch", "torch.export.save", "application/zip; framework=pytorch"),
 }
 """By the format of a program; None: weights of the project's own U-Net."""
 
 
-def file_digest(path: Path) -> str:
+def compute_file_digest(path: Path) -> str:
     """SHA-256 of a file, as hexadecimal digits."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def write_document(spec: ModelSpec, folder: Path) -> Path:
+def write_model_spec(spec: ModelSpec, folder: Path) -> Path:
     """Write ``model.json`` beside the weights that already lie in ``folder``; returns its path."""
     weights = folder / spec.weights
-    asset = ASSETS[_format(spec)]
+    asset = WEIGHTS_ASSETS[_get_program_format(spec)]
     optics = [EO_SCHEMA] if any(band.wavelength is not None for band in spec.bands) else []
     document = {
         "type": "Feature",
@@ -63,7 +63,7 @@ def write_document(spec: ModelSpec, folder: Path) -> Path:
         "stac_extensions": [MLM_SCHEMA, CLASSIFICATION_SCHEMA, FILE_SCHEMA, *optics],
         "id": spec.name,
         "geometry": None,
-        "properties": _properties(spec),
+        "properties": _build_properties(spec),
         "links": [],
         "assets": {
             "model": {
@@ -74,16 +74,16 @@ def write_document(spec: ModelSpec, folder: Path) -> Path:
                 "mlm:artifact_type": asset.artifact_type,
                 "bands": [{"name": band.name} for band in spec.bands],  # STAC: else the item may have none either
                 "file:size": weights.stat().st_size,
-                "file:checksum": "1220" + file_digest(weights),
+                "file:checksum": "1220" + compute_file_digest(weights),
             }
         },
     }
-    path = folder / DOCUMENT
+    path = folder / MODEL_FILENAME
     path.write_text(json.dumps(document, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     return path
 
 
-def _properties(spec: ModelSpec) -> dict[str, Any]:
+def _build_properties(spec: ModelSpec) -> dict[str, Any]:
     return {
         "datetime": None,
         "start_datetime": "1984-01-01T00:00:00Z",
@@ -96,14 +96,14 @@ def _properties(spec: ModelSpec) -> dict[str, Any]:
             {"name": band.name} | ({} if band.wavelength is None else {"eo:center_wavelength": band.wavelength})
             for band in spec.bands
         ],
-        "mlm:name": _machine_name(spec.name),
+        "mlm:name": _make_mlm_name(spec.name),
         "mlm:architecture": spec.architecture,
         "mlm:tasks": ["semantic-segmentation"],
-        "mlm:framework": ASSETS[_format(spec)].framework,
+        "mlm:framework": WEIGHTS_ASSETS[_get_program_format(spec)].framework,
         "mlm:pretrained": True,
         "mlm:accelerator_constrained": False,
-        "mlm:input": [_input(spec)],
-        "mlm:output": [_output(spec)],
+        "mlm:input": [_build_input(spec)],
+        "mlm:output": [_build_output(spec)],
         "mlm:hyperparameters" if isinstance(spec.network, UNetConfig) else "seamline:program": spec.network.to_dict(),
         "seamline:receptive_radius": "unbounded" if spec.receptive_radius is None else spec.receptive_radius,
         "seamline:divisor": spec.divisor,
@@ -115,33 +115,33 @@ def _properties(spec: ModelSpec) -> dict[str, Any]:
     }
 
 
-def _format(spec: ModelSpec) -> ProgramFormat | None:
+def _get_program_format(spec: ModelSpec) -> ProgramFormat | None:
     return spec.network.format if isinstance(spec.network, Program) else None
 
 
-def _input(spec: ModelSpec) -> dict[str, Any]:
+def _build_input(spec: ModelSpec) -> dict[str, Any]:
     return {
         "name": f"{len(spec.bands)} bands of {spec.quantity}",
         "bands": [{"name": band.name} for band in spec.bands],
-        "input": _images(spec, "channel", len(spec.bands)),
+        "input": _describe_images(spec, "channel", len(spec.bands)),
         "value_scaling": [{"type": "z-score", "mean": band.mean, "stddev": band.std} for band in spec.bands],
         "resize_type": None,
     }
 
 
-def _output(spec: ModelSpec) -> dict[str, Any]:
+def _build_output(spec: ModelSpec) -> dict[str, Any]:
     whose = "of the second class; the first has the rest" if spec.binary else "of each class"
     what = "probability" if spec.activation == "none" else f"score, whose {spec.activation} is the probability,"
     return {
         "name": "class probabilities" if spec.activation == "none" else "class scores",
         "description": f"{what} {whose}",
         "tasks": ["semantic-segmentation"],
-        "result": _images(spec, "class", spec.network.classes),
+        "result": _describe_images(spec, "class", spec.network.classes),
         "classification:classes": [
             # MLM 1.4 wants classes of the extension's version 1.1, with a description; 2.0 wants names for machines.
             {
                 "value": label,
-                "name": _short_name(c.name, label),
+                "name": _make_class_name(c.name, label),
                 "title": c.name,
                 "color_hint": "{:02X}{:02X}{:02X}".format(*c.color),
                 "description": c.description or c.name,
@@ -151,19 +151,19 @@ def _output(spec: ModelSpec) -> dict[str, Any]:
     }
 
 
-def _machine_name(name: str) -> str:
+def _make_mlm_name(name: str) -> str:
     """The name as MLM's schema wants it: a letter first, at least three characters, of ASCII."""
     plain = re.sub(r"[^a-zA-Z0-9_.\-\s]+", "-", name).strip("-_. ")
     return plain if re.fullmatch(r"[a-zA-Z][a-zA-Z0-9_.\-\s]+[a-zA-Z0-9]", plain) else f"model {plain or 0}"
 
 
-def _short_name(name: str, label: int) -> str:
+def _make_class_name(name: str, label: int) -> str:
     """The name of a class as the classification extension wants it; with its label where something is left out."""
     plain = re.sub(r"[ _]+", "-", name)
     return plain if re.fullmatch(r"[0-9A-Za-z-]+", plain) else f"class-{label}"
 
 
-def _images(spec: ModelSpec, layers: str, count: int) -> dict[str, Any]:
+def _describe_images(spec: ModelSpec, layers: str, count: int) -> dict[str, Any]:
     """What goes into or comes out of the network: batches of images, of any size (-1) where the network allows."""
     edge = spec.network.window or -1 if isinstance(spec.network, Program) else -1
     batch = spec.network.batch or -1 if isinstance(spec.network, Program) else -1
@@ -174,14 +174,14 @@ def _images(spec: ModelSpec, layers: str, count: int) -> dict[str, Any]:
     return {"shape": [sizes[axis] for axis in order], "dim_order": order, "data_type": "float32"}
 
 
-def read_document(folder: Path) -> ModelSpec:
+def read_model_spec(folder: Path) -> ModelSpec:
     """Read ``model.json`` of a model folder and check the weights' digest and tensors against it.
 
     Raises:
         ModelError: no such folder or document, a field that is missing or wrong, weights that are not those
             that the document describes.
     """
-    path = folder / DOCUMENT
+    path = folder / MODEL_FILENAME
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -196,7 +196,7 @@ def read_document(folder: Path) -> ModelSpec:
             f"model document {path}", got=error, expected="a STAC MLM document", fix="write the folder again"
         ) from error
     try:
-        spec = _spec(document)
+        spec = _parse_spec(document)
         asset = document["assets"]["model"]
     except (KeyError, TypeError, ValueError, IndexError, AttributeError, OverflowError) as error:
         raise ModelError(
@@ -211,7 +211,7 @@ def read_document(folder: Path) -> ModelSpec:
     return spec
 
 
-def _spec(document: Mapping[str, Any]) -> ModelSpec:
+def _parse_spec(document: Mapping[str, Any]) -> ModelSpec:
     properties = document["properties"]
     (inputs,), (outputs,) = properties["mlm:input"], properties["mlm:output"]
     radius = properties["seamline:receptive_radius"]
@@ -235,7 +235,9 @@ def _spec(document: Mapping[str, Any]) -> ModelSpec:
             InputBand(band["name"], band.get("eo:center_wavelength"), float(norm["mean"]), float(norm["stddev"]))
             for band, norm in zip(bands, scaling, strict=True)
         ),
-        classes=tuple(_class(c) for c in sorted(outputs["classification:classes"], key=lambda c: int(c["value"]))),
+        classes=tuple(
+            _parse_class(c) for c in sorted(outputs["classification:classes"], key=lambda c: int(c["value"]))
+        ),
         network=network,
         receptive_radius=None if radius == "unbounded" else int(radius),
         activation=properties["seamline:activation"],
@@ -250,10 +252,10 @@ def _spec(document: Mapping[str, Any]) -> ModelSpec:
     )
 
 
-def _class(entry: Mapping[str, Any]) -> ModelClass:
+def _parse_class(entry: Mapping[str, Any]) -> ModelClass:
     name = entry.get("title", entry["name"])
     description = entry.get("description", name)
-    return ModelClass(name, color_of(entry["color_hint"]), "" if description == name else description)
+    return ModelClass(name, parse_color(entry["color_hint"]), "" if description == name else description)
 
 
 def _check_digest(path: Path, asset: Mapping[str, Any]) -> None:
@@ -261,7 +263,7 @@ def _check_digest(path: Path, asset: Mapping[str, Any]) -> None:
         raise ModelError(
             f"weights {path}", got="no such file", expected="the file that model.json names", fix="restore it"
         )
-    digest, named = "1220" + file_digest(path), asset.get("file:checksum")
+    digest, named = "1220" + compute_file_digest(path), asset.get("file:checksum")
     if digest != named:
         raise ModelError(
             f"weights {path}",

@@ -11,15 +11,15 @@ class ModelError(Exception):
 
     def __reduce__(self) -> tuple[object, ...]:
         # Crosses process borders as the finished message.
-        return _model_error, (type(self), str(self))
+        return _rebuild_error, (type(self), str(self))
 
 
-def _model_error(kind: type[ModelError], message: str) -> ModelError:
+def _rebuild_error(kind: type[ModelError], message: str) -> ModelError:
     error = kind.__new__(kind)
     Exception.__init__(error, message)
     return error
 
 
-def first_line(error: Exception) -> str:
+def get_first_line(error: Exception) -> str:
     """What an error of a framework says first; the rest of it is for its developers."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]

@@ -22,27 +22,27 @@ def confusion_matrix(predicted: NDArray[np.uint8], truth: NDArray[np.uint8], cla
 def iou(matrix: NDArray[np.int64]) -> NDArray[np.float64]:
     """Intersection over union of each class, NaN for a class that neither raster has."""
     both = np.diag(matrix)
-    return _share(both, matrix.sum(0) + matrix.sum(1) - both)
+    return _divide(both, matrix.sum(0) + matrix.sum(1) - both)
 
 
 def precision(matrix: NDArray[np.int64]) -> NDArray[np.float64]:
     """Of the pixels that were given a class, the share that has it; NaN for a class that none was given."""
-    return _share(np.diag(matrix), matrix.sum(0))
+    return _divide(np.diag(matrix), matrix.sum(0))
 
 
 def recall(matrix: NDArray[np.int64]) -> NDArray[np.float64]:
     """Of the pixels that have a class, the share that was given it; NaN for a class that none has."""
-    return _share(np.diag(matrix), matrix.sum(1))
+    return _divide(np.diag(matrix), matrix.sum(1))
 
 
 def f1(matrix: NDArray[np.int64]) -> NDArray[np.float64]:
     """Harmonic mean of precision and recall of each class; NaN for a class that neither raster has."""
-    return _share(2 * np.diag(matrix), matrix.sum(0) + matrix.sum(1))
+    return _divide(2 * np.diag(matrix), matrix.sum(0) + matrix.sum(1))
 
 
 def accuracy(matrix: NDArray[np.int64]) -> float:
     """Share of the pixels that were given the class they have; NaN without pixels."""
-    return float(_share(np.trace(matrix), matrix.sum()))
+    return float(_divide(np.trace(matrix), matrix.sum()))
 
 
 def kappa(matrix: NDArray[np.int64]) -> float:
@@ -53,7 +53,7 @@ def kappa(matrix: NDArray[np.int64]) -> float:
 
 
 @dataclass(frozen=True)
-class Boundaries:
+class BoundaryCounts:
     """Of each class: boundary pixels predicted and true, and how many of them lie near one of the other."""
 
     predicted: NDArray[np.int64]
@@ -62,12 +62,12 @@ class Boundaries:
     true_near: NDArray[np.int64]
 
     @classmethod
-    def none(cls, classes: int) -> Boundaries:
+    def zeros(cls, classes: int) -> BoundaryCounts:
         """The sum of nothing."""
         return cls(*(np.zeros(classes, np.int64) for _ in range(4)))
 
-    def __add__(self, other: Boundaries) -> Boundaries:
-        return Boundaries(
+    def __add__(self, other: BoundaryCounts) -> BoundaryCounts:
+        return BoundaryCounts(
             self.predicted + other.predicted,
             self.predicted_near + other.predicted_near,
             self.true + other.true,
@@ -77,15 +77,15 @@ class Boundaries:
     @property
     def f1(self) -> NDArray[np.float64]:
         """Boundary F1 of each class (Csurka et al. 2013); NaN where neither has a boundary."""
-        right = _share(self.predicted_near, self.predicted, nothing=0.0)
-        found = _share(self.true_near, self.true, nothing=0.0)
+        right = _divide(self.predicted_near, self.predicted, nothing=0.0)
+        found = _divide(self.true_near, self.true, nothing=0.0)
         nowhere = self.predicted + self.true == 0
-        return np.where(nowhere, np.nan, _share(2 * right * found, right + found, nothing=0.0))
+        return np.where(nowhere, np.nan, _divide(2 * right * found, right + found, nothing=0.0))
 
 
-def boundaries(
+def count_boundaries(
     predicted: NDArray[np.uint8], truth: NDArray[np.uint8], classes: int, tolerance: int, inner: tuple[slice, slice]
-) -> Boundaries:
+) -> BoundaryCounts:
     """Count boundary pixels in ``inner``; those within ``tolerance`` pixels of one of the other raster are near.
 
     A boundary pixel has a neighbour (left, right, above, below) of another class; labels outside of 0..classes−1 make
@@ -95,17 +95,17 @@ def boundaries(
     disc = np.hypot(*np.meshgrid(reach, reach)) <= tolerance
     counts = np.zeros((4, classes), np.int64)
     for label in range(classes):
-        ours, theirs = (_boundary(labels, label, classes) for labels in (predicted, truth))
+        ours, theirs = (_find_boundary(labels, label, classes) for labels in (predicted, truth))
         for row, (edge, other) in enumerate(((ours, theirs), (theirs, ours))):
             if not edge[inner].any():
                 continue
             near = ndimage.binary_dilation(other, disc) if other.any() else other
             counts[2 * row, label] = np.count_nonzero(edge[inner])
             counts[2 * row + 1, label] = np.count_nonzero((edge & near)[inner])
-    return Boundaries(*counts)
+    return BoundaryCounts(*counts)
 
 
-def _boundary(labels: NDArray[np.uint8], label: int, classes: int) -> NDArray[np.bool_]:
+def _find_boundary(labels: NDArray[np.uint8], label: int, classes: int) -> NDArray[np.bool_]:
     own, other = labels == label, (labels != label) & (labels < classes)
     edge = np.zeros(labels.shape, np.bool_)
     edge[:-1] |= other[1:]
@@ -116,7 +116,7 @@ def _boundary(labels: NDArray[np.uint8], label: int, classes: int) -> NDArray[np
     return result
 
 
-def _share(part: Numbers, whole: Numbers, nothing: float | NDArray[np.float64] = np.nan) -> NDArray[np.float64]:
+def _divide(part: Numbers, whole: Numbers, nothing: float | NDArray[np.float64] = np.nan) -> NDArray[np.float64]:
     """part / whole; ``nothing`` where the whole is 0."""
     parts, wholes = np.asarray(part, np.float64), np.asarray(whole, np.float64)
     result = np.array(np.broadcast_to(np.asarray(nothing, np.float64), wholes.shape))

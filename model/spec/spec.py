@@ -9,9 +9,9 @@ from typing import Any, Literal, get_args
 
 from seamline.model.spec.config import Program, UNetConfig
 
-LABELS = 255
+MAX_CLASSES = 255
 """Labels that a raster of bytes has for classes; the last byte, 255, is nodata."""
-ARCHITECTURE, UNKNOWN = "U-Net", "unknown"
+UNET_ARCHITECTURE, UNKNOWN = "U-Net", "unknown"
 Activation = Literal["softmax", "sigmoid", "none"]
 """From the network's output to probabilities; ``none``: they are probabilities already."""
 
@@ -40,7 +40,7 @@ class InputBand:
             raise ValueError(f"band {self.name!r}: mean {self.mean} and std {self.std} must be finite, std > 0")
 
 
-def color_of(text: str) -> tuple[int, int, int]:
+def parse_color(text: str) -> tuple[int, int, int]:
     """Red, green and blue of ``RRGGBB``, with or without a # before it."""
     if not re.fullmatch("#?[0-9A-Fa-f]{6}", text):
         raise ValueError(f"color_hint {text!r} is not six hexadecimal digits, RRGGBB")
@@ -65,7 +65,7 @@ class ModelClass:
 class ModelSpec:
     """A model, as far as anything outside of it must know it.
 
-    ``receptive_radius`` is how many pixels an input pixel reaches in the output, measured; ``None`` stands for
+    ``measure_receptive_radius`` is how many pixels an input pixel reaches in the output, measured; ``None`` stands for
     unbounded. ``fill`` is the value, after normalisation, of pixels without data. ``assumed_nodata`` is the
     digital number that means "outside the footprint" in scenes that declare nothing. ``architecture`` is for people;
     of programs it may not be known.
@@ -85,15 +85,17 @@ class ModelSpec:
     description: str = ""
     training_data: tuple[str, ...] = ()
     weights: str = "model.safetensors"
-    architecture: str = ARCHITECTURE
+    architecture: str = UNET_ARCHITECTURE
 
     def __post_init__(self) -> None:
         for field in ("name", "version", "license", "description", "weights", "architecture"):
             _check_text(field, getattr(self, field), least=0 if field == "description" else 1)
         if len(self.bands) != self.network.in_channels:
             raise ValueError(f"{len(self.bands)} bands for a network of {self.network.in_channels} input channels")
-        if len(self.classes) > LABELS:
-            raise ValueError(f"{len(self.classes)} classes: label {LABELS} is nodata, so there are at most {LABELS}")
+        if len(self.classes) > MAX_CLASSES:
+            raise ValueError(
+                f"{len(self.classes)} classes: label {MAX_CLASSES} is nodata, so there are at most {MAX_CLASSES}"
+            )
         if len(self.classes) != self.network.classes and not self.binary:
             raise ValueError(f"{len(self.classes)} classes for a network of {self.network.classes} outputs")
         if self.network.classes == 1 and (not self.binary or self.activation == "softmax"):
@@ -119,8 +121,8 @@ class ModelSpec:
         for good, field, expected in checks:
             if not good:
                 raise ValueError(f"{field}: got {getattr(self, field)!r}, expected {expected}")
-        if isinstance(self.network, UNetConfig) and self.architecture != ARCHITECTURE:
-            raise ValueError(f"architecture: got {self.architecture!r}, but the network is a {ARCHITECTURE}")
+        if isinstance(self.network, UNetConfig) and self.architecture != UNET_ARCHITECTURE:
+            raise ValueError(f"architecture: got {self.architecture!r}, but the network is a {UNET_ARCHITECTURE}")
         radius = self.receptive_radius
         if isinstance(self.network, UNetConfig) and radius != self.network.receptive_radius:
             raise ValueError(f"receptive_radius: got {radius}, but the network's is {self.network.receptive_radius}")
@@ -144,7 +146,7 @@ class ModelSpec:
             return None
         return math.ceil(self.receptive_radius / self.divisor) * self.divisor
 
-    def summary(self) -> dict[str, Any]:
+    def summarize(self) -> dict[str, Any]:
         """What ``seamline model inspect --json`` prints."""
         return {
             "name": self.name,

@@ -17,21 +17,21 @@ from seamline.model.spec.errors import ModelError
 
 Shape = tuple[int, ...]
 
-KINDS = ("F32", "F16", "F64")
+FLOAT_DTYPES = ("F32", "F16", "F64")
 """Of numbers, by safetensors' names. numpy, which looks at them, has no others that networks use."""
-COUNTER = "num_batches_tracked"
+BATCH_COUNTER = "num_batches_tracked"
 NORM_POSITIONS = (1, 4)
 """Of the normalisations in a double convolution: convolution, normalisation, ReLU, twice."""
 
 
-def tensor_shapes(config: UNetConfig) -> dict[str, Shape]:
+def list_tensor_shapes(config: UNetConfig) -> dict[str, Shape]:
     """Name and shape of every tensor in ``UNet(config).state_dict()``."""
     widths = [config.base_width << level for level in range(config.depth + 1)]
     shapes: dict[str, Shape] = {}
     for level, (inputs, outputs) in enumerate(zip([config.in_channels, *widths], widths, strict=False)):
-        shapes |= _double_conv(f"encoder.{level}", inputs, outputs, config)
+        shapes |= _list_double_conv_shapes(f"encoder.{level}", inputs, outputs, config)
     for level, width in enumerate(widths[:-1]):
-        shapes |= _double_conv(f"decoder.{level}", 2 * width, width, config)
+        shapes |= _list_double_conv_shapes(f"decoder.{level}", 2 * width, width, config)
         if config.upsampling == "upconv":
             shapes |= {f"up.{level}.0.weight": (2 * width, width, 2, 2), f"up.{level}.0.bias": (width,)}
         else:
@@ -39,7 +39,7 @@ def tensor_shapes(config: UNetConfig) -> dict[str, Shape]:
     return shapes | {"head.weight": (config.classes, config.base_width, 1, 1), "head.bias": (config.classes,)}
 
 
-def _double_conv(name: str, inputs: int, outputs: int, config: UNetConfig) -> dict[str, Shape]:
+def _list_double_conv_shapes(name: str, inputs: int, outputs: int, config: UNetConfig) -> dict[str, Shape]:
     step = 2 if config.norm == "none" else 3
     shapes: dict[str, Shape] = {}
     for position, channels in ((0, inputs), (step, outputs)):
@@ -61,14 +61,14 @@ def check_weights(path: Path, config: UNetConfig) -> None:
     Raises:
         ModelError: it is no safetensors file, or a tensor is missing, unknown, of another shape, or not finite.
     """
-    expected = tensor_shapes(config)
+    expected = list_tensor_shapes(config)
     try:
         with safe_open(path, framework="numpy") as file:
             slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
-            wrong = next(_differences({n: tuple(part.get_shape()) for n, part in slices.items()}, expected), None)
-            kinds = ((n, part.get_dtype()) for n, part in slices.items() if not n.endswith(COUNTER))
-            wrong = wrong or next((f"{n} in {kind}" for n, kind in kinds if kind not in KINDS), None)
-            wrong = wrong or next((reason for n in slices if (reason := _impossible(n, file.get_tensor(n)))), None)
+            wrong = next(_find_differences({n: tuple(part.get_shape()) for n, part in slices.items()}, expected), None)
+            kinds = ((n, part.get_dtype()) for n, part in slices.items() if not n.endswith(BATCH_COUNTER))
+            wrong = wrong or next((f"{n} in {kind}" for n, kind in kinds if kind not in FLOAT_DTYPES), None)
+            wrong = wrong or next((reason for n in slices if (reason := _find_bad_value(n, file.get_tensor(n)))), None)
     except (SafetensorError, OSError, TypeError, AttributeError) as error:
         wrong = str(error)
     if wrong is not None:
@@ -80,7 +80,7 @@ def check_weights(path: Path, config: UNetConfig) -> None:
         )
 
 
-def _differences(found: dict[str, Shape], expected: dict[str, Shape]) -> Iterator[str]:
+def _find_differences(found: dict[str, Shape], expected: dict[str, Shape]) -> Iterator[str]:
     for name, shape in expected.items():
         if name not in found:
             yield f"no tensor {name}"
@@ -89,7 +89,7 @@ def _differences(found: dict[str, Shape], expected: dict[str, Shape]) -> Iterato
     yield from (f"tensor {name}, which the network has not" for name in found if name not in expected)
 
 
-def _impossible(name: str, tensor: NDArray[np.floating]) -> str:
+def _find_bad_value(name: str, tensor: NDArray[np.floating]) -> str:
     """Why these cannot be the numbers of a tensor; empty if they can."""
     if not np.isfinite(tensor).all():
         return f"{name}, which is not finite"

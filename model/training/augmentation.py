@@ -14,11 +14,11 @@ from torch.nn import functional as F
 Labels = NDArray[np.uint8]
 Pixels = NDArray[np.float32]
 
-COARSE = 3
+ELASTIC_GRID = 3
 """Displacements are drawn on a grid of so many points a side (Ronneberger et al. 2015, section 3.1)."""
 
 
-def turned(pixels: Pixels, labels: Labels, rng: np.random.Generator) -> tuple[Pixels, Labels]:
+def turn_randomly(pixels: Pixels, labels: Labels, rng: np.random.Generator) -> tuple[Pixels, Labels]:
     """One of the eight ways to lay a square window: quarter turns and mirrors."""
     turns = int(rng.integers(4))
     pixels, labels = np.rot90(pixels, turns, (1, 2)), np.rot90(labels, turns)
@@ -45,7 +45,7 @@ class Warp:
             if not 0 <= getattr(self, name) <= most:
                 raise ValueError(f"{name} of a warp: got {getattr(self, name)}, expected 0 to {most}")
 
-    def margin(self, size: int) -> int:
+    def compute_margin(self, size: int) -> int:
         """Pixels around a window of ``size``² that warped windows may show; beyond them they are mirrored."""
         angle = math.radians(min(self.rotation, 45))
         turned = (math.cos(angle) + math.sin(angle)) * (1 + self.zoom)
@@ -56,16 +56,18 @@ class Warp:
 
         Pixels are interpolated, those beside pixels without data have none; labels are those of the nearest pixel.
         """
-        if not self.margin(size):
+        if not self.compute_margin(size):
             return pixels, labels
         extent = labels.shape[0]
-        places = torch.from_numpy(self._places(size, rng)) / extent * 2  # −1 to 1 over the window with its margin
+        places = (
+            torch.from_numpy(self._draw_coordinates(size, rng)) / extent * 2
+        )  # −1 to 1 over the window with its margin
         image = torch.from_numpy(np.ascontiguousarray(pixels))[None]
         mask = torch.from_numpy(np.ascontiguousarray(labels)).float()[None, None]
-        warped = _sampled(image, places, "bilinear")[0].numpy()
-        return warped, _sampled(mask, places, "nearest")[0, 0].numpy().astype(np.uint8)
+        warped = _sample_at(image, places, "bilinear")[0].numpy()
+        return warped, _sample_at(mask, places, "nearest")[0, 0].numpy().astype(np.uint8)
 
-    def _places(self, size: int, rng: np.random.Generator) -> NDArray[np.float32]:
+    def _draw_coordinates(self, size: int, rng: np.random.Generator) -> NDArray[np.float32]:
         """(size, size, 2): x and y, in pixels from the middle, of what each pixel shows."""
         steps = np.arange(size, dtype=np.float32) - (size - 1) / 2
         across, down = np.meshgrid(steps, steps)
@@ -73,12 +75,14 @@ class Warp:
         scale = (1 + self.zoom) ** rng.uniform(-1, 1)
         x = scale * (math.cos(angle) * across - math.sin(angle) * down)
         y = scale * (math.sin(angle) * across + math.cos(angle) * down)
-        coarse = torch.from_numpy(rng.normal(0, 1, (1, 2, COARSE, COARSE)).astype(np.float32)) * self.elastic
+        coarse = (
+            torch.from_numpy(rng.normal(0, 1, (1, 2, ELASTIC_GRID, ELASTIC_GRID)).astype(np.float32)) * self.elastic
+        )
         shift = F.interpolate(coarse, (size, size), mode="bicubic", align_corners=True)[0].numpy()
         return np.stack([x + shift[0], y + shift[1]], axis=-1).astype(np.float32)
 
 
-def _sampled(image: Tensor, places: Tensor, mode: str) -> Tensor:
+def _sample_at(image: Tensor, places: Tensor, mode: str) -> Tensor:
     return F.grid_sample(image, places[None], mode=mode, padding_mode="reflection", align_corners=False)
 
 

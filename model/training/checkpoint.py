@@ -24,7 +24,7 @@ class Stateful(Protocol):
         ...
 
 
-def save(path: Path, digest: str, state: Mapping[str, Stateful], record: Mapping[str, Any]) -> None:
+def save_checkpoint(path: Path, digest: str, state: Mapping[str, Stateful], record: Mapping[str, Any]) -> None:
     """Write the state of a training with this digest, and what else it knows: numbers, texts, lists, tensors."""
     part = path.with_suffix(".part")
     try:
@@ -35,13 +35,13 @@ def save(path: Path, digest: str, state: Mapping[str, Stateful], record: Mapping
         part.unlink(missing_ok=True)
         raise ModelError(
             f"checkpoint {path}",
-            got=_short(error),
+            got=_shorten(error),
             expected="room for it",
             fix="make some and give the same command again",
         ) from error
 
 
-def restore(path: Path, digest: str, state: Mapping[str, Stateful]) -> dict[str, Any] | None:
+def restore_checkpoint(path: Path, digest: str, state: Mapping[str, Stateful]) -> dict[str, Any] | None:
     """Give everything in ``state`` what it had then, and return the record; ``None`` if there is no checkpoint."""
     if not path.exists():
         return None
@@ -55,12 +55,12 @@ def restore(path: Path, digest: str, state: Mapping[str, Stateful]) -> dict[str,
     except Exception as error:  # whatever the bytes lead torch to
         raise ModelError(
             f"checkpoint {path}",
-            got=str(error) if type(error) is ValueError else _short(error),
+            got=str(error) if type(error) is ValueError else _shorten(error),
             expected="what a training by the same recipe left",
             fix="remove it to start over, or choose another folder",
         ) from error
     return record
 
 
-def _short(error: Exception) -> str:
+def _shorten(error: Exception) -> str:
     return textwrap.shorten(f"{type(error).__name__}: {error}", 160, placeholder="…")

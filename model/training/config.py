@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from seamline.model.spec.config import UNetConfig
 from seamline.model.spec.errors import ModelError
 from seamline.model.training.augmentation import Jitter, Warp
-from seamline.model.training.data import Labelled, spread
+from seamline.model.training.data import LabelledSource, sample_blocks
 from seamline.model.training.losses import Loss
 
 
@@ -54,20 +54,20 @@ class Schedule:
                 raise ValueError(f"{name} of a training: got {getattr(self, name)}, expected {expected}")
 
     @property
-    def total(self) -> int:
+    def total_steps(self) -> int:
         """Number of optimiser steps."""
         return self.epochs * self.steps
 
-    def rate_at(self, step: int) -> float:
+    def compute_rate_factor(self, step: int) -> float:
         """Share of ``rate`` at a step, 0 to 1."""
-        warm = max(1, round(self.warmup * self.total))
+        warm = max(1, round(self.warmup * self.total_steps))
         if step < warm:
             return (step + 1) / warm
-        return float(0.5 + 0.5 * np.cos(np.pi * (step - warm) / max(1, self.total - warm)))
+        return float(0.5 + 0.5 * np.cos(np.pi * (step - warm) / max(1, self.total_steps - warm)))
 
 
 @dataclass(frozen=True)
-class Training:
+class TrainingConfig:
     """All but the images: the network, how long, how windows may look, what is minimised."""
 
     network: UNetConfig
@@ -77,7 +77,7 @@ class Training:
     warp: Warp
     loss: Loss
 
-    def digest(self, images: Sequence[Labelled], validation: Sequence[Labelled]) -> str:
+    def digest(self, images: Sequence[LabelledSource], validation: Sequence[LabelledSource]) -> str:
         """SHA-256 (hex) of this and of the images: their names, sizes, weights, pixels and labels."""
         data = [
             [(image.name, image.shape, image.weight, image.digest()) for image in part] for part in (images, validation)
@@ -93,13 +93,13 @@ class Normalisation:
     std: tuple[float, ...]
 
     @classmethod
-    def of(cls, images: Sequence[Labelled]) -> Normalisation:
+    def from_images(cls, images: Sequence[LabelledSource]) -> Normalisation:
         """Over all images, each weighed by how often it is drawn, not by its size; of large ones a part.
 
         Raises ``ModelError`` for an image without data, or a band that cannot be normalised.
         """
         odds = np.array([image.weight for image in images]) / sum(image.weight for image in images)
-        moments = np.tensordot(odds, np.array([_moments(image) for image in images]), 1)
+        moments = np.tensordot(odds, np.array([_compute_moments(image) for image in images]), 1)
         mean = moments[0]
         std = np.round(np.sqrt(np.maximum(moments[1] - mean**2, 0)), 5)
         for number, (middle, spread_) in enumerate(zip(mean, std, strict=True), start=1):
@@ -120,12 +120,14 @@ class Normalisation:
         return normalised
 
 
-def _moments(image: Labelled) -> NDArray[np.float64]:
+def _compute_moments(image: LabelledSource) -> NDArray[np.float64]:
     """(2, bands): mean and mean square of each band, over the pixels that have data."""
     parts = []
-    for area in spread(image):
+    for area in sample_blocks(image):
         pixels = image.pixels(area)
-        parts.append([np.isfinite(pixels).sum((1, 2)), _sum(pixels), _sum(np.square(pixels, dtype=np.float64))])
+        parts.append(
+            [np.isfinite(pixels).sum((1, 2)), _sum_pixels(pixels), _sum_pixels(np.square(pixels, dtype=np.float64))]
+        )
     totals = np.asarray(parts, np.float64).sum(0)  # (3, bands)
     if not totals[0].all():
         raise ModelError(
@@ -136,5 +138,5 @@ def _moments(image: Labelled) -> NDArray[np.float64]:
     return moments
 
 
-def _sum(values: NDArray[np.floating]) -> NDArray[np.float64]:
+def _sum_pixels(values: NDArray[np.floating]) -> NDArray[np.float64]:
     return np.asarray(np.nansum(values, (1, 2), dtype=np.float64))

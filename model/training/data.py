@@ -1,7 +1,7 @@
 """Labelled images, held in memory or read from files, and random windows of them.
 
 A training needs three things of an image, whatever its size: its pixels and labels in a window, where each class is
-(``Survey``, from one pass over the labels), and what its bands are like (``spread``: some blocks stand for all).
+(``Survey``, from one pass over the labels), and what its bands are like (``sample_blocks``: some blocks stand for all).
 """
 
 from __future__ import annotations
@@ -16,20 +16,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from seamline.model.spec.errors import ModelError
-from seamline.model.training.augmentation import Jitter, Warp, turned
+from seamline.model.training.augmentation import Jitter, Warp, turn_randomly
 
 IGNORE = 255
 """The label of pixels that teach nothing."""
-BLOCK = 512
+BLOCK_SIZE = 512
 """Edge of the blocks in which an image is surveyed."""
-SPREAD = 256
+SAMPLED_BLOCKS = 256
 """Blocks that stand for an image when its bands are described."""
 
 Area = tuple[slice, slice]
 """Rows and columns of an image, inside of it."""
 
 
-class Labelled(Protocol):
+class LabelledSource(Protocol):
     """An image and its labels. ``weight`` is how often windows are drawn from it, relative to the others."""
 
     @property
@@ -99,23 +99,23 @@ class LabelledImage:
         return found.hexdigest()
 
 
-def held(image: Labelled) -> LabelledImage:
+def load_into_memory(image: LabelledSource) -> LabelledImage:
     """The image with all of its pixels in memory."""
     whole = slice(0, image.shape[0]), slice(0, image.shape[1])
     return LabelledImage(image.name, image.pixels(whole), image.labels(whole), image.weight)
 
 
-def read(
-    image: Labelled, top: int, left: int, height: int, width: int
+def read_window(
+    image: LabelledSource, top: int, left: int, height: int, width: int
 ) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
     """Pixels and labels of a window that may overhang the image, which is mirrored there."""
-    rows, down = _mirrored(top, height, image.shape[0])
-    cols, across = _mirrored(left, width, image.shape[1])
+    rows, down = _mirror_indices(top, height, image.shape[0])
+    cols, across = _mirror_indices(left, width, image.shape[1])
     pixels, labels = image.pixels((rows, cols)), image.labels((rows, cols))
     return pixels[:, down][..., across], labels[down][:, across]
 
 
-def _mirrored(start: int, length: int, extent: int) -> tuple[slice, slice | NDArray[np.int64]]:
+def _mirror_indices(start: int, length: int, extent: int) -> tuple[slice, slice | NDArray[np.int64]]:
     """What of an image a stretch shows, and what of that at each of its places."""
     if start >= 0 and start + length <= extent:
         return slice(start, start + length), slice(None)
@@ -126,7 +126,7 @@ def _mirrored(start: int, length: int, extent: int) -> tuple[slice, slice | NDAr
     return slice(first, int(places.max()) + 1), places - first
 
 
-def blocks(shape: tuple[int, int], edge: int = BLOCK) -> list[Area]:
+def split_into_blocks(shape: tuple[int, int], edge: int = BLOCK_SIZE) -> list[Area]:
     """The areas of at most ``edge``² pixels that an image consists of, row by row."""
     height, width = shape
     return [
@@ -136,9 +136,9 @@ def blocks(shape: tuple[int, int], edge: int = BLOCK) -> list[Area]:
     ]
 
 
-def spread(image: Labelled, edge: int = BLOCK, most: int = SPREAD) -> list[Area]:
+def sample_blocks(image: LabelledSource, edge: int = BLOCK_SIZE, most: int = SAMPLED_BLOCKS) -> list[Area]:
     """At most so many blocks of an image, drawn evenly and always the same; all of them, if there are no more."""
-    every = blocks(image.shape, edge)
+    every = split_into_blocks(image.shape, edge)
     if len(every) <= most:
         return every
     rng = np.random.default_rng(zlib.crc32(image.name.encode()))
@@ -147,17 +147,19 @@ def spread(image: Labelled, edge: int = BLOCK, most: int = SPREAD) -> list[Area]
 
 @dataclass(frozen=True)
 class Survey:
-    """Where the classes of an image are: ``counts`` (blocks, classes) of pixels, in the order of ``blocks``."""
+    """Where the classes of an image are: ``counts`` (blocks, classes) of pixels, in the order of ``split_into_blocks``."""
 
     counts: NDArray[np.int64]
 
     @classmethod
-    def of(cls, image: Labelled, classes: int) -> Survey:
+    def from_image(cls, image: LabelledSource, classes: int) -> Survey:
         """From one pass over the labels.
 
         Raises ``ModelError`` for an image without labels, or with some that are no class.
         """
-        found = np.array([np.bincount(image.labels(area).ravel(), minlength=256) for area in blocks(image.shape)])
+        found = np.array(
+            [np.bincount(image.labels(area).ravel(), minlength=256) for area in split_into_blocks(image.shape)]
+        )
         names = np.flatnonzero(found.sum(0))
         known = names[names != IGNORE]
         if not known.size or known[-1] >= classes:
@@ -174,14 +176,14 @@ class Survey:
         """The classes that the image has."""
         return np.flatnonzero(self.counts.sum(0))
 
-    def block_of(self, label: int, rng: np.random.Generator) -> int:
+    def draw_block(self, label: int, rng: np.random.Generator) -> int:
         """A block, as probable as it has pixels of the class."""
         counts = self.counts[:, label]
         return int(np.searchsorted(np.cumsum(counts), rng.integers(counts.sum()), side="right"))
 
 
-def random_windows(
-    images: Sequence[Labelled],
+def draw_windows(
+    images: Sequence[LabelledSource],
     surveys: Sequence[Survey],
     size: int,
     jitter: Jitter,
@@ -196,27 +198,27 @@ def random_windows(
     windows is read: images may be larger than memory.
     """
     odds = np.array([image.weight for image in images]) / sum(image.weight for image in images)
-    margin = warp.margin(size)
+    margin = warp.compute_margin(size)
     while True:
         number = int(rng.choice(len(images), p=odds))
         image = images[number]
         row, col = (int(rng.integers(0, max(1, extent - size + 1))) for extent in image.shape)
         if rng.random() < 0.5:
-            at = _pixel_of_a_class(image, surveys[number], rng)
+            at = _draw_class_pixel(image, surveys[number], rng)
             row, col = (
                 int(np.clip(place - rng.integers(size), 0, max(0, extent - size)))
                 for place, extent in zip(at, image.shape, strict=True)
             )
-        pixels, labels = read(image, row - margin, col - margin, size + 2 * margin, size + 2 * margin)
-        pixels, labels = warp(*turned(pixels, labels, rng), size, rng)
+        pixels, labels = read_window(image, row - margin, col - margin, size + 2 * margin, size + 2 * margin)
+        pixels, labels = warp(*turn_randomly(pixels, labels, rng), size, rng)
         pixels = jitter(pixels, rng)
         yield pixels, np.where(np.isfinite(pixels).all(0), labels, IGNORE).astype(np.uint8)
 
 
-def _pixel_of_a_class(image: Labelled, survey: Survey, rng: np.random.Generator) -> tuple[int, int]:
+def _draw_class_pixel(image: LabelledSource, survey: Survey, rng: np.random.Generator) -> tuple[int, int]:
     """Row and column of a random pixel of a random class."""
     label = int(rng.choice(survey.present))
-    rows, cols = blocks(image.shape)[survey.block_of(label, rng)]
+    rows, cols = split_into_blocks(image.shape)[survey.draw_block(label, rng)]
     found = np.flatnonzero(image.labels((rows, cols)) == label)
     row, col = divmod(int(found[rng.integers(len(found))]), cols.stop - cols.start)
     return rows.start + row, cols.start + col

@@ -18,23 +18,23 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.optim.swa_utils import AveragedModel
 
-from seamline.model.engines.engines import mixed_precision
+from seamline.model.engines.engines import enable_mixed_precision
 from seamline.model.networks.unet import UNet
 from seamline.model.spec.errors import ModelError
-from seamline.model.training.checkpoint import restore, save
-from seamline.model.training.config import Normalisation, Training
-from seamline.model.training.data import Labelled, Survey, random_windows
-from seamline.model.training.losses import border_weights
-from seamline.model.training.validation import SAMPLED, evaluate
+from seamline.model.training.checkpoint import restore_checkpoint, save_checkpoint
+from seamline.model.training.config import Normalisation, TrainingConfig
+from seamline.model.training.data import LabelledSource, Survey, draw_windows
+from seamline.model.training.losses import compute_border_weights
+from seamline.model.training.validation import SAMPLED_TILES, evaluate
 
 log = logging.getLogger("seamline.training")
 
-AHEAD = 3
+PREFETCHED = 3
 """Batches that are made ready while the network learns from another."""
 
 
 @dataclass(frozen=True)
-class Progress:
+class EpochReport:
     """What is told after each epoch: losses are means over its steps, ``iou`` one value a class, ``rate`` its last."""
 
     epoch: int
@@ -51,13 +51,13 @@ class Progress:
 
 
 @dataclass(frozen=True)
-class Trained:
+class TrainingResult:
     """What came out of a training; ``chosen`` is the epoch whose weights the network has."""
 
     network: UNet
     normalisation: Normalisation
-    history: tuple[Progress, ...]
-    chosen: int
+    history: tuple[EpochReport, ...]
+    chosen_epoch: int
 
 
 @dataclass(frozen=True)
@@ -70,12 +70,12 @@ class Batch:
 
 
 def train(
-    training: Training,
-    images: Sequence[Labelled],
-    validation: Sequence[Labelled],
+    training: TrainingConfig,
+    images: Sequence[LabelledSource],
+    validation: Sequence[LabelledSource],
     checkpoint: Path | None = None,
-    report: Callable[[Progress], None] = lambda progress: None,
-) -> Trained:
+    report: Callable[[EpochReport], None] = lambda progress: None,
+) -> TrainingResult:
     """Train from scratch, or from the ``checkpoint`` of an interrupted training with the same arguments.
 
     What comes out is the running average of the weights over about the last ``schedule.averaged`` steps, which
@@ -84,42 +84,44 @@ def train(
     windows that it would have seen, and ends with the same weights.
     """
     for image in validation:  # before, rather than after hours
-        Survey.of(image, training.network.classes)
-    loop = _Loop(training, images)
+        Survey.from_image(image, training.network.classes)
+    loop = _TrainingLoop(training, images)
     digest, best = training.digest(images, validation), loop.averaged.state_dict()
-    history: list[Progress] = []
-    if checkpoint and (record := restore(checkpoint, digest, loop.state)) is not None:
-        history, best = [Progress(**values) for values in record["history"]], record["best"]
+    history: list[EpochReport] = []
+    if checkpoint and (record := restore_checkpoint(checkpoint, digest, loop.state)) is not None:
+        history, best = [EpochReport(**values) for values in record["history"]], record["best"]
         log.warning("going on after epoch %d of %d", len(history), training.schedule.epochs)
     schedule = training.schedule
     for epoch in range(len(history), schedule.epochs):
-        if schedule.patience and epoch - _best(history) >= schedule.patience:
+        if schedule.patience and epoch - _find_best_epoch(history) >= schedule.patience:
             break
         started = time.monotonic()
         loss = loop.epoch(epoch)
-        scores = evaluate(loop.averaged, validation, loop.normalise, SAMPLED) if validation else ()
+        scores = evaluate(loop.averaged, validation, loop.normalise, SAMPLED_TILES) if validation else ()
         rate = float(loop.rates.get_last_lr()[0])
-        history.append(Progress(epoch + 1, schedule.epochs, loss, scores, rate, time.monotonic() - started))
-        if not schedule.patience or _best(history) == len(history):
+        history.append(EpochReport(epoch + 1, schedule.epochs, loss, scores, rate, time.monotonic() - started))
+        if not schedule.patience or _find_best_epoch(history) == len(history):
             best = {name: values.clone() for name, values in loop.averaged.state_dict().items()}
         if checkpoint:
-            save(checkpoint, digest, loop.state, {"history": [asdict(done) for done in history], "best": best})
+            save_checkpoint(
+                checkpoint, digest, loop.state, {"history": [asdict(done) for done in history], "best": best}
+            )
         report(history[-1])
     loop.averaged.load_state_dict(best)
-    chosen = _best(history) if schedule.patience else len(history)
-    return Trained(loop.averaged.eval().to("cpu"), loop.normalise, tuple(history), chosen)
+    chosen = _find_best_epoch(history) if schedule.patience else len(history)
+    return TrainingResult(loop.averaged.eval().to("cpu"), loop.normalise, tuple(history), chosen)
 
 
-def _best(history: Sequence[Progress]) -> int:
+def _find_best_epoch(history: Sequence[EpochReport]) -> int:
     """The number of the epoch with the highest mean IoU, counted from 1; 0 if there is none."""
     scores = [progress.mean_iou for progress in history]
     return 1 + int(np.nanargmax(scores)) if np.isfinite(scores).any() else 0
 
 
-class _Loop:
+class _TrainingLoop:
     """A network and what turns its losses into weights."""
 
-    def __init__(self, training: Training, images: Sequence[Labelled]) -> None:
+    def __init__(self, training: TrainingConfig, images: Sequence[LabelledSource]) -> None:
         self.training, self.images = training, images
         schedule = training.schedule
         torch.manual_seed(schedule.seed)
@@ -128,10 +130,12 @@ class _Loop:
         self.optimiser = torch.optim.AdamW(
             self.network.parameters(), lr=schedule.rate, weight_decay=schedule.weight_decay
         )
-        self.rates = torch.optim.lr_scheduler.LambdaLR(self.optimiser, schedule.rate_at)
-        self.average = AveragedModel(self.network, multi_avg_fn=_running(schedule.averaged), use_buffers=True)
-        self.normalise = Normalisation.of(images)
-        self.surveys = [Survey.of(image, training.network.classes) for image in images]
+        self.rates = torch.optim.lr_scheduler.LambdaLR(self.optimiser, schedule.compute_rate_factor)
+        self.average = AveragedModel(
+            self.network, multi_avg_fn=_make_running_average(schedule.averaged), use_buffers=True
+        )
+        self.normalise = Normalisation.from_images(images)
+        self.surveys = [Survey.from_image(image, training.network.classes) for image in images]
         there = set().union(*(survey.present.tolist() for survey in self.surveys))
         if missing := sorted(set(range(training.network.classes)) - there):
             log.warning("no pixel of class %s in the training images", ", ".join(map(str, missing)))
@@ -156,7 +160,7 @@ class _Loop:
         rng = np.random.default_rng((schedule.seed, number))
         torch.manual_seed(schedule.seed * 100_003 + number)
         self.network.train()
-        with closing(_ahead(self._batches(rng))) as batches:
+        with closing(_prefetch(self._batches(rng))) as batches:
             losses = [self._step(next(batches)) for _ in range(schedule.steps)]
         if not np.isfinite(losses).all():
             raise ModelError(
@@ -169,13 +173,13 @@ class _Loop:
 
     def _step(self, batch: Batch) -> float:
         halo = self.training.network.least_halo
-        with mixed_precision(self.device):
+        with enable_mixed_precision(self.device):
             logits = self.network(batch.x, halo)
         loss = self.training.loss(
             logits.float(),
-            _inner(batch.y, halo),
+            _crop_border(batch.y, halo),
             self.weights,
-            None if batch.borders is None else _inner(batch.borders, halo),
+            None if batch.borders is None else _crop_border(batch.borders, halo),
         )
         self.optimiser.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
@@ -188,20 +192,20 @@ class _Loop:
     def _batches(self, rng: np.random.Generator) -> Iterator[Batch]:
         training, loss = self.training, self.training.loss
         schedule = training.schedule
-        windows = random_windows(self.images, self.surveys, schedule.window, training.jitter, training.warp, rng)
+        windows = draw_windows(self.images, self.surveys, schedule.window, training.jitter, training.warp, rng)
         while True:
             pixels, labels = zip(*(next(windows) for _ in range(schedule.batch)), strict=True)
             x = torch.from_numpy(self.normalise(np.stack(pixels))).to(self.device, memory_format=torch.channels_last)
-            borders = [border_weights(mask, loss.border, loss.sigma) for mask in labels] if loss.border else []
+            borders = [compute_border_weights(mask, loss.border, loss.sigma) for mask in labels] if loss.border else []
             yield Batch(
-                x, self._uploaded(np.stack(labels)).long(), self._uploaded(np.stack(borders)) if borders else None
+                x, self._to_device(np.stack(labels)).long(), self._to_device(np.stack(borders)) if borders else None
             )
 
-    def _uploaded(self, values: NDArray[Any]) -> Tensor:
+    def _to_device(self, values: NDArray[Any]) -> Tensor:
         return torch.from_numpy(values).to(self.device)
 
 
-def _running(steps: int) -> Callable[[Any, Any, Any], None]:
+def _make_running_average(steps: int) -> Callable[[Any, Any, Any], None]:
     """An exponential average over about so many steps; over a tenth of those there were while they are fewer."""
 
     @torch.no_grad()
@@ -216,14 +220,14 @@ def _running(steps: int) -> Callable[[Any, Any, Any], None]:
     return average
 
 
-def _inner(values: Tensor, halo: int) -> Tensor:
+def _crop_border(values: Tensor, halo: int) -> Tensor:
     return values[:, halo : values.shape[1] - halo, halo : values.shape[2] - halo]
 
 
-def _ahead(batches: Iterator[Batch]) -> Generator[Batch]:
+def _prefetch(batches: Iterator[Batch]) -> Generator[Batch]:
     """The same batches in the same order, made in a thread of their own while the last one is learned from."""
     with ThreadPoolExecutor(1) as pool:
-        waiting = deque(pool.submit(next, batches) for _ in range(AHEAD))
+        waiting = deque(pool.submit(next, batches) for _ in range(PREFETCHED))
         while True:
             yield waiting.popleft().result()
             waiting.append(pool.submit(next, batches))

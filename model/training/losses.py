@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from seamline.model.training.data import IGNORE
 
-FAR = 4.0
+BORDER_CUTOFF = 4.0
 """Standard deviations beyond which a border counts for nothing."""
 
 
@@ -24,7 +24,7 @@ class Loss:
 
     ``cross_entropy`` with class weights; soft ``dice`` (Milletari et al. 2016, arXiv:1606.04797); ``focal``, which is
     cross-entropy times (1 − p)^``gamma`` (Lin et al. 2017, arXiv:1708.02002). ``border`` is w0 of the U-Net paper's
-    weight map, 10 there, ``sigma`` its width in pixels: see ``border_weights``; it counts in cross-entropy and focal.
+    weight map, 10 there, ``sigma`` its width in pixels: see ``compute_border_weights``; it counts in cross-entropy and focal.
     """
 
     cross_entropy: float = 1.0
@@ -68,11 +68,11 @@ class Loss:
             hard = (1 - (-entropy).exp()).clamp(1e-7, 1) ** self.gamma  # 0 has no slope below gamma 1
             loss = loss + self.focal * (pixel_weights * hard * entropy).sum() / total
         if self.dice:
-            loss = loss + self.dice * _dice(logits, labels, known)
+            loss = loss + self.dice * _compute_dice_loss(logits, labels, known)
         return loss
 
 
-def _dice(logits: Tensor, labels: Tensor, known: Tensor) -> Tensor:
+def _compute_dice_loss(logits: Tensor, labels: Tensor, known: Tensor) -> Tensor:
     """1 − soft Dice, the mean over the classes that are there."""
     shares = logits.softmax(1) * known[:, None]
     truth = F.one_hot(torch.where(known, labels, 0), logits.shape[1]).movedim(-1, 1) * known[:, None]
@@ -81,7 +81,7 @@ def _dice(logits: Tensor, labels: Tensor, known: Tensor) -> Tensor:
     return dice[truth.sum((0, 2, 3)) > 0].mean()
 
 
-def border_weights(labels: NDArray[np.uint8], w0: float, sigma: float) -> NDArray[np.float32]:
+def compute_border_weights(labels: NDArray[np.uint8], w0: float, sigma: float) -> NDArray[np.float32]:
     """w0 · exp(−(d1 + d2)² / 2σ²), d1 and d2 the distances to the nearest and second nearest object, in pixels.
 
     Equation 2 of Ronneberger et al. (2015): the ground between two objects that almost touch counts most. An object is
@@ -92,8 +92,8 @@ def border_weights(labels: NDArray[np.uint8], w0: float, sigma: float) -> NDArra
         w0: the weight between objects that touch.
         sigma: how fast it falls, in pixels.
     """
-    reach = math.ceil(FAR * sigma)
-    first, second = np.full((2, *labels.shape), FAR * sigma, np.float32)
+    reach = math.ceil(BORDER_CUTOFF * sigma)
+    first, second = np.full((2, *labels.shape), BORDER_CUTOFF * sigma, np.float32)
     for label in np.unique(labels[(labels != 0) & (labels != IGNORE)]):
         objects, _ = ndimage.label(labels == label)
         for number, box in enumerate(ndimage.find_objects(objects), start=1):

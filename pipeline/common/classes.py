@@ -33,13 +33,13 @@ class LabelClass:
         return "#{:02x}{:02x}{:02x}".format(*self.color)
 
 
-def column_names(classes: Sequence[LabelClass]) -> tuple[str, ...]:
+def make_column_names(classes: Sequence[LabelClass]) -> tuple[str, ...]:
     """A name for each class that SQL takes without quotes: ``cloud shadow`` becomes ``cloud_shadow``.
 
     Names are of ``a-z``, ``0-9`` and ``_`` and begin with a letter. Where several would be alike, each gets its label
     at the end until all differ: two that differ by their labels never meet again.
     """
-    names = [_plain(label) for label in classes]
+    names = [_sql_name(label) for label in classes]
     while len(counts := Counter(names)) < len(names):
         names = [
             f"{name}_{label.value}" if counts[name] > 1 else name for name, label in zip(names, classes, strict=True)
@@ -47,17 +47,17 @@ def column_names(classes: Sequence[LabelClass]) -> tuple[str, ...]:
     return tuple(names)
 
 
-def _plain(label: LabelClass) -> str:
+def _sql_name(label: LabelClass) -> str:
     ascii_only = unicodedata.normalize("NFKD", label.name).encode("ascii", "ignore").decode().lower()
     plain = re.sub("[^a-z0-9]+", "_", ascii_only).strip("_")
     return plain if plain[:1].isalpha() else f"class_{plain or label.value}"
 
 
-def counted(number: int, noun: str) -> str:
+def format_count(number: int, noun: str) -> str:
     """``1 scene``, ``2 scenes``, ``no scenes``."""
     return f"{number or 'no'} {noun}{'' if number == 1 else 's'}"
 
 
-def percent(share: float) -> str:
+def format_percent(share: float) -> str:
     """A share for people: what is there is never 0."""
     return "< 0.1 %" if 0 < share < 0.0005 else f"{share * 100:.1f} %"

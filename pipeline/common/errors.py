@@ -4,25 +4,25 @@ from __future__ import annotations
 
 import re
 
-_USER = re.compile(r"(\w+://)[^/\s@]+@")
-_QUERY = re.compile(r"(https?://[^\s?'\"]+\?)[^\s'\",;)]*[^\s'\",;):.]")
+_USER_INFO = re.compile(r"(\w+://)[^/\s@]+@")
+_QUERY_STRING = re.compile(r"(https?://[^\s?'\"]+\?)[^\s'\",;)]*[^\s'\",;):.]")
 
 
-def without_secrets(text: str) -> str:
+def redact_secrets(text: str) -> str:
     """A text without what gives access in its web addresses: users and passwords, and what follows a ``?``."""
-    return _QUERY.sub(r"\1…", _USER.sub(r"\1", text))
+    return _QUERY_STRING.sub(r"\1…", _USER_INFO.sub(r"\1", text))
 
 
-def public(address: str) -> str:
+def redact_address(address: str) -> str:
     """An address without what gives access."""
-    return without_secrets(address).removesuffix("?…")
+    return redact_secrets(address).removesuffix("?…")
 
 
 class SeamlineError(Exception):
     """Anything that Seamline itself reports. Exit code 1 on the command line."""
 
     def __str__(self) -> str:
-        return without_secrets(super().__str__())
+        return redact_secrets(super().__str__())
 
 
 class InputError(SeamlineError):
@@ -37,10 +37,10 @@ class InputError(SeamlineError):
 
     def __reduce__(self) -> tuple[object, ...]:
         # Exceptions cross process borders; the default would lose the keyword arguments.
-        return _input_error, (type(self), self.what, str(self.got), str(self.expected), self.fix)
+        return _rebuild_input_error, (type(self), self.what, str(self.got), str(self.expected), self.fix)
 
     def __str__(self) -> str:
-        return without_secrets(f"{self.what}: got {self.got}, expected {self.expected}; {self.fix}")
+        return redact_secrets(f"{self.what}: got {self.got}, expected {self.expected}; {self.fix}")
 
 
 class InUseError(InputError):
@@ -51,7 +51,7 @@ class OtherRunError(InputError):
     """The scene's folder has a run of another scene, model or plan, which only an order to overwrite replaces."""
 
 
-def _input_error(kind: type[InputError], what: str, got: str, expected: str, fix: str) -> InputError:
+def _rebuild_input_error(kind: type[InputError], what: str, got: str, expected: str, fix: str) -> InputError:
     return kind(what, got=got, expected=expected, fix=fix)
 
 

@@ -9,12 +9,12 @@ import psutil
 
 
 def reset_peak_memory() -> None:
-    """Let ``peak_memory`` count from now on, where the system can (Linux)."""
+    """Let ``read_peak_memory`` count from now on, where the system can (Linux)."""
     with suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
 
 
-def peak_memory() -> int:
+def read_peak_memory() -> int:
     """The most bytes that this process held in memory since its start or the last reset; elsewhere, those it holds."""
     try:
         status = Path("/proc/self/status").read_text(encoding="ascii")

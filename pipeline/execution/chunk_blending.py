@@ -8,15 +8,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from seamline.pipeline.common.classes import NODATA
-from seamline.pipeline.common.memory import peak_memory
+from seamline.pipeline.common.memory import read_peak_memory
 from seamline.pipeline.common.stopwatch import Stopwatch
 from seamline.pipeline.execution.chunk_context import ChunkContext, Rasters
 from seamline.pipeline.execution.run_directory import Report, Votes
-from seamline.pipeline.geometry.taper import Array, winners
+from seamline.pipeline.geometry.taper import Array, argmax_classes
 from seamline.pipeline.geometry.tiling import Index, Tiling
 from seamline.pipeline.geometry.window import Window
-from seamline.pipeline.products.layers import layers_of_votes
-from seamline.pipeline.products.zarr_store import VARIABLE, write_raster
+from seamline.pipeline.products.layers import compute_layers_from_votes
+from seamline.pipeline.products.zarr_store import LABELS_ARRAY, write_store_raster
 
 
 def write_chunk(context: ChunkContext, chunk: Index) -> Report:
@@ -34,30 +34,30 @@ def write_chunk(context: ChunkContext, chunk: Index) -> Report:
     watch = Stopwatch()
     with watch.stage("blend"):
         own = context.directory.load_votes(chunk)
-        labelled = own.rasters[VARIABLE] != NODATA
+        labelled = own.rasters[LABELS_ARRAY] != NODATA
         for band, summed in _shared_bands(context.tiling, chunk, own):
             for voter in context.tiling.voters_of(chunk):
                 _add_votes_of(context, voter, chunk, band, summed)
-            rows, cols = band.relative_to(context.tiling.pixels_of(chunk)).slices()
+            rows, cols = band.relative_to(context.tiling.write_window_of(chunk)).to_slices()
             for name, decided in decide(context, summed).items():
                 own.rasters[name][..., rows, cols] = np.where(labelled[rows, cols], decided, NODATA)
     with watch.stage("write"):
         write_rasters(context, chunk, own.rasters)
-    report = Report(chunk, watch.seconds, peak_memory=peak_memory())
+    report = Report(chunk, watch.seconds, peak_memory=read_peak_memory())
     context.directory.report_written(report)
     return report
 
 
 def decide(context: ChunkContext, summed: Array) -> dict[str, Array]:
     """Return labels and layers by name, uint8, of summed votes (``context.vote_channels``, height, width) int32."""
-    labels = winners(summed[: context.classes])
-    return {VARIABLE: labels} | layers_of_votes(context.layers, summed, context.classes)
+    labels = argmax_classes(summed[: context.classes])
+    return {LABELS_ARRAY: labels} | compute_layers_from_votes(context.layers, summed, context.classes)
 
 
 def write_rasters(context: ChunkContext, chunk: Index, rasters: Rasters) -> None:
     """Write labels and layers of a chunk to the store of the run."""
     for name, raster in rasters.items():
-        write_raster(context.directory.store, name, context.tiling.pixels_of(chunk), raster)
+        write_store_raster(context.directory.store, name, context.tiling.write_window_of(chunk), raster)
 
 
 def top_band(tiling: Tiling, pixels: Window) -> Window:
@@ -72,7 +72,7 @@ def left_band(tiling: Tiling, pixels: Window) -> Window:
 
 def _shared_bands(tiling: Tiling, chunk: Index, own: Votes) -> Iterator[tuple[Window, NDArray[np.int32]]]:
     """Yield each band on which neighbours vote, with a copy of the chunk's own votes there."""
-    pixels = tiling.pixels_of(chunk)
+    pixels = tiling.write_window_of(chunk)
     if chunk.row > 0:
         yield top_band(tiling, pixels), own.above.copy()
     if chunk.col > 0:
@@ -81,11 +81,11 @@ def _shared_bands(tiling: Tiling, chunk: Index, own: Votes) -> Iterator[tuple[Wi
 
 def _add_votes_of(context: ChunkContext, voter: Index, chunk: Index, band: Window, summed: NDArray[np.int32]) -> None:
     """Add the votes of the tiles of chunk ``voter`` on the pixels of a band of ``chunk``, in place."""
-    area = context.tiling.votes_of(voter).intersection(context.tiling.pixels_of(chunk))
+    area = context.tiling.vote_window_of(voter).intersection(context.tiling.write_window_of(chunk))
     common = area.intersection(band)
-    if not common.pixels:
+    if not common.pixel_count:
         return
     strip = context.directory.load_strip(voter, chunk)
-    rows, cols = common.relative_to(area).slices()
-    into_rows, into_cols = common.relative_to(band).slices()
+    rows, cols = common.relative_to(area).to_slices()
+    into_rows, into_cols = common.relative_to(band).to_slices()
     summed[:, into_rows, into_cols] += strip[:, rows, cols]

@@ -16,18 +16,18 @@ from array_api_compat import array_namespace
 from numpy.typing import NDArray
 
 from seamline.pipeline.common.classes import NODATA
-from seamline.pipeline.common.memory import peak_memory
+from seamline.pipeline.common.memory import read_peak_memory
 from seamline.pipeline.common.stopwatch import Stopwatch
 from seamline.pipeline.execution.chunk_blending import decide, left_band, top_band, write_rasters
 from seamline.pipeline.execution.chunk_context import ChunkContext, Rasters
 from seamline.pipeline.execution.predictor import Predictor
 from seamline.pipeline.execution.quicklook import save_quicklook
 from seamline.pipeline.execution.run_directory import Report, Votes
-from seamline.pipeline.geometry.taper import Array, squares, taper, votes, winners
+from seamline.pipeline.geometry.taper import Array, argmax_classes, make_taper, weighted_scores, weighted_squares
 from seamline.pipeline.geometry.tiling import Index, Tiling
 from seamline.pipeline.geometry.window import Window
-from seamline.pipeline.products.layers import LAYERS, layers_of
-from seamline.pipeline.products.zarr_store import VARIABLE
+from seamline.pipeline.products.layers import LAYERS, compute_layers
+from seamline.pipeline.products.zarr_store import LABELS_ARRAY
 from seamline.pipeline.scenes.scene import Block, read_block
 
 OnDevice = Callable[[Callable[[], Any]], Any]
@@ -69,7 +69,7 @@ def infer_chunk(
         return earlier
     watch = Stopwatch()
     with watch.stage("read"):
-        block = read_block(context.scene, context.tiling.reads_of(chunk), context.on_bad_block)
+        block = read_block(context.scene, context.tiling.read_window_of(chunk), context.on_bad_block)
     save_quicklook(context, chunk, block)
     tiles = _ChunkTiles(context, chunk, block, is_cancelled)
     if context.tiling.overlap:
@@ -81,9 +81,9 @@ def infer_chunk(
         watch.seconds,
         windows=len(tiles.labelled_tiles),
         pixels_inferred=len(tiles.labelled_tiles) * context.tiling.window**2,
-        peak_memory=peak_memory(),
+        peak_memory=read_peak_memory(),
         device_memory=predictor.device_memory,
-        bad_blocks=tuple(map(str, block.bad)),
+        bad_blocks=tuple(map(str, block.bad_blocks)),
     )
     with watch.stage("write"):
         if isinstance(result, Votes):
@@ -110,32 +110,32 @@ class _ChunkTiles:
     @property
     def pixels(self) -> Window:
         """The pixels that the chunk writes."""
-        return self.tiling.pixels_of(self.chunk)
+        return self.tiling.write_window_of(self.chunk)
 
     @property
     def label_mask(self) -> NDArray[np.bool_]:
         """Which of the chunk's own pixels get a label, (height, width)."""
-        return self.block.wanted[self.pixels.relative_to(self.tiling.reads_of(self.chunk)).slices()]
+        return self.block.label_mask[self.pixels.relative_to(self.tiling.read_window_of(self.chunk)).to_slices()]
 
     @property
     def labelled_tiles(self) -> list[Index]:
         """Tiles that vote on at least one pixel that gets a label; the others are not inferred."""
-        origin = self.tiling.reads_of(self.chunk)
+        origin = self.tiling.read_window_of(self.chunk)
         return [
             tile
             for tile in self.tiling.tiles_of(self.chunk)
-            if self.block.wanted[self._support(tile).relative_to(origin).slices()].any()
+            if self.block.label_mask[self._support(tile).relative_to(origin).to_slices()].any()
         ]
 
     def _support(self, tile: Index) -> Window:
         """The support of a tile inside the scene."""
-        return self.tiling.support_of(tile).intersection(self.tiling.scene)
+        return self.tiling.support_of(tile).intersection(self.tiling.scene_window)
 
     def predict(self, predictor: Predictor, watch: Stopwatch) -> Iterator[tuple[Window, Index, Array]]:
         """Yield (support inside the scene, tile, its scores (classes, S, S)) for each tile that is inferred."""
         tiles = self.labelled_tiles
-        origin = self.tiling.reads_of(self.chunk)
-        places = [self.tiling.window_of(tile).relative_to(origin).slices() for tile in tiles]
+        origin = self.tiling.read_window_of(self.chunk)
+        places = [self.tiling.window_of(tile).relative_to(origin).to_slices() for tile in tiles]
         predictions = predictor.predict(
             [self.block.pixels[:, rows, cols] for rows, cols in places],
             [self.block.valid[rows, cols] for rows, cols in places],
@@ -149,24 +149,24 @@ class _ChunkTiles:
 
     def infer_rasters(self, predictor: Predictor, watch: Stopwatch) -> Rasters:
         """Return labels and layers of a chunk in which no two tiles vote on one pixel."""
-        shapes = {VARIABLE: self.pixels.shape} | {
+        shapes = {LABELS_ARRAY: self.pixels.shape} | {
             name: LAYERS[name].shape(self.context.classes, *self.pixels.shape) for name in self.context.layers
         }
         rasters = {name: np.full(shape, NODATA, np.uint8) for name, shape in shapes.items()}
         for support, _, scores in self.predict(predictor, watch):
             with watch.stage("blend"):
                 inside = scores[:, : support.height, : support.width]
-                rows, cols = support.relative_to(self.pixels).slices()
-                decided = {VARIABLE: winners(inside)}
+                rows, cols = support.relative_to(self.pixels).to_slices()
+                decided = {LABELS_ARRAY: argmax_classes(inside)}
                 if self.context.layers:
-                    decided |= layers_of(self.context.layers, predictor.probabilities(inside))
+                    decided |= compute_layers(self.context.layers, predictor.probabilities(inside))
                 for name, raster in decided.items():
                     rasters[name][..., rows, cols] = predictor.to_host(raster)
         return self._mask(rasters)
 
     def infer_votes(self, predictor: Predictor, watch: Stopwatch) -> Votes:
         """Return labels, layers and votes of a chunk in which neighbouring tiles vote on the same pixels."""
-        area, channels = self.tiling.votes_of(self.chunk), self.context.vote_channels
+        area, channels = self.tiling.vote_window_of(self.chunk), self.context.vote_channels
         summed: Array = None
         for support, tile, scores in self.predict(predictor, watch):
             with watch.stage("blend"):
@@ -175,7 +175,7 @@ class _ChunkTiles:
                 if summed is None:  # the first tile shows on which device the sums live
                     xp = array_namespace(cast)
                     summed = xp.zeros((channels, *area.shape), dtype=xp.int32, device=cast.device)
-                rows, cols = support.relative_to(area).slices()
+                rows, cols = support.relative_to(area).to_slices()
                 summed[:, rows, cols] += cast
         if summed is None:  # no tile has a pixel to label
             summed = np.zeros((channels, *area.shape), np.int32)
@@ -184,7 +184,7 @@ class _ChunkTiles:
 
     def _pack_votes(self, predictor: Predictor, summed: Array) -> Votes:
         """Cut the summed votes (channels, height, width) into what is final, what waits, and what neighbours need."""
-        area, own = self.tiling.votes_of(self.chunk), self.pixels
+        area, own = self.tiling.vote_window_of(self.chunk), self.pixels
         decided = decide(self.context, summed[:, : own.height, : own.width])
         rasters = self._mask({name: np.array(_to_host(predictor, raster)) for name, raster in decided.items()})
         above, left = (
@@ -193,7 +193,7 @@ class _ChunkTiles:
         )
         strips: dict[Index, NDArray[np.int32]] = {}
         for receiver in self.tiling.receivers_of(self.chunk):
-            rows, cols = area.intersection(self.tiling.pixels_of(receiver)).relative_to(area).slices()
+            rows, cols = area.intersection(self.tiling.write_window_of(receiver)).relative_to(area).to_slices()
             strips[receiver] = _to_host(predictor, summed[:, rows, cols])
         return Votes(rasters, above, left, strips)
 
@@ -207,15 +207,15 @@ class _ChunkTiles:
     def _weigh(self, probabilities: Array, tile: Index, support: Window) -> Array:
         """Return a tile's votes on its support inside the scene, (vote channels, height, width) int32."""
         tapers = self._tapers(tile, support)
-        cast = votes(probabilities, *tapers)
+        cast = weighted_scores(probabilities, *tapers)
         if self.context.vote_channels == self.context.classes:
             return cast
-        return array_namespace(cast).concat([cast, squares(probabilities, *tapers)], axis=0)
+        return array_namespace(cast).concat([cast, weighted_squares(probabilities, *tapers)], axis=0)
 
     def _tapers(self, tile: Index, support: Window) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         last_row, last_col = self.tiling.tile_grid
-        down = taper(self.tiling.support, self.tiling.overlap, tile.row > 0, tile.row < last_row - 1)
-        across = taper(self.tiling.support, self.tiling.overlap, tile.col > 0, tile.col < last_col - 1)
+        down = make_taper(self.tiling.support, self.tiling.overlap, tile.row > 0, tile.row < last_row - 1)
+        across = make_taper(self.tiling.support, self.tiling.overlap, tile.col > 0, tile.col < last_col - 1)
         return down[: support.height], across[: support.width]
 
 

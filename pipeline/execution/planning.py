@@ -217,7 +217,7 @@ def margins(raster: Raster, options: PlanOptions, reach: Reach) -> tuple[int, ..
 
 
 def settled_halo(changed: Mapping[int, float], reach: Reach) -> int:
-    """The least margin with which the labels no longer change noticeably; ``changed`` as it was measured.
+    """The least margin with which the labels no longer change noticeably; ``describe_change`` as it was measured.
 
     Returns:
         One of the margins, or ``reach.unbounded_halo`` if there is none to choose from.
@@ -248,7 +248,7 @@ def _windows(raster: Raster, halo: int, overlap: int, reach: Reach) -> Iterator[
 def projected_memory(raster: Raster, plan: Tiling, costs: Costs) -> int:
     """Bytes that one worker process needs at most: the network, and the chunks that it has in hand at once."""
     read = (min(plan.chunk_tiles, max(plan.tile_grid)) * plan.stride + plan.overlap + 2 * plan.halo) ** 2
-    pixels = min(plan.chunk, raster.height) * min(plan.chunk, raster.width)
+    pixels = min(plan.chunk_size, raster.height) * min(plan.chunk_size, raster.width)
     block = read * (raster.bands * raster.itemsize + 1)
     labels = pixels * (3 + 2 * raster.layers)
     channels = raster.classes + 1  # the squares for disagreement

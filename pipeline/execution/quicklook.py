@@ -21,14 +21,14 @@ def save_quicklook(context: ChunkContext, chunk: Index, block: Block) -> None:
         chunk: the chunk whose pixels are kept.
         block: the pixels that the chunk's tiles read, with their halo.
     """
-    own, step = context.tiling.pixels_of(chunk), context.quicklook_step
-    rows, cols = own.relative_to(context.tiling.reads_of(chunk)).slices()
+    own, step = context.tiling.write_window_of(chunk), context.quicklook_step
+    rows, cols = own.relative_to(context.tiling.read_window_of(chunk)).to_slices()
     thinned = (
         slice(rows.start + -own.row % step, rows.stop, step),
         slice(cols.start + -own.col % step, cols.stop, step),
     )
     shown = choose_display_bands([band.name for band in context.scene.bands])
-    context.directory.save_quicklook(chunk, block.pixels[shown][:, *thinned], block.wanted[thinned])
+    context.directory.save_quicklook(chunk, block.pixels[shown][:, *thinned], block.label_mask[thinned])
 
 
 def assemble_quicklook(context: ChunkContext) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
@@ -46,7 +46,7 @@ def assemble_quicklook(context: ChunkContext) -> tuple[NDArray[np.float32], NDAr
     pixels = np.zeros((3, *shape), context.scene.dtype)
     valid = np.zeros(shape, np.bool_)
     for chunk in tiling.chunks():
-        own = tiling.pixels_of(chunk)
+        own = tiling.write_window_of(chunk)
         part, part_valid = context.directory.load_quicklook(chunk)
         row, col = math.ceil(own.row / step), math.ceil(own.col / step)
         place = slice(row, row + part_valid.shape[0]), slice(col, col + part_valid.shape[1])

@@ -96,7 +96,7 @@ def run_chunks(
     totals = Totals(tiling.chunk_grid.row * tiling.chunk_grid.col, chunks_done=queue.done)
     for report in inferred.values():
         totals.add_earlier(report)
-    totals.pixels_done = sum(tiling.pixels_of(chunk).pixels for chunk in written)
+    totals.pixels_done = sum(tiling.write_window_of(chunk).pixel_count for chunk in written)
     progress(totals)
     plugin = PredictorPlugin(loader, client.id)
     with raise_if_cluster_lost(client, f"scene {context.scene.id}"):
@@ -156,7 +156,7 @@ def _note_done(context: ChunkContext, queue: ChunkQueue, totals: Totals, task: C
             context.directory.drop_votes(spent)
     if queue.done > totals.chunks_done:
         totals.chunks_done = queue.done
-        totals.pixels_done += context.tiling.pixels_of(task.chunk).pixels
+        totals.pixels_done += context.tiling.write_window_of(task.chunk).pixel_count
 
 
 def map_on_workers(client: Client, context: ChunkContext) -> MapChunks:

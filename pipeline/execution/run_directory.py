@@ -34,7 +34,7 @@ from numpy.typing import NDArray
 
 from seamline.pipeline.common.errors import InputError, InUseError
 from seamline.pipeline.geometry.tiling import Index
-from seamline.pipeline.storage.atomic import arrays_in, replacing
+from seamline.pipeline.storage.atomic import atomic_write, open_npz
 
 _RASTER = "raster-"
 
@@ -43,7 +43,7 @@ _RASTER = "raster-"
 class Report:
     """What a worker says of one step of a chunk. Small and plain, so that it crosses any border.
 
-    ``seconds`` by stage; ``peak_memory`` in bytes is the most that the process, and a device of its own, held.
+    ``seconds`` by stage; ``read_peak_memory`` in bytes is the most that the process, and a device of its own, held.
     """
 
     chunk: Index
@@ -118,7 +118,7 @@ class RunDirectory:
 
     def commit(self, identity: dict[str, Any]) -> None:
         """Write the plan, which is what makes this start a run, after the store was created."""
-        with replacing(self.plan_file) as part:
+        with atomic_write(self.plan_file) as part:
             part.write_text(json.dumps({**identity, "start": self.start}, indent=2) + "\n", encoding="utf-8")
 
     def clear(self) -> None:
@@ -202,18 +202,18 @@ class RunDirectory:
         """Keep an inferred chunk until its neighbours' votes are in, and its own with them."""
         strips = {f"strip-{_name(to)}": strip for to, strip in votes.strips.items()}
         rasters = {f"{_RASTER}{name}": raster for name, raster in votes.rasters.items()}
-        with replacing(self._votes(chunk), shared=True) as part, part.open("wb") as file:
+        with atomic_write(self._votes(chunk), shared=True) as part, part.open("wb") as file:
             np.savez(file, above=votes.above, left=votes.left, **rasters, **strips)  # type: ignore[arg-type]
 
     def load_votes(self, chunk: Index) -> Votes:
         """What ``save_votes`` was given, without the strips (``load_strip``)."""
-        with arrays_in(self._votes(chunk)) as arrays:
+        with open_npz(self._votes(chunk)) as arrays:
             rasters = {name.removeprefix(_RASTER): arrays[name] for name in arrays if name.startswith(_RASTER)}
             return Votes(rasters, arrays["above"], arrays["left"], {})
 
     def load_strip(self, giver: Index, receiver: Index) -> NDArray[np.int32]:
         """The votes of ``giver``'s tiles on ``receiver``'s pixels, (classes, height, width)."""
-        with arrays_in(self._votes(giver)) as arrays:
+        with open_npz(self._votes(giver)) as arrays:
             return arrays[f"strip-{_name(receiver)}"]
 
     def drop_votes(self, chunk: Index) -> None:
@@ -222,12 +222,12 @@ class RunDirectory:
 
     def save_quicklook(self, chunk: Index, pixels: NDArray[np.generic], valid: NDArray[np.bool_]) -> None:
         """Keep every n-th pixel (bands, height, width) of a chunk and where it is valid (height, width)."""
-        with replacing(self._quicklook(chunk), shared=True) as part, part.open("wb") as file:
+        with atomic_write(self._quicklook(chunk), shared=True) as part, part.open("wb") as file:
             np.savez_compressed(file, pixels=pixels, valid=valid)
 
     def load_quicklook(self, chunk: Index) -> tuple[NDArray[np.generic], NDArray[np.bool_]]:
         """What ``save_quicklook`` was given."""
-        with arrays_in(self._quicklook(chunk)) as arrays:
+        with open_npz(self._quicklook(chunk)) as arrays:
             return arrays["pixels"], arrays["valid"]
 
     def _quicklook(self, chunk: Index) -> Path:
@@ -237,7 +237,7 @@ class RunDirectory:
         return self.files / "votes" / f"{_name(chunk)}.npz"
 
     def _report(self, state: str, report: Report) -> None:
-        with replacing(self.files / state / f"{_name(report.chunk)}.json", shared=True) as part:
+        with atomic_write(self.files / state / f"{_name(report.chunk)}.json", shared=True) as part:
             part.write_text(json.dumps(report.to_dict()), encoding="utf-8")
 
     def _reports(self, state: str) -> dict[Index, Report]:

@@ -11,7 +11,7 @@ from pyproj import Transformer
 
 
 @dataclass(frozen=True)
-class Lie:
+class MapScale:
     """How a grid lies on the ellipsoid, in its middle.
 
     ``pixel_m`` and ``row_m`` are the distances in metres from a pixel to the next one in its row and in its column,
@@ -23,7 +23,7 @@ class Lie:
     north: float
 
 
-def lie_of(grid: GeoBox) -> Lie | None:
+def map_scale(grid: GeoBox) -> MapScale | None:
     """How the grid lies; None without a CRS on Earth, and where its middle is not on Earth (a full disk's corner)."""
     if grid.crs is None or not (grid.crs.projected or grid.crs.geographic):
         return None
@@ -40,7 +40,7 @@ def lie_of(grid: GeoBox) -> Lie | None:
     if not abs(np.linalg.det(steps)) > 0:
         return None
     right, up = np.linalg.solve(steps, [0.0, 1.0])
-    return Lie(float(distance[0]), float(distance[1]), math.degrees(math.atan2(right, up)))
+    return MapScale(float(distance[0]), float(distance[1]), math.degrees(math.atan2(right, up)))
 
 
 def round_length(limit: float) -> float:

@@ -18,15 +18,15 @@ from scipy.ndimage import distance_transform_edt
 
 from seamline.pipeline.geometry.window import Window
 
-_CELLS, _MOST_CELLS = 8, 512
+_FIRST_CELLS, _MAX_CELLS = 8, 512
 """Along each side of the lattice, to begin with and at most."""
 _TOLERANCE = 4e-5
 """Relative: how far interpolation between every second node may miss the one in between; with all, it is a quarter."""
-_PIXELS = 2**18
+_PIXELS_PER_BAND = 2**18
 """Whose areas are in memory at a time: of eight bytes a pixel, and as much again on the way."""
 
 
-class Areas(Protocol):
+class AreaArray(Protocol):
     """Areas (height, width) of the pixels of a window, of which some rows are taken at a time; an array is one."""
 
     def __getitem__(self, rows: slice, /) -> NDArray[np.float64]:
@@ -46,11 +46,11 @@ class PixelAreas:
     window: Window
 
     @classmethod
-    def alike(cls, area: float, shape: tuple[int, int]) -> PixelAreas:
+    def from_constant(cls, area: float, shape: tuple[int, int]) -> PixelAreas:
         """Every pixel of the scene covers as much."""
         return cls(np.array([[area]]), shape, Window(0, 0, *shape))
 
-    def of(self, window: Window) -> PixelAreas:
+    def for_window(self, window: Window) -> PixelAreas:
         """Those of another window of the scene."""
         return replace(self, window=window)
 
@@ -67,13 +67,13 @@ class PixelAreas:
         window, unit = self.window, self.unit
         start, stop, _ = rows.indices(window.height)
         # Each value comes of the same steps wherever the window lies.
-        some = _between(self.lattice / unit, 0, self.shape[0], np.arange(start, stop) + window.row)
-        areas = np.rint(_between(some, 1, self.shape[1], np.arange(window.col, window.stop_col)))
+        some = _interpolate_axis(self.lattice / unit, 0, self.shape[0], np.arange(start, stop) + window.row)
+        areas = np.rint(_interpolate_axis(some, 1, self.shape[1], np.arange(window.col, window.stop_col)))
         areas *= unit
         return np.broadcast_to(areas, (stop - start, window.width))
 
 
-def _between(nodes: NDArray[np.float64], axis: int, length: int, at: NDArray[np.int64]) -> NDArray[np.float64]:
+def _interpolate_axis(nodes: NDArray[np.float64], axis: int, length: int, at: NDArray[np.int64]) -> NDArray[np.float64]:
     """Values ``at`` some of the ``length`` pixels along an axis, linear between nodes; a single node as it is."""
     cells = nodes.shape[axis] - 1
     if not cells:
@@ -89,29 +89,31 @@ def _between(nodes: NDArray[np.float64], axis: int, length: int, at: NDArray[np.
     return found
 
 
-def bands_of(height: int, width: int) -> Iterator[slice]:
+def iter_row_bands(height: int, width: int) -> Iterator[slice]:
     """All rows of a window, as many at a time as areas may be in memory together."""
-    step = max(1, _PIXELS // max(1, width))
+    step = max(1, _PIXELS_PER_BAND // max(1, width))
     for row in range(0, height, step):
         yield slice(row, row + step)
 
 
-def pixel_areas(grid: GeoBox) -> PixelAreas | None:
+def measure_pixel_areas(grid: GeoBox) -> PixelAreas | None:
     """Of all pixels of ``grid``, to 10^-4 of the truth where they vary smoothly; None if the CRS does not say.
 
     The lattice is made finer until interpolation hits the nodes in between. Beyond the edge of a projection the area
     is that of the nearest pixel before it.
     """
-    cells = [_CELLS, _CELLS]
+    cells = [_FIRST_CELLS, _FIRST_CELLS]
     while True:
         row, col = (np.linspace(0, size - 1, count + 1) for size, count in zip(grid.shape, cells, strict=True))
-        lattice = _measured(grid, *np.meshgrid(row, col, indexing="ij"))
+        lattice = _measure_areas(grid, *np.meshgrid(row, col, indexing="ij"))
         known = np.isfinite(lattice) & (lattice > 0)
         if not known.any():
             return None
         nearest = distance_transform_edt(~known, return_distances=False, return_indices=True)
         lattice = lattice[tuple(nearest)]
-        bent = [axis for axis in (0, 1) if cells[axis] < _MOST_CELLS and _bend(lattice, axis) > _TOLERANCE]
+        bent = [
+            axis for axis in (0, 1) if cells[axis] < _MAX_CELLS and _interpolation_error(lattice, axis) > _TOLERANCE
+        ]
         if not bent:
             break
         for axis in bent:
@@ -123,20 +125,20 @@ def pixel_areas(grid: GeoBox) -> PixelAreas | None:
     return PixelAreas(lattice, (height, width), Window(0, 0, height, width))
 
 
-def _bend(lattice: NDArray[np.float64], axis: int) -> float:
+def _interpolation_error(lattice: NDArray[np.float64], axis: int) -> float:
     """How far every second node lies from the middle between its neighbours, relative."""
     nodes = np.moveaxis(lattice, axis, 0)
     middle = nodes[1::2]
     return float((np.abs(nodes[:-1:2] + nodes[2::2] - 2 * middle) / (2 * middle)).max())
 
 
-def area_at(grid: GeoBox, row: float, col: float) -> float | None:
+def measure_pixel_area(grid: GeoBox, row: float, col: float) -> float | None:
     """The area in m² of the pixel at ``row`` and ``col``; None if unknown."""
-    area = float(_measured(grid, np.array([row]), np.array([col]))[0])
+    area = float(_measure_areas(grid, np.array([row]), np.array([col]))[0])
     return area if np.isfinite(area) else None
 
 
-def _measured(grid: GeoBox, row: NDArray[np.float64], col: NDArray[np.float64]) -> NDArray[np.float64]:
+def _measure_areas(grid: GeoBox, row: NDArray[np.float64], col: NDArray[np.float64]) -> NDArray[np.float64]:
     """The areas of pixels, which may lie between others; NaN where unknown.
 
     A pixel is the flat quadrilateral between its corners in space, which knows neither poles nor antimeridian. Of one

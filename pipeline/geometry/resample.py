@@ -15,13 +15,13 @@ from rasterio.windows import Window as RasterioWindow
 from seamline.pipeline.common.errors import InputError
 from seamline.pipeline.geometry.window import Window
 
-LARGEST = 1024**2
+MAX_PIXELS = 1024**2
 """Pixels of the grid that are warped at once; of the other raster, 16 times as many are held."""
 SNAP = 1e-6
 """Pixels: a centre this close to the border between two pixels lies on it, and in the right or lower of them."""
 
 
-class Place(NamedTuple):
+class RasterGrid(NamedTuple):
     """What of a raster says where it lies; the names are rasterio's."""
 
     crs: Any
@@ -30,33 +30,33 @@ class Place(NamedTuple):
     bounds: tuple[float, ...]
 
     @property
-    def grid(self) -> tuple[Any, Affine, tuple[int, ...]]:
+    def pixel_grid(self) -> tuple[Any, Affine, tuple[int, ...]]:
         """What two rasters on the same pixels have in common."""
         return self.crs, self.transform, self.shape
 
 
-Pixels = Callable[[Any, Window], tuple[NDArray[Any], NDArray[np.bool_]]]
+PixelReader = Callable[[Any, Window], tuple[NDArray[Any], NDArray[np.bool_]]]
 """What an open raster has in a window of a grid: values (height, width), and which of them are data."""
 
 
-def as_it_is(dataset: Any, window: Window) -> tuple[NDArray[Any], NDArray[np.bool_]]:
+def identity_transform(dataset: Any, window: Window) -> tuple[NDArray[Any], NDArray[np.bool_]]:
     """The pixels of a raster on its own grid."""
     place = RasterioWindow(window.col, window.row, window.width, window.height)
     return dataset.read(1, window=place), dataset.read_masks(1, window=place) != 0
 
 
-def nearest(place: Place, crs: Any, name: str) -> Pixels:
+def make_nearest_reader(place: RasterGrid, crs: Any, name: str) -> PixelReader:
     """Nearest neighbours, on the grid of ``place``, of a raster in ``crs``.
 
     Not GDAL's warper: it interpolates the transformation between pixels that depend on the window, rasterio 1.4 fails
     at tolerance 0, and what lies outside of the raster needs a value that no label has. Here each centre of a pixel is
     transformed for itself, and where it lies beside the raster there are no data.
     """
-    to = None if crs == place.crs else transformer(place.crs, crs, name)
+    to = None if crs == place.crs else make_transformer(place.crs, crs, name)
 
     def read(dataset: Any, window: Window) -> tuple[NDArray[Any], NDArray[np.bool_]]:
-        if window.pixels > LARGEST:
-            return _halves(dataset, window, read)
+        if window.pixel_count > MAX_PIXELS:
+            return _read_in_halves(dataset, window, read)
         rows, cols = np.mgrid[window.row : window.row + window.height, window.col : window.col + window.width] + 0.5
         x, y = place.transform @ (cols, rows)
         if to is not None:
@@ -69,16 +69,16 @@ def nearest(place: Place, crs: Any, name: str) -> Pixels:
         rows, cols = rows[inside].astype(int), cols[inside].astype(int)
         row, col = int(rows.min()), int(cols.min())
         part = Window(row, col, int(rows.max()) - row + 1, int(cols.max()) - col + 1)
-        if part.pixels > 16 * LARGEST and window.pixels > 1:  # labels much finer than the grid
-            return _halves(dataset, window, read)
-        there, data = as_it_is(dataset, part)
+        if part.pixel_count > 16 * MAX_PIXELS and window.pixel_count > 1:  # labels much finer than the grid
+            return _read_in_halves(dataset, window, read)
+        there, data = identity_transform(dataset, part)
         values[inside], known[inside] = there[rows - row, cols - col], data[rows - row, cols - col]
         return values, known
 
     return read
 
 
-def _halves(dataset: Any, window: Window, read: Pixels) -> tuple[NDArray[Any], NDArray[np.bool_]]:
+def _read_in_halves(dataset: Any, window: Window, read: PixelReader) -> tuple[NDArray[Any], NDArray[np.bool_]]:
     (row, col), (height, width) = (window.row, window.col), window.shape
     if tall := height >= width:
         parts = Window(row, col, height // 2, width), Window(row + height // 2, col, height - height // 2, width)
@@ -88,7 +88,7 @@ def _halves(dataset: Any, window: Window, read: Pixels) -> tuple[NDArray[Any], N
     return np.concatenate(values, 1 - tall), np.concatenate(known, 1 - tall)
 
 
-def transformer(source: Any, target: Any, name: str) -> Transformer:
+def make_transformer(source: Any, target: Any, name: str) -> Transformer:
     """From one CRS to another, x before y. Raises ``InputError``, which says ``name``, where PROJ knows no way."""
     try:
         return Transformer.from_crs(getattr(source, "wkt", source), getattr(target, "wkt", target), always_xy=True)

@@ -17,11 +17,11 @@ from numpy.typing import NDArray
 Array = Any
 """An array of the array API standard: numpy's, or a tensor on the device where it was made."""
 
-ONE = 2**30
+FULL_VOTE = 2**30
 """The vote of a tile that is alone on a pixel and certain."""
 
 
-def taper(support: int, overlap: int, rises: bool, falls: bool) -> NDArray[np.float64]:
+def make_taper(support: int, overlap: int, rises: bool, falls: bool) -> NDArray[np.float64]:
     """A tile's weights along one axis, length ``support``.
 
     Raised cosines over ``overlap`` pixels: at the start where a neighbour lies before (``rises``), at the end where
@@ -38,31 +38,33 @@ def taper(support: int, overlap: int, rises: bool, falls: bool) -> NDArray[np.fl
     return weights
 
 
-def votes(probabilities: Array, rows: NDArray[np.float64], cols: NDArray[np.float64]) -> Array:
+def weighted_scores(probabilities: Array, rows: NDArray[np.float64], cols: NDArray[np.float64]) -> Array:
     """Votes (classes, height, width) int32 of one tile's probabilities (classes, height, width) in [0, 1].
 
     ``rows`` and ``cols`` are the tapers along both axes, of lengths height and width.
     """
     xp = array_namespace(probabilities)
     # The product in double precision: rounded once, at the end.
-    return xp.astype(xp.round(xp.astype(probabilities, xp.float64) * _weights(xp, probabilities, rows, cols)), xp.int32)
+    return xp.astype(
+        xp.round(xp.astype(probabilities, xp.float64) * _pixel_weights(xp, probabilities, rows, cols)), xp.int32
+    )
 
 
-def squares(probabilities: Array, rows: NDArray[np.float64], cols: NDArray[np.float64]) -> Array:
-    """Votes (1, height, width) int32 like ``votes``, of the mean over the classes of the squared probabilities."""
+def weighted_squares(probabilities: Array, rows: NDArray[np.float64], cols: NDArray[np.float64]) -> Array:
+    """Votes (1, height, width) int32 like ``weighted_scores``, of the mean over the classes of the squared probabilities."""
     xp = array_namespace(probabilities)
     exact = xp.astype(probabilities, xp.float64)
     mean = xp.mean(exact * exact, axis=0, keepdims=True)
-    return xp.astype(xp.round(mean * _weights(xp, probabilities, rows, cols)), xp.int32)
+    return xp.astype(xp.round(mean * _pixel_weights(xp, probabilities, rows, cols)), xp.int32)
 
 
-def _weights(xp: Any, like: Array, rows: NDArray[np.float64], cols: NDArray[np.float64]) -> Array:
+def _pixel_weights(xp: Any, like: Array, rows: NDArray[np.float64], cols: NDArray[np.float64]) -> Array:
     down = xp.asarray(rows, dtype=xp.float64, device=like.device)[:, None]
     across = xp.asarray(cols, dtype=xp.float64, device=like.device)[None, :]
-    return down * across * ONE
+    return down * across * FULL_VOTE
 
 
-def winners(scores: Array) -> Array:
+def argmax_classes(scores: Array) -> Array:
     """Labels (height, width) uint8: the class with the most votes or the highest score, the first of equals.
 
     ``scores`` is (classes, height, width). It is argmax along the first axis, class by class: libraries reduce an

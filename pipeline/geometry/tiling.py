@@ -31,7 +31,7 @@ from seamline.pipeline.geometry.window import Window
 
 T = TypeVar("T")
 
-STORE_CHUNK = 256, 1024
+STORE_CHUNK_RANGE = 256, 1024
 """Edges of a Zarr chunk that GIS tools read well; more files below, more pixels than they need above."""
 
 
@@ -83,7 +83,7 @@ class Tiling:
                 "plan",
                 got=f"halo {self.halo} and overlap {self.overlap} in a window of {self.window}",
                 expected="2·halo + overlap smaller than the window",
-                fix=f"take --window {_up(2 * self.halo + 2 * self.overlap + 1, self.divisor)} or more, "
+                fix=f"take --window {_round_up(2 * self.halo + 2 * self.overlap + 1, self.divisor)} or more, "
                 "or a smaller --halo",
             )
         for name in ("window", "halo", "stride"):
@@ -92,8 +92,8 @@ class Tiling:
                     f"plan off the lattice: {name}",
                     got=getattr(self, name),
                     expected=f"a multiple of the network's divisor {self.divisor} (stride = window − 2·halo − overlap)",
-                    fix=f"take --window {_up(self.window, self.divisor)} --halo {_up(self.halo, self.divisor)} "
-                    f"--overlap {_up(self.overlap, self.divisor)}",
+                    fix=f"take --window {_round_up(self.window, self.divisor)} --halo {_round_up(self.halo, self.divisor)} "
+                    f"--overlap {_round_up(self.overlap, self.divisor)}",
                 )
         if self.overlap > self.stride:
             raise InputError(
@@ -114,20 +114,20 @@ class Tiling:
         return self.stride + self.overlap
 
     @property
-    def chunk(self) -> int:
+    def chunk_size(self) -> int:
         """Edge of a chunk that no scene edge cuts off."""
         return self.chunk_tiles * self.stride
 
     @property
-    def store_chunk(self) -> int:
+    def store_chunk_size(self) -> int:
         """Edge of the Zarr chunks, a divisor of a chunk's edge, so that no Zarr chunk has two writers.
 
         The largest up to ``STORE_CHUNK[1]``; where that is below ``STORE_CHUNK[0]``, the next larger one.
         """
-        divisors = [n for n in range(1, self.chunk + 1) if self.chunk % n == 0]
-        small, large = STORE_CHUNK
+        divisors = [n for n in range(1, self.chunk_size + 1) if self.chunk_size % n == 0]
+        small, large = STORE_CHUNK_RANGE
         best = max(n for n in divisors if n <= large)
-        return best if best >= min(small, self.chunk) else min(n for n in divisors if n > large)
+        return best if best >= min(small, self.chunk_size) else min(n for n in divisors if n > large)
 
     @cached_property
     def tile_grid(self) -> Index:
@@ -151,7 +151,7 @@ class Tiling:
         return self.tile_count * self.window**2 / (self.height * self.width)
 
     @property
-    def scene(self) -> Window:
+    def scene_window(self) -> Window:
         """All pixels of the scene."""
         return Window(0, 0, self.height, self.width)
 
@@ -175,16 +175,20 @@ class Tiling:
             for col in range(chunk.col * n, min((chunk.col + 1) * n, cols)):
                 yield Index(row, col)
 
-    def pixels_of(self, chunk: Index) -> Window:
+    def write_window_of(self, chunk: Index) -> Window:
         """The scene's pixels that a chunk writes: its n × n strides, cut off at the scene's edge."""
-        return Window(chunk.row * self.chunk, chunk.col * self.chunk, self.chunk, self.chunk).intersection(self.scene)
+        return Window(
+            chunk.row * self.chunk_size, chunk.col * self.chunk_size, self.chunk_size, self.chunk_size
+        ).intersection(self.scene_window)
 
-    def votes_of(self, chunk: Index) -> Window:
+    def vote_window_of(self, chunk: Index) -> Window:
         """The scene's pixels that a chunk's tiles vote on: its own and ``overlap`` more to the right and below."""
-        own = self.pixels_of(chunk)
-        return Window(own.row, own.col, own.height + self.overlap, own.width + self.overlap).intersection(self.scene)
+        own = self.write_window_of(chunk)
+        return Window(own.row, own.col, own.height + self.overlap, own.width + self.overlap).intersection(
+            self.scene_window
+        )
 
-    def reads_of(self, chunk: Index) -> Window:
+    def read_window_of(self, chunk: Index) -> Window:
         """What a chunk's tiles read, together; may overhang the scene."""
         tiles = list(self.tiles_of(chunk))
         first, last = self.window_of(tiles[0]), self.window_of(tiles[-1])
@@ -212,5 +216,5 @@ class Tiling:
         return tuple(c for c in around if 0 <= c.row < rows and 0 <= c.col < cols)
 
 
-def _up(length: int, divisor: int) -> int:
+def _round_up(length: int, divisor: int) -> int:
     return math.ceil(length / divisor) * divisor

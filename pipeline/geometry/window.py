@@ -40,17 +40,17 @@ class Window:
         return self.height, self.width
 
     @property
-    def pixels(self) -> int:
+    def pixel_count(self) -> int:
         """Number of pixels in the window."""
         return self.height * self.width
 
-    def shifted(self, rows: int, cols: int) -> Window:
+    def shift(self, rows: int, cols: int) -> Window:
         """The same size, moved by so many rows and columns."""
         return Window(self.row + rows, self.col + cols, self.height, self.width)
 
     def relative_to(self, other: Window) -> Window:
         """The same pixels, counted from the first row and column of ``other``."""
-        return self.shifted(-other.row, -other.col)
+        return self.shift(-other.row, -other.col)
 
     def intersection(self, other: Window) -> Window:
         """The pixels in both; of size 0 where they do not meet."""
@@ -59,14 +59,14 @@ class Window:
         width = max(0, min(self.stop_col, other.stop_col) - col)
         return Window(row, col, height, width)
 
-    def slices(self) -> tuple[slice, slice]:
+    def to_slices(self) -> tuple[slice, slice]:
         """(rows, columns) to index an array with; only for windows that start at or after 0."""
         if self.row < 0 or self.col < 0:
             raise ValueError(f"{self} starts before the array, an index would count from its end")
         return slice(self.row, self.stop_row), slice(self.col, self.stop_col)
 
 
-def mirrored(start: int, stop: int, size: int) -> NDArray[np.intp]:
+def mirror_indices(start: int, stop: int, size: int) -> NDArray[np.intp]:
     """Where pixels [start, stop) of one axis lie in a scene of ``size`` pixels that is mirrored at its edges.
 
     The edge pixel itself is not repeated (numpy's ``reflect``); a scene shorter than what hangs over is

@@ -22,17 +22,17 @@ from rasterio.windows import Window as RasterioWindow
 
 from seamline.pipeline.common.classes import NODATA, LabelClass
 from seamline.pipeline.geometry.window import Window
-from seamline.pipeline.products.layers import SCALE, Layer
-from seamline.pipeline.products.zarr_store import VARIABLE, open_raster, write_raster
-from seamline.pipeline.raster_io.gdal import check_blocks
-from seamline.pipeline.storage.atomic import replacing
+from seamline.pipeline.products.layers import LAYER_SCALE, Layer
+from seamline.pipeline.products.zarr_store import LABELS_ARRAY, open_store_raster, write_store_raster
+from seamline.pipeline.raster_io.gdal import check_blocks_written
+from seamline.pipeline.storage.atomic import atomic_write
 
 _BLOCK = 512
 _CACHE_BYTES = 64 << 20
 
 
 @dataclass(frozen=True)
-class Content:
+class RasterContent:
     """What the bands of a raster mean: their names, how overviews are made of them, value = digital number × scale."""
 
     bands: tuple[str, ...]
@@ -42,20 +42,22 @@ class Content:
     tags: Mapping[str, str] = field(default_factory=dict)
 
 
-def labels_content(classes: Sequence[LabelClass]) -> Content:
+def describe_labels(classes: Sequence[LabelClass]) -> RasterContent:
     """Of the labels: a colour table, and ``CLASS_<value>`` with the name of each class."""
     colors = {label.value: (*label.color, 255) for label in classes} | {NODATA: (0, 0, 0, 0)}
-    return Content((VARIABLE,), "MODE", colors, tags={f"CLASS_{label.value}": label.name for label in classes})
+    return RasterContent(
+        (LABELS_ARRAY,), "MODE", colors, tags={f"CLASS_{label.value}": label.name for label in classes}
+    )
 
 
-def layer_content(layer: Layer, classes: Sequence[LabelClass]) -> Content:
+def describe_layer(layer: Layer, classes: Sequence[LabelClass]) -> RasterContent:
     """Of a layer: a band for each class, or one."""
     bands = tuple(label.name for label in classes) if layer.per_class else (layer.name,)
-    return Content(bands, "AVERAGE", scale=SCALE, tags={"TITLE": layer.title})
+    return RasterContent(bands, "AVERAGE", scale=LAYER_SCALE, tags={"TITLE": layer.title})
 
 
 def write_cog(
-    array: zarr.Array[Any], grid: GeoBox, content: Content, path: Path, scratch: Path, tags: Mapping[str, str]
+    array: zarr.Array[Any], grid: GeoBox, content: RasterContent, path: Path, scratch: Path, tags: Mapping[str, str]
 ) -> None:
     """Write ``array`` (y, x) or (band, y, x) uint8 on ``grid`` to the COG ``path``; it appears whole or not at all.
 
@@ -75,9 +77,9 @@ def write_cog(
         # A scene without a place, such as a micrograph, is none the worse for it.
         warnings.simplefilter("ignore", NotGeoreferencedWarning)
         staged = Path(folder) / "staged.tif"
-        _stage(array, grid, content, staged, tags)
-        check_blocks(staged)
-        with replacing(path) as part:
+        _write_staged_geotiff(array, grid, content, staged, tags)
+        check_blocks_written(staged)
+        with atomic_write(path) as part:
             rasterio.shutil.copy(
                 staged,
                 part,
@@ -85,16 +87,16 @@ def write_cog(
                 COMPRESS="LZW",  # of what every reader knows, the one that is fast: labels are long runs
                 PREDICTOR="NO" if content.colors else "YES",
                 BLOCKSIZE=_BLOCK,
-                OVERVIEWS=overviews_of(*grid.shape),
+                OVERVIEWS=choose_overview_option(*grid.shape),
                 OVERVIEW_RESAMPLING=content.overviews,
                 NUM_THREADS="ALL_CPUS",
                 BIGTIFF="IF_SAFER",
                 STATISTICS="YES",  # or GIS tools write them to a side-car beside the file
             )
-            check_blocks(part)
+            check_blocks_written(part)
 
 
-def overviews_of(height: int, width: int) -> Literal["AUTO", "NONE"]:
+def choose_overview_option(height: int, width: int) -> Literal["AUTO", "NONE"]:
     """GDAL's option for overviews: none of a raster so narrow that one of them could not be halved on its short side.
 
     GDAL would keep that side at one pixel, and readers take such an overview for damage.
@@ -103,16 +105,16 @@ def overviews_of(height: int, width: int) -> Literal["AUTO", "NONE"]:
     return "AUTO" if min(height, width) >= 2**levels else "NONE"
 
 
-def copy_raster(path: Path, store: Path, name: str) -> None:
+def copy_cog_to_store(path: Path, store: Path, name: str) -> None:
     """Write the COG ``path`` into an empty array of a store of the same grid, a row of Zarr chunks at a time."""
-    array = open_raster(store, name)
+    array = open_store_raster(store, name)
     with rasterio.open(path) as cog:
-        for band in row_bands(array):
+        for band in iter_row_windows(array):
             window = RasterioWindow(band.col, band.row, band.width, band.height)
-            write_raster(store, name, band, cog.read(window=window).reshape(*array.shape[:-2], *band.shape))
+            write_store_raster(store, name, band, cog.read(window=window).reshape(*array.shape[:-2], *band.shape))
 
 
-def row_bands(array: zarr.Array[Any], multiple: int = 1) -> Iterator[Window]:
+def iter_row_windows(array: zarr.Array[Any], multiple: int = 1) -> Iterator[Window]:
     """Full-width windows from top to bottom, as high as a Zarr chunk or shard, rounded up to ``multiple`` rows."""
     height, width = array.shape[-2:]
     step = -(-(array.shards or array.chunks)[-2] // multiple) * multiple
@@ -120,7 +122,9 @@ def row_bands(array: zarr.Array[Any], multiple: int = 1) -> Iterator[Window]:
         yield Window(row, 0, min(step, height - row), width)
 
 
-def _stage(array: zarr.Array[Any], grid: GeoBox, content: Content, path: Path, tags: Mapping[str, str]) -> None:
+def _write_staged_geotiff(
+    array: zarr.Array[Any], grid: GeoBox, content: RasterContent, path: Path, tags: Mapping[str, str]
+) -> None:
     height, width = grid.shape
     with rasterio.open(
         path,
@@ -150,13 +154,13 @@ def _stage(array: zarr.Array[Any], grid: GeoBox, content: Content, path: Path, t
         staged.update_tags(**content.tags, **tags, AREA_OR_POINT="Area")
         for number, name in enumerate(content.bands, 1):
             staged.set_band_description(number, name)
-            for band in row_bands(array, _BLOCK):
-                place = band.slices() if array.ndim == 2 else (number - 1, *band.slices())
+            for band in iter_row_windows(array, _BLOCK):
+                place = band.to_slices() if array.ndim == 2 else (number - 1, *band.to_slices())
                 window = RasterioWindow(band.col, band.row, band.width, band.height)
                 staged.write(np.asarray(array[place]), number, window=window)
 
 
-def thinned_labels(path: Path, step: int) -> NDArray[np.uint8]:
+def read_thinned_labels(path: Path, step: int) -> NDArray[np.uint8]:
     """Labels (y, x) of a COG at about every ``step``-th pixel, from its overviews."""
     with rasterio.open(path) as file:
         shape = math.ceil(file.height / step), math.ceil(file.width / step)

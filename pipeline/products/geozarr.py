@@ -1,6 +1,6 @@
 """Where a Zarr array lies on the map, written three times, since no reader knows all three.
 
-CF ``grid_mapping`` with 1-D coordinates (xarray, rioxarray), ``_CRS`` (GDAL) and the ``spatial:``/``proj:`` conventions
+CF ``build_grid_mapping`` with 1-D coordinates (xarray, rioxarray), ``_CRS`` (GDAL) and the ``spatial:``/``proj:`` conventions
 (GeoZarr, and the only one of the three that tells a rotated grid to GDAL, from 3.13 on). Overviews are told by the
 ``multiscales`` convention, in the form in which GDAL writes and reads them from 3.13 on: ``ovr_2x/segmentation``
 beside ``segmentation``.
@@ -20,24 +20,24 @@ JSON: TypeAlias = "Mapping[str, JSON] | Sequence[JSON] | str | int | float | boo
 GRID_MAPPING = "spatial_ref"
 
 
-def crs_code(grid: GeoBox) -> str | None:
+def find_crs_code(grid: GeoBox) -> str | None:
     """The code of the grid's CRS, such as ``EPSG:32620``; None where no authority has this very one."""
     authority = None if grid.crs is None else grid.crs.proj.to_authority(min_confidence=100)
     return None if authority is None else ":".join(authority)
 
 
-def georeference(grid: GeoBox) -> dict[str, JSON]:
+def build_crs_attribute(grid: GeoBox) -> dict[str, JSON]:
     """``_CRS``, as GDAL reads it; nothing without a CRS."""
     if grid.crs is None:
         return {}
     crs: dict[str, JSON] = {"wkt": grid.crs.to_wkt()}
-    if (code := crs_code(grid)) is not None:
+    if (code := find_crs_code(grid)) is not None:
         authority, number = code.split(":")
         crs = {"url": f"http://www.opengis.net/def/crs/{authority}/0/{number}", **crs}
     return {"_CRS": crs}
 
 
-def grid_mapping(grid: GeoBox) -> dict[str, JSON]:
+def build_grid_mapping(grid: GeoBox) -> dict[str, JSON]:
     """Attributes of the CF grid mapping variable, with GDAL's ``GeoTransform``."""
     transform = " ".join(str(number) for number in grid.transform.to_gdal())
     if grid.crs is None:
@@ -49,11 +49,11 @@ def grid_mapping(grid: GeoBox) -> dict[str, JSON]:
     }
 
 
-def conventions(grid: GeoBox, *more: str) -> dict[str, JSON]:
+def build_convention_attributes(grid: GeoBox, *more: str) -> dict[str, JSON]:
     """The ``spatial:`` and ``proj:`` attributes, and the declaration of these conventions and of ``more``."""
     names = [*more, "spatial"] if grid.crs is None else [*more, "proj", "spatial"]
     attributes: dict[str, JSON] = {
-        "zarr_conventions": [_CONVENTION[name] for name in names],
+        "zarr_conventions": [_CONVENTIONS[name] for name in names],
         "spatial:dimensions": ["y", "x"],
         "spatial:shape": list(grid.shape),
         "spatial:transform_type": "affine",
@@ -63,12 +63,12 @@ def conventions(grid: GeoBox, *more: str) -> dict[str, JSON]:
     }
     if grid.crs is not None:
         attributes["proj:wkt2"] = grid.crs.proj.to_wkt("WKT2_2019")
-        if (code := crs_code(grid)) is not None:
+        if (code := find_crs_code(grid)) is not None:
             attributes["proj:code"] = code
     return attributes
 
 
-def _convention(name: str, uuid: str, description: str) -> dict[str, JSON]:
+def _declare_convention(name: str, uuid: str, description: str) -> dict[str, JSON]:
     return {
         "uuid": uuid,
         "name": name,
@@ -78,12 +78,12 @@ def _convention(name: str, uuid: str, description: str) -> dict[str, JSON]:
     }
 
 
-_CONVENTION: dict[str, JSON] = {
-    "multiscales": _convention(
+_CONVENTIONS: dict[str, JSON] = {
+    "multiscales": _declare_convention(
         "multiscales", "d35379db-88df-4056-af3a-620245f8e347", "Multiscale layout of zarr datasets"
     ),
-    "spatial": _convention("spatial", "689b58e2-cf7b-45e0-9fff-9cfc0883d6b4", "Spatial coordinate information"),
-    "proj": _convention(
+    "spatial": _declare_convention("spatial", "689b58e2-cf7b-45e0-9fff-9cfc0883d6b4", "Spatial coordinate information"),
+    "proj": _declare_convention(
         "proj",
         "f17cb550-5864-4468-aeb7-f3180cfb622f",
         "Coordinate reference system information for geospatial data",
@@ -91,7 +91,7 @@ _CONVENTION: dict[str, JSON] = {
 }
 
 
-def coordinates(grid: GeoBox) -> dict[str, tuple[NDArray[np.float64], dict[str, JSON]]]:
+def compute_coordinates(grid: GeoBox) -> dict[str, tuple[NDArray[np.float64], dict[str, JSON]]]:
     """Pixel centres along y and x; none where the grid is rotated, since then they are no 1-D axes."""
     if not grid.axis_aligned:
         return {}

@@ -1,6 +1,6 @@
 """What a run can say beside the labels: how probable, how sure, and where tiling mattered.
 
-Every layer is uint8, value × ``SCALE``, ``NODATA`` where there is no label.
+Every layer is uint8, value × ``LAYER_SCALE``, ``NODATA`` where there is no label.
 
 - ``probabilities``, one for each class.
 - ``confidence``: the margin between the two most probable classes.
@@ -9,7 +9,7 @@ Every layer is uint8, value × ``SCALE``, ``NODATA`` where there is no label.
   √(Σ_w t_w Σ_c p_wc² − Σ_c p̄_c²). 0 where one window votes alone, and for a network that its halo covers; 0.71 where
   two windows of equal weight are certain of different classes.
 
-The sums of squares are votes of a channel of their own (``blend.squares``): integers, so that layers, as labels, do not
+The sums of squares are votes of a channel of their own (``blend.weighted_squares``): integers, so that layers, as labels, do not
 depend on chunks, workers or order.
 """
 
@@ -20,12 +20,12 @@ from dataclasses import dataclass
 
 from array_api_compat import array_namespace
 
-from seamline.pipeline.geometry.taper import ONE, Array
+from seamline.pipeline.geometry.taper import FULL_VOTE, Array
 
-SCALE = 0.004
+LAYER_SCALE = 0.004
 """Of a layer's digital numbers: 250 is 1."""
 
-_ROWS = 256
+_ROWS_AT_ONCE = 256
 """Rows that are worked on at once, in double precision."""
 
 
@@ -59,7 +59,7 @@ LAYERS = {
 CONFIDENCE, DISAGREEMENT = "confidence", "disagreement"
 
 
-def layers_of(names: Sequence[str], probabilities: Array, disagreement: Array | None = None) -> dict[str, Array]:
+def compute_layers(names: Sequence[str], probabilities: Array, disagreement: Array | None = None) -> dict[str, Array]:
     """The layers of that name, uint8, of probabilities (classes, height, width) in [0, 1].
 
     ``disagreement`` (height, width) is 0 where it is ``None``: one window alone.
@@ -69,11 +69,11 @@ def layers_of(names: Sequence[str], probabilities: Array, disagreement: Array | 
         disagreement = xp.zeros_like(probabilities[0])
     values = {"probabilities": probabilities, DISAGREEMENT: disagreement}
     if CONFIDENCE in names:
-        values[CONFIDENCE] = _margin(probabilities)
-    return {name: _quantised(values[name]) for name in names}
+        values[CONFIDENCE] = _compute_margin(probabilities)
+    return {name: _quantize(values[name]) for name in names}
 
 
-def layers_of_votes(names: Sequence[str], summed: Array, classes: int) -> dict[str, Array]:
+def compute_layers_from_votes(names: Sequence[str], summed: Array, classes: int) -> dict[str, Array]:
     """The layers of that name, uint8, of summed votes (``classes`` or one more, height, width) int32.
 
     The last channel has the squares, if ``disagreement`` is one of the names.
@@ -82,15 +82,15 @@ def layers_of_votes(names: Sequence[str], summed: Array, classes: int) -> dict[s
         return {}
     xp = array_namespace(summed)
     parts = []
-    for row in range(0, summed.shape[1], _ROWS):
-        shares = xp.astype(summed[:, row : row + _ROWS], xp.float64) / ONE
-        apart = _spread(shares[:classes], shares[classes]) if DISAGREEMENT in names else None
-        parts.append(layers_of(names, shares[:classes], apart))
+    for row in range(0, summed.shape[1], _ROWS_AT_ONCE):
+        shares = xp.astype(summed[:, row : row + _ROWS_AT_ONCE], xp.float64) / FULL_VOTE
+        apart = _compute_disagreement(shares[:classes], shares[classes]) if DISAGREEMENT in names else None
+        parts.append(compute_layers(names, shares[:classes], apart))
     return {name: xp.concat([part[name] for part in parts], axis=-2) for name in names}
 
 
-def _margin(probabilities: Array) -> Array:
-    """The highest minus the second highest, class by class, as ``blend.winners`` does."""
+def _compute_margin(probabilities: Array) -> Array:
+    """The highest minus the second highest, class by class, as ``blend.argmax_classes`` does."""
     xp = array_namespace(probabilities)
     best, second = probabilities[0], xp.zeros_like(probabilities[0])
     for other in probabilities[1:]:
@@ -99,14 +99,14 @@ def _margin(probabilities: Array) -> Array:
     return best - second
 
 
-def _spread(means: Array, squares: Array) -> Array:
+def _compute_disagreement(means: Array, squares: Array) -> Array:
     xp = array_namespace(means)
     classes = means.shape[0]
     variance = classes * squares - xp.sum(means * means, axis=0)
     return xp.sqrt(xp.maximum(variance, xp.zeros_like(variance)))
 
 
-def _quantised(values: Array) -> Array:
+def _quantize(values: Array) -> Array:
     xp = array_namespace(values)
-    levels = xp.round(values * (1 / SCALE))
-    return xp.astype(xp.clip(levels, 0, 1 / SCALE), xp.uint8)
+    levels = xp.round(values * (1 / LAYER_SCALE))
+    return xp.astype(xp.clip(levels, 0, 1 / LAYER_SCALE), xp.uint8)

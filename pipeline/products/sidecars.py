@@ -13,8 +13,8 @@ from xml.etree.ElementTree import Element, SubElement, indent, tostring
 
 from seamline.pipeline.common.classes import LabelClass
 from seamline.pipeline.products.layers import LAYERS
-from seamline.pipeline.products.styles import class_raster_style, polygon_style, ramp_style
-from seamline.pipeline.storage.atomic import replacing
+from seamline.pipeline.products.styles import build_class_style, build_polygon_style, build_ramp_style
+from seamline.pipeline.storage.atomic import atomic_write
 
 _STYLE, _TABLE = "segmentation.qml", "segmentation.tif.aux.xml"
 _RAMPS = {f"{layer.name}.qml": layer for layer in LAYERS.values()}
@@ -46,38 +46,38 @@ def write_sidecars(
 
     ``pixels`` has the number of pixels of each class by its value. Names are printable text.
     """
-    for name in _names(outputs):
-        document = _document(name, classes, pixels)
+    for name in _list_sidecars(outputs):
+        document = _build_document(name, classes, pixels)
         indent(document)
-        with replacing(folder / name) as part:
+        with atomic_write(folder / name) as part:
             # Without an XML declaration: GDAL would find no table behind one.
             part.write_text(tostring(document, encoding="unicode") + "\n", encoding="utf-8")
 
 
-def have_sidecars(folder: Path, outputs: Iterable[str]) -> bool:
+def has_sidecars(folder: Path, outputs: Iterable[str]) -> bool:
     """Whether everything that belongs to ``outputs`` is there."""
-    return all((folder / name).exists() for name in _names(outputs))
+    return all((folder / name).exists() for name in _list_sidecars(outputs))
 
 
 def remove_sidecars(folder: Path, outputs: Iterable[str]) -> None:
     """Remove what belongs to ``outputs``, where it is."""
-    for name in _names(outputs):
+    for name in _list_sidecars(outputs):
         (folder / name).unlink(missing_ok=True)
 
 
-def _names(outputs: Iterable[str]) -> list[str]:
+def _list_sidecars(outputs: Iterable[str]) -> list[str]:
     return [name for output in outputs for name in SIDECARS.get(output, ())]
 
 
-def _document(name: str, classes: Sequence[LabelClass], pixels: Mapping[int, int]) -> Element:
+def _build_document(name: str, classes: Sequence[LabelClass], pixels: Mapping[int, int]) -> Element:
     if name in _RAMPS:
-        return ramp_style(_RAMPS[name])
+        return build_ramp_style(_RAMPS[name])
     if name == _TABLE:
-        return _attribute_table(classes, pixels)
-    return class_raster_style(classes) if name == _STYLE else polygon_style("class", classes)
+        return _build_attribute_table(classes, pixels)
+    return build_class_style(classes) if name == _STYLE else build_polygon_style("class", classes)
 
 
-def _attribute_table(classes: Sequence[LabelClass], pixels: Mapping[int, int]) -> Element:
+def _build_attribute_table(classes: Sequence[LabelClass], pixels: Mapping[int, int]) -> Element:
     """GDAL's side-car (PAM) with a raster attribute table of band 1, a row for each class."""
     dataset = Element("PAMDataset")
     band = SubElement(dataset, "PAMRasterBand", band="1")

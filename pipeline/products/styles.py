@@ -14,7 +14,7 @@ from matplotlib.colors import to_hex
 from seamline.pipeline.common.classes import LabelClass
 from seamline.pipeline.products.layers import Layer
 
-_STEPS = 16
+_RAMP_STEPS = 16
 """Colours of a ramp between which QGIS interpolates."""
 _OUTLINE = {
     "outline_style": "solid",
@@ -24,38 +24,38 @@ _OUTLINE = {
 }
 
 
-def class_raster_style(classes: Sequence[LabelClass]) -> Element:
+def build_class_style(classes: Sequence[LabelClass]) -> Element:
     """Band 1 through a palette, an entry of value, colour and label for each class."""
-    renderer = _renderer(qgis := _document(), "paletted")
+    renderer = _add_renderer(qgis := _create_document(), "paletted")
     palette = SubElement(renderer, "colorPalette")
     for label in classes:
         SubElement(palette, "paletteEntry", value=str(label.value), color=label.hex, alpha="255", label=label.name)
     return qgis
 
 
-def ramp_style(layer: Layer) -> Element:
+def build_ramp_style(layer: Layer) -> Element:
     """Values of band 1 of a layer, after the file's scale, through its colour map.
 
     What has no data is not drawn: QGIS takes that from the file.
     """
     most = f"{layer.brightest:g}"
     limits = {"classificationMin": "0", "classificationMax": most}
-    renderer = _renderer(qgis := _document(), "singlebandpseudocolor", **limits)
+    renderer = _add_renderer(qgis := _create_document(), "singlebandpseudocolor", **limits)
     shader = SubElement(
         SubElement(renderer, "rastershader"), "colorrampshader",
         colorRampType="INTERPOLATED", classificationMode="1", clip="0", minimumValue="0", maximumValue=most,
     )  # fmt: skip
     colors = matplotlib.colormaps[layer.colormap]
-    for step in range(_STEPS + 1):
-        part = step / _STEPS
+    for step in range(_RAMP_STEPS + 1):
+        part = step / _RAMP_STEPS
         value, color = part * layer.brightest, to_hex(colors(part))
         SubElement(shader, "item", value=f"{value:g}", label=f"{value:.2f}", color=color, alpha="255")
     return qgis
 
 
-def polygon_style(attribute: str, classes: Sequence[LabelClass]) -> Element:
+def build_polygon_style(attribute: str, classes: Sequence[LabelClass]) -> Element:
     """Polygons by the class in ``attribute``, filled with its colour, with a thin outline."""
-    renderer = SubElement(qgis := _document(), "renderer-v2", type="categorizedSymbol", attr=attribute)
+    renderer = SubElement(qgis := _create_document(), "renderer-v2", type="categorizedSymbol", attr=attribute)
     categories, symbols = SubElement(renderer, "categories"), SubElement(renderer, "symbols")
     for label in classes:
         value = str(label.value)
@@ -68,10 +68,10 @@ def polygon_style(attribute: str, classes: Sequence[LabelClass]) -> Element:
     return qgis
 
 
-def _document() -> Element:
+def _create_document() -> Element:
     return Element("qgis", version="3.22.0")
 
 
-def _renderer(qgis: Element, kind: str, **limits: str) -> Element:
+def _add_renderer(qgis: Element, kind: str, **limits: str) -> Element:
     look = {"type": kind, "band": "1", "opacity": "1", **limits}
     return SubElement(SubElement(qgis, "pipe"), "rasterrenderer", look)

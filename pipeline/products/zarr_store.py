@@ -30,21 +30,21 @@ from seamline.pipeline.geometry.window import Window
 from seamline.pipeline.products.geozarr import (
     GRID_MAPPING,
     JSON,
-    conventions,
-    coordinates,
-    georeference,
-    grid_mapping,
+    build_convention_attributes,
+    build_crs_attribute,
+    build_grid_mapping,
+    compute_coordinates,
 )
-from seamline.pipeline.products.layers import LAYERS, SCALE
+from seamline.pipeline.products.layers import LAYER_SCALE, LAYERS
 
-VARIABLE = "segmentation"
+LABELS_ARRAY = "segmentation"
 """The name of the array of labels in the group."""
 
 _SEAL = "seamline"
 
 
 @dataclass(frozen=True)
-class Storage:
+class ZarrLayout:
     """How arrays lie on disk: square Zarr chunks of ``chunk`` pixels, in shards of ``shard`` pixels or in none.
 
     GDAL reads shards from 3.13 on, version 3 of the format from 3.11 on; older GDAL and QGIS read version 2.
@@ -99,7 +99,7 @@ def create_store(
     path: Path,
     grid: GeoBox,
     classes: Sequence[LabelClass],
-    storage: Storage,
+    storage: ZarrLayout,
     *,
     title: str,
     layers: Sequence[str] = (),
@@ -112,24 +112,24 @@ def create_store(
         raise FileExistsError(f"{path} exists; remove it to start over, or write to it with write_raster")
     part = path.with_name(f".{path.name}.part")
     shutil.rmtree(part, ignore_errors=True)
-    attributes = {"Conventions": "CF-1.11", "title": title, **conventions(grid)}
+    attributes = {"Conventions": "CF-1.11", "title": title, **build_convention_attributes(grid)}
     group = zarr.create_group(part, attributes=attributes, zarr_format=storage.zarr_format)
-    write_arrays(group, grid, classes, storage, layers)
+    create_level_arrays(group, grid, classes, storage, layers)
     part.rename(path)
 
 
-def write_arrays(
-    group: zarr.Group, grid: GeoBox, classes: Sequence[LabelClass], storage: Storage, layers: Sequence[str]
+def create_level_arrays(
+    group: zarr.Group, grid: GeoBox, classes: Sequence[LabelClass], storage: ZarrLayout, layers: Sequence[str]
 ) -> None:
     """Write the arrays of one resolution into a group: labels and layers, empty, and where they lie."""
-    placed = {**georeference(grid), "grid_mapping": GRID_MAPPING, **conventions(grid)}
-    flags, (height, width) = flags_of(classes), grid.shape
-    storage.raster(group, VARIABLE, (height, width), {"long_name": "segmentation label", **flags, **placed})
+    placed = {**build_crs_attribute(grid), "grid_mapping": GRID_MAPPING, **build_convention_attributes(grid)}
+    flags, (height, width) = build_class_flags(classes), grid.shape
+    storage.raster(group, LABELS_ARRAY, (height, width), {"long_name": "segmentation label", **flags, **placed})
     for layer in (LAYERS[name] for name in layers):
         shape = layer.shape(len(classes), height, width)
-        storage.raster(group, layer.name, shape, {"long_name": layer.title, **_DECODING, **placed})
-    storage.array(group, GRID_MAPPING, (), (), grid_mapping(grid), dtype="int32")
-    for name, (values, attributes) in coordinates(grid).items():
+        storage.raster(group, layer.name, shape, {"long_name": layer.title, **_LAYER_DECODING, **placed})
+    storage.array(group, GRID_MAPPING, (), (), build_grid_mapping(grid), dtype="int32")
+    for name, (values, attributes) in compute_coordinates(grid).items():
         axis = storage.array(
             group, name, values.shape, (name,), attributes,
             chunks=values.shape, dtype="float64", fill_value=float("nan"),
@@ -149,36 +149,36 @@ def open_labels(path: Path) -> zarr.Array[Any]:
 
     Raises ``InputError`` where there is no store.
     """
-    return open_raster(path, VARIABLE)
+    return open_store_raster(path, LABELS_ARRAY)
 
 
-def open_raster(path: Path, name: str) -> zarr.Array[Any]:
+def open_store_raster(path: Path, name: str) -> zarr.Array[Any]:
     """The labels (y, x) or a layer, (y, x) or (class, y, x), uint8, to read. Raises ``InputError`` if there is none."""
-    return _open(path, name, "r")
+    return _open_array(path, name, "r")
 
 
-def rasters_in(path: Path) -> tuple[str, ...]:
+def list_store_rasters(path: Path) -> tuple[str, ...]:
     """The names of the labels and layers in the group at ``path``."""
-    return tuple(name for name in (VARIABLE, *LAYERS) if _is_array(path / name))
+    return tuple(name for name in (LABELS_ARRAY, *LAYERS) if _is_array(path / name))
 
 
 def write_labels(path: Path, window: Window, labels: NDArray[np.uint8]) -> None:
-    """``write_raster`` of the labels (height, width)."""
-    write_raster(path, VARIABLE, window, labels)
+    """``write_store_raster`` of the labels (height, width)."""
+    write_store_raster(path, LABELS_ARRAY, window, labels)
 
 
-def write_raster(path: Path, name: str, window: Window, values: NDArray[np.uint8]) -> None:
+def write_store_raster(path: Path, name: str, window: Window, values: NDArray[np.uint8]) -> None:
     """Write ``values`` (…, height, width) into ``window``; chunks of nothing but nodata take no space.
 
     The window covers whole Zarr chunks or shards, the scene's last row and column of them as far as the scene goes.
     Raises ``ValueError`` otherwise: two writers of one chunk read, change and write it back, and the slower
     one undoes the faster one's pixels without an error.
     """
-    array = _open(path, name, "r+")
+    array = _open_array(path, name, "r+")
     if values.shape != (*array.shape[:-2], *window.shape) or values.dtype != np.uint8:
         raise ValueError(f"{window} takes uint8 labels of shape {window.shape}, got {values.dtype} {values.shape}")
     _check_whole_chunks(window, array.shape[-2:], (array.shards or array.chunks)[-2:])
-    array[(..., *window.slices())] = values
+    array[(..., *window.to_slices())] = values
 
 
 def seal(path: Path, attributes: Mapping[str, JSON]) -> None:
@@ -206,7 +206,7 @@ def _is_array(path: Path) -> bool:
     return (path / "zarr.json").is_file() or (path / ".zarray").is_file()
 
 
-def _open(path: Path, name: str, mode: Literal["r", "r+"]) -> zarr.Array[Any]:
+def _open_array(path: Path, name: str, mode: Literal["r", "r+"]) -> zarr.Array[Any]:
     if not _is_array(path / name):
         raise InputError(
             "no segmentation store",
@@ -233,7 +233,7 @@ def _check_whole_chunks(window: Window, shape: tuple[int, ...], chunks: tuple[in
             )
 
 
-def flags_of(classes: Sequence[LabelClass]) -> dict[str, JSON]:
+def build_class_flags(classes: Sequence[LabelClass]) -> dict[str, JSON]:
     """The attributes that tell of the labels' meaning, in the words of CF."""
     # No _FillValue: xarray would turn uint8 into float32. GDAL reads the fill value of Zarr itself, rioxarray
     # the attribute nodata.
@@ -246,5 +246,10 @@ def flags_of(classes: Sequence[LabelClass]) -> dict[str, JSON]:
     }
 
 
-_DECODING: dict[str, JSON] = {"nodata": NODATA, "_FillValue": NODATA, "scale_factor": SCALE, "add_offset": 0.0}
+_LAYER_DECODING: dict[str, JSON] = {
+    "nodata": NODATA,
+    "_FillValue": NODATA,
+    "scale_factor": LAYER_SCALE,
+    "add_offset": 0.0,
+}
 """What makes readers see values in [0, 1] and NaN."""

@@ -29,42 +29,48 @@ from seamline.pipeline.common.stopwatch import Stopwatch
 from seamline.pipeline.execution.chunk_context import QUICKLOOK, ChunkContext
 from seamline.pipeline.execution.quicklook import assemble_quicklook
 from seamline.pipeline.geometry.tiling import MapChunks
-from seamline.pipeline.products.cog import copy_raster, labels_content, layer_content, thinned_labels, write_cog
+from seamline.pipeline.products.cog import (
+    copy_cog_to_store,
+    describe_labels,
+    describe_layer,
+    read_thinned_labels,
+    write_cog,
+)
 from seamline.pipeline.products.layers import CONFIDENCE, LAYERS
 from seamline.pipeline.products.overviews import write_overviews
-from seamline.pipeline.products.sidecars import SIDECARS, have_sidecars, remove_sidecars, write_sidecars
+from seamline.pipeline.products.sidecars import SIDECARS, has_sidecars, remove_sidecars, write_sidecars
 from seamline.pipeline.products.zarr_store import (
-    VARIABLE,
-    Storage,
+    LABELS_ARRAY,
+    ZarrLayout,
     create_store,
     is_sealed,
+    list_store_rasters,
     open_labels,
-    open_raster,
-    rasters_in,
+    open_store_raster,
     seal,
 )
-from seamline.pipeline.raster_io.gdal import reason
-from seamline.pipeline.report.preview import Caption, decimated, stretch, write_preview
-from seamline.pipeline.report.report import ModelCard, date_of, place_of, write_report
+from seamline.pipeline.raster_io.gdal import describe_error
+from seamline.pipeline.report.preview import Caption, decimate_labels, stretch, write_preview
+from seamline.pipeline.report.report import ModelCard, format_crs, format_date, write_report
 from seamline.pipeline.report.thumbnail import read_thumbnail, write_overview
 from seamline.pipeline.scenes.display_bands import choose_display_bands, has_true_color
-from seamline.pipeline.stac.assets import file_info
+from seamline.pipeline.stac.assets import compute_file_info
 from seamline.pipeline.stac.catalog import (
     ClassArea,
     ModelReference,
     Provenance,
-    class_table,
-    scene_item,
+    build_scene_item,
+    compute_class_areas,
     update_catalog,
     write_item,
 )
-from seamline.pipeline.stac.footprint import labelled_area, labelled_hull
-from seamline.pipeline.stac.items import run_checksum
-from seamline.pipeline.storage.atomic import replacing
-from seamline.pipeline.vectors.vectors import Polygons, write_polygons
-from seamline.pipeline.vectors.writers import FILES
+from seamline.pipeline.stac.footprint import compute_labelled_area, compute_labelled_hull
+from seamline.pipeline.stac.items import read_run_checksum
+from seamline.pipeline.storage.atomic import atomic_write
+from seamline.pipeline.vectors.vectors import PolygonOptions, write_polygons
+from seamline.pipeline.vectors.writers import POLYGON_FILES
 
-RASTERS = {"cog": VARIABLE} | {name: name for name in LAYERS}
+RASTERS = {"cog": LABELS_ARRAY} | {name: name for name in LAYERS}
 """Outputs that are COGs, and the arrays that they show: <array>.tif."""
 
 
@@ -72,20 +78,20 @@ RASTERS = {"cog": VARIABLE} | {name: name for name in LAYERS}
 class Publication:
     """What to publish of a finished job, and where: ``folder`` is the scene's, ``out`` the catalogue's.
 
-    ``polygons`` is what is wanted of the output of that name, ``spread`` does the work on its chunks.
+    ``polygons`` is what is wanted of the output of that name, ``sample_blocks`` does the work on its chunks.
     """
 
     job: ChunkContext
     model: ModelReference
     classes: tuple[LabelClass, ...]
-    storage: Storage
+    storage: ZarrLayout
     out: Path
     folder: Path
     outputs: tuple[str, ...]
     software: Mapping[str, str]
     lineage: str
     card: ModelCard
-    polygons: Polygons | None = None
+    polygons: PolygonOptions | None = None
     spread: MapChunks = map
 
 
@@ -97,7 +103,7 @@ def _told(job: ChunkContext) -> Iterator[None]:
     except (OSError, RasterioError, CPLE_BaseError) as error:
         raise RunError(
             f"scene {job.scene.id}: the results cannot be written to {job.directory.path.parent}: "
-            f"{reason(error)}; what was inferred is kept, make room and run the same command again"
+            f"{describe_error(error)}; what was inferred is kept, make room and run the same command again"
         ) from error
 
 
@@ -120,18 +126,18 @@ def _published(publication: Publication, record: Mapping[str, Any], watch: Stopw
     with watch.stage("cog"):
         _write_cogs(publication, store, publication.outputs, record, job.directory.files)
     with watch.stage("polygons"):
-        for kind in FILES.keys() - set(publication.polygons.formats if publication.polygons else ()):
-            (folder / FILES[kind]).unlink(missing_ok=True)
+        for kind in POLYGON_FILES.keys() - set(publication.polygons.formats if publication.polygons else ()):
+            (folder / POLYGON_FILES[kind]).unlink(missing_ok=True)
         _write_polygons(publication, store, job.directory.files)
     with watch.stage("publish"):
-        table = class_table(labels, grid, publication.classes)
-        hull = labelled_hull(labels)
+        table = compute_class_areas(labels, grid, publication.classes)
+        hull = compute_labelled_hull(labels)
         remove_sidecars(folder, SIDECARS.keys() - set(publication.outputs))
         _sidecars(publication, table)
         pixels, valid = assemble_quicklook(job)
         rgb = stretch(pixels, valid, rgb=_rgb(job))
         write_overview(rgb, valid, grid, job.quicklook_step, folder / OVERVIEW)
-        _preview(publication, table, decimated(labels, QUICKLOOK), rgb if valid.any() else None)
+        _preview(publication, table, decimate_labels(labels, QUICKLOOK), rgb if valid.any() else None)
         _move(store, folder / ZARR, keep="zarr" in publication.outputs)
         for output in RASTERS.keys() - set(publication.outputs):
             _cog(folder, output).unlink(missing_ok=True)
@@ -152,18 +158,18 @@ def _published(publication: Publication, record: Mapping[str, Any], watch: Stopw
     return complete
 
 
-def missing_outputs(folder: Path, outputs: Iterable[str], polygons: Polygons | None) -> list[str]:
+def missing_outputs(folder: Path, outputs: Iterable[str], polygons: PolygonOptions | None) -> list[str]:
     """What is not there, or not whole, of a finished run: outputs, "style", "preview", "report", "item".
 
     Polygons by other rules than asked for are not there. The preview is missing without the overview, too, and the
     item where it or the catalogue does not speak of the record as it is: a kill came between.
     """
     there = {output: _cog(folder, output).exists() for output in RASTERS} | {"zarr": is_sealed(folder / ZARR)}
-    there["polygons"] = polygons is None or polygons.are_in(folder, _record(folder))
+    there["polygons"] = polygons is None or polygons.has_files_in(folder, _record(folder))
     missing = [output for output in outputs if not there[output]]
     beside = {"preview": (PREVIEW, OVERVIEW), "report": (REPORT,)}
     missing += [what for what, names in beside.items() if not all((folder / name).exists() for name in names)]
-    if not have_sidecars(folder, outputs):
+    if not has_sidecars(folder, outputs):
         missing.append("style")
     return missing if _vouched(folder, outputs) else [*missing, "item"]
 
@@ -175,11 +181,11 @@ def _vouched(folder: Path, outputs: Iterable[str]) -> bool:
         record = _record(folder)
         checksum = item["assets"]["run"]["file:checksum"]
         known = set(outputs) <= set(record["outputs"])
-        listed = run_checksum(folder.parent / ITEMS, folder.name)
+        listed = read_run_checksum(folder.parent / ITEMS, folder.name)
     except (OSError, ValueError, LookupError, TypeError, RecursionError):
         return False
     there = (folder.parent / CATALOG).exists() and listed == checksum
-    return known and there and checksum == file_info(folder / RECORD)["file:checksum"]
+    return known and there and checksum == compute_file_info(folder / RECORD)["file:checksum"]
 
 
 def _record(folder: Path) -> dict[str, Any]:
@@ -188,7 +194,7 @@ def _record(folder: Path) -> dict[str, Any]:
 
 def can_complete(folder: Path, outputs: Iterable[str]) -> bool:
     """Whether the labels of a finished run, and its layers, are still there, as one raster or the other."""
-    stored = rasters_in(folder / ZARR) if is_sealed(folder / ZARR) else ()
+    stored = list_store_rasters(folder / ZARR) if is_sealed(folder / ZARR) else ()
     wanted = {"cog", *outputs} & set(RASTERS)
     return all(RASTERS[output] in stored or _cog(folder, output).exists() for output in wanted)
 
@@ -222,7 +228,11 @@ def _completed(publication: Publication, record: Mapping[str, Any]) -> dict[str,
     if "preview" in missing:
         thumbnail = read_thumbnail(job.scene, [job.scene.bands[k] for k in _shown(job)], QUICKLOOK)
         labels = open_labels(folder / ZARR) if is_sealed(folder / ZARR) else None
-        small = thinned_labels(folder / COG, job.quicklook_step) if labels is None else decimated(labels, QUICKLOOK)
+        small = (
+            read_thinned_labels(folder / COG, job.quicklook_step)
+            if labels is None
+            else decimate_labels(labels, QUICKLOOK)
+        )
         rgb = None if thumbnail is None else stretch(*thumbnail, rgb=_rgb(job))
         if thumbnail is not None and rgb is not None:
             write_overview(rgb, thumbnail[1], job.scene.grid, job.quicklook_step, folder / OVERVIEW)
@@ -244,8 +254,8 @@ def _copy_store(publication: Publication, store: Path, layers: Sequence[str]) ->
     shutil.rmtree(store, ignore_errors=True)
     grid, classes = publication.job.scene.grid, publication.classes
     create_store(store, grid, classes, publication.storage, title=publication.lineage, layers=layers)
-    for name in rasters_in(store):
-        copy_raster(publication.folder / f"{name}.tif", store, name)
+    for name in list_store_rasters(store):
+        copy_cog_to_store(publication.folder / f"{name}.tif", store, name)
 
 
 def _readable_store(publication: Publication, scratch: Path) -> Path:
@@ -276,7 +286,7 @@ def _tags(record: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _write_record(folder: Path, record: Mapping[str, Any]) -> None:
-    with replacing(folder / RECORD) as part:
+    with atomic_write(folder / RECORD) as part:
         part.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
 
 
@@ -292,9 +302,9 @@ def _write_cogs(
     for output in RASTERS:
         if output in outputs:
             name = RASTERS[output]
-            content = labels_content(classes) if name == VARIABLE else layer_content(LAYERS[name], classes)
+            content = describe_labels(classes) if name == LABELS_ARRAY else describe_layer(LAYERS[name], classes)
             path = _cog(publication.folder, output)
-            write_cog(open_raster(store, name), grid, content, path, scratch, _tags(record))
+            write_cog(open_store_raster(store, name), grid, content, path, scratch, _tags(record))
 
 
 def _sealed_store(publication: Publication, record: Mapping[str, Any], watch: Stopwatch) -> Path:
@@ -348,7 +358,7 @@ def _preview(
 ) -> None:
     scene = publication.job.scene
     height, width = scene.grid.shape
-    note = f"{date_of(scene)}  ·  {width:,} × {height:,} pixels  ·  {place_of(scene)}"
+    note = f"{format_date(scene)}  ·  {width:,} × {height:,} pixels  ·  {format_crs(scene)}"
     write_preview(
         rgb,
         small,
@@ -366,7 +376,7 @@ def _item(
     provenance = Provenance(
         scene.source, publication.model, scene.datetime, finished, publication.software, publication.lineage
     )
-    area = labelled_area(scene.grid, hull, scene.aoi)
-    item = scene_item(publication.folder, scene.id, scene.grid, classes, table, provenance, area)
+    area = compute_labelled_area(scene.grid, hull, scene.aoi)
+    item = build_scene_item(publication.folder, scene.id, scene.grid, classes, table, provenance, area)
     write_item(item, publication.folder)
     update_catalog(publication.out)

@@ -30,9 +30,9 @@ from typing import Any
 
 from seamline.pipeline.common.errors import RunError
 from seamline.pipeline.common.layout import CATALOG, ITEM, ITEMS, RECORD
-from seamline.pipeline.stac.catalog import catalog_document, json_bytes
-from seamline.pipeline.stac.items import Document, moved, packed_items, parsed_item, run_checksum
-from seamline.pipeline.storage.object_store import Found, ObjectFolder, at_once
+from seamline.pipeline.stac.catalog import build_catalog, encode_json
+from seamline.pipeline.stac.items import ItemDict, encode_item_table, parse_item, read_run_checksum, rebase_hrefs
+from seamline.pipeline.storage.object_store import ObjectFolder, StoredObject, map_concurrently
 
 _TRIES = 20
 """Of replacing an object that others replace, too: each try that fails is one of theirs that went well."""
@@ -45,19 +45,19 @@ class Published:
     """A scene that is published: its item and the record of its run, and in which ``version`` its files lie."""
 
     scene: str
-    item: Document
+    item: ItemDict
     record: dict[str, Any]
     version: str
 
 
 def published(catalogue: ObjectFolder, scene: str) -> Published | None:
     """What is published of a scene; ``None`` if nothing is, or nothing that Seamline wrote."""
-    folder = catalogue.below(scene)
+    folder = catalogue.subfolder(scene)
     found = folder.get(ITEM)
     if found is None:
         return None
     try:
-        item = parsed_item(found.data, folder.url(ITEM))
+        item = parse_item(found.data, folder.to_url(ITEM))
         place = str(item["assets"]["run"]["href"]).removeprefix("./")
         record = folder.get(place)
         if record is None:
@@ -70,17 +70,17 @@ def published(catalogue: ObjectFolder, scene: str) -> Published | None:
 def is_listed(catalogue: ObjectFolder, found: Published) -> bool:
     """Whether catalogue and table speak of the scene as it is published."""
     table = catalogue.get(ITEMS)
-    if table is None or catalogue.version(CATALOG) is None:
+    if table is None or catalogue.get_version(CATALOG) is None:
         return False
     try:
-        return bool(run_checksum(BytesIO(table.data), found.scene) == found.item["assets"]["run"]["file:checksum"])
+        return bool(read_run_checksum(BytesIO(table.data), found.scene) == found.item["assets"]["run"]["file:checksum"])
     except (ValueError, LookupError, TypeError):
         return False
 
 
 def is_whole(catalogue: ObjectFolder, found: Published) -> bool:
     """Whether all files of the version are there, with the sizes that the item says."""
-    sizes = catalogue.below(found.scene).sizes(found.version)
+    sizes = catalogue.subfolder(found.scene).list_sizes(found.version)
     for asset in found.item["assets"].values():
         key, size = asset["href"].removeprefix("./"), asset["file:size"]
         if sizes.get(key, sum(bytes_ for name, bytes_ in sizes.items() if name.startswith(f"{key}/"))) != size:
@@ -90,11 +90,11 @@ def is_whole(catalogue: ObjectFolder, found: Published) -> bool:
 
 def fetch(catalogue: ObjectFolder, found: Published, folder: Path) -> None:
     """Bring the files of a published scene back into a working folder; the record of the run last."""
-    source = catalogue.below(found.scene).below(found.version)
-    keys = [key for key in source.sizes() if key != RECORD]
-    for _ in at_once(lambda key: source.fetch(key, folder / key), keys):
+    source = catalogue.subfolder(found.scene).subfolder(found.version)
+    keys = [key for key in source.list_sizes() if key != RECORD]
+    for _ in map_concurrently(lambda key: source.download(key, folder / key), keys):
         pass
-    source.fetch(RECORD, folder / RECORD)
+    source.download(RECORD, folder / RECORD)
 
 
 def upload(folder: Path, catalogue: ObjectFolder, progress: Callable[[float], None] = lambda share: None) -> Published:
@@ -106,24 +106,24 @@ def upload(folder: Path, catalogue: ObjectFolder, progress: Callable[[float], No
         InputError: access is denied, or there is no such bucket.
         RunError: the server does not answer, or others replace the scene again and again.
     """
-    scene, place = folder.name, catalogue.below(folder.name)
+    scene, place = folder.name, catalogue.subfolder(folder.name)
     content = (folder / ITEM).read_bytes()
-    local = parsed_item(content, str(folder / ITEM))
+    local = parse_item(content, str(folder / ITEM))
     for _ in range(_TRIES):
         known = place.get(ITEM)
         base = "" if known is None else known.version
         version = hashlib.sha256(content + base.encode()).hexdigest()[:_VERSION]
         _put_files(folder, place, version, progress)
-        stale = [key for key in place.sizes() if _version_of(key) not in (version, _pointed(known), "")]
-        pointer = json_bytes({**local, "assets": moved(local, version)["assets"]})
-        if place.swap(ITEM, pointer, None if known is None else known.version):
+        stale = [key for key in place.list_sizes() if _version_of(key) not in (version, _pointed(known), "")]
+        pointer = encode_json({**local, "assets": rebase_hrefs(local, version)["assets"]})
+        if place.compare_and_swap(ITEM, pointer, None if known is None else known.version):
             break
         _wait()
     else:
         raise RunError(f"scene {scene}: others publish it to {catalogue} again and again; run the same command again")
     renew_catalog(catalogue)
     place.delete(stale)
-    item = parsed_item(pointer, place.url(ITEM))
+    item = parse_item(pointer, place.to_url(ITEM))
     return Published(scene, item, json.loads((folder / RECORD).read_text(encoding="utf-8")), version)
 
 
@@ -134,7 +134,7 @@ def _put_files(folder: Path, place: ObjectFolder, version: str, progress: Callab
         for path in sorted(folder.rglob("*"))
         if path.is_file() and not any(part.startswith(".") for part in path.relative_to(folder).parts[:1])
     }
-    there = place.sizes(version)
+    there = place.list_sizes(version)
     left = [key for key, size in files.items() if there.get(f"{version}/{key}") != size]
     total, done = max(1, sum(files.values())), sum(files.values()) - sum(files[key] for key in left)
 
@@ -142,7 +142,7 @@ def _put_files(folder: Path, place: ObjectFolder, version: str, progress: Callab
         place.put(f"{version}/{key}", _versioned_item(folder) if key == ITEM else folder / key)
         return files[key]
 
-    for size in at_once(put, left):
+    for size in map_concurrently(put, left):
         done += size
         progress(done / total)
 
@@ -153,7 +153,7 @@ def _versioned_item(folder: Path) -> bytes:
     links = [
         link | {"href": f"../{link['href']}"} if link["rel"] in ("root", "parent") else link for link in item["links"]
     ]
-    return json_bytes({**item, "links": links})
+    return encode_json({**item, "links": links})
 
 
 def _version_of(key: str) -> str:
@@ -161,7 +161,7 @@ def _version_of(key: str) -> str:
     return key.partition("/")[0] if "/" in key else ""
 
 
-def _pointed(pointer: Found | None) -> str:
+def _pointed(pointer: StoredObject | None) -> str:
     """The version that a pointer leads to; ``""`` without one, or if it is none."""
     try:
         item = json.loads(pointer.data if pointer else b"{}")
@@ -181,15 +181,19 @@ def renew_catalog(catalogue: ObjectFolder) -> int:
     """
     left = {CATALOG, ITEMS}
     for _ in range(_TRIES):
-        known = {name: catalogue.version(name) for name in left}
+        known = {name: catalogue.get_version(name) for name in left}
         items = _items(catalogue)
         if not items:
             return 0
         table = {scene: item for scene, item in items.items() if item}
-        documents = {CATALOG: json_bytes(catalog_document(items))}
+        documents = {CATALOG: encode_json(build_catalog(items))}
         if table:
-            documents[ITEMS] = packed_items(table)
-        left = {name for name in left if name in documents and not catalogue.swap(name, documents[name], known[name])}
+            documents[ITEMS] = encode_item_table(table)
+        left = {
+            name
+            for name in left
+            if name in documents and not catalogue.compare_and_swap(name, documents[name], known[name])
+        }
         if not left:
             return len(items)
         _wait()
@@ -197,17 +201,17 @@ def renew_catalog(catalogue: ObjectFolder) -> int:
                    "run the same command again")  # fmt: skip
 
 
-def _items(catalogue: ObjectFolder) -> dict[str, Document]:
+def _items(catalogue: ObjectFolder) -> dict[str, ItemDict]:
     """All items by scene, in order; empty where one is damaged: that keeps no other out."""
 
-    def read(scene: str) -> tuple[str, Document | None]:
+    def read(scene: str) -> tuple[str, ItemDict | None]:
         found = catalogue.get(f"{scene}/{ITEM}")
         try:
-            return scene, None if found is None else parsed_item(found.data, scene)
+            return scene, None if found is None else parse_item(found.data, scene)
         except ValueError:
             return scene, {}
 
-    return {scene: item for scene, item in sorted(at_once(read, catalogue.folders())) if item is not None}
+    return {scene: item for scene, item in sorted(map_concurrently(read, catalogue.list_folders())) if item is not None}
 
 
 def _wait() -> None:

@@ -27,7 +27,7 @@ from rasterio.windows import Window as RasterioWindow
 
 from seamline.pipeline.common.errors import InputError
 from seamline.pipeline.geometry.window import Window
-from seamline.pipeline.storage.object_store import access_in_use, is_object, object_at
+from seamline.pipeline.storage.object_store import current_access, is_object_url, split_object_url
 
 _LOCAL_ENV: dict[str, Any] = {"GDAL_CACHEMAX": 64 * 2**20}  # GDAL's default is 5 % of the memory, per process
 _REMOTE_ENV: dict[str, Any] = {
@@ -45,10 +45,10 @@ _REMOTE_ENV: dict[str, Any] = {
     "CPL_VSIL_CURL_NON_CACHED": "/vsis3/",  # beyond an open file: another one may take the place of an object
 }
 _REMOTE = re.compile(r"^(?!(file|zip|tar|gzip):)[\w+]+://|/vsi(curl|s3|gs|az|adls|oss|swift|webhdfs)")
-_OPEN_FILES = 16
+_MAX_OPEN_FILES = 16
 _SAMPLE_EDGE = 512
 _SAMPLED_BLOCKS = 8  # each is a request or two when the file is remote
-_HASHED_WHOLE = 2 * 2**30
+_MAX_HASHED_WHOLE = 2 * 2**30
 
 
 def is_remote(path: str) -> bool:
@@ -56,7 +56,7 @@ def is_remote(path: str) -> bool:
     return _REMOTE.search(path) is not None
 
 
-class _Credentials(Session):  # type: ignore[misc]
+class _S3Session(Session):  # type: ignore[misc]
     """Of object storage, as GDAL takes them; rasterio's own sessions would need boto3."""
 
     @classmethod
@@ -68,46 +68,46 @@ class _Credentials(Session):  # type: ignore[misc]
         return self.get_credential_options()
 
     def get_credential_options(self) -> dict[str, str]:
-        return access_in_use().gdal()
+        return current_access().to_gdal_options()
 
 
-def environment(path: str, version: str | None = None) -> rasterio.Env:
+def gdal_environment(path: str, version: str | None = None) -> rasterio.Env:
     """GDAL's settings for reading ``path``; a context manager.
 
     ``version``: an object of another ETag is not read (S3 answers that the precondition failed).
     """
     condition = {} if version is None else {"GDAL_HTTP_HEADERS": f"If-Match: {version}"}
-    return rasterio.Env(session=_Credentials(), **(_REMOTE_ENV if is_remote(path) else _LOCAL_ENV), **condition)
+    return rasterio.Env(session=_S3Session(), **(_REMOTE_ENV if is_remote(path) else _LOCAL_ENV), **condition)
 
 
-def object_version(path: str) -> str | None:
+def get_object_version(path: str) -> str | None:
     """The ETag of the object that ``path`` is; ``None`` for anything else, and for a VRT, which names other objects.
 
     Raises ``InputError`` if there is none, or no access to it, and ``RunError`` if the server does not answer.
     """
     url = re.sub(r"^/vsis3/", "s3://", path)
-    if not is_object(url) or url.lower().endswith(".vrt"):
+    if not is_object_url(url) or url.lower().endswith(".vrt"):
         return None
-    folder, key = object_at(url)
-    version = folder.version(key)
+    folder, key = split_object_url(url)
+    version = folder.get_version(key)
     if version is None:
         raise InputError("no such object", got=url, expected="a raster, a folder of band files (…/) or a STAC item",
                          fix="check the address; it may have been removed since it was found")  # fmt: skip
     return version
 
 
-def changed(path: str, version: str | None) -> str | None:
+def describe_change(path: str, version: str | None) -> str | None:
     """What became of an object since it had this ``version``, in words; ``None`` if nothing did."""
     if version is None:
         return None
     try:
-        same = object_version(path) == version
+        same = get_object_version(path) == version
     except InputError as error:
         return str(error)
     return None if same else f"{path} is another object than when the run began: run the same command again"
 
 
-def local_file(path: str) -> Path | None:
+def find_local_file(path: str) -> Path | None:
     """The file on disk that ``path`` lies in (the archive for ``/vsizip/…``), None where there is none."""
     plain = PurePosixPath(re.sub(r"^/vsi(zip|tar|gzip|7z|rar)/", "", path))
     return next((Path(p) for p in (plain, *plain.parents) if Path(p).is_file()), None)
@@ -130,28 +130,28 @@ class OpenRaster:
     block_shapes: tuple[tuple[int, int], ...]
 
 
-class _Handles(threading.local):
+class _HandleCache(threading.local):
     """Open rasters of one thread, least recently used first: GDAL's must not be shared between threads."""
 
     def __init__(self) -> None:
         self.rasters: OrderedDict[tuple[object, ...], OpenRaster] = OrderedDict()
 
     def get(self, path: str, version: str | None) -> OpenRaster:
-        file = local_file(path)
+        file = find_local_file(path)
         # The process is part of the key: a forked child shares the file offsets of its parent's handles.
         key = os.getpid(), path, version or (file and file.stat().st_mtime_ns)
         if key not in self.rasters:
-            self.rasters[key] = _open(path)
+            self.rasters[key] = _open_dataset(path)
         self.rasters.move_to_end(key)
-        while len(self.rasters) > _OPEN_FILES:
+        while len(self.rasters) > _MAX_OPEN_FILES:
             self.rasters.popitem(last=False)[1].dataset.close()
         return self.rasters[key]
 
 
-_handles = _Handles()
+_handles = _HandleCache()
 
 
-def _open(path: str) -> OpenRaster:
+def _open_dataset(path: str) -> OpenRaster:
     # As /vsis3/ GDAL finds the credentials itself; for s3:// rasterio would need boto3.
     dataset = rasterio.open(re.sub(r"^s3://", "/vsis3/", path))
     kinds = dataset.colorinterp
@@ -169,7 +169,7 @@ def _open(path: str) -> OpenRaster:
     )
 
 
-def opened(path: str, version: str | None = None) -> OpenRaster:
+def open_cached_raster(path: str, version: str | None = None) -> OpenRaster:
     """This thread's open raster of ``path``, not to be closed; call and use it inside ``environment(path, version)``.
 
     Raises rasterio's ``RasterioIOError`` when GDAL cannot open the file.
@@ -179,23 +179,25 @@ def opened(path: str, version: str | None = None) -> OpenRaster:
 
 def read_pixels(file: OpenRaster, indexes: list[int], window: Window) -> NDArray[Any]:
     """(bands, height, width) of a window within the file. Raises rasterio's ``RasterioIOError``."""
-    return _read(file, file.dataset.read, indexes, window)
+    return _read_or_clear_error(file, file.dataset.read, indexes, window)
 
 
 def read_mask(file: OpenRaster, window: Window) -> NDArray[Any]:
     """(height, width): GDAL's mask of the first band, 0 = no data. Raises rasterio's ``RasterioIOError``."""
-    return _read(file, file.dataset.read_masks, 1, window)
+    return _read_or_clear_error(file, file.dataset.read_masks, 1, window)
 
 
-def _read(file: OpenRaster, read: Callable[..., NDArray[Any]], indexes: Any, window: Window) -> NDArray[Any]:
+def _read_or_clear_error(
+    file: OpenRaster, read: Callable[..., NDArray[Any]], indexes: Any, window: Window
+) -> NDArray[Any]:
     try:
         return read(indexes, window=RasterioWindow(window.col, window.row, window.width, window.height))
     except RasterioIOError:
-        forget_errors()
+        clear_gdal_error()
         raise
 
 
-def edge_offset(grid: GeoBox, other: GeoBox) -> float:
+def measure_corner_offset(grid: GeoBox, other: GeoBox) -> float:
     """How far the corners of two grids of one CRS lie apart, in pixels of ``other``."""
     to_other = ~other.transform @ grid.transform
     offset = 0.0
@@ -205,25 +207,25 @@ def edge_offset(grid: GeoBox, other: GeoBox) -> float:
     return offset
 
 
-def same_grid(grid: GeoBox, other: GeoBox) -> bool:
+def is_same_grid(grid: GeoBox, other: GeoBox) -> bool:
     """Whether pixel (row, column) is the same place in both; the CRS are not compared."""
-    return bool(grid.shape == other.shape) and edge_offset(grid, other) < 0.01
+    return bool(grid.shape == other.shape) and measure_corner_offset(grid, other) < 0.01
 
 
-def reason(error: BaseException) -> str:
+def describe_error(error: BaseException) -> str:
     """What GDAL said first, in one line: the root of an error's causes."""
     while error.__cause__ is not None:
         error = error.__cause__
     return " ".join(str(error).split())
 
 
-def forget_errors() -> None:
+def clear_gdal_error() -> None:
     """Clear GDAL's last error: it stays behind, and rasterio would raise it in the next innocent call."""
     with suppress(CPLE_BaseError):
         CRS.from_epsg(4326)
 
 
-def check_blocks(path: Path) -> None:
+def check_blocks_written(path: Path) -> None:
     """Raise ``OSError`` for a tiled GeoTIFF of pixel-interleaved bands that lacks a block on the disk.
 
     GDAL does not report what it could not write while it closed the file.
@@ -240,11 +242,11 @@ def check_blocks(path: Path) -> None:
                 raise OSError(f"the block in row {row} and column {col} was not written whole")
 
 
-def sample(path: str, index: int) -> NDArray[Any]:
+def sample_pixels(path: str, index: int) -> NDArray[Any]:
     """Pixels of a few blocks spread over one band, as one axis; unreadable blocks are left out."""
     parts: list[NDArray[Any]] = []
-    with environment(path):
-        file = opened(path)
+    with gdal_environment(path):
+        file = open_cached_raster(path)
         everything = Window(0, 0, *file.grid.shape)
         height, width = (min(edge, _SAMPLE_EDGE) for edge in file.block_shapes[index - 1])
         rows, cols = -(-everything.height // height), -(-everything.width // width)
@@ -256,7 +258,7 @@ def sample(path: str, index: int) -> NDArray[Any]:
     return np.concatenate(parts) if parts else np.empty(0)
 
 
-def content_digest(path: str, indexes: Sequence[int], version: str | None = None) -> str:
+def hash_content(path: str, indexes: Sequence[int], version: str | None = None) -> str:
     """SHA-256 (hex) of what a raster holds, whatever it is called.
 
     Files of up to 2 GiB, also those that a VRT names, are hashed whole; larger ones by size, time of last
@@ -268,11 +270,11 @@ def content_digest(path: str, indexes: Sequence[int], version: str | None = None
         digest.update(f"object {version}".encode())
         return digest.hexdigest()
     sampled = False
-    for part in files_of(path):
-        local = local_file(part)
-        if part != path and (etag := object_version(part)) is not None:
+    for part in list_source_files(path):
+        local = find_local_file(part)
+        if part != path and (etag := get_object_version(part)) is not None:
             digest.update(f"object {etag}".encode())
-        elif local is None or local.stat().st_size > _HASHED_WHOLE:
+        elif local is None or local.stat().st_size > _MAX_HASHED_WHOLE:
             sampled = True
             size = local and (local.stat().st_size, local.stat().st_mtime_ns)
             digest.update(repr(size).encode())
@@ -281,20 +283,20 @@ def content_digest(path: str, indexes: Sequence[int], version: str | None = None
             with local.open("rb") as stream:
                 digest.update(hashlib.file_digest(stream, "sha256").digest())
     if sampled:
-        with environment(path):
-            file = opened(path)
+        with gdal_environment(path):
+            file = open_cached_raster(path)
             profile = tuple(file.grid.shape), file.dtypes, file.grid.transform[:6], str(file.grid.crs)
         digest.update(repr(profile).encode())
         for index in indexes:
-            digest.update(sample(path, index).tobytes())
+            digest.update(sample_pixels(path, index).tobytes())
     return digest.hexdigest()
 
 
-def files_of(path: str) -> list[str]:
+def list_source_files(path: str) -> list[str]:
     """``path`` and the files that its pixels come from. Raises rasterio's ``RasterioIOError``."""
-    with environment(path):
+    with gdal_environment(path):
         # Statistics and overviews come and go with the viewers that are used; they change no pixel.
-        others = [f for f in sorted(opened(path).dataset.files) if not f.endswith((".aux.xml", ".ovr"))]
+        others = [f for f in sorted(open_cached_raster(path).dataset.files) if not f.endswith((".aux.xml", ".ovr"))]
     if not path.lower().endswith(".vrt"):
         return others
-    return [path, *(part for other in others if other != path for part in files_of(other))]
+    return [path, *(part for other in others if other != path for part in list_source_files(other))]

@@ -15,14 +15,14 @@ from seamline.pipeline.common.errors import BadBlockError
 from seamline.pipeline.geometry.window import Window
 from seamline.pipeline.raster_io.gdal import (
     OpenRaster,
-    changed,
-    environment,
+    describe_change,
+    describe_error,
+    gdal_environment,
     is_remote,
-    opened,
+    is_same_grid,
+    open_cached_raster,
     read_mask,
     read_pixels,
-    reason,
-    same_grid,
 )
 
 
@@ -53,11 +53,11 @@ class FileWindow:
 
     pixels: NDArray[Any]
     has_data: NDArray[np.bool_]
-    lost: NDArray[np.bool_]
-    bad: tuple[BadBlock, ...]
+    unreadable: NDArray[np.bool_]
+    bad_blocks: tuple[BadBlock, ...]
 
 
-def read_file(
+def read_file_window(
     path: str,
     indexes: Sequence[int],
     nodata: float | None,
@@ -76,15 +76,15 @@ def read_file(
     that is no longer of this ``version``.
     """
     try:
-        with environment(path, version):
-            return _read_window(path, indexes, nodata, grid, window, keep_going, version)
+        with gdal_environment(path, version):
+            return _read_on_grid(path, indexes, nodata, grid, window, keep_going, version)
     except BadBlockError as error:
-        if (what := changed(path, version)) is None:
+        if (what := describe_change(path, version)) is None:
             raise
         raise BadBlockError(what) from error
 
 
-def _read_window(
+def _read_on_grid(
     path: str,
     indexes: Sequence[int],
     nodata: float | None,
@@ -94,23 +94,23 @@ def _read_window(
     version: str | None,
 ) -> FileWindow:
     try:
-        file = opened(path, version)
+        file = open_cached_raster(path, version)
     except RasterioIOError as error:
-        raise BadBlockError(f"{path} can no longer be opened: {reason(error)}") from error
+        raise BadBlockError(f"{path} can no longer be opened: {describe_error(error)}") from error
     go_on = keep_going and not is_remote(path)
-    if same_grid(file.grid, grid):
-        return _read_own(file, list(indexes), nodata, window, go_on)
-    rows, cols = _positions(file.grid, grid, window)
+    if is_same_grid(file.grid, grid):
+        return _read_own_pixels(file, list(indexes), nodata, window, go_on)
+    rows, cols = _locate_window(file.grid, grid, window)
     own = Window(
         int(rows.low[0]),
         int(cols.low[0]),
         int(rows.high[-1] - rows.low[0]) + 1,
         int(cols.high[-1] - cols.low[0]) + 1,
     )
-    return _interpolated(_read_own(file, list(indexes), nodata, own, go_on), nodata, rows, cols)
+    return _interpolate(_read_own_pixels(file, list(indexes), nodata, own, go_on), nodata, rows, cols)
 
 
-def _read_own(
+def _read_own_pixels(
     file: OpenRaster, indexes: list[int], nodata: float | None, window: Window, keep_going: bool
 ) -> FileWindow:
     """Read a window of the file's own pixels."""
@@ -122,7 +122,7 @@ def _read_own(
         pixels = read_pixels(file, bands, window)
     except RasterioIOError:
         # Read again block by block: which are bad, and is any (the network may have recovered)?
-        pixels, lost, bad = _salvage(file, bands, window, keep_going)
+        pixels, lost, bad = _read_block_by_block(file, bands, window, keep_going)
     values = pixels[: len(indexes)]
     has_data = np.ones(values.shape, dtype=bool)
     if nodata is not None:
@@ -133,13 +133,13 @@ def _read_own(
         try:
             has_data &= read_mask(file, window) > 0
         except RasterioIOError as error:
-            raise BadBlockError(f"{file.path}: the mask at {window} cannot be read: {reason(error)}") from error
+            raise BadBlockError(f"{file.path}: the mask at {window} cannot be read: {describe_error(error)}") from error
     if np.issubdtype(values.dtype, np.floating):
         has_data &= np.isfinite(values)
     return FileWindow(values, has_data, lost, bad)
 
 
-def _salvage(
+def _read_block_by_block(
     file: OpenRaster, bands: list[int], window: Window, keep_going: bool
 ) -> tuple[NDArray[Any], NDArray[np.bool_], tuple[BadBlock, ...]]:
     """Read block by block: the pixels, which are lost (and 0), the bad blocks."""
@@ -149,7 +149,7 @@ def _salvage(
     for position, index in enumerate(bands):
         for (row, col), block in _blocks(window, *file.block_shapes[index - 1]):
             part = block.intersection(window)
-            inside = part.relative_to(window).slices()
+            inside = part.relative_to(window).to_slices()
             try:
                 pixels[position][inside] = read_pixels(file, [index], part)[0]
             except RasterioIOError as error:
@@ -158,10 +158,10 @@ def _salvage(
                     raise BadBlockError(
                         f"{file.path}: band {index}, block row {row}, column {col} (pixel rows {whole.row} to"
                         f" {whole.stop_row - 1}, columns {whole.col} to {whole.stop_col - 1}) cannot be read:"
-                        f" {reason(error)}"
+                        f" {describe_error(error)}"
                     ) from error
                 lost[inside] = True
-                bad.append(BadBlock(file.path, index, whole, reason(error)))
+                bad.append(BadBlock(file.path, index, whole, describe_error(error)))
     return pixels, lost, tuple(bad)
 
 
@@ -173,53 +173,53 @@ def _blocks(window: Window, height: int, width: int) -> Iterator[tuple[tuple[int
 
 
 @dataclass(frozen=True)
-class _Positions:
+class _AxisPositions:
     """The two pixels of a file around each pixel of one axis, and how near it is to the second (0 to 1)."""
 
     low: NDArray[np.intp]
     high: NDArray[np.intp]
-    nearness: NDArray[np.float64]
+    weight: NDArray[np.float64]
 
     @property
     def nearest(self) -> NDArray[np.intp]:
         """The pixel that holds the centre, counted from the first that is read."""
-        at: NDArray[np.intp] = np.where(self.nearness < 0.5, self.low, self.high) - self.low[0]
+        at: NDArray[np.intp] = np.where(self.weight < 0.5, self.low, self.high) - self.low[0]
         return at
 
     @staticmethod
-    def of(start: int, stop: int, step: float, origin: float, size: int) -> _Positions:
+    def from_scene_pixels(start: int, stop: int, step: float, origin: float, size: int) -> _AxisPositions:
         """For the pixels [start, stop) of the scene: pixel p's centre lies at origin + step · (p + ½)."""
         # Counted from the file's first pixel, not the window's: so are equal pixels equal in every window.
         place = np.clip(origin + step * (np.arange(start, stop) + 0.5) - 0.5, 0, size - 1)
         low = np.floor(place).astype(np.intp)
-        return _Positions(low, np.minimum(low + 1, size - 1), place - low)
+        return _AxisPositions(low, np.minimum(low + 1, size - 1), place - low)
 
-    def blend(self, values: NDArray[Any], axis: int) -> NDArray[np.float64]:
+    def interpolate(self, values: NDArray[Any], axis: int) -> NDArray[np.float64]:
         """Linear interpolation of what was read from ``low[0]`` on."""
         shape = [1] * values.ndim
         shape[axis] = -1
-        near = self.nearness.reshape(shape)
+        near = self.weight.reshape(shape)
         first, second = (values.take(at - self.low[0], axis=axis) for at in (self.low, self.high))
         blended: NDArray[np.float64] = first * (1 - near) + second * near
         return blended
 
 
-def _positions(own: GeoBox, grid: GeoBox, window: Window) -> tuple[_Positions, _Positions]:
+def _locate_window(own: GeoBox, grid: GeoBox, window: Window) -> tuple[_AxisPositions, _AxisPositions]:
     """Rows and columns of a window of ``grid`` in a file, whose edges a scene wants to be the same."""
     to_own = ~own.transform @ grid.transform
     height, width = own.shape
-    rows = _Positions.of(window.row, window.stop_row, to_own.e, to_own.f, height)
-    return rows, _Positions.of(window.col, window.stop_col, to_own.a, to_own.c, width)
+    rows = _AxisPositions.from_scene_pixels(window.row, window.stop_row, to_own.e, to_own.f, height)
+    return rows, _AxisPositions.from_scene_pixels(window.col, window.stop_col, to_own.a, to_own.c, width)
 
 
-def _interpolated(part: FileWindow, nodata: float | None, rows: _Positions, cols: _Positions) -> FileWindow:
+def _interpolate(part: FileWindow, nodata: float | None, rows: _AxisPositions, cols: _AxisPositions) -> FileWindow:
     """Bilinear interpolation among the pixels that have data, where the pixel of the same place has any.
 
     As GDAL's WarpedVRT does it, but that rounds differently in different windows, and labels would follow.
     """
 
     def bilinear(values: NDArray[Any]) -> NDArray[np.float64]:
-        return cols.blend(rows.blend(values, axis=values.ndim - 2), axis=values.ndim - 1)
+        return cols.interpolate(rows.interpolate(values, axis=values.ndim - 2), axis=values.ndim - 1)
 
     dtype = part.pixels.dtype
     whole = np.issubdtype(dtype, np.integer)
@@ -232,5 +232,5 @@ def _interpolated(part: FileWindow, nodata: float | None, rows: _Positions, cols
         values = np.full(weights.shape, missing, dtype=float)
         np.divide(bilinear(np.where(part.has_data, part.pixels, 0)), weights, out=values, where=has_data)
     values = np.floor(values + 0.5) if whole else values
-    lost = bilinear(part.lost) > 0 if part.bad else np.zeros(values.shape[1:], dtype=bool)
-    return FileWindow(values.astype(dtype), has_data, lost, part.bad)
+    lost = bilinear(part.unreadable) > 0 if part.bad_blocks else np.zeros(values.shape[1:], dtype=bool)
+    return FileWindow(values.astype(dtype), has_data, lost, part.bad_blocks)

@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from seamline.pipeline.storage.atomic import replacing
+from seamline.pipeline.storage.atomic import atomic_write
 
 INK, GREY, FAINT = "#1f2933", "#66717d", "#d5dae0"
 VOID, HATCH = "#ccd2d9", "#a9b1bb"
@@ -78,5 +78,5 @@ class Page:
 
     def save(self, path: Path) -> None:
         """Write the PNG; it appears whole or not at all."""
-        with replacing(path) as part:
+        with atomic_write(path) as part:
             self.figure.savefig(part, format="png")

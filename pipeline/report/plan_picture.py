@@ -16,11 +16,11 @@ from matplotlib.patches import ConnectionPatch, Patch, Rectangle
 from matplotlib.patheffects import withStroke
 from numpy.typing import NDArray
 
-from seamline.pipeline.geometry.window import Window, mirrored
+from seamline.pipeline.geometry.window import Window, mirror_indices
 from seamline.pipeline.report.page import GREY, HATCH, INK, MARGIN, Page
 
 _LAND, _WINDOW, _OVERLAP, _CHUNK = "#e8eef2", "#d1495b", "#f0a202", "#14344f"
-_WASHED = 0.62
+_SCENE_OPACITY = 0.62
 """Opacity of a scene under the lines of its plan."""
 
 
@@ -40,9 +40,9 @@ def write_plan_picture(
     window nearest the middle, with its support and halo. ``supports`` are those of ``windows``, in the same
     order; ``rgb`` (h, w, 3) is the scene at any scale, or None.
     """
-    everything = _bounds([Window(0, 0, *shape), *windows])
+    everything = _compute_bounds([Window(0, 0, *shape), *windows])
     height, width = everything.shape
-    window, support = min(zip(windows, supports, strict=True), key=lambda pair: _off_centre(pair[0], shape))
+    window, support = min(zip(windows, supports, strict=True), key=lambda pair: _compute_off_centre(pair[0], shape))
 
     panel_width = min(7.2, 5.4 * width / height)
     panel_height = panel_width * height / width
@@ -50,14 +50,14 @@ def write_plan_picture(
     body = max(panel_height, zoom_size)
     page = Page(2 * MARGIN + panel_width + gap + zoom_size, head + body + 0.6)
     page.text(MARGIN, 0.4, title, fontsize=13, weight="bold")
-    page.text(MARGIN, 0.68, _summary(shape, windows, chunks, support, overlap), color=GREY)
+    page.text(MARGIN, 0.68, _summarize_plan(shape, windows, chunks, support, overlap), color=GREY)
 
     axes = page.axes(MARGIN, head, panel_width, panel_height)
     axes.set(xlim=(everything.col, everything.stop_col), ylim=(everything.stop_row, everything.row))
     _draw_scene(axes, shape, everything, rgb)
     _draw_tiles(axes, supports, chunks, overlap)
-    axes.add_patch(_outline(Window(0, 0, *shape), edgecolor=INK, lw=1.2))
-    axes.add_patch(_outline(window, edgecolor=_WINDOW, lw=1.4))
+    axes.add_patch(_make_rectangle(Window(0, 0, *shape), edgecolor=INK, lw=1.2))
+    axes.add_patch(_make_rectangle(window, edgecolor=_WINDOW, lw=1.4))
 
     zoom = page.axes(MARGIN + panel_width + gap, head, zoom_size, zoom_size)
     around = Window(
@@ -70,14 +70,14 @@ def write_plan_picture(
     detailed = rgb is not None and rgb.shape[1] / shape[1] * window.width > 150
     _draw_scene(zoom, shape, around, rgb if detailed else None)
     _draw_tiles(zoom, supports, chunks, overlap)
-    below = support.shifted(support.height - overlap, 0)
+    below = support.shift(support.height - overlap, 0)
     _draw_example(zoom, window, support, overlap if below in supports else 0)
-    _connect(page, axes, zoom, window)
-    page.legend(MARGIN, head + body + 0.2, _plan_handles(overlap), 6)
+    _draw_connection(page, axes, zoom, window)
+    page.legend(MARGIN, head + body + 0.2, _build_legend_handles(overlap), 6)
     page.save(path)
 
 
-def _connect(page: Page, axes: Axes, zoom: Axes, window: Window) -> None:
+def _draw_connection(page: Page, axes: Axes, zoom: Axes, window: Window) -> None:
     """Lines from the window in the scene to the same window under the glass."""
     for corner in (window.row, window.stop_row):
         line = ConnectionPatch(
@@ -87,16 +87,16 @@ def _connect(page: Page, axes: Axes, zoom: Axes, window: Window) -> None:
         page.figure.add_artist(line)
 
 
-def _bounds(windows: Sequence[Window]) -> Window:
+def _compute_bounds(windows: Sequence[Window]) -> Window:
     """The smallest window that holds them all."""
     row, col = min(w.row for w in windows), min(w.col for w in windows)
     return Window(row, col, max(w.stop_row for w in windows) - row, max(w.stop_col for w in windows) - col)
 
 
-def _summary(
+def _summarize_plan(
     shape: tuple[int, int], windows: Sequence[Window], chunks: Sequence[Window], support: Window, overlap: int
 ) -> str:
-    read = sum(window.pixels for window in windows) / (shape[0] * shape[1])
+    read = sum(window.pixel_count for window in windows) / (shape[0] * shape[1])
     tiles, parts = (
         f"{len(n):,} {word}{'s' if len(n) != 1 else ''}" for n, word in ((windows, "tile"), (chunks, "chunk"))
     )
@@ -106,7 +106,7 @@ def _summary(
     )
 
 
-def _off_centre(window: Window, shape: tuple[int, int]) -> float:
+def _compute_off_centre(window: Window, shape: tuple[int, int]) -> float:
     """Twice the distance, in pixels, from the middle of the window to that of the scene."""
     return math.hypot(window.row + window.stop_row - shape[0], window.col + window.stop_col - shape[1])
 
@@ -118,21 +118,21 @@ def _draw_scene(axes: Axes, shape: tuple[int, int], view: Window, rgb: NDArray[n
     if rgb is not None:
         count = math.ceil(min(1000, view.width * rgb.shape[1] / shape[1]))
         rows, cols = (
-            mirrored(start, stop, size)[np.arange(count) * (stop - start) // count] * parts // size
+            mirror_indices(start, stop, size)[np.arange(count) * (stop - start) // count] * parts // size
             for start, stop, size, parts in (
                 (view.row, view.stop_row, shape[0], rgb.shape[0]),
                 (view.col, view.stop_col, shape[1], rgb.shape[1]),
             )
         )
-        axes.imshow(rgb[np.ix_(rows, cols)], extent=extent, alpha=_WASHED)
+        axes.imshow(rgb[np.ix_(rows, cols)], extent=extent, alpha=_SCENE_OPACITY)
     else:
-        axes.add_patch(_outline(scene, facecolor=_LAND, fill=True, lw=0))
-    for side in _around(scene, view):
-        axes.add_patch(_outline(side, facecolor="white", fill=True, alpha=0.6, lw=0))
-        axes.add_patch(_outline(side, edgecolor=HATCH, hatch="////", lw=0))
+        axes.add_patch(_make_rectangle(scene, facecolor=_LAND, fill=True, lw=0))
+    for side in _split_surroundings(scene, view):
+        axes.add_patch(_make_rectangle(side, facecolor="white", fill=True, alpha=0.6, lw=0))
+        axes.add_patch(_make_rectangle(side, edgecolor=HATCH, hatch="////", lw=0))
 
 
-def _around(inner: Window, outer: Window) -> list[Window]:
+def _split_surroundings(inner: Window, outer: Window) -> list[Window]:
     """What of ``outer`` is not ``inner``, as up to four windows."""
     core = inner.intersection(outer)
     sides = [
@@ -141,11 +141,11 @@ def _around(inner: Window, outer: Window) -> list[Window]:
         Window(core.row, outer.col, core.height, core.col - outer.col),
         Window(core.row, core.stop_col, core.height, outer.stop_col - core.stop_col),
     ]
-    return [side for side in sides if side.pixels]
+    return [side for side in sides if side.pixel_count]
 
 
 def _draw_tiles(axes: Axes, supports: Sequence[Window], chunks: Sequence[Window], overlap: int) -> None:
-    tiles, blocks = _boxes(supports), _boxes(chunks)
+    tiles, blocks = _to_boxes(supports), _to_boxes(chunks)
     _, _, wide, _ = axes.get_window_extent().bounds
     scale = wide / abs(np.subtract(*axes.get_xlim()))  # dots per pixel
     fine = float(np.clip((tiles[0, 3] - tiles[0, 1]) * scale / 60, 0.15, 0.9))
@@ -157,37 +157,37 @@ def _draw_tiles(axes: Axes, supports: Sequence[Window], chunks: Sequence[Window]
         has_right = [(s.row, s.stop_col - overlap) in starts for s in supports]
         has_lower = [(s.stop_row - overlap, s.col) in starts for s in supports]
         bands = np.concatenate([right[has_right], lower[has_lower]])
-        axes.add_collection(PolyCollection(_corners(bands), facecolor=_OVERLAP, alpha=0.6, lw=0))
+        axes.add_collection(PolyCollection(_to_corners(bands), facecolor=_OVERLAP, alpha=0.6, lw=0))
     half = overlap / 2
     cells = tiles + np.array([half, half, -half, -half])
-    axes.add_collection(PolyCollection(_corners(cells), facecolor="none", edgecolor=_CHUNK, lw=fine, alpha=0.75))
+    axes.add_collection(PolyCollection(_to_corners(cells), facecolor="none", edgecolor=_CHUNK, lw=fine, alpha=0.75))
     axes.add_collection(
-        PolyCollection(_corners(blocks), facecolor="none", edgecolor=_CHUNK, lw=max(0.5, 2.2 * min(1.0, fine * 2)))
+        PolyCollection(_to_corners(blocks), facecolor="none", edgecolor=_CHUNK, lw=max(0.5, 2.2 * min(1.0, fine * 2)))
     )
 
 
-def _boxes(windows: Sequence[Window]) -> NDArray[np.float64]:
+def _to_boxes(windows: Sequence[Window]) -> NDArray[np.float64]:
     return np.array([(w.row, w.col, w.stop_row, w.stop_col) for w in windows], dtype=np.float64)
 
 
-def _corners(boxes: NDArray[np.float64]) -> list[NDArray[np.float64]]:
+def _to_corners(boxes: NDArray[np.float64]) -> list[NDArray[np.float64]]:
     """The corners (4, 2), x and y, of boxes (n, 4): row, col, stop_row, stop_col."""
     return list(np.stack([boxes[:, [1, 3, 3, 1]], boxes[:, [0, 0, 2, 2]]], axis=-1))
 
 
-def _outline(window: Window, *, fill: bool = False, **style: Any) -> Rectangle:
+def _make_rectangle(window: Window, *, fill: bool = False, **style: Any) -> Rectangle:
     return Rectangle((window.col, window.row), window.width, window.height, fill=fill, **style)
 
 
 def _draw_example(axes: Axes, window: Window, support: Window, overlap: int) -> None:
     """One window and its support, with the sizes written into them."""
-    for side in _around(support, window):
-        axes.add_patch(_outline(side, facecolor=_WINDOW, fill=True, alpha=0.25, lw=0))
-    axes.add_patch(_outline(window, edgecolor=_WINDOW, lw=2))
-    axes.add_patch(_outline(support, edgecolor=_WINDOW, lw=1.4, linestyle=(0, (4, 2))))
+    for side in _split_surroundings(support, window):
+        axes.add_patch(_make_rectangle(side, facecolor=_WINDOW, fill=True, alpha=0.25, lw=0))
+    axes.add_patch(_make_rectangle(window, edgecolor=_WINDOW, lw=2))
+    axes.add_patch(_make_rectangle(support, edgecolor=_WINDOW, lw=1.4, linestyle=(0, (4, 2))))
     middle, centre = window.col + window.width / 2, window.row + window.height / 2
     halo = support.row - window.row
-    _label(axes, (middle, centre), f"support {support.height} px")
+    _draw_label(axes, (middle, centre), f"support {support.height} px")
     above = f"window {window.height} px"
     axes.text(
         middle,
@@ -200,12 +200,12 @@ def _draw_example(axes: Axes, window: Window, support: Window, overlap: int) -> 
         path_effects=[withStroke(linewidth=2.5, foreground="white")],
     )
     if halo:
-        _measure(axes, middle, (window.row, support.row), f"halo {halo} px")
+        _draw_measure(axes, middle, (window.row, support.row), f"halo {halo} px")
     if overlap:
-        _measure(axes, middle, (support.stop_row - overlap, support.stop_row), f"overlap {overlap} px")
+        _draw_measure(axes, middle, (support.stop_row - overlap, support.stop_row), f"overlap {overlap} px")
 
 
-def _measure(axes: Axes, col: float, ends: tuple[float, float], text: str) -> None:
+def _draw_measure(axes: Axes, col: float, ends: tuple[float, float], text: str) -> None:
     """A double arrow between two rows, its text beside it."""
     arrow = {"arrowstyle": "<|-|>", "mutation_scale": 7, "color": INK, "lw": 1, "shrinkA": 0, "shrinkB": 0}
     axes.annotate("", (col, ends[1]), (col, ends[0]), arrowprops=arrow)
@@ -220,7 +220,7 @@ def _measure(axes: Axes, col: float, ends: tuple[float, float], text: str) -> No
     )
 
 
-def _label(axes: Axes, place: tuple[float, float], text: str) -> None:
+def _draw_label(axes: Axes, place: tuple[float, float], text: str) -> None:
     axes.text(
         *place,
         text,
@@ -231,7 +231,7 @@ def _label(axes: Axes, place: tuple[float, float], text: str) -> None:
     )
 
 
-def _plan_handles(overlap: int) -> list[tuple[Artist, str]]:
+def _build_legend_handles(overlap: int) -> list[tuple[Artist, str]]:
     handles: list[tuple[Artist, str]] = [
         (Line2D([], [], color=_CHUNK, lw=2.2), "chunk"),
         (Line2D([], [], color=_CHUNK, lw=0.8), "stride"),

@@ -17,14 +17,14 @@ from matplotlib.patheffects import withStroke
 from numpy.typing import NDArray
 from odc.geo.geobox import GeoBox
 
-from seamline.pipeline.common.classes import NODATA, LabelClass, percent
-from seamline.pipeline.geometry.map_scale import lie_of, round_length
+from seamline.pipeline.common.classes import NODATA, LabelClass, format_percent
+from seamline.pipeline.geometry.map_scale import map_scale, round_length
 from seamline.pipeline.report.page import GREY, HATCH, INK, MARGIN, VOID, Page
 
-_BRIGHT, _GAMMA = 4.0, 0.85
+_WHITE_FACTOR, _GAMMA = 4.0, 0.85
 """See ``stretch``; shadows are drawn a little lighter than they are."""
 
-_NORTH_IS_UP = 5.0
+_NORTH_TOLERANCE = 5.0
 """Degrees that north may be off without an arrow; meridians of a UTM zone converge by less."""
 
 
@@ -37,7 +37,7 @@ class Caption:
     grid: GeoBox
 
 
-def decimated(labels: zarr.Array[Any], size: int) -> NDArray[np.uint8]:
+def decimate_labels(labels: zarr.Array[Any], size: int) -> NDArray[np.uint8]:
     """Every n-th label (y, x), so that neither side exceeds ``size``; holds a few chunks at a time."""
     step = max(1, math.ceil(max(labels.shape) / size))
     return np.asarray(labels[::step, ::step], dtype=np.uint8)
@@ -46,7 +46,7 @@ def decimated(labels: zarr.Array[Any], size: int) -> NDArray[np.uint8]:
 def stretch(pixels: NDArray[np.floating[Any]], valid: NDArray[np.bool_], *, rgb: bool) -> NDArray[np.uint8]:
     """A picture (h, w, 3) of values (3, h, w): of each band the 2nd to 98th percentile becomes 0 to 255.
 
-    Where clouds or roofs are far brighter than the rest, white is what lies ``_BRIGHT`` times as far above the 2nd
+    Where clouds or roofs are far brighter than the rest, white is what lies ``_WHITE_FACTOR`` times as far above the 2nd
     percentile as the median, so that the ground can be seen.
 
     Bands that are red, green and blue light in one unit (``rgb``) have one range, or what is dark or of one colour
@@ -61,7 +61,7 @@ def stretch(pixels: NDArray[np.floating[Any]], valid: NDArray[np.bool_], *, rgb:
         low, middle, high = np.percentile(pixels[:, seen], [2, 50, 98], axis=1)[..., np.newaxis]
         if rgb and not low[0] < low[1] < low[2]:
             low = np.full_like(low, low.min())
-        span = np.where(middle > low, np.minimum(high - low, _BRIGHT * (middle - low)), high - low)
+        span = np.where(middle > low, np.minimum(high - low, _WHITE_FACTOR * (middle - low)), high - low)
         if rgb:
             span = np.full_like(span, span.max())
         part = np.clip((pixels[:, seen] - low) / np.where(span > 0, span, 1), 0, 1)
@@ -80,12 +80,12 @@ def write_preview(
     """Draw scene and segmentation side by side, with legend, shares and scale bar, to the PNG ``path``.
 
     ``rgb`` (h, w, 3) and ``labels`` (h, w) show the whole grid of the ``caption`` and are small already (see
-    ``decimated``); without ``rgb`` the segmentation stands alone. ``shares`` gives each class's part of the valid
+    ``decimate_labels``); without ``rgb`` the segmentation stands alone. ``shares`` gives each class's part of the valid
     pixels, 0 to 1, by its name. Very wide scenes stand above each other. Without a CRS there is no scale bar; an arrow
     shows north where it is not up.
     """
     height, width = labels.shape
-    panels = [("Segmentation", _coloured(labels, classes))]
+    panels = [("Segmentation", _color_labels(labels, classes))]
     if rgb is not None:
         panels.insert(0, ("Scene", rgb))
     stacked = width > 2.2 * height
@@ -98,12 +98,12 @@ def write_preview(
     page_width = max(5.0, content + 2 * MARGIN)
     first = 1.12
     bottom = first + panel_height + step_down * turns
-    handles = _share_handles(classes, shares, nodata=bool((labels == NODATA).any()))
+    handles = _build_share_handles(classes, shares, nodata=bool((labels == NODATA).any()))
     columns = max(1, int((page_width - 2 * MARGIN) / (0.52 + 0.068 * max(len(text) for _, text in handles))))
     rows = math.ceil(len(handles) / columns)
 
     page = Page(page_width, bottom + 0.52 + 0.215 * rows)
-    title, size = _fitted(caption.title, page_width - 2 * MARGIN)
+    title, size = _fit_title(caption.title, page_width - 2 * MARGIN)
     page.text(MARGIN, 0.4, title, fontsize=size, weight="bold")
     page.text(MARGIN, 0.64, caption.note, color=GREY)
     for turn, (name, picture) in enumerate(panels):
@@ -115,36 +115,36 @@ def write_preview(
         shown = np.dstack([picture, np.where(labels == NODATA, 0, 255).astype(np.uint8)])
         # Labels are not mixed: every colour in their panel is that of a class.
         axes.imshow(shown, extent=(0, width, height, 0), interpolation=None if picture is rgb else "nearest")
-        if turn == 0 and (lie := lie_of(caption.grid)) is not None:
-            _scale_bar(axes, caption.grid.shape[1] * lie.pixel_m, panel_width, panel_height)
-            if abs(lie.north) > _NORTH_IS_UP:
-                _north_arrow(axes, lie.north, panel_width, panel_height)
-    _share_bar(page, bottom + 0.16, content, classes, shares)
+        if turn == 0 and (lie := map_scale(caption.grid)) is not None:
+            _draw_scale_bar(axes, caption.grid.shape[1] * lie.pixel_m, panel_width, panel_height)
+            if abs(lie.north) > _NORTH_TOLERANCE:
+                _draw_north_arrow(axes, lie.north, panel_width, panel_height)
+    _draw_share_bar(page, bottom + 0.16, content, classes, shares)
     page.legend(MARGIN, bottom + 0.36, handles, columns)
     page.save(path)
 
 
-def _fitted(title: str, width: float) -> tuple[str, float]:
+def _fit_title(title: str, width: float) -> tuple[str, float]:
     """A title and the size (points) at which it is at most ``width`` inches long; cut where that would be too small."""
     em = 0.0098  # inches that a character of one point takes
     size = min(13.0, width / (em * max(len(title), 1)))
     return (title, size) if size >= 8 else (title[: int(width / (em * 8)) - 1] + "…", 8.0)
 
 
-def _coloured(labels: NDArray[np.uint8], classes: Sequence[LabelClass]) -> NDArray[np.uint8]:
+def _color_labels(labels: NDArray[np.uint8], classes: Sequence[LabelClass]) -> NDArray[np.uint8]:
     table = np.zeros((256, 3), dtype=np.uint8)
     for label in classes:
         table[label.value] = label.color
     return table[labels]
 
 
-def _share_handles(
+def _build_share_handles(
     classes: Sequence[LabelClass], shares: Mapping[str, float], *, nodata: bool
 ) -> list[tuple[Artist, str]]:
     handles: list[tuple[Artist, str]] = [
         (
             Patch(facecolor=label.hex, edgecolor=HATCH, lw=0.5),
-            f"{label.name}  {percent(shares.get(label.name, 0))}",
+            f"{label.name}  {format_percent(shares.get(label.name, 0))}",
         )
         for label in classes
     ]
@@ -153,7 +153,7 @@ def _share_handles(
     return handles
 
 
-def _share_bar(
+def _draw_share_bar(
     page: Page, top: float, width: float, classes: Sequence[LabelClass], shares: Mapping[str, float]
 ) -> None:
     axes = page.axes(MARGIN, top, width, 0.1)
@@ -166,7 +166,7 @@ def _share_bar(
         start += share
 
 
-def _scale_bar(axes: Axes, width_m: float, width: float, height: float) -> None:
+def _draw_scale_bar(axes: Axes, width_m: float, width: float, height: float) -> None:
     """A bar of 1, 2 or 5 times a power of ten metres, in the lower left corner of axes of that size in inches.
 
     It is at most a quarter as long as the panel is wide, of a narrow one a half.
@@ -188,7 +188,7 @@ def _scale_bar(axes: Axes, width_m: float, width: float, height: float) -> None:
     )
 
 
-def _north_arrow(axes: Axes, north: float, width: float, height: float) -> None:
+def _draw_north_arrow(axes: Axes, north: float, width: float, height: float) -> None:
     """An arrow in the upper right corner of axes of that size in inches, ``north`` degrees clockwise from up."""
     right, up = math.sin(math.radians(north)), math.cos(math.radians(north))
 
@@ -206,7 +206,7 @@ def _north_arrow(axes: Axes, north: float, width: float, height: float) -> None:
     )  # fmt: skip
 
 
-def write_matrix(counts: NDArray[np.int64], names: Sequence[str], path: Path) -> None:
+def write_confusion_matrix(counts: NDArray[np.int64], names: Sequence[str], path: Path) -> None:
     """Draw a confusion matrix (truth, predicted) to the PNG ``path``: of each true class the shares it was given."""
     size, cell = len(names), 0.62
     longest = 0.075 * max(len(name) for name in names)

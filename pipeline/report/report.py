@@ -18,16 +18,16 @@ from markdown_it import MarkdownIt
 from markdown_it.common.utils import escapeHtml
 from markupsafe import Markup
 
-from seamline.pipeline.common.classes import LabelClass, percent
+from seamline.pipeline.common.classes import LabelClass, format_percent
 from seamline.pipeline.common.layout import REPORT
-from seamline.pipeline.geometry.map_scale import Lie, lie_of
-from seamline.pipeline.products.geozarr import crs_code
+from seamline.pipeline.geometry.map_scale import MapScale, map_scale
+from seamline.pipeline.products.geozarr import find_crs_code
 from seamline.pipeline.scenes.scene import Scene
-from seamline.pipeline.storage.atomic import replacing
+from seamline.pipeline.storage.atomic import atomic_write
 
-_MOST = 50
+_MAX_WARNINGS = 50
 """Warnings that are listed."""
-_WORK = ("read", "infer", "blend", "write")
+_WORKER_STAGES = ("read", "infer", "blend", "write")
 _STAGES = {
     "start": "digests, workers, measuring, plan",
     "run": "chunks on the workers",
@@ -78,21 +78,21 @@ def write_report(
         keep_trailing_newline=True,
     )
     page = environment.get_template(REPORT).render(
-        **_about_scene(scene, record),
-        **_about_classes(classes, record),
-        **_about_plan(scene, card, record),
-        **_about_run(record),
+        **_describe_scene(scene, record),
+        **_describe_classes(classes, record),
+        **_describe_plan(scene, card, record),
+        **_describe_run(record),
         card=card,
-        readme=_html_of(card.readme),
-        preview=_data_uri(folder / "preview.png"),
-        files=_files(folder),
-        most=_MOST,
+        readme=_render_markdown(card.readme),
+        preview=_read_data_uri(folder / "preview.png"),
+        files=_list_files(folder),
+        most=_MAX_WARNINGS,
     )
-    with replacing(folder / REPORT) as part:
+    with atomic_write(folder / REPORT) as part:
         part.write_text(page, encoding="utf-8")
 
 
-def date_of(scene: Scene) -> str:
+def format_date(scene: Scene) -> str:
     """When a scene was acquired, for people; midnight sharp is a day without a time."""
     if scene.datetime is None:
         return "date unknown"
@@ -100,13 +100,13 @@ def date_of(scene: Scene) -> str:
     return scene.datetime.strftime("%Y-%m-%d" if midnight else "%Y-%m-%d %H:%M UTC")
 
 
-def place_of(scene: Scene) -> str:
+def format_crs(scene: Scene) -> str:
     """The CRS of a scene by its code or name, for people."""
     crs = scene.grid.crs
-    return "no CRS" if crs is None else crs_code(scene.grid) or crs.proj.name
+    return "no CRS" if crs is None else find_crs_code(scene.grid) or crs.proj.name
 
 
-def area_text(square_metres: float | None) -> str:
+def format_area(square_metres: float | None) -> str:
     """An area for people, with three digits or more."""
     if square_metres is None:
         return "–"
@@ -117,50 +117,50 @@ def area_text(square_metres: float | None) -> str:
     return f"{square_metres:,.0f} m²"
 
 
-def _time(seconds: float) -> str:
+def _format_duration(seconds: float) -> str:
     if seconds < 60:
         return f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)
     return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
 
 
-def _mebibytes(size: int) -> str:
+def _format_mebibytes(size: int) -> str:
     return f"{size / 2**20:,.0f} MiB"
 
 
-def _pixel(lie: Lie) -> str:
+def _format_pixel_size(lie: MapScale) -> str:
     across, down = f"{lie.pixel_m:.3g}", f"{lie.row_m:.3g}"
     return f"{across} m" if across == down else f"{across} × {down} m"
 
 
-def _about_scene(scene: Scene, record: Mapping[str, Any]) -> dict[str, Any]:
+def _describe_scene(scene: Scene, record: Mapping[str, Any]) -> dict[str, Any]:
     height, width = scene.grid.shape
-    lie = lie_of(scene.grid)
+    lie = map_scale(scene.grid)
     return {
         "scene": {
             "id": scene.id,
             "source": scene.source,
             "size": f"{width:,} × {height:,}",
-            "pixel": None if lie is None else _pixel(lie),
-            "crs": place_of(scene),
+            "pixel": None if lie is None else _format_pixel_size(lie),
+            "crs": format_crs(scene),
             "bands": ", ".join(band.name for band in scene.bands),
         },
-        "date": date_of(scene),
-        "acquired": date_of(scene).removeprefix("date "),
+        "date": format_date(scene),
+        "acquired": format_date(scene).removeprefix("date "),
         "finished": record["finished"].replace("T", " ").replace("+00:00", " UTC"),
     }
 
 
-def _about_classes(classes: Sequence[LabelClass], record: Mapping[str, Any]) -> dict[str, Any]:
+def _describe_classes(classes: Sequence[LabelClass], record: Mapping[str, Any]) -> dict[str, Any]:
     rows = [
         {
             "name": label.name,
             "description": label.description,
             "value": label.value,
             "color": label.hex,
-            "share": percent(row["share"]),
+            "share": format_percent(row["share"]),
             "width": f"{row['share'] * 100:.3f}",
-            "area": area_text(row["area_m2"]),
+            "area": format_area(row["area_m2"]),
             "pixels": f"{row['pixels']:,}",
         }
         for label, row in zip(classes, record["classes"], strict=True)
@@ -168,7 +168,7 @@ def _about_classes(classes: Sequence[LabelClass], record: Mapping[str, Any]) -> 
     return {"classes": rows, "has_areas": any(row["area_m2"] is not None for row in record["classes"])}
 
 
-def _about_plan(scene: Scene, card: ModelCard, record: Mapping[str, Any]) -> dict[str, Any]:
+def _describe_plan(scene: Scene, card: ModelCard, record: Mapping[str, Any]) -> dict[str, Any]:
     plan, settings = record["plan"], record["settings"]
     height, width = scene.grid.shape
     support = plan["window"] - 2 * plan["halo"]
@@ -193,7 +193,7 @@ def _about_plan(scene: Scene, card: ModelCard, record: Mapping[str, Any]) -> dic
                 "height": height * scale, "stride": (chunk if many else plan["stride"]) * scale,
             }.items()
         },
-        "meaning": _meaning(plan, card.exact_halo),
+        "meaning": _explain_plan(plan, card.exact_halo),
         "windows": f"{record['windows']:,}",
         "chunks": f"{record['chunks']:,}",
         "network_pixels": f"{record['pixels_inferred'] / max(1, record['pixels_scene']):.2f}",
@@ -201,7 +201,7 @@ def _about_plan(scene: Scene, card: ModelCard, record: Mapping[str, Any]) -> dic
     }  # fmt: skip
 
 
-def _meaning(plan: Mapping[str, int], exact_halo: int | None) -> str:
+def _explain_plan(plan: Mapping[str, int], exact_halo: int | None) -> str:
     halo, overlap = plan["halo"], plan["overlap"]
     feathered = f"Feathered: neighbouring tiles are blended over {overlap} pixels"
     if exact_halo is not None and halo >= exact_halo:
@@ -222,19 +222,19 @@ def _meaning(plan: Mapping[str, int], exact_halo: int | None) -> str:
     )
 
 
-def _about_run(record: Mapping[str, Any]) -> dict[str, Any]:
+def _describe_run(record: Mapping[str, Any]) -> dict[str, Any]:
     seconds = record["seconds"]
-    stages = {name: value for name, value in seconds.items() if name not in (*_WORK, "total")}
-    work = {name: seconds[name] for name in _WORK if name in seconds}
+    stages = {name: value for name, value in seconds.items() if name not in (*_WORKER_STAGES, "total")}
+    work = {name: seconds[name] for name in _WORKER_STAGES if name in seconds}
     bad, count = len(record["bad_blocks"]), record["workers"]
     peak, device = record["peak_memory_bytes"], record["device_memory_bytes"]
     return {
-        "stages": _bars(stages, max(seconds["total"], sum(stages.values()))),
-        "work": _bars(work, sum(work.values())),
-        "total": _time(seconds["total"]),
+        "stages": _build_bars(stages, max(seconds["total"], sum(stages.values()))),
+        "work": _build_bars(work, sum(work.values())),
+        "total": _format_duration(seconds["total"]),
         "workers": f"{count} worker" + ("s" if count != 1 else ""),
-        "memory": f"{_mebibytes(peak)} at most, {_mebibytes(record['projected_memory_bytes'])} projected",
-        "device_memory": _mebibytes(device) if device else "",
+        "memory": f"{_format_mebibytes(peak)} at most, {_format_mebibytes(record['projected_memory_bytes'])} projected",
+        "device_memory": _format_mebibytes(device) if device else "",
         "bad_blocks": f"{bad}, see the warnings" if bad else "",
         "warnings": [*record["warnings"], *(f"Bad block: {block}" for block in record["bad_blocks"])],
         "scene_digest": record["scene_digest"],
@@ -243,24 +243,24 @@ def _about_run(record: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _bars(seconds: Mapping[str, float], whole: float) -> list[dict[str, str]]:
+def _build_bars(seconds: Mapping[str, float], whole: float) -> list[dict[str, str]]:
     return [
         {
             "name": name,
             "what": _STAGES.get(name, ""),
-            "time": _time(value),
+            "time": _format_duration(value),
             "width": f"{100 * value / whole if whole > 0 else 0:.2f}",
         }
         for name, value in seconds.items()
     ]
 
 
-def _data_uri(path: Path) -> str:
+def _read_data_uri(path: Path) -> str:
     """The picture itself; empty where it is not there."""
     return f"data:image/png;base64,{b64encode(path.read_bytes()).decode()}" if path.exists() else ""
 
 
-def _files(folder: Path) -> list[dict[str, str]]:
+def _list_files(folder: Path) -> list[dict[str, str]]:
     """What lies beside the report, and the item, which is written after it since it holds its checksum."""
     found = {path.name for path in folder.iterdir() if not path.name.startswith(".")} | {"item.json"}
     order = [*_FILES, *sorted(found - set(_FILES))]
@@ -270,7 +270,7 @@ def _files(folder: Path) -> list[dict[str, str]]:
     ]
 
 
-def _html_of(markdown: str) -> Markup:
+def _render_markdown(markdown: str) -> Markup:
     """Markdown as HTML without any HTML, link or image of its own; headings two levels lower."""
     parser = MarkdownIt("js-default", {"html": False})
     parser.add_render_rule("link_open", lambda *_: "")

@@ -16,12 +16,12 @@ from odc.geo.geobox import GeoBox
 from rasterio.errors import NotGeoreferencedWarning
 from rasterio.io import MemoryFile
 
-from seamline.pipeline.products.cog import overviews_of
-from seamline.pipeline.raster_io.gdal import environment, opened
+from seamline.pipeline.products.cog import choose_overview_option
+from seamline.pipeline.raster_io.gdal import gdal_environment, open_cached_raster
 from seamline.pipeline.scenes.scene import Band, Scene
-from seamline.pipeline.storage.atomic import replacing
+from seamline.pipeline.storage.atomic import atomic_write
 
-WHOLE = 50_000_000
+MAX_FULL_READ_PIXELS = 50_000_000
 """Pixels that are read in full where a file has no overviews."""
 
 
@@ -38,9 +38,9 @@ def read_thumbnail(
     pixels = np.empty((len(bands), *shape), np.float32)
     valid = np.zeros(shape, np.bool_)
     for values, band in zip(pixels, bands, strict=True):
-        with environment(band.path, band.version):
-            dataset = opened(band.path, band.version).dataset
-            if height * width > WHOLE and not dataset.overviews(band.index):
+        with gdal_environment(band.path, band.version):
+            dataset = open_cached_raster(band.path, band.version).dataset
+            if height * width > MAX_FULL_READ_PIXELS and not dataset.overviews(band.index):
                 return None
             values[:] = dataset.read(band.index, out_shape=shape)
             valid |= (dataset.read_masks(band.index, out_shape=shape) > 0) & (values != band.nodata)
@@ -64,6 +64,6 @@ def write_overview(rgb: NDArray[np.uint8], shown: NDArray[np.bool_], grid: GeoBo
         warnings.simplefilter("ignore", NotGeoreferencedWarning)
         with memory.open(driver="GTiff", photometric="RGB", alpha="YES", **profile) as file:
             file.write(np.moveaxis(np.dstack([rgb, shown.astype(np.uint8) * 255]), 2, 0))
-        with memory.open() as file, replacing(path) as part:
+        with memory.open() as file, atomic_write(path) as part:
             rasterio.shutil.copy(file, part, driver="COG", COMPRESS="JPEG", QUALITY=90, BLOCKSIZE=512,
-                                 OVERVIEWS=overviews_of(height, width))  # fmt: skip
+                                 OVERVIEWS=choose_overview_option(height, width))  # fmt: skip

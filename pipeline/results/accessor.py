@@ -20,23 +20,23 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from numpy.typing import NDArray
 from PIL import Image
 
-from seamline.pipeline.common.classes import percent
-from seamline.pipeline.products.zarr_store import VARIABLE
-from seamline.pipeline.report.report import area_text
+from seamline.pipeline.common.classes import format_percent
+from seamline.pipeline.products.zarr_store import LABELS_ARRAY
+from seamline.pipeline.report.report import format_area
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 
-_THUMBNAIL, _AFFORDABLE = 480, 25_000_000
+_THUMBNAIL_SIZE, _MAX_LABELS_READ = 480, 25_000_000
 """Pixels of a picture's longer side; pixels of labels that are read for one."""
 
 
-class Segmentation:
+class SegmentationAccessor:
     """The results of a scene, or a part of them, as ``open_result`` yields them."""
 
     def __init__(self, dataset: xr.Dataset) -> None:
-        if VARIABLE not in dataset or "class_value" not in dataset.coords:
+        if LABELS_ARRAY not in dataset or "class_value" not in dataset.coords:
             raise AttributeError("not a Dataset that open_result yields: no segmentation, or no class_value")
         self._dataset = dataset
 
@@ -58,14 +58,14 @@ class Segmentation:
 
     def count(self) -> pd.Series[int]:
         """Pixels of each class in what this Dataset holds, which is read for it; by name."""
-        labels = self._dataset[VARIABLE]
+        labels = self._dataset[LABELS_ARRAY]
         # One pass over the pixels, whatever the number of classes.
         counts = xr.concat([(labels == value).sum() for value in self._values], "class").compute()
         return pd.Series(counts.values, index=pd.Index(self._names, name="class"), name="pixels")
 
-    def picture(self, size: int = _THUMBNAIL) -> NDArray[np.uint8]:
+    def picture(self, size: int = _THUMBNAIL_SIZE) -> NDArray[np.uint8]:
         """Every n-th label in its colour, (h, w, 4), transparent where there is no data, at most ``size`` a side."""
-        labels = self._dataset[VARIABLE]
+        labels = self._dataset[LABELS_ARRAY]
         step = max(1, math.ceil(max(labels.shape) / size))
         table = np.zeros((256, 4), np.uint8)
         for value, color in zip(self._values, self.colors.values(), strict=True):
@@ -81,7 +81,7 @@ class Segmentation:
             from matplotlib import pyplot  # it has a global state, which only who plots shall get
 
             axes = pyplot.figure(layout="constrained").add_subplot()
-        labels = self._dataset[VARIABLE]
+        labels = self._dataset[LABELS_ARRAY]
         height, width = labels.shape
         extent = (0.0, float(width), float(height), 0.0)
         if {"x", "y"} <= set(labels.coords) and min(labels.shape) > 1:
@@ -97,7 +97,7 @@ class Segmentation:
         return axes
 
     def __repr__(self) -> str:
-        rows = [f"    {name:<24} {percent(share):>8}" for name, share in self.table()["share"].items()]
+        rows = [f"    {name:<24} {format_percent(share):>8}" for name, share in self.table()["share"].items()]
         return "\n".join([f"{self._title}, classes of the whole scene:", *rows, repr(self._dataset)])
 
     def _repr_html_(self) -> str:
@@ -109,7 +109,12 @@ class Segmentation:
             title=self._title,
             about=" · ".join(f"{key} {attributes[key]}" for key in ("datetime", "model") if key in attributes),
             classes=[
-                {"name": name, "color": row.color, "share": percent(row.share), "area": _area(row.area_m2)}
+                {
+                    "name": name,
+                    "color": row.color,
+                    "share": format_percent(row.share),
+                    "area": _format_area(row.area_m2),
+                }
                 for name, row in zip(table.index, table.itertuples(), strict=True)
             ],
             thumbnail=self._thumbnail,
@@ -131,28 +136,28 @@ class Segmentation:
     @cached_property
     def _thumbnail(self) -> str:
         """A data URI: the run's own preview for a whole scene, otherwise the labels, if these are not too many."""
-        labels, attributes = self._dataset[VARIABLE], self._dataset.attrs
+        labels, attributes = self._dataset[LABELS_ARRAY], self._dataset.attrs
         preview = Path(str(attributes.get("folder", ""))) / "preview.png"
         if list(labels.shape) == list(attributes.get("shape", ())) and preview.is_file():
             with Image.open(preview) as picture:
-                picture.thumbnail((2 * _THUMBNAIL, 2 * _THUMBNAIL))
-                return _data_uri(picture)
-        if labels.ndim != 2 or not 0 < labels.size <= _AFFORDABLE:
+                picture.thumbnail((2 * _THUMBNAIL_SIZE, 2 * _THUMBNAIL_SIZE))
+                return _encode_data_uri(picture)
+        if labels.ndim != 2 or not 0 < labels.size <= _MAX_LABELS_READ:
             return ""
-        return _data_uri(Image.fromarray(self.picture()))
+        return _encode_data_uri(Image.fromarray(self.picture()))
 
 
-def register() -> None:
+def register_accessor() -> None:
     """Let every Dataset of this process have ``.seamline``; does nothing the second time."""
     if getattr(xr.Dataset, "seamline", None) is None:
-        xr.register_dataset_accessor("seamline")(Segmentation)  # type: ignore[no-untyped-call]
+        xr.register_dataset_accessor("seamline")(SegmentationAccessor)  # type: ignore[no-untyped-call]
 
 
-def _area(square_metres: Any) -> str:
-    return area_text(None if math.isnan(square_metres) else float(square_metres))
+def _format_area(square_metres: Any) -> str:
+    return format_area(None if math.isnan(square_metres) else float(square_metres))
 
 
-def _data_uri(picture: Image.Image) -> str:
+def _encode_data_uri(picture: Image.Image) -> str:
     buffer = io.BytesIO()
     picture.save(buffer, format="PNG")
     return f"data:image/png;base64,{b64encode(buffer.getvalue()).decode()}"

@@ -16,18 +16,18 @@ from rasterio.errors import NotGeoreferencedWarning
 
 from seamline.pipeline.common.classes import NODATA
 from seamline.pipeline.common.errors import InputError
-from seamline.pipeline.products.geozarr import GRID_MAPPING, coordinates, grid_mapping
-from seamline.pipeline.products.layers import LAYERS, SCALE
-from seamline.pipeline.products.zarr_store import VARIABLE, flags_of, open_raster
+from seamline.pipeline.products.geozarr import GRID_MAPPING, build_grid_mapping, compute_coordinates
+from seamline.pipeline.products.layers import LAYER_SCALE, LAYERS
+from seamline.pipeline.products.zarr_store import LABELS_ARRAY, build_class_flags, open_store_raster
 from seamline.pipeline.results import accessor
-from seamline.pipeline.results.open import Result, find_result
-from seamline.pipeline.storage.atomic import absolute
-from seamline.pipeline.storage.object_store import is_object
+from seamline.pipeline.results.open import PublishedResult, find_result
+from seamline.pipeline.storage.atomic import make_absolute
+from seamline.pipeline.storage.object_store import is_object_url
 
 _COG_CHUNK = 2048
 """Four blocks of a COG."""
-_DECODED = (np.arange(256) * SCALE).astype(np.float32)
-_DECODED[NODATA] = np.nan
+_DECODED_VALUES = (np.arange(256) * LAYER_SCALE).astype(np.float32)
+_DECODED_VALUES[NODATA] = np.nan
 
 
 def open_result(out: str | Path, scene: str) -> xr.Dataset:
@@ -43,32 +43,32 @@ def open_result(out: str | Path, scene: str) -> xr.Dataset:
     Raises:
         InputError: there is no such scene, or its results are unfinished, damaged or not what their record says.
     """
-    if is_object(str(out)):
+    if is_object_url(str(out)):
         raise InputError("results", got=out, expected="a folder on disk", fix="open the Zarr store or COG that the item"
                          " names with xarray (zarr.storage.ObjectStore) or rioxarray (/vsis3/…)")  # fmt: skip
-    result = find_result(absolute(out), scene)
+    result = find_result(make_absolute(out), scene)
     dims = ("class", "y", "x")
-    labelled = {"long_name": "segmentation label", **flags_of(result.classes)}
-    variables: dict[str, Any] = {VARIABLE: (dims[1:], _pixels(result, VARIABLE), labelled)}
+    labelled = {"long_name": "segmentation label", **build_class_flags(result.classes)}
+    variables: dict[str, Any] = {LABELS_ARRAY: (dims[1:], _load_array(result, LABELS_ARRAY), labelled)}
     for name in (name for name in LAYERS if name in result.arrays):
-        layer, pixels = LAYERS[name], _pixels(result, name)
-        values = pixels.map_blocks(_decoded, dtype=np.float32, meta=np.empty((0,) * pixels.ndim, np.float32))
+        layer, pixels = LAYERS[name], _load_array(result, name)
+        values = pixels.map_blocks(_decode_layer, dtype=np.float32, meta=np.empty((0,) * pixels.ndim, np.float32))
         variables[name] = (dims[-pixels.ndim :], values, {"long_name": layer.title, "units": "1"})
-    dataset = xr.Dataset(variables, _coordinates(result), _attributes(result))
+    dataset = xr.Dataset(variables, _make_coordinates(result), _make_attributes(result))
     for array in dataset.data_vars.values():
         array.encoding["grid_mapping"] = GRID_MAPPING
-    accessor.register()
+    accessor.register_accessor()
     return dataset
 
 
-def _decoded(block: NDArray[np.uint8]) -> NDArray[np.float32]:
-    return _DECODED[block]
+def _decode_layer(block: NDArray[np.uint8]) -> NDArray[np.float32]:
+    return _DECODED_VALUES[block]
 
 
-def _pixels(result: Result, name: str) -> da.Array:
+def _load_array(result: PublishedResult, name: str) -> da.Array:
     path = result.arrays[name]
     if path.suffix == ".zarr":
-        array: zarr.Array[Any] = open_raster(path, name)
+        array: zarr.Array[Any] = open_store_raster(path, name)
         return da.from_zarr(array, chunks=array.shards or array.chunks)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", NotGeoreferencedWarning)
@@ -77,29 +77,29 @@ def _pixels(result: Result, name: str) -> da.Array:
     return pixels if name in LAYERS and LAYERS[name].per_class else pixels[0]
 
 
-def _coordinates(result: Result) -> dict[str, Any]:
+def _make_coordinates(result: PublishedResult) -> dict[str, Any]:
     rows = result.record["classes"]
     areas = [np.nan if row["area_m2"] is None else row["area_m2"] for row in rows]
     whole = "of the whole scene"
     return {
-        **{name: ((name,), *described) for name, described in coordinates(result.grid).items()},
+        **{name: ((name,), *described) for name, described in compute_coordinates(result.grid).items()},
         "class": ("class", [label.name for label in result.classes], {"long_name": "class"}),
         "class_value": ("class", np.array([label.value for label in result.classes], np.uint8)),
         "class_color": ("class", [label.hex for label in result.classes]),
         "class_share": ("class", [row["share"] for row in rows], {"long_name": f"share of the valid pixels {whole}"}),
         "class_area": ("class", areas, {"long_name": f"area {whole}", "units": "m2"}),
-        GRID_MAPPING: ((), 0, grid_mapping(result.grid)),
+        GRID_MAPPING: ((), 0, build_grid_mapping(result.grid)),
     }
 
 
-def _attributes(result: Result) -> dict[str, Any]:
+def _make_attributes(result: PublishedResult) -> dict[str, Any]:
     """Plain values only, so that netCDF can hold them."""
     record, properties = result.record, result.item.properties
     return {
         "title": f"Segmentation of {record['scene']}",
         "scene": record["scene"],
         "model": record["model"],
-        "datetime": "unknown" if properties.unknown else properties.datetime.isoformat(),
+        "datetime": "unknown" if properties.is_time_unknown else properties.datetime.isoformat(),
         "source": record["source"],
         "folder": str(result.folder.absolute()),
         "shape": list(result.grid.shape),

@@ -31,14 +31,14 @@ from rio_cogeo.cogeo import cog_validate
 from seamline.pipeline.common.classes import NODATA
 from seamline.pipeline.common.errors import InputError
 from seamline.pipeline.common.layout import CATALOG, COG, ITEM, ITEMS, RECORD, ZARR
-from seamline.pipeline.products.cog import row_bands
-from seamline.pipeline.products.overviews import stale_overviews
-from seamline.pipeline.products.zarr_store import VARIABLE, is_sealed, open_raster, rasters_in
-from seamline.pipeline.results.consistency import misplaced_cog, strange_metadata, strange_values
-from seamline.pipeline.stac.assets import ASSETS, file_info
-from seamline.pipeline.stac.items import Document, expected_items, read_item, read_items
+from seamline.pipeline.products.cog import iter_row_windows
+from seamline.pipeline.products.overviews import find_stale_overviews
+from seamline.pipeline.products.zarr_store import LABELS_ARRAY, is_sealed, list_store_rasters, open_store_raster
+from seamline.pipeline.results.consistency import find_cog_mismatches, find_item_mismatches, find_store_mismatches
+from seamline.pipeline.stac.assets import ASSETS, compute_file_info
+from seamline.pipeline.stac.items import ItemDict, read_item, read_item_table, round_trip_items
 
-_DAMAGE = (
+_DAMAGE_ERRORS = (
     OSError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RuntimeError, MemoryError,
     InputError, RasterioError, CPLE_BaseError, shapely.errors.ShapelyError, pystac.errors.STACError,
     pystac.errors.STACValidationError, pystac.errors.STACTypeError,
@@ -69,17 +69,17 @@ def verify(out: Path) -> Iterator[Finding]:
         catalog = json.loads((out / CATALOG).read_text(encoding="utf-8"))
         pystac.validation.validate_dict({**catalog, "stac_extensions": []})
         listed = [link["href"].split("/")[-2] for link in catalog["links"] if link["rel"] == "item"]
-    except _DAMAGE as error:
-        yield Finding("", CATALOG, _said(error))
+    except _DAMAGE_ERRORS as error:
+        yield Finding("", CATALOG, _summarize_error(error))
     found = sorted(item.parent.name for item in out.glob(f"*/{ITEM}"))
     for scene in sorted({*listed, *found}):
         if scene not in listed:
             yield Finding(scene, CATALOG, "does not list the scene")
-        yield from _scene(out / scene)
-    yield from _table(out, found)
+        yield from _check_scene(out / scene)
+    yield from _check_table(out, found)
 
 
-def _table(out: Path, scenes: Sequence[str]) -> Iterator[Finding]:
+def _check_table(out: Path, scenes: Sequence[str]) -> Iterator[Finding]:
     """Whether the table holds the items as they are; items that are damaged themselves are told of elsewhere."""
     items = {}
     for scene in scenes:
@@ -90,11 +90,11 @@ def _table(out: Path, scenes: Sequence[str]) -> Iterator[Finding]:
         yield from [Finding("", ITEMS, "is not there")] if items else []
         return
     try:
-        rows = read_items(out / ITEMS)
+        rows = read_item_table(out / ITEMS)
     except (OSError, ValueError) as error:
-        yield Finding("", ITEMS, _said(error))
+        yield Finding("", ITEMS, _summarize_error(error))
         return
-    expected = expected_items(items)
+    expected = round_trip_items(items)
     for scene in sorted({*expected, *rows}):
         if scene not in rows:
             yield Finding(scene, ITEMS, "does not list the scene")
@@ -104,7 +104,7 @@ def _table(out: Path, scenes: Sequence[str]) -> Iterator[Finding]:
             yield Finding(scene, ITEMS, f"is not what {ITEM} says")
 
 
-def _scene(folder: Path) -> Iterator[Finding]:
+def _check_scene(folder: Path) -> Iterator[Finding]:
     def finding(subject: str, problem: str) -> Finding:
         return Finding(folder.name, subject, problem)
 
@@ -114,32 +114,32 @@ def _scene(folder: Path) -> Iterator[Finding]:
         item = json.loads((folder / ITEM).read_text(encoding="utf-8"))
         record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
         pystac.validation.validate_dict({**item, "stac_extensions": []})
-        assets: Document = item["assets"]
-    except _DAMAGE as error:
-        yield finding(ITEM, _said(error))
+        assets: ItemDict = item["assets"]
+    except _DAMAGE_ERRORS as error:
+        yield finding(ITEM, _summarize_error(error))
         return
     if item.get("id") != folder.name:
         yield finding(ITEM, f"is of another scene, {item.get('id')}")
     checks: list[tuple[str, Callable[[], Iterable[str]]]] = [
-        (ITEM, lambda: strange_values(item, record)),
-        (ITEM, lambda: _unlisted(folder, assets)),
-        *((posixpath.normpath(asset["href"]), partial(_asset, folder, asset)) for asset in assets.values()),
+        (ITEM, lambda: find_item_mismatches(item, record)),
+        (ITEM, lambda: _find_unlisted_assets(folder, assets)),
+        *((posixpath.normpath(asset["href"]), partial(_check_asset, folder, asset)) for asset in assets.values()),
     ]
     rasters: list[tuple[str, Callable[[], Iterable[str]]]] = [
-        (COG, lambda: _cog(folder / COG, record)),
-        (COG, lambda: misplaced_cog(folder / COG, item)),
-        (ZARR, lambda: _zarr(folder, record)),
-        (ZARR, lambda: strange_metadata(folder / ZARR, item)),
-        *((name, partial(_layout, folder / name)) for name in _other_cogs(assets)),
+        (COG, lambda: _check_cog(folder / COG, record)),
+        (COG, lambda: find_cog_mismatches(folder / COG, item)),
+        (ZARR, lambda: _check_store(folder, record)),
+        (ZARR, lambda: find_store_mismatches(folder / ZARR, item)),
+        *((name, partial(_check_cog_layout, folder / name)) for name in _list_other_cogs(assets)),
     ]
-    for name, check in [*checks, *((name, check) for name, check in rasters if _is_readable(folder / name))]:
+    for name, check in [*checks, *((name, check) for name, check in rasters if _is_file_or_folder(folder / name))]:
         try:
             yield from (finding(name, problem) for problem in check())
-        except _DAMAGE as error:
-            yield finding(name, _said(error))
+        except _DAMAGE_ERRORS as error:
+            yield finding(name, _summarize_error(error))
 
 
-def _unlisted(folder: Path, assets: Document) -> Iterator[str]:
+def _find_unlisted_assets(folder: Path, assets: ItemDict) -> Iterator[str]:
     """The files of a run that should be assets and are not."""
     for known in ASSETS:
         listed = posixpath.normpath(assets[known.key]["href"]) if known.key in assets else None
@@ -150,7 +150,7 @@ def _unlisted(folder: Path, assets: Document) -> Iterator[str]:
         yield "has no labels"
 
 
-def _asset(folder: Path, asset: Document) -> Iterator[str]:
+def _check_asset(folder: Path, asset: ItemDict) -> Iterator[str]:
     path = (folder / asset["href"]).resolve()
     if not path.is_relative_to(folder.resolve()):
         yield "lies outside of the folder"
@@ -158,42 +158,42 @@ def _asset(folder: Path, asset: Document) -> Iterator[str]:
         yield "is not there"
     else:
         _check_kind(path)
-        now = file_info(path)
+        now = compute_file_info(path)
         for field in ("file:size", "file:checksum"):
             if field in now and asset.get(field) != now[field]:
                 yield f"{field} is {now[field]}, {asset.get(field)} when it was published"
 
 
-def _is_readable(path: Path) -> bool:
+def _is_file_or_folder(path: Path) -> bool:
     return path.is_file() or path.is_dir()
 
 
 def _check_kind(path: Path) -> None:
     """Raises ``ValueError`` for what whoever opens it would wait at."""
-    if path.exists() and not _is_readable(path):
+    if path.exists() and not _is_file_or_folder(path):
         raise ValueError("is neither a file nor a folder")
 
 
-def _other_cogs(assets: Document) -> list[str]:
+def _list_other_cogs(assets: ItemDict) -> list[str]:
     names = [posixpath.normpath(asset["href"]) for asset in assets.values() if asset.get("type") == MediaType.COG]
     return [name for name in names if name != COG and posixpath.dirname(name) == ""]
 
 
-def _layout(path: Path) -> Iterator[str]:
+def _check_cog_layout(path: Path) -> Iterator[str]:
     valid, errors, _ = cog_validate(path, quiet=True)
     yield from () if valid else errors
 
 
-def _cog(path: Path, record: Document) -> Iterator[str]:
-    yield from _layout(path)
+def _check_cog(path: Path, record: ItemDict) -> Iterator[str]:
+    yield from _check_cog_layout(path)
     with rasterio.open(path) as file:
         for key in ("scene_digest", "model_digest"):
             if file.tags().get(key) != str(record[key]):
                 yield f"{key} is that of another run"
-        yield from _counted((file.read(1, window=window) for _, window in file.block_windows(1)), record)
+        yield from _check_label_counts((file.read(1, window=window) for _, window in file.block_windows(1)), record)
 
 
-def _counted(blocks: Iterable[NDArray[np.uint8]], record: Document) -> Iterator[str]:
+def _check_label_counts(blocks: Iterable[NDArray[np.uint8]], record: ItemDict) -> Iterator[str]:
     """Whether the labels are of the record's classes, and as many of each."""
     counts = sum((np.bincount(block.ravel(), minlength=NODATA + 1) for block in blocks), np.zeros(NODATA + 1, int))
     known = {row["value"] for row in record["classes"]} | {NODATA}
@@ -204,32 +204,32 @@ def _counted(blocks: Iterable[NDArray[np.uint8]], record: Document) -> Iterator[
             yield f"{counts[row['value']]} pixels of {row['name']}, {row['pixels']} in {RECORD}"
 
 
-def _zarr(folder: Path, record: Document) -> Iterator[str]:
+def _check_store(folder: Path, record: ItemDict) -> Iterator[str]:
     if not is_sealed(folder / ZARR):
         yield "is not sealed: it was never finished"
         return
-    labels = open_raster(folder / ZARR, VARIABLE)
-    yield from _counted((np.asarray(labels[band.slices()]) for band in row_bands(labels)), record)
-    yield from (f"{group} is not the overview of what it is of" for group in stale_overviews(folder / ZARR))
-    for name in rasters_in(folder / ZARR):
+    labels = open_store_raster(folder / ZARR, LABELS_ARRAY)
+    yield from _check_label_counts((np.asarray(labels[band.to_slices()]) for band in iter_row_windows(labels)), record)
+    yield from (f"{group} is not the overview of what it is of" for group in find_stale_overviews(folder / ZARR))
+    for name in list_store_rasters(folder / ZARR):
         if (folder / f"{name}.tif").is_file():
-            yield from _alike(open_raster(folder / ZARR, name), folder / f"{name}.tif")
+            yield from _compare_with_raster(open_store_raster(folder / ZARR, name), folder / f"{name}.tif")
 
 
-def _alike(array: zarr.Array[Any], path: Path) -> Iterator[str]:
+def _compare_with_raster(array: zarr.Array[Any], path: Path) -> Iterator[str]:
     """Whether an array (…, y, x) and a raster have the same values, a row of chunks at a time."""
     with rasterio.open(path) as file:
         if array.shape[-2:] != file.shape or (array.shape[0] if array.ndim == 3 else 1) != file.count:
             yield f"{array.shape} pixels, {(file.count, *file.shape)} in {path.name}"
             return
         different = 0
-        for band in row_bands(array):
+        for band in iter_row_windows(array):
             window = RasterioWindow(band.col, band.row, band.width, band.height)
             values = file.read(1 if array.ndim == 2 else None, window=window)
-            different += int((array[(..., *band.slices())] != values).sum())
+            different += int((array[(..., *band.to_slices())] != values).sum())
     if different:
         yield f"{different} values are others than in {path.name}"
 
 
-def _said(error: Exception) -> str:
+def _summarize_error(error: Exception) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from seamline.pipeline.common.layout import ITEM, ITEMS
 from seamline.pipeline.publishing.upload import is_listed, is_whole, published
 from seamline.pipeline.results.verify import Finding
-from seamline.pipeline.storage.object_store import ObjectFolder, at_once
+from seamline.pipeline.storage.object_store import ObjectFolder, map_concurrently
 
 
 def verify_objects(catalogue: ObjectFolder) -> Iterator[Finding]:
@@ -16,10 +16,10 @@ def verify_objects(catalogue: ObjectFolder) -> Iterator[Finding]:
     def finding(scene: str) -> Finding | None:
         found = published(catalogue, scene)
         if found is None:  # leftovers of a killed upload have no item
-            there = catalogue.below(scene).version(ITEM) is not None
+            there = catalogue.subfolder(scene).get_version(ITEM) is not None
             return Finding(scene, ITEM, "no item of a finished run") if there else None
         if not is_whole(catalogue, found):
             return Finding(scene, found.version, "files are missing, or have other sizes than the item says")
         return None if is_listed(catalogue, found) else Finding(scene, ITEMS, "does not list the scene as published")
 
-    yield from (found for found in at_once(finding, catalogue.folders()) if found is not None)
+    yield from (found for found in map_concurrently(finding, catalogue.list_folders()) if found is not None)

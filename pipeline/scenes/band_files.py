@@ -18,18 +18,18 @@ from rasterio.errors import RasterioIOError
 from seamline.pipeline.common.errors import InputError
 from seamline.pipeline.raster_io.gdal import (
     OpenRaster,
-    edge_offset,
-    environment,
+    describe_error,
+    gdal_environment,
+    get_object_version,
     is_remote,
-    object_version,
-    opened,
-    reason,
-    sample,
+    measure_corner_offset,
+    open_cached_raster,
+    sample_pixels,
 )
-from seamline.pipeline.scenes.band_matching import Candidate
+from seamline.pipeline.scenes.band_matching import BandCandidate
 
-_BRIGHT = 20000  # a reflectance of 2, were the scale 1/10000
-_PRODUCTS = [
+_BRIGHT_NUMBER = 20000  # a reflectance of 2, were the scale 1/10000
+_PRODUCT_SCALES = [
     # Landsat Collection 2 level 2 and Sentinel-2 since processing baseline 04.00, whose files state no scale.
     (re.compile(r"L[COTE]0[4-9]_L2S[PR]_.*_02_(T1|T2|RT)_SR_B\d"), 2.75e-5, -0.2),
     (re.compile(r"S2[A-D]_MSIL(1C|2A)_.*_N(0[4-9]|[1-8]\d)\d\d_"), 1e-4, -0.1),
@@ -40,7 +40,7 @@ _PRODUCTS = [
 class BandFile:
     """A chosen band and what its file says: ``nodata``, whether a mask takes its place, scale and offset."""
 
-    band: Candidate
+    band: BandCandidate
     grid: GeoBox
     dtype: np.dtype[Any]
     nodata: float | None
@@ -49,18 +49,18 @@ class BandFile:
     offset: float
 
 
-def open_raster(path: str) -> OpenRaster:
-    """``opened``, raising ``InputError`` for what is no raster."""
+def open_source_raster(path: str) -> OpenRaster:
+    """``open_cached_raster``, raising ``InputError`` for what is no raster."""
     try:
-        file = opened(path)
+        file = open_cached_raster(path)
     except RasterioIOError as error:
         if not is_remote(path) and not path.startswith("/vsi") and not Path(path).exists():
             what, expected, fix = "no such file", "a raster, a folder or a STAC item", "check the path"
             raise InputError(what, got=path, expected=expected, fix=fix) from error
-        object_version(path)  # says more plainly what is wrong with an object, if it is that
+        get_object_version(path)  # says more plainly what is wrong with an object, if it is that
         raise InputError(
             f"cannot open {path}",
-            got=reason(error),
+            got=describe_error(error),
             expected="a raster that GDAL reads",
             fix="check the file, or fetch it again",
         ) from error
@@ -75,13 +75,13 @@ def open_raster(path: str) -> OpenRaster:
     return file
 
 
-def inspect_band(band: Candidate) -> BandFile:
+def inspect_band(band: BandCandidate) -> BandFile:
     """Open the file of a band and check it.
 
     Raises ``InputError`` for a file that is unreadable or of a type that no model takes.
     """
-    with environment(band.path):
-        file = open_raster(band.path)
+    with gdal_environment(band.path):
+        file = open_source_raster(band.path)
         dataset = file.dataset
         if band.index > dataset.count:
             raise InputError(
@@ -117,11 +117,11 @@ def inspect_band(band: Candidate) -> BandFile:
         )
 
 
-def check_place(file: BandFile) -> None:
+def check_georeference(file: BandFile) -> None:
     """Raises ``InputError`` for a file that has no place on Earth."""
     path = file.band.path
-    with environment(path):
-        dataset = open_raster(path).dataset
+    with gdal_environment(path):
+        dataset = open_source_raster(path).dataset
         if dataset.crs is None or dataset.transform.is_identity:
             warp = bool(dataset.gcps[0] or dataset.rpcs)
             raise InputError(
@@ -141,18 +141,18 @@ def check_place(file: BandFile) -> None:
         ) from error
 
 
-def common_grid(files: Sequence[BandFile]) -> GeoBox:
+def find_common_grid(files: Sequence[BandFile]) -> GeoBox:
     """The grid of the finest band. Raises ``InputError`` for bands in another CRS or on other ground."""
     finest = min(files, key=lambda file: abs(file.grid.transform.determinant))
     for file in files:
         if file.grid.crs != finest.grid.crs:
             raise InputError(
                 f"{file.band.path} and {finest.band.path} differ in CRS",
-                got=f"{_called(file.grid)} and {_called(finest.grid)}",
+                got=f"{_crs_name(file.grid)} and {_crs_name(finest.grid)}",
                 expected="one CRS",
                 fix="warp one with `gdalwarp -t_srs …` first",
             )
-        offset = edge_offset(finest.grid, file.grid)
+        offset = measure_corner_offset(finest.grid, file.grid)
         if not offset <= 0.5:
             raise InputError(
                 f"{file.band.path} and {finest.band.path} cover different ground",
@@ -163,19 +163,19 @@ def common_grid(files: Sequence[BandFile]) -> GeoBox:
     return finest.grid
 
 
-def _called(grid: GeoBox) -> str:
+def _crs_name(grid: GeoBox) -> str:
     if grid.crs is None:
         return "none"
     return f"EPSG:{grid.crs.epsg}" if grid.crs.epsg else str(grid.crs.proj.name)
 
 
-def common_dtype(files: Sequence[BandFile]) -> str:
+def find_common_dtype(files: Sequence[BandFile]) -> str:
     """numpy's name for a type that holds the pixels of all bands."""
     common = np.result_type(*(file.dtype for file in files))
     return "float64" if common == np.int64 else str(common)  # int32 beside uint32: exact in both
 
 
-def settle_nodata(
+def choose_nodata(
     files: Sequence[BandFile], given: float | str | None, assumed: float | None
 ) -> tuple[list[float | None], list[str]]:
     """What marks a missing pixel in each band, and warnings.
@@ -196,7 +196,7 @@ def settle_nodata(
         else:
             value = assumed
             silent += 1
-        result.append(None if value is None else _representable(value, file))
+        result.append(None if value is None else _round_to_dtype(value, file))
     if not silent or assumed is None:
         return result, []
     return result, [
@@ -205,7 +205,7 @@ def settle_nodata(
     ]
 
 
-def _representable(value: float, file: BandFile) -> float:
+def _round_to_dtype(value: float, file: BandFile) -> float:
     """The value as the pixels hold it: 0.1 is another number in float32."""
     if np.issubdtype(file.dtype, np.floating):
         with np.errstate(over="ignore"):
@@ -225,7 +225,7 @@ def _representable(value: float, file: BandFile) -> float:
     return held
 
 
-def settle_scales(
+def choose_scales(
     files: Sequence[BandFile],
     nodata: Sequence[float | None],
     scale: float | None,
@@ -240,9 +240,9 @@ def settle_scales(
     for numbers from which no values follow.
     """
     warnings: list[str] = []
-    pairs = [_declared(file) for file in files]
+    pairs = [_declared_scale(file) for file in files]
     if scale is None and reflectance and None in pairs:
-        assumed, warning = _assumed_scale(files, nodata)
+        assumed, warning = _assume_scale(files, nodata)
         warnings.append(warning)
     else:
         assumed = 1.0, 0.0
@@ -262,7 +262,7 @@ def settle_scales(
     return settled, warnings
 
 
-def _declared(file: BandFile) -> tuple[float, float] | None:
+def _declared_scale(file: BandFile) -> tuple[float, float] | None:
     if file.band.scale is not None or file.band.offset:
         return 1.0 if file.band.scale is None else file.band.scale, file.band.offset or 0.0
     if (file.scale, file.offset) != (1.0, 0.0) or np.issubdtype(file.dtype, np.floating):
@@ -270,9 +270,9 @@ def _declared(file: BandFile) -> tuple[float, float] | None:
     return None
 
 
-def _assumed_scale(files: Sequence[BandFile], nodata: Sequence[float | None]) -> tuple[tuple[float, float], str]:
+def _assume_scale(files: Sequence[BandFile], nodata: Sequence[float | None]) -> tuple[tuple[float, float], str]:
     """What the integers of reflectances most likely mean, one answer for all bands, and a warning."""
-    for product, scale, offset in _PRODUCTS:
+    for product, scale, offset in _PRODUCT_SCALES:
         if all(product.search(file.band.path) for file in files):
             return (scale, offset), (
                 f"the files state no scale: that of the product, number × {scale:g} {offset:+g}, is assumed;"
@@ -282,15 +282,15 @@ def _assumed_scale(files: Sequence[BandFile], nodata: Sequence[float | None]) ->
         one = 255
     else:
         # A few pixels of cloud or glint are brighter than any ground.
-        one = 65535 if max(map(_bright, files, nodata)) > 1e-3 else 10000
+        one = 65535 if max(map(_bright_share, files, nodata)) > 1e-3 else 10000
     return (1 / one, 0.0), (
         f"the files state no scale: reflectance = number / {one} is assumed; --scale says otherwise"
     )
 
 
-def _bright(file: BandFile, nodata: float | None) -> float:
+def _bright_share(file: BandFile, nodata: float | None) -> float:
     """The share of a band's pixels that are too bright for a scale of 1/10000."""
-    numbers = sample(file.band.path, file.band.index)
+    numbers = sample_pixels(file.band.path, file.band.index)
     if nodata is not None:
         numbers = numbers[numbers != nodata]
-    return float((numbers > _BRIGHT).mean()) if numbers.size else 0.0
+    return float((numbers > _BRIGHT_NUMBER).mean()) if numbers.size else 0.0

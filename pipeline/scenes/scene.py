@@ -17,9 +17,9 @@ import shapely
 from numpy.typing import NDArray
 from odc.geo.geobox import GeoBox
 
-from seamline.pipeline.geometry.window import Window, mirrored
-from seamline.pipeline.raster_io.gdal import content_digest
-from seamline.pipeline.raster_io.window_reader import BadBlock, read_file
+from seamline.pipeline.geometry.window import Window, mirror_indices
+from seamline.pipeline.raster_io.gdal import hash_content
+from seamline.pipeline.raster_io.window_reader import BadBlock, read_file_window
 
 
 @dataclass(frozen=True)
@@ -73,15 +73,15 @@ class Scene:
             raise ValueError(f"scene {self.id}: {self.datetime} has no time zone")
         np.dtype(self.dtype)
 
-    def digest(self) -> str:
+    def compute_digest(self) -> str:
         """SHA-256 (hex) of the content and its interpretation: files, bands, scales, nodata, grid, AOI.
 
-        Independent of the scene's name and place. Large and remote files are sampled, see ``content_digest``.
+        Independent of the scene's name and place. Large and remote files are sampled, see ``hash_content``.
         """
         indexes: dict[tuple[str, str | None], list[int]] = {}
         for band in self.bands:
             indexes.setdefault((band.path, band.version), []).append(band.index)
-        contents = {path: content_digest(path, of_file, version) for (path, version), of_file in indexes.items()}
+        contents = {path: hash_content(path, of_file, version) for (path, version), of_file in indexes.items()}
         meaning = {
             "bands": [
                 (b.name, contents[b.path], b.index, repr(b.scale), repr(b.offset), repr(b.nodata)) for b in self.bands
@@ -108,8 +108,8 @@ class Block:
 
     pixels: NDArray[Any]
     valid: NDArray[np.bool_]
-    wanted: NDArray[np.bool_]
-    bad: tuple[BadBlock, ...]
+    label_mask: NDArray[np.bool_]
+    bad_blocks: tuple[BadBlock, ...]
 
 
 def read_block(scene: Scene, window: Window, on_bad_block: Literal["fail", "nodata"] = "fail") -> Block:
@@ -121,27 +121,27 @@ def read_block(scene: Scene, window: Window, on_bad_block: Literal["fail", "noda
     listed and its pixels are not valid (not for remote files, where an outage would pass for missing data).
     Safe to call from several threads.
     """
-    if window.pixels == 0:
+    if window.pixel_count == 0:
         raise ValueError(f"{window} holds no pixels")
-    rows = mirrored(window.row, window.stop_row, scene.grid.shape[0])
-    cols = mirrored(window.col, window.stop_col, scene.grid.shape[1])
+    rows = mirror_indices(window.row, window.stop_row, scene.grid.shape[0])
+    cols = mirror_indices(window.col, window.stop_col, scene.grid.shape[1])
     top, left = int(rows.min()), int(cols.min())
     inside = Window(top, left, int(rows.max()) + 1 - top, int(cols.max()) + 1 - left)
 
     pixels = np.empty((len(scene.bands), *inside.shape), dtype=scene.dtype)
     valid, lost = np.zeros(inside.shape, dtype=bool), np.zeros(inside.shape, dtype=bool)
     bad: list[BadBlock] = []
-    for (path, version, nodata), positions in _by_file(scene.bands).items():
+    for (path, version, nodata), positions in _group_by_file(scene.bands).items():
         indexes = [scene.bands[p].index for p in positions]
         value = None if nodata is None else float(nodata)
         keep_going = on_bad_block == "nodata"
-        part = read_file(path, indexes, value, scene.grid, inside, keep_going=keep_going, version=version)
+        part = read_file_window(path, indexes, value, scene.grid, inside, keep_going=keep_going, version=version)
         pixels[positions] = part.pixels
         valid |= part.has_data.any(axis=0)
-        lost |= part.lost
-        bad += part.bad
+        lost |= part.unreadable
+        bad += part.bad_blocks
     valid &= ~lost
-    wanted = valid if scene.aoi is None else valid & _within(scene.aoi, scene.grid, inside)
+    wanted = valid if scene.aoi is None else valid & _aoi_mask(scene.aoi, scene.grid, inside)
     if inside != window:
         rows, cols = rows - top, cols - left
         pixels = pixels.take(rows, axis=1).take(cols, axis=2)
@@ -149,7 +149,7 @@ def read_block(scene: Scene, window: Window, on_bad_block: Literal["fail", "noda
     return Block(pixels, valid, wanted, tuple(bad))
 
 
-def _by_file(bands: tuple[Band, ...]) -> dict[tuple[str, str | None, str | None], list[int]]:
+def _group_by_file(bands: tuple[Band, ...]) -> dict[tuple[str, str | None, str | None], list[int]]:
     """Positions of the bands that one request can read; nodata as text, since NaN equals nothing."""
     groups: dict[tuple[str, str | None, str | None], list[int]] = {}
     for position, band in enumerate(bands):
@@ -158,9 +158,9 @@ def _by_file(bands: tuple[Band, ...]) -> dict[tuple[str, str | None, str | None]
     return groups
 
 
-def _within(aoi: str, grid: GeoBox, window: Window) -> NDArray[np.bool_]:
+def _aoi_mask(aoi: str, grid: GeoBox, window: Window) -> NDArray[np.bool_]:
     """(height, width): whether the centre of each pixel lies in the AOI, the same for every window."""
-    area = _prepared(aoi, threading.get_ident())
+    area = _prepare_aoi(aoi, threading.get_ident())
     corners = [(window.col, window.row), (window.stop_col, window.row)]
     corners += [(window.stop_col, window.stop_row), (window.col, window.stop_row)]
     box = shapely.Polygon([grid.transform @ corner for corner in corners])
@@ -178,7 +178,7 @@ def _within(aoi: str, grid: GeoBox, window: Window) -> NDArray[np.bool_]:
 
 
 @lru_cache(maxsize=32)
-def _prepared(aoi: str, thread: int) -> shapely.Geometry:
+def _prepare_aoi(aoi: str, thread: int) -> shapely.Geometry:
     # One for each thread: the index of a prepared geometry is built on first use.
     area = shapely.from_wkt(aoi)
     shapely.prepare(area)

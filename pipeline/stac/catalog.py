@@ -17,15 +17,15 @@ import shapely.geometry
 import zarr
 from odc.geo.geobox import GeoBox
 
-from seamline.pipeline.common.classes import NODATA, LabelClass, column_names
+from seamline.pipeline.common.classes import NODATA, LabelClass, make_column_names
 from seamline.pipeline.common.layout import CATALOG, ITEM, ITEMS
-from seamline.pipeline.geometry.pixel_area import area_at, bands_of, pixel_areas
-from seamline.pipeline.products.cog import row_bands
-from seamline.pipeline.products.geozarr import JSON, crs_code
-from seamline.pipeline.stac.assets import multihash, renders, scene_assets
-from seamline.pipeline.stac.footprint import Area, bbox_of, footprint, rounded
-from seamline.pipeline.stac.items import UNKNOWN_TIME, Document, read_item, write_items
-from seamline.pipeline.storage.atomic import clear_parts, replacing
+from seamline.pipeline.geometry.pixel_area import iter_row_bands, measure_pixel_area, measure_pixel_areas
+from seamline.pipeline.products.cog import iter_row_windows
+from seamline.pipeline.products.geozarr import JSON, find_crs_code
+from seamline.pipeline.stac.assets import build_renders, build_scene_assets, to_multihash
+from seamline.pipeline.stac.footprint import Outline, compute_bbox, compute_footprint, round_coordinates
+from seamline.pipeline.stac.items import UNKNOWN_TIME, ItemDict, read_item, write_item_table
+from seamline.pipeline.storage.atomic import atomic_write, remove_stale_parts
 
 _EXTENSIONS = {
     name: f"https://stac-extensions.github.io/{name}/v{version}/schema.json"
@@ -53,7 +53,7 @@ class ModelReference:
 class Provenance:
     """How a segmentation came about.
 
-    ``source`` is the scene's path or URL, ``acquired`` when it was taken (None: nobody knows), ``processed`` when it
+    ``source`` is the scene's path or URL, ``read_acquisition_time`` when it was taken (None: nobody knows), ``processed`` when it
     was segmented (both with a time zone), ``software`` names versions, ``lineage`` says it in words.
     """
 
@@ -76,21 +76,21 @@ class ClassArea:
     area_m2: float | None
 
 
-def class_table(labels: zarr.Array[Any], grid: GeoBox, classes: Sequence[LabelClass]) -> tuple[ClassArea, ...]:
+def compute_class_areas(labels: zarr.Array[Any], grid: GeoBox, classes: Sequence[LabelClass]) -> tuple[ClassArea, ...]:
     """Pixels, share and area of every class, reading ``labels`` (y, x) one row of Zarr chunks at a time.
 
     The area is that on the ellipsoid, also where the projection stretches it (four times in Web Mercator at
     60° north).
     """
     pixels, area = np.zeros(256, np.int64), np.zeros(256)
-    areas = pixel_areas(grid)
-    for band in row_bands(labels):
-        block = np.asarray(labels[band.slices()])
-        for rows in bands_of(*band.shape):
+    areas = measure_pixel_areas(grid)
+    for band in iter_row_windows(labels):
+        block = np.asarray(labels[band.to_slices()])
+        for rows in iter_row_bands(*band.shape):
             values = block[rows].ravel()
             pixels += np.bincount(values, minlength=256)
             if areas is not None:
-                area += np.bincount(values, areas.of(band)[rows].ravel(), 256)
+                area += np.bincount(values, areas.for_window(band)[rows].ravel(), 256)
     valid = int(pixels.sum() - pixels[NODATA])
     return tuple(
         ClassArea(
@@ -104,21 +104,21 @@ def class_table(labels: zarr.Array[Any], grid: GeoBox, classes: Sequence[LabelCl
     )
 
 
-def _pixel_width(grid: GeoBox) -> float | None:
+def _compute_pixel_width(grid: GeoBox) -> float | None:
     """The edge in metres of a square as large as a pixel in the middle of the scene; None if unknown."""
     height, width = grid.shape
-    area = area_at(grid, height // 2, width // 2)
+    area = measure_pixel_area(grid, height // 2, width // 2)
     return None if area is None else float(np.sqrt(area))
 
 
-def scene_item(
+def build_scene_item(
     folder: Path,
     scene_id: str,
     grid: GeoBox,
     classes: Sequence[LabelClass],
     table: Sequence[ClassArea],
     provenance: Provenance,
-    area: Area | None = None,
+    area: Outline | None = None,
 ) -> pystac.Item:
     """The STAC 1.1 item of the scene whose results lie in ``folder``; hrefs are relative to it.
 
@@ -126,9 +126,9 @@ def scene_item(
     when the scene was taken the item carries the time of processing and says so in ``seamline:datetime_unknown``. Files
     of the known names become assets where they exist, with size and checksum, so write them first.
     """
-    outline = footprint(grid, area)
-    assets = scene_assets(folder, classes, _pixel_width(grid))
-    drawn = renders(assets, classes)
+    outline = compute_footprint(grid, area)
+    assets = build_scene_assets(folder, classes, _compute_pixel_width(grid))
+    drawn = build_renders(assets, classes)
     extensions = dict(_EXTENSIONS)
     if not drawn:  # the schemas want what the extensions are for
         del extensions["render"]
@@ -136,14 +136,14 @@ def scene_item(
         del extensions["raster"]
     item = pystac.Item(
         id=scene_id,
-        geometry=None if outline is None else rounded(shapely.geometry.mapping(outline)),
-        bbox=None if outline is None else bbox_of(outline),
+        geometry=None if outline is None else round_coordinates(shapely.geometry.mapping(outline)),
+        bbox=None if outline is None else compute_bbox(outline),
         datetime=provenance.acquired or provenance.processed,
         properties={
             "title": f"Segmentation of {scene_id}",
-            **_projection(grid),
-            **_history(provenance),
-            **class_properties(classes, table),
+            **_build_projection(grid),
+            **_build_history(provenance),
+            **build_class_properties(classes, table),
             **({"renders": drawn} if drawn else {}),
         },
         stac_extensions=list(extensions.values()),
@@ -151,13 +151,13 @@ def scene_item(
     for key, asset in assets.items():
         item.add_asset(key, asset)
     item.add_link(pystac.Link("derived_from", provenance.source, title="the scene that was segmented"))
-    item.add_link(_model_link(provenance.model))
+    item.add_link(_build_model_link(provenance.model))
     for relation in ("root", "parent"):
         item.add_link(pystac.Link(relation, f"../{CATALOG}", media_type=pystac.MediaType.JSON))
     return item
 
 
-def _history(provenance: Provenance) -> dict[str, Any]:
+def _build_history(provenance: Provenance) -> dict[str, Any]:
     unknown = {UNKNOWN_TIME: True} if provenance.acquired is None else {}
     return {
         "created": pystac.utils.datetime_to_str(provenance.processed),
@@ -170,9 +170,9 @@ def _history(provenance: Provenance) -> dict[str, Any]:
     }
 
 
-def class_properties(classes: Sequence[LabelClass], table: Sequence[ClassArea]) -> dict[str, Any]:
+def build_class_properties(classes: Sequence[LabelClass], table: Sequence[ClassArea]) -> dict[str, Any]:
     """The table of classes, and its figures once more as properties of their own, which SQL takes without quotes."""
-    columns = column_names(classes)
+    columns = make_column_names(classes)
     flat: dict[str, Any] = {}
     for row, column in zip(table, columns, strict=True):
         flat[f"{column}_share"] = row.share
@@ -182,9 +182,9 @@ def class_properties(classes: Sequence[LabelClass], table: Sequence[ClassArea]) 
     return {"seamline:classes": rows, **flat}
 
 
-def _model_link(model: ModelReference) -> pystac.Link:
+def _build_model_link(model: ModelReference) -> pystac.Link:
     """As the MLM extension wants the item of what a model inferred to speak of the model's own."""
-    said = {"mlm:name": model.name, "file:checksum": multihash(model.digest)}
+    said = {"mlm:name": model.name, "file:checksum": to_multihash(model.digest)}
     title = "the model that segmented it"
     return pystac.Link("derived_from", model.href, pystac.MediaType.GEOJSON, title, extra_fields=said)
 
@@ -202,23 +202,23 @@ def update_catalog(out: Path) -> Path:
     Needs no lock, which not every network file system has: whoever writes looks again afterwards and goes on until no
     item is new or another, so the last one to write has seen every item as it is. Write the item before you call this.
     """
-    path, written, items = out / CATALOG, None, dict[str, tuple[Stamp, Document]]()
-    while (stamps := _stamps(out)) != written:
-        items = {scene: _read(out, scene, stamp, items.get(scene)) for scene, stamp in stamps.items()}
-        _write_json(path, catalog_document(stamps))
-        write_items({scene: item for scene, (_, item) in items.items() if item}, out / ITEMS)
+    path, written, items = out / CATALOG, None, dict[str, tuple[FileStamp, ItemDict]]()
+    while (stamps := _read_stamps(out)) != written:
+        items = {scene: _read_stamped_item(out, scene, stamp, items.get(scene)) for scene, stamp in stamps.items()}
+        _write_json(path, build_catalog(stamps))
+        write_item_table({scene: item for scene, (_, item) in items.items() if item}, out / ITEMS)
         written = stamps
     for whole in (path, out / ITEMS):
         if whole.exists():
-            clear_parts(whole)
+            remove_stale_parts(whole)
     return path
 
 
-Stamp = tuple[int, int, int]
+FileStamp = tuple[int, int, int]
 """What is another for every item that was written: its file's time, number and size."""
 
 
-def _stamps(out: Path) -> dict[str, Stamp]:
+def _read_stamps(out: Path) -> dict[str, FileStamp]:
     """The folders of all items, in order, and the stamps of these."""
     found = {}
     for path in sorted(out.glob(f"*/{ITEM}")):
@@ -228,7 +228,9 @@ def _stamps(out: Path) -> dict[str, Stamp]:
     return found
 
 
-def _read(out: Path, scene: str, stamp: Stamp, known: tuple[Stamp, Document] | None) -> tuple[Stamp, Document]:
+def _read_stamped_item(
+    out: Path, scene: str, stamp: FileStamp, known: tuple[FileStamp, ItemDict] | None
+) -> tuple[FileStamp, ItemDict]:
     """An item with its stamp, read unless it is the known one; empty where it is damaged: that keeps no other out."""
     if known is not None and known[0] == stamp:
         return known
@@ -238,7 +240,7 @@ def _read(out: Path, scene: str, stamp: Stamp, known: tuple[Stamp, Document] | N
         return stamp, {}
 
 
-def catalog_document(scenes: Iterable[str]) -> dict[str, Any]:
+def build_catalog(scenes: Iterable[str]) -> dict[str, Any]:
     """The catalogue of the items in folders of these names below it."""
     catalog = pystac.Catalog(
         id="seamline", title="Seamline segmentations", description="Segmented scenes, one item each."
@@ -250,10 +252,10 @@ def catalog_document(scenes: Iterable[str]) -> dict[str, Any]:
     return catalog.to_dict(include_self_link=False, transform_hrefs=False)  # type: ignore[no-any-return]
 
 
-def _projection(grid: GeoBox) -> dict[str, JSON]:
+def _build_projection(grid: GeoBox) -> dict[str, JSON]:
     if grid.crs is None:
         return {"proj:code": None, "proj:shape": list(grid.shape)}
-    code = crs_code(grid)
+    code = find_crs_code(grid)
     return {
         "proj:code": code,
         **({"proj:wkt2": grid.crs.proj.to_wkt("WKT2_2019")} if code is None else {}),
@@ -263,11 +265,11 @@ def _projection(grid: GeoBox) -> dict[str, JSON]:
     }
 
 
-def json_bytes(document: Mapping[str, Any]) -> bytes:
+def encode_json(document: Mapping[str, Any]) -> bytes:
     """A document of STAC as it is published."""
     return (json.dumps(document, indent=2, ensure_ascii=False) + "\n").encode("utf-8")
 
 
 def _write_json(path: Path, document: Mapping[str, Any]) -> None:
-    with replacing(path, shared=True) as part:
-        part.write_bytes(json_bytes(document))
+    with atomic_write(path, shared=True) as part:
+        part.write_bytes(encode_json(document))

@@ -15,12 +15,12 @@ from odc.geo.geobox import GeoBox
 from pyproj import Transformer
 
 from seamline.pipeline.common.classes import NODATA
-from seamline.pipeline.products.cog import row_bands
+from seamline.pipeline.products.cog import iter_row_windows
 
-Area = shapely.Polygon | shapely.MultiPolygon
+Outline = shapely.Polygon | shapely.MultiPolygon
 
 
-def footprint(grid: GeoBox, area: Area | None = None) -> Area | None:
+def compute_footprint(grid: GeoBox, area: Outline | None = None) -> Outline | None:
     """The outline of ``area`` (column, row; default: the whole grid) in longitude and latitude (WGS 84).
 
     None without a CRS. The edges are densified, since they are curves there. An area across the antimeridian gives one
@@ -34,7 +34,7 @@ def footprint(grid: GeoBox, area: Area | None = None) -> Area | None:
 
     def inside(ring: shapely.LinearRing) -> shapely.Geometry:
         col, row = np.asarray(ring.coords).T
-        return _inside(*to_degrees.transform(*grid.pix2wld(col, row)))
+        return _enclose_ring(*to_degrees.transform(*grid.pix2wld(col, row)))
 
     found = [
         shapely.difference(inside(part.exterior), shapely.union_all([inside(hole) for hole in part.interiors]))
@@ -45,7 +45,7 @@ def footprint(grid: GeoBox, area: Area | None = None) -> Area | None:
     return parts[0] if len(parts) == 1 else shapely.MultiPolygon(parts) if parts else None
 
 
-def _inside(lon: NDArray[np.float64], lat: NDArray[np.float64]) -> shapely.Geometry:
+def _enclose_ring(lon: NDArray[np.float64], lat: NDArray[np.float64]) -> shapely.Geometry:
     """What a closed ring of points encloses, cut at the antimeridian."""
     seen = np.isfinite(lon) & np.isfinite(lat)  # a corner of a full disk is not on Earth
     lon, lat = np.asarray(lon)[seen], np.asarray(lat)[seen]
@@ -64,14 +64,14 @@ def _inside(lon: NDArray[np.float64], lat: NDArray[np.float64]) -> shapely.Geome
     return shapely.union_all(worlds)  # what is left and right of a cut in the middle of the map is one part
 
 
-def labelled_hull(labels: zarr.Array[Any]) -> shapely.Polygon | None:
+def compute_labelled_hull(labels: zarr.Array[Any]) -> shapely.Polygon | None:
     """The convex hull (column, row) of all pixels that have a label; None without such.
 
     Reads ``labels`` (y, x) one row of Zarr chunks at a time.
     """
     hull = np.empty((0, 2))
-    for band in row_bands(labels):
-        known = labels[band.slices()] != NODATA
+    for band in iter_row_windows(labels):
+        known = labels[band.to_slices()] != NODATA
         (row,) = np.nonzero(known.any(axis=1))
         first, last = known[row].argmax(axis=1), band.width - known[row, ::-1].argmax(axis=1)
         corners = [np.column_stack([col, band.row + row + down]) for col in (first, last) for down in (0, 1)]
@@ -79,12 +79,12 @@ def labelled_hull(labels: zarr.Array[Any]) -> shapely.Polygon | None:
     return shapely.Polygon(hull) if hull.size else None
 
 
-def labelled_area(grid: GeoBox, hull: shapely.Polygon | None, aoi: str | None) -> Area | None:
+def compute_labelled_area(grid: GeoBox, hull: shapely.Polygon | None, aoi: str | None) -> Outline | None:
     """Where on the grid labels are (column, row): the ``hull`` of them, in it the ``aoi`` (WKT in the grid's CRS).
 
     None where that is nothing: a scene without data lies where its grid is.
     """
-    area: Area = shapely.box(0, 0, *grid.shape[::-1]) if hull is None else hull
+    area: Outline = shapely.box(0, 0, *grid.shape[::-1]) if hull is None else hull
     if aoi is not None:
         a, b, c, d, e, f = (~grid.transform)[:6]
         placed = shapely.affinity.affine_transform(shapely.from_wkt(aoi), (a, b, d, e, c, f))
@@ -93,7 +93,7 @@ def labelled_area(grid: GeoBox, hull: shapely.Polygon | None, aoi: str | None) -
     return None if area.is_empty else area
 
 
-def bbox_of(outline: Area) -> list[float]:
+def compute_bbox(outline: Outline) -> list[float]:
     """West, south, east, north; west > east across the antimeridian (RFC 7946, section 5.2)."""
     west, south, east, north = outline.bounds
     bounds = [part.bounds for part in shapely.get_parts(outline)]
@@ -104,10 +104,10 @@ def bbox_of(outline: Area) -> list[float]:
     return [round(number, 7) for number in (west, south, east, north)]
 
 
-def rounded(geometry: Any) -> Any:
+def round_coordinates(geometry: Any) -> Any:
     """The same GeoJSON with 7 decimals, a centimetre; JSON without tuples."""
     if isinstance(geometry, Mapping):
-        return {key: rounded(value) for key, value in geometry.items()}
+        return {key: round_coordinates(value) for key, value in geometry.items()}
     if isinstance(geometry, Sequence) and not isinstance(geometry, str):
-        return [rounded(value) for value in geometry]
+        return [round_coordinates(value) for value in geometry]
     return round(geometry, 7) if isinstance(geometry, float) else geometry

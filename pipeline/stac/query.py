@@ -20,14 +20,14 @@ import shapely.geometry
 
 from seamline.pipeline.common.errors import InputError
 from seamline.pipeline.common.layout import ITEM, ITEMS
-from seamline.pipeline.stac.items import UNKNOWN_TIME, Document, moved, parsed_item, read_item
+from seamline.pipeline.stac.items import UNKNOWN_TIME, ItemDict, parse_item, read_item, rebase_hrefs
 from seamline.pipeline.storage.object_store import ObjectFolder
 
 log = logging.getLogger("seamline.query")
 
-_SECONDS = 10
+_TIME_LIMIT_S = 10
 """What computes longer is ended."""
-_SELECTION = Path(__file__).with_name("query_worker.py")
+_WORKER_PROGRAM = Path(__file__).with_name("query_worker.py")
 
 
 @dataclass(frozen=True)
@@ -43,15 +43,15 @@ class Box:
         sides = (self.west, self.south, self.east, self.north)
         fits = abs(self.west) <= 180 and abs(self.east) <= 180 and -90 <= self.south <= self.north <= 90
         if not (all(map(isfinite, sides)) and fits):
-            raise _no_box(",".join(f"{side:g}" for side in sides))
+            raise _invalid_box_error(",".join(f"{side:g}" for side in sides))
 
     @classmethod
-    def parsed(cls, text: str) -> Box:
+    def from_text(cls, text: str) -> Box:
         """``W,S,E,N``."""
         try:
             west, south, east, north = (float(side) for side in text.split(","))
         except ValueError:
-            raise _no_box(text) from None
+            raise _invalid_box_error(text) from None
         return cls(west, south, east, north)
 
     @property
@@ -64,7 +64,7 @@ class Box:
         )
 
     @property
-    def sql(self) -> str:
+    def sql_condition(self) -> str:
         """Whether a row's ``bbox`` meets it; either of them may lie across the antimeridian."""
         across = f"bbox.xmin <= {self.east!r} {{}} bbox.xmax >= {self.west!r}"
         both, one = across.format("AND"), across.format("OR")
@@ -81,11 +81,11 @@ class Interval:
     end: datetime | None
 
     @classmethod
-    def parsed(cls, text: str) -> Interval:
+    def from_text(cls, text: str) -> Interval:
         """``FROM/TO`` or one time: a year, month, day (all of it) or an RFC 3339 time; ``..`` is an open end."""
         first, slash, last = text.partition("/")
         try:
-            start, end = _span(first), _span(last if slash else first)
+            start, end = _parse_span(first), _parse_span(last if slash else first)
             found = cls(start and start[0], end and end[1])
         except (ValueError, OverflowError):
             found = None
@@ -99,7 +99,7 @@ class Interval:
         return found
 
     @property
-    def sql(self) -> str:
+    def sql_condition(self) -> str:
         """Whether a row's ``datetime`` lies in it; midnight sharp is a day without a time, and lies in all of it."""
         day = "datetime = date_trunc('day', datetime) AND datetime + INTERVAL 1 DAY"
         start = self.start and self.start.isoformat()
@@ -108,7 +108,7 @@ class Interval:
         return " AND ".join([*after, *before]) or "true"
 
 
-def _span(text: str) -> tuple[datetime, datetime] | None:
+def _parse_span(text: str) -> tuple[datetime, datetime] | None:
     """The first moment of a time and the first after it."""
     if text in ("", ".."):
         return None
@@ -126,9 +126,9 @@ def _span(text: str) -> tuple[datetime, datetime] | None:
     return moment, moment + timedelta(microseconds=1)
 
 
-def query(
+def query_items(
     out: Path | ObjectFolder, box: Box | None = None, where: str = "", interval: Interval | None = None
-) -> list[Document]:
+) -> list[ItemDict]:
     """The items of the catalogue ``out`` that meet ``box``, lie in ``interval`` and fulfil ``where``, by id.
 
     ``where`` is an SQL expression over the columns of ``items.parquet``, computed by DuckDB: ``water_share > 0.05``. It
@@ -139,11 +139,11 @@ def query(
     Raises:
         InputError: there is no such table, or it is damaged, or ``where`` is no such expression.
     """
-    conditions = [condition.sql for condition in (box, interval) if condition is not None]
+    conditions = [condition.sql_condition for condition in (box, interval) if condition is not None]
     unless = [UNKNOWN_TIME] if interval is not None else []
-    with _table(out) as table:
-        found = _selected(out, table, conditions, unless, where)
-    items = [item for href in found if (item := _item(out, href)) is not None]
+    with _open_table(out) as table:
+        found = _run_query_worker(out, table, conditions, unless, where)
+    items = [item for href in found if (item := _load_item(out, href)) is not None]
     if box is None:
         return items
     outline = box.outline
@@ -151,23 +151,23 @@ def query(
 
 
 @contextmanager
-def _table(out: Path | ObjectFolder) -> Iterator[Path]:
+def _open_table(out: Path | ObjectFolder) -> Iterator[Path]:
     """The table of items as a file."""
     if isinstance(out, Path):
         if not (out / ITEMS).is_file():
-            raise _no_table(out)
+            raise _missing_table_error(out)
         yield out / ITEMS
         return
     found = out.get(ITEMS)
     if found is None:
-        raise _no_table(out)
+        raise _missing_table_error(out)
     with NamedTemporaryFile(suffix=".parquet") as file:
         file.write(found.data)
         file.flush()
         yield Path(file.name)
 
 
-def _no_table(out: Path | ObjectFolder) -> InputError:
+def _missing_table_error(out: Path | ObjectFolder) -> InputError:
     there = not isinstance(out, Path) or out.exists()
     return InputError(
         f"results {out}", got=f"no {ITEMS}" if there else "no such folder",
@@ -176,71 +176,75 @@ def _no_table(out: Path | ObjectFolder) -> InputError:
     )  # fmt: skip
 
 
-def _selected(out: Path | ObjectFolder, path: Path, conditions: list[str], unless: list[str], where: str) -> list[str]:
-    """The links of the rows in the table at ``path``, as ``selection.selected``, in a process that may be ended and
+def _run_query_worker(
+    out: Path | ObjectFolder, path: Path, conditions: list[str], unless: list[str], where: str
+) -> list[str]:
+    """The links of the rows in the table at ``path``, as ``selection.select_links``, in a process that may be ended and
     whose memory is limited.
     """
     if where != (plain := where.encode(errors="backslashreplace").decode()):
-        raise _no_expression(plain, "half of a surrogate pair")  # which DuckDB does not take
+        raise _invalid_expression_error(plain, "half of a surrogate pair")  # which DuckDB does not take
     question = json.dumps({"path": str(path), "conditions": conditions, "unless": unless, "where": where})
-    program = [sys.executable, "-P", str(_SELECTION)]
+    program = [sys.executable, "-P", str(_WORKER_PROGRAM)]
     try:
-        done = subprocess.run(program, input=question, capture_output=True, text=True, timeout=_SECONDS, check=True)
+        done = subprocess.run(
+            program, input=question, capture_output=True, text=True, timeout=_TIME_LIMIT_S, check=True
+        )
     except subprocess.TimeoutExpired:
-        raise _no_expression(where, f"not done after {_SECONDS} s") from None
+        raise _invalid_expression_error(where, f"not done after {_TIME_LIMIT_S} s") from None
     except subprocess.CalledProcessError as error:
         ended = f"DuckDB ended by itself, as it does without memory: {error.stderr.strip()[-100:]}"
-        raise (_no_expression(where, ended) if where else _damaged(out, ended)) from None
+        raise (_invalid_expression_error(where, ended) if where else _damaged_table_error(out, ended)) from None
     answer = json.loads(done.stdout)
     if "refused" in answer:
-        raise _no_expression(where, answer["refused"])
+        raise _invalid_expression_error(where, answer["refused"])
     if "damaged" in answer:
-        raise _damaged(out, answer["damaged"])
+        raise _damaged_table_error(out, answer["damaged"])
     return list(answer["hrefs"])
 
 
-def _item(out: Path | ObjectFolder, href: str) -> Document | None:
+def _load_item(out: Path | ObjectFolder, href: str) -> ItemDict | None:
     """The item that a row stands for, None if it is gone or damaged; its hrefs are absolute."""
     try:
-        place, item = _read_object(out, href) if isinstance(out, ObjectFolder) else _read_file(out, href)
+        place, item = _read_item_object(out, href) if isinstance(out, ObjectFolder) else _read_item_file(out, href)
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as error:
         log.warning("%s/%s is left out: %s", out, href.removeprefix("./"), " ".join(str(error).split())[:200])
         return None
-    item = moved(item, place)
+    item = rebase_hrefs(item, place)
     own = {"rel": "self", "href": f"{place}/{ITEM}", "type": "application/geo+json"}
     return {**item, "links": [*item["links"], own]}
 
 
-def _read_file(out: Path, href: str) -> tuple[str, Document]:
+def _read_item_file(out: Path, href: str) -> tuple[str, ItemDict]:
     path = (out / href).resolve()
     if path.name != ITEM or not path.is_relative_to(out.resolve()):
-        raise _damaged(out, f"the link {href}")
+        raise _damaged_table_error(out, f"the link {href}")
     return str(path.parent), read_item(path)
 
 
-def _read_object(out: ObjectFolder, href: str) -> tuple[str, Document]:
+def _read_item_object(out: ObjectFolder, href: str) -> tuple[str, ItemDict]:
     parts = re.fullmatch(rf"\./([A-Za-z0-9][A-Za-z0-9._-]*)/{ITEM}", href)
     if parts is None:
-        raise _damaged(out, f"the link {href}")
+        raise _damaged_table_error(out, f"the link {href}")
     found = out.get(f"{parts[1]}/{ITEM}")
     if found is None:
         raise FileNotFoundError
-    return out.url(parts[1]), parsed_item(found.data, href)
+    return out.to_url(parts[1]), parse_item(found.data, href)
 
 
-def collection(items: list[Document]) -> str:
+def to_item_collection(items: list[ItemDict]) -> str:
     """Items as a STAC ItemCollection, which is a GeoJSON FeatureCollection."""
     return json.dumps({"type": "FeatureCollection", "features": items}, indent=2, ensure_ascii=False)
 
 
-def _no_box(got: str) -> InputError:
+def _invalid_box_error(got: str) -> InputError:
     sides = "W,S,E,N in degrees: W and E from -180 to 180, S and N from -90 to 90, S below N"
     return InputError("--bbox", got=got, expected=sides, fix="correct it")
 
 
-def _no_expression(where: str, reason: str) -> InputError:
+def _invalid_expression_error(where: str, reason: str) -> InputError:
     said = " ".join(re.split(r"LINE \d+:|Possible solutions:", reason)[0].split())
     return InputError(
         "--where", got=f"{where} ({said})", expected=f"an SQL expression over the columns of {ITEMS}",
@@ -248,6 +252,6 @@ def _no_expression(where: str, reason: str) -> InputError:
     )  # fmt: skip
 
 
-def _damaged(out: Path | ObjectFolder, reason: object) -> InputError:
+def _damaged_table_error(out: Path | ObjectFolder, reason: object) -> InputError:
     return InputError(f"results {out}", got=f"{ITEMS} with damage ({' '.join(str(reason).split())[:200]})",
                       expected="a table of the items", fix="see what `seamline verify` says of it")  # fmt: skip

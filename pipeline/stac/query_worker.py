@@ -14,7 +14,7 @@ from collections.abc import Sequence
 
 import duckdb
 
-_MEMORY, _SECONDS = 3 * 2**30, 30
+_MEMORY_LIMIT, _CPU_TIME_LIMIT_S = 3 * 2**30, 30
 """Of the program: its address space, in bytes, and its time on a core, should nobody be left to end it."""
 _SETTINGS = {
     "autoinstall_known_extensions": "false",
@@ -29,11 +29,11 @@ _SETTINGS = {
 """Of DuckDB once the table is in memory: an expression computes, and neither reads nor writes anything else."""
 
 
-class NoExpressionError(Exception):
+class InvalidExpressionError(Exception):
     """What was asked for is no expression over the columns of a row."""
 
 
-def selected(path: str, conditions: Sequence[str], unless: Sequence[str], where: str) -> list[str]:
+def select_links(path: str, conditions: Sequence[str], unless: Sequence[str], where: str) -> list[str]:
     """The ``self`` links, in the order of ids, of rows that meet the ``conditions`` and ``where``.
 
     A row is left out where a column of ``unless``, if there is such a column, is true.
@@ -55,22 +55,26 @@ def selected(path: str, conditions: Sequence[str], unless: Sequence[str], where:
             rows = rows.filter(f"(\n{where}\n)")  # an end of line, since there may be a comment
         found = rows.order("id").project("list_filter(links, lambda link: link.rel = 'self')[1].href").fetchall()
     except duckdb.Error as error:
-        raise NoExpressionError(str(error)) if where else error from error
+        raise InvalidExpressionError(str(error)) if where else error from error
     return [href for (href,) in found]
 
 
-def _answer() -> dict[str, object]:
+def _answer_question() -> dict[str, object]:
     question = json.load(sys.stdin)
-    for kind, most in ((resource.RLIMIT_AS, _MEMORY), (resource.RLIMIT_CPU, _SECONDS), (resource.RLIMIT_CORE, 0)):
+    for kind, most in (
+        (resource.RLIMIT_AS, _MEMORY_LIMIT),
+        (resource.RLIMIT_CPU, _CPU_TIME_LIMIT_S),
+        (resource.RLIMIT_CORE, 0),
+    ):
         hard = resource.getrlimit(kind)[1]
         resource.setrlimit(kind, (most if hard == resource.RLIM_INFINITY else min(most, hard), hard))
     try:
-        return {"hrefs": selected(**question)}
-    except NoExpressionError as error:
+        return {"hrefs": select_links(**question)}
+    except InvalidExpressionError as error:
         return {"refused": str(error)}
     except duckdb.Error as error:
         return {"damaged": str(error)}
 
 
 if __name__ == "__main__":
-    print(json.dumps(_answer()))
+    print(json.dumps(_answer_question()))

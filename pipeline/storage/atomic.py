@@ -17,12 +17,12 @@ from numpy.typing import NDArray
 
 from seamline.pipeline.common.errors import InputError
 
-_PARSING = RLock()
+_NPZ_LOCK = RLock()
 
-_DAY = 24 * 60 * 60
+_SECONDS_PER_DAY = 24 * 60 * 60
 
 
-def absolute(path: str | Path) -> Path:
+def make_absolute(path: str | Path) -> Path:
     """The path as it means the same in every folder; ``~NAME`` is a home only where there is a user of that name."""
     with suppress(RuntimeError):  # there is none, and whoever opens the path says so
         return Path(path).expanduser().absolute()
@@ -30,7 +30,7 @@ def absolute(path: str | Path) -> Path:
 
 
 @contextmanager
-def replacing(path: Path, *, shared: bool = False) -> Iterator[Path]:
+def atomic_write(path: Path, *, shared: bool = False) -> Iterator[Path]:
     """A path beside ``path`` to write to; on leaving it takes the place of ``path`` in one step.
 
     What was written is on the disk (fsync) before it is renamed. Where the block raises, the part is removed
@@ -49,22 +49,22 @@ def replacing(path: Path, *, shared: bool = False) -> Iterator[Path]:
 
 
 @contextmanager
-def arrays_in(path: Path) -> Iterator[Mapping[str, NDArray[Any]]]:
+def open_npz(path: Path) -> Iterator[Mapping[str, NDArray[Any]]]:
     """The arrays of an ``.npz`` file, for one thread of the process at a time.
 
     numpy reads their headers as Python literals, and CPython 3.11 counts the depth of its parser for all threads
     together: with two at once, rarely, "AST constructor recursion depth mismatch".
     """
-    with _PARSING, np.load(path) as arrays:
+    with _NPZ_LOCK, np.load(path) as arrays:
         yield arrays
 
 
-def clear_parts(path: Path) -> None:
+def remove_stale_parts(path: Path) -> None:
     """Remove parts of ``path``, which is there, that are a day older: whoever wrote them (``shared``) was killed.
 
     Both times are those of the file system's clock, which may not be this machine's.
     """
-    oldest = path.stat().st_mtime - _DAY
+    oldest = path.stat().st_mtime - _SECONDS_PER_DAY
     for part in path.parent.glob(f".{glob.escape(path.name)}.*.part"):
         with suppress(FileNotFoundError):  # another one does the same
             if part.stat().st_mtime < oldest:
@@ -81,7 +81,7 @@ def check_writable(folder: Path, what: str) -> Path:
         InputError: they cannot; ``what`` names it.
     """
     try:
-        there = next(path for path in (folder, *folder.parents) if _exists(path))
+        there = next(path for path in (folder, *folder.parents) if _is_present(path))
         with tempfile.TemporaryFile(dir=there):
             return there
     except OSError as error:
@@ -90,7 +90,7 @@ def check_writable(folder: Path, what: str) -> Path:
         ) from error
 
 
-def _exists(path: Path) -> bool:
+def _is_present(path: Path) -> bool:
     """Also of a link that leads nowhere. Raises ``OSError`` for a path below a file, and one without permission."""
     try:
         path.lstat()

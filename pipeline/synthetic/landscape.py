@@ -18,19 +18,19 @@ from numpy.typing import NDArray
 from seamline.pipeline.geometry.window import Window
 from seamline.pipeline.synthetic.noise import (
     Bits,
-    Cells,
     Field,
+    Integers,
     Lattice,
-    Whole,
-    cells,
-    fractal,
-    hashed,
+    VoronoiCells,
+    distance_bounds,
+    fractal_noise,
+    hash_keys,
     noise,
-    ranges,
-    sites,
+    scatter_sites,
     smoothstep,
     steepness,
     uniform,
+    voronoi_cells,
 )
 
 SUN_AZIMUTH = 152.0  # degrees clockwise from north: mid-morning on the northern hemisphere
@@ -61,7 +61,7 @@ GROUND = {
     "garden": (0.042, 0.070, 0.055, 0.290, 0.185, 0.100),
     "sand": (0.150, 0.205, 0.255, 0.320, 0.390, 0.345),
 }
-Kinds = NDArray[np.uint8]  # (height, width) indices into GROUND
+GroundKinds = NDArray[np.uint8]  # (height, width) indices into GROUND
 _KIND = {name: np.uint8(index) for index, name in enumerate(GROUND)}
 _CROPS = 11
 _SPECTRA = np.array(list(GROUND.values()), dtype=np.float32).T.copy()
@@ -116,47 +116,47 @@ class Water:
         return cover
 
 
-def surface(area: Window, seed: int) -> tuple[Field, Field]:
+def render_surface(area: Window, seed: int) -> tuple[Field, Field]:
     """Reflectance (6, height, width) of the sunlit ground, and the water's share of each (height, width)."""
-    wet = _water(area, seed)
+    wet = _make_water(area, seed)
     cover = wet.cover
-    bands = _land(area, seed, wet)
+    bands = _make_land(area, seed, wet)
     if cover.any():
-        waves = 1 + np.float32(0.04) * fractal(Lattice(area), 12, 3, seed, _Key.WAVE, gain=0.8)
+        waves = 1 + np.float32(0.04) * fractal_noise(Lattice(area), 12, 3, seed, _Key.WAVE, gain=0.8)
         for band, deep, sediment, bottom in zip(bands, _DEEP, _SEDIMENT, _BOTTOM, strict=True):
             band += ((deep + sediment * wet.silt + bottom * wet.bottom) * waves - band) * cover
     return bands, cover
 
 
-def _water(area: Window, seed: int) -> Water:
+def _make_water(area: Window, seed: int) -> Water:
     pixels, coarse = Lattice(area), Lattice(area, 8)
-    bank, width, load = _rivers(area, seed)
-    depth = fractal(pixels, 1100, 9, seed, _Key.SEA, gain=0.45) + np.float32(1.05)
-    lakeland = coarse.lift(noise(coarse, 600, seed, _Key.LAKELAND))
-    pool = fractal(pixels, 130, 6, seed, _Key.LAKE, gain=0.42) + np.float32(1.68) - np.float32(0.5) * lakeland
+    bank, width, load = _make_rivers(area, seed)
+    depth = fractal_noise(pixels, 1100, 9, seed, _Key.SEA, gain=0.45) + np.float32(1.05)
+    lakeland = coarse.upsample(noise(coarse, 600, seed, _Key.LAKELAND))
+    pool = fractal_noise(pixels, 130, 6, seed, _Key.LAKE, gain=0.42) + np.float32(1.68) - np.float32(0.5) * lakeland
     coast = np.clip(depth / np.maximum(steepness(depth), np.float32(0.002)), -_FAR, _FAR)
     lake = np.clip(pool / np.maximum(steepness(pool), np.float32(0.01)), -_FAR, _FAR)
     still = np.minimum(coast, lake)
     flowing = bank < still
     # A river's water mixes with that of the lake or sea that it enters.
     mixing = np.clip(np.float32(0.5) + (still - bank) * np.float32(0.05), np.float32(0), np.float32(1))
-    silt = np.float32(0.06) + (load - np.float32(0.06)) * mixing + coarse.lift(_silt(coarse, seed))
+    silt = np.float32(0.06) + (load - np.float32(0.06)) * mixing + coarse.upsample(_make_silt(coarse, seed))
     shelf = np.exp(np.where(coast < lake, depth * 9, lake * np.float32(0.3) - np.float32(0.7)))
     bottom = shelf + (np.float32(0.1) - shelf) * mixing
     beach = np.where(coast < lake, np.float32(3), np.float32(1.5))
     bar = np.clip((width - 12) * np.float32(0.2), np.float32(0), np.float32(4))
-    sandy = np.where(flowing, bar, beach) * coarse.lift(noise(coarse, 48, seed, _Key.BEACH))
+    sandy = np.where(flowing, bar, beach) * coarse.upsample(noise(coarse, 48, seed, _Key.BEACH))
     shore = np.minimum(still, np.clip(bank, -_FAR, _FAR))
     return Water(shore, np.clip(silt, 0, 1), bottom, sandy)
 
 
-def _silt(coarse: Lattice, seed: int) -> Field:
+def _make_silt(coarse: Lattice, seed: int) -> Field:
     """How the sediment in the water varies: some waters are turbid, most are clear, all are streaky."""
     turbid = np.maximum(noise(coarse, 260, seed, _Key.SILT), np.float32(-0.6)) * np.float32(0.1)
-    return turbid + np.float32(0.03) * fractal(coarse, 70, 2, seed, _Key.SILT, 1)
+    return turbid + np.float32(0.03) * fractal_noise(coarse, 70, 2, seed, _Key.SILT, 1)
 
 
-def _rivers(area: Window, seed: int) -> tuple[Field, Field, Field]:
+def _make_rivers(area: Window, seed: int) -> tuple[Field, Field, Field]:
     """Pixels to the bank of the nearest river or stream (negative inside), its width, the silt it carries.
 
     Rivers are contours of a plane that is bent by noise: they meander, never end, and leave oxbows behind.
@@ -166,15 +166,15 @@ def _rivers(area: Window, seed: int) -> tuple[Field, Field, Field]:
     y, x = coarse.rows[:, None].astype(np.float64), coarse.cols
     bends = 36 * noise(coarse, 78, seed, _Key.BEND) + 8 * noise(coarse, 34, seed, _Key.BEND, 1)
     wander = 330 * noise(coarse, 1500, seed, _Key.WANDER) + 190 * noise(coarse, 430, seed, _Key.WANDER, 1)
-    river, to_river, place = _contours(coarse, (0.95 * y - 0.31 * x + wander + bends) / 1100)
+    river, to_river, place = _nearest_contour(coarse, (0.95 * y - 0.31 * x + wander + bends) / 1100)
     wander = 110 * noise(coarse, 300, seed, _Key.WANDER, 2)
-    stream, to_stream, _ = _contours(coarse, (0.31 * y + 0.95 * x + wander + bends) / 540)
+    stream, to_stream, _ = _nearest_contour(coarse, (0.31 * y + 0.95 * x + wander + bends) / 540)
 
-    key = hashed(seed, _Key.RIVER, river)
-    swell = coarse.lift(noise(coarse, 170, seed, _Key.RIVER, 1))
+    key = hash_keys(seed, _Key.RIVER, river)
+    swell = coarse.upsample(noise(coarse, 170, seed, _Key.RIVER, 1))
     width = np.maximum((7 + 46 * uniform(key) ** 2) * (1 + np.float32(0.17) * swell), np.float32(4))
     part = place - np.floor(place)
-    key_between = hashed(seed, _Key.STREAM, np.floor(place).astype(np.int64), stream)
+    key_between = hash_keys(seed, _Key.STREAM, np.floor(place).astype(np.int64), stream)
     part = np.where(uniform(key_between) < 0.5, part, 1 - part)
     source = np.float32(0.4) + np.float32(0.55) * uniform(key_between, 1)
     grown = np.sqrt(np.clip((source - part) / source, np.float32(0), np.float32(1)))
@@ -185,33 +185,33 @@ def _rivers(area: Window, seed: int) -> tuple[Field, Field, Field]:
     return bank, np.where(bank < to_stream, width, stream_width), silt
 
 
-def _contours(coarse: Lattice, values: NDArray[np.float64]) -> tuple[Whole, Field, Field]:
+def _nearest_contour(coarse: Lattice, values: NDArray[np.float64]) -> tuple[Integers, Field, Field]:
     """Each pixel's nearest half-integer contour of smooth values: its number, pixels to it, and the value."""
     # Relative to a whole number nearby, float32 resolves a hundredth of a pixel however large the scene is.
     base = np.floor(values[0, 0])
-    lifted = coarse.lift((values - base).astype(np.float32))
+    lifted = coarse.upsample((values - base).astype(np.float32))
     number = np.floor(lifted)
     distance = np.abs(lifted - number - np.float32(0.5)) / np.maximum(steepness(lifted), np.float32(2e-4))
     return number.astype(np.int64) + int(base), distance, lifted + np.float32(base - 0.5)
 
 
-def _land(area: Window, seed: int, wet: Water) -> Field:
+def _make_land(area: Window, seed: int, wet: Water) -> Field:
     """Reflectance (6, height, width) of dry land."""
     pixels, coarse = Lattice(area), Lattice(area, 8)
-    warp = [10 * coarse.lift(noise(coarse, 60, seed, key)) for key in (_Key.WARP_ROW, _Key.WARP_COL)]
+    warp = [10 * coarse.upsample(noise(coarse, 60, seed, key)) for key in (_Key.WARP_ROW, _Key.WARP_COL)]
     rows = pixels.rows.astype(np.float32)[:, None] + warp[0]
     cols = pixels.cols.astype(np.float32) + warp[1]
-    district = cells(rows, cols, 330, seed, _Key.DISTRICT)
-    parcel, edge, furrow = _parcels(district)
-    region = coarse.lift(noise(coarse, 900, seed, _Key.REGION))
+    district = voronoi_cells(rows, cols, 330, seed, _Key.DISTRICT)
+    parcel, edge, furrow = _make_parcels(district)
+    region = coarse.upsample(noise(coarse, 900, seed, _Key.REGION))
     bareness = np.clip(uniform(parcel) * np.float32(0.999) + np.float32(0.12) * region, 0, np.float32(0.999))
     kind = (bareness * _CROPS).astype(np.uint8)
     tone = np.float32(0.22) * (uniform(parcel, 1) - np.float32(0.5))
     tone += furrow * (np.float32(0.05) * (uniform(parcel, 2) > 0.5))
-    tone += np.float32(0.06) * fractal(pixels, 20, 4, seed, _Key.SOIL, gain=0.75)
+    tone += np.float32(0.06) * fractal_noise(pixels, 20, 4, seed, _Key.SOIL, gain=0.75)
     kind[edge < 0.8] = _KIND["garden"]
 
-    relief = fractal(pixels, 480, 8, seed, _Key.RELIEF, gain=0.52)
+    relief = fractal_noise(pixels, 480, 8, seed, _Key.RELIEF, gain=0.52)
     _grow_woods(pixels, seed, parcel, relief, wet.shore, kind, tone)
     road = uniform(district.key[district.index] ^ district.key[district.second]) < 0.7
     kind[(district.border < 0.8) & road] = _KIND["concrete"]
@@ -224,23 +224,25 @@ def _land(area: Window, seed: int, wet: Water) -> Field:
     return np.stack([spectrum.take(kind) * tone for spectrum in _SPECTRA])
 
 
-def _grow_woods(at: Lattice, seed: int, parcel: Bits, relief: Field, shore: Field, kind: Kinds, tone: Field) -> None:
+def _grow_woods(
+    at: Lattice, seed: int, parcel: Bits, relief: Field, shore: Field, kind: GroundKinds, tone: Field
+) -> None:
     """Lay woods over ``kind`` and ``tone``, in place: on hills and along water, with stands and clearings."""
     # The parcels' share lets woods follow the bounds of fields where they meet them.
     favour = np.float32(0.5) * (relief + uniform(parcel, 3) - np.float32(0.5))
-    wood = fractal(at, 200, 7, seed, _Key.WOOD) + favour
+    wood = fractal_noise(at, 200, 7, seed, _Key.WOOD) + favour
     along_water = np.float32(1.2) - np.abs(shore - 7) * np.float32(0.16)
     forest = np.maximum(wood, along_water + np.float32(0.35) * noise(at, 26, seed, _Key.WOOD, 1)) > 0.8
     coarse = Lattice(at.area, 8)
-    stand = coarse.lift(noise(coarse, 40, seed, _Key.STAND)) + np.float32(0.8) * relief
+    stand = coarse.upsample(noise(coarse, 40, seed, _Key.STAND)) + np.float32(0.8) * relief
     trees = np.where(stand > 0.4, _KIND["conifer"], _KIND["deciduous"])
     trees[(uniform(parcel, 2) < 0.04) & (stand > 0)] = _KIND["clearing"]
-    crown = np.float32(0.10) * fractal(at, 6.4, 3, seed, _Key.CROWN, gain=1.1) + np.float32(0.06) * stand
+    crown = np.float32(0.10) * fractal_noise(at, 6.4, 3, seed, _Key.CROWN, gain=1.1) + np.float32(0.06) * stand
     np.copyto(kind, trees, where=forest)
     np.copyto(tone, crown, where=forest)
 
 
-def _parcels(district: Cells) -> tuple[Bits, Field, Field]:
+def _make_parcels(district: VoronoiCells) -> tuple[Bits, Field, Field]:
     """Fields, as strips of bricks in each district's direction: random bits, pixels to the edge, furrows."""
     angle = uniform(district.key, 2) * np.float32(np.pi)
     cosine, sine = np.cos(angle)[district.index], np.sin(angle)[district.index]
@@ -248,42 +250,42 @@ def _parcels(district: Cells) -> tuple[Bits, Field, Field]:
     across = district.down * cosine - district.right * sine
     depth = (26 + 34 * uniform(district.key, 3))[district.index]
     key = district.key[district.index]
-    strip, to_strip = _divided(across / depth, key)
-    key = hashed(key, strip)
+    strip, to_strip = _divide_axis(across / depth, key)
+    key = hash_keys(key, strip)
     length = 38 + 60 * uniform(key)
-    brick, to_brick = _divided(along / length, key)
-    key = hashed(key, brick)
+    brick, to_brick = _divide_axis(along / length, key)
+    key = hash_keys(key, brick)
     ploughed = np.where(uniform(key, 3) < 0.5, along, across)
     furrow = np.sin(ploughed * (np.float32(2 * np.pi) / (3 + 4 * uniform(key, 2))))
     return key, np.minimum(to_strip * depth, to_brick * length), furrow
 
 
-def _divided(position: Field, key: Bits) -> tuple[Whole, Field]:
+def _divide_axis(position: Field, key: Bits) -> tuple[Integers, Field]:
     """An axis cut by the key's bits into pieces of 0.4 to 1.6: the number of the piece, the way to a cut."""
     number = np.floor(position)
     whole = number.astype(np.int64)
-    beyond = position - number - (np.float32(0.2) + np.float32(0.6) * uniform(hashed(key, whole)))
+    beyond = position - number - (np.float32(0.2) + np.float32(0.6) * uniform(hash_keys(key, whole)))
     return whole - (beyond < 0), np.abs(beyond)
 
 
-def _build_towns(at: Lattice, seed: int, rows: Field, cols: Field, kind: Kinds, tone: Field) -> None:
+def _build_towns(at: Lattice, seed: int, rows: Field, cols: Field, kind: GroundKinds, tone: Field) -> None:
     """Lay towns over ``kind`` and ``tone``, in place: blocks of houses and gardens between streets."""
     ragged = np.float32(0.35) * noise(at, 30, seed, _Key.SUBURB)
-    town, down, right, density = _nearest_town(rows, cols, seed, 1 + float(ragged.max()))
+    town, down, right, density = _find_nearest_town(rows, cols, seed, 1 + float(ragged.max()))
     density += ragged
     settled: NDArray[np.bool_] = density > 0
     if not settled.any():
         return
-    box = np.s_[_extent(settled), _extent(settled.T)]
+    box = np.s_[_row_extent(settled), _row_extent(settled.T)]
     town, down, right, density = town[box], down[box], right[box], density[box]
     angle = uniform(town, 3) * np.float32(np.pi / 2)
     cosine, sine = np.cos(angle), np.sin(angle)
     along, across = right * cosine + down * sine, down * cosine - right * sine
-    row, to_street = _divided(across / 9, town)
-    col, to_lane = _divided(along / 13, hashed(town, row))
-    block = hashed(town, row, col)
+    row, to_street = _divide_axis(across / 9, town)
+    col, to_lane = _divide_axis(along / 13, hash_keys(town, row))
+    block = hash_keys(town, row, col)
     lot = (np.floor(axis * np.float32(1 / 2.3)).astype(np.int64) for axis in (along, across))
-    house, use = uniform(hashed(block, *lot)), uniform(block, 1)
+    house, use = uniform(hash_keys(block, *lot)), uniform(block, 1)
     roof = np.full(house.shape, _KIND["concrete"])
     for where, name in (
         (house < 0.40, "tiled roof"),
@@ -299,19 +301,19 @@ def _build_towns(at: Lattice, seed: int, rows: Field, cols: Field, kind: Kinds, 
     np.copyto(tone[box], np.float32(0.4) * (uniform(block, 2) + house - 1), where=built)
 
 
-def _extent(mask: NDArray[np.bool_]) -> slice:
+def _row_extent(mask: NDArray[np.bool_]) -> slice:
     """The rows from the first to the last that holds a True."""
     rows = np.flatnonzero(mask.any(axis=1))
     return slice(int(rows[0]), int(rows[-1]) + 1)
 
 
-def _nearest_town(rows: Field, cols: Field, seed: int, reach: float) -> tuple[Bits, Field, Field, Field]:
+def _find_nearest_town(rows: Field, cols: Field, seed: int, reach: float) -> tuple[Bits, Field, Field, Field]:
     """Each pixel's town: random bits, pixels below and right of its middle, and 1 there to 0 at the rim."""
-    key, site_rows, site_cols = sites(rows, cols, 640, seed, _Key.TOWN)
+    key, site_rows, site_cols = scatter_sites(rows, cols, 640, seed, _Key.TOWN)
     size = 30 + 110 * uniform(key, 2) ** 2
     density = np.full(rows.shape, -np.inf, dtype=np.float32)
     index = np.zeros(rows.shape, dtype=np.int32)
-    least, _ = ranges(rows, cols, site_rows, site_cols)
+    least, _ = distance_bounds(rows, cols, site_rows, site_cols)
     for site in np.flatnonzero(least < size * reach).astype(np.int32):
         down, right = rows - site_rows[site], cols - site_cols[site]
         share = 1 - np.sqrt(down * down + right * right) * (1 / size[site])

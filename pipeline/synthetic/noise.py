@@ -19,30 +19,30 @@ from seamline.pipeline.geometry.window import Window
 
 Field = NDArray[np.float32]
 Bits = NDArray[np.uint64]
-Whole = NDArray[np.int64]
+Integers = NDArray[np.int64]
 
 # Standard deviation of a cubic B-spline surface whose weights are uniform in (−1/2, 1/2).
 _SPLINE_STD = 0.1384
 
 
-def hashed(*keys: int | Whole | Bits) -> Bits:
+def hash_keys(*keys: int | Integers | Bits) -> Bits:
     """64 random bits for each combination of the keys (whole numbers), broadcast against each other."""
     count = next((i for i, key in enumerate(keys) if isinstance(key, np.ndarray)), len(keys))
-    state = np.asarray(_hashed(*cast("tuple[int, ...]", keys[:count])))
+    state = np.asarray(_hash_scalars(*cast("tuple[int, ...]", keys[:count])))
     for key in keys[count:]:
-        state = _mixed(state ^ np.asarray(key, dtype=None if isinstance(key, np.ndarray) else np.int64).view(np.uint64))
+        state = _mix(state ^ np.asarray(key, dtype=None if isinstance(key, np.ndarray) else np.int64).view(np.uint64))
     return state
 
 
 @lru_cache(maxsize=4096)
-def _hashed(*keys: int) -> np.uint64:
+def _hash_scalars(*keys: int) -> np.uint64:
     state = np.zeros(1, dtype=np.uint64)
     for key in keys:
-        state = _mixed(state ^ np.array([key], dtype=np.int64).view(np.uint64))
+        state = _mix(state ^ np.array([key], dtype=np.int64).view(np.uint64))
     return np.uint64(state[0])
 
 
-def _mixed(state: Bits) -> Bits:
+def _mix(state: Bits) -> Bits:
     """A step of splitmix64 (Steele et al. 2014, doi:10.1145/2660193.2660195); arrays wrap silently."""
     state = state + np.uint64(0x9E3779B97F4A7C15)
     shifted = np.empty_like(state)
@@ -97,14 +97,14 @@ class Lattice:
         knots = np.arange(start // self.step - 1, (stop - 1) // self.step + 3, dtype=np.float64)
         return knots * self.step
 
-    def lift(self, values: Field) -> Field:
+    def upsample(self, values: Field) -> Field:
         """Values (n, m) on a coarse lattice to the window's pixels (height, width)."""
         rows = (np.arange(self.area.row, self.area.stop_row) - self.rows[0]) / self.step
         cols = (np.arange(self.area.col, self.area.stop_col) - self.cols[0]) / self.step
-        return _splined(values, rows, cols)
+        return _evaluate_spline(values, rows, cols)
 
 
-def fractal(at: Lattice, spacing: float, octaves: int, *keys: int, gain: float = 0.5) -> Field:
+def fractal_noise(at: Lattice, spacing: float, octaves: int, *keys: int, gain: float = 0.5) -> Field:
     """Fractal noise (n, m) of mean 0 and standard deviation about 1 at the lattice's positions.
 
     The first octave has one knot every ``spacing`` pixels, hence features of about twice that; each further
@@ -112,7 +112,7 @@ def fractal(at: Lattice, spacing: float, octaves: int, *keys: int, gain: float =
     """
     finest = spacing / 2 ** (octaves - 1)
     # Every field's lattice starts elsewhere, so that the knots of two fields do not coincide.
-    shift = hashed(*keys)
+    shift = hash_keys(*keys)
     rows, cols = (
         at.rows / finest + 2**octaves * float(uniform(shift)),
         at.cols / finest + 2**octaves * float(uniform(shift, 1)),
@@ -120,16 +120,16 @@ def fractal(at: Lattice, spacing: float, octaves: int, *keys: int, gain: float =
     row, col = int(np.floor(rows[0])) - 1, int(np.floor(cols[0])) - 1
     bounds = (row, int(np.floor(rows[-1])) + 3), (col, int(np.floor(cols[-1])) + 3)
     power = (1 - gain ** (2 * octaves)) / (1 - gain**2)
-    weights = _weights(bounds, octaves, gain, keys) * np.float32(1 / (_SPLINE_STD * power**0.5))
-    return _splined(weights, rows - row, cols - col)
+    weights = _spline_weights(bounds, octaves, gain, keys) * np.float32(1 / (_SPLINE_STD * power**0.5))
+    return _evaluate_spline(weights, rows - row, cols - col)
 
 
 def noise_at(rows: NDArray[np.float64], cols: NDArray[np.float64], spacing: float, *keys: int) -> Field:
     """:func:`noise` at scattered positions of any shape: sixteen look-ups each, so for few positions."""
-    (row, down), (col, right) = _taps(rows / spacing), _taps(cols / spacing)
+    (row, down), (col, right) = _spline_taps(rows / spacing), _spline_taps(cols / spacing)
     top, left = int(row.min()), int(col.min())
     knot_rows, knot_cols = np.arange(top, row.max() + 4), np.arange(left, col.max() + 4)
-    weights = uniform(hashed(*keys, knot_rows[:, None], knot_cols)) - np.float32(0.5)
+    weights = uniform(hash_keys(*keys, knot_rows[:, None], knot_cols)) - np.float32(0.5)
     first = (row - top) * len(knot_cols) + (col - left)
     total = np.zeros(rows.shape, dtype=np.float32)
     for i, vertical in enumerate(down):
@@ -140,27 +140,27 @@ def noise_at(rows: NDArray[np.float64], cols: NDArray[np.float64], spacing: floa
 
 def noise(at: Lattice, spacing: float, *keys: int) -> Field:
     """Smooth noise (n, m) of mean 0 and standard deviation about 1: :func:`fractal` with one octave."""
-    return fractal(at, spacing, 1, *keys)
+    return fractal_noise(at, spacing, 1, *keys)
 
 
-def _weights(
+def _spline_weights(
     bounds: tuple[tuple[int, int], tuple[int, int]], octaves: int, gain: float, keys: tuple[int, ...]
 ) -> Field:
     """Spline weights of all octaves on the finest lattice, knots [start, stop) of each axis."""
     rows, cols = (np.arange(start, stop) for start, stop in bounds)
-    own = uniform(hashed(*keys, octaves, rows[:, None], cols)) - np.float32(0.5)
+    own = uniform(hash_keys(*keys, octaves, rows[:, None], cols)) - np.float32(0.5)
     if octaves == 1:
         return own
     (top, bottom), (left, right) = [(start // 2 - 1, (stop - 1) // 2 + 2) for start, stop in bounds]
-    coarse = _weights(((top, bottom), (left, right)), octaves - 1, gain, keys)
-    fine = _refined(_refined(coarse).T).T
+    coarse = _spline_weights(((top, bottom), (left, right)), octaves - 1, gain, keys)
+    fine = _refine(_refine(coarse).T).T
     first_row, first_col = bounds[0][0] - 2 * (top + 1), bounds[1][0] - 2 * (left + 1)
     return fine[first_row : first_row + len(rows), first_col : first_col + len(cols)] + own * np.float32(
         gain ** (octaves - 1)
     )
 
 
-def _refined(weights: Field) -> Field:
+def _refine(weights: Field) -> Field:
     """The same cubic spline on a lattice twice as fine (along rows); starts at the second knot."""
     fine = np.empty((2 * len(weights) - 4, weights.shape[1]), dtype=np.float32)
     fine[0::2] = (weights[:-2] + 6 * weights[1:-1] + weights[2:]) * np.float32(1 / 8)
@@ -168,14 +168,14 @@ def _refined(weights: Field) -> Field:
     return fine
 
 
-def _splined(weights: Field, rows: NDArray[np.float64], cols: NDArray[np.float64]) -> Field:
+def _evaluate_spline(weights: Field, rows: NDArray[np.float64], cols: NDArray[np.float64]) -> Field:
     """The uniform cubic B-spline surface of ``weights`` at fractional knot positions rows × cols."""
-    across = _splined_rows(np.ascontiguousarray(weights.T), cols)
-    return _splined_rows(np.ascontiguousarray(across.T), rows)
+    across = _evaluate_spline_rows(np.ascontiguousarray(weights.T), cols)
+    return _evaluate_spline_rows(np.ascontiguousarray(across.T), rows)
 
 
-def _splined_rows(weights: Field, positions: NDArray[np.float64]) -> Field:
-    first, taps = _taps(positions)
+def _evaluate_spline_rows(weights: Field, positions: NDArray[np.float64]) -> Field:
+    first, taps = _spline_taps(positions)
     total = weights[first]
     total *= taps[0][:, None]
     part = np.empty_like(total)
@@ -186,7 +186,7 @@ def _splined_rows(weights: Field, positions: NDArray[np.float64]) -> Field:
     return total
 
 
-def _taps(positions: NDArray[np.float64]) -> tuple[NDArray[np.intp], list[Field]]:
+def _spline_taps(positions: NDArray[np.float64]) -> tuple[NDArray[np.intp], list[Field]]:
     """The first of the four knots that reach a position on a knot lattice, and each one's spline there."""
     knot = np.floor(positions)
     t: Field = (positions - knot).astype(np.float32)
@@ -200,7 +200,7 @@ def _taps(positions: NDArray[np.float64]) -> tuple[NDArray[np.intp], list[Field]
 
 
 @dataclass(frozen=True)
-class Cells:
+class VoronoiCells:
     """For each pixel the nearest of scattered sites (a Voronoi mosaic) and where in its cell it lies."""
 
     key: Bits  # (sites,) random bits of each site
@@ -211,27 +211,27 @@ class Cells:
     border: Field  # (height, width) about the pixels to the border with the second nearest site's cell
 
 
-def sites(rows: Field, cols: Field, spacing: float, *keys: int) -> tuple[Bits, Field, Field]:
+def scatter_sites(rows: Field, cols: Field, spacing: float, *keys: int) -> tuple[Bits, Field, Field]:
     """One jittered site per square of ``spacing`` pixels around the positions: random bits, rows, columns."""
     low = [int(np.floor(axis.min() / spacing)) - 2 for axis in (rows, cols)]
     high = [int(np.floor(axis.max() / spacing)) + 3 for axis in (rows, cols)]
     i, j = (axis.ravel() for axis in np.mgrid[low[0] : high[0], low[1] : high[1]])
-    key = hashed(*keys, i, j)
+    key = hash_keys(*keys, i, j)
     row, col = ((n + 0.1 + 0.8 * uniform(key, lane)) * spacing for lane, n in enumerate((i, j)))
     return key, row.astype(np.float32), col.astype(np.float32)
 
 
-def ranges(rows: Field, cols: Field, site_rows: Field, site_cols: Field) -> tuple[Field, Field]:
+def distance_bounds(rows: Field, cols: Field, site_rows: Field, site_cols: Field) -> tuple[Field, Field]:
     """For each site bounds on its distance to any of the positions: at least, at most."""
     spans = [(site - axis.min(), site - axis.max()) for site, axis in ((site_rows, rows), (site_cols, cols))]
     least = np.hypot(*(np.maximum(0, np.maximum(-low, high)) for low, high in spans))
     return least, np.hypot(*(np.maximum(abs(low), abs(high)) for low, high in spans))
 
 
-def cells(rows: Field, cols: Field, spacing: float, *keys: int) -> Cells:
+def voronoi_cells(rows: Field, cols: Field, spacing: float, *keys: int) -> VoronoiCells:
     """The Voronoi cells of :func:`sites` at (maybe warped) positions ``rows``, ``cols`` (height, width)."""
-    key, site_rows, site_cols = sites(rows, cols, spacing, *keys)
-    closest, farthest = ranges(rows, cols, site_rows, site_cols)
+    key, site_rows, site_cols = scatter_sites(rows, cols, spacing, *keys)
+    closest, farthest = distance_bounds(rows, cols, site_rows, site_cols)
     # Of all others no pixel here can have a nearest or second nearest site.
     near = np.flatnonzero(closest <= np.partition(farthest, 1)[1])
     if len(near) > 256:
@@ -247,4 +247,4 @@ def cells(rows: Field, cols: Field, spacing: float, *keys: int) -> Cells:
         first = np.minimum(first, packed)
     index, following = near[first & 255], near[second & 255]
     border = (np.sqrt(second.view(np.float32)) - np.sqrt(first.view(np.float32))) * np.float32(0.5)
-    return Cells(key, index, following, rows - site_rows[index], cols - site_cols[index], border)
+    return VoronoiCells(key, index, following, rows - site_rows[index], cols - site_cols[index], border)

@@ -27,9 +27,9 @@ from rasterio.features import shapes
 from scipy import ndimage
 
 from seamline.pipeline.common.classes import NODATA
-from seamline.pipeline.geometry.pixel_area import Areas, bands_of
+from seamline.pipeline.geometry.pixel_area import AreaArray, iter_row_bands
 from seamline.pipeline.geometry.window import Window
-from seamline.pipeline.storage.atomic import arrays_in, replacing
+from seamline.pipeline.storage.atomic import atomic_write, open_npz
 from seamline.pipeline.vectors.simplify import Simplification
 
 SIDES: dict[str, Any] = {"top": np.s_[0], "bottom": np.s_[-1], "left": np.s_[:, 0], "right": np.s_[:, -1]}
@@ -68,7 +68,7 @@ class Pieces:
         polygons: NDArray[Any] = np.zeros(1, np.int64)
         if len(self.geometries):
             _, points, (rings, polygons) = shapely.to_ragged_array(self.geometries)
-        with replacing(path, shared=True) as part, part.open("wb") as file:
+        with atomic_write(path, shared=True) as part, part.open("wb") as file:
             np.savez(
                 file, points=points.astype(np.int32), rings=rings, polygons=polygons, labels=self.labels,
                 pixels=self.pixels, area=self.area, confidence=self.confidence,
@@ -79,7 +79,7 @@ class Pieces:
     @classmethod
     def load(cls, path: Path) -> Self:
         """What ``save`` wrote."""
-        with arrays_in(path) as file:
+        with open_npz(path) as file:
             geometries = np.empty(0, object)
             if len(file["labels"]):
                 points = file["points"].astype(np.float64)
@@ -102,10 +102,10 @@ class Region:
     confidence: float
 
 
-def pieces(
+def trace_pieces(
     window: Window,
     labels: NDArray[np.uint8],
-    area: Areas,
+    area: AreaArray,
     confidence: NDArray[np.number[Any]] | None = None,
     simplification: Simplification | None = None,
 ) -> Pieces:
@@ -118,18 +118,18 @@ def pieces(
         confidence: (height, width); ``None``: 1 everywhere.
         simplification: of this window; ``None``: every corner of a pixel is kept.
     """
-    numbers, kinds = numbered(labels)
+    numbers, kinds = number_pieces(labels)
     count = int(np.count_nonzero(kinds != NODATA))  # pieces of nodata come last
-    geometries = _outlines(numbers, count if simplification is None else len(kinds), window)
+    geometries = _trace_outlines(numbers, count if simplification is None else len(kinds), window)
     if simplification is not None:
-        geometries = simplification.simplified(geometries, window)[:count]
+        geometries = simplification.simplify_polygons(geometries, window)[:count]
     numbers[numbers > count] = 0
-    pixels, areas, sure = sums(numbers, count, area, confidence)
+    pixels, areas, sure = sum_over_pieces(numbers, count, area, confidence)
     edges = {side: numbers[at].copy() for side, at in SIDES.items()}
     return Pieces(window, edges, kinds[:count], geometries, pixels, areas, sure)
 
 
-def numbered(labels: NDArray[np.uint8]) -> tuple[NDArray[np.int32], NDArray[np.uint8]]:
+def number_pieces(labels: NDArray[np.uint8]) -> tuple[NDArray[np.int32], NDArray[np.uint8]]:
     """The piece of each pixel (height, width), counted from 1 by label and place, and each one's label.
 
     Pixels of nodata have pieces too, the last ones.
@@ -145,16 +145,16 @@ def numbered(labels: NDArray[np.uint8]) -> tuple[NDArray[np.int32], NDArray[np.u
     return numbers, np.concatenate(kinds) if kinds else np.zeros(0, np.uint8)
 
 
-def sums(
+def sum_over_pieces(
     numbers: NDArray[np.int32],
     count: int,
-    area: Areas,
+    area: AreaArray,
     confidence: NDArray[np.number[Any]] | None = None,
 ) -> tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.float64]]:
-    """Pixels, area and confidence of pieces 1 to ``count``; the arguments are those of ``pieces``."""
+    """Pixels, area and confidence of pieces 1 to ``count``; the arguments are those of ``trace_pieces``."""
     pixels = np.zeros(count + 1, np.int64)
     areas, sure = np.zeros((2, count + 1))
-    for rows in bands_of(*numbers.shape):
+    for rows in iter_row_bands(*numbers.shape):
         flat = numbers[rows].ravel()
         pixels += np.bincount(flat, minlength=count + 1)
         areas += np.bincount(flat, area[rows].ravel(), count + 1)
@@ -163,7 +163,7 @@ def sums(
     return pixels[1:], areas[1:], (pixels.astype(np.float64) if confidence is None else sure)[1:]
 
 
-def _outlines(numbers: NDArray[np.int32], count: int, window: Window) -> NDArray[np.object_]:
+def _trace_outlines(numbers: NDArray[np.int32], count: int, window: Window) -> NDArray[np.object_]:
     """The polygons of pieces 1 to ``count``, in pixels of the scene."""
     rings: list[list[list[tuple[float, float]]]] = [[] for _ in range(count)]
     place = Affine.translation(window.col, window.row)
@@ -173,22 +173,22 @@ def _outlines(numbers: NDArray[np.int32], count: int, window: Window) -> NDArray
     points = np.fromiter(
         chain.from_iterable(chain.from_iterable(chain.from_iterable(rings))), np.float64, 2 * sum(lengths)
     )
-    offsets = _offsets(lengths), _offsets([len(polygon) for polygon in rings])
+    offsets = _compute_offsets(lengths), _compute_offsets([len(polygon) for polygon in rings])
     found = shapely.from_ragged_array(shapely.GeometryType.POLYGON, points.reshape(-1, 2), offsets)
     return np.asarray(found, object)
 
 
-def _offsets(lengths: Sequence[int]) -> NDArray[np.int64]:
+def _compute_offsets(lengths: Sequence[int]) -> NDArray[np.int64]:
     return np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
 
 
-def regions(windows: Iterable[Pieces], width: int, *, simplified: bool = False) -> Iterator[Region]:
+def join_regions(windows: Iterable[Pieces], width: int, *, simplified: bool = False) -> Iterator[Region]:
     """The regions of a scene of ``width`` columns, from the pieces of its windows, row by row, left to right.
 
     Of ``simplified`` pieces every point is kept, so that neighbours keep the same ones; otherwise there are no points
     on straight lines.
     """
-    joining = _Joining(width, dissolved if simplified else _straight)
+    joining = _RegionJoiner(width, dissolve_pieces if simplified else _dissolve_and_straighten)
     for part in windows:
         yield from joining.take(part)
     yield from joining.finish()
@@ -199,7 +199,7 @@ Dissolve = Callable[[list[shapely.Polygon]], shapely.Polygon]
 
 
 @dataclass
-class _Open:
+class _OpenRegion:
     """A region that a border still cuts."""
 
     label: int
@@ -208,7 +208,7 @@ class _Open:
     area: float
     confidence: float
 
-    def join(self, other: _Open) -> None:
+    def join(self, other: _OpenRegion) -> None:
         self.geometries += other.geometries
         self.pixels += other.pixels
         self.area += other.area
@@ -220,13 +220,13 @@ class _Open:
 
 
 @dataclass
-class _Joining:
+class _RegionJoiner:
     """The sweep: regions that are open, and what of them lies at the borders of what has been seen."""
 
     width: int
     dissolve: Dissolve
     parents: dict[int, int] = field(default_factory=dict)
-    open: dict[int, _Open] = field(default_factory=dict)
+    open: dict[int, _OpenRegion] = field(default_factory=dict)
     count: int = 0
     row: int = -1
 
@@ -243,13 +243,13 @@ class _Joining:
             yield from self._next_row(window.row)
         inner = part.inner
         for number in np.flatnonzero(inner).tolist():
-            yield _Open(*self._piece(part, number)).closed(self.dissolve)
+            yield _OpenRegion(*self._piece(part, number)).closed(self.dissolve)
         names = np.zeros(len(inner) + 1, np.int64)
         for number in np.flatnonzero(~inner).tolist():
             self.count += 1
             names[number + 1] = self.count
             self.parents[self.count] = self.count
-            self.open[self.count] = _Open(*self._piece(part, number))
+            self.open[self.count] = _OpenRegion(*self._piece(part, number))
         labels = np.append(NODATA, part.labels).astype(np.uint8)
         edges = {side: (names[numbers], labels[numbers]) for side, numbers in part.edges.items()}
         cols = slice(window.col, window.stop_col)
@@ -307,31 +307,31 @@ class _Joining:
         return name
 
 
-def dissolved(parts: list[shapely.Polygon]) -> shapely.Polygon:
+def dissolve_pieces(parts: list[shapely.Polygon]) -> shapely.Polygon:
     """One polygon of pieces that lie side by side."""
-    return _with_holes(_outline(parts), parts)
+    return _add_holes(_union_exteriors(parts), parts)
 
 
-def _straight(parts: list[shapely.Polygon]) -> shapely.Polygon:
-    return _with_holes(straightened(_outline(parts)), parts)
+def _dissolve_and_straighten(parts: list[shapely.Polygon]) -> shapely.Polygon:
+    return _add_holes(remove_collinear_points(_union_exteriors(parts)), parts)
 
 
-def _outline(parts: list[shapely.Polygon]) -> Any:
+def _union_exteriors(parts: list[shapely.Polygon]) -> Any:
     """Without the holes that pieces have: what encloses one of them is one piece alone."""
     return shapely.union_all([shapely.Polygon(part.exterior) for part in parts])
 
 
-def _with_holes(outline: shapely.Polygon, parts: list[shapely.Polygon]) -> shapely.Polygon:
+def _add_holes(outline: shapely.Polygon, parts: list[shapely.Polygon]) -> shapely.Polygon:
     holes = [hole for part in parts for hole in part.interiors]
     return shapely.Polygon(outline.exterior, [*outline.interiors, *holes]) if holes else outline
 
 
-def straightened(polygon: Any) -> shapely.Polygon:
+def remove_collinear_points(polygon: Any) -> shapely.Polygon:
     """The same polygon without points on straight lines, the first and last included."""
-    return shapely.Polygon(_corners(polygon.exterior), [_corners(ring) for ring in polygon.interiors])
+    return shapely.Polygon(_find_corners(polygon.exterior), [_find_corners(ring) for ring in polygon.interiors])
 
 
-def _corners(ring: shapely.LinearRing) -> NDArray[np.float64]:
+def _find_corners(ring: shapely.LinearRing) -> NDArray[np.float64]:
     points: NDArray[np.float64] = shapely.get_coordinates(ring)[:-1]
     before, after = points - np.roll(points, 1, axis=0), np.roll(points, -1, axis=0) - points
     turns: NDArray[np.bool_] = before[:, 0] * after[:, 1] != before[:, 1] * after[:, 0]

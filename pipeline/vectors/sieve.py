@@ -6,9 +6,9 @@ the larger one, then the smaller label); all at once, and again on the result, u
 has only small neighbours waits until one of them has joined a large one. What is left small has no large one within
 reach, as an island of valid pixels in nodata. Nodata is no region and takes part in nothing.
 
-A round is two passes over the windows. The first notes what one window cannot decide alone (``summarise``): of the
-regions at its borders, and of what they touch. These notes of all windows are joined (``settled``). The second gives
-the pixels their labels (``sieved``). Areas are sums without rounding (``areas.py``), so that the result
+A round is two passes over the windows. The first notes what one window cannot decide alone (``summarize_window``): of the
+regions at its borders, and of what they touch. These notes of all windows are joined (``resolve_shared_regions``). The second gives
+the pixels their labels (``sieve_window``). Areas are sums without rounding (``areas.py``), so that the result
 does not depend on where the windows lie.
 """
 
@@ -24,21 +24,21 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from seamline.pipeline.common.classes import NODATA
-from seamline.pipeline.geometry.pixel_area import Areas
+from seamline.pipeline.geometry.pixel_area import AreaArray
 from seamline.pipeline.geometry.window import Window
-from seamline.pipeline.storage.atomic import arrays_in, replacing
-from seamline.pipeline.vectors.polygonize import SIDES, numbered, sums
+from seamline.pipeline.storage.atomic import atomic_write, open_npz
+from seamline.pipeline.vectors.polygonize import SIDES, number_pieces, sum_over_pieces
 
 
 @dataclass(frozen=True)
 class Contacts:
-    """Which regions touch: ``pairs`` (n, 2) of their numbers and ``lengths`` (n,) of the borders, in pixels."""
+    """Which regions touch: ``read_label_pairs`` (n, 2) of their numbers and ``lengths`` (n,) of the borders, in pixels."""
 
     pairs: NDArray[np.int64]
     lengths: NDArray[np.int64]
 
     @classmethod
-    def counted(cls, pairs: NDArray[np.int64], lengths: NDArray[np.int64] | None = None) -> Contacts:
+    def from_pairs(cls, pairs: NDArray[np.int64], lengths: NDArray[np.int64] | None = None) -> Contacts:
         """Each pair once, whichever comes first in it, with the sum of its lengths (1 each where there are none)."""
         base = int(pairs.max(initial=0)) + 1
         keys, where = np.unique(pairs.min(axis=1) * base + pairs.max(axis=1), return_inverse=True)
@@ -47,7 +47,7 @@ class Contacts:
 
 
 @dataclass(frozen=True)
-class Summary:
+class WindowSummary:
     """What other windows must know of one.
 
     ``labels`` and ``area`` are those of its noted regions: first those at its borders, by number, then larger ones
@@ -64,7 +64,7 @@ class Summary:
 
     def save(self, path: Path) -> None:
         """Write to ``path``, which appears whole or not at all."""
-        with replacing(path, shared=True) as part, part.open("wb") as file:
+        with atomic_write(path, shared=True) as part, part.open("wb") as file:
             np.savez(
                 file, labels=self.labels, area=self.area, pairs=self.contacts.pairs, lengths=self.contacts.lengths,
                 small=self.small, window=[getattr(self.window, at.name) for at in fields(Window)],
@@ -72,9 +72,9 @@ class Summary:
             )  # fmt: skip
 
     @classmethod
-    def load(cls, path: Path) -> Summary:
+    def load(cls, path: Path) -> WindowSummary:
         """What ``save`` wrote."""
-        with arrays_in(path) as file:
+        with open_npz(path) as file:
             contacts = Contacts(file["pairs"], file["lengths"])
             edges = {side: file[side] for side in SIDES}
             window = Window(*file["window"].tolist())
@@ -82,7 +82,7 @@ class Summary:
 
 
 @dataclass(frozen=True)
-class Verdict:
+class WindowVerdict:
     """What becomes of the noted regions of a window: their whole ``area``, and the ``labels`` that they take."""
 
     labels: NDArray[np.uint8]
@@ -98,11 +98,11 @@ class _Regions:
     area: NDArray[np.float64]
 
     @classmethod
-    def of(cls, labels: NDArray[np.uint8], pixel_area: Areas) -> _Regions:
-        numbers, kinds = numbered(labels)
+    def of(cls, labels: NDArray[np.uint8], pixel_area: AreaArray) -> _Regions:
+        numbers, kinds = number_pieces(labels)
         count = int(np.count_nonzero(kinds != NODATA))
         numbers[numbers > count] = 0
-        return cls(numbers, kinds[:count], sums(numbers, count, pixel_area)[1])
+        return cls(numbers, kinds[:count], sum_over_pieces(numbers, count, pixel_area)[1])
 
     @property
     def at_border(self) -> NDArray[np.int64]:
@@ -119,10 +119,10 @@ class _Regions:
             for one, other in ((n[:, :-1], n[:, 1:]), (n[:-1], n[1:]))
             for meet in [(one != other) & (one > 0) & (other > 0)]
         ]
-        return Contacts.counted(np.concatenate(pairs).astype(np.int64) - 1)
+        return Contacts.from_pairs(np.concatenate(pairs).astype(np.int64) - 1)
 
 
-def summarise(window: Window, labels: NDArray[np.uint8], pixel_area: Areas, minimum: float) -> Summary:
+def summarize_window(window: Window, labels: NDArray[np.uint8], pixel_area: AreaArray, minimum: float) -> WindowSummary:
     """What other windows must know of this one: ``labels`` (height, width), ``pixel_area`` (height, width)."""
     regions = _Regions.of(labels, pixel_area)
     border, contacts = regions.at_border, regions.contacts
@@ -136,7 +136,7 @@ def summarise(window: Window, labels: NDArray[np.uint8], pixel_area: Areas, mini
     noted = np.concatenate([border, touched[~at_border[touched]]])
     place = np.zeros(len(regions.labels) + 1, np.int64)
     place[noted + 1] = np.arange(len(noted)) + 1
-    return Summary(
+    return WindowSummary(
         window, regions.labels[noted], regions.area[noted],
         Contacts(place[contacts.pairs[told] + 1] - 1, contacts.lengths[told]),
         {side: place[regions.numbers[at]] for side, at in SIDES.items()},
@@ -144,7 +144,7 @@ def summarise(window: Window, labels: NDArray[np.uint8], pixel_area: Areas, mini
     )  # fmt: skip
 
 
-def settle(
+def merge_small_regions(
     labels: NDArray[np.uint8], area: NDArray[np.float64], contacts: Contacts, minimum: float
 ) -> NDArray[np.uint8]:
     """The label (n,) that each region takes."""
@@ -160,7 +160,9 @@ def settle(
     return taken
 
 
-def settled(summaries: Iterable[Summary], width: int, minimum: float) -> tuple[list[Verdict], bool]:
+def resolve_shared_regions(
+    summaries: Iterable[WindowSummary], width: int, minimum: float
+) -> tuple[list[WindowVerdict], bool]:
     """What becomes of the regions that windows share, and whether anything is small at all.
 
     Args:
@@ -171,14 +173,14 @@ def settled(summaries: Iterable[Summary], width: int, minimum: float) -> tuple[l
         A verdict for each window, in the order of the summaries. All notes are held in memory: of each region at the
         border of a window some 50 bytes.
     """
-    notes = _Notes(width)
+    notes = _SummaryJoiner(width)
     for summary in summaries:
         notes.take(summary)
     return notes.verdicts(minimum)
 
 
 @dataclass
-class _Notes:
+class _SummaryJoiner:
     """The noted regions of all windows, numbered through."""
 
     width: int
@@ -195,7 +197,7 @@ class _Notes:
         # Along a border: the number of each pixel's region, counted from 1 through all windows, and its label.
         self._above, self._left = np.zeros((2, self.width), np.int64), np.zeros((2, 0), np.int64)
 
-    def take(self, summary: Summary) -> None:
+    def take(self, summary: WindowSummary) -> None:
         before = self.count
         self.count += len(summary.labels)
         self.counts.append(len(summary.labels))
@@ -222,10 +224,10 @@ class _Notes:
         both = (ours[0] > 0) & (theirs[0] > 0)
         pairs, alike = np.column_stack([ours[0], theirs[0]])[both] - 1, (ours[1] == theirs[1])[both]
         self.same.append(np.unique(pairs[alike], axis=0))
-        touching = Contacts.counted(pairs[~alike])
+        touching = Contacts.from_pairs(pairs[~alike])
         self._add(touching.pairs, touching.lengths)
 
-    def verdicts(self, minimum: float) -> tuple[list[Verdict], bool]:
+    def verdicts(self, minimum: float) -> tuple[list[WindowVerdict], bool]:
         labels, areas = np.concatenate(self.labels), np.concatenate(self.area)
         same = np.concatenate([*self.same, np.zeros((0, 2), np.int64)])
         graph = coo_array((np.ones(len(same), np.bool_), (same[:, 0], same[:, 1])), (len(labels), len(labels)))
@@ -233,21 +235,25 @@ class _Notes:
         area = np.bincount(region, areas, count).astype(np.float64)
         label = np.zeros(count, np.uint8)
         label[region] = labels
-        contacts = Contacts.counted(region[np.concatenate(self.pairs)].astype(np.int64), np.concatenate(self.lengths))
-        taken = settle(label, area, contacts, minimum)
+        contacts = Contacts.from_pairs(
+            region[np.concatenate(self.pairs)].astype(np.int64), np.concatenate(self.lengths)
+        )
+        taken = merge_small_regions(label, area, contacts, minimum)
         ends = np.cumsum(self.counts)[:-1]
-        found = [Verdict(*both) for both in zip(
+        found = [WindowVerdict(*both) for both in zip(
             np.split(taken[region], ends), np.split(area[region], ends), strict=True
         )]  # fmt: skip
         return found, self.small > 0 or bool((area < minimum).any())
 
 
-def sieved(labels: NDArray[np.uint8], pixel_area: Areas, verdict: Verdict, minimum: float) -> NDArray[np.uint8]:
-    """The labels of a window after a round; ``labels`` and ``pixel_area`` as ``summarise`` was given them."""
+def sieve_window(
+    labels: NDArray[np.uint8], pixel_area: AreaArray, verdict: WindowVerdict, minimum: float
+) -> NDArray[np.uint8]:
+    """The labels of a window after a round; ``labels`` and ``pixel_area`` as ``summarize_window`` was given them."""
     regions = _Regions.of(labels, pixel_area)
     border = regions.at_border
     area = regions.area.copy()
     area[border] = verdict.area[: len(border)]
-    taken = settle(regions.labels, area, regions.contacts, minimum)
+    taken = merge_small_regions(regions.labels, area, regions.contacts, minimum)
     taken[border] = verdict.labels[: len(border)]
     return np.append(NODATA, taken).astype(np.uint8)[regions.numbers]

@@ -41,13 +41,13 @@ class Simplification:
         others = (b != a).astype(np.uint8) + ((c != a) & (c != b)) + ((d != a) & (d != b) & (d != c))
         return np.asarray(others >= 2)
 
-    def simplified(self, polygons: NDArray[np.object_], window: Window) -> NDArray[np.object_]:
+    def simplify_polygons(self, polygons: NDArray[np.object_], window: Window) -> NDArray[np.object_]:
         """``polygons``, which share out the whole window, with fewer corners. Corners only go, none is moved."""
-        noded = _with_nodes(polygons, self.nodes, window)
+        noded = _insert_nodes(polygons, self.nodes, window)
         return np.asarray(shapely.coverage_simplify(noded, self.tolerance, simplify_boundary=False))
 
 
-def _with_nodes(polygons: NDArray[np.object_], nodes: NDArray[np.bool_], window: Window) -> NDArray[np.object_]:
+def _insert_nodes(polygons: NDArray[np.object_], nodes: NDArray[np.bool_], window: Window) -> NDArray[np.object_]:
     """The same polygons with a point at every node that lies on their rings."""
     _, floats, (rings, parts) = shapely.to_ragged_array(polygons)
     points = floats.astype(np.int64)

@@ -23,12 +23,12 @@ from numpy.typing import NDArray
 from odc.geo.geobox import GeoBox
 
 from seamline.pipeline.common.classes import LabelClass
-from seamline.pipeline.products.layers import SCALE
-from seamline.pipeline.storage.atomic import replacing
+from seamline.pipeline.products.layers import LAYER_SCALE
+from seamline.pipeline.storage.atomic import atomic_write
 from seamline.pipeline.vectors.polygonize import Region
 
-LAYER = "polygons"
-FILES = {"parquet": "polygons.parquet", "fgb": "polygons.fgb", "gpkg": "polygons.gpkg"}
+LAYER_NAME = "polygons"
+POLYGON_FILES = {"parquet": "polygons.parquet", "fgb": "polygons.fgb", "gpkg": "polygons.gpkg"}
 """Names of the files, by format."""
 _DRIVERS: dict[str, tuple[str, dict[str, str]]] = {
     "fgb": ("FlatGeobuf", {}),
@@ -51,7 +51,7 @@ _READ_ROWS = 2_000
 
 
 @dataclass(frozen=True)
-class Table:
+class PolygonTable:
     """How regions become rows: ``area`` and ``confidence`` say whether the sums of the regions are known."""
 
     grid: GeoBox
@@ -63,7 +63,7 @@ class Table:
         """The columns of ``_SCHEMA``; geometry in the CRS of the grid."""
         geometries = shapely.transform(np.array([region.geometry for region in regions], object), self._placed)
         pixels = np.array([region.pixels for region in regions], np.int64)
-        sure = np.array([region.confidence for region in regions]) * SCALE / pixels
+        sure = np.array([region.confidence for region in regions]) * LAYER_SCALE / pixels
         names = {label.value: label.name for label in self.classes}
         bounds = shapely.bounds(geometries).T
         columns = [
@@ -95,11 +95,11 @@ class Table:
         return np.column_stack([a * col + b * row + c, d * col + e * row + f])
 
 
-def write_parquet(regions: Iterable[Region], table: Table, path: Path) -> None:
+def write_parquet(regions: Iterable[Region], table: PolygonTable, path: Path) -> None:
     """Write the regions, as they come, to a GeoParquet file; one batch of them is in memory at a time."""
     bounds: NDArray[np.float64] | None = None
-    with replacing(path) as part, pq.ParquetWriter(part, _SCHEMA, compression="zstd") as writer:
-        for batch in _batches(regions):
+    with atomic_write(path) as part, pq.ParquetWriter(part, _SCHEMA, compression="zstd") as writer:
+        for batch in _iter_batches(regions):
             rows = table.rows(batch)
             writer.write_batch(rows)
             edges = np.array([rows["bbox"].field(name).to_numpy() for name in _BOUNDS])
@@ -110,7 +110,7 @@ def write_parquet(regions: Iterable[Region], table: Table, path: Path) -> None:
         writer.add_key_value_metadata({"geo": table.geo(bounds)})
 
 
-def convert(parquet: Path, kind: str, grid: GeoBox, path: Path, scratch: Path) -> None:
+def convert_parquet(parquet: Path, kind: str, grid: GeoBox, path: Path, scratch: Path) -> None:
     """Write the GeoParquet file as FlatGeobuf or GeoPackage (``kind``); ``path`` appears whole or not at all.
 
     Raises ``OSError`` when the disk is full.
@@ -123,26 +123,26 @@ def convert(parquet: Path, kind: str, grid: GeoBox, path: Path, scratch: Path) -
         columns = [name for name in _SCHEMA.names if name != "bbox"]
         schema = pa.schema([_SCHEMA.field(name) for name in columns])
         rows = (batch.cast(schema) for batch in file.iter_batches(_READ_ROWS, columns=columns))
-        with warnings.catch_warnings(), _as_os_error(pyogrio.errors.DataSourceError):
+        with warnings.catch_warnings(), _raise_as_os_error(pyogrio.errors.DataSourceError):
             warnings.filterwarnings("ignore", message="'crs' was not provided", category=UserWarning)
             pyogrio.write_arrow(
-                pa.RecordBatchReader.from_batches(schema, rows), staged, LAYER, driver,
+                pa.RecordBatchReader.from_batches(schema, rows), staged, LAYER_NAME, driver,
                 geometry_name="geometry", geometry_type="Polygon",
                 crs=None if grid.crs is None else grid.crs.to_wkt(), dataset_options=options,
             )  # fmt: skip
-        with replacing(path) as part:
+        with atomic_write(path) as part:
             staged.rename(part)
 
 
 @contextmanager
-def _as_os_error(kind: type[Exception]) -> Iterator[None]:
+def _raise_as_os_error(kind: type[Exception]) -> Iterator[None]:
     try:
         yield
     except kind as error:
         raise OSError(str(error)) from error
 
 
-def _batches(regions: Iterable[Region]) -> Iterator[list[Region]]:
+def _iter_batches(regions: Iterable[Region]) -> Iterator[list[Region]]:
     batch: list[Region] = []
     points = 0
     for region in regions:

@@ -12,7 +12,7 @@ from torch import nn
 
 from seamline.model.networks.unet import UNet
 from seamline.model.spec.config import UNetConfig
-from seamline.model.spec.document import write_document
+from seamline.model.spec.document import write_model_spec
 from seamline.model.spec.spec import InputBand, ModelClass, ModelSpec
 
 
@@ -30,7 +30,7 @@ def saved_model(folder: Path, network: UNet, names: Sequence[str] = (), **change
         **changes,
     )
     save_file({k: v.contiguous() for k, v in network.state_dict().items()}, folder / spec.weights)
-    write_document(spec, folder)
+    write_model_spec(spec, folder)
     return spec
 
 

@@ -6,10 +6,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from seamline.flows.settings.model_folder import Model, radiometry_of
-from seamline.model.engines.engines import DTYPES, fused, load_network
+from seamline.flows.settings.model_folder import Model, get_radiometry
+from seamline.model.engines.engines import DTYPES, fuse_batch_norm, load_unet
 from seamline.model.engines.runtime import Runtime
-from seamline.model.spec.config import Settings
+from seamline.model.spec.config import EngineSettings
 from seamline.pipeline.geometry.window import Window
 from seamline.pipeline.scenes.scene import Scene, read_block
 
@@ -25,9 +25,9 @@ def whole_scene(scene: Scene, model: Model, halo: int, precision: str = "fp32") 
     if precision == "fp64":
         x = _independently(raw, valid, scene, model)
     else:  # rounded as the runtime rounds, so that what remains is the tiling alone
-        runtime = Runtime(model.spec, model.folder, Settings(precision=precision), radiometry_of(scene), halo)
+        runtime = Runtime(model.spec, model.folder, EngineSettings(precision=precision), get_radiometry(scene), halo)
         x = runtime._prepare(raw[None], valid[None])[0].numpy()
-    network = fused(load_network(model.spec, model.folder).double()).to(DTYPES[precision])
+    network = fuse_batch_norm(load_unet(model.spec, model.folder).double()).to(DTYPES[precision])
     padded = model.spec.network.padding == "same"
     with torch.inference_mode():
         logits = network(torch.from_numpy(x)[None], 0 if padded else halo)
@@ -37,7 +37,7 @@ def whole_scene(scene: Scene, model: Model, halo: int, precision: str = "fp32") 
 
 def _independently(raw: NDArray, valid: NDArray, scene: Scene, model: Model) -> NDArray:
     """The network's input (bands, height, width), computed as the model's document says it, without the runtime."""
-    radiometry = radiometry_of(scene)
+    radiometry = get_radiometry(scene)
     raw = raw.astype(np.float64)
     x = np.empty_like(raw)
     for k, band in enumerate(model.spec.bands):

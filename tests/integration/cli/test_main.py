@@ -475,7 +475,7 @@ import asyncio, os, signal, threading, time
 from distributed.utils import LoopRunner, sync
 from seamline.flows.cli import main as cli
 
-signal.signal(signal.SIGINT, cli._interrupted)
+signal.signal(signal.SIGINT, cli._handle_interrupt)
 runner = LoopRunner()
 runner.start()
 runner.loop.add_callback(time.sleep, 1)  # so Ctrl-C comes before Dask's loop has begun what the client waits for

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from prefect.states import State
 
-from seamline.flows.collection.fingerprint import Refused, look_at, looked_at
+from seamline.flows.collection.fingerprint import RejectedSource, inspect_or_reject, inspect_source
 from seamline.flows.collection.scene_sources import Manifest
 from seamline.flows.publish_catalog import publish_catalog_flow
 from seamline.flows.segment_collection import segment_collection
@@ -45,8 +45,8 @@ def test_a_collection_in_a_bucket_is_done_once_and_looked_over(
         scene = write(tmp_path / f"scene-{number}.tif", noise(6, 100, 120, seed=number), names=NAMES, nodata=0)
         bucket.put(f"in/scene-{number}.tif", scene)
     listed = tmp_path / "scenes.txt"
-    listed.write_text("".join(f"{bucket.url(f'in/scene-{number}.tif')}\n" for number in range(2)))
-    out, maps = bucket.url("maps"), bucket.below("maps")
+    listed.write_text("".join(f"{bucket.to_url(f'in/scene-{number}.tif')}\n" for number in range(2)))
+    out, maps = bucket.to_url("maps"), bucket.subfolder("maps")
     options = SegmentOptions(workers=1, window=160, halo=48, precision="fp32", engine="torch", work=tmp_path / "work")
 
     def segmented() -> State:
@@ -58,9 +58,9 @@ def test_a_collection_in_a_bucket_is_done_once_and_looked_over(
     first = segmented()
     assert first.is_completed(), first.message
     assert (first.result()["published"], first.result()["known"]) == (2, 0)
-    written = {key: maps.version(key) for key in maps.sizes("")}
+    written = {key: maps.get_version(key) for key in maps.list_sizes("")}
     assert segmented().result() == {"known": 2, "waiting": []}
-    assert {key: maps.version(key) for key in maps.sizes("")} == written
+    assert {key: maps.get_version(key) for key in maps.list_sizes("")} == written
     assert looked_over().result() == {"scenes": 2}
 
     maps.delete(["scene-0/item.json"])  # a result that is gone is made again
@@ -77,12 +77,12 @@ def test_a_collection_in_a_bucket_is_done_once_and_looked_over(
 def test_scenes_in_a_bucket_are_known_by_their_objects(bucket: ObjectFolder, tmp_path: Path) -> None:
     bucket.put("a/one.tif", b"1")
     bucket.put("bands/b1.tif", b"1")
-    file, folder = bucket.url("a/one.tif"), bucket.url("bands") + "/"
-    first = [look_at(file), look_at(folder)]
+    file, folder = bucket.to_url("a/one.tif"), bucket.to_url("bands") + "/"
+    first = [inspect_source(file), inspect_source(folder)]
     assert [found.name for found in first] == ["one", "bands"]
-    assert [look_at(file), look_at(folder)] == first
+    assert [inspect_source(file), inspect_source(folder)] == first
     bucket.put("a/one.tif", b"2")
     bucket.put("bands/b2.tif", b"2")
-    assert look_at(file) != first[0] and look_at(folder) != first[1]
-    refused = looked_at(bucket.url("a/two.tif"))
-    assert isinstance(refused, Refused) and "no such object" in refused.reason
+    assert inspect_source(file) != first[0] and inspect_source(folder) != first[1]
+    refused = inspect_or_reject(bucket.to_url("a/two.tif"))
+    assert isinstance(refused, RejectedSource) and "no such object" in refused.reason

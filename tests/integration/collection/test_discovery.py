@@ -19,7 +19,7 @@ from pydantic import TypeAdapter
 from rasterio.shutil import copy as copy_raster
 
 from seamline.flows.collection.discovery import Discovery, discover
-from seamline.flows.collection.fingerprint import look_at
+from seamline.flows.collection.fingerprint import inspect_source
 from seamline.flows.collection.scene_sources import Glob, Inbox, Manifest, SceneSource
 from seamline.pipeline.common.errors import InputError
 from seamline.pipeline.scenes.band_matching import BandNeed
@@ -33,11 +33,11 @@ SETTLE = 0.3
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(documents, "WAITS", (0.01,))
+    monkeypatch.setattr(documents, "RETRY_WAITS", (0.01,))
 
 
 def names(discovery: Discovery) -> list[str]:
-    return [scene.name for scene in discovery.found]
+    return [scene.name for scene in discovery.scenes]
 
 
 def tif(path: Path, seed: int = 0) -> Path:
@@ -73,55 +73,55 @@ def test_a_scene_is_named_as_it_will_be(tmp_path: Path) -> None:
     with serving(StacApi([]), tmp_path) as server:
         sources += [f"{server.url}/a%20scene%20(1).tif", f"{server.url}/x.json", f"file://{tmp_path}/bands"]
         for source in sources:
-            found = look_at(source)
+            found = inspect_source(source)
             opened = open_scene(found.source, [BandNeed("red")], SceneOptions())
             assert (found.name, found.source) == (opened.id, opened.source)
 
 
 @pytest.mark.parametrize("name", ["catalog.json", "items.parquet"])
 def test_no_scene_is_named_as_a_file_of_the_catalogue(tmp_path: Path, name: str) -> None:
-    assert look_at(tif(tmp_path / f"{name}.tif")).name == f"{name}-scene"
+    assert inspect_source(tif(tmp_path / f"{name}.tif")).name == f"{name}-scene"
 
 
 def test_a_scene_is_known_by_its_content(tmp_path: Path) -> None:
     sources = scenes_of_every_kind(tmp_path)
-    before = [look_at(source) for source in sources]
+    before = [inspect_source(source) for source in sources]
     (tmp_path / "a scene (1).tif.aux.xml").write_text("<PAMDataset/>")
     with rasterio.open(tmp_path / "a scene (1).tif") as file:
         file.read()
-    assert [look_at(source) for source in sources] == before
+    assert [inspect_source(source) for source in sources] == before
     for path in (tmp_path / "a scene (1).tif", tmp_path / "plain.tif", tmp_path / "bands" / "red.tif"):
         state = path.stat()
         tif(path, seed=1)
         assert path.stat().st_size == state.st_size
-    changed = [scene.source for scene in before if look_at(scene.source) != scene]
+    changed = [scene.source for scene in before if inspect_source(scene.source) != scene]
     assert [Path(source).name for source in changed] == ["a scene (1).tif", "bands", "x.json", "virtual.vrt"]
     twin = tmp_path / "bands" / "blue.tif"
-    now = look_at(tmp_path / "bands")
+    now = inspect_source(tmp_path / "bands")
     tif(twin)
-    assert look_at(tmp_path / "bands") != now
+    assert inspect_source(tmp_path / "bands") != now
     twin.unlink()
-    assert look_at(tmp_path / "bands") == now
+    assert inspect_source(tmp_path / "bands") == now
 
 
 def test_a_replaced_file_of_the_same_size_and_time_is_another(tmp_path: Path) -> None:
     path, other = tif(tmp_path / "x.tif"), tif(tmp_path / "y.tif", seed=1)
-    before, state = look_at(path), path.stat()
+    before, state = inspect_source(path), path.stat()
     os.utime(other, ns=(state.st_atime_ns, state.st_mtime_ns))
     assert other.stat().st_size == state.st_size
     other.replace(path)
-    assert look_at(path).fingerprint != before.fingerprint
+    assert inspect_source(path).fingerprint != before.fingerprint
 
 
 def test_remote_files_are_known_by_what_the_server_says(tmp_path: Path) -> None:
     path = tif(tmp_path / "x.tif")
     with serving(StacApi([]), tmp_path) as server:
-        before = look_at(f"{server.url}/x.tif")
-        assert look_at(f"{server.url}/x.tif") == before
+        before = inspect_source(f"{server.url}/x.tif")
+        assert inspect_source(f"{server.url}/x.tif") == before
         os.utime(path, (1, 1))
-        assert look_at(f"{server.url}/x.tif") != before
+        assert inspect_source(f"{server.url}/x.tif") != before
         with pytest.raises(InputError, match=r"gone\.tif.*HTTP 404"):
-            look_at(f"{server.url}/gone.tif")
+            inspect_source(f"{server.url}/gone.tif")
 
 
 # --- patterns and lists ----------------------------------------------------------------------------------
@@ -134,7 +134,7 @@ def test_a_pattern_finds_files_and_folders(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("none")
     found = discover(Glob(pattern=f"{tmp_path}/*"))
     assert names(found) == ["a", "b", "deep"]
-    assert [(Path(scene.source).name, "cannot open" in scene.reason) for scene in found.refused] == [
+    assert [(Path(scene.source).name, "cannot open" in scene.reason) for scene in found.rejected] == [
         ("notes.txt", True)
     ]
     assert names(discover(Glob(pattern=f"{tmp_path}/**/*.tif"))) == ["a", "b", "c"]
@@ -147,7 +147,7 @@ def test_a_pattern_finds_files_and_folders(tmp_path: Path) -> None:
 def test_a_relative_pattern_counts_from_the_working_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tif(tmp_path / "a.tif")
     monkeypatch.chdir(tmp_path)
-    assert [scene.source for scene in discover(Glob(pattern="*.tif")).found] == [str(tmp_path / "a.tif")]
+    assert [scene.source for scene in discover(Glob(pattern="*.tif")).scenes] == [str(tmp_path / "a.tif")]
 
 
 def test_lists_of_all_forms_say_the_same(tmp_path: Path) -> None:
@@ -165,8 +165,8 @@ def test_lists_of_all_forms_say_the_same(tmp_path: Path) -> None:
             (tmp_path / name).write_text(text)
             found = discover(Manifest(path=tmp_path / name))
             assert names(found) == ["a", "b-c", "remote"], name
-            assert [scene.source for scene in found.found][1:] == sources[1:3]
-            reasons = [scene.reason for scene in found.refused]
+            assert [scene.source for scene in found.scenes][1:] == sources[1:3]
+            reasons = [scene.reason for scene in found.rejected]
             assert len(reasons) == 2 and "no such file" in reasons[0] and "HTTP 404" in reasons[1]
 
 
@@ -213,8 +213,8 @@ def test_nothing_that_is_no_scene_stops_the_others(tmp_path: Path) -> None:
     time.sleep(SETTLE)
     for found, more in ((listed, len(NO_SCENES)), (inbox(tmp_path), 0)):
         assert names(found) == ["whole"]
-        assert len(found.refused) + len(found.waiting) == len(sources) - len(NO_SCENES) + more
-        for scene in found.refused:
+        assert len(found.rejected) + len(found.waiting) == len(sources) - len(NO_SCENES) + more
+        for scene in found.rejected:
             assert scene.reason and json.dumps(scene.reason, ensure_ascii=False).encode()
             assert len(scene.source + scene.name + scene.reason) < 4000
 
@@ -234,7 +234,7 @@ def test_the_same_files_by_another_path_are_one_scene(tmp_path: Path) -> None:
     (tmp_path / "b").symlink_to(tmp_path / "a")
     (tmp_path / "list.txt").write_text("a/scene.tif\nb/scene.tif\na/../a/scene.tif\n")
     found = discover(Manifest(path=tmp_path / "list.txt"))
-    assert [scene.source for scene in found.found] == [str(tmp_path / "a/scene.tif")] and found.refused == ()
+    assert [scene.source for scene in found.scenes] == [str(tmp_path / "a/scene.tif")] and found.rejected == ()
 
 
 def test_two_scenes_of_one_name_are_one_too_many(tmp_path: Path) -> None:
@@ -242,9 +242,9 @@ def test_two_scenes_of_one_name_are_one_too_many(tmp_path: Path) -> None:
         tif(tmp_path / folder / "scene.tif")
     tif(tmp_path / "c" / "other.tif")
     found = discover(Glob(pattern=f"{tmp_path}/*/*.tif"))
-    assert [scene.source for scene in found.found] == [str(tmp_path / "a/scene.tif"), str(tmp_path / "c/other.tif")]
-    assert [scene.source for scene in found.refused] == [str(tmp_path / f"{folder}/scene.tif") for folder in "bc"]
-    assert all(f"as those of {tmp_path}/a/scene.tif" in scene.reason for scene in found.refused)
+    assert [scene.source for scene in found.scenes] == [str(tmp_path / "a/scene.tif"), str(tmp_path / "c/other.tif")]
+    assert [scene.source for scene in found.rejected] == [str(tmp_path / f"{folder}/scene.tif") for folder in "bc"]
+    assert all(f"as those of {tmp_path}/a/scene.tif" in scene.reason for scene in found.rejected)
 
 
 # --- the inbox -------------------------------------------------------------------------------------------
@@ -298,11 +298,13 @@ def test_what_is_whole_is_found_and_what_is_none_is_refused(tmp_path: Path) -> N
     (tmp_path / "nothing").mkdir()
     (tmp_path / "link.tif").symlink_to(tmp_path / "nowhere")
     before = inbox(tmp_path, settle=3600)
-    assert before.found == () and [scene.name for scene in before.refused] == ["link.tif"] and len(before.waiting) == 6
+    assert (
+        before.scenes == () and [scene.name for scene in before.rejected] == ["link.tif"] and len(before.waiting) == 6
+    )
     found = inbox(tmp_path, settle=0)
     assert names(found) == ["a", "g"] and found.waiting == ()
-    assert {scene.name for scene in found.refused} == {"junk.tif", "empty.tif", "no-item.json", "nothing", "link.tif"}
-    assert all(scene.reason and "\n" not in scene.reason for scene in found.refused)
+    assert {scene.name for scene in found.rejected} == {"junk.tif", "empty.tif", "no-item.json", "nothing", "link.tif"}
+    assert all(scene.reason and "\n" not in scene.reason for scene in found.rejected)
     assert inbox(tmp_path, settle=0) == found
 
 
@@ -330,11 +332,11 @@ def test_an_item_waits_for_its_files_which_are_no_scenes(tmp_path: Path) -> None
     tif(tmp_path / "green.tif")
     time.sleep(SETTLE)
     found = inbox(tmp_path)
-    assert [Path(scene.source).name for scene in found.found] == ["scene.json", "virtual.vrt"]
-    assert found.refused == found.waiting == ()
+    assert [Path(scene.source).name for scene in found.scenes] == ["scene.json", "virtual.vrt"]
+    assert found.rejected == found.waiting == ()
     (tmp_path / "blue.tif").unlink()
     less = inbox(tmp_path, settle=0)  # a model may do without it
-    assert less.found[0].source == str(made) and less.found[0].fingerprint != found.found[0].fingerprint
+    assert less.scenes[0].source == str(made) and less.scenes[0].fingerprint != found.scenes[0].fingerprint
 
 
 def test_a_clock_that_is_ahead_blocks_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,16 +15,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from seamline.flows.collection.fingerprint import Found
-from seamline.flows.collection.ledger import Ledger, entries
+from seamline.flows.collection.fingerprint import SceneRef
+from seamline.flows.collection.ledger import Ledger, read_entries
 from seamline.flows.runs.destination import Destination
 from seamline.pipeline.common.errors import InputError
 from seamline.pipeline.common.layout import ITEM, RECORD
 
-SCENES = [Found(f"/data/{name}.tif", name, "1") for name in "abc"]
+SCENES = [SceneRef(f"/data/{name}.tif", name, "1") for name in "abc"]
 
 
-def publish(out: Path, scene: Found) -> None:
+def publish(out: Path, scene: SceneRef) -> None:
     (out / scene.name).mkdir(parents=True, exist_ok=True)
     for name in (RECORD, "segmentation.tif"):
         (out / scene.name / name).write_text("{}")
@@ -50,7 +50,7 @@ def test_a_ledger_is_what_a_dictionary_says(actions: list[tuple[str, int, tuple[
         results: set[str] = set()
         for action, number, known in actions:
             fingerprint, model, options = known
-            scene = Found(SCENES[number].source, SCENES[number].name, fingerprint)
+            scene = SceneRef(SCENES[number].source, SCENES[number].name, fingerprint)
             ledger = Ledger(out, model, options)
             if action == "lost":
                 shutil.rmtree(out / scene.name, ignore_errors=True)
@@ -60,18 +60,18 @@ def test_a_ledger_is_what_a_dictionary_says(actions: list[tuple[str, int, tuple[
                 results.discard(scene.name)
             elif action == "look":
                 done = last.get(scene.source) == ("published", known) and scene.name in results
-                assert ledger.new([scene], Destination(out).holds) == ([] if done else [scene])
+                assert ledger.find_new([scene], Destination(out).holds) == ([] if done else [scene])
             else:
                 again = last.get(scene.source) == ("failed", known)
                 tries[scene.source] = 0 if action == "published" else tries[scene.source] + 1 if again else 1
                 if action == "published":
                     publish(out, scene)
                     results.add(scene.name)
-                    ledger.note(scene, "published")
+                    ledger.record_outcome(scene, "published")
                 else:
-                    ledger.note(scene, "failed", "no\nreason")
+                    ledger.record_outcome(scene, "failed", "no\nreason")
                 last[scene.source] = action, known
-                entry = ledger.entry(scene)
+                entry = ledger.read_entry(scene)
                 assert entry is not None and (entry.outcome, entry.tries) == (action, tries[scene.source])
                 assert "\n" not in entry.reason
 
@@ -80,22 +80,22 @@ def test_order_is_kept_and_unreadable_entries_are_new(tmp_path: Path) -> None:
     ledger = Ledger(tmp_path, "m", "o")
     for scene in SCENES:
         publish(tmp_path, scene)
-        ledger.note(scene, "published")
-    assert ledger.new(SCENES, Destination(tmp_path).holds) == []
+        ledger.record_outcome(scene, "published")
+    assert ledger.find_new(SCENES, Destination(tmp_path).holds) == []
     shutil.rmtree(tmp_path / "b")
-    assert ledger.new(SCENES, Destination(tmp_path).holds) == [SCENES[1]]
+    assert ledger.find_new(SCENES, Destination(tmp_path).holds) == [SCENES[1]]
     publish(tmp_path, SCENES[1])
     first, second, _ = sorted((tmp_path / ".collection").iterdir())
     first.write_text("{")
     second.write_text(json.dumps({"outcome": "published"}))
-    new = ledger.new(SCENES, Destination(tmp_path).holds)
+    new = ledger.find_new(SCENES, Destination(tmp_path).holds)
     assert len(new) == 2 and new == [scene for scene in SCENES if scene in new]
 
 
 NOTING = """
 import sys
 from pathlib import Path
-from seamline.flows.collection.fingerprint import Found
+from seamline.flows.collection.fingerprint import SceneRef
 from seamline.flows.collection.ledger import Ledger
 ledger = Ledger(Path(sys.argv[1]), "m", "o")
 scenes = [Found(f"/data/{number}.tif", str(number), sys.argv[2]) for number in range(5)]
@@ -126,20 +126,20 @@ def test_two_processes_at_once_and_a_kill_leave_whole_entries(tmp_path: Path, ki
         assert writer.returncode == (-signal.SIGKILL if killed else 0)
     ledger = Ledger(tmp_path, "m", "o")
     for number in range(5):
-        entry = ledger.entry(Found(f"/data/{number}.tif", str(number), "one"))
+        entry = ledger.read_entry(SceneRef(f"/data/{number}.tif", str(number), "one"))
         assert entry is not None and entry.reason == " ".join([entry.fingerprint] * 200)
 
 
 def test_addresses_are_kept_without_what_gives_access(tmp_path: Path) -> None:
     """A signature is another each night, and neither it nor a password belongs into files and logs."""
     ledger = Ledger(tmp_path, "m", "o")
-    publish(tmp_path, Found("", "x", ""))
+    publish(tmp_path, SceneRef("", "x", ""))
     for number, access in enumerate(("?Signature=a&Expires=1", "?Signature=b")):
-        scene = Found(f"https://me:word@host/x.tif{access}", "x", "1")
-        assert len(ledger.new([scene], Destination(tmp_path).holds)) == (1 - number)
-        ledger.note(scene, "published", f"got HTTP 403 at {scene.source}, expected it")
-    (entry,) = entries(tmp_path)
+        scene = SceneRef(f"https://me:word@host/x.tif{access}", "x", "1")
+        assert len(ledger.find_new([scene], Destination(tmp_path).holds)) == (1 - number)
+        ledger.record_outcome(scene, "published", f"got HTTP 403 at {scene.source}, expected it")
+    (entry,) = read_entries(tmp_path)
     assert (entry.source, entry.reason) == ("https://host/x.tif?…", "got HTTP 403 at https://host/x.tif?…, expected it")
-    ledger.refuse("https://me:word@host/api", [])
+    ledger.record_rejected("https://me:word@host/api", [])
     error = InputError(f"cannot open {scene.source}", got="HTTP 403", expected="a raster", fix="ask for access")
     assert str(error).startswith("cannot open https://host/x.tif?…: got HTTP 403, ")

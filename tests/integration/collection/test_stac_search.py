@@ -27,7 +27,7 @@ NAMES = [f"S2_{number:02}" for number in range(25)]
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(documents, "WAITS", (0.01, 0.01))
+    monkeypatch.setattr(documents, "RETRY_WAITS", (0.01, 0.01))
 
 
 @pytest.fixture
@@ -41,7 +41,7 @@ def search(api: StacApi, **fields: Any) -> Discovery:
 
 
 def names(discovery: Discovery) -> list[str]:
-    return [scene.name for scene in discovery.found]
+    return [scene.name for scene in discovery.scenes]
 
 
 @pytest.mark.parametrize("post", [True, False])
@@ -49,7 +49,7 @@ def test_all_pages_are_found(api: StacApi, post: bool) -> None:
     api.post = post
     api.items.insert(3, item("other", "x.tif", "landsat"))
     found = search(api, bbox=(-61, -4, -60, -3), datetime="2024-06")
-    assert names(found) == NAMES and found.refused == found.waiting == ()
+    assert names(found) == NAMES and found.rejected == found.waiting == ()
     assert len(api.searches) == 3
     asked = api.searches[0]
     assert asked["datetime"] == "2024-06-01T00:00:00Z/2024-06-30T23:59:59Z"
@@ -95,11 +95,11 @@ def test_a_broken_item_is_refused_and_the_others_stay(api: StacApi) -> None:
     api.items[7:7] = broken
     found = search(api)
     assert names(found) == NAMES
-    assert len(found.refused) == len(broken)
+    assert len(found.rejected) == len(broken)
     assert {"no-assets", "no-place", "no-time", "7", "bad-roles", "bad-bands", "?"} == {
-        scene.name for scene in found.refused
+        scene.name for scene in found.rejected
     }
-    assert all(scene.reason and "\n" not in scene.reason for scene in found.refused)
+    assert all(scene.reason and "\n" not in scene.reason for scene in found.rejected)
 
 
 def once(number: int, answer: Callable[[Handler], bool]) -> Callable[[Handler, int], bool]:
@@ -115,8 +115,8 @@ def test_a_page_that_is_none_is_not_the_last_one(api: StacApi, text: str) -> Non
     """pystac-client takes a document without items for the end."""
     api.trouble = once(2, status(200, text))
     found = search(api)
-    assert 0 < len(found.found) < len(NAMES)
-    assert [scene.reason.startswith("page 2: ") for scene in found.refused] == [True]
+    assert 0 < len(found.scenes) < len(NAMES)
+    assert [scene.reason.startswith("page 2: ") for scene in found.rejected] == [True]
     api.searches.clear()
     api.trouble = once(1, status(200, text))
     with pytest.raises(InputError):
@@ -142,7 +142,7 @@ def test_a_page_that_fails_once_is_asked_for_again(
     monkeypatch.setattr(documents, "TIMEOUT", (5.0, 0.5))
     api.post, api.trouble = post, once(2, answer)
     found = search(api)
-    assert names(found) == NAMES and found.refused == ()
+    assert names(found) == NAMES and found.rejected == ()
     assert len(api.searches) == 4
 
 
@@ -150,8 +150,8 @@ def test_a_page_that_never_comes_leaves_what_was_found(api: StacApi) -> None:
     api.trouble = lambda handler, number: number > 1 and status(503)(handler)
     found = search(api)
     assert names(found) == NAMES[:10]
-    assert [scene.source for scene in found.refused] == [api.url]
-    assert "page 2: " in found.refused[0].reason and "HTTP 503 in 3 tries" in found.refused[0].reason
+    assert [scene.source for scene in found.rejected] == [api.url]
+    assert "page 2: " in found.rejected[0].reason and "HTTP 503 in 3 tries" in found.rejected[0].reason
 
 
 @pytest.mark.parametrize("post", [True, False])
@@ -164,7 +164,7 @@ def test_a_next_link_that_leads_back_ends(api: StacApi, post: bool) -> None:
     api.post, api.trouble = post, back
     found = search(api)
     assert names(found) == NAMES[:20] and len(api.searches) == 3
-    assert "leads back" in found.refused[0].reason
+    assert "leads back" in found.rejected[0].reason
 
 
 def test_an_api_that_is_down_is_a_line(api: StacApi) -> None:
@@ -219,15 +219,15 @@ def test_an_item_of_an_api_is_a_scene(api: StacApi, tmp_path: Path) -> None:
     (tmp_path / "linked.json").write_text(json.dumps(linked))
     api.items = [item("tile:1", f"{api.url}/image.tif"), linked]
     found = search(api)
-    assert [scene.source for scene in found.found] == [
+    assert [scene.source for scene in found.scenes] == [
         f"{api.url}/collections/s2/items/tile%3A1",
         f"{api.url}/linked.json",
     ]
     api.items[0]["id"] = "tile%3A1"  # as this server looks for it
-    for scene in found.found:
+    for scene in found.scenes:
         opened = open_scene(scene.source, [BandNeed("red")], SceneOptions())
         assert opened.source == scene.source
-    assert names(found)[1] == open_scene(found.found[1].source, [BandNeed("red")], SceneOptions()).id
+    assert names(found)[1] == open_scene(found.scenes[1].source, [BandNeed("red")], SceneOptions()).id
     with pytest.raises(InputError, match=r"cannot read .*items/gone.*HTTP 404"):  # between search and read
         open_scene(f"{api.url}/collections/s2/items/gone", [BandNeed("red")], SceneOptions())
 
@@ -235,7 +235,7 @@ def test_an_item_of_an_api_is_a_scene(api: StacApi, tmp_path: Path) -> None:
 def test_fingerprints_are_of_content(api: StacApi, tmp_path: Path) -> None:
     def fingerprint(**changes: Any) -> str:
         api.items = [item("x", "s3://bucket/x.tif") | changes]
-        return search(api).found[0].fingerprint
+        return search(api).scenes[0].fingerprint
 
     plain = fingerprint()
     assert fingerprint() == plain
@@ -251,10 +251,10 @@ def test_fingerprints_are_of_content(api: StacApi, tmp_path: Path) -> None:
     assert len(others) == 3 and plain not in others
     raster = write(tmp_path / "x.tif", noise(1, 8, 8))
     api.items = [item("x", f"file://{raster}")]
-    before = search(api).found[0]
-    assert search(api).found[0] == before
+    before = search(api).scenes[0]
+    assert search(api).scenes[0] == before
     write(raster, noise(1, 8, 8, seed=1))
-    assert search(api).found[0].fingerprint != before.fingerprint
+    assert search(api).scenes[0].fingerprint != before.fingerprint
 
 
 # --- static catalogues -----------------------------------------------------------------------------------
@@ -303,10 +303,10 @@ def test_a_static_catalogue_is_walked_to_its_end(
     with serving(StacApi([]), folder) as server:
         start = f"{server.url}/catalog.json" if remote else str(folder / "catalog.json")
         found = discover(StacCatalog(href=start, **fields))
-        assert names(found) == [i.id for i in wanted] != [] and found.refused == ()
+        assert names(found) == [i.id for i in wanted] != [] and found.rejected == ()
         before = str(folder)
         hrefs = [i.self_href.replace(before, server.url) if remote else i.self_href for i in wanted]
-        assert [scene.source for scene in found.found] == hrefs
+        assert [scene.source for scene in found.scenes] == hrefs
 
 
 def test_what_is_broken_in_a_catalogue_stops_nothing(catalogue: tuple[Path, pystac.Catalog], tmp_path: Path) -> None:
@@ -330,7 +330,7 @@ def test_what_is_broken_in_a_catalogue_stops_nothing(catalogue: tuple[Path, pyst
     (tmp_path / "catalog.json").write_text(json.dumps({"type": "Catalog", "id": "x", "links": links}))
     found = discover(StacCatalog(href=str(tmp_path / "catalog.json")))
     assert names(found) == ["scene-0"]
-    bad = {Path(scene.source).name: scene.reason for scene in found.refused}
+    bad = {Path(scene.source).name: scene.reason for scene in found.rejected}
     assert set(bad) == {"odd.json", "gone.json", "torn.json", "other.json", "links.json"}
     assert all(bad.values()) and not any("\n" in reason for reason in bad.values())
     for root in ("odd.json", "gone.json", "torn.json", "other.json"):

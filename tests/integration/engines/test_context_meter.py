@@ -15,9 +15,9 @@ from seamline.flows.runs.planning import plan_scene
 from seamline.flows.runs.segment import Watcher, segment
 from seamline.flows.settings.model_folder import Model, open_model
 from seamline.flows.settings.options import SegmentOptions
-from seamline.flows.training.importing import Description, import_model
+from seamline.flows.training.importing import ModelDescription, import_model
 from seamline.model.engines.context_meter import ContextMeter
-from seamline.model.spec.config import Radiometry, Wish
+from seamline.model.spec.config import EngineRequest, Radiometry
 from seamline.model.spec.spec import ModelSpec
 from seamline.pipeline.execution.planning import PlanOptions, Raster, Reach, margins, settled_halo
 from tests.support.small_models import random_network, saved_model
@@ -31,7 +31,7 @@ def changed(spec: ModelSpec, folder: Path, tried: tuple[int, ...], edge: int, ar
     radiometry = Radiometry((1.0, 1.0), (0.0, 0.0), (None, None))
     n = edge + 2 * around
     pixels = np.random.default_rng(0).standard_normal((2, n, n)).astype(np.float32)
-    meter = ContextMeter(spec, folder, radiometry, Wish("cpu"), 1)
+    meter = ContextMeter(spec, folder, radiometry, EngineRequest("cpu"), 1)
     return meter((pixels, np.ones((n, n), bool)), edge, tried)
 
 
@@ -49,7 +49,7 @@ def by_hand(network: nn.Module, spec: ModelSpec, edge: int, around: int, margin:
 
 def test_nothing_is_known_of_a_sample_without_data(tmp_path: Path) -> None:
     spec = saved_model(tmp_path, random_network(norm="group"))
-    meter = ContextMeter(spec, tmp_path, Radiometry((1.0, 1.0), (0.0, 0.0), (None, None)), Wish("cpu"), 1)
+    meter = ContextMeter(spec, tmp_path, Radiometry((1.0, 1.0), (0.0, 0.0), (None, None)), EngineRequest("cpu"), 1)
     pixels, valid = np.ones((2, 192, 192), np.float32), np.zeros((192, 192), bool)
     assert meter((pixels, valid), 128, LADDER) == {}
     valid[34, 34] = True  # two pixels from the window's edge
@@ -91,7 +91,7 @@ class Edges(nn.Module):
 def test_windows_of_one_size_are_compared_with_their_neighbours(tmp_path: Path) -> None:
     exported = torch.export.export(Edges(5).eval(), (torch.zeros(1, 2, 64, 64),))
     torch.export.save(exported, tmp_path / "x.pt2")
-    described = Description(("red", "nir"), ("a", "b", "c"))
+    described = ModelDescription(("red", "nir"), ("a", "b", "c"))
     spec = import_model(tmp_path / "x.pt2", described, tmp_path / "model")
     assert spec.network.to_dict()["window"] == 64
     found = changed(spec, tmp_path / "model", (0, 2, 4, 5, 8), 64, 16)

@@ -21,7 +21,7 @@ from seamline.pipeline.execution.predictor import PLUGIN
 from seamline.pipeline.execution.run_chunks import run_chunks
 from seamline.pipeline.execution.run_directory import RunDirectory
 from seamline.pipeline.geometry.tiling import Tiling
-from seamline.pipeline.products.zarr_store import Storage, create_store
+from seamline.pipeline.products.zarr_store import ZarrLayout, create_store
 from tests.support.small_rasters import noise, write
 
 NAMES = ("blue", "green", "red", "nir", "swir16", "swir22")
@@ -65,7 +65,7 @@ def job(small_model: Model, tmp_path: Path) -> ChunkContext:
     directory.path.mkdir()
     directory = directory.started()
     scene = open_input(source, small_model, SegmentOptions())
-    create_store(directory.store, scene.grid, small_model.classes, Storage(tiling.store_chunk), title="slow")
+    create_store(directory.store, scene.grid, small_model.classes, ZarrLayout(tiling.store_chunk_size), title="slow")
     return ChunkContext(scene, tiling, 4, directory)
 
 

@@ -14,10 +14,10 @@ import yaml
 from distributed import Client, LocalCluster
 from prometheus_client.parser import text_string_to_metric_families
 
-from seamline.flows.collection.fingerprint import Found, Refused
+from seamline.flows.collection.fingerprint import RejectedSource, SceneRef
 from seamline.flows.collection.ledger import Ledger
 from seamline.flows.runs.segment import Result, Watcher, segment
-from seamline.flows.serving.metrics import exposition
+from seamline.flows.serving.metrics import render_metrics
 from seamline.flows.settings.model_folder import Model
 from seamline.flows.settings.options import SegmentOptions
 from tests.support.small_rasters import noise, write
@@ -55,7 +55,7 @@ def watched(small_model: Model, tmp_path_factory: pytest.TempPathFactory) -> tup
         (worker,) = client.scheduler_info(n_workers=-1)["workers"].values()
         # The scheduler runs in this process, which has counters of its own.
         shown = scraped(client.scheduler_info()["services"]["dashboard"]) | scraped(worker["services"]["dashboard"])
-    return result, shown | values(exposition(folder / "out").decode())
+    return result, shown | values(render_metrics(folder / "out").decode())
 
 
 def test_workers_count_what_the_record_says(watched: tuple[Result, dict[str, float]]) -> None:
@@ -84,13 +84,15 @@ def test_the_catalogue_says_what_is_published_left_and_failed(
         source = write(tmp_path / f"{name}.tif", noise(6, 300, 300), names=NAMES, nodata=0)
         with suppress(Stop):
             done = segment(source, small_model.folder, out, options, watcher)
-    Ledger(out, "m", "o").note(Found("a", "a", "1"), "failed", "broken")
+    Ledger(out, "m", "o").record_outcome(SceneRef("a", "a", "1"), "failed", "broken")
     other = Ledger(out, "m", "o")
-    other.refuse("/in", [Refused("/in/x.tif", "x", "broken"), Refused("/in/y.tif", "y", "broken")])
-    other.refuse("/elsewhere", [Refused("/elsewhere/z.tif", "z", "broken")])
-    other.refuse("/in", [Refused("/in/x.tif", "x", "broken")])
-    other.refuse("/elsewhere", [])
-    shown = values(exposition(out).decode())
+    other.record_rejected(
+        "/in", [RejectedSource("/in/x.tif", "x", "broken"), RejectedSource("/in/y.tif", "y", "broken")]
+    )
+    other.record_rejected("/elsewhere", [RejectedSource("/elsewhere/z.tif", "z", "broken")])
+    other.record_rejected("/in", [RejectedSource("/in/x.tif", "x", "broken")])
+    other.record_rejected("/elsewhere", [])
+    shown = values(render_metrics(out).decode())
     inferred = len(list((out / "half" / ".run").glob("*/inferred/[0-9]*.json")))
     assert shown == {
         "seamline_scenes_published": 1,
@@ -99,7 +101,7 @@ def test_the_catalogue_says_what_is_published_left_and_failed(
         "seamline_chunks_queued": 25 - inferred,
         "seamline_scenes_failed": 2,  # one that failed, one that was refused
     }
-    assert values(exposition(tmp_path / "nowhere").decode())["seamline_scenes_published"] == 0
+    assert values(render_metrics(tmp_path / "nowhere").decode())["seamline_scenes_published"] == 0
 
 
 def expressions() -> list[str]:

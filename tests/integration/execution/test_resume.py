@@ -28,9 +28,9 @@ from distributed import Client, Future, LocalCluster
 from seamline.flows.runs import planning
 from seamline.flows.runs.scene_job import open_input
 from seamline.flows.runs.segment import Result, Watcher, segment, segment_all
-from seamline.flows.settings.model_folder import Model, TorchLoader, radiometry_of
+from seamline.flows.settings.model_folder import Model, TorchLoader, get_radiometry
 from seamline.flows.settings.options import SegmentOptions
-from seamline.model.spec.config import Settings
+from seamline.model.spec.config import EngineSettings
 from seamline.model.spec.errors import ModelError
 from seamline.pipeline.common.errors import BadBlockError, InputError, RunError
 from seamline.pipeline.execution import chunk_tasks as running
@@ -41,7 +41,7 @@ from seamline.pipeline.execution.cluster import on_first_host
 from seamline.pipeline.execution.run_directory import RunDirectory
 from seamline.pipeline.geometry.tiling import Index, Tiling
 from seamline.pipeline.products import cog
-from seamline.pipeline.products.zarr_store import is_sealed, open_labels, open_raster
+from seamline.pipeline.products.zarr_store import is_sealed, open_labels, open_store_raster
 from seamline.pipeline.publishing import publish as publishing
 from tests.support.small_rasters import damage, noise, write
 
@@ -373,7 +373,7 @@ def test_a_task_of_a_run_that_was_started_over_is_out_of_reach_of_the_new_one(
     new.commit({})
     assert plans.resumed() == new
     assert old.files != new.files
-    predictor = TorchLoader(small_model.folder, small_model.digest, Settings(), radiometry_of(scene), 48)()
+    predictor = TorchLoader(small_model.folder, small_model.digest, EngineSettings(), get_radiometry(scene), 48)()
     with pytest.raises((FileNotFoundError, InputError)):
         infer_chunk(ChunkContext(scene, tiling, 4, old), Index(0, 0), predictor, lambda work: work())
     assert not new.inferred()
@@ -404,7 +404,7 @@ def test_a_lost_result_is_written_again_from_what_is_there(
     folder = copied(finished, tmp_path) / "scene"
     with rasterio.open(folder / "segmentation.tif") as file:
         labels, profile = file.read(1), file.profile
-    rasters = {name: open_raster(folder / "segmentation.zarr", name)[:] for name in EVERYTHING["outputs"][2:4]}
+    rasters = {name: open_store_raster(folder / "segmentation.zarr", name)[:] for name in EVERYTHING["outputs"][2:4]}
     path = folder / lost
     shutil.rmtree(path) if path.is_dir() else path.unlink()
     again = run(source, small_model, tmp_path, cluster="tcp://127.0.0.1:1", **EVERYTHING)  # no cluster is asked for
@@ -419,7 +419,7 @@ def test_a_lost_result_is_written_again_from_what_is_there(
     assert open_labels(folder / "segmentation.zarr").shards == (again.record["plan"]["chunk_tiles"] * 64,) * 2
     assert is_sealed(folder / "segmentation.zarr")
     for name, raster in rasters.items():
-        np.testing.assert_array_equal(open_raster(folder / "segmentation.zarr", name)[:], raster)
+        np.testing.assert_array_equal(open_store_raster(folder / "segmentation.zarr", name)[:], raster)
         with rasterio.open(folder / f"{name}.tif") as file:
             np.testing.assert_array_equal(file.read().squeeze(), raster)
     assert {path.name for path in folder.iterdir()} == {path.name for path in (finished / "scene").iterdir()}
@@ -611,9 +611,9 @@ def test_a_model_that_changes_under_the_run_is_refused_by_the_workers(
     from dataclasses import replace
 
     from seamline.flows.settings.model_folder import TorchLoader
-    from seamline.model.spec.config import Radiometry, Settings
+    from seamline.model.spec.config import EngineSettings, Radiometry
 
-    loader = TorchLoader(small_model.folder, "0" * 64, Settings(), Radiometry((1,) * 6, (0,) * 6, (None,) * 6), 0)
+    loader = TorchLoader(small_model.folder, "0" * 64, EngineSettings(), Radiometry((1,) * 6, (0,) * 6, (None,) * 6), 0)
     with pytest.raises(ModelError, match="let all machines see the same folder"):
         replace(loader)()
 

@@ -12,8 +12,8 @@ import rasterio
 
 from seamline.flows.runs.segment import Result, Watcher, segment
 from seamline.flows.settings.options import SegmentOptions
-from seamline.flows.training.evaluation import evaluate
-from seamline.flows.training.importing import Description, import_model
+from seamline.flows.training.evaluation import evaluate_segmentation
+from seamline.flows.training.importing import ModelDescription, import_model
 from seamline.model.spec import metrics
 from seamline.pipeline.results.compare import Truth
 from tests.support.sample_data import MANAUS, shared
@@ -32,7 +32,7 @@ def imported(name: str, folder: Path) -> Path:
     home = Path(csmask.__file__).parent
     data: dict[str, Any] = json.loads((home / f"{name}.json").read_text())["data"]
     mean, std = data["dataset_statistics"]["img"]
-    described = Description(
+    described = ModelDescription(
         tuple(data["dataset_statistics"]["band_names"]), CLASSES, name.replace("_", "-"), mean=tuple(mean),
         std=tuple(std), license="Apache-2.0",
     )  # fmt: skip
@@ -66,7 +66,7 @@ def test_kappa_on_labelled_chips_is_that_of_the_authors_program(tmp_path: Path, 
         result = run(scene, model, tmp_path / "out", cluster(2))
         plan = result.record["plan"]
         assert (plan["window"], plan["overlap"]) == (256, 32) and plan["halo"] in (16, 32, 64)
-        found = evaluate(result.folder, Truth(labels))
+        found = evaluate_segmentation(result.folder, Truth(labels))
         own = csmask.CSmask(image.copy()[..., :bands], list(BANDS[:bands]), product_level="l1c").csm[..., 0]
         matrix = metrics.confusion_matrix(own, truth, 3)
         print(f"{sensor}, {bands} bands: kappa {found.kappa:.4f}, their own program {metrics.kappa(matrix):.4f}")

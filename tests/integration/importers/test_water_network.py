@@ -16,7 +16,7 @@ from seamline.flows.runs.scene_job import open_input
 from seamline.flows.runs.segment import Watcher, segment
 from seamline.flows.settings.model_folder import open_model
 from seamline.flows.settings.options import SegmentOptions
-from seamline.flows.training.importing import Description, import_model
+from seamline.flows.training.importing import ModelDescription, import_model
 from seamline.model.spec.config import Program
 from seamline.model.spec.errors import ModelError
 from seamline.pipeline.geometry.window import Window
@@ -25,7 +25,7 @@ from tests.support.sample_data import MANAUS, shared
 
 WEIGHTS = "landsat578-water/watnet_l578.pth"
 BANDS = ("blue", "green", "red", "nir", "swir16", "swir22")
-DESCRIBED = Description(BANDS, ("land", "water"), "landsat578-water", activation="none", license="MIT")
+DESCRIBED = ModelDescription(BANDS, ("land", "water"), "landsat578-water", activation="none", license="MIT")
 
 
 def block(inputs: int, outputs: int) -> nn.Sequential:

@@ -27,10 +27,10 @@ from seamline.flows.settings.model_folder import Model
 from seamline.flows.settings.options import SegmentOptions
 from seamline.model.networks.unet import UNet
 from seamline.model.spec.config import UNetConfig
-from seamline.model.spec.document import write_document
+from seamline.model.spec.document import write_model_spec
 from seamline.model.spec.spec import ModelClass
 from seamline.pipeline.common.classes import NODATA
-from seamline.pipeline.products.zarr_store import open_raster, rasters_in
+from seamline.pipeline.products.zarr_store import list_store_rasters, open_store_raster
 from seamline.pipeline.results.open import find_result
 from seamline.pipeline.results.verify import verify
 from tests.support.small_models import saved_model
@@ -143,10 +143,16 @@ def test_shards_hold_the_same_at_every_level(tmp_path: Path, small_model: Model,
     levels = [".", "ovr_2x", "ovr_4x"]
     assert [path.name for path in sorted(sharded.glob("ovr_*"))] == levels[1:]
     for level in levels:
-        assert rasters_in(plain / level) == rasters_in(sharded / level) == ("segmentation", "probabilities")
-        for name in rasters_in(plain / level):
-            assert open_raster(sharded / level, name).shards is not None
-            np.testing.assert_array_equal(open_raster(plain / level, name)[:], open_raster(sharded / level, name)[:])
+        assert (
+            list_store_rasters(plain / level)
+            == list_store_rasters(sharded / level)
+            == ("segmentation", "probabilities")
+        )
+        for name in list_store_rasters(plain / level):
+            assert open_store_raster(sharded / level, name).shards is not None
+            np.testing.assert_array_equal(
+                open_store_raster(plain / level, name)[:], open_store_raster(sharded / level, name)[:]
+            )
 
 
 ODD = ("a, b; c", '"it\'s"', "</script><script>alert(1)</script>", "🌊 water", "$x_1$", "%s {0}", "..", "Ölfeld/лес")
@@ -159,7 +165,7 @@ def test_200_classes_of_odd_names(tmp_path: Path, cluster: Cluster) -> None:
     spec = saved_model(tmp_path / "model", network, ("red", "nir"))
     names = [*ODD, *(f"class {value}" for value in range(len(ODD), 200))]
     classes = tuple(ModelClass(name, (value, 255 - value, 7)) for value, name in enumerate(names))
-    write_document(replace(spec, classes=classes), tmp_path / "model")
+    write_model_spec(replace(spec, classes=classes), tmp_path / "model")
     scene = write(tmp_path / "scene.tif", noise(2, 70, 90), names=("red", "nir"))
     done = run(scene, tmp_path / "model", tmp_path / "out", cluster(1))
     assert list(verify(tmp_path / "out")) == []

@@ -28,16 +28,16 @@ from zarr.storage import ObjectStore
 
 from seamline.flows.runs.scene_job import open_input
 from seamline.flows.runs.segment import Result, Watcher, segment
-from seamline.flows.settings.credentials import access_from
+from seamline.flows.settings.credentials import read_environment_access
 from seamline.flows.settings.model_folder import Model
 from seamline.flows.settings.options import SegmentOptions
 from seamline.pipeline.common.errors import BadBlockError, InputError, RunError
 from seamline.pipeline.common.layout import ITEM, ITEMS
 from seamline.pipeline.geometry.window import Window
 from seamline.pipeline.publishing.upload import published, upload
-from seamline.pipeline.raster_io.gdal import environment
+from seamline.pipeline.raster_io.gdal import gdal_environment
 from seamline.pipeline.scenes.scene import read_block
-from seamline.pipeline.stac.query import query
+from seamline.pipeline.stac.query import query_items
 from seamline.pipeline.storage.object_store import ObjectFolder, S3Access, use_access
 from tests.support.s3_server import Server, server
 from tests.support.small_rasters import noise, write
@@ -87,7 +87,7 @@ def module_patch() -> Iterator[pytest.MonkeyPatch]:
 
 def put(folder: ObjectFolder, key: str, path: Path) -> str:
     folder.put(key, path)
-    return folder.url(key)
+    return folder.to_url(key)
 
 
 def run(source: str, model: Model, out: str | Path, workers: str, **options: Any) -> Result:
@@ -102,9 +102,9 @@ def finished(
     folder = tmp_path_factory.mktemp("finished")
     source = write(folder / "scene.tif", pixels, names=NAMES, nodata=0, **TILED)
     results, scenes = s3.bucket("results"), s3.bucket("scenes")
-    url = put(scenes.below("2026"), "scene.tif", source)
+    url = put(scenes.subfolder("2026"), "scene.tif", source)
     local = run(str(source), small_model, folder / "out", workers, outputs=("cog", "zarr", "confidence")).folder
-    out = results.below("maps").url()
+    out = results.subfolder("maps").to_url()
     asked = {"work": folder / "work", "outputs": ("cog", "zarr", "confidence")}
     return local, out, run(url, small_model, out, workers, **asked), folder
 
@@ -115,18 +115,18 @@ def test_what_is_published_is_what_lies_on_disk(
     local, out, result, folder = finished
     assert result.place == f"{out}/scene" and result.computed
     assert not list((folder / "work").rglob("*.tif"))
-    item = pystac.Item.from_dict(json.loads(ObjectFolder.of(result.place).get(ITEM).data))
+    item = pystac.Item.from_dict(json.loads(ObjectFolder.from_url(result.place).get(ITEM).data))
     assert set(item.assets) == set(pystac.Item.from_file(str(local / ITEM)).assets)
-    place = ObjectFolder.of(result.place)
+    place = ObjectFolder.from_url(result.place)
     for asset in item.assets.values():
         key = asset.href.removeprefix("./")
         if key.endswith(".zarr"):
-            assert sum(place.sizes(key).values()) == asset.extra_fields["file:size"]
+            assert sum(place.list_sizes(key).values()) == asset.extra_fields["file:size"]
         else:
             data = place.get(key).data
             assert asset.extra_fields["file:checksum"] == "1220" + hashlib.sha256(data).hexdigest()
     cog = item.assets["segmentation"].href.removeprefix("./")
-    with environment(out), rasterio.open(f"/vsis3/{place.bucket}/{place.prefix}/{cog}") as file:
+    with gdal_environment(out), rasterio.open(f"/vsis3/{place.bucket}/{place.prefix}/{cog}") as file:
         labels = file.read(1)
     with rasterio.open(local / "segmentation.tif") as file:
         np.testing.assert_array_equal(labels, file.read(1))
@@ -141,12 +141,12 @@ def test_what_is_published_is_what_lies_on_disk(
 
 def test_query_reads_a_bucket(reached: Server, finished: tuple[Path, str, Result, Path]) -> None:
     _, out, result, _ = finished
-    (item,) = query(ObjectFolder.of(out), where="c0_share >= 0")
+    (item,) = query_items(ObjectFolder.from_url(out), where="c0_share >= 0")
     assert item["id"] == "scene"
     assert item["assets"]["run"]["href"].startswith(f"{result.place}/")
-    assert not query(ObjectFolder.of(out), where="c0_share > 2")
+    assert not query_items(ObjectFolder.from_url(out), where="c0_share > 2")
     with pytest.raises(InputError, match="no items"):
-        query(ObjectFolder.of(f"{out}/elsewhere"))
+        query_items(ObjectFolder.from_url(f"{out}/elsewhere"))
 
 
 def test_what_is_asked_for_later_or_lost_is_written_and_another_scene_is_refused(
@@ -157,7 +157,7 @@ def test_what_is_asked_for_later_or_lost_is_written_and_another_scene_is_refused
     asked = ("cog", "zarr", "confidence", "polygons")
     later = run(url, small_model, out, workers, work=work, outputs=asked, polygon_formats=("fgb",))
     assert not later.computed and "polygons" in later.rewritten
-    catalogue = ObjectFolder.of(out)
+    catalogue = ObjectFolder.from_url(out)
     found = published(catalogue, "scene")
     assert found is not None and found.item["assets"]["polygons-fgb"]["href"].startswith(f"./{found.version}/")
     assert seen(catalogue, "scene")
@@ -179,7 +179,7 @@ from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import ArtifactFilter, FlowRunFilter, TaskRunFilter
 from prefect.client.schemas.sorting import ArtifactSort, FlowRunSort, TaskRunSort
 from prefect.testing.utilities import prefect_test_harness
-from seamline.flows.settings.credentials import use
+from seamline.flows.settings.credentials import use_credentials
 from seamline.flows.settings.options import SegmentOptions
 from seamline.flows.segment_scene import segment_scene
 from seamline.pipeline.common.errors import InputError
@@ -219,7 +219,7 @@ def test_a_secret_stays_secret(s3: Server, small_model: Model, tmp_path: Path) -
     environment = {name: value for name, value in os.environ.items() if name not in held}
     environment |= {"PREFECT_LOGGING_LEVEL": "DEBUG", "PREFECT_LOGGING_ROOT_LEVEL": "DEBUG", "no_proxy": "127.0.0.1"}
     environment["PYTHONPATH"] = os.pathsep.join(sys.path)
-    place, work = bucket.url("out"), tmp_path / "work"
+    place, work = bucket.to_url("out"), tmp_path / "work"
     command = [sys.executable, tmp_path / "flow.py", source, small_model.folder, place, work, tmp_path / "block"]
     ran = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=400)
     said = ran.stdout + ran.stderr
@@ -227,7 +227,7 @@ def test_a_secret_stays_secret(s3: Server, small_model: Model, tmp_path: Path) -
     assert "'folder': 's3://secrets/out/scene', 'computed': True" in said
     assert "got something else" in said and "got no such block" in said
     assert all(f"\n{what} " in said for what in ("RUN", "TASK", "ARTIFACT")) and "DEBUG" in said
-    files = b"".join(bucket.get(key).data for key in bucket.sizes("out"))
+    files = b"".join(bucket.get(key).data for key in bucket.list_sizes("out"))
     local = b"".join(path.read_bytes() for path in (tmp_path / "work").rglob("*") if path.is_file())
     assert b"scene_digest" in files
     for text in (said, files.decode("latin-1"), local.decode("latin-1")):
@@ -248,16 +248,16 @@ def test_a_scene_in_a_bucket_is_that_on_disk(
         item.add_asset(name, asset)
     bucket.put("folder/item.json", json.dumps(item.to_dict()).encode())
     digests = set()
-    for source in (one, bucket.url("folder") + "/", bucket.url("folder/item.json")):
+    for source in (one, bucket.to_url("folder") + "/", bucket.to_url("folder/item.json")):
         scene = open_input(source, small_model, SegmentOptions())
         for window in (Window(-20, -30, 150, 170), Window(100, 200, 300, 300)):
             there, here = read_block(scene, window), read_block(local, window)
             np.testing.assert_array_equal(there.pixels, here.pixels)
             np.testing.assert_array_equal(there.valid, here.valid)
-        digests.add(scene.digest())
+        digests.add(scene.compute_digest())
     assert len(digests) == 2  # of one file, and of the same bands in six
     put(bucket, "copy.tif", tmp_path / "a.tif")
-    assert open_input(bucket.url("copy.tif"), small_model, SegmentOptions()).digest() in digests
+    assert open_input(bucket.to_url("copy.tif"), small_model, SegmentOptions()).compute_digest() in digests
 
 
 @pytest.mark.parametrize("becomes", ["another", "nothing"])
@@ -281,7 +281,7 @@ def test_a_scene_that_changes_or_vanishes_is_not_read_on(
             open_input(source, small_model, SegmentOptions())
     else:
         again = open_input(source, small_model, SegmentOptions())
-        assert again.digest() != scene.digest()
+        assert again.compute_digest() != scene.compute_digest()
         read_block(again, Window(200, 200, 100, 100))
 
 
@@ -320,11 +320,11 @@ def seen(catalogue: ObjectFolder, scene: str) -> dict[str, str] | None:
     found = published(catalogue, scene)
     if found is None:
         return None
-    place, sums = catalogue.below(scene), {}
+    place, sums = catalogue.subfolder(scene), {}
     for key, asset in found.item["assets"].items():
         href = asset["href"].removeprefix("./")
         if href.endswith(".zarr"):
-            assert sum(place.sizes(href).values()) == asset["file:size"]
+            assert sum(place.list_sizes(href).values()) == asset["file:size"]
         else:
             sums[key] = "1220" + hashlib.sha256(place.get(href).data).hexdigest()
             assert sums[key] == asset["file:checksum"]
@@ -338,26 +338,26 @@ def kill_in_mid_upload(folder: Path, catalogue: ObjectFolder, before: int) -> No
     process = subprocess.Popen(
         [sys.executable, "-c", UPLOAD, str(folder), catalogue.bucket, catalogue.prefix, *reached]
     )
-    scene = catalogue.below(folder.name)
-    while process.poll() is None and len(scene.sizes()) < before + 20:
+    scene = catalogue.subfolder(folder.name)
+    while process.poll() is None and len(scene.list_sizes()) < before + 20:
         time.sleep(0.02)
     process.kill()
     assert process.wait() == -signal.SIGKILL
-    assert before + 20 <= len(scene.sizes()) < before + 150
+    assert before + 20 <= len(scene.list_sizes()) < before + 150
 
 
 def test_a_killed_upload_shows_nothing_or_the_old_scene(
     reached: Server, finished: tuple[Path, str, Result, Path], tmp_path: Path
 ) -> None:
-    catalogue = reached.bucket("killed").below("a/b")
+    catalogue = reached.bucket("killed").subfolder("a/b")
     first = scene_folder(tmp_path / "one", "scene", 150, template=finished[0])
     kill_in_mid_upload(first, catalogue, 0)
     assert seen(catalogue, "scene") is None and catalogue.get("catalog.json") is None
-    put_before = set(catalogue.sizes())
+    put_before = set(catalogue.list_sizes())
     upload(first, catalogue)
-    assert put_before <= set(catalogue.sizes())  # it went on
+    assert put_before <= set(catalogue.list_sizes())  # it went on
     old = seen(catalogue, "scene")
-    count = len(catalogue.below("scene").sizes())
+    count = len(catalogue.subfolder("scene").list_sizes())
     second = scene_folder(tmp_path / "two", "scene", 150, seed=1, template=finished[0])
     kill_in_mid_upload(second, catalogue, count)
     assert seen(catalogue, "scene") == old
@@ -365,7 +365,7 @@ def test_a_killed_upload_shows_nothing_or_the_old_scene(
     upload(third, catalogue)
     new = seen(catalogue, "scene")
     assert new is not None and new["preview"] != old["preview"]
-    versions = {key.split("/")[0] for key in catalogue.below("scene").sizes()}
+    versions = {key.split("/")[0] for key in catalogue.subfolder("scene").list_sizes()}
     assert len(versions) == 3  # the pointer, what it leads to, what it led to; what was killed is gone
 
 
@@ -400,7 +400,7 @@ def test_a_rival_between_looking_and_publishing_is_noticed(
     """The other one publishes after our files are there and before our pointer is; it clears away then, or later."""
     catalogue = reached.bucket(f"late-{slow}".lower())
     ours, theirs = (scene_folder(tmp_path / name, "scene", 3, seed, finished[0]) for seed, name in enumerate("ab"))
-    swap, delete = ObjectFolder.swap, ObjectFolder.delete
+    swap, delete = ObjectFolder.compare_and_swap, ObjectFolder.delete
     tries, cleared = list[str](), list[str]()
 
     def late(self: ObjectFolder, key: str, data: bytes, known: str | None) -> bool:
@@ -453,9 +453,9 @@ def test_the_environment_is_read_as_amazons_tools_read_it(tmp_path: Path) -> Non
     (tmp_path / "config").write_text("[profile other]\nregion = eu-west-1\n")
     profile = {"AWS_PROFILE": "other", "AWS_SHARED_CREDENTIALS_FILE": str(tmp_path / "credentials"),
                "AWS_CONFIG_FILE": str(tmp_path / "config")}  # fmt: skip
-    assert access_from(profile) == S3Access(None, "eu-west-1", "k", "s")
+    assert read_environment_access(profile) == S3Access(None, "eu-west-1", "k", "s")
     gdals = {"HOME": str(tmp_path), "AWS_S3_ENDPOINT": "here:9000", "AWS_HTTPS": "NO", "AWS_NO_SIGN_REQUEST": "YES"}
-    assert access_from(gdals) == S3Access("http://here:9000", unsigned=True)
-    assert access_from({"HOME": str(tmp_path)}) == S3Access()
+    assert read_environment_access(gdals) == S3Access("http://here:9000", unsigned=True)
+    assert read_environment_access({"HOME": str(tmp_path)}) == S3Access()
     with pytest.raises(InputError, match="one half of a key"):
-        access_from({"AWS_ACCESS_KEY_ID": "k"})
+        read_environment_access({"AWS_ACCESS_KEY_ID": "k"})

@@ -13,11 +13,11 @@ from odc.geo.geobox import GeoBox
 from PIL import Image
 
 from seamline.pipeline.common.classes import NODATA, LabelClass
-from seamline.pipeline.geometry.map_scale import lie_of, round_length
+from seamline.pipeline.geometry.map_scale import map_scale, round_length
 from seamline.pipeline.geometry.window import Window
-from seamline.pipeline.products.zarr_store import Storage, create_store, open_labels, write_labels
+from seamline.pipeline.products.zarr_store import ZarrLayout, create_store, open_labels, write_labels
 from seamline.pipeline.report.plan_picture import write_plan_picture
-from seamline.pipeline.report.preview import Caption, decimated, stretch, write_preview
+from seamline.pipeline.report.preview import Caption, decimate_labels, stretch, write_preview
 from tests.support.sample_data import MANAUS, shared
 
 CLASSES = [LabelClass(0, "land", (200, 180, 120)), LabelClass(1, "water", (30, 90, 200))]
@@ -40,9 +40,9 @@ def pixels_of(path: Path) -> np.ndarray:
 def test_decimated_labels_are_every_nth(tmp_path: Path, shape: tuple[int, int], size: int) -> None:
     labels = np.random.default_rng(0).integers(0, 2, shape, dtype=np.uint8)
     grid = GeoBox(shape, Affine(30, 0, 600000, 0, -30, 9700000), "EPSG:32620")
-    create_store(tmp_path / "s.zarr", grid, CLASSES, Storage(64), title="a scene")
+    create_store(tmp_path / "s.zarr", grid, CLASSES, ZarrLayout(64), title="a scene")
     write_labels(tmp_path / "s.zarr", Window(0, 0, *shape), labels)
-    small = decimated(open_labels(tmp_path / "s.zarr"), size)
+    small = decimate_labels(open_labels(tmp_path / "s.zarr"), size)
     step = -(-max(shape) // size)
     np.testing.assert_array_equal(small, labels[::step, ::step])
     assert max(small.shape) <= size
@@ -156,7 +156,7 @@ def test_names_are_names(tmp_path: Path, name: str) -> None:
 @pytest.mark.parametrize("angle", [0, 40, -100, 180])
 def test_scale_and_north_of_a_grid(crs: str, origin: tuple[float, float], step: float, angle: float) -> None:
     grid = GeoBox((80, 100), Affine.translation(*origin) @ Affine.rotation(angle) @ Affine.scale(step, -step), crs)
-    lie = lie_of(grid)
+    lie = map_scale(grid)
     to_degrees = pyproj.Transformer.from_crs(crs, "EPSG:4326", always_xy=True)
     lon, lat = to_degrees.transform(*grid.pix2wld(np.array([40.0, 60, 50, 50, 50]), np.array([40.0, 40, 40, 30, 50])))
     _, _, sides = pyproj.Geod(ellps="GRS80").inv(lon[[0, 3]], lat[[0, 3]], lon[[1, 4]], lat[[1, 4]])
@@ -181,7 +181,7 @@ def plan(
     stride = support - overlap
     rows, cols = (-(-size // stride) for size in shape)
     first = Window(-(overlap // 2), -(overlap // 2), support, support)
-    supports = [first.shifted(row * stride, col * stride) for row in range(rows) for col in range(cols)]
+    supports = [first.shift(row * stride, col * stride) for row in range(rows) for col in range(cols)]
     windows = [Window(s.row - halo, s.col - halo, window, window) for s in supports]
     edge = tiles * stride
     chunks = [

@@ -33,7 +33,7 @@ from seamline.pipeline.common.classes import NODATA, LabelClass
 from seamline.pipeline.common.errors import InputError
 from seamline.pipeline.report.report import ModelCard, write_report
 from seamline.pipeline.scenes.scene import Scene
-from seamline.pipeline.stac.assets import file_info
+from seamline.pipeline.stac.assets import compute_file_info
 from tests.support.small_rasters import noise, write
 
 LAYERS = ("probabilities", "confidence", "disagreement")
@@ -375,7 +375,7 @@ def test_bad_results_are_refused_in_one_line_and_left_alone(case: str, published
     damage(tmp_path / "out" / "scene")
 
     def contents() -> dict[Path, object]:
-        return {path: file_info(path) for path in (tmp_path / "out").rglob("*")}
+        return {path: compute_file_info(path) for path in (tmp_path / "out").rglob("*")}
 
     before = contents()
     with pytest.raises(InputError, match=said) as refused:

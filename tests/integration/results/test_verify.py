@@ -26,9 +26,9 @@ from seamline.pipeline.common.errors import InputError
 from seamline.pipeline.publishing.publish import missing_outputs
 from seamline.pipeline.report.thumbnail import write_overview
 from seamline.pipeline.results.verify import verify
-from seamline.pipeline.stac.assets import file_info
+from seamline.pipeline.stac.assets import compute_file_info
 from seamline.pipeline.stac.catalog import update_catalog
-from seamline.pipeline.stac.items import write_items
+from seamline.pipeline.stac.items import write_item_table
 from tests.support.small_rasters import noise, write
 
 
@@ -95,7 +95,11 @@ def half_a_table(scene: Path) -> None:
 def another_layer(scene: Path) -> None:
     """A raster that its item calls a COG."""
     write(scene / "disagreement.tif", noise(1, 600, 600, high=250, dtype="uint8"))
-    described = {"href": "./disagreement.tif", "type": pystac.MediaType.COG, **file_info(scene / "disagreement.tif")}
+    described = {
+        "href": "./disagreement.tif",
+        "type": pystac.MediaType.COG,
+        **compute_file_info(scene / "disagreement.tif"),
+    }
     edited_item(lambda item: item["assets"].update(disagreement=described))(scene)
 
 
@@ -172,7 +176,7 @@ DAMAGE: dict[str, tuple[Callable[[Path], None], str, str]] = {
         edited_item(lambda item: item["properties"].update(title="x")), "items.parquet", "not what item.json says",
     ),
     "a table that has lost a scene": (
-        lambda scene: write_items({"x": json.loads((scene / "item.json").read_text())}, scene.parent / "items.parquet"),
+        lambda scene: write_item_table({"x": json.loads((scene / "item.json").read_text())}, scene.parent / "items.parquet"),
         "items.parquet", "does not list the scene",
     ),
     "no table": (lambda scene: (scene.parent / "items.parquet").unlink(), "items.parquet", "not there"),

@@ -19,19 +19,19 @@ from rio_cogeo.cogeo import cog_validate
 
 from seamline.flows.runs.scene_job import open_input
 from seamline.flows.runs.segment import Result, Watcher, segment
-from seamline.flows.settings.model_folder import Model, TorchLoader, open_model, radiometry_of
+from seamline.flows.settings.model_folder import Model, TorchLoader, get_radiometry, open_model
 from seamline.flows.settings.options import SegmentOptions
 from seamline.model.networks.unet import UNet
-from seamline.model.spec.config import Settings, UNetConfig
+from seamline.model.spec.config import EngineSettings, UNetConfig
 from seamline.pipeline.execution.chunk_blending import write_chunk
 from seamline.pipeline.execution.chunk_context import ChunkContext
 from seamline.pipeline.execution.chunk_inference import infer_chunk
 from seamline.pipeline.execution.run_directory import RunDirectory
-from seamline.pipeline.geometry.taper import ONE, taper, votes, winners
+from seamline.pipeline.geometry.taper import FULL_VOTE, argmax_classes, make_taper, weighted_scores
 from seamline.pipeline.geometry.tiling import Tiling
 from seamline.pipeline.geometry.window import Window
-from seamline.pipeline.products.layers import LAYERS, SCALE
-from seamline.pipeline.products.zarr_store import Storage, create_store, open_labels, open_raster
+from seamline.pipeline.products.layers import LAYER_SCALE, LAYERS
+from seamline.pipeline.products.zarr_store import ZarrLayout, create_store, open_labels, open_store_raster
 from seamline.pipeline.scenes.scene import Scene, read_block
 from tests.support.sample_data import MANAUS, shared
 from tests.support.small_models import saved_model
@@ -106,7 +106,7 @@ def test_an_area_of_interest_changes_no_label_inside(small_model: Model, cluster
     result = run(source, small_model, tmp_path / "b", aoi=aoi, **options)
     within = labels_in(result)
     scene = open_input(source, small_model, SegmentOptions(aoi=aoi))
-    wanted = read_block(scene, Window(0, 0, *scene.grid.shape)).wanted
+    wanted = read_block(scene, Window(0, 0, *scene.grid.shape)).label_mask
     np.testing.assert_array_equal(within, np.where(wanted, everywhere, 255))
     assert 0.2 < wanted.mean() < 0.8
     assert result.record["windows"] < run(source, small_model, tmp_path / "a", **options).record["windows"]
@@ -136,7 +136,7 @@ def test_blended_probabilities_are_those_of_the_whole_scene(
     halo = small_model.spec.exact_halo
     oracle = whole_scene(scene, small_model, halo)
     tiling = Tiling(*scene.grid.shape, 64 + 2 * halo + overlap, halo, overlap, chunk_tiles, small_model.spec.divisor)
-    predictor = TorchLoader(small_model.folder, small_model.digest, Settings(), radiometry_of(scene), halo)()
+    predictor = TorchLoader(small_model.folder, small_model.digest, EngineSettings(), get_radiometry(scene), halo)()
     summed = np.zeros(oracle.shape, np.int64)
     last = tiling.tile_grid
     for chunk in tiling.chunks():
@@ -144,15 +144,15 @@ def test_blended_probabilities_are_those_of_the_whole_scene(
             block = read_block(scene, tiling.window_of(tile))
             (scores,) = predictor.predict([block.pixels], [block.valid])
             probabilities = predictor.probabilities(scores)
-            support = tiling.support_of(tile).intersection(tiling.scene)
-            cast = votes(
+            support = tiling.support_of(tile).intersection(tiling.scene_window)
+            cast = weighted_scores(
                 probabilities[:, : support.height, : support.width],
-                taper(tiling.support, overlap, tile.row > 0, tile.row < last.row - 1)[: support.height],
-                taper(tiling.support, overlap, tile.col > 0, tile.col < last.col - 1)[: support.width],
+                make_taper(tiling.support, overlap, tile.row > 0, tile.row < last.row - 1)[: support.height],
+                make_taper(tiling.support, overlap, tile.col > 0, tile.col < last.col - 1)[: support.width],
             )
-            rows, cols = support.slices()
+            rows, cols = support.to_slices()
             summed[:, rows, cols] += cast.numpy()
-    np.testing.assert_allclose(summed / ONE, oracle, rtol=0, atol=1e-5)
+    np.testing.assert_allclose(summed / FULL_VOTE, oracle, rtol=0, atol=1e-5)
 
 
 def inline(work: Callable[[], object]) -> object:
@@ -192,7 +192,9 @@ def test_an_identity_model_reproduces_the_image_and_every_tile_is_inferred_once(
     (tmp_path / "run").mkdir()
     directory = RunDirectory(tmp_path / "run").started()
     job = ChunkContext(scene, tiling, 6, directory)
-    create_store(directory.store, scene.grid, small_model.classes, Storage(tiling.store_chunk), title="identity")
+    create_store(
+        directory.store, scene.grid, small_model.classes, ZarrLayout(tiling.store_chunk_size), title="identity"
+    )
     predictor = Identity(halo)
     for chunk in reversed(list(tiling.chunks())):
         infer_chunk(job, chunk, predictor, inline)
@@ -200,14 +202,14 @@ def test_an_identity_model_reproduces_the_image_and_every_tile_is_inferred_once(
     if overlap:
         for chunk in tiling.chunks():
             write_chunk(job, chunk)
-    block = read_block(scene, tiling.scene)
+    block = read_block(scene, tiling.scene_window)
     np.testing.assert_array_equal(
         open_labels(directory.store)[:], np.where(block.valid, block.pixels.argmax(0), 255).astype(np.uint8)
     )
     with_data = 0
     for chunk in tiling.chunks():
         for tile in tiling.tiles_of(chunk):
-            with_data += block.valid[tiling.support_of(tile).intersection(tiling.scene).slices()].any()
+            with_data += block.valid[tiling.support_of(tile).intersection(tiling.scene_window).to_slices()].any()
     assert predictor.windows == with_data
 
 
@@ -224,7 +226,7 @@ class Quarrel:
             self.windows += 1
             rng = np.random.default_rng(zlib.crc32(np.ascontiguousarray(window)))
             half = rng.uniform(0.2, 0.5, (self.support, self.support))
-            little = rng.integers(-64, 65, half.shape) / ONE
+            little = rng.integers(-64, 65, half.shape) / FULL_VOTE
             yield np.stack([half + little, half - little, 1 - 2 * half])
 
     def probabilities(self, scores):
@@ -247,7 +249,7 @@ def test_every_vote_counts_once_with_its_weight_whoever_shares_a_chunk(
     tiling = Tiling(203, 277, 32 + 2 * 8 + overlap, 8, overlap, chunk_tiles, 8)
     (tmp_path / "run").mkdir()
     job = ChunkContext(scene, tiling, 3, RunDirectory(tmp_path / "run").started(), layers=tuple(LAYERS))
-    storage, store = Storage(tiling.store_chunk), job.directory.store
+    storage, store = ZarrLayout(tiling.store_chunk_size), job.directory.store
     create_store(store, scene.grid, small_model.classes[:3], storage, title="quarrel", layers=job.layers)
     predictor = Quarrel(tiling.support)
     for chunk in tiling.chunks():
@@ -256,21 +258,21 @@ def test_every_vote_counts_once_with_its_weight_whoever_shares_a_chunk(
         for chunk in tiling.chunks():
             write_chunk(job, chunk)
     # The definition, without chunks: the votes of all tiles on the whole scene.
-    valid, last = read_block(scene, tiling.scene).valid, tiling.tile_grid
+    valid, last = read_block(scene, tiling.scene_window).valid, tiling.tile_grid
     summed, windows, skipped = np.zeros((3, 203, 277), np.int64), predictor.windows, 0
     means, spread = np.zeros((3, 203, 277)), np.zeros((203, 277))
     for tile in (tile for chunk in tiling.chunks() for tile in tiling.tiles_of(chunk)):
         block = read_block(scene, tiling.window_of(tile))
         (scores,) = predictor.predict([block.pixels], [block.valid])
-        support = tiling.support_of(tile).intersection(tiling.scene)
-        down = taper(tiling.support, overlap, tile.row > 0, tile.row < last.row - 1)[: support.height]
-        across = taper(tiling.support, overlap, tile.col > 0, tile.col < last.col - 1)[: support.width]
+        support = tiling.support_of(tile).intersection(tiling.scene_window)
+        down = make_taper(tiling.support, overlap, tile.row > 0, tile.row < last.row - 1)[: support.height]
+        across = make_taper(tiling.support, overlap, tile.col > 0, tile.col < last.col - 1)[: support.width]
         scores = scores[:, : support.height, : support.width]
-        summed[:, *support.slices()] += votes(scores, down, across)
-        means[:, *support.slices()] += scores * np.outer(down, across)
-        spread[support.slices()] += (scores**2).sum(0) * np.outer(down, across)
-        skipped += not valid[support.slices()].any()
-    np.testing.assert_array_equal(open_labels(store)[:], np.where(valid, winners(summed), 255))
+        summed[:, *support.to_slices()] += weighted_scores(scores, down, across)
+        means[:, *support.to_slices()] += scores * np.outer(down, across)
+        spread[support.to_slices()] += (scores**2).sum(0) * np.outer(down, across)
+        skipped += not valid[support.to_slices()].any()
+    np.testing.assert_array_equal(open_labels(store)[:], np.where(valid, argmax_classes(summed), 255))
     ordered = np.sort(means, axis=0)
     layers = {
         "probabilities": means,
@@ -279,9 +281,9 @@ def test_every_vote_counts_once_with_its_weight_whoever_shares_a_chunk(
     }
     assert (layers["disagreement"].max() > 0.05) == (overlap > 0)
     for name, values in layers.items():
-        found = open_raster(store, name)[:]
+        found = open_store_raster(store, name)[:]
         assert (found == 255)[..., ~valid].all() and not (found == 255)[..., valid].any(), name
-        np.testing.assert_allclose(found[..., valid] * SCALE, values[..., valid], atol=0.5 * SCALE + 1e-4)
+        np.testing.assert_allclose(found[..., valid] * LAYER_SCALE, values[..., valid], atol=0.5 * LAYER_SCALE + 1e-4)
     reports = job.directory.inferred().values()
     assert 0 < skipped < tiling.tile_count
     assert sum(report.windows for report in reports) == windows == tiling.tile_count - skipped
@@ -356,11 +358,13 @@ def test_outputs_stand_on_the_scenes_grid_and_cog_equals_zarr(
     for name in LAYERS:
         with rasterio.open(result.folder / f"{name}.tif") as file:
             assert (file.crs, file.transform, file.shape) == (scene.crs, scene.transform, scene.shape)
-            assert set(file.nodatavals) == {255} and set(file.scales) == {SCALE}
+            assert set(file.nodatavals) == {255} and set(file.scales) == {LAYER_SCALE}
             assert set(file.colorinterp) <= {ColorInterp.gray, ColorInterp.undefined}
             assert cog_validate(file.name, quiet=True)[0]
             layers[name] = file.read()
-        np.testing.assert_array_equal(open_raster(result.folder / "segmentation.zarr", name)[:], layers[name].squeeze())
+        np.testing.assert_array_equal(
+            open_store_raster(result.folder / "segmentation.zarr", name)[:], layers[name].squeeze()
+        )
         assert ((layers[name] == 255) == (labels == 255)).all()
     labelled = labels != 255
     assert not layers["disagreement"][0][labelled].any()  # the halo covers what this network sees

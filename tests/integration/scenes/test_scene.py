@@ -101,7 +101,7 @@ def test_any_window_is_a_piece_of_the_mirrored_scene(oracles: list[Any], data: s
     window = Window(row, col, data.draw(st.integers(1, 90)), data.draw(st.integers(1, 90)))
     block = read_block(scene, window)
     pad = 140
-    inside = window.shifted(pad, pad).slices()
+    inside = window.shift(pad, pad).to_slices()
     np.testing.assert_array_equal(block.pixels, np.pad(pixels, ((0, 0), (pad, pad), (pad, pad)), "reflect")[:, *inside])
     np.testing.assert_array_equal(block.valid, np.pad(valid, pad, "reflect")[inside])
 
@@ -226,11 +226,11 @@ def test_the_aoi_holds_the_pixels_whose_centres_it_holds(tmp_path: Path, grid: A
     scene = replace(scene_of(path, 1), aoi=f"POLYGON (({', '.join(f'{x!r} {y!r}' for x, y in ring)}))")
     expected = geometry_mask([{"type": "Polygon", "coordinates": [ring]}], (60, 80), grid, invert=True)
     block = read_block(scene, whole(scene))
-    np.testing.assert_array_equal(block.wanted, expected)
+    np.testing.assert_array_equal(block.label_mask, expected)
     assert block.valid.all()
     np.testing.assert_array_equal(block.pixels, read_block(replace(scene, aoi=None), whole(scene)).pixels)
     for window in [Window(0, 0, 9, 9), Window(20, 30, 8, 8), Window(5, 3, 31, 40)]:
-        np.testing.assert_array_equal(read_block(scene, window).wanted, expected[window.slices()])
+        np.testing.assert_array_equal(read_block(scene, window).label_mask, expected[window.to_slices()])
 
 
 # --- damaged files ---------------------------------------------------------------------------------------
@@ -256,9 +256,9 @@ def test_an_unreadable_block_is_named_or_left_out(tmp_path: Path) -> None:
     np.testing.assert_array_equal(block.valid[10:], ~lost)
     np.testing.assert_array_equal(block.pixels[:, 10:][:, ~lost], pixels[:, ~lost])
     np.testing.assert_array_equal(block.pixels[0, 10:], pixels[0])
-    [bad] = block.bad
+    [bad] = block.bad_blocks
     assert (bad.path, bad.index, bad.window) == (str(path), 2, Window(64, 128, 64, 22))
-    assert not read_block(scene, Window(0, 0, 64, 150)).bad
+    assert not read_block(scene, Window(0, 0, 64, 150)).bad_blocks
     with rasterio.open(path) as other:  # rasterio would raise GDAL's last error again, here
         assert not read_block(scene, bad.window, "nodata").valid.any()
         assert other.colorinterp
@@ -279,7 +279,7 @@ def test_an_unreadable_block_of_a_coarse_band_takes_its_surroundings(tmp_path: P
     rows, cols = np.nonzero(~after.valid)
     assert (rows.min(), rows.max(), cols.min(), cols.max()) == (64 * 3 - 1, 128 * 3, 64 * 3 - 1, 128 * 3)
     np.testing.assert_array_equal(after.pixels[:, after.valid], before.pixels[:, after.valid])
-    assert [bad.window for bad in after.bad] == [Window(64, 64, 64, 64)]
+    assert [bad.window for bad in after.bad_blocks] == [Window(64, 64, 64, 64)]
 
 
 def test_a_file_that_vanishes_is_named(tmp_path: Path) -> None:
@@ -298,7 +298,7 @@ def test_threads_read_the_same(oracles: list[Any]) -> None:
     windows = [Window(row, col, 64, 64) for row in range(0, 320, 64) for col in range(0, 512, 64)]
     with ThreadPoolExecutor(8) as pool:
         for window, block in zip(windows, pool.map(lambda window: read_block(scene, window), windows), strict=True):
-            np.testing.assert_array_equal(block.pixels, pixels[:, *window.slices()])
+            np.testing.assert_array_equal(block.pixels, pixels[:, *window.to_slices()])
 
 
 def test_open_files_are_few_and_never_stale(tmp_path: Path) -> None:
@@ -314,17 +314,17 @@ def test_open_files_are_few_and_never_stale(tmp_path: Path) -> None:
 def test_the_digest_follows_content_and_meaning_and_nothing_else(tmp_path: Path) -> None:
     path = write(tmp_path / "x.tif", noise(1, 50, 50), names=("b1",))
     scene = scene_of(path, 1)
-    digest = scene.digest()
+    digest = scene.compute_digest()
     shutil.copy(path, tmp_path / "y.tif")
     (tmp_path / "x.tif.aux.xml").write_text("<PAMDataset></PAMDataset>")
-    assert scene_of(tmp_path / "y.tif", 1).digest() == digest == pickle.loads(pickle.dumps(scene)).digest()
-    assert replace(scene, id="other", warnings=("some",), source="elsewhere").digest() == digest
+    assert scene_of(tmp_path / "y.tif", 1).compute_digest() == digest == pickle.loads(pickle.dumps(scene)).digest()
+    assert replace(scene, id="other", warnings=("some",), source="elsewhere").compute_digest() == digest
     band = scene.bands[0]
     changes: list[Any] = [{"aoi": "POLYGON ((0 0, 1 0, 1 1, 0 0))"}, {"dtype": "float32"}]
     changes += [{"bands": (replace(band, **c),)} for c in ({"scale": 2.0}, {"nodata": 0.0}, {"name": "red"})]
-    digests = [replace(scene, **change).digest() for change in changes]
+    digests = [replace(scene, **change).compute_digest() for change in changes]
     write(path, noise(1, 50, 50, seed=1), names=("b1",))
-    assert len({digest, scene.digest(), *digests}) == len(digests) + 2
+    assert len({digest, scene.compute_digest(), *digests}) == len(digests) + 2
 
 
 def test_the_digest_sees_the_sources_of_a_vrt(tmp_path: Path) -> None:
@@ -332,9 +332,9 @@ def test_the_digest_sees_the_sources_of_a_vrt(tmp_path: Path) -> None:
     with rasterio.open(path) as file, WarpedVRT(file) as view:
         rasterio.shutil.copy(view, tmp_path / "x.vrt", driver="VRT")
     scene = scene_of(tmp_path / "x.vrt", 1, bands=("1",))
-    before = scene.digest()
+    before = scene.compute_digest()
     write(path, noise(1, 20, 20, seed=1), names=("b1",))
-    assert scene_of(tmp_path / "x.vrt", 1, bands=("1",)).digest() != before
+    assert scene_of(tmp_path / "x.vrt", 1, bands=("1",)).compute_digest() != before
 
 
 @pytest.mark.parametrize(
@@ -419,12 +419,12 @@ def test_http_is_read_in_ranges_and_an_outage_is_no_missing_data(
     opening = handler.requests
     read_block(scene, Window(0, 0, 50, 50))
     assert handler.requests == opening  # still open, and cached
-    assert scene.id == "x" and scene.digest() == scene.digest() != scene_of(path, 2).digest()
+    assert scene.id == "x" and scene.compute_digest() == scene.compute_digest() != scene_of(path, 2).compute_digest()
     item = pystac.Item("item", None, None, datetime(2020, 1, 1), {})
     item.add_asset("data", pystac.Asset("x.tif", media_type="image/tiff"))
     item.save_object(dest_href=str(tmp_path / "item.json"), include_self_link=False)
     by_item = scene_of(f"{address}/item.json", 2)
-    assert by_item.bands == scene.bands and by_item.digest() == scene.digest()
+    assert by_item.bands == scene.bands and by_item.compute_digest() == scene.compute_digest()
     handler.broken = True
     with pytest.raises(BadBlockError, match="band 1, block row 15"):
         read_block(scene_of(f"{address}/x.tif", 2), Window(1000, 900, 10, 10), "nodata")

@@ -33,22 +33,21 @@ from pystac.validation.stac_validator import JsonSchemaSTACValidator
 
 from seamline.pipeline.common.classes import NODATA, LabelClass
 from seamline.pipeline.geometry.window import Window
-from seamline.pipeline.products.zarr_store import Storage, create_store, open_labels, write_labels
+from seamline.pipeline.products.zarr_store import ZarrLayout, create_store, open_labels, write_labels
 from seamline.pipeline.results.verify import verify
 from seamline.pipeline.stac import catalog as catalog_module
 from seamline.pipeline.stac.assets import ASSETS
 from seamline.pipeline.stac.catalog import (
     ModelReference,
     Provenance,
-    class_table,
-    footprint,
-    scene_item,
+    build_scene_item,
+    compute_class_areas,
     update_catalog,
     write_item,
 )
-from seamline.pipeline.stac.footprint import labelled_area, labelled_hull
-from seamline.pipeline.stac.items import read_items
-from seamline.pipeline.stac.query import Box, query
+from seamline.pipeline.stac.footprint import compute_footprint, compute_labelled_area, compute_labelled_hull
+from seamline.pipeline.stac.items import read_item_table
+from seamline.pipeline.stac.query import Box, query_items
 from tests.support.sample_data import MANAUS, shared
 from tests.support.small_rasters import write
 
@@ -60,7 +59,7 @@ ACQUIRED, PROCESSED = datetime(2023, 7, 23, 14, 20, tzinfo=UTC), datetime(2026, 
 
 
 def store(folder: Path, grid: GeoBox, labels: np.ndarray | None = None, chunk: int = 64) -> Any:
-    create_store(folder / "segmentation.zarr", grid, CLASSES, Storage(chunk), title="a scene")
+    create_store(folder / "segmentation.zarr", grid, CLASSES, ZarrLayout(chunk), title="a scene")
     if labels is not None:
         write_labels(folder / "segmentation.zarr", Window(0, 0, *grid.shape), labels)
     return open_labels(folder / "segmentation.zarr")
@@ -71,11 +70,11 @@ def item_of(
 ) -> pystac.Item:
     folder.mkdir(exist_ok=True)
     (folder / "segmentation.tif").write_bytes(b"labels")
-    table = class_table(store(folder, grid, np.ones(grid.shape, np.uint8)), grid, classes)
+    table = compute_class_areas(store(folder, grid, np.ones(grid.shape, np.uint8)), grid, classes)
     model = ModelReference("a U-Net", "ab" * 32, "/models/a/model.json")
     software = {"seamline": "0.1.0"}
     provenance = Provenance("/scenes/a.tif", model, acquired, PROCESSED, software, "segmented by a U-Net")
-    return scene_item(folder, folder.name, grid, classes, table, provenance)
+    return build_scene_item(folder, folder.name, grid, classes, table, provenance)
 
 
 def validated(document: dict[str, Any]) -> dict[str, Any]:
@@ -145,7 +144,7 @@ def test_assets_say_what_lies_there(tmp_path: Path) -> None:
 def test_areas_are_those_on_the_ellipsoid(tmp_path: Path, crs: str, transform: Affine) -> None:
     grid = GeoBox((70, 40), transform, crs)
     labels = np.random.default_rng(0).choice([0, 1, NODATA], size=grid.shape).astype(np.uint8)
-    table = class_table(store(tmp_path, grid, labels, chunk=16), grid, CLASSES)
+    table = compute_class_areas(store(tmp_path, grid, labels, chunk=16), grid, CLASSES)
     assert [row.pixels for row in table] == [(labels == 0).sum(), (labels == 1).sum()]
     assert sum(row.share for row in table) == pytest.approx(1)
 
@@ -237,7 +236,7 @@ def test_parts_of_killed_writers_are_cleared_after_a_day(tmp_path: Path) -> None
 
 def test_a_scene_without_valid_pixels_or_place_has_shares_but_no_area(tmp_path: Path) -> None:
     grid = GeoBox((20, 30), Affine.identity(), None)
-    table = class_table(store(tmp_path, grid), grid, CLASSES)
+    table = compute_class_areas(store(tmp_path, grid), grid, CLASSES)
     assert [(row.pixels, row.share, row.area_m2) for row in table] == [(0, 0.0, None), (0, 0.0, None)]
 
 
@@ -246,7 +245,7 @@ def test_a_scene_without_valid_pixels_or_place_has_shares_but_no_area(tmp_path: 
 def test_every_pixel_lies_in_the_footprint(zone: int, easting: int, northing: int, angle: int) -> None:
     corner = Affine(1000, 0, easting * 1e5, 0, -1000, northing * 1e5) @ Affine.rotation(angle)
     grid = GeoBox((90, 110), corner, f"EPSG:{32600 + zone}")
-    outline = footprint(grid)
+    outline = compute_footprint(grid)
     assert outline is not None and outline.is_valid
     row, col = np.meshgrid(np.arange(1.0, 90, 8), np.arange(1.0, 110, 8))
     x, y = grid.pix2wld(col.ravel(), row.ravel())
@@ -268,10 +267,10 @@ def test_the_footprint_is_where_labels_are(
     aoi = shapely.difference(aoi, shapely.Point(50, 40).buffer(9))
     known = (col + row * share > 40) & shapely.contains_xy(aoi, col, row)
     path = tmp_path_factory.mktemp("labels")
-    hull = labelled_hull(store(path, grid, np.where(known, 0, NODATA).astype(np.uint8)))
+    hull = compute_labelled_hull(store(path, grid, np.where(known, 0, NODATA).astype(np.uint8)))
     assert (hull is None) == (not known.any())
     placed = shapely.transform(aoi, lambda xy: np.column_stack(corner @ xy.T))
-    outline = footprint(grid, labelled_area(grid, hull, placed.wkt))
+    outline = compute_footprint(grid, compute_labelled_area(grid, hull, placed.wkt))
     lon, lat = Transformer.from_crs(grid.crs.proj, "OGC:CRS84", always_xy=True).transform(*grid.pix2wld(col, row))
     if not known.any():
         return
@@ -333,7 +332,7 @@ def test_a_real_scene_lies_where_rasterio_sees_it() -> None:
     with rasterio.open(shared(MANAUS)) as scene:
         grid = GeoBox.from_rio(scene)
         expected = rasterio.warp.transform_bounds(scene.crs, "OGC:CRS84", *scene.bounds, densify_pts=64)
-    outline = footprint(grid)
+    outline = compute_footprint(grid)
     assert outline is not None
     assert outline.bounds == pytest.approx(expected, abs=3e-5)
     assert len(outline.exterior.coords) < 20
@@ -375,7 +374,7 @@ def test_processes_publish_at_once_and_lose_nothing(tmp_path: Path) -> None:
     links = [link for link in catalog.links if link.rel == "item"]
     assert all(str(link.href).startswith("./") for link in links)
     validated(json.loads((tmp_path / "catalog.json").read_text()))
-    assert [(name, row["turn"]) for name, row in read_items(tmp_path / "items.parquet").items()] == [
+    assert [(name, row["turn"]) for name, row in read_item_table(tmp_path / "items.parquet").items()] == [
         (name, 2) for name in names
     ]
     assert not list(tmp_path.glob(".*"))
@@ -408,7 +407,7 @@ def test_what_was_written_from_old_items_is_put_right(
     publish("a", 1)
     links = json.loads((tmp_path / "catalog.json").read_text())["links"]
     assert [link["href"] for link in links if link["rel"] == "item"] == ["./a/item.json", "./b/item.json"]
-    assert {name: row["turn"] for name, row in read_items(tmp_path / "items.parquet").items()} == {"a": 2, "b": 1}
+    assert {name: row["turn"] for name, row in read_item_table(tmp_path / "items.parquet").items()} == {"a": 2, "b": 1}
 
 
 LAYERS = ("probabilities", "confidence", "disagreement")
@@ -492,7 +491,7 @@ def test_an_odd_item_keeps_no_other_from_being_published(tmp_path: Path) -> None
     (tmp_path / "solid").mkdir()
     (tmp_path / "solid" / "item.json").write_text(json.dumps(solid))
     update_catalog(tmp_path)
-    assert set(read_items(tmp_path / "items.parquet")) == {"scene", "solid"}
-    assert len(query(tmp_path, Box(-180, -90, 180, 90))) == 2
+    assert set(read_item_table(tmp_path / "items.parquet")) == {"scene", "solid"}
+    assert len(query_items(tmp_path, Box(-180, -90, 180, 90))) == 2
     found = {finding.scene for finding in verify(tmp_path)}
     assert {f"odd-{number}" for number in range(len(ODD))} <= found

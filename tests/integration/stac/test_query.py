@@ -24,12 +24,19 @@ from odc.geo.geobox import GeoBox
 from pyarrow import parquet
 
 from seamline.flows.cli.main import app, main
-from seamline.pipeline.common.classes import LabelClass, column_names
+from seamline.pipeline.common.classes import LabelClass, make_column_names
 from seamline.pipeline.common.errors import InputError
 from seamline.pipeline.stac import query as query_module
-from seamline.pipeline.stac.catalog import ClassArea, ModelReference, Provenance, scene_item, update_catalog, write_item
-from seamline.pipeline.stac.items import moved
-from seamline.pipeline.stac.query import Box, Interval, query
+from seamline.pipeline.stac.catalog import (
+    ClassArea,
+    ModelReference,
+    Provenance,
+    build_scene_item,
+    update_catalog,
+    write_item,
+)
+from seamline.pipeline.stac.items import rebase_hrefs
+from seamline.pipeline.stac.query import Box, Interval, query_items
 
 LAND = ("land", "water", "cloud shadow")
 CITY = ("ground", "building")
@@ -55,7 +62,7 @@ def publish(
     (folder / "run.json").write_text("{}")
     processed = datetime(2026, 11, 22, tzinfo=UTC)
     provenance = Provenance("/scenes/a.tif", MODEL, acquired, processed, {"seamline": "0.1.0"}, "segmented")
-    write_item(scene_item(folder, name, grid, classes, areas, provenance), folder)
+    write_item(build_scene_item(folder, name, grid, classes, areas, provenance), folder)
 
 
 @pytest.fixture(scope="module")
@@ -92,7 +99,7 @@ def test_the_line_of_sql_in_the_readme(out: Path, tmp_path: Path) -> None:
     rows = duckdb.execute(line, [glob.escape(str(out / "items.parquet"))]).fetchall()
     assert [(row[0], row[2]) for row in rows] == [("manaus-2026", 0.3)]
     box, interval, where = command
-    assert ids(query(out, Box.parsed(box), where, Interval.parsed(interval))) == ["manaus-2026"]
+    assert ids(query_items(out, Box.from_text(box), where, Interval.from_text(interval))) == ["manaus-2026"]
 
 
 def items_of(out: Path) -> dict[str, dict[str, Any]]:
@@ -108,7 +115,7 @@ def test_the_table_is_the_items_in_stac_geoparquets_own_reader(out: Path) -> Non
     for name, item in found.items():
         written = items_of(out)[name]
         pystac.validation.validate_dict({**without_nulls(item), "stac_extensions": []})
-        expected, read = (without_nulls(one) for one in (moved(written, name), item))
+        expected, read = (without_nulls(one) for one in (rebase_hrefs(written, name), item))
         outlines = [shapely.geometry.shape(one.pop("geometry")) for one in (expected, read)]
         assert shapely.equals(*outlines)
         assert read.pop("links")[:-1] == expected.pop("links")
@@ -134,7 +141,7 @@ def test_geopandas_and_gdal_see_scenes_on_the_map(out: Path) -> None:
 def test_hrefs_lead_to_the_files(out: Path) -> None:
     rows = parquet.read_table(out / "items.parquet", columns=["assets"]).to_pylist()
     assert all((out / row["assets"]["run"]["href"]).is_file() for row in rows)
-    (item,) = query(out, where="id = 'city'")
+    (item,) = query_items(out, where="id = 'city'")
     assert all(Path(asset["href"]).is_file() for asset in item["assets"].values())
     links = {link["rel"]: link["href"] for link in item["links"]}
     assert (
@@ -157,7 +164,7 @@ def test_hrefs_lead_to_the_files(out: Path) -> None:
     ],
 )
 def test_boxes(out: Path, box: str, found: list[str]) -> None:
-    assert ids(query(out, Box.parsed(box))) == found
+    assert ids(query_items(out, Box.from_text(box))) == found
 
 
 @pytest.fixture(scope="module")
@@ -178,7 +185,7 @@ def test_boxes_beside_brute_force(
         for turn in (0, 360)
         if turned.intersects(shapely.affinity.translate(outline, turn))
     }
-    found = set(ids(query(out, Box(west, south, east, south + height))))
+    found = set(ids(query_items(out, Box(west, south, east, south + height))))
     assert expected ^ found <= {n for n in outlines if shapely.distance(turned.boundary, outlines[n]) < 1e-9}
 
 
@@ -200,7 +207,7 @@ def test_boxes_beside_brute_force(
     ],
 )
 def test_times_without_scenes_whose_time_is_unknown(out: Path, interval: str, found: list[str]) -> None:
-    assert ids(query(out, interval=Interval.parsed(interval))) == found
+    assert ids(query_items(out, interval=Interval.from_text(interval))) == found
 
 
 @pytest.mark.parametrize(
@@ -230,22 +237,22 @@ def test_what_is_no_expression_is_one_line(
 
 
 def test_an_expression_without_end_is_ended(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(query_module, "_SECONDS", 1)
+    monkeypatch.setattr(query_module, "_TIME_LIMIT_S", 1)
     endless = "list_sum(list_transform(range(10000000), lambda x: length(md5(md5(md5(md5(x::VARCHAR))))))) > 0"
     with pytest.raises(InputError, match=r"--where: got .*\(not done after 1 s\)"):
-        query(out, where=endless)
+        query_items(out, where=endless)
 
 
 @pytest.mark.parametrize("box", ["1,2,3", "a,2,3,4", "0,10,1,5", "0,0,181,1", "nan,0,1,1", "0,-91,1,1"])
 def test_what_is_no_box_is_refused(box: str) -> None:
     with pytest.raises(InputError, match=r"--bbox: got .*W,S,E,N in degrees"):
-        Box.parsed(box)
+        Box.from_text(box)
 
 
 @pytest.mark.parametrize("interval", ["2026/2025", "2026-13", "summer", "2026-01-01/2026-01-01/2026", "../x"])
 def test_what_is_no_time_is_refused(interval: str) -> None:
     with pytest.raises(InputError, match="--datetime: got "):
-        Interval.parsed(interval)
+        Interval.from_text(interval)
 
 
 def test_the_command_prints_a_table_or_items(out: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -300,15 +307,15 @@ def test_a_file_in_a_folder_that_is_not_there_is_refused(out: Path, tmp_path: Pa
 
 def test_results_that_cannot_be_asked(out: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"got no items\.parquet"):
-        query(tmp_path)
+        query_items(tmp_path)
     (tmp_path / "items.parquet").write_bytes(b"PAR1")
     with pytest.raises(InputError, match=r"got items\.parquet with damage"):
-        query(tmp_path)
+        query_items(tmp_path)
     rows = parquet.read_table(out / "items.parquet").slice(0, 1).to_pylist()
     rows[0]["links"][-1]["href"] = "../outside/item.json"
     parquet.write_table(type(parquet.read_table(out / "items.parquet")).from_pylist(rows), tmp_path / "items.parquet")
     with pytest.raises(InputError, match=r"with damage \(the link \.\./outside/item\.json\)"):
-        query(tmp_path)
+        query_items(tmp_path)
 
 
 @given(
@@ -317,7 +324,7 @@ def test_results_that_cannot_be_asked(out: Path, tmp_path: Path) -> None:
     )
 )
 def test_names_of_columns_are_unlike_and_need_no_quotes(names: list[str]) -> None:
-    found = column_names([LabelClass(value, name, (0, 0, 0)) for value, name in enumerate(names)])
+    found = make_column_names([LabelClass(value, name, (0, 0, 0)) for value, name in enumerate(names)])
     assert len(set(found)) == len(names)
     assert all(re.fullmatch("[a-z][a-z0-9_]*", name) for name in found)
 
@@ -325,7 +332,7 @@ def test_names_of_columns_are_unlike_and_need_no_quotes(names: list[str]) -> Non
 def test_classes_alike_stay_apart() -> None:
     names = ("cloud shadow", "Cloud-Shadow", "land")
     classes = [LabelClass(value, name, (0, 0, 0)) for value, name in enumerate(names)]
-    assert column_names(classes) == ("cloud_shadow_0", "cloud_shadow_1", "land")
+    assert make_column_names(classes) == ("cloud_shadow_0", "cloud_shadow_1", "land")
 
 
 def test_an_item_unlike_all_others_keeps_none_out(out: Path, tmp_path: Path) -> None:
@@ -337,5 +344,5 @@ def test_an_item_unlike_all_others_keeps_none_out(out: Path, tmp_path: Path) -> 
     (tmp_path / "damaged").mkdir()
     (tmp_path / "damaged" / "item.json").write_text("{")
     update_catalog(tmp_path)
-    assert ids(query(tmp_path, where="odd = '[1]'")) == ["b"]
-    assert ids(query(tmp_path)) == ["a", "b", "c"]
+    assert ids(query_items(tmp_path, where="odd = '[1]'")) == ["b"]
+    assert ids(query_items(tmp_path)) == ["a", "b", "c"]

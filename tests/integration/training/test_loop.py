@@ -24,30 +24,30 @@ from torch.nn import functional as F
 
 from seamline.flows.cli.main import app
 from seamline.flows.terminal import tables as display
-from seamline.flows.training.recipes import Recipe, changed, read_recipe
-from seamline.flows.training.training import train_model
+from seamline.flows.training.recipes import Recipe, apply_changes, read_recipe
+from seamline.flows.training.training import train_from_recipe
 from seamline.model.spec.config import UNetConfig
-from seamline.model.spec.document import read_document
+from seamline.model.spec.document import read_model_spec
 from seamline.model.spec.errors import ModelError
 from seamline.model.training import loop
-from seamline.model.training.augmentation import Jitter, Warp, turned
-from seamline.model.training.config import Normalisation, Schedule, Training
+from seamline.model.training.augmentation import Jitter, Warp, turn_randomly
+from seamline.model.training.config import Normalisation, Schedule, TrainingConfig
 from seamline.model.training.data import (
-    BLOCK,
+    BLOCK_SIZE,
     IGNORE,
     Area,
     LabelledImage,
     Survey,
-    blocks,
-    random_windows,
-    read,
-    spread,
+    draw_windows,
+    read_window,
+    sample_blocks,
+    split_into_blocks,
 )
-from seamline.model.training.loop import Progress, train
-from seamline.model.training.losses import FAR, Loss, border_weights
-from seamline.model.training.validation import context
+from seamline.model.training.loop import EpochReport, train
+from seamline.model.training.losses import BORDER_CUTOFF, Loss, compute_border_weights
+from seamline.model.training.validation import compute_context
 from seamline.pipeline.common.errors import InputError
-from seamline.pipeline.geometry.window import mirrored
+from seamline.pipeline.geometry.window import mirror_indices
 from tests.support.sample_data import shared
 from tests.support.small_rasters import noise, write
 from tests.unit.training.test_recipes import NAMES, recipe, silent, written
@@ -90,22 +90,22 @@ class Watched:
 def test_a_window_that_overhangs_is_mirrored(top: int, left: int, height: int, width: int) -> None:
     image = striped(70, 80)
     padded = np.pad(image.image, [(0, 0), (200, 200), (200, 200)], mode="reflect")
-    pixels, labels = read(image, top, left, height, width)
+    pixels, labels = read_window(image, top, left, height, width)
     np.testing.assert_array_equal(pixels, padded[:, 200 + top :][:, :height, 200 + left :][..., :width])
     assert labels.shape == pixels.shape[1:]
 
 
 def test_training_mirrors_as_segmentation_does() -> None:
     image = striped(30, 40)
-    pixels, _ = read(image, -17, -95, 80, 190)
-    rows, cols = mirrored(-17, 63, 30), mirrored(-95, 95, 40)
+    pixels, _ = read_window(image, -17, -95, 80, 190)
+    rows, cols = mirror_indices(-17, 63, 30), mirror_indices(-95, 95, 40)
     np.testing.assert_array_equal(pixels, image.image.take(rows, 1).take(cols, 2))
 
 
 @given(st.integers(1, 120), st.integers(1, 120), st.integers(4, 80))
 def test_blocks_partition_an_image(height: int, width: int, edge: int) -> None:
     seen = np.zeros((height, width), np.uint8)
-    for rows, cols in blocks((height, width), edge):
+    for rows, cols in split_into_blocks((height, width), edge):
         seen[rows, cols] += 1
         assert 0 < rows.stop - rows.start <= edge and 0 < cols.stop - cols.start <= edge
     assert (seen == 1).all()
@@ -114,10 +114,10 @@ def test_blocks_partition_an_image(height: int, width: int, edge: int) -> None:
 def test_a_survey_counts_every_pixel_of_every_class() -> None:
     rng = np.random.default_rng(0)
     mask = rng.choice([0, 1, 2, IGNORE], (700, 900)).astype(np.uint8)
-    survey = Survey.of(LabelledImage("x", np.zeros((1, 700, 900), np.float32), mask), 4)
+    survey = Survey.from_image(LabelledImage("x", np.zeros((1, 700, 900), np.float32), mask), 4)
     assert survey.counts.sum(0).tolist() == [int((mask == k).sum()) for k in range(4)]
     assert survey.present.tolist() == [0, 1, 2]
-    drawn = np.bincount([survey.block_of(1, rng) for _ in range(4000)], minlength=4) / 4000
+    drawn = np.bincount([survey.draw_block(1, rng) for _ in range(4000)], minlength=4) / 4000
     np.testing.assert_allclose(drawn, survey.counts[:, 1] / survey.counts[:, 1].sum(), atol=0.04)
 
 
@@ -126,13 +126,13 @@ def test_windows_from_files_are_those_from_memory(tmp_path: Path) -> None:
     write(tmp_path / "labels.tif", np.random.default_rng(0).integers(0, 4, (1, 200, 230)).astype(np.uint8))
     source = {"kind": "labelled", "name": "a", "image": "image.tif", "labels": "labels.tif", "part": (0.1, 0, 1, 0.9)}
     found = recipe(sources=[source])
-    (opened,), _ = found.sources[0].load(tmp_path, found.needs, None)
+    (opened,), _ = found.sources[0].load(tmp_path, found.band_needs, None)
     (kept,), _ = found.load(tmp_path)
     assert isinstance(kept, LabelledImage) and not isinstance(opened, LabelledImage)
     drawn = []
     for image in (opened, kept):
-        windows = random_windows(
-            [image], [Survey.of(image, 4)], 64, Jitter(), Warp(elastic=4), np.random.default_rng(5)
+        windows = draw_windows(
+            [image], [Survey.from_image(image, 4)], 64, Jitter(), Warp(elastic=4), np.random.default_rng(5)
         )
         drawn.append([next(windows) for _ in range(6)])
     for (pixels, labels), (same_pixels, same_labels) in zip(*drawn, strict=True):
@@ -144,7 +144,7 @@ def test_half_of_the_windows_look_for_a_class() -> None:
     mask = np.zeros((2000, 2000), np.uint8)
     mask[1300:1304, 200:204] = 1
     image = LabelledImage("rare", np.zeros((1, 2000, 2000), np.float32), mask)
-    windows = random_windows([image], [Survey.of(image, 2)], 64, STILL, Warp(), np.random.default_rng(0))
+    windows = draw_windows([image], [Survey.from_image(image, 2)], 64, STILL, Warp(), np.random.default_rng(0))
     shares = [(next(windows)[1] == 1).any() for _ in range(400)]
     assert 0.17 < np.mean(shares) < 0.33  # a quarter: half of them, one of two classes
 
@@ -155,16 +155,16 @@ def test_no_more_is_read_than_windows_and_blocks() -> None:
     image = Watched(LabelledImage("large", noise(2, *mask.shape).astype(np.float32), mask))
     config = UNetConfig(2, 2, depth=2, base_width=4)
     train(_training(config, epochs=1, steps=2), [image], [image])
-    assert 0 < image.largest <= (BLOCK + 2 * context(config)) ** 2
+    assert 0 < image.largest <= (BLOCK_SIZE + 2 * compute_context(config)) ** 2
     assert image.largest < mask.size / 3
 
 
 def test_the_bands_of_a_large_image_are_described_by_a_part_of_it() -> None:
     image = striped(1100, 1300)
-    everything = Normalisation.of([image])
+    everything = Normalisation.from_images([image])
     np.testing.assert_allclose(everything.mean, image.image.mean((1, 2), dtype=np.float64), atol=1e-5)
     np.testing.assert_allclose(everything.std, image.image.std((1, 2), dtype=np.float64), atol=1e-5)
-    assert len(spread(image, 64, 50)) == 50 and spread(image, 64, 50) == spread(image, 64, 50)
+    assert len(sample_blocks(image, 64, 50)) == 50 and sample_blocks(image, 64, 50) == sample_blocks(image, 64, 50)
 
 
 # --- augmentation ----------------------------------------------------------------------------------------
@@ -179,10 +179,10 @@ def test_no_warp_changes_nothing() -> None:
 
 @pytest.mark.parametrize("warp", [Warp(elastic=6), Warp(rotation=180), Warp(zoom=0.3), Warp(5, 30, 0.2)], ids=repr)
 def test_a_warp_samples_pixels_and_labels_at_the_same_places(warp: Warp) -> None:
-    size, margin = 96, warp.margin(96)
+    size, margin = 96, warp.compute_margin(96)
     image = striped(size + 2 * margin, size + 2 * margin)
     pixels, labels = warp(image.image, image.mask, size, np.random.default_rng(3))
-    places = warp._places(size, np.random.default_rng(3)) + (size + 2 * margin - 1) / 2
+    places = warp._draw_coordinates(size, np.random.default_rng(3)) + (size + 2 * margin - 1) / 2
     across, down = np.moveaxis(places, -1, 0)
     for found, whole in zip(pixels, image.image, strict=True):
         oracle = ndimage.map_coordinates(whole, [down, across], order=1, mode="mirror")
@@ -197,7 +197,7 @@ def test_a_warp_samples_pixels_and_labels_at_the_same_places(warp: Warp) -> None
 def test_what_has_no_data_teaches_nothing_when_warped() -> None:
     image = striped(200, 200)
     image.image[:, :, 100:] = np.nan
-    windows = random_windows([image], [Survey.of(image, 2)], 64, STILL, Warp(elastic=8), np.random.default_rng(0))
+    windows = draw_windows([image], [Survey.from_image(image, 2)], 64, STILL, Warp(elastic=8), np.random.default_rng(0))
     for _ in range(20):
         pixels, labels = next(windows)
         np.testing.assert_array_equal(labels == IGNORE, ~np.isfinite(pixels).all(0))
@@ -205,7 +205,7 @@ def test_what_has_no_data_teaches_nothing_when_warped() -> None:
 
 def test_a_window_is_turned_eight_ways() -> None:
     pixels = np.arange(9, dtype=np.float32).reshape(1, 3, 3)
-    seen = {turned(pixels, pixels[0], np.random.default_rng(k))[0].tobytes() for k in range(200)}
+    seen = {turn_randomly(pixels, pixels[0], np.random.default_rng(k))[0].tobytes() for k in range(200)}
     assert len(seen) == 8
 
 
@@ -253,7 +253,7 @@ def test_border_weights_are_equation_two(seed: int, sigma: float, classes: int) 
     rng = np.random.default_rng(seed)
     labels = (rng.random((14, 17)) < 0.25).astype(np.uint8) * rng.integers(1, classes + 1, (14, 17)).astype(np.uint8)
     labels[rng.random(labels.shape) < 0.05] = IGNORE
-    far = FAR * sigma
+    far = BORDER_CUTOFF * sigma
     distances = [np.full(labels.shape, far), np.full(labels.shape, far)]
     for label in range(1, classes + 1):
         objects, count = ndimage.label(labels == label)
@@ -263,25 +263,27 @@ def test_border_weights_are_equation_two(seed: int, sigma: float, classes: int) 
             distances.append(np.hypot(*offsets).min(-1))
     first, second = np.sort(np.array(distances), axis=0)[:2]
     expected = 10 * np.exp(-((first + second) ** 2) / (2 * sigma**2))
-    np.testing.assert_allclose(border_weights(labels, 10, sigma), expected, rtol=1e-4, atol=10 * np.exp(-(FAR**2) / 2))
+    np.testing.assert_allclose(
+        compute_border_weights(labels, 10, sigma), expected, rtol=1e-4, atol=10 * np.exp(-(BORDER_CUTOFF**2) / 2)
+    )
 
 
 # --- the loop --------------------------------------------------------------------------------------------
 
 
-def _training(config: UNetConfig, **schedule: Any) -> Training:
+def _training(config: UNetConfig, **schedule: Any) -> TrainingConfig:
     given = {"epochs": 3, "steps": 20, "batch": 4, "window": 64, "rate": 0.01, "averaged": 20, **schedule}
-    return Training(config, Schedule(**given), (1.0,) * config.classes, STILL, Warp(), Loss())
+    return TrainingConfig(config, Schedule(**given), (1.0,) * config.classes, STILL, Warp(), Loss())
 
 
 @pytest.mark.parametrize("loss", [Loss(), Loss(0, 0, focal=1), Loss(1, 0, border=10, sigma=3)], ids=repr)
 def test_a_network_learns(loss: Loss) -> None:
     base = _training(UNetConfig(2, 2, depth=2, base_width=4))
-    training = Training(base.network, base.schedule, base.class_weights, Jitter(), Warp(2, 20, 0.1), loss)
+    training = TrainingConfig(base.network, base.schedule, base.class_weights, Jitter(), Warp(2, 20, 0.1), loss)
     trained = train(training, [striped()], [striped(seed=1)])
     assert min(trained.history[-1].iou) > 0.9
     assert trained.history[-1].loss < trained.history[0].loss
-    assert [done.epoch for done in trained.history] == [1, 2, 3] and trained.chosen == 3
+    assert [done.epoch for done in trained.history] == [1, 2, 3] and trained.chosen_epoch == 3
 
 
 @pytest.mark.parametrize(("scores", "epochs", "chosen"), [([5, 6, 4, 3, 9], 4, 2), ([1, 2, 3, 4, 5], 5, 5)])
@@ -297,11 +299,11 @@ def test_a_training_stops_early_and_takes_the_best(
     monkeypatch.setattr(loop, "evaluate", scored)
     training = _training(UNetConfig(2, 2, depth=1, base_width=2), epochs=5, steps=2, window=16, patience=2)
     trained = train(training, [striped()], [striped()], tmp_path / "checkpoint.pt")
-    assert (len(trained.history), trained.chosen) == (epochs, chosen)
+    assert (len(trained.history), trained.chosen_epoch) == (epochs, chosen)
     for name, values in trained.network.state_dict().items():
         torch.testing.assert_close(values, seen[chosen - 1][name], rtol=0, atol=0)
     again = train(training, [striped()], [striped()], tmp_path / "checkpoint.pt")  # from its last checkpoint
-    assert len(seen) == epochs and again.chosen == chosen
+    assert len(seen) == epochs and again.chosen_epoch == chosen
 
 
 HELD: dict[str, Any] = {
@@ -328,7 +330,7 @@ def test_a_killed_training_ends_the_same(tmp_path: Path) -> None:
     killed.wait()
     assert not (tmp_path / "killed" / "model.json").exists()
     for out in ("killed", "whole"):
-        train_model(read_recipe(path), tmp_path, tmp_path / out, silent)
+        train_from_recipe(read_recipe(path), tmp_path, tmp_path / out, silent)
     ours, theirs = (load_file(tmp_path / out / "model.safetensors") for out in ("killed", "whole"))
     assert ours.keys() == theirs.keys()
     for name in ours:
@@ -339,14 +341,14 @@ def test_a_killed_training_ends_the_same(tmp_path: Path) -> None:
 
 
 def test_a_checkpoint_of_another_recipe_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def stop(progress: Progress) -> None:
+    def stop(progress: EpochReport) -> None:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        train_model(recipe(**HELD), tmp_path, tmp_path / "model", stop)
+        train_from_recipe(recipe(**HELD), tmp_path, tmp_path / "model", stop)
     other = {**HELD, "schedule": {**HELD["schedule"], "rate": 0.5}}
     with pytest.raises(ModelError, match=r"got a training by another recipe or on other images, expected .* remove it"):
-        train_model(recipe(**other), tmp_path, tmp_path / "model", silent)
+        train_from_recipe(recipe(**other), tmp_path, tmp_path / "model", silent)
 
 
 # --- without a recipe, and with changes to one -------------------------------------------------------------
@@ -391,7 +393,7 @@ SMALL += [
 def test_folders_of_images_are_trained_on_without_a_recipe(tmp_path: Path) -> None:
     _chips(tmp_path, 5)
     _train("--images", tmp_path / "images", "--labels", tmp_path / "labels", "--out", tmp_path / "model", *SMALL)
-    spec = read_document(tmp_path / "model")
+    spec = read_model_spec(tmp_path / "model")
     assert [entry.name for entry in spec.classes] == ["dark", "bright"]
     written_down = read_recipe(tmp_path / "model" / "recipe.yaml")
     training, validation = written_down.load(tmp_path)
@@ -496,7 +498,7 @@ def test_training_and_model_agree_on_what_is_no_data(tmp_path: Path) -> None:
     for assumed, there in ((None, 0.0), (0, 20 / 64)):
         out = tmp_path / f"model-{assumed}"
         _train(*arguments, "--out", out, *([] if assumed is None else ["--set", f"assumed_nodata={assumed}"]))
-        assert read_document(out).assumed_nodata == assumed
+        assert read_model_spec(out).assumed_nodata == assumed
         (west, *_), _ = read_recipe(out / "recipe.yaml").load(tmp_path)
         assert np.isnan(west.pixels(np.s_[:, :])).mean() == there
 
@@ -515,10 +517,10 @@ def test_a_training_goes_on_with_nothing_else(what: str, tmp_path: Path, monkeyp
     image = tmp_path / "images" / "chip0.tif"
     arguments = ["--images", image, "--labels", tmp_path / "labels" / "chip0.tif", "--out", tmp_path / "m", *SMALL]
 
-    def stop(progress: Progress, names: Sequence[str]) -> None:
+    def stop(progress: EpochReport, names: Sequence[str]) -> None:
         raise RuntimeError
 
-    monkeypatch.setattr(display, "epoch", stop)
+    monkeypatch.setattr(display, "print_epoch", stop)
     with pytest.raises(RuntimeError):
         app([str(argument) for argument in ("train", *arguments)], standalone_mode=False)
     assert (tmp_path / "m" / "checkpoint.pt").exists()
@@ -554,33 +556,33 @@ def test_what_no_model_can_have_is_refused_before_the_training(
 ) -> None:
     monkeypatch.setattr("seamline.flows.training.training.train", lambda *arguments: pytest.fail("trained"))
     with pytest.raises(InputError, match=f"recipe small: got .*{message}"):
-        train_model(recipe(**change), tmp_path, tmp_path / "m", silent)
+        train_from_recipe(recipe(**change), tmp_path, tmp_path / "m", silent)
 
 
 def test_a_loss_that_is_no_number_stops_the_training(tmp_path: Path) -> None:
     wild = recipe(schedule={"epochs": 2, "steps": 6, "batch": 2, "window": 32, "rate": 1e20})
     with pytest.raises(ModelError, match=r"epoch 1 of the training: got a loss that is no number, .*smaller schedule"):
-        train_model(wild, tmp_path, tmp_path / "m", silent)
+        train_from_recipe(wild, tmp_path, tmp_path / "m", silent)
     assert not (tmp_path / "m" / "model.json").exists()
 
 
 def test_a_model_is_not_replaced_unasked_nor_trained_twice_at_once(tmp_path: Path) -> None:
     out = tmp_path / "m"
-    train_model(recipe(), tmp_path, out, silent)
+    train_from_recipe(recipe(), tmp_path, out, silent)
     with pytest.raises(InputError, match=r"got a model that is there already, .* --overwrite"):
-        train_model(recipe(), tmp_path, out, silent)
+        train_from_recipe(recipe(), tmp_path, out, silent)
 
-    def meanwhile(progress: Progress) -> None:
+    def meanwhile(progress: EpochReport) -> None:
         with pytest.raises(InputError, match="got another training that works on it"):
-            train_model(recipe(), tmp_path, out, silent, overwrite=True)
+            train_from_recipe(recipe(), tmp_path, out, silent, overwrite=True)
 
-    train_model(recipe(version="2"), tmp_path, out, meanwhile, overwrite=True)
-    assert read_document(out).version == "2"
+    train_from_recipe(recipe(version="2"), tmp_path, out, meanwhile, overwrite=True)
+    assert read_model_spec(out).version == "2"
 
 
 def test_changes_reach_every_field() -> None:
     document = {"schedule": {"epochs": 3}, "sources": [{"weight": 1}]}
-    found = changed(document, ["schedule.epochs=5", "sources.0.weight=2.5", "loss.border=10", "holdout=[a, b]"])
+    found = apply_changes(document, ["schedule.epochs=5", "sources.0.weight=2.5", "loss.border=10", "holdout=[a, b]"])
     assert found == {
         "schedule": {"epochs": 5}, "sources": [{"weight": 2.5}], "loss": {"border": 10}, "holdout": ["a", "b"],
     }  # fmt: skip

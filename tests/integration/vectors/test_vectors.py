@@ -26,29 +26,34 @@ from seamline.flows.settings.options import SegmentOptions
 from seamline.pipeline.common.classes import NODATA, LabelClass
 from seamline.pipeline.common.errors import InputError
 from seamline.pipeline.geometry.tiling import Tiling
-from seamline.pipeline.products.zarr_store import Storage, create_store, write_raster
+from seamline.pipeline.products.zarr_store import ZarrLayout, create_store, write_store_raster
 from seamline.pipeline.results.verify import verify
-from seamline.pipeline.vectors.polygonize import straightened
-from seamline.pipeline.vectors.vectors import Polygons, Rules, write_polygons
-from seamline.pipeline.vectors.writers import FILES
+from seamline.pipeline.vectors.polygonize import remove_collinear_points
+from seamline.pipeline.vectors.vectors import PolygonOptions, PolygonRules, write_polygons
+from seamline.pipeline.vectors.writers import POLYGON_FILES
 from tests.support.small_rasters import UTM, noise, write
 from tests.unit.vectors.test_polygonize import blobs
 
 CLASSES = tuple(LabelClass(value, f"class {value}", (value * 60, 100, 20)) for value in range(4))
 HEIGHT, WIDTH = 150, 210
-EVERYTHING = Polygons()
+EVERYTHING = PolygonOptions()
 ROTATED = UTM @ Affine.rotation(20)
 
 
 def written(
-    folder: Path, labels: NDArray[np.uint8], grid: GeoBox, wanted: Polygons = EVERYTHING, chunk: int = 64, **layers: Any
+    folder: Path,
+    labels: NDArray[np.uint8],
+    grid: GeoBox,
+    wanted: PolygonOptions = EVERYTHING,
+    chunk: int = 64,
+    **layers: Any,
 ) -> Path:
     """The folder with the polygons of the labels."""
     shutil.rmtree(folder / "s.zarr", ignore_errors=True)
-    create_store(folder / "s.zarr", grid, CLASSES, Storage(chunk), title="a scene", layers=list(layers))
+    create_store(folder / "s.zarr", grid, CLASSES, ZarrLayout(chunk), title="a scene", layers=list(layers))
     tiling = Tiling(*grid.shape, window=chunk, halo=0, overlap=0, chunk_tiles=1, divisor=1)
     for name, values in {"segmentation": labels, **layers}.items():
-        write_raster(folder / "s.zarr", name, tiling.scene, values)
+        write_store_raster(folder / "s.zarr", name, tiling.scene_window, values)
     write_polygons(folder / "s.zarr", tiling, grid, CLASSES, wanted, folder, folder / "scratch")
     assert not list((folder / "scratch").iterdir())
     return folder
@@ -81,12 +86,12 @@ def test_files_have_the_polygons_of_the_whole_raster(tmp_path: Path, crs: str | 
 
     whole = []
     for shape, label in shapes(labels, mask=labels != NODATA, connectivity=4):
-        polygon = straightened(shapely.Polygon(shape["coordinates"][0], shape["coordinates"][1:]))
+        polygon = remove_collinear_points(shapely.Polygon(shape["coordinates"][0], shape["coordinates"][1:]))
         row, col = (int(v) for v in polygon.bounds[1::-1]) if polygon.area == 1 else (-1, -1)
         placed = shapely.transform(polygon, lambda xy: np.column_stack(transform @ xy.T))
         whole.append((int(label), polygon.area, confidence[row, col] if row >= 0 else None, placed.normalize()))
     whole.sort(key=lambda row: (row[0], row[-1].wkb))
-    for name in FILES.values():
+    for name in POLYGON_FILES.values():
         found = rows(folder / name)
         assert [(row[0], row[2]) for row in found] == [row[:2] for row in whole]
         assert shapely.equals_exact([row[-1] for row in found], [row[-1] for row in whole], 1e-6).all()
@@ -101,14 +106,14 @@ def test_files_have_the_polygons_of_the_whole_raster(tmp_path: Path, crs: str | 
             for row in found[::20]:
                 lonlat = shapely.transform(row[-1], degrees.transform, interleaved=False)
                 assert row[3] == pytest.approx(abs(geod.geometry_area_perimeter(lonlat)[0]), rel=1e-4)
-    info = pyogrio.read_info(folder / FILES["gpkg"])
+    info = pyogrio.read_info(folder / POLYGON_FILES["gpkg"])
     assert info["crs"] == crs and info["geometry_type"] == "Polygon" and info["layer_name"] == "polygons"
-    assert pyogrio.read_info(folder / FILES["fgb"])["crs"] == crs
+    assert pyogrio.read_info(folder / POLYGON_FILES["fgb"])["crs"] == crs
 
 
 def test_duckdb_finds_polygons_by_their_bounds(tmp_path: Path) -> None:
     labels, grid = blobs(HEIGHT, WIDTH, 3, 4, 2), GeoBox((HEIGHT, WIDTH), UTM, "EPSG:32620")
-    path = written(tmp_path, labels, grid) / FILES["parquet"]
+    path = written(tmp_path, labels, grid) / POLYGON_FILES["parquet"]
     box = shapely.box(500_900, 5_997_000, 502_000, 5_998_000)
     with duckdb.connect() as base:
         found = base.execute(
@@ -136,20 +141,27 @@ def test_rules_hold_whatever_the_chunks(tmp_path: Path) -> None:
     for chunk in (48, 512):
         folder = tmp_path / str(chunk)
         folder.mkdir()
-        found.append(rows(written(folder, labels, grid, Polygons(("fgb",), Rules(minimum)), chunk) / FILES["fgb"]))
-        assert not (folder / FILES["gpkg"]).exists()
+        found.append(
+            rows(
+                written(folder, labels, grid, PolygonOptions(("fgb",), PolygonRules(minimum)), chunk)
+                / POLYGON_FILES["fgb"]
+            )
+        )
+        assert not (folder / POLYGON_FILES["gpkg"]).exists()
     assert found[0] == found[1]
     assert sum(row[2] for row in found[0]) == (labels != NODATA).sum()
     small, exactly = (
         [row for row in found[0] if row[3] < minimum],
-        rows(written(tmp_path, labels, grid) / FILES["gpkg"]),
+        rows(written(tmp_path, labels, grid) / POLYGON_FILES["gpkg"]),
     )
     valid = shapely.union_all([row[-1] for row in exactly])
     isolated = [part for part in shapely.get_parts(valid) if part.area < 20 * minimum]
     assert len(small) < 50 < len(exactly)
     assert all(any(part.covers(row[-1]) for part in isolated) for row in small)
 
-    simple = rows(written(tmp_path, labels, grid, Polygons(("gpkg",), Rules(minimum, 1.5))) / FILES["gpkg"])
+    simple = rows(
+        written(tmp_path, labels, grid, PolygonOptions(("gpkg",), PolygonRules(minimum, 1.5))) / POLYGON_FILES["gpkg"]
+    )
     assert [row[:4] for row in simple] != [] and sorted(row[:4] for row in simple) == sorted(
         row[:4] for row in found[0]
     )
@@ -159,19 +171,19 @@ def test_rules_hold_whatever_the_chunks(tmp_path: Path) -> None:
     assert count[0] < 0.7 * count[1]
 
 
-@pytest.mark.parametrize("rules", [Rules(), Rules(1000, 2)])
-def test_a_scene_of_nothing_gives_empty_files(tmp_path: Path, rules: Rules) -> None:
+@pytest.mark.parametrize("rules", [PolygonRules(), PolygonRules(1000, 2)])
+def test_a_scene_of_nothing_gives_empty_files(tmp_path: Path, rules: PolygonRules) -> None:
     labels, grid = np.full((100, 90), NODATA, np.uint8), GeoBox((100, 90), UTM, "EPSG:32620")
-    written(tmp_path, labels, grid, Polygons(rules=rules))
-    for name in FILES.values():
+    written(tmp_path, labels, grid, PolygonOptions(rules=rules))
+    for name in POLYGON_FILES.values():
         assert rows(tmp_path / name) == []
-    assert pyogrio.read_info(tmp_path / FILES["fgb"])["crs"] == "EPSG:32620"
+    assert pyogrio.read_info(tmp_path / POLYGON_FILES["fgb"])["crs"] == "EPSG:32620"
 
 
 @pytest.mark.parametrize("values", [{"min_area": -1}, {"simplify": float("nan")}, {"simplify": float("inf")}])
 def test_rules_are_numbers_from_zero(values: dict[str, float]) -> None:
     with pytest.raises(ValueError, match="numbers from 0"):
-        Rules(**values)
+        PolygonRules(**values)
 
 
 def test_a_run_writes_polygons_and_makes_them_again(
@@ -192,20 +204,20 @@ def test_a_run_writes_polygons_and_makes_them_again(
     assert result.computed and list(verify(out)) == [] and not (folder / ".run").exists()
     assets = json.loads((folder / "item.json").read_text())["assets"]
     assert {"polygons", "polygons-fgb", "polygons-gpkg"} <= set(assets)
-    first = rows(folder / FILES["gpkg"])
+    first = rows(folder / POLYGON_FILES["gpkg"])
     pixels = {row["value"]: row["pixels"] for row in result.record["classes"] if row["pixels"]}
     assert {value: sum(row[2] for row in first if row[0] == value) for value in pixels} == pixels
     for row in result.record["classes"]:
         assert row["area_m2"] == pytest.approx(sum(other[3] for other in first if other[0] == row["value"]))
     assert all(0 <= row[4] <= 1 for row in first)
 
-    (folder / FILES["gpkg"]).unlink()  # without a store of labels, and without a cluster
+    (folder / POLYGON_FILES["gpkg"]).unlink()  # without a store of labels, and without a cluster
     again = run(outputs=("cog", "polygons", "confidence"))
-    assert again.rewritten == ("polygons",) and rows(folder / FILES["gpkg"]) == first
+    assert again.rewritten == ("polygons",) and rows(folder / POLYGON_FILES["gpkg"]) == first
     other = run(outputs=("cog", "polygons"), polygon_min_area=2700.0, polygon_formats=("gpkg",))
     assert other.rewritten == ("polygons",) and other.record["polygons"]["min_area"] == 2700
-    sieved = rows(folder / FILES["gpkg"])
-    assert len(sieved) < len(first) and rows(folder / FILES["parquet"]) == sieved and list(verify(out)) == []
+    sieved = rows(folder / POLYGON_FILES["gpkg"])
+    assert len(sieved) < len(first) and rows(folder / POLYGON_FILES["parquet"]) == sieved and list(verify(out)) == []
     assert not run(outputs=("cog", "polygons"), polygon_min_area=2700.0).rewritten
     run(outputs=("cog", "zarr"), overwrite=True)
     assert not list(folder.glob("polygons.*"))
@@ -214,4 +226,4 @@ def test_a_run_writes_polygons_and_makes_them_again(
 def test_a_minimum_needs_areas(tmp_path: Path) -> None:
     grid = GeoBox((20, 20), Affine.identity(), None)
     with pytest.raises(InputError, match="--polygon-min-area"):
-        written(tmp_path, np.zeros((20, 20), np.uint8), grid, Polygons(rules=Rules(5)))
+        written(tmp_path, np.zeros((20, 20), np.uint8), grid, PolygonOptions(rules=PolygonRules(5)))

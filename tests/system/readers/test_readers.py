@@ -39,11 +39,11 @@ from seamline.flows.runs.segment import Watcher, segment
 from seamline.flows.settings.options import SegmentOptions
 from seamline.model.networks.unet import UNet
 from seamline.model.spec.config import UNetConfig
-from seamline.model.spec.document import write_document
+from seamline.model.spec.document import write_model_spec
 from seamline.model.spec.spec import ModelClass
 from seamline.pipeline.common.classes import NODATA
 from seamline.pipeline.geometry.window import Window
-from seamline.pipeline.products.zarr_store import Storage, create_store, open_labels, seal, write_labels
+from seamline.pipeline.products.zarr_store import ZarrLayout, create_store, open_labels, seal, write_labels
 from tests.support.small_models import saved_model
 from tests.support.small_rasters import noise, write
 from tests.unit.products.test_zarr_store import CLASSES, GRIDS, labels_of
@@ -97,7 +97,7 @@ def results(tmp_path_factory: pytest.TempPathFactory, cluster: Callable[[int], s
     network = UNet(UNetConfig(2, 3, depth=2, base_width=4, norm="none")).eval()
     (folder / "model").mkdir()
     spec = saved_model(folder / "model", network, ("red", "nir"))
-    write_document(replace(spec, classes=NAMED), folder / "model")
+    write_model_spec(replace(spec, classes=NAMED), folder / "model")
     pixels = noise(2, 14, 18).repeat(BLOCK, axis=1).repeat(BLOCK, axis=2)
     pixels[:, :BLOCK, : 3 * BLOCK] = 0
     scene = write(folder / "scene.tif", pixels, names=("red", "nir"), nodata=0)
@@ -162,7 +162,7 @@ def test_gdallocationinfo_and_gdal_translate_read_pixels_and_overviews(
     ]
 
 
-def stored(path: Path, grid: GeoBox, labels: NDArray[np.uint8], storage: Storage) -> Path:
+def stored(path: Path, grid: GeoBox, labels: NDArray[np.uint8], storage: ZarrLayout) -> Path:
     create_store(path, grid, CLASSES, storage, title=path.stem)
     write_labels(path, Window(0, 0, *grid.shape), labels)
     seal(path, {})
@@ -172,7 +172,7 @@ def stored(path: Path, grid: GeoBox, labels: NDArray[np.uint8], storage: Storage
 def test_an_old_gdal_reads_a_store_of_version_2(gdal_bin: None, tmp_path: Path) -> None:
     """Debian's GDAL 3.6, which QGIS 3.22 reads with, knows a draft of version 3 only."""
     grid = GRIDS["projected"]
-    path = stored(tmp_path / "s.zarr", grid, labels_of(grid), Storage(32, zarr_format=2))
+    path = stored(tmp_path / "s.zarr", grid, labels_of(grid), ZarrLayout(32, zarr_format=2))
     info = output("gdalinfo", "-json", path)
     assert CRS.from_wkt(info["coordinateSystem"]["wkt"]) == CRS.from_epsg(32620)
     assert info["geoTransform"] == list(grid.transform.to_gdal())
@@ -266,7 +266,7 @@ def test_a_new_gdal_reads_the_store_with_its_place(results: Results, tmp_path: P
     expected = {"": (results.grid, results.labels)}
     for name, grid in GRIDS.items():
         expected[name] = grid, labels_of(grid)
-        stores[name] = str(stored(tmp_path / f"{name}.zarr", *expected[name], Storage(32)))
+        stores[name] = str(stored(tmp_path / f"{name}.zarr", *expected[name], ZarrLayout(32)))
     data = PROGRAMS / "gdal" / "rasterio"
     done = subprocess.run(
         [sys.executable, str(SUPPORT / "gdal_reader.py"), str(library), *stores.values()],

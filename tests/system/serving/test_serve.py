@@ -42,24 +42,24 @@ from seamline.flows.serving.app import create_app
 from seamline.pipeline.common.classes import NODATA, LabelClass
 from seamline.pipeline.common.errors import InputError
 from seamline.pipeline.geometry.window import Window
-from seamline.pipeline.products.cog import labels_content, layer_content, write_cog
+from seamline.pipeline.products.cog import describe_labels, describe_layer, write_cog
 from seamline.pipeline.products.layers import LAYERS
-from seamline.pipeline.products.styles import ramp_style
+from seamline.pipeline.products.styles import build_ramp_style
 from seamline.pipeline.products.zarr_store import (
-    Storage,
+    ZarrLayout,
     create_store,
     open_labels,
-    open_raster,
+    open_store_raster,
     write_labels,
-    write_raster,
+    write_store_raster,
 )
 from seamline.pipeline.report.thumbnail import write_overview
-from seamline.pipeline.stac.assets import file_info
+from seamline.pipeline.stac.assets import compute_file_info
 from seamline.pipeline.stac.catalog import (
     ModelReference,
     Provenance,
-    class_table,
-    scene_item,
+    build_scene_item,
+    compute_class_areas,
     update_catalog,
     write_item,
 )
@@ -99,26 +99,28 @@ def publish(folder: Path, grid: GeoBox, labels: np.ndarray) -> None:
     """A scene's results, as a run leaves them, of labels."""
     folder.mkdir(parents=True)
     store = folder / "segmentation.zarr"
-    create_store(store, grid, CLASSES, Storage(128), title="a scene", layers=["probabilities", "confidence"])
+    create_store(store, grid, CLASSES, ZarrLayout(128), title="a scene", layers=["probabilities", "confidence"])
     write_labels(store, Window(0, 0, *SHAPE), labels)
     probabilities = np.where(labels == NODATA, NODATA, np.stack([np.where(labels == k, 150, 50) for k in range(3)]))
     values = {"probabilities": probabilities.astype(np.uint8)}
     values["confidence"] = np.where(labels == NODATA, NODATA, 100).astype(np.uint8)
-    write_cog(open_labels(store), grid, labels_content(CLASSES), folder / "segmentation.tif", folder / "s", {})
+    write_cog(open_labels(store), grid, describe_labels(CLASSES), folder / "segmentation.tif", folder / "s", {})
     for name, layer in values.items():
-        write_raster(store, name, Window(0, 0, *SHAPE), layer)
-        content = layer_content(LAYERS[name], CLASSES)
-        write_cog(open_raster(store, name), grid, content, folder / f"{name}.tif", folder / "s", {})
+        write_store_raster(store, name, Window(0, 0, *SHAPE), layer)
+        content = describe_layer(LAYERS[name], CLASSES)
+        write_cog(open_store_raster(store, name), grid, content, folder / f"{name}.tif", folder / "s", {})
     (folder / "s").rmdir()
     rgb = np.dstack([labels * 60] * 3)[::2, ::2]
     write_overview(rgb, labels[::2, ::2] != NODATA, grid, 2, folder / "overview.tif")
     Image.fromarray(rgb).save(folder / "preview.png")
-    table = class_table(open_labels(store), grid, CLASSES)
+    table = compute_class_areas(open_labels(store), grid, CLASSES)
     rows = [{"value": row.value, "name": row.name} for row in table]
     record = {"scene": folder.name, "scene_digest": "a", "model_digest": "b", "classes": rows}
     (folder / "run.json").write_text(json.dumps(record))
     model = ModelReference("a U-Net", "ab" * 32, "/models/a/model.json")
-    item = scene_item(folder, folder.name, grid, CLASSES, table, Provenance("a.tif", model, WHEN, WHEN, {}, "by hand"))
+    item = build_scene_item(
+        folder, folder.name, grid, CLASSES, table, Provenance("a.tif", model, WHEN, WHEN, {}, "by hand")
+    )
     write_item(item, folder)
     update_catalog(folder.parent)
 
@@ -196,7 +198,7 @@ def test_a_tile_shows_each_label_where_it_lies(client: Client, scene: str) -> No
 
 def test_the_legend_has_the_colors_of_the_map_and_of_qgis(client: Client) -> None:
     ramps = client.get("/scenes").json()["ramps"]
-    styles = {name: ramp_style(LAYERS[name]).iter("item") for name in ("confidence", "disagreement")}
+    styles = {name: build_ramp_style(LAYERS[name]).iter("item") for name in ("confidence", "disagreement")}
     for name, style in styles.items():
         points = [(float(item.get("value", "")), item.get("color")) for item in style]
         assert [color for _, color in points[::4]] == ramps[name]["colors"] and points[-1][0] == ramps[name][
@@ -602,7 +604,7 @@ def recorded(scene: Path, change: Callable[[dict[str, Any]], object]) -> None:
     record = json.loads((scene / "run.json").read_text())
     change(record)
     (scene / "run.json").write_text(json.dumps(record))
-    edited(lambda item: item["assets"]["run"].update(file_info(scene / "run.json")))(scene)
+    edited(lambda item: item["assets"]["run"].update(compute_file_info(scene / "run.json")))(scene)
 
 
 def test_hostile_names_and_narrow_windows_in_a_browser(out: Path, across: Path, tmp_path: Path) -> None:

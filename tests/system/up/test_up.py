@@ -18,8 +18,8 @@ import pytest
 from distributed import Client
 
 from seamline.flows.settings.model_folder import Model
-from seamline.flows.tracking.artifacts import key
-from seamline.flows.up.stack import STATE, Stack, down
+from seamline.flows.tracking.artifacts import make_artifact_key
+from seamline.flows.up.stack import STATE_FILE, Stack, stop_stack
 from seamline.flows.up.supervisor import Service, Supervisor
 from seamline.pipeline.common.errors import RunError
 from tests.support.sample_data import MANAUS, shared
@@ -51,7 +51,7 @@ def stack(small_model: Model, tmp_path_factory: pytest.TempPathFactory) -> Itera
     started = seamline("up", "--detach", "--folder", folder, *often, *FREE)
     assert started.returncode == 0, started.stderr
     try:
-        yield Stack.read(folder / STATE)[0]
+        yield Stack.read(folder / STATE_FILE)[0]
     finally:
         seamline("down", "--folder", folder)
 
@@ -113,7 +113,7 @@ def test_the_run_is_seen_in_prefects_page(stack: Stack, published: str, tmp_path
         for stage in ("check", "plan", "infer", "publish"):
             page.get_by_text(f"{stage} {SCENE}").first.wait_for()
         page.screenshot(path=tmp_path / "run.png")
-        keys = {kind: key(kind, SCENE) for kind in ("summary", "preview", "progress")}
+        keys = {kind: make_artifact_key(kind, SCENE) for kind in ("summary", "preview", "progress")}
         for name in keys.values():
             page.goto(f"{stack.urls['prefect']}/artifacts/key/{name}")
             page.get_by_text(name).first.wait_for()
@@ -150,7 +150,7 @@ def test_cancelling_in_prefect_stops_the_workers_and_leaves_a_run_that_goes_on(s
 def test_starting_twice_is_refused_and_down_leaves_nothing(stack: Stack) -> None:
     again = seamline("up", "--detach", "--folder", stack.folder, *FREE)
     assert again.returncode == 1 and "it runs already" in again.stderr
-    (_, process) = Stack.read(stack.folder / STATE)
+    (_, process) = Stack.read(stack.folder / STATE_FILE)
     assert process is not None
     processes = [process, *process.children(recursive=True)]
     assert len(processes) > 6
@@ -166,12 +166,12 @@ def test_down_stops_what_was_started_and_nothing_else(tmp_path: Path, mine: bool
     with subprocess.Popen(["sleep", "60"]) as other:
         stack.write(psutil.Process(other.pid))
         if not mine:
-            said = json.loads((tmp_path / STATE).read_text())
-            (tmp_path / STATE).write_text(json.dumps(said | {"started": said["started"] - 60}))
-        assert down(tmp_path) is mine
+            said = json.loads((tmp_path / STATE_FILE).read_text())
+            (tmp_path / STATE_FILE).write_text(json.dumps(said | {"started": said["started"] - 60}))
+        assert stop_stack(tmp_path) is mine
         assert (other.poll() is None) is not mine
         other.kill()
-    assert Stack.read(tmp_path / STATE) == (stack, None)
+    assert Stack.read(tmp_path / STATE_FILE) == (stack, None)
 
 
 @pytest.mark.parametrize(
@@ -198,11 +198,11 @@ def test_a_service_that_dies_is_started_again_and_one_that_cannot_start_is_told(
     first.kill()
     running.process.wait()
     time.sleep(1.1)
-    supervisor._revive(running)
+    supervisor._restart_if_ended(running)
     second = psutil.Process(running.process.pid)
     assert second.pid != first.pid and "starting it again" in said[0]
     supervisor.stop()
     assert not second.is_running()
-    broken = Service("broken", (sys.executable, "-c", "raise SystemExit(3)"), ready="http://127.0.0.1:9")
+    broken = Service("broken", (sys.executable, "-c", "raise SystemExit(3)"), ready_url="http://127.0.0.1:9")
     with pytest.raises(RunError, match=r"broken ended with 3; see .*broken\.log"):
         Supervisor([broken], tmp_path, said.append).start()

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from odc.geo.geobox import GeoBox
 from pyproj import Transformer
 
-from seamline.pipeline.geometry.pixel_area import PixelAreas, area_at, bands_of, pixel_areas
+from seamline.pipeline.geometry.pixel_area import PixelAreas, iter_row_bands, measure_pixel_area, measure_pixel_areas
 from seamline.pipeline.geometry.window import Window
 
 
@@ -48,34 +48,34 @@ def of_a_polygon(grid: GeoBox, row: int, col: int) -> float:
 @pytest.mark.parametrize("name", GRIDS)
 def test_areas_of_pixels_are_those_of_polygons(name: str) -> None:
     grid = GRIDS[name]
-    areas = pixel_areas(grid)
+    areas = measure_pixel_areas(grid)
     assert areas is not None
     height, width = grid.shape
     rng = np.random.default_rng(0)
     places = [(0, 0), (height - 1, 0), (0, width - 1), (height - 1, width - 1), (height // 2, width // 2)]
     for row, col in [*places, *zip(rng.integers(height, size=60), rng.integers(width, size=60), strict=True)]:
         expected = of_a_polygon(grid, int(row), int(col))
-        assert areas.of(Window(row, col, 1, 1))[:][0, 0] == pytest.approx(expected, rel=1e-4)
-        assert area_at(grid, row, col) == pytest.approx(expected, rel=2e-6)
+        assert areas.for_window(Window(row, col, 1, 1))[:][0, 0] == pytest.approx(expected, rel=1e-4)
+        assert measure_pixel_area(grid, row, col) == pytest.approx(expected, rel=2e-6)
 
 
 def test_pixels_far_below_a_metre_have_areas() -> None:
     """Where the last digits of degrees are coarse beside a pixel."""
-    areas = pixel_areas(GeoBox((500, 400), Affine(0.01, 0, 1e6, 0, -0.01, 2e6), "EPSG:3995"))
-    coarse = pixel_areas(GeoBox((5, 4), Affine(1, 0, 1e6, 0, -1, 2e6), "EPSG:3995"))
+    areas = measure_pixel_areas(GeoBox((500, 400), Affine(0.01, 0, 1e6, 0, -0.01, 2e6), "EPSG:3995"))
+    coarse = measure_pixel_areas(GeoBox((5, 4), Affine(1, 0, 1e6, 0, -1, 2e6), "EPSG:3995"))
     assert areas is not None and coarse is not None
     np.testing.assert_allclose(areas[:].sum(), coarse[:].sum(), rtol=1e-4)
 
 
 def test_there_is_no_area_without_a_place() -> None:
     grid = GeoBox((20, 30), Affine.identity(), None)
-    assert pixel_areas(grid) is None and area_at(grid, 3, 4) is None
+    assert measure_pixel_areas(grid) is None and measure_pixel_area(grid, 3, 4) is None
 
 
 def test_beyond_the_edge_of_the_earth_areas_go_on() -> None:
     """A picture of the whole disc; its pixels in the middle are 3 km wide."""
     disc = "+proj=geos +h=35785831 +lon_0=0 +sweep=y"
-    areas = pixel_areas(GeoBox((3666, 3666), Affine(3000, 0, -5.5e6, 0, -3000, 5.5e6), disc))
+    areas = measure_pixel_areas(GeoBox((3666, 3666), Affine(3000, 0, -5.5e6, 0, -3000, 5.5e6), disc))
     assert areas is not None
     assert np.isfinite(areas[:8]).all() and areas[1833:1834][0, 1833] == pytest.approx(9e6, rel=1e-3)
 
@@ -86,26 +86,26 @@ def test_areas_do_not_depend_on_windows_and_sums_are_exact(name: str, height: in
     grid = GRIDS[name]
     rng = np.random.default_rng(seed)
     whole = GeoBox((min(height, grid.shape[0]), min(width, grid.shape[1])), grid.transform, grid.crs)
-    areas = pixel_areas(whole)
+    areas = measure_pixel_areas(whole)
     assert areas is not None
     everything = areas[:]
     row, col = (int(rng.integers(size)) for size in whole.shape)
     window = Window(
         row, col, *(int(rng.integers(1, size + 1)) for size in (whole.shape[0] - row, whole.shape[1] - col))
     )
-    np.testing.assert_array_equal(areas.of(window)[:], everything[window.slices()])
+    np.testing.assert_array_equal(areas.for_window(window)[:], everything[window.to_slices()])
     flat = everything.ravel()
     assert (
         flat.sum()
         == np.cumsum(rng.permutation(flat))[-1]
-        == sum(everything[rows].sum() for rows in bands_of(*whole.shape))
+        == sum(everything[rows].sum() for rows in iter_row_bands(*whole.shape))
     )
 
 
 def test_exact_sums_of_a_large_scene() -> None:
     """Rounding changes little, and sums of many in any order are the same."""
     areas = PixelAreas(np.array([[90.0, 95.3], [99.7, 100.1]]), (50_000, 60_000), Window(0, 0, 50_000, 60_000))
-    some = areas.of(Window(20_000, 30_000, 300, 4000))[:]
+    some = areas.for_window(Window(20_000, 30_000, 300, 4000))[:]
     share = (np.arange(20_000, 20_300) / 49_999)[:, None], np.arange(30_000, 34_000) / 59_999
     plain = (90 + 5.3 * share[1]) * (1 - share[0]) + (99.7 + 0.4 * share[1]) * share[0]
     np.testing.assert_allclose(some, plain, rtol=1e-6)

@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 
 from seamline.pipeline.common.errors import InputError
 from seamline.pipeline.execution.chunk_queue import ChunkQueue
-from seamline.pipeline.geometry.taper import ONE, taper, votes, winners
+from seamline.pipeline.geometry.taper import FULL_VOTE, argmax_classes, make_taper, weighted_scores
 from seamline.pipeline.geometry.tiling import Tiling
-from seamline.pipeline.geometry.window import mirrored
+from seamline.pipeline.geometry.window import mirror_indices
 
 
 @st.composite
@@ -28,9 +28,9 @@ def tilings(draw: st.DrawFn) -> Tiling:
 def test_chunks_partition_the_scene(tiling: Tiling) -> None:
     owners = np.zeros((tiling.height, tiling.width), int)
     for chunk in tiling.chunks():
-        pixels = tiling.pixels_of(chunk)
-        assert pixels.pixels > 0
-        owners[pixels.slices()] += 1
+        pixels = tiling.write_window_of(chunk)
+        assert pixels.pixel_count > 0
+        owners[pixels.to_slices()] += 1
     assert (owners == 1).all()
 
 
@@ -44,7 +44,7 @@ def test_every_tile_belongs_to_one_chunk(tiling: Tiling) -> None:
 @given(tilings())
 def test_windows_have_one_shape_and_start_on_the_lattice(tiling: Tiling) -> None:
     for chunk in tiling.chunks():
-        reads = tiling.reads_of(chunk)
+        reads = tiling.read_window_of(chunk)
         for tile in tiling.tiles_of(chunk):
             window = tiling.window_of(tile)
             assert window.shape == (tiling.window, tiling.window)
@@ -60,18 +60,18 @@ def test_tapers_sum_to_one_everywhere(tiling: Tiling) -> None:
     rows, cols = tiling.tile_grid
     for chunk in tiling.chunks():
         for tile in tiling.tiles_of(chunk):
-            support = tiling.support_of(tile).intersection(tiling.scene)
-            down = taper(tiling.support, tiling.overlap, tile.row > 0, tile.row < rows - 1)[: support.height]
-            across = taper(tiling.support, tiling.overlap, tile.col > 0, tile.col < cols - 1)[: support.width]
-            total[support.slices()] += down[:, None] * across
-            counted[support.slices()] += votes(ones[:, : support.height, : support.width], down, across)[0]
+            support = tiling.support_of(tile).intersection(tiling.scene_window)
+            down = make_taper(tiling.support, tiling.overlap, tile.row > 0, tile.row < rows - 1)[: support.height]
+            across = make_taper(tiling.support, tiling.overlap, tile.col > 0, tile.col < cols - 1)[: support.width]
+            total[support.to_slices()] += down[:, None] * across
+            counted[support.to_slices()] += weighted_scores(ones[:, : support.height, : support.width], down, across)[0]
     np.testing.assert_allclose(total, 1.0, atol=1e-12)
-    assert np.abs(counted - ONE).max() <= 4
+    assert np.abs(counted - FULL_VOTE).max() <= 4
 
 
 @given(st.integers(1, 300))
 def test_a_taper_rises_and_falls_without_a_step(overlap: int) -> None:
-    weights = taper(3 * overlap, overlap, rises=True, falls=True)
+    weights = make_taper(3 * overlap, overlap, rises=True, falls=True)
     steps = np.diff(np.concatenate([[0.0], weights, [0.0]]))
     assert (steps[: overlap + 1] > 0).all()
     assert (steps[overlap + 1 : 2 * overlap] == 0).all()
@@ -83,11 +83,11 @@ def test_a_taper_rises_and_falls_without_a_step(overlap: int) -> None:
 @given(tilings())
 def test_votes_reach_only_the_neighbours_that_are_named(tiling: Tiling) -> None:
     for chunk in tiling.chunks():
-        votes_on = tiling.votes_of(chunk)
+        votes_on = tiling.vote_window_of(chunk)
         reached = {
             other
             for other in tiling.chunks()
-            if other != chunk and votes_on.intersection(tiling.pixels_of(other)).pixels
+            if other != chunk and votes_on.intersection(tiling.write_window_of(other)).pixel_count
         }
         assert reached == set(tiling.receivers_of(chunk))
         assert all(chunk in tiling.voters_of(other) for other in reached)
@@ -95,9 +95,9 @@ def test_votes_reach_only_the_neighbours_that_are_named(tiling: Tiling) -> None:
 
 @given(tilings())
 def test_store_chunks_have_one_writer(tiling: Tiling) -> None:
-    assert tiling.chunk % tiling.store_chunk == 0
-    assert 256 <= tiling.store_chunk <= 1024 or not any(tiling.chunk % n == 0 for n in range(256, 1025))
-    assert tiling.store_chunk >= min(tiling.chunk, 256)
+    assert tiling.chunk_size % tiling.store_chunk_size == 0
+    assert 256 <= tiling.store_chunk_size <= 1024 or not any(tiling.chunk_size % n == 0 for n in range(256, 1025))
+    assert tiling.store_chunk_size >= min(tiling.chunk_size, 256)
 
 
 @given(tilings(), st.randoms(use_true_random=False))
@@ -159,17 +159,17 @@ def test_mirrored_is_numpys_reflect(start: int, length: int, size: int) -> None:
     before, after = max(0, -start), max(0, start + length - size)
     padded = np.pad(np.arange(size), (before, after), mode="reflect" if size > 1 else "edge")
     first = start + before
-    np.testing.assert_array_equal(mirrored(start, start + length, size), padded[first : first + length])
+    np.testing.assert_array_equal(mirror_indices(start, start + length, size), padded[first : first + length])
 
 
 def test_winners_are_the_first_of_equals_on_numpy_and_on_torch() -> None:
     torch = pytest.importorskip("torch")
     probabilities = np.array([[[0.25, 0.1]], [[0.5, 0.4]], [[0.25, 0.5]]], np.float32)
     rows, cols = np.ones(1), np.array([1.0, 0.5])
-    cast = votes(probabilities, rows, cols)
-    same = votes(torch.from_numpy(probabilities), rows, cols)
+    cast = weighted_scores(probabilities, rows, cols)
+    same = weighted_scores(torch.from_numpy(probabilities), rows, cols)
     np.testing.assert_array_equal(cast, same.numpy())
     assert cast.dtype == np.int32
-    assert cast[1, 0, 0] == ONE // 2
-    assert winners(cast).tolist() == winners(same).tolist() == [[1, 2]]
-    assert winners(np.zeros((3, 1, 1), np.int32)).tolist() == [[0]]
+    assert cast[1, 0, 0] == FULL_VOTE // 2
+    assert argmax_classes(cast).tolist() == argmax_classes(same).tolist() == [[1, 2]]
+    assert argmax_classes(np.zeros((3, 1, 1), np.int32)).tolist() == [[0]]

@@ -10,16 +10,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from seamline.flows.training.importing import Description, import_model
+from seamline.flows.training.importing import ModelDescription, import_model
 from seamline.model.engines.runtime import Runtime
-from seamline.model.importers.reach import Measured, measured_reach
-from seamline.model.spec.config import Program, Radiometry, Settings, UNetConfig
+from seamline.model.importers.reach import MeasuredReach, measure_reach
+from seamline.model.spec.config import EngineSettings, Program, Radiometry, UNetConfig
 from seamline.model.spec.errors import ModelError
 from seamline.model.spec.spec import ModelSpec
 from seamline.pipeline.common.errors import InputError
 from tests.support.small_models import random_network
 
-DESCRIBED = Description(bands=("red", "nir"), classes=("land", "water", "cloud"))
+DESCRIBED = ModelDescription(bands=("red", "nir"), classes=("land", "water", "cloud"))
 
 
 class Block(nn.Module):
@@ -115,7 +115,7 @@ def saved(network: nn.Module, path: Path, edge: int = 64) -> Path:
 def predicted(spec: ModelSpec, folder: Path, pixels: np.ndarray, halo: int = 0) -> Tensor:
     radiometry = Radiometry((1.0, 1.0), (0.0, 0.0), (None, None))
     onnx = isinstance(spec.network, Program) and spec.network.format == "onnx"
-    settings = Settings(batch=2, engine="onnxruntime" if onnx else "torch")
+    settings = EngineSettings(batch=2, engine="onnxruntime" if onnx else "torch")
     runtime = Runtime(spec, folder, settings, radiometry, halo)
     valid = np.ones(pixels.shape[-2:], bool)
     return torch.stack([runtime.probabilities(s) for s in runtime.predict(list(pixels), [valid] * len(pixels))])
@@ -137,7 +137,7 @@ class Faint(torch.nn.Module):
 
 def test_a_divisor_that_scores_do_not_tell_is_found_by_size(tmp_path: Path) -> None:
     torch.jit.script(Faint()).save(str(tmp_path / "x.pt"))
-    described = Description(("red", "nir"), ("land", "water"))
+    described = ModelDescription(("red", "nir"), ("land", "water"))
     spec = import_model(tmp_path / "x.pt", described, tmp_path / "model")
     assert spec.divisor == 8
     with pytest.raises(ModelError, match=r"the network: got .*, expected windows of 44 × 44 to run"):
@@ -182,9 +182,9 @@ class Far(nn.Module):
 
 def test_a_far_reach_is_not_taken_for_an_unbounded_one() -> None:
     torch.manual_seed(0)
-    assert measured_reach(Far(), 2) == Measured(8, 248)
-    assert measured_reach(Far(), 2, lattice=16) == Measured(16, 248)
-    assert measured_reach(Far(), 2, window=512).radius is None
+    assert measure_reach(Far(), 2) == MeasuredReach(8, 248)
+    assert measure_reach(Far(), 2, lattice=16) == MeasuredReach(16, 248)
+    assert measure_reach(Far(), 2, window=512).radius is None
 
 
 def test_statistics_over_the_window_are_found(tmp_path: Path) -> None:
@@ -204,7 +204,7 @@ def test_a_network_of_one_size_and_batch(tmp_path: Path) -> None:
 
 def test_one_output_tells_two_classes(tmp_path: Path) -> None:
     path = saved(OneOutput(), tmp_path / "x.pt")
-    spec = import_model(path, Description(("red", "nir"), ("land", "water")), tmp_path / "model")
+    spec = import_model(path, ModelDescription(("red", "nir"), ("land", "water")), tmp_path / "model")
     assert (spec.binary, spec.activation, spec.divisor, spec.receptive_radius) == (True, "sigmoid", 1, 0)
     found, water = predicted(spec, tmp_path / "model", noise()), torch.from_numpy(4 * noise()[:, 0] - 2).sigmoid()
     torch.testing.assert_close(found, torch.stack([1 - water, water], 1), rtol=0, atol=1e-6)
@@ -212,12 +212,12 @@ def test_one_output_tells_two_classes(tmp_path: Path) -> None:
 
 def test_scale_mean_and_std_stand_in_the_unit_of_the_values(tmp_path: Path) -> None:
     path = saved(OneOutput(), tmp_path / "x.pt")
-    described = Description(("red", "nir"), ("a", "b"), scale=255, mean=(100, 90), std=(50, 40), activation="none")
+    described = ModelDescription(("red", "nir"), ("a", "b"), scale=255, mean=(100, 90), std=(50, 40), activation="none")
     spec = import_model(path, described, tmp_path / "model")
     pixels = np.full((1, 2, 8, 8), 0.4, np.float32)
     value = 4 * (0.4 * 255 - 100) / 50 - 2
     assert predicted(spec, tmp_path / "model", pixels)[0, 1, 0, 0] == pytest.approx(np.clip(value, 0, 1), abs=1e-6)
-    described = Description(("red", "nir"), ("a", "b"), scale=255, mean=(100, 90), std=(50, 40))
+    described = ModelDescription(("red", "nir"), ("a", "b"), scale=255, mean=(100, 90), std=(50, 40))
     spec = import_model(path, described, tmp_path / "model", overwrite=True)
     water = predicted(spec, tmp_path / "model", pixels)[0, 1, 0, 0]
     assert water == pytest.approx(1 / (1 + np.exp(-value)), abs=1e-5)
@@ -287,4 +287,4 @@ def test_what_cannot_be_imported_is_refused_in_one_line(case: str, tmp_path: Pat
 )
 def test_a_description_that_cannot_be_is_refused(changes: dict[str, object], message: str) -> None:
     with pytest.raises(InputError, match=message):
-        Description(**{"bands": ("red", "nir"), "classes": ("a", "b", "c"), **changes})
+        ModelDescription(**{"bands": ("red", "nir"), "classes": ("a", "b", "c"), **changes})

@@ -16,28 +16,28 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from seamline.flows.training.importing import Description, import_model
+from seamline.flows.training.importing import ModelDescription, import_model
 from seamline.model.engines.runtime import Runtime
 from seamline.model.importers import smp as smp_module
-from seamline.model.spec.config import Program, Radiometry, Settings
+from seamline.model.spec.config import EngineSettings, Program, Radiometry
 from seamline.model.spec.errors import ModelError
 
 if find_spec("segmentation_models_pytorch") is None:
     pytest.skip("no segmentation-models-pytorch: pip install 'seamline[smp]'", allow_module_level=True)
 
-DESCRIBED = Description(bands=("red", "nir"), classes=("land", "water", "cloud"))
+DESCRIBED = ModelDescription(bands=("red", "nir"), classes=("land", "water", "cloud"))
 TINY: dict[str, Any] = {"encoder_name": "resnet18", "encoder_depth": 3, "decoder_channels": (16, 8, 4)}
 
 
 @pytest.fixture(scope="module")
 def library(tmp_path_factory: pytest.TempPathFactory) -> ModuleType:
-    return smp_module._library(tmp_path_factory.mktemp("smp"))
+    return smp_module._import_library(tmp_path_factory.mktemp("smp"))
 
 
 @pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     """Windows that are measured in a quarter of the time, and still show a radius of 71."""
-    monkeypatch.setattr("seamline.model.importers.reach.EDGE", 256)
+    monkeypatch.setattr("seamline.model.importers.reach.WINDOW_EDGE", 256)
     monkeypatch.setattr("seamline.model.importers.import_model.EDGE", 256)
 
 
@@ -80,7 +80,7 @@ def test_a_saved_network_computes_the_same_without_the_library(
     with torch.inference_mode():
         expected = network(image)
         expected = (expected[0] if isinstance(expected, tuple) else expected)[..., 8:-8, 8:-8]
-    runtime = Runtime(spec, tmp_path / "model", Settings(batch=2), Radiometry((1, 1), (0, 0), (None, None)), 8)
+    runtime = Runtime(spec, tmp_path / "model", EngineSettings(batch=2), Radiometry((1, 1), (0, 0), (None, None)), 8)
     found = torch.stack(list(runtime.predict(list(image.numpy()), [np.ones((edge, edge), bool)] * 2)))
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
 
@@ -88,7 +88,7 @@ def test_a_saved_network_computes_the_same_without_the_library(
 def test_outputs_that_are_probabilities_are_known(tmp_path: Path, library: ModuleType, small: None) -> None:
     network_of(library, activation="sigmoid").save_pretrained(tmp_path / "saved")
     assert import_model(tmp_path / "saved", DESCRIBED, tmp_path / "model").activation == "none"
-    assert [smp_module.activation_of({"activation": told}) for told in ("softmax2d", "identity", None)] == [
+    assert [smp_module.get_activation({"activation": told}) for told in ("softmax2d", "identity", None)] == [
         "none", None, None,
     ]  # fmt: skip
 
@@ -141,7 +141,7 @@ def test_what_is_not_a_saved_network_is_refused_in_one_line(tmp_path: Path, libr
 def test_bands_must_be_as_many(tmp_path: Path, library: ModuleType) -> None:
     network_of(library).save_pretrained(tmp_path / "saved")
     with pytest.raises(ModelError, match="got 1 bands in --bands, expected 2"):
-        import_model(tmp_path / "saved", Description(("red",), ("a", "b", "c")), tmp_path / "model")
+        import_model(tmp_path / "saved", ModelDescription(("red",), ("a", "b", "c")), tmp_path / "model")
 
 
 def test_a_missing_library_is_named(tmp_path: Path, library: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:

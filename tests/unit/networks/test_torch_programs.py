@@ -15,12 +15,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from seamline.flows.training.importing import Description, import_model
-from seamline.model.networks.torch_expressions import checked_guard, checked_size
+from seamline.flows.training.importing import ModelDescription, import_model
+from seamline.model.networks.torch_expressions import sanitize_guard, sanitize_size
 from seamline.model.networks.torch_programs import load_program
 from seamline.model.spec.errors import ModelError
 
-DESCRIBED = Description(bands=("red", "nir"), classes=("land", "water"))
+DESCRIBED = ModelDescription(bands=("red", "nir"), classes=("land", "water"))
 
 
 class Plain(nn.Module):
@@ -312,7 +312,7 @@ def test_weights_elsewhere_are_never_read(place: str, tmp_path: Path) -> None:
     "text", ["Mul(Integer(2), Symbol('s68', positive=True, integer=True))", "8*s30", "Add(FloorDiv(s1, Integer(2)), 3)"]
 )
 def test_sizes_are_read(text: str) -> None:
-    assert checked_size(text).replace(" ", "") == text.replace(" ", "")
+    assert sanitize_size(text).replace(" ", "") == text.replace(" ", "")
 
 
 @pytest.mark.parametrize(
@@ -325,14 +325,14 @@ def test_sizes_are_read(text: str) -> None:
     ],
 )  # fmt: skip
 def test_what_is_no_size_is_refused(text: str) -> None:
-    for check in (checked_size, checked_guard):
+    for check in (sanitize_size, sanitize_guard):
         with pytest.raises((ValueError, RecursionError, MemoryError)):
             check(text)
 
 
 @pytest.mark.parametrize("text", ["L['x'].size()[2] % 16 == 0", "max(1, 2 * L['args'][0].size()[3]) != 0"])
 def test_guards_are_read(text: str) -> None:
-    assert checked_guard(text) == text
+    assert sanitize_guard(text) == text
 
 
 @pytest.mark.parametrize(
@@ -340,4 +340,4 @@ def test_guards_are_read(text: str) -> None:
 )
 def test_what_is_no_guard_is_refused(text: str) -> None:
     with pytest.raises(ValueError):
-        checked_guard(text)
+        sanitize_guard(text)

@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 import torch
 
-from seamline.model.engines.engines import DTYPES, fused, has_onednn, rectified
+from seamline.model.engines.engines import DTYPES, fuse_batch_norm, fuse_relu, has_onednn
 from seamline.model.engines.runtime import Runtime
-from seamline.model.importers.reach import receptive_radius
+from seamline.model.importers.reach import measure_receptive_radius
 from seamline.model.networks import unet
 from seamline.model.networks.unet import UNet
-from seamline.model.spec.config import Precision, Radiometry, Settings, UNetConfig
+from seamline.model.spec.config import EngineSettings, Precision, Radiometry, UNetConfig
 from seamline.model.spec.errors import ModelError
 from seamline.model.spec.measurement import Measurement
 from tests.support.small_models import random_network, saved_model, without_cancellation
@@ -59,13 +59,13 @@ def test_cropping_leaves_out_all_that_it_can(monkeypatch: pytest.MonkeyPatch) ->
     """One pixel more on any level of the decoder, and it can be seen; the encoder stays on its pooling lattice."""
     network = without_cancellation(random_network(depth=3, base_width=2))
     x = torch.rand(1, 2, 144, 144, dtype=torch.float64)
-    down, kept = unet._crops(network.config, 48)
+    down, kept = unet._compute_crops(network.config, 48)
     assert (down, kept) == ([0, 0, 2, 2], [46, 21, 8])
     with torch.inference_mode():
         whole = network(x, 48)
         for level in range(3):
             deeper = [crop + (k == level) for k, crop in enumerate(kept)]
-            monkeypatch.setattr(unet, "_crops", lambda *_, deeper=deeper: (down, deeper))
+            monkeypatch.setattr(unet, "_compute_crops", lambda *_, deeper=deeper: (down, deeper))
             assert (network(x, 48) - whole).abs().max() > 1e-12
 
 
@@ -75,7 +75,7 @@ def test_measured_radius_is_exact_and_tight(upsampling: str, depth: int) -> None
     """Outside of the radius nothing changes; one divisor less and something does."""
     network = random_network(upsampling=upsampling, depth=depth, norm="none").double()
     divisor = network.config.divisor
-    radius = receptive_radius(without_cancellation(network), 2, divisor, 32 * divisor, torch.float64)
+    radius = measure_receptive_radius(without_cancellation(network), 2, divisor, 32 * divisor, torch.float64)
     assert radius is not None
     assert radius == network.config.receptive_radius
     halo = -(-radius // divisor) * divisor
@@ -109,7 +109,7 @@ def test_windows_of_unpadded_networks_agree_with_the_whole(upsampling: str, dept
 
 def test_global_statistics_are_unbounded() -> None:
     network = random_network(norm="group")
-    assert receptive_radius(network, 2, 4, 128) is None
+    assert measure_receptive_radius(network, 2, 4, 128) is None
     assert network.config.receptive_radius is None
 
 
@@ -118,7 +118,7 @@ def test_fusing_changes_nothing() -> None:
     x = torch.randn(1, 2, 32, 32, dtype=torch.float64)
     with torch.inference_mode():
         before = network(x)
-        after = fused(network)(x)
+        after = fuse_batch_norm(network)(x)
     torch.testing.assert_close(after, before, rtol=0, atol=1e-12)
 
 
@@ -130,10 +130,10 @@ def test_a_relu_in_the_convolutions_pass_changes_no_bit(norm: str, precision: Pr
         pytest.skip(f"oneDNN has no {precision} on this CPU")
 
     def network() -> torch.nn.Module:
-        plain = fused(random_network(norm=norm, base_width=8))
+        plain = fuse_batch_norm(random_network(norm=norm, base_width=8))
         return plain.to(DTYPES[precision]).to(memory_format=torch.channels_last)
 
-    joined = rectified(network())
+    joined = fuse_relu(network())
     x = torch.randn(2, 2, 64, 96).to(DTYPES[precision]).contiguous(memory_format=torch.channels_last)
     with torch.inference_mode():
         assert torch.equal(joined(x, halo), network()(x, halo))
@@ -141,7 +141,7 @@ def test_a_relu_in_the_convolutions_pass_changes_no_bit(norm: str, precision: Pr
 
 
 def test_larger_windows_go_in_smaller_batches_and_must_fit_the_device() -> None:
-    found = Measurement(Settings("cuda", batch=8), {512: 1e-8, 1024: 1e-8}, 0, 100.0, (), device_bytes=10**9)
+    found = Measurement(EngineSettings("cuda", batch=8), {512: 1e-8, 1024: 1e-8}, 0, 100.0, (), device_bytes=10**9)
     assert [found.settings_for(edge).batch for edge in (512, 768, 1024, 2048)] == [8, 3, 2, 1]
     assert found.fits(2048)
     assert not found.fits(4096)
@@ -151,7 +151,7 @@ def test_larger_windows_go_in_smaller_batches_and_must_fit_the_device() -> None:
 def test_every_precision_runs_on_every_cpu(tmp_path: Path, precision: Precision) -> None:
     spec = saved_model(tmp_path, random_network())
     radiometry = Radiometry((1.0, 1.0), (0.0, 0.0), (None, None))
-    runtime = Runtime(spec, tmp_path, Settings(precision=precision), radiometry, halo=0)
+    runtime = Runtime(spec, tmp_path, EngineSettings(precision=precision), radiometry, halo=0)
     (scores,) = runtime.predict([np.ones((2, 16, 16), np.uint16)], [np.ones((16, 16), bool)])
     assert scores.shape == (3, 16, 16) and torch.isfinite(scores).all()
 
@@ -160,7 +160,7 @@ def test_a_runtime_scales_normalises_and_fills(tmp_path: Path) -> None:
     network = random_network()
     spec = saved_model(tmp_path, network, fill=0.25)
     radiometry = Radiometry((0.5, 2.0), (1.0, -1.0), (None, 7.0))
-    runtime = Runtime(spec, tmp_path, Settings(precision="fp64"), radiometry, halo=0)
+    runtime = Runtime(spec, tmp_path, EngineSettings(precision="fp64"), radiometry, halo=0)
     pixels = np.random.default_rng(0).integers(0, 9, (2, 16, 16)).astype(np.uint16)
     valid = np.ones((16, 16), bool)
     valid[:3] = False
@@ -176,7 +176,9 @@ def test_a_runtime_scales_normalises_and_fills(tmp_path: Path) -> None:
 
 def test_nan_is_filled_too(tmp_path: Path) -> None:
     spec = saved_model(tmp_path, random_network())
-    runtime = Runtime(spec, tmp_path, Settings(), Radiometry((1.0, 1.0), (0.0, 0.0), (float("nan"), None)), halo=0)
+    runtime = Runtime(
+        spec, tmp_path, EngineSettings(), Radiometry((1.0, 1.0), (0.0, 0.0), (float("nan"), None)), halo=0
+    )
     pixels = np.full((2, 16, 16), np.nan, np.float32)
     (found,) = runtime.predict([pixels], [np.zeros((16, 16), bool)])
     assert torch.isfinite(found).all()
@@ -184,7 +186,7 @@ def test_nan_is_filled_too(tmp_path: Path) -> None:
 
 def test_out_of_device_memory_halves_the_batch_and_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     spec = saved_model(tmp_path, random_network())
-    runtime = Runtime(spec, tmp_path, Settings(batch=4), Radiometry((1.0, 1.0), (0.0, 0.0), (None, None)), halo=0)
+    runtime = Runtime(spec, tmp_path, EngineSettings(batch=4), Radiometry((1.0, 1.0), (0.0, 0.0), (None, None)), halo=0)
     pixels = [np.full((2, 16, 16), k, np.float32) for k in range(7)]
     valid = [np.ones((16, 16), bool)] * 7
     expected = list(runtime.predict(pixels, valid))
@@ -208,4 +210,4 @@ def test_cuda_without_a_device_is_refused(tmp_path: Path) -> None:
         pytest.skip("there is a CUDA device")
     spec = saved_model(tmp_path, random_network())
     with pytest.raises(ModelError, match="take --device cpu"):
-        Runtime(spec, tmp_path, Settings(device="cuda"), Radiometry((1, 1), (0, 0), (None, None)), 0)
+        Runtime(spec, tmp_path, EngineSettings(device="cuda"), Radiometry((1, 1), (0, 0), (None, None)), 0)

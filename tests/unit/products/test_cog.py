@@ -13,15 +13,15 @@ from rio_cogeo.cogeo import cog_validate
 
 from seamline.pipeline.common.classes import NODATA, LabelClass
 from seamline.pipeline.geometry.window import Window
-from seamline.pipeline.products.cog import labels_content, row_bands, write_cog
-from seamline.pipeline.products.zarr_store import Storage, create_store, open_labels, write_labels
+from seamline.pipeline.products.cog import describe_labels, iter_row_windows, write_cog
+from seamline.pipeline.products.zarr_store import ZarrLayout, create_store, open_labels, write_labels
 
 CLASSES = [LabelClass(value, f"class {value}", (value * 60, 100, 20)) for value in range(4)]
 NORTH_UP = Affine(30, 0, 600000, 0, -30, 9700000)
 
 
 def store(folder: Path, labels: np.ndarray, grid: GeoBox, chunk: int) -> Any:
-    create_store(folder / "s.zarr", grid, CLASSES, Storage(chunk), title="a scene")
+    create_store(folder / "s.zarr", grid, CLASSES, ZarrLayout(chunk), title="a scene")
     write_labels(folder / "s.zarr", Window(0, 0, *grid.shape), labels)
     return open_labels(folder / "s.zarr")
 
@@ -51,7 +51,7 @@ def test_cog_equals_zarr(
     grid, labels = GeoBox(shape, transform, crs), random_labels(*shape)
     path = tmp_path / "segmentation.tif"
     write_cog(
-        store(tmp_path, labels, grid, chunk), grid, labels_content(CLASSES), path, tmp_path / "scratch", {"MODEL": "m"}
+        store(tmp_path, labels, grid, chunk), grid, describe_labels(CLASSES), path, tmp_path / "scratch", {"MODEL": "m"}
     )
 
     valid, errors, warnings = cog_validate(path, strict=True)
@@ -79,7 +79,7 @@ def test_cog_equals_zarr(
 def test_overviews_are_the_mode_of_the_valid_labels(tmp_path: Path) -> None:
     grid, labels = GeoBox((1024, 2048), NORTH_UP, "EPSG:32620"), random_labels(1024, 2048)
     path = tmp_path / "segmentation.tif"
-    write_cog(store(tmp_path, labels, grid, 512), grid, labels_content(CLASSES), path, tmp_path, {})
+    write_cog(store(tmp_path, labels, grid, 512), grid, describe_labels(CLASSES), path, tmp_path, {})
     with rasterio.open(path) as cog:
         assert cog.overviews(1) == [2, 4]
     with rasterio.open(path, overview_level=0) as level:
@@ -96,14 +96,14 @@ def test_the_same_labels_give_the_same_bytes(tmp_path: Path) -> None:
     grid, labels = GeoBox((900, 700), NORTH_UP, "EPSG:32620"), random_labels(900, 700)
     zarr_labels = store(tmp_path, labels, grid, 256)
     for name in ("a.tif", "b.tif"):
-        write_cog(zarr_labels, grid, labels_content(CLASSES), tmp_path / name, tmp_path, {"MODEL": "m"})
+        write_cog(zarr_labels, grid, describe_labels(CLASSES), tmp_path / name, tmp_path, {"MODEL": "m"})
     assert (tmp_path / "a.tif").read_bytes() == (tmp_path / "b.tif").read_bytes()
 
 
 @pytest.mark.parametrize(("height", "chunk", "multiple"), [(1, 4, 1), (10, 4, 1), (10, 4, 6), (24, 6, 3), (7, 9, 2)])
 def test_bands_partition_the_rows(tmp_path: Path, height: int, chunk: int, multiple: int) -> None:
     grid = GeoBox((height, 5), NORTH_UP, "EPSG:32620")
-    bands = list(row_bands(store(tmp_path, np.zeros((height, 5), np.uint8), grid, chunk), multiple))
+    bands = list(iter_row_windows(store(tmp_path, np.zeros((height, 5), np.uint8), grid, chunk), multiple))
     rows = [row for band in bands for row in range(band.row, band.stop_row)]
     assert rows == list(range(height))
     assert all(band.row % multiple == 0 and band.height < chunk + multiple and band.width == 5 for band in bands)
@@ -129,7 +129,7 @@ def test_a_failure_leaves_the_old_file_and_no_part(tmp_path: Path) -> None:
     broken: Any = Broken(store(tmp_path, labels, grid, 512))
     with pytest.raises(OSError, match="chunk c/1/0 is gone"):
         write_cog(
-            broken, grid, labels_content(CLASSES), tmp_path / "out" / "segmentation.tif", tmp_path / "scratch", {}
+            broken, grid, describe_labels(CLASSES), tmp_path / "out" / "segmentation.tif", tmp_path / "scratch", {}
         )
     assert [(file.name, file.read_bytes()) for file in (tmp_path / "out").iterdir()] == [("segmentation.tif", b"old")]
     assert not list((tmp_path / "scratch").iterdir())
@@ -140,5 +140,5 @@ def test_labels_of_another_grid_are_refused(tmp_path: Path) -> None:
     labels = store(tmp_path, np.zeros((10, 10), np.uint8), grid, 16)
     with pytest.raises(ValueError, match=r"an array of shape \(10, 10\) is not on a grid of shape \(10, 11\)"):
         write_cog(
-            labels, GeoBox((10, 11), NORTH_UP, "EPSG:32620"), labels_content(CLASSES), tmp_path / "x.tif", tmp_path, {}
+            labels, GeoBox((10, 11), NORTH_UP, "EPSG:32620"), describe_labels(CLASSES), tmp_path / "x.tif", tmp_path, {}
         )

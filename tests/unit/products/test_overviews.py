@@ -18,16 +18,16 @@ from odc.geo.geobox import GeoBox
 
 from seamline.pipeline.common.classes import NODATA, LabelClass
 from seamline.pipeline.geometry.window import Window
-from seamline.pipeline.products.layers import LAYERS, SCALE
-from seamline.pipeline.products.overviews import average, halved, mode, write_overviews
+from seamline.pipeline.products.layers import LAYER_SCALE, LAYERS
+from seamline.pipeline.products.overviews import halve_grid, reduce_by_average, reduce_by_mode, write_overviews
 from seamline.pipeline.products.zarr_store import (
-    Storage,
+    ZarrLayout,
     create_store,
     is_sealed,
     open_labels,
-    open_raster,
+    open_store_raster,
     seal,
-    write_raster,
+    write_store_raster,
 )
 
 CLASSES = (
@@ -35,7 +35,7 @@ CLASSES = (
     LabelClass(1, "water", (30, 90, 200)),
     LabelClass(2, "ice", (9, 9, 9)),
 )
-STORAGES = {"v3": Storage(256), "shards": Storage(256, 512), "v2": Storage(256, zarr_format=2)}
+STORAGES = {"v3": ZarrLayout(256), "shards": ZarrLayout(256, 512), "v2": ZarrLayout(256, zarr_format=2)}
 GRID = GeoBox((1100, 1403), Affine(10, 0, 5e5, 0, -10, 5e6), "EPSG:32633")
 
 labels = st.sampled_from([0, 1, 2, 7, NODATA])
@@ -48,14 +48,14 @@ def test_labels_are_seen_by_their_mode(pixels: np.ndarray) -> None:
         valid = block[block != NODATA]
         return int(np.bincount(valid).argmax()) if valid.size else NODATA  # the first of equals
 
-    found = mode(pixels)
+    found = reduce_by_mode(pixels)
     for (row, col), label in np.ndenumerate(found):
         assert label == expected(pixels[2 * row : 2 * row + 2, 2 * col : 2 * col + 2])
 
 
 @given(arrays.arrays(np.uint8, even, elements=st.sampled_from([0, 1, 3, 249, 250, NODATA])))
 def test_layers_are_seen_by_their_average(pixels: np.ndarray) -> None:
-    found = average(pixels)
+    found = reduce_by_average(pixels)
     for (row, col), value in np.ndenumerate(found):
         block = pixels[2 * row : 2 * row + 2, 2 * col : 2 * col + 2]
         valid = block[block != NODATA].astype(float)
@@ -73,9 +73,9 @@ def store(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
     for row in range(0, height, storage.unit):
         for col in range(0, width, storage.unit):
             window = Window(row, col, min(storage.unit, height - row), min(storage.unit, width - col))
-            write_raster(path, "segmentation", window, written[window.slices()])
-            write_raster(path, "probabilities", window, values[:, *window.slices()])
-            write_raster(path, "confidence", window, values[0][window.slices()])
+            write_store_raster(path, "segmentation", window, written[window.to_slices()])
+            write_store_raster(path, "probabilities", window, values[:, *window.to_slices()])
+            write_store_raster(path, "confidence", window, values[0][window.to_slices()])
     write_overviews(path, GRID, CLASSES)
     seal(path, {"plan": "p"})
     return path
@@ -90,9 +90,9 @@ def test_every_overview_is_a_dataset_of_its_own(store: Path) -> None:
     for level in layout:
         group = None if "derived_from" not in level else level["asset"]
         if group is not None:
-            grid = halved(grid)
+            grid = halve_grid(grid)
             padded = np.pad(below, [(0, size % 2) for size in below.shape], constant_values=NODATA)
-            below = mode(padded)
+            below = reduce_by_mode(padded)
         assert level["spatial:shape"] == list(grid.shape) == list(below.shape)
         assert Affine(*level["spatial:transform"]) == grid.transform
         # Version 2 has a fill value in place of an attribute, which would make floats of labels.
@@ -107,12 +107,12 @@ def test_layers_are_decoded_by_their_attributes(store: Path) -> None:
         probabilities = dataset["probabilities"]
         assert probabilities.dims == ("class", "y", "x")
         assert probabilities["class"].values.tolist() == [0, 1, 2]
-        raw = open_raster(store, "probabilities")[:]
-        np.testing.assert_allclose(probabilities, np.where(raw == NODATA, np.nan, raw * SCALE), rtol=1e-6)
+        raw = open_store_raster(store, "probabilities")[:]
+        np.testing.assert_allclose(probabilities, np.where(raw == NODATA, np.nan, raw * LAYER_SCALE), rtol=1e-6)
         assert dataset["confidence"].rio.crs == "EPSG:32633"
         assert np.isnan(dataset["disagreement"]).all()
     with xarray.open_zarr(store, group="ovr_4x", mask_and_scale=False) as small:
-        whole = open_raster(store, "confidence")[:].astype(float)
+        whole = open_store_raster(store, "confidence")[:].astype(float)
         whole[whole == NODATA] = np.nan
         blocks = whole[:1100, :1400].reshape(275, 4, 350, 4)
         counted = np.isfinite(blocks).all((1, 3))
@@ -132,7 +132,7 @@ def test_a_killed_writing_of_overviews_is_done_again(store: Path) -> None:
 
 def test_old_gdal_reads_version_2(tmp_path: Path) -> None:
     create_store(tmp_path / "s.zarr", GRID, CLASSES, STORAGES["v2"], title="a scene")
-    write_raster(tmp_path / "s.zarr", "segmentation", Window(0, 0, 256, 256), np.ones((256, 256), np.uint8))
+    write_store_raster(tmp_path / "s.zarr", "segmentation", Window(0, 0, 256, 256), np.ones((256, 256), np.uint8))
     seal(tmp_path / "s.zarr", {})
     with rasterio.open(f'ZARR:"{tmp_path / "s.zarr"}":/segmentation') as file:
         assert (file.crs.to_epsg(), file.transform, file.nodata) == (32633, GRID.transform, NODATA)
@@ -141,7 +141,7 @@ def test_old_gdal_reads_version_2(tmp_path: Path) -> None:
 
 def test_small_scenes_have_no_overviews(tmp_path: Path) -> None:
     grid = GeoBox((512, 300), GRID.transform, GRID.crs)
-    create_store(tmp_path / "s.zarr", grid, CLASSES, Storage(256), title="a scene")
+    create_store(tmp_path / "s.zarr", grid, CLASSES, ZarrLayout(256), title="a scene")
     write_overviews(tmp_path / "s.zarr", grid, CLASSES)
     assert not list((tmp_path / "s.zarr").glob("ovr_*"))
     assert "multiscales" not in zarr.open_group(tmp_path / "s.zarr").attrs
@@ -150,4 +150,4 @@ def test_small_scenes_have_no_overviews(tmp_path: Path) -> None:
 @pytest.mark.parametrize("wrong", [(256, 384, 3), (256, 512, 2)])
 def test_impossible_storage_is_refused(wrong: tuple[int, int, int]) -> None:
     with pytest.raises(ValueError, match="expected whole chunks of 256, in version 3"):
-        Storage(*wrong)  # type: ignore[arg-type]
+        ZarrLayout(*wrong)  # type: ignore[arg-type]

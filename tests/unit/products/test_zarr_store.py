@@ -18,8 +18,8 @@ from rasterio.crs import CRS
 from seamline.pipeline.common.classes import NODATA, LabelClass
 from seamline.pipeline.common.errors import InputError
 from seamline.pipeline.geometry.window import Window
-from seamline.pipeline.products.geozarr import crs_code
-from seamline.pipeline.products.zarr_store import Storage, create_store, is_sealed, open_labels, seal, write_labels
+from seamline.pipeline.products.geozarr import find_crs_code
+from seamline.pipeline.products.zarr_store import ZarrLayout, create_store, is_sealed, open_labels, seal, write_labels
 
 CLASSES = [LabelClass(0, "bare land", (200, 180, 120)), LabelClass(1, "water", (30, 90, 200))]
 LAEA = "+proj=laea +lat_0=-3 +lon_0=-60 +datum=WGS84 +units=m +type=crs"
@@ -46,7 +46,7 @@ def grid(request: pytest.FixtureRequest) -> GeoBox:
 
 def test_xarray_reads_labels_crs_and_transform(grid: GeoBox, tmp_path: Path) -> None:
     path, labels = tmp_path / "segmentation.zarr", labels_of(grid)
-    create_store(path, grid, CLASSES, Storage(32), title="a scene")
+    create_store(path, grid, CLASSES, ZarrLayout(32), title="a scene")
     write_labels(path, Window(0, 0, *grid.shape), labels)
     seal(path, {})
     with xarray.open_zarr(path, decode_coords="all") as store:
@@ -66,7 +66,7 @@ def test_xarray_reads_labels_crs_and_transform(grid: GeoBox, tmp_path: Path) -> 
 
 
 def test_every_convention_tells_the_same_place(grid: GeoBox, tmp_path: Path) -> None:
-    create_store(tmp_path / "s.zarr", grid, CLASSES, Storage(32), title="a scene")
+    create_store(tmp_path / "s.zarr", grid, CLASSES, ZarrLayout(32), title="a scene")
     attributes = dict(open_labels(tmp_path / "s.zarr").attrs)
     names = [convention["name"] for convention in attributes["zarr_conventions"]]
     assert Affine(*attributes["spatial:transform"]) == grid.transform
@@ -82,14 +82,14 @@ def test_every_convention_tells_the_same_place(grid: GeoBox, tmp_path: Path) -> 
     mapping = zarr.open_array(tmp_path / "s.zarr" / attributes["grid_mapping"], mode="r").attrs
     texts = [attributes["proj:wkt2"], attributes["_CRS"]["wkt"], mapping["crs_wkt"], mapping["spatial_ref"]]
     assert all(type(grid.crs)(text) == grid.crs for text in texts)
-    if (code := crs_code(grid)) is not None:
+    if (code := find_crs_code(grid)) is not None:
         assert attributes["proj:code"] == code
         assert attributes["_CRS"]["url"].endswith(code.replace(":", "/0/"))
 
 
 def test_chunks_of_nodata_take_no_space(tmp_path: Path) -> None:
     grid = GRIDS["projected"]
-    create_store(tmp_path / "s.zarr", grid, CLASSES, Storage(32), title="a scene")
+    create_store(tmp_path / "s.zarr", grid, CLASSES, ZarrLayout(32), title="a scene")
     write_labels(tmp_path / "s.zarr", Window(0, 0, 32, 64), np.full((32, 64), NODATA, np.uint8))
     folder = tmp_path / "s.zarr" / "segmentation" / "c"
     assert not folder.exists() or not [file for file in folder.rglob("*") if file.is_file()]
@@ -99,7 +99,7 @@ def test_chunks_of_nodata_take_no_space(tmp_path: Path) -> None:
 @pytest.mark.parametrize("zarr_format", [2, 3])
 def test_a_flipped_byte_is_never_another_label(zarr_format: Literal[2, 3], tmp_path: Path) -> None:
     grid, path, whole = GRIDS["projected"], tmp_path / "s.zarr", Window(0, 0, 70, 110)
-    create_store(path, grid, CLASSES, Storage(128, zarr_format=zarr_format), title="a scene")
+    create_store(path, grid, CLASSES, ZarrLayout(128, zarr_format=zarr_format), title="a scene")
     write_labels(path, whole, labels_of(grid))
     chunk = path / "segmentation" / ("0.0" if zarr_format == 2 else "c/0/0")
     written, seen = chunk.read_bytes(), 0
@@ -125,10 +125,10 @@ def test_a_window_that_shares_a_chunk_is_refused(
     if rows[0] == rows[1]:
         return
     if not path.exists():
-        create_store(path, GeoBox((height, width), NORTH_UP, "EPSG:32620"), CLASSES, Storage(chunk), title="a scene")
+        create_store(path, GeoBox((height, width), NORTH_UP, "EPSG:32620"), CLASSES, ZarrLayout(chunk), title="a scene")
     window = Window(rows[0], cols[0], rows[1] - rows[0], cols[1] - cols[0])
     written = np.zeros((height, width), bool)
-    written[window.slices()] = True
+    written[window.to_slices()] = True
     blocks = [written[r : r + chunk, c : c + chunk] for r in range(0, 10, 4) for c in range(0, 13, 4)]
     labels = np.ones(window.shape, np.uint8)
     if all(block.all() or not block.any() for block in blocks):
@@ -148,7 +148,7 @@ def test_a_window_that_shares_a_chunk_is_refused(
     ],
 )
 def test_labels_that_do_not_fit_are_refused(tmp_path: Path, window: Window, labels: np.ndarray, message: str) -> None:
-    create_store(tmp_path / "s.zarr", GRIDS["projected"], CLASSES, Storage(32), title="a scene")
+    create_store(tmp_path / "s.zarr", GRIDS["projected"], CLASSES, ZarrLayout(32), title="a scene")
     with pytest.raises(ValueError, match=message):
         write_labels(tmp_path / "s.zarr", window, labels)
 
@@ -156,7 +156,7 @@ def test_labels_that_do_not_fit_are_refused(tmp_path: Path, window: Window, labe
 def test_the_seal_is_the_last_word(tmp_path: Path) -> None:
     path = tmp_path / "s.zarr"
     assert not is_sealed(path)
-    create_store(path, GRIDS["projected"], CLASSES, Storage(32), title="a scene")
+    create_store(path, GRIDS["projected"], CLASSES, ZarrLayout(32), title="a scene")
     assert not is_sealed(path)
     write_labels(path, Window(0, 0, 32, 32), np.ones((32, 32), np.uint8))
     seal(path, {"digest": "abc", "sealed": False})
@@ -170,6 +170,6 @@ def test_the_seal_is_the_last_word(tmp_path: Path) -> None:
 def test_a_store_is_not_made_twice_nor_found_where_there_is_none(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"no segmentation store: got .*s\.zarr, expected a Zarr group"):
         open_labels(tmp_path / "s.zarr")
-    create_store(tmp_path / "s.zarr", GRIDS["projected"], CLASSES, Storage(32), title="a scene")
+    create_store(tmp_path / "s.zarr", GRIDS["projected"], CLASSES, ZarrLayout(32), title="a scene")
     with pytest.raises(FileExistsError, match="remove it"):
-        create_store(tmp_path / "s.zarr", GRIDS["projected"], CLASSES, Storage(32), title="a scene")
+        create_store(tmp_path / "s.zarr", GRIDS["projected"], CLASSES, ZarrLayout(32), title="a scene")

@@ -29,7 +29,7 @@ from shapely import from_wkt
 from seamline.pipeline.common.errors import InputError
 from seamline.pipeline.geometry.window import Window
 from seamline.pipeline.scenes.aoi import read_aoi
-from seamline.pipeline.scenes.band_matching import BandNeed, Candidate, match_bands
+from seamline.pipeline.scenes.band_matching import BandCandidate, BandNeed, match_bands
 from seamline.pipeline.scenes.open_scene import SceneOptions, open_scene
 from seamline.pipeline.scenes.scene import Scene, read_block
 from tests.support.sample_data import MANAUS, shared
@@ -93,15 +93,15 @@ def test_a_file_that_names_nothing_is_taken_by_position() -> None:
 # --- which bands -----------------------------------------------------------------------------------------
 
 
-def _files(*stems: str) -> list[Candidate]:
-    return [Candidate(f"/x/{stem}.tif", 1, (), stem, alone=True, described=False) for stem in stems]
+def _files(*stems: str) -> list[BandCandidate]:
+    return [BandCandidate(f"/x/{stem}.tif", 1, (), stem, is_only_band=True, is_described=False) for stem in stems]
 
 
-def _described(*labels: str) -> list[Candidate]:
-    return [Candidate("/x.tif", n, (label,), "x", False, True) for n, label in enumerate(labels, 1)]
+def _described(*labels: str) -> list[BandCandidate]:
+    return [BandCandidate("/x.tif", n, (label,), "x", False, True) for n, label in enumerate(labels, 1)]
 
 
-def _numbers(prefix: str, *numbers: str) -> list[Candidate]:
+def _numbers(prefix: str, *numbers: str) -> list[BandCandidate]:
     return _files(*(prefix + number for number in numbers))
 
 
@@ -124,7 +124,7 @@ SENTINEL2 = ("01", "02", "03", "04", "05", "06", "07", "08", "8A", "09", "11", "
         (_numbers("LE07_L1TP_1_B", *LANDSAT7), "1 2 3 4 5 7"),
     ],
 )
-def test_names_of_bands(candidates: list[Candidate], expected: str) -> None:
+def test_names_of_bands(candidates: list[BandCandidate], expected: str) -> None:
     found, warnings = match_bands(SIX, candidates, (), "scene")
     got = [(c.labels or (c.stem,))[0] for c in found]
     assert all(name.endswith(end) for name, end in zip(got, expected.split(), strict=True)), got
@@ -155,7 +155,7 @@ def test_band_numbers_without_a_sensor() -> None:
         (_described("a", "b", "c"), ("1", "2", "4"), "no band '4'"),
     ],
 )
-def test_bands_that_cannot_be_told(candidates: list[Candidate], requested: tuple[str, ...], message: str) -> None:
+def test_bands_that_cannot_be_told(candidates: list[BandCandidate], requested: tuple[str, ...], message: str) -> None:
     with pytest.raises(InputError, match=message):
         match_bands(RGB, candidates, requested, "scene")
 
@@ -170,7 +170,7 @@ def test_the_users_bands_are_the_bands(order: list[int]) -> None:
 
 def test_of_equal_bands_the_nearest_and_finest_is_taken(tmp_path: Path) -> None:
     edges = [
-        Candidate(f"/{n}.tif", 1, ("rededge",), n, True, True, pixel_size=size, wavelength=wavelength)
+        BandCandidate(f"/{n}.tif", 1, ("rededge",), n, True, True, pixel_size=size, wavelength=wavelength)
         for n, wavelength, size in [("B05", 0.705, 20), ("B06", 0.74, 20), ("B06_60m", 0.74, 60)]
     ]
     assert match_bands([BandNeed("rededge", 0.74)], edges, (), "s")[0][0].stem == "B06"
@@ -208,7 +208,7 @@ def test_folders_and_archives_are_one_scene(tmp_path: Path) -> None:
     assert zipped.id == "scene-1"
     window = Window(0, 0, 9, 9)
     np.testing.assert_array_equal(read_block(zipped, window).pixels, read_block(scene, window).pixels)
-    assert zipped.digest() != opened(tmp_path / "scene 1.zip", [*RGB[1:], RGB[0]]).digest()
+    assert zipped.compute_digest() != opened(tmp_path / "scene 1.zip", [*RGB[1:], RGB[0]]).compute_digest()
 
 
 # --- STAC ------------------------------------------------------------------------------------------------
@@ -561,7 +561,7 @@ def test_a_scene_with_an_area(tmp_path: Path) -> None:
     assert block.valid.all()
     expected = np.zeros((100, 100), dtype=bool)
     expected[33:67, 10:40] = True  # centres 5 999 000 − 15 … 5 998 000 + 15 and 500 300 + 15 … 501 200 − 15
-    np.testing.assert_array_equal(block.wanted, expected)
+    np.testing.assert_array_equal(block.label_mask, expected)
 
 
 def test_local_paths_are_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from seamline.pipeline.common.errors import InputError, RunError
-from seamline.pipeline.scenes.stac_item import read_item
+from seamline.pipeline.scenes.stac_item import read_source_item
 from seamline.pipeline.storage import json_documents as documents
 
 
@@ -25,10 +25,10 @@ def test_malformed_bands_are_refused(fields: dict[str, Any], tmp_path: Path) -> 
     path = tmp_path / "item.json"
     path.write_text(json.dumps(item))
     with pytest.raises(InputError, match=r"bands of .*item\.json.*correct the item"):
-        read_item(str(path))
+        read_source_item(str(path))
 
 
 def test_an_item_that_no_server_gives_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(documents, "WAITS", (0.0,))
+    monkeypatch.setattr(documents, "RETRY_WAITS", (0.0,))
     with pytest.raises(RunError, match=r"http://127\.0\.0\.1:9/item\.json does not answer.* in 2 tries"):
-        read_item("http://127.0.0.1:9/item.json?signature=secret")
+        read_source_item("http://127.0.0.1:9/item.json?signature=secret")

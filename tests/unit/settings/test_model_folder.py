@@ -17,9 +17,9 @@ from safetensors.torch import load_file, save_file
 
 from seamline.model.networks.unet import UNet
 from seamline.model.spec.config import UNetConfig
-from seamline.model.spec.document import read_document
+from seamline.model.spec.document import read_model_spec
 from seamline.model.spec.errors import ModelError
-from seamline.model.spec.weights import tensor_shapes
+from seamline.model.spec.weights import list_tensor_shapes
 from tests.support.small_models import random_network, saved_model
 
 CONFIGS = st.builds(
@@ -36,9 +36,9 @@ CONFIGS = st.builds(
 
 def test_a_model_folder_is_read_as_written(tmp_path: Path) -> None:
     spec = saved_model(tmp_path, random_network(), assumed_nodata=0.0, training_data=("here",))
-    assert read_document(tmp_path) == spec
-    assert spec.summary()["divisor"] == 4
-    assert [entry["name"] for entry in spec.summary()["classes"]] == ["c0", "c1", "c2"]
+    assert read_model_spec(tmp_path) == spec
+    assert spec.summarize()["divisor"] == 4
+    assert [entry["name"] for entry in spec.summarize()["classes"]] == ["c0", "c1", "c2"]
 
 
 def test_the_document_is_a_stac_item_that_pystac_reads(tmp_path: Path) -> None:
@@ -77,7 +77,7 @@ def classes(document: dict[str, Any]) -> list[dict[str, Any]]:
 
 def refused(folder: Path, message: str) -> None:
     with pytest.raises(ModelError, match=message) as caught:
-        read_document(folder)
+        read_model_spec(folder)
     assert str(pickle.loads(pickle.dumps(caught.value))) == str(caught.value)
     assert "\n" not in str(caught.value)
 
@@ -85,7 +85,7 @@ def refused(folder: Path, message: str) -> None:
 @given(CONFIGS)
 def test_shapes_are_known_without_the_network(config: UNetConfig) -> None:
     built = {name: tuple(tensor.shape) for name, tensor in UNet(config).state_dict().items()}
-    assert tensor_shapes(config) == built
+    assert list_tensor_shapes(config) == built
 
 
 @pytest.mark.parametrize(

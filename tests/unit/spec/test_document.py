@@ -15,8 +15,8 @@ from pystac.extensions.mlm import MLMExtension
 from pystac.validation.stac_validator import JsonSchemaSTACValidator
 
 from seamline.flows.settings.model_folder import open_model
-from seamline.flows.training.importing import Description, import_model
-from seamline.model.spec.document import read_document, write_document
+from seamline.flows.training.importing import ModelDescription, import_model
+from seamline.model.spec.document import read_model_spec, write_model_spec
 from seamline.model.spec.spec import ModelSpec
 from tests.support.sample_data import shared
 from tests.support.small_models import random_network, saved_model
@@ -42,7 +42,7 @@ def _fixed(folder: Path) -> ModelSpec:
 
 
 def _binary(folder: Path) -> ModelSpec:
-    described = Description(("red", "odd band"), ("land", "open water"), "1 Ö", activation="none", license="MIT")
+    described = ModelDescription(("red", "odd band"), ("land", "open water"), "1 Ö", activation="none", license="MIT")
     return import_model(saved(OneOutput(), folder / "x.pt"), described, folder)
 
 
@@ -132,7 +132,7 @@ def test_a_document_says_what_the_network_is(written: tuple[ModelSpec, Path]) ->
     assert found["result"]["shape"] == [batch, spec.network.classes, window, window]
     assert [len(set(part["dim_order"])) for part in (given["input"], found["result"])] == [4, 4]
     assert (folder / asset["href"]).stat().st_size == asset["file:size"]
-    assert read_document(folder) == spec
+    assert read_model_spec(folder) == spec
 
 
 def test_what_is_not_known_is_not_said(tmp_path: Path) -> None:
@@ -144,10 +144,10 @@ def test_what_is_not_known_is_not_said(tmp_path: Path) -> None:
 
 def test_documents_with_wavelengths_in_the_input_are_read(tmp_path: Path) -> None:
     spec = saved_model(tmp_path, random_network())
-    path = write_document(spec, tmp_path)
+    path = write_model_spec(spec, tmp_path)
     old = json.loads(path.read_text())
     old["properties"]["mlm:input"][0]["bands"] = old["properties"].pop("bands")
     for entry in old["properties"]["mlm:output"][0]["classification:classes"]:
         del entry["title"], entry["description"]
     path.write_text(json.dumps(old))
-    assert read_document(tmp_path) == spec
+    assert read_model_spec(tmp_path) == spec

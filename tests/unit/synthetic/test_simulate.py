@@ -21,37 +21,45 @@ from scipy.spatial import cKDTree
 from seamline.pipeline.common.classes import NODATA
 from seamline.pipeline.common.errors import InputError
 from seamline.pipeline.geometry.window import Window
-from seamline.pipeline.synthetic.landscape import surface
+from seamline.pipeline.synthetic.landscape import render_surface
 from seamline.pipeline.synthetic.noise import (
     Field,
     Lattice,
-    _refined,
-    _splined,
-    cells,
-    fractal,
-    hashed,
+    _evaluate_spline,
+    _refine,
+    fractal_noise,
+    hash_keys,
     noise,
     noise_at,
-    sites,
+    scatter_sites,
     uniform,
+    voronoi_cells,
 )
-from seamline.pipeline.synthetic.simulate import ACQUIRED, BANDS, CLASSES, SCALE, Block, Simulation, write_simulation
+from seamline.pipeline.synthetic.simulate import (
+    ACQUISITION_TIME,
+    BANDS,
+    CLASSES,
+    SCALE,
+    SimulatedBlock,
+    Simulation,
+    write_simulation,
+)
 
 FAR = 1 << 24
 LAND, WATER, CLOUD, SHADOW = (label.value for label in CLASSES)
 
 
 @cache
-def _big() -> Block:
-    return Simulation(900, 700).block(Window(0, 0, 900, 700))
+def _big() -> SimulatedBlock:
+    return Simulation(900, 700).render_block(Window(0, 0, 900, 700))
 
 
 @cache
-def _sample() -> Block:
+def _sample() -> SimulatedBlock:
     """Every second tile of 4096² pixels, side by side."""
     simulation = Simulation(4096, 4096)
     tiles = [
-        simulation.block(Window(row, col, 256, 256))
+        simulation.render_block(Window(row, col, 256, 256))
         for row in range(0, 4096, 512)
         for col in range(256 * (row // 512 % 2), 4096, 512)
     ]
@@ -66,10 +74,10 @@ def test_any_window_is_the_same_cut_out_of_a_bigger_one(row: int, col: int, heig
     scene = Window(0, 0, *labels.shape)
     part = window.intersection(scene)
     expected = np.zeros((6, height, width), np.uint16), np.full((height, width), NODATA, np.uint8)
-    if part.pixels:
-        here = part.relative_to(window).slices()
-        expected[0][:, *here], expected[1][here] = numbers[:, *part.slices()], labels[part.slices()]
-    got = Simulation(*labels.shape).block(window)
+    if part.pixel_count:
+        here = part.relative_to(window).to_slices()
+        expected[0][:, *here], expected[1][here] = numbers[:, *part.to_slices()], labels[part.to_slices()]
+    got = Simulation(*labels.shape).render_block(window)
     np.testing.assert_array_equal(got[0], expected[0])
     np.testing.assert_array_equal(got[1], expected[1])
 
@@ -77,7 +85,7 @@ def test_any_window_is_the_same_cut_out_of_a_bigger_one(row: int, col: int, heig
 def test_the_size_of_the_scene_moves_only_the_swath() -> None:
     window = Window(300, 330, 200, 200)
     (small, small_labels), (large, large_labels) = (
-        Simulation(*size).block(window) for size in ((600, 520), (1000, 30_000))
+        Simulation(*size).render_block(window) for size in ((600, 520), (1000, 30_000))
     )
     both = (small_labels != NODATA) & (large_labels != NODATA)
     assert both.any() and (small_labels == NODATA).any() and not (large_labels == NODATA).any()
@@ -86,7 +94,7 @@ def test_the_size_of_the_scene_moves_only_the_swath() -> None:
 
 def test_seeds_differ() -> None:
     window = Window(300, 300, 64, 64)
-    first, second = (Simulation(900, 900, seed).block(window)[0] for seed in (0, 1))
+    first, second = (Simulation(900, 900, seed).render_block(window)[0] for seed in (0, 1))
     assert np.mean(first == second) < 0.1
 
 
@@ -96,22 +104,22 @@ def test_seeds_differ() -> None:
     st.floats(3, 900), st.integers(1, 7),
 )  # fmt: skip
 def test_noise_does_not_see_its_window(row: int, col: int, down: int, right: int, spacing: float, octaves: int) -> None:
-    whole = fractal(Lattice(Window(row, col, 64, 72)), spacing, octaves, 3)
-    part = fractal(Lattice(Window(row + down, col + right, 13, 21)), spacing, octaves, 3)
+    whole = fractal_noise(Lattice(Window(row, col, 64, 72)), spacing, octaves, 3)
+    part = fractal_noise(Lattice(Window(row + down, col + right, 13, 21)), spacing, octaves, 3)
     np.testing.assert_allclose(part, whole[down : down + 13, right : right + 21], atol=2e-4)
 
 
 @pytest.mark.parametrize(("spacing", "octaves", "gain"), [(4, 1, 0.5), (16, 4, 0.5), (9, 3, 0.8)])
 def test_noise_is_standardised_and_has_no_lattice(spacing: float, octaves: int, gain: float) -> None:
-    field = fractal(Lattice(Window(0, 0, 800, 900)), spacing, octaves, 5, gain=gain)
+    field = fractal_noise(Lattice(Window(0, 0, 800, 900)), spacing, octaves, 5, gain=gain)
     assert abs(field.mean()) < 0.05 and abs(field.std() - 1) < 0.06
     assert 0.85 < np.diff(field, axis=0).std() / np.diff(field, axis=1).std() < 1.15
 
 
 def test_scattered_noise_is_the_spline_of_the_same_weights() -> None:
     rows, cols = np.mgrid[-3:4:0.37, 5:11:0.41]
-    weights = uniform(hashed(7, np.arange(-6, 8)[:, None], np.arange(2, 16))) - np.float32(0.5)
-    expected = _splined(weights, rows[:, 0] + 6, cols[0] - 2)
+    weights = uniform(hash_keys(7, np.arange(-6, 8)[:, None], np.arange(2, 16))) - np.float32(0.5)
+    expected = _evaluate_spline(weights, rows[:, 0] + 6, cols[0] - 2)
     got = noise_at(rows * 10, cols * 10, 10, 7)
     np.testing.assert_allclose(got / got.std(), expected / expected.std(), atol=1e-4)
 
@@ -119,23 +127,25 @@ def test_scattered_noise_is_the_spline_of_the_same_weights() -> None:
 def test_refining_the_weights_keeps_the_spline() -> None:
     weights = np.random.default_rng(0).normal(size=(12, 9)).astype(np.float32)
     rows, cols = np.linspace(2, 8.9, 40), np.linspace(1, 6.9, 30)
-    fine = _refined(weights)
-    np.testing.assert_allclose(_splined(fine, 2 * rows - 2, cols), _splined(weights, rows, cols), atol=1e-5)
+    fine = _refine(weights)
+    np.testing.assert_allclose(
+        _evaluate_spline(fine, 2 * rows - 2, cols), _evaluate_spline(weights, rows, cols), atol=1e-5
+    )
 
 
 def test_coarse_lattice_carries_smooth_fields() -> None:
     area = Window(-37, 1001, 90, 70)
     coarse = Lattice(area, 8)
     direct = noise(Lattice(area), 300, 1)
-    assert np.abs(coarse.lift(noise(coarse, 300, 1)) - direct).max() < 0.02
+    assert np.abs(coarse.upsample(noise(coarse, 300, 1)) - direct).max() < 0.02
 
 
 @pytest.mark.parametrize("origin", [(0, 0), (-5000, 123_456)])
 def test_cells_are_those_of_a_search_tree(origin: tuple[int, int]) -> None:
     rows, cols = (axis.astype(np.float32) for axis in np.mgrid[:150, :130])
     rows, cols = rows + np.float32(origin[0]), cols + np.float32(origin[1])
-    found = cells(rows, cols, 60, 9)
-    key, site_rows, site_cols = sites(rows, cols, 60, 9)
+    found = voronoi_cells(rows, cols, 60, 9)
+    key, site_rows, site_cols = scatter_sites(rows, cols, 60, 9)
     distance, index = cKDTree(np.c_[site_rows, site_cols]).query(np.dstack([rows, cols]), k=2)
     clear = distance[..., 1] - distance[..., 0] > 0.05
     np.testing.assert_array_equal(found.key[found.index][clear], key[index[..., 0]][clear])
@@ -143,8 +153,8 @@ def test_cells_are_those_of_a_search_tree(origin: tuple[int, int]) -> None:
 
 
 def _overlap(area: Window, shift: int) -> tuple[Field, Field]:
-    near = surface(area, 0)[0]
-    far = surface(area.shifted(shift, shift), 0)[0]
+    near = render_surface(area, 0)[0]
+    far = render_surface(area.shift(shift, shift), 0)[0]
     return near[:, shift + 1 : -1, shift + 1 : -1], far[:, 1 : -shift - 1, 1 : -shift - 1]
 
 
@@ -188,11 +198,11 @@ def test_shadows_lie_where_the_sun_casts_them() -> None:
     down, right = simulation.shadow_shift
     assert down < 0 and right < 0  # the sun stands in the south-east
     window = Window(1536, 1024, 256, 256)
-    shadow = simulation.block(window)[1] == SHADOW
-    casting = simulation.block(window.shifted(-down, -right))[1] == CLOUD
+    shadow = simulation.render_block(window)[1] == SHADOW
+    casting = simulation.render_block(window.shift(-down, -right))[1] == CLOUD
     assert shadow.sum() > 1000
     assert casting[shadow].mean() > 0.9
-    assert casting[simulation.block(window)[1] <= WATER].mean() < 0.05
+    assert casting[simulation.render_block(window)[1] <= WATER].mean() < 0.05
 
 
 def test_files_hold_the_blocks_and_say_what_they_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -205,7 +215,7 @@ def test_files_hold_the_blocks_and_say_what_they_are(tmp_path: Path, monkeypatch
     assert len(digests) == 1
     assert sorted(path.name for path in scene.parent.iterdir()) == ["scene.tif", "scene_truth.tif"]
     assert truth == scene.with_name("scene_truth.tif") and shares[-1] == 1 and sorted(shares[:4]) == shares[:4]
-    numbers, labels = simulation.block(Window(0, 0, 700, 530))
+    numbers, labels = simulation.render_block(Window(0, 0, 700, 530))
     with rasterio.open(scene) as image, rasterio.open(truth) as mask:
         np.testing.assert_array_equal(image.read(), numbers)
         np.testing.assert_array_equal(mask.read(1), labels)
@@ -213,7 +223,7 @@ def test_files_hold_the_blocks_and_say_what_they_are(tmp_path: Path, monkeypatch
             assert (raster.crs.to_epsg(), raster.transform) == (32632, simulation.grid.affine)
             assert raster.block_shapes[0] == (512, 512)
             assert raster.tags()["SIMULATED"] == "YES" and raster.tags()["SIMULATION_SEED"] == "4"
-            assert raster.tags()["ACQUISITION_DATETIME"] == ACQUIRED
+            assert raster.tags()["ACQUISITION_DATETIME"] == ACQUISITION_TIME
         assert image.descriptions == BANDS and image.nodata == 0
         assert [use.name for use in image.colorinterp[:3]] == ["blue", "green", "red"]
         assert set(image.scales) == {SCALE} and set(image.offsets) == {0.0}

@@ -18,10 +18,10 @@ from hypothesis.extra import numpy as hnp
 from rasterio.features import geometry_mask
 from rasterio.vrt import WarpedVRT
 
-from seamline.flows.training.evaluation import evaluate, write_evaluation
+from seamline.flows.training.evaluation import evaluate_segmentation, write_evaluation
 from seamline.model.spec import metrics
 from seamline.pipeline.common.errors import InputError
-from seamline.pipeline.results.compare import Truth, pairs
+from seamline.pipeline.results.compare import Truth, read_label_pairs
 from tests.support.small_rasters import UTM, write
 
 LABELS = hnp.arrays(np.uint8, (9, 7), elements=st.sampled_from([0, 1, 2, 255]))
@@ -72,7 +72,7 @@ def test_boundaries_are_found_by_brute_force(predicted: np.ndarray, truth: np.nd
     def near(ours: set[tuple[int, int]], theirs: set[tuple[int, int]]) -> int:
         return sum(any(np.hypot(r - y, c - x) <= tolerance for y, x in theirs) for r, c in ours)
 
-    found = metrics.boundaries(predicted, truth, 3, tolerance, (slice(None), slice(None)))
+    found = metrics.count_boundaries(predicted, truth, 3, tolerance, (slice(None), slice(None)))
     for label in range(3):
         ours, theirs = edge(predicted, label), edge(truth, label)
         assert found.predicted[label] == len(ours) and found.true[label] == len(theirs)
@@ -98,11 +98,11 @@ def test_blocks_are_the_whole(tmp_path: Path) -> None:
     ours, theirs = blobs(150, 130, 1), blobs(150, 130, 2)
     ours[:20, :30], theirs[100:, 90:] = 255, 255
     prediction, truth = raster(tmp_path / "p.tif", ours), Truth(raster(tmp_path / "t.tif", theirs))
-    whole = evaluate(prediction, truth)
-    matrix, edges = np.zeros((3, 3), int), metrics.Boundaries.none(3)
-    for pair in pairs(prediction, truth, margin=3, edge=37):
+    whole = evaluate_segmentation(prediction, truth)
+    matrix, edges = np.zeros((3, 3), int), metrics.BoundaryCounts.zeros(3)
+    for pair in read_label_pairs(prediction, truth, margin=3, edge=37):
         matrix += metrics.confusion_matrix(pair.predicted[pair.inner], pair.true[pair.inner], 3)
-        edges += metrics.boundaries(pair.predicted, pair.true, 3, 2, pair.inner)
+        edges += metrics.count_boundaries(pair.predicted, pair.true, 3, 2, pair.inner)
     np.testing.assert_array_equal(whole.matrix, matrix)
     np.testing.assert_array_equal(whole.matrix, metrics.confusion_matrix(ours, theirs, 3))
     assert [row.boundary_f1 for row in whole.classes] == edges.f1.tolist()
@@ -122,7 +122,7 @@ def test_a_segmentation_is_warped_to_the_grid_of_the_truth(tmp_path: Path) -> No
         WarpedVRT(file, crs="EPSG:4326", transform=grid, width=70, height=80, tolerance=1e-9) as vrt,
     ):
         warped = vrt.read(1)
-    found = evaluate(prediction, Truth(truth)).matrix
+    found = evaluate_segmentation(prediction, Truth(truth)).matrix
     np.testing.assert_array_equal(found, metrics.confusion_matrix(warped, theirs, 3))
     assert 0.5 * theirs.size < found.sum() < theirs.size
 
@@ -143,20 +143,22 @@ def test_polygons_are_burnt_into_the_grid_of_the_segmentation(tmp_path: Path, su
     inside = [geometry_mask([shape], ours.shape, UTM, invert=True) for shape in shapes]
     either = (inside[0] | inside[1]).astype(np.uint8)
     expected = metrics.confusion_matrix(ours, either, 2)
-    assert np.abs(evaluate(prediction, Truth(path)).matrix - expected).sum() <= 4  # a centre on an edge, in degrees
+    assert (
+        np.abs(evaluate_segmentation(prediction, Truth(path)).matrix - expected).sum() <= 4
+    )  # a centre on an edge, in degrees
     named = np.where(inside[1], 0, np.where(inside[0], 1, 255)).astype(np.uint8)
-    found = evaluate(prediction, Truth(path, "kind", {"wood": 1, "lake": 0})).matrix
+    found = evaluate_segmentation(prediction, Truth(path, "kind", {"wood": 1, "lake": 0})).matrix
     assert np.abs(found - metrics.confusion_matrix(ours, named, 2)).sum() <= 4
     own = tmp_path / f"own{suffix}"  # as a run publishes them
     pyogrio.raw.write(
         own, shapely.to_wkb(degrees), [np.array([1, 0], np.uint8), np.ones(2)], ["class", "area_m2"],
         geometry_type="Polygon", crs="EPSG:4326", driver="GeoJSON" if suffix == ".geojson" else "GPKG",
     )  # fmt: skip
-    np.testing.assert_array_equal(evaluate(prediction, Truth(own)).matrix, found)
+    np.testing.assert_array_equal(evaluate_segmentation(prediction, Truth(own)).matrix, found)
     with pytest.raises(InputError, match="--attribute: got texts such as 'wood', expected labels"):
-        evaluate(prediction, Truth(path, "kind"))
+        evaluate_segmentation(prediction, Truth(path, "kind"))
     with pytest.raises(InputError, match="got no attribute class, expected one of kind"):
-        evaluate(prediction, Truth(path, "class"))
+        evaluate_segmentation(prediction, Truth(path, "class"))
 
 
 def test_values_are_mapped_names_are_read_and_a_report_is_written(tmp_path: Path) -> None:
@@ -165,7 +167,7 @@ def test_values_are_mapped_names_are_read_and_a_report_is_written(tmp_path: Path
     with rasterio.open(prediction, "r+") as file:
         file.update_tags(CLASS_0="ground", CLASS_1="building", CLASS_2="never seen")
     truth = write(tmp_path / "t.tif", (theirs * 255)[None])
-    found = evaluate(prediction, Truth(truth, values={"0": 0, "255": 1}))
+    found = evaluate_segmentation(prediction, Truth(truth, values={"0": 0, "255": 1}))
     np.testing.assert_array_equal(found.matrix[:2, :2], metrics.confusion_matrix(ours, theirs, 2))
     write_evaluation(found, tmp_path / "scores.json", tmp_path / "matrix.png")
     report = json.loads((tmp_path / "scores.json").read_text())
@@ -188,6 +190,6 @@ def test_what_cannot_be_compared_is_refused(tmp_path: Path) -> None:
     }
     for path, message in cases.items():
         with pytest.raises(InputError, match=message):
-            evaluate(prediction, Truth(path))
+            evaluate_segmentation(prediction, Truth(path))
     with pytest.raises(InputError, match=r"got no segmentation\.tif in it"):
-        evaluate(tmp_path, Truth(prediction))
+        evaluate_segmentation(tmp_path, Truth(prediction))

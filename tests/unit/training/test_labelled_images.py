@@ -14,12 +14,12 @@ from affine import Affine
 from odc.geo.geobox import GeoBox as OdcGeoBox
 from rasterio.vrt import WarpedVRT
 
-from seamline.flows.cli.arguments import mapping
-from seamline.flows.training.evaluation import evaluate
+from seamline.flows.cli.arguments import parse_label_mapping
+from seamline.flows.training.evaluation import evaluate_segmentation
 from seamline.pipeline.common.errors import InputError
 from seamline.pipeline.geometry import resample as nearest
 from seamline.pipeline.geometry.window import Window
-from seamline.pipeline.results.compare import Truth, class_names, labeller, pairs
+from seamline.pipeline.results.compare import Truth, make_label_reader, read_class_names, read_label_pairs
 from tests.support.small_rasters import UTM, damage, write
 
 SHAPE = (300, 280)
@@ -46,7 +46,7 @@ def test_every_value_of_labels_on_another_grid_can_be_named(tmp_path: Path, noda
     path = labels(tmp_path / "t.tif", nodata=nodata)
     values, there = exact(path)
     assert 0.1 < there.mean() < 0.9
-    found = labeller(GRID, Truth(path, values={"0": 0, "255": 1, "7": 2}))(WHOLE)
+    found = make_label_reader(GRID, Truth(path, values={"0": 0, "255": 1, "7": 2}))(WHOLE)
     expected = np.select([~there, values == 0, values == 255, values == 7], [255, 0, 1, 2], 255)
     np.testing.assert_array_equal(found, expected)
     assert {0, 1, 2, 255} - {0: {0}, 255: {1}, None: set()}[nodata] == set(np.unique(found))
@@ -57,11 +57,11 @@ def test_a_segmentation_on_another_grid_has_no_labels_beside_it(tmp_path: Path, 
     path = labels(tmp_path / "p.tif", dtype)
     truth = write(tmp_path / "t.tif", np.zeros((1, *SHAPE), np.uint8))
     values, there = exact(path)
-    (pair,) = pairs(path, Truth(truth), margin=0)
+    (pair,) = read_label_pairs(path, Truth(truth), margin=0)
     np.testing.assert_array_equal(pair.predicted, np.where(there, values, 255))
 
 
-@pytest.mark.parametrize("largest", [nearest.LARGEST, 2000])
+@pytest.mark.parametrize("largest", [nearest.MAX_PIXELS, 2000])
 def test_labels_of_windows_are_those_of_the_whole(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, largest: int
 ) -> None:
@@ -71,15 +71,15 @@ def test_labels_of_windows_are_those_of_the_whole(
         crs="EPSG:4326", transform=fine,
     )  # fmt: skip
     grid, all_of_it = OdcGeoBox((384, 640), UTM, "EPSG:32620"), Window(0, 0, 384, 640)
-    whole = labeller(grid, Truth(path))(all_of_it)
-    monkeypatch.setattr(nearest, "LARGEST", largest)
-    read = labeller(grid, Truth(path))
+    whole = make_label_reader(grid, Truth(path))(all_of_it)
+    monkeypatch.setattr(nearest, "MAX_PIXELS", largest)
+    read = make_label_reader(grid, Truth(path))
     np.testing.assert_array_equal(read(all_of_it), whole)
     rng = np.random.default_rng(1)
     for _ in range(30):
         row, col = int(rng.integers(0, 350)), int(rng.integers(0, 600))
         window = Window(row, col, *(int(n) for n in rng.integers(1, 300, 2))).intersection(all_of_it)
-        np.testing.assert_array_equal(read(window), whole[window.slices()])
+        np.testing.assert_array_equal(read(window), whole[window.to_slices()])
 
 
 def test_a_damaged_raster_is_one_line(tmp_path: Path) -> None:
@@ -93,30 +93,30 @@ def test_a_damaged_raster_is_one_line(tmp_path: Path) -> None:
     cut.write_bytes(cut.read_bytes()[:30_000])
     for path in (same, other, cut):
         with pytest.raises(InputError, match=rf"truth .*{path.name}: got .*, expected pixels that GDAL reads"):
-            labeller(GRID, Truth(path))(WHOLE)
+            make_label_reader(GRID, Truth(path))(WHOLE)
         with pytest.raises(InputError, match=rf"segmentation .*{path.name}: got .*, expected pixels that GDAL reads"):
-            evaluate(path, Truth(good))
+            evaluate_segmentation(path, Truth(good))
 
 
 def test_fractions_are_no_labels(tmp_path: Path) -> None:
     pixels = np.tile(np.array([0, 1, np.nan, -9999.5, 300.5], np.float32), (4, 1))
     grid = OdcGeoBox((4, 5), UTM, "EPSG:32620")
     whole = write(tmp_path / "whole.tif", pixels[None])
-    found = labeller(grid, Truth(whole))(Window(0, 0, 4, 5))
+    found = make_label_reader(grid, Truth(whole))(Window(0, 0, 4, 5))
     np.testing.assert_array_equal(found, np.tile(np.array([0, 1, 255, 255, 255], np.uint8), (4, 1)))
     pixels[1, 1] = 0.7
     parts = write(tmp_path / "parts.tif", pixels[None])
     with pytest.raises(InputError, match=r"got fractions such as 0\.7, expected whole numbers, the labels 0 to 254"):
-        labeller(grid, Truth(parts))(Window(0, 0, 4, 5))
+        make_label_reader(grid, Truth(parts))(Window(0, 0, 4, 5))
     with pytest.raises(InputError, match=r"segmentation .* got fractions"):
-        evaluate(parts, Truth(whole))
-    named = labeller(grid, Truth(parts, values={"1": 4}))(Window(0, 0, 4, 5))
+        evaluate_segmentation(parts, Truth(whole))
+    named = make_label_reader(grid, Truth(parts, values={"1": 4}))(Window(0, 0, 4, 5))
     assert np.unique(named).tolist() == [4, 255] and (named == 4).sum() == 3
     hidden = write(tmp_path / "hidden.tif", np.where(pixels == pixels[1, 1], 0.5, pixels)[None], nodata=0.5)
-    assert labeller(grid, Truth(hidden))(Window(0, 0, 4, 5))[1, 1] == 255
+    assert make_label_reader(grid, Truth(hidden))(Window(0, 0, 4, 5))[1, 1] == 255
     waves = write(tmp_path / "waves.tif", np.ones((1, 4, 5), np.complex64))
     with pytest.raises(InputError, match="got complex numbers"):
-        labeller(grid, Truth(waves))(Window(0, 0, 4, 5))
+        make_label_reader(grid, Truth(waves))(Window(0, 0, 4, 5))
 
 
 def polygons(path: Path, values: np.ndarray) -> Path:
@@ -129,7 +129,7 @@ def polygons(path: Path, values: np.ndarray) -> Path:
 
 def test_attributes_are_named_as_they_are(tmp_path: Path) -> None:
     days = polygons(tmp_path / "days.gpkg", np.array(["2024-06-01", "2023-01-31"], "datetime64[D]"))
-    found = labeller(GRID, Truth(days, "kind", {"2024-06-01": 1, "2023-01-31": 0}))(WHOLE)
+    found = make_label_reader(GRID, Truth(days, "kind", {"2024-06-01": 1, "2023-01-31": 0}))(WHOLE)
     assert (found[15, 10], found[15, 50], found[15, 30]) == (1, 0, 255)
     shares = polygons(tmp_path / "shares.gpkg", np.array([0.7, 1.0]))
     number = polygons(tmp_path / "number.gpkg", np.array([3, 4]))
@@ -142,7 +142,7 @@ def test_attributes_are_named_as_they_are(tmp_path: Path) -> None:
     ]
     for truth, message in cases:
         with pytest.raises(InputError, match=message):
-            labeller(GRID, truth)(WHOLE)
+            make_label_reader(GRID, truth)(WHOLE)
 
 
 def geojson(path: Path, *rings: str) -> Path:
@@ -158,20 +158,20 @@ def test_polygons_that_cannot_be_burnt_are_refused(tmp_path: Path) -> None:
     ring = "[[-63, 54.14], [-62.99, 54.14], [-62.99, 54.15], [-63, 54.14]]"
     point = geojson(tmp_path / "point.geojson", ring, "[[-63, 54.14]]")
     with pytest.raises(InputError, match="got 1 geometries that are none, the first of feature 2"):
-        labeller(GRID, Truth(point))
+        make_label_reader(GRID, Truth(point))
     picture = OdcGeoBox(SHAPE, Affine.identity(), None)
     for vectors in (geojson(tmp_path / "empty.geojson"), geojson(tmp_path / "one.geojson", ring)):
         with pytest.raises(InputError, match="got a CRS for only one of both"):
-            labeller(picture, Truth(vectors))
-    assert not labeller(GRID, Truth(tmp_path / "empty.geojson"))(WHOLE).any()
+            make_label_reader(picture, Truth(vectors))
+    assert not make_label_reader(GRID, Truth(tmp_path / "empty.geojson"))(WHOLE).any()
 
 
 def test_digits_that_are_no_numbers(tmp_path: Path) -> None:
-    assert mapping("0=0,255=1, forest=254") == {"0": 0, "255": 1, "forest": 254}
+    assert parse_label_mapping("0=0,255=1, forest=254") == {"0": 0, "255": 1, "forest": 254}
     for text in ("0=²", "0=٣", "0=255", "0=" + "9" * 5000):
         with pytest.raises(InputError, match="--values: got"):
-            mapping(text)
+            parse_label_mapping(text)
     path = write(tmp_path / "p.tif", np.zeros((1, 3, 3), np.uint8))
     with rasterio.open(path, "r+") as file:
         file.update_tags(**{"CLASS_²": "x", "CLASS_300": "y", "CLASS_1": "water"})
-    assert class_names(path) == {1: "water"}
+    assert read_class_names(path) == {1: "water"}

@@ -16,12 +16,12 @@ from affine import Affine
 
 from seamline.flows.training import training
 from seamline.flows.training.recipes import Recipe, read_recipe
-from seamline.flows.training.training import train_model
-from seamline.model.spec.document import read_document
+from seamline.flows.training.training import train_from_recipe
+from seamline.model.spec.document import read_model_spec
 from seamline.model.spec.errors import ModelError
 from seamline.model.training.config import Normalisation
-from seamline.model.training.data import LabelledImage, blocks
-from seamline.model.training.loop import Progress
+from seamline.model.training.data import LabelledImage, split_into_blocks
+from seamline.model.training.loop import EpochReport
 from seamline.pipeline.common.errors import InputError
 from seamline.pipeline.synthetic.simulate import Simulation, write_simulation
 from tests.support.small_rasters import UTM, noise, write
@@ -44,7 +44,7 @@ def recipe(**changes: Any) -> Recipe:
     return Recipe.model_validate({**RECIPE, **changes})
 
 
-def silent(progress: Progress) -> None:
+def silent(progress: EpochReport) -> None:
     pass
 
 
@@ -63,9 +63,9 @@ def test_a_recipe_becomes_a_model(tmp_path: Path, padding: str) -> None:
         holdout=["held"],
         schedule={**RECIPE["schedule"], "window": 64},
     )
-    spec = train_model(read_recipe(path), tmp_path, tmp_path / "model", silent)
+    spec = train_from_recipe(read_recipe(path), tmp_path, tmp_path / "model", silent)
     assert spec.network.padding == padding
-    assert read_document(tmp_path / "model") == spec
+    assert read_model_spec(tmp_path / "model") == spec
     assert not (tmp_path / "model" / "checkpoint.pt").exists()
 
 
@@ -93,7 +93,7 @@ def test_images_are_labelled_by_rasters_and_polygons_on_any_grid(tmp_path: Path,
     ((image,), _) = recipe(sources=[source]).load(tmp_path)
     part = np.s_[9:81, 30:120]
     expected = np.where(truth == 200, 1, 255 if labels == "polygons" else 0)[part]
-    (whole,) = blocks(image.shape)
+    (whole,) = split_into_blocks(image.shape)
     np.testing.assert_array_equal(image.labels(whole), expected)
     found = image.pixels(whole)
     np.testing.assert_allclose(found, pixels[:, *part] * (found / pixels[:, *part]).flat[0], rtol=1e-5)
@@ -218,7 +218,7 @@ CHIPS: dict[str, tuple[Callable[[Path], dict[str, Any]], str]] = {
 def test_data_that_cannot_be_learned_from_is_refused(case: str, tmp_path: Path) -> None:
     make, message = CHIPS[case]
     with pytest.raises((InputError, ModelError), match=message) as error:
-        train_model(recipe(sources=[make(tmp_path)]), tmp_path, tmp_path / "model", silent)
+        train_from_recipe(recipe(sources=[make(tmp_path)]), tmp_path, tmp_path / "model", silent)
     assert "source '" in str(error.value) and "\n" not in str(error.value)
 
 
@@ -247,7 +247,7 @@ def test_something_must_be_left_to_train_on(tmp_path: Path) -> None:
 def test_bands_of_one_value_are_refused() -> None:
     flat = LabelledImage("flat", np.ones((2, 8, 8), np.float32), np.zeros((8, 8), np.uint8))
     with pytest.raises(ModelError, match="band 1 of the training images: got a mean of 1 and a deviation of 0"):
-        Normalisation.of([flat])
+        Normalisation.from_images([flat])
 
 
 # --- the folder ------------------------------------------------------------------------------------------
@@ -260,13 +260,13 @@ def test_a_folder_that_cannot_be_written_is_refused_at_once(
     monkeypatch.setattr(training, "train", lambda *arguments: pytest.fail("trained"))
     (tmp_path / "file").touch()
     with pytest.raises(InputError, match=r"--out .*: got .*, expected a folder that can be written to; choose another"):
-        train_model(recipe(), tmp_path, tmp_path / out, silent)
+        train_from_recipe(recipe(), tmp_path, tmp_path / out, silent)
 
 
 def test_a_result_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "model.safetensors").mkdir()
     with pytest.raises(InputError, match=r"--out .*: got .*directory.*, expected room for the model"):
-        train_model(recipe(), tmp_path, tmp_path, silent)
+        train_from_recipe(recipe(), tmp_path, tmp_path, silent)
 
 
 @pytest.mark.parametrize("content", [b"", b"junk", b"PK\x03\x04", None])
@@ -277,7 +277,7 @@ def test_a_checkpoint_of_something_else_is_refused(content: bytes | None, tmp_pa
     else:
         checkpoint.write_bytes(content)
     with pytest.raises(ModelError, match=r"checkpoint .*checkpoint\.pt: got .*, expected .* remove it") as error:
-        train_model(recipe(), tmp_path, tmp_path, silent)
+        train_from_recipe(recipe(), tmp_path, tmp_path, silent)
     assert "\n" not in str(error.value) and len(str(error.value)) < 500
 
 
@@ -288,7 +288,7 @@ def test_a_checkpoint_that_cannot_be_written_is_one_line(tmp_path: Path, monkeyp
 
     monkeypatch.setattr(torch, "save", full)
     with pytest.raises(ModelError, match=r"checkpoint .*checkpoint\.pt: got .*unexpected pos.*, expected room"):
-        train_model(recipe(), tmp_path, tmp_path, silent)
+        train_from_recipe(recipe(), tmp_path, tmp_path, silent)
     assert not list(tmp_path.iterdir())
 
 

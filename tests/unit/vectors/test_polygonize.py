@@ -16,8 +16,8 @@ from scipy import ndimage
 
 from seamline.pipeline.common.classes import NODATA
 from seamline.pipeline.geometry.window import Window
-from seamline.pipeline.vectors.polygonize import Pieces, Region, pieces, regions, straightened
-from seamline.pipeline.vectors.sieve import settled, sieved, summarise
+from seamline.pipeline.vectors.polygonize import Pieces, Region, join_regions, remove_collinear_points, trace_pieces
+from seamline.pipeline.vectors.sieve import resolve_shared_regions, sieve_window, summarize_window
 from seamline.pipeline.vectors.simplify import Simplification
 
 
@@ -51,11 +51,11 @@ def windows(
 ) -> Iterator[Pieces]:
     padded = np.pad(labels, 1, constant_values=NODATA)
     for window in cut(labels, chunk):
-        rows, cols = window.slices()
+        rows, cols = window.to_slices()
         around = padded[rows.start : rows.stop + 2, cols.start : cols.stop + 2]
         simplification = Simplification(tolerance, around) if tolerance else None
         areas = areas_of(labels)[rows, cols]
-        yield pieces(window, labels[rows, cols], areas, weights[rows, cols], simplification)
+        yield trace_pieces(window, labels[rows, cols], areas, weights[rows, cols], simplification)
 
 
 def shape_of(label: int, polygon: shapely.Polygon) -> tuple[int, bytes]:
@@ -72,9 +72,11 @@ def test_joined_pieces_are_the_polygons_of_the_whole(
 ) -> None:
     labels = blobs(height, width, smooth, classes, seed)
     weights = np.random.default_rng(seed).random(labels.shape)
-    found = list(regions(windows(labels, chunk, weights), width))
+    found = list(join_regions(windows(labels, chunk, weights), width))
     whole = [
-        shape_of(int(value), straightened(shapely.Polygon(shape["coordinates"][0], shape["coordinates"][1:])))
+        shape_of(
+            int(value), remove_collinear_points(shapely.Polygon(shape["coordinates"][0], shape["coordinates"][1:]))
+        )
         for shape, value in shapes(labels, mask=labels != NODATA, connectivity=4)
     ]
     assert sorted(shape_of(region.label, region.geometry) for region in found) == sorted(whole)
@@ -90,7 +92,7 @@ def test_a_region_leaves_the_memory_when_it_ends() -> None:
     labels[:, 32:] = 1
     labels[np.arange(400) % 20 == 0] = 2  # bands across: no region is higher than 19 rows
     seen: list[Region] = []
-    for region in regions(windows(labels, 16, np.ones(labels.shape)), 64):
+    for region in join_regions(windows(labels, 16, np.ones(labels.shape)), 64):
         seen.append(region)
         if len(seen) == 5:
             break
@@ -119,12 +121,12 @@ def test_simplified_regions_leave_no_gaps(
 ) -> None:
     labels = blobs(height, width, smooth, classes, seed)
     weights = np.ones(labels.shape)
-    exact = regions(windows(labels, chunk, weights), width)
-    found = list(regions(windows(labels, chunk, weights, tolerance), width, simplified=True))
+    exact = join_regions(windows(labels, chunk, weights), width)
+    found = list(join_regions(windows(labels, chunk, weights, tolerance), width, simplified=True))
     assert sorted((r.label, r.pixels, r.area) for r in found) == sorted((r.label, r.pixels, r.area) for r in exact)
     # With a class in place of nodata everything is covered, once; the others are the same.
     filled = np.where(labels == NODATA, 9, labels).astype(np.uint8)
-    everything = list(regions(windows(filled, chunk, weights, tolerance), width, simplified=True))
+    everything = list(join_regions(windows(filled, chunk, weights, tolerance), width, simplified=True))
     polygons = np.array([region.geometry for region in everything])
     assert shapely.is_valid(polygons).all() and shapely.coverage_is_valid(polygons)
     assert shapely.area(polygons).sum() == labels.size
@@ -168,12 +170,12 @@ def sieved_by_windows(
     labels: NDArray[np.uint8], area: NDArray[np.float64], minimum: float, chunk: int
 ) -> NDArray[np.uint8]:
     while True:
-        parts = [(window.slices(), window) for window in cut(labels, chunk)]
-        notes = [summarise(window, labels[at], area[at], minimum) for at, window in parts]
-        verdicts, small = settled(notes, labels.shape[1], minimum)
+        parts = [(window.to_slices(), window) for window in cut(labels, chunk)]
+        notes = [summarize_window(window, labels[at], area[at], minimum) for at, window in parts]
+        verdicts, small = resolve_shared_regions(notes, labels.shape[1], minimum)
         after = labels.copy()
         for (at, _), verdict in zip(parts, verdicts, strict=True):
-            after[at] = sieved(labels[at], area[at], verdict, minimum)
+            after[at] = sieve_window(labels[at], area[at], verdict, minimum)
         if (after == labels).all():
             return labels
         assert small
