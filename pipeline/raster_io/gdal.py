@@ -197,21 +197,6 @@ def _read_or_clear_error(
         raise
 
 
-def measure_corner_offset(grid: GeoBox, other: GeoBox) -> float:
-    """How far the corners of two grids of one CRS lie apart, in pixels of ``other``."""
-    to_other = ~other.transform @ grid.transform
-    offset = 0.0
-    for x, y in [(0, 0), (1, 0), (0, 1), (1, 1)]:
-        col, row = to_other @ (x * grid.width, y * grid.height)
-        offset = max(offset, abs(col - x * other.width), abs(row - y * other.height))
-    return offset
-
-
-def is_same_grid(grid: GeoBox, other: GeoBox) -> bool:
-    """Whether pixel (row, column) is the same place in both; the CRS are not compared."""
-    return bool(grid.shape == other.shape) and measure_corner_offset(grid, other) < 0.01
-
-
 def describe_error(error: BaseException) -> str:
     """What GDAL said first, in one line: the root of an error's causes."""
     while error.__cause__ is not None:

@@ -13,17 +13,8 @@ from rasterio.errors import RasterioIOError
 
 from seamline.pipeline.common.errors import BadBlockError
 from seamline.pipeline.geometry.window import Window
-from seamline.pipeline.raster_io.gdal import (
-    OpenRaster,
-    describe_change,
-    describe_error,
-    gdal_environment,
-    is_remote,
-    is_same_grid,
-    open_cached_raster,
-    read_mask,
-    read_pixels,
-)
+from seamline.pipeline.raster_io.gdal import (OpenRaster, describe_change, describe_error, gdal_environment, is_remote, open_cached_raster, read_mask, read_pixels)
+from seamline.pipeline.geometry.grid import (is_same_grid)
 
 
 @dataclass(frozen=True)
