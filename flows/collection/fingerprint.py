@@ -15,7 +15,8 @@ from typing import Any
 from rasterio.errors import RasterioIOError
 
 from seamline.pipeline.common.errors import InputError, SeamlineError, redact_secrets
-from seamline.pipeline.raster_io.gdal import describe_error, find_local_file, gdal_environment, list_source_files
+from seamline.pipeline.raster_io.content import list_source_files
+from seamline.pipeline.raster_io.gdal import describe_error, find_local_file, gdal_environment
 from seamline.pipeline.scenes.band_files import open_source_raster
 from seamline.pipeline.scenes.open_scene import (
     detect_source_kind,

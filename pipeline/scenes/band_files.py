@@ -16,8 +16,9 @@ from pyproj.exceptions import ProjError
 from rasterio.errors import RasterioIOError
 
 from seamline.pipeline.common.errors import InputError
-from seamline.pipeline.raster_io.gdal import (OpenRaster, describe_error, gdal_environment, get_object_version, is_remote, open_cached_raster, sample_pixels)
-from seamline.pipeline.geometry.grid import (measure_corner_offset)
+from seamline.pipeline.raster_io.gdal import OpenRaster, describe_error, gdal_environment, is_remote, open_cached_raster
+from seamline.pipeline.raster_io.content import get_object_version, sample_pixels
+from seamline.pipeline.geometry.grid import measure_corner_offset
 from seamline.pipeline.scenes.band_matching import BandCandidate
 
 _BRIGHT_NUMBER = 20000  # a reflectance of 2, were the scale 1/10000

@@ -19,7 +19,8 @@ from rasterio.errors import NotGeoreferencedWarning
 
 from seamline.pipeline.common.errors import InputError, redact_address
 from seamline.pipeline.common.layout import CATALOG, ITEMS
-from seamline.pipeline.raster_io.gdal import gdal_environment, get_object_version, is_remote
+from seamline.pipeline.raster_io.gdal import gdal_environment, is_remote
+from seamline.pipeline.raster_io.content import get_object_version
 from seamline.pipeline.scenes.acquisition import read_acquisition_time
 from seamline.pipeline.scenes.aoi import read_aoi
 from seamline.pipeline.scenes.band_files import (

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from odc.geo.geobox import GeoBox
 
 from seamline.pipeline.geometry.window import Window, mirror_indices
-from seamline.pipeline.raster_io.gdal import hash_content
+from seamline.pipeline.raster_io.content import hash_content
 from seamline.pipeline.raster_io.window_reader import BadBlock, read_file_window
 
 
