@@ -147,7 +147,16 @@ def _interpolation_error(lattice: NDArray[np.float64], axis: int) -> float:
 
 
 def measure_pixel_area(grid: GeoBox, row: float, col: float) -> float | None:
-    """Return the area in m² of the pixel at ``row`` and ``col`` of a grid; None if it is unknown."""
+    """Return the area of one pixel of a grid.
+
+    Args:
+        grid: The grid.
+        row: Row of the pixel.
+        col: Column of the pixel.
+
+    Returns:
+        Area in m²; None if it is unknown.
+    """
     area = float(_measure_areas(grid, np.array([row]), np.array([col]))[0])
     return area if np.isfinite(area) else None
 
