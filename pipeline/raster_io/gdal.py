@@ -26,7 +26,7 @@ from rasterio.windows import Window as RasterioWindow
 from seamline.pipeline.geometry.window import Window
 from seamline.pipeline.storage.s3_access import current_access
 
-_LOCAL_ENV: dict[str, Any] = {"GDAL_CACHEMAX": 64 * 2**20}  # the default, 5 % of the memory, is too much per worker
+_LOCAL_ENV: dict[str, Any] = {"GDAL_CACHEMAX": 64 * 2**20}  # the default is 5 % of the memory in every process
 _REMOTE_ENV: dict[str, Any] = {
     **_LOCAL_ENV,
     "GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR",  # no listing of buckets, no requests for side-cars

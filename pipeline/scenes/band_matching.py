@@ -110,13 +110,21 @@ class BandCandidate:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The labels; of a file's only band without labels, the name of the file."""
+        """The labels of the band. A band without labels that is alone in its file has the name of the file."""
         return self.labels or ((self.stem,) if self.is_only_band else ())
 
     @property
     def number(self) -> str | None:
-        """The sensor's number of the band ("4", "8A") in its labels, or else in the name of its file."""
-        for text in self.labels if self.is_described else [self.stem] if self.is_only_band else []:
+        """The sensor's number of the band, such as "4" or "8A".
+
+        It is taken from the labels if they describe the band, otherwise from the name of a file that has no other band.
+        """
+        texts: tuple[str, ...] = ()
+        if self.is_described:
+            texts = self.labels
+        elif self.is_only_band:
+            texts = (self.stem,)
+        for text in texts:
             if found := _BAND_NUMBER.findall(text):
                 return str(found[-1]).upper()
         return None
