@@ -415,7 +415,7 @@ def test_a_rival_between_looking_and_publishing_is_noticed(
         return swap(self, key, data, known)
 
     monkeypatch.setattr(ObjectFolder, "delete", lambda self, keys: cleared.extend(keys))
-    monkeypatch.setattr(ObjectFolder, "swap", late)
+    monkeypatch.setattr(ObjectFolder, "compare_and_swap", late)
     upload(ours, catalogue)
     assert tries.count(ITEM) == 3
     preview = hashlib.sha256((ours / "preview.png").read_bytes()).hexdigest()
