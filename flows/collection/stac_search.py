@@ -22,7 +22,7 @@ from pystac_client.warnings import DoesNotConformTo, PystacClientWarning
 from seamline.flows.collection.fingerprint import Discovery, RejectedSource, SceneRef, catch_as_rejected, inspect_item
 from seamline.flows.collection.scene_sources import StacCatalog, StacSearch
 from seamline.pipeline.common.errors import InputError, SeamlineError
-from seamline.pipeline.scenes.open_scene import normalize_address
+from seamline.pipeline.scenes.source import normalize_address
 from seamline.pipeline.stac.query import Box, Interval
 from seamline.pipeline.storage.json_documents import fetch_json_text, read_document
 

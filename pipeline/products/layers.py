@@ -20,7 +20,7 @@ from dataclasses import dataclass
 
 from array_api_compat import array_namespace
 
-from seamline.pipeline.geometry.taper import FULL_VOTE, Array
+from seamline.pipeline.geometry.votes import FULL_VOTE, Array
 
 LAYER_SCALE = 0.004
 """Of a layer's digital numbers: 250 is 1."""

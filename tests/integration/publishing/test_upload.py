@@ -38,7 +38,8 @@ from seamline.pipeline.publishing.upload import published, upload
 from seamline.pipeline.raster_io.gdal import gdal_environment
 from seamline.pipeline.scenes.scene import read_block
 from seamline.pipeline.stac.query import query_items
-from seamline.pipeline.storage.object_store import ObjectFolder, S3Access, use_access
+from seamline.pipeline.storage.object_store import ObjectFolder
+from seamline.pipeline.storage.s3_access import S3Access, use_access
 from tests.support.s3_server import Server, server
 from tests.support.small_rasters import noise, write
 
