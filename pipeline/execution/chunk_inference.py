@@ -26,7 +26,8 @@ from seamline.pipeline.execution.run_directory import Report, Votes
 from seamline.pipeline.geometry.taper import Array, argmax_classes, make_taper, weighted_scores, weighted_squares
 from seamline.pipeline.geometry.tiling import Index, Tiling
 from seamline.pipeline.geometry.window import Window
-from seamline.pipeline.products.layers import LAYERS, compute_layers
+from seamline.pipeline.products.layer_values import compute_layers
+from seamline.pipeline.products.layers import LAYERS
 from seamline.pipeline.products.zarr_store import LABELS_ARRAY
 from seamline.pipeline.scenes.scene import Block, read_block
 

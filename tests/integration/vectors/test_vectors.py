@@ -28,7 +28,7 @@ from seamline.pipeline.common.errors import InputError
 from seamline.pipeline.geometry.tiling import Tiling
 from seamline.pipeline.products.zarr_store import ZarrLayout, create_store, write_store_raster
 from seamline.pipeline.results.verify import verify
-from seamline.pipeline.vectors.polygonize import remove_collinear_points
+from seamline.pipeline.vectors.regions import remove_collinear_points
 from seamline.pipeline.vectors.vectors import PolygonOptions, PolygonRules, write_polygons
 from seamline.pipeline.vectors.writers import POLYGON_FILES
 from tests.support.small_rasters import UTM, noise, write
