@@ -379,7 +379,7 @@ def test_processes_publish_at_once_and_lose_nothing(tmp_path: Path) -> None:
     assert [(tmp_path / name).read_bytes() for name in ("catalog.json", "items.parquet")] == before
 
 
-@pytest.mark.parametrize("step", ["_write_json", "write_items"])
+@pytest.mark.parametrize("step", ["_write_json", "write_item_table"])
 def test_what_was_written_from_old_items_is_put_right(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str
 ) -> None:

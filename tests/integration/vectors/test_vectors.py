@@ -197,7 +197,9 @@ def test_a_run_writes_polygons_and_makes_them_again(
         return segment(scene, small_model.folder, out, SegmentOptions(cluster=cluster(1), **how), Watcher())
 
     with pytest.raises(KeyboardInterrupt), monkeypatch.context() as patch:  # a kill between two files
-        patch.setattr("seamline.pipeline.vectors.vectors.convert", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        patch.setattr(
+            "seamline.pipeline.vectors.vectors.convert_parquet", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt)
+        )
         run(outputs=("cog", "polygons", "confidence"), chunk_tiles=2)
     assert not (folder / "run.json").exists() and (folder / ".run" / "plan.json").exists()
     result = run(outputs=("cog", "polygons", "confidence"))
