@@ -23,7 +23,7 @@ from seamline.flows.collection.fingerprint import Discovery, RejectedSource, Sce
 from seamline.flows.collection.scene_sources import StacCatalog, StacSearch
 from seamline.pipeline.common.errors import InputError, SeamlineError
 from seamline.pipeline.scenes.source import normalize_address
-from seamline.pipeline.stac.query import Box, Interval
+from seamline.pipeline.stac.extent import Box, Interval
 from seamline.pipeline.storage.json_documents import fetch_json_text, read_document
 
 _PAGE_SIZE = 100
