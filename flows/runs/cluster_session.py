@@ -15,7 +15,7 @@ from seamline.pipeline.common.errors import RunError
 
 
 class ClusterSession:
-    """A context that connects when a client is first asked for. Leaving it ends the runs of other threads that use it."""
+    """A context that connects when a client is first asked for. Leaving it ends runs of other threads that use it."""
 
     def __init__(self, options: SegmentOptions) -> None:
         self._options = options

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from seamline.pipeline.common.layout import ITEM, ITEMS
-from seamline.pipeline.publishing.uploaded import is_listed, is_whole
+from seamline.pipeline.publishing.uploaded import find_uploaded, is_listed, is_whole
 from seamline.pipeline.results.verify import Finding
 from seamline.pipeline.storage.object_store import ObjectFolder, map_concurrently
 
