@@ -35,7 +35,8 @@ def main() -> int:
     from seamline.flows.terminal import tables as display
     from seamline.flows.training.evaluation import compute_class_iou
     from seamline.pipeline.common.layout import COG
-    from seamline.pipeline.synthetic.simulate import Simulation, write_simulation
+    from seamline.pipeline.synthetic.simulate import Simulation
+    from seamline.pipeline.synthetic.simulation_files import write_simulation
 
     logging.getLogger("distributed").setLevel(logging.ERROR)
     started = time.monotonic()

@@ -167,7 +167,8 @@ def simulate(
     seed: Annotated[int, typer.Option(help="Another number, another land")] = 0,
 ) -> None:
     """Simulate a six-band scene of any size, and the raster of what is where in it."""
-    from seamline.pipeline.synthetic.simulate import Simulation, write_simulation
+    from seamline.pipeline.synthetic.simulate import Simulation
+    from seamline.pipeline.synthetic.simulation_files import write_simulation
 
     with display.show_percentage("simulating") as progress:
         truth = write_simulation(Simulation(size[0], size[1], seed=seed), out, progress)
