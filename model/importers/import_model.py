@@ -18,7 +18,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from seamline.model.engines.engines import OnnxProgram, TorchProgram
+from seamline.model.engines.programs import OnnxProgram, TorchProgram
 from seamline.model.importers.milesial import BilinearUNet, convert_state_dict
 from seamline.model.importers.reach import WINDOW_EDGE, measure_reach
 from seamline.model.importers.smp import get_activation, get_divisor, is_saved_network, load_smp_network
