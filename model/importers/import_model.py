@@ -19,7 +19,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from seamline.model.engines.engines import OnnxProgram, TorchProgram
+from seamline.model.engines.programs import OnnxProgram, TorchProgram
 from seamline.model.importers.milesial import BilinearUNet, convert_state_dict
 from seamline.model.importers.probe import ImportedNetwork, probe_program
 from seamline.model.importers.reach import choose_edge

@@ -21,9 +21,11 @@ from seamline.flows.runs.scene_job import open_input
 from seamline.flows.runs.segment import segment
 from seamline.flows.settings.model_folder import Model
 from seamline.flows.settings.options import SegmentOptions
+from seamline.model.engines.agreement import compute_agreement
+from seamline.model.engines.candidates import list_engines_to_try
 from seamline.model.engines.engines import get_input_dtype, is_installed, list_precisions, open_network
 from seamline.model.engines.runtime import Runtime
-from seamline.model.engines.tune import Tuner, compute_agreement
+from seamline.model.engines.tune import Tuner
 from seamline.model.spec.config import Engine, EngineRequest, EngineSettings, Precision, Radiometry, UNetConfig
 from seamline.model.spec.errors import ModelError
 from seamline.model.spec.measurement import Measurement
@@ -180,7 +182,7 @@ def test_without_its_package_an_engine_is_refused(
         ) as caught:
             use()
         assert "\n" not in str(caught.value)
-    assert engine not in tuner(spec, tmp_path, EngineRequest("cpu"))._list_engines("cpu")
+    assert engine not in list_engines_to_try(spec.network, "cpu")
 
 
 def test_precisions_and_engines_that_do_not_go_together_are_refused(tmp_path: Path) -> None:
