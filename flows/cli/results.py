@@ -70,7 +70,8 @@ def query(
 ) -> None:
     """List the scenes that lie in a box and a time and fulfil an SQL expression."""
     from seamline.flows.settings.credentials import use_credentials
-    from seamline.pipeline.stac.query import Box, Interval, query_items, to_item_collection
+    from seamline.pipeline.stac.extent import Box, Interval
+    from seamline.pipeline.stac.query import query_items, to_item_collection
 
     if report is not None and report != Path("-"):
         if not report.absolute().parent.is_dir():

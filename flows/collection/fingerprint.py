@@ -15,15 +15,11 @@ from rasterio.errors import RasterioIOError
 
 from seamline.flows.collection.scene_ref import RejectedSource, SceneRef
 from seamline.pipeline.common.errors import InputError, SeamlineError, redact_secrets
-from seamline.pipeline.raster_io.gdal import describe_error, find_local_file, gdal_environment, list_source_files
+from seamline.pipeline.raster_io.content import list_source_files
+from seamline.pipeline.raster_io.gdal import describe_error, find_local_file, gdal_environment
 from seamline.pipeline.scenes.band_files import open_source_raster
-from seamline.pipeline.scenes.open_scene import (
-    detect_source_kind,
-    file_stem,
-    list_rasters,
-    make_scene_id,
-    normalize_address,
-)
+from seamline.pipeline.scenes.open_scene import make_scene_id
+from seamline.pipeline.scenes.source import detect_source_kind, file_stem, list_rasters, normalize_address
 from seamline.pipeline.scenes.stac_item import parse_source_item
 from seamline.pipeline.storage.json_documents import fetch_headers, is_url, read_document
 from seamline.pipeline.storage.object_store import ObjectFolder, is_object_url, split_object_url

@@ -13,7 +13,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, GetJsonSchema
 from pydantic_core import core_schema
 
 from seamline.pipeline.common.errors import InputError
-from seamline.pipeline.stac.query import Box, Interval
+from seamline.pipeline.stac.extent import Box, Interval
 
 
 def _check_box(value: tuple[float, float, float, float]) -> tuple[float, float, float, float]:

@@ -33,7 +33,7 @@ from seamline.pipeline.execution.run_directory import RunDirectory
 from seamline.pipeline.geometry.tiling import Tiling
 from seamline.pipeline.products.zarr_store import ZarrLayout, create_store
 from seamline.pipeline.publishing.publish import Publication, complete, missing_outputs, publish
-from seamline.pipeline.stac.catalog import ModelReference
+from seamline.pipeline.stac.scene_item import ModelReference
 
 T = TypeVar("T")
 PLANNED = ("window", "halo", "overlap", "chunk_tiles", "divisor")

@@ -23,7 +23,7 @@ from seamline.flows.serving.tiles import LAYER_PREFIX, list_color_ramps, make_ro
 from seamline.flows.serving.vectors import MAX_POLYGONS, read_polygons
 from seamline.pipeline.common.errors import InputError
 from seamline.pipeline.common.layout import PREVIEW
-from seamline.pipeline.stac.query import Box
+from seamline.pipeline.stac.extent import Box
 
 STATIC_FOLDER = Path(__file__).parent / "static"
 ERROR_STATUS: dict[type[Exception], int] = {

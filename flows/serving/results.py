@@ -12,7 +12,8 @@ from seamline.flows.serving.checksums import ChecksumMonitor
 from seamline.pipeline.common.errors import InputError, SeamlineError
 from seamline.pipeline.common.layout import CATALOG, COG, ITEM, ITEMS, OVERVIEW, PREVIEW, RECORD
 from seamline.pipeline.results.open import ResultItem, read_item_and_record
-from seamline.pipeline.stac.query import Box, Interval, query_items
+from seamline.pipeline.stac.extent import Box, Interval
+from seamline.pipeline.stac.query import query_items
 
 POLYGONS_FILE, PROBABILITIES_FILE = "polygons.fgb", "probabilities.tif"
 LAYER_FILES = {

@@ -16,7 +16,7 @@ from pyproj import CRS, Transformer
 from pyproj.exceptions import ProjError
 
 from seamline.flows.serving.results import DamagedResult
-from seamline.pipeline.stac.query import Box
+from seamline.pipeline.stac.extent import Box
 
 MAX_POLYGONS = 5000
 """Polygons in one answer, at most."""

@@ -18,7 +18,7 @@ from distributed import Client, Worker, WorkerPlugin
 
 from seamline.pipeline.common.errors import InputError
 from seamline.pipeline.execution.cluster import connected
-from seamline.pipeline.storage.object_store import S3Access, use_access
+from seamline.pipeline.storage.s3_access import S3Access, use_access
 
 _AWS_VARIABLES = {"key": "AWS_ACCESS_KEY_ID", "secret": "AWS_SECRET_ACCESS_KEY", "token": "AWS_SESSION_TOKEN"}
 """Environment variable of each key field of ``S3Access``."""

@@ -50,22 +50,17 @@ from seamline.pipeline.products.zarr_store import (
     seal,
 )
 from seamline.pipeline.raster_io.gdal import describe_error
+from seamline.pipeline.report.formatting import format_crs, format_date
 from seamline.pipeline.report.preview import Caption, decimate_labels, stretch, write_preview
-from seamline.pipeline.report.report import ModelCard, format_crs, format_date, write_report
+from seamline.pipeline.report.report import ModelCard, write_report
 from seamline.pipeline.report.thumbnail import read_thumbnail, write_overview
 from seamline.pipeline.scenes.display_bands import choose_display_bands, has_true_color
 from seamline.pipeline.stac.assets import compute_file_info
-from seamline.pipeline.stac.catalog import (
-    ClassArea,
-    ModelReference,
-    Provenance,
-    build_scene_item,
-    compute_class_areas,
-    update_catalog,
-    write_item,
-)
+from seamline.pipeline.stac.catalog import update_catalog, write_item
+from seamline.pipeline.stac.class_areas import ClassArea, compute_class_areas
 from seamline.pipeline.stac.footprint import compute_labelled_area, compute_labelled_hull
 from seamline.pipeline.stac.items import read_run_checksum
+from seamline.pipeline.stac.scene_item import ModelReference, Provenance, build_scene_item
 from seamline.pipeline.storage.atomic import atomic_write
 from seamline.pipeline.vectors.vectors import PolygonOptions, write_polygons
 from seamline.pipeline.vectors.writers import POLYGON_FILES

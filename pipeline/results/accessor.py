@@ -22,7 +22,7 @@ from PIL import Image
 
 from seamline.pipeline.common.classes import format_percent
 from seamline.pipeline.products.zarr_store import LABELS_ARRAY
-from seamline.pipeline.report.report import format_area
+from seamline.pipeline.report.formatting import format_area
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

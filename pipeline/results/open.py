@@ -34,7 +34,7 @@ from seamline.pipeline.products.zarr_store import (
     open_store_raster,
 )
 from seamline.pipeline.stac.assets import to_multihash
-from seamline.pipeline.stac.query import Box
+from seamline.pipeline.stac.extent import Box
 
 _SCENE_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 """As ``Scene.id``."""

@@ -17,7 +17,8 @@ from seamline.flows.settings.model_folder import Model
 from seamline.flows.settings.options import SegmentOptions
 from seamline.pipeline.common.errors import RunError
 from seamline.pipeline.publishing.upload import published
-from seamline.pipeline.storage.object_store import ObjectFolder, S3Access, use_access
+from seamline.pipeline.storage.object_store import ObjectFolder
+from seamline.pipeline.storage.s3_access import S3Access, use_access
 from tests.support.s3_server import server
 from tests.support.small_rasters import noise, write
 

@@ -312,7 +312,7 @@ def test_a_disk_that_fills_up_while_publishing_keeps_what_was_inferred(
         raise OSError(errno.ENOSPC, "No space left on device")
 
     with monkeypatch.context() as patched, pytest.raises(RunError, match=r"No space left .* run the same command"):
-        patched.setattr(cog, "check_blocks", full)
+        patched.setattr(cog, "check_blocks_written", full)
         run(source, small_model, tmp_path, cluster=cluster(1))
     assert not list(tmp_path.rglob("segmentation.tif"))
     assert run(source, small_model, tmp_path, cluster=cluster(1)).record["windows"] == 0

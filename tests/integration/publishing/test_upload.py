@@ -38,7 +38,8 @@ from seamline.pipeline.publishing.upload import published, upload
 from seamline.pipeline.raster_io.gdal import gdal_environment
 from seamline.pipeline.scenes.scene import read_block
 from seamline.pipeline.stac.query import query_items
-from seamline.pipeline.storage.object_store import ObjectFolder, S3Access, use_access
+from seamline.pipeline.storage.object_store import ObjectFolder
+from seamline.pipeline.storage.s3_access import S3Access, use_access
 from tests.support.s3_server import Server, server
 from tests.support.small_rasters import noise, write
 
@@ -415,7 +416,7 @@ def test_a_rival_between_looking_and_publishing_is_noticed(
         return swap(self, key, data, known)
 
     monkeypatch.setattr(ObjectFolder, "delete", lambda self, keys: cleared.extend(keys))
-    monkeypatch.setattr(ObjectFolder, "swap", late)
+    monkeypatch.setattr(ObjectFolder, "compare_and_swap", late)
     upload(ours, catalogue)
     assert tries.count(ITEM) == 3
     preview = hashlib.sha256((ours / "preview.png").read_bytes()).hexdigest()

@@ -27,8 +27,9 @@ from seamline.pipeline.execution.chunk_blending import write_chunk
 from seamline.pipeline.execution.chunk_context import ChunkContext
 from seamline.pipeline.execution.chunk_inference import infer_chunk
 from seamline.pipeline.execution.run_directory import RunDirectory
-from seamline.pipeline.geometry.taper import FULL_VOTE, argmax_classes, make_taper, weighted_scores
+from seamline.pipeline.geometry.taper import make_taper
 from seamline.pipeline.geometry.tiling import Tiling
+from seamline.pipeline.geometry.votes import FULL_VOTE, argmax_classes, weighted_scores
 from seamline.pipeline.geometry.window import Window
 from seamline.pipeline.products.layers import LAYER_SCALE, LAYERS
 from seamline.pipeline.products.zarr_store import ZarrLayout, create_store, open_labels, open_store_raster

@@ -28,7 +28,7 @@ from seamline.pipeline.common.errors import InputError
 from seamline.pipeline.geometry.tiling import Tiling
 from seamline.pipeline.products.zarr_store import ZarrLayout, create_store, write_store_raster
 from seamline.pipeline.results.verify import verify
-from seamline.pipeline.vectors.polygonize import remove_collinear_points
+from seamline.pipeline.vectors.regions import remove_collinear_points
 from seamline.pipeline.vectors.vectors import PolygonOptions, PolygonRules, write_polygons
 from seamline.pipeline.vectors.writers import POLYGON_FILES
 from tests.support.small_rasters import UTM, noise, write
@@ -197,7 +197,9 @@ def test_a_run_writes_polygons_and_makes_them_again(
         return segment(scene, small_model.folder, out, SegmentOptions(cluster=cluster(1), **how), Watcher())
 
     with pytest.raises(KeyboardInterrupt), monkeypatch.context() as patch:  # a kill between two files
-        patch.setattr("seamline.pipeline.vectors.vectors.convert", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        patch.setattr(
+            "seamline.pipeline.vectors.vectors.convert_parquet", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt)
+        )
         run(outputs=("cog", "polygons", "confidence"), chunk_tiles=2)
     assert not (folder / "run.json").exists() and (folder / ".run" / "plan.json").exists()
     result = run(outputs=("cog", "polygons", "confidence"))
