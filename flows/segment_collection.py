@@ -16,9 +16,9 @@ from prefect.task_runners import ThreadPoolTaskRunner
 from pydantic import Field
 
 from seamline.flows.collection.discovery import discover
-from seamline.flows.collection.fingerprint import Discovery, SceneRef
 from seamline.flows.collection.ledger import Ledger
 from seamline.flows.collection.outcomes import Outcome
+from seamline.flows.collection.scene_ref import Discovery, SceneRef
 from seamline.flows.collection.scene_sources import SceneSource
 from seamline.flows.runs.cluster_session import ClusterSession
 from seamline.flows.runs.observer import RunObserver, RunResult

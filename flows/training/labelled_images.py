@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
-from seamline.flows.settings.options import Scale
+from seamline.flows.settings.option_types import Scale
 from seamline.model.training.data import IGNORE, Area, LabelledSource
 from seamline.pipeline.common.errors import InputError
 from seamline.pipeline.geometry.window import Window

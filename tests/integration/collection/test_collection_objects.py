@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 from prefect.states import State
 
-from seamline.flows.collection.fingerprint import RejectedSource, inspect_or_reject, inspect_source
+from seamline.flows.collection.fingerprint import inspect_or_reject, inspect_source
+from seamline.flows.collection.scene_ref import RejectedSource
 from seamline.flows.collection.scene_sources import Manifest
 from seamline.flows.publish_catalog import publish_catalog_flow
 from seamline.flows.segment_collection import segment_collection

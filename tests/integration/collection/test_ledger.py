@@ -15,9 +15,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from seamline.flows.collection.fingerprint import SceneRef
 from seamline.flows.collection.ledger import Ledger, read_entries
 from seamline.flows.runs.result_location import CatalogLocation
+from seamline.flows.collection.scene_ref import SceneRef
 from seamline.pipeline.common.errors import InputError
 from seamline.pipeline.common.layout import ITEM, RECORD
 
@@ -95,14 +95,14 @@ def test_order_is_kept_and_unreadable_entries_are_new(tmp_path: Path) -> None:
 NOTING = """
 import sys
 from pathlib import Path
-from seamline.flows.collection.fingerprint import SceneRef
+from seamline.flows.collection.scene_ref import SceneRef
 from seamline.flows.collection.ledger import Ledger
 ledger = Ledger(Path(sys.argv[1]), "m", "o")
-scenes = [Found(f"/data/{number}.tif", str(number), sys.argv[2]) for number in range(5)]
+scenes = [SceneRef(f"/data/{number}.tif", str(number), sys.argv[2]) for number in range(5)]
 print("begun", flush=True)
 number = 0
 while number < int(sys.argv[3]):
-    ledger.note(scenes[number % 5], "failed", f"{sys.argv[2]} " * 200)
+    ledger.record_outcome(scenes[number % 5], "failed", f"{sys.argv[2]} " * 200)
     number += 1
 """
 

@@ -197,7 +197,7 @@ if __name__ == "__main__":
         print("DONE", segment_scene(source, model, out, options))
         for wrong in ("wrong", "nothing"):
             try:
-                use(wrong)
+                use_credentials(wrong)
             except InputError as error:
                 print("REFUSED", error)
         with get_client(sync_client=True) as client:
