@@ -27,8 +27,8 @@ PARAMETERS_WITHOUT_ARGS = 2
 """A public function with more parameters than this has an Args section."""
 
 IRREGULAR = """
-begun bound broken done drawn driven fallen felt found given gone grown heard held hidden kept known laid led left
-chosen lost made meant met paid said seen sent shown sought spent stood taken thrown told torn understood won worn written
+begun bound broken chosen done drawn driven fallen felt found given gone grown heard held hidden kept known laid led
+left lost made meant met paid said seen sent shown sought spent stood taken thrown told torn understood won worn written
 """
 """Past participles without -ed, but for those that are spelled like the verb: read, set, put, cut, split, spread."""
 
