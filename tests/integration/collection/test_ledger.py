@@ -16,8 +16,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from seamline.flows.collection.ledger import Ledger, read_entries
-from seamline.flows.runs.result_location import CatalogLocation
 from seamline.flows.collection.scene_ref import SceneRef
+from seamline.flows.runs.result_location import CatalogLocation
 from seamline.pipeline.common.errors import InputError
 from seamline.pipeline.common.layout import ITEM, RECORD
 

@@ -15,9 +15,9 @@ from distributed import Client, LocalCluster
 from prometheus_client.parser import text_string_to_metric_families
 
 from seamline.flows.collection.ledger import Ledger
+from seamline.flows.collection.scene_ref import RejectedSource, SceneRef
 from seamline.flows.runs.observer import RunObserver, RunResult
 from seamline.flows.runs.segment import segment
-from seamline.flows.collection.scene_ref import RejectedSource, SceneRef
 from seamline.flows.serving.metrics import render_metrics
 from seamline.flows.settings.model_folder import Model
 from seamline.flows.settings.options import SegmentOptions
