@@ -85,7 +85,7 @@ class ServedResults:
             if self.has(scene, name):
                 self._check(scene, item, name, look=False)
         about, labels = item.properties, item.find_asset(COG)
-        colors = {label.value: label.hex for label in item.labels}
+        colors = {label.value: label.hex for label in item.label_classes}
         return {
             "id": scene,
             "date": None if about.is_time_unknown else about.datetime.isoformat(),

@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from seamline.model.spec import metrics
 from seamline.pipeline.common.errors import InputError
 from seamline.pipeline.report.preview import write_confusion_matrix
-from seamline.pipeline.results.compare import Truth, read_class_names, read_label_pairs
+from seamline.pipeline.results.compare import read_class_names, read_label_pairs
+from seamline.pipeline.results.truth import Truth
 from seamline.pipeline.storage.atomic import atomic_write, check_writable
 
 LABEL_COUNT = 255
