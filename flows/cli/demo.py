@@ -35,6 +35,7 @@ def main() -> int:
     from seamline.flows.terminal import tables as display
     from seamline.flows.training.evaluation import compute_class_iou
     from seamline.pipeline.common.layout import COG
+    from seamline.pipeline.products.run_record import RunRecord
     from seamline.pipeline.synthetic.simulate import Simulation
     from seamline.pipeline.synthetic.simulation_files import write_simulation
 
@@ -49,8 +50,9 @@ def main() -> int:
     state = segment_scene(str(scene), "land-water-cloud", out, SegmentOptions(overwrite=True), return_state=True)
     outcome = state.result()
     folder = Path(outcome["folder"])
-    display.show_result(RunResult(folder, outcome["record"], outcome["computed"]))
-    display.show_scores(compute_class_iou(folder / COG, truth, outcome["record"]["classes"]))
+    record = RunRecord.model_validate(outcome["record"])
+    display.show_result(RunResult(folder, record, outcome["computed"]))
+    display.show_scores(compute_class_iou(folder / COG, truth, record.classes))
     display.print_line(f"Prefect flow run {state.state_details.flow_run_id} of segment-scene: {state.name}")
     ended = time.monotonic()
     display.print_line(

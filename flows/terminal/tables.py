@@ -167,26 +167,24 @@ def show_result(result: RunResult) -> None:
             f"{result.url or result.folder}: finished before with this scene, model and plan; {done}", highlight=False
         )
         return
-    table = _make_table(f"{record['scene']} · {record['model']}")
-    seconds, plan = record["seconds"], record["plan"]
-    scene = record["pixels_scene"]
-    table.add_row(
-        "windows", f"{record['windows']} of {plan['window']}² (halo {plan['halo']}, overlap {plan['overlap']})"
-    )
-    table.add_row("network pixels per scene pixel", f"{record['pixels_inferred'] / scene:.2f}")
+    table = _make_table(f"{record.scene} · {record.model}")
+    seconds, plan = record.seconds, record.plan
+    scene = record.pixels_scene
+    table.add_row("windows", f"{record.windows} of {plan.window}² (halo {plan.halo}, overlap {plan.overlap})")
+    table.add_row("network pixels per scene pixel", f"{record.pixels_inferred / scene:.2f}")
     table.add_row("speed", f"{scene / seconds['total'] / 1e6:.2g} Mpx/s of the scene, all included")
-    stages = ("start", "run", "cog", *(["polygons"] if "polygons" in record["outputs"] else []), "publish")
+    stages = ("start", "run", "cog", *(["polygons"] if "polygons" in record.outputs else []), "publish")
     wall = ", ".join(f"{stage} {seconds.get(stage, 0):.1f}" for stage in stages)
     work = ", ".join(f"{stage} {seconds[stage]:.1f}" for stage in ("read", "infer", "blend", "write"))
     table.add_row("seconds", f"{seconds['total']:.1f} ({wall})")
-    table.add_row(f"seconds of {record['workers']} worker(s)", work)
-    settings = record["settings"]
+    table.add_row(f"seconds of {record.workers} worker(s)", work)
+    settings = record.settings
     table.add_row("network ran on", _format_settings(settings))
-    peak, projected = record["peak_memory_bytes"], record["projected_memory_bytes"]
+    peak, projected = record.peak_memory_bytes, record.projected_memory_bytes
     table.add_row("peak memory of a worker", f"{peak / 2**20:.0f} MiB of {projected / 2**20:.0f} MiB projected")
-    for row in record["classes"]:
-        table.add_row(f"class {row['name']}", f"{format_percent(row['share'])} of the valid pixels")
-    for block in record["bad_blocks"]:
+    for row in record.classes:
+        table.add_row(f"class {row.name}", f"{format_percent(row.share)} of the valid pixels")
+    for block in record.bad_blocks:
         table.add_row("[red]unreadable block[/]", block)
     out.print(table)
     if result.url:
@@ -194,7 +192,7 @@ def show_result(result: RunResult) -> None:
         return
     files = {output: [f"{array}.tif"] for output, array in COG_ARRAYS.items()} | {"zarr": [ZARR]}
     files["polygons"] = [name for name in POLYGON_FILES.values() if (result.folder / name).exists()]
-    for name in (*(name for output in record["outputs"] for name in files[output]), ITEM, PREVIEW, REPORT, RECORD):
+    for name in (*(name for output in record.outputs for name in files[output]), ITEM, PREVIEW, REPORT, RECORD):
         out.print(str(result.folder / name), soft_wrap=True, highlight=False)  # whole, to be copied
 
 

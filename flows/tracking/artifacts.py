@@ -32,7 +32,7 @@ STATE_LABELS = {"published": "✅ published", "unchanged": "· unchanged", "in u
 
 def show_result(result: RunResult) -> None:
     """The artifacts of a scene that was published, and its event."""
-    record, scene = result.record, str(result.record["scene"])
+    record, scene = result.record, result.record.scene
     create_markdown_artifact(
         markdown=format_summary(result), key=make_artifact_key("summary", scene), description=scene
     )
@@ -46,10 +46,10 @@ def show_result(result: RunResult) -> None:
         resource={"prefect.resource.id": f"seamline.scene.{scene}", "prefect.resource.name": scene},
         payload={
             "folder": result.url or str(result.folder),
-            "source": record["source"],
-            "model": record["model"],
-            "model_digest": record["model_digest"],
-            "shares": {row["name"]: row["share"] for row in record["classes"]},
+            "source": record.source,
+            "model": record.model,
+            "model_digest": record.model_digest,
+            "shares": {row.name: row.share for row in record.classes},
             "map": make_map_link(scene),
         },
     )
@@ -64,21 +64,21 @@ def show_collection(outcomes: Sequence[Outcome], known: int, waiting: Sequence[s
 def format_summary(result: RunResult) -> str:
     """A run as Markdown."""
     record = result.record
-    pixels = f"{record['pixels_inferred'] / record['pixels_scene']:.2f}"
+    pixels = f"{record.pixels_inferred / record.pixels_scene:.2f}"
     rows = [
-        ("windows", f"{record['windows']} of {record['plan']['window']}²"),
+        ("windows", f"{record.windows} of {record.plan.window}²"),
         ("network pixels per scene pixel", pixels),
-        ("seconds", f"{record['seconds']['total']:.1f}"),
-        ("peak memory of a worker", f"{record['peak_memory_bytes'] / 2**20:.0f} MiB"),
-        ("model", f"{_escape_cell(record['model'])} ({record['model_digest'][:12]})"),
-        *((_escape_cell(row["name"]), format_percent(row["share"])) for row in record["classes"]),
+        ("seconds", f"{record.seconds['total']:.1f}"),
+        ("peak memory of a worker", f"{record.peak_memory_bytes / 2**20:.0f} MiB"),
+        ("model", f"{_escape_cell(record.model)} ({record.model_digest[:12]})"),
+        *((_escape_cell(row.name), format_percent(row.share)) for row in record.classes),
         ("results", f"`{result.url or result.folder}`"),
     ]
-    link = make_map_link(record["scene"])
+    link = make_map_link(record.scene)
     if link:
         rows.append(("map", f"[{link}]({link})"))
     done = "" if result.computed else "Finished before with this scene, model and plan; nothing was inferred.\n\n"
-    return f"# {record['scene']}\n\n{done}| | |\n|---|---|\n" + "\n".join(f"| {key} | {value} |" for key, value in rows)
+    return f"# {record.scene}\n\n{done}| | |\n|---|---|\n" + "\n".join(f"| {key} | {value} |" for key, value in rows)
 
 
 def format_collection_report(outcomes: Sequence[Outcome], known: int, waiting: Sequence[str], title: str) -> str:

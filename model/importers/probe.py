@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from seamline.model.engines.engines import OnnxProgram, TorchProgram
+from seamline.model.engines.programs import OnnxProgram, TorchProgram
 from seamline.model.importers.reach import choose_edge, measure_reach
 from seamline.model.spec.config import Program, UNetConfig
 from seamline.model.spec.errors import ModelError, get_first_line

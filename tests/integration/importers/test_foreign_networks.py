@@ -16,7 +16,7 @@ from seamline.flows.settings.options import SegmentOptions
 from seamline.flows.training.evaluation import evaluate_segmentation
 from seamline.flows.training.importing import ModelDescription, import_model
 from seamline.model.spec import metrics
-from seamline.pipeline.results.compare import Truth
+from seamline.pipeline.results.truth import Truth
 from tests.support.sample_data import MANAUS, shared
 from tests.support.small_rasters import UTM, write
 
