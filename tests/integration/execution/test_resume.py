@@ -473,7 +473,7 @@ def test_a_worker_that_the_cluster_lost_and_that_writes_while_results_are_publis
     source: Path, small_model: Model, cluster: Cluster, unpublished: Path, tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
-    folder, move = copied(unpublished, tmp_path) / "scene", publishing._move
+    folder, move = copied(unpublished, tmp_path) / "scene", publishing._move_store
 
     def moved(store: Path, final: Path, keep: bool) -> None:
         (chunk,) = store.glob("segmentation/c/0/0")
@@ -483,7 +483,7 @@ def test_a_worker_that_the_cluster_lost_and_that_writes_while_results_are_publis
         chunk.parent.mkdir(parents=True)  # as Zarr does
         chunk.write_bytes(content)
 
-    monkeypatch.setattr(publishing, "_move", moved)
+    monkeypatch.setattr(publishing, "_move_store", moved)
     run(source, small_model, tmp_path, cluster=cluster(1))
     assert not (folder / ".run").exists()
     assert not list(folder.rglob("*.partial"))

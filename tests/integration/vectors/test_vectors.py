@@ -193,7 +193,7 @@ def test_a_run_writes_polygons_and_makes_them_again(
     scene = write(tmp_path / "scene.tif", noise(6, 25, 33).repeat(8, axis=1).repeat(8, axis=2))
     out, folder = tmp_path / "out", tmp_path / "out" / "scene"
 
-    def run(**options: Any) -> running.Result:
+    def run(**options: Any) -> RunResult:
         how = {"window": 128, "engine": "torch", "precision": "fp32", "batch": 1, "threads": 1, **options}
         return segment(scene, small_model.folder, out, SegmentOptions(cluster=cluster(1), **how), RunObserver())
 
