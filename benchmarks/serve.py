@@ -33,14 +33,9 @@ from seamline.pipeline.common.layout import COG, RECORD
 from seamline.pipeline.geometry.tiling import Tiling
 from seamline.pipeline.products.cog import describe_labels, write_cog
 from seamline.pipeline.products.zarr_store import ZarrLayout, create_store, open_labels, write_labels
-from seamline.pipeline.stac.catalog import (
-    ModelReference,
-    Provenance,
-    build_scene_item,
-    compute_class_areas,
-    update_catalog,
-    write_item,
-)
+from seamline.pipeline.stac.catalog import update_catalog, write_item
+from seamline.pipeline.stac.class_areas import compute_class_areas
+from seamline.pipeline.stac.scene_item import ModelReference, Provenance, build_scene_item
 
 ZOOMS = 5
 """Zoom levels of a scene that are asked for: the deepest and those above it."""

@@ -108,7 +108,7 @@ def segment(
 
     A killed run goes on where it stopped when the same command is given again.
     """
-    from seamline.flows.runs.segment import segment_all
+    from seamline.flows.runs.segment import segment_scenes
 
     options = validate_options(
         window=window, halo=halo, overlap=overlap, chunk_tiles=chunk_tiles,
@@ -120,7 +120,7 @@ def segment(
         on_bad_block=on_bad_block, work=work, credentials=credentials, overwrite=overwrite,
     )  # fmt: skip
     with display.show_live_progress() as watcher:
-        segment_all(scene, model, out, options, watcher)
+        segment_scenes(scene, model, out, options, watcher)
 
 
 @app.command()

@@ -47,7 +47,7 @@ def evaluate(
 ) -> None:
     """Compare a segmentation with the truth: IoU, F1, precision, recall, accuracy, kappa, boundaries."""
     from seamline.flows.training.evaluation import evaluate_segmentation, write_evaluation
-    from seamline.pipeline.results.compare import Truth
+    from seamline.pipeline.results.truth import Truth
 
     if not 0 <= tolerance <= 64:
         raise InputError("--tolerance", got=tolerance, expected="pixels, from 0 to 64", fix="correct it")
@@ -70,7 +70,8 @@ def query(
 ) -> None:
     """List the scenes that lie in a box and a time and fulfil an SQL expression."""
     from seamline.flows.settings.credentials import use_credentials
-    from seamline.pipeline.stac.query import Box, Interval, query_items, to_item_collection
+    from seamline.pipeline.stac.extent import Box, Interval
+    from seamline.pipeline.stac.query import query_items, to_item_collection
 
     if report is not None and report != Path("-"):
         if not report.absolute().parent.is_dir():

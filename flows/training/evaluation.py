@@ -14,8 +14,10 @@ from numpy.typing import NDArray
 
 from seamline.model.spec import metrics
 from seamline.pipeline.common.errors import InputError
-from seamline.pipeline.report.preview import write_confusion_matrix
-from seamline.pipeline.results.compare import Truth, read_class_names, read_label_pairs
+from seamline.pipeline.products.run_record import ClassArea
+from seamline.pipeline.report.confusion_matrix import write_confusion_matrix
+from seamline.pipeline.results.compare import read_class_names, read_label_pairs
+from seamline.pipeline.results.truth import Truth
 from seamline.pipeline.storage.atomic import atomic_write, check_writable
 
 LABEL_COUNT = 255
@@ -124,10 +126,10 @@ def write_evaluation(evaluation: Evaluation, report: Path | None, picture: Path 
         write_confusion_matrix(evaluation.matrix, [row.name for row in evaluation.classes], picture)
 
 
-def compute_class_iou(prediction: Path, truth: Path, classes: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-    """IoU of each class (entries with ``name``, in label order); pixels that either raster leaves out don't count."""
+def compute_class_iou(prediction: Path, truth: Path, classes: Sequence[ClassArea]) -> dict[str, float]:
+    """Return the IoU of each class, in label order; pixels that either raster leaves out do not count."""
     found = evaluate_segmentation(prediction, Truth(truth))
-    return {entry["name"]: row.iou for entry, row in zip(classes, found.classes, strict=False)}
+    return {entry.name: row.iou for entry, row in zip(classes, found.classes, strict=False)}
 
 
 def _replace_nan(value: Any) -> Any:

@@ -27,7 +27,8 @@ from seamline.pipeline.geometry.taper import make_taper
 from seamline.pipeline.geometry.tiling import Index, Tiling
 from seamline.pipeline.geometry.votes import Array, argmax_classes, weighted_scores, weighted_squares
 from seamline.pipeline.geometry.window import Window
-from seamline.pipeline.products.layers import LAYERS, compute_layers
+from seamline.pipeline.products.layer_values import compute_layers
+from seamline.pipeline.products.layers import LAYERS
 from seamline.pipeline.products.zarr_store import LABELS_ARRAY
 from seamline.pipeline.scenes.scene import Block, read_block
 
@@ -65,7 +66,7 @@ def infer_chunk(
         BadBlockError: a block of the source cannot be read, and the run does not take such blocks for nodata.
         ChunkCancelledError: ``is_cancelled`` said so.
     """
-    earlier = context.directory.report_of(chunk)
+    earlier = context.directory.read_report(chunk)
     if earlier is not None:
         return earlier
     watch = Stopwatch()

@@ -1,9 +1,13 @@
-"""Where a Zarr array lies on the map, written three times, since no reader knows all three.
+"""The georeference of a Zarr array, as attributes and coordinates.
 
-CF ``build_grid_mapping`` with 1-D coordinates (xarray, rioxarray), ``_CRS`` (GDAL) and the ``spatial:``/``proj:`` conventions
-(GeoZarr, and the only one of the three that tells a rotated grid to GDAL, from 3.13 on). Overviews are told by the
-``multiscales`` convention, in the form in which GDAL writes and reads them from 3.13 on: ``ovr_2x/segmentation``
-beside ``segmentation``.
+It is written three times, since no reader knows all three forms:
+
+- CF ``grid_mapping`` with 1-D coordinates, for xarray and rioxarray,
+- ``_CRS``, for GDAL,
+- the ``spatial:`` and ``proj:`` conventions of GeoZarr. Only these tell GDAL (from 3.13 on) of a rotated grid.
+
+Overviews are listed by the ``multiscales`` convention, in the form that GDAL writes and reads from 3.13 on:
+``ovr_2x/segmentation`` beside ``segmentation``.
 """
 
 from __future__ import annotations
@@ -18,16 +22,20 @@ from odc.geo.geobox import GeoBox
 JSON: TypeAlias = "Mapping[str, JSON] | Sequence[JSON] | str | int | float | bool | None"
 
 GRID_MAPPING = "spatial_ref"
+"""Name of the CF grid mapping variable."""
 
 
 def find_crs_code(grid: GeoBox) -> str | None:
-    """The code of the grid's CRS, such as ``EPSG:32620``; None where no authority has this very one."""
+    """Return the authority's code of the grid's CRS, such as ``EPSG:32620``.
+
+    None without a CRS, and where no authority has exactly this CRS.
+    """
     authority = None if grid.crs is None else grid.crs.proj.to_authority(min_confidence=100)
     return None if authority is None else ":".join(authority)
 
 
 def build_crs_attribute(grid: GeoBox) -> dict[str, JSON]:
-    """``_CRS``, as GDAL reads it; nothing without a CRS."""
+    """Return the attribute ``_CRS``, from which GDAL reads the CRS of an array; empty without a CRS."""
     if grid.crs is None:
         return {}
     crs: dict[str, JSON] = {"wkt": grid.crs.to_wkt()}
@@ -38,7 +46,7 @@ def build_crs_attribute(grid: GeoBox) -> dict[str, JSON]:
 
 
 def build_grid_mapping(grid: GeoBox) -> dict[str, JSON]:
-    """Attributes of the CF grid mapping variable, with GDAL's ``GeoTransform``."""
+    """Return the attributes of the CF grid mapping variable, with GDAL's ``GeoTransform``."""
     transform = " ".join(str(number) for number in grid.transform.to_gdal())
     if grid.crs is None:
         return {"GeoTransform": transform}
@@ -50,7 +58,15 @@ def build_grid_mapping(grid: GeoBox) -> dict[str, JSON]:
 
 
 def build_convention_attributes(grid: GeoBox, *more: str) -> dict[str, JSON]:
-    """The ``spatial:`` and ``proj:`` attributes, and the declaration of these conventions and of ``more``."""
+    """Return the ``spatial:`` and ``proj:`` attributes of a grid, and the declaration of their conventions.
+
+    Args:
+        grid: grid of the array or group.
+        *more: further conventions to declare, keys of ``_CONVENTIONS``.
+
+    Returns:
+        Attributes; without those of ``proj:`` where the grid has no CRS.
+    """
     names = [*more, "spatial"] if grid.crs is None else [*more, "proj", "spatial"]
     attributes: dict[str, JSON] = {
         "zarr_conventions": [_CONVENTIONS[name] for name in names],
@@ -68,7 +84,29 @@ def build_convention_attributes(grid: GeoBox, *more: str) -> dict[str, JSON]:
     return attributes
 
 
+def compute_coordinates(grid: GeoBox) -> dict[str, tuple[NDArray[np.float64], dict[str, JSON]]]:
+    """Return the centres of the pixels along y and x.
+
+    Args:
+        grid: grid of the array.
+
+    Returns:
+        Values (n,) in units of the CRS and CF attributes of each axis, by its name. Empty where the grid is rotated,
+        since its coordinates are not 1-D.
+    """
+    if not grid.axis_aligned:
+        return {}
+    a, _, c, _, e, f, *_ = grid.transform
+    height, width = grid.shape
+    axes = {"y": f + e * (np.arange(height) + 0.5), "x": c + a * (np.arange(width) + 0.5)}
+    attributes: dict[str, dict[str, JSON]] = {}
+    if grid.crs is not None:
+        attributes = {axis["axis"].lower(): axis for axis in grid.crs.proj.cs_to_cf() if "axis" in axis}
+    return {name: (values, attributes.get(name, {})) for name, values in axes.items()}
+
+
 def _declare_convention(name: str, uuid: str, description: str) -> dict[str, JSON]:
+    """Return the declaration of a convention as ``zarr_conventions`` lists it."""
     return {
         "uuid": uuid,
         "name": name,
@@ -79,26 +117,10 @@ def _declare_convention(name: str, uuid: str, description: str) -> dict[str, JSO
 
 
 _CONVENTIONS: dict[str, JSON] = {
-    "multiscales": _declare_convention(
-        "multiscales", "d35379db-88df-4056-af3a-620245f8e347", "Multiscale layout of zarr datasets"
-    ),
-    "spatial": _declare_convention("spatial", "689b58e2-cf7b-45e0-9fff-9cfc0883d6b4", "Spatial coordinate information"),
-    "proj": _declare_convention(
-        "proj",
-        "f17cb550-5864-4468-aeb7-f3180cfb622f",
-        "Coordinate reference system information for geospatial data",
-    ),
+    name: _declare_convention(name, uuid, description)
+    for name, uuid, description in (
+        ("multiscales", "d35379db-88df-4056-af3a-620245f8e347", "Multiscale layout of zarr datasets"),
+        ("spatial", "689b58e2-cf7b-45e0-9fff-9cfc0883d6b4", "Spatial coordinate information"),
+        ("proj", "f17cb550-5864-4468-aeb7-f3180cfb622f", "Coordinate reference system information for geospatial data"),
+    )
 }
-
-
-def compute_coordinates(grid: GeoBox) -> dict[str, tuple[NDArray[np.float64], dict[str, JSON]]]:
-    """Pixel centres along y and x; none where the grid is rotated, since then they are no 1-D axes."""
-    if not grid.axis_aligned:
-        return {}
-    a, _, c, _, e, f, *_ = grid.transform
-    height, width = grid.shape
-    axes = {"y": f + e * (np.arange(height) + 0.5), "x": c + a * (np.arange(width) + 0.5)}
-    described: dict[str, dict[str, JSON]] = {}
-    if grid.crs is not None:
-        described = {axis["axis"].lower(): axis for axis in grid.crs.proj.cs_to_cf() if "axis" in axis}
-    return {name: (values, described.get(name, {})) for name, values in axes.items()}

@@ -1,8 +1,8 @@
-"""What lies beside rasters and polygons so that names and colours are seen where their files cannot carry them.
+"""Side-car files with the names and colours of classes, for raster and vector files that cannot hold them.
 
-``<name>.qml`` is the layer style that QGIS finds by its name; ``segmentation.tif.aux.xml`` is GDAL's, with a raster
-attribute table, which gdalinfo, ArcGIS and newer QGIS read. The statistics are in the TIFF itself. Each belongs to an
-output of a run.
+``<name>.qml`` is the layer style that QGIS finds by its name. ``segmentation.tif.aux.xml`` is GDAL's: a raster
+attribute table, which gdalinfo, ArcGIS and newer QGIS read. The statistics are in the TIFF itself. Each file belongs to
+an output of a run.
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ from seamline.pipeline.products.styles import build_class_style, build_polygon_s
 from seamline.pipeline.storage.atomic import atomic_write
 
 _STYLE, _TABLE = "segmentation.qml", "segmentation.tif.aux.xml"
-_RAMPS = {f"{layer.name}.qml": layer for layer in LAYERS.values()}
-_POLYGONS = "polygons.qml"
+_LAYER_STYLES = {f"{layer.name}.qml": layer for layer in LAYERS.values()}
+_POLYGON_STYLE = "polygons.qml"
 SIDECARS: Mapping[str, tuple[str, ...]] = {
     "cog": (_STYLE, _TABLE),
-    **{layer: (name,) for layer, name in zip(LAYERS, _RAMPS, strict=True)},
-    "polygons": (_POLYGONS,),
+    **{layer.name: (name,) for name, layer in _LAYER_STYLES.items()},
+    "polygons": (_POLYGON_STYLE,),
 }
-"""Names of the files that belong to an output."""
+"""Names of the side-car files of each output."""
 
-# Of GDAL's GDALRATFieldType and GDALRATFieldUsage (gdal.h). Counts are reals: GDAL's integers have 32 bits.
+# Values of GDAL's GDALRATFieldType and GDALRATFieldUsage (gdal.h). Counts are reals: GDAL's integers have 32 bits.
 _INTEGER, _REAL, _STRING = "0", "1", "2"
 _COLUMNS = (
     ("Value", _INTEGER, "5"),  # MinMax
@@ -37,30 +37,35 @@ _COLUMNS = (
     ("Blue", _INTEGER, "8"),
     ("Alpha", _INTEGER, "9"),
 )
+"""Name, type and usage of each column of the raster attribute table."""
 
 
 def write_sidecars(
     folder: Path, outputs: Iterable[str], classes: Sequence[LabelClass], pixels: Mapping[int, int]
 ) -> None:
-    """Write what belongs to ``outputs`` to their ``folder``; each file appears whole or not at all.
+    """Write the side-car files of some outputs; each file appears whole or not at all.
 
-    ``pixels`` has the number of pixels of each class by its value. Names are printable text.
+    Args:
+        folder: the scene's folder.
+        outputs: outputs of a run, keys of ``SIDECARS``; others have no side-cars.
+        classes: classes of the labels; their names are printable text.
+        pixels: number of pixels of each class, by its value.
     """
     for name in _list_sidecars(outputs):
         document = _build_document(name, classes, pixels)
         indent(document)
         with atomic_write(folder / name) as part:
-            # Without an XML declaration: GDAL would find no table behind one.
+            # Without an XML declaration, behind which GDAL would find no table.
             part.write_text(tostring(document, encoding="unicode") + "\n", encoding="utf-8")
 
 
 def has_sidecars(folder: Path, outputs: Iterable[str]) -> bool:
-    """Whether everything that belongs to ``outputs`` is there."""
+    """Return whether the folder has all side-car files of the outputs."""
     return all((folder / name).exists() for name in _list_sidecars(outputs))
 
 
 def remove_sidecars(folder: Path, outputs: Iterable[str]) -> None:
-    """Remove what belongs to ``outputs``, where it is."""
+    """Remove the side-car files of the outputs, where they exist."""
     for name in _list_sidecars(outputs):
         (folder / name).unlink(missing_ok=True)
 
@@ -70,15 +75,15 @@ def _list_sidecars(outputs: Iterable[str]) -> list[str]:
 
 
 def _build_document(name: str, classes: Sequence[LabelClass], pixels: Mapping[int, int]) -> Element:
-    if name in _RAMPS:
-        return build_ramp_style(_RAMPS[name])
+    if name in _LAYER_STYLES:
+        return build_ramp_style(_LAYER_STYLES[name])
     if name == _TABLE:
         return _build_attribute_table(classes, pixels)
     return build_class_style(classes) if name == _STYLE else build_polygon_style("class", classes)
 
 
 def _build_attribute_table(classes: Sequence[LabelClass], pixels: Mapping[int, int]) -> Element:
-    """GDAL's side-car (PAM) with a raster attribute table of band 1, a row for each class."""
+    """Return GDAL's side-car (PAM) with a raster attribute table of band 1: a row for each class."""
     dataset = Element("PAMDataset")
     band = SubElement(dataset, "PAMRasterBand", band="1")
     table = SubElement(band, "GDALRasterAttributeTable", tableType="thematic")

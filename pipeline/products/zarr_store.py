@@ -1,11 +1,13 @@
-"""The labels of a scene, and layers beside them, as a Zarr store that GDAL, xarray and GeoZarr readers find on the map.
+"""The labels of a scene, and layers beside them, in a Zarr store that GDAL, xarray and GeoZarr readers can place.
 
 ::
 
     segmentation.zarr/segmentation           (y, x) uint8
                       probabilities          (class, y, x) uint8, and other layers, where asked for
-                      y, x, spatial_ref      where it lies (``conventions.py``)
+                      y, x, spatial_ref      coordinates and CRS (``geozarr.py``)
                       ovr_2x/…, ovr_4x/…     the same at a half, a quarter, … of the resolution (``overviews.py``)
+
+Metadata that says "complete" is written last: a store is sealed, or it is unfinished.
 """
 
 from __future__ import annotations
@@ -38,16 +40,30 @@ from seamline.pipeline.products.geozarr import (
 from seamline.pipeline.products.layers import LAYER_SCALE, LAYERS
 
 LABELS_ARRAY = "segmentation"
-"""The name of the array of labels in the group."""
+"""Name of the array of labels in the group."""
 
 _SEAL = "seamline"
+"""Attribute of the group that says that the store is complete."""
+
+_LAYER_DECODING: dict[str, JSON] = {
+    "nodata": NODATA,
+    "_FillValue": NODATA,
+    "scale_factor": LAYER_SCALE,
+    "add_offset": 0.0,
+}
+"""Attributes of layers by which readers decode digital numbers to values in [0, 1] and NaN."""
 
 
 @dataclass(frozen=True)
 class ZarrLayout:
-    """How arrays lie on disk: square Zarr chunks of ``chunk`` pixels, in shards of ``shard`` pixels or in none.
+    """How the arrays of a store lie on disk.
 
-    GDAL reads shards from 3.13 on, version 3 of the format from 3.11 on; older GDAL and QGIS read version 2.
+    GDAL reads shards from 3.13 on, and version 3 of the format from 3.11 on. Older GDAL and QGIS read version 2.
+
+    Attributes:
+        chunk: edge of the square Zarr chunks in pixels.
+        shard: edge of the square shards in pixels, a multiple of ``chunk``. ``None``: no shards.
+        zarr_format: version of the Zarr format. Shards need version 3.
     """
 
     chunk: int
@@ -61,118 +77,215 @@ class ZarrLayout:
             )
 
     @property
-    def unit(self) -> int:
-        """Edge of what one writer writes at once, or a divisor of it."""
+    def write_unit(self) -> int:
+        """Edge in pixels of the smallest square that one writer may write alone: a shard or a chunk."""
         return self.shard or self.chunk
 
-    def raster(
+    def create_raster(
         self, group: zarr.Group, name: str, shape: tuple[int, ...], attributes: Mapping[str, JSON]
     ) -> zarr.Array[Any]:
-        """Create a uint8 array (…, height, width), all of it nodata."""
-        front = (1,) * (len(shape) - 2)
-        return self.array(
-            group, name, shape, ("class", "y", "x")[-len(shape) :], attributes,
-            chunks=(*front, self.chunk, self.chunk),
-            shards=None if self.shard is None else (*front, self.shard, self.shard),
-            dtype="uint8", fill_value=NODATA,
-            # Both with a checksum, so that a flipped byte is an error and not another label.
-            compressors=Zlib(1) if self.zarr_format == 2 else zarr.codecs.ZstdCodec(level=3, checksum=True),
-        )  # fmt: skip
+        """Create a uint8 array, all of it nodata.
 
-    def array(
+        Args:
+            group: where it is created.
+            name: its name.
+            shape: (height, width) or (classes, height, width).
+            attributes: its attributes.
+
+        Returns:
+            The array.
+        """
+        leading = (1,) * (len(shape) - 2)
+        # Both compressors add a checksum. So a flipped byte is an error and not another label.
+        compressors = Zlib(1) if self.zarr_format == 2 else zarr.codecs.ZstdCodec(level=3, checksum=True)
+        return self.create_array(
+            group,
+            name,
+            shape,
+            ("class", "y", "x")[-len(shape) :],
+            attributes,
+            chunks=(*leading, self.chunk, self.chunk),
+            shards=None if self.shard is None else (*leading, self.shard, self.shard),
+            dtype="uint8",
+            fill_value=NODATA,
+            compressors=compressors,
+        )
+
+    def create_array(
         self,
         group: zarr.Group,
         name: str,
         shape: tuple[int, ...],
         dims: tuple[str, ...],
         attributes: Mapping[str, JSON],
-        **layout: Any,
+        **options: Any,
     ) -> zarr.Array[Any]:
-        """Create an array whose dimensions have names, as this version of the format writes them."""
+        """Create an array with named dimensions, in the way of this version of the format.
+
+        Args:
+            group: where it is created.
+            name: its name.
+            shape: its shape.
+            dims: names of its dimensions.
+            attributes: its attributes.
+            **options: further arguments of ``zarr.Group.create_array``.
+
+        Returns:
+            The array.
+        """
         if self.zarr_format == 2:
             attributes = {**attributes, "_ARRAY_DIMENSIONS": list(dims)}
-            return group.create_array(name, shape=shape, attributes=dict(attributes), **layout)
-        return group.create_array(name, shape=shape, attributes=dict(attributes), dimension_names=dims, **layout)
+            return group.create_array(name, shape=shape, attributes=dict(attributes), **options)
+        return group.create_array(name, shape=shape, attributes=dict(attributes), dimension_names=dims, **options)
 
 
 def create_store(
     path: Path,
     grid: GeoBox,
     classes: Sequence[LabelClass],
-    storage: ZarrLayout,
+    layout: ZarrLayout,
     *,
     title: str,
     layers: Sequence[str] = (),
 ) -> None:
-    """Write the template: ``segmentation`` (y, x) uint8 and layers on ``grid``, every pixel nodata.
+    """Create a store with labels (y, x) and layers on a grid, every pixel nodata.
 
-    The folder appears whole or not at all. Raises ``FileExistsError`` where it exists.
+    The folder appears whole or not at all.
+
+    Args:
+        path: folder of the store.
+        grid: grid of the labels.
+        classes: classes of the labels.
+        layout: how the arrays lie on disk.
+        title: title of the dataset.
+        layers: names of the layers, keys of ``LAYERS``.
+
+    Raises:
+        FileExistsError: the folder exists.
     """
     if path.exists():
         raise FileExistsError(f"{path} exists; remove it to start over, or write to it with write_raster")
     part = path.with_name(f".{path.name}.part")
     shutil.rmtree(part, ignore_errors=True)
     attributes = {"Conventions": "CF-1.11", "title": title, **build_convention_attributes(grid)}
-    group = zarr.create_group(part, attributes=attributes, zarr_format=storage.zarr_format)
-    create_level_arrays(group, grid, classes, storage, layers)
+    group = zarr.create_group(part, attributes=attributes, zarr_format=layout.zarr_format)
+    create_level_arrays(group, grid, classes, layout, layers)
     part.rename(path)
 
 
 def create_level_arrays(
-    group: zarr.Group, grid: GeoBox, classes: Sequence[LabelClass], storage: ZarrLayout, layers: Sequence[str]
+    group: zarr.Group, grid: GeoBox, classes: Sequence[LabelClass], layout: ZarrLayout, layers: Sequence[str]
 ) -> None:
-    """Write the arrays of one resolution into a group: labels and layers, empty, and where they lie."""
-    placed = {**build_crs_attribute(grid), "grid_mapping": GRID_MAPPING, **build_convention_attributes(grid)}
+    """Create the arrays of one resolution in a group: labels and layers, all nodata, and their georeference.
+
+    Args:
+        group: the group of the full resolution or of an overview.
+        grid: grid of this resolution.
+        classes: classes of the labels.
+        layout: how the arrays lie on disk.
+        layers: names of the layers, keys of ``LAYERS``.
+    """
+    georeference = {
+        **build_crs_attribute(grid),
+        "grid_mapping": GRID_MAPPING,
+        **build_convention_attributes(grid),
+    }
     flags, (height, width) = build_class_flags(classes), grid.shape
-    storage.raster(group, LABELS_ARRAY, (height, width), {"long_name": "segmentation label", **flags, **placed})
+    labels_attributes = {"long_name": "segmentation label", **flags, **georeference}
+    layout.create_raster(group, LABELS_ARRAY, (height, width), labels_attributes)
     for layer in (LAYERS[name] for name in layers):
         shape = layer.shape(len(classes), height, width)
-        storage.raster(group, layer.name, shape, {"long_name": layer.title, **_LAYER_DECODING, **placed})
-    storage.array(group, GRID_MAPPING, (), (), build_grid_mapping(grid), dtype="int32")
+        layer_attributes = {"long_name": layer.title, **_LAYER_DECODING, **georeference}
+        layout.create_raster(group, layer.name, shape, layer_attributes)
+    layout.create_array(group, GRID_MAPPING, (), (), build_grid_mapping(grid), dtype="int32")
     for name, (values, attributes) in compute_coordinates(grid).items():
-        axis = storage.array(
-            group, name, values.shape, (name,), attributes,
-            chunks=values.shape, dtype="float64", fill_value=float("nan"),
-        )  # fmt: skip
+        axis = layout.create_array(
+            group,
+            name,
+            values.shape,
+            (name,),
+            attributes,
+            chunks=values.shape,
+            dtype="float64",
+            fill_value=float("nan"),
+        )
         axis[:] = values
     if any(LAYERS[name].per_class for name in layers):
-        named = {"long_name": "label", **{key: flags[key] for key in ("flag_values", "flag_meanings")}}
-        count = len(classes)
-        labels = storage.array(
-            group, "class", (count,), ("class",), named, chunks=(count,), dtype="uint8", fill_value=None
-        )
-        labels[:] = np.array([label.value for label in classes], np.uint8)
+        _create_class_axis(group, classes, layout)
+
+
+def _create_class_axis(group: zarr.Group, classes: Sequence[LabelClass], layout: ZarrLayout) -> None:
+    """Create the coordinate of the dimension ``class``: the values of the classes and their names."""
+    flags, count = build_class_flags(classes), len(classes)
+    attributes = {"long_name": "label", **{key: flags[key] for key in ("flag_values", "flag_meanings")}}
+    axis = layout.create_array(
+        group, "class", (count,), ("class",), attributes, chunks=(count,), dtype="uint8", fill_value=None
+    )
+    axis[:] = np.array([label.value for label in classes], np.uint8)
+
+
+def build_class_flags(classes: Sequence[LabelClass]) -> dict[str, JSON]:
+    """Return the CF flag attributes that say what each label means."""
+    # No _FillValue: it would make xarray turn uint8 into float32. GDAL reads the fill value of the Zarr array,
+    # rioxarray the attribute nodata.
+    return {
+        "nodata": NODATA,
+        "flag_values": [label.value for label in classes],
+        "flag_meanings": " ".join(re.sub(r"[^\w.+@-]+", "_", label.name.strip()) for label in classes),
+        "flag_colors": " ".join(label.hex for label in classes),
+        "valid_range": [0, NODATA - 1],
+    }
 
 
 def open_labels(path: Path) -> zarr.Array[Any]:
-    """The labels (y, x) of the store at ``path``, uint8, to read; to write use ``write_labels``.
+    """Open the labels (y, x) uint8 of a store for reading; ``write_labels`` writes them.
 
-    Raises ``InputError`` where there is no store.
+    Raises:
+        InputError: there is no store.
     """
     return open_store_raster(path, LABELS_ARRAY)
 
 
 def open_store_raster(path: Path, name: str) -> zarr.Array[Any]:
-    """The labels (y, x) or a layer, (y, x) or (class, y, x), uint8, to read. Raises ``InputError`` if there is none."""
+    """Open the labels (y, x) or a layer, (y, x) or (class, y, x), uint8, of a store for reading.
+
+    Raises:
+        InputError: there is no store, or no such array in it.
+    """
     return _open_array(path, name, "r")
 
 
 def list_store_rasters(path: Path) -> tuple[str, ...]:
-    """The names of the labels and layers in the group at ``path``."""
+    """Return the names of the labels and layers in the group at ``path``, labels first."""
     return tuple(name for name in (LABELS_ARRAY, *LAYERS) if _is_array(path / name))
 
 
 def write_labels(path: Path, window: Window, labels: NDArray[np.uint8]) -> None:
-    """``write_store_raster`` of the labels (height, width)."""
+    """Write labels (height, width) into a window of a store, as ``write_store_raster`` does.
+
+    Args:
+        path: the store.
+        window: whole Zarr chunks or shards.
+        labels: (height, width) of the window.
+
+    Raises:
+        ValueError: the shape is not that of the window, or the window cuts Zarr chunks.
+    """
     write_store_raster(path, LABELS_ARRAY, window, labels)
 
 
 def write_store_raster(path: Path, name: str, window: Window, values: NDArray[np.uint8]) -> None:
-    """Write ``values`` (…, height, width) into ``window``; chunks of nothing but nodata take no space.
+    """Write values into a window of the labels or of a layer. Zarr chunks of nothing but nodata take no space.
 
-    The window covers whole Zarr chunks or shards, the scene's last row and column of them as far as the scene goes.
-    Raises ``ValueError`` otherwise: two writers of one chunk read, change and write it back, and the slower
-    one undoes the faster one's pixels without an error.
+    Args:
+        path: the store.
+        name: name of the array.
+        window: whole Zarr chunks or shards. Those of the last row and column end with the scene.
+        values: (height, width) of the window, or (classes, height, width).
+
+    Raises:
+        ValueError: the shape is not that of the window, or the window cuts Zarr chunks. Two writers of one chunk each
+            read, change and write it, and the slower one silently undoes the pixels of the faster one.
     """
     array = _open_array(path, name, "r+")
     if values.shape != (*array.shape[:-2], *window.shape) or values.dtype != np.uint8:
@@ -182,20 +295,23 @@ def write_store_raster(path: Path, name: str, window: Window, values: NDArray[np
 
 
 def seal(path: Path, attributes: Mapping[str, JSON]) -> None:
-    """Mark the store complete, after all labels: the group's attribute ``seamline`` holds ``attributes``.
+    """Mark a store complete: the last write to it, after all labels, layers and overviews.
 
-    Consolidates the metadata on the way, once, so that remote readers open the store with one request. The
-    seal is the last write.
+    Consolidates the metadata, so that remote readers open the store with one request.
+
+    Args:
+        path: the store.
+        attributes: what the seal says of the run. The attribute ``seamline`` of the group holds it.
     """
     with warnings.catch_warnings():
-        # Readers use it although the v3 specification does not have it yet.
+        # Readers use consolidated metadata, although the v3 specification does not have it yet.
         warnings.filterwarnings("ignore", message="Consolidated metadata", category=UserWarning)
         group = zarr.consolidate_metadata(str(path))
         group.update_attributes({_SEAL: {**attributes, "sealed": True}})
 
 
 def is_sealed(path: Path) -> bool:
-    """True where the store at ``path`` exists and was sealed."""
+    """Return whether the store at ``path`` exists and is complete."""
     if not any((path / name).is_file() for name in ("zarr.json", ".zgroup")):
         return False
     mark = zarr.open_group(path, mode="r", use_consolidated=False).attrs.get(_SEAL)
@@ -231,25 +347,3 @@ def _check_whole_chunks(window: Window, shape: tuple[int, ...], chunks: tuple[in
                 f"{axis} [{start}, {stop}) are not whole Zarr chunks of {chunk} in a scene of {size}: "
                 f"two writers of one chunk race and lose pixels; begin and end at multiples of {chunk}"
             )
-
-
-def build_class_flags(classes: Sequence[LabelClass]) -> dict[str, JSON]:
-    """The attributes that tell of the labels' meaning, in the words of CF."""
-    # No _FillValue: xarray would turn uint8 into float32. GDAL reads the fill value of Zarr itself, rioxarray
-    # the attribute nodata.
-    return {
-        "nodata": NODATA,
-        "flag_values": [label.value for label in classes],
-        "flag_meanings": " ".join(re.sub(r"[^\w.+@-]+", "_", label.name.strip()) for label in classes),
-        "flag_colors": " ".join(label.hex for label in classes),
-        "valid_range": [0, NODATA - 1],
-    }
-
-
-_LAYER_DECODING: dict[str, JSON] = {
-    "nodata": NODATA,
-    "_FillValue": NODATA,
-    "scale_factor": LAYER_SCALE,
-    "add_offset": 0.0,
-}
-"""What makes readers see values in [0, 1] and NaN."""

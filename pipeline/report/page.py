@@ -1,4 +1,4 @@
-"""A sheet of paper for the pictures, and their common colours."""
+"""A page for pictures that matplotlib draws, laid out in inches, and their common colours."""
 
 from __future__ import annotations
 
@@ -14,13 +14,14 @@ from seamline.pipeline.storage.atomic import atomic_write
 
 INK, GREY, FAINT = "#1f2933", "#66717d", "#d5dae0"
 VOID, HATCH = "#ccd2d9", "#a9b1bb"
+"""Fill and hatching of areas without data."""
 MARGIN = 0.3
-"""Around the contents of a page, in inches."""
+"""Empty margin around the contents of a page, in inches."""
 _DPI = 160
 
 
 class Page:
-    """A sheet in inches, measured from its upper left corner."""
+    """A page of ``width`` × ``height`` inches; places on it are measured from its upper left corner."""
 
     def __init__(self, width: float, height: float) -> None:
         self.width, self.height = width, height
@@ -28,14 +29,24 @@ class Page:
         self.canvas = FigureCanvasAgg(self.figure)
 
     def axes(self, left: float, top: float, width: float, height: float) -> Axes:
-        """A frame without ticks."""
-        place = (
+        """Add axes with a frame and without ticks.
+
+        Args:
+            left: inches from the left edge of the page.
+            top: inches from the upper edge of the page.
+            width: in inches.
+            height: in inches.
+
+        Returns:
+            The axes.
+        """
+        rectangle = (
             left / self.width,
             1 - (top + height) / self.height,
             width / self.width,
             height / self.height,
         )
-        axes = self.figure.add_axes(place)
+        axes = self.figure.add_axes(rectangle)
         axes.set(xticks=[], yticks=[])
         axes.spines[:].set(color=FAINT, linewidth=0.8)
         return axes
@@ -50,14 +61,30 @@ class Page:
         fontsize: float = 9,
         weight: str = "normal",
     ) -> None:
-        """Text whose baseline is ``top`` inches below the upper edge."""
-        place = left / self.width, 1 - top / self.height
-        # Names are names: no $…$ in them is a formula.
-        self.figure.text(*place, string, color=color, fontsize=fontsize, weight=weight, parse_math=False)
+        """Write text.
+
+        Args:
+            left: inches from the left edge of the page.
+            top: inches from the upper edge of the page to the baseline.
+            string: the text. ``$…$`` in it is no formula, since it may come from the name of a file or class.
+            color: colour of matplotlib.
+            fontsize: in points.
+            weight: weight of the font.
+        """
+        x, y = left / self.width, 1 - top / self.height
+        self.figure.text(x, y, string, color=color, fontsize=fontsize, weight=weight, parse_math=False)
 
     def legend(self, left: float, top: float, handles: Sequence[tuple[Artist, str]], columns: int) -> None:
-        """The ``handles`` with their texts, row by row in so many columns, without a frame."""
-        handles = [handle for column in range(columns) for handle in handles[column::columns]]  # as matplotlib fills it
+        """Add a legend without a frame, filled row by row.
+
+        Args:
+            left: inches from the left edge of the page.
+            top: inches from the upper edge of the page.
+            handles: artists and their texts.
+            columns: number of columns.
+        """
+        # matplotlib fills a legend column by column.
+        handles = [handle for column in range(columns) for handle in handles[column::columns]]
         legend = self.figure.legend(
             [handle for handle, _ in handles],
             [text for _, text in handles],
@@ -77,6 +104,6 @@ class Page:
             text.set_parse_math(False)
 
     def save(self, path: Path) -> None:
-        """Write the PNG; it appears whole or not at all."""
+        """Write the page as a PNG, which appears whole or not at all."""
         with atomic_write(path) as part:
             self.figure.savefig(part, format="png")

@@ -1,7 +1,7 @@
 """The report of a segmented scene: one HTML file that can be mailed, opened without a network and printed.
 
-Whatever comes from files (names, descriptions, the model's README) is hostile until it is escaped: the template does it
-by itself, Markdown passes no HTML, links and images on, and the page's own policy lets a browser load nothing.
+Text from files (names, descriptions, the model's README) is hostile until it is escaped. The template escapes it,
+Markdown passes on no HTML, links and images, and the page's content security policy lets a browser load nothing.
 """
 
 from __future__ import annotations
@@ -19,15 +19,24 @@ from markdown_it.common.utils import escapeHtml
 from markupsafe import Markup
 
 from seamline.pipeline.common.classes import LabelClass, format_percent
-from seamline.pipeline.common.layout import REPORT
-from seamline.pipeline.geometry.map_scale import MapScale, map_scale
-from seamline.pipeline.products.geozarr import find_crs_code
+from seamline.pipeline.common.layout import CATALOG, COG, ITEM, PREVIEW, RECORD, REPORT, ZARR
+from seamline.pipeline.geometry.map_scale import map_scale
+from seamline.pipeline.products.run_record import RunRecord, TilingRecord
+from seamline.pipeline.report.formatting import (
+    format_area,
+    format_crs,
+    format_date,
+    format_duration,
+    format_mebibytes,
+    format_pixel_size,
+)
 from seamline.pipeline.scenes.scene import Scene
 from seamline.pipeline.storage.atomic import atomic_write
 
 _MAX_WARNINGS = 50
-"""Warnings that are listed."""
+"""Warnings that are listed at most."""
 _WORKER_STAGES = ("read", "infer", "blend", "write")
+"""Stages whose seconds are summed over the workers; the others are stages of the run."""
 _STAGES = {
     "start": "digests, workers, measuring, plan",
     "run": "chunks on the workers",
@@ -36,22 +45,34 @@ _STAGES = {
     "publish": "class table, preview",
 }
 _FILES = {
-    "segmentation.tif": "labels, Cloud Optimized GeoTIFF",
-    "segmentation.zarr": "labels, Zarr",
+    COG: "labels, Cloud Optimized GeoTIFF",
+    ZARR: "labels, Zarr",
     "probabilities.tif": "probability of each class",
     "confidence.tif": "margin between the two best classes",
     "disagreement.tif": "how far overlapping windows differed",
-    "preview.png": "scene and segmentation side by side",
-    "item.json": "STAC item",
-    "run.json": "record of the run",
+    PREVIEW: "scene and segmentation side by side",
+    ITEM: "STAC item",
+    RECORD: "record of the run",
 }
+_DRAWN_TILES = 40
+"""Tiles along the longer side of a scene up to which the drawing of its lattice shows tiles, not chunks."""
+_DRAWING = 170
+"""Edge of the drawings of a window and of the scene, in units of the SVG."""
 
 
 @dataclass(frozen=True)
 class ModelCard:
-    """What a report tells of a model. ``exact_halo`` is the least that hides the tiling, None if none does.
+    """What a report says of a model.
 
-    ``readme`` is Markdown.
+    Attributes:
+        name: its name.
+        version: its version.
+        license: its licence.
+        architecture: its network.
+        description: what it does.
+        training_data: data sets from which it was trained.
+        exact_halo: smallest halo in pixels that hides the tiling. ``None``: no halo does.
+        readme: Markdown.
     """
 
     name: str
@@ -64,12 +85,15 @@ class ModelCard:
     readme: str = ""
 
 
-def write_report(
-    folder: Path, scene: Scene, classes: Sequence[LabelClass], card: ModelCard, record: Mapping[str, Any]
-) -> None:
-    """Write ``folder``/report.html of what was published there; it appears whole or not at all.
+def write_report(folder: Path, scene: Scene, classes: Sequence[LabelClass], card: ModelCard, record: RunRecord) -> None:
+    """Write ``report.html`` of a scene's folder; it appears whole or not at all.
 
-    ``record`` is that of ``run.json``. Write the preview before, it becomes a part of the page.
+    Args:
+        folder: the scene's folder. Write the preview before, since it becomes a part of the page.
+        scene: the scene.
+        classes: classes of the labels.
+        card: the model.
+        record: the record of the run, as in ``run.json``.
     """
     environment = Environment(
         loader=PackageLoader("seamline.pipeline.report"),
@@ -84,7 +108,7 @@ def write_report(
         **_describe_run(record),
         card=card,
         readme=_render_markdown(card.readme),
-        preview=_read_data_uri(folder / "preview.png"),
+        preview=_read_data_uri(folder / PREVIEW),
         files=_list_files(folder),
         most=_MAX_WARNINGS,
     )
@@ -92,117 +116,95 @@ def write_report(
         part.write_text(page, encoding="utf-8")
 
 
-def format_date(scene: Scene) -> str:
-    """When a scene was acquired, for people; midnight sharp is a day without a time."""
-    if scene.datetime is None:
-        return "date unknown"
-    midnight = (scene.datetime.hour, scene.datetime.minute, scene.datetime.second) == (0, 0, 0)
-    return scene.datetime.strftime("%Y-%m-%d" if midnight else "%Y-%m-%d %H:%M UTC")
-
-
-def format_crs(scene: Scene) -> str:
-    """The CRS of a scene by its code or name, for people."""
-    crs = scene.grid.crs
-    return "no CRS" if crs is None else find_crs_code(scene.grid) or crs.proj.name
-
-
-def format_area(square_metres: float | None) -> str:
-    """An area for people, with three digits or more."""
-    if square_metres is None:
-        return "–"
-    for size, unit in ((1e6, "km²"), (1e4, "ha")):
-        if square_metres >= size:
-            value = square_metres / size
-            return f"{value:,.0f} {unit}" if value >= 1000 else f"{value:.3g} {unit}"
-    return f"{square_metres:,.0f} m²"
-
-
-def _format_duration(seconds: float) -> str:
-    if seconds < 60:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
-
-
-def _format_mebibytes(size: int) -> str:
-    return f"{size / 2**20:,.0f} MiB"
-
-
-def _format_pixel_size(lie: MapScale) -> str:
-    across, down = f"{lie.pixel_m:.3g}", f"{lie.row_m:.3g}"
-    return f"{across} m" if across == down else f"{across} × {down} m"
-
-
-def _describe_scene(scene: Scene, record: Mapping[str, Any]) -> dict[str, Any]:
+def _describe_scene(scene: Scene, record: RunRecord) -> dict[str, Any]:
     height, width = scene.grid.shape
-    lie = map_scale(scene.grid)
+    scale = map_scale(scene.grid)
     return {
         "scene": {
             "id": scene.id,
             "source": scene.source,
             "size": f"{width:,} × {height:,}",
-            "pixel": None if lie is None else _format_pixel_size(lie),
+            "pixel": None if scale is None else format_pixel_size(scale),
             "crs": format_crs(scene),
             "bands": ", ".join(band.name for band in scene.bands),
         },
         "date": format_date(scene),
         "acquired": format_date(scene).removeprefix("date "),
-        "finished": record["finished"].replace("T", " ").replace("+00:00", " UTC"),
+        "finished": record.finished.replace("T", " ").replace("+00:00", " UTC"),
     }
 
 
-def _describe_classes(classes: Sequence[LabelClass], record: Mapping[str, Any]) -> dict[str, Any]:
+def _describe_classes(classes: Sequence[LabelClass], record: RunRecord) -> dict[str, Any]:
     rows = [
         {
             "name": label.name,
             "description": label.description,
             "value": label.value,
             "color": label.hex,
-            "share": format_percent(row["share"]),
-            "width": f"{row['share'] * 100:.3f}",
-            "area": format_area(row["area_m2"]),
-            "pixels": f"{row['pixels']:,}",
+            "share": format_percent(row.share),
+            "width": f"{row.share * 100:.3f}",
+            "area": format_area(row.area_m2),
+            "pixels": f"{row.pixels:,}",
         }
-        for label, row in zip(classes, record["classes"], strict=True)
+        for label, row in zip(classes, record.classes, strict=True)
     ]
-    return {"classes": rows, "has_areas": any(row["area_m2"] is not None for row in record["classes"])}
+    return {"classes": rows, "has_areas": any(row.area_m2 is not None for row in record.classes)}
 
 
-def _describe_plan(scene: Scene, card: ModelCard, record: Mapping[str, Any]) -> dict[str, Any]:
-    plan, settings = record["plan"], record["settings"]
+def _describe_plan(scene: Scene, card: ModelCard, record: RunRecord) -> dict[str, Any]:
+    plan, settings = record.plan, record.settings
     height, width = scene.grid.shape
-    support = plan["window"] - 2 * plan["halo"]
-    chunk = plan["stride"] * plan["chunk_tiles"]
-    many = max(height, width) > 40 * plan["stride"]  # tiles would be too small to be seen
-    scale, inch = 170 / max(height, width), 170 / plan["window"]
-    side, overlap = support * inch, plan["overlap"] * inch
-    left, top = 10 + plan["halo"] * inch, 16 + plan["halo"] * inch
+    draws_chunks = max(height, width) > _DRAWN_TILES * plan.stride
+    step = plan.stride * plan.chunk_tiles if draws_chunks else plan.stride
     return {
-        "plan": {**plan, "support": support, "lattice": "the scene's chunks" if many else "the scene's tiles"},
-        "tile": {
-            key: round(value, 2)
-            for key, value in {
-                "left": left, "top": top, "side": side, "overlap": overlap,
-                "feather": left + side - overlap, "feather_top": top + side - overlap,
-            }.items()
+        "plan": {
+            **plan.model_dump(),
+            "support": plan.window - 2 * plan.halo,
+            "lattice": "the scene's chunks" if draws_chunks else "the scene's tiles",
         },
-        "map": {
-            key: round(value, 2)
-            for key, value in {
-                "left": 325 - width * scale / 2, "top": 101 - height * scale / 2, "width": width * scale,
-                "height": height * scale, "stride": (chunk if many else plan["stride"]) * scale,
-            }.items()
-        },
+        "tile": _lay_out_tile(plan),
+        "map": _lay_out_map(height, width, step),
         "meaning": _explain_plan(plan, card.exact_halo),
-        "windows": f"{record['windows']:,}",
-        "chunks": f"{record['chunks']:,}",
-        "network_pixels": f"{record['pixels_inferred'] / max(1, record['pixels_scene']):.2f}",
+        "windows": f"{record.windows:,}",
+        "chunks": f"{record.chunks:,}",
+        "network_pixels": f"{record.pixels_inferred / max(1, record.pixels_scene):.2f}",
         "engine": f"{settings['engine']} on {settings['device']}, {settings['precision']}, batch {settings['batch']}",
-    }  # fmt: skip
+    }
 
 
-def _explain_plan(plan: Mapping[str, int], exact_halo: int | None) -> str:
-    halo, overlap = plan["halo"], plan["overlap"]
+def _lay_out_tile(plan: TilingRecord) -> dict[str, float]:
+    """Return the places in the drawing of one window: its support and the overlap with its neighbours."""
+    scale = _DRAWING / plan.window
+    halo, overlap = plan.halo * scale, plan.overlap * scale
+    side = (plan.window - 2 * plan.halo) * scale
+    left, top = 10 + halo, 16 + halo
+    places = {
+        "left": left,
+        "top": top,
+        "side": side,
+        "overlap": overlap,
+        "feather": left + side - overlap,
+        "feather_top": top + side - overlap,
+    }
+    return {key: round(value, 2) for key, value in places.items()}
+
+
+def _lay_out_map(height: int, width: int, step: int) -> dict[str, float]:
+    """Return the places in the drawing of the scene and of its lattice, whose lines are ``step`` pixels apart."""
+    scale = _DRAWING / max(height, width)
+    places = {
+        "left": 325 - width * scale / 2,
+        "top": 101 - height * scale / 2,
+        "width": width * scale,
+        "height": height * scale,
+        "stride": step * scale,
+    }
+    return {key: round(value, 2) for key, value in places.items()}
+
+
+def _explain_plan(plan: TilingRecord, exact_halo: int | None) -> str:
+    """Return in words whether the tiling can change labels."""
+    halo, overlap = plan.halo, plan.overlap
     feathered = f"Feathered: neighbouring tiles are blended over {overlap} pixels"
     if exact_halo is not None and halo >= exact_halo:
         exact = (
@@ -222,33 +224,35 @@ def _explain_plan(plan: Mapping[str, int], exact_halo: int | None) -> str:
     )
 
 
-def _describe_run(record: Mapping[str, Any]) -> dict[str, Any]:
-    seconds = record["seconds"]
+def _describe_run(record: RunRecord) -> dict[str, Any]:
+    seconds = record.seconds
     stages = {name: value for name, value in seconds.items() if name not in (*_WORKER_STAGES, "total")}
     work = {name: seconds[name] for name in _WORKER_STAGES if name in seconds}
-    bad, count = len(record["bad_blocks"]), record["workers"]
-    peak, device = record["peak_memory_bytes"], record["device_memory_bytes"]
+    bad, count = len(record.bad_blocks), record.workers
+    peak, device = record.peak_memory_bytes, record.device_memory_bytes
+    projected = record.projected_memory_bytes
     return {
         "stages": _build_bars(stages, max(seconds["total"], sum(stages.values()))),
         "work": _build_bars(work, sum(work.values())),
-        "total": _format_duration(seconds["total"]),
+        "total": format_duration(seconds["total"]),
         "workers": f"{count} worker" + ("s" if count != 1 else ""),
-        "memory": f"{_format_mebibytes(peak)} at most, {_format_mebibytes(record['projected_memory_bytes'])} projected",
-        "device_memory": _format_mebibytes(device) if device else "",
+        "memory": f"{format_mebibytes(peak)} at most, {format_mebibytes(projected)} projected",
+        "device_memory": format_mebibytes(device) if device else "",
         "bad_blocks": f"{bad}, see the warnings" if bad else "",
-        "warnings": [*record["warnings"], *(f"Bad block: {block}" for block in record["bad_blocks"])],
-        "scene_digest": record["scene_digest"],
-        "model_digest": record["model_digest"],
-        "versions": list(record["versions"].items()),
+        "warnings": [*record.warnings, *(f"Bad block: {block}" for block in record.bad_blocks)],
+        "scene_digest": record.scene_digest,
+        "model_digest": record.model_digest,
+        "versions": list(record.versions.items()),
     }
 
 
 def _build_bars(seconds: Mapping[str, float], whole: float) -> list[dict[str, str]]:
+    """Return the bars of a chart of durations, their widths in per cent of ``whole``."""
     return [
         {
             "name": name,
             "what": _STAGES.get(name, ""),
-            "time": _format_duration(value),
+            "time": format_duration(value),
             "width": f"{100 * value / whole if whole > 0 else 0:.2f}",
         }
         for name, value in seconds.items()
@@ -256,22 +260,24 @@ def _build_bars(seconds: Mapping[str, float], whole: float) -> list[dict[str, st
 
 
 def _read_data_uri(path: Path) -> str:
-    """The picture itself; empty where it is not there."""
+    """Return a PNG as a data URI; empty if there is none."""
     return f"data:image/png;base64,{b64encode(path.read_bytes()).decode()}" if path.exists() else ""
 
 
 def _list_files(folder: Path) -> list[dict[str, str]]:
-    """What lies beside the report, and the item, which is written after it since it holds its checksum."""
-    found = {path.name for path in folder.iterdir() if not path.name.startswith(".")} | {"item.json"}
-    order = [*_FILES, *sorted(found - set(_FILES))]
-    names = [name for name in order if name in found and name != REPORT]
-    return [{"name": name, "href": quote(name), "what": _FILES.get(name, "")} for name in names] + [
-        {"name": "catalog.json", "href": "../catalog.json", "what": "the catalogue of all scenes"}
-    ]
+    """Return the files beside the report, and the catalogue.
+
+    The item is listed although it is written after the report, whose checksum it holds.
+    """
+    existing = {path.name for path in folder.iterdir() if not path.name.startswith(".")} | {ITEM}
+    order = [*_FILES, *sorted(existing - set(_FILES))]
+    names = [name for name in order if name in existing and name != REPORT]
+    files = [{"name": name, "href": quote(name), "what": _FILES.get(name, "")} for name in names]
+    return [*files, {"name": CATALOG, "href": f"../{CATALOG}", "what": "the catalogue of all scenes"}]
 
 
 def _render_markdown(markdown: str) -> Markup:
-    """Markdown as HTML without any HTML, link or image of its own; headings two levels lower."""
+    """Return Markdown as HTML without any HTML, links or images of its own; headings are two levels lower."""
     parser = MarkdownIt("js-default", {"html": False})
     parser.add_render_rule("link_open", lambda *_: "")
     parser.add_render_rule("link_close", lambda *_: "")

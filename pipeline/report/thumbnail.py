@@ -1,4 +1,4 @@
-"""A small picture of a scene, without reading the whole of a large one."""
+"""A small picture of a scene, read without reading the whole of a large one, and written as a COG."""
 
 from __future__ import annotations
 
@@ -21,16 +21,23 @@ from seamline.pipeline.raster_io.gdal import gdal_environment, open_cached_raste
 from seamline.pipeline.scenes.scene import Band, Scene
 from seamline.pipeline.storage.atomic import atomic_write
 
-MAX_FULL_READ_PIXELS = 50_000_000
-"""Pixels that are read in full where a file has no overviews."""
+_MAX_FULL_READ_PIXELS = 50_000_000
+"""Pixels of the largest file that is read in full if it has no overviews."""
 
 
 def read_thumbnail(
     scene: Scene, bands: Sequence[Band], size: int
 ) -> tuple[NDArray[np.float32], NDArray[np.bool_]] | None:
-    """Values of bands (n, height, width) thinned to at most ``size`` pixels a side, and where any has data.
+    """Read bands of a scene at a low resolution, from the files' overviews.
 
-    Uses the files' overviews; ``None`` for a large file that has none, since all of it would be read.
+    Args:
+        scene: the scene.
+        bands: bands of the scene.
+        size: largest number of pixels a side.
+
+    Returns:
+        Values (bands, height, width), and where any band has data (height, width). None for a large file without
+        overviews, since all of it would be read.
     """
     height, width = scene.grid.shape
     step = max(1, math.ceil(max(height, width) / size))
@@ -40,7 +47,7 @@ def read_thumbnail(
     for values, band in zip(pixels, bands, strict=True):
         with gdal_environment(band.path, band.version):
             dataset = open_cached_raster(band.path, band.version).dataset
-            if height * width > MAX_FULL_READ_PIXELS and not dataset.overviews(band.index):
+            if height * width > _MAX_FULL_READ_PIXELS and not dataset.overviews(band.index):
                 return None
             values[:] = dataset.read(band.index, out_shape=shape)
             valid |= (dataset.read_masks(band.index, out_shape=shape) > 0) & (values != band.nodata)
@@ -50,20 +57,40 @@ def read_thumbnail(
 
 
 def write_overview(rgb: NDArray[np.uint8], shown: NDArray[np.bool_], grid: GeoBox, step: int, path: Path) -> None:
-    """Write a picture (h, w, 3) of every ``step``-th pixel of the scene on ``grid`` to the COG ``path``.
+    """Write a picture of every ``step``-th pixel of a scene to a COG: red, green and blue as JPEG, and a mask.
 
-    Bands red, green and blue, as JPEG, and a mask: there is nothing where ``shown`` (h, w) is not. Each pixel lies
-    around the one of the scene that it shows, so that it reaches over the scene's edge by less than half of itself.
+    Each pixel of the picture is centred on the pixel of the scene that it shows. So it reaches over the edge of the
+    scene by less than half of itself.
+
+    Args:
+        rgb: (height, width, 3).
+        shown: (height, width), whether there is anything to show.
+        grid: grid of the scene.
+        step: distance in pixels of the scene between the pixels of the picture.
+        path: the COG, which appears whole or not at all.
     """
     height, width, _ = rgb.shape
-    off_centre = (1 - step) / 2
-    transform = grid.transform @ Affine.translation(off_centre, off_centre) @ Affine.scale(step)
-    profile = {"width": width, "height": height, "count": 4, "dtype": "uint8", "transform": transform,
-               "crs": None if grid.crs is None else grid.crs.to_wkt()}  # fmt: skip
+    shift = (1 - step) / 2
+    profile = {
+        "width": width,
+        "height": height,
+        "count": 4,
+        "dtype": "uint8",
+        "transform": grid.transform @ Affine.translation(shift, shift) @ Affine.scale(step),
+        "crs": None if grid.crs is None else grid.crs.to_wkt(),
+    }
     with warnings.catch_warnings(), MemoryFile() as memory:
+        # Scenes without georeference, such as micrographs, are valid input.
         warnings.simplefilter("ignore", NotGeoreferencedWarning)
         with memory.open(driver="GTiff", photometric="RGB", alpha="YES", **profile) as file:
             file.write(np.moveaxis(np.dstack([rgb, shown.astype(np.uint8) * 255]), 2, 0))
         with memory.open() as file, atomic_write(path) as part:
-            rasterio.shutil.copy(file, part, driver="COG", COMPRESS="JPEG", QUALITY=90, BLOCKSIZE=512,
-                                 OVERVIEWS=choose_overview_option(height, width))  # fmt: skip
+            rasterio.shutil.copy(
+                file,
+                part,
+                driver="COG",
+                COMPRESS="JPEG",
+                QUALITY=90,
+                BLOCKSIZE=512,
+                OVERVIEWS=choose_overview_option(height, width),
+            )

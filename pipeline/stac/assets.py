@@ -1,4 +1,4 @@
-"""The files of a scene as assets of its STAC item: one table of all that a run may leave behind."""
+"""The files of a scene as assets of its STAC item: one table of all files that a run may leave."""
 
 from __future__ import annotations
 
@@ -13,18 +13,28 @@ import rasterio
 from rasterio.errors import RasterioError
 
 from seamline.pipeline.common.classes import NODATA, LabelClass, make_column_names
+from seamline.pipeline.common.layout import COG, OVERVIEW, PREVIEW, RECORD, REPORT, ZARR
 from seamline.pipeline.products.geozarr import JSON
 from seamline.pipeline.products.layers import LAYER_SCALE, LAYERS
 from seamline.pipeline.products.zarr_store import LABELS_ARRAY
 
 Fields = dict[str, Any]
 
+_NAME_CHARACTERS = set("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_")
+"""Characters that the classification extension allows in the name of a class."""
+
 
 @dataclass(frozen=True)
 class KnownFile:
     """A file that a run may leave in a scene's folder, and what its asset says.
 
-    ``fields`` yields what a raster's pixels are, from the file and the classes.
+    Attributes:
+        key: key of the asset.
+        name: name of the file.
+        title: title of the asset.
+        media_type: media type, without a version.
+        roles: roles of the asset.
+        fields: returns what the asset says of a raster's pixels, from its path and the classes.
     """
 
     key: str
@@ -49,18 +59,23 @@ def _describe_single_band(path: Path, classes: Sequence[LabelClass]) -> Fields:
 
 
 def _describe_class_bands(path: Path, classes: Sequence[LabelClass]) -> Fields:
-    return _describe_quantized_bands(
-        path, [{"name": label.name, "description": label.description or label.name} for label in classes]
-    )
+    bands: list[Fields] = [{"name": label.name, "description": label.description or label.name} for label in classes]
+    return _describe_quantized_bands(path, bands)
 
 
 def _describe_quantized_bands(path: Path, bands: list[Fields]) -> Fields:
-    described = [band | found for band, found in zip(bands, _read_statistics(path, len(bands)), strict=True)]
-    return {"bands": described, "data_type": "uint8", "nodata": NODATA, "raster:scale": LAYER_SCALE, "raster:offset": 0}
+    statistics = _read_statistics(path, len(bands))
+    return {
+        "bands": [band | figures for band, figures in zip(bands, statistics, strict=True)],
+        "data_type": "uint8",
+        "nodata": NODATA,
+        "raster:scale": LAYER_SCALE,
+        "raster:offset": 0,
+    }
 
 
 def _read_statistics(path: Path, count: int) -> list[Fields]:
-    """What the file says of the digital numbers of its bands; nothing where it says nothing."""
+    """Return the statistics of the digital numbers of each band, as the file has them; empty where it has none."""
     try:
         with rasterio.open(path) as file:
             tags = [file.tags(index) for index in range(1, count + 1)]
@@ -75,40 +90,51 @@ def _read_statistics(path: Path, count: int) -> list[Fields]:
     ]
 
 
+_TYPES = pystac.MediaType
+_DATA, _STYLE, _METADATA = ("data",), ("metadata", "style"), ("metadata",)
+
 ASSETS: tuple[KnownFile, ...] = (
-    KnownFile("segmentation", "segmentation.tif", "Labels (COG)", pystac.MediaType.COG, ("data",), _describe_labels),
-    KnownFile("zarr", "segmentation.zarr", "Labels (Zarr)", pystac.MediaType.VND_ZARR, ("data",), _describe_labels),
+    KnownFile("segmentation", COG, "Labels (COG)", _TYPES.COG, _DATA, _describe_labels),
+    KnownFile("zarr", ZARR, "Labels (Zarr)", _TYPES.VND_ZARR, _DATA, _describe_labels),
     *(
         KnownFile(
-            layer.name, f"{layer.name}.tif", f"{layer.title.capitalize()} (COG)", pystac.MediaType.COG, ("data",),
+            layer.name,
+            f"{layer.name}.tif",
+            f"{layer.title.capitalize()} (COG)",
+            _TYPES.COG,
+            _DATA,
             _describe_class_bands if layer.per_class else _describe_single_band,
         )
         for layer in LAYERS.values()
     ),
-    KnownFile("polygons", "polygons.parquet", "Polygons (GeoParquet)", pystac.MediaType.VND_APACHE_PARQUET, ("data",)),
-    KnownFile("polygons-fgb", "polygons.fgb", "Polygons (FlatGeobuf)", pystac.MediaType.FLATGEOBUF, ("data",)),
-    KnownFile("polygons-gpkg", "polygons.gpkg", "Polygons (GeoPackage)", pystac.MediaType.GEOPACKAGE, ("data",)),
-    KnownFile("style", "segmentation.qml", "Style for QGIS", pystac.MediaType.XML, ("metadata", "style")),
+    KnownFile("polygons", "polygons.parquet", "Polygons (GeoParquet)", _TYPES.VND_APACHE_PARQUET, _DATA),
+    KnownFile("polygons-fgb", "polygons.fgb", "Polygons (FlatGeobuf)", _TYPES.FLATGEOBUF, _DATA),
+    KnownFile("polygons-gpkg", "polygons.gpkg", "Polygons (GeoPackage)", _TYPES.GEOPACKAGE, _DATA),
+    KnownFile("style", "segmentation.qml", "Style for QGIS", _TYPES.XML, _STYLE),
     *(
-        KnownFile(
-            f"{name}-style", f"{name}.qml", f"Style of {name} for QGIS", pystac.MediaType.XML, ("metadata", "style")
-        )
+        KnownFile(f"{name}-style", f"{name}.qml", f"Style of {name} for QGIS", _TYPES.XML, _STYLE)
         for name in (*LAYERS, "polygons")
     ),
-    KnownFile(
-        "attribute-table", "segmentation.tif.aux.xml", "Raster attribute table", pystac.MediaType.XML, ("metadata",)
-    ),
-    KnownFile(
-        "overview", "overview.tif", "The scene, small, in colour", pystac.MediaType.COG, ("overview", "visual")
-    ),
-    KnownFile("preview", "preview.png", "Preview", pystac.MediaType.PNG, ("overview", "thumbnail")),
-    KnownFile("report", "report.html", "Report", pystac.MediaType.HTML, ("overview", "metadata")),
-    KnownFile("run", "run.json", "Record of the run", pystac.MediaType.JSON, ("metadata",)),
-)  # fmt: skip
+    KnownFile("attribute-table", f"{COG}.aux.xml", "Raster attribute table", _TYPES.XML, _METADATA),
+    KnownFile("overview", OVERVIEW, "The scene, small, in colour", _TYPES.COG, ("overview", "visual")),
+    KnownFile("preview", PREVIEW, "Preview", _TYPES.PNG, ("overview", "thumbnail")),
+    KnownFile("report", REPORT, "Report", _TYPES.HTML, ("overview", "metadata")),
+    KnownFile("run", RECORD, "Record of the run", _TYPES.JSON, _METADATA),
+)
+"""All files that a run may leave in a scene's folder, in the order of the assets."""
 
 
 def build_scene_assets(folder: Path, classes: Sequence[LabelClass], pixel: float | None) -> dict[str, pystac.Asset]:
-    """The known files that lie in ``folder``, with size and checksum; rasters say how wide a ``pixel`` is in metres."""
+    """Return assets of the known files in a scene's folder, with size and checksum.
+
+    Args:
+        folder: the scene's folder.
+        classes: classes of the labels.
+        pixel: width of a pixel in metres, which rasters get as spatial resolution. ``None``: unknown.
+
+    Returns:
+        Assets by key. Hrefs are relative to the folder.
+    """
     assets = {}
     for known in ASSETS:
         path = folder / known.name
@@ -126,58 +152,35 @@ def build_scene_assets(folder: Path, classes: Sequence[LabelClass], pixel: float
     return assets
 
 
-def _get_media_type_suffix(path: Path) -> str:
-    """Of a Zarr store, for its media type."""
-    if not path.is_dir():
-        return ""
-    return "; version=3" if (path / "zarr.json").exists() else "; version=2"
-
-
 def build_renders(assets: Iterable[str], classes: Sequence[LabelClass]) -> dict[str, Fields]:
-    """How the rasters among ``assets`` (keys) are drawn, for the render extension: what titiler takes."""
-    drawn: dict[str, Fields] = {
-        "segmentation": {
-            "title": "Classes",
-            "assets": ["segmentation"],
-            "nodata": NODATA,
-            "resampling": "nearest",
-            "colormap": {str(label.value): [*label.color, 255] for label in classes},
-        },
-        **{name: _build_ramp(name.capitalize(), name) for name in LAYERS if not LAYERS[name].per_class},
-    } | {
+    """Return how the rasters of an item are drawn, for the render extension; titiler takes these fields.
+
+    Args:
+        assets: keys of the item's assets.
+        classes: classes of the labels.
+
+    Returns:
+        Renders by name, of those rasters that are among the assets.
+    """
+    labels = {
+        "title": "Classes",
+        "assets": ["segmentation"],
+        "nodata": NODATA,
+        "resampling": "nearest",
+        "colormap": {str(label.value): [*label.color, 255] for label in classes},
+    }
+    layers = {name: _build_ramp(name.capitalize(), name) for name in LAYERS if not LAYERS[name].per_class}
+    probabilities = {
         f"probability_{column}": _build_ramp(f"Probability of {label.name}", "probabilities", band)
         for band, (label, column) in enumerate(zip(classes, make_column_names(classes), strict=True), start=1)
     }
-    there = set(assets)
-    return {name: render for name, render in drawn.items() if there.issuperset(render["assets"])}
-
-
-def _build_ramp(title: str, layer: str, band: int = 1) -> Fields:
-    shown = LAYERS[layer]
-    look = {"rescale": [[0, round(shown.brightest / LAYER_SCALE, 3)]], "colormap_name": shown.colormap}
-    return {"title": title, "assets": [layer], "nodata": NODATA, **look, "bidx": [band]}
-
-
-def _build_classification(classes: Sequence[LabelClass]) -> list[Fields]:
-    """Names as the extension wants them, without spaces; the title is what people call the class."""
-    described: list[Fields] = [
-        {
-            "value": label.value,
-            "name": name if set(label.name) - _NAME_CHARACTERS else label.name,
-            "title": label.name,
-            "description": label.description or label.name,
-            "color_hint": "{:02X}{:02X}{:02X}".format(*label.color),
-        }
-        for label, name in zip(classes, make_column_names(classes), strict=True)
-    ]
-    return [*described, {"value": NODATA, "name": "nodata", "description": "no data", "nodata": True}]
-
-
-_NAME_CHARACTERS = set("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_")
+    renders: dict[str, Fields] = {"segmentation": labels, **layers, **probabilities}
+    existing = set(assets)
+    return {name: render for name, render in renders.items() if existing.issuperset(render["assets"])}
 
 
 def compute_file_info(path: Path) -> dict[str, JSON]:
-    """Size and, of a file, checksum: the fields of STAC's file extension."""
+    """Return the fields of STAC's file extension: the size in bytes and, unless it is a folder, the checksum."""
     if path.is_dir():
         return {"file:size": sum(file.stat().st_size for file in path.rglob("*") if file.is_file())}
     with path.open("rb") as file:
@@ -186,5 +189,40 @@ def compute_file_info(path: Path) -> dict[str, JSON]:
 
 
 def to_multihash(sha256: str) -> str:
-    """A SHA-256 in hexadecimal digits that says which hash it is (0x12) and how many bytes it has (0x20)."""
+    """Return a SHA-256 in hexadecimal digits as a multihash: the code of the hash (0x12), its length (0x20), itself."""
     return f"1220{sha256}"
+
+
+def _get_media_type_suffix(path: Path) -> str:
+    """Return the version parameter for the media type of a Zarr store; empty for a file."""
+    if not path.is_dir():
+        return ""
+    return "; version=3" if (path / "zarr.json").exists() else "; version=2"
+
+
+def _build_ramp(title: str, layer: str, band: int = 1) -> Fields:
+    """Return the render of one band of a layer, as its colour map shows it."""
+    shown = LAYERS[layer]
+    return {
+        "title": title,
+        "assets": [layer],
+        "nodata": NODATA,
+        "rescale": [[0, round(shown.brightest / LAYER_SCALE, 3)]],
+        "colormap_name": shown.colormap,
+        "bidx": [band],
+    }
+
+
+def _build_classification(classes: Sequence[LabelClass]) -> list[Fields]:
+    """Return the classes for the classification extension: a name without spaces, and a title for people."""
+    fields: list[Fields] = [
+        {
+            "value": label.value,
+            "name": column if set(label.name) - _NAME_CHARACTERS else label.name,
+            "title": label.name,
+            "description": label.description or label.name,
+            "color_hint": "{:02X}{:02X}{:02X}".format(*label.color),
+        }
+        for label, column in zip(classes, make_column_names(classes), strict=True)
+    ]
+    return [*fields, {"value": NODATA, "name": "nodata", "description": "no data", "nodata": True}]

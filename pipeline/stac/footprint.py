@@ -1,4 +1,4 @@
-"""Where the labels of a scene lie on Earth: their outline as GeoJSON has it."""
+"""Outline the labels of a scene on Earth, as GeoJSON has it."""
 
 from __future__ import annotations
 
@@ -18,13 +18,21 @@ from seamline.pipeline.common.classes import NODATA
 from seamline.pipeline.products.cog import iter_row_windows
 
 Outline = shapely.Polygon | shapely.MultiPolygon
+"""One or more polygons, in pixels (column, row) of a grid or in degrees (longitude, latitude)."""
 
 
 def compute_footprint(grid: GeoBox, area: Outline | None = None) -> Outline | None:
-    """The outline of ``area`` (column, row; default: the whole grid) in longitude and latitude (WGS 84).
+    """Return the outline of an area of a grid in longitude and latitude (WGS 84).
 
-    None without a CRS. The edges are densified, since they are curves there. An area across the antimeridian gives one
-    part on each side of it (RFC 7946, section 3.1.9), one over a pole reaches up to the pole.
+    The edges are densified, since a straight edge of the grid is a curve there. An area across the antimeridian gives
+    one part on each side of it (RFC 7946, section 3.1.9). An area over a pole reaches up to the pole.
+
+    Args:
+        grid: the grid.
+        area: in pixels (column, row). ``None``: the whole grid.
+
+    Returns:
+        The outline; None without a CRS, and where nothing of the area is on Earth.
     """
     if grid.crs is None:
         return None
@@ -32,82 +40,98 @@ def compute_footprint(grid: GeoBox, area: Outline | None = None) -> Outline | No
     dense = shapely.segmentize(shapely.box(0, 0, width, height) if area is None else area, max(height, width) / 32)
     to_degrees = Transformer.from_crs(grid.crs.proj, "OGC:CRS84", always_xy=True)
 
-    def inside(ring: shapely.LinearRing) -> shapely.Geometry:
+    def enclose(ring: shapely.LinearRing) -> shapely.Geometry:
         col, row = np.asarray(ring.coords).T
         return _enclose_ring(*to_degrees.transform(*grid.pix2wld(col, row)))
 
-    found = [
-        shapely.difference(inside(part.exterior), shapely.union_all([inside(hole) for hole in part.interiors]))
+    polygons = [
+        shapely.difference(enclose(part.exterior), shapely.union_all([enclose(hole) for hole in part.interiors]))
         for part in shapely.get_parts(dense)
     ]
-    merged = shapely.union_all(found)
+    merged = shapely.union_all(polygons)
     parts = [shapely.geometry.polygon.orient(part) for part in shapely.get_parts(merged) if part.area > 0]
-    return parts[0] if len(parts) == 1 else shapely.MultiPolygon(parts) if parts else None
-
-
-def _enclose_ring(lon: NDArray[np.float64], lat: NDArray[np.float64]) -> shapely.Geometry:
-    """What a closed ring of points encloses, cut at the antimeridian."""
-    seen = np.isfinite(lon) & np.isfinite(lat)  # a corner of a full disk is not on Earth
-    lon, lat = np.asarray(lon)[seen], np.asarray(lat)[seen]
-    if lon.size < 4:
-        return shapely.Polygon()
-    lon = np.unwrap(lon, period=360)
-    if abs(lon[-1] - lon[0]) > 180:
-        pole = np.copysign(90.0, lat.mean())
-        lon, lat = np.append(lon, [lon[-1], lon[0]]), np.append(lat, [pole, pole])
-    tolerance = min(np.ptp(lon), np.ptp(lat)) * 1e-4  # a straight edge needs no points on its way
-    shape = shapely.make_valid(shapely.Polygon(np.column_stack([lon, lat])).simplify(tolerance))
-    worlds = [
-        shapely.affinity.translate(shapely.intersection(shape, shapely.box(turn - 180, -90, turn + 180, 90)), -turn)
-        for turn in (-360, 0, 360)
-    ]
-    return shapely.union_all(worlds)  # what is left and right of a cut in the middle of the map is one part
+    if not parts:
+        return None
+    return parts[0] if len(parts) == 1 else shapely.MultiPolygon(parts)
 
 
 def compute_labelled_hull(labels: zarr.Array[Any]) -> shapely.Polygon | None:
-    """The convex hull (column, row) of all pixels that have a label; None without such.
+    """Return the convex hull (column, row) of all pixels of ``labels`` (y, x) that have a label; None if none has.
 
-    Reads ``labels`` (y, x) one row of Zarr chunks at a time.
+    One row of Zarr chunks is in memory at a time.
     """
     hull = np.empty((0, 2))
-    for band in iter_row_windows(labels):
-        known = labels[band.to_slices()] != NODATA
-        (row,) = np.nonzero(known.any(axis=1))
-        first, last = known[row].argmax(axis=1), band.width - known[row, ::-1].argmax(axis=1)
-        corners = [np.column_stack([col, band.row + row + down]) for col in (first, last) for down in (0, 1)]
+    for window in iter_row_windows(labels):
+        labelled = labels[window.to_slices()] != NODATA
+        (row,) = np.nonzero(labelled.any(axis=1))
+        first, stop = labelled[row].argmax(axis=1), window.width - labelled[row, ::-1].argmax(axis=1)
+        corners = [np.column_stack([col, window.row + row + down]) for col in (first, stop) for down in (0, 1)]
         hull = shapely.get_coordinates(shapely.MultiPoint(np.concatenate([hull, *corners])).convex_hull)
     return shapely.Polygon(hull) if hull.size else None
 
 
 def compute_labelled_area(grid: GeoBox, hull: shapely.Polygon | None, aoi: str | None) -> Outline | None:
-    """Where on the grid labels are (column, row): the ``hull`` of them, in it the ``aoi`` (WKT in the grid's CRS).
+    """Return where a grid has labels, in pixels (column, row): their hull, limited to the area of interest.
 
-    None where that is nothing: a scene without data lies where its grid is.
+    Args:
+        grid: the grid.
+        hull: convex hull of the labels (column, row). ``None``: the whole grid.
+        aoi: area of interest as WKT in the CRS of the grid. ``None``: everything.
+
+    Returns:
+        The area; None where it is empty. The footprint of a scene without labels is that of its grid.
     """
     area: Outline = shapely.box(0, 0, *grid.shape[::-1]) if hull is None else hull
     if aoi is not None:
         a, b, c, d, e, f = (~grid.transform)[:6]
-        placed = shapely.affinity.affine_transform(shapely.from_wkt(aoi), (a, b, d, e, c, f))
-        parts = shapely.get_parts(shapely.intersection(shapely.make_valid(placed), area))
+        in_pixels = shapely.affinity.affine_transform(shapely.from_wkt(aoi), (a, b, d, e, c, f))
+        parts = shapely.get_parts(shapely.intersection(shapely.make_valid(in_pixels), area))
         area = shapely.MultiPolygon([part for part in parts if isinstance(part, shapely.Polygon)])
     return None if area.is_empty else area
 
 
 def compute_bbox(outline: Outline) -> list[float]:
-    """West, south, east, north; west > east across the antimeridian (RFC 7946, section 5.2)."""
+    """Return west, south, east and north of an outline in degrees; west > east across the antimeridian.
+
+    So it is defined by RFC 7946, section 5.2.
+    """
     west, south, east, north = outline.bounds
     bounds = [part.bounds for part in shapely.get_parts(outline)]
     first = min((part[0] for part in bounds if part[2] == 180), default=west)
     last = max((part[2] for part in bounds if part[0] == -180), default=east)
-    if (west, east) == (-180, 180) and first - last > 1e-6:  # a gap, not a cut around a pole
+    # Parts on both sides with a gap between them are one area across the antimeridian. Without a gap the area goes
+    # around a pole and is only cut there.
+    if (west, east) == (-180, 180) and first - last > 1e-6:
         west, east = first, last
     return [round(number, 7) for number in (west, south, east, north)]
 
 
 def round_coordinates(geometry: Any) -> Any:
-    """The same GeoJSON with 7 decimals, a centimetre; JSON without tuples."""
+    """Return the same GeoJSON with 7 decimals, which is about a centimetre, and with lists instead of tuples."""
     if isinstance(geometry, Mapping):
         return {key: round_coordinates(value) for key, value in geometry.items()}
     if isinstance(geometry, Sequence) and not isinstance(geometry, str):
         return [round_coordinates(value) for value in geometry]
     return round(geometry, 7) if isinstance(geometry, float) else geometry
+
+
+def _enclose_ring(lon: NDArray[np.float64], lat: NDArray[np.float64]) -> shapely.Geometry:
+    """Return what a closed ring of points, in degrees, encloses, cut at the antimeridian."""
+    on_earth = np.isfinite(lon) & np.isfinite(lat)  # the corners of a full disk are not on Earth
+    lon, lat = np.asarray(lon)[on_earth], np.asarray(lat)[on_earth]
+    if lon.size < 4:
+        return shapely.Polygon()
+    lon = np.unwrap(lon, period=360)
+    if abs(lon[-1] - lon[0]) > 180:
+        # The ring goes around a pole: it is closed along the antimeridian and the pole.
+        pole = np.copysign(90.0, lat.mean())
+        lon, lat = np.append(lon, [lon[-1], lon[0]]), np.append(lat, [pole, pole])
+    # Removes points on straight edges.
+    tolerance = min(np.ptp(lon), np.ptp(lat)) * 1e-4
+    shape = shapely.make_valid(shapely.Polygon(np.column_stack([lon, lat])).simplify(tolerance))
+    worlds = [
+        shapely.affinity.translate(shapely.intersection(shape, shapely.box(turn - 180, -90, turn + 180, 90)), -turn)
+        for turn in (-360, 0, 360)
+    ]
+    # Joins parts from different worlds that touch each other.
+    return shapely.union_all(worlds)

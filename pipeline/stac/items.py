@@ -1,7 +1,8 @@
-"""All items of a catalogue as one table, ``items.parquet``: stac-geoparquet, for DuckDB, geopandas and GDAL.
+"""STAC items, and the table of all items of a catalogue: ``items.parquet``.
 
-A column is a field of the item or one of its properties; what an item does not have is null. Hrefs are relative to the
-table's folder, and each item has a ``self`` link.
+The table is stac-geoparquet, for DuckDB, geopandas and GDAL. A column is a field of the items or one of their
+properties. What an item does not have is null. Hrefs are relative to the table's folder, and each item has a ``self``
+link.
 """
 
 from __future__ import annotations
@@ -26,26 +27,40 @@ from seamline.pipeline.common.layout import ITEM, ITEMS
 from seamline.pipeline.storage.atomic import atomic_write
 
 UNKNOWN_TIME = "seamline:datetime_unknown"
-"""Property of items whose time is that of their run; the table always has this column, so that SQL may name it."""
+"""Property of items whose time is that of their run. The table always has this column, so that SQL may name it."""
 
 ItemDict = dict[str, Any]
+"""A STAC item as JSON has it, or a row of the table."""
 
-_FIRST, _LAST = ("type", "stac_version", "stac_extensions", "id", "geometry", "bbox"), ("links", "assets")
+_FIRST = ("type", "stac_version", "stac_extensions", "id", "geometry", "bbox")
+_LAST = ("links", "assets")
+"""Fields of an item that stand before and after the columns of its properties."""
 _TIMES = ("created", "datetime", "updated")
 _SELF = "self"
+_SIDES = ("xmin", "ymin", "xmax", "ymax")
 
 
 def read_item(path: Path) -> ItemDict:
-    """The item in a file. Raises ``OSError``, and ``ValueError`` if no row of the table can be made of it."""
+    """Read an item from a file.
+
+    Raises:
+        OSError: the file cannot be read.
+        ValueError: no row of the table can be made of its content.
+    """
     return parse_item(path.read_bytes(), str(path))
 
 
 def parse_item(text: bytes, path: str) -> ItemDict:
-    """The item that was read from ``path``. Raises ``ValueError`` if no row of the table can be made of it."""
+    """Return the item in a JSON text that was read from ``path``.
+
+    Raises:
+        ValueError: no row of the table can be made of it.
+    """
     try:
         item = json.loads(text.decode("utf-8"))
         if taken := {*_FIRST, *_LAST} & item["properties"].keys():
             raise ValueError(f"a property is called {min(taken)}")
+        # These fail where the table could not hold the item.
         _build_row(rebase_hrefs(item, "folder"), ITEM)
         json.dumps(item, ensure_ascii=False).encode("utf-8")
     except (LookupError, TypeError, AttributeError, ValueError, RecursionError, shapely.errors.ShapelyError) as error:
@@ -53,8 +68,33 @@ def parse_item(text: bytes, path: str) -> ItemDict:
     return item  # type: ignore[no-any-return]
 
 
+def rebase_hrefs(item: ItemDict, folder: str) -> ItemDict:
+    """Return the same item with its relative hrefs as seen from where ``folder``, which holds the item, lies.
+
+    Args:
+        item: the item; its hrefs are relative to its folder.
+        folder: a name, a path with slashes, or a URL. A path or URL that is absolute makes the hrefs absolute.
+
+    Returns:
+        A new item; absolute hrefs and URLs are unchanged.
+    """
+    scheme, _, place = folder.rpartition("://")
+
+    def rebase(entry: ItemDict) -> ItemDict:
+        old = entry["href"]
+        if posixpath.isabs(old) or urlsplit(old).scheme:
+            return entry
+        new = posixpath.normpath(posixpath.join(place, old))
+        if scheme:
+            return {**entry, "href": f"{scheme}://{new}"}
+        return {**entry, "href": new if posixpath.isabs(new) else f"./{new}"}
+
+    assets = {key: rebase(asset) for key, asset in item["assets"].items()}
+    return {**item, "links": [rebase(link) for link in item["links"]], "assets": assets}
+
+
 def write_item_table(items: Mapping[str, ItemDict], path: Path) -> None:
-    """Write the table of ``items`` (by folder) in one step; without items there is none."""
+    """Write the table of ``items``, by the names of their folders, in one step; without items remove it."""
     if not items:
         path.unlink(missing_ok=True)
         return
@@ -64,65 +104,18 @@ def write_item_table(items: Mapping[str, ItemDict], path: Path) -> None:
 
 
 def encode_item_table(items: Mapping[str, ItemDict]) -> bytes:
-    """The table of ``items`` (by folder, at least one) as a Parquet file.
+    """Return the table of ``items``, by the names of their folders (at least one), as a Parquet file."""
+    buffer = BytesIO()
+    pq.write_table(_build_item_table(items), buffer, compression="zstd")
+    return buffer.getvalue()
 
-    Of a column whose values are of several kinds each value stands there as JSON: an item that is unlike all others
-    keeps none from being published.
+
+def _build_item_table(items: Mapping[str, ItemDict]) -> pa.Table:
+    """Return the table of ``items``, by the names of their folders, which lie beside the table.
+
+    A column whose values are of several kinds holds each value as JSON text. So an item that differs from the others
+    does not keep them from being published.
     """
-    packed = BytesIO()
-    pq.write_table(build_item_table(items), packed, compression="zstd")
-    return packed.getvalue()
-
-
-def read_item_table(path: Path) -> dict[str, ItemDict]:
-    """The rows of a table that was written, by folder. Raises ``OSError`` or ``ValueError`` if it is damaged."""
-    return _index_by_folder(_read_table(path))
-
-
-def round_trip_items(items: Mapping[str, ItemDict]) -> dict[str, ItemDict]:
-    """What ``read_item_table`` yields of a table of these items."""
-    return _index_by_folder(build_item_table(items)) if items else {}
-
-
-def _index_by_folder(table: pa.Table) -> dict[str, ItemDict]:
-    rows = [_drop_nulls(row) for row in table.to_pylist()]
-    return {posixpath.basename(posixpath.dirname(_get_self_link(row))): row for row in rows}
-
-
-def _drop_nulls(value: Any) -> Any:
-    """Without nulls: what is null only says that another item has such a field."""
-    if isinstance(value, dict):
-        return {name: _drop_nulls(part) for name, part in value.items() if part is not None}
-    return [_drop_nulls(part) for part in value] if isinstance(value, list) else value
-
-
-def _read_table(path: Path | BytesIO, columns: list[str] | None = None) -> pa.Table:
-    try:
-        with pq.ParquetFile(path) as file:  # read_table would take a part of a column out of it
-            table = file.read(columns)
-    except pa.ArrowException as error:
-        raise ValueError(str(error)) from error
-    if not {"links", "assets"} <= set(table.column_names):
-        raise ValueError(f"{ITEMS} is no table of items")
-    return table
-
-
-def read_run_checksum(path: Path | BytesIO, folder: str) -> str | None:
-    """The checksum of the run's record, as the table has it for the item in ``folder``; None if it has none.
-
-    Raises ``OSError`` or ``ValueError`` if the table is not there or damaged.
-    """
-    rows = _read_table(path, ["links", "assets.run.file:checksum"]).to_pylist()
-    own = f"./{folder}/{ITEM}"
-    return next((row["assets"]["run"]["file:checksum"] for row in rows if _get_self_link(row) == own), None)
-
-
-def _get_self_link(row: ItemDict) -> str:
-    return next((str(link["href"]) for link in row["links"] if link["rel"] == _SELF), "")
-
-
-def build_item_table(items: Mapping[str, ItemDict]) -> pa.Table:
-    """The table of ``items``, which lie in folders of these names below the table's."""
     rows = [_build_row(rebase_hrefs(item, folder), f"./{folder}/{ITEM}") for folder, item in items.items()]
     properties = {UNKNOWN_TIME}.union(*rows) - {*_FIRST, *_LAST}
     names = (*_FIRST, *sorted(properties), *_LAST)
@@ -131,25 +124,62 @@ def build_item_table(items: Mapping[str, ItemDict]) -> pa.Table:
     return pa.table(columns).replace_schema_metadata(_build_metadata(wraps))
 
 
-def rebase_hrefs(item: ItemDict, folder: str) -> ItemDict:
-    """The same item, its relative hrefs from where its ``folder`` (a name, a path with slashes, or a URL) lies."""
-    scheme, _, place = folder.rpartition("://")
+def read_item_table(path: Path) -> dict[str, ItemDict]:
+    """Read the rows of a table by the names of the items' folders.
 
-    def href(entry: ItemDict) -> ItemDict:
-        old = entry["href"]
-        if posixpath.isabs(old) or urlsplit(old).scheme:
-            return entry
-        new = posixpath.normpath(posixpath.join(place, old))
-        if scheme:
-            return {**entry, "href": f"{scheme}://{new}"}
-        return {**entry, "href": new if posixpath.isabs(new) else f"./{new}"}
+    Raises:
+        OSError: the table cannot be read.
+        ValueError: it is damaged.
+    """
+    return _index_by_folder(_read_table(path))
 
-    assets = {key: href(asset) for key, asset in item["assets"].items()}
-    return {**item, "links": [href(link) for link in item["links"]], "assets": assets}
+
+def round_trip_items(items: Mapping[str, ItemDict]) -> dict[str, ItemDict]:
+    """Return the rows that ``read_item_table`` would read from a table of these items."""
+    return _index_by_folder(_build_item_table(items)) if items else {}
+
+
+def read_run_checksum(path: Path | BytesIO, folder: str) -> str | None:
+    """Read the checksum of a run's record as the table has it for the item in ``folder``; None if it has none.
+
+    Raises:
+        OSError: the table cannot be read.
+        ValueError: it is damaged.
+    """
+    rows = _read_table(path, ["links", "assets.run.file:checksum"]).to_pylist()
+    href = f"./{folder}/{ITEM}"
+    return next((row["assets"]["run"]["file:checksum"] for row in rows if _get_self_link(row) == href), None)
+
+
+def _read_table(path: Path | BytesIO, columns: list[str] | None = None) -> pa.Table:
+    try:
+        with pq.ParquetFile(path) as file:  # read_table would lift a nested field out of its column
+            table = file.read(columns)
+    except pa.ArrowException as error:
+        raise ValueError(str(error)) from error
+    if not {"links", "assets"} <= set(table.column_names):
+        raise ValueError(f"{ITEMS} is no table of items")
+    return table
+
+
+def _index_by_folder(table: pa.Table) -> dict[str, ItemDict]:
+    rows = [_drop_nulls(row) for row in table.to_pylist()]
+    return {posixpath.basename(posixpath.dirname(_get_self_link(row))): row for row in rows}
+
+
+def _drop_nulls(value: Any) -> Any:
+    """Return a value without nulls, which only say that other items have such a field."""
+    if isinstance(value, dict):
+        return {name: _drop_nulls(part) for name, part in value.items() if part is not None}
+    return [_drop_nulls(part) for part in value] if isinstance(value, list) else value
+
+
+def _get_self_link(row: ItemDict) -> str:
+    return next((str(link["href"]) for link in row["links"] if link["rel"] == _SELF), "")
 
 
 def _build_row(item: ItemDict, href: str) -> ItemDict:
-    """Properties beside the item's own fields, geometry as WKB, the box by its sides."""
+    """Return a row: the item's fields and properties side by side, geometry as WKB, the box by its sides."""
     geometry, box = item["geometry"], item.get("bbox")
     link = {"rel": _SELF, "href": href, "type": pystac.MediaType.GEOJSON}
     return {
@@ -163,13 +193,21 @@ def _build_row(item: ItemDict, href: str) -> ItemDict:
 
 
 def _split_box(box: Sequence[float]) -> dict[str, float]:
-    """Of a box in two or three dimensions."""
+    """Return the sides of a box in two or three dimensions, without the heights.
+
+    Raises:
+        ValueError: it has another number of sides.
+    """
     flat = box if len(box) == 4 else [*box[:2], *box[3:5]] if len(box) == 6 else ()
-    return {side: float(value) for side, value in zip(("xmin", "ymin", "xmax", "ymax"), flat, strict=True)}
+    return {side: float(value) for side, value in zip(_SIDES, flat, strict=True)}
 
 
 def _stringify_link(link: ItemDict) -> ItemDict:
-    """A link whose fields are all texts, since one that is unlike all others would make texts of all links."""
+    """Return a link whose fields are all text: a single other one would turn the whole column of links to text.
+
+    Raises:
+        KeyError: it is no link.
+    """
     link["rel"], link["href"]
     return {name: value if isinstance(value, str) else json.dumps(value) for name, value in link.items()}
 
@@ -192,19 +230,19 @@ def _build_column(name: str, values: Sequence[Any]) -> pa.Array:
 
 
 def _replace_empty_objects(value: Any) -> Any:
-    """Null for an object without fields: Parquet has none such."""
+    """Return a value with null for every object without fields, since Parquet has no such objects."""
     if isinstance(value, dict):
         return {name: _replace_empty_objects(part) for name, part in value.items()} or None
     return [_replace_empty_objects(part) for part in value] if isinstance(value, list) else value
 
 
 def _build_metadata(wraps: bool) -> dict[str, str]:
-    """Of GeoParquet 1.1 and stac-geoparquet 1.0.
+    """Return the metadata of GeoParquet 1.1 and stac-geoparquet 1.0.
 
-    Readers that look for the boxes of rows compare numbers: where a box ``wraps`` around the antimeridian (west > east)
-    they would miss it, so that they are not told of the boxes then and look at the geometries.
+    Readers compare the numbers of the boxes of rows, so that they would miss a box that ``wraps`` around the
+    antimeridian (west > east). Then the metadata does not name the boxes, and readers look at the geometries.
     """
-    sides = {side: ["bbox", side] for side in ("xmin", "ymin", "xmax", "ymax")}
+    sides = {side: ["bbox", side] for side in _SIDES}
     column = {"encoding": "WKB", "geometry_types": [], **({} if wraps else {"covering": {"bbox": sides}})}
     geo = {"version": "1.1.0", "primary_column": "geometry", "columns": {"geometry": column}}
     return {"geo": json.dumps(geo), "stac-geoparquet": json.dumps({"version": "1.0.0"})}

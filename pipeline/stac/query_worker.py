@@ -1,7 +1,8 @@
-"""Rows of ``items.parquet`` that an SQL expression keeps, computed by DuckDB.
+"""Select rows of ``items.parquet`` by an SQL expression of the user, with DuckDB.
 
-Run as a program it answers one question, JSON on its standard input, in a process whose memory and time are limited:
-DuckDB's own limit does not hold for lists. So it imports nothing else of the house.
+As a program it answers one question, JSON on its standard input, in a process whose memory and time are limited, since
+DuckDB's own limit does not hold for lists. It imports nothing else of the project, which would take of this memory and
+time.
 """
 
 from __future__ import annotations
@@ -14,35 +15,41 @@ from collections.abc import Sequence
 
 import duckdb
 
-_MEMORY_LIMIT, _CPU_TIME_LIMIT_S = 3 * 2**30, 30
-"""Of the program: its address space, in bytes, and its time on a core, should nobody be left to end it."""
+_MEMORY_LIMIT = 3 * 2**30
+"""Address space of the program in bytes."""
+_CPU_TIME_LIMIT_S = 30
+"""Time of the program on a core, for the case that nobody is left to end it."""
 _SETTINGS = {
     "autoinstall_known_extensions": "false",
     "autoload_known_extensions": "false",
     "memory_limit": "'1GB'",
-    "temp_directory": "''",  # nothing is written, not even when memory is short
-    "python_enable_replacements": "false",  # names in SQL are no Python variables
+    "temp_directory": "''",  # nothing is written to disk, even when memory is short
+    "python_enable_replacements": "false",  # names in SQL are not Python variables
     "TimeZone": "'UTC'",
     "enable_external_access": "false",
     "lock_configuration": "true",
 }
-"""Of DuckDB once the table is in memory: an expression computes, and neither reads nor writes anything else."""
+"""Settings of DuckDB once the table is in memory. An expression can compute; it can neither read nor write."""
 
 
 class InvalidExpressionError(Exception):
-    """What was asked for is no expression over the columns of a row."""
+    """The user's text is no expression over the columns of a row."""
 
 
 def select_links(path: str, conditions: Sequence[str], unless: Sequence[str], where: str) -> list[str]:
-    """The ``self`` links, in the order of ids, of rows that meet the ``conditions`` and ``where``.
+    """Return the ``self`` links of selected rows, in the order of their ids.
 
-    A row is left out where a column of ``unless``, if there is such a column, is true.
+    Args:
+        path: the table.
+        conditions: SQL conditions that a row must meet.
+        unless: names of columns; a row is left out where one of them is true. The table need not have them.
+        where: the user's SQL expression that a row must meet, or an empty text.
 
     Raises:
-        NoExpressionError: ``where``, if it is not empty, cannot be computed.
+        InvalidExpressionError: ``where`` cannot be computed.
         duckdb.Error: the table is damaged.
     """
-    connection = duckdb.connect(":memory:", config={"threads": 1})  # each would take address space
+    connection = duckdb.connect(":memory:", config={"threads": 1})  # each thread would take address space
     connection.execute("CREATE TABLE items AS FROM read_parquet($1)", [glob.escape(path)])
     for name, value in _SETTINGS.items():
         connection.execute(f"SET {name} = {value}")
@@ -51,23 +58,25 @@ def select_links(path: str, conditions: Sequence[str], unless: Sequence[str], wh
         rows = rows.filter(condition)
     try:
         if where:
-            duckdb.SQLExpression(where)  # one, and alone
-            rows = rows.filter(f"(\n{where}\n)")  # an end of line, since there may be a comment
-        found = rows.order("id").project("list_filter(links, lambda link: link.rel = 'self')[1].href").fetchall()
+            duckdb.SQLExpression(where)  # fails unless it is exactly one expression
+            rows = rows.filter(f"(\n{where}\n)")  # the line break ends a comment at the end of the expression
+        links = rows.order("id").project("list_filter(links, lambda link: link.rel = 'self')[1].href").fetchall()
     except duckdb.Error as error:
         raise InvalidExpressionError(str(error)) if where else error from error
-    return [href for (href,) in found]
+    return [href for (href,) in links]
 
 
 def _answer_question() -> dict[str, object]:
+    """Read a question, the arguments of ``select_links``, and return hrefs or why there are none."""
     question = json.load(sys.stdin)
-    for kind, most in (
+    limits = (
         (resource.RLIMIT_AS, _MEMORY_LIMIT),
         (resource.RLIMIT_CPU, _CPU_TIME_LIMIT_S),
         (resource.RLIMIT_CORE, 0),
-    ):
+    )
+    for kind, limit in limits:
         hard = resource.getrlimit(kind)[1]
-        resource.setrlimit(kind, (most if hard == resource.RLIM_INFINITY else min(most, hard), hard))
+        resource.setrlimit(kind, (limit if hard == resource.RLIM_INFINITY else min(limit, hard), hard))
     try:
         return {"hrefs": select_links(**question)}
     except InvalidExpressionError as error:

@@ -1,8 +1,8 @@
-"""The labels of a scene as polygons in files: sieved, polygonised and simplified chunk by chunk, joined as a stream.
+"""Write the labels of a scene as polygons: sieved, polygonised and simplified chunk by chunk, joined as a stream.
 
-Workers read labels from a store and leave what they find in a scratch folder; the client takes it in the order of the
-chunks, joins it and writes. In its memory are the regions that the last row of chunks cuts, whole, a batch of rows, and
-with a sieve a few numbers for each region at the border of a chunk.
+Workers read labels from a store and write what they find to a scratch folder. The client takes these files in the order
+of the chunks, joins their contents and writes the polygons. Its memory holds the regions that the last row of chunks
+cuts, a batch of rows of the table, and with a sieve a few numbers for each region at the border of a chunk.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
 import zarr
@@ -35,7 +35,8 @@ from seamline.pipeline.products.zarr_store import (
     write_labels,
 )
 from seamline.pipeline.storage.atomic import open_npz
-from seamline.pipeline.vectors.polygonize import Pieces, join_regions, trace_pieces
+from seamline.pipeline.vectors.polygonize import Pieces, trace_pieces
+from seamline.pipeline.vectors.regions import join_regions
 from seamline.pipeline.vectors.sieve import (
     WindowSummary,
     WindowVerdict,
@@ -51,8 +52,13 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class PolygonRules:
-    """What becomes of the regions of a raster: those smaller than ``min_area`` m² join a neighbour (``sieve.py``), then
-    corners go whose triangle is smaller than the square of ``simplify`` pixels (``simplification.py``)."""
+    """What is done to the regions of a raster before they are written.
+
+    Attributes:
+        min_area: regions smaller than this, in m², join a neighbour (``sieve.py``). 0: none do.
+        simplify: in pixels; corners are removed whose triangle is smaller than the square of it (``simplify.py``).
+            0: all corners are kept.
+    """
 
     min_area: float = 0
     simplify: float = 0
@@ -65,7 +71,12 @@ class PolygonRules:
 
 @dataclass(frozen=True)
 class PolygonOptions:
-    """Which files of polygons are wanted (keys of ``POLYGON_FILES``), and by which rules."""
+    """Which files of polygons a run writes, and by which rules.
+
+    Attributes:
+        formats: keys of ``POLYGON_FILES``.
+        rules: what is done to the regions.
+    """
 
     formats: tuple[str, ...] = tuple(POLYGON_FILES)
     rules: PolygonRules = PolygonRules()
@@ -74,20 +85,25 @@ class PolygonOptions:
         if not self.formats or set(self.formats) - set(POLYGON_FILES):
             raise ValueError(f"expected some of {tuple(POLYGON_FILES)}, got {self.formats}")
 
-    def has_files_in(self, folder: Path, record: Mapping[str, Any]) -> bool:
-        """Whether the files are there, made by these rules as far as the record of the run says."""
-        return self.has_files_among([path.name for path in folder.iterdir()], record)
+    def has_files_in(self, folder: Path, rules: Mapping[str, float] | None) -> bool:
+        """Return whether ``folder`` has the files, and the record of the run says that they follow these rules."""
+        return self.has_files_among([path.name for path in folder.iterdir()], rules)
 
-    def has_files_among(self, names: Collection[str], record: Mapping[str, Any]) -> bool:
-        """Whether the files are among those of these names, and the record of the run has these rules."""
-        return record.get("polygons") == asdict(self.rules) and all(
-            POLYGON_FILES[kind] in names for kind in self.formats
-        )
+    def has_files_among(self, names: Collection[str], rules: Mapping[str, float] | None) -> bool:
+        """Return whether ``names`` has the files, and the record of the run says that they follow these rules."""
+        return rules == asdict(self.rules) and all(POLYGON_FILES[kind] in names for kind in self.formats)
 
 
 @dataclass(frozen=True)
 class _ChunkedLabels:
-    """Labels in the store at ``path``, cut into chunks; ``folder`` is for what is found in them."""
+    """Labels in a store, cut into chunks.
+
+    Attributes:
+        path: the store.
+        tiling: cuts the labels into chunks.
+        folder: where workers write what they find in the chunks.
+        areas: areas of the pixels.
+    """
 
     path: Path
     tiling: Tiling
@@ -98,22 +114,22 @@ class _ChunkedLabels:
     def chunks(self) -> list[Index]:
         return list(self.tiling.chunks())
 
-    def file(self, chunk: Index, what: str) -> Path:
+    def chunk_file(self, chunk: Index, what: str) -> Path:
         return self.folder / f"{chunk.row}-{chunk.col}.{what}.npz"
 
     def read(self, chunk: Index) -> tuple[Window, NDArray[np.uint8], AreaArray]:
-        """The chunk's window, its labels (height, width), and the areas of its pixels (height, width)."""
+        """Return the chunk's window, its labels (height, width), and the areas of its pixels (height, width)."""
         window = self.tiling.write_window_of(chunk)
         return window, np.asarray(open_labels(self.path)[window.to_slices()]), self.areas.for_window(window)
 
-    def around(self, chunk: Index) -> NDArray[np.uint8]:
-        """The chunk's labels and one pixel more on every side, nodata outside of the scene."""
+    def read_padded(self, chunk: Index) -> NDArray[np.uint8]:
+        """Return the chunk's labels and those of one pixel more on every side, nodata outside of the scene."""
         own = self.tiling.write_window_of(chunk)
-        wide = Window(own.row - 1, own.col - 1, own.height + 2, own.width + 2)
-        inside = wide.intersection(self.tiling.scene_window)
-        found = np.full(wide.shape, NODATA, np.uint8)
-        found[inside.relative_to(wide).to_slices()] = open_labels(self.path)[inside.to_slices()]
-        return found
+        padded = Window(own.row - 1, own.col - 1, own.height + 2, own.width + 2)
+        inside = padded.intersection(self.tiling.scene_window)
+        labels = np.full(padded.shape, NODATA, np.uint8)
+        labels[inside.relative_to(padded).to_slices()] = open_labels(self.path)[inside.to_slices()]
+        return labels
 
 
 def write_polygons(
@@ -121,79 +137,86 @@ def write_polygons(
     tiling: Tiling,
     grid: GeoBox,
     classes: Sequence[LabelClass],
-    wanted: PolygonOptions,
+    options: PolygonOptions,
     folder: Path,
     scratch: Path,
-    spread: MapChunks = map,
+    map_chunks: MapChunks = map,
 ) -> None:
-    """Write the polygons of the labels in ``store`` to ``folder``; each file appears whole or not at all.
+    """Write the polygons of the labels in a store; each file appears whole or not at all.
 
-    Files of other formats that are there are written anew as well, so that all of them say the same.
+    Files of other formats that ``folder`` has already are written anew, so that all of them agree.
 
     Args:
-        store: has the labels on ``grid`` and, if the confidence of regions shall be known, the layer of that name.
+        store: has the labels, and the layer ``confidence`` if the confidence of regions is to be written.
         tiling: cuts the labels into chunks. The polygons do not depend on it, unless they are simplified.
-        wanted: formats and rules.
+        grid: grid of the labels.
+        classes: classes of the labels.
+        options: formats and rules.
+        folder: where the files are written.
         scratch: a folder on the same disk, which workers reach too.
-        spread: does the work on chunks.
+        map_chunks: does the work on chunks.
 
     Raises:
         InputError: the rules have a minimum area, but the CRS of the grid does not say how large a pixel is.
     """
+    rules = options.rules
     areas = measure_pixel_areas(grid)
-    if areas is None and wanted.rules.min_area > 0:
+    if areas is None and rules.min_area > 0:
         raise InputError(
             "--polygon-min-area",
             got="a scene whose pixels have no known area",
             expected="a projected or geographic CRS",
             fix="leave it out",
         )
-    formats = [kind for kind, name in POLYGON_FILES.items() if kind in wanted.formats or (folder / name).exists()]
+    formats = [kind for kind, name in POLYGON_FILES.items() if kind in options.formats or (folder / name).exists()]
     scratch.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix="polygons-", dir=scratch) as work:
-        labels = _ChunkedLabels(store, tiling, Path(work), areas or PixelAreas.from_constant(1.0, grid.shape))
+    with tempfile.TemporaryDirectory(prefix="polygons-", dir=scratch) as name:
+        work = Path(name)
+        labels = _ChunkedLabels(store, tiling, work, areas or PixelAreas.from_constant(1.0, grid.shape))
         confidence = store if CONFIDENCE in list_store_rasters(store) else None
-        if wanted.rules.min_area > 0:
-            labels = _sieve_labels(labels, wanted.rules.min_area, spread)
-        tolerance = wanted.rules.simplify
-        paths = spread(partial(_polygonize_chunk, labels, confidence, tolerance), labels.chunks)
-        found = join_regions(_load_and_remove(paths, Pieces.load), tiling.width, simplified=tolerance > 0)
+        if rules.min_area > 0:
+            labels = _sieve_labels(labels, rules.min_area, map_chunks)
+        paths = map_chunks(partial(_polygonize_chunk, labels, confidence, rules.simplify), labels.chunks)
+        regions = join_regions(_load_and_remove(paths, Pieces.load), tiling.width, simplified=rules.simplify > 0)
         table = PolygonTable(grid, classes, areas is not None, confidence is not None)
-        parquet = (folder if "parquet" in formats else Path(work)) / POLYGON_FILES["parquet"]
-        write_parquet(found, table, parquet)
+        parquet = (folder if "parquet" in formats else work) / POLYGON_FILES["parquet"]
+        write_parquet(regions, table, parquet)
         for kind in formats:
             if kind != "parquet":
-                convert_parquet(parquet, kind, grid, folder / POLYGON_FILES[kind], Path(work))
+                convert_parquet(parquet, kind, grid, folder / POLYGON_FILES[kind], work)
 
 
 def _polygonize_chunk(labels: _ChunkedLabels, confidence: Path | None, tolerance: float, chunk: Index) -> Path:
+    """Write the pieces of a chunk to a file and return its path; ``confidence`` is the store that has the layer."""
     window, values, area = labels.read(chunk)
-    sure = None if confidence is None else np.asarray(open_store_raster(confidence, CONFIDENCE)[window.to_slices()])
-    simplification = Simplification(tolerance, labels.around(chunk)) if tolerance else None
-    path = labels.file(chunk, "pieces")
-    trace_pieces(window, values, area, sure, simplification).save(path)
+    weights = None
+    if confidence is not None:
+        weights = np.asarray(open_store_raster(confidence, CONFIDENCE)[window.to_slices()])
+    simplification = Simplification(tolerance, labels.read_padded(chunk)) if tolerance else None
+    path = labels.chunk_file(chunk, "pieces")
+    trace_pieces(window, values, area, weights, simplification).save(path)
     return path
 
 
-def _sieve_labels(labels: _ChunkedLabels, minimum: float, spread: MapChunks) -> _ChunkedLabels:
-    """The labels after the sieve, in a store of their own if any has changed."""
+def _sieve_labels(labels: _ChunkedLabels, minimum: float, map_chunks: MapChunks) -> _ChunkedLabels:
+    """Return the labels after all rounds of the sieve, in a store of their own if there was anything to merge."""
     tiling, chunks = labels.tiling, labels.chunks
     rounds = 0
     while True:
-        paths = spread(partial(_summarize_chunk, labels, minimum), chunks)
-        verdicts, small = resolve_shared_regions(_load_and_remove(paths, WindowSummary.load), tiling.width, minimum)
-        if not small:
+        paths = map_chunks(partial(_summarize_chunk, labels, minimum), chunks)
+        summaries = _load_and_remove(paths, WindowSummary.load)
+        verdicts, has_small = resolve_shared_regions(summaries, tiling.width, minimum)
+        if not has_small:
             return labels
         for chunk, verdict in zip(chunks, verdicts, strict=True):
-            np.savez(labels.file(chunk, "verdict"), labels=verdict.labels, area=verdict.area)
+            np.savez(labels.chunk_file(chunk, "verdict"), labels=verdict.labels, area=verdict.area)
         rounds += 1
         after = replace(labels, path=labels.folder / f"sieved-{rounds}.zarr")
         shape = tiling.height, tiling.width
-        ZarrLayout(tiling.store_chunk_size).raster(
-            zarr.create_group(after.path, zarr_format=3), LABELS_ARRAY, shape, {}
-        )
-        changed = sum(spread(partial(_sieve_chunk, labels, minimum, after.path), chunks))
-        if labels.path.parent == labels.folder:
+        group = zarr.create_group(after.path, zarr_format=3)
+        ZarrLayout(tiling.store_chunk_size).create_raster(group, LABELS_ARRAY, shape, {})
+        changed = sum(map_chunks(partial(_sieve_chunk, labels, minimum, after.path), chunks))
+        if rounds > 1:  # the labels before the first round are those of the run
             shutil.rmtree(labels.path)
         labels = after
         if not changed:
@@ -201,23 +224,24 @@ def _sieve_labels(labels: _ChunkedLabels, minimum: float, spread: MapChunks) -> 
 
 
 def _summarize_chunk(labels: _ChunkedLabels, minimum: float, chunk: Index) -> Path:
-    path = labels.file(chunk, "summary")
+    """Write the summary of a chunk to a file and return its path."""
+    path = labels.chunk_file(chunk, "summary")
     summarize_window(*labels.read(chunk), minimum).save(path)
     return path
 
 
 def _sieve_chunk(labels: _ChunkedLabels, minimum: float, target: Path, chunk: Index) -> int:
-    """Write the chunk after a round; how many pixels have changed."""
+    """Write the labels of a chunk after a round to the store ``target``, and return how many pixels have changed."""
     window, values, area = labels.read(chunk)
-    with open_npz(labels.file(chunk, "verdict")) as file:
+    with open_npz(labels.chunk_file(chunk, "verdict")) as file:
         after = sieve_window(values, area, WindowVerdict(file["labels"], file["area"]), minimum)
     write_labels(target, window, after)
     return int(np.count_nonzero(after != values))
 
 
 def _load_and_remove(paths: Iterable[Path], load: Callable[[Path], T]) -> Iterator[T]:
-    """What lies in the files, which are removed."""
+    """Yield the contents of files, and remove each file before its content is used."""
     for path in paths:
-        found = load(path)
+        content = load(path)
         path.unlink()
-        yield found
+        yield content

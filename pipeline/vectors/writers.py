@@ -1,7 +1,7 @@
-"""Polygons as files: GeoParquet in a stream of batches, and from it FlatGeobuf and GeoPackage.
+"""Files of polygons: GeoParquet, written as a stream of batches, and from it FlatGeobuf and GeoPackage.
 
-GeoParquet 1.1 has the bounds of each polygon in columns of their own, so that a query with a box reads only those
-groups of rows that meet it, also without an extension for geometry.
+GeoParquet 1.1 has the bounds of each polygon in columns of their own. So a query with a box reads only the groups of
+rows that meet the box, even without an extension for geometry.
 """
 
 from __future__ import annotations
@@ -25,15 +25,17 @@ from odc.geo.geobox import GeoBox
 from seamline.pipeline.common.classes import LabelClass
 from seamline.pipeline.products.layers import LAYER_SCALE
 from seamline.pipeline.storage.atomic import atomic_write
-from seamline.pipeline.vectors.polygonize import Region
+from seamline.pipeline.vectors.regions import Region
 
-LAYER_NAME = "polygons"
+_LAYER_NAME = "polygons"
+"""Name of the layer in FlatGeobuf and GeoPackage."""
 POLYGON_FILES = {"parquet": "polygons.parquet", "fgb": "polygons.fgb", "gpkg": "polygons.gpkg"}
 """Names of the files, by format."""
 _DRIVERS: dict[str, tuple[str, dict[str, str]]] = {
     "fgb": ("FlatGeobuf", {}),
-    "gpkg": ("GPKG", {"VERSION": "1.3"}),  # GDAL before 3.7 warns of later ones
+    "gpkg": ("GPKG", {"VERSION": "1.3"}),  # GDAL before 3.7 warns of later versions
 }
+"""GDAL's driver and its dataset options, by format."""
 _BOUNDS = ("xmin", "ymin", "xmax", "ymax")
 _SCHEMA = pa.schema(
     [
@@ -47,38 +49,57 @@ _SCHEMA = pa.schema(
     ]
 )
 _BATCH_REGIONS, _BATCH_POINTS = 20_000, 1_000_000
+"""A batch, which becomes a row group, ends at this number of regions or of points."""
 _READ_ROWS = 2_000
+"""Rows that a conversion reads at a time."""
 
 
 @dataclass(frozen=True)
 class PolygonTable:
-    """How regions become rows: ``area`` and ``confidence`` say whether the sums of the regions are known."""
+    """How regions become rows of the table.
+
+    Attributes:
+        grid: grid of the scene.
+        classes: classes of the labels.
+        area: whether the areas of the regions are known, in m².
+        confidence: whether the confidences of the regions are known, as digital numbers of the layer.
+    """
 
     grid: GeoBox
     classes: Sequence[LabelClass]
     area: bool
     confidence: bool
 
-    def rows(self, regions: Sequence[Region]) -> pa.RecordBatch:
-        """The columns of ``_SCHEMA``; geometry in the CRS of the grid."""
-        geometries = shapely.transform(np.array([region.geometry for region in regions], object), self._placed)
+    def to_record_batch(self, regions: Sequence[Region]) -> pa.RecordBatch:
+        """Return the rows of regions, with the columns of ``_SCHEMA``; geometries in the CRS of the grid."""
+        geometries = shapely.transform(np.array([region.geometry for region in regions], object), self._to_crs)
+        count = len(regions)
         pixels = np.array([region.pixels for region in regions], np.int64)
-        sure = np.array([region.confidence for region in regions]) * LAYER_SCALE / pixels
+        areas = [region.area for region in regions]
+        confidences = np.array([region.confidence for region in regions]) * LAYER_SCALE / pixels
         names = {label.value: label.name for label in self.classes}
         bounds = shapely.bounds(geometries).T
         columns = [
             pa.array([region.label for region in regions], pa.uint8()),
             pa.array([names[region.label] for region in regions], pa.string()),
             pa.array(pixels),
-            pa.array([region.area for region in regions]) if self.area else pa.nulls(len(regions), pa.float64()),
-            pa.array(sure) if self.confidence else pa.nulls(len(regions), pa.float64()),
+            pa.array(areas) if self.area else pa.nulls(count, pa.float64()),
+            pa.array(confidences) if self.confidence else pa.nulls(count, pa.float64()),
             pa.StructArray.from_arrays([pa.array(edge) for edge in bounds], fields=list(_SCHEMA.field("bbox").type)),
             pa.array(shapely.to_wkb(geometries), pa.binary()),
         ]
         return pa.RecordBatch.from_arrays(columns, schema=_SCHEMA)
 
-    def geo(self, bounds: NDArray[np.float64] | None) -> str:
-        """The metadata that make a Parquet file a GeoParquet file; ``bounds`` (4,) of everything in it."""
+    def build_geo_metadata(self, bounds: NDArray[np.float64] | None) -> str:
+        """Return the metadata that make a Parquet file a GeoParquet file.
+
+        Args:
+            bounds: (4,) smallest and largest x and y of all polygons, in the order of ``_BOUNDS``. ``None``: there are
+                no polygons.
+
+        Returns:
+            The JSON text of the key ``geo``.
+        """
         column: dict[str, Any] = {
             "encoding": "WKB",
             "geometry_types": ["Polygon"],
@@ -89,33 +110,49 @@ class PolygonTable:
             column["bbox"] = bounds.tolist()
         return json.dumps({"version": "1.1.0", "primary_column": "geometry", "columns": {"geometry": column}})
 
-    def _placed(self, points: NDArray[np.float64]) -> NDArray[np.float64]:
+    def _to_crs(self, points: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Transform points (n, 2) from pixels (column, row) to the CRS of the grid."""
         a, b, c, d, e, f, *_ = self.grid.transform
         col, row = points.T
         return np.column_stack([a * col + b * row + c, d * col + e * row + f])
 
 
 def write_parquet(regions: Iterable[Region], table: PolygonTable, path: Path) -> None:
-    """Write the regions, as they come, to a GeoParquet file; one batch of them is in memory at a time."""
+    """Write regions, as they come, to a GeoParquet file; one batch of them is in memory at a time.
+
+    Args:
+        regions: the regions.
+        table: how they become rows.
+        path: the file, which appears whole or not at all.
+    """
     bounds: NDArray[np.float64] | None = None
     with atomic_write(path) as part, pq.ParquetWriter(part, _SCHEMA, compression="zstd") as writer:
         for batch in _iter_batches(regions):
-            rows = table.rows(batch)
+            rows = table.to_record_batch(batch)
             writer.write_batch(rows)
             edges = np.array([rows["bbox"].field(name).to_numpy() for name in _BOUNDS])
             box = np.concatenate([edges[:2].min(axis=1), edges[2:].max(axis=1)])
             if bounds is not None:
                 box = np.concatenate([np.minimum(box[:2], bounds[:2]), np.maximum(box[2:], bounds[2:])])
             bounds = box
-        writer.add_key_value_metadata({"geo": table.geo(bounds)})
+        writer.add_key_value_metadata({"geo": table.build_geo_metadata(bounds)})
 
 
 def convert_parquet(parquet: Path, kind: str, grid: GeoBox, path: Path, scratch: Path) -> None:
-    """Write the GeoParquet file as FlatGeobuf or GeoPackage (``kind``); ``path`` appears whole or not at all.
+    """Write the polygons of a GeoParquet file as FlatGeobuf or GeoPackage.
 
-    Raises ``OSError`` when the disk is full.
+    Args:
+        parquet: the GeoParquet file.
+        kind: ``fgb`` or ``gpkg``.
+        grid: grid of the scene, which has the CRS.
+        path: the new file, which appears whole or not at all.
+        scratch: folder on the same disk for the unfinished file.
+
+    Raises:
+        OSError: the disk is full, or GDAL cannot write for another reason.
     """
-    import pyogrio  # with geopandas, where there is one: half a second of every command
+    # Imports geopandas where it is installed, which would make every command half a second slower to start.
+    import pyogrio
 
     driver, options = _DRIVERS[kind]
     with tempfile.TemporaryDirectory(prefix=f"{kind}-", dir=scratch) as folder, pq.ParquetFile(parquet) as file:
@@ -126,10 +163,15 @@ def convert_parquet(parquet: Path, kind: str, grid: GeoBox, path: Path, scratch:
         with warnings.catch_warnings(), _raise_as_os_error(pyogrio.errors.DataSourceError):
             warnings.filterwarnings("ignore", message="'crs' was not provided", category=UserWarning)
             pyogrio.write_arrow(
-                pa.RecordBatchReader.from_batches(schema, rows), staged, LAYER_NAME, driver,
-                geometry_name="geometry", geometry_type="Polygon",
-                crs=None if grid.crs is None else grid.crs.to_wkt(), dataset_options=options,
-            )  # fmt: skip
+                pa.RecordBatchReader.from_batches(schema, rows),
+                staged,
+                _LAYER_NAME,
+                driver,
+                geometry_name="geometry",
+                geometry_type="Polygon",
+                crs=None if grid.crs is None else grid.crs.to_wkt(),
+                dataset_options=options,
+            )
         with atomic_write(path) as part:
             staged.rename(part)
 

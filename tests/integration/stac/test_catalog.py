@@ -37,17 +37,13 @@ from seamline.pipeline.products.zarr_store import ZarrLayout, create_store, open
 from seamline.pipeline.results.verify import verify
 from seamline.pipeline.stac import catalog as catalog_module
 from seamline.pipeline.stac.assets import ASSETS
-from seamline.pipeline.stac.catalog import (
-    ModelReference,
-    Provenance,
-    build_scene_item,
-    compute_class_areas,
-    update_catalog,
-    write_item,
-)
+from seamline.pipeline.stac.catalog import update_catalog, write_item
+from seamline.pipeline.stac.class_areas import compute_class_areas
+from seamline.pipeline.stac.extent import Box
 from seamline.pipeline.stac.footprint import compute_footprint, compute_labelled_area, compute_labelled_hull
 from seamline.pipeline.stac.items import read_item_table
-from seamline.pipeline.stac.query import Box, query_items
+from seamline.pipeline.stac.query import query_items
+from seamline.pipeline.stac.scene_item import ModelReference, Provenance, build_scene_item
 from tests.support.sample_data import MANAUS, shared
 from tests.support.small_rasters import write
 
@@ -383,7 +379,7 @@ def test_processes_publish_at_once_and_lose_nothing(tmp_path: Path) -> None:
     assert [(tmp_path / name).read_bytes() for name in ("catalog.json", "items.parquet")] == before
 
 
-@pytest.mark.parametrize("step", ["_write_json", "write_items"])
+@pytest.mark.parametrize("step", ["_write_json", "write_item_table"])
 def test_what_was_written_from_old_items_is_put_right(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str
 ) -> None:

@@ -20,7 +20,8 @@ from pyproj import Transformer
 from rasterio.features import shapes
 
 from seamline.flows.runs import segment as running
-from seamline.flows.runs.segment import Watcher, segment
+from seamline.flows.runs.observer import RunObserver
+from seamline.flows.runs.segment import segment
 from seamline.flows.settings.model_folder import Model
 from seamline.flows.settings.options import SegmentOptions
 from seamline.pipeline.common.classes import NODATA, LabelClass
@@ -28,7 +29,7 @@ from seamline.pipeline.common.errors import InputError
 from seamline.pipeline.geometry.tiling import Tiling
 from seamline.pipeline.products.zarr_store import ZarrLayout, create_store, write_store_raster
 from seamline.pipeline.results.verify import verify
-from seamline.pipeline.vectors.polygonize import remove_collinear_points
+from seamline.pipeline.vectors.regions import remove_collinear_points
 from seamline.pipeline.vectors.vectors import PolygonOptions, PolygonRules, write_polygons
 from seamline.pipeline.vectors.writers import POLYGON_FILES
 from tests.support.small_rasters import UTM, noise, write
@@ -192,12 +193,14 @@ def test_a_run_writes_polygons_and_makes_them_again(
     scene = write(tmp_path / "scene.tif", noise(6, 25, 33).repeat(8, axis=1).repeat(8, axis=2))
     out, folder = tmp_path / "out", tmp_path / "out" / "scene"
 
-    def run(**options: Any) -> running.Result:
+    def run(**options: Any) -> RunResult:
         how = {"window": 128, "engine": "torch", "precision": "fp32", "batch": 1, "threads": 1, **options}
-        return segment(scene, small_model.folder, out, SegmentOptions(cluster=cluster(1), **how), Watcher())
+        return segment(scene, small_model.folder, out, SegmentOptions(cluster=cluster(1), **how), RunObserver())
 
     with pytest.raises(KeyboardInterrupt), monkeypatch.context() as patch:  # a kill between two files
-        patch.setattr("seamline.pipeline.vectors.vectors.convert", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        patch.setattr(
+            "seamline.pipeline.vectors.vectors.convert_parquet", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt)
+        )
         run(outputs=("cog", "polygons", "confidence"), chunk_tiles=2)
     assert not (folder / "run.json").exists() and (folder / ".run" / "plan.json").exists()
     result = run(outputs=("cog", "polygons", "confidence"))
@@ -205,17 +208,17 @@ def test_a_run_writes_polygons_and_makes_them_again(
     assets = json.loads((folder / "item.json").read_text())["assets"]
     assert {"polygons", "polygons-fgb", "polygons-gpkg"} <= set(assets)
     first = rows(folder / POLYGON_FILES["gpkg"])
-    pixels = {row["value"]: row["pixels"] for row in result.record["classes"] if row["pixels"]}
+    pixels = {row.value: row.pixels for row in result.record.classes if row.pixels}
     assert {value: sum(row[2] for row in first if row[0] == value) for value in pixels} == pixels
-    for row in result.record["classes"]:
-        assert row["area_m2"] == pytest.approx(sum(other[3] for other in first if other[0] == row["value"]))
+    for row in result.record.classes:
+        assert row.area_m2 == pytest.approx(sum(other[3] for other in first if other[0] == row.value))
     assert all(0 <= row[4] <= 1 for row in first)
 
     (folder / POLYGON_FILES["gpkg"]).unlink()  # without a store of labels, and without a cluster
     again = run(outputs=("cog", "polygons", "confidence"))
     assert again.rewritten == ("polygons",) and rows(folder / POLYGON_FILES["gpkg"]) == first
     other = run(outputs=("cog", "polygons"), polygon_min_area=2700.0, polygon_formats=("gpkg",))
-    assert other.rewritten == ("polygons",) and other.record["polygons"]["min_area"] == 2700
+    assert other.rewritten == ("polygons",) and other.record.polygons["min_area"] == 2700
     sieved = rows(folder / POLYGON_FILES["gpkg"])
     assert len(sieved) < len(first) and rows(folder / POLYGON_FILES["parquet"]) == sieved and list(verify(out)) == []
     assert not run(outputs=("cog", "polygons"), polygon_min_area=2700.0).rewritten

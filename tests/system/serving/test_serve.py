@@ -55,14 +55,9 @@ from seamline.pipeline.products.zarr_store import (
 )
 from seamline.pipeline.report.thumbnail import write_overview
 from seamline.pipeline.stac.assets import compute_file_info
-from seamline.pipeline.stac.catalog import (
-    ModelReference,
-    Provenance,
-    build_scene_item,
-    compute_class_areas,
-    update_catalog,
-    write_item,
-)
+from seamline.pipeline.stac.catalog import update_catalog, write_item
+from seamline.pipeline.stac.class_areas import compute_class_areas
+from seamline.pipeline.stac.scene_item import ModelReference, Provenance, build_scene_item
 
 CLASSES = [
     LabelClass(0, "land", (200, 180, 120)),

@@ -16,7 +16,8 @@ from scipy import ndimage
 
 from seamline.pipeline.common.classes import NODATA
 from seamline.pipeline.geometry.window import Window
-from seamline.pipeline.vectors.polygonize import Pieces, Region, join_regions, remove_collinear_points, trace_pieces
+from seamline.pipeline.vectors.polygonize import Pieces, trace_pieces
+from seamline.pipeline.vectors.regions import Region, join_regions, remove_collinear_points
 from seamline.pipeline.vectors.sieve import resolve_shared_regions, sieve_window, summarize_window
 from seamline.pipeline.vectors.simplify import Simplification
 

@@ -1,0 +1,146 @@
+"""Where and when: a box and an interval of time, as the command line and URLs give them, and as SQL conditions."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from math import isfinite
+
+import shapely
+
+from seamline.pipeline.common.errors import InputError
+
+
+@dataclass(frozen=True)
+class Box:
+    """A box in degrees of longitude and latitude (WGS 84); west > east across the antimeridian.
+
+    Attributes:
+        west: from -180 to 180.
+        south: from -90 to 90.
+        east: from -180 to 180.
+        north: from -90 to 90, not below ``south``.
+    """
+
+    west: float
+    south: float
+    east: float
+    north: float
+
+    def __post_init__(self) -> None:
+        sides = (self.west, self.south, self.east, self.north)
+        is_on_earth = abs(self.west) <= 180 and abs(self.east) <= 180 and -90 <= self.south <= self.north <= 90
+        if not (all(map(isfinite, sides)) and is_on_earth):
+            raise _invalid_box_error(",".join(f"{side:g}" for side in sides))
+
+    @classmethod
+    def from_text(cls, text: str) -> Box:
+        """Return the box of a text ``W,S,E,N``.
+
+        Raises:
+            InputError: it is no such text.
+        """
+        try:
+            west, south, east, north = (float(side) for side in text.split(","))
+        except ValueError:
+            raise _invalid_box_error(text) from None
+        return cls(west, south, east, north)
+
+    @property
+    def outline(self) -> shapely.Polygon | shapely.MultiPolygon:
+        """The box as polygons: like a footprint, one part on each side of the antimeridian."""
+        if self.west <= self.east:
+            return shapely.box(self.west, self.south, self.east, self.north)
+        return shapely.MultiPolygon(
+            [shapely.box(self.west, self.south, 180, self.north), shapely.box(-180, self.south, self.east, self.north)]
+        )
+
+    @property
+    def sql_condition(self) -> str:
+        """Condition that the ``bbox`` of a row meets the box; both may lie across the antimeridian."""
+        across = f"bbox.xmin <= {self.east!r} {{}} bbox.xmax >= {self.west!r}"
+        both, one = across.format("AND"), across.format("OR")
+        plain, wrapped = (both, one) if self.west <= self.east else (one, "true")
+        meets = f"CASE WHEN bbox.xmin <= bbox.xmax THEN {plain} ELSE {wrapped} END"
+        return f"{meets} AND bbox.ymin <= {self.north!r} AND bbox.ymax >= {self.south!r}"
+
+
+@dataclass(frozen=True)
+class Interval:
+    """An interval of time, both ends with a time zone.
+
+    Attributes:
+        start: its first moment. ``None``: open.
+        end: the first moment after it. ``None``: open.
+    """
+
+    start: datetime | None
+    end: datetime | None
+
+    @classmethod
+    def from_text(cls, text: str) -> Interval:
+        """Return the interval of a text ``FROM/TO`` or of one time.
+
+        Each is a year, a month or a day (all of it), an RFC 3339 time, or ``..`` for an open end.
+
+        Raises:
+            InputError: it is no such text, or the interval ends before it starts.
+        """
+        first, slash, last = text.partition("/")
+        try:
+            start, end = _parse_span(first), _parse_span(last if slash else first)
+            interval = cls(start and start[0], end and end[1])
+        except (ValueError, OverflowError):
+            interval = None
+        if interval is None or (interval.start and interval.end and interval.start >= interval.end):
+            raise InputError(
+                "--datetime",
+                got=text,
+                expected="FROM/TO, each a year, month, day, RFC 3339 time or .., the first before the last",
+                fix="correct it",
+            )
+        return interval
+
+    @property
+    def sql_condition(self) -> str:
+        """Condition that the ``datetime`` of a row lies in the interval.
+
+        Midnight sharp stands for a day whose time is unknown; it is in the interval if any moment of the day is.
+        """
+        conditions = []
+        if self.start:
+            day = "datetime = date_trunc('day', datetime) AND datetime + INTERVAL 1 DAY"
+            start = self.start.isoformat()
+            conditions.append(f"(datetime >= '{start}' OR {day} > '{start}')")
+        if self.end:
+            conditions.append(f"datetime < '{self.end.isoformat()}'")
+        return " AND ".join(conditions) or "true"
+
+
+def _parse_span(text: str) -> tuple[datetime, datetime] | None:
+    """Return the first moment of a year, month, day or time, and the first after it; None for an open end.
+
+    Raises:
+        ValueError: it is none of these.
+        OverflowError: it is out of the range of Python's times.
+    """
+    if text in ("", ".."):
+        return None
+    if match := re.fullmatch(r"(\d{4})(?:-(\d\d))?(?:-(\d\d))?", text):
+        year, month, day = (int(part) if part else None for part in match.groups())
+        start = datetime(year or 0, month or 1, day or 1, tzinfo=UTC)
+        if day:
+            return start, start + timedelta(days=1)
+        next_year = datetime(start.year + 1, 1, 1, tzinfo=UTC)
+        return start, datetime(start.year, month + 1, 1, tzinfo=UTC) if month and month < 12 else next_year
+    if text[10:11] not in ("T", "t", " "):  # Python accepts any character between date and time
+        raise ValueError(text)
+    moment = datetime.fromisoformat(text)
+    moment = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+    return moment, moment + timedelta(microseconds=1)
+
+
+def _invalid_box_error(got: str) -> InputError:
+    sides = "W,S,E,N in degrees: W and E from -180 to 180, S and N from -90 to 90, S below N"
+    return InputError("--bbox", got=got, expected=sides, fix="correct it")

@@ -1,0 +1,175 @@
+"""The STAC 1.1 item of a segmented scene."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pystac
+import pystac.utils
+import shapely.geometry
+from odc.geo.geobox import GeoBox
+
+from seamline.pipeline.common.classes import LabelClass
+from seamline.pipeline.common.layout import CATALOG
+from seamline.pipeline.geometry.pixel_area import measure_pixel_area
+from seamline.pipeline.products.geozarr import JSON, find_crs_code
+from seamline.pipeline.products.run_record import ClassArea
+from seamline.pipeline.stac.assets import build_renders, build_scene_assets, to_multihash
+from seamline.pipeline.stac.class_areas import build_class_properties
+from seamline.pipeline.stac.footprint import Outline, compute_bbox, compute_footprint, round_coordinates
+from seamline.pipeline.stac.items import UNKNOWN_TIME
+
+_EXTENSIONS = {
+    name: f"https://stac-extensions.github.io/{name}/v{version}/schema.json"
+    for name, version in (
+        ("projection", "2.0.0"),
+        ("raster", "2.0.0"),
+        ("classification", "2.0.0"),
+        ("file", "2.1.0"),
+        ("processing", "1.2.0"),
+        ("render", "2.0.0"),
+    )
+}
+
+
+@dataclass(frozen=True)
+class ModelReference:
+    """The model that segmented a scene.
+
+    Attributes:
+        name: its name.
+        digest: SHA-256 of its document.
+        href: path or URL of its document.
+    """
+
+    name: str
+    digest: str
+    href: str
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """How a segmentation came about.
+
+    Attributes:
+        source: path or URL of the scene.
+        model: the model.
+        acquired: when the scene was taken, with a time zone. ``None``: unknown.
+        processed: when it was segmented, with a time zone.
+        software: versions by name.
+        lineage: how it came about, in words.
+    """
+
+    source: str
+    model: ModelReference
+    acquired: datetime | None
+    processed: datetime
+    software: Mapping[str, str]
+    lineage: str
+
+
+def build_scene_item(
+    folder: Path,
+    scene_id: str,
+    grid: GeoBox,
+    classes: Sequence[LabelClass],
+    table: Sequence[ClassArea],
+    provenance: Provenance,
+    area: Outline | None = None,
+) -> pystac.Item:
+    """Return the STAC 1.1 item of a segmented scene.
+
+    STAC demands a time. Where the time of the scene is unknown, the item has the time of processing, and the property
+    ``seamline:datetime_unknown`` says so.
+
+    Args:
+        folder: the scene's folder. Its known files become assets, with size and checksum, so write them first.
+        scene_id: id of the scene and of the item.
+        grid: grid of the labels.
+        classes: classes of the labels.
+        table: how much of the scene each class covers.
+        provenance: how the segmentation came about.
+        area: where the grid has labels, in pixels (column, row). ``None``: everywhere.
+
+    Returns:
+        The item; its hrefs are relative to ``folder``.
+    """
+    outline = compute_footprint(grid, area)
+    assets = build_scene_assets(folder, classes, _compute_pixel_width(grid))
+    renders = build_renders(assets, classes)
+    item = pystac.Item(
+        id=scene_id,
+        geometry=None if outline is None else round_coordinates(shapely.geometry.mapping(outline)),
+        bbox=None if outline is None else compute_bbox(outline),
+        datetime=provenance.acquired or provenance.processed,
+        properties={
+            "title": f"Segmentation of {scene_id}",
+            **_build_projection(grid),
+            **_build_history(provenance),
+            **build_class_properties(classes, table),
+            **({"renders": renders} if renders else {}),
+        },
+        stac_extensions=_list_extensions(assets, has_renders=bool(renders)),
+    )
+    for key, asset in assets.items():
+        item.add_asset(key, asset)
+    item.add_link(pystac.Link("derived_from", provenance.source, title="the scene that was segmented"))
+    item.add_link(_build_model_link(provenance.model))
+    for relation in ("root", "parent"):
+        item.add_link(pystac.Link(relation, f"../{CATALOG}", media_type=pystac.MediaType.JSON))
+    return item
+
+
+def _list_extensions(assets: Mapping[str, pystac.Asset], *, has_renders: bool) -> list[str]:
+    """Return the schemas of the extensions that an item uses; some schemas refuse an item without their fields."""
+    extensions = dict(_EXTENSIONS)
+    if not has_renders:
+        del extensions["render"]
+    if not any(field.startswith("raster:") for asset in assets.values() for field in asset.extra_fields):
+        del extensions["raster"]
+    return list(extensions.values())
+
+
+def _compute_pixel_width(grid: GeoBox) -> float | None:
+    """Return the edge in metres of a square as large as a pixel in the middle of the scene; None if unknown."""
+    height, width = grid.shape
+    area = measure_pixel_area(grid, height // 2, width // 2)
+    return None if area is None else float(np.sqrt(area))
+
+
+def _build_projection(grid: GeoBox) -> dict[str, JSON]:
+    if grid.crs is None:
+        return {"proj:code": None, "proj:shape": list(grid.shape)}
+    code = find_crs_code(grid)
+    return {
+        "proj:code": code,
+        **({"proj:wkt2": grid.crs.proj.to_wkt("WKT2_2019")} if code is None else {}),
+        "proj:shape": list(grid.shape),
+        "proj:transform": list(grid.transform)[:6],
+        "proj:bbox": list(grid.extent.boundingbox.bbox),
+    }
+
+
+def _build_history(provenance: Provenance) -> dict[str, Any]:
+    unknown_time = {UNKNOWN_TIME: True} if provenance.acquired is None else {}
+    return {
+        "created": pystac.utils.datetime_to_str(provenance.processed),
+        "processing:software": dict(provenance.software),
+        "processing:lineage": provenance.lineage,
+        "processing:level": "L4",
+        "model": provenance.model.name,
+        "model_digest": provenance.model.digest,
+        **unknown_time,
+    }
+
+
+def _build_model_link(model: ModelReference) -> pystac.Link:
+    """Return the link to the model's item that the MLM extension asks of an item which a model has inferred."""
+    fields = {"mlm:name": model.name, "file:checksum": to_multihash(model.digest)}
+    title = "the model that segmented it"
+    return pystac.Link("derived_from", model.href, pystac.MediaType.GEOJSON, title, extra_fields=fields)
