@@ -1,1 +1,1 @@
-"""Many scenes: where they come from, which are new, what became of them."""
+"""Collections of scenes: where the scenes come from, which of them are new, and how each ended."""

@@ -1,4 +1,4 @@
-"""Which scenes a collection has: from a STAC API, a catalogue, a pattern, a list, or an inbox."""
+"""Find the scenes of a collection: by a STAC API, in a STAC catalogue, by a path pattern, in a list or in an inbox."""
 
 from __future__ import annotations
 
@@ -9,23 +9,26 @@ from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from seamline.flows.collection.fingerprint import Discovery, RejectedSource, SceneRef, inspect_or_reject
+from seamline.flows.collection.fingerprint import inspect_or_reject
 from seamline.flows.collection.inbox import discover_inbox, is_partial
+from seamline.flows.collection.scene_ref import Discovery, RejectedSource, SceneRef
 from seamline.flows.collection.scene_sources import Glob, Inbox, Manifest, SceneSource, StacCatalog, StacSearch
-from seamline.flows.collection.stac_search import search_api, walk_catalog
+from seamline.flows.collection.stac_catalog import walk_catalog
+from seamline.flows.collection.stac_search import search_api
 from seamline.pipeline.common.errors import InputError
 from seamline.pipeline.storage.atomic import make_absolute
 
 _THREADS = 8
-"""Scenes that are looked at together; on the network each is a request."""
+"""Sources to inspect at the same time. Each remote source is a request to a server."""
+
 _SIDECAR_SUFFIXES = (".aux.xml", ".ovr", ".msk", ".qml", ".tfw")
 
 
 def discover(source: SceneSource) -> Discovery:
-    """The scenes of a collection, each with a name of its own; no pixel is read.
+    """Find the scenes of a collection, each with a unique name, without reading pixels.
 
     Raises:
-        InputError: the source itself is not there or not what it should be.
+        InputError: the source itself does not exist or is of another kind.
         RunError: a server does not answer.
     """
     match source:
@@ -43,45 +46,51 @@ def discover(source: SceneSource) -> Discovery:
 
 
 def _reject_duplicate_names(discovery: Discovery) -> Discovery:
-    """Results lie in folders of the scenes' names: of two alike the first is kept, whatever was found before.
+    """Keep the first scene of each name and reject the others, since the name is the folder of the results.
 
-    The same files by another path are the same scene.
+    A second path to the same files is dropped without a rejection.
     """
-    first: dict[str, SceneRef] = {}
-    refused = list(discovery.rejected)
+    first_of_name: dict[str, SceneRef] = {}
+    rejected = list(discovery.rejected)
     for scene in discovery.scenes:
-        other = first.setdefault(scene.name, scene)
-        if other.source != scene.source and other.fingerprint != scene.fingerprint:
-            reason = f"its results would lie in {scene.name}/, as those of {other.source}; rename one of them"
-            refused.append(RejectedSource(scene.source, scene.name, reason))
-    return Discovery(tuple(first.values()), tuple(refused), discovery.waiting)
+        first = first_of_name.setdefault(scene.name, scene)
+        if first.source != scene.source and first.fingerprint != scene.fingerprint:
+            reason = f"its results would lie in {scene.name}/, as those of {first.source}; rename one of them"
+            rejected.append(RejectedSource(scene.source, scene.name, reason))
+    return Discovery(tuple(first_of_name.values()), tuple(rejected), discovery.waiting)
 
 
 def _inspect_sources(sources: Iterable[str]) -> Discovery:
+    unique_sources = dict.fromkeys(sources)
     with ThreadPoolExecutor(_THREADS) as pool:
-        scenes = list(pool.map(inspect_or_reject, dict.fromkeys(sources)))
-    refused = tuple(scene for scene in scenes if isinstance(scene, RejectedSource))
-    return Discovery(tuple(scene for scene in scenes if isinstance(scene, SceneRef)), refused)
+        return Discovery.from_candidates(pool.map(inspect_or_reject, unique_sources))
 
 
 def _match_paths(pattern: str) -> list[str]:
-    """Paths in order, without side-cars and what is still being written. No match is no error, no folder is."""
+    """Return the matching paths in order, without sidecars and files that are still being written.
+
+    A pattern without matches is no error; a folder that does not exist is one.
+    """
     pattern = str(make_absolute(pattern))
-    fixed = Path(*(part for part in _take_parts_before_wildcards(Path(pattern).parts)))
-    if not fixed.exists():
+    folder = Path(*_take_parts_before_wildcards(Path(pattern).parts))
+    if not folder.exists():
         raise InputError(
-            f"pattern {pattern}", got=f"no {fixed}", expected="a folder that is there", fix="check the path"
+            f"pattern {pattern}", got=f"no {folder}", expected="a folder that is there", fix="check the path"
         )
-    paths = sorted(glob.glob(pattern, recursive=True))  # noqa: PTH207 - pathlib's takes no absolute patterns
+    paths = sorted(glob.glob(pattern, recursive=True))  # noqa: PTH207 - Path.glob takes no absolute patterns
     return [path for path in paths if not is_partial(Path(path).name) and not path.endswith(_SIDECAR_SUFFIXES)]
 
 
-def _take_parts_before_wildcards(parts: Sequence[str]) -> list[str]:
-    count = next((number for number, part in enumerate(parts[:-1]) if glob.has_magic(part)), len(parts) - 1)
-    return list(parts[:count])
+def _take_parts_before_wildcards(parts: Sequence[str]) -> Sequence[str]:
+    """Return the folders before the first part with a wildcard; the last part is never among them."""
+    for number, part in enumerate(parts[:-1]):
+        if glob.has_magic(part):
+            return parts[:number]
+    return parts[:-1]
 
 
 def _read_manifest(manifest: Path) -> list[str]:
+    """Return the sources that a file lists; relative paths count from the file's folder."""
     try:
         text = manifest.read_text(encoding="utf-8-sig")
         sources = _parse_manifest(text, manifest.suffix.lower())
@@ -97,17 +106,17 @@ def _read_manifest(manifest: Path) -> list[str]:
 
 def _parse_manifest(text: str, suffix: str) -> list[str]:
     if suffix == ".json":
-        listed = json.loads(text)
-        if not isinstance(listed, list) or not all(isinstance(source, str) for source in listed):
+        sources = json.loads(text)
+        if not isinstance(sources, list) or not all(isinstance(source, str) for source in sources):
             raise ValueError("no list of texts")
-        return listed
+        return sources
     if suffix == ".csv":
-        sources = ((row["source"] or "").strip() for row in csv.DictReader(text.splitlines()))
-        return [source for source in sources if source]
+        cells = ((row["source"] or "").strip() for row in csv.DictReader(text.splitlines()))
+        return [cell for cell in cells if cell]
     lines = (line.strip() for line in text.splitlines())
     return [line for line in lines if line and not line.startswith("#")]
 
 
 def _resolve_source(folder: Path, source: str) -> str:
-    absolute = "://" in source or source.startswith(("/", "~"))
-    return source if absolute else str(folder / source)
+    is_absolute = "://" in source or source.startswith(("/", "~"))
+    return source if is_absolute else str(folder / source)

@@ -1,4 +1,4 @@
-"""A folder that scenes are dropped into: which of them are whole."""
+"""Find the scenes in a folder that scenes are dropped into, once their files are complete."""
 
 from __future__ import annotations
 
@@ -9,14 +9,8 @@ from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
-from seamline.flows.collection.fingerprint import (
-    Discovery,
-    RejectedSource,
-    SceneRef,
-    catch_as_rejected,
-    inspect_source,
-    list_local_files,
-)
+from seamline.flows.collection.fingerprint import catch_as_rejected, inspect_source, list_local_files
+from seamline.flows.collection.scene_ref import Discovery, RejectedSource, SceneRef
 from seamline.flows.collection.scene_sources import Inbox
 from seamline.pipeline.common.errors import InputError, SeamlineError
 from seamline.pipeline.scenes.stac_item import read_source_item
@@ -27,20 +21,46 @@ _PARTIAL_SUFFIXES = (".part", ".partial", ".tmp", ".crdownload", ".filepart", ".
 
 
 def is_partial(name: str) -> bool:
-    """Whether a name is one that programs give to what they are still writing, or a hidden one."""
+    """Whether a file name is hidden, or of the kind that programs give to files they are still writing."""
     return name.startswith((".", "~")) or name.lower().endswith(_PARTIAL_SUFFIXES)
 
 
 def discover_inbox(inbox: Inbox) -> Discovery:
-    """The scenes in an inbox that have not changed for a while; those that have are left for the next time.
+    """Find the scenes in an inbox whose files have not changed for ``inbox.settle`` seconds.
 
-    Files that a VRT or a STAC item beside them names are part of it and no scenes of their own.
+    Files that still change are waiting, and so are VRTs and STAC items that need files which are not complete. Files
+    that a VRT or a STAC item in the inbox refers to are part of it and no scenes of their own.
 
-    Raises ``InputError`` where there is no folder.
+    Raises:
+        InputError: the folder does not exist or cannot be read.
     """
-    folder = make_absolute(inbox.folder)
+    entries = _list_entries(make_absolute(inbox.folder))
+    settled = _find_settled(entries, inbox.settle)
+    waiting = [path for path in entries if path not in settled]
+    candidates: list[SceneRef | RejectedSource] = []
+    parts: set[Path] = set()
+    for path in settled:
+        files = _list_parts(path)
+        parts.update(file for file in files if file != path)
+        any_missing = not all(map(_exists, files))
+        any_incomplete = any(file in waiting or is_partial(file.name) for file in files)
+        if any_incomplete or (any_missing and waiting):  # the missing file may be on its way
+            waiting.append(path)
+            continue
+        candidate = catch_as_rejected(str(path), path.name, partial(inspect_source, path))
+        if isinstance(candidate, RejectedSource) and waiting and path.suffix.lower() == ".vrt":
+            waiting.append(path)  # GDAL may have failed because a source of the VRT is still on its way
+        else:
+            candidates.append(candidate)
+    discovery = Discovery.from_candidates(scene for scene in candidates if Path(scene.source) not in parts)
+    still_waiting = tuple(str(path) for path in sorted(waiting) if path not in parts)
+    return Discovery(discovery.scenes, discovery.rejected, still_waiting)
+
+
+def _list_entries(folder: Path) -> list[Path]:
+    """Return what may be a scene in a folder, in order, without files whose names say that they are partial."""
     try:
-        entries = sorted(path for path in folder.iterdir() if not is_partial(path.name) and _can_be_scene(path))
+        return sorted(path for path in folder.iterdir() if not is_partial(path.name) and _can_be_scene(path))
     except (OSError, ValueError) as error:
         raise InputError(
             f"inbox {folder}",
@@ -48,30 +68,6 @@ def discover_inbox(inbox: Inbox) -> Discovery:
             expected="a folder",
             fix="make it, or name another",
         ) from error
-    whole = _find_settled(entries, inbox.settle)
-    waiting = [path for path in entries if path not in whole]
-    found: list[SceneRef] = []
-    refused: list[RejectedSource] = []
-    parts: set[Path] = set()
-    for path in whole:
-        files = _list_parts(path)
-        parts.update(file for file in files if file != path)
-        missing = not all(map(_exists, files))
-        if (missing and waiting) or any(file in waiting or is_partial(file.name) for file in files):
-            waiting.append(path)  # the rest may be on its way
-            continue
-        scene = catch_as_rejected(str(path), path.name, partial(inspect_source, path))
-        if isinstance(scene, SceneRef):
-            found.append(scene)
-        elif waiting and path.suffix.lower() == ".vrt":  # so may its sources
-            waiting.append(path)
-        else:
-            refused.append(scene)
-    return Discovery(
-        tuple(scene for scene in found if Path(scene.source) not in parts),
-        tuple(scene for scene in refused if Path(scene.source) not in parts),
-        tuple(str(path) for path in sorted(waiting) if path not in parts),
-    )
 
 
 def _can_be_scene(path: Path) -> bool:
@@ -79,8 +75,8 @@ def _can_be_scene(path: Path) -> bool:
 
 
 def _list_parts(path: Path) -> list[Path]:
-    """The files that an item or a VRT is made of, whether they are there or not; of a broken one ``inspect_source`` tells."""
-    with suppress(SeamlineError):
+    """Return the files that a STAC item or a VRT refers to, also missing ones; none of a document that is broken."""
+    with suppress(SeamlineError):  # the inspection that follows reports the error
         if path.suffix.lower() in (".json", ".geojson"):
             return [Path(raster) for raster in read_source_item(str(path)).rasters if "://" not in raster]
         if path.suffix.lower() == ".vrt":
@@ -89,38 +85,45 @@ def _list_parts(path: Path) -> list[Path]:
 
 
 def _exists(path: Path) -> bool:
-    return os.path.exists(path) or str(path).startswith("/vsi")  # noqa: PTH110 - a name may be longer than pathlib takes
+    # Path.exists raises for names that are longer than the file system allows.
+    return os.path.exists(path) or str(path).startswith("/vsi")  # noqa: PTH110
 
 
 def _find_settled(entries: Iterable[Path], settle: float) -> list[Path]:
-    """Those that have not changed for ``merge_small_regions`` seconds.
+    """Return the entries that have not changed for ``settle`` seconds, in order.
 
-    The time of change (ctime) counts beside that of writing, which programs set back while they copy. Where both lie in
-    the future, clocks disagree: then what counts is that nothing changes while one waits.
+    A change is the later of mtime and ctime, because copying programs set mtime back. If both lie in the future, the
+    clocks of two machines disagree. Such entries are settled if nothing changes during a wait of ``settle`` seconds.
     """
-    now, whole, unclear = time.time(), [], {}
+    now = time.time()
+    settled: list[Path] = []
+    unclear: dict[Path, list[tuple[int, float, float]]] = {}
     for path in entries:
-        states = _read_states(path)
+        states = _read_file_states(path)
         if states is None:
             continue
-        last = [max((when for when in times if when <= now), default=None) for _, *times in states]
-        if None in last:
+        last_changes = [max((t for t in (mtime, ctime) if t <= now), default=None) for _, mtime, ctime in states]
+        if None in last_changes:
             unclear[path] = states
-        elif all(when is not None and now - when >= settle for when in last):
-            whole.append(path)
+        elif all(change is not None and now - change >= settle for change in last_changes):
+            settled.append(path)
     if unclear:
         time.sleep(settle)
-        whole += [path for path, states in unclear.items() if _read_states(path) == states]
-    return sorted(whole)
+        settled += [path for path, states in unclear.items() if _read_file_states(path) == states]
+    return sorted(settled)
 
 
-def _read_states(path: Path) -> list[tuple[int, float, float]] | None:
-    """Size, time of writing and of change of a file, or of a folder and all in it; None while it is being written."""
+def _read_file_states(path: Path) -> list[tuple[int, float, float]] | None:
+    """Return size, mtime and ctime (s) of a file, or of a folder and all files in it; None if one has a partial name.
+
+    The list is empty if a file vanished or a link is dangling. The entry then counts as settled, and the inspection
+    that follows reports the error.
+    """
     try:
         files = [path, *(path.rglob("*") if path.is_dir() else ())]
         if any(is_partial(file.name) for file in files):
             return None
         states = [file.stat() for file in sorted(files)]
     except OSError:
-        return []  # gone, or a link that leads nowhere: whoever opens it says so
+        return []
     return [(state.st_size, state.st_mtime, state.st_ctime) for state in states]

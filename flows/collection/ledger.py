@@ -1,4 +1,4 @@
-"""What was done of a collection: a small file for each source, so that a run knows what is new."""
+"""Record what was done with each source of a collection, so that the next run knows which scenes are new."""
 
 from __future__ import annotations
 
@@ -9,19 +9,34 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
-from seamline.flows.collection.fingerprint import RejectedSource, SceneRef
+from seamline.flows.collection.scene_ref import RejectedSource, SceneRef
 from seamline.pipeline.common.errors import redact_secrets
 from seamline.pipeline.storage.atomic import atomic_write
 
 LEDGER_FOLDER = ".collection"
+"""Folder of the ledger in the folder of the catalogue."""
+
 REJECTED_FOLDER = "refused"
+"""Folder in the ledger with a file of rejected sources for each collection."""
 
 
 @dataclass(frozen=True)
 class LedgerEntry:
-    """The last word on a source. ``tries``: how often its present content failed in a row, with ``describe_error``."""
+    """How the last attempt on a source ended; the fields are those of the JSON file.
+
+    Attributes:
+        source: Path or URL of the scene, without secrets.
+        fingerprint: Fingerprint of the source at the time.
+        scene: Id of the scene.
+        model: Digest of the model.
+        options: Digest of the options that decide the result.
+        outcome: How the attempt ended.
+        tries: How many times in a row the same content failed with this model and these options.
+        reason: Why it failed, in one line.
+        time: When it ended, ISO 8601 in UTC.
+    """
 
     source: str
     fingerprint: str
@@ -34,92 +49,127 @@ class LedgerEntry:
     time: str
 
     def is_gone(self) -> bool:
-        """Whether the source was a file or folder that is not there any more."""
+        """Whether the source was a local file or folder that no longer exists."""
         return self.source.startswith("/") and not self.source.startswith("/vsi") and not Path(self.source).exists()
 
 
 @dataclass(frozen=True)
 class Ledger:
-    """What runs with one ``model`` and ``options`` (digests of both) did for the catalogue ``out``.
+    """What runs with one model and one set of options did for a catalogue.
 
-    Every source has a file of its own below ``out``/.collection, which is replaced in one step: no lock, nothing torn
-    by a kill, and two processes at once leave one whole entry.
+    Each source has its own JSON file in the ledger folder, which is replaced atomically. So the ledger needs no lock: a
+    killed process leaves no torn file, and of two processes that write the same entry at once one wins.
+
+    Attributes:
+        out: Folder of the catalogue.
+        model: Digest of the model.
+        options: Digest of the options that decide the result.
     """
 
     out: Path
     model: str
     options: str
 
-    def find_new(self, found: Iterable[SceneRef], holds: Callable[[str], bool]) -> list[SceneRef]:
-        """Those that are not published as they are now: never seen, changed, failed last time, or lost since.
+    def find_new(self, scenes: Iterable[SceneRef], has_result: Callable[[str], bool]) -> list[SceneRef]:
+        """Return the scenes to segment: never seen, changed, failed last time, or without their result.
 
-        ``holds`` knows whether the catalogue has a scene's result.
+        Args:
+            scenes: Scenes of the collection.
+            has_result: Whether the catalogue has the result of a scene id.
         """
-        return [scene for scene in found if not (self._is_published(scene) and holds(scene.name))]
+        return [scene for scene in scenes if not (self._is_published(scene) and has_result(scene.name))]
 
     def record_outcome(self, scene: SceneRef, outcome: Literal["published", "failed"], reason: str = "") -> LedgerEntry:
-        """Write down how it went; when this returns it is on the disk."""
-        before = self.read_entry(scene)
-        failed_before = before is not None and before.outcome == "failed" and self._is_same(before, scene)
-        tries = 1 + (before.tries if before is not None and failed_before else 0) if outcome == "failed" else 0
-        now = datetime.now(UTC).isoformat(timespec="seconds")
-        said = " ".join(redact_secrets(reason).split())
-        source = redact_secrets(scene.source)
-        entry = LedgerEntry(source, scene.fingerprint, scene.name, self.model, self.options, outcome, tries, said, now)
-        path = self._get_entry_path(scene)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with atomic_write(path, shared=True) as part:
-            part.write_text(json.dumps(asdict(entry), indent=1) + "\n", encoding="utf-8")
+        """Write how an attempt on a scene ended; the entry is on disk when the method returns.
+
+        Args:
+            scene: The scene that was attempted.
+            outcome: How the attempt ended.
+            reason: Why it failed; secrets are removed.
+
+        Returns:
+            The entry that was written.
+        """
+        entry = LedgerEntry(
+            source=redact_secrets(scene.source),
+            fingerprint=scene.fingerprint,
+            scene=scene.name,
+            model=self.model,
+            options=self.options,
+            outcome=outcome,
+            tries=self._count_failures(scene) + 1 if outcome == "failed" else 0,
+            reason=" ".join(redact_secrets(reason).split()),
+            time=datetime.now(UTC).isoformat(timespec="seconds"),
+        )
+        _write_json(self._get_entry_path(scene), asdict(entry))
         return entry
 
-    def record_rejected(self, collection: str, refused: Sequence[RejectedSource]) -> None:
-        """Write down what a ``to_item_collection`` (an address, a folder, a pattern) named that cannot be a scene, in place of
-        what it named before.
+    def record_rejected(self, collection: str, rejected: Sequence[RejectedSource]) -> None:
+        """Write the rejected sources of a collection in place of those of the run before.
+
+        Args:
+            collection: Address, folder or pattern of the collection.
+            rejected: Its rejected sources; the file is removed if there are none.
         """
         path = self.out / LEDGER_FOLDER / REJECTED_FOLDER / _build_file_name(collection)
-        if not refused:
+        if not rejected:
             path.unlink(missing_ok=True)
             return
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with atomic_write(path, shared=True) as part:
-            said = {"collection": redact_secrets(collection), "refused": [asdict(scene) for scene in refused]}
-            part.write_text(json.dumps(said, indent=1) + "\n", encoding="utf-8")
+        _write_json(
+            path, {"collection": redact_secrets(collection), "refused": [asdict(source) for source in rejected]}
+        )
 
     def read_entry(self, scene: SceneRef) -> LedgerEntry | None:
-        """The last word on the scene's source, of whatever content, model and options; None without one."""
+        """Return the entry of the scene's source, of any content, model and options; None if there is none."""
         return _read_entry_file(self._get_entry_path(scene))
 
     def _is_published(self, scene: SceneRef) -> bool:
         entry = self.read_entry(scene)
         return entry is not None and entry.outcome == "published" and self._is_same(entry, scene)
 
+    def _count_failures(self, scene: SceneRef) -> int:
+        """Return how many times in a row the scene, as it is now, has failed."""
+        entry = self.read_entry(scene)
+        return entry.tries if entry is not None and entry.outcome == "failed" and self._is_same(entry, scene) else 0
+
     def _is_same(self, entry: LedgerEntry, scene: SceneRef) -> bool:
-        there = entry.source, entry.fingerprint, entry.scene, entry.model, entry.options
-        return there == (redact_secrets(scene.source), scene.fingerprint, scene.name, self.model, self.options)
+        """Whether an entry is of the scene as it is now, with the same model and options."""
+        recorded = entry.source, entry.fingerprint, entry.scene, entry.model, entry.options
+        return recorded == (redact_secrets(scene.source), scene.fingerprint, scene.name, self.model, self.options)
 
     def _get_entry_path(self, scene: SceneRef) -> Path:
         return self.out / LEDGER_FOLDER / _build_file_name(redact_secrets(scene.source))
 
 
 def read_entries(out: Path) -> Iterator[LedgerEntry]:
-    """The last words on all sources whose scenes went to the catalogue ``out``."""
-    found = (_read_entry_file(path) for path in (out / LEDGER_FOLDER).glob("*.json"))
-    yield from (entry for entry in found if entry is not None)
+    """Yield the entries of all sources whose scenes went to the catalogue in folder ``out``."""
+    for path in (out / LEDGER_FOLDER).glob("*.json"):
+        entry = _read_entry_file(path)
+        if entry is not None:
+            yield entry
 
 
 def read_rejected(out: Path) -> Iterator[RejectedSource]:
-    """What the collections of the catalogue ``out`` named, when they were looked at last, that cannot be a scene."""
+    """Yield the rejected sources of all collections of the catalogue in folder ``out``."""
     for path in (out / LEDGER_FOLDER / REJECTED_FOLDER).glob("*.json"):
         with suppress(OSError, ValueError, TypeError, LookupError):
-            yield from [RejectedSource(**scene) for scene in json.loads(path.read_text(encoding="utf-8"))["refused"]]
+            document = json.loads(path.read_text(encoding="utf-8"))
+            yield from [RejectedSource(**source) for source in document["refused"]]
 
 
 def _build_file_name(source: str) -> str:
     return f"{hashlib.sha256(source.encode(errors='surrogatepass')).hexdigest()[:32]}.json"
 
 
+def _write_json(path: Path, document: dict[str, Any]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_write(path, shared=True) as part:
+        part.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+
+
 def _read_entry_file(path: Path) -> LedgerEntry | None:
+    """Return the entry in a file; None if there is none, or it is of another version, which costs no inference."""
     try:
         return LedgerEntry(**json.loads(path.read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError):
-        return None  # none, or of another version: the scene is looked at again, which costs no inference
+        return None

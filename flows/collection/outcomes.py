@@ -1,4 +1,4 @@
-"""What became of a scene in a run over many."""
+"""How one scene of a collection ended."""
 
 from __future__ import annotations
 
@@ -11,9 +11,16 @@ State = Literal["published", "unchanged", "in use", "failed"]
 
 @dataclass(frozen=True)
 class Outcome:
-    """Of one scene: published, unchanged (it was there already), in use by another run, or failed with its reason.
+    """How one scene of a collection ended.
 
-    ``name`` is what the source calls it, ``scene`` the id of its results; ``shares`` of the valid pixels by class.
+    Attributes:
+        name: Name of the scene in its source.
+        state: "published"; "unchanged", the result was there already; "in use", another run works on the scene;
+            "failed".
+        reason: Why the scene failed or was left to another run.
+        scene: Id of the result; empty without a result.
+        seconds: Wall time of the run; 0 if nothing was computed.
+        shares: Share of the valid pixels by class name, 0 to 1.
     """
 
     name: str

@@ -1,4 +1,7 @@
-"""Where the scenes of a collection come from, as a user says it; Prefect's run form is made of these models."""
+"""Parameters that say where the scenes of a collection come from.
+
+Prefect builds the form of a flow run from these models, and shows their docstrings, titles and descriptions in it.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +32,7 @@ def _check_interval(value: str) -> str:
     return value
 
 
-# Bounds stand in the form's schema, too, so that Prefect's server refuses what lies beyond them.
+# The bounds are part of the form's schema as well, so that Prefect's server refuses values outside of them.
 _Lon = Annotated[float, Field(ge=-180, le=180)]
 _Lat = Annotated[float, Field(ge=-90, le=90)]
 _Box = Annotated[tuple[_Lon, _Lat, _Lon, _Lat], AfterValidator(_check_box)]
@@ -41,13 +44,13 @@ class _Source(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     def get_location(self) -> str:
-        """What it is called by: an address, a folder, a pattern."""
-        (named,) = self.model_dump(include={"url", "href", "pattern", "path", "folder"}).values()
-        return str(named)
+        """Return the URL, path or pattern of the source, by which people know it."""
+        (location,) = self.model_dump(include={"url", "href", "pattern", "path", "folder"}).values()
+        return str(location)
 
 
 class _StacSource(_Source):
-    """What a STAC API and a static catalogue are both asked for."""
+    """Box and time to search for, in a STAC API or in a static catalogue."""
 
     bbox: _Box | None = Field(
         None, description="West, south, east, north in degrees; west > east across the antimeridian"
@@ -64,7 +67,7 @@ class _StacSource(_Source):
         return self
 
     def resolve_interval(self) -> str | None:
-        """``datetime``, or what ``days`` are now."""
+        """Return the interval as STAC text: ``datetime``, or from ``days`` before now on; None for any time."""
         if self.days is None:
             return self.datetime
         return f"{datetime.now(UTC) - timedelta(days=self.days):%Y-%m-%dT%H:%M:%SZ}/.."
@@ -126,13 +129,14 @@ class Inbox(_Source):
 
 
 class _AnyOfSchema:
-    """Prefect's run form offers a choice of forms for ``anyOf``, and for ``oneOf`` nothing but JSON."""
+    """Write the union as ``anyOf`` in the JSON schema; for ``oneOf`` Prefect's form would offer only a JSON field."""
 
     def __get_pydantic_json_schema__(
         self, schema: core_schema.CoreSchema, handler: GetJsonSchemaHandler
     ) -> dict[str, Any]:
-        made = handler(schema)
-        return {"anyOf": made["oneOf"]} | {key: made[key] for key in made.keys() - {"oneOf", "discriminator"}}
+        json_schema = handler(schema)
+        other_keys = json_schema.keys() - {"oneOf", "discriminator"}
+        return {"anyOf": json_schema["oneOf"]} | {key: json_schema[key] for key in other_keys}
 
 
 SceneSource = Annotated[StacSearch | StacCatalog | Glob | Manifest | Inbox, Field(discriminator="kind"), _AnyOfSchema()]

@@ -1,4 +1,4 @@
-"""Scenes that are STAC items: found by an API, or read from a static catalogue."""
+"""Discover scenes by the item search of a STAC API."""
 
 from __future__ import annotations
 
@@ -6,30 +6,28 @@ import hashlib
 import json
 import warnings
 from collections.abc import Iterator
-from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import quote, urljoin
 
 import pystac
-import shapely
-import shapely.geometry
 from pystac_client import Client
 from pystac_client.errors import ClientTypeError
 from pystac_client.exceptions import APIError
 from pystac_client.stac_api_io import StacApiIO
 from pystac_client.warnings import DoesNotConformTo, PystacClientWarning
 
-from seamline.flows.collection.fingerprint import Discovery, RejectedSource, SceneRef, catch_as_rejected, inspect_item
-from seamline.flows.collection.scene_sources import StacCatalog, StacSearch
+from seamline.flows.collection.fingerprint import MALFORMED_ERRORS, inspect_item_or_reject
+from seamline.flows.collection.scene_ref import Discovery, RejectedSource, SceneRef
+from seamline.flows.collection.scene_sources import StacSearch
 from seamline.pipeline.common.errors import InputError, SeamlineError
-from seamline.pipeline.scenes.open_scene import normalize_address
-from seamline.pipeline.stac.extent import Box, Interval
-from seamline.pipeline.storage.json_documents import fetch_json_text, read_document
+from seamline.pipeline.storage.json_documents import fetch_json_text
 
 _PAGE_SIZE = 100
-"""Items of a page; more make answers slow, fewer make more of them."""
-_MALFORMED_ERRORS = (ValueError, LookupError, TypeError, AttributeError)
-"""What documents of another structure than STAC's lead to."""
+"""Items to request per page. Larger pages make each answer slow, smaller pages need more requests."""
+
+_MAX_PAGES = 1_000_000
+"""Ends a search whose pages never end."""
+
 _SEARCH_ERRORS = (
     APIError,
     ClientTypeError,
@@ -37,18 +35,18 @@ _SEARCH_ERRORS = (
     NotImplementedError,
     pystac.STACError,
     pystac.STACTypeError,
-    *_MALFORMED_ERRORS,
+    *MALFORMED_ERRORS,
 )
-
+"""What pystac-client raises when there is no API at the URL or the API refuses the search."""
 
 _STAC_FIELDS = {"type", "conformsTo", "features", "collections"}
-"""Fields that tell what a document of a STAC API is."""
+"""A document of a STAC API has at least one of these fields."""
 
 
 class _RetryingIO(StacApiIO):
-    """pystac-client's requests, made as all others here: with a timeout and several tries.
+    """Send the requests of pystac-client with the timeout and the retries that all requests of Seamline have.
 
-    Headers or signatures that an API wants would be added here.
+    Headers or signatures that an API needs would be added here.
     """
 
     def request(
@@ -63,82 +61,60 @@ class _RetryingIO(StacApiIO):
         return fetch_json_text(href, "GET", headers, params=parameters)
 
     def json_loads(self, txt: str, *args: Any, **kwargs: Any) -> dict[str, Any]:
-        """A document of STAC; one of another kind would be taken for a page without items, the last one."""
+        """Parse a STAC document.
+
+        Any other document is refused, because pystac-client would take it for an empty last page.
+        """
         document: dict[str, Any] = super().json_loads(txt, *args, **kwargs)
-        listed = document.get("features", None if document.get("type") == "FeatureCollection" else [])
-        if not _STAC_FIELDS & document.keys() or not isinstance(listed, list):
+        features = document.get("features", None if document.get("type") == "FeatureCollection" else [])
+        if not _STAC_FIELDS & document.keys() or not isinstance(features, list):
             raise ValueError(f"no document of STAC: {txt[:100]}")
         return document
 
 
 def search_api(source: StacSearch) -> Discovery:
-    """The items that a STAC API finds.
+    """Search a STAC API for items, and inspect each item.
 
-    A broken item is refused and the others stay. So it is with a page that cannot be had or leads back: what the pages
-    before it held is found.
+    A broken item is rejected and the others stay. If a page after the first cannot be read, or a page repeats earlier
+    items, the search ends: the items of the pages before are kept, and a rejection says what is missing.
 
     Raises:
-        InputError: there is no API at the address, or it refuses the search.
-        RunError: it does not answer.
+        InputError: there is no API at the URL, or it refuses the search.
+        RunError: the API does not answer.
     """
-    found: dict[str, SceneRef | RejectedSource] = {}
+    candidates: dict[str, SceneRef | RejectedSource] = {}
+    failures: list[RejectedSource] = []
     pages = _iterate_pages(source)
-    for number in range(1, 1_000_000):
+    for number in range(1, _MAX_PAGES):
         try:
             page = next(pages, None)
         except SeamlineError as error:
             if number == 1:
                 raise
-            return _build_discovery(found, RejectedSource(source.url, "search", f"page {number}: {error}"))
+            failures.append(RejectedSource(source.url, "search", f"page {number}: {error}"))
+            break
         if page is None:
             break
-        scenes = {_get_item_key(item): item for item in page}
-        if not scenes.keys() - found.keys():
+        items = {_get_item_key(item): item for item in page}
+        new_keys = [key for key in items if key not in candidates]
+        if not new_keys:
             reason = f"page {number} holds what was there before: the API's next link leads back, items may be missing"
-            return _build_discovery(found, RejectedSource(source.url, "search", reason))
-        for key, item in scenes.items():
-            if key not in found:
-                found[key] = _inspect_item(item, _build_item_url(item, source.url))
-    return _build_discovery(found)
-
-
-def walk_catalog(source: StacCatalog) -> Discovery:
-    """The items of a static catalogue, as they lie in it; what cannot be read of it is refused, the rest stays.
-
-    Raises ``InputError`` or ``RunError`` when the catalogue itself cannot be read.
-    """
-    box = None if source.bbox is None else Box(*source.bbox).outline
-    time = source.resolve_interval()
-    interval = None if time is None else Interval.from_text(time)
-    found: dict[str, SceneRef | RejectedSource] = {}
-    root = normalize_address(source.href)
-    todo, seen = _list_links(read_document(root), root), {root}
-    while todo:
-        relation, target = todo.pop()
-        if target in seen:
-            continue
-        seen.add(target)
-        try:
-            document = read_document(target)
-            if relation == "child":
-                todo += _list_links(document, target)
-            elif _is_in_box_and_time(document, box, interval):
-                found[target] = _inspect_item(document, target)
-        except SeamlineError as error:
-            found[target] = RejectedSource(target, _shorten(target), str(error))
-        except (*_MALFORMED_ERRORS, shapely.errors.ShapelyError) as error:
-            found[target] = RejectedSource(target, _shorten(target), f"no STAC item: {type(error).__name__}: {error}")
-    return _build_discovery(found)
+            failures.append(RejectedSource(source.url, "search", reason))
+            break
+        for key in new_keys:
+            candidates[key] = inspect_item_or_reject(items[key], _build_item_url(items[key], source.url))
+    return Discovery.from_candidates(candidates.values(), failures)
 
 
 def _iterate_pages(source: StacSearch) -> Iterator[list[Any]]:
-    """The features of each page, with the API's refusals as ``InputError``."""
+    """Yield the items of each page as parsed JSON; refusals of the API become ``InputError``."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", PystacClientWarning)
-            warnings.simplefilter("error", DoesNotConformTo)  # an API without filters would find everything
+            # An API that does not know filters would ignore the filter and return every item.
+            warnings.simplefilter("error", DoesNotConformTo)
             client = Client.open(source.url, stac_io=_RetryingIO())
-            items = client.search(
+            search = client.search(
                 method="POST" if _accepts_post(client) else "GET",
                 max_items=source.limit,
                 limit=min(_PAGE_SIZE, source.limit or _PAGE_SIZE),
@@ -149,7 +125,7 @@ def _iterate_pages(source: StacSearch) -> Iterator[list[Any]]:
                 filter=source.filter,
                 filter_lang=None if source.filter is None else "cql2-json",
             )
-        for page in items.pages_as_dicts():
+        for page in search.pages_as_dicts():
             yield page["features"]
     except _SEARCH_ERRORS as error:
         raise InputError(
@@ -164,75 +140,19 @@ def _accepts_post(client: Client) -> bool:
     return any(link.rel == "search" and link.extra_fields.get("method") == "POST" for link in client.links)
 
 
-def _build_discovery(found: dict[str, SceneRef | RejectedSource], *others: RejectedSource) -> Discovery:
-    scenes = found.values()
-    refused = tuple(scene for scene in scenes if isinstance(scene, RejectedSource))
-    return Discovery(tuple(scene for scene in scenes if isinstance(scene, SceneRef)), (*refused, *others))
-
-
-def _inspect_item(document: Any, href: str) -> SceneRef | RejectedSource:
-    name = str(document.get("id", "?")) if isinstance(document, dict) else "?"
-    return catch_as_rejected(href, name, lambda: inspect_item(document, href))
-
-
 def _get_item_key(document: Any) -> str:
-    """What tells an item from others of the same search, also a broken one."""
+    """Return a key that identifies an item within a search, also a malformed one."""
     try:
         return f"{document['collection']}/{document['id']}"
-    except _MALFORMED_ERRORS:
+    except MALFORMED_ERRORS:
         return hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()
 
 
 def _build_item_url(document: Any, url: str) -> str:
-    """Where an item of an API can be read alone: its ``self`` link, or where the specification puts it."""
+    """Return the item's own URL: its ``self`` link, or else the path that the STAC API specification defines."""
     try:
         links = {link["rel"]: link["href"] for link in document["links"]}
-        place = f"collections/{quote(document['collection'], safe='')}/items/{quote(document['id'], safe='')}"
-        return str(urljoin(f"{url.rstrip('/')}/", links.get("self", place)))
-    except _MALFORMED_ERRORS:
+        path = f"collections/{quote(document['collection'], safe='')}/items/{quote(document['id'], safe='')}"
+        return str(urljoin(f"{url.rstrip('/')}/", links.get("self", path)))
+    except MALFORMED_ERRORS:
         return url
-
-
-def _list_links(document: Any, href: str) -> list[tuple[str, str]]:
-    """Relation and address of what a catalogue leads to, the last first."""
-    try:
-        if document["type"] not in ("Catalog", "Collection"):
-            raise ValueError(f"type {document['type']}")
-        return [
-            (link["rel"], pystac.utils.make_absolute_href(link["href"], href))
-            for link in reversed(document["links"])
-            if link["rel"] in ("child", "item")
-        ]
-    except _MALFORMED_ERRORS as error:
-        raise InputError(
-            f"no STAC catalogue at {href}",
-            got=f"{type(error).__name__}: {error}",
-            expected="a Catalog or Collection",
-            fix="name its catalog.json or collection.json",
-        ) from error
-
-
-def _shorten(href: str) -> str:
-    return "/".join(href.rstrip("/").rsplit("/", 2)[-2:])
-
-
-def _is_in_box_and_time(document: Any, box: Any, interval: Interval | None) -> bool:
-    """Whether an item meets the box and the time. One that says neither where nor when is in none."""
-    if box is not None:
-        geometry = document.get("geometry")
-        if geometry is None or not shapely.intersects(shapely.geometry.shape(geometry), box):
-            return False
-    if interval is None:
-        return True
-    said = document["properties"]
-    start, end = (_parse_time(said.get(key) or said.get("datetime")) for key in ("start_datetime", "end_datetime"))
-    if start is None or end is None:
-        return False
-    return (interval.end is None or start < interval.end) and (interval.start is None or end >= interval.start)
-
-
-def _parse_time(text: str | None) -> datetime | None:
-    if text is None:
-        return None
-    moment = datetime.fromisoformat(text)
-    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)

@@ -1,21 +1,17 @@
-"""What a user asked for, checked: a scene, a model, and a place for the result."""
+"""What a user asked for, checked: a scene, a model, options, and a place for the result."""
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from contextlib import suppress
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from seamline.flows.runs.destination import Destination
-from seamline.flows.runs.resume import READING, Identity, finished_record
+from seamline.flows.runs.result_location import CatalogLocation, ResultLocation
 from seamline.flows.settings.credentials import use_credentials
 from seamline.flows.settings.model_folder import Model
 from seamline.flows.settings.options import SegmentOptions
@@ -23,107 +19,78 @@ from seamline.pipeline.common.errors import InputError
 from seamline.pipeline.common.layout import ITEM, RECORD
 from seamline.pipeline.common.stopwatch import Stopwatch
 from seamline.pipeline.execution.planning import Raster, candidates
-from seamline.pipeline.execution.run_directory import RunDirectory
 from seamline.pipeline.products.layers import LAYERS
-from seamline.pipeline.publishing.publish import missing_outputs
-from seamline.pipeline.publishing.upload import published
 from seamline.pipeline.scenes.open_scene import open_scene
 from seamline.pipeline.scenes.scene import Scene
 from seamline.pipeline.storage.atomic import check_writable
-from seamline.pipeline.storage.object_store import ObjectFolder
 
 BYTES_PER_PIXEL = 0.5
-"""Of all results together and what they need on the way; measured 0.05 to 0.2."""
+"""Disk space of all results together and of what a run needs on the way; measured 0.05 to 0.2."""
 
 
 @dataclass(frozen=True)
-class Request:
-    """A scene to be segmented with a model into ``out``/<scene id>; ``seconds`` is what the checks took.
+class Identity:
+    """What a result is of: the SHA-256 of the scene, with how it is read, and that of the model."""
 
-    ``objects``: where the catalogue is published, if ``out`` is only a working folder.
+    scene_digest: str
+    model_digest: str
+
+
+@dataclass(frozen=True)
+class SceneJob:
+    """A scene that is to be segmented with a model.
+
+    Attributes:
+        scene: the scene, opened.
+        model: the model.
+        options: everything that has a default.
+        location: where the results go.
+        seconds: how long opening and checking took; part of the run's total.
     """
 
     scene: Scene
     model: Model
-    out: Path
     options: SegmentOptions
+    location: ResultLocation
     seconds: float
-    objects: ObjectFolder | None = None
 
     @cached_property
     def identity(self) -> Identity:
-        """Digests; of a large scene they take seconds."""
+        """Digests of scene and model. That of a large scene takes seconds."""
         return Identity(self.scene.compute_digest(), self.model.digest)
 
-    @property
-    def folder(self) -> Path:
-        """Where the scene's results go."""
-        return self.out / self.scene.id
+    def is_probably_done(self) -> bool:
+        """Return whether there are results, of this or of another run; ``find_finished`` knows which."""
+        objects = self.location.objects
+        is_uploaded = objects is not None and objects.get_version(f"{self.scene.id}/{ITEM}") is not None
+        return is_uploaded or (self.location.folder / RECORD).exists()
 
-    @property
-    def directory(self) -> RunDirectory:
-        """Of the unfinished run."""
-        return RunDirectory(self.folder / ".run")
-
-    def finished(self) -> dict[str, Any] | None:
-        """The record of the same run, finished, if it shall not be done again.
-
-        Raises:
-            OtherRunError: there is a finished run of another scene, model or plan.
-        """
-        if self.options.overwrite or not (self.folder / RECORD).exists():
-            return None
-        return finished_record(self.folder, self.identity, self.options)
-
-    def seems_done(self) -> bool:
-        """Whether it is likely that nothing is left to infer; ``finished`` knows."""
-        there = self.objects is not None and self.objects.get_version(f"{self.scene.id}/{ITEM}") is not None
-        return there or (self.folder / RECORD).exists()
-
-    def outdated(self) -> bool:
-        """Whether what is in the folder is of the same source at an earlier time, read and segmented alike."""
-        now = self.options.model_dump(mode="json", exclude_defaults=True)
-        for found in self._records():
-            with suppress(LookupError, AttributeError, TypeError):
-                return bool(
-                    found["source"] == self.scene.source
-                    and found["model_digest"] == self.model.digest
-                    and all(found["options"].get(name) == now.get(name) for name in READING)
-                )
-        return False
-
-    def _records(self) -> Iterator[Any]:
-        """Of what was begun or finished of the scene."""
-        for path in (self.directory.plan_file, self.folder / RECORD):
-            with suppress(OSError, ValueError):
-                yield json.loads(path.read_text(encoding="utf-8"))
-        if self.objects is not None and (there := published(self.objects, self.scene.id)) is not None:
-            yield there.record
-
-    def overwriting(self) -> Request:
-        """The same, which takes the place of whatever is in the folder."""
+    def with_overwrite(self) -> SceneJob:
+        """Return the same job, which replaces whatever is in the folder."""
         return replace(self, options=self.options.model_copy(update={"overwrite": True}))
 
-    def unfinished_business(self) -> bool:
-        """Whether a finished run left something to write again or to clear away."""
-        options = self.options
-        return (
-            bool(missing_outputs(self.folder, options.outputs, options.polygon_options)) or self.directory.path.exists()
-        )
 
-
-def open_requests(
+def open_scene_jobs(
     sources: Sequence[str | Path], model: Model, out: str | Path, options: SegmentOptions
-) -> list[Request]:
-    """A request for each of the scenes. ``out`` is a folder, or ``s3://bucket/prefix``.
+) -> list[SceneJob]:
+    """Open and check scenes before any of them is segmented.
+
+    Args:
+        sources: for each scene a raster, a folder of band files, or a STAC item.
+        model: the model that segments them.
+        out: folder of the catalogue, or ``s3://bucket/prefix``.
+        options: everything that has a default.
+
+    Returns:
+        A job for each scene.
 
     Raises:
         InputError: one of them cannot be worked with, or two would share a folder.
     """
     use_credentials(options.credentials)
-    place = Destination.of(out, options.work)
-    requests = [_request(source, model, place, options) for source in sources]
-    count = Counter(request.scene.id for request in requests)
+    catalog = CatalogLocation.from_out(out, options.work)
+    jobs = [_open_scene_job(source, model, catalog, options) for source in sources]
+    count = Counter(job.scene.id for job in jobs)
     for name, times in count.items():
         if times > 1:
             raise InputError(
@@ -132,20 +99,33 @@ def open_requests(
                 expected="a folder below --out for each",
                 fix="segment them into different --out",
             )
-    return requests
+    return jobs
 
 
-def _request(source: str | Path, model: Model, place: Destination, options: SegmentOptions) -> Request:
-    started, out = Stopwatch.now(), place.folder
+def _open_scene_job(source: str | Path, model: Model, catalog: CatalogLocation, options: SegmentOptions) -> SceneJob:
+    started = Stopwatch.now()
     scene = open_input(source, model, options)
-    candidates(raster_of(scene, model, options), options.plan_options, model.reach)
-    if not (out / scene.id / RECORD).exists():
-        check_output(out, scene)
-    return Request(scene, model, out, options, Stopwatch.now() - started, place.objects)
+    candidates(describe_raster(scene, model, options), options.plan_options, model.reach)
+    if not (catalog.folder / scene.id / RECORD).exists():
+        _check_output_folder(catalog.folder, scene)
+    location = ResultLocation(catalog, scene.id)
+    return SceneJob(scene, model, options, location, Stopwatch.now() - started)
 
 
 def open_input(source: str | Path, model: Model, options: SegmentOptions) -> Scene:
-    """The scene that the user named, with the model's bands."""
+    """Open the scene that the user named, with the bands that the model needs.
+
+    Args:
+        source: a raster, a folder of band files, or a STAC item.
+        model: the model that will see it.
+        options: how to read it.
+
+    Returns:
+        The scene.
+
+    Raises:
+        InputError: it cannot be opened, or lacks a band.
+    """
     return open_scene(
         source,
         model.band_needs,
@@ -155,19 +135,19 @@ def open_input(source: str | Path, model: Model, options: SegmentOptions) -> Sce
     )
 
 
-def raster_of(scene: Scene, model: Model, options: SegmentOptions) -> Raster:
-    """What the plan must know of the scene."""
+def describe_raster(scene: Scene, model: Model, options: SegmentOptions) -> Raster:
+    """Return what the choice of a plan must know of the scene and of what is made of it."""
     height, width = scene.grid.shape
     classes = len(model.classes)
     layers = sum(classes if LAYERS[name].per_class else 1 for name in options.layers)
     return Raster(height, width, len(scene.bands), np.dtype(scene.dtype).itemsize, classes, layers)
 
 
-def check_output(out: Path, scene: Scene) -> None:
+def _check_output_folder(out: Path, scene: Scene) -> None:
     """Refuse an output folder that cannot be written to or whose disk is too small; makes nothing."""
-    there = check_writable(out / scene.id, f"--out {out}")
+    existing = check_writable(out / scene.id, f"--out {out}")
     height, width = scene.grid.shape
-    needed, free = int(height * width * BYTES_PER_PIXEL), shutil.disk_usage(there).free
+    needed, free = int(height * width * BYTES_PER_PIXEL), shutil.disk_usage(existing).free
     if free < needed:
         raise InputError(
             f"disk of --out {out}",

@@ -53,7 +53,7 @@ class _CatalogueCollector(Collector):
     def _chunks_left(self) -> Iterator[int]:
         for folder in self._root.glob("*/.run"):
             with suppress(OSError, InputError, LookupError, TypeError, ValueError):
-                directory = RunDirectory(folder).resumed()
+                directory = RunDirectory(folder).with_recorded_start()
                 identity = json.loads(directory.plan_file.read_text(encoding="utf-8"))
                 grid = Tiling(**identity["tiling"]).chunk_grid
                 done = len(list((directory.files / "inferred").glob("[0-9]*.json")))

@@ -1,1 +1,1 @@
-"""What a user sets: options, credentials, the model by name or folder."""
+"""Settings of a run: options, credentials of object storage, and the model by name or folder."""

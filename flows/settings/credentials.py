@@ -1,7 +1,7 @@
-"""How object storage is reached, from the environment or a Prefect Secret block, here and on the workers.
+"""Access to object storage, from the environment or a Prefect Secret block, in this process and on the workers.
 
-Credentials travel in no parameter, record or log: a run names the block, and what the block holds goes to the workers
-in a plugin of Dask, whose ``repr`` does not show it. Without a block each worker asks its own environment.
+Keys appear in no parameter, record or log. A run names the block only. A Dask plugin, whose ``repr`` hides the keys,
+takes the block's content to the workers. Without a block each worker reads its own environment.
 """
 
 from __future__ import annotations
@@ -18,14 +18,22 @@ from distributed import Client, Worker, WorkerPlugin
 
 from seamline.pipeline.common.errors import InputError
 from seamline.pipeline.execution.cluster import connected
-from seamline.pipeline.storage.object_store import S3Access, use_access
+from seamline.pipeline.storage.s3_access import S3Access, use_access
 
-AWS_VARIABLES = {"key": "AWS_ACCESS_KEY_ID", "secret": "AWS_SECRET_ACCESS_KEY", "token": "AWS_SESSION_TOKEN"}
+_AWS_VARIABLES = {"key": "AWS_ACCESS_KEY_ID", "secret": "AWS_SECRET_ACCESS_KEY", "token": "AWS_SESSION_TOKEN"}
+"""Environment variable of each key field of ``S3Access``."""
+
+_SECRET_FIELDS = {"endpoint": "AWS_ENDPOINT_URL", "region": "AWS_REGION", **_AWS_VARIABLES}
+"""Name in a Secret block of each field of ``S3Access``."""
+
 _TRUE_VALUES = ("1", "yes", "true", "on")
 
 
 def use_credentials(credentials: str | None) -> None:
-    """Reach object storage from now on with what the Secret block ``credentials`` holds, or as the environment says.
+    """Set how this process reaches object storage from now on.
+
+    Args:
+        credentials: Name of a Prefect Secret block; None for what the environment says.
 
     Raises:
         InputError: there is no such block, or it holds something else.
@@ -35,14 +43,29 @@ def use_credentials(credentials: str | None) -> None:
 
 @contextmanager
 def connect_with_credentials(credentials: str | None, cluster: str, workers: int) -> Iterator[Client]:
-    """Connect as ``execution.cluster.connected``, with workers that reach object storage as this process does."""
+    """Connect to a Dask cluster whose workers reach object storage with these credentials.
+
+    Args:
+        credentials: Name of a Prefect Secret block; None for the environment of each worker.
+        cluster: "local", or the address of a Dask scheduler.
+        workers: Worker processes of a local cluster.
+
+    Returns:
+        A context manager that yields the client.
+
+    Raises:
+        InputError: the cluster cannot be reached, or the block cannot be read.
+    """
     with connected(cluster, workers) as client:
         client.register_plugin(_CredentialsPlugin(None if credentials is None else _load_secret_access(credentials)))
         yield client
 
 
 class _CredentialsPlugin(WorkerPlugin):  # type: ignore[misc]
-    """Tells each worker process, also one that joins later, how object storage is reached: one way for a cluster."""
+    """Set how each worker process reaches object storage, also one that joins later.
+
+    The name is the same for all runs, so a later run replaces the access that an earlier one set on the cluster.
+    """
 
     name = "seamline-object-storage"
 
@@ -54,63 +77,75 @@ class _CredentialsPlugin(WorkerPlugin):  # type: ignore[misc]
 
 
 def read_environment_access(environment: Mapping[str, str]) -> S3Access:
-    """What the variables of Amazon's tools and of GDAL say, or the profile that they name."""
-    given = {name: environment.get(variable) or None for name, variable in AWS_VARIABLES.items()}
+    """Read the access from the variables of Amazon's tools and of GDAL, or from the profile that they name."""
     unsigned = environment.get("AWS_NO_SIGN_REQUEST", "").lower() in _TRUE_VALUES
-    profile = {} if given["key"] or unsigned else _read_profile(environment)
+    keys = {name: environment.get(variable) or None for name, variable in _AWS_VARIABLES.items()}
+    profile: dict[str, str] = {}
+    if not keys["key"]:
+        profile = {} if unsigned else _read_profile(environment)
+        keys = {name: profile.get(variable.lower()) for name, variable in _AWS_VARIABLES.items()}
     return S3Access(
         endpoint=_read_endpoint(environment) or profile.get("endpoint_url"),
         region=environment.get("AWS_REGION") or environment.get("AWS_DEFAULT_REGION") or profile.get("region"),
         unsigned=unsigned,
-        **(
-            given if given["key"] else {name: profile.get(variable.lower()) for name, variable in AWS_VARIABLES.items()}
-        ),
+        **keys,
     )
 
 
 def _read_endpoint(environment: Mapping[str, str]) -> str | None:
-    """As a URL; GDAL's variable has none."""
+    """Return the endpoint as a URL; GDAL's variable is a host name, to which a scheme is added."""
     for name in ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL"):
         if url := environment.get(name):
             return url
-    address = environment.get("AWS_S3_ENDPOINT")
-    if not address or "://" in address:
-        return address or None
-    return f"{'http' if environment.get('AWS_HTTPS', '').upper() == 'NO' else 'https'}://{address}"
+    host = environment.get("AWS_S3_ENDPOINT")
+    if not host or "://" in host:
+        return host or None
+    scheme = "http" if environment.get("AWS_HTTPS", "").upper() == "NO" else "https"
+    return f"{scheme}://{host}"
 
 
 def _read_profile(environment: Mapping[str, str]) -> dict[str, str]:
-    """Keys, region and endpoint of ``AWS_PROFILE``, or of the default profile, in the files of Amazon's tools."""
+    """Return the settings of ``AWS_PROFILE``, or of the default profile, from the files of Amazon's tools."""
     home = Path(environment.get("HOME", "~")).expanduser() / ".aws"
-    name = environment.get("AWS_PROFILE", "default")
+    config = environment.get("AWS_CONFIG_FILE", home / "config")
+    credentials = environment.get("AWS_SHARED_CREDENTIALS_FILE", home / "credentials")
     parser = configparser.RawConfigParser()
     try:
-        parser.read([environment.get("AWS_CONFIG_FILE", home / "config"),
-                     environment.get("AWS_SHARED_CREDENTIALS_FILE", home / "credentials")])  # fmt: skip
+        parser.read([config, credentials])
     except (configparser.Error, UnicodeDecodeError):
-        return {}  # not said in its words, which may be a line with a key
-    sections = (section for section in (f"profile {name}", name) if parser.has_section(section))
-    return {key: value for section in sections for key, value in parser.items(section)}
+        return {}  # the parser's message is not reported, since it may quote a line with a key
+    name = environment.get("AWS_PROFILE", "default")
+    settings: dict[str, str] = {}
+    for section in (f"profile {name}", name):
+        if parser.has_section(section):
+            settings.update(parser.items(section))
+    return settings
 
 
 def _load_secret_access(block: str) -> S3Access:
-    from prefect.blocks.system import Secret  # seconds, which only those pay who ask for it
+    # Imported here because Prefect takes seconds to import, and only runs with a Secret block need it.
+    from prefect.blocks.system import Secret
 
     try:
-        held: Any = Secret.load(block).get()  # type: ignore[union-attr]
+        content: Any = Secret.load(block).get()  # type: ignore[union-attr]
     except ValueError:
         raise _secret_block_error(block, "no such block") from None
     try:
-        fields: Any = json.loads(held) if isinstance(held, str) else held
-        known = {"endpoint": "AWS_ENDPOINT_URL", "region": "AWS_REGION", **AWS_VARIABLES}
-        if not isinstance(fields, dict) or not fields or set(fields) - set(known.values()):
-            raise ValueError
-        if not all(isinstance(value, str) for value in fields.values()):
-            raise ValueError
+        fields: Any = json.loads(content) if isinstance(content, str) else content
     except ValueError:
-        raise _secret_block_error(block, "something else") from None  # which is as secret as what was expected
-    held_fields: dict[str, Any] = {name: fields.get(variable) for name, variable in known.items()}
-    return S3Access(**held_fields)
+        fields = None
+    if not _are_secret_fields(fields):
+        # The content is not reported: it may be a secret, too.
+        raise _secret_block_error(block, "something else")
+    access: dict[str, Any] = {name: fields.get(variable) for name, variable in _SECRET_FIELDS.items()}
+    return S3Access(**access)
+
+
+def _are_secret_fields(fields: object) -> bool:
+    """Whether the content of a Secret block is a mapping of known names to texts."""
+    if not isinstance(fields, dict) or not fields or set(fields) - set(_SECRET_FIELDS.values()):
+        return False
+    return all(isinstance(value, str) for value in fields.values())
 
 
 def _secret_block_error(block: str, got: str) -> InputError:

@@ -1,4 +1,4 @@
-"""Find a model by name or folder, and load it on workers by path and digest."""
+"""Open a model by name or folder, describe it to the pipeline, and load it on workers by path and digest."""
 
 from __future__ import annotations
 
@@ -22,18 +22,25 @@ from seamline.pipeline.storage.atomic import make_absolute
 if TYPE_CHECKING:
     from seamline.model.engines.runtime import Runtime
 
-ZOO = Path(model.__file__).parent / "zoo"
 FIGURES = "figures.json"
-"""What a training measured, beside the model."""
-README, MAX_README_BYTES = "README.md", 200_000
-"""The file that describes a model to people, and how many bytes of it are read."""
+"""File in a model folder with the scores and the history of the training."""
+
+_ZOO = Path(model.__file__).parent / "zoo"
+
+_README = "README.md"
+"""File in a model folder that describes the model to people."""
+
+_MAX_README_BYTES = 200_000
 
 
 @dataclass(frozen=True)
 class Model:
-    """A model that was found and checked: its folder, what it is, and the digest of its document.
+    """A model folder whose document was read and validated.
 
-    The document holds the weights' digest, so that this one vouches for both.
+    Attributes:
+        folder: The model folder.
+        spec: What the model's document says.
+        digest: SHA-256 of the document. The document contains the digest of the weights, so this one covers both.
     """
 
     folder: Path
@@ -42,47 +49,53 @@ class Model:
 
     @property
     def band_needs(self) -> tuple[BandNeed, ...]:
-        """The bands, as the pipeline looks for them in a scene."""
+        """Bands of the model's input, as the pipeline matches them with those of a scene."""
         return tuple(BandNeed(band.name, band.wavelength) for band in self.spec.bands)
 
     @property
     def reach(self) -> Reach:
-        """The part that the plan must know."""
+        """Divisor and context of the network, which decide on the tiling."""
         network = self.spec.network
         window = network.window if isinstance(network, Program) else None
         return Reach(self.spec.divisor, self.spec.exact_halo, network.least_halo, window)
 
     @property
     def card(self) -> ModelCard:
-        """What a report tells of it, with the README beside the weights if there is one."""
-        spec, path = self.spec, self.folder / README
+        """Description of the model for a report, with the README of the model folder if there is one."""
+        path = self.folder / _README
         readme = b""
         if path.is_file():
             with path.open("rb") as file:
-                readme = file.read(MAX_README_BYTES)
+                readme = file.read(_MAX_README_BYTES)
         return ModelCard(
-            spec.name, spec.version, spec.license, spec.architecture, spec.description, spec.training_data,
-            spec.exact_halo, readme.decode(errors="replace"),
-        )  # fmt: skip
+            name=self.spec.name,
+            version=self.spec.version,
+            license=self.spec.license,
+            architecture=self.spec.architecture,
+            description=self.spec.description,
+            training_data=self.spec.training_data,
+            exact_halo=self.spec.exact_halo,
+            readme=readme.decode(errors="replace"),
+        )
 
     @property
     def classes(self) -> tuple[LabelClass, ...]:
-        """The classes, as the pipeline writes them."""
+        """Classes in label order, as the pipeline writes them."""
         return tuple(LabelClass(label, c.name, c.color, c.description) for label, c in enumerate(self.spec.classes))
 
 
 def list_embedded_models() -> tuple[str, ...]:
-    """Names of the models that the package brings."""
-    return tuple(sorted(path.parent.name for path in ZOO.glob(f"*/{MODEL_FILENAME}")))
+    """Return the names of the models that are part of the package."""
+    return tuple(sorted(path.parent.name for path in _ZOO.glob(f"*/{MODEL_FILENAME}")))
 
 
 def open_model(name: str | Path) -> Model:
-    """The embedded model of this name, or the model in this folder.
+    """Open an embedded model by name, or a model folder by path.
 
     Raises:
-        ModelError: there is none, or it is broken.
+        ModelError: there is no such model, or its document is not valid.
     """
-    folder = ZOO / name if str(name) in list_embedded_models() else make_absolute(name)
+    folder = _ZOO / name if str(name) in list_embedded_models() else make_absolute(name)
     if not folder.is_dir():
         raise ModelError(
             "--model",
@@ -94,9 +107,10 @@ def open_model(name: str | Path) -> Model:
 
 
 def read_training_scores(folder: Path) -> dict[str, dict[str, dict[str, float | None]]]:
-    """What its training measured, as ``figures.json`` has it: IoU by image and class, of what was held out and not.
+    """Read the scores that the training of a model wrote to ``figures.json``.
 
-    ``{"iou_held_out": {image: {class: IoU}}, "iou_in_training": …}``; nothing of a model that was not trained here.
+    Returns:
+        ``{"iou_held_out": {image: {class: IoU}}, "iou_in_training": …}``; empty if the folder has no scores.
     """
     try:
         figures = json.loads((folder / FIGURES).read_text(encoding="utf-8"))
@@ -112,7 +126,15 @@ def read_training_scores(folder: Path) -> dict[str, dict[str, dict[str, float | 
 
 @dataclass(frozen=True)
 class TorchLoader:
-    """Loads a model folder on a worker; the folder must be where every worker sees it."""
+    """Load a model folder on a worker.
+
+    Attributes:
+        folder: The model folder, at a path that every worker sees.
+        digest: Digest of the model's document on the client.
+        settings: Engine, precision, batch and threads.
+        radiometry: Meaning of the scene's digital numbers.
+        halo: Pixels on each side of a window that are cropped from the result.
+    """
 
     folder: Path
     digest: str
@@ -121,15 +143,20 @@ class TorchLoader:
     halo: int
 
     def __call__(self) -> Runtime:
-        """Load it, after a look whether it is the same model here as where the run was started."""
-        from seamline.model.engines.runtime import Runtime  # torch, which takes seconds to import: on workers only
+        """Load the model, if it is the one that the client has.
+
+        Raises:
+            ModelError: the folder holds another model here.
+        """
+        # Imported here because it imports torch, which takes seconds and is not needed on the client.
+        from seamline.model.engines.runtime import Runtime
 
         spec = read_model_spec(self.folder)
-        found = compute_file_digest(self.folder / MODEL_FILENAME)
-        if found != self.digest:
+        digest = compute_file_digest(self.folder / MODEL_FILENAME)
+        if digest != self.digest:
             raise ModelError(
                 f"model folder {self.folder} on a worker",
-                got=f"digest {found[:12]}",
+                got=f"digest {digest[:12]}",
                 expected=f"{self.digest[:12]} as on the client",
                 fix="let all machines see the same folder",
             )
@@ -137,7 +164,7 @@ class TorchLoader:
 
 
 def get_radiometry(scene: Scene) -> Radiometry:
-    """What the scene's digital numbers mean, band by band."""
+    """Return scale, offset and nodata value of each band of a scene."""
     return Radiometry(
         tuple(band.scale for band in scene.bands),
         tuple(band.offset for band in scene.bands),

@@ -13,11 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
-from seamline.flows.settings.options import Scale
+from seamline.flows.settings.option_types import Scale
 from seamline.model.training.data import IGNORE, Area, LabelledSource
 from seamline.pipeline.common.errors import InputError
 from seamline.pipeline.geometry.window import Window
-from seamline.pipeline.raster_io.gdal import hash_content
+from seamline.pipeline.raster_io.content import hash_content
 from seamline.pipeline.results.compare import VECTOR_SUFFIXES, Truth, make_label_reader
 from seamline.pipeline.scenes.band_matching import BandNeed
 from seamline.pipeline.scenes.open_scene import SceneOptions, open_scene

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from seamline.flows.settings.options import Scale
+from seamline.flows.settings.option_types import Scale
 from seamline.flows.training.labelled_images import (
     ImageSplit,
     Label,

@@ -1,4 +1,4 @@
-"""The classes of a segmentation, as the pipeline writes them: label value, name, colour."""
+"""The classes of a segmentation (label value, name, colour), and counts and shares as text."""
 
 from __future__ import annotations
 
@@ -14,7 +14,14 @@ NODATA = 255
 
 @dataclass(frozen=True)
 class LabelClass:
-    """One class: the label ``value`` in the raster (0 to 254), its ``name`` and its colour (R, G, B; 0 to 255)."""
+    """One class of a segmentation.
+
+    Attributes:
+        value: Label in the raster, 0 to 254.
+        name: Name for people.
+        color: Red, green and blue, each 0 to 255.
+        description: What the class means, or an empty string.
+    """
 
     value: int
     name: str
@@ -34,10 +41,10 @@ class LabelClass:
 
 
 def make_column_names(classes: Sequence[LabelClass]) -> tuple[str, ...]:
-    """A name for each class that SQL takes without quotes: ``cloud shadow`` becomes ``cloud_shadow``.
+    """Return a name for each class that SQL takes without quotes: ``cloud shadow`` becomes ``cloud_shadow``.
 
-    Names are of ``a-z``, ``0-9`` and ``_`` and begin with a letter. Where several would be alike, each gets its label
-    at the end until all differ: two that differ by their labels never meet again.
+    Names consist of ``a-z``, ``0-9`` and ``_`` and begin with a letter. Equal names get the labels of their classes
+    appended until all names differ.
     """
     names = [_sql_name(label) for label in classes]
     while len(counts := Counter(names)) < len(names):
@@ -54,10 +61,10 @@ def _sql_name(label: LabelClass) -> str:
 
 
 def format_count(number: int, noun: str) -> str:
-    """``1 scene``, ``2 scenes``, ``no scenes``."""
+    """Return a number with its noun: ``1 scene``, ``2 scenes``, ``no scenes``."""
     return f"{number or 'no'} {noun}{'' if number == 1 else 's'}"
 
 
 def format_percent(share: float) -> str:
-    """A share for people: what is there is never 0."""
+    """Return a share (0 to 1) as percent for people; a share above zero is never shown as zero."""
     return "< 0.1 %" if 0 < share < 0.0005 else f"{share * 100:.1f} %"

@@ -1,4 +1,7 @@
-"""The exceptions of the pipeline: one family, each message one line that says how to go on."""
+"""The exceptions of the pipeline, and redaction of secrets in texts.
+
+The message of an exception is one line that says what to do next.
+"""
 
 from __future__ import annotations
 
@@ -9,26 +12,32 @@ _QUERY_STRING = re.compile(r"(https?://[^\s?'\"]+\?)[^\s'\",;)]*[^\s'\",;):.]")
 
 
 def redact_secrets(text: str) -> str:
-    """A text without what gives access in its web addresses: users and passwords, and what follows a ``?``."""
+    """Return a text without the credentials in its web addresses: user names, passwords and query strings."""
     return _QUERY_STRING.sub(r"\1…", _USER_INFO.sub(r"\1", text))
 
 
 def redact_address(address: str) -> str:
-    """An address without what gives access."""
+    """Return an address without its credentials."""
     return redact_secrets(address).removesuffix("?…")
 
 
 class SeamlineError(Exception):
-    """Anything that Seamline itself reports. Exit code 1 on the command line."""
+    """Base of all errors that Seamline reports. Exit code 1 on the command line."""
 
     def __str__(self) -> str:
         return redact_secrets(super().__str__())
 
 
 class InputError(SeamlineError):
-    """The user's input cannot be worked with; found before any inference. Exit code 2.
+    """The user's input cannot be used; raised before any inference. Exit code 2 on the command line.
 
-    The message is one line: what is wrong, what was got, what was expected, how to fix it.
+    The message is one line made of the four attributes.
+
+    Attributes:
+        what: What is wrong.
+        got: What was found.
+        expected: What was expected.
+        fix: What the user can do.
     """
 
     def __init__(self, what: str, *, got: object, expected: object, fix: str) -> None:
@@ -36,7 +45,7 @@ class InputError(SeamlineError):
         self.what, self.got, self.expected, self.fix = what, got, expected, fix
 
     def __reduce__(self) -> tuple[object, ...]:
-        # Exceptions cross process borders; the default would lose the keyword arguments.
+        # Errors of workers are pickled, and the default of Exception would lose the keyword arguments.
         return _rebuild_input_error, (type(self), self.what, str(self.got), str(self.expected), self.fix)
 
     def __str__(self) -> str:
@@ -44,11 +53,11 @@ class InputError(SeamlineError):
 
 
 class InUseError(InputError):
-    """The scene is being segmented by another process; it is not done twice at once."""
+    """The scene is being segmented by another process."""
 
 
 class OtherRunError(InputError):
-    """The scene's folder has a run of another scene, model or plan, which only an order to overwrite replaces."""
+    """The scene's folder holds a run of another scene, model or plan; it is replaced only on request."""
 
 
 def _rebuild_input_error(kind: type[InputError], what: str, got: str, expected: str, fix: str) -> InputError:
@@ -56,12 +65,12 @@ def _rebuild_input_error(kind: type[InputError], what: str, got: str, expected: 
 
 
 class BadBlockError(SeamlineError):
-    """A block of a source file cannot be read although the file opened. Names file, band and window."""
+    """A block of a source file cannot be read although the file could be opened. Names file, band and window."""
 
 
 class ChunkError(SeamlineError):
-    """A chunk failed on a worker. Names scene, chunk and file; the cause is the worker's own error."""
+    """A chunk failed on a worker. Names scene, chunk and file; its cause is the error of the worker."""
 
 
 class RunError(SeamlineError):
-    """A run cannot go on or cannot be published."""
+    """A run cannot continue or its results cannot be published."""

@@ -1,13 +1,14 @@
-"""Names of the files that a run leaves: in the catalogue's folder, and in each scene's folder below it."""
+"""Names of the files that a run leaves, in the catalogue's folder and in each scene's folder below it."""
 
 from __future__ import annotations
 
 CATALOG = "catalog.json"
-"""In the catalogue's folder: the STAC catalogue that links every scene's item."""
+"""STAC catalogue that links the items of all scenes; in the catalogue's folder."""
 ITEMS = "items.parquet"
-"""In the catalogue's folder: all items as one table."""
+"""All items as one GeoParquet table; in the catalogue's folder."""
 
 ITEM = "item.json"
+"""STAC item of a scene; like all names below, in the scene's folder."""
 RECORD = "run.json"
 COG = "segmentation.tif"
 ZARR = "segmentation.zarr"
@@ -15,4 +16,4 @@ OVERVIEW = "overview.tif"
 PREVIEW = "preview.png"
 REPORT = "report.html"
 RUN_DIRECTORY = ".run"
-"""In a scene's folder while its run is not finished."""
+"""Folder with the state of an unfinished run."""

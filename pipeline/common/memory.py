@@ -1,4 +1,4 @@
-"""The most memory that this process held, as the kernel counts it."""
+"""Peak memory of this process, as the kernel counts it."""
 
 from __future__ import annotations
 
@@ -9,13 +9,16 @@ import psutil
 
 
 def reset_peak_memory() -> None:
-    """Let ``read_peak_memory`` count from now on, where the system can (Linux)."""
+    """Restart the measurement of ``read_peak_memory``, where the system can (Linux)."""
     with suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
 
 
 def read_peak_memory() -> int:
-    """The most bytes that this process held in memory since its start or the last reset; elsewhere, those it holds."""
+    """Return the most bytes that this process has held in memory since its start or the last reset.
+
+    Systems other than Linux do not tell the peak: there the bytes that are held now are returned.
+    """
     try:
         status = Path("/proc/self/status").read_text(encoding="ascii")
     except OSError:

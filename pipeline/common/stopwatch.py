@@ -1,4 +1,4 @@
-"""Seconds by stage."""
+"""Measuring how long the stages of a run take."""
 
 from __future__ import annotations
 

@@ -12,8 +12,8 @@ from seamline.pipeline.common.memory import read_peak_memory
 from seamline.pipeline.common.stopwatch import Stopwatch
 from seamline.pipeline.execution.chunk_context import ChunkContext, Rasters
 from seamline.pipeline.execution.run_directory import Report, Votes
-from seamline.pipeline.geometry.taper import Array, argmax_classes
 from seamline.pipeline.geometry.tiling import Index, Tiling
+from seamline.pipeline.geometry.votes import Array, argmax_classes
 from seamline.pipeline.geometry.window import Window
 from seamline.pipeline.products.layer_values import compute_layers_from_votes
 from seamline.pipeline.products.zarr_store import LABELS_ARRAY, write_store_raster

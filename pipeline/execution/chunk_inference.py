@@ -23,8 +23,9 @@ from seamline.pipeline.execution.chunk_context import ChunkContext, Rasters
 from seamline.pipeline.execution.predictor import Predictor
 from seamline.pipeline.execution.quicklook import save_quicklook
 from seamline.pipeline.execution.run_directory import Report, Votes
-from seamline.pipeline.geometry.taper import Array, argmax_classes, make_taper, weighted_scores, weighted_squares
+from seamline.pipeline.geometry.taper import make_taper
 from seamline.pipeline.geometry.tiling import Index, Tiling
+from seamline.pipeline.geometry.votes import Array, argmax_classes, weighted_scores, weighted_squares
 from seamline.pipeline.geometry.window import Window
 from seamline.pipeline.products.layer_values import compute_layers
 from seamline.pipeline.products.layers import LAYERS
@@ -65,7 +66,7 @@ def infer_chunk(
         BadBlockError: a block of the source cannot be read, and the run does not take such blocks for nodata.
         ChunkCancelledError: ``is_cancelled`` said so.
     """
-    earlier = context.directory.report_of(chunk)
+    earlier = context.directory.read_report(chunk)
     if earlier is not None:
         return earlier
     watch = Stopwatch()

@@ -14,7 +14,7 @@ from distributed import Client, Scheduler, Worker, WorkerPlugin
 from numpy.typing import NDArray
 
 from seamline.pipeline.common.memory import reset_peak_memory
-from seamline.pipeline.geometry.taper import Array
+from seamline.pipeline.geometry.votes import Array
 
 T = TypeVar("T")
 

@@ -1,1 +1,1 @@
-"""Pure geometry: grids, windows, tiles, chunks, tapers, areas of pixels; no files."""
+"""Pure geometry: grids, windows, tiles, chunks, tapers, votes and areas of pixels; no files."""

@@ -1,4 +1,4 @@
-"""What a map must say of a scene's grid: how many metres a pixel is wide, and where north lies."""
+"""What a map must say of a grid: how many metres a pixel is wide, and where north is."""
 
 from __future__ import annotations
 
@@ -12,10 +12,12 @@ from pyproj import Transformer
 
 @dataclass(frozen=True)
 class MapScale:
-    """How a grid lies on the ellipsoid, in its middle.
+    """Scale and orientation of a grid on the ellipsoid, in the middle of the grid.
 
-    ``pixel_m`` and ``row_m`` are the distances in metres from a pixel to the next one in its row and in its column,
-    ``north`` the direction of true north in a picture of the grid: degrees clockwise from up.
+    Attributes:
+        pixel_m: Metres from a pixel to the next one in its row.
+        row_m: Metres from a pixel to the next one in its column.
+        north: Direction of true north in a picture of the grid, in degrees clockwise from up.
     """
 
     pixel_m: float
@@ -24,7 +26,11 @@ class MapScale:
 
 
 def map_scale(grid: GeoBox) -> MapScale | None:
-    """How the grid lies; None without a CRS on Earth, and where its middle is not on Earth (a full disk's corner)."""
+    """Return scale and orientation of a grid, measured in its middle.
+
+    Returns:
+        None if the grid has no CRS on Earth or its middle is not on Earth, such as in the corner of a full-disk image.
+    """
     if grid.crs is None or not (grid.crs.projected or grid.crs.geographic):
         return None
     crs, (height, width) = grid.crs.proj, grid.shape
@@ -35,7 +41,7 @@ def map_scale(grid: GeoBox) -> MapScale | None:
     if not (np.isfinite(lon).all() and np.isfinite(lat).all()):
         return None
     azimuth, _, distance = crs.get_geod().inv(lon[[0, 2]], lat[[0, 2]], lon[[1, 3]], lat[[1, 3]])
-    # What a step to the right and one upwards are to the east (first row) and to the north.
+    # Metres to the east (first row) and to the north (second row) of a step to the right and of a step upwards.
     steps = distance * np.stack([np.sin(np.radians(azimuth)), np.cos(np.radians(azimuth))])
     if not abs(np.linalg.det(steps)) > 0:
         return None
@@ -44,6 +50,6 @@ def map_scale(grid: GeoBox) -> MapScale | None:
 
 
 def round_length(limit: float) -> float:
-    """The longest length of 1, 2 or 5 times a power of ten that is at most ``limit``."""
+    """Return the longest length of 1, 2 or 5 times a power of ten that is at most ``limit``."""
     power = 10.0 ** math.floor(math.log10(limit))
     return max(step * power for step in (1, 2, 5) if step * power <= limit)

@@ -1,6 +1,6 @@
-"""Where tiles lie, what they read, what they vote on, and which chunk owns them. Pure geometry.
+"""The tiling of a scene: where tiles lie, what they read and vote on, and which chunk owns them.
 
-One axis, window W = stride s + 2·halo h + overlap v::
+One axis, with window W = stride s + 2·halo h + overlap v::
 
                      ◄─────────────── window W ───────────────►
       tile i         ├─ h ─┤◄────────── support ──────────►├─ h ─┤
@@ -9,13 +9,13 @@ One axis, window W = stride s + 2·halo h + overlap v::
                           i·s                  (i+1)·s  (i+1)·s + v
       tile i+1                              ├─ h ─┤◄────────── support …
 
-Tile i votes on [i·s, (i+1)·s + v). The last v pixels it shares with tile i+1: there its taper falls as the
-neighbour's rises. Votes therefore reach only to the right and downwards, a chunk waits only for what lies above and
-to the left of it, and no two chunks wait for each other.
+Tile i votes on [i·s, (i+1)·s + v). It shares the last v pixels with tile i+1: there its taper falls as the taper of the
+neighbour rises. So votes reach only to the right and downwards, a chunk needs only the votes of chunks above and to the
+left of it, and no two chunks wait for each other.
 
-Window i starts at i·s − h. The scene that is mirrored by the halo starts at −h too, so with s a multiple of the
-divisor every window lies on the same pooling lattice as one forward of the whole mirrored scene would: the oracle
-of every test. Nothing is shifted back at the far edges; there a window overhangs, and is mirrored.
+Window i starts at i·s − h. The scene, mirrored by the halo, starts at −h too. With s a multiple of the divisor, every
+window therefore lies on the same pooling lattice as one forward pass over the whole mirrored scene. That forward pass
+is the reference of every test. Windows at the far edges are not shifted back: they overhang the scene and are mirrored.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from seamline.pipeline.geometry.window import Window
 T = TypeVar("T")
 
 STORE_CHUNK_RANGE = 256, 1024
-"""Edges of a Zarr chunk that GIS tools read well; more files below, more pixels than they need above."""
+"""Range of the edge of a Zarr chunk in pixels: smaller means too many files, larger more pixels than GIS tools need."""
 
 
 class Index(NamedTuple):
@@ -46,15 +46,24 @@ class MapChunks(Protocol):
     """Apply a function to chunks and yield the results in the order of the chunks, as the builtin ``map`` does."""
 
     def __call__(self, function: Callable[[Index], T], chunks: Iterable[Index], /) -> Iterator[T]:
-        """Yield ``function(chunk)`` for each chunk; later chunks may already be worked on."""
+        """Yield ``function(chunk)`` for each chunk; later chunks may be worked on before a result is taken."""
 
 
 @dataclass(frozen=True)
 class Tiling:
-    """A scene of ``height`` × ``width`` pixels cut into tiles of one ``window`` and chunks of n × n strides.
+    """A scene cut into square tiles of one size and into chunks of ``chunk_tiles`` × ``chunk_tiles`` strides.
 
-    All lengths are in pixels, ``chunk_tiles`` is the n. Raises ``InputError`` for a geometry in which tiling
-    could be seen or in which there is nothing left to vote on.
+    Raises ``InputError`` for a geometry in which the tiles could be seen in the result or in which a tile has no pixels
+    to vote on.
+
+    Attributes:
+        height: Rows of the scene.
+        width: Columns of the scene.
+        window: Edge in pixels of what a tile reads.
+        halo: Pixels on each side of a window that are read as context only.
+        overlap: Pixels that the supports of two neighbouring tiles share.
+        chunk_tiles: Tiles along each axis of a chunk.
+        divisor: Total downsampling of the network; window, halo and stride are multiples of it.
     """
 
     height: int
@@ -66,6 +75,10 @@ class Tiling:
     divisor: int
 
     def __post_init__(self) -> None:
+        self._check_lengths()
+        self._check_lattice()
+
+    def _check_lengths(self) -> None:
         if self.height < 1 or self.width < 1:
             raise ValueError(f"a scene has at least one pixel, got {self.height}×{self.width}")
         if self.divisor < 1:
@@ -79,21 +92,25 @@ class Tiling:
                     fix="choose a larger number",
                 )
         if self.stride < 1:
+            least = _round_up(2 * self.halo + 2 * self.overlap + 1, self.divisor)
             raise InputError(
                 "plan",
                 got=f"halo {self.halo} and overlap {self.overlap} in a window of {self.window}",
                 expected="2·halo + overlap smaller than the window",
-                fix=f"take --window {_round_up(2 * self.halo + 2 * self.overlap + 1, self.divisor)} or more, "
-                "or a smaller --halo",
+                fix=f"take --window {least} or more, or a smaller --halo",
             )
+
+    def _check_lattice(self) -> None:
         for name in ("window", "halo", "stride"):
             if getattr(self, name) % self.divisor:
+                window, halo, overlap = (
+                    _round_up(length, self.divisor) for length in (self.window, self.halo, self.overlap)
+                )
                 raise InputError(
                     f"plan off the lattice: {name}",
                     got=getattr(self, name),
                     expected=f"a multiple of the network's divisor {self.divisor} (stride = window − 2·halo − overlap)",
-                    fix=f"take --window {_round_up(self.window, self.divisor)} --halo {_round_up(self.halo, self.divisor)} "
-                    f"--overlap {_round_up(self.overlap, self.divisor)}",
+                    fix=f"take --window {window} --halo {halo} --overlap {overlap}",
                 )
         if self.overlap > self.stride:
             raise InputError(
@@ -105,29 +122,29 @@ class Tiling:
 
     @property
     def stride(self) -> int:
-        """Distance between neighbouring tiles."""
+        """Distance between neighbouring tiles in pixels."""
         return self.window - 2 * self.halo - self.overlap
 
     @property
     def support(self) -> int:
-        """Edge of the square a tile votes on."""
+        """Edge in pixels of the square that a tile votes on."""
         return self.stride + self.overlap
 
     @property
     def chunk_size(self) -> int:
-        """Edge of a chunk that no scene edge cuts off."""
+        """Edge in pixels of a chunk that is not cut off by the edge of the scene."""
         return self.chunk_tiles * self.stride
 
     @property
     def store_chunk_size(self) -> int:
-        """Edge of the Zarr chunks, a divisor of a chunk's edge, so that no Zarr chunk has two writers.
+        """Edge of the Zarr chunks in pixels: a divisor of ``chunk_size``, so that every Zarr chunk has only one writer.
 
-        The largest up to ``STORE_CHUNK[1]``; where that is below ``STORE_CHUNK[0]``, the next larger one.
+        It is the largest divisor within ``STORE_CHUNK_RANGE``; if there is none, the smallest divisor above the range.
         """
         divisors = [n for n in range(1, self.chunk_size + 1) if self.chunk_size % n == 0]
-        small, large = STORE_CHUNK_RANGE
-        best = max(n for n in divisors if n <= large)
-        return best if best >= min(small, self.chunk_size) else min(n for n in divisors if n > large)
+        smallest, largest = STORE_CHUNK_RANGE
+        best = max(n for n in divisors if n <= largest)
+        return best if best >= min(smallest, self.chunk_size) else min(n for n in divisors if n > largest)
 
     @cached_property
     def tile_grid(self) -> Index:
@@ -142,12 +159,12 @@ class Tiling:
 
     @property
     def tile_count(self) -> int:
-        """Number of windows that cover the scene once."""
+        """Number of tiles of the scene."""
         return self.tile_grid.row * self.tile_grid.col
 
     @property
     def redundancy(self) -> float:
-        """Network input pixels per scene pixel, when no window is skipped."""
+        """Pixels that the network computes per pixel of the scene, if no window is skipped."""
         return self.tile_count * self.window**2 / (self.height * self.width)
 
     @property
@@ -156,65 +173,72 @@ class Tiling:
         return Window(0, 0, self.height, self.width)
 
     def window_of(self, tile: Index) -> Window:
-        """What a tile reads; may overhang the scene."""
+        """Return the pixels that a tile reads; they may overhang the scene."""
         return Window(tile.row * self.stride - self.halo, tile.col * self.stride - self.halo, self.window, self.window)
 
     def support_of(self, tile: Index) -> Window:
-        """What a tile votes on; may overhang the scene."""
+        """Return the pixels that a tile votes on; they may overhang the scene."""
         return Window(tile.row * self.stride, tile.col * self.stride, self.support, self.support)
 
     def chunks(self) -> Iterator[Index]:
-        """All chunks, row by row."""
+        """Yield all chunks, row by row."""
         rows, cols = self.chunk_grid
         return (Index(row, col) for row in range(rows) for col in range(cols))
 
     def tiles_of(self, chunk: Index) -> Iterator[Index]:
-        """The tiles that a chunk infers, row by row."""
+        """Yield the tiles of a chunk, row by row."""
         n, (rows, cols) = self.chunk_tiles, self.tile_grid
         for row in range(chunk.row * n, min((chunk.row + 1) * n, rows)):
             for col in range(chunk.col * n, min((chunk.col + 1) * n, cols)):
                 yield Index(row, col)
 
     def write_window_of(self, chunk: Index) -> Window:
-        """The scene's pixels that a chunk writes: its n × n strides, cut off at the scene's edge."""
+        """Return the pixels of the scene that a chunk writes: its strides, cut off at the edge of the scene."""
         return Window(
             chunk.row * self.chunk_size, chunk.col * self.chunk_size, self.chunk_size, self.chunk_size
         ).intersection(self.scene_window)
 
     def vote_window_of(self, chunk: Index) -> Window:
-        """The scene's pixels that a chunk's tiles vote on: its own and ``overlap`` more to the right and below."""
+        """Return the pixels of the scene that a chunk's tiles vote on.
+
+        These are the pixels that the chunk writes and ``overlap`` more to the right and below.
+        """
         own = self.write_window_of(chunk)
         return Window(own.row, own.col, own.height + self.overlap, own.width + self.overlap).intersection(
             self.scene_window
         )
 
     def read_window_of(self, chunk: Index) -> Window:
-        """What a chunk's tiles read, together; may overhang the scene."""
+        """Return the pixels that all tiles of a chunk read together; they may overhang the scene."""
         tiles = list(self.tiles_of(chunk))
         first, last = self.window_of(tiles[0]), self.window_of(tiles[-1])
         return Window(first.row, first.col, last.stop_row - first.row, last.stop_col - first.col)
 
     def voters_of(self, chunk: Index) -> tuple[Index, ...]:
-        """The neighbours whose tiles vote on this chunk's pixels: above left, above, left. None without overlap."""
+        """Return the neighbours whose tiles vote on pixels of a chunk: above left, above, left.
+
+        Empty without overlap.
+        """
         return self._neighbours(chunk, -1)
 
     def receivers_of(self, chunk: Index) -> tuple[Index, ...]:
-        """The neighbours on whose pixels this chunk's tiles vote: right, below, below right. None without overlap."""
+        """Return the neighbours on whose pixels the tiles of a chunk vote: right, below, below right.
+
+        Empty without overlap.
+        """
         return self._neighbours(chunk, 1)
 
     def _neighbours(self, chunk: Index, step: int) -> tuple[Index, ...]:
         if not self.overlap:
             return ()
         rows, cols = self.chunk_grid
-        around = sorted(
-            (
-                Index(chunk.row + step, chunk.col),
-                Index(chunk.row, chunk.col + step),
-                Index(chunk.row + step, chunk.col + step),
-            )
-        )
+        vertical = Index(chunk.row + step, chunk.col)
+        horizontal = Index(chunk.row, chunk.col + step)
+        diagonal = Index(chunk.row + step, chunk.col + step)
+        around = sorted((vertical, horizontal, diagonal))
         return tuple(c for c in around if 0 <= c.row < rows and 0 <= c.col < cols)
 
 
 def _round_up(length: int, divisor: int) -> int:
+    """Return the smallest multiple of ``divisor`` that is at least ``length``."""
     return math.ceil(length / divisor) * divisor

@@ -1,4 +1,4 @@
-"""The grid of a scene: odc-geo's ``GeoBox`` (CRS + affine + (height, width)), and pixel windows on it."""
+"""Pixel windows on the grid of a scene, and the mirroring of pixels beyond its edges."""
 
 from __future__ import annotations
 
@@ -10,9 +10,15 @@ from numpy.typing import NDArray
 
 @dataclass(frozen=True, order=True)
 class Window:
-    """A rectangle of pixels, rows [row, row + height) and columns [col, col + width).
+    """A rectangle of pixels: rows [row, row + height) and columns [col, col + width).
 
-    It may overhang the grid on any side: rows and columns may be negative or beyond the last.
+    A window may overhang the grid on any side: rows and columns may be negative or beyond the last ones.
+
+    Attributes:
+        row: First row.
+        col: First column.
+        height: Number of rows.
+        width: Number of columns.
     """
 
     row: int
@@ -26,12 +32,12 @@ class Window:
 
     @property
     def stop_row(self) -> int:
-        """One past the last row."""
+        """The row after the last one."""
         return self.row + self.height
 
     @property
     def stop_col(self) -> int:
-        """One past the last column."""
+        """The column after the last one."""
         return self.col + self.width
 
     @property
@@ -45,33 +51,45 @@ class Window:
         return self.height * self.width
 
     def shift(self, rows: int, cols: int) -> Window:
-        """The same size, moved by so many rows and columns."""
+        """Return a window of the same size, moved by ``rows`` and ``cols``."""
         return Window(self.row + rows, self.col + cols, self.height, self.width)
 
     def relative_to(self, other: Window) -> Window:
-        """The same pixels, counted from the first row and column of ``other``."""
+        """Return the same pixels, counted from the first row and column of ``other``."""
         return self.shift(-other.row, -other.col)
 
     def intersection(self, other: Window) -> Window:
-        """The pixels in both; of size 0 where they do not meet."""
+        """Return the pixels that lie in both windows; a window of size 0 where they do not meet."""
         row, col = max(self.row, other.row), max(self.col, other.col)
         height = max(0, min(self.stop_row, other.stop_row) - row)
         width = max(0, min(self.stop_col, other.stop_col) - col)
         return Window(row, col, height, width)
 
     def to_slices(self) -> tuple[slice, slice]:
-        """(rows, columns) to index an array with; only for windows that start at or after 0."""
+        """Return (rows, columns) to index an array with.
+
+        Raises:
+            ValueError: The window starts before the array.
+        """
         if self.row < 0 or self.col < 0:
             raise ValueError(f"{self} starts before the array, an index would count from its end")
         return slice(self.row, self.stop_row), slice(self.col, self.stop_col)
 
 
 def mirror_indices(start: int, stop: int, size: int) -> NDArray[np.intp]:
-    """Where pixels [start, stop) of one axis lie in a scene of ``size`` pixels that is mirrored at its edges.
+    """Return the pixels that stand for [start, stop) of one axis when a scene is mirrored at its edges.
 
-    The edge pixel itself is not repeated (numpy's ``reflect``); a scene shorter than what hangs over is
-    mirrored as often as needed, a scene of one pixel is repeated. This is the overlap-tile strategy of
-    Ronneberger, Fischer and Brox (2015), figure 2.
+    The pixel at the edge is not repeated, as in numpy's mode ``reflect``. A scene shorter than the overhang is mirrored
+    as often as needed, a scene of one pixel is repeated. This is the overlap-tile strategy of Ronneberger, Fischer and
+    Brox (2015), figure 2.
+
+    Args:
+        start: First pixel; may be negative.
+        stop: The pixel after the last one; may be beyond the scene.
+        size: Length of the scene along the axis in pixels.
+
+    Returns:
+        Indices in [0, size), shape (stop − start,).
     """
     if size < 1:
         raise ValueError(f"a scene has at least one pixel, got {size}")

@@ -1,1 +1,1 @@
-"""Rasters through GDAL: opening files and reading windows of them."""
+"""Rasters through GDAL: opening files, reading windows of them and identifying their content."""

@@ -1,4 +1,4 @@
-"""Reading windows of one raster file on the scene's grid, also where blocks of the file are unreadable."""
+"""Reading windows of one raster file on the grid of a scene, even where blocks of the file are unreadable."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from odc.geo.geobox import GeoBox
 from rasterio.errors import RasterioIOError
 
 from seamline.pipeline.common.errors import BadBlockError
+from seamline.pipeline.geometry.grid import is_same_grid
 from seamline.pipeline.geometry.window import Window
+from seamline.pipeline.raster_io.content import describe_change
 from seamline.pipeline.raster_io.gdal import (
     OpenRaster,
-    describe_change,
     describe_error,
     gdal_environment,
     is_remote,
-    is_same_grid,
     open_cached_raster,
     read_mask,
     read_pixels,
@@ -28,7 +28,14 @@ from seamline.pipeline.raster_io.gdal import (
 
 @dataclass(frozen=True)
 class BadBlock:
-    """A block of a file that cannot be read: ``window`` in the file's own pixels, ``index`` 1-based."""
+    """A block of a file that cannot be read.
+
+    Attributes:
+        path: The file.
+        index: The band, counted from 1.
+        window: The block in pixels of the file.
+        reason: What GDAL says.
+    """
 
     path: str
     index: int
@@ -36,19 +43,20 @@ class BadBlock:
     reason: str
 
     def __str__(self) -> str:
-        rows, cols = (
-            f"{self.window.row} to {self.window.stop_row - 1}",
-            f"{self.window.col} to {self.window.stop_col - 1}",
-        )
+        rows = f"{self.window.row} to {self.window.stop_row - 1}"
+        cols = f"{self.window.col} to {self.window.stop_col - 1}"
         return f"{self.path}: band {self.index}, rows {rows}, columns {cols}: {self.reason}"
 
 
 @dataclass(frozen=True)
 class FileWindow:
-    """What one file holds for a window.
+    """What one file holds for a window of (height, width) pixels.
 
-    ``pixels`` (bands, height, width) in the file's dtype; ``has_data`` of the same shape, True where a band
-    has data; ``lost`` (height, width), True where an unreadable block takes part; ``bad`` those blocks.
+    Attributes:
+        pixels: Pixels in the type of the file, shape (bands, height, width).
+        has_data: True where a band has data, shape (bands, height, width).
+        unreadable: True where an unreadable block contributes to the pixel, shape (height, width).
+        bad_blocks: The unreadable blocks.
     """
 
     pixels: NDArray[Any]
@@ -67,21 +75,33 @@ def read_file_window(
     keep_going: bool,
     version: str | None = None,
 ) -> FileWindow:
-    """Read bands of one file for a window that lies within the scene's ``grid``, in one request to GDAL.
+    """Read bands of one file for a window of a scene, in one request to GDAL.
 
-    A file on another grid of the same CRS is interpolated bilinearly; every pixel is the same whatever the
-    window. A band has data where its value is not ``nodata`` (with None: where the file's alpha band or mask,
-    if any, says so), nor NaN, nor infinite. Raises ``BadBlockError`` for a block that cannot be read; with
-    ``keep_going`` only for remote files, where an outage would pass for missing data; it says so, too, of an object
-    that is no longer of this ``version``.
+    A file on another grid of the same CRS is interpolated bilinearly. Every pixel has the same value whatever the
+    window. A band has data where its value is finite and not ``nodata``; without a nodata value, the alpha band or mask
+    of the file decides, if there is one.
+
+    Args:
+        path: The file.
+        indexes: Bands to read, counted from 1.
+        nodata: Value of pixels without data; None if there is none.
+        grid: Grid of the scene.
+        window: Pixels within the grid of the scene.
+        keep_going: Whether unreadable blocks of local files are reported in the result. Those of remote files always
+            raise: an outage of the network must not pass for missing data.
+        version: ETag that the object at ``path`` must have.
+
+    Raises:
+        BadBlockError: A block cannot be read, or the object has another version by now.
     """
     try:
         with gdal_environment(path, version):
             return _read_on_grid(path, indexes, nodata, grid, window, keep_going, version)
     except BadBlockError as error:
-        if (what := describe_change(path, version)) is None:
+        change = describe_change(path, version)
+        if change is None:
             raise
-        raise BadBlockError(what) from error
+        raise BadBlockError(change) from error
 
 
 def _read_on_grid(
@@ -97,9 +117,9 @@ def _read_on_grid(
         file = open_cached_raster(path, version)
     except RasterioIOError as error:
         raise BadBlockError(f"{path} can no longer be opened: {describe_error(error)}") from error
-    go_on = keep_going and not is_remote(path)
+    keep_going = keep_going and not is_remote(path)
     if is_same_grid(file.grid, grid):
-        return _read_own_pixels(file, list(indexes), nodata, window, go_on)
+        return _read_own_pixels(file, list(indexes), nodata, window, keep_going)
     rows, cols = _locate_window(file.grid, grid, window)
     own = Window(
         int(rows.low[0]),
@@ -107,26 +127,26 @@ def _read_on_grid(
         int(rows.high[-1] - rows.low[0]) + 1,
         int(cols.high[-1] - cols.low[0]) + 1,
     )
-    return _interpolate(_read_own_pixels(file, list(indexes), nodata, own, go_on), nodata, rows, cols)
+    return _interpolate(_read_own_pixels(file, list(indexes), nodata, own, keep_going), nodata, rows, cols)
 
 
 def _read_own_pixels(
     file: OpenRaster, indexes: list[int], nodata: float | None, window: Window, keep_going: bool
 ) -> FileWindow:
-    """Read a window of the file's own pixels."""
+    """Read a window on the grid of the file itself."""
     alpha = file.alpha if nodata is None else None
     bands = indexes if alpha is None else [*indexes, alpha]
-    lost = np.zeros(window.shape, dtype=bool)
+    unreadable = np.zeros(window.shape, dtype=bool)
     bad: tuple[BadBlock, ...] = ()
     try:
         pixels = read_pixels(file, bands, window)
     except RasterioIOError:
-        # Read again block by block: which are bad, and is any (the network may have recovered)?
-        pixels, lost, bad = _read_block_by_block(file, bands, window, keep_going)
+        # Find the bad blocks; there may be none any more if the network has recovered.
+        pixels, unreadable, bad = _read_block_by_block(file, bands, window, keep_going)
     values = pixels[: len(indexes)]
     has_data = np.ones(values.shape, dtype=bool)
     if nodata is not None:
-        has_data = values != values.dtype.type(nodata)  # NaN differs from all, but is not finite
+        has_data = values != values.dtype.type(nodata)  # a nodata value of NaN is caught by isfinite below
     elif alpha is not None:
         has_data &= pixels[-1] > 0
     elif file.masked:
@@ -136,18 +156,22 @@ def _read_own_pixels(
             raise BadBlockError(f"{file.path}: the mask at {window} cannot be read: {describe_error(error)}") from error
     if np.issubdtype(values.dtype, np.floating):
         has_data &= np.isfinite(values)
-    return FileWindow(values, has_data, lost, bad)
+    return FileWindow(values, has_data, unreadable, bad)
 
 
 def _read_block_by_block(
     file: OpenRaster, bands: list[int], window: Window, keep_going: bool
 ) -> tuple[NDArray[Any], NDArray[np.bool_], tuple[BadBlock, ...]]:
-    """Read block by block: the pixels, which are lost (and 0), the bad blocks."""
+    """Read a window block by block.
+
+    Returns:
+        Pixels (0 where unreadable), mask of unreadable pixels (height, width), unreadable blocks.
+    """
     pixels = np.zeros((len(bands), *window.shape), np.result_type(*(file.dtypes[i - 1] for i in bands)))
-    lost = np.zeros(window.shape, dtype=bool)
+    unreadable = np.zeros(window.shape, dtype=bool)
     bad: list[BadBlock] = []
     for position, index in enumerate(bands):
-        for (row, col), block in _blocks(window, *file.block_shapes[index - 1]):
+        for (row, col), block in _iter_blocks(window, *file.block_shapes[index - 1]):
             part = block.intersection(window)
             inside = part.relative_to(window).to_slices()
             try:
@@ -160,13 +184,13 @@ def _read_block_by_block(
                         f" {whole.stop_row - 1}, columns {whole.col} to {whole.stop_col - 1}) cannot be read:"
                         f" {describe_error(error)}"
                     ) from error
-                lost[inside] = True
+                unreadable[inside] = True
                 bad.append(BadBlock(file.path, index, whole, describe_error(error)))
-    return pixels, lost, tuple(bad)
+    return pixels, unreadable, tuple(bad)
 
 
-def _blocks(window: Window, height: int, width: int) -> Iterator[tuple[tuple[int, int], Window]]:
-    """(Row, column) and pixels of the blocks of height × width that a window touches."""
+def _iter_blocks(window: Window, height: int, width: int) -> Iterator[tuple[tuple[int, int], Window]]:
+    """Yield (row, column) and pixels of the blocks of height × width that a window touches."""
     for row in range(window.row // height, -(-window.stop_row // height)):
         for col in range(window.col // width, -(-window.stop_col // width)):
             yield (row, col), Window(row * height, col * width, height, width)
@@ -174,7 +198,13 @@ def _blocks(window: Window, height: int, width: int) -> Iterator[tuple[tuple[int
 
 @dataclass(frozen=True)
 class _AxisPositions:
-    """The two pixels of a file around each pixel of one axis, and how near it is to the second (0 to 1)."""
+    """The two pixels of a file around the centre of each scene pixel along one axis.
+
+    Attributes:
+        low: The pixel at or before the centre.
+        high: The pixel after the centre.
+        weight: Weight of ``high``, 0 to 1.
+    """
 
     low: NDArray[np.intp]
     high: NDArray[np.intp]
@@ -182,30 +212,33 @@ class _AxisPositions:
 
     @property
     def nearest(self) -> NDArray[np.intp]:
-        """The pixel that holds the centre, counted from the first that is read."""
+        """The pixels of the file that hold the centres, counted from the first pixel that is read."""
         at: NDArray[np.intp] = np.where(self.weight < 0.5, self.low, self.high) - self.low[0]
         return at
 
     @staticmethod
     def from_scene_pixels(start: int, stop: int, step: float, origin: float, size: int) -> _AxisPositions:
-        """For the pixels [start, stop) of the scene: pixel p's centre lies at origin + step · (p + ½)."""
-        # Counted from the file's first pixel, not the window's: so are equal pixels equal in every window.
-        place = np.clip(origin + step * (np.arange(start, stop) + 0.5) - 0.5, 0, size - 1)
-        low = np.floor(place).astype(np.intp)
-        return _AxisPositions(low, np.minimum(low + 1, size - 1), place - low)
+        """Locate the pixels [start, stop) of a scene in a file of ``size`` pixels.
+
+        The centre of scene pixel p lies at ``origin`` + ``step`` · (p + ½) in the file.
+        """
+        # Counted from the first pixel of the file, not of the window, so that a pixel is equal in every window.
+        position = np.clip(origin + step * (np.arange(start, stop) + 0.5) - 0.5, 0, size - 1)
+        low = np.floor(position).astype(np.intp)
+        return _AxisPositions(low, np.minimum(low + 1, size - 1), position - low)
 
     def interpolate(self, values: NDArray[Any], axis: int) -> NDArray[np.float64]:
-        """Linear interpolation of what was read from ``low[0]`` on."""
+        """Interpolate linearly along an axis of ``values``, which were read from pixel ``low[0]`` on."""
         shape = [1] * values.ndim
         shape[axis] = -1
-        near = self.weight.reshape(shape)
+        weight = self.weight.reshape(shape)
         first, second = (values.take(at - self.low[0], axis=axis) for at in (self.low, self.high))
-        blended: NDArray[np.float64] = first * (1 - near) + second * near
+        blended: NDArray[np.float64] = first * (1 - weight) + second * weight
         return blended
 
 
 def _locate_window(own: GeoBox, grid: GeoBox, window: Window) -> tuple[_AxisPositions, _AxisPositions]:
-    """Rows and columns of a window of ``grid`` in a file, whose edges a scene wants to be the same."""
+    """Return where the rows and columns of a window of ``grid`` lie in a file with the grid ``own``."""
     to_own = ~own.transform @ grid.transform
     height, width = own.shape
     rows = _AxisPositions.from_scene_pixels(window.row, window.stop_row, to_own.e, to_own.f, height)
@@ -213,24 +246,25 @@ def _locate_window(own: GeoBox, grid: GeoBox, window: Window) -> tuple[_AxisPosi
 
 
 def _interpolate(part: FileWindow, nodata: float | None, rows: _AxisPositions, cols: _AxisPositions) -> FileWindow:
-    """Bilinear interpolation among the pixels that have data, where the pixel of the same place has any.
+    """Interpolate bilinearly among the pixels that have data, where the nearest pixel has data.
 
-    As GDAL's WarpedVRT does it, but that rounds differently in different windows, and labels would follow.
+    GDAL's WarpedVRT follows the same rule, but rounds differently in different windows, so that labels would depend on
+    the tiling.
     """
 
     def bilinear(values: NDArray[Any]) -> NDArray[np.float64]:
         return cols.interpolate(rows.interpolate(values, axis=values.ndim - 2), axis=values.ndim - 1)
 
     dtype = part.pixels.dtype
-    whole = np.issubdtype(dtype, np.integer)
+    is_integer = np.issubdtype(dtype, np.integer)
     has_data = part.has_data[:, rows.nearest[:, None], cols.nearest]
     if part.has_data.all():
         values = bilinear(part.pixels)
     else:
         weights = bilinear(part.has_data)
-        missing = nodata if nodata is not None else 0 if whole else np.nan
+        missing = nodata if nodata is not None else 0 if is_integer else np.nan
         values = np.full(weights.shape, missing, dtype=float)
         np.divide(bilinear(np.where(part.has_data, part.pixels, 0)), weights, out=values, where=has_data)
-    values = np.floor(values + 0.5) if whole else values
-    lost = bilinear(part.unreadable) > 0 if part.bad_blocks else np.zeros(values.shape[1:], dtype=bool)
-    return FileWindow(values.astype(dtype), has_data, lost, part.bad_blocks)
+    values = np.floor(values + 0.5) if is_integer else values
+    unreadable = bilinear(part.unreadable) > 0 if part.bad_blocks else np.zeros(values.shape[1:], dtype=bool)
+    return FileWindow(values.astype(dtype), has_data, unreadable, part.bad_blocks)

@@ -18,8 +18,9 @@ from odc.geo.geobox import GeoBox
 from seamline.pipeline.common.classes import LabelClass
 from seamline.pipeline.products.geozarr import GRID_MAPPING, compute_coordinates
 from seamline.pipeline.products.overviews import halve_grid
+from seamline.pipeline.products.run_record import ClassArea
 from seamline.pipeline.products.zarr_store import LABELS_ARRAY, build_class_flags, list_store_rasters
-from seamline.pipeline.stac.class_areas import ClassArea, build_class_properties
+from seamline.pipeline.stac.class_areas import build_class_properties
 from seamline.pipeline.stac.footprint import compute_bbox, compute_footprint
 from seamline.pipeline.stac.items import ItemDict
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from seamline.pipeline.common.layout import ITEM, ITEMS
-from seamline.pipeline.publishing.upload import is_listed, is_whole, published
+from seamline.pipeline.publishing.uploaded import find_uploaded, is_listed, is_whole
 from seamline.pipeline.results.verify import Finding
 from seamline.pipeline.storage.object_store import ObjectFolder, map_concurrently
 
@@ -14,7 +14,7 @@ def verify_objects(catalogue: ObjectFolder) -> Iterator[Finding]:
     """What is missing of the scenes of a catalogue, or has another size than its item says; no file is read."""
 
     def finding(scene: str) -> Finding | None:
-        found = published(catalogue, scene)
+        found = find_uploaded(catalogue, scene)
         if found is None:  # leftovers of a killed upload have no item
             there = catalogue.subfolder(scene).get_version(ITEM) is not None
             return Finding(scene, ITEM, "no item of a finished run") if there else None

@@ -1,4 +1,4 @@
-"""When a scene was acquired, as its files tell it."""
+"""When a scene was acquired, by the tags or the name of its files."""
 
 from __future__ import annotations
 
@@ -10,29 +10,37 @@ from seamline.pipeline.raster_io.gdal import gdal_environment
 from seamline.pipeline.scenes.band_files import open_source_raster
 
 _MAX_METADATA = 2**20
-"""Characters of a product's metadata that are read; there are some ten thousand."""
+"""Characters that are read of a product's metadata file, which has some ten thousand."""
 _NAME_PATTERNS = (
-    # Landsat Collection 2: sensor and level, path and row, acquired, processed. Of the time only the day.
+    # Landsat Collection 2: sensor and level, path and row, day of acquisition, day of processing.
     re.compile(r"L[COTEM]\d\d_L\w{3}_\d{6}_(?P<day>\d{8})_\d{8}_\d\d_(?:T1|T2|RT)"),
-    # Sentinel-2 products, and their band files: tile, acquired, band.
+    # Sentinel-2 products, and their band files: tile, time of acquisition, band.
     re.compile(r"S2[ABCD]_MSIL\d\w_(?P<day>\d{8})T(?P<time>\d{6})"),
     re.compile(r"T\d\d[A-Z]{3}_(?P<day>\d{8})T(?P<time>\d{6})_"),
 )
 
 
+def to_utc(time: datetime) -> datetime:
+    """Return a time in UTC; a time without a zone is taken as UTC."""
+    return time.astimezone(UTC) if time.tzinfo else time.replace(tzinfo=UTC)
+
+
 def read_acquisition_time(path: str) -> datetime | None:
-    """When a file was taken, in UTC (as which a time without a zone is taken): by its tags, otherwise by its name."""
+    """Return when the image in a file was taken, in UTC, from the file's tags or else from its name.
+
+    Returns:
+        None if neither tells.
+    """
     with gdal_environment(path):
         dataset = open_source_raster(path).dataset
         tags = {**dataset.tags(), **dataset.tags(ns="IMAGERY")}
     for name in ("ACQUISITIONDATETIME", "datetime", "TIFFTAG_DATETIME"):
-        # TIFF writes the date with colons.
+        # TIFF writes colons in the date.
         text = re.sub(r"^(\d{4}):(\d\d):(\d\d)", r"\1-\2-\3", tags.get(name, ""))
         try:
-            when = datetime.fromisoformat(text)
+            return to_utc(datetime.fromisoformat(text))
         except ValueError:
-            continue  # a tag may hold anything, and the time is no more than a description
-        return when.astimezone(UTC) if when.tzinfo else when.replace(tzinfo=UTC)
+            continue  # a tag may hold anything, and the time is only a description of the scene
     return _parse_time_in_name(path)
 
 
@@ -42,15 +50,14 @@ def _parse_time_in_name(path: str) -> datetime | None:
             parts = found.groupdict()
             time = parts["time"] if "time" in parts else _read_landsat_time(Path(path), found[0])
             try:
-                when = datetime.strptime(parts["day"] + time, "%Y%m%d%H%M%S")
+                return datetime.strptime(parts["day"] + time, "%Y%m%d%H%M%S").replace(tzinfo=UTC)
             except ValueError:
-                continue
-            return when.replace(tzinfo=UTC)
+                continue  # digits that are no date
     return None
 
 
 def _read_landsat_time(path: Path, product: str) -> str:
-    """Of a Landsat product, by the metadata beside its files; midnight, as the day is called, where there is none."""
+    """Return the time of a Landsat product (HHMMSS) from the metadata file beside its bands; midnight without one."""
     try:
         with path.with_name(f"{product}_MTL.txt").open(encoding="utf-8") as file:
             found = re.search(r'SCENE_CENTER_TIME = "?(\d\d):(\d\d):(\d\d)', file.read(_MAX_METADATA))

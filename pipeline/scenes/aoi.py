@@ -1,4 +1,4 @@
-"""The area of interest: GeoJSON polygons, brought to the CRS of a scene."""
+"""The area of interest: GeoJSON polygons, transformed to the CRS of a scene."""
 
 from __future__ import annotations
 
@@ -14,19 +14,45 @@ from numpy.typing import NDArray
 from odc.geo.crs import CRS, CRSError
 from odc.geo.geobox import GeoBox
 from odc.geo.geom import Geometry
+from shapely.geometry.base import BaseGeometry
 
 from seamline.pipeline.common.errors import InputError
 
-_SEGMENTS_PER_SCENE = 100  # of an edge as long as the scene: what is straight in one CRS is curved in another
+_Bounds = tuple[float, float, float, float]
+"""Left, bottom, right, top."""
+
+_SEGMENTS_PER_SCENE = 100
+"""Points along an edge as long as the scene, because a line that is straight in one CRS is curved in another."""
 
 
 def read_aoi(path: Path, grid: GeoBox) -> str:
-    """WKT of the polygons of a GeoJSON file, in the CRS of ``grid``.
+    """Read the polygons of a GeoJSON file and transform them to the CRS of a scene.
 
     The file holds a geometry, a Feature or a FeatureCollection, in EPSG:4326 unless it has a ``crs`` member. Longitudes
-    are taken modulo 360°: a scene beyond 180° meets polygons in halves (RFC 7946, section 3.1.9) as those in one piece.
-    Raises ``InputError`` for anything else, without polygons, or beside the grid.
+    are taken modulo 360°, so that a scene across 180° meets polygons in one piece as well as polygons in halves (RFC
+    7946, section 3.1.9).
+
+    Args:
+        path: The GeoJSON file.
+        grid: Grid of the scene.
+
+    Returns:
+        The polygons as WKT in the CRS of ``grid``.
+
+    Raises:
+        InputError: The file is no GeoJSON, has no polygons or does not meet the scene.
     """
+    area, crs = _read_polygons(path)
+    projected, near = _project_nearby(area, crs, grid)
+    if not shapely.intersects(projected, grid.extent.geom):
+        raise _aoi_error(
+            path, f"polygons within {_format_bounds(area.bounds)}", f"an overlap with {_format_bounds(near)}, the scene"
+        )
+    return str(shapely.union_all(list(_iter_polygons(projected))).wkt)
+
+
+def _read_polygons(path: Path) -> tuple[BaseGeometry, CRS]:
+    """Return the union of all polygons in a GeoJSON file, and its CRS."""
     try:
         document = json.loads(path.read_text(encoding="utf-8-sig"))
         shapes = [shapely.make_valid(shapely.geometry.shape(part)) for part in _list_geometries(document)]
@@ -43,7 +69,17 @@ def read_aoi(path: Path, grid: GeoBox) -> str:
         raise _aoi_error(
             path, f"latitudes within {_format_bounds(area.bounds)}", "longitude first, then latitude, up to 90°"
         )
-    # Only what is near the scene: far away neither the step nor the scene's projection is any good.
+    return area, crs
+
+
+def _project_nearby(area: BaseGeometry, crs: CRS, grid: GeoBox) -> tuple[shapely.Geometry, _Bounds]:
+    """Transform the part of an area that is near a grid to the CRS of the grid.
+
+    Far away from the grid its projection may fail, and the length of the segments would be wrong.
+
+    Returns:
+        The projected part, empty if there is none, and the bounds in ``crs`` that count as near.
+    """
     near = _bounds_around(grid, crs)
     step = max(near[2] - near[0], near[3] - near[1]) / _SEGMENTS_PER_SCENE
     turns = (-360, 0, 360) if crs.geographic else (0,)
@@ -52,15 +88,11 @@ def read_aoi(path: Path, grid: GeoBox) -> str:
     projected: shapely.Geometry = shapely.Polygon()
     if not close.is_empty:
         projected = shapely.make_valid(_unwrap_longitudes(grid, Geometry(close, crs).to_crs(grid.crs, step).geom))
-    if not shapely.intersects(projected, grid.extent.geom):
-        raise _aoi_error(
-            path, f"polygons within {_format_bounds(area.bounds)}", f"an overlap with {_format_bounds(near)}, the scene"
-        )
-    return str(shapely.union_all(list(_iter_polygons(projected))).wkt)
+    return projected, near
 
 
-def _bounds_around(grid: GeoBox, crs: CRS) -> tuple[float, float, float, float]:
-    """The bounds of a grid in another CRS, and a tenth more on each side; longitudes go on beyond 180°."""
+def _bounds_around(grid: GeoBox, crs: CRS) -> _Bounds:
+    """Return the bounds of a grid in another CRS with a margin of a tenth; longitudes continue beyond 180°."""
     extent = grid.extent
     left, bottom, right, top = extent.boundingbox.bbox
     outline = extent.to_crs(crs, max(right - left, top - bottom) / 20)
@@ -77,9 +109,10 @@ def _bounds_around(grid: GeoBox, crs: CRS) -> tuple[float, float, float, float]:
 
 
 def _unwrap_longitudes(grid: GeoBox, shape: shapely.Geometry) -> shapely.Geometry:
-    """A shape in the CRS of a grid; its longitudes, if they are such, within 180° of the grid's middle.
+    """Move the longitudes of a shape to within 180° of the middle of a grid, if their CRS is geographic.
 
-    PROJ puts them between -180° and 180°. A grid around the Earth has no place that is nearer than another.
+    PROJ returns longitudes between −180° and 180°. Around the whole Earth no position is nearer than another, so that a
+    shape on such a grid stays as it is.
     """
     left, _, right, _ = grid.extent.boundingbox.bbox
     if not (grid.crs and grid.crs.geographic) or right - left > 300:
@@ -94,7 +127,7 @@ def _unwrap_longitudes(grid: GeoBox, shape: shapely.Geometry) -> shapely.Geometr
 
 
 def _iter_polygons(shape: shapely.Geometry) -> Iterator[shapely.Polygon]:
-    """The polygons in a geometry, however nested."""
+    """Yield the polygons in a geometry, however nested."""
     for part in shapely.get_parts(shape):
         if isinstance(part, shapely.Polygon):
             yield part
@@ -103,6 +136,7 @@ def _iter_polygons(shape: shapely.Geometry) -> Iterator[shapely.Polygon]:
 
 
 def _list_geometries(document: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return the geometries of a GeoJSON document."""
     if document["type"] == "FeatureCollection":
         return [feature["geometry"] for feature in document["features"] if feature["geometry"]]
     if document["type"] == "Feature":

@@ -1,4 +1,4 @@
-"""Which band of a source is which band of the model."""
+"""Matching the bands of a source with the bands that a model needs."""
 
 from __future__ import annotations
 
@@ -65,7 +65,13 @@ _FIX = "name the bands in the model's order with --bands (numbers, descriptions 
 
 @dataclass(frozen=True)
 class BandNeed:
-    """A band that the model needs: its name, its centre ``wavelength`` in µm and other names it goes by."""
+    """A band that the model needs.
+
+    Attributes:
+        name: Name of the band in the model.
+        wavelength: Centre in µm, if known.
+        aliases: Other names of the band.
+    """
 
     name: str
     wavelength: float | None = None
@@ -74,12 +80,20 @@ class BandNeed:
 
 @dataclass(frozen=True)
 class BandCandidate:
-    """A band of a source. ``labels`` are what it is called, ``stem`` names its file or asset.
+    """A band of a source.
 
-    ``alone``: its file has no other band. ``described``: more than a colour interpretation names it.
-    ``pixel_size``, in one unit for all bands of a source, tells equal bands of several resolutions apart;
-    ``wavelength`` is the centre in µm. ``scale``, ``offset`` and ``nodata`` are what a catalogue says, None
-    where it is silent.
+    Attributes:
+        path: File that holds the band.
+        index: Index of the band in the file, counted from 1.
+        labels: Names of the band, the best one first.
+        stem: Name of the file without its ending, or key of the STAC asset.
+        is_only_band: Whether the file has no other band.
+        is_described: Whether a description names the band, and not just a colour interpretation.
+        pixel_size: Edge of a pixel in a unit that all bands of a source share; tells resolutions of one band apart.
+        wavelength: Centre in µm, if known.
+        scale: Scale in the catalogue, or None.
+        offset: Offset in the catalogue, or None.
+        nodata: Nodata value in the catalogue, or None.
     """
 
     path: str
@@ -96,12 +110,12 @@ class BandCandidate:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """What the band is called; a band that is alone in its file and says nothing is called as the file."""
+        """The labels; of a file's only band without labels, the name of the file."""
         return self.labels or ((self.stem,) if self.is_only_band else ())
 
     @property
     def number(self) -> str | None:
-        """The sensor's number of the band ("4", "8A") in its description, or else its file name."""
+        """The sensor's number of the band ("4", "8A") in its labels, or else in the name of its file."""
         for text in self.labels if self.is_described else [self.stem] if self.is_only_band else []:
             if found := _BAND_NUMBER.findall(text):
                 return str(found[-1]).upper()
@@ -115,11 +129,22 @@ class BandCandidate:
 def match_bands(
     needs: Sequence[BandNeed], candidates: Sequence[BandCandidate], requested: Sequence[str], origin: str
 ) -> tuple[list[BandCandidate], list[str]]:
-    """The candidate for each need, in order, and warnings about what was assumed.
+    """Return the band of the source for each band that the model needs.
 
-    Tried in turn: the user's request; names; the band numbers of Sentinel-2 and Landsat in descriptions and
-    file names (``origin``, the name of the source, helps to tell them apart); the position in one file that
-    describes nothing. Raises ``InputError`` where bands are missing or more than one fits.
+    These ways are tried in turn: the user's request; names; band numbers of Sentinel-2 and Landsat in descriptions and
+    file names; the order of the bands in a single file that describes nothing.
+
+    Args:
+        needs: Bands of the model, in order.
+        candidates: Bands of the source.
+        requested: What the user named with ``--bands``; empty if nothing.
+        origin: Name of the source, which helps to recognise the sensor.
+
+    Returns:
+        The chosen bands in the order of ``needs``, and warnings about what was assumed.
+
+    Raises:
+        InputError: Bands are missing, or more than one fits.
     """
     if requested:
         return _match_by_request(needs, candidates, requested), []
@@ -154,8 +179,8 @@ def _match_by_request(
         )
     one_file = len({c.path for c in candidates}) == 1
     chosen = []
-    for wanted in requested:
-        key = wanted.strip().casefold()
+    for request in requested:
+        key = request.strip().casefold()
         fitting = [c for c in candidates if key in (*(name.casefold() for name in c.labels), c.stem.casefold())]
         if one_file and key.isdigit():
             fitting = [c for c in candidates if c.index == int(key)]
@@ -163,12 +188,12 @@ def _match_by_request(
             fitting = [c for c in candidates if c.number == number[1].upper()]
         if not fitting:
             raise InputError(
-                f"no band {wanted!r}",
+                f"no band {request!r}",
                 got=_join_names(map(str, candidates)),
                 expected="a number of the file's bands, a description or a file name",
                 fix="correct --bands",
             )
-        chosen.append(_pick_best(fitting, wanted, None))
+        chosen.append(_pick_best(fitting, request, None))
     return chosen
 
 
@@ -217,6 +242,7 @@ def _match_by_number(
 
 
 def _find_by_number(need: BandNeed, candidates: Sequence[BandCandidate], table: dict[str, str]) -> BandCandidate | None:
+    """Return the band with the number that a sensor's table gives for the needed band; None if there is none."""
     for name in (need.name, *need.aliases):
         for number in table.get(_canonical_name(name), "").split():
             if fitting := [c for c in candidates if c.number == number]:
@@ -225,10 +251,13 @@ def _find_by_number(need: BandNeed, candidates: Sequence[BandCandidate], table: 
 
 
 def _pick_best(fitting: Sequence[BandCandidate], name: str, wavelength: float | None) -> BandCandidate:
-    """The best of bands that fit alike.
+    """Return the best of bands that match equally well.
 
-    Nearest in wavelength, then of the finest pixels, then not part of a composite, then in the file or asset
-    of that name. Raises ``InputError`` when none is best.
+    The order of preference: nearest in wavelength, finest pixels, not part of a composite, in a file or asset of that
+    name.
+
+    Raises:
+        InputError: Several are equally good.
     """
 
     def rank(band: BandCandidate) -> tuple[float, float, bool, bool]:
@@ -250,10 +279,12 @@ def _pick_best(fitting: Sequence[BandCandidate], name: str, wavelength: float | 
 
 
 def _canonical_name(label: str) -> str:
+    """Return the STAC common name of a band for its short and older names."""
     name = label.casefold()
     return _SYNONYMS.get(name, name)
 
 
 def _join_names(names: Iterable[str]) -> str:
+    """Return up to twelve names as one text."""
     listed = list(names)
     return (", ".join(listed[:12]) + (", …" if len(listed) > 12 else "")) or "none"

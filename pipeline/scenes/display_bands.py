@@ -8,7 +8,7 @@ _RGB = ("red", "green", "blue")
 
 
 def choose_display_bands(names: Sequence[str]) -> list[int]:
-    """Return the positions of three bands to show: red, green and blue if there are such, otherwise the first bands."""
+    """Return the positions of three bands to show: red, green and blue if all exist, otherwise the first bands."""
     if has_true_color(names):
         return [names.index(name) for name in _RGB]
     return [min(position, len(names) - 1) for position in range(3)]

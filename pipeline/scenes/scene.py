@@ -1,4 +1,4 @@
-"""A scene: one or more rasters and bands, seen as one array on one grid, and reading windows of it."""
+"""A scene: bands of one or more rasters, seen as one array on one grid, and reading windows of it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from odc.geo.geobox import GeoBox
 
 from seamline.pipeline.geometry.window import Window, mirror_indices
-from seamline.pipeline.raster_io.gdal import hash_content
+from seamline.pipeline.raster_io.content import hash_content
 from seamline.pipeline.raster_io.window_reader import BadBlock, read_file_window
 
 
@@ -26,9 +26,14 @@ from seamline.pipeline.raster_io.window_reader import BadBlock, read_file_window
 class Band:
     """One band of one file. The value of a pixel is its number × ``scale`` + ``offset``.
 
-    ``name`` is the model's band name (STAC common names: blue, nir, swir16, …), ``path`` what rasterio opens,
-    ``index`` counts from 1. A pixel equal to ``nodata`` has no data in this band (None: nothing is compared).
-    ``version`` is the ETag of an object, another one for other content: no other object is read in its place.
+    Attributes:
+        name: Name in the model: a STAC common name such as blue, nir, swir16.
+        path: What rasterio opens.
+        index: Index of the band in the file, counted from 1.
+        scale: Factor from numbers to values.
+        offset: Summand from numbers to values.
+        nodata: Number of pixels without data in this band; None if there is none.
+        version: ETag of the object at ``path``, whose other versions are not read; None outside of object storage.
     """
 
     name: str
@@ -48,11 +53,17 @@ class Band:
 
 @dataclass(frozen=True)
 class Scene:
-    """What is segmented: bands in the model's order on one ``grid``.
+    """What is segmented: bands in the order of the model, on one grid. Picklable and small; holds no open file.
 
-    ``id`` is safe as a folder name; ``dtype`` is numpy's name for the type of the raw pixels; ``datetime``
-    the acquisition (UTC) if known; ``aoi`` WKT polygons in the CRS of the grid, None for everywhere;
-    ``source`` the address of what the user named. Picklable and small: it holds no open file.
+    Attributes:
+        id: Name of the scene, safe as the name of a folder.
+        grid: Grid of the scene; files on other grids are interpolated to it.
+        bands: Bands in the order of the model.
+        dtype: numpy's name of a type that holds the pixels of all bands.
+        datetime: Time of acquisition in UTC, if known.
+        aoi: Polygons as WKT in the CRS of the grid; None for the whole scene.
+        warnings: What was assumed while the scene was opened.
+        source: Address of what the user named.
     """
 
     id: str
@@ -74,14 +85,17 @@ class Scene:
         np.dtype(self.dtype)
 
     def compute_digest(self) -> str:
-        """SHA-256 (hex) of the content and its interpretation: files, bands, scales, nodata, grid, AOI.
+        """Return the SHA-256 (hex) of content and interpretation: files, bands, scales, nodata values, grid and AOI.
 
-        Independent of the scene's name and place. Large and remote files are sampled, see ``hash_content``.
+        It does not depend on the name and the place of the scene. Large and remote files are sampled, see
+        ``hash_content``.
         """
         indexes: dict[tuple[str, str | None], list[int]] = {}
         for band in self.bands:
             indexes.setdefault((band.path, band.version), []).append(band.index)
-        contents = {path: hash_content(path, of_file, version) for (path, version), of_file in indexes.items()}
+        contents = {
+            path: hash_content(path, file_indexes, version) for (path, version), file_indexes in indexes.items()
+        }
         meaning = {
             "bands": [
                 (b.name, contents[b.path], b.index, repr(b.scale), repr(b.offset), repr(b.nodata)) for b in self.bands
@@ -99,11 +113,14 @@ class Scene:
 
 @dataclass(frozen=True)
 class Block:
-    """The pixels of a window: ``pixels`` (bands, height, width) raw; ``valid`` (height, width), True = data.
+    """The pixels of a window. Where the window overhangs the scene, all arrays are mirrored at the edge of the scene.
 
-    ``wanted`` (height, width) is what of the valid pixels lies in the area of interest: these get a label, while the
-    network sees the others around them. Where the window overhangs the scene all are mirrored at its edge. ``bad``
-    lists what could not be read.
+    Attributes:
+        pixels: Raw pixels, shape (bands, height, width).
+        valid: True = data, shape (height, width).
+        label_mask: True where a valid pixel lies in the area of interest and gets a label, shape (height, width). The
+            network sees the other pixels as context.
+        bad_blocks: Blocks of files that could not be read.
     """
 
     pixels: NDArray[Any]
@@ -113,13 +130,20 @@ class Block:
 
 
 def read_block(scene: Scene, window: Window, on_bad_block: Literal["fail", "nodata"] = "fail") -> Block:
-    """Read a window, which may overhang the scene on any side; one request to GDAL for each file.
+    """Read a window of a scene, with one request to GDAL for each file. May be called from several threads.
 
-    A pixel is valid where any band has data, as in GDAL, and no file fails there; wanted if its centre lies in the
-    AOI, too.
-    A block of a file that cannot be read raises ``BadBlockError``; with ``on_bad_block="nodata"`` it is
-    listed and its pixels are not valid (not for remote files, where an outage would pass for missing data).
-    Safe to call from several threads.
+    A pixel is valid where any band has data, as in GDAL, and every file can be read. It gets a label if its centre also
+    lies in the area of interest.
+
+    Args:
+        scene: The scene.
+        window: Pixels to read; may overhang the scene on any side.
+        on_bad_block: What happens where a block of a file cannot be read: "fail" raises, "nodata" lists the block and
+            makes its pixels invalid. Blocks of remote files always raise, because an outage of the network must not
+            pass for missing data.
+
+    Raises:
+        BadBlockError: A block cannot be read.
     """
     if window.pixel_count == 0:
         raise ValueError(f"{window} holds no pixels")
@@ -129,7 +153,7 @@ def read_block(scene: Scene, window: Window, on_bad_block: Literal["fail", "noda
     inside = Window(top, left, int(rows.max()) + 1 - top, int(cols.max()) + 1 - left)
 
     pixels = np.empty((len(scene.bands), *inside.shape), dtype=scene.dtype)
-    valid, lost = np.zeros(inside.shape, dtype=bool), np.zeros(inside.shape, dtype=bool)
+    valid, unreadable = np.zeros(inside.shape, dtype=bool), np.zeros(inside.shape, dtype=bool)
     bad: list[BadBlock] = []
     for (path, version, nodata), positions in _group_by_file(scene.bands).items():
         indexes = [scene.bands[p].index for p in positions]
@@ -138,19 +162,22 @@ def read_block(scene: Scene, window: Window, on_bad_block: Literal["fail", "noda
         part = read_file_window(path, indexes, value, scene.grid, inside, keep_going=keep_going, version=version)
         pixels[positions] = part.pixels
         valid |= part.has_data.any(axis=0)
-        lost |= part.unreadable
+        unreadable |= part.unreadable
         bad += part.bad_blocks
-    valid &= ~lost
-    wanted = valid if scene.aoi is None else valid & _aoi_mask(scene.aoi, scene.grid, inside)
+    valid &= ~unreadable
+    label_mask = valid if scene.aoi is None else valid & _aoi_mask(scene.aoi, scene.grid, inside)
     if inside != window:
         rows, cols = rows - top, cols - left
         pixels = pixels.take(rows, axis=1).take(cols, axis=2)
-        valid, wanted = (mask.take(rows, axis=0).take(cols, axis=1) for mask in (valid, wanted))
-    return Block(pixels, valid, wanted, tuple(bad))
+        valid, label_mask = (mask.take(rows, axis=0).take(cols, axis=1) for mask in (valid, label_mask))
+    return Block(pixels, valid, label_mask, tuple(bad))
 
 
 def _group_by_file(bands: tuple[Band, ...]) -> dict[tuple[str, str | None, str | None], list[int]]:
-    """Positions of the bands that one request can read; nodata as text, since NaN equals nothing."""
+    """Return the positions of the bands that one request can read, by (path, version, nodata).
+
+    The nodata value is a text in the key, because NaN does not equal itself.
+    """
     groups: dict[tuple[str, str | None, str | None], list[int]] = {}
     for position, band in enumerate(bands):
         key = band.path, band.version, None if band.nodata is None else repr(band.nodata)
@@ -159,7 +186,7 @@ def _group_by_file(bands: tuple[Band, ...]) -> dict[tuple[str, str | None, str |
 
 
 def _aoi_mask(aoi: str, grid: GeoBox, window: Window) -> NDArray[np.bool_]:
-    """(height, width): whether the centre of each pixel lies in the AOI, the same for every window."""
+    """Return whether the centre of each pixel lies in the AOI, shape (height, width); equal for every window."""
     area = _prepare_aoi(aoi, threading.get_ident())
     corners = [(window.col, window.row), (window.stop_col, window.row)]
     corners += [(window.stop_col, window.stop_row), (window.col, window.stop_row)]
@@ -171,7 +198,7 @@ def _aoi_mask(aoi: str, grid: GeoBox, window: Window) -> NDArray[np.bool_]:
     a, b, c, d, e, f = grid.transform[:6]
     inside = np.empty(window.shape, dtype=bool)
     col = np.arange(window.col, window.stop_col) + 0.5
-    for number in range(window.height):  # row by row: coordinates take sixteen times the memory of what they decide
+    for number in range(window.height):  # row by row, because coordinates take sixteen times the memory of the mask
         row = window.row + number + 0.5
         inside[number] = shapely.contains_xy(area, a * col + b * row + c, d * col + e * row + f)
     return inside
@@ -179,7 +206,7 @@ def _aoi_mask(aoi: str, grid: GeoBox, window: Window) -> NDArray[np.bool_]:
 
 @lru_cache(maxsize=32)
 def _prepare_aoi(aoi: str, thread: int) -> shapely.Geometry:
-    # One for each thread: the index of a prepared geometry is built on first use.
+    # One geometry for each thread, because the index of a prepared geometry is built on its first use.
     area = shapely.from_wkt(aoi)
     shapely.prepare(area)
     return area

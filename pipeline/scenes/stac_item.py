@@ -1,10 +1,10 @@
-"""STAC items as sources: the bands that the metadata of an item names, in STAC 1.0 and 1.1."""
+"""STAC items (1.0 and 1.1) as sources: the bands that the metadata of an item describe."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import PurePosixPath
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -12,19 +12,28 @@ from urllib.parse import unquote, urlsplit
 import pystac
 
 from seamline.pipeline.common.errors import InputError
+from seamline.pipeline.scenes.acquisition import to_utc
 from seamline.pipeline.scenes.band_matching import BandCandidate
 from seamline.pipeline.storage.json_documents import read_document
 
 _PICTURE_ROLES = {"thumbnail", "overview", "visual"}
 _MEDIA_TYPES = {"image/tiff", "image/vnd.stac.geotiff", "image/jp2"}
 _SUFFIXES = {".tif", ".tiff", ".jp2", ".vrt"}
-# pystac's own errors have no base in common, and it trusts the structure of what it parses.
+# pystac's errors have no common base, and it fails with Python's own errors on documents of another structure.
 _PARSE_ERRORS = (pystac.STACError, pystac.STACTypeError, ValueError, LookupError, TypeError, AttributeError)
 
 
 @dataclass(frozen=True)
 class SourceItem:
-    """What an item says: its ``bands`` as far as it describes any, and ``rasters``, all its raster files."""
+    """What an item says about the scene.
+
+    Attributes:
+        id: Id of the item.
+        datetime: Time of acquisition in UTC, if known.
+        bands: Bands that the item describes.
+        rasters: Addresses of all its raster files.
+        warnings: What was assumed about the bands.
+    """
 
     id: str
     datetime: datetime | None
@@ -34,9 +43,11 @@ class SourceItem:
 
 
 def read_source_item(href: str) -> SourceItem:
-    """Read a STAC item (path, http(s) URL or ``s3://`` of its JSON); no raster is opened.
+    """Read a STAC item at a path, an http(s) URL or an ``s3://`` address; no raster is opened.
 
-    Raises ``InputError`` when it is no item or has no rasters, ``RunError`` when a server does not answer.
+    Raises:
+        InputError: It is no item, or has no rasters.
+        RunError: The server does not answer.
     """
     try:
         document = read_document(href)
@@ -46,9 +57,14 @@ def read_source_item(href: str) -> SourceItem:
 
 
 def parse_source_item(document: Any, href: str) -> SourceItem:
-    """The item in a JSON document that lies at ``href``, to which its hrefs may be relative.
+    """Return the item in a JSON document.
 
-    Raises ``InputError`` when it is no item or has no rasters.
+    Args:
+        document: The parsed JSON.
+        href: Address of the document, which the hrefs in it may be relative to.
+
+    Raises:
+        InputError: It is no item, or has no rasters.
     """
     try:
         return _parse_document(document, href)
@@ -70,10 +86,12 @@ def _parse_document(document: Any, href: str) -> SourceItem:
             expected="assets with band files",
             fix="name another item, or the rasters themselves",
         )
-    # Earth Search states −0.1 also where it has applied it to the pixels (Element84/earth-search#9).
-    applied = any(item.properties.get(f"{who}:boa_offset_applied") for who in ("earthsearch", "sentinel"))
+    # Earth Search states the offset −0.1 even where it has already applied it (Element84/earth-search#9).
+    is_offset_applied = any(item.properties.get(f"{who}:boa_offset_applied") for who in ("earthsearch", "sentinel"))
     try:
-        bands = tuple(band for key, asset in assets.items() for band in _iter_bands(key, asset, without_offset=applied))
+        bands = tuple(
+            band for key, asset in assets.items() for band in _iter_bands(key, asset, without_offset=is_offset_applied)
+        )
     except (ValueError, TypeError, AttributeError) as error:
         raise InputError(
             f"bands of {href}",
@@ -84,10 +102,10 @@ def _parse_document(document: Any, href: str) -> SourceItem:
     warning = "the item says that its offset is already applied to the pixels: the offset is taken as 0"
     return SourceItem(
         id=item.id,
-        datetime=_to_utc(item.datetime or item.common_metadata.start_datetime),
+        datetime=_acquisition_time(item),
         bands=bands,
         rasters=tuple(_asset_href(asset) for asset in assets.values()),
-        warnings=(warning,) if applied else (),
+        warnings=(warning,) if is_offset_applied else (),
     )
 
 
@@ -104,8 +122,8 @@ def _is_raster(asset: pystac.Asset) -> bool:
 
 
 def _iter_bands(key: str, asset: pystac.Asset, *, without_offset: bool) -> Iterator[BandCandidate]:
-    described = _merge_band_descriptions(asset.extra_fields)
-    for index, band in enumerate(described, start=1):
+    descriptions = _merge_band_descriptions(asset.extra_fields)
+    for index, band in enumerate(descriptions, start=1):
         fields = {**asset.extra_fields, **band}
         labels = (
             _first_value(fields, "eo:common_name", "common_name"),
@@ -118,7 +136,7 @@ def _iter_bands(key: str, asset: pystac.Asset, *, without_offset: bool) -> Itera
             index=index,
             labels=tuple(str(label) for label in labels if label) or (key,),
             stem=key,
-            is_only_band=len(described) == 1,
+            is_only_band=len(descriptions) == 1,
             is_described=True,
             pixel_size=_to_float(_first_value(fields, "raster:spatial_resolution", "spatial_resolution", "gsd")),
             wavelength=_to_float(_first_value(fields, "eo:center_wavelength", "center_wavelength")),
@@ -129,16 +147,17 @@ def _iter_bands(key: str, asset: pystac.Asset, *, without_offset: bool) -> Itera
 
 
 def _merge_band_descriptions(fields: dict[str, Any]) -> list[dict[str, Any]]:
-    """The bands of STAC 1.1, or what the raster and eo extensions of 1.0 say of them side by side."""
+    """Return the bands of STAC 1.1, or those of the raster and eo extensions of STAC 1.0, merged by position."""
     lists = [fields.get(name) or [] for name in ("bands", "raster:bands", "eo:bands")]
     merged: list[dict[str, Any]] = [{} for _ in range(max(map(len, lists)))]
     for bands in lists:
-        for into, band in zip(merged, bands, strict=False):
-            into.update(band)
+        for merged_band, band in zip(merged, bands, strict=False):
+            merged_band.update(band)
     return merged
 
 
 def _first_value(fields: dict[str, Any], *names: str) -> Any:
+    """Return the first of the named fields that has a value; None if none has."""
     return next((fields[name] for name in names if fields.get(name) is not None), None)
 
 
@@ -148,10 +167,9 @@ def _asset_href(asset: pystac.Asset) -> str:
 
 
 def _to_float(value: Any) -> float | None:
-    return None if value is None else float(value)  # NaN and infinity are strings in JSON
+    return None if value is None else float(value)  # JSON has NaN and infinity only as strings
 
 
-def _to_utc(when: datetime | None) -> datetime | None:
-    if when is None:
-        return None
-    return when.astimezone(UTC) if when.tzinfo else when.replace(tzinfo=UTC)
+def _acquisition_time(item: pystac.Item) -> datetime | None:
+    time = item.datetime or item.common_metadata.start_datetime
+    return None if time is None else to_utc(time)

@@ -1,4 +1,4 @@
-"""Files that appear under their name only when they are whole, and places that can take them."""
+"""Writing files so that they appear under their name only when they are complete, and checking folders beforehand."""
 
 from __future__ import annotations
 
@@ -18,24 +18,29 @@ from numpy.typing import NDArray
 from seamline.pipeline.common.errors import InputError
 
 _NPZ_LOCK = RLock()
-
 _SECONDS_PER_DAY = 24 * 60 * 60
 
 
 def make_absolute(path: str | Path) -> Path:
-    """The path as it means the same in every folder; ``~NAME`` is a home only where there is a user of that name."""
-    with suppress(RuntimeError):  # there is none, and whoever opens the path says so
+    """Return a path that means the same in every working folder.
+
+    ``~`` and ``~NAME`` are replaced by the user's home, unless there is no such user.
+    """
+    with suppress(RuntimeError):  # no such user: opening the path as it is will fail with a clear error
         return Path(path).expanduser().absolute()
     return Path(path).absolute()
 
 
 @contextmanager
 def atomic_write(path: Path, *, shared: bool = False) -> Iterator[Path]:
-    """A path beside ``path`` to write to; on leaving it takes the place of ``path`` in one step.
+    """Atomic write: yield a temporary path beside ``path``, fsync it, and rename it to ``path`` on success.
 
-    What was written is on the disk (fsync) before it is renamed. Where the block raises, the part is removed
-    and ``path`` is untouched. A killed process leaves its part, which the next one overwrites; where several
-    processes write ``path`` at once (``shared``), each has a part of its own name.
+    On an error the temporary file is removed and ``path`` stays untouched. A killed process leaves its temporary file.
+
+    Args:
+        path: File to write or replace.
+        shared: Whether several processes may write ``path`` at once. Each then has a temporary file of its own name;
+            otherwise the next writer overwrites what a killed one left.
     """
     own = f".{uuid.uuid4().hex}" if shared else ""
     part = path.with_name(f".{path.name}{own}.part")
@@ -50,40 +55,44 @@ def atomic_write(path: Path, *, shared: bool = False) -> Iterator[Path]:
 
 @contextmanager
 def open_npz(path: Path) -> Iterator[Mapping[str, NDArray[Any]]]:
-    """The arrays of an ``.npz`` file, for one thread of the process at a time.
+    """Open an ``.npz`` file and yield its arrays; only one thread of the process reads at a time.
 
-    numpy reads their headers as Python literals, and CPython 3.11 counts the depth of its parser for all threads
-    together: with two at once, rarely, "AST constructor recursion depth mismatch".
+    numpy parses headers as Python literals, and CPython 3.11 counts the depth of its parser for all threads together:
+    two at once rarely fail with "AST constructor recursion depth mismatch".
     """
     with _NPZ_LOCK, np.load(path) as arrays:
         yield arrays
 
 
 def remove_stale_parts(path: Path) -> None:
-    """Remove parts of ``path``, which is there, that are a day older: whoever wrote them (``shared``) was killed.
+    """Remove temporary files of an existing ``path`` that are a day older than it: their writers were killed.
 
-    Both times are those of the file system's clock, which may not be this machine's.
+    Both times come from the clock of the file system, which may differ from that of this machine.
     """
     oldest = path.stat().st_mtime - _SECONDS_PER_DAY
     for part in path.parent.glob(f".{glob.escape(path.name)}.*.part"):
-        with suppress(FileNotFoundError):  # another one does the same
+        with suppress(FileNotFoundError):  # another process may remove it at the same time
             if part.stat().st_mtime < oldest:
                 part.unlink()
 
 
 def check_writable(folder: Path, what: str) -> Path:
-    """See that files can be written to ``folder``, which need not be there yet; makes nothing.
+    """Check that files can be written to a folder, which need not exist yet; nothing is left behind.
+
+    Args:
+        folder: The folder.
+        what: What the folder is for the user, at the beginning of the message.
 
     Returns:
-        What is there of the folder and those above it.
+        The folder itself or the nearest one above it that exists.
 
     Raises:
-        InputError: they cannot; ``what`` names it.
+        InputError: No files can be written there.
     """
     try:
-        there = next(path for path in (folder, *folder.parents) if _is_present(path))
-        with tempfile.TemporaryFile(dir=there):
-            return there
+        existing = next(path for path in (folder, *folder.parents) if _is_present(path))
+        with tempfile.TemporaryFile(dir=existing):
+            return existing
     except OSError as error:
         raise InputError(
             what, got=error.strerror or error, expected="a folder that can be written to", fix="choose another"
@@ -91,7 +100,11 @@ def check_writable(folder: Path, what: str) -> Path:
 
 
 def _is_present(path: Path) -> bool:
-    """Also of a link that leads nowhere. Raises ``OSError`` for a path below a file, and one without permission."""
+    """Return whether a path exists, even as a link that leads nowhere.
+
+    Raises:
+        OSError: The path is below a file, or may not be looked at.
+    """
     try:
         path.lstat()
     except FileNotFoundError:

@@ -1,4 +1,4 @@
-"""JSON documents from disk and from the network, where servers fail now and then."""
+"""Reading JSON documents from disk, object storage and web servers, with retries for servers that fail now and then."""
 
 from __future__ import annotations
 
@@ -16,23 +16,25 @@ from seamline.pipeline.storage.object_store import is_object_url, split_object_u
 RETRY_WAITS = (0.5, 1.0, 2.0, 4.0)
 """Seconds between the tries of a request."""
 TIMEOUT = (10.0, 60.0)
-"""Seconds to connect, and between bytes of the answer."""
+"""Seconds to connect, and seconds between bytes of the answer."""
 _MAX_WAIT = 60.0
-"""Seconds, whatever a server's Retry-After asks for."""
+"""Seconds to wait at most when a server asks for more with Retry-After."""
 _BUSY_STATUSES = {408, 425, 429, 500, 502, 503, 504}
 _MAX_REDIRECTS = 5
 _TRANSIENT_ERRORS = (requests.ConnectionError, requests.Timeout, requests.exceptions.ChunkedEncodingError)
 
 
 def is_url(href: str) -> bool:
-    """Whether ``href`` is an http or https address."""
+    """Return whether ``href`` is an http or https address."""
     return href.lower().startswith(("http://", "https://"))
 
 
 def read_document(href: str) -> Any:
-    """The JSON document at a path, an http(s) URL or ``s3://``.
+    """Read the JSON document at a path, an http(s) URL or an ``s3://`` address.
 
-    Raises ``InputError`` where there is none, ``RunError`` where a server does not answer.
+    Raises:
+        InputError: There is no such document, or it is no JSON.
+        RunError: The server does not answer.
     """
     try:
         if is_object_url(href):
@@ -53,14 +55,24 @@ def _read_object(href: str) -> bytes:
 
 
 def fetch_json_text(url: str, method: str = "GET", headers: dict[str, str] | None = None, **query: Any) -> str:
-    """The text of the JSON object at ``url``; ``query_items`` is requests' ``params`` or ``json``.
+    """Fetch the text of the JSON object at a URL.
 
-    What passes (no connection, no answer in time, a body that breaks off, a busy server) is tried again. A redirected
-    POST stays one, since its body is the query. Proxies and ``~/.netrc`` count as for any program.
+    Requests are tried again where no connection is made, the answer is late or breaks off, or the server is busy. A
+    POST that is redirected is sent again as a POST, because its body is the query. Proxies and ``~/.netrc`` are
+    respected.
+
+    Args:
+        url: Address of the document.
+        method: HTTP method.
+        headers: Further headers of the request.
+        **query: ``params`` or ``json`` of ``requests.request``.
+
+    Returns:
+        The text of the answer, which begins with a JSON object.
 
     Raises:
-        InputError: the server refuses the request, or what it gives is no JSON object.
-        RunError: it does not answer.
+        InputError: The server refuses the request, or its answer is no JSON object.
+        RunError: The server does not answer.
     """
     for _ in range(_MAX_REDIRECTS):
         response = _request_with_retries(url, method, headers, query)
@@ -71,12 +83,17 @@ def fetch_json_text(url: str, method: str = "GET", headers: dict[str, str] | Non
 
 
 def fetch_headers(url: str) -> dict[str, str]:
-    """What the server says of the file at ``url`` without sending it: headers, by names in lower case.
+    """Fetch the headers of the file at a URL without its content.
 
-    Raises as ``fetch_json_text``.
+    Returns:
+        The headers by their names in lower case.
+
+    Raises:
+        InputError: The server refuses the request.
+        RunError: The server does not answer.
     """
     response = _request_with_retries(url, "HEAD", None, {})
-    if response.status_code in (403, 405, 501):  # signed addresses are for GET alone
+    if response.status_code in (403, 405, 501):  # a signed URL may allow GET only
         with _request_with_retries(url, "GET", {"Range": "bytes=0-0"}, {"stream": True}) as response:
             _check_status(url, response)
     _check_status(url, response)
@@ -86,34 +103,34 @@ def fetch_headers(url: str) -> dict[str, str]:
 def _request_with_retries(
     url: str, method: str, headers: dict[str, str] | None, query: dict[str, Any]
 ) -> requests.Response:
-    said, unread = "", method == "HEAD" or "stream" in query
+    """Send a request until a server answers it; any answer but a busy server or a truncated document counts."""
+    is_content_read = method != "HEAD" and "stream" not in query
+    problem = ""
     for wait in (*RETRY_WAITS, None):
-        asked = 0.0
+        retry_after = 0.0
         try:
             response = requests.request(
                 method, url, headers=headers, timeout=TIMEOUT, allow_redirects=method != "POST", **query
             )
-            if response.status_code not in _BUSY_STATUSES and (unread or not _is_truncated(response)):
+            if response.status_code in _BUSY_STATUSES:
+                problem = f"HTTP {response.status_code}"
+            elif is_content_read and _is_truncated(response):
+                problem = "an answer that breaks off"
+            else:
                 return response
-            said = (
-                f"HTTP {response.status_code}"
-                if response.status_code in _BUSY_STATUSES
-                else "an answer that breaks off"
-            )
-            asked = _parse_retry_after(response.headers.get("retry-after", ""))
+            retry_after = _parse_retry_after(response.headers.get("retry-after", ""))
         except _TRANSIENT_ERRORS as error:
-            said = _root_cause(error)
-        except (requests.RequestException, ValueError) as error:  # no address, redirects without end
+            problem = _root_cause(error)
+        except (requests.RequestException, ValueError) as error:  # an invalid address, or too many redirects
             raise _unreadable_error(url, _root_cause(error)) from error
         if wait is not None:
-            time.sleep(max(wait, min(asked, _MAX_WAIT)))
-    raise RunError(
-        f"{_redact_url(url)} does not answer: {said} in {len(RETRY_WAITS) + 1} tries; see that it is up, and run again"
-    )
+            time.sleep(max(wait, min(retry_after, _MAX_WAIT)))
+    tries = len(RETRY_WAITS) + 1
+    raise RunError(f"{_redact_url(url)} does not answer: {problem} in {tries} tries; see that it is up, and run again")
 
 
 def _is_truncated(response: requests.Response) -> bool:
-    """Servers that send no length cannot tell the client that a document is cut."""
+    """Return whether a JSON object breaks off: without a length in the answer, requests cannot notice it."""
     if not _is_json_object(response):
         return False
     try:
@@ -140,8 +157,8 @@ def _check_status(url: str, response: requests.Response) -> None:
             url, f"HTTP {response.status_code}", "put its credentials into ~/.netrc, or name another"
         )
     if not response.ok:
-        said = f": {_excerpt(response)}" if response.request.method != "HEAD" and response.content else ""
-        raise _unreadable_error(url, f"HTTP {response.status_code}{said}")
+        excerpt = f": {_excerpt(response)}" if response.request.method != "HEAD" and response.content else ""
+        raise _unreadable_error(url, f"HTTP {response.status_code}{excerpt}")
 
 
 def _excerpt(response: requests.Response) -> str:
@@ -149,11 +166,11 @@ def _excerpt(response: requests.Response) -> str:
 
 
 def _parse_retry_after(text: str) -> float:
-    return float(text) if text.isdecimal() else 0.0  # it may be a date
+    return float(text) if text.isdecimal() else 0.0  # the header may hold a date, which is ignored
 
 
 def _root_cause(error: BaseException) -> str:
-    """What went wrong, in one line: the root of the layers that wrap it."""
+    """Return type and text of the innermost error that a requests error wraps, in one line."""
     while error.args and isinstance(inner := getattr(error.args[0], "reason", error.args[0]), Exception):
         error = inner
     text = " ".join(str(error).split())
@@ -161,7 +178,7 @@ def _root_cause(error: BaseException) -> str:
 
 
 def _redact_url(url: str) -> str:
-    """Without its query, which may hold a signature, and without a password."""
+    """Return a URL without user, password and query, which may hold a signature."""
     parts = urlsplit(url)
     return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
 

@@ -14,7 +14,8 @@ from typing import Any
 
 import boto3
 
-from seamline.pipeline.storage.object_store import ObjectFolder, S3Access
+from seamline.pipeline.storage.object_store import ObjectFolder
+from seamline.pipeline.storage.s3_access import S3Access
 
 REGION = "us-east-1"
 

@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 
 from seamline.pipeline.common.errors import InputError
 from seamline.pipeline.execution.chunk_queue import ChunkQueue
-from seamline.pipeline.geometry.taper import FULL_VOTE, argmax_classes, make_taper, weighted_scores
+from seamline.pipeline.geometry.taper import make_taper
 from seamline.pipeline.geometry.tiling import Tiling
+from seamline.pipeline.geometry.votes import FULL_VOTE, argmax_classes, weighted_scores
 from seamline.pipeline.geometry.window import mirror_indices
 
 

@@ -1,0 +1,123 @@
+"""Results of the same run that are there already, on disk or in object storage."""
+
+from __future__ import annotations
+
+import json
+import posixpath
+from collections.abc import Iterator
+from contextlib import suppress
+from typing import Any
+
+from seamline.flows.runs.observer import RunResult
+from seamline.flows.runs.run_identity import READING_OPTIONS, describe_finished_run, refuse_other_run
+from seamline.flows.runs.scene_job import SceneJob
+from seamline.pipeline.common.layout import RECORD, ZARR
+from seamline.pipeline.products.run_record import RunRecord, read_record
+from seamline.pipeline.publishing.publication import COG_ARRAYS
+from seamline.pipeline.publishing.restore import can_restore, list_missing_outputs
+from seamline.pipeline.publishing.upload import renew_catalog
+from seamline.pipeline.publishing.uploaded import UploadedScene, download, find_uploaded, is_listed, is_whole
+from seamline.pipeline.storage.object_store import ObjectFolder
+
+
+def find_finished(job: SceneJob) -> RunResult | None:
+    """Return the results of the same run if all that the options ask for is where it shall be.
+
+    Args:
+        job: what is asked for.
+
+    Returns:
+        The result, or None if there is anything left to do.
+
+    Raises:
+        OtherRunError: there are results of another scene, model or plan.
+    """
+    location = job.location
+    if location.objects is not None:
+        record = _find_uploaded_record(job, location.objects)
+        return None if record is None else RunResult(location.folder, record, computed=False, url=location.url)
+    record = find_record(job)
+    if record is None or location.run_directory.path.exists():
+        return None
+    missing = list_missing_outputs(location.folder, job.options.outputs, job.options.polygon_options)
+    return None if missing else RunResult(location.folder, record, computed=False)
+
+
+def find_record(job: SceneJob) -> RunRecord | None:
+    """Return the record of a finished run of the same scene, model and plan whose labels are in the folder.
+
+    Args:
+        job: what is asked for.
+
+    Returns:
+        The record; None if there is none, or if the options overwrite it.
+
+    Raises:
+        OtherRunError: there is a finished run of another scene, model or plan.
+    """
+    folder = job.location.folder
+    if job.options.overwrite or job.location.run_directory.plan_file.exists():
+        return None
+    try:
+        record = read_record(folder)
+    except (OSError, ValueError):
+        return None  # none, or not one that Seamline wrote
+    refuse_other_run(describe_finished_run(f"finished run in {folder}", record, job), job)
+    return record if can_restore(folder, record.outputs) else None
+
+
+def is_outdated(job: SceneJob) -> bool:
+    """Return whether what is in the folder is of the same source at an earlier time, read and segmented alike."""
+    now = job.options.model_dump(mode="json", exclude_defaults=True)
+    for recorded in _iter_recorded(job):
+        with suppress(LookupError, AttributeError, TypeError):
+            return bool(
+                recorded["source"] == job.scene.source
+                and recorded["model_digest"] == job.model.digest
+                and all(recorded["options"].get(name) == now.get(name) for name in READING_OPTIONS)
+            )
+    return False
+
+
+def _iter_recorded(job: SceneJob) -> Iterator[Any]:
+    """Yield what is recorded of runs of the scene, begun or finished, of whatever version."""
+    for path in (job.location.run_directory.plan_file, job.location.folder / RECORD):
+        with suppress(OSError, ValueError):
+            yield json.loads(path.read_text(encoding="utf-8"))
+    if job.location.objects is not None:
+        uploaded = find_uploaded(job.location.objects, job.scene.id)
+        if uploaded is not None:
+            yield uploaded.record.model_dump(mode="json")
+
+
+def _find_uploaded_record(job: SceneJob, catalogue: ObjectFolder) -> RunRecord | None:
+    """Return the record of the same run if it is published whole in object storage, with all that is asked for.
+
+    What is published without an output that is asked for now is downloaded, so that it can be written from the rest.
+    The catalogue is renewed if it does not list the scene.
+    """
+    if job.options.overwrite:
+        return None
+    uploaded = find_uploaded(catalogue, job.scene.id)
+    if uploaded is None:
+        return None
+    refuse_other_run(describe_finished_run(f"published run in {job.location.url}", uploaded.record, job), job)
+    if not is_whole(catalogue, uploaded):
+        return None
+    if not _has_outputs(uploaded, job):
+        if not (job.location.folder / RECORD).exists():
+            download(catalogue, uploaded, job.location.folder)
+        return None
+    if not is_listed(catalogue, uploaded):
+        renew_catalog(catalogue)
+    return uploaded.record
+
+
+def _has_outputs(uploaded: UploadedScene, job: SceneJob) -> bool:
+    options = job.options
+    names = {posixpath.basename(asset["href"]) for asset in uploaded.item["assets"].values()}
+    wanted = {f"{COG_ARRAYS[output]}.tif" for output in options.outputs if output in COG_ARRAYS}
+    if "zarr" in options.outputs:
+        wanted.add(ZARR)
+    polygons = options.polygon_options
+    return wanted <= names and (polygons is None or polygons.has_files_among(names, uploaded.record.polygons))

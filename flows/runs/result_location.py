@@ -1,0 +1,92 @@
+"""Where results go: a folder, or object storage with a working folder beside it."""
+
+from __future__ import annotations
+
+import json
+import os
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from seamline.pipeline.common.layout import ITEM, RECORD, RUN_DIRECTORY
+from seamline.pipeline.execution.run_directory import RunDirectory
+from seamline.pipeline.storage.atomic import make_absolute
+from seamline.pipeline.storage.object_store import ObjectFolder, is_object_url
+
+
+@dataclass(frozen=True)
+class CatalogLocation:
+    """The folder of a catalogue, and the object storage that it is published to, if it is only a working folder.
+
+    Attributes:
+        folder: absolute path of the catalogue, or of the working folder.
+        objects: where the catalogue is published; None if ``folder`` is the catalogue.
+    """
+
+    folder: Path
+    objects: ObjectFolder | None = None
+
+    @classmethod
+    def from_out(cls, out: str | Path, work: Path | None) -> CatalogLocation:
+        """Return the location that a user named.
+
+        Chunks have one writer each, wait for each other's votes and are renamed, which object storage cannot do.
+        So a run that publishes there works in a folder of its own below ``work``.
+
+        Args:
+            out: a folder, or ``s3://bucket/prefix``.
+            work: where working folders lie; None takes ``$SEAMLINE_WORK`` or the user's cache.
+
+        Raises:
+            InputError: the address is none, or nothing can be written there.
+        """
+        if not is_object_url(str(out)):
+            return cls(make_absolute(out))  # workers may have another working directory
+        objects = ObjectFolder.from_url(str(out))
+        objects.check_writable(f"--out {objects}")
+        folder = make_absolute(work or _default_work_folder())
+        return cls(folder / "s3" / objects.bucket / objects.prefix, objects)
+
+    def has_result(self, scene_id: str) -> bool:
+        """Return whether a scene is published here, with all files that its item names."""
+        if self.objects is not None:
+            return self.objects.subfolder(scene_id).get_version(ITEM) is not None
+        folder = self.folder / scene_id
+        with suppress(OSError, ValueError, LookupError, TypeError, AttributeError):
+            assets = json.loads((folder / ITEM).read_text(encoding="utf-8"))["assets"].values()
+            return (folder / RECORD).is_file() and all((folder / asset["href"]).exists() for asset in assets)
+        return False
+
+
+@dataclass(frozen=True)
+class ResultLocation:
+    """Where the results of one scene go: the folder ``scene_id`` of a catalogue."""
+
+    catalog: CatalogLocation
+    scene_id: str
+
+    @property
+    def folder(self) -> Path:
+        """The scene's folder on disk."""
+        return self.catalog.folder / self.scene_id
+
+    @property
+    def run_directory(self) -> RunDirectory:
+        """Run directory that holds the state of an unfinished run."""
+        return RunDirectory(self.folder / RUN_DIRECTORY)
+
+    @property
+    def objects(self) -> ObjectFolder | None:
+        """Object storage of the catalogue that the results are uploaded to; None if they stay on disk."""
+        return self.catalog.objects
+
+    @property
+    def url(self) -> str:
+        """Address of the scene in object storage; empty if the results stay on disk."""
+        return "" if self.objects is None else self.objects.subfolder(self.scene_id).to_url()
+
+
+def _default_work_folder() -> Path:
+    if folder := os.environ.get("SEAMLINE_WORK"):
+        return Path(folder)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "seamline" / "work"

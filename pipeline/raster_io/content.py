@@ -1,0 +1,143 @@
+"""The content of a raster: the files it consists of, their versions, samples of its pixels and its digest."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from rasterio.errors import RasterioIOError
+
+from seamline.pipeline.common.errors import InputError
+from seamline.pipeline.geometry.window import Window
+from seamline.pipeline.raster_io.gdal import find_local_file, gdal_environment, open_cached_raster, read_pixels
+from seamline.pipeline.storage.object_store import is_object_url, split_object_url
+
+_SAMPLE_EDGE = 512
+"""Edge of a sampled block in pixels, at most."""
+_SAMPLED_BLOCKS = 8
+"""Blocks of a sample; each is a request or two if the file is remote."""
+_MAX_HASHED_WHOLE = 2 * 2**30
+"""Bytes. Larger files are sampled instead of being hashed whole."""
+
+
+def get_object_version(path: str) -> str | None:
+    """Return the ETag of the object at ``path``.
+
+    Returns:
+        None for a path outside of object storage, and for a VRT, whose pixels come from other objects.
+
+    Raises:
+        InputError: There is no such object, or access to it is denied.
+        RunError: The server does not answer.
+    """
+    url = re.sub(r"^/vsis3/", "s3://", path)
+    if not is_object_url(url) or url.lower().endswith(".vrt"):
+        return None
+    folder, key = split_object_url(url)
+    version = folder.get_version(key)
+    if version is None:
+        raise InputError(
+            "no such object",
+            got=url,
+            expected="a raster, a folder of band files (…/) or a STAC item",
+            fix="check the address; it may have been removed since it was found",
+        )
+    return version
+
+
+def describe_change(path: str, version: str | None) -> str | None:
+    """Return in words what happened to an object that had this ``version``; None if nothing did.
+
+    ``version`` is None for paths outside of object storage, of which nothing is said.
+    """
+    if version is None:
+        return None
+    try:
+        same = get_object_version(path) == version
+    except InputError as error:
+        return str(error)
+    return None if same else f"{path} is another object than when the run began: run the same command again"
+
+
+def sample_pixels(path: str, index: int) -> NDArray[Any]:
+    """Read a few blocks that are spread over one band; blocks that cannot be read are left out.
+
+    Args:
+        path: The raster.
+        index: The band, counted from 1.
+
+    Returns:
+        Pixels of all blocks, shape (n,).
+    """
+    parts: list[NDArray[Any]] = []
+    with gdal_environment(path):
+        file = open_cached_raster(path)
+        whole = Window(0, 0, *file.grid.shape)
+        height, width = (min(edge, _SAMPLE_EDGE) for edge in file.block_shapes[index - 1])
+        rows, cols = -(-whole.height // height), -(-whole.width // width)
+        for number in np.unique(np.linspace(0, rows * cols - 1, _SAMPLED_BLOCKS).astype(int)):
+            row, col = divmod(int(number), cols)
+            block = Window(row * height, col * width, height, width).intersection(whole)
+            with suppress(RasterioIOError):  # reported with its place when the scene is read
+                parts.append(read_pixels(file, [index], block).ravel())
+    return np.concatenate(parts) if parts else np.empty(0)
+
+
+def hash_content(path: str, indexes: Sequence[int], version: str | None = None) -> str:
+    """Return a digest of the pixels of a raster, which does not depend on its name and place.
+
+    Files of up to 2 GiB, including those that a VRT names, are hashed whole. Of larger files size, time of last change
+    and sampled blocks are hashed; of other remote files and of members of archives, profile and sampled blocks.
+
+    Args:
+        path: The raster.
+        indexes: Bands that are sampled where a file is not hashed whole, counted from 1.
+        version: ETag of the object at ``path``, which is hashed instead of any pixels.
+
+    Returns:
+        SHA-256 as hexadecimal digits.
+    """
+    digest = hashlib.sha256()
+    if version is not None:
+        digest.update(f"object {version}".encode())
+        return digest.hexdigest()
+    is_sampled = False
+    for part in list_source_files(path):
+        local = find_local_file(part)
+        if part != path and (etag := get_object_version(part)) is not None:
+            digest.update(f"object {etag}".encode())
+        elif local is None or local.stat().st_size > _MAX_HASHED_WHOLE:
+            is_sampled = True
+            size = local and (local.stat().st_size, local.stat().st_mtime_ns)
+            digest.update(repr(size).encode())
+        else:
+            is_sampled |= part.startswith("/vsi")
+            with local.open("rb") as stream:
+                digest.update(hashlib.file_digest(stream, "sha256").digest())
+    if is_sampled:
+        with gdal_environment(path):
+            file = open_cached_raster(path)
+            profile = tuple(file.grid.shape), file.dtypes, file.grid.transform[:6], str(file.grid.crs)
+        digest.update(repr(profile).encode())
+        for index in indexes:
+            digest.update(sample_pixels(path, index).tobytes())
+    return digest.hexdigest()
+
+
+def list_source_files(path: str) -> list[str]:
+    """Return the files that the pixels of a raster come from, with ``path`` itself; the sources of a VRT are included.
+
+    Raises:
+        RasterioIOError: GDAL cannot open one of the files.
+    """
+    with gdal_environment(path):
+        # Viewers write statistics and overviews beside a raster, which do not change its pixels.
+        others = [f for f in sorted(open_cached_raster(path).dataset.files) if not f.endswith((".aux.xml", ".ovr"))]
+    if not path.lower().endswith(".vrt"):
+        return others
+    return [path, *(part for other in others if other != path for part in list_source_files(other))]
