@@ -37,13 +37,16 @@ class InvalidExpressionError(Exception):
 
 
 def select_links(path: str, conditions: Sequence[str], unless: Sequence[str], where: str) -> list[str]:
-    """Return the ``self`` links of selected rows, in the order of their ids.
+    """Select rows of the table.
 
     Args:
         path: the table.
         conditions: SQL conditions that a row must meet.
         unless: names of columns; a row is left out where one of them is true. The table need not have them.
         where: the user's SQL expression that a row must meet, or an empty text.
+
+    Returns:
+        The ``self`` links of the selected rows, in the order of their ids.
 
     Raises:
         InvalidExpressionError: ``where`` cannot be computed.

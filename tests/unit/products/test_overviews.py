@@ -70,9 +70,9 @@ def store(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
     height, width = GRID.shape
     written = rng.choice(np.array([0, 1, 2, NODATA], np.uint8), (height, width))
     values = np.where(written == NODATA, NODATA, rng.integers(0, 251, (3, height, width))).astype(np.uint8)
-    for row in range(0, height, storage.unit):
-        for col in range(0, width, storage.unit):
-            window = Window(row, col, min(storage.unit, height - row), min(storage.unit, width - col))
+    for row in range(0, height, storage.write_unit):
+        for col in range(0, width, storage.write_unit):
+            window = Window(row, col, min(storage.write_unit, height - row), min(storage.write_unit, width - col))
             write_store_raster(path, "segmentation", window, written[window.to_slices()])
             write_store_raster(path, "probabilities", window, values[:, *window.to_slices()])
             write_store_raster(path, "confidence", window, values[0][window.to_slices()])
