@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import socket
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
@@ -12,6 +12,9 @@ from rich.console import Console
 from seamline.flows.terminal.progress import print_line
 from seamline.pipeline.common.errors import InputError
 from seamline.pipeline.storage.atomic import make_absolute
+
+if TYPE_CHECKING:
+    from seamline.flows.up.stack import Stack
 
 app = typer.Typer()
 # Each command imports what it runs when it is called, so that `--help` and refused usage answer at once.
@@ -39,7 +42,7 @@ def up(
     from seamline.flows.runs.planning import worker_count
     from seamline.flows.settings.model_folder import open_model
     from seamline.flows.settings.options import SegmentOptions
-    from seamline.flows.up.stack import Stack, build_command, describe_addresses, run_stack, start_detached
+    from seamline.flows.up.stack import Stack, describe_addresses, run_stack, start_detached
 
     if not (every >= 1 and settle >= 0 and 0 <= workers <= 256):
         raise InputError(
@@ -59,19 +62,29 @@ def up(
     name = model if not Path(model).is_dir() else str(Path(model).absolute())
     stack = Stack(make_absolute(folder), name, count, every, settle, ports)
     if detach:
-        names = ("--prefect-port", "--dask-port", "--dashboard-port", "--map-port")
-        options = {
-            "--folder": stack.folder,
-            "--model": name,
-            "--workers": count,
-            "--every": every,
-            "--settle": settle,
-            **dict(zip(names, ports, strict=True)),
-        }
-        start_detached(stack, build_command(["seamline", "up"], options))
+        start_detached(stack, _build_foreground_command(stack))
         Console().print(describe_addresses(stack), highlight=False, soft_wrap=True)
     else:
         run_stack(stack, print_line)
+
+
+def _build_foreground_command(stack: Stack) -> tuple[str, ...]:
+    """Return the command that runs a stack without ``--detach``."""
+    from seamline.flows.up.stack import build_command
+
+    prefect_port, dask_port, dashboard_port, map_port = stack.ports
+    options = {
+        "--folder": stack.folder,
+        "--model": stack.model,
+        "--workers": stack.workers,
+        "--every": stack.every,
+        "--settle": stack.settle,
+        "--prefect-port": prefect_port,
+        "--dask-port": dask_port,
+        "--dashboard-port": dashboard_port,
+        "--map-port": map_port,
+    }
+    return build_command(["seamline", "up"], options)
 
 
 @app.command()

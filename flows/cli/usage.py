@@ -21,6 +21,9 @@ def usage_error(error: typer.TyperException, app: typer.Typer, arguments: Sequen
         error: What Typer raised.
         app: The command line.
         arguments: The arguments given, without the program's name.
+
+    Returns:
+        The error: what is wrong, what was got, what was expected, and which help to read.
     """
     # The command is found from the arguments, since some of the parser's errors have no context.
     command: Any = get_command(app)
