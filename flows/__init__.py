@@ -1,6 +1,6 @@
-"""Where scenes meet models: the segmentation as one function, as a Prefect flow and as a command line.
+"""Where scenes meet models: segmentation as one function, as Prefect flows and as a command line.
 
-In a notebook ``flows.open_result(DIR, scene)`` is what a run left, as an xarray Dataset.
+In a notebook, ``open_result(DIR, scene)`` opens the results of a scene as an xarray Dataset.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ __all__ = ["open_result"]
 
 
 def __getattr__(name: str) -> Any:
-    if name == "open_result":  # with xarray and dask, which the command line does not wait for
+    if name == "open_result":  # imported on first use, since it imports xarray and dask, which start slowly
         from seamline.pipeline.results.dataset import open_result
 
         return open_result

@@ -1,4 +1,4 @@
-"""The Prefect flow ``publish-catalog``: the catalogue of all scenes written anew, and what is published looked over."""
+"""The Prefect flow ``publish-catalog``: write the catalogue of all scenes anew, and check published files."""
 
 from __future__ import annotations
 
@@ -40,14 +40,18 @@ def publish_catalog_flow(
     findings = check_task(destination) if check else []
     artifacts.show_findings(scenes, findings, str(out))
     if findings:
-        told = "; ".join(f"{finding.scene}/{finding.subject}: {finding.problem}" for finding in findings[:5])
-        raise RunError(f"{format_count(len(findings), 'finding')} in {out}: {told}")
+        first = "; ".join(f"{finding.scene}/{finding.subject}: {finding.problem}" for finding in findings[:5])
+        raise RunError(f"{format_count(len(findings), 'finding')} in {out}: {first}")
     return {"scenes": scenes}
 
 
 @task(name="catalogue", persist_result=False, cache_policy=NO_CACHE)
 def catalog_task(out: CatalogLocation) -> int:
-    """Write catalogue and table; returns the number of scenes."""
+    """Write catalogue and table of items; return the number of scenes.
+
+    Raises:
+        InputError: The folder does not exist.
+    """
     if out.objects is not None:
         scenes = renew_catalog(out.objects)
     elif out.folder.is_dir():
@@ -63,7 +67,7 @@ def catalog_task(out: CatalogLocation) -> int:
 
 @task(name="check", persist_result=False, cache_policy=NO_CACHE)
 def check_task(out: CatalogLocation) -> list[Finding]:
-    """What is not as it was published."""
+    """Return what is not as it was published, and log each finding as an error."""
     findings = list(verify(out.folder) if out.objects is None else verify_objects(out.objects))
     for finding in findings:
         get_run_logger().error("%s/%s: %s", finding.scene or out, finding.subject, finding.problem)

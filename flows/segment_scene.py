@@ -10,7 +10,7 @@ from prefect.runtime import flow_run
 
 from seamline.flows.runs.cluster_session import ClusterSession
 from seamline.flows.settings.options import SegmentOptions
-from seamline.flows.terminal import tables as display
+from seamline.flows.terminal import progress as display
 from seamline.flows.tracking.scene_task import quieten_dask, segment_task
 from seamline.pipeline.common.errors import redact_address
 

@@ -1,4 +1,4 @@
-"""The Prefect flow ``train-model``: a recipe in, a model folder out."""
+"""The Prefect flow ``train-model``: train a model by a recipe into a model folder."""
 
 from __future__ import annotations
 
@@ -16,31 +16,41 @@ from seamline.model.training.loop import EpochReport
 
 @task(task_run_name="train by {recipe}", persist_result=False)
 def train_task(recipe: Path, data: Path, out: Path, changes: list[str], overwrite: bool) -> dict[str, Any]:
-    """The whole training as one task: it goes on from its last checkpoint, so a retry loses one epoch at most."""
+    """Train a model; a retry goes on from the last checkpoint.
+
+    Args:
+        recipe: The recipe's file.
+        data: Folder that the recipe's paths start from.
+        out: The model folder to write.
+        changes: Fields of the recipe to set, FIELD=VALUE.
+        overwrite: Replace the model that is in the folder.
+
+    Returns:
+        ``folder``, ``name`` and ``iou`` (of each class in each epoch).
+    """
     log = get_run_logger()
-    read = read_recipe(recipe, changes)
-    artifact = create_progress_artifact(progress=0.0, description=f"training of {read.name}")
-    history: list[EpochReport] = []
+    loaded_recipe = read_recipe(recipe, changes)
+    progress_artifact = create_progress_artifact(progress=0.0, description=f"training of {loaded_recipe.name}")
+    epochs: list[EpochReport] = []
 
-    def report(progress: EpochReport) -> None:
-        scores = " ".join(f"{score:.3f}" for score in progress.iou) or "no hold-out"
-        log.info(
-            "epoch %d of %d: loss %.4f, IoU %s, %.0f s",
-            progress.epoch, progress.epochs, progress.loss, scores, progress.seconds,
-        )  # fmt: skip
-        history.append(progress)
-        if isinstance(artifact, UUID):
-            update_progress_artifact(artifact, progress=100.0 * progress.epoch / progress.epochs)
+    def report_epoch(epoch: EpochReport) -> None:
+        scores = " ".join(f"{score:.3f}" for score in epoch.iou) or "no hold-out"
+        text = "epoch %d of %d: loss %.4f, IoU %s, %.0f s"
+        log.info(text, epoch.epoch, epoch.epochs, epoch.loss, scores, epoch.seconds)
+        epochs.append(epoch)
+        if isinstance(progress_artifact, UUID):  # Prefect's type also allows other results
+            update_progress_artifact(progress_artifact, progress=100.0 * epoch.epoch / epoch.epochs)
 
-    spec = train_from_recipe(read, data, out, report, overwrite)
-    rows = zip((entry.name for entry in spec.classes), history[-1].iou if history else (), strict=False)
+    spec = train_from_recipe(loaded_recipe, data, out, report_epoch, overwrite)
+    last_scores = epochs[-1].iou if epochs else ()
+    rows = zip((entry.name for entry in spec.classes), last_scores, strict=False)
     table = "\n".join(f"| {name} | {score:.3f} |" for name, score in rows)
     create_markdown_artifact(
         markdown=f"# {spec.name}\n\n`{out}`\n\n| class | IoU on the hold-out |\n|---|---|\n{table}",
         key="train-model",
         description=spec.name,
     )
-    return {"folder": str(out), "name": spec.name, "iou": [list(done.iou) for done in history]}
+    return {"folder": str(out), "name": spec.name, "iou": [list(epoch.iou) for epoch in epochs]}
 
 
 @flow(name="train-model", retries=0, persist_result=False, validate_parameters=True)
@@ -62,5 +72,5 @@ def train_model_flow(
         changes: Fields of the recipe to set, such as ``schedule.epochs=5``.
         overwrite: Replace the model that is in the folder.
     """
-    held = [f"holdout=[{', '.join(holdout)}]"] if holdout else []
-    return train_task(recipe, data, out, [*(changes or []), *held], overwrite)
+    holdout_change = [f"holdout=[{', '.join(holdout)}]"] if holdout else []
+    return train_task(recipe, data, out, [*(changes or []), *holdout_change], overwrite)

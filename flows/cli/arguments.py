@@ -1,4 +1,4 @@
-"""What options of several commands have in common: their names and help, and how what was typed is read."""
+"""Options that several commands share, and functions that parse and check what the user typed."""
 
 from __future__ import annotations
 
@@ -39,12 +39,19 @@ NodataOption = Annotated[str | None, typer.Option(help="Digital number that mean
 
 
 def split_names(text: str) -> tuple[str, ...]:
-    """The names between the commas; where there is none, what was typed instead, to be refused as it is."""
+    """Return the names between the commas.
+
+    A text of commas and spaces only is returned whole, so that the check of the names refuses what the user typed.
+    """
     return tuple(part.strip() for part in text.split(",") if part.strip()) or ((text,) if text else ())
 
 
 def parse_numbers(option: str, text: str) -> tuple[float, ...]:
-    """The numbers between the commas. Raises ``InputError`` for anything else."""
+    """Return the numbers between the commas of an option's value.
+
+    Raises:
+        InputError: A part is no number.
+    """
     try:
         return tuple(float(part) for part in text.split(","))
     except ValueError:
@@ -52,7 +59,11 @@ def parse_numbers(option: str, text: str) -> tuple[float, ...]:
 
 
 def parse_label_mapping(text: str) -> dict[str, int]:
-    """``0=0,255=1`` as values and labels."""
+    """Parse ``0=0,255=1`` to labels by value.
+
+    Raises:
+        InputError: A part is not VALUE=LABEL with a label of 0 to 254.
+    """
     labels: dict[str, int] = {}
     for part in split_names(text):
         value, _, label = part.rpartition("=")
@@ -65,19 +76,36 @@ def parse_label_mapping(text: str) -> dict[str, int]:
 
 
 def check_choice(option: str, text: str, choices: tuple[str, ...]) -> Any:
-    """One of the choices. Raises ``InputError`` for anything else."""
+    """Check that an option's value is one of its choices.
+
+    Args:
+        option: Name of the option, for the message.
+        text: What the user typed.
+        choices: Values that are allowed.
+
+    Returns:
+        The value.
+
+    Raises:
+        InputError: The value is not among the choices.
+    """
     if text not in choices:
         raise InputError(option, got=text, expected=" or ".join(choices), fix="correct it")
     return text
 
 
 def validate_options(**values: Any) -> SegmentOptions:
-    """Validated options; what is wrong is named as on the command line."""
+    """Return validated options of a run.
+
+    Raises:
+        InputError: A value is invalid; the message names the option as on the command line.
+    """
     try:
         return SegmentOptions(**values)
     except ValidationError as error:
         first = error.errors()[0]
-        name = str(first["loc"][0]) if first["loc"] else "precision"  # the only one that depends on another
+        # Only the check of the precision, which depends on other fields, reports no field.
+        name = str(first["loc"][0]) if first["loc"] else "precision"
         raise InputError(
             "--" + name.replace("_", "-"),
             got=repr(_format_typed(values[name])),
@@ -87,6 +115,7 @@ def validate_options(**values: Any) -> SegmentOptions:
 
 
 def _format_typed(value: object) -> str:
+    """Return a value as the user typed it on the command line."""
     if isinstance(value, tuple):
         return ",".join(map(str, value))
     return f"{value:g}" if isinstance(value, float) else str(value)

@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 PREFECT_SETTINGS = {
-    # A first start makes Prefect's database; its default of 20 s is too short for a small or busy machine.
+    # At its first start Prefect creates its database; the default of 20 s is too short for a small or busy machine.
     "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "180",
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
     "PREFECT_LOGGING_LEVEL": "WARNING",
@@ -28,14 +28,14 @@ def main() -> int:
     (out / "prefect").mkdir(parents=True, exist_ok=True)
     for name, value in {**PREFECT_SETTINGS, "PREFECT_HOME": str(out.absolute() / "prefect")}.items():
         os.environ.setdefault(name, value)
-    # Imported here: Prefect reads its settings from the environment when it is imported.
+    # Imported after the environment is set: Prefect reads its settings when it is imported.
     from seamline.flows.runs.observer import RunResult
     from seamline.flows.segment_scene import segment_scene
     from seamline.flows.settings.options import SegmentOptions
-    from seamline.flows.terminal import tables as display
+    from seamline.flows.terminal.progress import print_line, show_percentage
+    from seamline.flows.terminal.tables import show_result, show_scores
     from seamline.flows.training.evaluation import compute_class_iou
     from seamline.pipeline.common.layout import COG
-    from seamline.pipeline.products.run_record import RunRecord
     from seamline.pipeline.synthetic.simulate import Simulation
     from seamline.pipeline.synthetic.simulation_files import write_simulation
 
@@ -43,19 +43,18 @@ def main() -> int:
     started = time.monotonic()
     height, width = arguments.size
     scene = out / "scene.tif"
-    with display.show_percentage(f"simulating a scene of {height} × {width}") as progress:
-        truth = write_simulation(Simulation(height, width), scene, progress)
-    # The demo shows a run, so it does not stop at a result that an earlier one left.
+    with show_percentage(f"simulating a scene of {height} × {width}") as report:
+        truth = write_simulation(Simulation(height, width), scene, report)
     simulated = time.monotonic()
+    # With overwrite, so that a run is shown even if an earlier demo left a result.
     state = segment_scene(str(scene), "land-water-cloud", out, SegmentOptions(overwrite=True), return_state=True)
     outcome = state.result()
     folder = Path(outcome["folder"])
-    record = RunRecord.model_validate(outcome["record"])
-    display.show_result(RunResult(folder, record, outcome["computed"]))
-    display.show_scores(compute_class_iou(folder / COG, truth, record.classes))
-    display.print_line(f"Prefect flow run {state.state_details.flow_run_id} of segment-scene: {state.name}")
+    show_result(RunResult(folder, outcome["record"], outcome["computed"]))
+    show_scores(compute_class_iou(folder / COG, truth, outcome["record"]["classes"]))
+    print_line(f"Prefect flow run {state.state_details.flow_run_id} of segment-scene: {state.name}")
     ended = time.monotonic()
-    display.print_line(
+    print_line(
         f"{ended - started:.0f} s in all: {simulated - started:.0f} to simulate the scene, {ended - simulated:.0f} for "
         f"the flow run with Prefect's own server; look at {folder / 'preview.png'}"
     )

@@ -23,9 +23,10 @@ from seamline.flows.cli.arguments import (
     split_names,
     validate_options,
 )
-from seamline.flows.terminal import tables as display
+from seamline.flows.terminal import tables
 
 app = typer.Typer(help="What is known of a model.", invoke_without_command=True)
+# Each command imports what it runs when it is called, so that `--help` and refused usage answer at once.
 
 
 @app.callback()
@@ -42,17 +43,17 @@ def inspect(
     """Print everything that is known of a model."""
     from seamline.flows.settings.model_folder import open_model, read_training_scores
 
-    found = open_model(name)
+    model = open_model(name)
     summary = {
-        **found.spec.summarize(),
-        "digest": found.digest,
-        "folder": str(found.folder),
-        **read_training_scores(found.folder),
+        **model.spec.summarize(),
+        "digest": model.digest,
+        "folder": str(model.folder),
+        **read_training_scores(model.folder),
     }
     if as_json:
         print(json.dumps(summary, indent=2, ensure_ascii=False))
     else:
-        display.show_model(summary)
+        tables.show_model(summary)
 
 
 @app.command("import")
@@ -85,13 +86,20 @@ def import_network(
     from seamline.flows.training.importing import ModelDescription, import_model
 
     described = ModelDescription(
-        split_names(bands), split_names(classes), name, split_names(colors),
-        scale, parse_numbers("--mean", mean), parse_numbers("--std", std),
-        check_choice("--quantity", quantity, ("reflectance", "dn")),
-        check_choice("--activation", activation, ("softmax", "sigmoid", "none")) if activation else None,
-        assumed_nodata, license, description,
-    )  # fmt: skip
-    display.show_model(import_model(file, described, out, overwrite).summarize())
+        bands=split_names(bands),
+        classes=split_names(classes),
+        name=name,
+        colors=split_names(colors),
+        scale=scale,
+        mean=parse_numbers("--mean", mean),
+        std=parse_numbers("--std", std),
+        quantity=check_choice("--quantity", quantity, ("reflectance", "dn")),
+        activation=check_choice("--activation", activation, ("softmax", "sigmoid", "none")) if activation else None,
+        assumed_nodata=assumed_nodata,
+        license=license,
+        description=description,
+    )
+    tables.show_model(import_model(file, described, out, overwrite).summarize())
     Console().print(f"model: {out}")
 
 
@@ -114,11 +122,11 @@ def tune(
     options = validate_options(
         device=device, precision=precision, engine=engine, batch=batch, threads=threads, window=window, halo=halo
     )
-    found = tune(name, scene, options)
+    measurement = tune(name, scene, options)
     if as_json:
-        print(json.dumps(found.to_dict(), indent=2))
+        print(json.dumps(measurement.to_dict(), indent=2))
     else:
-        display.show_tuning(found)
+        tables.show_tuning(measurement)
 
 
 @app.command("list")

@@ -1,4 +1,4 @@
-"""The commands about what runs published: ``evaluate_segmentation``, ``query_items``, ``verify``, ``serve``."""
+"""The commands about what runs published: ``evaluate``, ``query``, ``verify``, ``serve``."""
 
 from __future__ import annotations
 
@@ -9,20 +9,26 @@ import typer
 from rich.console import Console
 
 from seamline.flows.cli.arguments import parse_label_mapping
-from seamline.flows.terminal import tables as display
+from seamline.flows.terminal import tables
 from seamline.pipeline.common.classes import format_count
 from seamline.pipeline.common.errors import InputError
+from seamline.pipeline.common.layout import ITEM
 from seamline.pipeline.storage.atomic import atomic_write, check_writable
 from seamline.pipeline.storage.object_store import ObjectFolder, is_object_url
 
 app = typer.Typer()
+# Each command imports what it runs when it is called, so that `--help` and refused usage answer at once.
 
 
 def _refuse_object_storage(path: Path) -> Path:
-    """Refuse what a path makes of ``s3://``."""
+    """Refuse s3://…, of which ``Path`` makes s3:/…, and return other paths."""
     if str(path).startswith("s3:/"):
-        raise InputError("results", got=f"s3://{str(path)[4:]}", expected="a folder",
-                         fix="copy it to a disk first; `seamline query` reads object storage")  # fmt: skip
+        raise InputError(
+            "results",
+            got=f"s3://{str(path)[4:]}",
+            expected="a folder",
+            fix="copy it to a disk first; `seamline query` reads object storage",
+        )
     return path
 
 
@@ -51,9 +57,9 @@ def evaluate(
 
     if not 0 <= tolerance <= 64:
         raise InputError("--tolerance", got=tolerance, expected="pixels, from 0 to 64", fix="correct it")
-    found = evaluate_segmentation(prediction, Truth(truth, attribute, parse_label_mapping(values)), tolerance)
-    write_evaluation(found, report, picture)
-    display.show_evaluation(found)
+    evaluation = evaluate_segmentation(prediction, Truth(truth, attribute, parse_label_mapping(values)), tolerance)
+    write_evaluation(evaluation, report, picture)
+    tables.show_evaluation(evaluation)
 
 
 @app.command()
@@ -75,8 +81,12 @@ def query(
 
     if report is not None and report != Path("-"):
         if not report.absolute().parent.is_dir():
-            raise InputError(f"--json {report}", got=f"no folder {report.parent}", expected="a folder that is there",
-                             fix="make it, or choose another")  # fmt: skip
+            raise InputError(
+                f"--json {report}",
+                got=f"no folder {report.parent}",
+                expected="a folder that is there",
+                fix="make it, or choose another",
+            )
         check_writable(report.absolute().parent, f"--json {report}")
     use_credentials(None)
     place = ObjectFolder.from_url(results) if is_object_url(results) else Path(results)
@@ -88,20 +98,18 @@ def query(
     if report is not None:
         with atomic_write(report) as part:
             part.write_text(to_item_collection(items) + "\n", encoding="utf-8")
-    display.show_items(items)
+    tables.show_items(items)
 
 
 @app.command()
-def verify(
-    results: ResultsArgument,
-) -> None:
+def verify(results: ResultsArgument) -> None:
     """Check what runs published: checksums, COG, STAC, COG = Zarr, classes, items; exit code 1 if anything is wrong."""
     from seamline.pipeline.results.verify import verify
 
     findings = list(verify(results))
     for finding in findings:
         print(f"{finding.scene or results.name}/{finding.subject}: {finding.problem}")
-    scenes = len({item.parent for item in results.glob("*/item.json")})
+    scenes = len({item.parent for item in results.glob(f"*/{ITEM}")})
     Console().print(f"{format_count(scenes, 'scene')}, {format_count(len(findings), 'finding')}", highlight=False)
     raise typer.Exit(1 if findings else 0)
 

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import socket
-import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 
-from seamline.flows.terminal import tables as display
+from seamline.flows.terminal.progress import print_line
 from seamline.pipeline.common.errors import InputError
 from seamline.pipeline.storage.atomic import make_absolute
 
+if TYPE_CHECKING:
+    from seamline.flows.up.stack import Stack
+
 app = typer.Typer()
+# Each command imports what it runs when it is called, so that `--help` and refused usage answer at once.
 
 FolderOption = Annotated[Path, typer.Option(help="Where inbox, results, logs and Prefect's database lie")]
 PortOption = Annotated[int, typer.Option(help="0: any that is free")]
@@ -42,8 +45,12 @@ def up(
     from seamline.flows.up.stack import Stack, describe_addresses, run_stack, start_detached
 
     if not (every >= 1 and settle >= 0 and 0 <= workers <= 256):
-        raise InputError("--every, --settle, --workers", got=f"{every}, {settle}, {workers}",
-                         expected="at least 1 s, 0 s, and 0 to 256", fix="correct them")  # fmt: skip
+        raise InputError(
+            "--every, --settle, --workers",
+            got=f"{every}, {settle}, {workers}",
+            expected="at least 1 s, 0 s, and 0 to 256",
+            fix="correct them",
+        )
     open_model(model)
     ports = (
         _find_free_port(prefect_port),
@@ -55,14 +62,29 @@ def up(
     name = model if not Path(model).is_dir() else str(Path(model).absolute())
     stack = Stack(make_absolute(folder), name, count, every, settle, ports)
     if detach:
-        options = {"--folder": stack.folder, "--model": name, "--workers": count, "--every": every, "--settle": settle}
-        names = ("--prefect-port", "--dask-port", "--dashboard-port", "--map-port")
-        given = {**options, **dict(zip(names, ports, strict=True))}
-        words = [str(word) for option in given.items() for word in option]
-        start_detached(stack, [sys.executable, "-m", "seamline", "up", *words])
+        start_detached(stack, _build_foreground_command(stack))
         Console().print(describe_addresses(stack), highlight=False, soft_wrap=True)
     else:
-        run_stack(stack, display.print_line)
+        run_stack(stack, print_line)
+
+
+def _build_foreground_command(stack: Stack) -> tuple[str, ...]:
+    """Return the command that runs a stack without ``--detach``."""
+    from seamline.flows.up.stack import build_command
+
+    prefect_port, dask_port, dashboard_port, map_port = stack.ports
+    options = {
+        "--folder": stack.folder,
+        "--model": stack.model,
+        "--workers": stack.workers,
+        "--every": stack.every,
+        "--settle": stack.settle,
+        "--prefect-port": prefect_port,
+        "--dask-port": dask_port,
+        "--dashboard-port": dashboard_port,
+        "--map-port": map_port,
+    }
+    return build_command(["seamline", "up"], options)
 
 
 @app.command()
@@ -74,12 +96,18 @@ def down(folder: FolderOption = Path("build/up")) -> None:
 
 
 def _find_free_port(port: int) -> int:
-    """``port``, or any, if nobody listens there."""
+    """Return ``port``, or any free port for 0.
+
+    Raises:
+        InputError: The port is in use.
+    """
     try:
         with socket.create_server(("127.0.0.1", port)) as listening:
             return int(listening.getsockname()[1])
     except (OSError, OverflowError) as error:
         raise InputError(
-            f"port {port}", got=getattr(error, "strerror", None) or error, expected="one that is free",
+            f"port {port}",
+            got=getattr(error, "strerror", None) or error,
+            expected="one that is free",
             fix="stop what uses it (`seamline down`?), or choose another; 0 takes any",
-        ) from error  # fmt: skip
+        ) from error

@@ -1,4 +1,4 @@
-"""Wrong usage of the command line as one line, where Typer would print a box of several."""
+"""Turn Typer's errors of usage, which it prints as boxes of several lines, into messages of one line."""
 
 from __future__ import annotations
 
@@ -15,8 +15,17 @@ _EXPECTED = {"int": "a whole number", "float": "a number"}
 
 
 def usage_error(error: typer.TyperException, app: typer.Typer, arguments: Sequence[str]) -> InputError:
-    """What ``app`` said of the ``arguments`` (without the program's name): what, got, expected, where to read on."""
-    # Not from the error's context: some errors of the parser have none.
+    """Return an error of usage as an ``InputError``, which is one line.
+
+    Args:
+        error: What Typer raised.
+        app: The command line.
+        arguments: The arguments given, without the program's name.
+
+    Returns:
+        The error: what is wrong, what was got, what was expected, and which help to read.
+    """
+    # The command is found from the arguments, since some of the parser's errors have no context.
     command: Any = get_command(app)
     words, rest = ["seamline"], list(arguments)
     while rest and rest[0] in getattr(command, "commands", {}):
@@ -27,7 +36,7 @@ def usage_error(error: typer.TyperException, app: typer.Typer, arguments: Sequen
 
 
 def _describe_error(error: Any, command: Any, rest: Sequence[str]) -> tuple[str, str, str]:
-    """(what, got, expected). Typer's classes of errors are private: told apart by what they carry."""
+    """Return (what, got, expected). Errors are told apart by their attributes, as Typer's classes are private."""
     if (param := getattr(error, "param", None)) is not None:
         what = param.opts[0] if param.param_type_name == "option" else str(param.name).upper()
         if isinstance(cause := error.__cause__, ValidationError):
@@ -50,6 +59,7 @@ def _describe_error(error: Any, command: Any, rest: Sequence[str]) -> tuple[str,
 
 
 def _describe_expected(error: ValidationError, count: int) -> str:
+    """Return what kind of value was expected, of an option that takes ``count`` values (-1: any number)."""
     first = error.errors()[0]
     kind = _EXPECTED.get(first["type"].split("_")[0], first["msg"].removeprefix("Input should be "))
     return kind if count in (1, -1) else f"{count} values, each {kind}"

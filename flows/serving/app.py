@@ -76,16 +76,15 @@ def create_app(root: Path) -> FastAPI:
 def _add_scene_routes(app: FastAPI, results: ServedResults) -> None:
     @app.get("/scenes")
     def list_scenes(
-        bbox: str = "",
-        interval: Annotated[str, Query(alias="datetime")] = "",
-        where: Annotated[str, Query(max_length=2000)] = "",
+        request: Request, bbox: str = "", interval: Annotated[str, Query(alias="datetime")] = ""
     ) -> dict[str, Any]:
-        """All scenes, or what `seamline query` finds by these; those that cannot be shown with the reason."""
-        listed = list(results.summarize_scenes())
-        if bbox or interval or where:
-            found = results.find_scene_ids(bbox, interval, where)
-            listed = [scene for scene in listed if scene["id"] in found]
-        return {"folder": results.root.name, "scenes": listed, "ramps": list_color_ramps()}
+        """Return all scenes, or those in a box and a time; a damaged scene comes with its problem."""
+        _refuse_other_parameters(request, {"bbox", "datetime"})
+        scenes = list(results.summarize_scenes())
+        if bbox or interval:
+            found = results.find_scene_ids(bbox, interval)
+            scenes = [scene for scene in scenes if scene["id"] in found]
+        return {"folder": results.root.name, "scenes": scenes, "ramps": list_color_ramps()}
 
     @app.get("/scenes/{scene}")
     def get_scene(scene: str) -> dict[str, Any]:
@@ -114,6 +113,17 @@ def _add_scene_routes(app: FastAPI, results: ServedResults) -> None:
         box, path = Box.from_text(bbox), results.find_file(scene, POLYGONS_FILE)
         bounds = results.open_item(scene).bbox
         return JSONResponse(read_polygons(path, box, Box(*bounds) if bounds else box, limit))
+
+
+def _refuse_other_parameters(request: Request, known: set[str]) -> None:
+    """Refuse unknown parameters, since the list would look filtered by them and is not."""
+    if unknown := sorted(request.query_params.keys() - known):
+        raise InputError(
+            f"parameter {unknown[0][:80]}",
+            got=request.query_params[unknown[0]][:80],
+            expected="only bbox and datetime",
+            fix="leave it out; `seamline query` takes an SQL expression (--where)",
+        )
 
 
 def _find_maplibre() -> Path:

@@ -104,7 +104,20 @@ class GeoTiffReader(Reader):
         return (west, south, east, north) if -180 <= west < east <= 180 else (-180.0, south, 180.0, north)
 
     def tile(self, tile_x: int, tile_y: int, tile_z: int, **options: Any) -> ImageData:  # type: ignore[override]
-        """Read a tile, also of the part of a grid in degrees that lies beyond ±180."""
+        """Read a tile, also of the part of a grid in degrees that lies beyond ±180.
+
+        Args:
+            tile_x: Column of the tile.
+            tile_y: Row of the tile.
+            tile_z: Zoom of the tile.
+            **options: Options of rio-tiler.
+
+        Returns:
+            The tile's pixels.
+
+        Raises:
+            TileOutsideBounds: The scene has no pixel in the tile.
+        """
         try:
             return super().tile(tile_x, tile_y, tile_z, **options)
         except TileOutsideBounds:

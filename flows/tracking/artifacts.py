@@ -1,4 +1,4 @@
-"""What is seen of scenes in Prefect: a summary, a small picture, the report of a collection, an event."""
+"""Create Prefect artifacts and events: summaries and previews of scenes, reports of collections and catalogues."""
 
 from __future__ import annotations
 
@@ -17,21 +17,24 @@ from prefect.artifacts import create_image_artifact, create_markdown_artifact
 from prefect.events import emit_event
 
 from seamline.flows.collection.outcomes import Outcome
-from seamline.flows.runs.observer import RunResult
 from seamline.pipeline.common.classes import format_count, format_percent
 from seamline.pipeline.common.layout import PREVIEW
 from seamline.pipeline.results.verify import Finding
 
 PUBLISHED_EVENT = "seamline.scene.published"
-"""The event that automations can start on; its resource is ``seamline.scene.<scene id>``."""
+"""Name of the event of a published scene, which automations may react to.
+
+Its resource is ``seamline.scene.<scene id>``.
+"""
 MAP_URL_VARIABLE = "SEAMLINE_MAP_URL"
-"""Where ``seamline serve`` shows the catalogue; with it artifacts lead to the map."""
+"""Environment variable with the address of ``seamline serve``; where it is set, artifacts link to the map."""
 PICTURE_WIDTH = 900
+"""Longest side of a preview in pixels."""
 STATE_LABELS = {"published": "✅ published", "unchanged": "· unchanged", "in use": "⏳ in use", "failed": "❌ failed"}
 
 
-def show_result(result: RunResult) -> None:
-    """The artifacts of a scene that was published, and its event."""
+def show_result(result: Result) -> None:
+    """Create the artifacts of a published scene and emit its event."""
     record, scene = result.record, result.record.scene
     create_markdown_artifact(
         markdown=format_summary(result), key=make_artifact_key("summary", scene), description=scene
@@ -56,18 +59,25 @@ def show_result(result: RunResult) -> None:
 
 
 def show_collection(outcomes: Sequence[Outcome], known: int, waiting: Sequence[str], title: str) -> None:
-    """The report of a collection as an artifact."""
+    """Create the artifact that reports a run of a collection.
+
+    Args:
+        outcomes: What became of each scene of this run.
+        known: Number of scenes that an earlier run published.
+        waiting: Names of files that are still being copied.
+        title: Heading of the report.
+    """
     text = format_collection_report(outcomes, known, waiting, title)
     create_markdown_artifact(markdown=text, key="segment-collection", description=title)
 
 
-def format_summary(result: RunResult) -> str:
-    """A run as Markdown."""
+def format_summary(result: Result) -> str:
+    """Return the summary of a scene's run as Markdown."""
     record = result.record
-    pixels = f"{record.pixels_inferred / record.pixels_scene:.2f}"
+    redundancy = f"{record.pixels_inferred / record.pixels_scene:.2f}"
     rows = [
         ("windows", f"{record.windows} of {record.plan.window}²"),
-        ("network pixels per scene pixel", pixels),
+        ("network pixels per scene pixel", redundancy),
         ("seconds", f"{record.seconds['total']:.1f}"),
         ("peak memory of a worker", f"{record.peak_memory_bytes / 2**20:.0f} MiB"),
         ("model", f"{_escape_cell(record.model)} ({record.model_digest[:12]})"),
@@ -77,23 +87,33 @@ def format_summary(result: RunResult) -> str:
     link = make_map_link(record.scene)
     if link:
         rows.append(("map", f"[{link}]({link})"))
-    done = "" if result.computed else "Finished before with this scene, model and plan; nothing was inferred.\n\n"
-    return f"# {record.scene}\n\n{done}| | |\n|---|---|\n" + "\n".join(f"| {key} | {value} |" for key, value in rows)
+    note = "" if result.computed else "Finished before with this scene, model and plan; nothing was inferred.\n\n"
+    table = "\n".join(f"| {name} | {value} |" for name, value in rows)
+    return f"# {record.scene}\n\n{note}| | |\n|---|---|\n{table}"
 
 
 def format_collection_report(outcomes: Sequence[Outcome], known: int, waiting: Sequence[str], title: str) -> str:
-    """A collection's run as Markdown: how many scenes came to what, then each of them, those that failed first.
+    """Return the report of a collection's run as Markdown: counts, then a row for each scene, failed ones first.
 
-    ``known`` were published before and are not among the outcomes, ``waiting`` are left for the next run.
+    Args:
+        outcomes: What became of each scene of this run.
+        known: Number of scenes that an earlier run published; they are not among the outcomes.
+        waiting: Names of files that are still being copied and are left for the next run.
+        title: Heading of the report.
+
+    Returns:
+        The Markdown text.
     """
     counts = Counter[str](outcome.state for outcome in outcomes)
     counts["unchanged"] += known
-    told = [f"{counts[state]} {state}" for state in STATE_LABELS if counts[state]]
-    told += [f"{len(waiting)} still being copied"] if waiting else []
-    lines = [f"# {title}", "", ", ".join(told) or "no scenes", ""]
+    totals = [f"{counts[state]} {state}" for state in STATE_LABELS if counts[state]]
+    if waiting:
+        totals.append(f"{len(waiting)} still being copied")
+    lines = [f"# {title}", "", ", ".join(totals) or "no scenes", ""]
     if outcomes or waiting:
         lines += ["| scene | | seconds | classes, or why not |", "|---|---|---|---|"]
-    for outcome in sorted(outcomes, key=lambda o: (list(STATE_LABELS)[::-1].index(o.state), o.name)):
+    order = list(reversed(STATE_LABELS))
+    for outcome in sorted(outcomes, key=lambda outcome: (order.index(outcome.state), outcome.name)):
         shares = ", ".join(f"{_escape_cell(name)} {format_percent(share)}" for name, share in outcome.shares.items())
         link = make_map_link(outcome.scene) if outcome.scene else None
         name = f"[{_escape_cell(outcome.name)}]({link})" if link else _escape_cell(outcome.name)
@@ -106,14 +126,29 @@ def format_collection_report(outcomes: Sequence[Outcome], known: int, waiting: S
 
 
 def show_findings(scenes: int, findings: Sequence[Finding], out: str) -> None:
-    """A look over a catalogue as an artifact."""
+    """Create the artifact that reports a check of a catalogue.
+
+    Args:
+        scenes: Number of scenes in the catalogue.
+        findings: What is wrong.
+        out: The catalogue, as a heading.
+    """
     create_markdown_artifact(
         markdown=format_findings_report(scenes, findings, out), key="publish-catalog", description=out
     )
 
 
 def format_findings_report(scenes: int, findings: Sequence[Finding], out: str) -> str:
-    """A look over a catalogue as Markdown."""
+    """Return the report of a check of a catalogue as Markdown.
+
+    Args:
+        scenes: Number of scenes in the catalogue.
+        findings: What is wrong.
+        out: The catalogue, as a heading.
+
+    Returns:
+        The Markdown text.
+    """
     lines = [f"# {out}", "", f"{format_count(scenes, 'scene')}, {format_count(len(findings), 'finding')}", ""]
     if findings:
         lines += ["| scene | file | what is wrong |", "|---|---|---|"]
@@ -122,7 +157,7 @@ def format_findings_report(scenes: int, findings: Sequence[Finding], out: str) -
 
 
 def encode_picture(preview: Path) -> str:
-    """A preview as a ``data:`` URL, small enough for Prefect's database."""
+    """Return a preview as a ``data:`` URL, reduced to a size that suits Prefect's database."""
     with Image.open(preview) as file:
         image = file.convert("RGB")
     image.thumbnail((PICTURE_WIDTH, PICTURE_WIDTH))
@@ -132,16 +167,16 @@ def encode_picture(preview: Path) -> str:
 
 
 def make_map_link(scene: str) -> str | None:
-    """The scene on the map, where the environment says where the map is."""
+    """Return the address of a scene on the map, or None where ``MAP_URL_VARIABLE`` is not set."""
     base = os.environ.get(MAP_URL_VARIABLE)
     return f"{base.rstrip('/')}/#scene={quote(scene, safe='')}" if base else None
 
 
 def make_artifact_key(kind: str, scene: str) -> str:
-    """An artifact's key, by which its versions are found: Prefect takes lower-case letters, digits and dashes."""
+    """Return the key of a scene's artifact, in the characters that Prefect allows: a-z, 0-9 and dashes."""
     return f"{kind}-{re.sub(r'[^a-z0-9]+', '-', scene.lower()).strip('-')}"
 
 
 def _escape_cell(text: str) -> str:
-    """In a cell of a table: what comes from files must not end it, nor be markup."""
+    """Return text for a cell of a Markdown table; text from files must neither end the cell nor be markup."""
     return escape(" ".join(text.split()), quote=False).replace("|", "\\|")

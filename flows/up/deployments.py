@@ -1,4 +1,7 @@
-"""The deployments of ``seamline up``: a process that runs flows when their schedules say so."""
+"""Serve the deployments of ``seamline up``: run flows by schedule and on demand.
+
+Run as ``python -m seamline.flows.up.deployments STATE_FILE``.
+"""
 
 from __future__ import annotations
 
@@ -19,10 +22,11 @@ from seamline.flows.up.stack import Stack
 
 NIGHTLY = "0 3 * * *"
 ONE_AT_ONCE = ConcurrencyLimitConfig(limit=1, collision_strategy=ConcurrencyLimitStrategy.CANCEL_NEW)
+"""A run that is due while another is still working is cancelled."""
 
 
 def serve_deployments(stack: Stack) -> None:
-    """Serve the deployments until SIGTERM."""
+    """Serve the deployments ``inbox``, ``scene`` and ``check`` until SIGTERM."""
     options = SegmentOptions(cluster=stack.scheduler).model_dump(mode="json", exclude_defaults=True)
     common = {"model": stack.model, "out": str(stack.results), "options": options}
     inbox = Inbox(folder=stack.inbox, settle=stack.settle).model_dump(mode="json")
@@ -32,7 +36,7 @@ def serve_deployments(stack: Stack) -> None:
             "inbox",
             interval=timedelta(seconds=stack.every),
             parameters={"scenes": inbox, **common},
-            concurrency_limit=ONE_AT_ONCE,  # a look into the inbox while the last one still works is left out
+            concurrency_limit=ONE_AT_ONCE,
             description="What is dropped into the inbox.",
         ),
         RunnerDeployment.from_flow(segment_scene, "scene", parameters=common, description="One scene, by hand."),
@@ -43,7 +47,7 @@ def serve_deployments(stack: Stack) -> None:
             parameters={"out": str(stack.results)},
             description="Is everything as published?",
         ),
-        pause_on_shutdown=False,  # after the next start the schedules go on
+        pause_on_shutdown=False,  # so that the schedules go on after the next start
         print_starting_message=False,
     )
 

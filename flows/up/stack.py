@@ -1,4 +1,4 @@
-"""What ``seamline up`` starts: Prefect's server, Dask, the deployments with their schedules, the map."""
+"""The services of ``seamline up`` (Prefect, Dask, deployments, map), and how they are started and stopped."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -26,16 +27,22 @@ from seamline.pipeline.storage.atomic import atomic_write, check_writable
 
 LOOPBACK = "127.0.0.1"
 _START_TOLERANCE = 2.0
-"""Seconds that two readings of when a process was started may be apart."""
+"""Seconds by which two readings of a process's start may differ."""
 STATE_FILE, INBOX, RESULTS, LOGS, PREFECT = "up.json", "inbox", "results", "logs", "prefect"
+"""Names in the stack's folder."""
 
 
 @dataclass(frozen=True)
 class Stack:
-    """Everything on this machine, below ``folder``: inbox, results, logs and Prefect's database.
+    """Settings of everything that ``seamline up`` runs on one machine.
 
-    Ports are those of Prefect, the Dask scheduler, its dashboard and the map; ``every`` is how often, in seconds, the
-    inbox is looked into.
+    Attributes:
+        folder: Absolute folder of inbox, results, logs and Prefect's database.
+        model: Name of an embedded model, or a model folder.
+        workers: Number of worker processes.
+        every: Seconds between two looks into the inbox.
+        settle: Seconds without a change after which a file in the inbox is complete.
+        ports: Of Prefect, the Dask scheduler, its dashboard and the map.
     """
 
     folder: Path
@@ -47,32 +54,32 @@ class Stack:
 
     @property
     def inbox(self) -> Path:
-        """Where scenes are dropped."""
+        """Folder into which users drop scenes."""
         return self.folder / INBOX
 
     @property
     def results(self) -> Path:
-        """The catalogue."""
+        """Folder of the catalogue."""
         return self.folder / RESULTS
 
     @property
     def urls(self) -> dict[str, str]:
-        """What a person opens in the browser."""
-        prefect, _, dashboard, shown = self.ports
+        """Addresses of the pages of map, Prefect and Dask."""
+        prefect, _, dashboard, map_port = self.ports
         return {
-            "map": f"http://{LOOPBACK}:{shown}",
+            "map": f"http://{LOOPBACK}:{map_port}",
             "prefect": f"http://{LOOPBACK}:{prefect}",
             "dask": f"http://{LOOPBACK}:{dashboard}/status",
         }
 
     @property
     def scheduler(self) -> str:
-        """The address of Dask's scheduler."""
+        """Address of Dask's scheduler."""
         return f"tcp://{LOOPBACK}:{self.ports[1]}"
 
     @property
     def environment(self) -> dict[str, str]:
-        """Of every service: nothing leaves this machine."""
+        """Environment variables of every service; they switch off what would contact other machines."""
         return {
             "PREFECT_HOME": str(self.folder / PREFECT),
             "PREFECT_API_URL": f"{self.urls['prefect']}/api",
@@ -83,52 +90,49 @@ class Stack:
         }
 
     def services(self) -> list[Service]:
-        """In the order in which they start."""
-        python, (prefect, dask, dashboard, shown) = sys.executable, self.ports
-        environment, urls = self.environment, self.urls
-        scheduler = (
-            python, "-m", "dask", "scheduler", "--host", LOOPBACK, "--port", str(dask),
-            "--dashboard-address", f"{LOOPBACK}:{dashboard}",
-        )  # fmt: skip
-        workers = (
-            python, "-m", "dask", "worker", self.scheduler, "--host", LOOPBACK, "--nworkers", str(self.workers),
-            "--nthreads", str(CHUNKS_AT_ONCE), "--local-directory", str(self.folder / "dask"), "--no-dashboard",
-        )  # fmt: skip
+        """Return the services in the order in which they start."""
+        prefect, dask, dashboard, map_port = self.ports
+        environment = self.environment
+        prefect_command = build_command(["prefect", "server", "start"], {"--host": LOOPBACK, "--port": prefect})
+        scheduler_command = build_command(
+            ["dask", "scheduler"],
+            {"--host": LOOPBACK, "--port": dask, "--dashboard-address": f"{LOOPBACK}:{dashboard}"},
+        )
+        workers_command = build_command(
+            ["dask", "worker", self.scheduler, "--no-dashboard"],
+            {
+                "--host": LOOPBACK,
+                "--nworkers": self.workers,
+                "--nthreads": CHUNKS_AT_ONCE,
+                "--local-directory": self.folder / "dask",
+            },
+        )
+        map_command = build_command(["seamline", "serve", self.results], {"--port": map_port})
+        deployments_command = build_command(["seamline.flows.up.deployments", self.folder / STATE_FILE])
         return [
-            Service(
-                "prefect",
-                (python, "-m", "prefect", "server", "start", "--host", LOOPBACK, "--port", str(prefect)),
-                environment,
-                f"{urls['prefect']}/api/health",
-            ),
-            Service("scheduler", scheduler, environment, f"http://{LOOPBACK}:{dashboard}/health"),
-            Service("workers", workers, environment | WORKER_ENVIRONMENT),
-            Service(
-                "map",
-                (python, "-m", "seamline", "serve", str(self.results), "--port", str(shown)),
-                environment,
-                urls["map"],
-            ),
-            Service(
-                "deployments",
-                (python, "-m", "seamline.flows.up.deployments", str(self.folder / STATE_FILE)),
-                environment,
-            ),
+            Service("prefect", prefect_command, environment, f"{self.urls['prefect']}/api/health"),
+            Service("scheduler", scheduler_command, environment, f"http://{LOOPBACK}:{dashboard}/health"),
+            Service("workers", workers_command, environment | WORKER_ENVIRONMENT),
+            Service("map", map_command, environment, self.urls["map"]),
+            Service("deployments", deployments_command, environment),
         ]
 
     def write(self, process: psutil.Process | None) -> None:
-        """Say below ``folder`` what runs, and under which process, for ``down`` and for the deployments."""
-        who = (None, None) if process is None else (process.pid, process.create_time())
+        """Write the state file, which ``seamline down`` and the deployments read.
+
+        ``process`` is the supervisor's, or None where nothing runs.
+        """
+        pid, started = (None, None) if process is None else (process.pid, process.create_time())
+        values = {**asdict(self), "folder": str(self.folder), "pid": pid, "started": started}
         with atomic_write(self.folder / STATE_FILE) as part:
-            values = {**asdict(self), "folder": str(self.folder), "pid": who[0], "started": who[1]}
             part.write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
 
     @classmethod
     def read(cls, path: Path) -> tuple[Stack, psutil.Process | None]:
-        """What ``write`` was given, without a process that has ended since.
+        """Read a state file: the stack, and the supervisor's process if it still runs.
 
         Raises:
-            InputError: nothing was started there.
+            InputError: There is no valid state file.
         """
         try:
             values: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
@@ -136,17 +140,37 @@ class Stack:
             return cls(**{**values, "folder": Path(values["folder"]), "ports": tuple(values["ports"])}), process
         except (OSError, ValueError, LookupError, TypeError) as error:
             raise InputError(
-                f"--folder {path.parent}", got="nothing that was started", expected="the folder of `seamline up`",
+                f"--folder {path.parent}",
+                got="nothing that was started",
+                expected="the folder of `seamline up`",
                 fix="check the path",
-            ) from error  # fmt: skip
+            ) from error
 
 
-def run_stack(stack: Stack, say: Any) -> None:
-    """Start all of it and keep it running until SIGINT or SIGTERM.
+def build_command(words: Sequence[object], options: Mapping[str, object] | None = None) -> tuple[str, ...]:
+    """Return the command that runs a module of this Python.
+
+    Args:
+        words: The module, and its arguments that are no options with a value.
+        options: Options with their values; they come last.
+
+    Returns:
+        The words of the command, the interpreter first.
+    """
+    option_words = [word for option in (options or {}).items() for word in option]
+    return (sys.executable, "-m", *map(str, words), *map(str, option_words))
+
+
+def run_stack(stack: Stack, say: Callable[[str], None]) -> None:
+    """Start all services and keep them running until SIGINT or SIGTERM.
+
+    Args:
+        stack: What to run.
+        say: Receives the addresses once everything runs, and a line for each restart.
 
     Raises:
-        InputError: it runs already, or the folder cannot be written to.
-        RunError: a service does not come up.
+        InputError: The folder cannot be written to.
+        RunError: The stack runs already, or a service does not come up.
     """
     prepare_folders(stack)
     supervisor = Supervisor(stack.services(), stack.folder / LOGS, say)
@@ -162,11 +186,12 @@ def run_stack(stack: Stack, say: Any) -> None:
         stack.write(None)
 
 
-def start_detached(stack: Stack, command: list[str]) -> None:
-    """``up`` in a process of its own (``command``), and wait until it is ready.
+def start_detached(stack: Stack, command: Sequence[str]) -> None:
+    """Run ``command``, which calls ``run_stack``, in a process of its own and wait until all services are ready.
 
     Raises:
-        RunError: it does not come up.
+        InputError: The folder cannot be written to.
+        RunError: The stack runs already, or a service does not come up.
     """
     prepare_folders(stack)
     log = stack.folder / LOGS / "up.log"
@@ -175,16 +200,16 @@ def start_detached(stack: Stack, command: list[str]) -> None:
         process = subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=file, stderr=subprocess.STDOUT, start_new_session=True
         )
-    until = time.monotonic() + len(stack.services()) * SECONDS_TO_START
-    while stack.urls["map"] not in log.read_text(errors="replace"):
-        if process.poll() is not None or time.monotonic() > until:
+    deadline = time.monotonic() + len(stack.services()) * SECONDS_TO_START
+    while stack.urls["map"] not in log.read_text(errors="replace"):  # run_stack prints the addresses when it is ready
+        if process.poll() is not None or time.monotonic() > deadline:
             stop_process(process.pid)
             raise RunError(f"it did not come up: {log.read_text(errors='replace').strip()[-500:]}")
         time.sleep(0.2)
 
 
 def stop_stack(folder: Path) -> bool:
-    """Stop what ``up`` started below ``folder``; whether anything ran."""
+    """Stop the services that were started in ``folder``; return whether any ran."""
     stack, process = Stack.read(folder / STATE_FILE)
     if process is not None:
         with suppress(psutil.NoSuchProcess, psutil.TimeoutExpired):
@@ -196,20 +221,25 @@ def stop_stack(folder: Path) -> bool:
 
 
 def _find_process(pid: int | None, started: float | None) -> psutil.Process | None:
-    """The process that was started then, if it runs: numbers are given again."""
+    """Return the process with this id if it was started at that time (Unix time); ids are reused."""
     if pid is None or started is None:
         return None
     try:
         process = psutil.Process(pid)
-        # Linux counts from the machine's start, which moves a little when its clock is set.
-        same = abs(process.create_time() - started) < _START_TOLERANCE and process.status() != psutil.STATUS_ZOMBIE
+        # Linux counts from the boot, whose time moves a little when the clock is set.
+        is_same = abs(process.create_time() - started) < _START_TOLERANCE
+        return process if is_same and process.status() != psutil.STATUS_ZOMBIE else None
     except psutil.Error:
         return None
-    return process if same else None
 
 
 def prepare_folders(stack: Stack) -> None:
-    """Make the folders with an empty catalogue, and refuse to start twice."""
+    """Create the folders and an empty catalogue, and refuse to start twice.
+
+    Raises:
+        InputError: A folder cannot be written to.
+        RunError: The stack runs already.
+    """
     for path in (stack.folder, stack.inbox, stack.results):
         check_writable(path, f"--folder {stack.folder}")
         path.mkdir(parents=True, exist_ok=True)
@@ -224,6 +254,6 @@ def prepare_folders(stack: Stack) -> None:
 
 
 def describe_addresses(stack: Stack) -> str:
-    """Where everything is."""
+    """Return one line with the inbox and the addresses of all pages."""
     urls = stack.urls
     return f"drop scenes into {stack.inbox}; map {urls['map']}, Prefect {urls['prefect']}, Dask {urls['dask']}"

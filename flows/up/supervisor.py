@@ -1,4 +1,4 @@
-"""Processes that belong together: started in order, started again when they die, stopped in reverse order."""
+"""Supervise processes: start them in order, restart those that end, stop them in reverse order."""
 
 from __future__ import annotations
 
@@ -21,15 +21,25 @@ import psutil
 from seamline.pipeline.common.errors import RunError
 
 _PR_SET_PDEATHSIG = 1
-SECONDS_TO_START, SECONDS_TO_STOP = 240, 20
-"""Prefect's server makes its database at its first start; a worker may have a chunk to let go of."""
+"""Option of prctl(2): the signal that a process gets when its parent ends."""
+SECONDS_TO_START = 240
+"""How long a service may take until it is ready; Prefect's server creates its database at its first start."""
+SECONDS_TO_STOP = 20
+"""How long a service may take to end; a worker may have to give up a chunk first."""
 MAX_RESTART_PAUSE = 60
-"""Seconds between two starts of what dies again and again."""
+"""Longest pause in seconds between two starts of a service that ends again and again."""
 
 
 @dataclass(frozen=True)
 class Service:
-    """A program: its command, what the environment says beside ours, and a URL that answers when it is ready."""
+    """A program to supervise.
+
+    Attributes:
+        name: Name of the service and of its log.
+        command: The program and its arguments.
+        environment: Variables that are added to this process's environment.
+        ready_url: URL that answers with status 200 once the service is ready; None: it is ready at once.
+    """
 
     name: str
     command: tuple[str, ...]
@@ -39,6 +49,8 @@ class Service:
 
 @dataclass
 class _RunningService:
+    """A service with its process, when that was started (monotonic clock), and how often it ended in a row."""
+
     service: Service
     process: subprocess.Popen[bytes]
     started: float
@@ -46,9 +58,19 @@ class _RunningService:
 
 
 class Supervisor:
-    """Keeps services running; what they print goes to ``logs``/<name>.log."""
+    """Keeps services running; their output goes to ``logs``/<name>.log.
+
+    ``stopping`` is set, by a signal handler for instance, to end ``watch``.
+    """
 
     def __init__(self, services: Sequence[Service], logs: Path, say: Callable[[str], None]) -> None:
+        """Prepare to run services.
+
+        Args:
+            services: In the order in which they are started.
+            logs: Folder of the logs.
+            say: Receives a line for each restart.
+        """
         self._services, self._logs, self._say = services, logs, say
         self._running: list[_RunningService] = []
         self.stopping = Event()
@@ -57,7 +79,7 @@ class Supervisor:
         """Start every service and wait until it is ready.
 
         Raises:
-            RunError: one does not come up; those before it are left running, see ``stop``.
+            RunError: A service does not come up. Those before it keep running until ``stop`` is called.
         """
         self._logs.mkdir(parents=True, exist_ok=True)
         for service in self._services:
@@ -66,19 +88,20 @@ class Supervisor:
             self._wait_until_ready(running)
 
     def watch(self) -> None:
-        """Start again what dies, until ``stopping`` is set."""
+        """Restart services that end, until ``stopping`` is set."""
         while not self.stopping.wait(1):
             for running in self._running:
                 self._restart_if_ended(running)
 
     def stop(self) -> None:
-        """Stop all of it, the last to start first, with all that it started."""
+        """Stop the services and their child processes, in reverse order."""
         for running in reversed(self._running):
             stop_process(running.process.pid)
             running.process.wait()
         self._running.clear()
 
     def _restart_if_ended(self, running: _RunningService) -> None:
+        """Restart a service that ended, after a pause that doubles with each failure in a row."""
         code = running.process.poll()
         if code is None:
             return
@@ -100,7 +123,7 @@ class Supervisor:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                start_new_session=True,  # Ctrl-C is for the supervisor, which stops them in order
+                start_new_session=True,  # Ctrl-C reaches only the supervisor, which stops the services in order
                 preexec_fn=_end_with_parent if sys.platform == "linux" else None,
             )
 
@@ -114,16 +137,16 @@ class Supervisor:
 
 
 def stop_process(pid: int) -> None:
-    """Ask a process and all below it to end, and end what does not."""
+    """Terminate a process and its descendants, and kill those that do not end in time."""
     try:
         process = psutil.Process(pid)
-        below = process.children(recursive=True)
+        descendants = process.children(recursive=True)
     except psutil.NoSuchProcess:
         return
     with suppress(psutil.NoSuchProcess):
         process.terminate()
     _, left = psutil.wait_procs([process], SECONDS_TO_STOP)
-    left += [child for child in below if child.is_running()]
+    left += [child for child in descendants if child.is_running()]
     for child in left:
         with suppress(psutil.NoSuchProcess):
             child.terminate()
@@ -141,5 +164,5 @@ def _is_ready(url: str) -> bool:
 
 
 def _end_with_parent() -> None:
-    """In the child: a supervisor that is killed takes its services with it (Linux)."""
+    """Have the kernel end this process when its parent is killed; runs in the child before exec (Linux)."""
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)

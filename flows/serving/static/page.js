@@ -8,96 +8,96 @@ const state = { scene: null, layer: "segmentation", opacity: 0.7, polygons: fals
 let scenes = [];
 let ramps = {};
 let popup = null;
-let asked = 0;
+let polygonRequests = 0;
 
 const map = maps.createMap("map");
 window.seamline = { map }; // for the console of the browser, and for tests
 
 // ---- words and numbers
 
-const digits = (value) => value.toLocaleString("en-GB", { maximumSignificantDigits: 3 });
+const formatNumber = (value) => value.toLocaleString("en-GB", { maximumSignificantDigits: 3 });
 
-function area(m2) {
+function formatArea(m2) {
   if (m2 === null) return "";
-  if (m2 >= 1e6) return `${digits(m2 / 1e6)} km²`;
-  if (m2 >= 1e4) return `${digits(m2 / 1e4)} ha`;
-  return `${digits(m2)} m²`;
+  if (m2 >= 1e6) return `${formatNumber(m2 / 1e6)} km²`;
+  if (m2 >= 1e4) return `${formatNumber(m2 / 1e4)} ha`;
+  return `${formatNumber(m2)} m²`;
 }
 
-function share(part) {
+function formatShare(part) {
   return part > 0 && part < 0.0005 ? "< 0.1 %" : `${(part * 100).toFixed(1)} %`;
 }
 
 // Probabilities are known to 0.004, and do not sum to one more exactly than that.
-function odd(part) {
+function formatProbability(part) {
   return part < 0.005 ? "< 1 %" : part > 0.995 ? "> 99 %" : `${Math.round(part * 100)} %`;
 }
 
-function when(scene) {
+function formatDate(scene) {
   if (!scene.date) return "date unknown";
   return new Date(scene.date).toLocaleDateString("en-GB", { day: "numeric", month: "long", year: "numeric", timeZone: "UTC" });
 }
 
 // Text only: names come from files.
-function make(tag, properties = {}, ...children) {
+function createElement(tag, properties = {}, ...children) {
   const element = Object.assign(document.createElement(tag), properties);
   element.append(...children);
   return element;
 }
 
-function swatch(color) {
-  const element = make("i", { className: "swatch" });
+function createSwatch(color) {
+  const element = createElement("i", { className: "swatch" });
   element.style.background = color;
   return element;
 }
 
-async function ask(path) {
+async function fetchJson(path) {
   const response = await fetch(path);
   const body = await response.json();
   if (!response.ok) throw new Error(typeof body.detail === "string" ? body.detail : response.statusText);
   return body;
 }
 
-function tell(text) {
+function showMessage(text) {
   $("message").textContent = text ?? "";
   $("message").hidden = !text;
 }
 
 // ---- the list
 
-function card(scene) {
-  const button = make("button", { type: "button", title: scene.id }, make("span", { className: "name", textContent: scene.id }));
+function createCard(scene) {
+  const button = createElement("button", { type: "button", title: scene.id }, createElement("span", { className: "name", textContent: scene.id }));
   button.dataset.scene = scene.id;
   if (scene.problem) {
-    button.append(make("span", { className: "problem", textContent: scene.problem }));
+    button.append(createElement("span", { className: "problem", textContent: scene.problem }));
     button.disabled = true;
-    return make("li", {}, button);
+    return createElement("li", {}, button);
   }
-  button.append(make("span", { className: "when", textContent: scene.bbox ? when(scene) : `${when(scene)} · not on the map` }));
+  button.append(createElement("span", { className: "when", textContent: scene.bbox ? formatDate(scene) : `${formatDate(scene)} · not on the map` }));
   const there = scene.classes.filter((entry) => entry.share > 0).sort((a, b) => b.share - a.share);
-  const told = there.map((entry) => `${entry.name} ${share(entry.share)}`);
-  const bar = make("span", { className: "bar" });
+  const captions = there.map((entry) => `${entry.name} ${formatShare(entry.share)}`);
+  const bar = createElement("span", { className: "bar" });
   for (const [place, { color, share: part }] of there.entries()) {
-    const piece = make("i", { title: told[place] });
+    const piece = createElement("i", { title: captions[place] });
     Object.assign(piece.style, { background: color, flexGrow: part });
     bar.append(piece);
   }
-  const words = there.map((entry, place) => make("span", {}, swatch(entry.color), told[place]));
-  button.title = [scene.id, ...told].join("\n");
-  button.append(bar, make("span", { className: "shares" }, ...words));
-  button.addEventListener("click", () => choose(scene.id, true));
-  return make("li", {}, button);
+  const words = there.map((entry, place) => createElement("span", {}, createSwatch(entry.color), captions[place]));
+  button.title = [scene.id, ...captions].join("\n");
+  button.append(bar, createElement("span", { className: "shares" }, ...words));
+  button.addEventListener("click", () => chooseScene(scene.id, true));
+  return createElement("li", {}, button);
 }
 
-function list() {
+function renderList() {
   const wanted = $("filter").value.trim().toLowerCase();
   const named = (scene) => [scene.id, scene.date ?? "", ...(scene.classes ?? []).filter((c) => c.share > 0).map((c) => c.name)];
   const kept = scenes.filter((scene) => named(scene).join(" ").toLowerCase().includes(wanted));
-  $("scenes").replaceChildren(...kept.map(card));
-  mark();
+  $("scenes").replaceChildren(...kept.map(createCard));
+  markChosenCard();
 }
 
-function mark() {
+function markChosenCard() {
   for (const button of $("scenes").querySelectorAll("button")) {
     button.setAttribute("aria-current", String(button.dataset.scene === state.scene));
   }
@@ -105,24 +105,24 @@ function mark() {
 
 // ---- the chosen scene
 
-const chosen = () => scenes.find((scene) => scene.id === state.scene && !scene.problem);
+const getChosenScene = () => scenes.find((scene) => scene.id === state.scene && !scene.problem);
 
-function choose(id, move) {
+function chooseScene(id, move) {
   const changed = state.scene !== id;
   state.scene = id;
-  const scene = chosen();
-  if (changed) forget();
+  const scene = getChosenScene();
+  if (changed) closePopup();
   if (!scene) {
     const problem = scenes.find((other) => other.id === id)?.problem;
-    tell(problem ?? `There is no scene ${id} to be shown here.`);
-    return remember();
+    showMessage(problem ?? `There is no scene ${id} to be shown here.`);
+    return writeAddress();
   }
-  tell(null);
-  mark();
-  panel(scene);
+  showMessage(null);
+  markChosenCard();
+  renderPanel(scene);
   $("preview").hidden = Boolean(scene.bbox && scene.layers.length);
   if (scene.bbox) {
-    refresh(scene);
+    drawScene(scene);
     if (move) maps.flyTo(map, scene.bbox, $("panel"));
   } else {
     maps.clearScene(map);
@@ -135,32 +135,32 @@ function choose(id, move) {
       ? "This scene has no GeoTIFF of its labels, so that it cannot be drawn on the map."
       : "This scene has no place on Earth, so that it cannot be drawn on the map.";
   }
-  remember();
+  writeAddress();
 }
 
-function panel(scene) {
+function renderPanel(scene) {
   $("panel").hidden = false;
   $("title").textContent = scene.id;
   const [height, width] = scene.shape;
-  $("facts").textContent = [when(scene), `${width.toLocaleString("en-GB")} × ${height.toLocaleString("en-GB")} pixels`, scene.crs]
+  $("facts").textContent = [formatDate(scene), `${width.toLocaleString("en-GB")} × ${height.toLocaleString("en-GB")} pixels`, scene.crs]
     .filter(Boolean).join(" · ");
   const layers = scene.layers.filter((layer) => layer !== "overview");
   if (!layers.includes(state.layer)) state.layer = layers[0] ?? null;
   $("controls").hidden = !layers.length;
-  $("layer").replaceChildren(...layers.map((layer) => make("option", { value: layer, textContent: TITLES[layer] })));
+  $("layer").replaceChildren(...layers.map((layer) => createElement("option", { value: layer, textContent: TITLES[layer] })));
   $("layer").value = state.layer ?? "";
   for (const id of ["layer", "layer-label"]) $(id).hidden = layers.length < 2;
   for (const id of ["polygons-label", "polygons-note"]) $(id).hidden = !scene.polygons;
   $("polygons").checked = state.polygons;
   const rows = scene.classes.map((entry) =>
-    make("tr", { className: entry.share ? "" : "none" }, make("td", {}, swatch(entry.color), entry.name),
-      make("td", { textContent: share(entry.share) }), make("td", { textContent: area(entry.area_m2) })));
+    createElement("tr", { className: entry.share ? "" : "none" }, createElement("td", {}, createSwatch(entry.color), entry.name),
+      createElement("td", { textContent: formatShare(entry.share) }), createElement("td", { textContent: formatArea(entry.area_m2) })));
   $("legend").querySelector("tbody").replaceChildren(...rows);
-  ramp();
-  slider();
+  renderRamp();
+  renderOpacity();
 }
 
-function ramp() {
+function renderRamp() {
   const look = ramps[state.layer];
   $("ramp").hidden = !look;
   if (!look) return;
@@ -170,65 +170,65 @@ function ramp() {
   bright.textContent = look.brightest < 1 ? `${look.brightest} and more` : "1";
 }
 
-function slider() {
+function renderOpacity() {
   $("opacity").value = Math.round(state.opacity * 100);
   $("percent").textContent = `${$("opacity").value} %`;
 }
 
-function refresh(scene) {
+function drawScene(scene) {
   maps.showScene(map, scene, state.layer, state.opacity);
-  polygons(scene);
+  loadPolygons(scene);
 }
 
-async function polygons(scene) {
-  const turn = ++asked;
+async function loadPolygons(scene) {
+  const turn = ++polygonRequests;
   $("polygons-note").textContent = "";
   if (!state.polygons || !scene.polygons) return maps.showPolygons(map, null);
   const box = maps.inView(map, scene.bbox);
   if (!box) return maps.showPolygons(map, null);
   try {
-    const found = await ask(`scenes/${encodeURIComponent(scene.id)}/polygons?bbox=${box.join(",")}`);
-    if (turn !== asked) return; // the view has moved on
+    const found = await fetchJson(`scenes/${encodeURIComponent(scene.id)}/polygons?bbox=${box.join(",")}`);
+    if (turn !== polygonRequests) return; // the view has moved on
     maps.showPolygons(map, found);
     const count = found.features.length.toLocaleString("en-GB");
     $("polygons-note").textContent = found.truncated ? `The first ${count} in view; zoom in for all` : `${count} in view`;
   } catch (error) {
-    tell(error.message);
+    showMessage(error.message);
   }
 }
 
 // ---- what is under a click
 
-async function identify(lngLat, point) {
+async function identifyPixel(lngLat, point) {
   const there = maps.scenesAt(map, point);
-  const scene = there.includes(state.scene) ? chosen() : null;
-  if (!scene) return there.length ? choose(there[0], true) : forget();
+  const scene = there.includes(state.scene) ? getChosenScene() : null;
+  if (!scene) return there.length ? chooseScene(there[0], true) : closePopup();
   if (!scene.layers.includes("segmentation")) return;
   const { lng, lat } = lngLat.wrap();
   try {
-    const found = await ask(`scenes/${encodeURIComponent(scene.id)}/pixel?lon=${lng}&lat=${lat}`);
-    answer(scene, found, lngLat);
+    const found = await fetchJson(`scenes/${encodeURIComponent(scene.id)}/pixel?lon=${lng}&lat=${lat}`);
+    showAnswer(scene, found, lngLat);
   } catch (error) {
-    forget();
-    tell(error.message);
+    closePopup();
+    showMessage(error.message);
   }
 }
 
-function answer(scene, found, lngLat) {
-  forget();
-  tell(null);
+function showAnswer(scene, found, lngLat) {
+  closePopup();
+  showMessage(null);
   const color = Object.fromEntries(scene.classes.map((entry) => [entry.name, entry.color]));
-  const box = make("div", { className: "answer" });
-  const heading = make("div", { className: "what" });
-  if (found.class) heading.append(swatch(color[found.class]));
+  const box = createElement("div", { className: "answer" });
+  const heading = createElement("div", { className: "what" });
+  if (found.class) heading.append(createSwatch(color[found.class]));
   heading.append(found.class ?? "no data");
   box.append(heading);
   const odds = Object.entries(found.probabilities ?? {}).filter(([, value]) => value !== null);
-  if (odds.length) box.append(bars(odds.sort((a, b) => b[1] - a[1]), color));
+  if (odds.length) box.append(createBars(odds.sort((a, b) => b[1] - a[1]), color));
   const also = ["confidence", "disagreement"].filter((name) => typeof found[name] === "number");
-  if (also.length) box.append(make("div", { className: "where", textContent: also.map((name) => `${name} ${found[name].toFixed(2)}`).join(" · ") }));
+  if (also.length) box.append(createElement("div", { className: "where", textContent: also.map((name) => `${name} ${found[name].toFixed(2)}`).join(" · ") }));
   const place = `${lngLat.wrap().lat.toFixed(5)}°, ${lngLat.wrap().lng.toFixed(5)}° · row ${found.row}, col ${found.col}`;
-  box.append(make("div", { className: "where" }, place, make("br"), scene.id));
+  box.append(createElement("div", { className: "where" }, place, createElement("br"), scene.id));
   maps.markPixel(map, found.outline);
   // Beside the point where the panel would cover what stands above it.
   const { offsetLeft } = $("panel"); // 0 where it stands below the map
@@ -238,18 +238,18 @@ function answer(scene, found, lngLat) {
   popup.on("close", () => maps.markPixel(map, null));
 }
 
-function bars(odds, color) {
-  const table = make("div", { className: "odds" });
+function createBars(odds, color) {
+  const table = createElement("div", { className: "odds" });
   for (const [name, value] of odds) {
-    const bar = make("i");
+    const bar = createElement("i");
     Object.assign(bar.style, { background: color[name], width: `${Math.max(2, value * 100)}%` });
-    table.append(make("b", { textContent: name }), make("div", {}, bar), make("span", { textContent: odd(value) }));
+    table.append(createElement("b", { textContent: name }), createElement("div", {}, bar), createElement("span", { textContent: formatProbability(value) }));
     bar.style.display = "block";
   }
   return table;
 }
 
-function forget() {
+function closePopup() {
   popup?.remove();
   popup = null;
   maps.markPixel(map, null);
@@ -257,7 +257,7 @@ function forget() {
 
 // ---- the address: #scene=…&view=lon,lat,zoom&opacity=0.7&layer=…&polygons=1
 
-function remember() {
+function writeAddress() {
   const { lng, lat } = map.getCenter();
   const parts = new URLSearchParams();
   if (state.scene) parts.set("scene", state.scene);
@@ -268,7 +268,7 @@ function remember() {
   history.replaceState(null, "", `#${parts.toString().replaceAll("%2C", ",")}`);
 }
 
-function recall() {
+function readAddress() {
   const parts = new URLSearchParams(location.hash.slice(1));
   const opacity = Number.parseFloat(parts.get("opacity"));
   if (opacity >= 0 && opacity <= 1) state.opacity = opacity;
@@ -278,37 +278,37 @@ function recall() {
   const placed = Math.abs(lng) <= 540 && Math.abs(lat) <= 90 && zoom >= 0;
   if (placed) map.jumpTo({ center: [lng, lat], zoom });
   const id = parts.get("scene") ?? scenes.find((scene) => !scene.problem)?.id;
-  if (id) choose(id, !placed);
+  if (id) chooseScene(id, !placed);
 }
 
 // ---- the start
 
-$("filter").addEventListener("input", list);
+$("filter").addEventListener("input", renderList);
 $("opacity").addEventListener("input", () => {
   state.opacity = $("opacity").value / 100;
-  slider();
+  renderOpacity();
   maps.setOpacity(map, state.opacity);
 });
-$("opacity").addEventListener("change", remember);
-$("layer").addEventListener("change", () => { state.layer = $("layer").value; choose(state.scene, false); });
-$("polygons").addEventListener("change", () => { state.polygons = $("polygons").checked; choose(state.scene, false); });
-map.on("click", (event) => identify(event.lngLat, event.point));
-map.on("moveend", () => { const scene = chosen(); if (scene && state.polygons) polygons(scene); remember(); });
+$("opacity").addEventListener("change", writeAddress);
+$("layer").addEventListener("change", () => { state.layer = $("layer").value; chooseScene(state.scene, false); });
+$("polygons").addEventListener("change", () => { state.polygons = $("polygons").checked; chooseScene(state.scene, false); });
+map.on("click", (event) => identifyPixel(event.lngLat, event.point));
+map.on("moveend", () => { const scene = getChosenScene(); if (scene && state.polygons) loadPolygons(scene); writeAddress(); });
 map.getCanvas().addEventListener("keydown", (event) => {
-  if (event.key === "Enter") identify(map.getCenter(), map.project(map.getCenter()));
+  if (event.key === "Enter") identifyPixel(map.getCenter(), map.project(map.getCenter()));
 });
-map.on("error", (event) => tell(event.error?.message));
-window.addEventListener("hashchange", recall);
+map.on("error", (event) => showMessage(event.error?.message));
+window.addEventListener("hashchange", readAddress);
 
-Promise.all([ask(`scenes${location.search}`), map.once("load")])
+Promise.all([fetchJson(`scenes${location.search}`), map.once("load")])
   .then(([found]) => {
     ({ scenes, ramps } = found);
     document.title = `${found.folder} · Seamline`;
     $("folder").textContent = `${found.folder} · ${scenes.length} ${scenes.length === 1 ? "scene" : "scenes"}`;
     $("filter").hidden = scenes.length < 6;
-    list();
+    renderList();
     maps.showFootprints(map, scenes);
-    recall();
+    readAddress();
     document.body.dataset.ready = "true";
   })
-  .catch((error) => tell(error.message));
+  .catch((error) => showMessage(error.message));

@@ -23,7 +23,7 @@ from scipy import ndimage
 from torch.nn import functional as F
 
 from seamline.flows.cli.main import app
-from seamline.flows.terminal import tables as display
+from seamline.flows.terminal import progress
 from seamline.flows.training.recipes import Recipe, apply_changes, read_recipe
 from seamline.flows.training.training import train_from_recipe
 from seamline.model.spec.config import UNetConfig
@@ -520,7 +520,7 @@ def test_a_training_goes_on_with_nothing_else(what: str, tmp_path: Path, monkeyp
     def stop(progress: EpochReport, names: Sequence[str]) -> None:
         raise RuntimeError
 
-    monkeypatch.setattr(display, "print_epoch", stop)
+    monkeypatch.setattr(progress, "print_epoch", stop)
     with pytest.raises(RuntimeError):
         app([str(argument) for argument in ("train", *arguments)], standalone_mode=False)
     assert (tmp_path / "m" / "checkpoint.pt").exists()

@@ -19,7 +19,6 @@ from odc.geo.geobox import GeoBox
 from pyproj import Transformer
 from rasterio.features import shapes
 
-from seamline.flows.runs import segment as running
 from seamline.flows.runs.observer import RunObserver
 from seamline.flows.runs.segment import segment
 from seamline.flows.settings.model_folder import Model

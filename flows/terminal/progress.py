@@ -1,0 +1,151 @@
+"""Show on standard error how runs, simulations and trainings go on."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from math import isnan
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    Progress,
+    ProgressColumn,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+from seamline.flows.runs.observer import RunObserver, RunResult
+from seamline.flows.runs.planning import Plan
+from seamline.flows.terminal.tables import show_result
+from seamline.pipeline.execution.run_chunks import Totals
+
+if TYPE_CHECKING:
+    from seamline.model.training.loop import EpochReport
+
+console = Console(stderr=True)
+"""For progress and warnings; results go to standard output."""
+
+SECONDS_BETWEEN_LINES = 30.0
+"""Pause between two lines of progress where standard error is a log."""
+
+
+@contextmanager
+def show_live_progress() -> Iterator[RunObserver]:
+    """Yield a watcher that shows the progress of runs, and a table of each scene when it is finished.
+
+    Progress is a bar on a terminal (chunks, Mpx/s, time left), and a line now and then in a log.
+    """
+    live = _LiveProgress()
+    try:
+        yield RunObserver(print_line, live.start_bar, live.update_bar, live.finish)
+    finally:
+        live.stop_bar()
+
+
+def print_line(text: str) -> None:
+    """Print one line on standard error."""
+    console.print(text, highlight=False, soft_wrap=True)
+
+
+class _LiveProgress:
+    """Shows one bar at a time, from a scene's plan until its table is printed."""
+
+    def __init__(self) -> None:
+        self._bar: Progress | None = None
+        self._task = TaskID(0)
+        self._speed_meter = SpeedMeter()
+        self._last_line = 0.0
+
+    def start_bar(self, plan: Plan) -> None:
+        for warning in plan.scene.warnings:
+            console.print(f"[yellow]warning[/]: {plan.scene.id}: {warning}", highlight=False, soft_wrap=True)
+        self._speed_meter, self._last_line = SpeedMeter(), time.monotonic()
+        self._bar = _make_bar(
+            TextColumn("{task.fields[chunks]} chunks"),
+            TextColumn("{task.fields[speed]:.2g} Mpx/s"),
+            TimeElapsedColumn(),
+            TextColumn("·"),
+            TimeRemainingColumn(),
+            TextColumn("left"),
+        )
+        tiling = plan.tiling
+        self._bar.start()
+        self._task = self._bar.add_task(
+            plan.scene.id,
+            total=tiling.height * tiling.width,
+            chunks=f"0/{tiling.chunk_grid.row * tiling.chunk_grid.col}",
+            speed=0.0,
+        )
+
+    def update_bar(self, totals: Totals, plan: Plan) -> None:
+        if self._bar is None:
+            return
+        speed, chunks = self._speed_meter.measure(totals), f"{totals.chunks_done}/{totals.chunks}"
+        self._bar.update(self._task, completed=totals.pixels_done, chunks=chunks, speed=speed / 1e6)
+        if not console.is_terminal and time.monotonic() - self._last_line >= SECONDS_BETWEEN_LINES:
+            self._last_line = time.monotonic()
+            pixels_left = plan.tiling.height * plan.tiling.width - totals.pixels_done
+            time_left = f", {pixels_left / speed:.0f} s left" if speed else ""
+            console.print(f"{plan.scene.id}: {chunks} chunks, {speed / 1e6:.2g} Mpx/s{time_left}", highlight=False)
+
+    def finish(self, result: RunResult) -> None:
+        self.stop_bar()
+        show_result(result)
+
+    def stop_bar(self) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None
+
+
+def _make_bar(*columns: ProgressColumn) -> Progress:
+    """Return a progress bar that shows on a terminal only; in a log it would be repeated at each update."""
+    parts = (TextColumn("{task.description}"), BarColumn(), *columns)
+    return Progress(*parts, console=console, disable=not console.is_terminal)
+
+
+class SpeedMeter:
+    """Measures the speed of a run, without the pixels that an earlier, interrupted run had done."""
+
+    def __init__(self) -> None:
+        self._pixels_before = 0
+
+    def measure(self, totals: Totals) -> float:
+        """Return the speed so far in pixels per second."""
+        if not totals.windows:
+            self._pixels_before = totals.pixels_done
+        return (totals.pixels_done - self._pixels_before) / max(totals.elapsed, 1e-3)
+
+
+@contextmanager
+def show_percentage(what: str) -> Iterator[Callable[[float], None]]:
+    """Yield a function that takes the share done (0 to 1) and shows it as a bar, from its first call on."""
+    bar = _make_bar(TextColumn("{task.percentage:.0f} %"), TimeRemainingColumn())
+    task = bar.add_task(what, total=1.0)
+
+    def report(share: float) -> None:
+        bar.start()
+        bar.update(task, completed=share)
+
+    try:
+        yield report
+    finally:
+        bar.stop()
+
+
+def print_epoch(epoch: EpochReport, class_names: Sequence[str]) -> None:
+    """Print a line about an epoch of a training, with the IoU of each class that has one."""
+    scores = ", ".join(
+        f"{name} {score:.3f}" for name, score in zip(class_names, epoch.iou, strict=False) if not isnan(score)
+    )
+    console.print(
+        f"epoch {epoch.epoch}/{epoch.epochs}: loss {epoch.loss:.4f}"
+        + (f", IoU on the hold-out {scores}" if scores else "")
+        + f", {epoch.seconds:.0f} s",
+        highlight=False,
+    )
