@@ -33,8 +33,8 @@ from seamline.model.spec.document import write_model_spec
 from seamline.model.spec.errors import ModelError, get_first_line
 from seamline.model.spec.spec import UNET_ARCHITECTURE, ModelSpec
 
-WEIGHTS_SUFFIXES: dict[ProgramFormat, str] = {"onnx": ".onnx", "torchscript": ".pt", "torch.export": ".pt2"}
-EXPORT_HINT = "save it with torch.export.save, torch.onnx.export, or as a state_dict of milesial's Pytorch-UNet"
+_WEIGHTS_SUFFIXES: dict[ProgramFormat, str] = {"onnx": ".onnx", "torchscript": ".pt", "torch.export": ".pt2"}
+_EXPORT_HINT = "save it with torch.export.save, torch.onnx.export, or as a state_dict of milesial's Pytorch-UNet"
 
 
 def read_network(path: Path, bands: int) -> ImportedNetwork:
@@ -82,7 +82,7 @@ def write_model_folder(imported: ImportedNetwork, spec: ModelSpec, folder: Path)
 
 def get_weights_name(network: UNetConfig | Program) -> str:
     """Return the name of the file of weights in a model folder."""
-    return "model.safetensors" if isinstance(network, UNetConfig) else "model" + WEIGHTS_SUFFIXES[network.format]
+    return "model.safetensors" if isinstance(network, UNetConfig) else "model" + _WEIGHTS_SUFFIXES[network.format]
 
 
 def _detect_format(path: Path) -> ProgramFormat | None:
@@ -135,21 +135,21 @@ def _load_state_dict(path: Path) -> dict[str, Tensor]:
             f"network {path}",
             got="a pickle that would run code when it is read, or no file of torch.save",
             expected="tensors alone, torch.save(network.state_dict(), …)",
-            fix=EXPORT_HINT,
+            fix=_EXPORT_HINT,
         ) from error
     except Exception as error:  # damaged bytes make torch raise errors of any class
         raise ModelError(
             f"network {path}",
             got=f"{type(error).__name__}: {get_first_line(error)}",
             expected="ONNX, TorchScript, a torch.export program or a state_dict",
-            fix=EXPORT_HINT,
+            fix=_EXPORT_HINT,
         ) from error
     for name in ("state_dict", "model_state_dict", "model"):  # checkpoints hold more than the network
         if isinstance(loaded, dict) and isinstance(loaded.get(name), dict):
             loaded = loaded[name]
     tensors = {str(k): v for k, v in loaded.items() if isinstance(v, Tensor)} if isinstance(loaded, dict) else {}
     if not tensors:
-        raise ModelError(f"network {path}", got="no tensors by name", expected="a state_dict", fix=EXPORT_HINT)
+        raise ModelError(f"network {path}", got="no tensors by name", expected="a state_dict", fix=_EXPORT_HINT)
     return tensors
 
 
@@ -234,7 +234,7 @@ def _read_onnx_input(path: Path, session: Any, bands: int) -> tuple[int | None, 
     channels, height, width = (fixed[3], fixed[1], fixed[2]) if channels_last else fixed[1:]
     _check_bands(path, channels or bands, bands)
     if height != width:
-        raise ModelError(f"network {path}", got=f"windows of {height}×{width}", expected="squares", fix=EXPORT_HINT)
+        raise ModelError(f"network {path}", got=f"windows of {height}×{width}", expected="squares", fix=_EXPORT_HINT)
     return height, fixed[0], channels_last
 
 

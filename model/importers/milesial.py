@@ -18,9 +18,9 @@ from seamline.model.spec.config import UNetConfig
 from seamline.model.spec.errors import ModelError
 from seamline.model.spec.weights import list_tensor_shapes
 
-CONV_NORM_POSITIONS = ((0, 1), (3, 4))
+_CONV_NORM_POSITIONS = ((0, 1), (3, 4))
 """Positions of each convolution and of the normalisation after it in a double convolution."""
-FIRST_TENSOR, LAST_TENSOR = "inc.double_conv.0.weight", "outc.conv.weight"
+_FIRST_TENSOR, _LAST_TENSOR = "inc.double_conv.0.weight", "outc.conv.weight"
 
 
 def convert_state_dict(tensors: dict[str, Tensor], path: Path) -> tuple[UNetConfig, dict[str, Tensor]] | BilinearUNet:
@@ -39,7 +39,7 @@ def convert_state_dict(tensors: dict[str, Tensor], path: Path) -> tuple[UNetConf
         ModelError: the tensors are not those of a Pytorch-UNet.
     """
     tensors = _strip_prefix(tensors)
-    first, last = tensors.get(FIRST_TENSOR), tensors.get(LAST_TENSOR)
+    first, last = tensors.get(_FIRST_TENSOR), tensors.get(_LAST_TENSOR)
     if first is None or last is None:
         raise _not_milesial_error(path, f"tensors {', '.join(list(tensors)[:3])}, …")
     depth = len({match[1] for name in tensors if (match := re.match(r"down(\d+)\.", name))})
@@ -74,7 +74,7 @@ class BilinearUNet(nn.Module):
     @property
     def bands(self) -> int:
         """Input channels."""
-        return int(self.get_buffer(_get_buffer_name(FIRST_TENSOR)).shape[1])
+        return int(self.get_buffer(_get_buffer_name(_FIRST_TENSOR)).shape[1])
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the scores of every class."""
@@ -89,7 +89,7 @@ class BilinearUNet(nn.Module):
         return F.conv2d(x, self.get_buffer("outc_conv_weight"), self.get_buffer("outc_conv_bias"))
 
     def _apply_double_conv(self, x: Tensor, block: str) -> Tensor:
-        for conv, norm in CONV_NORM_POSITIONS:
+        for conv, norm in _CONV_NORM_POSITIONS:
             x = F.conv2d(x, self.get_buffer(_get_buffer_name(f"{block}.{conv}.weight")), padding=1)
             mean, var, weight, bias = (
                 self.get_buffer(_get_buffer_name(f"{block}.{norm}.{part}"))
@@ -130,7 +130,7 @@ def _rename_conv(tensors: dict[str, Tensor], old: str, new: str) -> dict[str, Te
 def _rename_double_conv(tensors: dict[str, Tensor], old: str, new: str) -> dict[str, Tensor]:
     """Return the tensors of a double convolution under another name, in float32."""
     weights: dict[str, Tensor] = {}
-    for conv, norm in CONV_NORM_POSITIONS:
+    for conv, norm in _CONV_NORM_POSITIONS:
         weights[f"{new}.{conv}.weight"] = tensors[f"{old}.{conv}.weight"].float().contiguous()
         for part in ("weight", "bias", "running_mean", "running_var"):
             weights[f"{new}.{norm}.{part}"] = tensors[f"{old}.{norm}.{part}"].float().contiguous()
@@ -146,8 +146,8 @@ def _rename_double_conv(tensors: dict[str, Tensor], old: str, new: str) -> dict[
 def _strip_prefix(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     """Remove the prefix that wrappers such as DataParallel or Lightning put before every name."""
     for name in tensors:
-        if name.endswith(FIRST_TENSOR):
-            prefix = name.removesuffix(FIRST_TENSOR)
+        if name.endswith(_FIRST_TENSOR):
+            prefix = name.removesuffix(_FIRST_TENSOR)
             return {key.removeprefix(prefix): tensor for key, tensor in tensors.items()}
     return tensors
 

@@ -21,16 +21,16 @@ Network = Callable[[Tensor], Tensor]
 
 WINDOW_EDGE = 512
 """Edge in pixels of the windows of a network that takes any size; doubled for one that seems to reach farther."""
-SHIFTS = (1, 2, 4, 8, 16, 32, 64)
+_SHIFTS = (1, 2, 4, 8, 16, 32, 64)
 """Candidates for the divisor, in pixels."""
-ROUNDING_TOLERANCE = 1e-5
+_ROUNDING_TOLERANCE = 1e-5
 """Differences after a shift below this, relative to the spread of the scores, are rounding, not another phase."""
-LATTICE_RATIO = 2.0
+_LATTICE_RATIO = 2.0
 """For a network that is exact at no shift: a shift is on the lattice if no other shift halves the difference."""
-FADING_RATIO = 100.0
+_FADING_RATIO = 100.0
 """In a window twice as large, the differences of a network that reaches far fade by orders of magnitude; those of one
 that aligns corners only halve."""
-TRIALS = 3
+_TRIALS = 3
 
 
 @dataclass(frozen=True)
@@ -75,10 +75,10 @@ def measure_reach(network: Network, channels: int, window: int | None = None, la
             fix="export it again from weights that are finite",
         )
     least = min(differences.values())
-    tolerance = max(ROUNDING_TOLERANCE, LATTICE_RATIO * least)
+    tolerance = max(_ROUNDING_TOLERANCE, _LATTICE_RATIO * least)
     divisor = next(shift for shift, difference in differences.items() if difference < tolerance)
     radius = None
-    if differences[divisor] < ROUNDING_TOLERANCE:
+    if differences[divisor] < _ROUNDING_TOLERANCE:
         radius = measure_receptive_radius(network, channels, divisor, edge)
     if radius is None and window is None:
         far_divisor = _find_far_divisor(network, channels, 2 * edge, differences)
@@ -109,7 +109,7 @@ def measure_receptive_radius(
     margin = math.ceil((edge // 8) / divisor) * divisor
     inside = (..., slice(margin, edge - margin), slice(margin, edge - margin))
     inner, deepest = edge - 2 * margin, 0
-    for trial in range(TRIALS):
+    for trial in range(_TRIALS):
         generator = torch.Generator().manual_seed(trial)
         image = torch.randn(1, channels, edge, edge, generator=generator, dtype=dtype)
         other = 4 * torch.randn(image.shape, generator=generator, dtype=dtype)
@@ -125,7 +125,7 @@ def measure_receptive_radius(
 
 def _measure_differences(network: Network, channels: int, edge: int, lattice: int) -> dict[int, float]:
     """Return for each shift on the lattice, in rising order, how much outputs differ after it."""
-    shifts = [shift for shift in SHIFTS if shift <= edge // 4 and shift % lattice == 0] or [lattice]
+    shifts = [shift for shift in _SHIFTS if shift <= edge // 4 and shift % lattice == 0] or [lattice]
     image = _make_noise(channels, edge + max(shifts))
     return {shift: _measure_difference(network, image, edge, shift) for shift in shifts}
 
@@ -146,9 +146,9 @@ def _find_far_divisor(network: Network, channels: int, edge: int, narrow: dict[i
     """
     image, divisor = _make_noise(channels, edge + max(narrow)), None
     for shift in sorted(narrow, reverse=True):
-        tolerance = ROUNDING_TOLERANCE
-        if narrow[shift] >= ROUNDING_TOLERANCE:
-            tolerance = min(ROUNDING_TOLERANCE, narrow[shift] / FADING_RATIO)
+        tolerance = _ROUNDING_TOLERANCE
+        if narrow[shift] >= _ROUNDING_TOLERANCE:
+            tolerance = min(_ROUNDING_TOLERANCE, narrow[shift] / _FADING_RATIO)
         try:
             difference = _measure_difference(network, image, edge, shift)
         except Exception:  # noqa: BLE001 - traced programs fail at other sizes with errors of any class

@@ -26,23 +26,23 @@ from torch import nn
 from seamline.model.spec.errors import ModelError
 from seamline.model.spec.spec import Activation
 
-CONFIG_FILENAME, WEIGHTS_FILENAME = "config.json", "model.safetensors"
-SUPPORTED_CLASSES = (
+_CONFIG_FILENAME, _WEIGHTS_FILENAME = "config.json", "model.safetensors"
+_SUPPORTED_CLASSES = (
     *("Unet", "UnetPlusPlus", "MAnet", "Linknet", "FPN", "PSPNet"),
     *("DeepLabV3", "DeepLabV3Plus", "PAN", "UPerNet", "Segformer", "DPT"),
 )
-ENCODER_NAME = r"[A-Za-z0-9][\w.-]*"
+_ENCODER_NAME = r"[A-Za-z0-9][\w.-]*"
 """A plain name of an encoder. A name with a colon or a slash is an address, from which timm would download."""
-CLASSIFICATION_PREFIX = "classification_head."
+_CLASSIFICATION_PREFIX = "classification_head."
 """Prefix of the weights of a second output, one class for the whole image, which is not used."""
-PROBABILITY_ACTIVATIONS = ("sigmoid", "softmax", "softmax2d")
+_PROBABILITY_ACTIVATIONS = ("sigmoid", "softmax", "softmax2d")
 """Activations in a configuration after which the outputs are probabilities."""
-MISSING_OPERATOR = r"operator torchvision::(\w+) does not exist"
+_MISSING_OPERATOR = r"operator torchvision::(\w+) does not exist"
 
 
 def is_saved_network(folder: Path) -> bool:
     """Return whether a folder holds a configuration and weights, as ``save_pretrained`` writes them."""
-    return (folder / CONFIG_FILENAME).is_file() and (folder / WEIGHTS_FILENAME).is_file()
+    return (folder / _CONFIG_FILENAME).is_file() and (folder / _WEIGHTS_FILENAME).is_file()
 
 
 def load_smp_network(folder: Path) -> tuple[nn.Module, dict[str, Any]]:
@@ -52,19 +52,19 @@ def load_smp_network(folder: Path) -> tuple[nn.Module, dict[str, Any]]:
         ModelError: the library is not installed, the configuration is not of the library, or the weights are not those
             of the network.
     """
-    name, arguments = _read_configuration(folder / CONFIG_FILENAME)
+    name, arguments = _read_configuration(folder / _CONFIG_FILENAME)
     library = _import_library(folder)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # encoders that are cut off warn of the layers that they leave out
             network: nn.Module = _find_class(library, name, arguments, folder)(**arguments)
-            weights = load_file(folder / WEIGHTS_FILENAME)
-            network.load_state_dict({k: v for k, v in weights.items() if not k.startswith(CLASSIFICATION_PREFIX)})
+            weights = load_file(folder / _WEIGHTS_FILENAME)
+            network.load_state_dict({k: v for k, v in weights.items() if not k.startswith(_CLASSIFICATION_PREFIX)})
     except ModelError:
         raise
     except SafetensorError as error:
         raise _smp_error(
-            folder / WEIGHTS_FILENAME,
+            folder / _WEIGHTS_FILENAME,
             got=error,
             expected="a safetensors file",
             fix="save it again, with save_pretrained",
@@ -86,7 +86,7 @@ def get_divisor(network: nn.Module) -> int:
 
 def get_activation(arguments: dict[str, Any]) -> Activation | None:
     """Return ``none`` if the network ends in an activation of its own, and ``None`` if its outputs are scores."""
-    return "none" if arguments.get("activation") in PROBABILITY_ACTIVATIONS else None
+    return "none" if arguments.get("activation") in _PROBABILITY_ACTIVATIONS else None
 
 
 def _read_configuration(path: Path) -> tuple[str, dict[str, Any]]:
@@ -101,16 +101,16 @@ def _read_configuration(path: Path) -> tuple[str, dict[str, Any]]:
             expected="a configuration of segmentation-models-pytorch, with _model_class",
             fix="save the network with save_pretrained, or export it with torch.export.save or torch.onnx.export",
         ) from error
-    if name not in SUPPORTED_CLASSES:
+    if name not in _SUPPORTED_CLASSES:
         raise _smp_error(
             path,
             got=f"_model_class {name!r}",
-            expected="one of " + ", ".join(SUPPORTED_CLASSES),
+            expected="one of " + ", ".join(_SUPPORTED_CLASSES),
             fix="export the network instead",
         )
     arguments = {key: value for key, value in config.items() if not key.startswith("_")}
     encoder = arguments.get("encoder_name", "resnet34")
-    if not (isinstance(encoder, str) and re.fullmatch(ENCODER_NAME, encoder)):
+    if not (isinstance(encoder, str) and re.fullmatch(_ENCODER_NAME, encoder)):
         raise _smp_error(
             path,
             got=f"encoder_name {encoder!r}",
@@ -126,7 +126,7 @@ def _check_numbers(path: Path, arguments: dict[str, Any]) -> None:
 
     A layer of c channels has c × c weights or more, so no number of channels exceeds the root of the file's size.
     """
-    most = max(64, math.isqrt((path.parent / WEIGHTS_FILENAME).stat().st_size))
+    most = max(64, math.isqrt((path.parent / _WEIGHTS_FILENAME).stat().st_size))
     if any(abs(number) > most for number in _iterate_numbers(arguments)):
         raise _smp_error(
             path,
@@ -156,7 +156,7 @@ def _find_class(library: ModuleType, name: str, arguments: dict[str, Any], folde
     known = {p.name for p in parameters if p.kind == p.POSITIONAL_OR_KEYWORD}
     if unknown := sorted(key for key, value in arguments.items() if key not in known and value is not None):
         raise _smp_error(
-            folder / CONFIG_FILENAME,
+            folder / _CONFIG_FILENAME,
             got=f"{', '.join(unknown)}, which {name} has not",
             expected="its own arguments alone",
             fix="export the network with torch.export.save or torch.onnx.export",
@@ -185,7 +185,7 @@ def _import_library(folder: Path) -> ModuleType:
                 fix="pip install 'seamline[smp]'",
             ) from None
         except RuntimeError as error:
-            operator = re.search(MISSING_OPERATOR, str(error))
+            operator = re.search(_MISSING_OPERATOR, str(error))
             if operator is None or operator[1] in declared:
                 raise _smp_error(
                     folder,

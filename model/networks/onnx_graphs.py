@@ -22,12 +22,12 @@ from torch import Tensor, nn
 from seamline.model.spec.config import Engine, EngineSettings, Precision, UNetConfig
 from seamline.model.spec.errors import ModelError, get_first_line
 
-PACKAGES: dict[Engine, tuple[str, ...]] = {"onnxruntime": ("onnxruntime",), "openvino": ("openvino",)}
-PIP_EXTRAS: dict[Engine, str] = {"onnxruntime": "onnx", "openvino": "openvino"}
-ENGINE_NAMES: dict[Engine, str] = {"onnxruntime": "ONNX Runtime", "openvino": "OpenVINO"}
-OPSET = 17
-DYNAMIC_AXES = {0: "batch", 2: "rows", 3: "cols"}
-PRECISION_HINTS: dict[Precision, str] = {"fp32": "f32", "bf16": "bf16"}
+_PACKAGES: dict[Engine, tuple[str, ...]] = {"onnxruntime": ("onnxruntime",), "openvino": ("openvino",)}
+_PIP_EXTRAS: dict[Engine, str] = {"onnxruntime": "onnx", "openvino": "openvino"}
+_ENGINE_NAMES: dict[Engine, str] = {"onnxruntime": "ONNX Runtime", "openvino": "OpenVINO"}
+_OPSET = 17
+_DYNAMIC_AXES = {0: "batch", 2: "rows", 3: "cols"}
+_PRECISION_HINTS: dict[Precision, str] = {"fp32": "f32", "bf16": "bf16"}
 """OpenVINO's names of precisions."""
 _EXPORT_LOCK = Lock()
 """Torch's exporter keeps its state in the process, and a worker may measure for one scene while it starts another."""
@@ -35,8 +35,8 @@ _EXPORT_LOCK = Lock()
 
 def has_packages(engine: Engine, converts: bool) -> bool:
     """Return whether the packages of an engine are installed; ``converts``: with what exports graphs from torch."""
-    needed = [*PACKAGES.get(engine, ())]
-    if converts and engine in PACKAGES:
+    needed = [*_PACKAGES.get(engine, ())]
+    if converts and engine in _PACKAGES:
         needed.append("onnx")
     return all(find_spec(package) is not None for package in needed)
 
@@ -46,8 +46,8 @@ def not_installed_error(engine: Engine) -> ModelError:
     return ModelError(
         "--engine",
         got=f"{engine}, which is not installed here",
-        expected=f"{ENGINE_NAMES[engine]}, to run the network",
-        fix=f"pip install 'seamline[{PIP_EXTRAS[engine]}]'",
+        expected=f"{_ENGINE_NAMES[engine]}, to run the network",
+        fix=f"pip install 'seamline[{_PIP_EXTRAS[engine]}]'",
     )
 
 
@@ -81,10 +81,10 @@ def export_unet(network: nn.Module, config: UNetConfig, halo: int) -> bytes:
             (example,),
             file,  # type: ignore[arg-type]  # the exporter without dynamo takes files, which its annotation leaves out
             dynamo=False,
-            opset_version=OPSET,
+            opset_version=_OPSET,
             input_names=["image"],
             output_names=["scores"],
-            dynamic_axes={"image": DYNAMIC_AXES, "scores": DYNAMIC_AXES},
+            dynamic_axes={"image": _DYNAMIC_AXES, "scores": _DYNAMIC_AXES},
         )
     return file.getvalue()
 
@@ -202,7 +202,7 @@ def load_graph(graph: Path | bytes, settings: EngineSettings) -> Graph:
     Raises:
         ModelError: the engine is not installed, or refuses the graph.
     """
-    return OpenVinoGraph(graph, settings) if settings.engine == "openvino" else OnnxRuntimeGraph(graph, settings)
+    return _OpenVinoGraph(graph, settings) if settings.engine == "openvino" else _OnnxRuntimeGraph(graph, settings)
 
 
 @contextmanager
@@ -217,7 +217,7 @@ def _wrap_engine_errors(graph: Path | bytes, engine: Engine) -> Iterator[None]:
         raise ModelError(
             f"network {graph}" if isinstance(graph, Path) else "network",
             got=lines[-1][:300],
-            expected=f"a graph that {ENGINE_NAMES[engine]} runs",
+            expected=f"a graph that {_ENGINE_NAMES[engine]} runs",
             fix="export it again" if isinstance(graph, Path) else "take another --engine",
         ) from error
 
@@ -242,7 +242,7 @@ def open_onnx_session(graph: Path | bytes, settings: EngineSettings) -> Any:
         return onnxruntime.InferenceSession(graph, options, providers=[*providers, "CPUExecutionProvider"])
 
 
-class OnnxRuntimeGraph:
+class _OnnxRuntimeGraph:
     """A graph in ONNX Runtime."""
 
     def __init__(self, graph: Path | bytes, settings: EngineSettings) -> None:
@@ -268,14 +268,14 @@ def list_openvino_precisions() -> tuple[Precision, ...]:
     return ("fp32", "bf16") if "BF16" in able else ("fp32",)
 
 
-class OpenVinoGraph:
+class _OpenVinoGraph:
     """A graph in OpenVINO, compiled once for each shape: with free sizes OpenVINO plans no memory and is slower."""
 
     def __init__(self, graph: Path | bytes, settings: EngineSettings) -> None:
         self._graph = graph if isinstance(graph, Path) else b""
         self._config = {
             "INFERENCE_NUM_THREADS": settings.threads or os.cpu_count() or 1,
-            "INFERENCE_PRECISION_HINT": PRECISION_HINTS[settings.precision],
+            "INFERENCE_PRECISION_HINT": _PRECISION_HINTS[settings.precision],
             "NUM_STREAMS": 1,
             # With pinning the threads of all worker processes would be bound to the same cores.
             "ENABLE_CPU_PINNING": False,

@@ -9,11 +9,11 @@ from typing import NoReturn
 
 from seamline.model.spec.errors import ModelError, get_first_line
 
-MAX_BYTES = 8 << 30
+_MAX_BYTES = 8 << 30
 """Most bytes that an archive may unpack to."""
-MAX_EXPANSION = 1000
+_MAX_EXPANSION = 1000
 """Most times its own size that an archive may unpack to; deflate shrinks zeros about as much."""
-EXPORT_HINT = "export it to ONNX with torch.onnx.export, or save its tensors as a state_dict"
+_EXPORT_HINT = "export it to ONNX with torch.onnx.export, or save its tensors as a state_dict"
 IO_OPERATORS = frozenset(("from_file", "save", "load", "_print", "warn", "_test_warn_in_autograd"))
 """Operators of ATen that open files or print."""
 
@@ -29,10 +29,10 @@ def list_members(path: Path) -> list[str]:
             members = archive.infolist()
     except Exception as error:  # zipfile has many errors for damaged bytes
         raise _damaged_error(path, error) from error
-    size, most = sum(member.file_size for member in members), min(MAX_BYTES, MAX_EXPANSION * path.stat().st_size)
+    size, most = sum(member.file_size for member in members), min(_MAX_BYTES, _MAX_EXPANSION * path.stat().st_size)
     if size > most:
         raise ModelError(
-            f"network {path}", got=f"an archive of {size} bytes", expected=f"at most {most}", fix=EXPORT_HINT
+            f"network {path}", got=f"an archive of {size} bytes", expected=f"at most {most}", fix=_EXPORT_HINT
         )
     return [member.filename for member in members]
 
@@ -75,7 +75,7 @@ def refuse(path: Path, got: str, expected: str) -> NoReturn:
     Raises:
         ModelError: always.
     """
-    raise ModelError(f"network {path}", got=got, expected=expected, fix=EXPORT_HINT) from None
+    raise ModelError(f"network {path}", got=got, expected=expected, fix=_EXPORT_HINT) from None
 
 
 def unreadable_error(path: Path, error: Exception, program_format: str) -> ModelError:

@@ -18,22 +18,22 @@ import torch
 from seamline.model.networks.torch_archive import IO_OPERATORS, read_members, refuse, unreadable_error, write_archive
 from seamline.model.networks.torch_expressions import sanitize_guard, sanitize_size
 
-MODEL_MEMBER, SAMPLES_MEMBER = "models/model.json", "data/sample_inputs/model.pt"
-TENSOR_CONFIGS = {
+_MODEL_MEMBER, _SAMPLES_MEMBER = "models/model.json", "data/sample_inputs/model.pt"
+_TENSOR_CONFIGS = {
     "data/weights/model_weights_config.json": "weight",
     "data/constants/model_constants_config.json": "tensor",
 }
 """Documents that list tensors, and how the names of these tensors' members begin."""
-TENSOR_MEMBER = re.compile(r"data/weights/weight_\d+|data/constants/tensor_\d+", re.ASCII)
-COPIED_MEMBERS = ("archive_format", "archive_version", "byteorder", "version", ".data/version", SAMPLES_MEMBER)
-DROPPED_MEMBERS = (".data/serialization_id", ".format_version", ".storage_alignment")
+_TENSOR_MEMBER = re.compile(r"data/weights/weight_\d+|data/constants/tensor_\d+", re.ASCII)
+_COPIED_MEMBERS = ("archive_format", "archive_version", "byteorder", "version", ".data/version", _SAMPLES_MEMBER)
+_DROPPED_MEMBERS = (".data/serialization_id", ".format_version", ".storage_alignment")
 
-NAME_PATTERN = re.compile(r"[A-Za-z0-9_.-]*", re.ASCII)
-TEXT_PATTERN = re.compile(r"[A-Za-z0-9_.,>+ -]*", re.ASCII)
+_NAME_PATTERN = re.compile(r"[A-Za-z0-9_.-]*", re.ASCII)
+_TEXT_PATTERN = re.compile(r"[A-Za-z0-9_.,>+ -]*", re.ASCII)
 """Arguments of operators that are text, as those of einsum."""
-DUNDER = re.compile(r"(?:^|\.)__\w*__(?:$|\.)", re.ASCII)
-ATEN_OPERATOR = re.compile(r"torch\.ops\.aten\.([a-z_][A-Za-z0-9_]*)\.([A-Za-z_][A-Za-z0-9_]*)", re.ASCII)
-ALLOWED_FUNCTIONS = frozenset(
+_DUNDER = re.compile(r"(?:^|\.)__\w*__(?:$|\.)", re.ASCII)
+_ATEN_OPERATOR = re.compile(r"torch\.ops\.aten\.([a-z_][A-Za-z0-9_]*)\.([A-Za-z_][A-Za-z0-9_]*)", re.ASCII)
+_ALLOWED_FUNCTIONS = frozenset(
     f"{module}{name}"
     for module, names in {
         "_operator.": "add sub mul truediv floordiv mod pow neg eq ne lt le gt ge and_ or_ getitem",
@@ -42,13 +42,13 @@ ALLOWED_FUNCTIONS = frozenset(
     }.items()
     for name in names.split()
 )
-ALLOWED_CONTAINERS = (None, "builtins.tuple", "builtins.list", "builtins.dict", "collections.OrderedDict")
+_ALLOWED_CONTAINERS = (None, "builtins.tuple", "builtins.list", "builtins.dict", "collections.OrderedDict")
 
-DROPPED_KEYS = ("metadata",)
+_DROPPED_KEYS = ("metadata",)
 """Notes of the exporter on where nodes come from. No program needs them, and torch resolves names in them."""
-EMPTY_KEYS = ("custom_obj_values", "treespec_namedtuple_fields")
+_EMPTY_KEYS = ("custom_obj_values", "treespec_namedtuple_fields")
 """Keys that lead to objects of classes, so that their values must be empty."""
-FALSE_KEYS = ("as_graph", "as_custom_obj", "custom_obj", "as_operator", "class_fqn", "use_pickle")
+_FALSE_KEYS = ("as_graph", "as_custom_obj", "custom_obj", "as_operator", "class_fqn", "use_pickle")
 """Keys that lead to code, so that their values must be false."""
 
 
@@ -63,8 +63,8 @@ def load_exported_program(path: Path) -> torch.export.ExportedProgram:
         ModelError: the program holds what could run code, or read or write files; or torch cannot read it.
     """
     members = _sanitize_members(path, read_members(path))
-    _check_samples(path, members[SAMPLES_MEMBER])
-    members[SAMPLES_MEMBER] = b""  # no program needs them, and torch would unpickle them
+    _check_samples(path, members[_SAMPLES_MEMBER])
+    members[_SAMPLES_MEMBER] = b""  # no program needs them, and torch would unpickle them
     try:
         return torch.export.load(write_archive(members))
     except Exception as error:  # damaged bytes make torch raise errors of any class
@@ -75,16 +75,16 @@ def _sanitize_members(path: Path, members: dict[str, bytes]) -> dict[str, bytes]
     """Return the members that torch needs, with checked documents; refuse unknown members."""
     kept: dict[str, bytes] = {}
     for name, content in members.items():
-        if name in DROPPED_MEMBERS or name.startswith("extra/"):
+        if name in _DROPPED_MEMBERS or name.startswith("extra/"):
             continue
-        if name in COPIED_MEMBERS or TENSOR_MEMBER.fullmatch(name):
+        if name in _COPIED_MEMBERS or _TENSOR_MEMBER.fullmatch(name):
             kept[name] = content
-        elif name == MODEL_MEMBER or name in TENSOR_CONFIGS:
+        elif name == _MODEL_MEMBER or name in _TENSOR_CONFIGS:
             kept[name] = json.dumps(_sanitize_document(path, name, content)).encode()
         else:
             expected = "weights and a graph, as torch.export.save of torch 2.9 or later writes"
             refuse(path, f"a member {name!r}", expected)
-    for name in (MODEL_MEMBER, *TENSOR_CONFIGS, SAMPLES_MEMBER, "archive_format"):
+    for name in (_MODEL_MEMBER, *_TENSOR_CONFIGS, _SAMPLES_MEMBER, "archive_format"):
         if name not in kept:
             refuse(path, f"no {name}", "weights and a graph, as torch.export.save writes them")
     return kept
@@ -94,15 +94,15 @@ def _check_samples(path: Path, content: bytes) -> None:
     try:
         torch.load(io.BytesIO(content), weights_only=True, map_location="meta")
     except Exception:  # noqa: BLE001 - damaged bytes make torch raise errors of any class
-        refuse(path, f"{SAMPLES_MEMBER} that runs code when it is read", "tensors alone")
+        refuse(path, f"{_SAMPLES_MEMBER} that runs code when it is read", "tensors alone")
 
 
 def _sanitize_document(path: Path, name: str, content: bytes) -> Any:
     """Return a JSON document of the archive without what no program needs; refuse what is on no list."""
     try:
         document = json.loads(content)
-        if name in TENSOR_CONFIGS:
-            _check_tensor_config(document, TENSOR_CONFIGS[name])
+        if name in _TENSOR_CONFIGS:
+            _check_tensor_config(document, _TENSOR_CONFIGS[name])
         return _sanitize(document, "")
     except _NotAllowedError as error:
         refuse(path, f"{error.args[0]} in {name}", error.args[1])
@@ -120,9 +120,9 @@ def _check_tensor_config(document: Any, prefix: str) -> None:
 
 def _sanitize(value: Any, key: str) -> Any:
     """Return the checked part of a document that stands under ``key``."""
-    if key in DROPPED_KEYS:
+    if key in _DROPPED_KEYS:
         return {}
-    if (key in EMPTY_KEYS and value) or (key in FALSE_KEYS and value is not False):
+    if (key in _EMPTY_KEYS and value) or (key in _FALSE_KEYS and value is not False):
         raise _NotAllowedError(f"{key}", "a graph of tensors and sizes")
     if isinstance(value, dict):
         return {_sanitize_key(k, key): _sanitize(v, k) for k, v in value.items()}
@@ -140,7 +140,7 @@ def _sanitize(value: Any, key: str) -> Any:
         case "in_spec" | "out_spec":
             return json.dumps([1, _sanitize_tree_spec(json.loads(value))])
         case "as_string" | "as_strings" | "torch_version":
-            return _check_name(value, TEXT_PATTERN)
+            return _check_name(value, _TEXT_PATTERN)
         case _:
             return _check_name(value)
 
@@ -153,9 +153,9 @@ def _sanitize_key(name: str, parent: str) -> str:
     return name
 
 
-def _check_name(text: str, pattern: re.Pattern[str] = NAME_PATTERN) -> str:
+def _check_name(text: str, pattern: re.Pattern[str] = _NAME_PATTERN) -> str:
     """Return a name that is safe to become Python: torch generates source with names of arguments and variables."""
-    if not pattern.fullmatch(text) or DUNDER.search(text):
+    if not pattern.fullmatch(text) or _DUNDER.search(text):
         raise _NotAllowedError(f"the name {text[:80]!r}", "letters, digits, underscores and dots")
     return text
 
@@ -169,10 +169,10 @@ def _sanitize_expression(sanitize: Callable[[str], str], text: str, what: str) -
 
 def _check_target(text: str) -> str:
     """Return the name of a function in a graph if it is an allowed one; torch resolves any name it is given."""
-    if text in ALLOWED_FUNCTIONS:
+    if text in _ALLOWED_FUNCTIONS:
         return text
-    found = ATEN_OPERATOR.fullmatch(text)
-    if found and found[1] not in IO_OPERATORS and not DUNDER.search(found[2]):
+    found = _ATEN_OPERATOR.fullmatch(text)
+    if found and found[1] not in IO_OPERATORS and not _DUNDER.search(found[2]):
         packet = getattr(torch.ops.aten, found[1], None)
         if isinstance(packet, torch._ops.OpOverloadPacket) and found[2] in packet.overloads():  # type: ignore[no-untyped-call]
             return text
@@ -188,7 +188,7 @@ def _sanitize_tree_spec(document: Any) -> dict[str, Any]:
 
 
 def _sanitize_container(node: dict[str, Any]) -> dict[str, Any]:
-    if set(node) != {"type", "context", "children_spec"} or node["type"] not in ALLOWED_CONTAINERS:
+    if set(node) != {"type", "context", "children_spec"} or node["type"] not in _ALLOWED_CONTAINERS:
         raise _NotAllowedError(f"arguments in {str(node.get('type'))[:80]!r}", "tuples, lists and dicts")
     context = node["context"]
     if context is not None:

@@ -9,27 +9,27 @@ from __future__ import annotations
 import ast
 import re
 
-SYMBOL = re.compile(r"[a-z]{1,4}\d+", re.ASCII)
-SIZE_FUNCTIONS = frozenset(
+_SYMBOL = re.compile(r"[a-z]{1,4}\d+", re.ASCII)
+_SIZE_FUNCTIONS = frozenset(
     (
         *("Integer", "Rational", "Symbol", "Identity", "Add", "Mul", "Max", "Min"),
-        *("Pow", "PowByNatural", "Mod", "PythonMod", "ModularIndexing"),
+        *("Mod", "PythonMod", "ModularIndexing"),
         *("FloorDiv", "CeilDiv", "CleanDiv", "IntTrueDiv", "FloatTrueDiv"),
         *("CeilToInt", "FloorToInt", "TruncToInt", "TruncToFloat", "RoundToInt", "ToFloat"),
         *("Equality", "Unequality", "LessThan", "StrictLessThan", "GreaterThan", "StrictGreaterThan"),
         *("And", "Or", "Not"),
     )
 )
-"""Functions of sympy and torch with which torch writes sizes."""
-GUARD_FUNCTIONS = frozenset(("max", "min", "abs", "int", "float"))
-ASSUMPTIONS = frozenset(("positive", "integer", "nonnegative", "nonzero", "negative", "real", "finite"))
+"""Functions of sympy and torch with which torch writes sizes; powers have a check of their own."""
+_GUARD_FUNCTIONS = frozenset(("max", "min", "abs", "int", "float"))
+_ASSUMPTIONS = frozenset(("positive", "integer", "nonnegative", "nonzero", "negative", "real", "finite"))
 """What torch may state of a symbol."""
-ARITHMETIC = (ast.Add, ast.Sub, ast.Mult, ast.Div, ast.FloorDiv, ast.Mod, ast.USub, ast.UAdd)
-LOGIC = (ast.Not, ast.And, ast.Or, ast.Eq, ast.NotEq, ast.Lt, ast.LtE, ast.Gt, ast.GtE)
-OPERATORS = (*ARITHMETIC, *LOGIC)
-MAX_NUMBER = 1 << 63
-MAX_LENGTH = 20_000
-MAX_POWER = 16
+_ARITHMETIC = (ast.Add, ast.Sub, ast.Mult, ast.Div, ast.FloorDiv, ast.Mod, ast.USub, ast.UAdd)
+_LOGIC = (ast.Not, ast.And, ast.Or, ast.Eq, ast.NotEq, ast.Lt, ast.LtE, ast.Gt, ast.GtE)
+_OPERATORS = (*_ARITHMETIC, *_LOGIC)
+_MAX_NUMBER = 1 << 63
+_MAX_LENGTH = 20_000
+_MAX_POWER = 16
 
 
 def sanitize_size(text: str) -> str:
@@ -55,7 +55,7 @@ def sanitize_guard(text: str) -> str:
 
 
 def _parse(text: str) -> ast.expr:
-    if len(text) > MAX_LENGTH or not text.isascii():
+    if len(text) > _MAX_LENGTH or not text.isascii():
         raise ValueError("too long, or not ASCII")
     try:
         return ast.parse(text, mode="eval").body
@@ -68,20 +68,20 @@ def _get_operands(node: ast.expr) -> list[ast.expr] | None:
     match node:
         case ast.Constant(value=bool()):
             return []
-        case ast.Constant(value=int() | float() as number) if abs(number) <= MAX_NUMBER:
+        case ast.Constant(value=int() | float() as number) if abs(number) <= _MAX_NUMBER:
             return []
-        case ast.BinOp(left=left, op=ast.Pow(), right=ast.Constant(value=int(power))) if 0 <= power <= MAX_POWER:
+        case ast.BinOp(left=left, op=ast.Pow(), right=ast.Constant(value=int(power))) if 0 <= power <= _MAX_POWER:
             # Powers of numbers and of powers could grow without end when torch evaluates them.
             if isinstance(left, ast.Constant) or any(isinstance(n, ast.Pow) for n in ast.walk(left)):
                 return None
             return [left]
-        case ast.BinOp(left=left, op=op, right=right) if isinstance(op, OPERATORS):
+        case ast.BinOp(left=left, op=op, right=right) if isinstance(op, _OPERATORS):
             return [left, right]
-        case ast.UnaryOp(op=op, operand=operand) if isinstance(op, OPERATORS):
+        case ast.UnaryOp(op=op, operand=operand) if isinstance(op, _OPERATORS):
             return [operand]
         case ast.BoolOp(values=values):
             return values
-        case ast.Compare(left=left, ops=ops, comparators=rest) if all(isinstance(op, OPERATORS) for op in ops):
+        case ast.Compare(left=left, ops=ops, comparators=rest) if all(isinstance(op, _OPERATORS) for op in ops):
             return [left, *rest]
     return None
 
@@ -90,16 +90,13 @@ def _check_size(node: ast.expr) -> None:
     """Refuse an expression that is not arithmetic with symbols, in the syntax of sympy or of Python."""
     operands: list[ast.expr] | None
     match node:
-        case ast.Name(id=name) if SYMBOL.fullmatch(name) or name in ("true", "false"):
+        case ast.Name(id=name) if _SYMBOL.fullmatch(name) or name in ("true", "false"):
             operands = []
         case ast.Call(func=ast.Name(id="Symbol"), args=[ast.Constant(value=str(name))], keywords=keywords):
-            operands = [] if SYMBOL.fullmatch(name) and all(map(_is_assumption, keywords)) else None
+            operands = [] if _SYMBOL.fullmatch(name) and all(map(_is_assumption, keywords)) else None
         case ast.Call(func=ast.Name(id="Pow" | "PowByNatural"), args=[base, exponent], keywords=[]):
             operands = [base] if _has_symbol(base) and _is_small(exponent) else None
-        case ast.Call(func=ast.Name(id=name), args=args, keywords=[]) if name in SIZE_FUNCTIONS - {
-            "Pow",
-            "PowByNatural",
-        }:
+        case ast.Call(func=ast.Name(id=name), args=args, keywords=[]) if name in _SIZE_FUNCTIONS:
             operands = args
         case _:
             operands = _get_operands(node)
@@ -110,7 +107,7 @@ def _check_size(node: ast.expr) -> None:
 
 
 def _is_assumption(keyword: ast.keyword) -> bool:
-    return keyword.arg in ASSUMPTIONS and isinstance(keyword.value, ast.Constant) and type(keyword.value.value) is bool
+    return keyword.arg in _ASSUMPTIONS and isinstance(keyword.value, ast.Constant) and type(keyword.value.value) is bool
 
 
 def _has_symbol(node: ast.expr) -> bool:
@@ -124,7 +121,7 @@ def _is_small(node: ast.expr) -> bool:
         case ast.UnaryOp(op=ast.USub(), operand=inner):
             return _is_small(inner)
         case ast.Constant(value=int(power)):
-            return power <= MAX_POWER
+            return power <= _MAX_POWER
     return False
 
 
@@ -138,7 +135,7 @@ def _check_guard(node: ast.expr) -> None:
         ):
             _check_input_reference(tensor)
             operands = []
-        case ast.Call(func=ast.Name(id=name), args=args, keywords=[]) if name in GUARD_FUNCTIONS:
+        case ast.Call(func=ast.Name(id=name), args=args, keywords=[]) if name in _GUARD_FUNCTIONS:
             operands = args
         case _:
             operands = _get_operands(node)

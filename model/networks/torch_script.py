@@ -13,16 +13,16 @@ from torch import Tensor
 
 from seamline.model.networks.torch_archive import IO_OPERATORS, read_members, refuse, unreadable_error, write_archive
 
-SCRIPT_MEMBER = re.compile(
+_SCRIPT_MEMBER = re.compile(
     r"(?:data|constants)\.pkl|(?:data|constants)/\d+|code/[\w./]+\.py|version|byteorder|\.data/version"
 )
-FORBIDDEN_SOURCE = re.compile(rb"__setstate__|\bfrom_file\b|\btorch[.\s]+classes\b")
+_FORBIDDEN_SOURCE = re.compile(rb"__setstate__|\bfrom_file\b|\btorch[.\s]+classes\b")
 """Words in the source of a program that runs something while it is loaded, or opens files."""
-ALLOWED_GLOBALS = re.compile(r"(?:__torch__[\w.]*|torch\.jit\._pickle|torch\._utils|torch|collections) \w+")
+_ALLOWED_GLOBALS = re.compile(r"(?:__torch__[\w.]*|torch\.jit\._pickle|torch\._utils|torch|collections) \w+")
 """Classes and functions that a pickle may name, as module and name."""
-FORBIDDEN_OPCODES = frozenset(("STACK_GLOBAL", "INST", "OBJ", "NEWOBJ_EX", "EXT1", "EXT2", "EXT4"))
-"""Instructions of pickles that make objects of classes which ``ALLOWED_GLOBALS`` cannot see."""
-FORBIDDEN_PRIM_OPERATORS = frozenset(
+_FORBIDDEN_OPCODES = frozenset(("STACK_GLOBAL", "INST", "OBJ", "NEWOBJ_EX", "EXT1", "EXT2", "EXT4"))
+"""Instructions of pickles that make objects of classes which ``_ALLOWED_GLOBALS`` cannot see."""
+_FORBIDDEN_PRIM_OPERATORS = frozenset(
     f"prim::{name}"
     for name in (
         *("PythonOp", "IgnoredPythonOp"),
@@ -43,9 +43,9 @@ def load_script(path: Path) -> Callable[[Tensor], Tensor]:
     Raises:
         ModelError: it holds what could run code, or read or write files; or torch cannot read it.
     """
-    kept = {name: content for name, content in read_members(path).items() if SCRIPT_MEMBER.fullmatch(name)}
+    kept = {name: content for name, content in read_members(path).items() if _SCRIPT_MEMBER.fullmatch(name)}
     for name, content in kept.items():
-        if name.endswith((".py", ".pkl")) and (found := FORBIDDEN_SOURCE.search(content)):
+        if name.endswith((".py", ".pkl")) and (found := _FORBIDDEN_SOURCE.search(content)):
             refuse(path, f"{found[0].decode()} in {name}", "a network that only computes")
         if name.endswith(".pkl"):
             _check_pickle(path, name, content)
@@ -55,7 +55,7 @@ def load_script(path: Path) -> Callable[[Tensor], Tensor]:
         raise unreadable_error(path, error, "TorchScript") from error
     for operator in set(_list_operators(module)):
         namespace, _, name = operator.partition("::")
-        is_forbidden = operator in FORBIDDEN_PRIM_OPERATORS or name in IO_OPERATORS - {"warn"}
+        is_forbidden = operator in _FORBIDDEN_PRIM_OPERATORS or name in IO_OPERATORS - {"warn"}
         if namespace not in ("aten", "prim") or is_forbidden:
             refuse(path, f"the operation {operator}", "a network that only computes")
     network: Callable[[Tensor], Tensor] = module.eval()
@@ -72,8 +72,8 @@ def _check_pickle(path: Path, name: str, content: bytes) -> None:
     except Exception:  # noqa: BLE001 - damaged bytes make pickletools raise errors of any class
         refuse(path, f"{name} that cannot be read", "what torch.jit.save writes")
     for code, arg in instructions:
-        is_forbidden_global = code == "GLOBAL" and (not ALLOWED_GLOBALS.fullmatch(str(arg)) or "classes" in str(arg))
-        if code in FORBIDDEN_OPCODES or is_forbidden_global:
+        is_forbidden_global = code == "GLOBAL" and (not _ALLOWED_GLOBALS.fullmatch(str(arg)) or "classes" in str(arg))
+        if code in _FORBIDDEN_OPCODES or is_forbidden_global:
             refuse(path, f"{code} {arg} in {name}", "what torch.jit.save writes")
 
 

@@ -118,9 +118,7 @@ class UNet(nn.Module):
             cropped //= 2
 
         x = _crop(x, encoder_crops[-1] - cropped)
-        x = self.dropout(x)
-        x = self.encoder[-1](x)  # (B, 2^depth·C, H/2^depth, W/2^depth), less the crop
-        x = self.dropout(x)
+        x = self.dropout(self.encoder[-1](self.dropout(x)))  # (B, 2^depth·C, H/2^depth, W/2^depth), less the crop
         cropped = encoder_crops[-1]
 
         # And up again.

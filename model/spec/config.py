@@ -23,7 +23,7 @@ Norm = Literal["none", "batch", "group"]
 DOUBLE_CONV_RADIUS = 2
 """Receptive radius of two 3×3 convolutions, in pixels."""
 MAX_SIZE = 4096
-MAX_VALUES = {"in_channels": MAX_SIZE, "classes": MAX_SIZE, "depth": 12, "base_width": MAX_SIZE}
+_MAX_VALUES = {"in_channels": MAX_SIZE, "classes": MAX_SIZE, "depth": 12, "base_width": MAX_SIZE}
 """Upper limits of a U-Net's fields. Larger values are mistakes, and the network would not fit into memory."""
 
 
@@ -52,7 +52,7 @@ class UNetConfig:
     dropout: float = 0.0
 
     def __post_init__(self) -> None:
-        for name, most in MAX_VALUES.items():
+        for name, most in _MAX_VALUES.items():
             _check_whole_number(f"{name} of a U-Net", getattr(self, name), most)
         if not isinstance(self.dropout, int | float) or not 0 <= self.dropout < 1:
             raise ValueError(f"dropout of a U-Net: got {self.dropout!r}, expected 0 ≤ p < 1")

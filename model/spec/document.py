@@ -21,16 +21,16 @@ from seamline.model.spec.spec import UNKNOWN, InputBand, ModelClass, ModelSpec, 
 from seamline.model.spec.weights import check_weights
 
 MODEL_FILENAME = "model.json"
-MLM_SCHEMA = "https://stac-extensions.github.io/mlm/v1.4.0/schema.json"
-CLASSIFICATION_SCHEMA = "https://stac-extensions.github.io/classification/v2.0.0/schema.json"
-EO_SCHEMA = "https://stac-extensions.github.io/eo/v2.0.0/schema.json"
-FILE_SCHEMA = "https://stac-extensions.github.io/file/v2.1.0/schema.json"
-SHA256_PREFIX = "1220"
+_MLM_SCHEMA = "https://stac-extensions.github.io/mlm/v1.4.0/schema.json"
+_CLASSIFICATION_SCHEMA = "https://stac-extensions.github.io/classification/v2.0.0/schema.json"
+_EO_SCHEMA = "https://stac-extensions.github.io/eo/v2.0.0/schema.json"
+_FILE_SCHEMA = "https://stac-extensions.github.io/file/v2.1.0/schema.json"
+_SHA256_PREFIX = "1220"
 """Multihash: SHA-256 (12) of 32 bytes (20), as the file extension writes checksums."""
 
 
 @dataclass(frozen=True)
-class WeightsAsset:
+class _WeightsAsset:
     """How MLM describes a file of weights or a program.
 
     Attributes:
@@ -46,11 +46,11 @@ class WeightsAsset:
     role: str = "mlm:compiled"
 
 
-WEIGHTS_ASSETS: dict[ProgramFormat | None, WeightsAsset] = {
-    None: WeightsAsset("PyTorch", "safetensors.torch.save_file", "application/vnd.safetensors", "mlm:weights"),
-    "onnx": WeightsAsset("ONNX", "onnx.save", "application/octet-stream; framework=onnx"),
-    "torchscript": WeightsAsset("PyTorch", "torch.jit.save", "application/octet-stream; framework=pytorch"),
-    "torch.export": WeightsAsset("PyTorch", "torch.export.save", "application/zip; framework=pytorch"),
+_WEIGHTS_ASSETS: dict[ProgramFormat | None, _WeightsAsset] = {
+    None: _WeightsAsset("PyTorch", "safetensors.torch.save_file", "application/vnd.safetensors", "mlm:weights"),
+    "onnx": _WeightsAsset("ONNX", "onnx.save", "application/octet-stream; framework=onnx"),
+    "torchscript": _WeightsAsset("PyTorch", "torch.jit.save", "application/octet-stream; framework=pytorch"),
+    "torch.export": _WeightsAsset("PyTorch", "torch.export.save", "application/zip; framework=pytorch"),
 }
 """By the format of a program; ``None`` stands for weights of the project's own U-Net."""
 
@@ -67,12 +67,12 @@ def compute_file_digest(path: Path) -> str:
 def write_model_spec(spec: ModelSpec, folder: Path) -> Path:
     """Write ``model.json`` beside the weights that already lie in ``folder``, and return its path."""
     weights = folder / spec.weights
-    asset = WEIGHTS_ASSETS[_get_program_format(spec)]
-    optics = [EO_SCHEMA] if any(band.wavelength is not None for band in spec.bands) else []
+    asset = _WEIGHTS_ASSETS[_get_program_format(spec)]
+    optics = [_EO_SCHEMA] if any(band.wavelength is not None for band in spec.bands) else []
     document = {
         "type": "Feature",
         "stac_version": "1.1.0",
-        "stac_extensions": [MLM_SCHEMA, CLASSIFICATION_SCHEMA, FILE_SCHEMA, *optics],
+        "stac_extensions": [_MLM_SCHEMA, _CLASSIFICATION_SCHEMA, _FILE_SCHEMA, *optics],
         "id": spec.name,
         "geometry": None,
         "properties": _build_properties(spec),
@@ -87,7 +87,7 @@ def write_model_spec(spec: ModelSpec, folder: Path) -> Path:
                 # STAC allows bands in an item's properties only if an asset has bands, too.
                 "bands": [{"name": band.name} for band in spec.bands],
                 "file:size": weights.stat().st_size,
-                "file:checksum": SHA256_PREFIX + compute_file_digest(weights),
+                "file:checksum": _SHA256_PREFIX + compute_file_digest(weights),
             }
         },
     }
@@ -112,7 +112,7 @@ def _build_properties(spec: ModelSpec) -> dict[str, Any]:
         "mlm:name": _make_mlm_name(spec.name),
         "mlm:architecture": spec.architecture,
         "mlm:tasks": ["semantic-segmentation"],
-        "mlm:framework": WEIGHTS_ASSETS[_get_program_format(spec)].framework,
+        "mlm:framework": _WEIGHTS_ASSETS[_get_program_format(spec)].framework,
         "mlm:pretrained": True,
         "mlm:accelerator_constrained": False,
         "mlm:input": [_build_input(spec)],
@@ -298,7 +298,7 @@ def _check_digest(path: Path, asset: Mapping[str, Any]) -> None:
         raise ModelError(
             f"weights {path}", got="no such file", expected="the file that model.json names", fix="restore it"
         )
-    digest, named = SHA256_PREFIX + compute_file_digest(path), asset.get("file:checksum")
+    digest, named = _SHA256_PREFIX + compute_file_digest(path), asset.get("file:checksum")
     if digest == named:
         return
     if isinstance(named, str):

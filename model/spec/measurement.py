@@ -13,7 +13,7 @@ from seamline.model.spec.config import EngineSettings
 Sample = tuple[NDArray[np.generic], NDArray[np.bool_]]
 """A window of a scene: digital numbers (bands, window, window) and valid (window, window)."""
 
-MAX_DEVICE_MEMORY_SHARE = 0.9
+_MAX_DEVICE_MEMORY_SHARE = 0.9
 """Share of a device's memory that a batch may take; the rest is for the network, the votes and the driver."""
 
 MIN_LABEL_AGREEMENT = 0.999
@@ -79,7 +79,7 @@ class Measurement:
     def fits(self, window: int) -> bool:
         """Return whether a batch of windows of this edge fits into the device's memory; always true on a CPU."""
         return (
-            not self.device_bytes or self._estimate_batch_bytes(window) <= MAX_DEVICE_MEMORY_SHARE * self.device_bytes
+            not self.device_bytes or self._estimate_batch_bytes(window) <= _MAX_DEVICE_MEMORY_SHARE * self.device_bytes
         )
 
     def _estimate_batch_bytes(self, window: int) -> float:

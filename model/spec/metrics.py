@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-Numbers = NDArray[np.int64] | NDArray[np.float64] | np.integer
+_Numbers = NDArray[np.int64] | NDArray[np.float64] | np.integer
 
 
 def confusion_matrix(predicted: NDArray[np.uint8], truth: NDArray[np.uint8], classes: int) -> NDArray[np.int64]:
@@ -148,7 +148,7 @@ def _find_boundary(labels: NDArray[np.uint8], label: int, classes: int) -> NDArr
     return boundary
 
 
-def _divide(part: Numbers, whole: Numbers, where_zero: float = np.nan) -> NDArray[np.float64]:
+def _divide(part: _Numbers, whole: _Numbers, where_zero: float = np.nan) -> NDArray[np.float64]:
     """Return part / whole, and ``where_zero`` where the whole is 0."""
     parts, wholes = np.asarray(part, np.float64), np.asarray(whole, np.float64)
     result = np.full(wholes.shape, where_zero)

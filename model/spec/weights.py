@@ -16,19 +16,19 @@ from safetensors import SafetensorError, safe_open
 from seamline.model.spec.config import UNetConfig
 from seamline.model.spec.errors import ModelError
 
-Shape = tuple[int, ...]
+_Shape = tuple[int, ...]
 
-FLOAT_DTYPES = ("F32", "F16", "F64")
+_FLOAT_DTYPES = ("F32", "F16", "F64")
 """Types of numbers by safetensors' names. They are all that networks use and numpy can read."""
-BATCH_COUNTER = "num_batches_tracked"
-NORM_POSITIONS = (1, 4)
+_BATCH_COUNTER = "num_batches_tracked"
+_NORM_POSITIONS = (1, 4)
 """Positions of the normalisations in a double convolution: convolution, normalisation, ReLU, twice."""
 
 
-def list_tensor_shapes(config: UNetConfig) -> dict[str, Shape]:
+def list_tensor_shapes(config: UNetConfig) -> dict[str, _Shape]:
     """Return name and shape of every tensor in ``UNet(config).state_dict()``."""
     widths = [config.base_width << level for level in range(config.depth + 1)]
-    shapes: dict[str, Shape] = {}
+    shapes: dict[str, _Shape] = {}
     for level, (inputs, outputs) in enumerate(zip([config.in_channels, *widths], widths, strict=False)):
         shapes |= _list_double_conv_shapes(f"encoder.{level}", inputs, outputs, config)
     for level, width in enumerate(widths[:-1]):
@@ -40,19 +40,19 @@ def list_tensor_shapes(config: UNetConfig) -> dict[str, Shape]:
     return shapes | {"head.weight": (config.classes, config.base_width, 1, 1), "head.bias": (config.classes,)}
 
 
-def _list_double_conv_shapes(name: str, inputs: int, outputs: int, config: UNetConfig) -> dict[str, Shape]:
+def _list_double_conv_shapes(name: str, inputs: int, outputs: int, config: UNetConfig) -> dict[str, _Shape]:
     layers_per_conv = 2 if config.norm == "none" else 3
-    shapes: dict[str, Shape] = {}
+    shapes: dict[str, _Shape] = {}
     for position, channels in ((0, inputs), (layers_per_conv, outputs)):
         shapes[f"{name}.{position}.weight"] = (outputs, channels, 3, 3)
         if config.norm == "none":
             shapes[f"{name}.{position}.bias"] = (outputs,)
     if config.norm != "none":
         vectors = ("weight", "bias", "running_mean", "running_var") if config.norm == "batch" else ("weight", "bias")
-        for position in NORM_POSITIONS:
+        for position in _NORM_POSITIONS:
             shapes |= {f"{name}.{position}.{vector}": (outputs,) for vector in vectors}
             if config.norm == "batch":
-                shapes[f"{name}.{position}.{BATCH_COUNTER}"] = ()
+                shapes[f"{name}.{position}.{_BATCH_COUNTER}"] = ()
     return shapes
 
 
@@ -77,19 +77,19 @@ def check_weights(path: Path, config: UNetConfig) -> None:
         )
 
 
-def _find_problems(file: Any, expected: Mapping[str, Shape]) -> Iterator[str]:
+def _find_problems(file: Any, expected: Mapping[str, _Shape]) -> Iterator[str]:
     """Yield what is wrong with the tensors of an open file; the numbers, which take longest, are read last."""
     slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 - the file cannot be iterated
     yield from _find_differences({name: tuple(part.get_shape()) for name, part in slices.items()}, expected)
     for name, part in slices.items():
-        if not name.endswith(BATCH_COUNTER) and part.get_dtype() not in FLOAT_DTYPES:
+        if not name.endswith(_BATCH_COUNTER) and part.get_dtype() not in _FLOAT_DTYPES:
             yield f"{name} in {part.get_dtype()}"
     for name in slices:
         if bad_value := _find_bad_value(name, file.get_tensor(name)):
             yield bad_value
 
 
-def _find_differences(found: Mapping[str, Shape], expected: Mapping[str, Shape]) -> Iterator[str]:
+def _find_differences(found: Mapping[str, _Shape], expected: Mapping[str, _Shape]) -> Iterator[str]:
     for name, shape in expected.items():
         if name not in found:
             yield f"no tensor {name}"
