@@ -22,8 +22,8 @@ from seamline.flows.training.recipes import read_recipe
 from seamline.flows.training.training import train_from_recipe
 from seamline.model.engines.torch_engine import load_unet
 from seamline.model.spec.metrics import confusion_matrix, iou, kappa
-from seamline.model.training.config import Normalisation
 from seamline.model.training.data import LabelledImage, load_into_memory
+from seamline.model.training.normalisation import Normalisation
 from seamline.model.training.validation import predict_labels
 
 CHIPS = ("landsat5", "landsat7")
