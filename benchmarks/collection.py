@@ -1,9 +1,9 @@
-"""Many small scenes through ``segment-collection``: their pace, memory, what a flow run costs, a fleet that loses half.
+"""Many small scenes through ``segment-collection``: pace, memory, overhead of a flow run, and loss of half the workers.
 
-python benchmarks/collection.py [--scenes 200] [--size 512] [--folder DIR]
+    python benchmarks/collection.py [--scenes 200] [--size 512] [--folder DIR]
 
-Prefect's server, Dask's scheduler and its workers are processes of their own, as on a cluster. Prints beside the scenes
-a minute what the formula of deploy/RUNBOOK.md makes of the figures in ``run.json``.
+Prefect's server, Dask's scheduler and its workers are separate processes, as on a cluster. Beside the measured scenes a
+minute it prints what the formula of deploy/RUNBOOK.md yields for the figures in ``run.json``.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -34,7 +34,7 @@ from seamline.pipeline.synthetic.simulation_files import write_simulation
 
 MODEL, WORKERS = "land-water-cloud", 2
 FLOW = """
-import json, os, sys, psutil
+import sys, psutil
 from seamline.flows.settings.options import SegmentOptions
 from seamline.flows.collection.scene_sources import Glob
 from seamline.flows.segment_collection import segment_collection
@@ -46,32 +46,45 @@ state = segment_collection(Glob(pattern=pattern), "land-water-cloud", out, optio
 print("end", own.memory_info().rss, state.name, flush=True)
 """
 
+Fleet = tuple[str, dict[str, str], list[int]]
+"""Address of Dask's scheduler, environment with Prefect's address, process ids of the scheduler and the workers."""
+Row = tuple[str, str]
+"""What was measured, and its values."""
 
-def free_port() -> int:
-    """A port that nobody uses now."""
+
+def find_free_port() -> int:
+    """Return a port that is free now."""
     with socket.create_server(("127.0.0.1", 0)) as listening:
         return int(listening.getsockname()[1])
 
 
 @contextmanager
-def fleet(folder: Path) -> Iterator[tuple[str, dict[str, str], list[int]]]:
-    """A scheduler's address, the environment with Prefect's, and the process ids of scheduler and workers."""
-    python, prefect, dask = sys.executable, free_port(), free_port()
+def run_fleet(folder: Path) -> Iterator[Fleet]:
+    """Run Prefect's server, Dask's scheduler and its workers, with logs in a folder.
+
+    Yields:
+        The scheduler's address, the environment that leads to Prefect's server, and the process ids of the scheduler
+        and of the workers.
+    """
+    python, prefect, dask = sys.executable, find_free_port(), find_free_port()
     address = f"tcp://127.0.0.1:{dask}"
     environment = {
-        "PREFECT_HOME": str(folder / "prefect"), "PREFECT_API_URL": f"http://127.0.0.1:{prefect}/api",
-        "PREFECT_SERVER_ANALYTICS_ENABLED": "false", "DO_NOT_TRACK": "1", "PREFECT_LOGGING_LEVEL": "WARNING",
+        "PREFECT_HOME": str(folder / "prefect"),
+        "PREFECT_API_URL": f"http://127.0.0.1:{prefect}/api",
+        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        "DO_NOT_TRACK": "1",
+        "PREFECT_LOGGING_LEVEL": "WARNING",
         "OMP_WAIT_POLICY": "PASSIVE",
-    }  # fmt: skip
+    }
     worker = (python, "-m", "dask", "worker", address, "--nthreads", "3", "--no-dashboard", "--no-nanny")
-    dashboard = f"127.0.0.1:{free_port()}"
+    dashboard = f"127.0.0.1:{find_free_port()}"
+    server = (python, "-m", "prefect", "server", "start", "--port", str(prefect))
+    scheduler = (python, "-m", "dask", "scheduler", "--port", str(dask), "--dashboard-address", dashboard)
     services = [
-        Service("prefect", (python, "-m", "prefect", "server", "start", "--port", str(prefect)), environment,
-                f"http://127.0.0.1:{prefect}/api/health"),
-        Service("scheduler", (python, "-m", "dask", "scheduler", "--port", str(dask), "--dashboard-address", dashboard),
-                environment, f"http://{dashboard}/health"),
+        Service("prefect", server, environment, f"http://127.0.0.1:{prefect}/api/health"),
+        Service("scheduler", scheduler, environment, f"http://{dashboard}/health"),
         *(Service(f"worker-{number}", worker, {**environment, "OMP_NUM_THREADS": "1"}) for number in range(WORKERS)),
-    ]  # fmt: skip
+    ]
     supervisor = Supervisor(services, folder / "logs", print)
     try:
         supervisor.start()
@@ -82,30 +95,52 @@ def fleet(folder: Path) -> Iterator[tuple[str, dict[str, str], list[int]]]:
         supervisor.stop()
 
 
-def begin(pattern: str, out: Path, address: str, environment: dict[str, str], at_once: int) -> subprocess.Popen[str]:
-    """A flow run in a process of its own."""
+def start_flow_run(
+    pattern: str, out: Path, address: str, environment: dict[str, str], at_once: int
+) -> subprocess.Popen[str]:
+    """Start a flow run in a separate process.
+
+    Args:
+        pattern: of the scenes' paths.
+        out: folder of the results.
+        address: of Dask's scheduler.
+        environment: of the process.
+        at_once: scenes that are segmented at the same time.
+
+    Returns:
+        The process; it prints its memory at the start and at the end, and the state of the flow run.
+    """
     command = [sys.executable, "-c", FLOW, pattern, str(out), address, str(at_once)]
     return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
 
 
-def finished(out: Path) -> int:
-    """Scenes that are published."""
+def count_published(out: Path) -> int:
+    """Return the number of scenes that are published in a folder."""
     return len(list(out.glob("*/item.json")))
 
 
-def memory(pid: int) -> float:
-    """MiB of a process and all below it."""
+def read_memory(pid: int) -> float:
+    """Return the MiB of a process and all of its descendants."""
     process = psutil.Process(pid)
     return sum(one.memory_info().rss for one in (process, *process.children(recursive=True))) / 2**20
 
 
-def through(folder: Path, scenes: int, fleet: tuple[str, dict[str, str], list[int]]) -> list[tuple[str, str]]:
-    """All scenes at once: their pace and what it takes."""
+def measure_pace(folder: Path, scenes: int, fleet: Fleet) -> list[Row]:
+    """Segment all scenes of a folder in one flow run and measure pace and memory.
+
+    Args:
+        folder: has the scenes in ``in`` and gets the results in ``out``.
+        scenes: number of the scenes.
+        fleet: what ``run_fleet`` yields.
+
+    Returns:
+        Rows of the table.
+    """
     address, environment, (scheduler, *_) = fleet
-    before, started = memory(scheduler), time.monotonic()
-    process = begin(f"{folder}/in/*.tif", folder / "out", address, environment, 2)
+    before, started = read_memory(scheduler), time.monotonic()
+    process = start_flow_run(f"{folder}/in/*.tif", folder / "out", address, environment, 2)
     text, _ = process.communicate()
-    seconds, after = time.monotonic() - started, memory(scheduler)
+    seconds, after = time.monotonic() - started, read_memory(scheduler)
     own = [int(size) / 2**20 for size in re.findall(r"(?:begin|end) (\d+)", text)]
     records = [json.loads(path.read_text()) for path in folder.glob("out/*/run.json")]
     network = statistics.median(record["pixels_inferred"] / record["seconds"]["infer"] for record in records)
@@ -113,7 +148,7 @@ def through(folder: Path, scenes: int, fleet: tuple[str, dict[str, str], list[in
     beside = statistics.median(record["seconds"]["total"] - record["seconds"]["run"] for record in records)
     formula = 60 / (pixels / (WORKERS * network) + beside / 2)
     return [
-        ("scenes published", f"{finished(folder / 'out')} of {scenes} ({text.split()[-1]})"),
+        ("scenes published", f"{count_published(folder / 'out')} of {scenes} ({text.split()[-1]})"),
         ("scenes a minute", f"{60 * scenes / seconds:.1f}"),
         ("by the formula", f"{formula:.1f}"),
         ("one worker's network, Mpx/s", f"{network / 1e6:.2f}"),
@@ -124,8 +159,8 @@ def through(folder: Path, scenes: int, fleet: tuple[str, dict[str, str], list[in
     ]
 
 
-def overhead(folder: Path, fleet: tuple[str, dict[str, str], list[int]]) -> list[tuple[str, str]]:
-    """One scene by command and by flow run, in turns; each twice."""
+def measure_overhead(folder: Path, fleet: Fleet) -> list[Row]:
+    """Time one scene by command and by flow run, in turns, each twice."""
     address, environment, _ = fleet
     scene = next(iter(sorted((folder / "in").glob("*.tif"))))
     times: dict[str, list[float]] = {"command": [], "flow run": []}
@@ -135,17 +170,28 @@ def overhead(folder: Path, fleet: tuple[str, dict[str, str], list[int]]) -> list
         subprocess.run([sys.executable, "-m", "seamline", *map(str, words)], check=True, capture_output=True)
         times["command"].append(time.monotonic() - started)
         started = time.monotonic()
-        begin(str(scene), folder / f"flow{turn}", address, environment, 1).communicate()
+        start_flow_run(str(scene), folder / f"flow{turn}", address, environment, 1).communicate()
         times["flow run"].append(time.monotonic() - started)
-    return [(f"one scene by {name}, s", ", ".join(f"{value:.1f}" for value in found)) for name, found in times.items()]
+    return [
+        (f"one scene by {name}, s", ", ".join(f"{value:.1f}" for value in values)) for name, values in times.items()
+    ]
 
 
-def halved(folder: Path, scenes: int, fleet: tuple[str, dict[str, str], list[int]]) -> list[tuple[str, str]]:
-    """Half of the workers killed when half of the scenes are done."""
+def measure_lost_workers(folder: Path, scenes: int, fleet: Fleet) -> list[Row]:
+    """Kill half of the workers when half of the scenes are done, and time both halves.
+
+    Args:
+        folder: has the scenes in ``in`` and gets the results in ``halved``.
+        scenes: number of the scenes.
+        fleet: what ``run_fleet`` yields.
+
+    Returns:
+        Rows of the table.
+    """
     address, environment, (_, *workers) = fleet
     out, started = folder / "halved", time.monotonic()
-    process = begin(f"{folder}/in/*.tif", out, address, environment, 2)
-    while finished(out) < scenes // 2 and process.poll() is None:
+    process = start_flow_run(f"{folder}/in/*.tif", out, address, environment, 2)
+    while count_published(out) < scenes // 2 and process.poll() is None:
         time.sleep(0.2)
     half = time.monotonic() - started
     for pid in workers[::2]:
@@ -153,13 +199,13 @@ def halved(folder: Path, scenes: int, fleet: tuple[str, dict[str, str], list[int
     text, _ = process.communicate()
     rest = time.monotonic() - started - half
     return [
-        ("one worker of two killed halfway: published", f"{finished(out)} of {scenes} ({text.split()[-1]})"),
+        ("one worker of two killed halfway: published", f"{count_published(out)} of {scenes} ({text.split()[-1]})"),
         ("seconds of the first half, of the second", f"{half:.0f}, {rest:.0f}"),
     ]
 
 
 def main() -> None:
-    """Print a table."""
+    """Write the scenes, measure, print a table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--scenes", type=int, default=200)
     parser.add_argument("--size", type=int, default=512)
@@ -172,10 +218,14 @@ def main() -> None:
         write_simulation(Simulation(arguments.size, arguments.size, seed=number), path)
         path.with_name(f"{path.stem}_truth.tif").unlink()
     table = Table("", "")
-    for measure in (overhead, lambda *given: through(given[0], arguments.scenes, given[1]),
-                    lambda *given: halved(given[0], arguments.scenes, given[1])):  # fmt: skip
-        with fleet(folder) as there:
-            for row in measure(folder, there):
+    measurements: tuple[Callable[[Fleet], list[Row]], ...] = (
+        lambda fleet: measure_overhead(folder, fleet),
+        lambda fleet: measure_pace(folder, arguments.scenes, fleet),
+        lambda fleet: measure_lost_workers(folder, arguments.scenes, fleet),
+    )
+    for measure in measurements:  # each with a fleet of its own
+        with run_fleet(folder) as fleet:
+            for row in measure(fleet):
                 table.add_row(*row)
                 print(*row, sep=": ", flush=True)
     Console().print(table)

@@ -1,11 +1,11 @@
-"""What the cropping network saves: useful pixels per second beside those of the plain forward, cropped afterwards.
+"""What cropping inside of the network saves, beside a plain forward whose halo is cropped afterwards.
 
     python benchmarks/cropping.py --widths 16 32 64 --windows 512 768 1024 1536
 
-Both run as the runtime runs them (normalisation folded in, channels last, convolution and ReLU in one pass on CPUs),
-in turns; of each the least time counts. On a CPU it is one thread, as in the runtime's workers, and its time on the
-core, so that neighbours count less. Beside the ratio of times stands that of operations, counted: multiplications of
-all convolutions.
+Both run as in the runtime (normalisation folded in, channels last, convolution and ReLU in one pass on CPUs), in turns,
+and the least time of each counts. A CPU is measured with one thread, as in the runtime's workers, in time on the core,
+so that other processes disturb less. The table compares the ratio of times with that of the multiplications of all
+convolutions, which are counted.
 """
 
 from __future__ import annotations
@@ -23,15 +23,33 @@ from seamline.model.networks.unet import UNet
 from seamline.model.spec.config import Precision, UNetConfig
 
 
-def ready(config: UNetConfig, precision: Precision, device: str) -> nn.Module:
-    """A network of random weights, as the runtime runs it."""
+def build_network(config: UNetConfig, precision: Precision, device: str) -> nn.Module:
+    """Build a network with random weights, as the runtime runs it.
+
+    Args:
+        config: what the network is made of.
+        precision: of weights and activations.
+        device: ``"cpu"`` or ``"cuda"``.
+
+    Returns:
+        The network on its device, in channels-last layout.
+    """
     torch.manual_seed(0)
     network = fuse_batch_norm(UNet(config).eval()).to(device, DTYPES[precision]).to(memory_format=torch.channels_last)
     return fuse_relu(network) if device == "cpu" and has_onednn(precision) else network
 
 
-def plainly(network: nn.Module, config: UNetConfig, halo: int) -> Callable[[Tensor], Tensor]:
-    """The plain forward, whose halo is cropped afterwards."""
+def make_plain_forward(network: nn.Module, config: UNetConfig, halo: int) -> Callable[[Tensor], Tensor]:
+    """Return a forward of the whole window whose halo is cropped afterwards.
+
+    Args:
+        network: the network.
+        config: what it is made of.
+        halo: pixels to crop on every side.
+
+    Returns:
+        A function from (B, bands, H, W) to (B, outputs, H − 2·halo, W − 2·halo).
+    """
     before, after = config.trim, halo - config.lost_border
 
     def run(x: Tensor) -> Tensor:
@@ -41,8 +59,17 @@ def plainly(network: nn.Module, config: UNetConfig, halo: int) -> Callable[[Tens
     return run
 
 
-def operations(config: UNetConfig, run: Callable[[nn.Module, Tensor], Tensor], edge: int) -> int:
-    """Multiplications of the convolutions in a forward; counted on a network of no numbers."""
+def count_operations(config: UNetConfig, run: Callable[[nn.Module, Tensor], Tensor], edge: int) -> int:
+    """Count the multiplications of all convolutions in a forward, on torch's meta device, which computes nothing.
+
+    Args:
+        config: what the network is made of.
+        run: the forward, of a network and a window.
+        edge: of the window, in pixels.
+
+    Returns:
+        Number of multiplications.
+    """
     counted = 0
 
     def count(module: nn.Module, inputs: tuple[Tensor], output: Tensor) -> None:
@@ -60,15 +87,24 @@ def operations(config: UNetConfig, run: Callable[[nn.Module, Tensor], Tensor], e
     return counted
 
 
-def least(ways: tuple[Callable[[Tensor], Tensor], ...], x: Tensor, rounds: int) -> list[float]:
-    """The least time of each way, in seconds, measured in turns after one round that is not counted."""
+def time_in_turns(functions: tuple[Callable[[Tensor], Tensor], ...], x: Tensor, rounds: int) -> list[float]:
+    """Call each function in turns, after one round that is not counted, and return the least seconds of each.
+
+    Args:
+        functions: what to time.
+        x: the argument of all of them.
+        rounds: how often each is timed.
+
+    Returns:
+        Seconds on the core for a CPU, elapsed seconds for a CUDA device.
+    """
     clock = time.perf_counter if x.is_cuda else time.process_time
-    times = [float("inf")] * len(ways)
+    times = [float("inf")] * len(functions)
     with torch.inference_mode():
         for turn in range(rounds + 1):
-            for k, way in enumerate(ways):
+            for k, function in enumerate(functions):
                 started = clock()
-                way(x)
+                function(x)
                 if x.is_cuda:
                     torch.cuda.synchronize()
                 if turn:
@@ -77,6 +113,7 @@ def least(ways: tuple[Callable[[Tensor], Tensor], ...], x: Tensor, rounds: int) 
 
 
 def main() -> None:
+    """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--widths", type=int, nargs="+", default=[16, 32, 64])
     parser.add_argument("--windows", type=int, nargs="+", default=[512, 768, 1024, 1536])
@@ -97,24 +134,44 @@ def main() -> None:
                 continue
             for width in arguments.widths:
                 config = UNetConfig(6, 4, base_width=width, padding=padding)
-                network = ready(config, precision, device)
+                network = build_network(config, precision, device)
                 for window in arguments.windows:
-                    print(row(config, network, precision, window, arguments.halo, arguments.rounds), flush=True)
+                    print(measure_row(config, network, precision, window, arguments.halo, arguments.rounds), flush=True)
 
 
-def row(config: UNetConfig, network: nn.Module, precision: Precision, window: int, halo: int, rounds: int) -> str:
-    """A line of the table."""
+def measure_row(
+    config: UNetConfig, network: nn.Module, precision: Precision, window: int, halo: int, rounds: int
+) -> str:
+    """Measure one network in one window.
+
+    Args:
+        config: what the network is made of.
+        network: from ``build_network``.
+        precision: of the network.
+        window: edge, in pixels.
+        halo: pixels to crop on every side, at least.
+        rounds: how often both ways are timed.
+
+    Returns:
+        A row of the table.
+    """
     parameter = next(network.parameters())
     x = torch.randn(1, config.in_channels, window, window).to(parameter.device, parameter.dtype)
     x = x.contiguous(memory_format=torch.channels_last)
     halo = max(halo, config.least_halo)
-    plain, cropped = least((plainly(network, config, halo), lambda x: network(x, halo)), x, rounds)
-    most = operations(config, lambda n, x: plainly(n, config, halo)(x), window)
-    fewer = operations(config, lambda n, x: n(x, halo), window)
+    plain, cropped = time_in_turns((make_plain_forward(network, config, halo), lambda x: network(x, halo)), x, rounds)
+    plain_operations = count_operations(config, lambda n, x: make_plain_forward(n, config, halo)(x), window)
+    cropped_operations = count_operations(config, lambda n, x: n(x, halo), window)
     cells = (
-        config.padding, precision, config.base_width, window,
-        f"{plain:.3f}", f"{cropped:.3f}", f"{plain / cropped:.2f}", f"{most / fewer:.2f}",
-    )  # fmt: skip
+        config.padding,
+        precision,
+        config.base_width,
+        window,
+        f"{plain:.3f}",
+        f"{cropped:.3f}",
+        f"{plain / cropped:.2f}",
+        f"{plain_operations / cropped_operations:.2f}",
+    )
     return "| " + " | ".join(map(str, cells)) + " |"
 
 

@@ -1,8 +1,8 @@
-"""How long a file waits: from its drop into the inbox of ``seamline up`` to its item in the catalogue's table.
+"""The time from a file's drop into the inbox of ``seamline up`` to its item in the catalogue's table.
 
-python benchmarks/inbox.py [--scenes 6] [--size 1024] [--every 60] [--settle 10]
+    python benchmarks/inbox.py [--scenes 6] [--size 1024] [--every 60] [--settle 10]
 
-Files are dropped one by one, each at another moment between two looks into the inbox.
+Files are dropped one by one, each at another phase of the inbox's schedule.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ from seamline.pipeline.synthetic.simulation_files import write_simulation
 PORTS = ("--prefect-port", "0", "--dask-port", "0", "--dashboard-port", "0", "--map-port", "0")
 
 
-def seamline(*words: object) -> None:
-    """A command of Seamline that must succeed."""
+def run_seamline(*words: object) -> None:
+    """Run a seamline command that must succeed."""
     subprocess.run([sys.executable, "-m", "seamline", *map(str, words)], check=True, capture_output=True)
 
 
-def wait(folder: Path, scene: Path) -> float:
-    """Seconds from the drop of a scene into the inbox to its item."""
+def drop_and_wait(folder: Path, scene: Path) -> float:
+    """Drop a scene into the inbox and return the seconds until its item is in the table."""
     shutil.copy(scene, folder / INBOX)
     dropped, items = time.monotonic(), folder / RESULTS / ITEMS
     while not (items.exists() and scene.stem in parquet.read_table(items, columns=["id"])["id"].to_pylist()):
@@ -44,7 +44,7 @@ def wait(folder: Path, scene: Path) -> float:
 
 
 def main() -> None:
-    """Print a table."""
+    """Start the services, drop the scenes, print a table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--scenes", type=int, default=6)
     parser.add_argument("--size", type=int, default=1024)
@@ -52,21 +52,21 @@ def main() -> None:
     parser.add_argument("--settle", type=float, default=10)
     arguments = parser.parse_args()
     folder = Path(tempfile.mkdtemp())
-    seamline("up", "--detach", "--folder", folder, "--every", arguments.every, "--settle", arguments.settle, *PORTS)
+    run_seamline("up", "--detach", "--folder", folder, "--every", arguments.every, "--settle", arguments.settle, *PORTS)
     waits: list[float] = []
     table = Table("scene", "seconds from inbox to item", "of these seconds in run.json")
     try:
         for number in range(arguments.scenes):
             scene = folder / f"scene-{number}.tif"
             write_simulation(Simulation(arguments.size, arguments.size, seed=number), scene)
-            waits.append(wait(folder, scene))
+            waits.append(drop_and_wait(folder, scene))
             record = json.loads((folder / RESULTS / scene.stem / "run.json").read_text())
             row = (scene.stem, f"{waits[-1]:.1f}", f"{record['seconds']['total']:.1f}")
             table.add_row(*row)
             print(*row, sep=": ", flush=True)
             time.sleep(arguments.every * (0.17 + number * 0.61) % arguments.every)
     finally:
-        seamline("down", "--folder", folder)
+        run_seamline("down", "--folder", folder)
     Console().print(table)
     print(f"median {statistics.median(waits):.1f} s, most {max(waits):.1f} s")
 

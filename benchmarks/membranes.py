@@ -1,8 +1,8 @@
 """The U-Net paper's own benchmark, ISBI 2012: membranes in electron microscopy, trained on six slices, tested on two.
 
-The paper's table 1 has, for 30 slices and the hidden test set, a warping error of 0.000353, a Rand error of 0.0382 and
-a pixel error of 0.0611. Here each of the paper's unpadded and today's padded convolutions is trained with and without
-elastic deformation, all else equal; ``--data`` is the folder that holds ``isbi2012``.
+The paper's table 1 states a warping error of 0.000353, a Rand error of 0.0382 and a pixel error of 0.0611, for 30
+training slices and the hidden test set. Here four networks are trained: with unpadded convolutions, as in the paper,
+and padded ones, each with and without elastic deformation. ``--data`` is the folder that holds ``isbi2012``.
 
     python benchmarks/membranes.py --data DATA [--steps 450] [--only same-elastic]
 """
@@ -19,7 +19,12 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from benchmarks.neuron_errors import pixel_error, rand_error, warping_error, wrong_pixels
+from benchmarks.neuron_errors import (
+    compute_pixel_error,
+    compute_rand_error,
+    compute_warping_error,
+    compute_wrong_share,
+)
 from seamline.model.spec.config import UNetConfig
 from seamline.model.training.augmentation import Jitter, Warp
 from seamline.model.training.config import Schedule, TrainingConfig
@@ -33,8 +38,17 @@ MEMBRANE, CELL = 0, 1
 PADDINGS = ("same", "valid")
 
 
-def training(padding: str, elastic: bool, steps: int) -> TrainingConfig:
-    """The paper's network at a quarter of its width, its loss, and windows that leave 256² after the lost border."""
+def configure_training(padding: str, elastic: bool, steps: int) -> TrainingConfig:
+    """Configure the paper's network at a quarter of its width, with the paper's loss.
+
+    Args:
+        padding: ``"same"`` or ``"valid"``, of the convolutions.
+        elastic: whether windows are deformed.
+        steps: of the optimiser, about.
+
+    Returns:
+        A training on windows that have 256² pixels after the network's lost border.
+    """
     network = UNetConfig(1, 2, depth=4, base_width=16, padding="same" if padding == "same" else "valid", norm="batch")
     return TrainingConfig(
         network,
@@ -46,8 +60,8 @@ def training(padding: str, elastic: bool, steps: int) -> TrainingConfig:
     )
 
 
-def slices(folder: Path, numbers: range) -> list[LabelledImage]:
-    """Images of 0 to 1 and labels of 512² pixels."""
+def load_slices(folder: Path, numbers: range) -> list[LabelledImage]:
+    """Load slices of 512² pixels, with values from 0 to 1."""
     return [
         LabelledImage(
             f"slice {number}",
@@ -59,8 +73,8 @@ def slices(folder: Path, numbers: range) -> list[LabelledImage]:
 
 
 @torch.inference_mode()
-def cells(trained: TrainingResult, image: LabelledImage) -> NDArray[np.float32]:
-    """The probability of a cell (height, width), the mean over the eight ways to lay the slice, as in the paper."""
+def predict_cells(trained: TrainingResult, image: LabelledImage) -> NDArray[np.float32]:
+    """Predict the probability of a cell (height, width), the mean over turned and mirrored slices as in the paper."""
     config = trained.network.config
     halo = compute_context(config)
     height, width = image.shape
@@ -69,40 +83,42 @@ def cells(trained: TrainingResult, image: LabelledImage) -> NDArray[np.float32]:
     total = torch.zeros(height, width)
     for turns in range(4):
         for mirrored in (False, True):
-            laid = torch.rot90(x, turns, (2, 3)).flip(3) if mirrored else torch.rot90(x, turns, (2, 3))
-            shares = trained.network(laid.contiguous(), halo).softmax(1)[:, CELL]
-            back = shares.flip(2) if mirrored else shares
-            total += torch.rot90(back, -turns, (1, 2))[0]
+            turned = torch.rot90(x, turns, (2, 3)).flip(3) if mirrored else torch.rot90(x, turns, (2, 3))
+            probabilities = trained.network(turned.contiguous(), halo).softmax(1)[:, CELL]
+            unmirrored = probabilities.flip(2) if mirrored else probabilities
+            total += torch.rot90(unmirrored, -turns, (1, 2))[0]
     return (total / 8).numpy()
 
 
 def main() -> None:
+    """Train and print one line of JSON for each network."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--steps", type=int, default=450)
     parser.add_argument("--only", default="", help="same, same-elastic, valid or valid-elastic")
     arguments = parser.parse_args()
     folder = arguments.data / "isbi2012"
-    tested = slices(folder, TESTED)
+    tested = load_slices(folder, TESTED)
     for padding in PADDINGS:
         for elastic in (False, True):
             name = padding + ("-elastic" if elastic else "")
             if arguments.only not in ("", name):
                 continue
             started = time.monotonic()
-            trained = train(training(padding, elastic, arguments.steps), slices(folder, TRAINED), [])
+            trained = train(configure_training(padding, elastic, arguments.steps), load_slices(folder, TRAINED), [])
             minutes = (time.monotonic() - started) / 60
-            shares, truths = [cells(trained, image) for image in tested], [image.mask == CELL for image in tested]
-            found = {
+            truths = [image.mask == CELL for image in tested]
+            predicted = [predict_cells(trained, image) for image in tested]
+            scores = {
                 "variant": name,
-                "warping": warping_error(truths, shares),
-                "rand": rand_error(truths, shares),
-                "pixel": pixel_error(truths, shares),
-                "wrong": wrong_pixels(truths, shares),
+                "warping": compute_warping_error(truths, predicted),
+                "rand": compute_rand_error(truths, predicted),
+                "pixel": compute_pixel_error(truths, predicted),
+                "wrong": compute_wrong_share(truths, predicted),
                 "minutes": minutes,
                 "loss": trained.history[-1].loss,
             }
-            print(json.dumps({k: round(v, 6) if isinstance(v, float) else v for k, v in found.items()}), flush=True)
+            print(json.dumps({k: round(v, 6) if isinstance(v, float) else v for k, v in scores.items()}), flush=True)
 
 
 if __name__ == "__main__":

@@ -1,10 +1,10 @@
-"""A whole run beside the bare network: how much more than one pass of the network does a segmented scene cost?
+"""The time of a whole run beside that of the bare network.
 
     python benchmarks/scene.py --size 10980 10980 --work build/bench
 
-The bare network: one plain forward for every pixel of the scene, counted once, no halo, no file; at the best of all
-layouts, precisions, thread counts and windows tried here, in a process of its own, kept up for as many pixels as
-the scene has. It is measured before and after the run, because machines have neighbours; the ratio is to the mean.
+The bare network is one plain forward for every pixel of the scene, without halo and files, at the best of all layouts,
+precisions, thread counts and windows tried here, in a separate process, for as many pixels as the scene has. It is
+measured before and after the run, since the speed of a shared machine changes; ratios are to the mean of both.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ import sys
 import time
 from pathlib import Path
 
-BARE = """
+BARE_PROGRAM = """
 import sys, time, torch
 from seamline.flows.settings.model_folder import open_model
-from seamline.model.engines.engines import DTYPES, fused, has_onednn, load_network, rectified
 from seamline.model.engines.runtime import keep_freed_memory
+from seamline.model.engines.torch_engine import DTYPES, fuse_batch_norm, fuse_relu, has_onednn, load_unet
 keep_freed_memory()
 model = open_model("land-water-cloud")
 pixels = int(sys.argv[1])
@@ -42,8 +42,8 @@ for precision in ("fp32", "bf16"):
         continue
     dtype = DTYPES[precision]
     for layout in (torch.contiguous_format, torch.channels_last):
-        network = fused(load_network(seamline.model.spec.spec, model.folder)).to(device, dtype).to(memory_format=layout)
-        network = rectified(network) if device == "cpu" else network
+        network = fuse_batch_norm(load_unet(model.spec, model.folder)).to(device, dtype).to(memory_format=layout)
+        network = fuse_relu(network) if device == "cpu" else network
         for count in sorted({1, torch.get_num_threads()}):
             for window in (512, 1024, 2048):
                 x = torch.randn(1, 6, window, window).to(device, dtype).contiguous(memory_format=layout)
@@ -57,15 +57,15 @@ print(speed(network, x, count, max(1, pixels // x.shape[-1] ** 2)), how)
 """
 
 
-def bare(pixels: int) -> tuple[float, str]:
-    """(Mpx/s, how) of the bare network at its best, kept up for so many pixels."""
-    done = subprocess.run([sys.executable, "-c", BARE, str(pixels)], capture_output=True, text=True, check=True)
+def measure_bare_network(pixels: int) -> tuple[float, str]:
+    """Run the bare network at its best settings on so many pixels; return Mpx/s and the settings in words."""
+    done = subprocess.run([sys.executable, "-c", BARE_PROGRAM, str(pixels)], capture_output=True, text=True, check=True)
     speed, how = done.stdout.strip().split(" ", 1)
     return float(speed), how
 
 
 def main() -> None:
-    """Print the table."""
+    """Measure the bare network, the command and the bare network again, and print the figures."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--size", type=int, nargs=2, default=(10980, 10980))
     parser.add_argument("--work", type=Path, default=Path("build/bench"))
@@ -77,12 +77,12 @@ def main() -> None:
     if not scene.exists():
         scene.parent.mkdir(parents=True, exist_ok=True)
         subprocess.run([*seamline, "simulate", "--size", str(height), str(width), "--out", str(scene)], check=True)
-    before = bare(height * width)
+    before = measure_bare_network(height * width)
     started = time.monotonic()
     command = [*seamline, "segment", str(scene), "--model", "land-water-cloud", "--out", str(arguments.work / "out")]
     subprocess.run([*command, "--overwrite", *arguments.rest], check=True, stdout=subprocess.DEVNULL)
     wall = time.monotonic() - started
-    after = bare(height * width)
+    after = measure_bare_network(height * width)
     record = json.loads((arguments.work / "out" / scene.stem / "run.json").read_text())
     seconds, pixels = record["seconds"], record["pixels_scene"]
     network = pixels / 1e6 / ((before[0] + after[0]) / 2)

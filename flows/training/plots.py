@@ -12,8 +12,9 @@ from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from seamline.model.spec.spec import ModelClass, ModelSpec
-from seamline.model.training.data import IGNORE, Area, LabelledSource, Survey, split_into_blocks
+from seamline.model.training.data import IGNORE, Area, LabelledSource, split_into_blocks
 from seamline.model.training.loop import TrainingResult
+from seamline.model.training.sampling import Survey
 from seamline.model.training.validation import predict_labels
 from seamline.pipeline.report.page import FAINT, GREY, INK, MARGIN, VOID, Page
 from seamline.pipeline.report.preview import stretch

@@ -18,9 +18,10 @@ from seamline.flows.training.training_data import Source, describe_error
 from seamline.model.spec.config import UNetConfig
 from seamline.model.spec.spec import MAX_CLASSES, InputBand, ModelClass, parse_color
 from seamline.model.training.augmentation import Jitter, Warp
-from seamline.model.training.config import Normalisation, Schedule, TrainingConfig
+from seamline.model.training.config import Schedule, TrainingConfig
 from seamline.model.training.data import load_into_memory
 from seamline.model.training.losses import Loss
+from seamline.model.training.normalisation import Normalisation
 from seamline.pipeline.common.errors import InputError
 from seamline.pipeline.scenes.band_matching import BandNeed
 

@@ -1,4 +1,4 @@
-"""How a labelled window may look otherwise: turned, mirrored, warped, under another sun."""
+"""Augmentation of labelled windows: turns, mirrors, warps, and changes of brightness, colour and noise."""
 
 from __future__ import annotations
 
@@ -15,11 +15,20 @@ Labels = NDArray[np.uint8]
 Pixels = NDArray[np.float32]
 
 ELASTIC_GRID = 3
-"""Displacements are drawn on a grid of so many points a side (Ronneberger et al. 2015, section 3.1)."""
+"""Points a side of the grid on which displacements are drawn (Ronneberger et al. 2015, section 3.1)."""
 
 
 def turn_randomly(pixels: Pixels, labels: Labels, rng: np.random.Generator) -> tuple[Pixels, Labels]:
-    """One of the eight ways to lay a square window: quarter turns and mirrors."""
+    """Turn a square window by 0 to 3 quarters and mirror it or not, at random.
+
+    Args:
+        pixels: (bands, size, size).
+        labels: (size, size).
+        rng: source of the choice.
+
+    Returns:
+        Views of pixels and labels, turned alike.
+    """
     turns = int(rng.integers(4))
     pixels, labels = np.rot90(pixels, turns, (1, 2)), np.rot90(labels, turns)
     if rng.random() < 0.5:
@@ -29,11 +38,13 @@ def turn_randomly(pixels: Pixels, labels: Labels, rng: np.random.Generator) -> t
 
 @dataclass(frozen=True)
 class Warp:
-    """Smooth changes of shape, of pixels and labels alike; 0 leaves out each.
+    """Random smooth changes of shape, of pixels and labels alike. A value of 0 leaves that change out.
 
-    ``elastic`` is the standard deviation, in pixels, of displacements on a coarse 3×3 grid, bicubic between its points:
-    the paper's elastic deformation, with 10. ``rotation`` is the largest angle in degrees, ``zoom`` the largest
-    change of scale: 0.2 stands for 1/1.2 to 1.2.
+    Attributes:
+        elastic: standard deviation, in pixels, of displacements on a 3 × 3 grid with bicubic interpolation between its
+            points: the U-Net paper's elastic deformation, with 10.
+        rotation: largest angle, in degrees.
+        zoom: largest change of scale; 0.2 stands for factors of 1/1.2 to 1.2.
     """
 
     elastic: float = 0.0
@@ -46,52 +57,63 @@ class Warp:
                 raise ValueError(f"{name} of a warp: got {getattr(self, name)}, expected 0 to {most}")
 
     def compute_margin(self, size: int) -> int:
-        """Pixels around a window of ``size``² that warped windows may show; beyond them they are mirrored."""
+        """Return the pixels around a window of ``size``² that a warp may need; what lies beyond them is mirrored."""
         angle = math.radians(min(self.rotation, 45))
-        turned = (math.cos(angle) + math.sin(angle)) * (1 + self.zoom)
-        return math.ceil((turned - 1) * size / 2 + 2 * self.elastic)
+        growth = (math.cos(angle) + math.sin(angle)) * (1 + self.zoom)
+        return math.ceil((growth - 1) * size / 2 + 2 * self.elastic)
 
     def __call__(self, pixels: Pixels, labels: Labels, size: int, rng: np.random.Generator) -> tuple[Pixels, Labels]:
-        """The middle (bands, size, size) and (size, size) of a window with its margin, warped.
+        """Warp a window and cut off its margin.
 
-        Pixels are interpolated, those beside pixels without data have none; labels are those of the nearest pixel.
+        Pixels are interpolated bilinearly, so a pixel beside one without data (NaN) has none either. Labels are taken
+        from the nearest pixel.
+
+        Args:
+            pixels: (bands, size + 2·margin, size + 2·margin), with the margin of ``compute_margin``.
+            labels: (size + 2·margin, size + 2·margin).
+            size: of the result.
+            rng: source of the displacements, the angle and the scale.
+
+        Returns:
+            Pixels (bands, size, size) and labels (size, size).
         """
         if not self.compute_margin(size):
             return pixels, labels
         extent = labels.shape[0]
-        places = (
-            torch.from_numpy(self._draw_coordinates(size, rng)) / extent * 2
-        )  # −1 to 1 over the window with its margin
+        coordinates = torch.from_numpy(self._draw_coordinates(size, rng)) / extent * 2  # −1 to 1, as torch wants them
         image = torch.from_numpy(np.ascontiguousarray(pixels))[None]
         mask = torch.from_numpy(np.ascontiguousarray(labels)).float()[None, None]
-        warped = _sample_at(image, places, "bilinear")[0].numpy()
-        return warped, _sample_at(mask, places, "nearest")[0, 0].numpy().astype(np.uint8)
+        warped = _sample_at(image, coordinates, "bilinear")[0].numpy()
+        return warped, _sample_at(mask, coordinates, "nearest")[0, 0].numpy().astype(np.uint8)
 
     def _draw_coordinates(self, size: int, rng: np.random.Generator) -> NDArray[np.float32]:
-        """(size, size, 2): x and y, in pixels from the middle, of what each pixel shows."""
+        """Return (size, size, 2): where each pixel of the result comes from, x and y in pixels from the middle."""
         steps = np.arange(size, dtype=np.float32) - (size - 1) / 2
         across, down = np.meshgrid(steps, steps)
         angle = math.radians(rng.uniform(-self.rotation, self.rotation))
         scale = (1 + self.zoom) ** rng.uniform(-1, 1)
         x = scale * (math.cos(angle) * across - math.sin(angle) * down)
         y = scale * (math.sin(angle) * across + math.cos(angle) * down)
-        coarse = (
-            torch.from_numpy(rng.normal(0, 1, (1, 2, ELASTIC_GRID, ELASTIC_GRID)).astype(np.float32)) * self.elastic
-        )
+        grid = rng.normal(0, 1, (1, 2, ELASTIC_GRID, ELASTIC_GRID)).astype(np.float32)
+        coarse = torch.from_numpy(grid) * self.elastic
         shift = F.interpolate(coarse, (size, size), mode="bicubic", align_corners=True)[0].numpy()
         return np.stack([x + shift[0], y + shift[1]], axis=-1).astype(np.float32)
 
 
-def _sample_at(image: Tensor, places: Tensor, mode: str) -> Tensor:
-    return F.grid_sample(image, places[None], mode=mode, padding_mode="reflection", align_corners=False)
+def _sample_at(image: Tensor, coordinates: Tensor, mode: str) -> Tensor:
+    return F.grid_sample(image, coordinates[None], mode=mode, padding_mode="reflection", align_corners=False)
 
 
 @dataclass(frozen=True)
 class Jitter:
-    """How an image may look under another sun, atmosphere or sensor: limits of random changes in reflectance.
+    """Random changes of an image's values, as another sun, atmosphere or sensor would make them, in reflectance.
 
-    ``gain`` is common to all bands, ``band_gain`` of each, ``offset`` adds to each band, ``noise`` is the
-    standard deviation of white noise. ``dropout`` is the share of windows that get a slanted edge of no data.
+    Attributes:
+        gain: limit of the logarithm of a factor common to all bands.
+        band_gain: limit of the logarithm of a factor of each band.
+        offset: limit of what is added to each band.
+        noise: limit of the standard deviation of white noise.
+        dropout: share of windows (0 to 1) of which one side, cut off by a slanted line, is set to no data.
     """
 
     gain: float = 0.2
@@ -109,7 +131,7 @@ class Jitter:
             raise ValueError(f"dropout of a jitter: got {self.dropout}, expected at most 1")
 
     def __call__(self, image: Pixels, rng: np.random.Generator) -> Pixels:
-        """A changed copy of ``image`` (bands, height, width)."""
+        """Return a changed copy of an image (bands, height, width)."""
         bands = image.shape[0]
         common = rng.uniform(-self.gain, self.gain)
         gain = np.exp(common + rng.uniform(-self.band_gain, self.band_gain, (bands, 1, 1))).astype(np.float32)

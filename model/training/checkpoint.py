@@ -1,4 +1,4 @@
-"""What a training needs to go on after it was killed: written whole, or not at all."""
+"""Checkpoints: the state of an unfinished training in one file, replaced in one step after every epoch."""
 
 from __future__ import annotations
 
@@ -16,22 +16,32 @@ class Stateful(Protocol):
     """What torch's modules, optimisers and schedulers have in common."""
 
     def state_dict(self) -> Any:
-        """What it has learned."""
+        """Return the object's state."""
         ...
 
     def load_state_dict(self, state_dict: Any) -> Any:
-        """Take it up again."""
+        """Set the object's state."""
         ...
 
 
 def save_checkpoint(path: Path, digest: str, state: Mapping[str, Stateful], record: Mapping[str, Any]) -> None:
-    """Write the state of a training with this digest, and what else it knows: numbers, texts, lists, tensors."""
+    """Write a checkpoint beside its place and rename it, so that a kill leaves the old or the new one whole.
+
+    Args:
+        path: the checkpoint.
+        digest: of the training's configuration and images; ``restore_checkpoint`` compares it.
+        state: the objects whose state is saved, by name.
+        record: what else to keep: numbers, texts, lists and tensors.
+
+    Raises:
+        ModelError: the file cannot be written.
+    """
     part = path.with_suffix(".part")
     try:
-        held = {name: part_of.state_dict() for name, part_of in state.items()}
-        torch.save({"digest": digest, "state": held, "record": dict(record)}, part)
+        states = {name: stateful.state_dict() for name, stateful in state.items()}
+        torch.save({"digest": digest, "state": states, "record": dict(record)}, part)
         part.replace(path)
-    except (OSError, RuntimeError) as error:  # RuntimeError: torch's for a full disk
+    except (OSError, RuntimeError) as error:  # torch raises RuntimeError for a full disk
         part.unlink(missing_ok=True)
         raise ModelError(
             f"checkpoint {path}",
@@ -42,17 +52,29 @@ def save_checkpoint(path: Path, digest: str, state: Mapping[str, Stateful], reco
 
 
 def restore_checkpoint(path: Path, digest: str, state: Mapping[str, Stateful]) -> dict[str, Any] | None:
-    """Give everything in ``state`` what it had then, and return the record; ``None`` if there is no checkpoint."""
+    """Read a checkpoint and set the state of the objects in ``state``.
+
+    Args:
+        path: the checkpoint.
+        digest: of the training's configuration and images.
+        state: the objects to restore, by the names under which they were saved.
+
+    Returns:
+        The record that was saved with the state, or ``None`` if there is no checkpoint.
+
+    Raises:
+        ModelError: the file is damaged or belongs to another training.
+    """
     if not path.exists():
         return None
     try:
         saved = torch.load(path, map_location="cpu", weights_only=True)
         if saved["digest"] != digest:
             raise ValueError("a training by another recipe or on other images")
-        for name, part_of in state.items():
-            part_of.load_state_dict(saved["state"][name])
+        for name, stateful in state.items():
+            stateful.load_state_dict(saved["state"][name])
         record: dict[str, Any] = saved["record"]
-    except Exception as error:  # whatever the bytes lead torch to
+    except Exception as error:  # damaged files make torch raise errors of many classes
         raise ModelError(
             f"checkpoint {path}",
             got=str(error) if type(error) is ValueError else _shorten(error),

@@ -1,4 +1,4 @@
-"""What a training is: plain values that decide, with the images, which network comes out."""
+"""The configuration of a training: plain values that, together with the images, decide which network comes out."""
 
 from __future__ import annotations
 
@@ -9,22 +9,29 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from seamline.model.spec.config import UNetConfig
-from seamline.model.spec.errors import ModelError
 from seamline.model.training.augmentation import Jitter, Warp
-from seamline.model.training.data import LabelledSource, sample_blocks
+from seamline.model.training.data import LabelledSource
 from seamline.model.training.losses import Loss
 
 
 @dataclass(frozen=True)
 class Schedule:
-    """How long and how fast: ``epochs`` of ``steps`` batches of ``batch`` windows of ``window``² pixels.
+    """How long a network is trained and how fast.
 
-    The rate rises linearly over the first ``warmup`` share of all steps to ``rate`` and falls as a cosine.
-    ``averaged``: over how many steps, about, the weights are averaged. ``patience``: after how many epochs without a
-    better mean IoU on the hold-out the training stops and takes the best; 0: never, the last counts.
+    Attributes:
+        epochs: the most epochs.
+        steps: batches of an epoch, each one step of the optimiser.
+        batch: windows of a batch.
+        window: edge of a window, in pixels.
+        rate: the highest learning rate; see ``compute_rate_factor``.
+        warmup: share of all steps (0 to 1) over which the learning rate rises.
+        weight_decay: of AdamW.
+        averaged: steps, about, over which the weights are averaged.
+        patience: epochs without a better mean IoU on the hold-out after which the training stops and takes the best
+            epoch; 0: it never stops early and takes the last epoch.
+        seed: of all random choices.
     """
 
     epochs: int = 20
@@ -49,17 +56,17 @@ class Schedule:
             (self.patience >= 0, "patience", "at least 0"),
             (0 <= self.seed < 2**32, "seed", "a whole number from 0 to 2³² − 1"),
         )
-        for good, name, expected in checks:
-            if not good:
+        for is_valid, name, expected in checks:
+            if not is_valid:
                 raise ValueError(f"{name} of a training: got {getattr(self, name)}, expected {expected}")
 
     @property
     def total_steps(self) -> int:
-        """Number of optimiser steps."""
+        """Number of optimiser steps of all epochs."""
         return self.epochs * self.steps
 
     def compute_rate_factor(self, step: int) -> float:
-        """Share of ``rate`` at a step, 0 to 1."""
+        """Return the learning rate at a step as a share of ``rate``: a linear rise, then half a cosine down to 0."""
         warm = max(1, round(self.warmup * self.total_steps))
         if step < warm:
             return (step + 1) / warm
@@ -68,7 +75,16 @@ class Schedule:
 
 @dataclass(frozen=True)
 class TrainingConfig:
-    """All but the images: the network, how long, how windows may look, what is minimised."""
+    """Everything that decides a training except the images.
+
+    Attributes:
+        network: what the U-Net is made of.
+        schedule: how long it is trained and how fast.
+        class_weights: weight of each class in the loss.
+        jitter: random changes of the windows' values.
+        warp: random changes of the windows' shape.
+        loss: what is minimised.
+    """
 
     network: UNetConfig
     schedule: Schedule
@@ -78,65 +94,8 @@ class TrainingConfig:
     loss: Loss
 
     def digest(self, images: Sequence[LabelledSource], validation: Sequence[LabelledSource]) -> str:
-        """SHA-256 (hex) of this and of the images: their names, sizes, weights, pixels and labels."""
+        """Return SHA-256 (hex) of the configuration and of the images' names, sizes, weights, pixels and labels."""
         data = [
             [(image.name, image.shape, image.weight, image.digest()) for image in part] for part in (images, validation)
         ]
         return hashlib.sha256(json.dumps([asdict(self), data], sort_keys=True).encode()).hexdigest()
-
-
-@dataclass(frozen=True)
-class Normalisation:
-    """Mean and standard deviation of each band; pixels without data become 0 after it."""
-
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-
-    @classmethod
-    def from_images(cls, images: Sequence[LabelledSource]) -> Normalisation:
-        """Over all images, each weighed by how often it is drawn, not by its size; of large ones a part.
-
-        Raises ``ModelError`` for an image without data, or a band that cannot be normalised.
-        """
-        odds = np.array([image.weight for image in images]) / sum(image.weight for image in images)
-        moments = np.tensordot(odds, np.array([_compute_moments(image) for image in images]), 1)
-        mean = moments[0]
-        std = np.round(np.sqrt(np.maximum(moments[1] - mean**2, 0)), 5)
-        for number, (middle, spread_) in enumerate(zip(mean, std, strict=True), start=1):
-            if not (math.isfinite(middle) and math.isfinite(spread_) and spread_ > 0):
-                raise ModelError(
-                    f"band {number} of the training images",
-                    got=f"a mean of {middle:g} and a deviation of {spread_:g}",
-                    expected="finite values that differ by more than 0.00001",
-                    fix="check the sources and their scales",
-                )
-        return cls(tuple(np.round(mean, 5).tolist()), tuple(std.tolist()))
-
-    def __call__(self, pixels: NDArray[np.float32]) -> NDArray[np.float32]:
-        """(…, bands, height, width) normalised; NaN, where there is no data, becomes 0."""
-        mean = np.array(self.mean, np.float32)[:, None, None]
-        std = np.array(self.std, np.float32)[:, None, None]
-        normalised: NDArray[np.float32] = np.nan_to_num((pixels - mean) / std, nan=0.0)
-        return normalised
-
-
-def _compute_moments(image: LabelledSource) -> NDArray[np.float64]:
-    """(2, bands): mean and mean square of each band, over the pixels that have data."""
-    parts = []
-    for area in sample_blocks(image):
-        pixels = image.pixels(area)
-        parts.append(
-            [np.isfinite(pixels).sum((1, 2)), _sum_pixels(pixels), _sum_pixels(np.square(pixels, dtype=np.float64))]
-        )
-    totals = np.asarray(parts, np.float64).sum(0)  # (3, bands)
-    if not totals[0].all():
-        raise ModelError(
-            f"source {image.name!r}", got="no pixel that has data in all bands", expected="some",
-            fix="correct the recipe or the data",
-        )  # fmt: skip
-    moments: NDArray[np.float64] = totals[1:] / totals[0]
-    return moments
-
-
-def _sum_pixels(values: NDArray[np.floating]) -> NDArray[np.float64]:
-    return np.asarray(np.nansum(values, (1, 2), dtype=np.float64))

@@ -1,4 +1,4 @@
-"""What a training minimises, and where a pixel counts more."""
+"""The loss that a training minimises, and the weight map that makes narrow gaps between objects count more."""
 
 from __future__ import annotations
 
@@ -15,16 +15,20 @@ from torch.nn import functional as F
 from seamline.model.training.data import IGNORE
 
 BORDER_CUTOFF = 4.0
-"""Standard deviations beyond which a border counts for nothing."""
+"""Distance from an object, in units of sigma, beyond which the border weight no longer falls."""
 
 
 @dataclass(frozen=True)
 class Loss:
-    """A sum of terms, each times its factor; 0 leaves it out.
+    """A weighted sum of loss terms; a factor of 0 leaves its term out.
 
-    ``cross_entropy`` with class weights; soft ``dice`` (Milletari et al. 2016, arXiv:1606.04797); ``focal``, which is
-    cross-entropy times (1 − p)^``gamma`` (Lin et al. 2017, arXiv:1708.02002). ``border`` is w0 of the U-Net paper's
-    weight map, 10 there, ``sigma`` its width in pixels: see ``compute_border_weights``; it counts in cross-entropy and focal.
+    Attributes:
+        cross_entropy: factor of cross-entropy with class weights.
+        dice: factor of soft Dice (Milletari et al. 2016, arXiv:1606.04797).
+        focal: factor of focal loss, that is cross-entropy times (1 − p)^gamma (Lin et al. 2017, arXiv:1708.02002).
+        gamma: exponent of the focal loss.
+        border: w0 of the U-Net paper's weight map, 10 there; it counts in cross-entropy and focal loss.
+        sigma: width of that weight map, in pixels; see ``compute_border_weights``.
     """
 
     cross_entropy: float = 1.0
@@ -45,13 +49,16 @@ class Loss:
             raise ValueError(f"sigma of a loss: got {self.sigma}, expected above 0, up to 64")
 
     def __call__(self, logits: Tensor, labels: Tensor, weights: Tensor, borders: Tensor | None = None) -> Tensor:
-        """The loss over the pixels that are not ``IGNORE``: a scalar.
+        """Compute the loss over the pixels whose label is not ``IGNORE``.
 
         Args:
             logits: (batch, classes, height, width).
             labels: (batch, height, width), int64.
-            weights: one weight a class.
-            borders: (batch, height, width), what is added to the class's weight at a pixel.
+            weights: (classes,), the weight of each class.
+            borders: (batch, height, width), added to the weight of the class at each pixel.
+
+        Returns:
+            A scalar.
         """
         known = labels != IGNORE
         if not known.any():
@@ -65,32 +72,36 @@ class Loss:
         if self.cross_entropy:
             loss = loss + self.cross_entropy * (pixel_weights * entropy).sum() / total
         if self.focal:
-            hard = (1 - (-entropy).exp()).clamp(1e-7, 1) ** self.gamma  # 0 has no slope below gamma 1
-            loss = loss + self.focal * (pixel_weights * hard * entropy).sum() / total
+            hardness = (1 - (-entropy).exp()).clamp(1e-7, 1) ** self.gamma  # x^gamma has no gradient at 0 for gamma < 1
+            loss = loss + self.focal * (pixel_weights * hardness * entropy).sum() / total
         if self.dice:
             loss = loss + self.dice * _compute_dice_loss(logits, labels, known)
         return loss
 
 
 def _compute_dice_loss(logits: Tensor, labels: Tensor, known: Tensor) -> Tensor:
-    """1 − soft Dice, the mean over the classes that are there."""
-    shares = logits.softmax(1) * known[:, None]
+    """Return 1 − soft Dice, the mean over the classes that are in the labels."""
+    probabilities = logits.softmax(1) * known[:, None]
     truth = F.one_hot(torch.where(known, labels, 0), logits.shape[1]).movedim(-1, 1) * known[:, None]
-    both, either = (shares * truth).sum((0, 2, 3)), (shares + truth).sum((0, 2, 3))
-    dice: Tensor = 1 - (2 * both + 1) / (either + 1)
+    intersection, total = (probabilities * truth).sum((0, 2, 3)), (probabilities + truth).sum((0, 2, 3))
+    dice: Tensor = 1 - (2 * intersection + 1) / (total + 1)
     return dice[truth.sum((0, 2, 3)) > 0].mean()
 
 
 def compute_border_weights(labels: NDArray[np.uint8], w0: float, sigma: float) -> NDArray[np.float32]:
-    """w0 · exp(−(d1 + d2)² / 2σ²), d1 and d2 the distances to the nearest and second nearest object, in pixels.
+    """Compute the U-Net paper's weight map: background between two objects that almost touch counts most.
 
-    Equation 2 of Ronneberger et al. (2015): the ground between two objects that almost touch counts most. An object is
-    a 4-connected region of a class other than 0, the ground between them. Distances beyond 4σ count as 4σ.
+    w0 · exp(−(d1 + d2)² / 2σ²), where d1 and d2 are the distances in pixels to the nearest and the second nearest
+    object (Ronneberger et al. 2015, equation 2). An object is a 4-connected region of a class other than 0. Distances
+    beyond 4σ count as 4σ.
 
     Args:
         labels: (height, width).
         w0: the weight between objects that touch.
-        sigma: how fast it falls, in pixels.
+        sigma: how fast the weight falls, in pixels.
+
+    Returns:
+        Weights (height, width).
     """
     reach = math.ceil(BORDER_CUTOFF * sigma)
     first, second = np.full((2, *labels.shape), BORDER_CUTOFF * sigma, np.float32)

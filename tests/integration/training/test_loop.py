@@ -31,20 +31,20 @@ from seamline.model.spec.document import read_model_spec
 from seamline.model.spec.errors import ModelError
 from seamline.model.training import loop
 from seamline.model.training.augmentation import Jitter, Warp, turn_randomly
-from seamline.model.training.config import Normalisation, Schedule, TrainingConfig
+from seamline.model.training.config import Schedule, TrainingConfig
 from seamline.model.training.data import (
     BLOCK_SIZE,
     IGNORE,
     Area,
     LabelledImage,
-    Survey,
-    draw_windows,
     read_window,
     sample_blocks,
     split_into_blocks,
 )
 from seamline.model.training.loop import EpochReport, train
 from seamline.model.training.losses import BORDER_CUTOFF, Loss, compute_border_weights
+from seamline.model.training.normalisation import Normalisation
+from seamline.model.training.sampling import Survey, draw_windows
 from seamline.model.training.validation import compute_context
 from seamline.pipeline.common.errors import InputError
 from seamline.pipeline.geometry.window import mirror_indices

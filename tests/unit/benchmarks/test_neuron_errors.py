@@ -12,16 +12,16 @@ from hypothesis import strategies as st
 from scipy import ndimage
 
 from benchmarks.neuron_errors import (
-    AROUND,
-    mismatches,
-    pixel_error,
-    rand_error,
-    simple_points,
-    warping_error,
-    wrong_pixels,
+    NEIGHBOURS,
+    compute_pixel_error,
+    compute_rand_error,
+    compute_warping_error,
+    compute_wrong_share,
+    find_mismatches,
+    list_simple_points,
 )
 
-ERRORS = (warping_error, rand_error, pixel_error, wrong_pixels)
+ERRORS = (compute_warping_error, compute_rand_error, compute_pixel_error, compute_wrong_share)
 EDGE = 48
 
 
@@ -43,31 +43,33 @@ def test_a_perfect_prediction_has_no_error(error: Callable[..., float]) -> None:
 
 def test_a_shifted_membrane_is_wrong_by_pixels_alone() -> None:
     shifted = [cells()], [probability(cells(25))]
-    assert warping_error(*shifted) == 0
-    assert wrong_pixels(*shifted) == pytest.approx(2 * 46 / EDGE**2)  # a column in, one out, but for two rows
-    assert 0 < pixel_error(*shifted) < wrong_pixels(*shifted)
-    assert rand_error(*shifted) > 0
-    assert warping_error([cells()], [probability(cells(29))]) > 0  # so far that they do not touch
+    assert compute_warping_error(*shifted) == 0
+    assert compute_wrong_share(*shifted) == pytest.approx(2 * 46 / EDGE**2)  # a column in, one out, but for two rows
+    assert 0 < compute_pixel_error(*shifted) < compute_wrong_share(*shifted)
+    assert compute_rand_error(*shifted) > 0
+    assert compute_warping_error([cells()], [probability(cells(29))]) > 0  # so far that they do not touch
 
 
 def test_a_gap_that_joins_two_neurites_is_wrong_in_topology() -> None:
     broken = cells()
     broken[5, 24:26] = True
     found = [cells()], [probability(broken)]
-    assert warping_error(*found) == pytest.approx(1 / EDGE**2)  # of two pixels, one is all that keeps them apart
+    # Of two pixels, one is all that keeps them apart.
+    assert compute_warping_error(*found) == pytest.approx(1 / EDGE**2)
     first, second = 20 * 24, 20 * 22
     rest = (26 * 24, 26 * 22)
     true = sum(n * (n - 1) // 2 for n in (first, second, *rest))
-    assert rand_error(*found) == pytest.approx(1 - 2 * true / (2 * true + first * second))
+    assert compute_rand_error(*found) == pytest.approx(1 - 2 * true / (2 * true + first * second))
 
 
 def test_a_membrane_too_many_and_a_hole_are_wrong_in_topology() -> None:
     parted, holed = cells(), cells()
     parted[10, :24] = False
     holed[8:11, 8:11] = False
-    assert mismatches(cells(), probability(parted), 0.5).sum() == 1
-    assert mismatches(cells(), probability(holed), 0.5).sum() == 9  # none of them touches a membrane
-    assert warping_error([cells()], [probability(parted)]) > 0 and rand_error([cells()], [probability(parted)]) > 0
+    assert find_mismatches(cells(), probability(parted), 0.5).sum() == 1
+    assert find_mismatches(cells(), probability(holed), 0.5).sum() == 9  # none of them touches a membrane
+    assert compute_warping_error([cells()], [probability(parted)]) > 0
+    assert compute_rand_error([cells()], [probability(parted)]) > 0
 
 
 def test_the_best_threshold_counts_and_it_is_one_for_all_slices() -> None:
@@ -81,9 +83,9 @@ def test_the_best_threshold_counts_and_it_is_one_for_all_slices() -> None:
 
 def test_simple_points_change_no_number_of_components() -> None:
     """Held against counting on the whole neighbourhood, with the pixel in and out, in a world that goes on around."""
-    for code, simple in enumerate(simple_points()):
+    for code, simple in enumerate(list_simple_points()):
         around = np.zeros((3, 3), bool)
-        for bit, (row, col) in enumerate(AROUND):
+        for bit, (row, col) in enumerate(NEIGHBOURS):
             around[1 + row, 1 + col] = code >> bit & 1
         with_it, without = around.copy(), around.copy()
         with_it[1, 1] = True
@@ -98,7 +100,7 @@ def test_warping_keeps_the_topology_and_never_makes_it_worse(seed: int) -> None:
     rng = np.random.default_rng(seed)
     truth = ndimage.gaussian_filter(rng.standard_normal((20, 24)), 1.5) > 0
     predicted = ndimage.gaussian_filter(rng.standard_normal((20, 24)), 1.2) + 0.5
-    wrong = mismatches(truth, predicted, 0.5)
+    wrong = find_mismatches(truth, predicted, 0.5)
     warped = (predicted > 0.5) ^ wrong
     assert not (wrong & (truth == (predicted > 0.5))).any()
     for image, other, structure in ((truth, warped, None), (~truth, ~warped, np.ones((3, 3)))):
@@ -120,4 +122,4 @@ def test_rand_error_counts_pairs(seed: int, density: float) -> None:
     everything = truth.sum() * (truth.sum() - 1) // 2  # at threshold 0 all is one neurite, at 1 nothing is one
     scores = [2 * both / (true + found)] if true + found else [1.0]
     scores.append(2 * true / (true + everything) if true + everything else 1.0)
-    assert rand_error([truth], [predicted]) == pytest.approx(1 - max(scores))
+    assert compute_rand_error([truth], [predicted]) == pytest.approx(1 - max(scores))

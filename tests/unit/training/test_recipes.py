@@ -19,9 +19,9 @@ from seamline.flows.training.recipes import Recipe, read_recipe
 from seamline.flows.training.training import train_from_recipe
 from seamline.model.spec.document import read_model_spec
 from seamline.model.spec.errors import ModelError
-from seamline.model.training.config import Normalisation
 from seamline.model.training.data import LabelledImage, split_into_blocks
 from seamline.model.training.loop import EpochReport
+from seamline.model.training.normalisation import Normalisation
 from seamline.pipeline.common.errors import InputError
 from seamline.pipeline.synthetic.simulate import Simulation
 from seamline.pipeline.synthetic.simulation_files import write_simulation
