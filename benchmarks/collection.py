@@ -29,7 +29,8 @@ from rich.console import Console
 from rich.table import Table
 
 from seamline.flows.up.supervisor import Service, Supervisor
-from seamline.pipeline.synthetic.simulate import Simulation, write_simulation
+from seamline.pipeline.synthetic.simulate import Simulation
+from seamline.pipeline.synthetic.simulation_files import write_simulation
 
 MODEL, WORKERS = "land-water-cloud", 2
 FLOW = """

@@ -23,7 +23,8 @@ from rich.table import Table
 
 from seamline.flows.up.stack import INBOX, RESULTS
 from seamline.pipeline.common.layout import ITEMS
-from seamline.pipeline.synthetic.simulate import Simulation, write_simulation
+from seamline.pipeline.synthetic.simulate import Simulation
+from seamline.pipeline.synthetic.simulation_files import write_simulation
 
 PORTS = ("--prefect-port", "0", "--dask-port", "0", "--dashboard-port", "0", "--map-port", "0")
 

@@ -8,7 +8,7 @@ from typing import Any
 from prefect import flow, get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 
-from seamline.flows.runs.destination import Destination
+from seamline.flows.runs.result_location import CatalogLocation
 from seamline.flows.settings.credentials import use_credentials
 from seamline.flows.tracking import artifacts
 from seamline.pipeline.common.classes import format_count
@@ -35,7 +35,7 @@ def publish_catalog_flow(
         credentials: Name of the Prefect Secret block with the keys of object storage; default: the environment's.
     """
     use_credentials(credentials)
-    destination = Destination.of(out, None)
+    destination = CatalogLocation.from_out(out, None)
     scenes = catalog_task(destination)
     findings = check_task(destination) if check else []
     artifacts.show_findings(scenes, findings, str(out))
@@ -46,7 +46,7 @@ def publish_catalog_flow(
 
 
 @task(name="catalogue", persist_result=False, cache_policy=NO_CACHE)
-def catalog_task(out: Destination) -> int:
+def catalog_task(out: CatalogLocation) -> int:
     """Write catalogue and table; returns the number of scenes."""
     if out.objects is not None:
         scenes = renew_catalog(out.objects)
@@ -62,7 +62,7 @@ def catalog_task(out: Destination) -> int:
 
 
 @task(name="check", persist_result=False, cache_policy=NO_CACHE)
-def check_task(out: Destination) -> list[Finding]:
+def check_task(out: CatalogLocation) -> list[Finding]:
     """What is not as it was published."""
     findings = list(verify(out.folder) if out.objects is None else verify_objects(out.objects))
     for finding in findings:

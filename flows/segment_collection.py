@@ -20,9 +20,9 @@ from seamline.flows.collection.ledger import Ledger
 from seamline.flows.collection.outcomes import Outcome
 from seamline.flows.collection.scene_ref import Discovery, SceneRef
 from seamline.flows.collection.scene_sources import SceneSource
-from seamline.flows.runs.cluster_session import Workforce
-from seamline.flows.runs.destination import Destination
-from seamline.flows.runs.segment import Result, Watcher
+from seamline.flows.runs.cluster_session import ClusterSession
+from seamline.flows.runs.observer import RunObserver, RunResult
+from seamline.flows.runs.result_location import CatalogLocation
 from seamline.flows.settings.credentials import use_credentials
 from seamline.flows.settings.model_folder import open_model
 from seamline.flows.settings.options import SegmentOptions
@@ -61,14 +61,14 @@ def segment_collection(
     """
     quieten_dask()
     use_credentials(options.credentials)
-    destination = Destination.of(out, options.work)
+    destination = CatalogLocation.from_out(out, options.work)
     folder = destination.folder
     ledger = Ledger(folder, open_model(model).digest, digest_of(options))
     check_writable(folder, f"out {out}")
     discovery = discover_task(scenes)
     folder.mkdir(parents=True, exist_ok=True)  # also of no scenes a catalogue can be published
     ledger.record_rejected(scenes.get_location(), discovery.rejected)
-    new = ledger.find_new(discovery.scenes, destination.holds)
+    new = ledger.find_new(discovery.scenes, destination.has_result)
     log = get_run_logger()
     seen, refused = len(discovery.scenes) + len(discovery.rejected), len(discovery.rejected)
     log.info("%s: %d scenes, %d new or not yet published, %d refused", scenes.kind, seen, len(new), refused)
@@ -108,11 +108,11 @@ def _done(
 ) -> Iterator[Outcome]:
     """What became of each scene, in the order in which they end."""
     # The cluster is let go of first, so that a cancelled flow run does not wait for its scenes.
-    runner: ThreadPoolTaskRunner[Result] = ThreadPoolTaskRunner(max_workers=at_once)
-    with runner, Workforce(options) as force:
+    runner: ThreadPoolTaskRunner[RunResult] = ThreadPoolTaskRunner(max_workers=at_once)
+    with runner, ClusterSession(options) as session:
         if new:
-            connect_task(force.client)
-        running: dict[PrefectFuture[Result], SceneRef] = {}
+            connect_task(session.get_client)
+        running: dict[PrefectFuture[RunResult], SceneRef] = {}
         for scene in new:
             parameters = {
                 "name": scene.name,
@@ -120,8 +120,8 @@ def _done(
                 "model": model,
                 "out": out,
                 "options": options,
-                "client": force.client,
-                "also": Watcher(),
+                "get_client": session.get_client,
+                "also": RunObserver(),
                 "renew": renew,
             }
             running[runner.submit(segment_task, parameters)] = scene
@@ -133,7 +133,7 @@ def _done(
             yield outcome
 
 
-def _outcome(scene: SceneRef, result: Result | BaseException) -> Outcome:
+def _outcome(scene: SceneRef, result: RunResult | BaseException) -> Outcome:
     if isinstance(result, InUseError):
         return Outcome(scene.name, "in use", "another run works on it")
     if isinstance(result, BaseException):
@@ -142,9 +142,9 @@ def _outcome(scene: SceneRef, result: Result | BaseException) -> Outcome:
     return Outcome(
         scene.name,
         "published" if result.computed or result.rewritten else "unchanged",
-        scene=record["scene"],
-        seconds=record["seconds"]["total"] if result.computed else 0.0,
-        shares={row["name"]: row["share"] for row in record["classes"]},
+        scene=record.scene,
+        seconds=record.seconds["total"] if result.computed else 0.0,
+        shares={row.name: row.share for row in record.classes},
     )
 
 

@@ -8,7 +8,7 @@ from typing import Any
 from prefect import flow
 from prefect.runtime import flow_run
 
-from seamline.flows.runs.cluster_session import Workforce
+from seamline.flows.runs.cluster_session import ClusterSession
 from seamline.flows.settings.options import SegmentOptions
 from seamline.flows.terminal import tables as display
 from seamline.flows.tracking.scene_task import quieten_dask, segment_task
@@ -37,6 +37,12 @@ def segment_scene(
         options: Everything that has a default.
     """
     quieten_dask()
-    with Workforce(options) as force, display.show_live_progress() as terminal:
-        result = segment_task(Path(redact_address(source)).name, source, model, out, options, force.client, terminal)
-    return {"folder": result.place or str(result.folder), "computed": result.computed, "record": result.record}
+    with ClusterSession(options) as session, display.show_live_progress() as terminal:
+        result = segment_task(
+            Path(redact_address(source)).name, source, model, out, options, session.get_client, terminal
+        )
+    return {
+        "folder": result.url or str(result.folder),
+        "computed": result.computed,
+        "record": result.record.model_dump(mode="json"),
+    }

@@ -29,13 +29,15 @@ def main() -> int:
     for name, value in {**PREFECT_SETTINGS, "PREFECT_HOME": str(out.absolute() / "prefect")}.items():
         os.environ.setdefault(name, value)
     # Imported here: Prefect reads its settings from the environment when it is imported.
-    from seamline.flows.runs.segment import Result
+    from seamline.flows.runs.observer import RunResult
     from seamline.flows.segment_scene import segment_scene
     from seamline.flows.settings.options import SegmentOptions
     from seamline.flows.terminal import tables as display
     from seamline.flows.training.evaluation import compute_class_iou
     from seamline.pipeline.common.layout import COG
-    from seamline.pipeline.synthetic.simulate import Simulation, write_simulation
+    from seamline.pipeline.products.run_record import RunRecord
+    from seamline.pipeline.synthetic.simulate import Simulation
+    from seamline.pipeline.synthetic.simulation_files import write_simulation
 
     logging.getLogger("distributed").setLevel(logging.ERROR)
     started = time.monotonic()
@@ -48,8 +50,9 @@ def main() -> int:
     state = segment_scene(str(scene), "land-water-cloud", out, SegmentOptions(overwrite=True), return_state=True)
     outcome = state.result()
     folder = Path(outcome["folder"])
-    display.show_result(Result(folder, outcome["record"], outcome["computed"]))
-    display.show_scores(compute_class_iou(folder / COG, truth, outcome["record"]["classes"]))
+    record = RunRecord.model_validate(outcome["record"])
+    display.show_result(RunResult(folder, record, outcome["computed"]))
+    display.show_scores(compute_class_iou(folder / COG, truth, record.classes))
     display.print_line(f"Prefect flow run {state.state_details.flow_run_id} of segment-scene: {state.name}")
     ended = time.monotonic()
     display.print_line(

@@ -47,7 +47,7 @@ def evaluate(
 ) -> None:
     """Compare a segmentation with the truth: IoU, F1, precision, recall, accuracy, kappa, boundaries."""
     from seamline.flows.training.evaluation import evaluate_segmentation, write_evaluation
-    from seamline.pipeline.results.compare import Truth
+    from seamline.pipeline.results.truth import Truth
 
     if not 0 <= tolerance <= 64:
         raise InputError("--tolerance", got=tolerance, expected="pixels, from 0 to 64", fix="correct it")

@@ -1,4 +1,4 @@
-"""One Dask cluster for all scenes of a flow run: connected to when it is first needed, and anew when it is gone."""
+"""One Dask cluster for all scenes of a flow run: connected when it is first needed, and again when it is lost."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from seamline.flows.settings.options import SegmentOptions
 from seamline.pipeline.common.errors import RunError
 
 
-class Workforce:
-    """A context: leaving it lets go of the cluster, and ends the runs of other threads that still use it."""
+class ClusterSession:
+    """A context that connects when a client is first asked for. Leaving it ends runs of other threads that use it."""
 
     def __init__(self, options: SegmentOptions) -> None:
         self._options = options
@@ -24,8 +24,8 @@ class Workforce:
         self._client: Client | None = None
         self._closed = False
 
-    def client(self) -> Client:
-        """The client, which all threads share.
+    def get_client(self) -> Client:
+        """Return the client, which all threads share.
 
         Raises:
             InputError: there is no cluster at the address.
@@ -41,7 +41,7 @@ class Workforce:
                 self._client = self._stack.enter_context(cluster)
             return self._client
 
-    def __enter__(self) -> Workforce:
+    def __enter__(self) -> ClusterSession:
         return self
 
     def __exit__(

@@ -67,8 +67,15 @@ def measure(
         from seamline.model.engines.tune import Tuner  # torch, which takes seconds to import: where it is needed
 
         tuner = Tuner(
-            model.spec, model.folder, get_radiometry(scene), halo, options.engine_request, threads, reset_peak_memory, read_peak_memory,
-        )  # fmt: skip
+            model.spec,
+            model.folder,
+            get_radiometry(scene),
+            halo,
+            options.engine_request,
+            threads,
+            reset_peak_memory,
+            read_peak_memory,
+        )
         sample = sample_window(scene, min(sizes))
         found = on_first_host(client, None, tuner, sample, sizes)[0]
         _keep(path, found.to_dict())

@@ -14,8 +14,8 @@ import psutil
 from numpy.typing import NDArray
 
 from seamline.flows.runs.measuring import measure, measure_context
-from seamline.flows.runs.resume import Resumed
-from seamline.flows.runs.scene_job import open_input, raster_of
+from seamline.flows.runs.resume import UnfinishedRun
+from seamline.flows.runs.scene_job import describe_raster, open_input
 from seamline.flows.settings.credentials import connect_with_credentials, use_credentials
 from seamline.flows.settings.model_folder import Model, open_model
 from seamline.flows.settings.options import SegmentOptions
@@ -93,7 +93,7 @@ def make_plan(
     scene: Scene,
     model: Model,
     options: SegmentOptions,
-    resumed: Resumed | None,
+    unfinished: UnfinishedRun | None,
     say: Callable[[str], None] = lambda text: None,
     *,
     curious: bool = False,
@@ -106,12 +106,12 @@ def make_plan(
         InputError: no plan fits into the memory of a worker, or the resumed one does not.
         RunError: there are no workers and none comes.
     """
-    raster = raster_of(scene, model, options)
+    raster = describe_raster(scene, model, options)
     workers = len(workers_of(client))
     memory = memory_of(client)
     costs: dict[int, float] = {}
-    if resumed is not None:
-        tiling, measured = resumed.tiling, resumed.measured
+    if unfinished is not None:
+        tiling, measured = unfinished.tiling, unfinished.measured
         check_memory(raster, tiling, measured, memory)
     else:
         reach, asked, threads = model.reach, options.plan_options, threads_of(options, workers)
@@ -144,7 +144,7 @@ def plan_scene(
     model = open_model(model_name)
     use_credentials(options.credentials)
     scene = open_input(source, model, options)
-    candidates(raster_of(scene, model, options), options.plan_options, model.reach)
+    candidates(describe_raster(scene, model, options), options.plan_options, model.reach)
     with connect_with_credentials(options.credentials, options.cluster, worker_count(options)) as client:
         plan = make_plan(client, scene, model, options, None, say, curious=True)
     if picture is not None:

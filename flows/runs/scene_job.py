@@ -102,9 +102,7 @@ def open_scene_jobs(
     return jobs
 
 
-def _open_scene_job(
-    source: str | Path, model: Model, catalog: CatalogLocation, options: SegmentOptions
-) -> SceneJob:
+def _open_scene_job(source: str | Path, model: Model, catalog: CatalogLocation, options: SegmentOptions) -> SceneJob:
     started = Stopwatch.now()
     scene = open_input(source, model, options)
     candidates(describe_raster(scene, model, options), options.plan_options, model.reach)

@@ -6,269 +6,270 @@ import shutil
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from datetime import UTC, datetime, timedelta
-from functools import cache, partial
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
 
 from distributed import Client
 
-from seamline.flows.runs.destination import delivered
+from seamline.flows.runs.finished import find_finished, find_record
 from seamline.flows.runs.measuring import engine_versions
+from seamline.flows.runs.observer import RunObserver, RunResult
 from seamline.flows.runs.planning import Plan, make_plan, worker_count
-from seamline.flows.runs.resume import resumable
-from seamline.flows.runs.scene_job import Request, open_requests
+from seamline.flows.runs.resume import find_unfinished
+from seamline.flows.runs.scene_job import SceneJob, open_scene_jobs
 from seamline.flows.settings.credentials import connect_with_credentials
 from seamline.flows.settings.model_folder import TorchLoader, get_radiometry, open_model
 from seamline.flows.settings.options import SegmentOptions
 from seamline.model.spec.document import MODEL_FILENAME
 from seamline.pipeline.common.errors import BadBlockError, ChunkError, RunError
+from seamline.pipeline.common.layout import PREVIEW
 from seamline.pipeline.common.stopwatch import Stopwatch
 from seamline.pipeline.execution.chunk_context import ChunkContext
 from seamline.pipeline.execution.cluster import raise_if_cluster_lost
 from seamline.pipeline.execution.run_chunks import Totals, map_on_workers, run_chunks
 from seamline.pipeline.execution.run_directory import RunDirectory
 from seamline.pipeline.geometry.tiling import Tiling
+from seamline.pipeline.products.run_record import InferenceRecord, RunRecord, TilingRecord
 from seamline.pipeline.products.zarr_store import ZarrLayout, create_store
-from seamline.pipeline.publishing.publish import Publication, complete, missing_outputs, publish
+from seamline.pipeline.publishing.publication import Publication
+from seamline.pipeline.publishing.publish import publish
+from seamline.pipeline.publishing.restore import list_missing_outputs, restore_outputs
+from seamline.pipeline.publishing.upload import upload
 from seamline.pipeline.stac.scene_item import ModelReference
-
-T = TypeVar("T")
-PLANNED = ("window", "halo", "overlap", "chunk_tiles", "divisor")
-"""What fixes a tiling of a scene."""
-
-
-@dataclass(frozen=True)
-class Result:
-    """What a run left: the scene's folder, the record of the run, and whether there was anything to infer.
-
-    ``rewritten`` names the results that were lost, or not asked for before, of a scene that was finished. ``place`` is
-    the scene's URL where it was published to object storage; of ``folder`` only the preview is left then.
-    """
-
-    folder: Path
-    record: dict[str, Any]
-    computed: bool
-    rewritten: tuple[str, ...] = ()
-    place: str = ""
-
-
-class Stage(Protocol):
-    """Does a stage of a scene's run, for whoever wants to see it as a step of its own."""
-
-    def __call__(self, name: str, work: Callable[[], T]) -> T:
-        """Do ``work`` and return what it returns; its errors pass through."""
-        ...
-
-
-def _plainly(name: str, work: Callable[[], T]) -> T:
-    return work()
-
-
-@dataclass(frozen=True)
-class Watcher:
-    """Who wants to know how a run goes on: told of each scene's plan, of its totals after each chunk, of its end.
-
-    ``say`` is told in words what takes a while before there is a plan; ``stage`` does each of the run's stages.
-    """
-
-    say: Callable[[str], None] = lambda text: None
-    planned: Callable[[Plan], None] = lambda plan: None
-    progress: Callable[[Totals, Plan], None] = lambda totals, plan: None
-    finished: Callable[[Result], None] = lambda result: None
-    stage: Stage = _plainly
 
 
 def segment(
-    source: str | Path, model_name: str | Path, out: str | Path, options: SegmentOptions, watcher: Watcher
-) -> Result:
-    """Segment one scene; as ``segment_all``."""
-    return segment_all([source], model_name, out, options, watcher)[0]
+    source: str | Path, model_name: str | Path, out: str | Path, options: SegmentOptions, observer: RunObserver
+) -> RunResult:
+    """Segment one scene; as ``segment_scenes``."""
+    return segment_scenes([source], model_name, out, options, observer)[0]
 
 
-def segment_all(
-    sources: Sequence[str | Path], model_name: str | Path, out: str | Path, options: SegmentOptions, watcher: Watcher
-) -> list[Result]:
+def segment_scenes(
+    sources: Sequence[str | Path],
+    model_name: str | Path,
+    out: str | Path,
+    options: SegmentOptions,
+    observer: RunObserver,
+) -> list[RunResult]:
     """Segment scenes into ``out``/<scene id>, one after the other on one cluster.
 
     All of them are checked before the first is begun. One that fails does not keep the others from being done.
 
     Args:
-        sources: of each scene a raster, a folder of band files, or a STAC item.
+        sources: for each scene a raster, a folder of band files, or a STAC item.
         model_name: an embedded model's name or a model folder.
         out: the catalogue's folder, or ``s3://bucket/prefix``.
         options: everything that has a default.
-        watcher: is told of plans, progress and results.
+        observer: is called with plans, progress and results.
+
+    Returns:
+        What each scene's run left.
 
     Raises:
         InputError, ModelError: the input cannot be worked with; nothing has been inferred.
         SeamlineError: a run failed; what was done is kept and the same call goes on.
     """
-    requests = open_requests(sources, open_model(model_name), out, options)
-    results: list[Result] = []
+    jobs = open_scene_jobs(sources, open_model(model_name), out, options)
+    results: list[RunResult] = []
     failures: list[BadBlockError | ChunkError] = []
     with ExitStack() as stack:
         background = stack.enter_context(ThreadPoolExecutor(1))
 
         @cache
-        def cluster() -> Future[Client]:
-            workers = worker_count(options)
-            return background.submit(
-                stack.enter_context, connect_with_credentials(options.credentials, options.cluster, workers)
-            )
+        def start_cluster() -> Future[Client]:
+            cluster = connect_with_credentials(options.credentials, options.cluster, worker_count(options))
+            return background.submit(stack.enter_context, cluster)
 
-        if not all(request.seems_done() for request in requests):
-            cluster()  # starts while the scenes' digests are computed
-        for request in requests:
-            request.finished()  # refuses what is of another scene, model or plan
-        for request in requests:
+        if not all(job.is_probably_done() for job in jobs):
+            start_cluster()  # it starts while the scenes' digests are computed
+        for job in jobs:
+            find_record(job)  # refuses results of another scene, model or plan
+        for job in jobs:
             try:
-                results.append(segmented(request, lambda: cluster().result(), watcher))
-                watcher.finished(results[-1])
+                results.append(segment_scene(job, lambda: start_cluster().result(), observer))
+                observer.finished(results[-1])
             except (BadBlockError, ChunkError) as error:
                 failures.append(error)
-    if failures and len(requests) == 1:
+    if failures and len(jobs) == 1:
         raise failures[0]
     if failures:
-        raise RunError(f"{len(failures)} of {len(requests)} scenes failed: " + "; ".join(map(str, failures)))
+        raise RunError(f"{len(failures)} of {len(jobs)} scenes failed: " + "; ".join(map(str, failures)))
     return results
 
 
-def segmented(request: Request, client: Callable[[], Client], watcher: Watcher) -> Result:
-    """Segment one scene; ``client`` is called where there is something to do.
+def segment_scene(job: SceneJob, get_client: Callable[[], Client], observer: RunObserver) -> RunResult:
+    """Segment one scene, or do what is left to do of it.
+
+    Args:
+        job: the scene, the model, the options and the place of the result.
+        get_client: returns the client of a cluster; called only if there is something to infer.
+        observer: is called with plan, progress and stages.
+
+    Returns:
+        What the run left.
 
     Raises:
-        InUseError: another process is at it.
-        InputError: its folder has a run of another scene, model or plan.
+        InUseError: another process works on the scene.
+        InputError: the folder has a run of another scene, model or plan.
         SeamlineError: the run failed; what was done is kept and the same call goes on.
     """
-    return delivered(request, partial(_segmented, request, client, watcher), watcher.stage)
-
-
-def _segmented(request: Request, client: Callable[[], Client], watcher: Watcher) -> Result:
     begun = Stopwatch.now()
-    record = request.finished()
-    if record is not None and not request.unfinished_business():
-        return Result(request.folder, record, computed=False)
-    with request.directory.locked():
-        record = request.finished()  # another process may have finished it in between
+    finished = find_finished(job)
+    if finished is not None:
+        return finished
+    with job.location.run_directory.lock():
+        record = find_record(job)  # of a run that lost an output, or that another process has finished since
         if record is not None:
-            return watcher.stage("publish", lambda: _completed(request, record))
-        return _run(request, client(), watcher, begun)
+            result = observer.run_stage("publish", lambda: _restore(job, record))
+        else:
+            result = _run(job, get_client(), observer, begun - job.seconds)
+    return _upload(job, result, observer)
 
 
-def _completed(request: Request, record: dict[str, Any]) -> Result:
-    """Write what the finished run did not, or what was lost since, from the raster that is there."""
-    tiling = Tiling(*request.scene.grid.shape, **{name: record["plan"][name] for name in PLANNED})
-    missing = missing_outputs(request.folder, request.options.outputs, request.options.polygon_options)
+def _restore(job: SceneJob, record: RunRecord) -> RunResult:
+    """Write what a finished run did not write, or what was lost since, from the raster that is there."""
+    folder, options = job.location.folder, job.options
+    missing = list_missing_outputs(folder, options.outputs, options.polygon_options)
     if missing:
-        job = ChunkContext(request.scene, tiling, len(request.model.classes), request.directory)
-        record = complete(_publication(request, job), record)
-    else:  # killed while it cleaned up
-        shutil.rmtree(request.directory.path)
-    return Result(request.folder, record, computed=False, rewritten=tuple(missing))
+        height, width = job.scene.grid.shape
+        tiling = Tiling(height, width, **record.plan.model_dump(exclude={"stride"}))
+        context = ChunkContext(job.scene, tiling, len(job.model.classes), job.location.run_directory)
+        record = restore_outputs(_describe_publication(job, context), record, missing)
+    else:  # the run was killed while it cleaned up
+        shutil.rmtree(job.location.run_directory.path)
+    return RunResult(folder, record, computed=False, rewritten=tuple(missing))
 
 
-def _run(request: Request, client: Client, watcher: Watcher, begun: float) -> Result:
-    started = begun - request.seconds
+def _run(job: SceneJob, client: Client, observer: RunObserver, started: float) -> RunResult:
+    """Plan the run, infer its chunks, publish the results; ``started`` is a time of ``Stopwatch.now``."""
     date = datetime.now(UTC) - timedelta(seconds=Stopwatch.now() - started)
-    scene, model, options = request.scene, request.model, request.options
-    resumed = resumable(request.directory, request.identity, options)
-    with raise_if_cluster_lost(client, f"scene {scene.id}"):
-        plan = watcher.stage("plan", lambda: make_plan(client, scene, model, options, resumed, watcher.say))
-    watcher.planned(plan)
-    directory = _begun(request, plan) if resumed is None else resumed.directory
-    job = ChunkContext(scene, plan.tiling, len(model.classes), directory, options.on_bad_block, options.layers)
-    loader = TorchLoader(model.folder, model.digest, plan.settings, get_radiometry(scene), plan.tiling.halo)
-    start = Stopwatch.now() - started
+    unfinished = find_unfinished(job)
+    with raise_if_cluster_lost(client, f"scene {job.scene.id}"):
+        plan = observer.run_stage(
+            "plan", lambda: make_plan(client, job.scene, job.model, job.options, unfinished, observer.say)
+        )
+    observer.planned(plan)
+    directory = unfinished.directory if unfinished is not None else _create_run_directory(job, plan)
+    options, classes = job.options, len(job.model.classes)
+    context = ChunkContext(job.scene, plan.tiling, classes, directory, options.on_bad_block, options.layers)
+    radiometry = get_radiometry(job.scene)
+    loader = TorchLoader(job.model.folder, job.model.digest, plan.settings, radiometry, plan.tiling.halo)
+    start_seconds = Stopwatch.now() - started
+    totals = observer.run_stage(
+        "infer", lambda: run_chunks(client, context, loader, lambda totals: observer.progress(totals, plan))
+    )
+    inferred = _describe_inference(job, plan, totals, date, start_seconds)
+    publication = replace(_describe_publication(job, context), map_chunks=map_on_workers(client, context))
+    record = observer.run_stage("publish", lambda: publish(publication, inferred, started))
+    return RunResult(job.location.folder, record, computed=True)
 
-    def infer() -> Totals:
-        return run_chunks(client, job, loader, lambda totals: watcher.progress(totals, plan))
 
-    totals = watcher.stage("infer", infer)
-    record = _record(plan, request, totals)
-    record["started"] = date.isoformat(timespec="seconds")
-    record["seconds"] |= {"start": start, "run": totals.elapsed}
-    publication = replace(_publication(request, job), spread=map_on_workers(client, job))
-    record = watcher.stage("publish", lambda: publish(publication, record, Stopwatch(), started))
-    return Result(request.folder, record, computed=True)
+def _upload(job: SceneJob, result: RunResult, observer: RunObserver) -> RunResult:
+    """Publish a finished scene to object storage, if it belongs there, and clear the working folder."""
+    location = job.location
+    catalogue = location.objects
+    if catalogue is None:
+        return result
+    with location.run_directory.lock():
+        observer.run_stage("upload", lambda: upload(location.folder, catalogue))
+        for path in location.folder.iterdir():
+            if path.is_dir():
+                shutil.rmtree(path)
+            elif path.name != PREVIEW:  # those who watch the run are shown it
+                path.unlink()
+    return replace(result, url=location.url)
 
 
-def _begun(request: Request, plan: Plan) -> RunDirectory:
-    """The run directory of a new run."""
-    directory = request.directory.started()
+def _create_run_directory(job: SceneJob, plan: Plan) -> RunDirectory:
+    """Create the run directory of a new run, with an empty Zarr store."""
+    directory = job.location.run_directory.with_new_start()
     title = f"{plan.scene.id}, segmented with {plan.model.spec.name}"
-    storage, layers = storage_of(plan.tiling, request.options), request.options.layers
-    create_store(directory.store, plan.scene.grid, plan.model.classes, storage, title=title, layers=layers)
-    options = request.options.model_dump(mode="json", exclude_defaults=True)
-    identity = {
-        **asdict(request.identity),
-        "source": plan.scene.source,
-        "options": options,
-        "tiling": asdict(plan.tiling),
-        "measured": plan.measured.to_dict(),
-    }
-    directory.commit(identity)
+    layout, layers = _choose_layout(plan.tiling, job.options), job.options.layers
+    create_store(directory.store, plan.scene.grid, plan.model.classes, layout, title=title, layers=layers)
+    directory.write_plan(
+        {
+            **asdict(job.identity),
+            "source": plan.scene.source,
+            "options": job.options.model_dump(mode="json", exclude_defaults=True),
+            "tiling": asdict(plan.tiling),
+            "measured": plan.measured.to_dict(),
+        }
+    )
     return directory
 
 
-def _publication(request: Request, job: ChunkContext) -> Publication:
-    model, options = request.model, request.options
-    title, storage = f"segmented with {model.spec.name}", storage_of(job.tiling, options)
-    used = ModelReference(model.spec.name, model.digest, str(model.folder / MODEL_FILENAME))
+def _describe_publication(job: SceneJob, context: ChunkContext) -> Publication:
     return Publication(
-        job,
-        used,
-        model.classes,
-        storage,
-        request.out,
-        request.folder,
-        options.outputs,
-        versions(),
-        title,
-        model.card,
-        options.polygon_options,
+        context=context,
+        model=ModelReference(job.model.spec.name, job.model.digest, str(job.model.folder / MODEL_FILENAME)),
+        card=job.model.card,
+        classes=job.model.classes,
+        layout=_choose_layout(context.tiling, job.options),
+        catalog=job.location.catalog.folder,
+        folder=job.location.folder,
+        outputs=job.options.outputs,
+        software=_list_versions(),
+        lineage=f"segmented with {job.model.spec.name}",
+        polygons=job.options.polygon_options,
     )
 
 
-def storage_of(tiling: Tiling, options: SegmentOptions) -> ZarrLayout:
-    """How the Zarr store lies on disk; a shard is a chunk of the run, since it has one writer."""
+def _choose_layout(tiling: Tiling, options: SegmentOptions) -> ZarrLayout:
+    """Return the layout of the Zarr store; a shard is a chunk of the run, since it has one writer."""
     return ZarrLayout(tiling.store_chunk_size, tiling.chunk_size if options.zarr_shards else None, options.zarr_format)
 
 
-def versions() -> dict[str, str]:
-    """Of everything that decides what the results look like."""
+def _list_versions() -> dict[str, str]:
+    """Return the versions of everything that decides what the results look like."""
     return {name: version(name) for name in ("seamline", "rasterio", "zarr", "dask", "numpy")} | engine_versions()
 
 
-def _record(plan: Plan, request: Request, totals: Totals) -> dict[str, Any]:
-    tiling, scene, options = plan.tiling, plan.scene, request.options
-    return {
-        "scene": scene.id,
-        "source": scene.source,
-        "model": plan.model.spec.name,
-        **asdict(request.identity),
-        "plan": plan_record(tiling),
-        "settings": asdict(plan.settings),
-        "options": options.model_dump(mode="json", exclude_defaults=True),
-        "outputs": list(options.outputs),
-        "pixels_scene": tiling.height * tiling.width,
-        "pixels_inferred": totals.pixels_inferred,
-        "windows": totals.windows,
-        "chunks": totals.chunks,
-        "seconds": {stage: totals.seconds.get(stage, 0.0) for stage in ("read", "infer", "blend", "write")},
-        "workers": plan.workers,
-        "peak_memory_bytes": totals.peak_memory,
-        "projected_memory_bytes": plan.projected_memory,
-        "device_memory_bytes": totals.device_memory,
-        "bad_blocks": totals.bad_blocks,
-        "warnings": list(scene.warnings),
-        "versions": versions(),
-    }
+def _describe_inference(
+    job: SceneJob, plan: Plan, totals: Totals, date: datetime, start_seconds: float
+) -> InferenceRecord:
+    """Return the record of a run before its results are published.
 
-
-def plan_record(tiling: Tiling) -> dict[str, int]:
-    """The plan, as ``run.json`` has it."""
-    return {name: getattr(tiling, name) for name in (*PLANNED, "stride")}
+    Args:
+        job: what was asked for.
+        plan: how it was run.
+        totals: what the run did.
+        date: when it began.
+        start_seconds: seconds until the first chunk was submitted.
+    """
+    tiling, scene = plan.tiling, plan.scene
+    seconds = {stage: totals.seconds.get(stage, 0.0) for stage in ("read", "infer", "blend", "write")}
+    return InferenceRecord(
+        scene=scene.id,
+        source=scene.source,
+        model=plan.model.spec.name,
+        scene_digest=job.identity.scene_digest,
+        model_digest=job.identity.model_digest,
+        plan=TilingRecord(
+            window=tiling.window,
+            halo=tiling.halo,
+            overlap=tiling.overlap,
+            chunk_tiles=tiling.chunk_tiles,
+            divisor=tiling.divisor,
+            stride=tiling.stride,
+        ),
+        settings=asdict(plan.settings),
+        options=job.options.model_dump(mode="json", exclude_defaults=True),
+        outputs=job.options.outputs,
+        pixels_scene=tiling.height * tiling.width,
+        pixels_inferred=totals.pixels_inferred,
+        windows=totals.windows,
+        chunks=totals.chunks,
+        seconds={**seconds, "start": start_seconds, "run": totals.elapsed},
+        workers=plan.workers,
+        peak_memory_bytes=totals.peak_memory,
+        projected_memory_bytes=plan.projected_memory,
+        device_memory_bytes=totals.device_memory,
+        bad_blocks=tuple(totals.bad_blocks),
+        warnings=tuple(scene.warnings),
+        versions=_list_versions(),
+        started=date.isoformat(timespec="seconds"),
+    )

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from seamline.flows.runs.measuring import SIZES, measure_context, sample_window, window_sizes
-from seamline.flows.runs.scene_job import open_input, raster_of
+from seamline.flows.runs.scene_job import describe_raster, open_input
 from seamline.flows.settings.credentials import connect_with_credentials, use_credentials
 from seamline.flows.settings.model_folder import Model, get_radiometry, open_model
 from seamline.flows.settings.options import SegmentOptions
@@ -36,7 +36,7 @@ def tune(model_name: str | Path, source: str | None, options: SegmentOptions) ->
 
         halo, changed = default_halo(options.plan_options, model.reach), {}
         if scene is not None:
-            tried = margins(raster_of(scene, model, options), options.plan_options, model.reach)
+            tried = margins(describe_raster(scene, model, options), options.plan_options, model.reach)
             changed = measure_context(client, scene, model, options, tried, threads)
             if options.halo is None and model.reach.exact_halo is None:
                 halo = settled_halo(changed, model.reach)
@@ -48,8 +48,15 @@ def tune(model_name: str | Path, source: str | None, options: SegmentOptions) ->
         else:
             radiometry, sample = get_radiometry(scene), sample_window(scene, min(sizes))
         tuner = Tuner(
-            model.spec, model.folder, radiometry, halo, options.engine_request, threads, reset_peak_memory, read_peak_memory,
-        )  # fmt: skip
+            model.spec,
+            model.folder,
+            radiometry,
+            halo,
+            options.engine_request,
+            threads,
+            reset_peak_memory,
+            read_peak_memory,
+        )
         found: Measurement = client.submit(tuner, sample, sizes, pure=False).result()
     return replace(found, changed=changed)
 

@@ -1,4 +1,4 @@
-"""The server's routes: the page, the list of scenes, tiles, pixels, polygons. Only GET; nothing is ever written."""
+"""The routes of the web map: page, scenes, tiles, pixels, polygons, metrics. Only GET; nothing is written."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ ERROR_STATUS: dict[type[Exception], int] = {
     RasterioError: 409,
     CPLE_BaseError: 409,
 }
-"""Of errors that a request meets. What a reader says of a raster that the item vouches for is damage."""
+"""HTTP status of each error. A reader's error is damage (409), since the item's checksum vouches for the file."""
 
 _CONTENT_SECURITY_POLICY = (
     "default-src 'self'; img-src 'self' data: blob:; worker-src blob:; style-src 'self' 'unsafe-inline'; "
@@ -44,24 +44,28 @@ _CONTENT_SECURITY_POLICY = (
 
 
 def create_app(root: Path) -> FastAPI:
-    """The server of the results in ``root``. Raises ``InputError`` where there is no catalogue."""
+    """Return the app that serves the catalogue in ``root``.
+
+    Raises:
+        InputError: There is no catalogue, or MapLibre is not installed.
+    """
     results = ServedResults.from_folder(root)
-    # Pages of documentation would load from elsewhere.
+    # No pages of documentation: FastAPI's load their scripts from the internet.
     app = FastAPI(title="Seamline", docs_url=None, redoc_url=None, openapi_url=None)
     for kind, status in ERROR_STATUS.items():
         app.add_exception_handler(kind, _make_error_handler(status))
     app.add_exception_handler(TileOutsideBounds, lambda request, error: Response(status_code=204))
-    app.middleware("http")(_add_security_headers)
+    app.middleware("http")(_add_headers)
     app.include_router(make_router(results), prefix=LAYER_PREFIX)
     _add_scene_routes(app, results)
 
     @app.get("/", include_in_schema=False)
-    def page() -> FileResponse:
+    def get_page() -> FileResponse:
         return FileResponse(STATIC_FOLDER / "index.html")
 
     @app.get("/metrics")
-    def metrics() -> Response:
-        """What Prometheus asks for."""
+    def get_metrics() -> Response:
+        """Return the gauges that Prometheus scrapes."""
         return Response(render_metrics(root), media_type=CONTENT_TYPE_LATEST)
 
     app.mount("/maplibre", StaticFiles(directory=_find_maplibre()))
@@ -71,63 +75,69 @@ def create_app(root: Path) -> FastAPI:
 
 def _add_scene_routes(app: FastAPI, results: ServedResults) -> None:
     @app.get("/scenes")
-    def scenes(
+    def list_scenes(
         bbox: str = "",
         interval: Annotated[str, Query(alias="datetime")] = "",
         where: Annotated[str, Query(max_length=2000)] = "",
     ) -> dict[str, Any]:
         """All scenes, or what `seamline query` finds by these; those that cannot be shown with the reason."""
-        listed = list(results.scenes())
+        listed = list(results.summarize_scenes())
         if bbox or interval or where:
-            found = results.found(bbox, interval, where)
+            found = results.find_scene_ids(bbox, interval, where)
             listed = [scene for scene in listed if scene["id"] in found]
         return {"folder": results.root.name, "scenes": listed, "ramps": list_color_ramps()}
 
     @app.get("/scenes/{scene}")
-    def scene(scene: str) -> dict[str, Any]:
-        """One of them."""
-        return results.summary(scene)
+    def get_scene(scene: str) -> dict[str, Any]:
+        """Return what the page shows of one scene."""
+        return results.summarize_scene(scene)
 
     @app.get("/scenes/{scene}/preview.png")
-    def preview(scene: str) -> FileResponse:
-        """Source and segmentation side by side."""
-        return FileResponse(results.file(scene, PREVIEW), media_type="image/png")
+    def get_preview(scene: str) -> FileResponse:
+        """Return the picture of source and segmentation side by side."""
+        return FileResponse(results.find_file(scene, PREVIEW), media_type="image/png")
 
     @app.get("/scenes/{scene}/pixel")
-    def pixel(
+    def get_pixel(
         scene: str,
         lon: Annotated[float, Query(ge=-540, le=540, allow_inf_nan=False)],
         lat: Annotated[float, Query(ge=-90, le=90, allow_inf_nan=False)],
     ) -> dict[str, Any]:
-        """What lies at a place (degrees, WGS 84)."""
+        """Return class and layers at a location (degrees, WGS 84)."""
         return describe_pixel(results, scene, lon, lat)
 
     @app.get("/scenes/{scene}/polygons")
-    def polygons(
+    def get_polygons(
         scene: str, bbox: str, limit: Annotated[int, Query(ge=1, le=MAX_POLYGONS)] = MAX_POLYGONS
     ) -> JSONResponse:
-        """Polygons that meet ``bbox`` (west,south,east,north; west > east across the antimeridian)."""
-        box, path, sides = Box.from_text(bbox), results.file(scene, POLYGONS_FILE), results.item(scene).bbox
-        return JSONResponse(read_polygons(path, box, Box(*sides) if sides else box, limit))
+        """Return the polygons that intersect ``bbox`` (west,south,east,north; west > east across the antimeridian)."""
+        box, path = Box.from_text(bbox), results.find_file(scene, POLYGONS_FILE)
+        bounds = results.open_item(scene).bbox
+        return JSONResponse(read_polygons(path, box, Box(*bounds) if bounds else box, limit))
 
 
 def _find_maplibre() -> Path:
-    """MapLibre GL JS as the package ``maplibre`` carries it; the package itself is not imported."""
+    """Return the folder of MapLibre GL JS in the package ``maplibre``, which is not imported."""
     spec = find_spec("maplibre")
     for folder in (spec and spec.submodule_search_locations) or ():
-        if (found := Path(folder) / "srcjs" / "maplibre-gl.js").is_file():
-            return found.parent
-    raise InputError("the map's program", got="no maplibre-gl.js", expected="the package maplibre 0.3",
-                     fix="install seamline anew")  # fmt: skip
+        script = Path(folder) / "srcjs" / "maplibre-gl.js"
+        if script.is_file():
+            return script.parent
+    raise InputError(
+        "the map's program",
+        got="no maplibre-gl.js",
+        expected="the package maplibre 0.3",
+        fix="install seamline anew",
+    )
 
 
 def _make_error_handler(status: int) -> Callable[[Request, Exception], JSONResponse]:
     return lambda request, error: JSONResponse({"detail": " ".join(str(error).split())}, status)
 
 
-async def _add_security_headers(request: Request, answer: Callable[[Request], Awaitable[Response]]) -> Response:
-    """The page may load nothing from elsewhere, and what a run overwrote is not shown from a cache."""
-    response = await answer(request)
+async def _add_headers(request: Request, call_next: Callable[[Request], Awaitable[Response]]) -> Response:
+    """Forbid the page to load from other hosts, and have browsers ask again for files that a run may overwrite."""
+    response = await call_next(request)
     response.headers["Content-Security-Policy"] = _CONTENT_SECURITY_POLICY
     response.headers.setdefault("Cache-Control", "no-cache")
     return response

@@ -1,4 +1,4 @@
-"""What a catalogue holds and what is being done for it, for Prometheus; read from the folder at each scrape."""
+"""Gauges of a catalogue for Prometheus, read from its folder at each scrape."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from prometheus_client.registry import Collector
 
 from seamline.flows.collection.ledger import read_entries, read_rejected
 from seamline.pipeline.common.errors import InputError
-from seamline.pipeline.common.layout import ITEM
+from seamline.pipeline.common.layout import ITEM, RUN_DIRECTORY
 from seamline.pipeline.execution.run_directory import RunDirectory
 from seamline.pipeline.geometry.tiling import Tiling
 
 
 def render_metrics(root: Path) -> bytes:
-    """The metrics of the catalogue in ``root``, in Prometheus' text format."""
+    """Return the metrics of the catalogue in ``root`` in Prometheus' text format."""
     registry = CollectorRegistry()
     registry.register(_CatalogueCollector(root))
     return generate_latest(registry)
@@ -31,34 +31,35 @@ class _CatalogueCollector(Collector):
         self._root = root
 
     def collect(self) -> Iterator[Metric]:
-        """Gauges; all that grows is counted by the workers."""
-        published = []
+        """Yield the gauges; counters are kept by the workers."""
+        publishing_times = []
         for item in self._root.glob(f"*/{ITEM}"):
             with suppress(OSError):
-                published.append(item.stat().st_mtime)
-        yield _make_gauge("seamline_scenes_published", "Scenes of the catalogue", len(published))
-        last = max(published, default=0.0)
+                publishing_times.append(item.stat().st_mtime)
+        yield _make_gauge("seamline_scenes_published", "Scenes of the catalogue", len(publishing_times))
+        last = max(publishing_times, default=0.0)
         yield _make_gauge("seamline_last_published_timestamp_seconds", "When the last scene was published", last)
-        left = [*self._chunks_left()]
+        chunks_left = list(self._count_chunks_left())
         yield _make_gauge(
-            "seamline_runs_unfinished", "Scenes that are worked on, or wait to be gone on with", len(left)
+            "seamline_runs_unfinished", "Scenes that are worked on, or wait to be gone on with", len(chunks_left)
         )
-        yield _make_gauge("seamline_chunks_queued", "Chunks of these that are not inferred yet", sum(left))
+        yield _make_gauge("seamline_chunks_queued", "Chunks of these that are not inferred yet", sum(chunks_left))
         failed = sum(entry.outcome == "failed" and not entry.is_gone() for entry in read_entries(self._root))
         failed += len([*read_rejected(self._root)])
         yield _make_gauge(
             "seamline_scenes_failed", "Scenes of collections that failed or were refused at the last try", failed
         )
 
-    def _chunks_left(self) -> Iterator[int]:
-        for folder in self._root.glob("*/.run"):
+    def _count_chunks_left(self) -> Iterator[int]:
+        """Yield the number of chunks without inference of each unfinished run."""
+        for folder in self._root.glob(f"*/{RUN_DIRECTORY}"):
             with suppress(OSError, InputError, LookupError, TypeError, ValueError):
-                directory = RunDirectory(folder).resumed()
+                directory = RunDirectory(folder).with_recorded_start()
                 identity = json.loads(directory.plan_file.read_text(encoding="utf-8"))
                 grid = Tiling(**identity["tiling"]).chunk_grid
                 done = len(list((directory.files / "inferred").glob("[0-9]*.json")))
                 yield grid.row * grid.col - done
 
 
-def _make_gauge(name: str, what: str, value: float) -> GaugeMetricFamily:
-    return GaugeMetricFamily(name, what, value=value)
+def _make_gauge(name: str, description: str, value: float) -> GaugeMetricFamily:
+    return GaugeMetricFamily(name, description, value=value)

@@ -1,4 +1,4 @@
-"""What a scene's results say of one place."""
+"""Look up the results of a scene at one location."""
 
 from __future__ import annotations
 
@@ -19,42 +19,60 @@ from seamline.pipeline.products.layers import LAYER_SCALE
 
 
 def describe_pixel(results: ServedResults, scene: str, lon: float, lat: float) -> dict[str, Any]:
-    """Row, column, outline, class and, where there are such layers, numbers of the pixel that holds a place.
+    """Describe the pixel at a location.
 
-    ``lon`` and ``lat`` are degrees (WGS 84), the outline a ring of such, in one piece across the antimeridian.
-    ``class`` and the numbers are None where there is no data. Raises ``NotFound`` for a place beside the scene,
-    ``DamagedResult`` for a damaged result.
+    Args:
+        results: The catalogue.
+        scene: Id of the scene.
+        lon: Longitude in degrees (WGS 84); values beyond ±180 wrap.
+        lat: Latitude in degrees (WGS 84).
+
+    Returns:
+        Scene, row, column, ``outline`` (a ring of [lon, lat] that is not cut at the antimeridian), label ``value``,
+        ``class``, and ``confidence``, ``disagreement`` and ``probabilities`` by class where the scene has such layers.
+        Class and layers are None where there is no data.
+
+    Raises:
+        NotFound: The location is outside of the scene, or there is no such scene.
+        DamagedResult: A result is damaged.
     """
-    item = results.item(scene)
-    with open_geotiff(results.file(scene, COG)) as file:
+    item = results.open_item(scene)
+    with open_geotiff(results.find_file(scene, COG)) as file:
         row, col = _find_pixel(file, lon, lat)
         outline = _compute_outline(file, row, col)
-    label = int(_read_numbers(results.file(scene, COG), row, col)[0])
+    label = int(_read_numbers(results.find_file(scene, COG), row, col)[0])
     names = {entry.value: entry.name for entry in item.properties.classes}
-    found: dict[str, Any] = {"scene": scene, "row": row, "col": col, "outline": outline, "value": label,
-                             "class": names.get(label)}  # fmt: skip
+    description: dict[str, Any] = {
+        "scene": scene,
+        "row": row,
+        "col": col,
+        "outline": outline,
+        "value": label,
+        "class": names.get(label),
+    }
     for layer in ("confidence", "disagreement"):
-        if results.has(scene, LAYER_FILES[layer]):
-            found[layer] = _read_values(results.file(scene, LAYER_FILES[layer]), row, col)[0]
-    if results.has(scene, PROBABILITIES_FILE):
-        values = _read_values(results.file(scene, PROBABILITIES_FILE), row, col)
-        found["probabilities"] = dict(zip(names.values(), values, strict=False))
-    return found
+        if results.has_file(scene, LAYER_FILES[layer]):
+            description[layer] = _read_values(results.find_file(scene, LAYER_FILES[layer]), row, col)[0]
+    if results.has_file(scene, PROBABILITIES_FILE):
+        values = _read_values(results.find_file(scene, PROBABILITIES_FILE), row, col)
+        description["probabilities"] = dict(zip(names.values(), values, strict=False))
+    return description
 
 
 def _find_pixel(file: DatasetReader, lon: float, lat: float) -> tuple[int, int]:
-    """The row and column that hold a place."""
+    """Return row and column of the pixel at a location."""
     if file.crs is None:
         raise NotFound("this scene has no place on Earth")
     to_grid = Transformer.from_crs("OGC:CRS84", CRS.from_wkt(file.crs.to_wkt()), always_xy=True)
-    for turn in (0, -360, 360):  # a grid in degrees may go on beyond the antimeridian
+    for turn in (0, -360, 360):  # a grid in degrees may reach beyond ±180
         col, row = ~file.transform @ to_grid.transform((lon + 180) % 360 - 180 + turn, lat)
-        if 0 <= row < file.height and 0 <= col < file.width:  # false for what is no number, too
+        if 0 <= row < file.height and 0 <= col < file.width:  # False for NaN, which PROJ returns outside of its area
             return int(row), int(col)
     raise NotFound(f"{lon:.5f}, {lat:.5f} lies beside the scene")
 
 
 def _compute_outline(file: DatasetReader, row: int, col: int) -> list[list[float]]:
+    """Return the pixel's corners as a closed ring of [lon, lat]; longitudes may exceed 180 to keep it in one piece."""
     corners = [file.transform @ (col + right, row + down) for right, down in ((0, 0), (1, 0), (1, 1), (0, 1), (0, 0))]
     to_degrees = Transformer.from_crs(CRS.from_wkt(file.crs.to_wkt()), "OGC:CRS84", always_xy=True)
     lon, lat = to_degrees.transform(*np.transpose(corners))
@@ -63,13 +81,13 @@ def _compute_outline(file: DatasetReader, row: int, col: int) -> list[list[float
 
 
 def _read_numbers(path: Path, row: int, col: int) -> NDArray[np.uint8]:
-    """The digital numbers of a pixel, one a band."""
+    """Return the digital number of a pixel in each band (bands,)."""
     with open_geotiff(path) as file:
         return np.asarray(file.read(window=Window(col, row, 1, 1)), np.uint8)[:, 0, 0]
 
 
 def _read_values(path: Path, row: int, col: int) -> list[float | None]:
-    """What the digital numbers of a quantised layer stand for."""
+    """Return the value of a pixel in each band of a quantised layer, None for nodata."""
     return [
         None if number == NODATA else round(float(number) * LAYER_SCALE, 3) for number in _read_numbers(path, row, col)
     ]

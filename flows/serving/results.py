@@ -1,4 +1,4 @@
-"""What the server may show: scenes whose results are whole, files that lie below one folder, nothing else."""
+"""What the server may show: files of finished scenes below one folder, and nothing else."""
 
 from __future__ import annotations
 
@@ -10,19 +10,20 @@ from typing import Any
 
 from seamline.flows.serving.checksums import ChecksumMonitor
 from seamline.pipeline.common.errors import InputError, SeamlineError
-from seamline.pipeline.common.layout import CATALOG, COG, ITEM, ITEMS, OVERVIEW, PREVIEW, RECORD
-from seamline.pipeline.results.open import ResultItem, read_item_and_record
+from seamline.pipeline.common.layout import COG, ITEM, ITEMS, OVERVIEW, PREVIEW, RECORD
+from seamline.pipeline.results.open import ResultItem, read_item_and_record, require_catalog
 from seamline.pipeline.stac.extent import Box, Interval
 from seamline.pipeline.stac.query import query_items
 
-POLYGONS_FILE, PROBABILITIES_FILE = "polygons.fgb", "probabilities.tif"
+POLYGONS_FILE = "polygons.fgb"
+PROBABILITIES_FILE = "probabilities.tif"
 LAYER_FILES = {
     "segmentation": COG,
     "overview": OVERVIEW,
     "confidence": "confidence.tif",
     "disagreement": "disagreement.tif",
 }
-"""Names of what may be drawn as tiles, and their files."""
+"""File of each layer that may be drawn as tiles."""
 
 _COSTLY = re.compile(r"(?i)\b(?!in\b|and\b|or\b|not\b)\w+\"?\s*\(|\b(?:select|from|with|values)\b|\[|/\*|--")
 """What may take any amount of time and memory, and comments, which would hide it.
@@ -31,81 +32,104 @@ Whoever follows a link would have asked for it.
 """
 
 _MAX_NAME_BYTES = 255
-"""Bytes of a file's name."""
+"""Longest name of a file on Linux."""
 
 
 class NotFound(SeamlineError):
-    """Nothing of that name may be shown. HTTP 404."""
+    """There is nothing of that name that may be shown. HTTP 404."""
 
 
 class DamagedResult(SeamlineError):
-    """A result is not finished, or not what its item says. HTTP 409."""
+    """A result is unfinished, or differs from what its item says. HTTP 409."""
 
 
 @dataclass(frozen=True)
 class ServedResults:
-    """The folder ``root`` that runs published to: read, never written."""
+    """The catalogue of results that a server shows; it is only read.
+
+    Names come from requests, so every method checks that they lead to files below ``root``.
+    """
 
     root: Path
     checksums: ChecksumMonitor = field(default_factory=ChecksumMonitor)
 
     @classmethod
     def from_folder(cls, folder: Path) -> ServedResults:
-        """The results in ``folder``. Raises ``InputError`` where there is no catalogue."""
-        if not (folder / CATALOG).is_file():
-            raise InputError(f"results {folder}", got=f"no {CATALOG}",
-                             expected="a folder that `seamline segment` wrote to", fix="check the path")  # fmt: skip
+        """Return the results in ``folder``.
+
+        Raises:
+            InputError: There is no catalogue.
+        """
+        require_catalog(folder)
         return cls(folder.resolve())
 
-    def found(self, box: str, interval: str, where: str) -> set[str]:
+    def find_scene_ids(self, box: str, interval: str, where: str) -> set[str]:
         """The scenes that `seamline query` finds. Raises ``InputError`` for a syntax error, ``NotFound``."""
-        if not self._inside(ITEMS):
+        if not self._is_inside(ITEMS):
             raise NotFound(f"there is no {ITEMS}")
         if found := _COSTLY.search(where):
-            raise InputError("where", got=found[0], expected="comparisons, without functions, subqueries and comments",
-                             fix="ask `seamline query`, which takes them")  # fmt: skip
+            raise InputError(
+                "where",
+                got=found[0],
+                expected="comparisons, without functions, subqueries and comments",
+                fix="ask `seamline query`, which takes them",
+            )
         parsed = Box.from_text(box) if box else None
         items = query_items(self.root, parsed, where, Interval.from_text(interval) if interval else None)
         return {str(item["id"]) for item in items}
 
-    def scenes(self) -> Iterator[dict[str, Any]]:
-        """A summary of each scene, by name; of one that cannot be shown, why."""
+    def summarize_scenes(self) -> Iterator[dict[str, Any]]:
+        """Yield a summary of each scene, by name; of a damaged one its ``id`` and the ``problem``."""
         for path in sorted(self.root.glob(f"*/{ITEM}")):
-            name = path.parent.name
+            scene = path.parent.name
             try:
-                yield self.summary(name)
-            except NotFound:  # a link to elsewhere
+                yield self.summarize_scene(scene)
+            except NotFound:  # a link that leads out of the root
                 continue
             except DamagedResult as error:
-                yield {"id": name, "problem": str(error)}
+                yield {"id": scene, "problem": str(error)}
 
-    def summary(self, scene: str) -> dict[str, Any]:
-        """What the page shows of a scene. Raises ``NotFound`` or ``DamagedResult``."""
-        item = self.item(scene)
+    def summarize_scene(self, scene: str) -> dict[str, Any]:
+        """Return what the page shows of a scene.
+
+        Raises:
+            NotFound: There is no such scene.
+            DamagedResult: The scene is unfinished, or a file is known to be damaged.
+        """
+        item = self.open_item(scene)
         for name in (*LAYER_FILES.values(), PROBABILITIES_FILE, POLYGONS_FILE):
-            if self.has(scene, name):
-                self._check(scene, item, name, look=False)
-        about, labels = item.properties, item.find_asset(COG)
-        colors = {label.value: label.hex for label in item.labels}
+            if self.has_file(scene, name):
+                self._check_file(scene, item, name, start_check=False)
+        properties, labels = item.properties, item.find_asset(COG)
+        colors = {label.value: label.hex for label in item.label_classes}
         return {
             "id": scene,
-            "date": None if about.is_time_unknown else about.datetime.isoformat(),
+            "date": None if properties.is_time_unknown else properties.datetime.isoformat(),
             "geometry": item.geometry if item.has_location else None,
             "bbox": item.bbox if item.has_location else None,
-            "shape": about.shape,
-            "crs": about.code,
-            "classes": [{**entry.model_dump(), "color": colors.get(entry.value, "#999999")} for entry in about.classes],
-            "layers": [layer for layer, name in LAYER_FILES.items() if item.has_location and self.has(scene, name)],
-            "polygons": item.has_location and self.has(scene, POLYGONS_FILE),
-            "preview": self.has(scene, PREVIEW),
+            "shape": properties.shape,
+            "crs": properties.code,
+            "classes": [
+                {**entry.model_dump(), "color": colors.get(entry.value, "#999999")} for entry in properties.classes
+            ],
+            "layers": [
+                layer for layer, name in LAYER_FILES.items() if item.has_location and self.has_file(scene, name)
+            ],
+            "polygons": item.has_location and self.has_file(scene, POLYGONS_FILE),
+            "preview": self.has_file(scene, PREVIEW),
             "version": ((labels and labels.checksum) or "")[-12:],
         }
 
-    def item(self, scene: str) -> ResultItem:
-        """The item of a finished scene. Raises ``NotFound`` or ``DamagedResult``."""
-        if not (self._inside(scene, ITEM) and (self.root / scene).is_dir()):
+    def open_item(self, scene: str) -> ResultItem:
+        """Return the item of a finished scene.
+
+        Raises:
+            NotFound: There is no such scene.
+            DamagedResult: The scene is unfinished, or item and record do not belong together.
+        """
+        if not (self._is_inside(scene, ITEM) and (self.root / scene).is_dir()):
             raise NotFound(f"there is no scene {scene!r}")
-        if not self._inside(scene, RECORD):
+        if not self._is_inside(scene, RECORD):
             raise DamagedResult(f"scene {scene}: its {RECORD} lies elsewhere")
         try:
             item, _ = read_item_and_record(self.root / scene)
@@ -113,22 +137,32 @@ class ServedResults:
             raise DamagedResult(f"scene {scene}: {error.got}; {error.fix}") from error
         return item
 
-    def has(self, scene: str, name: str) -> bool:
-        """Whether such a file may be shown."""
-        return self._inside(scene, name) and (self.root / scene / name).is_file()
+    def has_file(self, scene: str, name: str) -> bool:
+        """Return whether a scene has a file of this name that may be shown."""
+        return self._is_inside(scene, name) and (self.root / scene / name).is_file()
 
-    def file(self, scene: str, name: str) -> Path:
-        """A file of a finished scene, of the size that the item says. Raises ``NotFound`` or ``DamagedResult``.
+    def find_file(self, scene: str, name: str) -> Path:
+        """Return a file of a finished scene, and have its checksum compared in the background.
 
-        Its checksum is looked at meanwhile: what is another file is refused from then on.
+        Args:
+            scene: Id of the scene.
+            name: Name of the file in the scene's folder.
+
+        Returns:
+            The path of the file.
+
+        Raises:
+            NotFound: There is no such scene or file.
+            DamagedResult: The scene is unfinished, the file's size is not the item's, or its checksum was found to be
+                another before.
         """
-        item = self.item(scene)
-        if not self.has(scene, name):
+        item = self.open_item(scene)
+        if not self.has_file(scene, name):
             raise NotFound(f"scene {scene} has no {name}")
-        self._check(scene, item, name, look=True)
+        self._check_file(scene, item, name, start_check=True)
         return self.root / scene / name
 
-    def _check(self, scene: str, item: ResultItem, name: str, look: bool) -> None:
+    def _check_file(self, scene: str, item: ResultItem, name: str, start_check: bool) -> None:
         path, asset = self.root / scene / name, item.find_asset(name)
         if asset is None:
             return
@@ -136,11 +170,11 @@ class ServedResults:
             raise DamagedResult(
                 f"scene {scene}: {name} has {size} bytes, its item says {asset.size}; see `seamline verify`"
             )
-        if asset.checksum is not None and self.checksums.is_known_wrong(path, asset.checksum, look):
+        if asset.checksum is not None and self.checksums.is_known_wrong(path, asset.checksum, start_check):
             raise DamagedResult(f"scene {scene}: {name} is damaged, its checksum is another; see `seamline verify`")
 
-    def _inside(self, *names: str) -> bool:
-        """Whether the names lead to something below the root, and no link leads out of it."""
+    def _is_inside(self, *names: str) -> bool:
+        """Return whether ``names`` form a path below the root that no link leads out of."""
         if any(
             name.startswith(".") or set(name) & set("/\\\0") or len(name.encode()) > _MAX_NAME_BYTES for name in names
         ):

@@ -1,4 +1,4 @@
-"""``seamline serve``: the app behind an address, until Ctrl-C."""
+"""Run the web map of ``seamline serve`` until Ctrl-C."""
 
 from __future__ import annotations
 
@@ -17,22 +17,33 @@ _LOOPBACK_HOSTS = ["127.0.0.1", "localhost"]
 
 
 def serve(results: Path, host: str, port: int, show: bool) -> None:
-    """Serve ``results`` and say where; ``show`` opens the browser. Raises ``InputError`` if it cannot listen there."""
+    """Serve a catalogue until SIGINT, and print the address.
+
+    Args:
+        results: Folder of the catalogue.
+        host: Address to listen at.
+        port: Port to listen at; 0 takes any.
+        show: Open the page in the browser.
+
+    Raises:
+        InputError: There is no catalogue, or the address cannot be listened at.
+    """
     app = create_app(results)
-    if host in _LOOPBACK_HOSTS:  # a page from elsewhere may not read it by a name of its own (DNS rebinding)
+    if host in _LOOPBACK_HOSTS:  # against DNS rebinding: a foreign page whose domain resolves to this machine
         app.add_middleware(TrustedHostMiddleware, allowed_hosts=_LOOPBACK_HOSTS, www_redirect=False)
     listening = _open_socket(host, port)
-    url = f"http://{f'[{host}]' if ':' in host else host}:{listening.getsockname()[1]}/"
+    shown_host = f"[{host}]" if ":" in host else host
+    url = f"http://{shown_host}:{listening.getsockname()[1]}/"
     print(f"{results}: {url} (Ctrl-C ends)", flush=True)
     if show:
         webbrowser.open(url)
     server = uvicorn.Server(uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=1))
-    with suppress(KeyboardInterrupt):  # uvicorn has closed everything before it raises the signal again
+    with suppress(KeyboardInterrupt):  # uvicorn shuts down on SIGINT and then raises it again
         server.run([listening])
 
 
 def _open_socket(host: str, port: int) -> socket.socket:
-    """A socket that takes connections from here on."""
+    """Return a socket that accepts connections from now on."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
         return socket.create_server((host, port), family=family)

@@ -1,8 +1,9 @@
-"""A scene's polygons in a box, as GeoJSON."""
+"""Read the polygons of a scene in a box as GeoJSON."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,62 +20,92 @@ from seamline.flows.serving.results import DamagedResult
 from seamline.pipeline.stac.extent import Box
 
 MAX_POLYGONS = 5000
-"""Polygons in one answer, at most."""
+"""Most polygons in one response."""
 _FLATGEOBUF_MAGIC = b"fgb\x03fgb"
 _DAMAGE_ERRORS = (
-    pyogrio.errors.DataSourceError, pyogrio.errors.DataLayerError, shapely.GEOSException, ProjError, ValueError,
-    LookupError, TypeError,
-)  # fmt: skip
-"""What damaged bytes behind the magic ones lead to."""
+    pyogrio.errors.DataSourceError,
+    pyogrio.errors.DataLayerError,
+    shapely.GEOSException,
+    ProjError,
+    ValueError,
+    LookupError,
+    TypeError,
+)
+"""Errors that readers raise on a damaged FlatGeobuf."""
 
 
 def read_polygons(path: Path, box: Box, scene: Box, limit: int = MAX_POLYGONS) -> dict[str, Any]:
-    """Polygons of the FlatGeobuf ``path`` that meet a box, in longitude and latitude (WGS 84).
+    """Read the polygons that intersect a box.
 
-    ``scene`` is the box of all of them: what lies beyond it may have no place in their CRS. If it lies across the
-    antimeridian, longitudes go on beyond 180, so that every polygon is in one piece. ``truncated`` tells that there are
-    more than ``limit``. Raises ``DamagedResult``.
+    Args:
+        path: FlatGeobuf of the polygons.
+        box: The box asked for.
+        scene: Box of all polygons. Only its part of ``box`` is read, since other locations may not exist in the CRS of
+            the file.
+        limit: Most polygons to return.
+
+    Returns:
+        A GeoJSON FeatureCollection in WGS 84. Of a scene across the antimeridian longitudes exceed 180, so that every
+        polygon is in one piece. ``truncated`` is True where there are more than ``limit`` polygons.
+
+    Raises:
+        DamagedResult: The file cannot be read.
     """
     with path.open("rb") as file:
-        if (
-            file.read(len(_FLATGEOBUF_MAGIC)) != _FLATGEOBUF_MAGIC
-        ):  # GDAL would open what else it is, and what that names
+        # GDAL would open another format as well, and files that it refers to.
+        if file.read(len(_FLATGEOBUF_MAGIC)) != _FLATGEOBUF_MAGIC:
             raise DamagedResult(f"{path.parent.name}: {path.name} is no FlatGeobuf")
     try:
-        crs = CRS.from_user_input(pyogrio.read_info(path)["crs"])
-        to_crs = Transformer.from_crs("OGC:CRS84", crs, always_xy=True)
-        meta, found = {"fields": ()}, dict[int, tuple[Any, ...]]()
-        for part in _split_box(box, scene, beyond=crs.is_geographic):
-            around = to_crs.transform_bounds(*part)
-            meta, numbers, geometries, columns = pyogrio.raw.read(
-                path, bbox=around, max_features=limit + 1, return_fids=True
-            )
-            read = zip(geometries, *(column.tolist() for column in columns), strict=True)
-            found |= zip(numbers.tolist(), read, strict=True)
-        rows = list(found.values())[:limit]
+        crs, fields, rows = _read_rows(path, box, scene, limit + 1)
+        is_truncated, rows = len(rows) > limit, rows[:limit]
         shapes = shapely.from_wkb(np.array([row[0] for row in rows], object))
     except _DAMAGE_ERRORS as error:
         raise DamagedResult(f"{path.parent.name}: {path.name} cannot be read ({error})") from error
-    to_degrees = Transformer.from_crs(crs, "OGC:CRS84", always_xy=True)
-    first = (scene.west + scene.east) / 2 if scene.west > scene.east else None  # the middle of what it is not
+    geometries = shapely.to_geojson(_to_degrees(shapes, crs, scene))
+    features = [
+        {"type": "Feature", "geometry": json.loads(geometry), "properties": dict(zip(fields, values, strict=True))}
+        for geometry, (_, *values) in zip(geometries, rows, strict=True)
+    ]
+    return {"type": "FeatureCollection", "features": features, "truncated": is_truncated}
 
-    def degrees(xy: NDArray[np.float64]) -> NDArray[np.float64]:
-        lon, lat = to_degrees.transform(*xy.T)
+
+def _read_rows(path: Path, box: Box, scene: Box, limit: int) -> tuple[CRS, Sequence[str], list[tuple[Any, ...]]]:
+    """Return the file's CRS, its fields, and WKB and fields of polygons in both boxes; at most ``limit`` a part."""
+    crs = CRS.from_user_input(pyogrio.read_info(path)["crs"])
+    to_crs = Transformer.from_crs("OGC:CRS84", crs, always_xy=True)
+    fields: Sequence[str] = ()
+    rows: dict[int, tuple[Any, ...]] = {}  # by feature id, since a polygon may lie in several parts
+    for part in _split_box(box, scene, may_exceed=crs.is_geographic):
+        bounds = to_crs.transform_bounds(*part)
+        meta, ids, geometries, columns = pyogrio.raw.read(path, bbox=bounds, max_features=limit, return_fids=True)
+        fields = meta["fields"]
+        part_rows = zip(geometries, *(column.tolist() for column in columns), strict=True)
+        rows |= zip(ids.tolist(), part_rows, strict=True)
+    return crs, fields, list(rows.values())
+
+
+def _to_degrees(shapes: NDArray[Any], crs: CRS, scene: Box) -> NDArray[Any]:
+    """Transform geometries from ``crs`` to longitude and latitude, 7 decimals (about 1 cm)."""
+    transformer = Transformer.from_crs(crs, "OGC:CRS84", always_xy=True)
+    # Longitudes of a scene across the antimeridian start in the middle of the gap between its east and its west.
+    first = (scene.west + scene.east) / 2 if scene.west > scene.east else None
+
+    def transform(xy: NDArray[np.float64]) -> NDArray[np.float64]:
+        lon, lat = transformer.transform(*xy.T)
         return np.round(np.stack([lon if first is None else first + (lon - first) % 360, lat], 1), 7)
 
-    features = [
-        {"type": "Feature", "geometry": json.loads(text), "properties": dict(zip(meta["fields"], values, strict=True))}
-        for text, (_, *values) in zip(shapely.to_geojson(shapely.transform(shapes, degrees)), rows, strict=True)
-    ]
-    return {"type": "FeatureCollection", "features": features, "truncated": len(found) > limit}
+    return np.asarray(shapely.transform(shapes, transform))
 
 
-def _split_box(box: Box, scene: Box, beyond: bool) -> list[tuple[float, float, float, float]]:
-    """Sides of what both have in common, on each side of the antimeridian.
+def _split_box(box: Box, scene: Box, may_exceed: bool) -> list[tuple[float, float, float, float]]:
+    """Return the intersection of two boxes as (west, south, east, north), cut at the antimeridian.
 
-    ``beyond`` tells that there may be longitudes beyond it, too.
+    Args:
+        box: One box.
+        scene: The other box.
+        may_exceed: Coordinates may lie beyond ±180; the parts are returned shifted by ±360 as well.
     """
     common = shapely.get_parts(shapely.intersection(box.outline, scene.outline))
-    turns = (0, -360, 360) if beyond else (0,)
+    turns = (0, -360, 360) if may_exceed else (0,)
     sides = [part.bounds for part in common if not part.is_empty]
     return [(west + turn, south, east + turn, north) for west, south, east, north in sides for turn in turns]

@@ -21,12 +21,12 @@ from rich.progress import (
 )
 from rich.table import Table
 
+from seamline.flows.runs.observer import RunObserver, RunResult
 from seamline.flows.runs.planning import Plan
-from seamline.flows.runs.segment import Result, Watcher
 from seamline.pipeline.common.classes import format_count, format_percent
 from seamline.pipeline.common.layout import ITEM, PREVIEW, RECORD, REPORT, ZARR
 from seamline.pipeline.execution.run_chunks import Totals
-from seamline.pipeline.publishing.publish import RASTERS
+from seamline.pipeline.publishing.publication import COG_ARRAYS
 from seamline.pipeline.stac.items import UNKNOWN_TIME
 from seamline.pipeline.vectors.writers import POLYGON_FILES
 
@@ -43,14 +43,14 @@ SECONDS_BETWEEN_LINES = 30.0
 
 
 @contextmanager
-def show_live_progress() -> Iterator[Watcher]:
+def show_live_progress() -> Iterator[RunObserver]:
     """A watcher that shows how a run goes on, and a table of each scene when it is finished.
 
     On a terminal that is a progress bar (chunks, Mpx/s, time left), in a log a line now and then.
     """
     live = _LiveProgress()
     try:
-        yield Watcher(print_line, live.planned, live.progress, live.finished)
+        yield RunObserver(print_line, live.planned, live.progress, live.finished)
     finally:
         live.stop()
 
@@ -101,7 +101,7 @@ class _LiveProgress:
             rest = f", {left / speed:.0f} s left" if speed else ""
             console.print(f"{plan.scene.id}: {chunks} chunks, {speed / 1e6:.2g} Mpx/s{rest}", highlight=False)
 
-    def finished(self, result: Result) -> None:
+    def finished(self, result: RunResult) -> None:
         self.stop()
         show_result(result)
 
@@ -158,43 +158,41 @@ def print_epoch(progress: Epoch, names: Sequence[str]) -> None:
     )
 
 
-def show_result(result: Result) -> None:
+def show_result(result: RunResult) -> None:
     """The table at the end of a run."""
     record, out = result.record, Console()
     if not result.computed:
         done = f"wrote {', '.join(result.rewritten)}" if result.rewritten else "nothing to do"
         out.print(
-            f"{result.place or result.folder}: finished before with this scene, model and plan; {done}", highlight=False
+            f"{result.url or result.folder}: finished before with this scene, model and plan; {done}", highlight=False
         )
         return
-    table = _make_table(f"{record['scene']} · {record['model']}")
-    seconds, plan = record["seconds"], record["plan"]
-    scene = record["pixels_scene"]
-    table.add_row(
-        "windows", f"{record['windows']} of {plan['window']}² (halo {plan['halo']}, overlap {plan['overlap']})"
-    )
-    table.add_row("network pixels per scene pixel", f"{record['pixels_inferred'] / scene:.2f}")
+    table = _make_table(f"{record.scene} · {record.model}")
+    seconds, plan = record.seconds, record.plan
+    scene = record.pixels_scene
+    table.add_row("windows", f"{record.windows} of {plan.window}² (halo {plan.halo}, overlap {plan.overlap})")
+    table.add_row("network pixels per scene pixel", f"{record.pixels_inferred / scene:.2f}")
     table.add_row("speed", f"{scene / seconds['total'] / 1e6:.2g} Mpx/s of the scene, all included")
-    stages = ("start", "run", "cog", *(["polygons"] if "polygons" in record["outputs"] else []), "publish")
+    stages = ("start", "run", "cog", *(["polygons"] if "polygons" in record.outputs else []), "publish")
     wall = ", ".join(f"{stage} {seconds.get(stage, 0):.1f}" for stage in stages)
     work = ", ".join(f"{stage} {seconds[stage]:.1f}" for stage in ("read", "infer", "blend", "write"))
     table.add_row("seconds", f"{seconds['total']:.1f} ({wall})")
-    table.add_row(f"seconds of {record['workers']} worker(s)", work)
-    settings = record["settings"]
+    table.add_row(f"seconds of {record.workers} worker(s)", work)
+    settings = record.settings
     table.add_row("network ran on", _format_settings(settings))
-    peak, projected = record["peak_memory_bytes"], record["projected_memory_bytes"]
+    peak, projected = record.peak_memory_bytes, record.projected_memory_bytes
     table.add_row("peak memory of a worker", f"{peak / 2**20:.0f} MiB of {projected / 2**20:.0f} MiB projected")
-    for row in record["classes"]:
-        table.add_row(f"class {row['name']}", f"{format_percent(row['share'])} of the valid pixels")
-    for block in record["bad_blocks"]:
+    for row in record.classes:
+        table.add_row(f"class {row.name}", f"{format_percent(row.share)} of the valid pixels")
+    for block in record.bad_blocks:
         table.add_row("[red]unreadable block[/]", block)
     out.print(table)
-    if result.place:
-        out.print(f"{result.place}/{ITEM}", soft_wrap=True, highlight=False)
+    if result.url:
+        out.print(f"{result.url}/{ITEM}", soft_wrap=True, highlight=False)
         return
-    files = {output: [f"{array}.tif"] for output, array in RASTERS.items()} | {"zarr": [ZARR]}
+    files = {output: [f"{array}.tif"] for output, array in COG_ARRAYS.items()} | {"zarr": [ZARR]}
     files["polygons"] = [name for name in POLYGON_FILES.values() if (result.folder / name).exists()]
-    for name in (*(name for output in record["outputs"] for name in files[output]), ITEM, PREVIEW, REPORT, RECORD):
+    for name in (*(name for output in record.outputs for name in files[output]), ITEM, PREVIEW, REPORT, RECORD):
         out.print(str(result.folder / name), soft_wrap=True, highlight=False)  # whole, to be copied
 
 

@@ -17,7 +17,7 @@ from prefect.artifacts import create_image_artifact, create_markdown_artifact
 from prefect.events import emit_event
 
 from seamline.flows.collection.outcomes import Outcome
-from seamline.flows.runs.segment import Result
+from seamline.flows.runs.observer import RunResult
 from seamline.pipeline.common.classes import format_count, format_percent
 from seamline.pipeline.common.layout import PREVIEW
 from seamline.pipeline.results.verify import Finding
@@ -30,9 +30,9 @@ PICTURE_WIDTH = 900
 STATE_LABELS = {"published": "✅ published", "unchanged": "· unchanged", "in use": "⏳ in use", "failed": "❌ failed"}
 
 
-def show_result(result: Result) -> None:
+def show_result(result: RunResult) -> None:
     """The artifacts of a scene that was published, and its event."""
-    record, scene = result.record, str(result.record["scene"])
+    record, scene = result.record, result.record.scene
     create_markdown_artifact(
         markdown=format_summary(result), key=make_artifact_key("summary", scene), description=scene
     )
@@ -45,11 +45,11 @@ def show_result(result: Result) -> None:
         event=PUBLISHED_EVENT,
         resource={"prefect.resource.id": f"seamline.scene.{scene}", "prefect.resource.name": scene},
         payload={
-            "folder": result.place or str(result.folder),
-            "source": record["source"],
-            "model": record["model"],
-            "model_digest": record["model_digest"],
-            "shares": {row["name"]: row["share"] for row in record["classes"]},
+            "folder": result.url or str(result.folder),
+            "source": record.source,
+            "model": record.model,
+            "model_digest": record.model_digest,
+            "shares": {row.name: row.share for row in record.classes},
             "map": make_map_link(scene),
         },
     )
@@ -61,24 +61,24 @@ def show_collection(outcomes: Sequence[Outcome], known: int, waiting: Sequence[s
     create_markdown_artifact(markdown=text, key="segment-collection", description=title)
 
 
-def format_summary(result: Result) -> str:
+def format_summary(result: RunResult) -> str:
     """A run as Markdown."""
     record = result.record
-    pixels = f"{record['pixels_inferred'] / record['pixels_scene']:.2f}"
+    pixels = f"{record.pixels_inferred / record.pixels_scene:.2f}"
     rows = [
-        ("windows", f"{record['windows']} of {record['plan']['window']}²"),
+        ("windows", f"{record.windows} of {record.plan.window}²"),
         ("network pixels per scene pixel", pixels),
-        ("seconds", f"{record['seconds']['total']:.1f}"),
-        ("peak memory of a worker", f"{record['peak_memory_bytes'] / 2**20:.0f} MiB"),
-        ("model", f"{_escape_cell(record['model'])} ({record['model_digest'][:12]})"),
-        *((_escape_cell(row["name"]), format_percent(row["share"])) for row in record["classes"]),
-        ("results", f"`{result.place or result.folder}`"),
+        ("seconds", f"{record.seconds['total']:.1f}"),
+        ("peak memory of a worker", f"{record.peak_memory_bytes / 2**20:.0f} MiB"),
+        ("model", f"{_escape_cell(record.model)} ({record.model_digest[:12]})"),
+        *((_escape_cell(row.name), format_percent(row.share)) for row in record.classes),
+        ("results", f"`{result.url or result.folder}`"),
     ]
-    link = make_map_link(record["scene"])
+    link = make_map_link(record.scene)
     if link:
         rows.append(("map", f"[{link}]({link})"))
     done = "" if result.computed else "Finished before with this scene, model and plan; nothing was inferred.\n\n"
-    return f"# {record['scene']}\n\n{done}| | |\n|---|---|\n" + "\n".join(f"| {key} | {value} |" for key, value in rows)
+    return f"# {record.scene}\n\n{done}| | |\n|---|---|\n" + "\n".join(f"| {key} | {value} |" for key, value in rows)
 
 
 def format_collection_report(outcomes: Sequence[Outcome], known: int, waiting: Sequence[str], title: str) -> str:

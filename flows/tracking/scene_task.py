@@ -16,9 +16,11 @@ from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State, TaskRun
 from prefect.exceptions import PrefectException
 
+from seamline.flows.runs.finished import is_outdated
+from seamline.flows.runs.observer import RunObserver, RunResult
 from seamline.flows.runs.planning import Plan
-from seamline.flows.runs.scene_job import open_requests
-from seamline.flows.runs.segment import Result, Watcher, segmented
+from seamline.flows.runs.scene_job import open_scene_jobs
+from seamline.flows.runs.segment import segment_scene
 from seamline.flows.settings.model_folder import open_model
 from seamline.flows.settings.options import SegmentOptions
 from seamline.flows.tracking import artifacts
@@ -30,20 +32,20 @@ T = TypeVar("T")
 SECONDS_BETWEEN_UPDATES = 1.0
 
 
-class FlowWatcher:
-    """Tells Prefect how the run of ``scene`` goes on: log lines, a task for each stage, progress once a second at most.
+class PrefectObserver:
+    """Shows the run of a scene in Prefect: log lines, a task for each stage, progress once a second at most.
 
-    ``also`` is told everything as well: the progress bar, where there is a terminal.
+    ``also`` is called with everything as well: a progress bar, where there is a terminal.
     """
 
-    def __init__(self, scene: str, also: Watcher) -> None:
+    def __init__(self, scene: str, also: RunObserver) -> None:
         self._scene, self._also = scene, also
         self._log = get_run_logger()
         self._artifact: UUID | None = None
         self._updated = 0.0
-        self.watcher = Watcher(self._say, self._planned, self._progress, self._finished, self._stage)
+        self.observer = RunObserver(self._say, self._planned, self._progress, self._finished, self._run_stage)
 
-    def _stage(self, name: str, work: Callable[[], T]) -> T:
+    def _run_stage(self, name: str, work: Callable[[], T]) -> T:
         def stage() -> T:
             return work()
 
@@ -62,9 +64,14 @@ class FlowWatcher:
             self._log.warning("%s: %s", plan.scene.id, warning)
         self._log.info(
             "%s: %d windows of %d, halo %d, overlap %d, %.2f network pixels per scene pixel, about %.0f s",
-            plan.scene.id, tiling.tile_count, tiling.window, tiling.halo, tiling.overlap,
-            tiling.redundancy, plan.seconds,
-        )  # fmt: skip
+            plan.scene.id,
+            tiling.tile_count,
+            tiling.window,
+            tiling.halo,
+            tiling.overlap,
+            tiling.redundancy,
+            plan.seconds,
+        )
         artifact = create_progress_artifact(
             progress=0.0,
             key=artifacts.make_artifact_key("progress", plan.scene.id),
@@ -84,8 +91,8 @@ class FlowWatcher:
         except (OSError, PrefectException) as error:  # a picture of progress is not worth the run
             self._log.warning("%s: progress not shown: %s", self._scene, error)
 
-    def _finished(self, result: Result) -> None:
-        folder, seconds = result.place or result.folder, result.record["seconds"]["total"]
+    def _finished(self, result: RunResult) -> None:
+        folder, seconds = result.url or result.folder, result.record.seconds["total"]
         if result.computed:
             self._log.info("%s: published in %s after %.0f s", self._scene, folder, seconds)
         elif result.rewritten:
@@ -100,8 +107,8 @@ class FlowWatcher:
         self._also.finished(result)
 
 
-def _worth_another_try(task: Task[..., Any], run: TaskRun, state: State[Any]) -> bool:
-    """What the user must mend is not mended by trying again; nor is a file that cannot be read."""
+def _is_worth_a_retry(task: Task[..., Any], run: TaskRun, state: State[Any]) -> bool:
+    """Return whether a retry may help. It does not where the input is wrong or a file cannot be read."""
     error = state.result(raise_on_failure=False)
     return not isinstance(error, InputError | ModelError | BadBlockError)
 
@@ -111,7 +118,7 @@ def _worth_another_try(task: Task[..., Any], run: TaskRun, state: State[Any]) ->
     task_run_name="segment {name}",
     retries=2,
     retry_delay_seconds=[5, 60],
-    retry_condition_fn=_worth_another_try,
+    retry_condition_fn=_is_worth_a_retry,
     persist_result=False,
     cache_policy=NO_CACHE,
 )
@@ -121,24 +128,37 @@ def segment_task(
     model: str,
     out: str | Path,
     options: SegmentOptions,
-    client: Callable[[], Client],
-    also: Watcher,
+    get_client: Callable[[], Client],
+    also: RunObserver,
     renew: bool = False,
-) -> Result:
-    """A scene; what it did is on disk, so that a retry goes on where the last try stopped.
+) -> RunResult:
+    """Segment a scene. What is done is kept on disk, so a retry goes on where the last try stopped.
 
-    ``name`` is what logs call it, ``client`` is called where there is something to do, ``renew`` says that a result of
-    another model or plan is to be replaced, as one of an earlier state of the same source always is.
+    Args:
+        name: what logs call the scene.
+        source: a raster, a folder of band files, or a STAC item.
+        model: name of an embedded model, or a model folder.
+        out: folder of the catalogue, or ``s3://bucket/prefix``.
+        options: everything that has a default.
+        get_client: returns the client of a cluster; called only if there is something to infer.
+        also: an observer that is called as well.
+        renew: replace a result of another model or plan. One of an earlier state of the same source always is.
+
+    Returns:
+        What the run left.
+
+    Raises:
+        SeamlineError: the scene failed.
     """
-    watcher = FlowWatcher(name, also).watcher
-    (request,) = watcher.stage("check", lambda: open_requests([source], open_model(model), out, options))
+    observer = PrefectObserver(name, also).observer
+    (job,) = observer.run_stage("check", lambda: open_scene_jobs([source], open_model(model), out, options))
     try:
-        result = segmented(request, client, watcher)
+        result = segment_scene(job, get_client, observer)
     except OtherRunError:
-        if not (renew or request.outdated()):
+        if not (renew or is_outdated(job)):
             raise
-        result = segmented(request.overwriting(), client, watcher)
-    watcher.finished(result)
+        result = segment_scene(job.with_overwrite(), get_client, observer)
+    observer.finished(result)
     return result
 
 

@@ -14,8 +14,10 @@ from numpy.typing import NDArray
 
 from seamline.model.spec import metrics
 from seamline.pipeline.common.errors import InputError
+from seamline.pipeline.products.run_record import ClassArea
 from seamline.pipeline.report.confusion_matrix import write_confusion_matrix
-from seamline.pipeline.results.compare import LabelPair, Truth, read_class_names, read_label_pairs
+from seamline.pipeline.results.compare import LabelPair, read_class_names, read_label_pairs
+from seamline.pipeline.results.truth import Truth
 from seamline.pipeline.storage.atomic import atomic_write, check_writable
 
 _LABEL_COUNT = 255
@@ -181,19 +183,19 @@ def write_evaluation(evaluation: Evaluation, report: Path | None, picture: Path 
         write_confusion_matrix(evaluation.matrix, [row.name for row in evaluation.classes], picture)
 
 
-def compute_class_iou(prediction: Path, truth: Path, classes: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+def compute_class_iou(prediction: Path, truth: Path, classes: Sequence[ClassArea]) -> dict[str, float]:
     """Compute the IoU of each class over the pixels that have a label in both rasters.
 
     Args:
         prediction: Raster of labels.
         truth: Raster of true labels.
-        classes: Entries with a ``name``, in label order.
+        classes: Classes of the result, in label order.
 
     Returns:
         IoU by class name.
     """
     evaluation = evaluate_segmentation(prediction, Truth(truth))
-    return {entry["name"]: row.iou for entry, row in zip(classes, evaluation.classes, strict=False)}
+    return {entry.name: row.iou for entry, row in zip(classes, evaluation.classes, strict=False)}
 
 
 def _replace_nan(value: Any) -> Any:

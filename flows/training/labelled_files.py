@@ -16,7 +16,7 @@ from seamline.flows.training.labelled_images import FileImage, ImageSplit
 from seamline.model.training.data import IGNORE
 from seamline.pipeline.common.errors import InputError
 from seamline.pipeline.geometry.window import Window
-from seamline.pipeline.results.compare import VECTOR_SUFFIXES, Truth, make_label_reader
+from seamline.pipeline.results.truth import VECTOR_SUFFIXES, Truth, make_label_reader
 from seamline.pipeline.scenes.band_matching import BandNeed
 from seamline.pipeline.scenes.open_scene import SceneOptions, open_scene
 from seamline.pipeline.scenes.scene import Scene

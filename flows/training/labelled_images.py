@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from seamline.model.training.data import Area, LabelledSource
 from seamline.pipeline.geometry.window import Window
 from seamline.pipeline.raster_io.content import hash_content
-from seamline.pipeline.results.compare import Truth
+from seamline.pipeline.results.truth import Truth
 from seamline.pipeline.scenes.scene import Scene, read_block
 
 

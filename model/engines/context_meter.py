@@ -1,7 +1,7 @@
-"""How much context around a tile the labels of a real scene need: the effective radius of a network.
+"""How much context around a window the labels of a scene need: the effective radius of a network.
 
-The receptive radius says how far the world can reach into a window; how far it does, in labels, is mostly less, and
-for an unbounded network it is all there is to know.
+The receptive radius bounds how far a window's surroundings can change its output. Labels mostly change much less far
+in; and for an unbounded network nothing but this measurement tells how wide a halo must be.
 """
 
 from __future__ import annotations
@@ -13,88 +13,120 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from seamline.model.engines.agreement import argmax_labels
+from seamline.model.engines.candidates import choose_plain_settings
 from seamline.model.engines.runtime import Runtime
-from seamline.model.engines.tune import argmax_labels, choose_plain_settings
 from seamline.model.spec.config import EngineRequest, Radiometry
 from seamline.model.spec.measurement import Sample
 from seamline.model.spec.spec import ModelSpec
 
+_PredictLabels = Callable[[int, int, int], NDArray[np.uint8]]
+"""Top, left and edge of a window in the sample, in pixels, to its labels without the network's lost border."""
+
 
 @dataclass(frozen=True)
 class ContextMeter:
-    """Measures on a sample of a scene which labels of a window would change if it saw more; picklable, for a worker.
+    """Measures on a sample of a scene which labels of a window more context would change. Picklable, for a worker.
 
-    The labels are those of the plain network in float32, so that what changes is the context alone.
+    Labels are those of the plain network in float32, so that nothing but the context makes a difference.
+
+    Attributes:
+        spec: what the model is.
+        folder: the model's folder.
+        radiometry: meaning of the sample's digital numbers.
+        request: device and engine that the user fixes; the rest of it is ignored.
+        threads: threads of the network; 0 leaves them to the engine.
     """
 
     spec: ModelSpec
     folder: Path
     radiometry: Radiometry
-    wish: EngineRequest
+    request: EngineRequest
     threads: int
 
     def __call__(self, sample: Sample, edge: int, margins: Sequence[int]) -> dict[int, float]:
-        """For each margin the share of labels, that far and farther from a window's edge, that more context changes.
+        """Measure the share of labels that more context changes, among those at least a margin inside of the window.
 
-        The window lies in the middle of the sample, with the same width of it on every side: a multiple of the
-        network's divisor. It is compared with the network's view of the whole sample; of a network that takes
-        windows of one size, with those of four windows in the sample's corners, each where it sees more.
+        The window is the middle of the sample, with equally wide context on every side: a multiple of the network's
+        divisor. It is compared with a prediction of the whole sample. If the network takes windows of one size only, it
+        is compared with four windows in the sample's corners, on the pixels where these see more than the middle one.
 
         Args:
             sample: digital numbers (bands, N, N) and valid (N, N).
-            edge: of the window.
-            margins: in pixels, from what the network's own border loses.
+            edge: of the window, in pixels.
+            margins: distances from the window's edge in pixels, each at least the border that the network loses.
 
         Returns:
-            Nothing for margins within which the sample has no data, and nothing at all where the narrowest has none.
+            The share (0 to 1) for each margin, without those inside of which the sample has no data.
+
+        Raises:
+            ModelError: the network cannot run here.
         """
         lost = self.spec.network.least_halo
-        wish = EngineRequest(self.wish.device, engine=self.wish.engine)
-        runtime = Runtime(
-            self.spec, self.folder, choose_plain_settings(self.spec.network, wish, self.threads), self.radiometry, lost
-        )
-        pixels, valid = sample
-        around = (len(valid) - edge) // 2
-        fixed = getattr(self.spec.network, "window", None) is not None
-
-        def labels(top: int, left: int, size: int) -> NDArray[np.uint8]:
-            """Of a window of the sample, without the border that the network loses."""
-            part = (..., slice(top, top + size), slice(left, left + size))
-            scores = next(runtime.predict([np.ascontiguousarray(pixels[part])], [np.ascontiguousarray(valid[part])]))
-            return argmax_labels(scores)
-
-        inside = slice(around + lost, around + edge - lost)
-        own, more = labels(around, around, edge), np.ones((edge - 2 * lost,) * 2, np.bool_)
-        if fixed:
-            wide, more = _label_from_corners(labels, edge, around, lost)
+        predict = self._load_predictor(sample, lost)
+        context = (len(sample[1]) - edge) // 2
+        middle = predict(context, context, edge)
+        if getattr(self.spec.network, "window", None) is not None:
+            wide, sees_more = _predict_from_corners(predict, edge, context, lost)
         else:
-            wide = labels(0, 0, len(valid))[around : around + edge - 2 * lost, around : around + edge - 2 * lost]
-        changed, known = (own != wide) & more, valid[inside, inside]
-        found = {}
-        for margin in margins:
-            within = slice(margin - lost, edge - lost - margin)
-            there = known[within, within]
-            if there.any():
-                found[margin] = float(changed[within, within][there].mean())
-        return found
+            inside = slice(context, context + edge - 2 * lost)  # the whole sample's labels lack the lost border, too
+            wide = predict(0, 0, len(sample[1]))[inside, inside]
+            sees_more = np.ones_like(wide, np.bool_)
+        inside = slice(context + lost, context + edge - lost)
+        return _compute_changed_shares((middle != wide) & sees_more, sample[1][inside, inside], margins, lost)
+
+    def _load_predictor(self, sample: Sample, lost: int) -> _PredictLabels:
+        """Load the network and return a function that labels windows of the sample."""
+        request = EngineRequest(self.request.device, engine=self.request.engine)
+        settings = choose_plain_settings(self.spec.network, request, self.threads)
+        runtime = Runtime(self.spec, self.folder, settings, self.radiometry, lost)
+        pixels, valid = sample
+
+        def predict(top: int, left: int, edge: int) -> NDArray[np.uint8]:
+            window = (..., slice(top, top + edge), slice(left, left + edge))
+            batches = [np.ascontiguousarray(pixels[window])], [np.ascontiguousarray(valid[window])]
+            return argmax_labels(next(runtime.predict(*batches)))
+
+        return predict
 
 
-def _label_from_corners(
-    labels: Callable[[int, int, int], NDArray[np.uint8]], edge: int, around: int, lost: int
-) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
-    """Labels of the window in the middle as windows ``around`` pixels up or down and left or right of it see them.
+def _compute_changed_shares(
+    changed: NDArray[np.bool_], valid: NDArray[np.bool_], margins: Sequence[int], lost: int
+) -> dict[int, float]:
+    """Return for each margin the share of changed pixels among the valid ones inside of it.
 
-    Of each pixel the one in which it is farthest from the edge; and whether it is farther there than in the middle.
+    Both arrays are windows without ``lost`` pixels on every side; margins are counted from the window's own edge.
     """
-    places = np.arange(lost, edge - lost)  # in the window
-    views = [np.minimum(places + shift, edge - 1 - places - shift) for shift in (around, -around)]
-    nearer = np.argmax(views, axis=0)  # along an axis: 0 the window before, 1 the one behind
-    seen, depth = np.empty((len(places),) * 2, np.uint8), np.max(views, axis=0)
+    extent = len(changed)
+    shares = {}
+    for margin in margins:
+        inside = slice(margin - lost, extent + lost - margin)
+        counted = valid[inside, inside]
+        if counted.any():
+            shares[margin] = float(changed[inside, inside][counted].mean())
+    return shares
+
+
+def _predict_from_corners(
+    predict: _PredictLabels, edge: int, context: int, lost: int
+) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
+    """Label the middle window by four windows that lie ``context`` pixels up or down and left or right of it.
+
+    Returns:
+        For each pixel of the middle window, without the lost border, the label of that of the four windows in which
+        it is farthest from the edge, and whether it is farther from the edge there than in the middle window.
+    """
+    positions = np.arange(lost, edge - lost)  # along one axis of the middle window
+    # Distance of each position from the edge of a window before the middle one, and of a window behind it.
+    distances = [np.minimum(positions + shift, edge - 1 - positions - shift) for shift in (context, -context)]
+    choice = np.argmax(distances, axis=0)  # along one axis: 0 the window before, 1 the one behind
+    labels = np.empty((len(positions),) * 2, np.uint8)
     for down in (0, 1):
         for right in (0, 1):
-            rows, cols = np.flatnonzero(nearer == down), np.flatnonzero(nearer == right)
-            view = labels(2 * around * down, 2 * around * right, edge)
-            shift = (around * (1 - 2 * down), around * (1 - 2 * right))
-            seen[np.ix_(rows, cols)] = view[np.ix_(rows + shift[0], cols + shift[1])]
-    own = np.minimum(places, edge - 1 - places)
-    return seen, np.minimum.outer(depth, depth) > np.minimum.outer(own, own)
+            rows, cols = np.flatnonzero(choice == down), np.flatnonzero(choice == right)
+            view = predict(2 * context * down, 2 * context * right, edge)
+            shift = (context * (1 - 2 * down), context * (1 - 2 * right))
+            labels[np.ix_(rows, cols)] = view[np.ix_(rows + shift[0], cols + shift[1])]
+    distance = np.max(distances, axis=0)
+    middle_distance = np.minimum(positions, edge - 1 - positions)
+    return labels, np.minimum.outer(distance, distance) > np.minimum.outer(middle_distance, middle_distance)

@@ -1,7 +1,7 @@
-"""Run a network on windows of raw pixels, where and how it runs best, and nowhere decide what a scene is.
+"""The runtime: a network in one process that predicts windows of a scene's digital numbers on its device.
 
-Raw digital numbers go to the device; scaling, normalising, filling, the network and its activation run there;
-probabilities of the support stay there until the caller asks for them.
+Digital numbers go to the device. Scaling, normalising, filling, the network and its activation run there, and the
+scores stay there until the caller asks for them.
 """
 
 from __future__ import annotations
@@ -18,7 +18,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from seamline.model.engines.engines import OnnxProgram, OnnxUNet, get_input_dtype, open_network
+from seamline.model.engines.engines import get_input_dtype, open_network
+from seamline.model.engines.input_transform import InputTransform
+from seamline.model.engines.onnx_engine import OnnxUNet
+from seamline.model.engines.programs import OnnxProgram
 from seamline.model.spec.config import EngineSettings, Radiometry
 from seamline.model.spec.errors import ModelError
 from seamline.model.spec.spec import ModelSpec
@@ -26,25 +29,34 @@ from seamline.model.spec.spec import ModelSpec
 log = logging.getLogger("seamline.runtime")
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
-"""Of glibc's ``mallopt``; see malloc.h."""
+"""Parameters of glibc's ``mallopt``, from its malloc.h."""
 
-Scalar = TypeVar("Scalar", bound=np.generic)
+_Scalar = TypeVar("_Scalar", bound=np.generic)
 
 
 class Runtime:
-    """One network, loaded once in a process, ready to predict windows of one size."""
+    """A network that is loaded in this process and predicts windows of one size.
+
+    Attributes:
+        settings: engine, device, precision, layout, batch and threads.
+        halo: pixels on every side of a window that are read and thrown away.
+        device: torch's device of the settings.
+    """
 
     def __init__(
         self, spec: ModelSpec, folder: Path, settings: EngineSettings, radiometry: Radiometry, halo: int
     ) -> None:
-        """Load the network to the device.
+        """Load the network to the device and set torch up for it; the settings of torch are those of the process.
 
         Args:
             spec: what the model is.
-            folder: where its weights lie.
+            folder: where its weights are.
             settings: engine, device, precision, layout, batch, threads.
             radiometry: meaning of the scene's digital numbers, in the order of the spec's bands.
             halo: pixels on every side of a window that are read and thrown away.
+
+        Raises:
+            ModelError: there is no such device, or the network cannot be run as the settings ask.
         """
         if settings.device == "cuda" and not torch.cuda.is_available():
             raise ModelError("--device", got="cuda", expected="a CUDA device on every worker", fix="take --device cpu")
@@ -54,7 +66,8 @@ class Runtime:
             keep_freed_memory()
         else:
             torch.cuda.reset_peak_memory_stats()
-        # The same windows must give the same bytes: no algorithm that is chosen by a race, none with atomics.
+        # The same windows must give the same bytes: benchmark mode chooses algorithms by a race, and some algorithms
+        # add in an order that varies.
         torch.backends.cudnn.benchmark = False
         torch.backends.cudnn.deterministic = True
         self.settings, self.halo = settings, halo
@@ -62,29 +75,36 @@ class Runtime:
         self._network = open_network(spec, folder, settings)
         self._activation, self._binary = spec.activation, spec.binary
         layout = torch.channels_last if settings.channels_last else torch.contiguous_format
-        self._prepare = _InputTransform(spec, radiometry, self.device, get_input_dtype(settings), layout)
+        self._transform_input = InputTransform(spec, radiometry, self.device, get_input_dtype(settings), layout)
         self._batch, self._bands = settings.batch, len(spec.bands)
 
     def prepare(self, edge: int) -> None:
-        """Do now what the first windows of this edge would wait for, of engines that compile."""
+        """Compile the graph for windows of ``edge``² pixels now, in engines that compile before the first window."""
         if isinstance(self._network, OnnxUNet | OnnxProgram):
             self._network.prepare((self._batch, self._bands, edge, edge), self.halo)
 
     def predict(self, pixels: Sequence[NDArray[np.generic]], valid: Sequence[NDArray[np.bool_]]) -> Iterator[Tensor]:
-        """Scores (classes, S, S) on the device for each of the windows, S = window − 2·halo.
+        """Yield the scores of each window, on the device.
 
-        Out of memory on a CUDA device halves the batch and goes on. There every batch has one size, the last one
-        filled up with its last window: kernels are chosen by size, and may differ in the last bits.
+        If a CUDA device runs out of memory, the batch is halved and prediction goes on. On CUDA every batch has the
+        same size, the last one filled up with its last window: cuDNN chooses kernels by size, and they may differ in
+        the last bits.
 
         Args:
-            pixels: of each window (bands, window, window), digital numbers.
-            valid: of each window (window, window), True = data.
+            pixels: digital numbers (bands, H, W) of each window.
+            valid: True where there is data (H, W), of each window.
+
+        Yields:
+            Scores (classes, H − 2·halo, W − 2·halo).
+
+        Raises:
+            ModelError: scores are not finite, or the engine cannot run the network on such windows.
         """
         done = 0
         while done < len(pixels):
             part = slice(done, done + self._batch)
             try:
-                result = self._forward(self._batched(pixels[part]), self._batched(valid[part]))
+                result = self._forward(self._stack_batch(pixels[part]), self._stack_batch(valid[part]))
             except torch.cuda.OutOfMemoryError:
                 if self._batch == 1:
                     raise
@@ -96,13 +116,13 @@ class Runtime:
             yield from result
             done += len(result)
 
-    def _batched(self, windows: Sequence[NDArray[Scalar]]) -> NDArray[Scalar]:
+    def _stack_batch(self, windows: Sequence[NDArray[_Scalar]]) -> NDArray[_Scalar]:
         missing = self._batch - len(windows) if self.device.type == "cuda" else 0
         return np.stack([*windows, *[windows[-1]] * missing])
 
     @torch.inference_mode()
     def _forward(self, pixels: NDArray[np.generic], valid: NDArray[np.bool_]) -> Tensor:
-        scores = self._network(self._prepare(pixels, valid), self.halo)
+        scores = self._network(self._transform_input(pixels, valid), self.halo)
         if not torch.isfinite(scores.sum(dtype=torch.float32)):
             raise ModelError(
                 "the network",
@@ -112,87 +132,39 @@ class Runtime:
             )
         if self._activation == "none":
             scores = scores.clamp(0, 1)
-        if self._binary:  # of the other class the rest; as scores: softmax of (0, s) is the sigmoid of s
-            rest = 1 - scores if self._activation == "none" else torch.zeros_like(scores)
-            scores = torch.cat([rest, scores], dim=1)
+        if self._binary:  # add the first class: 1 − p, or the score 0, since softmax of (0, s) is the sigmoid of s
+            first = 1 - scores if self._activation == "none" else torch.zeros_like(scores)
+            scores = torch.cat([first, scores], dim=1)
         if self.device.type == "cuda":
-            torch.cuda.synchronize()  # what comes after is not the network's time, nor are its errors
+            # Wait here, so that the network's time and errors are not those of the step that follows.
+            torch.cuda.synchronize()
         return scores
 
     @torch.inference_mode()
     def probabilities(self, scores: Tensor) -> Tensor:
-        """Probabilities (classes, S, S) of the scores of a window, in double precision if the network has it."""
+        """Return the probabilities (classes, H, W) of one window's scores, in float64 if the network runs in fp64."""
         scores = scores if self.settings.precision == "fp64" else scores.float()
         if self._activation == "softmax" or (self._binary and self._activation == "sigmoid"):
             return scores.softmax(0)
         return scores.sigmoid() if self._activation == "sigmoid" else scores
 
     def to_host(self, array: Tensor) -> NDArray[np.generic]:
-        """The same values as a numpy array."""
+        """Return the values of a tensor as a numpy array."""
         return array.cpu().numpy()
 
     @property
     def device_memory(self) -> int:
-        """Bytes that the network took on the device at most; 0 on a CPU, where they are the process's."""
+        """Peak bytes of torch on the CUDA device; 0 on a CPU, where they are part of the process's memory."""
         return torch.cuda.max_memory_allocated() if self.device.type == "cuda" else 0
 
 
 def keep_freed_memory() -> None:
-    """Let the C library keep what it is given back, for the next window.
+    """Make glibc keep freed memory in the process, for the next window; elsewhere do nothing.
 
-    Activations are tens of megabytes each. By default glibc maps and unmaps every one of them, and the kernel clears
-    its pages each time: measured, half of a U-Net's time at windows of 1024 and above.
+    Activations are tens of megabytes each. By default glibc maps and unmaps each of them, and the kernel clears the
+    pages every time: half of a U-Net's time on windows of 1024² pixels and more, as measured.
     """
     with suppress(OSError, AttributeError):  # not glibc
         libc = ctypes.CDLL("libc.so.6")
         libc.mallopt(M_MMAP_THRESHOLD, 1 << 30)
         libc.mallopt(M_TRIM_THRESHOLD, (1 << 31) - 1)
-
-
-class _InputTransform:
-    """Digital numbers to the network's input, on the device."""
-
-    def __init__(
-        self,
-        spec: ModelSpec,
-        radiometry: Radiometry,
-        device: torch.device,
-        dtype: torch.dtype,
-        memory_format: torch.memory_format,
-    ) -> None:
-        self._nodata = tuple(radiometry.nodata)
-        std = np.array([band.std for band in spec.bands])
-        mean = np.array([band.mean for band in spec.bands])
-        # DN·scale + offset, minus mean, over std: one multiplication and one addition.
-        self._factors = (np.array(radiometry.scale) / std).tolist()
-        self._summands = ((np.array(radiometry.offset) - mean) / std).tolist()
-        self._fill = spec.fill
-        self._exact = torch.float64 if dtype == torch.float64 else torch.float32
-        self._device, self._dtype, self._format = device, dtype, memory_format
-
-    def __call__(self, pixels: NDArray[np.generic], valid: NDArray[np.bool_]) -> Tensor:
-        numbers, known = self._uploaded(pixels), self._uploaded(valid)
-        missing = None if known.all() else ~known  # (n, H, W)
-        x = torch.empty(numbers.shape, dtype=self._dtype, device=self._device, memory_format=self._format)
-        for band in range(x.shape[1]):  # one by one: the passes over a band find it in the cache
-            x[:, band] = self._normalise_band(numbers[:, band], missing, band)
-        return x  # (n, bands, H, W)
-
-    def _normalise_band(self, numbers: Tensor, missing: Tensor | None, band: int) -> Tensor:
-        """One band (n, H, W), filled where it has no data."""
-        values, nodata = numbers.to(self._exact), self._nodata[band]
-        absent = [] if missing is None else [missing]
-        if nodata is not None and (equal := values == nodata).any():
-            absent.append(equal)
-        if not torch.isfinite(values.sum()):
-            absent.append(~torch.isfinite(values))
-        values.mul_(self._factors[band]).add_(self._summands[band])
-        for pixels in absent:
-            values.masked_fill_(pixels, self._fill)
-        return values
-
-    def _uploaded(self, array: NDArray[np.generic]) -> Tensor:
-        tensor = torch.from_numpy(array)
-        if self._device.type == "cuda":
-            return tensor.pin_memory().to(self._device, non_blocking=True)
-        return tensor

@@ -1,1 +1,1 @@
-"""Networks from elsewhere become model folders; their reach is measured."""
+"""Turn networks from elsewhere into model folders, and measure how far they reach."""

@@ -1,1 +1,1 @@
-"""Networks as torch modules and as programs of others: U-Net, ONNX graphs, TorchScript and torch.export."""
+"""Networks: the project's own U-Net in torch, and programs from elsewhere in ONNX, TorchScript and torch.export."""

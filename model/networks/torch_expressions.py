@@ -1,4 +1,8 @@
-"""Sizes and guards in exported programs: expressions that torch evaluates, so they are read as syntax first."""
+"""Check expressions of sizes and guards in exported programs before torch evaluates them.
+
+Torch evaluates these texts as Python or sympy. Here they are parsed without being evaluated, every part of the syntax
+tree must be of a known kind, and the text is written anew from the tree.
+"""
 
 from __future__ import annotations
 
@@ -7,56 +11,29 @@ import re
 
 SYMBOL = re.compile(r"[a-z]{1,4}\d+", re.ASCII)
 SIZE_FUNCTIONS = frozenset(
-    [
-        "Integer",
-        "Rational",
-        "Symbol",
-        "Add",
-        "Mul",
-        "Pow",
-        "Max",
-        "Min",
-        "FloorDiv",
-        "CeilDiv",
-        "CleanDiv",
-        "Mod",
-        "PythonMod",
-        "ModularIndexing",
-        "IntTrueDiv",
-        "FloatTrueDiv",
-        "CeilToInt",
-        "FloorToInt",
-        "TruncToInt",
-        "TruncToFloat",
-        "RoundToInt",
-        "ToFloat",
-        "PowByNatural",
-        "Identity",
-        "Equality",
-        "Unequality",
-        "LessThan",
-        "StrictLessThan",
-        "GreaterThan",
-        "StrictGreaterThan",
-        "And",
-        "Or",
-        "Not",
-    ]
+    (
+        *("Integer", "Rational", "Symbol", "Identity", "Add", "Mul", "Max", "Min"),
+        *("Pow", "PowByNatural", "Mod", "PythonMod", "ModularIndexing"),
+        *("FloorDiv", "CeilDiv", "CleanDiv", "IntTrueDiv", "FloatTrueDiv"),
+        *("CeilToInt", "FloorToInt", "TruncToInt", "TruncToFloat", "RoundToInt", "ToFloat"),
+        *("Equality", "Unequality", "LessThan", "StrictLessThan", "GreaterThan", "StrictGreaterThan"),
+        *("And", "Or", "Not"),
+    )
 )
-"""Of sympy and torch: what torch writes sizes with."""
+"""Functions of sympy and torch with which torch writes sizes."""
 GUARD_FUNCTIONS = frozenset(("max", "min", "abs", "int", "float"))
 ASSUMPTIONS = frozenset(("positive", "integer", "nonnegative", "nonzero", "negative", "real", "finite"))
-OPERATORS = (
-    ast.Add, ast.Sub, ast.Mult, ast.Div, ast.FloorDiv, ast.Mod, ast.USub, ast.UAdd, ast.Not, ast.And, ast.Or,
-    ast.Eq, ast.NotEq, ast.Lt, ast.LtE, ast.Gt, ast.GtE, ast.Load,
-)  # fmt: skip
+"""What torch may state of a symbol."""
+ARITHMETIC = (ast.Add, ast.Sub, ast.Mult, ast.Div, ast.FloorDiv, ast.Mod, ast.USub, ast.UAdd)
+LOGIC = (ast.Not, ast.And, ast.Or, ast.Eq, ast.NotEq, ast.Lt, ast.LtE, ast.Gt, ast.GtE)
+OPERATORS = (*ARITHMETIC, *LOGIC)
 MAX_NUMBER = 1 << 63
 MAX_LENGTH = 20_000
 MAX_POWER = 16
 
 
 def sanitize_size(text: str) -> str:
-    """An expression as sympy's ``srepr`` or ``str`` writes it, if it is arithmetic with symbols such as ``s77``.
+    """Return a size, as sympy's ``srepr`` or ``str`` writes it, if it is arithmetic with symbols such as ``s77``.
 
     Raises:
         ValueError: it is not.
@@ -67,7 +44,7 @@ def sanitize_size(text: str) -> str:
 
 
 def sanitize_guard(text: str) -> str:
-    """A condition on sizes of inputs such as ``L['x'].size()[2] % 16 == 0``.
+    """Return a condition on sizes of inputs, such as ``L['x'].size()[2] % 16 == 0``.
 
     Raises:
         ValueError: it is not one.
@@ -87,13 +64,14 @@ def _parse(text: str) -> ast.expr:
 
 
 def _get_operands(node: ast.expr) -> list[ast.expr] | None:
-    """The operands of an operation or the nothing of a number; None if it is neither."""
+    """Return the operands of an operation, an empty list for a number, and ``None`` for anything else."""
     match node:
         case ast.Constant(value=bool()):
             return []
         case ast.Constant(value=int() | float() as number) if abs(number) <= MAX_NUMBER:
             return []
         case ast.BinOp(left=left, op=ast.Pow(), right=ast.Constant(value=int(power))) if 0 <= power <= MAX_POWER:
+            # Powers of numbers and of powers could grow without end when torch evaluates them.
             if isinstance(left, ast.Constant) or any(isinstance(n, ast.Pow) for n in ast.walk(left)):
                 return None
             return [left]
@@ -109,30 +87,30 @@ def _get_operands(node: ast.expr) -> list[ast.expr] | None:
 
 
 def _check_size(node: ast.expr) -> None:
+    """Refuse an expression that is not arithmetic with symbols, in the syntax of sympy or of Python."""
+    operands: list[ast.expr] | None
     match node:
         case ast.Name(id=name) if SYMBOL.fullmatch(name) or name in ("true", "false"):
-            return None
+            operands = []
         case ast.Call(func=ast.Name(id="Symbol"), args=[ast.Constant(value=str(name))], keywords=keywords):
-            known = all(k.arg in ASSUMPTIONS and isinstance(k.value, ast.Constant) for k in keywords)
-            if SYMBOL.fullmatch(name) and known and all(type(k.value.value) is bool for k in keywords):  # type: ignore[attr-defined]
-                return None
+            operands = [] if SYMBOL.fullmatch(name) and all(map(_is_assumption, keywords)) else None
         case ast.Call(func=ast.Name(id="Pow" | "PowByNatural"), args=[base, exponent], keywords=[]):
-            if _has_symbol(base) and _is_small(exponent):
-                return _check_size(base)
+            operands = [base] if _has_symbol(base) and _is_small(exponent) else None
         case ast.Call(func=ast.Name(id=name), args=args, keywords=[]) if name in SIZE_FUNCTIONS - {
             "Pow",
             "PowByNatural",
         }:
-            for part in args:
-                _check_size(part)
-            return None
+            operands = args
         case _:
             operands = _get_operands(node)
-            if operands is not None:
-                for part in operands:
-                    _check_size(part)
-                return None
-    raise ValueError(ast.dump(node)[:80])
+    if operands is None:
+        raise ValueError(ast.dump(node)[:80])
+    for operand in operands:
+        _check_size(operand)
+
+
+def _is_assumption(keyword: ast.keyword) -> bool:
+    return keyword.arg in ASSUMPTIONS and isinstance(keyword.value, ast.Constant) and type(keyword.value.value) is bool
 
 
 def _has_symbol(node: ast.expr) -> bool:
@@ -151,25 +129,27 @@ def _is_small(node: ast.expr) -> bool:
 
 
 def _check_guard(node: ast.expr) -> None:
+    """Refuse a condition that is not arithmetic with sizes of inputs, in the syntax of Python."""
+    operands: list[ast.expr] | None
     match node:
         case ast.Subscript(
-            value=ast.Call(func=ast.Attribute(value=place, attr="size" | "stride"), args=[], keywords=[]),
+            value=ast.Call(func=ast.Attribute(value=tensor, attr="size" | "stride"), args=[], keywords=[]),
             slice=ast.Constant(value=int()),
         ):
-            _check_input_reference(place)
-            operands: list[ast.expr] | None = []
+            _check_input_reference(tensor)
+            operands = []
         case ast.Call(func=ast.Name(id=name), args=args, keywords=[]) if name in GUARD_FUNCTIONS:
             operands = args
         case _:
             operands = _get_operands(node)
     if operands is None:
         raise ValueError(ast.dump(node)[:80])
-    for part in operands:
-        _check_guard(part)
+    for operand in operands:
+        _check_guard(operand)
 
 
 def _check_input_reference(node: ast.expr) -> None:
-    """An input: ``L['x']``, or deeper in it."""
+    """Refuse what is no input: ``L['x']``, or a part of it."""
     match node:
         case ast.Name(id="L"):
             return None

@@ -1,1 +1,1 @@
-"""What a model is, without torch: configuration, document, weights on disk, measurements."""
+"""What a model is, without torch: its configuration, its document, its weights on disk, and what was measured of it."""

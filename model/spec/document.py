@@ -1,8 +1,8 @@
-"""How a model stands in its folder.
+"""Read and write ``model.json``, the document in a model folder.
 
-``model.json``, a STAC item with the Machine Learning Model extension (MLM 1.4), lies beside the weights it names.
-Everything that MLM has a field for stands in that field; the rest has the prefix ``seamline:``. Nothing in the folder
-is code, and reading it runs none.
+The document is a STAC item with the Machine Learning Model extension (MLM 1.4), and lies beside the weights that it
+names. Values for which MLM has a field stand in that field; the others have the prefix ``seamline:``. Reading the
+folder runs no code from it.
 """
 
 from __future__ import annotations
@@ -25,11 +25,20 @@ MLM_SCHEMA = "https://stac-extensions.github.io/mlm/v1.4.0/schema.json"
 CLASSIFICATION_SCHEMA = "https://stac-extensions.github.io/classification/v2.0.0/schema.json"
 EO_SCHEMA = "https://stac-extensions.github.io/eo/v2.0.0/schema.json"
 FILE_SCHEMA = "https://stac-extensions.github.io/file/v2.1.0/schema.json"
+SHA256_PREFIX = "1220"
+"""Multihash: SHA-256 (12) of 32 bytes (20), as the file extension writes checksums."""
 
 
 @dataclass(frozen=True)
 class WeightsAsset:
-    """What MLM calls a file of weights; ``role``: they want a network, or are one."""
+    """How MLM describes a file of weights or a program.
+
+    Attributes:
+        framework: the framework that reads it.
+        artifact_type: the function that wrote it.
+        media_type: its media type.
+        role: whether it is weights that need a network, or a whole network.
+    """
 
     framework: str
     artifact_type: str
@@ -43,17 +52,20 @@ WEIGHTS_ASSETS: dict[ProgramFormat | None, WeightsAsset] = {
     "torchscript": WeightsAsset("PyTorch", "torch.jit.save", "application/octet-stream; framework=pytorch"),
     "torch.export": WeightsAsset("PyTorch", "torch.export.save", "application/zip; framework=pytorch"),
 }
-"""By the format of a program; None: weights of the project's own U-Net."""
+"""By the format of a program; ``None`` stands for weights of the project's own U-Net."""
 
 
 def compute_file_digest(path: Path) -> str:
-    """SHA-256 of a file, as hexadecimal digits."""
+    """Return the SHA-256 of a file as hexadecimal digits."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+# --- writing --------------------------------------------------------------------------------------------
+
+
 def write_model_spec(spec: ModelSpec, folder: Path) -> Path:
-    """Write ``model.json`` beside the weights that already lie in ``folder``; returns its path."""
+    """Write ``model.json`` beside the weights that already lie in ``folder``, and return its path."""
     weights = folder / spec.weights
     asset = WEIGHTS_ASSETS[_get_program_format(spec)]
     optics = [EO_SCHEMA] if any(band.wavelength is not None for band in spec.bands) else []
@@ -72,9 +84,10 @@ def write_model_spec(spec: ModelSpec, folder: Path) -> Path:
                 "type": asset.media_type,
                 "roles": ["mlm:model", asset.role],
                 "mlm:artifact_type": asset.artifact_type,
-                "bands": [{"name": band.name} for band in spec.bands],  # STAC: else the item may have none either
+                # STAC allows bands in an item's properties only if an asset has bands, too.
+                "bands": [{"name": band.name} for band in spec.bands],
                 "file:size": weights.stat().st_size,
-                "file:checksum": "1220" + compute_file_digest(weights),
+                "file:checksum": SHA256_PREFIX + compute_file_digest(weights),
             }
         },
     }
@@ -137,64 +150,60 @@ def _build_output(spec: ModelSpec) -> dict[str, Any]:
         "description": f"{what} {whose}",
         "tasks": ["semantic-segmentation"],
         "result": _describe_images(spec, "class", spec.network.classes),
-        "classification:classes": [
-            # MLM 1.4 wants classes of the extension's version 1.1, with a description; 2.0 wants names for machines.
-            {
-                "value": label,
-                "name": _make_class_name(c.name, label),
-                "title": c.name,
-                "color_hint": "{:02X}{:02X}{:02X}".format(*c.color),
-                "description": c.description or c.name,
-            }
-            for label, c in enumerate(spec.classes)
-        ],
+        "classification:classes": [_build_class(label, c) for label, c in enumerate(spec.classes)],
+    }
+
+
+def _build_class(label: int, model_class: ModelClass) -> dict[str, Any]:
+    # MLM 1.4 refers to version 1.1 of the classification extension, which requires a description; version 2.0
+    # requires names for machines. The entry satisfies both.
+    return {
+        "value": label,
+        "name": _make_class_name(model_class.name, label),
+        "title": model_class.name,
+        "color_hint": "{:02X}{:02X}{:02X}".format(*model_class.color),
+        "description": model_class.description or model_class.name,
     }
 
 
 def _make_mlm_name(name: str) -> str:
-    """The name as MLM's schema wants it: a letter first, at least three characters, of ASCII."""
+    """Return the name in the form that MLM's schema requires: ASCII, a letter first, at least three characters."""
     plain = re.sub(r"[^a-zA-Z0-9_.\-\s]+", "-", name).strip("-_. ")
     return plain if re.fullmatch(r"[a-zA-Z][a-zA-Z0-9_.\-\s]+[a-zA-Z0-9]", plain) else f"model {plain or 0}"
 
 
 def _make_class_name(name: str, label: int) -> str:
-    """The name of a class as the classification extension wants it; with its label where something is left out."""
+    """Return the name of a class for machines, as the classification extension requires it.
+
+    A name with other characters than letters, digits, spaces, hyphens and underscores is replaced by one of the label.
+    """
     plain = re.sub(r"[ _]+", "-", name)
     return plain if re.fullmatch(r"[0-9A-Za-z-]+", plain) else f"class-{label}"
 
 
-def _describe_images(spec: ModelSpec, layers: str, count: int) -> dict[str, Any]:
-    """What goes into or comes out of the network: batches of images, of any size (-1) where the network allows."""
-    edge = spec.network.window or -1 if isinstance(spec.network, Program) else -1
-    batch = spec.network.batch or -1 if isinstance(spec.network, Program) else -1
-    sizes = {"batch": batch, layers: count, "height": edge, "width": edge}
-    order = ["batch", layers, "height", "width"]
-    if isinstance(spec.network, Program) and spec.network.channels_last:
-        order = ["batch", "height", "width", layers]
+def _describe_images(spec: ModelSpec, channel_axis: str, channels: int) -> dict[str, Any]:
+    """Describe an array that goes into or comes out of the network; −1 stands for an axis of any length."""
+    edge, batch, order = -1, -1, ["batch", channel_axis, "height", "width"]
+    if isinstance(spec.network, Program):
+        edge, batch = spec.network.window or -1, spec.network.batch or -1
+        if spec.network.channels_last:
+            order = ["batch", "height", "width", channel_axis]
+    sizes = {"batch": batch, channel_axis: channels, "height": edge, "width": edge}
     return {"shape": [sizes[axis] for axis in order], "dim_order": order, "data_type": "float32"}
 
 
+# --- reading --------------------------------------------------------------------------------------------
+
+
 def read_model_spec(folder: Path) -> ModelSpec:
-    """Read ``model.json`` of a model folder and check the weights' digest and tensors against it.
+    """Read ``model.json`` of a model folder, and check the digest and the tensors of the weights against it.
 
     Raises:
-        ModelError: no such folder or document, a field that is missing or wrong, weights that are not those
+        ModelError: there is no such folder or document, a field is missing or wrong, or the weights are not those
             that the document describes.
     """
     path = folder / MODEL_FILENAME
-    try:
-        document = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ModelError(
-            f"model folder {folder}",
-            got="no model.json in it" if folder.is_dir() else "no such folder",
-            expected="a folder with model.json (STAC MLM) and its weights, or the name of an embedded model",
-            fix="check --model, or write the folder with `seamline train`",
-        ) from None
-    except (OSError, ValueError) as error:
-        raise ModelError(
-            f"model document {path}", got=error, expected="a STAC MLM document", fix="write the folder again"
-        ) from error
+    document = _load_json(path)
     try:
         spec = _parse_spec(document)
         asset = document["assets"]["model"]
@@ -211,33 +220,38 @@ def read_model_spec(folder: Path) -> ModelSpec:
     return spec
 
 
+def _load_json(path: Path) -> Any:
+    folder = path.parent
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ModelError(
+            f"model folder {folder}",
+            got="no model.json in it" if folder.is_dir() else "no such folder",
+            expected="a folder with model.json (STAC MLM) and its weights, or the name of an embedded model",
+            fix="check --model, or write the folder with `seamline train`",
+        ) from None
+    except (OSError, ValueError) as error:
+        raise ModelError(
+            f"model document {path}", got=error, expected="a STAC MLM document", fix="write the folder again"
+        ) from error
+
+
 def _parse_spec(document: Mapping[str, Any]) -> ModelSpec:
     properties = document["properties"]
     (inputs,), (outputs,) = properties["mlm:input"], properties["mlm:output"]
     radius = properties["seamline:receptive_radius"]
-    network: UNetConfig | Program
-    if "seamline:program" in properties:
-        network = Program(**properties["seamline:program"])
-    else:
-        network = UNetConfig(**properties["mlm:hyperparameters"])
-    if properties["seamline:divisor"] != network.divisor:
-        raise ValueError(f"seamline:divisor {properties['seamline:divisor']}, but the network's is {network.divisor}")
-    bands, scaling = properties.get("bands", inputs["bands"]), inputs["value_scaling"]
-    if len(bands) != len(scaling):
-        raise ValueError(f"value_scaling is given {len(scaling)} times for {len(bands)} bands")
-    labels = [int(c["value"]) for c in outputs["classification:classes"]]
+    network = _parse_network(properties)
+    bands = _parse_bands(properties.get("bands", inputs["bands"]), inputs["value_scaling"])
+    classes = outputs["classification:classes"]
+    labels = [int(c["value"]) for c in classes]
     if sorted(labels) != list(range(len(labels))):
         raise ValueError(f"the values of the classes are {labels}, expected 0 to {len(labels) - 1}, each once")
     return ModelSpec(
         name=properties["title"],
         version=properties["version"],
-        bands=tuple(
-            InputBand(band["name"], band.get("eo:center_wavelength"), float(norm["mean"]), float(norm["stddev"]))
-            for band, norm in zip(bands, scaling, strict=True)
-        ),
-        classes=tuple(
-            _parse_class(c) for c in sorted(outputs["classification:classes"], key=lambda c: int(c["value"]))
-        ),
+        bands=bands,
+        classes=tuple(_parse_class(c) for c in sorted(classes, key=lambda c: int(c["value"]))),
         network=network,
         receptive_radius=None if radius == "unbounded" else int(radius),
         activation=properties["seamline:activation"],
@@ -252,6 +266,26 @@ def _parse_spec(document: Mapping[str, Any]) -> ModelSpec:
     )
 
 
+def _parse_network(properties: Mapping[str, Any]) -> UNetConfig | Program:
+    network: UNetConfig | Program
+    if "seamline:program" in properties:
+        network = Program(**properties["seamline:program"])
+    else:
+        network = UNetConfig(**properties["mlm:hyperparameters"])
+    if properties["seamline:divisor"] != network.divisor:
+        raise ValueError(f"seamline:divisor {properties['seamline:divisor']}, but the network's is {network.divisor}")
+    return network
+
+
+def _parse_bands(bands: list[Mapping[str, Any]], scaling: list[Mapping[str, Any]]) -> tuple[InputBand, ...]:
+    if len(bands) != len(scaling):
+        raise ValueError(f"value_scaling is given {len(scaling)} times for {len(bands)} bands")
+    return tuple(
+        InputBand(band["name"], band.get("eo:center_wavelength"), float(norm["mean"]), float(norm["stddev"]))
+        for band, norm in zip(bands, scaling, strict=True)
+    )
+
+
 def _parse_class(entry: Mapping[str, Any]) -> ModelClass:
     name = entry.get("title", entry["name"])
     description = entry.get("description", name)
@@ -259,17 +293,21 @@ def _parse_class(entry: Mapping[str, Any]) -> ModelClass:
 
 
 def _check_digest(path: Path, asset: Mapping[str, Any]) -> None:
+    """Refuse a file of weights whose digest is not that of the document."""
     if not path.is_file():
         raise ModelError(
             f"weights {path}", got="no such file", expected="the file that model.json names", fix="restore it"
         )
-    digest, named = "1220" + compute_file_digest(path), asset.get("file:checksum")
-    if digest != named:
-        raise ModelError(
-            f"weights {path}",
-            got=f"SHA-256 {digest[4:16]}…, {path.stat().st_size} bytes",
-            expected=f"{named[4:16]}…, {asset.get('file:size')} bytes as in model.json"
-            if isinstance(named, str)
-            else "the file:checksum of the asset in model.json, which has none",
-            fix="restore the file that the document was written for; it is broken or another one",
-        )
+    digest, named = SHA256_PREFIX + compute_file_digest(path), asset.get("file:checksum")
+    if digest == named:
+        return
+    if isinstance(named, str):
+        expected = f"{named[4:16]}…, {asset.get('file:size')} bytes as in model.json"
+    else:
+        expected = "the file:checksum of the asset in model.json, which has none"
+    raise ModelError(
+        f"weights {path}",
+        got=f"SHA-256 {digest[4:16]}…, {path.stat().st_size} bytes",
+        expected=expected,
+        fix="restore the file that the document was written for; it is broken or another one",
+    )

@@ -1,16 +1,27 @@
-"""What can be wrong with a model, in one line: what, got, expected, how to fix it."""
+"""The error for models that cannot be used, with a message of one line."""
 
 from __future__ import annotations
 
 
 class ModelError(Exception):
-    """A model folder or file cannot be used. The user's mistake: exit code 2 on the command line."""
+    """Raised when a model folder or file cannot be used.
+
+    It is the user's mistake: the command line prints the message and exits with code 2.
+    """
 
     def __init__(self, what: str, *, got: object, expected: object, fix: str) -> None:
+        """Build the message.
+
+        Args:
+            what: the option, file or field that is wrong.
+            got: what was found.
+            expected: what would have been right.
+            fix: what the user can do.
+        """
         super().__init__(f"{what}: got {got}, expected {expected}; {fix}")
 
     def __reduce__(self) -> tuple[object, ...]:
-        # Crosses process borders as the finished message.
+        # Pickle the finished message, because workers send errors to the client and the arguments are gone by then.
         return _rebuild_error, (type(self), str(self))
 
 
@@ -21,5 +32,8 @@ def _rebuild_error(kind: type[ModelError], message: str) -> ModelError:
 
 
 def get_first_line(error: Exception) -> str:
-    """What an error of a framework says first; the rest of it is for its developers."""
+    """Return the first line of an error message, at most 200 characters, or the error's type if it has no message.
+
+    Frameworks append long traces that help only their own developers.
+    """
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]

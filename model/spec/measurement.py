@@ -1,4 +1,4 @@
-"""What was found out about a network on a machine."""
+"""Measured speed, memory and accuracy of a network on a machine."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Sample = tuple[NDArray[np.generic], NDArray[np.bool_]]
 """A window of a scene: digital numbers (bands, window, window) and valid (window, window)."""
 
 MAX_DEVICE_MEMORY_SHARE = 0.9
-"""Of a device's memory that a batch may take; the rest is the network, the votes and what the driver keeps."""
+"""Share of a device's memory that a batch may take; the rest is for the network, the votes and the driver."""
 
 MIN_LABEL_AGREEMENT = 0.999
 MIN_MEAN_IOU = 0.995
@@ -22,8 +22,15 @@ MIN_MEAN_IOU = 0.995
 
 @dataclass(frozen=True)
 class Trial:
-    """One way to run, on windows of an edge of ``window``: ``seconds_per_pixel`` of network input; ``compute_agreement`` is the
-    share of labels as in plain float32 (of ``seamline.model.engines.tune.compute_agreement``)."""
+    """One way to run the network, timed on windows of one size and compared with plain float32.
+
+    Attributes:
+        settings: the way to run it.
+        window: edge of the windows in pixels.
+        seconds_per_pixel: seconds per pixel of network input.
+        agreement: share of the labels that equal those of float32 (``seamline.model.engines.tune.compute_agreement``).
+        mean_iou: intersection over union with the labels of float32, mean of the classes.
+    """
 
     settings: EngineSettings
     window: int
@@ -33,20 +40,26 @@ class Trial:
 
     @property
     def is_accurate(self) -> bool:
-        """Whether the labels are those of float32, as far as anybody could see."""
+        """Whether the labels are close enough to those of float32 to take this way."""
         return self.agreement >= MIN_LABEL_AGREEMENT and self.mean_iou >= MIN_MEAN_IOU
 
 
 @dataclass(frozen=True)
 class Measurement:
-    """What was found: the settings, the time of windows of several sizes, and memory.
+    """The settings that a measurement chose, the times of windows of several sizes, and memory.
 
-    ``settings.batch`` is for windows of the smallest edge; larger ones go in batches of about as many pixels.
-    ``seconds`` maps the edge of a window to seconds per pixel of its area. ``process_bytes`` is what the process
-    holds with the network loaded, ``bytes_per_pixel`` what a forward adds for each pixel of a batch: to the process on
-    a CPU, to the device otherwise, which has ``device_bytes``. ``batch`` is the one that the user fixed, for windows of
-    every size. ``describe_change`` maps margins to the share of a scene's labels that more context would change; empty where
-    nobody looked (``seamline.model.engines.context_meter``).
+    Attributes:
+        settings: the chosen way to run the network; its batch is for windows of the smallest size, and larger windows
+            go in batches of about as many pixels.
+        seconds: edge of a window in pixels → seconds per pixel of its area.
+        process_bytes: memory of the process with the network loaded.
+        bytes_per_pixel: memory that a forward adds for each pixel of a batch: to the process on a CPU, otherwise to
+            the device.
+        trials: all ways that were tried.
+        device_bytes: memory of the device; 0 on a CPU.
+        batch: the batch that the user fixed, for windows of every size; ``None`` if the user fixed none.
+        changed: margin in pixels → share of a scene's labels that more context would change; empty where this was not
+            measured (``seamline.model.engines.context_meter``).
     """
 
     settings: EngineSettings
@@ -59,12 +72,12 @@ class Measurement:
     changed: dict[int, float] = field(default_factory=dict)
 
     def settings_for(self, window: int) -> EngineSettings:
-        """The settings for windows of this edge."""
+        """Return the settings for windows of this edge in pixels: the chosen ones with a batch of this size."""
         batch = self.batch or max(1, int(self.settings.batch * (min(self.seconds) / window) ** 2))
         return replace(self.settings, batch=batch)
 
     def fits(self, window: int) -> bool:
-        """Whether a batch of such windows fits into the memory of a device of its own."""
+        """Return whether a batch of windows of this edge fits into the device's memory; always true on a CPU."""
         return (
             not self.device_bytes or self._estimate_batch_bytes(window) <= MAX_DEVICE_MEMORY_SHARE * self.device_bytes
         )
@@ -73,21 +86,24 @@ class Measurement:
         return self.bytes_per_pixel * window**2 * self.settings_for(window).batch
 
     def seconds_for(self, window: int) -> float:
-        """Seconds for one window of this edge, between measured sizes interpolated, outside as the nearest."""
+        """Return the seconds for one window of this edge.
+
+        Between measured sizes the time per pixel is interpolated; outside of them it is that of the nearest size.
+        """
         edges = sorted(self.seconds)
         return float(np.interp(window, edges, [self.seconds[edge] for edge in edges])) * window**2
 
     def forward_bytes(self, window: int) -> int:
-        """What the forward of a batch of such windows adds to the process's memory; nothing if a device holds it."""
+        """Return the bytes that a batch of windows of this edge adds to the process; 0 where a device holds them."""
         return 0 if self.settings.device == "cuda" else int(self._estimate_batch_bytes(window))
 
     def to_dict(self) -> dict[str, Any]:
-        """As plain values, for a JSON file."""
+        """Return plain values for a JSON file."""
         return asdict(self)
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Measurement:
-        """The inverse of ``to_dict``."""
+        """Return the measurement that ``to_dict`` turned into plain values, before or after a way through JSON."""
         return cls(
             settings=EngineSettings.from_dict(values["settings"]),
             seconds={int(edge): seconds for edge, seconds in values["seconds"].items()},

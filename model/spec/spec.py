@@ -1,4 +1,4 @@
-"""What the pipeline must know of a model."""
+"""ModelSpec: what other rooms must know of a model."""
 
 from __future__ import annotations
 
@@ -10,21 +10,24 @@ from typing import Any, Literal, get_args
 from seamline.model.spec.config import Program, UNetConfig
 
 MAX_CLASSES = 255
-"""Labels that a raster of bytes has for classes; the last byte, 255, is nodata."""
-UNET_ARCHITECTURE, UNKNOWN = "U-Net", "unknown"
+"""Class labels that fit into a byte, 0 to 254; 255 is nodata."""
+UNET_ARCHITECTURE = "U-Net"
+UNKNOWN = "unknown"
+"""Stands for an architecture or a license that nobody stated."""
 Activation = Literal["softmax", "sigmoid", "none"]
-"""From the network's output to probabilities; ``none``: they are probabilities already."""
-
-
-def _check_text(what: str, text: object, least: int = 1) -> None:
-    if not (isinstance(text, str) and len(text) >= least and text.isprintable()):
-        raise ValueError(f"{what}: got {text!r}, expected text of one line")
+"""The function from scores to probabilities; ``none``: the network returns probabilities."""
 
 
 @dataclass(frozen=True)
 class InputBand:
-    """A band the network reads: ``name`` (STAC common name where there is one), centre wavelength in µm,
-    and mean and standard deviation of the training data in the unit of the model's input."""
+    """A band that the network reads.
+
+    Attributes:
+        name: STAC common name where there is one.
+        wavelength: centre wavelength in µm; ``None`` if it is not known.
+        mean: mean of the training data, in the unit of the model's input.
+        std: standard deviation of the training data, in the same unit.
+    """
 
     name: str
     wavelength: float | None
@@ -40,17 +43,15 @@ class InputBand:
             raise ValueError(f"band {self.name!r}: mean {self.mean} and std {self.std} must be finite, std > 0")
 
 
-def parse_color(text: str) -> tuple[int, int, int]:
-    """Red, green and blue of ``RRGGBB``, with or without a # before it."""
-    if not re.fullmatch("#?[0-9A-Fa-f]{6}", text):
-        raise ValueError(f"color_hint {text!r} is not six hexadecimal digits, RRGGBB")
-    red, green, blue = bytes.fromhex(text.removeprefix("#"))
-    return red, green, blue
-
-
 @dataclass(frozen=True)
 class ModelClass:
-    """A class the network knows: its name and its colour (R, G, B; 0 to 255). Its label is its position."""
+    """A class that the network knows. Its label is its position in ``ModelSpec.classes``.
+
+    Attributes:
+        name: the name for people.
+        color: red, green and blue, 0 to 255.
+        description: a sentence, or empty.
+    """
 
     name: str
     color: tuple[int, int, int]
@@ -63,12 +64,24 @@ class ModelClass:
 
 @dataclass(frozen=True)
 class ModelSpec:
-    """A model, as far as anything outside of it must know it.
+    """A model without its weights.
 
-    ``measure_receptive_radius`` is how many pixels an input pixel reaches in the output, measured; ``None`` stands for
-    unbounded. ``fill`` is the value, after normalisation, of pixels without data. ``assumed_nodata`` is the
-    digital number that means "outside the footprint" in scenes that declare nothing. ``architecture`` is for people;
-    of programs it may not be known.
+    Attributes:
+        name: the name for people.
+        version: the version of the model.
+        bands: what the network reads, in the order of its input channels.
+        classes: what it tells apart, in the order of their labels.
+        network: the project's U-Net, or a program.
+        receptive_radius: pixels that an input pixel reaches in the output; ``None`` if without bound.
+        activation: from scores to probabilities.
+        quantity: unit of the input: reflectance, or digital numbers as they are.
+        fill: value, after normalisation, of pixels without data.
+        assumed_nodata: digital number that means "outside the footprint" in scenes that declare no nodata.
+        license: SPDX identifier, or ``UNKNOWN``.
+        description: a sentence, or empty.
+        training_data: names or addresses of the training data.
+        weights: name of the file of weights in the model folder.
+        architecture: name for people; ``UNKNOWN`` for programs that do not tell it.
     """
 
     name: str
@@ -90,6 +103,13 @@ class ModelSpec:
     def __post_init__(self) -> None:
         for field in ("name", "version", "license", "description", "weights", "architecture"):
             _check_text(field, getattr(self, field), least=0 if field == "description" else 1)
+        self._check_channels()
+        self._check_unique_names()
+        self._check_values()
+        self._check_network()
+
+    def _check_channels(self) -> None:
+        """Refuse bands and classes that do not match the network's channels."""
         if len(self.bands) != self.network.in_channels:
             raise ValueError(f"{len(self.bands)} bands for a network of {self.network.in_channels} input channels")
         if len(self.classes) > MAX_CLASSES:
@@ -103,29 +123,36 @@ class ModelSpec:
                 f"one output, {len(self.classes)} classes and activation {self.activation}: a network of one output "
                 "tells two classes apart, by sigmoid or none"
             )
+
+    def _check_unique_names(self) -> None:
         for kind, names in (("bands", [b.name for b in self.bands]), ("classes", [c.name for c in self.classes])):
             if len(set(names)) != len(names):
                 raise ValueError(f"two {kind} have the same name: {names}")
+
+    def _check_values(self) -> None:
         nodata = self.assumed_nodata
+        nodata_is_possible = nodata is None or (isinstance(nodata, int | float) and abs(nodata) < 1e300)
         checks = (
-            (self.activation in get_args(Activation), "activation", "softmax, sigmoid or none"),
-            (self.quantity in ("reflectance", "dn"), "quantity", "reflectance or dn"),
-            (math.isfinite(self.fill), "fill", "a finite number"),
-            (
-                nodata is None or (isinstance(nodata, int | float) and abs(nodata) < 1e300),
-                "assumed_nodata",
-                "a number that pixels can have, or null",
-            ),
-            (all(isinstance(text, str) for text in self.training_data), "training_data", "texts"),
+            ("activation", self.activation in get_args(Activation), "softmax, sigmoid or none"),
+            ("quantity", self.quantity in ("reflectance", "dn"), "reflectance or dn"),
+            ("fill", math.isfinite(self.fill), "a finite number"),
+            ("assumed_nodata", nodata_is_possible, "a number that pixels can have, or null"),
+            ("training_data", all(isinstance(text, str) for text in self.training_data), "texts"),
         )
-        for good, field, expected in checks:
-            if not good:
+        for field, is_valid, expected in checks:
+            if not is_valid:
                 raise ValueError(f"{field}: got {getattr(self, field)!r}, expected {expected}")
-        if isinstance(self.network, UNetConfig) and self.architecture != UNET_ARCHITECTURE:
-            raise ValueError(f"architecture: got {self.architecture!r}, but the network is a {UNET_ARCHITECTURE}")
+
+    def _check_network(self) -> None:
+        """Refuse an architecture or a receptive radius that contradicts the project's own U-Net."""
         radius = self.receptive_radius
-        if isinstance(self.network, UNetConfig) and radius != self.network.receptive_radius:
-            raise ValueError(f"receptive_radius: got {radius}, but the network's is {self.network.receptive_radius}")
+        if isinstance(self.network, UNetConfig):
+            if self.architecture != UNET_ARCHITECTURE:
+                raise ValueError(f"architecture: got {self.architecture!r}, but the network is a {UNET_ARCHITECTURE}")
+            if radius != self.network.receptive_radius:
+                raise ValueError(
+                    f"receptive_radius: got {radius}, but the network's is {self.network.receptive_radius}"
+                )
         if radius is not None and not radius >= 0:
             raise ValueError(f"receptive_radius: got {radius}, expected at least 0, or unbounded")
 
@@ -141,13 +168,13 @@ class ModelSpec:
 
     @property
     def exact_halo(self) -> int | None:
-        """The smallest halo on the lattice that makes tiling invisible; ``None`` if no halo does."""
+        """The smallest halo in pixels with which tiles equal the whole scene; ``None`` if none does."""
         if self.receptive_radius is None:
             return None
         return math.ceil(self.receptive_radius / self.divisor) * self.divisor
 
     def summarize(self) -> dict[str, Any]:
-        """What ``seamline model inspect --json`` prints."""
+        """Return plain values for ``seamline model inspect --json``."""
         return {
             "name": self.name,
             "version": self.version,
@@ -168,3 +195,21 @@ class ModelSpec:
             "license": self.license,
             "training_data": list(self.training_data),
         }
+
+
+def parse_color(text: str) -> tuple[int, int, int]:
+    """Return red, green and blue (0 to 255) of ``RRGGBB`` or ``#RRGGBB``.
+
+    Raises:
+        ValueError: the text is not of this form.
+    """
+    if not re.fullmatch("#?[0-9A-Fa-f]{6}", text):
+        raise ValueError(f"color_hint {text!r} is not six hexadecimal digits, RRGGBB")
+    red, green, blue = bytes.fromhex(text.removeprefix("#"))
+    return red, green, blue
+
+
+def _check_text(what: str, text: object, least: int = 1) -> None:
+    """Refuse what is not a printable text of one line with at least so many characters."""
+    if not (isinstance(text, str) and len(text) >= least and text.isprintable()):
+        raise ValueError(f"{what}: got {text!r}, expected text of one line")

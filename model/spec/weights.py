@@ -1,12 +1,13 @@
-"""Whether a file of weights is that of a U-Net: names and shapes of its tensors, and numbers in them.
+"""Check that a file of weights belongs to a U-Net: names, shapes and values of its tensors.
 
-Looked at where a run is started, without torch, so that a wrong file costs no cluster.
+The check needs no torch. It runs where a scene is started, so that a wrong file is found before a cluster starts.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,14 +19,14 @@ from seamline.model.spec.errors import ModelError
 Shape = tuple[int, ...]
 
 FLOAT_DTYPES = ("F32", "F16", "F64")
-"""Of numbers, by safetensors' names. numpy, which looks at them, has no others that networks use."""
+"""Types of numbers by safetensors' names. They are all that networks use and numpy can read."""
 BATCH_COUNTER = "num_batches_tracked"
 NORM_POSITIONS = (1, 4)
-"""Of the normalisations in a double convolution: convolution, normalisation, ReLU, twice."""
+"""Positions of the normalisations in a double convolution: convolution, normalisation, ReLU, twice."""
 
 
 def list_tensor_shapes(config: UNetConfig) -> dict[str, Shape]:
-    """Name and shape of every tensor in ``UNet(config).state_dict()``."""
+    """Return name and shape of every tensor in ``UNet(config).state_dict()``."""
     widths = [config.base_width << level for level in range(config.depth + 1)]
     shapes: dict[str, Shape] = {}
     for level, (inputs, outputs) in enumerate(zip([config.in_channels, *widths], widths, strict=False)):
@@ -40,9 +41,9 @@ def list_tensor_shapes(config: UNetConfig) -> dict[str, Shape]:
 
 
 def _list_double_conv_shapes(name: str, inputs: int, outputs: int, config: UNetConfig) -> dict[str, Shape]:
-    step = 2 if config.norm == "none" else 3
+    layers_per_conv = 2 if config.norm == "none" else 3
     shapes: dict[str, Shape] = {}
-    for position, channels in ((0, inputs), (step, outputs)):
+    for position, channels in ((0, inputs), (layers_per_conv, outputs)):
         shapes[f"{name}.{position}.weight"] = (outputs, channels, 3, 3)
         if config.norm == "none":
             shapes[f"{name}.{position}.bias"] = (outputs,)
@@ -51,7 +52,7 @@ def _list_double_conv_shapes(name: str, inputs: int, outputs: int, config: UNetC
         for position in NORM_POSITIONS:
             shapes |= {f"{name}.{position}.{vector}": (outputs,) for vector in vectors}
             if config.norm == "batch":
-                shapes[f"{name}.{position}.num_batches_tracked"] = ()
+                shapes[f"{name}.{position}.{BATCH_COUNTER}"] = ()
     return shapes
 
 
@@ -61,26 +62,34 @@ def check_weights(path: Path, config: UNetConfig) -> None:
     Raises:
         ModelError: it is no safetensors file, or a tensor is missing, unknown, of another shape, or not finite.
     """
-    expected = list_tensor_shapes(config)
+    problem: str | None
     try:
         with safe_open(path, framework="numpy") as file:
-            slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
-            wrong = next(_find_differences({n: tuple(part.get_shape()) for n, part in slices.items()}, expected), None)
-            kinds = ((n, part.get_dtype()) for n, part in slices.items() if not n.endswith(BATCH_COUNTER))
-            wrong = wrong or next((f"{n} in {kind}" for n, kind in kinds if kind not in FLOAT_DTYPES), None)
-            wrong = wrong or next((reason for n in slices if (reason := _find_bad_value(n, file.get_tensor(n)))), None)
+            problem = next(_find_problems(file, list_tensor_shapes(config)), None)
     except (SafetensorError, OSError, TypeError, AttributeError) as error:
-        wrong = str(error)
-    if wrong is not None:
+        problem = str(error)
+    if problem is not None:
         raise ModelError(
             f"weights {path}",
-            got=wrong,
+            got=problem,
             expected="a safetensors file with the tensors of the network that model.json describes, in float32",
             fix="restore the model folder, or convert the weights",
         )
 
 
-def _find_differences(found: dict[str, Shape], expected: dict[str, Shape]) -> Iterator[str]:
+def _find_problems(file: Any, expected: Mapping[str, Shape]) -> Iterator[str]:
+    """Yield what is wrong with the tensors of an open file; the numbers, which take longest, are read last."""
+    slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 - the file cannot be iterated
+    yield from _find_differences({name: tuple(part.get_shape()) for name, part in slices.items()}, expected)
+    for name, part in slices.items():
+        if not name.endswith(BATCH_COUNTER) and part.get_dtype() not in FLOAT_DTYPES:
+            yield f"{name} in {part.get_dtype()}"
+    for name in slices:
+        if bad_value := _find_bad_value(name, file.get_tensor(name)):
+            yield bad_value
+
+
+def _find_differences(found: Mapping[str, Shape], expected: Mapping[str, Shape]) -> Iterator[str]:
     for name, shape in expected.items():
         if name not in found:
             yield f"no tensor {name}"
@@ -90,7 +99,7 @@ def _find_differences(found: dict[str, Shape], expected: dict[str, Shape]) -> It
 
 
 def _find_bad_value(name: str, tensor: NDArray[np.floating]) -> str:
-    """Why these cannot be the numbers of a tensor; empty if they can."""
+    """Return what is wrong with the numbers of a tensor; empty if nothing is."""
     if not np.isfinite(tensor).all():
         return f"{name}, which is not finite"
     return f"{name}, a variance below 0" if name.endswith("running_var") and (tensor < 0).any() else ""

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.optim.swa_utils import AveragedModel
 
-from seamline.model.engines.engines import enable_mixed_precision
+from seamline.model.engines.torch_engine import enable_mixed_precision
 from seamline.model.networks.unet import UNet
 from seamline.model.spec.errors import ModelError
 from seamline.model.training.checkpoint import restore_checkpoint, save_checkpoint

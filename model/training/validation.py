@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from seamline.model.engines.engines import enable_mixed_precision
+from seamline.model.engines.torch_engine import enable_mixed_precision
 from seamline.model.networks.unet import UNet
 from seamline.model.spec.config import UNetConfig
 from seamline.model.spec.metrics import confusion_matrix, iou

@@ -66,7 +66,7 @@ def infer_chunk(
         BadBlockError: a block of the source cannot be read, and the run does not take such blocks for nodata.
         ChunkCancelledError: ``is_cancelled`` said so.
     """
-    earlier = context.directory.report_of(chunk)
+    earlier = context.directory.read_report(chunk)
     if earlier is not None:
         return earlier
     watch = Stopwatch()

@@ -90,8 +90,8 @@ def run_chunks(
         RunError: the cluster is lost, or a chunk killed its worker again and again.
     """
     directory, tiling = context.directory, context.tiling
-    inferred = directory.inferred()
-    written = directory.written() if tiling.overlap else inferred
+    inferred = directory.read_inferred()
+    written = directory.read_written() if tiling.overlap else inferred
     queue = ChunkQueue(tiling, inferred, written)
     totals = Totals(tiling.chunk_grid.row * tiling.chunk_grid.col, chunks_done=queue.done)
     for report in inferred.values():

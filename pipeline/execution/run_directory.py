@@ -88,7 +88,7 @@ class RunDirectory:
 
     @property
     def files(self) -> Path:
-        """The folder of this start. Raises ``ValueError`` before there is one: see ``started``, ``resumed``."""
+        """Folder of this start. Raises ``ValueError`` for a directory without a start."""
         if not self.start:
             raise ValueError(f"{self.path} has not been started")
         return self.path / self.start
@@ -103,23 +103,27 @@ class RunDirectory:
         """What this run is of."""
         return self.path / "plan.json"
 
-    def started(self) -> RunDirectory:
-        """This directory, cleared, with the empty folders of a new start; ``commit`` makes a run of it."""
+    def with_new_start(self) -> RunDirectory:
+        """This directory, cleared, with the empty folders of a new start; ``write_plan`` makes a run of it."""
         self.clear()
         new = RunDirectory(self.path, uuid.uuid4().hex[:12])
         for name in ("inferred", "written", "votes", "quicklook"):
             (new.files / name).mkdir(parents=True)
         return new
 
-    def resumed(self) -> RunDirectory:
+    def with_start(self, start: str) -> RunDirectory:
+        """Return this directory with the folder of the start of that name."""
+        return RunDirectory(self.path, start)
+
+    def with_recorded_start(self) -> RunDirectory:
         """This directory with the start that its plan names."""
-        found = self.identity()
+        found = self.read_plan()
         return self if found is None else RunDirectory(self.path, found["start"])
 
-    def commit(self, identity: dict[str, Any]) -> None:
+    def write_plan(self, plan: dict[str, Any]) -> None:
         """Write the plan, which is what makes this start a run, after the store was created."""
         with atomic_write(self.plan_file) as part:
-            part.write_text(json.dumps({**identity, "start": self.start}, indent=2) + "\n", encoding="utf-8")
+            part.write_text(json.dumps({**plan, "start": self.start}, indent=2) + "\n", encoding="utf-8")
 
     def clear(self) -> None:
         """Remove everything but the lock; the plan first, since without it nothing that is left counts."""
@@ -131,8 +135,8 @@ class RunDirectory:
             elif path.name != "lock":
                 path.unlink()
 
-    def identity(self) -> dict[str, Any] | None:
-        """What ``commit`` was given and the name of the start, ``None`` where there is no run."""
+    def read_plan(self) -> dict[str, Any] | None:
+        """What ``write_plan`` was given and the name of the start, ``None`` where there is no run."""
         try:
             return json.loads(self.plan_file.read_text(encoding="utf-8"))  # type: ignore[no-any-return]
         except FileNotFoundError:
@@ -146,13 +150,13 @@ class RunDirectory:
             ) from error
 
     @contextmanager
-    def locked(self) -> Iterator[None]:
+    def lock(self) -> Iterator[None]:
         """Hold the run for this process; a dead one's hold ends with it. Raises ``InUseError`` if it is held.
 
         Folders that this made, and nothing was written to, are gone afterwards.
         """
         made = [folder for folder in (self.path, *self.path.parents) if not folder.exists()]
-        with self._held():
+        with self._acquire_lock():
             try:
                 yield
             finally:
@@ -162,7 +166,7 @@ class RunDirectory:
                     for folder in made:
                         folder.rmdir()
 
-    def _held(self) -> TextIO:
+    def _acquire_lock(self) -> TextIO:
         """The lock, held until it is closed: the file of its name, since another process may just have removed one."""
         path = self.path / "lock"
         while True:
@@ -182,76 +186,76 @@ class RunDirectory:
                     stack.pop_all()
                     return file
 
-    def inferred(self) -> dict[Index, Report]:
+    def read_inferred(self) -> dict[Index, Report]:
         """Reports of chunks whose tiles need not be inferred again."""
-        return self._reports("inferred")
+        return self._read_reports("inferred")
 
-    def written(self) -> dict[Index, Report]:
+    def read_written(self) -> dict[Index, Report]:
         """Reports of chunks whose pixels stand in the store."""
-        return self._reports("written")
+        return self._read_reports("written")
 
     def report_inferred(self, report: Report) -> None:
         """Say that a chunk's tiles are inferred, after its votes or its pixels were saved."""
-        self._report("inferred", report)
+        self._write_report("inferred", report)
 
     def report_written(self, report: Report) -> None:
         """Say that a chunk's pixels stand in the store."""
-        self._report("written", report)
+        self._write_report("written", report)
 
     def save_votes(self, chunk: Index, votes: Votes) -> None:
         """Keep an inferred chunk until its neighbours' votes are in, and its own with them."""
-        strips = {f"strip-{_name(to)}": strip for to, strip in votes.strips.items()}
+        strips = {f"strip-{_chunk_name(to)}": strip for to, strip in votes.strips.items()}
         rasters = {f"{_RASTER}{name}": raster for name, raster in votes.rasters.items()}
-        with atomic_write(self._votes(chunk), shared=True) as part, part.open("wb") as file:
+        with atomic_write(self._votes_path(chunk), shared=True) as part, part.open("wb") as file:
             np.savez(file, above=votes.above, left=votes.left, **rasters, **strips)  # type: ignore[arg-type]
 
     def load_votes(self, chunk: Index) -> Votes:
         """What ``save_votes`` was given, without the strips (``load_strip``)."""
-        with open_npz(self._votes(chunk)) as arrays:
+        with open_npz(self._votes_path(chunk)) as arrays:
             rasters = {name.removeprefix(_RASTER): arrays[name] for name in arrays if name.startswith(_RASTER)}
             return Votes(rasters, arrays["above"], arrays["left"], {})
 
     def load_strip(self, giver: Index, receiver: Index) -> NDArray[np.int32]:
         """The votes of ``giver``'s tiles on ``receiver``'s pixels, (classes, height, width)."""
-        with open_npz(self._votes(giver)) as arrays:
-            return arrays[f"strip-{_name(receiver)}"]
+        with open_npz(self._votes_path(giver)) as arrays:
+            return arrays[f"strip-{_chunk_name(receiver)}"]
 
     def drop_votes(self, chunk: Index) -> None:
         """Remove what nobody waits for any more."""
-        self._votes(chunk).unlink(missing_ok=True)
+        self._votes_path(chunk).unlink(missing_ok=True)
 
     def save_quicklook(self, chunk: Index, pixels: NDArray[np.generic], valid: NDArray[np.bool_]) -> None:
         """Keep every n-th pixel (bands, height, width) of a chunk and where it is valid (height, width)."""
-        with atomic_write(self._quicklook(chunk), shared=True) as part, part.open("wb") as file:
+        with atomic_write(self._quicklook_path(chunk), shared=True) as part, part.open("wb") as file:
             np.savez_compressed(file, pixels=pixels, valid=valid)
 
     def load_quicklook(self, chunk: Index) -> tuple[NDArray[np.generic], NDArray[np.bool_]]:
         """What ``save_quicklook`` was given."""
-        with open_npz(self._quicklook(chunk)) as arrays:
+        with open_npz(self._quicklook_path(chunk)) as arrays:
             return arrays["pixels"], arrays["valid"]
 
-    def _quicklook(self, chunk: Index) -> Path:
-        return self.files / "quicklook" / f"{_name(chunk)}.npz"
+    def _quicklook_path(self, chunk: Index) -> Path:
+        return self.files / "quicklook" / f"{_chunk_name(chunk)}.npz"
 
-    def _votes(self, chunk: Index) -> Path:
-        return self.files / "votes" / f"{_name(chunk)}.npz"
+    def _votes_path(self, chunk: Index) -> Path:
+        return self.files / "votes" / f"{_chunk_name(chunk)}.npz"
 
-    def _report(self, state: str, report: Report) -> None:
-        with atomic_write(self.files / state / f"{_name(report.chunk)}.json", shared=True) as part:
+    def _write_report(self, state: str, report: Report) -> None:
+        with atomic_write(self.files / state / f"{_chunk_name(report.chunk)}.json", shared=True) as part:
             part.write_text(json.dumps(report.to_dict()), encoding="utf-8")
 
-    def _reports(self, state: str) -> dict[Index, Report]:
+    def _read_reports(self, state: str) -> dict[Index, Report]:
         found = (Report.from_dict(json.loads(path.read_text())) for path in (self.files / state).glob("[0-9]*.json"))
         return {report.chunk: report for report in found}
 
-    def report_of(self, chunk: Index) -> Report | None:
+    def read_report(self, chunk: Index) -> Report | None:
         """The report of a chunk that has been inferred, ``None`` if it has not."""
-        path = self.files / "inferred" / f"{_name(chunk)}.json"
+        path = self.files / "inferred" / f"{_chunk_name(chunk)}.json"
         try:
             return Report.from_dict(json.loads(path.read_text()))
         except FileNotFoundError:
             return None
 
 
-def _name(chunk: Index) -> str:
+def _chunk_name(chunk: Index) -> str:
     return f"{chunk.row}-{chunk.col}"

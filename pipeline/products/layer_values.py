@@ -15,7 +15,7 @@ from collections.abc import Sequence
 
 from array_api_compat import array_namespace
 
-from seamline.pipeline.geometry.votes import (FULL_VOTE, Array)
+from seamline.pipeline.geometry.votes import FULL_VOTE, Array
 from seamline.pipeline.products.layers import CONFIDENCE, DISAGREEMENT, LAYER_SCALE, PROBABILITIES
 
 _ROWS_AT_ONCE = 256

@@ -12,13 +12,21 @@ from pydantic import BaseModel, ConfigDict
 from seamline.pipeline.common.layout import RECORD
 from seamline.pipeline.storage.atomic import atomic_write
 
-VERSION = 1
+VERSION: Literal[1] = 1
 """Raised when a field changes its meaning; a record without a version is of version 1."""
 
 
 @dataclass(frozen=True)
 class ClassArea:
-    """How much of a scene a class covers; ``share`` of the valid pixels, ``area_m2`` None without a CRS."""
+    """How much of a scene a class covers.
+
+    Attributes:
+        name: name of the class.
+        value: its label.
+        pixels: number of its pixels.
+        share: its part of the valid pixels, 0 to 1.
+        area_m2: area on the ellipsoid in m². ``None``: unknown, without a CRS.
+    """
 
     name: str
     value: int

@@ -1,4 +1,4 @@
-"""From a finished scene in a working folder to object storage, by one final pointer.
+"""Publish a finished scene from its working folder to object storage, by one final pointer.
 
 ::
 
@@ -7,13 +7,13 @@
     <prefix>/catalog.json          links to all items
     <prefix>/items.parquet         all items as a table
 
-An object cannot be renamed, and of many none appears with the others. So the files of a version go first, below a name
-that nobody knows yet, and the item is put last, in place of the one that was known at the start. Who reads the item
-reads all of one version. The version before stays for those who have its item still; what lies below other versions is
-of killed uploads, or older, and is removed by the next publishing.
+An object cannot be renamed, and several objects do not appear at once. So the files of a version are put first, below a
+name that nobody knows yet. The item is put last, in place of the one that was known at the start: a reader of the item
+reads all of one version. The version before stays for those who still have its item. Other versions are left by killed
+uploads, or older; the next upload removes them.
 
-That must not take away what another one is about to publish. So a version's name says what it holds and which pointer
-it is to replace: when that was replaced by another, nobody will publish a version of this name any more.
+It must not remove what another upload is about to publish. So the name of a version is a digest of its content and of
+the pointer that it is to replace: once another upload has replaced that pointer, no upload publishes this version.
 """
 
 from __future__ import annotations
@@ -23,84 +23,36 @@ import json
 import random
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
-from io import BytesIO
 from pathlib import Path
-from typing import Any
 
 from seamline.pipeline.common.errors import RunError
-from seamline.pipeline.common.layout import CATALOG, ITEM, ITEMS, RECORD
+from seamline.pipeline.common.layout import CATALOG, ITEM, ITEMS
+from seamline.pipeline.products.run_record import read_record
+from seamline.pipeline.publishing.uploaded import UploadedScene
 from seamline.pipeline.stac.catalog import build_catalog, encode_json
-from seamline.pipeline.stac.items import ItemDict, encode_item_table, parse_item, read_run_checksum, rebase_hrefs
+from seamline.pipeline.stac.items import ItemDict, encode_item_table, parse_item, rebase_hrefs
 from seamline.pipeline.storage.object_store import ObjectFolder, StoredObject, map_concurrently
 
 _TRIES = 20
-"""Of replacing an object that others replace, too: each try that fails is one of theirs that went well."""
-_VERSION = 16
-"""Digits of the digest that names a version."""
+"""Attempts to replace an object that others replace, too; each failed attempt is a success of another upload."""
+_VERSION_LENGTH = 16
+"""Hexadecimal digits of the digest that names a version."""
 
 
-@dataclass(frozen=True)
-class Published:
-    """A scene that is published: its item and the record of its run, and in which ``version`` its files lie."""
-
-    scene: str
-    item: ItemDict
-    record: dict[str, Any]
-    version: str
-
-
-def published(catalogue: ObjectFolder, scene: str) -> Published | None:
-    """What is published of a scene; ``None`` if nothing is, or nothing that Seamline wrote."""
-    folder = catalogue.subfolder(scene)
-    found = folder.get(ITEM)
-    if found is None:
-        return None
-    try:
-        item = parse_item(found.data, folder.to_url(ITEM))
-        place = str(item["assets"]["run"]["href"]).removeprefix("./")
-        record = folder.get(place)
-        if record is None:
-            return None
-        return Published(scene, item, json.loads(record.data), place.rpartition("/")[0])
-    except (ValueError, LookupError, TypeError):
-        return None
-
-
-def is_listed(catalogue: ObjectFolder, found: Published) -> bool:
-    """Whether catalogue and table speak of the scene as it is published."""
-    table = catalogue.get(ITEMS)
-    if table is None or catalogue.get_version(CATALOG) is None:
-        return False
-    try:
-        return bool(read_run_checksum(BytesIO(table.data), found.scene) == found.item["assets"]["run"]["file:checksum"])
-    except (ValueError, LookupError, TypeError):
-        return False
-
-
-def is_whole(catalogue: ObjectFolder, found: Published) -> bool:
-    """Whether all files of the version are there, with the sizes that the item says."""
-    sizes = catalogue.subfolder(found.scene).list_sizes(found.version)
-    for asset in found.item["assets"].values():
-        key, size = asset["href"].removeprefix("./"), asset["file:size"]
-        if sizes.get(key, sum(bytes_ for name, bytes_ in sizes.items() if name.startswith(f"{key}/"))) != size:
-            return False
-    return True
-
-
-def fetch(catalogue: ObjectFolder, found: Published, folder: Path) -> None:
-    """Bring the files of a published scene back into a working folder; the record of the run last."""
-    source = catalogue.subfolder(found.scene).subfolder(found.version)
-    keys = [key for key in source.list_sizes() if key != RECORD]
-    for _ in map_concurrently(lambda key: source.download(key, folder / key), keys):
-        pass
-    source.download(RECORD, folder / RECORD)
-
-
-def upload(folder: Path, catalogue: ObjectFolder, progress: Callable[[float], None] = lambda share: None) -> Published:
-    """Publish the finished scene in ``folder``, whose name is the scene's; ``progress`` is told the share of bytes.
+def upload(
+    folder: Path, catalogue: ObjectFolder, progress: Callable[[float], None] = lambda share: None
+) -> UploadedScene:
+    """Publish a finished scene.
 
     A killed upload goes on where it stopped. Where others publish the same scene, the last one stands.
+
+    Args:
+        folder: the scene's folder, which is named by its id.
+        catalogue: object storage of the catalogue.
+        progress: is called with the share of bytes that are there.
+
+    Returns:
+        The scene as it is published.
 
     Raises:
         InputError: access is denied, or there is no such bucket.
@@ -112,23 +64,24 @@ def upload(folder: Path, catalogue: ObjectFolder, progress: Callable[[float], No
     for _ in range(_TRIES):
         known = place.get(ITEM)
         base = "" if known is None else known.version
-        version = hashlib.sha256(content + base.encode()).hexdigest()[:_VERSION]
-        _put_files(folder, place, version, progress)
-        stale = [key for key in place.list_sizes() if _version_of(key) not in (version, _pointed(known), "")]
+        version = hashlib.sha256(content + base.encode()).hexdigest()[:_VERSION_LENGTH]
+        _upload_files(folder, place, version, progress)
+        kept = (version, _version_in_pointer(known), "")
+        stale = [key for key in place.list_sizes() if _version_in_key(key) not in kept]
         pointer = encode_json({**local, "assets": rebase_hrefs(local, version)["assets"]})
         if place.compare_and_swap(ITEM, pointer, None if known is None else known.version):
             break
-        _wait()
+        _wait_randomly()
     else:
         raise RunError(f"scene {scene}: others publish it to {catalogue} again and again; run the same command again")
     renew_catalog(catalogue)
     place.delete(stale)
     item = parse_item(pointer, place.to_url(ITEM))
-    return Published(scene, item, json.loads((folder / RECORD).read_text(encoding="utf-8")), version)
+    return UploadedScene(scene, item, read_record(folder), version)
 
 
-def _put_files(folder: Path, place: ObjectFolder, version: str, progress: Callable[[float], None]) -> None:
-    """Put what is not there yet; an object of a version has its bytes or is not there."""
+def _upload_files(folder: Path, place: ObjectFolder, version: str, progress: Callable[[float], None]) -> None:
+    """Put the files that are not there yet. An object of a version is whole or absent, so its size tells."""
     files = {
         path.relative_to(folder).as_posix(): path.stat().st_size
         for path in sorted(folder.rglob("*"))
@@ -139,7 +92,7 @@ def _put_files(folder: Path, place: ObjectFolder, version: str, progress: Callab
     total, done = max(1, sum(files.values())), sum(files.values()) - sum(files[key] for key in left)
 
     def put(key: str) -> int:
-        place.put(f"{version}/{key}", _versioned_item(folder) if key == ITEM else folder / key)
+        place.put(f"{version}/{key}", _rewrite_item_links(folder) if key == ITEM else folder / key)
         return files[key]
 
     for size in map_concurrently(put, left):
@@ -147,8 +100,8 @@ def _put_files(folder: Path, place: ObjectFolder, version: str, progress: Callab
         progress(done / total)
 
 
-def _versioned_item(folder: Path) -> bytes:
-    """The item beside the files of a version, one folder deeper than the pointer."""
+def _rewrite_item_links(folder: Path) -> bytes:
+    """Return the item that lies beside the files of a version, one folder deeper than the pointer."""
     item = json.loads((folder / ITEM).read_text(encoding="utf-8"))
     links = [
         link | {"href": f"../{link['href']}"} if link["rel"] in ("root", "parent") else link for link in item["links"]
@@ -156,25 +109,25 @@ def _versioned_item(folder: Path) -> bytes:
     return encode_json({**item, "links": links})
 
 
-def _version_of(key: str) -> str:
-    """The folder that a key lies in; ``""`` for the pointer."""
+def _version_in_key(key: str) -> str:
+    """Return the folder that a key lies in; ``""`` for the pointer."""
     return key.partition("/")[0] if "/" in key else ""
 
 
-def _pointed(pointer: StoredObject | None) -> str:
-    """The version that a pointer leads to; ``""`` without one, or if it is none."""
+def _version_in_pointer(pointer: StoredObject | None) -> str:
+    """Return the version that a pointer leads to; ``""`` without a pointer, or if it is damaged."""
     try:
         item = json.loads(pointer.data if pointer else b"{}")
-        return _version_of(str(item["assets"]["run"]["href"]).removeprefix("./"))
+        return _version_in_key(str(item["assets"]["run"]["href"]).removeprefix("./"))
     except (ValueError, LookupError, TypeError):
         return ""
 
 
 def renew_catalog(catalogue: ObjectFolder) -> int:
-    """Let ``catalog.json`` and ``items.parquet`` hold every ``<scene>/item.json`` there is; returns how many.
+    """Write ``catalog.json`` and ``items.parquet`` of every ``<scene>/item.json`` there is; return how many there are.
 
-    Each replaces the object that was there before the items were read, otherwise all is read again. So whoever replaces
-    one last has read the items of all who replaced it before.
+    Each replaces the object that was there before the items were read, otherwise all items are read again. So the last
+    writer has read the items of all writers before it.
 
     Raises:
         RunError: others replace them again and again.
@@ -182,7 +135,7 @@ def renew_catalog(catalogue: ObjectFolder) -> int:
     left = {CATALOG, ITEMS}
     for _ in range(_TRIES):
         known = {name: catalogue.get_version(name) for name in left}
-        items = _items(catalogue)
+        items = _read_all_items(catalogue)
         if not items:
             return 0
         table = {scene: item for scene, item in items.items() if item}
@@ -196,13 +149,13 @@ def renew_catalog(catalogue: ObjectFolder) -> int:
         }
         if not left:
             return len(items)
-        _wait()
-    raise RunError(f"{catalogue}: others replace {' and '.join(sorted(left))} again and again; "
-                   "run the same command again")  # fmt: skip
+        _wait_randomly()
+    contested = " and ".join(sorted(left))
+    raise RunError(f"{catalogue}: others replace {contested} again and again; run the same command again")
 
 
-def _items(catalogue: ObjectFolder) -> dict[str, ItemDict]:
-    """All items by scene, in order; empty where one is damaged: that keeps no other out."""
+def _read_all_items(catalogue: ObjectFolder) -> dict[str, ItemDict]:
+    """Return all items by scene, in order. A damaged one is empty, so that it keeps no other out."""
 
     def read(scene: str) -> tuple[str, ItemDict | None]:
         found = catalogue.get(f"{scene}/{ITEM}")
@@ -214,6 +167,6 @@ def _items(catalogue: ObjectFolder) -> dict[str, ItemDict]:
     return {scene: item for scene, item in sorted(map_concurrently(read, catalogue.list_folders())) if item is not None}
 
 
-def _wait() -> None:
-    """Until others have done what they are at; not as long as they wait."""
+def _wait_randomly() -> None:
+    """Let other writers finish; the random time keeps two of them from meeting again."""
     time.sleep(random.uniform(0.05, 0.5))

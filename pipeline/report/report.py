@@ -21,6 +21,7 @@ from markupsafe import Markup
 from seamline.pipeline.common.classes import LabelClass, format_percent
 from seamline.pipeline.common.layout import CATALOG, COG, ITEM, PREVIEW, RECORD, REPORT, ZARR
 from seamline.pipeline.geometry.map_scale import map_scale
+from seamline.pipeline.products.run_record import RunRecord, TilingRecord
 from seamline.pipeline.report.formatting import (
     format_area,
     format_crs,
@@ -84,9 +85,7 @@ class ModelCard:
     readme: str = ""
 
 
-def write_report(
-    folder: Path, scene: Scene, classes: Sequence[LabelClass], card: ModelCard, record: Mapping[str, Any]
-) -> None:
+def write_report(folder: Path, scene: Scene, classes: Sequence[LabelClass], card: ModelCard, record: RunRecord) -> None:
     """Write ``report.html`` of a scene's folder; it appears whole or not at all.
 
     Args:
@@ -117,7 +116,7 @@ def write_report(
         part.write_text(page, encoding="utf-8")
 
 
-def _describe_scene(scene: Scene, record: Mapping[str, Any]) -> dict[str, Any]:
+def _describe_scene(scene: Scene, record: RunRecord) -> dict[str, Any]:
     height, width = scene.grid.shape
     scale = map_scale(scene.grid)
     return {
@@ -131,53 +130,53 @@ def _describe_scene(scene: Scene, record: Mapping[str, Any]) -> dict[str, Any]:
         },
         "date": format_date(scene),
         "acquired": format_date(scene).removeprefix("date "),
-        "finished": record["finished"].replace("T", " ").replace("+00:00", " UTC"),
+        "finished": record.finished.replace("T", " ").replace("+00:00", " UTC"),
     }
 
 
-def _describe_classes(classes: Sequence[LabelClass], record: Mapping[str, Any]) -> dict[str, Any]:
+def _describe_classes(classes: Sequence[LabelClass], record: RunRecord) -> dict[str, Any]:
     rows = [
         {
             "name": label.name,
             "description": label.description,
             "value": label.value,
             "color": label.hex,
-            "share": format_percent(row["share"]),
-            "width": f"{row['share'] * 100:.3f}",
-            "area": format_area(row["area_m2"]),
-            "pixels": f"{row['pixels']:,}",
+            "share": format_percent(row.share),
+            "width": f"{row.share * 100:.3f}",
+            "area": format_area(row.area_m2),
+            "pixels": f"{row.pixels:,}",
         }
-        for label, row in zip(classes, record["classes"], strict=True)
+        for label, row in zip(classes, record.classes, strict=True)
     ]
-    return {"classes": rows, "has_areas": any(row["area_m2"] is not None for row in record["classes"])}
+    return {"classes": rows, "has_areas": any(row.area_m2 is not None for row in record.classes)}
 
 
-def _describe_plan(scene: Scene, card: ModelCard, record: Mapping[str, Any]) -> dict[str, Any]:
-    plan, settings = record["plan"], record["settings"]
+def _describe_plan(scene: Scene, card: ModelCard, record: RunRecord) -> dict[str, Any]:
+    plan, settings = record.plan, record.settings
     height, width = scene.grid.shape
-    draws_chunks = max(height, width) > _DRAWN_TILES * plan["stride"]
-    step = plan["stride"] * plan["chunk_tiles"] if draws_chunks else plan["stride"]
+    draws_chunks = max(height, width) > _DRAWN_TILES * plan.stride
+    step = plan.stride * plan.chunk_tiles if draws_chunks else plan.stride
     return {
         "plan": {
-            **plan,
-            "support": plan["window"] - 2 * plan["halo"],
+            **plan.model_dump(),
+            "support": plan.window - 2 * plan.halo,
             "lattice": "the scene's chunks" if draws_chunks else "the scene's tiles",
         },
         "tile": _lay_out_tile(plan),
         "map": _lay_out_map(height, width, step),
         "meaning": _explain_plan(plan, card.exact_halo),
-        "windows": f"{record['windows']:,}",
-        "chunks": f"{record['chunks']:,}",
-        "network_pixels": f"{record['pixels_inferred'] / max(1, record['pixels_scene']):.2f}",
+        "windows": f"{record.windows:,}",
+        "chunks": f"{record.chunks:,}",
+        "network_pixels": f"{record.pixels_inferred / max(1, record.pixels_scene):.2f}",
         "engine": f"{settings['engine']} on {settings['device']}, {settings['precision']}, batch {settings['batch']}",
     }
 
 
-def _lay_out_tile(plan: Mapping[str, int]) -> dict[str, float]:
+def _lay_out_tile(plan: TilingRecord) -> dict[str, float]:
     """Return the places in the drawing of one window: its support and the overlap with its neighbours."""
-    scale = _DRAWING / plan["window"]
-    halo, overlap = plan["halo"] * scale, plan["overlap"] * scale
-    side = (plan["window"] - 2 * plan["halo"]) * scale
+    scale = _DRAWING / plan.window
+    halo, overlap = plan.halo * scale, plan.overlap * scale
+    side = (plan.window - 2 * plan.halo) * scale
     left, top = 10 + halo, 16 + halo
     places = {
         "left": left,
@@ -203,9 +202,9 @@ def _lay_out_map(height: int, width: int, step: int) -> dict[str, float]:
     return {key: round(value, 2) for key, value in places.items()}
 
 
-def _explain_plan(plan: Mapping[str, int], exact_halo: int | None) -> str:
+def _explain_plan(plan: TilingRecord, exact_halo: int | None) -> str:
     """Return in words whether the tiling can change labels."""
-    halo, overlap = plan["halo"], plan["overlap"]
+    halo, overlap = plan.halo, plan.overlap
     feathered = f"Feathered: neighbouring tiles are blended over {overlap} pixels"
     if exact_halo is not None and halo >= exact_halo:
         exact = (
@@ -225,13 +224,13 @@ def _explain_plan(plan: Mapping[str, int], exact_halo: int | None) -> str:
     )
 
 
-def _describe_run(record: Mapping[str, Any]) -> dict[str, Any]:
-    seconds = record["seconds"]
+def _describe_run(record: RunRecord) -> dict[str, Any]:
+    seconds = record.seconds
     stages = {name: value for name, value in seconds.items() if name not in (*_WORKER_STAGES, "total")}
     work = {name: seconds[name] for name in _WORKER_STAGES if name in seconds}
-    bad, count = len(record["bad_blocks"]), record["workers"]
-    peak, device = record["peak_memory_bytes"], record["device_memory_bytes"]
-    projected = record["projected_memory_bytes"]
+    bad, count = len(record.bad_blocks), record.workers
+    peak, device = record.peak_memory_bytes, record.device_memory_bytes
+    projected = record.projected_memory_bytes
     return {
         "stages": _build_bars(stages, max(seconds["total"], sum(stages.values()))),
         "work": _build_bars(work, sum(work.values())),
@@ -240,10 +239,10 @@ def _describe_run(record: Mapping[str, Any]) -> dict[str, Any]:
         "memory": f"{format_mebibytes(peak)} at most, {format_mebibytes(projected)} projected",
         "device_memory": format_mebibytes(device) if device else "",
         "bad_blocks": f"{bad}, see the warnings" if bad else "",
-        "warnings": [*record["warnings"], *(f"Bad block: {block}" for block in record["bad_blocks"])],
-        "scene_digest": record["scene_digest"],
-        "model_digest": record["model_digest"],
-        "versions": list(record["versions"].items()),
+        "warnings": [*record.warnings, *(f"Bad block: {block}" for block in record.bad_blocks)],
+        "scene_digest": record.scene_digest,
+        "model_digest": record.model_digest,
+        "versions": list(record.versions.items()),
     }
 
 

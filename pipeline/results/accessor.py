@@ -1,7 +1,7 @@
-"""``dataset.seamline``: what a notebook shows of a scene's results, and a few things that one asks of them.
+"""The xarray accessor ``dataset.seamline``: classes, counts, pictures and the notebook view of a scene's results.
 
-An accessor is how xarray is extended: a subclass of Dataset would be lost at the first operation, and another repr for
-all Datasets would be everybody's. rioxarray's ``.rio`` and cf-xarray's ``.cf`` are made the same way.
+It is an accessor, as rioxarray's ``.rio`` is, because xarray's operations return plain Datasets and would lose a
+subclass.
 """
 
 from __future__ import annotations
@@ -28,12 +28,14 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 
-_THUMBNAIL_SIZE, _MAX_LABELS_READ = 480, 25_000_000
-"""Pixels of a picture's longer side; pixels of labels that are read for one."""
+_THUMBNAIL_SIZE = 480
+"""Pixels of a picture's longer side."""
+_MAX_LABELS_READ = 25_000_000
+"""Pixels of labels that the notebook view reads to draw a picture, at most."""
 
 
 class SegmentationAccessor:
-    """The results of a scene, or a part of them, as ``open_result`` yields them."""
+    """Methods of a Dataset that ``open_result`` returned, or of a selection of it."""
 
     def __init__(self, dataset: xr.Dataset) -> None:
         if LABELS_ARRAY not in dataset or "class_value" not in dataset.coords:
@@ -42,29 +44,33 @@ class SegmentationAccessor:
 
     @property
     def classes(self) -> dict[int, str]:
-        """The name of each label's class."""
+        """Name of the class of each label."""
         return dict(zip(self._values.tolist(), self._names, strict=True))
 
     @property
     def colors(self) -> dict[str, str]:
-        """The colour (#rrggbb) of each class, by its name."""
+        """Colour (#rrggbb) of each class, by its name."""
         return dict(zip(self._names, np.atleast_1d(self._dataset["class_color"].values).tolist(), strict=True))
 
     def table(self) -> pd.DataFrame:
-        """Label, colour, share and area in m² of each class in the whole scene, as the run counted them; by name."""
+        """Return label, colour, share and area (m²) of each class in the whole scene, as the run counted them."""
         columns = {"value": "class_value", "color": "class_color", "share": "class_share", "area_m2": "class_area"}
         rows = {name: np.atleast_1d(self._dataset[key].values) for name, key in columns.items()}
         return pd.DataFrame(rows, index=pd.Index(self._names, name="class"))
 
     def count(self) -> pd.Series[int]:
-        """Pixels of each class in what this Dataset holds, which is read for it; by name."""
+        """Count the pixels of each class in this Dataset; reads all of its labels."""
         labels = self._dataset[LABELS_ARRAY]
-        # One pass over the pixels, whatever the number of classes.
+        # One compute() for all classes, so that the pixels are read once.
         counts = xr.concat([(labels == value).sum() for value in self._values], "class").compute()
         return pd.Series(counts.values, index=pd.Index(self._names, name="class"), name="pixels")
 
     def picture(self, size: int = _THUMBNAIL_SIZE) -> NDArray[np.uint8]:
-        """Every n-th label in its colour, (h, w, 4), transparent where there is no data, at most ``size`` a side."""
+        """Draw every n-th label in its class's colour.
+
+        Returns:
+            RGBA (height, width, 4), at most ``size`` pixels a side, transparent where there is no data.
+        """
         labels = self._dataset[LABELS_ARRAY]
         step = max(1, math.ceil(max(labels.shape) / size))
         table = np.zeros((256, 4), np.uint8)
@@ -74,25 +80,25 @@ class SegmentationAccessor:
         return picture
 
     def plot(self, axes: Axes | None = None) -> Axes:
-        """Draw the labels in their colours with a legend, on ``axes`` or on new ones; returns them."""
+        """Plot the labels with a legend, on ``axes`` or on new ones, and return the axes."""
         from matplotlib.patches import Patch
 
         if axes is None:
-            from matplotlib import pyplot  # it has a global state, which only who plots shall get
+            from matplotlib import pyplot  # imported here: it changes matplotlib's global state
 
             axes = pyplot.figure(layout="constrained").add_subplot()
         labels = self._dataset[LABELS_ARRAY]
         height, width = labels.shape
-        extent = (0.0, float(width), float(height), 0.0)
+        extent = (0.0, float(width), float(height), 0.0)  # left, right, bottom, top
         if {"x", "y"} <= set(labels.coords) and min(labels.shape) > 1:
             x, y = labels["x"].values, labels["y"].values
-            dx, dy = (x[-1] - x[0]) / (width - 1) / 2, (y[-1] - y[0]) / (height - 1) / 2
-            extent = (x[0] - dx, x[-1] + dx, y[-1] + dy, y[0] - dy)
+            half_x, half_y = (x[-1] - x[0]) / (width - 1) / 2, (y[-1] - y[0]) / (height - 1) / 2
+            extent = (x[0] - half_x, x[-1] + half_x, y[-1] + half_y, y[0] - half_y)
         axes.imshow(self.picture(1000), extent=extent, interpolation="nearest")
         handles = [Patch(facecolor=color, edgecolor="#a9b1bb", lw=0.5) for color in self.colors.values()]
         legend = axes.legend(handles, self._names, loc="upper left", bbox_to_anchor=(1.01, 1), frameon=False)
         for text in legend.get_texts():
-            text.set_parse_math(False)
+            text.set_parse_math(False)  # a "$" in a name is no formula
         axes.set_title(str(self._dataset.attrs.get("scene", "")), parse_math=False)
         return axes
 
@@ -135,7 +141,10 @@ class SegmentationAccessor:
 
     @cached_property
     def _thumbnail(self) -> str:
-        """A data URI: the run's own preview for a whole scene, otherwise the labels, if these are not too many."""
+        """Data URI of a picture, or "".
+
+        Of the whole scene it is the run's preview, otherwise it is drawn from the labels unless they are too many.
+        """
         labels, attributes = self._dataset[LABELS_ARRAY], self._dataset.attrs
         preview = Path(str(attributes.get("folder", ""))) / "preview.png"
         if list(labels.shape) == list(attributes.get("shape", ())) and preview.is_file():
@@ -148,7 +157,7 @@ class SegmentationAccessor:
 
 
 def register_accessor() -> None:
-    """Let every Dataset of this process have ``.seamline``; does nothing the second time."""
+    """Register ``.seamline`` on xarray's Dataset, once in a process."""
     if getattr(xr.Dataset, "seamline", None) is None:
         xr.register_dataset_accessor("seamline")(SegmentationAccessor)  # type: ignore[no-untyped-call]
 

@@ -1,4 +1,4 @@
-"""Do the item, the record, the COG and the store of a scene say the same of its place and its classes."""
+"""Check that the item, the record, the COG and the Zarr store of a scene agree on location and classes."""
 
 from __future__ import annotations
 
@@ -18,41 +18,49 @@ from odc.geo.geobox import GeoBox
 from seamline.pipeline.common.classes import LabelClass
 from seamline.pipeline.products.geozarr import GRID_MAPPING, compute_coordinates
 from seamline.pipeline.products.overviews import halve_grid
+from seamline.pipeline.products.run_record import RunRecord
 from seamline.pipeline.products.zarr_store import LABELS_ARRAY, build_class_flags, list_store_rasters
-from seamline.pipeline.stac.class_areas import ClassArea, build_class_properties
+from seamline.pipeline.stac.class_areas import build_class_properties
 from seamline.pipeline.stac.footprint import compute_bbox, compute_footprint
 from seamline.pipeline.stac.items import ItemDict
 
 _OUTLINE_TOLERANCE = 0.05
-"""How far an outline may reach over that of its grid, in edges of a square as large: both are chords of curves."""
+"""How far a scene's outline may reach beyond that of its grid, in edges of a square of the same area.
+
+Both outlines approximate curves by chords, at different points.
+"""
 
 
-def find_item_mismatches(item: ItemDict, record: ItemDict) -> Iterator[str]:
-    """What the item says of its classes that the record does not, and where it lies outside of its own raster."""
-    said = item["properties"]
-    rows = [ClassArea(**row) for row in record["classes"]]
+def find_item_mismatches(item: ItemDict, record: RunRecord) -> Iterator[str]:
+    """Yield a sentence for each class statistic and each location of the item that contradicts record or raster.
+
+    Classes are compared with ``run.json``, geometry and bounds with the grid that the item itself states.
+    """
+    properties = item["properties"]
+    rows = record.classes
     classes = [LabelClass(row.value, row.name, (0, 0, 0)) for row in rows]
     for name, value in build_class_properties(classes, rows).items():
-        if said.get(name) != value:
+        if properties.get(name) != value:
             yield f"{name} is not what run.json says"
     grid = _read_grid(item)
     if grid is None:
         return
-    if not np.allclose(said["proj:bbox"], grid.extent.boundingbox.bbox, rtol=1e-12):
+    if not np.allclose(properties["proj:bbox"], grid.extent.boundingbox.bbox, rtol=1e-12):
         yield "proj:bbox is not that of proj:transform and proj:shape"
-    whole = compute_footprint(grid)
-    if whole is None or item["geometry"] is None:
-        yield from [] if whole is item["geometry"] else ["geometry is not that of its raster"]
+    grid_footprint = compute_footprint(grid)
+    if grid_footprint is None or item["geometry"] is None:
+        if grid_footprint is not item["geometry"]:
+            yield "geometry is not that of its raster"
         return
     outline: Any = shapely.geometry.shape(item["geometry"])
-    if not whole.buffer(_OUTLINE_TOLERANCE * whole.area**0.5).covers(outline):
+    if not grid_footprint.buffer(_OUTLINE_TOLERANCE * grid_footprint.area**0.5).covers(outline):
         yield "geometry lies outside of its raster"
     if not np.allclose(item["bbox"], compute_bbox(outline), rtol=0, atol=1e-6):
         yield "bbox is not that of its geometry"
 
 
 def find_cog_mismatches(path: Path, item: ItemDict) -> Iterator[str]:
-    """Whether a COG lies where the item says."""
+    """Yield a sentence for shape, transform and CRS of a COG that are not those of the item."""
     grid = _read_grid(item)
     with rasterio.open(path) as file:
         if list(file.shape) != item["properties"]["proj:shape"]:
@@ -67,39 +75,43 @@ def find_cog_mismatches(path: Path, item: ItemDict) -> Iterator[str]:
 
 
 def find_store_mismatches(store: Path, item: ItemDict) -> Iterator[str]:
-    """What a store says of place and classes that the item does not, in any of its groups, and twice otherwise."""
-    own = {
+    """Yield a sentence for each contradiction between a Zarr store's metadata and the item, or within the metadata.
+
+    The labels and every overview level are checked, in both versions of the Zarr format.
+    """
+    attributes_of = {
         path.parent.relative_to(store).as_posix(): _read_attributes(path.parent) for path in _list_metadata_files(store)
     }
     yield from _find_stale_metadata(store)
     grid, level = _read_grid(item), store
     if grid is not None:
-        texts = {text for attributes in own.values() for text in _list_crs_texts(attributes)}
+        texts = {text for attributes in attributes_of.values() for text in _list_crs_texts(attributes)}
         yield from _find_crs_mismatches(texts, grid, str(item["properties"]["proj:code"] or ""))
     flags = build_class_flags(_read_classes(item))
     while (level / LABELS_ARRAY).exists():
-        place = level.relative_to(store).as_posix()
-        labels = own[(Path(place) / LABELS_ARRAY).as_posix()]
-        yield from (
-            f"{place}/{LABELS_ARRAY}: {name} is not the item's" for name in flags if labels.get(name) != flags[name]
-        )
+        group = level.relative_to(store).as_posix()
+        labels = attributes_of[(Path(group) / LABELS_ARRAY).as_posix()]
+        for name, value in flags.items():
+            if labels.get(name) != value:
+                yield f"{group}/{LABELS_ARRAY}: {name} is not the item's"
         if grid is not None:
-            yield from (f"{place}/{what} is not the item's" for what in _find_level_mismatches(level, grid))
+            yield from (f"{group}/{what} is not the item's" for what in _find_level_mismatches(level, grid))
             grid = halve_grid(grid)
         level = store / ("ovr_2x" if level == store else f"ovr_{2 * int(level.name[4:-1])}x")
 
 
 def _find_level_mismatches(level: Path, grid: GeoBox) -> Iterator[str]:
-    """What lies elsewhere than on ``grid`` in one group."""
+    """Yield the names of arrays and attributes of one group that do not describe ``grid``."""
     transform = grid.transform
     if _read_attributes(level / LABELS_ARRAY).get("spatial:shape") != list(grid.shape):
         yield f"{LABELS_ARRAY}: spatial:shape"
         return  # coordinates of the item's shape might not fit into memory
     for name in ("", *list_store_rasters(level)):
-        said = _read_attributes(level / name)
-        if said.get("spatial:transform") != list(transform)[:6] or said.get("spatial:shape") != list(grid.shape):
+        attributes = _read_attributes(level / name)
+        is_placed = attributes.get("spatial:transform") == list(transform)[:6]
+        if not is_placed or attributes.get("spatial:shape") != list(grid.shape):
             yield f"{name}: spatial:transform"
-        if not np.allclose(said["spatial:bbox"], grid.extent.boundingbox.bbox, rtol=1e-12):
+        if not np.allclose(attributes["spatial:bbox"], grid.extent.boundingbox.bbox, rtol=1e-12):
             yield f"{name}: spatial:bbox"
     mapping = _read_attributes(level / GRID_MAPPING)
     if [float(number) for number in mapping["GeoTransform"].split()] != list(transform.to_gdal()):
@@ -110,7 +122,13 @@ def _find_level_mismatches(level: Path, grid: GeoBox) -> Iterator[str]:
 
 
 def _find_crs_mismatches(texts: set[str], grid: GeoBox, code: str) -> Iterator[str]:
-    """Which CRS are named that are not the grid's: as WKT, of which there is one text, as codes and as URLs."""
+    """Yield a sentence for each CRS that is not the grid's.
+
+    Args:
+        texts: All names of a CRS in the store: WKT, codes such as EPSG:32620, and URLs of OGC.
+        grid: The item's grid.
+        code: The item's ``proj:code``, or "" where it has none.
+    """
     wkt = {text for text in texts if "[" in text}
     if len(wkt) > 1 or (grid.crs is not None and not wkt):
         yield f"has {len(wkt)} texts of one CRS"
@@ -119,6 +137,7 @@ def _find_crs_mismatches(texts: set[str], grid: GeoBox, code: str) -> Iterator[s
         if grid.crs is None or not crs.equals(grid.crs.proj, ignore_axis_order=True):
             yield f"CRS is {crs.name}, not that of the item"
     for text in sorted(texts - wkt):
+        # .../def/crs/EPSG/0/32620 becomes EPSG:32620
         if text.replace("/0/", ":").rsplit("/", 1)[-1] != code:
             yield f"CRS is {text}, {code} in the item"
 
@@ -131,23 +150,25 @@ def _list_crs_texts(attributes: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _find_stale_metadata(store: Path) -> Iterator[str]:
-    """Where consolidated metadata are not what the groups and arrays themselves say."""
+    """Yield a sentence for each group or array whose consolidated metadata are not its own metadata."""
+    files = _list_metadata_files(store)
     if (store / "zarr.json").exists():
-        kept = _read_json(store / "zarr.json")["consolidated_metadata"]["metadata"]
-        there = {path.parent.relative_to(store).as_posix(): _read_json(path) for path in _list_metadata_files(store)}
-        del there["."]
+        consolidated = _read_json(store / "zarr.json")["consolidated_metadata"]["metadata"]
+        actual = {path.parent.relative_to(store).as_posix(): _read_json(path) for path in files}
+        del actual["."]
     else:
-        kept = _read_json(store / ".zmetadata")["metadata"]
-        there = {path.relative_to(store).as_posix(): _read_json(path) for path in _list_metadata_files(store)}
-    for name in sorted(kept.keys() | there.keys()):
-        if _strip_additions(kept.get(name)) != _strip_additions(there.get(name)):
+        consolidated = _read_json(store / ".zmetadata")["metadata"]
+        actual = {path.relative_to(store).as_posix(): _read_json(path) for path in files}
+    for name in sorted(consolidated.keys() | actual.keys()):
+        if _strip_additions(consolidated.get(name)) != _strip_additions(actual.get(name)):
             yield f"consolidated metadata of {name} are others than its own"
 
 
 def _strip_additions(document: Any) -> Any:
-    """Without what consolidating and sealing add."""
-    unlike = ("consolidated_metadata", "seamline")
-    return {k: v for k, v in document.items() if k not in unlike} if isinstance(document, dict) else document
+    """Return metadata without the fields that consolidating and sealing add afterwards."""
+    if not isinstance(document, dict):
+        return document
+    return {key: value for key, value in document.items() if key not in ("consolidated_metadata", "seamline")}
 
 
 def _list_metadata_files(store: Path) -> list[Path]:
@@ -155,10 +176,11 @@ def _list_metadata_files(store: Path) -> list[Path]:
     return sorted(path for name in names for path in store.rglob(name))
 
 
-def _read_attributes(place: Path) -> ItemDict:
-    if (place / "zarr.json").exists():
-        return dict(_read_json(place / "zarr.json").get("attributes", {}))
-    return dict(_read_json(place / ".zattrs")) if (place / ".zattrs").exists() else {}
+def _read_attributes(node: Path) -> ItemDict:
+    """Return the attributes of a group or array, in Zarr format 3 or 2."""
+    if (node / "zarr.json").exists():
+        return dict(_read_json(node / "zarr.json").get("attributes", {}))
+    return dict(_read_json(node / ".zattrs")) if (node / ".zattrs").exists() else {}
 
 
 def _read_json(path: Path) -> Any:
@@ -166,18 +188,21 @@ def _read_json(path: Path) -> Any:
 
 
 def _read_grid(item: ItemDict) -> GeoBox | None:
-    """Where the item's rasters lie; None of a scene without a place."""
-    said = item["properties"]
-    crs = said["proj:code"] or said.get("proj:wkt2")
+    """Return the grid of the item's rasters, or None where the scene has no CRS."""
+    properties = item["properties"]
+    crs = properties["proj:code"] or properties.get("proj:wkt2")
     if crs is None:
         return None
-    height, width = said["proj:shape"]
-    return GeoBox((height, width), Affine(*said["proj:transform"]), crs)
+    height, width = properties["proj:shape"]
+    return GeoBox((height, width), Affine(*properties["proj:transform"]), crs)
 
 
 def _read_classes(item: ItemDict) -> list[LabelClass]:
-    """Of the labels, as their asset describes them."""
+    """Return the classes as the asset of the labels describes them."""
     labels = next(asset for key, asset in item["assets"].items() if key in ("segmentation", "zarr"))
     rows = [row for row in labels["classification:classes"] if not row.get("nodata")]
-    colors = [bytes.fromhex(row["color_hint"]) for row in rows]
-    return [LabelClass(row["value"], row["title"], (c[0], c[1], c[2])) for row, c in zip(rows, colors, strict=True)]
+    classes = []
+    for row in rows:
+        color = bytes.fromhex(row["color_hint"])
+        classes.append(LabelClass(row["value"], row["title"], (color[0], color[1], color[2])))
+    return classes

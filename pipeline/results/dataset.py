@@ -1,4 +1,4 @@
-"""A scene's results as an xarray Dataset: lazy, on its grid, with classes that have names."""
+"""Open a scene's results as a lazy xarray Dataset with its grid and the names of its classes."""
 
 from __future__ import annotations
 
@@ -25,33 +25,43 @@ from seamline.pipeline.storage.atomic import make_absolute
 from seamline.pipeline.storage.object_store import is_object_url
 
 _COG_CHUNK = 2048
-"""Four blocks of a COG."""
+"""Edge of a dask chunk of a COG in pixels: four blocks of the file."""
 _DECODED_VALUES = (np.arange(256) * LAYER_SCALE).astype(np.float32)
 _DECODED_VALUES[NODATA] = np.nan
+"""Value of each digital number of a quantised layer (256,)."""
 
 
 def open_result(out: str | Path, scene: str) -> xr.Dataset:
-    """What a run left of ``scene`` in the folder ``out``; no pixel is read before it is needed.
+    """Open the results of ``scene`` in the folder ``out``; pixels are read when they are needed.
 
-    The variables are dask arrays whose chunks are those of the files: ``segmentation`` (y, x) uint8, 255 = nodata,
-    and, where the run wrote them, ``probabilities`` (class, y, x), ``confidence`` and ``disagreement`` (y, x), float32,
-    NaN where there is no label. The coordinate ``class`` has the names of the classes, ``class_value``,
-    ``class_color``, ``class_share`` and ``class_area`` (m² on the ellipsoid, NaN if unknown; of the whole scene) belong
-    to it; ``spatial_ref`` holds the CRS for rioxarray. ``y`` and ``x`` are pixel centres in the CRS; a rotated grid has
-    none. ``dataset.seamline`` shows all that in a notebook.
+    The variables are dask arrays with the chunks of the files: ``segmentation`` (y, x) uint8, 255 = nodata; and where
+    the run wrote them ``probabilities`` (class, y, x), ``confidence`` and ``disagreement`` (y, x), float32, NaN where
+    there is no label.
+
+    The coordinate ``class`` holds the names of the classes. ``class_value``, ``class_color``, ``class_share`` and
+    ``class_area`` (m² on the ellipsoid, NaN if unknown) belong to it and describe the whole scene. ``spatial_ref``
+    holds the CRS for rioxarray. ``y`` and ``x`` are pixel centres in the CRS; a rotated grid has none.
+    ``dataset.seamline`` shows the results in a notebook.
 
     Raises:
-        InputError: there is no such scene, or its results are unfinished, damaged or not what their record says.
+        InputError: There is no such scene, or its results are unfinished, damaged or not what their record says.
     """
     if is_object_url(str(out)):
-        raise InputError("results", got=out, expected="a folder on disk", fix="open the Zarr store or COG that the item"
-                         " names with xarray (zarr.storage.ObjectStore) or rioxarray (/vsis3/…)")  # fmt: skip
+        raise InputError(
+            "results",
+            got=out,
+            expected="a folder on disk",
+            fix="open the Zarr store or COG that the item"
+            " names with xarray (zarr.storage.ObjectStore) or rioxarray (/vsis3/…)",
+        )
     result = find_result(make_absolute(out), scene)
     dims = ("class", "y", "x")
-    labelled = {"long_name": "segmentation label", **build_class_flags(result.classes)}
-    variables: dict[str, Any] = {LABELS_ARRAY: (dims[1:], _load_array(result, LABELS_ARRAY), labelled)}
-    for name in (name for name in LAYERS if name in result.arrays):
-        layer, pixels = LAYERS[name], _load_array(result, name)
+    label_attributes = {"long_name": "segmentation label", **build_class_flags(result.classes)}
+    variables: dict[str, Any] = {LABELS_ARRAY: (dims[1:], _load_array(result, LABELS_ARRAY), label_attributes)}
+    for name, layer in LAYERS.items():
+        if name not in result.arrays:
+            continue
+        pixels = _load_array(result, name)
         values = pixels.map_blocks(_decode_layer, dtype=np.float32, meta=np.empty((0,) * pixels.ndim, np.float32))
         variables[name] = (dims[-pixels.ndim :], values, {"long_name": layer.title, "units": "1"})
     dataset = xr.Dataset(variables, _make_coordinates(result), _make_attributes(result))
@@ -66,6 +76,7 @@ def _decode_layer(block: NDArray[np.uint8]) -> NDArray[np.float32]:
 
 
 def _load_array(result: PublishedResult, name: str) -> da.Array:
+    """Return the digital numbers of an array (y, x) or (class, y, x) as a dask array."""
     path = result.arrays[name]
     if path.suffix == ".zarr":
         array: zarr.Array[Any] = open_store_raster(path, name)
@@ -78,29 +89,29 @@ def _load_array(result: PublishedResult, name: str) -> da.Array:
 
 
 def _make_coordinates(result: PublishedResult) -> dict[str, Any]:
-    rows = result.record["classes"]
-    areas = [np.nan if row["area_m2"] is None else row["area_m2"] for row in rows]
-    whole = "of the whole scene"
+    rows = result.record.classes
+    shares = [row.share for row in rows]
+    areas = [np.nan if row.area_m2 is None else row.area_m2 for row in rows]
     return {
         **{name: ((name,), *described) for name, described in compute_coordinates(result.grid).items()},
         "class": ("class", [label.name for label in result.classes], {"long_name": "class"}),
         "class_value": ("class", np.array([label.value for label in result.classes], np.uint8)),
         "class_color": ("class", [label.hex for label in result.classes]),
-        "class_share": ("class", [row["share"] for row in rows], {"long_name": f"share of the valid pixels {whole}"}),
-        "class_area": ("class", areas, {"long_name": f"area {whole}", "units": "m2"}),
+        "class_share": ("class", shares, {"long_name": "share of the valid pixels of the whole scene"}),
+        "class_area": ("class", areas, {"long_name": "area of the whole scene", "units": "m2"}),
         GRID_MAPPING: ((), 0, build_grid_mapping(result.grid)),
     }
 
 
 def _make_attributes(result: PublishedResult) -> dict[str, Any]:
-    """Plain values only, so that netCDF can hold them."""
+    """Return the Dataset's attributes, of types that netCDF can hold."""
     record, properties = result.record, result.item.properties
     return {
-        "title": f"Segmentation of {record['scene']}",
-        "scene": record["scene"],
-        "model": record["model"],
+        "title": f"Segmentation of {record.scene}",
+        "scene": record.scene,
+        "model": record.model,
         "datetime": "unknown" if properties.is_time_unknown else properties.datetime.isoformat(),
-        "source": record["source"],
+        "source": record.source,
         "folder": str(result.folder.absolute()),
         "shape": list(result.grid.shape),
     }

@@ -1,9 +1,8 @@
-"""What a run published of one scene, found again and looked at before anybody relies on it."""
+"""Open what a run published of one scene: find its files and check that they belong together."""
 
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 import warnings
 from collections.abc import Iterator, Mapping
@@ -23,9 +22,10 @@ from rasterio.errors import NotGeoreferencedWarning, RasterioError
 
 from seamline.pipeline.common.classes import LabelClass
 from seamline.pipeline.common.errors import InputError
-from seamline.pipeline.common.layout import COG, ITEM, RECORD, ZARR
+from seamline.pipeline.common.layout import CATALOG, COG, ITEM, RECORD, RUN_DIRECTORY, ZARR
 from seamline.pipeline.products.geozarr import GRID_MAPPING
 from seamline.pipeline.products.layers import LAYERS
+from seamline.pipeline.products.run_record import RunRecord, parse_record
 from seamline.pipeline.products.zarr_store import (
     LABELS_ARRAY,
     build_class_flags,
@@ -37,8 +37,7 @@ from seamline.pipeline.stac.assets import to_multihash
 from seamline.pipeline.stac.extent import Box
 
 _SCENE_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
-"""As ``Scene.id``."""
-_DIGEST_KEYS = ("scene_digest", "model_digest")
+"""Form of ``Scene.id``."""
 _DAMAGE_ERRORS = (
     OSError,
     ValueError,
@@ -49,7 +48,11 @@ _DAMAGE_ERRORS = (
     RasterioError,
     CPLE_BaseError,
 )
-"""What damaged bytes lead readers to."""
+"""Errors that readers raise on damaged bytes."""
+_VERIFY_HINT = "`seamline verify` tells more; with --overwrite the scene is segmented anew"
+
+Bounds = tuple[float, float, float, float]
+"""West, south, east, north in degrees (WGS 84); west > east across the antimeridian."""
 
 
 class _ClassEntry(BaseModel):
@@ -83,9 +86,6 @@ class _Properties(BaseModel):
     classes: list[_ClassShare] = Field(alias="seamline:classes")
 
 
-Bounds = tuple[float, float, float, float]
-
-
 def _validate_bounds(sides: Bounds) -> Bounds:
     try:
         Box(*sides)
@@ -95,7 +95,15 @@ def _validate_bounds(sides: Bounds) -> Bounds:
 
 
 class ResultItem(BaseModel):
-    """What is read of a scene's STAC item; other fields are not looked at."""
+    """The fields of a scene's STAC item that Seamline reads; other fields are ignored.
+
+    Attributes:
+        id: The scene's id.
+        geometry: Footprint as GeoJSON in WGS 84, or None where the scene's location is unknown.
+        bbox: Bounds of ``geometry``.
+        properties: Time, shape, CRS and the shares of the classes.
+        assets: The files of the scene by asset key.
+    """
 
     id: str
     geometry: dict[str, Any] | None
@@ -109,72 +117,97 @@ class ResultItem(BaseModel):
         return self.geometry is not None and self.bbox is not None
 
     @property
-    def labels(self) -> tuple[LabelClass, ...]:
-        """What the labels mean. Raises ``ValueError`` if that is nothing."""
+    def label_classes(self) -> tuple[LabelClass, ...]:
+        """The classes of the labels, as the asset of the labels describes them.
+
+        Raises:
+            ValueError: No asset describes classes.
+        """
         assets = [self.assets[key] for key in ("segmentation", "zarr") if key in self.assets]
-        listed = next((asset.classes for asset in assets if asset.classes), [])
-        if not listed:
+        entries = next((asset.classes for asset in assets if asset.classes), [])
+        if not entries:
             raise ValueError("no classes")
-        # A name that STAC does not allow stands in the title.
+        # STAC restricts names; a class whose own name is not allowed has it in the title.
         return tuple(
-            LabelClass(row.value, row.title or row.name, _parse_color(row.color_hint), row.description)
-            for row in listed
-            if not row.nodata
+            LabelClass(entry.value, entry.title or entry.name, _parse_color(entry.color_hint), entry.description)
+            for entry in entries
+            if not entry.nodata
         )
 
     def find_asset(self, name: str) -> _Asset | None:
-        """What the item says of the file ``name`` beside it."""
+        """Return the asset of the file ``name`` in the item's folder, or None."""
         return next((asset for asset in self.assets.values() if asset.href.removeprefix("./") == name), None)
 
 
 @dataclass(frozen=True)
 class PublishedResult:
-    """One scene's results, checked: where each array lies, on which ``grid``, and what its labels mean.
+    """The checked results of one scene.
 
-    ``arrays`` maps ``segmentation`` and the layers that are there to the Zarr store or the COG that holds them.
+    Attributes:
+        folder: The scene's folder.
+        record: The record of the run.
+        item: The scene's STAC item.
+        grid: Grid of the labels.
+        classes: What the labels mean.
+        arrays: Zarr store or COG of each array, by the array's name: ``segmentation`` and the layers that exist.
     """
 
     folder: Path
-    record: Mapping[str, Any]
+    record: RunRecord
     item: ResultItem
     grid: GeoBox
     classes: tuple[LabelClass, ...]
     arrays: Mapping[str, Path]
 
 
-def find_scene_folder(out: Path, scene: str) -> Path:
-    """The folder of a scene's results below ``out``.
+def require_catalog(folder: Path) -> None:
+    """Check that ``folder`` holds a catalogue of results.
 
     Raises:
-        InputError: the name is no scene's, or leads out of ``out``, or there is no such folder.
+        InputError: There is no ``catalog.json`` in it.
+    """
+    if not (folder / CATALOG).is_file():
+        raise InputError(
+            f"results {folder}",
+            got=f"no {CATALOG}",
+            expected="a folder that `seamline segment` wrote to",
+            fix="check the path",
+        )
+
+
+def find_scene_folder(out: Path, scene: str) -> Path:
+    """Return the folder of a scene's results below the catalogue's folder ``out``.
+
+    Raises:
+        InputError: ``scene`` is not a valid id, leads out of ``out``, or has no folder there.
     """
     folder = out / scene
     safe = isinstance(scene, str) and _SCENE_ID.fullmatch(scene) is not None
     if safe and folder.is_dir() and folder.resolve().is_relative_to(out.resolve()):
         return folder
     there = sorted(path.parent.name for path in out.glob(f"*/{ITEM}"))
-    found = ", ".join(there[:5]) + (f" and {len(there) - 5} more" if len(there) > 5 else "")
+    known = ", ".join(there[:5]) + (f" and {len(there) - 5} more" if len(there) > 5 else "")
     raise InputError(
         f"scene in {out}",
         got=f"{str(scene)[:80]!r}" + ("" if safe else ", which is no name of a scene"),
-        expected=f"one of {found}" if there else "a folder that `seamline segment` wrote to, and there is none",
+        expected=f"one of {known}" if there else "a folder that `seamline segment` wrote to, and there is none",
         fix="check the name and the path",
     )
 
 
 def find_result(out: Path, scene: str) -> PublishedResult:
-    """The results of ``out``/``scene``, after a look at what can be seen without reading all of it.
+    """Find the results of ``out``/``scene`` and check them as far as metadata allow; no pixel is read.
 
-    The labels are those of the Zarr store if it is sealed, of the COG otherwise.
+    The labels are those of the Zarr store if it is sealed, otherwise those of the COG.
 
     Raises:
-        InputError: there are none, they are unfinished, damaged, of another scene or model than their record says,
-            or their classes are not those of their item.
+        InputError: There are no results; they are unfinished, damaged, of another scene or model than their record
+            says; or their classes are not those of their item.
     """
     folder = find_scene_folder(out, scene)
     item, record = read_item_and_record(folder)
-    classes, shape = item.labels, item.properties.shape
-    digests = {key: str(record[key]) for key in _DIGEST_KEYS}
+    classes, shape = item.label_classes, item.properties.shape
+    digests = record.digests
     with _catch_damage(folder, ZARR):
         sealed = is_sealed(folder / ZARR)
     if not sealed and not (folder / COG).is_file():
@@ -194,40 +227,35 @@ def find_result(out: Path, scene: str) -> PublishedResult:
     return PublishedResult(folder, record, item, grid, classes, arrays)
 
 
-def read_item_and_record(folder: Path) -> tuple[ResultItem, Mapping[str, Any]]:
-    """The item and the record of the results in ``folder``: finished, of this scene, and each what the other says.
+def read_item_and_record(folder: Path) -> tuple[ResultItem, RunRecord]:
+    """Read the STAC item and ``run.json`` of a scene's folder, and check that they belong together.
 
-    The item is written last and vouches for the record, so that both together seal what a run published.
+    The item is written last and holds the record's checksum, so a valid pair shows that the run was published.
 
     Raises:
-        InputError: they are not there, damaged, of another scene, or do not belong together.
+        InputError: They are missing, damaged, of another scene, or do not belong together.
     """
     for name in (RECORD, ITEM):
         if not (folder / name).is_file():
-            unfinished = name == ITEM or (folder / ".run").exists()
-            raise _result_error(
-                folder, f"no {name}" + (": the run is not finished" if unfinished else ""), "finish the run"
-            )
+            unfinished = name == ITEM or (folder / RUN_DIRECTORY).exists()
+            state = f"no {name}" + (": the run is not finished" if unfinished else "")
+            raise _result_error(folder, state, "finish the run")
     with _catch_damage(folder, RECORD):
         written = (folder / RECORD).read_bytes()
-        record = json.loads(written)
-        table = [(int(row["value"]), str(row["name"])) for row in record["classes"]]
-        scene, _ = record["scene"], [record[key] for key in _DIGEST_KEYS]
+        record = parse_record(written)
+        recorded_classes = [(row.value, row.name) for row in record.classes]
     with _catch_damage(folder, ITEM):
         item = ResultItem.model_validate_json((folder / ITEM).read_bytes())
-        classes = [(label.value, label.name) for label in item.labels]
-    for what, other in {"id of its item": item.id, f"scene of {RECORD}": scene}.items():
+        classes = [(label.value, label.name) for label in item.label_classes]
+    for what, other in {"id of its item": item.id, f"scene of {RECORD}": record.scene}.items():
         if other != folder.name:
             raise _result_error(folder, f"results of another scene: {other!r} is the {what}", "ask for that one")
-    if classes != table:
+    if classes != recorded_classes:
         raise _result_error(folder, f"other classes in {ITEM} than in {RECORD}", _VERIFY_HINT)
     asset = item.find_asset(RECORD)
     if asset is None or asset.checksum != to_multihash(hashlib.sha256(written).hexdigest()):
         raise _result_error(folder, f"an {ITEM} that does not speak of the {RECORD} beside it", _VERIFY_HINT)
     return item, record
-
-
-_VERIFY_HINT = "`seamline verify` tells more; with --overwrite the scene is segmented anew"
 
 
 def _result_error(folder: Path, got: str, fix: str) -> InputError:
@@ -236,6 +264,7 @@ def _result_error(folder: Path, got: str, fix: str) -> InputError:
 
 @contextmanager
 def _catch_damage(folder: Path, name: str) -> Iterator[None]:
+    """Turn what readers raise on damaged bytes of the file ``name`` into an ``InputError``."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", NotGeoreferencedWarning)
@@ -245,12 +274,13 @@ def _catch_damage(folder: Path, name: str) -> Iterator[None]:
 
 
 def _summarize_error(error: Exception) -> str:
-    """One line: of an item the first field that is missing or wrong."""
+    """Return one line about an error; of a validation error the first field that is missing or wrong."""
     if isinstance(error, ValidationError):
         first = error.errors(include_url=False, include_context=False, include_input=False)[0]
-        return ": ".join([*filter(None, [".".join(map(str, first["loc"]))[:80]]), first["msg"]])[:160]
-    said = (str(error).strip().splitlines() or [""])[0][:160]
-    return f"{type(error).__name__}: {said}"
+        place = ".".join(map(str, first["loc"]))[:80]
+        return (f"{place}: {first['msg']}" if place else first["msg"])[:160]
+    line = (str(error).strip().splitlines() or [""])[0][:160]
+    return f"{type(error).__name__}: {line}"
 
 
 def _parse_color(text: str) -> tuple[int, int, int]:
@@ -259,9 +289,10 @@ def _parse_color(text: str) -> tuple[int, int, int]:
 
 
 def _check_store(folder: Path, digests: Mapping[str, str], classes: tuple[LabelClass, ...]) -> GeoBox:
+    """Check digests, classes and shapes of the Zarr store against record and item; return the store's grid."""
     store = folder / ZARR
     seal: Any = zarr.open_group(store, mode="r", use_consolidated=False).attrs["seamline"]
-    if {key: seal[key] for key in _DIGEST_KEYS} != digests:
+    if {key: seal[key] for key in digests} != digests:
         raise _result_error(folder, f"{ZARR} of another scene or model than {RECORD} says", _VERIFY_HINT)
     labels = open_store_raster(store, LABELS_ARRAY)
     if any(labels.attrs.get(key) != value for key, value in build_class_flags(classes).items()):
@@ -269,9 +300,8 @@ def _check_store(folder: Path, digests: Mapping[str, str], classes: tuple[LabelC
     for name in list_store_rasters(store):
         sizes = open_store_raster(store, name).shape
         if labels.dtype != "uint8" or sizes[-2:] != labels.shape or sizes[:-2] not in ((), (len(classes),)):
-            raise _result_error(
-                folder, f"{name} of shape {sizes} beside labels of {labels.shape} in {ZARR}", _VERIFY_HINT
-            )
+            problem = f"{name} of shape {sizes} beside labels of {labels.shape} in {ZARR}"
+            raise _result_error(folder, problem, _VERIFY_HINT)
     mapping = zarr.open_array(store / GRID_MAPPING, mode="r").attrs
     transform = Affine.from_gdal(*map(float, str(mapping["GeoTransform"]).split()))
     wkt = mapping.get("spatial_ref")
@@ -279,13 +309,15 @@ def _check_store(folder: Path, digests: Mapping[str, str], classes: tuple[LabelC
 
 
 def _check_cog(folder: Path, digests: Mapping[str, str], classes: tuple[LabelClass, ...]) -> GeoBox:
-    named = {f"CLASS_{label.value}": label.name for label in classes}
+    """Check digests and classes of the COG against record and item; return the COG's grid."""
+    expected = {f"CLASS_{label.value}": label.name for label in classes}
     with rasterio.open(folder / COG) as file:
         tags = file.tags()
-        if {key: tags.get(key) for key in _DIGEST_KEYS} != digests:
+        if {key: tags.get(key) for key in digests} != digests:
             raise _result_error(folder, f"{COG} of another scene or model than {RECORD} says", _VERIFY_HINT)
         highest = float(file.tags(1).get("STATISTICS_MAXIMUM", 0))
-        strange = highest > max(label.value for label in classes)
-        if {key: text for key, text in tags.items() if key.startswith("CLASS_")} != named or strange:
+        has_unknown_labels = highest > max(label.value for label in classes)
+        named = {key: text for key, text in tags.items() if key.startswith("CLASS_")}
+        if named != expected or has_unknown_labels:
             raise _result_error(folder, f"other classes in {COG} than in {ITEM}", _VERIFY_HINT)
         return GeoBox(file.shape, file.transform, None if file.crs is None else file.crs.to_wkt())

@@ -1,6 +1,6 @@
-"""Is what a run published still what it was: checksums, layout, agreement of its files, valid STAC.
+"""Check that published results are undamaged: checksums, layout, agreement of the files, valid STAC.
 
-Every check is one that a reader relies on, made with the reader's own library where there is one; memory does not
+Each check is one that readers of the files rely on, made with their own library where there is one. Memory does not
 grow with the scene.
 """
 
@@ -33,22 +33,45 @@ from seamline.pipeline.common.errors import InputError
 from seamline.pipeline.common.layout import CATALOG, COG, ITEM, ITEMS, RECORD, ZARR
 from seamline.pipeline.products.cog import iter_row_windows
 from seamline.pipeline.products.overviews import find_stale_overviews
+from seamline.pipeline.products.run_record import RunRecord, read_record
 from seamline.pipeline.products.zarr_store import LABELS_ARRAY, is_sealed, list_store_rasters, open_store_raster
 from seamline.pipeline.results.consistency import find_cog_mismatches, find_item_mismatches, find_store_mismatches
+from seamline.pipeline.results.open import require_catalog
 from seamline.pipeline.stac.assets import ASSETS, compute_file_info
 from seamline.pipeline.stac.items import ItemDict, read_item, read_item_table, round_trip_items
 
 _DAMAGE_ERRORS = (
-    OSError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RuntimeError, MemoryError,
-    InputError, RasterioError, CPLE_BaseError, shapely.errors.ShapelyError, pystac.errors.STACError,
-    pystac.errors.STACValidationError, pystac.errors.STACTypeError,
-)  # fmt: skip
-"""What damaged bytes lead readers to."""
+    OSError,
+    ValueError,
+    LookupError,
+    TypeError,
+    AttributeError,
+    ArithmeticError,
+    RuntimeError,
+    MemoryError,
+    InputError,
+    RasterioError,
+    CPLE_BaseError,
+    shapely.errors.ShapelyError,
+    pystac.errors.STACError,
+    pystac.errors.STACValidationError,
+    pystac.errors.STACTypeError,
+)
+"""Errors that readers raise on damaged bytes."""
+
+_Check = tuple[str, Callable[[], Iterable[str]]]
+"""A file's name, and what yields its problems."""
 
 
 @dataclass(frozen=True)
 class Finding:
-    """Something that is not as it should be: in which ``scene`` (empty for the catalogue), of what, and what."""
+    """Something wrong with published results.
+
+    Attributes:
+        scene: Id of the scene; "" for the catalogue.
+        subject: Name of the file.
+        problem: What is wrong, a sentence without its subject.
+    """
 
     scene: str
     subject: str
@@ -56,14 +79,12 @@ class Finding:
 
 
 def verify(out: Path) -> Iterator[Finding]:
-    """What is wrong with a folder of results; nothing, if it is whole.
+    """Yield what is wrong with a folder of results; nothing where all is well.
 
     Raises:
-        InputError: there is no catalogue.
+        InputError: There is no catalogue.
     """
-    if not (out / CATALOG).is_file():
-        raise InputError(f"results {out}", got=f"no {CATALOG}", expected="a folder that `seamline segment` wrote to",
-                         fix="check the path")  # fmt: skip
+    require_catalog(out)
     listed = []
     try:
         catalog = json.loads((out / CATALOG).read_text(encoding="utf-8"))
@@ -80,14 +101,15 @@ def verify(out: Path) -> Iterator[Finding]:
 
 
 def _check_table(out: Path, scenes: Sequence[str]) -> Iterator[Finding]:
-    """Whether the table holds the items as they are; items that are damaged themselves are told of elsewhere."""
+    """Compare the table of items with the items; damaged items are reported by ``_check_scene``."""
     items = {}
     for scene in scenes:
         with suppress(OSError, ValueError):
             _check_kind(out / scene / ITEM)
             items[scene] = read_item(out / scene / ITEM)
     if not (out / ITEMS).exists():
-        yield from [Finding("", ITEMS, "is not there")] if items else []
+        if items:
+            yield Finding("", ITEMS, "is not there")
         return
     try:
         rows = read_item_table(out / ITEMS)
@@ -105,46 +127,49 @@ def _check_table(out: Path, scenes: Sequence[str]) -> Iterator[Finding]:
 
 
 def _check_scene(folder: Path) -> Iterator[Finding]:
-    def finding(subject: str, problem: str) -> Finding:
-        return Finding(folder.name, subject, problem)
-
+    scene = folder.name
     try:
         for name in (ITEM, RECORD):
             _check_kind(folder / name)
         item = json.loads((folder / ITEM).read_text(encoding="utf-8"))
-        record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
+        record = read_record(folder)
         pystac.validation.validate_dict({**item, "stac_extensions": []})
         assets: ItemDict = item["assets"]
     except _DAMAGE_ERRORS as error:
-        yield finding(ITEM, _summarize_error(error))
+        yield Finding(scene, ITEM, _summarize_error(error))
         return
-    if item.get("id") != folder.name:
-        yield finding(ITEM, f"is of another scene, {item.get('id')}")
-    checks: list[tuple[str, Callable[[], Iterable[str]]]] = [
-        (ITEM, lambda: find_item_mismatches(item, record)),
-        (ITEM, lambda: _find_unlisted_assets(folder, assets)),
+    if item.get("id") != scene:
+        yield Finding(scene, ITEM, f"is of another scene, {item.get('id')}")
+    for name, check in _list_checks(folder, item, record, assets):
+        try:
+            yield from (Finding(scene, name, problem) for problem in check())
+        except _DAMAGE_ERRORS as error:
+            yield Finding(scene, name, _summarize_error(error))
+
+
+def _list_checks(folder: Path, item: ItemDict, record: RunRecord, assets: ItemDict) -> list[_Check]:
+    """Return the checks of a scene's files; those of rasters only where the raster exists."""
+    checks: list[_Check] = [
+        (ITEM, partial(find_item_mismatches, item, record)),
+        (ITEM, partial(_find_unlisted_assets, folder, assets)),
         *((posixpath.normpath(asset["href"]), partial(_check_asset, folder, asset)) for asset in assets.values()),
     ]
-    rasters: list[tuple[str, Callable[[], Iterable[str]]]] = [
-        (COG, lambda: _check_cog(folder / COG, record)),
-        (COG, lambda: find_cog_mismatches(folder / COG, item)),
-        (ZARR, lambda: _check_store(folder, record)),
-        (ZARR, lambda: find_store_mismatches(folder / ZARR, item)),
+    raster_checks: list[_Check] = [
+        (COG, partial(_check_cog, folder / COG, record)),
+        (COG, partial(find_cog_mismatches, folder / COG, item)),
+        (ZARR, partial(_check_store, folder, record)),
+        (ZARR, partial(find_store_mismatches, folder / ZARR, item)),
         *((name, partial(_check_cog_layout, folder / name)) for name in _list_other_cogs(assets)),
     ]
-    for name, check in [*checks, *((name, check) for name, check in rasters if _is_file_or_folder(folder / name))]:
-        try:
-            yield from (finding(name, problem) for problem in check())
-        except _DAMAGE_ERRORS as error:
-            yield finding(name, _summarize_error(error))
+    return checks + [(name, check) for name, check in raster_checks if _is_file_or_folder(folder / name)]
 
 
 def _find_unlisted_assets(folder: Path, assets: ItemDict) -> Iterator[str]:
-    """The files of a run that should be assets and are not."""
+    """Yield a sentence for each file of a run that should be an asset of the item and is not."""
     for known in ASSETS:
         listed = posixpath.normpath(assets[known.key]["href"]) if known.key in assets else None
-        there = (folder / known.name).exists() and "data" in known.roles
-        if (there or known.name == RECORD or listed is not None) and listed != known.name:
+        is_data_file = (folder / known.name).exists() and "data" in known.roles
+        if (is_data_file or known.name == RECORD or listed is not None) and listed != known.name:
             yield f"{known.name} is not its asset {known.key}"
     if not {COG, ZARR} & {posixpath.normpath(asset["href"]) for asset in assets.values()}:
         yield "has no labels"
@@ -158,10 +183,10 @@ def _check_asset(folder: Path, asset: ItemDict) -> Iterator[str]:
         yield "is not there"
     else:
         _check_kind(path)
-        now = compute_file_info(path)
+        actual = compute_file_info(path)
         for field in ("file:size", "file:checksum"):
-            if field in now and asset.get(field) != now[field]:
-                yield f"{field} is {now[field]}, {asset.get(field)} when it was published"
+            if field in actual and asset.get(field) != actual[field]:
+                yield f"{field} is {actual[field]}, {asset.get(field)} when it was published"
 
 
 def _is_file_or_folder(path: Path) -> bool:
@@ -169,7 +194,7 @@ def _is_file_or_folder(path: Path) -> bool:
 
 
 def _check_kind(path: Path) -> None:
-    """Raises ``ValueError`` for what whoever opens it would wait at."""
+    """Raise ``ValueError`` for a pipe, socket or device: opening one could block forever."""
     if path.exists() and not _is_file_or_folder(path):
         raise ValueError("is neither a file nor a folder")
 
@@ -180,36 +205,39 @@ def _list_other_cogs(assets: ItemDict) -> list[str]:
 
 
 def _check_cog_layout(path: Path) -> Iterator[str]:
-    valid, errors, _ = cog_validate(path, quiet=True)
-    yield from () if valid else errors
+    is_valid, errors, _ = cog_validate(path, quiet=True)
+    if not is_valid:
+        yield from errors
 
 
-def _check_cog(path: Path, record: ItemDict) -> Iterator[str]:
+def _check_cog(path: Path, record: RunRecord) -> Iterator[str]:
     yield from _check_cog_layout(path)
     with rasterio.open(path) as file:
-        for key in ("scene_digest", "model_digest"):
-            if file.tags().get(key) != str(record[key]):
+        for key, digest in record.digests.items():
+            if file.tags().get(key) != digest:
                 yield f"{key} is that of another run"
         yield from _check_label_counts((file.read(1, window=window) for _, window in file.block_windows(1)), record)
 
 
-def _check_label_counts(blocks: Iterable[NDArray[np.uint8]], record: ItemDict) -> Iterator[str]:
-    """Whether the labels are of the record's classes, and as many of each."""
-    counts = sum((np.bincount(block.ravel(), minlength=NODATA + 1) for block in blocks), np.zeros(NODATA + 1, int))
-    known = {row["value"] for row in record["classes"]} | {NODATA}
-    if strange := sorted(set(np.flatnonzero(counts).tolist()) - known):
-        yield f"has labels of no class: {strange}"
-    for row in record["classes"]:
-        if counts[row["value"]] != row["pixels"]:
-            yield f"{counts[row['value']]} pixels of {row['name']}, {row['pixels']} in {RECORD}"
+def _check_label_counts(blocks: Iterable[NDArray[np.uint8]], record: RunRecord) -> Iterator[str]:
+    """Compare the labels in ``blocks`` with the classes of the record and their numbers of pixels."""
+    counts = np.zeros(NODATA + 1, int)
+    for block in blocks:
+        counts += np.bincount(block.ravel(), minlength=NODATA + 1)
+    known = {row.value for row in record.classes} | {NODATA}
+    if unknown := sorted(set(np.flatnonzero(counts).tolist()) - known):
+        yield f"has labels of no class: {unknown}"
+    for row in record.classes:
+        if counts[row.value] != row.pixels:
+            yield f"{counts[row.value]} pixels of {row.name}, {row.pixels} in {RECORD}"
 
 
-def _check_store(folder: Path, record: ItemDict) -> Iterator[str]:
+def _check_store(folder: Path, record: RunRecord) -> Iterator[str]:
     if not is_sealed(folder / ZARR):
         yield "is not sealed: it was never finished"
         return
     labels = open_store_raster(folder / ZARR, LABELS_ARRAY)
-    yield from _check_label_counts((np.asarray(labels[band.to_slices()]) for band in iter_row_windows(labels)), record)
+    yield from _check_label_counts((np.asarray(labels[rows.to_slices()]) for rows in iter_row_windows(labels)), record)
     yield from (f"{group} is not the overview of what it is of" for group in find_stale_overviews(folder / ZARR))
     for name in list_store_rasters(folder / ZARR):
         if (folder / f"{name}.tif").is_file():
@@ -217,16 +245,17 @@ def _check_store(folder: Path, record: ItemDict) -> Iterator[str]:
 
 
 def _compare_with_raster(array: zarr.Array[Any], path: Path) -> Iterator[str]:
-    """Whether an array (…, y, x) and a raster have the same values, a row of chunks at a time."""
+    """Compare the values of an array (y, x) or (class, y, x) with a raster's, a row of chunks at a time."""
     with rasterio.open(path) as file:
-        if array.shape[-2:] != file.shape or (array.shape[0] if array.ndim == 3 else 1) != file.count:
+        band_count = array.shape[0] if array.ndim == 3 else 1
+        if array.shape[-2:] != file.shape or band_count != file.count:
             yield f"{array.shape} pixels, {(file.count, *file.shape)} in {path.name}"
             return
         different = 0
-        for band in iter_row_windows(array):
-            window = RasterioWindow(band.col, band.row, band.width, band.height)
+        for rows in iter_row_windows(array):
+            window = RasterioWindow(rows.col, rows.row, rows.width, rows.height)
             values = file.read(1 if array.ndim == 2 else None, window=window)
-            different += int((array[(..., *band.to_slices())] != values).sum())
+            different += int((array[(..., *rows.to_slices())] != values).sum())
     if different:
         yield f"{different} values are others than in {path.name}"
 

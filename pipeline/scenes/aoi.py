@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from odc.geo.crs import CRS, CRSError
 from odc.geo.geobox import GeoBox
 from odc.geo.geom import Geometry
+from shapely.geometry.base import BaseGeometry
 
 from seamline.pipeline.common.errors import InputError
 
@@ -50,7 +51,7 @@ def read_aoi(path: Path, grid: GeoBox) -> str:
     return str(shapely.union_all(list(_iter_polygons(projected))).wkt)
 
 
-def _read_polygons(path: Path) -> tuple[shapely.Geometry, CRS]:
+def _read_polygons(path: Path) -> tuple[BaseGeometry, CRS]:
     """Return the union of all polygons in a GeoJSON file, and its CRS."""
     try:
         document = json.loads(path.read_text(encoding="utf-8-sig"))
@@ -71,7 +72,7 @@ def _read_polygons(path: Path) -> tuple[shapely.Geometry, CRS]:
     return area, crs
 
 
-def _project_nearby(area: shapely.Geometry, crs: CRS, grid: GeoBox) -> tuple[shapely.Geometry, _Bounds]:
+def _project_nearby(area: BaseGeometry, crs: CRS, grid: GeoBox) -> tuple[shapely.Geometry, _Bounds]:
     """Transform the part of an area that is near a grid to the CRS of the grid.
 
     Far away from the grid its projection may fail, and the length of the segments would be wrong.

@@ -29,8 +29,8 @@ def choose_nodata(
 ) -> tuple[list[float | None], list[str]]:
     """Return the value that marks a missing pixel in each band.
 
-    The user's value takes precedence over that of the catalogue, which takes precedence over the file. In a file, a mask
-    takes precedence over a nodata value.
+    The user's value takes precedence over that of the catalogue, which takes precedence over the file. In a file, a
+    mask takes precedence over a nodata value.
 
     Args:
         files: The chosen bands.
@@ -95,8 +95,8 @@ def choose_scales(
 ) -> tuple[list[tuple[float, float]], list[str]]:
     """Return the scale and offset by which the numbers of each band become values.
 
-    The user's scale and offset take precedence over those of the catalogue, which take precedence over the file. A scale
-    given without an offset means offset 0.
+    The user's scale and offset take precedence over those of the catalogue, which take precedence over the file. A
+    scale given without an offset means offset 0.
 
     Args:
         files: The chosen bands.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -13,25 +13,7 @@ from odc.geo.geobox import GeoBox
 from seamline.pipeline.common.classes import NODATA, LabelClass, make_column_names
 from seamline.pipeline.geometry.pixel_area import iter_row_bands, measure_pixel_areas
 from seamline.pipeline.products.cog import iter_row_windows
-
-
-@dataclass(frozen=True)
-class ClassArea:
-    """How much of a scene a class covers.
-
-    Attributes:
-        name: name of the class.
-        value: its label.
-        pixels: number of its pixels.
-        share: its part of the valid pixels, 0 to 1.
-        area_m2: area on the ellipsoid in m². ``None``: unknown, without a CRS.
-    """
-
-    name: str
-    value: int
-    pixels: int
-    share: float
-    area_m2: float | None
+from seamline.pipeline.products.run_record import ClassArea
 
 
 def compute_class_areas(labels: zarr.Array[Any], grid: GeoBox, classes: Sequence[LabelClass]) -> tuple[ClassArea, ...]:

@@ -1,9 +1,9 @@
 """The simulated ground: sea, lakes, rivers, fields, woods and towns as reflectance in six bands.
 
-The spectra are rounded, typical values in the bands of Landsat's OLI and Sentinel-2's MSI, in keeping with
-the USGS Spectral Library Version 7 (Kokaly et al. 2017, doi:10.3133/ds1035) for soils, plants, asphalt and
-roofs, with the ECOSTRESS library (Meerdink et al. 2019, doi:10.1016/j.rse.2019.05.015) for sand and building
-materials, and with Pahlevan et al. (2017, doi:10.1016/j.rse.2017.08.033) for clear and turbid water.
+The spectra are rounded, typical values in the bands of Landsat's OLI and Sentinel-2's MSI. Soils, plants, asphalt and
+roofs follow the USGS Spectral Library Version 7 (Kokaly et al. 2017, doi:10.3133/ds1035), sand and building materials
+the ECOSTRESS library (Meerdink et al. 2019, doi:10.1016/j.rse.2019.05.015), clear and turbid water Pahlevan et al.
+(2017, doi:10.1016/j.rse.2017.08.033).
 """
 
 from __future__ import annotations
@@ -21,17 +21,14 @@ from seamline.pipeline.synthetic.noise import (
     Field,
     Integers,
     Lattice,
-    VoronoiCells,
-    distance_bounds,
     fractal_noise,
     hash_keys,
     noise,
-    scatter_sites,
     smoothstep,
     steepness,
     uniform,
-    voronoi_cells,
 )
+from seamline.pipeline.synthetic.voronoi import VoronoiCells, distance_bounds, scatter_sites, voronoi_cells
 
 SUN_AZIMUTH = 152.0  # degrees clockwise from north: mid-morning on the northern hemisphere
 SUN_ELEVATION = 48.0  # degrees
@@ -61,12 +58,13 @@ GROUND = {
     "garden": (0.042, 0.070, 0.055, 0.290, 0.185, 0.100),
     "sand": (0.150, 0.205, 0.255, 0.320, 0.390, 0.345),
 }
-GroundKinds = NDArray[np.uint8]  # (height, width) indices into GROUND
+GroundKinds = NDArray[np.uint8]
+"""Indices into GROUND, shape (height, width)."""
 _KIND = {name: np.uint8(index) for index, name in enumerate(GROUND)}
 _CROPS = 11
 _SPECTRA = np.array(list(GROUND.values()), dtype=np.float32).T.copy()
 
-# Water: deep and clear; what suspended sediment adds; what a shallow sandy bottom adds.
+# Reflectance of deep and clear water; what suspended sediment adds; what a shallow sandy bottom adds.
 _DEEP = np.array([0.042, 0.030, 0.016, 0.008, 0.004, 0.003], dtype=np.float32)
 _SEDIMENT = np.array([0.040, 0.085, 0.115, 0.060, 0.010, 0.005], dtype=np.float32)
 _BOTTOM = np.array([0.035, 0.060, 0.035, 0.010, 0.002, 0.001], dtype=np.float32)
@@ -75,7 +73,7 @@ _FAR = np.float32(40)  # pixels; distances to the shore are clipped here
 
 
 class _Key(IntEnum):
-    """Independent streams of random numbers."""
+    """Keys of independent random fields."""
 
     SEA = auto()
     LAKE = auto()
@@ -102,12 +100,19 @@ class _Key(IntEnum):
 
 @dataclass(frozen=True)
 class Water:
-    """Where water is and what it carries; all (height, width)."""
+    """Where water is and what it carries; all fields have the shape (height, width).
 
-    shore: Field  # about the pixels to the shore, negative on water, clipped to ±40
-    silt: Field  # suspended sediment, 0..1
-    bottom: Field  # how much of a sandy bottom shines through, 0..1
-    sandy: Field  # pixels of beach on the shore
+    Attributes:
+        shore: Pixels, approximately, to the shore; negative on water, clipped to ±40.
+        silt: Suspended sediment, 0 to 1.
+        bottom: How much of a sandy bottom shines through, 0 to 1.
+        sandy: Width of the beach on the shore in pixels.
+    """
+
+    shore: Field
+    silt: Field
+    bottom: Field
+    sandy: Field
 
     @property
     def cover(self) -> Field:
@@ -117,14 +122,18 @@ class Water:
 
 
 def render_surface(area: Window, seed: int) -> tuple[Field, Field]:
-    """Reflectance (6, height, width) of the sunlit ground, and the water's share of each (height, width)."""
-    wet = _make_water(area, seed)
-    cover = wet.cover
-    bands = _make_land(area, seed, wet)
+    """Return the sunlit ground of a window.
+
+    Returns:
+        Reflectance, shape (6, height, width), and the share of water in each pixel, shape (height, width).
+    """
+    water = _make_water(area, seed)
+    cover = water.cover
+    bands = _make_land(area, seed, water)
     if cover.any():
         waves = 1 + np.float32(0.04) * fractal_noise(Lattice(area), 12, 3, seed, _Key.WAVE, gain=0.8)
         for band, deep, sediment, bottom in zip(bands, _DEEP, _SEDIMENT, _BOTTOM, strict=True):
-            band += ((deep + sediment * wet.silt + bottom * wet.bottom) * waves - band) * cover
+            band += ((deep + sediment * water.silt + bottom * water.bottom) * waves - band) * cover
     return bands, cover
 
 
@@ -151,16 +160,16 @@ def _make_water(area: Window, seed: int) -> Water:
 
 
 def _make_silt(coarse: Lattice, seed: int) -> Field:
-    """How the sediment in the water varies: some waters are turbid, most are clear, all are streaky."""
+    """Return how the sediment in the water varies: some waters are turbid, most are clear, all are streaky."""
     turbid = np.maximum(noise(coarse, 260, seed, _Key.SILT), np.float32(-0.6)) * np.float32(0.1)
     return turbid + np.float32(0.03) * fractal_noise(coarse, 70, 2, seed, _Key.SILT, 1)
 
 
 def _make_rivers(area: Window, seed: int) -> tuple[Field, Field, Field]:
-    """Pixels to the bank of the nearest river or stream (negative inside), its width, the silt it carries.
+    """Return pixels to the bank of the nearest river or stream (negative inside), its width and the silt it carries.
 
-    Rivers are contours of a plane that is bent by noise: they meander, never end, and leave oxbows behind.
-    Streams are contours of another such plane; each rises between two rivers and joins one of them.
+    Rivers are contours of a plane that is bent by noise: they meander, never end, and leave oxbows behind. Streams are
+    contours of another such plane; each rises between two rivers and joins one of them.
     """
     coarse = Lattice(area, 4)
     y, x = coarse.rows[:, None].astype(np.float64), coarse.cols
@@ -186,8 +195,12 @@ def _make_rivers(area: Window, seed: int) -> tuple[Field, Field, Field]:
 
 
 def _nearest_contour(coarse: Lattice, values: NDArray[np.float64]) -> tuple[Integers, Field, Field]:
-    """Each pixel's nearest half-integer contour of smooth values: its number, pixels to it, and the value."""
-    # Relative to a whole number nearby, float32 resolves a hundredth of a pixel however large the scene is.
+    """Find the nearest half-integer contour of smooth values for each pixel.
+
+    Returns:
+        Number of the contour, pixels to it, and the interpolated values, each of shape (height, width).
+    """
+    # Values are taken relative to a whole number nearby, so that float32 resolves them however large the scene is.
     base = np.floor(values[0, 0])
     lifted = coarse.upsample((values - base).astype(np.float32))
     number = np.floor(lifted)
@@ -195,8 +208,8 @@ def _nearest_contour(coarse: Lattice, values: NDArray[np.float64]) -> tuple[Inte
     return number.astype(np.int64) + int(base), distance, lifted + np.float32(base - 0.5)
 
 
-def _make_land(area: Window, seed: int, wet: Water) -> Field:
-    """Reflectance (6, height, width) of dry land."""
+def _make_land(area: Window, seed: int, water: Water) -> Field:
+    """Return the reflectance of dry land, shape (6, height, width)."""
     pixels, coarse = Lattice(area), Lattice(area, 8)
     warp = [10 * coarse.upsample(noise(coarse, 60, seed, key)) for key in (_Key.WARP_ROW, _Key.WARP_COL)]
     rows = pixels.rows.astype(np.float32)[:, None] + warp[0]
@@ -212,11 +225,11 @@ def _make_land(area: Window, seed: int, wet: Water) -> Field:
     kind[edge < 0.8] = _KIND["garden"]
 
     relief = fractal_noise(pixels, 480, 8, seed, _Key.RELIEF, gain=0.52)
-    _grow_woods(pixels, seed, parcel, relief, wet.shore, kind, tone)
+    _grow_woods(pixels, seed, parcel, relief, water.shore, kind, tone)
     road = uniform(district.key[district.index] ^ district.key[district.second]) < 0.7
     kind[(district.border < 0.8) & road] = _KIND["concrete"]
     _build_towns(pixels, seed, rows, cols, kind, tone)
-    kind[wet.shore < wet.sandy] = _KIND["sand"]
+    kind[water.shore < water.sandy] = _KIND["sand"]
     down, right = np.gradient(relief)
     facing = -down * np.float32(TOWARDS_SUN[0]) - right * np.float32(TOWARDS_SUN[1])
     tone += np.clip(facing * 8, np.float32(-0.3), np.float32(0.3)) * smoothstep(0, 1.5, relief)
@@ -228,7 +241,7 @@ def _grow_woods(
     at: Lattice, seed: int, parcel: Bits, relief: Field, shore: Field, kind: GroundKinds, tone: Field
 ) -> None:
     """Lay woods over ``kind`` and ``tone``, in place: on hills and along water, with stands and clearings."""
-    # The parcels' share lets woods follow the bounds of fields where they meet them.
+    # With a share of each parcel, woods follow the bounds of fields.
     favour = np.float32(0.5) * (relief + uniform(parcel, 3) - np.float32(0.5))
     wood = fractal_noise(at, 200, 7, seed, _Key.WOOD) + favour
     along_water = np.float32(1.2) - np.abs(shore - 7) * np.float32(0.16)
@@ -243,7 +256,11 @@ def _grow_woods(
 
 
 def _make_parcels(district: VoronoiCells) -> tuple[Bits, Field, Field]:
-    """Fields, as strips of bricks in each district's direction: random bits, pixels to the edge, furrows."""
+    """Divide districts into fields, which lie in strips like bricks along the direction of the district.
+
+    Returns:
+        Random bits of each pixel's field, pixels to the edge of the field, and its furrows.
+    """
     angle = uniform(district.key, 2) * np.float32(np.pi)
     cosine, sine = np.cos(angle)[district.index], np.sin(angle)[district.index]
     along = district.right * cosine + district.down * sine
@@ -261,7 +278,7 @@ def _make_parcels(district: VoronoiCells) -> tuple[Bits, Field, Field]:
 
 
 def _divide_axis(position: Field, key: Bits) -> tuple[Integers, Field]:
-    """An axis cut by the key's bits into pieces of 0.4 to 1.6: the number of the piece, the way to a cut."""
+    """Cut an axis into pieces of 0.4 to 1.6 by random bits; return the number of the piece and the way to a cut."""
     number = np.floor(position)
     whole = number.astype(np.int64)
     beyond = position - number - (np.float32(0.2) + np.float32(0.6) * uniform(hash_keys(key, whole)))
@@ -295,20 +312,20 @@ def _build_towns(at: Lattice, seed: int, rows: Field, cols: Field, kind: GroundK
         (np.minimum(to_street * 9, to_lane * 13) < 0.7, "asphalt"),
     ):
         np.copyto(roof, _KIND[name], where=where)
-    # Denser towards the middle, block by block.
+    # Blocks are built up more densely towards the middle of the town.
     built = uniform(block) < density * np.float32(2.2)
     np.copyto(kind[box], roof, where=built)
     np.copyto(tone[box], np.float32(0.4) * (uniform(block, 2) + house - 1), where=built)
 
 
 def _row_extent(mask: NDArray[np.bool_]) -> slice:
-    """The rows from the first to the last that holds a True."""
+    """Return the rows from the first to the last that holds a True."""
     rows = np.flatnonzero(mask.any(axis=1))
     return slice(int(rows[0]), int(rows[-1]) + 1)
 
 
 def _find_nearest_town(rows: Field, cols: Field, seed: int, reach: float) -> tuple[Bits, Field, Field, Field]:
-    """Each pixel's town: random bits, pixels below and right of its middle, and 1 there to 0 at the rim."""
+    """Return each pixel's town: random bits, pixels below and right of its middle, density (1 there, 0 at its rim)."""
     key, site_rows, site_cols = scatter_sites(rows, cols, 640, seed, _Key.TOWN)
     size = 30 + 110 * uniform(key, 2) ** 2
     density = np.full(rows.shape, -np.inf, dtype=np.float32)

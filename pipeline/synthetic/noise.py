@@ -1,9 +1,9 @@
-"""Random fields that are pure functions of a seed and a pixel's position: hashing, fractal noise, cells.
+"""Random fields that are pure functions of a seed and a pixel's position: hashing and fractal noise.
 
-Every random number is a hash of (seed, lattice position), so a field has no beginning, and any window of it
-can be drawn by itself. Noise is a sum of cubic B-splines with random weights on nested lattices; each
-lattice's weights are carried to the next finer one by the splines' two-scale relation, so that all octaves
-together cost little more than the finest.
+Every random number is a hash of the seed and a position on a lattice. So a field has no origin, and any window of it
+can be rendered on its own. Noise is a sum of cubic B-splines with random weights on nested lattices. The weights of
+each lattice are carried to the next finer one by the two-scale relation of the splines, so that all octaves together
+cost little more than the finest one.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ Field = NDArray[np.float32]
 Bits = NDArray[np.uint64]
 Integers = NDArray[np.int64]
 
-# Standard deviation of a cubic B-spline surface whose weights are uniform in (−1/2, 1/2).
 _SPLINE_STD = 0.1384
+"""Standard deviation of a cubic B-spline surface whose weights are uniform in (−1/2, 1/2)."""
 
 
 def hash_keys(*keys: int | Integers | Bits) -> Bits:
-    """64 random bits for each combination of the keys (whole numbers), broadcast against each other."""
+    """Return 64 random bits for each combination of keys (whole numbers), broadcast against each other."""
     count = next((i for i, key in enumerate(keys) if isinstance(key, np.ndarray)), len(keys))
     state = np.asarray(_hash_scalars(*cast("tuple[int, ...]", keys[:count])))
     for key in keys[count:]:
@@ -43,7 +43,7 @@ def _hash_scalars(*keys: int) -> np.uint64:
 
 
 def _mix(state: Bits) -> Bits:
-    """A step of splitmix64 (Steele et al. 2014, doi:10.1145/2660193.2660195); arrays wrap silently."""
+    """Apply one step of splitmix64 (Steele et al. 2014, doi:10.1145/2660193.2660195); the arithmetic wraps silently."""
     state = state + np.uint64(0x9E3779B97F4A7C15)
     shifted = np.empty_like(state)
     for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
@@ -54,20 +54,34 @@ def _mix(state: Bits) -> Bits:
 
 
 def uniform(bits: Bits, lane: int = 0) -> Field:
-    """A number in [0, 1) out of 16 of the 64 bits; ``lane`` 0 to 3 gives four independent numbers."""
+    """Return numbers in [0, 1) from 16 of the 64 bits.
+
+    Args:
+        bits: Random bits of any shape.
+        lane: Which 16 bits to take, 0 to 3: four independent numbers.
+    """
     parts: NDArray[np.uint16] = np.asarray(bits, order="C")[..., None].view(np.uint16)[..., lane]
     return parts.astype(np.float32) * np.float32(2**-16)
 
 
 def smoothstep(low: float, high: float, values: Field) -> Field:
-    """0 below ``low``, 1 above ``high``, a smooth rise between."""
+    """Return 0 below ``low``, 1 above ``high`` and a smooth rise in between (Hermite polynomial of degree 3).
+
+    Args:
+        low: Value up to which the result is 0.
+        high: Value from which on the result is 1.
+        values: Field of any shape.
+
+    Returns:
+        Field of the shape of ``values``.
+    """
     t: Field = (values - np.float32(low)) * np.float32(1 / (high - low))
     np.clip(t, np.float32(0), np.float32(1), out=t)
     return t * t * (np.float32(3) - np.float32(2) * t)
 
 
 def steepness(field: Field) -> Field:
-    """The length of the gradient of (height, width), per pixel."""
+    """Return the length of the gradient of a field (height, width), per pixel."""
     down, right = np.gradient(field)
     length: Field = np.sqrt(down * down + right * right)
     return length
@@ -75,48 +89,56 @@ def steepness(field: Field) -> Field:
 
 @dataclass(frozen=True)
 class Lattice:
-    """The pixels of a window, or (``step`` > 1) a coarser lattice under it for smooth functions."""
+    """The pixels of a window or, with a ``step`` above 1, a coarser lattice under them for smooth functions.
+
+    ``rows`` (n,) and ``cols`` (m,) are positions in pixels. With step 1 they are the pixels themselves.
+    """
 
     area: Window
     step: int = 1
 
     @cached_property
     def rows(self) -> NDArray[np.float64]:
-        """Row positions in pixels, (n,); multiples of the step, so that neighbouring windows share them."""
+        """Row positions in pixels, shape (n,): multiples of the step, so that neighbouring windows share them."""
         return self._positions(self.area.row, self.area.stop_row)
 
     @cached_property
     def cols(self) -> NDArray[np.float64]:
-        """Column positions in pixels, (m,)."""
+        """Column positions in pixels, shape (m,)."""
         return self._positions(self.area.col, self.area.stop_col)
 
     def _positions(self, start: int, stop: int) -> NDArray[np.float64]:
         if self.step == 1:
             return np.arange(start, stop, dtype=np.float64)
-        # One knot more on each side and another beyond, as cubic splines need.
+        # Cubic splines need one more knot before and two more knots behind the pixels.
         knots = np.arange(start // self.step - 1, (stop - 1) // self.step + 3, dtype=np.float64)
         return knots * self.step
 
     def upsample(self, values: Field) -> Field:
-        """Values (n, m) on a coarse lattice to the window's pixels (height, width)."""
+        """Interpolate values (n, m) of the lattice to the pixels of the window (height, width)."""
         rows = (np.arange(self.area.row, self.area.stop_row) - self.rows[0]) / self.step
         cols = (np.arange(self.area.col, self.area.stop_col) - self.cols[0]) / self.step
         return _evaluate_spline(values, rows, cols)
 
 
 def fractal_noise(at: Lattice, spacing: float, octaves: int, *keys: int, gain: float = 0.5) -> Field:
-    """Fractal noise (n, m) of mean 0 and standard deviation about 1 at the lattice's positions.
+    """Return fractal noise of mean 0 and standard deviation about 1 at the positions of a lattice.
 
-    The first octave has one knot every ``spacing`` pixels, hence features of about twice that; each further
-    octave is twice as fine and ``gain`` times as strong.
+    Args:
+        at: Lattice with n × m positions.
+        spacing: Pixels between the knots of the first octave; its features have about twice that size.
+        octaves: Number of octaves; each has half the spacing of the one before.
+        *keys: Seed and further numbers that tell the field from others.
+        gain: Strength of each octave relative to the one before.
+
+    Returns:
+        Noise, shape (n, m).
     """
     finest = spacing / 2 ** (octaves - 1)
-    # Every field's lattice starts elsewhere, so that the knots of two fields do not coincide.
+    # The lattice of every field starts elsewhere, so that the knots of two fields do not coincide.
     shift = hash_keys(*keys)
-    rows, cols = (
-        at.rows / finest + 2**octaves * float(uniform(shift)),
-        at.cols / finest + 2**octaves * float(uniform(shift, 1)),
-    )
+    rows = at.rows / finest + 2**octaves * float(uniform(shift))
+    cols = at.cols / finest + 2**octaves * float(uniform(shift, 1))
     row, col = int(np.floor(rows[0])) - 1, int(np.floor(cols[0])) - 1
     bounds = (row, int(np.floor(rows[-1])) + 3), (col, int(np.floor(cols[-1])) + 3)
     power = (1 - gain ** (2 * octaves)) / (1 - gain**2)
@@ -125,7 +147,17 @@ def fractal_noise(at: Lattice, spacing: float, octaves: int, *keys: int, gain: f
 
 
 def noise_at(rows: NDArray[np.float64], cols: NDArray[np.float64], spacing: float, *keys: int) -> Field:
-    """:func:`noise` at scattered positions of any shape: sixteen look-ups each, so for few positions."""
+    """Return ``noise`` at scattered positions; sixteen look-ups each, so only meant for few positions.
+
+    Args:
+        rows: Row positions in pixels, any shape.
+        cols: Column positions in pixels, the same shape.
+        spacing: Pixels between the knots.
+        *keys: Seed and further numbers that tell the field from others.
+
+    Returns:
+        Noise of the shape of ``rows``.
+    """
     (row, down), (col, right) = _spline_taps(rows / spacing), _spline_taps(cols / spacing)
     top, left = int(row.min()), int(col.min())
     knot_rows, knot_cols = np.arange(top, row.max() + 4), np.arange(left, col.max() + 4)
@@ -139,14 +171,23 @@ def noise_at(rows: NDArray[np.float64], cols: NDArray[np.float64], spacing: floa
 
 
 def noise(at: Lattice, spacing: float, *keys: int) -> Field:
-    """Smooth noise (n, m) of mean 0 and standard deviation about 1: :func:`fractal` with one octave."""
+    """Return smooth noise of mean 0 and standard deviation about 1: ``fractal_noise`` with one octave.
+
+    Args:
+        at: Lattice with n × m positions.
+        spacing: Pixels between the knots.
+        *keys: Seed and further numbers that tell the field from others.
+
+    Returns:
+        Noise, shape (n, m).
+    """
     return fractal_noise(at, spacing, 1, *keys)
 
 
 def _spline_weights(
     bounds: tuple[tuple[int, int], tuple[int, int]], octaves: int, gain: float, keys: tuple[int, ...]
 ) -> Field:
-    """Spline weights of all octaves on the finest lattice, knots [start, stop) of each axis."""
+    """Return the spline weights of all octaves on the finest lattice, for the knots [start, stop) of each axis."""
     rows, cols = (np.arange(start, stop) for start, stop in bounds)
     own = uniform(hash_keys(*keys, octaves, rows[:, None], cols)) - np.float32(0.5)
     if octaves == 1:
@@ -161,7 +202,7 @@ def _spline_weights(
 
 
 def _refine(weights: Field) -> Field:
-    """The same cubic spline on a lattice twice as fine (along rows); starts at the second knot."""
+    """Return the weights of the same cubic spline on a lattice twice as fine along rows, from the second knot on."""
     fine = np.empty((2 * len(weights) - 4, weights.shape[1]), dtype=np.float32)
     fine[0::2] = (weights[:-2] + 6 * weights[1:-1] + weights[2:]) * np.float32(1 / 8)
     fine[1::2] = (weights[1:-1] + weights[2:]) * np.float32(1 / 2)
@@ -169,7 +210,7 @@ def _refine(weights: Field) -> Field:
 
 
 def _evaluate_spline(weights: Field, rows: NDArray[np.float64], cols: NDArray[np.float64]) -> Field:
-    """The uniform cubic B-spline surface of ``weights`` at fractional knot positions rows × cols."""
+    """Return the uniform cubic B-spline surface of ``weights`` at fractional knot positions rows × cols."""
     across = _evaluate_spline_rows(np.ascontiguousarray(weights.T), cols)
     return _evaluate_spline_rows(np.ascontiguousarray(across.T), rows)
 
@@ -187,7 +228,7 @@ def _evaluate_spline_rows(weights: Field, positions: NDArray[np.float64]) -> Fie
 
 
 def _spline_taps(positions: NDArray[np.float64]) -> tuple[NDArray[np.intp], list[Field]]:
-    """The first of the four knots that reach a position on a knot lattice, and each one's spline there."""
+    """Return the first of the four knots that reach each position, and the values of the four splines there."""
     knot = np.floor(positions)
     t: Field = (positions - knot).astype(np.float32)
     splines: tuple[Field, ...] = (
@@ -197,54 +238,3 @@ def _spline_taps(positions: NDArray[np.float64]) -> tuple[NDArray[np.intp], list
         t**3,
     )
     return knot.astype(np.intp) - 1, [spline * np.float32(1 / 6) for spline in splines]
-
-
-@dataclass(frozen=True)
-class VoronoiCells:
-    """For each pixel the nearest of scattered sites (a Voronoi mosaic) and where in its cell it lies."""
-
-    key: Bits  # (sites,) random bits of each site
-    index: NDArray[np.intp]  # (height, width) the nearest site
-    second: NDArray[np.intp]  # (height, width) the second nearest
-    down: Field  # (height, width) pixels below the nearest site
-    right: Field  # (height, width) pixels right of it
-    border: Field  # (height, width) about the pixels to the border with the second nearest site's cell
-
-
-def scatter_sites(rows: Field, cols: Field, spacing: float, *keys: int) -> tuple[Bits, Field, Field]:
-    """One jittered site per square of ``spacing`` pixels around the positions: random bits, rows, columns."""
-    low = [int(np.floor(axis.min() / spacing)) - 2 for axis in (rows, cols)]
-    high = [int(np.floor(axis.max() / spacing)) + 3 for axis in (rows, cols)]
-    i, j = (axis.ravel() for axis in np.mgrid[low[0] : high[0], low[1] : high[1]])
-    key = hash_keys(*keys, i, j)
-    row, col = ((n + 0.1 + 0.8 * uniform(key, lane)) * spacing for lane, n in enumerate((i, j)))
-    return key, row.astype(np.float32), col.astype(np.float32)
-
-
-def distance_bounds(rows: Field, cols: Field, site_rows: Field, site_cols: Field) -> tuple[Field, Field]:
-    """For each site bounds on its distance to any of the positions: at least, at most."""
-    spans = [(site - axis.min(), site - axis.max()) for site, axis in ((site_rows, rows), (site_cols, cols))]
-    least = np.hypot(*(np.maximum(0, np.maximum(-low, high)) for low, high in spans))
-    return least, np.hypot(*(np.maximum(abs(low), abs(high)) for low, high in spans))
-
-
-def voronoi_cells(rows: Field, cols: Field, spacing: float, *keys: int) -> VoronoiCells:
-    """The Voronoi cells of :func:`sites` at (maybe warped) positions ``rows``, ``cols`` (height, width)."""
-    key, site_rows, site_cols = scatter_sites(rows, cols, spacing, *keys)
-    closest, farthest = distance_bounds(rows, cols, site_rows, site_cols)
-    # Of all others no pixel here can have a nearest or second nearest site.
-    near = np.flatnonzero(closest <= np.partition(farthest, 1)[1])
-    if len(near) > 256:
-        raise ValueError(f"cells of {spacing} pixels are too small for {rows.shape[0]}×{rows.shape[1]} pixels")
-    # Floats of one sign sort as their bits do; the lowest eight bits carry the site's place in ``near``
-    # instead of a precision that nobody needs, so that minimum and maximum keep distance and site together.
-    first = np.full(rows.shape, np.iinfo(np.int32).max, dtype=np.int32)
-    second = first
-    for place, site in enumerate(near):
-        down, right = rows - site_rows[site], cols - site_cols[site]
-        packed = (down * down + right * right).view(np.int32) & np.int32(~255) | np.int32(place)
-        second = np.minimum(second, np.maximum(first, packed))
-        first = np.minimum(first, packed)
-    index, following = near[first & 255], near[second & 255]
-    border = (np.sqrt(second.view(np.float32)) - np.sqrt(first.view(np.float32))) * np.float32(0.5)
-    return VoronoiCells(key, index, following, rows - site_rows[index], cols - site_cols[index], border)

@@ -13,7 +13,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
 import zarr
@@ -85,15 +85,13 @@ class PolygonOptions:
         if not self.formats or set(self.formats) - set(POLYGON_FILES):
             raise ValueError(f"expected some of {tuple(POLYGON_FILES)}, got {self.formats}")
 
-    def has_files_in(self, folder: Path, record: Mapping[str, Any]) -> bool:
+    def has_files_in(self, folder: Path, rules: Mapping[str, float] | None) -> bool:
         """Return whether ``folder`` has the files, and the record of the run says that they follow these rules."""
-        return self.has_files_among([path.name for path in folder.iterdir()], record)
+        return self.has_files_among([path.name for path in folder.iterdir()], rules)
 
-    def has_files_among(self, names: Collection[str], record: Mapping[str, Any]) -> bool:
+    def has_files_among(self, names: Collection[str], rules: Mapping[str, float] | None) -> bool:
         """Return whether ``names`` has the files, and the record of the run says that they follow these rules."""
-        return record.get("polygons") == asdict(self.rules) and all(
-            POLYGON_FILES[kind] in names for kind in self.formats
-        )
+        return rules == asdict(self.rules) and all(POLYGON_FILES[kind] in names for kind in self.formats)
 
 
 @dataclass(frozen=True)

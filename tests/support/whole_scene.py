@@ -7,8 +7,8 @@ import torch
 from numpy.typing import NDArray
 
 from seamline.flows.settings.model_folder import Model, get_radiometry
-from seamline.model.engines.engines import DTYPES, fuse_batch_norm, load_unet
 from seamline.model.engines.runtime import Runtime
+from seamline.model.engines.torch_engine import DTYPES, fuse_batch_norm, load_unet
 from seamline.model.spec.config import EngineSettings
 from seamline.pipeline.geometry.window import Window
 from seamline.pipeline.scenes.scene import Scene, read_block
@@ -26,7 +26,7 @@ def whole_scene(scene: Scene, model: Model, halo: int, precision: str = "fp32") 
         x = _independently(raw, valid, scene, model)
     else:  # rounded as the runtime rounds, so that what remains is the tiling alone
         runtime = Runtime(model.spec, model.folder, EngineSettings(precision=precision), get_radiometry(scene), halo)
-        x = runtime._prepare(raw[None], valid[None])[0].numpy()
+        x = runtime._transform_input(raw[None], valid[None])[0].numpy()
     network = fuse_batch_norm(load_unet(model.spec, model.folder).double()).to(DTYPES[precision])
     padded = model.spec.network.padding == "same"
     with torch.inference_mode():

@@ -16,7 +16,7 @@ from seamline.flows.segment_collection import segment_collection
 from seamline.flows.settings.model_folder import Model
 from seamline.flows.settings.options import SegmentOptions
 from seamline.pipeline.common.errors import RunError
-from seamline.pipeline.publishing.upload import published
+from seamline.pipeline.publishing.uploaded import find_uploaded
 from seamline.pipeline.storage.object_store import ObjectFolder
 from seamline.pipeline.storage.s3_access import S3Access, use_access
 from tests.support.s3_server import server
@@ -69,7 +69,7 @@ def test_a_collection_in_a_bucket_is_done_once_and_looked_over(
     bucket.put("in/scene-1.tif", write(tmp_path / "b.tif", noise(6, 100, 120, seed=9), names=NAMES, nodata=0))
     assert segmented().result() == {"known": 0, "waiting": [], "published": 2}
 
-    found = published(maps, "scene-1")
+    found = find_uploaded(maps, "scene-1")
     assert found is not None  # files of the version before may still be there
     maps.delete([f"scene-1/{found.version}/segmentation.tif"])
     told = message(looked_over())

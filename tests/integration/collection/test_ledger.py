@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from seamline.flows.collection.ledger import Ledger, read_entries
 from seamline.flows.collection.scene_ref import SceneRef
-from seamline.flows.runs.destination import Destination
+from seamline.flows.runs.result_location import CatalogLocation
 from seamline.pipeline.common.errors import InputError
 from seamline.pipeline.common.layout import ITEM, RECORD
 
@@ -60,7 +60,7 @@ def test_a_ledger_is_what_a_dictionary_says(actions: list[tuple[str, int, tuple[
                 results.discard(scene.name)
             elif action == "look":
                 done = last.get(scene.source) == ("published", known) and scene.name in results
-                assert ledger.find_new([scene], Destination(out).holds) == ([] if done else [scene])
+                assert ledger.find_new([scene], CatalogLocation(out).has_result) == ([] if done else [scene])
             else:
                 again = last.get(scene.source) == ("failed", known)
                 tries[scene.source] = 0 if action == "published" else tries[scene.source] + 1 if again else 1
@@ -81,14 +81,14 @@ def test_order_is_kept_and_unreadable_entries_are_new(tmp_path: Path) -> None:
     for scene in SCENES:
         publish(tmp_path, scene)
         ledger.record_outcome(scene, "published")
-    assert ledger.find_new(SCENES, Destination(tmp_path).holds) == []
+    assert ledger.find_new(SCENES, CatalogLocation(tmp_path).has_result) == []
     shutil.rmtree(tmp_path / "b")
-    assert ledger.find_new(SCENES, Destination(tmp_path).holds) == [SCENES[1]]
+    assert ledger.find_new(SCENES, CatalogLocation(tmp_path).has_result) == [SCENES[1]]
     publish(tmp_path, SCENES[1])
     first, second, _ = sorted((tmp_path / ".collection").iterdir())
     first.write_text("{")
     second.write_text(json.dumps({"outcome": "published"}))
-    new = ledger.find_new(SCENES, Destination(tmp_path).holds)
+    new = ledger.find_new(SCENES, CatalogLocation(tmp_path).has_result)
     assert len(new) == 2 and new == [scene for scene in SCENES if scene in new]
 
 
@@ -136,7 +136,7 @@ def test_addresses_are_kept_without_what_gives_access(tmp_path: Path) -> None:
     publish(tmp_path, SceneRef("", "x", ""))
     for number, access in enumerate(("?Signature=a&Expires=1", "?Signature=b")):
         scene = SceneRef(f"https://me:word@host/x.tif{access}", "x", "1")
-        assert len(ledger.find_new([scene], Destination(tmp_path).holds)) == (1 - number)
+        assert len(ledger.find_new([scene], CatalogLocation(tmp_path).has_result)) == (1 - number)
         ledger.record_outcome(scene, "published", f"got HTTP 403 at {scene.source}, expected it")
     (entry,) = read_entries(tmp_path)
     assert (entry.source, entry.reason) == ("https://host/x.tif?…", "got HTTP 403 at https://host/x.tif?…, expected it")

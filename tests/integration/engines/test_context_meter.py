@@ -11,8 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from seamline.flows.runs.measuring import _context_sizes
+from seamline.flows.runs.observer import RunObserver
 from seamline.flows.runs.planning import plan_scene
-from seamline.flows.runs.segment import Watcher, segment
+from seamline.flows.runs.segment import segment
 from seamline.flows.settings.model_folder import Model, open_model
 from seamline.flows.settings.options import SegmentOptions
 from seamline.flows.training.importing import ModelDescription, import_model
@@ -142,8 +143,8 @@ def test_an_unbounded_plan_follows_the_curve_and_a_bounded_one_is_exact(
     curve = plan.measured.changed
     assert plan.tiling.halo == settled_halo(curve, model.reach) and set(curve) >= {8, 16, 32}
     assert set(plan.costs) == set(curve) and plan.costs[plan.tiling.halo] == plan.tiling.redundancy
-    result = segment(scene, model.folder, tmp_path / "out", options, Watcher())
-    assert result.record["plan"]["halo"] == plan.tiling.halo
+    result = segment(scene, model.folder, tmp_path / "out", options, RunObserver())
+    assert result.record.plan.halo == plan.tiling.halo
     (tmp_path / "bounded").mkdir()
     spec = saved_model(tmp_path / "bounded", random_network(depth=3))
     plan = plan_scene(scene, tmp_path / "bounded", options, None)

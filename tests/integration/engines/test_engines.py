@@ -16,13 +16,16 @@ import torch
 from distributed import Client
 
 from seamline.flows.runs.measuring import measure
+from seamline.flows.runs.observer import RunObserver, RunResult
 from seamline.flows.runs.scene_job import open_input
-from seamline.flows.runs.segment import Result, Watcher, segment
+from seamline.flows.runs.segment import segment
 from seamline.flows.settings.model_folder import Model
 from seamline.flows.settings.options import SegmentOptions
+from seamline.model.engines.agreement import compute_agreement
+from seamline.model.engines.candidates import list_engines_to_try
 from seamline.model.engines.engines import get_input_dtype, is_installed, list_precisions, open_network
 from seamline.model.engines.runtime import Runtime
-from seamline.model.engines.tune import Tuner, compute_agreement
+from seamline.model.engines.tune import Tuner
 from seamline.model.spec.config import Engine, EngineRequest, EngineSettings, Precision, Radiometry, UNetConfig
 from seamline.model.spec.errors import ModelError
 from seamline.model.spec.measurement import Measurement
@@ -179,7 +182,7 @@ def test_without_its_package_an_engine_is_refused(
         ) as caught:
             use()
         assert "\n" not in str(caught.value)
-    assert engine not in tuner(spec, tmp_path, EngineRequest("cpu"))._list_engines("cpu")
+    assert engine not in list_engines_to_try(spec.network, "cpu")
 
 
 def test_precisions_and_engines_that_do_not_go_together_are_refused(tmp_path: Path) -> None:
@@ -239,11 +242,11 @@ def test_a_program_is_refused_where_it_cannot_run(program: tuple[torch.nn.Module
 # --- whole runs -------------------------------------------------------------------------------------------
 
 
-def run(model: Model, out: Path, **options: object) -> Result:
-    return segment(shared(MANAUS), model.folder, out, SegmentOptions(**options), Watcher())
+def run(model: Model, out: Path, **options: object) -> RunResult:
+    return segment(shared(MANAUS), model.folder, out, SegmentOptions(**options), RunObserver())
 
 
-def labels_in(result: Result) -> np.ndarray:
+def labels_in(result: RunResult) -> np.ndarray:
     with rasterio.open(result.folder / "segmentation.tif") as file:
         return file.read(1)
 
@@ -255,7 +258,7 @@ def test_tiles_cannot_be_seen_in_any_engine(small_model: Model, cluster: Cluster
     for engine in CONVERTED:
         needs(engine)
         results = [run(small_model, tmp_path / f"{engine}{w}", engine=engine, window=w, **options) for w in (256, 192)]
-        assert {result.record["settings"]["engine"] for result in results} == {engine}
+        assert {result.record.settings["engine"] for result in results} == {engine}
         one, other = (labels_in(result) for result in results)
         np.testing.assert_array_equal(one, other)
         assert (one == torchs).mean() >= 0.9999
@@ -275,7 +278,7 @@ def test_a_resumed_run_keeps_its_engine(small_model: Model, cluster: Cluster, tm
     options = {"cluster": cluster(1), "window": 256, "chunk_tiles": 1, "precision": "fp32"}
     asked = SegmentOptions(engine="openvino", **options)
     with pytest.raises(Stop):
-        segment(shared(MANAUS), small_model.folder, tmp_path, asked, Watcher(progress=stop))
+        segment(shared(MANAUS), small_model.folder, tmp_path, asked, RunObserver(progress=stop))
     with pytest.raises(InputError, match="got engine openvino, expected engine torch as asked"):
         run(small_model, tmp_path, engine="torch", **options)
     (plan,) = tmp_path.rglob(".run/plan.json")
@@ -287,7 +290,7 @@ def test_a_resumed_run_keeps_its_engine(small_model: Model, cluster: Cluster, tm
         run(small_model, tmp_path, **options)
     plan.write_text(now)
     result = run(small_model, tmp_path, **options)
-    assert result.computed and result.record["settings"]["engine"] == "openvino"
+    assert result.computed and result.record.settings["engine"] == "openvino"
     with pytest.raises(InputError, match="got engine openvino, expected engine onnxruntime as asked"):
         run(small_model, tmp_path, engine="onnxruntime", **options)
 

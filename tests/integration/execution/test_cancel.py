@@ -63,7 +63,7 @@ def job(small_model: Model, tmp_path: Path) -> ChunkContext:
     tiling = Tiling(384, 384, 32, 0, 0, 12, 8)
     directory = RunDirectory(tmp_path / "run")
     directory.path.mkdir()
-    directory = directory.started()
+    directory = directory.with_new_start()
     scene = open_input(source, small_model, SegmentOptions())
     create_store(directory.store, scene.grid, small_model.classes, ZarrLayout(tiling.store_chunk_size), title="slow")
     return ChunkContext(scene, tiling, 4, directory)
@@ -93,7 +93,7 @@ def test_workers_stop_when_their_client_is_gone_and_the_next_run_takes_what_it_l
         while any(other.run(lambda dask_worker: len(dask_worker.active_threads)).values()):
             time.sleep(0.05)
         assert diary.stat().st_size < 12 * 12
-        assert not job.directory.inferred()
+        assert not job.directory.read_inferred()
         left = other.run(plugins)
         assert any(client.id in name for names in left.values() for name in names)
         run_chunks(other, job, Slow(tmp_path / "second"))

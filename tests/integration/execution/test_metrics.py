@@ -16,7 +16,8 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from seamline.flows.collection.ledger import Ledger
 from seamline.flows.collection.scene_ref import RejectedSource, SceneRef
-from seamline.flows.runs.segment import Result, Watcher, segment
+from seamline.flows.runs.observer import RunObserver, RunResult
+from seamline.flows.runs.segment import segment
 from seamline.flows.serving.metrics import render_metrics
 from seamline.flows.settings.model_folder import Model
 from seamline.flows.settings.options import SegmentOptions
@@ -42,7 +43,7 @@ def scraped(port: int) -> dict[str, float]:
 
 
 @pytest.fixture(scope="module")
-def watched(small_model: Model, tmp_path_factory: pytest.TempPathFactory) -> tuple[Result, dict[str, float]]:
+def watched(small_model: Model, tmp_path_factory: pytest.TempPathFactory) -> tuple[RunResult, dict[str, float]]:
     """A run with feathered tiles on a cluster of its own, and all that is shown after it."""
     folder = tmp_path_factory.mktemp("metrics")
     source = write(folder / "scene.tif", noise(6, 400, 500), names=NAMES, nodata=0)
@@ -51,21 +52,21 @@ def watched(small_model: Model, tmp_path_factory: pytest.TempPathFactory) -> tup
         Client(local, set_as_default=False) as client,
     ):
         options = {"cluster": local.scheduler_address, "window": 192, "halo": 48, "overlap": 32, "chunk_tiles": 2}
-        result = segment(source, small_model.folder, folder / "out", SegmentOptions(**options), Watcher())
+        result = segment(source, small_model.folder, folder / "out", SegmentOptions(**options), RunObserver())
         (worker,) = client.scheduler_info(n_workers=-1)["workers"].values()
         # The scheduler runs in this process, which has counters of its own.
         shown = scraped(client.scheduler_info()["services"]["dashboard"]) | scraped(worker["services"]["dashboard"])
     return result, shown | values(render_metrics(folder / "out").decode())
 
 
-def test_workers_count_what_the_record_says(watched: tuple[Result, dict[str, float]]) -> None:
+def test_workers_count_what_the_record_says(watched: tuple[RunResult, dict[str, float]]) -> None:
     result, shown = watched
     record = result.record
-    assert shown["seamline_pixels_inferred_total"] == record["pixels_inferred"]
-    assert shown["seamline_chunks_total{outcome=inferred}"] == record["chunks"]
-    assert shown["seamline_chunks_total{outcome=written}"] == record["chunks"]
+    assert shown["seamline_pixels_inferred_total"] == record.pixels_inferred
+    assert shown["seamline_chunks_total{outcome=inferred}"] == record.chunks
+    assert shown["seamline_chunks_total{outcome=written}"] == record.chunks
     for stage in ("read", "infer", "blend", "write"):
-        assert shown[f"seamline_stage_seconds_total{{stage={stage}}}"] == pytest.approx(record["seconds"][stage])
+        assert shown[f"seamline_stage_seconds_total{{stage={stage}}}"] == pytest.approx(record.seconds[stage])
 
 
 def test_the_catalogue_says_what_is_published_left_and_failed(
@@ -80,7 +81,7 @@ def test_the_catalogue_says_what_is_published_left_and_failed(
 
     options = SegmentOptions(cluster=cluster(1), window=160, halo=48, chunk_tiles=1)
     out = tmp_path / "out"
-    for name, watcher in (("whole", Watcher()), ("half", Watcher(progress=stop))):
+    for name, watcher in (("whole", RunObserver()), ("half", RunObserver(progress=stop))):
         source = write(tmp_path / f"{name}.tif", noise(6, 300, 300), names=NAMES, nodata=0)
         with suppress(Stop):
             done = segment(source, small_model.folder, out, options, watcher)
@@ -112,7 +113,9 @@ def expressions() -> list[str]:
 
 
 @pytest.mark.parametrize("expression", expressions())
-def test_dashboard_and_alerts_ask_for_what_is_there(expression: str, watched: tuple[Result, dict[str, float]]) -> None:
+def test_dashboard_and_alerts_ask_for_what_is_there(
+    expression: str, watched: tuple[RunResult, dict[str, float]]
+) -> None:
     there = {name.partition("{")[0] for name in watched[1]}
     asked = set(re.findall(r"\b(?:seamline|dask)_\w+", expression))
     assert asked and asked <= there

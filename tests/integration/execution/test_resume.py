@@ -26,8 +26,9 @@ import rasterio
 from distributed import Client, Future, LocalCluster
 
 from seamline.flows.runs import planning
+from seamline.flows.runs.observer import RunObserver, RunResult
 from seamline.flows.runs.scene_job import open_input
-from seamline.flows.runs.segment import Result, Watcher, segment, segment_all
+from seamline.flows.runs.segment import segment, segment_scenes
 from seamline.flows.settings.model_folder import Model, TorchLoader, get_radiometry
 from seamline.flows.settings.options import SegmentOptions
 from seamline.model.spec.config import EngineSettings
@@ -63,8 +64,8 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
 
 
-def run(source: Path, model: Model, out: Path, watcher: Watcher | None = None, **options: object) -> Result:
-    return segment(source, model.folder, out, SegmentOptions(**{**PLAN, **options}), watcher or Watcher())
+def run(source: Path, model: Model, out: Path, watcher: RunObserver | None = None, **options: object) -> RunResult:
+    return segment(source, model.folder, out, SegmentOptions(**{**PLAN, **options}), watcher or RunObserver())
 
 
 @pytest.fixture(scope="module")
@@ -121,12 +122,12 @@ class Stop(Exception):
     """The test ends a run."""
 
 
-def stop_after(chunks: int) -> Watcher:
+def stop_after(chunks: int) -> RunObserver:
     def progress(totals, plan) -> None:
         if totals.chunks_done >= chunks:
             raise Stop
 
-    return Watcher(progress=progress)
+    return RunObserver(progress=progress)
 
 
 @pytest.mark.parametrize("overlap", [0, 32])
@@ -146,8 +147,8 @@ def test_a_resumed_run_infers_only_what_is_missing(
     assert not list((tmp_path / "cut").rglob("segmentation.tif"))
     assert not (tmp_path / "cut" / "catalog.json").exists()
     resumed = run(source, small_model, tmp_path / "cut", **options)
-    assert resumed.record["windows"] == WINDOWS - 4 * len(inferred)
-    assert resumed.record["pixels_inferred"] == resumed.record["windows"] * (160 + overlap) ** 2
+    assert resumed.record.windows == WINDOWS - 4 * len(inferred)
+    assert resumed.record.pixels_inferred == resumed.record.windows * (160 + overlap) ** 2
     assert contents(resumed.folder) == contents(whole.folder)
 
 
@@ -167,9 +168,9 @@ def test_the_lock_is_that_of_the_file_with_its_name(tmp_path: Path, monkeypatch:
         flock(file, operation)
 
     monkeypatch.setattr(fcntl, "flock", overtaken)
-    with directory.locked():
+    with directory.lock():
         assert len(calls) == 3
-        with pytest.raises(InputError, match="another process that works on it"), directory.locked():
+        with pytest.raises(InputError, match="another process that works on it"), directory.lock():
             pass
         with (directory.path / "lock").open() as file, pytest.raises(BlockingIOError):
             flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -180,10 +181,10 @@ def test_a_lock_leaves_no_folder_that_it_made(tmp_path: Path) -> None:
     out = tmp_path / "out"
     out.mkdir()
     directory = RunDirectory(out / "scene" / ".run")
-    with pytest.raises(FileNotFoundError, match="mine"), directory.locked():
+    with pytest.raises(FileNotFoundError, match="mine"), directory.lock():
         raise FileNotFoundError("mine")
     assert not list(out.iterdir())
-    with directory.locked():
+    with directory.lock():
         directory.plan_file.write_text("{}")
     assert directory.plan_file.exists()
 
@@ -224,7 +225,7 @@ def test_a_worker_that_is_killed_changes_nothing(
             killed.append(mortal.workers[0].pid)
             os.kill(killed[0], signal.SIGKILL)
 
-    result = run(source, small_model, tmp_path, Watcher(progress=kill), cluster=mortal.scheduler_address, **options)
+    result = run(source, small_model, tmp_path, RunObserver(progress=kill), cluster=mortal.scheduler_address, **options)
     assert killed
     assert contents(result.folder) == whole(overlap)
 
@@ -274,7 +275,7 @@ def test_a_client_that_is_killed_goes_on_where_it_stopped(
     assert not list((tmp_path / "cut").rglob("segmentation.tif"))
     options = {"cluster": cluster(1), "chunk_tiles": 1, "overlap": overlap, "window": 160 + overlap}
     again = run(source, small_model, tmp_path / "cut", **options)
-    assert WINDOWS - done - 1 <= again.record["windows"] <= WINDOWS - done
+    assert WINDOWS - done - 1 <= again.record.windows <= WINDOWS - done
     assert contents(again.folder) == whole(overlap)
 
 
@@ -297,7 +298,7 @@ def test_a_kill_while_publishing_publishes_again_without_inferring(
             run(source, small_model, tmp_path, cluster=cluster(1))
     result = run(source, small_model, tmp_path, cluster=cluster(1))
     assert result.computed
-    assert result.record["windows"] == 0
+    assert result.record.windows == 0
     assert json.loads((tmp_path / "catalog.json").read_text())["links"]
     assert not (result.folder / ".run").exists()
 
@@ -315,7 +316,7 @@ def test_a_disk_that_fills_up_while_publishing_keeps_what_was_inferred(
         patched.setattr(cog, "check_blocks_written", full)
         run(source, small_model, tmp_path, cluster=cluster(1))
     assert not list(tmp_path.rglob("segmentation.tif"))
-    assert run(source, small_model, tmp_path, cluster=cluster(1)).record["windows"] == 0
+    assert run(source, small_model, tmp_path, cluster=cluster(1)).record.windows == 0
 
 
 @pytest.mark.parametrize("finished", [True, False])
@@ -345,8 +346,8 @@ def test_another_scene_model_or_plan_is_refused_with_the_difference(
     with pytest.raises(InputError, match=r"scene_digest .*--overwrite"):
         run(scene, small_model, tmp_path / "out", **options)
     changed = run(scene, small_model, tmp_path / "out", overwrite=True, **{**options, "window": 176})
-    assert changed.record["plan"]["window"] == 176
-    assert changed.record["windows"] == 8 * 8
+    assert changed.record.plan.window == 176
+    assert changed.record.windows == 8 * 8
 
 
 def test_overwriting_an_unfinished_run_of_the_same_plan_goes_on(
@@ -357,8 +358,8 @@ def test_overwriting_an_unfinished_run_of_the_same_plan_goes_on(
         run(source, small_model, tmp_path, stop_after(20), **options)
     time.sleep(1)
     done = len(inferred_in(tmp_path))
-    assert run(source, small_model, tmp_path, **options).record["windows"] == WINDOWS - done
-    assert run(source, small_model, tmp_path, **options).record["windows"] == WINDOWS  # it was finished: start over
+    assert run(source, small_model, tmp_path, **options).record.windows == WINDOWS - done
+    assert run(source, small_model, tmp_path, **options).record.windows == WINDOWS  # it was finished: start over
 
 
 def test_a_task_of_a_run_that_was_started_over_is_out_of_reach_of_the_new_one(
@@ -367,11 +368,11 @@ def test_a_task_of_a_run_that_was_started_over_is_out_of_reach_of_the_new_one(
     scene = open_input(source, small_model, SegmentOptions())
     tiling = Tiling(640, 640, 160, 48, 0, 5, 8)
     plans = RunDirectory(tmp_path)
-    old = plans.started()
-    old.commit({})
-    new = plans.started()
-    new.commit({})
-    assert plans.resumed() == new
+    old = plans.with_new_start()
+    old.write_plan({})
+    new = plans.with_new_start()
+    new.write_plan({})
+    assert plans.with_recorded_start() == new
     assert old.files != new.files
     predictor = TorchLoader(small_model.folder, small_model.digest, EngineSettings(), get_radiometry(scene), 48)()
     with pytest.raises((FileNotFoundError, InputError)):
@@ -416,7 +417,7 @@ def test_a_lost_result_is_written_again_from_what_is_there(
         np.testing.assert_array_equal(file.read(1), labels)
         assert file.profile == profile
     np.testing.assert_array_equal(open_labels(folder / "segmentation.zarr")[:], labels)
-    assert open_labels(folder / "segmentation.zarr").shards == (again.record["plan"]["chunk_tiles"] * 64,) * 2
+    assert open_labels(folder / "segmentation.zarr").shards == (again.record.plan.chunk_tiles * 64,) * 2
     assert is_sealed(folder / "segmentation.zarr")
     for name, raster in rasters.items():
         np.testing.assert_array_equal(open_store_raster(folder / "segmentation.zarr", name)[:], raster)
@@ -435,7 +436,7 @@ def test_a_kill_while_a_lost_result_is_written_leaves_nothing_untrue(
     both = {"cluster": "tcp://127.0.0.1:1", "outputs": ("cog", "zarr")}
     with stopped_at(step, monkeypatch):
         run(source, small_model, tmp_path, **both)
-    assert run(source, small_model, tmp_path, **both).record["outputs"] == ["cog", "zarr"]
+    assert run(source, small_model, tmp_path, **both).record.outputs == ("cog", "zarr")
     item = json.loads((first.folder / "item.json").read_text())
     digest = hashlib.sha256((first.folder / "run.json").read_bytes()).hexdigest()
     assert item["assets"]["run"]["file:checksum"] == f"1220{digest}"
@@ -450,7 +451,7 @@ def test_a_plan_of_another_version_is_refused(
     path.write_text(json.dumps({**json.loads(path.read_text()), "measured": {}}))
     with pytest.raises(InputError, match="got a plan of another version"):
         run(source, small_model, tmp_path, cluster=cluster(1))
-    assert run(source, small_model, tmp_path, cluster=cluster(1), overwrite=True).record["windows"] > 0
+    assert run(source, small_model, tmp_path, cluster=cluster(1), overwrite=True).record.windows > 0
 
 
 def test_what_a_killed_publishing_left_lying_about_is_cleared_away(
@@ -495,7 +496,7 @@ def test_an_output_that_was_not_asked_for_at_first_costs_no_inference(
     assert not (first.folder / "segmentation.zarr").exists()
     more = run(source, small_model, tmp_path, cluster="tcp://127.0.0.1:1", outputs=("cog", "zarr"))
     assert not more.computed
-    assert more.record["outputs"] == ["cog", "zarr"]
+    assert more.record.outputs == ("cog", "zarr")
     assert is_sealed(first.folder / "segmentation.zarr")
     assert set(json.loads((first.folder / "item.json").read_text())["assets"]) >= {"segmentation", "zarr"}
 
@@ -509,13 +510,13 @@ def test_several_scenes_are_checked_first_and_fail_alone(
     options = SegmentOptions(**PLAN, cluster=cluster(1))
     out = tmp_path / "out"
     with pytest.raises(InputError, match="no such file"):
-        segment_all([one, tmp_path / "none.tif"], small_model.folder, out, options, Watcher())
+        segment_scenes([one, tmp_path / "none.tif"], small_model.folder, out, options, RunObserver())
     with pytest.raises(InputError, match="2 called one"):
-        segment_all([one, one], small_model.folder, out, options, Watcher())
+        segment_scenes([one, one], small_model.folder, out, options, RunObserver())
     assert not list(out.rglob("plan.json"))
     damage(one, 1, 3, 4)
     with pytest.raises(RunError, match=r"1 of 2 scenes failed: scene one, chunk .*block"):
-        segment_all([one, two], small_model.folder, out, options, Watcher())
+        segment_scenes([one, two], small_model.folder, out, options, RunObserver())
     assert (out / "two" / "segmentation.tif").exists()
     assert not (out / "one" / "segmentation.tif").exists()
 
@@ -545,7 +546,7 @@ def test_two_runs_of_one_scene_at_once_are_refused(
                 run(source, small_model, tmp_path, cluster=cluster(1))
             refused.append(str(caught.value))
 
-    run(source, small_model, tmp_path, Watcher(progress=second), cluster=cluster(1))
+    run(source, small_model, tmp_path, RunObserver(progress=second), cluster=cluster(1))
     assert refused
 
 
@@ -564,8 +565,8 @@ def test_an_unreadable_block_fails_the_run_and_keeps_the_rest(
     with pytest.raises(BadBlockError):
         run(broken, small_model, tmp_path / "out", **options)
     result = run(broken, small_model, tmp_path / "out", on_bad_block="nodata", **options)
-    assert result.record["windows"] <= 4 * (25 - kept)
-    assert any("scene.tif" in block for block in result.record["bad_blocks"])
+    assert result.record.windows <= 4 * (25 - kept)
+    assert any("scene.tif" in block for block in result.record.bad_blocks)
     with rasterio.open(result.folder / "segmentation.tif") as file:
         labels = file.read(1)
     assert (labels[384:512, 512:640] == 255).all()
@@ -625,7 +626,7 @@ def test_labels_of_a_scene_without_data_are_nodata(small_model: Model, cluster: 
         result = run(
             empty, small_model, tmp_path / str(overlap), cluster=cluster(1), overlap=overlap, window=160 + overlap
         )
-        assert result.record["pixels_inferred"] == 0
+        assert result.record.pixels_inferred == 0
         with rasterio.open(result.folder / "segmentation.tif") as file:
             assert (file.read(1) == 255).all()
 
@@ -677,7 +678,7 @@ def test_a_cluster_without_workers_ends_the_run_with_a_word(
                 worker.kill()
 
         with pytest.raises(RunError, match=r"no worker for 2 s.*run the same command again"):
-            run(source, small_model, tmp_path / "out", Watcher(progress=kill), cluster=address, chunk_tiles=1)
+            run(source, small_model, tmp_path / "out", RunObserver(progress=kill), cluster=address, chunk_tiles=1)
     assert inferred_in(tmp_path / "out")
 
 
@@ -731,7 +732,7 @@ def test_a_scheduler_that_is_killed_ends_the_run_with_a_word_and_it_goes_on_else
                 scheduler.kill()
 
         with pytest.raises(RunError, match=r"(?s)the cluster is gone .*run the same command again"):
-            run(source, small_model, tmp_path / "out", Watcher(progress=kill), cluster=address, chunk_tiles=1)
+            run(source, small_model, tmp_path / "out", RunObserver(progress=kill), cluster=address, chunk_tiles=1)
     done = len(inferred_in(tmp_path / "out"))
     result = run(source, small_model, tmp_path / "out", cluster=cluster(2), chunk_tiles=1)
-    assert result.record["windows"] == WINDOWS - done
+    assert result.record.windows == WINDOWS - done

@@ -25,7 +25,7 @@ import seamline.flows.segment_collection as flow
 from seamline.flows.collection.discovery import Discovery, discover
 from seamline.flows.collection.scene_sources import Glob, Inbox
 from seamline.flows.publish_catalog import publish_catalog_flow
-from seamline.flows.runs.scene_job import open_requests
+from seamline.flows.runs.scene_job import open_scene_jobs
 from seamline.flows.segment_collection import segment_collection
 from seamline.flows.settings.model_folder import Model
 from seamline.flows.settings.options import SegmentOptions
@@ -144,8 +144,8 @@ def test_a_scene_that_another_run_works_on_is_left_to_it(
     segmented: Callable[..., State], small_model: Model, folder: Path, tmp_path: Path
 ) -> None:
     only(folder, "scene-0", "scene-1")
-    (request,) = open_requests([folder / "scene-0.tif"], small_model, tmp_path / "out", SegmentOptions())
-    with request.directory.locked():
+    (request,) = open_scene_jobs([folder / "scene-0.tif"], small_model, tmp_path / "out", SegmentOptions())
+    with request.directory.lock():
         state = segmented()
     assert state.is_completed()
     assert (state.result()["in use"], state.result()["published"]) == (1, 1)

@@ -10,12 +10,13 @@ import numpy as np
 import pytest
 import rasterio
 
-from seamline.flows.runs.segment import Result, Watcher, segment
+from seamline.flows.runs.observer import RunObserver, RunResult
+from seamline.flows.runs.segment import segment
 from seamline.flows.settings.options import SegmentOptions
 from seamline.flows.training.evaluation import evaluate_segmentation
 from seamline.flows.training.importing import ModelDescription, import_model
 from seamline.model.spec import metrics
-from seamline.pipeline.results.compare import Truth
+from seamline.pipeline.results.truth import Truth
 from tests.support.sample_data import MANAUS, shared
 from tests.support.small_rasters import UTM, write
 
@@ -42,8 +43,8 @@ def imported(name: str, folder: Path) -> Path:
     return folder
 
 
-def run(scene: Path, model: Path, out: Path, address: str) -> Result:
-    return segment(scene, model, out, SegmentOptions(cluster=address, engine="onnxruntime"), Watcher())
+def run(scene: Path, model: Path, out: Path, address: str) -> RunResult:
+    return segment(scene, model, out, SegmentOptions(cluster=address, engine="onnxruntime"), RunObserver())
 
 
 def chip(sensor: str, folder: Path) -> tuple[np.ndarray, Path, np.ndarray, Path]:
@@ -64,8 +65,8 @@ def test_kappa_on_labelled_chips_is_that_of_the_authors_program(tmp_path: Path, 
     for sensor in ("landsat5", "landsat7"):
         image, scene, truth, labels = chip(sensor, tmp_path)
         result = run(scene, model, tmp_path / "out", cluster(2))
-        plan = result.record["plan"]
-        assert (plan["window"], plan["overlap"]) == (256, 32) and plan["halo"] in (16, 32, 64)
+        plan = result.record.plan
+        assert (plan.window, plan.overlap) == (256, 32) and plan.halo in (16, 32, 64)
         found = evaluate_segmentation(result.folder, Truth(labels))
         own = csmask.CSmask(image.copy()[..., :bands], list(BANDS[:bands]), product_level="l1c").csm[..., 0]
         matrix = metrics.confusion_matrix(own, truth, 3)

@@ -12,8 +12,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from seamline.flows.runs.observer import RunObserver
 from seamline.flows.runs.scene_job import open_input
-from seamline.flows.runs.segment import Watcher, segment
+from seamline.flows.runs.segment import segment
 from seamline.flows.settings.model_folder import open_model
 from seamline.flows.settings.options import SegmentOptions
 from seamline.flows.training.importing import ModelDescription, import_model
@@ -104,7 +105,7 @@ def test_a_real_scene_equals_one_forward_of_it(tmp_path: Path, cluster: Any, net
     model = open_model(tmp_path / "model")
     scene = open_input(shared(MANAUS), model, SegmentOptions())
     options = SegmentOptions(cluster=cluster(2), window=256, overlap=0)
-    result = segment(shared(MANAUS), model.folder, tmp_path / "out", options, Watcher())
+    result = segment(shared(MANAUS), model.folder, tmp_path / "out", options, RunObserver())
     with rasterio.open(result.folder / "segmentation.tif") as file:
         labels = file.read(1)
     water, valid = whole_scene(network, halo)

@@ -22,7 +22,8 @@ import rasterio.features
 import shapely
 import torch
 
-from seamline.flows.runs.segment import Result, Watcher, segment
+from seamline.flows.runs.observer import RunObserver, RunResult
+from seamline.flows.runs.segment import segment
 from seamline.flows.settings.model_folder import Model
 from seamline.flows.settings.options import SegmentOptions
 from seamline.model.networks.unet import UNet
@@ -43,9 +44,9 @@ NOWHERE = "tcp://127.0.0.1:1"
 """An address at which no cluster answers: what needs none asks for none."""
 
 
-def run(scene: Path, model: Path, out: Path, cluster: str, **options: Any) -> Result:
+def run(scene: Path, model: Path, out: Path, cluster: str, **options: Any) -> RunResult:
     how = {"window": 128, "engine": "torch", "precision": "fp32", "batch": 1, "threads": 1, "outputs": EVERYTHING}
-    return segment(scene, model, out, SegmentOptions(cluster=cluster, **{**how, **options}), Watcher())
+    return segment(scene, model, out, SegmentOptions(cluster=cluster, **{**how, **options}), RunObserver())
 
 
 def polygons_of(folder: Path) -> dict[str, list[Any]]:

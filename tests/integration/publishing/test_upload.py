@@ -26,15 +26,17 @@ import xarray as xr
 from obstore.store import S3Store
 from zarr.storage import ObjectStore
 
+from seamline.flows.runs.observer import RunObserver, RunResult
 from seamline.flows.runs.scene_job import open_input
-from seamline.flows.runs.segment import Result, Watcher, segment
+from seamline.flows.runs.segment import segment
 from seamline.flows.settings.credentials import read_environment_access
 from seamline.flows.settings.model_folder import Model
 from seamline.flows.settings.options import SegmentOptions
 from seamline.pipeline.common.errors import BadBlockError, InputError, RunError
 from seamline.pipeline.common.layout import ITEM, ITEMS
 from seamline.pipeline.geometry.window import Window
-from seamline.pipeline.publishing.upload import published, upload
+from seamline.pipeline.publishing.upload import upload
+from seamline.pipeline.publishing.uploaded import find_uploaded
 from seamline.pipeline.raster_io.gdal import gdal_environment
 from seamline.pipeline.scenes.scene import read_block
 from seamline.pipeline.stac.query import query_items
@@ -91,14 +93,14 @@ def put(folder: ObjectFolder, key: str, path: Path) -> str:
     return folder.to_url(key)
 
 
-def run(source: str, model: Model, out: str | Path, workers: str, **options: Any) -> Result:
-    return segment(source, model.folder, out, SegmentOptions(cluster=workers, **{**OPTIONS, **options}), Watcher())
+def run(source: str, model: Model, out: str | Path, workers: str, **options: Any) -> RunResult:
+    return segment(source, model.folder, out, SegmentOptions(cluster=workers, **{**OPTIONS, **options}), RunObserver())
 
 
 @pytest.fixture(scope="module")
 def finished(
     s3: Server, small_model: Model, workers: str, pixels: np.ndarray, tmp_path_factory: pytest.TempPathFactory
-) -> tuple[Path, str, Result, Path]:
+) -> tuple[Path, str, RunResult, Path]:
     """A scene that was read from a bucket and published to it; beside it the same scene, from and on disk."""
     folder = tmp_path_factory.mktemp("finished")
     source = write(folder / "scene.tif", pixels, names=NAMES, nodata=0, **TILED)
@@ -111,14 +113,14 @@ def finished(
 
 
 def test_what_is_published_is_what_lies_on_disk(
-    reached: Server, finished: tuple[Path, str, Result, Path], small_model: Model, workers: str
+    reached: Server, finished: tuple[Path, str, RunResult, Path], small_model: Model, workers: str
 ) -> None:
     local, out, result, folder = finished
-    assert result.place == f"{out}/scene" and result.computed
+    assert result.url == f"{out}/scene" and result.computed
     assert not list((folder / "work").rglob("*.tif"))
-    item = pystac.Item.from_dict(json.loads(ObjectFolder.from_url(result.place).get(ITEM).data))
+    item = pystac.Item.from_dict(json.loads(ObjectFolder.from_url(result.url).get(ITEM).data))
     assert set(item.assets) == set(pystac.Item.from_file(str(local / ITEM)).assets)
-    place = ObjectFolder.from_url(result.place)
+    place = ObjectFolder.from_url(result.url)
     for asset in item.assets.values():
         key = asset.href.removeprefix("./")
         if key.endswith(".zarr"):
@@ -137,29 +139,29 @@ def test_what_is_published_is_what_lies_on_disk(
     np.testing.assert_array_equal(dataset.segmentation.values, labels)
     again = run(json.loads(place.get(cog.rpartition("/")[0] + "/run.json").data)["source"], small_model, out, workers,
                 work=folder / "work")  # fmt: skip
-    assert not again.computed and not again.rewritten and again.place == result.place
+    assert not again.computed and not again.rewritten and again.url == result.url
 
 
-def test_query_reads_a_bucket(reached: Server, finished: tuple[Path, str, Result, Path]) -> None:
+def test_query_reads_a_bucket(reached: Server, finished: tuple[Path, str, RunResult, Path]) -> None:
     _, out, result, _ = finished
     (item,) = query_items(ObjectFolder.from_url(out), where="c0_share >= 0")
     assert item["id"] == "scene"
-    assert item["assets"]["run"]["href"].startswith(f"{result.place}/")
+    assert item["assets"]["run"]["href"].startswith(f"{result.url}/")
     assert not query_items(ObjectFolder.from_url(out), where="c0_share > 2")
     with pytest.raises(InputError, match="no items"):
         query_items(ObjectFolder.from_url(f"{out}/elsewhere"))
 
 
 def test_what_is_asked_for_later_or_lost_is_written_and_another_scene_is_refused(
-    reached: Server, finished: tuple[Path, str, Result, Path], small_model: Model, workers: str
+    reached: Server, finished: tuple[Path, str, RunResult, Path], small_model: Model, workers: str
 ) -> None:
     _, out, result, folder = finished
-    url, work = result.record["source"], folder / "work"
+    url, work = result.record.source, folder / "work"
     asked = ("cog", "zarr", "confidence", "polygons")
     later = run(url, small_model, out, workers, work=work, outputs=asked, polygon_formats=("fgb",))
     assert not later.computed and "polygons" in later.rewritten
     catalogue = ObjectFolder.from_url(out)
-    found = published(catalogue, "scene")
+    found = find_uploaded(catalogue, "scene")
     assert found is not None and found.item["assets"]["polygons-fgb"]["href"].startswith(f"./{found.version}/")
     assert seen(catalogue, "scene")
     again = run(url, small_model, out, workers, work=work, outputs=asked, polygon_formats=("fgb",))
@@ -318,7 +320,7 @@ upload(Path(sys.argv[1]), ObjectFolder(*sys.argv[2:4], S3Access(*sys.argv[4:])))
 
 def seen(catalogue: ObjectFolder, scene: str) -> dict[str, str] | None:
     """All that a reader of the item sees, by asset: the checksums, which are those that the item says."""
-    found = published(catalogue, scene)
+    found = find_uploaded(catalogue, scene)
     if found is None:
         return None
     place, sums = catalogue.subfolder(scene), {}
@@ -348,7 +350,7 @@ def kill_in_mid_upload(folder: Path, catalogue: ObjectFolder, before: int) -> No
 
 
 def test_a_killed_upload_shows_nothing_or_the_old_scene(
-    reached: Server, finished: tuple[Path, str, Result, Path], tmp_path: Path
+    reached: Server, finished: tuple[Path, str, RunResult, Path], tmp_path: Path
 ) -> None:
     catalogue = reached.bucket("killed").subfolder("a/b")
     first = scene_folder(tmp_path / "one", "scene", 150, template=finished[0])
@@ -371,7 +373,7 @@ def test_a_killed_upload_shows_nothing_or_the_old_scene(
 
 
 def test_two_that_publish_at_once_lose_nothing(
-    reached: Server, finished: tuple[Path, str, Result, Path], tmp_path: Path
+    reached: Server, finished: tuple[Path, str, RunResult, Path], tmp_path: Path
 ) -> None:
     catalogue = reached.bucket("rivals")
     folders = [scene_folder(tmp_path / f"{k}", f"scene-{k % 4}", 3, seed=k, template=finished[0]) for k in range(8)]
@@ -393,7 +395,7 @@ def test_two_that_publish_at_once_lose_nothing(
 @pytest.mark.parametrize("slow", [False, True])
 def test_a_rival_between_looking_and_publishing_is_noticed(
     reached: Server,
-    finished: tuple[Path, str, Result, Path],
+    finished: tuple[Path, str, RunResult, Path],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     slow: bool,
@@ -444,7 +446,7 @@ def test_what_keeps_one_out_is_one_line_without_the_secret(
     local = write(tmp_path / "a.tif", noise(6, 64, 64), names=NAMES)
     for source, out in ((f"s3://{bucket}/a.tif", tmp_path), (local, f"s3://{bucket}/out")):
         with pytest.raises((InputError, RunError), match=message) as caught:
-            segment(source, small_model.folder, out, SegmentOptions(work=tmp_path), Watcher())
+            segment(source, small_model.folder, out, SegmentOptions(work=tmp_path), RunObserver())
         said = str(caught.value)
         assert "\n" not in said and os.environ["AWS_SECRET_ACCESS_KEY"] not in said
 

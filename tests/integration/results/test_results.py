@@ -25,12 +25,14 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from seamline import flows
+from seamline.flows.runs.observer import RunObserver
 from seamline.flows.runs.scene_job import open_input
-from seamline.flows.runs.segment import Watcher, segment
+from seamline.flows.runs.segment import segment
 from seamline.flows.settings.model_folder import Model
 from seamline.flows.settings.options import SegmentOptions
 from seamline.pipeline.common.classes import NODATA, LabelClass
 from seamline.pipeline.common.errors import InputError
+from seamline.pipeline.products.run_record import RunRecord, read_record
 from seamline.pipeline.report.report import ModelCard, write_report
 from seamline.pipeline.scenes.scene import Scene
 from seamline.pipeline.stac.assets import compute_file_info
@@ -61,8 +63,8 @@ class Published:
         return self.out / "scene"
 
     @property
-    def record(self) -> dict[str, Any]:
-        return json.loads((self.folder / "run.json").read_text())
+    def record(self) -> RunRecord:
+        return read_record(self.folder)
 
 
 @pytest.fixture(scope="module")
@@ -75,7 +77,7 @@ def published(tmp_path_factory: pytest.TempPathFactory, small_model: Model, clus
     options = SegmentOptions(
         cluster=cluster(1), window=160, halo=48, overlap=16, chunk_tiles=4, outputs=("cog", "zarr", *LAYERS)
     )
-    segment(source, small_model.folder, folder / "out", options, Watcher())
+    segment(source, small_model.folder, folder / "out", options, RunObserver())
     return Published(folder / "out", open_input(source, small_model, options), small_model)
 
 
@@ -105,14 +107,14 @@ def test_the_report_of_a_run_tells_it_all_and_loads_nothing(published: Published
     (picture,) = page.loads
     assert b64decode(picture.removeprefix("data:image/png;base64,")) == (published.folder / "preview.png").read_bytes()
     assert not re.search(r"url\((?!#)|@import|https?://", (published.folder / "report.html").read_text())
-    for row in record["classes"]:
-        assert f"{row['name']} {row['share'] * 100:.1f} %" in page.text and f"{row['pixels']:,}" in page.text
-    for text in ("halo 48", "Feathered: neighbouring tiles are blended over 16 pixels", record["scene_digest"],
-                 record["model_digest"], "EPSG:32620", "700 × 300", "Acquired unknown", "random", "Apache-2.0",
-                 f"{record['peak_memory_bytes'] / 2**20:,.0f} MiB at most", record["source"],
-                 record["versions"]["zarr"], *record["seconds"]):  # fmt: skip
+    for row in record.classes:
+        assert f"{row.name} {row.share * 100:.1f} %" in page.text and f"{row.pixels:,}" in page.text
+    for text in ("halo 48", "Feathered: neighbouring tiles are blended over 16 pixels", record.scene_digest,
+                 record.model_digest, "EPSG:32620", "700 × 300", "Acquired unknown", "random", "Apache-2.0",
+                 f"{record.peak_memory_bytes / 2**20:,.0f} MiB at most", record.source,
+                 record.versions["zarr"], *record.seconds):  # fmt: skip
         assert text in page.text, text
-    assert "Bad blocks none" in page.text and all(warning in page.text for warning in record["warnings"])
+    assert "Bad blocks none" in page.text and all(warning in page.text for warning in record.warnings)
     assert {"segmentation.tif", "probabilities.tif", "item.json", "run.json"} <= set(page.links)
     assert all((published.folder / link).exists() for link in page.links)
 
@@ -123,7 +125,8 @@ def test_names_warnings_and_cards_from_files_stay_text(published: Published, tmp
     scene = replace(published.scene, source=HOSTILE, bands=(replace(published.scene.bands[0], name=HOSTILE),))
     classes = [LabelClass(k, f"{k}{HOSTILE}", (k, 0, 0), f'"{HOSTILE}') for k in range(4)]
     warnings = [f"warning {k} {HOSTILE}" for k in range(70)]
-    record = {**published.record, "warnings": warnings, "bad_blocks": [HOSTILE], "versions": {HOSTILE: HOSTILE}}
+    update = {"warnings": warnings, "bad_blocks": [HOSTILE], "versions": {HOSTILE: HOSTILE}}
+    record = published.record.model_copy(update=update)
     card = ModelCard(HOSTILE, HOSTILE, HOSTILE, HOSTILE, HOSTILE, (HOSTILE,), None, README)
     write_report(tmp_path, scene, classes, card, record)
     page = Page(tmp_path / "report.html")
@@ -145,8 +148,8 @@ def test_names_warnings_and_cards_from_files_stay_text(published: Published, tmp
 def test_the_report_says_what_the_plan_means(
     published: Published, tmp_path: Path, exact_halo: int | None, halo: int, overlap: int, said: str
 ) -> None:
-    plan = {**published.record["plan"], "window": 512, "halo": halo, "overlap": overlap}
-    classes, record = published.model.classes, {**published.record, "plan": plan}
+    plan = published.record.plan.model_copy(update={"window": 512, "halo": halo, "overlap": overlap})
+    classes, record = published.model.classes, published.record.model_copy(update={"plan": plan})
     write_report(tmp_path, published.scene, classes, replace(published.model.card, exact_halo=exact_halo), record)
     assert said in Page(tmp_path / "report.html").text
 
@@ -220,12 +223,12 @@ def test_the_accessor_tells_of_the_classes(published: Published) -> None:
     assert shown.classes == {0: "c0", 1: "c1", 2: "c2", 3: "c3"}
     assert shown.colors["c2"] == "#0204fd"
     table = shown.table()
-    assert list(table["share"]) == [row["share"] for row in record["classes"]]
-    assert list(table["area_m2"]) == [row["area_m2"] for row in record["classes"]]
-    assert dict(shown.count()) == {row["name"]: row["pixels"] for row in record["classes"]}
+    assert list(table["share"]) == [row.share for row in record.classes]
+    assert list(table["area_m2"]) == [row.area_m2 for row in record.classes]
+    assert dict(shown.count()) == {row.name: row.pixels for row in record.classes}
     part = dataset.isel(x=slice(200, 230), y=slice(100, 140))
     assert part.seamline.count().sum() == 30 * 40
-    assert float(dataset["class_share"].sel({"class": "c1"})) == record["classes"][1]["share"]
+    assert float(dataset["class_share"].sel({"class": "c1"})) == record.classes[1].share
     picture = shown.picture(1000)
     assert (picture[..., 3] == 0).sum() == 90 * 120
     assert set(map(tuple, picture[200:].reshape(-1, 4))) <= {(k, 2 * k, 255 - k, 255) for k in range(4)}
@@ -237,9 +240,9 @@ def test_the_accessor_tells_of_the_classes(published: Published) -> None:
 def test_a_notebook_shows_swatches_shares_areas_and_a_picture(published: Published) -> None:
     dataset = flows.open_result(published.out, "scene")
     html = dataset.seamline._repr_html_()
-    for row, label in zip(published.record["classes"], published.model.classes, strict=True):
-        assert row["name"] in html and "#{:02x}{:02x}{:02x}".format(*label.color) in html
-        assert f"{row['share'] * 100:.1f} %" in html
+    for row, label in zip(published.record.classes, published.model.classes, strict=True):
+        assert row.name in html and "#{:02x}{:02x}{:02x}".format(*label.color) in html
+        assert f"{row.share * 100:.1f} %" in html
     assert "xarray.Dataset" in html and "km²" in html
     whole, part = (
         Image.open(io.BytesIO(b64decode(re.search(r"data:image/png;base64,([^\"]+)", shown)[1])))
@@ -265,7 +268,7 @@ def test_a_rotated_grid_has_a_transform_and_no_axes(
     turned = Affine.translation(500_000, 6_000_000) @ Affine.rotation(30) @ Affine.scale(30, -30)
     source = write(tmp_path / "turned.tif", noise(6, 60, 80), transform=turned)
     options = SegmentOptions(cluster=cluster(1), window=160, halo=48)
-    segment(source, small_model.folder, tmp_path / "out", options, Watcher())
+    segment(source, small_model.folder, tmp_path / "out", options, RunObserver())
     for _ in range(2):  # from the store, and without it
         dataset = flows.open_result(tmp_path / "out", "turned")
         assert not {"x", "y"} & set(dataset.coords)

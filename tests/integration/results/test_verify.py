@@ -19,11 +19,12 @@ from odc.geo.geobox import GeoBox
 from rio_cogeo.cogeo import cog_validate
 
 from seamline.flows.cli.main import app
-from seamline.flows.runs.segment import Watcher, segment
+from seamline.flows.runs.observer import RunObserver
+from seamline.flows.runs.segment import segment
 from seamline.flows.settings.model_folder import Model
 from seamline.flows.settings.options import SegmentOptions
 from seamline.pipeline.common.errors import InputError
-from seamline.pipeline.publishing.publish import missing_outputs
+from seamline.pipeline.publishing.restore import list_missing_outputs
 from seamline.pipeline.report.thumbnail import write_overview
 from seamline.pipeline.results.verify import verify
 from seamline.pipeline.stac.assets import compute_file_info
@@ -38,7 +39,7 @@ def published(tmp_path_factory: pytest.TempPathFactory, small_model: Model, clus
     folder = tmp_path_factory.mktemp("published")
     write(folder / "scene.tif", noise(6, 300, 600))
     options = SegmentOptions(cluster=cluster(1), outputs=("cog", "zarr", "probabilities", "confidence"))
-    segment(folder / "scene.tif", small_model.folder, folder / "out", options, Watcher())
+    segment(folder / "scene.tif", small_model.folder, folder / "out", options, RunObserver())
     return folder / "out"
 
 
@@ -231,13 +232,13 @@ def test_a_scene_that_the_table_does_not_hold_as_it_is_is_published_again(publis
     """What a publishing leaves that was killed after the item."""
     out = tmp_path / "out"
     shutil.copytree(published, out)
-    assert missing_outputs(out / "scene", ("cog", "zarr"), None) == []
+    assert list_missing_outputs(out / "scene", ("cog", "zarr"), None) == []
     edited_item(lambda item: item["assets"]["run"].update({"file:checksum": "1220"}))(out / "scene")
     update_catalog(out)
     shutil.copy(published / "scene" / "item.json", out / "scene" / "item.json")
-    assert missing_outputs(out / "scene", ("cog", "zarr"), None) == ["item"]
+    assert list_missing_outputs(out / "scene", ("cog", "zarr"), None) == ["item"]
     (out / "items.parquet").unlink()
-    assert missing_outputs(out / "scene", ("cog", "zarr"), None) == ["item"]
+    assert list_missing_outputs(out / "scene", ("cog", "zarr"), None) == ["item"]
 
 
 @pytest.mark.parametrize("shape", [(1, 1000), (1000, 1), (3, 1300), (600, 1300)])

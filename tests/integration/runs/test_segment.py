@@ -17,8 +17,9 @@ import torch
 from rasterio.enums import ColorInterp
 from rio_cogeo.cogeo import cog_validate
 
+from seamline.flows.runs.observer import RunObserver, RunResult
 from seamline.flows.runs.scene_job import open_input
-from seamline.flows.runs.segment import Result, Watcher, segment
+from seamline.flows.runs.segment import segment
 from seamline.flows.settings.model_folder import Model, TorchLoader, get_radiometry, open_model
 from seamline.flows.settings.options import SegmentOptions
 from seamline.model.networks.unet import UNet
@@ -47,14 +48,14 @@ SCENES = {
 Cluster = Callable[[int], str]
 
 
-def labels_in(result: Result) -> np.ndarray:
+def labels_in(result: RunResult) -> np.ndarray:
     with rasterio.open(result.folder / "segmentation.tif") as file:
         return file.read(1)
 
 
-def run(source: Path, model: Model, out: Path, **options: object) -> Result:
+def run(source: Path, model: Model, out: Path, **options: object) -> RunResult:
     return segment(
-        source, model.folder, out, SegmentOptions(**{"precision": "fp64", "engine": "torch", **options}), Watcher()
+        source, model.folder, out, SegmentOptions(**{"precision": "fp64", "engine": "torch", **options}), RunObserver()
     )
 
 
@@ -110,7 +111,7 @@ def test_an_area_of_interest_changes_no_label_inside(small_model: Model, cluster
     wanted = read_block(scene, Window(0, 0, *scene.grid.shape)).label_mask
     np.testing.assert_array_equal(within, np.where(wanted, everywhere, 255))
     assert 0.2 < wanted.mean() < 0.8
-    assert result.record["windows"] < run(source, small_model, tmp_path / "a", **options).record["windows"]
+    assert result.record.windows < run(source, small_model, tmp_path / "a", **options).record.windows
 
 
 def test_tiles_of_an_unpadded_network_cannot_be_seen(cluster: Cluster, tmp_path: Path) -> None:
@@ -191,7 +192,7 @@ def test_an_identity_model_reproduces_the_image_and_every_tile_is_inferred_once(
     halo = 16
     tiling = Tiling(*scene.grid.shape, 64 + 2 * halo + overlap, halo, overlap, chunk_tiles, 8)
     (tmp_path / "run").mkdir()
-    directory = RunDirectory(tmp_path / "run").started()
+    directory = RunDirectory(tmp_path / "run").with_new_start()
     job = ChunkContext(scene, tiling, 6, directory)
     create_store(
         directory.store, scene.grid, small_model.classes, ZarrLayout(tiling.store_chunk_size), title="identity"
@@ -249,7 +250,7 @@ def test_every_vote_counts_once_with_its_weight_whoever_shares_a_chunk(
     scene = scene_of(write(tmp_path / "scene.tif", pixels, names=names, nodata=0), small_model)
     tiling = Tiling(203, 277, 32 + 2 * 8 + overlap, 8, overlap, chunk_tiles, 8)
     (tmp_path / "run").mkdir()
-    job = ChunkContext(scene, tiling, 3, RunDirectory(tmp_path / "run").started(), layers=tuple(LAYERS))
+    job = ChunkContext(scene, tiling, 3, RunDirectory(tmp_path / "run").with_new_start(), layers=tuple(LAYERS))
     storage, store = ZarrLayout(tiling.store_chunk_size), job.directory.store
     create_store(store, scene.grid, small_model.classes[:3], storage, title="quarrel", layers=job.layers)
     predictor = Quarrel(tiling.support)
@@ -285,7 +286,7 @@ def test_every_vote_counts_once_with_its_weight_whoever_shares_a_chunk(
         found = open_store_raster(store, name)[:]
         assert (found == 255)[..., ~valid].all() and not (found == 255)[..., valid].any(), name
         np.testing.assert_allclose(found[..., valid] * LAYER_SCALE, values[..., valid], atol=0.5 * LAYER_SCALE + 1e-4)
-    reports = job.directory.inferred().values()
+    reports = job.directory.read_inferred().values()
     assert 0 < skipped < tiling.tile_count
     assert sum(report.windows for report in reports) == windows == tiling.tile_count - skipped
     assert sum(report.pixels_inferred for report in reports) == windows * tiling.window**2
@@ -307,7 +308,7 @@ def test_labels_do_not_depend_on_chunk_size_or_workers(
     first = labels_in(found[1, 2])
     for result in found.values():
         np.testing.assert_array_equal(labels_in(result), first)
-        assert result.record["pixels_inferred"] == found[1, 2].record["pixels_inferred"]
+        assert result.record.pixels_inferred == found[1, 2].record.pixels_inferred
     # The same plan: the same bytes, in every file of the store and in the COG.
     one, other = found[1, 2].folder, found[3, 2].folder
     assert (one / "segmentation.tif").read_bytes() == (other / "segmentation.tif").read_bytes()
@@ -336,7 +337,7 @@ def test_the_record_says_what_was_done(small_model: Model, cluster: Cluster, tmp
 
 def test_measured_memory_stays_within_the_projected(small_model: Model, tmp_path: Path) -> None:
     result = run(shared("aquileia-s2"), small_model, tmp_path, workers=1, chunk_tiles=2)
-    assert 0 < result.record["peak_memory_bytes"] <= result.record["projected_memory_bytes"]
+    assert 0 < result.record.peak_memory_bytes <= result.record.projected_memory_bytes
 
 
 def test_outputs_stand_on_the_scenes_grid_and_cog_equals_zarr(

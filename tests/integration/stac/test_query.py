@@ -26,9 +26,9 @@ from pyarrow import parquet
 from seamline.flows.cli.main import app, main
 from seamline.pipeline.common.classes import LabelClass, make_column_names
 from seamline.pipeline.common.errors import InputError
+from seamline.pipeline.products.run_record import ClassArea
 from seamline.pipeline.stac import query as query_module
 from seamline.pipeline.stac.catalog import update_catalog, write_item
-from seamline.pipeline.stac.class_areas import ClassArea
 from seamline.pipeline.stac.extent import Box, Interval
 from seamline.pipeline.stac.items import rebase_hrefs
 from seamline.pipeline.stac.query import query_items

@@ -20,7 +20,8 @@ from pyproj import Transformer
 from rasterio.features import shapes
 
 from seamline.flows.runs import segment as running
-from seamline.flows.runs.segment import Watcher, segment
+from seamline.flows.runs.observer import RunObserver
+from seamline.flows.runs.segment import segment
 from seamline.flows.settings.model_folder import Model
 from seamline.flows.settings.options import SegmentOptions
 from seamline.pipeline.common.classes import NODATA, LabelClass
@@ -194,7 +195,7 @@ def test_a_run_writes_polygons_and_makes_them_again(
 
     def run(**options: Any) -> running.Result:
         how = {"window": 128, "engine": "torch", "precision": "fp32", "batch": 1, "threads": 1, **options}
-        return segment(scene, small_model.folder, out, SegmentOptions(cluster=cluster(1), **how), Watcher())
+        return segment(scene, small_model.folder, out, SegmentOptions(cluster=cluster(1), **how), RunObserver())
 
     with pytest.raises(KeyboardInterrupt), monkeypatch.context() as patch:  # a kill between two files
         patch.setattr(
@@ -207,17 +208,17 @@ def test_a_run_writes_polygons_and_makes_them_again(
     assets = json.loads((folder / "item.json").read_text())["assets"]
     assert {"polygons", "polygons-fgb", "polygons-gpkg"} <= set(assets)
     first = rows(folder / POLYGON_FILES["gpkg"])
-    pixels = {row["value"]: row["pixels"] for row in result.record["classes"] if row["pixels"]}
+    pixels = {row.value: row.pixels for row in result.record.classes if row.pixels}
     assert {value: sum(row[2] for row in first if row[0] == value) for value in pixels} == pixels
-    for row in result.record["classes"]:
-        assert row["area_m2"] == pytest.approx(sum(other[3] for other in first if other[0] == row["value"]))
+    for row in result.record.classes:
+        assert row.area_m2 == pytest.approx(sum(other[3] for other in first if other[0] == row.value))
     assert all(0 <= row[4] <= 1 for row in first)
 
     (folder / POLYGON_FILES["gpkg"]).unlink()  # without a store of labels, and without a cluster
     again = run(outputs=("cog", "polygons", "confidence"))
     assert again.rewritten == ("polygons",) and rows(folder / POLYGON_FILES["gpkg"]) == first
     other = run(outputs=("cog", "polygons"), polygon_min_area=2700.0, polygon_formats=("gpkg",))
-    assert other.rewritten == ("polygons",) and other.record["polygons"]["min_area"] == 2700
+    assert other.rewritten == ("polygons",) and other.record.polygons["min_area"] == 2700
     sieved = rows(folder / POLYGON_FILES["gpkg"])
     assert len(sieved) < len(first) and rows(folder / POLYGON_FILES["parquet"]) == sieved and list(verify(out)) == []
     assert not run(outputs=("cog", "polygons"), polygon_min_area=2700.0).rewritten

@@ -20,7 +20,8 @@ from typing import IO
 
 import pytest
 
-from seamline.flows.runs.segment import Watcher, segment
+from seamline.flows.runs.observer import RunObserver
+from seamline.flows.runs.segment import segment
 from seamline.flows.settings.model_folder import Model
 from seamline.flows.settings.options import SegmentOptions
 from seamline.pipeline.results.verify import verify
@@ -149,7 +150,7 @@ def whole(
     """What one machine writes."""
     options = SegmentOptions(**PLAN, precision="fp32", device="cpu", engine="torch", cluster=cluster(2))
     out = tmp_path_factory.mktemp("whole")
-    return contents(segment(source, small_model.folder, out, options, Watcher()).folder)
+    return contents(segment(source, small_model.folder, out, options, RunObserver()).folder)
 
 
 def command(source: Path, model: Model, out: Path) -> list[object]:

@@ -15,8 +15,9 @@ from pathlib import Path
 import dask
 import pytest
 
+from seamline.flows.runs.observer import RunObserver
 from seamline.flows.runs.planning import Plan
-from seamline.flows.runs.segment import Watcher, segment
+from seamline.flows.runs.segment import segment
 from seamline.flows.settings.model_folder import Model
 from seamline.flows.settings.options import SegmentOptions
 from seamline.pipeline.execution.run_chunks import Totals
@@ -128,7 +129,7 @@ def test_jobs_that_leave_at_their_lifetime_are_replaced_and_change_nothing(
     tls = dict(line.split("=", 1) for line in (tmp_path / "tls" / "dask.env").read_text().splitlines())
     environment = slurm | tls
 
-    def segmented(out: str, address: str, watcher: Watcher) -> dict[str, bytes]:
+    def segmented(out: str, address: str, watcher: RunObserver) -> dict[str, bytes]:
         options = SegmentOptions(**PLAN, precision="fp32", device="cpu", engine="torch", cluster=address)
         return contents(segment(source, small_model.folder, tmp_path / out, options, watcher).folder)
 
@@ -137,7 +138,7 @@ def test_jobs_that_leave_at_their_lifetime_are_replaced_and_change_nothing(
         if totals.chunks_done == 8:
             until(lambda: sum("Registered to" in job.read_text() for job in tmp_path.glob("slurm-*.out")) >= 4, "jobs")
 
-    whole = segmented("whole", cluster(2), Watcher())
+    whole = segmented("whole", cluster(2), RunObserver())
     keep = "echo {address} > address.part; mv address.part address; while [ ! -e done ]; do sleep 0.1; done; exit 7"
     command = [sys.executable, DEPLOY / "slurm" / "cluster.py", "--jobs", "2", "--gpu", "--", "bash", "-c", keep]
     with (tmp_path / "log").open("wb") as log:
@@ -146,7 +147,7 @@ def test_jobs_that_leave_at_their_lifetime_are_replaced_and_change_nothing(
         until(lambda: (tmp_path / "address").exists() or process.poll() is not None, "a cluster")
         with dask.config.set({name.removeprefix("DASK_").lower().replace("__", "."): tls[name] for name in tls}):
             address = (tmp_path / "address").read_text().strip()
-            replaced = segmented("replaced", address, Watcher(progress=until_replaced))
+            replaced = segmented("replaced", address, RunObserver(progress=until_replaced))
         (tmp_path / "done").touch()
         assert process.wait(PATIENCE) == 7
     finally:

@@ -35,7 +35,8 @@ from titiler.xarray.dependencies import XarrayParams
 from titiler.xarray.factory import TilerFactory as XarrayTilerFactory
 
 from seamline import flows
-from seamline.flows.runs.segment import Watcher, segment
+from seamline.flows.runs.observer import RunObserver
+from seamline.flows.runs.segment import segment
 from seamline.flows.settings.options import SegmentOptions
 from seamline.model.networks.unet import UNet
 from seamline.model.spec.config import UNetConfig
@@ -104,7 +105,7 @@ def results(tmp_path_factory: pytest.TempPathFactory, cluster: Callable[[int], s
     outputs = ("cog", "zarr", "polygons", "probabilities", "confidence", "disagreement")
     plan = {"window": 192, "device": "cpu", "precision": "fp32", "engine": "torch"}
     options = SegmentOptions(cluster=cluster(1), outputs=outputs, **plan)
-    done = segment(scene, folder / "model", folder / "out", options, Watcher())
+    done = segment(scene, folder / "model", folder / "out", options, RunObserver())
     labels = open_labels(done.folder / "segmentation.zarr")[:]
     assert set(np.unique(labels)) == {0, 1, 2, NODATA}
     return Results(done.folder, labels, GeoBox(labels.shape, rasterio.open(scene).transform, "EPSG:32620"))

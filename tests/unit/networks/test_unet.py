@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from seamline.model.engines.engines import DTYPES, fuse_batch_norm, fuse_relu, has_onednn
 from seamline.model.engines.runtime import Runtime
+from seamline.model.engines.torch_engine import DTYPES, fuse_batch_norm, fuse_relu, has_onednn
 from seamline.model.importers.reach import measure_receptive_radius
 from seamline.model.networks import unet
 from seamline.model.networks.unet import UNet

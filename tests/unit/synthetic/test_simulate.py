@@ -31,19 +31,11 @@ from seamline.pipeline.synthetic.noise import (
     hash_keys,
     noise,
     noise_at,
-    scatter_sites,
     uniform,
-    voronoi_cells,
 )
-from seamline.pipeline.synthetic.simulate import (
-    ACQUISITION_TIME,
-    BANDS,
-    CLASSES,
-    SCALE,
-    SimulatedBlock,
-    Simulation,
-    write_simulation,
-)
+from seamline.pipeline.synthetic.simulate import ACQUISITION_TIME, BANDS, CLASSES, SCALE, SimulatedBlock, Simulation
+from seamline.pipeline.synthetic.simulation_files import write_simulation
+from seamline.pipeline.synthetic.voronoi import scatter_sites, voronoi_cells
 
 FAR = 1 << 24
 LAND, WATER, CLOUD, SHADOW = (label.value for label in CLASSES)

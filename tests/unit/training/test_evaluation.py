@@ -21,7 +21,8 @@ from rasterio.vrt import WarpedVRT
 from seamline.flows.training.evaluation import evaluate_segmentation, write_evaluation
 from seamline.model.spec import metrics
 from seamline.pipeline.common.errors import InputError
-from seamline.pipeline.results.compare import Truth, read_label_pairs
+from seamline.pipeline.results.compare import read_label_pairs
+from seamline.pipeline.results.truth import Truth
 from tests.support.small_rasters import UTM, write
 
 LABELS = hnp.arrays(np.uint8, (9, 7), elements=st.sampled_from([0, 1, 2, 255]))

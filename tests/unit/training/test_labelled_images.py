@@ -19,7 +19,8 @@ from seamline.flows.training.evaluation import evaluate_segmentation
 from seamline.pipeline.common.errors import InputError
 from seamline.pipeline.geometry import resample as nearest
 from seamline.pipeline.geometry.window import Window
-from seamline.pipeline.results.compare import Truth, make_label_reader, read_class_names, read_label_pairs
+from seamline.pipeline.results.compare import read_class_names, read_label_pairs
+from seamline.pipeline.results.truth import Truth, make_label_reader
 from tests.support.small_rasters import UTM, damage, write
 
 SHAPE = (300, 280)

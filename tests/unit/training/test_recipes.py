@@ -24,7 +24,8 @@ from seamline.model.training.config import Normalisation
 from seamline.model.training.data import LabelledImage, split_into_blocks
 from seamline.model.training.loop import EpochReport
 from seamline.pipeline.common.errors import InputError
-from seamline.pipeline.synthetic.simulate import Simulation, write_simulation
+from seamline.pipeline.synthetic.simulate import Simulation
+from seamline.pipeline.synthetic.simulation_files import write_simulation
 from tests.support.small_rasters import UTM, noise, write
 
 NAMES = ("blue", "green", "red", "nir", "swir16", "swir22")

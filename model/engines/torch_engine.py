@@ -1,0 +1,151 @@
+"""The project's own U-Net in torch: its weights, layers fused for inference, reduced precisions, torch's compiler."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from itertools import pairwise
+from pathlib import Path
+from typing import TypeVar
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+from seamline.model.networks.unet import DoubleConv, UNet
+from seamline.model.spec.config import EngineSettings, Precision, UNetConfig
+from seamline.model.spec.errors import ModelError, get_first_line
+from seamline.model.spec.spec import ModelSpec
+
+_Module = TypeVar("_Module", bound=nn.Module)
+
+DTYPES: dict[Precision, torch.dtype] = {
+    "fp64": torch.float64,
+    "fp32": torch.float32,
+    "bf16": torch.bfloat16,
+    "fp16": torch.float16,
+}
+
+
+def load_unet(spec: ModelSpec, folder: Path) -> UNet:
+    """Return the model's U-Net with its weights, in evaluation mode, on the CPU in float32."""
+    assert isinstance(spec.network, UNetConfig)  # programs have no separate weights
+    network = UNet(spec.network)
+    network.load_state_dict(load_file(folder / spec.weights))
+    return network.eval()
+
+
+def prepare_unet(network: UNet, settings: EngineSettings) -> Callable[[Tensor, int], Tensor]:
+    """Move a U-Net to its device, precision and memory layout, and fuse or compile it there.
+
+    Args:
+        network: the U-Net after ``fuse_batch_norm``; it is changed in place.
+        settings: device, precision and layout; the engine is ``torch`` or ``compiled``.
+
+    Returns:
+        A function of windows (B, bands, H, W) and a halo that returns scores (B, outputs, H − 2·halo, W − 2·halo).
+    """
+    layout = torch.channels_last if settings.channels_last else torch.contiguous_format
+    moved = network.to(settings.device, DTYPES[settings.precision])
+    moved = moved.to(memory_format=layout)  # type: ignore[call-overload]
+    if settings.engine == "compiled":
+        return CompiledUNet(moved)
+    return fuse_relu(moved) if settings.device == "cpu" and has_onednn(settings.precision) else moved
+
+
+class CompiledUNet:
+    """The U-Net through torch's compiler, compiled once for windows of all sizes."""
+
+    def __init__(self, network: nn.Module) -> None:
+        self._network = torch.compile(network, dynamic=True)
+
+    def __call__(self, x: Tensor, halo: int) -> Tensor:
+        """Compute the scores of a batch of windows.
+
+        Args:
+            x: normalised windows (B, bands, H, W).
+            halo: pixels to leave out on every side of the result.
+
+        Returns:
+            Scores (B, outputs, H − 2·halo, W − 2·halo).
+
+        Raises:
+            ModelError: torch cannot compile the network here, for instance without a C++ compiler.
+        """
+        try:
+            y: Tensor = self._network(x, halo)
+        except torch.cuda.OutOfMemoryError:
+            raise
+        except Exception as error:  # torch's compiler has several classes of errors
+            raise ModelError(
+                "--engine",
+                got=f"compiled, {get_first_line(error)}",
+                expected="a network that torch compiles, and a C++ compiler on a CPU",
+                fix="take another --engine",
+            ) from error
+        return y
+
+
+def fuse_batch_norm(network: _Module) -> _Module:
+    """Fold each batch normalisation into the convolution before it, in place, and return the network."""
+    for module in network.modules():
+        if isinstance(module, DoubleConv):
+            layers = list(module.children())
+            for position, (conv, norm) in enumerate(pairwise(layers)):
+                if isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
+                    module[position] = fuse_conv_bn_eval(conv, norm)
+                    module[position + 1] = nn.Identity()
+    return network
+
+
+class ConvReLU(nn.Module):
+    """A convolution and the ReLU after it in one pass over memory, by oneDNN; the result has the same bits."""
+
+    def __init__(self, conv: nn.Conv2d) -> None:
+        super().__init__()
+        self.conv = conv
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (B, in, H, W) to (B, out, H, W)."""
+        conv = self.conv
+        y: Tensor = torch.ops.mkldnn._convolution_pointwise(
+            x, conv.weight, conv.bias, conv.padding, conv.stride, conv.dilation, conv.groups, "relu", [], ""
+        )
+        return y
+
+
+def fuse_relu(network: nn.Module) -> nn.Module:
+    """Replace each convolution and the ReLU after it by one ``ConvReLU``, in place, and return the network.
+
+    For CPUs for which ``has_onednn`` is true. The ReLUs of a U-Net take a seventh of its time on a CPU: they read and
+    write every activation and compute almost nothing.
+    """
+    for module in network.modules():
+        if isinstance(module, DoubleConv):
+            layers = [layer for layer in module if not isinstance(layer, nn.Identity)]
+            fused: list[nn.Module] = []
+            for layer in layers:
+                if isinstance(layer, nn.ReLU) and fused and isinstance(fused[-1], nn.Conv2d):
+                    fused[-1] = ConvReLU(fused[-1])
+                else:
+                    fused.append(layer)
+            del module[:]
+            module.extend(fused)
+    return network
+
+
+def has_onednn(precision: Precision) -> bool:
+    """Whether this CPU runs convolutions of a precision by oneDNN.
+
+    In bf16 oneDNN needs AVX-512; without it torch falls back to loops that are many times slower than float32.
+    """
+    if not (torch.backends.mkldnn.enabled and hasattr(torch.ops.mkldnn, "_convolution_pointwise")):
+        return False
+    if precision == "bf16":
+        return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    return precision == "fp32"
+
+
+def enable_mixed_precision(device: torch.device) -> torch.autocast:
+    """Return a context in which torch computes in bf16 if the device has kernels for it, otherwise in float32."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda" or has_onednn("bf16"))

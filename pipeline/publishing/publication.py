@@ -1,0 +1,207 @@
+"""What is to be published of a run, and the steps that publishing a new run and restoring a finished one share."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from pathlib import Path
+
+import numpy as np
+import shapely
+from numpy.typing import NDArray
+from rasterio._err import CPLE_BaseError
+from rasterio.errors import RasterioError
+
+from seamline.pipeline.common.classes import LabelClass
+from seamline.pipeline.common.errors import RunError
+from seamline.pipeline.common.layout import PREVIEW
+from seamline.pipeline.execution.chunk_context import ChunkContext
+from seamline.pipeline.geometry.tiling import MapChunks
+from seamline.pipeline.products.cog import describe_labels, describe_layer, write_cog
+from seamline.pipeline.products.layers import LAYERS
+from seamline.pipeline.products.overviews import write_overviews
+from seamline.pipeline.products.run_record import ClassArea, InferenceRecord
+from seamline.pipeline.products.sidecars import write_sidecars
+from seamline.pipeline.products.zarr_store import LABELS_ARRAY, ZarrLayout, open_store_raster, seal
+from seamline.pipeline.raster_io.gdal import describe_error
+from seamline.pipeline.report.formatting import format_crs, format_date
+from seamline.pipeline.report.preview import Caption, write_preview
+from seamline.pipeline.report.report import ModelCard
+from seamline.pipeline.scenes.display_bands import choose_display_bands, has_true_color
+from seamline.pipeline.stac.catalog import update_catalog, write_item
+from seamline.pipeline.stac.footprint import compute_labelled_area
+from seamline.pipeline.stac.scene_item import ModelReference, Provenance, build_scene_item
+from seamline.pipeline.vectors.vectors import PolygonOptions, write_polygons
+
+COG_ARRAYS = {"cog": LABELS_ARRAY} | {name: name for name in LAYERS}
+"""Outputs that are COGs, and the arrays of the store that they show: <array>.tif."""
+
+
+@dataclass(frozen=True)
+class Publication:
+    """What to publish of a run, and where.
+
+    Attributes:
+        context: the run.
+        model: the model that segmented the scene.
+        card: what the report says of the model.
+        classes: what the labels mean.
+        layout: layout of the Zarr store.
+        catalog: folder of the catalogue.
+        folder: folder of the scene in it.
+        outputs: names of the outputs that are wanted.
+        software: versions of the software that decides the results.
+        lineage: how the results came about, in words.
+        polygons: what is wanted of the output "polygons"; None if it is not.
+        map_chunks: applies a function to chunks, on the workers of a cluster if there is one.
+    """
+
+    context: ChunkContext
+    model: ModelReference
+    card: ModelCard
+    classes: tuple[LabelClass, ...]
+    layout: ZarrLayout
+    catalog: Path
+    folder: Path
+    outputs: tuple[str, ...]
+    software: Mapping[str, str]
+    lineage: str
+    polygons: PolygonOptions | None = None
+    map_chunks: MapChunks = map
+
+    @property
+    def polygon_rules(self) -> dict[str, float] | None:
+        """Rules by which polygons are made, as the record has them; None without polygons."""
+        return None if self.polygons is None else asdict(self.polygons.rules)
+
+    @property
+    def display_bands(self) -> list[int]:
+        """Positions of the scene's bands that pictures show."""
+        return choose_display_bands([band.name for band in self.context.scene.bands])
+
+    @property
+    def is_true_color(self) -> bool:
+        """Whether those bands are red, green and blue."""
+        return has_true_color([band.name for band in self.context.scene.bands])
+
+
+@contextmanager
+def raise_as_run_error(context: ChunkContext) -> Iterator[None]:
+    """Turn a failure to write into a ``RunError`` that says what is kept and how to go on."""
+    try:
+        yield
+    except (OSError, RasterioError, CPLE_BaseError) as error:
+        raise RunError(
+            f"scene {context.scene.id}: the results cannot be written to {context.directory.path.parent}: "
+            f"{describe_error(error)}; what was inferred is kept, make room and run the same command again"
+        ) from error
+
+
+def cog_path(folder: Path, output: str) -> Path:
+    """Return the path of the COG of an output in a scene's folder."""
+    return folder / f"{COG_ARRAYS[output]}.tif"
+
+
+def seal_store(store: Path, publication: Publication, record: InferenceRecord) -> None:
+    """Write the overviews of a store and seal it.
+
+    Args:
+        store: path of the Zarr store, whose chunks are all written.
+        publication: the run.
+        record: its record.
+    """
+    write_overviews(store, publication.context.scene.grid, publication.classes)
+    digests = {"scene_digest": record.scene_digest, "model_digest": record.model_digest}
+    seal(store, {**digests, "plan": record.plan.model_dump()})
+
+
+def write_cogs(
+    publication: Publication, store: Path, outputs: Iterable[str], record: InferenceRecord, scratch: Path
+) -> None:
+    """Write those outputs that are COGs from the store.
+
+    Args:
+        publication: the run.
+        store: its sealed Zarr store.
+        outputs: names of outputs; others than COGs are left out.
+        record: its record; the COGs carry its digests.
+        scratch: folder for temporary files.
+    """
+    classes, grid = publication.classes, publication.context.scene.grid
+    tags = {"scene_digest": record.scene_digest, "model": record.model, "model_digest": record.model_digest}
+    for output, name in COG_ARRAYS.items():
+        if output in outputs:
+            content = describe_labels(classes) if name == LABELS_ARRAY else describe_layer(LAYERS[name], classes)
+            path = cog_path(publication.folder, output)
+            write_cog(open_store_raster(store, name), grid, content, path, scratch, tags)
+
+
+def write_polygon_files(publication: Publication, store: Path, scratch: Path) -> None:
+    """Write the polygons of a store's labels, if they are wanted; temporary files go to ``scratch``."""
+    if publication.polygons is not None:
+        write_polygons(
+            store,
+            publication.context.tiling,
+            publication.context.scene.grid,
+            publication.classes,
+            publication.polygons,
+            publication.folder,
+            scratch,
+            publication.map_chunks,
+        )
+
+
+def write_style_files(publication: Publication, areas: Sequence[ClassArea]) -> None:
+    """Write styles and attribute tables beside the outputs; ``areas`` counts the pixels of each class."""
+    pixels = {row.value: row.pixels for row in areas}
+    write_sidecars(publication.folder, publication.outputs, publication.classes, pixels)
+
+
+def write_preview_picture(
+    publication: Publication,
+    areas: Sequence[ClassArea],
+    labels: NDArray[np.uint8],
+    rgb: NDArray[np.uint8] | None,
+) -> None:
+    """Write the picture of scene and segmentation side by side.
+
+    Args:
+        publication: the run.
+        areas: how much each class covers.
+        labels: thinned labels (height, width).
+        rgb: thinned scene (height, width, 3); None if there is none to show.
+    """
+    scene = publication.context.scene
+    height, width = scene.grid.shape
+    note = f"{format_date(scene)}  ·  {width:,} × {height:,} pixels  ·  {format_crs(scene)}"
+    write_preview(
+        rgb,
+        labels,
+        publication.classes,
+        {row.name: row.share for row in areas},
+        Caption(scene.id, note, scene.grid),
+        publication.folder / PREVIEW,
+    )
+
+
+def write_item_and_catalog(
+    publication: Publication, areas: Sequence[ClassArea], hull: shapely.Polygon | None, finished: datetime
+) -> None:
+    """Write the STAC item of the scene, which holds checksums of all other files, and list it in the catalogue.
+
+    Args:
+        publication: the run.
+        areas: how much each class covers.
+        hull: hull of the labels in pixels (column, row); None where there are none.
+        finished: when the results were published.
+    """
+    scene, classes = publication.context.scene, publication.classes
+    provenance = Provenance(
+        scene.source, publication.model, scene.datetime, finished, publication.software, publication.lineage
+    )
+    outline = compute_labelled_area(scene.grid, hull, scene.aoi)
+    item = build_scene_item(publication.folder, scene.id, scene.grid, classes, areas, provenance, outline)
+    write_item(item, publication.folder)
+    update_catalog(publication.catalog)

@@ -1,0 +1,170 @@
+"""Write what is missing of a finished run from the rasters that are there; the scene is not inferred again."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterable, Sequence
+from datetime import datetime
+from pathlib import Path
+
+import numpy as np
+import shapely
+from numpy.typing import NDArray
+
+from seamline.pipeline.common.layout import CATALOG, COG, ITEM, ITEMS, OVERVIEW, PREVIEW, RECORD, REPORT, ZARR
+from seamline.pipeline.execution.chunk_context import QUICKLOOK
+from seamline.pipeline.products.cog import copy_cog_to_store, read_thinned_labels
+from seamline.pipeline.products.layers import CONFIDENCE, LAYERS
+from seamline.pipeline.products.run_record import RunRecord, read_record, write_record
+from seamline.pipeline.products.sidecars import has_sidecars
+from seamline.pipeline.products.zarr_store import create_store, is_sealed, list_store_rasters, open_labels
+from seamline.pipeline.publishing.publication import (
+    COG_ARRAYS,
+    Publication,
+    cog_path,
+    raise_as_run_error,
+    seal_store,
+    write_cogs,
+    write_item_and_catalog,
+    write_polygon_files,
+    write_preview_picture,
+    write_style_files,
+)
+from seamline.pipeline.report.preview import decimate_labels, stretch
+from seamline.pipeline.report.report import write_report
+from seamline.pipeline.report.thumbnail import read_thumbnail, write_overview
+from seamline.pipeline.stac.assets import compute_file_info
+from seamline.pipeline.stac.items import read_run_checksum
+from seamline.pipeline.vectors.vectors import PolygonOptions
+
+
+def list_missing_outputs(folder: Path, outputs: Iterable[str], polygons: PolygonOptions | None) -> list[str]:
+    """List what is not there, or not whole, of a finished run.
+
+    Args:
+        folder: the scene's folder.
+        outputs: names of the outputs that are wanted.
+        polygons: rules and formats of the polygons that are wanted; by other rules they count as missing.
+
+    Returns:
+        Names of outputs, and "style", "preview", "report", "item". The preview is missing without the overview, too;
+        the item is missing where it or the catalogue does not match the record, since a kill came between.
+    """
+    outputs = tuple(outputs)
+    there = {output: cog_path(folder, output).exists() for output in COG_ARRAYS} | {"zarr": is_sealed(folder / ZARR)}
+    there["polygons"] = polygons is None or polygons.has_files_in(folder, read_record(folder).polygons)
+    missing = [output for output in outputs if not there[output]]
+    if not ((folder / PREVIEW).exists() and (folder / OVERVIEW).exists()):
+        missing.append("preview")
+    if not (folder / REPORT).exists():
+        missing.append("report")
+    if not has_sidecars(folder, outputs):
+        missing.append("style")
+    return missing if _is_item_current(folder, outputs) else [*missing, "item"]
+
+
+def _is_item_current(folder: Path, outputs: Iterable[str]) -> bool:
+    """Return whether catalogue, table and item know the record as it is, and it knows the outputs."""
+    try:
+        item = json.loads((folder / ITEM).read_text(encoding="utf-8"))
+        record = read_record(folder)
+        checksum = item["assets"]["run"]["file:checksum"]
+        is_listed = read_run_checksum(folder.parent / ITEMS, folder.name) == checksum
+    except (OSError, ValueError, LookupError, TypeError, RecursionError):
+        return False
+    is_known = set(outputs) <= set(record.outputs) and (folder.parent / CATALOG).exists()
+    return is_known and is_listed and checksum == compute_file_info(folder / RECORD)["file:checksum"]
+
+
+def can_restore(folder: Path, outputs: Iterable[str]) -> bool:
+    """Return whether the labels of a finished run, and its layers, are there, as one raster or the other."""
+    stored = list_store_rasters(folder / ZARR) if is_sealed(folder / ZARR) else ()
+    wanted = {"cog", *outputs} & set(COG_ARRAYS)
+    return all(COG_ARRAYS[output] in stored or cog_path(folder, output).exists() for output in wanted)
+
+
+def restore_outputs(publication: Publication, record: RunRecord, missing: Sequence[str]) -> RunRecord:
+    """Write what is missing of a finished run from the raster that is there.
+
+    Args:
+        publication: what is wanted of the run.
+        record: its record.
+        missing: what ``list_missing_outputs`` says.
+
+    Returns:
+        The record as it is now.
+
+    Raises:
+        RunError: the results cannot be written.
+    """
+    with raise_as_run_error(publication.context):
+        return _restore_outputs(publication, record, missing)
+
+
+def _restore_outputs(publication: Publication, record: RunRecord, missing: Sequence[str]) -> RunRecord:
+    context, folder = publication.context, publication.folder
+    scratch = context.directory.path
+    if "zarr" in missing:
+        store = scratch / ZARR
+        shutil.rmtree(folder / ZARR, ignore_errors=True)  # what is left of it
+        _copy_cogs_to_store(publication, store, [name for name in record.outputs if name in LAYERS])
+        seal_store(store, publication, record)
+        store.rename(folder / ZARR)
+    write_cogs(publication, folder / ZARR, missing, record, scratch)
+    if "polygons" in missing:
+        # A kill must not leave files by other rules than the record says.
+        write_record(folder, record.model_copy(update={"polygons": None}))
+        write_polygon_files(publication, _find_readable_store(publication, scratch), scratch)
+    if "style" in missing:
+        write_style_files(publication, record.classes)
+    if "preview" in missing:
+        _restore_preview(publication, record)
+    now = record.model_copy(
+        update={
+            "polygons": publication.polygon_rules or record.polygons,
+            "outputs": tuple(sorted({*record.outputs, *publication.outputs})),
+        }
+    )
+    write_record(folder, now)
+    write_report(folder, context.scene, publication.classes, publication.card, now)
+    hull = None if record.hull is None else shapely.Polygon(record.hull)
+    write_item_and_catalog(publication, record.classes, hull, datetime.fromisoformat(record.finished))
+    shutil.rmtree(scratch)
+    return now
+
+
+def _restore_preview(publication: Publication, record: RunRecord) -> None:
+    context, folder = publication.context, publication.folder
+    scene = context.scene
+    thumbnail = read_thumbnail(scene, [scene.bands[position] for position in publication.display_bands], QUICKLOOK)
+    rgb = None if thumbnail is None else stretch(*thumbnail, rgb=publication.is_true_color)
+    if thumbnail is not None and rgb is not None:
+        write_overview(rgb, thumbnail[1], scene.grid, context.quicklook_step, folder / OVERVIEW)
+    write_preview_picture(publication, record.classes, _thin_labels(publication), rgb)
+
+
+def _thin_labels(publication: Publication) -> NDArray[np.uint8]:
+    folder = publication.folder
+    if is_sealed(folder / ZARR):
+        return decimate_labels(open_labels(folder / ZARR), QUICKLOOK)
+    return read_thinned_labels(folder / COG, publication.context.quicklook_step)
+
+
+def _copy_cogs_to_store(publication: Publication, store: Path, layers: Sequence[str]) -> None:
+    """Write a new store with the labels and layers of the COGs."""
+    shutil.rmtree(store, ignore_errors=True)
+    grid, classes = publication.context.scene.grid, publication.classes
+    create_store(store, grid, classes, publication.layout, title=publication.lineage, layers=layers)
+    for name in list_store_rasters(store):
+        copy_cog_to_store(publication.folder / f"{name}.tif", store, name)
+
+
+def _find_readable_store(publication: Publication, scratch: Path) -> Path:
+    """Return a store with labels and, if it is known, their confidence: the published one, or a copy of the COGs."""
+    folder = publication.folder
+    if is_sealed(folder / ZARR):
+        return folder / ZARR
+    store = scratch / "labels.zarr"
+    _copy_cogs_to_store(publication, store, [CONFIDENCE] if cog_path(folder, CONFIDENCE).exists() else [])
+    return store

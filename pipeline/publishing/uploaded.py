@@ -1,0 +1,84 @@
+"""What of a scene is published in object storage: its item, the record of its run, and the version its files lie in."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+
+from seamline.pipeline.common.layout import CATALOG, ITEM, ITEMS, RECORD
+from seamline.pipeline.products.run_record import RunRecord, parse_record
+from seamline.pipeline.stac.items import ItemDict, parse_item, read_run_checksum
+from seamline.pipeline.storage.object_store import ObjectFolder, map_concurrently
+
+
+@dataclass(frozen=True)
+class UploadedScene:
+    """A scene that is published in object storage.
+
+    Attributes:
+        scene: id of the scene.
+        item: its STAC item, whose assets lead to the files of one version.
+        record: the record of its run.
+        version: name of the folder that its files lie in.
+    """
+
+    scene: str
+    item: ItemDict
+    record: RunRecord
+    version: str
+
+
+def find_uploaded(catalogue: ObjectFolder, scene: str) -> UploadedScene | None:
+    """Return what is published of a scene; None if nothing is, or nothing that Seamline wrote."""
+    folder = catalogue.subfolder(scene)
+    pointer = folder.get(ITEM)
+    if pointer is None:
+        return None
+    try:
+        item = parse_item(pointer.data, folder.to_url(ITEM))
+        key = str(item["assets"]["run"]["href"]).removeprefix("./")
+        record = folder.get(key)
+        if record is None:
+            return None
+        return UploadedScene(scene, item, parse_record(record.data), key.rpartition("/")[0])
+    except (ValueError, LookupError, TypeError):
+        return None
+
+
+def is_listed(catalogue: ObjectFolder, uploaded: UploadedScene) -> bool:
+    """Return whether catalogue and table list the scene as it is published."""
+    table = catalogue.get(ITEMS)
+    if table is None or catalogue.get_version(CATALOG) is None:
+        return False
+    try:
+        listed = read_run_checksum(BytesIO(table.data), uploaded.scene)
+        return bool(listed == uploaded.item["assets"]["run"]["file:checksum"])
+    except (ValueError, LookupError, TypeError):
+        return False
+
+
+def is_whole(catalogue: ObjectFolder, uploaded: UploadedScene) -> bool:
+    """Return whether all files of the version are there, with the sizes that the item says."""
+    sizes = catalogue.subfolder(uploaded.scene).list_sizes(uploaded.version)
+    for asset in uploaded.item["assets"].values():
+        key, size = asset["href"].removeprefix("./"), asset["file:size"]
+        in_folder = sum(part_size for name, part_size in sizes.items() if name.startswith(f"{key}/"))
+        if sizes.get(key, in_folder) != size:
+            return False
+    return True
+
+
+def download(catalogue: ObjectFolder, uploaded: UploadedScene, folder: Path) -> None:
+    """Bring the files of a published scene back into a working folder; the record of the run comes last.
+
+    Args:
+        catalogue: object storage of the catalogue.
+        uploaded: the scene.
+        folder: where its files go.
+    """
+    source = catalogue.subfolder(uploaded.scene).subfolder(uploaded.version)
+    keys = [key for key in source.list_sizes() if key != RECORD]
+    for _ in map_concurrently(lambda key: source.download(key, folder / key), keys):
+        pass
+    source.download(RECORD, folder / RECORD)

@@ -1,0 +1,89 @@
+"""Wait for what other processes do, and ask a Prefect server that may be busy."""
+
+from __future__ import annotations
+
+import json
+import socket
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable
+from typing import Any
+
+PATIENCE = 400
+"""Seconds that a busy machine may take for anything; a test as a whole may take 600."""
+
+HTTP_BUSY = 503
+"""What Prefect answers while its SQLite database is locked; its own client asks again, too."""
+
+
+def wait_until(condition: Callable[[], Any], what: str = "it", seconds: float = PATIENCE, pause: float = 0.2) -> Any:
+    """Ask ``condition`` again and again, and return its first answer that is true.
+
+    Args:
+        condition: What is asked.
+        what: Named in the message if it does not happen.
+        seconds: How long to ask. Only a test that fails takes that long.
+        pause: Seconds between two questions.
+    """
+    end = time.monotonic() + seconds
+    while not (value := condition()):
+        assert time.monotonic() < end, f"{what} did not happen in {seconds} s"
+        time.sleep(pause)
+    return value
+
+
+def find_free_port() -> int:
+    """Return a port of this machine that nothing listens on."""
+    with socket.socket() as listening:
+        listening.bind(("127.0.0.1", 0))
+        return int(listening.getsockname()[1])
+
+
+def ask_prefect(api: str, path: str, body: Any = None) -> Any:
+    """Ask Prefect's API, again where the server is too busy to answer.
+
+    Args:
+        api: URL of the API.
+        path: Path below it.
+        body: What is posted, as JSON; without a body it is a GET.
+    """
+    data = None if body is None else json.dumps(body).encode()
+    request = urllib.request.Request(f"{api}{path}", data, {"Content-Type": "application/json"})
+    end = time.monotonic() + PATIENCE
+    while True:
+        try:
+            with urllib.request.urlopen(request, timeout=60) as answer:
+                return json.loads(answer.read() or b"null")
+        except urllib.error.HTTPError as error:
+            if error.code != HTTP_BUSY or time.monotonic() > end:
+                raise
+        time.sleep(1)
+
+
+def wait_for_deployment(api: str, name: str) -> dict[str, Any]:
+    """Return a deployment (``flow/deployment``) as soon as the process that serves it has made it known."""
+
+    def look() -> dict[str, Any] | None:
+        try:
+            found: dict[str, Any] = ask_prefect(api, f"/deployments/name/{name}")
+        except urllib.error.HTTPError as error:
+            if error.code != 404:
+                raise
+            return None
+        return found
+
+    known: dict[str, Any] = wait_until(look, f"deployment {name}")
+    return known
+
+
+def start_flow_run(api: str, deployment: str, **parameters: Any) -> str:
+    """Start a run of a deployment, with some of its parameters changed, and return its id."""
+    known = wait_for_deployment(api, deployment)
+    body = {"parameters": known["parameters"] | parameters}
+    return str(ask_prefect(api, f"/deployments/{known['id']}/create_flow_run", body)["id"])
+
+
+def flow_run_state(api: str, run: str) -> str:
+    """Return the type of a flow run's state, such as COMPLETED."""
+    return str(ask_prefect(api, f"/flow_runs/{run}")["state_type"])
