@@ -56,7 +56,7 @@ class _LabelledFiles(RecipePart):
         weight: How often windows are drawn from the source, relative to others.
     """
 
-    # A value is written as it is in the file, 255 or forest, so that YAML numbers are converted to text.
+    # A recipe gives values as the file has them, 255 or forest; YAML reads some of them as numbers.
     model_config = ConfigDict(coerce_numbers_to_str=True)
 
     name: str
