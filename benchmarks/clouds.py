@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 from ukis_csmask.mask import CSmask
 
 from seamline.flows.settings.model_folder import open_model
-from seamline.flows.training.recipes import read_recipe
-from seamline.flows.training.training import train_from_recipe
+from seamline.flows.training.recipe_documents import read_recipe
+from seamline.flows.training.train_from_recipe import train_from_recipe
 from seamline.model.engines.torch_engine import load_unet
 from seamline.model.spec.metrics import confusion_matrix, iou, kappa
 from seamline.model.training.data import LabelledImage, load_into_memory

@@ -9,8 +9,8 @@ from uuid import UUID
 from prefect import flow, get_run_logger, task
 from prefect.artifacts import create_markdown_artifact, create_progress_artifact, update_progress_artifact
 
-from seamline.flows.training.recipes import read_recipe
-from seamline.flows.training.training import train_from_recipe
+from seamline.flows.training.recipe_documents import read_recipe
+from seamline.flows.training.train_from_recipe import train_from_recipe
 from seamline.model.training.loop import EpochReport
 
 

@@ -64,6 +64,9 @@ class _RetryingIO(StacApiIO):
         """Parse a STAC document.
 
         Any other document is refused, because pystac-client would take it for an empty last page.
+
+        Raises:
+            ValueError: the text is not a STAC document.
         """
         document: dict[str, Any] = super().json_loads(txt, *args, **kwargs)
         features = document.get("features", None if document.get("type") == "FeatureCollection" else [])

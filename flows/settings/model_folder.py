@@ -13,6 +13,7 @@ from seamline.model.spec.document import MODEL_FILENAME, compute_file_digest, re
 from seamline.model.spec.errors import ModelError
 from seamline.model.spec.spec import ModelSpec
 from seamline.pipeline.common.classes import LabelClass
+from seamline.pipeline.common.errors import InputError
 from seamline.pipeline.execution.planning import Reach
 from seamline.pipeline.report.report import ModelCard
 from seamline.pipeline.scenes.band_matching import BandNeed
@@ -104,6 +105,21 @@ def open_model(name: str | Path) -> Model:
             fix="check the path; a model folder holds model.json beside its weights",
         )
     return Model(folder, read_model_spec(folder), compute_file_digest(folder / MODEL_FILENAME))
+
+
+def refuse_existing_model(folder: Path) -> None:
+    """Raise an error if a folder that is given as ``--out`` already holds a model.
+
+    Raises:
+        InputError: the folder holds a model.
+    """
+    if (folder / MODEL_FILENAME).exists():
+        raise InputError(
+            f"--out {folder}",
+            got="a model that is there already",
+            expected="a folder without one",
+            fix="choose another, or give --overwrite",
+        )
 
 
 def read_training_scores(folder: Path) -> dict[str, dict[str, dict[str, float | None]]]:

@@ -1,1 +1,1 @@
-"""Models from labelled images: recipes, training, import, evaluation."""
+"""Models: recipes and their labelled images, training, import of foreign networks, evaluation against the truth."""

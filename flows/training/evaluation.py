@@ -1,4 +1,4 @@
-"""``seamline evaluate``: how far a segmentation agrees with the truth."""
+"""Compare a segmentation with the truth (``seamline evaluate``)."""
 
 from __future__ import annotations
 
@@ -16,17 +16,29 @@ from seamline.model.spec import metrics
 from seamline.pipeline.common.errors import InputError
 from seamline.pipeline.products.run_record import ClassArea
 from seamline.pipeline.report.confusion_matrix import write_confusion_matrix
-from seamline.pipeline.results.compare import read_class_names, read_label_pairs
+from seamline.pipeline.results.compare import LabelPair, read_class_names, read_label_pairs
 from seamline.pipeline.results.truth import Truth
 from seamline.pipeline.storage.atomic import atomic_write, check_writable
 
-LABEL_COUNT = 255
-"""Every label that a raster of bytes has for a class."""
+_LABEL_COUNT = 255
+"""Labels that a raster of bytes can have; 255 itself is nodata."""
 
 
 @dataclass(frozen=True)
 class ClassScores:
-    """Of one class; NaN where it is in neither raster. ``boundary_f1`` within the evaluation's tolerance."""
+    """Scores of one class; NaN if the class is in neither raster. The fields are those of the JSON report.
+
+    Attributes:
+        label: Label of the class.
+        name: Name of the class.
+        pixels_true: Pixels of the class in the truth.
+        pixels_predicted: Pixels of the class in the segmentation.
+        iou: Intersection over union.
+        f1: Harmonic mean of precision and recall.
+        precision: Share of the predicted pixels that are true.
+        recall: Share of the true pixels that are predicted.
+        boundary_f1: F1 of the boundary pixels, which match within the tolerance of the evaluation.
+    """
 
     label: int
     name: str
@@ -41,7 +53,16 @@ class ClassScores:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Agreement over all pixels that both rasters know. ``matrix`` counts (truth, predicted)."""
+    """Agreement of two rasters over all pixels that have a label in both.
+
+    Attributes:
+        classes: Scores in label order.
+        matrix: Confusion matrix (truth, prediction) of pixel counts.
+        accuracy: Share of the pixels with the true label.
+        kappa: Cohen's kappa.
+        mean_iou: Mean IoU over the classes that are in either raster.
+        tolerance: Distance in pixels within which boundaries match.
+    """
 
     classes: tuple[ClassScores, ...]
     matrix: NDArray[np.int64]
@@ -52,11 +73,11 @@ class Evaluation:
 
     @property
     def pixels(self) -> int:
-        """How many were compared."""
+        """Number of pixels that were compared."""
         return int(self.matrix.sum())
 
     def to_dict(self) -> dict[str, Any]:
-        """For JSON, which has no NaN."""
+        """Return the evaluation as JSON can hold it, with None in place of NaN."""
         return {
             "pixels": self.pixels,
             "accuracy": _replace_nan(self.accuracy),
@@ -69,44 +90,71 @@ class Evaluation:
 
 
 def evaluate_segmentation(prediction: Path, truth: Truth, tolerance: int = 2) -> Evaluation:
-    """Compare rasters of any size; boundaries agree within ``tolerance`` pixels of the truth's grid.
+    """Compare a segmentation with the truth, block by block, so that rasters may be of any size.
+
+    Args:
+        prediction: Raster of labels, or the folder of a scene's result.
+        truth: Raster or polygons of true labels.
+        tolerance: Distance in pixels of the truth's grid within which boundaries match.
+
+    Returns:
+        Scores of all classes that are in either raster.
 
     Raises:
-        InputError: a file cannot be read, they do not lie over each other, or they share no known pixel.
+        InputError: a file cannot be read, the files do not overlap, or no pixel has a label in both.
     """
     names = read_class_names(prediction)
-    matrix = np.zeros((LABEL_COUNT, LABEL_COUNT), np.int64)
-    edges = metrics.BoundaryCounts.zeros(LABEL_COUNT)
+    matrix = np.zeros((_LABEL_COUNT, _LABEL_COUNT), np.int64)
+    boundaries = metrics.BoundaryCounts.zeros(_LABEL_COUNT)
     for pair in read_label_pairs(prediction, truth, tolerance + 1):
-        matrix += metrics.confusion_matrix(pair.predicted[pair.inner], pair.true[pair.inner], LABEL_COUNT)
-        there = np.flatnonzero(
-            sum(np.bincount(labels.ravel(), minlength=256) for labels in (pair.predicted, pair.true))
-        )
-        seen = int(there[there < LABEL_COUNT].max(initial=-1)) + 1
-        found = metrics.count_boundaries(pair.predicted, pair.true, seen, tolerance, pair.inner)
-        edges += metrics.BoundaryCounts(
-            *(np.pad(counts, (0, LABEL_COUNT - seen)) for counts in
-              (found.predicted, found.predicted_near, found.true, found.true_near))
-        )  # fmt: skip
+        matrix += metrics.confusion_matrix(pair.predicted[pair.inner], pair.true[pair.inner], _LABEL_COUNT)
+        boundaries += _count_boundaries(pair, tolerance)
     if not matrix.any():
         raise InputError(
-            f"truth {truth.path}", got="no pixel that both know", expected="labels of the same ground",
+            f"truth {truth.path}",
+            got="no pixel that both know",
+            expected="labels of the same ground",
             fix="check --values and --attribute",
-        )  # fmt: skip
-    return _score_matrix(matrix, edges, names, tolerance)
+        )
+    return _score_matrix(matrix, boundaries, names, tolerance)
+
+
+def _count_boundaries(pair: LabelPair, tolerance: int) -> metrics.BoundaryCounts:
+    """Count boundary pixels of every label; labels above the highest one in the pair have none and cost no time."""
+    pixels = sum(np.bincount(labels.ravel(), minlength=256) for labels in (pair.predicted, pair.true))
+    present = np.flatnonzero(pixels)
+    classes = int(present[present < _LABEL_COUNT].max(initial=-1)) + 1
+    counts = metrics.count_boundaries(pair.predicted, pair.true, classes, tolerance, pair.inner)
+    padding = (0, _LABEL_COUNT - classes)
+    return metrics.BoundaryCounts(
+        np.pad(counts.predicted, padding),
+        np.pad(counts.predicted_near, padding),
+        np.pad(counts.true, padding),
+        np.pad(counts.true_near, padding),
+    )
 
 
 def _score_matrix(
-    matrix: NDArray[np.int64], edges: metrics.BoundaryCounts, names: Mapping[int, str], tolerance: int
+    matrix: NDArray[np.int64], boundaries: metrics.BoundaryCounts, names: Mapping[int, str], tolerance: int
 ) -> Evaluation:
+    """Score the labels that have a name or pixels, and all labels below them."""
     count = max([*names, *np.flatnonzero(matrix.sum(0) + matrix.sum(1)).tolist()]) + 1
     matrix = matrix[:count, :count]
-    columns = (
-        matrix.sum(1), matrix.sum(0), metrics.iou(matrix), metrics.f1(matrix), metrics.precision(matrix),
-        metrics.recall(matrix), edges.f1[:count],
-    )  # fmt: skip
+    pixels_true, pixels_predicted = matrix.sum(1), matrix.sum(0)
+    iou, f1, boundary_f1 = metrics.iou(matrix), metrics.f1(matrix), boundaries.f1
+    precision, recall = metrics.precision(matrix), metrics.recall(matrix)
     rows = tuple(
-        ClassScores(label, names.get(label, str(label)), *(column[label].item() for column in columns))
+        ClassScores(
+            label=label,
+            name=names.get(label, str(label)),
+            pixels_true=int(pixels_true[label]),
+            pixels_predicted=int(pixels_predicted[label]),
+            iou=float(iou[label]),
+            f1=float(f1[label]),
+            precision=float(precision[label]),
+            recall=float(recall[label]),
+            boundary_f1=float(boundary_f1[label]),
+        )
         for label in range(count)
     )
     known = [row.iou for row in rows if not math.isnan(row.iou)]
@@ -114,7 +162,16 @@ def _score_matrix(
 
 
 def write_evaluation(evaluation: Evaluation, report: Path | None, picture: Path | None) -> None:
-    """Write the report as JSON and the confusion matrix as a picture, where they are asked for."""
+    """Write an evaluation to files.
+
+    Args:
+        evaluation: The evaluation.
+        report: JSON file with all scores, or None.
+        picture: PNG of the confusion matrix, or None.
+
+    Raises:
+        InputError: a folder cannot be written to.
+    """
     for path, option in ((report, "--json"), (picture, "--picture")):
         if path is not None:
             check_writable(path.absolute().parent, f"{option} {path}")
@@ -127,9 +184,18 @@ def write_evaluation(evaluation: Evaluation, report: Path | None, picture: Path 
 
 
 def compute_class_iou(prediction: Path, truth: Path, classes: Sequence[ClassArea]) -> dict[str, float]:
-    """Return the IoU of each class, in label order; pixels that either raster leaves out do not count."""
-    found = evaluate_segmentation(prediction, Truth(truth))
-    return {entry.name: row.iou for entry, row in zip(classes, found.classes, strict=False)}
+    """Compute the IoU of each class over the pixels that have a label in both rasters.
+
+    Args:
+        prediction: Raster of labels.
+        truth: Raster of true labels.
+        classes: Classes of the result, in label order.
+
+    Returns:
+        IoU by class name.
+    """
+    evaluation = evaluate_segmentation(prediction, Truth(truth))
+    return {entry.name: row.iou for entry, row in zip(classes, evaluation.classes, strict=False)}
 
 
 def _replace_nan(value: Any) -> Any:

@@ -1,4 +1,4 @@
-"""Two pictures of a training: how it went, and what its network sees."""
+"""Plots of a training: the curves of loss and scores, and samples of what the network predicts."""
 
 from __future__ import annotations
 
@@ -20,39 +20,53 @@ from seamline.pipeline.report.page import FAINT, GREY, INK, MARGIN, VOID, Page
 from seamline.pipeline.report.preview import stretch
 from seamline.pipeline.scenes.display_bands import choose_display_bands, has_true_color
 
-MAX_SAMPLES, SAMPLE_EDGE = 6, 384
-"""Samples at most, and their edge in pixels."""
+_MAX_SAMPLES = 6
+
+_SAMPLE_EDGE = 384
+"""Largest edge of a sample in pixels."""
+
+# Layout in inches.
+_CELL = 2.5
+_GAP = 0.12
+_TOP = 1.05
+_PANEL_LEFT = 0.95
+_PANEL_TOP = 1.0
+_PANEL_WIDTH = 7.4
+_PANEL_HEIGHT = 2.1
 
 
-def write_curves(trained: TrainingResult, classes: Sequence[ModelClass], path: Path) -> None:
-    """Draw loss and, where there is a hold-out, IoU of each class over the epochs to a PNG."""
-    history = trained.history
-    epochs = [done.epoch for done in history]
-    validated = bool(history and history[-1].iou)
-    page = Page(9.0, 7.0 if validated else 3.6)
+def write_curves(result: TrainingResult, classes: Sequence[ModelClass], path: Path) -> None:
+    """Draw loss and, if there is a hold-out, IoU of each class over the epochs.
+
+    Args:
+        result: The training.
+        classes: Classes of the model in label order.
+        path: PNG to write.
+    """
+    history, chosen = result.history, result.chosen_epoch
+    epochs = [epoch.epoch for epoch in history]
+    has_holdout = bool(history and history[-1].iou)
+    page = Page(9.0, 7.0 if has_holdout else 3.6)
     page.text(MARGIN, 0.45, "Training", fontsize=13, weight="bold")
-    page.text(
-        MARGIN, 0.68, f"{len(epochs)} epochs; the network has the weights of epoch {trained.chosen_epoch}", color=GREY
-    )
-    panel = 2.1
-    loss = _format_axes(page.axes(0.95, 1.0, 7.4, panel), "loss", epochs, trained.chosen_epoch)
-    loss.plot(epochs, [done.loss for done in history], color=INK, lw=1.8)
-    loss.set_ylim(bottom=0)
-    if validated:
-        scores = _format_axes(
-            page.axes(0.95, 1.0 + panel + 0.6, 7.4, panel), "IoU on the hold-out", epochs, trained.chosen_epoch
-        )
-        for number, entry in enumerate(classes):
-            values = [done.iou[number] for done in history]
-            scores.plot(epochs, values, color=_format_hex(entry.color), lw=3.2, solid_capstyle="round")
-            scores.plot(epochs, values, color=INK, lw=0.6, alpha=0.6)
-        scores.set_ylim(0, 1)
-        handles = [(Patch(facecolor=_format_hex(c.color), edgecolor=GREY, lw=0.5), c.name) for c in classes]
-        page.legend(0.95, 1.0 + 2 * panel + 1.15, handles, min(6, len(handles)))
+    page.text(MARGIN, 0.68, f"{len(epochs)} epochs; the network has the weights of epoch {chosen}", color=GREY)
+    loss_axes = page.axes(_PANEL_LEFT, _PANEL_TOP, _PANEL_WIDTH, _PANEL_HEIGHT)
+    _format_axes(loss_axes, "loss", epochs, chosen)
+    loss_axes.plot(epochs, [epoch.loss for epoch in history], color=INK, lw=1.8)
+    loss_axes.set_ylim(bottom=0)
+    if has_holdout:
+        score_axes = page.axes(_PANEL_LEFT, _PANEL_TOP + _PANEL_HEIGHT + 0.6, _PANEL_WIDTH, _PANEL_HEIGHT)
+        _format_axes(score_axes, "IoU on the hold-out", epochs, chosen)
+        for label, entry in enumerate(classes):
+            scores = [epoch.iou[label] for epoch in history]
+            score_axes.plot(epochs, scores, color=_format_hex(entry.color), lw=3.2, solid_capstyle="round")
+            score_axes.plot(epochs, scores, color=INK, lw=0.6, alpha=0.6)
+        score_axes.set_ylim(0, 1)
+        handles = [_make_legend_entry(_format_hex(entry.color), entry.name) for entry in classes]
+        page.legend(_PANEL_LEFT, _PANEL_TOP + 2 * _PANEL_HEIGHT + 1.15, handles, min(6, len(handles)))
     page.save(path)
 
 
-def _format_axes(axes: Axes, label: str, epochs: Sequence[int], chosen: int) -> Axes:
+def _format_axes(axes: Axes, label: str, epochs: Sequence[int], chosen: int) -> None:
     axes.tick_params(labelcolor=GREY, color=FAINT, labelsize=8)
     axes.set_ylabel(label, color=INK, fontsize=9)
     axes.set_xlim(1, max(2, epochs[-1]) if epochs else 2)
@@ -61,44 +75,54 @@ def _format_axes(axes: Axes, label: str, epochs: Sequence[int], chosen: int) -> 
     axes.set_xlabel("epoch", color=GREY, fontsize=8)
     axes.axvline(chosen, color=GREY, lw=0.8, ls=":")
     axes.yaxis.set_major_locator(MaxNLocator(5))
-    return axes
 
 
-def write_samples(trained: TrainingResult, images: Sequence[LabelledSource], spec: ModelSpec, path: Path) -> None:
-    """Draw image, truth and prediction of up to six places, in which many classes are, side by side to a PNG."""
+def write_samples(result: TrainingResult, images: Sequence[LabelledSource], spec: ModelSpec, path: Path) -> None:
+    """Draw image, truth and prediction side by side, of up to six places that have many classes.
+
+    Args:
+        result: The training.
+        images: Labelled images to choose places of.
+        spec: Spec of the trained model.
+        path: PNG to write.
+    """
     places = _choose_areas(images, len(spec.classes))
-    cell, gap, top = 2.5, 0.12, 1.05
-    page = Page(2 * MARGIN + 3 * cell + 2 * gap, top + len(places) * (cell + gap) + 0.55)
+    page = Page(2 * MARGIN + 3 * _CELL + 2 * _GAP, _TOP + len(places) * (_CELL + _GAP) + 0.55)
     page.text(MARGIN, 0.45, f"{spec.name} {spec.version}", fontsize=13, weight="bold")
     for column, title in enumerate(("image", "truth", "prediction")):
-        page.text(MARGIN + column * (cell + gap), 0.9, title, color=GREY)
+        page.text(MARGIN + column * (_CELL + _GAP), 0.9, title, color=GREY)
     colors = np.array([_parse_hex(VOID)] * 256, np.uint8)
     colors[: len(spec.classes)] = [entry.color for entry in spec.classes]
-    names = [band.name for band in spec.bands]
-    shown = choose_display_bands(names)
+    band_names = [band.name for band in spec.bands]
+    shown_bands = choose_display_bands(band_names)
     windows = [image.pixels(area) for image, area in places]
-    stretched = _stretch_windows([window[shown] for window in windows], rgb=has_true_color(names))
+    pictures = _stretch_windows([window[shown_bands] for window in windows], rgb=has_true_color(band_names))
     for row, (image, area) in enumerate(places):
-        valid = np.asarray(np.isfinite(windows[row]).all(0))
-        truth, labels = image.labels(area), predict_labels(trained.network, image, area, trained.normalisation)
-        labels = np.where(valid, labels, IGNORE)
-        pictures = (stretched[row], colors[truth], colors[labels])
-        for column, picture in enumerate(pictures):
-            axes = page.axes(MARGIN + column * (cell + gap), top + row * (cell + gap), cell, cell)
-            axes.imshow(picture, interpolation="nearest")
-            if column == 0:
-                axes.text(
-                    0.02, 0.98, image.name, transform=axes.transAxes, va="top", fontsize=6.5, color=INK,
-                    bbox={"facecolor": "white", "alpha": 0.75, "edgecolor": "none", "pad": 1.5},
-                )  # fmt: skip
-    handles = [(Patch(facecolor=_format_hex(c.color), edgecolor=GREY, lw=0.5), c.name) for c in spec.classes]
-    handles.append((Patch(facecolor=VOID, edgecolor=GREY, lw=0.5), "not known"))
+        predicted = predict_labels(result.network, image, area, result.normalisation)
+        predicted = np.where(np.isfinite(windows[row]).all(0), predicted, IGNORE)
+        _draw_row(page, row, image.name, (pictures[row], colors[image.labels(area)], colors[predicted]))
+    handles = [_make_legend_entry(_format_hex(entry.color), entry.name) for entry in spec.classes]
+    handles.append(_make_legend_entry(VOID, "not known"))
     page.legend(MARGIN, page.height - 0.4, handles, min(6, len(handles)))
     page.save(path)
 
 
+def _draw_row(page: Page, row: int, name: str, pictures: Sequence[NDArray[np.uint8]]) -> None:
+    """Draw pictures (height, width, 3) side by side; the first one gets the name."""
+    for column, picture in enumerate(pictures):
+        axes = page.axes(MARGIN + column * (_CELL + _GAP), _TOP + row * (_CELL + _GAP), _CELL, _CELL)
+        axes.imshow(picture, interpolation="nearest")
+        if column == 0:
+            box = {"facecolor": "white", "alpha": 0.75, "edgecolor": "none", "pad": 1.5}
+            axes.text(0.02, 0.98, name, transform=axes.transAxes, va="top", fontsize=6.5, color=INK, bbox=box)
+
+
+def _make_legend_entry(color: str, name: str) -> tuple[Patch, str]:
+    return Patch(facecolor=color, edgecolor=GREY, lw=0.5), name
+
+
 def _stretch_windows(windows: Sequence[NDArray[np.float32]], *, rgb: bool) -> list[NDArray[np.uint8]]:
-    """Pictures (h, w, 3) of windows (3, h, w), one stretch for all: what is dark stays dark beside what is bright."""
+    """Make pictures (height, width, 3) of windows (3, height, width), all by one stretch so that they compare."""
     row = np.concatenate([window.reshape(3, 1, -1) for window in windows], axis=2)
     cuts = np.cumsum([window[0].size for window in windows])[:-1]
     parts = np.split(stretch(row, np.isfinite(row).all(0), rgb=rgb), cuts, axis=1)
@@ -106,25 +130,26 @@ def _stretch_windows(windows: Sequence[NDArray[np.float32]], *, rgb: bool) -> li
 
 
 def _choose_areas(images: Sequence[LabelledSource], classes: int) -> list[tuple[LabelledSource, Area]]:
-    """Up to ``MAX_SAMPLES`` blocks: of each image in turn the one with the most even mixture of classes."""
+    """Choose up to six areas: of each image in turn the block with the most even mixture of classes (entropy)."""
     ranked: list[list[tuple[LabelledSource, Area]]] = []
-    for image in images[:MAX_SAMPLES]:
+    for image in images[:_MAX_SAMPLES]:
         counts = Survey.from_image(image, classes).counts
         shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
-        mixture = -(shares * np.log(np.where(shares > 0, shares, 1))).sum(1)
-        order = np.argsort(-mixture, kind="stable")[:MAX_SAMPLES]
+        entropy = -(shares * np.log(np.where(shares > 0, shares, 1))).sum(1)
+        best_blocks = np.argsort(-entropy, kind="stable")[:_MAX_SAMPLES]
         areas = split_into_blocks(image.shape)
-        ranked.append([(image, _crop_to_middle(areas[k])) for k in order])
-    turns = [places[turn] for turn in range(MAX_SAMPLES) for places in ranked if turn < len(places)]
-    return turns[:MAX_SAMPLES]
+        ranked.append([(image, _crop_to_middle(areas[block])) for block in best_blocks])
+    in_turn = [places[turn] for turn in range(_MAX_SAMPLES) for places in ranked if turn < len(places)]
+    return in_turn[:_MAX_SAMPLES]
 
 
 def _crop_to_middle(area: Area) -> Area:
-    """The middle of an area, no larger than a sample, and square if it can be."""
+    """Return the square in the middle of an area, no larger than a sample."""
     rows, cols = area
-    edge = min(SAMPLE_EDGE, rows.stop - rows.start, cols.stop - cols.start)
-    first, second = ((side.start + side.stop - edge) // 2 for side in area)
-    return slice(first, first + edge), slice(second, second + edge)
+    edge = min(_SAMPLE_EDGE, rows.stop - rows.start, cols.stop - cols.start)
+    top = (rows.start + rows.stop - edge) // 2
+    left = (cols.start + cols.stop - edge) // 2
+    return slice(top, top + edge), slice(left, left + edge)
 
 
 def _format_hex(color: tuple[int, int, int]) -> str:

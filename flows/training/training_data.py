@@ -1,4 +1,4 @@
-"""What a network learns from: arrays, simulated scenes, weak labels, and labelled files."""
+"""Sources of labelled images that a recipe may list: arrays, simulated scenes, weakly labelled scenes and files."""
 
 from __future__ import annotations
 
@@ -13,15 +13,9 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from seamline.flows.settings.option_types import Scale
-from seamline.flows.training.labelled_images import (
-    ImageSplit,
-    Label,
-    LabelledFolder,
-    LabelledPair,
-    RecipePart,
-    read_reflectance,
-)
-from seamline.model.training.data import IGNORE, LabelledImage
+from seamline.flows.training.labelled_files import Label, LabelledFolder, LabelledPair, RecipePart
+from seamline.flows.training.labelled_images import ImageSplit, read_reflectance
+from seamline.model.training.data import IGNORE, LabelledImage, LabelledSource
 from seamline.pipeline.common.errors import InputError
 from seamline.pipeline.geometry.window import Window
 from seamline.pipeline.scenes.band_matching import BandNeed
@@ -30,7 +24,15 @@ from seamline.pipeline.synthetic.simulate import Simulation
 
 
 class Chip(RecipePart):
-    """A labelled array in an .npz file: an image (height, width, bands) of reflectance and a mask of labels."""
+    """A labelled array in an .npz file.
+
+    Attributes:
+        path: The file.
+        image_key: Array of reflectances (height, width, bands).
+        mask_key: Array of values (height, width).
+        labels: Label of each value in the mask. The network does not learn from pixels with other values.
+        weight: How often windows are drawn from the source, relative to others.
+    """
 
     kind: Literal["chip"]
     path: Path
@@ -41,11 +43,20 @@ class Chip(RecipePart):
 
     @property
     def name(self) -> str:
-        """The file's stem."""
+        """Stem of the file."""
         return self.path.stem
 
     def load(self, data: Path, bands: Sequence[BandNeed], assumed_nodata: float | None) -> ImageSplit:
-        """The whole chip."""
+        """Read the array.
+
+        Args:
+            data: Folder that relative paths start from.
+            bands: Bands of the recipe.
+            assumed_nodata: Digital number that means no data in files that declare none.
+
+        Raises:
+            InputError: the file cannot be read, or its arrays do not fit each other or the recipe.
+        """
         try:
             with np.load(data / self.path) as arrays:
                 image = arrays[self.image_key].astype(np.float32)
@@ -53,7 +64,7 @@ class Chip(RecipePart):
         except (OSError, EOFError, LookupError, TypeError, ValueError, zipfile.BadZipFile, zlib.error) as error:
             raise InputError(
                 f"source {self.name!r} of the recipe",
-                got=describe_error(error),
+                got=get_error_text(error),
                 expected=f"an .npz file below {data} with {self.image_key} and {self.mask_key}",
                 fix="check the recipe's path and keys, and --data",
             ) from error
@@ -71,7 +82,14 @@ class Chip(RecipePart):
 
 
 class Simulated(RecipePart):
-    """Simulated scenes of ``size``² pixels, one for each seed."""
+    """Simulated scenes with their truth.
+
+    Attributes:
+        size: Edge of each scene in pixels.
+        seeds: Seed of each scene.
+        weight: How often windows are drawn from the source, relative to others; divided between the scenes.
+        name: Name of the source in the recipe.
+    """
 
     kind: Literal["simulated"]
     size: int = Field(gt=0, le=2**14, description="the scenes are held in memory")
@@ -80,25 +98,44 @@ class Simulated(RecipePart):
     name: str = "simulated"
 
     def load(self, data: Path, bands: Sequence[BandNeed], assumed_nodata: float | None) -> ImageSplit:
-        """Every scene with its truth; ``weight`` is shared between them."""
+        """Simulate the scenes.
+
+        Args:
+            data: Not used.
+            bands: Not used; simulated scenes have six bands.
+            assumed_nodata: Not used.
+        """
         whole = Window(0, 0, self.size, self.size)
-        images = []
+        images: list[LabelledSource] = []
         for seed in self.seeds:
             pixels, truth = Simulation(self.size, self.size, seed=seed).render_block(whole)
             image = np.where(truth == IGNORE, np.nan, pixels * np.float32(1e-4)).astype(np.float32)
             images.append(LabelledImage(f"{self.name}-{seed}", image, truth, self.weight / len(self.seeds)))
-        return ImageSplit([*images], [])
+        return ImageSplit(images, [])
 
 
 _INDEX_BANDS = {"blue", "green", "nir", "swir16"}
+
+_BRIGHTEST_WATER = 0.2
+"""Reflectance in the near infrared above which a pixel is not labelled as water."""
 
 
 class WaterIndex(RecipePart):
     """A real scene without labels, weakly labelled by its modified normalised difference water index.
 
-    MNDWI = (green − SWIR1) / (green + SWIR1), Xu (2006), doi:10.1080/01431160600589179. Water where it is above
-    ``margin`` and the near infrared is dark, land where it is below −``margin``; bright pixels, which may be
-    cloud, dark ones that may be shadow, and all between teach nothing.
+    MNDWI = (green − SWIR1) / (green + SWIR1), Xu (2006), doi:10.1080/01431160600589179. A pixel is water (label 1) if
+    the index is above ``margin`` and the near infrared is dark. It is land (label 0) if the index is below −``margin``
+    and the near infrared is bright. The network does not learn from other pixels, nor from those with a bright blue,
+    which may be cloud.
+
+    Attributes:
+        path: Raster, or folder of band files.
+        scale: Reflectance of a digital number of 1, if the files do not say it.
+        bands: Bands of the files, in the order of the recipe's bands; empty to match them by name.
+        margin: Index above which a pixel may be water, and below whose negative it may be land.
+        brightest: Largest reflectance in the blue of a pixel that is not cloud.
+        darkest_land: Smallest reflectance in the near infrared of land; a darker pixel may be shadow.
+        weight: How often windows are drawn from the source, relative to others.
     """
 
     kind: Literal["water-index"]
@@ -112,11 +149,20 @@ class WaterIndex(RecipePart):
 
     @property
     def name(self) -> str:
-        """The file's or folder's stem."""
+        """Stem of the file or folder."""
         return self.path.stem
 
     def load(self, data: Path, bands: Sequence[BandNeed], assumed_nodata: float | None) -> ImageSplit:
-        """The whole scene; needs the bands blue, green, nir and swir16."""
+        """Read the whole scene and label it.
+
+        Args:
+            data: Folder that relative paths start from.
+            bands: Bands of the recipe.
+            assumed_nodata: Digital number that means no data in files that declare none.
+
+        Raises:
+            InputError: the recipe lacks one of blue, green, nir and swir16, or the scene cannot be opened.
+        """
         names = [need.name for need in bands]
         if not set(names) >= _INDEX_BANDS:
             raise InputError(
@@ -129,20 +175,20 @@ class WaterIndex(RecipePart):
         scene = open_scene(data / self.path, bands, options, assumed_nodata=assumed_nodata)
         image = read_reflectance(scene, Window(0, 0, *scene.grid.shape))
         by_name = {need.name: values for need, values in zip(bands, image, strict=True)}
-        return ImageSplit([LabelledImage(self.name, image, self._labels(by_name), self.weight)], [])
+        return ImageSplit([LabelledImage(self.name, image, self._label(by_name), self.weight)], [])
 
-    def _labels(self, bands: dict[str, NDArray[np.float32]]) -> NDArray[np.uint8]:
+    def _label(self, bands: dict[str, NDArray[np.float32]]) -> NDArray[np.uint8]:
         blue, green, nir, swir = (bands[name] for name in ("blue", "green", "nir", "swir16"))
         with np.errstate(invalid="ignore", divide="ignore"):
             index = (green - swir) / (green + swir)
             clear = blue < self.brightest
-            water = clear & (index > self.margin) & (nir < 0.2)
+            water = clear & (index > self.margin) & (nir < _BRIGHTEST_WATER)
             land = clear & (index < -self.margin) & (nir > self.darkest_land)
         return np.select([water, land], [np.uint8(1), np.uint8(0)], default=np.uint8(IGNORE))
 
 
-def describe_error(error: Exception) -> str:
-    """What an error has to say, in one line."""
+def get_error_text(error: Exception) -> str:
+    """Return the message of an error in one line, without the file name that ``OSError`` adds."""
     return (error.strerror if isinstance(error, OSError) else None) or " ".join(str(error).split())
 
 

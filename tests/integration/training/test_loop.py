@@ -24,8 +24,9 @@ from torch.nn import functional as F
 
 from seamline.flows.cli.main import app
 from seamline.flows.terminal import progress
-from seamline.flows.training.recipes import Recipe, apply_changes, read_recipe
-from seamline.flows.training.training import train_from_recipe
+from seamline.flows.training.recipe_documents import apply_changes, read_recipe
+from seamline.flows.training.recipes import Recipe
+from seamline.flows.training.train_from_recipe import train_from_recipe
 from seamline.model.spec.config import UNetConfig
 from seamline.model.spec.document import read_model_spec
 from seamline.model.spec.errors import ModelError
@@ -554,7 +555,7 @@ def test_labels_of_the_hold_out_are_looked_at_before_the_training(tmp_path: Path
 def test_what_no_model_can_have_is_refused_before_the_training(
     change: dict[str, Any], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("seamline.flows.training.training.train", lambda *arguments: pytest.fail("trained"))
+    monkeypatch.setattr("seamline.flows.training.train_from_recipe.train", lambda *arguments: pytest.fail("trained"))
     with pytest.raises(InputError, match=f"recipe small: got .*{message}"):
         train_from_recipe(recipe(**change), tmp_path, tmp_path / "m", silent)
 

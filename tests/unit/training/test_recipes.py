@@ -14,9 +14,10 @@ import torch
 import yaml
 from affine import Affine
 
-from seamline.flows.training import training
-from seamline.flows.training.recipes import Recipe, read_recipe
-from seamline.flows.training.training import train_from_recipe
+from seamline.flows.training import train_from_recipe as training
+from seamline.flows.training.recipe_documents import read_recipe
+from seamline.flows.training.recipes import Recipe
+from seamline.flows.training.train_from_recipe import train_from_recipe
 from seamline.model.spec.document import read_model_spec
 from seamline.model.spec.errors import ModelError
 from seamline.model.training.data import LabelledImage, split_into_blocks
