@@ -15,47 +15,22 @@ import pytest
 import rasterio
 from affine import Affine
 
-from seamline.flows.cli import main as cli
 from seamline.flows.runs import measuring
 from seamline.flows.settings.model_folder import Model
+from tests.support.command_line import BAND_NAMES, CommandLine
 from tests.support.sample_data import MANAUS, shared
 from tests.support.small_rasters import noise, write
 
 Cluster = Callable[[int], str]
 
 
-NAMES = ("blue", "green", "red", "nir", "swir16", "swir22")
-
-
-class Seamline:
-    """Runs the command in this process."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
-        self._monkeypatch, self._capfd = monkeypatch, capfd
-
-    def __call__(self, *arguments: object) -> tuple[int, str, str]:
-        self._monkeypatch.setattr("sys.argv", ["seamline", *map(str, arguments)])
-        code = 0
-        try:
-            cli.main()
-        except SystemExit as end:
-            code = int(end.code or 0)
-        captured = self._capfd.readouterr()
-        return code, captured.out, captured.err
-
-
-@pytest.fixture
-def seamline(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Seamline:
-    return Seamline(monkeypatch, capfd)
-
-
 @pytest.fixture
 def scene(tmp_path: Path) -> Path:
-    return write(tmp_path / "scene.tif", noise(6, 200, 300), names=NAMES, nodata=0)
+    return write(tmp_path / "scene.tif", noise(6, 200, 300), names=BAND_NAMES, nodata=0)
 
 
 def few_bands(scene: Path, model: Path) -> list[object]:
-    return [write(scene.parent / "rgb.tif", noise(3, 50, 50), names=NAMES[:3])]
+    return [write(scene.parent / "rgb.tif", noise(3, 50, 50), names=BAND_NAMES[:3])]
 
 
 def other_names(scene: Path, model: Path) -> list[object]:
@@ -63,7 +38,7 @@ def other_names(scene: Path, model: Path) -> list[object]:
 
 
 def no_georeference(scene: Path, model: Path) -> list[object]:
-    return [write(scene.parent / "flat.tif", noise(6, 50, 50), names=NAMES, transform=Affine.identity(), crs=None)]
+    return [write(scene.parent / "flat.tif", noise(6, 50, 50), names=BAND_NAMES, transform=Affine.identity(), crs=None)]
 
 
 def truncated(scene: Path, model: Path) -> list[object]:
@@ -192,7 +167,7 @@ BAD = {
 @pytest.mark.parametrize("make", BAD, ids=lambda make: make.__name__)
 def test_bad_input_is_refused_in_one_line_before_any_inference(
     make: Callable[[Path, Path], list[object]],
-    seamline: Seamline,
+    command_line: CommandLine,
     scene: Path,
     small_model: Model,
     cluster: Cluster,
@@ -209,7 +184,7 @@ def test_bad_input_is_refused_in_one_line_before_any_inference(
     given = set(arguments)
     defaults = {"--model": model, "--out": tmp_path / "out", "--cluster": cluster(1)}
     rest = [part for option, value in defaults.items() if option not in given for part in (option, value)]
-    code, out, err = seamline("segment", *arguments, *rest)
+    code, out, err = command_line("segment", *arguments, *rest)
     assert code == 2, err
     assert err.count("\n") == 1, err
     assert err.startswith("seamline: ")
@@ -220,7 +195,7 @@ def test_bad_input_is_refused_in_one_line_before_any_inference(
 
 
 def test_a_disk_that_is_too_small_is_refused(
-    seamline: Seamline,
+    command_line: CommandLine,
     scene: Path,
     small_model: Model,
     cluster: Cluster,
@@ -229,7 +204,7 @@ def test_a_disk_that_is_too_small_is_refused(
 ) -> None:
     usage = namedtuple("usage", "total used free")
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(10, 10, 1000))
-    code, _, err = seamline(
+    code, _, err = command_line(
         "segment", scene, "--model", small_model.folder, "--out", tmp_path / "out", "--cluster", cluster(1)
     )
     assert code == 2
@@ -238,7 +213,7 @@ def test_a_disk_that_is_too_small_is_refused(
 
 
 def test_a_plan_that_does_not_fit_into_memory_is_refused(
-    seamline: Seamline,
+    command_line: CommandLine,
     scene: Path,
     small_model: Model,
     cluster: Cluster,
@@ -248,7 +223,7 @@ def test_a_plan_that_does_not_fit_into_memory_is_refused(
     from seamline.flows.runs import planning as module
 
     monkeypatch.setattr(module, "memory_of", lambda client: 100 * 2**20)
-    code, _, err = seamline(
+    code, _, err = command_line(
         "segment", scene, "--model", small_model.folder, "--out", tmp_path / "out", "--cluster", cluster(1)
     )
     assert code == 2
@@ -257,35 +232,35 @@ def test_a_plan_that_does_not_fit_into_memory_is_refused(
 
 
 def test_segment_then_segment_again(
-    seamline: Seamline, scene: Path, small_model: Model, cluster: Cluster, tmp_path: Path
+    command_line: CommandLine, scene: Path, small_model: Model, cluster: Cluster, tmp_path: Path
 ) -> None:
     command = ("segment", scene, "--model", small_model.folder, "--out", tmp_path / "out", "--cluster", cluster(1))
-    code, out, err = seamline(*command)
+    code, out, err = command_line(*command)
     assert code == 0, err
     assert "network pixels per scene pixel" in out and "segmentation.tif" in out
-    code, out, _ = seamline(*command)
+    code, out, _ = command_line(*command)
     assert code == 0
     assert "nothing to do" in out
 
 
 def test_only_what_is_asked_for_is_written(
-    seamline: Seamline, scene: Path, small_model: Model, cluster: Cluster, tmp_path: Path
+    command_line: CommandLine, scene: Path, small_model: Model, cluster: Cluster, tmp_path: Path
 ) -> None:
     cog, store = "segmentation.tif", "segmentation.zarr"
     for outputs, there, absent in (("cog", cog, store), ("zarr", store, cog)):
         out = tmp_path / outputs
         command = ("segment", scene, "--model", small_model.folder, "--out", out, "--cluster", cluster(1))
-        assert seamline(*command, "--outputs", outputs)[0] == 0
+        assert command_line(*command, "--outputs", outputs)[0] == 0
         assert (out / "scene" / there).exists()
         assert not (out / "scene" / absent).exists()
 
 
 def test_plan_shows_and_draws_and_writes_nothing_else(
-    seamline: Seamline, scene: Path, small_model: Model, cluster: Cluster, tmp_path: Path
+    command_line: CommandLine, scene: Path, small_model: Model, cluster: Cluster, tmp_path: Path
 ) -> None:
     picture = tmp_path / "plan.png"
     before = set(tmp_path.rglob("*"))
-    code, out, err = seamline(
+    code, out, err = command_line(
         "plan", scene, "--model", small_model.folder, "--cluster", cluster(1), "--picture", picture,
         "--overlap", 16, "--window", 192,
     )  # fmt: skip
@@ -297,7 +272,9 @@ def test_plan_shows_and_draws_and_writes_nothing_else(
         assert file.width > 500
 
 
-def test_an_aoi_limits_the_work(seamline: Seamline, small_model: Model, cluster: Cluster, tmp_path: Path) -> None:
+def test_an_aoi_limits_the_work(
+    command_line: CommandLine, small_model: Model, cluster: Cluster, tmp_path: Path
+) -> None:
     source = shared(MANAUS)
     with rasterio.open(source) as file:
         left, bottom = file.transform @ (100, 300)
@@ -308,7 +285,7 @@ def test_an_aoi_limits_the_work(seamline: Seamline, small_model: Model, cluster:
     collection = {"type": "FeatureCollection", "crs": {"type": "name", "properties": {"name": crs}}}
     feature = {"type": "Feature", "properties": {}, "geometry": {"type": "Polygon", "coordinates": [ring]}}
     aoi.write_text(json.dumps({**collection, "features": [feature]}))
-    code, _, err = seamline(
+    code, _, err = command_line(
         "segment", source, "--model", small_model.folder, "--out", tmp_path, "--cluster", cluster(1), "--aoi", aoi,
         "--window", 160, "--halo", 48,
     )  # fmt: skip

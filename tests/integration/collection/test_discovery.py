@@ -1,4 +1,4 @@
-"""Scenes on disk and on servers: found, known again, refused, or left until they are whole."""
+"""Scenes on servers, and files that another process still writes."""
 
 from __future__ import annotations
 
@@ -6,25 +6,20 @@ import json
 import os
 import subprocess
 import sys
-import time
-import zipfile
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from rasterio.shutil import copy as copy_raster
 
 from seamline.flows.collection.discovery import Discovery, discover
 from seamline.flows.collection.fingerprint import inspect_source
-from seamline.flows.collection.scene_sources import Inbox, Manifest
+from seamline.flows.collection.scene_sources import Manifest
 from seamline.pipeline.common.errors import InputError
 from seamline.pipeline.scenes.band_matching import BandNeed
 from seamline.pipeline.scenes.open_scene import SceneOptions, open_scene
 from seamline.pipeline.storage import json_documents as documents
-from tests.support.small_rasters import noise, write
-from tests.support.stac_api_server import StacApi, item, serving
-
-SETTLE = 0.3
+from tests.support.processes import wait_until
+from tests.support.small_sources import look_into_inbox, scene_names, write_band, write_every_kind
+from tests.support.stac_api_server import StacApi, serving
 
 
 @pytest.fixture(autouse=True)
@@ -32,40 +27,8 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(documents, "RETRY_WAITS", (0.01,))
 
 
-def names(discovery: Discovery) -> list[str]:
-    return [scene.name for scene in discovery.scenes]
-
-
-def tif(path: Path, seed: int = 0) -> Path:
-    return write(path, noise(1, 16, 16, seed=seed), names=("red",))
-
-
-def make_item(path: Path, *assets: str) -> Path:
-    document = item(f"item of {path.stem}", assets[0])
-    document["assets"] = {Path(href).stem: {"href": href, "type": "image/tiff"} for href in assets}
-    path.write_text(json.dumps(document))
-    return path
-
-
-def make_vrt(path: Path, source: Path) -> Path:
-    copy_raster(source, path, driver="VRT")
-    return path
-
-
-def scenes_of_every_kind(folder: Path) -> list[str]:
-    raster = tif(folder / "a scene (1).tif")
-    tif(folder / "bands" / "red.tif")
-    tif(folder / "safe" / "GRANULE" / "L2A" / "IMG_DATA" / "red.jp2")
-    with zipfile.ZipFile(folder / "packed.zip", "w") as archive:
-        archive.write(raster, "red.tif")
-    tif(folder / "plain.tif")
-    made = make_item(folder / "x.json", "./plain.tif"), make_vrt(folder / "virtual.vrt", raster)
-    archived = f"/vsizip/{folder}/packed.zip/red.tif"
-    return [*map(str, (raster, folder / "bands", folder / "safe", folder / "packed.zip", *made)), archived]
-
-
 def test_a_scene_is_named_as_it_will_be(tmp_path: Path) -> None:
-    sources = scenes_of_every_kind(tmp_path)
+    sources = write_every_kind(tmp_path)
     with serving(StacApi([]), tmp_path) as server:
         sources += [f"{server.url}/a%20scene%20(1).tif", f"{server.url}/x.json", f"file://{tmp_path}/bands"]
         for source in sources:
@@ -75,7 +38,7 @@ def test_a_scene_is_named_as_it_will_be(tmp_path: Path) -> None:
 
 
 def test_remote_files_are_known_by_what_the_server_says(tmp_path: Path) -> None:
-    path = tif(tmp_path / "x.tif")
+    path = write_band(tmp_path / "x.tif")
     with serving(StacApi([]), tmp_path) as server:
         before = inspect_source(f"{server.url}/x.tif")
         assert inspect_source(f"{server.url}/x.tif") == before
@@ -86,10 +49,10 @@ def test_remote_files_are_known_by_what_the_server_says(tmp_path: Path) -> None:
 
 
 def test_lists_of_all_forms_say_the_same(tmp_path: Path) -> None:
-    tif(tmp_path / "scenes" / "a.tif"), tif(tmp_path / "b, c.tif")
+    write_band(tmp_path / "scenes" / "a.tif"), write_band(tmp_path / "b, c.tif")
     with serving(StacApi([]), tmp_path) as server:
         remote = f"{server.url}/scenes/remote.tif"
-        tif(tmp_path / "scenes" / "remote.tif")
+        write_band(tmp_path / "scenes" / "remote.tif")
         sources = ["scenes/a.tif", str(tmp_path / "b, c.tif"), remote, "gone.tif", f"{server.url}/gone.tif"]
         forms = {
             "list.txt": "\ufeff# scenes\n\n" + "\r\n".join(sources) + "\n" + sources[0] + "\n",
@@ -99,22 +62,14 @@ def test_lists_of_all_forms_say_the_same(tmp_path: Path) -> None:
         for name, text in forms.items():
             (tmp_path / name).write_text(text)
             found = discover(Manifest(path=tmp_path / name))
-            assert names(found) == ["a", "b-c", "remote"], name
+            assert scene_names(found) == ["a", "b-c", "remote"], name
             assert [scene.source for scene in found.scenes][1:] == sources[1:3]
             reasons = [scene.reason for scene in found.rejected]
             assert len(reasons) == 2 and "no such file" in reasons[0] and "HTTP 404" in reasons[1]
 
 
-def inbox(folder: Path, settle: float = SETTLE) -> Discovery:
-    return discover(Inbox(folder=folder, settle=settle))
-
-
-def until(condition: Callable[[], bool]) -> None:
-    end = time.monotonic() + 60
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.02)
-
+LONG_SETTLE = 3.0
+"""Seconds for which a writer may rest on a busy machine, without its file being taken for whole."""
 
 WRITER = """
 import sys, time
@@ -127,17 +82,17 @@ for start in range(0, len(data), 40):
 
 
 def test_a_file_that_another_process_writes_is_left_until_it_is_whole(tmp_path: Path) -> None:
-    source, folder = tif(tmp_path / "source.tif"), tmp_path / "inbox"
+    source, folder = write_band(tmp_path / "source.tif"), tmp_path / "inbox"
     folder.mkdir()
     target = folder / "new.tif"
     with subprocess.Popen([sys.executable, "-c", WRITER, str(source), str(target)]) as writer:
-        until(target.exists)
+        wait_until(target.exists, "a file", pause=0.02)
         seen = 0
         while writer.poll() is None:
-            now = inbox(folder)
+            now = look_into_inbox(folder, LONG_SETTLE)
             if writer.poll() is None:
                 assert now == Discovery((), (), (str(target),))
                 seen += 1
     assert seen > 3
-    until(lambda: names(inbox(folder)) == ["new"])
+    wait_until(lambda: scene_names(look_into_inbox(folder, LONG_SETTLE)) == ["new"], "a whole file")
     assert target.read_bytes() == source.read_bytes()

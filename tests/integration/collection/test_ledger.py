@@ -1,4 +1,4 @@
-"""What was done of a collection: never torn, never forgotten, never believed where the result is gone."""
+"""Processes that write one ledger at the same time."""
 
 from __future__ import annotations
 

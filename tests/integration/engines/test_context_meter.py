@@ -1,4 +1,4 @@
-"""The effective radius: from which margin on more context changes no label, and which halo is taken for it."""
+"""The plan of a run follows the measured context."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every engine runs the same network: the scores are torch's, and tiles stay invisible in each."""
+"""Tiles stay invisible in every engine, and runs keep theirs."""
 
 from __future__ import annotations
 

@@ -1,3 +1,5 @@
+"""Drawing pictures leaves the global state of matplotlib alone."""
+
 from __future__ import annotations
 
 import subprocess

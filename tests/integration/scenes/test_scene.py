@@ -1,4 +1,4 @@
-"""Reading windows of scenes, against rasterio, numpy's own mirroring, and arithmetic."""
+"""A scene on a web server is read in ranges."""
 
 from __future__ import annotations
 
@@ -12,24 +12,18 @@ from typing import Any
 import numpy as np
 import pystac
 import pytest
-from numpy.typing import NDArray
 
 from seamline.pipeline.common.errors import BadBlockError
 from seamline.pipeline.geometry.window import Window
 from seamline.pipeline.scenes.band_matching import BandNeed
 from seamline.pipeline.scenes.open_scene import SceneOptions, open_scene
 from seamline.pipeline.scenes.scene import Scene, read_block
-from tests.support.small_rasters import noise, write
+from tests.support.small_rasters import noise, write_tiled
 
 
 def scene_of(source: Any, count: int, **options: Any) -> Scene:
     needs = [BandNeed(f"b{number}") for number in range(1, count + 1)]
     return open_scene(source, needs, SceneOptions(**options), reflectance=False)
-
-
-def _tiled(path: Path, pixels: NDArray[Any], **profile: Any) -> Path:
-    tiles = {"tiled": True, "blockxsize": 64, "blockysize": 64, "compress": "deflate"}
-    return write(path, pixels, **{**tiles, **profile})
 
 
 class _Ranges(BaseHTTPRequestHandler):
@@ -88,7 +82,7 @@ def test_http_is_read_in_ranges_and_an_outage_is_no_missing_data(
 ) -> None:
     address, handler = website
     pixels = noise(2, 1024, 1024)
-    path = _tiled(tmp_path / "x.tif", pixels, names=("b1", "b2"))
+    path = write_tiled(tmp_path / "x.tif", pixels, names=("b1", "b2"))
     scene = scene_of(f"{address}/x.tif", 2)
     np.testing.assert_array_equal(read_block(scene, Window(0, 0, 100, 100)).pixels, pixels[:, :100, :100])
     opening = handler.requests

@@ -1,4 +1,4 @@
-"""Learning from labelled images: what is read and drawn, what is minimised, and that it works, also after a kill."""
+"""A training that is killed ends with the same weights as one that is not."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 
 from seamline.flows.training.recipes import read_recipe
 from seamline.flows.training.training import train_from_recipe
-from tests.unit.training.test_recipes import silent, written
+from tests.support.small_recipes import ignore_progress, write_recipe
 
 HELD: dict[str, Any] = {
     "sources": [
@@ -30,7 +30,7 @@ HELD: dict[str, Any] = {
 
 
 def test_a_killed_training_ends_the_same(tmp_path: Path) -> None:
-    path = written(tmp_path, **HELD)
+    path = write_recipe(tmp_path, **HELD)
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}  # sums in one order, that of this process
     command = [sys.executable, "-m", "seamline", "train", str(path), "--out", str(tmp_path / "killed")]
     killed = subprocess.Popen(command, stdout=subprocess.DEVNULL, env=environment)
@@ -41,7 +41,7 @@ def test_a_killed_training_ends_the_same(tmp_path: Path) -> None:
     killed.wait()
     assert not (tmp_path / "killed" / "model.json").exists()
     for out in ("killed", "whole"):
-        train_from_recipe(read_recipe(path), tmp_path, tmp_path / out, silent)
+        train_from_recipe(read_recipe(path), tmp_path, tmp_path / out, ignore_progress)
     ours, theirs = (load_file(tmp_path / out / "model.safetensors") for out in ("killed", "whole"))
     assert ours.keys() == theirs.keys()
     for name in ours:
@@ -49,15 +49,3 @@ def test_a_killed_training_ends_the_same(tmp_path: Path) -> None:
     assert read_recipe(tmp_path / "whole" / "recipe.yaml") == read_recipe(path)
     assert (tmp_path / "whole" / "curves.png").stat().st_size > 10_000
     assert (tmp_path / "whole" / "samples.png").stat().st_size > 10_000
-
-
-SMALL += [
-    "--set",
-    "schedule.window=32",
-    "--bands",
-    "blue,green,red",
-    "--classes",
-    "dark,bright",
-    "--values",
-    "0=0,255=1",
-]

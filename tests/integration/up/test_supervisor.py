@@ -1,4 +1,4 @@
-"""Everything on one machine: the inbox, the schedule, Prefect's page, cancelling, stopping."""
+"""Services under one supervisor: started, started again, stopped, and nothing else is stopped."""
 
 from __future__ import annotations
 

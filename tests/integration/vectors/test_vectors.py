@@ -1,4 +1,4 @@
-"""Files of polygons: what is in them, by readers that are not ours; and how a run comes to them."""
+"""A run writes polygons, and makes them again from what is there."""
 
 from __future__ import annotations
 
@@ -7,10 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import duckdb
-import pyogrio
 import pytest
-import shapely
 
 from seamline.flows.runs import segment as running
 from seamline.flows.runs.observer import RunObserver
@@ -19,25 +16,8 @@ from seamline.flows.settings.model_folder import Model
 from seamline.flows.settings.options import SegmentOptions
 from seamline.pipeline.results.verify import verify
 from seamline.pipeline.vectors.writers import POLYGON_FILES
+from tests.support.polygon_files import read_rows
 from tests.support.small_rasters import noise, write
-
-
-def rows(path: Path) -> list[tuple[Any, ...]]:
-    """(class, name, pixels, area_m2, confidence, geometry) of a file, as GDAL or DuckDB read it, in one order."""
-    names = ["class", "name", "pixels", "area_m2", "confidence"]
-    if path.suffix == ".parquet":
-        columns = ", ".join(f'"{name}"' for name in names)
-        with duckdb.connect() as base:
-            found = base.execute(f"SELECT {columns}, ST_AsWKB(geometry) FROM '{path}'").fetchall()
-        table = [(*row[:-1], shapely.from_wkb(bytes(row[-1]))) for row in found]
-    else:
-        meta, _, geometries, fields = pyogrio.raw.read(path)
-        columns = [fields[list(meta["fields"]).index(name)].tolist() for name in names]
-        table = [
-            (*(None if value != value else value for value in row[:-1]), row[-1])
-            for row in zip(*columns, shapely.from_wkb(geometries).tolist(), strict=True)
-        ]
-    return sorted(((*row[:-1], row[-1].normalize()) for row in table), key=lambda row: (row[0], row[-1].wkb))
 
 
 def test_a_run_writes_polygons_and_makes_them_again(
@@ -60,7 +40,7 @@ def test_a_run_writes_polygons_and_makes_them_again(
     assert result.computed and list(verify(out)) == [] and not (folder / ".run").exists()
     assets = json.loads((folder / "item.json").read_text())["assets"]
     assert {"polygons", "polygons-fgb", "polygons-gpkg"} <= set(assets)
-    first = rows(folder / POLYGON_FILES["gpkg"])
+    first = read_rows(folder / POLYGON_FILES["gpkg"])
     pixels = {row.value: row.pixels for row in result.record.classes if row.pixels}
     assert {value: sum(row[2] for row in first if row[0] == value) for value in pixels} == pixels
     for row in result.record.classes:
@@ -69,11 +49,13 @@ def test_a_run_writes_polygons_and_makes_them_again(
 
     (folder / POLYGON_FILES["gpkg"]).unlink()  # without a store of labels, and without a cluster
     again = run(outputs=("cog", "polygons", "confidence"))
-    assert again.rewritten == ("polygons",) and rows(folder / POLYGON_FILES["gpkg"]) == first
+    assert again.rewritten == ("polygons",) and read_rows(folder / POLYGON_FILES["gpkg"]) == first
     other = run(outputs=("cog", "polygons"), polygon_min_area=2700.0, polygon_formats=("gpkg",))
     assert other.rewritten == ("polygons",) and other.record.polygons["min_area"] == 2700
-    sieved = rows(folder / POLYGON_FILES["gpkg"])
-    assert len(sieved) < len(first) and rows(folder / POLYGON_FILES["parquet"]) == sieved and list(verify(out)) == []
+    sieved = read_rows(folder / POLYGON_FILES["gpkg"])
+    assert (
+        len(sieved) < len(first) and read_rows(folder / POLYGON_FILES["parquet"]) == sieved and list(verify(out)) == []
+    )
     assert not run(outputs=("cog", "polygons"), polygon_min_area=2700.0).rewritten
     run(outputs=("cog", "zarr"), overwrite=True)
     assert not list(folder.glob("polygons.*"))

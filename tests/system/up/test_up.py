@@ -1,4 +1,4 @@
-"""Everything on one machine: the inbox, the schedule, Prefect's page, cancelling, stopping."""
+"""Everything on one machine: the inbox, the schedule, the page of Prefect, cancelling, stopping."""
 
 from __future__ import annotations
 

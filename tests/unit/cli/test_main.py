@@ -1,4 +1,4 @@
-"""The command line: bad input costs seconds, exit code 2 and one line that says how to go on."""
+"""The command line: every wrong word is named in one line."""
 
 from __future__ import annotations
 
@@ -10,47 +10,23 @@ import pytest
 import rasterio
 import typer
 
-from seamline.flows.cli import main as cli
 from seamline.flows.settings import model_folder as models
 from seamline.flows.settings.model_folder import Model
 from seamline.model.spec.measurement import Measurement
+from tests.support.command_line import BAND_NAMES, CommandLine
 from tests.support.small_rasters import noise, write
-
-NAMES = ("blue", "green", "red", "nir", "swir16", "swir22")
-
-
-class Seamline:
-    """Runs the command in this process."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
-        self._monkeypatch, self._capfd = monkeypatch, capfd
-
-    def __call__(self, *arguments: object) -> tuple[int, str, str]:
-        self._monkeypatch.setattr("sys.argv", ["seamline", *map(str, arguments)])
-        code = 0
-        try:
-            cli.main()
-        except SystemExit as end:
-            code = int(end.code or 0)
-        captured = self._capfd.readouterr()
-        return code, captured.out, captured.err
-
-
-@pytest.fixture
-def seamline(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Seamline:
-    return Seamline(monkeypatch, capfd)
 
 
 @pytest.fixture
 def scene(tmp_path: Path) -> Path:
-    return write(tmp_path / "scene.tif", noise(6, 200, 300), names=NAMES, nodata=0)
+    return write(tmp_path / "scene.tif", noise(6, 200, 300), names=BAND_NAMES, nodata=0)
 
 
 def test_of_scenes_of_which_one_is_refused_nothing_is_left(
-    seamline: Seamline, scene: Path, small_model: Model, tmp_path: Path
+    command_line: CommandLine, scene: Path, small_model: Model, tmp_path: Path
 ) -> None:
     out = tmp_path / "some" / "out"
-    code, _, err = seamline("segment", scene, tmp_path / "none.tif", "--model", small_model.folder, "--out", out)
+    code, _, err = command_line("segment", scene, tmp_path / "none.tif", "--model", small_model.folder, "--out", out)
     assert code == 2 and "none.tif" in err
     assert not (tmp_path / "some").exists()
 
@@ -78,21 +54,21 @@ MISUSED = {
 }
 
 
-def test_every_way_to_run_a_model_is_shown(seamline: Seamline, small_model: Model) -> None:
+def test_every_way_to_run_a_model_is_shown(command_line: CommandLine, small_model: Model) -> None:
     asked = ("model", "tune", str(small_model.folder), "--window", "128")
-    code, out, _ = seamline(*asked, "--json")
+    code, out, _ = command_line(*asked, "--json")
     assert code == 0
     found = Measurement.from_dict(json.loads(out))
     assert {trial.settings.channels_last for trial in found.trials} == {False, True}
     assert found.settings in [trial.settings for trial in found.trials]
     assert set(found.seconds) == {128}
-    code, out, _ = seamline(*asked, "--engine", "torch", "--precision", "fp32")
+    code, out, _ = command_line(*asked, "--engine", "torch", "--precision", "fp32")
     assert code == 0 and "prec." in out and "window 128" in out
 
 
 @pytest.mark.parametrize("arguments", MISUSED, ids=" ".join)
-def test_wrong_usage_is_one_line(arguments: tuple[str, ...], seamline: Seamline) -> None:
-    code, out, err = seamline(*arguments)
+def test_wrong_usage_is_one_line(arguments: tuple[str, ...], command_line: CommandLine) -> None:
+    code, out, err = command_line(*arguments)
     assert (code, out) == (2, "")
     assert err.startswith("seamline: " + MISUSED[arguments]) and err.endswith(" --help\n") and err.count("\n") == 1, err
     if arguments[0] in {"segment", "plan", "simulate", "train"}:
@@ -100,8 +76,8 @@ def test_wrong_usage_is_one_line(arguments: tuple[str, ...], seamline: Seamline)
 
 
 @pytest.mark.parametrize("arguments", [(), ("model",), ("--help",), ("model", "--help"), ("segment", "--help")])
-def test_help_is_no_error(arguments: tuple[str, ...], seamline: Seamline) -> None:
-    code, out, err = seamline(*arguments)
+def test_help_is_no_error(arguments: tuple[str, ...], command_line: CommandLine) -> None:
+    code, out, err = command_line(*arguments)
     assert (code, err) == (0, "") and "Usage: seamline" in out and "--help" in out
 
 
@@ -110,13 +86,17 @@ def test_help_is_no_error(arguments: tuple[str, ...], seamline: Seamline) -> Non
     [(KeyboardInterrupt, 130, "seamline: interrupted"), (lambda: typer.Exit(3), 3, "")],
 )
 def test_how_a_command_ends_is_the_exit_code(
-    raised: Callable[[], BaseException], code: int, said: str, seamline: Seamline, monkeypatch: pytest.MonkeyPatch
+    raised: Callable[[], BaseException],
+    code: int,
+    said: str,
+    command_line: CommandLine,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     def end(name: str) -> None:
         raise raised()
 
     monkeypatch.setattr(models, "open_model", end)
-    got, _, err = seamline("model", "inspect", "x")
+    got, _, err = command_line("model", "inspect", "x")
     assert got == code and err.startswith(said) and err.count("\n") == bool(said)
 
 
@@ -157,18 +137,18 @@ WRONG: dict[tuple[str, ...], str] = {
 
 
 @pytest.mark.parametrize("arguments", WRONG, ids=" ".join)
-def test_a_wrong_option_is_named_as_it_was_typed(arguments: tuple[str, ...], seamline: Seamline) -> None:
-    code, out, err = seamline("segment", "x", *HERE, *arguments)
+def test_a_wrong_option_is_named_as_it_was_typed(arguments: tuple[str, ...], command_line: CommandLine) -> None:
+    code, out, err = command_line("segment", "x", *HERE, *arguments)
     assert (code, out) == (2, "")
     assert err == f"seamline: {WRONG[arguments]}; see seamline segment --help\n"
 
 
-def test_simulate_writes_a_scene_and_its_truth(seamline: Seamline, tmp_path: Path) -> None:
-    code, _, err = seamline("simulate", "--size", 300, 500, "--out", tmp_path / "sim.tif", "--seed", 3)
+def test_simulate_writes_a_scene_and_its_truth(command_line: CommandLine, tmp_path: Path) -> None:
+    code, _, err = command_line("simulate", "--size", 300, 500, "--out", tmp_path / "sim.tif", "--seed", 3)
     assert code == 0, err
     with rasterio.open(tmp_path / "sim.tif") as file, rasterio.open(tmp_path / "sim_truth.tif") as truth:
         assert (file.count, file.shape, file.dtypes[0]) == (6, (300, 500), "uint16")
-        assert file.descriptions == NAMES
+        assert file.descriptions == BAND_NAMES
         assert (truth.shape, truth.transform) == (file.shape, file.transform)
 
 
@@ -177,22 +157,22 @@ def test_simulate_writes_a_scene_and_its_truth(seamline: Seamline, tmp_path: Pat
     [((0, 5), 0, "x.tif"), ((-4, 5), 0, "x.tif"), ((5, 5), -1, "x.tif"), ((5, 5), 2**64, "x.tif"), ((5, 5), 0, "")],
 )
 def test_a_scene_that_cannot_be_simulated_shows_no_progress(
-    size: tuple[int, int], seed: int, out: str, seamline: Seamline, tmp_path: Path
+    size: tuple[int, int], seed: int, out: str, command_line: CommandLine, tmp_path: Path
 ) -> None:
-    code, shown, err = seamline("simulate", "--size", *size, "--seed", seed, "--out", tmp_path / out)
+    code, shown, err = command_line("simulate", "--size", *size, "--seed", seed, "--out", tmp_path / out)
     assert (code, shown) == (2, "")
     assert err.startswith("seamline: ") and err.count("\n") == 1, err
     assert not list(tmp_path.iterdir())
 
 
-def test_model_inspect_prints_json(seamline: Seamline) -> None:
-    code, out, _ = seamline("model", "inspect", "land-water-cloud", "--json")
+def test_model_inspect_prints_json(command_line: CommandLine) -> None:
+    code, out, _ = command_line("model", "inspect", "land-water-cloud", "--json")
     assert code == 0
     found = json.loads(out)
     assert [entry["name"] for entry in found["classes"]] == ["land", "water", "cloud", "cloud shadow"]
     assert found["divisor"] == 16
     assert 80 < found["receptive_radius"] <= 96
-    assert seamline("model", "list")[1].split() == ["land-water-cloud"]
+    assert command_line("model", "list")[1].split() == ["land-water-cloud"]
     assert json.loads(out)["iou_in_training"]["landsat5"]["cloud"] > 0.5
-    table = seamline("model", "inspect", "land-water-cloud")[1]
+    table = command_line("model", "inspect", "land-water-cloud")[1]
     assert "cloud shadow" in table and "landsat5: land 0." in table

@@ -1,4 +1,4 @@
-"""What was done of a collection: never torn, never forgotten, never believed where the result is gone."""
+"""The ledger of a collection: entries, order and addresses."""
 
 from __future__ import annotations
 

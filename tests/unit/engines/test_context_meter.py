@@ -1,4 +1,4 @@
-"""The effective radius: from which margin on more context changes no label, and which halo is taken for it."""
+"""How far labels depend on their surroundings, measured."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every engine runs the same network: the scores are torch's, and tiles stay invisible in each."""
+"""Every engine runs the same network: the scores are torch's."""
 
 from __future__ import annotations
 
@@ -191,10 +191,14 @@ def program(tmp_path: Path) -> tuple[torch.nn.Module, ModelSpec, Path]:
     if importlib.util.find_spec("onnx") is None or importlib.util.find_spec("onnxruntime") is None:
         pytest.skip("the extra onnx is not installed")
     from seamline.flows.training.importing import import_model
-    from tests.unit.importers.test_import_model import DESCRIBED, saved
+    from tests.support.foreign_networks import DESCRIBED, save_network
 
     network = random_network()
-    return network, import_model(saved(network, tmp_path / "x.onnx"), DESCRIBED, tmp_path / "model"), tmp_path / "model"
+    return (
+        network,
+        import_model(save_network(network, tmp_path / "x.onnx"), DESCRIBED, tmp_path / "model"),
+        tmp_path / "model",
+    )
 
 
 def test_an_onnx_program_is_the_same_in_both_engines(program: tuple[torch.nn.Module, ModelSpec, Path]) -> None:

@@ -1,7 +1,4 @@
-"""The promise: tiles cannot be seen, are computed once, and nothing but the plan decides the labels.
-
-Real scenes, real Dask worker processes; the oracle is one forward of the whole mirrored scene.
-"""
+"""Chunks of tiles on this thread: every tile is inferred once, and every vote counts once with its weight."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Flow runs over many scenes: what is new is done, what is broken is named, nothing is done twice."""
+"""The form that Prefect shows for a run of ``segment-collection``."""
 
 from __future__ import annotations
 

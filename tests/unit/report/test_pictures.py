@@ -1,3 +1,5 @@
+"""Previews and pictures of plans: stretch, colours, scale and north."""
+
 from __future__ import annotations
 
 from pathlib import Path

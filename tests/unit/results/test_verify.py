@@ -1,4 +1,4 @@
-"""``seamline verify``: silent on what a run published, and on every way to damage it not."""
+"""Overviews of any shape are valid COGs."""
 
 from __future__ import annotations
 

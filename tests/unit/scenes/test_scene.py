@@ -1,4 +1,4 @@
-"""Reading windows of scenes, against rasterio, numpy's own mirroring, and arithmetic."""
+"""Any window of a scene is a piece of the mirrored whole, with its nodata and its digest."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from seamline.pipeline.scenes.band_matching import BandNeed
 from seamline.pipeline.scenes.open_scene import SceneOptions, open_scene
 from seamline.pipeline.scenes.scene import Band, Scene, read_block
 from tests.support.sample_data import MANAUS, shared
-from tests.support.small_rasters import UTM, damage, noise, write
+from tests.support.small_rasters import UTM, damage, noise, write, write_tiled
 
 SIX = tuple(BandNeed(name) for name in ("blue", "green", "red", "nir", "swir16", "swir22"))
 
@@ -226,14 +226,9 @@ def test_the_aoi_holds_the_pixels_whose_centres_it_holds(tmp_path: Path, grid: A
         np.testing.assert_array_equal(read_block(scene, window).label_mask, expected[window.to_slices()])
 
 
-def _tiled(path: Path, pixels: NDArray[Any], **profile: Any) -> Path:
-    tiles = {"tiled": True, "blockxsize": 64, "blockysize": 64, "compress": "deflate"}
-    return write(path, pixels, **{**tiles, **profile})
-
-
 def test_an_unreadable_block_is_named_or_left_out(tmp_path: Path) -> None:
     pixels = noise(2, 200, 150)
-    path = _tiled(tmp_path / "x.tif", pixels, names=("b1", "b2"), interleave="band")
+    path = write_tiled(tmp_path / "x.tif", pixels, names=("b1", "b2"), interleave="band")
     scene = scene_of(path, 2)
     damage(path, 2, row=1, col=2)
     expected = r"x\.tif: band 2, block row 1, column 2 \(pixel rows 64 to 127, columns 128 to 149\) cannot"
@@ -256,7 +251,7 @@ def test_an_unreadable_block_is_named_or_left_out(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("extra", [{}, {"nodata": 5}])
 def test_an_unreadable_block_of_a_coarse_band_takes_its_surroundings(tmp_path: Path, extra: Any) -> None:
-    path = _tiled(tmp_path / "coarse.tif", noise(1, 130, 150), names=("b1",), **extra)
+    path = write_tiled(tmp_path / "coarse.tif", noise(1, 130, 150), names=("b1",), **extra)
     fine = UTM @ Affine.scale(1 / 3)
     write(tmp_path / "fine.tif", noise(1, 390, 450), names=("b2",), transform=fine)
     scene = scene_of(tmp_path, 2)

@@ -1,14 +1,12 @@
-"""``seamline serve``: what lies below the folder, where it lies, and nothing else; the page in a real browser."""
+"""What ``seamline serve`` answers: lists, tiles, pixels, polygons, and what it refuses."""
 
 from __future__ import annotations
 
 import io
-import json
 import os
 import shutil
 import time
 from collections.abc import Callable
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -22,122 +20,31 @@ from morecantile import tms
 from odc.geo.geobox import GeoBox
 from PIL import Image
 from pyproj import Transformer
-from rasterio.features import shapes
 from scipy import ndimage
 from starlette.testclient import TestClient
 
 from seamline.flows.serving.app import create_app
-from seamline.pipeline.common.classes import NODATA, LabelClass
-from seamline.pipeline.geometry.window import Window
-from seamline.pipeline.products.cog import describe_labels, describe_layer, write_cog
+from seamline.pipeline.common.classes import NODATA
 from seamline.pipeline.products.layers import LAYERS
 from seamline.pipeline.products.styles import build_ramp_style
-from seamline.pipeline.products.zarr_store import (
-    ZarrLayout,
-    create_store,
-    open_labels,
-    open_store_raster,
-    write_labels,
-    write_store_raster,
+from seamline.pipeline.stac.catalog import update_catalog
+from tests.support.served_scenes import (
+    ACROSS,
+    CLASSES,
+    COLORS,
+    GRIDS,
+    SHAPE,
+    edit_item,
+    make_smooth_labels,
+    publish_labels,
 )
-from seamline.pipeline.report.thumbnail import write_overview
-from seamline.pipeline.stac.catalog import update_catalog, write_item
-from seamline.pipeline.stac.class_areas import compute_class_areas
-from seamline.pipeline.stac.scene_item import ModelReference, Provenance, build_scene_item
-
-CLASSES = [
-    LabelClass(0, "land", (200, 180, 120)),
-    LabelClass(1, "water", (30, 90, 200)),
-    LabelClass(2, "ice", (250,) * 3),
-]
-
-
-COLORS = np.array([label.color for label in CLASSES], np.uint8)
-
-
-SHAPE = (300, 420)
-
-
-GRIDS = {
-    "utm": GeoBox(SHAPE, Affine(30, 0, 600_000, 0, -30, 5_300_000), "EPSG:32620"),
-    "degrees": GeoBox(SHAPE, Affine(0.001, 0, 12, 0, -0.0008, 46), "EPSG:4326"),
-    "rotated": GeoBox(SHAPE, Affine(30, 0, 500_000, 0, -30, 5_900_000) @ Affine.rotation(25), "EPSG:32633"),
-    "nowhere": GeoBox(SHAPE, Affine.identity(), None),
-}
-
-
-ACROSS = {
-    "utm": GeoBox(SHAPE, Affine(30, 0, 270_000, 0, -30, 5_300_000), "EPSG:32601"),
-    "pacific": GeoBox(SHAPE, Affine(60, 0, 3_326_984, 0, -60, -1_900_000), "EPSG:3832"),
-    "east": GeoBox(SHAPE, Affine(0.001, 0, 179.8, 0, -0.0008, 46), "EPSG:4326"),
-    "west": GeoBox(SHAPE, Affine(0.001, 0, -180.2, 0, -0.0008, 46), "EPSG:4326"),
-}
-"""Across the antimeridian; in degrees there are two ways to go on."""
-
-
-WHEN = datetime(2026, 11, 22, 12, tzinfo=UTC)
-
 
 Client = Any
 
 
-def labels_of(seed: int) -> np.ndarray:
-    fields = ndimage.gaussian_filter(np.random.default_rng(seed).random((3, *SHAPE)), (0, 12, 12))
-    labels = fields.argmax(0).astype(np.uint8)
-    labels[:40, :60] = NODATA
-    return labels
-
-
-def publish(folder: Path, grid: GeoBox, labels: np.ndarray) -> None:
-    """A scene's results, as a run leaves them, of labels."""
-    folder.mkdir(parents=True)
-    store = folder / "segmentation.zarr"
-    create_store(store, grid, CLASSES, ZarrLayout(128), title="a scene", layers=["probabilities", "confidence"])
-    write_labels(store, Window(0, 0, *SHAPE), labels)
-    probabilities = np.where(labels == NODATA, NODATA, np.stack([np.where(labels == k, 150, 50) for k in range(3)]))
-    values = {"probabilities": probabilities.astype(np.uint8)}
-    values["confidence"] = np.where(labels == NODATA, NODATA, 100).astype(np.uint8)
-    write_cog(open_labels(store), grid, describe_labels(CLASSES), folder / "segmentation.tif", folder / "s", {})
-    for name, layer in values.items():
-        write_store_raster(store, name, Window(0, 0, *SHAPE), layer)
-        content = describe_layer(LAYERS[name], CLASSES)
-        write_cog(open_store_raster(store, name), grid, content, folder / f"{name}.tif", folder / "s", {})
-    (folder / "s").rmdir()
-    rgb = np.dstack([labels * 60] * 3)[::2, ::2]
-    write_overview(rgb, labels[::2, ::2] != NODATA, grid, 2, folder / "overview.tif")
-    Image.fromarray(rgb).save(folder / "preview.png")
-    table = compute_class_areas(open_labels(store), grid, CLASSES)
-    rows = [{"value": row.value, "name": row.name} for row in table]
-    record = {"scene": folder.name, "scene_digest": "a", "model_digest": "b", "classes": rows}
-    (folder / "run.json").write_text(json.dumps(record))
-    model = ModelReference("a U-Net", "ab" * 32, "/models/a/model.json")
-    item = build_scene_item(
-        folder, folder.name, grid, CLASSES, table, Provenance("a.tif", model, WHEN, WHEN, {}, "by hand")
-    )
-    write_item(item, folder)
-    update_catalog(folder.parent)
-
-
-def write_polygons(path: Path, grid: GeoBox, labels: np.ndarray) -> None:
-    found = list(shapes(labels, mask=labels != NODATA, transform=grid.transform))
-    geometries = np.array([shapely.geometry.shape(shape) for shape, _ in found])
-    columns = [np.array([int(value) for _, value in found]), shapely.area(geometries)]
-    pyogrio.raw.write(path, shapely.to_wkb(geometries), columns, ["class", "area_m2"], crs=str(grid.crs),
-                      geometry_type="Polygon", driver="FlatGeobuf")  # fmt: skip
-
-
 @pytest.fixture(scope="module")
-def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("served") / "out"
-    for seed, (name, grid) in enumerate(GRIDS.items()):
-        publish(folder / name, grid, labels_of(seed))
-    write_polygons(folder / "utm" / "polygons.fgb", GRIDS["utm"], labels_of(0))
-    return folder
-
-
-@pytest.fixture(scope="module")
-def client(out: Path) -> Client:
-    return TestClient(create_app(out), raise_server_exceptions=False)
+def client(served_folder: Path) -> Client:
+    return TestClient(create_app(served_folder), raise_server_exceptions=False)
 
 
 def tile(client: Client, scene: str, layer: str, z: int, x: int, y: int) -> np.ndarray:
@@ -159,7 +66,7 @@ def expected_labels(grid: GeoBox, labels: np.ndarray, z: int, x: int, y: int) ->
     return np.where(inside, labels[row.clip(0, SHAPE[0] - 1), col.clip(0, SHAPE[1] - 1)], NODATA)
 
 
-def test_the_list_of_scenes_is_that_of_a_query(client: Client, out: Path) -> None:
+def test_the_list_of_scenes_is_that_of_a_query(client: Client, served_folder: Path) -> None:
     def ids(**parameters: str) -> list[str]:
         return [scene["id"] for scene in client.get("/scenes", params=parameters).json()["scenes"]]
 
@@ -174,7 +81,7 @@ def test_the_list_of_scenes_is_that_of_a_query(client: Client, out: Path) -> Non
 @pytest.mark.parametrize("scene", ["utm", "degrees", "rotated"])
 def test_a_tile_shows_each_label_where_it_lies(client: Client, scene: str) -> None:
     summary = client.get(f"/scenes/{scene}").json()
-    grid, labels = GRIDS[scene], labels_of(list(GRIDS).index(scene))
+    grid, labels = GRIDS[scene], make_smooth_labels(list(GRIDS).index(scene))
     west, south, east, north = summary["bbox"]
     around = tms.get("WebMercatorQuad").tile((west + east) / 2, (south + north) / 2, 13)
     for x, y in [(around.x, around.y), (around.x - 1, around.y - 1)]:
@@ -206,7 +113,7 @@ def test_the_legend_has_the_colors_of_the_map_and_of_qgis(client: Client) -> Non
 
 @pytest.mark.parametrize("scene", ["utm", "degrees", "rotated"])
 def test_a_pixel_tells_its_class_and_probabilities(client: Client, scene: str) -> None:
-    grid, labels = GRIDS[scene], labels_of(list(GRIDS).index(scene))
+    grid, labels = GRIDS[scene], make_smooth_labels(list(GRIDS).index(scene))
     to_degrees = Transformer.from_crs(grid.crs.proj, "OGC:CRS84", always_xy=True)
     for row, col in [(0, 0), (299, 419), (150, 200), (41, 59), (77, 311)]:
         lon, lat = to_degrees.transform(*grid.pix2wld(col + 0.5, row + 0.5))
@@ -233,18 +140,18 @@ def test_the_list_has_every_scene_with_shares_and_areas(client: Client) -> None:
     assert client.get("/scenes/nowhere/preview.png").headers["content-type"] == "image/png"
 
 
-def test_polygons_in_a_box_are_those_that_meet_it(client: Client, out: Path) -> None:
+def test_polygons_in_a_box_are_those_that_meet_it(client: Client, served_folder: Path) -> None:
     west, south, east, north = client.get("/scenes/utm").json()["bbox"]
     box = (west, south, (west + east) / 2, (south + north) / 2)
     found = client.get("/scenes/utm/polygons", params={"bbox": ",".join(map(str, box))}).json()
-    _, _, geometries, columns = pyogrio.raw.read(out / "utm" / "polygons.fgb")
+    _, _, geometries, columns = pyogrio.raw.read(served_folder / "utm" / "polygons.fgb")
     around = shapely.box(*Transformer.from_crs("OGC:CRS84", "EPSG:32620", always_xy=True).transform_bounds(*box))
     met = [shapely.box(*shape.bounds).intersects(around) for shape in shapely.from_wkb(geometries)]
     areas = sorted(feature["properties"]["area_m2"] for feature in found["features"])
     assert areas == sorted(columns[1][met].tolist()) and 0 < len(areas) < len(met) and not found["truncated"]
     world = client.get("/scenes/utm/polygons", params={"bbox": "-180,-90,180,90"}).json()
     whole = client.get("/scenes/utm/polygons", params={"bbox": f"{west},{south},{east},{north}"}).json()
-    assert len(world["features"]) == len(whole["features"]) == len(pyogrio.raw.read(out / "utm" / "polygons.fgb")[2])
+    assert len(world["features"]) == len(whole["features"]) == len(geometries)
     for aside in ("-1,-1,1,1", f"{east + 1},{south},{east + 2},{north}"):
         beside = client.get("/scenes/utm/polygons", params={"bbox": aside})
         assert (beside.status_code, beside.json()["features"]) == (200, [])
@@ -252,18 +159,10 @@ def test_polygons_in_a_box_are_those_that_meet_it(client: Client, out: Path) -> 
     assert len(few["features"]) == 2 and few["truncated"]
 
 
-@pytest.fixture(scope="module")
-def across(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("across") / "out"
-    for seed, (name, grid) in enumerate(ACROSS.items()):
-        publish(folder / name, grid, labels_of(seed))
-        write_polygons(folder / name / "polygons.fgb", grid, labels_of(seed))
-    return folder
-
-
 @pytest.mark.parametrize("scene", ACROSS)
-def test_a_scene_across_the_antimeridian_is_whole(across: Path, scene: str) -> None:
-    client, grid, labels = TestClient(create_app(across)), ACROSS[scene], labels_of(list(ACROSS).index(scene))
+def test_a_scene_across_the_antimeridian_is_whole(antimeridian_folder: Path, scene: str) -> None:
+    client, grid = TestClient(create_app(antimeridian_folder)), ACROSS[scene]
+    labels = make_smooth_labels(list(ACROSS).index(scene))
     west, south, east, north = client.get(f"/scenes/{scene}").json()["bbox"]
     assert west > 179 and east < -179
     told = client.get(f"/scenes/{scene}/layers/segmentation/WebMercatorQuad/tilejson.json").json()
@@ -293,7 +192,7 @@ def test_a_scene_across_the_antimeridian_is_whole(across: Path, scene: str) -> N
         assert max(around) < 1  # no polygon goes around the world
         return sorted(feature["properties"]["area_m2"] for feature in answer["features"])
 
-    _, _, _, columns = pyogrio.raw.read(across / scene / "polygons.fgb")
+    _, _, _, columns = pyogrio.raw.read(antimeridian_folder / scene / "polygons.fgb")
     left, right = areas(west, south, 180, north), areas(-180, south, east, north)
     assert areas(west, south, east, north) == areas(-180, -90, 180, 90) == sorted(columns[1].tolist())
     assert 0 < len(left) < len(columns[1]) and 0 < len(right) < len(columns[1])
@@ -309,7 +208,7 @@ POLES = {
 
 @pytest.mark.parametrize("scene", POLES)
 def test_a_scene_that_reaches_a_pole_has_tiles(scene: str, tmp_path: Path) -> None:
-    publish(tmp_path / "out" / scene, POLES[scene], labels_of(0))
+    publish_labels(tmp_path / "out" / scene, POLES[scene], make_smooth_labels(0))
     client = TestClient(create_app(tmp_path / "out"))
     told = client.get(f"/scenes/{scene}/layers/segmentation/WebMercatorQuad/tilejson.json")
     assert told.status_code == 200, told.text
@@ -346,9 +245,9 @@ REFUSED = {
 }  # fmt: skip
 
 
-def test_bad_requests_are_refused_and_nothing_is_changed(client: Client, out: Path) -> None:
+def test_bad_requests_are_refused_and_nothing_is_changed(client: Client, served_folder: Path) -> None:
     def state() -> dict[Path, tuple[int, int]]:
-        return {path: (path.stat().st_size, path.stat().st_mtime_ns) for path in out.rglob("*")}
+        return {path: (path.stat().st_size, path.stat().st_mtime_ns) for path in served_folder.rglob("*")}
 
     before = state()
     answers = {path: client.get(path) for path in REFUSED}
@@ -359,15 +258,6 @@ def test_bad_requests_are_refused_and_nothing_is_changed(client: Client, out: Pa
     assert client.get("/").status_code == 200
     tile(client, "utm", "confidence", 0, 0, 0)
     assert state() == before
-
-
-def edited(change: Callable[[dict[str, Any]], object]) -> Callable[[Path], None]:
-    def edit(scene: Path) -> None:
-        item = json.loads((scene / "item.json").read_text())
-        change(item)
-        (scene / "item.json").write_text(json.dumps(item))
-
-    return edit
 
 
 def linked(name: str) -> Callable[[Path], None]:
@@ -388,7 +278,7 @@ def virtual(scene: Path) -> None:
     source = f"<SimpleSource><SourceFilename>{secret}</SourceFilename></SimpleSource>"
     band = f'<VRTRasterBand dataType="Byte" band="1">{source}</VRTRasterBand>'
     path.write_text(f'<VRTDataset rasterXSize="420" rasterYSize="300">{band}</VRTDataset>')
-    edited(lambda item: item["assets"]["segmentation"].update({"file:size": path.stat().st_size}))(scene)
+    edit_item(lambda item: item["assets"]["segmentation"].update({"file:size": path.stat().st_size}))(scene)
 
 
 def zeros(scene: Path) -> None:
@@ -399,8 +289,8 @@ def zeros(scene: Path) -> None:
 WRONG: dict[str, tuple[Callable[[Path], object], int]] = {
     "unfinished": (lambda scene: (scene / "item.json").unlink(), 409),
     "item that is no JSON": (lambda scene: (scene / "item.json").write_text("{"), 409),
-    "item of another scene": (edited(lambda item: item.update(id="other")), 409),
-    "item without classes": (edited(lambda item: item["properties"].pop("seamline:classes")), 409),
+    "item of another scene": (edit_item(lambda item: item.update(id="other")), 409),
+    "item without classes": (edit_item(lambda item: item["properties"].pop("seamline:classes")), 409),
     "another record": (lambda scene: (scene / "run.json").write_text("{ }"), 409),
     "no record": (lambda scene: (scene / "run.json").unlink(), 409),
     "half a file": (lambda scene: os.truncate(scene / "segmentation.tif", 2000), 409),
@@ -413,11 +303,11 @@ WRONG: dict[str, tuple[Callable[[Path], object], int]] = {
 
 
 @pytest.mark.parametrize("case", WRONG)
-def test_what_is_not_whole_or_lies_elsewhere_is_refused(case: str, out: Path, tmp_path: Path) -> None:
+def test_what_is_not_whole_or_lies_elsewhere_is_refused(case: str, served_folder: Path, tmp_path: Path) -> None:
     change, status = WRONG[case]
     copy = tmp_path / "out"
-    shutil.copytree(out / "utm", copy / "utm")
-    shutil.copytree(out / "degrees", copy / "degrees")
+    shutil.copytree(served_folder / "utm", copy / "utm")
+    shutil.copytree(served_folder / "degrees", copy / "degrees")
     update_catalog(copy)
     change(copy / "utm")
     served = TestClient(create_app(copy), raise_server_exceptions=False)
@@ -429,9 +319,11 @@ def test_what_is_not_whole_or_lies_elsewhere_is_refused(case: str, out: Path, tm
     tile(served, "degrees", "segmentation", 0, 0, 0)
 
 
-def test_a_raster_of_other_bytes_and_the_same_size_is_refused_once_it_was_read(out: Path, tmp_path: Path) -> None:
-    shutil.copytree(out / "utm", tmp_path / "out" / "utm")
-    shutil.copytree(out / "degrees", tmp_path / "out" / "degrees")
+def test_a_raster_of_other_bytes_and_the_same_size_is_refused_once_it_was_read(
+    served_folder: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(served_folder / "utm", tmp_path / "out" / "utm")
+    shutil.copytree(served_folder / "degrees", tmp_path / "out" / "degrees")
     update_catalog(tmp_path / "out")
     with (tmp_path / "out" / "utm" / "confidence.tif").open("r+b") as file:
         file.seek(-100, os.SEEK_END)

@@ -1,3 +1,5 @@
+"""Items and the catalogue: fields, footprints, areas and tables."""
+
 from __future__ import annotations
 
 import hashlib
@@ -5,7 +7,7 @@ import json
 import os
 import time
 from collections.abc import Callable
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -29,8 +31,6 @@ from pystac.extensions.render import RenderExtension
 from pystac.validation.stac_validator import JsonSchemaSTACValidator
 
 from seamline.pipeline.common.classes import NODATA, LabelClass
-from seamline.pipeline.geometry.window import Window
-from seamline.pipeline.products.zarr_store import ZarrLayout, create_store, open_labels, write_labels
 from seamline.pipeline.results.verify import verify
 from seamline.pipeline.stac import catalog as catalog_module
 from seamline.pipeline.stac.assets import ASSETS
@@ -40,15 +40,9 @@ from seamline.pipeline.stac.extent import Box
 from seamline.pipeline.stac.footprint import compute_footprint, compute_labelled_area, compute_labelled_hull
 from seamline.pipeline.stac.items import read_item_table
 from seamline.pipeline.stac.query import query_items
-from seamline.pipeline.stac.scene_item import ModelReference, Provenance, build_scene_item
 from tests.support.sample_data import MANAUS, shared
 from tests.support.small_rasters import write
-
-CLASSES = [LabelClass(0, "land", (200, 180, 120)), LabelClass(1, "water", (30, 90, 200), "open water")]
-
-
-UTM = GeoBox((300, 200), Affine(30, 0, 600000, 0, -30, 9700000), "EPSG:32620")
-
+from tests.support.stac_items import ACQUIRED, CLASSES, PROCESSED, UTM, check_core_schema, make_scene_item, make_store
 
 NOWHERE = GeoBox((20, 30), Affine.identity(), None)
 
@@ -56,40 +50,12 @@ NOWHERE = GeoBox((20, 30), Affine.identity(), None)
 LAEA = "+proj=laea +lat_0=-3 +lon_0=-60 +datum=WGS84 +units=m +type=crs"
 
 
-ACQUIRED, PROCESSED = datetime(2023, 7, 23, 14, 20, tzinfo=UTC), datetime(2026, 11, 22, 12, tzinfo=UTC)
-
-
-def store(folder: Path, grid: GeoBox, labels: np.ndarray | None = None, chunk: int = 64) -> Any:
-    create_store(folder / "segmentation.zarr", grid, CLASSES, ZarrLayout(chunk), title="a scene")
-    if labels is not None:
-        write_labels(folder / "segmentation.zarr", Window(0, 0, *grid.shape), labels)
-    return open_labels(folder / "segmentation.zarr")
-
-
-def item_of(
-    folder: Path, grid: GeoBox, acquired: datetime | None = ACQUIRED, classes: list[LabelClass] = CLASSES
-) -> pystac.Item:
-    folder.mkdir(exist_ok=True)
-    (folder / "segmentation.tif").write_bytes(b"labels")
-    table = compute_class_areas(store(folder, grid, np.ones(grid.shape, np.uint8)), grid, classes)
-    model = ModelReference("a U-Net", "ab" * 32, "/models/a/model.json")
-    software = {"seamline": "0.1.0"}
-    provenance = Provenance("/scenes/a.tif", model, acquired, PROCESSED, software, "segmented by a U-Net")
-    return build_scene_item(folder, folder.name, grid, classes, table, provenance)
-
-
-def validated(document: dict[str, Any]) -> dict[str, Any]:
-    """Core schema only, which pystac carries; the extensions' schemas would be fetched."""
-    pystac.validation.validate_dict({**document, "stac_extensions": []})
-    return document
-
-
 @pytest.mark.parametrize("acquired", [ACQUIRED, None])
 @pytest.mark.parametrize("crs", ["EPSG:32620", LAEA, None])
 def test_the_item_is_valid_and_reads_back(tmp_path: Path, crs: str | None, acquired: datetime | None) -> None:
     grid = GeoBox((300, 200), Affine(30, 0, 600000, 0, -30, 9700000), crs)
-    path = write_item(item_of(tmp_path / "scene", grid, acquired), tmp_path / "scene")
-    document = validated(json.loads(path.read_text()))
+    path = write_item(make_scene_item(tmp_path / "scene", grid, acquired), tmp_path / "scene")
+    document = check_core_schema(json.loads(path.read_text()))
     item = pystac.Item.from_file(str(path))
 
     assert item.datetime == (acquired or PROCESSED)
@@ -111,7 +77,7 @@ def test_the_item_is_valid_and_reads_back(tmp_path: Path, crs: str | None, acqui
 
 
 def test_assets_say_what_lies_there(tmp_path: Path) -> None:
-    item = item_of(tmp_path / "scene", UTM)
+    item = make_scene_item(tmp_path / "scene", UTM)
     assert set(item.assets) == {"segmentation", "zarr"}
     cog, zarr = item.assets["segmentation"], item.assets["zarr"]
     described = ClassificationExtension.ext(cog).classes
@@ -145,7 +111,7 @@ def test_assets_say_what_lies_there(tmp_path: Path) -> None:
 def test_areas_are_those_on_the_ellipsoid(tmp_path: Path, crs: str, transform: Affine) -> None:
     grid = GeoBox((70, 40), transform, crs)
     labels = np.random.default_rng(0).choice([0, 1, NODATA], size=grid.shape).astype(np.uint8)
-    table = compute_class_areas(store(tmp_path, grid, labels, chunk=16), grid, CLASSES)
+    table = compute_class_areas(make_store(tmp_path, grid, labels, chunk=16), grid, CLASSES)
     assert [row.pixels for row in table] == [(labels == 0).sum(), (labels == 1).sum()]
     assert sum(row.share for row in table) == pytest.approx(1)
 
@@ -206,7 +172,7 @@ def test_fields_are_as_their_extensions_want_them(tmp_path: Path, grid: GeoBox) 
     folder.mkdir()
     for name, bands in (("confidence", 1), ("probabilities", 2)):
         write(folder / f"{name}.tif", np.ones((bands, 8, 8), np.uint8))
-    item = item_of(folder, grid).to_dict(include_self_link=False, transform_hrefs=False)
+    item = make_scene_item(folder, grid).to_dict(include_self_link=False, transform_hrefs=False)
     rasters = [asset for asset in item["assets"].values() if "raster:scale" in asset]
     assert len(rasters) == 2 and item["properties"]["processing:lineage"]
     for owner in (item, item["properties"], *item["assets"].values(), *(b for a in rasters for b in a["bands"])):
@@ -227,7 +193,7 @@ def test_fields_are_as_their_extensions_want_them(tmp_path: Path, grid: GeoBox) 
 def test_parts_of_killed_writers_are_cleared_after_a_day(tmp_path: Path) -> None:
     """Those of others, who may be at work, and of other files stay."""
     days = {".catalog.json.ab.part": 2, ".items.parquet.cd.part": 2, ".catalog.json.ef.part": 0.5, ".mine.part": 9}
-    write_item(item_of(tmp_path / "scene", UTM), tmp_path / "scene")
+    write_item(make_scene_item(tmp_path / "scene", UTM), tmp_path / "scene")
     for name, age in days.items():
         (tmp_path / name).touch()
         then = time.time() - age * 24 * 3600
@@ -239,7 +205,7 @@ def test_parts_of_killed_writers_are_cleared_after_a_day(tmp_path: Path) -> None
 
 def test_a_scene_without_valid_pixels_or_place_has_shares_but_no_area(tmp_path: Path) -> None:
     grid = GeoBox((20, 30), Affine.identity(), None)
-    table = compute_class_areas(store(tmp_path, grid), grid, CLASSES)
+    table = compute_class_areas(make_store(tmp_path, grid), grid, CLASSES)
     assert [(row.pixels, row.share, row.area_m2) for row in table] == [(0, 0.0, None), (0, 0.0, None)]
 
 
@@ -270,7 +236,7 @@ def test_the_footprint_is_where_labels_are(
     aoi = shapely.difference(aoi, shapely.Point(50, 40).buffer(9))
     known = (col + row * share > 40) & shapely.contains_xy(aoi, col, row)
     path = tmp_path_factory.mktemp("labels")
-    hull = compute_labelled_hull(store(path, grid, np.where(known, 0, NODATA).astype(np.uint8)))
+    hull = compute_labelled_hull(make_store(path, grid, np.where(known, 0, NODATA).astype(np.uint8)))
     assert (hull is None) == (not known.any())
     placed = shapely.transform(aoi, lambda xy: np.column_stack(corner @ xy.T))
     outline = compute_footprint(grid, compute_labelled_area(grid, hull, placed.wkt))
@@ -322,13 +288,13 @@ def test_the_footprint_is_where_labels_are(
 def test_footprints_that_wrap_around_the_earth(
     tmp_path: Path, grid: GeoBox, inside: list[Any], outside: list[Any], bbox: Any
 ) -> None:
-    item = item_of(tmp_path / "scene", grid)
+    item = make_scene_item(tmp_path / "scene", grid)
     outline = shapely.geometry.shape(item.geometry)
     assert outline.is_valid
     assert all(outline.covers(shapely.Point(point)) for point in inside)
     assert not any(outline.intersects(shapely.Point(point)) for point in outside)
     assert item.bbox is not None and bbox(*item.bbox)
-    validated(item.to_dict(include_self_link=False, transform_hrefs=False))
+    check_core_schema(item.to_dict(include_self_link=False, transform_hrefs=False))
 
 
 def test_a_real_scene_lies_where_rasterio_sees_it() -> None:
@@ -385,7 +351,7 @@ def test_every_file_that_is_there_is_an_asset(tmp_path: Path) -> None:
                 file.update_tags(1, **{f"STATISTICS_{tag}": 125 for tag in ("MINIMUM", "MAXIMUM", "MEAN", "STDDEV")})
         else:
             (folder / known.name).write_bytes(b"x")
-    item = item_of(folder, UTM)
+    item = make_scene_item(folder, UTM)
     assert {asset.href for asset in item.assets.values()} == {f"./{known.name}" for known in ASSETS}
     assert all(asset.title and asset.media_type and asset.roles for asset in item.assets.values())
     probabilities = item.assets["probabilities"].extra_fields
@@ -399,7 +365,7 @@ def test_every_file_that_is_there_is_an_asset(tmp_path: Path) -> None:
     assert drawn["segmentation"].colormap == {"0": [200, 180, 120, 255], "1": [30, 90, 200, 255]}
     assert all(set(render.assets) <= set(item.assets) for render in drawn.values())
     document = item.to_dict(include_self_link=False, transform_hrefs=False)
-    validated(document)
+    check_core_schema(document)
     by_the_extensions_own_schemas(document)
 
 
@@ -407,7 +373,7 @@ def test_every_file_that_is_there_is_an_asset(tmp_path: Path) -> None:
 def test_items_are_valid_by_the_extensions_own_schemas(tmp_path: Path, crs: str | None) -> None:
     odd = [LabelClass(0, "bare land", (0, 0, 0)), LabelClass(1, "Öl", (1, 1, 1))]
     grid = GeoBox((300, 200), Affine(30, 0, 600000, 0, -30, 9700000), crs)
-    item = item_of(tmp_path / "scene", grid, classes=odd)
+    item = make_scene_item(tmp_path / "scene", grid, classes=odd)
     assert item.properties["bare_land_share"] == 0 and item.properties["ol_share"] == 1
     by_the_extensions_own_schemas(item.to_dict(include_self_link=False, transform_hrefs=False))
 
@@ -424,7 +390,7 @@ def by_the_extensions_own_schemas(item: dict[str, Any]) -> None:
 
 
 def test_the_model_is_linked_as_its_extension_wants(tmp_path: Path) -> None:
-    item = item_of(tmp_path / "scene", UTM)
+    item = make_scene_item(tmp_path / "scene", UTM)
     link = next(link for link in item.links if "mlm:name" in link.extra_fields)
     assert (link.rel, link.target, link.media_type) == ("derived_from", "/models/a/model.json", "application/geo+json")
     assert link.extra_fields == {"mlm:name": "a U-Net", "file:checksum": "1220" + "ab" * 32}
@@ -439,7 +405,7 @@ ODD: list[dict[str, Any]] = [
 
 
 def test_an_odd_item_keeps_no_other_from_being_published(tmp_path: Path) -> None:
-    write_item(item_of(tmp_path / "scene", UTM), tmp_path / "scene")
+    write_item(make_scene_item(tmp_path / "scene", UTM), tmp_path / "scene")
     item = json.loads((tmp_path / "scene" / "item.json").read_text())
     for number, change in enumerate(ODD):
         odd = {**item, "id": f"odd-{number}", **change}

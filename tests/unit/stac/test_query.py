@@ -1,4 +1,4 @@
-"""``items.parquet`` beside the items, in other readers; ``seamline query`` beside brute force."""
+"""Words of a query: boxes, times and names of columns."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Object storage, on a real server in a process of its own: scenes read, results published, kills and rivals."""
+"""The environment that Amazon's tools read."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Files of polygons: what is in them, by readers that are not ours; and how a run comes to them."""
+"""Files of polygons, read by programs that are not ours."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ from seamline.pipeline.products.zarr_store import ZarrLayout, create_store, writ
 from seamline.pipeline.vectors.regions import remove_collinear_points
 from seamline.pipeline.vectors.vectors import PolygonOptions, PolygonRules, write_polygons
 from seamline.pipeline.vectors.writers import POLYGON_FILES
-from tests.support.small_rasters import UTM
-from tests.unit.vectors.test_polygonize import blobs
+from tests.support.polygon_files import read_rows
+from tests.support.small_rasters import UTM, make_blobs
 
 CLASSES = tuple(LabelClass(value, f"class {value}", (value * 60, 100, 20)) for value in range(4))
 
@@ -59,27 +59,9 @@ def written(
     return folder
 
 
-def rows(path: Path) -> list[tuple[Any, ...]]:
-    """(class, name, pixels, area_m2, confidence, geometry) of a file, as GDAL or DuckDB read it, in one order."""
-    names = ["class", "name", "pixels", "area_m2", "confidence"]
-    if path.suffix == ".parquet":
-        columns = ", ".join(f'"{name}"' for name in names)
-        with duckdb.connect() as base:
-            found = base.execute(f"SELECT {columns}, ST_AsWKB(geometry) FROM '{path}'").fetchall()
-        table = [(*row[:-1], shapely.from_wkb(bytes(row[-1]))) for row in found]
-    else:
-        meta, _, geometries, fields = pyogrio.raw.read(path)
-        columns = [fields[list(meta["fields"]).index(name)].tolist() for name in names]
-        table = [
-            (*(None if value != value else value for value in row[:-1]), row[-1])
-            for row in zip(*columns, shapely.from_wkb(geometries).tolist(), strict=True)
-        ]
-    return sorted(((*row[:-1], row[-1].normalize()) for row in table), key=lambda row: (row[0], row[-1].wkb))
-
-
 @pytest.mark.parametrize(("crs", "transform"), [("EPSG:32620", ROTATED), (None, Affine.identity())])
 def test_files_have_the_polygons_of_the_whole_raster(tmp_path: Path, crs: str | None, transform: Affine) -> None:
-    labels, grid = blobs(HEIGHT, WIDTH, 3, 4, 1), GeoBox((HEIGHT, WIDTH), transform, crs)
+    labels, grid = make_blobs(HEIGHT, WIDTH, 3, 4, 1), GeoBox((HEIGHT, WIDTH), transform, crs)
     confidence = np.random.default_rng(0).integers(0, 251, labels.shape).astype(np.uint8)
     confidence[labels == NODATA] = NODATA
     folder = written(tmp_path, labels, grid, confidence=confidence)
@@ -92,7 +74,7 @@ def test_files_have_the_polygons_of_the_whole_raster(tmp_path: Path, crs: str | 
         whole.append((int(label), polygon.area, confidence[row, col] if row >= 0 else None, placed.normalize()))
     whole.sort(key=lambda row: (row[0], row[-1].wkb))
     for name in POLYGON_FILES.values():
-        found = rows(folder / name)
+        found = read_rows(folder / name)
         assert [(row[0], row[2]) for row in found] == [row[:2] for row in whole]
         assert shapely.equals_exact([row[-1] for row in found], [row[-1] for row in whole], 1e-6).all()
         assert {(row[0], row[1]) for row in found} == {(label.value, label.name) for label in CLASSES}
@@ -112,7 +94,7 @@ def test_files_have_the_polygons_of_the_whole_raster(tmp_path: Path, crs: str | 
 
 
 def test_duckdb_finds_polygons_by_their_bounds(tmp_path: Path) -> None:
-    labels, grid = blobs(HEIGHT, WIDTH, 3, 4, 2), GeoBox((HEIGHT, WIDTH), UTM, "EPSG:32620")
+    labels, grid = make_blobs(HEIGHT, WIDTH, 3, 4, 2), GeoBox((HEIGHT, WIDTH), UTM, "EPSG:32620")
     path = written(tmp_path, labels, grid) / POLYGON_FILES["parquet"]
     box = shapely.box(500_900, 5_997_000, 502_000, 5_998_000)
     with duckdb.connect() as base:
@@ -124,7 +106,7 @@ def test_duckdb_finds_polygons_by_their_bounds(tmp_path: Path) -> None:
         geo = json.loads(
             base.execute(f"SELECT value FROM parquet_kv_metadata('{path}') WHERE key = 'geo'").fetchone()[0]
         )
-    everything = rows(path)
+    everything = read_rows(path)
     inside = [row for row in everything if shapely.box(*row[-1].bounds).intersects(box)]
     assert found is not None and found[0] == len(inside) < len(everything)
     assert found[1] == pytest.approx(sum(row[3] for row in inside)) and "32620" in found[2]
@@ -135,14 +117,14 @@ def test_duckdb_finds_polygons_by_their_bounds(tmp_path: Path) -> None:
 
 
 def test_rules_hold_whatever_the_chunks(tmp_path: Path) -> None:
-    labels, grid = blobs(HEIGHT, WIDTH, 1.5, 4, 3), GeoBox((HEIGHT, WIDTH), UTM, "EPSG:32620")
+    labels, grid = make_blobs(HEIGHT, WIDTH, 1.5, 4, 3), GeoBox((HEIGHT, WIDTH), UTM, "EPSG:32620")
     minimum = 12 * 900
     found = []
     for chunk in (48, 512):
         folder = tmp_path / str(chunk)
         folder.mkdir()
         found.append(
-            rows(
+            read_rows(
                 written(folder, labels, grid, PolygonOptions(("fgb",), PolygonRules(minimum)), chunk)
                 / POLYGON_FILES["fgb"]
             )
@@ -152,14 +134,14 @@ def test_rules_hold_whatever_the_chunks(tmp_path: Path) -> None:
     assert sum(row[2] for row in found[0]) == (labels != NODATA).sum()
     small, exactly = (
         [row for row in found[0] if row[3] < minimum],
-        rows(written(tmp_path, labels, grid) / POLYGON_FILES["gpkg"]),
+        read_rows(written(tmp_path, labels, grid) / POLYGON_FILES["gpkg"]),
     )
     valid = shapely.union_all([row[-1] for row in exactly])
     isolated = [part for part in shapely.get_parts(valid) if part.area < 20 * minimum]
     assert len(small) < 50 < len(exactly)
     assert all(any(part.covers(row[-1]) for part in isolated) for row in small)
 
-    simple = rows(
+    simple = read_rows(
         written(tmp_path, labels, grid, PolygonOptions(("gpkg",), PolygonRules(minimum, 1.5))) / POLYGON_FILES["gpkg"]
     )
     assert [row[:4] for row in simple] != [] and sorted(row[:4] for row in simple) == sorted(
@@ -176,7 +158,7 @@ def test_a_scene_of_nothing_gives_empty_files(tmp_path: Path, rules: PolygonRule
     labels, grid = np.full((100, 90), NODATA, np.uint8), GeoBox((100, 90), UTM, "EPSG:32620")
     written(tmp_path, labels, grid, PolygonOptions(rules=rules))
     for name in POLYGON_FILES.values():
-        assert rows(tmp_path / name) == []
+        assert read_rows(tmp_path / name) == []
     assert pyogrio.read_info(tmp_path / POLYGON_FILES["fgb"])["crs"] == "EPSG:32620"
 
 
