@@ -16,7 +16,11 @@ from prefect.testing.utilities import prefect_test_harness
 from seamline.flows.settings.model_folder import Model, open_model
 from seamline.model.networks.unet import UNet
 from seamline.model.spec.config import UNetConfig
+from tests.support.command_line import command_line
+from tests.support.served_scenes import antimeridian_folder, served_folder
 from tests.support.small_models import saved_model
+
+__all__ = ["antimeridian_folder", "command_line", "served_folder"]
 
 TESTS = Path(__file__).parent
 SLOWEST_FIRST = ("system", "integration", "unit")

@@ -7,8 +7,12 @@ from typing import Any
 
 import numpy as np
 import rasterio
+import rasterio.shutil
 from affine import Affine
 from numpy.typing import NDArray
+from scipy import ndimage
+
+from seamline.pipeline.common.classes import NODATA
 
 UTM = Affine(30, 0, 500_000, 0, -30, 6_000_000)
 
@@ -55,3 +59,19 @@ def damage(path: Path, index: int, row: int, col: int) -> None:
 
 def noise(*shape: int, seed: int = 0, low: int = 1, high: int = 10_000, dtype: str = "uint16") -> NDArray[Any]:
     return np.random.default_rng(seed).integers(low, high, shape).astype(dtype)
+
+
+def make_blobs(height: int, width: int, smooth: float, classes: int, seed: int) -> NDArray[np.uint8]:
+    """Labels in regions of about ``smooth`` pixels, with holes of nodata."""
+    rng = np.random.default_rng(seed)
+    fields = rng.random((classes, height, width))
+    if smooth:
+        fields = ndimage.gaussian_filter(fields, (0, smooth, smooth))
+    labels = fields.argmax(0).astype(np.uint8)
+    labels[rng.random(labels.shape) < 0.03] = NODATA
+    return labels
+
+
+def write_tiled(path: Path, pixels: NDArray[Any], **profile: Any) -> Path:
+    tiles = {"tiled": True, "blockxsize": 64, "blockysize": 64, "compress": "deflate"}
+    return write(path, pixels, **{**tiles, **profile})

@@ -1,34 +1,25 @@
-"""Scenes on disk and on servers: found, known again, refused, or left until they are whole."""
+"""Scenes on servers, and files that another process still writes."""
 
 from __future__ import annotations
 
 import json
 import os
-import shutil
 import subprocess
 import sys
-import time
-import zipfile
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
-import rasterio
-from pydantic import TypeAdapter
-from rasterio.shutil import copy as copy_raster
 
 from seamline.flows.collection.discovery import Discovery, discover
 from seamline.flows.collection.fingerprint import inspect_source
-from seamline.flows.collection.scene_sources import Glob, Inbox, Manifest, SceneSource
+from seamline.flows.collection.scene_sources import Manifest
 from seamline.pipeline.common.errors import InputError
 from seamline.pipeline.scenes.band_matching import BandNeed
 from seamline.pipeline.scenes.open_scene import SceneOptions, open_scene
 from seamline.pipeline.storage import json_documents as documents
-from tests.support.small_rasters import noise, write
-from tests.support.stac_api_server import StacApi, item, serving
-
-SETTLE = 0.3
+from tests.support.processes import wait_until
+from tests.support.small_sources import look_into_inbox, scene_names, write_band, write_every_kind
+from tests.support.stac_api_server import StacApi, serving
 
 
 @pytest.fixture(autouse=True)
@@ -36,40 +27,8 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(documents, "RETRY_WAITS", (0.01,))
 
 
-def names(discovery: Discovery) -> list[str]:
-    return [scene.name for scene in discovery.scenes]
-
-
-def tif(path: Path, seed: int = 0) -> Path:
-    return write(path, noise(1, 16, 16, seed=seed), names=("red",))
-
-
-def make_item(path: Path, *assets: str) -> Path:
-    document = item(f"item of {path.stem}", assets[0])
-    document["assets"] = {Path(href).stem: {"href": href, "type": "image/tiff"} for href in assets}
-    path.write_text(json.dumps(document))
-    return path
-
-
-def make_vrt(path: Path, source: Path) -> Path:
-    copy_raster(source, path, driver="VRT")
-    return path
-
-
-def scenes_of_every_kind(folder: Path) -> list[str]:
-    raster = tif(folder / "a scene (1).tif")
-    tif(folder / "bands" / "red.tif")
-    tif(folder / "safe" / "GRANULE" / "L2A" / "IMG_DATA" / "red.jp2")
-    with zipfile.ZipFile(folder / "packed.zip", "w") as archive:
-        archive.write(raster, "red.tif")
-    tif(folder / "plain.tif")
-    made = make_item(folder / "x.json", "./plain.tif"), make_vrt(folder / "virtual.vrt", raster)
-    archived = f"/vsizip/{folder}/packed.zip/red.tif"
-    return [*map(str, (raster, folder / "bands", folder / "safe", folder / "packed.zip", *made)), archived]
-
-
 def test_a_scene_is_named_as_it_will_be(tmp_path: Path) -> None:
-    sources = scenes_of_every_kind(tmp_path)
+    sources = write_every_kind(tmp_path)
     with serving(StacApi([]), tmp_path) as server:
         sources += [f"{server.url}/a%20scene%20(1).tif", f"{server.url}/x.json", f"file://{tmp_path}/bands"]
         for source in sources:
@@ -78,43 +37,8 @@ def test_a_scene_is_named_as_it_will_be(tmp_path: Path) -> None:
             assert (found.name, found.source) == (opened.id, opened.source)
 
 
-@pytest.mark.parametrize("name", ["catalog.json", "items.parquet"])
-def test_no_scene_is_named_as_a_file_of_the_catalogue(tmp_path: Path, name: str) -> None:
-    assert inspect_source(tif(tmp_path / f"{name}.tif")).name == f"{name}-scene"
-
-
-def test_a_scene_is_known_by_its_content(tmp_path: Path) -> None:
-    sources = scenes_of_every_kind(tmp_path)
-    before = [inspect_source(source) for source in sources]
-    (tmp_path / "a scene (1).tif.aux.xml").write_text("<PAMDataset/>")
-    with rasterio.open(tmp_path / "a scene (1).tif") as file:
-        file.read()
-    assert [inspect_source(source) for source in sources] == before
-    for path in (tmp_path / "a scene (1).tif", tmp_path / "plain.tif", tmp_path / "bands" / "red.tif"):
-        state = path.stat()
-        tif(path, seed=1)
-        assert path.stat().st_size == state.st_size
-    changed = [scene.source for scene in before if inspect_source(scene.source) != scene]
-    assert [Path(source).name for source in changed] == ["a scene (1).tif", "bands", "x.json", "virtual.vrt"]
-    twin = tmp_path / "bands" / "blue.tif"
-    now = inspect_source(tmp_path / "bands")
-    tif(twin)
-    assert inspect_source(tmp_path / "bands") != now
-    twin.unlink()
-    assert inspect_source(tmp_path / "bands") == now
-
-
-def test_a_replaced_file_of_the_same_size_and_time_is_another(tmp_path: Path) -> None:
-    path, other = tif(tmp_path / "x.tif"), tif(tmp_path / "y.tif", seed=1)
-    before, state = inspect_source(path), path.stat()
-    os.utime(other, ns=(state.st_atime_ns, state.st_mtime_ns))
-    assert other.stat().st_size == state.st_size
-    other.replace(path)
-    assert inspect_source(path).fingerprint != before.fingerprint
-
-
 def test_remote_files_are_known_by_what_the_server_says(tmp_path: Path) -> None:
-    path = tif(tmp_path / "x.tif")
+    path = write_band(tmp_path / "x.tif")
     with serving(StacApi([]), tmp_path) as server:
         before = inspect_source(f"{server.url}/x.tif")
         assert inspect_source(f"{server.url}/x.tif") == before
@@ -124,37 +48,11 @@ def test_remote_files_are_known_by_what_the_server_says(tmp_path: Path) -> None:
             inspect_source(f"{server.url}/gone.tif")
 
 
-# --- patterns and lists ----------------------------------------------------------------------------------
-
-
-def test_a_pattern_finds_files_and_folders(tmp_path: Path) -> None:
-    for name in ("b.tif", "a.tif", "deep/c.tif", ".hidden.tif", "d.tif.part"):
-        tif(tmp_path / name)
-    (tmp_path / "a.tif.aux.xml").write_text("<PAMDataset/>")
-    (tmp_path / "notes.txt").write_text("none")
-    found = discover(Glob(pattern=f"{tmp_path}/*"))
-    assert names(found) == ["a", "b", "deep"]
-    assert [(Path(scene.source).name, "cannot open" in scene.reason) for scene in found.rejected] == [
-        ("notes.txt", True)
-    ]
-    assert names(discover(Glob(pattern=f"{tmp_path}/**/*.tif"))) == ["a", "b", "c"]
-    assert names(discover(Glob(pattern=f"{tmp_path}/a.tif"))) == ["a"]
-    assert discover(Glob(pattern=f"{tmp_path}/*.jp2")) == Discovery(())
-    with pytest.raises(InputError, match=r"no .*/missing"):
-        discover(Glob(pattern=f"{tmp_path}/missing/*.tif"))
-
-
-def test_a_relative_pattern_counts_from_the_working_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    tif(tmp_path / "a.tif")
-    monkeypatch.chdir(tmp_path)
-    assert [scene.source for scene in discover(Glob(pattern="*.tif")).scenes] == [str(tmp_path / "a.tif")]
-
-
 def test_lists_of_all_forms_say_the_same(tmp_path: Path) -> None:
-    tif(tmp_path / "scenes" / "a.tif"), tif(tmp_path / "b, c.tif")
+    write_band(tmp_path / "scenes" / "a.tif"), write_band(tmp_path / "b, c.tif")
     with serving(StacApi([]), tmp_path) as server:
         remote = f"{server.url}/scenes/remote.tif"
-        tif(tmp_path / "scenes" / "remote.tif")
+        write_band(tmp_path / "scenes" / "remote.tif")
         sources = ["scenes/a.tif", str(tmp_path / "b, c.tif"), remote, "gone.tif", f"{server.url}/gone.tif"]
         forms = {
             "list.txt": "\ufeff# scenes\n\n" + "\r\n".join(sources) + "\n" + sources[0] + "\n",
@@ -164,102 +62,14 @@ def test_lists_of_all_forms_say_the_same(tmp_path: Path) -> None:
         for name, text in forms.items():
             (tmp_path / name).write_text(text)
             found = discover(Manifest(path=tmp_path / name))
-            assert names(found) == ["a", "b-c", "remote"], name
+            assert scene_names(found) == ["a", "b-c", "remote"], name
             assert [scene.source for scene in found.scenes][1:] == sources[1:3]
             reasons = [scene.reason for scene in found.rejected]
             assert len(reasons) == 2 and "no such file" in reasons[0] and "HTTP 404" in reasons[1]
 
 
-@pytest.mark.parametrize(
-    "name, text", [("x.csv", "a,b\n1,2\n"), ("x.json", '{"a": 1}'), ("x.json", "[1]"), ("gone.txt", "")]
-)
-def test_what_is_no_list_is_refused(tmp_path: Path, name: str, text: str) -> None:
-    if text:
-        (tmp_path / name).write_text(text)
-    with pytest.raises(InputError, match=rf"manifest .*{name}"):
-        discover(Manifest(path=tmp_path / name))
-
-
-NO_SCENES = [
-    "~nobody-of-this-name/x.tif",
-    "x" * 5000 + ".tif",
-    "\ud800.tif",
-    "a\0b.tif",
-    "https://[::1/x.tif",
-    "s3://",
-    "/dev/zero",
-]
-ODD = {
-    "id": [None, 7, [], {"a": 1}],
-    "assets": [
-        None, [], [1], 3, {"a": None}, {"a": {"href": 1}}, {"a": {"href": "y" * 5000 + ".tif"}},
-        *({"a": {"href": "x.tif", **odd}} for odd in ({"roles": 3}, {"type": 3}, {"bands": 3}, {"eo:bands": [1]})),
-    ],
-    "properties": [None, [], "x"], "links": [None, [1], 3], "stac_version": [None, []],
-}  # fmt: skip
-
-
-def test_nothing_that_is_no_scene_stops_the_others(tmp_path: Path) -> None:
-    tif(tmp_path / "whole.tif")
-    sources = [*NO_SCENES]
-    for field, values in ODD.items():
-        for number, value in enumerate(values):
-            path = tmp_path / f"{field}-{number}.json"
-            path.write_text(json.dumps(item("odd", "x.tif") | {field: value}))
-            sources.append(str(path))
-    (tmp_path / "list.json").write_text(json.dumps([*sources, "whole.tif"]))
-    listed = discover(Manifest(path=tmp_path / "list.json"))
-    (tmp_path / "list.json").unlink()
-    time.sleep(SETTLE)
-    for found, more in ((listed, len(NO_SCENES)), (inbox(tmp_path), 0)):
-        assert names(found) == ["whole"]
-        assert len(found.rejected) + len(found.waiting) == len(sources) - len(NO_SCENES) + more
-        for scene in found.rejected:
-            assert scene.reason and json.dumps(scene.reason, ensure_ascii=False).encode()
-            assert len(scene.source + scene.name + scene.reason) < 4000
-
-
-def test_a_name_of_any_length_is_one_of_a_folder(tmp_path: Path) -> None:
-    paths = [make_item(tmp_path / f"{number}.json", str(tif(tmp_path / "a.tif"))) for number in range(2)]
-    for number, path in enumerate(paths):
-        path.write_text(json.dumps(json.loads(path.read_text()) | {"id": "i" * 1000 + str(number)}))
-    first, second = names(discover(Glob(pattern=f"{tmp_path}/*.json")))
-    assert first != second
-    for name in (first, second):
-        (tmp_path / f".{name}.0123456789abcdef.part").touch()
-
-
-def test_the_same_files_by_another_path_are_one_scene(tmp_path: Path) -> None:
-    tif(tmp_path / "a" / "scene.tif")
-    (tmp_path / "b").symlink_to(tmp_path / "a")
-    (tmp_path / "list.txt").write_text("a/scene.tif\nb/scene.tif\na/../a/scene.tif\n")
-    found = discover(Manifest(path=tmp_path / "list.txt"))
-    assert [scene.source for scene in found.scenes] == [str(tmp_path / "a/scene.tif")] and found.rejected == ()
-
-
-def test_two_scenes_of_one_name_are_one_too_many(tmp_path: Path) -> None:
-    for folder in "abc":
-        tif(tmp_path / folder / "scene.tif")
-    tif(tmp_path / "c" / "other.tif")
-    found = discover(Glob(pattern=f"{tmp_path}/*/*.tif"))
-    assert [scene.source for scene in found.scenes] == [str(tmp_path / "a/scene.tif"), str(tmp_path / "c/other.tif")]
-    assert [scene.source for scene in found.rejected] == [str(tmp_path / f"{folder}/scene.tif") for folder in "bc"]
-    assert all(f"as those of {tmp_path}/a/scene.tif" in scene.reason for scene in found.rejected)
-
-
-# --- the inbox -------------------------------------------------------------------------------------------
-
-
-def inbox(folder: Path, settle: float = SETTLE) -> Discovery:
-    return discover(Inbox(folder=folder, settle=settle))
-
-
-def until(condition: Callable[[], bool]) -> None:
-    end = time.monotonic() + 60
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.02)
-
+LONG_SETTLE = 3.0
+"""Seconds for which a writer may rest on a busy machine, without its file being taken for whole."""
 
 WRITER = """
 import sys, time
@@ -272,116 +82,17 @@ for start in range(0, len(data), 40):
 
 
 def test_a_file_that_another_process_writes_is_left_until_it_is_whole(tmp_path: Path) -> None:
-    source, folder = tif(tmp_path / "source.tif"), tmp_path / "inbox"
+    source, folder = write_band(tmp_path / "source.tif"), tmp_path / "inbox"
     folder.mkdir()
     target = folder / "new.tif"
     with subprocess.Popen([sys.executable, "-c", WRITER, str(source), str(target)]) as writer:
-        until(target.exists)
+        wait_until(target.exists, "a file", pause=0.02)
         seen = 0
         while writer.poll() is None:
-            now = inbox(folder)
+            now = look_into_inbox(folder, LONG_SETTLE)
             if writer.poll() is None:
                 assert now == Discovery((), (), (str(target),))
                 seen += 1
     assert seen > 3
-    until(lambda: names(inbox(folder)) == ["new"])
+    wait_until(lambda: scene_names(look_into_inbox(folder, LONG_SETTLE)) == ["new"], "a whole file")
     assert target.read_bytes() == source.read_bytes()
-
-
-def test_what_is_whole_is_found_and_what_is_none_is_refused(tmp_path: Path) -> None:
-    for name in ("a.tif", ".b.tif", "c.tif.part", "d.tif.crdownload", "~e.tif", "f.tmp", "g/red.tif", "h.tif~"):
-        tif(tmp_path / name)
-    (tmp_path / "readme.txt").write_text("drop scenes here")
-    (tmp_path / "junk.tif").write_bytes(b"II*\0" + bytes(100))
-    (tmp_path / "empty.tif").touch()
-    (tmp_path / "no-item.json").write_text("[]")
-    (tmp_path / "nothing").mkdir()
-    (tmp_path / "link.tif").symlink_to(tmp_path / "nowhere")
-    before = inbox(tmp_path, settle=3600)
-    assert (
-        before.scenes == () and [scene.name for scene in before.rejected] == ["link.tif"] and len(before.waiting) == 6
-    )
-    found = inbox(tmp_path, settle=0)
-    assert names(found) == ["a", "g"] and found.waiting == ()
-    assert {scene.name for scene in found.rejected} == {"junk.tif", "empty.tif", "no-item.json", "nothing", "link.tif"}
-    assert all(scene.reason and "\n" not in scene.reason for scene in found.rejected)
-    assert inbox(tmp_path, settle=0) == found
-
-
-def test_a_folder_is_whole_when_all_in_it_is(tmp_path: Path) -> None:
-    tif(tmp_path / "scene" / "red.tif")
-    time.sleep(SETTLE)
-    assert names(inbox(tmp_path)) == ["scene"]
-    tif(tmp_path / "scene" / "deep" / "blue.tif")
-    assert inbox(tmp_path).waiting == (str(tmp_path / "scene"),)
-    time.sleep(SETTLE)
-    (tmp_path / "scene" / ".green.tif.Xy12").touch()  # rsync
-    assert inbox(tmp_path, settle=0).waiting == (str(tmp_path / "scene"),)
-
-
-def test_an_item_waits_for_its_files_which_are_no_scenes(tmp_path: Path) -> None:
-    made = make_item(tmp_path / "scene.json", "./red.tif", "./blue.tif")
-    tif(tmp_path / "red.tif")
-    virtual = make_vrt(tmp_path / "virtual.vrt", tif(tmp_path / "green.tif"))
-    (tmp_path / "green.tif").unlink()
-    time.sleep(SETTLE)
-    (tmp_path / "blue.tif").write_bytes(b"II*\0")
-    assert inbox(tmp_path) == Discovery((), (), (str(made), str(virtual)))
-    (tmp_path / "blue.tif").unlink()
-    tif(tmp_path / "blue.tif")
-    tif(tmp_path / "green.tif")
-    time.sleep(SETTLE)
-    found = inbox(tmp_path)
-    assert [Path(scene.source).name for scene in found.scenes] == ["scene.json", "virtual.vrt"]
-    assert found.rejected == found.waiting == ()
-    (tmp_path / "blue.tif").unlink()
-    less = inbox(tmp_path, settle=0)  # a model may do without it
-    assert less.scenes[0].source == str(made) and less.scenes[0].fingerprint != found.scenes[0].fingerprint
-
-
-def test_a_clock_that_is_ahead_blocks_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = tif(tmp_path / "x.tif")
-    ahead = time.time() + 86_400
-    os.utime(path, (ahead, ahead))
-    time.sleep(SETTLE)
-    assert names(inbox(tmp_path)) == ["x"]  # of the two times, one is not in the future
-    now = time.time
-    monkeypatch.setattr(time, "time", lambda: now() - 86_400)
-    assert names(inbox(tmp_path)) == ["x"]  # looked at twice
-    sleep = time.sleep
-
-    def growing(seconds: float) -> None:
-        sleep(seconds)
-        with path.open("ab") as file:
-            file.write(b"more")
-
-    monkeypatch.setattr(time, "sleep", growing)
-    assert inbox(tmp_path) == Discovery((), (), (str(path),))
-
-
-def test_copies_that_set_times_back_count_as_new(tmp_path: Path) -> None:
-    old = tif(tmp_path / "old.tif")
-    os.utime(old, (1, 1))
-    folder = tmp_path / "inbox"
-    folder.mkdir()
-    shutil.copy2(old, folder / "copy.tif")
-    assert inbox(folder, settle=60).waiting == (str(folder / "copy.tif"),)
-
-
-def test_an_inbox_that_is_not_there_is_refused(tmp_path: Path) -> None:
-    for path in (tmp_path / "gone", tif(tmp_path / "x.tif")):
-        with pytest.raises(InputError, match="inbox"):
-            inbox(path)
-
-
-def test_the_form_offers_every_kind_with_descriptions() -> None:
-    adapter: TypeAdapter[Any] = TypeAdapter(SceneSource)
-    schema = adapter.json_schema()
-    kinds = {
-        schema["$defs"][form["$ref"].rsplit("/", 1)[-1]]["properties"]["kind"]["const"] for form in schema["anyOf"]
-    }
-    assert kinds == {"stac-api", "stac-catalog", "glob", "manifest", "inbox"}
-    assert "oneOf" not in schema  # of which Prefect's page makes no form
-    for model in schema["$defs"].values():
-        assert all("description" in field for name, field in model["properties"].items() if name != "kind")
-    assert adapter.validate_python({"kind": "inbox", "folder": "/data/inbox"}) == Inbox(folder=Path("/data/inbox"))

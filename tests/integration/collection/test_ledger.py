@@ -1,96 +1,17 @@
-"""What was done of a collection: never torn, never forgotten, never believed where the result is gone."""
+"""Processes that write one ledger at the same time."""
 
 from __future__ import annotations
 
-import json
-import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from pathlib import Path
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from seamline.flows.collection.ledger import Ledger, read_entries
+from seamline.flows.collection.ledger import Ledger
 from seamline.flows.collection.scene_ref import SceneRef
-from seamline.flows.runs.result_location import CatalogLocation
-from seamline.pipeline.common.errors import InputError
-from seamline.pipeline.common.layout import ITEM, RECORD
-
-SCENES = [SceneRef(f"/data/{name}.tif", name, "1") for name in "abc"]
-
-
-def publish(out: Path, scene: SceneRef) -> None:
-    (out / scene.name).mkdir(parents=True, exist_ok=True)
-    for name in (RECORD, "segmentation.tif"):
-        (out / scene.name / name).write_text("{}")
-    (out / scene.name / ITEM).write_text(json.dumps({"assets": {"a": {"href": "./segmentation.tif"}}}))
-
-
-ACTIONS = st.lists(
-    st.tuples(
-        st.sampled_from(["published", "failed", "lost", "damaged", "look"]),
-        st.integers(0, 1),
-        st.sampled_from([("1", "m", "o"), ("1", "m", "o"), ("2", "m", "o"), ("1", "n", "o"), ("1", "m", "p")]),
-    ),
-    max_size=20,
-)
-
-
-@given(ACTIONS)
-def test_a_ledger_is_what_a_dictionary_says(actions: list[tuple[str, int, tuple[str, str, str]]]) -> None:
-    with tempfile.TemporaryDirectory() as folder:
-        out = Path(folder)
-        last: dict[str, tuple[str, tuple[str, str, str]]] = {}
-        tries: dict[str, int] = {}
-        results: set[str] = set()
-        for action, number, known in actions:
-            fingerprint, model, options = known
-            scene = SceneRef(SCENES[number].source, SCENES[number].name, fingerprint)
-            ledger = Ledger(out, model, options)
-            if action == "lost":
-                shutil.rmtree(out / scene.name, ignore_errors=True)
-                results.discard(scene.name)
-            elif action == "damaged":
-                (out / scene.name / (ITEM, RECORD, "segmentation.tif")[len(results)]).unlink(missing_ok=True)
-                results.discard(scene.name)
-            elif action == "look":
-                done = last.get(scene.source) == ("published", known) and scene.name in results
-                assert ledger.find_new([scene], CatalogLocation(out).has_result) == ([] if done else [scene])
-            else:
-                again = last.get(scene.source) == ("failed", known)
-                tries[scene.source] = 0 if action == "published" else tries[scene.source] + 1 if again else 1
-                if action == "published":
-                    publish(out, scene)
-                    results.add(scene.name)
-                    ledger.record_outcome(scene, "published")
-                else:
-                    ledger.record_outcome(scene, "failed", "no\nreason")
-                last[scene.source] = action, known
-                entry = ledger.read_entry(scene)
-                assert entry is not None and (entry.outcome, entry.tries) == (action, tries[scene.source])
-                assert "\n" not in entry.reason
-
-
-def test_order_is_kept_and_unreadable_entries_are_new(tmp_path: Path) -> None:
-    ledger = Ledger(tmp_path, "m", "o")
-    for scene in SCENES:
-        publish(tmp_path, scene)
-        ledger.record_outcome(scene, "published")
-    assert ledger.find_new(SCENES, CatalogLocation(tmp_path).has_result) == []
-    shutil.rmtree(tmp_path / "b")
-    assert ledger.find_new(SCENES, CatalogLocation(tmp_path).has_result) == [SCENES[1]]
-    publish(tmp_path, SCENES[1])
-    first, second, _ = sorted((tmp_path / ".collection").iterdir())
-    first.write_text("{")
-    second.write_text(json.dumps({"outcome": "published"}))
-    new = ledger.find_new(SCENES, CatalogLocation(tmp_path).has_result)
-    assert len(new) == 2 and new == [scene for scene in SCENES if scene in new]
-
 
 NOTING = """
 import sys
@@ -128,18 +49,3 @@ def test_two_processes_at_once_and_a_kill_leave_whole_entries(tmp_path: Path, ki
     for number in range(5):
         entry = ledger.read_entry(SceneRef(f"/data/{number}.tif", str(number), "one"))
         assert entry is not None and entry.reason == " ".join([entry.fingerprint] * 200)
-
-
-def test_addresses_are_kept_without_what_gives_access(tmp_path: Path) -> None:
-    """A signature is another each night, and neither it nor a password belongs into files and logs."""
-    ledger = Ledger(tmp_path, "m", "o")
-    publish(tmp_path, SceneRef("", "x", ""))
-    for number, access in enumerate(("?Signature=a&Expires=1", "?Signature=b")):
-        scene = SceneRef(f"https://me:word@host/x.tif{access}", "x", "1")
-        assert len(ledger.find_new([scene], CatalogLocation(tmp_path).has_result)) == (1 - number)
-        ledger.record_outcome(scene, "published", f"got HTTP 403 at {scene.source}, expected it")
-    (entry,) = read_entries(tmp_path)
-    assert (entry.source, entry.reason) == ("https://host/x.tif?…", "got HTTP 403 at https://host/x.tif?…, expected it")
-    ledger.record_rejected("https://me:word@host/api", [])
-    error = InputError(f"cannot open {scene.source}", got="HTTP 403", expected="a raster", fix="ask for access")
-    assert str(error).startswith("cannot open https://host/x.tif?…: got HTTP 403, ")

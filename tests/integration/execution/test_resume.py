@@ -10,7 +10,6 @@ import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -44,6 +43,8 @@ from seamline.pipeline.geometry.tiling import Index, Tiling
 from seamline.pipeline.products import cog
 from seamline.pipeline.products.zarr_store import is_sealed, open_labels, open_store_raster
 from seamline.pipeline.publishing import publish as publishing
+from tests.support.processes import find_free_port
+from tests.support.run_folders import list_inferred_chunks, read_rasters
 from tests.support.small_rasters import damage, noise, write
 
 Cluster = Callable[[int], str]
@@ -95,27 +96,13 @@ def whole(
     def undisturbed(overlap: int) -> dict[str, bytes]:
         out = tmp_path_factory.mktemp("whole")
         options = {"chunk_tiles": 1, "overlap": overlap, "window": 160 + overlap}
-        return contents(run(source, small_model, out, cluster=cluster(2), **options).folder)
+        return read_rasters(run(source, small_model, out, cluster=cluster(2), **options).folder)
 
     return undisturbed
 
 
 def copied(folder: Path, to: Path) -> Path:
     return shutil.copytree(folder, to, dirs_exist_ok=True)
-
-
-def inferred_in(out: Path) -> set[str]:
-    """Names of the chunks that an unfinished run of the scene has inferred."""
-    return {path.stem for path in (out / "scene" / ".run").glob("*/inferred/[0-9]*.json")}
-
-
-def contents(folder: Path) -> dict[str, bytes]:
-    """Every byte of the rasters in a scene's folder."""
-    return {
-        str(path.relative_to(folder)): path.read_bytes()
-        for path in sorted(folder.rglob("*"))
-        if path.is_file() and ("zarr" in str(path.relative_to(folder)) or path.suffix == ".tif")
-    }
 
 
 class Stop(Exception):
@@ -139,7 +126,7 @@ def test_a_resumed_run_infers_only_what_is_missing(
     with pytest.raises(Stop):
         run(source, small_model, tmp_path / "cut", stop_after(12), **options)
     time.sleep(1)  # for the tasks in hand
-    inferred = inferred_in(tmp_path / "cut")
+    inferred = list_inferred_chunks(tmp_path / "cut")
     assert 12 <= len(inferred) < 25
     if overlap:  # of a chunk that nobody waits for any more there are no votes to be written once more
         votes = {path.stem for path in (tmp_path / "cut" / "scene" / ".run").glob("*/votes/*.npz")}
@@ -149,7 +136,7 @@ def test_a_resumed_run_infers_only_what_is_missing(
     resumed = run(source, small_model, tmp_path / "cut", **options)
     assert resumed.record.windows == WINDOWS - 4 * len(inferred)
     assert resumed.record.pixels_inferred == resumed.record.windows * (160 + overlap) ** 2
-    assert contents(resumed.folder) == contents(whole.folder)
+    assert read_rasters(resumed.folder) == read_rasters(whole.folder)
 
 
 def test_the_lock_is_that_of_the_file_with_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -227,7 +214,7 @@ def test_a_worker_that_is_killed_changes_nothing(
 
     result = run(source, small_model, tmp_path, RunObserver(progress=kill), cluster=mortal.scheduler_address, **options)
     assert killed
-    assert contents(result.folder) == whole(overlap)
+    assert read_rasters(result.folder) == whole(overlap)
 
 
 def test_a_worker_that_dies_while_it_measures_is_followed_by_another(
@@ -263,20 +250,20 @@ def test_a_client_that_is_killed_goes_on_where_it_stopped(
     with log.open("w") as said:
         process = subprocess.Popen(command, start_new_session=True, stderr=said, stdout=said)
     deadline = time.monotonic() + 120
-    while len(inferred_in(tmp_path / "cut")) < 8 and time.monotonic() < deadline:
+    while len(list_inferred_chunks(tmp_path / "cut")) < 8 and time.monotonic() < deadline:
         time.sleep(0.02)
     os.killpg(process.pid, sent)  # client, scheduler and worker at once
     assert process.wait() == (130 if sent == signal.SIGINT else -sent)
     if sent == signal.SIGINT:
         assert "Traceback" not in log.read_text()
         assert log.read_text().endswith("seamline: interrupted; give the same command again\n")
-    done = len(inferred_in(tmp_path / "cut"))
+    done = len(list_inferred_chunks(tmp_path / "cut"))
     assert 8 <= done < WINDOWS
     assert not list((tmp_path / "cut").rglob("segmentation.tif"))
     options = {"cluster": cluster(1), "chunk_tiles": 1, "overlap": overlap, "window": 160 + overlap}
     again = run(source, small_model, tmp_path / "cut", **options)
     assert WINDOWS - done - 1 <= again.record.windows <= WINDOWS - done
-    assert contents(again.folder) == whole(overlap)
+    assert read_rasters(again.folder) == whole(overlap)
 
 
 def test_a_sealed_rerun_writes_nothing(source: Path, small_model: Model, finished: Path, tmp_path: Path) -> None:
@@ -357,7 +344,7 @@ def test_overwriting_an_unfinished_run_of_the_same_plan_goes_on(
     with pytest.raises(Stop):
         run(source, small_model, tmp_path, stop_after(20), **options)
     time.sleep(1)
-    done = len(inferred_in(tmp_path))
+    done = len(list_inferred_chunks(tmp_path))
     assert run(source, small_model, tmp_path, **options).record.windows == WINDOWS - done
     assert run(source, small_model, tmp_path, **options).record.windows == WINDOWS  # it was finished: start over
 
@@ -528,11 +515,11 @@ def test_a_resumed_run_that_does_not_fit_any_more_is_refused_and_kept(
     with pytest.raises(Stop):
         run(source, small_model, tmp_path, stop_after(5), **options)
     time.sleep(1)
-    done = inferred_in(tmp_path)
+    done = list_inferred_chunks(tmp_path)
     with monkeypatch.context() as patched, pytest.raises(InputError, match=r"memory of a worker: got 0\.0 GiB"):
         patched.setattr(planning, "memory_of", lambda client: 2**20)
         run(source, small_model, tmp_path, **options)
-    assert inferred_in(tmp_path) == done
+    assert list_inferred_chunks(tmp_path) == done
 
 
 def test_two_runs_of_one_scene_at_once_are_refused(
@@ -559,7 +546,7 @@ def test_an_unreadable_block_fails_the_run_and_keeps_the_rest(
     options = {"cluster": cluster(2), "chunk_tiles": 2}
     with pytest.raises(BadBlockError, match=r"scene scene, chunk \(\d, \d\) of .*scene.tif.*block"):
         run(broken, small_model, tmp_path / "out", **options)
-    kept = len(inferred_in(tmp_path / "out"))
+    kept = len(list_inferred_chunks(tmp_path / "out"))
     assert 0 < kept < 25
     assert not list((tmp_path / "out").rglob("segmentation.tif"))
     with pytest.raises(BadBlockError):
@@ -634,9 +621,7 @@ def test_labels_of_a_scene_without_data_are_nodata(small_model: Model, cluster: 
 @contextmanager
 def scheduler_with_a_worker(folder: Path) -> Iterator[tuple[str, subprocess.Popen[bytes], subprocess.Popen[bytes]]]:
     """A scheduler and a worker as processes of their own: the address, and both to be killed."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = find_free_port()
     address = f"tcp://127.0.0.1:{port}"
     quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "cwd": folder}
     scheduler = subprocess.Popen(
@@ -679,7 +664,7 @@ def test_a_cluster_without_workers_ends_the_run_with_a_word(
 
         with pytest.raises(RunError, match=r"no worker for 2 s.*run the same command again"):
             run(source, small_model, tmp_path / "out", RunObserver(progress=kill), cluster=address, chunk_tiles=1)
-    assert inferred_in(tmp_path / "out")
+    assert list_inferred_chunks(tmp_path / "out")
 
 
 @pytest.mark.parametrize("lost", ["worker", "client"])
@@ -733,6 +718,6 @@ def test_a_scheduler_that_is_killed_ends_the_run_with_a_word_and_it_goes_on_else
 
         with pytest.raises(RunError, match=r"(?s)the cluster is gone .*run the same command again"):
             run(source, small_model, tmp_path / "out", RunObserver(progress=kill), cluster=address, chunk_tiles=1)
-    done = len(inferred_in(tmp_path / "out"))
+    done = len(list_inferred_chunks(tmp_path / "out"))
     result = run(source, small_model, tmp_path / "out", cluster=cluster(2), chunk_tiles=1)
     assert result.record.windows == WINDOWS - done

@@ -21,15 +21,15 @@ from seamline.flows.settings.options import SegmentOptions
 from seamline.flows.train_model import train_model_flow
 from seamline.pipeline.common.errors import InputError
 from tests.support.small_rasters import noise, write
-from tests.unit.training.test_recipes import RECIPE
+from tests.support.small_recipes import SMALL_RECIPE
 
-NAMES = ("blue", "green", "red", "nir", "swir16", "swir22")
+BAND_NAMES = ("blue", "green", "red", "nir", "swir16", "swir22")
 
 
 def test_a_flow_run_segments_a_scene_and_leaves_its_artifacts(
     prefect: None, small_model: Model, cluster: Callable[[int], str], tmp_path: Path
 ) -> None:
-    source = write(tmp_path / "scene.tif", noise(6, 300, 400), names=NAMES, nodata=0)
+    source = write(tmp_path / "scene.tif", noise(6, 300, 400), names=BAND_NAMES, nodata=0)
     options = SegmentOptions(cluster=cluster(2), window=192, halo=48)
     state = segment_scene(str(source), str(small_model.folder), tmp_path / "out", options, return_state=True)
     outcome = state.result()
@@ -55,7 +55,7 @@ def test_a_flow_run_segments_a_scene_and_leaves_its_artifacts(
 
 
 def test_a_flow_run_trains_a_model(prefect: None, tmp_path: Path) -> None:
-    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(RECIPE))
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(SMALL_RECIPE))
     outcome = train_model_flow(tmp_path / "recipe.yaml", tmp_path, tmp_path / "model", changes=["network.depth=1"])
     spec = open_model(tmp_path / "model").spec
     assert (spec.name, spec.divisor) == (outcome["name"], 2) == ("small", 2)

@@ -249,12 +249,3 @@ def test_bad_parameters_are_refused_before_anything_is_looked_for(
     assert state.is_failed()
     assert said in str(state.result(raise_on_failure=False))
     assert not (tmp_path / "out").exists()
-
-
-def test_the_run_form_offers_every_kind_of_source() -> None:
-    schema = segment_collection.parameters.model_dump()
-    forms = [
-        form["$ref"].rsplit("/", 1)[-1] for form in schema["properties"]["scenes"]["anyOf"]
-    ]  # of oneOf it makes none
-    kinds = {schema["definitions"][form]["properties"]["kind"]["const"] for form in forms}
-    assert kinds == {"stac-api", "stac-catalog", "glob", "manifest", "inbox"}

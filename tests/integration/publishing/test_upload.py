@@ -29,7 +29,6 @@ from zarr.storage import ObjectStore
 from seamline.flows.runs.observer import RunObserver, RunResult
 from seamline.flows.runs.scene_job import open_input
 from seamline.flows.runs.segment import segment
-from seamline.flows.settings.credentials import read_environment_access
 from seamline.flows.settings.model_folder import Model
 from seamline.flows.settings.options import SegmentOptions
 from seamline.pipeline.common.errors import BadBlockError, InputError, RunError
@@ -46,7 +45,11 @@ from tests.support.s3_server import Server, server
 from tests.support.small_rasters import noise, write
 
 NAMES = ("blue", "green", "red", "nir", "swir16", "swir22")
+
+
 TILED = {"tiled": True, "blockxsize": 128, "blockysize": 128}
+
+
 OPTIONS = {"window": 192, "halo": 48}
 
 
@@ -449,16 +452,3 @@ def test_what_keeps_one_out_is_one_line_without_the_secret(
             segment(source, small_model.folder, out, SegmentOptions(work=tmp_path), RunObserver())
         said = str(caught.value)
         assert "\n" not in said and os.environ["AWS_SECRET_ACCESS_KEY"] not in said
-
-
-def test_the_environment_is_read_as_amazons_tools_read_it(tmp_path: Path) -> None:
-    (tmp_path / "credentials").write_text("[other]\naws_access_key_id = k\naws_secret_access_key = s\n")
-    (tmp_path / "config").write_text("[profile other]\nregion = eu-west-1\n")
-    profile = {"AWS_PROFILE": "other", "AWS_SHARED_CREDENTIALS_FILE": str(tmp_path / "credentials"),
-               "AWS_CONFIG_FILE": str(tmp_path / "config")}  # fmt: skip
-    assert read_environment_access(profile) == S3Access(None, "eu-west-1", "k", "s")
-    gdals = {"HOME": str(tmp_path), "AWS_S3_ENDPOINT": "here:9000", "AWS_HTTPS": "NO", "AWS_NO_SIGN_REQUEST": "YES"}
-    assert read_environment_access(gdals) == S3Access("http://here:9000", unsigned=True)
-    assert read_environment_access({"HOME": str(tmp_path)}) == S3Access()
-    with pytest.raises(InputError, match="one half of a key"):
-        read_environment_access({"AWS_ACCESS_KEY_ID": "k"})

@@ -9,14 +9,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pystac
 import pytest
 import rasterio
 import zarr
-from affine import Affine
-from odc.geo.geobox import GeoBox
-from rio_cogeo.cogeo import cog_validate
 
 from seamline.flows.cli.main import app
 from seamline.flows.runs.observer import RunObserver
@@ -25,7 +21,6 @@ from seamline.flows.settings.model_folder import Model
 from seamline.flows.settings.options import SegmentOptions
 from seamline.pipeline.common.errors import InputError
 from seamline.pipeline.publishing.restore import list_missing_outputs
-from seamline.pipeline.report.thumbnail import write_overview
 from seamline.pipeline.results.verify import verify
 from seamline.pipeline.stac.assets import compute_file_info
 from seamline.pipeline.stac.catalog import update_catalog
@@ -239,14 +234,6 @@ def test_a_scene_that_the_table_does_not_hold_as_it_is_is_published_again(publis
     assert list_missing_outputs(out / "scene", ("cog", "zarr"), None) == ["item"]
     (out / "items.parquet").unlink()
     assert list_missing_outputs(out / "scene", ("cog", "zarr"), None) == ["item"]
-
-
-@pytest.mark.parametrize("shape", [(1, 1000), (1000, 1), (3, 1300), (600, 1300)])
-def test_a_narrow_overview_is_a_valid_cog(shape: tuple[int, int], tmp_path: Path) -> None:
-    grid = GeoBox(shape, Affine(30, 0, 500_000, 0, -30, 6_000_000), "EPSG:32620")
-    path = tmp_path / "overview.tif"
-    write_overview(np.zeros((*shape, 3), np.uint8), np.ones(shape, np.bool_), grid, 3, path)
-    assert cog_validate(path, quiet=True)[:2] == (True, [])
 
 
 def test_the_catalogue_lists_every_scene(published: Path, tmp_path: Path) -> None:

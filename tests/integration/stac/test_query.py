@@ -24,7 +24,7 @@ from odc.geo.geobox import GeoBox
 from pyarrow import parquet
 
 from seamline.flows.cli.main import app, main
-from seamline.pipeline.common.classes import LabelClass, make_column_names
+from seamline.pipeline.common.classes import LabelClass
 from seamline.pipeline.common.errors import InputError
 from seamline.pipeline.products.run_record import ClassArea
 from seamline.pipeline.stac import query as query_module
@@ -35,7 +35,11 @@ from seamline.pipeline.stac.query import query_items
 from seamline.pipeline.stac.scene_item import ModelReference, Provenance, build_scene_item
 
 LAND = ("land", "water", "cloud shadow")
+
+
 CITY = ("ground", "building")
+
+
 MODEL = ModelReference("a U-Net", "ab" * 32, "/models/a/model.json")
 
 
@@ -239,18 +243,6 @@ def test_an_expression_without_end_is_ended(out: Path, monkeypatch: pytest.Monke
         query_items(out, where=endless)
 
 
-@pytest.mark.parametrize("box", ["1,2,3", "a,2,3,4", "0,10,1,5", "0,0,181,1", "nan,0,1,1", "0,-91,1,1"])
-def test_what_is_no_box_is_refused(box: str) -> None:
-    with pytest.raises(InputError, match=r"--bbox: got .*W,S,E,N in degrees"):
-        Box.from_text(box)
-
-
-@pytest.mark.parametrize("interval", ["2026/2025", "2026-13", "summer", "2026-01-01/2026-01-01/2026", "../x"])
-def test_what_is_no_time_is_refused(interval: str) -> None:
-    with pytest.raises(InputError, match="--datetime: got "):
-        Interval.from_text(interval)
-
-
 def test_the_command_prints_a_table_or_items(out: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     app(["query", str(out), "--where", "water_share > 0.5"], standalone_mode=False)
     said = capsys.readouterr().out
@@ -312,23 +304,6 @@ def test_results_that_cannot_be_asked(out: Path, tmp_path: Path) -> None:
     parquet.write_table(type(parquet.read_table(out / "items.parquet")).from_pylist(rows), tmp_path / "items.parquet")
     with pytest.raises(InputError, match=r"with damage \(the link \.\./outside/item\.json\)"):
         query_items(tmp_path)
-
-
-@given(
-    st.lists(
-        st.text(max_size=6) | st.sampled_from(["a b", "a_b", "A-b", "a b 1", "a b 0", "ab", "Ö", "雲", "1"]), max_size=9
-    )
-)
-def test_names_of_columns_are_unlike_and_need_no_quotes(names: list[str]) -> None:
-    found = make_column_names([LabelClass(value, name, (0, 0, 0)) for value, name in enumerate(names)])
-    assert len(set(found)) == len(names)
-    assert all(re.fullmatch("[a-z][a-z0-9_]*", name) for name in found)
-
-
-def test_classes_alike_stay_apart() -> None:
-    names = ("cloud shadow", "Cloud-Shadow", "land")
-    classes = [LabelClass(value, name, (0, 0, 0)) for value, name in enumerate(names)]
-    assert make_column_names(classes) == ("cloud_shadow_0", "cloud_shadow_1", "land")
 
 
 def test_an_item_unlike_all_others_keeps_none_out(out: Path, tmp_path: Path) -> None:

@@ -11,7 +11,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
@@ -25,7 +24,8 @@ from seamline.flows.runs.segment import segment
 from seamline.flows.settings.model_folder import Model
 from seamline.flows.settings.options import SegmentOptions
 from seamline.pipeline.results.verify import verify
-from tests.integration.execution.test_resume import contents, inferred_in
+from tests.support.processes import wait_until
+from tests.support.run_folders import list_inferred_chunks, read_rasters
 from tests.support.small_rasters import noise, write
 
 CERTIFICATES = Path(__file__).parents[3] / "deploy" / "certificates"
@@ -130,13 +130,6 @@ def worker(hosts: Hosts, host: str) -> object:
     return hosts.running(host, "dask", "worker", SCHEDULER, *options)
 
 
-def until(condition: Callable[[], object], what: str) -> None:
-    deadline = time.monotonic() + PATIENCE
-    while not condition():
-        assert time.monotonic() < deadline, f"{what}: not in {PATIENCE} s"
-        time.sleep(0.05)
-
-
 @pytest.fixture(scope="module")
 def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
     names = ("blue", "green", "red", "nir", "swir16", "swir22")
@@ -150,7 +143,7 @@ def whole(
     """What one machine writes."""
     options = SegmentOptions(**PLAN, precision="fp32", device="cpu", engine="torch", cluster=cluster(2))
     out = tmp_path_factory.mktemp("whole")
-    return contents(segment(source, small_model.folder, out, options, RunObserver()).folder)
+    return read_rasters(segment(source, small_model.folder, out, options, RunObserver()).folder)
 
 
 def command(source: Path, model: Model, out: Path) -> list[object]:
@@ -170,18 +163,18 @@ def test_a_host_that_is_cut_off_changes_nothing_not_even_when_it_wakes_up_afterw
 ) -> None:
     before = hosts.said("scheduler").count("Register worker")
     with worker(hosts, "lost") as lost:
-        until(lambda: hosts.said("scheduler").count("Register worker") > before, "a second worker")
+        wait_until(lambda: hosts.said("scheduler").count("Register worker") > before, "a second worker")
         with hosts.running("client", *command(source, small_model, tmp_path)) as client:
-            until(lambda: len(inferred_in(tmp_path)) >= 8, "chunks")
+            wait_until(lambda: len(list_inferred_chunks(tmp_path)) >= 8, "chunks")
             with hosts.cut_off("lost"):
                 os.killpg(lost.pid, signal.SIGSTOP)  # with chunks in hand
                 assert client.wait(PATIENCE) == 0, hosts.said("client")
         assert windows(tmp_path) == WINDOWS
-        assert contents(tmp_path / "scene") == whole
+        assert read_rasters(tmp_path / "scene") == whole
         os.killpg(lost.pid, signal.SIGCONT)
-        until(lambda: lost.poll() is not None, "the end of a worker that nobody knows any more")
+        wait_until(lambda: lost.poll() is not None, "the end of a worker that nobody knows any more")
     assert "No such file" in hosts.said("lost")  # it went on, and its chunks had no place any more
-    assert contents(tmp_path / "scene") == whole
+    assert read_rasters(tmp_path / "scene") == whole
     assert not (tmp_path / "scene" / ".run").exists()
     assert not list(verify(tmp_path))
 
@@ -194,15 +187,18 @@ def test_a_client_that_is_cut_off_ends_with_one_line_and_goes_on_later(
     if not chunks:  # cut off while it measures
         hosts = replace(hosts, environment={**hosts.environment, "XDG_CACHE_HOME": str(tmp_path / "cache")})
     with hosts.running("client", *segmenting) as client:
-        until(lambda: len(inferred_in(tmp_path)) >= chunks if chunks else "measuring" in hosts.said("client"), "work")
+        wait_until(
+            lambda: len(list_inferred_chunks(tmp_path)) >= chunks if chunks else "measuring" in hosts.said("client"),
+            "work",
+        )
         with hosts.cut_off("client"):
             assert client.wait(PATIENCE) == 1
     *before, last = hosts.said("client").splitlines()
     assert last.startswith("seamline: scene scene: the cluster is gone (") and "run the same command again" in last
     assert all(line.startswith(("warning: ", "measuring ")) for line in before)
     if chunks:
-        done = len(inferred_in(tmp_path))
+        done = len(list_inferred_chunks(tmp_path))
         with hosts.running("client", *segmenting) as client:
             assert client.wait(PATIENCE) == 0, hosts.said("client")
         assert windows(tmp_path) == WINDOWS - done < WINDOWS
-        assert contents(tmp_path / "scene") == whole
+        assert read_rasters(tmp_path / "scene") == whole

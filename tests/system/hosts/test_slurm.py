@@ -21,9 +21,9 @@ from seamline.flows.runs.segment import segment
 from seamline.flows.settings.model_folder import Model
 from seamline.flows.settings.options import SegmentOptions
 from seamline.pipeline.execution.run_chunks import Totals
-from tests.integration.execution.test_resume import contents
+from tests.support.processes import find_free_port, wait_until
+from tests.support.run_folders import read_rasters
 from tests.support.small_rasters import noise, write
-from tests.system.hosts.test_hosts import until
 
 DEPLOY = Path(__file__).parents[3] / "deploy"
 PATIENCE = 240
@@ -35,12 +35,6 @@ SITE = {
 """How this machine is another one than ``jobqueue.yaml`` is written for."""
 
 
-def free_port() -> int:
-    with socket.socket() as listening:
-        listening.bind(("127.0.0.1", 0))
-        return int(listening.getsockname()[1])
-
-
 def configuration(folder: Path) -> str:
     """One node with more cores than it may have, and two GPUs that are none."""
     host = socket.gethostname().split(".")[0]
@@ -50,8 +44,8 @@ ClusterName=seamline
 SlurmctldHost={host}(127.0.0.1)
 SlurmUser=root
 AuthInfo=socket={folder}/munge/socket
-SlurmctldPort={free_port()}
-SlurmdPort={free_port()}
+SlurmctldPort={find_free_port()}
+SlurmdPort={find_free_port()}
 SlurmctldPidFile={folder}/slurmctld.pid
 SlurmdPidFile={folder}/slurmd.pid
 StateSaveLocation={folder}/state
@@ -108,10 +102,10 @@ def slurm() -> Iterator[dict[str, str]]:
             stack.enter_context(daemons("munged", "--foreground", f"--socket={munge / 'socket'}", *files, user="munge"))
             stack.enter_context(daemons("slurmctld", "-D"))
             stack.enter_context(daemons("slurmd", "-D"))
-            until(lambda: "idle" in asked(at(folder), "sinfo", "--noheader"), "a node")
+            wait_until(lambda: "idle" in asked(at(folder), "sinfo", "--noheader"), "a node")
             site = {f"DASK_JOBQUEUE__SLURM__{name}": value for name, value in SITE.items()}
             yield {**os.environ, **at(folder), **site, "DASK_CONFIG": str(DEPLOY / "slurm" / "jobqueue.yaml")}
-            until(lambda: not asked(at(folder), "squeue", "--noheader"), "an empty queue")
+            wait_until(lambda: not asked(at(folder), "squeue", "--noheader"), "an empty queue")
     finally:
         shutil.rmtree(folder)
 
@@ -131,12 +125,14 @@ def test_jobs_that_leave_at_their_lifetime_are_replaced_and_change_nothing(
 
     def segmented(out: str, address: str, watcher: RunObserver) -> dict[str, bytes]:
         options = SegmentOptions(**PLAN, precision="fp32", device="cpu", engine="torch", cluster=address)
-        return contents(segment(source, small_model.folder, tmp_path / out, options, watcher).folder)
+        return read_rasters(segment(source, small_model.folder, tmp_path / out, options, watcher).folder)
 
     def until_replaced(totals: Totals, plan: Plan) -> None:
         """In mid-run, wait for as many new workers as there were at the start."""
         if totals.chunks_done == 8:
-            until(lambda: sum("Registered to" in job.read_text() for job in tmp_path.glob("slurm-*.out")) >= 4, "jobs")
+            wait_until(
+                lambda: sum("Registered to" in job.read_text() for job in tmp_path.glob("slurm-*.out")) >= 4, "jobs"
+            )
 
     whole = segmented("whole", cluster(2), RunObserver())
     keep = "echo {address} > address.part; mv address.part address; while [ ! -e done ]; do sleep 0.1; done; exit 7"
@@ -144,7 +140,7 @@ def test_jobs_that_leave_at_their_lifetime_are_replaced_and_change_nothing(
     with (tmp_path / "log").open("wb") as log:
         process = subprocess.Popen(command, env=environment, cwd=tmp_path, stdout=log, stderr=log)
     try:
-        until(lambda: (tmp_path / "address").exists() or process.poll() is not None, "a cluster")
+        wait_until(lambda: (tmp_path / "address").exists() or process.poll() is not None, "a cluster")
         with dask.config.set({name.removeprefix("DASK_").lower().replace("__", "."): tls[name] for name in tls}):
             address = (tmp_path / "address").read_text().strip()
             replaced = segmented("replaced", address, RunObserver(progress=until_replaced))

@@ -45,9 +45,9 @@ from seamline.model.spec.spec import ModelClass
 from seamline.pipeline.common.classes import NODATA
 from seamline.pipeline.geometry.window import Window
 from seamline.pipeline.products.zarr_store import ZarrLayout, create_store, open_labels, seal, write_labels
+from tests.support.small_grids import CLASSES, GRIDS, make_labels
 from tests.support.small_models import saved_model
 from tests.support.small_rasters import noise, write
-from tests.unit.products.test_zarr_store import CLASSES, GRIDS, labels_of
 
 SUPPORT = Path(__file__).parents[2] / "support"
 PROGRAMS = SUPPORT.parents[1] / "build" / "readers"
@@ -173,14 +173,14 @@ def stored(path: Path, grid: GeoBox, labels: NDArray[np.uint8], storage: ZarrLay
 def test_an_old_gdal_reads_a_store_of_version_2(gdal_bin: None, tmp_path: Path) -> None:
     """Debian's GDAL 3.6, which QGIS 3.22 reads with, knows a draft of version 3 only."""
     grid = GRIDS["projected"]
-    path = stored(tmp_path / "s.zarr", grid, labels_of(grid), ZarrLayout(32, zarr_format=2))
+    path = stored(tmp_path / "s.zarr", grid, make_labels(grid), ZarrLayout(32, zarr_format=2))
     info = output("gdalinfo", "-json", path)
     assert CRS.from_wkt(info["coordinateSystem"]["wkt"]) == CRS.from_epsg(32620)
     assert info["geoTransform"] == list(grid.transform.to_gdal())
     assert info["bands"][0]["noDataValue"] == NODATA
     subprocess.run(["gdal_translate", "-q", str(path), str(tmp_path / "s.tif")], check=True)
     with rasterio.open(tmp_path / "s.tif") as file:
-        np.testing.assert_array_equal(file.read(1), labels_of(grid))
+        np.testing.assert_array_equal(file.read(1), make_labels(grid))
 
 
 QGIS = "/usr/bin/python3"
@@ -266,7 +266,7 @@ def test_a_new_gdal_reads_the_store_with_its_place(results: Results, tmp_path: P
     stores = {"": f'ZARR:"{results.folder}/segmentation.zarr":/segmentation'}
     expected = {"": (results.grid, results.labels)}
     for name, grid in GRIDS.items():
-        expected[name] = grid, labels_of(grid)
+        expected[name] = grid, make_labels(grid)
         stores[name] = str(stored(tmp_path / f"{name}.zarr", *expected[name], ZarrLayout(32)))
     data = PROGRAMS / "gdal" / "rasterio"
     done = subprocess.run(

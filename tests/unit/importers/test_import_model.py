@@ -17,99 +17,8 @@ from seamline.model.spec.config import EngineSettings, Program, Radiometry, UNet
 from seamline.model.spec.errors import ModelError
 from seamline.model.spec.spec import ModelSpec
 from seamline.pipeline.common.errors import InputError
+from tests.support.foreign_networks import DESCRIBED, ForeignUNet, OneOutput, make_foreign_unet, save_network
 from tests.support.small_models import random_network
-
-DESCRIBED = ModelDescription(bands=("red", "nir"), classes=("land", "water", "cloud"))
-
-
-class Block(nn.Module):
-    """A double convolution under the names that Pytorch-UNet gives it."""
-
-    def __init__(self, inputs: int, outputs: int, middle: int) -> None:
-        super().__init__()
-        layers = []
-        for before, after in ((inputs, middle), (middle, outputs)):
-            layers += [nn.Conv2d(before, after, 3, padding=1, bias=False), nn.BatchNorm2d(after), nn.ReLU()]
-        self.double_conv = nn.Sequential(*layers)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.double_conv(x)
-
-
-class Foreign(nn.Module):
-    """A network whose state_dict has the names and shapes of Pytorch-UNet's."""
-
-    def __init__(self, bands: int, classes: int, width: int, depth: int, bilinear: bool) -> None:
-        super().__init__()
-        widths = [width << level for level in range(depth + 1)]
-        if bilinear:
-            widths[-1] //= 2
-        self.depth, self.bilinear = depth, bilinear
-        self.inc = Block(bands, width, width)
-        for level in range(1, depth + 1):
-            down = nn.Module()
-            down.maxpool_conv = nn.Sequential(nn.MaxPool2d(2), Block(widths[level - 1], widths[level], widths[level]))
-            setattr(self, f"down{level}", down)
-            up, skip, below = nn.Module(), widths[depth - level], widths[depth - level + 1]
-            if bilinear:
-                out = skip // 2 if level < depth else skip
-                below = widths[-1] if level == 1 else widths[depth - level + 1] // 2
-                up.conv = Block(skip + below, out, (skip + below) // 2)
-            else:
-                up.up = nn.ConvTranspose2d(below, skip, 2, 2)
-                up.conv = Block(2 * skip, skip, skip)
-            setattr(self, f"up{level}", up)
-        self.outc = nn.Module()
-        self.outc.conv = nn.Conv2d(width, classes, 1)
-        for module in self.modules():
-            if isinstance(module, nn.BatchNorm2d):
-                nn.init.uniform_(module.running_mean, -0.5, 0.5)
-                nn.init.uniform_(module.running_var, 0.5, 2)
-
-    def forward(self, x: Tensor) -> Tensor:
-        skips = [self.inc(x)]
-        for level in range(1, self.depth + 1):
-            skips.append(getattr(self, f"down{level}").maxpool_conv(skips[-1]))
-        x = skips.pop()
-        for level in range(1, self.depth + 1):
-            up = getattr(self, f"up{level}")
-            x = F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=True) if self.bilinear else up.up(x)
-            x = up.conv(torch.cat([skips.pop(), x], 1))
-        return self.outc.conv(x)
-
-
-class OneOutput(nn.Module):
-    """Brightness of the first band, for a sigmoid."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return 4 * x[:, :1] - 2
-
-
-def foreign(bilinear: bool = False, depth: int = 2) -> Foreign:
-    torch.manual_seed(0)
-    return Foreign(2, 3, 8, depth, bilinear).eval()
-
-
-def saved(network: nn.Module, path: Path, edge: int = 64) -> Path:
-    """Write ``network`` in the format that the name of the file asks for."""
-    example = torch.zeros(2, 2, edge, edge)
-    match path.suffix:
-        case ".pth":
-            torch.save(network.state_dict(), path)
-        case ".pt":
-            torch.jit.trace(network, example).save(str(path))
-        case ".pt2":
-            size = 8 * torch.export.Dim("rows", min=2, max=512), 8 * torch.export.Dim("cols", min=2, max=512)
-            shapes = ({0: torch.export.Dim("batch", min=1, max=64), 2: size[0], 3: size[1]},)
-            torch.export.save(torch.export.export(network, (torch.zeros(2, 2, 32, 48),), dynamic_shapes=shapes), path)
-        case ".onnx":
-            pytest.importorskip("onnx")
-            axes = {"image": {0: "batch", 2: "rows", 3: "cols"}, "scores": {0: "batch", 2: "rows", 3: "cols"}}
-            torch.onnx.export(
-                network, (example,), path, dynamo=False, input_names=["image"], output_names=["scores"],
-                dynamic_axes=axes,
-            )  # fmt: skip
-    return path
 
 
 def predicted(spec: ModelSpec, folder: Path, pixels: np.ndarray, halo: int = 0) -> Tensor:
@@ -149,8 +58,8 @@ def test_a_divisor_that_scores_do_not_tell_is_found_by_size(tmp_path: Path) -> N
 @pytest.mark.parametrize("bilinear", [False, True])
 @pytest.mark.parametrize("suffix", [".pth", ".pt", ".pt2", ".onnx"])
 def test_a_network_computes_the_same_in_a_model_folder(tmp_path: Path, suffix: str, bilinear: bool) -> None:
-    network = foreign(bilinear)
-    spec = import_model(saved(network, tmp_path / f"x{suffix}", 512), DESCRIBED, tmp_path / "model")
+    network = make_foreign_unet(bilinear)
+    spec = import_model(save_network(network, tmp_path / f"x{suffix}", 512), DESCRIBED, tmp_path / "model")
     assert isinstance(spec.network, UNetConfig if suffix == ".pth" and not bilinear else Program)
     divisor = 8 if suffix == ".pt2" else 4  # as it is exported, it takes multiples of 8
     assert (spec.divisor, spec.receptive_radius) == (divisor, None if bilinear else 22)
@@ -165,7 +74,7 @@ def test_a_network_computes_the_same_in_a_model_folder(tmp_path: Path, suffix: s
 def test_the_measured_reach_is_the_known_one(tmp_path: Path, depth: int) -> None:
     torch.manual_seed(2)
     network = random_network(depth=depth, norm="none")
-    spec = import_model(saved(network, tmp_path / "x.pt"), DESCRIBED, tmp_path / "model")
+    spec = import_model(save_network(network, tmp_path / "x.pt"), DESCRIBED, tmp_path / "model")
     assert (spec.divisor, spec.receptive_radius) == (2**depth, network.config.receptive_radius)
 
 
@@ -188,22 +97,22 @@ def test_a_far_reach_is_not_taken_for_an_unbounded_one() -> None:
 
 
 def test_statistics_over_the_window_are_found(tmp_path: Path) -> None:
-    spec = import_model(saved(random_network(norm="group"), tmp_path / "x.pt"), DESCRIBED, tmp_path / "model")
+    spec = import_model(save_network(random_network(norm="group"), tmp_path / "x.pt"), DESCRIBED, tmp_path / "model")
     assert spec.receptive_radius is None
 
 
 def test_a_network_of_one_size_and_batch(tmp_path: Path) -> None:
-    exported = torch.export.export(foreign(), (torch.zeros(2, 2, 64, 64),))
+    exported = torch.export.export(make_foreign_unet(), (torch.zeros(2, 2, 64, 64),))
     torch.export.save(exported, tmp_path / "x.pt2")
     spec = import_model(tmp_path / "x.pt2", DESCRIBED, tmp_path / "model")
     assert isinstance(spec.network, Program) and (spec.network.window, spec.network.batch) == (64, 2)
     with torch.inference_mode():
-        expected = foreign()(torch.from_numpy(noise())).softmax(1)
+        expected = make_foreign_unet()(torch.from_numpy(noise())).softmax(1)
     torch.testing.assert_close(predicted(spec, tmp_path / "model", noise()), expected, rtol=0, atol=1e-5)
 
 
 def test_one_output_tells_two_classes(tmp_path: Path) -> None:
-    path = saved(OneOutput(), tmp_path / "x.pt")
+    path = save_network(OneOutput(), tmp_path / "x.pt")
     spec = import_model(path, ModelDescription(("red", "nir"), ("land", "water")), tmp_path / "model")
     assert (spec.binary, spec.activation, spec.divisor, spec.receptive_radius) == (True, "sigmoid", 1, 0)
     found, water = predicted(spec, tmp_path / "model", noise()), torch.from_numpy(4 * noise()[:, 0] - 2).sigmoid()
@@ -211,7 +120,7 @@ def test_one_output_tells_two_classes(tmp_path: Path) -> None:
 
 
 def test_scale_mean_and_std_stand_in_the_unit_of_the_values(tmp_path: Path) -> None:
-    path = saved(OneOutput(), tmp_path / "x.pt")
+    path = save_network(OneOutput(), tmp_path / "x.pt")
     described = ModelDescription(("red", "nir"), ("a", "b"), scale=255, mean=(100, 90), std=(50, 40), activation="none")
     spec = import_model(path, described, tmp_path / "model")
     pixels = np.full((1, 2, 8, 8), 0.4, np.float32)
@@ -239,23 +148,23 @@ def _state(path: Path, tensors: object) -> Path:
 REFUSED = {
     "no file": (lambda d: d / "none.pt", "no such file"),
     "a pickle with code": (
-        lambda d: _state(d / "x.pt", foreign()),
+        lambda d: _state(d / "x.pt", make_foreign_unet()),
         "a pickle that would run code .* torch.export",
     ),
     "text": (lambda d: d / "text.pt", "expected ONNX, TorchScript, a torch.export program or a state_dict"),
     "no tensors": (lambda d: _state(d / "x.pth", {"a": 1}), "no tensors by name"),
     "another network": (lambda d: _state(d / "x.pth", {"conv.weight": torch.zeros(1)}), "got tensors conv.weight"),
     "half a network": (
-        lambda d: _state(d / "x.pth", {k: v for k, v in foreign().state_dict().items() if "down2" not in k}),
+        lambda d: _state(d / "x.pth", {k: v for k, v in make_foreign_unet().state_dict().items() if "down2" not in k}),
         "instead of|no tensor",
     ),
-    "another size": (lambda d: saved(Larger(), d / "x.pt"), r"an output of shape \(1, 2, 1024, 1024\)"),
+    "another size": (lambda d: save_network(Larger(), d / "x.pt"), r"an output of shape \(1, 2, 1024, 1024\)"),
     "bands": (
-        lambda d: saved(Foreign(4, 3, 4, 1, False).eval(), d / "x.pth"),
+        lambda d: save_network(ForeignUNet(4, 3, 4, 1, False).eval(), d / "x.pth"),
         "got 2 bands in --bands, expected 4, as the network has inputs",
     ),
     "classes": (
-        lambda d: saved(Foreign(2, 5, 4, 1, False).eval(), d / "x.pth"),
+        lambda d: save_network(ForeignUNet(2, 5, 4, 1, False).eval(), d / "x.pth"),
         "got 3 names in --classes, expected 5, as the network has outputs",
     ),
     "an empty folder": (lambda d: d, "a folder without config.json and model.safetensors"),

@@ -15,28 +15,12 @@ from hypothesis import strategies as st
 from odc.geo.geobox import GeoBox
 from rasterio.crs import CRS
 
-from seamline.pipeline.common.classes import NODATA, LabelClass
+from seamline.pipeline.common.classes import NODATA
 from seamline.pipeline.common.errors import InputError
 from seamline.pipeline.geometry.window import Window
 from seamline.pipeline.products.geozarr import find_crs_code
 from seamline.pipeline.products.zarr_store import ZarrLayout, create_store, is_sealed, open_labels, seal, write_labels
-
-CLASSES = [LabelClass(0, "bare land", (200, 180, 120)), LabelClass(1, "water", (30, 90, 200))]
-LAEA = "+proj=laea +lat_0=-3 +lon_0=-60 +datum=WGS84 +units=m +type=crs"
-NORTH_UP = Affine(30, 0, 600000, 0, -30, 9700000)
-GRIDS = {
-    "projected": GeoBox((70, 110), NORTH_UP, "EPSG:32620"),
-    "geographic": GeoBox((70, 110), Affine(1e-4, 0, 12.5, 0, -7e-5, 46.1), "EPSG:4326"),
-    "no code": GeoBox((70, 110), NORTH_UP, LAEA),
-    "rotated": GeoBox((70, 110), NORTH_UP @ Affine.rotation(20), "EPSG:32620"),
-    "no CRS": GeoBox((70, 110), Affine.identity(), None),
-}
-
-
-def labels_of(grid: GeoBox) -> np.ndarray:
-    labels = np.random.default_rng(0).integers(0, 2, grid.shape, dtype=np.uint8)
-    labels[:20, :40] = NODATA
-    return labels
+from tests.support.small_grids import CLASSES, GRIDS, NORTH_UP, make_labels
 
 
 @pytest.fixture(params=GRIDS)
@@ -45,7 +29,7 @@ def grid(request: pytest.FixtureRequest) -> GeoBox:
 
 
 def test_xarray_reads_labels_crs_and_transform(grid: GeoBox, tmp_path: Path) -> None:
-    path, labels = tmp_path / "segmentation.zarr", labels_of(grid)
+    path, labels = tmp_path / "segmentation.zarr", make_labels(grid)
     create_store(path, grid, CLASSES, ZarrLayout(32), title="a scene")
     write_labels(path, Window(0, 0, *grid.shape), labels)
     seal(path, {})
@@ -100,13 +84,13 @@ def test_chunks_of_nodata_take_no_space(tmp_path: Path) -> None:
 def test_a_flipped_byte_is_never_another_label(zarr_format: Literal[2, 3], tmp_path: Path) -> None:
     grid, path, whole = GRIDS["projected"], tmp_path / "s.zarr", Window(0, 0, 70, 110)
     create_store(path, grid, CLASSES, ZarrLayout(128, zarr_format=zarr_format), title="a scene")
-    write_labels(path, whole, labels_of(grid))
+    write_labels(path, whole, make_labels(grid))
     chunk = path / "segmentation" / ("0.0" if zarr_format == 2 else "c/0/0")
     written, seen = chunk.read_bytes(), 0
     for place in range(0, len(written), 7):
         chunk.write_bytes(written[:place] + bytes([written[place] ^ 4]) + written[place + 1 :])
         try:
-            np.testing.assert_array_equal(open_labels(path)[:], labels_of(grid))
+            np.testing.assert_array_equal(open_labels(path)[:], make_labels(grid))
         except (RuntimeError, zlib.error, ValueError):
             seen += 1
     assert seen > len(written) / 10

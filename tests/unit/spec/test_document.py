@@ -18,32 +18,32 @@ from seamline.flows.settings.model_folder import open_model
 from seamline.flows.training.importing import ModelDescription, import_model
 from seamline.model.spec.document import read_model_spec, write_model_spec
 from seamline.model.spec.spec import ModelSpec
+from tests.support.foreign_networks import DESCRIBED, ForeignUNet, OneOutput, save_network
 from tests.support.sample_data import shared
 from tests.support.small_models import random_network, saved_model
-from tests.unit.importers.test_import_model import DESCRIBED, Foreign, OneOutput, saved
 
 FRAMEWORKS = ("PyTorch", "ONNX")  # of the names that the extension lists
 ARTIFACTS = ("safetensors.torch.save_file", "onnx.save", "torch.jit.save", "torch.export.save")
 
 
-def foreign(bilinear: bool = False) -> Foreign:
+def make_foreign_unet(bilinear: bool = False) -> ForeignUNet:
     torch.manual_seed(0)
-    return Foreign(2, 3, 2, 1, bilinear).eval()
+    return ForeignUNet(2, 3, 2, 1, bilinear).eval()
 
 
 def _imported(name: str, bilinear: bool = False) -> Callable[[Path], ModelSpec]:
-    return lambda d: import_model(saved(foreign(bilinear), d / name, 512), DESCRIBED, d)
+    return lambda d: import_model(save_network(make_foreign_unet(bilinear), d / name, 512), DESCRIBED, d)
 
 
 def _fixed(folder: Path) -> ModelSpec:
     path = folder / "x.pt2"
-    torch.export.save(torch.export.export(foreign(), (torch.zeros(2, 2, 64, 64),)), path)
+    torch.export.save(torch.export.export(make_foreign_unet(), (torch.zeros(2, 2, 64, 64),)), path)
     return import_model(path, DESCRIBED, folder)
 
 
 def _binary(folder: Path) -> ModelSpec:
     described = ModelDescription(("red", "odd band"), ("land", "open water"), "1 Ö", activation="none", license="MIT")
-    return import_model(saved(OneOutput(), folder / "x.pt"), described, folder)
+    return import_model(save_network(OneOutput(), folder / "x.pt"), described, folder)
 
 
 def _embedded(folder: Path) -> ModelSpec:

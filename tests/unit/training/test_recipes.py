@@ -11,61 +11,32 @@ import pyogrio
 import pytest
 import shapely
 import torch
-import yaml
 from affine import Affine
 
-from seamline.flows.training import train_from_recipe as training
-from seamline.flows.training.recipe_documents import read_recipe
-from seamline.flows.training.recipes import Recipe
-from seamline.flows.training.train_from_recipe import train_from_recipe
+from seamline.flows.training import training
+from seamline.flows.training.recipes import read_recipe
+from seamline.flows.training.training import train_from_recipe
 from seamline.model.spec.document import read_model_spec
 from seamline.model.spec.errors import ModelError
+from seamline.model.training.config import Normalisation
 from seamline.model.training.data import LabelledImage, split_into_blocks
-from seamline.model.training.loop import EpochReport
-from seamline.model.training.normalisation import Normalisation
 from seamline.pipeline.common.errors import InputError
 from seamline.pipeline.synthetic.simulate import Simulation
 from seamline.pipeline.synthetic.simulation_files import write_simulation
 from tests.support.small_rasters import UTM, noise, write
-
-NAMES = ("blue", "green", "red", "nir", "swir16", "swir22")
-RECIPE: dict[str, Any] = {
-    "name": "small",
-    "version": "1",
-    "description": "for tests",
-    "license": "Apache-2.0",
-    "bands": [{"name": name, "wavelength": 0.5} for name in NAMES],
-    "classes": [{"name": name, "color": "#102030"} for name in ("land", "water", "cloud", "shadow")],
-    "network": {"depth": 2, "base_width": 4},
-    "sources": [{"kind": "simulated", "size": 64, "seeds": [1]}],
-    "schedule": {"epochs": 1, "steps": 1, "batch": 2, "window": 32},
-}
-
-
-def recipe(**changes: Any) -> Recipe:
-    return Recipe.model_validate({**RECIPE, **changes})
-
-
-def silent(progress: EpochReport) -> None:
-    pass
-
-
-def written(folder: Path, **changes: Any) -> Path:
-    path = folder / "recipe.yaml"
-    path.write_text(yaml.safe_dump({**RECIPE, **changes}))
-    return path
+from tests.support.small_recipes import BAND_NAMES, SMALL_RECIPE, ignore_progress, make_recipe, write_recipe
 
 
 @pytest.mark.parametrize("padding", ["same", "valid"])
 def test_a_recipe_becomes_a_model(tmp_path: Path, padding: str) -> None:
-    path = written(
+    path = write_recipe(
         tmp_path,
         network={"depth": 2, "base_width": 4, "padding": padding},
-        sources=[*RECIPE["sources"], {"kind": "simulated", "size": 50, "seeds": [2], "name": "held"}],
+        sources=[*SMALL_RECIPE["sources"], {"kind": "simulated", "size": 50, "seeds": [2], "name": "held"}],
         holdout=["held"],
-        schedule={**RECIPE["schedule"], "window": 64},
+        schedule={**SMALL_RECIPE["schedule"], "window": 64},
     )
-    spec = train_from_recipe(read_recipe(path), tmp_path, tmp_path / "model", silent)
+    spec = train_from_recipe(read_recipe(path), tmp_path, tmp_path / "model", ignore_progress)
     assert spec.network.padding == padding
     assert read_model_spec(tmp_path / "model") == spec
     assert not (tmp_path / "model" / "checkpoint.pt").exists()
@@ -74,7 +45,7 @@ def test_a_recipe_becomes_a_model(tmp_path: Path, padding: str) -> None:
 @pytest.mark.parametrize("labels", ["raster", "coarse raster", "polygons"])
 def test_images_are_labelled_by_rasters_and_polygons_on_any_grid(tmp_path: Path, labels: str) -> None:
     pixels = noise(6, 90, 120)
-    write(tmp_path / "image.tif", pixels, names=NAMES)
+    write(tmp_path / "image.tif", pixels, names=BAND_NAMES)
     truth = np.zeros((90, 120), np.uint8)
     truth[30:60, 40:80] = 200
     if labels == "raster":
@@ -92,7 +63,7 @@ def test_images_are_labelled_by_rasters_and_polygons_on_any_grid(tmp_path: Path,
         "labels": "labels.gpkg" if labels == "polygons" else "labels.tif", "values": {200: 1, 0: 0},
         "attribute": "kind" if labels == "polygons" else "",
     }  # fmt: skip
-    ((image,), _) = recipe(sources=[source]).load(tmp_path)
+    ((image,), _) = make_recipe(sources=[source]).load(tmp_path)
     part = np.s_[9:81, 30:120]
     expected = np.where(truth == 200, 1, 255 if labels == "polygons" else 0)[part]
     (whole,) = split_into_blocks(image.shape)
@@ -131,7 +102,7 @@ def test_a_folder_is_no_recipe(tmp_path: Path) -> None:
         read_recipe(tmp_path)
 
 
-BANDS, CLASSES = RECIPE["bands"], RECIPE["classes"]
+BANDS, CLASSES = SMALL_RECIPE["bands"], SMALL_RECIPE["classes"]
 
 
 @pytest.mark.parametrize(
@@ -163,7 +134,7 @@ BANDS, CLASSES = RECIPE["bands"], RECIPE["classes"]
 def test_recipes_that_cannot_be_trained_are_refused(changes: dict[str, Any], message: str, tmp_path: Path) -> None:
     changes = {"network": {}, **changes}
     with pytest.raises(InputError, match=message) as error:
-        read_recipe(written(tmp_path, **changes))
+        read_recipe(write_recipe(tmp_path, **changes))
     assert "Value error" not in str(error.value)
 
 
@@ -191,7 +162,7 @@ def bare_array(folder: Path) -> dict[str, Any]:
 
 
 def scene(folder: Path) -> dict[str, Any]:
-    write(folder / "scene.tif", noise(3, 40, 40), names=NAMES[:3], nodata=0)
+    write(folder / "scene.tif", noise(3, 40, 40), names=BAND_NAMES[:3], nodata=0)
     return {"kind": "water-index", "path": "scene.tif"}
 
 
@@ -220,7 +191,7 @@ CHIPS: dict[str, tuple[Callable[[Path], dict[str, Any]], str]] = {
 def test_data_that_cannot_be_learned_from_is_refused(case: str, tmp_path: Path) -> None:
     make, message = CHIPS[case]
     with pytest.raises((InputError, ModelError), match=message) as error:
-        train_from_recipe(recipe(sources=[make(tmp_path)]), tmp_path, tmp_path / "model", silent)
+        train_from_recipe(make_recipe(sources=[make(tmp_path)]), tmp_path, tmp_path / "model", ignore_progress)
     assert "source '" in str(error.value) and "\n" not in str(error.value)
 
 
@@ -230,20 +201,20 @@ def test_masks_may_be_of_any_numbers(tmp_path: Path) -> None:
         (MASK.astype("i4") - 1000, {-999: 2}),
         (MASK.astype("i4") + 1000, {1001: 2}),
     ):
-        (image,), _ = recipe(sources=[chip(tmp_path, mask=mask, labels=labels)]).load(tmp_path)
+        (image,), _ = make_recipe(sources=[chip(tmp_path, mask=mask, labels=labels)]).load(tmp_path)
         np.testing.assert_array_equal(image.labels(np.s_[:, :]), np.where(MASK == 1, 2, 255))
 
 
 def test_sources_of_other_bands_are_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="source 'simulated-1' of the recipe: got 6 bands, expected 3"):
-        recipe(bands=BANDS[:3]).load(tmp_path)
+        make_recipe(bands=BANDS[:3]).load(tmp_path)
     with pytest.raises(InputError, match="got the bands blue, green, red, expected blue, green, nir, swir16"):
-        recipe(bands=BANDS[:3], sources=[scene(tmp_path)]).load(tmp_path)
+        make_recipe(bands=BANDS[:3], sources=[scene(tmp_path)]).load(tmp_path)
 
 
 def test_something_must_be_left_to_train_on(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="holdout: got every source, expected"):
-        recipe(holdout=["simulated"]).load(tmp_path)
+        make_recipe(holdout=["simulated"]).load(tmp_path)
 
 
 def test_bands_of_one_value_are_refused() -> None:
@@ -262,13 +233,13 @@ def test_a_folder_that_cannot_be_written_is_refused_at_once(
     monkeypatch.setattr(training, "train", lambda *arguments: pytest.fail("trained"))
     (tmp_path / "file").touch()
     with pytest.raises(InputError, match=r"--out .*: got .*, expected a folder that can be written to; choose another"):
-        train_from_recipe(recipe(), tmp_path, tmp_path / out, silent)
+        train_from_recipe(make_recipe(), tmp_path, tmp_path / out, ignore_progress)
 
 
 def test_a_result_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "model.safetensors").mkdir()
     with pytest.raises(InputError, match=r"--out .*: got .*directory.*, expected room for the model"):
-        train_from_recipe(recipe(), tmp_path, tmp_path, silent)
+        train_from_recipe(make_recipe(), tmp_path, tmp_path, ignore_progress)
 
 
 @pytest.mark.parametrize("content", [b"", b"junk", b"PK\x03\x04", None])
@@ -279,7 +250,7 @@ def test_a_checkpoint_of_something_else_is_refused(content: bytes | None, tmp_pa
     else:
         checkpoint.write_bytes(content)
     with pytest.raises(ModelError, match=r"checkpoint .*checkpoint\.pt: got .*, expected .* remove it") as error:
-        train_from_recipe(recipe(), tmp_path, tmp_path, silent)
+        train_from_recipe(make_recipe(), tmp_path, tmp_path, ignore_progress)
     assert "\n" not in str(error.value) and len(str(error.value)) < 500
 
 
@@ -290,11 +261,11 @@ def test_a_checkpoint_that_cannot_be_written_is_one_line(tmp_path: Path, monkeyp
 
     monkeypatch.setattr(torch, "save", full)
     with pytest.raises(ModelError, match=r"checkpoint .*checkpoint\.pt: got .*unexpected pos.*, expected room"):
-        train_from_recipe(recipe(), tmp_path, tmp_path, silent)
+        train_from_recipe(make_recipe(), tmp_path, tmp_path, ignore_progress)
     assert not list(tmp_path.iterdir())
 
 
 def test_a_real_scene_is_learned_from(tmp_path: Path) -> None:
     write_simulation(Simulation(200, 200), tmp_path / "scene.tif")
-    (image,), _ = recipe(sources=[{"kind": "water-index", "path": "scene.tif"}]).load(tmp_path)
+    (image,), _ = make_recipe(sources=[{"kind": "water-index", "path": "scene.tif"}]).load(tmp_path)
     assert image.shape == (200, 200) and (image.labels(np.s_[:, :]) < 2).any()

@@ -20,17 +20,7 @@ from seamline.pipeline.vectors.polygonize import Pieces, trace_pieces
 from seamline.pipeline.vectors.regions import Region, join_regions, remove_collinear_points
 from seamline.pipeline.vectors.sieve import resolve_shared_regions, sieve_window, summarize_window
 from seamline.pipeline.vectors.simplify import Simplification
-
-
-def blobs(height: int, width: int, smooth: float, classes: int, seed: int) -> NDArray[np.uint8]:
-    """Labels in regions of about ``smooth`` pixels, with holes of nodata."""
-    rng = np.random.default_rng(seed)
-    fields = rng.random((classes, height, width))
-    if smooth:
-        fields = ndimage.gaussian_filter(fields, (0, smooth, smooth))
-    labels = fields.argmax(0).astype(np.uint8)
-    labels[rng.random(labels.shape) < 0.03] = NODATA
-    return labels
+from tests.support.small_rasters import make_blobs
 
 
 def cut(labels: NDArray[np.uint8], chunk: int) -> list[Window]:
@@ -71,7 +61,7 @@ def shape_of(label: int, polygon: shapely.Polygon) -> tuple[int, bytes]:
 def test_joined_pieces_are_the_polygons_of_the_whole(
     height: int, width: int, chunk: int, smooth: float, classes: int, seed: int
 ) -> None:
-    labels = blobs(height, width, smooth, classes, seed)
+    labels = make_blobs(height, width, smooth, classes, seed)
     weights = np.random.default_rng(seed).random(labels.shape)
     found = list(join_regions(windows(labels, chunk, weights), width))
     whole = [
@@ -101,7 +91,7 @@ def test_a_region_leaves_the_memory_when_it_ends() -> None:
 
 
 def test_pieces_come_back_from_their_file(tmp_path: Path) -> None:
-    labels = blobs(40, 50, 2, 3, 7)
+    labels = make_blobs(40, 50, 2, 3, 7)
     for part in [*windows(labels, 20, np.ones(labels.shape)), *windows(np.full((4, 4), NODATA, np.uint8), 4, labels)]:
         part.save(tmp_path / "part.npz")
         again = Pieces.load(tmp_path / "part.npz")
@@ -120,7 +110,7 @@ def test_pieces_come_back_from_their_file(tmp_path: Path) -> None:
 def test_simplified_regions_leave_no_gaps(
     height: int, width: int, chunk: int, smooth: float, classes: int, tolerance: float, seed: int
 ) -> None:
-    labels = blobs(height, width, smooth, classes, seed)
+    labels = make_blobs(height, width, smooth, classes, seed)
     weights = np.ones(labels.shape)
     exact = join_regions(windows(labels, chunk, weights), width)
     found = list(join_regions(windows(labels, chunk, weights, tolerance), width, simplified=True))
@@ -191,7 +181,7 @@ def sieved_by_windows(
 def test_the_sieve_is_that_of_the_whole_raster(
     height: int, width: int, chunk: int, smooth: float, classes: int, minimum: int, seed: int
 ) -> None:
-    labels = blobs(height, width, smooth, classes, seed)
+    labels = make_blobs(height, width, smooth, classes, seed)
     area = 1 + np.arange(height)[:, None] // 8 / 4 + np.arange(width) // 5 / 2
     expected = plainly_sieved(labels, area, minimum)
     np.testing.assert_array_equal(sieved_by_windows(labels, area, minimum, chunk), expected)
