@@ -32,7 +32,7 @@ from seamline.pipeline.common.errors import InUseError, RunError
 from seamline.pipeline.storage.atomic import check_writable
 
 DEFAULTS = SegmentOptions()
-HOW = {"cluster", "workers", "device", "batch", "threads", "overwrite", "work", "credentials"}
+EXECUTION_OPTIONS = {"cluster", "workers", "device", "batch", "threads", "overwrite", "work", "credentials"}
 """Options that say how a scene is run and not what comes out."""
 AtOnce = Annotated[int, Field(ge=1, le=64, description="Scenes that are worked on at the same time")]
 
@@ -63,7 +63,7 @@ def segment_collection(
     use_credentials(options.credentials)
     destination = CatalogLocation.from_out(out, options.work)
     folder = destination.folder
-    ledger = Ledger(folder, open_model(model).digest, digest_of(options))
+    ledger = Ledger(folder, open_model(model).digest, compute_options_digest(options))
     check_writable(folder, f"out {out}")
     discovery = discover_task(scenes)
     folder.mkdir(parents=True, exist_ok=True)  # also of no scenes a catalogue can be published
@@ -73,7 +73,7 @@ def segment_collection(
     seen, refused = len(discovery.scenes) + len(discovery.rejected), len(discovery.rejected)
     log.info("%s: %d scenes, %d new or not yet published, %d refused", scenes.kind, seen, len(new), refused)
     outcomes = [Outcome(refused.name, "failed", refused.reason) for refused in discovery.rejected]
-    for outcome in _done(new, ledger, out, model, options, at_once, renew):
+    for outcome in _segment_new(new, ledger, out, model, options, at_once, renew):
         log.info("%s: %s", outcome.name, outcome.reason or outcome.state)
         outcomes.append(outcome)
     known = len(discovery.scenes) - len(new)
@@ -97,7 +97,7 @@ def connect_task(client: Callable[[], Client]) -> None:
     client()
 
 
-def _done(
+def _segment_new(
     new: Sequence[SceneRef],
     ledger: Ledger,
     out: str | Path,
@@ -127,13 +127,13 @@ def _done(
             running[runner.submit(segment_task, parameters)] = scene
         for future in as_completed(list(running)):
             scene = running[future]
-            outcome = _outcome(scene, future.result(raise_on_failure=False))
+            outcome = _make_outcome(scene, future.result(raise_on_failure=False))
             if outcome.state != "in use":
                 ledger.record_outcome(scene, "failed" if outcome.state == "failed" else "published", outcome.reason)
             yield outcome
 
 
-def _outcome(scene: SceneRef, result: RunResult | BaseException) -> Outcome:
+def _make_outcome(scene: SceneRef, result: RunResult | BaseException) -> Outcome:
     if isinstance(result, InUseError):
         return Outcome(scene.name, "in use", "another run works on it")
     if isinstance(result, BaseException):
@@ -148,6 +148,6 @@ def _outcome(scene: SceneRef, result: RunResult | BaseException) -> Outcome:
     )
 
 
-def digest_of(options: SegmentOptions) -> str:
+def compute_options_digest(options: SegmentOptions) -> str:
     """Of what decides the results."""
-    return hashlib.sha256(options.model_dump_json(exclude=HOW).encode()).hexdigest()[:16]
+    return hashlib.sha256(options.model_dump_json(exclude=EXECUTION_OPTIONS).encode()).hexdigest()[:16]

@@ -17,11 +17,11 @@ from seamline.pipeline.common.errors import redact_address
 DEFAULTS = SegmentOptions()
 
 
-def _name() -> str:
+def _name_flow_run() -> str:
     return f"segment {redact_address(str(flow_run.parameters['source']))}"
 
 
-@flow(name="segment-scene", flow_run_name=_name, persist_result=False, validate_parameters=True)
+@flow(name="segment-scene", flow_run_name=_name_flow_run, persist_result=False, validate_parameters=True)
 def segment_scene(
     source: str,
     model: str = "land-water-cloud",

@@ -20,7 +20,7 @@ from seamline.flows.settings.model_folder import Model, get_radiometry
 from seamline.flows.settings.options import SegmentOptions
 from seamline.model.spec.measurement import Measurement, Sample
 from seamline.pipeline.common.memory import read_peak_memory, reset_peak_memory
-from seamline.pipeline.execution.cluster import first_host, on_first_host
+from seamline.pipeline.execution.cluster import list_first_host_workers, run_on_first_host
 from seamline.pipeline.execution.planning import UNBOUNDED_HALO, Reach
 from seamline.pipeline.geometry.window import Window
 from seamline.pipeline.scenes.scene import Scene, read_block
@@ -28,11 +28,11 @@ from seamline.pipeline.storage.atomic import atomic_write
 
 log = logging.getLogger("seamline.measuring")
 
-SIZES = (512, 1024, 2048)
+TIMED_WINDOWS = (512, 1024, 2048)
 """Edges of the windows that are timed; a scene smaller than one is not timed with larger ones."""
-COMPARED = 256
+COMPARED_EDGE = 256
 """Edge of the labels that are compared at the widest margin."""
-_MEASURING = Lock()
+_MEASURING_LOCK = Lock()
 """Scenes that a flow plans at once are measured once: two measurements would slow each other."""
 
 
@@ -54,12 +54,12 @@ def measure(
     kind of device and the options, so that later scenes start at once. A scene that can use larger windows than those
     before has them all measured anew.
     """
-    sizes = window_sizes(max(scene.grid.shape), halo, model.reach, options.window)
-    host = len(first_host(client))
-    (device,) = on_first_host(client, 1, describe_device)
-    path = _cache_file(device, host, model.digest, halo, options.engine_request, threads)
-    with _MEASURING:
-        known = _cached(path)
+    sizes = choose_timed_windows(max(scene.grid.shape), halo, model.reach, options.window)
+    host = len(list_first_host_workers(client))
+    (device,) = run_on_first_host(client, 1, describe_device)
+    path = _get_cache_path(device, host, model.digest, halo, options.engine_request, threads)
+    with _MEASURING_LOCK:
+        known = _read_cached_measurement(path)
         if known is not None and (options.window is not None or set(sizes) <= set(known.seconds)):
             return known  # of a window that the user fixed no more is asked than how it runs
         say(f"measuring how {model.spec.name} runs best here; it is remembered")
@@ -76,9 +76,9 @@ def measure(
             reset_peak_memory,
             read_peak_memory,
         )
-        sample = sample_window(scene, min(sizes))
-        found = on_first_host(client, None, tuner, sample, sizes)[0]
-        _keep(path, found.to_dict())
+        sample = read_sample(scene, min(sizes))
+        found = run_on_first_host(client, None, tuner, sample, sizes)[0]
+        _write_cache(path, found.to_dict())
     return found
 
 
@@ -91,13 +91,15 @@ def measure_context(
     network whose only window is too small to be compared with another.
     """
     reach = model.reach
-    edge, around = _context_sizes(tried, reach)
+    edge, around = _choose_context_sizes(tried, reach)
     if not tried or not around:
         return {}
-    pixels, valid = sample = sample_window(scene, edge + 2 * around)
+    pixels, valid = sample = read_sample(scene, edge + 2 * around)
     digest = hashlib.sha256(pixels.tobytes() + valid.tobytes()).hexdigest()
-    (device,) = on_first_host(client, 1, describe_device)
-    path = _cache_file("context", device, model.digest, digest, get_radiometry(scene), options.engine_request, tried)
+    (device,) = run_on_first_host(client, 1, describe_device)
+    path = _get_cache_path(
+        "context", device, model.digest, digest, get_radiometry(scene), options.engine_request, tried
+    )
     with suppress(OSError, ValueError, TypeError, AttributeError):
         known = {int(margin): float(share) for margin, share in json.loads(path.read_text(encoding="utf-8")).items()}
         if not known or (set(known) == set(tried) and all(0 <= share <= 1 for share in known.values())):
@@ -105,20 +107,20 @@ def measure_context(
     from seamline.model.engines.context_meter import ContextMeter  # torch, as above
 
     meter = ContextMeter(model.spec, model.folder, get_radiometry(scene), options.engine_request, threads)
-    (found,) = on_first_host(client, 1, meter, sample, edge, tried)
-    _keep(path, found)
+    (found,) = run_on_first_host(client, 1, meter, sample, edge, tried)
+    _write_cache(path, found)
     return found
 
 
-def _context_sizes(tried: tuple[int, ...], reach: Reach) -> tuple[int, int]:
+def _choose_context_sizes(tried: tuple[int, ...], reach: Reach) -> tuple[int, int]:
     """Edge of the window that is compared, and of the band around it that it is compared with."""
     if reach.window is not None:
         return reach.window, reach.window // 4 // reach.divisor * reach.divisor
     most = max((*tried, UNBOUNDED_HALO))
-    return reach.on_lattice(2 * most + COMPARED), reach.on_lattice(most)
+    return reach.round_up_to_lattice(2 * most + COMPARED_EDGE), reach.round_up_to_lattice(most)
 
 
-def _keep(path: Path, values: object) -> None:
+def _write_cache(path: Path, values: object) -> None:
     """Where it cannot be kept, it is measured again another time."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -132,14 +134,14 @@ def describe_device() -> str:
     """What a worker computes on, and with: two that say the same run a network alike."""
     import torch
 
-    software = ", ".join(f"{name} {number}" for name, number in engine_versions().items())
+    software = ", ".join(f"{name} {number}" for name, number in list_engine_versions().items())
     if torch.cuda.is_available():
         return f"{torch.cuda.get_device_name()}, {software}"
     flags = torch.backends.cpu.get_cpu_capability()
     return f"{platform.processor() or platform.machine()} {flags}, {os.cpu_count()} cores, {software}"
 
 
-def engine_versions() -> dict[str, str]:
+def list_engine_versions() -> dict[str, str]:
     """Of what runs networks here."""
     found = {}
     for name in ("torch", "onnxruntime", "openvino", "onnx"):
@@ -148,7 +150,7 @@ def engine_versions() -> dict[str, str]:
     return found
 
 
-def sample_window(scene: Scene, edge: int) -> Sample:
+def read_sample(scene: Scene, edge: int) -> Sample:
     """A window of the scene with as many valid pixels as seven places have to offer, mirrored where it overhangs."""
     height, width = scene.grid.shape
     best: Sample | None = None
@@ -163,21 +165,21 @@ def sample_window(scene: Scene, edge: int) -> Sample:
     return best
 
 
-def window_sizes(extent: int, halo: int, reach: Reach, fixed: int | None) -> tuple[int, ...]:
+def choose_timed_windows(extent: int, halo: int, reach: Reach, fixed: int | None) -> tuple[int, ...]:
     """Edges of the windows to time: the one that is fixed, otherwise those that the scene can use."""
     if (only := reach.window or fixed) is not None:
         return (only,)
-    useful = tuple(size for size in SIZES if 2 * halo < size <= extent + 2 * halo)
+    useful = tuple(size for size in TIMED_WINDOWS if 2 * halo < size <= extent + 2 * halo)
     return useful or ((2 * halo // reach.divisor + 8) * reach.divisor,)
 
 
-def _cache_file(*what: object) -> Path:
+def _get_cache_path(*what: object) -> Path:
     root = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser()
     digest = hashlib.sha256(json.dumps([str(part) for part in what]).encode()).hexdigest()
     return root / "seamline" / f"{digest[:24]}.json"
 
 
-def _cached(path: Path) -> Measurement | None:
+def _read_cached_measurement(path: Path) -> Measurement | None:
     try:
         return Measurement.from_dict(json.loads(path.read_text(encoding="utf-8")))
     except (OSError, ValueError, LookupError, TypeError, AttributeError):

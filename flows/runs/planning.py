@@ -22,15 +22,15 @@ from seamline.flows.settings.options import SegmentOptions
 from seamline.model.spec.config import EngineSettings
 from seamline.model.spec.measurement import Measurement
 from seamline.pipeline.common.errors import InputError
-from seamline.pipeline.execution.cluster import memory_of, workers_of
+from seamline.pipeline.execution.cluster import get_worker_memory, wait_for_workers
 from seamline.pipeline.execution.planning import (
-    candidates,
+    candidate_halos,
     check_memory,
-    choose,
-    default_halo,
-    margins,
-    projected_memory,
-    settled_halo,
+    choose_halo,
+    choose_tiling,
+    get_default_halo,
+    list_candidate_tilings,
+    project_memory,
 )
 from seamline.pipeline.geometry.tiling import Tiling
 from seamline.pipeline.report.plan_picture import write_plan_picture
@@ -41,7 +41,7 @@ from seamline.pipeline.scenes.scene import Scene
 
 NVIDIA_DRIVER = Path("/proc/driver/nvidia")
 
-MOST_WORKERS, MEMORY_FOR_A_WORKER = 8, 3 * 2**30
+MAX_WORKERS, MEMORY_PER_WORKER = 8, 3 * 2**30
 """Of a local cluster on CPUs by default: how many at most, and bytes of the machine's memory for each."""
 
 
@@ -72,7 +72,7 @@ class Plan:
         return self.measured.settings_for(self.tiling.window)
 
 
-def worker_count(options: SegmentOptions) -> int:
+def count_workers(options: SegmentOptions) -> int:
     """Worker processes of a local cluster: as asked, otherwise one a CUDA device; without any, one a core.
 
     Not one with as many threads: all threads of a network wait for the one whose core reads the next chunk, while
@@ -85,7 +85,7 @@ def worker_count(options: SegmentOptions) -> int:
 
         if devices := torch.cuda.device_count():
             return devices
-    return max(1, min(os.cpu_count() or 1, MOST_WORKERS, psutil.virtual_memory().total // MEMORY_FOR_A_WORKER))
+    return max(1, min(os.cpu_count() or 1, MAX_WORKERS, psutil.virtual_memory().total // MEMORY_PER_WORKER))
 
 
 def make_plan(
@@ -107,28 +107,28 @@ def make_plan(
         RunError: there are no workers and none comes.
     """
     raster = describe_raster(scene, model, options)
-    workers = len(workers_of(client))
-    memory = memory_of(client)
+    workers = len(wait_for_workers(client))
+    memory = get_worker_memory(client)
     costs: dict[int, float] = {}
     if unfinished is not None:
         tiling, measured = unfinished.tiling, unfinished.measured
         check_memory(raster, tiling, measured, memory)
     else:
-        reach, asked, threads = model.reach, options.plan_options, threads_of(options, workers)
+        reach, asked, threads = model.reach, options.plan_options, count_threads(options, workers)
         chosen = asked.halo is None and reach.exact_halo is None
         changed: dict[int, float] = {}
         if curious or chosen:
-            changed = measure_context(client, scene, model, options, margins(raster, asked, reach), threads)
-        halo = settled_halo(changed, reach) if chosen else default_halo(asked, reach)
+            changed = measure_context(client, scene, model, options, candidate_halos(raster, asked, reach), threads)
+        halo = choose_halo(changed, reach) if chosen else get_default_halo(asked, reach)
         measured = replace(measure(client, scene, model, options, halo, threads, say), changed=changed)
-        tiling = choose(raster, replace(asked, halo=halo), reach, measured, memory)
+        tiling = choose_tiling(raster, replace(asked, halo=halo), reach, measured, memory)
         for tried in changed if curious else ():
             with suppress(InputError):  # the one that is asked for fits; another one need not
-                costs[tried] = choose(raster, replace(asked, halo=tried), reach, measured, memory).redundancy
-    return Plan(scene, model, tiling, measured, projected_memory(raster, tiling, measured), workers, costs)
+                costs[tried] = choose_tiling(raster, replace(asked, halo=tried), reach, measured, memory).redundancy
+    return Plan(scene, model, tiling, measured, project_memory(raster, tiling, measured), workers, costs)
 
 
-def threads_of(options: SegmentOptions, workers: int) -> int:
+def count_threads(options: SegmentOptions, workers: int) -> int:
     """The most threads of a worker's network; 0: as torch sees it, on somebody else's cluster."""
     return max(1, (os.cpu_count() or 1) // workers) if options.cluster == "local" else 0
 
@@ -144,15 +144,15 @@ def plan_scene(
     model = open_model(model_name)
     use_credentials(options.credentials)
     scene = open_input(source, model, options)
-    candidates(describe_raster(scene, model, options), options.plan_options, model.reach)
-    with connect_with_credentials(options.credentials, options.cluster, worker_count(options)) as client:
+    list_candidate_tilings(describe_raster(scene, model, options), options.plan_options, model.reach)
+    with connect_with_credentials(options.credentials, options.cluster, count_workers(options)) as client:
         plan = make_plan(client, scene, model, options, None, say, curious=True)
     if picture is not None:
-        draw_plan(plan, picture)
+        _draw_plan(plan, picture)
     return plan
 
 
-def draw_plan(plan: Plan, path: Path) -> None:
+def _draw_plan(plan: Plan, path: Path) -> None:
     """Draw windows, supports and chunks over a thumbnail of the scene."""
     tiling = plan.tiling
     tiles = [tile for chunk in tiling.chunks() for tile in tiling.tiles_of(chunk)]
@@ -162,13 +162,13 @@ def draw_plan(plan: Plan, path: Path) -> None:
         [tiling.support_of(tile) for tile in tiles],
         [tiling.write_window_of(chunk) for chunk in tiling.chunks()],
         tiling.overlap,
-        thumbnail(plan.scene),
+        _render_thumbnail(plan.scene),
         plan.scene.id,
         path,
     )
 
 
-def thumbnail(scene: Scene, size: int = 1000) -> NDArray[np.uint8] | None:
+def _render_thumbnail(scene: Scene, size: int = 1000) -> NDArray[np.uint8] | None:
     """A small picture (height, width, 3) of the scene, ``None`` where it would cost reading all of a large one."""
     names = [band.name for band in scene.bands]
     thinned = read_thumbnail(scene, [scene.bands[position] for position in choose_display_bands(names)], size)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from seamline.flows.runs.measuring import SIZES, measure_context, sample_window, window_sizes
+from seamline.flows.runs.measuring import TIMED_WINDOWS, choose_timed_windows, measure_context, read_sample
 from seamline.flows.runs.scene_job import describe_raster, open_input
 from seamline.flows.settings.credentials import connect_with_credentials, use_credentials
 from seamline.flows.settings.model_folder import Model, get_radiometry, open_model
@@ -16,7 +16,7 @@ from seamline.flows.settings.options import SegmentOptions
 from seamline.model.spec.config import Radiometry
 from seamline.model.spec.measurement import Measurement, Sample
 from seamline.pipeline.common.memory import read_peak_memory, reset_peak_memory
-from seamline.pipeline.execution.planning import default_halo, margins, settled_halo
+from seamline.pipeline.execution.planning import candidate_halos, choose_halo, get_default_halo
 
 
 def tune(model_name: str | Path, source: str | None, options: SegmentOptions) -> Measurement:
@@ -34,19 +34,19 @@ def tune(model_name: str | Path, source: str | None, options: SegmentOptions) ->
             Tuner,  # torch, which takes seconds to import: after the worker was started
         )
 
-        halo, changed = default_halo(options.plan_options, model.reach), {}
+        halo, changed = get_default_halo(options.plan_options, model.reach), {}
         if scene is not None:
-            tried = margins(describe_raster(scene, model, options), options.plan_options, model.reach)
+            tried = candidate_halos(describe_raster(scene, model, options), options.plan_options, model.reach)
             changed = measure_context(client, scene, model, options, tried, threads)
             if options.halo is None and model.reach.exact_halo is None:
-                halo = settled_halo(changed, model.reach)
-        sizes = window_sizes(max(SIZES), halo, model.reach, options.window)
+                halo = choose_halo(changed, model.reach)
+        sizes = choose_timed_windows(max(TIMED_WINDOWS), halo, model.reach, options.window)
         if scene is None:
             count = len(model.spec.bands)
             radiometry = Radiometry((1.0,) * count, (0.0,) * count, (None,) * count)
-            sample = _noise(model, min(sizes))
+            sample = _make_noise(model, min(sizes))
         else:
-            radiometry, sample = get_radiometry(scene), sample_window(scene, min(sizes))
+            radiometry, sample = get_radiometry(scene), read_sample(scene, min(sizes))
         tuner = Tuner(
             model.spec,
             model.folder,
@@ -61,7 +61,7 @@ def tune(model_name: str | Path, source: str | None, options: SegmentOptions) ->
     return replace(found, changed=changed)
 
 
-def _noise(model: Model, edge: int) -> Sample:
+def _make_noise(model: Model, edge: int) -> Sample:
     """Pixels as the network was trained on them, as far as mean and deviation tell."""
     rng = np.random.default_rng(0)
     noise = [rng.normal(band.mean, band.std, (edge, edge)) for band in model.spec.bands]

@@ -17,7 +17,7 @@ from typing import Any
 from distributed import Client, Worker, WorkerPlugin
 
 from seamline.pipeline.common.errors import InputError
-from seamline.pipeline.execution.cluster import connected
+from seamline.pipeline.execution.cluster import connect
 from seamline.pipeline.storage.s3_access import S3Access, use_access
 
 AWS_VARIABLES = {"key": "AWS_ACCESS_KEY_ID", "secret": "AWS_SECRET_ACCESS_KEY", "token": "AWS_SESSION_TOKEN"}
@@ -35,8 +35,8 @@ def use_credentials(credentials: str | None) -> None:
 
 @contextmanager
 def connect_with_credentials(credentials: str | None, cluster: str, workers: int) -> Iterator[Client]:
-    """Connect as ``execution.cluster.connected``, with workers that reach object storage as this process does."""
-    with connected(cluster, workers) as client:
+    """Connect as ``execution.cluster.connect``, with workers that reach object storage as this process does."""
+    with connect(cluster, workers) as client:
         client.register_plugin(_CredentialsPlugin(None if credentials is None else _load_secret_access(credentials)))
         yield client
 

@@ -19,14 +19,14 @@ class ChunkQueue:
         self._inferred = set(inferred) | self._written
         self._to_infer = [chunk for chunk in tiling.chunks() if chunk not in self._inferred]
         self._to_infer.reverse()
-        self._asked: set[Index] = set()
+        self._handed_out: set[Index] = set()
 
     @property
     def done(self) -> int:
         """Chunks that are written."""
         return len(self._written)
 
-    def next_to_infer(self) -> Index | None:
+    def take_next_to_infer(self) -> Index | None:
         """The next chunk to infer; asked for once."""
         return self._to_infer.pop() if self._to_infer else None
 
@@ -34,10 +34,10 @@ class ChunkQueue:
         """Chunks that wait for nothing any more but to be written; each is named once."""
         ready = [
             chunk
-            for chunk in self._inferred - self._written - self._asked
+            for chunk in self._inferred - self._written - self._handed_out
             if self._inferred.issuperset(self._tiling.voters_of(chunk))
         ]
-        self._asked.update(ready)
+        self._handed_out.update(ready)
         return sorted(ready)
 
     def mark_inferred(self, chunk: Index) -> None:
@@ -49,7 +49,7 @@ class ChunkQueue:
     def mark_written(self, chunk: Index) -> list[Index]:
         """A chunk's pixels are written. Returns the chunks whose votes nobody waits for any more."""
         self._written.add(chunk)
-        return [giver for giver in (chunk, *self._tiling.voters_of(chunk)) if self._spent(giver)]
+        return [giver for giver in (chunk, *self._tiling.voters_of(chunk)) if self._can_drop_votes(giver)]
 
-    def _spent(self, chunk: Index) -> bool:
+    def _can_drop_votes(self, chunk: Index) -> bool:
         return chunk in self._written and self._written.issuperset(self._tiling.receivers_of(chunk))

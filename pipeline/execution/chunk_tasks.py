@@ -58,8 +58,8 @@ def infer_task(context: ChunkContext, chunk: Index, plugin_name: str) -> Report:
 
     def work() -> Report:
         with plugin.chunk_slots:
-            report = infer_chunk(context, chunk, plugin.predictor, plugin.on_device, is_cancelled)
-        metrics.count("inferred", report)
+            report = infer_chunk(context, chunk, plugin.predictor, plugin.run_on_device, is_cancelled)
+        metrics.count_chunk("inferred", report)
         return report
 
     return _with_place_in_errors(context, chunk, work)
@@ -70,7 +70,7 @@ def write_task(context: ChunkContext, chunk: Index) -> Report:
 
     def work() -> Report:
         report = write_chunk(context, chunk)
-        metrics.count("written", report)
+        metrics.count_chunk("written", report)
         return report
 
     return _with_place_in_errors(context, chunk, work)

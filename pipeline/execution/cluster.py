@@ -21,7 +21,7 @@ from seamline.pipeline.execution.predictor import CHUNKS_AT_ONCE
 
 T = TypeVar("T")
 
-PAUSES_AT = 0.8
+PAUSE_THRESHOLD = 0.8
 """Share of its memory limit at which a Dask worker takes no more tasks (``distributed.worker.memory.pause``)."""
 
 LOOK_FOR_WORKERS, WAIT_FOR_WORKERS = 10, 300
@@ -33,7 +33,7 @@ the next chunk; by default it spins on it, and while a chunk is read the network
 
 
 @contextmanager
-def connected(cluster: str, workers: int) -> Iterator[Client]:
+def connect(cluster: str, workers: int) -> Iterator[Client]:
     """A client of ``workers`` processes on this machine (``cluster`` = ``"local"``) or of a scheduler's address.
 
     The certificates of ``tls://`` addresses are those that Dask's configuration names
@@ -43,7 +43,7 @@ def connected(cluster: str, workers: int) -> Iterator[Client]:
         InputError: no scheduler answers at the address, it has no workers, or TLS is wanted by one side only.
     """
     if cluster == "local":
-        with _interrupts_blocked():
+        with _block_interrupts():
             local = LocalCluster(
                 n_workers=workers,
                 threads_per_worker=CHUNKS_AT_ONCE,
@@ -70,7 +70,7 @@ def connected(cluster: str, workers: int) -> Iterator[Client]:
             fix="start the scheduler or correct the address",
         ) from error
     with remote as client:
-        if not _known(client):
+        if not _get_known_workers(client):
             raise InputError(
                 f"--cluster {cluster}",
                 got="no workers",
@@ -131,7 +131,7 @@ def cluster_lost_error(what: str, why: str) -> RunError:
 
 
 @contextmanager
-def _interrupts_blocked() -> Iterator[None]:
+def _block_interrupts() -> Iterator[None]:
     """Processes and threads that are started meanwhile do not hear of Ctrl-C.
 
     In a terminal it reaches all processes; local workers leave it to the client, which closes them.
@@ -144,14 +144,14 @@ def _interrupts_blocked() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _known(client: Client) -> dict[str, dict[str, Any]]:
+def _get_known_workers(client: Client) -> dict[str, dict[str, Any]]:
     # A client that lost its scheduler says what it heard last, perhaps nothing.
     return client.scheduler_info(n_workers=-1).get("workers", {})  # type: ignore[no-any-return]
 
 
-def workers_of(client: Client) -> dict[str, dict[str, Any]]:
+def wait_for_workers(client: Client) -> dict[str, dict[str, Any]]:
     """What the scheduler knows of each worker, by address; there is one. Raises ``RunError`` if none comes."""
-    while not (workers := _known(client)):
+    while not (workers := _get_known_workers(client)):
         try:
             client.wait_for_workers(1, WAIT_FOR_WORKERS)
         except TimeoutError as error:
@@ -159,15 +159,15 @@ def workers_of(client: Client) -> dict[str, dict[str, Any]]:
     return workers
 
 
-def first_host(client: Client) -> list[str]:
+def list_first_host_workers(client: Client) -> list[str]:
     """Addresses of the workers on the first one's host, the first one first. Raises ``RunError`` if none comes."""
-    workers = workers_of(client)
+    workers = wait_for_workers(client)
     first = next(iter(workers))
     return [address for address, worker in workers.items() if worker["host"] == workers[first]["host"]]
 
 
-def on_first_host(client: Client, most: int | None, work: Callable[..., T], *arguments: object) -> list[T]:
-    """What ``work`` returns on the workers of ``first_host``, on all at once or at ``most`` so many.
+def run_on_first_host(client: Client, most: int | None, work: Callable[..., T], *arguments: object) -> list[T]:
+    """What ``work`` returns on the workers of ``list_first_host_workers``, on all at once or at ``most`` so many.
 
     When one leaves meanwhile it is begun anew with those there are then: Dask would wait for that one for ever.
 
@@ -175,10 +175,10 @@ def on_first_host(client: Client, most: int | None, work: Callable[..., T], *arg
         RunError: there are no workers and none comes.
     """
     while True:
-        chosen = first_host(client)[:most]
+        chosen = list_first_host_workers(client)[:most]
         futures = [client.submit(work, *arguments, workers=[address], pure=False) for address in chosen]
         try:
-            while set(chosen) <= set(_known(client)):
+            while set(chosen) <= set(_get_known_workers(client)):
                 with suppress(TimeoutError):
                     return [future.result(timeout=LOOK_FOR_WORKERS) for future in futures]
         finally:
@@ -188,10 +188,12 @@ def on_first_host(client: Client, most: int | None, work: Callable[..., T], *arg
 
 def chunk_capacity(client: Client) -> int:
     """Chunks that the cluster's workers can have in hand together, 0 while there are none."""
-    return sum(min(CHUNKS_AT_ONCE, worker["nthreads"]) for worker in _known(client).values())
+    return sum(min(CHUNKS_AT_ONCE, worker["nthreads"]) for worker in _get_known_workers(client).values())
 
 
-def memory_of(client: Client) -> int:
+def get_worker_memory(client: Client) -> int:
     """Bytes that the smallest worker may take. Raises ``RunError`` if there is none."""
     total = int(psutil.virtual_memory().total)
-    return int(PAUSES_AT * min(int(worker["memory_limit"]) or total for worker in workers_of(client).values()))
+    return int(
+        PAUSE_THRESHOLD * min(int(worker["memory_limit"]) or total for worker in wait_for_workers(client).values())
+    )

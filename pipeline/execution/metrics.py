@@ -11,7 +11,7 @@ _PIXELS = Counter("seamline_pixels_inferred", "Network input pixels, halos and a
 _SECONDS = Counter("seamline_stage_seconds", "Seconds of work on chunks by stage; stages overlap", ["stage"])
 
 
-def count(outcome: str, report: Report) -> None:
+def count_chunk(outcome: str, report: Report) -> None:
     """Count a chunk that was "inferred" or "written"."""
     _CHUNKS.labels(outcome).inc()
     _PIXELS.inc(report.pixels_inferred)

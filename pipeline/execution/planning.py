@@ -21,18 +21,18 @@ CHUNK_EDGE = 2048
 UNBOUNDED_HALO, UNBOUNDED_OVERLAP = 64, 64
 """For a network whose reach no halo covers: context that is thrown away, and the band that is feathered."""
 
-WIDEST_MARGIN = 128
+LARGEST_CANDIDATE_HALO = 128
 """The most context that is tried for a network whose reach no halo covers."""
-NARROWEST_MARGIN = 16
+SMALLEST_CANDIDATE_HALO = 16
 """The least that is taken by itself: a sample of one class shows no change at any, and the scene's rest may."""
-SETTLED, WORTH = 1e-3, 0.5
+NEGLIGIBLE_CHANGE, WORTHWHILE_RATIO = 1e-3, 0.5
 """A margin is enough if more context changes one label in a thousand at most, or if the next one, twice as wide and so
 about twice as dear, does not halve what changes."""
 
-SAME_TIME = 1.1
+TIME_TOLERANCE = 1.1
 """Times of two plans that differ by less are the same."""
 
-MARGIN = 1.3
+MEMORY_HEADROOM = 1.3
 """Over what is counted: the C library keeps freed memory in pieces (``keep_freed_memory`` of the runtime)."""
 
 RASTER_CACHE = 64 * 2**20
@@ -62,7 +62,7 @@ class Costs(Protocol):
 
 @dataclass(frozen=True)
 class PlanOptions:
-    """What the user fixes of a plan; ``None`` leaves it to ``choose``."""
+    """What the user fixes of a plan; ``None`` leaves it to ``choose_tiling``."""
 
     window: int | None = None
     halo: int | None = None
@@ -98,7 +98,7 @@ class Reach:
     least_halo: int = 0
     window: int | None = None
 
-    def on_lattice(self, length: int) -> int:
+    def round_up_to_lattice(self, length: int) -> int:
         """The multiple of the divisor that is no less than ``length``."""
         return math.ceil(length / self.divisor) * self.divisor
 
@@ -106,10 +106,10 @@ class Reach:
     def unbounded_halo(self) -> int:
         """Context for a network whose reach no halo covers: what is affordable of it."""
         affordable = UNBOUNDED_HALO if self.window is None else min(UNBOUNDED_HALO, self.window // 8)
-        return max(self.least_halo, self.on_lattice(affordable))
+        return max(self.least_halo, self.round_up_to_lattice(affordable))
 
 
-def choose(raster: Raster, options: PlanOptions, reach: Reach, costs: Costs, memory: int) -> Tiling:
+def choose_tiling(raster: Raster, options: PlanOptions, reach: Reach, costs: Costs, memory: int) -> Tiling:
     """The plan with the least network time whose memory fits, within what the user fixes.
 
     Of those that differ by no more than measurements do, the one with the fewest network pixels: it reads least.
@@ -117,8 +117,8 @@ def choose(raster: Raster, options: PlanOptions, reach: Reach, costs: Costs, mem
     Raises:
         InputError: the options contradict each other or the network, or nothing fits into ``memory`` bytes.
     """
-    plans = candidates(raster, options, reach)
-    fitting = [plan for plan in plans if costs.fits(plan.window) and projected_memory(raster, plan, costs) <= memory]
+    plans = list_candidate_tilings(raster, options, reach)
+    fitting = [plan for plan in plans if costs.fits(plan.window) and project_memory(raster, plan, costs) <= memory]
     if not fitting:
         smallest = min(plans, key=lambda plan: plan.window)
         check_memory(raster, smallest, costs, memory)
@@ -131,18 +131,18 @@ def choose(raster: Raster, options: PlanOptions, reach: Reach, costs: Costs, mem
     seconds = {plan: plan.tile_count * costs.seconds_for(plan.window) for plan in fitting}
     least = min(seconds.values())
     return min(
-        (plan for plan in fitting if seconds[plan] <= SAME_TIME * least),
+        (plan for plan in fitting if seconds[plan] <= TIME_TOLERANCE * least),
         key=lambda plan: (plan.redundancy, plan.window),
     )
 
 
-def candidates(raster: Raster, options: PlanOptions, reach: Reach) -> list[Tiling]:
+def list_candidate_tilings(raster: Raster, options: PlanOptions, reach: Reach) -> list[Tiling]:
     """The plans worth a look within what the user fixes; one, if that is the window. Measures nothing.
 
     Raises:
         InputError: the options contradict each other or the network.
     """
-    halo, overlap = default_halo(options, reach), options.overlap
+    halo, overlap = get_default_halo(options, reach), options.overlap
     if overlap is None:
         overlap = reach.unbounded_halo if reach.exact_halo is None else 0
     if halo < reach.least_halo:
@@ -162,8 +162,8 @@ def candidates(raster: Raster, options: PlanOptions, reach: Reach) -> list[Tilin
 
     window = options.window if reach.window is None else reach.window
     if window is None:
-        return [tiling(edge) for edge in _windows(raster, halo, overlap, reach)]
-    largest = max(LARGEST_WINDOW, reach.on_lattice(max(raster.height, raster.width)) + 2 * halo + overlap)
+        return [tiling(edge) for edge in _list_windows(raster, halo, overlap, reach)]
+    largest = max(LARGEST_WINDOW, reach.round_up_to_lattice(max(raster.height, raster.width)) + 2 * halo + overlap)
     if reach.window is None and window > largest:
         raise InputError(
             "--window",
@@ -178,17 +178,17 @@ def candidates(raster: Raster, options: PlanOptions, reach: Reach) -> list[Tilin
     return [tiling(window)]
 
 
-def default_halo(options: PlanOptions, reach: Reach) -> int:
+def get_default_halo(options: PlanOptions, reach: Reach) -> int:
     """The halo as asked, otherwise the exact one, otherwise what is affordable of an unbounded reach.
 
-    Where the labels of a scene were looked at, ``settled_halo`` knows better than that.
+    Where the labels of a scene were looked at, ``choose_halo`` knows better than that.
     """
     if options.halo is not None:
         return options.halo
     return reach.unbounded_halo if reach.exact_halo is None else reach.exact_halo
 
 
-def margins(raster: Raster, options: PlanOptions, reach: Reach) -> tuple[int, ...]:
+def candidate_halos(raster: Raster, options: PlanOptions, reach: Reach) -> tuple[int, ...]:
     """The halos whose labels are worth a look: on the lattice, doubled up to the exact one, or to what is affordable.
 
     Only such as a plan can have beside what the user fixes; the one that the user asks for is one of them.
@@ -196,10 +196,10 @@ def margins(raster: Raster, options: PlanOptions, reach: Reach) -> tuple[int, ..
     window = options.window if reach.window is None else reach.window
     most = reach.exact_halo
     if most is None:
-        most = min(WIDEST_MARGIN, (window or 4 * WIDEST_MARGIN) // 4)
+        most = min(LARGEST_CANDIDATE_HALO, (window or 4 * LARGEST_CANDIDATE_HALO) // 4)
     if reach.window is not None:  # what the windows beside one see more
         most = min(most, reach.window // 4)
-    ladder, step = {reach.least_halo}, reach.on_lattice(NARROWEST_MARGIN // 2)
+    ladder, step = {reach.least_halo}, reach.round_up_to_lattice(SMALLEST_CANDIDATE_HALO // 2)
     while step < most:
         ladder.add(step)
         step *= 2
@@ -209,35 +209,35 @@ def margins(raster: Raster, options: PlanOptions, reach: Reach) -> tuple[int, ..
 
     def possible(halo: int) -> bool:
         try:
-            return bool(candidates(raster, replace(options, halo=halo), reach))
+            return bool(list_candidate_tilings(raster, replace(options, halo=halo), reach))
         except InputError:
             return False
 
     return tuple(halo for halo in sorted(ladder) if halo >= reach.least_halo and possible(halo))
 
 
-def settled_halo(changed: Mapping[int, float], reach: Reach) -> int:
+def choose_halo(changed: Mapping[int, float], reach: Reach) -> int:
     """The least margin with which the labels no longer change noticeably; ``describe_change`` as it was measured.
 
     Returns:
         One of the margins, or ``reach.unbounded_halo`` if there is none to choose from.
     """
-    found = sorted(margin for margin in changed if margin >= max(reach.least_halo, NARROWEST_MARGIN))
+    found = sorted(margin for margin in changed if margin >= max(reach.least_halo, SMALLEST_CANDIDATE_HALO))
     for margin, following in pairwise(found):
-        if changed[margin] <= SETTLED or changed[following] > WORTH * changed[margin]:
+        if changed[margin] <= NEGLIGIBLE_CHANGE or changed[following] > WORTHWHILE_RATIO * changed[margin]:
             return margin
     return found[-1] if found else reach.unbounded_halo
 
 
-def _windows(raster: Raster, halo: int, overlap: int, reach: Reach) -> Iterator[int]:
+def _list_windows(raster: Raster, halo: int, overlap: int, reach: Reach) -> Iterator[int]:
     """The windows worth a look: for each number of tiles along an axis the smallest that covers it."""
     around = 2 * halo + overlap
     # An overlap larger than the stride is no plan; nor is a stride below the divisor.
-    least = max(reach.divisor, reach.on_lattice(overlap))
+    least = max(reach.divisor, reach.round_up_to_lattice(overlap))
     seen = set()
     for extent in (raster.height, raster.width):
         for count in range(1, math.ceil(extent / least) + 1):
-            stride = max(least, reach.on_lattice(math.ceil(extent / count)))
+            stride = max(least, reach.round_up_to_lattice(math.ceil(extent / count)))
             if (window := stride + around) <= max(LARGEST_WINDOW, least + around):
                 seen.add(window)
             if seen and stride <= around and count > 1:  # from here on most of a window is thrown away
@@ -245,7 +245,7 @@ def _windows(raster: Raster, halo: int, overlap: int, reach: Reach) -> Iterator[
     return iter(sorted(seen))
 
 
-def projected_memory(raster: Raster, plan: Tiling, costs: Costs) -> int:
+def project_memory(raster: Raster, plan: Tiling, costs: Costs) -> int:
     """Bytes that one worker process needs at most: the network, and the chunks that it has in hand at once."""
     read = (min(plan.chunk_tiles, max(plan.tile_grid)) * plan.stride + plan.overlap + 2 * plan.halo) ** 2
     pixels = min(plan.chunk_size, raster.height) * min(plan.chunk_size, raster.width)
@@ -258,12 +258,12 @@ def projected_memory(raster: Raster, plan: Tiling, costs: Costs) -> int:
     # Weighing one tile's votes: its probabilities, their products and roundings in double precision.
     weighed = 3 * 8 * raster.classes * plan.support**2 if plan.overlap or raster.layers else 0
     network = costs.forward_bytes(plan.window) + weighed
-    return int(MARGIN * (costs.process_bytes + network + CHUNKS_AT_ONCE * chunk + RASTER_CACHE))
+    return int(MEMORY_HEADROOM * (costs.process_bytes + network + CHUNKS_AT_ONCE * chunk + RASTER_CACHE))
 
 
 def check_memory(raster: Raster, plan: Tiling, costs: Costs, memory: int) -> None:
     """Refuse a plan that does not fit into ``memory`` bytes."""
-    needed = projected_memory(raster, plan, costs)
+    needed = project_memory(raster, plan, costs)
     if needed > memory:
         raise InputError(
             "memory of a worker",

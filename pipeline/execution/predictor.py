@@ -21,7 +21,7 @@ T = TypeVar("T")
 CHUNKS_AT_ONCE = 3
 """Chunks that one worker process has in hand: one is read, one inferred, one written."""
 
-PLUGIN = "seamline"
+PLUGIN_PREFIX = "seamline"
 """First part of the names of our plugins; then comes the id of the client that they work for."""
 
 
@@ -74,28 +74,28 @@ class PredictorPlugin(WorkerPlugin):  # type: ignore[misc]
 
     def __init__(self, loader: PredictorLoader, client: str) -> None:
         # One of its own for each run: runs share workers, and the first to end must not take it from the others.
-        self.name = f"{PLUGIN}/{client}/{uuid.uuid4().hex[:8]}"
+        self.name = f"{PLUGIN_PREFIX}/{client}/{uuid.uuid4().hex[:8]}"
         self._loader = loader
 
     def setup(self, worker: Worker) -> None:
         """Load the predictor; called by Dask on the worker."""
         self._device = ThreadPoolExecutor(1, "device")
-        self.predictor: Predictor = self.on_device(self._loader)
+        self.predictor: Predictor = self.run_on_device(self._loader)
         self.chunk_slots = BoundedSemaphore(CHUNKS_AT_ONCE)
         reset_peak_memory()
 
-    def on_device(self, work: Callable[[], T]) -> T:
+    def run_on_device(self, work: Callable[[], T]) -> T:
         """Do ``work`` in the thread of the predictor, after what others gave it before."""
         return self._device.submit(work).result()
 
 
 def forget_dead_clients(client: Client) -> None:
     """Take from the workers what clients that were killed have left there: their predictors, and their memory."""
-    for name in client.run_on_scheduler(_plugins_of_dead_clients):
+    for name in client.run_on_scheduler(_list_plugins_of_dead_clients):
         with suppress(ValueError):  # another client was quicker
             client.unregister_worker_plugin(name)
 
 
-def _plugins_of_dead_clients(dask_scheduler: Scheduler) -> list[str]:
-    mine = (name for name in dask_scheduler.worker_plugins if str(name).startswith(f"{PLUGIN}/"))
+def _list_plugins_of_dead_clients(dask_scheduler: Scheduler) -> list[str]:
+    mine = (name for name in dask_scheduler.worker_plugins if str(name).startswith(f"{PLUGIN_PREFIX}/"))
     return [name for name in mine if name.split("/")[1] not in dask_scheduler.clients]

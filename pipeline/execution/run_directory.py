@@ -36,7 +36,7 @@ from seamline.pipeline.common.errors import InputError, InUseError
 from seamline.pipeline.geometry.tiling import Index
 from seamline.pipeline.storage.atomic import atomic_write, open_npz
 
-_RASTER = "raster-"
+_RASTER_PREFIX = "raster-"
 
 
 @dataclass(frozen=True)
@@ -204,44 +204,46 @@ class RunDirectory:
 
     def save_votes(self, chunk: Index, votes: Votes) -> None:
         """Keep an inferred chunk until its neighbours' votes are in, and its own with them."""
-        strips = {f"strip-{_chunk_name(to)}": strip for to, strip in votes.strips.items()}
-        rasters = {f"{_RASTER}{name}": raster for name, raster in votes.rasters.items()}
-        with atomic_write(self._votes_path(chunk), shared=True) as part, part.open("wb") as file:
+        strips = {f"strip-{_name_chunk(to)}": strip for to, strip in votes.strips.items()}
+        rasters = {f"{_RASTER_PREFIX}{name}": raster for name, raster in votes.rasters.items()}
+        with atomic_write(self._get_votes_path(chunk), shared=True) as part, part.open("wb") as file:
             np.savez(file, above=votes.above, left=votes.left, **rasters, **strips)  # type: ignore[arg-type]
 
     def load_votes(self, chunk: Index) -> Votes:
         """What ``save_votes`` was given, without the strips (``load_strip``)."""
-        with open_npz(self._votes_path(chunk)) as arrays:
-            rasters = {name.removeprefix(_RASTER): arrays[name] for name in arrays if name.startswith(_RASTER)}
+        with open_npz(self._get_votes_path(chunk)) as arrays:
+            rasters = {
+                name.removeprefix(_RASTER_PREFIX): arrays[name] for name in arrays if name.startswith(_RASTER_PREFIX)
+            }
             return Votes(rasters, arrays["above"], arrays["left"], {})
 
     def load_strip(self, giver: Index, receiver: Index) -> NDArray[np.int32]:
         """The votes of ``giver``'s tiles on ``receiver``'s pixels, (classes, height, width)."""
-        with open_npz(self._votes_path(giver)) as arrays:
-            return arrays[f"strip-{_chunk_name(receiver)}"]
+        with open_npz(self._get_votes_path(giver)) as arrays:
+            return arrays[f"strip-{_name_chunk(receiver)}"]
 
     def drop_votes(self, chunk: Index) -> None:
         """Remove what nobody waits for any more."""
-        self._votes_path(chunk).unlink(missing_ok=True)
+        self._get_votes_path(chunk).unlink(missing_ok=True)
 
     def save_quicklook(self, chunk: Index, pixels: NDArray[np.generic], valid: NDArray[np.bool_]) -> None:
         """Keep every n-th pixel (bands, height, width) of a chunk and where it is valid (height, width)."""
-        with atomic_write(self._quicklook_path(chunk), shared=True) as part, part.open("wb") as file:
+        with atomic_write(self._get_quicklook_path(chunk), shared=True) as part, part.open("wb") as file:
             np.savez_compressed(file, pixels=pixels, valid=valid)
 
     def load_quicklook(self, chunk: Index) -> tuple[NDArray[np.generic], NDArray[np.bool_]]:
         """What ``save_quicklook`` was given."""
-        with open_npz(self._quicklook_path(chunk)) as arrays:
+        with open_npz(self._get_quicklook_path(chunk)) as arrays:
             return arrays["pixels"], arrays["valid"]
 
-    def _quicklook_path(self, chunk: Index) -> Path:
-        return self.files / "quicklook" / f"{_chunk_name(chunk)}.npz"
+    def _get_quicklook_path(self, chunk: Index) -> Path:
+        return self.files / "quicklook" / f"{_name_chunk(chunk)}.npz"
 
-    def _votes_path(self, chunk: Index) -> Path:
-        return self.files / "votes" / f"{_chunk_name(chunk)}.npz"
+    def _get_votes_path(self, chunk: Index) -> Path:
+        return self.files / "votes" / f"{_name_chunk(chunk)}.npz"
 
     def _write_report(self, state: str, report: Report) -> None:
-        with atomic_write(self.files / state / f"{_chunk_name(report.chunk)}.json", shared=True) as part:
+        with atomic_write(self.files / state / f"{_name_chunk(report.chunk)}.json", shared=True) as part:
             part.write_text(json.dumps(report.to_dict()), encoding="utf-8")
 
     def _read_reports(self, state: str) -> dict[Index, Report]:
@@ -250,12 +252,12 @@ class RunDirectory:
 
     def read_report(self, chunk: Index) -> Report | None:
         """The report of a chunk that has been inferred, ``None`` if it has not."""
-        path = self.files / "inferred" / f"{_chunk_name(chunk)}.json"
+        path = self.files / "inferred" / f"{_name_chunk(chunk)}.json"
         try:
             return Report.from_dict(json.loads(path.read_text()))
         except FileNotFoundError:
             return None
 
 
-def _chunk_name(chunk: Index) -> str:
+def _name_chunk(chunk: Index) -> str:
     return f"{chunk.row}-{chunk.col}"

@@ -38,7 +38,7 @@ from seamline.pipeline.execution import chunk_tasks as running
 from seamline.pipeline.execution import cluster as clusters
 from seamline.pipeline.execution.chunk_context import ChunkContext
 from seamline.pipeline.execution.chunk_inference import infer_chunk
-from seamline.pipeline.execution.cluster import on_first_host
+from seamline.pipeline.execution.cluster import run_on_first_host
 from seamline.pipeline.execution.run_directory import RunDirectory
 from seamline.pipeline.geometry.tiling import Index, Tiling
 from seamline.pipeline.products import cog
@@ -241,7 +241,7 @@ def test_a_worker_that_dies_while_it_measures_is_followed_by_another(
 
     monkeypatch.setattr(clusters, "LOOK_FOR_WORKERS", 1)
     with Client(mortal, set_as_default=False) as client:
-        assert on_first_host(client, 1, dies_once, tmp_path / "mark") == ["measured"]
+        assert run_on_first_host(client, 1, dies_once, tmp_path / "mark") == ["measured"]
 
 
 @pytest.mark.parametrize(("overlap", "sent"), [(0, signal.SIGINT), (32, signal.SIGKILL)])
@@ -530,7 +530,7 @@ def test_a_resumed_run_that_does_not_fit_any_more_is_refused_and_kept(
     time.sleep(1)
     done = inferred_in(tmp_path)
     with monkeypatch.context() as patched, pytest.raises(InputError, match=r"memory of a worker: got 0\.0 GiB"):
-        patched.setattr(planning, "memory_of", lambda client: 2**20)
+        patched.setattr(planning, "get_worker_memory", lambda client: 2**20)
         run(source, small_model, tmp_path, **options)
     assert inferred_in(tmp_path) == done
 
