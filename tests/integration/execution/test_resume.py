@@ -239,7 +239,7 @@ def test_a_worker_that_dies_while_it_measures_is_followed_by_another(
             os._exit(1)
         return "measured"
 
-    monkeypatch.setattr(clusters, "LOOK_FOR_WORKERS", 1)
+    monkeypatch.setattr(clusters, "WORKER_CHECK_INTERVAL", 1)
     with Client(mortal, set_as_default=False) as client:
         assert run_on_first_host(client, 1, dies_once, tmp_path / "mark") == ["measured"]
 
@@ -669,8 +669,8 @@ def scheduler_with_a_worker(folder: Path) -> Iterator[tuple[str, subprocess.Pope
 def test_a_cluster_without_workers_ends_the_run_with_a_word(
     source: Path, small_model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(running, "LOOK_FOR_WORKERS", 1)
-    monkeypatch.setattr(running, "WAIT_FOR_WORKERS", 2)
+    monkeypatch.setattr(running, "WORKER_CHECK_INTERVAL", 1)
+    monkeypatch.setattr(running, "NO_WORKER_TIMEOUT", 2)
     with scheduler_with_a_worker(tmp_path) as (address, _, worker):
 
         def kill(totals, plan) -> None:
@@ -686,8 +686,8 @@ def test_a_cluster_without_workers_ends_the_run_with_a_word(
 def test_what_is_lost_with_a_result_in_hand_is_not_waited_for(
     source: Path, small_model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lost: str
 ) -> None:
-    monkeypatch.setattr(running, "LOOK_FOR_WORKERS", 1)
-    monkeypatch.setattr(running, "WAIT_FOR_WORKERS", 2)
+    monkeypatch.setattr(running, "WORKER_CHECK_INTERVAL", 1)
+    monkeypatch.setattr(running, "NO_WORKER_TIMEOUT", 2)
     fetch, asked = running.ChunkTaskPool._fetch, itertools.count()
     with scheduler_with_a_worker(tmp_path) as (address, _, worker):
 
@@ -715,9 +715,9 @@ def test_two_short_absences_of_all_workers_are_not_one_long(monkeypatch: pytest.
     liveness = running.ClusterLiveness(None, "a scene")
     liveness.check()
     liveness.mark_alive()  # a result came from a worker that was back before the next check
-    now[0] = 10.0 * running.WAIT_FOR_WORKERS
+    now[0] = 10.0 * running.NO_WORKER_TIMEOUT
     liveness.check()
-    now[0] += running.WAIT_FOR_WORKERS + 1
+    now[0] += running.NO_WORKER_TIMEOUT + 1
     with pytest.raises(RunError, match="no worker for"):
         liveness.check()
 
