@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 DEMO := build/demo
 DEMO_SIZE := 4096 4096
 
-.PHONY: install demo up down test check lock clean
+.PHONY: install demo up down test test-unit check lock clean
 
 install: $(VENV)/.installed
 
@@ -27,7 +27,11 @@ down: install
 
 # Files side by side: much of the time they wait for processes that they start. Those that take minutes begin first.
 test: install
-	$(BIN)/pytest -n 3 --dist loadfile --no-loadscope-reorder
+	$(BIN)/pytest -n 3 --dist loadfile --no-loadscope-reorder --durations 30
+
+# No cluster, no other process: for a look after each change.
+test-unit: install
+	$(BIN)/pytest -n 2 --dist worksteal tests/unit
 
 check: install
 	$(BIN)/ruff check .

@@ -8,7 +8,6 @@ With ``--size`` a simulated result of so many pixels a side, as in outputs.py, i
 from __future__ import annotations
 
 import argparse
-import json
 import random
 import shutil
 import subprocess
@@ -29,9 +28,10 @@ from outputs import CHUNK, CLASSES, simulate_labels
 from rich.console import Console
 from rich.table import Table
 
-from seamline.pipeline.common.layout import COG, RECORD
+from seamline.pipeline.common.layout import COG
 from seamline.pipeline.geometry.tiling import Tiling
 from seamline.pipeline.products.cog import describe_labels, write_cog
+from seamline.pipeline.products.run_record import RunRecord, TilingRecord, write_record
 from seamline.pipeline.products.zarr_store import ZarrLayout, create_store, open_labels, write_labels
 from seamline.pipeline.stac.catalog import update_catalog, write_item
 from seamline.pipeline.stac.class_areas import compute_class_areas
@@ -54,9 +54,27 @@ def publish_simulated(folder: Path, size: int) -> None:
     write_cog(labels, grid, describe_labels(CLASSES), folder / COG, folder / "scratch", {})
     table = compute_class_areas(labels, grid, CLASSES)
     shutil.rmtree(store)
-    rows = [{"value": row.value, "name": row.name} for row in table]
-    record = {"scene": folder.name, "scene_digest": "", "model_digest": "", "classes": rows}
-    (folder / RECORD).write_text(json.dumps(record))
+    record = RunRecord(
+        scene=folder.name,
+        source="a.tif",
+        model="a U-Net",
+        scene_digest="a",
+        model_digest="b",
+        plan=TilingRecord(window=256, halo=32, overlap=0, chunk_tiles=1, divisor=16, stride=192),
+        settings={},
+        outputs=("cog",),
+        pixels_scene=size * size,
+        pixels_inferred=0,
+        windows=0,
+        chunks=0,
+        seconds={},
+        workers=1,
+        peak_memory_bytes=0,
+        projected_memory_bytes=0,
+        classes=table,
+        finished="2026-01-01T00:00:00+00:00",
+    )
+    write_record(folder, record)
     now, model = datetime.now(UTC), ModelReference("none", "00" * 32, "model.json")
     provenance = Provenance("simulated", model, now, now, {}, "simulated")
     write_item(build_scene_item(folder, folder.name, grid, CLASSES, table, provenance), folder)

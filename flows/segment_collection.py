@@ -1,4 +1,4 @@
-"""The Prefect flow ``segment-collection``: the new scenes of a collection, several at once, each for itself."""
+"""The Prefect flow ``segment-collection``: segment the new scenes of a collection, several at the same time."""
 
 from __future__ import annotations
 
@@ -32,8 +32,9 @@ from seamline.pipeline.common.errors import InUseError, RunError
 from seamline.pipeline.storage.atomic import check_writable
 
 DEFAULTS = SegmentOptions()
-HOW = {"cluster", "workers", "device", "batch", "threads", "overwrite", "work", "credentials"}
-"""Options that say how a scene is run and not what comes out."""
+EXECUTION_OPTIONS = {"cluster", "workers", "device", "batch", "threads", "overwrite", "work", "credentials"}
+"""Options that decide how a scene is run and not what the results are."""
+
 AtOnce = Annotated[int, Field(ge=1, le=64, description="Scenes that are worked on at the same time")]
 
 
@@ -58,46 +59,58 @@ def segment_collection(
         options: Everything that has a default.
         at_once: Scenes that are worked on at the same time.
         renew: Also segment again what another model or other options left; otherwise such scenes fail.
+
+    Returns:
+        Number of scenes by outcome, of those known before, and the names of those that are still arriving.
+
+    Raises:
+        InputError, ModelError: The collection, the model or ``out`` cannot be used; nothing has been inferred.
+        RunError: A scene failed, or there is no cluster.
     """
     quieten_dask()
     use_credentials(options.credentials)
     destination = CatalogLocation.from_out(out, options.work)
     folder = destination.folder
-    ledger = Ledger(folder, open_model(model).digest, digest_of(options))
+    ledger = Ledger(folder, open_model(model).digest, compute_options_digest(options))
     check_writable(folder, f"out {out}")
     discovery = discover_task(scenes)
-    folder.mkdir(parents=True, exist_ok=True)  # also of no scenes a catalogue can be published
+    folder.mkdir(parents=True, exist_ok=True)  # a catalogue without scenes can be published, too
     ledger.record_rejected(scenes.get_location(), discovery.rejected)
     new = ledger.find_new(discovery.scenes, destination.has_result)
     log = get_run_logger()
-    seen, refused = len(discovery.scenes) + len(discovery.rejected), len(discovery.rejected)
-    log.info("%s: %d scenes, %d new or not yet published, %d refused", scenes.kind, seen, len(new), refused)
-    outcomes = [Outcome(refused.name, "failed", refused.reason) for refused in discovery.rejected]
-    for outcome in _done(new, ledger, out, model, options, at_once, renew):
+    log.info(
+        "%s: %d scenes, %d new or not yet published, %d refused",
+        scenes.kind,
+        len(discovery.scenes) + len(discovery.rejected),
+        len(new),
+        len(discovery.rejected),
+    )
+    outcomes = [Outcome(rejected.name, "failed", rejected.reason) for rejected in discovery.rejected]
+    for outcome in _segment_new(new, ledger, out, model, options, at_once, renew):
         log.info("%s: %s", outcome.name, outcome.reason or outcome.state)
         outcomes.append(outcome)
     known = len(discovery.scenes) - len(new)
     artifacts.show_collection(outcomes, known, discovery.waiting, f"{scenes.kind} to {out}")
     failed = [outcome for outcome in outcomes if outcome.state == "failed"]
     if failed:
-        told = "; ".join(f"{outcome.name}: {outcome.reason}" for outcome in failed)
-        raise RunError(f"{len(failed)} of {known + len(outcomes)} scenes failed: {told}")
+        reasons = "; ".join(f"{outcome.name}: {outcome.reason}" for outcome in failed)
+        raise RunError(f"{len(failed)} of {known + len(outcomes)} scenes failed: {reasons}")
     return {"known": known, "waiting": list(discovery.waiting)} | Counter(outcome.state for outcome in outcomes)
 
 
 @task(name="find scenes", persist_result=False, cache_policy=NO_CACHE)
 def discover_task(scenes: SceneSource) -> Discovery:
-    """The scenes that there are now."""
+    """List the scenes that the collection holds now."""
     return discover(scenes)
 
 
 @task(name="connect", retries=2, retry_delay_seconds=[5, 30], persist_result=False, cache_policy=NO_CACHE)
 def connect_task(client: Callable[[], Client]) -> None:
-    """See that there is a cluster, before each scene for itself finds none."""
+    """Connect to the cluster once, so that a missing cluster fails the flow run and not each of its scenes."""
     client()
 
 
-def _done(
+def _segment_new(
     new: Sequence[SceneRef],
     ledger: Ledger,
     out: str | Path,
@@ -106,8 +119,8 @@ def _done(
     at_once: int,
     renew: bool,
 ) -> Iterator[Outcome]:
-    """What became of each scene, in the order in which they end."""
-    # The cluster is let go of first, so that a cancelled flow run does not wait for its scenes.
+    """Segment scenes, note each outcome in the ledger, and yield the outcomes in the order in which scenes end."""
+    # The session is left before the runner: a closed cluster ends the scenes that a cancelled flow run would wait for.
     runner: ThreadPoolTaskRunner[RunResult] = ThreadPoolTaskRunner(max_workers=at_once)
     with runner, ClusterSession(options) as session:
         if new:
@@ -127,13 +140,14 @@ def _done(
             running[runner.submit(segment_task, parameters)] = scene
         for future in as_completed(list(running)):
             scene = running[future]
-            outcome = _outcome(scene, future.result(raise_on_failure=False))
+            outcome = _make_outcome(scene, future.result(raise_on_failure=False))
             if outcome.state != "in use":
                 ledger.record_outcome(scene, "failed" if outcome.state == "failed" else "published", outcome.reason)
             yield outcome
 
 
-def _outcome(scene: SceneRef, result: RunResult | BaseException) -> Outcome:
+def _make_outcome(scene: SceneRef, result: RunResult | BaseException) -> Outcome:
+    """Return the outcome of a scene whose run left a result or raised an error."""
     if isinstance(result, InUseError):
         return Outcome(scene.name, "in use", "another run works on it")
     if isinstance(result, BaseException):
@@ -148,6 +162,6 @@ def _outcome(scene: SceneRef, result: RunResult | BaseException) -> Outcome:
     )
 
 
-def digest_of(options: SegmentOptions) -> str:
-    """Of what decides the results."""
-    return hashlib.sha256(options.model_dump_json(exclude=HOW).encode()).hexdigest()[:16]
+def compute_options_digest(options: SegmentOptions) -> str:
+    """Return a SHA-256 digest, 16 hexadecimal digits, of the options that decide the results."""
+    return hashlib.sha256(options.model_dump_json(exclude=EXECUTION_OPTIONS).encode()).hexdigest()[:16]

@@ -10,18 +10,18 @@ from prefect.runtime import flow_run
 
 from seamline.flows.runs.cluster_session import ClusterSession
 from seamline.flows.settings.options import SegmentOptions
-from seamline.flows.terminal import progress as display
+from seamline.flows.terminal.progress import show_live_progress
 from seamline.flows.tracking.scene_task import quieten_dask, segment_task
 from seamline.pipeline.common.errors import redact_address
 
 DEFAULTS = SegmentOptions()
 
 
-def _name() -> str:
+def _name_flow_run() -> str:
     return f"segment {redact_address(str(flow_run.parameters['source']))}"
 
 
-@flow(name="segment-scene", flow_run_name=_name, persist_result=False, validate_parameters=True)
+@flow(name="segment-scene", flow_run_name=_name_flow_run, persist_result=False, validate_parameters=True)
 def segment_scene(
     source: str,
     model: str = "land-water-cloud",
@@ -35,9 +35,15 @@ def segment_scene(
         model: Name of an embedded model, or a model folder.
         out: Folder of the catalogue, or s3://BUCKET/PREFIX.
         options: Everything that has a default.
+
+    Returns:
+        Folder or address of the results, whether anything was computed, and the record of the run.
+
+    Raises:
+        SeamlineError: The run failed; what was done is kept and the next run goes on.
     """
     quieten_dask()
-    with ClusterSession(options) as session, display.show_live_progress() as terminal:
+    with ClusterSession(options) as session, show_live_progress() as terminal:
         result = segment_task(
             Path(redact_address(source)).name, source, model, out, options, session.get_client, terminal
         )

@@ -76,7 +76,7 @@ def segment(
 
     A killed run goes on where it stopped when the same command is given again.
     """
-    from seamline.flows.runs.segment import segment_all
+    from seamline.flows.runs.segment import segment_scenes
 
     options = validate_options(
         window=window,
@@ -107,7 +107,7 @@ def segment(
         overwrite=overwrite,
     )
     with progress.show_live_progress() as watcher:
-        segment_all(scene, model, out, options, watcher)
+        segment_scenes(scene, model, out, options, watcher)
 
 
 @app.command()
@@ -167,7 +167,8 @@ def simulate(
     seed: Annotated[int, typer.Option(help="Another number, another land")] = 0,
 ) -> None:
     """Simulate a six-band scene of any size, and the raster of what is where in it."""
-    from seamline.pipeline.synthetic.simulate import Simulation, write_simulation
+    from seamline.pipeline.synthetic.simulate import Simulation
+    from seamline.pipeline.synthetic.simulation_files import write_simulation
 
     with progress.show_percentage("simulating") as report:
         truth = write_simulation(Simulation(size[0], size[1], seed=seed), out, report)

@@ -39,8 +39,8 @@ def train(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the model that is in the folder")] = False,
 ) -> None:
     """Train a U-Net by a recipe, or on images and their labels; a killed training goes on from its last checkpoint."""
-    from seamline.flows.training.recipes import choose_recipe
-    from seamline.flows.training.training import train_from_recipe
+    from seamline.flows.training.recipe_documents import choose_recipe
+    from seamline.flows.training.train_from_recipe import train_from_recipe
 
     pairs = None
     if images is not None:

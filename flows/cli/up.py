@@ -39,7 +39,7 @@ def up(
     ] = False,
 ) -> None:
     """Start Prefect with its UI, a Dask cluster, scheduled flow runs, a watched inbox and the map on this machine."""
-    from seamline.flows.runs.planning import worker_count
+    from seamline.flows.runs.planning import count_workers
     from seamline.flows.settings.model_folder import open_model
     from seamline.flows.settings.options import SegmentOptions
     from seamline.flows.up.stack import Stack, describe_addresses, run_stack, start_detached
@@ -58,7 +58,7 @@ def up(
         _find_free_port(dashboard_port),
         _find_free_port(map_port),
     )
-    count = workers or worker_count(SegmentOptions())
+    count = workers or count_workers(SegmentOptions())
     name = model if not Path(model).is_dir() else str(Path(model).absolute())
     stack = Stack(make_absolute(folder), name, count, every, settle, ports)
     if detach:

@@ -1,4 +1,4 @@
-"""One Dask cluster for all scenes of a flow run: connected when it is first needed, and again when it is lost."""
+"""Share one Dask cluster between all scenes of a flow run; connect on first use, and again after a loss."""
 
 from __future__ import annotations
 
@@ -8,16 +8,20 @@ from types import TracebackType
 
 from distributed import Client
 
-from seamline.flows.runs.planning import worker_count
+from seamline.flows.runs.planning import count_workers
 from seamline.flows.settings.credentials import connect_with_credentials
 from seamline.flows.settings.options import SegmentOptions
 from seamline.pipeline.common.errors import RunError
 
 
 class ClusterSession:
-    """A context that connects when a client is first asked for. Leaving it ends runs of other threads that use it."""
+    """A context that owns a Dask client, which is connected on first use.
+
+    Leaving it closes the client, also for other threads whose runs use it; their runs end with a ``RunError``.
+    """
 
     def __init__(self, options: SegmentOptions) -> None:
+        """Keep the options that name the cluster; connects nothing."""
         self._options = options
         self._lock = Lock()
         self._stack = ExitStack()
@@ -25,7 +29,7 @@ class ClusterSession:
         self._closed = False
 
     def get_client(self) -> Client:
-        """Return the client, which all threads share.
+        """Return the client, which all threads share; connect if there is none or its cluster is lost.
 
         Raises:
             InputError: there is no cluster at the address.
@@ -37,7 +41,7 @@ class ClusterSession:
             if self._client is None or self._client.status != "running":
                 self._stack.close()
                 options = self._options
-                cluster = connect_with_credentials(options.credentials, options.cluster, worker_count(options))
+                cluster = connect_with_credentials(options.credentials, options.cluster, count_workers(options))
                 self._client = self._stack.enter_context(cluster)
             return self._client
 

@@ -1,4 +1,4 @@
-"""Measure a model on a worker once, and remember it for this kind of machine."""
+"""Measure how a model runs on a worker, and cache the result for this kind of machine."""
 
 from __future__ import annotations
 
@@ -12,28 +12,35 @@ from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from threading import Lock
+from typing import TYPE_CHECKING
 
 import numpy as np
 from distributed import Client
 
 from seamline.flows.settings.model_folder import Model, get_radiometry
 from seamline.flows.settings.options import SegmentOptions
+from seamline.model.spec.config import Radiometry
 from seamline.model.spec.measurement import Measurement, Sample
 from seamline.pipeline.common.memory import read_peak_memory, reset_peak_memory
-from seamline.pipeline.execution.cluster import first_host, on_first_host
+from seamline.pipeline.execution.cluster import list_first_host_workers, run_on_first_host
 from seamline.pipeline.execution.planning import UNBOUNDED_HALO, Reach
 from seamline.pipeline.geometry.window import Window
 from seamline.pipeline.scenes.scene import Scene, read_block
 from seamline.pipeline.storage.atomic import atomic_write
 
+if TYPE_CHECKING:
+    from seamline.model.engines.tune import Tuner
+
 log = logging.getLogger("seamline.measuring")
 
-SIZES = (512, 1024, 2048)
-"""Edges of the windows that are timed; a scene smaller than one is not timed with larger ones."""
-COMPARED = 256
-"""Edge of the labels that are compared at the widest margin."""
-_MEASURING = Lock()
-"""Scenes that a flow plans at once are measured once: two measurements would slow each other."""
+TIMED_WINDOWS = (512, 1024, 2048)
+"""Edges in pixels of the windows that are timed. Windows larger than the scene are not."""
+
+COMPARED_EDGE = 256
+"""Edge in pixels of the labels that are compared with the largest halo."""
+
+_MEASURING_LOCK = Lock()
+"""Held while a model is measured: two measurements at once, of scenes that one flow plans, would slow each other."""
 
 
 def measure(
@@ -45,111 +52,154 @@ def measure(
     threads: int,
     say: Callable[[str], None] = lambda text: None,
 ) -> Measurement:
-    """How ``model`` runs best on the client's workers; measured in a few seconds, as ``say`` is told.
+    """Measure how a model runs best on the workers; takes seconds unless the result is cached.
 
-    All workers of the first one's host measure at once, since they will run at once: they share its cores, caches and
-    memory, or its devices.
+    All workers on the first worker's host measure at once. In a run, too, they share its cores, caches and memory, or
+    its devices.
 
-    The outcome is kept in ``$XDG_CACHE_HOME/seamline`` (default ``~/.cache/seamline``) under the model's digest, the
-    kind of device and the options, so that later scenes start at once. A scene that can use larger windows than those
-    before has them all measured anew.
+    The cache is in ``$XDG_CACHE_HOME/seamline`` (default ``~/.cache/seamline``). Its key holds the model's digest, the
+    kind of device and the options. For a scene that can use larger windows than those before, all are measured anew.
+
+    Args:
+        client: client of the cluster.
+        scene: the scene; a sample of it is inferred.
+        model: the model.
+        options: what the user fixes.
+        halo: pixels on every side of a window that are thrown away.
+        threads: the most threads of a worker's network; 0 leaves them to torch.
+        say: is called with a sentence before a measurement that is not cached.
+
+    Returns:
+        Settings, times and memory.
+
+    Raises:
+        ModelError: the network does not run on the workers.
+        RunError: there are no workers and none joins.
     """
-    sizes = window_sizes(max(scene.grid.shape), halo, model.reach, options.window)
-    host = len(first_host(client))
-    (device,) = on_first_host(client, 1, describe_device)
-    path = _cache_file(device, host, model.digest, halo, options.engine_request, threads)
-    with _MEASURING:
-        known = _cached(path)
-        if known is not None and (options.window is not None or set(sizes) <= set(known.seconds)):
-            return known  # of a window that the user fixed no more is asked than how it runs
+    windows = choose_timed_windows(max(scene.grid.shape), halo, model.reach, options.window)
+    processes = len(list_first_host_workers(client))
+    (device,) = run_on_first_host(client, 1, describe_device)
+    path = _get_cache_path(device, processes, model.digest, halo, options.engine_request, threads)
+    with _MEASURING_LOCK:
+        cached = _read_cached_measurement(path)
+        if cached is not None and (options.window is not None or set(windows) <= set(cached.seconds)):
+            return cached  # of a window that the user fixes only the settings matter, not the time
         say(f"measuring how {model.spec.name} runs best here; it is remembered")
-        sizes = tuple(sorted({*sizes, *(known.seconds if known else ())}))
-        from seamline.model.engines.tune import Tuner  # torch, which takes seconds to import: where it is needed
+        windows = tuple(sorted({*windows, *(cached.seconds if cached else ())}))
+        tuner = make_tuner(model, get_radiometry(scene), halo, options, threads)
+        sample = read_sample(scene, min(windows))
+        measurement = run_on_first_host(client, None, tuner, sample, windows)[0]
+        _write_cache(path, measurement.to_dict())
+    return measurement
 
-        tuner = Tuner(
-            model.spec,
-            model.folder,
-            get_radiometry(scene),
-            halo,
-            options.engine_request,
-            threads,
-            reset_peak_memory,
-            read_peak_memory,
-        )
-        sample = sample_window(scene, min(sizes))
-        found = on_first_host(client, None, tuner, sample, sizes)[0]
-        _keep(path, found.to_dict())
-    return found
+
+def make_tuner(model: Model, radiometry: Radiometry, halo: int, options: SegmentOptions, threads: int) -> Tuner:
+    """Return the callable that measures a model on a worker.
+
+    Args:
+        model: the model.
+        radiometry: meaning of the sample's digital numbers.
+        halo: pixels on every side of a window that are thrown away.
+        options: what the user fixes.
+        threads: the most threads of the network; 0 leaves them to torch.
+
+    Returns:
+        A picklable callable that takes a sample and the edges of windows.
+    """
+    from seamline.model.engines.tune import Tuner  # imports torch, which takes seconds: only where it is needed
+
+    return Tuner(
+        model.spec,
+        model.folder,
+        radiometry,
+        halo,
+        options.engine_request,
+        threads,
+        reset_peak_memory,
+        read_peak_memory,
+    )
 
 
 def measure_context(
-    client: Client, scene: Scene, model: Model, options: SegmentOptions, tried: tuple[int, ...], threads: int
+    client: Client, scene: Scene, model: Model, options: SegmentOptions, halos: tuple[int, ...], threads: int
 ) -> dict[int, float]:
-    """For each margin of ``tried`` the share of the scene's labels that more context would change.
+    """Measure the share of the scene's labels that more context would change, for each of several halos.
 
-    Found on a sample, on one worker, and kept beside the other measurements under the sample's digest; ``{}`` for a
-    network whose only window is too small to be compared with another.
+    A sample of the scene is inferred on one worker. The result is cached beside the other measurements; the digest of
+    the sample is part of its key.
+
+    Args:
+        client: client of the cluster.
+        scene: the scene.
+        model: the model.
+        options: what the user fixes.
+        halos: halos in pixels.
+        threads: the most threads of the worker's network; 0 leaves them to torch.
+
+    Returns:
+        Halo → share from 0 to 1. Empty for a network whose only window is too small to be compared with another.
+
+    Raises:
+        ModelError: the network does not run on the worker.
+        RunError: there are no workers and none joins.
     """
-    reach = model.reach
-    edge, around = _context_sizes(tried, reach)
-    if not tried or not around:
+    edge, around = _choose_context_sizes(halos, model.reach)
+    if not halos or not around:
         return {}
-    pixels, valid = sample = sample_window(scene, edge + 2 * around)
+    pixels, valid = sample = read_sample(scene, edge + 2 * around)
     digest = hashlib.sha256(pixels.tobytes() + valid.tobytes()).hexdigest()
-    (device,) = on_first_host(client, 1, describe_device)
-    path = _cache_file("context", device, model.digest, digest, get_radiometry(scene), options.engine_request, tried)
-    with suppress(OSError, ValueError, TypeError, AttributeError):
-        known = {int(margin): float(share) for margin, share in json.loads(path.read_text(encoding="utf-8")).items()}
-        if not known or (set(known) == set(tried) and all(0 <= share <= 1 for share in known.values())):
-            return known
-    from seamline.model.engines.context_meter import ContextMeter  # torch, as above
+    radiometry = get_radiometry(scene)
+    (device,) = run_on_first_host(client, 1, describe_device)
+    path = _get_cache_path("context", device, model.digest, digest, radiometry, options.engine_request, halos)
+    cached = _read_cached_context(path, halos)
+    if cached is not None:
+        return cached
+    from seamline.model.engines.context_meter import ContextMeter  # imports torch, which takes seconds
 
-    meter = ContextMeter(model.spec, model.folder, get_radiometry(scene), options.engine_request, threads)
-    (found,) = on_first_host(client, 1, meter, sample, edge, tried)
-    _keep(path, found)
-    return found
+    meter = ContextMeter(model.spec, model.folder, radiometry, options.engine_request, threads)
+    (changed,) = run_on_first_host(client, 1, meter, sample, edge, halos)
+    _write_cache(path, changed)
+    return changed
 
 
-def _context_sizes(tried: tuple[int, ...], reach: Reach) -> tuple[int, int]:
-    """Edge of the window that is compared, and of the band around it that it is compared with."""
+def _choose_context_sizes(halos: tuple[int, ...], reach: Reach) -> tuple[int, int]:
+    """Return the edge of the window that is compared, and the width of the context around it, in pixels."""
     if reach.window is not None:
         return reach.window, reach.window // 4 // reach.divisor * reach.divisor
-    most = max((*tried, UNBOUNDED_HALO))
-    return reach.on_lattice(2 * most + COMPARED), reach.on_lattice(most)
-
-
-def _keep(path: Path, values: object) -> None:
-    """Where it cannot be kept, it is measured again another time."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with atomic_write(path, shared=True) as part:
-            part.write_text(json.dumps(values, indent=2), encoding="utf-8")
-    except OSError as error:
-        log.warning("what was measured cannot be kept: %s", error)
+    largest = max((*halos, UNBOUNDED_HALO))
+    return reach.round_up_to_lattice(2 * largest + COMPARED_EDGE), reach.round_up_to_lattice(largest)
 
 
 def describe_device() -> str:
-    """What a worker computes on, and with: two that say the same run a network alike."""
-    import torch
+    """Return a description of what this worker computes on and with; equal ones run a network alike."""
+    import torch  # takes seconds to import; this runs on a worker
 
-    software = ", ".join(f"{name} {number}" for name, number in engine_versions().items())
+    software = ", ".join(f"{name} {number}" for name, number in list_engine_versions().items())
     if torch.cuda.is_available():
         return f"{torch.cuda.get_device_name()}, {software}"
     flags = torch.backends.cpu.get_cpu_capability()
     return f"{platform.processor() or platform.machine()} {flags}, {os.cpu_count()} cores, {software}"
 
 
-def engine_versions() -> dict[str, str]:
-    """Of what runs networks here."""
-    found = {}
+def list_engine_versions() -> dict[str, str]:
+    """Return the versions of the installed packages that run networks, by name."""
+    versions = {}
     for name in ("torch", "onnxruntime", "openvino", "onnx"):
         with suppress(PackageNotFoundError):
-            found[name] = version(name)
-    return found
+            versions[name] = version(name)
+    return versions
 
 
-def sample_window(scene: Scene, edge: int) -> Sample:
-    """A window of the scene with as many valid pixels as seven places have to offer, mirrored where it overhangs."""
+def read_sample(scene: Scene, edge: int) -> Sample:
+    """Read the window with the most valid pixels of seven places in the scene, mirrored where it overhangs.
+
+    Args:
+        scene: the scene.
+        edge: of the window, in pixels.
+
+    Returns:
+        Digital numbers (bands, edge, edge) and valid (edge, edge).
+    """
     height, width = scene.grid.shape
     best: Sample | None = None
     for down, across in ((0.5, 0.5), (0.5, 0.25), (0.5, 0.75), (0.25, 0.5), (0.75, 0.5), (0.25, 0.25), (0.75, 0.75)):
@@ -163,22 +213,53 @@ def sample_window(scene: Scene, edge: int) -> Sample:
     return best
 
 
-def window_sizes(extent: int, halo: int, reach: Reach, fixed: int | None) -> tuple[int, ...]:
-    """Edges of the windows to time: the one that is fixed, otherwise those that the scene can use."""
+def choose_timed_windows(extent: int, halo: int, reach: Reach, fixed: int | None) -> tuple[int, ...]:
+    """Return the edges of the windows to time: the fixed one, otherwise those that the scene can use.
+
+    Args:
+        extent: longer side of the scene in pixels.
+        halo: pixels on every side of a window that are thrown away.
+        reach: what the network needs; it may take one window only.
+        fixed: the window that the user asks for, if any.
+
+    Returns:
+        Edges in pixels; at least one.
+    """
     if (only := reach.window or fixed) is not None:
         return (only,)
-    useful = tuple(size for size in SIZES if 2 * halo < size <= extent + 2 * halo)
+    useful = tuple(edge for edge in TIMED_WINDOWS if 2 * halo < edge <= extent + 2 * halo)
     return useful or ((2 * halo // reach.divisor + 8) * reach.divisor,)
 
 
-def _cache_file(*what: object) -> Path:
+def _get_cache_path(*key: object) -> Path:
+    """Return the cache file for a key; the key's values are told apart by ``str``."""
     root = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser()
-    digest = hashlib.sha256(json.dumps([str(part) for part in what]).encode()).hexdigest()
+    digest = hashlib.sha256(json.dumps([str(part) for part in key]).encode()).hexdigest()
     return root / "seamline" / f"{digest[:24]}.json"
 
 
-def _cached(path: Path) -> Measurement | None:
+def _read_cached_measurement(path: Path) -> Measurement | None:
     try:
         return Measurement.from_dict(json.loads(path.read_text(encoding="utf-8")))
     except (OSError, ValueError, LookupError, TypeError, AttributeError):
         return None  # never measured, or by another version
+
+
+def _read_cached_context(path: Path, halos: tuple[int, ...]) -> dict[int, float] | None:
+    try:
+        values = json.loads(path.read_text(encoding="utf-8")).items()
+        changed = {int(halo): float(share) for halo, share in values}
+    except (OSError, ValueError, TypeError, AttributeError):
+        return None  # never measured, or damaged
+    is_usable = not changed or (set(changed) == set(halos) and all(0 <= share <= 1 for share in changed.values()))
+    return changed if is_usable else None
+
+
+def _write_cache(path: Path, values: object) -> None:
+    """Write a cache file. A failed write only costs another measurement, so it is logged and not raised."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with atomic_write(path, shared=True) as part:
+            part.write_text(json.dumps(values, indent=2), encoding="utf-8")
+    except OSError as error:
+        log.warning("what was measured cannot be kept: %s", error)

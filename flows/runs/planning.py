@@ -1,4 +1,4 @@
-"""How a scene will be run; ``seamline plan`` shows it without doing it."""
+"""Make the plan of a run: measure the model, then choose the tiling. ``seamline plan`` shows it without a run."""
 
 from __future__ import annotations
 
@@ -22,15 +22,18 @@ from seamline.flows.settings.options import SegmentOptions
 from seamline.model.spec.config import EngineSettings
 from seamline.model.spec.measurement import Measurement
 from seamline.pipeline.common.errors import InputError
-from seamline.pipeline.execution.cluster import memory_of, workers_of
+from seamline.pipeline.execution.cluster import get_worker_memory, wait_for_workers
 from seamline.pipeline.execution.planning import (
-    candidates,
+    PlanOptions,
+    Raster,
+    Reach,
+    candidate_halos,
     check_memory,
-    choose,
-    default_halo,
-    margins,
-    projected_memory,
-    settled_halo,
+    choose_tiling,
+    is_halo_open,
+    list_candidate_tilings,
+    project_memory,
+    resolve_halo,
 )
 from seamline.pipeline.geometry.tiling import Tiling
 from seamline.pipeline.report.plan_picture import write_plan_picture
@@ -41,15 +44,25 @@ from seamline.pipeline.scenes.scene import Scene
 
 NVIDIA_DRIVER = Path("/proc/driver/nvidia")
 
-MOST_WORKERS, MEMORY_FOR_A_WORKER = 8, 3 * 2**30
-"""Of a local cluster on CPUs by default: how many at most, and bytes of the machine's memory for each."""
+MAX_WORKERS = 8
+"""The most workers of a local cluster on CPUs, unless the user asks for more."""
+
+MEMORY_PER_WORKER = 3 * 2**30
+"""Bytes of the machine's memory for each worker of a local cluster on CPUs, unless the user asks for more workers."""
 
 
 @dataclass(frozen=True)
 class Plan:
-    """How a scene will be run: tiling, settings and what they were chosen from.
+    """How a scene will be run.
 
-    ``costs`` maps other halos that were looked at to the network pixels per scene pixel of the plan with them.
+    Attributes:
+        scene: the scene.
+        model: the model that segments it.
+        tiling: windows, supports and chunks.
+        measured: what the tiling and the settings were chosen from.
+        projected_memory: bytes that a worker needs at most.
+        workers: number of workers.
+        costs: other halo in pixels → network pixels per scene pixel with it; empty if no halos were compared.
     """
 
     scene: Scene
@@ -72,20 +85,26 @@ class Plan:
         return self.measured.settings_for(self.tiling.window)
 
 
-def worker_count(options: SegmentOptions) -> int:
-    """Worker processes of a local cluster: as asked, otherwise one a CUDA device; without any, one a core.
+def count_workers(options: SegmentOptions) -> int:
+    """Return the number of processes of a local cluster: as asked, otherwise one a CUDA device, or one a core.
 
-    Not one with as many threads: all threads of a network wait for the one whose core reads the next chunk, while
-    processes share cores fairly. On two cores that made a run a fifth faster. Of many cores each gets several.
+    On CPUs one process with as many threads would be slower: all threads of a network wait for the one whose core
+    reads the next chunk, while processes share cores fairly (a fifth faster on two cores). With more than
+    ``MAX_WORKERS`` cores each process gets several.
     """
     if options.workers is not None:
         return options.workers
     if options.device != "cpu" and NVIDIA_DRIVER.exists():
-        import torch  # takes seconds
+        import torch  # takes seconds to import, and is only needed where there is a GPU
 
         if devices := torch.cuda.device_count():
             return devices
-    return max(1, min(os.cpu_count() or 1, MOST_WORKERS, psutil.virtual_memory().total // MEMORY_FOR_A_WORKER))
+    return max(1, min(os.cpu_count() or 1, MAX_WORKERS, psutil.virtual_memory().total // MEMORY_PER_WORKER))
+
+
+def count_threads(options: SegmentOptions, workers: int) -> int:
+    """Return the most threads of a worker's network; 0 leaves them to torch, on a cluster that we did not start."""
+    return max(1, (os.cpu_count() or 1) // workers) if options.cluster == "local" else 0
 
 
 def make_plan(
@@ -96,41 +115,55 @@ def make_plan(
     unfinished: UnfinishedRun | None,
     say: Callable[[str], None] = lambda text: None,
     *,
-    curious: bool = False,
+    compare_halos: bool = False,
 ) -> Plan:
-    """The plan of a resumed run as it was, otherwise the best for this scene, model and cluster.
+    """Return the plan of an unfinished run as it was, otherwise the best for this scene, model and cluster.
 
-    How many labels a smaller halo would change is measured where the halo hangs on it, or if ``curious``.
+    Args:
+        client: client of the cluster.
+        scene: the scene.
+        model: the model that segments it.
+        options: what the user fixes.
+        unfinished: the run to resume; None to plan anew.
+        say: is called with a sentence before anything that takes a while.
+        compare_halos: measure how many labels smaller halos would change, also where the halo does not depend on it.
+
+    Returns:
+        The plan.
 
     Raises:
-        InputError: no plan fits into the memory of a worker, or the resumed one does not.
-        RunError: there are no workers and none comes.
+        InputError: no tiling fits into the memory of a worker, or the one of the unfinished run does not.
+        RunError: there are no workers and none joins.
     """
     raster = describe_raster(scene, model, options)
-    workers = len(workers_of(client))
-    memory = memory_of(client)
-    costs: dict[int, float] = {}
+    workers = len(wait_for_workers(client))
+    memory = get_worker_memory(client)
     if unfinished is not None:
         tiling, measured = unfinished.tiling, unfinished.measured
         check_memory(raster, tiling, measured, memory)
-    else:
-        reach, asked, threads = model.reach, options.plan_options, threads_of(options, workers)
-        chosen = asked.halo is None and reach.exact_halo is None
-        changed: dict[int, float] = {}
-        if curious or chosen:
-            changed = measure_context(client, scene, model, options, margins(raster, asked, reach), threads)
-        halo = settled_halo(changed, reach) if chosen else default_halo(asked, reach)
-        measured = replace(measure(client, scene, model, options, halo, threads, say), changed=changed)
-        tiling = choose(raster, replace(asked, halo=halo), reach, measured, memory)
-        for tried in changed if curious else ():
-            with suppress(InputError):  # the one that is asked for fits; another one need not
-                costs[tried] = choose(raster, replace(asked, halo=tried), reach, measured, memory).redundancy
-    return Plan(scene, model, tiling, measured, projected_memory(raster, tiling, measured), workers, costs)
+        return Plan(scene, model, tiling, measured, project_memory(raster, tiling, measured), workers, costs={})
+    asked, reach, threads = options.plan_options, model.reach, count_threads(options, workers)
+    changed: dict[int, float] = {}
+    if compare_halos or is_halo_open(asked, reach):
+        halos = candidate_halos(raster, asked, reach)
+        changed = measure_context(client, scene, model, options, halos, threads)
+    halo = resolve_halo(asked, reach, changed)
+    measured = replace(measure(client, scene, model, options, halo, threads, say), changed=changed)
+    tiling = choose_tiling(raster, replace(asked, halo=halo), reach, measured, memory)
+    costs = _compute_costs(raster, asked, reach, measured, memory) if compare_halos else {}
+    return Plan(scene, model, tiling, measured, project_memory(raster, tiling, measured), workers, costs)
 
 
-def threads_of(options: SegmentOptions, workers: int) -> int:
-    """The most threads of a worker's network; 0: as torch sees it, on somebody else's cluster."""
-    return max(1, (os.cpu_count() or 1) // workers) if options.cluster == "local" else 0
+def _compute_costs(
+    raster: Raster, options: PlanOptions, reach: Reach, measured: Measurement, memory: int
+) -> dict[int, float]:
+    """Return the network pixels per scene pixel with each halo of the measurement for which there is a tiling."""
+    costs: dict[int, float] = {}
+    for halo in measured.changed:
+        with suppress(InputError):  # no tiling with this halo fits; it is only shown for comparison
+            tiling = choose_tiling(raster, replace(options, halo=halo), reach, measured, memory)
+            costs[halo] = tiling.redundancy
+    return costs
 
 
 def plan_scene(
@@ -140,20 +173,36 @@ def plan_scene(
     picture: Path | None,
     say: Callable[[str], None] = lambda text: None,
 ) -> Plan:
-    """The plan that ``segment`` would follow, measured on the same kind of workers; drawn to ``encode_picture`` if given."""
+    """Return the plan that ``segment`` would follow, measured on workers of the same kind.
+
+    Args:
+        source: a raster, a folder of band files, or a STAC item.
+        model_name: an embedded model's name or a model folder.
+        options: what the user fixes.
+        picture: file to draw the plan to; None draws nothing.
+        say: is called with a sentence before anything that takes a while.
+
+    Returns:
+        The plan, with other halos for comparison.
+
+    Raises:
+        InputError, ModelError: scene, model and options do not go together, or no tiling fits into memory.
+        RunError: there are no workers and none joins.
+    """
     model = open_model(model_name)
     use_credentials(options.credentials)
     scene = open_input(source, model, options)
-    candidates(describe_raster(scene, model, options), options.plan_options, model.reach)
-    with connect_with_credentials(options.credentials, options.cluster, worker_count(options)) as client:
-        plan = make_plan(client, scene, model, options, None, say, curious=True)
+    # Options that contradict each other are refused before a cluster is started.
+    list_candidate_tilings(describe_raster(scene, model, options), options.plan_options, model.reach)
+    with connect_with_credentials(options.credentials, options.cluster, count_workers(options)) as client:
+        plan = make_plan(client, scene, model, options, None, say, compare_halos=True)
     if picture is not None:
-        draw_plan(plan, picture)
+        _draw_plan(plan, picture)
     return plan
 
 
-def draw_plan(plan: Plan, path: Path) -> None:
-    """Draw windows, supports and chunks over a thumbnail of the scene."""
+def _draw_plan(plan: Plan, path: Path) -> None:
+    """Draw windows, supports and chunks over a small picture of the scene."""
     tiling = plan.tiling
     tiles = [tile for chunk in tiling.chunks() for tile in tiling.tiles_of(chunk)]
     write_plan_picture(
@@ -162,14 +211,14 @@ def draw_plan(plan: Plan, path: Path) -> None:
         [tiling.support_of(tile) for tile in tiles],
         [tiling.write_window_of(chunk) for chunk in tiling.chunks()],
         tiling.overlap,
-        thumbnail(plan.scene),
+        _render_thumbnail(plan.scene),
         plan.scene.id,
         path,
     )
 
 
-def thumbnail(scene: Scene, size: int = 1000) -> NDArray[np.uint8] | None:
-    """A small picture (height, width, 3) of the scene, ``None`` where it would cost reading all of a large one."""
+def _render_thumbnail(scene: Scene, size: int = 1000) -> NDArray[np.uint8] | None:
+    """Return a picture (height, width, 3) of the scene, or None if that would mean reading all of a large one."""
     names = [band.name for band in scene.bands]
-    thinned = read_thumbnail(scene, [scene.bands[position] for position in choose_display_bands(names)], size)
-    return None if thinned is None else stretch(*thinned, rgb=has_true_color(names))
+    thumbnail = read_thumbnail(scene, [scene.bands[position] for position in choose_display_bands(names)], size)
+    return None if thumbnail is None else stretch(*thumbnail, rgb=has_true_color(names))

@@ -18,7 +18,7 @@ from seamline.flows.settings.options import SegmentOptions
 from seamline.pipeline.common.errors import InputError
 from seamline.pipeline.common.layout import ITEM, RECORD
 from seamline.pipeline.common.stopwatch import Stopwatch
-from seamline.pipeline.execution.planning import Raster, candidates
+from seamline.pipeline.execution.planning import Raster, list_candidate_tilings
 from seamline.pipeline.products.layers import LAYERS
 from seamline.pipeline.scenes.open_scene import open_scene
 from seamline.pipeline.scenes.scene import Scene
@@ -105,7 +105,7 @@ def open_scene_jobs(
 def _open_scene_job(source: str | Path, model: Model, catalog: CatalogLocation, options: SegmentOptions) -> SceneJob:
     started = Stopwatch.now()
     scene = open_input(source, model, options)
-    candidates(describe_raster(scene, model, options), options.plan_options, model.reach)
+    list_candidate_tilings(describe_raster(scene, model, options), options.plan_options, model.reach)
     if not (catalog.folder / scene.id / RECORD).exists():
         _check_output_folder(catalog.folder, scene)
     location = ResultLocation(catalog, scene.id)

@@ -15,9 +15,9 @@ from pathlib import Path
 from distributed import Client
 
 from seamline.flows.runs.finished import find_finished, find_record
-from seamline.flows.runs.measuring import engine_versions
+from seamline.flows.runs.measuring import list_engine_versions
 from seamline.flows.runs.observer import RunObserver, RunResult
-from seamline.flows.runs.planning import Plan, make_plan, worker_count
+from seamline.flows.runs.planning import Plan, count_workers, make_plan
 from seamline.flows.runs.resume import find_unfinished
 from seamline.flows.runs.scene_job import SceneJob, open_scene_jobs
 from seamline.flows.settings.credentials import connect_with_credentials
@@ -81,7 +81,7 @@ def segment_scenes(
 
         @cache
         def start_cluster() -> Future[Client]:
-            cluster = connect_with_credentials(options.credentials, options.cluster, worker_count(options))
+            cluster = connect_with_credentials(options.credentials, options.cluster, count_workers(options))
             return background.submit(stack.enter_context, cluster)
 
         if not all(job.is_probably_done() for job in jobs):
@@ -225,7 +225,7 @@ def _choose_layout(tiling: Tiling, options: SegmentOptions) -> ZarrLayout:
 
 def _list_versions() -> dict[str, str]:
     """Return the versions of everything that decides what the results look like."""
-    return {name: version(name) for name in ("seamline", "rasterio", "zarr", "dask", "numpy")} | engine_versions()
+    return {name: version(name) for name in ("seamline", "rasterio", "zarr", "dask", "numpy")} | list_engine_versions()
 
 
 def _describe_inference(

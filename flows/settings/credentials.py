@@ -17,7 +17,7 @@ from typing import Any
 from distributed import Client, Worker, WorkerPlugin
 
 from seamline.pipeline.common.errors import InputError
-from seamline.pipeline.execution.cluster import connected
+from seamline.pipeline.execution.cluster import connect
 from seamline.pipeline.storage.s3_access import S3Access, use_access
 
 _AWS_VARIABLES = {"key": "AWS_ACCESS_KEY_ID", "secret": "AWS_SECRET_ACCESS_KEY", "token": "AWS_SESSION_TOKEN"}
@@ -56,7 +56,7 @@ def connect_with_credentials(credentials: str | None, cluster: str, workers: int
     Raises:
         InputError: the cluster cannot be reached, or the block cannot be read.
     """
-    with connected(cluster, workers) as client:
+    with connect(cluster, workers) as client:
         client.register_plugin(_CredentialsPlugin(None if credentials is None else _load_secret_access(credentials)))
         yield client
 

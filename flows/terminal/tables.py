@@ -14,6 +14,7 @@ from seamline.flows.runs.observer import RunResult
 from seamline.flows.runs.planning import Plan
 from seamline.pipeline.common.classes import format_count, format_percent
 from seamline.pipeline.common.layout import ITEM, PREVIEW, RECORD, REPORT, ZARR
+from seamline.pipeline.products.run_record import RunRecord
 from seamline.pipeline.publishing.publication import COG_ARRAYS
 from seamline.pipeline.stac.items import UNKNOWN_TIME
 from seamline.pipeline.vectors.writers import POLYGON_FILES
@@ -44,7 +45,7 @@ def show_result(result: RunResult) -> None:
         out.print(str(result.folder / name), soft_wrap=True, highlight=False)
 
 
-def _make_run_table(record: Mapping[str, Any]) -> Table:
+def _make_run_table(record: RunRecord) -> Table:
     table = _make_table(f"{record.scene} · {record.model}")
     seconds, plan, scene_pixels = record.seconds, record.plan, record.pixels_scene
     table.add_row("windows", f"{record.windows} of {plan.window}² (halo {plan.halo}, overlap {plan.overlap})")

@@ -17,6 +17,7 @@ from prefect.artifacts import create_image_artifact, create_markdown_artifact
 from prefect.events import emit_event
 
 from seamline.flows.collection.outcomes import Outcome
+from seamline.flows.runs.observer import RunResult
 from seamline.pipeline.common.classes import format_count, format_percent
 from seamline.pipeline.common.layout import PREVIEW
 from seamline.pipeline.results.verify import Finding
@@ -33,7 +34,7 @@ PICTURE_WIDTH = 900
 STATE_LABELS = {"published": "✅ published", "unchanged": "· unchanged", "in use": "⏳ in use", "failed": "❌ failed"}
 
 
-def show_result(result: Result) -> None:
+def show_result(result: RunResult) -> None:
     """Create the artifacts of a published scene and emit its event."""
     record, scene = result.record, result.record.scene
     create_markdown_artifact(
@@ -71,7 +72,7 @@ def show_collection(outcomes: Sequence[Outcome], known: int, waiting: Sequence[s
     create_markdown_artifact(markdown=text, key="segment-collection", description=title)
 
 
-def format_summary(result: Result) -> str:
+def format_summary(result: RunResult) -> str:
     """Return the summary of a scene's run as Markdown."""
     record = result.record
     redundancy = f"{record.pixels_inferred / record.pixels_scene:.2f}"

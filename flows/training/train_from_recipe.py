@@ -22,8 +22,8 @@ from seamline.flows.training.plots import write_curves, write_samples
 from seamline.flows.training.recipes import Recipe
 from seamline.model.spec.document import write_model_spec
 from seamline.model.spec.spec import ModelSpec
-from seamline.model.training.config import Normalisation
 from seamline.model.training.loop import EpochReport, TrainingResult, train
+from seamline.model.training.normalisation import Normalisation
 from seamline.model.training.validation import SAMPLED_TILES, evaluate
 from seamline.pipeline.common.errors import InputError
 from seamline.pipeline.storage.atomic import check_writable

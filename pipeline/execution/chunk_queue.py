@@ -1,4 +1,4 @@
-"""Which chunk comes next. Pure bookkeeping: no files, no cluster."""
+"""Decide which chunk of a run comes next. Holds state only: touches no files and no cluster."""
 
 from __future__ import annotations
 
@@ -8,48 +8,55 @@ from seamline.pipeline.geometry.tiling import Index, Tiling
 
 
 class ChunkQueue:
-    """The chunks of a run that are still to be inferred and written, given what is done already.
+    """The chunks of a run that are still to be inferred and written.
 
     Chunks are inferred row by row, so that the votes that wait for a neighbour are those of about one row.
     """
 
     def __init__(self, tiling: Tiling, inferred: Collection[Index], written: Collection[Index]) -> None:
+        """Start from what earlier runs have done.
+
+        Args:
+            tiling: the tiling of the run.
+            inferred: chunks whose tiles are inferred already.
+            written: chunks whose pixels are in the store already.
+        """
         self._tiling = tiling
         self._written = set(written)
         self._inferred = set(inferred) | self._written
         self._to_infer = [chunk for chunk in tiling.chunks() if chunk not in self._inferred]
         self._to_infer.reverse()
-        self._asked: set[Index] = set()
+        self._handed_out: set[Index] = set()
 
     @property
     def done(self) -> int:
-        """Chunks that are written."""
+        """Number of chunks that are written."""
         return len(self._written)
 
-    def next_to_infer(self) -> Index | None:
-        """The next chunk to infer; asked for once."""
+    def take_next_to_infer(self) -> Index | None:
+        """Return the next chunk to infer and remove it from the queue; None if there is none."""
         return self._to_infer.pop() if self._to_infer else None
 
     def take_writable(self) -> list[Index]:
-        """Chunks that wait for nothing any more but to be written; each is named once."""
+        """Return the chunks whose votes are complete and that are not written; each chunk is returned once."""
         ready = [
             chunk
-            for chunk in self._inferred - self._written - self._asked
+            for chunk in self._inferred - self._written - self._handed_out
             if self._inferred.issuperset(self._tiling.voters_of(chunk))
         ]
-        self._asked.update(ready)
+        self._handed_out.update(ready)
         return sorted(ready)
 
     def mark_inferred(self, chunk: Index) -> None:
-        """A chunk's tiles are inferred; without overlap its pixels are written too."""
+        """Record that a chunk's tiles are inferred; without overlap its pixels are written then, too."""
         self._inferred.add(chunk)
         if not self._tiling.overlap:
             self._written.add(chunk)
 
     def mark_written(self, chunk: Index) -> list[Index]:
-        """A chunk's pixels are written. Returns the chunks whose votes nobody waits for any more."""
+        """Record that a chunk's pixels are written; return the chunks whose votes are no longer needed."""
         self._written.add(chunk)
-        return [giver for giver in (chunk, *self._tiling.voters_of(chunk)) if self._spent(giver)]
+        return [voter for voter in (chunk, *self._tiling.voters_of(chunk)) if self._can_drop_votes(voter)]
 
-    def _spent(self, chunk: Index) -> bool:
+    def _can_drop_votes(self, chunk: Index) -> bool:
         return chunk in self._written and self._written.issuperset(self._tiling.receivers_of(chunk))

@@ -24,8 +24,8 @@ from seamline.pipeline.execution.chunk_blending import write_chunk
 from seamline.pipeline.execution.chunk_context import ChunkContext
 from seamline.pipeline.execution.chunk_inference import ChunkCancelledError, infer_chunk
 from seamline.pipeline.execution.cluster import (
-    LOOK_FOR_WORKERS,
-    WAIT_FOR_WORKERS,
+    NO_WORKER_TIMEOUT,
+    WORKER_CHECK_INTERVAL,
     chunk_capacity,
     cluster_lost_error,
     raise_if_closed,
@@ -58,8 +58,8 @@ def infer_task(context: ChunkContext, chunk: Index, plugin_name: str) -> Report:
 
     def work() -> Report:
         with plugin.chunk_slots:
-            report = infer_chunk(context, chunk, plugin.predictor, plugin.on_device, is_cancelled)
-        metrics.count("inferred", report)
+            report = infer_chunk(context, chunk, plugin.predictor, plugin.run_on_device, is_cancelled)
+        metrics.count_chunk("inferred", report)
         return report
 
     return _with_place_in_errors(context, chunk, work)
@@ -70,7 +70,7 @@ def write_task(context: ChunkContext, chunk: Index) -> Report:
 
     def work() -> Report:
         report = write_chunk(context, chunk)
-        metrics.count("written", report)
+        metrics.count_chunk("written", report)
         return report
 
     return _with_place_in_errors(context, chunk, work)
@@ -221,13 +221,13 @@ class ChunkTaskPool:
     def _next_future(self) -> Future:
         while True:
             with suppress(Empty):
-                return self._ended.get(timeout=LOOK_FOR_WORKERS)
+                return self._ended.get(timeout=WORKER_CHECK_INTERVAL)
             self._workers.check()
 
     def _fetch(self, future: Future, chunk: Index) -> Any:
         """Return what a task returned. Raises ``TimeoutError`` if no worker has it any more."""
         try:
-            return future.result(timeout=LOOK_FOR_WORKERS)
+            return future.result(timeout=WORKER_CHECK_INTERVAL)
         except KilledWorker as error:
             raise RunError(
                 f"{self._what}, chunk {tuple(chunk)}: {error.allowed_failures + 1} workers died "
@@ -250,9 +250,9 @@ class ClusterLiveness:
             self._alone_since = None
         elif self._alone_since is None:
             self._alone_since = time.monotonic()
-            log.warning("no workers: waiting up to %d s for one", WAIT_FOR_WORKERS)
-        elif time.monotonic() - self._alone_since > WAIT_FOR_WORKERS:
-            raise cluster_lost_error(self._what, f"no worker for {WAIT_FOR_WORKERS} s")
+            log.warning("no workers: waiting up to %d s for one", NO_WORKER_TIMEOUT)
+        elif time.monotonic() - self._alone_since > NO_WORKER_TIMEOUT:
+            raise cluster_lost_error(self._what, f"no worker for {NO_WORKER_TIMEOUT} s")
 
     def mark_alive(self) -> None:
         """Note that a result came, so there are workers."""

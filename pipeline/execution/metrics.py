@@ -1,4 +1,4 @@
-"""What a worker process has done, for Prometheus: Dask's workers show it at /metrics beside their own figures."""
+"""Prometheus counters of a worker process. Dask's workers serve them at /metrics beside their own."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ _PIXELS = Counter("seamline_pixels_inferred", "Network input pixels, halos and a
 _SECONDS = Counter("seamline_stage_seconds", "Seconds of work on chunks by stage; stages overlap", ["stage"])
 
 
-def count(outcome: str, report: Report) -> None:
-    """Count a chunk that was "inferred" or "written"."""
+def count_chunk(outcome: str, report: Report) -> None:
+    """Count a step of a chunk: ``outcome`` is "inferred" or "written"."""
     _CHUNKS.labels(outcome).inc()
     _PIXELS.inc(report.pixels_inferred)
     for stage, seconds in report.seconds.items():

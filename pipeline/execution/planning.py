@@ -1,9 +1,9 @@
-"""Choose a plan: window, halo, overlap and chunk, from what the network needs and what was measured."""
+"""Choose the tiling of a run: window, halo, overlap and chunk, from the network's needs and what was measured of it."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Protocol
@@ -13,56 +13,71 @@ from seamline.pipeline.execution.predictor import CHUNKS_AT_ONCE
 from seamline.pipeline.geometry.tiling import Tiling
 
 LARGEST_WINDOW = 2560
-"""Edge above which larger windows save little (their halo is a tenth of them) and memory grows on."""
+"""Largest window edge that is tried, in pixels. Above it the halo is under a tenth of the edge: larger windows save
+little time and take more memory."""
 
 CHUNK_EDGE = 2048
-"""About how large a chunk is: large enough that a task's overhead does not count, small enough to balance."""
+"""Approximate edge of a chunk in pixels: large enough to hide a task's overhead, small enough to balance the load."""
 
-UNBOUNDED_HALO, UNBOUNDED_OVERLAP = 64, 64
-"""For a network whose reach no halo covers: context that is thrown away, and the band that is feathered."""
+UNBOUNDED_HALO = 64
+"""Halo in pixels, and overlap, for a network whose reach no halo covers, where nothing better was measured."""
 
-WIDEST_MARGIN = 128
-"""The most context that is tried for a network whose reach no halo covers."""
-NARROWEST_MARGIN = 16
-"""The least that is taken by itself: a sample of one class shows no change at any, and the scene's rest may."""
-SETTLED, WORTH = 1e-3, 0.5
-"""A margin is enough if more context changes one label in a thousand at most, or if the next one, twice as wide and so
-about twice as dear, does not halve what changes."""
+LARGEST_CANDIDATE_HALO = 128
+"""Largest halo in pixels that is tried for a network whose reach no halo covers."""
 
-SAME_TIME = 1.1
-"""Times of two plans that differ by less are the same."""
+SMALLEST_CHOSEN_HALO = 16
+"""Smallest halo in pixels that is chosen without being asked for. A sample that holds one class only changes with no
+halo; other parts of the scene may."""
 
-MARGIN = 1.3
-"""Over what is counted: the C library keeps freed memory in pieces (``keep_freed_memory`` of the runtime)."""
+NEGLIGIBLE_CHANGE = 1e-3
+"""Share of labels. A halo is enough if more context changes no more labels than this."""
+
+WORTHWHILE_RATIO = 0.5
+"""A halo is also enough if the next candidate, which is twice as wide and costs about twice as much, still leaves more
+than this share of its changes."""
+
+TIME_TOLERANCE = 1.1
+"""Estimated times of two tilings within this factor count as equal."""
+
+MEMORY_HEADROOM = 1.3
+"""Factor on the projected memory, since the C library keeps freed memory in pieces (``keep_freed_memory`` of the
+model's runtime)."""
 
 RASTER_CACHE = 64 * 2**20
-"""What GDAL keeps of decoded blocks, in bytes."""
+"""Bytes of decoded blocks that GDAL caches."""
 
 
 class Costs(Protocol):
-    """What was measured of a network on a worker."""
+    """What was measured of a network on a worker. Windows are given by their edge in pixels."""
 
     @property
     def process_bytes(self) -> int:
-        """What the process holds with the network loaded."""
+        """Bytes of the process with the network loaded."""
         ...
 
     def forward_bytes(self, window: int) -> int:
-        """What the forward of a batch of such windows adds, in the process's memory."""
+        """Return the bytes that the forward of a batch of windows adds to the process."""
         ...
 
     def fits(self, window: int) -> bool:
-        """Whether such windows fit into the memory of a device of its own, if there is one."""
+        """Return whether a batch of windows fits into the memory of the device; true without one."""
         ...
 
     def seconds_for(self, window: int) -> float:
-        """Seconds for one window of this edge."""
+        """Return the seconds for one window."""
         ...
 
 
 @dataclass(frozen=True)
 class PlanOptions:
-    """What the user fixes of a plan; ``None`` leaves it to ``choose``."""
+    """The parts of a tiling that the user fixes; ``None`` leaves a part open.
+
+    Attributes:
+        window: edge of a window in pixels.
+        halo: pixels on every side of a window that are thrown away.
+        overlap: pixels that neighbouring supports share.
+        chunk_tiles: tiles along the edge of a chunk.
+    """
 
     window: int | None = None
     halo: int | None = None
@@ -72,9 +87,15 @@ class PlanOptions:
 
 @dataclass(frozen=True)
 class Raster:
-    """What the plan must know of a scene: size, bands, bytes of a digital number, and what comes of it.
+    """The size of a scene and of what is made of it.
 
-    ``layers`` counts the bands of the layers beside the labels.
+    Attributes:
+        height: rows of the scene.
+        width: columns of the scene.
+        bands: bands that the network reads.
+        itemsize: bytes of a digital number.
+        classes: classes of the network.
+        layers: bands of the layers that are written beside the labels.
     """
 
     height: int
@@ -87,10 +108,13 @@ class Raster:
 
 @dataclass(frozen=True)
 class Reach:
-    """What the plan must know of a network, in pixels: the lattice it pools on, and how far it looks.
+    """The pooling lattice of a network and how far it looks, in pixels.
 
-    ``exact_halo`` is what makes tiling invisible, ``None`` if no halo does: then the plan feathers. ``least_halo``
-    is what the network loses at its edge (unpadded convolutions). ``window`` is the only edge it takes, if it does.
+    Attributes:
+        divisor: period of the lattice that the network pools on.
+        exact_halo: halo with which tiling changes no label; ``None`` if no halo does. Then tiles are blended.
+        least_halo: what the network loses at its edge (unpadded convolutions).
+        window: the only window edge that the network takes; ``None`` if it takes any.
     """
 
     divisor: int
@@ -98,29 +122,42 @@ class Reach:
     least_halo: int = 0
     window: int | None = None
 
-    def on_lattice(self, length: int) -> int:
-        """The multiple of the divisor that is no less than ``length``."""
+    def round_up_to_lattice(self, length: int) -> int:
+        """Return the smallest multiple of the divisor that is not less than ``length``."""
         return math.ceil(length / self.divisor) * self.divisor
 
     @property
     def unbounded_halo(self) -> int:
-        """Context for a network whose reach no halo covers: what is affordable of it."""
+        """An affordable halo for a network whose reach no halo covers."""
         affordable = UNBOUNDED_HALO if self.window is None else min(UNBOUNDED_HALO, self.window // 8)
-        return max(self.least_halo, self.on_lattice(affordable))
+        return max(self.least_halo, self.round_up_to_lattice(affordable))
 
 
-def choose(raster: Raster, options: PlanOptions, reach: Reach, costs: Costs, memory: int) -> Tiling:
-    """The plan with the least network time whose memory fits, within what the user fixes.
+def choose_tiling(raster: Raster, options: PlanOptions, reach: Reach, costs: Costs, memory: int) -> Tiling:
+    """Return the tiling with the least network time whose memory fits, within what the user fixes.
 
-    Of those that differ by no more than measurements do, the one with the fewest network pixels: it reads least.
+    Of tilings whose times differ by no more than measurements do, the one with the fewest network pixels is chosen,
+    since it reads least.
+
+    Args:
+        raster: the scene and what is made of it.
+        options: what the user fixes.
+        reach: what the network needs.
+        costs: what was measured of the network.
+        memory: bytes that a worker may take.
+
+    Returns:
+        The tiling.
 
     Raises:
-        InputError: the options contradict each other or the network, or nothing fits into ``memory`` bytes.
+        InputError: the options contradict each other or the network, or no tiling fits into ``memory``.
     """
-    plans = candidates(raster, options, reach)
-    fitting = [plan for plan in plans if costs.fits(plan.window) and projected_memory(raster, plan, costs) <= memory]
+    tilings = list_candidate_tilings(raster, options, reach)
+    fitting = [
+        tiling for tiling in tilings if costs.fits(tiling.window) and project_memory(raster, tiling, costs) <= memory
+    ]
     if not fitting:
-        smallest = min(plans, key=lambda plan: plan.window)
+        smallest = min(tilings, key=lambda tiling: tiling.window)
         check_memory(raster, smallest, costs, memory)
         raise InputError(
             "memory of the CUDA device",
@@ -128,21 +165,29 @@ def choose(raster: Raster, options: PlanOptions, reach: Reach, costs: Costs, mem
             expected=f"room for windows of {smallest.window}",
             fix="take a smaller --window or --halo, or --device cpu",
         )
-    seconds = {plan: plan.tile_count * costs.seconds_for(plan.window) for plan in fitting}
+    seconds = {tiling: tiling.tile_count * costs.seconds_for(tiling.window) for tiling in fitting}
     least = min(seconds.values())
     return min(
-        (plan for plan in fitting if seconds[plan] <= SAME_TIME * least),
-        key=lambda plan: (plan.redundancy, plan.window),
+        (tiling for tiling in fitting if seconds[tiling] <= TIME_TOLERANCE * least),
+        key=lambda tiling: (tiling.redundancy, tiling.window),
     )
 
 
-def candidates(raster: Raster, options: PlanOptions, reach: Reach) -> list[Tiling]:
-    """The plans worth a look within what the user fixes; one, if that is the window. Measures nothing.
+def list_candidate_tilings(raster: Raster, options: PlanOptions, reach: Reach) -> list[Tiling]:
+    """Return the tilings worth comparing within what the user fixes. Measures nothing.
+
+    Args:
+        raster: the scene and what is made of it.
+        options: what the user fixes; an open halo is the exact one or ``reach.unbounded_halo``.
+        reach: what the network needs.
+
+    Returns:
+        One tiling for each useful window; a single one where user or network fix the window.
 
     Raises:
         InputError: the options contradict each other or the network.
     """
-    halo, overlap = default_halo(options, reach), options.overlap
+    halo, overlap = resolve_halo(options, reach, {}), options.overlap
     if overlap is None:
         overlap = reach.unbounded_halo if reach.exact_halo is None else 0
     if halo < reach.least_halo:
@@ -152,122 +197,189 @@ def candidates(raster: Raster, options: PlanOptions, reach: Reach) -> list[Tilin
             expected=f"at least {reach.least_halo}, what the network's unpadded convolutions lose on every side",
             fix="take a larger --halo, or auto",
         )
+    if reach.window is not None:
+        windows = [reach.window]
+        _check_only_window(options.window, reach.window)
+    elif options.window is not None:
+        windows = [options.window]
+        largest = max(LARGEST_WINDOW, reach.round_up_to_lattice(max(raster.height, raster.width)) + 2 * halo + overlap)
+        _check_window_size(options.window, largest)
+    else:
+        windows = _list_windows(raster, halo, overlap, reach)
+    return [
+        Tiling(
+            raster.height,
+            raster.width,
+            window,
+            halo,
+            overlap,
+            _choose_chunk_tiles(options, stride=window - 2 * halo - overlap),
+            reach.divisor,
+        )
+        for window in windows
+    ]
 
-    def tiling(window: int) -> Tiling:
-        stride = window - 2 * halo - overlap
-        tiles = options.chunk_tiles
-        if tiles is None:
-            tiles = max(1, round(CHUNK_EDGE / max(stride, 1)))
-        return Tiling(raster.height, raster.width, window, halo, overlap, tiles, reach.divisor)
 
-    window = options.window if reach.window is None else reach.window
-    if window is None:
-        return [tiling(edge) for edge in _windows(raster, halo, overlap, reach)]
-    largest = max(LARGEST_WINDOW, reach.on_lattice(max(raster.height, raster.width)) + 2 * halo + overlap)
-    if reach.window is None and window > largest:
+def _check_only_window(asked: int | None, only: int) -> None:
+    if asked not in (None, only):
+        raise InputError("--window", got=asked, expected=f"{only}, the only one that the network takes", fix="leave it")
+
+
+def _check_window_size(window: int, largest: int) -> None:
+    if window > largest:
         raise InputError(
             "--window",
             got=window,
             expected=f"at most {largest}, one window over the whole scene",
             fix="take a smaller --window, or auto",
         )
-    if options.window not in (None, window):
-        raise InputError(
-            "--window", got=options.window, expected=f"{window}, the only one that the network takes", fix="leave it"
-        )
-    return [tiling(window)]
 
 
-def default_halo(options: PlanOptions, reach: Reach) -> int:
-    """The halo as asked, otherwise the exact one, otherwise what is affordable of an unbounded reach.
+def _choose_chunk_tiles(options: PlanOptions, stride: int) -> int:
+    if options.chunk_tiles is not None:
+        return options.chunk_tiles
+    return max(1, round(CHUNK_EDGE / max(stride, 1)))
 
-    Where the labels of a scene were looked at, ``settled_halo`` knows better than that.
+
+def is_halo_open(options: PlanOptions, reach: Reach) -> bool:
+    """Return whether the halo depends on measured labels: the user fixes none, and none is exact."""
+    return options.halo is None and reach.exact_halo is None
+
+
+def resolve_halo(options: PlanOptions, reach: Reach, changed: Mapping[int, float]) -> int:
+    """Return the halo of a run in pixels: as asked, otherwise exact, otherwise chosen by measured labels.
+
+    Args:
+        options: what the user fixes.
+        reach: what the network needs.
+        changed: halo → share of labels that more context changes; may be empty.
+
+    Returns:
+        The halo.
     """
     if options.halo is not None:
         return options.halo
-    return reach.unbounded_halo if reach.exact_halo is None else reach.exact_halo
+    return choose_halo(changed, reach) if reach.exact_halo is None else reach.exact_halo
 
 
-def margins(raster: Raster, options: PlanOptions, reach: Reach) -> tuple[int, ...]:
-    """The halos whose labels are worth a look: on the lattice, doubled up to the exact one, or to what is affordable.
+def candidate_halos(raster: Raster, options: PlanOptions, reach: Reach) -> tuple[int, ...]:
+    """Return the halos whose effect on the labels is worth measuring.
 
-    Only such as a plan can have beside what the user fixes; the one that the user asks for is one of them.
-    """
-    window = options.window if reach.window is None else reach.window
-    most = reach.exact_halo
-    if most is None:
-        most = min(WIDEST_MARGIN, (window or 4 * WIDEST_MARGIN) // 4)
-    if reach.window is not None:  # what the windows beside one see more
-        most = min(most, reach.window // 4)
-    ladder, step = {reach.least_halo}, reach.on_lattice(NARROWEST_MARGIN // 2)
-    while step < most:
-        ladder.add(step)
-        step *= 2
-    ladder |= {most // reach.divisor * reach.divisor}
-    if options.halo is not None:
-        ladder.add(options.halo)
+    They lie on the lattice and double up to the exact halo, or to the largest affordable one. The halo that the user
+    asks for is one of them.
 
-    def possible(halo: int) -> bool:
-        try:
-            return bool(candidates(raster, replace(options, halo=halo), reach))
-        except InputError:
-            return False
-
-    return tuple(halo for halo in sorted(ladder) if halo >= reach.least_halo and possible(halo))
-
-
-def settled_halo(changed: Mapping[int, float], reach: Reach) -> int:
-    """The least margin with which the labels no longer change noticeably; ``describe_change`` as it was measured.
+    Args:
+        raster: the scene and what is made of it.
+        options: what the user fixes.
+        reach: what the network needs.
 
     Returns:
-        One of the margins, or ``reach.unbounded_halo`` if there is none to choose from.
+        Halos in pixels, ascending; only such as a tiling can have with the other options.
     """
-    found = sorted(margin for margin in changed if margin >= max(reach.least_halo, NARROWEST_MARGIN))
-    for margin, following in pairwise(found):
-        if changed[margin] <= SETTLED or changed[following] > WORTH * changed[margin]:
-            return margin
-    return found[-1] if found else reach.unbounded_halo
+    window = options.window if reach.window is None else reach.window
+    largest = reach.exact_halo
+    if largest is None:
+        largest = min(LARGEST_CANDIDATE_HALO, (window or 4 * LARGEST_CANDIDATE_HALO) // 4)
+    if reach.window is not None:  # wider context is only seen by windows that are shifted by up to a quarter
+        largest = min(largest, reach.window // 4)
+    halos = {reach.least_halo, largest // reach.divisor * reach.divisor}
+    halo = reach.round_up_to_lattice(SMALLEST_CHOSEN_HALO // 2)
+    while halo < largest:
+        halos.add(halo)
+        halo *= 2
+    if options.halo is not None:
+        halos.add(options.halo)
+    return tuple(
+        halo for halo in sorted(halos) if halo >= reach.least_halo and _is_halo_possible(raster, options, reach, halo)
+    )
 
 
-def _windows(raster: Raster, halo: int, overlap: int, reach: Reach) -> Iterator[int]:
-    """The windows worth a look: for each number of tiles along an axis the smallest that covers it."""
+def _is_halo_possible(raster: Raster, options: PlanOptions, reach: Reach, halo: int) -> bool:
+    """Return whether there is a tiling with this halo and the other options."""
+    try:
+        return bool(list_candidate_tilings(raster, replace(options, halo=halo), reach))
+    except InputError:
+        return False
+
+
+def choose_halo(changed: Mapping[int, float], reach: Reach) -> int:
+    """Return the smallest halo beyond which the labels no longer change noticeably.
+
+    Args:
+        changed: halo in pixels → share of the labels that more context changes.
+        reach: what the network needs.
+
+    Returns:
+        One of the halos of ``changed``, or ``reach.unbounded_halo`` if none of them may be chosen.
+    """
+    halos = sorted(halo for halo in changed if halo >= max(reach.least_halo, SMALLEST_CHOSEN_HALO))
+    for halo, wider in pairwise(halos):
+        if changed[halo] <= NEGLIGIBLE_CHANGE or changed[wider] > WORTHWHILE_RATIO * changed[halo]:
+            return halo
+    return halos[-1] if halos else reach.unbounded_halo
+
+
+def _list_windows(raster: Raster, halo: int, overlap: int, reach: Reach) -> list[int]:
+    """Return the window edges worth comparing: for each number of tiles along an axis the smallest that covers it."""
     around = 2 * halo + overlap
-    # An overlap larger than the stride is no plan; nor is a stride below the divisor.
-    least = max(reach.divisor, reach.on_lattice(overlap))
-    seen = set()
+    # A tiling needs a stride of at least its overlap and of at least the divisor.
+    least_stride = max(reach.divisor, reach.round_up_to_lattice(overlap))
+    windows: set[int] = set()
     for extent in (raster.height, raster.width):
-        for count in range(1, math.ceil(extent / least) + 1):
-            stride = max(least, reach.on_lattice(math.ceil(extent / count)))
-            if (window := stride + around) <= max(LARGEST_WINDOW, least + around):
-                seen.add(window)
-            if seen and stride <= around and count > 1:  # from here on most of a window is thrown away
+        for count in range(1, math.ceil(extent / least_stride) + 1):
+            stride = max(least_stride, reach.round_up_to_lattice(math.ceil(extent / count)))
+            if stride + around <= max(LARGEST_WINDOW, least_stride + around):
+                windows.add(stride + around)
+            if windows and stride <= around and count > 1:  # smaller windows are mostly halo
                 break
-    return iter(sorted(seen))
+    return sorted(windows)
 
 
-def projected_memory(raster: Raster, plan: Tiling, costs: Costs) -> int:
-    """Bytes that one worker process needs at most: the network, and the chunks that it has in hand at once."""
-    read = (min(plan.chunk_tiles, max(plan.tile_grid)) * plan.stride + plan.overlap + 2 * plan.halo) ** 2
-    pixels = min(plan.chunk_size, raster.height) * min(plan.chunk_size, raster.width)
-    block = read * (raster.bands * raster.itemsize + 1)
+def project_memory(raster: Raster, tiling: Tiling, costs: Costs) -> int:
+    """Return the bytes that one worker process needs at most.
+
+    They hold the network, the largest forward and the chunks that a process works on at once.
+
+    Args:
+        raster: the scene and what is made of it.
+        tiling: the tiling of the run.
+        costs: what was measured of the network.
+
+    Returns:
+        Bytes, with headroom.
+    """
+    read_edge = min(tiling.chunk_tiles, max(tiling.tile_grid)) * tiling.stride + tiling.overlap + 2 * tiling.halo
+    pixels = min(tiling.chunk_size, raster.height) * min(tiling.chunk_size, raster.width)
+    block = read_edge**2 * (raster.bands * raster.itemsize + 1)
     labels = pixels * (3 + 2 * raster.layers)
-    channels = raster.classes + 1  # the squares for disagreement
-    sums = 2 * 4 * channels * pixels if plan.overlap else 0
-    # What GDAL delivers, the scene's bands put together, and at a scene's edge the mirrored copy.
-    chunk = 3 * block + labels + sums
-    # Weighing one tile's votes: its probabilities, their products and roundings in double precision.
-    weighed = 3 * 8 * raster.classes * plan.support**2 if plan.overlap or raster.layers else 0
-    network = costs.forward_bytes(plan.window) + weighed
-    return int(MARGIN * (costs.process_bytes + network + CHUNKS_AT_ONCE * chunk + RASTER_CACHE))
+    vote_channels = raster.classes + 1  # one more for the squares, from which the disagreement is computed
+    votes = 2 * 4 * vote_channels * pixels if tiling.overlap else 0
+    # A block exists three times: as GDAL delivers it, with its bands put together, and mirrored at a scene's edge.
+    chunk = 3 * block + labels + votes
+    # Weighing the votes of one tile takes its probabilities, their products and the rounded products as float64.
+    weighing = 3 * 8 * raster.classes * tiling.support**2 if tiling.overlap or raster.layers else 0
+    network = costs.forward_bytes(tiling.window) + weighing
+    return int(MEMORY_HEADROOM * (costs.process_bytes + network + CHUNKS_AT_ONCE * chunk + RASTER_CACHE))
 
 
-def check_memory(raster: Raster, plan: Tiling, costs: Costs, memory: int) -> None:
-    """Refuse a plan that does not fit into ``memory`` bytes."""
-    needed = projected_memory(raster, plan, costs)
+def check_memory(raster: Raster, tiling: Tiling, costs: Costs, memory: int) -> None:
+    """Refuse a tiling that needs more memory than a worker has.
+
+    Args:
+        raster: the scene and what is made of it.
+        tiling: the tiling of the run.
+        costs: what was measured of the network.
+        memory: bytes that a worker may take.
+
+    Raises:
+        InputError: the tiling needs more.
+    """
+    needed = project_memory(raster, tiling, costs)
     if needed > memory:
+        tiles = f"windows of {tiling.window} in chunks of {tiling.chunk_tiles}² tiles"
         raise InputError(
             "memory of a worker",
             got=f"{memory / 2**30:.1f} GiB",
-            expected=f"{needed / 2**30:.1f} GiB for windows of {plan.window} in chunks of {plan.chunk_tiles}² tiles",
+            expected=f"{needed / 2**30:.1f} GiB for {tiles}",
             fix="take a smaller --window or --chunk-tiles, or fewer --workers",
         )

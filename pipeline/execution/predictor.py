@@ -1,4 +1,4 @@
-"""What the pipeline needs of a network, as two protocols, and the Dask plugin that holds a network on each worker."""
+"""The interface of a network to the pipeline, and the Dask plugin that holds a loaded network on each worker."""
 
 from __future__ import annotations
 
@@ -19,37 +19,37 @@ from seamline.pipeline.geometry.votes import Array
 T = TypeVar("T")
 
 CHUNKS_AT_ONCE = 3
-"""Chunks that one worker process has in hand: one is read, one inferred, one written."""
+"""Chunks that one worker process works on at once: one is read, one inferred, one written."""
 
-PLUGIN = "seamline"
-"""First part of the names of our plugins; then comes the id of the client that they work for."""
+PLUGIN_PREFIX = "seamline"
+"""First part of the names of our plugins. The second part is the id of the client that they work for."""
 
 
 class Predictor(Protocol):
-    """A network that is loaded in this process and knows the halo that it throws away."""
+    """A network that is loaded in this process. It removes the halo from its predictions."""
 
     def predict(self, pixels: Sequence[NDArray[Any]], valid: Sequence[NDArray[np.bool_]]) -> Iterator[Array]:
-        """Scores (classes, S, S) for each window, S = window − 2·halo, where they were computed.
+        """Yield the scores of each window, (classes, S, S) with S = window − 2·halo, on the device that computed them.
 
-        Scores order the classes of a pixel as their probabilities do; ``probabilities`` makes these of them.
+        Scores order the classes of a pixel as their probabilities do. ``probabilities`` converts them.
 
         Args:
-            pixels: of each window (bands, window, window), the scene's digital numbers.
-            valid: of each window (window, window), True = data.
+            pixels: digital numbers of each window, (bands, window, window).
+            valid: for each window (window, window), True where there is data.
         """
         ...
 
     def probabilities(self, scores: Array) -> Array:
-        """Probabilities (classes, S, S) in [0, 1] of the scores of one window, in the same place."""
+        """Return probabilities in [0, 1] for the scores of one window, (classes, S, S), on the same device."""
         ...
 
     def to_host(self, array: Array) -> NDArray[Any]:
-        """The same values as a numpy array."""
+        """Return the same values as a NumPy array."""
         ...
 
     @property
     def device_memory(self) -> int:
-        """Bytes taken on a device of its own at most; 0 where the memory is the process's."""
+        """The most bytes that were taken on a device with its own memory; 0 on a CPU."""
         ...
 
 
@@ -57,45 +57,49 @@ class PredictorLoader(Protocol):
     """Loads a predictor on a worker. Picklable and small: paths and digests, never weights."""
 
     def __call__(self) -> Predictor:
-        """Load it; called once in a process."""
+        """Load the predictor; called once in a process."""
         ...
 
 
 class PredictorPlugin(WorkerPlugin):  # type: ignore[misc]
-    """Gives each worker process, also one that joins or restarts later, one predictor, loaded once.
+    """Loads one predictor in each worker process, also in one that joins or restarts later.
 
-    The predictor computes in one thread of its own: libraries keep a pool of threads and freed memory for each thread
-    that calls them. Thread and predictor go when Dask has let go of the plugin and the last chunk has ended: nothing is
-    torn down under a chunk that nobody waits for any more. ``chunk_slots`` bounds the chunks, and so the memory, of the
-    process however many threads its worker has.
+    The predictor computes in one thread, the inference thread, since libraries keep a pool of threads and freed memory
+    for each thread that calls them. There is no ``teardown``: a cancelled chunk may still use the predictor. Thread and
+    predictor are freed when Dask has dropped the plugin and the last chunk has ended.
+
+    Attributes:
+        name: identifies the plugin on the workers.
+        predictor: the loaded network; set on the worker.
+        chunk_slots: bounds the chunks, and so the memory, of the process however many threads its worker has.
     """
 
     idempotent = True
 
     def __init__(self, loader: PredictorLoader, client: str) -> None:
-        # One of its own for each run: runs share workers, and the first to end must not take it from the others.
-        self.name = f"{PLUGIN}/{client}/{uuid.uuid4().hex[:8]}"
+        # Unique for each run: runs share workers, and the first that ends must not remove the plugin of the others.
+        self.name = f"{PLUGIN_PREFIX}/{client}/{uuid.uuid4().hex[:8]}"
         self._loader = loader
 
     def setup(self, worker: Worker) -> None:
         """Load the predictor; called by Dask on the worker."""
         self._device = ThreadPoolExecutor(1, "device")
-        self.predictor: Predictor = self.on_device(self._loader)
+        self.predictor: Predictor = self.run_on_device(self._loader)
         self.chunk_slots = BoundedSemaphore(CHUNKS_AT_ONCE)
         reset_peak_memory()
 
-    def on_device(self, work: Callable[[], T]) -> T:
-        """Do ``work`` in the thread of the predictor, after what others gave it before."""
+    def run_on_device(self, work: Callable[[], T]) -> T:
+        """Run a callable on the inference thread, after those submitted before it, and return its result."""
         return self._device.submit(work).result()
 
 
 def forget_dead_clients(client: Client) -> None:
-    """Take from the workers what clients that were killed have left there: their predictors, and their memory."""
-    for name in client.run_on_scheduler(_plugins_of_dead_clients):
-        with suppress(ValueError):  # another client was quicker
+    """Remove the predictors of killed clients from the workers, which frees their memory."""
+    for name in client.run_on_scheduler(_list_plugins_of_dead_clients):
+        with suppress(ValueError):  # another client has removed it already
             client.unregister_worker_plugin(name)
 
 
-def _plugins_of_dead_clients(dask_scheduler: Scheduler) -> list[str]:
-    mine = (name for name in dask_scheduler.worker_plugins if str(name).startswith(f"{PLUGIN}/"))
+def _list_plugins_of_dead_clients(dask_scheduler: Scheduler) -> list[str]:
+    mine = (name for name in dask_scheduler.worker_plugins if str(name).startswith(f"{PLUGIN_PREFIX}/"))
     return [name for name in mine if name.split("/")[1] not in dask_scheduler.clients]

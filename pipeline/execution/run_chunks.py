@@ -143,7 +143,7 @@ def _submit_ready(pool: ChunkTaskPool, queue: ChunkQueue, plugin_name: str) -> N
         pool.submit(write_task, chunk, priority=1)
     # Asked anew each time: workers come and go. While there are none, one chunk waits for the first.
     bound = pool.capacity() + 1
-    while pool.inferring < bound and (following := queue.next_to_infer()) is not None:
+    while pool.inferring < bound and (following := queue.take_next_to_infer()) is not None:
         pool.submit(infer_task, following, plugin_name, infers=True)
 
 

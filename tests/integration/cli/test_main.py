@@ -177,7 +177,7 @@ def test_bad_input_is_refused_in_one_line_before_any_inference(
     def never(*arguments: object) -> None:
         raise AssertionError("the network was measured although the input is bad")
 
-    monkeypatch.setattr(measuring, "sample_window", never)
+    monkeypatch.setattr(measuring, "read_sample", never)
     model = tmp_path / "model"
     shutil.copytree(small_model.folder, model)
     arguments = [str(part) for part in make(scene, model)]
@@ -222,7 +222,7 @@ def test_a_plan_that_does_not_fit_into_memory_is_refused(
 ) -> None:
     from seamline.flows.runs import planning as module
 
-    monkeypatch.setattr(module, "memory_of", lambda client: 100 * 2**20)
+    monkeypatch.setattr(module, "get_worker_memory", lambda client: 100 * 2**20)
     code, _, err = command_line(
         "segment", scene, "--model", small_model.folder, "--out", tmp_path / "out", "--cluster", cluster(1)
     )

@@ -10,7 +10,7 @@ from seamline.flows.runs.planning import plan_scene
 from seamline.flows.runs.segment import segment
 from seamline.flows.settings.model_folder import Model, open_model
 from seamline.flows.settings.options import SegmentOptions
-from seamline.pipeline.execution.planning import settled_halo
+from seamline.pipeline.execution.planning import choose_halo
 from tests.support.small_models import random_network, saved_model
 from tests.support.small_rasters import noise, write
 
@@ -29,7 +29,7 @@ def test_an_unbounded_plan_follows_the_curve_and_a_bounded_one_is_exact(
     model = unbounded(tmp_path / "unbounded")
     plan = plan_scene(scene, model.folder, options, None)
     curve = plan.measured.changed
-    assert plan.tiling.halo == settled_halo(curve, model.reach) and set(curve) >= {8, 16, 32}
+    assert plan.tiling.halo == choose_halo(curve, model.reach) and set(curve) >= {8, 16, 32}
     assert set(plan.costs) == set(curve) and plan.costs[plan.tiling.halo] == plan.tiling.redundancy
     result = segment(scene, model.folder, tmp_path / "out", options, RunObserver())
     assert result.record.plan.halo == plan.tiling.halo

@@ -17,7 +17,7 @@ from seamline.flows.settings.model_folder import Model
 from seamline.flows.settings.options import SegmentOptions
 from seamline.pipeline.common.errors import RunError
 from seamline.pipeline.execution.chunk_context import ChunkContext
-from seamline.pipeline.execution.predictor import PLUGIN
+from seamline.pipeline.execution.predictor import PLUGIN_PREFIX
 from seamline.pipeline.execution.run_chunks import run_chunks
 from seamline.pipeline.execution.run_directory import RunDirectory
 from seamline.pipeline.geometry.tiling import Tiling
@@ -53,7 +53,7 @@ class Slow:
 
 
 def plugins(dask_worker: Worker) -> list[str]:
-    return [name for name in dask_worker.plugins if name.startswith(f"{PLUGIN}/")]
+    return [name for name in dask_worker.plugins if name.startswith(f"{PLUGIN_PREFIX}/")]
 
 
 @pytest.fixture

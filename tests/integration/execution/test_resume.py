@@ -37,7 +37,7 @@ from seamline.pipeline.execution import chunk_tasks as running
 from seamline.pipeline.execution import cluster as clusters
 from seamline.pipeline.execution.chunk_context import ChunkContext
 from seamline.pipeline.execution.chunk_inference import infer_chunk
-from seamline.pipeline.execution.cluster import on_first_host
+from seamline.pipeline.execution.cluster import run_on_first_host
 from seamline.pipeline.execution.run_directory import RunDirectory
 from seamline.pipeline.geometry.tiling import Index, Tiling
 from seamline.pipeline.products import cog
@@ -226,9 +226,9 @@ def test_a_worker_that_dies_while_it_measures_is_followed_by_another(
             os._exit(1)
         return "measured"
 
-    monkeypatch.setattr(clusters, "LOOK_FOR_WORKERS", 1)
+    monkeypatch.setattr(clusters, "WORKER_CHECK_INTERVAL", 1)
     with Client(mortal, set_as_default=False) as client:
-        assert on_first_host(client, 1, dies_once, tmp_path / "mark") == ["measured"]
+        assert run_on_first_host(client, 1, dies_once, tmp_path / "mark") == ["measured"]
 
 
 @pytest.mark.parametrize(("overlap", "sent"), [(0, signal.SIGINT), (32, signal.SIGKILL)])
@@ -517,7 +517,7 @@ def test_a_resumed_run_that_does_not_fit_any_more_is_refused_and_kept(
     time.sleep(1)
     done = list_inferred_chunks(tmp_path)
     with monkeypatch.context() as patched, pytest.raises(InputError, match=r"memory of a worker: got 0\.0 GiB"):
-        patched.setattr(planning, "memory_of", lambda client: 2**20)
+        patched.setattr(planning, "get_worker_memory", lambda client: 2**20)
         run(source, small_model, tmp_path, **options)
     assert list_inferred_chunks(tmp_path) == done
 
@@ -654,8 +654,8 @@ def scheduler_with_a_worker(folder: Path) -> Iterator[tuple[str, subprocess.Pope
 def test_a_cluster_without_workers_ends_the_run_with_a_word(
     source: Path, small_model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(running, "LOOK_FOR_WORKERS", 1)
-    monkeypatch.setattr(running, "WAIT_FOR_WORKERS", 2)
+    monkeypatch.setattr(running, "WORKER_CHECK_INTERVAL", 1)
+    monkeypatch.setattr(running, "NO_WORKER_TIMEOUT", 2)
     with scheduler_with_a_worker(tmp_path) as (address, _, worker):
 
         def kill(totals, plan) -> None:
@@ -671,8 +671,8 @@ def test_a_cluster_without_workers_ends_the_run_with_a_word(
 def test_what_is_lost_with_a_result_in_hand_is_not_waited_for(
     source: Path, small_model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lost: str
 ) -> None:
-    monkeypatch.setattr(running, "LOOK_FOR_WORKERS", 1)
-    monkeypatch.setattr(running, "WAIT_FOR_WORKERS", 2)
+    monkeypatch.setattr(running, "WORKER_CHECK_INTERVAL", 1)
+    monkeypatch.setattr(running, "NO_WORKER_TIMEOUT", 2)
     fetch, asked = running.ChunkTaskPool._fetch, itertools.count()
     with scheduler_with_a_worker(tmp_path) as (address, _, worker):
 
@@ -700,9 +700,9 @@ def test_two_short_absences_of_all_workers_are_not_one_long(monkeypatch: pytest.
     liveness = running.ClusterLiveness(None, "a scene")
     liveness.check()
     liveness.mark_alive()  # a result came from a worker that was back before the next check
-    now[0] = 10.0 * running.WAIT_FOR_WORKERS
+    now[0] = 10.0 * running.NO_WORKER_TIMEOUT
     liveness.check()
-    now[0] += running.WAIT_FOR_WORKERS + 1
+    now[0] += running.NO_WORKER_TIMEOUT + 1
     with pytest.raises(RunError, match="no worker for"):
         liveness.check()
 

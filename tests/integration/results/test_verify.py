@@ -172,7 +172,9 @@ DAMAGE: dict[str, tuple[Callable[[Path], None], str, str]] = {
         edited_item(lambda item: item["properties"].update(title="x")), "items.parquet", "not what item.json says",
     ),
     "a table that has lost a scene": (
-        lambda scene: write_item_table({"x": json.loads((scene / "item.json").read_text())}, scene.parent / "items.parquet"),
+        lambda scene: write_item_table(
+            {"x": json.loads((scene / "item.json").read_text())}, scene.parent / "items.parquet"
+        ),
         "items.parquet", "does not list the scene",
     ),
     "no table": (lambda scene: (scene.parent / "items.parquet").unlink(), "items.parquet", "not there"),

@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from safetensors.torch import load_file
 
-from seamline.flows.training.recipes import read_recipe
-from seamline.flows.training.training import train_from_recipe
+from seamline.flows.training.recipe_documents import read_recipe
+from seamline.flows.training.train_from_recipe import train_from_recipe
 from tests.support.small_recipes import ignore_progress, write_recipe
 
 HELD: dict[str, Any] = {

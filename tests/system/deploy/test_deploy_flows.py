@@ -24,7 +24,7 @@ from prefect.utilities.schema_tools import is_valid_schema, validate
 
 from seamline.flows.settings.model_folder import Model
 from seamline.pipeline.common.errors import InputError
-from seamline.pipeline.execution.cluster import connected
+from seamline.pipeline.execution.cluster import connect
 from tests.support.deployment_files import DEPLOY, PROJECT, said
 from tests.support.small_rasters import noise, write
 
@@ -145,7 +145,7 @@ def _until(found: Callable[[], Any]) -> Any:
 
 def _workers(address: str) -> int:
     try:
-        with connected(address, 1) as client:
+        with connect(address, 1) as client:
             return len(client.scheduler_info(n_workers=-1)["workers"])
     except InputError:
         return 0
@@ -153,7 +153,7 @@ def _workers(address: str) -> int:
 
 def test_a_worker_for_each_gpu_over_tls(scheduler: dict[str, Any], certificates: Path) -> None:
     assert scheduler["address"].startswith("tls://")
-    with configured(certificates), connected(scheduler["address"], 1) as client:
+    with configured(certificates), connect(scheduler["address"], 1) as client:
         workers = client.scheduler_info(n_workers=-1)["workers"]
         devices = client.run(lambda: os.environ["CUDA_VISIBLE_DEVICES"])
     assert sorted(devices.values()) == ["0", "1"]
@@ -165,13 +165,13 @@ def test_who_has_no_certificate_is_refused(scheduler: dict[str, Any], certificat
     address = scheduler["address"]
     plain = address.replace("tls://", "tcp://")
     said([CERTIFICATES, str(tmp_path / "others"), "localhost"])
-    with configured(None), pytest.raises(InputError, match="no certificate"), connected(address, 1):
+    with configured(None), pytest.raises(InputError, match="no certificate"), connect(address, 1):
         pass
-    with configured(None), pytest.raises(InputError, match="start the scheduler"), connected(plain, 1):
+    with configured(None), pytest.raises(InputError, match="start the scheduler"), connect(plain, 1):
         pass
-    with configured(certificates), pytest.raises(InputError, match="requires encryption"), connected(plain, 1):
+    with configured(certificates), pytest.raises(InputError, match="requires encryption"), connect(plain, 1):
         pass
-    with configured(tmp_path / "others"), pytest.raises(InputError, match="start the scheduler"), connected(address, 1):
+    with configured(tmp_path / "others"), pytest.raises(InputError, match="start the scheduler"), connect(address, 1):
         pass
 
 

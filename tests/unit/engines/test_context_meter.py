@@ -9,12 +9,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from seamline.flows.runs.measuring import _context_sizes
+from seamline.flows.runs.measuring import _choose_context_sizes
 from seamline.flows.training.importing import ModelDescription, import_model
 from seamline.model.engines.context_meter import ContextMeter
 from seamline.model.spec.config import EngineRequest, Radiometry
 from seamline.model.spec.spec import ModelSpec
-from seamline.pipeline.execution.planning import PlanOptions, Raster, Reach, margins, settled_halo
+from seamline.pipeline.execution.planning import PlanOptions, Raster, Reach, candidate_halos, choose_halo
 from tests.support.small_models import random_network, saved_model
 
 LADDER = (0, 4, 8, 16, 20, 24, 32)
@@ -50,7 +50,7 @@ def test_nothing_is_known_of_a_sample_without_data(tmp_path: Path) -> None:
     assert meter((pixels, valid), 128, LADDER) == {}
     valid[34, 34] = True  # two pixels from the window's edge
     assert set(meter((pixels, valid), 128, LADDER)) == {0}
-    assert settled_halo({}, Reach(1, None)) == Reach(1, None).unbounded_halo
+    assert choose_halo({}, Reach(1, None)) == Reach(1, None).unbounded_halo
 
 
 @pytest.mark.parametrize("norm", ["none", "group"])
@@ -105,18 +105,21 @@ def test_windows_of_one_size_are_compared_with_their_neighbours(tmp_path: Path) 
     ],
 )
 def test_the_least_margin_after_which_labels_settle_is_the_halo(curve: dict[int, float], halo: int) -> None:
-    assert settled_halo(curve, Reach(32, None)) == halo
+    assert choose_halo(curve, Reach(32, None)) == halo
 
 
 def test_margins_are_those_that_a_plan_can_have() -> None:
-    assert margins(RASTER, PlanOptions(), Reach(16, 96)) == (0, 16, 32, 64, 96)
-    assert margins(RASTER, PlanOptions(halo=48), Reach(16, 96)) == (0, 16, 32, 48, 64, 96)
-    assert margins(RASTER, PlanOptions(), Reach(16, 112, least_halo=96)) == (96, 112)
-    assert margins(RASTER, PlanOptions(), Reach(32, None)) == (0, 32, 64, 128)
-    assert margins(RASTER, PlanOptions(), Reach(32, None, window=256)) == (0, 32, 64)
-    assert margins(RASTER, PlanOptions(window=256), Reach(32, None)) == (0, 32, 64)
-    assert margins(RASTER, PlanOptions(window=256, overlap=96), Reach(32, None)) == (0, 32)  # no stride is left for 64
+    assert candidate_halos(RASTER, PlanOptions(), Reach(16, 96)) == (0, 16, 32, 64, 96)
+    assert candidate_halos(RASTER, PlanOptions(halo=48), Reach(16, 96)) == (0, 16, 32, 48, 64, 96)
+    assert candidate_halos(RASTER, PlanOptions(), Reach(16, 112, least_halo=96)) == (96, 112)
+    assert candidate_halos(RASTER, PlanOptions(), Reach(32, None)) == (0, 32, 64, 128)
+    assert candidate_halos(RASTER, PlanOptions(), Reach(32, None, window=256)) == (0, 32, 64)
+    assert candidate_halos(RASTER, PlanOptions(window=256), Reach(32, None)) == (0, 32, 64)
+    assert candidate_halos(RASTER, PlanOptions(window=256, overlap=96), Reach(32, None)) == (
+        0,
+        32,
+    )  # no stride is left for 64
     for reach in (Reach(16, 96), Reach(32, None), Reach(32, None, window=256)):
-        tried = margins(RASTER, PlanOptions(), reach)
-        edge, around = _context_sizes(tried, reach)
+        tried = candidate_halos(RASTER, PlanOptions(), reach)
+        edge, around = _choose_context_sizes(tried, reach)
         assert edge > 2 * max(tried) and around >= max(tried) and around % reach.divisor == 0

@@ -116,7 +116,7 @@ def test_a_queue_infers_and_writes_every_chunk_once_whatever_ends_first(tiling: 
     running: list[tuple[str, object]] = []
     while True:
         running += [("write", chunk) for chunk in queue.take_writable()]
-        while len(running) < 3 and (chunk := queue.next_to_infer()) is not None:
+        while len(running) < 3 and (chunk := queue.take_next_to_infer()) is not None:
             running.append(("infer", chunk))
         if not running:
             break

@@ -7,11 +7,8 @@ import pytest
 from scipy import ndimage
 
 from seamline.model.training.augmentation import Warp, turn_randomly
-from seamline.model.training.data import (
-    IGNORE,
-    Survey,
-    draw_windows,
-)
+from seamline.model.training.data import IGNORE
+from seamline.model.training.sampling import Survey, draw_windows
 from tests.support.striped_images import STILL, make_striped_image
 
 

@@ -12,19 +12,18 @@ from numpy.typing import NDArray
 
 from seamline.model.spec.config import UNetConfig
 from seamline.model.training.augmentation import Jitter, Warp
-from seamline.model.training.config import Normalisation
 from seamline.model.training.data import (
     BLOCK_SIZE,
     IGNORE,
     Area,
     LabelledImage,
-    Survey,
-    draw_windows,
     read_window,
     sample_blocks,
     split_into_blocks,
 )
 from seamline.model.training.loop import train
+from seamline.model.training.normalisation import Normalisation
+from seamline.model.training.sampling import Survey, draw_windows
 from seamline.model.training.validation import compute_context
 from seamline.pipeline.geometry.window import mirror_indices
 from tests.support.small_rasters import noise, write

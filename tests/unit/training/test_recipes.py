@@ -13,13 +13,13 @@ import shapely
 import torch
 from affine import Affine
 
-from seamline.flows.training import training
-from seamline.flows.training.recipes import read_recipe
-from seamline.flows.training.training import train_from_recipe
+from seamline.flows.training import train_from_recipe as training
+from seamline.flows.training.recipe_documents import read_recipe
+from seamline.flows.training.train_from_recipe import train_from_recipe
 from seamline.model.spec.document import read_model_spec
 from seamline.model.spec.errors import ModelError
-from seamline.model.training.config import Normalisation
 from seamline.model.training.data import LabelledImage, split_into_blocks
+from seamline.model.training.normalisation import Normalisation
 from seamline.pipeline.common.errors import InputError
 from seamline.pipeline.synthetic.simulate import Simulation
 from seamline.pipeline.synthetic.simulation_files import write_simulation

@@ -11,9 +11,10 @@ import pytest
 from PIL import Image
 
 from seamline.flows.cli.main import app
-from seamline.flows.terminal import tables as display
-from seamline.flows.training.recipes import Recipe, apply_changes, read_recipe
-from seamline.flows.training.training import train_from_recipe
+from seamline.flows.terminal import progress
+from seamline.flows.training.recipe_documents import apply_changes, read_recipe
+from seamline.flows.training.recipes import Recipe
+from seamline.flows.training.train_from_recipe import train_from_recipe
 from seamline.model.spec.document import read_model_spec
 from seamline.model.spec.errors import ModelError
 from seamline.model.training.loop import EpochReport
@@ -196,7 +197,7 @@ def test_a_training_goes_on_with_nothing_else(what: str, tmp_path: Path, monkeyp
     def stop(progress: EpochReport, names: Sequence[str]) -> None:
         raise RuntimeError
 
-    monkeypatch.setattr(display, "print_epoch", stop)
+    monkeypatch.setattr(progress, "print_epoch", stop)
     with pytest.raises(RuntimeError):
         app([str(argument) for argument in ("train", *arguments)], standalone_mode=False)
     assert (tmp_path / "m" / "checkpoint.pt").exists()
@@ -230,7 +231,7 @@ def test_labels_of_the_hold_out_are_looked_at_before_the_training(tmp_path: Path
 def test_what_no_model_can_have_is_refused_before_the_training(
     change: dict[str, Any], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("seamline.flows.training.training.train", lambda *arguments: pytest.fail("trained"))
+    monkeypatch.setattr("seamline.flows.training.train_from_recipe.train", lambda *arguments: pytest.fail("trained"))
     with pytest.raises(InputError, match=f"recipe small: got .*{message}"):
         train_from_recipe(make_recipe(**change), tmp_path, tmp_path / "m", ignore_progress)
 
