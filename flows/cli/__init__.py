@@ -1,1 +1,1 @@
-"""The command line `seamline`."""
+"""The command line ``seamline``."""

@@ -9,7 +9,7 @@ import sys
 import time
 from pathlib import Path
 
-PREFECT_SETTINGS = {
+_PREFECT_SETTINGS = {
     # At its first start Prefect creates its database; the default of 20 s is too short for a small or busy machine.
     "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "180",
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
@@ -26,7 +26,7 @@ def main() -> int:
     arguments = parser.parse_args()
     out: Path = arguments.out
     (out / "prefect").mkdir(parents=True, exist_ok=True)
-    for name, value in {**PREFECT_SETTINGS, "PREFECT_HOME": str(out.absolute() / "prefect")}.items():
+    for name, value in {**_PREFECT_SETTINGS, "PREFECT_HOME": str(out.absolute() / "prefect")}.items():
         os.environ.setdefault(name, value)
     # Imported after the environment is set: Prefect reads its settings when it is imported.
     from seamline.flows.runs.observer import RunResult

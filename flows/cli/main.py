@@ -16,7 +16,7 @@ from seamline.flows.cli.usage import usage_error
 from seamline.model.spec.errors import ModelError
 from seamline.pipeline.common.errors import InputError, SeamlineError
 
-EXIT_INTERRUPTED = 130
+_EXIT_INTERRUPTED = 130
 
 app = typer.Typer(
     name="seamline",
@@ -68,8 +68,8 @@ def main() -> None:
     except SeamlineError as error:
         code = _print_error(error, 1)
     except KeyboardInterrupt:
-        code = EXIT_INTERRUPTED
-    if code == EXIT_INTERRUPTED:  # from above, or from Typer, which catches Ctrl-C itself while a command runs
+        code = _EXIT_INTERRUPTED
+    if code == _EXIT_INTERRUPTED:  # from above, or from Typer, which catches Ctrl-C itself while a command runs
         _print_error("interrupted; give the same command again", code)
     atexit.register(_stop_zarr_thread)  # handlers run in reverse order, so this one runs before zarr's own
     sys.exit(code)

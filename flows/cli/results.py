@@ -32,7 +32,7 @@ def _refuse_object_storage(path: Path) -> Path:
     return path
 
 
-ResultsArgument = Annotated[
+_ResultsArgument = Annotated[
     Path, typer.Argument(help="Folder of the catalogue, --out of segment", callback=_refuse_object_storage)
 ]
 
@@ -102,7 +102,7 @@ def query(
 
 
 @app.command()
-def verify(results: ResultsArgument) -> None:
+def verify(results: _ResultsArgument) -> None:
     """Check what runs published: checksums, COG, STAC, COG = Zarr, classes, items; exit code 1 if anything is wrong."""
     from seamline.pipeline.results.verify import verify
 
@@ -116,7 +116,7 @@ def verify(results: ResultsArgument) -> None:
 
 @app.command()
 def serve(
-    results: ResultsArgument,
+    results: _ResultsArgument,
     host: Annotated[str, typer.Option(help="Address to listen at; 0.0.0.0 lets others in")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="Port to listen at; 0: any that is free")] = 8080,
     show: Annotated[bool, typer.Option("--open", help="Open the page in the browser")] = False,

@@ -19,21 +19,21 @@ if TYPE_CHECKING:
 app = typer.Typer()
 # Each command imports what it runs when it is called, so that `--help` and refused usage answer at once.
 
-FolderOption = Annotated[Path, typer.Option(help="Where inbox, results, logs and Prefect's database lie")]
-PortOption = Annotated[int, typer.Option(help="0: any that is free")]
+_FolderOption = Annotated[Path, typer.Option(help="Where inbox, results, logs and Prefect's database lie")]
+_PortOption = Annotated[int, typer.Option(help="0: any that is free")]
 
 
 @app.command()
 def up(
-    folder: FolderOption = Path("build/up"),
+    folder: _FolderOption = Path("build/up"),
     model: Annotated[str, typer.Option(help="What segments the scenes of the inbox")] = "land-water-cloud",
     workers: Annotated[int, typer.Option(help="Worker processes; 0: one a CUDA device, or one a core")] = 0,
     every: Annotated[float, typer.Option(help="Seconds between two looks into the inbox")] = 60,
     settle: Annotated[float, typer.Option(help="Seconds without a change after which a file is whole")] = 10,
-    prefect_port: PortOption = 4200,
-    dask_port: PortOption = 8786,
-    dashboard_port: PortOption = 8787,
-    map_port: PortOption = 8080,
+    prefect_port: _PortOption = 4200,
+    dask_port: _PortOption = 8786,
+    dashboard_port: _PortOption = 8787,
+    map_port: _PortOption = 8080,
     detach: Annotated[
         bool, typer.Option("--detach", help="Return when everything runs; `seamline down` ends it")
     ] = False,
@@ -88,7 +88,7 @@ def _build_foreground_command(stack: Stack) -> tuple[str, ...]:
 
 
 @app.command()
-def down(folder: FolderOption = Path("build/up")) -> None:
+def down(folder: _FolderOption = Path("build/up")) -> None:
     """Stop everything that `seamline up` started; scenes that were being worked on go on after the next start."""
     from seamline.flows.up.stack import stop_stack
 

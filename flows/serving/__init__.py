@@ -1,1 +1,1 @@
-"""The web map of a folder of results: tiles, pixels, polygons, metrics."""
+"""The web map of a folder of results: page, tiles, pixels, polygons, metrics."""

@@ -25,8 +25,8 @@ from seamline.pipeline.common.errors import InputError
 from seamline.pipeline.common.layout import PREVIEW
 from seamline.pipeline.stac.extent import Box
 
-STATIC_FOLDER = Path(__file__).parent / "static"
-ERROR_STATUS: dict[type[Exception], int] = {
+_STATIC_FOLDER = Path(__file__).parent / "static"
+_ERROR_STATUS: dict[type[Exception], int] = {
     InputError: 422,
     NotFound: 404,
     DamagedResult: 409,
@@ -52,7 +52,7 @@ def create_app(root: Path) -> FastAPI:
     results = ServedResults.from_folder(root)
     # No pages of documentation: FastAPI's load their scripts from the internet.
     app = FastAPI(title="Seamline", docs_url=None, redoc_url=None, openapi_url=None)
-    for kind, status in ERROR_STATUS.items():
+    for kind, status in _ERROR_STATUS.items():
         app.add_exception_handler(kind, _make_error_handler(status))
     app.add_exception_handler(TileOutsideBounds, lambda request, error: Response(status_code=204))
     app.middleware("http")(_add_headers)
@@ -61,7 +61,7 @@ def create_app(root: Path) -> FastAPI:
 
     @app.get("/", include_in_schema=False)
     def get_page() -> FileResponse:
-        return FileResponse(STATIC_FOLDER / "index.html")
+        return FileResponse(_STATIC_FOLDER / "index.html")
 
     @app.get("/metrics")
     def get_metrics() -> Response:
@@ -69,7 +69,7 @@ def create_app(root: Path) -> FastAPI:
         return Response(render_metrics(root), media_type=CONTENT_TYPE_LATEST)
 
     app.mount("/maplibre", StaticFiles(directory=_find_maplibre()))
-    app.mount("/static", StaticFiles(directory=STATIC_FOLDER))
+    app.mount("/static", StaticFiles(directory=_STATIC_FOLDER))
     return app
 
 

@@ -31,7 +31,7 @@ from seamline.pipeline.common.classes import NODATA
 from seamline.pipeline.products.layers import LAYER_SCALE, LAYERS, Layer
 
 LAYER_PREFIX = "/scenes/{scene}/layers/{layer}"
-TILE_SIZE = 512
+_TILE_SIZE = 512
 _MAX_ZOOM = 24
 _EXTRA_ZOOMS = 2
 """Zooms beyond the one whose pixels have the scene's size.
@@ -44,22 +44,22 @@ _EARTH_RADIUS = 6_378_137
 """Radius of Web Mercator's sphere in metres (EPSG:3857)."""
 _MAX_LATITUDE = 85.06
 """Latitude at the edge of Web Mercator's square, in degrees."""
-LayerName = Literal["segmentation", "overview", "confidence", "disagreement"]
-Palette = dict[int, tuple[int, int, int, int]]
+_LayerName = Literal["segmentation", "overview", "confidence", "disagreement"]
+_Palette = dict[int, tuple[int, int, int, int]]
 """RGBA of each digital number."""
 
-GDAL_SINGLE_FILE = {"GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR"}
+_GDAL_SINGLE_FILE = {"GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR"}
 """GDAL's options to read no side-car file; it could be a link that leads out of the catalogue."""
 
 
 @contextmanager
 def open_geotiff(path: Path | str) -> Iterator[DatasetReader]:
     """Open a GeoTIFF and no other format; some formats, such as VRT, refer to other files."""
-    with rasterio.Env(**GDAL_SINGLE_FILE), rasterio.open(path, driver="GTiff") as dataset:
+    with rasterio.Env(**_GDAL_SINGLE_FILE), rasterio.open(path, driver="GTiff") as dataset:
         yield dataset
 
 
-class GeoTiffReader(Reader):
+class _GeoTiffReader(Reader):
     """rio-tiler's reader for files that ``open_geotiff`` opens and that may lie across the antimeridian."""
 
     def __attrs_post_init__(self) -> None:
@@ -130,7 +130,7 @@ class GeoTiffReader(Reader):
                 return Reader(None, dataset=dataset).tile(tile_x, tile_y, tile_z, **options)
 
 
-class TileEndpoints(TilerFactory):
+class _TileEndpoints(TilerFactory):
     """The endpoints of titiler that a map needs: tiles and TileJSON."""
 
     def register_routes(self) -> None:
@@ -151,27 +151,27 @@ def make_router(results: ServedResults) -> APIRouter:
     """Return the routes of tiles, all below ``LAYER_PREFIX``."""
     palettes = {name: _make_palette(layer) for name, layer in LAYERS.items() if not layer.per_class}
 
-    def find_path(scene: str, layer: LayerName) -> str:
+    def find_path(scene: str, layer: _LayerName) -> str:
         if not results.open_item(scene).has_location:
             raise NotFound(f"scene {scene} has no place on Earth")
         return str(results.find_file(scene, LAYER_FILES[layer]))
 
-    def find_palette(layer: LayerName) -> Palette | None:
+    def find_palette(layer: _LayerName) -> _Palette | None:
         return palettes.get(layer)  # None for the labels, whose colour table stands in the file
 
-    def choose_resampling(layer: LayerName) -> _ResamplingOptions:
+    def choose_resampling(layer: _LayerName) -> _ResamplingOptions:
         return _ResamplingOptions("bilinear", "bilinear") if layer == "overview" else _ResamplingOptions()
 
     web = morecantile.defaults.TileMatrixSets({"WebMercatorQuad": morecantile.tms.get("WebMercatorQuad")})
-    tiles = TileEndpoints(
+    tiles = _TileEndpoints(
         router=APIRouter(dependencies=[Depends(_check_tile_request)]),
         router_prefix=LAYER_PREFIX,
-        reader=GeoTiffReader,
+        reader=_GeoTiffReader,
         supported_tms=web,
         path_dependency=find_path,
         colormap_dependency=find_palette,
         dataset_dependency=choose_resampling,  # type: ignore[arg-type]  # titiler's type says class, FastAPI takes any callable
-        environment_dependency=lambda: GDAL_SINGLE_FILE,
+        environment_dependency=lambda: _GDAL_SINGLE_FILE,
         # The rest of titiler's parameters (expressions, algorithms, ...) is switched off.
         process_dependency=lambda: None,
         layer_dependency=DefaultDependency,
@@ -181,7 +181,7 @@ def make_router(results: ServedResults) -> APIRouter:
     return tiles.router
 
 
-def _check_tile_request(request: Request, tilesize: Annotated[int, Query(ge=64, le=1024)] = TILE_SIZE) -> None:
+def _check_tile_request(request: Request, tilesize: Annotated[int, Query(ge=64, le=1024)] = _TILE_SIZE) -> None:
     """Refuse tiles that Web Mercator does not have, and sizes that would take much memory."""
     z, x, y = (request.path_params.get(name, "0") for name in "zxy")
     if not all(part.isdecimal() and len(part) < 9 for part in (z, x, y)) or int(z) > _MAX_ZOOM:
@@ -200,7 +200,7 @@ def list_color_ramps() -> dict[str, dict[str, Any]]:
     }
 
 
-def _make_palette(layer: Layer) -> Palette:
+def _make_palette(layer: Layer) -> _Palette:
     """Return the colour of each digital number of a quantised layer."""
     shares = np.clip(np.arange(256) * LAYER_SCALE / layer.brightest, 0, 1)
     colors = (colormaps[layer.colormap](shares) * 255).round().astype(int).tolist()

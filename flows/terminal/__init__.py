@@ -1,1 +1,1 @@
-"""What a terminal shows of a run: progress and tables."""
+"""Output of commands: progress on standard error, tables on standard output."""

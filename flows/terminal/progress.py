@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 console = Console(stderr=True)
 """For progress and warnings; results go to standard output."""
 
-SECONDS_BETWEEN_LINES = 30.0
+_SECONDS_BETWEEN_LINES = 30.0
 """Pause between two lines of progress where standard error is a log."""
 
 
@@ -58,13 +58,13 @@ class _LiveProgress:
     def __init__(self) -> None:
         self._bar: Progress | None = None
         self._task = TaskID(0)
-        self._speed_meter = SpeedMeter()
+        self._speed_meter = _SpeedMeter()
         self._last_line = 0.0
 
     def start_bar(self, plan: Plan) -> None:
         for warning in plan.scene.warnings:
             console.print(f"[yellow]warning[/]: {plan.scene.id}: {warning}", highlight=False, soft_wrap=True)
-        self._speed_meter, self._last_line = SpeedMeter(), time.monotonic()
+        self._speed_meter, self._last_line = _SpeedMeter(), time.monotonic()
         self._bar = _make_bar(
             TextColumn("{task.fields[chunks]} chunks"),
             TextColumn("{task.fields[speed]:.2g} Mpx/s"),
@@ -87,7 +87,7 @@ class _LiveProgress:
             return
         speed, chunks = self._speed_meter.measure(totals), f"{totals.chunks_done}/{totals.chunks}"
         self._bar.update(self._task, completed=totals.pixels_done, chunks=chunks, speed=speed / 1e6)
-        if not console.is_terminal and time.monotonic() - self._last_line >= SECONDS_BETWEEN_LINES:
+        if not console.is_terminal and time.monotonic() - self._last_line >= _SECONDS_BETWEEN_LINES:
             self._last_line = time.monotonic()
             pixels_left = plan.tiling.height * plan.tiling.width - totals.pixels_done
             time_left = f", {pixels_left / speed:.0f} s left" if speed else ""
@@ -109,7 +109,7 @@ def _make_bar(*columns: ProgressColumn) -> Progress:
     return Progress(*parts, console=console, disable=not console.is_terminal)
 
 
-class SpeedMeter:
+class _SpeedMeter:
     """Measures the speed of a run, without the pixels that an earlier, interrupted run had done."""
 
     def __init__(self) -> None:

@@ -29,21 +29,21 @@ Its resource is ``seamline.scene.<scene id>``.
 """
 MAP_URL_VARIABLE = "SEAMLINE_MAP_URL"
 """Environment variable with the address of ``seamline serve``; where it is set, artifacts link to the map."""
-PICTURE_WIDTH = 900
+_PICTURE_WIDTH = 900
 """Longest side of a preview in pixels."""
-STATE_LABELS = {"published": "✅ published", "unchanged": "· unchanged", "in use": "⏳ in use", "failed": "❌ failed"}
+_STATE_LABELS = {"published": "✅ published", "unchanged": "· unchanged", "in use": "⏳ in use", "failed": "❌ failed"}
 
 
 def show_result(result: RunResult) -> None:
     """Create the artifacts of a published scene and emit its event."""
     record, scene = result.record, result.record.scene
     create_markdown_artifact(
-        markdown=format_summary(result), key=make_artifact_key("summary", scene), description=scene
+        markdown=_format_summary(result), key=make_artifact_key("summary", scene), description=scene
     )
     preview = result.folder / PREVIEW
     if preview.exists():
         create_image_artifact(
-            image_url=encode_picture(preview), key=make_artifact_key("preview", scene), description=scene
+            image_url=_encode_picture(preview), key=make_artifact_key("preview", scene), description=scene
         )
     emit_event(
         event=PUBLISHED_EVENT,
@@ -54,7 +54,7 @@ def show_result(result: RunResult) -> None:
             "model": record.model,
             "model_digest": record.model_digest,
             "shares": {row.name: row.share for row in record.classes},
-            "map": make_map_link(scene),
+            "map": _make_map_link(scene),
         },
     )
 
@@ -68,11 +68,11 @@ def show_collection(outcomes: Sequence[Outcome], known: int, waiting: Sequence[s
         waiting: Names of files that are still being copied.
         title: Heading of the report.
     """
-    text = format_collection_report(outcomes, known, waiting, title)
+    text = _format_collection_report(outcomes, known, waiting, title)
     create_markdown_artifact(markdown=text, key="segment-collection", description=title)
 
 
-def format_summary(result: RunResult) -> str:
+def _format_summary(result: RunResult) -> str:
     """Return the summary of a scene's run as Markdown."""
     record = result.record
     redundancy = f"{record.pixels_inferred / record.pixels_scene:.2f}"
@@ -85,7 +85,7 @@ def format_summary(result: RunResult) -> str:
         *((_escape_cell(row.name), format_percent(row.share)) for row in record.classes),
         ("results", f"`{result.url or result.folder}`"),
     ]
-    link = make_map_link(record.scene)
+    link = _make_map_link(record.scene)
     if link:
         rows.append(("map", f"[{link}]({link})"))
     note = "" if result.computed else "Finished before with this scene, model and plan; nothing was inferred.\n\n"
@@ -93,7 +93,7 @@ def format_summary(result: RunResult) -> str:
     return f"# {record.scene}\n\n{note}| | |\n|---|---|\n{table}"
 
 
-def format_collection_report(outcomes: Sequence[Outcome], known: int, waiting: Sequence[str], title: str) -> str:
+def _format_collection_report(outcomes: Sequence[Outcome], known: int, waiting: Sequence[str], title: str) -> str:
     """Return the report of a collection's run as Markdown: counts, then a row for each scene, failed ones first.
 
     Args:
@@ -107,20 +107,20 @@ def format_collection_report(outcomes: Sequence[Outcome], known: int, waiting: S
     """
     counts = Counter[str](outcome.state for outcome in outcomes)
     counts["unchanged"] += known
-    totals = [f"{counts[state]} {state}" for state in STATE_LABELS if counts[state]]
+    totals = [f"{counts[state]} {state}" for state in _STATE_LABELS if counts[state]]
     if waiting:
         totals.append(f"{len(waiting)} still being copied")
     lines = [f"# {title}", "", ", ".join(totals) or "no scenes", ""]
     if outcomes or waiting:
         lines += ["| scene | | seconds | classes, or why not |", "|---|---|---|---|"]
-    order = list(reversed(STATE_LABELS))
+    order = list(reversed(_STATE_LABELS))
     for outcome in sorted(outcomes, key=lambda outcome: (order.index(outcome.state), outcome.name)):
         shares = ", ".join(f"{_escape_cell(name)} {format_percent(share)}" for name, share in outcome.shares.items())
-        link = make_map_link(outcome.scene) if outcome.scene else None
+        link = _make_map_link(outcome.scene) if outcome.scene else None
         name = f"[{_escape_cell(outcome.name)}]({link})" if link else _escape_cell(outcome.name)
         seconds = f"{outcome.seconds:.0f}" if outcome.seconds else ""
         lines.append(
-            f"| {name} | {STATE_LABELS[outcome.state]} | {seconds} | {_escape_cell(outcome.reason) or shares} |"
+            f"| {name} | {_STATE_LABELS[outcome.state]} | {seconds} | {_escape_cell(outcome.reason) or shares} |"
         )
     lines += [f"| {_escape_cell(name)} | still being copied | | |" for name in waiting]
     return "\n".join(lines)
@@ -135,11 +135,11 @@ def show_findings(scenes: int, findings: Sequence[Finding], out: str) -> None:
         out: The catalogue, as a heading.
     """
     create_markdown_artifact(
-        markdown=format_findings_report(scenes, findings, out), key="publish-catalog", description=out
+        markdown=_format_findings_report(scenes, findings, out), key="publish-catalog", description=out
     )
 
 
-def format_findings_report(scenes: int, findings: Sequence[Finding], out: str) -> str:
+def _format_findings_report(scenes: int, findings: Sequence[Finding], out: str) -> str:
     """Return the report of a check of a catalogue as Markdown.
 
     Args:
@@ -157,17 +157,17 @@ def format_findings_report(scenes: int, findings: Sequence[Finding], out: str) -
     return "\n".join(lines)
 
 
-def encode_picture(preview: Path) -> str:
+def _encode_picture(preview: Path) -> str:
     """Return a preview as a ``data:`` URL, reduced to a size that suits Prefect's database."""
     with Image.open(preview) as file:
         image = file.convert("RGB")
-    image.thumbnail((PICTURE_WIDTH, PICTURE_WIDTH))
+    image.thumbnail((_PICTURE_WIDTH, _PICTURE_WIDTH))
     buffer = io.BytesIO()
     image.save(buffer, "JPEG", quality=80)
     return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
-def make_map_link(scene: str) -> str | None:
+def _make_map_link(scene: str) -> str | None:
     """Return the address of a scene on the map, or None where ``MAP_URL_VARIABLE`` is not set."""
     base = os.environ.get(MAP_URL_VARIABLE)
     return f"{base.rstrip('/')}/#scene={quote(scene, safe='')}" if base else None

@@ -1,1 +1,1 @@
-"""Everything on this machine at once: Prefect, Dask, schedules, inbox and map under one supervisor."""
+"""Run Prefect, Dask, schedules, inbox and map on one machine under one supervisor."""

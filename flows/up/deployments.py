@@ -20,8 +20,8 @@ from seamline.flows.segment_scene import segment_scene
 from seamline.flows.settings.options import SegmentOptions
 from seamline.flows.up.stack import Stack
 
-NIGHTLY = "0 3 * * *"
-ONE_AT_ONCE = ConcurrencyLimitConfig(limit=1, collision_strategy=ConcurrencyLimitStrategy.CANCEL_NEW)
+_NIGHTLY = "0 3 * * *"
+_ONE_AT_ONCE = ConcurrencyLimitConfig(limit=1, collision_strategy=ConcurrencyLimitStrategy.CANCEL_NEW)
 """A run that is due while another is still working is cancelled."""
 
 
@@ -36,14 +36,14 @@ def serve_deployments(stack: Stack) -> None:
             "inbox",
             interval=timedelta(seconds=stack.every),
             parameters={"scenes": inbox, **common},
-            concurrency_limit=ONE_AT_ONCE,
+            concurrency_limit=_ONE_AT_ONCE,
             description="What is dropped into the inbox.",
         ),
         RunnerDeployment.from_flow(segment_scene, "scene", parameters=common, description="One scene, by hand."),
         RunnerDeployment.from_flow(
             publish_catalog_flow,
             "check",
-            cron=NIGHTLY,
+            cron=_NIGHTLY,
             parameters={"out": str(stack.results)},
             description="Is everything as published?",
         ),

@@ -25,10 +25,10 @@ from seamline.pipeline.execution.predictor import CHUNKS_AT_ONCE
 from seamline.pipeline.stac.catalog import update_catalog
 from seamline.pipeline.storage.atomic import atomic_write, check_writable
 
-LOOPBACK = "127.0.0.1"
+_LOOPBACK = "127.0.0.1"
 _START_TOLERANCE = 2.0
 """Seconds by which two readings of a process's start may differ."""
-STATE_FILE, INBOX, RESULTS, LOGS, PREFECT = "up.json", "inbox", "results", "logs", "prefect"
+STATE_FILE, INBOX, RESULTS, _LOGS, _PREFECT = "up.json", "inbox", "results", "logs", "prefect"
 """Names in the stack's folder."""
 
 
@@ -67,21 +67,21 @@ class Stack:
         """Addresses of the pages of map, Prefect and Dask."""
         prefect, _, dashboard, map_port = self.ports
         return {
-            "map": f"http://{LOOPBACK}:{map_port}",
-            "prefect": f"http://{LOOPBACK}:{prefect}",
-            "dask": f"http://{LOOPBACK}:{dashboard}/status",
+            "map": f"http://{_LOOPBACK}:{map_port}",
+            "prefect": f"http://{_LOOPBACK}:{prefect}",
+            "dask": f"http://{_LOOPBACK}:{dashboard}/status",
         }
 
     @property
     def scheduler(self) -> str:
         """Address of Dask's scheduler."""
-        return f"tcp://{LOOPBACK}:{self.ports[1]}"
+        return f"tcp://{_LOOPBACK}:{self.ports[1]}"
 
     @property
     def environment(self) -> dict[str, str]:
         """Environment variables of every service; they switch off what would contact other machines."""
         return {
-            "PREFECT_HOME": str(self.folder / PREFECT),
+            "PREFECT_HOME": str(self.folder / _PREFECT),
             "PREFECT_API_URL": f"{self.urls['prefect']}/api",
             "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
             "PREFECT_CLI_PROMPT": "false",
@@ -93,15 +93,15 @@ class Stack:
         """Return the services in the order in which they start."""
         prefect, dask, dashboard, map_port = self.ports
         environment = self.environment
-        prefect_command = build_command(["prefect", "server", "start"], {"--host": LOOPBACK, "--port": prefect})
+        prefect_command = build_command(["prefect", "server", "start"], {"--host": _LOOPBACK, "--port": prefect})
         scheduler_command = build_command(
             ["dask", "scheduler"],
-            {"--host": LOOPBACK, "--port": dask, "--dashboard-address": f"{LOOPBACK}:{dashboard}"},
+            {"--host": _LOOPBACK, "--port": dask, "--dashboard-address": f"{_LOOPBACK}:{dashboard}"},
         )
         workers_command = build_command(
             ["dask", "worker", self.scheduler, "--no-dashboard"],
             {
-                "--host": LOOPBACK,
+                "--host": _LOOPBACK,
                 "--nworkers": self.workers,
                 "--nthreads": CHUNKS_AT_ONCE,
                 "--local-directory": self.folder / "dask",
@@ -111,7 +111,7 @@ class Stack:
         deployments_command = build_command(["seamline.flows.up.deployments", self.folder / STATE_FILE])
         return [
             Service("prefect", prefect_command, environment, f"{self.urls['prefect']}/api/health"),
-            Service("scheduler", scheduler_command, environment, f"http://{LOOPBACK}:{dashboard}/health"),
+            Service("scheduler", scheduler_command, environment, f"http://{_LOOPBACK}:{dashboard}/health"),
             Service("workers", workers_command, environment | WORKER_ENVIRONMENT),
             Service("map", map_command, environment, self.urls["map"]),
             Service("deployments", deployments_command, environment),
@@ -172,8 +172,8 @@ def run_stack(stack: Stack, say: Callable[[str], None]) -> None:
         InputError: The folder cannot be written to.
         RunError: The stack runs already, or a service does not come up.
     """
-    prepare_folders(stack)
-    supervisor = Supervisor(stack.services(), stack.folder / LOGS, say)
+    _prepare_folders(stack)
+    supervisor = Supervisor(stack.services(), stack.folder / _LOGS, say)
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: supervisor.stopping.set())
     stack.write(psutil.Process())
@@ -193,8 +193,8 @@ def start_detached(stack: Stack, command: Sequence[str]) -> None:
         InputError: The folder cannot be written to.
         RunError: The stack runs already, or a service does not come up.
     """
-    prepare_folders(stack)
-    log = stack.folder / LOGS / "up.log"
+    _prepare_folders(stack)
+    log = stack.folder / _LOGS / "up.log"
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("wb") as file:
         process = subprocess.Popen(
@@ -233,7 +233,7 @@ def _find_process(pid: int | None, started: float | None) -> psutil.Process | No
         return None
 
 
-def prepare_folders(stack: Stack) -> None:
+def _prepare_folders(stack: Stack) -> None:
     """Create the folders and an empty catalogue, and refuse to start twice.
 
     Raises:

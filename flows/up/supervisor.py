@@ -24,9 +24,9 @@ _PR_SET_PDEATHSIG = 1
 """Option of prctl(2): the signal that a process gets when its parent ends."""
 SECONDS_TO_START = 240
 """How long a service may take until it is ready; Prefect's server creates its database at its first start."""
-SECONDS_TO_STOP = 20
+_SECONDS_TO_STOP = 20
 """How long a service may take to end; a worker may have to give up a chunk first."""
-MAX_RESTART_PAUSE = 60
+_MAX_RESTART_PAUSE = 60
 """Longest pause in seconds between two starts of a service that ends again and again."""
 
 
@@ -106,9 +106,9 @@ class Supervisor:
         if code is None:
             return
         now = time.monotonic()
-        if now - running.started > 2 * MAX_RESTART_PAUSE:
+        if now - running.started > 2 * _MAX_RESTART_PAUSE:
             running.failures = 0
-        if now - running.started < min(2**running.failures, MAX_RESTART_PAUSE):
+        if now - running.started < min(2**running.failures, _MAX_RESTART_PAUSE):
             return
         name = running.service.name
         self._say(f"{name} ended with {code}, see {self._logs / name}.log; starting it again")
@@ -145,7 +145,7 @@ def stop_process(pid: int) -> None:
         return
     with suppress(psutil.NoSuchProcess):
         process.terminate()
-    _, left = psutil.wait_procs([process], SECONDS_TO_STOP)
+    _, left = psutil.wait_procs([process], _SECONDS_TO_STOP)
     left += [child for child in descendants if child.is_running()]
     for child in left:
         with suppress(psutil.NoSuchProcess):

@@ -1,1 +1,1 @@
-"""Published results read again: found, opened, verified, compared with a truth."""
+"""Read published results: open, verify, and compare them with the truth."""

@@ -44,7 +44,7 @@ class LabelPair:
     inner: tuple[slice, slice]
 
 
-def find_label_raster(prediction: Path) -> Path:
+def _find_label_raster(prediction: Path) -> Path:
     """Return the raster of labels: ``prediction`` itself, or the COG in a scene's folder.
 
     Raises:
@@ -63,7 +63,7 @@ def find_label_raster(prediction: Path) -> Path:
 
 def read_class_names(prediction: Path) -> dict[int, str]:
     """Return the names of the labels from the tags of a published COG; empty for other rasters."""
-    with open_label_raster(find_label_raster(prediction), "segmentation") as file:
+    with open_label_raster(_find_label_raster(prediction), "segmentation") as file:
         tags = file.tags()
     names = {tag.removeprefix("CLASS_"): name for tag, name in tags.items() if tag.startswith("CLASS_")}
     return {
@@ -88,7 +88,7 @@ def read_label_pairs(prediction: Path, truth: Truth, margin: int, edge: int = 20
     """
     open_pair = _open_vector_pair if truth.is_vector else _open_raster_pair
     with (
-        open_label_raster(find_label_raster(prediction), "segmentation") as dataset,
+        open_label_raster(_find_label_raster(prediction), "segmentation") as dataset,
         open_pair(truth, dataset) as (shape, read_pair),
     ):
         for inner, outer in _iterate_blocks(shape, margin, edge):

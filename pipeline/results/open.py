@@ -175,7 +175,7 @@ def require_catalog(folder: Path) -> None:
         )
 
 
-def find_scene_folder(out: Path, scene: str) -> Path:
+def _find_scene_folder(out: Path, scene: str) -> Path:
     """Return the folder of a scene's results below the catalogue's folder ``out``.
 
     Raises:
@@ -204,7 +204,7 @@ def find_result(out: Path, scene: str) -> PublishedResult:
         InputError: There are no results; they are unfinished, damaged, of another scene or model than their record
             says; or their classes are not those of their item.
     """
-    folder = find_scene_folder(out, scene)
+    folder = _find_scene_folder(out, scene)
     item, record = read_item_and_record(folder)
     classes, shape = item.label_classes, item.properties.shape
     digests = record.digests
