@@ -9,8 +9,7 @@ from typing import Any
 
 import pytest
 
-from seamline.flows.runs import segment as running
-from seamline.flows.runs.observer import RunObserver
+from seamline.flows.runs.observer import RunObserver, RunResult
 from seamline.flows.runs.segment import segment
 from seamline.flows.settings.model_folder import Model
 from seamline.flows.settings.options import SegmentOptions
