@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 DEMO := build/demo
 DEMO_SIZE := 4096 4096
 
-.PHONY: install demo up down test test-unit check lock clean
+.PHONY: install demo up down test test-unit test-integration test-system check lock clean
 
 install: $(VENV)/.installed
 
@@ -25,13 +25,23 @@ up: install
 down: install
 	$(BIN)/seamline down
 
-# Files side by side: much of the time they wait for processes that they start. Those that take minutes begin first.
-test: install
-	$(BIN)/pytest -n 3 --dist loadfile --no-loadscope-reorder --durations 30
+# Tests of a file, and those with a Prefect server, share a process; three of them, as much of the time they wait for
+# processes that they start. The order is that of tests/conftest.py.
+TEST := $(BIN)/pytest --numprocesses 3 --dist loadgroup --no-loadscope-reorder
 
-# No cluster, no other process: for a look after each change.
+# Everything, and which tests took longest.
+test: install
+	$(TEST) --durations=30
+
+# Without clusters, processes and servers: in less than two minutes.
 test-unit: install
-	$(BIN)/pytest -n 2 --dist worksteal tests/unit
+	$(BIN)/pytest --numprocesses 2 --dist loadgroup --no-loadscope-reorder tests/unit
+
+test-integration: install
+	$(TEST) tests/integration
+
+test-system: install
+	$(TEST) tests/system
 
 check: install
 	$(BIN)/ruff check .

@@ -24,13 +24,20 @@ __all__ = ["antimeridian_folder", "command_line", "served_folder"]
 
 TESTS = Path(__file__).parent
 SLOWEST_FIRST = ("system", "integration", "unit")
-"""Folders of tests and their markers, in the order in which they begin: the longest tests come first."""
+"""Folders of tests, which are their markers, too, in the order in which they begin: the longest tests come first."""
 
 
+@pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark each test with its folder and begin with the folders that take the longest."""
+    """Mark each test with its folder, order the folders, and say which tests share a process of pytest-xdist.
+
+    The tests of a file share fixtures, so they stay together. All tests that need a Prefect server stay together, too:
+    it takes ten seconds to start.
+    """
     for item in items:
         item.add_marker(item.path.relative_to(TESTS).parts[0])
+        uses_prefect = "prefect" in getattr(item, "fixturenames", ())
+        item.add_marker(pytest.mark.xdist_group("prefect" if uses_prefect else item.nodeid.partition("::")[0]))
     items.sort(key=lambda item: SLOWEST_FIRST.index(item.path.relative_to(TESTS).parts[0]))
 
 

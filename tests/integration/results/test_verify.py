@@ -83,6 +83,10 @@ def no_preview(scene: Path) -> None:
     (scene / "preview.png").unlink()
 
 
+def list_another_scene(scene: Path) -> None:
+    write_item_table({"x": json.loads((scene / "item.json").read_text())}, scene.parent / "items.parquet")
+
+
 def half_a_table(scene: Path) -> None:
     table = scene.parent / "items.parquet"
     table.write_bytes(table.read_bytes()[:1000])
@@ -172,10 +176,7 @@ DAMAGE: dict[str, tuple[Callable[[Path], None], str, str]] = {
         edited_item(lambda item: item["properties"].update(title="x")), "items.parquet", "not what item.json says",
     ),
     "a table that has lost a scene": (
-        lambda scene: write_item_table(
-            {"x": json.loads((scene / "item.json").read_text())}, scene.parent / "items.parquet"
-        ),
-        "items.parquet", "does not list the scene",
+        list_another_scene, "items.parquet", "does not list the scene",
     ),
     "no table": (lambda scene: (scene.parent / "items.parquet").unlink(), "items.parquet", "not there"),
     "half a table": (half_a_table, "items.parquet", ""),
