@@ -207,8 +207,15 @@ class House:
         return [function for function in self.functions() if is_bare_participle(function)]
 
     def without_args(self) -> list[Function]:
-        """Public functions of more than two parameters without an Args section."""
-        return [function for function in self.functions() if function.needs_args and not function.has_args]
+        """Public functions of more than two parameters without an Args section.
+
+        Commands of the command line are left out: each option has its help text, and the docstring is the command's.
+        """
+        return [
+            function
+            for function in self.functions()
+            if function.needs_args and not function.has_args and ".cli." not in function.module.name
+        ]
 
     def undocumented_rooms(self) -> list[str]:
         """Rooms whose ``__init__`` has no docstring of exactly one sentence; in a flat tree its packages."""
@@ -256,9 +263,12 @@ def is_bare_participle(function: Function) -> bool:
     """Whether the first word of a function's name is a past or present participle.
 
     A word is one if it ends in -ed or -ing or is an irregular past participle, unless it is a verb or noun that ends
-    like one. Properties are values and may be called so; predicates begin with is_, has_ or can_ and never match.
+    like one. Properties are values and may be called so, and so may functions that build an error, which are called by
+    it, and ``weighted_scores`` and ``weighted_squares``, terms of the blend. Predicates begin with is_, has_ or can_ and
+    never match.
     """
-    if function.is_property:
+    name = function.node.name
+    if function.is_property or name.endswith("_error") or name in ("weighted_scores", "weighted_squares"):
         return False
     first = function.node.name.lstrip("_").split("_")[0]
     if first in NO_PARTICIPLES.split():

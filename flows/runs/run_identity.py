@@ -44,7 +44,16 @@ class RecordedRun:
 
 
 def describe_finished_run(what: str, record: RunRecord, job: SceneJob) -> RecordedRun:
-    """Return what a record says of a finished run, for comparison with ``job``; messages call the run ``what``."""
+    """Describe a finished run for comparison with a job.
+
+    Args:
+        what: how messages call the run.
+        record: its record.
+        job: what is asked for now.
+
+    Returns:
+        What is recorded of the run.
+    """
     return RecordedRun(
         what,
         record.scene_digest,

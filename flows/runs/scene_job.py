@@ -136,7 +136,16 @@ def open_input(source: str | Path, model: Model, options: SegmentOptions) -> Sce
 
 
 def describe_raster(scene: Scene, model: Model, options: SegmentOptions) -> Raster:
-    """Return what the choice of a plan must know of the scene and of what is made of it."""
+    """Describe a scene for the choice of a plan.
+
+    Args:
+        scene: the scene.
+        model: the model that will see it.
+        options: which layers are wanted beside the labels.
+
+    Returns:
+        Size of the scene, of its pixels, and of what is made of them.
+    """
     height, width = scene.grid.shape
     classes = len(model.classes)
     layers = sum(classes if LAYERS[name].per_class else 1 for name in options.layers)

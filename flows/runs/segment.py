@@ -44,7 +44,22 @@ from seamline.pipeline.stac.scene_item import ModelReference
 def segment(
     source: str | Path, model_name: str | Path, out: str | Path, options: SegmentOptions, observer: RunObserver
 ) -> RunResult:
-    """Segment one scene; as ``segment_scenes``."""
+    """Segment one scene.
+
+    Args:
+        source: a raster, a folder of band files, or a STAC item.
+        model_name: an embedded model's name or a model folder.
+        out: the catalogue's folder, or ``s3://bucket/prefix``.
+        options: everything that has a default.
+        observer: is called with plan, progress and result.
+
+    Returns:
+        What the run left.
+
+    Raises:
+        InputError, ModelError: the input cannot be worked with; nothing has been inferred.
+        SeamlineError: the run failed; what was done is kept and the same call goes on.
+    """
     return segment_scenes([source], model_name, out, options, observer)[0]
 
 

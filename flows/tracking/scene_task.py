@@ -43,7 +43,9 @@ class PrefectObserver:
         self._log = get_run_logger()
         self._artifact: UUID | None = None
         self._updated = 0.0
-        self.observer = RunObserver(self._say, self._planned, self._progress, self._finished, self._run_stage)
+        self.observer = RunObserver(
+            self._log_line, self._show_plan, self._show_progress, self._show_result, self._run_stage
+        )
 
     def _run_stage(self, name: str, work: Callable[[], T]) -> T:
         def stage() -> T:
@@ -54,11 +56,11 @@ class PrefectObserver:
         )
         return step()
 
-    def _say(self, text: str) -> None:
+    def _log_line(self, text: str) -> None:
         self._log.info("%s: %s", self._scene, text)
         self._also.say(text)
 
-    def _planned(self, plan: Plan) -> None:
+    def _show_plan(self, plan: Plan) -> None:
         tiling = plan.tiling
         for warning in plan.scene.warnings:
             self._log.warning("%s: %s", plan.scene.id, warning)
@@ -80,7 +82,7 @@ class PrefectObserver:
         self._artifact = artifact if isinstance(artifact, UUID) else None
         self._also.planned(plan)
 
-    def _progress(self, totals: Totals, plan: Plan) -> None:
+    def _show_progress(self, totals: Totals, plan: Plan) -> None:
         self._also.progress(totals, plan)
         now, all_done = time.monotonic(), totals.chunks_done == totals.chunks
         if self._artifact is None or (now - self._updated < SECONDS_BETWEEN_UPDATES and not all_done):
@@ -91,7 +93,7 @@ class PrefectObserver:
         except (OSError, PrefectException) as error:  # a picture of progress is not worth the run
             self._log.warning("%s: progress not shown: %s", self._scene, error)
 
-    def _finished(self, result: RunResult) -> None:
+    def _show_result(self, result: RunResult) -> None:
         folder, seconds = result.url or result.folder, result.record.seconds["total"]
         if result.computed:
             self._log.info("%s: published in %s after %.0f s", self._scene, folder, seconds)

@@ -73,7 +73,7 @@ def restore_checkpoint(path: Path, digest: str, state: Mapping[str, Stateful]) -
             raise ValueError("a training by another recipe or on other images")
         for name, stateful in state.items():
             stateful.load_state_dict(saved["state"][name])
-        record: dict[str, Any] = saved["record"]
+        kept: dict[str, Any] = saved["record"]
     except Exception as error:  # damaged files make torch raise errors of many classes
         raise ModelError(
             f"checkpoint {path}",
@@ -81,7 +81,7 @@ def restore_checkpoint(path: Path, digest: str, state: Mapping[str, Stateful]) -
             expected="what a training by the same recipe left",
             fix="remove it to start over, or choose another folder",
         ) from error
-    return record
+    return kept
 
 
 def _shorten(error: Exception) -> str:

@@ -35,7 +35,7 @@ def write_chunk(context: ChunkContext, chunk: Index) -> Report:
     with watch.stage("blend"):
         own = context.directory.load_votes(chunk)
         labelled = own.rasters[LABELS_ARRAY] != NODATA
-        for band, summed in _shared_bands(context.tiling, chunk, own):
+        for band, summed in _iter_shared_bands(context.tiling, chunk, own):
             for voter in context.tiling.voters_of(chunk):
                 _add_votes_of(context, voter, chunk, band, summed)
             rows, cols = band.relative_to(context.tiling.write_window_of(chunk)).to_slices()
@@ -55,28 +55,34 @@ def decide(context: ChunkContext, summed: Array) -> dict[str, Array]:
 
 
 def write_rasters(context: ChunkContext, chunk: Index, rasters: Rasters) -> None:
-    """Write labels and layers of a chunk to the store of the run."""
+    """Write labels and layers of a chunk to the store of the run.
+
+    Args:
+        context: the run.
+        chunk: the chunk.
+        rasters: its labels and layers, by name.
+    """
     for name, raster in rasters.items():
         write_store_raster(context.directory.store, name, context.tiling.write_window_of(chunk), raster)
 
 
-def top_band(tiling: Tiling, pixels: Window) -> Window:
+def find_top_band(tiling: Tiling, pixels: Window) -> Window:
     """Return the rows of a chunk's ``pixels`` on which tiles above it vote."""
     return Window(pixels.row, pixels.col, min(tiling.overlap, pixels.height), pixels.width)
 
 
-def left_band(tiling: Tiling, pixels: Window) -> Window:
+def find_left_band(tiling: Tiling, pixels: Window) -> Window:
     """Return the columns of a chunk's ``pixels`` on which tiles to the left of it vote."""
     return Window(pixels.row, pixels.col, pixels.height, min(tiling.overlap, pixels.width))
 
 
-def _shared_bands(tiling: Tiling, chunk: Index, own: Votes) -> Iterator[tuple[Window, NDArray[np.int32]]]:
+def _iter_shared_bands(tiling: Tiling, chunk: Index, own: Votes) -> Iterator[tuple[Window, NDArray[np.int32]]]:
     """Yield each band on which neighbours vote, with a copy of the chunk's own votes there."""
     pixels = tiling.write_window_of(chunk)
     if chunk.row > 0:
-        yield top_band(tiling, pixels), own.above.copy()
+        yield find_top_band(tiling, pixels), own.above.copy()
     if chunk.col > 0:
-        yield left_band(tiling, pixels), own.left.copy()
+        yield find_left_band(tiling, pixels), own.left.copy()
 
 
 def _add_votes_of(context: ChunkContext, voter: Index, chunk: Index, band: Window, summed: NDArray[np.int32]) -> None:

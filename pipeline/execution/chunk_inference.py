@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from seamline.pipeline.common.classes import NODATA
 from seamline.pipeline.common.memory import read_peak_memory
 from seamline.pipeline.common.stopwatch import Stopwatch
-from seamline.pipeline.execution.chunk_blending import decide, left_band, top_band, write_rasters
+from seamline.pipeline.execution.chunk_blending import decide, find_left_band, find_top_band, write_rasters
 from seamline.pipeline.execution.chunk_context import ChunkContext, Rasters
 from seamline.pipeline.execution.predictor import Predictor
 from seamline.pipeline.execution.quicklook import save_quicklook
@@ -191,7 +191,7 @@ class _ChunkTiles:
         rasters = self._mask({name: np.array(_to_host(predictor, raster)) for name, raster in decided.items()})
         above, left = (
             _to_host(predictor, summed[:, : band.height, : band.width])
-            for band in (top_band(self.tiling, own), left_band(self.tiling, own))
+            for band in (find_top_band(self.tiling, own), find_left_band(self.tiling, own))
         )
         strips: dict[Index, NDArray[np.int32]] = {}
         for receiver in self.tiling.receivers_of(self.chunk):

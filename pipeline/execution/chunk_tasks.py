@@ -77,7 +77,19 @@ def write_task(context: ChunkContext, chunk: Index) -> Report:
 
 
 def apply_task(context: ChunkContext, chunk: Index, function: Callable[[Index], T]) -> T:
-    """Return ``function(chunk)``; runs on a worker. Raises ``SeamlineError`` that names scene, chunk and source."""
+    """Apply a function to a chunk; runs on a worker.
+
+    Args:
+        context: the run.
+        chunk: the chunk.
+        function: what to apply to it.
+
+    Returns:
+        What the function returns.
+
+    Raises:
+        SeamlineError: the function failed; names scene, chunk and source.
+    """
     return _with_place_in_errors(context, chunk, lambda: function(chunk))
 
 

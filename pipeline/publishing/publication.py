@@ -139,7 +139,13 @@ def write_cogs(
 
 
 def write_polygon_files(publication: Publication, store: Path, scratch: Path) -> None:
-    """Write the polygons of a store's labels, if they are wanted; temporary files go to ``scratch``."""
+    """Write the polygons of the labels, if they are wanted.
+
+    Args:
+        publication: the run.
+        store: Zarr store that holds the labels.
+        scratch: folder for temporary files.
+    """
     if publication.polygons is not None:
         write_polygons(
             store,

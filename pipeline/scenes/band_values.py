@@ -112,7 +112,7 @@ def choose_scales(
         InputError: A scale or offset is not finite, or a scale is 0.
     """
     warnings: list[str] = []
-    declared = [_declared_scale(file) for file in files]
+    declared = [_read_declared_scale(file) for file in files]
     if scale is None and reflectance and None in declared:
         assumed, warning = _assume_scale(files, nodata)
         warnings.append(warning)
@@ -134,7 +134,7 @@ def choose_scales(
     return chosen, warnings
 
 
-def _declared_scale(file: BandFile) -> tuple[float, float] | None:
+def _read_declared_scale(file: BandFile) -> tuple[float, float] | None:
     """Return (scale, offset) that the catalogue or the file declares; None if integers have none."""
     if file.band.scale is not None or file.band.offset:
         return 1.0 if file.band.scale is None else file.band.scale, file.band.offset or 0.0

@@ -10,9 +10,6 @@ import pytest
 
 from benchmarks.house import MODULES_PER_ROOM, REPOSITORY, Function, House, Module, is_bare_participle
 
-NOT_YET = pytest.mark.xfail(reason="the source is not there yet", strict=False)
-"""Take this mark from a test below once the source keeps its rule."""
-
 
 @pytest.fixture(scope="module")
 def house() -> House:
@@ -39,22 +36,18 @@ def test_no_room_has_more_than_twelve_modules(house: House) -> None:
     none_of([f"{room}: {len(modules)}" for room, modules in house.rooms.items() if len(modules) > MODULES_PER_ROOM])
 
 
-@NOT_YET
 def test_the_formatter_formats_every_line(house: House) -> None:
     none_of(house.unformatted())
 
 
-@NOT_YET
 def test_public_functions_of_more_than_two_parameters_explain_them(house: House) -> None:
     none_of(house.without_args())
 
 
-@NOT_YET
 def test_no_function_is_called_by_a_bare_participle(house: House) -> None:
     none_of(house.bare_participles())
 
 
-@NOT_YET
 def test_the_record_of_a_run_is_no_dict(house: House) -> None:
     none_of(house.untyped_records())
 
