@@ -217,6 +217,21 @@ class House:
             if function.needs_args and not function.has_args and ".cli." not in function.module.name
         ]
 
+    def needlessly_public(self) -> list[str]:
+        """Public functions and constants of modules that no other file of the checkout names."""
+        texts = {
+            path: path.read_text(encoding="utf-8")
+            for folder in (*PACKAGES, "tests", "benchmarks", "deploy", "src")
+            for path in sorted((self.root / folder).rglob("*.py"))
+        }
+        words = {path: set(re.findall(r"\w+", text)) for path, text in texts.items()}
+        return [
+            f"{module.name}.{name}"
+            for module in self.modules.values()
+            for name in _public_names(module.tree)
+            if not any(name in found for path, found in words.items() if path.resolve() != module.path.resolve())
+        ]
+
     def undocumented_rooms(self) -> list[str]:
         """Rooms whose ``__init__`` has no docstring of exactly one sentence; in a flat tree its packages."""
         found = []
@@ -263,7 +278,7 @@ def is_bare_participle(function: Function) -> bool:
     """Whether the first word of a function's name is a past or present participle.
 
     A word is one if it ends in -ed or -ing or is an irregular past participle, unless it is a verb or noun that ends
-    like one. Properties are values and may be called so, and so may functions that build an error, which are called by
+    like one. Properties are values and may be called so. So may functions that build an error, which are called by
     it, and ``weighted_scores`` and ``weighted_squares``, terms of the blend. Predicates begin with is_, has_ or can_ and
     never match.
     """
@@ -274,6 +289,19 @@ def is_bare_participle(function: Function) -> bool:
     if first in NO_PARTICIPLES.split():
         return False
     return first in IRREGULAR.split() or bool(re.fullmatch(r"[a-z]{2,}(ed|ing)", first))
+
+
+def _public_names(tree: ast.Module) -> Iterator[str]:
+    """Undecorated functions and constants in capitals at the top of a module, without an underscore in front."""
+    for node in tree.body:
+        if isinstance(node, ast.FunctionDef) and not node.decorator_list:
+            names = [node.name]
+        elif isinstance(node, ast.Assign):
+            names = [part.id for target in node.targets for part in ast.walk(target) if isinstance(part, ast.Name)]
+            names = [name for name in names if name.isupper()]
+        else:
+            names = []
+        yield from (name for name in names if not name.startswith("_"))
 
 
 def _functions_of(module: Module, body: list[ast.stmt], prefix: str) -> Iterator[Function]:

@@ -31,8 +31,8 @@ from seamline.flows.tracking.scene_task import quieten_dask, segment_task
 from seamline.pipeline.common.errors import InUseError, RunError
 from seamline.pipeline.storage.atomic import check_writable
 
-DEFAULTS = SegmentOptions()
-EXECUTION_OPTIONS = {"cluster", "workers", "device", "batch", "threads", "overwrite", "work", "credentials"}
+_DEFAULTS = SegmentOptions()
+_EXECUTION_OPTIONS = {"cluster", "workers", "device", "batch", "threads", "overwrite", "work", "credentials"}
 """Options that decide how a scene is run and not what the results are."""
 
 AtOnce = Annotated[int, Field(ge=1, le=64, description="Scenes that are worked on at the same time")]
@@ -43,7 +43,7 @@ def segment_collection(
     scenes: SceneSource,
     model: str = "land-water-cloud",
     out: str | Path = Path("results"),
-    options: SegmentOptions = DEFAULTS,
+    options: SegmentOptions = _DEFAULTS,
     at_once: AtOnce = 2,
     renew: bool = False,
 ) -> dict[str, Any]:
@@ -71,7 +71,7 @@ def segment_collection(
     use_credentials(options.credentials)
     destination = CatalogLocation.from_out(out, options.work)
     folder = destination.folder
-    ledger = Ledger(folder, open_model(model).digest, compute_options_digest(options))
+    ledger = Ledger(folder, open_model(model).digest, _compute_options_digest(options))
     check_writable(folder, f"out {out}")
     discovery = discover_task(scenes)
     folder.mkdir(parents=True, exist_ok=True)  # a catalogue without scenes can be published, too
@@ -162,6 +162,6 @@ def _make_outcome(scene: SceneRef, result: RunResult | BaseException) -> Outcome
     )
 
 
-def compute_options_digest(options: SegmentOptions) -> str:
+def _compute_options_digest(options: SegmentOptions) -> str:
     """Return a SHA-256 digest, 16 hexadecimal digits, of the options that decide the results."""
-    return hashlib.sha256(options.model_dump_json(exclude=EXECUTION_OPTIONS).encode()).hexdigest()[:16]
+    return hashlib.sha256(options.model_dump_json(exclude=_EXECUTION_OPTIONS).encode()).hexdigest()[:16]

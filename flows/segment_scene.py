@@ -14,7 +14,7 @@ from seamline.flows.terminal.progress import show_live_progress
 from seamline.flows.tracking.scene_task import quieten_dask, segment_task
 from seamline.pipeline.common.errors import redact_address
 
-DEFAULTS = SegmentOptions()
+_DEFAULTS = SegmentOptions()
 
 
 def _name_flow_run() -> str:
@@ -26,7 +26,7 @@ def segment_scene(
     source: str,
     model: str = "land-water-cloud",
     out: str | Path = Path("results"),
-    options: SegmentOptions = DEFAULTS,
+    options: SegmentOptions = _DEFAULTS,
 ) -> dict[str, Any]:
     """Segment one scene into OUT/<scene id>; a run that was stopped goes on.
 

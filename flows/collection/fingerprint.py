@@ -80,14 +80,14 @@ def inspect_source(source: str | Path) -> SceneRef:
     href = normalize_address(source)
     kind = detect_source_kind(href)
     if kind == "item":
-        return inspect_item(read_document(href), href)
+        return _inspect_item(read_document(href), href)
     name = make_scene_id(file_stem(href) if kind in ("raster", "archive") else Path(href).name)
     files = [] if is_object_url(href) else list_local_files(href)
     content = [_read_file_state(file) for file in files] if files else _read_remote_state(href)
     return SceneRef(href, name, _hash_as_json(content))
 
 
-def inspect_item(document: Any, href: str) -> SceneRef:
+def _inspect_item(document: Any, href: str) -> SceneRef:
     """Return a reference to the scene that a STAC item describes.
 
     The fingerprint covers the item's description of the scene and its assets (``updated`` and checksums among them)
@@ -112,9 +112,9 @@ def inspect_item(document: Any, href: str) -> SceneRef:
 
 
 def inspect_item_or_reject(document: Any, href: str) -> SceneRef | RejectedSource:
-    """Inspect a STAC item as ``inspect_item`` does, and return any error as a rejection."""
+    """Inspect a STAC item as ``_inspect_item`` does, and return any error as a rejection."""
     name = str(document.get("id", "?")) if isinstance(document, dict) else "?"
-    return catch_as_rejected(href, name, lambda: inspect_item(document, href))
+    return catch_as_rejected(href, name, lambda: _inspect_item(document, href))
 
 
 def list_local_files(href: str) -> list[str]:

@@ -36,7 +36,7 @@ log = logging.getLogger("seamline.measuring")
 TIMED_WINDOWS = (512, 1024, 2048)
 """Edges in pixels of the windows that are timed. Windows larger than the scene are not."""
 
-COMPARED_EDGE = 256
+_COMPARED_EDGE = 256
 """Edge in pixels of the labels that are compared with the largest halo."""
 
 _MEASURING_LOCK = Lock()
@@ -167,7 +167,7 @@ def _choose_context_sizes(halos: tuple[int, ...], reach: Reach) -> tuple[int, in
     if reach.window is not None:
         return reach.window, reach.window // 4 // reach.divisor * reach.divisor
     largest = max((*halos, UNBOUNDED_HALO))
-    return reach.round_up_to_lattice(2 * largest + COMPARED_EDGE), reach.round_up_to_lattice(largest)
+    return reach.round_up_to_lattice(2 * largest + _COMPARED_EDGE), reach.round_up_to_lattice(largest)
 
 
 def describe_device() -> str:

@@ -42,12 +42,12 @@ from seamline.pipeline.report.thumbnail import read_thumbnail
 from seamline.pipeline.scenes.display_bands import choose_display_bands, has_true_color
 from seamline.pipeline.scenes.scene import Scene
 
-NVIDIA_DRIVER = Path("/proc/driver/nvidia")
+_NVIDIA_DRIVER = Path("/proc/driver/nvidia")
 
-MAX_WORKERS = 8
+_MAX_WORKERS = 8
 """The most workers of a local cluster on CPUs, unless the user asks for more."""
 
-MEMORY_PER_WORKER = 3 * 2**30
+_MEMORY_PER_WORKER = 3 * 2**30
 """Bytes of the machine's memory for each worker of a local cluster on CPUs, unless the user asks for more workers."""
 
 
@@ -90,19 +90,19 @@ def count_workers(options: SegmentOptions) -> int:
 
     On CPUs one process with as many threads would be slower: all threads of a network wait for the one whose core
     reads the next chunk, while processes share cores fairly (a fifth faster on two cores). With more than
-    ``MAX_WORKERS`` cores each process gets several.
+    ``_MAX_WORKERS`` cores each process gets several.
     """
     if options.workers is not None:
         return options.workers
-    if options.device != "cpu" and NVIDIA_DRIVER.exists():
+    if options.device != "cpu" and _NVIDIA_DRIVER.exists():
         import torch  # takes seconds to import, and is only needed where there is a GPU
 
         if devices := torch.cuda.device_count():
             return devices
-    return max(1, min(os.cpu_count() or 1, MAX_WORKERS, psutil.virtual_memory().total // MEMORY_PER_WORKER))
+    return max(1, min(os.cpu_count() or 1, _MAX_WORKERS, psutil.virtual_memory().total // _MEMORY_PER_WORKER))
 
 
-def count_threads(options: SegmentOptions, workers: int) -> int:
+def _count_threads(options: SegmentOptions, workers: int) -> int:
     """Return the most threads of a worker's network; 0 leaves them to torch, on a cluster that we did not start."""
     return max(1, (os.cpu_count() or 1) // workers) if options.cluster == "local" else 0
 
@@ -142,7 +142,7 @@ def make_plan(
         tiling, measured = unfinished.tiling, unfinished.measured
         check_memory(raster, tiling, measured, memory)
         return Plan(scene, model, tiling, measured, project_memory(raster, tiling, measured), workers, costs={})
-    asked, reach, threads = options.plan_options, model.reach, count_threads(options, workers)
+    asked, reach, threads = options.plan_options, model.reach, _count_threads(options, workers)
     changed: dict[int, float] = {}
     if compare_halos or is_halo_open(asked, reach):
         halos = candidate_halos(raster, asked, reach)

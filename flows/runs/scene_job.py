@@ -24,7 +24,7 @@ from seamline.pipeline.scenes.open_scene import open_scene
 from seamline.pipeline.scenes.scene import Scene
 from seamline.pipeline.storage.atomic import check_writable
 
-BYTES_PER_PIXEL = 0.5
+_BYTES_PER_PIXEL = 0.5
 """Disk space of all results together and of what a run needs on the way; measured 0.05 to 0.2."""
 
 
@@ -156,7 +156,7 @@ def _check_output_folder(out: Path, scene: Scene) -> None:
     """Refuse an output folder that cannot be written to or whose disk is too small; makes nothing."""
     existing = check_writable(out / scene.id, f"--out {out}")
     height, width = scene.grid.shape
-    needed, free = int(height * width * BYTES_PER_PIXEL), shutil.disk_usage(existing).free
+    needed, free = int(height * width * _BYTES_PER_PIXEL), shutil.disk_usage(existing).free
     if free < needed:
         raise InputError(
             f"disk of --out {out}",

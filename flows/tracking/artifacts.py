@@ -22,7 +22,7 @@ from seamline.pipeline.common.classes import format_count, format_percent
 from seamline.pipeline.common.layout import PREVIEW
 from seamline.pipeline.results.verify import Finding
 
-PUBLISHED_EVENT = "seamline.scene.published"
+_PUBLISHED_EVENT = "seamline.scene.published"
 """Name of the event of a published scene, which automations may react to.
 
 Its resource is ``seamline.scene.<scene id>``.
@@ -46,7 +46,7 @@ def show_result(result: RunResult) -> None:
             image_url=_encode_picture(preview), key=make_artifact_key("preview", scene), description=scene
         )
     emit_event(
-        event=PUBLISHED_EVENT,
+        event=_PUBLISHED_EVENT,
         resource={"prefect.resource.id": f"seamline.scene.{scene}", "prefect.resource.name": scene},
         payload={
             "folder": result.url or str(result.folder),

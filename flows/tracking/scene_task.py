@@ -29,7 +29,7 @@ from seamline.pipeline.common.errors import BadBlockError, InputError, OtherRunE
 from seamline.pipeline.execution.run_chunks import Totals
 
 T = TypeVar("T")
-SECONDS_BETWEEN_UPDATES = 1.0
+_SECONDS_BETWEEN_UPDATES = 1.0
 
 
 class PrefectObserver:
@@ -85,7 +85,7 @@ class PrefectObserver:
     def _show_progress(self, totals: Totals, plan: Plan) -> None:
         self._also.progress(totals, plan)
         now, all_done = time.monotonic(), totals.chunks_done == totals.chunks
-        if self._artifact is None or (now - self._updated < SECONDS_BETWEEN_UPDATES and not all_done):
+        if self._artifact is None or (now - self._updated < _SECONDS_BETWEEN_UPDATES and not all_done):
             return
         self._updated = now
         try:

@@ -41,7 +41,7 @@ def choose_recipe(path: Path | None, pairs: LabelledPaths | None, out: Path, cha
     if pairs is None:
         assert path is not None
         return read_recipe(path, changes)
-    return parse_recipe(apply_changes(_build_document(pairs, out), changes), "training without a recipe")
+    return _parse_recipe(apply_changes(_build_document(pairs, out), changes), "training without a recipe")
 
 
 def read_recipe(path: Path, changes: Sequence[str] = ()) -> Recipe:
@@ -68,10 +68,10 @@ def read_recipe(path: Path, changes: Sequence[str] = ()) -> Recipe:
             expected="a YAML file with the fields of a recipe",
             fix="compare it with the recipe of an embedded model",
         )
-    return parse_recipe(apply_changes(document, changes), f"recipe {path}")
+    return _parse_recipe(apply_changes(document, changes), f"recipe {path}")
 
 
-def parse_recipe(document: Mapping[str, Any], what: str) -> Recipe:
+def _parse_recipe(document: Mapping[str, Any], what: str) -> Recipe:
     """Validate a document as a recipe.
 
     Args:

@@ -25,7 +25,7 @@ _ONE_AT_ONCE = ConcurrencyLimitConfig(limit=1, collision_strategy=ConcurrencyLim
 """A run that is due while another is still working is cancelled."""
 
 
-def serve_deployments(stack: Stack) -> None:
+def _serve_deployments(stack: Stack) -> None:
     """Serve the deployments ``inbox``, ``scene`` and ``check`` until SIGTERM."""
     options = SegmentOptions(cluster=stack.scheduler).model_dump(mode="json", exclude_defaults=True)
     common = {"model": stack.model, "out": str(stack.results), "options": options}
@@ -53,4 +53,4 @@ def serve_deployments(stack: Stack) -> None:
 
 
 if __name__ == "__main__":
-    serve_deployments(Stack.read(Path(sys.argv[1]))[0])
+    _serve_deployments(Stack.read(Path(sys.argv[1]))[0])

@@ -28,7 +28,7 @@ from seamline.model.spec.spec import ModelSpec
 
 log = logging.getLogger("seamline.runtime")
 
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 """Parameters of glibc's ``mallopt``, from its malloc.h."""
 
 _Scalar = TypeVar("_Scalar", bound=np.generic)
@@ -166,5 +166,5 @@ def keep_freed_memory() -> None:
     """
     with suppress(OSError, AttributeError):  # not glibc
         libc = ctypes.CDLL("libc.so.6")
-        libc.mallopt(M_MMAP_THRESHOLD, 1 << 30)
-        libc.mallopt(M_TRIM_THRESHOLD, (1 << 31) - 1)
+        libc.mallopt(_M_MMAP_THRESHOLD, 1 << 30)
+        libc.mallopt(_M_TRIM_THRESHOLD, (1 << 31) - 1)

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-TIME_BUDGET = 5.0
+_TIME_BUDGET = 5.0
 """Seconds of a measurement after which no further round is made."""
 
 
@@ -17,7 +17,7 @@ def time_in_turns(
 ) -> list[float]:
     """Call each function in turns and return the least seconds of each.
 
-    The least time counts, since every disturbance makes a measurement longer. After ``TIME_BUDGET`` seconds no
+    The least time counts, since every disturbance makes a measurement longer. After ``_TIME_BUDGET`` seconds no
     further round is made: disturbances are short beside functions that are so slow.
 
     Args:
@@ -35,6 +35,6 @@ def time_in_turns(
             start = time.perf_counter()
             functions[position]()
             least[position] = min(least[position], time.perf_counter() - start)
-        if time.perf_counter() - first_start > TIME_BUDGET:
+        if time.perf_counter() - first_start > _TIME_BUDGET:
             break
     return least.tolist()

@@ -34,9 +34,9 @@ from seamline.model.spec.spec import ModelSpec
 
 log = logging.getLogger("seamline.tune")
 
-SAME_TIME_RATIO = 1.1
+_SAME_TIME_RATIO = 1.1
 """Times that differ by a smaller factor count as equal."""
-HOPELESS_TIME_RATIO = 1.5
+_HOPELESS_TIME_RATIO = 1.5
 """Settings that took this many times the least time in the first round, or on small windows, are not tried again."""
 
 
@@ -152,7 +152,7 @@ class Tuner:
         classes = len(self.spec.classes)
         one_batch_size = len({candidate.settings.batch for candidate in candidates}) == 1
         times = time_in_turns(
-            [candidate.forward for candidate in candidates], HOPELESS_TIME_RATIO if one_batch_size else math.inf
+            [candidate.forward for candidate in candidates], _HOPELESS_TIME_RATIO if one_batch_size else math.inf
         )
         return [
             Trial(
@@ -171,7 +171,7 @@ class Tuner:
         least = min(trial.seconds_per_pixel for trial in accurate)
         best: dict[Engine, Trial] = {}
         for trial in sorted(accurate, key=lambda trial: trial.seconds_per_pixel):
-            if trial.seconds_per_pixel <= HOPELESS_TIME_RATIO * least:
+            if trial.seconds_per_pixel <= _HOPELESS_TIME_RATIO * least:
                 best.setdefault(trial.settings.engine, trial)
         if len(best) < 2 or edge == trials[0].window:
             return []
@@ -209,7 +209,7 @@ class Tuner:
         """Return the first settings that are about as fast as the fastest: plain and small ones come first."""
         accurate = self._select_accurate(trials)
         least = min(trial.seconds_per_pixel for trial in accurate)
-        return next(trial for trial in accurate if trial.seconds_per_pixel <= SAME_TIME_RATIO * least).settings
+        return next(trial for trial in accurate if trial.seconds_per_pixel <= _SAME_TIME_RATIO * least).settings
 
     def _make_forward(self, settings: EngineSettings, sample: Sample, edge: int) -> Callable[[], Tensor]:
         """Load the network and return a function that runs one batch of windows and returns the first's scores."""

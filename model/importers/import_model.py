@@ -176,7 +176,7 @@ def _trace(path: Path, network: nn.Module, bands: int, divisor: int) -> Imported
 def _export(path: Path, network: nn.Module, bands: int, divisor: int) -> torch.export.ExportedProgram:
     """Export a program of any batch, and of heights and widths that are multiples of the divisor.
 
-    A network that cannot be exported like this is exported for one image, of the largest size up to ``WINDOW_EDGE``.
+    A network that cannot be exported like this is exported for one image, of the largest size up to ``_WINDOW_EDGE``.
     """
     height, width = (torch.export.Dim(name, min=2, max=MAX_SIZE) for name in ("rows", "cols"))
     sizes = {0: torch.export.Dim("batch", min=1, max=MAX_SIZE), 2: divisor * height, 3: divisor * width}

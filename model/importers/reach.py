@@ -19,7 +19,7 @@ from seamline.model.spec.errors import ModelError
 
 Network = Callable[[Tensor], Tensor]
 
-WINDOW_EDGE = 512
+_WINDOW_EDGE = 512
 """Edge in pixels of the windows of a network that takes any size; doubled for one that seems to reach farther."""
 _SHIFTS = (1, 2, 4, 8, 16, 32, 64)
 """Candidates for the divisor, in pixels."""
@@ -43,7 +43,7 @@ class MeasuredReach:
 
 def choose_edge(lattice: int) -> int:
     """Return the edge of the windows for a network that takes multiples of ``lattice``, in pixels."""
-    return WINDOW_EDGE // lattice * lattice
+    return _WINDOW_EDGE // lattice * lattice
 
 
 def measure_reach(network: Network, channels: int, window: int | None = None, lattice: int = 1) -> MeasuredReach:

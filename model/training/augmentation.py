@@ -14,7 +14,7 @@ from torch.nn import functional as F
 Labels = NDArray[np.uint8]
 Pixels = NDArray[np.float32]
 
-ELASTIC_GRID = 3
+_ELASTIC_GRID = 3
 """Points a side of the grid on which displacements are drawn (Ronneberger et al. 2015, section 3.1)."""
 
 
@@ -94,7 +94,7 @@ class Warp:
         scale = (1 + self.zoom) ** rng.uniform(-1, 1)
         x = scale * (math.cos(angle) * across - math.sin(angle) * down)
         y = scale * (math.sin(angle) * across + math.cos(angle) * down)
-        grid = rng.normal(0, 1, (1, 2, ELASTIC_GRID, ELASTIC_GRID)).astype(np.float32)
+        grid = rng.normal(0, 1, (1, 2, _ELASTIC_GRID, _ELASTIC_GRID)).astype(np.float32)
         coarse = torch.from_numpy(grid) * self.elastic
         shift = F.interpolate(coarse, (size, size), mode="bicubic", align_corners=True)[0].numpy()
         return np.stack([x + shift[0], y + shift[1]], axis=-1).astype(np.float32)

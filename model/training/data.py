@@ -14,7 +14,7 @@ IGNORE = 255
 """The label of pixels that are not learned from and not scored."""
 BLOCK_SIZE = 512
 """Edge, in pixels, of the blocks in which large images are read."""
-SAMPLED_BLOCKS = 256
+_SAMPLED_BLOCKS = 256
 """The most blocks of an image that are read to describe its bands."""
 
 Area = tuple[slice, slice]
@@ -146,7 +146,7 @@ def split_into_blocks(shape: tuple[int, int], edge: int = BLOCK_SIZE) -> list[Ar
     ]
 
 
-def sample_blocks(image: LabelledSource, edge: int = BLOCK_SIZE, most: int = SAMPLED_BLOCKS) -> list[Area]:
+def sample_blocks(image: LabelledSource, edge: int = BLOCK_SIZE, most: int = _SAMPLED_BLOCKS) -> list[Area]:
     """Draw blocks of an image, without repetition and the same ones in every call.
 
     Args:

@@ -31,7 +31,7 @@ from seamline.model.training.validation import SAMPLED_TILES, evaluate
 
 log = logging.getLogger("seamline.training")
 
-PREFETCHED = 3
+_PREFETCHED = 3
 """Batches that are prepared in another thread while the network learns from the current one."""
 
 
@@ -274,7 +274,7 @@ def _crop_border(values: Tensor, halo: int) -> Tensor:
 def _prefetch(batches: Iterator[_Batch]) -> Generator[_Batch]:
     """Yield the same batches in the same order, prepared ahead in another thread."""
     with ThreadPoolExecutor(1) as pool:
-        pending = deque(pool.submit(next, batches) for _ in range(PREFETCHED))
+        pending = deque(pool.submit(next, batches) for _ in range(_PREFETCHED))
         while True:
             yield pending.popleft().result()
             pending.append(pool.submit(next, batches))

@@ -18,7 +18,7 @@ from seamline.model.training.normalisation import Normalisation
 
 SAMPLED_TILES = 32
 """The most tiles of an image that are scored after each epoch: a few seconds, however large the image is."""
-MAX_CONTEXT = 128
+_MAX_CONTEXT = 128
 """The most pixels that are read around a tile, also for networks whose receptive radius is larger."""
 
 
@@ -71,6 +71,6 @@ def predict_labels(network: UNet, image: LabelledSource, area: Area, normalise: 
 
 
 def compute_context(config: UNetConfig) -> int:
-    """Return the pixels to read around a tile: the receptive radius, at most ``MAX_CONTEXT``, on the lattice."""
-    radius = MAX_CONTEXT if config.receptive_radius is None else min(MAX_CONTEXT, config.receptive_radius)
+    """Return the pixels to read around a tile: the receptive radius, at most ``_MAX_CONTEXT``, on the lattice."""
+    radius = _MAX_CONTEXT if config.receptive_radius is None else min(_MAX_CONTEXT, config.receptive_radius)
     return max(config.least_halo, math.ceil(radius / config.divisor) * config.divisor)

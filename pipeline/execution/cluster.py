@@ -21,7 +21,7 @@ from seamline.pipeline.execution.predictor import CHUNKS_AT_ONCE
 
 T = TypeVar("T")
 
-PAUSE_THRESHOLD = 0.8
+_PAUSE_THRESHOLD = 0.8
 """Share of its memory limit at which a Dask worker takes no more tasks (``distributed.worker.memory.pause``)."""
 
 WORKER_CHECK_INTERVAL = 10
@@ -248,4 +248,4 @@ def get_worker_memory(client: Client) -> int:
     """
     total = int(psutil.virtual_memory().total)
     workers = wait_for_workers(client).values()
-    return int(PAUSE_THRESHOLD * min(int(worker["memory_limit"]) or total for worker in workers))
+    return int(_PAUSE_THRESHOLD * min(int(worker["memory_limit"]) or total for worker in workers))

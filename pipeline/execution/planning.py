@@ -12,38 +12,38 @@ from seamline.pipeline.common.errors import InputError
 from seamline.pipeline.execution.predictor import CHUNKS_AT_ONCE
 from seamline.pipeline.geometry.tiling import Tiling
 
-LARGEST_WINDOW = 2560
+_LARGEST_WINDOW = 2560
 """Largest window edge that is tried, in pixels. Above it the halo is under a tenth of the edge: larger windows save
 little time and take more memory."""
 
-CHUNK_EDGE = 2048
+_CHUNK_EDGE = 2048
 """Approximate edge of a chunk in pixels: large enough to hide a task's overhead, small enough to balance the load."""
 
 UNBOUNDED_HALO = 64
 """Halo in pixels, and overlap, for a network whose reach no halo covers, where nothing better was measured."""
 
-LARGEST_CANDIDATE_HALO = 128
+_LARGEST_CANDIDATE_HALO = 128
 """Largest halo in pixels that is tried for a network whose reach no halo covers."""
 
-SMALLEST_CHOSEN_HALO = 16
+_SMALLEST_CHOSEN_HALO = 16
 """Smallest halo in pixels that is chosen without being asked for. A sample that holds one class only changes with no
 halo; other parts of the scene may."""
 
-NEGLIGIBLE_CHANGE = 1e-3
+_NEGLIGIBLE_CHANGE = 1e-3
 """Share of labels. A halo is enough if more context changes no more labels than this."""
 
-WORTHWHILE_RATIO = 0.5
+_WORTHWHILE_RATIO = 0.5
 """A halo is also enough if the next candidate, which is twice as wide and costs about twice as much, still leaves more
 than this share of its changes."""
 
-TIME_TOLERANCE = 1.1
+_TIME_TOLERANCE = 1.1
 """Estimated times of two tilings within this factor count as equal."""
 
-MEMORY_HEADROOM = 1.3
+_MEMORY_HEADROOM = 1.3
 """Factor on the projected memory, since the C library keeps freed memory in pieces (``keep_freed_memory`` of the
 model's runtime)."""
 
-RASTER_CACHE = 64 * 2**20
+_RASTER_CACHE = 64 * 2**20
 """Bytes of decoded blocks that GDAL caches."""
 
 
@@ -168,7 +168,7 @@ def choose_tiling(raster: Raster, options: PlanOptions, reach: Reach, costs: Cos
     seconds = {tiling: tiling.tile_count * costs.seconds_for(tiling.window) for tiling in fitting}
     least = min(seconds.values())
     return min(
-        (tiling for tiling in fitting if seconds[tiling] <= TIME_TOLERANCE * least),
+        (tiling for tiling in fitting if seconds[tiling] <= _TIME_TOLERANCE * least),
         key=lambda tiling: (tiling.redundancy, tiling.window),
     )
 
@@ -202,7 +202,7 @@ def list_candidate_tilings(raster: Raster, options: PlanOptions, reach: Reach) -
         _check_only_window(options.window, reach.window)
     elif options.window is not None:
         windows = [options.window]
-        largest = max(LARGEST_WINDOW, reach.round_up_to_lattice(max(raster.height, raster.width)) + 2 * halo + overlap)
+        largest = max(_LARGEST_WINDOW, reach.round_up_to_lattice(max(raster.height, raster.width)) + 2 * halo + overlap)
         _check_window_size(options.window, largest)
     else:
         windows = _list_windows(raster, halo, overlap, reach)
@@ -238,7 +238,7 @@ def _check_window_size(window: int, largest: int) -> None:
 def _choose_chunk_tiles(options: PlanOptions, stride: int) -> int:
     if options.chunk_tiles is not None:
         return options.chunk_tiles
-    return max(1, round(CHUNK_EDGE / max(stride, 1)))
+    return max(1, round(_CHUNK_EDGE / max(stride, 1)))
 
 
 def is_halo_open(options: PlanOptions, reach: Reach) -> bool:
@@ -279,11 +279,11 @@ def candidate_halos(raster: Raster, options: PlanOptions, reach: Reach) -> tuple
     window = options.window if reach.window is None else reach.window
     largest = reach.exact_halo
     if largest is None:
-        largest = min(LARGEST_CANDIDATE_HALO, (window or 4 * LARGEST_CANDIDATE_HALO) // 4)
+        largest = min(_LARGEST_CANDIDATE_HALO, (window or 4 * _LARGEST_CANDIDATE_HALO) // 4)
     if reach.window is not None:  # wider context is only seen by windows that are shifted by up to a quarter
         largest = min(largest, reach.window // 4)
     halos = {reach.least_halo, largest // reach.divisor * reach.divisor}
-    halo = reach.round_up_to_lattice(SMALLEST_CHOSEN_HALO // 2)
+    halo = reach.round_up_to_lattice(_SMALLEST_CHOSEN_HALO // 2)
     while halo < largest:
         halos.add(halo)
         halo *= 2
@@ -312,9 +312,9 @@ def choose_halo(changed: Mapping[int, float], reach: Reach) -> int:
     Returns:
         One of the halos of ``changed``, or ``reach.unbounded_halo`` if none of them may be chosen.
     """
-    halos = sorted(halo for halo in changed if halo >= max(reach.least_halo, SMALLEST_CHOSEN_HALO))
+    halos = sorted(halo for halo in changed if halo >= max(reach.least_halo, _SMALLEST_CHOSEN_HALO))
     for halo, wider in pairwise(halos):
-        if changed[halo] <= NEGLIGIBLE_CHANGE or changed[wider] > WORTHWHILE_RATIO * changed[halo]:
+        if changed[halo] <= _NEGLIGIBLE_CHANGE or changed[wider] > _WORTHWHILE_RATIO * changed[halo]:
             return halo
     return halos[-1] if halos else reach.unbounded_halo
 
@@ -328,7 +328,7 @@ def _list_windows(raster: Raster, halo: int, overlap: int, reach: Reach) -> list
     for extent in (raster.height, raster.width):
         for count in range(1, math.ceil(extent / least_stride) + 1):
             stride = max(least_stride, reach.round_up_to_lattice(math.ceil(extent / count)))
-            if stride + around <= max(LARGEST_WINDOW, least_stride + around):
+            if stride + around <= max(_LARGEST_WINDOW, least_stride + around):
                 windows.add(stride + around)
             if windows and stride <= around and count > 1:  # smaller windows are mostly halo
                 break
@@ -359,7 +359,7 @@ def project_memory(raster: Raster, tiling: Tiling, costs: Costs) -> int:
     # Weighing the votes of one tile takes its probabilities, their products and the rounded products as float64.
     weighing = 3 * 8 * raster.classes * tiling.support**2 if tiling.overlap or raster.layers else 0
     network = costs.forward_bytes(tiling.window) + weighing
-    return int(MEMORY_HEADROOM * (costs.process_bytes + network + CHUNKS_AT_ONCE * chunk + RASTER_CACHE))
+    return int(_MEMORY_HEADROOM * (costs.process_bytes + network + CHUNKS_AT_ONCE * chunk + _RASTER_CACHE))
 
 
 def check_memory(raster: Raster, tiling: Tiling, costs: Costs, memory: int) -> None:

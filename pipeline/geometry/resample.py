@@ -17,7 +17,7 @@ from seamline.pipeline.geometry.window import Window
 
 MAX_PIXELS = 1024**2
 """Pixels of the target grid that are resampled at once. Up to 16 times as many source pixels are held."""
-SNAP = 1e-6
+_SNAP = 1e-6
 """Pixels. A centre this close to a border between source pixels lies on it: the right or lower pixel counts."""
 
 
@@ -77,7 +77,7 @@ def make_nearest_reader(grid: RasterGrid, crs: Any, name: str) -> PixelReader:
         x, y = grid.transform @ (cols, rows)
         if transformer is not None:
             x, y = transformer.transform(x, y)
-        cols, rows = (np.floor(at + SNAP) for at in ~dataset.transform @ (x, y))
+        cols, rows = (np.floor(at + _SNAP) for at in ~dataset.transform @ (x, y))
         # PROJ gives infinity where it cannot transform: such pixels are not inside either.
         inside = (rows >= 0) & (rows < dataset.height) & (cols >= 0) & (cols < dataset.width)
         values, has_data = np.zeros(window.shape, dataset.dtypes[0]), np.zeros(window.shape, bool)

@@ -31,7 +31,7 @@ from seamline.pipeline.geometry.window import Window
 
 T = TypeVar("T")
 
-STORE_CHUNK_RANGE = 256, 1024
+_STORE_CHUNK_RANGE = 256, 1024
 """Range of the edge of a Zarr chunk in pixels: smaller means too many files, larger more pixels than GIS tools need."""
 
 
@@ -139,10 +139,10 @@ class Tiling:
     def store_chunk_size(self) -> int:
         """Edge of the Zarr chunks in pixels: a divisor of ``chunk_size``, so that every Zarr chunk has only one writer.
 
-        It is the largest divisor within ``STORE_CHUNK_RANGE``; if there is none, the smallest divisor above the range.
+        It is the largest divisor within ``_STORE_CHUNK_RANGE``; if there is none, the smallest divisor above the range.
         """
         divisors = [n for n in range(1, self.chunk_size + 1) if self.chunk_size % n == 0]
-        smallest, largest = STORE_CHUNK_RANGE
+        smallest, largest = _STORE_CHUNK_RANGE
         best = max(n for n in divisors if n <= largest)
         return best if best >= min(smallest, self.chunk_size) else min(n for n in divisors if n > largest)
 

@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict
 from seamline.pipeline.common.layout import RECORD
 from seamline.pipeline.storage.atomic import atomic_write
 
-VERSION: Literal[1] = 1
+_VERSION: Literal[1] = 1
 """Raised when a field changes its meaning; a record without a version is of version 1."""
 
 
@@ -80,7 +80,7 @@ class InferenceRecord(BaseModel):
 
     model_config = ConfigDict(frozen=True)
 
-    record_version: Literal[1] = VERSION
+    record_version: Literal[1] = _VERSION
     scene: str
     source: str
     model: str

@@ -84,7 +84,7 @@ def _open_table(out: Path | ObjectFolder) -> Iterator[Path]:
 def _run_query_worker(
     out: Path | ObjectFolder, table: Path, conditions: list[str], unless: list[str], where: str
 ) -> list[str]:
-    """Call ``query_worker.select_links`` in a process that can be ended and whose memory is limited."""
+    """Call ``query_worker._select_links`` in a process that can be ended and whose memory is limited."""
     # DuckDB does not take half of a surrogate pair.
     if where != (plain := where.encode(errors="backslashreplace").decode()):
         raise _invalid_expression_error(plain, "half of a surrogate pair")

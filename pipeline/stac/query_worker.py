@@ -36,7 +36,7 @@ class InvalidExpressionError(Exception):
     """The user's text is no expression over the columns of a row."""
 
 
-def select_links(path: str, conditions: Sequence[str], unless: Sequence[str], where: str) -> list[str]:
+def _select_links(path: str, conditions: Sequence[str], unless: Sequence[str], where: str) -> list[str]:
     """Select rows of the table.
 
     Args:
@@ -70,7 +70,7 @@ def select_links(path: str, conditions: Sequence[str], unless: Sequence[str], wh
 
 
 def _answer_question() -> dict[str, object]:
-    """Read a question, the arguments of ``select_links``, and return hrefs or why there are none."""
+    """Read a question, the arguments of ``_select_links``, and return hrefs or why there are none."""
     question = json.load(sys.stdin)
     limits = (
         (resource.RLIMIT_AS, _MEMORY_LIMIT),
@@ -81,7 +81,7 @@ def _answer_question() -> dict[str, object]:
         hard = resource.getrlimit(kind)[1]
         resource.setrlimit(kind, (limit if hard == resource.RLIM_INFINITY else min(limit, hard), hard))
     try:
-        return {"hrefs": select_links(**question)}
+        return {"hrefs": _select_links(**question)}
     except InvalidExpressionError as error:
         return {"refused": str(error)}
     except duckdb.Error as error:

@@ -13,9 +13,9 @@ import requests
 from seamline.pipeline.common.errors import InputError, RunError
 from seamline.pipeline.storage.object_store import is_object_url, split_object_url
 
-RETRY_WAITS = (0.5, 1.0, 2.0, 4.0)
+_RETRY_WAITS = (0.5, 1.0, 2.0, 4.0)
 """Seconds between the tries of a request."""
-TIMEOUT = (10.0, 60.0)
+_TIMEOUT = (10.0, 60.0)
 """Seconds to connect, and seconds between bytes of the answer."""
 _MAX_WAIT = 60.0
 """Seconds to wait at most when a server asks for more with Retry-After."""
@@ -106,11 +106,11 @@ def _request_with_retries(
     """Send a request until a server answers it; any answer but a busy server or a truncated document counts."""
     is_content_read = method != "HEAD" and "stream" not in query
     problem = ""
-    for wait in (*RETRY_WAITS, None):
+    for wait in (*_RETRY_WAITS, None):
         retry_after = 0.0
         try:
             response = requests.request(
-                method, url, headers=headers, timeout=TIMEOUT, allow_redirects=method != "POST", **query
+                method, url, headers=headers, timeout=_TIMEOUT, allow_redirects=method != "POST", **query
             )
             if response.status_code in _BUSY_STATUSES:
                 problem = f"HTTP {response.status_code}"
@@ -125,7 +125,7 @@ def _request_with_retries(
             raise _unreadable_error(url, _root_cause(error)) from error
         if wait is not None:
             time.sleep(max(wait, min(retry_after, _MAX_WAIT)))
-    tries = len(RETRY_WAITS) + 1
+    tries = len(_RETRY_WAITS) + 1
     raise RunError(f"{_redact_url(url)} does not answer: {problem} in {tries} tries; see that it is up, and run again")
 
 

@@ -30,13 +30,13 @@ from seamline.pipeline.synthetic.noise import (
 )
 from seamline.pipeline.synthetic.voronoi import VoronoiCells, distance_bounds, scatter_sites, voronoi_cells
 
-SUN_AZIMUTH = 152.0  # degrees clockwise from north: mid-morning on the northern hemisphere
+_SUN_AZIMUTH = 152.0  # degrees clockwise from north: mid-morning on the northern hemisphere
 SUN_ELEVATION = 48.0  # degrees
-TOWARDS_SUN = (-cos(radians(SUN_AZIMUTH)), sin(radians(SUN_AZIMUTH)))
+TOWARDS_SUN = (-cos(radians(_SUN_AZIMUTH)), sin(radians(_SUN_AZIMUTH)))
 """Unit vector (rows, columns) on the ground."""
 
 # Reflectance in blue, green, red, nir, swir16, swir22. The crops come first, from green to bare.
-GROUND = {
+_GROUND = {
     "maize": (0.034, 0.066, 0.044, 0.400, 0.190, 0.085),
     "lush crop": (0.030, 0.070, 0.036, 0.480, 0.200, 0.090),
     "meadow": (0.040, 0.080, 0.058, 0.360, 0.225, 0.115),
@@ -60,9 +60,9 @@ GROUND = {
 }
 GroundKinds = NDArray[np.uint8]
 """Indices into GROUND, shape (height, width)."""
-_KIND = {name: np.uint8(index) for index, name in enumerate(GROUND)}
+_KIND = {name: np.uint8(index) for index, name in enumerate(_GROUND)}
 _CROPS = 11
-_SPECTRA = np.array(list(GROUND.values()), dtype=np.float32).T.copy()
+_SPECTRA = np.array(list(_GROUND.values()), dtype=np.float32).T.copy()
 
 # Reflectance of deep and clear water; what suspended sediment adds; what a shallow sandy bottom adds.
 _DEEP = np.array([0.042, 0.030, 0.016, 0.008, 0.004, 0.003], dtype=np.float32)

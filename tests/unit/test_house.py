@@ -24,6 +24,10 @@ def test_no_room_takes_what_is_private_in_another(house: House) -> None:
     none_of(house.private_imports())
 
 
+def test_what_only_its_module_uses_begins_with_an_underscore(house: House) -> None:
+    none_of(house.needlessly_public())
+
+
 def test_imports_follow_the_layers(house: House) -> None:
     none_of(house.imports_against_layers())
 
@@ -90,5 +94,6 @@ def test_what_breaks_a_rule_is_found(tmp_path: Path) -> None:
     assert [found.name for found in house.private_imports()] == ["_private"]
     assert [found.target for found in house.imports_against_layers()] == ["pipeline.results.open"]
     assert [found.qualified_name for found in house.without_args()] == ["public"]
+    assert house.needlessly_public() == ["pipeline.common.errors.public"]
     assert len(house.unformatted()) == len(house.untyped_records()) == 1
     assert house.rooms == {"pipeline.common": ["pipeline.common.errors"], "pipeline.results": ["pipeline.results.open"]}

@@ -24,7 +24,7 @@ from tests.support.stac_api_server import StacApi, serving
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(documents, "RETRY_WAITS", (0.01,))
+    monkeypatch.setattr(documents, "_RETRY_WAITS", (0.01,))
 
 
 def test_a_scene_is_named_as_it_will_be(tmp_path: Path) -> None:

@@ -27,7 +27,7 @@ NAMES = [f"S2_{number:02}" for number in range(25)]
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(documents, "RETRY_WAITS", (0.01, 0.01))
+    monkeypatch.setattr(documents, "_RETRY_WAITS", (0.01, 0.01))
 
 
 @pytest.fixture
@@ -139,7 +139,7 @@ def test_a_page_that_is_none_is_not_the_last_one(api: StacApi, text: str) -> Non
 def test_a_page_that_fails_once_is_asked_for_again(
     api: StacApi, answer: Callable[[Handler], bool], post: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(documents, "TIMEOUT", (5.0, 0.5))
+    monkeypatch.setattr(documents, "_TIMEOUT", (5.0, 0.5))
     api.post, api.trouble = post, once(2, answer)
     found = search(api)
     assert names(found) == NAMES and found.rejected == ()

@@ -37,7 +37,7 @@ def library(tmp_path_factory: pytest.TempPathFactory) -> ModuleType:
 @pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     """Windows that are measured in a quarter of the time, and still show a radius of 71."""
-    monkeypatch.setattr("seamline.model.importers.reach.WINDOW_EDGE", 256)
+    monkeypatch.setattr("seamline.model.importers.reach._WINDOW_EDGE", 256)
 
 
 def network_of(library: ModuleType, name: str = "Unet", **arguments: Any) -> nn.Module:
