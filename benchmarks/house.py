@@ -278,8 +278,8 @@ def is_bare_participle(function: Function) -> bool:
     """Whether the first word of a function's name is a past or present participle.
 
     A word is one if it ends in -ed or -ing or is an irregular past participle, unless it is a verb or noun that ends
-    like one. Properties are values and may be called so. So may functions that build an error, which are called by
-    it, and ``weighted_scores`` and ``weighted_squares``, terms of the blend. Predicates begin with is_, has_ or can_ and
+    like one. Properties are values and may be called so. So may functions that build an error, whose names are nouns,
+    and ``weighted_scores`` and ``weighted_squares``, terms of the blend. Predicates begin with is_, has_ or can_ and
     never match.
     """
     name = function.node.name
