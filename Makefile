@@ -25,9 +25,9 @@ up: install
 down: install
 	$(BIN)/seamline down
 
-# Tests of a file, and those with a Prefect server, share a process; three of them, as much of the time they wait for
-# processes that they start. The order is that of tests/conftest.py.
-TEST := $(BIN)/pytest --numprocesses 3 --dist loadgroup --no-loadscope-reorder
+# Tests of a file share a process; three processes, as much of the time they wait for others that they start. The order
+# is that of tests/conftest.py.
+TEST := $(BIN)/pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder
 
 # Everything, and which tests took longest.
 test: install
@@ -35,7 +35,7 @@ test: install
 
 # Without clusters, processes and servers: in less than two minutes.
 test-unit: install
-	$(BIN)/pytest --numprocesses 2 --dist loadgroup --no-loadscope-reorder tests/unit
+	$(BIN)/pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder tests/unit
 
 test-integration: install
 	$(TEST) tests/integration

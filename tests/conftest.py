@@ -27,17 +27,10 @@ SLOWEST_FIRST = ("system", "integration", "unit")
 """Folders of tests, which are their markers, too, in the order in which they begin: the longest tests come first."""
 
 
-@pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark each test with its folder, order the folders, and say which tests share a process of pytest-xdist.
-
-    The tests of a file share fixtures, so they stay together. All tests that need a Prefect server stay together, too:
-    it takes ten seconds to start.
-    """
+    """Mark each test with its folder and begin with the folders that take the longest."""
     for item in items:
         item.add_marker(item.path.relative_to(TESTS).parts[0])
-        uses_prefect = "prefect" in getattr(item, "fixturenames", ())
-        item.add_marker(pytest.mark.xdist_group("prefect" if uses_prefect else item.nodeid.partition("::")[0]))
     items.sort(key=lambda item: SLOWEST_FIRST.index(item.path.relative_to(TESTS).parts[0]))
 
 
