@@ -10,6 +10,8 @@ import urllib.request
 from collections.abc import Callable
 from typing import Any
 
+from distributed import Client
+
 PATIENCE = 400
 """Seconds that a busy machine may take for anything; a test as a whole may take 600."""
 
@@ -31,6 +33,17 @@ def wait_until(condition: Callable[[], Any], what: str = "it", seconds: float = 
         assert time.monotonic() < end, f"{what} did not happen in {seconds} s"
         time.sleep(pause)
     return value
+
+
+def wait_until_idle(scheduler: str) -> None:
+    """Return when no worker of a Dask cluster computes any more: what it had in hand is written or given up."""
+    with Client(scheduler, set_as_default=False) as client:
+
+        def compute_no_more() -> bool:
+            return not any(client.run(lambda dask_worker: len(dask_worker.active_threads)).values())
+
+        wait_until(compute_no_more, "the end of what the workers had in hand", pause=0.05)
+        assert not any(client.processing().values())
 
 
 def find_free_port() -> int:

@@ -44,11 +44,7 @@ CLASSES = [
 
 
 COLORS = np.array([label.color for label in CLASSES], np.uint8)
-
-
 SHAPE = (300, 420)
-
-
 GRIDS = {
     "utm": GeoBox(SHAPE, Affine(30, 0, 600_000, 0, -30, 5_300_000), "EPSG:32620"),
     "degrees": GeoBox(SHAPE, Affine(0.001, 0, 12, 0, -0.0008, 46), "EPSG:4326"),

@@ -13,7 +13,7 @@ from seamline.flows.collection.scene_sources import Inbox
 from tests.support.small_rasters import noise, write
 from tests.support.stac_api_server import item
 
-SETTLE = 0.3
+SETTLE = 1.0
 
 
 def scene_names(discovery: Discovery) -> list[str]:

@@ -19,8 +19,6 @@ from seamline.pipeline.stac.class_areas import compute_class_areas
 from seamline.pipeline.stac.scene_item import ModelReference, Provenance, build_scene_item
 
 CLASSES = [LabelClass(0, "land", (200, 180, 120)), LabelClass(1, "water", (30, 90, 200), "open water")]
-
-
 UTM = GeoBox((300, 200), Affine(30, 0, 600000, 0, -30, 9700000), "EPSG:32620")
 
 

@@ -22,6 +22,7 @@ from seamline.pipeline.execution.run_chunks import run_chunks
 from seamline.pipeline.execution.run_directory import RunDirectory
 from seamline.pipeline.geometry.tiling import Tiling
 from seamline.pipeline.products.zarr_store import ZarrLayout, create_store
+from tests.support.processes import wait_until_idle
 from tests.support.small_rasters import noise, write
 
 NAMES = ("blue", "green", "red", "nir", "swir16", "swir22")
@@ -89,9 +90,8 @@ def test_workers_stop_when_their_client_is_gone_and_the_next_run_takes_what_it_l
     client.close()
     thread.join(60)
     assert "what is done is kept" in str(failures[0])
+    wait_until_idle(cluster(2))
     with Client(cluster(2), set_as_default=False) as other:
-        while any(other.run(lambda dask_worker: len(dask_worker.active_threads)).values()):
-            time.sleep(0.05)
         assert diary.stat().st_size < 12 * 12
         assert not job.directory.read_inferred()
         left = other.run(plugins)

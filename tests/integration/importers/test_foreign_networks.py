@@ -44,7 +44,7 @@ def imported(name: str, folder: Path) -> Path:
 
 
 def run(scene: Path, model: Path, out: Path, address: str) -> RunResult:
-    return segment(scene, model, out, SegmentOptions(cluster=address, engine="onnxruntime"), RunObserver())
+    return segment(scene, model, out, SegmentOptions(cluster=address, engine="onnxruntime", batch=1), RunObserver())
 
 
 def chip(sensor: str, folder: Path) -> tuple[np.ndarray, Path, np.ndarray, Path]:

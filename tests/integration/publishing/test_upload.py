@@ -45,11 +45,7 @@ from tests.support.s3_server import Server, server
 from tests.support.small_rasters import noise, write
 
 NAMES = ("blue", "green", "red", "nir", "swir16", "swir22")
-
-
 TILED = {"tiled": True, "blockxsize": 128, "blockysize": 128}
-
-
 OPTIONS = {"window": 192, "halo": 48}
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -60,14 +61,30 @@ def valid_of(scene: Scene) -> np.ndarray:
     return read_block(scene, Window(0, 0, *scene.grid.shape)).valid
 
 
+@pytest.fixture(scope="module")
+def whole_labels(embedded_model: Model) -> Callable[[str], np.ndarray]:
+    """The labels of one forward of a whole scene; computed once."""
+
+    @cache
+    def forward(name: str) -> np.ndarray:
+        scene = scene_of(shared(SCENES[name][0]), embedded_model)
+        return labels_of(whole_scene(scene, embedded_model, 96, "fp32"), valid_of(scene))
+
+    return forward
+
+
 @pytest.mark.parametrize("name", SCENES)
 @pytest.mark.parametrize("overlap", [0, 32])
 def test_tiling_is_invisible_when_the_halo_covers_the_receptive_radius(
-    name: str, overlap: int, embedded_model: Model, cluster: Cluster, tmp_path: Path
+    name: str,
+    overlap: int,
+    embedded_model: Model,
+    whole_labels: Callable[[str], np.ndarray],
+    cluster: Cluster,
+    tmp_path: Path,
 ) -> None:
     source = shared(SCENES[name][0])
-    scene = scene_of(source, embedded_model)
-    expected = labels_of(whole_scene(scene, embedded_model, 96, "fp32"), valid_of(scene))
+    expected = whole_labels(name)
     options = {"cluster": cluster(2), "window": 512, "halo": 96, "overlap": overlap, "precision": "fp32"}
     result = run(source, embedded_model, tmp_path, **options)
     np.testing.assert_array_equal(labels_in(result), expected)
@@ -126,12 +143,12 @@ def test_tiles_of_an_unpadded_network_cannot_be_seen(cluster: Cluster, tmp_path:
 def test_labels_do_not_depend_on_chunk_size_or_workers(
     small_model: Model, cluster: Cluster, overlap: int, tmp_path: Path
 ) -> None:
-    source = shared("aquileia-s2")
+    source = shared(MANAUS)
     found = {}
-    for workers, chunk_tiles in ((1, 2), (2, 2), (3, 2), (2, 1), (1, 5)):
+    for workers, chunk_tiles in ((1, 2), (2, 2), (2, 1), (1, 5)):
         out = tmp_path / f"{workers}-{chunk_tiles}"
         result = run(
-            source, small_model, out, cluster=cluster(workers), window=256 + overlap, overlap=overlap, halo=48,
+            source, small_model, out, cluster=cluster(workers), window=192 + overlap, overlap=overlap, halo=48,
             chunk_tiles=chunk_tiles,
         )  # fmt: skip
         found[workers, chunk_tiles] = result
@@ -140,7 +157,7 @@ def test_labels_do_not_depend_on_chunk_size_or_workers(
         np.testing.assert_array_equal(labels_in(result), first)
         assert result.record.pixels_inferred == found[1, 2].record.pixels_inferred
     # The same plan: the same bytes, in every file of the store and in the COG.
-    one, other = found[1, 2].folder, found[3, 2].folder
+    one, other = found[1, 2].folder, found[2, 2].folder
     assert (one / "segmentation.tif").read_bytes() == (other / "segmentation.tif").read_bytes()
     files = sorted(path.relative_to(one) for path in (one / "segmentation.zarr" / "segmentation").rglob("*"))
     assert files == sorted(
@@ -166,7 +183,7 @@ def test_the_record_says_what_was_done(small_model: Model, cluster: Cluster, tmp
 
 
 def test_measured_memory_stays_within_the_projected(small_model: Model, tmp_path: Path) -> None:
-    result = run(shared("aquileia-s2"), small_model, tmp_path, workers=1, chunk_tiles=2)
+    result = run(shared("aquileia-s2"), small_model, tmp_path, workers=1, chunk_tiles=2, precision="fp32")
     assert 0 < result.record.peak_memory_bytes <= result.record.projected_memory_bytes
 
 

@@ -35,11 +35,7 @@ from seamline.pipeline.stac.query import query_items
 from seamline.pipeline.stac.scene_item import ModelReference, Provenance, build_scene_item
 
 LAND = ("land", "water", "cloud shadow")
-
-
 CITY = ("ground", "building")
-
-
 MODEL = ModelReference("a U-Net", "ab" * 32, "/models/a/model.json")
 
 

@@ -5,12 +5,8 @@ from __future__ import annotations
 import asyncio
 import copy
 import json
-import os
 import re
 import shlex
-import subprocess
-import sys
-import zipfile
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -20,7 +16,7 @@ import yaml
 from prefect.client.orchestration import PrefectClient
 from prefect.client.schemas.objects import FlowRun
 
-from tests.support.deployment_files import DEPLOY, PROJECT, composed, hadolint, pods_of, problems, rendered, said
+from tests.support.deployment_files import DEPLOY, PROJECT, composed, hadolint, pods_of, problems, rendered
 
 COPIED = re.compile(r"^COPY (?!--from)(.+) \S+$", re.MULTILINE)
 
@@ -38,29 +34,6 @@ def test_what_the_dockerfile_copies_is_there_and_not_ignored() -> None:
     assert {"pipeline", "model", "flows", "constraints.txt", "deploy"} <= set(copied)
     for name in copied:
         assert (PROJECT / name).exists() and f"!{name}" in ignored
-
-
-def test_the_wheel_of_the_image_is_whole_and_runs_alone(tmp_path: Path) -> None:
-    pip = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check"]
-    source = tmp_path / "source"
-    source.mkdir()
-    for name in ("pyproject.toml", "README.md", "LICENSE", "pipeline", "model", "flows", "src"):
-        subprocess.run(["cp", "-r", str(PROJECT / name), str(source)], check=True)  # setuptools writes beside them
-    package = source / "src" / "seamline"
-    wanted = {
-        f"seamline/{Path(folder).relative_to(package) / name}".replace("/./", "/")
-        for folder, _, names in os.walk(package, followlinks=True)
-        for name in names
-        if "__pycache__" not in folder
-    }
-    made = said([*pip, "wheel", "--no-deps", "--no-build-isolation", "--wheel-dir", str(tmp_path), str(source)])
-    assert made.returncode == 0, made.stderr
-    (wheel,) = tmp_path.glob("*.whl")
-    assert wanted == {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
-    said([*pip, "install", "--no-deps", "--target", str(tmp_path / "site"), str(wheel)])
-    code = "import seamline; from seamline.flows.cli.main import main; print(seamline.__file__); main()"
-    answer = said([sys.executable, "-c", code, "--version"], cwd=tmp_path, env={"PYTHONPATH": str(tmp_path / "site")})
-    assert answer.stdout.split()[:2] == [str(tmp_path / "site" / "seamline" / "__init__.py"), "seamline"], answer.stderr
 
 
 @pytest.fixture

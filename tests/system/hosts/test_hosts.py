@@ -35,7 +35,7 @@ SECONDS = {"TCP": "12s", "CONNECT": "5s"}
 """Until a silent connection is dead, the least that Dask takes, and until a client no longer knocks."""
 PATIENCE = 240
 PLAN = {"window": 192, "halo": 48, "overlap": 32, "chunk_tiles": 1}
-WINDOWS = 10 * 10  # of a scene of 640² in strides of 64
+WINDOWS = 8 * 8  # of a scene of 512² in strides of 64
 
 
 def ip(*arguments: str) -> None:
@@ -133,7 +133,7 @@ def worker(hosts: Hosts, host: str) -> object:
 @pytest.fixture(scope="module")
 def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
     names = ("blue", "green", "red", "nir", "swir16", "swir22")
-    return write(tmp_path_factory.mktemp("scene") / "scene.tif", noise(6, 640, 640), names=names, nodata=0)
+    return write(tmp_path_factory.mktemp("scene") / "scene.tif", noise(6, 512, 512), names=names, nodata=0)
 
 
 @pytest.fixture(scope="module")

@@ -118,7 +118,7 @@ def test_jobs_that_leave_at_their_lifetime_are_replaced_and_change_nothing(
     slurm: dict[str, str], small_model: Model, cluster: Callable[[int], str], tmp_path: Path
 ) -> None:
     names = ("blue", "green", "red", "nir", "swir16", "swir22")
-    source = write(tmp_path / "scene.tif", noise(6, 640, 640), names=names, nodata=0)
+    source = write(tmp_path / "scene.tif", noise(6, 512, 512), names=names, nodata=0)
     subprocess.run([DEPLOY / "certificates", tmp_path / "tls", "127.0.0.1"], check=True, capture_output=True)
     tls = dict(line.split("=", 1) for line in (tmp_path / "tls" / "dask.env").read_text().splitlines())
     environment = slurm | tls

@@ -32,8 +32,6 @@ def test_of_scenes_of_which_one_is_refused_nothing_is_left(
 
 
 HERE = ("--model", "m", "--out", "o")
-
-
 MISUSED = {
     ("segment",): "SCENE: got nothing, expected a value (A raster GDAL reads,",
     ("segment", "x"): "--model: got nothing, expected a value (Name of an embedded model,",
@@ -101,8 +99,6 @@ def test_how_a_command_ends_is_the_exit_code(
 
 
 OUTPUTS = "cog, zarr or both, and if wanted polygons, probabilities, confidence, disagreement, with commas"
-
-
 POLYGONS = "left out, or polygons among --outputs"
 
 

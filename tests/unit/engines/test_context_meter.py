@@ -18,8 +18,6 @@ from seamline.pipeline.execution.planning import PlanOptions, Raster, Reach, can
 from tests.support.small_models import random_network, saved_model
 
 LADDER = (0, 4, 8, 16, 20, 24, 32)
-
-
 RASTER = Raster(2000, 2000, 2, 2, 3)
 
 

@@ -21,11 +21,7 @@ from seamline.pipeline.report.preview import Caption, decimate_labels, stretch, 
 from tests.support.sample_data import MANAUS, shared
 
 CLASSES = [LabelClass(0, "land", (200, 180, 120)), LabelClass(1, "water", (30, 90, 200))]
-
-
 SHARES = {"land": 0.75, "water": 0.25}
-
-
 UTM = Affine(30, 0, 600000, 0, -30, 9700000)
 
 

@@ -224,8 +224,6 @@ def test_a_scene_that_reaches_a_pole_has_tiles(scene: str, tmp_path: Path) -> No
 
 
 TILE = "/scenes/utm/layers/segmentation/tiles/WebMercatorQuad"
-
-
 REFUSED = {
     "/scenes?where=land_share > 0.5": 422, "/scenes?where=": 422, "/scenes?box=0,0,1,1": 422,
     "/scenes?bbox=1,2,3": 422,

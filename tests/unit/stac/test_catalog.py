@@ -45,8 +45,6 @@ from tests.support.small_rasters import write
 from tests.support.stac_items import ACQUIRED, CLASSES, PROCESSED, UTM, check_core_schema, make_scene_item, make_store
 
 NOWHERE = GeoBox((20, 30), Affine.identity(), None)
-
-
 LAEA = "+proj=laea +lat_0=-3 +lon_0=-60 +datum=WGS84 +units=m +type=crs"
 
 

@@ -35,8 +35,6 @@ HEIGHT, WIDTH = 150, 210
 
 
 EVERYTHING = PolygonOptions()
-
-
 ROTATED = UTM @ Affine.rotation(20)
 
 
