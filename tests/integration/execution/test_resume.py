@@ -42,6 +42,7 @@ from seamline.pipeline.execution.run_directory import RunDirectory
 from seamline.pipeline.geometry.tiling import Index, Tiling
 from seamline.pipeline.products import cog
 from seamline.pipeline.products.zarr_store import is_sealed, open_labels, open_store_raster
+from seamline.pipeline.publishing import publication, restore
 from seamline.pipeline.publishing import publish as publishing
 from tests.support.processes import find_free_port, wait_until, wait_until_idle
 from tests.support.run_folders import list_inferred_chunks, read_rasters
@@ -185,15 +186,17 @@ def test_a_lock_leaves_no_folder_that_it_made(tmp_path: Path) -> None:
     assert directory.plan_file.exists()
 
 
+def stop(*args: object, **more: object) -> None:
+    raise Stop
+
+
 @contextmanager
 def stopped_at(step: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Publishing ends at this step, as by a kill."""
 
-    def killed(*args: object, **more: object) -> None:
-        raise Stop
-
     with monkeypatch.context() as patched, pytest.raises(Stop):
-        patched.setattr(publishing, step, killed)
+        module = next(module for module in (publication, publishing) if hasattr(module, step))
+        patched.setattr(module, step, stop)
         yield
 
 
@@ -422,13 +425,14 @@ def test_a_lost_result_is_written_again_from_what_is_there(
         assert (folder / name).read_text() == (finished / "scene" / name).read_text()
 
 
-@pytest.mark.parametrize("step", ["_write_record", "_item"])
+@pytest.mark.parametrize("step", ["write_record", "write_item_and_catalog"])
 def test_a_kill_while_a_lost_result_is_written_leaves_nothing_untrue(
     source: Path, small_model: Model, cluster: Cluster, step: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first = run(source, small_model, tmp_path, cluster=cluster(1), outputs=("cog",))
     both = {"cluster": "tcp://127.0.0.1:1", "outputs": ("cog", "zarr")}
-    with stopped_at(step, monkeypatch):
+    with monkeypatch.context() as patched, pytest.raises(Stop):
+        patched.setattr(restore, step, stop)
         run(source, small_model, tmp_path, **both)
     assert run(source, small_model, tmp_path, **both).record.outputs == ("cog", "zarr")
     item = json.loads((first.folder / "item.json").read_text())
