@@ -374,7 +374,7 @@ def test_a_task_of_a_run_that_was_started_over_is_out_of_reach_of_the_new_one(
     predictor = TorchLoader(small_model.folder, small_model.digest, EngineSettings(), get_radiometry(scene), 48)()
     with pytest.raises((FileNotFoundError, InputError)):
         infer_chunk(ChunkContext(scene, tiling, 4, old), Index(0, 0), predictor, lambda work: work())
-    assert not new.inferred()
+    assert not new.read_inferred()
 
 
 @pytest.mark.parametrize(
@@ -477,7 +477,7 @@ def test_a_worker_that_the_cluster_lost_and_that_writes_while_results_are_publis
         (chunk,) = store.glob("segmentation/c/0/0")
         chunk.with_name("0.0123.partial").write_bytes(b"half")
         content = chunk.read_bytes()
-        move(store, final, keep)
+        move(store, final, keep=keep)
         chunk.parent.mkdir(parents=True)  # as Zarr does
         chunk.write_bytes(content)
 

@@ -145,7 +145,7 @@ def test_a_scene_that_another_run_works_on_is_left_to_it(
 ) -> None:
     only(folder, "scene-0", "scene-1")
     (request,) = open_scene_jobs([folder / "scene-0.tif"], small_model, tmp_path / "out", SegmentOptions())
-    with request.directory.lock():
+    with request.location.run_directory.lock():
         state = segmented()
     assert state.is_completed()
     assert (state.result()["in use"], state.result()["published"]) == (1, 1)
