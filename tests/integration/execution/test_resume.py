@@ -129,24 +129,29 @@ def stop_after(chunks: int) -> RunObserver:
 
 @pytest.mark.parametrize("overlap", [0, 32])
 def test_a_resumed_run_infers_only_what_is_missing(
-    source: Path, small_model: Model, cluster: Cluster, overlap: int, tmp_path: Path
+    source: Path,
+    small_model: Model,
+    cluster: Cluster,
+    whole: Callable[[int], dict[str, bytes]],
+    overlap: int,
+    tmp_path: Path,
 ) -> None:
-    options = {"cluster": cluster(2), "chunk_tiles": 2, "overlap": overlap, "window": 160 + overlap}
-    whole = run(source, small_model, tmp_path / "whole", **options)
+    options = {"cluster": cluster(2), "chunk_tiles": 1, "overlap": overlap, "window": 160 + overlap}
     with pytest.raises(Stop):
-        run(source, small_model, tmp_path / "cut", stop_after(5), **options)
+        run(source, small_model, tmp_path, stop_after(24), **options)
     wait_until_idle(options["cluster"])
-    inferred = list_inferred_chunks(tmp_path / "cut")
-    assert 5 <= len(inferred) < CHUNKS_OF_FOUR
-    if overlap:  # of a chunk that nobody waits for any more there are no votes to be written once more
-        votes = {path.stem for path in (tmp_path / "cut" / "scene" / ".run").glob("*/votes/*.npz")}
+    inferred = list_inferred_chunks(tmp_path)
+    assert 24 <= len(inferred) < WINDOWS
+    if overlap:  # nobody waits for the first chunk any more, so that its votes are gone
+        votes = {path.stem for path in (tmp_path / "scene" / ".run").glob("*/votes/*.npz")}
+        assert votes
         assert "0-0" in inferred - votes
-    assert not list((tmp_path / "cut").rglob("segmentation.tif"))
-    assert not (tmp_path / "cut" / "catalog.json").exists()
-    resumed = run(source, small_model, tmp_path / "cut", **options)
-    assert resumed.record.windows == WINDOWS - 4 * len(inferred)
+    assert not list(tmp_path.rglob("segmentation.tif"))
+    assert not (tmp_path / "catalog.json").exists()
+    resumed = run(source, small_model, tmp_path, **options)
+    assert resumed.record.windows == WINDOWS - len(inferred)
     assert resumed.record.pixels_inferred == resumed.record.windows * (160 + overlap) ** 2
-    assert read_rasters(resumed.folder) == read_rasters(whole.folder)
+    assert read_rasters(resumed.folder) == whole(overlap)
 
 
 def test_the_lock_is_that_of_the_file_with_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
