@@ -317,13 +317,13 @@ def test_what_was_written_from_old_items_is_put_right(
         (tmp_path / name / "item.json").write_text(json.dumps(item))
         update_catalog(tmp_path)
 
-    write_geotiff = getattr(catalog_module, step)
+    original = getattr(catalog_module, step)
 
     def overtaken(*given: Any) -> None:
-        monkeypatch.setattr(catalog_module, step, write_geotiff)
+        monkeypatch.setattr(catalog_module, step, original)
         publish("b", 1)
         publish("a", 2)
-        write_geotiff(*given)
+        original(*given)
 
     monkeypatch.setattr(catalog_module, step, overtaken)
     publish("a", 1)
