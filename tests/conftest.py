@@ -18,7 +18,8 @@ from seamline.model.networks.unet import UNet
 from seamline.model.spec.config import UNetConfig
 from tests.support.command_line import command_line
 from tests.support.served_scenes import antimeridian_folder, served_folder
-from tests.support.small_models import saved_model
+from tests.support.small_models import save_model
+from tests.support.small_rasters import BAND_NAMES
 
 __all__ = ["antimeridian_folder", "command_line", "served_folder"]
 
@@ -86,7 +87,7 @@ def small_model(tmp_path_factory: pytest.TempPathFactory) -> Model:
     folder = tmp_path_factory.mktemp("small-model")
     torch.manual_seed(5)
     network = UNet(UNetConfig(6, 4, depth=3, base_width=4, norm="none")).eval()
-    saved_model(folder, network, names=("blue", "green", "red", "nir", "swir16", "swir22"), assumed_nodata=0)
+    save_model(folder, network, names=BAND_NAMES, assumed_nodata=0)
     return open_model(folder)
 
 

@@ -6,8 +6,6 @@ import pytest
 
 from seamline.flows.cli import main as cli
 
-BAND_NAMES = ("blue", "green", "red", "nir", "swir16", "swir22")
-
 
 class CommandLine:
     """Runs the command in this process."""

@@ -19,7 +19,7 @@ PROGRAMS = PROJECT / "build" / "readers"
 RESOURCES = PROGRAMS / "dask_kubernetes/dask_kubernetes/operator/deployment/helm/dask-kubernetes-operator/crds"
 
 
-def program(*parts: str) -> str:
+def find_program(*parts: str) -> str:
     """The path of a program that ``.ci/readers`` installs; skips where it is not there."""
     path = PROGRAMS.joinpath(*parts)
     if not path.exists():
@@ -28,37 +28,37 @@ def program(*parts: str) -> str:
     return str(path)
 
 
-def said(command: list[str], **options: Any) -> subprocess.CompletedProcess[str]:
+def run_program(command: list[str], **options: Any) -> subprocess.CompletedProcess[str]:
     """What a program says; it fails only where the caller looks."""
     return subprocess.run(command, capture_output=True, text=True, timeout=300, check=False, **options)
 
 
-def hadolint(dockerfile: Path) -> str:
+def lint_dockerfile(dockerfile: Path) -> str:
     """Findings about a Dockerfile."""
-    return said([program("hadolint", "bin", "hadolint"), "--no-color", str(dockerfile)]).stdout
+    return run_program([find_program("hadolint", "bin", "hadolint"), "--no-color", str(dockerfile)]).stdout
 
 
-def composed(file: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+def run_compose(file: Path, **environment: str) -> subprocess.CompletedProcess[str]:
     """What Docker's own Compose makes of a file, or refuses in it, with its profiles."""
-    compose = program("compose", "compose", "docker-compose")
+    compose = find_program("compose", "compose", "docker-compose")
     command = [compose, "--file", str(file), "--profile", "cpu", "--profile", "gpu", "config"]
-    return said(command, env={**os.environ, **environment})
+    return run_program(command, env={**os.environ, **environment})
 
 
-def rendered(overlay: str) -> list[dict[str, Any]]:
+def render_overlay(overlay: str) -> list[dict[str, Any]]:
     """An overlay's resources, by kubectl's kustomize."""
-    answer = said([program("kubectl", "bin", "kubectl"), "kustomize", str(DEPLOY / "kubernetes" / overlay)])
+    answer = run_program([find_program("kubectl", "bin", "kubectl"), "kustomize", str(DEPLOY / "kubernetes" / overlay)])
     assert answer.returncode == 0, answer.stderr
     return list(yaml.safe_load_all(answer.stdout))
 
 
-def problems(resource: dict[str, Any]) -> list[str]:
+def find_problems(resource: dict[str, Any]) -> list[str]:
     """What Kubernetes' schema, or the operator's own for its kinds, says of a resource; unknown fields are wrong."""
     if resource["apiVersion"] == "kubernetes.dask.org/v1":
         validator = Draft202012Validator(_strict(_schema_of(resource["kind"])))
         found = [f"{error.json_path}: {error.message}" for error in validator.iter_errors(resource)]
-        return found + [problem for pod in pods_of(resource) for problem in problems(_as_pod(pod))]
-    program("kubernetes", "kubernetes_validate", "__init__.py")
+        return found + [problem for pod in list_pods(resource) for problem in find_problems(_as_pod(pod))]
+    find_program("kubernetes", "kubernetes_validate", "__init__.py")
     sys.path.append(str(PROGRAMS / "kubernetes"))  # behind all that is installed
     import kubernetes_validate
 
@@ -71,7 +71,7 @@ def problems(resource: dict[str, Any]) -> list[str]:
     return []
 
 
-def pods_of(resource: dict[str, Any]) -> Iterator[dict[str, Any]]:
+def list_pods(resource: dict[str, Any]) -> Iterator[dict[str, Any]]:
     """The specs of the pods that come of a resource."""
     spec = resource.get("spec", {})
     if resource["kind"] == "DaskCluster":

@@ -21,7 +21,7 @@ REGION = "us-east-1"
 
 
 @dataclass(frozen=True)
-class Server:
+class S3Server:
     """Its address, and how its only user reaches it."""
 
     url: str
@@ -50,7 +50,7 @@ class Server:
 
 
 @contextmanager
-def server() -> Iterator[Server]:
+def start_s3_server() -> Iterator[S3Server]:
     command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", "0"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     assert process.stdout is not None
@@ -65,7 +65,7 @@ def server() -> Iterator[Server]:
         key = iam.create_access_key(UserName="user")["AccessKey"]
         ask = urllib.request.Request(f"{url}/moto-api/reset-auth", b"0", {"Content-Type": "text/plain"})
         urllib.request.urlopen(ask).read()  # from here on credentials are asked for
-        yield Server(url, S3Access(url, REGION, key["AccessKeyId"], key["SecretAccessKey"]))
+        yield S3Server(url, S3Access(url, REGION, key["AccessKeyId"], key["SecretAccessKey"]))
     finally:
         process.kill()
         process.wait()

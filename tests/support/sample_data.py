@@ -12,7 +12,7 @@ ROOT = Path(os.environ.get("SEAMLINE_DATA", Path(__file__).parents[3] / "shared"
 MANAUS = "xlandsat/LC09_L2SP_231062_20230723_20230802_02_T1_6b.tif"
 
 
-def shared(name: str) -> Path:
+def find_shared(name: str) -> Path:
     """The path of a real file or folder below ``$SEAMLINE_DATA`` (default ``../shared/data``)."""
     path = ROOT / name
     if not path.exists():

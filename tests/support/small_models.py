@@ -16,7 +16,7 @@ from seamline.model.spec.document import write_model_spec
 from seamline.model.spec.spec import InputBand, ModelClass, ModelSpec
 
 
-def saved_model(folder: Path, network: UNet, names: Sequence[str] = (), **changes: object) -> ModelSpec:
+def save_model(folder: Path, network: UNet, names: Sequence[str] = (), **changes: object) -> ModelSpec:
     """Write a model folder for ``network``; its bands are called ``names``, or b0, b1, …"""
     config = network.config
     names = names or [f"b{k}" for k in range(config.in_channels)]
@@ -34,7 +34,7 @@ def saved_model(folder: Path, network: UNet, names: Sequence[str] = (), **change
     return spec
 
 
-def random_network(**config: object) -> UNet:
+def make_random_network(**config: object) -> UNet:
     """A network whose normalisation does something."""
     torch.manual_seed(0)
     network = UNet(UNetConfig(**{"in_channels": 2, "classes": 3, "depth": 2, "base_width": 4, **config}))
@@ -45,7 +45,7 @@ def random_network(**config: object) -> UNet:
     return network.eval()
 
 
-def without_cancellation(network: nn.Module) -> nn.Module:
+def remove_cancellation(network: nn.Module) -> nn.Module:
     """A float64 copy with positive weights, without biases, statistics and ReLUs: no path cancels or dies."""
     probe = copy.deepcopy(network).double().eval()
     for module in probe.modules():

@@ -14,10 +14,12 @@ from scipy import ndimage
 
 from seamline.pipeline.common.classes import NODATA
 
+BAND_NAMES = ("blue", "green", "red", "nir", "swir16", "swir22")
+"""Of the scenes that the small model and the embedded one take."""
 UTM = Affine(30, 0, 500_000, 0, -30, 6_000_000)
 
 
-def write(
+def write_geotiff(
     path: Path,
     pixels: NDArray[Any],
     *,
@@ -47,7 +49,7 @@ def write(
     return path
 
 
-def damage(path: Path, index: int, row: int, col: int) -> None:
+def damage_block(path: Path, index: int, row: int, col: int) -> None:
     """Overwrite the bytes of one block of a compressed GeoTIFF."""
     with rasterio.open(path) as file:
         offset = int(file.get_tag_item(f"BLOCK_OFFSET_{col}_{row}", "TIFF", bidx=index))
@@ -57,7 +59,7 @@ def damage(path: Path, index: int, row: int, col: int) -> None:
         raw.write(b"\xff" * size)
 
 
-def noise(*shape: int, seed: int = 0, low: int = 1, high: int = 10_000, dtype: str = "uint16") -> NDArray[Any]:
+def make_noise(*shape: int, seed: int = 0, low: int = 1, high: int = 10_000, dtype: str = "uint16") -> NDArray[Any]:
     return np.random.default_rng(seed).integers(low, high, shape).astype(dtype)
 
 
@@ -74,4 +76,4 @@ def make_blobs(height: int, width: int, smooth: float, classes: int, seed: int) 
 
 def write_tiled(path: Path, pixels: NDArray[Any], **profile: Any) -> Path:
     tiles = {"tiled": True, "blockxsize": 64, "blockysize": 64, "compress": "deflate"}
-    return write(path, pixels, **{**tiles, **profile})
+    return write_geotiff(path, pixels, **{**tiles, **profile})

@@ -9,9 +9,7 @@ import yaml
 
 from seamline.flows.training.recipes import Recipe
 from seamline.model.training.loop import EpochReport
-
-BAND_NAMES = ("blue", "green", "red", "nir", "swir16", "swir22")
-
+from tests.support.small_rasters import BAND_NAMES
 
 SMALL_RECIPE: dict[str, Any] = {
     "name": "small",

@@ -10,8 +10,8 @@ from rasterio.shutil import copy as copy_raster
 
 from seamline.flows.collection.discovery import Discovery, discover
 from seamline.flows.collection.scene_sources import Inbox
-from tests.support.small_rasters import noise, write
-from tests.support.stac_api_server import item
+from tests.support.small_rasters import make_noise, write_geotiff
+from tests.support.stac_api_server import make_stac_item
 
 SETTLE = 1.0
 
@@ -21,11 +21,11 @@ def scene_names(discovery: Discovery) -> list[str]:
 
 
 def write_band(path: Path, seed: int = 0) -> Path:
-    return write(path, noise(1, 16, 16, seed=seed), names=("red",))
+    return write_geotiff(path, make_noise(1, 16, 16, seed=seed), names=("red",))
 
 
 def write_item_file(path: Path, *assets: str) -> Path:
-    document = item(f"item of {path.stem}", assets[0])
+    document = make_stac_item(f"item of {path.stem}", assets[0])
     document["assets"] = {Path(href).stem: {"href": href, "type": "image/tiff"} for href in assets}
     path.write_text(json.dumps(document))
     return path

@@ -25,7 +25,7 @@ class StacApi:
     page: int = 10
     post: bool = True
     extensions: tuple[str, ...] = ()
-    trouble: Callable[[Handler, int], bool] = lambda handler, number: False
+    trouble: Callable[[FolderHandler, int], bool] = lambda handler, number: False
     searches: list[dict[str, Any]] = field(default_factory=list)
     url: str = ""
 
@@ -66,7 +66,7 @@ class StacApi:
         return {"type": "FeatureCollection", "features": wanted[start : start + size], "links": links}
 
 
-class Handler(SimpleHTTPRequestHandler):
+class FolderHandler(SimpleHTTPRequestHandler):
     """Routes of ``api`` first, then files below a folder."""
 
     protocol_version = "HTTP/1.1"
@@ -144,8 +144,8 @@ class Handler(SimpleHTTPRequestHandler):
 
 
 @contextmanager
-def serving(api: StacApi, folder: Path) -> Iterator[StacApi]:
-    with ThreadingHTTPServer(("127.0.0.1", 0), partial(Handler, api=api, folder=folder)) as server:
+def serve_directory(api: StacApi, folder: Path) -> Iterator[StacApi]:
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(FolderHandler, api=api, folder=folder)) as server:
         api.url = f"http://127.0.0.1:{server.server_port}"
         thread = Thread(target=server.serve_forever, args=(0.02,))
         thread.start()
@@ -156,7 +156,7 @@ def serving(api: StacApi, folder: Path) -> Iterator[StacApi]:
             thread.join()
 
 
-def item(name: str, href: str, collection: str = "s2", **properties: Any) -> dict[str, Any]:
+def make_stac_item(name: str, href: str, collection: str = "s2", **properties: Any) -> dict[str, Any]:
     """A STAC item with one raster, as an API gives it: without links, which are optional here."""
     box = [-60.5, -3.5, -60.0, -3.0]
     ring = [[box[0], box[1]], [box[2], box[1]], [box[2], box[3]], [box[0], box[3]], [box[0], box[1]]]

@@ -14,7 +14,7 @@ from seamline.pipeline.geometry.window import Window
 from seamline.pipeline.scenes.scene import Scene, read_block
 
 
-def whole_scene(scene: Scene, model: Model, halo: int, precision: str = "fp32") -> NDArray[np.floating]:
+def infer_whole_scene(scene: Scene, model: Model, halo: int, precision: str = "fp32") -> NDArray[np.floating]:
     """Probabilities (classes, height, width) of one plain forward; no tiling, no crop inside the network."""
     height, width = scene.grid.shape
     block = read_block(scene, Window(0, 0, height, width))
@@ -49,6 +49,6 @@ def _independently(raw: NDArray, valid: NDArray, scene: Scene, model: Model) -> 
     return x
 
 
-def labels_of(probabilities: NDArray[np.floating], valid: NDArray[np.bool_]) -> NDArray[np.uint8]:
+def label_scores(probabilities: NDArray[np.floating], valid: NDArray[np.bool_]) -> NDArray[np.uint8]:
     """The most probable class, 255 where there is no data."""
     return np.where(valid, probabilities.argmax(0), 255).astype(np.uint8)

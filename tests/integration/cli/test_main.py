@@ -17,28 +17,32 @@ from affine import Affine
 
 from seamline.flows.runs import measuring
 from seamline.flows.settings.model_folder import Model
-from tests.support.command_line import BAND_NAMES, CommandLine
-from tests.support.sample_data import MANAUS, shared
-from tests.support.small_rasters import noise, write
+from tests.support.command_line import CommandLine
+from tests.support.sample_data import MANAUS, find_shared
+from tests.support.small_rasters import BAND_NAMES, make_noise, write_geotiff
 
 Cluster = Callable[[int], str]
 
 
 @pytest.fixture
 def scene(tmp_path: Path) -> Path:
-    return write(tmp_path / "scene.tif", noise(6, 200, 300), names=BAND_NAMES, nodata=0)
+    return write_geotiff(tmp_path / "scene.tif", make_noise(6, 200, 300), names=BAND_NAMES, nodata=0)
 
 
 def few_bands(scene: Path, model: Path) -> list[object]:
-    return [write(scene.parent / "rgb.tif", noise(3, 50, 50), names=BAND_NAMES[:3])]
+    return [write_geotiff(scene.parent / "rgb.tif", make_noise(3, 50, 50), names=BAND_NAMES[:3])]
 
 
 def other_names(scene: Path, model: Path) -> list[object]:
-    return [write(scene.parent / "odd.tif", noise(6, 50, 50), names=("a", "b", "c", "d", "e", "f"))]
+    return [write_geotiff(scene.parent / "odd.tif", make_noise(6, 50, 50), names=("a", "b", "c", "d", "e", "f"))]
 
 
 def no_georeference(scene: Path, model: Path) -> list[object]:
-    return [write(scene.parent / "flat.tif", noise(6, 50, 50), names=BAND_NAMES, transform=Affine.identity(), crs=None)]
+    return [
+        write_geotiff(
+            scene.parent / "flat.tif", make_noise(6, 50, 50), names=BAND_NAMES, transform=Affine.identity(), crs=None
+        )
+    ]
 
 
 def truncated(scene: Path, model: Path) -> list[object]:
@@ -275,7 +279,7 @@ def test_plan_shows_and_draws_and_writes_nothing_else(
 def test_an_aoi_limits_the_work(
     command_line: CommandLine, small_model: Model, cluster: Cluster, tmp_path: Path
 ) -> None:
-    source = shared(MANAUS)
+    source = find_shared(MANAUS)
     with rasterio.open(source) as file:
         left, bottom = file.transform @ (100, 300)
         right, top = file.transform @ (250, 150)

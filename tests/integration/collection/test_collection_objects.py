@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import count
 from pathlib import Path
 
 import pytest
@@ -19,19 +20,29 @@ from seamline.pipeline.common.errors import RunError
 from seamline.pipeline.publishing.uploaded import find_uploaded
 from seamline.pipeline.storage.object_store import ObjectFolder
 from seamline.pipeline.storage.s3_access import S3Access, use_access
-from tests.support.s3_server import server
-from tests.support.small_rasters import noise, write
+from tests.support.s3_server import S3Server, start_s3_server
+from tests.support.small_rasters import BAND_NAMES, make_noise, write_geotiff
 
-NAMES = ("blue", "green", "red", "nir", "swir16", "swir22")
+NUMBERS = count()
+
+
+@pytest.fixture(scope="module")
+def s3() -> Iterator[S3Server]:
+    with start_s3_server() as running:
+        yield running
 
 
 @pytest.fixture
-def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[ObjectFolder]:
-    with server() as running:
-        for name, value in running.variables.items():
-            monkeypatch.setenv(name, value)
-        yield running.bucket("data")
-        use_access(S3Access())
+def bucket(s3: S3Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[ObjectFolder]:
+    """A new bucket, and the environment that reaches it."""
+    for name, value in s3.variables.items():
+        monkeypatch.setenv(name, value)
+    yield s3.bucket(f"bucket-{next(NUMBERS)}")
+    use_access(S3Access())
+
+
+def write_scene(path: Path, seed: int) -> Path:
+    return write_geotiff(path, make_noise(6, 100, 120, seed=seed), names=BAND_NAMES, nodata=0)
 
 
 def message(state: State) -> str:
@@ -44,8 +55,7 @@ def test_a_collection_in_a_bucket_is_done_once_and_looked_over(
     bucket: ObjectFolder, prefect: None, small_model: Model, tmp_path: Path
 ) -> None:
     for number in range(2):
-        scene = write(tmp_path / f"scene-{number}.tif", noise(6, 100, 120, seed=number), names=NAMES, nodata=0)
-        bucket.put(f"in/scene-{number}.tif", scene)
+        bucket.put(f"in/scene-{number}.tif", write_scene(tmp_path / f"scene-{number}.tif", number))
     listed = tmp_path / "scenes.txt"
     listed.write_text("".join(f"{bucket.to_url(f'in/scene-{number}.tif')}\n" for number in range(2)))
     out, maps = bucket.to_url("maps"), bucket.subfolder("maps")
@@ -66,14 +76,14 @@ def test_a_collection_in_a_bucket_is_done_once_and_looked_over(
     assert looked_over().result() == {"scenes": 2}
 
     maps.delete(["scene-0/item.json"])  # a result that is gone is made again
-    bucket.put("in/scene-1.tif", write(tmp_path / "b.tif", noise(6, 100, 120, seed=9), names=NAMES, nodata=0))
+    bucket.put("in/scene-1.tif", write_scene(tmp_path / "b.tif", 9))
     assert segmented().result() == {"known": 0, "waiting": [], "published": 2}
 
     found = find_uploaded(maps, "scene-1")
     assert found is not None  # files of the version before may still be there
     maps.delete([f"scene-1/{found.version}/segmentation.tif"])
     told = message(looked_over())
-    assert told.startswith("1 finding in s3://data/maps: scene-1/"), told
+    assert told.startswith(f"1 finding in {out}: scene-1/"), told
 
 
 def test_scenes_in_a_bucket_are_known_by_their_objects(bucket: ObjectFolder, tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from seamline.pipeline.scenes.open_scene import SceneOptions, open_scene
 from seamline.pipeline.storage import json_documents as documents
 from tests.support.processes import wait_until
 from tests.support.small_sources import look_into_inbox, scene_names, write_band, write_every_kind
-from tests.support.stac_api_server import StacApi, serving
+from tests.support.stac_api_server import StacApi, serve_directory
 
 
 @pytest.fixture(autouse=True)
@@ -29,7 +29,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_scene_is_named_as_it_will_be(tmp_path: Path) -> None:
     sources = write_every_kind(tmp_path)
-    with serving(StacApi([]), tmp_path) as server:
+    with serve_directory(StacApi([]), tmp_path) as server:
         sources += [f"{server.url}/a%20scene%20(1).tif", f"{server.url}/x.json", f"file://{tmp_path}/bands"]
         for source in sources:
             found = inspect_source(source)
@@ -39,7 +39,7 @@ def test_a_scene_is_named_as_it_will_be(tmp_path: Path) -> None:
 
 def test_remote_files_are_known_by_what_the_server_says(tmp_path: Path) -> None:
     path = write_band(tmp_path / "x.tif")
-    with serving(StacApi([]), tmp_path) as server:
+    with serve_directory(StacApi([]), tmp_path) as server:
         before = inspect_source(f"{server.url}/x.tif")
         assert inspect_source(f"{server.url}/x.tif") == before
         os.utime(path, (1, 1))
@@ -50,7 +50,7 @@ def test_remote_files_are_known_by_what_the_server_says(tmp_path: Path) -> None:
 
 def test_lists_of_all_forms_say_the_same(tmp_path: Path) -> None:
     write_band(tmp_path / "scenes" / "a.tif"), write_band(tmp_path / "b, c.tif")
-    with serving(StacApi([]), tmp_path) as server:
+    with serve_directory(StacApi([]), tmp_path) as server:
         remote = f"{server.url}/scenes/remote.tif"
         write_band(tmp_path / "scenes" / "remote.tif")
         sources = ["scenes/a.tif", str(tmp_path / "b, c.tif"), remote, "gone.tif", f"{server.url}/gone.tif"]

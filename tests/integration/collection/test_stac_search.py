@@ -19,8 +19,8 @@ from seamline.pipeline.common.errors import InputError, RunError
 from seamline.pipeline.scenes.band_matching import BandNeed
 from seamline.pipeline.scenes.open_scene import SceneOptions, open_scene
 from seamline.pipeline.storage import json_documents as documents
-from tests.support.small_rasters import noise, write
-from tests.support.stac_api_server import CORE, Handler, StacApi, item, serving
+from tests.support.small_rasters import make_noise, write_geotiff
+from tests.support.stac_api_server import CORE, FolderHandler, StacApi, make_stac_item, serve_directory
 
 NAMES = [f"S2_{number:02}" for number in range(25)]
 
@@ -32,7 +32,9 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def api(tmp_path: Path) -> Iterator[StacApi]:
-    with serving(StacApi([item(name, f"https://example.com/{name}.tif") for name in NAMES]), tmp_path) as server:
+    with serve_directory(
+        StacApi([make_stac_item(name, f"https://example.com/{name}.tif") for name in NAMES]), tmp_path
+    ) as server:
         yield server
 
 
@@ -47,7 +49,7 @@ def names(discovery: Discovery) -> list[str]:
 @pytest.mark.parametrize("post", [True, False])
 def test_all_pages_are_found(api: StacApi, post: bool) -> None:
     api.post = post
-    api.items.insert(3, item("other", "x.tif", "landsat"))
+    api.items.insert(3, make_stac_item("other", "x.tif", "landsat"))
     found = search(api, bbox=(-61, -4, -60, -3), datetime="2024-06")
     assert names(found) == NAMES and found.rejected == found.waiting == ()
     assert len(api.searches) == 3
@@ -81,12 +83,12 @@ def test_filters_are_sent_where_the_api_knows_them_and_refused_elsewhere(api: St
 
 def test_a_broken_item_is_refused_and_the_others_stay(api: StacApi) -> None:
     broken: list[Any] = [
-        item("no-assets", "x.tif") | {"assets": {}},
-        item("no-place", "x.tif") | {"assets": {"a": {"type": "image/tiff"}}},
-        item("no-time", "x.tif") | {"properties": {}},
-        item("no-text", "x.tif") | {"id": 7},
-        item("bad-roles", "x.tif") | {"assets": {"a": {"href": "x.tif", "roles": 3}}},
-        item("bad-bands", "x.tif") | {"assets": {"a": {"href": "x.tif", "eo:bands": ["blue"]}}},
+        make_stac_item("no-assets", "x.tif") | {"assets": {}},
+        make_stac_item("no-place", "x.tif") | {"assets": {"a": {"type": "image/tiff"}}},
+        make_stac_item("no-time", "x.tif") | {"properties": {}},
+        make_stac_item("no-text", "x.tif") | {"id": 7},
+        make_stac_item("bad-roles", "x.tif") | {"assets": {"a": {"href": "x.tif", "roles": 3}}},
+        make_stac_item("bad-bands", "x.tif") | {"assets": {"a": {"href": "x.tif", "eo:bands": ["blue"]}}},
         {"collection": "s2"},
         "nothing",
         None,
@@ -102,11 +104,11 @@ def test_a_broken_item_is_refused_and_the_others_stay(api: StacApi) -> None:
     assert all(scene.reason and "\n" not in scene.reason for scene in found.rejected)
 
 
-def once(number: int, answer: Callable[[Handler], bool]) -> Callable[[Handler, int], bool]:
+def once(number: int, answer: Callable[[FolderHandler], bool]) -> Callable[[FolderHandler, int], bool]:
     return lambda handler, count: count == number and answer(handler)
 
 
-def status(code: int, text: str = "{}") -> Callable[[Handler], bool]:
+def status(code: int, text: str = "{}") -> Callable[[FolderHandler], bool]:
     return lambda handler: handler.send(text.encode(), code) or True
 
 
@@ -137,7 +139,7 @@ def test_a_page_that_is_none_is_not_the_last_one(api: StacApi, text: str) -> Non
 )
 @pytest.mark.parametrize("post", [True, False])
 def test_a_page_that_fails_once_is_asked_for_again(
-    api: StacApi, answer: Callable[[Handler], bool], post: bool, monkeypatch: pytest.MonkeyPatch
+    api: StacApi, answer: Callable[[FolderHandler], bool], post: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(documents, "_TIMEOUT", (5.0, 0.5))
     api.post, api.trouble = post, once(2, answer)
@@ -156,7 +158,7 @@ def test_a_page_that_never_comes_leaves_what_was_found(api: StacApi) -> None:
 
 @pytest.mark.parametrize("post", [True, False])
 def test_a_next_link_that_leads_back_ends(api: StacApi, post: bool) -> None:
-    def back(handler: Handler, number: int) -> bool:
+    def back(handler: FolderHandler, number: int) -> bool:
         page = api.found({**api.searches[0], "token": "10"})
         page["links"] = api.found({**api.searches[0], "token": "0"})["links"]
         return number >= 2 and (handler.reply(page) or True)
@@ -182,7 +184,7 @@ def test_what_is_no_api_is_refused_at_once(api: StacApi, tmp_path: Path) -> None
     pages = {
         "page.html": "<!doctype html><title>Welcome</title>",
         "catalog.json": json.dumps(pystac.Catalog("static", "files").to_dict()),
-        "item.json": json.dumps(item("x", "x.tif")),
+        "item.json": json.dumps(make_stac_item("x", "x.tif")),
         "empty.json": "{}",
         "list.json": "[]",
     }
@@ -213,11 +215,11 @@ def test_redirects_keep_the_question(api: StacApi, monkeypatch: pytest.MonkeyPat
 
 
 def test_an_item_of_an_api_is_a_scene(api: StacApi, tmp_path: Path) -> None:
-    raster = write(tmp_path / "image.tif", noise(3, 16, 16), names=("red", "green", "blue"))
-    linked = item("Æ ø/1", f"file://{raster}")
+    raster = write_geotiff(tmp_path / "image.tif", make_noise(3, 16, 16), names=("red", "green", "blue"))
+    linked = make_stac_item("Æ ø/1", f"file://{raster}")
     linked["links"] = [{"rel": "self", "href": f"{api.url}/linked.json"}]
     (tmp_path / "linked.json").write_text(json.dumps(linked))
-    api.items = [item("tile:1", f"{api.url}/image.tif"), linked]
+    api.items = [make_stac_item("tile:1", f"{api.url}/image.tif"), linked]
     found = search(api)
     assert [scene.source for scene in found.scenes] == [
         f"{api.url}/collections/s2/items/tile%3A1",
@@ -234,7 +236,7 @@ def test_an_item_of_an_api_is_a_scene(api: StacApi, tmp_path: Path) -> None:
 
 def test_fingerprints_are_of_content(api: StacApi, tmp_path: Path) -> None:
     def fingerprint(**changes: Any) -> str:
-        api.items = [item("x", "s3://bucket/x.tif") | changes]
+        api.items = [make_stac_item("x", "s3://bucket/x.tif") | changes]
         return search(api).scenes[0].fingerprint
 
     plain = fingerprint()
@@ -249,11 +251,11 @@ def test_fingerprints_are_of_content(api: StacApi, tmp_path: Path) -> None:
         fingerprint(assets={"image": asset | {"href": "s3://bucket/y.tif"}}),
     }
     assert len(others) == 3 and plain not in others
-    raster = write(tmp_path / "x.tif", noise(1, 8, 8))
-    api.items = [item("x", f"file://{raster}")]
+    raster = write_geotiff(tmp_path / "x.tif", make_noise(1, 8, 8))
+    api.items = [make_stac_item("x", f"file://{raster}")]
     before = search(api).scenes[0]
     assert search(api).scenes[0] == before
-    write(raster, noise(1, 8, 8, seed=1))
+    write_geotiff(raster, make_noise(1, 8, 8, seed=1))
     assert search(api).scenes[0].fingerprint != before.fingerprint
 
 
@@ -300,7 +302,7 @@ def test_a_static_catalogue_is_walked_to_its_end(
     elif "datetime" in fields:
         first, last = (datetime(*day, tzinfo=UTC) for day in ((2023, 3, 1), (2024, 4, 2)))
         wanted = [i for i in wanted if first <= i.datetime < last]
-    with serving(StacApi([]), folder) as server:
+    with serve_directory(StacApi([]), folder) as server:
         start = f"{server.url}/catalog.json" if remote else str(folder / "catalog.json")
         found = discover(StacCatalog(href=start, **fields))
         assert names(found) == [i.id for i in wanted] != [] and found.rejected == ()

@@ -11,20 +11,20 @@ from seamline.flows.runs.segment import segment
 from seamline.flows.settings.model_folder import Model, open_model
 from seamline.flows.settings.options import SegmentOptions
 from seamline.pipeline.execution.planning import choose_halo
-from tests.support.small_models import random_network, saved_model
-from tests.support.small_rasters import noise, write
+from tests.support.small_models import make_random_network, save_model
+from tests.support.small_rasters import make_noise, write_geotiff
 
 
 def unbounded(folder: Path) -> Model:
     folder.mkdir()
-    saved_model(folder, random_network(norm="group", depth=3))
+    save_model(folder, make_random_network(norm="group", depth=3))
     return open_model(folder)
 
 
 def test_an_unbounded_plan_follows_the_curve_and_a_bounded_one_is_exact(
     tmp_path: Path, cluster: Callable[[int], str]
 ) -> None:
-    scene = write(tmp_path / "scene.tif", noise(2, 300, 260), names=("b0", "b1"))
+    scene = write_geotiff(tmp_path / "scene.tif", make_noise(2, 300, 260), names=("b0", "b1"))
     options = SegmentOptions(cluster=cluster(1), engine="torch", precision="fp32", device="cpu")
     model = unbounded(tmp_path / "unbounded")
     plan = plan_scene(scene, model.folder, options, None)
@@ -34,7 +34,7 @@ def test_an_unbounded_plan_follows_the_curve_and_a_bounded_one_is_exact(
     result = segment(scene, model.folder, tmp_path / "out", options, RunObserver())
     assert result.record.plan.halo == plan.tiling.halo
     (tmp_path / "bounded").mkdir()
-    spec = saved_model(tmp_path / "bounded", random_network(depth=3))
+    spec = save_model(tmp_path / "bounded", make_random_network(depth=3))
     plan = plan_scene(scene, tmp_path / "bounded", options, None)
     assert plan.tiling.halo == spec.exact_halo and plan.measured.changed[plan.tiling.halo] == 0
     assert plan.measured.changed[0] > 0 and plan.costs[0] < plan.costs[plan.tiling.halo]

@@ -25,7 +25,7 @@ from seamline.model.spec.measurement import Measurement
 from seamline.model.spec.spec import ModelSpec
 from seamline.pipeline.common.errors import InputError
 from seamline.pipeline.execution.run_chunks import Totals
-from tests.support.sample_data import MANAUS, shared
+from tests.support.sample_data import MANAUS, find_shared
 
 Cluster = Callable[[int], str]
 
@@ -51,7 +51,7 @@ def measured(spec: ModelSpec, folder: Path, wish: EngineRequest) -> Measurement:
 
 
 def run(model: Model, out: Path, **options: object) -> RunResult:
-    return segment(shared(MANAUS), model.folder, out, SegmentOptions(**options), RunObserver())
+    return segment(find_shared(MANAUS), model.folder, out, SegmentOptions(**options), RunObserver())
 
 
 def labels_in(result: RunResult) -> np.ndarray:
@@ -86,7 +86,7 @@ def test_a_resumed_run_keeps_its_engine(small_model: Model, cluster: Cluster, tm
     options = {"cluster": cluster(1), "window": 256, "chunk_tiles": 1, "precision": "fp32"}
     asked = SegmentOptions(engine="openvino", **options)
     with pytest.raises(Stop):
-        segment(shared(MANAUS), small_model.folder, tmp_path, asked, RunObserver(progress=stop))
+        segment(find_shared(MANAUS), small_model.folder, tmp_path, asked, RunObserver(progress=stop))
     with pytest.raises(InputError, match="got engine openvino, expected engine torch as asked"):
         run(small_model, tmp_path, engine="torch", **options)
     (plan,) = tmp_path.rglob(".run/plan.json")
@@ -108,7 +108,7 @@ def test_scenes_that_are_planned_at_once_are_measured_once(
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     options, said = SegmentOptions(), list[str]()
-    scene = open_input(shared(MANAUS), small_model, options)
+    scene = open_input(find_shared(MANAUS), small_model, options)
     with Client(cluster(1), set_as_default=False) as client, ThreadPoolExecutor(3) as pool:
         planned = [pool.submit(measure, client, scene, small_model, options, 24, 1, said.append) for _ in range(3)]
         first, *others = [one.result() for one in planned]

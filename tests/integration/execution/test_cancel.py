@@ -23,9 +23,8 @@ from seamline.pipeline.execution.run_directory import RunDirectory
 from seamline.pipeline.geometry.tiling import Tiling
 from seamline.pipeline.products.zarr_store import ZarrLayout, create_store
 from tests.support.processes import wait_until_idle
-from tests.support.small_rasters import noise, write
+from tests.support.small_rasters import BAND_NAMES, make_noise, write_geotiff
 
-NAMES = ("blue", "green", "red", "nir", "swir16", "swir22")
 SECONDS_A_WINDOW = 0.05
 
 
@@ -60,7 +59,7 @@ def plugins(dask_worker: Worker) -> list[str]:
 @pytest.fixture
 def job(small_model: Model, tmp_path: Path) -> ChunkContext:
     """One chunk of 12 × 12 windows."""
-    source = write(tmp_path / "scene.tif", noise(6, 384, 384), names=NAMES, nodata=0)
+    source = write_geotiff(tmp_path / "scene.tif", make_noise(6, 384, 384), names=BAND_NAMES, nodata=0)
     tiling = Tiling(384, 384, 32, 0, 0, 12, 8)
     directory = RunDirectory(tmp_path / "run")
     directory.path.mkdir()

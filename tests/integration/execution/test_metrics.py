@@ -21,10 +21,9 @@ from seamline.flows.runs.segment import segment
 from seamline.flows.serving.metrics import render_metrics
 from seamline.flows.settings.model_folder import Model
 from seamline.flows.settings.options import SegmentOptions
-from tests.support.small_rasters import noise, write
+from tests.support.small_rasters import BAND_NAMES, make_noise, write_geotiff
 
 MONITORING = Path(__file__).parents[3] / "deploy" / "monitoring"
-NAMES = ("blue", "green", "red", "nir", "swir16", "swir22")
 
 
 def values(text: str) -> dict[str, float]:
@@ -46,7 +45,7 @@ def scraped(port: int) -> dict[str, float]:
 def watched(small_model: Model, tmp_path_factory: pytest.TempPathFactory) -> tuple[RunResult, dict[str, float]]:
     """A run with feathered tiles on a cluster of its own, and all that is shown after it."""
     folder = tmp_path_factory.mktemp("metrics")
-    source = write(folder / "scene.tif", noise(6, 400, 500), names=NAMES, nodata=0)
+    source = write_geotiff(folder / "scene.tif", make_noise(6, 400, 500), names=BAND_NAMES, nodata=0)
     with (
         LocalCluster(n_workers=1, threads_per_worker=3, dashboard_address=":0", worker_dashboard_address=":0") as local,
         Client(local, set_as_default=False) as client,
@@ -82,7 +81,7 @@ def test_the_catalogue_says_what_is_published_left_and_failed(
     options = SegmentOptions(cluster=cluster(1), window=160, halo=48, chunk_tiles=1)
     out = tmp_path / "out"
     for name, watcher in (("whole", RunObserver()), ("half", RunObserver(progress=stop))):
-        source = write(tmp_path / f"{name}.tif", noise(6, 300, 300), names=NAMES, nodata=0)
+        source = write_geotiff(tmp_path / f"{name}.tif", make_noise(6, 300, 300), names=BAND_NAMES, nodata=0)
         with suppress(Stop):
             done = segment(source, small_model.folder, out, options, watcher)
     Ledger(out, "m", "o").record_outcome(SceneRef("a", "a", "1"), "failed", "broken")

@@ -46,7 +46,7 @@ from seamline.pipeline.publishing import publication, restore
 from seamline.pipeline.publishing import publish as publishing
 from tests.support.processes import find_free_port, wait_until, wait_until_idle
 from tests.support.run_folders import list_inferred_chunks, read_rasters
-from tests.support.small_rasters import damage, noise, write
+from tests.support.small_rasters import BAND_NAMES, damage_block, make_noise, write_geotiff
 
 Cluster = Callable[[int], str]
 PLAN = {"window": 160, "halo": 48, "precision": "fp32", "device": "cpu", "engine": "torch"}
@@ -62,11 +62,10 @@ CHUNKS_OF_FOUR = 4 * 4
 @pytest.fixture(scope="module")
 def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("scene") / "scene.tif"
-    names = ("blue", "green", "red", "nir", "swir16", "swir22")
-    return write(
+    return write_geotiff(
         path,
-        noise(6, EDGE // 4, EDGE // 4).repeat(4, axis=1).repeat(4, axis=2),  # so that polygons are few
-        names=names,
+        make_noise(6, EDGE // 4, EDGE // 4).repeat(4, axis=1).repeat(4, axis=2),  # so that polygons are few
+        names=BAND_NAMES,
         nodata=0,
         tiled=True,
         blockxsize=128,
@@ -517,7 +516,7 @@ def test_several_scenes_are_checked_first_and_fail_alone(
     with pytest.raises(InputError, match="2 called one"):
         segment_scenes([one, one], small_model.folder, out, options, RunObserver())
     assert not list(out.rglob("plan.json"))
-    damage(one, 1, 3, 3)
+    damage_block(one, 1, 3, 3)
     with pytest.raises(RunError, match=r"1 of 2 scenes failed: scene one, chunk .*block"):
         segment_scenes([one, two], small_model.folder, out, options, RunObserver())
     assert (out / "two" / "segmentation.tif").exists()
@@ -558,7 +557,7 @@ def test_an_unreadable_block_fails_the_run_and_keeps_the_rest(
 ) -> None:
     broken = tmp_path / "scene.tif"
     broken.write_bytes(source.read_bytes())
-    damage(broken, 1, 3, 3)
+    damage_block(broken, 1, 3, 3)
     options = {"cluster": cluster(2), "chunk_tiles": 2}
     with pytest.raises(BadBlockError, match=r"scene scene, chunk \(\d, \d\) of .*scene.tif.*block"):
         run(broken, small_model, tmp_path / "out", **options)
@@ -623,8 +622,7 @@ def test_a_model_that_changes_under_the_run_is_refused_by_the_workers(
 
 
 def test_labels_of_a_scene_without_data_are_nodata(small_model: Model, cluster: Cluster, tmp_path: Path) -> None:
-    names = ("blue", "green", "red", "nir", "swir16", "swir22")
-    empty = write(tmp_path / "empty.tif", np.zeros((6, 70, 90), np.uint16), names=names, nodata=0)
+    empty = write_geotiff(tmp_path / "empty.tif", np.zeros((6, 70, 90), np.uint16), names=BAND_NAMES, nodata=0)
     for overlap in (0, 32):
         result = run(
             empty, small_model, tmp_path / str(overlap), cluster=cluster(1), overlap=overlap, window=160 + overlap

@@ -20,16 +20,14 @@ from seamline.flows.settings.model_folder import Model, open_model
 from seamline.flows.settings.options import SegmentOptions
 from seamline.flows.train_model import train_model_flow
 from seamline.pipeline.common.errors import InputError
-from tests.support.small_rasters import noise, write
+from tests.support.small_rasters import BAND_NAMES, make_noise, write_geotiff
 from tests.support.small_recipes import SMALL_RECIPE
-
-BAND_NAMES = ("blue", "green", "red", "nir", "swir16", "swir22")
 
 
 def test_a_flow_run_segments_a_scene_and_leaves_its_artifacts(
     prefect: None, small_model: Model, cluster: Callable[[int], str], tmp_path: Path
 ) -> None:
-    source = write(tmp_path / "scene.tif", noise(6, 300, 400), names=BAND_NAMES, nodata=0)
+    source = write_geotiff(tmp_path / "scene.tif", make_noise(6, 300, 400), names=BAND_NAMES, nodata=0)
     options = SegmentOptions(cluster=cluster(2), window=192, halo=48)
     state = segment_scene(str(source), str(small_model.folder), tmp_path / "out", options, return_state=True)
     outcome = state.result()

@@ -30,9 +30,7 @@ from seamline.flows.settings.model_folder import Model
 from seamline.flows.settings.options import SegmentOptions
 from seamline.pipeline.common.errors import RunError
 from tests.support.processes import wait_until_idle
-from tests.support.small_rasters import noise, write
-
-NAMES = ("blue", "green", "red", "nir", "swir16", "swir22")
+from tests.support.small_rasters import BAND_NAMES, make_noise, write_geotiff
 
 
 @pytest.fixture
@@ -41,8 +39,8 @@ def folder(tmp_path: Path) -> Path:
     folder = tmp_path / "in"
     folder.mkdir()
     for number in range(3):
-        write(folder / f"scene-{number}.tif", noise(6, 100, 120, seed=number), names=NAMES, nodata=0)
-    write(folder / "grey.tif", noise(1, 100, 120), names=("grey",))
+        write_geotiff(folder / f"scene-{number}.tif", make_noise(6, 100, 120, seed=number), names=BAND_NAMES, nodata=0)
+    write_geotiff(folder / "grey.tif", make_noise(1, 100, 120), names=("grey",))
     (folder / "text.tif").write_text("not a raster")
     return folder
 
@@ -97,7 +95,7 @@ def test_what_is_new_is_segmented_and_what_is_broken_is_named(
     assert {path.name: path.stat().st_mtime_ns for path in out.glob("scene-*/item.json")} == written
 
     with rasterio.open(folder / "scene-1.tif", "r+") as file:
-        file.write(noise(6, 100, 120, seed=9))
+        file.write(make_noise(6, 100, 120, seed=9))
     before = json.loads((out / "scene-1" / "run.json").read_text())["scene_digest"]
     changed = segmented()
     assert changed.is_completed(), changed.message
@@ -217,7 +215,7 @@ def test_a_run_that_is_terminated_stops_its_scenes_and_goes_on(
 ) -> None:
     only(folder)
     for number in range(2):
-        write(folder / f"large-{number}.tif", noise(6, 960, 960, seed=number), names=NAMES, nodata=0)
+        write_geotiff(folder / f"large-{number}.tif", make_noise(6, 960, 960, seed=number), names=BAND_NAMES, nodata=0)
     out, address = tmp_path / "out", cluster(2)
     environment = {**os.environ, "PREFECT_API_URL": str(get_client(sync_client=True).api_url)}
     command = [sys.executable, "-c", TERMINATED, f"{folder}/*.tif", str(small_model.folder), str(out), address]

@@ -17,12 +17,11 @@ from seamline.flows.training.evaluation import evaluate_segmentation
 from seamline.flows.training.importing import ModelDescription, import_model
 from seamline.model.spec import metrics
 from seamline.pipeline.results.truth import Truth
-from tests.support.sample_data import MANAUS, shared
-from tests.support.small_rasters import UTM, write
+from tests.support.sample_data import MANAUS, find_shared
+from tests.support.small_rasters import BAND_NAMES, UTM, write_geotiff
 
 csmask = pytest.importorskip("ukis_csmask.mask", reason="ukis-csmask, with its networks, is not installed")
 
-BANDS = ("blue", "green", "red", "nir", "swir16", "swir22")
 CLASSES = ("clear", "cloud", "cloud shadow")
 ANALYSTS = {0: 2, 1: 0, 3: 0, 4: 1}
 """Their labels on the chips: 0 shadow, 1 water, 3 land, 4 cloud."""
@@ -49,13 +48,13 @@ def run(scene: Path, model: Path, out: Path, address: str) -> RunResult:
 
 def chip(sensor: str, folder: Path) -> tuple[np.ndarray, Path, np.ndarray, Path]:
     """A labelled chip: its image (height, width, bands) and labels, and both as rasters."""
-    arrays = np.load(shared(f"ukis-csmask/{sensor}.npz"))
+    arrays = np.load(find_shared(f"ukis-csmask/{sensor}.npz"))
     image, mask = arrays["img"], arrays["msk"][..., 0]
     truth = np.full(mask.shape, 255, np.uint8)
     for theirs, ours in ANALYSTS.items():
         truth[mask == theirs] = ours
-    scene = write(folder / f"{sensor}.tif", np.moveaxis(image, -1, 0), transform=UTM, names=BANDS)
-    return image, scene, truth, write(folder / f"{sensor}-truth.tif", truth[None], transform=UTM, nodata=255)
+    scene = write_geotiff(folder / f"{sensor}.tif", np.moveaxis(image, -1, 0), transform=UTM, names=BAND_NAMES)
+    return image, scene, truth, write_geotiff(folder / f"{sensor}-truth.tif", truth[None], transform=UTM, nodata=255)
 
 
 @pytest.mark.parametrize("bands", [4, 6])
@@ -68,7 +67,7 @@ def test_kappa_on_labelled_chips_is_that_of_the_authors_program(tmp_path: Path, 
         plan = result.record.plan
         assert (plan.window, plan.overlap) == (256, 32) and plan.halo in (16, 32, 64)
         found = evaluate_segmentation(result.folder, Truth(labels))
-        own = csmask.CSmask(image.copy()[..., :bands], list(BANDS[:bands]), product_level="l1c").csm[..., 0]
+        own = csmask.CSmask(image.copy()[..., :bands], list(BAND_NAMES[:bands]), product_level="l1c").csm[..., 0]
         matrix = metrics.confusion_matrix(own, truth, 3)
         print(f"{sensor}, {bands} bands: kappa {found.kappa:.4f}, their own program {metrics.kappa(matrix):.4f}")
         ours, theirs = ours + found.matrix, theirs + matrix
@@ -77,8 +76,8 @@ def test_kappa_on_labelled_chips_is_that_of_the_authors_program(tmp_path: Path, 
 
 
 def test_a_real_scene_is_segmented(tmp_path: Path, cluster: Any) -> None:
-    result = run(shared(MANAUS), imported("model_6b_l2a", tmp_path / "model"), tmp_path / "out", cluster(2))
-    with rasterio.open(result.folder / "segmentation.tif") as file, rasterio.open(shared(MANAUS)) as scene:
+    result = run(find_shared(MANAUS), imported("model_6b_l2a", tmp_path / "model"), tmp_path / "out", cluster(2))
+    with rasterio.open(result.folder / "segmentation.tif") as file, rasterio.open(find_shared(MANAUS)) as scene:
         labels = file.read(1)
         assert (file.transform, file.crs) == (scene.transform, scene.crs)
         np.testing.assert_array_equal(labels == 255, scene.read().max(0) == 0)

@@ -22,11 +22,11 @@ from seamline.model.spec.config import Program
 from seamline.model.spec.errors import ModelError
 from seamline.pipeline.geometry.window import Window
 from seamline.pipeline.scenes.scene import read_block
-from tests.support.sample_data import MANAUS, shared
+from tests.support.sample_data import MANAUS, find_shared
+from tests.support.small_rasters import BAND_NAMES
 
 WEIGHTS = "landsat578-water/watnet_l578.pth"
-BANDS = ("blue", "green", "red", "nir", "swir16", "swir22")
-DESCRIBED = ModelDescription(BANDS, ("land", "water"), "landsat578-water", activation="none", license="MIT")
+DESCRIBED = ModelDescription(BAND_NAMES, ("land", "water"), "landsat578-water", activation="none", license="MIT")
 
 
 def block(inputs: int, outputs: int) -> nn.Sequential:
@@ -57,7 +57,7 @@ class WaterNetwork(nn.Module):
 @pytest.fixture(scope="module")
 def network() -> nn.Module:
     built = WaterNetwork()
-    built.load_state_dict(torch.load(shared(WEIGHTS), weights_only=True))
+    built.load_state_dict(torch.load(find_shared(WEIGHTS), weights_only=True))
     return built.eval()
 
 
@@ -77,7 +77,7 @@ def exported(network: nn.Module, path: Path) -> Path:
 
 def whole_scene(network: nn.Module, halo: int) -> tuple[np.ndarray, np.ndarray]:
     """Probability of water of one forward of the whole scene, mirrored by the halo; and where there is data."""
-    with rasterio.open(shared(MANAUS)) as file:
+    with rasterio.open(find_shared(MANAUS)) as file:
         numbers = file.read().astype(np.float64)
     valid = (numbers > 0).any(0)
     reflectance = np.where(numbers > 0, numbers * 2.75e-5 - 0.2, 0).astype(np.float32)
@@ -91,7 +91,7 @@ def whole_scene(network: nn.Module, halo: int) -> tuple[np.ndarray, np.ndarray]:
 
 def test_its_tensors_alone_are_refused_in_one_line(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=r"down_conv1.0.weight.*torch.export.save or torch.onnx.export") as caught:
-        import_model(shared(WEIGHTS), DESCRIBED, tmp_path / "model")
+        import_model(find_shared(WEIGHTS), DESCRIBED, tmp_path / "model")
     assert "\n" not in str(caught.value) and not (tmp_path / "model").exists()
 
 
@@ -103,9 +103,9 @@ def test_a_real_scene_equals_one_forward_of_it(tmp_path: Path, cluster: Any, net
     halo = 32
     assert (spec.receptive_radius, spec.exact_halo) == (31, halo)
     model = open_model(tmp_path / "model")
-    scene = open_input(shared(MANAUS), model, SegmentOptions())
+    scene = open_input(find_shared(MANAUS), model, SegmentOptions())
     options = SegmentOptions(cluster=cluster(2), window=256, overlap=0)
-    result = segment(shared(MANAUS), model.folder, tmp_path / "out", options, RunObserver())
+    result = segment(find_shared(MANAUS), model.folder, tmp_path / "out", options, RunObserver())
     with rasterio.open(result.folder / "segmentation.tif") as file:
         labels = file.read(1)
     water, valid = whole_scene(network, halo)

@@ -34,11 +34,10 @@ from seamline.pipeline.common.classes import NODATA
 from seamline.pipeline.products.zarr_store import list_store_rasters, open_store_raster
 from seamline.pipeline.results.open import find_result
 from seamline.pipeline.results.verify import verify
-from tests.support.small_models import saved_model
-from tests.support.small_rasters import UTM, noise, write
+from tests.support.small_models import save_model
+from tests.support.small_rasters import BAND_NAMES, UTM, make_noise, write_geotiff
 
 Cluster = Callable[[int], str]
-NAMES = ("blue", "green", "red", "nir", "swir16", "swir22")
 EVERYTHING = ("cog", "zarr", "polygons", "probabilities", "confidence", "disagreement")
 NOWHERE = "tcp://127.0.0.1:1"
 """An address at which no cluster answers: what needs none asks for none."""
@@ -74,8 +73,8 @@ def labels_of(folder: Path) -> np.ndarray:
 def test_scenes_of_any_shape_have_every_output(
     tmp_path: Path, small_model: Model, cluster: Cluster, height: int, width: int, empty: bool
 ) -> None:
-    pixels = np.zeros((6, height, width), np.uint16) if empty else noise(6, height, width)
-    scene = write(tmp_path / "scene.tif", pixels, names=NAMES, nodata=0)
+    pixels = np.zeros((6, height, width), np.uint16) if empty else make_noise(6, height, width)
+    scene = write_geotiff(tmp_path / "scene.tif", pixels, names=BAND_NAMES, nodata=0)
     done = run(scene, small_model.folder, tmp_path / "out", cluster(1), overlap=32, window=160)
     assert list(verify(tmp_path / "out")) == []
     assert (labels_of(done.folder) == NODATA).all() == empty
@@ -88,9 +87,9 @@ def test_scenes_of_any_shape_have_every_output(
 def test_an_area_of_interest_cuts_every_output_and_the_item(
     tmp_path: Path, small_model: Model, cluster: Cluster
 ) -> None:
-    pixels = noise(6, 200, 300)
+    pixels = make_noise(6, 200, 300)
     pixels[:, :, :90] = 0
-    scene = write(tmp_path / "scene.tif", pixels, names=NAMES, nodata=0)
+    scene = write_geotiff(tmp_path / "scene.tif", pixels, names=BAND_NAMES, nodata=0)
     corners = [(40, 20), (280, 60), (150, 190)]
     area = shapely.Polygon([UTM @ corner for corner in corners])
     crs = {"type": "name", "properties": {"name": "EPSG:32620"}}
@@ -121,7 +120,7 @@ def test_an_area_of_interest_cuts_every_output_and_the_item(
 def test_polygons_know_their_confidence_without_its_output(
     tmp_path: Path, small_model: Model, cluster: Cluster
 ) -> None:
-    scene = write(tmp_path / "scene.tif", noise(6, 160, 200), names=NAMES)
+    scene = write_geotiff(tmp_path / "scene.tif", make_noise(6, 160, 200), names=BAND_NAMES)
     outputs = ("cog", "zarr", "polygons")
     done = run(scene, small_model.folder, tmp_path / "out", cluster(1), outputs=outputs)
     first = polygons_of(done.folder)
@@ -134,7 +133,7 @@ def test_polygons_know_their_confidence_without_its_output(
 
 
 def test_shards_hold_the_same_at_every_level(tmp_path: Path, small_model: Model, cluster: Cluster) -> None:
-    scene = write(tmp_path / "scene.tif", noise(6, 60, 1100), names=NAMES)
+    scene = write_geotiff(tmp_path / "scene.tif", make_noise(6, 60, 1100), names=BAND_NAMES)
     stores = []
     for sharded in (False, True):
         options = {"zarr_shards": sharded, "outputs": ("zarr", "probabilities"), "chunk_tiles": 2}
@@ -163,11 +162,11 @@ def test_200_classes_of_odd_names(tmp_path: Path, cluster: Cluster) -> None:
     torch.manual_seed(3)
     network = UNet(UNetConfig(2, 200, depth=1, base_width=4, norm="none")).eval()
     (tmp_path / "model").mkdir()
-    spec = saved_model(tmp_path / "model", network, ("red", "nir"))
+    spec = save_model(tmp_path / "model", network, ("red", "nir"))
     names = [*ODD, *(f"class {value}" for value in range(len(ODD), 200))]
     classes = tuple(ModelClass(name, (value, 255 - value, 7)) for value, name in enumerate(names))
     write_model_spec(replace(spec, classes=classes), tmp_path / "model")
-    scene = write(tmp_path / "scene.tif", noise(2, 70, 90), names=("red", "nir"))
+    scene = write_geotiff(tmp_path / "scene.tif", make_noise(2, 70, 90), names=("red", "nir"))
     done = run(scene, tmp_path / "model", tmp_path / "out", cluster(1))
     assert list(verify(tmp_path / "out")) == []
     result = find_result(tmp_path / "out", "scene")
@@ -223,7 +222,7 @@ def bytes_of(out: Path) -> dict[str, bytes]:
 def unbroken(small_model: Model, cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """A scene, and a folder in which all of its results were written without a kill."""
     folder = tmp_path_factory.mktemp("unbroken")
-    scene = write(folder / "scene.tif", noise(6, 40, 1100), names=NAMES)
+    scene = write_geotiff(folder / "scene.tif", make_noise(6, 40, 1100), names=BAND_NAMES)
     run(scene, small_model.folder, folder / "out", cluster(1), chunk_tiles=2)
     return scene, folder / "out"
 

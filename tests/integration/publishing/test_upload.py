@@ -41,22 +41,21 @@ from seamline.pipeline.scenes.scene import read_block
 from seamline.pipeline.stac.query import query_items
 from seamline.pipeline.storage.object_store import ObjectFolder
 from seamline.pipeline.storage.s3_access import S3Access, use_access
-from tests.support.s3_server import Server, server
-from tests.support.small_rasters import noise, write
+from tests.support.s3_server import S3Server, start_s3_server
+from tests.support.small_rasters import BAND_NAMES, make_noise, write_geotiff
 
-NAMES = ("blue", "green", "red", "nir", "swir16", "swir22")
 TILED = {"tiled": True, "blockxsize": 128, "blockysize": 128}
 OPTIONS = {"window": 192, "halo": 48}
 
 
 @pytest.fixture(scope="module")
-def s3() -> Iterator[Server]:
-    with server() as running:
+def s3() -> Iterator[S3Server]:
+    with start_s3_server() as running:
         yield running
 
 
 @pytest.fixture
-def reached(s3: Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
+def reached(s3: S3Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[S3Server]:
     """The server, as the environment says it to this process and to those that it starts."""
     for name, value in s3.variables.items():
         monkeypatch.setenv(name, value)
@@ -67,11 +66,11 @@ def reached(s3: Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
 
 @pytest.fixture(scope="module")
 def pixels() -> np.ndarray:
-    return noise(6, 300, 400)
+    return make_noise(6, 300, 400)
 
 
 @pytest.fixture(scope="module")
-def workers(s3: Server, module_patch: pytest.MonkeyPatch) -> Iterator[str]:
+def workers(s3: S3Server, module_patch: pytest.MonkeyPatch) -> Iterator[str]:
     """A scheduler whose workers have the environment of somebody who may reach the server."""
     from distributed import LocalCluster
 
@@ -98,11 +97,11 @@ def run(source: str, model: Model, out: str | Path, workers: str, **options: Any
 
 @pytest.fixture(scope="module")
 def finished(
-    s3: Server, small_model: Model, workers: str, pixels: np.ndarray, tmp_path_factory: pytest.TempPathFactory
+    s3: S3Server, small_model: Model, workers: str, pixels: np.ndarray, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[Path, str, RunResult, Path]:
     """A scene that was read from a bucket and published to it; beside it the same scene, from and on disk."""
     folder = tmp_path_factory.mktemp("finished")
-    source = write(folder / "scene.tif", pixels, names=NAMES, nodata=0, **TILED)
+    source = write_geotiff(folder / "scene.tif", pixels, names=BAND_NAMES, nodata=0, **TILED)
     results, scenes = s3.bucket("results"), s3.bucket("scenes")
     url = put(scenes.subfolder("2026"), "scene.tif", source)
     local = run(str(source), small_model, folder / "out", workers, outputs=("cog", "zarr", "confidence")).folder
@@ -112,7 +111,7 @@ def finished(
 
 
 def test_what_is_published_is_what_lies_on_disk(
-    reached: Server, finished: tuple[Path, str, RunResult, Path], small_model: Model, workers: str
+    reached: S3Server, finished: tuple[Path, str, RunResult, Path], small_model: Model, workers: str
 ) -> None:
     local, out, result, folder = finished
     assert result.url == f"{out}/scene" and result.computed
@@ -141,7 +140,7 @@ def test_what_is_published_is_what_lies_on_disk(
     assert not again.computed and not again.rewritten and again.url == result.url
 
 
-def test_query_reads_a_bucket(reached: Server, finished: tuple[Path, str, RunResult, Path]) -> None:
+def test_query_reads_a_bucket(reached: S3Server, finished: tuple[Path, str, RunResult, Path]) -> None:
     _, out, result, _ = finished
     (item,) = query_items(ObjectFolder.from_url(out), where="c0_share >= 0")
     assert item["id"] == "scene"
@@ -152,7 +151,7 @@ def test_query_reads_a_bucket(reached: Server, finished: tuple[Path, str, RunRes
 
 
 def test_what_is_asked_for_later_or_lost_is_written_and_another_scene_is_refused(
-    reached: Server, finished: tuple[Path, str, RunResult, Path], small_model: Model, workers: str
+    reached: S3Server, finished: tuple[Path, str, RunResult, Path], small_model: Model, workers: str
 ) -> None:
     _, out, result, folder = finished
     url, work = result.record.source, folder / "work"
@@ -168,7 +167,7 @@ def test_what_is_asked_for_later_or_lost_is_written_and_another_scene_is_refused
     catalogue.delete(["catalog.json"])  # as if killed before it was written
     run(url, small_model, out, workers, work=work)
     assert catalogue.get("catalog.json") is not None
-    other = write(folder / "other" / "scene.tif", noise(6, 300, 400, seed=9), names=NAMES, nodata=0)
+    other = write_geotiff(folder / "other" / "scene.tif", make_noise(6, 300, 400, seed=9), names=BAND_NAMES, nodata=0)
     with pytest.raises(InputError, match=f"published run in {out}/scene: got scene_digest"):
         run(str(other), small_model, out, workers, work=work)
 
@@ -211,10 +210,14 @@ if __name__ == "__main__":
 """
 
 
-def test_a_secret_stays_secret(s3: Server, small_model: Model, tmp_path: Path) -> None:
+def test_a_secret_stays_secret(s3: S3Server, small_model: Model, tmp_path: Path) -> None:
     """Of a flow run that has it from a block: in no log, not even at the level of debugging, and nowhere in Prefect."""
     bucket, secret = s3.bucket("secrets"), s3.access.secret or ""
-    source = put(bucket, "in/scene.tif", write(tmp_path / "a.tif", noise(6, 200, 200), names=NAMES, nodata=0, **TILED))
+    source = put(
+        bucket,
+        "in/scene.tif",
+        write_geotiff(tmp_path / "a.tif", make_noise(6, 200, 200), names=BAND_NAMES, nodata=0, **TILED),
+    )
     held = {name: value for name, value in s3.variables.items() if name.startswith("AWS")}
     (tmp_path / "block").write_text(json.dumps(held))
     (tmp_path / "flow.py").write_text(FLOW)
@@ -237,15 +240,17 @@ def test_a_secret_stays_secret(s3: Server, small_model: Model, tmp_path: Path) -
 
 
 def test_a_scene_in_a_bucket_is_that_on_disk(
-    reached: Server, small_model: Model, pixels: np.ndarray, tmp_path: Path
+    reached: S3Server, small_model: Model, pixels: np.ndarray, tmp_path: Path
 ) -> None:
     bucket = reached.bucket("sources")
-    local = open_input(write(tmp_path / "a.tif", pixels, names=NAMES, **TILED), small_model, SegmentOptions())
+    local = open_input(
+        write_geotiff(tmp_path / "a.tif", pixels, names=BAND_NAMES, **TILED), small_model, SegmentOptions()
+    )
     one = put(bucket, "x/a.tif", tmp_path / "a.tif")
-    for name, band in zip(NAMES, pixels, strict=True):
-        put(bucket, f"folder/{name}.tif", write(tmp_path / f"{name}.tif", band[None], **TILED))
+    for name, band in zip(BAND_NAMES, pixels, strict=True):
+        put(bucket, f"folder/{name}.tif", write_geotiff(tmp_path / f"{name}.tif", band[None], **TILED))
     item = pystac.Item("item", None, None, pystac.utils.str_to_datetime("2026-01-01T00:00:00Z"), {})
-    for name in NAMES:
+    for name in BAND_NAMES:
         asset = pystac.Asset(f"./{name}.tif", media_type="image/tiff", extra_fields={"eo:common_name": name})
         item.add_asset(name, asset)
     bucket.put("folder/item.json", json.dumps(item.to_dict()).encode())
@@ -264,17 +269,21 @@ def test_a_scene_in_a_bucket_is_that_on_disk(
 
 @pytest.mark.parametrize("becomes", ["another", "nothing"])
 def test_a_scene_that_changes_or_vanishes_is_not_read_on(
-    reached: Server, small_model: Model, pixels: np.ndarray, tmp_path: Path, becomes: str
+    reached: S3Server, small_model: Model, pixels: np.ndarray, tmp_path: Path, becomes: str
 ) -> None:
     bucket = reached.bucket(f"changing-{becomes}")
-    source = put(bucket, "a.tif", write(tmp_path / "a.tif", pixels, names=NAMES, **TILED))
+    source = put(bucket, "a.tif", write_geotiff(tmp_path / "a.tif", pixels, names=BAND_NAMES, **TILED))
     scene = open_input(source, small_model, SegmentOptions())
     read_block(scene, Window(0, 0, 10, 10))
     if becomes == "nothing":
         bucket.delete(["a.tif"])
         message = "no such object: got s3://changing-nothing/a.tif"
     else:
-        put(bucket, "a.tif", write(tmp_path / "a.tif", noise(6, 300, 400, seed=3), names=NAMES, **TILED))
+        put(
+            bucket,
+            "a.tif",
+            write_geotiff(tmp_path / "a.tif", make_noise(6, 300, 400, seed=3), names=BAND_NAMES, **TILED),
+        )
         message = "s3://changing-another/a.tif is another object than when the run began"
     with pytest.raises(BadBlockError, match=message):
         read_block(scene, Window(200, 200, 100, 100), "nodata")
@@ -349,7 +358,7 @@ def kill_in_mid_upload(folder: Path, catalogue: ObjectFolder, before: int) -> No
 
 
 def test_a_killed_upload_shows_nothing_or_the_old_scene(
-    reached: Server, finished: tuple[Path, str, RunResult, Path], tmp_path: Path
+    reached: S3Server, finished: tuple[Path, str, RunResult, Path], tmp_path: Path
 ) -> None:
     catalogue = reached.bucket("killed").subfolder("a/b")
     first = scene_folder(tmp_path / "one", "scene", 150, template=finished[0])
@@ -372,7 +381,7 @@ def test_a_killed_upload_shows_nothing_or_the_old_scene(
 
 
 def test_two_that_publish_at_once_lose_nothing(
-    reached: Server, finished: tuple[Path, str, RunResult, Path], tmp_path: Path
+    reached: S3Server, finished: tuple[Path, str, RunResult, Path], tmp_path: Path
 ) -> None:
     catalogue = reached.bucket("rivals")
     folders = [scene_folder(tmp_path / f"{k}", f"scene-{k % 4}", 3, seed=k, template=finished[0]) for k in range(8)]
@@ -393,7 +402,7 @@ def test_two_that_publish_at_once_lose_nothing(
 
 @pytest.mark.parametrize("slow", [False, True])
 def test_a_rival_between_looking_and_publishing_is_noticed(
-    reached: Server,
+    reached: S3Server,
     finished: tuple[Path, str, RunResult, Path],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -434,7 +443,7 @@ def test_a_rival_between_looking_and_publishing_is_noticed(
     ],
 )
 def test_what_keeps_one_out_is_one_line_without_the_secret(
-    reached: Server, small_model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    reached: S3Server, small_model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     access: dict[str, str], bucket: str, message: str,
 ) -> None:  # fmt: skip
     with suppress(reached.client.exceptions.BucketAlreadyOwnedByYou):
@@ -442,7 +451,7 @@ def test_what_keeps_one_out_is_one_line_without_the_secret(
     variables = {"secret": "AWS_SECRET_ACCESS_KEY", "key": "AWS_ACCESS_KEY_ID", "endpoint": "AWS_ENDPOINT_URL"}
     for name, value in access.items():
         monkeypatch.setenv(variables[name], value)
-    local = write(tmp_path / "a.tif", noise(6, 64, 64), names=NAMES)
+    local = write_geotiff(tmp_path / "a.tif", make_noise(6, 64, 64), names=BAND_NAMES)
     for source, out in ((f"s3://{bucket}/a.tif", tmp_path), (local, f"s3://{bucket}/out")):
         with pytest.raises((InputError, RunError), match=message) as caught:
             segment(source, small_model.folder, out, SegmentOptions(work=tmp_path), RunObserver())

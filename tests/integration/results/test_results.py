@@ -36,7 +36,7 @@ from seamline.pipeline.products.run_record import RunRecord, read_record
 from seamline.pipeline.report.report import ModelCard, write_report
 from seamline.pipeline.scenes.scene import Scene
 from seamline.pipeline.stac.assets import compute_file_info
-from tests.support.small_rasters import noise, write
+from tests.support.small_rasters import make_noise, write_geotiff
 
 LAYERS = ("probabilities", "confidence", "disagreement")
 HOSTILE = '<script src="https://evil.example/x.js">alert(1)</script>'
@@ -71,9 +71,9 @@ class Published:
 def published(tmp_path_factory: pytest.TempPathFactory, small_model: Model, cluster: Any) -> Published:
     """A scene with nodata in a corner, several Zarr chunks, all layers."""
     folder = tmp_path_factory.mktemp("results")
-    pixels = noise(6, 300, 700)
+    pixels = make_noise(6, 300, 700)
     pixels[:, :90, :120] = 0
-    source = write(folder / "scene.tif", pixels, nodata=0)
+    source = write_geotiff(folder / "scene.tif", pixels, nodata=0)
     options = SegmentOptions(
         cluster=cluster(1), window=160, halo=48, overlap=16, chunk_tiles=4, outputs=("cog", "zarr", *LAYERS)
     )
@@ -266,7 +266,7 @@ def test_a_rotated_grid_has_a_transform_and_no_axes(
     small_model: Model, cluster: Callable[[int], str], tmp_path: Path
 ) -> None:
     turned = Affine.translation(500_000, 6_000_000) @ Affine.rotation(30) @ Affine.scale(30, -30)
-    source = write(tmp_path / "turned.tif", noise(6, 60, 80), transform=turned)
+    source = write_geotiff(tmp_path / "turned.tif", make_noise(6, 60, 80), transform=turned)
     options = SegmentOptions(cluster=cluster(1), window=160, halo=48)
     segment(source, small_model.folder, tmp_path / "out", options, RunObserver())
     for _ in range(2):  # from the store, and without it

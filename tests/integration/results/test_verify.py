@@ -25,14 +25,14 @@ from seamline.pipeline.results.verify import verify
 from seamline.pipeline.stac.assets import compute_file_info
 from seamline.pipeline.stac.catalog import update_catalog
 from seamline.pipeline.stac.items import write_item_table
-from tests.support.small_rasters import noise, write
+from tests.support.small_rasters import make_noise, write_geotiff
 
 
 @pytest.fixture(scope="module")
 def published(tmp_path_factory: pytest.TempPathFactory, small_model: Model, cluster: Any) -> Path:
     """Results of one small scene."""
     folder = tmp_path_factory.mktemp("published")
-    write(folder / "scene.tif", noise(6, 300, 600))
+    write_geotiff(folder / "scene.tif", make_noise(6, 300, 600))
     options = SegmentOptions(cluster=cluster(1), outputs=("cog", "zarr", "probabilities", "confidence"))
     segment(folder / "scene.tif", small_model.folder, folder / "out", options, RunObserver())
     return folder / "out"
@@ -94,7 +94,7 @@ def half_a_table(scene: Path) -> None:
 
 def another_layer(scene: Path) -> None:
     """A raster that its item calls a COG."""
-    write(scene / "disagreement.tif", noise(1, 600, 600, high=250, dtype="uint8"))
+    write_geotiff(scene / "disagreement.tif", make_noise(1, 600, 600, high=250, dtype="uint8"))
     described = {
         "href": "./disagreement.tif",
         "type": pystac.MediaType.COG,

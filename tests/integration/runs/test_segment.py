@@ -28,9 +28,9 @@ from seamline.pipeline.geometry.window import Window
 from seamline.pipeline.products.layers import LAYER_SCALE, LAYERS
 from seamline.pipeline.products.zarr_store import open_store_raster
 from seamline.pipeline.scenes.scene import Scene, read_block
-from tests.support.sample_data import MANAUS, shared
-from tests.support.small_models import saved_model
-from tests.support.whole_scene import labels_of, whole_scene
+from tests.support.sample_data import MANAUS, find_shared
+from tests.support.small_models import save_model
+from tests.support.whole_scene import infer_whole_scene, label_scores
 
 SCENES = {
     "Manaus": (MANAUS, {}),
@@ -67,8 +67,8 @@ def whole_labels(embedded_model: Model) -> Callable[[str], np.ndarray]:
 
     @cache
     def forward(name: str) -> np.ndarray:
-        scene = scene_of(shared(SCENES[name][0]), embedded_model)
-        return labels_of(whole_scene(scene, embedded_model, 96, "fp32"), valid_of(scene))
+        scene = scene_of(find_shared(SCENES[name][0]), embedded_model)
+        return label_scores(infer_whole_scene(scene, embedded_model, 96, "fp32"), valid_of(scene))
 
     return forward
 
@@ -83,7 +83,7 @@ def test_tiling_is_invisible_when_the_halo_covers_the_receptive_radius(
     cluster: Cluster,
     tmp_path: Path,
 ) -> None:
-    source = shared(SCENES[name][0])
+    source = find_shared(SCENES[name][0])
     expected = whole_labels(name)
     options = {"cluster": cluster(2), "window": 512, "halo": 96, "overlap": overlap, "precision": "fp32"}
     result = run(source, embedded_model, tmp_path, **options)
@@ -92,11 +92,11 @@ def test_tiling_is_invisible_when_the_halo_covers_the_receptive_radius(
 
 
 def test_a_halo_one_divisor_short_can_be_seen(small_model: Model, cluster: Cluster, tmp_path: Path) -> None:
-    source = shared(MANAUS)
+    source = find_shared(MANAUS)
     scene = scene_of(source, small_model)
     exact = small_model.spec.exact_halo
     assert exact is not None
-    oracle = labels_of(whole_scene(scene, small_model, exact, "fp64"), valid_of(scene))
+    oracle = label_scores(infer_whole_scene(scene, small_model, exact, "fp64"), valid_of(scene))
     short = exact - small_model.spec.divisor
     options = {"cluster": cluster(1), "chunk_tiles": 2}
     exactly = run(source, small_model, tmp_path / "a", window=128 + 2 * exact, halo=exact, **options)
@@ -106,7 +106,7 @@ def test_a_halo_one_divisor_short_can_be_seen(small_model: Model, cluster: Clust
 
 
 def test_an_area_of_interest_changes_no_label_inside(small_model: Model, cluster: Cluster, tmp_path: Path) -> None:
-    source = shared(MANAUS)
+    source = find_shared(MANAUS)
     left, bottom, right, top = open_input(source, small_model, SegmentOptions()).grid.extent.boundingbox.bbox
     third = (right - left) / 3
     ring = [(left + third, bottom), (right, bottom + third), (right - third, top), (left, top), (left + third, bottom)]
@@ -129,13 +129,13 @@ def test_tiles_of_an_unpadded_network_cannot_be_seen(cluster: Cluster, tmp_path:
     folder = tmp_path / "model"
     folder.mkdir()
     network = UNet(UNetConfig(6, 4, depth=3, base_width=4, norm="none", padding="valid")).eval()
-    saved_model(folder, network, names=[band.name for band in open_model("land-water-cloud").spec.bands])
+    save_model(folder, network, names=[band.name for band in open_model("land-water-cloud").spec.bands])
     model = open_model(folder)
-    scene = scene_of(shared(MANAUS), model)
+    scene = scene_of(find_shared(MANAUS), model)
     exact = model.spec.exact_halo
     assert exact is not None
-    oracle = labels_of(whole_scene(scene, model, exact), valid_of(scene))
-    result = run(shared(MANAUS), model, tmp_path / "out", cluster=cluster(2), window=256, precision="fp32")
+    oracle = label_scores(infer_whole_scene(scene, model, exact), valid_of(scene))
+    result = run(find_shared(MANAUS), model, tmp_path / "out", cluster=cluster(2), window=256, precision="fp32")
     np.testing.assert_array_equal(labels_in(result), oracle)
 
 
@@ -143,7 +143,7 @@ def test_tiles_of_an_unpadded_network_cannot_be_seen(cluster: Cluster, tmp_path:
 def test_labels_do_not_depend_on_chunk_size_or_workers(
     small_model: Model, cluster: Cluster, overlap: int, tmp_path: Path
 ) -> None:
-    source = shared(MANAUS)
+    source = find_shared(MANAUS)
     found = {}
     for workers, chunk_tiles in ((1, 2), (2, 2), (2, 1), (1, 5)):
         out = tmp_path / f"{workers}-{chunk_tiles}"
@@ -170,7 +170,7 @@ def test_labels_do_not_depend_on_chunk_size_or_workers(
 
 
 def test_the_record_says_what_was_done(small_model: Model, cluster: Cluster, tmp_path: Path) -> None:
-    source = shared(MANAUS)
+    source = find_shared(MANAUS)
     result = run(source, small_model, tmp_path, cluster=cluster(2), window=256, halo=48, chunk_tiles=2)
     record = json.loads((result.folder / "run.json").read_text())
     assert record["plan"] == {"window": 256, "stride": 160, "halo": 48, "overlap": 0, "chunk_tiles": 2, "divisor": 8}
@@ -183,7 +183,7 @@ def test_the_record_says_what_was_done(small_model: Model, cluster: Cluster, tmp
 
 
 def test_measured_memory_stays_within_the_projected(small_model: Model, tmp_path: Path) -> None:
-    result = run(shared("aquileia-s2"), small_model, tmp_path, workers=1, chunk_tiles=2, precision="fp32")
+    result = run(find_shared("aquileia-s2"), small_model, tmp_path, workers=1, chunk_tiles=2, precision="fp32")
     assert 0 < result.record.peak_memory_bytes <= result.record.projected_memory_bytes
 
 
@@ -192,7 +192,7 @@ def test_outputs_stand_on_the_scenes_grid_and_cog_equals_zarr(
 ) -> None:
     xarray = pytest.importorskip("xarray")
     pytest.importorskip("rioxarray")
-    source = shared(MANAUS)
+    source = find_shared(MANAUS)
     outputs = ("cog", "zarr", *LAYERS)
     result = run(source, small_model, tmp_path, cluster=cluster(1), window=256, halo=48, overlap=32, outputs=outputs)
     with rasterio.open(source) as scene, rasterio.open(result.folder / "segmentation.tif") as cog:

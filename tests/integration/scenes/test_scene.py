@@ -18,7 +18,7 @@ from seamline.pipeline.geometry.window import Window
 from seamline.pipeline.scenes.band_matching import BandNeed
 from seamline.pipeline.scenes.open_scene import SceneOptions, open_scene
 from seamline.pipeline.scenes.scene import Scene, read_block
-from tests.support.small_rasters import noise, write_tiled
+from tests.support.small_rasters import make_noise, write_tiled
 
 
 def scene_of(source: Any, count: int, **options: Any) -> Scene:
@@ -81,7 +81,7 @@ def test_http_is_read_in_ranges_and_an_outage_is_no_missing_data(
     tmp_path: Path, website: tuple[str, type[_Ranges]]
 ) -> None:
     address, handler = website
-    pixels = noise(2, 1024, 1024)
+    pixels = make_noise(2, 1024, 1024)
     path = write_tiled(tmp_path / "x.tif", pixels, names=("b1", "b2"))
     scene = scene_of(f"{address}/x.tif", 2)
     np.testing.assert_array_equal(read_block(scene, Window(0, 0, 100, 100)).pixels, pixels[:, :100, :100])

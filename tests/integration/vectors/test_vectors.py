@@ -16,13 +16,13 @@ from seamline.flows.settings.options import SegmentOptions
 from seamline.pipeline.results.verify import verify
 from seamline.pipeline.vectors.writers import POLYGON_FILES
 from tests.support.polygon_files import read_rows
-from tests.support.small_rasters import noise, write
+from tests.support.small_rasters import make_noise, write_geotiff
 
 
 def test_a_run_writes_polygons_and_makes_them_again(
     tmp_path: Path, small_model: Model, cluster: Callable[[int], str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    scene = write(tmp_path / "scene.tif", noise(6, 25, 33).repeat(8, axis=1).repeat(8, axis=2))
+    scene = write_geotiff(tmp_path / "scene.tif", make_noise(6, 25, 33).repeat(8, axis=1).repeat(8, axis=2))
     out, folder = tmp_path / "out", tmp_path / "out" / "scene"
 
     def run(**options: Any) -> RunResult:

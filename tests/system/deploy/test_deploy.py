@@ -16,16 +16,24 @@ import yaml
 from prefect.client.orchestration import PrefectClient
 from prefect.client.schemas.objects import FlowRun
 
-from tests.support.deployment_files import DEPLOY, PROJECT, composed, hadolint, pods_of, problems, rendered
+from tests.support.deployment_files import (
+    DEPLOY,
+    PROJECT,
+    find_problems,
+    lint_dockerfile,
+    list_pods,
+    render_overlay,
+    run_compose,
+)
 
 COPIED = re.compile(r"^COPY (?!--from)(.+) \S+$", re.MULTILINE)
 
 
 def test_the_linter_finds_nothing_in_the_dockerfile(tmp_path: Path) -> None:
-    assert hadolint(DEPLOY / "Dockerfile") == ""
+    assert lint_dockerfile(DEPLOY / "Dockerfile") == ""
     broken = (DEPLOY / "Dockerfile").read_text().replace("USER 1000:1000", "USER root")
     (tmp_path / "Dockerfile").write_text(broken)
-    assert "DL3002" in hadolint(tmp_path / "Dockerfile")
+    assert "DL3002" in lint_dockerfile(tmp_path / "Dockerfile")
 
 
 def test_what_the_dockerfile_copies_is_there_and_not_ignored() -> None:
@@ -47,15 +55,15 @@ def compose(tmp_path: Path) -> Path:
 
 
 def test_compose_takes_the_file_and_refuses_a_broken_one(compose: Path) -> None:
-    answer = composed(compose)
+    answer = run_compose(compose)
     assert (answer.returncode, answer.stderr) == (0, "")
     compose.write_text(compose.read_text().replace("restart: unless-stopped", "restarts: unless-stopped"))
-    answer = composed(compose)
+    answer = run_compose(compose)
     assert answer.returncode != 0 and "restarts" in answer.stderr
 
 
 def test_only_two_pages_leave_the_host_of_compose(compose: Path) -> None:
-    services = yaml.safe_load(composed(compose).stdout)["services"]
+    services = yaml.safe_load(run_compose(compose).stdout)["services"]
     published = {
         (name, port["host_ip"], port["target"]) for name in services for port in services[name].get("ports", [])
     }
@@ -70,14 +78,14 @@ def test_only_two_pages_leave_the_host_of_compose(compose: Path) -> None:
 
 @pytest.mark.parametrize("overlay", ["cpu", "gpu"])
 def test_kubernetes_takes_every_resource(overlay: str) -> None:
-    resources = rendered(overlay)
+    resources = render_overlay(overlay)
     assert {"DaskCluster", "DaskAutoscaler", "Deployment", "NetworkPolicy", "Role"} <= {r["kind"] for r in resources}
-    assert [(r["kind"], problem) for r in resources for problem in problems(r)] == []
+    assert [(r["kind"], problem) for r in resources for problem in find_problems(r)] == []
     assert not any(r["kind"] == "Secret" for r in resources)
 
 
 def test_pods_of_kubernetes_may_do_little() -> None:
-    pods = [pod for resource in rendered("gpu") for pod in pods_of(resource)]
+    pods = [pod for resource in render_overlay("gpu") for pod in list_pods(resource)]
     assert len(pods) == 4
     for pod in pods:
         _may_do_little(pod)
@@ -95,7 +103,7 @@ def _may_do_little(pod: dict[str, Any]) -> None:
 
 
 def test_the_workers_of_the_overlay_gpu_have_one_gpu_each() -> None:
-    (cluster,) = (resource for resource in rendered("gpu") if resource["kind"] == "DaskCluster")
+    (cluster,) = (resource for resource in render_overlay("gpu") if resource["kind"] == "DaskCluster")
     (worker,) = cluster["spec"]["worker"]["spec"]["containers"]
     assert worker["image"].endswith(":cuda")
     assert worker["resources"]["limits"]["nvidia.com/gpu"] == "1"
@@ -114,12 +122,12 @@ def test_the_workers_of_the_overlay_gpu_have_one_gpu_each() -> None:
     ],
 )
 def test_a_wrong_field_is_seen(kind: str, path: tuple[str | int, ...], value: object) -> None:
-    resource = copy.deepcopy(next(resource for resource in rendered("cpu") if resource["kind"] == kind))
+    resource = copy.deepcopy(next(resource for resource in render_overlay("cpu") if resource["kind"] == kind))
     place: Any = resource
     for step in path[:-1]:
         place = place[step]
     place[path[-1]] = value
-    assert problems(resource)
+    assert find_problems(resource)
 
 
 def test_a_flow_run_of_the_kubernetes_pool_is_a_job_that_kubernetes_takes() -> None:
@@ -131,10 +139,10 @@ def test_a_flow_run_of_the_kubernetes_pool_is_a_job_that_kubernetes_takes() -> N
     configuration = asyncio.run(making)
     configuration.prepare_for_flow_run(FlowRun(id=uuid4(), flow_id=uuid4(), name="quick-otter"))
     job = configuration.job_manifest
-    (pod,) = pods_of(job)
+    (pod,) = list_pods(job)
     for misplaced in ("parallelism", "completions"):  # Prefect wants them there, Kubernetes drops them
         assert pod.pop(misplaced) == 1
-    assert problems(job) == []
+    assert find_problems(job) == []
     _may_do_little(pod)
     (container,) = pod["containers"]
     assert container["resources"]["limits"] == {"memory": "8Gi"}

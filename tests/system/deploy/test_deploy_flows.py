@@ -25,13 +25,12 @@ from prefect.utilities.schema_tools import is_valid_schema, validate
 from seamline.flows.settings.model_folder import Model
 from seamline.pipeline.common.errors import InputError
 from seamline.pipeline.execution.cluster import connect
-from tests.support.deployment_files import DEPLOY, PROJECT, said
-from tests.support.small_rasters import noise, write
+from tests.support.deployment_files import DEPLOY, PROJECT, run_program
+from tests.support.small_rasters import BAND_NAMES, make_noise, write_geotiff
 
 CERTIFICATES = str(DEPLOY / "certificates")
 DEPLOYMENTS: list[dict[str, Any]] = yaml.safe_load((DEPLOY / "prefect.yaml").read_text())["deployments"]
 TEMPLATES = {"kubernetes": json.loads((DEPLOY / "kubernetes" / "job-template.json").read_text())["variables"]}
-NAMES = ("blue", "green", "red", "nir", "swir16", "swir22")
 SECONDS = 240
 """How long a busy machine may take to start something."""
 
@@ -39,7 +38,7 @@ SECONDS = 240
 @pytest.fixture(scope="module")
 def certificates(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("tls") / "certificates"
-    made = said([CERTIFICATES, str(folder), "localhost", "127.0.0.1", "::1", "*.seamline.svc"])
+    made = run_program([CERTIFICATES, str(folder), "localhost", "127.0.0.1", "::1", "*.seamline.svc"])
     assert made.returncode == 0, made.stderr
     return folder
 
@@ -64,10 +63,10 @@ def test_certificates_are_private_and_made_once(certificates: Path, tmp_path: Pa
         "ca.pem": "600", "cert.pem": "600", "key.pem": "600", "dask.env": "600",
     }  # fmt: skip
     before = {path: path.read_bytes() for path in certificates.iterdir()}
-    again = said([CERTIFICATES, str(certificates), "localhost"])
+    again = run_program([CERTIFICATES, str(certificates), "localhost"])
     assert (again.returncode, again.stdout) == (2, "") and "name another one" in again.stderr
     assert {path: path.read_bytes() for path in certificates.iterdir()} == before
-    checked = said(
+    checked = run_program(
         ["openssl", "verify", "-x509_strict", "-CAfile", *(str(certificates / f"{n}.pem") for n in ("ca", "cert"))]
     )
     assert checked.returncode == 0, checked.stderr
@@ -76,7 +75,7 @@ def test_certificates_are_private_and_made_once(certificates: Path, tmp_path: Pa
     assert names.get_values_for_type(x509.DNSName) == ["localhost", "*.seamline.svc"]
     assert [str(address) for address in names.get_values_for_type(x509.IPAddress)] == ["127.0.0.1", "::1"]
     for wrong in ("999.0.0.1", "a,DNS:b"):
-        assert said([CERTIFICATES, str(tmp_path / "new"), wrong]).returncode != 0
+        assert run_program([CERTIFICATES, str(tmp_path / "new"), wrong]).returncode != 0
     assert list(tmp_path.iterdir()) == []
 
 
@@ -164,7 +163,7 @@ def test_a_worker_for_each_gpu_over_tls(scheduler: dict[str, Any], certificates:
 def test_who_has_no_certificate_is_refused(scheduler: dict[str, Any], certificates: Path, tmp_path: Path) -> None:
     address = scheduler["address"]
     plain = address.replace("tls://", "tcp://")
-    said([CERTIFICATES, str(tmp_path / "others"), "localhost"])
+    run_program([CERTIFICATES, str(tmp_path / "others"), "localhost"])
     with configured(None), pytest.raises(InputError, match="no certificate"), connect(address, 1):
         pass
     with configured(None), pytest.raises(InputError, match="start the scheduler"), connect(plain, 1):
@@ -179,8 +178,8 @@ def test_the_operator_may_ask_without_a_certificate_how_many_workers_are_wanted(
     port = scheduler["services"]["dashboard"]
     with urllib.request.urlopen(f"http://127.0.0.1:{port}/api/v1/adaptive_target") as answer:
         assert isinstance(json.load(answer)["workers"], int)
-    assert said([str(DEPLOY / "healthy"), str(port), "/health"], env=_environment()).returncode == 0
-    assert said([str(DEPLOY / "healthy"), str(port), "/nowhere"], env=_environment()).returncode != 0
+    assert run_program([str(DEPLOY / "healthy"), str(port), "/health"], env=_environment()).returncode == 0
+    assert run_program([str(DEPLOY / "healthy"), str(port), "/nowhere"], env=_environment()).returncode != 0
 
 
 @pytest.mark.parametrize("deployment", DEPLOYMENTS, ids=[deployment["name"] for deployment in DEPLOYMENTS])
@@ -220,8 +219,8 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]
     command = ["prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port)]
     with _running(command, environment, folder / "server.log"):
         healthy = [str(DEPLOY / "healthy"), str(port), "/api/health"]
-        _until(lambda: said(healthy, env=environment).returncode == 0)
-        made = said([str(DEPLOY / "pool"), "process", "3"], env=environment, stdin=subprocess.DEVNULL)
+        _until(lambda: run_program(healthy, env=environment).returncode == 0)
+        made = run_program([str(DEPLOY / "pool"), "process", "3"], env=environment, stdin=subprocess.DEVNULL)
         assert made.returncode == 0, made.stdout + made.stderr
         yield environment
 
@@ -253,8 +252,11 @@ def test_a_worker_of_the_pool_runs_a_deployment(
     tmp_path: Path,
 ) -> None:
     """The worker's own environment brings the certificates, as in compose.yaml."""
-    source = write(
-        tmp_path / "scene.tif", noise(6, 300, 400), names=("blue", "green", "red", "nir", "swir16", "swir22"), nodata=0
+    source = write_geotiff(
+        tmp_path / "scene.tif",
+        make_noise(6, 300, 400),
+        names=BAND_NAMES,
+        nodata=0,
     )
     run = client.create_flow_run_from_deployment(
         client.read_deployment_by_name("segment-scene/scene-process").id,
@@ -266,6 +268,8 @@ def test_a_worker_of_the_pool_runs_a_deployment(
         },
     )
     worker = ["prefect", "worker", "start", "--pool", "process", "--type", "process", "--run-once"]
-    ended = said(worker, env=server | settings(certificates), cwd=tmp_path)  # the project is not there: it is imported
+    ended = run_program(
+        worker, env=server | settings(certificates), cwd=tmp_path
+    )  # the project is not there: it is imported
     assert client.read_flow_run(run.id).state_name == "Completed", ended.stdout + ended.stderr
     assert (tmp_path / "out" / "scene" / "segmentation.tif").exists()

@@ -26,7 +26,7 @@ from seamline.flows.settings.options import SegmentOptions
 from seamline.pipeline.results.verify import verify
 from tests.support.processes import wait_until
 from tests.support.run_folders import list_inferred_chunks, read_rasters
-from tests.support.small_rasters import noise, write
+from tests.support.small_rasters import BAND_NAMES, make_noise, write_geotiff
 
 CERTIFICATES = Path(__file__).parents[3] / "deploy" / "certificates"
 ADDRESSES = {"scheduler": "10.0.0.1", "steady": "10.0.0.2", "lost": "10.0.0.3", "client": "10.0.0.4"}
@@ -132,8 +132,9 @@ def worker(hosts: Hosts, host: str) -> object:
 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    names = ("blue", "green", "red", "nir", "swir16", "swir22")
-    return write(tmp_path_factory.mktemp("scene") / "scene.tif", noise(6, 512, 512), names=names, nodata=0)
+    return write_geotiff(
+        tmp_path_factory.mktemp("scene") / "scene.tif", make_noise(6, 512, 512), names=BAND_NAMES, nodata=0
+    )
 
 
 @pytest.fixture(scope="module")

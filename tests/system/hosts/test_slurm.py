@@ -23,7 +23,7 @@ from seamline.flows.settings.options import SegmentOptions
 from seamline.pipeline.execution.run_chunks import Totals
 from tests.support.processes import find_free_port, wait_until
 from tests.support.run_folders import read_rasters
-from tests.support.small_rasters import noise, write
+from tests.support.small_rasters import BAND_NAMES, make_noise, write_geotiff
 
 DEPLOY = Path(__file__).parents[3] / "deploy"
 PATIENCE = 240
@@ -117,8 +117,7 @@ def asked(environment: dict[str, str], *command: str) -> str:
 def test_jobs_that_leave_at_their_lifetime_are_replaced_and_change_nothing(
     slurm: dict[str, str], small_model: Model, cluster: Callable[[int], str], tmp_path: Path
 ) -> None:
-    names = ("blue", "green", "red", "nir", "swir16", "swir22")
-    source = write(tmp_path / "scene.tif", noise(6, 512, 512), names=names, nodata=0)
+    source = write_geotiff(tmp_path / "scene.tif", make_noise(6, 512, 512), names=BAND_NAMES, nodata=0)
     subprocess.run([DEPLOY / "certificates", tmp_path / "tls", "127.0.0.1"], check=True, capture_output=True)
     tls = dict(line.split("=", 1) for line in (tmp_path / "tls" / "dask.env").read_text().splitlines())
     environment = slurm | tls

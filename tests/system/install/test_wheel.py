@@ -15,13 +15,12 @@ from pathlib import Path
 import pytest
 import rasterio
 
-from tests.support.deployment_files import PROJECT, said
+from tests.support.deployment_files import PROJECT, run_program
 from tests.support.processes import flow_run_state, start_flow_run, wait_until
-from tests.support.small_rasters import noise, write
+from tests.support.small_rasters import BAND_NAMES, make_noise, write_geotiff
 
 PIP = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check"]
 SOURCES = ("pyproject.toml", "README.md", "LICENSE", "pipeline", "model", "flows", "src")
-BANDS = ("blue", "green", "red", "nir", "swir16", "swir22")
 MODEL = "land-water-cloud"
 PLAN = {"window": 192, "halo": 48, "precision": "fp32", "engine": "torch"}
 WORDS = [word for name, value in PLAN.items() for word in (f"--{name}", str(value))]
@@ -62,7 +61,7 @@ class Environment:
         return {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
 
     def run(self, *words: object) -> subprocess.CompletedProcess[str]:
-        return said([str(self.python), *map(str, words)], cwd=self.folder, env=self.variables)
+        return run_program([str(self.python), *map(str, words)], cwd=self.folder, env=self.variables)
 
     def seamline(self, *words: object) -> subprocess.CompletedProcess[str]:
         return self.run("-m", "seamline", *words)
@@ -80,7 +79,7 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def wheel(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("wheel")
-    made = said([*PIP, "wheel", "--no-deps", "--no-build-isolation", "--wheel-dir", str(folder), str(source)])
+    made = run_program([*PIP, "wheel", "--no-deps", "--no-build-isolation", "--wheel-dir", str(folder), str(source)])
     assert made.returncode == 0, made.stderr
     (path,) = folder.glob("*.whl")
     return path
@@ -96,12 +95,12 @@ def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Environm
     home, folder = tmp_path_factory.mktemp("environment"), tmp_path_factory.mktemp("user")
     venv.EnvBuilder(symlinks=True).create(home)
     python, site_packages = home / "bin" / "python", next(home.glob("lib/python*/site-packages"))
-    done = said([*PIP, "--python", str(python), "install", "--no-deps", "--no-index", str(wheel)])
+    done = run_program([*PIP, "--python", str(python), "install", "--no-deps", "--no-index", str(wheel)])
     assert done.returncode == 0, done.stderr
     (site_packages / "dependencies.pth").write_text(sysconfig.get_path("purelib") + "\n")
     for name in OWN_MODULES:
         (folder / f"{name}.py").write_text(f'MINE = "{name}"\n')
-    write(folder / "scene.tif", noise(6, 300, 260), names=BANDS, nodata=0)
+    write_geotiff(folder / "scene.tif", make_noise(6, 300, 260), names=BAND_NAMES, nodata=0)
     return Environment(site_packages, python, folder)
 
 
@@ -125,7 +124,7 @@ def test_a_scene_is_segmented_beside_modules_of_the_same_names(installed: Enviro
     looked = installed.run("own.py")
     assert looked.returncode == 0, looked.stderr
     assert looked.stdout.splitlines()[0] == str(installed.site_packages / "seamline" / "__init__.py")
-    command = said([str(installed.python.parent / "seamline"), "--version"], env=installed.variables)
+    command = run_program([str(installed.python.parent / "seamline"), "--version"], env=installed.variables)
     assert command.stdout.split()[0] == "seamline", command.stderr
 
 

@@ -46,8 +46,8 @@ from seamline.pipeline.common.classes import NODATA
 from seamline.pipeline.geometry.window import Window
 from seamline.pipeline.products.zarr_store import ZarrLayout, create_store, open_labels, seal, write_labels
 from tests.support.small_grids import CLASSES, GRIDS, make_labels
-from tests.support.small_models import saved_model
-from tests.support.small_rasters import noise, write
+from tests.support.small_models import save_model
+from tests.support.small_rasters import make_noise, write_geotiff
 
 SUPPORT = Path(__file__).parents[2] / "support"
 PROGRAMS = SUPPORT.parents[1] / "build" / "readers"
@@ -97,11 +97,11 @@ def results(tmp_path_factory: pytest.TempPathFactory, cluster: Callable[[int], s
     torch.manual_seed(1)
     network = UNet(UNetConfig(2, 3, depth=2, base_width=4, norm="none")).eval()
     (folder / "model").mkdir()
-    spec = saved_model(folder / "model", network, ("red", "nir"))
+    spec = save_model(folder / "model", network, ("red", "nir"))
     write_model_spec(replace(spec, classes=NAMED), folder / "model")
-    pixels = noise(2, 14, 18).repeat(BLOCK, axis=1).repeat(BLOCK, axis=2)
+    pixels = make_noise(2, 14, 18).repeat(BLOCK, axis=1).repeat(BLOCK, axis=2)
     pixels[:, :BLOCK, : 3 * BLOCK] = 0
-    scene = write(folder / "scene.tif", pixels, names=("red", "nir"), nodata=0)
+    scene = write_geotiff(folder / "scene.tif", pixels, names=("red", "nir"), nodata=0)
     outputs = ("cog", "zarr", "polygons", "probabilities", "confidence", "disagreement")
     plan = {"window": 192, "device": "cpu", "precision": "fp32", "engine": "torch"}
     options = SegmentOptions(cluster=cluster(1), outputs=outputs, **plan)

@@ -26,10 +26,9 @@ from tests.support.processes import (
     wait_until,
     wait_until_idle,
 )
-from tests.support.sample_data import MANAUS, shared
-from tests.support.small_rasters import noise, write
+from tests.support.sample_data import MANAUS, find_shared
+from tests.support.small_rasters import BAND_NAMES, make_noise, write_geotiff
 
-NAMES = ("blue", "green", "red", "nir", "swir16", "swir22")
 SCENE = Path(MANAUS).stem
 FREE = ("--prefect-port", "0", "--dask-port", "0", "--dashboard-port", "0", "--map-port", "0")
 
@@ -74,7 +73,7 @@ def stop_looking(stack: Stack) -> None:
 @pytest.fixture(scope="module")
 def published(stack: Stack) -> str:
     """The id of the scheduled flow run that published the real scene."""
-    shutil.copy(shared(MANAUS), stack.inbox)
+    shutil.copy(find_shared(MANAUS), stack.inbox)
 
     def run() -> str | None:
         wanted = {"flow_runs": {"state": {"type": {"any_": ["COMPLETED"]}}}, "sort": "END_TIME_DESC"}
@@ -126,7 +125,7 @@ def test_the_run_is_seen_in_prefects_page(stack: Stack, published: str, tmp_path
 def test_cancelling_in_prefect_stops_the_workers_and_leaves_a_run_that_goes_on(stack: Stack, tmp_path: Path) -> None:
     """A busy machine is slow to stop the run, but its workers are slow, too: many chunks are left."""
     stop_looking(stack)
-    source = write(tmp_path / "large.tif", noise(6, 1600, 1600), names=NAMES, nodata=0, tiled=True)
+    source = write_geotiff(tmp_path / "large.tif", make_noise(6, 1600, 1600), names=BAND_NAMES, nodata=0, tiled=True)
     plan = {"window": 128, "halo": 48, "chunk_tiles": 8, "precision": "fp32", "engine": "torch"}
     chunks = int(np.ceil(1600 / (8 * 32))) ** 2
     run = start_by_hand(stack, source, **plan)

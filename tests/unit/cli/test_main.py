@@ -13,13 +13,13 @@ import typer
 from seamline.flows.settings import model_folder as models
 from seamline.flows.settings.model_folder import Model
 from seamline.model.spec.measurement import Measurement
-from tests.support.command_line import BAND_NAMES, CommandLine
-from tests.support.small_rasters import noise, write
+from tests.support.command_line import CommandLine
+from tests.support.small_rasters import BAND_NAMES, make_noise, write_geotiff
 
 
 @pytest.fixture
 def scene(tmp_path: Path) -> Path:
-    return write(tmp_path / "scene.tif", noise(6, 200, 300), names=BAND_NAMES, nodata=0)
+    return write_geotiff(tmp_path / "scene.tif", make_noise(6, 200, 300), names=BAND_NAMES, nodata=0)
 
 
 def test_of_scenes_of_which_one_is_refused_nothing_is_left(

@@ -26,7 +26,7 @@ from tests.support.small_sources import (
     write_item_file,
     write_vrt,
 )
-from tests.support.stac_api_server import item
+from tests.support.stac_api_server import make_stac_item
 
 
 @pytest.mark.parametrize("name", ["catalog.json", "items.parquet"])
@@ -124,7 +124,7 @@ def test_nothing_that_is_no_scene_stops_the_others(tmp_path: Path) -> None:
     for field, values in ODD.items():
         for number, value in enumerate(values):
             path = tmp_path / f"{field}-{number}.json"
-            path.write_text(json.dumps(item("odd", "x.tif") | {field: value}))
+            path.write_text(json.dumps(make_stac_item("odd", "x.tif") | {field: value}))
             sources.append(str(path))
     (tmp_path / "list.json").write_text(json.dumps([*sources, "whole.tif"]))
     listed = discover(Manifest(path=tmp_path / "list.json"))

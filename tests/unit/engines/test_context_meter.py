@@ -15,7 +15,7 @@ from seamline.model.engines.context_meter import ContextMeter
 from seamline.model.spec.config import EngineRequest, Radiometry
 from seamline.model.spec.spec import ModelSpec
 from seamline.pipeline.execution.planning import PlanOptions, Raster, Reach, candidate_halos, choose_halo
-from tests.support.small_models import random_network, saved_model
+from tests.support.small_models import make_random_network, save_model
 
 LADDER = (0, 4, 8, 16, 20, 24, 32)
 RASTER = Raster(2000, 2000, 2, 2, 3)
@@ -42,7 +42,7 @@ def by_hand(network: nn.Module, spec: ModelSpec, edge: int, around: int, margin:
 
 
 def test_nothing_is_known_of_a_sample_without_data(tmp_path: Path) -> None:
-    spec = saved_model(tmp_path, random_network(norm="group"))
+    spec = save_model(tmp_path, make_random_network(norm="group"))
     meter = ContextMeter(spec, tmp_path, Radiometry((1.0, 1.0), (0.0, 0.0), (None, None)), EngineRequest("cpu"), 1)
     pixels, valid = np.ones((2, 192, 192), np.float32), np.zeros((192, 192), bool)
     assert meter((pixels, valid), 128, LADDER) == {}
@@ -53,8 +53,8 @@ def test_nothing_is_known_of_a_sample_without_data(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("norm", ["none", "group"])
 def test_the_curve_is_that_of_the_definition_and_ends_at_the_reach(tmp_path: Path, norm: str) -> None:
-    network = random_network(norm=norm)
-    spec = saved_model(tmp_path, network)
+    network = make_random_network(norm=norm)
+    spec = save_model(tmp_path, network)
     found = changed(spec, tmp_path, LADDER, 128, 32)
     assert found == pytest.approx({margin: by_hand(network, spec, 128, 32, margin) for margin in LADDER}, abs=1e-4)
     if norm == "none":
@@ -64,7 +64,7 @@ def test_the_curve_is_that_of_the_definition_and_ends_at_the_reach(tmp_path: Pat
 
 
 def test_of_an_unpadded_network_what_it_loses_is_no_context(tmp_path: Path) -> None:
-    spec = saved_model(tmp_path, random_network(padding="valid", upsampling="bilinear", norm="none"))
+    spec = save_model(tmp_path, make_random_network(padding="valid", upsampling="bilinear", norm="none"))
     least, exact = spec.network.least_halo, spec.exact_halo
     found = changed(spec, tmp_path, (least, exact), 128, 32)
     assert exact > least and found[least] > 0 == found[exact]

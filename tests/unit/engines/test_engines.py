@@ -21,7 +21,7 @@ from seamline.model.spec.config import Engine, EngineRequest, EngineSettings, Pr
 from seamline.model.spec.errors import ModelError
 from seamline.model.spec.measurement import Measurement
 from seamline.model.spec.spec import ModelSpec
-from tests.support.small_models import random_network, saved_model
+from tests.support.small_models import make_random_network, save_model
 
 PLAIN = Radiometry((1.0, 1.0), (0.0, 0.0), (None, None))
 
@@ -44,8 +44,8 @@ def test_scores_are_those_of_torch(
     tmp_path: Path, engine: Engine, upsampling: str, padding: str, halo: int, norm: str
 ) -> None:
     needs(engine)
-    network = random_network(padding=padding, upsampling=upsampling, norm=norm)
-    spec = saved_model(tmp_path, network)
+    network = make_random_network(padding=padding, upsampling=upsampling, norm=norm)
+    spec = save_model(tmp_path, network)
     found = open_network(spec, tmp_path, EngineSettings(engine=engine, threads=1))
     inputs = [torch.randn(2, 2, 96, 96), torch.randn(1, 2, 96, 96), torch.randn(3, 2, 128, 128)]
     kept = [found(x, halo) for x in inputs]
@@ -59,8 +59,8 @@ def test_scores_are_those_of_torch(
 @pytest.mark.parametrize("engine", CONVERTED)
 def test_the_paper_s_size_without_a_halo(tmp_path: Path, engine: Engine) -> None:
     needs(engine)
-    network = random_network(padding="valid")
-    found = open_network(saved_model(tmp_path, network), tmp_path, EngineSettings(engine=engine, threads=1))
+    network = make_random_network(padding="valid")
+    found = open_network(save_model(tmp_path, network), tmp_path, EngineSettings(engine=engine, threads=1))
     x = torch.randn(1, 2, 92, 92)
     with torch.inference_mode():
         torch.testing.assert_close(found(x, 0), network(x), rtol=0, atol=2e-5)
@@ -68,8 +68,8 @@ def test_the_paper_s_size_without_a_halo(tmp_path: Path, engine: Engine) -> None
 
 def test_openvino_in_bf16_is_near(tmp_path: Path) -> None:
     needs("openvino")
-    network = random_network(base_width=8)
-    spec = saved_model(tmp_path, network)
+    network = make_random_network(base_width=8)
+    spec = save_model(tmp_path, network)
     if "bf16" not in list_precisions(spec.network, "openvino", "cpu"):
         pytest.skip("this CPU has no bf16")
     x = torch.randn(1, 2, 128, 128)
@@ -103,8 +103,8 @@ def test_compiled_by_torch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     """Without the minutes of a C++ compiler: what torch traces is run as it is."""
     compiler = torch.compile
     monkeypatch.setattr(torch, "compile", lambda module, dynamic: compiler(module, dynamic=dynamic, backend="eager"))
-    network = random_network()
-    found = open_network(saved_model(tmp_path, network), tmp_path, EngineSettings(engine="compiled"))
+    network = make_random_network()
+    found = open_network(save_model(tmp_path, network), tmp_path, EngineSettings(engine="compiled"))
     x = torch.randn(2, 2, 64, 64)
     with torch.inference_mode():
         torch.testing.assert_close(found(x, 16), network(x, 16), rtol=0, atol=2e-5)
@@ -120,7 +120,7 @@ def measured(spec: ModelSpec, folder: Path, wish: EngineRequest) -> Measurement:
 
 
 def test_every_engine_is_tried(tmp_path: Path) -> None:
-    spec = saved_model(tmp_path, random_network())
+    spec = save_model(tmp_path, make_random_network())
     found = measured(spec, tmp_path, EngineRequest("cpu"))
     there = {engine for engine in ("torch", *CONVERTED) if is_installed(spec.network, engine)}
     assert {trial.settings.engine for trial in found.trials} == there
@@ -131,7 +131,7 @@ def test_every_engine_is_tried(tmp_path: Path) -> None:
 
 def test_what_is_asked_for_is_taken(tmp_path: Path) -> None:
     needs("openvino")
-    spec = saved_model(tmp_path, random_network())
+    spec = save_model(tmp_path, make_random_network())
     found = measured(spec, tmp_path, EngineRequest("cpu", "fp32", "openvino", batch=3, threads=1))
     assert {trial.settings for trial in found.trials} == {EngineSettings("cpu", "fp32", False, 3, 1, "openvino")}
     assert found.settings_for(1024).batch == 3
@@ -147,7 +147,7 @@ def test_an_engine_that_fails_is_left_out(
         raise RuntimeError("no such instruction\nat 0x7f")
 
     monkeypatch.setattr(onnxruntime, "InferenceSession", broken)
-    spec = saved_model(tmp_path, random_network())
+    spec = save_model(tmp_path, make_random_network())
     found = measured(spec, tmp_path, EngineRequest("cpu", "fp32"))
     assert "onnxruntime" not in {trial.settings.engine for trial in found.trials}
     assert "onnxruntime in fp32 is not tried" in caplog.text
@@ -161,7 +161,7 @@ def test_without_its_package_an_engine_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, engine: Engine, extra: str, missing: str
 ) -> None:
     monkeypatch.setitem(sys.modules, engine if missing == "the engine" else "onnx", None)
-    spec = saved_model(tmp_path, random_network())
+    spec = save_model(tmp_path, make_random_network())
     for use in (
         lambda: open_network(spec, tmp_path, EngineSettings(engine=engine)),
         lambda: measured(spec, tmp_path, EngineRequest("cpu", engine=engine)),
@@ -176,7 +176,7 @@ def test_without_its_package_an_engine_is_refused(
 
 def test_precisions_and_engines_that_do_not_go_together_are_refused(tmp_path: Path) -> None:
     needs("onnxruntime")
-    spec = saved_model(tmp_path, random_network())
+    spec = save_model(tmp_path, make_random_network())
     with pytest.raises(
         ModelError, match="--precision: got bf16, expected fp32, in which networks are run here by onnx"
     ):
@@ -193,7 +193,7 @@ def program(tmp_path: Path) -> tuple[torch.nn.Module, ModelSpec, Path]:
     from seamline.flows.training.importing import import_model
     from tests.support.foreign_networks import DESCRIBED, save_network
 
-    network = random_network()
+    network = make_random_network()
     return (
         network,
         import_model(save_network(network, tmp_path / "x.onnx"), DESCRIBED, tmp_path / "model"),
@@ -240,7 +240,7 @@ def test_a_sample_agrees_as_far_as_its_worst_quarter() -> None:
 @pytest.mark.parametrize("engine", CONVERTED)
 def test_one_process_converts_for_two_scenes_at_once(tmp_path: Path, engine: Engine) -> None:
     needs(engine)
-    spec = saved_model(tmp_path, random_network())
+    spec = save_model(tmp_path, make_random_network())
     networks = [open_network(spec, tmp_path, EngineSettings(engine=engine, threads=1)) for _ in range(6)]
     x = torch.randn(1, 2, 96, 96)
     with ThreadPoolExecutor(len(networks)) as pool:

@@ -25,9 +25,9 @@ from seamline.pipeline.geometry.votes import FULL_VOTE, argmax_classes, weighted
 from seamline.pipeline.products.layers import LAYER_SCALE, LAYERS
 from seamline.pipeline.products.zarr_store import ZarrLayout, create_store, open_labels, open_store_raster
 from seamline.pipeline.scenes.scene import Scene, read_block
-from tests.support.sample_data import MANAUS, shared
-from tests.support.small_rasters import noise, write
-from tests.support.whole_scene import whole_scene
+from tests.support.sample_data import MANAUS, find_shared
+from tests.support.small_rasters import BAND_NAMES, make_noise, write_geotiff
+from tests.support.whole_scene import infer_whole_scene
 
 
 def run(source: Path, model: Model, out: Path, **options: object) -> RunResult:
@@ -45,9 +45,9 @@ def scene_of(source: Path, model: Model) -> Scene:
 def test_blended_probabilities_are_those_of_the_whole_scene(
     small_model: Model, overlap: int, chunk_tiles: int, tmp_path: Path
 ) -> None:
-    scene = scene_of(shared(MANAUS), small_model)
+    scene = scene_of(find_shared(MANAUS), small_model)
     halo = small_model.spec.exact_halo
-    oracle = whole_scene(scene, small_model, halo)
+    oracle = infer_whole_scene(scene, small_model, halo)
     tiling = Tiling(*scene.grid.shape, 64 + 2 * halo + overlap, halo, overlap, chunk_tiles, small_model.spec.divisor)
     predictor = TorchLoader(small_model.folder, small_model.digest, EngineSettings(), get_radiometry(scene), halo)()
     summed = np.zeros(oracle.shape, np.int64)
@@ -99,7 +99,7 @@ class Identity:
 def test_an_identity_model_reproduces_the_image_and_every_tile_is_inferred_once(
     small_model: Model, overlap: int, chunk_tiles: int, tmp_path: Path
 ) -> None:
-    scene = scene_of(shared("madagascar-l8-2020"), small_model)
+    scene = scene_of(find_shared("madagascar-l8-2020"), small_model)
     halo = 16
     tiling = Tiling(*scene.grid.shape, 64 + 2 * halo + overlap, halo, overlap, chunk_tiles, 8)
     (tmp_path / "run").mkdir()
@@ -155,10 +155,9 @@ def test_every_vote_counts_once_with_its_weight_whoever_shares_a_chunk(
     small_model: Model, overlap: int, chunk_tiles: int, tmp_path: Path
 ) -> None:
     """Where tiles agree, a lost strip or a wrong weight changes no label; so here they do not agree."""
-    pixels = noise(6, 203, 277)
+    pixels = make_noise(6, 203, 277)
     pixels[:, 60:140, 100:230] = 0  # the supports of whole tiles, and parts of bands and corners
-    names = ("blue", "green", "red", "nir", "swir16", "swir22")
-    scene = scene_of(write(tmp_path / "scene.tif", pixels, names=names, nodata=0), small_model)
+    scene = scene_of(write_geotiff(tmp_path / "scene.tif", pixels, names=BAND_NAMES, nodata=0), small_model)
     tiling = Tiling(203, 277, 32 + 2 * 8 + overlap, 8, overlap, chunk_tiles, 8)
     (tmp_path / "run").mkdir()
     job = ChunkContext(scene, tiling, 3, RunDirectory(tmp_path / "run").with_new_start(), layers=tuple(LAYERS))

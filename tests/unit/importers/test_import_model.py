@@ -18,7 +18,7 @@ from seamline.model.spec.errors import ModelError
 from seamline.model.spec.spec import ModelSpec
 from seamline.pipeline.common.errors import InputError
 from tests.support.foreign_networks import DESCRIBED, ForeignUNet, OneOutput, make_foreign_unet, save_network
-from tests.support.small_models import random_network
+from tests.support.small_models import make_random_network
 
 
 def predicted(spec: ModelSpec, folder: Path, pixels: np.ndarray, halo: int = 0) -> Tensor:
@@ -73,7 +73,7 @@ def test_a_network_computes_the_same_in_a_model_folder(tmp_path: Path, suffix: s
 @pytest.mark.parametrize("depth", [1, 3])
 def test_the_measured_reach_is_the_known_one(tmp_path: Path, depth: int) -> None:
     torch.manual_seed(2)
-    network = random_network(depth=depth, norm="none")
+    network = make_random_network(depth=depth, norm="none")
     spec = import_model(save_network(network, tmp_path / "x.pt"), DESCRIBED, tmp_path / "model")
     assert (spec.divisor, spec.receptive_radius) == (2**depth, network.config.receptive_radius)
 
@@ -97,7 +97,9 @@ def test_a_far_reach_is_not_taken_for_an_unbounded_one() -> None:
 
 
 def test_statistics_over_the_window_are_found(tmp_path: Path) -> None:
-    spec = import_model(save_network(random_network(norm="group"), tmp_path / "x.pt"), DESCRIBED, tmp_path / "model")
+    spec = import_model(
+        save_network(make_random_network(norm="group"), tmp_path / "x.pt"), DESCRIBED, tmp_path / "model"
+    )
     assert spec.receptive_radius is None
 
 

@@ -16,7 +16,7 @@ from seamline.model.networks.unet import UNet
 from seamline.model.spec.config import EngineSettings, Precision, Radiometry, UNetConfig
 from seamline.model.spec.errors import ModelError
 from seamline.model.spec.measurement import Measurement
-from tests.support.small_models import random_network, saved_model, without_cancellation
+from tests.support.small_models import make_random_network, remove_cancellation, save_model
 
 
 def test_sizes_of_the_papers_figure_1() -> None:
@@ -34,7 +34,7 @@ def test_sizes_of_the_papers_figure_1() -> None:
 @pytest.mark.parametrize("upsampling", ["upconv", "bilinear"])
 @pytest.mark.parametrize(("depth", "halo"), [(1, 8), (2, 24), (2, 64), (3, 48), (3, 8), (4, 96)])
 def test_cropping_is_exact(upsampling: str, depth: int, halo: int) -> None:
-    network = without_cancellation(random_network(upsampling=upsampling, depth=depth))
+    network = remove_cancellation(make_random_network(upsampling=upsampling, depth=depth))
     x = torch.rand(1, 2, 224, 256, dtype=torch.float64)
     with torch.inference_mode():
         plain, cropped = network(x)[..., halo:-halo, halo:-halo], network(x, halo)
@@ -45,7 +45,7 @@ def test_cropping_is_exact(upsampling: str, depth: int, halo: int) -> None:
 @pytest.mark.parametrize("upsampling", ["upconv", "bilinear"])
 @pytest.mark.parametrize(("depth", "more"), [(1, 1), (2, 3), (3, 40), (4, 8)])
 def test_cropping_unpadded_networks_is_exact(upsampling: str, depth: int, more: int) -> None:
-    network = random_network(padding="valid", upsampling=upsampling, depth=depth, base_width=2).double()
+    network = make_random_network(padding="valid", upsampling=upsampling, depth=depth, base_width=2).double()
     config, edge = network.config, 288 + 64 * (depth > 3)
     x = torch.rand(1, 2, edge, edge, dtype=torch.float64)
     inside = slice(config.trim, edge - config.trim)
@@ -57,7 +57,7 @@ def test_cropping_unpadded_networks_is_exact(upsampling: str, depth: int, more: 
 
 def test_cropping_leaves_out_all_that_it_can(monkeypatch: pytest.MonkeyPatch) -> None:
     """One pixel more on any level of the decoder, and it can be seen; the encoder stays on its pooling lattice."""
-    network = without_cancellation(random_network(depth=3, base_width=2))
+    network = remove_cancellation(make_random_network(depth=3, base_width=2))
     x = torch.rand(1, 2, 144, 144, dtype=torch.float64)
     down, kept = unet._compute_crops(network.config, 48)
     assert (down, kept) == ([0, 0, 2, 2], [46, 21, 8])
@@ -73,9 +73,9 @@ def test_cropping_leaves_out_all_that_it_can(monkeypatch: pytest.MonkeyPatch) ->
 @pytest.mark.parametrize("depth", [1, 2, 3])
 def test_measured_radius_is_exact_and_tight(upsampling: str, depth: int) -> None:
     """Outside of the radius nothing changes; one divisor less and something does."""
-    network = random_network(upsampling=upsampling, depth=depth, norm="none").double()
+    network = make_random_network(upsampling=upsampling, depth=depth, norm="none").double()
     divisor = network.config.divisor
-    radius = measure_receptive_radius(without_cancellation(network), 2, divisor, 32 * divisor, torch.float64)
+    radius = measure_receptive_radius(remove_cancellation(network), 2, divisor, 32 * divisor, torch.float64)
     assert radius is not None
     assert radius == network.config.receptive_radius
     halo = -(-radius // divisor) * divisor
@@ -92,7 +92,7 @@ def test_measured_radius_is_exact_and_tight(upsampling: str, depth: int) -> None
 @pytest.mark.parametrize("upsampling", ["upconv", "bilinear"])
 @pytest.mark.parametrize("depth", [1, 2, 3, 4])
 def test_windows_of_unpadded_networks_agree_with_the_whole(upsampling: str, depth: int) -> None:
-    network = random_network(padding="valid", upsampling=upsampling, depth=depth, base_width=2).double()
+    network = make_random_network(padding="valid", upsampling=upsampling, depth=depth, base_width=2).double()
     config, divisor = network.config, network.config.divisor
     assert config.receptive_radius is not None
     halo, support = -(-config.receptive_radius // divisor) * divisor, 4 * divisor
@@ -108,13 +108,13 @@ def test_windows_of_unpadded_networks_agree_with_the_whole(upsampling: str, dept
 
 
 def test_global_statistics_are_unbounded() -> None:
-    network = random_network(norm="group")
+    network = make_random_network(norm="group")
     assert measure_receptive_radius(network, 2, 4, 128) is None
     assert network.config.receptive_radius is None
 
 
 def test_fusing_changes_nothing() -> None:
-    network = random_network().double()
+    network = make_random_network().double()
     x = torch.randn(1, 2, 32, 32, dtype=torch.float64)
     with torch.inference_mode():
         before = network(x)
@@ -130,7 +130,7 @@ def test_a_relu_in_the_convolutions_pass_changes_no_bit(norm: str, precision: Pr
         pytest.skip(f"oneDNN has no {precision} on this CPU")
 
     def network() -> torch.nn.Module:
-        plain = fuse_batch_norm(random_network(norm=norm, base_width=8))
+        plain = fuse_batch_norm(make_random_network(norm=norm, base_width=8))
         return plain.to(DTYPES[precision]).to(memory_format=torch.channels_last)
 
     joined = fuse_relu(network())
@@ -149,7 +149,7 @@ def test_larger_windows_go_in_smaller_batches_and_must_fit_the_device() -> None:
 
 @pytest.mark.parametrize("precision", ["fp64", "fp32", "bf16"])
 def test_every_precision_runs_on_every_cpu(tmp_path: Path, precision: Precision) -> None:
-    spec = saved_model(tmp_path, random_network())
+    spec = save_model(tmp_path, make_random_network())
     radiometry = Radiometry((1.0, 1.0), (0.0, 0.0), (None, None))
     runtime = Runtime(spec, tmp_path, EngineSettings(precision=precision), radiometry, halo=0)
     (scores,) = runtime.predict([np.ones((2, 16, 16), np.uint16)], [np.ones((16, 16), bool)])
@@ -157,8 +157,8 @@ def test_every_precision_runs_on_every_cpu(tmp_path: Path, precision: Precision)
 
 
 def test_a_runtime_scales_normalises_and_fills(tmp_path: Path) -> None:
-    network = random_network()
-    spec = saved_model(tmp_path, network, fill=0.25)
+    network = make_random_network()
+    spec = save_model(tmp_path, network, fill=0.25)
     radiometry = Radiometry((0.5, 2.0), (1.0, -1.0), (None, 7.0))
     runtime = Runtime(spec, tmp_path, EngineSettings(precision="fp64"), radiometry, halo=0)
     pixels = np.random.default_rng(0).integers(0, 9, (2, 16, 16)).astype(np.uint16)
@@ -175,7 +175,7 @@ def test_a_runtime_scales_normalises_and_fills(tmp_path: Path) -> None:
 
 
 def test_nan_is_filled_too(tmp_path: Path) -> None:
-    spec = saved_model(tmp_path, random_network())
+    spec = save_model(tmp_path, make_random_network())
     runtime = Runtime(
         spec, tmp_path, EngineSettings(), Radiometry((1.0, 1.0), (0.0, 0.0), (float("nan"), None)), halo=0
     )
@@ -185,7 +185,7 @@ def test_nan_is_filled_too(tmp_path: Path) -> None:
 
 
 def test_out_of_device_memory_halves_the_batch_and_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    spec = saved_model(tmp_path, random_network())
+    spec = save_model(tmp_path, make_random_network())
     runtime = Runtime(spec, tmp_path, EngineSettings(batch=4), Radiometry((1.0, 1.0), (0.0, 0.0), (None, None)), halo=0)
     pixels = [np.full((2, 16, 16), k, np.float32) for k in range(7)]
     valid = [np.ones((16, 16), bool)] * 7
@@ -208,6 +208,6 @@ def test_out_of_device_memory_halves_the_batch_and_goes_on(tmp_path: Path, monke
 def test_cuda_without_a_device_is_refused(tmp_path: Path) -> None:
     if torch.cuda.is_available():
         pytest.skip("there is a CUDA device")
-    spec = saved_model(tmp_path, random_network())
+    spec = save_model(tmp_path, make_random_network())
     with pytest.raises(ModelError, match="take --device cpu"):
         Runtime(spec, tmp_path, EngineSettings(device="cuda"), Radiometry((1, 1), (0, 0), (None, None)), 0)

@@ -18,7 +18,7 @@ from seamline.pipeline.geometry.window import Window
 from seamline.pipeline.products.zarr_store import ZarrLayout, create_store, open_labels, write_labels
 from seamline.pipeline.report.plan_picture import write_plan_picture
 from seamline.pipeline.report.preview import Caption, decimate_labels, stretch, write_preview
-from tests.support.sample_data import MANAUS, shared
+from tests.support.sample_data import MANAUS, find_shared
 
 CLASSES = [LabelClass(0, "land", (200, 180, 120)), LabelClass(1, "water", (30, 90, 200))]
 SHARES = {"land": 0.75, "water": 0.25}
@@ -49,7 +49,7 @@ def test_decimated_labels_are_every_nth(tmp_path: Path, shape: tuple[int, int], 
 
 
 def test_stretch_spreads_the_valid_pixels_of_a_real_scene() -> None:
-    with rasterio.open(shared(MANAUS)) as scene:
+    with rasterio.open(find_shared(MANAUS)) as scene:
         pixels, valid = scene.read([3, 2, 1]).astype(np.float32), scene.dataset_mask() > 0
     valid[:50] = False
     picture = stretch(np.where(valid, pixels, np.nan), valid, rgb=False)

@@ -32,11 +32,10 @@ from seamline.pipeline.scenes.aoi import read_aoi
 from seamline.pipeline.scenes.band_matching import BandCandidate, BandNeed, match_bands
 from seamline.pipeline.scenes.open_scene import SceneOptions, open_scene
 from seamline.pipeline.scenes.scene import Scene, read_block
-from tests.support.sample_data import MANAUS, shared
-from tests.support.small_rasters import UTM, noise, write
+from tests.support.sample_data import MANAUS, find_shared
+from tests.support.small_rasters import BAND_NAMES, UTM, make_noise, write_geotiff
 
-NAMES = ("blue", "green", "red", "nir", "swir16", "swir22")
-SIX = tuple(map(BandNeed, NAMES))
+SIX = tuple(map(BandNeed, BAND_NAMES))
 RGB = SIX[2::-1]
 
 
@@ -52,8 +51,8 @@ def chosen(scene: Scene) -> list[str]:
 
 
 def test_a_landsat_scene_says_everything_itself() -> None:
-    scene = opened(shared(MANAUS), SIX, assumed_nodata=0)
-    assert [(band.name, band.index) for band in scene.bands] == list(zip(NAMES, range(1, 7), strict=True))
+    scene = opened(find_shared(MANAUS), SIX, assumed_nodata=0)
+    assert [(band.name, band.index) for band in scene.bands] == list(zip(BAND_NAMES, range(1, 7), strict=True))
     assert {(band.scale, band.offset, band.nodata) for band in scene.bands} == {(2.75e-5, -0.2, 0)}
     assert (scene.grid.crs.epsg, tuple(scene.grid.shape), scene.dtype) == (32620, (468, 851), "uint16")
     assert scene.id == Path(MANAUS).stem and scene.warnings == ()
@@ -63,7 +62,7 @@ def test_a_landsat_scene_says_everything_itself() -> None:
     "folder, files", [("aquileia-s2", "02 03 04 08 11 12"), ("madagascar-l8-2020", "02 03 04 05 06 07")]
 )
 def test_band_files_are_told_apart_by_sensor(folder: str, files: str) -> None:
-    scene = opened(shared(folder), SIX, assumed_nodata=0)
+    scene = opened(find_shared(folder), SIX, assumed_nodata=0)
     assert chosen(scene) == [f"B{number}.tiff:1" for number in files.split()]
     assert scene.id == folder and {band.scale for band in scene.bands} == {1 / 65535}
     assert any("/ 65535 is assumed" in warning for warning in scene.warnings)
@@ -74,17 +73,17 @@ def test_band_files_are_told_apart_by_sensor(folder: str, files: str) -> None:
 
 
 def test_files_that_say_nothing_are_called_as_they_are_named(tmp_path: Path) -> None:
-    for name in NAMES:
+    for name in BAND_NAMES:
         size = 20 if name.startswith("swir") else 40
         grid = Affine(1200 / size, 0, 500_000, 0, -1200 / size, 6_000_000)
-        write(tmp_path / "scene" / f"{name}.tif", np.ones((1, size, size), np.uint16), transform=grid)
+        write_geotiff(tmp_path / "scene" / f"{name}.tif", np.ones((1, size, size), np.uint16), transform=grid)
     scene = opened(tmp_path / "scene", SIX, assumed_nodata=0)
-    assert chosen(scene) == [f"{name}.tif:1" for name in NAMES]
+    assert chosen(scene) == [f"{name}.tif:1" for name in BAND_NAMES]
     assert tuple(scene.grid.shape) == (40, 40)
 
 
 def test_a_file_that_names_nothing_is_taken_by_position() -> None:
-    scene = opened(shared("stars/L7_ETMs.tif"), SIX)
+    scene = opened(find_shared("stars/L7_ETMs.tif"), SIX)
     assert [band.index for band in scene.bands] == [1, 2, 3, 4, 5, 6]
     assert {(band.scale, band.nodata) for band in scene.bands} == {(1 / 255, None)}
     assert any("in the order blue, green, red, nir, swir16, swir22" in warning for warning in scene.warnings)
@@ -179,13 +178,13 @@ def test_of_equal_bands_the_nearest_and_finest_is_taken(tmp_path: Path) -> None:
         at = tmp_path / "S2A_MSIL2A_20220301T1_N0400_R1_T32TQM_1.SAFE/GRANULE/L2A/IMG_DATA" / folder
         for number in ("02", "03", "04"):
             grid = Affine(size, 0, 0, 0, -size, 0)
-            write(
+            write_geotiff(
                 at / f"T32TQM_20220301T1_B{number}_{size}m.tif",
-                noise(1, 200 // size, 200 // size),
+                make_noise(1, 200 // size, 200 // size),
                 transform=grid,
             )
             (at / f"T32TQM_20220301T1_B{number}_{size}m.tif").rename(at / f"T32TQM_B{number}_{size}m.jp2")
-        write(at / "TCI.tif", noise(3, 200 // size, 200 // size, high=9, dtype="u1"), photometric="RGB")
+        write_geotiff(at / "TCI.tif", make_noise(3, 200 // size, 200 // size, high=9, dtype="u1"), photometric="RGB")
         (at / "TCI.tif").rename(at / "T32TQM_TCI.jp2")
     scene = opened(next(tmp_path.iterdir()))
     assert chosen(scene) == [f"T32TQM_B{number}_10m.jp2:1" for number in ("04", "03", "02")]
@@ -194,7 +193,7 @@ def test_of_equal_bands_the_nearest_and_finest_is_taken(tmp_path: Path) -> None:
 
 def test_folders_and_archives_are_one_scene(tmp_path: Path) -> None:
     name = "LC09_L2SP_231062_20230723_20230802_02_T1"
-    paths = [write(tmp_path / name / f"{name}_SR_B{n}.TIF", noise(1, 9, 9, seed=n)) for n in (2, 3, 4)]
+    paths = [write_geotiff(tmp_path / name / f"{name}_SR_B{n}.TIF", make_noise(1, 9, 9, seed=n)) for n in (2, 3, 4)]
     scene = opened(tmp_path / name)
     assert scene.id == name and scene.source == str(tmp_path / name)
     assert scene.datetime == datetime(2023, 7, 23, tzinfo=UTC)  # by the name, since the files do not say it
@@ -223,8 +222,8 @@ def _band(name: str, version: str) -> dict[str, Any]:
 
 def _item(folder: Path, version: str, **properties: Any) -> Path:
     for n in range(3):
-        write(folder / "files" / f"{n}.tif", noise(1, 8, 9, seed=n))
-    write(folder / "files" / "visual.tif", noise(3, 8, 9), photometric="RGB")
+        write_geotiff(folder / "files" / f"{n}.tif", make_noise(1, 8, 9, seed=n))
+    write_geotiff(folder / "files" / "visual.tif", make_noise(3, 8, 9), photometric="RGB")
     assets = {
         name: {"href": f"./files/{n}.tif", "type": "image/tiff; application=geotiff", **_band(name, version)}
         for n, name in enumerate(("red", "green", "blue"))
@@ -258,7 +257,7 @@ def test_stac_items_name_bands_scales_and_nodata(tmp_path: Path, version: str) -
     assert (scene.id, scene.datetime) == ("S2A-1-2", datetime(2023, 7, 23, 14, tzinfo=UTC))
     assert chosen(opened(path, bands=("blue", "red", "green"))) == ["2.tif:1", "0.tif:1", "1.tif:1"]
     assert {band.scale for band in opened(path, scale=3).bands} == {3}
-    np.testing.assert_array_equal(read_block(scene, Window(0, 0, 8, 9)).pixels[1], noise(1, 8, 9, seed=1)[0])
+    np.testing.assert_array_equal(read_block(scene, Window(0, 0, 8, 9)).pixels[1], make_noise(1, 8, 9, seed=1)[0])
 
 
 @pytest.mark.parametrize(("number", "bad"), [("scale", 0), ("scale", "NaN"), ("offset", "Infinity")])
@@ -301,10 +300,10 @@ def test_what_is_no_item_is_refused(tmp_path: Path, content: str) -> None:
     ],
 )
 def test_scales_that_no_one_states(tmp_path: Path, dtype: str, high: int, expected: float, warns: bool) -> None:
-    pixels = noise(3, 64, 64, low=0, high=high, dtype=dtype)
+    pixels = make_noise(3, 64, 64, low=0, high=high, dtype=dtype)
     pixels[:, :20] = np.iinfo(dtype).max if dtype == "uint16" else 0
     names = ("red", "green", "blue")
-    path = write(tmp_path / "x.tif", pixels, names=names, nodata=float(pixels[0, 0, 0]))
+    path = write_geotiff(tmp_path / "x.tif", pixels, names=names, nodata=float(pixels[0, 0, 0]))
     scene = opened(path)
     assert {(band.scale, band.offset) for band in scene.bands} == {(expected, 0)}
     assert [("reflectance = number" in w and "--scale" in w) for w in scene.warnings] == [True] * warns
@@ -317,7 +316,7 @@ def test_scales_that_no_one_states(tmp_path: Path, dtype: str, high: int, expect
 def test_nodata_that_no_one_states_is_assumed_with_a_warning(tmp_path: Path) -> None:
     pixels = np.ones((3, 4, 5), dtype="float32")
     pixels[:, 0, 0], pixels[0, 1, 1] = 0, 0
-    path = write(tmp_path / "x.tif", pixels, names=("red", "green", "blue"))
+    path = write_geotiff(tmp_path / "x.tif", pixels, names=("red", "green", "blue"))
     scene = opened(path, assumed_nodata=0)
     assert np.argwhere(~read_block(scene, Window(0, 0, 4, 5)).valid).tolist() == [[0, 0]]
     assert "pixels that are 0 in all of them" in scene.warnings[0]
@@ -336,7 +335,7 @@ def test_nodata_that_no_one_states_is_assumed_with_a_warning(tmp_path: Path) -> 
     ],
 )
 def test_dates_of_files(tmp_path: Path, tags: dict[str, str], expected: datetime | None) -> None:
-    path = write(tmp_path / "x.tif", noise(3, 4, 4))
+    path = write_geotiff(tmp_path / "x.tif", make_noise(3, 4, 4))
     with rasterio.open(path, "r+") as file:
         file.update_tags(**tags)
     assert opened(path).datetime == expected
@@ -351,11 +350,11 @@ def _text(path: Path, content: bytes) -> Path:
 
 
 def _short(path: Path) -> Path:
-    return _text(path, write(path, noise(3, 64, 64)).read_bytes()[:100])
+    return _text(path, write_geotiff(path, make_noise(3, 64, 64)).read_bytes()[:100])
 
 
 def _with_points(path: Path) -> Path:
-    write(path, noise(3, 8, 8), crs=None, transform=Affine.identity())
+    write_geotiff(path, make_noise(3, 8, 8), crs=None, transform=Affine.identity())
     with rasterio.open(path, "r+") as file:
         corners = [(0, 0), (0, 8), (8, 0), (8, 8)]
         points = [GroundControlPoint(row, col, col * 2, row * 3) for row, col in corners]
@@ -364,8 +363,8 @@ def _with_points(path: Path) -> Path:
 
 
 def _pair(folder: Path, **second: Any) -> Path:
-    write(folder / "pair/B02.tif", noise(2, 9, 9), names=("red", "green"))
-    write(folder / "pair/B03.tif", noise(1, 9, 9), names=("blue",), **second)
+    write_geotiff(folder / "pair/B02.tif", make_noise(2, 9, 9), names=("red", "green"))
+    write_geotiff(folder / "pair/B03.tif", make_noise(1, 9, 9), names=("blue",), **second)
     return folder / "pair"
 
 
@@ -376,14 +375,14 @@ REFUSED: dict[str, tuple[Callable[[Path], Any], str]] = {
     "cut header": (lambda d: _short(d / "x.tif"), r"cannot open .*x\.tif: got .*TIFF"),
     "empty folder": (lambda d: d, "no rasters in"),
     "bad archive": (lambda d: _text(d / "x.zip", b"PK"), r"cannot open .*x\.zip"),
-    "no CRS": (lambda d: write(d / "x.tif", noise(3, 8, 8), crs=None), "no georeference: got no CRS"),
+    "no CRS": (lambda d: write_geotiff(d / "x.tif", make_noise(3, 8, 8), crs=None), "no georeference: got no CRS"),
     "no place": (
-        lambda d: write(d / "x.tif", noise(3, 8, 8), transform=Affine.identity()),
+        lambda d: write_geotiff(d / "x.tif", make_noise(3, 8, 8), transform=Affine.identity()),
         "no georeference: got no transform",
     ),
     "GCPs": (lambda d: _with_points(d / "x.tif"), "ground control points, .*`gdalwarp` first"),
-    "complex": (lambda d: write(d / "x.tif", noise(3, 8, 8).astype("c8")), "no model takes .*complex64"),
-    "64 bits": (lambda d: write(d / "x.tif", noise(3, 8, 8).astype("i8")), "no model takes .*int64"),
+    "complex": (lambda d: write_geotiff(d / "x.tif", make_noise(3, 8, 8).astype("c8")), "no model takes .*complex64"),
+    "64 bits": (lambda d: write_geotiff(d / "x.tif", make_noise(3, 8, 8).astype("i8")), "no model takes .*int64"),
     "CRS": (lambda d: _pair(d, crs="EPSG:32621"), r"B0\d\.tif differ in CRS: got EPSG:3262\d and EPSG"),
     "ground": (
         lambda d: _pair(d, transform=UTM @ Affine.translation(1, 0)),
@@ -391,7 +390,7 @@ REFUSED: dict[str, tuple[Callable[[Path], Any], str]] = {
     ),
     "size": (lambda d: _pair(d, transform=UTM @ Affine.scale(3)), "cover different ground"),
     "few bands": (
-        lambda d: write(d / "x.tif", noise(2, 8, 8)),
+        lambda d: write_geotiff(d / "x.tif", make_noise(2, 8, 8)),
         "got x: band 1, x: band 2, expected red, green",
     ),
 }
@@ -410,7 +409,7 @@ def test_bad_input_is_refused_in_one_line(tmp_path: Path, case: str) -> None:
     [("uint16", -1), ("uint16", 70_000), ("uint8", 0.5), ("int16", float("nan")), ("float32", 1e300)],
 )
 def test_nodata_that_no_pixel_can_have(tmp_path: Path, dtype: str, nodata: float) -> None:
-    path = write(tmp_path / "x.tif", noise(3, 8, 8, high=9, dtype=dtype))
+    path = write_geotiff(tmp_path / "x.tif", make_noise(3, 8, 8, high=9, dtype=dtype))
     with pytest.raises(InputError, match=rf"no pixel can be the nodata value: got .* for {dtype}"):
         opened(path, nodata=nodata)
 
@@ -430,7 +429,7 @@ def test_pixels_of_size_zero(tmp_path: Path) -> None:
     ("scale", "offset", "got"), [(0, 1, "scale 0"), (float("nan"), 0, "scale nan"), (2, float("-inf"), "offset -inf")]
 )
 def test_files_whose_numbers_give_no_values_are_refused(tmp_path: Path, scale: float, offset: float, got: str) -> None:
-    path = write(tmp_path / "x.tif", noise(3, 8, 8), names=("red", "green", "blue"))
+    path = write_geotiff(tmp_path / "x.tif", make_noise(3, 8, 8), names=("red", "green", "blue"))
     with rasterio.open(path, "r+") as file:
         file.scales, file.offsets = (1, 1, scale), (0, 0, offset)
     with pytest.raises(InputError, match=rf"x\.tif, band blue: got {got}, expected"):
@@ -439,7 +438,7 @@ def test_files_whose_numbers_give_no_values_are_refused(tmp_path: Path, scale: f
 
 
 def test_a_wavelength_that_is_no_number_is_none(tmp_path: Path) -> None:
-    path = write(tmp_path / "x.tif", noise(3, 8, 8), names=("red", "green", "blue"))
+    path = write_geotiff(tmp_path / "x.tif", make_noise(3, 8, 8), names=("red", "green", "blue"))
     with rasterio.open(path, "r+") as file:
         file.update_tags(1, ns="IMAGERY", CENTRAL_WAVELENGTH_UM="red")
     assert chosen(opened(path)) == ["x.tif:1", "x.tif:2", "x.tif:3"]
@@ -555,7 +554,7 @@ def test_what_is_no_area_is_refused(tmp_path: Path, content: str | None, message
 
 
 def test_a_scene_with_an_area(tmp_path: Path) -> None:
-    path = write(tmp_path / "x.tif", noise(3, 100, 100))
+    path = write_geotiff(tmp_path / "x.tif", make_noise(3, 100, 100))
     (tmp_path / "aoi.json").write_text(json.dumps(IN_METRES))
     block = read_block(opened(path, aoi=tmp_path / "aoi.json"), Window(0, 0, 100, 100))
     assert block.valid.all()
@@ -565,7 +564,7 @@ def test_a_scene_with_an_area(tmp_path: Path) -> None:
 
 
 def test_local_paths_are_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = write(tmp_path / "a b.tif", noise(3, 8, 8))
+    path = write_geotiff(tmp_path / "a b.tif", make_noise(3, 8, 8))
     monkeypatch.chdir(tmp_path)
     assert {band.path for band in opened("a b.tif").bands} == {str(path)}
     assert opened(f"file://{tmp_path}/a%20b.tif").id == "a-b"

@@ -29,10 +29,10 @@ from seamline.pipeline.raster_io import gdal as rasters
 from seamline.pipeline.scenes.band_matching import BandNeed
 from seamline.pipeline.scenes.open_scene import SceneOptions, open_scene
 from seamline.pipeline.scenes.scene import Band, Scene, read_block
-from tests.support.sample_data import MANAUS, shared
-from tests.support.small_rasters import UTM, damage, noise, write, write_tiled
+from tests.support.sample_data import MANAUS, find_shared
+from tests.support.small_rasters import BAND_NAMES, UTM, damage_block, make_noise, write_geotiff, write_tiled
 
-SIX = tuple(BandNeed(name) for name in ("blue", "green", "red", "nir", "swir16", "swir22"))
+SIX = tuple(BandNeed(name) for name in BAND_NAMES)
 
 
 def scene_of(source: Any, count: int, **options: Any) -> Scene:
@@ -49,11 +49,11 @@ def mixed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """b1 with 10 m pixels; b2 with 20 m and nodata, b3 with 60 m: both in tiles, all over the same ground."""
     folder = tmp_path_factory.mktemp("mixed")
     for name, size, seed, extra in [("b1", 10, 1, {}), ("b2", 20, 2, {"nodata": 0}), ("b3", 60, 3, {})]:
-        pixels = noise(1, 1260 // size * 3, 1260 // size * 5, seed=seed)
+        pixels = make_noise(1, 1260 // size * 3, 1260 // size * 5, seed=seed)
         pixels[:, 20:30, 40:60] = 0
         grid = Affine(size, 0, 500_000, 0, -size, 6_000_000)
         tiles = {"tiled": True, "blockxsize": 64, "blockysize": 64, "compress": "deflate"}
-        write(folder / f"{name}.tif", pixels, transform=grid, names=(name,), **tiles, **extra)
+        write_geotiff(folder / f"{name}.tif", pixels, transform=grid, names=(name,), **tiles, **extra)
     return folder
 
 
@@ -63,8 +63,8 @@ def oracles(tmp_path_factory: pytest.TempPathFactory, mixed: Path) -> list[tuple
     folder = tmp_path_factory.mktemp("plain")
     found = []
     for height, width in [(37, 23), (1, 1), (1, 9), (2, 3)]:
-        pixels = noise(2, height, width, high=4, low=0)
-        path = write(folder / f"{height}x{width}.tif", pixels, names=("b1", "b2"), nodata=0)
+        pixels = make_noise(2, height, width, high=4, low=0)
+        path = write_geotiff(folder / f"{height}x{width}.tif", pixels, names=("b1", "b2"), nodata=0)
         with rasterio.open(path) as file:
             found.append((scene_of(path, 2), file.read(), file.dataset_mask() > 0))
     scene = scene_of(mixed, 3)
@@ -122,8 +122,8 @@ def test_coarse_bands_are_interpolated(mixed: Path) -> None:
 def test_a_plane_stays_a_plane(tmp_path: Path) -> None:
     rows, cols = np.mgrid[0:40, 0:60]
     coarse = 1000 + 20.0 * rows + 7.0 * cols
-    write(tmp_path / "b2.tif", coarse[None].astype("float32"), names=("b2",))
-    write(
+    write_geotiff(tmp_path / "b2.tif", coarse[None].astype("float32"), names=("b2",))
+    write_geotiff(
         tmp_path / "b1.tif",
         np.ones((1, 120, 180), "uint8"),
         names=("b1",),
@@ -137,7 +137,7 @@ def test_a_plane_stays_a_plane(tmp_path: Path) -> None:
 
 
 def test_a_real_scene_reads_as_rasterio_reads_it() -> None:
-    path = shared(MANAUS)
+    path = find_shared(MANAUS)
     scene = open_scene(path, SIX, SceneOptions())
     block = read_block(scene, Window(100, 200, 300, 400))
     with rasterio.open(path) as file:
@@ -148,23 +148,23 @@ def test_a_real_scene_reads_as_rasterio_reads_it() -> None:
 
 def _alpha(path: Path, pixels: NDArray[Any]) -> Path:
     alpha = np.where(pixels[:1] % 3 == 0, 0, np.iinfo(pixels.dtype).max).astype(pixels.dtype)
-    write(path, np.concatenate([pixels, pixels[:1], alpha]), names=("b1", "b2", "other"))
+    write_geotiff(path, np.concatenate([pixels, pixels[:1], alpha]), names=("b1", "b2", "other"))
     with rasterio.open(path, "r+") as file:
         file.colorinterp = [*[ColorInterp.undefined] * 3, ColorInterp.alpha]
     return path
 
 
 def _internal(path: Path, pixels: NDArray[Any]) -> Path:
-    write(path, pixels, names=("b1", "b2"))
+    write_geotiff(path, pixels, names=("b1", "b2"))
     with rasterio.Env(GDAL_TIFF_INTERNAL_MASK=True), rasterio.open(path, "r+") as file:
         file.write_mask(pixels[0] % 3 != 0)
     return path
 
 
 MASKED = {
-    "nothing": lambda path, pixels: write(path, pixels, names=("b1", "b2")),
-    "nodata": lambda path, pixels: write(path, pixels, names=("b1", "b2"), nodata=3),
-    "NaN": lambda path, pixels: write(
+    "nothing": lambda path, pixels: write_geotiff(path, pixels, names=("b1", "b2")),
+    "nodata": lambda path, pixels: write_geotiff(path, pixels, names=("b1", "b2"), nodata=3),
+    "NaN": lambda path, pixels: write_geotiff(
         path, np.where(pixels == 3, np.nan, pixels).astype("f4"), names=("b1", "b2"), nodata=np.nan
     ),
     "alpha": _alpha,
@@ -174,7 +174,7 @@ MASKED = {
 
 @pytest.mark.parametrize("kind", MASKED)
 def test_valid_is_what_gdal_says(tmp_path: Path, kind: str) -> None:
-    path = MASKED[kind](tmp_path / "x.tif", noise(2, 31, 33, low=1, high=6))
+    path = MASKED[kind](tmp_path / "x.tif", make_noise(2, 31, 33, low=1, high=6))
     scene = scene_of(path, 2)
     with rasterio.open(path) as file:
         expected = file.dataset_mask() > 0
@@ -186,7 +186,7 @@ def test_valid_is_what_gdal_says(tmp_path: Path, kind: str) -> None:
 def test_nan_and_infinity_are_no_data_of_their_band(tmp_path: Path) -> None:
     pixels = np.ones((2, 3, 4), dtype="float32")
     pixels[:, 0, 0], pixels[0, 1, 1], pixels[:, 2, 2] = np.nan, np.nan, (np.inf, -np.inf)
-    scene = scene_of(write(tmp_path / "x.tif", pixels, names=("b1", "b2")), 2)
+    scene = scene_of(write_geotiff(tmp_path / "x.tif", pixels, names=("b1", "b2")), 2)
     assert np.argwhere(~read_block(scene, whole(scene)).valid).tolist() == [[0, 0], [2, 2]]
 
 
@@ -194,7 +194,7 @@ def test_nan_and_infinity_are_no_data_of_their_band(tmp_path: Path) -> None:
 def test_the_user_has_the_last_word_on_nodata(tmp_path: Path, nodata: Any, invalid: int) -> None:
     pixels = np.ones((1, 5, 6), dtype="uint8")
     pixels[0, :2] = 7
-    scene = scene_of(write(tmp_path / "x.tif", pixels, names=("b1",), nodata=1), 1, nodata=nodata)
+    scene = scene_of(write_geotiff(tmp_path / "x.tif", pixels, names=("b1",), nodata=1), 1, nodata=nodata)
     assert (~read_block(scene, whole(scene)).valid).sum() == invalid
 
 
@@ -202,7 +202,7 @@ def test_the_user_has_the_last_word_on_nodata(tmp_path: Path, nodata: Any, inval
 def test_where_a_coarse_file_has_no_data_another_may(tmp_path: Path, mask: str) -> None:
     MASKED[mask](tmp_path / "coarse.tif", np.repeat([[[3] * 5 + [4] * 5]], 2, 0).repeat(10, 1).astype("uint8"))
     fine = UTM @ Affine.translation(-0.4, 0) @ Affine.scale(1 / 5)  # 2 pixels beyond the coarse file's edge
-    write(tmp_path / "fine.tif", np.ones((1, 50, 50), "uint8"), names=("b3",), transform=fine)
+    write_geotiff(tmp_path / "fine.tif", np.ones((1, 50, 50), "uint8"), names=("b3",), transform=fine)
     scene = scene_of(tmp_path, 3)
     assert read_block(scene, whole(scene)).valid.all()
     coarse = replace(scene, bands=scene.bands[:2])
@@ -214,7 +214,7 @@ def test_where_a_coarse_file_has_no_data_another_may(tmp_path: Path, mask: str) 
 
 @pytest.mark.parametrize("grid", [UTM, UTM @ Affine.rotation(30), Affine(3e-4, 0, -60, 0, -1e-4, -3)])
 def test_the_aoi_holds_the_pixels_whose_centres_it_holds(tmp_path: Path, grid: Affine) -> None:
-    path = write(tmp_path / "x.tif", noise(1, 60, 80), names=("b1",), transform=grid)
+    path = write_geotiff(tmp_path / "x.tif", make_noise(1, 60, 80), names=("b1",), transform=grid)
     ring = [grid @ corner for corner in [(7.3, 3.1), (70.2, 11.7), (60.9, 55.3), (21.4, 40.2), (7.3, 3.1)]]
     scene = replace(scene_of(path, 1), aoi=f"POLYGON (({', '.join(f'{x!r} {y!r}' for x, y in ring)}))")
     expected = geometry_mask([{"type": "Polygon", "coordinates": [ring]}], (60, 80), grid, invert=True)
@@ -227,10 +227,10 @@ def test_the_aoi_holds_the_pixels_whose_centres_it_holds(tmp_path: Path, grid: A
 
 
 def test_an_unreadable_block_is_named_or_left_out(tmp_path: Path) -> None:
-    pixels = noise(2, 200, 150)
+    pixels = make_noise(2, 200, 150)
     path = write_tiled(tmp_path / "x.tif", pixels, names=("b1", "b2"), interleave="band")
     scene = scene_of(path, 2)
-    damage(path, 2, row=1, col=2)
+    damage_block(path, 2, row=1, col=2)
     expected = r"x\.tif: band 2, block row 1, column 2 \(pixel rows 64 to 127, columns 128 to 149\) cannot"
     with pytest.raises(BadBlockError, match=expected + " be read: .*Decode"):
         read_block(scene, whole(scene))
@@ -251,12 +251,12 @@ def test_an_unreadable_block_is_named_or_left_out(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("extra", [{}, {"nodata": 5}])
 def test_an_unreadable_block_of_a_coarse_band_takes_its_surroundings(tmp_path: Path, extra: Any) -> None:
-    path = write_tiled(tmp_path / "coarse.tif", noise(1, 130, 150), names=("b1",), **extra)
+    path = write_tiled(tmp_path / "coarse.tif", make_noise(1, 130, 150), names=("b1",), **extra)
     fine = UTM @ Affine.scale(1 / 3)
-    write(tmp_path / "fine.tif", noise(1, 390, 450), names=("b2",), transform=fine)
+    write_geotiff(tmp_path / "fine.tif", make_noise(1, 390, 450), names=("b2",), transform=fine)
     scene = scene_of(tmp_path, 2)
     before = read_block(scene, whole(scene))
-    damage(path, 1, row=1, col=1)
+    damage_block(path, 1, row=1, col=1)
     scene = scene_of(tmp_path, 2)
     with pytest.raises(BadBlockError, match=r"coarse\.tif: band 1, block row 1, column 1"):
         read_block(scene, whole(scene))
@@ -268,7 +268,7 @@ def test_an_unreadable_block_of_a_coarse_band_takes_its_surroundings(tmp_path: P
 
 
 def test_a_file_that_vanishes_is_named(tmp_path: Path) -> None:
-    path = write(tmp_path / "x.tif", noise(1, 5, 5), names=("b1",))
+    path = write_geotiff(tmp_path / "x.tif", make_noise(1, 5, 5), names=("b1",))
     scene = scene_of(path, 1)
     path.unlink()
     with pytest.raises(BadBlockError, match=r"x\.tif can no longer be opened"):
@@ -284,17 +284,17 @@ def test_threads_read_the_same(oracles: list[Any]) -> None:
 
 
 def test_open_files_are_few_and_never_stale(tmp_path: Path) -> None:
-    paths = [write(tmp_path / f"{n}.tif", noise(1, 4, 4, seed=n), names=("b1",)) for n in range(30)]
+    paths = [write_geotiff(tmp_path / f"{n}.tif", make_noise(1, 4, 4, seed=n), names=("b1",)) for n in range(30)]
     scenes = [scene_of(path, 1) for path in paths]
     for n, scene in enumerate(scenes):
-        np.testing.assert_array_equal(read_block(scene, whole(scene)).pixels, noise(1, 4, 4, seed=n))
+        np.testing.assert_array_equal(read_block(scene, whole(scene)).pixels, make_noise(1, 4, 4, seed=n))
     assert len(rasters._handles.rasters) <= 16
-    write(paths[-1], noise(1, 4, 4, seed=99), names=("b1",))
-    np.testing.assert_array_equal(read_block(scenes[-1], whole(scenes[-1])).pixels, noise(1, 4, 4, seed=99))
+    write_geotiff(paths[-1], make_noise(1, 4, 4, seed=99), names=("b1",))
+    np.testing.assert_array_equal(read_block(scenes[-1], whole(scenes[-1])).pixels, make_noise(1, 4, 4, seed=99))
 
 
 def test_the_digest_follows_content_and_meaning_and_nothing_else(tmp_path: Path) -> None:
-    path = write(tmp_path / "x.tif", noise(1, 50, 50), names=("b1",))
+    path = write_geotiff(tmp_path / "x.tif", make_noise(1, 50, 50), names=("b1",))
     scene = scene_of(path, 1)
     digest = scene.compute_digest()
     shutil.copy(path, tmp_path / "y.tif")
@@ -307,17 +307,17 @@ def test_the_digest_follows_content_and_meaning_and_nothing_else(tmp_path: Path)
     changes: list[Any] = [{"aoi": "POLYGON ((0 0, 1 0, 1 1, 0 0))"}, {"dtype": "float32"}]
     changes += [{"bands": (replace(band, **c),)} for c in ({"scale": 2.0}, {"nodata": 0.0}, {"name": "red"})]
     digests = [replace(scene, **change).compute_digest() for change in changes]
-    write(path, noise(1, 50, 50, seed=1), names=("b1",))
+    write_geotiff(path, make_noise(1, 50, 50, seed=1), names=("b1",))
     assert len({digest, scene.compute_digest(), *digests}) == len(digests) + 2
 
 
 def test_the_digest_sees_the_sources_of_a_vrt(tmp_path: Path) -> None:
-    path = write(tmp_path / "x.tif", noise(1, 20, 20), names=("b1",))
+    path = write_geotiff(tmp_path / "x.tif", make_noise(1, 20, 20), names=("b1",))
     with rasterio.open(path) as file, WarpedVRT(file) as view:
         rasterio.shutil.copy(view, tmp_path / "x.vrt", driver="VRT")
     scene = scene_of(tmp_path / "x.vrt", 1, bands=("1",))
     before = scene.compute_digest()
-    write(path, noise(1, 20, 20, seed=1), names=("b1",))
+    write_geotiff(path, make_noise(1, 20, 20, seed=1), names=("b1",))
     assert scene_of(tmp_path / "x.vrt", 1, bands=("1",)).compute_digest() != before
 
 

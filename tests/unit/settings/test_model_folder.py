@@ -20,7 +20,7 @@ from seamline.model.spec.config import UNetConfig
 from seamline.model.spec.document import read_model_spec
 from seamline.model.spec.errors import ModelError
 from seamline.model.spec.weights import list_tensor_shapes
-from tests.support.small_models import random_network, saved_model
+from tests.support.small_models import make_random_network, save_model
 
 CONFIGS = st.builds(
     UNetConfig,
@@ -35,7 +35,7 @@ CONFIGS = st.builds(
 
 
 def test_a_model_folder_is_read_as_written(tmp_path: Path) -> None:
-    spec = saved_model(tmp_path, random_network(), assumed_nodata=0.0, training_data=("here",))
+    spec = save_model(tmp_path, make_random_network(), assumed_nodata=0.0, training_data=("here",))
     assert read_model_spec(tmp_path) == spec
     assert spec.summarize()["divisor"] == 4
     assert [entry["name"] for entry in spec.summarize()["classes"]] == ["c0", "c1", "c2"]
@@ -43,7 +43,7 @@ def test_a_model_folder_is_read_as_written(tmp_path: Path) -> None:
 
 def test_the_document_is_a_stac_item_that_pystac_reads(tmp_path: Path) -> None:
     pystac = pytest.importorskip("pystac")
-    saved_model(tmp_path, random_network())
+    save_model(tmp_path, make_random_network())
     item = pystac.Item.from_file(tmp_path / "model.json")
     assert item.properties["mlm:input"][0]["input"]["shape"] == [-1, 2, -1, -1]
     mlm = pytest.importorskip("pystac.extensions.mlm")
@@ -120,13 +120,13 @@ def test_shapes_are_known_without_the_network(config: UNetConfig) -> None:
 def test_a_document_that_would_mislead_is_refused(
     tmp_path: Path, change: Callable[[dict[str, Any]], object], message: str
 ) -> None:
-    saved_model(tmp_path, random_network())
+    save_model(tmp_path, make_random_network())
     edit(tmp_path, change)
     refused(tmp_path, message)
 
 
 def test_a_folder_without_document_or_weights_is_refused(tmp_path: Path) -> None:
-    saved_model(tmp_path, random_network())
+    save_model(tmp_path, make_random_network())
     weights, document = tmp_path / "model.safetensors", tmp_path / "model.json"
     weights.write_bytes(weights.read_bytes()[:-4] + b"abcd")
     refused(tmp_path, "SHA-256")
@@ -139,14 +139,14 @@ def test_a_folder_without_document_or_weights_is_refused(tmp_path: Path) -> None
 
 
 def test_weights_are_never_code(tmp_path: Path) -> None:
-    saved_model(tmp_path, random_network())
+    save_model(tmp_path, make_random_network())
     torch.save(print, tmp_path / "model.safetensors")
     edit(tmp_path, lambda document: None)
     refused(tmp_path, "a safetensors file")
 
 
 def test_weights_of_another_network_or_without_numbers_are_refused(tmp_path: Path) -> None:
-    saved_model(tmp_path, random_network())
+    save_model(tmp_path, make_random_network())
     path = tmp_path / "model.safetensors"
     tensors = load_file(path)
     save_file({**tensors, "attention.weight": torch.zeros(1)}, path)

@@ -19,8 +19,8 @@ from seamline.flows.training.importing import ModelDescription, import_model
 from seamline.model.spec.document import read_model_spec, write_model_spec
 from seamline.model.spec.spec import ModelSpec
 from tests.support.foreign_networks import DESCRIBED, ForeignUNet, OneOutput, save_network
-from tests.support.sample_data import shared
-from tests.support.small_models import random_network, saved_model
+from tests.support.sample_data import find_shared
+from tests.support.small_models import make_random_network, save_model
 
 FRAMEWORKS = ("PyTorch", "ONNX")  # of the names that the extension lists
 ARTIFACTS = ("safetensors.torch.save_file", "onnx.save", "torch.jit.save", "torch.export.save")
@@ -54,7 +54,7 @@ def _embedded(folder: Path) -> ModelSpec:
 
 
 MODELS: dict[str, Callable[[Path], ModelSpec]] = {
-    "the U-Net": lambda d: saved_model(d, random_network()),
+    "the U-Net": lambda d: save_model(d, make_random_network()),
     "the embedded model": _embedded,
     "milesial": _imported("unet.pth"),
     "bilinear": _imported("unet.pth", bilinear=True),
@@ -79,7 +79,7 @@ def document(written: tuple[ModelSpec, Path]) -> dict[str, Any]:
 
 def test_a_document_is_valid_by_the_extensions_own_schemas(written: tuple[ModelSpec, Path]) -> None:
     """Of all extensions that it names; the files lie as <extension>/<version>/schema.json, as where they come from."""
-    schemas, validator, item = shared("stac-schemas"), JsonSchemaSTACValidator(), document(written)
+    schemas, validator, item = find_shared("stac-schemas"), JsonSchemaSTACValidator(), document(written)
     for path in schemas.glob("*/*/schema.json"):
         uri = f"https://stac-extensions.github.io/{path.parent.relative_to(schemas)}/schema.json"
         validator.schema_cache[uri] = json.loads(path.read_text())
@@ -143,7 +143,7 @@ def test_what_is_not_known_is_not_said(tmp_path: Path) -> None:
 
 
 def test_documents_with_wavelengths_in_the_input_are_read(tmp_path: Path) -> None:
-    spec = saved_model(tmp_path, random_network())
+    spec = save_model(tmp_path, make_random_network())
     path = write_model_spec(spec, tmp_path)
     old = json.loads(path.read_text())
     old["properties"]["mlm:input"][0]["bands"] = old["properties"].pop("bands")

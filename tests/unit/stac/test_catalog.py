@@ -40,8 +40,8 @@ from seamline.pipeline.stac.extent import Box
 from seamline.pipeline.stac.footprint import compute_footprint, compute_labelled_area, compute_labelled_hull
 from seamline.pipeline.stac.items import read_item_table
 from seamline.pipeline.stac.query import query_items
-from tests.support.sample_data import MANAUS, shared
-from tests.support.small_rasters import write
+from tests.support.sample_data import MANAUS, find_shared
+from tests.support.small_rasters import write_geotiff
 from tests.support.stac_items import ACQUIRED, CLASSES, PROCESSED, UTM, check_core_schema, make_scene_item, make_store
 
 NOWHERE = GeoBox((20, 30), Affine.identity(), None)
@@ -169,7 +169,7 @@ def test_fields_are_as_their_extensions_want_them(tmp_path: Path, grid: GeoBox) 
     folder = tmp_path / "scene"
     folder.mkdir()
     for name, bands in (("confidence", 1), ("probabilities", 2)):
-        write(folder / f"{name}.tif", np.ones((bands, 8, 8), np.uint8))
+        write_geotiff(folder / f"{name}.tif", np.ones((bands, 8, 8), np.uint8))
     item = make_scene_item(folder, grid).to_dict(include_self_link=False, transform_hrefs=False)
     rasters = [asset for asset in item["assets"].values() if "raster:scale" in asset]
     assert len(rasters) == 2 and item["properties"]["processing:lineage"]
@@ -296,7 +296,7 @@ def test_footprints_that_wrap_around_the_earth(
 
 
 def test_a_real_scene_lies_where_rasterio_sees_it() -> None:
-    with rasterio.open(shared(MANAUS)) as scene:
+    with rasterio.open(find_shared(MANAUS)) as scene:
         grid = GeoBox.from_rio(scene)
         expected = rasterio.warp.transform_bounds(scene.crs, "OGC:CRS84", *scene.bounds, densify_pts=64)
     outline = compute_footprint(grid)
@@ -317,13 +317,13 @@ def test_what_was_written_from_old_items_is_put_right(
         (tmp_path / name / "item.json").write_text(json.dumps(item))
         update_catalog(tmp_path)
 
-    write = getattr(catalog_module, step)
+    original = getattr(catalog_module, step)
 
     def overtaken(*given: Any) -> None:
-        monkeypatch.setattr(catalog_module, step, write)
+        monkeypatch.setattr(catalog_module, step, original)
         publish("b", 1)
         publish("a", 2)
-        write(*given)
+        original(*given)
 
     monkeypatch.setattr(catalog_module, step, overtaken)
     publish("a", 1)
@@ -344,7 +344,7 @@ def test_every_file_that_is_there_is_an_asset(tmp_path: Path) -> None:
             continue
         if known.key in LAYERS:
             bands = np.full((2 if known.key == "probabilities" else 1, 30, 20), 125, np.uint8)
-            write(folder / known.name, bands, nodata=NODATA)
+            write_geotiff(folder / known.name, bands, nodata=NODATA)
             with rasterio.open(folder / known.name, "r+") as file:
                 file.update_tags(1, **{f"STATISTICS_{tag}": 125 for tag in ("MINIMUM", "MAXIMUM", "MEAN", "STDDEV")})
         else:
@@ -378,7 +378,7 @@ def test_items_are_valid_by_the_extensions_own_schemas(tmp_path: Path, crs: str 
 
 def by_the_extensions_own_schemas(item: dict[str, Any]) -> None:
     """Of those extensions whose schemas lie there, as <extension>/<version>/schema.json."""
-    schemas, validator = shared("stac-schemas"), JsonSchemaSTACValidator()
+    schemas, validator = find_shared("stac-schemas"), JsonSchemaSTACValidator()
     for path in schemas.glob("*/*/schema.json"):
         uri = f"https://stac-extensions.github.io/{path.parent.relative_to(schemas)}/schema.json"
         validator.schema_cache[uri] = json.loads(path.read_text())

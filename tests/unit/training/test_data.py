@@ -26,8 +26,8 @@ from seamline.model.training.normalisation import Normalisation
 from seamline.model.training.sampling import Survey, draw_windows
 from seamline.model.training.validation import compute_context
 from seamline.pipeline.geometry.window import mirror_indices
-from tests.support.small_rasters import noise, write
-from tests.support.small_recipes import BAND_NAMES, make_recipe
+from tests.support.small_rasters import BAND_NAMES, make_noise, write_geotiff
+from tests.support.small_recipes import make_recipe
 from tests.support.striped_images import STILL, make_striped_image, make_training
 
 
@@ -88,8 +88,8 @@ def test_a_survey_counts_every_pixel_of_every_class() -> None:
 
 
 def test_windows_from_files_are_those_from_memory(tmp_path: Path) -> None:
-    write(tmp_path / "image.tif", noise(6, 200, 230), names=BAND_NAMES, nodata=0)
-    write(tmp_path / "labels.tif", np.random.default_rng(0).integers(0, 4, (1, 200, 230)).astype(np.uint8))
+    write_geotiff(tmp_path / "image.tif", make_noise(6, 200, 230), names=BAND_NAMES, nodata=0)
+    write_geotiff(tmp_path / "labels.tif", np.random.default_rng(0).integers(0, 4, (1, 200, 230)).astype(np.uint8))
     source = {"kind": "labelled", "name": "a", "image": "image.tif", "labels": "labels.tif", "part": (0.1, 0, 1, 0.9)}
     found = make_recipe(sources=[source])
     (opened,), _ = found.sources[0].load(tmp_path, found.band_needs, None)
@@ -118,7 +118,7 @@ def test_half_of_the_windows_look_for_a_class() -> None:
 def test_no_more_is_read_than_windows_and_blocks() -> None:
     mask = np.zeros((900, 1300), np.uint8)
     mask[:, 650:] = 1
-    image = Watched(LabelledImage("large", noise(2, *mask.shape).astype(np.float32), mask))
+    image = Watched(LabelledImage("large", make_noise(2, *mask.shape).astype(np.float32), mask))
     config = UNetConfig(2, 2, depth=2, base_width=4)
     train(make_training(config, epochs=1, steps=2), [image], [image])
     assert 0 < image.largest <= (BLOCK_SIZE + 2 * compute_context(config)) ** 2

@@ -23,7 +23,7 @@ from seamline.model.spec import metrics
 from seamline.pipeline.common.errors import InputError
 from seamline.pipeline.results.compare import read_label_pairs
 from seamline.pipeline.results.truth import Truth
-from tests.support.small_rasters import UTM, write
+from tests.support.small_rasters import UTM, write_geotiff
 
 LABELS = hnp.arrays(np.uint8, (9, 7), elements=st.sampled_from([0, 1, 2, 255]))
 
@@ -92,7 +92,7 @@ def blobs(height: int, width: int, seed: int, classes: int = 3) -> np.ndarray:
 
 
 def raster(path: Path, labels: np.ndarray, **profile: Any) -> Path:
-    return write(path, labels[None], **{"nodata": 255, **profile})
+    return write_geotiff(path, labels[None], **{"nodata": 255, **profile})
 
 
 def test_blocks_are_the_whole(tmp_path: Path) -> None:
@@ -167,7 +167,7 @@ def test_values_are_mapped_names_are_read_and_a_report_is_written(tmp_path: Path
     prediction = raster(tmp_path / "p.tif", ours)
     with rasterio.open(prediction, "r+") as file:
         file.update_tags(CLASS_0="ground", CLASS_1="building", CLASS_2="never seen")
-    truth = write(tmp_path / "t.tif", (theirs * 255)[None])
+    truth = write_geotiff(tmp_path / "t.tif", (theirs * 255)[None])
     found = evaluate_segmentation(prediction, Truth(truth, values={"0": 0, "255": 1}))
     np.testing.assert_array_equal(found.matrix[:2, :2], metrics.confusion_matrix(ours, theirs, 2))
     write_evaluation(found, tmp_path / "scores.json", tmp_path / "matrix.png")

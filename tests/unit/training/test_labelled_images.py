@@ -21,7 +21,7 @@ from seamline.pipeline.geometry import resample as nearest
 from seamline.pipeline.geometry.window import Window
 from seamline.pipeline.results.compare import read_class_names, read_label_pairs
 from seamline.pipeline.results.truth import Truth, make_label_reader
-from tests.support.small_rasters import UTM, damage, write
+from tests.support.small_rasters import UTM, damage_block, write_geotiff
 
 SHAPE = (300, 280)
 GRID = OdcGeoBox(SHAPE, UTM, "EPSG:32620")
@@ -32,7 +32,7 @@ DEGREES = Affine(0.0003, 0, -63.0, 0, -0.0002, 54.147)
 
 def labels(path: Path, dtype: str = "uint8", seed: int = 0, **profile: Any) -> Path:
     pixels = np.random.default_rng(seed).integers(0, 256, (1, 330, 350)).astype(dtype)
-    return write(path, pixels, **{"crs": "EPSG:4326", "transform": DEGREES, **profile})
+    return write_geotiff(path, pixels, **{"crs": "EPSG:4326", "transform": DEGREES, **profile})
 
 
 def exact(path: Path) -> tuple[np.ndarray, np.ndarray]:
@@ -56,7 +56,7 @@ def test_every_value_of_labels_on_another_grid_can_be_named(tmp_path: Path, noda
 @pytest.mark.parametrize("dtype", ["uint8", "int16", "float32"])
 def test_a_segmentation_on_another_grid_has_no_labels_beside_it(tmp_path: Path, dtype: str) -> None:
     path = labels(tmp_path / "p.tif", dtype)
-    truth = write(tmp_path / "t.tif", np.zeros((1, *SHAPE), np.uint8))
+    truth = write_geotiff(tmp_path / "t.tif", np.zeros((1, *SHAPE), np.uint8))
     values, there = exact(path)
     (pair,) = read_label_pairs(path, Truth(truth), margin=0)
     np.testing.assert_array_equal(pair.predicted, np.where(there, values, 255))
@@ -67,7 +67,7 @@ def test_labels_of_windows_are_those_of_the_whole(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, largest: int
 ) -> None:
     fine = Affine(0.00009, 0, -63.0, 0, -0.00004, 54.147)
-    path = write(
+    path = write_geotiff(
         tmp_path / "t.tif", np.random.default_rng(0).integers(0, 255, (1, 2600, 4000)).astype(np.uint8),
         crs="EPSG:4326", transform=fine,
     )  # fmt: skip
@@ -85,12 +85,12 @@ def test_labels_of_windows_are_those_of_the_whole(
 
 def test_a_damaged_raster_is_one_line(tmp_path: Path) -> None:
     tiled = {"tiled": True, "blockxsize": 64, "blockysize": 64, "compress": "deflate"}
-    good = write(tmp_path / "good.tif", np.zeros((1, *SHAPE), np.uint8))
-    same = write(tmp_path / "same.tif", np.ones((1, *SHAPE), np.uint8), **tiled)
+    good = write_geotiff(tmp_path / "good.tif", np.zeros((1, *SHAPE), np.uint8))
+    same = write_geotiff(tmp_path / "same.tif", np.ones((1, *SHAPE), np.uint8), **tiled)
     other = labels(tmp_path / "other.tif", **tiled)
-    damage(same, 1, 1, 1)
-    damage(other, 1, 1, 1)
-    cut = write(tmp_path / "cut.tif", np.ones((1, *SHAPE), np.uint8))
+    damage_block(same, 1, 1, 1)
+    damage_block(other, 1, 1, 1)
+    cut = write_geotiff(tmp_path / "cut.tif", np.ones((1, *SHAPE), np.uint8))
     cut.write_bytes(cut.read_bytes()[:30_000])
     for path in (same, other, cut):
         with pytest.raises(InputError, match=rf"truth .*{path.name}: got .*, expected pixels that GDAL reads"):
@@ -102,20 +102,20 @@ def test_a_damaged_raster_is_one_line(tmp_path: Path) -> None:
 def test_fractions_are_no_labels(tmp_path: Path) -> None:
     pixels = np.tile(np.array([0, 1, np.nan, -9999.5, 300.5], np.float32), (4, 1))
     grid = OdcGeoBox((4, 5), UTM, "EPSG:32620")
-    whole = write(tmp_path / "whole.tif", pixels[None])
+    whole = write_geotiff(tmp_path / "whole.tif", pixels[None])
     found = make_label_reader(grid, Truth(whole))(Window(0, 0, 4, 5))
     np.testing.assert_array_equal(found, np.tile(np.array([0, 1, 255, 255, 255], np.uint8), (4, 1)))
     pixels[1, 1] = 0.7
-    parts = write(tmp_path / "parts.tif", pixels[None])
+    parts = write_geotiff(tmp_path / "parts.tif", pixels[None])
     with pytest.raises(InputError, match=r"got fractions such as 0\.7, expected whole numbers, the labels 0 to 254"):
         make_label_reader(grid, Truth(parts))(Window(0, 0, 4, 5))
     with pytest.raises(InputError, match=r"segmentation .* got fractions"):
         evaluate_segmentation(parts, Truth(whole))
     named = make_label_reader(grid, Truth(parts, values={"1": 4}))(Window(0, 0, 4, 5))
     assert np.unique(named).tolist() == [4, 255] and (named == 4).sum() == 3
-    hidden = write(tmp_path / "hidden.tif", np.where(pixels == pixels[1, 1], 0.5, pixels)[None], nodata=0.5)
+    hidden = write_geotiff(tmp_path / "hidden.tif", np.where(pixels == pixels[1, 1], 0.5, pixels)[None], nodata=0.5)
     assert make_label_reader(grid, Truth(hidden))(Window(0, 0, 4, 5))[1, 1] == 255
-    waves = write(tmp_path / "waves.tif", np.ones((1, 4, 5), np.complex64))
+    waves = write_geotiff(tmp_path / "waves.tif", np.ones((1, 4, 5), np.complex64))
     with pytest.raises(InputError, match="got complex numbers"):
         make_label_reader(grid, Truth(waves))(Window(0, 0, 4, 5))
 
@@ -134,7 +134,7 @@ def test_attributes_are_named_as_they_are(tmp_path: Path) -> None:
     assert (found[15, 10], found[15, 50], found[15, 30]) == (1, 0, 255)
     shares = polygons(tmp_path / "shares.gpkg", np.array([0.7, 1.0]))
     number = polygons(tmp_path / "number.gpkg", np.array([3, 4]))
-    raster = write(tmp_path / "t.tif", np.zeros((1, *SHAPE), np.uint8))
+    raster = write_geotiff(tmp_path / "t.tif", np.zeros((1, *SHAPE), np.uint8))
     cases = [
         (Truth(days, "kind"), "--attribute: got texts such as '2024-06-01', expected labels"),
         (Truth(shares, "kind"), r"got fractions such as 0\.7"),
@@ -172,7 +172,7 @@ def test_digits_that_are_no_numbers(tmp_path: Path) -> None:
     for text in ("0=²", "0=٣", "0=255", "0=" + "9" * 5000):
         with pytest.raises(InputError, match="--values: got"):
             parse_label_mapping(text)
-    path = write(tmp_path / "p.tif", np.zeros((1, 3, 3), np.uint8))
+    path = write_geotiff(tmp_path / "p.tif", np.zeros((1, 3, 3), np.uint8))
     with rasterio.open(path, "r+") as file:
         file.update_tags(**{"CLASS_²": "x", "CLASS_300": "y", "CLASS_1": "water"})
     assert read_class_names(path) == {1: "water"}

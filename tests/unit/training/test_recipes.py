@@ -23,8 +23,8 @@ from seamline.model.training.normalisation import Normalisation
 from seamline.pipeline.common.errors import InputError
 from seamline.pipeline.synthetic.simulate import Simulation
 from seamline.pipeline.synthetic.simulation_files import write_simulation
-from tests.support.small_rasters import UTM, noise, write
-from tests.support.small_recipes import BAND_NAMES, SMALL_RECIPE, ignore_progress, make_recipe, write_recipe
+from tests.support.small_rasters import BAND_NAMES, UTM, make_noise, write_geotiff
+from tests.support.small_recipes import SMALL_RECIPE, ignore_progress, make_recipe, write_recipe
 
 
 @pytest.mark.parametrize("padding", ["same", "valid"])
@@ -44,14 +44,14 @@ def test_a_recipe_becomes_a_model(tmp_path: Path, padding: str) -> None:
 
 @pytest.mark.parametrize("labels", ["raster", "coarse raster", "polygons"])
 def test_images_are_labelled_by_rasters_and_polygons_on_any_grid(tmp_path: Path, labels: str) -> None:
-    pixels = noise(6, 90, 120)
-    write(tmp_path / "image.tif", pixels, names=BAND_NAMES)
+    pixels = make_noise(6, 90, 120)
+    write_geotiff(tmp_path / "image.tif", pixels, names=BAND_NAMES)
     truth = np.zeros((90, 120), np.uint8)
     truth[30:60, 40:80] = 200
     if labels == "raster":
-        write(tmp_path / "labels.tif", truth[None])
+        write_geotiff(tmp_path / "labels.tif", truth[None])
     elif labels == "coarse raster":
-        write(tmp_path / "labels.tif", truth[None, 5::10, 5::10], transform=UTM @ Affine.scale(10))
+        write_geotiff(tmp_path / "labels.tif", truth[None, 5::10, 5::10], transform=UTM @ Affine.scale(10))
     else:
         square = shapely.Polygon([UTM @ corner for corner in ((40, 30), (80, 30), (80, 60), (40, 60))])
         pyogrio.raw.write(
@@ -162,7 +162,7 @@ def bare_array(folder: Path) -> dict[str, Any]:
 
 
 def scene(folder: Path) -> dict[str, Any]:
-    write(folder / "scene.tif", noise(3, 40, 40), names=BAND_NAMES[:3], nodata=0)
+    write_geotiff(folder / "scene.tif", make_noise(3, 40, 40), names=BAND_NAMES[:3], nodata=0)
     return {"kind": "water-index", "path": "scene.tif"}
 
 

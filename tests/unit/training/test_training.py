@@ -19,9 +19,9 @@ from seamline.model.spec.document import read_model_spec
 from seamline.model.spec.errors import ModelError
 from seamline.model.training.loop import EpochReport
 from seamline.pipeline.common.errors import InputError
-from tests.support.sample_data import shared
-from tests.support.small_rasters import noise, write
-from tests.support.small_recipes import BAND_NAMES, ignore_progress, make_recipe, write_recipe
+from tests.support.sample_data import find_shared
+from tests.support.small_rasters import BAND_NAMES, make_noise, write_geotiff
+from tests.support.small_recipes import ignore_progress, make_recipe, write_recipe
 
 HELD: dict[str, Any] = {
     "sources": [
@@ -50,10 +50,10 @@ def _chips(folder: Path, count: int) -> None:
     (folder / "images").mkdir()
     (folder / "labels").mkdir()
     for number in range(count):
-        pixels = noise(3, 64, 64 + 8 * number, seed=number)
-        write(folder / "images" / f"chip{number}.tif", pixels, names=BAND_NAMES[:3])
+        pixels = make_noise(3, 64, 64 + 8 * number, seed=number)
+        write_geotiff(folder / "images" / f"chip{number}.tif", pixels, names=BAND_NAMES[:3])
         mask = (pixels[:1] > np.median(pixels[0])).astype(np.uint8) * 255
-        write(folder / "labels" / f"chip{number}.tif", mask)
+        write_geotiff(folder / "labels" / f"chip{number}.tif", mask)
 
 
 def _train(*arguments: object) -> None:
@@ -114,7 +114,7 @@ def test_what_cannot_be_trained_is_refused(
 
 
 def test_pictures_without_a_place_are_trained_on(tmp_path: Path) -> None:
-    folder = shared("isbi2012")
+    folder = find_shared("isbi2012")
     source = {"kind": "labelled-folder", "name": "slices", "images": "image", "labels": "label", "holdout": 0.25}
     found = make_recipe(
         bands=[{"name": "grey"}], classes=[{"name": "membrane"}, {"name": "cell"}],
@@ -155,9 +155,9 @@ def test_two_files_of_one_name_are_refused(tmp_path: Path) -> None:
 
 def test_one_scale_is_assumed_of_a_folder(tmp_path: Path) -> None:
     _chips(tmp_path, 2)
-    bright = noise(3, 64, 64).astype(np.uint16) % 1000 + 30_000
-    write(tmp_path / "images" / "chip1.tif", bright, names=BAND_NAMES[:3])
-    write(tmp_path / "labels" / "chip1.tif", np.zeros((1, 64, 64), np.uint8))
+    bright = make_noise(3, 64, 64).astype(np.uint16) % 1000 + 30_000
+    write_geotiff(tmp_path / "images" / "chip1.tif", bright, names=BAND_NAMES[:3])
+    write_geotiff(tmp_path / "labels" / "chip1.tif", np.zeros((1, 64, 64), np.uint8))
     arguments = ("--images", tmp_path / "images", "--labels", tmp_path / "labels", "--out", tmp_path / "m", *SMALL)
     with pytest.raises(InputError, match=r"got numbers × 0\.0001 in .*chip0, × 1\.5.*e-05 in .*chip1"):
         _train(*arguments)
@@ -168,9 +168,9 @@ def test_training_and_model_agree_on_what_is_no_data(tmp_path: Path) -> None:
     """Black pixels of a file that declares nothing are data, unless the recipe says otherwise; then for both."""
     _chips(tmp_path, 1)
     image = tmp_path / "images" / "chip0.tif"
-    pixels = noise(3, 64, 64)
+    pixels = make_noise(3, 64, 64)
     pixels[:, 20:40] = 0
-    write(image, pixels, names=BAND_NAMES[:3])
+    write_geotiff(image, pixels, names=BAND_NAMES[:3])
     arguments = ("--images", image, "--labels", tmp_path / "labels" / "chip0.tif", *SMALL)
     for assumed, there in ((None, 0.0), (0, 20 / 64)):
         out = tmp_path / f"model-{assumed}"
@@ -203,7 +203,7 @@ def test_a_training_goes_on_with_nothing_else(what: str, tmp_path: Path, monkeyp
     assert (tmp_path / "m" / "checkpoint.pt").exists()
     monkeypatch.undo()
     if what == "pixels":
-        write(image, noise(3, 64, 64, seed=9), names=BAND_NAMES[:3])
+        write_geotiff(image, make_noise(3, 64, 64, seed=9), names=BAND_NAMES[:3])
     with pytest.raises(ModelError, match="got a training by another recipe or on other images"):
         _train(*arguments, *CHANGED[what])
 
@@ -212,7 +212,7 @@ def test_labels_of_the_hold_out_are_looked_at_before_the_training(tmp_path: Path
     _chips(tmp_path, 1)
     mask = np.zeros((1, 64, 64), np.uint8)
     mask[0, :, 60] = 7
-    write(tmp_path / "labels" / "chip0.tif", mask)
+    write_geotiff(tmp_path / "labels" / "chip0.tif", mask)
     arguments = ["--images", tmp_path / "images" / "chip0.tif", "--labels", tmp_path / "labels" / "chip0.tif"]
     with pytest.raises(ModelError, match="source 'chip0-holdout': got the label 7, expected 0 to 1"):
         _train(*arguments, "--out", tmp_path / "m", *SMALL, "--values", "0=0,7=7")
