@@ -201,7 +201,7 @@ def _upload(job: SceneJob, result: RunResult, observer: RunObserver) -> RunResul
 
 def _create_run_directory(job: SceneJob, plan: Plan) -> RunDirectory:
     """Create the run directory of a new run, with an empty Zarr store."""
-    directory = job.location.run_directory.with_new_start()
+    directory = job.location.run_directory.create_new_start()
     title = f"{plan.scene.id}, segmented with {plan.model.spec.name}"
     layout, layers = _choose_layout(plan.tiling, job.options), job.options.layers
     create_store(directory.store, plan.scene.grid, plan.model.classes, layout, title=title, layers=layers)

@@ -103,7 +103,7 @@ class PrefectObserver:
             self._log.info("%s: finished before, nothing to do", self._scene)
         if result.computed or result.rewritten:
             try:
-                artifacts.show_result(result)
+                artifacts.create_scene_artifacts(result)
             except (OSError, PrefectException) as error:  # nor are the pictures of what is published already
                 self._log.warning("%s: published, but not shown: %s", self._scene, error)
         self._also.finished(result)

@@ -30,6 +30,8 @@ _START_TOLERANCE = 2.0
 """Seconds by which two readings of a process's start may differ."""
 STATE_FILE, INBOX, RESULTS, _LOGS, _PREFECT = "up.json", "inbox", "results", "logs", "prefect"
 """Names in the stack's folder."""
+LAST_DEPLOYMENT = "check"
+"""Name of the deployment that is registered last; it belongs to the flow ``publish-catalog``."""
 
 
 @dataclass(frozen=True)
@@ -89,6 +91,11 @@ class Stack:
             MAP_URL_VARIABLE: self.urls["map"],
         }
 
+    @property
+    def _last_deployment_url(self) -> str:
+        """Address that answers once Prefect knows all deployments; they are registered in order."""
+        return f"{self.urls['prefect']}/api/deployments/name/publish-catalog/{LAST_DEPLOYMENT}"
+
     def services(self) -> list[Service]:
         """Return the services in the order in which they start."""
         prefect, dask, dashboard, map_port = self.ports
@@ -114,7 +121,7 @@ class Stack:
             Service("scheduler", scheduler_command, environment, f"http://{_LOOPBACK}:{dashboard}/health"),
             Service("workers", workers_command, environment | WORKER_ENVIRONMENT),
             Service("map", map_command, environment, self.urls["map"]),
-            Service("deployments", deployments_command, environment),
+            Service("deployments", deployments_command, environment, self._last_deployment_url),
         ]
 
     def write(self, process: psutil.Process | None) -> None:

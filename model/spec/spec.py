@@ -116,9 +116,9 @@ class ModelSpec:
             raise ValueError(
                 f"{len(self.classes)} classes: label {MAX_CLASSES} is nodata, so there are at most {MAX_CLASSES}"
             )
-        if len(self.classes) != self.network.classes and not self.binary:
+        if len(self.classes) != self.network.classes and not self.is_binary:
             raise ValueError(f"{len(self.classes)} classes for a network of {self.network.classes} outputs")
-        if self.network.classes == 1 and (not self.binary or self.activation == "softmax"):
+        if self.network.classes == 1 and (not self.is_binary or self.activation == "softmax"):
             raise ValueError(
                 f"one output, {len(self.classes)} classes and activation {self.activation}: a network of one output "
                 "tells two classes apart, by sigmoid or none"
@@ -157,7 +157,7 @@ class ModelSpec:
             raise ValueError(f"receptive_radius: got {radius}, expected at least 0, or unbounded")
 
     @property
-    def binary(self) -> bool:
+    def is_binary(self) -> bool:
         """Whether the network has one output for two classes: the probability of the second."""
         return self.network.classes == 1 and len(self.classes) == 2
 

@@ -119,7 +119,7 @@ class RunDirectory:
         """JSON file with scene, model and plan of the run."""
         return self.path / "plan.json"
 
-    def with_new_start(self) -> RunDirectory:
+    def create_new_start(self) -> RunDirectory:
         """Clear the directory and return it with the empty folders of a new start; ``write_plan`` makes it a run."""
         self.clear()
         new = RunDirectory(self.path, uuid.uuid4().hex[:12])

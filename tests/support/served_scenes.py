@@ -124,8 +124,15 @@ def write_polygon_file(path: Path, grid: GeoBox, labels: np.ndarray) -> None:
     found = list(shapes(labels, mask=labels != NODATA, transform=grid.transform))
     geometries = np.array([shapely.geometry.shape(shape) for shape, _ in found])
     columns = [np.array([int(value) for _, value in found]), shapely.area(geometries)]
-    pyogrio.raw.write(path, shapely.to_wkb(geometries), columns, ["class", "area_m2"], crs=str(grid.crs),
-                      geometry_type="Polygon", driver="FlatGeobuf")  # fmt: skip
+    pyogrio.raw.write(
+        path,
+        shapely.to_wkb(geometries),
+        columns,
+        ["class", "area_m2"],
+        crs=str(grid.crs),
+        geometry_type="Polygon",
+        driver="FlatGeobuf",
+    )
 
 
 @pytest.fixture(scope="session")

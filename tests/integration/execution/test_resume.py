@@ -258,10 +258,32 @@ def test_a_client_that_is_killed_goes_on_where_it_stopped(
     tmp_path: Path,
 ) -> None:
     command = [
-        sys.executable, "-m", "seamline", "segment", str(source), "--model", str(small_model.folder),
-        "--out", str(tmp_path / "cut"), "--window", str(160 + overlap), "--halo", "48", "--overlap", str(overlap),
-        "--chunk-tiles", "1", "--precision", "fp32", "--device", "cpu", "--engine", "torch", "--workers", "1",
-    ]  # fmt: skip
+        sys.executable,
+        "-m",
+        "seamline",
+        "segment",
+        str(source),
+        "--model",
+        str(small_model.folder),
+        "--out",
+        str(tmp_path / "cut"),
+        "--window",
+        str(160 + overlap),
+        "--halo",
+        "48",
+        "--overlap",
+        str(overlap),
+        "--chunk-tiles",
+        "1",
+        "--precision",
+        "fp32",
+        "--device",
+        "cpu",
+        "--engine",
+        "torch",
+        "--workers",
+        "1",
+    ]
     log = tmp_path / "log"
     with log.open("w") as said:
         process = subprocess.Popen(command, start_new_session=True, stderr=said, stdout=said)
@@ -290,9 +312,14 @@ def test_a_sealed_rerun_writes_nothing(source: Path, small_model: Model, finishe
 
 @pytest.mark.parametrize("step", ["seal", "write_cog", "write_preview", "write_report", "write_item", "update_catalog"])
 def test_a_kill_while_publishing_publishes_again_without_inferring(
-    source: Path, small_model: Model, cluster: Cluster, unpublished: Path, step: str, tmp_path: Path,
+    source: Path,
+    small_model: Model,
+    cluster: Cluster,
+    unpublished: Path,
+    step: str,
+    tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
-) -> None:  # fmt: skip
+) -> None:
     copied(unpublished, tmp_path)
     if step != "seal":
         with stopped_at(step, monkeypatch):
@@ -305,9 +332,13 @@ def test_a_kill_while_publishing_publishes_again_without_inferring(
 
 
 def test_a_disk_that_fills_up_while_publishing_keeps_what_was_inferred(
-    source: Path, small_model: Model, cluster: Cluster, unpublished: Path, tmp_path: Path,
+    source: Path,
+    small_model: Model,
+    cluster: Cluster,
+    unpublished: Path,
+    tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
-) -> None:  # fmt: skip
+) -> None:
     copied(unpublished, tmp_path)
 
     def full(path: Path) -> None:
@@ -369,9 +400,9 @@ def test_a_task_of_a_run_that_was_started_over_is_out_of_reach_of_the_new_one(
     scene = open_input(source, small_model, SegmentOptions())
     tiling = Tiling(EDGE, EDGE, 160, 48, 0, 5, 8)
     plans = RunDirectory(tmp_path)
-    old = plans.with_new_start()
+    old = plans.create_new_start()
     old.write_plan({})
-    new = plans.with_new_start()
+    new = plans.create_new_start()
     new.write_plan({})
     assert plans.with_recorded_start() == new
     assert old.files != new.files
@@ -472,9 +503,13 @@ def test_what_a_killed_publishing_left_lying_about_is_cleared_away(
 
 
 def test_a_worker_that_the_cluster_lost_and_that_writes_while_results_are_published_changes_nothing(
-    source: Path, small_model: Model, cluster: Cluster, unpublished: Path, tmp_path: Path,
+    source: Path,
+    small_model: Model,
+    cluster: Cluster,
+    unpublished: Path,
+    tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
-) -> None:  # fmt: skip
+) -> None:
     folder, move = copied(unpublished, tmp_path) / "scene", publishing._move_store
 
     def moved(store: Path, final: Path, keep: bool) -> None:
@@ -652,9 +687,20 @@ def scheduler_with_a_worker(folder: Path) -> Iterator[tuple[str, subprocess.Pope
         **quiet,
     )
     worker = subprocess.Popen(
-        [sys.executable, "-m", "distributed.cli.dask_worker", address, "--nthreads", "3", "--no-dashboard",
-         "--no-nanny", "--death-timeout", "20"], **quiet,
-    )  # fmt: skip
+        [
+            sys.executable,
+            "-m",
+            "distributed.cli.dask_worker",
+            address,
+            "--nthreads",
+            "3",
+            "--no-dashboard",
+            "--no-nanny",
+            "--death-timeout",
+            "20",
+        ],
+        **quiet,
+    )
     try:
         with Client(address, timeout="60s", set_as_default=False) as client:
             client.wait_for_workers(1, timeout=60)

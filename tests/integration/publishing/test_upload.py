@@ -131,12 +131,21 @@ def test_what_is_published_is_what_lies_on_disk(
         labels = file.read(1)
     with rasterio.open(local / "segmentation.tif") as file:
         np.testing.assert_array_equal(labels, file.read(1))
-    bucket = S3Store(place.bucket, prefix=f"{place.prefix}/{item.assets['zarr'].href.removeprefix('./')}",
-                     endpoint=reached.url, client_options={"allow_http": True})  # fmt: skip
+    bucket = S3Store(
+        place.bucket,
+        prefix=f"{place.prefix}/{item.assets['zarr'].href.removeprefix('./')}",
+        endpoint=reached.url,
+        client_options={"allow_http": True},
+    )
     dataset = xr.open_zarr(ObjectStore(bucket, read_only=True), consolidated=False, mask_and_scale=False)
     np.testing.assert_array_equal(dataset.segmentation.values, labels)
-    again = run(json.loads(place.get(cog.rpartition("/")[0] + "/run.json").data)["source"], small_model, out, workers,
-                work=folder / "work")  # fmt: skip
+    again = run(
+        json.loads(place.get(cog.rpartition("/")[0] + "/run.json").data)["source"],
+        small_model,
+        out,
+        workers,
+        work=folder / "work",
+    )
     assert not again.computed and not again.rewritten and again.url == result.url
 
 
@@ -443,9 +452,14 @@ def test_a_rival_between_looking_and_publishing_is_noticed(
     ],
 )
 def test_what_keeps_one_out_is_one_line_without_the_secret(
-    reached: S3Server, small_model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
-    access: dict[str, str], bucket: str, message: str,
-) -> None:  # fmt: skip
+    reached: S3Server,
+    small_model: Model,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    access: dict[str, str],
+    bucket: str,
+    message: str,
+) -> None:
     with suppress(reached.client.exceptions.BucketAlreadyOwnedByYou):
         reached.client.create_bucket(Bucket="denied")
     variables = {"secret": "AWS_SECRET_ACCESS_KEY", "key": "AWS_ACCESS_KEY_ID", "endpoint": "AWS_ENDPOINT_URL"}

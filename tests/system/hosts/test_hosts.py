@@ -75,8 +75,11 @@ class Hosts:
     def _started(self, host: str, log: IO[bytes], *command: str) -> subprocess.Popen[bytes]:
         return subprocess.Popen(
             ["ip", "netns", "exec", self.prefix + host, sys.executable, "-m", *command],
-            start_new_session=True, env=self.environment, stdout=log, stderr=log,
-        )  # fmt: skip
+            start_new_session=True,
+            env=self.environment,
+            stdout=log,
+            stderr=log,
+        )
 
     def said(self, host: str) -> str:
         return (self.logs / host).read_text()
@@ -150,9 +153,23 @@ def whole(
 def command(source: Path, model: Model, out: Path) -> list[object]:
     plan = [word for name, value in PLAN.items() for word in (f"--{name.replace('_', '-')}", value)]
     return [
-        "seamline", "segment", source, "--model", model.folder, "--out", out, *plan,
-        "--precision", "fp32", "--device", "cpu", "--engine", "torch", "--cluster", SCHEDULER,
-    ]  # fmt: skip
+        "seamline",
+        "segment",
+        source,
+        "--model",
+        model.folder,
+        "--out",
+        out,
+        *plan,
+        "--precision",
+        "fp32",
+        "--device",
+        "cpu",
+        "--engine",
+        "torch",
+        "--cluster",
+        SCHEDULER,
+    ]
 
 
 def windows(out: Path) -> int:

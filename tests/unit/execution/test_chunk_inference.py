@@ -103,7 +103,7 @@ def test_an_identity_model_reproduces_the_image_and_every_tile_is_inferred_once(
     halo = 16
     tiling = Tiling(*scene.grid.shape, 64 + 2 * halo + overlap, halo, overlap, chunk_tiles, 8)
     (tmp_path / "run").mkdir()
-    directory = RunDirectory(tmp_path / "run").with_new_start()
+    directory = RunDirectory(tmp_path / "run").create_new_start()
     job = ChunkContext(scene, tiling, 6, directory)
     create_store(
         directory.store, scene.grid, small_model.classes, ZarrLayout(tiling.store_chunk_size), title="identity"
@@ -160,7 +160,7 @@ def test_every_vote_counts_once_with_its_weight_whoever_shares_a_chunk(
     scene = scene_of(write_geotiff(tmp_path / "scene.tif", pixels, names=BAND_NAMES, nodata=0), small_model)
     tiling = Tiling(203, 277, 32 + 2 * 8 + overlap, 8, overlap, chunk_tiles, 8)
     (tmp_path / "run").mkdir()
-    job = ChunkContext(scene, tiling, 3, RunDirectory(tmp_path / "run").with_new_start(), layers=tuple(LAYERS))
+    job = ChunkContext(scene, tiling, 3, RunDirectory(tmp_path / "run").create_new_start(), layers=tuple(LAYERS))
     storage, store = ZarrLayout(tiling.store_chunk_size), job.directory.store
     create_store(store, scene.grid, small_model.classes[:3], storage, title="quarrel", layers=job.layers)
     predictor = Quarrel(tiling.support)
