@@ -74,7 +74,8 @@ class ModelSpec:
         network: the project's U-Net, or a program.
         receptive_radius: pixels that an input pixel reaches in the output; ``None`` if without bound.
         activation: from scores to probabilities.
-        quantity: unit of the input: reflectance, or digital numbers as they are.
+        quantity: unit of the input: reflectance, or digital numbers (dn). A scale that a scene declares, or that the
+            user gives, applies to both; for dn no scale is assumed.
         fill: value, after normalisation, of pixels without data.
         assumed_nodata: digital number that means "outside the footprint" in scenes that declare no nodata.
         license: SPDX identifier, or ``UNKNOWN``.

@@ -267,7 +267,7 @@ class RunDirectory:
         Args:
             chunk: row and column of the chunk.
             pixels: digital numbers, (bands, height, width).
-            valid: (height, width), True where there is data.
+            valid: (height, width), True where a label is wanted.
         """
         with atomic_write(self._get_quicklook_path(chunk), shared=True) as part, part.open("wb") as file:
             np.savez_compressed(file, pixels=pixels, valid=valid)

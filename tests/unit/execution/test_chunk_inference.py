@@ -12,7 +12,7 @@ import pytest
 from seamline.flows.runs.observer import RunObserver, RunResult
 from seamline.flows.runs.scene_job import open_input
 from seamline.flows.runs.segment import segment
-from seamline.flows.settings.model_folder import Model, TorchLoader, get_radiometry
+from seamline.flows.settings.model_folder import Model, RuntimeLoader, get_radiometry
 from seamline.flows.settings.options import SegmentOptions
 from seamline.model.spec.config import EngineSettings
 from seamline.pipeline.execution.chunk_blending import write_chunk
@@ -49,7 +49,7 @@ def test_blended_probabilities_are_those_of_the_whole_scene(
     halo = small_model.spec.exact_halo
     oracle = infer_whole_scene(scene, small_model, halo)
     tiling = Tiling(*scene.grid.shape, 64 + 2 * halo + overlap, halo, overlap, chunk_tiles, small_model.spec.divisor)
-    predictor = TorchLoader(small_model.folder, small_model.digest, EngineSettings(), get_radiometry(scene), halo)()
+    predictor = RuntimeLoader(small_model.folder, small_model.digest, EngineSettings(), get_radiometry(scene), halo)()
     summed = np.zeros(oracle.shape, np.int64)
     last = tiling.tile_grid
     for chunk in tiling.chunks():
