@@ -1,6 +1,7 @@
 """The Prefect flow ``publish-catalog``: write the catalogue of all scenes anew, and check published files."""
 
-from __future__ import annotations
+# Without `from __future__ import annotations`: Prefect pickles a flow that is served by value, and finds the types of
+# its parameters only as objects, not by their names.
 
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,12 @@ def publish_catalog_flow(
         check: Read every file and compare it with its checksum, as ``seamline verify`` does; of object storage, compare
             which files there are, and their sizes.
         credentials: Name of the Prefect Secret block with the keys of object storage; default: the environment's.
+
+    Returns:
+        How many scenes the catalogue lists.
+
+    Raises:
+        RunError: A file is not as it was published.
     """
     use_credentials(credentials)
     destination = CatalogLocation.from_out(out, None)

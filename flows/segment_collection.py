@@ -1,6 +1,7 @@
 """The Prefect flow ``segment-collection``: segment the new scenes of a collection, several at the same time."""
 
-from __future__ import annotations
+# Without `from __future__ import annotations`: Prefect pickles a flow that is served by value, and finds the types of
+# its parameters only as objects, not by their names.
 
 import hashlib
 from collections import Counter

@@ -1,6 +1,7 @@
 """The Prefect flow ``segment-scene``: one scene, one flow run."""
 
-from __future__ import annotations
+# Without `from __future__ import annotations`: Prefect pickles a flow that is served by value, and finds the types of
+# its parameters only as objects, not by their names.
 
 from pathlib import Path
 from typing import Any

@@ -1,6 +1,7 @@
 """The Prefect flow ``train-model``: train a model by a recipe into a model folder."""
 
-from __future__ import annotations
+# Without `from __future__ import annotations`: Prefect pickles a flow that is served by value, and finds the types of
+# its parameters only as objects, not by their names.
 
 from pathlib import Path
 from typing import Any
@@ -71,6 +72,9 @@ def train_model_flow(
         holdout: Sources to validate on and not to train on; default: those that the recipe names.
         changes: Fields of the recipe to set, such as ``schedule.epochs=5``.
         overwrite: Replace the model that is in the folder.
+
+    Returns:
+        ``folder``, ``name`` and ``iou`` (of each class in each epoch).
     """
     holdout_change = [f"holdout=[{', '.join(holdout)}]"] if holdout else []
     return train_task(recipe, data, out, [*(changes or []), *holdout_change], overwrite)

@@ -19,7 +19,7 @@ from seamline.pipeline.raster_io.content import list_source_files
 from seamline.pipeline.raster_io.gdal import describe_error, find_local_file, gdal_environment
 from seamline.pipeline.scenes.band_files import open_source_raster
 from seamline.pipeline.scenes.open_scene import make_scene_id
-from seamline.pipeline.scenes.source import detect_source_kind, file_stem, list_rasters, normalize_address
+from seamline.pipeline.scenes.source import detect_source_kind, list_rasters, make_file_stem, normalize_address
 from seamline.pipeline.scenes.stac_item import parse_source_item
 from seamline.pipeline.storage.json_documents import fetch_headers, is_url, read_document
 from seamline.pipeline.storage.object_store import ObjectFolder, is_object_url, split_object_url
@@ -37,7 +37,7 @@ def inspect_or_reject(source: str | Path) -> SceneRef | RejectedSource:
     """Inspect a source as ``inspect_source`` does, and return any error as a rejection."""
     name = str(source)
     with suppress(ValueError):  # not a valid address; inspect_source raises the error that is reported
-        name = file_stem(name)
+        name = make_file_stem(name)
     return catch_as_rejected(str(source), name, lambda: inspect_source(source))
 
 
@@ -81,7 +81,7 @@ def inspect_source(source: str | Path) -> SceneRef:
     kind = detect_source_kind(href)
     if kind == "item":
         return _inspect_item(read_document(href), href)
-    name = make_scene_id(file_stem(href) if kind in ("raster", "archive") else Path(href).name)
+    name = make_scene_id(make_file_stem(href) if kind in ("raster", "archive") else Path(href).name)
     files = [] if is_object_url(href) else list_local_files(href)
     content = [_read_file_state(file) for file in files] if files else _read_remote_state(href)
     return SceneRef(href, name, _hash_as_json(content))

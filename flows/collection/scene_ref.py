@@ -10,8 +10,8 @@ from dataclasses import dataclass
 class SceneRef:
     """Reference to one scene of a collection.
 
-    Two references with the same source and the same fingerprint have the same content. Another fingerprint does not
-    prove other pixels, since the files may have been copied or described anew. ``segment`` then compares the pixels.
+    Two references with the same source and the same fingerprint count as the same content. The fingerprint is made of
+    sizes, times and metadata, so another fingerprint does not prove other pixels. ``segment`` then compares the pixels.
 
     Attributes:
         source: Path or URL that ``segment`` accepts.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import posixpath
 from collections.abc import Iterator
 from contextlib import suppress
@@ -11,6 +10,7 @@ from typing import Any
 from seamline.flows.runs.observer import RunResult
 from seamline.flows.runs.run_identity import READING_OPTIONS, describe_finished_run, refuse_other_run
 from seamline.flows.runs.scene_job import SceneJob
+from seamline.pipeline.common.errors import InputError
 from seamline.pipeline.common.layout import RECORD, ZARR
 from seamline.pipeline.products.run_record import RunRecord, read_record
 from seamline.pipeline.publishing.publication import COG_ARRAYS
@@ -55,19 +55,38 @@ def find_record(job: SceneJob) -> RunRecord | None:
     Raises:
         OtherRunError: there is a finished run of another scene, model or plan.
     """
+    record = refuse_result_of_other_run(job)
+    return record if record is not None and can_restore(job.location.folder, record.outputs) else None
+
+
+def refuse_result_of_other_run(job: SceneJob) -> RunRecord | None:
+    """Refuse a job in whose folder another run has finished, and return the record of the same run if that has.
+
+    Args:
+        job: what is asked for.
+
+    Returns:
+        The record; None if there is none, or if the options overwrite it.
+
+    Raises:
+        OtherRunError: there is a finished run of another scene, model or plan.
+    """
     folder = job.location.folder
     if job.options.overwrite or job.location.run_directory.plan_file.exists():
         return None
     try:
         record = read_record(folder)
     except (OSError, ValueError):
-        return None  # none, or not one that Seamline wrote
+        return None  # none, or a damaged one: the scene is segmented again
     refuse_other_run(describe_finished_run(f"finished run in {folder}", record, job), job)
-    return record if can_restore(folder, record.outputs) else None
+    return record
 
 
-def is_outdated(job: SceneJob) -> bool:
-    """Return whether what is in the folder is of the same source at an earlier time, read and segmented alike."""
+def is_of_same_source(job: SceneJob) -> bool:
+    """Return whether the recorded run has the same source, model and options that tell how the source is read.
+
+    After an ``OtherRunError`` this means that the source has other content than at that time.
+    """
     now = job.options.model_dump(mode="json", exclude_defaults=True)
     for recorded in _iter_recorded(job):
         with suppress(LookupError, AttributeError, TypeError):
@@ -80,10 +99,13 @@ def is_outdated(job: SceneJob) -> bool:
 
 
 def _iter_recorded(job: SceneJob) -> Iterator[Any]:
-    """Yield what is recorded of runs of the scene, begun or finished, of whatever version."""
-    for path in (job.location.run_directory.plan_file, job.location.folder / RECORD):
-        with suppress(OSError, ValueError):
-            yield json.loads(path.read_text(encoding="utf-8"))
+    """Yield what is recorded of runs of the scene, begun or finished."""
+    with suppress(InputError):
+        plan = job.location.run_directory.read_plan()
+        if plan is not None:
+            yield plan
+    with suppress(OSError, ValueError, InputError):
+        yield read_record(job.location.folder).model_dump(mode="json")
     if job.location.objects is not None:
         uploaded = find_uploaded(job.location.objects, job.scene.id)
         if uploaded is not None:

@@ -47,14 +47,14 @@ def _run_plainly(name: str, work: Callable[[], T]) -> T:
 
 @dataclass(frozen=True)
 class RunObserver:
-    """Functions that are called while scenes are segmented. The defaults do nothing.
+    """Functions that are called while scenes are segmented. By default stages run plainly, and nothing is shown.
 
     Attributes:
         say: is called with a sentence about what takes a while before there is a plan.
         planned: is called with the plan of each scene.
         progress: is called with totals and plan after each step of a chunk.
         finished: is called with what each scene's run left.
-        run_stage: runs each stage ("plan", "infer", "publish", "upload") of a scene's run.
+        run_stage: runs each stage ("check", "plan", "infer", "publish", "upload") of a scene's run.
     """
 
     say: Callable[[str], None] = lambda text: None

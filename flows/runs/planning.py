@@ -62,7 +62,7 @@ class Plan:
         measured: what the tiling and the settings were chosen from.
         projected_memory: bytes that a worker needs at most.
         workers: number of workers.
-        costs: other halo in pixels → network pixels per scene pixel with it; empty if no halos were compared.
+        redundancy_by_halo: other halo in pixels → network pixels per scene pixel; empty if no halos were compared.
     """
 
     scene: Scene
@@ -71,7 +71,7 @@ class Plan:
     measured: Measurement
     projected_memory: int
     workers: int
-    costs: dict[int, float]
+    redundancy_by_halo: dict[int, float]
 
     @property
     def seconds(self) -> float:
@@ -86,7 +86,10 @@ class Plan:
 
 
 def count_workers(options: SegmentOptions) -> int:
-    """Return the number of processes of a local cluster: as asked, otherwise one a CUDA device, or one a core.
+    """Return the number of processes of a local cluster: as asked, or by the machine.
+
+    By the machine that is one for each CUDA device; without any, one for each core, but at most ``_MAX_WORKERS`` and
+    one for each ``_MEMORY_PER_WORKER`` bytes of memory.
 
     On CPUs one process with as many threads would be slower: all threads of a network wait for the one whose core
     reads the next chunk, while processes share cores fairly (a fifth faster on two cores). With more than
@@ -141,7 +144,9 @@ def make_plan(
     if unfinished is not None:
         tiling, measured = unfinished.tiling, unfinished.measured
         check_memory(raster, tiling, measured, memory)
-        return Plan(scene, model, tiling, measured, project_memory(raster, tiling, measured), workers, costs={})
+        return Plan(
+            scene, model, tiling, measured, project_memory(raster, tiling, measured), workers, redundancy_by_halo={}
+        )
     asked, reach, threads = options.plan_options, model.reach, _count_threads(options, workers)
     changed: dict[int, float] = {}
     if compare_halos or is_halo_open(asked, reach):
@@ -150,20 +155,20 @@ def make_plan(
     halo = resolve_halo(asked, reach, changed)
     measured = replace(measure(client, scene, model, options, halo, threads, say), changed=changed)
     tiling = choose_tiling(raster, replace(asked, halo=halo), reach, measured, memory)
-    costs = _compute_costs(raster, asked, reach, measured, memory) if compare_halos else {}
-    return Plan(scene, model, tiling, measured, project_memory(raster, tiling, measured), workers, costs)
+    redundancies = _compute_redundancies(raster, asked, reach, measured, memory) if compare_halos else {}
+    return Plan(scene, model, tiling, measured, project_memory(raster, tiling, measured), workers, redundancies)
 
 
-def _compute_costs(
+def _compute_redundancies(
     raster: Raster, options: PlanOptions, reach: Reach, measured: Measurement, memory: int
 ) -> dict[int, float]:
     """Return the network pixels per scene pixel with each halo of the measurement for which there is a tiling."""
-    costs: dict[int, float] = {}
+    redundancies: dict[int, float] = {}
     for halo in measured.changed:
         with suppress(InputError):  # no tiling with this halo fits; it is only shown for comparison
             tiling = choose_tiling(raster, replace(options, halo=halo), reach, measured, memory)
-            costs[halo] = tiling.redundancy
-    return costs
+            redundancies[halo] = tiling.redundancy
+    return redundancies
 
 
 def plan_scene(

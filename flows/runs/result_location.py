@@ -48,7 +48,10 @@ class CatalogLocation:
         return cls(folder / "s3" / objects.bucket / objects.prefix, objects)
 
     def has_result(self, scene_id: str) -> bool:
-        """Return whether a scene is published here, with all files that its item names."""
+        """Return whether a scene is published here.
+
+        In object storage that means that its item is there, on disk that all files that the item names are there.
+        """
         if self.objects is not None:
             return self.objects.subfolder(scene_id).get_version(ITEM) is not None
         folder = self.folder / scene_id

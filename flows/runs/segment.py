@@ -14,14 +14,14 @@ from pathlib import Path
 
 from distributed import Client
 
-from seamline.flows.runs.finished import find_finished, find_record
+from seamline.flows.runs.finished import find_finished, find_record, refuse_result_of_other_run
 from seamline.flows.runs.measuring import list_engine_versions
 from seamline.flows.runs.observer import RunObserver, RunResult
 from seamline.flows.runs.planning import Plan, count_workers, make_plan
 from seamline.flows.runs.resume import find_unfinished
 from seamline.flows.runs.scene_job import SceneJob, open_scene_jobs
 from seamline.flows.settings.credentials import connect_with_credentials
-from seamline.flows.settings.model_folder import TorchLoader, get_radiometry, open_model
+from seamline.flows.settings.model_folder import RuntimeLoader, get_radiometry, open_model
 from seamline.flows.settings.options import SegmentOptions
 from seamline.model.spec.document import MODEL_FILENAME
 from seamline.pipeline.common.errors import BadBlockError, ChunkError, RunError
@@ -102,7 +102,7 @@ def segment_scenes(
         if not all(job.is_probably_done() for job in jobs):
             start_cluster()  # it starts while the scenes' digests are computed
         for job in jobs:
-            find_record(job)  # refuses results of another scene, model or plan
+            refuse_result_of_other_run(job)
         for job in jobs:
             try:
                 results.append(segment_scene(job, lambda: start_cluster().result(), observer))
@@ -172,7 +172,7 @@ def _run(job: SceneJob, client: Client, observer: RunObserver, started: float) -
     options, classes = job.options, len(job.model.classes)
     context = ChunkContext(job.scene, plan.tiling, classes, directory, options.on_bad_block, options.layers)
     radiometry = get_radiometry(job.scene)
-    loader = TorchLoader(job.model.folder, job.model.digest, plan.settings, radiometry, plan.tiling.halo)
+    loader = RuntimeLoader(job.model.folder, job.model.digest, plan.settings, radiometry, plan.tiling.halo)
     start_seconds = Stopwatch.now() - started
     totals = observer.run_stage(
         "infer", lambda: run_chunks(client, context, loader, lambda totals: observer.progress(totals, plan))
@@ -191,17 +191,18 @@ def _upload(job: SceneJob, result: RunResult, observer: RunObserver) -> RunResul
         return result
     with location.run_directory.lock():
         observer.run_stage("upload", lambda: upload(location.folder, catalogue))
+        location.run_directory.clear()  # the lock in it goes last, so that nobody works here meanwhile
         for path in location.folder.iterdir():
-            if path.is_dir():
+            if path.is_dir() and path != location.run_directory.path:
                 shutil.rmtree(path)
-            elif path.name != PREVIEW:  # those who watch the run are shown it
+            elif path.is_file() and path.name != PREVIEW:  # those who watch the run are shown it
                 path.unlink()
     return replace(result, url=location.url)
 
 
 def _create_run_directory(job: SceneJob, plan: Plan) -> RunDirectory:
     """Create the run directory of a new run, with an empty Zarr store."""
-    directory = job.location.run_directory.with_new_start()
+    directory = job.location.run_directory.create_new_start()
     title = f"{plan.scene.id}, segmented with {plan.model.spec.name}"
     layout, layers = _choose_layout(plan.tiling, job.options), job.options.layers
     create_store(directory.store, plan.scene.grid, plan.model.classes, layout, title=title, layers=layers)

@@ -141,7 +141,7 @@ def read_training_scores(folder: Path) -> dict[str, dict[str, dict[str, float | 
 
 
 @dataclass(frozen=True)
-class TorchLoader:
+class RuntimeLoader:
     """Load a model folder on a worker.
 
     Attributes:

@@ -115,17 +115,21 @@ def _make_chosen_table(measurement: Measurement) -> Table:
     return table
 
 
-def _format_changed(changed: Mapping[int, float], costs: Mapping[int, float]) -> str:
+def _format_changed(changed: Mapping[int, float], redundancy_by_halo: Mapping[int, float]) -> str:
     """Return a line for each halo.
 
     Args:
         changed: Share of the labels that more context would change, by halo.
-        costs: Network pixels per scene pixel of a plan with the halo, where known.
+        redundancy_by_halo: Network pixels per scene pixel of a plan with the halo, where known.
     """
     return "\n".join(
-        f"halo {halo}: {1e3 * share:.2f} ‰" + (f" ({costs[halo]:.2f} network pixels)" if halo in costs else "")
+        f"halo {halo}: {1e3 * share:.2f} ‰" + _format_redundancy(redundancy_by_halo.get(halo))
         for halo, share in sorted(changed.items())
     )
+
+
+def _format_redundancy(redundancy: float | None) -> str:
+    return "" if redundancy is None else f" ({redundancy:.2f} network pixels)"
 
 
 def _format_layout(channels_last: bool) -> str:
@@ -196,7 +200,7 @@ def show_plan(plan: Plan) -> None:
     table.add_row("overlap", str(tiling.overlap))
     changed = plan.measured.changed
     if changed:
-        table.add_row("labels that more context would change", _format_changed(changed, plan.costs))
+        table.add_row("labels that more context would change", _format_changed(changed, plan.redundancy_by_halo))
     if tiling.halo in changed and not is_exact:
         table.add_row("of these here", f"{changed[tiling.halo] * 1e6:,.0f} of a million, before feathering")
     table.add_row("tiles", f"{tiling.tile_count} in {tiling.tile_grid.row} rows and {tiling.tile_grid.col} columns")

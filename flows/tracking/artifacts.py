@@ -34,7 +34,7 @@ _PICTURE_WIDTH = 900
 _STATE_LABELS = {"published": "✅ published", "unchanged": "· unchanged", "in use": "⏳ in use", "failed": "❌ failed"}
 
 
-def show_result(result: RunResult) -> None:
+def create_scene_artifacts(result: RunResult) -> None:
     """Create the artifacts of a published scene and emit its event."""
     record, scene = result.record, result.record.scene
     create_markdown_artifact(

@@ -16,7 +16,7 @@ from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State, TaskRun
 from prefect.exceptions import PrefectException
 
-from seamline.flows.runs.finished import is_outdated
+from seamline.flows.runs.finished import is_of_same_source
 from seamline.flows.runs.observer import RunObserver, RunResult
 from seamline.flows.runs.planning import Plan
 from seamline.flows.runs.scene_job import open_scene_jobs
@@ -103,7 +103,7 @@ class PrefectObserver:
             self._log.info("%s: finished before, nothing to do", self._scene)
         if result.computed or result.rewritten:
             try:
-                artifacts.show_result(result)
+                artifacts.create_scene_artifacts(result)
             except (OSError, PrefectException) as error:  # nor are the pictures of what is published already
                 self._log.warning("%s: published, but not shown: %s", self._scene, error)
         self._also.finished(result)
@@ -157,7 +157,7 @@ def segment_task(
     try:
         result = segment_scene(job, get_client, observer)
     except OtherRunError:
-        if not (renew or is_outdated(job)):
+        if not (renew or is_of_same_source(job)):
             raise
         result = segment_scene(job.with_overwrite(), get_client, observer)
     observer.finished(result)
@@ -165,6 +165,6 @@ def segment_task(
 
 
 def quieten_dask() -> None:
-    """Importing Prefect lets Dask's chatter through to the flow run's log."""
+    """Log only warnings and errors of Dask and Bokeh, since Prefect would add all of their messages to a flow run."""
     for name in ("distributed", "bokeh", "tornado"):
         logging.getLogger(name).setLevel(logging.WARNING)

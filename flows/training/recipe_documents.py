@@ -51,6 +51,9 @@ def read_recipe(path: Path, changes: Sequence[str] = ()) -> Recipe:
         path: The file.
         changes: Fields to set, as in ``schedule.epochs=5``.
 
+    Returns:
+        The recipe with the changes, all its fields checked.
+
     Raises:
         InputError: the file cannot be read, or fields are wrong; the message names each of them.
     """

@@ -18,7 +18,7 @@ from seamline.flows.publish_catalog import publish_catalog_flow
 from seamline.flows.segment_collection import segment_collection
 from seamline.flows.segment_scene import segment_scene
 from seamline.flows.settings.options import SegmentOptions
-from seamline.flows.up.stack import Stack
+from seamline.flows.up.stack import LAST_DEPLOYMENT, Stack
 
 _NIGHTLY = "0 3 * * *"
 _ONE_AT_ONCE = ConcurrencyLimitConfig(limit=1, collision_strategy=ConcurrencyLimitStrategy.CANCEL_NEW)
@@ -42,7 +42,7 @@ def _serve_deployments(stack: Stack) -> None:
         RunnerDeployment.from_flow(segment_scene, "scene", parameters=common, description="One scene, by hand."),
         RunnerDeployment.from_flow(
             publish_catalog_flow,
-            "check",
+            LAST_DEPLOYMENT,
             cron=_NIGHTLY,
             parameters={"out": str(stack.results)},
             description="Is everything as published?",

@@ -30,6 +30,8 @@ _START_TOLERANCE = 2.0
 """Seconds by which two readings of a process's start may differ."""
 STATE_FILE, INBOX, RESULTS, _LOGS, _PREFECT = "up.json", "inbox", "results", "logs", "prefect"
 """Names in the stack's folder."""
+LAST_DEPLOYMENT = "check"
+"""Name of the deployment that is registered last; it belongs to the flow ``publish-catalog``."""
 
 
 @dataclass(frozen=True)
@@ -89,7 +91,12 @@ class Stack:
             MAP_URL_VARIABLE: self.urls["map"],
         }
 
-    def services(self) -> list[Service]:
+    @property
+    def _last_deployment_url(self) -> str:
+        """Address that answers once Prefect knows all deployments; they are registered in order."""
+        return f"{self.urls['prefect']}/api/deployments/name/publish-catalog/{LAST_DEPLOYMENT}"
+
+    def list_services(self) -> list[Service]:
         """Return the services in the order in which they start."""
         prefect, dask, dashboard, map_port = self.ports
         environment = self.environment
@@ -114,7 +121,7 @@ class Stack:
             Service("scheduler", scheduler_command, environment, f"http://{_LOOPBACK}:{dashboard}/health"),
             Service("workers", workers_command, environment | WORKER_ENVIRONMENT),
             Service("map", map_command, environment, self.urls["map"]),
-            Service("deployments", deployments_command, environment),
+            Service("deployments", deployments_command, environment, self._last_deployment_url),
         ]
 
     def write(self, process: psutil.Process | None) -> None:
@@ -173,7 +180,7 @@ def run_stack(stack: Stack, say: Callable[[str], None]) -> None:
         RunError: The stack runs already, or a service does not come up.
     """
     _prepare_folders(stack)
-    supervisor = Supervisor(stack.services(), stack.folder / _LOGS, say)
+    supervisor = Supervisor(stack.list_services(), stack.folder / _LOGS, say)
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: supervisor.stopping.set())
     stack.write(psutil.Process())
@@ -200,7 +207,7 @@ def start_detached(stack: Stack, command: Sequence[str]) -> None:
         process = subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=file, stderr=subprocess.STDOUT, start_new_session=True
         )
-    deadline = time.monotonic() + len(stack.services()) * SECONDS_TO_START
+    deadline = time.monotonic() + len(stack.list_services()) * SECONDS_TO_START
     while stack.urls["map"] not in log.read_text(errors="replace"):  # run_stack prints the addresses when it is ready
         if process.poll() is not None or time.monotonic() > deadline:
             stop_process(process.pid)

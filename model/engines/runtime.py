@@ -73,7 +73,7 @@ class Runtime:
         self.settings, self.halo = settings, halo
         self.device = torch.device(settings.device)
         self._network = open_network(spec, folder, settings)
-        self._activation, self._binary = spec.activation, spec.binary
+        self._activation, self._binary = spec.activation, spec.is_binary
         layout = torch.channels_last if settings.channels_last else torch.contiguous_format
         self._transform_input = InputTransform(spec, radiometry, self.device, get_input_dtype(settings), layout)
         self._batch, self._bands = settings.batch, len(spec.bands)

@@ -2,9 +2,13 @@
 
 Both formats can hold such code: ``torch.export.load`` unpickles, evaluates expressions (sympy), compiles names into
 Python and looks functions up by name; TorchScript runs ``__setstate__`` while it loads, and has operators that write
-files. So every archive is read here first. What is not on a list of harmless things is refused, and torch is given a
-new archive of what was checked. Torch never sees the file itself, whose zip directory it might read in another way, nor
-members that no list names.
+files. So every archive is read here first, and torch is given a new archive of what was checked. Torch never sees the
+file itself, whose zip directory it might read in another way, nor members that no list names.
+
+- Of an exported program, names, expressions and members must be on lists of harmless ones.
+- Of a TorchScript, pickles must hold only what a list allows. Its source is searched for what is forbidden before it is
+  loaded, its operators right after, before any of them runs.
+- Operators of ATen are taken, except those that read or write files.
 
 Two things are not checked: errors in torch's own kernels, and how much time or memory a program takes when it runs.
 """

@@ -143,7 +143,7 @@ def _build_input(spec: ModelSpec) -> dict[str, Any]:
 
 
 def _build_output(spec: ModelSpec) -> dict[str, Any]:
-    whose = "of the second class; the first has the rest" if spec.binary else "of each class"
+    whose = "of the second class; the first has the rest" if spec.is_binary else "of each class"
     what = "probability" if spec.activation == "none" else f"score, whose {spec.activation} is the probability,"
     return {
         "name": "class probabilities" if spec.activation == "none" else "class scores",

@@ -74,7 +74,8 @@ class ModelSpec:
         network: the project's U-Net, or a program.
         receptive_radius: pixels that an input pixel reaches in the output; ``None`` if without bound.
         activation: from scores to probabilities.
-        quantity: unit of the input: reflectance, or digital numbers as they are.
+        quantity: unit of the input: reflectance, or digital numbers (dn). A scale that a scene declares, or that the
+            user gives, applies to both; for dn no scale is assumed.
         fill: value, after normalisation, of pixels without data.
         assumed_nodata: digital number that means "outside the footprint" in scenes that declare no nodata.
         license: SPDX identifier, or ``UNKNOWN``.
@@ -116,9 +117,9 @@ class ModelSpec:
             raise ValueError(
                 f"{len(self.classes)} classes: label {MAX_CLASSES} is nodata, so there are at most {MAX_CLASSES}"
             )
-        if len(self.classes) != self.network.classes and not self.binary:
+        if len(self.classes) != self.network.classes and not self.is_binary:
             raise ValueError(f"{len(self.classes)} classes for a network of {self.network.classes} outputs")
-        if self.network.classes == 1 and (not self.binary or self.activation == "softmax"):
+        if self.network.classes == 1 and (not self.is_binary or self.activation == "softmax"):
             raise ValueError(
                 f"one output, {len(self.classes)} classes and activation {self.activation}: a network of one output "
                 "tells two classes apart, by sigmoid or none"
@@ -157,7 +158,7 @@ class ModelSpec:
             raise ValueError(f"receptive_radius: got {radius}, expected at least 0, or unbounded")
 
     @property
-    def binary(self) -> bool:
+    def is_binary(self) -> bool:
         """Whether the network has one output for two classes: the probability of the second."""
         return self.network.classes == 1 and len(self.classes) == 2
 

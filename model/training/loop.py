@@ -217,9 +217,9 @@ class _TrainingLoop:
             logits = self.network(batch.x, halo)
         loss = self.training.loss(
             logits.float(),
-            _crop_border(batch.y, halo),
+            _crop_halo(batch.y, halo),
             self.weights,
-            None if batch.borders is None else _crop_border(batch.borders, halo),
+            None if batch.borders is None else _crop_halo(batch.borders, halo),
         )
         self.optimiser.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
@@ -267,7 +267,7 @@ def _make_running_average(steps: int) -> Callable[[Any, Any, Any], None]:
     return average
 
 
-def _crop_border(values: Tensor, halo: int) -> Tensor:
+def _crop_halo(values: Tensor, halo: int) -> Tensor:
     return values[:, halo : values.shape[1] - halo, halo : values.shape[2] - halo]
 
 

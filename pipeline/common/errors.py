@@ -69,7 +69,7 @@ class BadBlockError(SeamlineError):
 
 
 class ChunkError(SeamlineError):
-    """A chunk failed on a worker. Names scene, chunk and file; its cause is the error of the worker."""
+    """A chunk failed on a worker. Names scene, chunk, file and the error, whose traceback is in the worker's log."""
 
 
 class RunError(SeamlineError):

@@ -47,6 +47,9 @@ def infer_task(context: ChunkContext, chunk: Index, plugin_name: str) -> Report:
         chunk: the chunk to infer.
         plugin_name: name of the worker plugin that holds the predictor.
 
+    Returns:
+        What the chunk took.
+
     Raises:
         Reschedule: nobody waits for the task any more; Dask then forgets it.
         SeamlineError: the chunk failed; names scene, chunk and source.

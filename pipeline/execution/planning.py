@@ -303,7 +303,10 @@ def _is_halo_possible(raster: Raster, options: PlanOptions, reach: Reach, halo: 
 
 
 def choose_halo(changed: Mapping[int, float], reach: Reach) -> int:
-    """Return the smallest halo beyond which the labels no longer change noticeably.
+    """Return the smallest halo of at least 16 pixels beyond which more context is not worth its price.
+
+    That is the first halo beyond which at most one label in a thousand changes, or where the next halo, about twice as
+    wide, does not halve the changes. ``docs/decisions/0002`` has the reasons.
 
     Args:
         changed: halo in pixels → share of the labels that more context changes.

@@ -119,7 +119,7 @@ class RunDirectory:
         """JSON file with scene, model and plan of the run."""
         return self.path / "plan.json"
 
-    def with_new_start(self) -> RunDirectory:
+    def create_new_start(self) -> RunDirectory:
         """Clear the directory and return it with the empty folders of a new start; ``write_plan`` makes it a run."""
         self.clear()
         new = RunDirectory(self.path, uuid.uuid4().hex[:12])
@@ -267,7 +267,7 @@ class RunDirectory:
         Args:
             chunk: row and column of the chunk.
             pixels: digital numbers, (bands, height, width).
-            valid: (height, width), True where there is data.
+            valid: (height, width), True where a label is wanted.
         """
         with atomic_write(self._get_quicklook_path(chunk), shared=True) as part, part.open("wb") as file:
             np.savez_compressed(file, pixels=pixels, valid=valid)

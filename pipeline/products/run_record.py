@@ -1,4 +1,7 @@
-"""The record of a run, ``run.json``: what was segmented, how, and what came of it. Read and written here alone."""
+"""The record of a run, ``run.json``: what was segmented, how, and what came of it.
+
+Only this module validates and writes it.
+"""
 
 from __future__ import annotations
 
@@ -9,11 +12,15 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
+from seamline.pipeline.common.errors import InputError
 from seamline.pipeline.common.layout import RECORD
 from seamline.pipeline.storage.atomic import atomic_write
 
 _VERSION: Literal[1] = 1
-"""Raised when a field changes its meaning; a record without a version is of version 1."""
+"""Version of the layout. A record without a version is of version 1.
+
+Increase the number when a field is added that has no default, or changes its meaning, and read older versions, too.
+"""
 
 
 @dataclass(frozen=True)
@@ -127,13 +134,28 @@ class RunRecord(InferenceRecord):
 
 
 def read_record(folder: Path) -> RunRecord:
-    """Read the record in a scene's folder. Raises ``OSError``, or ``ValueError`` if it is damaged."""
-    return parse_record((folder / RECORD).read_bytes())
+    """Read the record in a scene's folder.
+
+    Raises:
+        OSError: there is none.
+        ValueError: it is damaged.
+        InputError: it is of a version of the layout that is not known here.
+    """
+    return parse_record((folder / RECORD).read_bytes(), folder.name)
 
 
-def parse_record(data: bytes) -> RunRecord:
-    """Parse the content of a ``run.json``. Raises ``ValueError`` if it is damaged."""
-    return RunRecord.model_validate_json(data)
+def parse_record(data: bytes, scene: str) -> RunRecord:
+    """Parse the content of a scene's ``run.json``; raises ``ValueError`` or ``InputError`` as ``read_record`` does."""
+    values = json.loads(data)
+    version = values.get("record_version", _VERSION) if isinstance(values, dict) else _VERSION
+    if isinstance(version, int) and version > _VERSION:
+        raise InputError(
+            f"{RECORD} of scene {scene}",
+            got=f"record_version {version}",
+            expected=f"at most {_VERSION}",
+            fix="use the version of Seamline that wrote it, or another --out",
+        )
+    return RunRecord.model_validate(values)
 
 
 def write_record(folder: Path, record: RunRecord) -> None:

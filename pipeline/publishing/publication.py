@@ -99,7 +99,7 @@ def raise_as_run_error(context: ChunkContext) -> Iterator[None]:
         ) from error
 
 
-def cog_path(folder: Path, output: str) -> Path:
+def get_cog_path(folder: Path, output: str) -> Path:
     """Return the path of the COG of an output in a scene's folder."""
     return folder / f"{COG_ARRAYS[output]}.tif"
 
@@ -134,7 +134,7 @@ def write_cogs(
     for output, name in COG_ARRAYS.items():
         if output in outputs:
             content = describe_labels(classes) if name == LABELS_ARRAY else describe_layer(LAYERS[name], classes)
-            path = cog_path(publication.folder, output)
+            path = get_cog_path(publication.folder, output)
             write_cog(open_store_raster(store, name), grid, content, path, scratch, tags)
 
 
@@ -207,7 +207,7 @@ def write_item_and_catalog(
     provenance = Provenance(
         scene.source, publication.model, scene.datetime, finished, publication.software, publication.lineage
     )
-    outline = compute_labelled_area(scene.grid, hull, scene.aoi)
-    item = build_scene_item(publication.folder, scene.id, scene.grid, classes, areas, provenance, outline)
+    labelled_area = compute_labelled_area(scene.grid, hull, scene.aoi)
+    item = build_scene_item(publication.folder, scene.id, scene.grid, classes, areas, provenance, labelled_area)
     write_item(item, publication.folder)
     update_catalog(publication.catalog)

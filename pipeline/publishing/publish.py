@@ -22,7 +22,7 @@ from seamline.pipeline.products.zarr_store import is_sealed, open_labels
 from seamline.pipeline.publishing.publication import (
     COG_ARRAYS,
     Publication,
-    cog_path,
+    get_cog_path,
     raise_as_run_error,
     seal_store,
     write_cogs,
@@ -33,7 +33,7 @@ from seamline.pipeline.publishing.publication import (
 )
 from seamline.pipeline.report.preview import decimate_labels, stretch
 from seamline.pipeline.report.report import write_report
-from seamline.pipeline.report.thumbnail import write_overview
+from seamline.pipeline.report.thumbnail import write_scene_picture
 from seamline.pipeline.stac.class_areas import compute_class_areas
 from seamline.pipeline.stac.footprint import compute_labelled_hull
 from seamline.pipeline.vectors.writers import POLYGON_FILES
@@ -70,7 +70,7 @@ def publish(publication: Publication, inferred: InferenceRecord, started: float)
             _write_pictures_and_styles(publication, areas, store)
             _move_store(store, folder / ZARR, keep="zarr" in publication.outputs)
             for output in COG_ARRAYS.keys() - set(publication.outputs):
-                cog_path(folder, output).unlink(missing_ok=True)
+                get_cog_path(folder, output).unlink(missing_ok=True)
         finished = datetime.now(UTC)
         known = inferred.model_dump() | {
             "seconds": {**inferred.seconds, **watch.seconds, "total": watch.now() - started},
@@ -113,7 +113,7 @@ def _write_pictures_and_styles(publication: Publication, areas: tuple[ClassArea,
     write_style_files(publication, areas)
     pixels, valid = assemble_quicklook(context)
     rgb = stretch(pixels, valid, rgb=publication.is_true_color)
-    write_overview(rgb, valid, context.scene.grid, context.quicklook_step, folder / OVERVIEW)
+    write_scene_picture(rgb, valid, context.scene.grid, context.quicklook_step, folder / OVERVIEW)
     small = decimate_labels(open_labels(store), QUICKLOOK)
     write_preview_picture(publication, areas, small, rgb if valid.any() else None)
 

@@ -22,7 +22,7 @@ from seamline.pipeline.products.zarr_store import create_store, is_sealed, list_
 from seamline.pipeline.publishing.publication import (
     COG_ARRAYS,
     Publication,
-    cog_path,
+    get_cog_path,
     raise_as_run_error,
     seal_store,
     write_cogs,
@@ -33,7 +33,7 @@ from seamline.pipeline.publishing.publication import (
 )
 from seamline.pipeline.report.preview import decimate_labels, stretch
 from seamline.pipeline.report.report import write_report
-from seamline.pipeline.report.thumbnail import read_thumbnail, write_overview
+from seamline.pipeline.report.thumbnail import read_thumbnail, write_scene_picture
 from seamline.pipeline.stac.assets import compute_file_info
 from seamline.pipeline.stac.items import read_run_checksum
 from seamline.pipeline.vectors.vectors import PolygonOptions
@@ -52,7 +52,9 @@ def list_missing_outputs(folder: Path, outputs: Iterable[str], polygons: Polygon
         the item is missing where it or the catalogue does not match the record, since a kill came between.
     """
     outputs = tuple(outputs)
-    there = {output: cog_path(folder, output).exists() for output in COG_ARRAYS} | {"zarr": is_sealed(folder / ZARR)}
+    there = {output: get_cog_path(folder, output).exists() for output in COG_ARRAYS} | {
+        "zarr": is_sealed(folder / ZARR)
+    }
     there["polygons"] = polygons is None or polygons.has_files_in(folder, read_record(folder).polygons)
     missing = [output for output in outputs if not there[output]]
     if not ((folder / PREVIEW).exists() and (folder / OVERVIEW).exists()):
@@ -81,7 +83,7 @@ def can_restore(folder: Path, outputs: Iterable[str]) -> bool:
     """Return whether the labels of a finished run, and its layers, are there, as one raster or the other."""
     stored = list_store_rasters(folder / ZARR) if is_sealed(folder / ZARR) else ()
     wanted = {"cog", *outputs} & set(COG_ARRAYS)
-    return all(COG_ARRAYS[output] in stored or cog_path(folder, output).exists() for output in wanted)
+    return all(COG_ARRAYS[output] in stored or get_cog_path(folder, output).exists() for output in wanted)
 
 
 def restore_outputs(publication: Publication, record: RunRecord, missing: Sequence[str]) -> RunRecord:
@@ -140,7 +142,7 @@ def _restore_preview(publication: Publication, record: RunRecord) -> None:
     thumbnail = read_thumbnail(scene, [scene.bands[position] for position in publication.display_bands], QUICKLOOK)
     rgb = None if thumbnail is None else stretch(*thumbnail, rgb=publication.is_true_color)
     if thumbnail is not None and rgb is not None:
-        write_overview(rgb, thumbnail[1], scene.grid, context.quicklook_step, folder / OVERVIEW)
+        write_scene_picture(rgb, thumbnail[1], scene.grid, context.quicklook_step, folder / OVERVIEW)
     write_preview_picture(publication, record.classes, _thin_labels(publication), rgb)
 
 
@@ -166,5 +168,5 @@ def _find_readable_store(publication: Publication, scratch: Path) -> Path:
     if is_sealed(folder / ZARR):
         return folder / ZARR
     store = scratch / "labels.zarr"
-    _copy_cogs_to_store(publication, store, [CONFIDENCE] if cog_path(folder, CONFIDENCE).exists() else [])
+    _copy_cogs_to_store(publication, store, [CONFIDENCE] if get_cog_path(folder, CONFIDENCE).exists() else [])
     return store

@@ -41,7 +41,7 @@ def find_uploaded(catalogue: ObjectFolder, scene: str) -> UploadedScene | None:
         record = folder.get(key)
         if record is None:
             return None
-        return UploadedScene(scene, item, parse_record(record.data), key.rpartition("/")[0])
+        return UploadedScene(scene, item, parse_record(record.data, scene), key.rpartition("/")[0])
     except (ValueError, LookupError, TypeError):
         return None
 

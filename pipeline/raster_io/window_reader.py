@@ -91,6 +91,9 @@ def read_file_window(
             raise: an outage of the network must not pass for missing data.
         version: ETag that the object at ``path`` must have.
 
+    Returns:
+        Pixels and masks of the bands in the order of ``indexes``, (bands, height, width).
+
     Raises:
         BadBlockError: A block cannot be read, or the object has another version by now.
     """

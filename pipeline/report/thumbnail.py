@@ -56,7 +56,7 @@ def read_thumbnail(
     return pixels, valid
 
 
-def write_overview(rgb: NDArray[np.uint8], shown: NDArray[np.bool_], grid: GeoBox, step: int, path: Path) -> None:
+def write_scene_picture(rgb: NDArray[np.uint8], shown: NDArray[np.bool_], grid: GeoBox, step: int, path: Path) -> None:
     """Write a picture of every ``step``-th pixel of a scene to a COG: red, green and blue as JPEG, and a mask.
 
     Each pixel of the picture is centred on the pixel of the scene that it shows. So it reaches over the edge of the

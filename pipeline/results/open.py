@@ -242,7 +242,7 @@ def read_item_and_record(folder: Path) -> tuple[ResultItem, RunRecord]:
             raise _result_error(folder, state, "finish the run")
     with _catch_damage(folder, RECORD):
         written = (folder / RECORD).read_bytes()
-        record = parse_record(written)
+        record = parse_record(written, folder.name)
         recorded_classes = [(row.value, row.name) for row in record.classes]
     with _catch_damage(folder, ITEM):
         item = ResultItem.model_validate_json((folder / ITEM).read_bytes())

@@ -82,6 +82,9 @@ def open_scene(
         reflectance: Whether integers without a scale stand for reflectances.
         georeferenced: Whether files without a place on Earth are refused.
 
+    Returns:
+        The scene, its bands in the order of ``needs``.
+
     Raises:
         InputError: Something would stop the inference or spoil its result.
         RunError: A server does not answer.

@@ -142,6 +142,9 @@ def read_block(scene: Scene, window: Window, on_bad_block: Literal["fail", "noda
             makes its pixels invalid. Blocks of remote files always raise, because an outage of the network must not
             pass for missing data.
 
+    Returns:
+        Pixels (bands, height, width) as digital numbers with masks (height, width). What overhangs is mirrored.
+
     Raises:
         BadBlockError: A block cannot be read.
     """

@@ -80,7 +80,7 @@ def read_source(source: str | Path) -> Source:
         item = read_source_item(href)
         bands = list(item.bands) or _list_bands(item.rasters)
         return Source(item.id, href, bands, item.datetime, item.warnings)
-    return Source(file_stem(href), href, _list_bands([href]))
+    return Source(make_file_stem(href), href, _list_bands([href]))
 
 
 def normalize_address(source: str | Path) -> str:
@@ -136,7 +136,7 @@ def _no_rasters_error(place: str) -> InputError:
     )
 
 
-def file_stem(path: str) -> str:
+def make_file_stem(path: str) -> str:
     """Return the name of a file or URL without folder and ending."""
     return PurePosixPath(urlsplit(path).path if is_remote(path) else path).stem
 
@@ -161,7 +161,7 @@ def _iter_file_bands(path: str, *, one_of_many: bool) -> Iterator[BandCandidate]
                 path=path,
                 index=index,
                 labels=(description,) if description else (colour.name,) if has_colour else (),
-                stem=file_stem(path),
+                stem=make_file_stem(path),
                 is_only_band=is_only_band,
                 is_described=bool(description),
                 pixel_size=abs(dataset.transform.determinant) ** 0.5,

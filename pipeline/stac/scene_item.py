@@ -78,9 +78,9 @@ def build_scene_item(
     scene_id: str,
     grid: GeoBox,
     classes: Sequence[LabelClass],
-    table: Sequence[ClassArea],
+    class_areas: Sequence[ClassArea],
     provenance: Provenance,
-    area: Outline | None = None,
+    labelled_area: Outline | None = None,
 ) -> pystac.Item:
     """Return the STAC 1.1 item of a segmented scene.
 
@@ -92,26 +92,26 @@ def build_scene_item(
         scene_id: id of the scene and of the item.
         grid: grid of the labels.
         classes: classes of the labels.
-        table: how much of the scene each class covers.
+        class_areas: how much of the scene each class covers.
         provenance: how the segmentation came about.
-        area: where the grid has labels, in pixels (column, row). ``None``: everywhere.
+        labelled_area: where the grid has labels, in pixels (column, row). ``None``: everywhere.
 
     Returns:
         The item; its hrefs are relative to ``folder``.
     """
-    outline = compute_footprint(grid, area)
+    footprint = compute_footprint(grid, labelled_area)
     assets = build_scene_assets(folder, classes, _compute_pixel_width(grid))
     renders = build_renders(assets, classes)
     item = pystac.Item(
         id=scene_id,
-        geometry=None if outline is None else round_coordinates(shapely.geometry.mapping(outline)),
-        bbox=None if outline is None else compute_bbox(outline),
+        geometry=None if footprint is None else round_coordinates(shapely.geometry.mapping(footprint)),
+        bbox=None if footprint is None else compute_bbox(footprint),
         datetime=provenance.acquired or provenance.processed,
         properties={
             "title": f"Segmentation of {scene_id}",
             **_build_projection(grid),
             **_build_history(provenance),
-            **build_class_properties(classes, table),
+            **build_class_properties(classes, class_areas),
             **({"renders": renders} if renders else {}),
         },
         stac_extensions=_list_extensions(assets, has_renders=bool(renders)),

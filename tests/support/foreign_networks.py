@@ -100,7 +100,12 @@ def save_network(network: nn.Module, path: Path, edge: int = 64) -> Path:
             pytest.importorskip("onnx")
             axes = {"image": {0: "batch", 2: "rows", 3: "cols"}, "scores": {0: "batch", 2: "rows", 3: "cols"}}
             torch.onnx.export(
-                network, (example,), path, dynamo=False, input_names=["image"], output_names=["scores"],
+                network,
+                (example,),
+                path,
+                dynamo=False,
+                input_names=["image"],
+                output_names=["scores"],
                 dynamic_axes=axes,
-            )  # fmt: skip
+            )
     return path

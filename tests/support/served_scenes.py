@@ -31,7 +31,7 @@ from seamline.pipeline.products.zarr_store import (
     write_labels,
     write_store_raster,
 )
-from seamline.pipeline.report.thumbnail import write_overview
+from seamline.pipeline.report.thumbnail import write_scene_picture
 from seamline.pipeline.stac.catalog import update_catalog, write_item
 from seamline.pipeline.stac.class_areas import compute_class_areas
 from seamline.pipeline.stac.scene_item import ModelReference, Provenance, build_scene_item
@@ -88,7 +88,7 @@ def publish_labels(folder: Path, grid: GeoBox, labels: np.ndarray) -> None:
         write_cog(open_store_raster(store, name), grid, content, folder / f"{name}.tif", folder / "s", {})
     (folder / "s").rmdir()
     rgb = np.dstack([labels * 60] * 3)[::2, ::2]
-    write_overview(rgb, labels[::2, ::2] != NODATA, grid, 2, folder / "overview.tif")
+    write_scene_picture(rgb, labels[::2, ::2] != NODATA, grid, 2, folder / "overview.tif")
     Image.fromarray(rgb).save(folder / "preview.png")
     table = compute_class_areas(open_labels(store), grid, CLASSES)
     record = RunRecord(
@@ -124,8 +124,15 @@ def write_polygon_file(path: Path, grid: GeoBox, labels: np.ndarray) -> None:
     found = list(shapes(labels, mask=labels != NODATA, transform=grid.transform))
     geometries = np.array([shapely.geometry.shape(shape) for shape, _ in found])
     columns = [np.array([int(value) for _, value in found]), shapely.area(geometries)]
-    pyogrio.raw.write(path, shapely.to_wkb(geometries), columns, ["class", "area_m2"], crs=str(grid.crs),
-                      geometry_type="Polygon", driver="FlatGeobuf")  # fmt: skip
+    pyogrio.raw.write(
+        path,
+        shapely.to_wkb(geometries),
+        columns,
+        ["class", "area_m2"],
+        crs=str(grid.crs),
+        geometry_type="Polygon",
+        driver="FlatGeobuf",
+    )
 
 
 @pytest.fixture(scope="session")

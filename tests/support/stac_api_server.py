@@ -36,10 +36,13 @@ class StacApi:
             for method in methods
         ]
         return {
-            "type": "Catalog", "stac_version": "1.0.0", "id": "api", "description": "-",
+            "type": "Catalog",
+            "stac_version": "1.0.0",
+            "id": "api",
+            "description": "-",
             "links": [{"rel": "self", "href": self.url}, *links],
             "conformsTo": [f"{CORE}/core", f"{CORE}/item-search", *self.extensions],
-        }  # fmt: skip
+        }
 
     def found(self, asked: dict[str, Any]) -> dict[str, Any]:
         """A page; its token is the number of the first item. ``limit`` is the client's wish for a page."""
@@ -161,8 +164,13 @@ def make_stac_item(name: str, href: str, collection: str = "s2", **properties: A
     box = [-60.5, -3.5, -60.0, -3.0]
     ring = [[box[0], box[1]], [box[2], box[1]], [box[2], box[3]], [box[0], box[3]], [box[0], box[1]]]
     return {
-        "type": "Feature", "stac_version": "1.0.0", "id": name, "collection": collection, "bbox": box,
+        "type": "Feature",
+        "stac_version": "1.0.0",
+        "id": name,
+        "collection": collection,
+        "bbox": box,
         "geometry": {"type": "Polygon", "coordinates": [ring]},
         "properties": {"datetime": "2024-06-01T10:00:00Z", **properties},
-        "links": [], "assets": {"image": {"href": href, "type": "image/tiff; application=geotiff"}},
-    }  # fmt: skip
+        "links": [],
+        "assets": {"image": {"href": href, "type": "image/tiff; application=geotiff"}},
+    }

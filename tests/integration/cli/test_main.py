@@ -265,9 +265,19 @@ def test_plan_shows_and_draws_and_writes_nothing_else(
     picture = tmp_path / "plan.png"
     before = set(tmp_path.rglob("*"))
     code, out, err = command_line(
-        "plan", scene, "--model", small_model.folder, "--cluster", cluster(1), "--picture", picture,
-        "--overlap", 16, "--window", 192,
-    )  # fmt: skip
+        "plan",
+        scene,
+        "--model",
+        small_model.folder,
+        "--cluster",
+        cluster(1),
+        "--picture",
+        picture,
+        "--overlap",
+        16,
+        "--window",
+        192,
+    )
     assert code == 0, err
     for words in ("window", "halo", "exact", "network pixels per scene pixel", "projected memory", "estimated time"):
         assert words in out
@@ -290,9 +300,21 @@ def test_an_aoi_limits_the_work(
     feature = {"type": "Feature", "properties": {}, "geometry": {"type": "Polygon", "coordinates": [ring]}}
     aoi.write_text(json.dumps({**collection, "features": [feature]}))
     code, _, err = command_line(
-        "segment", source, "--model", small_model.folder, "--out", tmp_path, "--cluster", cluster(1), "--aoi", aoi,
-        "--window", 160, "--halo", 48,
-    )  # fmt: skip
+        "segment",
+        source,
+        "--model",
+        small_model.folder,
+        "--out",
+        tmp_path,
+        "--cluster",
+        cluster(1),
+        "--aoi",
+        aoi,
+        "--window",
+        160,
+        "--halo",
+        48,
+    )
     assert code == 0, err
     folder = tmp_path / source.stem
     with rasterio.open(folder / "segmentation.tif") as file:

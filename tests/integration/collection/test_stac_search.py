@@ -315,17 +315,22 @@ def test_what_is_broken_in_a_catalogue_stops_nothing(catalogue: tuple[Path, pyst
     folder, _ = catalogue
     good = json.loads((folder / "2023" / "catalog.json").read_text())
     children = {
-        "good.json": json.dumps({**good, "links": [
-            {"rel": "item", "href": str(folder / "2023" / "scene-0" / "scene-0.json")},
-            {"rel": "child", "href": "./catalog.json"},  # a circle
-            {"rel": "item", "href": "./odd.json"},
-            {"rel": "item", "href": "./gone.json"},
-        ]}),
+        "good.json": json.dumps(
+            {
+                **good,
+                "links": [
+                    {"rel": "item", "href": str(folder / "2023" / "scene-0" / "scene-0.json")},
+                    {"rel": "child", "href": "./catalog.json"},  # a circle
+                    {"rel": "item", "href": "./odd.json"},
+                    {"rel": "item", "href": "./gone.json"},
+                ],
+            }
+        ),
         "odd.json": "[1, 2]",
         "torn.json": '{"type": "Catalog", "links": [',
         "other.json": json.dumps({"type": "Feature", "links": []}),
         "links.json": json.dumps({"type": "Catalog", "links": "none"}),
-    }  # fmt: skip
+    }
     for name, text in children.items():
         (tmp_path / name).write_text(text)
     links = [{"rel": "child", "href": f"./{name}"} for name in children if name != "odd.json"]

@@ -30,11 +30,14 @@ def test_an_unbounded_plan_follows_the_curve_and_a_bounded_one_is_exact(
     plan = plan_scene(scene, model.folder, options, None)
     curve = plan.measured.changed
     assert plan.tiling.halo == choose_halo(curve, model.reach) and set(curve) >= {8, 16, 32}
-    assert set(plan.costs) == set(curve) and plan.costs[plan.tiling.halo] == plan.tiling.redundancy
+    assert (
+        set(plan.redundancy_by_halo) == set(curve)
+        and plan.redundancy_by_halo[plan.tiling.halo] == plan.tiling.redundancy
+    )
     result = segment(scene, model.folder, tmp_path / "out", options, RunObserver())
     assert result.record.plan.halo == plan.tiling.halo
     (tmp_path / "bounded").mkdir()
     spec = save_model(tmp_path / "bounded", make_random_network(depth=3))
     plan = plan_scene(scene, tmp_path / "bounded", options, None)
     assert plan.tiling.halo == spec.exact_halo and plan.measured.changed[plan.tiling.halo] == 0
-    assert plan.measured.changed[0] > 0 and plan.costs[0] < plan.costs[plan.tiling.halo]
+    assert plan.measured.changed[0] > 0 and plan.redundancy_by_halo[0] < plan.redundancy_by_halo[plan.tiling.halo]

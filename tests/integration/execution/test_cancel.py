@@ -63,7 +63,7 @@ def job(small_model: Model, tmp_path: Path) -> ChunkContext:
     tiling = Tiling(384, 384, 32, 0, 0, 12, 8)
     directory = RunDirectory(tmp_path / "run")
     directory.path.mkdir()
-    directory = directory.with_new_start()
+    directory = directory.create_new_start()
     scene = open_input(source, small_model, SegmentOptions())
     create_store(directory.store, scene.grid, small_model.classes, ZarrLayout(tiling.store_chunk_size), title="slow")
     return ChunkContext(scene, tiling, 4, directory)

@@ -28,7 +28,7 @@ from seamline.flows.runs import planning
 from seamline.flows.runs.observer import RunObserver, RunResult
 from seamline.flows.runs.scene_job import open_input
 from seamline.flows.runs.segment import segment, segment_scenes
-from seamline.flows.settings.model_folder import Model, TorchLoader, get_radiometry
+from seamline.flows.settings.model_folder import Model, RuntimeLoader, get_radiometry
 from seamline.flows.settings.options import SegmentOptions
 from seamline.model.spec.config import EngineSettings
 from seamline.model.spec.errors import ModelError
@@ -44,6 +44,7 @@ from seamline.pipeline.products import cog
 from seamline.pipeline.products.zarr_store import is_sealed, open_labels, open_store_raster
 from seamline.pipeline.publishing import publication, restore
 from seamline.pipeline.publishing import publish as publishing
+from seamline.pipeline.results.verify import verify
 from tests.support.processes import find_free_port, wait_until, wait_until_idle
 from tests.support.run_folders import list_inferred_chunks, read_rasters
 from tests.support.small_rasters import BAND_NAMES, damage_block, make_noise, write_geotiff
@@ -153,6 +154,19 @@ def test_a_resumed_run_infers_only_what_is_missing(
     assert read_rasters(resumed.folder) == whole(overlap)
 
 
+def test_a_result_of_a_newer_version_is_left_as_it_is(
+    source: Path, small_model: Model, cluster: Cluster, finished: Path, tmp_path: Path
+) -> None:
+    out = copied(finished, tmp_path / "out")
+    record = out / "scene" / "run.json"
+    record.write_text(record.read_text().replace('"record_version": 1', '"record_version": 2'))
+    before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
+    with pytest.raises(InputError, match="got record_version 2, expected at most 1"):
+        run(source, small_model, out, cluster=cluster(1))
+    assert {path: path.read_bytes() for path in out.rglob("*") if path.is_file()} == before
+    assert any("record_version 2" in finding.problem for finding in verify(out))
+
+
 def test_the_lock_is_that_of_the_file_with_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whoever opens it just before another process removes it, finished, holds nothing yet."""
     directory = RunDirectory(tmp_path / "scene" / ".run")
@@ -258,10 +272,32 @@ def test_a_client_that_is_killed_goes_on_where_it_stopped(
     tmp_path: Path,
 ) -> None:
     command = [
-        sys.executable, "-m", "seamline", "segment", str(source), "--model", str(small_model.folder),
-        "--out", str(tmp_path / "cut"), "--window", str(160 + overlap), "--halo", "48", "--overlap", str(overlap),
-        "--chunk-tiles", "1", "--precision", "fp32", "--device", "cpu", "--engine", "torch", "--workers", "1",
-    ]  # fmt: skip
+        sys.executable,
+        "-m",
+        "seamline",
+        "segment",
+        str(source),
+        "--model",
+        str(small_model.folder),
+        "--out",
+        str(tmp_path / "cut"),
+        "--window",
+        str(160 + overlap),
+        "--halo",
+        "48",
+        "--overlap",
+        str(overlap),
+        "--chunk-tiles",
+        "1",
+        "--precision",
+        "fp32",
+        "--device",
+        "cpu",
+        "--engine",
+        "torch",
+        "--workers",
+        "1",
+    ]
     log = tmp_path / "log"
     with log.open("w") as said:
         process = subprocess.Popen(command, start_new_session=True, stderr=said, stdout=said)
@@ -290,9 +326,14 @@ def test_a_sealed_rerun_writes_nothing(source: Path, small_model: Model, finishe
 
 @pytest.mark.parametrize("step", ["seal", "write_cog", "write_preview", "write_report", "write_item", "update_catalog"])
 def test_a_kill_while_publishing_publishes_again_without_inferring(
-    source: Path, small_model: Model, cluster: Cluster, unpublished: Path, step: str, tmp_path: Path,
+    source: Path,
+    small_model: Model,
+    cluster: Cluster,
+    unpublished: Path,
+    step: str,
+    tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
-) -> None:  # fmt: skip
+) -> None:
     copied(unpublished, tmp_path)
     if step != "seal":
         with stopped_at(step, monkeypatch):
@@ -305,9 +346,13 @@ def test_a_kill_while_publishing_publishes_again_without_inferring(
 
 
 def test_a_disk_that_fills_up_while_publishing_keeps_what_was_inferred(
-    source: Path, small_model: Model, cluster: Cluster, unpublished: Path, tmp_path: Path,
+    source: Path,
+    small_model: Model,
+    cluster: Cluster,
+    unpublished: Path,
+    tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
-) -> None:  # fmt: skip
+) -> None:
     copied(unpublished, tmp_path)
 
     def full(path: Path) -> None:
@@ -369,13 +414,13 @@ def test_a_task_of_a_run_that_was_started_over_is_out_of_reach_of_the_new_one(
     scene = open_input(source, small_model, SegmentOptions())
     tiling = Tiling(EDGE, EDGE, 160, 48, 0, 5, 8)
     plans = RunDirectory(tmp_path)
-    old = plans.with_new_start()
+    old = plans.create_new_start()
     old.write_plan({})
-    new = plans.with_new_start()
+    new = plans.create_new_start()
     new.write_plan({})
     assert plans.with_recorded_start() == new
     assert old.files != new.files
-    predictor = TorchLoader(small_model.folder, small_model.digest, EngineSettings(), get_radiometry(scene), 48)()
+    predictor = RuntimeLoader(small_model.folder, small_model.digest, EngineSettings(), get_radiometry(scene), 48)()
     with pytest.raises((FileNotFoundError, InputError)):
         infer_chunk(ChunkContext(scene, tiling, 4, old), Index(0, 0), predictor, lambda work: work())
     assert not new.read_inferred()
@@ -472,9 +517,13 @@ def test_what_a_killed_publishing_left_lying_about_is_cleared_away(
 
 
 def test_a_worker_that_the_cluster_lost_and_that_writes_while_results_are_published_changes_nothing(
-    source: Path, small_model: Model, cluster: Cluster, unpublished: Path, tmp_path: Path,
+    source: Path,
+    small_model: Model,
+    cluster: Cluster,
+    unpublished: Path,
+    tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
-) -> None:  # fmt: skip
+) -> None:
     folder, move = copied(unpublished, tmp_path) / "scene", publishing._move_store
 
     def moved(store: Path, final: Path, keep: bool) -> None:
@@ -601,7 +650,7 @@ def test_a_workers_error_reaches_the_caller_with_scene_chunk_and_file(
     from seamline.flows.runs import segment as module
     from seamline.pipeline.common.errors import ChunkError
 
-    monkeypatch.setattr(module, "TorchLoader", lambda *args: FailingLoader())
+    monkeypatch.setattr(module, "RuntimeLoader", lambda *args: FailingLoader())
     with pytest.raises(
         ChunkError, match=r"scene scene, chunk \(0, \d\) of .*scene\.tif: RuntimeError: the network is on strike"
     ):
@@ -613,10 +662,12 @@ def test_a_model_that_changes_under_the_run_is_refused_by_the_workers(
 ) -> None:
     from dataclasses import replace
 
-    from seamline.flows.settings.model_folder import TorchLoader
+    from seamline.flows.settings.model_folder import RuntimeLoader
     from seamline.model.spec.config import EngineSettings, Radiometry
 
-    loader = TorchLoader(small_model.folder, "0" * 64, EngineSettings(), Radiometry((1,) * 6, (0,) * 6, (None,) * 6), 0)
+    loader = RuntimeLoader(
+        small_model.folder, "0" * 64, EngineSettings(), Radiometry((1,) * 6, (0,) * 6, (None,) * 6), 0
+    )
     with pytest.raises(ModelError, match="let all machines see the same folder"):
         replace(loader)()
 
@@ -652,9 +703,20 @@ def scheduler_with_a_worker(folder: Path) -> Iterator[tuple[str, subprocess.Pope
         **quiet,
     )
     worker = subprocess.Popen(
-        [sys.executable, "-m", "distributed.cli.dask_worker", address, "--nthreads", "3", "--no-dashboard",
-         "--no-nanny", "--death-timeout", "20"], **quiet,
-    )  # fmt: skip
+        [
+            sys.executable,
+            "-m",
+            "distributed.cli.dask_worker",
+            address,
+            "--nthreads",
+            "3",
+            "--no-dashboard",
+            "--no-nanny",
+            "--death-timeout",
+            "20",
+        ],
+        **quiet,
+    )
     try:
         with Client(address, timeout="60s", set_as_default=False) as client:
             client.wait_for_workers(1, timeout=60)

@@ -33,9 +33,13 @@ def imported(name: str, folder: Path) -> Path:
     data: dict[str, Any] = json.loads((home / f"{name}.json").read_text())["data"]
     mean, std = data["dataset_statistics"]["img"]
     described = ModelDescription(
-        tuple(data["dataset_statistics"]["band_names"]), CLASSES, name.replace("_", "-"), mean=tuple(mean),
-        std=tuple(std), license="Apache-2.0",
-    )  # fmt: skip
+        tuple(data["dataset_statistics"]["band_names"]),
+        CLASSES,
+        name.replace("_", "-"),
+        mean=tuple(mean),
+        std=tuple(std),
+        license="Apache-2.0",
+    )
     spec = import_model(home / f"{name}.onnx", described, folder)
     assert spec.receptive_radius is None  # squeeze and excitation looks at the whole window
     assert spec.network.to_dict()["window"] == 256

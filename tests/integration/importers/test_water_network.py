@@ -98,7 +98,7 @@ def test_its_tensors_alone_are_refused_in_one_line(tmp_path: Path) -> None:
 @pytest.mark.parametrize("suffix", [".pt2", ".onnx"])
 def test_a_real_scene_equals_one_forward_of_it(tmp_path: Path, cluster: Any, network: nn.Module, suffix: str) -> None:
     spec = import_model(exported(network, tmp_path / f"water{suffix}"), DESCRIBED, tmp_path / "model")
-    assert isinstance(spec.network, Program) and (spec.divisor, spec.network.window, spec.binary) == (16, None, True)
+    assert isinstance(spec.network, Program) and (spec.divisor, spec.network.window, spec.is_binary) == (16, None, True)
     # Down the levels a change reaches 1, 2, 2, 2 pixels, halved and rounded up by each pooling; up 3, 7, 15, 31.
     halo = 32
     assert (spec.receptive_radius, spec.exact_halo) == (31, halo)

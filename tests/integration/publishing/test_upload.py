@@ -131,12 +131,21 @@ def test_what_is_published_is_what_lies_on_disk(
         labels = file.read(1)
     with rasterio.open(local / "segmentation.tif") as file:
         np.testing.assert_array_equal(labels, file.read(1))
-    bucket = S3Store(place.bucket, prefix=f"{place.prefix}/{item.assets['zarr'].href.removeprefix('./')}",
-                     endpoint=reached.url, client_options={"allow_http": True})  # fmt: skip
+    bucket = S3Store(
+        place.bucket,
+        prefix=f"{place.prefix}/{item.assets['zarr'].href.removeprefix('./')}",
+        endpoint=reached.url,
+        client_options={"allow_http": True},
+    )
     dataset = xr.open_zarr(ObjectStore(bucket, read_only=True), consolidated=False, mask_and_scale=False)
     np.testing.assert_array_equal(dataset.segmentation.values, labels)
-    again = run(json.loads(place.get(cog.rpartition("/")[0] + "/run.json").data)["source"], small_model, out, workers,
-                work=folder / "work")  # fmt: skip
+    again = run(
+        json.loads(place.get(cog.rpartition("/")[0] + "/run.json").data)["source"],
+        small_model,
+        out,
+        workers,
+        work=folder / "work",
+    )
     assert not again.computed and not again.rewritten and again.url == result.url
 
 
@@ -173,12 +182,13 @@ def test_what_is_asked_for_later_or_lost_is_written_and_another_scene_is_refused
 
 
 FLOW = """
-import json, sys
+import json, os, shutil, sys
 from pathlib import Path
 from prefect.blocks.system import Secret
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import ArtifactFilter, FlowRunFilter, TaskRunFilter
 from prefect.client.schemas.sorting import ArtifactSort, FlowRunSort, TaskRunSort
+from prefect.settings import PREFECT_API_DATABASE_CONNECTION_URL
 from prefect.testing.utilities import prefect_test_harness
 from seamline.flows.settings.credentials import use_credentials
 from seamline.flows.settings.options import SegmentOptions
@@ -186,12 +196,16 @@ from seamline.flows.segment_scene import segment_scene
 from seamline.pipeline.common.errors import InputError
 
 if __name__ == "__main__":
-    source, model, out, work, block = sys.argv[1:]
+    source, model, out, work, block, database = sys.argv[1:]
+    os.environ["PREFECT_LOGGING_ROOT_LEVEL"] = "INFO"  # of the server, which would log each of its SQL statements
     with prefect_test_harness(server_startup_timeout=180):
+        os.environ["PREFECT_LOGGING_ROOT_LEVEL"] = "DEBUG"  # of the Dask workers
         Secret(value=Path(block).read_text()).save("object-storage")
         Secret(value=json.dumps({"key": Path(block).read_text()})).save("wrong")
         Path(block).unlink()
-        options = SegmentOptions(window=192, halo=48, workers=1, work=work, credentials="object-storage")
+        options = SegmentOptions(
+            window=192, halo=48, precision="fp32", engine="torch", workers=1, work=work, credentials="object-storage"
+        )
         print("DONE", segment_scene(source, model, out, options))
         for wrong in ("wrong", "nothing"):
             try:
@@ -207,6 +221,8 @@ if __name__ == "__main__":
             for found in client.read_artifacts(limit=50, offset=0, sort=ArtifactSort.CREATED_DESC,
                 artifact_filter=ArtifactFilter(), flow_run_filter=FlowRunFilter(), task_run_filter=TaskRunFilter()):
                 print("ARTIFACT", repr(found))
+        for path in Path(PREFECT_API_DATABASE_CONNECTION_URL.value().partition("///")[2]).parent.glob("*.db*"):
+            shutil.copy(path, database)
 """
 
 
@@ -225,7 +241,9 @@ def test_a_secret_stays_secret(s3: S3Server, small_model: Model, tmp_path: Path)
     environment |= {"PREFECT_LOGGING_LEVEL": "DEBUG", "PREFECT_LOGGING_ROOT_LEVEL": "DEBUG", "no_proxy": "127.0.0.1"}
     environment["PYTHONPATH"] = os.pathsep.join(sys.path)
     place, work = bucket.to_url("out"), tmp_path / "work"
-    command = [sys.executable, tmp_path / "flow.py", source, small_model.folder, place, work, tmp_path / "block"]
+    words = source, small_model.folder, place, work, tmp_path / "block", tmp_path / "database"
+    (tmp_path / "database").mkdir()
+    command = [sys.executable, tmp_path / "flow.py", *words]
     ran = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=400)
     said = ran.stdout + ran.stderr
     assert ran.returncode == 0, said[-3000:]
@@ -234,8 +252,9 @@ def test_a_secret_stays_secret(s3: S3Server, small_model: Model, tmp_path: Path)
     assert all(f"\n{what} " in said for what in ("RUN", "TASK", "ARTIFACT")) and "DEBUG" in said
     files = b"".join(bucket.get(key).data for key in bucket.list_sizes("out"))
     local = b"".join(path.read_bytes() for path in (tmp_path / "work").rglob("*") if path.is_file())
-    assert b"scene_digest" in files
-    for text in (said, files.decode("latin-1"), local.decode("latin-1")):
+    database = b"".join(path.read_bytes() for path in (tmp_path / "database").iterdir())
+    assert b"scene_digest" in files and b"segment-scene" in database
+    for text in (said, files.decode("latin-1"), local.decode("latin-1"), database.decode("latin-1")):
         assert secret not in text
 
 
@@ -443,9 +462,14 @@ def test_a_rival_between_looking_and_publishing_is_noticed(
     ],
 )
 def test_what_keeps_one_out_is_one_line_without_the_secret(
-    reached: S3Server, small_model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
-    access: dict[str, str], bucket: str, message: str,
-) -> None:  # fmt: skip
+    reached: S3Server,
+    small_model: Model,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    access: dict[str, str],
+    bucket: str,
+    message: str,
+) -> None:
     with suppress(reached.client.exceptions.BucketAlreadyOwnedByYou):
         reached.client.create_bucket(Bucket="denied")
     variables = {"secret": "AWS_SECRET_ACCESS_KEY", "key": "AWS_ACCESS_KEY_ID", "endpoint": "AWS_ENDPOINT_URL"}

@@ -109,10 +109,21 @@ def test_the_report_of_a_run_tells_it_all_and_loads_nothing(published: Published
     assert not re.search(r"url\((?!#)|@import|https?://", (published.folder / "report.html").read_text())
     for row in record.classes:
         assert f"{row.name} {row.share * 100:.1f} %" in page.text and f"{row.pixels:,}" in page.text
-    for text in ("halo 48", "Feathered: neighbouring tiles are blended over 16 pixels", record.scene_digest,
-                 record.model_digest, "EPSG:32620", "700 × 300", "Acquired unknown", "random", "Apache-2.0",
-                 f"{record.peak_memory_bytes / 2**20:,.0f} MiB at most", record.source,
-                 record.versions["zarr"], *record.seconds):  # fmt: skip
+    for text in (
+        "halo 48",
+        "Feathered: neighbouring tiles are blended over 16 pixels",
+        record.scene_digest,
+        record.model_digest,
+        "EPSG:32620",
+        "700 × 300",
+        "Acquired unknown",
+        "random",
+        "Apache-2.0",
+        f"{record.peak_memory_bytes / 2**20:,.0f} MiB at most",
+        record.source,
+        record.versions["zarr"],
+        *record.seconds,
+    ):
         assert text in page.text, text
     assert "Bad blocks none" in page.text and all(warning in page.text for warning in record.warnings)
     assert {"segmentation.tif", "probabilities.tif", "item.json", "run.json"} <= set(page.links)
@@ -141,10 +152,13 @@ def test_names_warnings_and_cards_from_files_stay_text(published: Published, tmp
 
 @pytest.mark.parametrize(
     ("exact_halo", "halo", "overlap", "said"),
-    [(96, 96, 0, "Exact: the halo of 96"), (96, 64, 0, "Neither exact nor feathered: the network sees 96"),
-     (None, 64, 32, "Feathered: neighbouring tiles are blended over 32 pixels. The network sees without a bound"),
-     (94, 96, 16, "Feathered: neighbouring tiles are blended over 16 pixels in addition")],
-)  # fmt: skip
+    [
+        (96, 96, 0, "Exact: the halo of 96"),
+        (96, 64, 0, "Neither exact nor feathered: the network sees 96"),
+        (None, 64, 32, "Feathered: neighbouring tiles are blended over 32 pixels. The network sees without a bound"),
+        (94, 96, 16, "Feathered: neighbouring tiles are blended over 16 pixels in addition"),
+    ],
+)
 def test_the_report_says_what_the_plan_means(
     published: Published, tmp_path: Path, exact_halo: int | None, halo: int, overlap: int, said: str
 ) -> None:
@@ -368,7 +382,7 @@ BAD: dict[str, tuple[Callable[[Path], object], str]] = {
         edited("item.json", lambda item: item["properties"].update({"proj:shape": [1, 2]})),
         r"\(300, 700\) labels, \(1, 2\) in item\.json",
     ),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("case", BAD)

@@ -166,24 +166,33 @@ DAMAGE: dict[str, tuple[Callable[[Path], None], str, str]] = {
     "a pipe for labels": (piped("segmentation.tif"), "segmentation.tif", "neither a file nor a folder"),
     "a pipe for the item": (piped("item.json"), "item.json", "neither a file nor a folder"),
     "a shape beyond all memory": (
-        edited_item(lambda item: item["properties"].update({"proj:shape": [10**10, 10**10]})), "segmentation.zarr",
+        edited_item(lambda item: item["properties"].update({"proj:shape": [10**10, 10**10]})),
+        "segmentation.zarr",
         "segmentation: spatial:shape",
     ),
     "a path outside": (
-        edited_item(lambda item: item["assets"]["preview"].update(href="../../x.png")), "../../x.png", "outside",
+        edited_item(lambda item: item["assets"]["preview"].update(href="../../x.png")),
+        "../../x.png",
+        "outside",
     ),
     "an item that is not the table's": (
-        edited_item(lambda item: item["properties"].update(title="x")), "items.parquet", "not what item.json says",
+        edited_item(lambda item: item["properties"].update(title="x")),
+        "items.parquet",
+        "not what item.json says",
     ),
     "a table that has lost a scene": (
-        list_another_scene, "items.parquet", "does not list the scene",
+        list_another_scene,
+        "items.parquet",
+        "does not list the scene",
     ),
     "no table": (lambda scene: (scene.parent / "items.parquet").unlink(), "items.parquet", "not there"),
     "half a table": (half_a_table, "items.parquet", ""),
     "a layer that is no COG": (another_layer, "disagreement.tif", "tiled"),
     "an item that is no JSON": (lambda scene: (scene / "item.json").write_text("{") and None, "item.json", ""),
     "a GeoTransform": (
-        other_text("spatial_ref/zarr.json", "500000.0", "500030.0"), "segmentation.zarr", "GeoTransform",
+        other_text("spatial_ref/zarr.json", "500000.0", "500030.0"),
+        "segmentation.zarr",
+        "GeoTransform",
     ),
     "a CRS": (other_text("spatial_ref/zarr.json", "32620", "32621"), "segmentation.zarr", "texts of one CRS"),
     "a place": (other_text("segmentation/zarr.json", "500000.0", "500030.0"), "segmentation.zarr", "spatial:transform"),
@@ -199,15 +208,21 @@ DAMAGE: dict[str, tuple[Callable[[Path], None], str, str]] = {
     "no properties": (edited_item(lambda item: item.update(properties=None)), "item.json", ""),
     "a nested item": (lambda scene: (scene / "item.json").write_text("[" * 100_000) and None, "item.json", ""),
     "no catalogue": (
-        lambda scene: (scene.parent / "catalog.json").write_text('{"type":"x"}') and None, "catalog.json", "",
+        lambda scene: (scene.parent / "catalog.json").write_text('{"type":"x"}') and None,
+        "catalog.json",
+        "",
     ),
     "a run of another scene": (
-        lambda scene: (scene / "run.json").write_text(
-            (scene / "run.json").read_text().replace('"scene_digest": "', '"scene_digest": "0')
-        ) and None,
-        "segmentation.tif", "another run",
+        lambda scene: (
+            (scene / "run.json").write_text(
+                (scene / "run.json").read_text().replace('"scene_digest": "', '"scene_digest": "0')
+            )
+            and None
+        ),
+        "segmentation.tif",
+        "another run",
     ),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("case", DAMAGE)

@@ -148,9 +148,15 @@ def test_labels_do_not_depend_on_chunk_size_or_workers(
     for workers, chunk_tiles in ((1, 2), (2, 2), (2, 1), (1, 5)):
         out = tmp_path / f"{workers}-{chunk_tiles}"
         result = run(
-            source, small_model, out, cluster=cluster(workers), window=192 + overlap, overlap=overlap, halo=48,
+            source,
+            small_model,
+            out,
+            cluster=cluster(workers),
+            window=192 + overlap,
+            overlap=overlap,
+            halo=48,
             chunk_tiles=chunk_tiles,
-        )  # fmt: skip
+        )
         found[workers, chunk_tiles] = result
     first = labels_in(found[1, 2])
     for result in found.values():

@@ -59,8 +59,14 @@ def test_the_command_says_where_and_ends_with_ctrl_c(served_folder: Path) -> Non
         line = server.stdout.readline()
         url = next(word for word in line.split() if word.startswith("http://127.0.0.1:"))
         assert b"maplibre" in urllib.request.urlopen(url, timeout=20).read()
-        for host, status in {"localhost": 200, "127.0.0.1:80": 200, "evil.example": 400, "localhost.evil.example": 400,
-                             "127.0.0.1.evil.example:80": 400, "": 400}.items():  # fmt: skip
+        for host, status in {
+            "localhost": 200,
+            "127.0.0.1:80": 200,
+            "evil.example": 400,
+            "localhost.evil.example": 400,
+            "127.0.0.1.evil.example:80": 400,
+            "": 400,
+        }.items():
             with closing(HTTPConnection(urlsplit(url).netloc, timeout=20)) as connection:
                 connection.request("GET", "/scenes", headers={"Host": host})
                 assert connection.getresponse().status == status, host

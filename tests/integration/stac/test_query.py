@@ -209,12 +209,26 @@ def test_times_without_scenes_whose_time_is_unknown(out: Path, interval: str, fo
 @pytest.mark.parametrize(
     "where",
     [
-        "water_share >", "water_shar > 0.05", "true) OR (true", "true; DROP TABLE items", "true LIMIT 1", "id, title",
-        "(SELECT count(*) FROM read_text('SECRET')) > 0", "EXISTS (FROM glob('/etc/*'))", "EXISTS (FROM 'SECRET')",
-        "true; COPY items TO 'STOLEN'", "EXISTS (FROM out)", "datetime > 'never'", "$1 = 1", " ",
-        "id = '\ud800'", "id = '\0", "list_sum(range(1000000000)) > 0", "length(repeat(id, 2000000000)) > 0",
+        "water_share >",
+        "water_shar > 0.05",
+        "true) OR (true",
+        "true; DROP TABLE items",
+        "true LIMIT 1",
+        "id, title",
+        "(SELECT count(*) FROM read_text('SECRET')) > 0",
+        "EXISTS (FROM glob('/etc/*'))",
+        "EXISTS (FROM 'SECRET')",
+        "true; COPY items TO 'STOLEN'",
+        "EXISTS (FROM out)",
+        "datetime > 'never'",
+        "$1 = 1",
+        " ",
+        "id = '\ud800'",
+        "id = '\0",
+        "list_sum(range(1000000000)) > 0",
+        "length(repeat(id, 2000000000)) > 0",
     ],
-)  # fmt: skip
+)
 def test_what_is_no_expression_is_one_line(
     out: Path, tmp_path: Path, where: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -60,8 +60,11 @@ def configured(certificates: Path | None) -> Iterator[None]:
 
 def test_certificates_are_private_and_made_once(certificates: Path, tmp_path: Path) -> None:
     assert {path.name: oct(path.stat().st_mode)[-3:] for path in certificates.iterdir()} == {
-        "ca.pem": "600", "cert.pem": "600", "key.pem": "600", "dask.env": "600",
-    }  # fmt: skip
+        "ca.pem": "600",
+        "cert.pem": "600",
+        "key.pem": "600",
+        "dask.env": "600",
+    }
     before = {path: path.read_bytes() for path in certificates.iterdir()}
     again = run_program([CERTIFICATES, str(certificates), "localhost"])
     assert (again.returncode, again.stdout) == (2, "") and "name another one" in again.stderr

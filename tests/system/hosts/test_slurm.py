@@ -29,9 +29,13 @@ DEPLOY = Path(__file__).parents[3] / "deploy"
 PATIENCE = 240
 PLAN = {"window": 192, "halo": 48, "overlap": 32, "chunk_tiles": 1}
 SITE = {
-    "INTERFACE": "lo", "JOB_CPU": "1", "PROCESSES": "1", "CORES": "3", "MEMORY": "2GB",
+    "INTERFACE": "lo",
+    "JOB_CPU": "1",
+    "PROCESSES": "1",
+    "CORES": "3",
+    "MEMORY": "2GB",
     "WORKER_EXTRA_ARGS": '["--lifetime", "20s", "--lifetime-stagger", "5s"]',
-}  # fmt: skip
+}
 """How this machine is another one than ``jobqueue.yaml`` is written for."""
 
 

@@ -38,12 +38,11 @@ print(sorted(open_result("results", "scene").attrs))
 """
 OWN_SERVER = """
 import flows, model, pipeline
-from prefect import serve
 from seamline.flows.segment_scene import segment_scene
 
 assert {module.MINE for module in (flows, model, pipeline)} == {"flows", "model", "pipeline"}
 if __name__ == "__main__":  # Prefect starts a process for each flow run, which imports this script
-    serve(segment_scene.to_deployment("mine"), print_starting_message=False)
+    segment_scene.serve(name="mine", print_starting_message=False)
 """
 
 

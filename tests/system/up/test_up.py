@@ -18,11 +18,11 @@ import pytest
 from seamline.flows.settings.model_folder import Model
 from seamline.flows.tracking.artifacts import make_artifact_key
 from seamline.flows.up.stack import STATE_FILE, Stack
+from seamline.pipeline.execution.predictor import CHUNKS_AT_ONCE
 from tests.support.processes import (
     ask_prefect,
     flow_run_state,
     start_flow_run,
-    wait_for_deployment,
     wait_until,
     wait_until_idle,
 )
@@ -56,7 +56,7 @@ def prefect(stack: Stack, path: str, body: Any = None) -> Any:
 
 def start_by_hand(stack: Stack, source: Path, **options: Any) -> str:
     api = f"{stack.urls['prefect']}/api"
-    common = wait_for_deployment(api, "segment-scene/scene")["parameters"]["options"]
+    common = prefect(stack, "/deployments/name/segment-scene/scene")["parameters"]["options"]  # `up` waited for it
     return start_flow_run(api, "segment-scene/scene", source=str(source), options=common | options)
 
 
@@ -66,7 +66,7 @@ def state(stack: Stack, run: str) -> str:
 
 def stop_looking(stack: Stack) -> None:
     """Pause the schedule of the inbox, whose flow runs take a core of the machine."""
-    inbox = wait_for_deployment(f"{stack.urls['prefect']}/api", "segment-collection/inbox")
+    inbox = prefect(stack, "/deployments/name/segment-collection/inbox")
     prefect(stack, f"/deployments/{inbox['id']}/pause_deployment", {})
 
 
@@ -137,8 +137,10 @@ def test_cancelling_in_prefect_stops_the_workers_and_leaves_a_run_that_goes_on(s
     wait_until(inferred, "a first chunk")
     prefect(stack, f"/flow_runs/{run}/set_state", {"state": {"type": "CANCELLING"}})
     wait_until(lambda: state(stack, run) == "CANCELLED", "the cancellation")
+    at_cancellation = inferred()
     wait_until_idle(stack.scheduler)
     done = inferred()
+    assert done <= at_cancellation + stack.workers * CHUNKS_AT_ONCE  # what was in hand, of which most is given up
     assert 0 < done < chunks
     again = start_by_hand(stack, source, **plan)
     wait_until(lambda: state(stack, again) == "COMPLETED", "the run that goes on")

@@ -119,7 +119,8 @@ def test_rand_error_counts_pairs(seed: int, density: float) -> None:
         a = true_labels.flat[one] == true_labels.flat[other]
         b = labels.flat[one] == labels.flat[other] != 0
         true, found, both = true + a, found + b, both + (a and b)
-    everything = truth.sum() * (truth.sum() - 1) // 2  # at threshold 0 all is one neurite, at 1 nothing is one
-    scores = [2 * both / (true + found)] if true + found else [1.0]
-    scores.append(2 * true / (true + everything) if true + everything else 1.0)
+    everything = truth.sum() * (truth.sum() - 1) // 2
+    scores = [2 * both / (true + found) if true + found else 1.0]
+    scores.append(2 * true / (true + everything) if true + everything else 1.0)  # at threshold 0 all is one neurite
+    scores.append(0.0 if true else 1.0)  # at threshold 1 nothing is one
     assert compute_rand_error([truth], [predicted]) == pytest.approx(1 - max(scores))

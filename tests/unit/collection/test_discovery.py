@@ -111,11 +111,19 @@ NO_SCENES = [
 ODD = {
     "id": [None, 7, [], {"a": 1}],
     "assets": [
-        None, [], [1], 3, {"a": None}, {"a": {"href": 1}}, {"a": {"href": "y" * 5000 + ".tif"}},
+        None,
+        [],
+        [1],
+        3,
+        {"a": None},
+        {"a": {"href": 1}},
+        {"a": {"href": "y" * 5000 + ".tif"}},
         *({"a": {"href": "x.tif", **odd}} for odd in ({"roles": 3}, {"type": 3}, {"bands": 3}, {"eo:bands": [1]})),
     ],
-    "properties": [None, [], "x"], "links": [None, [1], 3], "stac_version": [None, []],
-}  # fmt: skip
+    "properties": [None, [], "x"],
+    "links": [None, [1], 3],
+    "stac_version": [None, []],
+}
 
 
 def test_nothing_that_is_no_scene_stops_the_others(tmp_path: Path) -> None:

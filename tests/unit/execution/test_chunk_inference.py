@@ -12,7 +12,7 @@ import pytest
 from seamline.flows.runs.observer import RunObserver, RunResult
 from seamline.flows.runs.scene_job import open_input
 from seamline.flows.runs.segment import segment
-from seamline.flows.settings.model_folder import Model, TorchLoader, get_radiometry
+from seamline.flows.settings.model_folder import Model, RuntimeLoader, get_radiometry
 from seamline.flows.settings.options import SegmentOptions
 from seamline.model.spec.config import EngineSettings
 from seamline.pipeline.execution.chunk_blending import write_chunk
@@ -49,7 +49,7 @@ def test_blended_probabilities_are_those_of_the_whole_scene(
     halo = small_model.spec.exact_halo
     oracle = infer_whole_scene(scene, small_model, halo)
     tiling = Tiling(*scene.grid.shape, 64 + 2 * halo + overlap, halo, overlap, chunk_tiles, small_model.spec.divisor)
-    predictor = TorchLoader(small_model.folder, small_model.digest, EngineSettings(), get_radiometry(scene), halo)()
+    predictor = RuntimeLoader(small_model.folder, small_model.digest, EngineSettings(), get_radiometry(scene), halo)()
     summed = np.zeros(oracle.shape, np.int64)
     last = tiling.tile_grid
     for chunk in tiling.chunks():
@@ -103,7 +103,7 @@ def test_an_identity_model_reproduces_the_image_and_every_tile_is_inferred_once(
     halo = 16
     tiling = Tiling(*scene.grid.shape, 64 + 2 * halo + overlap, halo, overlap, chunk_tiles, 8)
     (tmp_path / "run").mkdir()
-    directory = RunDirectory(tmp_path / "run").with_new_start()
+    directory = RunDirectory(tmp_path / "run").create_new_start()
     job = ChunkContext(scene, tiling, 6, directory)
     create_store(
         directory.store, scene.grid, small_model.classes, ZarrLayout(tiling.store_chunk_size), title="identity"
@@ -160,7 +160,7 @@ def test_every_vote_counts_once_with_its_weight_whoever_shares_a_chunk(
     scene = scene_of(write_geotiff(tmp_path / "scene.tif", pixels, names=BAND_NAMES, nodata=0), small_model)
     tiling = Tiling(203, 277, 32 + 2 * 8 + overlap, 8, overlap, chunk_tiles, 8)
     (tmp_path / "run").mkdir()
-    job = ChunkContext(scene, tiling, 3, RunDirectory(tmp_path / "run").with_new_start(), layers=tuple(LAYERS))
+    job = ChunkContext(scene, tiling, 3, RunDirectory(tmp_path / "run").create_new_start(), layers=tuple(LAYERS))
     storage, store = ZarrLayout(tiling.store_chunk_size), job.directory.store
     create_store(store, scene.grid, small_model.classes[:3], storage, title="quarrel", layers=job.layers)
     predictor = Quarrel(tiling.support)

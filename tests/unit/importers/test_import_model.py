@@ -116,7 +116,7 @@ def test_a_network_of_one_size_and_batch(tmp_path: Path) -> None:
 def test_one_output_tells_two_classes(tmp_path: Path) -> None:
     path = save_network(OneOutput(), tmp_path / "x.pt")
     spec = import_model(path, ModelDescription(("red", "nir"), ("land", "water")), tmp_path / "model")
-    assert (spec.binary, spec.activation, spec.divisor, spec.receptive_radius) == (True, "sigmoid", 1, 0)
+    assert (spec.is_binary, spec.activation, spec.divisor, spec.receptive_radius) == (True, "sigmoid", 1, 0)
     found, water = predicted(spec, tmp_path / "model", noise()), torch.from_numpy(4 * noise()[:, 0] - 2).sigmoid()
     torch.testing.assert_close(found, torch.stack([1 - water, water], 1), rtol=0, atol=1e-6)
 

@@ -62,9 +62,14 @@ def network_of(library: ModuleType, name: str = "Unet", **arguments: Any) -> nn.
     ],
 )
 def test_a_saved_network_computes_the_same_without_the_library(
-    tmp_path: Path, library: ModuleType, small: None, monkeypatch: pytest.MonkeyPatch, arguments: dict[str, Any],
-    radius: int | None, window: int | None,
-) -> None:  # fmt: skip
+    tmp_path: Path,
+    library: ModuleType,
+    small: None,
+    monkeypatch: pytest.MonkeyPatch,
+    arguments: dict[str, Any],
+    radius: int | None,
+    window: int | None,
+) -> None:
     network = network_of(library, **arguments)
     network.save_pretrained(tmp_path / "saved")
     spec = import_model(tmp_path / "saved", DESCRIBED, tmp_path / "model")
@@ -88,8 +93,10 @@ def test_outputs_that_are_probabilities_are_known(tmp_path: Path, library: Modul
     network_of(library, activation="sigmoid").save_pretrained(tmp_path / "saved")
     assert import_model(tmp_path / "saved", DESCRIBED, tmp_path / "model").activation == "none"
     assert [smp_module.get_activation({"activation": told}) for told in ("softmax2d", "identity", None)] == [
-        "none", None, None,
-    ]  # fmt: skip
+        "none",
+        None,
+        None,
+    ]
 
 
 def config(**changes: object) -> Callable[[Path], None]:
@@ -121,9 +128,10 @@ REFUSED: dict[str, tuple[Callable[[Path], object], str]] = {
     "more depth": (config(encoder_depth=10**6), "numbers beyond those of its weights"),
     "no safetensors": (lambda d: torch.save({}, d / "model.safetensors"), "expected a safetensors file"),
     "half the weights": (
-        weights(lambda t: {k: v for k, v in t.items() if "decoder" not in k}), "Missing key.*save it again",
+        weights(lambda t: {k: v for k, v in t.items() if "decoder" not in k}),
+        "Missing key.*save it again",
     ),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("case", REFUSED)

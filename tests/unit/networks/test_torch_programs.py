@@ -101,9 +101,13 @@ def attacks(marker: Path) -> dict[str, Callable[[str, bytes], bytes]]:
     def target(document: dict[str, Any]) -> None:
         argument = {"name": "", "arg": {"as_string": str(marker)}, "kind": 1}
         node = {
-            "target": "torch.serialization.os.mkdir", "inputs": [argument], "outputs": [{"as_none": True}],
-            "metadata": {}, "is_hop_single_tensor_return": None, "name": "made",
-        }  # fmt: skip
+            "target": "torch.serialization.os.mkdir",
+            "inputs": [argument],
+            "outputs": [{"as_none": True}],
+            "metadata": {},
+            "is_hop_single_tensor_return": None,
+            "name": "made",
+        }
         document["graph_module"]["graph"]["nodes"].append(node)
 
     def renamed(document: dict[str, Any]) -> None:
@@ -318,12 +322,23 @@ def test_sizes_are_read(text: str) -> None:
 @pytest.mark.parametrize(
     "text",
     [
-        "__import__('os')", "().__class__", "s1.__class__", "Symbol('x y')", "Integer('1')", "(lambda: 1)()",
+        "__import__('os')",
+        "().__class__",
+        "s1.__class__",
+        "Symbol('x y')",
+        "Integer('1')",
+        "(lambda: 1)()",
         "eval(s1)",
-        "[s1]", "s1 if s2 else s3", "9**9**9", "Pow(Integer(9), Integer(999999999))", "Symbol('s1', cls=s1)", "s1; s2",
-        "(" * 500 + ")" * 500, "f'{s1}'",
+        "[s1]",
+        "s1 if s2 else s3",
+        "9**9**9",
+        "Pow(Integer(9), Integer(999999999))",
+        "Symbol('s1', cls=s1)",
+        "s1; s2",
+        "(" * 500 + ")" * 500,
+        "f'{s1}'",
     ],
-)  # fmt: skip
+)
 def test_what_is_no_size_is_refused(text: str) -> None:
     for check in (sanitize_size, sanitize_guard):
         with pytest.raises((ValueError, RecursionError, MemoryError)):

@@ -150,9 +150,14 @@ def test_names_are_names(tmp_path: Path, name: str) -> None:
 
 @pytest.mark.parametrize(
     ("crs", "origin", "step"),
-    [("EPSG:32620", (600_000, 9_700_000), 30.0), ("EPSG:3857", (0, 8_399_738), 10.0), ("EPSG:4326", (10, 60), 1e-4),
-     ("EPSG:3413", (1e5, -2e6), 25.0), ("EPSG:2263", (1e6, 2e5), 3.0)],
-)  # fmt: skip
+    [
+        ("EPSG:32620", (600_000, 9_700_000), 30.0),
+        ("EPSG:3857", (0, 8_399_738), 10.0),
+        ("EPSG:4326", (10, 60), 1e-4),
+        ("EPSG:3413", (1e5, -2e6), 25.0),
+        ("EPSG:2263", (1e6, 2e5), 3.0),
+    ],
+)
 @pytest.mark.parametrize("angle", [0, 40, -100, 180])
 def test_scale_and_north_of_a_grid(crs: str, origin: tuple[float, float], step: float, angle: float) -> None:
     grid = GeoBox((80, 100), Affine.translation(*origin) @ Affine.rotation(angle) @ Affine.scale(step, -step), crs)

@@ -19,9 +19,14 @@ from seamline.pipeline.storage import json_documents as documents
 def test_malformed_bands_are_refused(fields: dict[str, Any], tmp_path: Path) -> None:
     asset = {"href": "./b.tif", "type": "image/tiff; application=geotiff", **fields}
     item = {
-        "type": "Feature", "stac_version": "1.0.0", "id": "x", "geometry": None, "links": [],
-        "properties": {"datetime": "2024-01-01T00:00:00Z"}, "assets": {"b": asset},
-    }  # fmt: skip
+        "type": "Feature",
+        "stac_version": "1.0.0",
+        "id": "x",
+        "geometry": None,
+        "links": [],
+        "properties": {"datetime": "2024-01-01T00:00:00Z"},
+        "assets": {"b": asset},
+    }
     path = tmp_path / "item.json"
     path.write_text(json.dumps(item))
     with pytest.raises(InputError, match=r"bands of .*item\.json.*correct the item"):

@@ -176,10 +176,13 @@ def test_a_scene_across_the_antimeridian_is_whole(antimeridian_folder: Path, sce
     assert told["bounds"][::2] == [-180, 180] and 12 <= told["maxzoom"] <= 14
     for lon in (179.999, -179.999):
         there = tms.get("WebMercatorQuad").tile(lon, (south + north) / 2, 11)
-        seen, want = (found(scene, there) for found in (  # the last and the first column of tiles
-            lambda scene, at: tile(client, scene, "segmentation", at.z, at.x, at.y)[..., 3] > 0,
-            lambda _, at: expected_labels(grid, labels, at.z, at.x, at.y) != NODATA,
-        ))  # fmt: skip
+        seen, want = (
+            found(scene, there)
+            for found in (  # the last and the first column of tiles
+                lambda scene, at: tile(client, scene, "segmentation", at.z, at.x, at.y)[..., 3] > 0,
+                lambda _, at: expected_labels(grid, labels, at.z, at.x, at.y) != NODATA,
+            )
+        )
         assert want.mean() > 0.1 and (seen == want).mean() > 0.99
     answer = client.get(f"/scenes/{scene}/layers/segmentation/tiles/WebMercatorQuad/11/1000/700.png")
     assert (answer.status_code, answer.content) == (204, b"")  # nothing is there
@@ -225,25 +228,49 @@ def test_a_scene_that_reaches_a_pole_has_tiles(scene: str, tmp_path: Path) -> No
 
 TILE = "/scenes/utm/layers/segmentation/tiles/WebMercatorQuad"
 REFUSED = {
-    "/scenes?where=land_share > 0.5": 422, "/scenes?where=": 422, "/scenes?box=0,0,1,1": 422,
+    "/scenes?where=land_share > 0.5": 422,
+    "/scenes?where=": 422,
+    "/scenes?box=0,0,1,1": 422,
     "/scenes?bbox=1,2,3": 422,
     "/scenes?datetime=yesterday": 422,
-    "/scenes/other": 404, "/scenes/other/preview.png": 404, "/scenes/%2e%2e": 404,
-    "/scenes/..%2fsecret/preview.png": 404, "/scenes/%2e%2e/preview.png": 404, "/scenes/.hidden": 404,
-    "/scenes/..%5csecret": 404, "/scenes/%00": 404, f"/scenes/{'x' * 5000}": 404, "/scenes/catalog.json": 404,
-    "/static/..%2fapp.py": 404, "/static/%2e%2e/app.py": 404, "/maplibre/..%2f__init__.py": 404,
-    "/scenes/utm/layers/run.json/tiles/WebMercatorQuad/0/0/0.png": 422, f"{TILE}/0/0/0.exe": 422,
-    f"{TILE}/-3/0/0.png": 404, f"{TILE}/99/0/0.png": 404, f"{TILE}/x/0/0.png": 404,
-    f"{TILE}/1000000/0/0.png": 404, f"{TILE}/5/-1/0.png": 404, f"{TILE}/5/{9**400}/0.png": 404,
-    f"{TILE}/0/0/0.png?tilesize=99999": 422, "/scenes/utm/layers/segmentation/tiles/Mars/0/0/0.png": 422,
+    "/scenes/other": 404,
+    "/scenes/other/preview.png": 404,
+    "/scenes/%2e%2e": 404,
+    "/scenes/..%2fsecret/preview.png": 404,
+    "/scenes/%2e%2e/preview.png": 404,
+    "/scenes/.hidden": 404,
+    "/scenes/..%5csecret": 404,
+    "/scenes/%00": 404,
+    f"/scenes/{'x' * 5000}": 404,
+    "/scenes/catalog.json": 404,
+    "/static/..%2fapp.py": 404,
+    "/static/%2e%2e/app.py": 404,
+    "/maplibre/..%2f__init__.py": 404,
+    "/scenes/utm/layers/run.json/tiles/WebMercatorQuad/0/0/0.png": 422,
+    f"{TILE}/0/0/0.exe": 422,
+    f"{TILE}/-3/0/0.png": 404,
+    f"{TILE}/99/0/0.png": 404,
+    f"{TILE}/x/0/0.png": 404,
+    f"{TILE}/1000000/0/0.png": 404,
+    f"{TILE}/5/-1/0.png": 404,
+    f"{TILE}/5/{9**400}/0.png": 404,
+    f"{TILE}/0/0/0.png?tilesize=99999": 422,
+    "/scenes/utm/layers/segmentation/tiles/Mars/0/0/0.png": 422,
     "/scenes/utm/layers/disagreement/WebMercatorQuad/tilejson.json": 404,
-    "/scenes/utm/pixel": 422, "/scenes/utm/pixel?lon=nan&lat=0": 422, "/scenes/utm/pixel?lon=a&lat=0": 422,
-    "/scenes/utm/pixel?lon=0&lat=91": 422, "/scenes/utm/pixel?lon=0&lat=0": 404,
-    "/scenes/nowhere/pixel?lon=0&lat=0": 404, f"{TILE}/0/0/0.png".replace("utm", "nowhere"): 404,
-    "/scenes/utm/polygons": 422, "/scenes/utm/polygons?bbox=1,2,3": 422, "/scenes/utm/polygons?bbox=1,3,2,2": 422,
-    "/scenes/utm/polygons?bbox=nan,0,1,1": 422, "/scenes/utm/polygons?bbox=0,0,1,1&limit=0": 422,
+    "/scenes/utm/pixel": 422,
+    "/scenes/utm/pixel?lon=nan&lat=0": 422,
+    "/scenes/utm/pixel?lon=a&lat=0": 422,
+    "/scenes/utm/pixel?lon=0&lat=91": 422,
+    "/scenes/utm/pixel?lon=0&lat=0": 404,
+    "/scenes/nowhere/pixel?lon=0&lat=0": 404,
+    f"{TILE}/0/0/0.png".replace("utm", "nowhere"): 404,
+    "/scenes/utm/polygons": 422,
+    "/scenes/utm/polygons?bbox=1,2,3": 422,
+    "/scenes/utm/polygons?bbox=1,3,2,2": 422,
+    "/scenes/utm/polygons?bbox=nan,0,1,1": 422,
+    "/scenes/utm/polygons?bbox=0,0,1,1&limit=0": 422,
     "/scenes/rotated/polygons?bbox=0,0,1,1": 404,
-}  # fmt: skip
+}
 
 
 def test_bad_requests_are_refused_and_nothing_is_changed(client: Client, served_folder: Path) -> None:
@@ -300,7 +327,7 @@ WRONG: dict[str, tuple[Callable[[Path], object], int]] = {
     "a link out of the folder": (linked("segmentation.tif"), 404),
     "a linked item": (linked("item.json"), 404),
     "no labels": (lambda scene: (scene / "segmentation.tif").unlink(), 404),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("case", WRONG)

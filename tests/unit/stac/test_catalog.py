@@ -396,10 +396,19 @@ def test_the_model_is_linked_as_its_extension_wants(tmp_path: Path) -> None:
 
 
 ODD: list[dict[str, Any]] = [
-    {"bbox": [1, 2]}, {"geometry": {"type": "Blob"}}, {"geometry": "here"}, {"links": None}, {"links": ["a"]},
-    {"assets": []}, {"assets": {"a": {}}}, {"properties": []}, {"properties": {"datetime": "gestern"}},
-    {"properties": {"datetime": 5}}, {"properties": {"geometry": 1}}, {"properties": {"title": "\ud800"}},
-]  # fmt: skip
+    {"bbox": [1, 2]},
+    {"geometry": {"type": "Blob"}},
+    {"geometry": "here"},
+    {"links": None},
+    {"links": ["a"]},
+    {"assets": []},
+    {"assets": {"a": {}}},
+    {"properties": []},
+    {"properties": {"datetime": "gestern"}},
+    {"properties": {"datetime": 5}},
+    {"properties": {"geometry": 1}},
+    {"properties": {"title": "\ud800"}},
+]
 
 
 def test_an_odd_item_keeps_no_other_from_being_published(tmp_path: Path) -> None:

@@ -92,9 +92,13 @@ def test_seeds_differ() -> None:
 
 @settings(max_examples=25, deadline=None)
 @given(
-    st.integers(-FAR, FAR), st.integers(-FAR, FAR), st.integers(0, 50), st.integers(0, 50),
-    st.floats(3, 900), st.integers(1, 7),
-)  # fmt: skip
+    st.integers(-FAR, FAR),
+    st.integers(-FAR, FAR),
+    st.integers(0, 50),
+    st.integers(0, 50),
+    st.floats(3, 900),
+    st.integers(1, 7),
+)
 def test_noise_does_not_see_its_window(row: int, col: int, down: int, right: int, spacing: float, octaves: int) -> None:
     whole = fractal_noise(Lattice(Window(row, col, 64, 72)), spacing, octaves, 3)
     part = fractal_noise(Lattice(Window(row + down, col + right, 13, 21)), spacing, octaves, 3)

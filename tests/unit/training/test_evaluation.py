@@ -138,9 +138,14 @@ def test_polygons_are_burnt_into_the_grid_of_the_segmentation(tmp_path: Path, su
     degrees = [shapely.Polygon(list(zip(*to("EPSG:32620", "EPSG:4326", *s.exterior.xy), strict=True))) for s in shapes]
     path = tmp_path / f"t{suffix}"
     pyogrio.raw.write(
-        path, shapely.to_wkb(degrees), [np.array(["wood", "lake"], object)], ["kind"], geometry_type="Polygon",
-        crs="EPSG:4326", driver="GeoJSON" if suffix == ".geojson" else "GPKG",
-    )  # fmt: skip
+        path,
+        shapely.to_wkb(degrees),
+        [np.array(["wood", "lake"], object)],
+        ["kind"],
+        geometry_type="Polygon",
+        crs="EPSG:4326",
+        driver="GeoJSON" if suffix == ".geojson" else "GPKG",
+    )
     inside = [geometry_mask([shape], ours.shape, UTM, invert=True) for shape in shapes]
     either = (inside[0] | inside[1]).astype(np.uint8)
     expected = metrics.confusion_matrix(ours, either, 2)
@@ -152,9 +157,14 @@ def test_polygons_are_burnt_into_the_grid_of_the_segmentation(tmp_path: Path, su
     assert np.abs(found - metrics.confusion_matrix(ours, named, 2)).sum() <= 4
     own = tmp_path / f"own{suffix}"  # as a run publishes them
     pyogrio.raw.write(
-        own, shapely.to_wkb(degrees), [np.array([1, 0], np.uint8), np.ones(2)], ["class", "area_m2"],
-        geometry_type="Polygon", crs="EPSG:4326", driver="GeoJSON" if suffix == ".geojson" else "GPKG",
-    )  # fmt: skip
+        own,
+        shapely.to_wkb(degrees),
+        [np.array([1, 0], np.uint8), np.ones(2)],
+        ["class", "area_m2"],
+        geometry_type="Polygon",
+        crs="EPSG:4326",
+        driver="GeoJSON" if suffix == ".geojson" else "GPKG",
+    )
     np.testing.assert_array_equal(evaluate_segmentation(prediction, Truth(own)).matrix, found)
     with pytest.raises(InputError, match="--attribute: got texts such as 'wood', expected labels"):
         evaluate_segmentation(prediction, Truth(path, "kind"))

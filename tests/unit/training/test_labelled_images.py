@@ -68,9 +68,11 @@ def test_labels_of_windows_are_those_of_the_whole(
 ) -> None:
     fine = Affine(0.00009, 0, -63.0, 0, -0.00004, 54.147)
     path = write_geotiff(
-        tmp_path / "t.tif", np.random.default_rng(0).integers(0, 255, (1, 2600, 4000)).astype(np.uint8),
-        crs="EPSG:4326", transform=fine,
-    )  # fmt: skip
+        tmp_path / "t.tif",
+        np.random.default_rng(0).integers(0, 255, (1, 2600, 4000)).astype(np.uint8),
+        crs="EPSG:4326",
+        transform=fine,
+    )
     grid, all_of_it = OdcGeoBox((384, 640), UTM, "EPSG:32620"), Window(0, 0, 384, 640)
     whole = make_label_reader(grid, Truth(path))(all_of_it)
     monkeypatch.setattr(nearest, "MAX_PIXELS", largest)

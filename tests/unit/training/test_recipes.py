@@ -55,14 +55,23 @@ def test_images_are_labelled_by_rasters_and_polygons_on_any_grid(tmp_path: Path,
     else:
         square = shapely.Polygon([UTM @ corner for corner in ((40, 30), (80, 30), (80, 60), (40, 60))])
         pyogrio.raw.write(
-            tmp_path / "labels.gpkg", shapely.to_wkb([square]), [np.array([200])], ["kind"], geometry_type="Polygon",
-            crs="EPSG:32620", driver="GPKG",
-        )  # fmt: skip
+            tmp_path / "labels.gpkg",
+            shapely.to_wkb([square]),
+            [np.array([200])],
+            ["kind"],
+            geometry_type="Polygon",
+            crs="EPSG:32620",
+            driver="GPKG",
+        )
     source = {
-        "kind": "labelled", "name": "middle", "image": "image.tif", "part": (0.25, 0.1, 1, 0.9),
-        "labels": "labels.gpkg" if labels == "polygons" else "labels.tif", "values": {200: 1, 0: 0},
+        "kind": "labelled",
+        "name": "middle",
+        "image": "image.tif",
+        "part": (0.25, 0.1, 1, 0.9),
+        "labels": "labels.gpkg" if labels == "polygons" else "labels.tif",
+        "values": {200: 1, 0: 0},
         "attribute": "kind" if labels == "polygons" else "",
-    }  # fmt: skip
+    }
     ((image,), _) = make_recipe(sources=[source]).load(tmp_path)
     part = np.s_[9:81, 30:120]
     expected = np.where(truth == 200, 1, 255 if labels == "polygons" else 0)[part]
@@ -130,7 +139,7 @@ BANDS, CLASSES = SMALL_RECIPE["bands"], SMALL_RECIPE["classes"]
         ({"sources": [{"kind": "simulated", "size": 2**40, "seeds": [1]}]}, "size: Input should be less"),
         ({"sources": [{"kind": "water-index", "path": "x", "scale": 0}]}, "scale: Input should be a number other than"),
     ],
-)  # fmt: skip
+)
 def test_recipes_that_cannot_be_trained_are_refused(changes: dict[str, Any], message: str, tmp_path: Path) -> None:
     changes = {"network": {}, **changes}
     with pytest.raises(InputError, match=message) as error:
@@ -184,7 +193,7 @@ CHIPS: dict[str, tuple[Callable[[Path], dict[str, Any]], str]] = {
     "no labels": (lambda d: chip(d, labels={}), "got no labelled pixel"),
     "other labels": (lambda d: chip(d, mask=MASK.astype("i4") + 1000), "got no labelled pixel"),
     "no class": (lambda d: chip(d, labels={0: 4}), "got the label 4, expected 0 to 3, the classes of the recipe"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("case", CHIPS)

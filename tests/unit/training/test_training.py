@@ -103,7 +103,7 @@ def test_an_image_is_held_out_by_area(tmp_path: Path) -> None:
         ("recipe.yaml --set sources.7.weight=2", "--set: got sources.7.weight=2"),
         ("recipe.yaml --set schedule.patience=2", "recipe's schedule.patience: got 2 without a hold-out"),
     ],
-)  # fmt: skip
+)
 def test_what_cannot_be_trained_is_refused(
     arguments: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -117,9 +117,10 @@ def test_pictures_without_a_place_are_trained_on(tmp_path: Path) -> None:
     folder = find_shared("isbi2012")
     source = {"kind": "labelled-folder", "name": "slices", "images": "image", "labels": "label", "holdout": 0.25}
     found = make_recipe(
-        bands=[{"name": "grey"}], classes=[{"name": "membrane"}, {"name": "cell"}],
+        bands=[{"name": "grey"}],
+        classes=[{"name": "membrane"}, {"name": "cell"}],
         sources=[{**source, "values": {"0": 0, "255": 1}}],
-    ).load(folder)  # fmt: skip
+    ).load(folder)
     assert (len(found.training), len(found.validation)) == (6, 2)
     for image in [*found.training, *found.validation]:
         oracle = np.asarray(Image.open(folder / "image" / f"{image.name.removeprefix('slices/')}.png"))
@@ -261,7 +262,10 @@ def test_changes_reach_every_field() -> None:
     document = {"schedule": {"epochs": 3}, "sources": [{"weight": 1}]}
     found = apply_changes(document, ["schedule.epochs=5", "sources.0.weight=2.5", "loss.border=10", "holdout=[a, b]"])
     assert found == {
-        "schedule": {"epochs": 5}, "sources": [{"weight": 2.5}], "loss": {"border": 10}, "holdout": ["a", "b"],
-    }  # fmt: skip
+        "schedule": {"epochs": 5},
+        "sources": [{"weight": 2.5}],
+        "loss": {"border": 10},
+        "holdout": ["a", "b"],
+    }
     assert document["schedule"] == {"epochs": 3}
     assert isinstance(make_recipe(warp={"elastic": 10}), Recipe)

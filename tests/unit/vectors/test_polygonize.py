@@ -55,9 +55,13 @@ def shape_of(label: int, polygon: shapely.Polygon) -> tuple[int, bytes]:
 
 @settings(max_examples=25, deadline=None)
 @given(
-    st.integers(1, 70), st.integers(1, 70), st.integers(1, 33), st.sampled_from([0, 1, 3]), st.integers(1, 5),
+    st.integers(1, 70),
+    st.integers(1, 70),
+    st.integers(1, 33),
+    st.sampled_from([0, 1, 3]),
+    st.integers(1, 5),
     st.integers(0, 2**32 - 1),
-)  # fmt: skip
+)
 def test_joined_pieces_are_the_polygons_of_the_whole(
     height: int, width: int, chunk: int, smooth: float, classes: int, seed: int
 ) -> None:
@@ -104,9 +108,14 @@ def test_pieces_come_back_from_their_file(tmp_path: Path) -> None:
 
 @settings(max_examples=25, deadline=None)
 @given(
-    st.integers(1, 60), st.integers(1, 60), st.integers(3, 33), st.sampled_from([0, 1, 3]), st.integers(1, 5),
-    st.floats(0.3, 6), st.integers(0, 2**32 - 1),
-)  # fmt: skip
+    st.integers(1, 60),
+    st.integers(1, 60),
+    st.integers(3, 33),
+    st.sampled_from([0, 1, 3]),
+    st.integers(1, 5),
+    st.floats(0.3, 6),
+    st.integers(0, 2**32 - 1),
+)
 def test_simplified_regions_leave_no_gaps(
     height: int, width: int, chunk: int, smooth: float, classes: int, tolerance: float, seed: int
 ) -> None:
@@ -175,9 +184,14 @@ def sieved_by_windows(
 
 @settings(max_examples=25, deadline=None)
 @given(
-    st.integers(1, 26), st.integers(1, 26), st.integers(1, 17), st.sampled_from([0, 0.7, 1.5]), st.integers(1, 5),
-    st.sampled_from([1, 2, 5, 12, 40]), st.integers(0, 2**32 - 1),
-)  # fmt: skip
+    st.integers(1, 26),
+    st.integers(1, 26),
+    st.integers(1, 17),
+    st.sampled_from([0, 0.7, 1.5]),
+    st.integers(1, 5),
+    st.sampled_from([1, 2, 5, 12, 40]),
+    st.integers(0, 2**32 - 1),
+)
 def test_the_sieve_is_that_of_the_whole_raster(
     height: int, width: int, chunk: int, smooth: float, classes: int, minimum: int, seed: int
 ) -> None:
