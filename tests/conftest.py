@@ -8,21 +8,19 @@ from pathlib import Path
 
 import dask
 import pytest
-import torch
 from distributed import LocalCluster
 from hypothesis import HealthCheck, settings
-from prefect.testing.utilities import prefect_test_harness
 
 from seamline.flows.settings.model_folder import Model, open_model
-from seamline.model.networks.unet import UNet
 from seamline.model.spec.config import UNetConfig
 from tests.support.command_line import command_line
 from tests.support.served_scenes import antimeridian_folder, served_folder
-from tests.support.small_models import save_model
 from tests.support.small_rasters import BAND_NAMES
 
 __all__ = ["antimeridian_folder", "command_line", "served_folder"]
 
+# Fixtures import torch and Prefect's server themselves, which takes seconds: the controller of pytest-xdist needs
+# neither, and unit tests need no server.
 TESTS = Path(__file__).parent
 SLOWEST_FIRST = ("system", "integration", "unit")
 """Folders of tests, which are their markers, too, in the order in which they begin: the longest tests come first."""
@@ -56,6 +54,8 @@ def own_caches(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     The processes of pytest-xdist share the measurements: what one has measured is not measured by the others.
     """
+    import torch
+
     home, together = tmp_path_factory.mktemp("home"), tmp_path_factory.getbasetemp()
     if "PYTEST_XDIST_WORKER" in os.environ:
         together = together.parent
@@ -77,6 +77,8 @@ def dask_is_left_as_it_was() -> Iterator[None]:
 @pytest.fixture(scope="session")
 def prefect() -> Iterator[None]:
     """A Prefect server of the tests' own."""
+    from prefect.testing.utilities import prefect_test_harness
+
     with prefect_test_harness(server_startup_timeout=180):
         yield
 
@@ -84,6 +86,11 @@ def prefect() -> Iterator[None]:
 @pytest.fixture(scope="session")
 def small_model(tmp_path_factory: pytest.TempPathFactory) -> Model:
     """Random weights, depth 3, six bands as in the embedded model: fast, and far from smooth."""
+    import torch
+
+    from seamline.model.networks.unet import UNet
+    from tests.support.small_models import save_model
+
     folder = tmp_path_factory.mktemp("small-model")
     torch.manual_seed(5)
     network = UNet(UNetConfig(6, 4, depth=3, base_width=4, norm="none")).eval()

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from seamline.flows.training.importing import ModelDescription
+from seamline.model.engines.runtime import Runtime
+from seamline.model.spec.config import EngineSettings, Program, Radiometry
+from seamline.model.spec.spec import ModelSpec
 
 DESCRIBED = ModelDescription(bands=("red", "nir"), classes=("land", "water", "cloud"))
 
@@ -109,3 +113,18 @@ def save_network(network: nn.Module, path: Path, edge: int = 64) -> Path:
                 dynamic_axes=axes,
             )
     return path
+
+
+def make_windows(edge: int = 64, count: int = 3) -> np.ndarray:
+    """Return noise (count, bands, edge, edge)."""
+    return np.random.default_rng(1).standard_normal((count, 2, edge, edge)).astype(np.float32)
+
+
+def predict_in_folder(spec: ModelSpec, folder: Path, pixels: np.ndarray, halo: int = 0) -> Tensor:
+    """Return the probabilities of windows, computed by the model in a folder."""
+    onnx = isinstance(spec.network, Program) and spec.network.format == "onnx"
+    settings = EngineSettings(batch=2, engine="onnxruntime" if onnx else "torch")
+    runtime = Runtime(spec, folder, settings, Radiometry((1.0, 1.0), (0.0, 0.0), (None, None)), halo)
+    valid = np.ones(pixels.shape[-2:], bool)
+    scores = runtime.predict(list(pixels), [valid] * len(pixels))
+    return torch.stack([runtime.probabilities(of_window) for of_window in scores])

@@ -17,6 +17,7 @@ from affine import Affine
 
 from seamline.flows.runs import measuring
 from seamline.flows.settings.model_folder import Model
+from seamline.model.spec.measurement import Measurement
 from tests.support.command_line import CommandLine
 from tests.support.sample_data import MANAUS, find_shared
 from tests.support.small_rasters import BAND_NAMES, make_noise, write_geotiff
@@ -366,3 +367,15 @@ cli.main()
 def test_a_command_ends_in_peace_on_a_busy_machine() -> None:
     ended = subprocess.run([sys.executable, "-c", BUSY], capture_output=True, text=True, timeout=120)
     assert (ended.returncode, ended.stderr) == (0, "")
+
+
+def test_every_way_to_run_a_model_is_shown(command_line: CommandLine, small_model: Model) -> None:
+    asked = ("model", "tune", str(small_model.folder), "--window", "128")
+    code, out, _ = command_line(*asked, "--json")
+    assert code == 0
+    found = Measurement.from_dict(json.loads(out))
+    assert {trial.settings.channels_last for trial in found.trials} == {False, True}
+    assert found.settings in [trial.settings for trial in found.trials]
+    assert set(found.seconds) == {128}
+    code, out, _ = command_line(*asked, "--engine", "torch", "--precision", "fp32")
+    assert code == 0 and "prec." in out and "window 128" in out

@@ -18,36 +18,12 @@ from seamline.flows.runs.scene_job import open_input
 from seamline.flows.runs.segment import segment
 from seamline.flows.settings.model_folder import Model
 from seamline.flows.settings.options import SegmentOptions
-from seamline.model.engines.engines import is_installed
-from seamline.model.engines.tune import Tuner
-from seamline.model.spec.config import Engine, EngineRequest, Radiometry, UNetConfig
-from seamline.model.spec.measurement import Measurement
-from seamline.model.spec.spec import ModelSpec
 from seamline.pipeline.common.errors import InputError
 from seamline.pipeline.execution.run_chunks import Totals
+from tests.support.engines import CONVERTED, skip_without
 from tests.support.sample_data import MANAUS, find_shared
 
 Cluster = Callable[[int], str]
-
-
-PLAIN = Radiometry((1.0, 1.0), (0.0, 0.0), (None, None))
-
-
-CONVERTED: tuple[Engine, ...] = ("onnxruntime", "openvino")
-
-
-def needs(engine: Engine) -> None:
-    if not is_installed(UNetConfig(1, 1), engine):
-        pytest.skip(f"{engine} is not installed")
-
-
-def tuner(spec: ModelSpec, folder: Path, wish: EngineRequest) -> Tuner:
-    return Tuner(spec, folder, PLAIN, 24, wish, 1, lambda: None, lambda: 0)
-
-
-def measured(spec: ModelSpec, folder: Path, wish: EngineRequest) -> Measurement:
-    pixels = np.random.default_rng(0).standard_normal((2, 192, 192)).astype(np.float32)
-    return tuner(spec, folder, wish)((pixels, np.ones((192, 192), bool)), (128, 192))
 
 
 def run(model: Model, out: Path, **options: object) -> RunResult:
@@ -64,7 +40,7 @@ def test_tiles_cannot_be_seen_in_any_engine(small_model: Model, cluster: Cluster
     options = {"cluster": cluster(2), "precision": "fp32", "device": "cpu", "batch": 1, "threads": 1}
     torchs = labels_in(run(small_model, tmp_path / "torch", engine="torch", window=256, **options))
     for engine in CONVERTED:
-        needs(engine)
+        skip_without(engine)
         results = [run(small_model, tmp_path / f"{engine}{w}", engine=engine, window=w, **options) for w in (256, 192)]
         assert {result.record.settings["engine"] for result in results} == {engine}
         one, other = (labels_in(result) for result in results)
@@ -77,7 +53,7 @@ class Stop(Exception):
 
 
 def test_a_resumed_run_keeps_its_engine(small_model: Model, cluster: Cluster, tmp_path: Path) -> None:
-    needs("openvino")
+    skip_without("openvino")
 
     def stop(totals: Totals, plan: object) -> None:
         if totals.chunks_done:

@@ -12,7 +12,6 @@ import typer
 
 from seamline.flows.settings import model_folder as models
 from seamline.flows.settings.model_folder import Model
-from seamline.model.spec.measurement import Measurement
 from tests.support.command_line import CommandLine
 from tests.support.small_rasters import BAND_NAMES, make_noise, write_geotiff
 
@@ -50,18 +49,6 @@ MISUSED = {
     ("model", "show"): "command: got 'show', expected inspect, import, tune or list; see seamline model --help",
     ("--versoin",): "option: got --versoin, expected an option of the command, such as --version; see seamline --help",
 }
-
-
-def test_every_way_to_run_a_model_is_shown(command_line: CommandLine, small_model: Model) -> None:
-    asked = ("model", "tune", str(small_model.folder), "--window", "128")
-    code, out, _ = command_line(*asked, "--json")
-    assert code == 0
-    found = Measurement.from_dict(json.loads(out))
-    assert {trial.settings.channels_last for trial in found.trials} == {False, True}
-    assert found.settings in [trial.settings for trial in found.trials]
-    assert set(found.seconds) == {128}
-    code, out, _ = command_line(*asked, "--engine", "torch", "--precision", "fp32")
-    assert code == 0 and "prec." in out and "window 128" in out
 
 
 @pytest.mark.parametrize("arguments", MISUSED, ids=" ".join)

@@ -14,24 +14,13 @@ import torch
 from seamline.flows.settings.model_folder import Model
 from seamline.model.engines.agreement import compute_agreement
 from seamline.model.engines.candidates import list_engines_to_try
-from seamline.model.engines.engines import get_input_dtype, is_installed, list_precisions, open_network
+from seamline.model.engines.engines import get_input_dtype, list_precisions, open_network
 from seamline.model.engines.runtime import Runtime
-from seamline.model.engines.tune import Tuner
-from seamline.model.spec.config import Engine, EngineRequest, EngineSettings, Precision, Radiometry, UNetConfig
+from seamline.model.spec.config import Engine, EngineRequest, EngineSettings, Precision
 from seamline.model.spec.errors import ModelError
-from seamline.model.spec.measurement import Measurement
 from seamline.model.spec.spec import ModelSpec
+from tests.support.engines import CONVERTED, PLAIN, measure_engines, skip_without
 from tests.support.small_models import make_random_network, save_model
-
-PLAIN = Radiometry((1.0, 1.0), (0.0, 0.0), (None, None))
-
-
-CONVERTED: tuple[Engine, ...] = ("onnxruntime", "openvino")
-
-
-def needs(engine: Engine) -> None:
-    if not is_installed(UNetConfig(1, 1), engine):
-        pytest.skip(f"{engine} is not installed")
 
 
 @pytest.mark.parametrize("engine", CONVERTED)
@@ -43,7 +32,7 @@ def needs(engine: Engine) -> None:
 def test_scores_are_those_of_torch(
     tmp_path: Path, engine: Engine, upsampling: str, padding: str, halo: int, norm: str
 ) -> None:
-    needs(engine)
+    skip_without(engine)
     network = make_random_network(padding=padding, upsampling=upsampling, norm=norm)
     spec = save_model(tmp_path, network)
     found = open_network(spec, tmp_path, EngineSettings(engine=engine, threads=1))
@@ -58,7 +47,7 @@ def test_scores_are_those_of_torch(
 
 @pytest.mark.parametrize("engine", CONVERTED)
 def test_the_paper_s_size_without_a_halo(tmp_path: Path, engine: Engine) -> None:
-    needs(engine)
+    skip_without(engine)
     network = make_random_network(padding="valid")
     found = open_network(save_model(tmp_path, network), tmp_path, EngineSettings(engine=engine, threads=1))
     x = torch.randn(1, 2, 92, 92)
@@ -67,7 +56,7 @@ def test_the_paper_s_size_without_a_halo(tmp_path: Path, engine: Engine) -> None
 
 
 def test_openvino_in_bf16_is_near(tmp_path: Path) -> None:
-    needs("openvino")
+    skip_without("openvino")
     network = make_random_network(base_width=8)
     spec = save_model(tmp_path, network)
     if "bf16" not in list_precisions(spec.network, "openvino", "cpu"):
@@ -82,7 +71,7 @@ def test_openvino_in_bf16_is_near(tmp_path: Path) -> None:
 @pytest.mark.parametrize("engine", ["torch", *CONVERTED])
 def test_scores_do_not_depend_on_the_window(embedded_model: Model, engine: Engine, precision: Precision) -> None:
     """What makes tiles invisible in reduced precision too: the same bits in windows of all sizes."""
-    needs(engine)
+    skip_without(engine)
     spec = embedded_model.spec
     if precision not in list_precisions(spec.network, engine, "cpu"):
         pytest.skip(f"{engine} has no {precision} here")
@@ -110,51 +99,6 @@ def test_compiled_by_torch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
         torch.testing.assert_close(found(x, 16), network(x, 16), rtol=0, atol=2e-5)
 
 
-def tuner(spec: ModelSpec, folder: Path, wish: EngineRequest) -> Tuner:
-    return Tuner(spec, folder, PLAIN, 24, wish, 1, lambda: None, lambda: 0)
-
-
-def measured(spec: ModelSpec, folder: Path, wish: EngineRequest) -> Measurement:
-    pixels = np.random.default_rng(0).standard_normal((2, 192, 192)).astype(np.float32)
-    return tuner(spec, folder, wish)((pixels, np.ones((192, 192), bool)), (128, 192))
-
-
-def test_every_engine_is_tried(tmp_path: Path) -> None:
-    spec = save_model(tmp_path, make_random_network())
-    found = measured(spec, tmp_path, EngineRequest("cpu"))
-    there = {engine for engine in ("torch", *CONVERTED) if is_installed(spec.network, engine)}
-    assert {trial.settings.engine for trial in found.trials} == there
-    assert all(trial.is_accurate for trial in found.trials if trial.settings.precision == "fp32")
-    assert found.settings in [trial.settings for trial in found.trials]
-    assert Measurement.from_dict(found.to_dict()) == found
-
-
-def test_what_is_asked_for_is_taken(tmp_path: Path) -> None:
-    needs("openvino")
-    spec = save_model(tmp_path, make_random_network())
-    found = measured(spec, tmp_path, EngineRequest("cpu", "fp32", "openvino", batch=3, threads=1))
-    assert {trial.settings for trial in found.trials} == {EngineSettings("cpu", "fp32", False, 3, 1, "openvino")}
-    assert found.settings_for(1024).batch == 3
-
-
-def test_an_engine_that_fails_is_left_out(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    needs("onnxruntime")
-    import onnxruntime
-
-    def broken(*arguments: object, **options: object) -> None:
-        raise RuntimeError("no such instruction\nat 0x7f")
-
-    monkeypatch.setattr(onnxruntime, "InferenceSession", broken)
-    spec = save_model(tmp_path, make_random_network())
-    found = measured(spec, tmp_path, EngineRequest("cpu", "fp32"))
-    assert "onnxruntime" not in {trial.settings.engine for trial in found.trials}
-    assert "onnxruntime in fp32 is not tried" in caplog.text
-    with pytest.raises(ModelError, match="take another --engine"):
-        measured(spec, tmp_path, EngineRequest("cpu", "fp32", "onnxruntime"))
-
-
 @pytest.mark.parametrize(("engine", "extra"), [("onnxruntime", "onnx"), ("openvino", "openvino")])
 @pytest.mark.parametrize("missing", ["the engine", "onnx"])
 def test_without_its_package_an_engine_is_refused(
@@ -164,7 +108,7 @@ def test_without_its_package_an_engine_is_refused(
     spec = save_model(tmp_path, make_random_network())
     for use in (
         lambda: open_network(spec, tmp_path, EngineSettings(engine=engine)),
-        lambda: measured(spec, tmp_path, EngineRequest("cpu", engine=engine)),
+        lambda: measure_engines(spec, tmp_path, EngineRequest("cpu", engine=engine)),
     ):
         with pytest.raises(
             ModelError, match=rf"--engine: got {engine}, .* pip install 'seamline\[{extra}\]'"
@@ -175,7 +119,7 @@ def test_without_its_package_an_engine_is_refused(
 
 
 def test_precisions_and_engines_that_do_not_go_together_are_refused(tmp_path: Path) -> None:
-    needs("onnxruntime")
+    skip_without("onnxruntime")
     spec = save_model(tmp_path, make_random_network())
     with pytest.raises(
         ModelError, match="--precision: got bf16, expected fp32, in which networks are run here by onnx"
@@ -202,7 +146,7 @@ def program(tmp_path: Path) -> tuple[torch.nn.Module, ModelSpec, Path]:
 
 
 def test_an_onnx_program_is_the_same_in_both_engines(program: tuple[torch.nn.Module, ModelSpec, Path]) -> None:
-    needs("openvino")
+    skip_without("openvino")
     network, spec, folder = program
     x = np.random.default_rng(1).standard_normal((3, 2, 64, 64)).astype(np.float32)
     with torch.inference_mode():
@@ -214,7 +158,7 @@ def test_an_onnx_program_is_the_same_in_both_engines(program: tuple[torch.nn.Mod
         runtime = Runtime(spec, folder, EngineSettings(batch=2, engine=engine, threads=1), PLAIN, 8)
         found = torch.stack(list(runtime.predict(list(x), [np.ones((64, 64), bool)] * 3)))
         torch.testing.assert_close(found, expected, rtol=0, atol=2e-5)
-    found = measured(spec, folder, EngineRequest("cpu"))
+    found = measure_engines(spec, folder, EngineRequest("cpu"))
     assert {trial.settings.engine for trial in found.trials} == set(CONVERTED)
 
 
@@ -224,9 +168,9 @@ def test_a_program_is_refused_where_it_cannot_run(program: tuple[torch.nn.Module
         with pytest.raises(
             ModelError, match=f"--engine: got {wish.engine}, expected onnxruntime or openvino, which run"
         ):
-            measured(spec, folder, wish)
+            measure_engines(spec, folder, wish)
     with pytest.raises(ModelError, match="--precision: got bf16, expected fp32, in which onnx programs are run"):
-        measured(spec, folder, EngineRequest("cpu", "bf16"))
+        measure_engines(spec, folder, EngineRequest("cpu", "bf16"))
 
 
 def test_a_sample_agrees_as_far_as_its_worst_quarter() -> None:
@@ -239,7 +183,7 @@ def test_a_sample_agrees_as_far_as_its_worst_quarter() -> None:
 
 @pytest.mark.parametrize("engine", CONVERTED)
 def test_one_process_converts_for_two_scenes_at_once(tmp_path: Path, engine: Engine) -> None:
-    needs(engine)
+    skip_without(engine)
     spec = save_model(tmp_path, make_random_network())
     networks = [open_network(spec, tmp_path, EngineSettings(engine=engine, threads=1)) for _ in range(6)]
     x = torch.randn(1, 2, 96, 96)

@@ -11,27 +11,20 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from seamline.flows.training.importing import ModelDescription, import_model
-from seamline.model.engines.runtime import Runtime
 from seamline.model.importers.reach import MeasuredReach, measure_reach
-from seamline.model.spec.config import EngineSettings, Program, Radiometry, UNetConfig
+from seamline.model.spec.config import Program
 from seamline.model.spec.errors import ModelError
-from seamline.model.spec.spec import ModelSpec
 from seamline.pipeline.common.errors import InputError
-from tests.support.foreign_networks import DESCRIBED, ForeignUNet, OneOutput, make_foreign_unet, save_network
+from tests.support.foreign_networks import (
+    DESCRIBED,
+    ForeignUNet,
+    OneOutput,
+    make_foreign_unet,
+    make_windows,
+    predict_in_folder,
+    save_network,
+)
 from tests.support.small_models import make_random_network
-
-
-def predicted(spec: ModelSpec, folder: Path, pixels: np.ndarray, halo: int = 0) -> Tensor:
-    radiometry = Radiometry((1.0, 1.0), (0.0, 0.0), (None, None))
-    onnx = isinstance(spec.network, Program) and spec.network.format == "onnx"
-    settings = EngineSettings(batch=2, engine="onnxruntime" if onnx else "torch")
-    runtime = Runtime(spec, folder, settings, radiometry, halo)
-    valid = np.ones(pixels.shape[-2:], bool)
-    return torch.stack([runtime.probabilities(s) for s in runtime.predict(list(pixels), [valid] * len(pixels))])
-
-
-def noise(edge: int = 64, count: int = 3) -> np.ndarray:
-    return np.random.default_rng(1).standard_normal((count, 2, edge, edge)).astype(np.float32)
 
 
 class Faint(torch.nn.Module):
@@ -50,24 +43,9 @@ def test_a_divisor_that_scores_do_not_tell_is_found_by_size(tmp_path: Path) -> N
     spec = import_model(tmp_path / "x.pt", described, tmp_path / "model")
     assert spec.divisor == 8
     with pytest.raises(ModelError, match=r"the network: got .*, expected windows of 44 × 44 to run"):
-        predicted(spec, tmp_path / "model", noise(44))
+        predict_in_folder(spec, tmp_path / "model", make_windows(44))
     with pytest.raises(InputError, match="got a model that is there already"):
         import_model(tmp_path / "x.pt", described, tmp_path / "model")
-
-
-@pytest.mark.parametrize("bilinear", [False, True])
-@pytest.mark.parametrize("suffix", [".pth", ".pt", ".pt2", ".onnx"])
-def test_a_network_computes_the_same_in_a_model_folder(tmp_path: Path, suffix: str, bilinear: bool) -> None:
-    network = make_foreign_unet(bilinear)
-    spec = import_model(save_network(network, tmp_path / f"x{suffix}", 512), DESCRIBED, tmp_path / "model")
-    assert isinstance(spec.network, UNetConfig if suffix == ".pth" and not bilinear else Program)
-    divisor = 8 if suffix == ".pt2" else 4  # as it is exported, it takes multiples of 8
-    assert (spec.divisor, spec.receptive_radius) == (divisor, None if bilinear else 22)
-    with torch.inference_mode():
-        whole = network(torch.from_numpy(noise())).softmax(1)
-    for halo in (0, 16):
-        expected = whole[..., halo : 64 - halo, halo : 64 - halo]
-        torch.testing.assert_close(predicted(spec, tmp_path / "model", noise(), halo), expected, rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("depth", [1, 3])
@@ -109,15 +87,16 @@ def test_a_network_of_one_size_and_batch(tmp_path: Path) -> None:
     spec = import_model(tmp_path / "x.pt2", DESCRIBED, tmp_path / "model")
     assert isinstance(spec.network, Program) and (spec.network.window, spec.network.batch) == (64, 2)
     with torch.inference_mode():
-        expected = make_foreign_unet()(torch.from_numpy(noise())).softmax(1)
-    torch.testing.assert_close(predicted(spec, tmp_path / "model", noise()), expected, rtol=0, atol=1e-5)
+        expected = make_foreign_unet()(torch.from_numpy(make_windows())).softmax(1)
+    torch.testing.assert_close(predict_in_folder(spec, tmp_path / "model", make_windows()), expected, rtol=0, atol=1e-5)
 
 
 def test_one_output_tells_two_classes(tmp_path: Path) -> None:
     path = save_network(OneOutput(), tmp_path / "x.pt")
     spec = import_model(path, ModelDescription(("red", "nir"), ("land", "water")), tmp_path / "model")
     assert (spec.is_binary, spec.activation, spec.divisor, spec.receptive_radius) == (True, "sigmoid", 1, 0)
-    found, water = predicted(spec, tmp_path / "model", noise()), torch.from_numpy(4 * noise()[:, 0] - 2).sigmoid()
+    found = predict_in_folder(spec, tmp_path / "model", make_windows())
+    water = torch.from_numpy(4 * make_windows()[:, 0] - 2).sigmoid()
     torch.testing.assert_close(found, torch.stack([1 - water, water], 1), rtol=0, atol=1e-6)
 
 
@@ -127,10 +106,11 @@ def test_scale_mean_and_std_stand_in_the_unit_of_the_values(tmp_path: Path) -> N
     spec = import_model(path, described, tmp_path / "model")
     pixels = np.full((1, 2, 8, 8), 0.4, np.float32)
     value = 4 * (0.4 * 255 - 100) / 50 - 2
-    assert predicted(spec, tmp_path / "model", pixels)[0, 1, 0, 0] == pytest.approx(np.clip(value, 0, 1), abs=1e-6)
+    water = predict_in_folder(spec, tmp_path / "model", pixels)[0, 1, 0, 0]
+    assert water == pytest.approx(np.clip(value, 0, 1), abs=1e-6)
     described = ModelDescription(("red", "nir"), ("a", "b"), scale=255, mean=(100, 90), std=(50, 40))
     spec = import_model(path, described, tmp_path / "model", overwrite=True)
-    water = predicted(spec, tmp_path / "model", pixels)[0, 1, 0, 0]
+    water = predict_in_folder(spec, tmp_path / "model", pixels)[0, 1, 0, 0]
     assert water == pytest.approx(1 / (1 + np.exp(-value)), abs=1e-5)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -62,9 +63,9 @@ def test_layers_are_seen_by_their_average(pixels: np.ndarray) -> None:
         assert value == (int(np.floor(valid.mean() + 0.5)) if valid.size else NODATA)
 
 
-@pytest.fixture(params=STORAGES)
-def store(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
-    path, rng = tmp_path / "segmentation.zarr", np.random.default_rng(3)
+@pytest.fixture(scope="module", params=STORAGES)
+def sealed_store(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path, rng = tmp_path_factory.mktemp("store") / "segmentation.zarr", np.random.default_rng(3)
     storage = STORAGES[request.param]
     create_store(path, GRID, CLASSES, storage, title="a scene", layers=tuple(LAYERS))
     height, width = GRID.shape
@@ -79,6 +80,11 @@ def store(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
     write_overviews(path, GRID, CLASSES)
     seal(path, {"plan": "p"})
     return path
+
+
+@pytest.fixture
+def store(sealed_store: Path, tmp_path: Path) -> Path:
+    return shutil.copytree(sealed_store, tmp_path / "segmentation.zarr")
 
 
 def test_every_overview_is_a_dataset_of_its_own(store: Path) -> None:
