@@ -12,7 +12,7 @@ from typer.core import TyperCommand, TyperGroup, TyperOption
 from seamline.flows.cli.main import app
 from seamline.pipeline.products.run_record import RunRecord
 
-CONTRACTS = Path(__file__).parents[3] / "docs" / "contracts.md"
+CONTRACTS = Path(__file__).parents[2] / "docs" / "contracts.md"
 OPTION = re.compile(r"--[a-z][a-z-]*")
 
 
