@@ -70,6 +70,7 @@ def refuse_result_of_other_run(job: SceneJob) -> RunRecord | None:
 
     Raises:
         OtherRunError: there is a finished run of another scene, model or plan.
+        InputError: it cannot be told of which run it is.
     """
     folder = job.location.folder
     if job.options.overwrite or job.location.run_directory.plan_file.exists():
@@ -77,7 +78,7 @@ def refuse_result_of_other_run(job: SceneJob) -> RunRecord | None:
     try:
         record = read_record(folder)
     except (OSError, ValueError):
-        return None  # none, or a damaged one: the scene is segmented again
+        return None  # none, or one that is torn: the scene is segmented again
     refuse_other_run(describe_finished_run(f"finished run in {folder}", record, job), job)
     return record
 

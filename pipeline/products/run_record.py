@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from seamline.pipeline.common.errors import InputError
 from seamline.pipeline.common.layout import RECORD
@@ -85,7 +85,7 @@ class InferenceRecord(BaseModel):
         started: when the run began, ISO 8601.
     """
 
-    model_config = ConfigDict(frozen=True)
+    model_config = ConfigDict(frozen=True, extra="allow")  # fields that others add are kept
 
     record_version: Literal[1] = _VERSION
     scene: str
@@ -138,8 +138,8 @@ def read_record(folder: Path) -> RunRecord:
 
     Raises:
         OSError: there is none.
-        ValueError: it is damaged.
-        InputError: it is of a version of the layout that is not known here.
+        ValueError: it is no JSON object.
+        InputError: it is a JSON object, but no record, or one of a version that is not known here.
     """
     return parse_record((folder / RECORD).read_bytes(), folder.name)
 
@@ -147,15 +147,26 @@ def read_record(folder: Path) -> RunRecord:
 def parse_record(data: bytes, scene: str) -> RunRecord:
     """Parse the content of a scene's ``run.json``; raises ``ValueError`` or ``InputError`` as ``read_record`` does."""
     values = json.loads(data)
-    version = values.get("record_version", _VERSION) if isinstance(values, dict) else _VERSION
-    if isinstance(version, int) and version > _VERSION:
+    if not isinstance(values, dict):
+        raise ValueError(f"{RECORD} is no JSON object")
+    version = values.get("record_version", _VERSION)
+    if type(version) is not int or version != _VERSION:
         raise InputError(
             f"{RECORD} of scene {scene}",
-            got=f"record_version {version}",
-            expected=f"at most {_VERSION}",
-            fix="use the version of Seamline that wrote it, or another --out",
+            got=f"record_version {version!r}",
+            expected=f"{_VERSION}",
+            fix="use the version of Seamline that wrote it, or give another --out",
         )
-    return RunRecord.model_validate(values)
+    try:
+        return RunRecord.model_validate(values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise InputError(
+            f"{RECORD} of scene {scene}",
+            got=f"{'.'.join(map(str, first['loc']))}: {first['msg'].lower()}",
+            expected="what Seamline wrote",
+            fix="bring the file back, or start over with --overwrite",
+        ) from error
 
 
 def write_record(folder: Path, record: RunRecord) -> None:

@@ -30,7 +30,11 @@ class UploadedScene:
 
 
 def find_uploaded(catalogue: ObjectFolder, scene: str) -> UploadedScene | None:
-    """Return what is published of a scene; None if nothing is, or nothing that Seamline wrote."""
+    """Return what is published of a scene; None if nothing is, or nothing that Seamline wrote.
+
+    Raises:
+        InputError: its ``run.json`` is no record, or one of another version.
+    """
     folder = catalogue.subfolder(scene)
     pointer = folder.get(ITEM)
     if pointer is None:

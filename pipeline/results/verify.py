@@ -129,10 +129,8 @@ def _check_table(out: Path, scenes: Sequence[str]) -> Iterator[Finding]:
 def _check_scene(folder: Path) -> Iterator[Finding]:
     scene = folder.name
     try:
-        for name in (ITEM, RECORD):
-            _check_kind(folder / name)
+        _check_kind(folder / ITEM)
         item = json.loads((folder / ITEM).read_text(encoding="utf-8"))
-        record = read_record(folder)
         pystac.validation.validate_dict({**item, "stac_extensions": []})
         assets: ItemDict = item["assets"]
     except _DAMAGE_ERRORS as error:
@@ -140,6 +138,12 @@ def _check_scene(folder: Path) -> Iterator[Finding]:
         return
     if item.get("id") != scene:
         yield Finding(scene, ITEM, f"is of another scene, {item.get('id')}")
+    record = None
+    try:
+        _check_kind(folder / RECORD)
+        record = read_record(folder)
+    except _DAMAGE_ERRORS as error:
+        yield Finding(scene, RECORD, _summarize_error(error))
     for name, check in _list_checks(folder, item, record, assets):
         try:
             yield from (Finding(scene, name, problem) for problem in check())
@@ -147,13 +151,14 @@ def _check_scene(folder: Path) -> Iterator[Finding]:
             yield Finding(scene, name, _summarize_error(error))
 
 
-def _list_checks(folder: Path, item: ItemDict, record: RunRecord, assets: ItemDict) -> list[_Check]:
-    """Return the checks of a scene's files; those of rasters only where the raster exists."""
+def _list_checks(folder: Path, item: ItemDict, record: RunRecord | None, assets: ItemDict) -> list[_Check]:
+    """Return the checks of a scene's files; those of rasters only where the raster and a record exist."""
     checks: list[_Check] = [
-        (ITEM, partial(find_item_mismatches, item, record)),
         (ITEM, partial(_find_unlisted_assets, folder, assets)),
         *((posixpath.normpath(asset["href"]), partial(_check_asset, folder, asset)) for asset in assets.values()),
     ]
+    if record is None:
+        return checks
     raster_checks: list[_Check] = [
         (COG, partial(_check_cog, folder / COG, record)),
         (COG, partial(find_cog_mismatches, folder / COG, item)),
@@ -161,7 +166,8 @@ def _list_checks(folder: Path, item: ItemDict, record: RunRecord, assets: ItemDi
         (ZARR, partial(find_store_mismatches, folder / ZARR, item)),
         *((name, partial(_check_cog_layout, folder / name)) for name in _list_other_cogs(assets)),
     ]
-    return checks + [(name, check) for name, check in raster_checks if _is_file_or_folder(folder / name)]
+    checks += [(name, check) for name, check in raster_checks if _is_file_or_folder(folder / name)]
+    return [(ITEM, partial(find_item_mismatches, item, record)), *checks]
 
 
 def _find_unlisted_assets(folder: Path, assets: ItemDict) -> Iterator[str]:

@@ -41,6 +41,7 @@ from seamline.pipeline.execution.cluster import run_on_first_host
 from seamline.pipeline.execution.run_directory import RunDirectory
 from seamline.pipeline.geometry.tiling import Index, Tiling
 from seamline.pipeline.products import cog
+from seamline.pipeline.products.run_record import read_record
 from seamline.pipeline.products.zarr_store import is_sealed, open_labels, open_store_raster
 from seamline.pipeline.publishing import publication, restore
 from seamline.pipeline.publishing import publish as publishing
@@ -154,17 +155,27 @@ def test_a_resumed_run_infers_only_what_is_missing(
     assert read_rasters(resumed.folder) == whole(overlap)
 
 
-def test_a_result_of_a_newer_version_is_left_as_it_is(
-    source: Path, small_model: Model, cluster: Cluster, finished: Path, tmp_path: Path
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ('"record_version": 1', '"record_version": 2', "got record_version 2, expected 1"),
+        ('"workers"', '"hands"', "got workers: field required"),
+    ],
+)
+def test_a_result_of_which_it_cannot_be_told_of_which_run_it_is_is_left_as_it_is(
+    source: Path, small_model: Model, cluster: Cluster, finished: Path, tmp_path: Path, old: str, new: str, said: str
 ) -> None:
     out = copied(finished, tmp_path / "out")
     record = out / "scene" / "run.json"
-    record.write_text(record.read_text().replace('"record_version": 1', '"record_version": 2'))
+    record.write_text(record.read_text().replace(old, new))
     before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
-    with pytest.raises(InputError, match="got record_version 2, expected at most 1"):
+    with pytest.raises(InputError, match=said):
         run(source, small_model, out, cluster=cluster(1))
     assert {path: path.read_bytes() for path in out.rglob("*") if path.is_file()} == before
-    assert any("record_version 2" in finding.problem for finding in verify(out))
+    found = {(finding.subject, finding.problem.split(" is ")[0]) for finding in verify(out)}
+    assert ("run.json", "file:checksum") in found
+    assert any(subject == "run.json" and said in problem for subject, problem in found)
+    assert run(source, small_model, out, cluster=cluster(1), overwrite=True).computed
 
 
 def test_the_lock_is_that_of_the_file_with_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -488,6 +499,27 @@ def test_a_kill_while_a_lost_result_is_written_leaves_nothing_untrue(
     digest = hashlib.sha256((first.folder / "run.json").read_bytes()).hexdigest()
     assert item["assets"]["run"]["file:checksum"] == f"1220{digest}"
     assert not (first.folder / ".run").exists()
+
+
+def test_a_kill_between_polygons_by_other_rules_leaves_none_that_the_record_calls_its_own(
+    source: Path, small_model: Model, cluster: Cluster, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copied(finished, tmp_path)
+    folder, changed = tmp_path / "scene", {**EVERYTHING, "polygon_min_area": 5e4}
+    before = read_record(folder)
+    write = restore.write_polygon_files
+
+    def write_and_die(*arguments: Any) -> None:
+        write(*arguments)
+        raise Stop
+
+    with monkeypatch.context() as patched, pytest.raises(Stop):
+        patched.setattr(restore, "write_polygon_files", write_and_die)
+        run(source, small_model, tmp_path, cluster="tcp://127.0.0.1:1", **changed)
+    assert before.polygons and read_record(folder).polygons is None
+    by_old_rules = run(source, small_model, tmp_path, cluster="tcp://127.0.0.1:1", **EVERYTHING)
+    assert "polygons" in by_old_rules.rewritten and by_old_rules.record.polygons == before.polygons
+    assert (folder / "polygons.fgb").read_bytes() == (finished / "scene" / "polygons.fgb").read_bytes()
 
 
 def test_a_plan_of_another_version_is_refused(

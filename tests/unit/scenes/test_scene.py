@@ -154,8 +154,8 @@ def _alpha(path: Path, pixels: NDArray[Any]) -> Path:
     return path
 
 
-def _internal(path: Path, pixels: NDArray[Any]) -> Path:
-    write_geotiff(path, pixels, names=("b1", "b2"))
+def _internal(path: Path, pixels: NDArray[Any], nodata: float | None = None) -> Path:
+    write_geotiff(path, pixels, names=("b1", "b2"), nodata=nodata)
     with rasterio.Env(GDAL_TIFF_INTERNAL_MASK=True), rasterio.open(path, "r+") as file:
         file.write_mask(pixels[0] % 3 != 0)
     return path
@@ -169,6 +169,7 @@ MASKED = {
     ),
     "alpha": _alpha,
     "internal mask": _internal,
+    "internal mask beside nodata": lambda path, pixels: _internal(path, pixels, nodata=4),
 }
 
 
