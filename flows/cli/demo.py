@@ -29,13 +29,13 @@ def main() -> int:
     for name, value in {**_PREFECT_SETTINGS, "PREFECT_HOME": str(out.absolute() / "prefect")}.items():
         os.environ.setdefault(name, value)
     # Imported after the environment is set: Prefect reads its settings when it is imported.
-    from seamline.flows.runs.observer import RunResult
     from seamline.flows.segment_scene import segment_scene
     from seamline.flows.settings.options import SegmentOptions
     from seamline.flows.terminal.progress import print_line, show_percentage
-    from seamline.flows.terminal.tables import show_result, show_scores
+    from seamline.flows.terminal.tables import show_scores
     from seamline.flows.training.evaluation import compute_class_iou
     from seamline.pipeline.common.layout import COG
+    from seamline.pipeline.products.run_record import read_record
     from seamline.pipeline.synthetic.simulate import Simulation
     from seamline.pipeline.synthetic.simulation_files import write_simulation
 
@@ -50,8 +50,7 @@ def main() -> int:
     state = segment_scene(str(scene), "land-water-cloud", out, SegmentOptions(overwrite=True), return_state=True)
     outcome = state.result()
     folder = Path(outcome["folder"])
-    show_result(RunResult(folder, outcome["record"], outcome["computed"]))
-    show_scores(compute_class_iou(folder / COG, truth, outcome["record"]["classes"]))
+    show_scores(compute_class_iou(folder / COG, truth, read_record(folder).classes))
     print_line(f"Prefect flow run {state.state_details.flow_run_id} of segment-scene: {state.name}")
     ended = time.monotonic()
     print_line(

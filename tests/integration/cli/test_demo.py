@@ -1,0 +1,26 @@
+"""``make demo``, the first command of the README, on a small scene."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import rasterio
+
+
+def test_the_demo_ends_with_a_result_and_its_scores(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "seamline.flows.cli.demo", "--size", "600", "700", "--out", tmp_path / "demo"]
+    variables = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT")}
+    ran = subprocess.run(command, env=variables, capture_output=True, text=True, check=False, timeout=500)
+    assert ran.returncode == 0, ran.stderr[-3000:]
+    folder = tmp_path / "demo" / "scene"
+    with rasterio.open(folder / "segmentation.tif") as file:
+        assert file.shape == (600, 700)
+    said = ran.stdout + ran.stderr
+    assert said.count("network pixels per scene pixel") == 1  # the table of the run is shown once
+    rows = re.findall(r"│ (land|water|cloud|cloud shadow) +│ (\d\.\d{3}) +│", said)
+    assert [name for name, _ in rows] == ["land", "water", "cloud", "cloud shadow"]
+    assert "intersection over union" in said and "of segment-scene: Completed" in said and "preview.png" in said
