@@ -191,8 +191,8 @@ def test_a_host_that_is_cut_off_changes_nothing_not_even_when_it_wakes_up_afterw
         assert read_rasters(tmp_path / "scene") == whole
         os.killpg(lost.pid, signal.SIGCONT)
         wait_until(lambda: lost.poll() is not None, "the end of a worker that nobody knows any more")
-    said = hosts.said("lost")  # it went on, and its chunks had no place any more
-    assert "ChunkError" in said and ("No such file" in said or "no segmentation store" in said)
+    # Whether it went on with its chunks or noticed first that nobody knows it is a matter of milliseconds. That a late
+    # write changes nothing is shown by test_a_worker_that_the_cluster_lost_… in integration/execution/test_resume.py.
     assert read_rasters(tmp_path / "scene") == whole
     assert not (tmp_path / "scene" / ".run").exists()
     assert not list(verify(tmp_path))
