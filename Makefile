@@ -9,7 +9,7 @@ DEMO_SIZE := 4096 4096
 
 install: $(VENV)/.installed
 
-# Without compiling what is never imported: the first start compiles what it needs, in a tenth of the time.
+# Without compiling what is never imported: the first start compiles what it needs, which is less.
 $(VENV)/.installed: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --no-compile --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
@@ -25,9 +25,8 @@ up: install
 down: install
 	$(BIN)/seamline down
 
-# Tests of a file share a process; four processes on two cores, since much of the time they wait for
-# others that they start. The order
-# is that of tests/conftest.py.
+# Tests of a file share a process. Four processes on two cores, since much of the time they wait for others that they
+# start. The order is that of tests/conftest.py.
 TEST := $(BIN)/pytest --numprocesses 4 --dist loadfile --no-loadscope-reorder
 
 # Everything, and which tests took longest.

@@ -21,7 +21,7 @@ from seamline.pipeline.storage.object_store import ObjectFolder
 
 
 def find_finished(job: SceneJob) -> RunResult | None:
-    """Return the results of the same run if all that the options ask for is where it shall be.
+    """Return the results of the same run if all that the options ask for is there, at the job's location.
 
     Args:
         job: what is asked for.

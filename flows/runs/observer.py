@@ -1,4 +1,4 @@
-"""What a run leaves, and how those who watch it are told."""
+"""The result of a run, and the functions that are called while it goes on."""
 
 from __future__ import annotations
 

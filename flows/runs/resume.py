@@ -31,7 +31,7 @@ def find_unfinished(job: SceneJob) -> UnfinishedRun | None:
         job: what is asked for.
 
     Returns:
-        The run, or None if there is none, or if the options overwrite one that cannot be gone on with.
+        The run, or None if there is none, or if the options overwrite one that cannot be resumed.
 
     Raises:
         OtherRunError: there is an unfinished run of something else.

@@ -36,7 +36,7 @@ _SECONDS_BETWEEN_LINES = 30.0
 
 @contextmanager
 def show_live_progress() -> Iterator[RunObserver]:
-    """Yield a watcher that shows the progress of runs, and a table of each scene when it is finished.
+    """Yield a RunObserver that shows the progress of runs, and a table of each scene when it is finished.
 
     Progress is a bar on a terminal (chunks, Mpx/s, time left), and a line now and then in a log.
     """

@@ -51,7 +51,7 @@ def infer_task(context: ChunkContext, chunk: Index, plugin_name: str) -> Report:
         What the chunk took.
 
     Raises:
-        Reschedule: nobody waits for the task any more; Dask then forgets it.
+        Reschedule: the task was cancelled; Dask then forgets it.
         SeamlineError: the chunk failed; names scene, chunk and source.
     """
     plugin: PredictorPlugin | None = get_worker().plugins.get(plugin_name)

@@ -81,7 +81,7 @@ class SegmentationAccessor:
 
     def plot(self, axes: Axes | None = None) -> Axes:
         """Plot the labels with a legend, on ``axes`` or on new ones, and return the axes."""
-        from matplotlib.patches import Patch
+        from matplotlib.patches import Patch  # imported here because matplotlib starts slowly
 
         if axes is None:
             from matplotlib import pyplot  # imported here: it changes matplotlib's global state

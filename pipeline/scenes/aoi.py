@@ -119,11 +119,11 @@ def _unwrap_longitudes(grid: GeoBox, shape: shapely.Geometry) -> shapely.Geometr
         return shape
     middle = (left + right) / 2
 
-    def turned(points: NDArray[np.float64]) -> NDArray[np.float64]:
+    def shift_longitudes(points: NDArray[np.float64]) -> NDArray[np.float64]:
         turns: NDArray[np.float64] = np.round((points - [middle, 0]) / 360) * [360, 0]
         return points - turns
 
-    return shapely.transform(shape, turned)
+    return shapely.transform(shape, shift_longitudes)
 
 
 def _iter_polygons(shape: shapely.Geometry) -> Iterator[shapely.Polygon]:

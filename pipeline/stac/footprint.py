@@ -93,7 +93,7 @@ def compute_labelled_area(grid: GeoBox, hull: shapely.Polygon | None, aoi: str |
 def compute_bbox(outline: Outline) -> list[float]:
     """Return west, south, east and north of an outline in degrees; west > east across the antimeridian.
 
-    So it is defined by RFC 7946, section 5.2.
+    As defined in RFC 7946, section 5.2.
     """
     west, south, east, north = outline.bounds
     bounds = [part.bounds for part in shapely.get_parts(outline)]

@@ -69,7 +69,7 @@ def parse_item(text: bytes, path: str) -> ItemDict:
 
 
 def rebase_hrefs(item: ItemDict, folder: str) -> ItemDict:
-    """Return the same item with its relative hrefs as seen from where ``folder``, which holds the item, lies.
+    """Return the item with its hrefs relative to the parent of ``folder``, which holds the item.
 
     Args:
         item: the item; its hrefs are relative to its folder.

@@ -85,12 +85,14 @@ class _OpenRegion:
         )
 
     def absorb(self, other: _OpenRegion) -> None:
+        """Add the pieces of another region of the same label."""
         self.geometries += other.geometries
         self.pixels += other.pixels
         self.area += other.area
         self.confidence += other.confidence
 
     def close(self, dissolve: _Dissolve) -> Region:
+        """Return the region with its pieces dissolved into one geometry."""
         whole = self.geometries[0] if len(self.geometries) == 1 else dissolve(self.geometries)
         return Region(self.label, whole, self.pixels, self.area, self.confidence)
 
