@@ -9,10 +9,12 @@ DEMO_SIZE := 4096 4096
 
 install: $(VENV)/.installed
 
-# Without compiling what is never imported: the first start compiles what it needs, which is less.
+# Compiled on all cores, so that the first start is as fast as the second; pip would use one. Some files of other
+# packages are templates that no Python compiles.
 $(VENV)/.installed: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --no-compile --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	$(BIN)/python -m compileall -qq -j 0 $(VENV)/lib >/dev/null || true
 	touch $@
 
 demo: install
@@ -25,9 +27,9 @@ up: install
 down: install
 	$(BIN)/seamline down
 
-# Tests of a file share a process. Four processes on two cores, since much of the time they wait for others that they
-# start. The order is that of tests/conftest.py.
-TEST := $(BIN)/pytest --numprocesses 4 --dist loadfile --no-loadscope-reorder
+# Tests of a file share a process. Three processes on two cores, since much of the time they wait for others that they
+# start; four were not faster. The order is that of tests/conftest.py.
+TEST := $(BIN)/pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder
 
 # Everything, and which tests took longest.
 test: install
