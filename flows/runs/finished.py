@@ -54,24 +54,19 @@ def find_record(job: SceneJob) -> RunRecord | None:
 
     Raises:
         OtherRunError: there is a finished run of another scene, model or plan.
+        InputError: it cannot be told of which run it is.
     """
-    record = refuse_result_of_other_run(job)
+    record = _read_own_record(job)
     return record if record is not None and can_restore(job.location.folder, record.outputs) else None
 
 
-def refuse_result_of_other_run(job: SceneJob) -> RunRecord | None:
-    """Refuse a job in whose folder another run has finished, and return the record of the same run if that has.
+def refuse_result_of_other_run(job: SceneJob) -> None:
+    """Raise ``InputError`` if a finished run of something else is in the folder and the options do not overwrite it."""
+    _read_own_record(job)
 
-    Args:
-        job: what is asked for.
 
-    Returns:
-        The record; None if there is none, or if the options overwrite it.
-
-    Raises:
-        OtherRunError: there is a finished run of another scene, model or plan.
-        InputError: it cannot be told of which run it is.
-    """
+def _read_own_record(job: SceneJob) -> RunRecord | None:
+    """Return the record in the folder, of which another run is refused; None if the options overwrite it."""
     folder = job.location.folder
     if job.options.overwrite or job.location.run_directory.plan_file.exists():
         return None

@@ -191,11 +191,13 @@ def _upload(job: SceneJob, result: RunResult, observer: RunObserver) -> RunResul
         return result
     with location.run_directory.lock():
         observer.run_stage("upload", lambda: upload(location.folder, catalogue))
-        location.run_directory.clear()  # the lock in it goes last, so that nobody works here meanwhile
-        for path in location.folder.iterdir():
-            if path.is_dir() and path != location.run_directory.path:
+        location.run_directory.clear()
+        # The lock goes last, so that nobody works here meanwhile. Those who watch the run are shown the preview.
+        kept = {location.run_directory.path.name, PREVIEW}
+        for path in (path for path in location.folder.iterdir() if path.name not in kept):
+            if path.is_dir():
                 shutil.rmtree(path)
-            elif path.is_file() and path.name != PREVIEW:  # those who watch the run are shown it
+            else:
                 path.unlink()
     return replace(result, url=location.url)
 

@@ -50,8 +50,8 @@ def infer_chunk(
     """Infer a chunk's tiles, and write its labels if no neighbour votes on them.
 
     The network runs on the inference thread, one chunk after the other; other chunks of this process read and write
-    meanwhile. A chunk that was inferred before (its worker died after it had
-    written the report, before the client had the result) is not inferred again.
+    meanwhile. A chunk that was inferred before (its worker died after it had written the report, before the client had
+    the result) is not inferred again.
 
     Args:
         context: the run.

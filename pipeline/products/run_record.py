@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic_core import from_json
 
 from seamline.pipeline.common.errors import InputError
 from seamline.pipeline.common.layout import RECORD
@@ -146,7 +147,7 @@ def read_record(folder: Path) -> RunRecord:
 
 def parse_record(data: bytes, scene: str) -> RunRecord:
     """Parse the content of a scene's ``run.json``; raises ``ValueError`` or ``InputError`` as ``read_record`` does."""
-    values = json.loads(data)
+    values = from_json(data)  # unlike json, a ValueError for documents that are nested too deep
     if not isinstance(values, dict):
         raise ValueError(f"{RECORD} is no JSON object")
     version = values.get("record_version", _VERSION)
@@ -160,13 +161,19 @@ def parse_record(data: bytes, scene: str) -> RunRecord:
     try:
         return RunRecord.model_validate(values)
     except ValidationError as error:
-        first = error.errors()[0]
         raise InputError(
             f"{RECORD} of scene {scene}",
-            got=f"{'.'.join(map(str, first['loc']))}: {first['msg'].lower()}",
+            got=describe_validation_error(error),
             expected="what Seamline wrote",
             fix="bring the file back, or start over with --overwrite",
         ) from error
+
+
+def describe_validation_error(error: ValidationError) -> str:
+    """Return the first field that is missing or wrong, and why, in at most 160 characters without its value."""
+    first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+    place = ".".join(map(str, first["loc"]))[:80]
+    return (f"{place}: {first['msg']}" if place else first["msg"])[:160]
 
 
 def write_record(folder: Path, record: RunRecord) -> None:

@@ -25,7 +25,7 @@ from seamline.pipeline.common.errors import InputError
 from seamline.pipeline.common.layout import CATALOG, COG, ITEM, RECORD, RUN_DIRECTORY, ZARR
 from seamline.pipeline.products.geozarr import GRID_MAPPING
 from seamline.pipeline.products.layers import LAYERS
-from seamline.pipeline.products.run_record import RunRecord, parse_record
+from seamline.pipeline.products.run_record import RunRecord, describe_validation_error, parse_record
 from seamline.pipeline.products.zarr_store import (
     LABELS_ARRAY,
     build_class_flags,
@@ -276,9 +276,7 @@ def _catch_damage(folder: Path, name: str) -> Iterator[None]:
 def _summarize_error(error: Exception) -> str:
     """Return one line about an error; of a validation error the first field that is missing or wrong."""
     if isinstance(error, ValidationError):
-        first = error.errors(include_url=False, include_context=False, include_input=False)[0]
-        place = ".".join(map(str, first["loc"]))[:80]
-        return (f"{place}: {first['msg']}" if place else first["msg"])[:160]
+        return describe_validation_error(error)
     line = (str(error).strip().splitlines() or [""])[0][:160]
     return f"{type(error).__name__}: {line}"
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from seamline.pipeline.common.layout import ITEM, ITEMS
+from seamline.pipeline.common.errors import InputError
+from seamline.pipeline.common.layout import ITEM, ITEMS, RECORD
 from seamline.pipeline.publishing.uploaded import find_uploaded, is_listed, is_whole
 from seamline.pipeline.results.verify import Finding
 from seamline.pipeline.storage.object_store import ObjectFolder, map_concurrently
@@ -17,7 +18,10 @@ def verify_objects(catalogue: ObjectFolder) -> Iterator[Finding]:
     """
 
     def check_scene(scene: str) -> Finding | None:
-        scene_version = find_uploaded(catalogue, scene)
+        try:
+            scene_version = find_uploaded(catalogue, scene)
+        except InputError as error:  # the record is none, or of another version
+            return Finding(scene, RECORD, str(error))
         if scene_version is None:  # a killed upload leaves files, but no item
             has_item = catalogue.subfolder(scene).get_version(ITEM) is not None
             return Finding(scene, ITEM, "no item of a finished run") if has_item else None

@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import pytest
 
 from seamline.flows.cli import main as cli
+
+
+def to_words(options: Mapping[str, object]) -> list[str]:
+    """Return options as the words of a command line: ``--chunk-tiles``, ``2``."""
+    return [word for name, value in options.items() for word in (f"--{name.replace('_', '-')}", str(value))]
 
 
 class CommandLine:

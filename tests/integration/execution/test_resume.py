@@ -46,6 +46,7 @@ from seamline.pipeline.products.zarr_store import is_sealed, open_labels, open_s
 from seamline.pipeline.publishing import publication, restore
 from seamline.pipeline.publishing import publish as publishing
 from seamline.pipeline.results.verify import verify
+from tests.support.command_line import to_words
 from tests.support.processes import find_free_port, wait_until, wait_until_idle
 from tests.support.run_folders import list_inferred_chunks, read_rasters
 from tests.support.small_rasters import BAND_NAMES, damage_block, make_noise, write_geotiff
@@ -159,7 +160,7 @@ def test_a_resumed_run_infers_only_what_is_missing(
     ("old", "new", "said"),
     [
         ('"record_version": 1', '"record_version": 2', "got record_version 2, expected 1"),
-        ('"workers"', '"hands"', "got workers: field required"),
+        ('"workers"', '"hands"', "got workers: Field required"),
     ],
 )
 def test_a_result_of_which_it_cannot_be_told_of_which_run_it_is_is_left_as_it_is(
@@ -282,33 +283,9 @@ def test_a_client_that_is_killed_goes_on_where_it_stopped(
     sent: int,
     tmp_path: Path,
 ) -> None:
-    command = [
-        sys.executable,
-        "-m",
-        "seamline",
-        "segment",
-        str(source),
-        "--model",
-        str(small_model.folder),
-        "--out",
-        str(tmp_path / "cut"),
-        "--window",
-        str(160 + overlap),
-        "--halo",
-        "48",
-        "--overlap",
-        str(overlap),
-        "--chunk-tiles",
-        "1",
-        "--precision",
-        "fp32",
-        "--device",
-        "cpu",
-        "--engine",
-        "torch",
-        "--workers",
-        "1",
-    ]
+    plan = {**PLAN, "window": 160 + overlap, "overlap": overlap, "chunk_tiles": 1, "workers": 1}
+    options = {"model": small_model.folder, "out": tmp_path / "cut", **plan}
+    command = [sys.executable, "-m", "seamline", "segment", str(source), *to_words(options)]
     log = tmp_path / "log"
     with log.open("w") as said:
         process = subprocess.Popen(command, start_new_session=True, stderr=said, stdout=said)

@@ -37,6 +37,7 @@ from seamline.pipeline.geometry.window import Window
 from seamline.pipeline.publishing.upload import upload
 from seamline.pipeline.publishing.uploaded import find_uploaded
 from seamline.pipeline.raster_io.gdal import gdal_environment
+from seamline.pipeline.results.verify_objects import verify_objects
 from seamline.pipeline.scenes.scene import read_block
 from seamline.pipeline.stac.query import query_items
 from seamline.pipeline.storage.object_store import ObjectFolder
@@ -157,6 +158,26 @@ def test_query_reads_a_bucket(reached: S3Server, finished: tuple[Path, str, RunR
     assert not query_items(ObjectFolder.from_url(out), where="c0_share > 2")
     with pytest.raises(InputError, match="no items"):
         query_items(ObjectFolder.from_url(f"{out}/elsewhere"))
+
+
+def test_a_published_record_of_another_version_is_found_and_not_replaced(
+    reached: S3Server, finished: tuple[Path, str, RunResult, Path], small_model: Model, workers: str
+) -> None:
+    _, out, result, folder = finished
+    catalogue = ObjectFolder.from_url(out)
+    published = find_uploaded(catalogue, "scene")
+    assert published is not None and not list(verify_objects(catalogue))
+    place, key = catalogue.subfolder("scene"), f"{published.version}/run.json"
+    data = place.get(key).data
+    place.put(key, data.replace(b'"record_version": 1', b'"record_version": 2'))
+    try:
+        (finding,) = verify_objects(catalogue)
+        assert (finding.scene, finding.subject) == ("scene", "run.json") and "record_version 2" in finding.problem
+        with pytest.raises(InputError, match="got record_version 2, expected 1"):
+            run(result.record.source, small_model, out, workers, work=folder / "work")
+    finally:
+        place.put(key, data)
+    assert not list(verify_objects(catalogue))
 
 
 def test_what_is_asked_for_later_or_lost_is_written_and_another_scene_is_refused(

@@ -24,6 +24,7 @@ from seamline.flows.runs.segment import segment
 from seamline.flows.settings.model_folder import Model
 from seamline.flows.settings.options import SegmentOptions
 from seamline.pipeline.results.verify import verify
+from tests.support.command_line import to_words
 from tests.support.processes import wait_until
 from tests.support.run_folders import list_inferred_chunks, read_rasters
 from tests.support.small_rasters import BAND_NAMES, make_noise, write_geotiff
@@ -34,6 +35,7 @@ SCHEDULER = f"tls://{ADDRESSES['scheduler']}:8786"
 SECONDS = {"TCP": "12s", "CONNECT": "5s"}
 """Until a silent connection is dead, the least that Dask takes, and until a client no longer knocks."""
 PATIENCE = 240
+TORCH = {"precision": "fp32", "device": "cpu", "engine": "torch"}
 PLAN = {"window": 192, "halo": 48, "overlap": 32, "chunk_tiles": 1}
 WINDOWS = 8 * 8  # of a scene of 512² in strides of 64
 
@@ -145,31 +147,14 @@ def whole(
     source: Path, small_model: Model, cluster: Callable[[int], str], tmp_path_factory: pytest.TempPathFactory
 ) -> dict[str, bytes]:
     """What one machine writes."""
-    options = SegmentOptions(**PLAN, precision="fp32", device="cpu", engine="torch", cluster=cluster(2))
+    options = SegmentOptions(**PLAN, **TORCH, cluster=cluster(2))
     out = tmp_path_factory.mktemp("whole")
     return read_rasters(segment(source, small_model.folder, out, options, RunObserver()).folder)
 
 
 def command(source: Path, model: Model, out: Path) -> list[object]:
-    plan = [word for name, value in PLAN.items() for word in (f"--{name.replace('_', '-')}", value)]
-    return [
-        "seamline",
-        "segment",
-        source,
-        "--model",
-        model.folder,
-        "--out",
-        out,
-        *plan,
-        "--precision",
-        "fp32",
-        "--device",
-        "cpu",
-        "--engine",
-        "torch",
-        "--cluster",
-        SCHEDULER,
-    ]
+    options = {"model": model.folder, "out": out, **PLAN, **TORCH, "cluster": SCHEDULER}
+    return ["seamline", "segment", source, *to_words(options)]
 
 
 def windows(out: Path) -> int:

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 import rasterio
 
+from tests.support.command_line import to_words
 from tests.support.deployment_files import PROJECT, run_program
 from tests.support.processes import flow_run_state, start_flow_run, wait_until
 from tests.support.small_rasters import BAND_NAMES, make_noise, write_geotiff
@@ -23,7 +24,7 @@ PIP = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check"]
 SOURCES = ("pyproject.toml", "README.md", "LICENSE", "pipeline", "model", "flows", "src")
 MODEL = "land-water-cloud"
 PLAN = {"window": 192, "halo": 48, "precision": "fp32", "engine": "torch"}
-WORDS = [word for name, value in PLAN.items() for word in (f"--{name}", str(value))]
+WORDS = to_words(PLAN)
 FREE_PORTS = ("--prefect-port", "0", "--dask-port", "0", "--dashboard-port", "0", "--map-port", "0")
 
 OWN_MODULES = ("model", "flows", "pipeline")

@@ -77,7 +77,7 @@ def test_a_json_object_that_is_no_record_is_refused(tmp_path: Path, fields: dict
         read_record(tmp_path)
 
 
-@pytest.mark.parametrize("content", ["", "{", "[]", "null", "\ud800"])
+@pytest.mark.parametrize("content", ["", "{", "[]", "null", "\ud800", "[" * 100_000])
 def test_what_is_no_json_object_is_a_value_error(tmp_path: Path, content: str) -> None:
     (tmp_path / "run.json").write_bytes(content.encode(errors="surrogatepass"))
     with pytest.raises(ValueError):
