@@ -14,6 +14,7 @@ from hypothesis import HealthCheck, settings
 from seamline.flows.settings.model_folder import Model, open_model
 from seamline.model.spec.config import UNetConfig
 from tests.support.command_line import command_line
+from tests.support.prefect_server import use_prefect_server
 from tests.support.served_scenes import antimeridian_folder, served_folder
 from tests.support.small_rasters import BAND_NAMES
 
@@ -75,11 +76,15 @@ def dask_is_left_as_it_was() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def prefect() -> Iterator[None]:
-    """A Prefect server of the tests' own."""
-    from prefect.testing.utilities import prefect_test_harness
+def prefect_database(own_caches: Path) -> Path:
+    """Folder of an empty database for Prefect servers, which the processes of pytest-xdist share."""
+    return Path(os.environ["XDG_CACHE_HOME"]) / "prefect-database"
 
-    with prefect_test_harness(server_startup_timeout=180):
+
+@pytest.fixture(scope="session")
+def prefect(prefect_database: Path, own_caches: Path) -> Iterator[None]:
+    """A Prefect server of the tests' own."""
+    with use_prefect_server(prefect_database, own_caches / "prefect-server"):
         yield
 
 

@@ -10,8 +10,11 @@ from pathlib import Path
 
 import rasterio
 
+from tests.support.prefect_server import copy_empty_database
 
-def test_the_demo_ends_with_a_result_and_its_scores(tmp_path: Path) -> None:
+
+def test_the_demo_ends_with_a_result_and_its_scores(prefect_database: Path, tmp_path: Path) -> None:
+    copy_empty_database(prefect_database, tmp_path / "demo" / "prefect")
     command = [sys.executable, "-m", "seamline.flows.cli.demo", "--size", "600", "700", "--out", tmp_path / "demo"]
     variables = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT")}
     ran = subprocess.run(command, env=variables, capture_output=True, text=True, check=False, timeout=500)

@@ -209,17 +209,16 @@ from prefect.blocks.system import Secret
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import ArtifactFilter, FlowRunFilter, TaskRunFilter
 from prefect.client.schemas.sorting import ArtifactSort, FlowRunSort, TaskRunSort
-from prefect.settings import PREFECT_API_DATABASE_CONNECTION_URL
-from prefect.testing.utilities import prefect_test_harness
 from seamline.flows.settings.credentials import use_credentials
 from seamline.flows.settings.options import SegmentOptions
 from seamline.flows.segment_scene import segment_scene
 from seamline.pipeline.common.errors import InputError
+from tests.support.prefect_server import use_prefect_server
 
 if __name__ == "__main__":
-    source, model, out, work, block, database = sys.argv[1:]
+    source, model, out, work, block, server, database, template = sys.argv[1:]
     os.environ["PREFECT_LOGGING_ROOT_LEVEL"] = "INFO"  # of the server, which would log each of its SQL statements
-    with prefect_test_harness(server_startup_timeout=180):
+    with use_prefect_server(Path(template), Path(server)):
         os.environ["PREFECT_LOGGING_ROOT_LEVEL"] = "DEBUG"  # of the Dask workers
         Secret(value=Path(block).read_text()).save("object-storage")
         Secret(value=json.dumps({"key": Path(block).read_text()})).save("wrong")
@@ -242,12 +241,11 @@ if __name__ == "__main__":
             for found in client.read_artifacts(limit=50, offset=0, sort=ArtifactSort.CREATED_DESC,
                 artifact_filter=ArtifactFilter(), flow_run_filter=FlowRunFilter(), task_run_filter=TaskRunFilter()):
                 print("ARTIFACT", repr(found))
-        for path in Path(PREFECT_API_DATABASE_CONNECTION_URL.value().partition("///")[2]).parent.glob("*.db*"):
-            shutil.copy(path, database)
+        shutil.copytree(server, database)  # which is deleted when this process ends
 """
 
 
-def test_a_secret_stays_secret(s3: S3Server, small_model: Model, tmp_path: Path) -> None:
+def test_a_secret_stays_secret(s3: S3Server, small_model: Model, prefect_database: Path, tmp_path: Path) -> None:
     """Of a flow run that has it from a block: in no log, not even at the level of debugging, and nowhere in Prefect."""
     bucket, secret = s3.bucket("secrets"), s3.access.secret or ""
     source = put(
@@ -262,8 +260,8 @@ def test_a_secret_stays_secret(s3: S3Server, small_model: Model, tmp_path: Path)
     environment |= {"PREFECT_LOGGING_LEVEL": "DEBUG", "PREFECT_LOGGING_ROOT_LEVEL": "DEBUG", "no_proxy": "127.0.0.1"}
     environment["PYTHONPATH"] = os.pathsep.join(sys.path)
     place, work = bucket.to_url("out"), tmp_path / "work"
-    words = source, small_model.folder, place, work, tmp_path / "block", tmp_path / "database"
-    (tmp_path / "database").mkdir()
+    folders = tmp_path / "server", tmp_path / "database", prefect_database
+    words = source, small_model.folder, place, work, tmp_path / "block", *folders
     command = [sys.executable, tmp_path / "flow.py", *words]
     ran = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=400)
     said = ran.stdout + ran.stderr

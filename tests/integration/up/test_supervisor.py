@@ -6,13 +6,11 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
 import pytest
 
-from seamline.flows.settings.model_folder import Model
 from seamline.flows.up.stack import STATE_FILE, Stack, stop_stack
 from seamline.flows.up.supervisor import Service, Supervisor
 from seamline.pipeline.common.errors import RunError
@@ -23,18 +21,6 @@ FREE = ("--prefect-port", "0", "--dask-port", "0", "--dashboard-port", "0", "--m
 def seamline(*words: object) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "seamline", *map(str, words)]
     return subprocess.run(command, capture_output=True, text=True, check=False)
-
-
-@pytest.fixture(scope="module")
-def stack(small_model: Model, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    folder = tmp_path_factory.mktemp("up")
-    often = ("--every", 5, "--settle", 1, "--model", small_model.folder, "--workers", 2)
-    started = seamline("up", "--detach", "--folder", folder, *often, *FREE)
-    assert started.returncode == 0, started.stderr
-    try:
-        yield Stack.read(folder / STATE_FILE)[0]
-    finally:
-        seamline("down", "--folder", folder)
 
 
 @pytest.mark.parametrize("mine", [True, False])

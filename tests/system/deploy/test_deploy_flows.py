@@ -26,6 +26,7 @@ from seamline.flows.settings.model_folder import Model
 from seamline.pipeline.common.errors import InputError
 from seamline.pipeline.execution.cluster import connect
 from tests.support.deployment_files import DEPLOY, PROJECT, run_program
+from tests.support.prefect_server import copy_empty_database
 from tests.support.small_rasters import BAND_NAMES, make_noise, write_geotiff
 
 CERTIFICATES = str(DEPLOY / "certificates")
@@ -209,9 +210,10 @@ def _template(kind: str) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+def server(prefect_database: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
     """The environment of a Prefect server's clients."""
     folder = tmp_path_factory.mktemp("server")
+    copy_empty_database(prefect_database, folder)
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     environment = _environment() | {

@@ -19,6 +19,7 @@ from seamline.flows.settings.model_folder import Model
 from seamline.flows.tracking.artifacts import make_artifact_key
 from seamline.flows.up.stack import STATE_FILE, Stack
 from seamline.pipeline.execution.predictor import CHUNKS_AT_ONCE
+from tests.support.prefect_server import copy_empty_database
 from tests.support.processes import (
     ask_prefect,
     flow_run_state,
@@ -39,8 +40,9 @@ def seamline(*words: object) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.fixture(scope="module")
-def stack(small_model: Model, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+def stack(small_model: Model, prefect_database: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     folder = tmp_path_factory.mktemp("up")
+    copy_empty_database(prefect_database, folder / "prefect")
     often = ("--every", 5, "--settle", 1, "--model", small_model.folder, "--workers", 2)
     started = seamline("up", "--detach", "--folder", folder, *often, *FREE)
     assert started.returncode == 0, started.stderr
