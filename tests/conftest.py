@@ -9,6 +9,7 @@ from pathlib import Path
 import dask
 import pytest
 from distributed import LocalCluster
+from distributed.utils import get_mp_context
 from hypothesis import HealthCheck, settings
 
 from seamline.flows.settings.model_folder import Model, open_model
@@ -44,6 +45,9 @@ IDLE_DASK = {
 three percent of a core."""
 os.environ.update(IDLE_DASK)
 dask.config.refresh()
+dask.config.set({"distributed.worker.multiprocessing-method": "forkserver"})
+WORKERS_IMPORT = ["torch", "seamline.flows.runs.segment"]
+"""Workers of clusters in this process are forked from one that has imported what takes them seconds."""
 
 settings.register_profile("seamline", deadline=None, max_examples=60, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("seamline")
@@ -65,6 +69,7 @@ def own_caches(tmp_path_factory: pytest.TempPathFactory) -> Path:
     os.environ["DO_NOT_TRACK"] = "1"
     os.environ["PREFECT_SERVER_ANALYTICS_ENABLED"] = "false"
     torch.set_num_threads(1)
+    get_mp_context().set_forkserver_preload(WORKERS_IMPORT)
     return home
 
 

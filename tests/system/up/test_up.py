@@ -1,11 +1,14 @@
-"""Everything on one machine: the inbox, the schedule, the page of Prefect, cancelling, stopping."""
+"""Everything on one machine: the inbox, the schedule, the page of Prefect, cancelling, stopping.
+
+The services are those of the installed wheel; they are started in a folder with modules that are called like those of
+the repository.
+"""
 
 from __future__ import annotations
 
 import json
 import shutil
 import subprocess
-import sys
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,9 +20,9 @@ import pytest
 
 from seamline.flows.settings.model_folder import Model
 from seamline.flows.tracking.artifacts import make_artifact_key
-from seamline.flows.up.stack import STATE_FILE, Stack
+from seamline.flows.up.stack import STATE_FILE, Stack, stop_stack
 from seamline.pipeline.execution.predictor import CHUNKS_AT_ONCE
-from tests.support.prefect_server import copy_empty_database
+from tests.support.installed_package import Installation, User
 from tests.support.processes import (
     ask_prefect,
     flow_run_state,
@@ -31,25 +34,32 @@ from tests.support.sample_data import MANAUS, find_shared
 from tests.support.small_rasters import BAND_NAMES, make_noise, write_geotiff
 
 SCENE = Path(MANAUS).stem
+OWN_SERVER = """
+import flows, model, pipeline
+from seamline.flows.segment_scene import segment_scene
+
+assert {module.MINE for module in (flows, model, pipeline)} == {"flows", "model", "pipeline"}
+if __name__ == "__main__":  # Prefect starts a process for each flow run, which imports this script
+    segment_scene.serve(name="mine", print_starting_message=False)
+"""
 FREE = ("--prefect-port", "0", "--dask-port", "0", "--dashboard-port", "0", "--map-port", "0")
 
 
-def seamline(*words: object) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "seamline", *map(str, words)]
-    return subprocess.run(command, capture_output=True, text=True, check=False)
+@pytest.fixture(scope="module")
+def user(installation: Installation, tmp_path_factory: pytest.TempPathFactory) -> User:
+    return User.in_folder(installation, tmp_path_factory.mktemp("user"))
 
 
 @pytest.fixture(scope="module")
-def stack(small_model: Model, prefect_database: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    folder = tmp_path_factory.mktemp("up")
-    copy_empty_database(prefect_database, folder / "prefect")
+def stack(user: User, small_model: Model) -> Iterator[Stack]:
+    """Services that start in a new folder, with Prefect's database still to be made."""
     often = ("--every", 5, "--settle", 1, "--model", small_model.folder, "--workers", 2)
-    started = seamline("up", "--detach", "--folder", folder, *often, *FREE)
+    started = user.seamline("up", "--detach", "--folder", "up", *often, *FREE)
     assert started.returncode == 0, started.stderr
     try:
-        yield Stack.read(folder / STATE_FILE)[0]
+        yield Stack.read(user.folder / "up" / STATE_FILE)[0]
     finally:
-        seamline("down", "--folder", folder)
+        stop_stack(user.folder / "up")
 
 
 def prefect(stack: Stack, path: str, body: Any = None) -> Any:
@@ -150,13 +160,44 @@ def test_cancelling_in_prefect_stops_the_workers_and_leaves_a_run_that_goes_on(s
     assert record["windows"] <= (chunks - done) * 8 * 8
 
 
-def test_starting_twice_is_refused_and_down_leaves_nothing(stack: Stack) -> None:
-    again = seamline("up", "--detach", "--folder", stack.folder, *FREE)
+def test_a_flow_that_the_user_serves_runs_beside_modules_of_the_same_names(
+    stack: Stack, user: User, small_model: Model
+) -> None:
+    """A script of his own, which Prefect imports for each flow run."""
+    source = write_geotiff(user.folder / "scene.tif", make_noise(6, 300, 260), names=BAND_NAMES, nodata=0)
+    (user.folder / "serve.py").write_text(OWN_SERVER)
+    api = f"{stack.urls['prefect']}/api"
+    serving = subprocess.Popen(
+        [str(user.installation.python), "serve.py"], cwd=user.folder, env=user.variables | {"PREFECT_API_URL": api}
+    )
+    try:
+        plan = {"window": 192, "halo": 48, "precision": "fp32", "engine": "torch"}
+        by_mine = start_flow_run(
+            api,
+            "segment-scene/mine",
+            source=str(source),
+            model=str(small_model.folder),
+            out=str(user.folder / "mine"),
+            options=plan | {"cluster": stack.scheduler},
+        )
+        by_up = start_by_hand(stack, source, **plan)
+        for run in (by_mine, by_up):
+            wait_until(lambda run=run: state(stack, run) in ("COMPLETED", "FAILED", "CRASHED"), "the flow run")
+            assert state(stack, run) == "COMPLETED"
+    finally:
+        serving.terminate()
+        serving.wait(60)
+    mine, ups = (folder / "scene" / "segmentation.tif" for folder in (user.folder / "mine", stack.results))
+    assert mine.read_bytes() == ups.read_bytes()
+
+
+def test_starting_twice_is_refused_and_down_leaves_nothing(user: User, stack: Stack) -> None:
+    again = user.seamline("up", "--detach", "--folder", "up", *FREE)
     assert again.returncode == 1 and "it runs already" in again.stderr
     (_, process) = Stack.read(stack.folder / STATE_FILE)
     assert process is not None
     processes = [process, *process.children(recursive=True)]
     assert len(processes) > 6
-    assert seamline("down", "--folder", stack.folder).stdout.strip() == "stopped"
+    assert user.seamline("down", "--folder", "up").stdout.strip() == "stopped"
     assert not [process for process in processes if process.is_running() and process.status() != psutil.STATUS_ZOMBIE]
-    assert seamline("down", "--folder", stack.folder).stdout.strip() == "nothing ran"
+    assert user.seamline("down", "--folder", "up").stdout.strip() == "nothing ran"
