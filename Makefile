@@ -30,9 +30,9 @@ up: install
 down: install
 	$(BIN)/seamline down
 
-# Tests of a file share a process. Three processes on two cores, since much of the time they wait for others that they
-# start; four were not faster. The order is that of tests/conftest.py.
-TEST := $(BIN)/pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder
+# Tests of a file share a process. Four processes on two cores, since much of the time they wait for others that they
+# start. The order is that of tests/conftest.py.
+TEST := $(BIN)/pytest --numprocesses 4 --dist loadfile --no-loadscope-reorder
 
 # Everything, and which tests took longest.
 test: install

@@ -45,9 +45,10 @@ IDLE_DASK = {
 three percent of a core."""
 os.environ.update(IDLE_DASK)
 dask.config.refresh()
-dask.config.set({"distributed.worker.multiprocessing-method": "forkserver"})
+FORKED = {"distributed.worker.multiprocessing-method": "forkserver"}
 WORKERS_IMPORT = ["torch", "seamline.flows.runs.segment"]
-"""Workers of clusters in this process are forked from one that has imported what takes them seconds."""
+"""Shared workers are forked from a process that has imported what takes them seconds. They know the environment
+variables of that process alone."""
 
 settings.register_profile("seamline", deadline=None, max_examples=60, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("seamline")
@@ -69,7 +70,6 @@ def own_caches(tmp_path_factory: pytest.TempPathFactory) -> Path:
     os.environ["DO_NOT_TRACK"] = "1"
     os.environ["PREFECT_SERVER_ANALYTICS_ENABLED"] = "false"
     torch.set_num_threads(1)
-    get_mp_context().set_forkserver_preload(WORKERS_IMPORT)
     return home
 
 
@@ -121,9 +121,11 @@ def cluster() -> Iterator[Callable[[int], str]]:
 
     def address(workers: int) -> str:
         if workers not in running:
-            running[workers] = LocalCluster(
-                n_workers=workers, threads_per_worker=3, processes=True, dashboard_address=None
-            )
+            with dask.config.set(FORKED):
+                get_mp_context().set_forkserver_preload(WORKERS_IMPORT)
+                running[workers] = LocalCluster(
+                    n_workers=workers, threads_per_worker=3, processes=True, dashboard_address=None
+                )
         return str(running[workers].scheduler_address)
 
     yield address
