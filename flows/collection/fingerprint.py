@@ -106,7 +106,7 @@ def _inspect_item(document: Any, href: str) -> SceneRef:
     assets = {
         key: asset | {"href": asset["href"].partition("?")[0]} for key, asset in document.get("assets", {}).items()
     }
-    local_files = [path for raster in item.rasters if (path := find_local_file(raster)) is not None]
+    local_files = [path for _, raster in item.rasters if (path := find_local_file(raster)) is not None]
     states = [_read_file_state(str(path)) for path in local_files]
     return SceneRef(href, make_scene_id(item.id), _hash_as_json([description, assets, states]))
 

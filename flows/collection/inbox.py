@@ -78,7 +78,7 @@ def _list_parts(path: Path) -> list[Path]:
     """Return the files that a STAC item or a VRT refers to, also missing ones; none of a document that is broken."""
     with suppress(SeamlineError):  # the inspection that follows reports the error
         if path.suffix.lower() in (".json", ".geojson"):
-            return [Path(raster) for raster in read_source_item(str(path)).rasters if "://" not in raster]
+            return [Path(raster) for _, raster in read_source_item(str(path)).rasters if "://" not in raster]
         if path.suffix.lower() == ".vrt":
             return [Path(file) for file in list_local_files(str(path))]
     return []

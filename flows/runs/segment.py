@@ -177,6 +177,8 @@ def _run(job: SceneJob, client: Client, observer: RunObserver, started: float) -
     totals = observer.run_stage(
         "infer", lambda: run_chunks(client, context, loader, lambda totals: observer.progress(totals, plan))
     )
+    if change := job.scene.describe_change():
+        raise RunError(f"scene {job.scene.id}: {change}")
     inferred = _describe_inference(job, plan, totals, date, start_seconds)
     publication = replace(_describe_publication(job, context), map_chunks=map_on_workers(client, context))
     record = observer.run_stage("publish", lambda: publish(publication, inferred, started))
@@ -288,6 +290,7 @@ def _describe_inference(
         device_memory_bytes=totals.device_memory,
         bad_blocks=tuple(totals.bad_blocks),
         warnings=tuple(scene.warnings),
+        radiometry=scene.radiometry,
         versions=_list_versions(),
         started=date.isoformat(timespec="seconds"),
     )

@@ -7,13 +7,15 @@ from __future__ import annotations
 
 import re
 
-_USER_INFO = re.compile(r"(\w+://)[^/\s@]+@")
-_QUERY_STRING = re.compile(r"(https?://[^\s?'\"]+\?)[^\s'\",;)]*[^\s'\",;):.]")
+# Both take a time that grows with the text alone, since anybody may have written it: a word begins at most once, and an
+# address without a query is passed over as a whole.
+_USER_INFO = re.compile(r"(?<!\w)(\w++://)[^/\s@]++@")
+_QUERY_STRING = re.compile(r"(https?://[^\s?'\"]++)(\?[^\s'\",;)]*[^\s'\",;):.])?")
 
 
 def redact_secrets(text: str) -> str:
     """Return a text without the credentials in its web addresses: user names, passwords and query strings."""
-    return _QUERY_STRING.sub(r"\1…", _USER_INFO.sub(r"\1", text))
+    return _QUERY_STRING.sub(lambda found: found[1] + ("?…" if found[2] else ""), _USER_INFO.sub(r"\1", text))
 
 
 def redact_address(address: str) -> str:

@@ -53,5 +53,8 @@ def assemble_quicklook(context: ChunkContext) -> tuple[NDArray[np.float32], NDAr
         pixels[:, *place], valid[place] = part, part_valid
     names = [band.name for band in context.scene.bands]
     bands = [context.scene.bands[position] for position in choose_display_bands(names)]
-    values = [layer.astype(np.float32) * band.scale + band.offset for layer, band in zip(pixels, bands, strict=True)]
+    with np.errstate(over="ignore"):  # nodata values of float64
+        values = [
+            layer.astype(np.float32) * band.scale + band.offset for layer, band in zip(pixels, bands, strict=True)
+        ]
     return np.stack(values), valid

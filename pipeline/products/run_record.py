@@ -82,6 +82,7 @@ class InferenceRecord(BaseModel):
         device_memory_bytes: most memory on a device of its own.
         bad_blocks: blocks of the source that could not be read.
         warnings: what was assumed of the scene.
+        radiometry: what the numbers of the scene mean, and what says so.
         versions: versions of the software that decides the results.
         started: when the run began, ISO 8601.
     """
@@ -109,6 +110,7 @@ class InferenceRecord(BaseModel):
     device_memory_bytes: int = 0
     bad_blocks: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
+    radiometry: str = ""
     versions: dict[str, str] = {}
     started: str = ""
 

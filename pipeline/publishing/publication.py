@@ -205,7 +205,13 @@ def write_item_and_catalog(
     """
     scene, classes = publication.context.scene, publication.classes
     provenance = Provenance(
-        scene.source, publication.model, scene.datetime, finished, publication.software, publication.lineage
+        scene.source,
+        publication.model,
+        scene.datetime,
+        finished,
+        publication.software,
+        publication.lineage,
+        scene.radiometry,
     )
     labelled_area = compute_labelled_area(scene.grid, hull, scene.aoi)
     item = build_scene_item(publication.folder, scene.id, scene.grid, classes, areas, provenance, labelled_area)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Sequence
-from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -13,12 +12,17 @@ from numpy.typing import NDArray
 from rasterio.errors import RasterioIOError
 
 from seamline.pipeline.common.errors import InputError
-from seamline.pipeline.geometry.window import Window
-from seamline.pipeline.raster_io.gdal import find_local_file, gdal_environment, open_cached_raster, read_pixels
+from seamline.pipeline.raster_io.file_stamp import FileStamp
+from seamline.pipeline.raster_io.gdal import (
+    describe_error,
+    find_local_file,
+    gdal_environment,
+    open_cached_raster,
+    read_pixels,
+)
+from seamline.pipeline.raster_io.sampling import spread_blocks
 from seamline.pipeline.storage.object_store import is_object_url, split_object_url
 
-_SAMPLE_EDGE = 512
-"""Edge of a sampled block in pixels, at most."""
 _SAMPLED_BLOCKS = 8
 """Blocks of a sample; each is a request or two if the file is remote."""
 _MAX_HASHED_WHOLE = 2 * 2**30
@@ -50,6 +54,16 @@ def get_object_version(path: str) -> str | None:
     return version
 
 
+def stamp_files(path: str) -> tuple[FileStamp, ...]:
+    """Return what tells later whether the local files of a raster are still the same; none for remote files.
+
+    Raises:
+        RasterioIOError: GDAL cannot open one of the files.
+    """
+    local = {str(file): None for part in list_source_files(path) if (file := find_local_file(part)) is not None}
+    return tuple(FileStamp.read(file) for file in local)
+
+
 def describe_change(path: str, version: str | None) -> str | None:
     """Return in words what happened to an object that had this ``version``; None if nothing did.
 
@@ -64,28 +78,33 @@ def describe_change(path: str, version: str | None) -> str | None:
     return None if same else f"{path} is another object than when the run began: run the same command again"
 
 
-def sample_pixels(path: str, index: int) -> NDArray[Any]:
-    """Read a few blocks that are spread over one band; blocks that cannot be read are left out.
+def sample_pixels(path: str, index: int, blocks: int = _SAMPLED_BLOCKS) -> NDArray[Any]:
+    """Read a few blocks that are spread over one band; blocks that cannot be read are left out if others can.
 
     Args:
         path: The raster.
         index: The band, counted from 1.
+        blocks: How many blocks to read.
 
     Returns:
         Pixels of all blocks, shape (n,).
+
+    Raises:
+        RasterioIOError: No block can be read.
     """
     parts: list[NDArray[Any]] = []
+    failures: list[RasterioIOError] = []
     with gdal_environment(path):
         file = open_cached_raster(path)
-        whole = Window(0, 0, *file.grid.shape)
-        height, width = (min(edge, _SAMPLE_EDGE) for edge in file.block_shapes[index - 1])
-        rows, cols = -(-whole.height // height), -(-whole.width // width)
-        for number in np.unique(np.linspace(0, rows * cols - 1, _SAMPLED_BLOCKS).astype(int)):
-            row, col = divmod(int(number), cols)
-            block = Window(row * height, col * width, height, width).intersection(whole)
-            with suppress(RasterioIOError):  # reported with its place when the scene is read
+        height, width = file.grid.shape
+        for block in spread_blocks((height, width), file.block_shapes[index - 1], blocks):
+            try:
                 parts.append(read_pixels(file, [index], block).ravel())
-    return np.concatenate(parts) if parts else np.empty(0)
+            except RasterioIOError as error:  # reported with its place when the scene is read
+                failures.append(error)
+    if not parts:
+        raise failures[0]
+    return np.concatenate(parts)
 
 
 def hash_content(path: str, indexes: Sequence[int], version: str | None = None) -> str:
@@ -129,15 +148,39 @@ def hash_content(path: str, indexes: Sequence[int], version: str | None = None) 
     return digest.hexdigest()
 
 
-def list_source_files(path: str) -> list[str]:
+def list_source_files(path: str, seen: frozenset[str] = frozenset()) -> list[str]:
     """Return the files that the pixels of a raster come from, with ``path`` itself; the sources of a VRT are included.
 
+    Args:
+        path: The raster.
+        seen: VRTs that name this one, directly or not.
+
     Raises:
-        RasterioIOError: GDAL cannot open one of the files.
+        RasterioIOError: GDAL cannot open the raster.
+        InputError: A source of a VRT is missing, or a VRT is a source of itself.
     """
     with gdal_environment(path):
         # Viewers write statistics and overviews beside a raster, which do not change its pixels.
         others = [f for f in sorted(open_cached_raster(path).dataset.files) if not f.endswith((".aux.xml", ".ovr"))]
     if not path.lower().endswith(".vrt"):
         return others
-    return [path, *(part for other in others if other != path for part in list_source_files(other))]
+    if path in seen:
+        raise InputError(
+            f"{path} is a source of itself", got="a circle", expected="rasters as sources", fix="correct it"
+        )
+    parts = [path]
+    for other in others:
+        if other == path:
+            continue
+        try:
+            parts += list_source_files(other, seen | {path})
+        except RasterioIOError as error:
+            if find_local_file(other) is None:
+                raise InputError(
+                    f"{path} names a source that cannot be read",
+                    got=f"{other}: {describe_error(error)}",
+                    expected="rasters as sources",
+                    fix="correct the VRT, or fetch its sources",
+                ) from error
+            parts.append(other)  # numbers without a header, which only the VRT describes
+    return parts

@@ -18,12 +18,13 @@ from numpy.typing import NDArray
 from odc.geo.geobox import GeoBox
 from rasterio._err import CPLE_BaseError
 from rasterio.crs import CRS
-from rasterio.enums import ColorInterp, MaskFlags
+from rasterio.enums import MaskFlags
 from rasterio.errors import RasterioIOError
 from rasterio.session import Session
 from rasterio.windows import Window as RasterioWindow
 
 from seamline.pipeline.geometry.window import Window
+from seamline.pipeline.raster_io.alpha_band import find_alpha
 from seamline.pipeline.storage.s3_access import current_access
 
 _LOCAL_ENV: dict[str, Any] = {"GDAL_CACHEMAX": 64 * 2**20}  # the default is 5 % of the memory in every process
@@ -129,9 +130,9 @@ _handles = _HandleCache()
 def _open_dataset(path: str) -> OpenRaster:
     # GDAL handles /vsis3/ itself; for s3:// rasterio would need boto3.
     dataset = rasterio.open(re.sub(r"^s3://", "/vsis3/", path))
-    kinds = dataset.colorinterp
-    alpha = kinds.index(ColorInterp.alpha) + 1 if ColorInterp.alpha in kinds else None
-    per_dataset = any(MaskFlags.per_dataset in flags for flags in dataset.mask_flag_enums)
+    alpha = find_alpha(dataset)
+    # GDAL takes a band that is only tagged as alpha for a mask, too.
+    per_dataset = any(MaskFlags.per_dataset in own for own in dataset.mask_flag_enums if MaskFlags.alpha not in own)
     return OpenRaster(
         path=path,
         dataset=dataset,

@@ -15,6 +15,7 @@ from seamline.pipeline.common.errors import BadBlockError
 from seamline.pipeline.geometry.grid import is_same_grid
 from seamline.pipeline.geometry.window import Window
 from seamline.pipeline.raster_io.content import describe_change
+from seamline.pipeline.raster_io.file_stamp import FileStamp, describe_changed_file
 from seamline.pipeline.raster_io.gdal import (
     OpenRaster,
     describe_error,
@@ -24,6 +25,7 @@ from seamline.pipeline.raster_io.gdal import (
     read_mask,
     read_pixels,
 )
+from seamline.pipeline.raster_io.nodata import is_nodata
 
 
 @dataclass(frozen=True)
@@ -74,6 +76,7 @@ def read_file_window(
     *,
     keep_going: bool,
     version: str | None = None,
+    stamps: Sequence[FileStamp] = (),
 ) -> FileWindow:
     """Read bands of one file for a window of a scene, in one request to GDAL.
 
@@ -90,21 +93,31 @@ def read_file_window(
         keep_going: Whether unreadable blocks of local files are reported in the result. Those of remote files always
             raise: an outage of the network must not pass for missing data.
         version: ETag that the object at ``path`` must have.
+        stamps: What the local files at ``path`` must be before and after they are read.
 
     Returns:
         Pixels and masks of the bands in the order of ``indexes``, (bands, height, width).
 
     Raises:
-        BadBlockError: A block cannot be read, or the object has another version by now.
+        BadBlockError: A block cannot be read, or the file or object is another one by now.
     """
+    _check_stamps(stamps)
     try:
         with gdal_environment(path, version):
-            return _read_on_grid(path, indexes, nodata, grid, window, keep_going, version)
+            part = _read_on_grid(path, indexes, nodata, grid, window, keep_going, version)
+        _check_stamps(stamps)
+        return part
     except BadBlockError as error:
+        _check_stamps(stamps)
         change = describe_change(path, version)
         if change is None:
             raise
         raise BadBlockError(change) from error
+
+
+def _check_stamps(stamps: Sequence[FileStamp]) -> None:
+    if change := describe_changed_file(stamps):
+        raise BadBlockError(change)
 
 
 def _read_on_grid(
@@ -149,7 +162,7 @@ def _read_own_pixels(
     values = pixels[: len(indexes)]
     has_data = np.ones(values.shape, dtype=bool)
     if nodata is not None:
-        has_data = values != values.dtype.type(nodata)  # a nodata value of NaN is caught by isfinite below
+        has_data = ~is_nodata(values, nodata)
     elif alpha is not None:
         has_data &= pixels[-1] > 0
     elif file.masked:

@@ -127,6 +127,7 @@ def _describe_scene(scene: Scene, record: RunRecord) -> dict[str, Any]:
             "pixel": None if scale is None else format_pixel_size(scale),
             "crs": format_crs(scene),
             "bands": ", ".join(band.name for band in scene.bands),
+            "radiometry": record.radiometry,
         },
         "date": format_date(scene),
         "acquired": format_date(scene).removeprefix("date "),

@@ -21,12 +21,22 @@ _NAME_PATTERNS = (
 
 
 def to_utc(time: datetime) -> datetime:
-    """Return a time in UTC; a time without a zone is taken as UTC."""
-    return time.astimezone(UTC) if time.tzinfo else time.replace(tzinfo=UTC)
+    """Return a time in UTC; a time without a zone is taken as UTC.
+
+    Raises:
+        ValueError: In UTC it lies before the year 1 or after 9999.
+    """
+    try:
+        return time.astimezone(UTC) if time.tzinfo else time.replace(tzinfo=UTC)
+    except OverflowError as error:
+        raise ValueError(f"{time} is no time in UTC") from error
 
 
 def read_acquisition_time(path: str) -> datetime | None:
-    """Return when the image in a file was taken, in UTC, from the file's tags or else from its name.
+    """Return when the image in a file was taken, in UTC.
+
+    Tags that say so take precedence over the name of the product. The tag of TIFF comes last: programs that convert
+    files write there when they did so.
 
     Returns:
         None if neither tells.
@@ -34,14 +44,21 @@ def read_acquisition_time(path: str) -> datetime | None:
     with gdal_environment(path):
         dataset = open_source_raster(path).dataset
         tags = {**dataset.tags(), **dataset.tags(ns="IMAGERY")}
-    for name in ("ACQUISITIONDATETIME", "datetime", "TIFFTAG_DATETIME"):
+    return (
+        _parse_time(tags.get("ACQUISITIONDATETIME", ""))
+        or _parse_time(tags.get("datetime", ""))
+        or _parse_time_in_name(path)
+        or _parse_time(tags.get("TIFFTAG_DATETIME", ""))
+    )
+
+
+def _parse_time(text: str) -> datetime | None:
+    """Return the time in a tag in UTC; None for anything else, since the time only describes the scene."""
+    try:
         # TIFF writes colons in the date.
-        text = re.sub(r"^(\d{4}):(\d\d):(\d\d)", r"\1-\2-\3", tags.get(name, ""))
-        try:
-            return to_utc(datetime.fromisoformat(text))
-        except ValueError:
-            continue  # a tag may hold anything, and the time is only a description of the scene
-    return _parse_time_in_name(path)
+        return to_utc(datetime.fromisoformat(re.sub(r"^(\d{4}):(\d\d):(\d\d)", r"\1-\2-\3", text)))
+    except ValueError:
+        return None
 
 
 def _parse_time_in_name(path: str) -> datetime | None:

@@ -21,6 +21,10 @@ from seamline.pipeline.common.errors import InputError
 _Bounds = tuple[float, float, float, float]
 """Left, bottom, right, top."""
 
+_PARSE_ERRORS = (
+    *(ValueError, TypeError, LookupError, AttributeError, RecursionError),
+    *(shapely.GEOSException, CRSError),
+)
 _SEGMENTS_PER_SCENE = 100
 """Points along an edge as long as the scene, because a line that is straight in one CRS is curved in another."""
 
@@ -55,11 +59,12 @@ def _read_polygons(path: Path) -> tuple[BaseGeometry, CRS]:
     """Return the union of all polygons in a GeoJSON file, and its CRS."""
     try:
         document = json.loads(path.read_text(encoding="utf-8-sig"))
-        shapes = [shapely.make_valid(shapely.geometry.shape(part)) for part in _list_geometries(document)]
+        shapes = [shapely.geometry.shape(part) for part in _list_geometries(document)]
+        shapes = [shapely.make_valid(shapely.force_2d(shape)) for shape in shapes]  # heights mean nothing here
         crs = CRS(document["crs"]["properties"]["name"] if document.get("crs") else "EPSG:4326")
     except OSError as error:
         raise _aoi_error(path, error.strerror, "a GeoJSON file that can be read") from error
-    except (ValueError, TypeError, LookupError, AttributeError, shapely.GEOSException, CRSError) as error:
+    except _PARSE_ERRORS as error:
         reason = f"no GeoJSON ({type(error).__name__}: {error})"
         raise _aoi_error(path, reason, "GeoJSON with polygons, of a CRS that PROJ knows") from error
     area = shapely.union_all([part for shape in shapes for part in _iter_polygons(shape)])

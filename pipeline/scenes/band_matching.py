@@ -54,12 +54,22 @@ _SENSORS: dict[str, dict[str, str]] = {
         "swir22": "7",
     },
 }
+# The Harmonized Landsat Sentinel-2 product takes the narrow near infrared of Sentinel-2, which is like Landsat's.
+_SENSORS["HLS S30"] = _SENSORS["Sentinel-2"] | {"nir": "8A 8"}
 _SENSOR_NAMES = {
-    "Sentinel-2": re.compile(r"(?<![A-Z0-9])(S2[ABC]?(?![A-Z0-9])|S2[ABC]_|T\d\d[A-Z]{3}_\d{8}T)", re.IGNORECASE),
-    "Landsat 8/9": re.compile(r"(?<![A-Z0-9])L[COT]0[89]", re.IGNORECASE),
+    "HLS S30": re.compile(r"HLS\.?S30", re.IGNORECASE),
+    "Sentinel-2": re.compile(r"(?<![A-Z0-9])(S2[A-D]?(?![A-Z0-9])|S2[A-D]_|T\d\d[A-Z]{3}_\d{8}T)", re.IGNORECASE),
+    # Of the sensors whose surface reflectance is named SR_B1 to SR_B7, only Landsat 8 and 9 have an SR_B6.
+    "Landsat 8/9": re.compile(r"(?<![A-Z0-9])(L[COT]0[89]|HLS\.?L30|SR_B6)", re.IGNORECASE),
     "Landsat 4-7": re.compile(r"(?<![A-Z0-9])L[TEM]0[4-7]", re.IGNORECASE),
 }
 _BAND_NUMBER = re.compile(r"(?<![A-Z0-9])B(?:AND)?[ _-]?0*(8A|\d{1,2})(?![A-Z0-9])", re.IGNORECASE)
+_BY_WAVELENGTH = (
+    *("coastal", "blue", "green", "red", "rededge", "rededge071", "rededge075", "rededge078"),
+    *("nir", "nir09", "cirrus", "swir16", "swir22", "lwir", "lwir11", "lwir12"),
+)
+_COLOURS = 4
+"""Red, green, blue and near infrared."""
 _FIX = "name the bands in the model's order with --bands (numbers, descriptions or file names)"
 
 
@@ -140,7 +150,7 @@ def match_bands(
     """Return the band of the source for each band that the model needs.
 
     These ways are tried in turn: the user's request; names; band numbers of Sentinel-2 and Landsat in descriptions and
-    file names; the order of the bands in a single file that describes nothing.
+    file names; the order of the bands in a single file that describes nothing, where files have only one order.
 
     Args:
         needs: Bands of the model, in order.
@@ -161,8 +171,7 @@ def match_bands(
     numbered, warnings = _match_by_number(needs, candidates, origin)
     if numbered:
         return numbered, warnings
-    one_file = len({c.path for c in candidates}) == 1
-    if one_file and len(candidates) == len(needs) and not any(c.is_described for c in candidates):
+    if _are_in_usual_order(needs, candidates, origin):
         names = ", ".join(need.name for need in needs)
         return list(candidates), [
             f"{origin} does not name its bands: they are taken in the order {names}; --bands says otherwise"
@@ -173,6 +182,24 @@ def match_bands(
         expected=_join_names(need.name for need in needs),
         fix=_FIX,
     )
+
+
+def _are_in_usual_order(needs: Sequence[BandNeed], candidates: Sequence[BandCandidate], origin: str) -> bool:
+    """Return whether the bands of a file that describes nothing are surely those that the model needs, in its order.
+
+    Stacks of five bands and more are ordered by wavelength, as nearly all models are. Four bands are found as red,
+    green, blue, near infrared and as blue, green, red, near infrared. The stacks of a known sensor have bands left out
+    or moved.
+    """
+    if len({c.path for c in candidates}) > 1 or len(candidates) != len(needs):
+        return False
+    if any(c.is_described for c in candidates) or any(pattern.search(origin) for pattern in _SENSOR_NAMES.values()):
+        return False
+    known = [_canonical_name(need.name) for need in needs]
+    if not all(name in _BY_WAVELENGTH for name in known):
+        return True  # the model's bands have no meaning of their own
+    positions = [_BY_WAVELENGTH.index(name) for name in known]
+    return len(needs) > _COLOURS and positions == sorted(positions)
 
 
 def _match_by_request(
@@ -192,13 +219,13 @@ def _match_by_request(
         fitting = [c for c in candidates if key in (*(name.casefold() for name in c.labels), c.stem.casefold())]
         if one_file and key.isdigit():
             fitting = [c for c in candidates if c.index == int(key)]
-        if not fitting and (number := _BAND_NUMBER.fullmatch(key)):
+        if not fitting and (number := _BAND_NUMBER.fullmatch(key.removeprefix("sr_"))):
             fitting = [c for c in candidates if c.number == number[1].upper()]
         if not fitting:
             raise InputError(
                 f"no band {request!r}",
                 got=_join_names(map(str, candidates)),
-                expected="a number of the file's bands, a description or a file name",
+                expected="a number of the file's bands, a description, a file name, or the sensor's name of a band",
                 fix="correct --bands",
             )
         chosen.append(_pick_best(fitting, request, None))
@@ -225,7 +252,7 @@ def _match_by_number(
     needs: Sequence[BandNeed], candidates: Sequence[BandCandidate], origin: str
 ) -> tuple[list[BandCandidate] | None, list[str]]:
     numbers = {c.number for c in candidates}
-    text = " ".join([origin, *(c.stem for c in candidates)])
+    text = " ".join([origin, *(c.stem for c in candidates), *(label for c in candidates for label in c.labels)])
     known = [sensor for sensor, pattern in _SENSOR_NAMES.items() if pattern.search(text)]
     if not known and numbers & {"8A", "12"}:
         known = ["Sentinel-2"]

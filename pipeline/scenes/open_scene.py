@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+import unicodedata
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from rasterio.errors import NotGeoreferencedWarning
 
 from seamline.pipeline.common.errors import InputError, redact_address
 from seamline.pipeline.common.layout import CATALOG, ITEMS
-from seamline.pipeline.raster_io.content import get_object_version
+from seamline.pipeline.raster_io.content import get_object_version, stamp_files
 from seamline.pipeline.scenes.acquisition import read_acquisition_time
 from seamline.pipeline.scenes.aoi import read_aoi
 from seamline.pipeline.scenes.band_files import (
@@ -25,7 +26,8 @@ from seamline.pipeline.scenes.band_files import (
     inspect_band,
 )
 from seamline.pipeline.scenes.band_matching import BandNeed, match_bands
-from seamline.pipeline.scenes.band_values import choose_nodata, choose_scales
+from seamline.pipeline.scenes.missing_pixels import choose_nodata, sample_valid_pixels
+from seamline.pipeline.scenes.radiometry import BandNumbers, choose_calibrations, describe_calibrations
 from seamline.pipeline.scenes.scene import Band, Scene
 from seamline.pipeline.scenes.source import read_source
 
@@ -93,16 +95,34 @@ def open_scene(
         warnings.simplefilter("ignore", NotGeoreferencedWarning)  # check_georeference raises an InputError instead
         found = read_source(source)
         chosen, band_warnings = match_bands(needs, found.bands, options.bands, found.name)
-        versions = {path: get_object_version(path) for path in {band.path for band in chosen}}
+        paths = {band.path for band in chosen}
+        versions = {path: get_object_version(path) for path in paths}
         files = [inspect_band(band) for band in chosen]
+        stamps = {path: stamp_files(path) for path in paths}
         for file in files if georeferenced else ():
             check_georeference(file)
         grid = find_common_grid(files)
         nodata, nodata_warnings = choose_nodata(files, options.nodata, assumed_nodata)
-        scales, scale_warnings = choose_scales(files, nodata, options.scale, options.offset, reflectance=reflectance)
+        samples, sample_warnings = sample_valid_pixels(files, nodata, is_settled=options.nodata is not None)
+        calibrations, calibration_warnings = choose_calibrations(
+            [BandNumbers(file, sample) for file, sample in zip(files, samples, strict=True)],
+            found.product,
+            options.scale,
+            options.offset,
+            reflectance=reflectance,
+        )
         bands = tuple(
-            Band(need.name, band.path, band.index, *scale, value, versions[band.path])
-            for need, band, scale, value in zip(needs, chosen, scales, nodata, strict=True)
+            Band(
+                need.name,
+                band.path,
+                band.index,
+                means.scale,
+                means.offset,
+                value,
+                versions[band.path],
+                stamps[band.path],
+            )
+            for need, band, means, value in zip(needs, chosen, calibrations, nodata, strict=True)
         )
         return Scene(
             id=make_scene_id(found.name),
@@ -111,14 +131,21 @@ def open_scene(
             dtype=find_common_dtype(files),
             datetime=found.datetime or read_acquisition_time(chosen[0].path),
             aoi=None if options.aoi is None else read_aoi(options.aoi, grid),
-            warnings=(*found.warnings, *band_warnings, *nodata_warnings, *scale_warnings),
+            warnings=(*band_warnings, *nodata_warnings, *sample_warnings, *calibration_warnings),
+            radiometry=describe_calibrations(calibrations),
             source=redact_address(found.href),
         )
 
 
 def make_scene_id(name: str) -> str:
-    """Return the id of the scene in a file, folder or item of this name: safe as the name of a folder."""
-    safe = re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("._-") or "scene"
+    """Return the id of the scene in a file, folder or item of this name: safe as the name of a folder.
+
+    Names in other scripts keep apart by a hash of the letters that cannot be kept.
+    """
+    letters = unicodedata.normalize("NFC", name)  # macOS writes accents as letters of their own
+    safe = re.sub(r"[^A-Za-z0-9._-]+", "-", letters).strip("._-") or "scene"
+    if any(letter.isalnum() and not letter.isascii() for letter in letters):
+        safe = f"{safe}-{hashlib.sha256(letters.encode()).hexdigest()[:8]}"
     if safe in _RESERVED_NAMES:
         return f"{safe}-scene"
     if len(safe) > _MAX_ID_LENGTH:

@@ -19,6 +19,7 @@ from odc.geo.geobox import GeoBox
 
 from seamline.pipeline.geometry.window import Window, mirror_indices
 from seamline.pipeline.raster_io.content import hash_content
+from seamline.pipeline.raster_io.file_stamp import FileStamp, describe_changed_file
 from seamline.pipeline.raster_io.window_reader import BadBlock, read_file_window
 
 
@@ -34,6 +35,7 @@ class Band:
         offset: Summand from numbers to values.
         nodata: Number of pixels without data in this band; None if there is none.
         version: ETag of the object at ``path``, whose other versions are not read; None outside of object storage.
+        stamps: What the local files at ``path`` were when the scene was opened; others are not read.
     """
 
     name: str
@@ -43,6 +45,7 @@ class Band:
     offset: float
     nodata: float | None
     version: str | None = None
+    stamps: tuple[FileStamp, ...] = ()
 
     def __post_init__(self) -> None:
         if self.index < 1:
@@ -64,6 +67,7 @@ class Scene:
         aoi: Polygons as WKT in the CRS of the grid; None for the whole scene.
         warnings: What was assumed while the scene was opened.
         source: Address of what the user named.
+        radiometry: What the numbers of the bands mean and what says so, in words.
     """
 
     id: str
@@ -74,6 +78,7 @@ class Scene:
     aoi: str | None
     warnings: tuple[str, ...]
     source: str
+    radiometry: str = ""
 
     def __post_init__(self) -> None:
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", self.id):
@@ -83,6 +88,11 @@ class Scene:
         if self.datetime is not None and self.datetime.tzinfo is None:
             raise ValueError(f"scene {self.id}: {self.datetime} has no time zone")
         np.dtype(self.dtype)
+
+    def describe_change(self) -> str | None:
+        """Return in words what happened to a local file since the scene was opened on this machine; None if nothing."""
+        stamps = dict.fromkeys(stamp for band in self.bands for stamp in band.stamps)
+        return describe_changed_file(stamps, same_machine=True)
 
     def compute_digest(self) -> str:
         """Return the SHA-256 (hex) of content and interpretation: files, bands, scales, nodata values, grid and AOI.
@@ -146,7 +156,7 @@ def read_block(scene: Scene, window: Window, on_bad_block: Literal["fail", "noda
         Pixels (bands, height, width) as digital numbers with masks (height, width). What overhangs is mirrored.
 
     Raises:
-        BadBlockError: A block cannot be read.
+        BadBlockError: A block cannot be read, or a file is not the one that was opened.
     """
     if window.pixel_count == 0:
         raise ValueError(f"{window} holds no pixels")
@@ -160,9 +170,12 @@ def read_block(scene: Scene, window: Window, on_bad_block: Literal["fail", "noda
     bad: list[BadBlock] = []
     for (path, version, nodata), positions in _group_by_file(scene.bands).items():
         indexes = [scene.bands[p].index for p in positions]
+        stamps = scene.bands[positions[0]].stamps
         value = None if nodata is None else float(nodata)
         keep_going = on_bad_block == "nodata"
-        part = read_file_window(path, indexes, value, scene.grid, inside, keep_going=keep_going, version=version)
+        part = read_file_window(
+            path, indexes, value, scene.grid, inside, keep_going=keep_going, version=version, stamps=stamps
+        )
         pixels[positions] = part.pixels
         valid |= part.has_data.any(axis=0)
         unreadable |= part.unreadable

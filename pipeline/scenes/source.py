@@ -5,10 +5,10 @@ from __future__ import annotations
 import re
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path, PurePosixPath
-from typing import Literal
+from typing import Any, Literal
 from urllib.parse import unquote, urlsplit
 
 from rasterio.enums import ColorInterp
@@ -17,6 +17,7 @@ from seamline.pipeline.common.errors import InputError
 from seamline.pipeline.raster_io.gdal import gdal_environment, is_remote
 from seamline.pipeline.scenes.band_files import open_source_raster
 from seamline.pipeline.scenes.band_matching import BandCandidate
+from seamline.pipeline.scenes.products import ProductEvidence
 from seamline.pipeline.scenes.stac_item import read_source_item
 from seamline.pipeline.storage.atomic import make_absolute
 from seamline.pipeline.storage.json_documents import is_url
@@ -26,6 +27,9 @@ SourceKind = Literal["folder", "archive", "item", "raster"]
 
 _SUFFIXES = (".tif", ".tiff", ".jp2", ".vrt", ".img")
 _API_ITEM_PATH = re.compile(r"/collections/[^/]+/items/[^/]+/?$")
+_PICTURE_ORDER = ("red", "green", "blue", "nir")
+"""Order of the bands of pictures, and of aerial images of eight bits."""
+_POSITION = re.compile(r"(?:band|layer|channel)[ _-]?0*(\d+)", re.IGNORECASE)
 _NEUTRAL_COLOURS = {ColorInterp.undefined, ColorInterp.gray, ColorInterp.palette}
 
 
@@ -38,14 +42,14 @@ class Source:
         href: Address that rasterio or the reader of STAC items opens.
         bands: All bands of the source.
         datetime: Time of acquisition in UTC, if a catalogue tells.
-        warnings: What was assumed about the bands.
+        product: What names and the catalogue tell of the product.
     """
 
     name: str
     href: str
     bands: list[BandCandidate]
+    product: ProductEvidence
     datetime: datetime | None = None
-    warnings: tuple[str, ...] = ()
 
 
 def detect_source_kind(href: str) -> SourceKind:
@@ -71,16 +75,19 @@ def read_source(source: str | Path) -> Source:
     """
     href = normalize_address(source)
     kind = detect_source_kind(href)
-    if kind == "folder":
-        rasters = _list_object_rasters(ObjectFolder.from_url(href)) if is_object_url(href) else list_rasters(Path(href))
-        return Source(Path(href).name, href, _list_bands(rasters))
-    if kind == "archive":
-        return Source(Path(href).stem, href, _list_bands(_list_zipped_rasters(href)))
     if kind == "item":
         item = read_source_item(href)
-        bands = list(item.bands) or _list_bands(item.rasters)
-        return Source(item.id, href, bands, item.datetime, item.warnings)
-    return Source(make_file_stem(href), href, _list_bands([href]))
+        bands = list(item.bands) or [band for key, path in item.rasters for band in _list_asset_bands(key, path)]
+        product = ProductEvidence((item.id,), item.baseline, item.is_offset_applied)
+        return Source(item.id, href, bands, product, item.datetime)
+    if kind == "folder":
+        rasters = _list_object_rasters(ObjectFolder.from_url(href)) if is_object_url(href) else list_rasters(Path(href))
+        name = Path(href).name
+    elif kind == "archive":
+        rasters, name = _list_zipped_rasters(href), Path(href).stem
+    else:
+        rasters, name = [href], make_file_stem(href)
+    return Source(name, href, _list_bands(rasters), ProductEvidence((name,)))
 
 
 def normalize_address(source: str | Path) -> str:
@@ -145,28 +152,57 @@ def _list_bands(paths: Sequence[str]) -> list[BandCandidate]:
     return [band for path in paths for band in _iter_file_bands(path, one_of_many=len(paths) > 1)]
 
 
+def _list_asset_bands(key: str, path: str) -> list[BandCandidate]:
+    """Return the bands of an asset that the item doesn't describe: what the files leave open, the key tells."""
+    return [
+        band if band.labels or not band.is_only_band else replace(band, labels=(key,), stem=key, is_described=True)
+        for band in _iter_file_bands(path, one_of_many=True)
+    ]
+
+
 def _iter_file_bands(path: str, *, one_of_many: bool) -> Iterator[BandCandidate]:
     """Yield the bands of a file without its alpha band; ``one_of_many`` if the source has other files."""
     with gdal_environment(path):
         file = open_source_raster(path)
         dataset = file.dataset
         images = [index for index in dataset.indexes if index != file.alpha]
-        for index in images:
-            is_only_band = len(images) == 1
-            description = (dataset.descriptions[index - 1] or "").strip()
-            colour = dataset.colorinterp[index - 1]
-            # An RGB picture beside other files is a preview: its colours don't name bands.
-            has_colour = colour not in _NEUTRAL_COLOURS and (is_only_band or not one_of_many)
+        descriptions = {index: (dataset.descriptions[index - 1] or "").strip() for index in images}
+        is_only_band = len(images) == 1
+        # An RGB picture beside other files is a preview: its colours don't name bands.
+        colours = _name_colours(dataset, images) if is_only_band or not one_of_many else {}
+        # ENVI and others describe bands by their position, which is no band of a sensor.
+        is_counted = not is_only_band and all(_is_position(text, index) for index, text in descriptions.items())
+        for index, description in descriptions.items():
+            is_described = bool(description) and not is_counted
+            colour = colours.get(index)
             yield BandCandidate(
                 path=path,
                 index=index,
-                labels=(description,) if description else (colour.name,) if has_colour else (),
+                labels=(description,) if is_described else tuple(text for text in (colour, description) if text),
                 stem=make_file_stem(path),
                 is_only_band=is_only_band,
-                is_described=bool(description),
+                is_described=is_described,
                 pixel_size=abs(dataset.transform.determinant) ** 0.5,
                 wavelength=_parse_wavelength(dataset.tags(index, ns="IMAGERY")),
             )
+
+
+def _name_colours(dataset: Any, images: Sequence[int]) -> dict[int, str]:
+    """Return the colours of bands by what the file says of them, or else by the order that all pictures have."""
+    kinds = {index: dataset.colorinterp[index - 1] for index in images}
+    names = {index: kind.name for index, kind in kinds.items() if kind not in _NEUTRAL_COLOURS}
+    is_picture = all(dataset.dtypes[index - 1] == "uint8" for index in images)
+    starts_with_rgb = [names.get(index) for index in images[:3]] == ["red", "green", "blue"]
+    has_usual_order = not names and (len(images) == 3 or (len(images) == 4 and is_picture))
+    if len(images) > len(_PICTURE_ORDER) or not (starts_with_rgb or has_usual_order):
+        return names
+    # What follows on red, green and blue is near infrared, whatever it is tagged as: alpha bands are left out.
+    return names | dict(zip(images, _PICTURE_ORDER, strict=False))
+
+
+def _is_position(description: str, index: int) -> bool:
+    found = _POSITION.fullmatch(description)
+    return found is not None and int(found[1]) == index
 
 
 def _parse_wavelength(tags: Mapping[str, str]) -> float | None:

@@ -19,6 +19,8 @@ from seamline.pipeline.storage.json_documents import read_document
 _PICTURE_ROLES = {"thumbnail", "overview", "visual"}
 _MEDIA_TYPES = {"image/tiff", "image/vnd.stac.geotiff", "image/jp2"}
 _SUFFIXES = {".tif", ".tiff", ".jp2", ".vrt"}
+_FIELDS_OF_A_BAND = ("eo:common_name", "common_name", "raster:scale", "raster:offset", "nodata", "data_type")
+_OFFSET_APPLIED = ("earthsearch:boa_offset_applied", "sentinel:boa_offset_applied", "s2:boa_offset_applied")
 # pystac's errors have no common base, and it fails with Python's own errors on documents of another structure.
 _PARSE_ERRORS = (pystac.STACError, pystac.STACTypeError, ValueError, LookupError, TypeError, AttributeError)
 
@@ -31,15 +33,17 @@ class SourceItem:
         id: Id of the item.
         datetime: Time of acquisition in UTC, if known.
         bands: Bands that the item describes.
-        rasters: Addresses of all its raster files.
-        warnings: What was assumed about the bands.
+        rasters: Key and address of each raster file.
+        baseline: Processing baseline of Sentinel-2, such as 5.09, if the item tells.
+        is_offset_applied: Whether the offset of Sentinel-2 is in the numbers already, if the item tells.
     """
 
     id: str
     datetime: datetime | None
     bands: tuple[BandCandidate, ...]
-    rasters: tuple[str, ...]
-    warnings: tuple[str, ...]
+    rasters: tuple[tuple[str, str], ...]
+    baseline: float | None
+    is_offset_applied: bool | None
 
 
 def read_source_item(href: str) -> SourceItem:
@@ -86,12 +90,8 @@ def _parse_document(document: Any, href: str) -> SourceItem:
             expected="assets with band files",
             fix="name another item, or the rasters themselves",
         )
-    # Earth Search states the offset −0.1 even where it has already applied it (Element84/earth-search#9).
-    is_offset_applied = any(item.properties.get(f"{who}:boa_offset_applied") for who in ("earthsearch", "sentinel"))
     try:
-        bands = tuple(
-            band for key, asset in assets.items() for band in _iter_bands(key, asset, without_offset=is_offset_applied)
-        )
+        bands = tuple(band for key, asset in assets.items() for band in _iter_bands(key, asset))
     except (ValueError, TypeError, AttributeError) as error:
         raise InputError(
             f"bands of {href}",
@@ -99,13 +99,14 @@ def _parse_document(document: Any, href: str) -> SourceItem:
             expected="objects with names and numbers, as STAC describes bands",
             fix="correct the item, or name the rasters themselves",
         ) from error
-    warning = "the item says that its offset is already applied to the pixels: the offset is taken as 0"
+    applied = [item.properties[name] for name in _OFFSET_APPLIED if name in item.properties]
     return SourceItem(
         id=item.id,
         datetime=_acquisition_time(item),
         bands=bands,
-        rasters=tuple(_asset_href(asset) for asset in assets.values()),
-        warnings=(warning,) if is_offset_applied else (),
+        rasters=tuple((key, _asset_href(asset)) for key, asset in assets.items()),
+        baseline=_read_baseline(item),
+        is_offset_applied=any(applied) if applied else None,
     )
 
 
@@ -121,7 +122,18 @@ def _is_raster(asset: pystac.Asset) -> bool:
     return media_type in _MEDIA_TYPES or PurePosixPath(urlsplit(asset.href).path).suffix.lower() in _SUFFIXES
 
 
-def _iter_bands(key: str, asset: pystac.Asset, *, without_offset: bool) -> Iterator[BandCandidate]:
+def _read_baseline(item: pystac.Item) -> float | None:
+    """Return the processing baseline of Sentinel-2; other products have versions that mean something else."""
+    text = item.properties.get("s2:processing_baseline", item.properties.get("sentinel:processing_baseline"))
+    if text is None and str(item.properties.get("constellation", "")).casefold() == "sentinel-2":
+        text = item.properties.get("processing:version")
+    try:
+        return None if text is None else float(text)
+    except ValueError:
+        return None  # such as "02.0x"; what follows from it is asked otherwise
+
+
+def _iter_bands(key: str, asset: pystac.Asset) -> Iterator[BandCandidate]:
     descriptions = _merge_band_descriptions(asset.extra_fields)
     for index, band in enumerate(descriptions, start=1):
         fields = {**asset.extra_fields, **band}
@@ -141,7 +153,7 @@ def _iter_bands(key: str, asset: pystac.Asset, *, without_offset: bool) -> Itera
             pixel_size=_to_float(_first_value(fields, "raster:spatial_resolution", "spatial_resolution", "gsd")),
             wavelength=_to_float(_first_value(fields, "eo:center_wavelength", "center_wavelength")),
             scale=scale,
-            offset=0.0 if without_offset else offset,
+            offset=offset,
             nodata=_to_float(_first_value(fields, "nodata", "raster:nodata")),
         )
 
@@ -149,7 +161,9 @@ def _iter_bands(key: str, asset: pystac.Asset, *, without_offset: bool) -> Itera
 def _merge_band_descriptions(fields: dict[str, Any]) -> list[dict[str, Any]]:
     """Return the bands of STAC 1.1, or those of the raster and eo extensions of STAC 1.0, merged by position."""
     lists = [fields.get(name) or [] for name in ("bands", "raster:bands", "eo:bands")]
-    merged: list[dict[str, Any]] = [{} for _ in range(max(map(len, lists)))]
+    # STAC 1.1 lets an asset with one band describe it without a list.
+    count = max(1 if any(fields.get(name) is not None for name in _FIELDS_OF_A_BAND) else 0, *map(len, lists))
+    merged: list[dict[str, Any]] = [{} for _ in range(count)]
     for bands in lists:
         for merged_band, band in zip(merged, bands, strict=False):
             merged_band.update(band)
@@ -172,4 +186,7 @@ def _to_float(value: Any) -> float | None:
 
 def _acquisition_time(item: pystac.Item) -> datetime | None:
     time = item.datetime or item.common_metadata.start_datetime
-    return None if time is None else to_utc(time)
+    try:
+        return None if time is None else to_utc(time)
+    except ValueError:
+        return None  # near the first or the last year of the calendar

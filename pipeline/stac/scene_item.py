@@ -63,6 +63,7 @@ class Provenance:
         processed: when it was segmented, with a time zone.
         software: versions by name.
         lineage: how it came about, in words.
+        radiometry: what the numbers of the scene mean, and what says so; empty if unknown.
     """
 
     source: str
@@ -71,6 +72,7 @@ class Provenance:
     processed: datetime
     software: Mapping[str, str]
     lineage: str
+    radiometry: str = ""
 
 
 def build_scene_item(
@@ -156,6 +158,7 @@ def _build_projection(grid: GeoBox) -> dict[str, JSON]:
 
 
 def _build_history(provenance: Provenance) -> dict[str, Any]:
+    radiometry = {"seamline:radiometry": provenance.radiometry} if provenance.radiometry else {}
     unknown_time = {UNKNOWN_TIME: True} if provenance.acquired is None else {}
     return {
         "created": pystac.utils.datetime_to_str(provenance.processed),
@@ -164,6 +167,7 @@ def _build_history(provenance: Provenance) -> dict[str, Any]:
         "processing:level": "L4",
         "model": provenance.model.name,
         "model_digest": provenance.model.digest,
+        **radiometry,
         **unknown_time,
     }
 

@@ -1,0 +1,36 @@
+"""Which pixels have the nodata value of a file."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+_EXTREME = 1e30
+"""Magnitude from which values are never measured, but mark missing pixels; files state them with six digits or more."""
+
+
+def is_nodata(pixels: NDArray[Any], nodata: float) -> NDArray[np.bool_]:
+    """Return where pixels have the nodata value, as precisely as files state it.
+
+    Integers are compared exactly. Floats may differ by two units in the last place of float32, as in GDAL; values near
+    the largest float by 1/100,000, because programs write "-3.40282e+38" for it. NaN is equal to NaN.
+
+    Args:
+        pixels: Numbers of any shape.
+        nodata: The value as the file or the user states it.
+    """
+    if not np.issubdtype(pixels.dtype, np.floating):
+        return np.asarray(pixels == nodata)
+    if np.isnan(nodata):
+        return np.asarray(np.isnan(pixels))
+    if np.isinf(nodata):
+        return np.asarray(pixels == nodata)
+    single = float(np.finfo(np.float32).eps)
+    tolerance = abs(nodata) * (1e-5 if abs(nodata) >= _EXTREME else 0.0 if pixels.dtype == np.float64 else single)
+    if tolerance == 0:
+        return np.asarray(pixels == pixels.dtype.type(nodata))
+    with np.errstate(over="ignore", invalid="ignore"):
+        low, high = (pixels.dtype.type(nodata + side * tolerance) for side in (-1, 1))
+    return np.asarray((pixels >= low) & (pixels <= high))

@@ -1,0 +1,314 @@
+"""What the numbers of a scene mean: one place decides scale and offset from all evidence, or refuses."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import isclose, isfinite
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from seamline.pipeline.common.errors import InputError
+from seamline.pipeline.scenes.band_files import BandFile
+from seamline.pipeline.scenes.products import ProductBand, ProductEvidence, calibrate_by_product
+
+_BRIGHT_NUMBER = 20000
+"""A number above this would be a reflectance above 2 if the scale were 1/10000."""
+_BRIGHT_SHARE = 1e-3
+"""Clouds and glint may exceed a reflectance of 2 in a few pixels, hence not every bright pixel counts."""
+_DARKEST = -0.05
+"""Reflectance. Corrections for the atmosphere overshoot to about −0.02 over water; much less is a wrong offset."""
+_DARK_SHARE = 0.1
+"""Share of a band's pixels below ``_DARKEST`` that no scene has."""
+_TELLING_SHARE = 0.05
+"""Share of a band's pixels below ``_DARKEST`` from which on another offset is more likely."""
+_BRIGHTEST_MEDIAN = 1.5
+"""Median reflectance of a band that no scene has; clouds and snow reach 1.2."""
+_OFFSET_NUMBER = 1000
+"""What Sentinel-2 adds to its numbers since processing baseline 04.00."""
+_NOTHING = 1e-3
+"""Reflectance that water in the short-wave infrared may have, but not a whole scene in every band."""
+_NOTHING_SHARE = 0.99
+_STATED = ("the catalogue", "the tags of the file", "the type of the file")
+_FIX = "say what holds with --scale and --offset"
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """How the numbers of a band become values: number × ``scale`` + ``offset``.
+
+    Attributes:
+        scale: Factor, not 0.
+        offset: Summand.
+        origin: What says so, such as "the file".
+    """
+
+    scale: float
+    offset: float
+    origin: str
+
+    def means_the_same(self, other: Calibration) -> bool:
+        """Return whether both give the same values, but for rounding."""
+        return isclose(self.scale, other.scale, rel_tol=1e-4) and isclose(self.offset, other.offset, abs_tol=1e-6)
+
+    def apply(self, numbers: NDArray[Any]) -> NDArray[np.float64]:
+        """Return the values of some numbers."""
+        values: NDArray[np.float64] = numbers.astype(np.float64) * self.scale + self.offset
+        return values
+
+    def __str__(self) -> str:
+        inverse = round(1 / self.scale) if self.scale else 0
+        by = f"number / {inverse}" if inverse in (255, 10000, 65535) and not self.offset else f"number × {self.scale:g}"
+        return f"{by} {self.offset:+g}" if self.offset else by
+
+
+@dataclass(frozen=True)
+class BandNumbers:
+    """A band, and the numbers of its pixels in a sample.
+
+    Attributes:
+        file: The band and what its file declares.
+        sample: Numbers of valid pixels from all over the band, shape (n,); may be empty.
+    """
+
+    file: BandFile
+    sample: NDArray[Any]
+
+
+def choose_calibrations(
+    bands: Sequence[BandNumbers],
+    evidence: ProductEvidence,
+    scale: float | None,
+    offset: float | None,
+    *,
+    reflectance: bool,
+) -> tuple[list[Calibration], list[str]]:
+    """Return what the numbers of each band mean.
+
+    The user's scale settles it; without an offset it means offset 0. Otherwise the catalogue, the
+    tags of the file and what is known of the product have to agree; where they differ in the offset alone, values that
+    no surface has show which one is wrong. Integers of which nothing says anything are taken as reflectance × 10000,
+    × 65535 or × 255 with a warning.
+
+    Args:
+        bands: The chosen bands.
+        evidence: What names and the catalogue tell of the product.
+        scale: Scale given by the user, or None.
+        offset: Offset given by the user, or None.
+        reflectance: Whether the model takes reflectances, whose values are checked. Other models take numbers as they
+            are where neither the catalogue nor the file says otherwise.
+
+    Returns:
+        A calibration for each band, and warnings about what was assumed.
+
+    Raises:
+        InputError: The evidence contradicts itself or gives no values, or they are none that reflectances have.
+    """
+    warnings: list[str] = []
+    if scale is not None:
+        own = Calibration(scale, offset or 0.0, "--scale" if offset is None else "--scale and --offset")
+        chosen = [own] * len(bands)
+    else:
+        chosen, warnings = _Evidence(bands, evidence, reflectance, offset).weigh()
+    for band, calibration in zip(bands, chosen, strict=True):
+        _check_calibration(band.file, calibration)
+    if reflectance and (error := _find_impossible_values(bands, chosen)):
+        if scale is None:
+            raise error
+        warnings.append(f"{error.what}: {error.got}")  # the user has said what holds
+    return chosen, list(dict.fromkeys(warnings))
+
+
+def describe_calibrations(calibrations: Sequence[Calibration]) -> str:
+    """Return in a line what the numbers of a scene mean and what says so."""
+    return "; ".join(dict.fromkeys(f"{calibration} by {calibration.origin}" for calibration in calibrations))
+
+
+@dataclass(frozen=True)
+class _Evidence:
+    """All that tells what the numbers of some bands mean.
+
+    Attributes:
+        bands: The bands.
+        product: What names and the catalogue tell of the product.
+        reflectance: Whether the values have to be reflectances.
+        offset: Offset given by the user, which makes other offsets meaningless.
+    """
+
+    bands: Sequence[BandNumbers]
+    product: ProductEvidence
+    reflectance: bool
+    offset: float | None
+
+    def weigh(self) -> tuple[list[Calibration], list[str]]:
+        """Return the calibration of each band that the evidence agrees on, and warnings."""
+        warnings: list[str] = []
+        if self.reflectance and self.offset is None:
+            self._check_applied_offset()
+        if self.product.is_offset_applied and any(band.file.band.offset or band.file.offset for band in self.bands):
+            warnings.append("the item says that its offset is already applied to the pixels: the offset is taken as 0")
+        chosen: list[Calibration | None] = []
+        for band in self.bands:
+            agreed: Calibration | None = None
+            for alternatives in self._list_statements(band.file):
+                agreed = self._reconcile(band.file, agreed, alternatives, warnings)
+            chosen.append(agreed)
+        if None in chosen:
+            usual = self._assume() if self.reflectance else Calibration(1.0, 0.0, "the numbers themselves")
+            if self.reflectance:
+                warnings.append(f"the files state no scale: reflectance = {usual} is assumed; --scale says otherwise")
+            chosen = [one or usual for one in chosen]
+        return [self._with_users_offset(one) for one in chosen if one], warnings
+
+    def _list_statements(self, file: BandFile) -> list[tuple[Calibration, ...]]:
+        """Return what the catalogue, the file and the product say; alternatives where one leaves the offset open."""
+        is_number = np.issubdtype(file.dtype, np.integer)
+        statements: list[tuple[Calibration, ...]] = []
+        scale, offset = file.band.scale, file.band.offset
+        # Catalogues write a scale of 1 for integers of which they know nothing.
+        is_default = scale in (None, 1.0) and not offset and (scale is None or (is_number and self.reflectance))
+        if not is_default:
+            statements.append(
+                (Calibration(1.0 if scale is None else scale, self._drop_applied(offset), "the catalogue"),)
+            )
+        if (file.scale, file.offset) != (1.0, 0.0):
+            statements.append((Calibration(file.scale, self._drop_applied(file.offset), "the tags of the file"),))
+        if self.reflectance and is_number and file.dtype.itemsize > 1:
+            statements += self._ask_product(file, is_stated=bool(statements))
+        if not statements and not is_number:
+            statements.append((Calibration(1.0, 0.0, "the type of the file"),))
+        return statements
+
+    def _drop_applied(self, offset: float | None) -> float:
+        # Earth Search states the offset −0.1 even where it has already applied it (Element84/earth-search#9).
+        return 0.0 if offset is None or self.product.is_offset_applied else offset
+
+    def _check_applied_offset(self) -> None:
+        """Check that a catalogue is right that the offset is in the numbers: some of them are dark then.
+
+        Raises:
+            InputError: None is darker than 1000, as in numbers without the offset.
+        """
+        dark = [float((band.sample < _OFFSET_NUMBER).mean()) for band in self.bands if band.sample.size]
+        if self.product.is_offset_applied and dark and max(dark) < _BRIGHT_SHARE:
+            raise InputError(
+                "the catalogue says that the offset of Sentinel-2 is applied",
+                got=f"no pixel below {_OFFSET_NUMBER} in a sample of any band",
+                expected="dark pixels in some band",
+                fix="give --offset 0 if it is applied, --offset -0.1 if not",
+            )
+
+    def _ask_product(self, file: BandFile, *, is_stated: bool) -> list[tuple[Calibration, ...]]:
+        band = ProductBand(file.band.path, file.band.stem, file.band.labels, file.band.number)
+        try:
+            known = calibrate_by_product(band, self.product)
+        except InputError:
+            if is_stated or self.offset is not None:
+                return []  # what the product lacks is known otherwise
+            raise
+        if known is None or (len(known.offsets) > 1 and (is_stated or self._are_bright())):
+            return []
+        return [tuple(Calibration(known.scale, offset, known.product) for offset in known.offsets)]
+
+    def _reconcile(
+        self, file: BandFile, agreed: Calibration | None, alternatives: tuple[Calibration, ...], warnings: list[str]
+    ) -> Calibration:
+        """Return the one calibration that a statement and those before it leave.
+
+        Raises:
+            InputError: They contradict each other, and the values do not show which one is wrong.
+        """
+        offered = [*([agreed] if agreed else []), *alternatives]
+        first = offered[0]
+        if self.offset is not None or all(other.means_the_same(first) for other in offered[1:]):
+            if agreed is None and first.origin not in _STATED:
+                warnings.append(
+                    f"the files state no scale: that of {first.origin}, {first}, is assumed;"
+                    " --scale and --offset say otherwise"
+                )
+            return first
+        possible = [one for one in offered if not self._is_too_dark(one)]
+        if len(possible) == 1 and all(isclose(one.scale, first.scale, rel_tol=1e-4) for one in offered):
+            warnings.append(
+                f"reflectance = {possible[0]} is taken, since another offset would give values that no surface has;"
+                " --scale and --offset say otherwise"
+            )
+            return possible[0]
+        raise InputError(
+            f"what the numbers of {_name(file)} mean",
+            got=" and ".join(f"{one} by {one.origin}" for one in offered),
+            expected="one meaning",
+            fix=_FIX,
+        )
+
+    def _is_too_dark(self, calibration: Calibration) -> bool:
+        """Return whether the values are darker than any surface in one of the bands."""
+        return max(_measure_dark_share(band, calibration) for band in self.bands) > _TELLING_SHARE
+
+    def _are_bright(self) -> bool:
+        """Return whether a scale of 1/10000 would give reflectances above 2 in more than a few pixels."""
+        shares = [float((band.sample > _BRIGHT_NUMBER).mean()) for band in self.bands if band.sample.size]
+        return max(shares, default=0.0) > _BRIGHT_SHARE
+
+    def _assume(self) -> Calibration:
+        """Return the usual calibration of integers that stand for reflectances."""
+        if max(band.file.dtype.itemsize for band in self.bands) == 1:
+            divisor = 255
+        else:
+            divisor = 65535 if self._are_bright() else 10000
+        return Calibration(1 / divisor, 0.0, "assumption")
+
+    def _with_users_offset(self, calibration: Calibration) -> Calibration:
+        if self.offset is None:
+            return calibration
+        return Calibration(calibration.scale, self.offset, f"{calibration.origin}, with --offset")
+
+
+def _check_calibration(file: BandFile, calibration: Calibration) -> None:
+    scale, offset = calibration.scale, calibration.offset
+    if scale == 0 or not isfinite(scale) or not isfinite(offset):
+        raise InputError(
+            _name(file),
+            got=f"offset {offset:g}" if scale and isfinite(scale) else f"scale {scale:g}",
+            expected="a number, and a scale other than 0",
+            fix="correct the file or its catalogue, or give --scale and --offset",
+        )
+
+
+def _find_impossible_values(bands: Sequence[BandNumbers], calibrations: Sequence[Calibration]) -> InputError | None:
+    """Return what is wrong with values that no scene has by their samples; None if nothing is."""
+    if not all(band.sample.size for band in bands):
+        return None
+    is_dim = True
+    for band, calibration in zip(bands, calibrations, strict=True):
+        values = calibration.apply(band.sample)
+        median, dark = float(np.median(values)), float((values < _DARKEST).mean())
+        if median > _BRIGHTEST_MEDIAN or dark > _DARK_SHARE:
+            return _not_reflectance_error(
+                band.file, calibration, f"a median of {median:.4g}, {dark:.0%} below {_DARKEST}"
+            )
+        is_dim = is_dim and float((np.abs(values) <= _NOTHING).mean()) > _NOTHING_SHARE
+    got = f"next to nothing above {_NOTHING} in any band"
+    return _not_reflectance_error(bands[0].file, calibrations[0], got) if is_dim else None
+
+
+def _measure_dark_share(band: BandNumbers, calibration: Calibration) -> float:
+    """Return the share of a band's pixels that would be darker than any surface."""
+    if not band.sample.size:
+        return 0.0
+    return float((calibration.apply(band.sample) < _DARKEST).mean())
+
+
+def _not_reflectance_error(file: BandFile, calibration: Calibration, got: str) -> InputError:
+    return InputError(
+        f"the values of {_name(file)} cannot be reflectances",
+        got=f"{got}, with {calibration} by {calibration.origin}",
+        expected="values from about 0 to 1",
+        fix=_FIX,
+    )
+
+
+def _name(file: BandFile) -> str:
+    return f"{file.band.path}, band {file.band.labels[0] if file.band.labels else file.band.index}"

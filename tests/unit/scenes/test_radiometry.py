@@ -1,0 +1,253 @@
+"""What the numbers of a scene mean: every kind of evidence, and what happens where it contradicts itself."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import rasterio
+from numpy.typing import NDArray
+
+from seamline.pipeline.common.errors import InputError
+from seamline.pipeline.scenes.band_matching import BandNeed
+from seamline.pipeline.scenes.open_scene import SceneOptions, open_scene
+from seamline.pipeline.scenes.scene import Scene
+from tests.support.small_rasters import write_geotiff
+
+RGB = [BandNeed("red"), BandNeed("green"), BandNeed("blue")]
+SURFACE = np.linspace(0.02, 0.4, 400).reshape(20, 20)
+"""Reflectances as a scene has them: some of them dark."""
+DESERT = SURFACE + 0.12
+SAFE = "S2A_MSIL2A_20230408T095549_N{}_R122_T33TWN_20230408T121212"
+LANDSAT = "LC08_{}_190029_20210508_20210518_02_T1"
+METADATA = """
+GROUP = IMAGE_ATTRIBUTES
+  SUN_ELEVATION = 30.0
+END_GROUP
+  REFLECTANCE_MULT_BAND_2 = 2.0000E-05
+  REFLECTANCE_MULT_BAND_3 = 2.0000E-05
+  REFLECTANCE_MULT_BAND_4 = 3.0000E-05
+  REFLECTANCE_ADD_BAND_2 = -0.100000
+  REFLECTANCE_ADD_BAND_3 = -0.100000
+  REFLECTANCE_ADD_BAND_4 = -0.100000
+"""
+
+
+def to_numbers(values: NDArray[Any], scale: float, offset: float = 0.0) -> NDArray[np.uint16]:
+    return np.rint((values - offset) / scale).astype(np.uint16)
+
+
+def write_bands(folder: Path, names: str, numbers: NDArray[Any], scale: float = 1) -> Path:
+    """Files of three bands; ``names`` with ``{}`` for the number of the band."""
+    for number in (4, 3, 2):
+        state_scale(write_geotiff(folder / names.format(number), numbers[None]), scale)
+    return folder
+
+
+def write_stack(
+    path: Path,
+    numbers: NDArray[Any],
+    scale: float = 1,
+    names: tuple[str, ...] = ("red", "green", "blue"),
+    **profile: Any,
+) -> Path:
+    return state_scale(write_geotiff(path, np.stack([numbers] * 3), names=names, **profile), scale)
+
+
+def state_scale(path: Path, scale: float) -> Path:
+    with rasterio.open(path, "r+") as file:
+        file.scales = (scale,) * file.count
+    return path
+
+
+def write_item(folder: Path, numbers: NDArray[Any], band: dict[str, Any], **properties: Any) -> Path:
+    """An item of STAC 1.1 whose assets have one band and no list of bands."""
+    assets = {}
+    for position, name in enumerate(("red", "green", "blue")):
+        write_geotiff(folder / f"{position}.tif", numbers[None])
+        assets[name] = {"href": f"./{position}.tif", "type": "image/tiff", "eo:common_name": name, **band}
+    document = {
+        "type": "Feature",
+        "stac_version": "1.1.0",
+        "stac_extensions": [],
+        "id": "item",
+        "geometry": None,
+        "properties": {"datetime": "2023-04-08T09:55:49Z", **properties},
+        "links": [],
+        "assets": assets,
+    }
+    (folder / "item.json").write_text(json.dumps(document))
+    return folder / "item.json"
+
+
+def opened(source: Path, **options: Any) -> Scene:
+    return open_scene(source, RGB, SceneOptions(**options))
+
+
+def calibration(scene: Scene) -> tuple[float, float]:
+    (found,) = {(round(band.scale, 12), round(band.offset, 12)) for band in scene.bands}
+    return found
+
+
+@pytest.mark.parametrize(
+    ("names", "scale", "offset", "origin"),
+    [
+        (SAFE.format("0509") + "_B0{}.tif", 1e-4, -0.1, "baseline 05.09"),
+        (SAFE.format("0400") + "_B0{}.tif", 1e-4, -0.1, "baseline 04.00"),
+        (SAFE.format("0301") + "_B0{}.tif", 1e-4, 0.0, "baseline 03.01"),
+        ("T33TWN_20230408T095549_B0{}_10m.tif", 1e-4, -0.1, "since 25 January 2022"),
+        (LANDSAT.format("L2SP") + "_SR_B{}.TIF", 2.75e-5, -0.2, "Landsat Collection 2 level 2"),
+        ("SR_B{}.tif", 2.75e-5, -0.2, "Landsat Collection 2 level 2"),
+        ("HLS.S30.T33TWN.2022168T095549.v2.0.B0{}.tif", 1e-4, 0.0, "HLS"),
+        ("HLS.L30.T33TWN.2022168T095549.v2.0.B0{}.tif", 1e-4, 0.0, "HLS"),
+    ],
+)
+def test_products_whose_files_state_nothing(
+    tmp_path: Path, names: str, scale: float, offset: float, origin: str
+) -> None:
+    for values in (SURFACE, DESERT):
+        scene = opened(write_bands(tmp_path / "scene", names, to_numbers(values, scale, offset)))
+        assert calibration(scene) == (scale, offset)
+        assert origin in scene.radiometry and any("--scale" in warning for warning in scene.warnings)
+
+
+def test_a_stack_of_a_product_is_known_by_its_name_or_its_bands(tmp_path: Path) -> None:
+    numbers = to_numbers(SURFACE, 2.75e-5, -0.2)
+    named = write_stack(tmp_path / f"{LANDSAT.format('L2SP')}_stack.tif", numbers)
+    described = write_stack(tmp_path / "export.tif", numbers, names=("SR_B4", "SR_B3", "SR_B2"))
+    assert calibration(opened(named)) == calibration(opened(described)) == (2.75e-5, -0.2)
+
+
+def test_sentinel_2_of_an_unknown_baseline_is_told_by_its_dark_pixels_or_refused(tmp_path: Path) -> None:
+    names = "T33TWN_20190408T095549_B0{}_10m.tif"
+    assert calibration(opened(write_bands(tmp_path / "dark", names, to_numbers(SURFACE, 1e-4)))) == (1e-4, 0)
+    for place, numbers in (("desert", to_numbers(DESERT, 1e-4)), ("later", to_numbers(SURFACE, 1e-4, -0.1))):
+        folder = write_bands(tmp_path / place, names, numbers)
+        with pytest.raises(InputError, match=r"what the numbers .* mean.*unknown processing baseline.*--offset"):
+            opened(folder)
+        assert calibration(opened(folder, offset=-0.1)) == (1e-4, -0.1)
+
+
+def test_level_1_takes_its_factors_and_the_sun(tmp_path: Path) -> None:
+    """Landsat 8 Data Users Handbook, section 5.2: (factor × number + summand) / sin(elevation of the sun)."""
+    product = LANDSAT.format("L1TP")
+    sun = math.sin(math.radians(30))
+    folder = write_bands(tmp_path / product, f"{product}_B{{}}.TIF", to_numbers(SURFACE * sun, 2e-5, -0.1))
+    with pytest.raises(InputError, match=rf"Landsat level 1: got no {product}_MTL.txt beside it.*--scale and --offset"):
+        opened(folder)
+    assert calibration(opened(folder, scale=1e-4)) == (1e-4, 0)
+    (folder / f"{product}_MTL.txt").write_text(METADATA)
+    assert [(band.scale, band.offset) for band in opened(folder).bands] == [
+        pytest.approx((scale / sun, -0.1 / sun)) for scale in (3e-5, 2e-5, 2e-5)
+    ]
+    assert "_MTL.txt" in opened(folder).radiometry
+    (folder / f"{product}_MTL.txt").write_text(METADATA.replace("30.0", "-3"))
+    with pytest.raises(InputError, match="SUN_ELEVATION: got -3"):
+        opened(folder)
+
+
+@pytest.mark.parametrize(
+    ("band", "properties", "expected"),
+    [
+        ({"raster:scale": 1e-4, "raster:offset": -0.1}, {}, (1e-4, -0.1)),
+        ({"raster:scale": 1, "raster:offset": 0}, {"s2:processing_baseline": "05.09"}, (1e-4, -0.1)),
+        ({}, {"s2:processing_baseline": "05.09"}, (1e-4, -0.1)),
+        ({}, {"s2:processing_baseline": "02.14"}, (1e-4, 0)),
+        ({}, {"constellation": "Sentinel-2", "processing:version": "05.11"}, (1e-4, -0.1)),
+        ({"raster:scale": 1e-4, "raster:offset": -0.1}, {"earthsearch:boa_offset_applied": True}, (1e-4, 0)),
+        ({}, {"s2:processing_baseline": "05.09", "earthsearch:boa_offset_applied": True}, (1e-4, 0)),
+    ],
+)
+def test_items_tell_by_assets_and_properties(
+    tmp_path: Path, band: dict[str, Any], properties: dict[str, Any], expected: tuple[float, float]
+) -> None:
+    scene = opened(write_item(tmp_path, to_numbers(SURFACE, *expected), band, **properties))
+    assert calibration(scene) == expected
+
+
+def test_an_offset_that_is_said_to_be_applied_but_is_not_is_refused(tmp_path: Path) -> None:
+    path = write_item(tmp_path, to_numbers(SURFACE, 1e-4, -0.1), {}, **{"earthsearch:boa_offset_applied": True})
+    with pytest.raises(InputError, match=r"Sentinel-2 is applied: got no pixel below 1000.*--offset -0\.1"):
+        opened(path)
+    assert calibration(opened(path, offset=-0.1)) == (1e-4, -0.1)
+
+
+def test_what_file_and_product_say_has_to_agree(tmp_path: Path) -> None:
+    """Somebody took the offset away and states the scale alone, or forgot the offset."""
+    names = SAFE.format("0509") + "_B0{}.tif"
+    harmonized = write_bands(tmp_path / "harmonized", names, to_numbers(SURFACE, 1e-4), 1e-4)
+    scene = opened(harmonized)
+    assert calibration(scene) == (1e-4, 0) and any("no surface has" in warning for warning in scene.warnings)
+    forgotten = write_bands(tmp_path / "forgotten", names, to_numbers(SURFACE, 1e-4, -0.1), 1e-4)
+    with pytest.raises(InputError, match=r"got number / 10000 by the tags of the file and number × 0\.0001 -0\.1 by"):
+        opened(forgotten)
+    assert calibration(opened(forgotten, offset=-0.1)) == (1e-4, -0.1)
+    other = write_bands(tmp_path / "other", names, to_numbers(SURFACE, 2e-4), 2e-4)
+    with pytest.raises(InputError, match=r"got number × 0\.0002 by the tags of the file and"):
+        opened(other)
+
+
+@pytest.mark.parametrize(
+    ("values", "dtype", "got"),
+    [
+        (SURFACE * 10_000, "float32", "a median of 2100"),
+        (SURFACE * 10_000, "float64", "a median of 2100"),
+        (SURFACE / 1_000, "float32", "next to nothing above 0.001"),
+        (SURFACE - 0.3, "float32", "below -0.05"),
+        (SURFACE * 10, "uint16", "next to nothing above 0.001"),
+    ],
+)
+def test_values_that_no_reflectance_has_are_refused(tmp_path: Path, values: NDArray[Any], dtype: str, got: str) -> None:
+    path = write_stack(tmp_path / "x.tif", values.astype(dtype))
+    with pytest.raises(InputError, match=rf"cannot be reflectances: got .*({got}).*--scale and --offset"):
+        opened(path)
+    plain = open_scene(path, RGB, SceneOptions(), reflectance=False)  # a model of digital numbers takes them
+    assert calibration(plain) == (1, 0)
+
+
+def test_a_band_of_nothing_but_zeros_is_refused_unless_they_are_missing(tmp_path: Path) -> None:
+    """As GDAL makes of a VRT whose pixel function it does not have."""
+    path = write_stack(tmp_path / "x.tif", np.zeros((20, 20), "uint16"), 1e-4)
+    with pytest.raises(InputError, match=r"next to nothing above 0\.001"):
+        opened(path)
+    assert opened(path, nodata=0).bands[0].nodata == 0
+
+
+VRT = """<VRTDataset rasterXSize="20" rasterYSize="20"><SRS>EPSG:32620</SRS>
+<GeoTransform>500000, 30, 0, 6000000, 0, -30</GeoTransform>{}</VRTDataset>"""
+PYTHON_BAND = """<VRTRasterBand dataType="UInt16" band="{0}" subClass="VRTDerivedRasterBand">
+<Description>{1}</Description><PixelFunctionLanguage>Python</PixelFunctionLanguage><PixelFunctionType>f</PixelFunctionType>
+<PixelFunctionCode>def f(*args): pass</PixelFunctionCode>
+<SimpleSource><SourceFilename relativeToVRT="1">s.tif</SourceFilename></SimpleSource></VRTRasterBand>"""
+OWN_BAND = """<VRTRasterBand dataType="UInt16" band="{0}"><Description>{1}</Description>
+<SimpleSource><SourceFilename relativeToVRT="1">{2}</SourceFilename></SimpleSource></VRTRasterBand>"""
+
+
+@pytest.mark.parametrize(
+    ("band", "source", "said"),
+    [
+        (PYTHON_BAND, "", "band 1 cannot be read: got Python code needs to be executed"),
+        (OWN_BAND, "x.vrt", "source of itself|cannot be read"),
+        (OWN_BAND, "gone.tif", "names a source that cannot be read: got .*gone.tif"),
+    ],
+)
+def test_a_vrt_that_cannot_be_read_is_refused_at_the_start(tmp_path: Path, band: str, source: str, said: str) -> None:
+    write_stack(tmp_path / "s.tif", to_numbers(SURFACE, 1e-4))
+    bands = "".join(band.format(number, name, source) for number, name in enumerate(("red", "green", "blue"), 1))
+    (tmp_path / "x.vrt").write_text(VRT.format(bands))
+    with pytest.raises(InputError, match=said):
+        opened(tmp_path / "x.vrt")
+
+
+def test_fill_and_missing_pixels_do_not_count(tmp_path: Path) -> None:
+    numbers = to_numbers(SURFACE, 1e-4).astype("int16")
+    numbers[:15] = -9999
+    scene = opened(write_stack(tmp_path / "x.tif", numbers, 1e-4, nodata=-9999))
+    assert not scene.warnings
+    undeclared = opened(write_stack(tmp_path / "y.tif", numbers, 1e-4))
+    (warning,) = undeclared.warnings
+    assert warning.startswith("about 75.0% of the pixels are -9999 in every band") and "--nodata -9999" in warning
