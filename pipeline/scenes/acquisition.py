@@ -8,9 +8,8 @@ from pathlib import Path
 
 from seamline.pipeline.raster_io.gdal import gdal_environment
 from seamline.pipeline.scenes.band_files import open_source_raster
+from seamline.pipeline.scenes.products import read_landsat_metadata
 
-_MAX_METADATA = 2**20
-"""Characters that are read of a product's metadata file, which has some ten thousand."""
 _NAME_PATTERNS = (
     # Landsat Collection 2: sensor and level, path and row, day of acquisition, day of processing.
     re.compile(r"L[COTEM]\d\d_L\w{3}_\d{6}_(?P<day>\d{8})_\d{8}_\d\d_(?:T1|T2|RT)"),
@@ -75,9 +74,6 @@ def _parse_time_in_name(path: str) -> datetime | None:
 
 def _read_landsat_time(path: Path, product: str) -> str:
     """Return the time of a Landsat product (HHMMSS) from the metadata file beside its bands; midnight without one."""
-    try:
-        with path.with_name(f"{product}_MTL.txt").open(encoding="utf-8") as file:
-            found = re.search(r'SCENE_CENTER_TIME = "?(\d\d):(\d\d):(\d\d)', file.read(_MAX_METADATA))
-    except (OSError, ValueError):
-        found = None
+    text = read_landsat_metadata(path.with_name(f"{product}_MTL.txt")).get("SCENE_CENTER_TIME", "")
+    found = re.match(r"(\d\d):(\d\d):(\d\d)", text)
     return "".join(found.groups()) if found else "000000"

@@ -20,6 +20,7 @@ from seamline.pipeline.raster_io.content import get_object_version, stamp_files
 from seamline.pipeline.scenes.acquisition import read_acquisition_time
 from seamline.pipeline.scenes.aoi import read_aoi
 from seamline.pipeline.scenes.band_files import (
+    BandFile,
     check_georeference,
     find_common_dtype,
     find_common_grid,
@@ -27,7 +28,13 @@ from seamline.pipeline.scenes.band_files import (
 )
 from seamline.pipeline.scenes.band_matching import BandNeed, match_bands
 from seamline.pipeline.scenes.missing_pixels import choose_nodata, sample_valid_pixels
-from seamline.pipeline.scenes.radiometry import BandNumbers, choose_calibrations, describe_calibrations
+from seamline.pipeline.scenes.products import ProductEvidence
+from seamline.pipeline.scenes.radiometry import (
+    BandNumbers,
+    Calibration,
+    choose_calibrations,
+    describe_calibrations,
+)
 from seamline.pipeline.scenes.scene import Band, Scene
 from seamline.pipeline.scenes.source import read_source
 
@@ -102,27 +109,21 @@ def open_scene(
         for file in files if georeferenced else ():
             check_georeference(file)
         grid = find_common_grid(files)
-        nodata, nodata_warnings = choose_nodata(files, options.nodata, assumed_nodata)
-        samples, sample_warnings = sample_valid_pixels(files, nodata, is_settled=options.nodata is not None)
-        calibrations, calibration_warnings = choose_calibrations(
-            [BandNumbers(file, sample) for file, sample in zip(files, samples, strict=True)],
-            found.product,
-            options.scale,
-            options.offset,
-            reflectance=reflectance,
-        )
+        interpreted = _interpret_numbers(files, found.product, options, assumed_nodata, reflectance=reflectance)
         bands = tuple(
             Band(
                 need.name,
                 band.path,
                 band.index,
-                means.scale,
-                means.offset,
-                value,
+                calibration.scale,
+                calibration.offset,
+                nodata,
                 versions[band.path],
                 stamps[band.path],
             )
-            for need, band, means, value in zip(needs, chosen, calibrations, nodata, strict=True)
+            for need, band, calibration, nodata in zip(
+                needs, chosen, interpreted.calibrations, interpreted.nodata, strict=True
+            )
         )
         return Scene(
             id=make_scene_id(found.name),
@@ -131,10 +132,43 @@ def open_scene(
             dtype=find_common_dtype(files),
             datetime=found.datetime or read_acquisition_time(chosen[0].path),
             aoi=None if options.aoi is None else read_aoi(options.aoi, grid),
-            warnings=(*band_warnings, *nodata_warnings, *sample_warnings, *calibration_warnings),
-            radiometry=describe_calibrations(calibrations),
+            warnings=(*band_warnings, *interpreted.warnings),
+            radiometry=describe_calibrations(interpreted.calibrations),
             source=redact_address(found.href),
         )
+
+
+@dataclass(frozen=True)
+class _Interpretation:
+    """What the numbers of some bands mean.
+
+    Attributes:
+        nodata: Number of missing pixels of each band; None if no number means missing.
+        calibrations: How other numbers become values.
+        warnings: What was assumed.
+    """
+
+    nodata: list[float | None]
+    calibrations: list[Calibration]
+    warnings: list[str]
+
+
+def _interpret_numbers(
+    files: Sequence[BandFile],
+    product: ProductEvidence,
+    options: SceneOptions,
+    assumed_nodata: float | None,
+    *,
+    reflectance: bool,
+) -> _Interpretation:
+    """Decide which pixels of the bands are missing and what the others mean, by all evidence and a sample of them."""
+    nodata, nodata_warnings = choose_nodata(files, options.nodata, assumed_nodata)
+    samples, sample_warnings = sample_valid_pixels(files, nodata, is_settled=options.nodata is not None)
+    numbers = [BandNumbers(file, sample) for file, sample in zip(files, samples, strict=True)]
+    calibrations, warnings = choose_calibrations(
+        numbers, product, options.scale, options.offset, reflectance=reflectance
+    )
+    return _Interpretation(nodata, calibrations, [*nodata_warnings, *sample_warnings, *warnings])
 
 
 def make_scene_id(name: str) -> str:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from seamline.pipeline.common.errors import InputError
+from seamline.pipeline.scenes.band_matching import BandCandidate
 
 _BASELINE_OFFSET = -0.1
 """Offset of reflectances of Sentinel-2 since processing baseline 04.00, of 25 January 2022."""
@@ -45,23 +46,6 @@ class ProductEvidence:
 
 
 @dataclass(frozen=True)
-class ProductBand:
-    """A band of integers, as far as it tells its product.
-
-    Attributes:
-        path: File of the band.
-        stem: Name of the file without ending, or key of the asset.
-        labels: Names of the band.
-        number: The sensor's number of the band, if known.
-    """
-
-    path: str
-    stem: str
-    labels: tuple[str, ...]
-    number: str | None
-
-
-@dataclass(frozen=True)
 class ProductCalibration:
     """Reflectance = number × ``scale`` + one of ``offsets``, as ``product`` has it.
 
@@ -79,8 +63,12 @@ class ProductCalibration:
 _LANDSAT_LEVEL_2 = ProductCalibration(2.75e-5, (-0.2,), "Landsat Collection 2 level 2")
 
 
-def calibrate_by_product(band: ProductBand, evidence: ProductEvidence) -> ProductCalibration | None:
-    """Return what the numbers of a band mean by the product that it belongs to; None if none is recognised.
+def calibrate_by_product(band: BandCandidate, evidence: ProductEvidence) -> ProductCalibration | None:
+    """Return what the numbers of a band of integers mean by its product; None if no product is recognised.
+
+    Args:
+        band: The band, whose file, labels and number may tell the product.
+        evidence: What else tells it.
 
     Raises:
         InputError: It is Landsat level 1, and the file of metadata that has its factors is not beside it.
@@ -114,13 +102,13 @@ def _calibrate_sentinel_2(texts: Iterable[str], evidence: ProductEvidence) -> Pr
     return ProductCalibration(1e-4, (0.0, _BASELINE_OFFSET), "Sentinel-2 of an unknown processing baseline")
 
 
-def _read_level_1(band: ProductBand, product: str) -> ProductCalibration:
+def _read_level_1(band: BandCandidate, product: str) -> ProductCalibration:
     """Return the calibration of a band of Landsat level 1: top-of-atmosphere reflectance, by its metadata file.
 
     The factors there are for a sun in the zenith; reflectance is divided by the sine of the sun's elevation.
     """
     path = Path(band.path).with_name(f"{product}_MTL.txt")
-    values = _read_metadata(path)
+    values = read_landsat_metadata(path)
     try:
         scale, offset = (float(values[f"REFLECTANCE_{what}_BAND_{band.number}"]) for what in ("MULT", "ADD"))
         sun = math.sin(math.radians(float(values["SUN_ELEVATION"])))
@@ -141,8 +129,8 @@ def _read_level_1(band: ProductBand, product: str) -> ProductCalibration:
     return ProductCalibration(scale / sun, (offset / sun,), f"Landsat level 1, by {path.name}")
 
 
-def _read_metadata(path: Path) -> Mapping[str, str]:
-    """Return the last value of each name in a Landsat metadata file; nothing if it cannot be read."""
+def read_landsat_metadata(path: Path) -> Mapping[str, str]:
+    """Return the last value of each name in a metadata file (``…_MTL.txt``); nothing if it cannot be read."""
     try:
         with path.open(encoding="utf-8") as file:
             return dict(re.findall(r'^\s*(\w+) = "?([^"\n]*)', file.read(_MAX_METADATA), re.MULTILINE))

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from seamline.pipeline.common.errors import InputError
 from seamline.pipeline.scenes.band_files import BandFile
-from seamline.pipeline.scenes.products import ProductBand, ProductEvidence, calibrate_by_product
+from seamline.pipeline.scenes.products import ProductEvidence, calibrate_by_product
 
 _BRIGHT_NUMBER = 20000
 """A number above this would be a reflectance above 2 if the scale were 1/10000."""
@@ -31,7 +31,6 @@ _OFFSET_NUMBER = 1000
 _NOTHING = 1e-3
 """Reflectance that water in the short-wave infrared may have, but not a whole scene in every band."""
 _NOTHING_SHARE = 0.99
-_STATED = ("the catalogue", "the tags of the file", "the type of the file")
 _FIX = "say what holds with --scale and --offset"
 
 
@@ -42,12 +41,14 @@ class Calibration:
     Attributes:
         scale: Factor, not 0.
         offset: Summand.
-        origin: What says so, such as "the file".
+        origin: What says so, such as "the tags of the file".
+        is_stated: Whether that is part of the scene, and not what is known of its product or usual.
     """
 
     scale: float
     offset: float
     origin: str
+    is_stated: bool = True
 
     def means_the_same(self, other: Calibration) -> bool:
         """Return whether both give the same values, but for rounding."""
@@ -87,10 +88,10 @@ def choose_calibrations(
 ) -> tuple[list[Calibration], list[str]]:
     """Return what the numbers of each band mean.
 
-    The user's scale settles it; without an offset it means offset 0. Otherwise the catalogue, the
-    tags of the file and what is known of the product have to agree; where they differ in the offset alone, values that
-    no surface has show which one is wrong. Integers of which nothing says anything are taken as reflectance × 10000,
-    × 65535 or × 255 with a warning.
+    The user's scale settles it; without an offset it means offset 0. Otherwise the catalogue, the tags of the file and
+    what is known of the product have to agree; where they differ in the offset alone, values that no surface has show
+    which one is wrong. Integers of which nothing says anything are taken as reflectance × 10000, × 65535 or × 255 with
+    a warning.
 
     Args:
         bands: The chosen bands.
@@ -168,11 +169,10 @@ class _Evidence:
         statements: list[tuple[Calibration, ...]] = []
         scale, offset = file.band.scale, file.band.offset
         # Catalogues write a scale of 1 for integers of which they know nothing.
-        is_default = scale in (None, 1.0) and not offset and (scale is None or (is_number and self.reflectance))
-        if not is_default:
-            statements.append(
-                (Calibration(1.0 if scale is None else scale, self._drop_applied(offset), "the catalogue"),)
-            )
+        is_silent = not offset and (scale is None or (scale == 1 and is_number and self.reflectance))
+        if not is_silent:
+            factor = 1.0 if scale is None else scale
+            statements.append((Calibration(factor, self._drop_applied(offset), "the catalogue"),))
         if (file.scale, file.offset) != (1.0, 0.0):
             statements.append((Calibration(file.scale, self._drop_applied(file.offset), "the tags of the file"),))
         if self.reflectance and is_number and file.dtype.itemsize > 1:
@@ -201,16 +201,15 @@ class _Evidence:
             )
 
     def _ask_product(self, file: BandFile, *, is_stated: bool) -> list[tuple[Calibration, ...]]:
-        band = ProductBand(file.band.path, file.band.stem, file.band.labels, file.band.number)
         try:
-            known = calibrate_by_product(band, self.product)
+            known = calibrate_by_product(file.band, self.product)
         except InputError:
             if is_stated or self.offset is not None:
                 return []  # what the product lacks is known otherwise
             raise
         if known is None or (len(known.offsets) > 1 and (is_stated or self._are_bright())):
             return []
-        return [tuple(Calibration(known.scale, offset, known.product) for offset in known.offsets)]
+        return [tuple(Calibration(known.scale, offset, known.product, is_stated=False) for offset in known.offsets)]
 
     def _reconcile(
         self, file: BandFile, agreed: Calibration | None, alternatives: tuple[Calibration, ...], warnings: list[str]
@@ -223,7 +222,7 @@ class _Evidence:
         offered = [*([agreed] if agreed else []), *alternatives]
         first = offered[0]
         if self.offset is not None or all(other.means_the_same(first) for other in offered[1:]):
-            if agreed is None and first.origin not in _STATED:
+            if not first.is_stated and agreed is None:
                 warnings.append(
                     f"the files state no scale: that of {first.origin}, {first}, is assumed;"
                     " --scale and --offset say otherwise"
@@ -258,7 +257,7 @@ class _Evidence:
             divisor = 255
         else:
             divisor = 65535 if self._are_bright() else 10000
-        return Calibration(1 / divisor, 0.0, "assumption")
+        return Calibration(1 / divisor, 0.0, "assumption", is_stated=False)
 
     def _with_users_offset(self, calibration: Calibration) -> Calibration:
         if self.offset is None:
@@ -284,7 +283,7 @@ def _find_impossible_values(bands: Sequence[BandNumbers], calibrations: Sequence
     is_dim = True
     for band, calibration in zip(bands, calibrations, strict=True):
         values = calibration.apply(band.sample)
-        median, dark = float(np.median(values)), float((values < _DARKEST).mean())
+        median, dark = float(np.median(values)), _measure_dark_share(band, calibration)
         if median > _BRIGHTEST_MEDIAN or dark > _DARK_SHARE:
             return _not_reflectance_error(
                 band.file, calibration, f"a median of {median:.4g}, {dark:.0%} below {_DARKEST}"

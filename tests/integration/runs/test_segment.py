@@ -185,6 +185,10 @@ def test_the_record_says_what_was_done(small_model: Model, cluster: Cluster, tmp
     assert {"read", "infer", "blend", "write", "cog", "total"} <= set(record["seconds"])
     assert all(seconds >= 0 for seconds in record["seconds"].values())
     assert record["scene_digest"] != record["model_digest"]
+    said = "number × 2.75e-05 -0.2 by the tags of the file"
+    assert record["radiometry"] == said and said in (result.folder / "report.html").read_text()
+    item = json.loads((result.folder / "item.json").read_text())
+    assert item["properties"]["seamline:radiometry"] == said
     assert not (result.folder / ".run").exists()
 
 

@@ -6,12 +6,14 @@ import os
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from rasterio.shutil import copy as copy_raster
 
 from seamline.pipeline.common.errors import BadBlockError
 from seamline.pipeline.geometry.window import Window
+from seamline.pipeline.raster_io import window_reader
 from seamline.pipeline.scenes.band_matching import BandNeed
 from seamline.pipeline.scenes.open_scene import SceneOptions, open_scene
 from seamline.pipeline.scenes.scene import read_block
@@ -62,6 +64,23 @@ def test_what_is_not_as_it_was_is_not_read(tmp_path: Path, change: Callable[[Pat
         ):
             read_block(scene, WHOLE, mode)  # type: ignore[arg-type]
     assert changed.name in (scene.describe_change() or "")
+
+
+def test_a_file_that_is_rewritten_while_it_is_read_gives_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write(tmp_path / "scene.tif", seed=0)
+    scene = open_scene(path, RGB, SceneOptions())
+    read = window_reader.read_pixels
+
+    def rewrite_meanwhile(*arguments: Any) -> Any:
+        pixels = read(*arguments)
+        rewrite(path)
+        return pixels
+
+    monkeypatch.setattr(window_reader, "read_pixels", rewrite_meanwhile)
+    with pytest.raises(BadBlockError, match=r"scene\.tif was changed or replaced while the run read it"):
+        read_block(scene, WHOLE)
 
 
 def test_a_file_of_the_same_size_and_time_is_told_apart_where_it_was_opened(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import unicodedata
 import zipfile
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
@@ -30,7 +31,7 @@ from seamline.pipeline.common.errors import InputError
 from seamline.pipeline.geometry.window import Window
 from seamline.pipeline.scenes.aoi import read_aoi
 from seamline.pipeline.scenes.band_matching import BandCandidate, BandNeed, match_bands
-from seamline.pipeline.scenes.open_scene import SceneOptions, open_scene
+from seamline.pipeline.scenes.open_scene import SceneOptions, make_scene_id, open_scene
 from seamline.pipeline.scenes.scene import Scene, read_block
 from tests.support.sample_data import MANAUS, find_shared
 from tests.support.small_rasters import BAND_NAMES, UTM, make_noise, write_geotiff
@@ -262,6 +263,33 @@ def test_stac_items_name_bands_scales_and_nodata(tmp_path: Path, version: str) -
     np.testing.assert_array_equal(read_block(scene, Window(0, 0, 8, 9)).pixels[1], make_noise(1, 8, 9, seed=1)[0])
 
 
+@pytest.mark.parametrize(
+    ("declared", "expected"), [({}, 7), ({"nodata": 7}, 7), ({"nodata": 9}, 9), ({"nodata": 0}, 0)]
+)
+def test_what_the_file_says_of_nodata_goes_before_the_item(
+    tmp_path: Path, declared: dict[str, Any], expected: int
+) -> None:
+    path = _item(tmp_path, "1.0.0")
+    for n in range(3):
+        write_geotiff(tmp_path / "files" / f"{n}.tif", make_noise(1, 8, 9, seed=n), **declared)
+    scene = opened(path)
+    assert {band.nodata for band in scene.bands} == {expected}
+    assert any("the file is followed" in warning for warning in scene.warnings) == (expected != 7)
+    assert {band.nodata for band in opened(path, nodata=5).bands} == {5}
+
+
+def test_a_mask_of_the_file_goes_before_the_nodata_of_the_item(tmp_path: Path) -> None:
+    path = _item(tmp_path, "1.0.0")
+    mask = np.full((8, 9), 255, np.uint8)
+    mask[:3] = 0
+    for n in range(3):
+        with rasterio.open(tmp_path / "files" / f"{n}.tif", "r+") as file:
+            file.write_mask(mask)
+    scene = opened(path)
+    assert {band.nodata for band in scene.bands} == {None} and any("a mask" in warning for warning in scene.warnings)
+    np.testing.assert_array_equal(read_block(scene, Window(0, 0, 8, 9)).valid, mask > 0)
+
+
 @pytest.mark.parametrize(("number", "bad"), [("scale", 0), ("scale", "NaN"), ("offset", "Infinity")])
 @pytest.mark.parametrize("version", ["1.0.0", "1.1.0"])
 def test_items_whose_numbers_give_no_values_are_refused(tmp_path: Path, version: str, number: str, bad: Any) -> None:
@@ -335,6 +363,9 @@ def test_nodata_that_no_one_states_is_assumed_with_a_warning(tmp_path: Path) -> 
         ({"datetime": "2020-01-02T03:04:05+02:00"}, datetime(2020, 1, 2, 1, 4, 5, tzinfo=UTC)),
         ({"ACQUISITIONDATETIME": "2020-01-02 03:04:05"}, datetime(2020, 1, 2, 3, 4, 5, tzinfo=UTC)),
         ({"TIFFTAG_DATETIME": "last week"}, None),
+        ({"TIFFTAG_DATETIME": "0000:00:00 00:00:00"}, None),
+        ({"datetime": "0001-01-01T00:00:00+05:00"}, None),  # before the first year in UTC
+        ({"datetime": "9999-12-31T23:59:59-05:00"}, None),
     ],
 )
 def test_dates_of_files(tmp_path: Path, tags: dict[str, str], expected: datetime | None) -> None:
@@ -342,6 +373,32 @@ def test_dates_of_files(tmp_path: Path, tags: dict[str, str], expected: datetime
     with rasterio.open(path, "r+") as file:
         file.update_tags(**tags)
     assert opened(path).datetime == expected
+
+
+def test_the_date_of_the_product_goes_before_that_of_the_file(tmp_path: Path) -> None:
+    """Programs that convert a file write there when they did so."""
+    path = write_geotiff(
+        tmp_path / "S2B_MSIL2A_20190617T101041_N0207_R022_T32TQM_20190618T001655.tif", make_noise(3, 4, 4)
+    )
+    for tags, expected in (
+        ({"TIFFTAG_DATETIME": "2024:11:02 12:00:00"}, datetime(2019, 6, 17, 10, 10, 41, tzinfo=UTC)),
+        ({"ACQUISITIONDATETIME": "2019-06-17 10:10:40"}, datetime(2019, 6, 17, 10, 10, 40, tzinfo=UTC)),
+    ):
+        with rasterio.open(path, "r+") as file:
+            file.update_tags(**tags)
+        assert opened(path, bands=("1", "2", "3")).datetime == expected
+
+
+def test_an_item_of_the_last_year_has_no_date(tmp_path: Path) -> None:
+    assert opened(_item(tmp_path, "1.0.0", datetime="9999-12-31T23:59:59-05:00")).datetime is None
+
+
+def test_names_in_other_scripts_keep_apart() -> None:
+    names = ("東京", "大阪", "Zürich", "Zörich", "scene", "Zurich")
+    ids = [make_scene_id(name) for name in names]
+    assert len(set(ids)) == len(names) and ids[4:] == ["scene", "Zurich"]
+    assert all(re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", scene) for scene in ids)
+    assert make_scene_id(unicodedata.normalize("NFD", "Zürich")) == ids[2]  # as macOS writes it
 
 
 # --- what is refused -------------------------------------------------------------------------------------
@@ -466,6 +523,7 @@ def _degrees(*corners: tuple[float, float]) -> list[list[float]]:
 SQUARE = [(500_300, 5_998_000), (501_200, 5_998_000), (501_200, 5_999_000), (500_300, 5_999_000)]
 RING = {"type": "Polygon", "coordinates": [_degrees(*SQUARE, SQUARE[0])]}
 FEATURE = {"type": "Feature", "properties": {}, "geometry": RING}
+WITH_HEIGHTS = {"type": "Polygon", "coordinates": [[[*corner, 500.0] for corner in RING["coordinates"][0]]]}
 IN_METRES = {
     "type": "MultiPolygon",
     "coordinates": [[[*SQUARE, SQUARE[0]]]],
@@ -475,7 +533,7 @@ WORLD = {"type": "Polygon", "coordinates": [[[-179, -80], [179, -80], [179, 80],
 COLLECTION = {"type": "FeatureCollection", "features": [FEATURE, {"type": "Feature", "geometry": None}]}
 
 
-@pytest.mark.parametrize("document", [RING, FEATURE, COLLECTION, IN_METRES, WORLD])
+@pytest.mark.parametrize("document", [RING, WITH_HEIGHTS, FEATURE, COLLECTION, IN_METRES, WORLD])
 def test_areas_come_into_the_crs_of_the_scene(tmp_path: Path, document: dict[str, Any]) -> None:
     path = tmp_path / "aoi.json"
     path.write_text(json.dumps(document), encoding="utf-8-sig")
@@ -535,6 +593,7 @@ def test_an_area_in_metres_across_the_antimeridian(tmp_path: Path) -> None:
     "content, message",
     [
         ("{", "no GeoJSON"),
+        ('{"type": "Feature", "geometry": ' * 3000 + "null" + "}" * 3000, "no GeoJSON"),
         ("[]", "no GeoJSON"),
         ('{"type": "Polygon"}', "no GeoJSON"),
         ('{"type": "Point", "coordinates": [0, 0]}', "no polygon with an area"),
