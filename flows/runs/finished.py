@@ -14,6 +14,7 @@ from seamline.pipeline.common.errors import InputError
 from seamline.pipeline.common.layout import RECORD, ZARR
 from seamline.pipeline.products.run_record import RunRecord, read_record
 from seamline.pipeline.publishing.publication import COG_ARRAYS
+from seamline.pipeline.publishing.replacement import is_settled
 from seamline.pipeline.publishing.restore import can_restore, list_missing_outputs
 from seamline.pipeline.publishing.upload import renew_catalog
 from seamline.pipeline.publishing.uploaded import UploadedScene, download, find_uploaded, is_listed, is_whole
@@ -37,7 +38,7 @@ def find_finished(job: SceneJob) -> RunResult | None:
         record = _find_uploaded_record(job, location.objects)
         return None if record is None else RunResult(location.folder, record, computed=False, url=location.url)
     record = find_record(job)
-    if record is None or location.run_directory.path.exists():
+    if record is None or location.run_directory.path.exists() or not is_settled(location.folder):
         return None
     missing = list_missing_outputs(location.folder, job.options.outputs, job.options.polygon_options)
     return None if missing else RunResult(location.folder, record, computed=False)

@@ -23,8 +23,8 @@ from seamline.model.spec.config import Radiometry
 from seamline.model.spec.measurement import Measurement, Sample
 from seamline.pipeline.common.memory import read_peak_memory, reset_peak_memory
 from seamline.pipeline.execution.cluster import list_first_host_workers, run_on_first_host
-from seamline.pipeline.execution.planning import UNBOUNDED_HALO, Reach
 from seamline.pipeline.geometry.window import Window
+from seamline.pipeline.planning.tilings import UNBOUNDED_HALO, Reach
 from seamline.pipeline.scenes.scene import Scene, read_block
 from seamline.pipeline.storage.atomic import atomic_write
 

@@ -23,19 +23,17 @@ from seamline.model.spec.config import EngineSettings
 from seamline.model.spec.measurement import Measurement
 from seamline.pipeline.common.errors import InputError
 from seamline.pipeline.execution.cluster import get_worker_memory, wait_for_workers
-from seamline.pipeline.execution.planning import (
+from seamline.pipeline.geometry.tiling import Tiling
+from seamline.pipeline.planning.memory import Raster, check_memory, project_memory
+from seamline.pipeline.planning.tilings import (
     PlanOptions,
-    Raster,
     Reach,
     candidate_halos,
-    check_memory,
     choose_tiling,
     is_halo_open,
     list_candidate_tilings,
-    project_memory,
     resolve_halo,
 )
-from seamline.pipeline.geometry.tiling import Tiling
 from seamline.pipeline.report.plan_picture import write_plan_picture
 from seamline.pipeline.report.preview import stretch
 from seamline.pipeline.report.thumbnail import read_thumbnail

@@ -18,7 +18,8 @@ from seamline.flows.settings.options import SegmentOptions
 from seamline.pipeline.common.errors import InputError
 from seamline.pipeline.common.layout import ITEM, RECORD
 from seamline.pipeline.common.stopwatch import Stopwatch
-from seamline.pipeline.execution.planning import Raster, list_candidate_tilings
+from seamline.pipeline.planning.memory import Raster
+from seamline.pipeline.planning.tilings import list_candidate_tilings
 from seamline.pipeline.products.layers import LAYERS
 from seamline.pipeline.scenes.open_scene import open_scene
 from seamline.pipeline.scenes.scene import Scene

@@ -18,7 +18,7 @@ from seamline.flows.runs.finished import find_finished, find_record, refuse_resu
 from seamline.flows.runs.measuring import list_engine_versions
 from seamline.flows.runs.observer import RunObserver, RunResult
 from seamline.flows.runs.planning import Plan, count_workers, make_plan
-from seamline.flows.runs.resume import find_unfinished
+from seamline.flows.runs.resume import UnfinishedRun, find_unfinished
 from seamline.flows.runs.scene_job import SceneJob, open_scene_jobs
 from seamline.flows.settings.credentials import connect_with_credentials
 from seamline.flows.settings.model_folder import RuntimeLoader, get_radiometry, open_model
@@ -33,9 +33,11 @@ from seamline.pipeline.execution.run_chunks import Totals, map_on_workers, run_c
 from seamline.pipeline.execution.run_directory import RunDirectory
 from seamline.pipeline.geometry.tiling import Tiling
 from seamline.pipeline.products.run_record import InferenceRecord, RunRecord, TilingRecord
-from seamline.pipeline.products.zarr_store import ZarrLayout, create_store
+from seamline.pipeline.products.store_files import renew_store
+from seamline.pipeline.products.zarr_store import ZarrLayout
 from seamline.pipeline.publishing.publication import Publication
 from seamline.pipeline.publishing.publish import publish
+from seamline.pipeline.publishing.replacement import bring_back, settle
 from seamline.pipeline.publishing.restore import list_missing_outputs, restore_outputs
 from seamline.pipeline.publishing.upload import upload
 from seamline.pipeline.stac.scene_item import ModelReference
@@ -136,7 +138,9 @@ def segment_scene(job: SceneJob, get_client: Callable[[], Client], observer: Run
     finished = find_finished(job)
     if finished is not None:
         return finished
+    bring_back(job.location.folder)
     with job.location.run_directory.lock():
+        settle(job.location.run_directory)
         record = find_record(job)  # of a run that lost an output, or that another process has finished since
         if record is not None:
             result = observer.run_stage("publish", lambda: _restore(job, record))
@@ -168,7 +172,7 @@ def _run(job: SceneJob, client: Client, observer: RunObserver, started: float) -
             "plan", lambda: make_plan(client, job.scene, job.model, job.options, unfinished, observer.say)
         )
     observer.planned(plan)
-    directory = unfinished.directory if unfinished is not None else _create_run_directory(job, plan)
+    directory = _open_run_directory(job, plan, unfinished)
     options, classes = job.options, len(job.model.classes)
     context = ChunkContext(job.scene, plan.tiling, classes, directory, options.on_bad_block, options.layers)
     radiometry = get_radiometry(job.scene)
@@ -180,7 +184,9 @@ def _run(job: SceneJob, client: Client, observer: RunObserver, started: float) -
     if change := job.scene.describe_change():
         raise RunError(f"scene {job.scene.id}: {change}")
     inferred = _describe_inference(job, plan, totals, date, start_seconds)
-    publication = replace(_describe_publication(job, context), map_chunks=map_on_workers(client, context))
+    publication = replace(
+        _describe_publication(job, context), folder=directory.result, map_chunks=map_on_workers(client, context)
+    )
     record = observer.run_stage("publish", lambda: publish(publication, inferred, started))
     return RunResult(job.location.folder, record, computed=True)
 
@@ -204,12 +210,15 @@ def _upload(job: SceneJob, result: RunResult, observer: RunObserver) -> RunResul
     return replace(result, url=location.url)
 
 
-def _create_run_directory(job: SceneJob, plan: Plan) -> RunDirectory:
-    """Create the run directory of a new run, with an empty Zarr store."""
-    directory = job.location.run_directory.create_new_start()
+def _open_run_directory(job: SceneJob, plan: Plan, unfinished: UnfinishedRun | None) -> RunDirectory:
+    """Return the run directory of an unfinished or a new run, with a Zarr store for its chunks."""
     title = f"{plan.scene.id}, segmented with {plan.model.spec.name}"
     layout, layers = _choose_layout(plan.tiling, job.options), job.options.layers
-    create_store(directory.store, plan.scene.grid, plan.model.classes, layout, title=title, layers=layers)
+    directory = job.location.run_directory.create_new_start() if unfinished is None else unfinished.directory
+    renew_store(directory.store, plan.scene.grid, plan.model.classes, layout, title=title, layers=layers)
+    if unfinished is not None:
+        directory.make_folders()
+        return directory
     directory.write_plan(
         {
             **asdict(job.identity),

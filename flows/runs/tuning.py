@@ -21,7 +21,7 @@ from seamline.flows.settings.model_folder import Model, get_radiometry, open_mod
 from seamline.flows.settings.options import SegmentOptions
 from seamline.model.spec.config import Radiometry
 from seamline.model.spec.measurement import Measurement, Sample
-from seamline.pipeline.execution.planning import candidate_halos, resolve_halo
+from seamline.pipeline.planning.tilings import candidate_halos, resolve_halo
 
 
 def tune(model_name: str | Path, source: str | None, options: SegmentOptions) -> Measurement:

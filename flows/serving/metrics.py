@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -54,10 +53,11 @@ class _CatalogueCollector(Collector):
         """Yield the number of chunks without inference of each unfinished run."""
         for folder in self._root.glob(f"*/{RUN_DIRECTORY}"):
             with suppress(OSError, InputError, LookupError, TypeError, ValueError):
-                directory = RunDirectory(folder).with_recorded_start()
-                identity = json.loads(directory.plan_file.read_text(encoding="utf-8"))
-                grid = Tiling(**identity["tiling"]).chunk_grid
-                done = len(list((directory.files / "inferred").glob("[0-9]*.json")))
+                plan = RunDirectory(folder).read_plan()
+                if plan is None:
+                    continue
+                grid = Tiling(**plan["tiling"]).chunk_grid
+                done = len(list((folder / plan["start"] / "inferred").glob("[0-9]*.json")))
                 yield grid.row * grid.col - done
 
 

@@ -14,7 +14,7 @@ from seamline.model.spec.errors import ModelError
 from seamline.model.spec.spec import ModelSpec
 from seamline.pipeline.common.classes import LabelClass
 from seamline.pipeline.common.errors import InputError
-from seamline.pipeline.execution.planning import Reach
+from seamline.pipeline.planning.tilings import Reach
 from seamline.pipeline.report.report import ModelCard
 from seamline.pipeline.scenes.band_matching import BandNeed
 from seamline.pipeline.scenes.scene import Scene

@@ -23,7 +23,7 @@ from seamline.flows.settings.option_types import (
     option_error,
 )
 from seamline.model.spec.config import GRAPH_PRECISIONS, EngineRequest
-from seamline.pipeline.execution.planning import PlanOptions
+from seamline.pipeline.planning.tilings import PlanOptions
 from seamline.pipeline.products.layers import CONFIDENCE, LAYERS
 from seamline.pipeline.scenes.open_scene import SceneOptions
 from seamline.pipeline.vectors.vectors import PolygonOptions, PolygonRules

@@ -17,3 +17,6 @@ PREVIEW = "preview.png"
 REPORT = "report.html"
 RUN_DIRECTORY = ".run"
 """Folder with the state of an unfinished run."""
+
+ASIDE = ".seamline"
+"""Folder of the catalogue's folder in which the versions of a scene's folder change places."""

@@ -1,1 +1,1 @@
-"""A run on Dask: the plan, the chunk on a worker, the run directory, the scheduler's client."""
+"""A run on Dask: the chunk on a worker, the run directory, the scheduler's client."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +17,9 @@ from seamline.pipeline.geometry.tiling import Index, Tiling
 from seamline.pipeline.geometry.votes import Array, argmax_classes
 from seamline.pipeline.geometry.window import Window
 from seamline.pipeline.products.layer_values import compute_layers_from_votes
+from seamline.pipeline.products.store_files import list_chunk_files
 from seamline.pipeline.products.zarr_store import LABELS_ARRAY, write_store_raster
+from seamline.pipeline.storage.atomic import sync_files
 
 
 def write_chunk(context: ChunkContext, chunk: Index) -> Report:
@@ -42,8 +45,8 @@ def write_chunk(context: ChunkContext, chunk: Index) -> Report:
             for name, decided in decide(context, summed).items():
                 own.rasters[name][..., rows, cols] = np.where(labelled[rows, cols], decided, NODATA)
     with watch.stage("write"):
-        write_rasters(context, chunk, own.rasters)
-    report = Report(chunk, watch.seconds, peak_memory=read_peak_memory())
+        files = context.directory.compute_digests(write_rasters(context, chunk, own.rasters))
+    report = Report(chunk, watch.seconds, peak_memory=read_peak_memory(), files=files)
     context.directory.report_written(report)
     return report
 
@@ -54,16 +57,24 @@ def decide(context: ChunkContext, summed: Array) -> dict[str, Array]:
     return {LABELS_ARRAY: labels} | compute_layers_from_votes(context.layers, summed, context.classes)
 
 
-def write_rasters(context: ChunkContext, chunk: Index, rasters: Rasters) -> None:
-    """Write labels and layers of a chunk to the store of the run.
+def write_rasters(context: ChunkContext, chunk: Index, rasters: Rasters) -> list[Path]:
+    """Write labels and layers of a chunk to the store of the run, and wait until they are on the disk.
 
     Args:
         context: the run.
         chunk: the chunk.
         rasters: its labels and layers, by name.
+
+    Returns:
+        Their files; Zarr writes none where there is nothing but nodata.
     """
+    store, window = context.directory.store, context.tiling.write_window_of(chunk)
+    files: list[Path] = []
     for name, raster in rasters.items():
-        write_store_raster(context.directory.store, name, context.tiling.write_window_of(chunk), raster)
+        write_store_raster(store, name, window, raster)
+        files += list_chunk_files(store, name, window)
+    sync_files(files)
+    return files
 
 
 def find_top_band(tiling: Tiling, pixels: Window) -> Window:

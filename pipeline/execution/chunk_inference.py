@@ -73,12 +73,18 @@ def infer_chunk(
     watch = Stopwatch()
     with watch.stage("read"):
         block = read_block(context.scene, context.tiling.read_window_of(chunk), context.on_bad_block)
-    save_quicklook(context, chunk, block)
+    quicklook = save_quicklook(context, chunk, block)
     tiles = _ChunkTiles(context, chunk, block, is_cancelled)
     if context.tiling.overlap:
         result = on_device(lambda: tiles.infer_votes(predictor, watch))
     else:
         result = on_device(lambda: tiles.infer_rasters(predictor, watch))
+    files, votes = [quicklook], None
+    with watch.stage("write"):
+        if isinstance(result, Votes):
+            votes = context.directory.save_votes(chunk, result)
+        else:
+            files += write_rasters(context, chunk, result)
     report = Report(
         chunk,
         watch.seconds,
@@ -87,12 +93,9 @@ def infer_chunk(
         peak_memory=read_peak_memory(),
         device_memory=predictor.device_memory,
         bad_blocks=tuple(map(str, block.bad_blocks)),
+        files=context.directory.compute_digests(files),
+        votes=votes,
     )
-    with watch.stage("write"):
-        if isinstance(result, Votes):
-            context.directory.save_votes(chunk, result)
-        else:
-            write_rasters(context, chunk, result)
     context.directory.report_inferred(report)
     return report
 

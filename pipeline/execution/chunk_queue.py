@@ -18,12 +18,13 @@ class ChunkQueue:
 
         Args:
             tiling: the tiling of the run.
-            inferred: chunks whose tiles are inferred already.
-            written: chunks whose pixels are in the store already.
+            inferred: chunks whose tiles are inferred already, and whose votes are there if somebody waits for them.
+            written: chunks whose pixels are in the store already. Those that are not inferred are inferred again, for
+                their votes.
         """
         self._tiling = tiling
         self._written = set(written)
-        self._inferred = set(inferred) | self._written
+        self._inferred = set(inferred)
         self._to_infer = [chunk for chunk in tiling.chunks() if chunk not in self._inferred]
         self._to_infer.reverse()
         self._handed_out: set[Index] = set()

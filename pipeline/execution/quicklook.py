@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,13 +14,16 @@ from seamline.pipeline.scenes.display_bands import choose_display_bands
 from seamline.pipeline.scenes.scene import Block
 
 
-def save_quicklook(context: ChunkContext, chunk: Index, block: Block) -> None:
+def save_quicklook(context: ChunkContext, chunk: Index, block: Block) -> Path:
     """Keep every n-th pixel of a chunk, counted from the scene's first row and column.
 
     Args:
         context: the run.
         chunk: the chunk whose pixels are kept.
         block: the pixels that the chunk's tiles read, with their halo.
+
+    Returns:
+        The file that holds them.
     """
     own, step = context.tiling.write_window_of(chunk), context.quicklook_step
     rows, cols = own.relative_to(context.tiling.read_window_of(chunk)).to_slices()
@@ -28,7 +32,7 @@ def save_quicklook(context: ChunkContext, chunk: Index, block: Block) -> None:
         slice(cols.start + -own.col % step, cols.stop, step),
     )
     shown = choose_display_bands([band.name for band in context.scene.bands])
-    context.directory.save_quicklook(chunk, block.pixels[shown][:, *thinned], block.label_mask[thinned])
+    return context.directory.save_quicklook(chunk, block.pixels[shown][:, *thinned], block.label_mask[thinned])
 
 
 def assemble_quicklook(context: ChunkContext) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:

@@ -22,6 +22,7 @@ from seamline.pipeline.execution.chunk_context import ChunkContext
 from seamline.pipeline.execution.chunk_queue import ChunkQueue
 from seamline.pipeline.execution.chunk_tasks import ChunkTask, ChunkTaskPool, apply_task, infer_task, write_task
 from seamline.pipeline.execution.cluster import raise_if_cluster_lost
+from seamline.pipeline.execution.done_chunks import find_done_chunks
 from seamline.pipeline.execution.predictor import PredictorLoader, PredictorPlugin, forget_dead_clients
 from seamline.pipeline.execution.run_directory import Report
 from seamline.pipeline.geometry.tiling import Index, MapChunks
@@ -89,14 +90,12 @@ def run_chunks(
         ChunkError: a chunk failed for another reason; names scene, chunk and source.
         RunError: the cluster is lost, or a chunk killed its worker again and again.
     """
-    directory, tiling = context.directory, context.tiling
-    inferred = directory.read_inferred()
-    written = directory.read_written() if tiling.overlap else inferred
-    queue = ChunkQueue(tiling, inferred, written)
+    tiling, done = context.tiling, find_done_chunks(context)
+    queue = ChunkQueue(tiling, done.inferred, done.written)
     totals = Totals(tiling.chunk_grid.row * tiling.chunk_grid.col, chunks_done=queue.done)
-    for report in inferred.values():
+    for report in done.inferred.values():
         totals.add_earlier(report)
-    totals.pixels_done = sum(tiling.write_window_of(chunk).pixel_count for chunk in written)
+    totals.pixels_done = sum(tiling.write_window_of(chunk).pixel_count for chunk in done.written)
     progress(totals)
     plugin = PredictorPlugin(loader, client.id)
     with raise_if_cluster_lost(client, f"scene {context.scene.id}"):

@@ -5,25 +5,28 @@
     <scene>/.run/plan.json           scene, model and plan of the run; a run with other ones is refused
                  lock                locked by the client that runs the scene
                  <start>/            files of this start; each start from nothing has its own name
-                    segmentation.zarr      moves to its final place when every chunk is written
+                    result/                takes the place of <scene> when everything in it is written
+                       segmentation.zarr   the store that chunks are written to
                     inferred/<r>-<c>.json  report of a chunk whose tiles are inferred (without overlap: and written)
                     votes/<r>-<c>.npz      undecided votes of a chunk, and its votes on its neighbours (overlap only)
                     written/<r>-<c>.json   report of a chunk whose pixels are in the store (overlap only)
                     quicklook/<r>-<c>.npz  every n-th pixel of the scene, for the preview: the scene is read once
 
-Every file is written to a temporary name and renamed. A report is written after the data that it reports, so a chunk
-with a report is complete. A task of a killed client may go on running on a cluster. It knows only the folder of its
-own start, so it cannot change the files of a run that was started over.
+Every file is written to a temporary name and renamed. A report is written after the data that it reports is on the
+disk, and holds the digests of their files; plan and reports hold digests of themselves. Who reads them again later
+(``done_chunks.py``) takes nothing that is not as it was written.
+
+A task of a killed client may go on running on a cluster. It knows only the folder of its own start, so it cannot change
+the files of a run that was started over.
 """
 
 from __future__ import annotations
 
 import fcntl
-import json
 import os
 import shutil
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -33,8 +36,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from seamline.pipeline.common.errors import InputError, InUseError
+from seamline.pipeline.common.layout import ZARR
 from seamline.pipeline.geometry.tiling import Index
 from seamline.pipeline.storage.atomic import atomic_write, open_npz
+from seamline.pipeline.storage.digests import (
+    Digests,
+    are_unchanged,
+    compute_digest,
+    compute_digests,
+    decode_with_digest,
+    encode_with_digest,
+)
 
 _RASTER_PREFIX = "raster-"
 
@@ -51,6 +63,9 @@ class Report:
         peak_memory: the most bytes that the process held.
         device_memory: the most bytes that were taken on a device with its own memory.
         bad_blocks: messages of source blocks that could not be read and count as nodata.
+        files: digests of the files that the step wrote, by their paths below the folder of the start; those that are
+            kept until the results are published.
+        votes: digest of the file of votes; None if the step wrote none.
     """
 
     chunk: Index
@@ -60,6 +75,8 @@ class Report:
     peak_memory: int = 0
     device_memory: int = 0
     bad_blocks: tuple[str, ...] = field(default=())
+    files: Digests = field(default_factory=dict)
+    votes: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for a JSON file."""
@@ -110,9 +127,14 @@ class RunDirectory:
         return self.path / self.start
 
     @property
+    def result(self) -> Path:
+        """Folder of the results until all of them are written."""
+        return self.files / "result"
+
+    @property
     def store(self) -> Path:
         """The Zarr store while it is being written."""
-        return self.files / "segmentation.zarr"
+        return self.result / ZARR
 
     @property
     def plan_file(self) -> Path:
@@ -123,23 +145,22 @@ class RunDirectory:
         """Clear the directory and return it with the empty folders of a new start; ``write_plan`` makes it a run."""
         self.clear()
         new = RunDirectory(self.path, uuid.uuid4().hex[:12])
-        for name in ("inferred", "written", "votes", "quicklook"):
-            (new.files / name).mkdir(parents=True)
+        new.make_folders()
         return new
+
+    def make_folders(self) -> None:
+        """Make the folders of the start that are not there."""
+        for name in ("inferred", "written", "votes", "quicklook", "result"):
+            (self.files / name).mkdir(parents=True, exist_ok=True)
 
     def with_start(self, start: str) -> RunDirectory:
         """Return this directory with the folder of the start of that name."""
         return RunDirectory(self.path, start)
 
-    def with_recorded_start(self) -> RunDirectory:
-        """Return this directory with the start that its plan names, or unchanged if there is no run."""
-        plan = self.read_plan()
-        return self if plan is None else RunDirectory(self.path, plan["start"])
-
     def write_plan(self, plan: dict[str, Any]) -> None:
         """Write the plan with the name of this start. Written last, after the store: it makes this start a run."""
         with atomic_write(self.plan_file) as part:
-            part.write_text(json.dumps({**plan, "start": self.start}, indent=2) + "\n", encoding="utf-8")
+            part.write_bytes(encode_with_digest({**plan, "start": self.start}))
 
     def clear(self) -> None:
         """Remove everything but the lock; the plan first, since other files count only beside a plan."""
@@ -155,18 +176,18 @@ class RunDirectory:
         """Return what ``write_plan`` was given, with the name of the start; None if there is no run.
 
         Raises:
-            InputError: the file is no JSON.
+            InputError: the file is damaged.
         """
         try:
-            return json.loads(self.plan_file.read_text(encoding="utf-8"))  # type: ignore[no-any-return]
+            return decode_with_digest(self.plan_file.read_bytes())
         except FileNotFoundError:
             return None
         except ValueError as error:
             raise InputError(
                 f"plan of the unfinished run {self.plan_file}",
-                got=error,
-                expected="the JSON that Seamline wrote",
-                fix="start over with --overwrite",
+                got=f"a plan of another version, or a damaged one ({error})",
+                expected="what this version of Seamline wrote",
+                fix="take another --out, or --overwrite to start over",
             ) from error
 
     @contextmanager
@@ -214,20 +235,32 @@ class RunDirectory:
                     return file
 
     def read_inferred(self) -> dict[Index, Report]:
-        """Return the reports of all chunks whose tiles are inferred."""
+        """Return the reports of all chunks whose tiles are inferred; damaged ones are left out."""
         return self._read_reports("inferred")
 
     def read_written(self) -> dict[Index, Report]:
-        """Return the reports of all chunks whose pixels are in the store."""
+        """Return the reports of all chunks whose pixels are in the store; damaged ones are left out."""
         return self._read_reports("written")
 
     def read_report(self, chunk: Index) -> Report | None:
-        """Return the report of a chunk whose tiles are inferred; None if they are not."""
-        path = self.files / "inferred" / f"{_name_chunk(chunk)}.json"
-        try:
-            return Report.from_dict(json.loads(path.read_text()))
-        except FileNotFoundError:
-            return None
+        """Return the report of a chunk whose tiles are inferred; None if they are not, or if it is damaged."""
+        return self._read_report(self._get_report_path("inferred", chunk))
+
+    def compute_digests(self, files: Iterable[Path]) -> Digests:
+        """Return the digests of files of this start, for a report."""
+        return compute_digests(self.files, (file.relative_to(self.files).as_posix() for file in files))
+
+    def has_files_of(self, report: Report) -> bool:
+        """Return whether the files that a step of a chunk wrote, votes apart, are as it wrote them."""
+        return are_unchanged(self.files, report.files)
+
+    def has_votes_of(self, report: Report) -> bool:
+        """Return whether the votes of an inferred chunk are as they were saved."""
+        return report.votes is not None and compute_digest(self._get_votes_path(report.chunk)) == report.votes
+
+    def forget_inferred(self, chunk: Index) -> None:
+        """Remove the report of a chunk that is to be inferred again."""
+        self._get_report_path("inferred", chunk).unlink(missing_ok=True)
 
     def report_inferred(self, report: Report) -> None:
         """Record that a chunk's tiles are inferred; called after its votes or its pixels are saved."""
@@ -237,12 +270,13 @@ class RunDirectory:
         """Record that a chunk's pixels are in the store."""
         self._write_report("written", report)
 
-    def save_votes(self, chunk: Index, votes: Votes) -> None:
-        """Save an inferred chunk, with its votes on its neighbours, until all of them are written."""
+    def save_votes(self, chunk: Index, votes: Votes) -> str | None:
+        """Save an inferred chunk, with its votes on its neighbours, until all are written; return the file's digest."""
         strips = {f"strip-{_name_chunk(to)}": strip for to, strip in votes.strips.items()}
         rasters = {f"{_RASTER_PREFIX}{name}": raster for name, raster in votes.rasters.items()}
         with atomic_write(self._get_votes_path(chunk), shared=True) as part, part.open("wb") as file:
             np.savez(file, above=votes.above, left=votes.left, **rasters, **strips)  # type: ignore[arg-type]
+        return compute_digest(self._get_votes_path(chunk))
 
     def load_votes(self, chunk: Index) -> Votes:
         """Return what ``save_votes`` was given, without the strips; ``load_strip`` reads these."""
@@ -261,16 +295,21 @@ class RunDirectory:
         """Remove the votes of a chunk, which are no longer needed."""
         self._get_votes_path(chunk).unlink(missing_ok=True)
 
-    def save_quicklook(self, chunk: Index, pixels: NDArray[np.generic], valid: NDArray[np.bool_]) -> None:
+    def save_quicklook(self, chunk: Index, pixels: NDArray[np.generic], valid: NDArray[np.bool_]) -> Path:
         """Save every n-th pixel of a chunk.
 
         Args:
             chunk: row and column of the chunk.
             pixels: digital numbers, (bands, height, width).
             valid: (height, width), True where a label is wanted.
+
+        Returns:
+            The file.
         """
-        with atomic_write(self._get_quicklook_path(chunk), shared=True) as part, part.open("wb") as file:
+        path = self._get_quicklook_path(chunk)
+        with atomic_write(path, shared=True) as part, part.open("wb") as file:
             np.savez_compressed(file, pixels=pixels, valid=valid)
+        return path
 
     def load_quicklook(self, chunk: Index) -> tuple[NDArray[np.generic], NDArray[np.bool_]]:
         """Return what ``save_quicklook`` was given."""
@@ -284,13 +323,24 @@ class RunDirectory:
         return self.files / "votes" / f"{_name_chunk(chunk)}.npz"
 
     def _write_report(self, state: str, report: Report) -> None:
-        with atomic_write(self.files / state / f"{_name_chunk(report.chunk)}.json", shared=True) as part:
-            part.write_text(json.dumps(report.to_dict()), encoding="utf-8")
+        with atomic_write(self._get_report_path(state, report.chunk), shared=True) as part:
+            part.write_bytes(encode_with_digest({"start": self.start, "report": report.to_dict()}))
 
     def _read_reports(self, state: str) -> dict[Index, Report]:
-        paths = (self.files / state).glob("[0-9]*.json")
-        reports = (Report.from_dict(json.loads(path.read_text())) for path in paths)
-        return {report.chunk: report for report in reports}
+        reports = map(self._read_report, (self.files / state).glob("[0-9]*.json"))
+        return {report.chunk: report for report in reports if report is not None}
+
+    def _read_report(self, path: Path) -> Report | None:
+        try:
+            document = decode_with_digest(path.read_bytes())
+            report = Report.from_dict(document["report"])
+        except (FileNotFoundError, IsADirectoryError, ValueError, LookupError, TypeError):
+            return None
+        is_own = document["start"] == self.start and path.stem == _name_chunk(report.chunk)
+        return report if is_own else None
+
+    def _get_report_path(self, state: str, chunk: Index) -> Path:
+        return self.files / state / f"{_name_chunk(chunk)}.json"
 
 
 def _name_chunk(chunk: Index) -> str:

@@ -64,12 +64,6 @@ def has_sidecars(folder: Path, outputs: Iterable[str]) -> bool:
     return all((folder / name).exists() for name in _list_sidecars(outputs))
 
 
-def remove_sidecars(folder: Path, outputs: Iterable[str]) -> None:
-    """Remove the side-car files of the outputs, where they exist."""
-    for name in _list_sidecars(outputs):
-        (folder / name).unlink(missing_ok=True)
-
-
 def _list_sidecars(outputs: Iterable[str]) -> list[str]:
     return [name for output in outputs for name in SIDECARS.get(output, ())]
 

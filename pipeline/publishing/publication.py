@@ -30,7 +30,7 @@ from seamline.pipeline.report.formatting import format_crs, format_date
 from seamline.pipeline.report.preview import Caption, write_preview
 from seamline.pipeline.report.report import ModelCard
 from seamline.pipeline.scenes.display_bands import choose_display_bands, has_true_color
-from seamline.pipeline.stac.catalog import update_catalog, write_item
+from seamline.pipeline.stac.catalog import write_item
 from seamline.pipeline.stac.footprint import compute_labelled_area
 from seamline.pipeline.stac.scene_item import ModelReference, Provenance, build_scene_item
 from seamline.pipeline.vectors.vectors import PolygonOptions, write_polygons
@@ -50,7 +50,7 @@ class Publication:
         classes: what the labels mean.
         layout: layout of the Zarr store.
         catalog: folder of the catalogue.
-        folder: folder of the scene in it.
+        folder: folder that the files are written to: the scene's, or one that takes its place.
         outputs: names of the outputs that are wanted.
         software: versions of the software that decides the results.
         lineage: how the results came about, in words.
@@ -192,10 +192,10 @@ def write_preview_picture(
     )
 
 
-def write_item_and_catalog(
+def write_scene_item(
     publication: Publication, areas: Sequence[ClassArea], hull: shapely.Polygon | None, finished: datetime
 ) -> None:
-    """Write the STAC item of the scene, which holds checksums of all other files, and list it in the catalogue.
+    """Write the STAC item of the scene, which holds checksums of all other files.
 
     Args:
         publication: the run.
@@ -216,4 +216,3 @@ def write_item_and_catalog(
     labelled_area = compute_labelled_area(scene.grid, hull, scene.aoi)
     item = build_scene_item(publication.folder, scene.id, scene.grid, classes, areas, provenance, labelled_area)
     write_item(item, publication.folder)
-    update_catalog(publication.catalog)

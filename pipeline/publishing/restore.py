@@ -26,15 +26,16 @@ from seamline.pipeline.publishing.publication import (
     raise_as_run_error,
     seal_store,
     write_cogs,
-    write_item_and_catalog,
     write_polygon_files,
     write_preview_picture,
+    write_scene_item,
     write_style_files,
 )
 from seamline.pipeline.report.preview import decimate_labels, stretch
 from seamline.pipeline.report.report import write_report
 from seamline.pipeline.report.thumbnail import read_thumbnail, write_scene_picture
 from seamline.pipeline.stac.assets import compute_file_info
+from seamline.pipeline.stac.catalog import update_catalog
 from seamline.pipeline.stac.items import read_run_checksum
 from seamline.pipeline.vectors.vectors import PolygonOptions
 
@@ -131,7 +132,8 @@ def _restore_outputs(publication: Publication, record: RunRecord, missing: Seque
     write_record(folder, now)
     write_report(folder, context.scene, publication.classes, publication.card, now)
     hull = None if record.hull is None else shapely.Polygon(record.hull)
-    write_item_and_catalog(publication, record.classes, hull, datetime.fromisoformat(record.finished))
+    write_scene_item(publication, record.classes, hull, datetime.fromisoformat(record.finished))
+    update_catalog(publication.catalog)
     shutil.rmtree(scratch)
     return now
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import ctypes
 import glob
 import os
+import shutil
 import tempfile
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from threading import RLock
@@ -18,6 +20,7 @@ from numpy.typing import NDArray
 from seamline.pipeline.common.errors import InputError
 
 _NPZ_LOCK = RLock()
+_AT_FDCWD, _RENAME_EXCHANGE = -100, 2
 _SECONDS_PER_DAY = 24 * 60 * 60
 
 
@@ -46,9 +49,9 @@ def atomic_write(path: Path, *, shared: bool = False) -> Iterator[Path]:
     part = path.with_name(f".{path.name}{own}.part")
     try:
         yield part
-        _fsync(part)
+        sync(part)
         part.replace(path)
-        _fsync(path.parent)
+        sync(path.parent)
     finally:
         part.unlink(missing_ok=True)
 
@@ -112,9 +115,53 @@ def _is_present(path: Path) -> bool:
     return True
 
 
-def _fsync(path: Path) -> None:
+def sync(path: Path) -> None:
+    """Wait until the content of a file, or the names in a folder, are on the disk."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def sync_files(files: Iterable[Path]) -> None:
+    """Wait until the files that exist, and their names in the two folders above, are on the disk."""
+    existing = [file for file in files if file.exists()]
+    for path in (*existing, *{folder for file in existing for folder in (file.parent, file.parent.parent)}):
+        sync(path)
+
+
+def remove(path: Path) -> None:
+    """Remove a file, a link, or a folder with everything in it; nothing happens if there is none."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def exchange_folders(first: Path, second: Path, between: Path) -> None:
+    """Exchange two folders of one file system, in one step where the system can do that.
+
+    NFS and some others cannot. There ``second`` is renamed to ``between``, ``first`` to ``second``, and ``between`` to
+    ``first``.
+
+    Args:
+        first: A folder.
+        second: Another folder, on the same file system.
+        between: A name that nothing has.
+
+    Raises:
+        OSError: The folders cannot be renamed.
+    """
+    if _exchange_at_once(first, second):
+        return
+    second.rename(between)
+    first.rename(second)
+    between.rename(first)
+
+
+def _exchange_at_once(first: Path, second: Path) -> bool:
+    """Exchange two names by Linux's ``renameat2`` and return whether that worked."""
+    rename = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
+    names = os.fsencode(first), os.fsencode(second)
+    return rename is not None and rename(_AT_FDCWD, names[0], _AT_FDCWD, names[1], _RENAME_EXCHANGE) == 0

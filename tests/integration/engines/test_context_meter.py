@@ -10,7 +10,7 @@ from seamline.flows.runs.planning import plan_scene
 from seamline.flows.runs.segment import segment
 from seamline.flows.settings.model_folder import Model, open_model
 from seamline.flows.settings.options import SegmentOptions
-from seamline.pipeline.execution.planning import choose_halo
+from seamline.pipeline.planning.tilings import choose_halo
 from tests.support.small_models import make_random_network, save_model
 from tests.support.small_rasters import make_noise, write_geotiff
 

@@ -327,7 +327,7 @@ def test_a_kill_while_publishing_publishes_again_without_inferring(
         with stopped_at(step, monkeypatch):
             run(source, small_model, tmp_path, cluster=cluster(1))
     result = run(source, small_model, tmp_path, cluster=cluster(1))
-    assert result.computed
+    assert result.computed == (step != "update_catalog")  # then all was in its place, and not listed yet
     assert result.record.windows == 0
     assert json.loads((tmp_path / "catalog.json").read_text())["links"]
     assert not (result.folder / ".run").exists()
@@ -406,7 +406,7 @@ def test_a_task_of_a_run_that_was_started_over_is_out_of_reach_of_the_new_one(
     old.write_plan({})
     new = plans.create_new_start()
     new.write_plan({})
-    assert plans.with_recorded_start() == new
+    assert plans.read_plan() == {"start": new.start}
     assert old.files != new.files
     predictor = RuntimeLoader(small_model.folder, small_model.digest, EngineSettings(), get_radiometry(scene), 48)()
     with pytest.raises((FileNotFoundError, InputError)):
@@ -462,7 +462,7 @@ def test_a_lost_result_is_written_again_from_what_is_there(
         assert (folder / name).read_text() == (finished / "scene" / name).read_text()
 
 
-@pytest.mark.parametrize("step", ["write_record", "write_item_and_catalog"])
+@pytest.mark.parametrize("step", ["write_record", "write_scene_item", "update_catalog"])
 def test_a_kill_while_a_lost_result_is_written_leaves_nothing_untrue(
     source: Path, small_model: Model, cluster: Cluster, step: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -515,11 +515,13 @@ def test_what_a_killed_publishing_left_lying_about_is_cleared_away(
 ) -> None:
     copied(unpublished, tmp_path)
     folder = tmp_path / source.stem
-    (store,) = folder.glob(".run/*/segmentation.zarr")
+    (store,) = folder.glob(".run/*/result/segmentation.zarr")
     (store / "zarr.0123.partial").write_text("half")
     (folder / ".item.json.0123.part").write_text("half")
+    (folder / "notes.txt").write_text("what somebody noted beside the results stays")
     run(source, small_model, tmp_path, cluster=cluster(1))
     assert not list(folder.rglob("*.part*"))
+    assert (folder / "notes.txt").exists()
     (folder / ".run" / "abc").mkdir(parents=True)
     run(source, small_model, tmp_path, cluster="tcp://127.0.0.1:1")
     assert not (folder / ".run").exists()
@@ -533,17 +535,17 @@ def test_a_worker_that_the_cluster_lost_and_that_writes_while_results_are_publis
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    folder, move = copied(unpublished, tmp_path) / "scene", publishing._move_store
+    folder, put_in_place = copied(unpublished, tmp_path) / "scene", publishing.put_in_place
 
-    def moved(store: Path, final: Path, keep: bool) -> None:
-        (chunk,) = store.glob("segmentation/c/0/0")
+    def put(directory: RunDirectory) -> None:
+        (chunk,) = directory.store.glob("segmentation/c/0/0")
         chunk.with_name("0.0123.partial").write_bytes(b"half")
         content = chunk.read_bytes()
-        move(store, final, keep=keep)
+        put_in_place(directory)
         chunk.parent.mkdir(parents=True)  # as Zarr does
         chunk.write_bytes(content)
 
-    monkeypatch.setattr(publishing, "_move_store", moved)
+    monkeypatch.setattr(publishing, "put_in_place", put)
     run(source, small_model, tmp_path, cluster=cluster(1))
     assert not (folder / ".run").exists()
     assert not list(folder.rglob("*.partial"))

@@ -14,7 +14,8 @@ from seamline.flows.training.importing import ModelDescription, import_model
 from seamline.model.engines.context_meter import ContextMeter
 from seamline.model.spec.config import EngineRequest, Radiometry
 from seamline.model.spec.spec import ModelSpec
-from seamline.pipeline.execution.planning import PlanOptions, Raster, Reach, candidate_halos, choose_halo
+from seamline.pipeline.planning.memory import Raster
+from seamline.pipeline.planning.tilings import PlanOptions, Reach, candidate_halos, choose_halo
 from tests.support.small_models import make_random_network, save_model
 
 LADDER = (0, 4, 8, 16, 20, 24, 32)

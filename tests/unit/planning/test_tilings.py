@@ -8,7 +8,8 @@ import pytest
 
 from seamline.flows.runs.measuring import _read_cached_measurement, _write_cache
 from seamline.pipeline.common.errors import InputError
-from seamline.pipeline.execution.planning import PlanOptions, Raster, Reach, list_candidate_tilings
+from seamline.pipeline.planning.memory import Raster
+from seamline.pipeline.planning.tilings import PlanOptions, Reach, list_candidate_tilings
 
 RASTER = Raster(3000, 2000, 6, 2, 4)
 

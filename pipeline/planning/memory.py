@@ -1,0 +1,109 @@
+"""Project what a worker needs of memory, and refuse a tiling that needs more than there is."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from seamline.pipeline.common.errors import InputError
+from seamline.pipeline.execution.predictor import CHUNKS_AT_ONCE
+from seamline.pipeline.geometry.tiling import Tiling
+
+_MEMORY_HEADROOM = 1.3
+"""Factor on the projected memory, since the C library keeps freed memory in pieces (``keep_freed_memory`` of the
+model's runtime)."""
+
+_RASTER_CACHE = 64 * 2**20
+"""Bytes of decoded blocks that GDAL caches."""
+
+
+class Costs(Protocol):
+    """What was measured of a network on a worker. Windows are given by their edge in pixels."""
+
+    @property
+    def process_bytes(self) -> int:
+        """Bytes of the process with the network loaded."""
+        ...
+
+    def forward_bytes(self, window: int) -> int:
+        """Return the bytes that the forward of a batch of windows adds to the process."""
+        ...
+
+    def fits(self, window: int) -> bool:
+        """Return whether a batch of windows fits into the memory of the device; true without one."""
+        ...
+
+    def seconds_for(self, window: int) -> float:
+        """Return the seconds for one window."""
+        ...
+
+
+@dataclass(frozen=True)
+class Raster:
+    """The size of a scene and of what is made of it.
+
+    Attributes:
+        height: rows of the scene.
+        width: columns of the scene.
+        bands: bands that the network reads.
+        itemsize: bytes of a digital number.
+        classes: classes of the network.
+        layers: bands of the layers that are written beside the labels.
+    """
+
+    height: int
+    width: int
+    bands: int
+    itemsize: int
+    classes: int
+    layers: int = 0
+
+
+def project_memory(raster: Raster, tiling: Tiling, costs: Costs) -> int:
+    """Return the bytes that one worker process needs at most.
+
+    They hold the network, the largest forward and the chunks that a process works on at once.
+
+    Args:
+        raster: the scene and what is made of it.
+        tiling: the tiling of the run.
+        costs: what was measured of the network.
+
+    Returns:
+        Bytes, with headroom.
+    """
+    read_edge = min(tiling.chunk_tiles, max(tiling.tile_grid)) * tiling.stride + tiling.overlap + 2 * tiling.halo
+    pixels = min(tiling.chunk_size, raster.height) * min(tiling.chunk_size, raster.width)
+    block = read_edge**2 * (raster.bands * raster.itemsize + 1)
+    labels = pixels * (3 + 2 * raster.layers)
+    vote_channels = raster.classes + 1  # one more for the squares, from which the disagreement is computed
+    votes = 2 * 4 * vote_channels * pixels if tiling.overlap else 0
+    # A block exists three times: as GDAL delivers it, with its bands put together, and mirrored at a scene's edge.
+    chunk = 3 * block + labels + votes
+    # Weighing the votes of one tile takes its probabilities, their products and the rounded products as float64.
+    weighing = 3 * 8 * raster.classes * tiling.support**2 if tiling.overlap or raster.layers else 0
+    network = costs.forward_bytes(tiling.window) + weighing
+    return int(_MEMORY_HEADROOM * (costs.process_bytes + network + CHUNKS_AT_ONCE * chunk + _RASTER_CACHE))
+
+
+def check_memory(raster: Raster, tiling: Tiling, costs: Costs, memory: int) -> None:
+    """Refuse a tiling that needs more memory than a worker has.
+
+    Args:
+        raster: the scene and what is made of it.
+        tiling: the tiling of the run.
+        costs: what was measured of the network.
+        memory: bytes that a worker may take.
+
+    Raises:
+        InputError: the tiling needs more.
+    """
+    needed = project_memory(raster, tiling, costs)
+    if needed > memory:
+        tiles = f"windows of {tiling.window} in chunks of {tiling.chunk_tiles}² tiles"
+        raise InputError(
+            "memory of a worker",
+            got=f"{memory / 2**30:.1f} GiB",
+            expected=f"{needed / 2**30:.1f} GiB for {tiles}",
+            fix="take a smaller --window or --chunk-tiles, or fewer --workers",
+        )

@@ -1,0 +1,73 @@
+"""The files of a Zarr store: those of a window, all that count, and metadata written anew."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import product
+from pathlib import Path
+
+from odc.geo.geobox import GeoBox
+
+from seamline.pipeline.common.classes import LabelClass
+from seamline.pipeline.geometry.window import Window
+from seamline.pipeline.products.zarr_store import ZarrLayout, create_store, open_store_raster
+from seamline.pipeline.storage.atomic import remove
+
+
+def list_chunk_files(store: Path, name: str, window: Window) -> list[Path]:
+    """Return the files that hold a window of an array; those of nothing but nodata do not exist.
+
+    Args:
+        store: the store.
+        name: name of the array.
+        window: whole Zarr chunks or shards, as ``write_store_raster`` takes them.
+
+    Returns:
+        Paths, one for each Zarr chunk or shard.
+    """
+    array = open_store_raster(store, name)
+    units = (array.shards or array.chunks)[-2:]
+    leading = [range(count) for count in array.shape[:-2]]  # their chunks have one element
+    spans = [
+        range(span.start // unit, -(-span.stop // unit)) for span, unit in zip(window.to_slices(), units, strict=True)
+    ]
+    return [store / name / array.metadata.encode_chunk_key(place) for place in product(*leading, *spans)]
+
+
+def renew_store(
+    store: Path,
+    grid: GeoBox,
+    classes: Sequence[LabelClass],
+    layout: ZarrLayout,
+    *,
+    title: str,
+    layers: Sequence[str] = (),
+) -> None:
+    """Write everything of an unfinished store anew but the chunks of its labels and layers; overviews are removed.
+
+    Args:
+        store: folder of the store; it need not exist any more.
+        grid: grid of the labels.
+        classes: classes of the labels.
+        layout: how the arrays lie on disk.
+        title: title of the dataset.
+        layers: names of the layers, keys of ``LAYERS``.
+    """
+    fresh = store.with_name("fresh.zarr")
+    remove(fresh)
+    create_store(fresh, grid, classes, layout, title=title, layers=layers)
+    for leftover in (*store.glob("ovr_*x"), store / ".zmetadata"):
+        remove(leftover)
+    remove_partial_files(store)
+    for file in (path for path in fresh.rglob("*") if path.is_file()):
+        target = store / file.relative_to(fresh)
+        remove(target)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        file.rename(target)
+    remove(fresh)
+
+
+def remove_partial_files(store: Path) -> None:
+    """Remove the files that workers were killed in writing; nothing happens if there is no store."""
+    for part in store.rglob("*.partial"):
+        part.unlink()

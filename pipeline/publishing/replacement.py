@@ -1,0 +1,98 @@
+"""Give a scene's folder a new content in one step.
+
+A new version of the results is written to a folder in the run directory. When it is complete, it changes places with
+the scene's folder, so that nobody sees files of two versions side by side::
+
+    <scene>/.run/<start>/result/    the new version, complete
+    .seamline/<scene>.<start>/      the same, beside the scene's folder; then what the scene's folder was before
+    .seamline/<scene>.<start>.old/  what it was before, for a moment, where two folders cannot change places
+
+A kill leaves one of these states. ``settle`` goes on from each: it removes the old version if the new one is in its
+place, and else takes the new one back.
+"""
+
+from __future__ import annotations
+
+import glob
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+from seamline.pipeline.common.layout import ASIDE, ITEM, RUN_DIRECTORY
+from seamline.pipeline.execution.run_directory import RunDirectory
+from seamline.pipeline.stac.assets import ASSETS
+from seamline.pipeline.storage.atomic import exchange_folders, remove, sync
+
+_OLD = ".old"
+_GDAL_METADATA = ".aux.xml"
+_OWN_FILES = {ITEM, *(known.name for known in ASSETS)}
+
+
+def put_in_place(directory: RunDirectory) -> None:
+    """Exchange the content of a scene's folder for the result of its run; ``settle`` then removes the old content.
+
+    Args:
+        directory: the run directory, which is locked. Its result becomes the scene's folder.
+    """
+    folder, result = directory.path.parent.resolve(), directory.result
+    aside = folder.parent / ASIDE / f"{folder.name}.{directory.start}"
+    aside.parent.mkdir(exist_ok=True)
+    shutil.copymode(folder, result)
+    with suppress(OSError):  # without hard links another process may begin here a moment too early, and finds all done
+        (result / RUN_DIRECTORY).mkdir()
+        os.link(directory.path / "lock", result / RUN_DIRECTORY / "lock")
+    result.rename(aside)
+    exchange_folders(aside, folder, aside.with_name(aside.name + _OLD))
+    sync(folder.parent)
+
+
+def is_settled(folder: Path) -> bool:
+    """Return whether nothing is left of a replacement of the scene's folder."""
+    return not any(_list_asides(folder.resolve()))
+
+
+def bring_back(folder: Path) -> None:
+    """Bring the scene's folder back, if a kill came while it had no name. Call this before its lock is taken."""
+    folder = folder.resolve()
+    for old in _list_asides(folder):
+        if old.name.endswith(_OLD) and not folder.exists():
+            old.rename(folder)
+
+
+def settle(directory: RunDirectory) -> None:
+    """Finish what a killed replacement of a scene's folder left.
+
+    Files of others in the old folder move to the new one.
+
+    Args:
+        directory: the run directory in the scene's folder, which is locked.
+    """
+    folder = directory.path.parent.resolve()
+    for aside in _list_asides(folder):
+        start = aside.name.removesuffix(_OLD).rpartition(".")[2]
+        if directory.plan_file.exists() and (directory.path / start).is_dir():
+            result = directory.with_start(start).result  # it did not get into its place
+            remove(result)
+            aside.rename(result)
+        else:
+            _discard(aside, folder)
+    with suppress(OSError):  # not empty: other scenes are being replaced
+        (folder.parent / ASIDE).rmdir()
+
+
+def _list_asides(folder: Path) -> Iterator[Path]:
+    pattern = f"{glob.escape(folder.name)}.{'[0-9a-f]' * 12}"
+    for name in (f"{pattern}{_OLD}", pattern):
+        yield from (folder.parent / ASIDE).glob(name)
+
+
+def _discard(old: Path, folder: Path) -> None:
+    """Remove an old version of a scene's folder; what is not ours moves to the new one."""
+    for path in old.iterdir():
+        is_ours = path.name.removesuffix(_GDAL_METADATA) in _OWN_FILES or path.name == RUN_DIRECTORY
+        if not is_ours and not path.name.endswith(".part") and not (folder / path.name).exists():
+            path.rename(folder / path.name)
+    # Errors are ignored: a task of a killed run may still write here.
+    shutil.rmtree(old, ignore_errors=True)

@@ -1,0 +1,204 @@
+"""A run that goes on takes nothing from its run directory that is not as it was written."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterator
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+from seamline.flows.runs.observer import RunObserver, RunResult
+from seamline.flows.runs.segment import segment
+from seamline.flows.settings.model_folder import Model
+from seamline.flows.settings.options import SegmentOptions
+from seamline.pipeline.common.errors import InputError
+from seamline.pipeline.results.verify import verify
+from tests.support.processes import wait_until_idle
+from tests.support.run_folders import read_rasters
+from tests.support.small_rasters import BAND_NAMES, make_noise, write_geotiff
+
+Cluster = Callable[[int], str]
+
+EDGE = 384
+CHUNKS = 6 * 6
+KINDS = (
+    "inferred/*.json",
+    "written/*.json",
+    "votes/*.npz",
+    "quicklook/*.npz",
+    "result/*/zarr.json",
+    "result/*/segmentation/zarr.json",
+    "result/*/segmentation/c/*/*",
+    "result/*/confidence/c/*/*",
+    "result/*/x/c/0",
+)
+"""Files of a start that a resumed run reads again. One of each kind is damaged, of different chunks where it can be."""
+
+
+class Stop(Exception):
+    """The test ends a run."""
+
+
+@pytest.fixture(scope="module")
+def scene(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("scene")
+    return write_geotiff(folder / "scene.tif", make_noise(6, EDGE, EDGE), names=BAND_NAMES, nodata=0)
+
+
+def run(scene: Path, model: Model, out: Path, address: str, overlap: int, stop_after: int = CHUNKS) -> RunResult:
+    """Segment the scene in chunks of one tile; stop early if that is asked for."""
+
+    def progress(totals, plan) -> None:
+        if stop_after < CHUNKS and totals.chunks_done >= stop_after:
+            raise Stop
+
+    options = SegmentOptions(
+        window=160 + overlap,
+        halo=48,
+        overlap=overlap,
+        chunk_tiles=1,
+        precision="fp32",
+        engine="torch",
+        batch=1,
+        threads=1,
+        device="cpu",
+        cluster=address,
+        outputs=("cog", "zarr", "confidence"),
+    )
+    return segment(scene, model.folder, out, options, RunObserver(progress=progress))
+
+
+@pytest.fixture(scope="module")
+def stopped(
+    scene: Path, small_model: Model, cluster: Cluster, tmp_path_factory: pytest.TempPathFactory
+) -> Callable[[int], tuple[Path, dict[str, bytes]]]:
+    """With this overlap: the folder of a run that was stopped halfway, and the rasters of one that was not."""
+
+    @cache
+    def of_overlap(overlap: int) -> tuple[Path, dict[str, bytes]]:
+        whole = run(scene, small_model, tmp_path_factory.mktemp("whole"), cluster(1), overlap)
+        half = tmp_path_factory.mktemp("half")
+        with pytest.raises(Stop):
+            run(scene, small_model, half, cluster(1), overlap, stop_after=CHUNKS // 2)
+        wait_until_idle(cluster(1))
+        return half, read_rasters(whole.folder)
+
+    return of_overlap
+
+
+def empty(path: Path, other: Path) -> None:
+    path.write_bytes(b"")
+
+
+def truncate(path: Path, other: Path) -> None:
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def delete(path: Path, other: Path) -> None:
+    path.unlink()
+
+
+def flip(path: Path, other: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+def swap(path: Path, other: Path) -> None:
+    mine = path.read_bytes()
+    path.write_bytes(other.read_bytes())
+    other.write_bytes(mine)
+
+
+def copy(path: Path, other: Path) -> None:
+    path.write_bytes(other.read_bytes())
+
+
+def delete_folder(path: Path, other: Path) -> None:
+    shutil.rmtree(path.parent, ignore_errors=True)  # it may be below another one that is gone
+
+
+DAMAGES = {damage.__name__: damage for damage in (empty, truncate, delete, flip, swap, copy, delete_folder)}
+
+
+def iter_victims(folder: Path) -> Iterator[tuple[Path, Path]]:
+    """Yield a file of each kind, and another one of its kind (itself if it is alone)."""
+    for place, kind in enumerate(KINDS):
+        files = sorted(folder.glob(f"scene/.run/*/{kind}"))
+        if files:
+            yield files[(3 * place) % len(files)], files[(3 * place + 1) % len(files)]
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+@pytest.mark.parametrize("overlap", [0, 32])
+def test_what_is_damaged_is_inferred_again(
+    stopped: Callable[[int], tuple[Path, dict[str, bytes]]],
+    scene: Path,
+    small_model: Model,
+    cluster: Cluster,
+    overlap: int,
+    damage: str,
+    tmp_path: Path,
+) -> None:
+    half, whole = stopped(overlap)
+    shutil.copytree(half, tmp_path, dirs_exist_ok=True)
+    victims = list(iter_victims(tmp_path))
+    assert len(victims) == (len(KINDS) if overlap else len(KINDS) - 2)
+    for path, other in victims:
+        DAMAGES[damage](path, other)
+    result = run(scene, small_model, tmp_path, cluster(1), overlap)
+    assert read_rasters(result.folder) == whole
+    assert not list(verify(tmp_path))
+    assert {path.name for path in tmp_path.iterdir()} == {"scene", "catalog.json", "items.parquet"}
+
+
+@pytest.mark.parametrize("overlap", [0, 32])
+def test_files_of_another_run_are_not_taken(
+    stopped: Callable[[int], tuple[Path, dict[str, bytes]]],
+    scene: Path,
+    small_model: Model,
+    cluster: Cluster,
+    overlap: int,
+    tmp_path: Path,
+) -> None:
+    """Of a scene of the same size and name, so that all shapes fit."""
+    half, whole = stopped(overlap)
+    (tmp_path / "in").mkdir()
+    other = write_geotiff(tmp_path / "in" / "scene.tif", make_noise(6, EDGE, EDGE, seed=9), names=BAND_NAMES, nodata=0)
+    with pytest.raises(Stop):
+        run(other, small_model, tmp_path / "other", cluster(1), overlap, stop_after=CHUNKS // 2)
+    wait_until_idle(cluster(1))
+    out = shutil.copytree(half, tmp_path / "out")
+    (mine,) = (path.parent for path in out.glob("scene/.run/*/inferred"))
+    (theirs,) = (path.parent for path in tmp_path.glob("other/scene/.run/*/inferred"))
+    for kind in KINDS:
+        for path in sorted(theirs.glob(kind))[::3]:
+            target = mine / path.relative_to(theirs)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(path, target)
+    assert read_rasters(run(scene, small_model, out, cluster(1), overlap).folder) == whole
+
+
+@pytest.mark.parametrize(
+    "damage", [name for name in DAMAGES if name not in ("delete", "swap", "copy", "delete_folder")]
+)
+def test_a_damaged_plan_is_one_line(
+    stopped: Callable[[int], tuple[Path, dict[str, bytes]]],
+    scene: Path,
+    small_model: Model,
+    cluster: Cluster,
+    damage: str,
+    tmp_path: Path,
+) -> None:
+    half, whole = stopped(0)
+    shutil.copytree(half, tmp_path, dirs_exist_ok=True)
+    plan = tmp_path / "scene" / ".run" / "plan.json"
+    DAMAGES[damage](plan, plan)
+    with pytest.raises(
+        InputError, match=r"plan of the unfinished run .* or a damaged one .* --overwrite to start over"
+    ):
+        run(scene, small_model, tmp_path, cluster(1), 0)
+    plan.unlink()
+    assert read_rasters(run(scene, small_model, tmp_path, cluster(1), 0).folder) == whole
