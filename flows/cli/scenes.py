@@ -70,6 +70,7 @@ def segment(
     on_bad_block: Annotated[str, typer.Option(help="fail, or nodata: go on without unreadable blocks")] = "fail",
     work: Annotated[Path | None, typer.Option(help="Folder to work in where --out is s3://…")] = None,
     credentials: CredentialsOption = None,
+    check: Annotated[bool, typer.Option("--check", help="Compare all checksums of what is finished")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Start over where something else is")] = False,
 ) -> None:
     """Segment scenes: COG, Zarr, STAC item, preview and report in OUT/<scene>/.
@@ -104,6 +105,7 @@ def segment(
         on_bad_block=on_bad_block,
         work=work,
         credentials=credentials,
+        check=check,
         overwrite=overwrite,
     )
     with progress.show_live_progress() as watcher:

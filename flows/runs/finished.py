@@ -13,9 +13,14 @@ from seamline.flows.runs.scene_job import SceneJob
 from seamline.pipeline.common.errors import InputError
 from seamline.pipeline.common.layout import RECORD, ZARR
 from seamline.pipeline.products.run_record import RunRecord, read_record
+from seamline.pipeline.publishing.completeness import (
+    can_restore,
+    is_upload_intact,
+    list_missing_outputs,
+    refuse_damaged_record,
+)
 from seamline.pipeline.publishing.publication import COG_ARRAYS
 from seamline.pipeline.publishing.replacement import is_settled
-from seamline.pipeline.publishing.restore import can_restore, list_missing_outputs
 from seamline.pipeline.publishing.upload import renew_catalog
 from seamline.pipeline.publishing.uploaded import UploadedScene, download, find_uploaded, is_listed, is_whole
 from seamline.pipeline.storage.object_store import ObjectFolder
@@ -37,10 +42,11 @@ def find_finished(job: SceneJob) -> RunResult | None:
     if location.objects is not None:
         record = _find_uploaded_record(job, location.objects)
         return None if record is None else RunResult(location.folder, record, computed=False, url=location.url)
-    record = find_record(job)
+    record = _read_own_record(job)
     if record is None or location.run_directory.path.exists() or not is_settled(location.folder):
         return None
-    missing = list_missing_outputs(location.folder, job.options.outputs, job.options.polygon_options)
+    options = job.options
+    missing = list_missing_outputs(location.folder, options.outputs, options.polygon_options, check=options.check)
     return None if missing else RunResult(location.folder, record, computed=False)
 
 
@@ -75,6 +81,7 @@ def _read_own_record(job: SceneJob) -> RunRecord | None:
         record = read_record(folder)
     except (OSError, ValueError):
         return None  # none, or one that is torn: the scene is segmented again
+    refuse_damaged_record(folder)
     refuse_other_run(describe_finished_run(f"finished run in {folder}", record, job), job)
     return record
 
@@ -123,6 +130,8 @@ def _find_uploaded_record(job: SceneJob, catalogue: ObjectFolder) -> RunRecord |
     refuse_other_run(describe_finished_run(f"published run in {job.location.url}", uploaded.record, job), job)
     if not is_whole(catalogue, uploaded):
         return None
+    if job.options.check and not is_upload_intact(catalogue, uploaded, job.location.catalog.folder):
+        return None
     if not _has_outputs(uploaded, job):
         if not (job.location.folder / RECORD).exists():
             download(catalogue, uploaded, job.location.folder)
@@ -139,4 +148,6 @@ def _has_outputs(uploaded: UploadedScene, job: SceneJob) -> bool:
     if "zarr" in options.outputs:
         wanted.add(ZARR)
     polygons = options.polygon_options
-    return wanted <= names and (polygons is None or polygons.has_files_among(names, uploaded.record.polygons))
+    if polygons is not None and not polygons.follow(uploaded.record.polygons):
+        return False
+    return names >= wanted | set(polygons.files if polygons is not None else ())

@@ -31,6 +31,7 @@ class RecordedRun:
         options: what the user asked for, without defaults.
         outputs: names of its outputs.
         can_have_layers: whether the layers that are asked for now can be had of it; what they are made of is gone.
+        bad_blocks: number of blocks of the source that it took for nodata.
     """
 
     what: str
@@ -41,6 +42,7 @@ class RecordedRun:
     options: Mapping[str, Any]
     outputs: tuple[str, ...]
     can_have_layers: bool
+    bad_blocks: int = 0
 
 
 def describe_finished_run(what: str, record: RunRecord, job: SceneJob) -> RecordedRun:
@@ -63,6 +65,7 @@ def describe_finished_run(what: str, record: RunRecord, job: SceneJob) -> Record
         record.options,
         record.outputs,
         can_have_layers=set(job.options.outputs) & set(LAYERS) <= set(record.outputs),
+        bad_blocks=len(record.bad_blocks),
     )
 
 
@@ -74,9 +77,11 @@ def refuse_other_run(run: RecordedRun, job: SceneJob) -> None:
         job: what is asked for.
 
     Raises:
-        OtherRunError: it is of another scene, model or plan, or its outputs cannot become those that are asked for.
+        OtherRunError: it is of another scene, model or plan, less exact than what is asked for, or its outputs cannot
+            become those that are asked for.
     """
     _refuse_other_plan(run, job)
+    _refuse_less_exact(run, job)
     _refuse_other_outputs(run, job)
 
 
@@ -105,6 +110,25 @@ def _refuse_other_plan(run: RecordedRun, job: SceneJob) -> None:
             got=", ".join(f"{name} {_shorten(recorded.get(name, 'unknown'))}" for name in other),
             expected=", ".join(f"{name} {_shorten(value)}" for name, value in other.items()) + " as asked",
             fix="take the same scene, model and plan, another --out, or --overwrite to start over",
+        )
+
+
+def _refuse_less_exact(run: RecordedRun, job: SceneJob) -> None:
+    """Without options to the contrary, no tile border can be seen where a halo allows that, and every block is read."""
+    exact, halo = job.model.reach.exact_halo, run.plan["halo"]
+    if job.options.halo is None and exact is not None and halo < exact:
+        raise OtherRunError(
+            run.what,
+            got=f"halo {halo}, with which tile borders may be seen",
+            expected=f"halo {exact}, since no --halo is given",
+            fix=f"give --halo {halo} to take it, another --out, or --overwrite to start over",
+        )
+    if job.options.on_bad_block == "fail" and run.bad_blocks:
+        raise OtherRunError(
+            run.what,
+            got=f"nodata in place of {run.bad_blocks} blocks of the source that could not be read",
+            expected="every block, since --on-bad-block is fail",
+            fix="give --on-bad-block nodata to take it, or --overwrite to read them again",
         )
 
 

@@ -29,16 +29,18 @@ from seamline.pipeline.common.layout import PREVIEW
 from seamline.pipeline.common.stopwatch import Stopwatch
 from seamline.pipeline.execution.chunk_context import ChunkContext
 from seamline.pipeline.execution.cluster import raise_if_cluster_lost
+from seamline.pipeline.execution.done_chunks import refuse_lost_chunks
 from seamline.pipeline.execution.run_chunks import Totals, map_on_workers, run_chunks
 from seamline.pipeline.execution.run_directory import RunDirectory
 from seamline.pipeline.geometry.tiling import Tiling
 from seamline.pipeline.products.run_record import InferenceRecord, RunRecord, TilingRecord
 from seamline.pipeline.products.store_files import renew_store
 from seamline.pipeline.products.zarr_store import ZarrLayout
+from seamline.pipeline.publishing.completeness import list_missing_outputs
 from seamline.pipeline.publishing.publication import Publication
 from seamline.pipeline.publishing.publish import publish
 from seamline.pipeline.publishing.replacement import bring_back, settle
-from seamline.pipeline.publishing.restore import list_missing_outputs, restore_outputs
+from seamline.pipeline.publishing.restore import restore_outputs
 from seamline.pipeline.publishing.upload import upload
 from seamline.pipeline.stac.scene_item import ModelReference
 
@@ -152,7 +154,7 @@ def segment_scene(job: SceneJob, get_client: Callable[[], Client], observer: Run
 def _restore(job: SceneJob, record: RunRecord) -> RunResult:
     """Write what a finished run did not write, or what was lost since, from the raster that is there."""
     folder, options = job.location.folder, job.options
-    missing = list_missing_outputs(folder, options.outputs, options.polygon_options)
+    missing = list_missing_outputs(folder, options.outputs, options.polygon_options, check=True)
     if missing:
         height, width = job.scene.grid.shape
         tiling = Tiling(height, width, **record.plan.model_dump(exclude={"stride"}))
@@ -183,6 +185,7 @@ def _run(job: SceneJob, client: Client, observer: RunObserver, started: float) -
     )
     if change := job.scene.describe_change():
         raise RunError(f"scene {job.scene.id}: {change}")
+    refuse_lost_chunks(context)
     inferred = _describe_inference(job, plan, totals, date, start_seconds)
     publication = replace(
         _describe_publication(job, context), folder=directory.result, map_chunks=map_on_workers(client, context)

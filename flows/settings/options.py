@@ -87,6 +87,9 @@ class SegmentOptions(BaseModel):
     credentials: str | None = Field(
         None, description="Prefect Secret block with the keys of object storage; default: the environment's"
     )
+    check: bool = Field(
+        False, description="Compare every file of a finished result with its checksum; otherwise only the sizes"
+    )
     overwrite: bool = Field(False, description="Start over where another scene, model or plan left a run or a result")
 
     @model_validator(mode="after")

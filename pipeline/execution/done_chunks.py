@@ -8,17 +8,14 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
+from seamline.pipeline.common.errors import RunError
 from seamline.pipeline.execution.chunk_context import ChunkContext
 from seamline.pipeline.execution.run_directory import Report
 from seamline.pipeline.geometry.tiling import Index
 
 log = logging.getLogger("seamline.run")
-
-_READERS = 8
-"""Threads that read files. Hashing leaves Python's lock to the others."""
 
 Reports = Mapping[Index, Report]
 
@@ -48,7 +45,11 @@ def find_done_chunks(context: ChunkContext) -> DoneChunks:
     """
     directory, tiling = context.directory, context.tiling
     reported = directory.read_inferred()
-    inferred = written = _select(reported, directory.has_files_of)
+
+    def is_wanted(report: Report) -> bool:  # an earlier start of the run may have taken unreadable blocks for nodata
+        return context.on_bad_block == "nodata" or not report.bad_blocks
+
+    inferred = written = _select(reported, lambda report: is_wanted(report) and directory.has_files_of(report))
     if tiling.overlap:
         written = _select(directory.read_written(), directory.has_files_of)
         waits = {chunk for chunk in inferred if not written.keys() >= {chunk, *tiling.receivers_of(chunk)}}
@@ -61,8 +62,22 @@ def find_done_chunks(context: ChunkContext) -> DoneChunks:
     return DoneChunks(inferred, written)
 
 
+def refuse_lost_chunks(context: ChunkContext) -> None:
+    """Check that what is to be published of a run is what its workers wrote.
+
+    Args:
+        context: a run whose chunks are all written.
+
+    Raises:
+        RunError: files of a chunk are lost or changed; the same command infers it again.
+    """
+    lost = set(context.tiling.chunks()) - find_done_chunks(context).written.keys()
+    if lost:
+        raise RunError(
+            f"scene {context.scene.id}: files of {len(lost)} chunks in {context.directory.path} were lost or changed "
+            "while the run went on; run the same command again to infer them anew"
+        )
+
+
 def _select(reports: Reports, is_intact: Callable[[Report], bool]) -> dict[Index, Report]:
-    """Return the reports for which ``is_intact`` is true; files of several chunks are read at once."""
-    with ThreadPoolExecutor(_READERS) as pool:
-        intact = pool.map(is_intact, reports.values())
-        return {chunk: report for (chunk, report), whole in zip(reports.items(), intact, strict=True) if whole}
+    return {chunk: report for chunk, report in reports.items() if is_intact(report)}

@@ -41,7 +41,6 @@ from seamline.pipeline.geometry.tiling import Index
 from seamline.pipeline.storage.atomic import atomic_write, open_npz
 from seamline.pipeline.storage.digests import (
     Digests,
-    are_unchanged,
     compute_digest,
     compute_digests,
     decode_with_digest,
@@ -252,7 +251,7 @@ class RunDirectory:
 
     def has_files_of(self, report: Report) -> bool:
         """Return whether the files that a step of a chunk wrote, votes apart, are as it wrote them."""
-        return are_unchanged(self.files, report.files)
+        return compute_digests(self.files, report.files) == report.files
 
     def has_votes_of(self, report: Report) -> bool:
         """Return whether the votes of an inferred chunk are as they were saved."""

@@ -180,6 +180,11 @@ def describe_validation_error(error: ValidationError) -> str:
 
 def write_record(folder: Path, record: RunRecord) -> None:
     """Write the record to a scene's folder in one step."""
-    values = record.model_dump(mode="json", exclude={"polygons"} if record.polygons is None else None)
     with atomic_write(folder / RECORD) as part:
-        part.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
+        part.write_bytes(encode_record(record))
+
+
+def encode_record(record: RunRecord) -> bytes:
+    """Return the content of ``run.json``."""
+    values = record.model_dump(mode="json", exclude={"polygons"} if record.polygons is None else None)
+    return (json.dumps(values, indent=2) + "\n").encode("utf-8")

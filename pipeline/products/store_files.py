@@ -1,4 +1,4 @@
-"""The files of a Zarr store: those of a window, all that count, and metadata written anew."""
+"""The files of an unfinished Zarr store: those of a window, metadata written anew, and what killed writers left."""
 
 from __future__ import annotations
 

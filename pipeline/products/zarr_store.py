@@ -7,14 +7,13 @@
                       y, x, spatial_ref      coordinates and CRS (``geozarr.py``)
                       ovr_2x/…, ovr_4x/…     the same at a half, a quarter, … of the resolution (``overviews.py``)
 
-Metadata that says "complete" is written last: a store is sealed, or it is unfinished.
+A store that is complete is sealed (``seal.py``).
 """
 
 from __future__ import annotations
 
 import re
 import shutil
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,9 +40,6 @@ from seamline.pipeline.products.layers import LAYER_SCALE, LAYERS
 
 LABELS_ARRAY = "segmentation"
 """Name of the array of labels in the group."""
-
-_SEAL = "seamline"
-"""Attribute of the group that says that the store is complete."""
 
 _LAYER_DECODING: dict[str, JSON] = {
     "nodata": NODATA,
@@ -292,30 +288,6 @@ def write_store_raster(path: Path, name: str, window: Window, values: NDArray[np
         raise ValueError(f"{window} takes uint8 labels of shape {window.shape}, got {values.dtype} {values.shape}")
     _check_whole_chunks(window, array.shape[-2:], (array.shards or array.chunks)[-2:])
     array[(..., *window.to_slices())] = values
-
-
-def seal(path: Path, attributes: Mapping[str, JSON]) -> None:
-    """Mark a store complete: the last write to it, after all labels, layers and overviews.
-
-    Consolidates the metadata, so that remote readers open the store with one request.
-
-    Args:
-        path: the store.
-        attributes: what the seal says of the run. The attribute ``seamline`` of the group holds it.
-    """
-    with warnings.catch_warnings():
-        # Readers use consolidated metadata, although the v3 specification does not have it yet.
-        warnings.filterwarnings("ignore", message="Consolidated metadata", category=UserWarning)
-        group = zarr.consolidate_metadata(str(path))
-        group.update_attributes({_SEAL: {**attributes, "sealed": True}})
-
-
-def is_sealed(path: Path) -> bool:
-    """Return whether the store at ``path`` exists and is complete."""
-    if not any((path / name).is_file() for name in ("zarr.json", ".zgroup")):
-        return False
-    mark = zarr.open_group(path, mode="r", use_consolidated=False).attrs.get(_SEAL)
-    return isinstance(mark, Mapping) and mark.get("sealed") is True
 
 
 def _is_array(path: Path) -> bool:

@@ -16,15 +16,16 @@ from rasterio.errors import RasterioError
 
 from seamline.pipeline.common.classes import LabelClass
 from seamline.pipeline.common.errors import RunError
-from seamline.pipeline.common.layout import PREVIEW
+from seamline.pipeline.common.layout import PREVIEW, RECORD
 from seamline.pipeline.execution.chunk_context import ChunkContext
 from seamline.pipeline.geometry.tiling import MapChunks
 from seamline.pipeline.products.cog import describe_labels, describe_layer, write_cog
 from seamline.pipeline.products.layers import LAYERS
 from seamline.pipeline.products.overviews import write_overviews
-from seamline.pipeline.products.run_record import ClassArea, InferenceRecord
+from seamline.pipeline.products.run_record import ClassArea, InferenceRecord, RunRecord, encode_record, write_record
+from seamline.pipeline.products.seal import seal
 from seamline.pipeline.products.sidecars import write_sidecars
-from seamline.pipeline.products.zarr_store import LABELS_ARRAY, ZarrLayout, open_store_raster, seal
+from seamline.pipeline.products.zarr_store import LABELS_ARRAY, ZarrLayout, open_store_raster
 from seamline.pipeline.raster_io.gdal import describe_error
 from seamline.pipeline.report.formatting import format_crs, format_date
 from seamline.pipeline.report.preview import Caption, write_preview
@@ -70,6 +71,11 @@ class Publication:
     lineage: str
     polygons: PolygonOptions | None = None
     map_chunks: MapChunks = map
+
+    @property
+    def title(self) -> str:
+        """Title of the Zarr store."""
+        return f"{self.context.scene.id}, {self.lineage}"
 
     @property
     def polygon_rules(self) -> dict[str, float] | None:
@@ -192,27 +198,36 @@ def write_preview_picture(
     )
 
 
-def write_scene_item(
-    publication: Publication, areas: Sequence[ClassArea], hull: shapely.Polygon | None, finished: datetime
-) -> None:
-    """Write the STAC item of the scene, which holds checksums of all other files.
+def write_item_and_record(publication: Publication, record: RunRecord) -> None:
+    """Write the STAC item of the scene, which holds checksums of all other files, and then the record.
+
+    In this order a kill in between leaves an item that contradicts record and table, and is written again.
 
     Args:
-        publication: the run.
-        areas: how much each class covers.
-        hull: hull of the labels in pixels (column, row); None where there are none.
-        finished: when the results were published.
+        publication: the run, whose other files are all written.
+        record: its record.
     """
+    hull = None if record.hull is None else shapely.Polygon(record.hull)
     scene, classes = publication.context.scene, publication.classes
     provenance = Provenance(
         scene.source,
         publication.model,
         scene.datetime,
-        finished,
+        datetime.fromisoformat(record.finished),
         publication.software,
         publication.lineage,
         scene.radiometry,
     )
     labelled_area = compute_labelled_area(scene.grid, hull, scene.aoi)
-    item = build_scene_item(publication.folder, scene.id, scene.grid, classes, areas, provenance, labelled_area)
+    item = build_scene_item(
+        publication.folder,
+        scene.id,
+        scene.grid,
+        classes,
+        record.classes,
+        provenance,
+        labelled_area,
+        pending={RECORD: encode_record(record)},
+    )
     write_item(item, publication.folder)
+    write_record(publication.folder, record)

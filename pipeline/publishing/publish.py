@@ -1,9 +1,9 @@
 """From a store whose chunks are all written to results under their final names.
 
 Nothing unfinished stands under a final name. All files are written to the result folder of the run directory: the
-record of the run and the report after the rasters that they describe, the STAC item after all files whose checksums it
-holds. Then this folder takes the place of the scene's (``replacement.py``). A kill before that leaves a run that
-publishes again; a kill after it leaves results that the catalogue does not list yet, which the next run mends.
+report after the rasters that it describes, the STAC item after all files whose checksums it holds. Then this folder
+takes the place of the scene's (``replacement.py``). A kill before that leaves a run that publishes again; a kill after
+it leaves results that the catalogue does not list yet, which the next run mends.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from seamline.pipeline.common.stopwatch import Stopwatch
 from seamline.pipeline.execution.chunk_context import QUICKLOOK
 from seamline.pipeline.execution.quicklook import assemble_quicklook
 from seamline.pipeline.execution.run_directory import RunDirectory
-from seamline.pipeline.products.run_record import ClassArea, InferenceRecord, RunRecord, write_record
+from seamline.pipeline.products.run_record import ClassArea, InferenceRecord, RunRecord
 from seamline.pipeline.products.store_files import remove_partial_files
 from seamline.pipeline.products.zarr_store import open_labels
 from seamline.pipeline.publishing.publication import (
@@ -25,9 +25,9 @@ from seamline.pipeline.publishing.publication import (
     raise_as_run_error,
     seal_store,
     write_cogs,
+    write_item_and_record,
     write_polygon_files,
     write_preview_picture,
-    write_scene_item,
     write_style_files,
 )
 from seamline.pipeline.publishing.replacement import put_in_place, settle
@@ -88,7 +88,6 @@ def _write_results(publication: Publication, inferred: InferenceRecord, started:
         _write_pictures_and_styles(publication, areas, store)
         if "zarr" not in publication.outputs:
             store.rename(context.directory.files / ZARR)
-    finished = datetime.now(UTC)
     known = inferred.model_dump() | {
         "seconds": {**inferred.seconds, **watch.seconds, "total": watch.now() - started},
     }
@@ -97,11 +96,10 @@ def _write_results(publication: Publication, inferred: InferenceRecord, started:
         polygons=publication.polygon_rules,
         classes=areas,
         hull=None if hull is None else tuple(hull.exterior.coords),
-        finished=finished.isoformat(timespec="seconds"),
+        finished=datetime.now(UTC).isoformat(timespec="seconds"),
     )
-    write_record(folder, record)
     write_report(folder, context.scene, publication.classes, publication.card, record)
-    write_scene_item(publication, areas, hull, finished)
+    write_item_and_record(publication, record)
     return record
 
 

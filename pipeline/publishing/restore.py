@@ -2,89 +2,35 @@
 
 from __future__ import annotations
 
-import json
 import shutil
-from collections.abc import Iterable, Sequence
-from datetime import datetime
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-import shapely
 from numpy.typing import NDArray
 
-from seamline.pipeline.common.layout import CATALOG, COG, ITEM, ITEMS, OVERVIEW, PREVIEW, RECORD, REPORT, ZARR
+from seamline.pipeline.common.layout import COG, OVERVIEW, ZARR
 from seamline.pipeline.execution.chunk_context import QUICKLOOK
 from seamline.pipeline.products.cog import copy_cog_to_store, read_thinned_labels
 from seamline.pipeline.products.layers import CONFIDENCE, LAYERS
-from seamline.pipeline.products.run_record import RunRecord, read_record, write_record
-from seamline.pipeline.products.sidecars import has_sidecars
-from seamline.pipeline.products.zarr_store import create_store, is_sealed, list_store_rasters, open_labels
+from seamline.pipeline.products.run_record import RunRecord
+from seamline.pipeline.products.seal import is_sealed
+from seamline.pipeline.products.zarr_store import create_store, list_store_rasters, open_labels
 from seamline.pipeline.publishing.publication import (
-    COG_ARRAYS,
     Publication,
     get_cog_path,
     raise_as_run_error,
     seal_store,
     write_cogs,
+    write_item_and_record,
     write_polygon_files,
     write_preview_picture,
-    write_scene_item,
     write_style_files,
 )
 from seamline.pipeline.report.preview import decimate_labels, stretch
 from seamline.pipeline.report.report import write_report
 from seamline.pipeline.report.thumbnail import read_thumbnail, write_scene_picture
-from seamline.pipeline.stac.assets import compute_file_info
 from seamline.pipeline.stac.catalog import update_catalog
-from seamline.pipeline.stac.items import read_run_checksum
-from seamline.pipeline.vectors.vectors import PolygonOptions
-
-
-def list_missing_outputs(folder: Path, outputs: Iterable[str], polygons: PolygonOptions | None) -> list[str]:
-    """List what is not there, or not whole, of a finished run.
-
-    Args:
-        folder: the scene's folder.
-        outputs: names of the outputs that are wanted.
-        polygons: rules and formats of the polygons that are wanted; by other rules they count as missing.
-
-    Returns:
-        Names of outputs, and "style", "preview", "report", "item". The preview is missing without the overview, too;
-        the item is missing where it or the catalogue does not match the record, since a kill came between.
-    """
-    outputs = tuple(outputs)
-    there = {output: get_cog_path(folder, output).exists() for output in COG_ARRAYS} | {
-        "zarr": is_sealed(folder / ZARR)
-    }
-    there["polygons"] = polygons is None or polygons.has_files_in(folder, read_record(folder).polygons)
-    missing = [output for output in outputs if not there[output]]
-    if not ((folder / PREVIEW).exists() and (folder / OVERVIEW).exists()):
-        missing.append("preview")
-    if not (folder / REPORT).exists():
-        missing.append("report")
-    if not has_sidecars(folder, outputs):
-        missing.append("style")
-    return missing if _is_item_current(folder, outputs) else [*missing, "item"]
-
-
-def _is_item_current(folder: Path, outputs: Iterable[str]) -> bool:
-    """Return whether catalogue, table and item know the record as it is, and it knows the outputs."""
-    try:
-        item = json.loads((folder / ITEM).read_text(encoding="utf-8"))
-        record = read_record(folder)
-        checksum = item["assets"]["run"]["file:checksum"]
-        is_listed = read_run_checksum(folder.parent / ITEMS, folder.name) == checksum
-    except (OSError, ValueError, LookupError, TypeError, RecursionError):
-        return False
-    is_known = set(outputs) <= set(record.outputs) and (folder.parent / CATALOG).exists()
-    return is_known and is_listed and checksum == compute_file_info(folder / RECORD)["file:checksum"]
-
-
-def can_restore(folder: Path, outputs: Iterable[str]) -> bool:
-    """Return whether the labels of a finished run, and its layers, are there, as one raster or the other."""
-    stored = list_store_rasters(folder / ZARR) if is_sealed(folder / ZARR) else ()
-    wanted = {"cog", *outputs} & set(COG_ARRAYS)
-    return all(COG_ARRAYS[output] in stored or get_cog_path(folder, output).exists() for output in wanted)
 
 
 def restore_outputs(publication: Publication, record: RunRecord, missing: Sequence[str]) -> RunRecord:
@@ -93,7 +39,7 @@ def restore_outputs(publication: Publication, record: RunRecord, missing: Sequen
     Args:
         publication: what is wanted of the run.
         record: its record.
-        missing: what ``list_missing_outputs`` says.
+        missing: what ``completeness.list_missing_outputs`` says.
 
     Returns:
         The record as it is now.
@@ -117,7 +63,7 @@ def _restore_outputs(publication: Publication, record: RunRecord, missing: Seque
     write_cogs(publication, folder / ZARR, missing, record, scratch)
     if "polygons" in missing:
         # A kill must not leave files by other rules than the record says.
-        write_record(folder, record.model_copy(update={"polygons": None}))
+        write_item_and_record(publication, record.model_copy(update={"polygons": None}))
         write_polygon_files(publication, _find_readable_store(publication, scratch), scratch)
     if "style" in missing:
         write_style_files(publication, record.classes)
@@ -126,13 +72,11 @@ def _restore_outputs(publication: Publication, record: RunRecord, missing: Seque
     now = record.model_copy(
         update={
             "polygons": publication.polygon_rules or record.polygons,
-            "outputs": tuple(sorted({*record.outputs, *publication.outputs})),
+            "outputs": tuple(dict.fromkeys((*record.outputs, *publication.outputs))),
         }
     )
-    write_record(folder, now)
     write_report(folder, context.scene, publication.classes, publication.card, now)
-    hull = None if record.hull is None else shapely.Polygon(record.hull)
-    write_scene_item(publication, record.classes, hull, datetime.fromisoformat(record.finished))
+    write_item_and_record(publication, now)
     update_catalog(publication.catalog)
     shutil.rmtree(scratch)
     return now
@@ -159,7 +103,7 @@ def _copy_cogs_to_store(publication: Publication, store: Path, layers: Sequence[
     """Write a new store with the labels and layers of the COGs."""
     shutil.rmtree(store, ignore_errors=True)
     grid, classes = publication.context.scene.grid, publication.classes
-    create_store(store, grid, classes, publication.layout, title=publication.lineage, layers=layers)
+    create_store(store, grid, classes, publication.layout, title=publication.title, layers=layers)
     for name in list_store_rasters(store):
         copy_cog_to_store(publication.folder / f"{name}.tif", store, name)
 

@@ -268,9 +268,9 @@ def _read_data_uri(path: Path) -> str:
 def _list_files(folder: Path) -> list[dict[str, str]]:
     """Return the files beside the report, and the catalogue.
 
-    The item is listed although it is written after the report, whose checksum it holds.
+    Item and record are listed although they are written after the report: the item holds its checksum.
     """
-    existing = {path.name for path in folder.iterdir() if not path.name.startswith(".")} | {ITEM}
+    existing = {path.name for path in folder.iterdir() if not path.name.startswith(".")} | {ITEM, RECORD}
     order = [*_FILES, *sorted(existing - set(_FILES))]
     names = [name for name in order if name in existing and name != REPORT]
     files = [{"name": name, "href": quote(name), "what": _FILES.get(name, "")} for name in names]

@@ -26,13 +26,8 @@ from seamline.pipeline.common.layout import CATALOG, COG, ITEM, RECORD, RUN_DIRE
 from seamline.pipeline.products.geozarr import GRID_MAPPING
 from seamline.pipeline.products.layers import LAYERS
 from seamline.pipeline.products.run_record import RunRecord, describe_validation_error, parse_record
-from seamline.pipeline.products.zarr_store import (
-    LABELS_ARRAY,
-    build_class_flags,
-    is_sealed,
-    list_store_rasters,
-    open_store_raster,
-)
+from seamline.pipeline.products.seal import is_sealed
+from seamline.pipeline.products.zarr_store import LABELS_ARRAY, build_class_flags, list_store_rasters, open_store_raster
 from seamline.pipeline.stac.assets import to_multihash
 from seamline.pipeline.stac.extent import Box
 

@@ -34,7 +34,8 @@ from seamline.pipeline.common.layout import CATALOG, COG, ITEM, ITEMS, RECORD, Z
 from seamline.pipeline.products.cog import iter_row_windows
 from seamline.pipeline.products.overviews import find_stale_overviews
 from seamline.pipeline.products.run_record import RunRecord, read_record
-from seamline.pipeline.products.zarr_store import LABELS_ARRAY, is_sealed, list_store_rasters, open_store_raster
+from seamline.pipeline.products.seal import has_sealed_content, is_sealed
+from seamline.pipeline.products.zarr_store import LABELS_ARRAY, list_store_rasters, open_store_raster
 from seamline.pipeline.results.consistency import find_cog_mismatches, find_item_mismatches, find_store_mismatches
 from seamline.pipeline.results.open import require_catalog
 from seamline.pipeline.stac.assets import ASSETS, compute_file_info
@@ -242,6 +243,8 @@ def _check_store(folder: Path, record: RunRecord) -> Iterator[str]:
     if not is_sealed(folder / ZARR):
         yield "is not sealed: it was never finished"
         return
+    if not has_sealed_content(folder / ZARR):
+        yield "its content is not that which was sealed"
     labels = open_store_raster(folder / ZARR, LABELS_ARRAY)
     yield from _check_label_counts((np.asarray(labels[rows.to_slices()]) for rows in iter_row_windows(labels)), record)
     yield from (f"{group} is not the overview of what it is of" for group in find_stale_overviews(folder / ZARR))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from seamline.pipeline.common.classes import NODATA, LabelClass, make_column_nam
 from seamline.pipeline.common.layout import COG, OVERVIEW, PREVIEW, RECORD, REPORT, ZARR
 from seamline.pipeline.products.geozarr import JSON
 from seamline.pipeline.products.layers import LAYER_SCALE, LAYERS
+from seamline.pipeline.products.seal import list_store_files
 from seamline.pipeline.products.zarr_store import LABELS_ARRAY
 
 Fields = dict[str, Any]
@@ -124,21 +125,24 @@ ASSETS: tuple[KnownFile, ...] = (
 """All files that a run may leave in a scene's folder, in the order of the assets."""
 
 
-def build_scene_assets(folder: Path, classes: Sequence[LabelClass], pixel: float | None) -> dict[str, pystac.Asset]:
+def build_scene_assets(
+    folder: Path, classes: Sequence[LabelClass], pixel: float | None, pending: Mapping[str, bytes]
+) -> dict[str, pystac.Asset]:
     """Return assets of the known files in a scene's folder, with size and checksum.
 
     Args:
         folder: the scene's folder.
         classes: classes of the labels.
         pixel: width of a pixel in metres, which rasters get as spatial resolution. ``None``: unknown.
+        pending: content of files that are to be written afterwards, by their names.
 
     Returns:
         Assets by key. Hrefs are relative to the folder.
     """
     assets = {}
     for known in ASSETS:
-        path = folder / known.name
-        if path.exists():
+        path, content = folder / known.name, pending.get(known.name)
+        if content is not None or path.exists():
             fields = known.fields(path, classes)
             if fields and pixel is not None:
                 fields["raster:spatial_resolution"] = round(pixel, 3)
@@ -147,7 +151,7 @@ def build_scene_assets(folder: Path, classes: Sequence[LabelClass], pixel: float
                 title=known.title,
                 media_type=f"{known.media_type}{_get_media_type_suffix(path)}",
                 roles=list(known.roles),
-                extra_fields=fields | compute_file_info(path),
+                extra_fields=fields | (compute_file_info(path) if content is None else describe_content(content)),
             )
     return assets
 
@@ -179,13 +183,23 @@ def build_renders(assets: Iterable[str], classes: Sequence[LabelClass]) -> dict[
     return {name: render for name, render in renders.items() if existing.issuperset(render["assets"])}
 
 
-def compute_file_info(path: Path) -> dict[str, JSON]:
-    """Return the fields of STAC's file extension: the size in bytes and, unless it is a folder, the checksum."""
+def compute_file_info(path: Path, *, with_checksum: bool = True) -> dict[str, JSON]:
+    """Return the fields of STAC's file extension: the size in bytes and, unless it is a Zarr store, the checksum."""
     if path.is_dir():
-        return {"file:size": sum(file.stat().st_size for file in path.rglob("*") if file.is_file())}
+        return {"file:size": sum(file.stat().st_size for file in list_store_files(path))}
+    size: dict[str, JSON] = {"file:size": path.stat().st_size}
+    return size | ({"file:checksum": to_multihash(compute_sha256(path))} if with_checksum else {})
+
+
+def describe_content(content: bytes) -> dict[str, JSON]:
+    """Return what ``compute_file_info`` returns of a file with this content."""
+    return {"file:size": len(content), "file:checksum": to_multihash(hashlib.sha256(content).hexdigest())}
+
+
+def compute_sha256(path: Path) -> str:
+    """Return the SHA-256 of a file in hexadecimal digits."""
     with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    return {"file:size": path.stat().st_size, "file:checksum": to_multihash(digest)}
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def to_multihash(sha256: str) -> str:

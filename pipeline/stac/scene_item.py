@@ -83,6 +83,8 @@ def build_scene_item(
     class_areas: Sequence[ClassArea],
     provenance: Provenance,
     labelled_area: Outline | None = None,
+    *,
+    pending: Mapping[str, bytes] | None = None,
 ) -> pystac.Item:
     """Return the STAC 1.1 item of a segmented scene.
 
@@ -97,12 +99,13 @@ def build_scene_item(
         class_areas: how much of the scene each class covers.
         provenance: how the segmentation came about.
         labelled_area: where the grid has labels, in pixels (column, row). ``None``: everywhere.
+        pending: content of files that are to be written to the folder afterwards, by their names.
 
     Returns:
         The item; its hrefs are relative to ``folder``.
     """
     footprint = compute_footprint(grid, labelled_area)
-    assets = build_scene_assets(folder, classes, _compute_pixel_width(grid))
+    assets = build_scene_assets(folder, classes, _compute_pixel_width(grid), pending or {})
     renders = build_renders(assets, classes)
     item = pystac.Item(
         id=scene_id,

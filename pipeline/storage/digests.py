@@ -5,12 +5,16 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 Digests = Mapping[str, str | None]
 """Path below a folder → digest of the file; None where there is no file."""
+
+_READERS = 8
+"""Threads that read files. Hashing leaves Python's lock to the others."""
 
 _new_hash = partial(hashlib.blake2b, digest_size=16)
 _DIGEST = "digest"
@@ -27,19 +31,21 @@ def compute_digest(path: Path) -> str | None:
 
 
 def compute_digests(folder: Path, names: Iterable[str]) -> dict[str, str | None]:
-    """Return the digests of files, by their paths below ``folder``."""
-    return {name: compute_digest(folder / name) for name in names}
+    """Return the digests of files, by their paths below ``folder``; several files are read at once."""
+    names = list(names)
+    with ThreadPoolExecutor(_READERS) as pool:
+        return dict(zip(names, pool.map(lambda name: compute_digest(folder / name), names), strict=True))
 
 
-def are_unchanged(folder: Path, digests: Digests) -> bool:
-    """Return whether all files are as they were when these digests were computed; absent files are still absent."""
-    return all(compute_digest(folder / name) == digest for name, digest in digests.items())
+def combine_digests(values: Mapping[str, Any]) -> str:
+    """Return the digest of JSON values by name, such as the digests of files; their order does not matter."""
+    return _new_hash(json.dumps(values, sort_keys=True).encode("utf-8")).hexdigest()
 
 
 def encode_with_digest(values: Mapping[str, Any]) -> bytes:
     """Return a document as JSON, with a digest of its content; ``decode_with_digest`` checks it."""
     content = json.loads(json.dumps(values))  # tuples become lists, and keys strings, as they will be read
-    return json.dumps({**content, _DIGEST: _digest_content(content)}, indent=2).encode("utf-8") + b"\n"
+    return json.dumps({**content, _DIGEST: combine_digests(content)}, indent=2).encode("utf-8") + b"\n"
 
 
 def decode_with_digest(data: bytes) -> dict[str, Any]:
@@ -55,10 +61,6 @@ def decode_with_digest(data: bytes) -> dict[str, Any]:
     if not isinstance(values, dict) or _DIGEST not in values:
         raise ValueError("no document with a digest")
     digest = values.pop(_DIGEST)
-    if digest != _digest_content(values):
+    if digest != combine_digests(values):
         raise ValueError("its content is not that of its digest")
     return values
-
-
-def _digest_content(values: Mapping[str, Any]) -> str:
-    return _new_hash(json.dumps(values, sort_keys=True).encode("utf-8")).hexdigest()

@@ -112,10 +112,12 @@ class WindowVerdict:
     Attributes:
         labels: label that each region takes.
         area: area of the whole region, in all windows.
+        numbers: number of the whole region; parts of it that touch only in other windows have the same.
     """
 
     labels: NDArray[np.uint8]
     area: NDArray[np.float64]
+    numbers: NDArray[np.int32]
 
 
 @dataclass(frozen=True)
@@ -314,8 +316,8 @@ class _SummaryJoiner:
         contacts = Contacts.from_pairs(pairs, np.concatenate(self.lengths))
         merged = _merge_small_regions(region_label, region_area, contacts, minimum)
         ends = np.cumsum(self.counts)[:-1]
-        window_labels, window_areas = np.split(merged[region], ends), np.split(region_area[region], ends)
-        verdicts = [WindowVerdict(*both) for both in zip(window_labels, window_areas, strict=True)]
+        by_window = (np.split(values, ends) for values in (merged[region], region_area[region], region))
+        verdicts = [WindowVerdict(*of_window) for of_window in zip(*by_window, strict=True)]
         return verdicts, self.small > 0 or bool((region_area < minimum).any())
 
 
@@ -337,6 +339,11 @@ def sieve_window(
     border = regions.at_border
     area = regions.area.copy()
     area[border] = verdict.area[: len(border)]
-    merged = _merge_small_regions(regions.labels, area, regions.contacts, minimum)
+    # Parts of one region that touch only in other windows share one border with a region inside.
+    _, first, part_of = np.unique(verdict.numbers[: len(border)], return_index=True, return_inverse=True)
+    whole = np.arange(len(area))
+    whole[border] = border[first[part_of]]
+    contacts = Contacts.from_pairs(whole[regions.contacts.pairs], regions.contacts.lengths)
+    merged = _merge_small_regions(regions.labels, area, contacts, minimum)
     merged[border] = verdict.labels[: len(border)]
     return np.append(NODATA, merged).astype(np.uint8)[regions.numbers]

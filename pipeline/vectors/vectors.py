@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -85,13 +85,14 @@ class PolygonOptions:
         if not self.formats or set(self.formats) - set(POLYGON_FILES):
             raise ValueError(f"expected some of {tuple(POLYGON_FILES)}, got {self.formats}")
 
-    def has_files_in(self, folder: Path, rules: Mapping[str, float] | None) -> bool:
-        """Return whether ``folder`` has the files, and the record of the run says that they follow these rules."""
-        return self.has_files_among([path.name for path in folder.iterdir()], rules)
+    @property
+    def files(self) -> list[str]:
+        """Names of the files."""
+        return [POLYGON_FILES[kind] for kind in self.formats]
 
-    def has_files_among(self, names: Collection[str], rules: Mapping[str, float] | None) -> bool:
-        """Return whether ``names`` has the files, and the record of the run says that they follow these rules."""
-        return rules == asdict(self.rules) and all(POLYGON_FILES[kind] in names for kind in self.formats)
+    def follow(self, rules: Mapping[str, float] | None) -> bool:
+        """Return whether these are the rules that the record of a run says its polygons were made by."""
+        return rules == asdict(self.rules)
 
 
 @dataclass(frozen=True)
@@ -209,7 +210,7 @@ def _sieve_labels(labels: _ChunkedLabels, minimum: float, map_chunks: MapChunks)
         if not has_small:
             return labels
         for chunk, verdict in zip(chunks, verdicts, strict=True):
-            np.savez(labels.chunk_file(chunk, "verdict"), labels=verdict.labels, area=verdict.area)
+            np.savez(labels.chunk_file(chunk, "verdict"), **asdict(verdict))
         rounds += 1
         after = replace(labels, path=labels.folder / f"sieved-{rounds}.zarr")
         shape = tiling.height, tiling.width
@@ -234,7 +235,7 @@ def _sieve_chunk(labels: _ChunkedLabels, minimum: float, target: Path, chunk: In
     """Write the labels of a chunk after a round to the store ``target``, and return how many pixels have changed."""
     window, values, area = labels.read(chunk)
     with open_npz(labels.chunk_file(chunk, "verdict")) as file:
-        after = sieve_window(values, area, WindowVerdict(file["labels"], file["area"]), minimum)
+        after = sieve_window(values, area, WindowVerdict(**file), minimum)
     write_labels(target, window, after)
     return int(np.count_nonzero(after != values))
 

@@ -1,7 +1,8 @@
-"""A run that goes on takes nothing from its run directory that is not as it was written."""
+"""A run that goes on, or is asked for again, takes nothing that is not as it was written."""
 
 from __future__ import annotations
 
+import hashlib
 import shutil
 from collections.abc import Callable, Iterator
 from functools import cache
@@ -13,7 +14,7 @@ from seamline.flows.runs.observer import RunObserver, RunResult
 from seamline.flows.runs.segment import segment
 from seamline.flows.settings.model_folder import Model
 from seamline.flows.settings.options import SegmentOptions
-from seamline.pipeline.common.errors import InputError
+from seamline.pipeline.common.errors import InputError, RunError
 from seamline.pipeline.results.verify import verify
 from tests.support.processes import wait_until_idle
 from tests.support.run_folders import read_rasters
@@ -47,13 +48,21 @@ def scene(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_geotiff(folder / "scene.tif", make_noise(6, EDGE, EDGE), names=BAND_NAMES, nodata=0)
 
 
-def run(scene: Path, model: Model, out: Path, address: str, overlap: int, stop_after: int = CHUNKS) -> RunResult:
-    """Segment the scene in chunks of one tile; stop early if that is asked for."""
+def stop_halfway(totals, plan) -> None:
+    if totals.chunks_done >= CHUNKS // 2:
+        raise Stop
 
-    def progress(totals, plan) -> None:
-        if stop_after < CHUNKS and totals.chunks_done >= stop_after:
-            raise Stop
 
+def run(
+    scene: Path,
+    model: Model,
+    out: Path,
+    address: str,
+    overlap: int,
+    progress: Callable[..., None] = lambda totals, plan: None,
+    **more: bool,
+) -> RunResult:
+    """Segment the scene in chunks of one tile."""
     options = SegmentOptions(
         window=160 + overlap,
         halo=48,
@@ -66,6 +75,7 @@ def run(scene: Path, model: Model, out: Path, address: str, overlap: int, stop_a
         device="cpu",
         cluster=address,
         outputs=("cog", "zarr", "confidence"),
+        **more,
     )
     return segment(scene, model.folder, out, options, RunObserver(progress=progress))
 
@@ -81,7 +91,7 @@ def stopped(
         whole = run(scene, small_model, tmp_path_factory.mktemp("whole"), cluster(1), overlap)
         half = tmp_path_factory.mktemp("half")
         with pytest.raises(Stop):
-            run(scene, small_model, half, cluster(1), overlap, stop_after=CHUNKS // 2)
+            run(scene, small_model, half, cluster(1), overlap, stop_halfway)
         wait_until_idle(cluster(1))
         return half, read_rasters(whole.folder)
 
@@ -168,7 +178,7 @@ def test_files_of_another_run_are_not_taken(
     (tmp_path / "in").mkdir()
     other = write_geotiff(tmp_path / "in" / "scene.tif", make_noise(6, EDGE, EDGE, seed=9), names=BAND_NAMES, nodata=0)
     with pytest.raises(Stop):
-        run(other, small_model, tmp_path / "other", cluster(1), overlap, stop_after=CHUNKS // 2)
+        run(other, small_model, tmp_path / "other", cluster(1), overlap, stop_halfway)
     wait_until_idle(cluster(1))
     out = shutil.copytree(half, tmp_path / "out")
     (mine,) = (path.parent for path in out.glob("scene/.run/*/inferred"))
@@ -179,6 +189,28 @@ def test_files_of_another_run_are_not_taken(
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(path, target)
     assert read_rasters(run(scene, small_model, out, cluster(1), overlap).folder) == whole
+
+
+def test_a_chunk_that_is_lost_while_the_run_goes_on_ends_it_with_a_word(
+    stopped: Callable[[int], tuple[Path, dict[str, bytes]]],
+    scene: Path,
+    small_model: Model,
+    cluster: Cluster,
+    tmp_path: Path,
+) -> None:
+    _, whole = stopped(0)
+    lost: list[Path] = []
+
+    def lose_one(totals, plan) -> None:
+        if not lost and totals.chunks_done > 3:
+            lost.extend(sorted(tmp_path.glob("scene/.run/*/result/*/segmentation/c/*/*"))[:1])
+            lost[0].unlink()
+
+    with pytest.raises(RunError, match=r"files of 1 chunks .* run the same command again"):
+        run(scene, small_model, tmp_path, cluster(1), 0, lose_one)
+    again = run(scene, small_model, tmp_path, cluster(1), 0)
+    assert again.record.windows == 1
+    assert read_rasters(again.folder) == whole
 
 
 @pytest.mark.parametrize(
@@ -202,3 +234,86 @@ def test_a_damaged_plan_is_one_line(
         run(scene, small_model, tmp_path, cluster(1), 0)
     plan.unlink()
     assert read_rasters(run(scene, small_model, tmp_path, cluster(1), 0).folder) == whole
+
+
+@pytest.fixture(scope="module")
+def finished(scene: Path, small_model: Model, cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a finished run, to be copied."""
+    out = tmp_path_factory.mktemp("finished")
+    run(scene, small_model, out, cluster(1), 0)
+    return out
+
+
+RESULT_FILES = (
+    "segmentation.tif",
+    "confidence.tif",
+    "segmentation.zarr/segmentation/c/2/1",
+    "segmentation.zarr/confidence/zarr.json",
+    "segmentation.zarr/x/c/0",
+    "segmentation.zarr/zarr.json",
+    "overview.tif",
+    "preview.png",
+    "report.html",
+    "item.json",
+    "run.json",
+    "../items.parquet",
+)
+
+
+@pytest.mark.parametrize(
+    ("damage", "name"),
+    [*(("truncate", name) for name in RESULT_FILES), *(("flip", name) for name in RESULT_FILES if name != "run.json")],
+)
+def test_a_damaged_result_is_mended_or_refused(
+    finished: Path, scene: Path, small_model: Model, cluster: Cluster, damage: str, name: str, tmp_path: Path
+) -> None:
+    """Damage that leaves the size as it is is found with ``check``."""
+    shutil.copytree(finished, tmp_path, dirs_exist_ok=True)
+    folder = tmp_path / "scene"
+    DAMAGES[damage](folder / name, folder / name)
+    run(scene, small_model, tmp_path, cluster(1), 0, check=damage == "flip")
+    assert read_rasters(folder) == read_rasters(finished / "scene")
+    assert not list(verify(tmp_path))
+
+
+def test_a_changed_record_is_refused_and_a_changed_item_written_again(
+    finished: Path, scene: Path, small_model: Model, cluster: Cluster, tmp_path: Path
+) -> None:
+    shutil.copytree(finished, tmp_path, dirs_exist_ok=True)
+    folder = tmp_path / "scene"
+    record, item = (folder / name for name in ("run.json", "item.json"))
+    checksum = hashlib.sha256(record.read_bytes()).hexdigest()
+    item.write_text(item.read_text().replace(checksum, checksum[::-1]))
+    assert run(scene, small_model, tmp_path, cluster(1), 0).rewritten == ("item",)
+    assert item.read_bytes() == (finished / "scene" / "item.json").read_bytes()
+    record.write_text(record.read_text().replace('"windows": 36', '"windows": 37'))
+    with pytest.raises(InputError, match=r"run\.json of scene scene: got another content .* bring the file back"):
+        run(scene, small_model, tmp_path, cluster(1), 0)
+    assert run(scene, small_model, tmp_path, cluster(1), 0, overwrite=True).computed
+
+
+def test_labels_without_an_undamaged_raster_are_inferred_again(
+    finished: Path, scene: Path, small_model: Model, cluster: Cluster, tmp_path: Path
+) -> None:
+    shutil.copytree(finished, tmp_path, dirs_exist_ok=True)
+    folder = tmp_path / "scene"
+    for name in ("segmentation.tif", "segmentation.zarr/segmentation/c/2/1"):
+        flip(folder / name, folder / name)
+    assert not run(scene, small_model, tmp_path, cluster(1), 0).computed
+    result = run(scene, small_model, tmp_path, cluster(1), 0, check=True)
+    assert result.computed and result.record.windows == CHUNKS
+    assert read_rasters(folder) == read_rasters(finished / "scene")
+
+
+def test_chunks_that_changed_places_are_noticed(
+    finished: Path, scene: Path, small_model: Model, cluster: Cluster, tmp_path: Path
+) -> None:
+    """Their labels are valid, and the counts of the classes are the same."""
+    shutil.copytree(finished, tmp_path, dirs_exist_ok=True)
+    chunks = tmp_path / "scene" / "segmentation.zarr" / "segmentation" / "c"
+    swap(chunks / "1" / "1", chunks / "2" / "2")
+    (tmp_path / "scene" / "segmentation.tif").unlink()
+    problems = [finding.problem for finding in verify(tmp_path)]
+    assert "its content is not that which was sealed" in problems
+    assert run(scene, small_model, tmp_path, cluster(1), 0).computed
+    assert read_rasters(tmp_path / "scene") == read_rasters(finished / "scene")

@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -42,7 +43,8 @@ from seamline.pipeline.execution.run_directory import RunDirectory
 from seamline.pipeline.geometry.tiling import Index, Tiling
 from seamline.pipeline.products import cog
 from seamline.pipeline.products.run_record import read_record
-from seamline.pipeline.products.zarr_store import is_sealed, open_labels, open_store_raster
+from seamline.pipeline.products.seal import is_sealed
+from seamline.pipeline.products.zarr_store import open_labels, open_store_raster
 from seamline.pipeline.publishing import publication, restore
 from seamline.pipeline.publishing import publish as publishing
 from seamline.pipeline.results.verify import verify
@@ -462,14 +464,23 @@ def test_a_lost_result_is_written_again_from_what_is_there(
         assert (folder / name).read_text() == (finished / "scene" / name).read_text()
 
 
-@pytest.mark.parametrize("step", ["write_record", "write_scene_item", "update_catalog"])
+@pytest.mark.parametrize(
+    ("module", "step"),
+    [(restore, "write_item_and_record"), (publication, "write_record"), (restore, "update_catalog")],
+)
 def test_a_kill_while_a_lost_result_is_written_leaves_nothing_untrue(
-    source: Path, small_model: Model, cluster: Cluster, step: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    source: Path,
+    small_model: Model,
+    cluster: Cluster,
+    module: ModuleType,
+    step: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     first = run(source, small_model, tmp_path, cluster=cluster(1), outputs=("cog",))
     both = {"cluster": "tcp://127.0.0.1:1", "outputs": ("cog", "zarr")}
     with monkeypatch.context() as patched, pytest.raises(Stop):
-        patched.setattr(restore, step, stop)
+        patched.setattr(module, step, stop)
         run(source, small_model, tmp_path, **both)
     assert run(source, small_model, tmp_path, **both).record.outputs == ("cog", "zarr")
     item = json.loads((first.folder / "item.json").read_text())
@@ -633,6 +644,42 @@ def test_an_unreadable_block_fails_the_run_and_keeps_the_rest(
         labels = file.read(1)
     assert (labels[384:512, 384:512] == 255).all()
     assert (labels == 255).sum() == 128 * 128
+
+
+def test_nodata_in_place_of_unreadable_blocks_is_taken_only_where_it_is_asked_for(
+    source: Path, small_model: Model, cluster: Cluster, tmp_path: Path
+) -> None:
+    broken = tmp_path / "scene.tif"
+    broken.write_bytes(source.read_bytes())
+    damage_block(broken, 1, 0, 0)
+    options = {"cluster": cluster(1), "chunk_tiles": 2}
+    with pytest.raises(Stop):
+        run(broken, small_model, tmp_path / "out", stop_after(1), on_bad_block="nodata", **options)
+    wait_until_idle(options["cluster"])
+    with pytest.raises(BadBlockError):
+        run(broken, small_model, tmp_path / "out", **options)
+    run(broken, small_model, tmp_path / "out", on_bad_block="nodata", **options)
+    with pytest.raises(InputError, match=r"nodata in place of \d blocks .* give --on-bad-block nodata to take it"):
+        run(broken, small_model, tmp_path / "out", **options)
+    assert not run(broken, small_model, tmp_path / "out", on_bad_block="nodata", **options).computed
+
+
+def test_without_a_halo_no_run_is_taken_whose_tile_borders_may_be_seen(
+    source: Path, small_model: Model, cluster: Cluster, tmp_path: Path
+) -> None:
+    narrow, auto = ({"cluster": cluster(1), "halo": halo, "window": None} for halo in (16, None))
+    with pytest.raises(Stop):
+        run(source, small_model, tmp_path, stop_after(1), **narrow)
+    refused = (
+        r"run in .*: got halo 16, with which tile borders may be seen, expected halo \d\d, since no --halo is given"
+    )
+    with pytest.raises(InputError, match="unfinished " + refused):
+        run(source, small_model, tmp_path, **auto)
+    run(source, small_model, tmp_path, **narrow)
+    with pytest.raises(InputError, match="finished " + refused):
+        run(source, small_model, tmp_path, **auto)
+    assert not run(source, small_model, tmp_path, **narrow).computed
+    assert run(source, small_model, tmp_path, overwrite=True, **auto).record.plan.halo > 16
 
 
 class Failing:

@@ -20,7 +20,7 @@ from seamline.flows.runs.segment import segment
 from seamline.flows.settings.model_folder import Model
 from seamline.flows.settings.options import SegmentOptions
 from seamline.pipeline.common.errors import InputError
-from seamline.pipeline.publishing.restore import list_missing_outputs
+from seamline.pipeline.publishing.completeness import list_missing_outputs
 from seamline.pipeline.results.verify import verify
 from seamline.pipeline.stac.assets import compute_file_info
 from seamline.pipeline.stac.catalog import update_catalog

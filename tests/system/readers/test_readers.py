@@ -44,7 +44,8 @@ from seamline.model.spec.document import write_model_spec
 from seamline.model.spec.spec import ModelClass
 from seamline.pipeline.common.classes import NODATA
 from seamline.pipeline.geometry.window import Window
-from seamline.pipeline.products.zarr_store import ZarrLayout, create_store, open_labels, seal, write_labels
+from seamline.pipeline.products.seal import seal
+from seamline.pipeline.products.zarr_store import ZarrLayout, create_store, open_labels, write_labels
 from tests.support.small_grids import CLASSES, GRIDS, make_labels
 from tests.support.small_models import save_model
 from tests.support.small_rasters import make_noise, write_geotiff

@@ -21,13 +21,12 @@ from seamline.pipeline.common.classes import NODATA, LabelClass
 from seamline.pipeline.geometry.window import Window
 from seamline.pipeline.products.layers import LAYER_SCALE, LAYERS
 from seamline.pipeline.products.overviews import halve_grid, reduce_by_average, reduce_by_mode, write_overviews
+from seamline.pipeline.products.seal import is_sealed, seal
 from seamline.pipeline.products.zarr_store import (
     ZarrLayout,
     create_store,
-    is_sealed,
     open_labels,
     open_store_raster,
-    seal,
     write_store_raster,
 )
 

@@ -19,7 +19,8 @@ from seamline.pipeline.common.classes import NODATA
 from seamline.pipeline.common.errors import InputError
 from seamline.pipeline.geometry.window import Window
 from seamline.pipeline.products.geozarr import find_crs_code
-from seamline.pipeline.products.zarr_store import ZarrLayout, create_store, is_sealed, open_labels, seal, write_labels
+from seamline.pipeline.products.seal import is_sealed, seal
+from seamline.pipeline.products.zarr_store import ZarrLayout, create_store, open_labels, write_labels
 from tests.support.small_grids import CLASSES, GRIDS, NORTH_UP, make_labels
 
 
