@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import atexit
-import logging
-import signal
 import sys
 from importlib.metadata import version
 from typing import Annotated
@@ -12,7 +10,9 @@ from typing import Annotated
 import typer
 
 from seamline.flows.cli import models, results, scenes, training, up
+from seamline.flows.cli.process import handle_signals, report_stop
 from seamline.flows.cli.usage import usage_error
+from seamline.flows.terminal.output import close_output
 from seamline.model.spec.errors import ModelError
 from seamline.pipeline.common.errors import InputError, SeamlineError
 
@@ -50,17 +50,12 @@ def _show_help(
         typer.echo(context.get_help())
 
 
-def _handle_interrupt(signum: int, frame: object) -> None:
-    """Interrupt the command on Ctrl-C, without the messages that Dask and tornado log while they are closed."""
-    logging.disable()
-    raise KeyboardInterrupt
-
-
 def main() -> None:
     """Run the command line and exit. Seamline's own errors become one line; others are defects and keep a traceback."""
-    signal.signal(signal.SIGINT, _handle_interrupt)
+    handle_signals()
     try:
         code = app(prog_name="seamline", standalone_mode=False)
+        close_output()
     except typer.TyperException as error:
         code = _print_error(usage_error(error, app, sys.argv[1:]), 2)
     except (InputError, ModelError) as error:
@@ -70,7 +65,7 @@ def main() -> None:
     except KeyboardInterrupt:
         code = _EXIT_INTERRUPTED
     if code == _EXIT_INTERRUPTED:  # from above, or from Typer, which catches Ctrl-C itself while a command runs
-        _print_error("interrupted; give the same command again", code)
+        code = report_stop()
     atexit.register(_stop_zarr_thread)  # handlers run in reverse order, so this one runs before zarr's own
     sys.exit(code)
 
@@ -90,7 +85,3 @@ def _stop_zarr_thread() -> None:
 def _print_error(message: object, code: int) -> int:
     print("seamline: " + " ".join(str(message).split()), file=sys.stderr)
     return code
-
-
-if __name__ == "__main__":
-    main()

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import csv
 import glob
-import json
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from seamline.flows.collection.fingerprint import inspect_or_reject
 from seamline.flows.collection.inbox import discover_inbox, is_partial
+from seamline.flows.collection.manifest import read_manifest
 from seamline.flows.collection.scene_ref import Discovery, RejectedSource, SceneRef
 from seamline.flows.collection.scene_sources import Glob, Inbox, Manifest, SceneSource, StacCatalog, StacSearch
 from seamline.flows.collection.stac_catalog import walk_catalog
@@ -39,7 +38,7 @@ def discover(source: SceneSource) -> Discovery:
         case Glob():
             discovery = _inspect_sources(_match_paths(source.pattern))
         case Manifest():
-            discovery = _inspect_sources(_read_manifest(make_absolute(source.path)))
+            discovery = _inspect_sources(read_manifest(make_absolute(source.path)))
         case Inbox():
             discovery = discover_inbox(source)
     return _reject_duplicate_names(discovery)
@@ -87,36 +86,3 @@ def _take_parts_before_wildcards(parts: Sequence[str]) -> Sequence[str]:
         if glob.has_magic(part):
             return parts[:number]
     return parts[:-1]
-
-
-def _read_manifest(manifest: Path) -> list[str]:
-    """Return the sources that a file lists; relative paths count from the file's folder."""
-    try:
-        text = manifest.read_text(encoding="utf-8-sig")
-        sources = _parse_manifest(text, manifest.suffix.lower())
-    except (OSError, ValueError, KeyError, TypeError, csv.Error) as error:
-        raise InputError(
-            f"manifest {manifest}",
-            got=" ".join(f"{type(error).__name__}: {error}".split()),
-            expected="a source on each line, CSV with a column source, or a JSON list of sources",
-            fix="correct it",
-        ) from error
-    return [_resolve_source(manifest.parent, source) for source in sources]
-
-
-def _parse_manifest(text: str, suffix: str) -> list[str]:
-    if suffix == ".json":
-        sources = json.loads(text)
-        if not isinstance(sources, list) or not all(isinstance(source, str) for source in sources):
-            raise ValueError("no list of texts")
-        return sources
-    if suffix == ".csv":
-        cells = ((row["source"] or "").strip() for row in csv.DictReader(text.splitlines()))
-        return [cell for cell in cells if cell]
-    lines = (line.strip() for line in text.splitlines())
-    return [line for line in lines if line and not line.startswith("#")]
-
-
-def _resolve_source(folder: Path, source: str) -> str:
-    is_absolute = "://" in source or source.startswith(("/", "~"))
-    return source if is_absolute else str(folder / source)

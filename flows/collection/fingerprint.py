@@ -19,7 +19,13 @@ from seamline.pipeline.raster_io.content import list_source_files
 from seamline.pipeline.raster_io.gdal import describe_error, find_local_file, gdal_environment
 from seamline.pipeline.scenes.band_files import open_source_raster
 from seamline.pipeline.scenes.open_scene import make_scene_id
-from seamline.pipeline.scenes.source import detect_source_kind, list_rasters, make_file_stem, normalize_address
+from seamline.pipeline.scenes.source_files import (
+    detect_source_kind,
+    list_rasters,
+    make_file_stem,
+    name_source,
+    normalize_address,
+)
 from seamline.pipeline.scenes.stac_item import parse_source_item
 from seamline.pipeline.storage.json_documents import fetch_headers, is_url, read_document
 from seamline.pipeline.storage.object_store import ObjectFolder, is_object_url, split_object_url
@@ -81,7 +87,7 @@ def inspect_source(source: str | Path) -> SceneRef:
     kind = detect_source_kind(href)
     if kind == "item":
         return _inspect_item(read_document(href), href)
-    name = make_scene_id(make_file_stem(href) if kind in ("raster", "archive") else Path(href).name)
+    name = make_scene_id(name_source(href))
     files = [] if is_object_url(href) else list_local_files(href)
     content = [_read_file_state(file) for file in files] if files else _read_remote_state(href)
     return SceneRef(href, name, _hash_as_json(content))
@@ -127,7 +133,7 @@ def list_local_files(href: str) -> list[str]:
     if kind == "archive":
         return [href]
     files: list[str] = []
-    for raster in list_rasters(Path(href)) if kind == "folder" else [href]:
+    for raster in [href] if "://" in href or href.startswith("/vsi") else list_rasters(href):
         if "://" in raster or raster.startswith("/vsi"):
             archive = find_local_file(raster) if raster.startswith("/vsi") else None
             files += [] if archive is None else [str(archive)]

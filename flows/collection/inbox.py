@@ -16,13 +16,31 @@ from seamline.pipeline.common.errors import InputError, SeamlineError
 from seamline.pipeline.scenes.stac_item import read_source_item
 from seamline.pipeline.storage.atomic import make_absolute
 
-_SCENE_SUFFIXES = (".tif", ".tiff", ".jp2", ".vrt", ".img", ".zip", ".json", ".geojson")
+_SCENE_SUFFIXES = (
+    ".tif",
+    ".tiff",
+    ".jp2",
+    ".vrt",
+    ".img",
+    ".nc",
+    ".zip",
+    ".tar",
+    ".tgz",
+    ".tar.gz",
+    ".json",
+    ".geojson",
+)
 _PARTIAL_SUFFIXES = (".part", ".partial", ".tmp", ".crdownload", ".filepart", ".download", "~")
 
 
 def is_partial(name: str) -> bool:
     """Whether a file name is hidden, or of the kind that programs give to files they are still writing."""
     return name.startswith((".", "~")) or name.lower().endswith(_PARTIAL_SUFFIXES)
+
+
+def _is_of_macos(name: str) -> bool:
+    """Return whether a hidden file is what macOS leaves beside others, and nothing that is still being written."""
+    return name.startswith("._") or name == ".DS_Store"
 
 
 def discover_inbox(inbox: Inbox) -> Discovery:
@@ -71,7 +89,7 @@ def _list_entries(folder: Path) -> list[Path]:
 
 
 def _can_be_scene(path: Path) -> bool:
-    return path.is_dir() or path.suffix.lower() in _SCENE_SUFFIXES
+    return path.is_dir() or path.name.lower().endswith(_SCENE_SUFFIXES)
 
 
 def _list_parts(path: Path) -> list[Path]:
@@ -120,7 +138,7 @@ def _read_file_states(path: Path) -> list[tuple[int, float, float]] | None:
     that follows reports the error.
     """
     try:
-        files = [path, *(path.rglob("*") if path.is_dir() else ())]
+        files = [path, *(file for file in (path.rglob("*") if path.is_dir() else ()) if not _is_of_macos(file.name))]
         if any(is_partial(file.name) for file in files):
             return None
         states = [file.stat() for file in sorted(files)]

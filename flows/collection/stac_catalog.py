@@ -13,7 +13,7 @@ from seamline.flows.collection.fingerprint import MALFORMED_ERRORS, inspect_item
 from seamline.flows.collection.scene_ref import Discovery, RejectedSource, SceneRef
 from seamline.flows.collection.scene_sources import StacCatalog
 from seamline.pipeline.common.errors import InputError, SeamlineError
-from seamline.pipeline.scenes.source import normalize_address
+from seamline.pipeline.scenes.source_files import normalize_address
 from seamline.pipeline.stac.extent import Box, Interval
 from seamline.pipeline.storage.json_documents import read_document
 

@@ -37,8 +37,7 @@ from seamline.pipeline.planning.tilings import (
 from seamline.pipeline.report.plan_picture import write_plan_picture
 from seamline.pipeline.report.preview import stretch
 from seamline.pipeline.report.thumbnail import read_thumbnail
-from seamline.pipeline.scenes.display_bands import choose_display_bands, has_true_color
-from seamline.pipeline.scenes.scene import Scene
+from seamline.pipeline.scenes.scene import Scene, choose_display_bands, has_true_color
 
 _NVIDIA_DRIVER = Path("/proc/driver/nvidia")
 

@@ -21,6 +21,7 @@ from rich.progress import (
 
 from seamline.flows.runs.observer import RunObserver, RunResult
 from seamline.flows.runs.planning import Plan
+from seamline.flows.terminal.output import OutputError
 from seamline.flows.terminal.tables import show_result
 from seamline.pipeline.execution.run_chunks import Totals
 
@@ -95,7 +96,10 @@ class _LiveProgress:
 
     def finish(self, result: RunResult) -> None:
         self.stop_bar()
-        show_result(result)
+        try:
+            show_result(result)
+        except OutputError as error:  # the result is there, whether somebody is told or not
+            print_line(f"{result.record.scene}: done; {error}")
 
     def stop_bar(self) -> None:
         if self._bar is not None:

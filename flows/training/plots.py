@@ -18,7 +18,7 @@ from seamline.model.training.sampling import Survey
 from seamline.model.training.validation import predict_labels
 from seamline.pipeline.report.page import FAINT, GREY, INK, MARGIN, VOID, Page
 from seamline.pipeline.report.preview import stretch
-from seamline.pipeline.scenes.display_bands import choose_display_bands, has_true_color
+from seamline.pipeline.scenes.scene import choose_display_bands, has_true_color
 
 _MAX_SAMPLES = 6
 

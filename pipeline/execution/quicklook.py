@@ -10,8 +10,7 @@ from numpy.typing import NDArray
 
 from seamline.pipeline.execution.chunk_context import ChunkContext
 from seamline.pipeline.geometry.tiling import Index
-from seamline.pipeline.scenes.display_bands import choose_display_bands
-from seamline.pipeline.scenes.scene import Block
+from seamline.pipeline.scenes.scene import Block, choose_display_bands
 
 
 def save_quicklook(context: ChunkContext, chunk: Index, block: Block) -> Path:

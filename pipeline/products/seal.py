@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import zarr
+from zarr.storage import LocalStore
 
 from seamline.pipeline.products.geozarr import JSON
 from seamline.pipeline.storage.digests import combine_digests, compute_digests
@@ -35,7 +36,7 @@ def seal(store: Path, attributes: Mapping[str, JSON]) -> None:
     with warnings.catch_warnings():
         # Readers use consolidated metadata, although the v3 specification does not have it yet.
         warnings.filterwarnings("ignore", message="Consolidated metadata", category=UserWarning)
-        group = zarr.consolidate_metadata(str(store))
+        group = zarr.consolidate_metadata(LocalStore(store))
         content = compute_content_digest(store)
         group.update_attributes({_SEAL: {**attributes, _CONTENT: content, "sealed": True}})
 

@@ -30,7 +30,7 @@ from seamline.pipeline.raster_io.gdal import describe_error
 from seamline.pipeline.report.formatting import format_crs, format_date
 from seamline.pipeline.report.preview import Caption, write_preview
 from seamline.pipeline.report.report import ModelCard
-from seamline.pipeline.scenes.display_bands import choose_display_bands, has_true_color
+from seamline.pipeline.scenes.scene import choose_display_bands, has_true_color
 from seamline.pipeline.stac.catalog import write_item
 from seamline.pipeline.stac.footprint import compute_labelled_area
 from seamline.pipeline.stac.scene_item import ModelReference, Provenance, build_scene_item

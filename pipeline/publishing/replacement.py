@@ -62,7 +62,7 @@ def bring_back(folder: Path) -> None:
 
 
 def settle(directory: RunDirectory) -> None:
-    """Finish what a killed replacement of a scene's folder left.
+    """Finish what a killed replacement of a scene's folder left, and remove what is half written in it.
 
     Files of others in the old folder move to the new one.
 
@@ -80,6 +80,8 @@ def settle(directory: RunDirectory) -> None:
             _discard(aside, folder)
     with suppress(OSError):  # not empty: other scenes are being replaced
         (folder.parent / ASIDE).rmdir()
+    for part in folder.glob(".*.part"):
+        part.unlink()
 
 
 def _list_asides(folder: Path) -> Iterator[Path]:

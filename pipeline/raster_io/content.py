@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -161,7 +162,10 @@ def list_source_files(path: str, seen: frozenset[str] = frozenset()) -> list[str
     """
     with gdal_environment(path):
         # Viewers write statistics and overviews beside a raster, which do not change its pixels.
-        others = [f for f in sorted(open_cached_raster(path).dataset.files) if not f.endswith((".aux.xml", ".ovr"))]
+        dataset = open_cached_raster(path).dataset
+        others = [f for f in sorted(dataset.files) if not f.endswith((".aux.xml", ".ovr"))]
+        if dataset.driver == "Zarr":  # GDAL names the metadata alone
+            return [str(file) for part in others for file in sorted(Path(part).parent.rglob("*")) if file.is_file()]
     if not path.lower().endswith(".vrt"):
         return others
     if path in seen:

@@ -43,6 +43,7 @@ _REMOTE_ENV: dict[str, Any] = {
     "CPL_VSIL_CURL_NON_CACHED": "/vsis3/",  # forget an object when its file is closed: it may be replaced
 }
 _REMOTE = re.compile(r"^(?!(file|zip|tar|gzip):)[\w+]+://|/vsi(curl|s3|gs|az|adls|oss|swift|webhdfs)")
+_SUBDATASET = re.compile(r"^[A-Za-z][A-Za-z0-9_]+:(?!//)")
 _MAX_OPEN_FILES = 16
 
 
@@ -77,8 +78,28 @@ def gdal_environment(path: str, version: str | None = None) -> rasterio.Env:
     return rasterio.Env(session=_S3Session(), **(_REMOTE_ENV if is_remote(path) else _LOCAL_ENV), **condition)
 
 
+def split_subdataset(text: str) -> tuple[str, str, str] | None:
+    """Split GDAL's name of a subdataset, such as ``NETCDF:"scene.nc":blue``.
+
+    Args:
+        text: An address of a raster.
+
+    Returns:
+        What stands before the path of the file or folder, the path, and what follows; None if the text is no name of
+        a subdataset of a local file.
+    """
+    if not _SUBDATASET.match(text) or Path(text).exists():
+        return None
+    for found in re.finditer(r'(?<=:)("?)([^":][^":]*)\1(?=:|$)', text):
+        if Path(found[2]).exists():
+            return text[: found.start(2)], found[2], text[found.end(2) :]
+    return None
+
+
 def find_local_file(path: str) -> Path | None:
     """Return the file on disk that ``path`` lies in, such as the archive for ``/vsizip/…``; None if there is none."""
+    if (subdataset := split_subdataset(path)) is not None:
+        path = subdataset[1]
     plain = PurePosixPath(re.sub(r"^/vsi(zip|tar|gzip|7z|rar)/", "", path))
     return next((Path(p) for p in (plain, *plain.parents) if Path(p).is_file()), None)
 

@@ -8,10 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import rasterio
 from odc.geo.geobox import GeoBox
 from pyproj import Transformer
 from pyproj.exceptions import ProjError
 from rasterio.errors import RasterioIOError
+from rasterio.io import MemoryFile
 
 from seamline.pipeline.common.errors import InputError
 from seamline.pipeline.geometry.grid import measure_corner_offset
@@ -43,14 +45,47 @@ class BandFile:
     offset: float
 
 
+def list_subdatasets(path: str) -> list[str]:
+    """Return GDAL's names of the two-dimensional rasters in a file or Zarr folder that has no bands of its own.
+
+    Raises:
+        InputError: The path is no raster.
+    """
+    with gdal_environment(path):
+        dataset = _open_file(path).dataset
+        names = [] if dataset.count else dataset.subdatasets
+        return [name for name in names if _is_plane(name)]
+
+
+def _is_plane(path: str) -> bool:
+    """Return whether a subdataset is a raster with rows and columns; coordinates are none."""
+    try:
+        return bool(min(open_cached_raster(path).grid.shape) > 1)
+    except RasterioIOError:
+        return False
+
+
 def open_source_raster(path: str) -> OpenRaster:
     """Open a raster that the user named, for this thread; see ``open_cached_raster``.
 
     Raises:
         InputError: The path is no raster with bands.
     """
+    file = _open_file(path)
+    if file.dataset.count == 0:
+        inner = file.dataset.subdatasets
+        raise InputError(
+            f"{path} has no bands of its own",
+            got=f"{len(inner)} subdatasets",
+            expected="a raster",
+            fix=f"name a subdataset, such as {inner[0]}" if inner else "check the file",
+        )
+    return file
+
+
+def _open_file(path: str) -> OpenRaster:
     try:
-        file = open_cached_raster(path)
+        return open_cached_raster(path)
     except RasterioIOError as error:
         if not is_remote(path) and not path.startswith("/vsi") and not Path(path).exists():
             what, expected, fix = "no such file", "a raster, a folder or a STAC item", "check the path"
@@ -62,15 +97,6 @@ def open_source_raster(path: str) -> OpenRaster:
             expected="a raster that GDAL reads",
             fix="check the file, or fetch it again",
         ) from error
-    if file.dataset.count == 0:
-        inner = file.dataset.subdatasets
-        raise InputError(
-            f"{path} has no bands of its own",
-            got=f"{len(inner)} subdatasets",
-            expected="a raster",
-            fix=f"name a subdataset, such as {inner[0]}" if inner else "check the file",
-        )
-    return file
 
 
 def _check_band(band: BandCandidate, dataset: Any) -> None:
@@ -111,7 +137,7 @@ def inspect_band(band: BandCandidate) -> BandFile:
         position = band.index - 1
         return BandFile(
             band=band,
-            grid=file.grid,
+            grid=_drop_heights(file.grid),
             dtype=np.dtype(dataset.dtypes[position]),
             nodata=dataset.nodatavals[position],
             masked=file.masked,
@@ -120,8 +146,25 @@ def inspect_band(band: BandCandidate) -> BandFile:
         )
 
 
+def _drop_heights(grid: GeoBox) -> GeoBox:
+    """Return a grid whose CRS has no ellipsoidal height: pixels have none, and GeoTIFF cannot hold it."""
+    if grid.crs is None or grid.crs.proj.is_compound or len(grid.crs.proj.axis_info) < 3:
+        return grid
+    return GeoBox(grid.shape, grid.transform, grid.crs.proj.to_2d())
+
+
+def _fits_into_geotiff(grid: GeoBox) -> bool:
+    """Return whether a GeoTIFF holds the CRS itself, and not GDAL's file beside it."""
+    profile = {"driver": "GTiff", "height": 1, "width": 1, "count": 1, "dtype": "uint8", "crs": grid.crs.to_wkt()}
+    with rasterio.Env(GDAL_PAM_ENABLED=False), MemoryFile() as memory:
+        with memory.open(**profile, transform=grid.transform):
+            pass
+        with memory.open() as file:
+            return file.crs is not None
+
+
 def check_georeference(file: BandFile) -> None:
-    """Check that a file has a CRS and a transform that place it on Earth.
+    """Check that a file has a CRS and a transform that place it on Earth, and that results can state.
 
     Raises:
         InputError: It has none.
@@ -146,6 +189,13 @@ def check_georeference(file: BandFile) -> None:
             expected="one that PROJ can transform to longitude and latitude",
             fix="correct it with `gdal_edit.py -a_srs …`",
         ) from error
+    if not _fits_into_geotiff(file.grid):
+        raise InputError(
+            f"{path} has a CRS that a GeoTIFF cannot hold",
+            got=file.grid.crs.proj.name,
+            expected="one that results in GeoTIFF can state",
+            fix="warp it with `gdalwarp -t_srs EPSG:…` first",
+        )
 
 
 def find_common_grid(files: Sequence[BandFile]) -> GeoBox:

@@ -6,6 +6,7 @@ import hashlib
 import json
 import re
 import threading
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import lru_cache
@@ -21,6 +22,8 @@ from seamline.pipeline.geometry.window import Window, mirror_indices
 from seamline.pipeline.raster_io.content import hash_content
 from seamline.pipeline.raster_io.file_stamp import FileStamp, describe_changed_file
 from seamline.pipeline.raster_io.window_reader import BadBlock, read_file_window
+
+_RGB = ("red", "green", "blue")
 
 
 @dataclass(frozen=True)
@@ -226,3 +229,15 @@ def _prepare_aoi(aoi: str, thread: int) -> shapely.Geometry:
     area = shapely.from_wkt(aoi)
     shapely.prepare(area)
     return area
+
+
+def choose_display_bands(names: Sequence[str]) -> list[int]:
+    """Return the positions of three bands to show: red, green and blue if all exist, otherwise the first bands."""
+    if has_true_color(names):
+        return [names.index(name) for name in _RGB]
+    return [min(position, len(names) - 1) for position in range(3)]
+
+
+def has_true_color(names: Sequence[str]) -> bool:
+    """Return whether the bands of these names include red, green and blue."""
+    return set(_RGB) <= set(names)

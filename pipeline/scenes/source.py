@@ -3,30 +3,27 @@
 from __future__ import annotations
 
 import re
-import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path, PurePosixPath
-from typing import Any, Literal
-from urllib.parse import unquote, urlsplit
+from typing import Any
 
 from rasterio.enums import ColorInterp
 
-from seamline.pipeline.common.errors import InputError
-from seamline.pipeline.raster_io.gdal import gdal_environment, is_remote
+from seamline.pipeline.raster_io.gdal import gdal_environment
 from seamline.pipeline.scenes.band_files import open_source_raster
 from seamline.pipeline.scenes.band_matching import BandCandidate
 from seamline.pipeline.scenes.products import ProductEvidence
+from seamline.pipeline.scenes.source_files import (
+    detect_source_kind,
+    list_rasters,
+    make_file_stem,
+    name_source,
+    normalize_address,
+)
 from seamline.pipeline.scenes.stac_item import read_source_item
-from seamline.pipeline.storage.atomic import make_absolute
-from seamline.pipeline.storage.json_documents import is_url
-from seamline.pipeline.storage.object_store import ObjectFolder, is_object_url
 
-SourceKind = Literal["folder", "archive", "item", "raster"]
-
-_SUFFIXES = (".tif", ".tiff", ".jp2", ".vrt", ".img")
-_API_ITEM_PATH = re.compile(r"/collections/[^/]+/items/[^/]+/?$")
 _PICTURE_ORDER = ("red", "green", "blue", "nir")
 """Order of the bands of pictures, and of aerial images of eight bits."""
 _POSITION = re.compile(r"(?:band|layer|channel)[ _-]?0*(\d+)", re.IGNORECASE)
@@ -52,20 +49,6 @@ class Source:
     datetime: datetime | None = None
 
 
-def detect_source_kind(href: str) -> SourceKind:
-    """Return what lies at an address, by its name and by what is on the disk."""
-    local = Path(href)
-    if local.is_dir() or (is_object_url(href) and href.endswith("/")):
-        return "folder"
-    if local.suffix.lower() == ".zip" and local.is_file():
-        return "archive"
-    path = urlsplit(href).path
-    if PurePosixPath(path).suffix.lower() in {".json", ".geojson"}:
-        return "item"
-    is_api_item = is_url(href) and not _is_raster(path) and _API_ITEM_PATH.search(path) is not None
-    return "item" if is_api_item else "raster"
-
-
 def read_source(source: str | Path) -> Source:
     """Find the bands in a raster, a folder, an archive or a STAC item.
 
@@ -74,78 +57,15 @@ def read_source(source: str | Path) -> Source:
         RunError: A server does not answer.
     """
     href = normalize_address(source)
-    kind = detect_source_kind(href)
-    if kind == "item":
+    if detect_source_kind(href) == "item":
         item = read_source_item(href)
         bands = list(item.bands) or [band for key, path in item.rasters for band in _list_asset_bands(key, path)]
         product = ProductEvidence((item.id,), item.baseline, item.is_offset_applied)
         return Source(item.id, href, bands, product, item.datetime)
-    if kind == "folder":
-        rasters = _list_object_rasters(ObjectFolder.from_url(href)) if is_object_url(href) else list_rasters(Path(href))
-        name = Path(href).name
-    elif kind == "archive":
-        rasters, name = _list_zipped_rasters(href), Path(href).stem
-    else:
-        rasters, name = [href], make_file_stem(href)
-    return Source(name, href, _list_bands(rasters), ProductEvidence((name,)))
-
-
-def normalize_address(source: str | Path) -> str:
-    """Return the address that rasterio opens.
-
-    Local paths become absolute, so that they mean the same to every worker.
-    """
-    text = str(source)
-    if text.startswith("file://"):
-        text = unquote(urlsplit(text).path)
-    return text if "://" in text or text.startswith("/vsi") else str(make_absolute(text))
-
-
-def list_rasters(folder: Path) -> list[str]:
-    """Return the rasters that make up the scene in a folder.
-
-    Raises:
-        InputError: There are none.
-    """
-    for pattern in ("*", "GRANULE/*/IMG_DATA/**/*.jp2"):  # the second one for Sentinel-2's .SAFE folders
-        if files := [str(path) for path in sorted(folder.glob(pattern)) if _is_raster(path.name)]:
-            return files
-    raise _no_rasters_error(str(folder))
-
-
-def _list_object_rasters(folder: ObjectFolder) -> list[str]:
-    """Return the rasters directly in a folder of objects."""
-    names = [key for key in folder.list_sizes() if "/" not in key and _is_raster(key)]
-    if not names:
-        raise _no_rasters_error(folder.to_url() + "/")
-    return [folder.to_url(name) for name in names]
-
-
-def _list_zipped_rasters(archive: str) -> list[str]:
-    """Return the rasters in a ZIP file, as GDAL addresses them."""
-    try:
-        with zipfile.ZipFile(archive) as file:
-            names = [name for name in sorted(file.namelist()) if _is_raster(name)]
-    except zipfile.BadZipFile as error:
-        raise InputError(f"cannot open {archive}", got=error, expected="a ZIP file", fix="fetch it again") from error
-    if not names:
-        raise _no_rasters_error(archive)
-    return [f"/vsizip/{archive}/{name}" for name in names]
-
-
-def _is_raster(name: str) -> bool:
-    return name.lower().endswith(_SUFFIXES)
-
-
-def _no_rasters_error(place: str) -> InputError:
-    return InputError(
-        f"no rasters in {place}", got="none", expected=", ".join(_SUFFIXES), fix="name the files themselves"
-    )
-
-
-def make_file_stem(path: str) -> str:
-    """Return the name of a file or URL without folder and ending."""
-    return PurePosixPath(urlsplit(path).path if is_remote(path) else path).stem
+    rasters, name = list_rasters(href), name_source(href)
+    # A product's folder, or the archive of it, may have another name than the product.
+    products = {part for raster in rasters for part in PurePosixPath(raster).parts if part.endswith(".SAFE")}
+    return Source(name, href, _list_bands(rasters), ProductEvidence((name, *sorted(products))))
 
 
 def _list_bands(paths: Sequence[str]) -> list[BandCandidate]:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import posixpath
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
@@ -91,7 +93,7 @@ def _parse_document(document: Any, href: str) -> SourceItem:
             fix="name another item, or the rasters themselves",
         )
     try:
-        bands = tuple(band for key, asset in assets.items() for band in _iter_bands(key, asset))
+        bands = tuple(band for key, asset in assets.items() for band in _iter_bands(key, asset, href))
     except (ValueError, TypeError, AttributeError) as error:
         raise InputError(
             f"bands of {href}",
@@ -104,7 +106,7 @@ def _parse_document(document: Any, href: str) -> SourceItem:
         id=item.id,
         datetime=_acquisition_time(item),
         bands=bands,
-        rasters=tuple((key, _asset_href(asset)) for key, asset in assets.items()),
+        rasters=tuple((key, _resolve_href(asset, href)) for key, asset in assets.items()),
         baseline=_read_baseline(item),
         is_offset_applied=any(applied) if applied else None,
     )
@@ -119,7 +121,9 @@ def _is_raster(asset: pystac.Asset) -> bool:
     if _PICTURE_ROLES.intersection(asset.roles or ()):
         return False
     media_type = (asset.media_type or "").split(";")[0].strip().lower()
-    return media_type in _MEDIA_TYPES or PurePosixPath(urlsplit(asset.href).path).suffix.lower() in _SUFFIXES
+    return media_type in _MEDIA_TYPES or any(
+        PurePosixPath(path).suffix.lower() in _SUFFIXES for path in (asset.href, urlsplit(asset.href).path)
+    )
 
 
 def _read_baseline(item: pystac.Item) -> float | None:
@@ -133,7 +137,7 @@ def _read_baseline(item: pystac.Item) -> float | None:
         return None  # such as "02.0x"; what follows from it is asked otherwise
 
 
-def _iter_bands(key: str, asset: pystac.Asset) -> Iterator[BandCandidate]:
+def _iter_bands(key: str, asset: pystac.Asset, item_href: str) -> Iterator[BandCandidate]:
     descriptions = _merge_band_descriptions(asset.extra_fields)
     for index, band in enumerate(descriptions, start=1):
         fields = {**asset.extra_fields, **band}
@@ -144,7 +148,7 @@ def _iter_bands(key: str, asset: pystac.Asset) -> Iterator[BandCandidate]:
         )
         scale, offset = (_to_float(_first_value(fields, f"raster:{name}", name)) for name in ("scale", "offset"))
         yield BandCandidate(
-            path=_asset_href(asset),
+            path=_resolve_href(asset, item_href),
             index=index,
             labels=tuple(str(label) for label in labels if label) or (key,),
             stem=key,
@@ -175,9 +179,33 @@ def _first_value(fields: dict[str, Any], *names: str) -> Any:
     return next((fields[name] for name in names if fields.get(name) is not None), None)
 
 
-def _asset_href(asset: pystac.Asset) -> str:
+def _resolve_href(asset: pystac.Asset, item_href: str) -> str:
+    """Return the address of an asset's file: what is on this disk comes first, be it under an alternate address.
+
+    Args:
+        asset: An asset of an item.
+        item_href: Where the item was read.
+    """
+    alternates = asset.extra_fields.get("alternate")
+    others = alternates.values() if isinstance(alternates, dict) else ()
+    hrefs = [asset.href, *(other["href"] for other in others if isinstance(other, dict) and "href" in other)]
+    found = next((path for href in hrefs if (path := _find_file(str(href), item_href)) is not None), None)
     href = asset.get_absolute_href() or asset.href
-    return unquote(urlsplit(href).path) if href.startswith("file://") else href
+    return found or (unquote(urlsplit(href).path) if href.startswith("file://") else href)
+
+
+def _find_file(href: str, item_href: str) -> str | None:
+    """Return the path of a local file that an address means, as it is or percent-encoded; None if there is none."""
+    if href.startswith("file://"):
+        paths = [unquote(urlsplit(href).path)]
+    elif "://" in href or href.startswith("/vsi") or ("://" in item_href and not posixpath.isabs(href)):
+        return None
+    else:
+        folder = posixpath.dirname(item_href)
+        paths = [posixpath.normpath(posixpath.join(folder, text)) for text in (href, unquote(href))]
+    with suppress(ValueError, OSError):  # a name that no file can have
+        return next((path for path in paths if Path(path).is_file()), None)
+    return None
 
 
 def _to_float(value: Any) -> float | None:

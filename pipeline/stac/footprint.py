@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -19,6 +19,15 @@ from seamline.pipeline.products.cog import iter_row_windows
 
 Outline = shapely.Polygon | shapely.MultiPolygon
 """One or more polygons, in pixels (column, row) of a grid or in degrees (longitude, latitude)."""
+
+Locate = Callable[[NDArray[np.float64]], NDArray[np.float64]]
+"""Turns points (n, 2) in pixels (column, row) into degrees (longitude, latitude); not finite past the Earth."""
+
+_SAMPLED_POINTS = 16
+"""Points along either side of an area among which one on Earth is looked for."""
+
+_BISECTIONS = 32
+"""Steps to find the limb of the Earth between a point on it and one past it."""
 
 
 def compute_footprint(grid: GeoBox, area: Outline | None = None) -> Outline | None:
@@ -40,9 +49,15 @@ def compute_footprint(grid: GeoBox, area: Outline | None = None) -> Outline | No
     dense = shapely.segmentize(shapely.box(0, 0, width, height) if area is None else area, max(height, width) / 32)
     to_degrees = Transformer.from_crs(grid.crs.proj, "OGC:CRS84", always_xy=True)
 
+    def locate(pixels: NDArray[np.float64]) -> NDArray[np.float64]:
+        return np.column_stack(to_degrees.transform(*grid.pix2wld(*pixels.T)))
+
+    inside = _find_point_on_earth(dense, locate)
+    if inside is None:
+        return None
+
     def enclose(ring: shapely.LinearRing) -> shapely.Geometry:
-        col, row = np.asarray(ring.coords).T
-        return _enclose_ring(*to_degrees.transform(*grid.pix2wld(col, row)))
+        return _enclose_ring(*locate(_pull_onto_earth(np.asarray(ring.coords), inside, locate)).T)
 
     polygons = [
         shapely.difference(enclose(part.exterior), shapely.union_all([enclose(hole) for hole in part.interiors]))
@@ -115,12 +130,44 @@ def round_coordinates(geometry: Any) -> Any:
     return round(geometry, 7) if isinstance(geometry, float) else geometry
 
 
+def _find_point_on_earth(area: Outline, locate: Locate) -> NDArray[np.float64] | None:
+    """Return a point (1, 2) in pixels, in the middle of what of an area is on Earth; None where nothing is."""
+    left, top, right, bottom = area.bounds
+    steps = (np.arange(_SAMPLED_POINTS) + 0.5) / _SAMPLED_POINTS
+    points = np.stack(np.meshgrid(left + steps * (right - left), top + steps * (bottom - top)), axis=-1).reshape(-1, 2)
+    points = points[shapely.contains_xy(area, points)]
+    points = np.concatenate([points, np.asarray(area.representative_point().coords)])
+    points = points[np.isfinite(locate(points)).all(axis=1)]
+    if not len(points):
+        return None
+    nearest = np.square(points - points.mean(axis=0)).sum(axis=1).argmin()
+    return points[nearest : nearest + 1]
+
+
+def _pull_onto_earth(points: NDArray[np.float64], inside: NDArray[np.float64], locate: Locate) -> NDArray[np.float64]:
+    """Move points that look past the Earth, such as the corners of a full disk, towards one inside, up to the limb.
+
+    Args:
+        points: (n, 2) in pixels.
+        inside: (1, 2) in pixels, a point on Earth.
+        locate: returns longitudes and latitudes of points; not finite past the Earth.
+    """
+    points = points.copy()
+    past = ~np.isfinite(locate(points)).all(axis=1)
+    if not past.any():
+        return points
+    outward = points[past] - inside
+    on_earth, beyond = np.zeros(len(outward)), np.ones(len(outward))
+    for _ in range(_BISECTIONS):
+        middle = (on_earth + beyond) / 2
+        is_on_earth = np.isfinite(locate(inside + middle[:, None] * outward)).all(axis=1)
+        on_earth, beyond = np.where(is_on_earth, middle, on_earth), np.where(is_on_earth, beyond, middle)
+    points[past] = inside + on_earth[:, None] * outward
+    return points
+
+
 def _enclose_ring(lon: NDArray[np.float64], lat: NDArray[np.float64]) -> shapely.Geometry:
     """Return what a closed ring of points, in degrees, encloses, cut at the antimeridian."""
-    on_earth = np.isfinite(lon) & np.isfinite(lat)  # the corners of a full disk are not on Earth
-    lon, lat = np.asarray(lon)[on_earth], np.asarray(lat)[on_earth]
-    if lon.size < 4:
-        return shapely.Polygon()
     lon = np.unwrap(lon, period=360)
     if abs(lon[-1] - lon[0]) > 180:
         # The ring goes around a pole: it is closed along the antimeridian and the pole.

@@ -1,6 +1,23 @@
 """``python -m seamline`` is the command ``seamline``."""
 
-from seamline.flows.cli.main import main
+from __future__ import annotations
+
+import sys
+
+from seamline.flows.cli.process import handle_signals, report_stop
+from seamline.flows.terminal.output import protect_output
+
+
+def main() -> None:
+    """Run the command line and exit. A signal ends it in order, also while it is still being imported."""
+    handle_signals()
+    protect_output()
+    try:
+        from seamline.flows.cli.main import main as run_command
+    except KeyboardInterrupt:
+        sys.exit(report_stop())
+    run_command()
+
 
 if __name__ == "__main__":
     main()

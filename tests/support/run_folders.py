@@ -11,9 +11,10 @@ def list_inferred_chunks(out: Path) -> set[str]:
 
 
 def read_rasters(folder: Path) -> dict[str, bytes]:
-    """Every byte of the rasters in a scene's folder."""
+    """Every byte of the rasters in a scene's folder, without those of an unfinished run."""
+    files = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if path.is_file()}
     return {
-        str(path.relative_to(folder)): path.read_bytes()
-        for path in sorted(folder.rglob("*"))
-        if path.is_file() and ("zarr" in str(path.relative_to(folder)) or path.suffix == ".tif")
+        name: path.read_bytes()
+        for name, path in files.items()
+        if not name.startswith(".run/") and (".zarr/" in name or path.suffix == ".tif")
     }

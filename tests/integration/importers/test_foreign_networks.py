@@ -61,11 +61,13 @@ def chip(sensor: str, folder: Path) -> tuple[np.ndarray, Path, np.ndarray, Path]
     return image, scene, truth, write_geotiff(folder / f"{sensor}-truth.tif", truth[None], transform=UTM, nodata=255)
 
 
-@pytest.mark.parametrize("bands", [4, 6])
-def test_kappa_on_labelled_chips_is_that_of_the_authors_program(tmp_path: Path, cluster: Any, bands: int) -> None:
+@pytest.mark.parametrize(("bands", "sensors"), [(4, ("landsat5",)), (6, ("landsat5", "landsat7"))])
+def test_kappa_on_labelled_chips_is_that_of_the_authors_program(
+    tmp_path: Path, cluster: Any, bands: int, sensors: tuple[str, ...]
+) -> None:
     model = imported(f"model_{bands}b_l1c", tmp_path / "model")
     ours, theirs = np.zeros((3, 3), int), np.zeros((3, 3), int)
-    for sensor in ("landsat5", "landsat7"):
+    for sensor in sensors:
         image, scene, truth, labels = chip(sensor, tmp_path)
         result = run(scene, model, tmp_path / "out", cluster(2))
         plan = result.record.plan
@@ -75,7 +77,7 @@ def test_kappa_on_labelled_chips_is_that_of_the_authors_program(tmp_path: Path, 
         matrix = metrics.confusion_matrix(own, truth, 3)
         print(f"{sensor}, {bands} bands: kappa {found.kappa:.4f}, their own program {metrics.kappa(matrix):.4f}")
         ours, theirs = ours + found.matrix, theirs + matrix
-    print(f"both, {bands} bands: kappa {metrics.kappa(ours):.4f}, their own program {metrics.kappa(theirs):.4f}")
+    print(f"all, {bands} bands: kappa {metrics.kappa(ours):.4f}, their own program {metrics.kappa(theirs):.4f}")
     assert metrics.kappa(ours) >= metrics.kappa(theirs)
 
 

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -34,6 +31,7 @@ from seamline.pipeline.common.classes import NODATA
 from seamline.pipeline.products.zarr_store import list_store_rasters, open_store_raster
 from seamline.pipeline.results.open import find_result
 from seamline.pipeline.results.verify import verify
+from tests.support.kill_points import kill_after_call
 from tests.support.small_models import save_model
 from tests.support.small_rasters import BAND_NAMES, UTM, make_noise, write_geotiff
 
@@ -46,6 +44,10 @@ NOWHERE = "tcp://127.0.0.1:1"
 def run(scene: Path, model: Path, out: Path, cluster: str, **options: Any) -> RunResult:
     how = {"window": 128, "engine": "torch", "precision": "fp32", "batch": 1, "threads": 1, "outputs": EVERYTHING}
     return segment(scene, model, out, SegmentOptions(cluster=cluster, **{**how, **options}), RunObserver())
+
+
+def run_in_chunks_of_two(scene: Path, model: Path, out: Path, cluster: str) -> None:
+    run(scene, model, out, cluster, chunk_tiles=2)
 
 
 def polygons_of(folder: Path) -> dict[str, list[Any]]:
@@ -185,28 +187,6 @@ def test_200_classes_of_odd_names(tmp_path: Path, cluster: Cluster) -> None:
         assert file.tags()["CLASS_3"] == ODD[3]
 
 
-KILLED = """
-import os, signal, sys
-from pathlib import Path
-import importlib
-from tests.integration.publishing.test_publish import run
-where, scene, model, out, address = sys.argv[1:]
-name, function = where.split(":")
-module = importlib.import_module(name)
-owner, attribute = module, function
-while "." in attribute:
-    first, attribute = attribute.split(".", 1)
-    owner = getattr(owner, first)
-real = getattr(owner, attribute)
-def killed(*args, **more):
-    real(*args, **more)
-    os.kill(os.getpid(), signal.SIGKILL)
-setattr(owner, attribute, killed)
-run(Path(scene), Path(model), Path(out), address, chunk_tiles=2)
-"""
-"""Ends in the moment after the first call of a function."""
-
-
 def bytes_of(out: Path) -> dict[str, bytes]:
     """Every file but those that say when they were written."""
     dated = {"run.json", "report.html", "item.json", "items.parquet"}
@@ -223,7 +203,7 @@ def unbroken(small_model: Model, cluster: Cluster, tmp_path_factory: pytest.Temp
     """A scene, and a folder in which all of its results were written without a kill."""
     folder = tmp_path_factory.mktemp("unbroken")
     scene = write_geotiff(folder / "scene.tif", make_noise(6, 40, 1100), names=BAND_NAMES)
-    run(scene, small_model.folder, folder / "out", cluster(1), chunk_tiles=2)
+    run_in_chunks_of_two(scene, small_model.folder, folder / "out", cluster(1))
     return scene, folder / "out"
 
 
@@ -241,16 +221,14 @@ def test_a_kill_in_the_middle_of_a_file_is_not_seen_afterwards(
 ) -> None:
     scene, whole = unbroken
     out = tmp_path / "out"
-    command = [sys.executable, "-c", KILLED, where, str(scene), str(small_model.folder), str(out), cluster(1)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
-    assert done.returncode == -signal.SIGKILL, done.stderr
+    kill_after_call(where, run_in_chunks_of_two, scene, small_model.folder, out, cluster(1))
     expected = bytes_of(whole)
     for name, found in bytes_of(out).items():
         assert name.endswith(".part") or found == expected.get(name), name
     before = time.time() - 2 * 86_400
     for part in out.glob(".*.part"):  # what another process may be writing is left alone for a while
         os.utime(part, (before, before))
-    run(scene, small_model.folder, out, cluster(1), chunk_tiles=2)
+    run_in_chunks_of_two(scene, small_model.folder, out, cluster(1))
     assert bytes_of(out) == expected
     assert list(verify(out)) == []
     assert not [path for path in out.rglob("*") if path.name.endswith((".part", ".partial")) or path.name == ".run"]

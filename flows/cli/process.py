@@ -1,0 +1,35 @@
+"""The signals that end a command. Imports nothing that takes long, since they may come at any moment."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import sys
+
+SIGNALS = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated", signal.SIGHUP: "hung up"}
+"""Signals that end a command in order, and what its last line calls them."""
+
+_received: list[signal.Signals] = []
+
+
+def handle_signals() -> None:
+    """Let signals that end a command raise ``KeyboardInterrupt``, so that it cleans up and says one line.
+
+    A signal that is ignored, as by ``nohup``, stays so.
+    """
+    for number in SIGNALS:
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, _stop)
+
+
+def report_stop() -> int:
+    """Say which signal ended the command, and return its exit code."""
+    number = _received[-1] if _received else signal.SIGINT
+    print(f"seamline: {SIGNALS[number]}; give the same command again", file=sys.stderr)
+    return 128 + number
+
+
+def _stop(number: int, frame: object) -> None:
+    _received.append(signal.Signals(number))
+    logging.disable()  # Dask and tornado log while they are closed
+    raise KeyboardInterrupt

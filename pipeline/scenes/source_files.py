@@ -1,0 +1,168 @@
+"""The rasters of a source: a file, its subdatasets, or what lies in a folder, in an archive or below a prefix."""
+
+from __future__ import annotations
+
+import re
+import tarfile
+import zipfile
+from collections.abc import Iterable
+from pathlib import Path, PurePosixPath
+from typing import Literal
+from urllib.parse import unquote, urlsplit
+
+from seamline.pipeline.common.errors import InputError
+from seamline.pipeline.raster_io.gdal import is_remote, split_subdataset
+from seamline.pipeline.scenes.band_files import list_subdatasets
+from seamline.pipeline.storage.atomic import make_absolute
+from seamline.pipeline.storage.json_documents import is_url
+from seamline.pipeline.storage.object_store import ObjectFolder, is_object_url
+
+SourceKind = Literal["folder", "archive", "item", "raster"]
+
+_SUFFIXES = (".tif", ".tiff", ".jp2", ".vrt", ".img")
+_ARCHIVES = {".zip": "/vsizip/", ".tar": "/vsitar/", ".tgz": "/vsitar/", ".tar.gz": "/vsitar/"}
+_API_ITEM_PATH = re.compile(r"/collections/[^/]+/items/[^/]+/?$")
+_ZARR_METADATA = ("zarr.json", ".zgroup", ".zmetadata")
+
+_SENTINEL2_RASTERS = ("GRANULE/*/IMG_DATA/**/*.jp2", "*/IMG_DATA/**/*.jp2", "IMG_DATA/**/*.jp2", "R[126]0m/*.jp2")
+"""Where the bands of Sentinel-2 lie: from the .SAFE folder, from GRANULE, from a granule, from IMG_DATA."""
+
+_SENTINEL2_BAND = re.compile(r"(^|/)IMG_DATA/(R[126]0m/)?[^/]+\.jp2$")
+_EOPF_BANDS = "/measurements/reflectance/"
+"""Group of a Sentinel-2 product in the EOPF format that holds the bands, beside masks and angles."""
+
+
+def detect_source_kind(href: str) -> SourceKind:
+    """Return what lies at an address, by its name and by what is on the disk."""
+    local = Path(href)
+    if (local.is_dir() and not _is_zarr(local)) or (is_object_url(href) and href.endswith("/")):
+        return "folder"
+    if local.name.lower().endswith(tuple(_ARCHIVES)) and local.is_file():
+        return "archive"
+    path = urlsplit(href).path
+    if PurePosixPath(path).suffix.lower() in {".json", ".geojson"}:
+        return "item"
+    is_api_item = is_url(href) and not _is_raster(path) and _API_ITEM_PATH.search(path) is not None
+    return "item" if is_api_item else "raster"
+
+
+def normalize_address(source: str | Path) -> str:
+    """Return the address that rasterio opens.
+
+    Local paths become absolute, so that they mean the same to every worker; also those in GDAL's names of subdatasets.
+    """
+    text = str(source)
+    if text.startswith("file://"):
+        text = unquote(urlsplit(text).path)
+    if (parts := split_subdataset(text)) is not None:
+        before, path, after = parts
+        return f"{before}{make_absolute(path)}{after}"
+    return text if "://" in text or text.startswith("/vsi") else str(make_absolute(text))
+
+
+def list_rasters(href: str) -> list[str]:
+    """Return the rasters that make up the scene at an address, which is not that of an item.
+
+    Raises:
+        InputError: There are none, or those of several products.
+    """
+    kind = detect_source_kind(href)
+    if kind == "folder":
+        return _list_object_rasters(ObjectFolder.from_url(href)) if is_object_url(href) else _list_files(Path(href))
+    if kind == "archive":
+        return _list_archived_rasters(href)
+    subdatasets = list_subdatasets(href)
+    return [name for name in subdatasets if _EOPF_BANDS in name] or subdatasets or [href]
+
+
+def name_source(href: str) -> str:
+    """Return the name of the scene at an address, which is not that of an item."""
+    if detect_source_kind(href) != "folder":
+        return make_file_stem(href)
+    return next((part for part in reversed(PurePosixPath(href).parts) if part.endswith(".SAFE")), Path(href).name)
+
+
+def make_file_stem(path: str) -> str:
+    """Return the name of a file, a URL or a subdataset without folder and ending."""
+    if (parts := split_subdataset(path)) is not None and parts[2]:
+        return re.split(r"[:/]", parts[2].strip('":/'))[-1]
+    name = PurePosixPath(urlsplit(path).path if is_remote(path) else path).name
+    return re.sub(r"\.tar\.gz$|\.[^.]*$", "", name) or name
+
+
+def _list_files(folder: Path) -> list[str]:
+    """Return the rasters in a folder, or those of the product of Sentinel-2 that it belongs to or holds."""
+    if files := _drop_foreign(path.name for path in folder.iterdir()):
+        return [str(folder / name) for name in files]
+    patterns = (*_SENTINEL2_RASTERS, *(f"*.SAFE/{pattern}" for pattern in _SENTINEL2_RASTERS[:1]))
+    for pattern in patterns:
+        if names := _drop_foreign(path.relative_to(folder).as_posix() for path in folder.glob(pattern)):
+            return [str(folder / name) for name in _require_one_product(names, str(folder))]
+    raise _no_rasters_error(str(folder))
+
+
+def _list_object_rasters(folder: ObjectFolder) -> list[str]:
+    """Return the rasters directly in a folder of objects."""
+    names = _drop_foreign(key for key in folder.list_sizes() if "/" not in key)
+    if not names:
+        raise _no_rasters_error(folder.to_url() + "/")
+    return [folder.to_url(name) for name in names]
+
+
+def _list_archived_rasters(archive: str) -> list[str]:
+    """Return the rasters in a ZIP or TAR file, as GDAL addresses them."""
+    prefix = next(prefix for suffix, prefix in _ARCHIVES.items() if archive.lower().endswith(suffix))
+    try:
+        if prefix == "/vsizip/":
+            with zipfile.ZipFile(archive) as zipped:
+                members = zipped.namelist()
+        else:
+            with tarfile.open(archive) as tar:
+                members = tar.getnames()
+    except (zipfile.BadZipFile, tarfile.TarError, EOFError, OSError) as error:
+        kind = "ZIP" if prefix == "/vsizip/" else "TAR"
+        raise InputError(
+            f"cannot open {archive}", got=error, expected=f"a {kind} file", fix="fetch it again"
+        ) from error
+    names = _drop_foreign(members)
+    names = [name for name in names if _SENTINEL2_BAND.search(name)] or names
+    if not names:
+        raise _no_rasters_error(archive)
+    return [f"{prefix}{archive}/{name.removeprefix('./')}" for name in _require_one_product(names, archive)]
+
+
+def _drop_foreign(names: Iterable[str]) -> list[str]:
+    """Return the names of rasters in order, without what macOS leaves beside files and masks of Sentinel-2."""
+    rasters = [
+        name
+        for name in sorted(names)
+        if _is_raster(name) and not any(part.startswith((".", "__MACOSX")) for part in PurePosixPath(name).parts)
+    ]
+    return [name for name in rasters if not PurePosixPath(name).name.startswith("MSK_")] or rasters
+
+
+def _require_one_product(names: list[str], place: str) -> list[str]:
+    """Return the names if they lie in one .SAFE folder or in none."""
+    products = {part for name in names for part in PurePosixPath(name).parts if part.endswith(".SAFE")}
+    if len(products) > 1:
+        raise InputError(
+            f"{place} holds {len(products)} products",
+            got=", ".join(sorted(products)[:3]),
+            expected="one",
+            fix="name one of them",
+        )
+    return names
+
+
+def _is_raster(name: str) -> bool:
+    return name.lower().endswith(_SUFFIXES)
+
+
+def _is_zarr(folder: Path) -> bool:
+    return any((folder / name).is_file() for name in _ZARR_METADATA)
+
+
+def _no_rasters_error(place: str) -> InputError:
+    return InputError(
+        f"no rasters in {place}", got="none", expected=", ".join(_SUFFIXES), fix="name the files themselves"
+    )

@@ -1,0 +1,121 @@
+"""Killed at any operation on a file, the same command leads to the same results, and nothing is left over.
+
+A few of the operations are tried, others each time. All of them: ``SEAMLINE_KILL_POINTS=all``.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from seamline.flows.runs.observer import RunObserver
+from seamline.flows.runs.segment import segment
+from seamline.flows.settings.model_folder import Model
+from seamline.flows.settings.options import SegmentOptions
+from seamline.pipeline.results.verify import verify
+from seamline.pipeline.storage import atomic
+from tests.support.kill_points import count_changes, kill_at_change
+from tests.support.run_folders import read_rasters
+from tests.support.small_rasters import BAND_NAMES, make_noise, write_geotiff
+
+Cluster = Callable[[int], str]
+SAMPLE = 8
+OPERATIONS = ("run", "overwrite", "overwrite without exchange", "restore")
+
+
+def run(scene: Path, model: Path, out: Path, address: str, overwrite: bool = False, exchanges: bool = True) -> None:
+    """Segment a scene in two chunks; ``exchanges``: as on a file system that can exchange two folders."""
+    if not exchanges:
+        atomic._exchange_at_once = lambda first, second: False
+    options = SegmentOptions(
+        window=160,
+        halo=48,
+        chunk_tiles=2,
+        precision="fp32",
+        engine="torch",
+        batch=1,
+        threads=1,
+        device="cpu",
+        cluster=address,
+        outputs=("cog", "zarr", "confidence"),
+        overwrite=overwrite,
+    )
+    segment(scene, model, out, options, RunObserver())
+
+
+@pytest.fixture(scope="module")
+def scenes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Two scenes of one name."""
+    found = {}
+    for seed, name in enumerate(("old", "new")):
+        folder = tmp_path_factory.mktemp(name)
+        pixels = make_noise(6, 100, 200, seed=seed)
+        found[name] = write_geotiff(folder / "scene.tif", pixels, names=BAND_NAMES, nodata=0)
+    return found
+
+
+@pytest.fixture(scope="module")
+def results(
+    scenes: dict[str, Path], small_model: Model, cluster: Cluster, tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, Path]:
+    """Folders of results of both scenes, which nothing has disturbed."""
+    found = {name: tmp_path_factory.mktemp(f"{name}-results") for name in scenes}
+    for name, scene in scenes.items():
+        run(scene, small_model.folder, found[name], cluster(1))
+    return found
+
+
+def list_names(out: Path) -> set[str]:
+    """Names of all files and folders; what is half written of the catalogue may be another process's for a day."""
+    names = {path.relative_to(out).as_posix() for path in out.rglob("*")}
+    return {name for name in names if not re.fullmatch(r"\.(catalog\.json|items\.parquet)\..*\.part", name)}
+
+
+@pytest.mark.parametrize("operation", OPERATIONS)
+def test_a_kill_at_any_operation_on_files_is_not_seen_afterwards(
+    scenes: dict[str, Path],
+    results: dict[str, Path],
+    small_model: Model,
+    cluster: Cluster,
+    operation: str,
+    tmp_path: Path,
+) -> None:
+    arguments = (scenes["new"], small_model.folder)
+    options = {"overwrite": operation.startswith("overwrite"), "exchanges": "without" not in operation}
+
+    def prepare(name: str) -> Path:
+        out = tmp_path / name
+        if operation != "run":
+            shutil.copytree(results["new" if operation == "restore" else "old"], out)
+        if operation == "restore":
+            (out / "scene" / "confidence.tif").unlink()
+        return out
+
+    def get_arguments(out: Path) -> tuple[object, ...]:
+        return (*arguments, out, cluster(1), *options.values())
+
+    whole, names = read_rasters(results["new"] / "scene"), list_names(results["new"])
+    old = read_rasters(results["old"] / "scene")
+    out = prepare("counted")
+    points = count_changes(run, *get_arguments(out), below=out)
+    assert points > 30
+    tried = range(points) if os.environ.get("SEAMLINE_KILL_POINTS") == "all" else random.sample(range(points), SAMPLE)
+    for point in tried:
+        out = prepare(f"killed-{point}")
+        was_killed = kill_at_change(point, run, *get_arguments(out), below=out)
+        if operation == "overwrite":  # what stands there is all old or all new
+            assert read_rasters(out / "scene") in (old, whole), point
+            problems = [finding for finding in verify(out) if finding.subject not in ("items.parquet", "catalog.json")]
+            assert not problems, point
+        run(*get_arguments(out)[:-1])
+        assert read_rasters(out / "scene") == whole, point
+        assert not list(verify(out)), point
+        assert list_names(out) == names, point
+        assert was_killed or point > points - 20
+        shutil.rmtree(out)
