@@ -6,7 +6,7 @@ import logging
 import signal
 import sys
 
-SIGNALS = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated", signal.SIGHUP: "hung up"}
+_SIGNALS = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated", signal.SIGHUP: "hung up"}
 """Signals that end a command in order, and what its last line calls them."""
 
 _received: list[signal.Signals] = []
@@ -17,7 +17,7 @@ def handle_signals() -> None:
 
     A signal that is ignored, as by ``nohup``, stays so.
     """
-    for number in SIGNALS:
+    for number in _SIGNALS:
         if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, _stop)
 
@@ -25,7 +25,7 @@ def handle_signals() -> None:
 def report_stop() -> int:
     """Say which signal ended the command, and return its exit code."""
     number = _received[-1] if _received else signal.SIGINT
-    print(f"seamline: {SIGNALS[number]}; give the same command again", file=sys.stderr)
+    print(f"seamline: {_SIGNALS[number]}; give the same command again", file=sys.stderr)
     return 128 + number
 
 

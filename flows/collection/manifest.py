@@ -5,6 +5,7 @@ from __future__ import annotations
 import codecs
 import csv
 import json
+import os
 from pathlib import Path
 
 from seamline.pipeline.common.errors import InputError
@@ -77,6 +78,7 @@ def _drop_quotes(line: str) -> str:
 def _resolve_source(folder: Path, source: str) -> str:
     if "://" in source or source.startswith(("/", "~")):
         return source
-    path = folder / source
-    written_on_windows = folder / source.replace("\\", "/")
-    return str(written_on_windows if not path.exists() and written_on_windows.exists() else path)
+    # os.path.exists is false for names that are longer than a file system allows; Path.exists raises.
+    path, written_on_windows = str(folder / source), str(folder / source.replace("\\", "/"))
+    exists = os.path.exists
+    return written_on_windows if not exists(path) and exists(written_on_windows) else path

@@ -60,7 +60,7 @@ def _start_local_cluster(workers: int) -> Iterator[Client]:
             n_workers=workers,
             threads_per_worker=CHUNKS_AT_ONCE,
             processes=True,
-            dashboard_address=":0",  # any free port
+            dashboard_address="127.0.0.1:0",  # any free port, for nobody else
             env=WORKER_ENVIRONMENT,
             silence_logs=logging.ERROR,
         )

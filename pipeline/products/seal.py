@@ -37,7 +37,7 @@ def seal(store: Path, attributes: Mapping[str, JSON]) -> None:
         # Readers use consolidated metadata, although the v3 specification does not have it yet.
         warnings.filterwarnings("ignore", message="Consolidated metadata", category=UserWarning)
         group = zarr.consolidate_metadata(LocalStore(store))
-        content = compute_content_digest(store)
+        content = _compute_content_digest(store)
         group.update_attributes({_SEAL: {**attributes, _CONTENT: content, "sealed": True}})
 
 
@@ -49,10 +49,10 @@ def is_sealed(store: Path) -> bool:
 def has_sealed_content(store: Path) -> bool:
     """Return whether the files of a sealed store are those that were sealed; true for seals without a digest."""
     sealed = _read_seal(store).get(_CONTENT)
-    return sealed is None or sealed == compute_content_digest(store)
+    return sealed is None or sealed == _compute_content_digest(store)
 
 
-def compute_content_digest(store: Path) -> str | None:
+def _compute_content_digest(store: Path) -> str | None:
     """Return a digest of the names and the content of a store's files, without the seal; None if it has no metadata."""
     files = list_store_files(store)
     names = (path.relative_to(store).as_posix() for path in files if path.parent != store)

@@ -88,10 +88,11 @@ def split_subdataset(text: str) -> tuple[str, str, str] | None:
         What stands before the path of the file or folder, the path, and what follows; None if the text is no name of
         a subdataset of a local file.
     """
-    if not _SUBDATASET.match(text) or Path(text).exists():
+    exists = os.path.exists  # Path.exists raises for names that are longer than a file system allows
+    if not _SUBDATASET.match(text) or exists(text):
         return None
     for found in re.finditer(r'(?<=:)("?)([^":][^":]*)\1(?=:|$)', text):
-        if Path(found[2]).exists():
+        if exists(found[2]):
             return text[: found.start(2)], found[2], text[found.end(2) :]
     return None
 

@@ -46,23 +46,30 @@ class BandFile:
 
 
 def list_subdatasets(path: str) -> list[str]:
-    """Return GDAL's names of the two-dimensional rasters in a file or Zarr folder that has no bands of its own.
+    """Return GDAL's names of the rasters in a file or a Zarr folder that has no bands of its own.
+
+    Subdatasets with one row or column, such as coordinates, are none.
 
     Raises:
-        InputError: The path is no raster.
+        InputError: The path is no raster, or GDAL can read none of its subdatasets.
     """
+    rasters: list[str] = []
+    failures: list[str] = []
     with gdal_environment(path):
         dataset = _open_file(path).dataset
-        names = [] if dataset.count else dataset.subdatasets
-        return [name for name in names if _is_plane(name)]
-
-
-def _is_plane(path: str) -> bool:
-    """Return whether a subdataset is a raster with rows and columns; coordinates are none."""
-    try:
-        return bool(min(open_cached_raster(path).grid.shape) > 1)
-    except RasterioIOError:
-        return False
+        for name in [] if dataset.count else dataset.subdatasets:
+            try:
+                rasters += [name] if min(open_cached_raster(name).grid.shape) > 1 else []
+            except RasterioIOError as error:
+                failures.append(f"{name}: {describe_error(error)}")
+    if failures and not rasters:
+        raise InputError(
+            f"cannot open the subdatasets of {path}",
+            got=failures[0],
+            expected="rasters that this version of GDAL reads",
+            fix="convert it to GeoTIFF",
+        )
+    return rasters
 
 
 def open_source_raster(path: str) -> OpenRaster:

@@ -122,7 +122,10 @@ def _list_archived_rasters(archive: str) -> list[str]:
     except (zipfile.BadZipFile, tarfile.TarError, EOFError, OSError) as error:
         kind = "ZIP" if prefix == "/vsizip/" else "TAR"
         raise InputError(
-            f"cannot open {archive}", got=error, expected=f"a {kind} file", fix="fetch it again"
+            f"cannot open {archive}",
+            got=" ".join(str(error).split()),
+            expected=f"a {kind} file",
+            fix="fetch it again",
         ) from error
     names = _drop_foreign(members)
     names = [name for name in names if _SENTINEL2_BAND.search(name)] or names

@@ -151,7 +151,7 @@ def build_scene_assets(
                 title=known.title,
                 media_type=f"{known.media_type}{_get_media_type_suffix(path)}",
                 roles=list(known.roles),
-                extra_fields=fields | (compute_file_info(path) if content is None else describe_content(content)),
+                extra_fields=fields | (compute_file_info(path) if content is None else _describe_content(content)),
             )
     return assets
 
@@ -188,15 +188,15 @@ def compute_file_info(path: Path, *, with_checksum: bool = True) -> dict[str, JS
     if path.is_dir():
         return {"file:size": sum(file.stat().st_size for file in list_store_files(path))}
     size: dict[str, JSON] = {"file:size": path.stat().st_size}
-    return size | ({"file:checksum": to_multihash(compute_sha256(path))} if with_checksum else {})
+    return size | ({"file:checksum": to_multihash(_compute_sha256(path))} if with_checksum else {})
 
 
-def describe_content(content: bytes) -> dict[str, JSON]:
+def _describe_content(content: bytes) -> dict[str, JSON]:
     """Return what ``compute_file_info`` returns of a file with this content."""
     return {"file:size": len(content), "file:checksum": to_multihash(hashlib.sha256(content).hexdigest())}
 
 
-def compute_sha256(path: Path) -> str:
+def _compute_sha256(path: Path) -> str:
     """Return the SHA-256 of a file in hexadecimal digits."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -6,8 +6,23 @@ The packages stand beside this folder in the repository and are linked into it, 
 
 import os
 
-# OpenMP takes a number for each level of nesting, such as "4,2". Some libraries that are imported later take one alone.
-if "OMP_NUM_THREADS" in os.environ:
-    _threads = os.environ.pop("OMP_NUM_THREADS").partition(",")[0].strip()
-    if _threads.isdecimal() and int(_threads):
-        os.environ["OMP_NUM_THREADS"] = _threads
+_PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY")
+_LOOPBACK = ("localhost", "127.0.0.1", "::1")
+
+
+def _repair_environment() -> None:
+    """Change variables that would make libraries fail which are imported or started later, here and in children.
+
+    OpenMP takes a number of threads for each level of nesting, such as "4,2"; other libraries take one number alone. A
+    proxy cannot reach Prefect's server on this machine.
+    """
+    threads = os.environ.pop("OMP_NUM_THREADS", "").partition(",")[0].strip()
+    if threads.isdecimal() and int(threads):
+        os.environ["OMP_NUM_THREADS"] = threads
+    if any(os.environ.get(name) or os.environ.get(name.lower()) for name in _PROXIES):
+        known = (os.environ.get("no_proxy") or os.environ.get("NO_PROXY") or "").split(",")
+        direct = dict.fromkeys([*filter(None, map(str.strip, known)), *_LOOPBACK])
+        os.environ["no_proxy"] = os.environ["NO_PROXY"] = ",".join(direct)
+
+
+_repair_environment()

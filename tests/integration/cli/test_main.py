@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from collections import namedtuple
 from collections.abc import Callable
 from pathlib import Path
@@ -330,9 +332,9 @@ def test_an_aoi_limits_the_work(
 INTERRUPTED_CLIENT = """
 import asyncio, os, signal, threading, time
 from distributed.utils import LoopRunner, sync
-from seamline.flows.cli import main as cli
+from seamline.flows.cli.process import handle_signals
 
-signal.signal(signal.SIGINT, cli._handle_interrupt)
+handle_signals()
 runner = LoopRunner()
 runner.start()
 runner.loop.add_callback(time.sleep, 1)  # so Ctrl-C comes before Dask's loop has begun what the client waits for
@@ -350,6 +352,16 @@ except KeyboardInterrupt:
 def test_ctrl_c_at_any_moment_leaves_no_traceback() -> None:
     ended = subprocess.run([sys.executable, "-c", INTERRUPTED_CLIENT], capture_output=True, text=True, timeout=120)
     assert (ended.stdout, ended.stderr) == ("interrupted\n", "")
+
+
+@pytest.mark.parametrize(("sent", "said"), [(signal.SIGINT, "interrupted"), (signal.SIGHUP, "hung up")])
+def test_a_signal_in_the_first_moment_ends_it_in_one_line(sent: signal.Signals, said: str) -> None:
+    command = [sys.executable, "-m", "seamline", "segment", "no-scene", "--model", "none", "--out", "none"]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    time.sleep(0.3)
+    process.send_signal(sent)
+    assert process.communicate(timeout=60)[1] == f"seamline: {said}; give the same command again\n"
+    assert process.returncode == 128 + sent
 
 
 BUSY = """

@@ -275,7 +275,7 @@ def test_a_worker_that_dies_while_it_measures_is_followed_by_another(
         assert run_on_first_host(client, 1, dies_once, tmp_path / "mark") == ["measured"]
 
 
-@pytest.mark.parametrize(("overlap", "sent"), [(0, signal.SIGINT), (32, signal.SIGKILL)])
+@pytest.mark.parametrize(("overlap", "sent"), [(0, signal.SIGTERM), (32, signal.SIGKILL)])
 def test_a_client_that_is_killed_goes_on_where_it_stopped(
     source: Path,
     small_model: Model,
@@ -293,10 +293,10 @@ def test_a_client_that_is_killed_goes_on_where_it_stopped(
         process = subprocess.Popen(command, start_new_session=True, stderr=said, stdout=said)
     wait_until(lambda: len(list_inferred_chunks(tmp_path / "cut")) >= 8, "eight chunks", pause=0.02)
     os.killpg(process.pid, sent)  # client, scheduler and worker at once
-    assert process.wait() == (130 if sent == signal.SIGINT else -sent)
-    if sent == signal.SIGINT:
+    assert process.wait() == (143 if sent == signal.SIGTERM else -sent)
+    if sent == signal.SIGTERM:
         assert "Traceback" not in log.read_text()
-        assert log.read_text().endswith("seamline: interrupted; give the same command again\n")
+        assert log.read_text().endswith("seamline: terminated; give the same command again\n")
     done = len(list_inferred_chunks(tmp_path / "cut"))
     assert 8 <= done < WINDOWS
     assert not list((tmp_path / "cut").rglob("segmentation.tif"))

@@ -73,6 +73,17 @@ def test_band_files_are_told_apart_by_sensor(folder: str, files: str) -> None:
     assert not block.valid.all()
 
 
+def test_a_height_above_the_ellipsoid_is_no_part_of_the_grid(tmp_path: Path) -> None:
+    """GeoTIFF cannot hold a projected CRS with one; labels have none."""
+    path = write_geotiff(tmp_path / "x.tif", make_noise(3, 8, 8), crs="EPSG:32633+4979", names=("red", "green", "blue"))
+    scene = opened(path)
+    assert scene.grid.crs.epsg == 32633 and len(scene.grid.crs.proj.axis_info) == 2
+    heights = write_geotiff(
+        tmp_path / "y.tif", make_noise(3, 8, 8), crs="EPSG:32633+5773", names=("red", "green", "blue")
+    )
+    assert opened(heights).grid.crs.proj.is_compound  # which GeoTIFF holds
+
+
 def test_files_that_say_nothing_are_called_as_they_are_named(tmp_path: Path) -> None:
     for name in BAND_NAMES:
         size = 20 if name.startswith("swir") else 40
@@ -435,6 +446,15 @@ REFUSED: dict[str, tuple[Callable[[Path], Any], str]] = {
     "cut header": (lambda d: _short(d / "x.tif"), r"cannot open .*x\.tif: got .*TIFF"),
     "empty folder": (lambda d: d, "no rasters in"),
     "bad archive": (lambda d: _text(d / "x.zip", b"PK"), r"cannot open .*x\.zip"),
+    "a rotated pole": (
+        lambda d: write_geotiff(
+            d / "x.tif",
+            make_noise(3, 8, 8),
+            transform=Affine(0.01, 0, -5, 0, -0.01, 5),
+            crs="+proj=ob_tran +o_proj=longlat +o_lon_p=0 +o_lat_p=39.25 +lon_0=18 +to_meter=0.0174532925199433",
+        ),
+        "a CRS that a GeoTIFF cannot hold",
+    ),
     "no CRS": (lambda d: write_geotiff(d / "x.tif", make_noise(3, 8, 8), crs=None), "no georeference: got no CRS"),
     "no place": (
         lambda d: write_geotiff(d / "x.tif", make_noise(3, 8, 8), transform=Affine.identity()),

@@ -37,3 +37,49 @@ def test_an_item_that_no_server_gives_is_refused(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(documents, "_RETRY_WAITS", (0.0,))
     with pytest.raises(RunError, match=r"http://127\.0\.0\.1:9/item\.json does not answer.* in 2 tries"):
         read_source_item("http://127.0.0.1:9/item.json?signature=secret")
+
+
+@pytest.mark.parametrize(
+    ("file", "href"),
+    [
+        ("my data/blue 1.tif", "./my data/blue 1.tif"),
+        ("my data/blue 1.tif", "./my%20data/blue%201.tif"),
+        ("h#sh/blue.tif", "h%23sh/blue.tif"),
+        ("h#sh/blue.tif", "./h#sh/blue.tif"),
+        ("blue%20x.tif", "./blue%20x.tif"),
+        ("blue%20x.tif", "./blue%2520x.tif"),
+        ("blue.tif", "file://{folder}/blue.tif"),
+        ("my data/blue.tif", "file://localhost{folder}/my%20data/blue.tif"),
+        ("blue.tif", "{folder}/blue.tif"),
+        ("blue.tif", "../{name}/blue.tif"),
+    ],
+)
+def test_hrefs_lead_to_files_percent_encoded_or_not(file: str, href: str, tmp_path: Path) -> None:
+    write_item(tmp_path, file, {"href": href.format(folder=tmp_path, name=tmp_path.name)})
+    assert read_source_item(str(tmp_path / "item.json")).bands[0].path == str(tmp_path / file)
+
+
+def test_a_file_on_this_disk_is_taken_under_whatever_address(tmp_path: Path) -> None:
+    alternate = {"local": {"href": f"file://{tmp_path}/blue.tif"}, "other": {"href": "https://example.org/blue.tif"}}
+    write_item(tmp_path, "blue.tif", {"href": "s3://no-such-bucket/blue.tif", "alternate": alternate})
+    (band,) = read_source_item(str(tmp_path / "item.json")).bands
+    assert band.path == str(tmp_path / "blue.tif")
+    (tmp_path / "blue.tif").unlink()
+    assert read_source_item(str(tmp_path / "item.json")).bands[0].path == "s3://no-such-bucket/blue.tif"
+
+
+def write_item(folder: Path, file: str, asset: dict[str, Any]) -> None:
+    """An item of one band, and its file, which is empty."""
+    (folder / file).parent.mkdir(exist_ok=True)
+    (folder / file).touch()
+    band = {"type": "image/tiff; application=geotiff", "eo:bands": [{"common_name": "blue"}]}
+    item = {
+        "type": "Feature",
+        "stac_version": "1.0.0",
+        "id": "x",
+        "geometry": None,
+        "links": [],
+        "properties": {"datetime": "2024-01-01T00:00:00Z"},
+        "assets": {"b": {**band, **asset}},
+    }
+    (folder / "item.json").write_text(json.dumps(item))

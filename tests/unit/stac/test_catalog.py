@@ -295,6 +295,24 @@ def test_footprints_that_wrap_around_the_earth(
     check_core_schema(item.to_dict(include_self_link=False, transform_hrefs=False))
 
 
+@pytest.mark.parametrize("shift", [0, 3_000_000])
+def test_the_footprint_of_a_full_disk_ends_at_the_limb(shift: float) -> None:
+    """The corners of the raster look past the Earth; shifted, three of its sides do."""
+    edge, pixel = 128, 86_000
+    crs = "+proj=geos +h=35785831 +lon_0=0 +sweep=y +ellps=WGS84 +units=m"
+    transform = Affine(pixel, 0, -pixel * edge / 2 + shift, 0, -pixel, pixel * edge / 2)
+    outline = compute_footprint(GeoBox((edge, edge), transform, crs))
+    col, row = np.meshgrid(np.arange(edge) + 0.5, np.arange(edge) + 0.5)
+    lon, lat = Transformer.from_crs(crs, "OGC:CRS84", always_xy=True).transform(*(transform @ (col, row)))
+    seen = np.isfinite(lon)
+    assert shapely.contains_xy(outline.buffer(0.5), lon[seen], lat[seen]).all()
+    assert 0.75 < seen.mean() + (shift > 0) < 1.75
+    hull = shapely.MultiPoint(np.column_stack([lon[seen], lat[seen]])).convex_hull
+    assert hull.buffer(12).contains(outline)
+    nowhere = GeoBox((4, 4), transform @ Affine.translation(-8, -8), crs)
+    assert compute_footprint(nowhere) is None
+
+
 def test_a_real_scene_lies_where_rasterio_sees_it() -> None:
     with rasterio.open(find_shared(MANAUS)) as scene:
         grid = GeoBox.from_rio(scene)

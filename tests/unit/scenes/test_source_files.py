@@ -1,0 +1,166 @@
+"""Scenes in folders, archives and containers, beside files that belong to others."""
+
+from __future__ import annotations
+
+import tarfile
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pyproj
+import pytest
+import rasterio
+import xarray as xr
+
+from seamline.pipeline.common.errors import InputError
+from seamline.pipeline.geometry.window import Window
+from seamline.pipeline.raster_io.content import hash_content
+from seamline.pipeline.scenes.band_matching import BandNeed
+from seamline.pipeline.scenes.open_scene import SceneOptions, open_scene
+from seamline.pipeline.scenes.scene import Scene, read_block
+from seamline.pipeline.scenes.source_files import list_rasters, name_source, normalize_address
+from tests.support.small_rasters import BAND_NAMES, UTM, make_noise, write_geotiff
+
+SAFE = "S2B_MSIL2A_20230408T095549_N0509_R122_T33TWN_20230408T121212.SAFE"
+GRANULE = "GRANULE/L2A_T33TWN_A031_20230408T095549"
+NUMBERS = make_noise(6, 40, 50, low=500, high=4000)
+SENTINEL2 = dict(zip(BAND_NAMES, ("B02", "B03", "B04", "B08", "B11", "B12"), strict=True))
+
+
+def opened(source: object, **options: object) -> Scene:
+    needs = [BandNeed(name, ()) for name in BAND_NAMES]
+    return open_scene(str(source), needs, SceneOptions(**{"scale": 1e-4, **options}))
+
+
+def numbers_of(scene: Scene) -> np.ndarray:
+    return read_block(scene, Window(0, 0, *scene.grid.shape)).pixels
+
+
+@pytest.fixture
+def bands(tmp_path: Path) -> Path:
+    """A folder with a file for each band."""
+    for name, band in zip(BAND_NAMES, NUMBERS, strict=True):
+        write_geotiff(tmp_path / "bands" / f"{name}.tif", band[None], transform=UTM)
+    return tmp_path / "bands"
+
+
+@pytest.fixture
+def product(tmp_path: Path) -> Path:
+    """A .SAFE folder of Sentinel-2 with bands, masks and a preview."""
+    folder = tmp_path / "in" / SAFE
+    for name, band in zip(BAND_NAMES, NUMBERS, strict=True):
+        number, edge = SENTINEL2[name], "10m" if SENTINEL2[name] < "B09" else "20m"
+        path = folder / GRANULE / "IMG_DATA" / f"R{edge}" / f"T33TWN_20230408T095549_{number}_{edge}.jp2"
+        write_jp2(path, band)
+        write_jp2(folder / GRANULE / "QI_DATA" / f"MSK_DETFOO_{number}.jp2", band // 1000)
+    write_jp2(folder / GRANULE / "QI_DATA" / "T33TWN_20230408T095549_PVI.jp2", NUMBERS[0] // 100)
+    return folder
+
+
+def write_jp2(path: Path, band: np.ndarray) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    shape = {"count": 1, "height": band.shape[0], "width": band.shape[1], "dtype": band.dtype}
+    lossless = {"driver": "JP2OpenJPEG", "QUALITY": "100", "REVERSIBLE": "YES"}
+    with rasterio.open(path, "w", **shape, **lossless, transform=UTM, crs="EPSG:32620") as file:
+        file.write(band, 1)
+
+
+def test_what_macos_leaves_beside_bands_is_passed_over(bands: Path, tmp_path: Path) -> None:
+    for name in BAND_NAMES:
+        (bands / f"._{name}.tif").write_bytes(b"\0\5\26\7")
+    np.testing.assert_array_equal(numbers_of(opened(bands)), NUMBERS)
+    with zipfile.ZipFile(tmp_path / "bands.zip", "w") as archive:
+        for name in BAND_NAMES:
+            archive.write(bands / f"{name}.tif", f"bands/{name}.tif")
+            archive.writestr(f"__MACOSX/bands/._{name}.tif", b"\0\5\26\7")
+    np.testing.assert_array_equal(numbers_of(opened(tmp_path / "bands.zip")), NUMBERS)
+
+
+@pytest.mark.parametrize("name", ["bands.tar", "bands.tar.gz", "bands.tgz"])
+def test_an_archive_of_tar_is_a_folder(bands: Path, tmp_path: Path, name: str) -> None:
+    with tarfile.open(tmp_path / name, "w" if name.endswith(".tar") else "w:gz") as archive:
+        for band in BAND_NAMES:
+            archive.add(bands / f"{band}.tif", f"{band}.tif")
+    scene = opened(tmp_path / name)
+    assert scene.id == "bands"
+    np.testing.assert_array_equal(numbers_of(scene), NUMBERS)
+    (tmp_path / name).write_bytes((tmp_path / name).read_bytes()[:100])
+    with pytest.raises(InputError, match=r"cannot open .* expected a TAR file|no rasters in"):
+        opened(tmp_path / name)
+
+
+@pytest.mark.parametrize("below", ["", "GRANULE", GRANULE, f"{GRANULE}/IMG_DATA", ".."])
+def test_a_product_of_sentinel2_is_found_from_each_of_its_folders(product: Path, below: str) -> None:
+    scene = opened(product.parent if below == ".." else product / below, scale=None)
+    np.testing.assert_array_equal(numbers_of(scene), NUMBERS)
+    assert all((band.scale, band.offset) == (1e-4, -0.1) for band in scene.bands)
+    assert scene.id == (SAFE if below != ".." else "in")
+
+
+def test_a_zipped_product_of_sentinel2_has_no_masks_among_its_bands(product: Path, tmp_path: Path) -> None:
+    path = tmp_path / "download.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        for file in sorted(file for file in product.rglob("*") if file.is_file()):
+            archive.write(file, file.relative_to(product.parent))
+    scene = opened(path, scale=None)
+    np.testing.assert_array_equal(numbers_of(scene), NUMBERS)
+    assert all((band.scale, band.offset) == (1e-4, -0.1) for band in scene.bands)
+
+
+def test_two_products_in_one_folder_are_refused(product: Path) -> None:
+    product.with_name("S2A_other.SAFE").mkdir()
+    (product / "GRANULE").rename(product / "G")
+    for name in (product.name, "S2A_other.SAFE"):
+        band = product.with_name(name) / "GRANULE" / "L2A" / "IMG_DATA" / "R10m" / "T33TWN_B02_10m.jp2"
+        write_jp2(band, NUMBERS[0])
+    with pytest.raises(InputError, match=r"holds 2 products: got S2A_other.SAFE, S2B_.*; name one of them"):
+        list_rasters(str(product.parent))
+
+
+def write_container(path: Path, write: Callable[[xr.Dataset], object]) -> None:
+    x, y = UTM.c + 30 * (np.arange(50) + 0.5), UTM.f - 30 * (np.arange(40) + 0.5)
+    axes = {name: {"standard_name": f"projection_{name}_coordinate", "units": "m"} for name in "xy"}
+    attributes = {"grid_mapping": "spatial_ref", "scale_factor": 1e-4}
+    variables = {
+        name: (("y", "x"), band.astype("int16"), attributes) for name, band in zip(BAND_NAMES, NUMBERS, strict=True)
+    }
+    dataset = xr.Dataset(variables, coords={"x": ("x", x, axes["x"]), "y": ("y", y, axes["y"])})
+    dataset["spatial_ref"] = xr.DataArray(0, attrs=pyproj.CRS.from_epsg(32620).to_cf())
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write(dataset)
+
+
+def test_the_variables_of_a_netcdf_file_are_bands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "in" / "scene.nc"
+    write_container(path, lambda dataset: dataset.to_netcdf(path))
+    scene = opened(path)
+    assert scene.id == "scene"
+    np.testing.assert_array_equal(numbers_of(scene), NUMBERS)
+    monkeypatch.chdir(tmp_path)
+    one = opened("NETCDF:in/scene.nc:nir", bands=("1",) * 6)
+    assert one.id == "nir" and all(str(path) in band.path for band in one.bands)
+    np.testing.assert_array_equal(numbers_of(one)[0], NUMBERS[3])
+    assert normalize_address(f'NETCDF:"{path}":nir') == f'NETCDF:"{path}":nir'
+    assert normalize_address("C:no.tif") == str(tmp_path / "C:no.tif")
+
+
+def test_the_arrays_of_a_zarr_folder_are_bands_and_its_chunks_its_content(tmp_path: Path) -> None:
+    path = tmp_path / "scene.zarr"
+    write_container(path, lambda dataset: dataset.to_zarr(path, zarr_format=2))
+    scene = opened(path)
+    assert (scene.id, name_source(str(path))) == ("scene", "scene")
+    np.testing.assert_array_equal(numbers_of(scene), NUMBERS)
+    before = hash_content(scene.bands[0].path, [1])
+    chunk = path / "blue" / "0.0"
+    chunk.write_bytes((path / "red" / "0.0").read_bytes())
+    assert hash_content(scene.bands[0].path, [1]) != before
+
+
+def test_a_zarr_folder_that_gdal_does_not_read_is_refused_with_the_reason(tmp_path: Path) -> None:
+    path = tmp_path / "scene.zarr"
+    write_container(path, lambda dataset: dataset.to_zarr(path, zarr_format=2))
+    for metadata in (path / ".zmetadata", *path.glob("*/.zarray")):
+        metadata.write_text(metadata.read_text().replace('"zstd"', '"unheard-of"').replace('"blosc"', '"unheard-of"'))
+    with pytest.raises(InputError, match=r"cannot open .*unheard-of"):
+        opened(path)
