@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from seamline.flows.cli import models, results, scenes, training, up
-from seamline.flows.cli.process import handle_signals, report_stop
+from seamline.flows.cli.process import handle_signals, report_stop, was_stopped
 from seamline.flows.cli.usage import usage_error
 from seamline.flows.terminal.output import close_output
 from seamline.model.spec.errors import ModelError
@@ -60,8 +60,8 @@ def main() -> None:
         code = _print_error(usage_error(error, app, sys.argv[1:]), 2)
     except (InputError, ModelError) as error:
         code = _print_error(error, 2)
-    except SeamlineError as error:
-        code = _print_error(error, 1)
+    except SeamlineError as error:  # after a signal that ended the workers, too, it is about those
+        code = _EXIT_INTERRUPTED if was_stopped() else _print_error(error, 1)
     except KeyboardInterrupt:
         code = _EXIT_INTERRUPTED
     if code == _EXIT_INTERRUPTED:  # from above, or from Typer, which catches Ctrl-C itself while a command runs

@@ -22,6 +22,11 @@ def handle_signals() -> None:
             signal.signal(number, _stop)
 
 
+def was_stopped() -> bool:
+    """Return whether a signal has come that ends the command."""
+    return bool(_received)
+
+
 def report_stop() -> int:
     """Say which signal ended the command, and return its exit code."""
     number = _received[-1] if _received else signal.SIGINT

@@ -30,6 +30,10 @@ def up(
     workers: Annotated[int, typer.Option(help="Worker processes; 0: one a CUDA device, or one a core")] = 0,
     every: Annotated[float, typer.Option(help="Seconds between two looks into the inbox")] = 60,
     settle: Annotated[float, typer.Option(help="Seconds without a change after which a file is whole")] = 10,
+    allow: Annotated[
+        list[str] | None,
+        typer.Option(help="Folder, host or s3://bucket that VRTs and STAC items in the inbox may name; repeat it"),
+    ] = None,
     prefect_port: _PortOption = 4200,
     dask_port: _PortOption = 8786,
     dashboard_port: _PortOption = 8787,
@@ -60,7 +64,8 @@ def up(
     )
     count = workers or count_workers(SegmentOptions())
     name = model if not Path(model).is_dir() else str(Path(model).absolute())
-    stack = Stack(make_absolute(folder), name, count, every, settle, ports)
+    allowed = tuple(str(make_absolute(place)) if Path(place).is_dir() else place for place in allow or ())
+    stack = Stack(make_absolute(folder), name, count, every, settle, ports, allowed)
     if detach:
         start_detached(stack, _build_foreground_command(stack))
         Console().print(describe_addresses(stack), highlight=False, soft_wrap=True)
@@ -84,7 +89,8 @@ def _build_foreground_command(stack: Stack) -> tuple[str, ...]:
         "--dashboard-port": dashboard_port,
         "--map-port": map_port,
     }
-    return build_command(["seamline", "up"], options)
+    allowed = [word for place in stack.allow for word in ("--allow", place)]
+    return build_command(["seamline", "up", *allowed], options)
 
 
 @app.command()

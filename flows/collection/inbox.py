@@ -9,6 +9,7 @@ from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
+from seamline.flows.collection.containment import Enclosure, OutsideError
 from seamline.flows.collection.fingerprint import catch_as_rejected, inspect_source, list_local_files
 from seamline.flows.collection.scene_ref import Discovery, RejectedSource, SceneRef
 from seamline.flows.collection.scene_sources import Inbox
@@ -22,7 +23,6 @@ _SCENE_SUFFIXES = (
     ".jp2",
     ".vrt",
     ".img",
-    ".nc",
     ".zip",
     ".tar",
     ".tgz",
@@ -52,12 +52,16 @@ def discover_inbox(inbox: Inbox) -> Discovery:
     Raises:
         InputError: the folder does not exist or cannot be read.
     """
-    entries = _list_entries(make_absolute(inbox.folder))
+    entries, enclosure = _list_entries(make_absolute(inbox.folder)), Enclosure.of_inbox(inbox)
     settled = _find_settled(entries, inbox.settle)
     waiting = [path for path in entries if path not in settled]
     candidates: list[SceneRef | RejectedSource] = []
     parts: set[Path] = set()
     for path in settled:
+        refused = _find_outsider(path, enclosure)
+        if refused is not None:
+            candidates.append(refused)
+            continue
         files = _list_parts(path)
         parts.update(file for file in files if file != path)
         any_missing = not all(map(_exists, files))
@@ -73,6 +77,17 @@ def discover_inbox(inbox: Inbox) -> Discovery:
     discovery = Discovery.from_candidates(scene for scene in candidates if Path(scene.source) not in parts)
     still_waiting = tuple(str(path) for path in sorted(waiting) if path not in parts)
     return Discovery(discovery.scenes, discovery.rejected, still_waiting)
+
+
+def _find_outsider(path: Path, enclosure: Enclosure) -> RejectedSource | None:
+    """Return the rejection of a scene that consists of what lies elsewhere; None for all others, also broken ones."""
+    try:
+        enclosure.check_scene(path)
+    except OutsideError as error:
+        return RejectedSource(str(path), path.name, str(error))
+    except (SeamlineError, OSError, ValueError):
+        return None  # the inspection that follows reports the error
+    return None
 
 
 def _list_entries(folder: Path) -> list[Path]:

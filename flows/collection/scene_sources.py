@@ -126,6 +126,11 @@ class Inbox(_Source):
     kind: Literal["inbox"] = "inbox"
     folder: Path = Field(description="Rasters, ZIP archives, STAC items and folders of band files that lie in it")
     settle: float = Field(10.0, ge=0, le=86_400, description="Seconds without a change after which a file is whole")
+    allow: tuple[str, ...] = Field(
+        (),
+        description="What VRTs, STAC items and links in it may name besides its own files: absolute folders, hosts, "
+        "and buckets as s3://bucket",
+    )
 
 
 class _AnyOfSchema:

@@ -29,7 +29,7 @@ def _serve_deployments(stack: Stack) -> None:
     """Serve the deployments ``inbox``, ``scene`` and ``check`` until SIGTERM."""
     options = SegmentOptions(cluster=stack.scheduler).model_dump(mode="json", exclude_defaults=True)
     common = {"model": stack.model, "out": str(stack.results), "options": options}
-    inbox = Inbox(folder=stack.inbox, settle=stack.settle).model_dump(mode="json")
+    inbox = Inbox(folder=stack.inbox, settle=stack.settle, allow=stack.allow).model_dump(mode="json")
     serve(
         RunnerDeployment.from_flow(
             segment_collection,

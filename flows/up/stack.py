@@ -45,6 +45,7 @@ class Stack:
         every: Seconds between two looks into the inbox.
         settle: Seconds without a change after which a file in the inbox is complete.
         ports: Of Prefect, the Dask scheduler, its dashboard and the map.
+        allow: Folders, hosts and buckets that scenes in the inbox may name.
     """
 
     folder: Path
@@ -53,6 +54,7 @@ class Stack:
     every: float
     settle: float
     ports: tuple[int, int, int, int]
+    allow: tuple[str, ...] = ()
 
     @property
     def inbox(self) -> Path:
@@ -144,7 +146,8 @@ class Stack:
         try:
             values: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
             process = _find_process(values.pop("pid"), values.pop("started"))
-            return cls(**{**values, "folder": Path(values["folder"]), "ports": tuple(values["ports"])}), process
+            values |= {"folder": Path(values["folder"]), "ports": tuple(values["ports"])}
+            return cls(**{**values, "allow": tuple(values.get("allow", ()))}), process
         except (OSError, ValueError, LookupError, TypeError) as error:
             raise InputError(
                 f"--folder {path.parent}",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 
 from seamline.flows.cli.process import handle_signals, report_stop
@@ -15,7 +16,9 @@ def main() -> None:
     try:
         from seamline.flows.cli.main import main as run_command
     except KeyboardInterrupt:
-        sys.exit(report_stop())
+        code = report_stop()
+        sys.stderr.flush()
+        os._exit(code)  # extension modules that were being initialized may have noted an interrupt that is not handled
     run_command()
 
 
