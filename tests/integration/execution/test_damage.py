@@ -22,8 +22,8 @@ from tests.support.small_rasters import BAND_NAMES, make_noise, write_geotiff
 
 Cluster = Callable[[int], str]
 
-EDGE = 384
-CHUNKS = 6 * 6
+EDGE = 256
+CHUNKS = 4 * 4
 KINDS = (
     "inferred/*.json",
     "written/*.json",
@@ -286,7 +286,7 @@ def test_a_changed_record_is_refused_and_a_changed_item_written_again(
     item.write_text(item.read_text().replace(checksum, checksum[::-1]))
     assert run(scene, small_model, tmp_path, cluster(1), 0).rewritten == ("item",)
     assert item.read_bytes() == (finished / "scene" / "item.json").read_bytes()
-    record.write_text(record.read_text().replace('"windows": 36', '"windows": 37'))
+    record.write_text(record.read_text().replace('"windows": 16', '"windows": 17'))
     with pytest.raises(InputError, match=r"run\.json of scene scene: got another content .* bring the file back"):
         run(scene, small_model, tmp_path, cluster(1), 0)
     assert run(scene, small_model, tmp_path, cluster(1), 0, overwrite=True).computed

@@ -25,7 +25,7 @@ from tests.support.run_folders import read_rasters
 from tests.support.small_rasters import BAND_NAMES, make_noise, write_geotiff
 
 Cluster = Callable[[int], str]
-SAMPLE = 8
+SAMPLE = 5
 OPERATIONS = ("run", "overwrite", "overwrite without exchange", "restore")
 
 

@@ -49,6 +49,8 @@ def compose(tmp_path: Path) -> Path:
     """compose.yaml beside secrets of its own."""
     (tmp_path / "secrets").mkdir()
     (tmp_path / "secrets" / "flows.env").touch()
+    login = "PREFECT_SERVER_API_AUTH_STRING=admin:x\nPREFECT_API_AUTH_STRING=admin:x\n"
+    (tmp_path / "secrets" / "prefect.env").write_text(login)
     file = tmp_path / "compose.yaml"
     file.write_text((DEPLOY / "compose.yaml").read_text())
     return file
@@ -74,6 +76,34 @@ def test_only_two_pages_leave_the_host_of_compose(compose: Path) -> None:
         assert name in ("deployments", "map") or "healthcheck" in service  # the first ends, the second has the image's
         if name != "postgres":
             assert service["read_only"] and service["cap_drop"] == ["ALL"] and service["user"] == "1000:1000"
+
+
+def test_prefect_wants_a_login_and_answers_its_own_page_alone(compose: Path) -> None:
+    services = yaml.safe_load(run_compose(compose).stdout)["services"]
+    server = services["server"]["environment"]
+    assert server["PREFECT_SERVER_API_AUTH_STRING"] == "admin:x"
+    assert server["PREFECT_SERVER_CORS_ALLOWED_ORIGINS"] == "http://127.0.0.1:4200"
+    assert server["PREFECT_UI_STATIC_DIRECTORY"].startswith("/tmp/")  # the rest is read-only
+    for name in ("deployments", "flows"):
+        assert services[name]["environment"]["PREFECT_API_AUTH_STRING"] == "admin:x"
+
+
+def test_a_worker_may_take_the_memory_that_its_container_has(compose: Path) -> None:
+    """By default Dask takes the share of it that the worker's threads are of the cores."""
+    (cluster,) = (resource for resource in render_overlay("cpu") if resource["kind"] == "DaskCluster")
+    (pod,) = cluster["spec"]["worker"]["spec"]["containers"]
+    for command in (pod["args"], yaml.safe_load(run_compose(compose).stdout)["services"]["worker"]["command"]):
+        assert command[command.index("--memory-limit") + 1] == "1.0"
+
+
+def test_prometheus_asks_services_that_are_there(compose: Path) -> None:
+    services = yaml.safe_load(run_compose(compose).stdout)["services"]
+    asked = yaml.safe_load((DEPLOY / "monitoring" / "prometheus.yml").read_text())["scrape_configs"]
+    names = [name for job in asked for found in job.get("dns_sd_configs", []) for name in found["names"]]
+    names += [
+        target.split(":")[0] for job in asked for found in job.get("static_configs", []) for target in found["targets"]
+    ]
+    assert len(names) == 3 and set(names) <= set(services)
 
 
 @pytest.mark.parametrize("overlay", ["cpu", "gpu"])
