@@ -31,7 +31,9 @@ ThreadsOption = Annotated[int | None, typer.Option(help="Threads of the network 
 ClusterOption = Annotated[str, typer.Option(help="local, or the address of a Dask scheduler")]
 WorkersOption = Annotated[int | None, typer.Option(help="Worker processes of the local cluster")]
 CredentialsOption = Annotated[str | None, typer.Option(help="Prefect Secret block with the keys of object storage")]
-AoiOption = Annotated[Path | None, typer.Option(help="GeoJSON polygons that limit the work")]
+AoiOption = Annotated[
+    Path | None, typer.Option(help="Polygons that limit the work: GeoJSON, GeoPackage, Shapefile, KML, …")
+]
 BandsOption = Annotated[str, typer.Option(help="The scene's bands in the model's order, separated by commas")]
 ScaleOption = Annotated[float | None, typer.Option(help="Value = digital number × scale + offset")]
 OffsetOption = Annotated[float | None, typer.Option(help="See --scale")]

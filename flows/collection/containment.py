@@ -26,7 +26,7 @@ from seamline.flows.collection.scene_sources import Inbox
 from seamline.pipeline.common.errors import InputError, SeamlineError
 from seamline.pipeline.scenes.source_files import detect_source_kind, list_rasters
 from seamline.pipeline.scenes.stac_item import read_source_item
-from seamline.pipeline.storage.atomic import make_absolute
+from seamline.pipeline.storage.atomic import make_absolute, refuse_special_file
 
 _OWN_PIXELS = (
     b"II*\0",  # TIFF, little and big endian, and BigTIFF
@@ -130,6 +130,7 @@ class Enclosure:
             self._check_raster(source, scene, seen)
 
     def _check_place(self, path: Path, scene: Path) -> None:
+        refuse_special_file(path)
         resolved = path.resolve()
         if not any(resolved.is_relative_to(root) for root in self.roots):
             raise _refuse(scene, str(path), "files in the inbox")

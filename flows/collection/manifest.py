@@ -9,6 +9,7 @@ import os
 from pathlib import Path
 
 from seamline.pipeline.common.errors import InputError
+from seamline.pipeline.storage.atomic import refuse_special_file
 
 _COLUMN = "source"
 _DELIMITERS = ",;\t"
@@ -22,6 +23,7 @@ def read_manifest(manifest: Path) -> list[str]:
     Raises:
         InputError: the file is no such list.
     """
+    refuse_special_file(manifest)
     try:
         sources = _parse_manifest(_decode_text(manifest.read_bytes()), manifest.suffix.lower())
     except (OSError, ValueError, LookupError, TypeError, RecursionError, csv.Error) as error:

@@ -71,7 +71,9 @@ class SegmentOptions(BaseModel):
     polygon_simplify: NonNegative = Field(
         0, description="Corners of polygons go whose triangle is smaller than the square of this, in pixels; 0: none"
     )
-    aoi: Path | None = Field(None, description="GeoJSON polygons; nothing outside of them is inferred")
+    aoi: Path | None = Field(
+        None, description="Polygons in GeoJSON, GeoPackage, …; nothing outside of them is inferred"
+    )
     bands: tuple[str, ...] = Field(
         (), description="The scene's bands in the model's order: numbers, descriptions or file names"
     )

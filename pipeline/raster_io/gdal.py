@@ -25,6 +25,7 @@ from rasterio.windows import Window as RasterioWindow
 
 from seamline.pipeline.geometry.window import Window
 from seamline.pipeline.raster_io.alpha_band import find_alpha
+from seamline.pipeline.storage.atomic import refuse_special_file
 from seamline.pipeline.storage.s3_access import current_access
 
 _LOCAL_ENV: dict[str, Any] = {"GDAL_CACHEMAX": 64 * 2**20}  # the default is 5 % of the memory in every process
@@ -150,6 +151,7 @@ _handles = _HandleCache()
 
 
 def _open_dataset(path: str) -> OpenRaster:
+    refuse_special_file(path)
     # GDAL handles /vsis3/ itself; for s3:// rasterio would need boto3.
     dataset = rasterio.open(re.sub(r"^s3://", "/vsis3/", path))
     alpha = find_alpha(dataset)
@@ -174,6 +176,7 @@ def open_cached_raster(path: str, version: str | None = None) -> OpenRaster:
 
     Raises:
         RasterioIOError: GDAL cannot open the file.
+        InputError: It is a pipe, socket or device.
     """
     return _handles.get(path, version)
 

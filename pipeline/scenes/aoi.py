@@ -1,4 +1,4 @@
-"""The area of interest: GeoJSON polygons, transformed to the CRS of a scene."""
+"""The area of interest: polygons of a vector file, transformed to the CRS of a scene."""
 
 from __future__ import annotations
 
@@ -8,43 +8,47 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyogrio
 import shapely
 import shapely.affinity
 from numpy.typing import NDArray
 from odc.geo.crs import CRS, CRSError
 from odc.geo.geobox import GeoBox
 from odc.geo.geom import Geometry
+from pyogrio.errors import DataSourceError
 from shapely.geometry.base import BaseGeometry
 
 from seamline.pipeline.common.errors import InputError
+from seamline.pipeline.storage.atomic import refuse_special_file
 
 _Bounds = tuple[float, float, float, float]
 """Left, bottom, right, top."""
 
 _PARSE_ERRORS = (
     *(ValueError, TypeError, LookupError, AttributeError, RecursionError),
-    *(shapely.GEOSException, CRSError),
+    *(shapely.GEOSException, CRSError, DataSourceError),
 )
+_GEOJSON = (".json", ".geojson")
 _SEGMENTS_PER_SCENE = 100
 """Points along an edge as long as the scene, because a line that is straight in one CRS is curved in another."""
 
 
 def read_aoi(path: Path, grid: GeoBox) -> str:
-    """Read the polygons of a GeoJSON file and transform them to the CRS of a scene.
+    """Read the polygons of a vector file and transform them to the CRS of a scene.
 
-    The file holds a geometry, a Feature or a FeatureCollection, in EPSG:4326 unless it has a ``crs`` member. Longitudes
+    GeoJSON holds a geometry, a Feature or a FeatureCollection, in EPSG:4326 unless it has a ``crs`` member. Longitudes
     are taken modulo 360°, so that a scene across 180° meets polygons in one piece as well as polygons in halves (RFC
     7946, section 3.1.9).
 
     Args:
-        path: The GeoJSON file.
+        path: The file: GeoJSON, or another one that GDAL reads, in any CRS.
         grid: Grid of the scene.
 
     Returns:
         The polygons as WKT in the CRS of ``grid``.
 
     Raises:
-        InputError: The file is no GeoJSON, has no polygons or does not meet the scene.
+        InputError: The file is no vector file, has no polygons or does not meet the scene.
     """
     area, crs = _read_polygons(path)
     projected, near = _project_nearby(area, crs, grid)
@@ -56,17 +60,17 @@ def read_aoi(path: Path, grid: GeoBox) -> str:
 
 
 def _read_polygons(path: Path) -> tuple[BaseGeometry, CRS]:
-    """Return the union of all polygons in a GeoJSON file, and its CRS."""
+    """Return the union of all polygons in a vector file, and its CRS."""
+    refuse_special_file(path)
     try:
-        document = json.loads(path.read_text(encoding="utf-8-sig"))
-        shapes = [shapely.geometry.shape(part) for part in _list_geometries(document)]
-        shapes = [shapely.make_valid(shapely.force_2d(shape)) for shape in shapes]  # heights mean nothing here
-        crs = CRS(document["crs"]["properties"]["name"] if document.get("crs") else "EPSG:4326")
+        found, crs = _read_geojson(path) if path.suffix.lower() in _GEOJSON else _read_layers(path)
+        shapes = [shapely.make_valid(shapely.force_2d(shape)) for shape in found]  # heights mean nothing here
     except OSError as error:
-        raise _aoi_error(path, error.strerror, "a GeoJSON file that can be read") from error
+        raise _aoi_error(path, error.strerror or error, "a vector file that can be read") from error
     except _PARSE_ERRORS as error:
-        reason = f"no GeoJSON ({type(error).__name__}: {error})"
-        raise _aoi_error(path, reason, "GeoJSON with polygons, of a CRS that PROJ knows") from error
+        kind = "GeoJSON" if path.suffix.lower() in _GEOJSON else "vector file with polygons"
+        reason = f"no {kind} ({type(error).__name__}: {' '.join(str(error).split())})"
+        raise _aoi_error(path, reason, "polygons in a format of GDAL, of a CRS that PROJ knows") from error
     area = shapely.union_all([part for shape in shapes for part in _iter_polygons(shape)])
     if area.is_empty:
         raise _aoi_error(path, "no polygon with an area", "a Polygon or MultiPolygon")
@@ -75,6 +79,28 @@ def _read_polygons(path: Path) -> tuple[BaseGeometry, CRS]:
             path, f"latitudes within {_format_bounds(area.bounds)}", "longitude first, then latitude, up to 90°"
         )
     return area, crs
+
+
+def _read_geojson(path: Path) -> tuple[list[BaseGeometry], CRS]:
+    """Return the geometries of a GeoJSON document, and the CRS of its ``crs`` member, which older programs write."""
+    document = json.loads(path.read_text(encoding="utf-8-sig"))
+    shapes = [shapely.geometry.shape(part) for part in _list_geometries(document)]
+    return shapes, CRS(document["crs"]["properties"]["name"] if document.get("crs") else "EPSG:4326")
+
+
+def _read_layers(path: Path) -> tuple[list[BaseGeometry], CRS]:
+    """Return the geometries of all layers of a file that GDAL reads: GeoPackage, Shapefile, KML, lines of GeoJSON."""
+    path.stat()  # raises a clearer error than GDAL if there is none
+    shapes: list[BaseGeometry] = []
+    crs: set[str] = set()
+    for name, kind in pyogrio.list_layers(path):
+        if kind is not None:
+            metadata, _, geometries, _ = pyogrio.raw.read(path, layer=name, columns=[])
+            shapes += [shape for shape in shapely.from_wkb(geometries) if shape is not None]
+            crs.add(metadata["crs"] or "")
+    if len(crs) != 1 or "" in crs:
+        raise ValueError(f"{len(crs - {''})} CRS in {path.name}")
+    return shapes, CRS(crs.pop())
 
 
 def _project_nearby(area: BaseGeometry, crs: CRS, grid: GeoBox) -> tuple[shapely.Geometry, _Bounds]:

@@ -13,7 +13,7 @@ from urllib.parse import unquote, urlsplit
 from seamline.pipeline.common.errors import InputError
 from seamline.pipeline.raster_io.gdal import is_remote, split_subdataset
 from seamline.pipeline.scenes.band_files import list_subdatasets
-from seamline.pipeline.storage.atomic import make_absolute
+from seamline.pipeline.storage.atomic import make_absolute, refuse_special_file
 from seamline.pipeline.storage.json_documents import is_url
 from seamline.pipeline.storage.object_store import ObjectFolder, is_object_url
 
@@ -33,7 +33,12 @@ _EOPF_BANDS = "/measurements/reflectance/"
 
 
 def detect_source_kind(href: str) -> SourceKind:
-    """Return what lies at an address, by its name and by what is on the disk."""
+    """Return what lies at an address, by its name and by what is on the disk.
+
+    Raises:
+        InputError: It is a pipe, socket or device.
+    """
+    refuse_special_file(href)
     local = Path(href)
     if (local.is_dir() and not _is_zarr(local)) or (is_object_url(href) and href.endswith("/")):
         return "folder"

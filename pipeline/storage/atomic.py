@@ -102,6 +102,18 @@ def check_writable(folder: Path, what: str) -> Path:
         ) from error
 
 
+def refuse_special_file(path: str | Path) -> None:
+    """Refuse a pipe, socket or device: opening one could wait for ever. What is not there is passed over.
+
+    Raises:
+        InputError: It is one.
+    """
+    if os.path.exists(path) and not (os.path.isfile(path) or os.path.isdir(path)):  # noqa: PTH110, PTH112, PTH113
+        raise InputError(
+            f"{path}", got="a pipe, socket or device", expected="a file or a folder", fix="copy its content to a file"
+        )
+
+
 def _is_present(path: Path) -> bool:
     """Return whether a path exists, even as a link that leads nowhere.
 

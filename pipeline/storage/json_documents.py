@@ -11,6 +11,7 @@ from urllib.parse import urljoin, urlsplit
 import requests
 
 from seamline.pipeline.common.errors import InputError, RunError
+from seamline.pipeline.storage.atomic import refuse_special_file
 from seamline.pipeline.storage.object_store import is_object_url, split_object_url
 
 _RETRY_WAITS = (0.5, 1.0, 2.0, 4.0)
@@ -39,6 +40,7 @@ def read_document(href: str) -> Any:
     try:
         if is_object_url(href):
             return json.loads(_read_object(href))
+        refuse_special_file(href)
         return json.loads(fetch_json_text(href) if is_url(href) else Path(href).read_bytes())
     except OSError as error:
         raise _unreadable_error(href, error.strerror or error) from error

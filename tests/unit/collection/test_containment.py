@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import threading
 import zipfile
 from collections.abc import Callable, Iterator
@@ -14,6 +15,9 @@ import pytest
 from seamline.flows.collection.discovery import discover
 from seamline.flows.collection.scene_ref import Discovery
 from seamline.flows.collection.scene_sources import Inbox
+from seamline.pipeline.common.errors import InputError
+from seamline.pipeline.scenes.band_matching import BandNeed
+from seamline.pipeline.scenes.open_scene import SceneOptions, open_scene
 from tests.support.small_sources import scene_names, write_band, write_vrt
 
 
@@ -144,6 +148,21 @@ def test_what_lies_outside_is_not_read(case: str, inbox: Path, server: tuple[str
     assert any("names what is outside of the inbox" in rejected.reason for rejected in found.rejected)
     assert all("\n" not in rejected.reason for rejected in found.rejected)
     assert not asked
+
+
+@pytest.mark.parametrize("name", ["x.tif", "x.json", "x.zip", "x/blue.tif", "source.vrt"])
+def test_a_pipe_in_the_inbox_is_not_waited_for(name: str, inbox: Path) -> None:
+    (inbox / name).parent.mkdir(exist_ok=True)
+    if name == "source.vrt":
+        (inbox / "x.vrt").write_text(vrt_of("pipe.tif.part", 'relativeToVRT="1"'))
+        name = "pipe.tif.part"
+    os.mkfifo(inbox / name)
+    write_band(inbox / "other.tif")
+    found = look(inbox)
+    assert scene_names(found) == ["other"]
+    assert found.waiting or all("a pipe, socket or device" in rejected.reason for rejected in found.rejected)
+    with pytest.raises(InputError, match="a pipe, socket or device"):
+        open_scene(inbox / name, [BandNeed("blue", ())], SceneOptions())
 
 
 def test_what_lies_in_the_inbox_is_read(inbox: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -56,3 +57,9 @@ def test_what_is_no_list_is_refused_in_one_line(tmp_path: Path, name: str, conte
     with pytest.raises(InputError, match=said) as refused:
         read_manifest(tmp_path / name)
     assert "\n" not in str(refused.value)
+
+
+def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "list.txt")
+    with pytest.raises(InputError, match="got a pipe, socket or device"):
+        read_manifest(tmp_path / "list.txt")

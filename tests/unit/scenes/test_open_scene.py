@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyogrio
 import pystac
 import pytest
 import rasterio
@@ -22,6 +23,7 @@ from affine import Affine
 from hypothesis import given
 from hypothesis import strategies as st
 from odc.geo.geobox import GeoBox
+from odc.geo.geom import Geometry
 from rasterio.control import GroundControlPoint
 from rasterio.crs import CRS
 from rasterio.warp import transform
@@ -607,6 +609,50 @@ def test_an_area_in_metres_across_the_antimeridian(tmp_path: Path) -> None:
         grid = GeoBox.from_bbox((west, -2, west + 2, 2), "EPSG:4326", resolution=0.1)
         area = from_wkt(read_aoi(tmp_path / "aoi.json", grid))
         assert area.bounds == pytest.approx((west + 0.5, -1, west + 1.5, 1), abs=0.01)
+
+
+@pytest.mark.parametrize("name", ["aoi.gpkg", "aoi.shp", "aoi.kml", "aoi.geojsonl", "aoi.fgb", "layers.gpkg"])
+@pytest.mark.parametrize("crs", ["EPSG:4326", "EPSG:32620", "EPSG:3857"])
+def test_an_area_may_lie_in_any_vector_file(tmp_path: Path, name: str, crs: str) -> None:
+    if name in ("aoi.kml", "aoi.geojsonl"):
+        crs = "EPSG:4326"  # which these formats are always in
+    halves = [shapely.box(*bounds) for bounds in split_bounds(GRID)]
+    in_crs = [Geometry(half, GRID.crs).to_crs(crs, 100).geom for half in halves]
+    wkb = shapely.to_wkb(np.array([shapely.force_3d(part, 7.0) for part in in_crs]), output_dimension=3)
+    options = {"field_data": [], "fields": [], "geometry_type": "Polygon Z", "crs": crs}
+    if name == "layers.gpkg":
+        for number in range(2):
+            path = tmp_path / name
+            pyogrio.raw.write(path, wkb[number : number + 1], layer=f"part {number}", append=number > 0, **options)
+    else:
+        driver = {"aoi.kml": "KML", "aoi.geojsonl": "GeoJSONSeq"}.get(name)
+        pyogrio.raw.write(tmp_path / name, wkb, **options, **({"driver": driver} if driver else {}))
+    area = from_wkt(read_aoi(tmp_path / name, GRID))
+    expected = shapely.union_all(halves)
+    assert not area.has_z
+    assert shapely.symmetric_difference(area, expected).area < 1e-3 * expected.area
+
+
+def split_bounds(grid: GeoBox) -> list[tuple[float, float, float, float]]:
+    """Bounds of the left and the right half of the middle of a grid."""
+    left, bottom, right, top = grid.extent.boundingbox.bbox
+    width, height, middle = right - left, top - bottom, (left + right) / 2
+    rows = bottom + height / 4, top - height / 4
+    return [(left + width / 4, rows[0], middle, rows[1]), (middle, rows[0], right - width / 4, rows[1])]
+
+
+def test_an_area_without_a_crs_or_of_several_is_refused(tmp_path: Path) -> None:
+    wkb, options = shapely.to_wkb(np.array([shapely.box(0, 0, 1, 1)])), {"field_data": [], "fields": []}
+    for number, crs in enumerate(("EPSG:4326", "EPSG:3857")):
+        pyogrio.raw.write(
+            tmp_path / "x.gpkg", wkb, layer=str(number), append=number > 0, geometry_type="Polygon", crs=crs, **options
+        )
+    pyogrio.raw.write(tmp_path / "x.shp", wkb, geometry_type="Polygon", crs="EPSG:4326", **options)
+    (tmp_path / "x.prj").unlink()
+    (tmp_path / "x.kml").write_text("no KML")
+    for name, said in (("x.gpkg", "2 CRS"), ("x.shp", "0 CRS"), ("x.kml", "no vector file"), ("y.kml", "No such file")):
+        with pytest.raises(InputError, match=f"no area for this scene: .*{said}.*--aoi"):
+            read_aoi(tmp_path / name, GRID)
 
 
 @pytest.mark.parametrize(
