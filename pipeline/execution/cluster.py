@@ -62,7 +62,7 @@ def _start_local_cluster(workers: int) -> Iterator[Client]:
             processes=True,
             dashboard_address="127.0.0.1:0",  # any free port, for nobody else
             env=WORKER_ENVIRONMENT,
-            silence_logs=logging.ERROR,
+            silence_logs=logging.CRITICAL,  # Dask would print a traceback for each chunk that fails; we print a line
         )
     with local, Client(local, set_as_default=False) as client:
         yield client

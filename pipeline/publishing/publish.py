@@ -9,7 +9,7 @@ it leaves results that the catalogue does not list yet, which the next run mends
 from __future__ import annotations
 
 import shutil
-from datetime import UTC, datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 
 from seamline.pipeline.common.layout import OVERVIEW, ZARR
@@ -96,7 +96,10 @@ def _write_results(publication: Publication, inferred: InferenceRecord, started:
         polygons=publication.polygon_rules,
         classes=areas,
         hull=None if hull is None else tuple(hull.exterior.coords),
-        finished=datetime.now(UTC).isoformat(timespec="seconds"),
+        # Not by the clock, which may have been set meanwhile: nothing is finished before it has started.
+        finished=(
+            datetime.fromisoformat(inferred.started) + timedelta(seconds=round(known["seconds"]["total"]))
+        ).isoformat(timespec="seconds"),
     )
     write_report(folder, context.scene, publication.classes, publication.card, record)
     write_item_and_record(publication, record)

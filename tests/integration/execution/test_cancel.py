@@ -17,6 +17,7 @@ from seamline.flows.settings.model_folder import Model
 from seamline.flows.settings.options import SegmentOptions
 from seamline.pipeline.common.errors import RunError
 from seamline.pipeline.execution.chunk_context import ChunkContext
+from seamline.pipeline.execution.cluster import connect
 from seamline.pipeline.execution.predictor import PLUGIN_PREFIX
 from seamline.pipeline.execution.run_chunks import run_chunks
 from seamline.pipeline.execution.run_directory import RunDirectory
@@ -98,3 +99,14 @@ def test_workers_stop_when_their_client_is_gone_and_the_next_run_takes_what_it_l
         run_chunks(other, job, Slow(tmp_path / "second"))
         assert not any(other.run(plugins).values())
     assert (tmp_path / "second").stat().st_size == 12 * 12
+
+
+def test_local_workers_print_nothing_of_a_chunk_that_fails(capfd: pytest.CaptureFixture[str]) -> None:
+    def fail() -> None:
+        raise RunError("the chunk is bad")
+
+    with connect("local", 1) as client:
+        failed = client.submit(fail, pure=False)
+        with pytest.raises(RunError, match="the chunk is bad"):
+            failed.result(timeout=60)
+    assert "Traceback" not in capfd.readouterr().err

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from datetime import datetime
 from functools import cache
 from pathlib import Path
 
@@ -184,6 +185,8 @@ def test_the_record_says_what_was_done(small_model: Model, cluster: Cluster, tmp
     assert record["pixels_inferred"] == 3 * 6 * 256**2
     assert {"read", "infer", "blend", "write", "cog", "total"} <= set(record["seconds"])
     assert all(seconds >= 0 for seconds in record["seconds"].values())
+    started, finished = (datetime.fromisoformat(record[name]) for name in ("started", "finished"))
+    assert (finished - started).total_seconds() == round(record["seconds"]["total"])  # whatever the clock was set to
     assert record["scene_digest"] != record["model_digest"]
     said = "number × 2.75e-05 -0.2 by the tags of the file"
     assert record["radiometry"] == said and said in (result.folder / "report.html").read_text()
