@@ -64,13 +64,18 @@ def up(
     )
     count = workers or count_workers(SegmentOptions())
     name = model if not Path(model).is_dir() else str(Path(model).absolute())
-    allowed = tuple(str(make_absolute(place)) if Path(place).is_dir() else place for place in allow or ())
+    allowed = tuple(str(make_absolute(place)) if _is_path(place) else place for place in allow or ())
     stack = Stack(make_absolute(folder), name, count, every, settle, ports, allowed)
     if detach:
         start_detached(stack, _build_foreground_command(stack))
         Console().print(describe_addresses(stack), highlight=False, soft_wrap=True)
     else:
         run_stack(stack, print_line)
+
+
+def _is_path(place: str) -> bool:
+    """Return whether what is allowed is a folder, which need not exist yet, and no host or bucket."""
+    return "://" not in place and ("/" in place or Path(place).is_dir())
 
 
 def _build_foreground_command(stack: Stack) -> tuple[str, ...]:

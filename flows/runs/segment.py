@@ -35,7 +35,7 @@ from seamline.pipeline.execution.run_directory import RunDirectory
 from seamline.pipeline.geometry.tiling import Tiling
 from seamline.pipeline.products.run_record import InferenceRecord, RunRecord, TilingRecord
 from seamline.pipeline.products.store_files import renew_store
-from seamline.pipeline.products.zarr_store import ZarrLayout
+from seamline.pipeline.products.zarr_store import ZarrLayout, create_store
 from seamline.pipeline.publishing.completeness import list_missing_outputs
 from seamline.pipeline.publishing.publication import Publication
 from seamline.pipeline.publishing.publish import publish
@@ -217,11 +217,16 @@ def _open_run_directory(job: SceneJob, plan: Plan, unfinished: UnfinishedRun | N
     """Return the run directory of an unfinished or a new run, with a Zarr store for its chunks."""
     title = f"{plan.scene.id}, segmented with {plan.model.spec.name}"
     layout, layers = _choose_layout(plan.tiling, job.options), job.options.layers
-    directory = job.location.run_directory.create_new_start() if unfinished is None else unfinished.directory
-    renew_store(directory.store, plan.scene.grid, plan.model.classes, layout, title=title, layers=layers)
+
+    def create(path: Path) -> None:
+        create_store(path, plan.scene.grid, plan.model.classes, layout, title=title, layers=layers)
+
     if unfinished is not None:
-        directory.make_folders()
-        return directory
+        unfinished.directory.make_folders()
+        renew_store(unfinished.directory.store, create)
+        return unfinished.directory
+    directory = job.location.run_directory.create_new_start()
+    create(directory.store)
     directory.write_plan(
         {
             **asdict(job.identity),

@@ -85,6 +85,7 @@ def infer_chunk(
             votes = context.directory.save_votes(chunk, result)
         else:
             files += write_rasters(context, chunk, result)
+        digests = context.directory.compute_digests(files)
     report = Report(
         chunk,
         watch.seconds,
@@ -93,7 +94,7 @@ def infer_chunk(
         peak_memory=read_peak_memory(),
         device_memory=predictor.device_memory,
         bad_blocks=tuple(map(str, block.bad_blocks)),
-        files=context.directory.compute_digests(files),
+        files=digests,
         votes=votes,
     )
     context.directory.report_inferred(report)

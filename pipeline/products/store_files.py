@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable
 from itertools import product
 from pathlib import Path
 
-from odc.geo.geobox import GeoBox
-
-from seamline.pipeline.common.classes import LabelClass
 from seamline.pipeline.geometry.window import Window
-from seamline.pipeline.products.zarr_store import ZarrLayout, create_store, open_store_raster
+from seamline.pipeline.products.zarr_store import open_store_raster
 from seamline.pipeline.storage.atomic import remove
 
 
@@ -34,28 +31,16 @@ def list_chunk_files(store: Path, name: str, window: Window) -> list[Path]:
     return [store / name / array.metadata.encode_chunk_key(place) for place in product(*leading, *spans)]
 
 
-def renew_store(
-    store: Path,
-    grid: GeoBox,
-    classes: Sequence[LabelClass],
-    layout: ZarrLayout,
-    *,
-    title: str,
-    layers: Sequence[str] = (),
-) -> None:
+def renew_store(store: Path, create: Callable[[Path], None]) -> None:
     """Write everything of an unfinished store anew but the chunks of its labels and layers; overviews are removed.
 
     Args:
         store: folder of the store; it need not exist any more.
-        grid: grid of the labels.
-        classes: classes of the labels.
-        layout: how the arrays lie on disk.
-        title: title of the dataset.
-        layers: names of the layers, keys of ``LAYERS``.
+        create: creates the store, empty, in another folder.
     """
     fresh = store.with_name("fresh.zarr")
     remove(fresh)
-    create_store(fresh, grid, classes, layout, title=title, layers=layers)
+    create(fresh)
     for leftover in (*store.glob("ovr_*x"), store / ".zmetadata"):
         remove(leftover)
     remove_partial_files(store)

@@ -136,8 +136,10 @@ def refuse_damaged_record(folder: Path) -> None:
     Raises:
         InputError: the item knows another one, and so does the table of all items, if it is there.
     """
-    by_item, by_table = _read_run_checksums(folder)
-    if by_item not in (None, _compute_run_checksum(folder)) and by_table in (None, by_item):
+    by_item = _read_checksum_in_item(folder)
+    if by_item in (None, _compute_run_checksum(folder)):
+        return  # the table may be large
+    if _read_checksum_in_table(folder) in (None, by_item):
         raise InputError(
             f"{RECORD} of scene {folder.name}",
             got="another content than when it was published",
@@ -150,7 +152,8 @@ def _is_item_current(folder: Path, outputs: Iterable[str], *, check: bool) -> bo
     """Return whether catalogue, table and item know the record as it is, and it knows the outputs."""
     if not ((folder.parent / CATALOG).exists() and set(outputs) <= set(read_record(folder).outputs)):
         return False
-    is_known = set(_read_run_checksums(folder)) == {_compute_run_checksum(folder)}
+    actual = _compute_run_checksum(folder)
+    is_known = _read_checksum_in_item(folder) == actual and _read_checksum_in_table(folder) == actual
     return is_known and (not check or _is_item_in_table(folder))
 
 
@@ -158,14 +161,18 @@ def _compute_run_checksum(folder: Path) -> JSON:
     return compute_file_info(folder / RECORD)["file:checksum"]
 
 
-def _read_run_checksums(folder: Path) -> tuple[str | None, str | None]:
-    """Return the checksum of the record as the item has it, and as the table has it; None where it is lost."""
-    by_item = by_table = None
+def _read_checksum_in_item(folder: Path) -> str | None:
+    """Return the checksum of the record as the item has it; None where it is lost."""
     with suppress(LookupError, TypeError):
-        by_item = _read_assets(folder)["run"]["file:checksum"]
+        return str(_read_assets(folder)["run"]["file:checksum"])
+    return None
+
+
+def _read_checksum_in_table(folder: Path) -> str | None:
+    """Return the checksum of the record as the table of all items has it; None where it is lost."""
     with suppress(OSError, ValueError, LookupError, TypeError):
-        by_table = read_run_checksum(folder.parent / ITEMS, folder.name)
-    return by_item, by_table
+        return read_run_checksum(folder.parent / ITEMS, folder.name)
+    return None
 
 
 def _is_item_in_table(folder: Path) -> bool:

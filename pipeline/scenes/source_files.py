@@ -24,8 +24,14 @@ _ARCHIVES = {".zip": "/vsizip/", ".tar": "/vsitar/", ".tgz": "/vsitar/", ".tar.g
 _API_ITEM_PATH = re.compile(r"/collections/[^/]+/items/[^/]+/?$")
 _ZARR_METADATA = ("zarr.json", ".zgroup", ".zmetadata")
 
-_SENTINEL2_RASTERS = ("GRANULE/*/IMG_DATA/**/*.jp2", "*/IMG_DATA/**/*.jp2", "IMG_DATA/**/*.jp2", "R[126]0m/*.jp2")
-"""Where the bands of Sentinel-2 lie: from the .SAFE folder, from GRANULE, from a granule, from IMG_DATA."""
+_SENTINEL2_RASTERS = (
+    "GRANULE/*/IMG_DATA/**/*.jp2",
+    "*/IMG_DATA/**/*.jp2",
+    "IMG_DATA/**/*.jp2",
+    "R[126]0m/*.jp2",
+    "*.SAFE/GRANULE/*/IMG_DATA/**/*.jp2",
+)
+"""Where the bands of Sentinel-2 lie: from the .SAFE folder, GRANULE, a granule, IMG_DATA, and the folder above."""
 
 _SENTINEL2_BAND = re.compile(r"(^|/)IMG_DATA/(R[126]0m/)?[^/]+\.jp2$")
 _EOPF_BANDS = "/measurements/reflectance/"
@@ -99,8 +105,7 @@ def _list_files(folder: Path) -> list[str]:
     """Return the rasters in a folder, or those of the product of Sentinel-2 that it belongs to or holds."""
     if files := _drop_foreign(path.name for path in folder.iterdir()):
         return [str(folder / name) for name in files]
-    patterns = (*_SENTINEL2_RASTERS, *(f"*.SAFE/{pattern}" for pattern in _SENTINEL2_RASTERS[:1]))
-    for pattern in patterns:
+    for pattern in _SENTINEL2_RASTERS:
         if names := _drop_foreign(path.relative_to(folder).as_posix() for path in folder.glob(pattern)):
             return [str(folder / name) for name in _require_one_product(names, str(folder))]
     raise _no_rasters_error(str(folder))

@@ -1,4 +1,4 @@
-"""Writing files so that they appear under their name only when they are complete, and checking folders beforehand."""
+"""Files that appear under their name only when they are complete, folders that change places, and checks of both."""
 
 from __future__ import annotations
 

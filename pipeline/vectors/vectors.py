@@ -210,7 +210,7 @@ def _sieve_labels(labels: _ChunkedLabels, minimum: float, map_chunks: MapChunks)
         if not has_small:
             return labels
         for chunk, verdict in zip(chunks, verdicts, strict=True):
-            np.savez(labels.chunk_file(chunk, "verdict"), **asdict(verdict))
+            np.savez(labels.chunk_file(chunk, "verdict"), **vars(verdict))
         rounds += 1
         after = replace(labels, path=labels.folder / f"sieved-{rounds}.zarr")
         shape = tiling.height, tiling.width

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
+
+FIXED_ENGINE: dict[str, Any] = {"precision": "fp32", "engine": "torch", "batch": 1, "threads": 1, "device": "cpu"}
+"""Options with which nothing is measured, so that runs are alike."""
 
 
 def list_inferred_chunks(out: Path) -> set[str]:

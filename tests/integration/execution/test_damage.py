@@ -17,7 +17,7 @@ from seamline.flows.settings.options import SegmentOptions
 from seamline.pipeline.common.errors import InputError, RunError
 from seamline.pipeline.results.verify import verify
 from tests.support.processes import wait_until_idle
-from tests.support.run_folders import read_rasters
+from tests.support.run_folders import FIXED_ENGINE, read_rasters
 from tests.support.small_rasters import BAND_NAMES, make_noise, write_geotiff
 
 Cluster = Callable[[int], str]
@@ -68,12 +68,8 @@ def run(
         halo=48,
         overlap=overlap,
         chunk_tiles=1,
-        precision="fp32",
-        engine="torch",
-        batch=1,
-        threads=1,
-        device="cpu",
         cluster=address,
+        **FIXED_ENGINE,
         outputs=("cog", "zarr", "confidence"),
         **more,
     )

@@ -21,7 +21,7 @@ from seamline.flows.settings.options import SegmentOptions
 from seamline.pipeline.results.verify import verify
 from seamline.pipeline.storage import atomic
 from tests.support.kill_points import count_changes, kill_at_change
-from tests.support.run_folders import read_rasters
+from tests.support.run_folders import FIXED_ENGINE, read_rasters
 from tests.support.small_rasters import BAND_NAMES, make_noise, write_geotiff
 
 Cluster = Callable[[int], str]
@@ -37,12 +37,8 @@ def run(scene: Path, model: Path, out: Path, address: str, overwrite: bool = Fal
         window=160,
         halo=48,
         chunk_tiles=2,
-        precision="fp32",
-        engine="torch",
-        batch=1,
-        threads=1,
-        device="cpu",
         cluster=address,
+        **FIXED_ENGINE,
         outputs=("cog", "zarr", "confidence"),
         overwrite=overwrite,
     )

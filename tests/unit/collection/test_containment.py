@@ -150,6 +150,15 @@ def test_what_lies_outside_is_not_read(case: str, inbox: Path, server: tuple[str
     assert not asked
 
 
+def test_a_declaration_is_refused_whatever_it_declares(inbox: Path) -> None:
+    """GDAL knows none, so that it would read another name than the one that was checked."""
+    write_band(inbox / "x.tif")
+    named = vrt_of("&p;", 'relativeToVRT="1"')
+    (inbox / "y.vrt").write_text(f'<!DOCTYPE x [<!ENTITY p "x.tif">]>{named}')
+    (rejected,) = look(inbox).rejected
+    assert "a declaration, which GDAL would not heed" in rejected.reason
+
+
 @pytest.mark.parametrize("name", ["x.tif", "x.json", "x.zip", "x/blue.tif", "source.vrt"])
 def test_a_pipe_in_the_inbox_is_not_waited_for(name: str, inbox: Path) -> None:
     (inbox / name).parent.mkdir(exist_ok=True)

@@ -12,23 +12,14 @@ from seamline.pipeline.common.errors import InputError, RunError
 from seamline.pipeline.scenes.stac_item import read_source_item
 from seamline.pipeline.storage import json_documents as documents
 
+BLUE = {"eo:bands": [{"common_name": "blue"}]}
+
 
 @pytest.mark.parametrize(
     "fields", [{"eo:bands": ["blue"]}, {"raster:bands": [{"scale": "x"}]}, {"bands": [{"offset": []}]}]
 )
 def test_malformed_bands_are_refused(fields: dict[str, Any], tmp_path: Path) -> None:
-    asset = {"href": "./b.tif", "type": "image/tiff; application=geotiff", **fields}
-    item = {
-        "type": "Feature",
-        "stac_version": "1.0.0",
-        "id": "x",
-        "geometry": None,
-        "links": [],
-        "properties": {"datetime": "2024-01-01T00:00:00Z"},
-        "assets": {"b": asset},
-    }
-    path = tmp_path / "item.json"
-    path.write_text(json.dumps(item))
+    path = write_item(tmp_path, "b.tif", {"href": "./b.tif", **fields})
     with pytest.raises(InputError, match=r"bands of .*item\.json.*correct the item"):
         read_source_item(str(path))
 
@@ -55,24 +46,23 @@ def test_an_item_that_no_server_gives_is_refused(monkeypatch: pytest.MonkeyPatch
     ],
 )
 def test_hrefs_lead_to_files_percent_encoded_or_not(file: str, href: str, tmp_path: Path) -> None:
-    write_item(tmp_path, file, {"href": href.format(folder=tmp_path, name=tmp_path.name)})
+    write_item(tmp_path, file, {**BLUE, "href": href.format(folder=tmp_path, name=tmp_path.name)})
     assert read_source_item(str(tmp_path / "item.json")).bands[0].path == str(tmp_path / file)
 
 
 def test_a_file_on_this_disk_is_taken_under_whatever_address(tmp_path: Path) -> None:
     alternate = {"local": {"href": f"file://{tmp_path}/blue.tif"}, "other": {"href": "https://example.org/blue.tif"}}
-    write_item(tmp_path, "blue.tif", {"href": "s3://no-such-bucket/blue.tif", "alternate": alternate})
+    write_item(tmp_path, "blue.tif", {**BLUE, "href": "s3://no-such-bucket/blue.tif", "alternate": alternate})
     (band,) = read_source_item(str(tmp_path / "item.json")).bands
     assert band.path == str(tmp_path / "blue.tif")
     (tmp_path / "blue.tif").unlink()
     assert read_source_item(str(tmp_path / "item.json")).bands[0].path == "s3://no-such-bucket/blue.tif"
 
 
-def write_item(folder: Path, file: str, asset: dict[str, Any]) -> None:
+def write_item(folder: Path, file: str, asset: dict[str, Any]) -> Path:
     """An item of one band, and its file, which is empty."""
     (folder / file).parent.mkdir(exist_ok=True)
     (folder / file).touch()
-    band = {"type": "image/tiff; application=geotiff", "eo:bands": [{"common_name": "blue"}]}
     item = {
         "type": "Feature",
         "stac_version": "1.0.0",
@@ -80,6 +70,8 @@ def write_item(folder: Path, file: str, asset: dict[str, Any]) -> None:
         "geometry": None,
         "links": [],
         "properties": {"datetime": "2024-01-01T00:00:00Z"},
-        "assets": {"b": {**band, **asset}},
+        "assets": {"b": {"type": "image/tiff; application=geotiff", **asset}},
     }
-    (folder / "item.json").write_text(json.dumps(item))
+    path = folder / "item.json"
+    path.write_text(json.dumps(item))
+    return path
