@@ -21,8 +21,8 @@ from seamline.flows.settings.model_folder import Model, get_radiometry
 from seamline.flows.settings.options import SegmentOptions
 from seamline.model.spec.config import Radiometry
 from seamline.model.spec.measurement import Measurement, Sample
+from seamline.pipeline.cluster.workers import list_first_host_workers, run_on_first_host
 from seamline.pipeline.common.memory import read_peak_memory, reset_peak_memory
-from seamline.pipeline.execution.cluster import list_first_host_workers, run_on_first_host
 from seamline.pipeline.geometry.window import Window
 from seamline.pipeline.planning.tilings import UNBOUNDED_HALO, Reach
 from seamline.pipeline.scenes.scene import Scene, read_block

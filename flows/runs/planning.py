@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -10,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import psutil
 from numpy.typing import NDArray
 
 from seamline.flows.runs.measuring import measure, measure_context
@@ -21,8 +19,9 @@ from seamline.flows.settings.model_folder import Model, open_model
 from seamline.flows.settings.options import SegmentOptions
 from seamline.model.spec.config import EngineSettings
 from seamline.model.spec.measurement import Measurement
+from seamline.pipeline.cluster.machine import CORES, get_memory_limit
+from seamline.pipeline.cluster.workers import get_worker_memory, wait_for_workers
 from seamline.pipeline.common.errors import InputError
-from seamline.pipeline.execution.cluster import get_worker_memory, wait_for_workers
 from seamline.pipeline.geometry.tiling import Tiling
 from seamline.pipeline.planning.memory import Raster, check_memory, project_memory
 from seamline.pipeline.planning.tilings import (
@@ -86,7 +85,7 @@ def count_workers(options: SegmentOptions) -> int:
     """Return the number of processes of a local cluster: as asked, or by the machine.
 
     By the machine that is one for each CUDA device; without any, one for each core, but at most ``_MAX_WORKERS`` and
-    one for each ``_MEMORY_PER_WORKER`` bytes of memory.
+    one for each ``_MEMORY_PER_WORKER`` bytes of memory. Control groups may allow fewer cores and less memory.
 
     On CPUs one process with as many threads would be slower: all threads of a network wait for the one whose core
     reads the next chunk, while processes share cores fairly (a fifth faster on two cores). With more than
@@ -99,12 +98,12 @@ def count_workers(options: SegmentOptions) -> int:
 
         if devices := torch.cuda.device_count():
             return devices
-    return max(1, min(os.cpu_count() or 1, _MAX_WORKERS, psutil.virtual_memory().total // _MEMORY_PER_WORKER))
+    return max(1, min(CORES, _MAX_WORKERS, get_memory_limit() // _MEMORY_PER_WORKER))
 
 
 def _count_threads(options: SegmentOptions, workers: int) -> int:
     """Return the most threads of a worker's network; 0 leaves them to torch, on a cluster that we did not start."""
-    return max(1, (os.cpu_count() or 1) // workers) if options.cluster == "local" else 0
+    return max(1, CORES // workers) if options.cluster == "local" else 0
 
 
 def make_plan(

@@ -12,6 +12,7 @@ from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 
+from dask.utils import format_bytes
 from distributed import Client
 
 from seamline.flows.runs.finished import find_finished, find_record, refuse_result_of_other_run
@@ -24,11 +25,11 @@ from seamline.flows.settings.credentials import connect_with_credentials
 from seamline.flows.settings.model_folder import RuntimeLoader, get_radiometry, open_model
 from seamline.flows.settings.options import SegmentOptions
 from seamline.model.spec.document import MODEL_FILENAME
+from seamline.pipeline.cluster.losses import WorkersDiedError, raise_if_cluster_lost
 from seamline.pipeline.common.errors import BadBlockError, ChunkError, RunError
 from seamline.pipeline.common.layout import PREVIEW
 from seamline.pipeline.common.stopwatch import Stopwatch
 from seamline.pipeline.execution.chunk_context import ChunkContext
-from seamline.pipeline.execution.cluster import raise_if_cluster_lost
 from seamline.pipeline.execution.done_chunks import refuse_lost_chunks
 from seamline.pipeline.execution.run_chunks import Totals, map_on_workers, run_chunks
 from seamline.pipeline.execution.run_directory import RunDirectory
@@ -180,9 +181,12 @@ def _run(job: SceneJob, client: Client, observer: RunObserver, started: float) -
     radiometry = get_radiometry(job.scene)
     loader = RuntimeLoader(job.model.folder, job.model.digest, plan.settings, radiometry, plan.tiling.halo)
     start_seconds = Stopwatch.now() - started
-    totals = observer.run_stage(
-        "infer", lambda: run_chunks(client, context, loader, lambda totals: observer.progress(totals, plan))
-    )
+    try:
+        totals = observer.run_stage(
+            "infer", lambda: run_chunks(client, context, loader, lambda totals: observer.progress(totals, plan))
+        )
+    except WorkersDiedError as error:
+        raise RunError(f"{error}; the plan expects {format_bytes(plan.projected_memory)} of each") from error
     if change := job.scene.describe_change():
         raise RunError(f"scene {job.scene.id}: {change}")
     refuse_lost_chunks(context)

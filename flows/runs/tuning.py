@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,6 +20,7 @@ from seamline.flows.settings.model_folder import Model, get_radiometry, open_mod
 from seamline.flows.settings.options import SegmentOptions
 from seamline.model.spec.config import Radiometry
 from seamline.model.spec.measurement import Measurement, Sample
+from seamline.pipeline.cluster.machine import CORES
 from seamline.pipeline.planning.tilings import candidate_halos, resolve_halo
 
 
@@ -42,7 +42,7 @@ def tune(model_name: str | Path, source: str | None, options: SegmentOptions) ->
     model = open_model(model_name)
     use_credentials(None)
     scene = None if source is None else open_input(source, model, options)
-    threads = os.cpu_count() or 1
+    threads = CORES
     with connect_with_credentials(None, "local", 1) as client:
         changed: dict[int, float] = {}
         if scene is not None:

@@ -16,8 +16,8 @@ from typing import Any
 
 from distributed import Client, Worker, WorkerPlugin
 
+from seamline.pipeline.cluster.connect import connect
 from seamline.pipeline.common.errors import InputError
-from seamline.pipeline.execution.cluster import connect
 from seamline.pipeline.storage.s3_access import S3Access, use_access
 
 _AWS_VARIABLES = {"key": "AWS_ACCESS_KEY_ID", "secret": "AWS_SECRET_ACCESS_KEY", "token": "AWS_SESSION_TOKEN"}

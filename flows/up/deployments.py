@@ -18,6 +18,7 @@ from seamline.flows.publish_catalog import publish_catalog_flow
 from seamline.flows.segment_collection import segment_collection
 from seamline.flows.segment_scene import segment_scene
 from seamline.flows.settings.options import SegmentOptions
+from seamline.flows.tracking.lost_runs import TAG, create_automations
 from seamline.flows.up.stack import LAST_DEPLOYMENT, Stack
 
 _NIGHTLY = "0 3 * * *"
@@ -30,6 +31,7 @@ def _serve_deployments(stack: Stack) -> None:
     options = SegmentOptions(cluster=stack.scheduler).model_dump(mode="json", exclude_defaults=True)
     common = {"model": stack.model, "out": str(stack.results), "options": options}
     inbox = Inbox(folder=stack.inbox, settle=stack.settle, allow=stack.allow).model_dump(mode="json")
+    create_automations()
     serve(
         RunnerDeployment.from_flow(
             segment_collection,
@@ -37,14 +39,18 @@ def _serve_deployments(stack: Stack) -> None:
             interval=timedelta(seconds=stack.every),
             parameters={"scenes": inbox, **common},
             concurrency_limit=_ONE_AT_ONCE,
+            tags=[TAG],
             description="What is dropped into the inbox.",
         ),
-        RunnerDeployment.from_flow(segment_scene, "scene", parameters=common, description="One scene, by hand."),
+        RunnerDeployment.from_flow(
+            segment_scene, "scene", parameters=common, tags=[TAG], description="One scene, by hand."
+        ),
         RunnerDeployment.from_flow(
             publish_catalog_flow,
             LAST_DEPLOYMENT,
             cron=_NIGHTLY,
             parameters={"out": str(stack.results)},
+            tags=[TAG],
             description="Is everything as published?",
         ),
         pause_on_shutdown=False,  # so that the schedules go on after the next start

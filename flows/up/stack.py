@@ -17,11 +17,12 @@ from typing import Any
 import psutil
 
 from seamline.flows.tracking.artifacts import MAP_URL_VARIABLE
+from seamline.flows.tracking.lost_runs import HEARTBEAT_SECONDS, HEARTBEAT_VARIABLE
 from seamline.flows.up.supervisor import SECONDS_TO_START, Service, Supervisor, stop_process
+from seamline.pipeline.cluster.connect import WORKER_ENVIRONMENT
+from seamline.pipeline.cluster.workers import CHUNKS_AT_ONCE
 from seamline.pipeline.common.errors import InputError, RunError
 from seamline.pipeline.common.layout import CATALOG
-from seamline.pipeline.execution.cluster import WORKER_ENVIRONMENT
-from seamline.pipeline.execution.predictor import CHUNKS_AT_ONCE
 from seamline.pipeline.stac.catalog import update_catalog
 from seamline.pipeline.storage.atomic import atomic_write, check_writable
 
@@ -90,6 +91,7 @@ class Stack:
             "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
             "PREFECT_CLI_PROMPT": "false",
             "DO_NOT_TRACK": "1",
+            HEARTBEAT_VARIABLE: str(HEARTBEAT_SECONDS),
             MAP_URL_VARIABLE: self.urls["map"],
         }
 

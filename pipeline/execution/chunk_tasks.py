@@ -8,7 +8,6 @@ fetched with a timeout, and while no task ends the pool looks whether there are 
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -18,19 +17,20 @@ from typing import Any, TypeVar
 
 from distributed import Client, Future, KilledWorker, Reschedule, get_worker
 
+from seamline.pipeline.cluster.losses import (
+    ADVICE_ON_MEMORY,
+    WORKER_CHECK_INTERVAL,
+    WorkersDiedError,
+    WorkerWatch,
+    describe_memory_kills,
+    raise_if_cluster_lost,
+)
+from seamline.pipeline.cluster.workers import chunk_capacity
 from seamline.pipeline.common.errors import BadBlockError, ChunkError, RunError, SeamlineError
 from seamline.pipeline.execution import metrics
 from seamline.pipeline.execution.chunk_blending import write_chunk
 from seamline.pipeline.execution.chunk_context import ChunkContext
 from seamline.pipeline.execution.chunk_inference import ChunkCancelledError, infer_chunk
-from seamline.pipeline.execution.cluster import (
-    NO_WORKER_TIMEOUT,
-    WORKER_CHECK_INTERVAL,
-    chunk_capacity,
-    cluster_lost_error,
-    raise_if_closed,
-    raise_if_cluster_lost,
-)
 from seamline.pipeline.execution.predictor import PredictorPlugin
 from seamline.pipeline.execution.run_directory import Report
 from seamline.pipeline.geometry.tiling import Index
@@ -158,7 +158,7 @@ class ChunkTaskPool:
         self._what = f"scene {context.scene.id}"
         self._running: dict[Future, ChunkTask] = {}
         self._ended: SimpleQueue[Future] = SimpleQueue()
-        self._workers = ClusterLiveness(client, self._what)
+        self._workers = WorkerWatch(client, self._what)
 
     def __enter__(self) -> ChunkTaskPool:
         return self
@@ -244,31 +244,7 @@ class ChunkTaskPool:
         try:
             return future.result(timeout=WORKER_CHECK_INTERVAL)
         except KilledWorker as error:
-            raise RunError(
-                f"{self._what}, chunk {tuple(chunk)}: {error.allowed_failures + 1} workers died "
-                "on it, perhaps for want of memory; see the workers' logs. The same command goes on where it stopped; "
-                "a smaller --window or --chunk-tiles needs --overwrite and starts over"
+            raise WorkersDiedError(
+                f"{self._what}, chunk {tuple(chunk)}: {error.allowed_failures + 1} workers died on it"
+                f"{describe_memory_kills(self._client)}; {ADVICE_ON_MEMORY}"
             ) from error
-
-
-class ClusterLiveness:
-    """Notices when a cluster has had no workers for long, or its client was closed."""
-
-    def __init__(self, client: Client, what: str) -> None:
-        self._client, self._what = client, what
-        self._alone_since: float | None = None
-
-    def check(self) -> None:
-        """Look for workers. Raises ``RunError`` if there were none for long, or the client was closed."""
-        raise_if_closed(self._client, self._what)
-        if chunk_capacity(self._client):
-            self._alone_since = None
-        elif self._alone_since is None:
-            self._alone_since = time.monotonic()
-            log.warning("no workers: waiting up to %d s for one", NO_WORKER_TIMEOUT)
-        elif time.monotonic() - self._alone_since > NO_WORKER_TIMEOUT:
-            raise cluster_lost_error(self._what, f"no worker for {NO_WORKER_TIMEOUT} s")
-
-    def mark_alive(self) -> None:
-        """Note that a result came, so there are workers."""
-        self._alone_since = None

@@ -13,13 +13,11 @@ import numpy as np
 from distributed import Client, Scheduler, Worker, WorkerPlugin
 from numpy.typing import NDArray
 
+from seamline.pipeline.cluster.workers import CHUNKS_AT_ONCE
 from seamline.pipeline.common.memory import reset_peak_memory
 from seamline.pipeline.geometry.votes import Array
 
 T = TypeVar("T")
-
-CHUNKS_AT_ONCE = 3
-"""Chunks that one worker process works on at once: one is read, one inferred, one written."""
 
 PLUGIN_PREFIX = "seamline"
 """First part of the names of our plugins. The second part is the id of the client that they work for."""

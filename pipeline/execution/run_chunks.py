@@ -17,11 +17,11 @@ from typing import TypeVar
 
 from distributed import Client
 
+from seamline.pipeline.cluster.losses import raise_if_cluster_lost
 from seamline.pipeline.common.errors import BadBlockError
 from seamline.pipeline.execution.chunk_context import ChunkContext
 from seamline.pipeline.execution.chunk_queue import ChunkQueue
 from seamline.pipeline.execution.chunk_tasks import ChunkTask, ChunkTaskPool, apply_task, infer_task, write_task
-from seamline.pipeline.execution.cluster import raise_if_cluster_lost
 from seamline.pipeline.execution.done_chunks import find_done_chunks
 from seamline.pipeline.execution.predictor import PredictorLoader, PredictorPlugin, forget_dead_clients
 from seamline.pipeline.execution.run_directory import Report

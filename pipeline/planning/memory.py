@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol
 
+from seamline.pipeline.cluster.workers import CHUNKS_AT_ONCE
 from seamline.pipeline.common.errors import InputError
-from seamline.pipeline.execution.predictor import CHUNKS_AT_ONCE
 from seamline.pipeline.geometry.tiling import Tiling
 
 _MEMORY_HEADROOM = 1.3

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import time
 from pathlib import Path
 from typing import Any
@@ -14,10 +15,14 @@ from seamline.pipeline.common.errors import InputError, RunError
 from seamline.pipeline.storage.atomic import refuse_special_file
 from seamline.pipeline.storage.object_store import is_object_url, split_object_url
 
+log = logging.getLogger("seamline.documents")
+
 _RETRY_WAITS = (0.5, 1.0, 2.0, 4.0)
 """Seconds between the tries of a request."""
-_TIMEOUT = (10.0, 60.0)
+_TIMEOUT = (10.0, 30.0)
 """Seconds to connect, and seconds between bytes of the answer."""
+_MOST_TIMEOUTS = 2
+"""Tries that wait for a server which takes the request and says nothing."""
 _MAX_WAIT = 60.0
 """Seconds to wait at most when a server asks for more with Retry-After."""
 _BUSY_STATUSES = {408, 425, 429, 500, 502, 503, 504}
@@ -107,9 +112,9 @@ def _request_with_retries(
 ) -> requests.Response:
     """Send a request until a server answers it; any answer but a busy server or a truncated document counts."""
     is_content_read = method != "HEAD" and "stream" not in query
-    problem = ""
+    problem, tries, timeouts = "", 0, 0
     for wait in (*_RETRY_WAITS, None):
-        retry_after = 0.0
+        tries, retry_after = tries + 1, 0.0
         try:
             response = requests.request(
                 method, url, headers=headers, timeout=_TIMEOUT, allow_redirects=method != "POST", **query
@@ -123,11 +128,13 @@ def _request_with_retries(
             retry_after = _parse_retry_after(response.headers.get("retry-after", ""))
         except _TRANSIENT_ERRORS as error:
             problem = _root_cause(error)
+            timeouts += isinstance(error, requests.Timeout)
         except (requests.RequestException, ValueError) as error:  # an invalid address, or too many redirects
             raise _unreadable_error(url, _root_cause(error)) from error
-        if wait is not None:
-            time.sleep(max(wait, min(retry_after, _MAX_WAIT)))
-    tries = len(_RETRY_WAITS) + 1
+        if wait is None or timeouts == _MOST_TIMEOUTS:
+            break
+        log.warning("%s: %s; asking again", _redact_url(url), problem)
+        time.sleep(max(wait, min(retry_after, _MAX_WAIT)))
     raise RunError(f"{_redact_url(url)} does not answer: {problem} in {tries} tries; see that it is up, and run again")
 
 

@@ -29,6 +29,8 @@ S = TypeVar("S")
 
 _MAX_CONCURRENT_REQUESTS = 16
 """Requests that are in flight at once: with small objects the latency of the network counts, not its bandwidth."""
+_PROBE_TIMEOUT = 20.0
+"""Seconds that a request without data may take, and after which it is not tried again."""
 _SCHEME = "s3://"
 _CONTENT_TYPES = {
     ".json": "application/json",
@@ -198,13 +200,17 @@ class ObjectFolder:
     def check_writable(self, what: str) -> None:
         """Write and remove an empty object, to see that the folder can be written to.
 
+        A server that takes the request and says nothing is not waited for as long as one that takes data.
+
         Raises:
             InputError: It cannot; the message begins with ``what``.
         """
-        probe = f".seamline-{uuid.uuid4().hex}"
+        probe = self._full_key(f".seamline-{uuid.uuid4().hex}")
+        store = self.access.open_store(self.bucket, timeout=_PROBE_TIMEOUT, retry_timeout=_PROBE_TIMEOUT)
         try:
-            self.put(probe, b"")
-            self.delete([probe])
+            with translate_errors(self.bucket, self.access):
+                obstore.put(store, probe, b"")
+                obstore.delete(store, [probe])
         except RunError as error:
             raise InputError(
                 what,

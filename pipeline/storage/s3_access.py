@@ -73,8 +73,14 @@ class S3Access:
             options["AWS_HTTPS"] = "YES" if address.scheme == "https" else "NO"
         return options
 
-    def open_store(self, bucket: str) -> S3Store:
-        """Return obstore's client of a bucket for this access."""
+    def open_store(self, bucket: str, timeout: float = 120, retry_timeout: float = 60) -> S3Store:
+        """Return obstore's client of a bucket for this access.
+
+        Args:
+            bucket: Name of the bucket.
+            timeout: Seconds that a request may take, with its data.
+            retry_timeout: Seconds after the first try in which a request is tried again.
+        """
         settings: dict[str, Any] = {"skip_signature": True} if self.unsigned else {}
         if self.region is not None:
             settings["region"] = self.region
@@ -90,9 +96,9 @@ class S3Access:
             client_options={
                 "allow_http": True,
                 "connect_timeout": timedelta(seconds=5),
-                "timeout": timedelta(seconds=120),
+                "timeout": timedelta(seconds=timeout),
             },
-            retry_config={"max_retries": 6, "retry_timeout": timedelta(seconds=60)},
+            retry_config={"max_retries": 6, "retry_timeout": timedelta(seconds=retry_timeout)},
             **settings,
         )
 

@@ -156,6 +156,17 @@ def test_a_page_that_never_comes_leaves_what_was_found(api: StacApi) -> None:
     assert "page 2: " in found.rejected[0].reason and "HTTP 503 in 3 tries" in found.rejected[0].reason
 
 
+def test_a_server_that_never_answers_is_asked_twice_and_told(
+    api: StacApi, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(documents, "_TIMEOUT", (5.0, 0.5))
+    monkeypatch.setattr(documents, "_RETRY_WAITS", (0.1,) * 9)
+    api.trouble = lambda handler, number: handler.stay_silent(1.5)
+    with pytest.raises(RunError, match=r"/search does not answer: .*timed out.* in 2 tries"):
+        search(api)
+    assert "asking again" in caplog.text
+
+
 @pytest.mark.parametrize("post", [True, False])
 def test_a_next_link_that_leads_back_ends(api: StacApi, post: bool) -> None:
     def back(handler: FolderHandler, number: int) -> bool:

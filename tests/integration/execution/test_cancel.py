@@ -15,9 +15,9 @@ from distributed import Client, Worker
 from seamline.flows.runs.scene_job import open_input
 from seamline.flows.settings.model_folder import Model
 from seamline.flows.settings.options import SegmentOptions
+from seamline.pipeline.cluster.connect import connect
 from seamline.pipeline.common.errors import RunError
 from seamline.pipeline.execution.chunk_context import ChunkContext
-from seamline.pipeline.execution.cluster import connect
 from seamline.pipeline.execution.predictor import PLUGIN_PREFIX
 from seamline.pipeline.execution.run_chunks import run_chunks
 from seamline.pipeline.execution.run_directory import RunDirectory

@@ -33,12 +33,12 @@ from seamline.flows.settings.model_folder import Model, RuntimeLoader, get_radio
 from seamline.flows.settings.options import SegmentOptions
 from seamline.model.spec.config import EngineSettings
 from seamline.model.spec.errors import ModelError
+from seamline.pipeline.cluster import losses, workers
+from seamline.pipeline.cluster.workers import run_on_first_host
 from seamline.pipeline.common.errors import BadBlockError, InputError, RunError
 from seamline.pipeline.execution import chunk_tasks as running
-from seamline.pipeline.execution import cluster as clusters
 from seamline.pipeline.execution.chunk_context import ChunkContext
 from seamline.pipeline.execution.chunk_inference import infer_chunk
-from seamline.pipeline.execution.cluster import run_on_first_host
 from seamline.pipeline.execution.run_directory import RunDirectory
 from seamline.pipeline.geometry.tiling import Index, Tiling
 from seamline.pipeline.products import cog
@@ -270,7 +270,7 @@ def test_a_worker_that_dies_while_it_measures_is_followed_by_another(
             os._exit(1)
         return "measured"
 
-    monkeypatch.setattr(clusters, "WORKER_CHECK_INTERVAL", 1)
+    monkeypatch.setattr(workers, "WORKER_CHECK_INTERVAL", 1)
     with Client(mortal, set_as_default=False) as client:
         assert run_on_first_host(client, 1, dies_once, tmp_path / "mark") == ["measured"]
 
@@ -789,7 +789,7 @@ def test_a_cluster_without_workers_ends_the_run_with_a_word(
     source: Path, small_model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(running, "WORKER_CHECK_INTERVAL", 1)
-    monkeypatch.setattr(running, "NO_WORKER_TIMEOUT", 2)
+    monkeypatch.setattr(losses, "NO_WORKER_TIMEOUT", 2)
     with scheduler_with_a_worker(tmp_path) as (address, _, worker):
 
         def kill(totals, plan) -> None:
@@ -806,7 +806,7 @@ def test_what_is_lost_with_a_result_in_hand_is_not_waited_for(
     source: Path, small_model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lost: str
 ) -> None:
     monkeypatch.setattr(running, "WORKER_CHECK_INTERVAL", 1)
-    monkeypatch.setattr(running, "NO_WORKER_TIMEOUT", 2)
+    monkeypatch.setattr(losses, "NO_WORKER_TIMEOUT", 2)
     fetch, asked = running.ChunkTaskPool._fetch, itertools.count()
     with scheduler_with_a_worker(tmp_path) as (address, _, worker):
 
@@ -824,21 +824,6 @@ def test_what_is_lost_with_a_result_in_hand_is_not_waited_for(
         said = "no worker for 2 s" if lost == "worker" else "the cluster is gone"
         with pytest.raises(RunError, match=said):
             run(source, small_model, tmp_path / "out", cluster=address, chunk_tiles=1)
-
-
-def test_two_short_absences_of_all_workers_are_not_one_long(monkeypatch: pytest.MonkeyPatch) -> None:
-    now = [0.0]
-    monkeypatch.setattr(running, "chunk_capacity", lambda client: 0)
-    monkeypatch.setattr(running, "raise_if_closed", lambda client, what: None)
-    monkeypatch.setattr(running.time, "monotonic", lambda: now[0])
-    liveness = running.ClusterLiveness(None, "a scene")
-    liveness.check()
-    liveness.mark_alive()  # a result came from a worker that was back before the next check
-    now[0] = 10.0 * running.NO_WORKER_TIMEOUT
-    liveness.check()
-    now[0] += running.NO_WORKER_TIMEOUT + 1
-    with pytest.raises(RunError, match="no worker for"):
-        liveness.check()
 
 
 def test_a_scheduler_that_is_killed_ends_the_run_with_a_word_and_it_goes_on_elsewhere(

@@ -9,22 +9,30 @@ import subprocess
 import sys
 import time
 import urllib.request
+from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import dask
 import pytest
 import yaml
 from cryptography import x509
 from prefect.client.orchestration import SyncPrefectClient
+from prefect.client.schemas.actions import WorkPoolUpdate
+from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterTags
+from prefect.events.schemas.events import ResourceSpecification
 from prefect.flows import load_flow_from_entrypoint
+from prefect.states import Pending
 from prefect.utilities.schema_tools import is_valid_schema, validate
 
 from seamline.flows.settings.model_folder import Model
+from seamline.flows.tracking.lost_runs import AUTOMATIONS, HEARTBEAT_SECONDS, HEARTBEAT_VARIABLE, TAG
+from seamline.pipeline.cluster.connect import connect
 from seamline.pipeline.common.errors import InputError
-from seamline.pipeline.execution.cluster import connect
 from tests.support.deployment_files import DEPLOY, PROJECT, run_program
 from tests.support.prefect_server import copy_empty_database
 from tests.support.small_rasters import BAND_NAMES, make_noise, write_geotiff
@@ -244,8 +252,96 @@ def test_deployments_have_schedules_and_limits(client: SyncPrefectClient) -> Non
     assert [schedule.interval.total_seconds() for schedule in schedules["inbox-process"]] == [300]
     assert there["nightly-process"].global_concurrency_limit.limit == 1
     assert there["nightly-process"].concurrency_options.collision_strategy == "CANCEL_NEW"
-    answer = client._client.get("/work_queues/" + str(there["inbox-process"].work_queue_id)).json()
-    assert (answer["name"], answer["concurrency_limit"]) == ("gpu", 3)
+    assert not there["nightly-process"].schedules[0].active  # it asks a server on the internet
+    queues = {name: _read_queue(client, there[name].work_queue_id) for name in ("inbox-process", "scene-process")}
+    assert queues["inbox-process"] | {"name": "inbox", "concurrency_limit": 1} == queues["inbox-process"]
+    assert queues["scene-process"] | {"name": "gpu", "concurrency_limit": 3} == queues["scene-process"]
+    heartbeats = {deployment.job_variables["env"][HEARTBEAT_VARIABLE] for deployment in there.values()}
+    assert heartbeats == {str(HEARTBEAT_SECONDS)}
+    assert all(TAG in deployment.tags for deployment in there.values())
+    for automation in AUTOMATIONS:
+        assert [kept.enabled for kept in client.read_automations_by_name(automation.name)] == [True]
+
+
+def _read_queue(client: SyncPrefectClient, queue: UUID | None) -> dict[str, Any]:
+    answer: dict[str, Any] = client._client.get(f"/work_queues/{queue}").json()
+    return answer
+
+
+def test_what_an_operator_paused_or_limited_stays_so(server: dict[str, str], client: SyncPrefectClient) -> None:
+    inbox = client.read_deployment_by_name("segment-collection/inbox-process")
+    (automation, *_), queue = (
+        client.read_automations_by_name(AUTOMATIONS[0].name),
+        f"/work_queues/{inbox.work_queue_id}",
+    )
+    client.update_work_pool("process", WorkPoolUpdate(is_paused=True, concurrency_limit=7))
+    client._client.patch(queue, json={"is_paused": True, "concurrency_limit": 5})
+    client.pause_automation(automation.id)
+    try:
+        made = run_program([str(DEPLOY / "pool"), "process"], env=server, stdin=subprocess.DEVNULL)
+        assert made.returncode == 0, made.stdout + made.stderr
+        pool = client.read_work_pool("process")
+        assert (pool.is_paused, pool.concurrency_limit) == (True, 7)
+        there = _read_queue(client, inbox.work_queue_id)
+        assert (there["is_paused"], there["concurrency_limit"]) == (True, 5)
+        assert [kept.enabled for kept in client.read_automations_by_name(automation.name)] == [False]
+    finally:
+        client.update_work_pool("process", WorkPoolUpdate(is_paused=False))
+        client._client.patch(queue, json={"is_paused": False, "concurrency_limit": 1})
+        client.resume_automation(automation.id)
+
+
+_SLEEPING_FLOW = """
+import time
+from prefect import flow, tags
+
+@flow(name="sleep")
+def sleep() -> None:
+    time.sleep(600)
+
+with tags("short-lived"):
+    sleep()
+"""
+
+
+@pytest.fixture
+def impatient(client: SyncPrefectClient) -> Iterator[None]:
+    """The automations, for runs with another tag and with timeouts as short as Prefect allows."""
+    created = []
+    for automation, seconds in zip(AUTOMATIONS, (HEARTBEAT_SECONDS + 10, 10), strict=True):
+        related = ResourceSpecification({"prefect.resource.id": "prefect.tag.short-lived"})
+        changes = {"within": timedelta(seconds=seconds), "match_related": related}
+        trigger = automation.trigger.model_copy(update=changes)
+        copy = automation.model_copy(update={"name": f"{automation.name}, soon", "trigger": trigger})
+        created.append(client.create_automation(copy))
+    yield
+    for automation_id in created:
+        client.delete_automation(automation_id)
+
+
+def test_a_run_whose_process_is_lost_is_marked_and_one_that_works_is_not(
+    server: dict[str, str], client: SyncPrefectClient, impatient: None, tmp_path: Path
+) -> None:
+    command = [sys.executable, "-c", _SLEEPING_FLOW]
+    environment = server | {HEARTBEAT_VARIABLE: str(HEARTBEAT_SECONDS)}
+    with ExitStack() as stack:
+        log = stack.enter_context((tmp_path / "flows.log").open("wb"))
+        processes = [subprocess.Popen(command, env=environment, stdout=log, stderr=log) for _ in range(2)]
+        for process in processes:
+            stack.callback(process.wait)
+            stack.callback(process.kill)
+        _until(lambda: _count_states(client) == {"Running": 2})
+        processes[0].kill()
+        pending = client.create_flow_run_from_deployment(
+            client.read_deployment_by_name("segment-scene/scene-process").id, tags=["short-lived"], state=Pending()
+        )
+        _until(lambda: client.read_flow_run(pending.id).state_name == "Crashed")
+        _until(lambda: _count_states(client) == {"Crashed": 2, "Running": 1})
+
+
+def _count_states(client: SyncPrefectClient) -> Counter[str | None]:
+    wanted = FlowRunFilter(tags=FlowRunFilterTags(all_=["short-lived"]))
+    return Counter(run.state_name for run in client.read_flow_runs(flow_run_filter=wanted))
 
 
 def test_a_worker_of_the_pool_runs_a_deployment(

@@ -21,7 +21,7 @@ import pytest
 from seamline.flows.settings.model_folder import Model
 from seamline.flows.tracking.artifacts import make_artifact_key
 from seamline.flows.up.stack import STATE_FILE, Stack, stop_stack
-from seamline.pipeline.execution.predictor import CHUNKS_AT_ONCE
+from seamline.pipeline.cluster.workers import CHUNKS_AT_ONCE
 from tests.support.installed_package import Installation, User
 from tests.support.processes import (
     ask_prefect,

@@ -1,0 +1,133 @@
+"""Connect to a Dask cluster: worker processes on this machine, or a scheduler somewhere."""
+
+from __future__ import annotations
+
+import logging
+import signal
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from multiprocessing.resource_tracker import ensure_running
+
+from dask.utils import format_bytes
+from distributed import Client, LocalCluster
+from distributed.comm import get_address_host_port, normalize_address
+from distributed.security import Security
+
+from seamline.pipeline.cluster.losses import get_known_workers
+from seamline.pipeline.cluster.machine import get_memory_limit
+from seamline.pipeline.cluster.workers import CHUNKS_AT_ONCE
+from seamline.pipeline.common.errors import InputError
+
+_CLIENT_MEMORY = 2**29
+"""Bytes that the process which starts a local cluster needs itself."""
+
+_LEAST_WORKER_MEMORY = 2**29
+"""Bytes below which a worker could not even load a small network."""
+
+WORKER_ENVIRONMENT = {"OMP_WAIT_POLICY": "PASSIVE"}
+"""Environment variables of local worker processes. With them a thread of the network that waits for another one gives
+its core to the thread that reads the next chunk. By default it spins, and the network runs at half its speed while a
+chunk is read."""
+
+
+def connect(cluster: str, workers: int) -> AbstractContextManager[Client]:
+    """Return a context that connects to a Dask cluster and yields its client.
+
+    Certificates for ``tls://`` addresses are those that Dask's configuration names (``DASK_DISTRIBUTED__COMM__TLS__…``
+    in the environment; ``deploy/certificates`` makes them).
+
+    Args:
+        cluster: ``"local"`` for worker processes on this machine, otherwise the address of a scheduler.
+        workers: processes of a local cluster.
+
+    Returns:
+        The context. Entering it raises ``InputError`` if no scheduler answers at the address, if it has no workers, if
+        only one side uses TLS, or if the machine's memory is too small for so many local workers.
+    """
+    return _start_local_cluster(workers) if cluster == "local" else _connect_to_scheduler(cluster)
+
+
+@contextmanager
+def _start_local_cluster(workers: int) -> Iterator[Client]:
+    total = get_memory_limit()
+    memory = (total - _CLIENT_MEMORY) // workers
+    if memory < _LEAST_WORKER_MEMORY:
+        raise InputError(
+            f"--workers {workers}",
+            got=f"{format_bytes(max(memory, 0))} for each worker: {format_bytes(total)} of memory may be used here",
+            expected=f"at least {format_bytes(_LEAST_WORKER_MEMORY)}",
+            fix="start fewer workers, or raise the memory limit of this container, unit or job",
+        )
+    with _block_interrupts():
+        local = LocalCluster(
+            n_workers=workers,
+            threads_per_worker=CHUNKS_AT_ONCE,
+            memory_limit=memory,
+            processes=True,
+            dashboard_address="127.0.0.1:0",  # any free port, for nobody else
+            env=WORKER_ENVIRONMENT,
+            silence_logs=logging.CRITICAL,  # Dask would print a traceback for each chunk that fails; we print a line
+        )
+    with local, Client(local, set_as_default=False) as client:
+        yield client
+
+
+@contextmanager
+def _connect_to_scheduler(address: str) -> Iterator[Client]:
+    # Dask logs tracebacks when it loses a scheduler; ``raise_if_cluster_lost`` reports the loss in one line.
+    logging.getLogger("distributed.client").setLevel(logging.CRITICAL)
+    try:
+        # Checked first, since a client reports a malformed address twice: the second time when it is collected.
+        get_address_host_port(normalize_address(address))
+        _check_encryption(address)
+        remote = Client(address, timeout="5s", set_as_default=False)
+    except (OSError, ValueError) as error:
+        raise InputError(
+            f"--cluster {address}",
+            got=str(error) or type(error).__name__,
+            expected="the address of a Dask scheduler that answers, such as tcp://10.0.0.5:8786, or local",
+            fix="start the scheduler or correct the address",
+        ) from error
+    with remote as client:
+        if not get_known_workers(client):
+            raise InputError(
+                f"--cluster {address}",
+                got="no workers",
+                expected="at least one",
+                fix="start workers: dask worker ADDRESS",
+            )
+        yield client
+
+
+def _check_encryption(address: str) -> None:
+    """Refuse an address that disagrees with Dask's configuration on TLS; ``OSError`` for unreadable certificates."""
+    ours = Security().get_connection_args("client")
+    wants_tls = normalize_address(address).startswith("tls://")
+    if wants_tls and ours.get("ssl_context") is None:
+        raise InputError(
+            f"--cluster {address}",
+            got="no certificate",
+            expected="one in Dask's configuration, as a tls:// address wants",
+            fix="set DASK_DISTRIBUTED__COMM__TLS__CA_FILE, …__CLIENT__CERT and …__CLIENT__KEY",
+        )
+    if not wants_tls and ours["require_encryption"]:
+        raise InputError(
+            f"--cluster {address}",
+            got="an address without TLS",
+            expected="tls://…, since Dask's configuration requires encryption",
+            fix="correct the address",
+        )
+
+
+@contextmanager
+def _block_interrupts() -> Iterator[None]:
+    """Block SIGINT for processes and threads that are started inside this context.
+
+    A terminal sends Ctrl-C to all processes. Local workers ignore it, and the client closes them.
+    """
+    ensure_running()  # otherwise the first process starts the resource tracker, which unblocks SIGINT again
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)

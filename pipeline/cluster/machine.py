@@ -1,0 +1,53 @@
+"""What the processes of this machine may take: cores and memory, as control groups limit them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+from dask.system import CPU_COUNT
+from distributed.system import MEMORY_LIMIT
+
+CORES: int = CPU_COUNT
+"""Cores that this process may use, by its affinity and by control groups."""
+
+_CONTROL_GROUPS = Path("/sys/fs/cgroup")
+_OWN_GROUPS = Path("/proc/self/cgroup")
+
+
+def get_memory_limit() -> int:
+    """Return the bytes that the processes of this control group may hold together.
+
+    Dask reads only the limit at the root of the control groups, which is the right one in a container. In a unit of
+    systemd or a job of SLURM the limit is set on a group below it, which this function reads, too.
+    """
+    total: int = MEMORY_LIMIT
+    return min([total, *_read_group_limits(_OWN_GROUPS, _CONTROL_GROUPS)])
+
+
+def _read_group_limits(own_groups: Path, root: Path) -> Iterator[int]:
+    """Yield the memory limits in bytes of the groups of this process and of all groups above them.
+
+    Args:
+        own_groups: file with a line ``number:controllers:path`` for each hierarchy that the process is in.
+        root: folder in which the hierarchies are mounted.
+    """
+    try:
+        lines = own_groups.read_text(encoding="utf-8").splitlines()
+    except OSError:  # not Linux
+        return
+    for line in lines:
+        number, controllers, path = line.split(":", 2)
+        if number == "0":
+            top, name = root, "memory.max"
+        elif "memory" in controllers.split(","):
+            top, name = root / "memory", "memory.limit_in_bytes"
+        else:
+            continue
+        group = top / path.lstrip("/")
+        for folder in (group, *group.parents):
+            if not folder.is_relative_to(top):
+                break
+            with suppress(OSError, ValueError):  # "max", or a group that is mounted elsewhere
+                yield int((folder / name).read_text(encoding="ascii"))

@@ -1,0 +1,112 @@
+"""The workers of a cluster: how many chunks they hold, how much memory they may take, work on those of one host."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any, TypeVar
+
+import psutil
+from distributed import Client
+
+from seamline.pipeline.cluster.losses import (
+    ADVICE_ON_MEMORY,
+    NO_WORKER_TIMEOUT,
+    PAUSE_THRESHOLD,
+    WORKER_CHECK_INTERVAL,
+    WorkersDiedError,
+    WorkerWatch,
+    cluster_lost_error,
+    describe_memory_kills,
+    get_known_workers,
+)
+
+T = TypeVar("T")
+
+CHUNKS_AT_ONCE = 3
+"""Chunks that a worker process holds at once: one is read, one is inferred, one is written."""
+
+_MOST_TRIES = 4
+"""How often work on one host is begun, if one of its workers is lost each time."""
+
+
+def chunk_capacity(client: Client) -> int:
+    """Return how many chunks the cluster's workers can work on together; 0 while there are no workers.
+
+    A worker that Dask paused, because it holds too much memory, begins nothing new and does not count.
+    """
+    workers = get_known_workers(client).values()
+    return sum(min(CHUNKS_AT_ONCE, worker["nthreads"]) for worker in workers if worker["status"] == "running")
+
+
+def get_worker_memory(client: Client) -> int:
+    """Return the bytes that the worker with the least memory may take before Dask pauses it.
+
+    Raises:
+        RunError: there are no workers and none joins.
+    """
+    total = int(psutil.virtual_memory().total)
+    workers = wait_for_workers(client).values()
+    return int(PAUSE_THRESHOLD * min(int(worker["memory_limit"]) or total for worker in workers))
+
+
+def wait_for_workers(client: Client) -> dict[str, dict[str, Any]]:
+    """Return what the scheduler knows of each worker, by address, as soon as there is at least one.
+
+    Raises:
+        RunError: none joins within ``NO_WORKER_TIMEOUT``.
+    """
+    while not (workers := get_known_workers(client)):
+        try:
+            client.wait_for_workers(1, NO_WORKER_TIMEOUT)
+        except TimeoutError as error:
+            raise cluster_lost_error("planning", f"no worker for {NO_WORKER_TIMEOUT} s") from error
+    return workers
+
+
+def list_first_host_workers(client: Client) -> list[str]:
+    """Return the addresses of all workers on the host of the first worker, that worker first.
+
+    Raises:
+        RunError: there are no workers and none joins.
+    """
+    workers = wait_for_workers(client)
+    host = next(iter(workers.values()))["host"]
+    return [address for address, worker in workers.items() if worker["host"] == host]
+
+
+def run_on_first_host(client: Client, limit: int | None, work: Callable[..., T], *arguments: object) -> list[T]:
+    """Run a function on the workers of one host, on all at the same time.
+
+    If one of them leaves meanwhile, the function is run again on those that are left. Dask alone would wait for the
+    lost worker for ever, since the task is bound to it.
+
+    Args:
+        client: client of the cluster.
+        limit: the most workers to use; ``None`` for all of the host.
+        work: the function; picklable.
+        *arguments: its arguments.
+
+    Returns:
+        The result of each worker, in the order of ``list_first_host_workers``.
+
+    Raises:
+        RunError: there are no workers and none joins, or none of them can work for long.
+        WorkersDiedError: a worker was lost each time.
+    """
+    watch = WorkerWatch(client, "planning")
+    for _ in range(_MOST_TRIES):
+        workers = list_first_host_workers(client)[:limit]
+        futures = [client.submit(work, *arguments, workers=[address], pure=False) for address in workers]
+        try:
+            while set(workers) <= set(get_known_workers(client)):
+                with suppress(TimeoutError):
+                    return [future.result(timeout=WORKER_CHECK_INTERVAL) for future in futures]
+                watch.check()
+        finally:
+            if client.status == "running":
+                client.cancel(futures)
+    raise WorkersDiedError(
+        f"planning: {_MOST_TRIES} times a worker died on which the model was measured{describe_memory_kills(client)}; "
+        f"{ADVICE_ON_MEMORY}"
+    )

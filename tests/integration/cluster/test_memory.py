@@ -1,0 +1,57 @@
+"""A real worker that its nanny kills for its memory, again and again."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from distributed import Client, LocalCluster
+
+from seamline.pipeline.cluster import connect as connecting
+from seamline.pipeline.cluster import workers
+from seamline.pipeline.cluster.losses import WorkersDiedError
+from seamline.pipeline.cluster.workers import run_on_first_host
+from seamline.pipeline.common.errors import InputError
+
+
+@pytest.fixture
+def small_worker(tmp_path: Path) -> Iterator[Client]:
+    """A client of a scheduler whose only worker may take 300 MB."""
+    with LocalCluster(n_workers=0, processes=True, dashboard_address=None) as cluster:
+        command = ["dask", "worker", cluster.scheduler_address, "--memory-limit", "300MB", "--no-dashboard"]
+        with (tmp_path / "worker.log").open("wb") as log:
+            worker = subprocess.Popen([sys.executable, "-m", *command], cwd=tmp_path, stdout=log, stderr=log)
+        try:
+            with Client(cluster, set_as_default=False) as client:
+                client.wait_for_workers(1, timeout=120)
+                yield client
+        finally:
+            worker.terminate()
+            worker.wait(60)
+
+
+def test_a_worker_that_is_killed_for_its_memory_each_time_ends_the_measurement(
+    small_worker: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def take_memory() -> None:
+        import time
+
+        held = b"1" * 400_000_000
+        time.sleep(60)
+        assert held
+
+    monkeypatch.setattr(workers, "WORKER_CHECK_INTERVAL", 0.2)
+    monkeypatch.setattr(workers, "_MOST_TRIES", 2)
+    said = r"2 times a worker died.*\(Dask restarted 2 .*memory limit of 286.10 MiB: .*\); give each worker more memory"
+    with pytest.raises(WorkersDiedError, match=said):
+        run_on_first_host(small_worker, 1, take_memory)
+
+
+def test_more_workers_than_the_memory_holds_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connecting, "get_memory_limit", lambda: 700_000_000)
+    said = r"--workers 2: got 77.79 MiB for each worker: 667.57 MiB of memory may be used here, expected at least 512"
+    with pytest.raises(InputError, match=said), connecting.connect("local", 2):
+        pass
