@@ -25,6 +25,7 @@ from rasterio.windows import Window as RasterioWindow
 
 from seamline.pipeline.geometry.window import Window
 from seamline.pipeline.raster_io.alpha_band import find_alpha
+from seamline.pipeline.raster_io.web_servers import check_server
 from seamline.pipeline.storage.atomic import refuse_special_file
 from seamline.pipeline.storage.s3_access import current_access
 
@@ -152,6 +153,7 @@ _handles = _HandleCache()
 
 def _open_dataset(path: str) -> OpenRaster:
     refuse_special_file(path)
+    check_server(path)
     # GDAL handles /vsis3/ itself; for s3:// rasterio would need boto3.
     dataset = rasterio.open(re.sub(r"^s3://", "/vsis3/", path))
     alpha = find_alpha(dataset)

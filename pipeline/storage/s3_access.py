@@ -73,7 +73,7 @@ class S3Access:
             options["AWS_HTTPS"] = "YES" if address.scheme == "https" else "NO"
         return options
 
-    def open_store(self, bucket: str, timeout: float = 120, retry_timeout: float = 60) -> S3Store:
+    def open_store(self, bucket: str, timeout: float = 60, retry_timeout: float = 60) -> S3Store:
         """Return obstore's client of a bucket for this access.
 
         Args:
