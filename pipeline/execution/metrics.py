@@ -15,7 +15,7 @@ from seamline.pipeline.execution.run_directory import Report
 _CHUNKS = Counter("seamline_chunks", "Chunks that this process worked on, by what became of them", ["outcome"])
 _PIXELS = Counter("seamline_pixels_inferred", "Network input pixels, halos and all")
 _SECONDS = Counter("seamline_stage_seconds", "Seconds of work on chunks by stage; stages overlap", ["stage"])
-_MEMORY_LIMIT = Gauge("seamline_worker_memory_limit_bytes", "Memory that this worker may take; 0 in other processes")
+_MEMORY_LIMIT = Gauge("seamline_worker_memory_limit_bytes", "Memory that this worker may take; 0 before its first run")
 
 for _outcome in ("inferred", "written", "failed"):
     _CHUNKS.labels(_outcome)
