@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from seamline.pipeline.cluster.workers import CHUNKS_AT_ONCE
 from seamline.pipeline.common.memory import reset_peak_memory
+from seamline.pipeline.execution import metrics
 from seamline.pipeline.geometry.votes import Array
 
 T = TypeVar("T")
@@ -81,6 +82,7 @@ class PredictorPlugin(WorkerPlugin):  # type: ignore[misc]
 
     def setup(self, worker: Worker) -> None:
         """Load the predictor; called by Dask on the worker."""
+        metrics.show_memory_limit(worker)
         self._device = ThreadPoolExecutor(1, "device")
         self.predictor: Predictor = self.run_on_device(self._loader)
         self.chunk_slots = BoundedSemaphore(CHUNKS_AT_ONCE)

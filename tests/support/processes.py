@@ -1,13 +1,17 @@
-"""Wait for what other processes do, and ask a Prefect server that may be busy."""
+"""Run Dask's processes, wait for what other processes do, and ask a Prefect server that may be busy."""
 
 from __future__ import annotations
 
 import json
 import socket
+import subprocess
+import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from distributed import Client
@@ -51,6 +55,37 @@ def find_free_port() -> int:
     with socket.socket() as listening:
         listening.bind(("127.0.0.1", 0))
         return int(listening.getsockname()[1])
+
+
+@contextmanager
+def run_scheduler_and_worker(
+    folder: Path, *worker_options: str
+) -> Iterator[tuple[str, subprocess.Popen[bytes], subprocess.Popen[bytes]]]:
+    """Run a scheduler and a worker as processes of their own.
+
+    Args:
+        folder: Where they run.
+        *worker_options: More options of the worker.
+
+    Yields:
+        The scheduler's address, and both processes, which may be killed.
+    """
+    port = find_free_port()
+    address = f"tcp://127.0.0.1:{port}"
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "cwd": folder}
+    python = [sys.executable, "-m"]
+    listening = ["--host", "127.0.0.1", "--port", str(port), "--no-dashboard", "--dashboard-address", "127.0.0.1:0"]
+    scheduler = subprocess.Popen([*python, "distributed.cli.dask_scheduler", *listening], **quiet)
+    alone = ["--nthreads", "3", "--no-dashboard", "--no-nanny", "--death-timeout", "20"]
+    worker = subprocess.Popen([*python, "distributed.cli.dask_worker", address, *alone, *worker_options], **quiet)
+    try:
+        with Client(address, timeout="60s", set_as_default=False) as client:
+            client.wait_for_workers(1, timeout=60)
+        yield address, scheduler, worker
+    finally:
+        for process in (scheduler, worker):
+            process.kill()
+            process.wait()
 
 
 def ask_prefect(api: str, path: str, body: Any = None) -> Any:

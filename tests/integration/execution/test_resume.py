@@ -49,7 +49,7 @@ from seamline.pipeline.publishing import publication, restore
 from seamline.pipeline.publishing import publish as publishing
 from seamline.pipeline.results.verify import verify
 from tests.support.command_line import to_words
-from tests.support.processes import find_free_port, wait_until, wait_until_idle
+from tests.support.processes import run_scheduler_and_worker, wait_until, wait_until_idle
 from tests.support.run_folders import list_inferred_chunks, read_rasters
 from tests.support.small_rasters import BAND_NAMES, damage_block, make_noise, write_geotiff
 
@@ -741,56 +741,12 @@ def test_labels_of_a_scene_without_data_are_nodata(small_model: Model, cluster: 
             assert (file.read(1) == 255).all()
 
 
-@contextmanager
-def scheduler_with_a_worker(folder: Path) -> Iterator[tuple[str, subprocess.Popen[bytes], subprocess.Popen[bytes]]]:
-    """A scheduler and a worker as processes of their own: the address, and both to be killed."""
-    port = find_free_port()
-    address = f"tcp://127.0.0.1:{port}"
-    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "cwd": folder}
-    scheduler = subprocess.Popen(
-        [
-            sys.executable,
-            "-m",
-            "distributed.cli.dask_scheduler",
-            "--host",
-            "127.0.0.1",
-            "--port",
-            str(port),
-            "--no-dashboard",
-        ],
-        **quiet,
-    )
-    worker = subprocess.Popen(
-        [
-            sys.executable,
-            "-m",
-            "distributed.cli.dask_worker",
-            address,
-            "--nthreads",
-            "3",
-            "--no-dashboard",
-            "--no-nanny",
-            "--death-timeout",
-            "20",
-        ],
-        **quiet,
-    )
-    try:
-        with Client(address, timeout="60s", set_as_default=False) as client:
-            client.wait_for_workers(1, timeout=60)
-        yield address, scheduler, worker
-    finally:
-        for process in (scheduler, worker):
-            process.kill()
-            process.wait()
-
-
 def test_a_cluster_without_workers_ends_the_run_with_a_word(
     source: Path, small_model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(running, "WORKER_CHECK_INTERVAL", 1)
     monkeypatch.setattr(losses, "NO_WORKER_TIMEOUT", 2)
-    with scheduler_with_a_worker(tmp_path) as (address, _, worker):
+    with run_scheduler_and_worker(tmp_path) as (address, _, worker):
 
         def kill(totals, plan) -> None:
             if totals.chunks_done > 5:
@@ -808,7 +764,7 @@ def test_what_is_lost_with_a_result_in_hand_is_not_waited_for(
     monkeypatch.setattr(running, "WORKER_CHECK_INTERVAL", 1)
     monkeypatch.setattr(losses, "NO_WORKER_TIMEOUT", 2)
     fetch, asked = running.ChunkTaskPool._fetch, itertools.count()
-    with scheduler_with_a_worker(tmp_path) as (address, _, worker):
+    with run_scheduler_and_worker(tmp_path) as (address, _, worker):
 
         def fetch_after_a_loss(pool: running.ChunkTaskPool, future: Future, chunk: Index) -> Any:
             if next(asked) == 3 and lost == "worker":
@@ -829,7 +785,7 @@ def test_what_is_lost_with_a_result_in_hand_is_not_waited_for(
 def test_a_scheduler_that_is_killed_ends_the_run_with_a_word_and_it_goes_on_elsewhere(
     source: Path, small_model: Model, cluster: Cluster, tmp_path: Path
 ) -> None:
-    with scheduler_with_a_worker(tmp_path) as (address, scheduler, _):
+    with run_scheduler_and_worker(tmp_path) as (address, scheduler, _):
 
         def kill(totals, plan) -> None:
             if totals.chunks_done > 5:

@@ -96,16 +96,6 @@ def test_a_worker_may_take_the_memory_that_its_container_has(compose: Path) -> N
         assert command[command.index("--memory-limit") + 1] == "1.0"
 
 
-def test_prometheus_asks_services_that_are_there(compose: Path) -> None:
-    services = yaml.safe_load(run_compose(compose).stdout)["services"]
-    asked = yaml.safe_load((DEPLOY / "monitoring" / "prometheus.yml").read_text())["scrape_configs"]
-    names = [name for job in asked for found in job.get("dns_sd_configs", []) for name in found["names"]]
-    names += [
-        target.split(":")[0] for job in asked for found in job.get("static_configs", []) for target in found["targets"]
-    ]
-    assert len(names) == 3 and set(names) <= set(services)
-
-
 @pytest.mark.parametrize("overlay", ["cpu", "gpu"])
 def test_kubernetes_takes_every_resource(overlay: str) -> None:
     resources = render_overlay(overlay)
