@@ -45,8 +45,18 @@ class WorkersDiedError(RunError):
 
 
 def get_known_workers(client: Client) -> dict[str, dict[str, Any]]:
-    """Return what the scheduler knows of each worker, by address; may be stale or empty once the scheduler is lost."""
-    return client.scheduler_info(n_workers=-1).get("workers", {})  # type: ignore[no-any-return]
+    """Return what the scheduler knows of each worker, by address; empty once the scheduler or the client is lost.
+
+    Not ``Client.scheduler_info``: it returns an attribute that the client itself renews every two seconds, then without
+    any workers.
+    """
+    if client.status not in ("running", "connecting"):
+        return {}
+    try:
+        workers: dict[str, dict[str, Any]] = client.sync(client.scheduler.identity, n_workers=-1)["workers"]
+    except OSError:  # also Dask's CommClosedError
+        return {}
+    return workers
 
 
 class WorkerWatch:

@@ -1,4 +1,4 @@
-"""A real worker that its nanny kills for its memory, again and again."""
+"""A real worker whose memory is small: it is known, and its nanny kills it again and again."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from distributed import Client, LocalCluster
 
 from seamline.pipeline.cluster import connect as connecting
 from seamline.pipeline.cluster import workers
-from seamline.pipeline.cluster.losses import WorkersDiedError
+from seamline.pipeline.cluster.losses import WorkersDiedError, get_known_workers
 from seamline.pipeline.cluster.workers import run_on_first_host
 from seamline.pipeline.common.errors import InputError
 
@@ -48,6 +48,15 @@ def test_a_worker_that_is_killed_for_its_memory_each_time_ends_the_measurement(
     said = r"2 times a worker died.*\(Dask restarted 2 .*memory limit of 286.10 MiB: .*\); give each worker more memory"
     with pytest.raises(WorkersDiedError, match=said):
         run_on_first_host(small_worker, 1, take_memory)
+
+
+def test_workers_are_known_also_while_the_client_renews_what_it_knows(small_worker: Client) -> None:
+    client = small_worker
+    renewing = client._periodic_callbacks["scheduler-info"]
+    renewing.stop()
+    renewing.callback_time = 1  # milliseconds; 2000 by default
+    renewing.start()
+    assert {len(get_known_workers(client)) for _ in range(300)} == {1}
 
 
 def test_more_workers_than_the_memory_holds_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -26,7 +27,9 @@ class FakeClient:
     events: dict[str, list[tuple[float, dict[str, Any]]]] = field(default_factory=dict)
     status: str = "running"
 
-    def scheduler_info(self, n_workers: int) -> dict[str, Any]:
+    scheduler = SimpleNamespace(identity=None)
+
+    def sync(self, ask: None, n_workers: int) -> dict[str, Any]:
         return {"workers": dict(enumerate(self.workers))}
 
     def get_events(self, topic: str) -> tuple[tuple[float, dict[str, Any]], ...]:
