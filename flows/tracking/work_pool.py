@@ -20,7 +20,7 @@ from prefect.workers.utilities import get_default_base_job_template_for_infrastr
 
 from seamline.flows.tracking.lost_runs import create_automations
 
-GPU_QUEUE, INBOX_QUEUE = "gpu", "inbox"
+_GPU_QUEUE, _INBOX_QUEUE = "gpu", "inbox"
 """Queues with limits. So many runs of ``gpu`` have the devices of the cluster in hand; ``inbox`` runs one at a time."""
 
 
@@ -41,8 +41,8 @@ async def prepare_work_pool(kind: str, template: dict[str, Any] | None, gpu_limi
         else:
             if template is not None:
                 await client.update_work_pool(kind, WorkPoolUpdate(base_job_template=template))
-        await _limit_queue(client, kind, GPU_QUEUE, gpu_limit)
-        await _limit_queue(client, kind, INBOX_QUEUE, None)
+        await _limit_queue(client, kind, _GPU_QUEUE, gpu_limit)
+        await _limit_queue(client, kind, _INBOX_QUEUE, None)
 
 
 async def _limit_queue(client: PrefectClient, pool: str, name: str, limit: int | None) -> None:
@@ -55,7 +55,7 @@ async def _limit_queue(client: PrefectClient, pool: str, name: str, limit: int |
             await client.update_work_queue(queue.id, concurrency_limit=limit)
 
 
-def read_template(path: Path, image: str | None) -> dict[str, Any]:
+def _read_template(path: Path, image: str | None) -> dict[str, Any]:
     """Return a base job template, in which ``image`` is the image of flow runs unless a deployment names another."""
     template: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     if image:
@@ -70,7 +70,7 @@ def _main() -> None:
     parser.add_argument("--image", help="image of flow runs")
     parser.add_argument("--gpu-limit", type=int, help="runs that have the GPUs in hand at once")
     arguments = parser.parse_args()
-    template = read_template(arguments.template, arguments.image) if arguments.template else None
+    template = _read_template(arguments.template, arguments.image) if arguments.template else None
     asyncio.run(prepare_work_pool(arguments.type, template, arguments.gpu_limit))
     create_automations()
     print(f"work pool {arguments.type}: ready")

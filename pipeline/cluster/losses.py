@@ -81,7 +81,7 @@ class WorkerWatch:
             RunError: no worker could work for long, or the client was closed.
             WorkersDiedError: workers died again and again since the last result.
         """
-        raise_if_closed(self._client, self._what)
+        _raise_if_closed(self._client, self._what)
         workers = get_known_workers(self._client)
         self._check_deaths(len(workers))
         if any(_can_work(worker) for worker in workers.values()):
@@ -181,7 +181,7 @@ def raise_if_cluster_lost(client: Client, what: str) -> Iterator[None]:
         raise
 
 
-def raise_if_closed(client: Client, what: str) -> None:
+def _raise_if_closed(client: Client, what: str) -> None:
     """Raise ``RunError`` if another thread closed the client, since calls to a closed client may wait for ever.
 
     Args:

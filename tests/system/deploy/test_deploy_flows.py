@@ -291,6 +291,21 @@ def test_what_an_operator_paused_or_limited_stays_so(server: dict[str, str], cli
         client.resume_automation(automation.id)
 
 
+def test_flow_runs_in_kubernetes_take_the_image_of_the_registry(
+    server: dict[str, str], client: SyncPrefectClient
+) -> None:
+    pool = [str(DEPLOY / "pool"), "kubernetes"]
+    refused = run_program(pool, env=server, stdin=subprocess.DEVNULL)
+    assert refused.returncode != 0 and "SEAMLINE_IMAGE: set it to the image of your registry" in refused.stderr
+    template, image = DEPLOY / "kubernetes" / "job-template.json", "registry.example.org/seamline:cpu"
+    module = [sys.executable, "-m", "seamline.flows.tracking.work_pool", "kubernetes"]
+    made = run_program([*module, "--template", str(template), "--image", image], env=server)
+    assert made.returncode == 0, made.stderr
+    kept = client.read_work_pool("kubernetes").base_job_template
+    assert kept["variables"]["properties"]["image"]["default"] == image
+    assert kept["job_configuration"] == json.loads(template.read_text())["job_configuration"]
+
+
 _SLEEPING_FLOW = """
 import time
 from prefect import flow, tags

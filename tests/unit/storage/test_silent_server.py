@@ -24,7 +24,7 @@ def silent_server() -> Iterator[str]:
 def test_object_storage_that_never_answers_is_refused_soon(silent_server: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(object_store, "_PROBE_TIMEOUT", 0.5)
     folder = ObjectFolder("bucket", "out", S3Access(silent_server, "here", "key", "secret"))
-    with pytest.raises(InputError, match=r"--out: got s3://bucket does not answer: .* check the endpoint"):
+    with pytest.raises(InputError, match=r"--out: got s3://bucket does not answer .* check the endpoint"):
         folder.check_writable("--out")
 
 
