@@ -76,12 +76,15 @@ def make_protocol() -> type[H11Protocol]:
         end_turn(connection)
         connection.transport.abort()
 
+    def is_waited_for(connection: H11Protocol) -> bool:
+        return connection.cycle is None or connection.cycle.response_complete
+
     class LimitedProtocol(H11Protocol):
         def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
             super().connection_made(transport)
             self._begin_turn()
             if len(turns) > MAX_CONNECTIONS:
-                abort(next(iter(turns)))
+                abort(next(filter(is_waited_for, turns)))  # if all others are being answered, this one
 
         def connection_lost(self, exc: Exception | None) -> None:
             end_turn(self)

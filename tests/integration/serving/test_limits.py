@@ -109,7 +109,7 @@ def test_the_page_answers_while_all_places_for_work_are_taken(
 
     monkeypatch.setattr(ServedResults, "find_scenes", compute)
     monkeypatch.setattr(limits, "_MAX_WAIT_S", 600)
-    answers = asyncio.run(asyncio.wait_for(send_requests(), 300))
+    answers = asyncio.run(asyncio.wait_for(send_requests(), 120))
     assert most["ever"] == 4
     assert Counter(answer.status_code for answer in answers) == {200: 204, 503: 46}
     refused = next(answer for answer in answers if answer.status_code == 503)
@@ -117,7 +117,7 @@ def test_the_page_answers_while_all_places_for_work_are_taken(
 
     may_end.clear()
     monkeypatch.setattr(limits, "_MAX_WAIT_S", 0.01)
-    answers = asyncio.run(asyncio.wait_for(send_requests(), 300))
+    answers = asyncio.run(asyncio.wait_for(send_requests(), 120))
     assert Counter(answer.status_code for answer in answers)[503] > 46  # those that waited for too long
 
 
