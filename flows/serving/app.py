@@ -129,14 +129,14 @@ def _make_scene_router(results: ServedResults) -> APIRouter:
         """Return class and layers at a location (degrees, WGS 84)."""
         return describe_pixel(results, scene, lon, lat)
 
-    @router.get("/scenes/{scene}/polygons")
+    @router.get("/scenes/{scene}/polygons", response_class=JSONResponse)
     def get_polygons(
         scene: str, bbox: str, limit: Annotated[int, Query(ge=1, le=MAX_POLYGONS)] = MAX_POLYGONS
-    ) -> JSONResponse:
+    ) -> Response:
         """Return the polygons that intersect ``bbox`` (west,south,east,north; west > east across the antimeridian)."""
         box, path = Box.from_text(bbox), results.find_file(scene, POLYGONS_FILE)
         bounds = results.open_item(scene).bbox
-        return JSONResponse(read_polygons(path, box, Box(*bounds) if bounds else box, limit))
+        return Response(read_polygons(path, box, Box(*bounds) if bounds else box, limit), media_type="application/json")
 
     return router
 

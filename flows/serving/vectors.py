@@ -21,8 +21,8 @@ from seamline.pipeline.stac.extent import Box
 
 MAX_POLYGONS = 5000
 """Most polygons in one response."""
-_MAX_CORNERS = 200_000
-"""Most corners of polygons in one response, which make 5 MB of GeoJSON."""
+_MAX_CORNERS = 100_000
+"""Most corners of polygons in one response, which make 3 MB of GeoJSON."""
 _FLATGEOBUF_MAGIC = b"fgb\x03fgb"
 _DAMAGE_ERRORS = (
     pyogrio.errors.DataSourceError,
@@ -36,7 +36,7 @@ _DAMAGE_ERRORS = (
 """Errors that readers raise on a damaged FlatGeobuf."""
 
 
-def read_polygons(path: Path, box: Box, scene: Box, limit: int = MAX_POLYGONS) -> dict[str, Any]:
+def read_polygons(path: Path, box: Box, scene: Box, limit: int = MAX_POLYGONS) -> str:
     """Read the polygons that intersect a box.
 
     Args:
@@ -65,11 +65,19 @@ def read_polygons(path: Path, box: Box, scene: Box, limit: int = MAX_POLYGONS) -
         raise DamagedResult(f"{path.parent.name}: {path.name} cannot be read ({error})") from error
     kept = _choose_drawable(shapes)
     geometries = shapely.to_geojson(_to_degrees(shapes[kept], crs, scene))
+    # GeoJSON is put together as text: to parse geometries and to write them again takes as long as all the rest.
     features = [
-        {"type": "Feature", "geometry": json.loads(geometry), "properties": dict(zip(fields, values, strict=True))}
+        f'{{"type":"Feature","geometry":{geometry},"properties":{_write_properties(fields, values)}}}'
         for geometry, (_, *values) in zip(geometries, [rows[index] for index in kept], strict=True)
     ]
-    return {"type": "FeatureCollection", "features": features, "truncated": len(features) < len(rows)}
+    is_truncated = json.dumps(len(features) < len(rows))
+    return f'{{"type":"FeatureCollection","features":[{",".join(features)}],"truncated":{is_truncated}}}'
+
+
+def _write_properties(fields: Sequence[str], values: Sequence[Any]) -> str:
+    """Return a JSON object; NaN, as which numbers that are missing are read, is null."""
+    known = [None if value != value else value for value in values]
+    return json.dumps(dict(zip(fields, known, strict=True)))
 
 
 def _read_rows(path: Path, box: Box, scene: Box, limit: int) -> tuple[CRS, Sequence[str], list[tuple[Any, ...]]]:

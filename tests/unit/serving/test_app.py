@@ -101,6 +101,17 @@ def test_polygons_of_too_many_corners_are_left_out(client: Client, monkeypatch: 
     assert answer["truncated"] and corners(answer) == every[:-1]
 
 
+def test_a_polygon_without_confidence_has_null(served_folder: Path, tmp_path: Path) -> None:
+    shutil.copytree(served_folder / "utm", tmp_path / "out" / "utm")
+    update_catalog(tmp_path / "out")
+    square = np.array([shapely.to_wkb(shapely.box(601_000, 5_292_000, 602_000, 5_293_000))], object)
+    path, unknown = tmp_path / "out" / "utm" / "polygons.fgb", [np.array([np.nan])]
+    options = {"crs": "EPSG:32620", "geometry_type": "Polygon", "driver": "FlatGeobuf"}
+    pyogrio.raw.write(path, square, unknown, ["confidence"], **options)
+    answer = TestClient(create_app(tmp_path / "out")).get("/scenes/utm/polygons?bbox=-180,-90,180,90")
+    assert [feature["properties"] for feature in answer.json()["features"]] == [{"confidence": None}]
+
+
 def test_the_list_of_scenes_takes_no_expression(client: Client) -> None:
     answer = client.get("/scenes", params={"where": "land_share > 0.5"})
     assert answer.status_code == 422
