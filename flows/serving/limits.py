@@ -16,6 +16,8 @@ _MAX_WAIT_S = 10
 """Seconds a request waits for others."""
 MAX_CONNECTIONS = 256
 """Connections that are open at the same time."""
+BACKLOG = 128
+"""Connections that wait to be accepted; asyncio accepts as many at once, before the first can be closed."""
 _MAX_UNREAD_BYTES = 128 * 2**20
 """Bytes of answers that clients have not read yet, of all connections together."""
 _MAX_TURN_S = 60

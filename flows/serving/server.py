@@ -11,7 +11,7 @@ import uvicorn
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 
 from seamline.flows.serving.app import create_app
-from seamline.flows.serving.limits import make_protocol
+from seamline.flows.serving.limits import BACKLOG, make_protocol
 from seamline.pipeline.common.errors import InputError
 
 _LOOPBACK_HOSTS = ["127.0.0.1", "localhost"]
@@ -43,7 +43,7 @@ def serve(results: Path, host: str, port: int, show: bool) -> None:
         http=make_protocol(),
         ws="none",
         server_header=False,
-        backlog=128,  # asyncio accepts as many at once, before the protocol can close the first
+        backlog=BACKLOG,
         log_level="warning",
         timeout_graceful_shutdown=1,
     )

@@ -64,9 +64,13 @@ def test_slow_clients_and_a_crowd_hold_nobody_up(served_folder: Path) -> None:
         for _ in range(OPEN_FILES + 100):
             client = slow.enter_context(socket.create_connection(("127.0.0.1", port), timeout=60))
             client.sendall(b"G")
-        assert ask(port, "/") == 200
-        connected = [link for link in process.net_connections() if link.status == psutil.CONN_ESTABLISHED]
-        assert len(connected) <= limits.MAX_CONNECTIONS
+        held = 0
+        with ThreadPoolExecutor(1) as other:
+            answer = other.submit(ask, port, "/")
+            while not answer.done():
+                held = max(held, sum(link.status == psutil.CONN_ESTABLISHED for link in process.net_connections()))
+        assert answer.result() == 200
+        assert held <= limits.MAX_CONNECTIONS + limits.BACKLOG  # so many are accepted at once, before one is closed
         slow.close()
 
         before = process.memory_info().rss
