@@ -23,6 +23,8 @@ class ChecksumMonitor:
         self._queue: SimpleQueue[_FileState] = SimpleQueue()
         self._is_right: dict[_FileState, bool] = {}
         self._lock = Lock()
+        self.wrong_files = 0
+        """Number of files that were found to differ."""
 
     def is_known_wrong(self, path: Path, checksum: str, start_check: bool = True) -> bool:
         """Return whether a file is known to differ from its checksum.
@@ -54,3 +56,4 @@ class ChecksumMonitor:
                 is_right = True
             with self._lock:
                 self._is_right[state] = is_right
+                self.wrong_files += not is_right

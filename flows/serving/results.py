@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+import shapely
+import shapely.geometry
+
 from seamline.flows.serving.checksums import ChecksumMonitor
 from seamline.pipeline.common.errors import InputError, SeamlineError
-from seamline.pipeline.common.layout import COG, ITEM, ITEMS, OVERVIEW, PREVIEW, RECORD
+from seamline.pipeline.common.layout import COG, ITEM, OVERVIEW, PREVIEW, RECORD
 from seamline.pipeline.results.open import ResultItem, read_item_and_record, require_catalog
 from seamline.pipeline.stac.extent import Box, Interval
-from seamline.pipeline.stac.query import query_items
 
 POLYGONS_FILE = "polygons.fgb"
 PROBABILITIES_FILE = "probabilities.tif"
@@ -45,6 +49,8 @@ class ServedResults:
 
     root: Path
     checksums: ChecksumMonitor = field(default_factory=ChecksumMonitor)
+    _summaries: dict[str, tuple[object, dict[str, Any]]] = field(default_factory=dict)
+    """Summary of each scene and the state that it was read in: to read hundreds of items takes seconds."""
 
     @classmethod
     def from_folder(cls, folder: Path) -> ServedResults:
@@ -56,28 +62,27 @@ class ServedResults:
         require_catalog(folder)
         return cls(folder.resolve())
 
-    def find_scene_ids(self, box: str, interval: str) -> set[str]:
-        """Find the scenes in a box and a time, as `seamline query` does.
+    def find_scenes(self, box: Box | None, interval: Interval | None) -> list[dict[str, Any]]:
+        """Summarize the scenes in a box and a time, those that `seamline query` finds; all without box and time.
 
         Args:
-            box: ``W,S,E,N`` in degrees, or "".
-            interval: ``FROM/TO``, or "".
+            box: The outline of the scene must meet it.
+            interval: The time of the scene must lie in it.
 
         Returns:
-            The ids of the scenes.
-
-        Raises:
-            InputError: The box or the interval cannot be parsed.
-            NotFound: The catalogue has no table of items.
+            The summaries by name. A damaged scene has no place and no time.
         """
-        if not self._is_inside(ITEMS):
-            raise NotFound(f"there is no {ITEMS}")
-        items = query_items(
-            self.root,
-            box=Box.from_text(box) if box else None,
-            interval=Interval.from_text(interval) if interval else None,
-        )
-        return {str(item["id"]) for item in items}
+        scenes = list(self.summarize_scenes())
+        if box is not None:
+            scenes = [scene for scene in scenes if _meets(scene.get("geometry"), box)]
+        if interval is not None:
+            dates = [scene.get("date") for scene in scenes]
+            scenes = [
+                scene
+                for scene, date in zip(scenes, dates, strict=True)
+                if date and interval.includes(datetime.fromisoformat(date))
+            ]
+        return scenes
 
     def summarize_scenes(self) -> Iterator[dict[str, Any]]:
         """Yield a summary of each scene, by name; of a damaged one its ``id`` and the ``problem``."""
@@ -97,6 +102,14 @@ class ServedResults:
             NotFound: There is no such scene.
             DamagedResult: The scene is unfinished, or a file is known to be damaged.
         """
+        state = self._read_state(scene)
+        known_state, summary = self._summaries.get(scene, (None, {}))
+        if state is None or known_state != state:
+            summary = self._read_summary(scene)
+            self._summaries[scene] = (state, summary)
+        return summary
+
+    def _read_summary(self, scene: str) -> dict[str, Any]:
         item = self.open_item(scene)
         for name in (*LAYER_FILES.values(), PROBABILITIES_FILE, POLYGONS_FILE):
             if self.has_file(scene, name):
@@ -174,6 +187,18 @@ class ServedResults:
         if asset.checksum is not None and self.checksums.is_known_wrong(path, asset.checksum, start_check):
             raise DamagedResult(f"scene {scene}: {name} is damaged, its checksum is another; see `seamline verify`")
 
+    def _read_state(self, scene: str) -> object:
+        """Return what changes when a file of the scene does; None where links hide that, or nothing is there."""
+        folder = self.root / scene
+        if not self._is_inside(scene) or folder.is_symlink() or not folder.is_dir():
+            return None
+        with os.scandir(folder) as entries:
+            files = [(entry.name, entry.is_symlink(), entry.stat(follow_symlinks=False)) for entry in entries]
+        if any(is_link for _, is_link, _ in files):
+            return None
+        states = sorted((name, status.st_ino, status.st_size, status.st_mtime_ns) for name, _, status in files)
+        return self.checksums.wrong_files, states
+
     def _is_inside(self, *names: str) -> bool:
         """Return whether ``names`` form a path below the root that no link leads out of."""
         if any(
@@ -184,3 +209,7 @@ class ServedResults:
             return self.root.joinpath(*names).resolve().is_relative_to(self.root)
         except (OSError, RuntimeError):  # links in a circle
             return False
+
+
+def _meets(geometry: dict[str, Any] | None, box: Box) -> bool:
+    return geometry is not None and bool(shapely.intersects(shapely.geometry.shape(geometry), box.outline))

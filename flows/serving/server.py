@@ -11,6 +11,7 @@ import uvicorn
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 
 from seamline.flows.serving.app import create_app
+from seamline.flows.serving.limits import BACKLOG, make_protocol
 from seamline.pipeline.common.errors import InputError
 
 _LOOPBACK_HOSTS = ["127.0.0.1", "localhost"]
@@ -37,7 +38,16 @@ def serve(results: Path, host: str, port: int, show: bool) -> None:
     print(f"{results}: {url} (Ctrl-C ends)", flush=True)
     if show:
         webbrowser.open(url)
-    server = uvicorn.Server(uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=1))
+    config = uvicorn.Config(
+        app,
+        http=make_protocol(),
+        ws="none",
+        server_header=False,
+        backlog=BACKLOG,
+        log_level="warning",
+        timeout_graceful_shutdown=1,
+    )
+    server = uvicorn.Server(config)
     with suppress(KeyboardInterrupt):  # uvicorn shuts down on SIGINT and then raises it again
         server.run([listening])
 

@@ -21,6 +21,8 @@ from seamline.pipeline.stac.extent import Box
 
 MAX_POLYGONS = 5000
 """Most polygons in one response."""
+_MAX_CORNERS = 100_000
+"""Most corners of polygons in one response, which make 3 MB of GeoJSON."""
 _FLATGEOBUF_MAGIC = b"fgb\x03fgb"
 _DAMAGE_ERRORS = (
     pyogrio.errors.DataSourceError,
@@ -34,7 +36,7 @@ _DAMAGE_ERRORS = (
 """Errors that readers raise on a damaged FlatGeobuf."""
 
 
-def read_polygons(path: Path, box: Box, scene: Box, limit: int = MAX_POLYGONS) -> dict[str, Any]:
+def read_polygons(path: Path, box: Box, scene: Box, limit: int = MAX_POLYGONS) -> str:
     """Read the polygons that intersect a box.
 
     Args:
@@ -46,7 +48,8 @@ def read_polygons(path: Path, box: Box, scene: Box, limit: int = MAX_POLYGONS) -
 
     Returns:
         A GeoJSON FeatureCollection in WGS 84. Of a scene across the antimeridian longitudes exceed 180, so that every
-        polygon is in one piece. ``truncated`` is True where there are more than ``limit`` polygons.
+        polygon is in one piece. ``truncated`` is True where polygons are left out: there are more than ``limit``, or
+        the largest have too many corners.
 
     Raises:
         DamagedResult: The file cannot be read.
@@ -57,16 +60,24 @@ def read_polygons(path: Path, box: Box, scene: Box, limit: int = MAX_POLYGONS) -
             raise DamagedResult(f"{path.parent.name}: {path.name} is no FlatGeobuf")
     try:
         crs, fields, rows = _read_rows(path, box, scene, limit + 1)
-        is_truncated, rows = len(rows) > limit, rows[:limit]
-        shapes = shapely.from_wkb(np.array([row[0] for row in rows], object))
+        shapes = shapely.from_wkb(np.array([row[0] for row in rows[:limit]], object))
     except _DAMAGE_ERRORS as error:
         raise DamagedResult(f"{path.parent.name}: {path.name} cannot be read ({error})") from error
-    geometries = shapely.to_geojson(_to_degrees(shapes, crs, scene))
+    kept = _choose_drawable(shapes)
+    geometries = shapely.to_geojson(_to_degrees(shapes[kept], crs, scene))
+    # GeoJSON is put together as text: to parse geometries and to write them again takes as long as all the rest.
     features = [
-        {"type": "Feature", "geometry": json.loads(geometry), "properties": dict(zip(fields, values, strict=True))}
-        for geometry, (_, *values) in zip(geometries, rows, strict=True)
+        f'{{"type":"Feature","geometry":{geometry},"properties":{_write_properties(fields, values)}}}'
+        for geometry, (_, *values) in zip(geometries, [rows[index] for index in kept], strict=True)
     ]
-    return {"type": "FeatureCollection", "features": features, "truncated": is_truncated}
+    is_truncated = json.dumps(len(features) < len(rows))
+    return f'{{"type":"FeatureCollection","features":[{",".join(features)}],"truncated":{is_truncated}}}'
+
+
+def _write_properties(fields: Sequence[str], values: Sequence[Any]) -> str:
+    """Return a JSON object; NaN, as which numbers that are missing are read, is null."""
+    known = [None if value != value else value for value in values]
+    return json.dumps(dict(zip(fields, known, strict=True)))
 
 
 def _read_rows(path: Path, box: Box, scene: Box, limit: int) -> tuple[CRS, Sequence[str], list[tuple[Any, ...]]]:
@@ -82,6 +93,13 @@ def _read_rows(path: Path, box: Box, scene: Box, limit: int) -> tuple[CRS, Seque
         part_rows = zip(geometries, *(column.tolist() for column in columns), strict=True)
         rows |= zip(ids.tolist(), part_rows, strict=True)
     return crs, fields, list(rows.values())
+
+
+def _choose_drawable(shapes: NDArray[Any]) -> NDArray[np.intp]:
+    """Return the indices of the simplest geometries that have ``_MAX_CORNERS`` together, in ascending order."""
+    corners = shapely.get_num_coordinates(shapes)
+    simplest_first = np.argsort(corners, kind="stable")
+    return np.sort(simplest_first[np.cumsum(corners[simplest_first]) <= _MAX_CORNERS])
 
 
 def _to_degrees(shapes: NDArray[Any], crs: CRS, scene: Box) -> NDArray[Any]:

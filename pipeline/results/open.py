@@ -8,15 +8,16 @@ import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any
 
 import rasterio
+import shapely.errors
+import shapely.geometry
 import zarr
 from affine import Affine
 from odc.geo.geobox import GeoBox
-from pydantic import AfterValidator, BaseModel, Field, ValidationError
+from pydantic import AfterValidator, AwareDatetime, BaseModel, Field, ValidationError
 from rasterio._err import CPLE_BaseError
 from rasterio.errors import NotGeoreferencedWarning, RasterioError
 
@@ -74,7 +75,7 @@ class _ClassShare(BaseModel):
 
 
 class _Properties(BaseModel):
-    datetime: datetime
+    datetime: AwareDatetime
     is_time_unknown: bool = Field(False, alias="seamline:datetime_unknown")
     shape: tuple[int, int] = Field(alias="proj:shape")
     code: str | None = Field(None, alias="proj:code")
@@ -89,6 +90,14 @@ def _validate_bounds(sides: Bounds) -> Bounds:
     return sides
 
 
+def _validate_geometry(geometry: dict[str, Any]) -> dict[str, Any]:
+    try:
+        shapely.geometry.shape(geometry)
+    except (shapely.errors.ShapelyError, LookupError, TypeError, AttributeError) as error:
+        raise ValueError(f"no geometry of GeoJSON ({error})") from error
+    return geometry
+
+
 class ResultItem(BaseModel):
     """The fields of a scene's STAC item that Seamline reads; other fields are ignored.
 
@@ -101,7 +110,7 @@ class ResultItem(BaseModel):
     """
 
     id: str
-    geometry: dict[str, Any] | None
+    geometry: Annotated[dict[str, Any], AfterValidator(_validate_geometry)] | None
     bbox: Annotated[Bounds, AfterValidator(_validate_bounds)] | None = None
     properties: _Properties
     assets: dict[str, _Asset]

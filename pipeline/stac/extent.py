@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, time, timedelta
 from math import isfinite
 
 import shapely
@@ -101,6 +101,12 @@ class Interval:
                 fix="correct it",
             )
         return interval
+
+    def includes(self, moment: datetime) -> bool:
+        """Return whether a time with a time zone lies in the interval, as ``sql_condition`` says."""
+        is_midnight = moment.astimezone(UTC).time() == time()
+        slack = timedelta(days=1, microseconds=-1) if is_midnight else timedelta()
+        return (self.start is None or self.start - moment <= slack) and (self.end is None or moment < self.end)
 
     @property
     def sql_condition(self) -> str:

@@ -191,7 +191,7 @@ async function loadPolygons(scene) {
     if (turn !== polygonRequests) return; // the view has moved on
     maps.showPolygons(map, found);
     const count = found.features.length.toLocaleString("en-GB");
-    $("polygons-note").textContent = found.truncated ? `The first ${count} in view; zoom in for all` : `${count} in view`;
+    $("polygons-note").textContent = found.truncated ? `${count} of those in view; zoom in for all` : `${count} in view`;
   } catch (error) {
     showMessage(error.message);
   }

@@ -23,6 +23,7 @@ from pyproj import Transformer
 from scipy import ndimage
 from starlette.testclient import TestClient
 
+from seamline.flows.serving import vectors
 from seamline.flows.serving.app import create_app
 from seamline.pipeline.common.classes import NODATA
 from seamline.pipeline.products.layers import LAYERS
@@ -74,6 +75,41 @@ def test_the_list_of_scenes_is_that_of_a_query(client: Client, served_folder: Pa
     west, south, east, north = client.get("/scenes/utm").json()["bbox"]
     assert "utm" in ids(bbox=f"{west},{south},{east},{north}", datetime="2000/..")
     assert ids(bbox="170,80,171,81") == ids(datetime="2000/2001") == []
+
+
+def test_the_list_follows_the_files(served_folder: Path, tmp_path: Path) -> None:
+    shutil.copytree(served_folder / "utm", tmp_path / "out" / "utm")
+    update_catalog(tmp_path / "out")
+    client = TestClient(create_app(tmp_path / "out"))
+    assert client.get("/scenes/utm").json()["polygons"]
+    (tmp_path / "out" / "utm" / "polygons.fgb").unlink()
+    assert client.get("/scenes").json()["scenes"][0]["polygons"] is False
+    edit_item(lambda item: item["geometry"].update(type="Heap"))(tmp_path / "out" / "utm")
+    assert "problem" in client.get("/scenes?").json()["scenes"][0]
+
+
+def test_polygons_of_too_many_corners_are_left_out(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    def corners(answer: dict[str, Any]) -> list[int]:
+        return sorted(
+            shapely.get_num_coordinates(shapely.geometry.shape(one["geometry"])) for one in answer["features"]
+        )
+
+    world = "/scenes/utm/polygons?bbox=-180,-90,180,90"
+    every = corners(client.get(world).json())
+    monkeypatch.setattr(vectors, "_MAX_CORNERS", sum(every) - 1)
+    answer = client.get(world).json()
+    assert answer["truncated"] and corners(answer) == every[:-1]
+
+
+def test_a_polygon_without_confidence_has_null(served_folder: Path, tmp_path: Path) -> None:
+    shutil.copytree(served_folder / "utm", tmp_path / "out" / "utm")
+    update_catalog(tmp_path / "out")
+    square = np.array([shapely.to_wkb(shapely.box(601_000, 5_292_000, 602_000, 5_293_000))], object)
+    path, unknown = tmp_path / "out" / "utm" / "polygons.fgb", [np.array([np.nan])]
+    options = {"crs": "EPSG:32620", "geometry_type": "Polygon", "driver": "FlatGeobuf"}
+    pyogrio.raw.write(path, square, unknown, ["confidence"], **options)
+    answer = TestClient(create_app(tmp_path / "out")).get("/scenes/utm/polygons?bbox=-180,-90,180,90")
+    assert [feature["properties"] for feature in answer.json()["features"]] == [{"confidence": None}]
 
 
 def test_the_list_of_scenes_takes_no_expression(client: Client) -> None:
