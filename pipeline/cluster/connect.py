@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import signal
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
 from multiprocessing.resource_tracker import ensure_running
 
 from dask.utils import format_bytes
 from distributed import Client, LocalCluster
+from distributed.comm import connect as open_comm
 from distributed.comm import get_address_host_port, normalize_address
 from distributed.security import Security
 
@@ -17,6 +20,9 @@ from seamline.pipeline.cluster.losses import get_known_workers
 from seamline.pipeline.cluster.machine import get_memory_limit
 from seamline.pipeline.cluster.workers import CHUNKS_AT_ONCE
 from seamline.pipeline.common.errors import InputError
+
+_ANSWER_TIMEOUT = 5
+"""Seconds in which a scheduler answers."""
 
 _CLIENT_MEMORY = 2**29
 """Bytes that the process which starts a local cluster needs itself."""
@@ -80,6 +86,8 @@ def _connect_to_scheduler(address: str) -> Iterator[Client]:
         # Checked first, since a client reports a malformed address twice: the second time when it is collected.
         get_address_host_port(normalize_address(address))
         _check_encryption(address)
+        with ThreadPoolExecutor(1) as thread:  # this one may have a running event loop
+            thread.submit(asyncio.run, _check_answer(address)).result()
         remote = Client(address, timeout="5s", set_as_default=False)
     except (OSError, ValueError) as error:
         raise InputError(
@@ -97,6 +105,19 @@ def _connect_to_scheduler(address: str) -> Iterator[Client]:
                 fix="start workers: dask worker ADDRESS",
             )
         yield client
+
+
+async def _check_answer(address: str) -> None:
+    """Raise ``OSError`` if nothing at the address speaks Dask's protocol.
+
+    Dask's own timeout ends when the connection is made. So it would wait for ever for a server that then says nothing.
+    """
+    security = Security().get_connection_args("client")
+    try:
+        comm = await asyncio.wait_for(open_comm(address, timeout=_ANSWER_TIMEOUT, **security), 2 * _ANSWER_TIMEOUT)
+    except TimeoutError as error:
+        raise TimeoutError(str(error) or "no answer to a connection") from error
+    await comm.close()
 
 
 def _check_encryption(address: str) -> None:

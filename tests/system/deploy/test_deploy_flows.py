@@ -211,9 +211,11 @@ def test_a_deployment_names_a_flow_and_what_it_takes(deployment: dict[str, Any])
 
 def _template(kind: str) -> dict[str, Any]:
     """The job variables of a pool of Prefect's own."""
+    from prefect.workers.process import ProcessWorker
     from prefect_docker.worker import DockerWorker
 
-    variables: dict[str, Any] = {"docker": DockerWorker}[kind].get_default_base_job_template()["variables"]
+    worker = {"docker": DockerWorker, "process": ProcessWorker}[kind]
+    variables: dict[str, Any] = worker.get_default_base_job_template()["variables"]
     return variables
 
 

@@ -1,7 +1,8 @@
-"""A real worker whose memory is small: it is known, and its nanny kills it again and again."""
+"""Real workers with little memory, and what is at the address of a scheduler."""
 
 from __future__ import annotations
 
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -57,6 +58,15 @@ def test_workers_are_known_also_while_the_client_renews_what_it_knows(small_work
     renewing.callback_time = 1  # milliseconds; 2000 by default
     renewing.start()
     assert {len(get_known_workers(client)) for _ in range(300)} == {1}
+
+
+def test_what_takes_connections_and_says_nothing_is_no_scheduler(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connecting, "_ANSWER_TIMEOUT", 0.5)
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        address = f"tcp://127.0.0.1:{listening.getsockname()[1]}"
+        said = rf"--cluster {address}: got .*, expected the address of a Dask scheduler that answers"
+        with pytest.raises(InputError, match=said), connecting.connect(address, 1):
+            pass
 
 
 def test_more_workers_than_the_memory_holds_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
