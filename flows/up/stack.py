@@ -20,6 +20,7 @@ from seamline.flows.tracking.artifacts import MAP_URL_VARIABLE
 from seamline.flows.tracking.lost_runs import HEARTBEAT_SECONDS, HEARTBEAT_VARIABLE
 from seamline.flows.up.supervisor import SECONDS_TO_START, Service, Supervisor, stop_process
 from seamline.pipeline.cluster.connect import WORKER_ENVIRONMENT
+from seamline.pipeline.cluster.machine import share_memory
 from seamline.pipeline.cluster.workers import CHUNKS_AT_ONCE
 from seamline.pipeline.common.errors import InputError, RunError
 from seamline.pipeline.common.layout import CATALOG
@@ -27,6 +28,8 @@ from seamline.pipeline.stac.catalog import update_catalog
 from seamline.pipeline.storage.atomic import atomic_write, check_writable
 
 _LOOPBACK = "127.0.0.1"
+_SERVICES_MEMORY = 3 * 2**29
+"""Bytes that Prefect, the scheduler, the map and flow runs need beside the workers."""
 _START_TOLERANCE = 2.0
 """Seconds by which two readings of a process's start may differ."""
 STATE_FILE, INBOX, RESULTS, _LOGS, _PREFECT = "up.json", "inbox", "results", "logs", "prefect"
@@ -91,6 +94,7 @@ class Stack:
             "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
             "PREFECT_CLI_PROMPT": "false",
             "DO_NOT_TRACK": "1",
+            "PREFECT_SERVER_SERVICES_DB_VACUUM_ENABLED": "events,flow_runs",  # runs that ended 90 days ago go
             HEARTBEAT_VARIABLE: str(HEARTBEAT_SECONDS),
             MAP_URL_VARIABLE: self.urls["map"],
         }
@@ -115,6 +119,7 @@ class Stack:
                 "--host": _LOOPBACK,
                 "--nworkers": self.workers,
                 "--nthreads": CHUNKS_AT_ONCE,
+                "--memory-limit": share_memory(self.workers, _SERVICES_MEMORY),
                 "--local-directory": self.folder / "dask",
             },
         )

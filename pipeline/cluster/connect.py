@@ -10,14 +10,13 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
 from multiprocessing.resource_tracker import ensure_running
 
-from dask.utils import format_bytes
 from distributed import Client, LocalCluster
 from distributed.comm import connect as open_comm
 from distributed.comm import get_address_host_port, normalize_address
 from distributed.security import Security
 
 from seamline.pipeline.cluster.losses import get_known_workers
-from seamline.pipeline.cluster.machine import get_memory_limit
+from seamline.pipeline.cluster.machine import share_memory
 from seamline.pipeline.cluster.workers import CHUNKS_AT_ONCE
 from seamline.pipeline.common.errors import InputError
 
@@ -26,9 +25,6 @@ _ANSWER_TIMEOUT = 5
 
 _CLIENT_MEMORY = 2**29
 """Bytes that the process which starts a local cluster needs itself."""
-
-_LEAST_WORKER_MEMORY = 2**29
-"""Bytes below which a worker could not even load a small network."""
 
 WORKER_ENVIRONMENT = {"OMP_WAIT_POLICY": "PASSIVE"}
 """Environment variables of local worker processes. With them a thread of the network that waits for another one gives
@@ -55,15 +51,7 @@ def connect(cluster: str, workers: int) -> AbstractContextManager[Client]:
 
 @contextmanager
 def _start_local_cluster(workers: int) -> Iterator[Client]:
-    total = get_memory_limit()
-    memory = (total - _CLIENT_MEMORY) // workers
-    if memory < _LEAST_WORKER_MEMORY:
-        raise InputError(
-            f"--workers {workers}",
-            got=f"{format_bytes(max(memory, 0))} for each worker: {format_bytes(total)} of memory may be used here",
-            expected=f"at least {format_bytes(_LEAST_WORKER_MEMORY)}",
-            fix="start fewer workers, or raise the memory limit of this container, unit or job",
-        )
+    memory = share_memory(workers, _CLIENT_MEMORY)
     with _block_interrupts():
         local = LocalCluster(
             n_workers=workers,

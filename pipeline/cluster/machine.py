@@ -7,10 +7,16 @@ from contextlib import suppress
 from pathlib import Path
 
 from dask.system import CPU_COUNT
+from dask.utils import format_bytes
 from distributed.system import MEMORY_LIMIT
+
+from seamline.pipeline.common.errors import InputError
 
 CORES: int = CPU_COUNT
 """Cores that this process may use, by its affinity and by control groups."""
+
+_LEAST_WORKER_MEMORY = 2**29
+"""Bytes below which a worker could not load a network."""
 
 _CONTROL_GROUPS = Path("/sys/fs/cgroup")
 _OWN_GROUPS = Path("/proc/self/cgroup")
@@ -24,6 +30,28 @@ def get_memory_limit() -> int:
     """
     total: int = MEMORY_LIMIT
     return min([total, *_read_group_limits(_OWN_GROUPS, _CONTROL_GROUPS)])
+
+
+def share_memory(workers: int, reserved: int) -> int:
+    """Return the bytes that each of several local workers may take.
+
+    Args:
+        workers: number of worker processes.
+        reserved: bytes that other processes of this machine need.
+
+    Raises:
+        InputError: a worker could not even load a small network.
+    """
+    total = get_memory_limit()
+    share = max((total - reserved) // workers, 0)
+    if share < _LEAST_WORKER_MEMORY:
+        raise InputError(
+            f"--workers {workers}",
+            got=f"{format_bytes(share)} for each worker: {format_bytes(total)} of memory may be used here",
+            expected=f"at least {format_bytes(_LEAST_WORKER_MEMORY)}",
+            fix="start fewer workers, or raise the memory limit of this container, unit or job",
+        )
+    return share
 
 
 def _read_group_limits(own_groups: Path, root: Path) -> Iterator[int]:

@@ -12,7 +12,7 @@ import pytest
 from distributed import Client, LocalCluster
 
 from seamline.pipeline.cluster import connect as connecting
-from seamline.pipeline.cluster import workers
+from seamline.pipeline.cluster import machine, workers
 from seamline.pipeline.cluster.losses import WorkersDiedError, get_known_workers
 from seamline.pipeline.cluster.workers import run_on_first_host
 from seamline.pipeline.common.errors import InputError
@@ -70,7 +70,7 @@ def test_what_takes_connections_and_says_nothing_is_no_scheduler(monkeypatch: py
 
 
 def test_more_workers_than_the_memory_holds_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(connecting, "get_memory_limit", lambda: 700_000_000)
+    monkeypatch.setattr(machine, "get_memory_limit", lambda: 700_000_000)
     said = r"--workers 2: got 77.79 MiB for each worker: 667.57 MiB of memory may be used here, expected at least 512"
     with pytest.raises(InputError, match=said), connecting.connect("local", 2):
         pass
