@@ -21,6 +21,7 @@ from seamline.flows.runs.observer import RunObserver, RunResult
 from seamline.flows.runs.planning import Plan, count_workers, make_plan
 from seamline.flows.runs.resume import UnfinishedRun, find_unfinished
 from seamline.flows.runs.scene_job import SceneJob, open_scene_jobs
+from seamline.flows.runs.shared_folders import check_shared_files
 from seamline.flows.settings.credentials import connect_with_credentials
 from seamline.flows.settings.model_folder import RuntimeLoader, get_radiometry, open_model
 from seamline.flows.settings.options import SegmentOptions
@@ -171,6 +172,8 @@ def _run(job: SceneJob, client: Client, observer: RunObserver, started: float) -
     date = datetime.now(UTC) - timedelta(seconds=Stopwatch.now() - started)
     unfinished = find_unfinished(job)
     with raise_if_cluster_lost(client, f"scene {job.scene.id}"):
+        if job.options.cluster != "local":
+            check_shared_files(client, [*job.scene.list_local_files(), job.location.run_directory.lock_file])
         plan = observer.run_stage(
             "plan", lambda: make_plan(client, job.scene, job.model, job.options, unfinished, observer.say)
         )

@@ -27,7 +27,7 @@ CHUNKS_AT_ONCE = 3
 """Chunks that a worker process holds at once: one is read, one is inferred, one is written."""
 
 _MOST_TRIES = 4
-"""How often work on one host is begun, if one of its workers is lost each time."""
+"""How often work on chosen workers is begun, if one of them is lost each time."""
 
 
 def chunk_capacity(client: Client) -> int:
@@ -70,16 +70,18 @@ def list_first_host_workers(client: Client) -> list[str]:
     Raises:
         RunError: there are no workers and none joins.
     """
-    workers = wait_for_workers(client)
-    host = next(iter(workers.values()))["host"]
-    return [address for address, worker in workers.items() if worker["host"] == host]
+    return next(iter(_group_by_host(wait_for_workers(client)).values()))
+
+
+def _group_by_host(workers: dict[str, dict[str, Any]]) -> dict[str, list[str]]:
+    addresses: dict[str, list[str]] = {}
+    for address, worker in workers.items():
+        addresses.setdefault(worker["host"], []).append(address)
+    return addresses
 
 
 def run_on_first_host(client: Client, limit: int | None, work: Callable[..., T], *arguments: object) -> list[T]:
     """Run a function on the workers of one host, on all at the same time.
-
-    If one of them leaves meanwhile, the function is run again on those that are left. Dask alone would wait for the
-    lost worker for ever, since the task is bound to it.
 
     Args:
         client: client of the cluster.
@@ -94,19 +96,51 @@ def run_on_first_host(client: Client, limit: int | None, work: Callable[..., T],
         RunError: there are no workers and none joins, or none of them can work for long.
         WorkersDiedError: a worker was lost each time.
     """
+    return list(_run_on(client, lambda: list_first_host_workers(client)[:limit], work, arguments).values())
+
+
+def run_on_each_host(client: Client, work: Callable[..., T], *arguments: object) -> dict[str, T]:
+    """Run a function on one worker of each host.
+
+    Args:
+        client: client of the cluster.
+        work: the function; picklable.
+        *arguments: its arguments.
+
+    Returns:
+        Address of the worker → its result.
+
+    Raises:
+        RunError, WorkersDiedError: as ``run_on_first_host``.
+    """
+
+    def choose() -> list[str]:
+        return [addresses[0] for addresses in _group_by_host(wait_for_workers(client)).values()]
+
+    return _run_on(client, choose, work, arguments)
+
+
+def _run_on(
+    client: Client, choose: Callable[[], list[str]], work: Callable[..., T], arguments: tuple[object, ...]
+) -> dict[str, T]:
+    """Run a function on chosen workers; if one of them leaves meanwhile, choose and run again.
+
+    Dask alone would wait for the lost worker for ever, since the task is bound to it.
+    """
     watch = WorkerWatch(client, "planning")
     for _ in range(_MOST_TRIES):
-        workers = list_first_host_workers(client)[:limit]
+        workers = choose()
         futures = [client.submit(work, *arguments, workers=[address], pure=False) for address in workers]
         try:
             while set(workers) <= set(get_known_workers(client)):
                 with suppress(TimeoutError):
-                    return [future.result(timeout=WORKER_CHECK_INTERVAL) for future in futures]
+                    results = [future.result(timeout=WORKER_CHECK_INTERVAL) for future in futures]
+                    return dict(zip(workers, results, strict=True))
                 watch.check()
         finally:
             if client.status == "running":
                 client.cancel(futures)
     raise WorkersDiedError(
-        f"planning: {_MOST_TRIES} times a worker died on which the model was measured{describe_memory_kills(client)}; "
+        f"planning: {_MOST_TRIES} times a worker died before it was done{describe_memory_kills(client)}; "
         f"{ADVICE_ON_MEMORY}"
     )

@@ -168,7 +168,7 @@ class RunDirectory:
             if path.is_dir():
                 # Errors are ignored: a task of a killed run may still write here. No later run reads what it leaves.
                 shutil.rmtree(path, ignore_errors=True)
-            elif path.name != "lock":
+            elif path != self.lock_file:
                 path.unlink()
 
     def read_plan(self) -> dict[str, Any] | None:
@@ -189,6 +189,11 @@ class RunDirectory:
                 fix="take another --out, or --overwrite to start over",
             ) from error
 
+    @property
+    def lock_file(self) -> Path:
+        """File that the client which runs the scene has locked; it is there as long as that client works."""
+        return self.path / "lock"
+
     @contextmanager
     def lock(self) -> Iterator[None]:
         """Lock the run for this process; the lock of a process ends with it.
@@ -204,8 +209,8 @@ class RunDirectory:
                 yield
             finally:
                 with suppress(OSError):  # not empty, or removed already
-                    if [path.name for path in self.path.iterdir()] == ["lock"]:
-                        (self.path / "lock").unlink()
+                    if list(self.path.iterdir()) == [self.lock_file]:
+                        self.lock_file.unlink()
                     for folder in created:
                         folder.rmdir()
 
@@ -215,7 +220,7 @@ class RunDirectory:
         Another process may remove the file between opening and locking it. Then the lock is on a file that no longer
         has the name, and the next one is tried.
         """
-        path = self.path / "lock"
+        path = self.lock_file
         while True:
             self.path.mkdir(parents=True, exist_ok=True)
             with ExitStack() as stack, suppress(FileNotFoundError):

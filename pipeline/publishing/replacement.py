@@ -42,7 +42,7 @@ def put_in_place(directory: RunDirectory) -> None:
     shutil.copymode(folder, result)
     with suppress(OSError):  # without hard links another process may begin here a moment too early, and finds all done
         (result / RUN_DIRECTORY).mkdir()
-        os.link(directory.path / "lock", result / RUN_DIRECTORY / "lock")
+        os.link(directory.lock_file, result / RUN_DIRECTORY / directory.lock_file.name)
     result.rename(aside)
     exchange_folders(aside, folder, aside.with_name(aside.name + _OLD))
     sync(folder.parent)

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from functools import lru_cache
 from math import isfinite
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -91,6 +92,10 @@ class Scene:
         if self.datetime is not None and self.datetime.tzinfo is None:
             raise ValueError(f"scene {self.id}: {self.datetime} has no time zone")
         np.dtype(self.dtype)
+
+    def list_local_files(self) -> list[Path]:
+        """Return the files on disk that the scene is read from."""
+        return list(dict.fromkeys(Path(stamp.path) for band in self.bands for stamp in band.stamps))
 
     def describe_change(self) -> str | None:
         """Return in words what happened to a local file since the scene was opened on this machine; None if nothing."""

@@ -46,7 +46,7 @@ def test_a_worker_that_is_killed_for_its_memory_each_time_ends_the_measurement(
 
     monkeypatch.setattr(workers, "WORKER_CHECK_INTERVAL", 0.2)
     monkeypatch.setattr(workers, "_MOST_TRIES", 2)
-    said = r"2 times a worker died.*\(Dask restarted 2 .*memory limit of 286.10 MiB: .*\); give each worker more memory"
+    said = r"2 times a worker died .*\(Dask restarted 2 .*limit of 286.10 MiB: .*\); give each worker more memory"
     with pytest.raises(WorkersDiedError, match=said):
         run_on_first_host(small_worker, 1, take_memory)
 
