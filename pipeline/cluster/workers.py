@@ -11,12 +11,10 @@ from distributed import Client
 
 from seamline.pipeline.cluster.losses import (
     ADVICE_ON_MEMORY,
-    NO_WORKER_TIMEOUT,
     PAUSE_THRESHOLD,
     WORKER_CHECK_INTERVAL,
     WorkersDiedError,
     WorkerWatch,
-    cluster_lost_error,
     describe_memory_kills,
     get_known_workers,
 )
@@ -54,13 +52,13 @@ def wait_for_workers(client: Client) -> dict[str, dict[str, Any]]:
     """Return what the scheduler knows of each worker, by address, as soon as there is at least one.
 
     Raises:
-        RunError: none joins within ``NO_WORKER_TIMEOUT``.
+        RunError: none joins within ``NO_WORKER_TIMEOUT``, or the client was closed.
     """
+    watch = WorkerWatch(client, "planning")
     while not (workers := get_known_workers(client)):
-        try:
-            client.wait_for_workers(1, NO_WORKER_TIMEOUT)
-        except TimeoutError as error:
-            raise cluster_lost_error("planning", f"no worker for {NO_WORKER_TIMEOUT} s") from error
+        watch.check()
+        with suppress(TimeoutError):
+            client.wait_for_workers(1, WORKER_CHECK_INTERVAL)
     return workers
 
 
