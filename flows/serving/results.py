@@ -9,7 +9,7 @@ from typing import Any
 
 from seamline.flows.serving.checksums import ChecksumMonitor
 from seamline.pipeline.common.errors import InputError, SeamlineError
-from seamline.pipeline.common.layout import COG, ITEM, ITEMS, OVERVIEW, PREVIEW, RECORD
+from seamline.pipeline.common.layout import CATALOG, COG, ITEM, ITEMS, OVERVIEW, PREVIEW, RECORD
 from seamline.pipeline.results.open import ResultItem, read_item_and_record, require_catalog
 from seamline.pipeline.stac.extent import Box, Interval
 from seamline.pipeline.stac.query import query_items
@@ -47,13 +47,18 @@ class ServedResults:
     checksums: ChecksumMonitor = field(default_factory=ChecksumMonitor)
 
     @classmethod
-    def from_folder(cls, folder: Path) -> ServedResults:
+    def from_folder(cls, folder: Path, allow_empty: bool = False) -> ServedResults:
         """Return the results in ``folder``.
 
+        Args:
+            folder: Folder of the catalogue.
+            allow_empty: Take a folder without a catalogue, or one that does not exist yet, for an empty catalogue.
+
         Raises:
-            InputError: There is no catalogue.
+            InputError: There is no catalogue, or ``folder`` is a file.
         """
-        require_catalog(folder)
+        if not allow_empty or (folder.exists() and not folder.is_dir()):
+            require_catalog(folder)
         return cls(folder.resolve())
 
     def find_scene_ids(self, box: str, interval: str) -> set[str]:
@@ -72,12 +77,11 @@ class ServedResults:
         """
         if not self._is_inside(ITEMS):
             raise NotFound(f"there is no {ITEMS}")
-        items = query_items(
-            self.root,
-            box=Box.from_text(box) if box else None,
-            interval=Interval.from_text(interval) if interval else None,
-        )
-        return {str(item["id"]) for item in items}
+        wanted_box = Box.from_text(box) if box else None
+        wanted_interval = Interval.from_text(interval) if interval else None
+        if not (self.root / CATALOG).is_file():  # no scene yet
+            return set()
+        return {str(item["id"]) for item in query_items(self.root, box=wanted_box, interval=wanted_interval)}
 
     def summarize_scenes(self) -> Iterator[dict[str, Any]]:
         """Yield a summary of each scene, by name; of a damaged one its ``id`` and the ``problem``."""
