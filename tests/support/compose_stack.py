@@ -12,6 +12,7 @@ import os
 import shutil
 import subprocess
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -30,7 +31,9 @@ Answer = TypeVar("Answer")
 _NETWORK = 0x40000000
 """CLONE_NEWNET of setns(2)."""
 _SHORTEST_PAUSE, _LONGEST_PAUSE = 0.1, 60.0
-"""Seconds between the end of a container and its restart; Docker doubles them each time."""
+"""Seconds between the end of a container and its restart; Docker doubles them each time, but after a longer run."""
+_LONGER_RUN = 10.0
+"""Seconds."""
 _DEVICES = ["nosuid", "noexec", "nodev"]
 _TMPFS = [*_DEVICES, "mode=1777"]
 """How Docker mounts a service's tmpfs."""
@@ -108,14 +111,15 @@ class Container:
         pause = _SHORTEST_PAUSE
         while not self.stopping.is_set():
             self.starts += 1
+            began = time.monotonic()
             command = ["runc", "--root", str(self.folder / "runc"), "run", "--bundle", str(self.folder), self.id]
             with (self.folder / "log").open("ab") as log:
                 code = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, check=False).returncode
             self.exits.append(code)
             if self.service["restart"] == "on-failure" and code == 0:
                 break
+            pause = _SHORTEST_PAUSE if time.monotonic() - began > _LONGER_RUN else min(2 * pause, _LONGEST_PAUSE)
             self.stopping.wait(pause)
-            pause = min(2 * pause, _LONGEST_PAUSE)
 
 
 @dataclass
