@@ -266,7 +266,7 @@ def run_stack(file: Path, images: Mapping[str, Image], folder: Path) -> Iterator
         images: Image of each name that services give.
         folder: Where containers and volumes are put.
     """
-    answer = run_compose(file)
+    answer = run_compose(file, SEAMLINE_DATA="./data", SEAMLINE_UID="1000", SEAMLINE_GID="1000")
     assert answer.returncode == 0, answer.stderr
     described = yaml.safe_load(answer.stdout)
     services = {name: one for name, one in described["services"].items() if one.get("profiles") != ["gpu"]}

@@ -75,6 +75,8 @@ def stack(images: dict[str, Image], folder: Path, tmp_path_factory: pytest.TempP
     with run_stack(folder / "compose.yaml", images, tmp_path_factory.mktemp("containers")) as made:
         for service in made.file["services"]:
             made.start(service)
+        for service in OURS:
+            made.wait_until_healthy(service)
         yield made
 
 
@@ -165,7 +167,6 @@ def test_the_image_holds_what_runs_and_no_secrets(images: dict[str, Image]) -> N
 
 def test_all_services_come_up_as_the_user_and_can_write_only_where_they_may(stack: Stack) -> None:
     for service in OURS:
-        stack.wait_until_healthy(service)
         for container in stack.containers[service]:
             told = container.execute(
                 "sh", "-c", "id -u; id -g; grep -h -E '^(CapBnd|CapEff|NoNewPrivs)' /proc/1/status"
