@@ -9,7 +9,7 @@ DEMO_SIZE := 4096 4096
 # start would compile torch and Prefect again.
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: install demo up down test test-unit test-integration test-system check lock clean
+.PHONY: install demo up down test test-unit test-integration test-system image-test check lock clean
 
 install: $(VENV)/.installed
 
@@ -53,6 +53,12 @@ test-integration: install
 
 test-system: install
 	$(TEST) tests/system
+
+# Builds the image and runs the services of deploy/compose.yaml in it, as root, with Debian's buildah, debootstrap, runc
+# and tini. IMAGE may name one that is built already.
+IMAGE ?= build
+image-test: install
+	SEAMLINE_IMAGE=$(IMAGE) $(BIN)/pytest --durations=10 tests/system/image
 
 check: install
 	$(BIN)/ruff check .

@@ -120,8 +120,11 @@ def serve(
     host: Annotated[str, typer.Option(help="Address to listen at; 0.0.0.0 lets others in")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="Port to listen at; 0: any that is free")] = 8080,
     show: Annotated[bool, typer.Option("--open", help="Open the page in the browser")] = False,
+    allow_empty: Annotated[
+        bool, typer.Option("--allow-empty", help="Also serve a folder that has no scene yet, or is not there yet")
+    ] = False,
 ) -> None:
     """Show results as a map in the browser, until Ctrl-C. Reads only below the folder, and writes nothing."""
     from seamline.flows.serving.server import serve
 
-    serve(results, host, port, show)
+    serve(results, host, port, show, allow_empty)

@@ -63,13 +63,17 @@ _ERRORS: dict[int | str, dict[str, Any]] = {
 }
 
 
-def create_app(root: Path) -> FastAPI:
+def create_app(root: Path, allow_empty: bool = False) -> FastAPI:
     """Return the app that serves the catalogue in ``root``.
+
+    Args:
+        root: Folder of the catalogue.
+        allow_empty: Serve a folder without a catalogue, or one that does not exist yet, as an empty catalogue.
 
     Raises:
         InputError: There is no catalogue, or MapLibre is not installed.
     """
-    results = ServedResults.from_folder(root)
+    results = ServedResults.from_folder(root, allow_empty)
     # No pages of documentation: FastAPI's load their scripts from the internet.
     app = FastAPI(title="Seamline", docs_url=None, redoc_url=None, openapi_url=None, responses=_ERRORS)
     for kind, status in _ERROR_STATUS.items():

@@ -53,13 +53,18 @@ class ServedResults:
     """Summary of each scene and the state that it was read in: to read hundreds of items takes seconds."""
 
     @classmethod
-    def from_folder(cls, folder: Path) -> ServedResults:
+    def from_folder(cls, folder: Path, allow_empty: bool = False) -> ServedResults:
         """Return the results in ``folder``.
 
+        Args:
+            folder: Folder of the catalogue.
+            allow_empty: Take a folder without a catalogue, or one that does not exist yet, for an empty catalogue.
+
         Raises:
-            InputError: There is no catalogue.
+            InputError: There is no catalogue, or ``folder`` is a file.
         """
-        require_catalog(folder)
+        if not allow_empty or (folder.exists() and not folder.is_dir()):
+            require_catalog(folder)
         return cls(folder.resolve())
 
     def find_scenes(self, box: Box | None, interval: Interval | None) -> list[dict[str, Any]]:

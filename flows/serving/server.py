@@ -13,11 +13,12 @@ from starlette.middleware.trustedhost import TrustedHostMiddleware
 from seamline.flows.serving.app import create_app
 from seamline.flows.serving.limits import BACKLOG, make_protocol
 from seamline.pipeline.common.errors import InputError
+from seamline.pipeline.common.layout import CATALOG
 
 _LOOPBACK_HOSTS = ["127.0.0.1", "localhost"]
 
 
-def serve(results: Path, host: str, port: int, show: bool) -> None:
+def serve(results: Path, host: str, port: int, show: bool, allow_empty: bool = False) -> None:
     """Serve a catalogue until SIGINT, and print the address.
 
     Args:
@@ -25,17 +26,19 @@ def serve(results: Path, host: str, port: int, show: bool) -> None:
         host: Address to listen at.
         port: Port to listen at; 0 takes any.
         show: Open the page in the browser.
+        allow_empty: Serve a folder without a catalogue, or one that does not exist yet, as an empty catalogue.
 
     Raises:
         InputError: There is no catalogue, or the address cannot be listened at.
     """
-    app = create_app(results)
+    app = create_app(results, allow_empty)
     if host in _LOOPBACK_HOSTS:  # against DNS rebinding: a foreign page whose domain resolves to this machine
         app.add_middleware(TrustedHostMiddleware, allowed_hosts=_LOOPBACK_HOSTS, www_redirect=False)
     listening = _open_socket(host, port)
     shown_host = f"[{host}]" if ":" in host else host
     url = f"http://{shown_host}:{listening.getsockname()[1]}/"
-    print(f"{results}: {url} (Ctrl-C ends)", flush=True)
+    state = "" if (results / CATALOG).is_file() else "no scene yet, "
+    print(f"{results}: {state}{url} (Ctrl-C ends)", flush=True)
     if show:
         webbrowser.open(url)
     config = uvicorn.Config(

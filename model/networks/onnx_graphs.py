@@ -1,13 +1,14 @@
 """ONNX graphs: export of the project's U-Net, and execution in ONNX Runtime or OpenVINO, both of them optional.
 
-OpenVINO reads the same graphs as ONNX Runtime. Its own converter from torch is not used, because that reports every
-conversion to OpenVINO's makers over the network.
+OpenVINO reads the same graphs as ONNX Runtime. Both would report their use to their makers over the network, which this
+module switches off before it imports them.
 """
 
 from __future__ import annotations
 
 import io
 import os
+import sys
 import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -21,6 +22,9 @@ from torch import Tensor, nn
 
 from seamline.model.spec.config import Engine, EngineSettings, Precision, UNetConfig
 from seamline.model.spec.errors import ModelError, get_first_line
+
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]  # OpenVINO then takes its stub
 
 _PACKAGES: dict[Engine, tuple[str, ...]] = {"onnxruntime": ("onnxruntime",), "openvino": ("openvino",)}
 _PIP_EXTRAS: dict[Engine, str] = {"onnxruntime": "onnx", "openvino": "openvino"}

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -90,3 +93,21 @@ def test_scenes_that_are_planned_at_once_are_measured_once(
         first, *others = [one.result() for one in planned]
     assert all(other == first for other in others)
     assert len(said) == 1
+
+
+def test_engines_tell_their_makers_nothing(tmp_path: Path) -> None:
+    """Who reports first keeps a device's or a client's id in the user's folders."""
+    for engine in CONVERTED:
+        skip_without(engine)
+    folders = {"HOME": str(tmp_path), "XDG_CACHE_HOME": str(tmp_path / "cache"), "TMPDIR": str(tmp_path)}
+    nowhere = dict.fromkeys(("http_proxy", "https_proxy", "HTTPS_PROXY", "ALL_PROXY"), "http://127.0.0.1:9")
+    kept = {name: value for name, value in os.environ.items() if name not in ("CI", "ORT_DISABLE_TELEMETRY")}
+    program = (
+        "import torch; from seamline.model.spec.config import EngineSettings, UNetConfig;"
+        "from seamline.model.networks.unet import UNet; from seamline.model.networks import onnx_graphs as graphs;"
+        "config = UNetConfig(3, 2, depth=1, base_width=2, norm='none');"
+        "graph = graphs.export_unet(UNet(config).eval(), config, 0);"
+        f"[graphs.load_graph(graph, EngineSettings(engine=name))(torch.rand(1, 3, 64, 64)) for name in {CONVERTED}]"
+    )
+    subprocess.run([sys.executable, "-c", program], env={**kept, **folders, **nowhere}, check=True, timeout=300)
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []

@@ -44,8 +44,30 @@ def test_one_line_where_the_server_cannot_start(served_folder: Path, tmp_path: P
             app(["serve", str(served_folder), "--port", str(port)], standalone_mode=False)
     with pytest.raises(InputError, match=r"got no catalog\.json"):
         app(["serve", str(tmp_path)], standalone_mode=False)
+    (tmp_path / "scene.tif").touch()
+    for wrong, options in (("missing", []), ("scene.tif", ["--allow-empty"])):
+        with pytest.raises(InputError, match=r"got no catalog\.json"):
+            app(["serve", str(tmp_path / wrong), *options], standalone_mode=False)
     with pytest.raises(InputError, match=r"address nowhere\.invalid:8080: got "):
         app(["serve", str(served_folder), "--host", "nowhere.invalid"], standalone_mode=False)
+
+
+def test_a_folder_that_is_not_there_yet_is_served_and_shows_its_first_scene(
+    served_folder: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    served = TestClient(create_app(out, allow_empty=True))
+    assert served.get("/").status_code == 200
+    for asked in ("", "?bbox=-180,-90,180,90", "?datetime=2026"):
+        assert served.get(f"/scenes{asked}").json()["scenes"] == []
+    assert served.get("/scenes?bbox=1,2").status_code == 422
+    assert "seamline_scenes_published 0.0" in served.get("/metrics").text
+    assert not out.exists()
+    shutil.copytree(served_folder / "utm", out / "utm")
+    update_catalog(out)
+    for asked in ("", "?bbox=-180,-90,180,90"):
+        assert [scene["id"] for scene in served.get(f"/scenes{asked}").json()["scenes"]] == ["utm"]
+    assert "seamline_scenes_published 1.0" in served.get("/metrics").text
 
 
 def test_the_command_says_where_and_ends_with_ctrl_c(served_folder: Path) -> None:
