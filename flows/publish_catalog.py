@@ -12,6 +12,7 @@ from prefect.cache_policies import NO_CACHE
 from seamline.flows.runs.result_location import CatalogLocation
 from seamline.flows.settings.credentials import use_credentials
 from seamline.flows.tracking import artifacts
+from seamline.flows.tracking.best_effort import show
 from seamline.pipeline.common.classes import format_count
 from seamline.pipeline.common.errors import InputError, RunError
 from seamline.pipeline.common.layout import ITEM
@@ -45,7 +46,7 @@ def publish_catalog_flow(
     destination = CatalogLocation.from_out(out, None)
     scenes = catalog_task(destination)
     findings = check_task(destination) if check else []
-    artifacts.show_findings(scenes, findings, str(out))
+    show(get_run_logger(), "the report", lambda: artifacts.show_findings(scenes, findings, str(out)))
     if findings:
         first = "; ".join(f"{finding.scene}/{finding.subject}: {finding.problem}" for finding in findings[:5])
         raise RunError(f"{format_count(len(findings), 'finding')} in {out}: {first}")

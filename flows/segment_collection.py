@@ -28,6 +28,7 @@ from seamline.flows.settings.credentials import use_credentials
 from seamline.flows.settings.model_folder import open_model
 from seamline.flows.settings.options import SegmentOptions
 from seamline.flows.tracking import artifacts
+from seamline.flows.tracking.best_effort import show
 from seamline.flows.tracking.scene_task import quieten_dask, segment_task
 from seamline.pipeline.common.errors import InUseError, RunError
 from seamline.pipeline.storage.atomic import check_writable
@@ -91,7 +92,8 @@ def segment_collection(
         log.info("%s: %s", outcome.name, outcome.reason or outcome.state)
         outcomes.append(outcome)
     known = len(discovery.scenes) - len(new)
-    artifacts.show_collection(outcomes, known, discovery.waiting, f"{scenes.kind} to {out}")
+    title = f"{scenes.kind} to {out}"
+    show(log, "the report", lambda: artifacts.show_collection(outcomes, known, discovery.waiting, title))
     failed = [outcome for outcome in outcomes if outcome.state == "failed"]
     if failed:
         reasons = "; ".join(f"{outcome.name}: {outcome.reason}" for outcome in failed)

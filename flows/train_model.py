@@ -10,6 +10,7 @@ from uuid import UUID
 from prefect import flow, get_run_logger, task
 from prefect.artifacts import create_markdown_artifact, create_progress_artifact, update_progress_artifact
 
+from seamline.flows.tracking.best_effort import show
 from seamline.flows.training.recipe_documents import read_recipe
 from seamline.flows.training.train_from_recipe import train_from_recipe
 from seamline.model.training.loop import EpochReport
@@ -31,7 +32,8 @@ def train_task(recipe: Path, data: Path, out: Path, changes: list[str], overwrit
     """
     log = get_run_logger()
     loaded_recipe = read_recipe(recipe, changes)
-    progress_artifact = create_progress_artifact(progress=0.0, description=f"training of {loaded_recipe.name}")
+    description = f"training of {loaded_recipe.name}"
+    artifact = show(log, "progress", lambda: create_progress_artifact(progress=0.0, description=description))
     epochs: list[EpochReport] = []
 
     def report_epoch(epoch: EpochReport) -> None:
@@ -39,17 +41,19 @@ def train_task(recipe: Path, data: Path, out: Path, changes: list[str], overwrit
         text = "epoch %d of %d: loss %.4f, IoU %s, %.0f s"
         log.info(text, epoch.epoch, epoch.epochs, epoch.loss, scores, epoch.seconds)
         epochs.append(epoch)
-        if isinstance(progress_artifact, UUID):  # Prefect's type also allows other results
-            update_progress_artifact(progress_artifact, progress=100.0 * epoch.epoch / epoch.epochs)
+        if isinstance(artifact, UUID):  # Prefect's type also allows other results
+            percent = 100.0 * epoch.epoch / epoch.epochs
+            show(log, "progress", lambda: update_progress_artifact(artifact, progress=percent))
 
     spec = train_from_recipe(loaded_recipe, data, out, report_epoch, overwrite)
     last_scores = epochs[-1].iou if epochs else ()
     rows = zip((entry.name for entry in spec.classes), last_scores, strict=False)
     table = "\n".join(f"| {name} | {score:.3f} |" for name, score in rows)
-    create_markdown_artifact(
-        markdown=f"# {spec.name}\n\n`{out}`\n\n| class | IoU on the hold-out |\n|---|---|\n{table}",
-        key="train-model",
-        description=spec.name,
+    text = f"# {spec.name}\n\n`{out}`\n\n| class | IoU on the hold-out |\n|---|---|\n{table}"
+    show(
+        log,
+        "the report",
+        lambda: create_markdown_artifact(markdown=text, key="train-model", description=spec.name),
     )
     return {"folder": str(out), "name": spec.name, "iou": [list(epoch.iou) for epoch in epochs]}
 

@@ -86,16 +86,18 @@ def _read_own_record(job: SceneJob) -> RunRecord | None:
     return record
 
 
-def is_of_same_source(job: SceneJob) -> bool:
-    """Return whether the recorded run has the same source, model and options that tell how the source is read.
+def has_source_changed(job: SceneJob) -> bool:
+    """Return whether the recorded run is of the same source with other content.
 
-    After an ``OtherRunError`` this means that the source has other content than at that time.
+    Model and options that tell how the source is read are those of that run. Another plan for the same content does not
+    count.
     """
     now = job.options.model_dump(mode="json", exclude_defaults=True)
     for recorded in _iter_recorded(job):
         with suppress(LookupError, AttributeError, TypeError):
             return bool(
                 recorded["source"] == job.scene.source
+                and recorded["scene_digest"] != job.identity.scene_digest
                 and recorded["model_digest"] == job.model.digest
                 and all(recorded["options"].get(name) == now.get(name) for name in READING_OPTIONS)
             )

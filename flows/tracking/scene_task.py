@@ -14,9 +14,8 @@ from prefect import Task, get_run_logger, task
 from prefect.artifacts import create_progress_artifact, update_progress_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State, TaskRun
-from prefect.exceptions import PrefectException
 
-from seamline.flows.runs.finished import is_of_same_source
+from seamline.flows.runs.finished import has_source_changed
 from seamline.flows.runs.observer import RunObserver, RunResult
 from seamline.flows.runs.planning import Plan
 from seamline.flows.runs.scene_job import open_scene_jobs
@@ -24,6 +23,7 @@ from seamline.flows.runs.segment import segment_scene
 from seamline.flows.settings.model_folder import open_model
 from seamline.flows.settings.options import SegmentOptions
 from seamline.flows.tracking import artifacts
+from seamline.flows.tracking.best_effort import show
 from seamline.model.spec.errors import ModelError
 from seamline.pipeline.common.errors import BadBlockError, InputError, OtherRunError
 from seamline.pipeline.execution.run_chunks import Totals
@@ -74,10 +74,11 @@ class PrefectObserver:
             tiling.redundancy,
             plan.seconds,
         )
-        artifact = create_progress_artifact(
-            progress=0.0,
-            key=artifacts.make_artifact_key("progress", plan.scene.id),
-            description=f"chunks of {plan.scene.id}",
+        key, description = artifacts.make_artifact_key("progress", plan.scene.id), f"chunks of {plan.scene.id}"
+        artifact = show(
+            self._log,
+            f"{self._scene}: progress",
+            lambda: create_progress_artifact(progress=0.0, key=key, description=description),
         )
         self._artifact = artifact if isinstance(artifact, UUID) else None
         self._also.planned(plan)
@@ -85,13 +86,12 @@ class PrefectObserver:
     def _show_progress(self, totals: Totals, plan: Plan) -> None:
         self._also.progress(totals, plan)
         now, all_done = time.monotonic(), totals.chunks_done == totals.chunks
-        if self._artifact is None or (now - self._updated < _SECONDS_BETWEEN_UPDATES and not all_done):
+        artifact = self._artifact
+        if artifact is None or (now - self._updated < _SECONDS_BETWEEN_UPDATES and not all_done):
             return
         self._updated = now
-        try:
-            update_progress_artifact(self._artifact, progress=100.0 * totals.chunks_done / max(1, totals.chunks))
-        except (OSError, PrefectException) as error:  # a picture of progress is not worth the run
-            self._log.warning("%s: progress not shown: %s", self._scene, error)
+        percent = 100.0 * totals.chunks_done / max(1, totals.chunks)
+        show(self._log, f"{self._scene}: progress", lambda: update_progress_artifact(artifact, progress=percent))
 
     def _show_result(self, result: RunResult) -> None:
         folder, seconds = result.url or result.folder, result.record.seconds["total"]
@@ -102,10 +102,7 @@ class PrefectObserver:
         else:
             self._log.info("%s: finished before, nothing to do", self._scene)
         if result.computed or result.rewritten:
-            try:
-                artifacts.create_scene_artifacts(result)
-            except (OSError, PrefectException) as error:  # nor are the pictures of what is published already
-                self._log.warning("%s: published, but not shown: %s", self._scene, error)
+            show(self._log, f"{self._scene}: published, but it", lambda: artifacts.create_scene_artifacts(result))
         self._also.finished(result)
 
 
@@ -157,7 +154,7 @@ def segment_task(
     try:
         result = segment_scene(job, get_client, observer)
     except OtherRunError:
-        if not (renew or is_of_same_source(job)):
+        if not (renew or has_source_changed(job)):
             raise
         result = segment_scene(job.with_overwrite(), get_client, observer)
     observer.finished(result)

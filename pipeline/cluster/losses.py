@@ -94,7 +94,7 @@ class WorkerWatch:
         elif time.monotonic() - self._idle_since > NO_WORKER_TIMEOUT:
             if workers:
                 raise RunError(f"{self._what}: {why} for {NO_WORKER_TIMEOUT} s; {ADVICE_ON_MEMORY}")
-            raise cluster_lost_error(self._what, f"no worker for {NO_WORKER_TIMEOUT} s")
+            raise _cluster_lost_error(self._what, f"no worker for {NO_WORKER_TIMEOUT} s")
 
     def mark_alive(self) -> None:
         """Note that a result came, so there are workers that work."""
@@ -170,14 +170,14 @@ def raise_if_cluster_lost(client: Client, what: str) -> Iterator[None]:
     try:
         yield
     except (CancelledError, CommClosedError) as error:  # CommClosedError: lost while a result was transferred
-        raise cluster_lost_error(what, str(error)) from error
+        raise _cluster_lost_error(what, str(error)) from error
     except (RuntimeError, ClosedClientError) as error:  # a client closes itself after a long silence
         if client.status == "running":
             raise
-        raise cluster_lost_error(what, str(error)) from error
+        raise _cluster_lost_error(what, str(error)) from error
     except OSError as error:
         if type(error) is OSError and error.errno is None:  # Dask's time-out; errors of files have a number
-            raise cluster_lost_error(what, str(error)) from error
+            raise _cluster_lost_error(what, str(error)) from error
         raise
 
 
@@ -192,10 +192,10 @@ def _raise_if_closed(client: Client, what: str) -> None:
         RunError: the client is closed.
     """
     if client.status in ("closing", "closed"):
-        raise cluster_lost_error(what, "its client was closed")
+        raise _cluster_lost_error(what, "its client was closed")
 
 
-def cluster_lost_error(what: str, why: str) -> RunError:
+def _cluster_lost_error(what: str, why: str) -> RunError:
     """Return the error for a lost cluster: what was being done, and why the cluster counts as lost."""
     return RunError(
         f"{what}: the cluster is gone ({why}); what is done is kept, run the same command again when there is a cluster"

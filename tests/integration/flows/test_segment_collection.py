@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import httpx
 import numpy as np
 import pytest
 import rasterio
@@ -28,6 +29,7 @@ from seamline.flows.runs.scene_job import open_scene_jobs
 from seamline.flows.segment_collection import segment_collection
 from seamline.flows.settings.model_folder import Model
 from seamline.flows.settings.options import SegmentOptions
+from seamline.flows.tracking import artifacts, best_effort, scene_task
 from seamline.pipeline.common.errors import RunError
 from tests.support.processes import wait_until_idle
 from tests.support.small_rasters import BAND_NAMES, make_noise, write_geotiff
@@ -161,6 +163,38 @@ def test_results_of_another_model_are_only_replaced_when_told(
     (other / "model.json").write_text(json.dumps(document))
     assert "model_digest" in message(segmented(model=str(other)))
     assert segmented(model=str(other), renew=True).result()["published"] == 1
+
+
+def test_results_of_another_plan_are_only_replaced_when_told(
+    segmented: Callable[..., State], cluster: Callable[[int], str], folder: Path, tmp_path: Path
+) -> None:
+    only(folder, "scene-0")
+    assert segmented().is_completed()
+    labels = (tmp_path / "out" / "scene-0" / "segmentation.tif").stat()
+    other = SegmentOptions(cluster=cluster(2), window=128, halo=32, precision="fp32", engine="torch")
+    assert "window" in message(segmented(options=other))
+    assert (tmp_path / "out" / "scene-0" / "segmentation.tif").stat() == labels
+    assert segmented(options=other, renew=True).result()["published"] == 1
+    write_geotiff(folder / "scene-0.tif", make_noise(6, 100, 120, seed=9), names=BAND_NAMES, nodata=0)
+    assert segmented(options=other).result()["published"] == 1  # another content is another thing
+
+
+def test_a_server_that_cannot_show_anything_fails_no_scene(
+    segmented: Callable[..., State], folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = list[str]()
+
+    def create(**artifact: object) -> None:
+        asked.append(str(artifact["key"]))
+        raise httpx.ConnectError("Connection refused")
+
+    only(folder, "scene-0")
+    monkeypatch.setattr(best_effort, "_paused_until", 0.0)
+    monkeypatch.setattr(scene_task, "create_progress_artifact", create)
+    monkeypatch.setattr(artifacts, "create_markdown_artifact", create)
+    assert segmented().result()["published"] == 1
+    assert (tmp_path / "out" / "scene-0" / "segmentation.tif").exists()
+    assert asked == ["progress-scene-0"]  # after the first failure nothing is asked for a while
 
 
 def only(folder: Path, *names: str) -> None:
