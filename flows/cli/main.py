@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import sys
+import warnings
 from importlib.metadata import version
 from typing import Annotated
 
@@ -53,6 +54,8 @@ def _show_help(
 def main() -> None:
     """Run the command line and exit. Seamline's own errors become one line; others are defects and keep a traceback."""
     handle_signals()
+    if not sys.warnoptions:
+        warnings.simplefilter("ignore")  # what libraries tell their developers; users read warnings of scenes
     try:
         code = app(prog_name="seamline", standalone_mode=False)
         close_output()

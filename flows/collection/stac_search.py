@@ -25,6 +25,8 @@ from seamline.pipeline.storage.json_documents import fetch_json_text
 _PAGE_SIZE = 100
 """Items to request per page. Larger pages make each answer slow, smaller pages need more requests."""
 
+_MOST_ITEMS = 10_000
+"""Items of a page, at most: STAC APIs give no more, however many are asked for."""
 _MAX_PAGES = 1_000_000
 """Ends a search whose pages never end."""
 
@@ -72,6 +74,8 @@ class _RetryingIO(StacApiIO):
         features = document.get("features", None if document.get("type") == "FeatureCollection" else [])
         if not _STAC_FIELDS & document.keys() or not isinstance(features, list):
             raise ValueError(f"no document of STAC: {txt[:100]}")
+        if len(features) > _MOST_ITEMS:
+            raise ValueError(f"a page of {len(features)} items; STAC APIs give at most {_MOST_ITEMS}")
         return document
 
 

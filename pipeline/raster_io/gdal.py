@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import threading
+import warnings
 from collections import OrderedDict
 from collections.abc import Callable
 from contextlib import suppress
@@ -16,10 +17,11 @@ from typing import Any
 import rasterio
 from numpy.typing import NDArray
 from odc.geo.geobox import GeoBox
+from pyproj.exceptions import ProjError
 from rasterio._err import CPLE_BaseError
 from rasterio.crs import CRS
 from rasterio.enums import MaskFlags
-from rasterio.errors import RasterioIOError
+from rasterio.errors import NotGeoreferencedWarning, RasterioError, RasterioIOError
 from rasterio.session import Session
 from rasterio.windows import Window as RasterioWindow
 
@@ -46,6 +48,8 @@ _REMOTE_ENV: dict[str, Any] = {
 _REMOTE = re.compile(r"^(?!(file|zip|tar|gzip):)[\w+]+://|/vsi(curl|s3|gs|az|adls|oss|swift|webhdfs)")
 _SUBDATASET = re.compile(r"^[A-Za-z][A-Za-z0-9_]+:(?!//)")
 _MAX_OPEN_FILES = 16
+_LIBRARY_ERRORS = (ValueError, OSError, LookupError, TypeError, ArithmeticError, ProjError)
+"""What the libraries beside GDAL raise for addresses that are none, messages that are no text, grids without a size."""
 
 
 def is_remote(path: str) -> bool:
@@ -103,7 +107,8 @@ def find_local_file(path: str) -> Path | None:
     if (subdataset := split_subdataset(path)) is not None:
         path = subdataset[1]
     plain = PurePosixPath(re.sub(r"^/vsi(zip|tar|gzip|7z|rar)/", "", path))
-    return next((Path(p) for p in (plain, *plain.parents) if Path(p).is_file()), None)
+    # os.path.isfile is false for names that no file can have; Path.is_file raises.
+    return next((Path(p) for p in (plain, *plain.parents) if os.path.isfile(p)), None)  # noqa: PTH113
 
 
 @dataclass(frozen=True)
@@ -151,9 +156,33 @@ _handles = _HandleCache()
 
 
 def _open_dataset(path: str) -> OpenRaster:
+    """Open a raster with GDAL.
+
+    Raises:
+        RasterioIOError: GDAL cannot open it, or the path, a message of GDAL or a number in the file is such that
+            rasterio or odc-geo fail with errors of their own.
+        InputError: It is a pipe, socket or device.
+    """
     refuse_special_file(path)
+    try:
+        return _describe_dataset(path)
+    except RasterioIOError:
+        raise
+    except (*_LIBRARY_ERRORS, RasterioError, CPLE_BaseError) as error:
+        clear_gdal_error()
+        raise RasterioIOError(f"{type(error).__name__}: {error}") from None
+
+
+def _describe_dataset(path: str) -> OpenRaster:
     # GDAL handles /vsis3/ itself; for s3:// rasterio would need boto3.
-    dataset = rasterio.open(re.sub(r"^s3://", "/vsis3/", path))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", NotGeoreferencedWarning)  # those who need a georeference say so themselves
+        dataset = rasterio.open(re.sub(r"^s3://", "/vsis3/", path))
+    # A damaged file of overviews beside it leaves an error behind, which rasterio would raise in its next, unrelated
+    # call; the overviews are not read.
+    with suppress(CPLE_BaseError):
+        dataset.tags()
+    clear_gdal_error()
     alpha = find_alpha(dataset)
     # GDAL takes a band that is only tagged as alpha for a mask, too.
     per_dataset = any(MaskFlags.per_dataset in own for own in dataset.mask_flag_enums if MaskFlags.alpha not in own)

@@ -12,6 +12,7 @@ import rasterio
 from odc.geo.geobox import GeoBox
 from pyproj import Transformer
 from pyproj.exceptions import ProjError
+from rasterio.enums import Interleaving
 from rasterio.errors import RasterioIOError
 from rasterio.io import MemoryFile
 
@@ -20,6 +21,9 @@ from seamline.pipeline.geometry.grid import measure_corner_offset
 from seamline.pipeline.raster_io.content import get_object_version
 from seamline.pipeline.raster_io.gdal import OpenRaster, describe_error, gdal_environment, is_remote, open_cached_raster
 from seamline.pipeline.scenes.band_matching import BandCandidate
+
+_LARGEST_BLOCK = 256 * 2**20
+"""Bytes of a block that is decoded as a whole. A whole Sentinel-2 band in one piece has 230 MiB."""
 
 
 @dataclass(frozen=True)
@@ -114,6 +118,7 @@ def _check_band(band: BandCandidate, dataset: Any) -> None:
             expected=f"at least {band.index}",
             fix="correct the item, or name the file itself",
         )
+    _check_block_size(band, dataset)
     if dataset.transform.is_degenerate:
         raise InputError(
             f"{band.path} has pixels of size zero",
@@ -128,6 +133,20 @@ def _check_band(band: BandCandidate, dataset: Any) -> None:
             got=dtype,
             expected="integers of up to 32 bits or floats",
             fix="convert it with `gdal_translate -ot Float32`",
+        )
+
+
+def _check_block_size(band: BandCandidate, dataset: Any) -> None:
+    """Refuse a file of few huge blocks, each of which is decoded as a whole for any pixel of it."""
+    height, width = dataset.block_shapes[band.index - 1]
+    bands = dataset.count if dataset.interleaving == Interleaving.pixel else 1
+    size = height * width * bands * np.dtype(dataset.dtypes[band.index - 1]).itemsize
+    if dataset.compression is not None and size > _LARGEST_BLOCK:
+        raise InputError(
+            f"{band.path} is compressed in blocks of {height}×{width} pixels",
+            got=f"{size / 2**20:.0f} MiB that must be decoded for any pixel",
+            expected=f"at most {_LARGEST_BLOCK / 2**20:.0f} MiB",
+            fix="cut it into tiles with `gdal_translate -co TILED=YES -co COMPRESS=DEFLATE`",
         )
 
 

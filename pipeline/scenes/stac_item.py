@@ -24,7 +24,10 @@ _SUFFIXES = {".tif", ".tiff", ".jp2", ".vrt"}
 _FIELDS_OF_A_BAND = ("eo:common_name", "common_name", "raster:scale", "raster:offset", "nodata", "data_type")
 _OFFSET_APPLIED = ("earthsearch:boa_offset_applied", "sentinel:boa_offset_applied", "s2:boa_offset_applied")
 # pystac's errors have no common base, and it fails with Python's own errors on documents of another structure.
-_PARSE_ERRORS = (pystac.STACError, pystac.STACTypeError, ValueError, LookupError, TypeError, AttributeError)
+_PARSE_ERRORS = (
+    *(pystac.STACError, pystac.STACTypeError),
+    *(ValueError, LookupError, TypeError, AttributeError, RecursionError, OverflowError),
+)
 
 
 @dataclass(frozen=True)
@@ -79,6 +82,10 @@ def parse_source_item(document: Any, href: str) -> SourceItem:
 
 
 def _parse_document(document: Any, href: str) -> SourceItem:
+    # pystac would copy a whole catalogue or collection of items only to say that it is no item.
+    if not isinstance(document, dict) or document.get("type") != "Feature":
+        found = document.get("type") if isinstance(document, dict) else type(document).__name__
+        raise ValueError(f"a document of type {found!r}")
     item = pystac.read_dict(document, href=href)
     if not isinstance(item, pystac.Item):
         raise pystac.STACTypeError(document, pystac.Item)

@@ -1,7 +1,7 @@
 """Damage files of every kind, open them as the commands do, and tell what neither works nor says one line.
 
-    python -m tests.fuzz --kind vrt --number 123     one mutation: its file, which stays, and what happened
-    python -m tests.fuzz --count 10000 --seed 7      many, of all kinds; exit code 1 if any fails
+python -m tests.fuzz --kind vrt --number 123     one mutation: its file, which stays, and what happened
+python -m tests.fuzz --count 10000 --seed 7      many, of all kinds; exit code 1 if any fails
 """
 
 from __future__ import annotations

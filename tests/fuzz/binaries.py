@@ -10,6 +10,7 @@ from tests.fuzz.mutations import Chance
 
 _TYPE_SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 16: 8}
 _LARGE = (0, 1, 2, 7, 255, 256, 65535, 65536, 1_000_000, 2**31 - 1, 2**31, 2**32 - 1)
+_SHORTS = (0, 1, 2, 8, 16, 32, 64, 1024, 2048, 3072, 4326, 32620, 32767, 65535)
 _DOUBLES = tuple(map(float, ("nan", "inf", "-inf", "0", "1", "-1", "1e-300", "1e300", "-30", "180", "1e7")))
 
 
@@ -20,7 +21,7 @@ def damage_tags(content: bytes, chance: Chance) -> bytes:
     (count,) = struct.unpack_from("<H", changed, start)
     for _ in range(1 + chance.below(3)):
         at = start + 2 + 12 * chance.below(count)
-        tag, kind, length = struct.unpack_from("<HHI", changed, at)
+        _tag, kind, length = struct.unpack_from("<HHI", changed, at)
         size = _TYPE_SIZES.get(kind, 1) * length
         (offset,) = struct.unpack_from("<I", changed, at + 8)
         choice = chance.below(10)
@@ -35,7 +36,7 @@ def damage_tags(content: bytes, chance: Chance) -> bytes:
         elif kind == 12 and offset + size <= len(changed):
             struct.pack_into("<d", changed, offset + 8 * chance.below(length), chance.of(_DOUBLES))
         elif kind == 3 and offset + size <= len(changed):
-            value = chance.of((0, 1, 2, 8, 16, 32, 64, 1024, 2048, 3072, 4326, 32620, 32767, 65535, chance.below(65536)))
+            value = chance.of((*_SHORTS, chance.below(65536)))
             struct.pack_into("<H", changed, offset + 2 * chance.below(length), value)
         elif offset + size <= len(changed) and chance.happens(0.5):
             struct.pack_into("<B", changed, offset + chance.below(size), chance.below(256))

@@ -68,8 +68,9 @@ def write_vrts(folder: Path) -> None:
     grid = "<SRS>EPSG:32620</SRS><GeoTransform>500000, 30, 0, 6000000, 0, -30</GeoTransform>"
     size = 'rasterXSize="96" rasterYSize="96"'
     (folder / "stack" / "scene.vrt").write_text(f"<VRTDataset {size}>{grid}{bands}</VRTDataset>")
-    with rasterio.open(folder / "warped" / "source.tif") as file, rasterio.vrt.WarpedVRT(file, crs="EPSG:3857") as warped:
-        rasterio.shutil.copy(warped, folder / "warped" / "scene.vrt", driver="VRT")
+    warped = folder / "warped"
+    with rasterio.open(warped / "source.tif") as file, rasterio.vrt.WarpedVRT(file, crs="EPSG:3857") as virtual:
+        rasterio.shutil.copy(virtual, warped / "scene.vrt", driver="VRT")
 
 
 def write_sidecars(folder: Path) -> None:
@@ -264,7 +265,10 @@ def write_recipes(folder: Path) -> None:
 def write_models(folder: Path) -> None:
     from tests.support.small_models import make_random_network, save_model
 
-    for variant, config in {"plain": {}, "valid": {"padding": "valid", "norm": "group", "upsampling": "bilinear"}}.items():
+    for variant, config in {
+        "plain": {},
+        "valid": {"padding": "valid", "norm": "group", "upsampling": "bilinear"},
+    }.items():
         (folder / variant).mkdir(parents=True)
         save_model(folder / variant, make_random_network(**config), description="a model")
 
@@ -314,5 +318,3 @@ def write_outside(folder: Path) -> None:
 
 def _write_json(path: Path, document: Any) -> None:
     path.write_text(json.dumps(document))
-
-

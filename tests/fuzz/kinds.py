@@ -31,7 +31,13 @@ _ITEMS = (("*.json", _JSON),)
 _VECTORS = (("*.geojson", _JSON), ("*.[kg]ml", _XML), ("area.*", damage_bytes), ("truth.*", damage_bytes))
 _SIDECARS = (("*.xml", _XML), ("*.tfw", _LINES), ("*.ovr", _TIFF))
 _NETWORKS = (("*.onnx", _GRAPH), ("*.pt*", _ARCHIVE))
-_RESULTS = (*_ITEMS, ("*.parquet", _TABLE), ("segmentation.tif.aux.xml", _XML), ("*.tif", _TIFF), ("[0-9]*", damage_bytes))
+_RESULTS = (
+    *_ITEMS,
+    ("*.parquet", _TABLE),
+    ("segmentation.tif.aux.xml", _XML),
+    ("*.tif", _TIFF),
+    ("[0-9]*", damage_bytes),
+)
 _DROPPED = (*_ITEMS, ("*.vrt", _XML), ("*.xml", _XML), ("*.ovr", _TIFF), ("*.zip", _ARCHIVE), ("*.tar", damage_bytes))
 
 

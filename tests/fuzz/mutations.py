@@ -110,7 +110,17 @@ def _swap_halves(content: bytes, chance: Chance) -> bytes:
     return content[start:] + content[:start]
 
 
-_DAMAGES: tuple[Mutate, ...] = (_flip, _flip, _overwrite, _overwrite, _cut_end, _cut_out, _repeat, _insert, _swap_halves)
+_DAMAGES: tuple[Mutate, ...] = (
+    _flip,
+    _flip,
+    _overwrite,
+    _overwrite,
+    _cut_end,
+    _cut_out,
+    _repeat,
+    _insert,
+    _swap_halves,
+)
 _NUMBERS = tuple(
     number.to_bytes(size, order)
     for size, numbers in ((2, (1, 0x7FFF, 0xFFFF)), (4, (1, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFF)), (8, (1, 2**63 - 1)))

@@ -16,6 +16,7 @@ from seamline.flows.runs.scene_job import describe_raster, open_input
 from seamline.flows.serving.results import ServedResults
 from seamline.flows.settings.model_folder import Model, open_model
 from seamline.flows.settings.options import SegmentOptions
+from seamline.flows.terminal.tables import show_items
 from seamline.flows.training.evaluation import evaluate_segmentation
 from seamline.flows.training.recipe_documents import read_recipe
 from seamline.model.engines.runtime import Runtime
@@ -131,10 +132,15 @@ def open_results(path: Path) -> list[str]:
         lambda: [str(scene["id"]) for scene in ServedResults.from_folder(out).summarize_scenes()],
         lambda: _evaluate(out / "one", Truth(out / "two" / "segmentation.tif")),
         lambda: [str(update_catalog(out))],
-        lambda: [str(item["id"]) for item in query_items(out)] if path.suffix in (".json", ".parquet") else [],
+        lambda: _query(out) if path.suffix in (".json", ".parquet") else [],
     ):
         said += _try_each(act)
     return said
+
+
+def _query(out: Path) -> list[str]:
+    show_items(query_items(out))
+    return []
 
 
 def _evaluate(prediction: Path, truth: Truth) -> list[str]:

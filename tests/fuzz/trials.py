@@ -17,6 +17,7 @@ from tests.fuzz.kinds import KINDS, damage_variant
 from tests.fuzz.surveillance import OpenedFiles, keep_logged_errors, keep_output
 
 MOST_MEMORY = 2 * 2**30
+_PACKAGE = "/seamline/"
 _LONGEST_LINE = 2000
 _LONGEST_OUTPUT = 4000
 
@@ -107,7 +108,7 @@ def _open(kind: str, path: Path) -> tuple[str, str]:
         return _judge(KINDS[kind].open(path), "ok")
     except (SeamlineError, ModelError) as error:
         return _judge([str(error)], str(error))
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001 - whatever it is, it is what is looked for
         return _locate(error), "traceback"
 
 
@@ -123,6 +124,6 @@ def _judge(lines: Sequence[str], said: str) -> tuple[str, str]:
 def _locate(error: BaseException) -> str:
     """Return an error and where in the project it arose, in one line."""
     frames = traceback.extract_tb(error.__traceback__)
-    own = [f"{Path(f.filename).name}:{f.lineno}" for f in frames if "/tests/" not in f.filename and "/site-packages/" not in f.filename]
-    text = " ".join(str(error).split())[:300]
-    return f"{type(error).__name__}: {text!r} at {' > '.join(own[-4:])} < {Path(frames[-1].filename).name}" if frames else f"{type(error).__name__}: {text}"
+    own = [f"{Path(f.filename).name}:{f.lineno}" for f in frames if _PACKAGE in f.filename] or ["no line of ours"]
+    text = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+    return f"{text!r} at {' > '.join(own[-4:])}, in {Path(frames[-1].filename).name}"

@@ -9,6 +9,7 @@ import resource
 import select
 import signal
 import time
+import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -43,7 +44,7 @@ def make_place(root: Path, kinds: Sequence[str]) -> Iterator[Place]:
     address = f"http://127.0.0.1:{server.server_port}"
     server.socket.close()
     access = {"AWS_ENDPOINT_URL": address, "AWS_ACCESS_KEY_ID": "x", "AWS_SECRET_ACCESS_KEY": "x", "AWS_REGION": "x"}
-    os.environ.update(access | {name: address for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY")})
+    os.environ.update(access | dict.fromkeys(("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"), address))
     os.environ.update({"no_proxy": "127.0.0.1", "NO_PROXY": "127.0.0.1"})
     try:
         yield Place(root, address)
@@ -132,9 +133,7 @@ def _fork(act) -> int:
     try:
         act()
         os._exit(0)
-    except BaseException:
-        import traceback
-
+    except Exception:  # noqa: BLE001 - a child must not return into what its parent was doing
         traceback.print_exc()
     finally:
         os._exit(1)
