@@ -9,7 +9,7 @@ DEMO_SIZE := 4096 4096
 # start would compile torch and Prefect again.
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: install demo up down test test-unit test-integration test-system check lock clean
+.PHONY: install demo up down test test-unit test-integration test-system fuzz check lock clean
 
 install: $(VENV)/.installed
 
@@ -53,6 +53,11 @@ test-integration: install
 
 test-system: install
 	$(TEST) tests/system
+
+# Damaged and hostile files of every kind; another SEED, other damages. Takes an hour.
+SEED ?= 1
+fuzz: install
+	$(BIN)/python -m tests.fuzz --count 10000 --seed $(SEED)
 
 check: install
 	$(BIN)/ruff check .

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -98,7 +98,7 @@ def _open_file(path: str) -> OpenRaster:
     try:
         return open_cached_raster(path)
     except RasterioIOError as error:
-        if not is_remote(path) and not path.startswith("/vsi") and not Path(path).exists():
+        if not is_remote(path) and not path.startswith("/vsi") and not os.path.exists(path):  # noqa: PTH110
             what, expected, fix = "no such file", "a raster, a folder or a STAC item", "check the path"
             raise InputError(what, got=path, expected=expected, fix=fix) from error
         get_object_version(path)  # raises a clearer error than GDAL if an object is missing

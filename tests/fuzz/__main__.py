@@ -16,6 +16,7 @@ from pathlib import Path
 import torch
 
 from tests.fuzz.kinds import KINDS, damage_variant, spread_over_kinds
+from tests.fuzz.regressions import REGRESSIONS
 from tests.fuzz.trials import Outcome
 from tests.fuzz.workers import make_place, try_mutations
 
@@ -31,7 +32,8 @@ def main() -> int:
         mutations = [(kind, arguments.number) for kind in kinds]
     else:
         start = arguments.seed * _NUMBERS_PER_SEED
-        mutations = [(kind, number) for kind, number in spread_over_kinds(arguments.count, start) if kind in kinds]
+        mutations = [*REGRESSIONS, *spread_over_kinds(arguments.count, start)]
+        mutations = [(kind, number) for kind, number in dict.fromkeys(mutations) if kind in kinds]
     started = time.monotonic()
     outcomes: list[Outcome] = []
     with make_place(root, kinds) as place:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
+from contextlib import redirect_stdout
 from functools import cache
 from pathlib import Path
 
@@ -139,8 +141,9 @@ def open_results(path: Path) -> list[str]:
 
 
 def _query(out: Path) -> list[str]:
-    show_items(query_items(out))
-    return []
+    with redirect_stdout(io.StringIO()) as printed:
+        show_items(query_items(out))
+    return printed.getvalue().splitlines()
 
 
 def _evaluate(prediction: Path, truth: Truth) -> list[str]:

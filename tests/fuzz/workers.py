@@ -10,6 +10,7 @@ import select
 import signal
 import time
 import traceback
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -107,6 +108,7 @@ def _watch_worker(batch: Sequence[tuple[str, int]], place: Place) -> Iterator[Ou
 
 
 def _work(batch: Sequence[tuple[str, int]], place: Place, writing: int) -> None:
+    warnings.simplefilter("ignore")  # as the command line does
     gc.freeze()  # what is imported is never garbage, and looking through it takes long
     size = psutil.Process().memory_info().vms
     resource.setrlimit(resource.RLIMIT_AS, (size + _ADDRESS_SPACE,) * 2)
