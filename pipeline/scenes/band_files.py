@@ -12,14 +12,20 @@ import rasterio
 from odc.geo.geobox import GeoBox
 from pyproj import Transformer
 from pyproj.exceptions import ProjError
-from rasterio.enums import Interleaving
 from rasterio.errors import RasterioIOError
 from rasterio.io import MemoryFile
 
 from seamline.pipeline.common.errors import InputError
 from seamline.pipeline.geometry.grid import measure_corner_offset
 from seamline.pipeline.raster_io.content import get_object_version
-from seamline.pipeline.raster_io.gdal import OpenRaster, describe_error, gdal_environment, is_remote, open_cached_raster
+from seamline.pipeline.raster_io.gdal import (
+    OpenRaster,
+    describe_error,
+    gdal_environment,
+    is_remote,
+    open_cached_raster,
+    read_tags,
+)
 from seamline.pipeline.scenes.band_matching import BandCandidate
 
 _LARGEST_BLOCK = 256 * 2**20
@@ -118,7 +124,6 @@ def _check_band(band: BandCandidate, dataset: Any) -> None:
             expected=f"at least {band.index}",
             fix="correct the item, or name the file itself",
         )
-    _check_block_size(band, dataset)
     if dataset.transform.is_degenerate:
         raise InputError(
             f"{band.path} has pixels of size zero",
@@ -136,12 +141,14 @@ def _check_band(band: BandCandidate, dataset: Any) -> None:
         )
 
 
-def _check_block_size(band: BandCandidate, dataset: Any) -> None:
+def _check_block_size(band: BandCandidate, file: OpenRaster) -> None:
     """Refuse a file of few huge blocks, each of which is decoded as a whole for any pixel of it."""
+    dataset = file.dataset
     height, width = dataset.block_shapes[band.index - 1]
-    bands = dataset.count if dataset.interleaving == Interleaving.pixel else 1
+    structure = read_tags(file, domain="IMAGE_STRUCTURE")
+    bands = dataset.count if structure.get("INTERLEAVE") == "PIXEL" else 1
     size = height * width * bands * np.dtype(dataset.dtypes[band.index - 1]).itemsize
-    if dataset.compression is not None and size > _LARGEST_BLOCK:
+    if "COMPRESSION" in structure and size > _LARGEST_BLOCK:
         raise InputError(
             f"{band.path} is compressed in blocks of {height}×{width} pixels",
             got=f"{size / 2**20:.0f} MiB that must be decoded for any pixel",
@@ -160,6 +167,7 @@ def inspect_band(band: BandCandidate) -> BandFile:
         file = open_source_raster(band.path)
         dataset = file.dataset
         _check_band(band, dataset)
+        _check_block_size(band, file)
         position = band.index - 1
         return BandFile(
             band=band,

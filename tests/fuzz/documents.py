@@ -283,7 +283,7 @@ def _rename_element(parent: ElementTree.Element, element: ElementTree.Element, c
 
 
 def _nest(parent: ElementTree.Element, element: ElementTree.Element, chance: Chance) -> None:
-    for _ in range(chance.of((3, 800))):
+    for _ in range(chance.of((3, 300))):
         parent.append(ElementTree.Element(element.tag))
         parent = parent[-1]
 

@@ -10,13 +10,13 @@ import select
 import signal
 import time
 import traceback
-import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import psutil
 
+from seamline.flows.cli.process import silence_libraries
 from tests.fuzz import corpus
 from tests.fuzz.kinds import KINDS
 from tests.fuzz.surveillance import OpenedFiles, serve_as_proxy
@@ -108,7 +108,7 @@ def _watch_worker(batch: Sequence[tuple[str, int]], place: Place) -> Iterator[Ou
 
 
 def _work(batch: Sequence[tuple[str, int]], place: Place, writing: int) -> None:
-    warnings.simplefilter("ignore")  # as the command line does
+    silence_libraries()
     gc.freeze()  # what is imported is never garbage, and looking through it takes long
     size = psutil.Process().memory_info().vms
     resource.setrlimit(resource.RLIMIT_AS, (size + _ADDRESS_SPACE,) * 2)
