@@ -20,7 +20,7 @@ from seamline.flows.collection.fingerprint import MALFORMED_ERRORS, inspect_item
 from seamline.flows.collection.scene_ref import Discovery, RejectedSource, SceneRef
 from seamline.flows.collection.scene_sources import StacSearch
 from seamline.pipeline.common.errors import InputError, SeamlineError
-from seamline.pipeline.storage.json_documents import fetch_json_text
+from seamline.pipeline.storage.json_documents import fetch_json_text, is_url
 
 _PAGE_SIZE = 100
 """Items to request per page. Larger pages make each answer slow, smaller pages need more requests."""
@@ -61,6 +61,16 @@ class _RetryingIO(StacApiIO):
         if (method or "GET").upper() == "POST":
             return fetch_json_text(href, "POST", headers, json=parameters)
         return fetch_json_text(href, "GET", headers, params=parameters)
+
+    def read_text(self, source: Any, *args: Any, **kwargs: Any) -> str:
+        """Read a document that the API links.
+
+        Raises:
+            ValueError: it is no web address, and pystac-client would read the file of this name on this machine.
+        """
+        if not isinstance(source, pystac.Link) and not is_url(str(source)):
+            raise ValueError(f"a link to {str(source)[:200]!r}, which is no web address")
+        return str(super().read_text(source, *args, **kwargs))
 
     def json_loads(self, txt: str, *args: Any, **kwargs: Any) -> dict[str, Any]:
         """Parse a STAC document.
