@@ -216,7 +216,7 @@ def damage_lines(content: bytes, chance: Chance) -> bytes:
         words = re.split(r"([\s,;=]+)", lines[place])
         words[chance.below(len(words))] = chance.of((*_TEXTS, *_NUMBERS, *_WHOLE_NUMBERS))
         new = chance.of(("".join(words), "".join(words), "", lines[place] + "," * 1000, '"' + lines[place]))
-        lines[place : place + 1] = [new] * chance.of((0, 1, 1, 1, 1, 2, 1000))
+        lines[place : place + 1] = [new] * chance.of((0, 1, 1, 1, 1, 2, 1000 if len(new) < 1000 else 2))
         lines = lines or [""]
     return "\n".join(lines).encode("utf-8", "surrogatepass")
 
