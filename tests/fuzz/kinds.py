@@ -71,12 +71,12 @@ KINDS = {
     "catalog": Kind(corpus.write_catalogs, _ITEMS, openers.walk_catalog, 2),
     "search": Kind(corpus.write_searches, _ITEMS, openers.search_api, 2),
     "manifest": Kind(corpus.write_manifests, (("list.json", _JSON), ("list.*", _LINES)), openers.read_manifest, 2),
-    "aoi": Kind(corpus.write_areas, _VECTORS, openers.open_with_area, 4),
+    "aoi": Kind(corpus.write_areas, _VECTORS, openers.open_with_area, 3),
     "labels": Kind(corpus.write_labels, (*_VECTORS, ("truth.tif", _TIFF)), openers.compare_with_labels, 2),
     "recipe": Kind(corpus.write_recipes, (("*.yaml", _YAML),), openers.load_recipe, 3),
     "model": Kind(corpus.write_models, (*_ITEMS, ("*.safetensors", _WEIGHTS)), openers.load_model, 3),
     "network": Kind(corpus.write_networks, _NETWORKS, openers.import_network),
-    "result": Kind(corpus.write_results, _RESULTS, openers.open_results, 2),
+    "result": Kind(corpus.write_results, _RESULTS, openers.open_results),
 }
 
 
