@@ -111,9 +111,12 @@ def _unite_polygons(shapes: list[BaseGeometry], path: Path) -> BaseGeometry:
 
 
 def _count_crossings(shapes: list[BaseGeometry]) -> int:
-    """Return how often edges cross, each pair counted twice; no more than is too much is counted."""
+    """Return how many pairs of edges cross; no more than is too much is counted."""
     lines = [np.asarray(ring.coords) for shape in shapes for ring in _iter_rings(shape)]
-    edges = shapely.linestrings(np.concatenate([np.stack([c[:-1], c[1:]], axis=1) for c in lines])) if lines else []
+    if not lines:
+        return 0
+    ends = np.concatenate([np.stack([points[:-1], points[1:]], axis=1) for points in lines])
+    edges = np.asarray(shapely.linestrings(ends))
     tree, count = shapely.STRtree(edges), 0
     for start in range(0, len(edges), _EDGES_AT_ONCE):
         count += tree.query(edges[start : start + _EDGES_AT_ONCE], predicate="crosses").shape[1]
