@@ -11,6 +11,7 @@ import numpy as np
 import pyogrio
 import shapely
 import shapely.affinity
+import shapely.errors
 from numpy.typing import NDArray
 from odc.geo.crs import CRS, CRSError
 from odc.geo.geobox import GeoBox
@@ -26,7 +27,12 @@ _Bounds = tuple[float, float, float, float]
 
 _PARSE_ERRORS = (
     *(ValueError, TypeError, LookupError, AttributeError, ArithmeticError),
-    *(RuntimeError, shapely.GEOSException, CRSError, ProjError),  # pyogrio's errors and deep nesting are RuntimeErrors
+    *(
+        RuntimeError,
+        shapely.errors.ShapelyError,
+        CRSError,
+        ProjError,
+    ),  # pyogrio's errors and deep nesting are RuntimeErrors
 )
 _GEOJSON = (".json", ".geojson")
 _MOST_BYTES = 128 * 2**20

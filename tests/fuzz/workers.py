@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import gc
 import json
 import os
@@ -28,6 +29,7 @@ _MOST_WAITING = 120
 """Seconds on the clock, of which others may take a part."""
 _ADDRESS_SPACE = 4 * 2**30
 """Bytes beyond those of a fresh worker."""
+_PR_SET_PDEATHSIG = 1
 _MUTATIONS_PER_WORKER = 400
 
 
@@ -132,6 +134,7 @@ def _fork(act) -> int:
     child = os.fork()
     if child:
         return child
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)  # whatever ends the parent ends its children
     try:
         act()
         os._exit(0)
