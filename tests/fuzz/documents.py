@@ -136,7 +136,8 @@ def _nudge(holder: list[Any], place: int, chance: Chance) -> None:
         holder[place] = Raw(chance.of(_NUMBERS + _WHOLE_NUMBERS))
     elif isinstance(value, list) and value:
         if chance.happens(0.5):
-            value.extend(value * chance.of((1, 300)) if len(value) < 20 else value[:1])
+            times = chance.of((1, 300)) if len(value) < 20 else 0
+            value.extend(value * times if len(_write(value)) < 10_000 else value[:1])
         else:
             del value[chance.below(len(value))]
     else:

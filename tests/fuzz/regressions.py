@@ -12,7 +12,6 @@ REGRESSIONS: tuple[tuple[str, int], ...] = (
     *(("manifest", number) for number in (1, 2_000_002, 2_000_003, 2_000_015)),
     *(("aoi", number) for number in (5, 6, 2_000_024)),
     ("aoi", 6_000_101),
-    ("recipe", 6_000_068),
     ("network", 6_000_018),
     *(("labels", number) for number in (5, 2_000_011, 2_000_030)),
 )

@@ -15,6 +15,7 @@ from odc.geo.geobox import GeoBox
 from seamline.flows.runs.scene_job import open_input
 from seamline.flows.settings.model_folder import Model
 from seamline.flows.settings.options import SegmentOptions
+from seamline.flows.training.recipe_documents import read_recipe
 from seamline.pipeline.common.errors import InputError
 from seamline.pipeline.results.verify import verify
 from seamline.pipeline.scenes.aoi import read_aoi
@@ -109,6 +110,14 @@ def test_a_document_of_hundreds_of_megabytes_is_not_read(tmp_path: Path) -> None
         file.truncate(200 * 2**20)
     with pytest.raises(InputError, match=r"got 200 MiB, expected a STAC item"):
         read_source_item(str(path))
+
+
+def test_a_recipe_of_hundreds_of_megabytes_is_not_read(tmp_path: Path) -> None:
+    path = tmp_path / "recipe.yaml"
+    with path.open("wb") as file:
+        file.truncate(300 * 2**20)
+    with pytest.raises(InputError, match=r"got 300 MiB, more than a recipe may have, 2, expected a YAML file"):
+        read_recipe(path)
 
 
 def test_items_of_too_many_properties_are_left_out_of_the_table(
