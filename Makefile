@@ -9,7 +9,7 @@ DEMO_SIZE := 4096 4096
 # start would compile torch and Prefect again.
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: install demo up down test test-unit test-integration test-system image-test check lock clean
+.PHONY: install demo up down test test-unit test-integration test-system image-test fuzz check lock clean
 
 install: $(VENV)/.installed
 
@@ -59,6 +59,11 @@ test-system: install
 IMAGE ?= build
 image-test: install
 	SEAMLINE_IMAGE=$(IMAGE) $(BIN)/pytest --durations=10 tests/system/image
+
+# Damaged and hostile files of every kind; another SEED, other damages. Takes an hour.
+SEED ?= 1
+fuzz: install
+	$(BIN)/python -m tests.fuzz --count 10000 --seed $(SEED)
 
 check: install
 	$(BIN)/ruff check .

@@ -24,7 +24,7 @@ __all__ = ["antimeridian_folder", "command_line", "served_folder"]
 # Fixtures import torch and Prefect's server themselves, which takes seconds: the controller of pytest-xdist needs
 # neither, and unit tests need no server.
 TESTS = Path(__file__).parent
-SLOWEST_FIRST = ("system", "integration", "unit")
+SLOWEST_FIRST = ("system", "integration", "fuzz", "unit")
 """Folders of tests, which are their markers, too, in the order in which they begin: the longest tests come first."""
 
 

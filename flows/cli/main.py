@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from seamline.flows.cli import models, results, scenes, training, up
-from seamline.flows.cli.process import handle_signals, report_stop, was_stopped
+from seamline.flows.cli.process import handle_signals, report_stop, silence_libraries, was_stopped
 from seamline.flows.cli.usage import usage_error
 from seamline.flows.terminal.output import close_output
 from seamline.model.spec.errors import ModelError
@@ -53,6 +53,7 @@ def _show_help(
 def main() -> None:
     """Run the command line and exit. Seamline's own errors become one line; others are defects and keep a traceback."""
     handle_signals()
+    silence_libraries()
     try:
         code = app(prog_name="seamline", standalone_mode=False)
         close_output()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import signal
 import sys
+import warnings
 
 _SIGNALS = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated", signal.SIGHUP: "hung up"}
 """Signals that end a command in order, and what its last line calls them."""
@@ -20,6 +21,12 @@ def handle_signals() -> None:
     for number in _SIGNALS:
         if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, _stop)
+
+
+def silence_libraries() -> None:
+    """Hide Python's warnings, which libraries mean for developers; ``-W`` and ``PYTHONWARNINGS`` show them."""
+    if not sys.warnoptions:
+        warnings.simplefilter("ignore")
 
 
 def was_stopped() -> bool:

@@ -14,7 +14,7 @@ from typing import Any
 from rasterio.errors import RasterioIOError
 
 from seamline.flows.collection.scene_ref import RejectedSource, SceneRef
-from seamline.pipeline.common.errors import InputError, SeamlineError, redact_secrets
+from seamline.pipeline.common.errors import InputError, SeamlineError, redact_secrets, to_plain_line
 from seamline.pipeline.raster_io.content import list_source_files
 from seamline.pipeline.raster_io.gdal import describe_error, find_local_file, gdal_environment
 from seamline.pipeline.scenes.band_files import open_source_raster
@@ -35,7 +35,7 @@ log = logging.getLogger("seamline.scenes")
 _MAX_CHARACTERS = 1000
 """Longest text that is kept about a rejected source."""
 
-MALFORMED_ERRORS = (ValueError, LookupError, TypeError, AttributeError)
+MALFORMED_ERRORS = (ValueError, LookupError, TypeError, AttributeError, RecursionError, OverflowError)
 """What reading fields of a JSON document raises if its structure is not that of STAC."""
 
 
@@ -65,13 +65,18 @@ def catch_as_rejected(source: str, name: str, inspect: Callable[[], SceneRef]) -
     except Exception as error:  # for instance a name that no file can have, or a malformed document
         log.warning("%r", redact_secrets(source)[:_MAX_CHARACTERS], exc_info=True)
         reason = f"{type(error).__name__}: {error}"
-    return RejectedSource(_make_printable(source), _make_printable(name), _make_printable(reason))
+    return reject_source(source, name, reason)
 
 
-def _make_printable(text: str) -> str:
-    """Return the text without secrets, in one line of bounded length that any log and database can store."""
-    line = " ".join(redact_secrets(text).encode(errors="backslashreplace").decode().split())
-    return line if len(line) <= _MAX_CHARACTERS else f"{line[:_MAX_CHARACTERS]}…"
+def reject_source(source: str, name: str, reason: str) -> RejectedSource:
+    """Return a rejection whose texts are lines without secrets, of bounded length, that any log and database can store.
+
+    Args:
+        source: Path or URL of the source.
+        name: Name of the source.
+        reason: Why it is rejected.
+    """
+    return RejectedSource(*(to_plain_line(text, _MAX_CHARACTERS) for text in (source, name, reason)))
 
 
 def inspect_source(source: str | Path) -> SceneRef:

@@ -9,7 +9,7 @@ import pystac
 import shapely
 import shapely.geometry
 
-from seamline.flows.collection.fingerprint import MALFORMED_ERRORS, inspect_item_or_reject
+from seamline.flows.collection.fingerprint import MALFORMED_ERRORS, inspect_item_or_reject, reject_source
 from seamline.flows.collection.scene_ref import Discovery, RejectedSource, SceneRef
 from seamline.flows.collection.scene_sources import StacCatalog
 from seamline.pipeline.common.errors import InputError, SeamlineError
@@ -46,9 +46,9 @@ def walk_catalog(source: StacCatalog) -> Discovery:
             elif _is_in_box_and_time(document, box, interval):
                 candidates[href] = inspect_item_or_reject(document, href)
         except SeamlineError as error:
-            candidates[href] = RejectedSource(href, _shorten(href), str(error))
+            candidates[href] = reject_source(href, _shorten(href), str(error))
         except (*MALFORMED_ERRORS, shapely.errors.ShapelyError) as error:
-            candidates[href] = RejectedSource(href, _shorten(href), f"no STAC item: {type(error).__name__}: {error}")
+            candidates[href] = reject_source(href, _shorten(href), f"no STAC item: {type(error).__name__}: {error}")
     return Discovery.from_candidates(candidates.values())
 
 

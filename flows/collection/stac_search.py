@@ -20,11 +20,13 @@ from seamline.flows.collection.fingerprint import MALFORMED_ERRORS, inspect_item
 from seamline.flows.collection.scene_ref import Discovery, RejectedSource, SceneRef
 from seamline.flows.collection.scene_sources import StacSearch
 from seamline.pipeline.common.errors import InputError, SeamlineError
-from seamline.pipeline.storage.json_documents import fetch_json_text
+from seamline.pipeline.storage.json_documents import fetch_json_text, is_url
 
 _PAGE_SIZE = 100
 """Items to request per page. Larger pages make each answer slow, smaller pages need more requests."""
 
+_MOST_ITEMS = 10_000
+"""Items of a page, at most: STAC APIs give no more, however many are asked for."""
 _MAX_PAGES = 1_000_000
 """Ends a search whose pages never end."""
 
@@ -60,6 +62,16 @@ class _RetryingIO(StacApiIO):
             return fetch_json_text(href, "POST", headers, json=parameters)
         return fetch_json_text(href, "GET", headers, params=parameters)
 
+    def read_text(self, source: Any, *args: Any, **kwargs: Any) -> str:
+        """Read a document that the API links.
+
+        Raises:
+            ValueError: it is no web address, and pystac-client would read the file of this name on this machine.
+        """
+        if not isinstance(source, pystac.Link) and not is_url(str(source)):
+            raise ValueError(f"a link to {str(source)[:200]!r}, which is no web address")
+        return str(super().read_text(source, *args, **kwargs))
+
     def json_loads(self, txt: str, *args: Any, **kwargs: Any) -> dict[str, Any]:
         """Parse a STAC document.
 
@@ -72,6 +84,8 @@ class _RetryingIO(StacApiIO):
         features = document.get("features", None if document.get("type") == "FeatureCollection" else [])
         if not _STAC_FIELDS & document.keys() or not isinstance(features, list):
             raise ValueError(f"no document of STAC: {txt[:100]}")
+        if len(features) > _MOST_ITEMS:
+            raise ValueError(f"a page of {len(features)} items; STAC APIs give at most {_MOST_ITEMS}")
         return document
 
 

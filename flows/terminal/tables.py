@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from seamline.flows.runs.observer import RunResult
 from seamline.flows.runs.planning import Plan
 from seamline.pipeline.common.classes import format_count, format_percent
+from seamline.pipeline.common.errors import to_plain_line
 from seamline.pipeline.common.layout import ITEM, PREVIEW, RECORD, REPORT, ZARR
 from seamline.pipeline.products.run_record import RunRecord
 from seamline.pipeline.publishing.publication import COG_ARRAYS
@@ -171,13 +173,22 @@ def show_items(items: Sequence[Mapping[str, Any]]) -> None:
         table.add_column(heading, overflow="fold")
     for item in items:
         properties = item["properties"]
-        rows = sorted(properties.get("seamline:classes", ()), key=lambda row: -row["share"])
-        date = "" if properties.get(UNKNOWN_TIME) else str(properties["datetime"])[:10]
-        table.add_row(item["id"], date, ", ".join(f"{row['name']} {format_percent(row['share'])}" for row in rows))
+        rows = sorted(_list_shares(properties), key=lambda row: -row[1])
+        date = "" if properties.get(UNKNOWN_TIME) else str(properties.get("datetime") or "")[:10]
+        shares = ", ".join(f"{name} {format_percent(share)}" for name, share in rows)
+        table.add_row(*(Text(to_plain_line(text)) for text in (str(item["id"]), date, shares)))
     out = Console()
     if not out.is_terminal:
         out = Console(width=100_000)  # unwrapped, so that other programs find ids in one piece
     out.print(table)
+
+
+def _list_shares(properties: Mapping[str, Any]) -> list[tuple[str, float]]:
+    """Return name and share of each class of an item; nothing where the item says it otherwise than a run writes it."""
+    try:
+        return [(str(row["name"]), float(row["share"])) for row in properties["seamline:classes"]]
+    except (LookupError, TypeError, ValueError, OverflowError):
+        return []
 
 
 def show_scores(scores: Mapping[str, float]) -> None:

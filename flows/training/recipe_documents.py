@@ -15,6 +15,9 @@ from seamline.flows.training.recipes import Recipe
 from seamline.flows.training.training_data import get_error_text
 from seamline.pipeline.common.errors import InputError
 
+_MOST_BYTES = 2 * 2**20
+"""Bytes of a recipe, which is read in some seconds; one of ten thousand sources has less."""
+
 LabelledPaths = tuple[Path, Path | None, Sequence[str], Sequence[str], Mapping[str, Any]]
 """Training without a recipe: images, labels, names of bands and of classes, and other fields of the source."""
 
@@ -58,6 +61,8 @@ def read_recipe(path: Path, changes: Sequence[str] = ()) -> Recipe:
         InputError: the file cannot be read, or fields are wrong; the message names each of them.
     """
     try:
+        if (size := path.stat().st_size) > _MOST_BYTES:
+            raise ValueError(f"{size / 2**20:.0f} MiB, more than a recipe may have, {_MOST_BYTES / 2**20:.0f}")
         document = yaml.safe_load(path.read_text(encoding="utf-8"))
     # ValueError: the file is not UTF-8, or has a date that does not exist.
     except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:

@@ -239,7 +239,7 @@ def open_onnx_session(graph: Path | bytes, settings: EngineSettings) -> Any:
 
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = settings.threads
-        options.log_severity_level = 3
+        options.log_severity_level = 4  # its errors are raised, too
         # Spinning threads would take the core from the thread that reads the next chunk.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         providers = ["CUDAExecutionProvider"] if settings.device == "cuda" else []

@@ -207,7 +207,7 @@ def read_model_spec(folder: Path) -> ModelSpec:
     try:
         spec = _parse_spec(document)
         asset = document["assets"]["model"]
-    except (KeyError, TypeError, ValueError, IndexError, AttributeError, OverflowError) as error:
+    except (LookupError, TypeError, ValueError, AttributeError, OverflowError, RecursionError) as error:
         raise ModelError(
             f"model document {path}",
             got=f"{type(error).__name__}: {error}",
@@ -231,7 +231,7 @@ def _load_json(path: Path) -> Any:
             expected="a folder with model.json (STAC MLM) and its weights, or the name of an embedded model",
             fix="check --model, or write the folder with `seamline train`",
         ) from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ModelError(
             f"model document {path}", got=error, expected="a STAC MLM document", fix="write the folder again"
         ) from error

@@ -12,6 +12,11 @@ import re
 _USER_INFO = re.compile(r"(?<!\w)(\w++://)[^/\s@]++@")
 _QUERY_STRING = re.compile(r"(https?://[^\s?'\"]++)(\?[^\s'\",;)]*[^\s'\",;):.])?")
 
+_LONGEST_MESSAGE = 2000
+"""Characters of a message."""
+_LONGEST_PARTS = (500, 800, 400, 250)
+"""Characters of the four parts of an ``InputError``, which begin and end even where a file's content is quoted."""
+
 
 def redact_secrets(text: str) -> str:
     """Return a text without the credentials in its web addresses: user names, passwords and query strings."""
@@ -23,11 +28,24 @@ def redact_address(address: str) -> str:
     return redact_secrets(address).removesuffix("?…")
 
 
+def to_plain_line(text: str, most: int = _LONGEST_MESSAGE) -> str:
+    """Return a text without secrets in one line of printable characters, at most so many; the middle is left out.
+
+    What a text quotes may come from a file that somebody hostile wrote: it can neither command a terminal nor fill it.
+    """
+    line = _shorten(" ".join(redact_secrets(text).split()), most)
+    return _shorten("".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in line), most)
+
+
+def _shorten(line: str, most: int) -> str:
+    return line if len(line) <= most else f"{line[: most // 2]}…{line[-((most - 1) // 2) :]}"
+
+
 class SeamlineError(Exception):
     """Base of all errors that Seamline reports. Exit code 1 on the command line."""
 
     def __str__(self) -> str:
-        return redact_secrets(super().__str__())
+        return to_plain_line(super().__str__())
 
 
 class InputError(SeamlineError):
@@ -51,7 +69,9 @@ class InputError(SeamlineError):
         return _rebuild_input_error, (type(self), self.what, str(self.got), str(self.expected), self.fix)
 
     def __str__(self) -> str:
-        return redact_secrets(f"{self.what}: got {self.got}, expected {self.expected}; {self.fix}")
+        parts = (str(part) for part in (self.what, self.got, self.expected, self.fix))
+        what, got, expected, fix = (to_plain_line(*pair) for pair in zip(parts, _LONGEST_PARTS, strict=True))
+        return f"{what}: got {got}, expected {expected}; {fix}"
 
 
 class InUseError(InputError):

@@ -15,6 +15,7 @@ from rasterio.errors import RasterioIOError
 from seamline.pipeline.common.errors import InputError
 from seamline.pipeline.raster_io.file_stamp import FileStamp
 from seamline.pipeline.raster_io.gdal import (
+    clear_gdal_error,
     describe_error,
     find_local_file,
     gdal_environment,
@@ -164,6 +165,7 @@ def list_source_files(path: str, seen: frozenset[str] = frozenset()) -> list[str
         # Viewers write statistics and overviews beside a raster, which do not change its pixels.
         dataset = open_cached_raster(path).dataset
         others = [f for f in sorted(dataset.files) if not f.endswith((".aux.xml", ".ovr"))]
+        clear_gdal_error()  # of overviews that are damaged
         if dataset.driver == "Zarr":  # GDAL names the metadata alone
             return [str(file) for part in others for file in sorted(Path(part).parent.rglob("*")) if file.is_file()]
     if not path.lower().endswith(".vrt"):

@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import re
 import threading
+import warnings
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import product
@@ -16,10 +17,11 @@ from typing import Any
 import rasterio
 from numpy.typing import NDArray
 from odc.geo.geobox import GeoBox
+from pyproj.exceptions import ProjError
 from rasterio._err import CPLE_BaseError
 from rasterio.crs import CRS
 from rasterio.enums import MaskFlags
-from rasterio.errors import RasterioIOError
+from rasterio.errors import NotGeoreferencedWarning, RasterioError, RasterioIOError
 from rasterio.session import Session
 from rasterio.windows import Window as RasterioWindow
 
@@ -47,6 +49,10 @@ _REMOTE_ENV: dict[str, Any] = {
 _REMOTE = re.compile(r"^(?!(file|zip|tar|gzip):)[\w+]+://|/vsi(curl|s3|gs|az|adls|oss|swift|webhdfs)")
 _SUBDATASET = re.compile(r"^[A-Za-z][A-Za-z0-9_]+:(?!//)")
 _MAX_OPEN_FILES = 16
+_XML_HEAD, _MOST_XML = 256, 16 * 2**20
+"""Bytes of a file in which it may say that it is in another encoding, and bytes that are looked at."""
+_LIBRARY_ERRORS = (ValueError, OSError, LookupError, TypeError, ArithmeticError, ProjError)
+"""What the libraries beside GDAL raise for addresses that are none, messages that are no text, grids without a size."""
 
 
 def is_remote(path: str) -> bool:
@@ -104,7 +110,8 @@ def find_local_file(path: str) -> Path | None:
     if (subdataset := split_subdataset(path)) is not None:
         path = subdataset[1]
     plain = PurePosixPath(re.sub(r"^/vsi(zip|tar|gzip|7z|rar)/", "", path))
-    return next((Path(p) for p in (plain, *plain.parents) if Path(p).is_file()), None)
+    # os.path.isfile is false for names that no file can have; Path.is_file raises.
+    return next((Path(p) for p in (plain, *plain.parents) if os.path.isfile(p)), None)  # noqa: PTH113
 
 
 @dataclass(frozen=True)
@@ -152,13 +159,47 @@ _handles = _HandleCache()
 
 
 def _open_dataset(path: str) -> OpenRaster:
+    """Open a raster with GDAL.
+
+    Raises:
+        RasterioIOError: GDAL cannot open it, or the path, a message of GDAL or a number in the file is such that
+            rasterio or odc-geo fail with errors of their own.
+        InputError: It is a pipe, socket or device.
+    """
     refuse_special_file(path)
     check_server(path)
+    if _is_broken_text(path):
+        raise RasterioIOError("it is XML that is no UTF-8")
+    try:
+        return _describe_dataset(path)
+    except RasterioIOError:
+        raise
+    except (*_LIBRARY_ERRORS, RasterioError, CPLE_BaseError) as error:
+        clear_gdal_error()
+        raise RasterioIOError(f"{type(error).__name__}: {error}") from None
+
+
+def _is_broken_text(path: str) -> bool:
+    """Return whether a file begins as XML in UTF-8 and isn't: rasterio fails where GDAL quotes its bytes."""
+    with suppress(OSError, ValueError), Path(path).open("rb") as file:
+        head = file.read(_XML_HEAD)
+        if head.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"<") and b"encoding=" not in head:
+            try:
+                (head + file.read(_MOST_XML)).decode()
+            except UnicodeDecodeError:
+                return True
+    return False
+
+
+def _describe_dataset(path: str) -> OpenRaster:
     # GDAL handles /vsis3/ itself; for s3:// rasterio would need boto3.
-    dataset = rasterio.open(re.sub(r"^s3://", "/vsis3/", path))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", NotGeoreferencedWarning)  # those who need a georeference say so themselves
+        dataset = rasterio.open(re.sub(r"^s3://", "/vsis3/", path))
     alpha = find_alpha(dataset)
     # GDAL takes a band that is only tagged as alpha for a mask, too.
     per_dataset = any(MaskFlags.per_dataset in own for own in dataset.mask_flag_enums if MaskFlags.alpha not in own)
+    clear_gdal_error()  # of a mask beside it that is damaged
     return OpenRaster(
         path=path,
         dataset=dataset,
@@ -198,6 +239,24 @@ def read_pixels(file: OpenRaster, indexes: list[int], window: Window) -> NDArray
         RasterioIOError: GDAL cannot read the window.
     """
     return _read_or_clear_error(file, file.dataset.read, indexes, window)
+
+
+def read_tags(file: OpenRaster, index: int = 0, domain: str | None = None) -> Mapping[str, str]:
+    """Read what a file says about itself or about a band.
+
+    Args:
+        file: The open raster.
+        index: The band, counted from 1; 0 for the file.
+        domain: GDAL's name of a group of tags.
+
+    Returns:
+        Tags by their names; none if a file beside it, such as one of overviews, is damaged.
+    """
+    try:
+        return dict(file.dataset.tags(index, ns=domain))
+    except (CPLE_BaseError, UnicodeDecodeError):
+        clear_gdal_error()
+        return {}
 
 
 def read_mask(file: OpenRaster, window: Window) -> NDArray[Any]:

@@ -38,7 +38,8 @@ from seamline.pipeline.results.label_raster import (
 VECTOR_SUFFIXES = {".geojson", ".json", ".gpkg", ".fgb", ".shp", ".gml", ".kml"}
 _OWN_FIELDS = ("class", "area_m2")
 """Attributes of the polygons that a run publishes; the first holds the label."""
-_UNREADABLE_ERRORS = (pyogrio.errors.DataSourceError, pyogrio.errors.DataLayerError, ValueError)
+_UNREADABLE_ERRORS = (RuntimeError, ValueError, LookupError)
+"""What pyogrio raises for files that it cannot read: its own errors are RuntimeErrors."""
 
 LabelReader = Callable[[Window], NDArray[np.uint8]]
 """Reads the labels (height, width) of a window, ``NODATA`` where nothing is known."""

@@ -10,7 +10,7 @@ import json
 import posixpath
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,7 @@ from rasterio.windows import Window as RasterioWindow
 from rio_cogeo.cogeo import cog_validate
 
 from seamline.pipeline.common.classes import NODATA
-from seamline.pipeline.common.errors import InputError
+from seamline.pipeline.common.errors import InputError, to_plain_line
 from seamline.pipeline.common.layout import CATALOG, COG, ITEM, ITEMS, RECORD, ZARR
 from seamline.pipeline.products.cog import iter_row_windows
 from seamline.pipeline.products.overviews import find_stale_overviews
@@ -85,6 +85,12 @@ def verify(out: Path) -> Iterator[Finding]:
     Raises:
         InputError: There is no catalogue.
     """
+    for finding in _find_all(out):
+        subject, problem = to_plain_line(finding.subject), to_plain_line(finding.problem)
+        yield replace(finding, subject=subject, problem=problem)
+
+
+def _find_all(out: Path) -> Iterator[Finding]:
     require_catalog(out)
     listed = []
     try:

@@ -6,7 +6,7 @@ import re
 from datetime import UTC, datetime
 from pathlib import Path
 
-from seamline.pipeline.raster_io.gdal import gdal_environment
+from seamline.pipeline.raster_io.gdal import gdal_environment, read_tags
 from seamline.pipeline.scenes.band_files import open_source_raster
 from seamline.pipeline.scenes.products import read_landsat_metadata
 
@@ -41,8 +41,8 @@ def read_acquisition_time(path: str) -> datetime | None:
         None if neither tells.
     """
     with gdal_environment(path):
-        dataset = open_source_raster(path).dataset
-        tags = {**dataset.tags(), **dataset.tags(ns="IMAGERY")}
+        file = open_source_raster(path)
+        tags = {**read_tags(file), **read_tags(file, domain="IMAGERY")}
     return (
         _parse_time(tags.get("ACQUISITIONDATETIME", ""))
         or _parse_time(tags.get("datetime", ""))

@@ -11,11 +11,12 @@ import numpy as np
 import pyogrio
 import shapely
 import shapely.affinity
+import shapely.errors
 from numpy.typing import NDArray
 from odc.geo.crs import CRS, CRSError
 from odc.geo.geobox import GeoBox
 from odc.geo.geom import Geometry
-from pyogrio.errors import DataSourceError
+from pyproj.exceptions import ProjError
 from shapely.geometry.base import BaseGeometry
 
 from seamline.pipeline.common.errors import InputError
@@ -25,10 +26,24 @@ _Bounds = tuple[float, float, float, float]
 """Left, bottom, right, top."""
 
 _PARSE_ERRORS = (
-    *(ValueError, TypeError, LookupError, AttributeError, RecursionError),
-    *(shapely.GEOSException, CRSError, DataSourceError),
+    *(ValueError, TypeError, LookupError, AttributeError, ArithmeticError),
+    *(
+        RuntimeError,
+        shapely.errors.ShapelyError,
+        CRSError,
+        ProjError,
+    ),  # pyogrio's errors and deep nesting are RuntimeErrors
 )
 _GEOJSON = (".json", ".geojson")
+_MOST_BYTES = 128 * 2**20
+"""Bytes of a GeoJSON document, which takes ten times as much memory. Other formats may be larger."""
+_MOST_POINTS = 2_000_000
+"""Points of all polygons together; the most detailed outlines of countries have less."""
+_MOST_CROSSINGS = 2000
+"""Crossings of edges within polygons that are not valid. The time to repair them grows with the square: 5 s."""
+_MOST_OVERLAPS = 5_000_000
+"""Points of all pairs of polygons whose bounds overlap, for which their union takes up to half a minute."""
+_EDGES_AT_ONCE = 16
 _SEGMENTS_PER_SCENE = 100
 """Points along an edge as long as the scene, because a line that is straight in one CRS is curved in another."""
 
@@ -63,15 +78,15 @@ def _read_polygons(path: Path) -> tuple[BaseGeometry, CRS]:
     """Return the union of all polygons in a vector file, and its CRS."""
     refuse_special_file(path)
     try:
-        found, crs = _read_geojson(path) if path.suffix.lower() in _GEOJSON else _read_layers(path)
-        shapes = [shapely.make_valid(shapely.force_2d(shape)) for shape in found]  # heights mean nothing here
+        with np.errstate(invalid="ignore"):  # coordinates that are no numbers are refused
+            found, crs = _read_geojson(path) if path.suffix.lower() in _GEOJSON else _read_layers(path)
+            area = _unite_polygons(found, path)
     except OSError as error:
         raise _aoi_error(path, error.strerror or error, "a vector file that can be read") from error
     except _PARSE_ERRORS as error:
         kind = "GeoJSON" if path.suffix.lower() in _GEOJSON else "vector file with polygons"
         reason = f"no {kind} ({type(error).__name__}: {' '.join(str(error).split())})"
         raise _aoi_error(path, reason, "polygons in a format of GDAL, of a CRS that PROJ knows") from error
-    area = shapely.union_all([part for shape in shapes for part in _iter_polygons(shape)])
     if area.is_empty:
         raise _aoi_error(path, "no polygon with an area", "a Polygon or MultiPolygon")
     if crs.geographic and max(abs(area.bounds[1]), abs(area.bounds[3])) > 90:
@@ -81,8 +96,63 @@ def _read_polygons(path: Path) -> tuple[BaseGeometry, CRS]:
     return area, crs
 
 
+def _unite_polygons(shapes: list[BaseGeometry], path: Path) -> BaseGeometry:
+    """Return the union of all polygons in some geometries, which are repaired where they are not valid.
+
+    Raises:
+        InputError: There is too much of it for the time that an area of interest should take.
+    """
+    flat = [shapely.force_2d(shape) for shape in shapes]  # heights mean nothing here
+    points = int(shapely.get_num_coordinates(flat).sum())
+    if points > _MOST_POINTS:
+        raise _complex_error(path, f"{points} points", f"at most {_MOST_POINTS}")
+    broken = [shape for shape in flat if not shapely.is_valid(shape)]
+    if _count_crossings(broken) > _MOST_CROSSINGS:
+        raise _complex_error(path, f"more than {_MOST_CROSSINGS} crossings of edges", "polygons that are valid")
+    parts = [part for shape in flat for part in _iter_polygons(shapely.make_valid(shape))]
+    if _count_overlaps(parts) > _MOST_OVERLAPS:
+        raise _complex_error(path, f"{len(parts)} polygons that overlap", "few that overlap, or their union")
+    area: BaseGeometry = shapely.union_all(parts)
+    return area
+
+
+def _count_crossings(shapes: list[BaseGeometry]) -> int:
+    """Return how many pairs of edges cross; no more than is too much is counted."""
+    lines = [np.asarray(ring.coords) for shape in shapes for ring in _iter_rings(shape)]
+    if not lines:
+        return 0
+    ends = np.concatenate([np.stack([points[:-1], points[1:]], axis=1) for points in lines])
+    edges = np.asarray(shapely.linestrings(ends))
+    tree, count = shapely.STRtree(edges), 0
+    for start in range(0, len(edges), _EDGES_AT_ONCE):
+        count += tree.query(edges[start : start + _EDGES_AT_ONCE], predicate="crosses").shape[1]
+        if count > 2 * _MOST_CROSSINGS:
+            break
+    return count // 2
+
+
+def _count_overlaps(parts: list[shapely.Polygon]) -> int:
+    """Return the points of all pairs of polygons whose bounds overlap; no more than is too much is counted."""
+    tree, points = shapely.STRtree(parts), shapely.get_num_coordinates(parts)
+    total = 0
+    for start in range(0, len(parts), _EDGES_AT_ONCE):
+        first, second = tree.query(parts[start : start + _EDGES_AT_ONCE])
+        total += int((points[first + start] + points[second])[second > first + start].sum())
+        if total > _MOST_OVERLAPS:
+            break
+    return total
+
+
+def _iter_rings(shape: shapely.Geometry) -> Iterator[shapely.LinearRing]:
+    """Yield the outer and inner rings of all polygons in a geometry."""
+    for polygon in _iter_polygons(shape):
+        yield from (polygon.exterior, *polygon.interiors)
+
+
 def _read_geojson(path: Path) -> tuple[list[BaseGeometry], CRS]:
     """Return the geometries of a GeoJSON document, and the CRS of its ``crs`` member, which older programs write."""
+    if (size := path.stat().st_size) > _MOST_BYTES:
+        raise _complex_error(path, f"{size / 2**20:.0f} MiB", f"at most {_MOST_BYTES / 2**20:.0f} MiB of GeoJSON")
     document = json.loads(path.read_text(encoding="utf-8-sig"))
     shapes = [shapely.geometry.shape(part) for part in _list_geometries(document)]
     return shapes, CRS(document["crs"]["properties"]["name"] if document.get("crs") else "EPSG:4326")
@@ -177,6 +247,15 @@ def _list_geometries(document: dict[str, Any]) -> list[dict[str, Any]]:
 
 def _format_bounds(bounds: tuple[float, ...]) -> str:
     return "({:.6g}, {:.6g}) to ({:.6g}, {:.6g})".format(*bounds)
+
+
+def _complex_error(path: Path, got: str, expected: str) -> InputError:
+    return InputError(
+        f"{path} is too complex an area",
+        got=got,
+        expected=expected,
+        fix="simplify it with `ogr2ogr -makevalid -simplify …`, or keep what lies around the scene with `-clipsrc`",
+    )
 
 
 def _aoi_error(path: Path, got: object, expected: str) -> InputError:

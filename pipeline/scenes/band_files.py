@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,8 +18,18 @@ from rasterio.io import MemoryFile
 from seamline.pipeline.common.errors import InputError
 from seamline.pipeline.geometry.grid import measure_corner_offset
 from seamline.pipeline.raster_io.content import get_object_version
-from seamline.pipeline.raster_io.gdal import OpenRaster, describe_error, gdal_environment, is_remote, open_cached_raster
+from seamline.pipeline.raster_io.gdal import (
+    OpenRaster,
+    describe_error,
+    gdal_environment,
+    is_remote,
+    open_cached_raster,
+    read_tags,
+)
 from seamline.pipeline.scenes.band_matching import BandCandidate
+
+_LARGEST_BLOCK = 256 * 2**20
+"""Bytes of a block that is decoded as a whole. A whole Sentinel-2 band in one piece has 230 MiB."""
 
 
 @dataclass(frozen=True)
@@ -94,7 +104,7 @@ def _open_file(path: str) -> OpenRaster:
     try:
         return open_cached_raster(path)
     except RasterioIOError as error:
-        if not is_remote(path) and not path.startswith("/vsi") and not Path(path).exists():
+        if not is_remote(path) and not path.startswith("/vsi") and not os.path.exists(path):  # noqa: PTH110
             what, expected, fix = "no such file", "a raster, a folder or a STAC item", "check the path"
             raise InputError(what, got=path, expected=expected, fix=fix) from error
         get_object_version(path)  # raises a clearer error than GDAL if an object is missing
@@ -131,6 +141,22 @@ def _check_band(band: BandCandidate, dataset: Any) -> None:
         )
 
 
+def _check_block_size(band: BandCandidate, file: OpenRaster) -> None:
+    """Refuse a file of few huge blocks, each of which is decoded as a whole for any pixel of it."""
+    dataset = file.dataset
+    height, width = dataset.block_shapes[band.index - 1]
+    structure = read_tags(file, domain="IMAGE_STRUCTURE")
+    bands = dataset.count if structure.get("INTERLEAVE") == "PIXEL" else 1
+    size = height * width * bands * np.dtype(dataset.dtypes[band.index - 1]).itemsize
+    if "COMPRESSION" in structure and size > _LARGEST_BLOCK:
+        raise InputError(
+            f"{band.path} is compressed in blocks of {height}×{width} pixels",
+            got=f"{size / 2**20:.0f} MiB that must be decoded for any pixel",
+            expected=f"at most {_LARGEST_BLOCK / 2**20:.0f} MiB",
+            fix="cut it into tiles with `gdal_translate -co TILED=YES -co COMPRESS=DEFLATE`",
+        )
+
+
 def inspect_band(band: BandCandidate) -> BandFile:
     """Open the file of a band and check that a model can read it.
 
@@ -141,6 +167,7 @@ def inspect_band(band: BandCandidate) -> BandFile:
         file = open_source_raster(band.path)
         dataset = file.dataset
         _check_band(band, dataset)
+        _check_block_size(band, file)
         position = band.index - 1
         return BandFile(
             band=band,

@@ -14,7 +14,7 @@ from typing import Literal
 
 from rasterio.errors import NotGeoreferencedWarning
 
-from seamline.pipeline.common.errors import InputError, redact_address
+from seamline.pipeline.common.errors import InputError, redact_address, to_plain_line
 from seamline.pipeline.common.layout import CATALOG, ITEMS
 from seamline.pipeline.raster_io.content import get_object_version, stamp_files
 from seamline.pipeline.scenes.acquisition import read_acquisition_time
@@ -132,8 +132,8 @@ def open_scene(
             dtype=find_common_dtype(files),
             datetime=found.datetime or read_acquisition_time(chosen[0].path),
             aoi=None if options.aoi is None else read_aoi(options.aoi, grid),
-            warnings=(*band_warnings, *interpreted.warnings),
-            radiometry=describe_calibrations(interpreted.calibrations),
+            warnings=tuple(to_plain_line(text) for text in (*band_warnings, *interpreted.warnings)),
+            radiometry=to_plain_line(describe_calibrations(interpreted.calibrations)),
             source=redact_address(found.href),
         )
 

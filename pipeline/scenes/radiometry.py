@@ -56,11 +56,12 @@ class Calibration:
 
     def apply(self, numbers: NDArray[Any]) -> NDArray[np.float64]:
         """Return the values of some numbers."""
-        values: NDArray[np.float64] = numbers.astype(np.float64) * self.scale + self.offset
+        with np.errstate(over="ignore", invalid="ignore"):  # values that are none are refused
+            values: NDArray[np.float64] = numbers.astype(np.float64) * self.scale + self.offset
         return values
 
     def __str__(self) -> str:
-        inverse = round(1 / self.scale) if self.scale else 0
+        inverse = round(1 / self.scale) if abs(self.scale) > 1e-300 else 0
         by = f"number / {inverse}" if inverse in (255, 10000, 65535) and not self.offset else f"number × {self.scale:g}"
         return f"{by} {self.offset:+g}" if self.offset else by
 

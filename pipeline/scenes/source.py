@@ -11,7 +11,7 @@ from typing import Any
 
 from rasterio.enums import ColorInterp
 
-from seamline.pipeline.raster_io.gdal import gdal_environment
+from seamline.pipeline.raster_io.gdal import gdal_environment, read_tags
 from seamline.pipeline.scenes.band_files import open_source_raster
 from seamline.pipeline.scenes.band_matching import BandCandidate
 from seamline.pipeline.scenes.products import ProductEvidence
@@ -103,7 +103,7 @@ def _iter_file_bands(path: str, *, one_of_many: bool) -> Iterator[BandCandidate]
                 is_only_band=is_only_band,
                 is_described=is_described,
                 pixel_size=abs(dataset.transform.determinant) ** 0.5,
-                wavelength=_parse_wavelength(dataset.tags(index, ns="IMAGERY")),
+                wavelength=_parse_wavelength(read_tags(file, index, "IMAGERY")),
             )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import tarfile
 import zipfile
@@ -46,9 +47,10 @@ def detect_source_kind(href: str) -> SourceKind:
     """
     refuse_special_file(href)
     local = Path(href)
-    if (local.is_dir() and not _is_zarr(local)) or (is_object_url(href) and href.endswith("/")):
+    # Functions of os.path are false for names that no file can have; methods of Path raise.
+    if (os.path.isdir(local) and not _is_zarr(local)) or (is_object_url(href) and href.endswith("/")):  # noqa: PTH112
         return "folder"
-    if local.name.lower().endswith(tuple(_ARCHIVES)) and local.is_file():
+    if local.name.lower().endswith(tuple(_ARCHIVES)) and os.path.isfile(local):  # noqa: PTH113
         return "archive"
     path = urlsplit(href).path
     if PurePosixPath(path).suffix.lower() in {".json", ".geojson"}:

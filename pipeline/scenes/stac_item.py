@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import posixpath
 from collections.abc import Iterator
 from contextlib import suppress
@@ -22,9 +23,14 @@ _PICTURE_ROLES = {"thumbnail", "overview", "visual"}
 _MEDIA_TYPES = {"image/tiff", "image/vnd.stac.geotiff", "image/jp2"}
 _SUFFIXES = {".tif", ".tiff", ".jp2", ".vrt"}
 _FIELDS_OF_A_BAND = ("eo:common_name", "common_name", "raster:scale", "raster:offset", "nodata", "data_type")
+_LONGEST_NAME = 255
+"""Bytes of the name of a file, on all usual file systems."""
 _OFFSET_APPLIED = ("earthsearch:boa_offset_applied", "sentinel:boa_offset_applied", "s2:boa_offset_applied")
 # pystac's errors have no common base, and it fails with Python's own errors on documents of another structure.
-_PARSE_ERRORS = (pystac.STACError, pystac.STACTypeError, ValueError, LookupError, TypeError, AttributeError)
+_PARSE_ERRORS = (
+    *(pystac.STACError, pystac.STACTypeError),
+    *(ValueError, LookupError, TypeError, AttributeError, RecursionError, OverflowError),
+)
 
 
 @dataclass(frozen=True)
@@ -79,6 +85,10 @@ def parse_source_item(document: Any, href: str) -> SourceItem:
 
 
 def _parse_document(document: Any, href: str) -> SourceItem:
+    # pystac would copy a whole catalogue or collection of items only to say that it is no item.
+    if not isinstance(document, dict) or document.get("type") != "Feature":
+        found = document.get("type") if isinstance(document, dict) else type(document).__name__
+        raise ValueError(f"a document of type {found!r}")
     item = pystac.read_dict(document, href=href)
     if not isinstance(item, pystac.Item):
         raise pystac.STACTypeError(document, pystac.Item)
@@ -195,7 +205,11 @@ def _resolve_href(asset: pystac.Asset, item_href: str) -> str:
 
 
 def _find_file(href: str, item_href: str) -> str | None:
-    """Return the path of a local file that an address means, as it is or percent-encoded; None if there is none."""
+    """Return the path of a local file that an address means, as it is or percent-encoded; None if there is none.
+
+    Raises:
+        ValueError: No file can have this name.
+    """
     if href.startswith("file://"):
         paths = [unquote(urlsplit(href).path)]
     elif "://" in href or href.startswith("/vsi") or ("://" in item_href and not posixpath.isabs(href)):
@@ -203,6 +217,8 @@ def _find_file(href: str, item_href: str) -> str | None:
     else:
         folder = posixpath.dirname(item_href)
         paths = [posixpath.normpath(posixpath.join(folder, text)) for text in (href, unquote(href))]
+    if any(len(os.fsencode(part)) > _LONGEST_NAME for part in paths[-1].split("/")):
+        raise ValueError(f"an asset called {paths[-1].rpartition('/')[2][:80]}…, as no file can be")
     with suppress(ValueError, OSError):  # a name that no file can have
         return next((path for path in paths if Path(path).is_file()), None)
     return None

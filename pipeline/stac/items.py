@@ -8,7 +8,9 @@ link.
 from __future__ import annotations
 
 import json
+import logging
 import posixpath
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from io import BytesIO
@@ -26,6 +28,8 @@ import shapely.geometry
 from seamline.pipeline.common.layout import ITEM, ITEMS
 from seamline.pipeline.storage.atomic import atomic_write
 
+log = logging.getLogger("seamline.catalog")
+
 UNKNOWN_TIME = "seamline:datetime_unknown"
 """Property of items whose time is that of their run. The table always has this column, so that SQL may name it."""
 
@@ -37,6 +41,10 @@ _LAST = ("links", "assets")
 """Fields of an item that stand before and after the columns of its properties."""
 _TIMES = ("created", "datetime", "updated")
 _SELF = "self"
+_MOST_PROPERTIES = 1000
+"""Properties of an item. A run writes two for each of at most 255 classes, and twenty."""
+_MOST_COLUMNS = 4000
+"""Columns of properties. Readers of Parquet become slow with more, and beyond 20,000 they fail."""
 _SIDES = ("xmin", "ymin", "xmax", "ymax")
 
 
@@ -60,6 +68,8 @@ def parse_item(text: bytes, path: str) -> ItemDict:
         item = json.loads(text.decode("utf-8"))
         if taken := {*_FIRST, *_LAST} & item["properties"].keys():
             raise ValueError(f"a property is called {min(taken)}")
+        if (count := len(item["properties"])) > _MOST_PROPERTIES:
+            raise ValueError(f"{count} properties, more than {_MOST_PROPERTIES}")
         # These fail where the table could not hold the item.
         _build_row(rebase_hrefs(item, "folder"), ITEM)
         json.dumps(item, ensure_ascii=False).encode("utf-8")
@@ -117,11 +127,21 @@ def _build_item_table(items: Mapping[str, ItemDict]) -> pa.Table:
     does not keep them from being published.
     """
     rows = [_build_row(rebase_hrefs(item, folder), f"./{folder}/{ITEM}") for folder, item in items.items()]
-    properties = {UNKNOWN_TIME}.union(*rows) - {*_FIRST, *_LAST}
-    names = (*_FIRST, *sorted(properties), *_LAST)
+    names = (*_FIRST, *_choose_columns(rows), *_LAST)
     columns = {name: _build_column(name, [row.get(name) for row in rows]) for name in names}
     wraps = any(row["bbox"] and row["bbox"]["xmin"] > row["bbox"]["xmax"] for row in rows)
     return pa.table(columns).replace_schema_metadata(_build_metadata(wraps))
+
+
+def _choose_columns(rows: Sequence[ItemDict]) -> list[str]:
+    """Return the properties that become columns, in order: where there are too many, those of most items."""
+    counts = Counter(name for row in rows for name in row if name not in {*_FIRST, *_LAST, UNKNOWN_TIME})
+    names = sorted(counts, key=lambda name: (-counts[name], name))
+    if len(names) > _MOST_COLUMNS:
+        log.warning(
+            "%s has no columns for %d of %d properties, the rarest", ITEMS, len(names) - _MOST_COLUMNS, len(names)
+        )
+    return sorted([UNKNOWN_TIME, *names[:_MOST_COLUMNS]])
 
 
 def read_item_table(path: Path) -> dict[str, ItemDict]:

@@ -27,6 +27,8 @@ _MAX_WAIT = 60.0
 """Seconds to wait at most when a server asks for more with Retry-After."""
 _BUSY_STATUSES = {408, 425, 429, 500, 502, 503, 504}
 _MAX_REDIRECTS = 5
+_MOST_BYTES = 64 * 2**20
+"""Bytes of a document. An item has some ten thousand, a catalogue that links 100,000 items 15 million."""
 _TRANSIENT_ERRORS = (requests.ConnectionError, requests.Timeout, requests.exceptions.ChunkedEncodingError)
 
 
@@ -46,11 +48,17 @@ def read_document(href: str) -> Any:
         if is_object_url(href):
             return json.loads(_read_object(href))
         refuse_special_file(href)
-        return json.loads(fetch_json_text(href) if is_url(href) else Path(href).read_bytes())
+        return json.loads(fetch_json_text(href) if is_url(href) else _read_file(href))
     except OSError as error:
         raise _unreadable_error(href, error.strerror or error) from error
     except (ValueError, RecursionError) as error:
         raise _unreadable_error(href, f"no JSON ({' '.join(str(error).split())[:120]})") from error
+
+
+def _read_file(path: str) -> bytes:
+    if (size := Path(path).stat().st_size) > _MOST_BYTES:
+        raise _oversized_error(path, size)
+    return Path(path).read_bytes()
 
 
 def _read_object(href: str) -> bytes:
@@ -58,6 +66,8 @@ def _read_object(href: str) -> bytes:
     found = folder.get(key)
     if found is None:
         raise _unreadable_error(href, "no such object")
+    if len(found.data) > _MOST_BYTES:
+        raise _oversized_error(href, len(found.data))
     return found.data
 
 
@@ -146,6 +156,8 @@ def _is_truncated(response: requests.Response) -> bool:
         response.json()
     except ValueError:
         return True
+    except RecursionError:  # nested too deep, and whole: who parses it says so
+        return False
     return False
 
 
@@ -157,6 +169,8 @@ def _json_text(url: str, response: requests.Response) -> str:
     _check_status(url, response)
     if not _is_json_object(response):
         raise _unreadable_error(url, f"no JSON but {_excerpt(response)!r}")
+    if len(response.content) > _MOST_BYTES:
+        raise _oversized_error(url, len(response.content))
     return str(response.content, "utf-8", errors="replace")
 
 
@@ -168,6 +182,15 @@ def _check_status(url: str, response: requests.Response) -> None:
     if not response.ok:
         excerpt = f": {_excerpt(response)}" if response.request.method != "HEAD" and response.content else ""
         raise _unreadable_error(url, f"HTTP {response.status_code}{excerpt}")
+
+
+def _oversized_error(href: str, size: int) -> InputError:
+    return InputError(
+        f"cannot read {_redact_url(href) if is_url(href) else href}",
+        got=f"{size / 2**20:.0f} MiB",
+        expected=f"a JSON document of at most {_MOST_BYTES / 2**20:.0f} MiB",
+        fix="name one item, or a catalogue that links its items",
+    )
 
 
 def _excerpt(response: requests.Response) -> str:

@@ -13,9 +13,12 @@ _LOOPBACK = ("localhost", "127.0.0.1", "::1")
 def _repair_environment() -> None:
     """Change variables that would make libraries fail which are imported or started later, here and in children.
 
+    ONNX Runtime reports to its makers over the network unless it is told not to; its function for that comes too late.
+
     OpenMP takes a number of threads for each level of nesting, such as "4,2"; other libraries take one number alone. A
     proxy cannot reach Prefect's server on this machine.
     """
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     threads = os.environ.pop("OMP_NUM_THREADS", "").partition(",")[0].strip()
     if threads.isdecimal() and int(threads):
         os.environ["OMP_NUM_THREADS"] = threads

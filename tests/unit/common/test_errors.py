@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from seamline.pipeline.common.errors import redact_secrets
+from seamline.pipeline.common.errors import InputError, redact_secrets
 
 
 @pytest.mark.parametrize(
@@ -29,3 +29,23 @@ def test_a_long_word_takes_no_longer_than_it_is(part: str) -> None:
     """Two megabytes, on which a quadratic expression would work for hours."""
     text = part * (2_000_000 // len(part))
     assert len(redact_secrets(text)) <= len(text)
+
+
+@pytest.mark.parametrize(
+    "text", ["\x1b[31mred", "a\nb\u2028c", "\ud800", "\0", "x" * 2**20, "https://a/b?key=" + "s" * 5000, "\n" * 9999]
+)
+def test_a_message_is_one_printable_line_whatever_it_quotes(text: str) -> None:
+    """And it says all of its four parts, without secrets, however long one of them is."""
+    for place in range(4):
+        parts = ["what", "got", "expected", "fix"]
+        parts[place] += text
+        what, got, expected, fix = parts
+        message = str(InputError(what, got=got, expected=expected, fix=fix))
+        assert message.isprintable() and len(message) <= 2000
+        assert all(part[:3] in message for part in ("what", "got", "expected", "fix"))
+        assert "sss" not in message
+
+
+def test_a_long_text_keeps_its_beginning_and_its_end() -> None:
+    message = str(InputError("a file", got="begin" + "x" * 5000 + "end", expected="less", fix="cut it"))
+    assert message.startswith("a file: got beginx") and message.endswith("xend, expected less; cut it")
