@@ -1,4 +1,4 @@
-"""Kill a process at one of the operations by which it changes files."""
+"""Kill a process at one of the operations by which it changes files or objects."""
 
 from __future__ import annotations
 
@@ -13,14 +13,19 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
+import obstore
+
 _CHANGES = {"os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.link", "os.chmod", "os.truncate"}
 """Audit events of CPython that change files, beside opening one for writing."""
 
 PRELOADED = ["torch", "seamline.flows.runs.segment"]
 
 
-def count_changes(work: Callable[..., Any], *arguments: Any, below: Path) -> int:
-    """Return how many operations ``work`` changes files with below a folder, in a process of its own."""
+def count_changes(work: Callable[..., Any], *arguments: Any, below: Path | None) -> int:
+    """Return how many operations ``work`` changes files with below a folder, in a process of its own.
+
+    With ``below=None`` the requests are counted that change object storage.
+    """
     receiver, sender = _context().Pipe(duplex=False)
     process = _context().Process(target=_count, args=(sender, below, work, arguments))
     process.start()
@@ -29,8 +34,8 @@ def count_changes(work: Callable[..., Any], *arguments: Any, below: Path) -> int
     return int(receiver.recv())
 
 
-def kill_at_change(number: int, work: Callable[..., Any], *arguments: Any, below: Path) -> bool:
-    """Kill a process right before it changes files below a folder for the n-th time, counted from 0.
+def kill_at_change(number: int, work: Callable[..., Any], *arguments: Any, below: Path | None) -> bool:
+    """Kill a process right before it makes the n-th of these changes, counted from 0.
 
     Returns:
         Whether it came so far.
@@ -63,21 +68,21 @@ def _context() -> Any:
     return context
 
 
-def _count(sender: Any, below: Path, work: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
+def _count(sender: Any, below: Path | None, work: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
     seen: list[str] = []
-    _watch_changes(below, seen.append)
+    _watch(below, seen.append)
     work(*arguments)
     sender.send(len(seen))
 
 
-def _work_until(number: int, below: Path, work: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
+def _work_until(number: int, below: Path | None, work: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
     numbers = count()
 
     def die_there(event: str) -> None:
         if next(numbers) == number:
             os.kill(os.getpid(), signal.SIGKILL)
 
-    _watch_changes(below, die_there)
+    _watch(below, die_there)
     work(*arguments)
 
 
@@ -93,6 +98,27 @@ def _work_until_call(where: str, work: Callable[..., Any], arguments: tuple[Any,
 
     setattr(owner, name, call_and_die)
     work(*arguments)
+
+
+def _watch(below: Path | None, note: Callable[[str], None]) -> None:
+    if below is None:
+        _watch_requests(note)
+    else:
+        _watch_changes(below, note)
+
+
+def _watch_requests(note: Callable[[str], None]) -> None:
+    """Call ``note`` before each request that changes an object, by any thread of this process."""
+
+    def noted(function: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*values: Any, **more: Any) -> Any:
+            note(function.__name__)
+            return function(*values, **more)
+
+        return call
+
+    for name in ("put", "delete"):
+        setattr(obstore, name, noted(getattr(obstore, name)))
 
 
 def _watch_changes(below: Path, note: Callable[[str], None]) -> None:

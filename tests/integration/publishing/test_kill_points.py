@@ -9,7 +9,7 @@ import os
 import random
 import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import pytest
@@ -18,14 +18,22 @@ from seamline.flows.runs.observer import RunObserver
 from seamline.flows.runs.segment import segment
 from seamline.flows.settings.model_folder import Model
 from seamline.flows.settings.options import SegmentOptions
+from seamline.pipeline.publishing.upload import upload
 from seamline.pipeline.results.verify import verify
+from seamline.pipeline.results.verify_objects import verify_objects
+from seamline.pipeline.stac.catalog import update_catalog
 from seamline.pipeline.storage import atomic
+from seamline.pipeline.storage.object_store import ObjectFolder
+from seamline.pipeline.storage.s3_access import use_access
 from tests.support.kill_points import count_changes, kill_at_change
 from tests.support.run_folders import FIXED_ENGINE, read_rasters
+from tests.support.s3_server import start_s3_server
 from tests.support.small_rasters import BAND_NAMES, make_noise, write_geotiff
 
 Cluster = Callable[[int], str]
 SAMPLE = 5
+CATALOGUE = ("items.parquet", "catalog.json")
+"""Files that are renewed after the scene; they may be those from before it."""
 OPERATIONS = ("run", "overwrite", "overwrite without exchange", "restore")
 
 
@@ -73,6 +81,11 @@ def list_names(out: Path) -> set[str]:
     return {name for name in names if not re.fullmatch(r"\.(catalog\.json|items\.parquet)\..*\.part", name)}
 
 
+def choose(points: int) -> Iterable[int]:
+    """A few of so many points, or all if the environment says so."""
+    return range(points) if os.environ.get("SEAMLINE_KILL_POINTS") == "all" else random.sample(range(points), SAMPLE)
+
+
 @pytest.mark.parametrize("operation", OPERATIONS)
 def test_a_kill_at_any_operation_on_files_is_not_seen_afterwards(
     scenes: dict[str, Path],
@@ -101,17 +114,68 @@ def test_a_kill_at_any_operation_on_files_is_not_seen_afterwards(
     out = prepare("counted")
     points = count_changes(run, *get_arguments(out), below=out)
     assert points > 30
-    tried = range(points) if os.environ.get("SEAMLINE_KILL_POINTS") == "all" else random.sample(range(points), SAMPLE)
-    for point in tried:
+    for point in choose(points):
         out = prepare(f"killed-{point}")
         was_killed = kill_at_change(point, run, *get_arguments(out), below=out)
         if operation == "overwrite":  # what stands there is all old or all new
             assert read_rasters(out / "scene") in (old, whole), point
-            problems = [finding for finding in verify(out) if finding.subject not in ("items.parquet", "catalog.json")]
-            assert not problems, point
+            assert not [finding for finding in verify(out) if finding.subject not in CATALOGUE], point
         run(*get_arguments(out)[:-1])
         assert read_rasters(out / "scene") == whole, point
         assert not list(verify(out)), point
         assert list_names(out) == names, point
         assert was_killed or point > points - 20
         shutil.rmtree(out)
+
+
+def test_a_catalogue_whose_update_is_killed_is_whole_after_the_next(results: dict[str, Path], tmp_path: Path) -> None:
+    names = list_names(results["new"])
+
+    def prepare(name: str) -> Path:
+        out = shutil.copytree(results["new"], tmp_path / name)
+        (out / "catalog.json").write_bytes(b"")
+        (out / "items.parquet").unlink()
+        return out
+
+    out = prepare("counted")
+    points = count_changes(update_catalog, out, below=out)
+    assert points >= SAMPLE
+    for point in choose(points):
+        out = prepare(f"killed-{point}")
+        assert kill_at_change(point, update_catalog, out, below=out)
+        update_catalog(out)
+        assert not list(verify(out)), point
+        assert list_names(out) == names, point
+
+
+def publish(folder: Path, catalogue: ObjectFolder) -> None:
+    """Upload a scene's folder; runs in a process of its own."""
+    use_access(catalogue.access)
+    upload(folder, catalogue)
+
+
+def list_objects(catalogue: ObjectFolder) -> dict[str, int]:
+    return dict(catalogue.list_sizes())
+
+
+def test_an_upload_that_is_killed_at_any_request_is_whole_after_the_next(results: dict[str, Path]) -> None:
+    """Over an older version of the scene; readers see the old or the new one."""
+    with start_s3_server() as server:
+
+        def prepare(name: str) -> ObjectFolder:
+            catalogue = server.bucket(name)
+            publish(results["old"] / "scene", catalogue)
+            return catalogue
+
+        new, counted = results["new"] / "scene", prepare("counted")
+        before = list_objects(counted)
+        points = count_changes(publish, new, counted, below=None)
+        after = list_objects(counted)
+        assert points > 10 and before.keys() < after.keys()
+        for point in choose(points):
+            catalogue = prepare(f"killed-{point}")
+            assert kill_at_change(point, publish, new, catalogue, below=None)
+            assert not [finding for finding in verify_objects(catalogue) if finding.subject not in CATALOGUE], point
+            publish(new, catalogue)
+            assert not list(verify_objects(catalogue)), point
+            assert list_objects(catalogue) == after, point
