@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,9 @@ from seamline.pipeline.geometry.grid import measure_corner_offset
 from seamline.pipeline.raster_io.content import get_object_version
 from seamline.pipeline.raster_io.gdal import OpenRaster, describe_error, gdal_environment, is_remote, open_cached_raster
 from seamline.pipeline.scenes.band_matching import BandCandidate
+
+_MISSING_CODEC = re.compile(r"missing codec(?: of code)? (\w+)")
+"""What GDAL says when it opens a GeoTIFF whose pixels it cannot decode."""
 
 
 @dataclass(frozen=True)
@@ -98,6 +102,13 @@ def _open_file(path: str) -> OpenRaster:
             what, expected, fix = "no such file", "a raster, a folder or a STAC item", "check the path"
             raise InputError(what, got=path, expected=expected, fix=fix) from error
         get_object_version(path)  # raises a clearer error than GDAL if an object is missing
+        if codec := _MISSING_CODEC.search(describe_error(error)):
+            raise InputError(
+                f"cannot open {path}",
+                got=f"pixels that are compressed with codec {codec[1]}",
+                expected=f"a codec that GDAL {rasterio.__gdal_version__} of this installation decodes",
+                fix="convert it with `gdal_translate -co COMPRESS=DEFLATE` where GDAL knows the codec",
+            ) from error
         raise InputError(
             f"cannot open {path}",
             got=describe_error(error),
