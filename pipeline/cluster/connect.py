@@ -23,7 +23,7 @@ from seamline.pipeline.common.errors import InputError
 _ANSWER_TIMEOUT = 5
 """Seconds in which a scheduler answers."""
 
-_CLIENT_MEMORY = 2**29
+CLIENT_MEMORY = 2**29
 """Bytes that the process which starts a local cluster needs itself."""
 
 WORKER_ENVIRONMENT = {"OMP_WAIT_POLICY": "PASSIVE"}
@@ -51,7 +51,7 @@ def connect(cluster: str, workers: int) -> AbstractContextManager[Client]:
 
 @contextmanager
 def _start_local_cluster(workers: int) -> Iterator[Client]:
-    memory = share_memory(workers, _CLIENT_MEMORY)
+    memory = share_memory(workers, CLIENT_MEMORY)
     with _block_interrupts():
         local = LocalCluster(
             n_workers=workers,

@@ -19,7 +19,7 @@ from odc.geo.geobox import GeoBox
 from rasterio._err import CPLE_BaseError
 from rasterio.crs import CRS
 from rasterio.enums import MaskFlags
-from rasterio.errors import RasterioIOError
+from rasterio.errors import CRSError, RasterioIOError
 from rasterio.session import Session
 from rasterio.windows import Window as RasterioWindow
 
@@ -231,7 +231,7 @@ def describe_error(error: BaseException) -> str:
 
 def clear_gdal_error() -> None:
     """Clear the last error of GDAL, which rasterio would otherwise raise in its next, unrelated call."""
-    with suppress(CPLE_BaseError):
+    with suppress(CPLE_BaseError, CRSError):  # the latter where PROJ does not find its data
         CRS.from_epsg(4326)
 
 
