@@ -42,13 +42,12 @@ def check_cluster(address: str, folders: Sequence[Path], model: Model | None) ->
     try:
         with connect(address, 1) as client:
             yield Check("cluster", State.OK, f"{redact_address(address)} answers")
-            yield judge_workers(get_known_workers(client))
-            versions = _check_versions(client)
-            yield versions
-            if versions.state is not State.FAILED:  # otherwise the workers may not even know the function
+            workers, versions = judge_workers(get_known_workers(client)), _check_versions(client)
+            yield from (workers, versions)
+            if State.FAILED not in (workers.state, versions.state):  # otherwise no worker may be able to answer
                 yield from _check_hosts(client, folders, model)
     except InputError as error:
-        yield Check("cluster", State.FAILED, redact_secrets(f"{address}: {error.got}"), error.fix)
+        yield Check("cluster", State.FAILED, redact_secrets(f"{error.what}: {error.got}"), error.fix)
     except (RunError, OSError) as error:
         found = redact_secrets(f"{address}: {error or type(error).__name__}")
         yield Check("cluster", State.FAILED, found, "look at the scheduler's and the workers' logs")
@@ -125,7 +124,13 @@ def _inspect_host(folders: Sequence[Path], markers: frozenset[Path], document: P
 
 
 def judge_host_folder(name: str, facts: FolderFacts, *, is_seen: bool) -> Check:
-    """Judge a folder on a host; ``is_seen``: whether a file that the client has just written there is seen."""
+    """Judge a folder on a host of the cluster.
+
+    Args:
+        name: What is judged.
+        facts: What the host says of the folder.
+        is_seen: Whether the host sees a file that the client has just written to the folder.
+    """
     check = judge_folder(name, facts)
     if is_seen or check.state is State.FAILED:
         return check
@@ -133,7 +138,13 @@ def judge_host_folder(name: str, facts: FolderFacts, *, is_seen: bool) -> Check:
 
 
 def judge_host_model(name: str, expected: str, found: str) -> Check:
-    """Judge the digest of a model on a host by the client's; empty: there is no model."""
+    """Judge the model on a host of the cluster.
+
+    Args:
+        name: What is judged.
+        expected: Digest of the model on the client.
+        found: Its digest on the host; empty if there is none.
+    """
     if found == expected:
         return Check(name, State.OK, f"digest {found[:12]}")
     got = f"digest {found[:12]}, {expected[:12]} here" if found else "no such folder"

@@ -18,7 +18,7 @@ from seamline.flows.settings.folders import get_cache_folder, inspect_folder
 from seamline.flows.settings.model_folder import Model, open_model
 from seamline.model.spec.errors import ModelError, get_first_line
 from seamline.pipeline.cluster.connect import CLIENT_MEMORY
-from seamline.pipeline.cluster.machine import CORES, get_memory_limit, share_memory
+from seamline.pipeline.cluster.machine import CORES, NVIDIA_DRIVER, get_memory_limit, share_memory
 from seamline.pipeline.common.classes import format_count
 from seamline.pipeline.common.errors import InputError
 from seamline.pipeline.raster_io.abilities import (
@@ -48,12 +48,14 @@ def check_software() -> Iterator[Check]:
     yield Check("Python", State.OK, f"{versions[_PYTHON]} on {platform.system()} {platform.machine()}")
     python = Requirement(f"{_PYTHON}{metadata('seamline')['Requires-Python']}")
     yield judge_packages([python, *needs], versions)
-    yield _check_gdal()
-    yield _check_cog()
+    crs = _check_crs()
+    yield crs
+    if crs.state is not State.FAILED:  # a COG has a CRS
+        yield _check_cog()
     yield from _check_drivers()
 
 
-def _check_gdal() -> Check:
+def _check_crs() -> Check:
     found = f"GDAL {rasterio.__gdal_version__} with PROJ {rasterio.__proj_version__}"
     if problem := find_crs_problem():
         return Check("CRS", State.FAILED, problem, _GDAL_FIX)
@@ -113,7 +115,7 @@ def _check_devices() -> Check:
     names = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
     if names:
         return Check("GPUs", State.OK, ", ".join(names))
-    if Path("/proc/driver/nvidia").exists():
+    if NVIDIA_DRIVER.exists():
         fix = "install a torch that was built for CUDA; look at nvidia-smi and CUDA_VISIBLE_DEVICES"
         return Check("GPUs", State.WARNING, "none that torch can use, but an NVIDIA driver", fix)
     return Check("GPUs", State.OK, "none: networks run on the CPU")

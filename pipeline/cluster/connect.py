@@ -70,6 +70,10 @@ def _start_local_cluster(workers: int) -> Iterator[Client]:
 def _connect_to_scheduler(address: str) -> Iterator[Client]:
     # Dask logs tracebacks when it loses a scheduler; ``raise_if_cluster_lost`` reports the loss in one line.
     logging.getLogger("distributed.client").setLevel(logging.CRITICAL)
+    if "@" in address:  # Dask would print the password in its message
+        raise InputError(
+            "--cluster", got="a user name in the address", expected="host and port alone", fix="leave the user name out"
+        )
     try:
         # Checked first, since a client reports a malformed address twice: the second time when it is collected.
         get_address_host_port(normalize_address(address))
