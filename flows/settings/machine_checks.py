@@ -40,7 +40,8 @@ _GDAL_FIX = "unset GDAL_DATA, PROJ_DATA and PROJ_LIB, which name the data of ano
 
 def check_software() -> Iterator[Check]:
     """Check Python, the packages that Seamline requires, and what GDAL can do."""
-    needs = [need for need in map(Requirement, requires("seamline") or ()) if need.marker is None]
+    every = map(Requirement, requires("seamline") or ())
+    needs = [need for need in every if need.marker is None or need.marker.evaluate({"extra": ""})]
     versions = {_PYTHON: platform.python_version()}
     for name in {*SHOWN_PACKAGES, *(need.name for need in needs)}:
         with suppress(PackageNotFoundError):

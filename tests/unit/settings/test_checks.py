@@ -103,7 +103,7 @@ def test_versions_on_workers_are_compared_with_the_clients(package: str, version
 
 
 def test_a_fatal_difference_of_versions_is_not_hidden_by_a_harmless_one() -> None:
-    assert judge_versions(HERE, {"a": {**HERE, "dask": "1"}, "b": {**HERE, "torch": "1"}}).state is FAILED
+    assert judge_versions(HERE, {"a": {**HERE, "seamline": "1"}, "b": {**HERE, "torch": "1"}}).state is FAILED
 
 
 def test_a_scheduler_may_lack_what_only_workers_need() -> None:
