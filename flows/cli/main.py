@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from seamline.flows.cli import models, results, scenes, training, up
+from seamline.flows.cli import doctor, models, results, scenes, training, up
 from seamline.flows.cli.process import handle_signals, report_stop, silence_libraries, was_stopped
 from seamline.flows.cli.usage import usage_error
 from seamline.flows.terminal.output import close_output
@@ -31,6 +31,7 @@ app.add_typer(training.app)
 app.add_typer(models.app, name="model")
 app.add_typer(results.app)
 app.add_typer(up.app)
+app.add_typer(doctor.app)
 
 
 def _show_version(is_wanted: bool) -> None:

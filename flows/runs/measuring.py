@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from distributed import Client
 
+from seamline.flows.settings.folders import get_cache_folder
 from seamline.flows.settings.model_folder import Model, get_radiometry
 from seamline.flows.settings.options import SegmentOptions
 from seamline.model.spec.config import Radiometry
@@ -233,9 +234,8 @@ def choose_timed_windows(extent: int, halo: int, reach: Reach, fixed: int | None
 
 def _get_cache_path(*key: object) -> Path:
     """Return the cache file for a key; the key's values are told apart by ``str``."""
-    root = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser()
     digest = hashlib.sha256(json.dumps([str(part) for part in key]).encode()).hexdigest()
-    return root / "seamline" / f"{digest[:24]}.json"
+    return get_cache_folder() / f"{digest[:24]}.json"
 
 
 def _read_cached_measurement(path: Path) -> Measurement | None:

@@ -19,7 +19,7 @@ from seamline.flows.settings.model_folder import Model, open_model
 from seamline.flows.settings.options import SegmentOptions
 from seamline.model.spec.config import EngineSettings
 from seamline.model.spec.measurement import Measurement
-from seamline.pipeline.cluster.machine import CORES, get_memory_limit
+from seamline.pipeline.cluster.machine import CORES, NVIDIA_DRIVER, get_memory_limit
 from seamline.pipeline.cluster.workers import get_worker_memory, wait_for_workers
 from seamline.pipeline.common.errors import InputError
 from seamline.pipeline.geometry.tiling import Tiling
@@ -37,8 +37,6 @@ from seamline.pipeline.report.plan_picture import write_plan_picture
 from seamline.pipeline.report.preview import stretch
 from seamline.pipeline.report.thumbnail import read_thumbnail
 from seamline.pipeline.scenes.scene import Scene, choose_display_bands, has_true_color
-
-_NVIDIA_DRIVER = Path("/proc/driver/nvidia")
 
 _MAX_WORKERS = 8
 """The most workers of a local cluster on CPUs, unless the user asks for more."""
@@ -93,7 +91,7 @@ def count_workers(options: SegmentOptions) -> int:
     """
     if options.workers is not None:
         return options.workers
-    if options.device != "cpu" and _NVIDIA_DRIVER.exists():
+    if options.device != "cpu" and NVIDIA_DRIVER.exists():
         import torch  # takes seconds to import, and is only needed where there is a GPU
 
         if devices := torch.cuda.device_count():

@@ -8,6 +8,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from seamline.flows.settings.folders import get_cache_folder
 from seamline.pipeline.common.layout import ITEM, RECORD, RUN_DIRECTORY
 from seamline.pipeline.execution.run_directory import RunDirectory
 from seamline.pipeline.storage.atomic import make_absolute
@@ -92,4 +93,4 @@ class ResultLocation:
 def _default_work_folder() -> Path:
     if folder := os.environ.get("SEAMLINE_WORK"):
         return Path(folder)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "seamline" / "work"
+    return get_cache_folder() / "work"

@@ -1,1 +1,1 @@
-"""Settings of a run: options, credentials of object storage, and the model by name or folder."""
+"""Settings of a run: options, credentials, the model by name or folder; checks of the machine and the cluster."""

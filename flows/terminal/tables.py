@@ -13,6 +13,7 @@ from rich.text import Text
 
 from seamline.flows.runs.observer import RunResult
 from seamline.flows.runs.planning import Plan
+from seamline.flows.settings.checks import Check, State
 from seamline.pipeline.common.classes import format_count, format_percent
 from seamline.pipeline.common.errors import to_plain_line
 from seamline.pipeline.common.layout import ITEM, PREVIEW, RECORD, REPORT, ZARR
@@ -226,6 +227,27 @@ def show_plan(plan: Plan) -> None:
     for warning in plan.scene.warnings:
         table.add_row("[yellow]warning[/]", warning)
     Console().print(table)
+
+
+_STATE_STYLES = {State.OK: "green", State.WARNING: "yellow", State.FAILED: "red"}
+
+
+def show_checks(checks: Sequence[Check]) -> None:
+    """Print the table of ``seamline doctor``: what was looked at, how it ended, what was found, how to fix it."""
+    table = Table(title="can Seamline run here?", show_header=False, title_justify="left", highlight=False)
+    table.add_column(style="bold", overflow="fold")
+    table.add_column(no_wrap=True)
+    table.add_column(overflow="fold")
+    for check in checks:
+        text = Text(check.found)
+        if check.fix:
+            text.append(f"\n→ {check.fix}", style="italic")
+        table.add_row(Text(check.name), Text(check.state, style=_STATE_STYLES[check.state]), text)
+    out = Console()
+    out.print(table)
+    failed, warned = (sum(check.state is state for check in checks) for state in (State.FAILED, State.WARNING))
+    summary = f"{failed} failed, {format_count(warned, 'warning')}"
+    out.print(f"{format_count(len(checks), 'check')}: {summary}", highlight=False)
 
 
 def show_model(summary: Mapping[str, Any]) -> None:

@@ -23,7 +23,7 @@ from seamline.pipeline.common.errors import InputError
 _ANSWER_TIMEOUT = 5
 """Seconds in which a scheduler answers."""
 
-_CLIENT_MEMORY = 2**29
+CLIENT_MEMORY = 2**29
 """Bytes that the process which starts a local cluster needs itself."""
 
 WORKER_ENVIRONMENT = {"OMP_WAIT_POLICY": "PASSIVE"}
@@ -51,7 +51,7 @@ def connect(cluster: str, workers: int) -> AbstractContextManager[Client]:
 
 @contextmanager
 def _start_local_cluster(workers: int) -> Iterator[Client]:
-    memory = share_memory(workers, _CLIENT_MEMORY)
+    memory = share_memory(workers, CLIENT_MEMORY)
     with _block_interrupts():
         local = LocalCluster(
             n_workers=workers,
@@ -70,6 +70,10 @@ def _start_local_cluster(workers: int) -> Iterator[Client]:
 def _connect_to_scheduler(address: str) -> Iterator[Client]:
     # Dask logs tracebacks when it loses a scheduler; ``raise_if_cluster_lost`` reports the loss in one line.
     logging.getLogger("distributed.client").setLevel(logging.CRITICAL)
+    if "@" in address:  # Dask would print the password in its message
+        raise InputError(
+            "--cluster", got="a user name in the address", expected="host and port alone", fix="leave the user name out"
+        )
     try:
         # Checked first, since a client reports a malformed address twice: the second time when it is collected.
         get_address_host_port(normalize_address(address))

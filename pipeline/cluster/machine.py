@@ -15,6 +15,9 @@ from seamline.pipeline.common.errors import InputError
 CORES: int = CPU_COUNT
 """Cores that this process may use, by its affinity and by control groups."""
 
+NVIDIA_DRIVER = Path("/proc/driver/nvidia")
+"""Exists where a driver for GPUs of NVIDIA is loaded."""
+
 _LEAST_WORKER_MEMORY = 2**29
 """Bytes below which a worker could not load a network."""
 

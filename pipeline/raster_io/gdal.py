@@ -21,7 +21,7 @@ from pyproj.exceptions import ProjError
 from rasterio._err import CPLE_BaseError
 from rasterio.crs import CRS
 from rasterio.enums import MaskFlags
-from rasterio.errors import NotGeoreferencedWarning, RasterioError, RasterioIOError
+from rasterio.errors import CRSError, NotGeoreferencedWarning, RasterioError, RasterioIOError
 from rasterio.session import Session
 from rasterio.windows import Window as RasterioWindow
 
@@ -290,7 +290,7 @@ def describe_error(error: BaseException) -> str:
 
 def clear_gdal_error() -> None:
     """Clear the last error of GDAL, which rasterio would otherwise raise in its next, unrelated call."""
-    with suppress(CPLE_BaseError):
+    with suppress(CPLE_BaseError, CRSError):  # the latter where PROJ does not find its data
         CRS.from_epsg(4326)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -30,6 +31,8 @@ from seamline.pipeline.scenes.band_matching import BandCandidate
 
 _LARGEST_BLOCK = 256 * 2**20
 """Bytes of a block that is decoded as a whole. A whole Sentinel-2 band in one piece has 230 MiB."""
+_MISSING_CODEC = re.compile(r"missing codec(?: of code)? (\w+)")
+"""What GDAL says when it opens a GeoTIFF whose pixels it cannot decode."""
 
 
 @dataclass(frozen=True)
@@ -108,6 +111,13 @@ def _open_file(path: str) -> OpenRaster:
             what, expected, fix = "no such file", "a raster, a folder or a STAC item", "check the path"
             raise InputError(what, got=path, expected=expected, fix=fix) from error
         get_object_version(path)  # raises a clearer error than GDAL if an object is missing
+        if codec := _MISSING_CODEC.search(describe_error(error)):
+            raise InputError(
+                f"cannot open {path}",
+                got=f"pixels that are compressed with codec {codec[1]}",
+                expected=f"a codec that GDAL {rasterio.__gdal_version__} of this installation decodes",
+                fix="convert it with `gdal_translate -co COMPRESS=DEFLATE` where GDAL knows the codec",
+            ) from error
         raise InputError(
             f"cannot open {path}",
             got=describe_error(error),
