@@ -28,7 +28,11 @@ def check_server(path: str) -> None:
         RunError: The server does not answer.
     """
     found = _WEB_ADDRESS.search(path)
-    if found is None or (server := urlsplit(found[0])[:2]) in _answering:
+    try:
+        server = urlsplit(found[0])[:2] if found else None
+    except ValueError:  # no web address after all; GDAL says so
+        return
+    if found is None or server is None or server in _answering:
         return
     with suppress(InputError):  # an answer, although no file: GDAL reports it
         fetch_headers(found[0])
