@@ -24,6 +24,7 @@ from cryptography import x509
 from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.actions import WorkPoolUpdate
 from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterTags
+from prefect.events.filters import EventFilter, EventNameFilter
 from prefect.events.schemas.events import ResourceSpecification
 from prefect.flows import load_flow_from_entrypoint
 from prefect.states import Pending
@@ -347,13 +348,18 @@ def test_a_run_whose_process_is_lost_is_marked_and_one_that_works_is_not(
         for process in processes:
             stack.callback(process.wait)
             stack.callback(process.kill)
-        _until(lambda: _count_states(client) == {"Running": 2})
+        _until(lambda: _count_states(client) == {"Running": 2} and _count_heartbeats(client) >= 2)
         processes[0].kill()
         pending = client.create_flow_run_from_deployment(
             client.read_deployment_by_name("segment-scene/scene-process").id, tags=["short-lived"], state=Pending()
         )
         _until(lambda: client.read_flow_run(pending.id).state_name == "Crashed")
         _until(lambda: _count_states(client) == {"Crashed": 2, "Running": 1})
+
+
+def _count_heartbeats(client: SyncPrefectClient) -> int:
+    wanted = EventFilter(event=EventNameFilter(name=["prefect.flow-run.heartbeat"])).model_dump(mode="json")
+    return int(client._client.post("/events/filter", json={"filter": wanted}).json()["total"])
 
 
 def _count_states(client: SyncPrefectClient) -> Counter[str | None]:
