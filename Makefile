@@ -58,7 +58,7 @@ test-system: install
 # and tini. IMAGE may name one that is built already.
 IMAGE ?= build
 image-test: install
-	SEAMLINE_IMAGE=$(IMAGE) $(BIN)/pytest --durations=10 tests/system/image
+	SEAMLINE_TEST_IMAGE=$(IMAGE) $(BIN)/pytest --durations=10 tests/system/image
 
 # Damaged and hostile files of every kind; another SEED, other damages. Takes an hour.
 SEED ?= 1

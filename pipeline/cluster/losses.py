@@ -62,8 +62,7 @@ def get_known_workers(client: Client) -> dict[str, dict[str, Any]]:
 class WorkerWatch:
     """Notices when a cluster has had no worker that can work for long, or loses its workers again and again.
 
-    Attributes are private; ``check`` is called after each ``WORKER_CHECK_INTERVAL`` without news, ``mark_alive`` with
-    each result.
+    Call ``check`` after each ``WORKER_CHECK_INTERVAL`` without news, and ``mark_alive`` with each result.
     """
 
     def __init__(self, client: Client, what: str) -> None:

@@ -165,13 +165,14 @@ def _open_dataset(path: str) -> OpenRaster:
         RasterioIOError: GDAL cannot open it, or the path, a message of GDAL or a number in the file is such that
             rasterio or odc-geo fail with errors of their own.
         InputError: It is a pipe, socket or device.
+        RunError: Its web server does not answer.
     """
     refuse_special_file(path)
     check_server(path)
     if _is_broken_text(path):
         raise RasterioIOError("it is XML that is no UTF-8")
     try:
-        return _describe_dataset(path)
+        return _open_with_gdal(path)
     except RasterioIOError:
         raise
     except (*_LIBRARY_ERRORS, RasterioError, CPLE_BaseError) as error:
@@ -191,7 +192,8 @@ def _is_broken_text(path: str) -> bool:
     return False
 
 
-def _describe_dataset(path: str) -> OpenRaster:
+def _open_with_gdal(path: str) -> OpenRaster:
+    """Open a raster and read what is always asked of it; raises whatever the libraries raise."""
     # GDAL handles /vsis3/ itself; for s3:// rasterio would need boto3.
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", NotGeoreferencedWarning)  # those who need a georeference say so themselves

@@ -28,12 +28,13 @@ def check_server(path: str) -> None:
         RunError: The server does not answer.
     """
     found = _WEB_ADDRESS.search(path)
+    if found is None:
+        return
     try:
-        server = urlsplit(found[0])[:2] if found else None
+        server = urlsplit(found[0])[:2]
     except ValueError:  # no web address after all; GDAL says so
         return
-    if found is None or server is None or server in _answering:
-        return
-    with suppress(InputError):  # an answer, although no file: GDAL reports it
-        fetch_headers(found[0])
-    _answering.add(server)
+    if server not in _answering:
+        with suppress(InputError):  # an answer, although no file: GDAL reports it
+            fetch_headers(found[0])
+        _answering.add(server)

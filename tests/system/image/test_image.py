@@ -31,7 +31,7 @@ from tests.support.processes import wait_until
 
 Answer = TypeVar("Answer")
 
-IMAGE = os.environ.get("SEAMLINE_IMAGE", "")
+IMAGE = os.environ.get("SEAMLINE_TEST_IMAGE", "")
 """Name of an image, or ``build``."""
 OWNER = 1000
 OURS = ["scheduler", "worker", "server", "flows", "map"]
