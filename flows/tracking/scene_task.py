@@ -162,6 +162,9 @@ def segment_task(
 
 
 def quieten_dask() -> None:
-    """Log only warnings and errors of Dask and Bokeh, since Prefect would add all of their messages to a flow run."""
-    for name in ("distributed", "bokeh", "tornado"):
-        logging.getLogger(name).setLevel(logging.WARNING)
+    """Log only warnings and errors of Dask, since Prefect would add all of its messages to a flow run.
+
+    Bokeh, which draws its dashboard, warns at each start of a cluster that any host may ask for it: only errors count.
+    """
+    for name, level in (("distributed", logging.WARNING), ("tornado", logging.WARNING), ("bokeh", logging.ERROR)):
+        logging.getLogger(name).setLevel(level)
