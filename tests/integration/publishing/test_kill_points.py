@@ -19,6 +19,7 @@ from seamline.flows.runs.segment import segment
 from seamline.flows.settings.model_folder import Model
 from seamline.flows.settings.options import SegmentOptions
 from seamline.pipeline.publishing.upload import upload
+from seamline.pipeline.publishing.uploaded import find_uploaded
 from seamline.pipeline.results.verify import verify
 from seamline.pipeline.results.verify_objects import verify_objects
 from seamline.pipeline.stac.catalog import update_catalog
@@ -154,8 +155,11 @@ def publish(folder: Path, catalogue: ObjectFolder) -> None:
     upload(folder, catalogue)
 
 
-def list_objects(catalogue: ObjectFolder) -> dict[str, int]:
-    return dict(catalogue.list_sizes())
+def list_published(catalogue: ObjectFolder) -> dict[str, int]:
+    """Sizes of the files that the scene's item leads to."""
+    scene = find_uploaded(catalogue, "scene")
+    assert scene
+    return {key.partition("/")[2]: size for key, size in catalogue.subfolder("scene").list_sizes(scene.version).items()}
 
 
 def test_an_upload_that_is_killed_at_any_request_is_whole_after_the_next(results: dict[str, Path]) -> None:
@@ -168,14 +172,16 @@ def test_an_upload_that_is_killed_at_any_request_is_whole_after_the_next(results
             return catalogue
 
         new, counted = results["new"] / "scene", prepare("counted")
-        before = list_objects(counted)
+        before = list_published(counted)
         points = count_changes(publish, new, counted, below=None)
-        after = list_objects(counted)
-        assert points > 10 and before.keys() < after.keys()
+        after = list_published(counted)
+        assert points > 10 and before != after
         for point in choose(points):
             catalogue = prepare(f"killed-{point}")
             assert kill_at_change(point, publish, new, catalogue, below=None)
             assert not [finding for finding in verify_objects(catalogue) if finding.subject not in CATALOGUE], point
             publish(new, catalogue)
             assert not list(verify_objects(catalogue)), point
-            assert list_objects(catalogue) == after, point
+            assert list_published(catalogue) == after, point
+            assert len(catalogue.subfolder("scene").list_folders()) == 2, point
+            assert set(catalogue.list_sizes()) - set(catalogue.list_sizes("scene")) == set(CATALOGUE), point
