@@ -245,3 +245,24 @@ def test_a_scene_is_finished_though_worker_prefect_and_database_are_killed(stack
     assert wait_for_run(stack, run).is_completed(), stack.containers["flows"][0].read_log()
     assert stack.containers["map"][0].execute("seamline", "verify", "/data/results").returncode == 0
     assert compare_with_truth(stack, folder, "third") > 0.8
+
+
+def test_what_the_inbox_holds_is_finished_though_flows_scheduler_and_map_are_killed(stack: Stack, folder: Path) -> None:
+    """Prefect notices the run that is lost, and the schedule's next one goes on with what is inferred."""
+    source = simulate(stack, "fourth", 8192)
+    assert stack.containers["worker"][0].execute("mv", source, "/data/inbox").returncode == 0
+    reports = folder / "data/results/fourth/.run"
+
+    def count() -> int:
+        return len([*reports.glob("*/inferred/[0-9]*.json")])
+
+    for service in ("flows", "scheduler", "map"):
+        known, (container,) = count(), stack.containers[service]
+        starts = container.starts
+        wait_until(lambda known=known: count() >= known + 3, f"three more chunks before {service}", seconds=1200)
+        container.kill()
+        wait_until(lambda container=container, starts=starts: container.starts > starts, f"another start of {service}")
+    stack.wait_until_healthy("map")
+    wait_until(lambda: "fourth" in list_scenes(stack), "the scene on the map", seconds=1200, pause=5)
+    assert stack.containers["map"][0].execute("seamline", "verify", "/data/results").returncode == 0
+    assert compare_with_truth(stack, folder, "fourth") > 0.8
