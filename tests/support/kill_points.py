@@ -6,9 +6,10 @@ import functools
 import importlib
 import multiprocessing
 import os
+import random
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,12 @@ import obstore
 _CHANGES = {"os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.link", "os.chmod", "os.truncate"}
 """Audit events of CPython that change files, beside opening one for writing."""
 
-PRELOADED = ["torch", "seamline.flows.runs.segment"]
+PRELOADED = ["torch", "seamline.flows.segment_collection"]
+
+
+def choose_points(points: int, sample: int) -> Iterable[int]:
+    """A few of so many points, or all if ``SEAMLINE_KILL_POINTS=all``."""
+    return range(points) if os.environ.get("SEAMLINE_KILL_POINTS") == "all" else random.sample(range(points), sample)
 
 
 def count_changes(work: Callable[..., Any], *arguments: Any, below: Path | None) -> int:

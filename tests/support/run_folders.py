@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -22,3 +23,9 @@ def read_rasters(folder: Path) -> dict[str, bytes]:
         for name, path in files.items()
         if not name.startswith(".run/") and (".zarr/" in name or path.suffix == ".tif")
     }
+
+
+def list_names(out: Path) -> set[str]:
+    """Names of all files and folders; what is half written of the catalogue may be another process's for a day."""
+    names = {path.relative_to(out).as_posix() for path in out.rglob("*")}
+    return {name for name in names if not re.fullmatch(r"\.(catalog\.json|items\.parquet)\..*\.part", name)}

@@ -5,11 +5,8 @@ A few of the operations are tried, others each time. All of them: ``SEAMLINE_KIL
 
 from __future__ import annotations
 
-import os
-import random
-import re
 import shutil
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -26,8 +23,8 @@ from seamline.pipeline.stac.catalog import update_catalog
 from seamline.pipeline.storage import atomic
 from seamline.pipeline.storage.object_store import ObjectFolder
 from seamline.pipeline.storage.s3_access import use_access
-from tests.support.kill_points import count_changes, kill_at_change
-from tests.support.run_folders import FIXED_ENGINE, read_rasters
+from tests.support.kill_points import choose_points, count_changes, kill_at_change
+from tests.support.run_folders import FIXED_ENGINE, list_names, read_rasters
 from tests.support.s3_server import start_s3_server
 from tests.support.small_rasters import BAND_NAMES, make_noise, write_geotiff
 
@@ -76,17 +73,6 @@ def results(
     return found
 
 
-def list_names(out: Path) -> set[str]:
-    """Names of all files and folders; what is half written of the catalogue may be another process's for a day."""
-    names = {path.relative_to(out).as_posix() for path in out.rglob("*")}
-    return {name for name in names if not re.fullmatch(r"\.(catalog\.json|items\.parquet)\..*\.part", name)}
-
-
-def choose(points: int) -> Iterable[int]:
-    """A few of so many points, or all if the environment says so."""
-    return range(points) if os.environ.get("SEAMLINE_KILL_POINTS") == "all" else random.sample(range(points), SAMPLE)
-
-
 @pytest.mark.parametrize("operation", OPERATIONS)
 def test_a_kill_at_any_operation_on_files_is_not_seen_afterwards(
     scenes: dict[str, Path],
@@ -115,7 +101,7 @@ def test_a_kill_at_any_operation_on_files_is_not_seen_afterwards(
     out = prepare("counted")
     points = count_changes(run, *get_arguments(out), below=out)
     assert points > 30
-    for point in choose(points):
+    for point in choose_points(points, SAMPLE):
         out = prepare(f"killed-{point}")
         was_killed = kill_at_change(point, run, *get_arguments(out), below=out)
         if operation == "overwrite":  # what stands there is all old or all new
@@ -141,7 +127,7 @@ def test_a_catalogue_whose_update_is_killed_is_whole_after_the_next(results: dic
     out = prepare("counted")
     points = count_changes(update_catalog, out, below=out)
     assert points >= SAMPLE
-    for point in choose(points):
+    for point in choose_points(points, SAMPLE):
         out = prepare(f"killed-{point}")
         assert kill_at_change(point, update_catalog, out, below=out)
         update_catalog(out)
@@ -176,7 +162,7 @@ def test_an_upload_that_is_killed_at_any_request_is_whole_after_the_next(results
         points = count_changes(publish, new, counted, below=None)
         after = list_published(counted)
         assert points > 10 and before != after
-        for point in choose(points):
+        for point in choose_points(points, SAMPLE):
             catalogue = prepare(f"killed-{point}")
             assert kill_at_change(point, publish, new, catalogue, below=None)
             assert not [finding for finding in verify_objects(catalogue) if finding.subject not in CATALOGUE], point
