@@ -27,8 +27,9 @@ from seamline.pipeline.scenes.source_files import (
     normalize_address,
 )
 from seamline.pipeline.scenes.stac_item import parse_source_item
-from seamline.pipeline.storage.json_documents import fetch_headers, is_url, read_document
+from seamline.pipeline.storage.json_documents import fetch_headers, read_document
 from seamline.pipeline.storage.object_store import ObjectFolder, is_object_url, split_object_url
+from seamline.pipeline.storage.web_requests import is_url
 
 log = logging.getLogger("seamline.scenes")
 

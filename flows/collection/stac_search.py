@@ -20,7 +20,8 @@ from seamline.flows.collection.fingerprint import MALFORMED_ERRORS, inspect_item
 from seamline.flows.collection.scene_ref import Discovery, RejectedSource, SceneRef
 from seamline.flows.collection.scene_sources import StacSearch
 from seamline.pipeline.common.errors import InputError, SeamlineError
-from seamline.pipeline.storage.json_documents import fetch_json_text, is_url
+from seamline.pipeline.storage.json_documents import fetch_json_text
+from seamline.pipeline.storage.web_requests import is_url
 
 _PAGE_SIZE = 100
 """Items to request per page. Larger pages make each answer slow, smaller pages need more requests."""

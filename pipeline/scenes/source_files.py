@@ -15,8 +15,8 @@ from seamline.pipeline.common.errors import InputError
 from seamline.pipeline.raster_io.gdal import is_remote, split_subdataset
 from seamline.pipeline.scenes.band_files import list_subdatasets
 from seamline.pipeline.storage.atomic import make_absolute, refuse_special_file
-from seamline.pipeline.storage.json_documents import is_url
 from seamline.pipeline.storage.object_store import ObjectFolder, is_object_url
+from seamline.pipeline.storage.web_requests import is_url
 
 SourceKind = Literal["folder", "archive", "item", "raster"]
 

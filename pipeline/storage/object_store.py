@@ -117,6 +117,15 @@ class ObjectFolder:
                 self._check_bucket()
                 return None
 
+    def get_size(self, key: str) -> int | None:
+        """Return the bytes of an object; None if it does not exist."""
+        with translate_errors(self.bucket, self.access):
+            try:
+                return int(obstore.head(self._store, self._full_key(key))["size"])
+            except FileNotFoundError:
+                self._check_bucket()
+                return None
+
     def get(self, key: str) -> StoredObject | None:
         """Return an object; None if it does not exist."""
         with translate_errors(self.bucket, self.access):

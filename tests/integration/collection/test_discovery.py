@@ -16,7 +16,7 @@ from seamline.flows.collection.scene_sources import Manifest
 from seamline.pipeline.common.errors import InputError
 from seamline.pipeline.scenes.band_matching import BandNeed
 from seamline.pipeline.scenes.open_scene import SceneOptions, open_scene
-from seamline.pipeline.storage import json_documents as documents
+from seamline.pipeline.storage import web_requests
 from tests.support.processes import wait_until
 from tests.support.small_sources import look_into_inbox, scene_names, write_band, write_every_kind
 from tests.support.stac_api_server import StacApi, serve_directory
@@ -24,7 +24,7 @@ from tests.support.stac_api_server import StacApi, serve_directory
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(documents, "_RETRY_WAITS", (0.01,))
+    monkeypatch.setattr(web_requests, "_RETRY_WAITS", (0.01,))
 
 
 def test_a_scene_is_named_as_it_will_be(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from seamline.flows.collection.scene_sources import StacCatalog, StacSearch
 from seamline.pipeline.common.errors import InputError, RunError
 from seamline.pipeline.scenes.band_matching import BandNeed
 from seamline.pipeline.scenes.open_scene import SceneOptions, open_scene
-from seamline.pipeline.storage import json_documents as documents
+from seamline.pipeline.storage import web_requests
 from tests.support.small_rasters import make_noise, write_geotiff
 from tests.support.stac_api_server import CORE, FolderHandler, StacApi, make_stac_item, serve_directory
 
@@ -27,7 +27,7 @@ NAMES = [f"S2_{number:02}" for number in range(25)]
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(documents, "_RETRY_WAITS", (0.01, 0.01))
+    monkeypatch.setattr(web_requests, "_RETRY_WAITS", (0.01, 0.01))
 
 
 @pytest.fixture
@@ -141,7 +141,7 @@ def test_a_page_that_is_none_is_not_the_last_one(api: StacApi, text: str) -> Non
 def test_a_page_that_fails_once_is_asked_for_again(
     api: StacApi, answer: Callable[[FolderHandler], bool], post: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(documents, "_TIMEOUT", (5.0, 0.5))
+    monkeypatch.setattr(web_requests, "_TIMEOUT", (5.0, 0.5))
     api.post, api.trouble = post, once(2, answer)
     found = search(api)
     assert names(found) == NAMES and found.rejected == ()
@@ -159,8 +159,8 @@ def test_a_page_that_never_comes_leaves_what_was_found(api: StacApi) -> None:
 def test_a_server_that_never_answers_is_asked_twice_and_told(
     api: StacApi, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(documents, "_TIMEOUT", (5.0, 0.5))
-    monkeypatch.setattr(documents, "_RETRY_WAITS", (0.1,) * 9)
+    monkeypatch.setattr(web_requests, "_TIMEOUT", (5.0, 0.5))
+    monkeypatch.setattr(web_requests, "_RETRY_WAITS", (0.1,) * 9)
     api.trouble = lambda handler, number: handler.stay_silent(1.5)
     with pytest.raises(RunError, match=r"/search does not answer: .*timed out.* in 2 tries"):
         search(api)

@@ -10,7 +10,7 @@ import pytest
 
 from seamline.pipeline.common.errors import InputError, RunError
 from seamline.pipeline.scenes.stac_item import read_source_item
-from seamline.pipeline.storage import json_documents as documents
+from seamline.pipeline.storage import web_requests
 
 BLUE = {"eo:bands": [{"common_name": "blue"}]}
 
@@ -25,7 +25,7 @@ def test_malformed_bands_are_refused(fields: dict[str, Any], tmp_path: Path) -> 
 
 
 def test_an_item_that_no_server_gives_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(documents, "_RETRY_WAITS", (0.0,))
+    monkeypatch.setattr(web_requests, "_RETRY_WAITS", (0.0,))
     with pytest.raises(RunError, match=r"http://127\.0\.0\.1:9/item\.json does not answer.* in 2 tries"):
         read_source_item("http://127.0.0.1:9/item.json?signature=secret")
 
