@@ -471,6 +471,8 @@ REFUSED: dict[str, tuple[Callable[[Path], Any], str]] = {
         "cover different ground: got edges 1 pixels apart",
     ),
     "size": (lambda d: _pair(d, transform=UTM @ Affine.scale(3)), "cover different ground"),
+    "rotation": (lambda d: _pair(d, transform=UTM @ Affine.rotation(10)), "cover different ground"),
+    "shear": (lambda d: _pair(d, transform=UTM @ Affine.shear(10)), "cover different ground"),
     "few bands": (
         lambda d: write_geotiff(d / "x.tif", make_noise(2, 8, 8)),
         "got x: band 1, x: band 2, expected red, green",
