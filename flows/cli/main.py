@@ -60,10 +60,9 @@ def main() -> None:
         close_output()
     except typer.TyperException as error:
         code = _print_error(usage_error(error, app, sys.argv[1:]), 2)
-    except (InputError, ModelError) as error:
-        code = _print_error(error, 2)
-    except SeamlineError as error:  # after a signal that ended the workers, too, it is about those
-        code = _EXIT_INTERRUPTED if was_stopped() else _print_error(error, 1)
+    except (ModelError, SeamlineError) as error:  # after a signal it is about what the signal broke off
+        is_mistake = isinstance(error, InputError | ModelError)
+        code = _EXIT_INTERRUPTED if was_stopped() else _print_error(error, 2 if is_mistake else 1)
     except KeyboardInterrupt:
         code = _EXIT_INTERRUPTED
     if code == _EXIT_INTERRUPTED:  # from above, or from Typer, which catches Ctrl-C itself while a command runs

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import logging
+import os
 import signal
 import sys
+import threading
 import warnings
 
 _SIGNALS = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated", signal.SIGHUP: "hung up"}
 """Signals that end a command in order, and what its last line calls them."""
+
+_PAUSE = 0.1
+"""Seconds after which a signal that was lost is sent again."""
 
 _received: list[signal.Signals] = []
 
@@ -18,6 +23,7 @@ def handle_signals() -> None:
 
     A signal that is ignored, as by ``nohup``, stays so.
     """
+    sys.unraisablehook = _signal_again
     for number in _SIGNALS:
         if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, _stop)
@@ -45,3 +51,11 @@ def _stop(number: int, frame: object) -> None:
     _received.append(signal.Signals(number))
     logging.disable()  # Dask and tornado log while they are closed
     raise KeyboardInterrupt
+
+
+def _signal_again(lost: sys.UnraisableHookArgs) -> None:
+    """Send a signal again that came while a library called back, as GDAL does to log: the interrupt is lost there."""
+    if lost.exc_type is KeyboardInterrupt and _received:
+        threading.Timer(_PAUSE, os.kill, (os.getpid(), _received[-1])).start()
+    else:
+        sys.__unraisablehook__(lost)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections import Counter
 from collections.abc import Sequence
@@ -107,7 +108,8 @@ def _open_scene_job(source: str | Path, model: Model, catalog: CatalogLocation, 
     started = Stopwatch.now()
     scene = open_input(source, model, options)
     list_candidate_tilings(describe_raster(scene, model, options), options.plan_options, model.reach)
-    if not (catalog.folder / scene.id / RECORD).exists():
+    # A name that is too long makes pathlib raise; what can be said of it, check_writable says.
+    if not os.path.isfile(catalog.folder / scene.id / RECORD):  # noqa: PTH113
         _check_output_folder(catalog.folder, scene)
     location = ResultLocation(catalog, scene.id)
     return SceneJob(scene, model, options, location, Stopwatch.now() - started)

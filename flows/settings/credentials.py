@@ -17,6 +17,7 @@ from typing import Any
 from distributed import Client, Worker, WorkerPlugin
 
 from seamline.pipeline.cluster.connect import connect
+from seamline.pipeline.cluster.plugins import add_plugin
 from seamline.pipeline.common.errors import InputError
 from seamline.pipeline.storage.s3_access import S3Access, use_access
 
@@ -57,7 +58,8 @@ def connect_with_credentials(credentials: str | None, cluster: str, workers: int
         InputError: the cluster cannot be reached, or the block cannot be read.
     """
     with connect(cluster, workers) as client:
-        client.register_plugin(_CredentialsPlugin(None if credentials is None else _load_secret_access(credentials)))
+        access = None if credentials is None else _load_secret_access(credentials)
+        add_plugin(client, _CredentialsPlugin(access), "credentials")
         yield client
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from contextlib import suppress
+from pathlib import Path
 from typing import Any, TextIO
 
 from seamline.pipeline.common.errors import SeamlineError
@@ -50,11 +52,16 @@ class _Notes(_Output):
 
 
 def protect_output() -> None:
-    """Make both streams take every character, and let failures to write be told in one line."""
-    for stream in (sys.stdout, sys.stderr):
+    """Make both streams take every character, and let failures to write be told in one line.
+
+    What is written to a stream that the caller has closed is lost, as they want.
+    """
+    nothing = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115 - as long as the process
+    streams = [stream or nothing for stream in (sys.stdout, sys.stderr)]
+    for stream in streams:
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")  # terminals and logs that are not UTF-8
-    sys.stdout, sys.stderr = _Output(sys.stdout), _Notes(sys.stderr)
+    sys.stdout, sys.stderr = _Output(streams[0]), _Notes(streams[1])
 
 
 def close_output() -> None:

@@ -14,6 +14,7 @@ from seamline.flows.training.model_defaults import make_model_name
 from seamline.flows.training.recipes import Recipe
 from seamline.flows.training.training_data import get_error_text
 from seamline.pipeline.common.errors import InputError
+from seamline.pipeline.storage.atomic import refuse_special_file
 
 _MOST_BYTES = 2 * 2**20
 """Bytes of a recipe, which is read in some seconds; one of ten thousand sources has less."""
@@ -61,6 +62,7 @@ def read_recipe(path: Path, changes: Sequence[str] = ()) -> Recipe:
         InputError: the file cannot be read, or fields are wrong; the message names each of them.
     """
     try:
+        refuse_special_file(path)
         if (size := path.stat().st_size) > _MOST_BYTES:
             raise ValueError(f"{size / 2**20:.0f} MiB, more than a recipe may have, {_MOST_BYTES / 2**20:.0f}")
         document = yaml.safe_load(path.read_text(encoding="utf-8"))

@@ -214,6 +214,7 @@ def read_model_spec(folder: Path) -> ModelSpec:
             expected="the fields that seamline writes",
             fix="compare it with the document of an embedded model",
         ) from error
+    _refuse_other_than_file(folder / spec.weights)
     _check_digest(folder / spec.weights, asset)
     if isinstance(spec.network, UNetConfig):
         check_weights(folder / spec.weights, spec.network)
@@ -222,6 +223,7 @@ def read_model_spec(folder: Path) -> ModelSpec:
 
 def _load_json(path: Path) -> Any:
     folder = path.parent
+    _refuse_other_than_file(path)
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -235,6 +237,14 @@ def _load_json(path: Path) -> Any:
         raise ModelError(
             f"model document {path}", got=error, expected="a STAC MLM document", fix="write the folder again"
         ) from error
+
+
+def _refuse_other_than_file(path: Path) -> None:
+    """Refuse a folder, pipe, socket or device, whose reading might never end; what is not there is passed over."""
+    if path.exists() and not path.is_file():
+        raise ModelError(
+            f"{path}", got="a folder, pipe, socket or device", expected="a file", fix="write the model folder again"
+        )
 
 
 def _parse_spec(document: Mapping[str, Any]) -> ModelSpec:

@@ -18,7 +18,7 @@ from distributed.security import Security
 from seamline.pipeline.cluster.losses import get_known_workers
 from seamline.pipeline.cluster.machine import share_memory
 from seamline.pipeline.cluster.workers import CHUNKS_AT_ONCE
-from seamline.pipeline.common.errors import InputError
+from seamline.pipeline.common.errors import InputError, RunError
 
 _ANSWER_TIMEOUT = 5
 """Seconds in which a scheduler answers."""
@@ -52,7 +52,7 @@ def connect(cluster: str, workers: int) -> AbstractContextManager[Client]:
 @contextmanager
 def _start_local_cluster(workers: int) -> Iterator[Client]:
     memory = share_memory(workers, CLIENT_MEMORY)
-    with _block_interrupts():
+    with _block_interrupts(), _raise_if_not_started():
         local = LocalCluster(
             n_workers=workers,
             threads_per_worker=CHUNKS_AT_ONCE,
@@ -64,6 +64,19 @@ def _start_local_cluster(workers: int) -> Iterator[Client]:
         )
     with local, Client(local, set_as_default=False) as client:
         yield client
+
+
+@contextmanager
+def _raise_if_not_started() -> Iterator[None]:
+    """Turn the errors with which Dask does not start a cluster into a ``RunError``."""
+    try:
+        yield
+    except (RuntimeError, OSError) as error:
+        cause = error.__cause__ or error
+        raise RunError(
+            f"the worker processes did not start ({' '.join(str(cause).split())[:200]}); see whether something ends "
+            "them, such as a limit of memory or processes (ulimit -a), and run the same command again"
+        ) from error
 
 
 @contextmanager

@@ -1,8 +1,8 @@
 """Notice that a cluster or its workers are lost, and say so in one line.
 
-A cluster may be lost as a whole, have no workers, have only workers that Dask paused for want of memory, or restart
-its workers again and again, since the kernel or Dask kills them. Dask itself waits in all of these cases. So whoever
-waits for a task asks a ``WorkerWatch`` now and then.
+A cluster may be lost as a whole, have no workers, have only workers that hang or that Dask paused for want of memory,
+or restart its workers again and again, since the kernel or Dask kills them. Dask itself waits in all of these cases. So
+whoever waits for a task asks a ``WorkerWatch`` now and then.
 """
 
 from __future__ import annotations
@@ -31,6 +31,9 @@ WORKER_CHECK_INTERVAL = 10
 
 NO_WORKER_TIMEOUT = 300
 """Seconds without a worker that can work after which a run gives up."""
+
+SILENCE = 60
+"""Seconds without a heartbeat after which a worker counts as one that cannot work; it may hang, or be stopped."""
 
 _RESTART_TIMEOUT = 20
 """Seconds that the restart of a worker may take."""
@@ -72,6 +75,7 @@ class WorkerWatch:
         self._deaths_counted_from: float | None = None
         self._deaths_told = 0
         self._workers = 1
+        self._heartbeats: dict[str, tuple[float, float]] = {}
 
     def check(self) -> None:
         """Look at the workers.
@@ -83,14 +87,17 @@ class WorkerWatch:
         _raise_if_closed(self._client, self._what)
         workers = get_known_workers(self._client)
         self._check_deaths(len(workers))
-        if any(_can_work(worker) for worker in workers.values()):
+        silent = self._list_silent(workers)
+        if any(_can_work(worker) for address, worker in workers.items() if address not in silent):
             self._idle_since = None
             return
-        why = _describe_paused(workers) if workers else "no workers"
+        why = _describe_idle(workers, silent)
         if self._idle_since is None:
             self._idle_since = time.monotonic()
             log.warning("%s: waiting up to %d s for one that can work", why, NO_WORKER_TIMEOUT)
         elif time.monotonic() - self._idle_since > NO_WORKER_TIMEOUT:
+            if silent:
+                raise RunError(f"{self._what}: {why}; look at their machines, and run the same command again")
             if workers:
                 raise RunError(f"{self._what}: {why} for {NO_WORKER_TIMEOUT} s; {ADVICE_ON_MEMORY}")
             raise _cluster_lost_error(self._what, f"no worker for {NO_WORKER_TIMEOUT} s")
@@ -99,6 +106,16 @@ class WorkerWatch:
         """Note that a result came, so there are workers that work."""
         self._idle_since = self._deaths_counted_from = None
         self._deaths_told = 0
+
+    def _list_silent(self, workers: dict[str, dict[str, Any]]) -> list[str]:
+        """Return the addresses of workers without a heartbeat for long, by the clock of this machine alone."""
+        now, known = time.monotonic(), self._heartbeats
+        heard = {address: float(worker["last_seen"]) for address, worker in workers.items()}
+        self._heartbeats = {
+            address: known[address] if known.get(address, (0.0, now))[0] == when else (when, now)
+            for address, when in heard.items()
+        }
+        return [address for address, (_, since) in self._heartbeats.items() if now - since > SILENCE]
 
     def _check_deaths(self, workers: int) -> None:
         events = self._client.get_events("all")
@@ -129,7 +146,11 @@ def _can_work(worker: dict[str, Any]) -> bool:
     return worker["status"] == "running" or bool(executing)
 
 
-def _describe_paused(workers: dict[str, dict[str, Any]]) -> str:
+def _describe_idle(workers: dict[str, dict[str, Any]], silent: list[str]) -> str:
+    if not workers:
+        return "no workers"
+    if silent:
+        return f"{len(silent)} of {len(workers)} workers have said nothing for {SILENCE} s, and no other one works"
     limit = min(int(worker["memory_limit"]) for worker in workers.values())
     return (
         f"Dask paused all workers ({len(workers)}), since they hold more than {PAUSE_THRESHOLD:.0%} of their memory "

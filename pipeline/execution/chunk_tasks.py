@@ -124,7 +124,8 @@ def _with_place_in_errors(context: ChunkContext, chunk: Index, work: Callable[[]
     except ChunkCancelledError:
         raise Reschedule from None  # Dask forgets the task
     except Exception as error:
-        log.exception("%s", where)
+        if not isinstance(error, OSError):  # such as a full disk, of which the message says all
+            log.exception("%s", where)
         failure = ChunkError(f"{where}: {type(error).__name__}: {error}")
     metrics.count_failure()
     # Outside of the handlers: a cause that cannot be pickled, such as rasterio's, would cost the client the message.

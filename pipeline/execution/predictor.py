@@ -5,7 +5,6 @@ from __future__ import annotations
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from threading import BoundedSemaphore
 from typing import Any, Protocol, TypeVar
 
@@ -13,6 +12,7 @@ import numpy as np
 from distributed import Client, Scheduler, Worker, WorkerPlugin
 from numpy.typing import NDArray
 
+from seamline.pipeline.cluster.plugins import remove_plugin
 from seamline.pipeline.cluster.workers import CHUNKS_AT_ONCE
 from seamline.pipeline.common.memory import reset_peak_memory
 from seamline.pipeline.execution import metrics
@@ -96,8 +96,7 @@ class PredictorPlugin(WorkerPlugin):  # type: ignore[misc]
 def forget_dead_clients(client: Client) -> None:
     """Remove the predictors of killed clients from the workers, which frees their memory."""
     for name in client.run_on_scheduler(_list_plugins_of_dead_clients):
-        with suppress(ValueError):  # another client has removed it already
-            client.unregister_worker_plugin(name)
+        remove_plugin(client, name)
 
 
 def _list_plugins_of_dead_clients(dask_scheduler: Scheduler) -> list[str]:

@@ -18,6 +18,7 @@ from typing import TypeVar
 from distributed import Client
 
 from seamline.pipeline.cluster.losses import raise_if_cluster_lost
+from seamline.pipeline.cluster.plugins import add_plugin, remove_plugin
 from seamline.pipeline.common.errors import BadBlockError
 from seamline.pipeline.execution.chunk_context import ChunkContext
 from seamline.pipeline.execution.chunk_queue import ChunkQueue
@@ -101,11 +102,11 @@ def run_chunks(
     with raise_if_cluster_lost(client, f"scene {context.scene.id}"):
         try:
             forget_dead_clients(client)
-            client.register_plugin(plugin)
+            add_plugin(client, plugin, f"scene {context.scene.id}")
             unreadable = _run_queue(client, context, plugin.name, queue, totals, progress)
         finally:
             if client.status == "running":
-                client.unregister_worker_plugin(plugin.name)
+                remove_plugin(client, plugin.name)
     if unreadable:
         raise BadBlockError("; ".join(sorted(unreadable)))
     return totals

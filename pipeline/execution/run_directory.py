@@ -38,7 +38,7 @@ from numpy.typing import NDArray
 from seamline.pipeline.common.errors import InputError, InUseError
 from seamline.pipeline.common.layout import ZARR
 from seamline.pipeline.geometry.tiling import Index
-from seamline.pipeline.storage.atomic import atomic_write, open_npz
+from seamline.pipeline.storage.atomic import atomic_write, open_npz, remove
 from seamline.pipeline.storage.digests import (
     Digests,
     compute_digest,
@@ -163,7 +163,7 @@ class RunDirectory:
 
     def clear(self) -> None:
         """Remove everything but the lock; the plan first, since other files count only beside a plan."""
-        self.plan_file.unlink(missing_ok=True)
+        remove(self.plan_file)
         for path in self.path.iterdir():
             if path.is_dir():
                 # Errors are ignored: a task of a killed run may still write here. No later run reads what it leaves.
@@ -181,7 +181,7 @@ class RunDirectory:
             return decode_with_digest(self.plan_file.read_bytes())
         except FileNotFoundError:
             return None
-        except ValueError as error:
+        except (ValueError, IsADirectoryError) as error:
             raise InputError(
                 f"plan of the unfinished run {self.plan_file}",
                 got=f"a plan of another version, or a damaged one ({error})",

@@ -51,7 +51,7 @@ def write_sidecars(
         classes: classes of the labels; their names are printable text.
         pixels: number of pixels of each class, by its value.
     """
-    for name in _list_sidecars(outputs):
+    for name in list_sidecars(outputs):
         document = _build_document(name, classes, pixels)
         indent(document)
         with atomic_write(folder / name) as part:
@@ -59,12 +59,8 @@ def write_sidecars(
             part.write_text(tostring(document, encoding="unicode") + "\n", encoding="utf-8")
 
 
-def has_sidecars(folder: Path, outputs: Iterable[str]) -> bool:
-    """Return whether the folder has all side-car files of the outputs."""
-    return all((folder / name).exists() for name in _list_sidecars(outputs))
-
-
-def _list_sidecars(outputs: Iterable[str]) -> list[str]:
+def list_sidecars(outputs: Iterable[str]) -> list[str]:
+    """Return the names of all side-car files of the outputs."""
     return [name for output in outputs for name in SIDECARS.get(output, ())]
 
 

@@ -17,15 +17,16 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from seamline.pipeline.common.errors import InputError
-from seamline.pipeline.common.layout import CATALOG, ITEM, ITEMS, OVERVIEW, PREVIEW, RECORD, REPORT, ZARR
+from seamline.pipeline.common.layout import ITEM, ITEMS, OVERVIEW, PREVIEW, RECORD, REPORT, ZARR
 from seamline.pipeline.products.geozarr import JSON
 from seamline.pipeline.products.run_record import read_record
 from seamline.pipeline.products.seal import has_sealed_content, is_sealed
-from seamline.pipeline.products.sidecars import has_sidecars
+from seamline.pipeline.products.sidecars import list_sidecars
 from seamline.pipeline.products.zarr_store import list_store_rasters
 from seamline.pipeline.publishing.publication import COG_ARRAYS, get_cog_path
 from seamline.pipeline.publishing.uploaded import UploadedScene, download
 from seamline.pipeline.stac.assets import compute_file_info
+from seamline.pipeline.stac.catalog import is_catalog_whole, is_in_catalog
 from seamline.pipeline.stac.items import ItemDict, read_item, read_item_table, read_run_checksum, round_trip_items
 from seamline.pipeline.storage.object_store import ObjectFolder
 from seamline.pipeline.vectors.vectors import PolygonOptions
@@ -56,7 +57,7 @@ class PublishedFiles:
             check: compare the content, too; otherwise only the size.
         """
         path, asset = self.folder / name, self.assets.get(name, {})
-        if not path.exists() or (name == ZARR and not is_sealed(path)):
+        if not path.exists() or path.is_dir() is not (name == ZARR) or (name == ZARR and not is_sealed(path)):
             return False
         info = compute_file_info(path, with_checksum=check)
         is_same = all(asset.get(field, value) == value for field, value in info.items())
@@ -94,7 +95,7 @@ def list_missing_outputs(
         missing.append("preview")
     if not files.has(REPORT, check=check):
         missing.append("report")
-    if not has_sidecars(folder, outputs):
+    if not all(files.has(name, check=check) for name in list_sidecars(outputs)):
         missing.append("style")
     return missing if _is_item_current(folder, outputs, check=check) else [*missing, "item"]
 
@@ -150,7 +151,8 @@ def refuse_damaged_record(folder: Path) -> None:
 
 def _is_item_current(folder: Path, outputs: Iterable[str], *, check: bool) -> bool:
     """Return whether catalogue, table and item know the record as it is, and it knows the outputs."""
-    if not ((folder.parent / CATALOG).exists() and set(outputs) <= set(read_record(folder).outputs)):
+    is_listed = is_in_catalog(folder.parent, folder.name) and (not check or is_catalog_whole(folder.parent))
+    if not (is_listed and set(outputs) <= set(read_record(folder).outputs)):
         return False
     actual = _compute_run_checksum(folder)
     is_known = _read_checksum_in_item(folder) == actual and _read_checksum_in_table(folder) == actual

@@ -64,6 +64,21 @@ def build_catalog(scenes: Iterable[str]) -> dict[str, Any]:
     return catalog.to_dict(include_self_link=False, transform_hrefs=False)  # type: ignore[no-any-return]
 
 
+def is_in_catalog(out: Path, scene: str) -> bool:
+    """Return whether ``catalog.json`` can be read and links the item of a scene."""
+    with suppress(OSError, ValueError, LookupError, TypeError, RecursionError):
+        links = json.loads((out / CATALOG).read_bytes())["links"]
+        return any(link["rel"] == "item" and link["href"] == f"./{scene}/{ITEM}" for link in links)
+    return False
+
+
+def is_catalog_whole(out: Path) -> bool:
+    """Return whether ``catalog.json`` is what would be written now."""
+    with suppress(OSError):
+        return (out / CATALOG).read_bytes() == encode_json(build_catalog(_read_stamps(out)))
+    return False
+
+
 def encode_json(document: Mapping[str, Any]) -> bytes:
     """Return the bytes of a STAC document as it is published."""
     return (json.dumps(document, indent=2, ensure_ascii=False) + "\n").encode("utf-8")

@@ -44,7 +44,13 @@ def atomic_write(path: Path, *, shared: bool = False) -> Iterator[Path]:
         path: File to write or replace.
         shared: Whether several processes may write ``path`` at once. Each then has a temporary file of its own name;
             otherwise the next writer overwrites what a killed one left.
+
+    Raises:
+        InputError: There is a folder of this name, or a device, pipe or socket, which a file must not replace.
     """
+    refuse_special_file(path)
+    if path.is_dir():
+        raise InputError(f"{path}", got="a folder", expected="the name of a file", fix="remove it, or choose another")
     own = f".{uuid.uuid4().hex}" if shared else ""
     part = path.with_name(f".{path.name}{own}.part")
     try:

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
-from distributed import Client, LocalCluster
+from distributed import Client, LocalCluster, Worker, WorkerPlugin
 
 from seamline.pipeline.cluster import connect as connecting
-from seamline.pipeline.cluster import machine, workers
+from seamline.pipeline.cluster import losses, machine, plugins, workers
 from seamline.pipeline.cluster.losses import WorkersDiedError, get_known_workers
 from seamline.pipeline.cluster.workers import run_on_first_host
-from seamline.pipeline.common.errors import InputError
+from seamline.pipeline.common.errors import InputError, RunError
+from tests.support.processes import wait_until
 
 
 @pytest.fixture
@@ -58,6 +63,57 @@ def test_workers_are_known_also_while_the_client_renews_what_it_knows(small_work
     renewing.callback_time = 1  # milliseconds; 2000 by default
     renewing.start()
     assert {len(get_known_workers(client)) for _ in range(300)} == {1}
+
+
+def test_workers_that_hang_end_the_work(small_worker: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Dask gives up a silent worker after five minutes, and may then wait for another one for ever."""
+    for name, seconds in (("SILENCE", 2), ("NO_WORKER_TIMEOUT", 1)):
+        monkeypatch.setattr(losses, name, seconds)
+    for module in (workers, plugins):
+        monkeypatch.setattr(module, "WORKER_CHECK_INTERVAL", 0.5)
+    (process,) = small_worker.run(os.getpid).values()
+    os.kill(process, signal.SIGSTOP)
+    try:
+        said = "1 of 1 workers have said nothing for 2 s, and no other one works; look at their machines"
+        with pytest.raises(RunError, match=f"a scene: {said}"):
+            plugins.add_plugin(small_worker, WorkerPlugin(), "a scene")
+        with pytest.raises(RunError, match=f"planning: {said}"):
+            run_on_first_host(small_worker, 1, os.getpid)
+        monkeypatch.setattr(plugins, "_REMOVAL_TIMEOUT", 0.5)
+        plugins.remove_plugin(small_worker, "anything")
+    finally:
+        os.kill(process, signal.SIGCONT)
+
+
+def test_a_plugin_outlives_a_worker(small_worker: Client, tmp_path: Path) -> None:
+    seen = tmp_path / "seen"
+
+    class DiesOnce(WorkerPlugin):  # type: ignore[misc]
+        """Ends the first worker that it is given to."""
+
+        def setup(self, worker: Worker) -> None:
+            if not seen.exists():
+                seen.touch()
+                os.kill(os.getpid(), signal.SIGKILL)
+
+    plugins.add_plugin(small_worker, DiesOnce(), "a scene")
+    assert seen.exists()
+
+
+def test_a_worker_that_is_killed_before_it_is_there_is_one_line() -> None:
+    def list_workers() -> set[psutil.Process]:
+        return {child for child in psutil.Process().children() if "spawn_main" in " ".join(child.cmdline())}
+
+    def kill_new_one() -> None:
+        next(iter(wait_until(lambda: list_workers() - before, pause=0.05))).kill()
+
+    before = list_workers()
+    killer = threading.Thread(target=kill_new_one)
+    killer.start()
+    said = r"the worker processes did not start \(.*\); see whether something ends them"
+    with pytest.raises(RunError, match=said), connecting.connect("local", 1):
+        pass
+    killer.join()
 
 
 def test_what_takes_connections_and_says_nothing_is_no_scheduler(monkeypatch: pytest.MonkeyPatch) -> None:

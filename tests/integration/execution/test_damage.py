@@ -122,6 +122,12 @@ def copy(path: Path, other: Path) -> None:
     path.write_bytes(other.read_bytes())
 
 
+def make_folder(path: Path, other: Path) -> None:
+    path.unlink()
+    path.mkdir()
+    (path / "something").write_bytes(b"")
+
+
 def delete_folder(path: Path, other: Path) -> None:
     shutil.rmtree(path.parent, ignore_errors=True)  # it may be below another one that is gone
 
@@ -210,7 +216,7 @@ def test_a_chunk_that_is_lost_while_the_run_goes_on_ends_it_with_a_word(
 
 
 @pytest.mark.parametrize(
-    "damage", [name for name in DAMAGES if name not in ("delete", "swap", "copy", "delete_folder")]
+    "damage", [*(name for name in DAMAGES if name not in ("delete", "swap", "copy", "delete_folder")), "make_folder"]
 )
 def test_a_damaged_plan_is_one_line(
     stopped: Callable[[int], tuple[Path, dict[str, bytes]]],
@@ -223,13 +229,12 @@ def test_a_damaged_plan_is_one_line(
     half, whole = stopped(0)
     shutil.copytree(half, tmp_path, dirs_exist_ok=True)
     plan = tmp_path / "scene" / ".run" / "plan.json"
-    DAMAGES[damage](plan, plan)
+    globals()[damage](plan, plan)
     with pytest.raises(
         InputError, match=r"plan of the unfinished run .* or a damaged one .* --overwrite to start over"
     ):
         run(scene, small_model, tmp_path, cluster(1), 0)
-    plan.unlink()
-    assert read_rasters(run(scene, small_model, tmp_path, cluster(1), 0).folder) == whole
+    assert read_rasters(run(scene, small_model, tmp_path, cluster(1), 0, overwrite=True).folder) == whole
 
 
 @pytest.fixture(scope="module")
@@ -250,9 +255,12 @@ RESULT_FILES = (
     "overview.tif",
     "preview.png",
     "report.html",
+    "segmentation.qml",
+    "segmentation.tif.aux.xml",
     "item.json",
     "run.json",
     "../items.parquet",
+    "../catalog.json",
 )
 
 

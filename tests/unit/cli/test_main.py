@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -124,6 +126,34 @@ def test_a_wrong_option_is_named_as_it_was_typed(arguments: tuple[str, ...], com
     code, out, err = command_line("segment", "x", *HERE, *arguments)
     assert (code, out) == (2, "")
     assert err == f"seamline: {WRONG[arguments]}; see seamline segment --help\n"
+
+
+LOST = """
+import ctypes, os, signal, time
+from seamline.flows.cli.process import handle_signals, report_stop
+handle_signals()
+library_calls_back = ctypes.CFUNCTYPE(None)(lambda: os.kill(os.getpid(), signal.SIGTERM))
+try:
+    library_calls_back()
+    print("lost", flush=True)
+    time.sleep(30)
+except KeyboardInterrupt:
+    raise SystemExit(report_stop())
+"""
+
+
+def test_a_signal_that_a_library_swallows_comes_again() -> None:
+    ran = subprocess.run([sys.executable, "-c", LOST], capture_output=True, text=True, check=False, timeout=60)
+    assert (ran.returncode, ran.stdout) == (143, "lost\n")
+    assert ran.stderr == "seamline: terminated; give the same command again\n"
+
+
+def test_folders_whose_name_is_too_long_are_refused(
+    command_line: CommandLine, scene: Path, small_model: Model, tmp_path: Path
+) -> None:
+    out = tmp_path / ("y" * 300)
+    code, _, err = command_line("segment", scene, "--model", small_model.folder, "--out", out)
+    assert (code, err.count("\n")) == (2, 1) and "got File name too long, expected a folder" in err
 
 
 def test_simulate_writes_a_scene_and_its_truth(command_line: CommandLine, tmp_path: Path) -> None:

@@ -34,6 +34,15 @@ def test_what_is_buffered_is_missed_at_the_end(monkeypatch: pytest.MonkeyPatch) 
         close_output()
 
 
+def test_what_the_caller_has_closed_takes_everything(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("stdout", "stderr"):
+        monkeypatch.setattr(sys, name, None)
+    protect_output()
+    print("a result")
+    print("a note", file=sys.stderr)
+    close_output()
+
+
 def test_every_character_can_be_written(monkeypatch: pytest.MonkeyPatch) -> None:
     written = io.BytesIO()
     monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(written, "ascii"))

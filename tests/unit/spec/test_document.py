@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,9 +16,10 @@ from pystac import Item, STACObjectType
 from pystac.extensions.mlm import MLMExtension
 from pystac.validation.stac_validator import JsonSchemaSTACValidator
 
-from seamline.flows.settings.model_folder import open_model
+from seamline.flows.settings.model_folder import Model, open_model
 from seamline.flows.training.importing import ModelDescription, import_model
 from seamline.model.spec.document import read_model_spec, write_model_spec
+from seamline.model.spec.errors import ModelError
 from seamline.model.spec.spec import ModelSpec
 from tests.support.foreign_networks import DESCRIBED, ForeignUNet, OneOutput, save_network
 from tests.support.sample_data import find_shared
@@ -151,3 +154,13 @@ def test_documents_with_wavelengths_in_the_input_are_read(tmp_path: Path) -> Non
         del entry["title"], entry["description"]
     path.write_text(json.dumps(old))
     assert read_model_spec(tmp_path) == spec
+
+
+def test_a_model_folder_holds_files(small_model: Model, tmp_path: Path) -> None:
+    """Opening a pipe waits until somebody writes to it."""
+    for name in ("model.json", small_model.spec.weights):
+        folder = shutil.copytree(small_model.folder, tmp_path / name)
+        (folder / name).unlink()
+        os.mkfifo(folder / name)
+        with pytest.raises(ModelError, match=f"{name}: got a folder, pipe, socket or device, expected a file"):
+            read_model_spec(folder)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -104,6 +105,13 @@ def test_what_is_no_recipe_is_refused(case: str, tmp_path: Path) -> None:
         path.write_bytes(content)
     with pytest.raises(InputError, match=rf"recipe .*recipe\.yaml: {message}"):
         read_recipe(path)
+
+
+def test_a_recipe_is_a_file_that_ends(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "recipe.yaml")
+    for path in (tmp_path / "recipe.yaml", Path("/dev/zero")):
+        with pytest.raises(InputError, match="a pipe, socket or device"):
+            read_recipe(path)
 
 
 def test_a_folder_is_no_recipe(tmp_path: Path) -> None:
