@@ -52,6 +52,8 @@ def connect(cluster: str, workers: int) -> AbstractContextManager[Client]:
 @contextmanager
 def _start_local_cluster(workers: int) -> Iterator[Client]:
     memory = share_memory(workers, CLIENT_MEMORY)
+    # Its warning that a worker takes seconds to end, and is killed, says nothing that anybody could do.
+    logging.getLogger("distributed.nanny").setLevel(logging.CRITICAL)
     with _block_interrupts(), _raise_if_not_started():
         local = LocalCluster(
             n_workers=workers,

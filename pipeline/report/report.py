@@ -126,13 +126,33 @@ def _describe_scene(scene: Scene, record: RunRecord) -> dict[str, Any]:
             "size": f"{width:,} × {height:,}",
             "pixel": None if scale is None else format_pixel_size(scale),
             "crs": format_crs(scene),
-            "bands": ", ".join(band.name for band in scene.bands),
+            "bands": _describe_bands(scene),
+            "nodata": _describe_nodata(scene),
+            "aoi": scene.aoi is not None,
             "radiometry": record.radiometry,
         },
         "date": format_date(scene),
         "acquired": format_date(scene).removeprefix("date "),
         "finished": record.finished.replace("T", " ").replace("+00:00", " UTC"),
     }
+
+
+def _describe_bands(scene: Scene) -> str:
+    """Return for each input of the network the band of the file that it is read from."""
+    is_one_file = len({band.path for band in scene.bands}) == 1
+    places = [
+        f"band {band.index}" if is_one_file else f"{band.path.rstrip('/').rpartition('/')[2]}, band {band.index}"
+        for band in scene.bands
+    ]
+    return "; ".join(f"{band.name}: {place}" for band, place in zip(scene.bands, places, strict=True))
+
+
+def _describe_nodata(scene: Scene) -> str:
+    """Return the numbers that mean no data."""
+    numbers = {band.name: "none" if band.nodata is None else f"{band.nodata:g}" for band in scene.bands}
+    if len(set(numbers.values())) == 1:
+        return next(iter(numbers.values()))
+    return "; ".join(f"{name}: {number}" for name, number in numbers.items())
 
 
 def _describe_classes(classes: Sequence[LabelClass], record: RunRecord) -> dict[str, Any]:

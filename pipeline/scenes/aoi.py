@@ -69,7 +69,10 @@ def read_aoi(path: Path, grid: GeoBox) -> str:
     projected, near = _project_nearby(area, crs, grid)
     if not shapely.intersects(projected, grid.extent.geom):
         raise _aoi_error(
-            path, f"polygons within {_format_bounds(area.bounds)}", f"an overlap with {_format_bounds(near)}, the scene"
+            path,
+            f"polygons within {_format_bounds(area.bounds)}",
+            f"an overlap with the scene and a margin of a tenth around it, {_format_bounds(near)}, x before y in "
+            f"{(crs.to_epsg() and f'EPSG:{crs.to_epsg()}') or 'the CRS of the file'}",
         )
     return str(shapely.union_all(list(_iter_polygons(projected))).wkt)
 

@@ -113,6 +113,10 @@ def test_an_area_of_interest_cuts_every_output_and_the_item(
         shapely.geometry.shape(place), shapely.box(left + (right - left) * 0.3, bottom, right, top)
     )
     assert outline.symmetric_difference(expected).area < 0.03 * expected.area
+    report = (done.folder / "report.html").read_text()
+    bands = "; ".join(f"{name}: band {number}" for number, name in enumerate(BAND_NAMES, 1))
+    assert f"<dd>{bands}</dd>" in report and "<dt>No data</dt><dd>0</dd>" in report
+    assert "or outside of the area of interest" in report
     assert (west, south, east, north) == pytest.approx(outline.bounds)
     (done.folder / "item.json").unlink()
     run(scene, small_model.folder, tmp_path / "out", NOWHERE, aoi=tmp_path / "aoi.json")
