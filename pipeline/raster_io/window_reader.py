@@ -150,7 +150,8 @@ def _read_own_pixels(
     file: OpenRaster, indexes: list[int], nodata: float | None, window: Window, keep_going: bool
 ) -> FileWindow:
     """Read a window on the grid of the file itself."""
-    alpha = file.alpha if nodata is None else None
+    is_masked = nodata is None and file.alpha not in indexes  # who reads an alpha band as a band takes it for none
+    alpha = file.alpha if is_masked else None
     bands = indexes if alpha is None else [*indexes, alpha]
     unreadable = np.zeros(window.shape, dtype=bool)
     bad: tuple[BadBlock, ...] = ()
@@ -161,11 +162,9 @@ def _read_own_pixels(
         pixels, unreadable, bad = _read_block_by_block(file, bands, window, keep_going)
     values = pixels[: len(indexes)]
     has_data = has_number(values, nodata)
-    if nodata is not None:
-        pass  # takes precedence over a mask
-    elif alpha is not None:
+    if alpha is not None:
         has_data &= pixels[-1] > 0
-    elif file.masked:
+    elif is_masked and file.masked:
         try:
             has_data &= read_mask(file, window) > 0
         except RasterioIOError as error:
