@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pyogrio
 import pystac
 import pytest
@@ -650,6 +652,71 @@ def test_an_area_may_lie_in_any_vector_file(tmp_path: Path, name: str, crs: str)
     assert shapely.symmetric_difference(area, expected).area < 1e-3 * expected.area
 
 
+def _write_as(kind: str, folder: Path) -> Path:
+    """Write the middle of the grid, in degrees or metres."""
+    box = shapely.union_all([shapely.box(*bounds) for bounds in split_bounds(GRID)])
+    degrees = Geometry(box, GRID.crs).to_crs("EPSG:4326", 100).geom
+    feature = json.dumps(
+        {"type": "Feature", "properties": {"name": "Größe"}, "geometry": degrees.__geo_interface__}, ensure_ascii=False
+    )
+    ring = [list(point) for point in degrees.exterior.coords]
+    if kind == "layers.gpkg":
+        options = {"field_data": [], "fields": []}
+        points, boxes = (shapely.to_wkb(np.array([part])) for part in (shapely.Point(5, 5), box))
+        pyogrio.raw.write(folder / kind, points, layer="a", geometry_type="Point", crs="EPSG:4326", **options)
+        pyogrio.raw.write(
+            folder / kind, boxes, layer="b", append=True, geometry_type="Polygon", crs=str(GRID.crs), **options
+        )
+    elif kind.endswith(".parquet"):
+        crs = {"usual.parquet": {}, "own.parquet": {"crs": json.loads(GRID.crs.proj.to_json())}}[kind]
+        geo = {
+            "version": "1.1.0",
+            "primary_column": "g",
+            "columns": {"g": {"encoding": "WKB", "geometry_types": [], **crs}},
+        }
+        table = pa.table({"g": [shapely.to_wkb(box if crs else degrees), None]})
+        pq.write_table(table.replace_schema_metadata({"geo": json.dumps(geo)}), folder / kind)
+    elif kind == "archive":
+        with zipfile.ZipFile(folder / "x.zip", "w") as archive:
+            archive.writestr("inner/aoi.geojson", feature)
+        return Path(f"/vsizip/{folder}/x.zip/inner/aoi.geojson")
+    else:
+        esri = {"rings": [[list(point) for point in reversed(box.exterior.coords)]]}
+        texts = {
+            "lines.geojson": f"{feature}\n\n{feature}\n".encode(),
+            "sequence.json": f"\x1e{feature}\n\x1e{feature}\n".encode(),
+            "utf16.geojson": feature.encode("utf-16"),
+            "utf16le.json": feature.encode("utf-16-le"),
+            "bom.json": feature.encode("utf-8-sig"),
+            "topology.json": json.dumps(
+                {"type": "Topology", "objects": {"a": {"type": "Polygon", "arcs": [[0]]}}, "arcs": [ring]}
+            ).encode(),
+            "esri.json": json.dumps(
+                {
+                    "geometryType": "esriGeometryPolygon",
+                    "spatialReference": {"wkid": GRID.crs.epsg},
+                    "fields": [],
+                    "features": [{"attributes": {}, "geometry": esri}],
+                }
+            ).encode(),
+        }
+        (folder / kind).write_bytes(texts[kind])
+    return folder / kind
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        *("layers.gpkg", "usual.parquet", "own.parquet", "archive", "lines.geojson", "sequence.json", "utf16.geojson"),
+        *("utf16le.json", "bom.json", "topology.json", "esri.json"),
+    ],
+)
+def test_an_area_is_read_as_programs_write_it(tmp_path: Path, kind: str) -> None:
+    area = from_wkt(read_aoi(_write_as(kind, tmp_path), GRID))
+    expected = shapely.union_all([shapely.box(*bounds) for bounds in split_bounds(GRID)])
+    assert shapely.symmetric_difference(area, expected).area < 1e-3 * expected.area
+
+
 def split_bounds(grid: GeoBox) -> list[tuple[float, float, float, float]]:
     """Bounds of the left and the right half of the middle of a grid."""
     left, bottom, right, top = grid.extent.boundingbox.bbox
@@ -667,7 +734,12 @@ def test_an_area_without_a_crs_or_of_several_is_refused(tmp_path: Path) -> None:
     pyogrio.raw.write(tmp_path / "x.shp", wkb, geometry_type="Polygon", crs="EPSG:4326", **options)
     (tmp_path / "x.prj").unlink()
     (tmp_path / "x.kml").write_text("no KML")
-    for name, said in (("x.gpkg", "2 CRS"), ("x.shp", "0 CRS"), ("x.kml", "no vector file"), ("y.kml", "No such file")):
+    for name, said in (
+        ("x.gpkg", "2 CRS.*ogr2ogr"),
+        ("x.shp", "0 CRS.*ogr2ogr -a_srs"),
+        ("x.kml", "no vector file"),
+        ("y.kml", "No such file"),
+    ):
         with pytest.raises(InputError, match=f"no area for this scene: .*{said}.*--aoi"):
             read_aoi(tmp_path / name, GRID)
 
