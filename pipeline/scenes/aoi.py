@@ -187,7 +187,7 @@ def _parse_documents(data: bytes) -> list[dict[str, Any]]:
 def _read_parquet(path: Path) -> tuple[list[BaseGeometry], CRS]:
     """Return the geometries of a GeoParquet file, which not every build of GDAL reads."""
     with pq.ParquetFile(path) as file:
-        description = json.loads((file.schema_arrow.metadata or {})[b"geo"])
+        description = json.loads((file.metadata.metadata or {})[b"geo"])
         column = description["primary_column"]
         details = description["columns"][column]
         if details["encoding"] != "WKB":
