@@ -39,6 +39,7 @@ class InputTransform:
         self._summands = ((np.array(radiometry.offset) - mean) / std).tolist()
         self._fill = spec.fill
         self._computing_dtype = torch.float64 if dtype == torch.float64 else torch.float32
+        self._largest = torch.finfo(dtype).max
         self._device, self._dtype, self._format = device, dtype, memory_format
 
     def __call__(self, pixels: NDArray[np.generic], valid: NDArray[np.bool_]) -> Tensor:
@@ -59,14 +60,15 @@ class InputTransform:
         return x
 
     def _normalise_band(self, numbers: Tensor, missing: Tensor | None, band: int) -> Tensor:
-        """Normalise one band (B, H, W) and fill it where it is missing, nodata or not finite."""
+        """Normalise one band (B, H, W) and fill it where it is missing, nodata or no number of the input's type."""
         values, nodata = numbers.to(self._computing_dtype), self._nodata[band]
         masks = [] if missing is None else [missing]
         if nodata is not None and (is_nodata := values == nodata).any():
             masks.append(is_nodata)
-        if not torch.isfinite(values.sum()):
-            masks.append(~torch.isfinite(values))
         values.mul_(self._factors[band]).add_(self._summands[band])
+        low, high = torch.aminmax(values)
+        if not (low >= -self._largest and high <= self._largest):  # neither holds for NaN
+            masks.append(~(values.abs() <= self._largest))
         for mask in masks:
             values.masked_fill_(mask, self._fill)
         return values

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from contextlib import suppress
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from rasterio.enums import ColorInterp
 from rasterio.errors import RasterioIOError
 from rasterio.windows import Window
@@ -13,38 +15,53 @@ from rasterio.windows import Window
 from seamline.pipeline.raster_io.sampling import spread_blocks
 
 _SAMPLED_BLOCKS = 5
-_MOST = 0.5
+_PARTIAL_SHARE = 0.5
 """Share of pixels that are neither clear nor opaque from which on a band is no alpha band; soft edges are less."""
+_OPAQUE = (1, 255, 32767, 65535)
+"""Numbers of opaque pixels, by the type of the band."""
 _RGB = [ColorInterp.red, ColorInterp.green, ColorInterp.blue]
+_NO_COLOURS = {ColorInterp.undefined, ColorInterp.gray}
+_NAME = re.compile(r"alpha|mask|opa|transp|valid|(?:band|layer|channel|b)?[ _.-]*\d+", re.IGNORECASE)
+"""Description of a band that may be an alpha band; other descriptions name what it shows."""
 
 
 def find_alpha(dataset: Any) -> int | None:
     """Return the index of the alpha band, counted from 1; None if there is none.
 
-    A band that is tagged as alpha may be near infrared, which programs tag so as the fourth band of a picture: most of
-    its pixels are neither clear nor opaque. And the fourth band of a picture of eight bits may be an alpha band without
-    a tag, which holds nothing but 0 and one other number.
+    A band that is tagged as alpha may be near infrared, which programs tag so as the fourth band of a picture: its
+    description says so, or most of its pixels are neither clear nor opaque. And the last band of a picture may be an
+    alpha band without a tag, which holds nothing but 0 and the number of opaque pixels.
 
     Args:
         dataset: An open rasterio dataset.
     """
     kinds = list(dataset.colorinterp)
+    if not kinds:
+        return None
+    index = kinds.index(ColorInterp.alpha) + 1 if ColorInterp.alpha in kinds else len(kinds)
+    description = (dataset.descriptions[index - 1] or "").strip()
+    if description and not _NAME.match(description):
+        return None
     if ColorInterp.alpha in kinds:
-        index = kinds.index(ColorInterp.alpha) + 1
-        return None if len(kinds) == len(_RGB) + 1 and _measure_partial(dataset, index) > _MOST else index
-    if kinds[:3] == _RGB and len(kinds) == len(_RGB) + 1 and dataset.dtypes[-1] == "uint8":
-        return len(kinds) if _measure_partial(dataset, len(kinds)) == 0 else None
+        return index if _measure_partial(_read_sample(dataset, index)) < _PARTIAL_SHARE else None
+    has_colours = kinds[:3] == _RGB
+    is_picture = len(kinds) == len(_RGB) + 1 and set(kinds) <= _NO_COLOURS and dataset.dtypes[-1] == "uint8"
+    if len(kinds) > len(_RGB) and (has_colours or is_picture):
+        sample = _read_sample(dataset, index)
+        if sample.size and sample.max() in _OPAQUE and _measure_partial(sample) == 0:
+            return index
     return None
 
 
-def _measure_partial(dataset: Any, index: int) -> float:
-    """Return the share of a sample of a band that is neither 0 nor the largest number there is."""
+def _read_sample(dataset: Any, index: int) -> NDArray[Any]:
     parts = []
     for block in spread_blocks((dataset.height, dataset.width), dataset.block_shapes[index - 1], _SAMPLED_BLOCKS):
         window = Window(block.col, block.row, block.width, block.height)
         with suppress(RasterioIOError):  # reported with its place when the scene is read
             parts.append(dataset.read(index, window=window).ravel())
-    if not parts:
-        return 0.0
-    numbers = np.concatenate(parts)
-    return float(((numbers != 0) & (numbers < numbers.max())).mean()) if numbers.size else 0.0
+    return np.concatenate(parts) if parts else np.empty(0)
+
+
+def _measure_partial(sample: NDArray[Any]) -> float:
+    """Return the share of a sample of a band that is neither 0 nor the largest number there is."""
+    return float(((sample != 0) & (sample != sample.max())).mean()) if sample.size else 0.0

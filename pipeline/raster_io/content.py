@@ -80,7 +80,7 @@ def describe_change(path: str, version: str | None) -> str | None:
     return None if same else f"{path} is another object than when the run began: run the same command again"
 
 
-def sample_pixels(path: str, index: int, blocks: int = _SAMPLED_BLOCKS) -> NDArray[Any]:
+def _sample_pixels(path: str, index: int, blocks: int = _SAMPLED_BLOCKS) -> NDArray[Any]:
     """Read a few blocks that are spread over one band; blocks that cannot be read are left out if others can.
 
     Args:
@@ -146,7 +146,7 @@ def hash_content(path: str, indexes: Sequence[int], version: str | None = None) 
             profile = tuple(file.grid.shape), file.dtypes, file.grid.transform[:6], str(file.grid.crs)
         digest.update(repr(profile).encode())
         for index in indexes:
-            digest.update(sample_pixels(path, index).tobytes())
+            digest.update(_sample_pixels(path, index).tobytes())
     return digest.hexdigest()
 
 

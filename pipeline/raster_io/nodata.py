@@ -1,4 +1,4 @@
-"""Which pixels have the nodata value of a file."""
+"""Which pixels have the nodata value of a file, and which hold a number that was measured."""
 
 from __future__ import annotations
 
@@ -7,8 +7,23 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-_EXTREME = 1e30
-"""Magnitude from which values are never measured, but mark missing pixels; files state them with six digits or more."""
+_EXTREME = 1e15
+"""Magnitude from which values are never measured, but mark missing pixels: 1e20 (CF), 9.97e36 (NetCDF), the largest
+float. Files state them with six digits or more."""
+
+
+def has_number(pixels: NDArray[Any], nodata: float | None) -> NDArray[np.bool_]:
+    """Return where pixels hold a number that was measured: finite, not as large as only marks are, and not nodata.
+
+    Args:
+        pixels: Numbers of any shape.
+        nodata: The value of missing pixels as the file or the user states it; None if there is none.
+    """
+    if np.issubdtype(pixels.dtype, np.floating):
+        measured = np.asarray(np.abs(pixels) < _EXTREME)  # NaN is not
+    else:
+        measured = np.ones(pixels.shape, dtype=bool)
+    return measured if nodata is None else measured & ~is_nodata(pixels, nodata)
 
 
 def is_nodata(pixels: NDArray[Any], nodata: float) -> NDArray[np.bool_]:

@@ -25,7 +25,7 @@ from seamline.pipeline.raster_io.gdal import (
     read_mask,
     read_pixels,
 )
-from seamline.pipeline.raster_io.nodata import is_nodata
+from seamline.pipeline.raster_io.nodata import has_number
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class FileWindow:
     """What one file holds for a window of (height, width) pixels.
 
     Attributes:
-        pixels: Pixels in the type of the file, shape (bands, height, width).
+        pixels: Pixels in the type of the file, shape (bands, height, width). Floats without data are NaN.
         has_data: True where a band has data, shape (bands, height, width).
         unreadable: True where an unreadable block contributes to the pixel, shape (height, width).
         bad_blocks: The unreadable blocks.
@@ -81,8 +81,8 @@ def read_file_window(
     """Read bands of one file for a window of a scene, in one request to GDAL.
 
     A file on another grid of the same CRS is interpolated bilinearly. Every pixel has the same value whatever the
-    window. A band has data where its value is finite and not ``nodata``; without a nodata value, the alpha band or mask
-    of the file decides, if there is one.
+    window. A band has data where its value is a number that was measured and not ``nodata``; without a nodata value,
+    the alpha band or mask of the file decides, if there is one.
 
     Args:
         path: The file.
@@ -150,7 +150,8 @@ def _read_own_pixels(
     file: OpenRaster, indexes: list[int], nodata: float | None, window: Window, keep_going: bool
 ) -> FileWindow:
     """Read a window on the grid of the file itself."""
-    alpha = file.alpha if nodata is None else None
+    is_masked = nodata is None and file.alpha not in indexes  # who reads an alpha band as a band takes it for none
+    alpha = file.alpha if is_masked else None
     bands = indexes if alpha is None else [*indexes, alpha]
     unreadable = np.zeros(window.shape, dtype=bool)
     bad: tuple[BadBlock, ...] = ()
@@ -160,18 +161,16 @@ def _read_own_pixels(
         # Find the bad blocks; there may be none any more if the network has recovered.
         pixels, unreadable, bad = _read_block_by_block(file, bands, window, keep_going)
     values = pixels[: len(indexes)]
-    has_data = np.ones(values.shape, dtype=bool)
-    if nodata is not None:
-        has_data = ~is_nodata(values, nodata)
-    elif alpha is not None:
+    has_data = has_number(values, nodata)
+    if alpha is not None:
         has_data &= pixels[-1] > 0
-    elif file.masked:
+    elif is_masked and file.masked:
         try:
             has_data &= read_mask(file, window) > 0
         except RasterioIOError as error:
             raise BadBlockError(f"{file.path}: the mask at {window} cannot be read: {describe_error(error)}") from error
     if np.issubdtype(values.dtype, np.floating):
-        has_data &= np.isfinite(values)
+        values[~has_data] = np.nan  # no mark passes for a number where other bands have data
     return FileWindow(values, has_data, unreadable, bad)
 
 
@@ -278,7 +277,7 @@ def _interpolate(part: FileWindow, nodata: float | None, rows: _AxisPositions, c
         values = bilinear(part.pixels)
     else:
         weights = bilinear(part.has_data)
-        missing = nodata if nodata is not None else 0 if is_integer else np.nan
+        missing = np.nan if not is_integer else 0 if nodata is None else nodata
         values = np.full(weights.shape, missing, dtype=float)
         np.divide(bilinear(np.where(part.has_data, part.pixels, 0)), weights, out=values, where=has_data)
     values = np.floor(values + 0.5) if is_integer else values

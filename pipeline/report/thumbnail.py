@@ -18,6 +18,7 @@ from rasterio.io import MemoryFile
 
 from seamline.pipeline.products.cog import choose_overview_option
 from seamline.pipeline.raster_io.gdal import gdal_environment, open_cached_raster
+from seamline.pipeline.raster_io.nodata import has_number
 from seamline.pipeline.scenes.scene import Band, Scene
 from seamline.pipeline.storage.atomic import atomic_write
 
@@ -50,7 +51,7 @@ def read_thumbnail(
             if height * width > _MAX_FULL_READ_PIXELS and not dataset.overviews(band.index):
                 return None
             values[:] = dataset.read(band.index, out_shape=shape)
-            valid |= (dataset.read_masks(band.index, out_shape=shape) > 0) & (values != band.nodata)
+            valid |= (dataset.read_masks(band.index, out_shape=shape) > 0) & has_number(values, band.nodata)
         values *= band.scale
         values += band.offset
     return pixels, valid

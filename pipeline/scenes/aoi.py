@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet as pq
 import pyogrio
+import pyproj
 import shapely
 import shapely.affinity
 import shapely.errors
@@ -34,7 +38,8 @@ _PARSE_ERRORS = (
         ProjError,
     ),  # pyogrio's errors and deep nesting are RuntimeErrors
 )
-_GEOJSON = (".json", ".geojson")
+_JSON = (".json", ".geojson")
+_PARQUET = (".parquet", ".geoparquet")
 _MOST_BYTES = 128 * 2**20
 """Bytes of a GeoJSON document, which takes ten times as much memory. Other formats may be larger."""
 _MOST_POINTS = 2_000_000
@@ -51,12 +56,13 @@ _SEGMENTS_PER_SCENE = 100
 def read_aoi(path: Path, grid: GeoBox) -> str:
     """Read the polygons of a vector file and transform them to the CRS of a scene.
 
-    GeoJSON holds a geometry, a Feature or a FeatureCollection, in EPSG:4326 unless it has a ``crs`` member. Longitudes
-    are taken modulo 360°, so that a scene across 180° meets polygons in one piece as well as polygons in halves (RFC
-    7946, section 3.1.9).
+    GeoJSON holds a geometry, a Feature or a FeatureCollection, or one on each line, in EPSG:4326 unless it has a
+    ``crs`` member. Longitudes are taken modulo 360°, so that a scene across 180° meets polygons in one piece as well as
+    polygons in halves (RFC 7946, section 3.1.9).
 
     Args:
-        path: The file: GeoJSON, or another one that GDAL reads, in any CRS.
+        path: The file: GeoJSON, GeoParquet, or another one that GDAL reads, also in an archive (``/vsizip/…``), in any
+            CRS.
         grid: Grid of the scene.
 
     Returns:
@@ -80,14 +86,16 @@ def read_aoi(path: Path, grid: GeoBox) -> str:
 def _read_polygons(path: Path) -> tuple[BaseGeometry, CRS]:
     """Return the union of all polygons in a vector file, and its CRS."""
     refuse_special_file(path)
+    suffix = "" if _is_virtual(path) else path.suffix.lower()
+    readers = {**dict.fromkeys(_JSON, _read_json), **dict.fromkeys(_PARQUET, _read_parquet)}
     try:
         with np.errstate(invalid="ignore"):  # coordinates that are no numbers are refused
-            found, crs = _read_geojson(path) if path.suffix.lower() in _GEOJSON else _read_layers(path)
+            found, crs = readers.get(suffix, _read_layers)(path)
             area = _unite_polygons(found, path)
     except OSError as error:
         raise _aoi_error(path, error.strerror or error, "a vector file that can be read") from error
     except _PARSE_ERRORS as error:
-        kind = "GeoJSON" if path.suffix.lower() in _GEOJSON else "vector file with polygons"
+        kind = "GeoJSON" if suffix in _JSON else "vector file with polygons"
         reason = f"no {kind} ({type(error).__name__}: {' '.join(str(error).split())})"
         raise _aoi_error(path, reason, "polygons in a format of GDAL, of a CRS that PROJ knows") from error
     if area.is_empty:
@@ -152,28 +160,85 @@ def _iter_rings(shape: shapely.Geometry) -> Iterator[shapely.LinearRing]:
         yield from (polygon.exterior, *polygon.interiors)
 
 
-def _read_geojson(path: Path) -> tuple[list[BaseGeometry], CRS]:
-    """Return the geometries of a GeoJSON document, and the CRS of its ``crs`` member, which older programs write."""
+def _read_json(path: Path) -> tuple[list[BaseGeometry], CRS]:
+    """Return the geometries of a GeoJSON document, and the CRS of its ``crs`` member, which older programs write.
+
+    Documents of Esri and TopoJSON have the same endings, and are left to GDAL.
+    """
     if (size := path.stat().st_size) > _MOST_BYTES:
         raise _complex_error(path, f"{size / 2**20:.0f} MiB", f"at most {_MOST_BYTES / 2**20:.0f} MiB of GeoJSON")
-    document = json.loads(path.read_text(encoding="utf-8-sig"))
-    shapes = [shapely.geometry.shape(part) for part in _list_geometries(document)]
-    return shapes, CRS(document["crs"]["properties"]["name"] if document.get("crs") else "EPSG:4326")
+    documents = _parse_documents(path.read_bytes())
+    first = documents[0]
+    if "geometryType" in first or first["type"] == "Topology":
+        return _read_layers(path, "EPSG:4326" if "type" in first else "")
+    shapes = [shapely.geometry.shape(part) for document in documents for part in _list_geometries(document)]
+    return shapes, CRS(first["crs"]["properties"]["name"] if first.get("crs") else "EPSG:4326")
 
 
-def _read_layers(path: Path) -> tuple[list[BaseGeometry], CRS]:
-    """Return the geometries of all layers of a file that GDAL reads: GeoPackage, Shapefile, KML, lines of GeoJSON."""
-    path.stat()  # raises a clearer error than GDAL if there is none
+def _parse_documents(data: bytes) -> list[dict[str, Any]]:
+    """Return a JSON document in whatever Unicode, or those on the lines of a text."""
+    text = data.decode(json.detect_encoding(data)).removeprefix("\ufeff")
+    try:
+        return [json.loads(text)]
+    except json.JSONDecodeError:
+        lines = [line for line in text.replace("\x1e", "").splitlines() if line.strip()]
+        if len(lines) < 2:
+            raise
+        return [json.loads(line) for line in lines]
+
+
+def _read_parquet(path: Path) -> tuple[list[BaseGeometry], CRS]:
+    """Return the geometries of a GeoParquet file, which not every build of GDAL reads."""
+    with pq.ParquetFile(path) as file:
+        description = json.loads((file.metadata.metadata or {})[b"geo"])
+        column = description["primary_column"]
+        details = description["columns"][column]
+        if details["encoding"] != "WKB":
+            raise ValueError(f"geometries in {details['encoding']}")
+        cells = file.read(columns=[column]).column(column).to_pylist()
+    shapes = [shapely.from_wkb(cell) for cell in cells if cell is not None]
+    crs = details.get("crs", "OGC:CRS84")
+    if crs is None:
+        raise _no_crs_error(path, "no CRS")
+    return shapes, CRS(pyproj.CRS.from_user_input(crs))
+
+
+def _read_layers(path: Path, usual_crs: str = "") -> tuple[list[BaseGeometry], CRS]:
+    """Return the polygons of all layers of a file that GDAL reads: GeoPackage, Shapefile, KML, Esri's JSON.
+
+    Args:
+        path: The file.
+        usual_crs: CRS of files that state none; empty if such files are refused.
+    """
+    if not _is_virtual(path):
+        path.stat()  # raises a clearer error than GDAL if there is none
+    address = _restore_slashes(path)
     shapes: list[BaseGeometry] = []
     crs: set[str] = set()
-    for name, kind in pyogrio.list_layers(path):
+    for name, kind in pyogrio.list_layers(address):
         if kind is not None:
-            metadata, _, geometries, _ = pyogrio.raw.read(path, layer=name, columns=[])
-            shapes += [shape for shape in shapely.from_wkb(geometries) if shape is not None]
-            crs.add(metadata["crs"] or "")
-    if len(crs) != 1 or "" in crs:
-        raise ValueError(f"{len(crs - {''})} CRS in {path.name}")
-    return shapes, CRS(crs.pop())
+            metadata, _, geometries, _ = pyogrio.raw.read(address, layer=name, columns=[])
+            found = [shape for shape in shapely.from_wkb(geometries) if shape is not None]
+            if any(True for shape in found for _ in _iter_polygons(shape)):
+                shapes += found
+                crs.add(metadata["crs"] or usual_crs)
+    if len(crs) > 1:
+        raise _no_crs_error(path, f"{len(crs)} CRS")
+    if "" in crs:
+        raise _no_crs_error(path, "0 CRS")
+    return shapes, CRS(crs.pop() if crs else "EPSG:4326")
+
+
+def _is_virtual(path: Path) -> bool:
+    return str(path).startswith("/vsi")
+
+
+def _restore_slashes(path: Path) -> str:
+    """Return GDAL's address of a file in an archive on the disk, of which ``Path`` drops the second slash."""
+    found = re.fullmatch(r"/(vsi\w+)/(.*)", str(path))
+    if found is not None and any(os.path.isfile(part) for part in Path("/", found[2]).parents):  # noqa: PTH113
+        return f"/{found[1]}//{found[2]}"
+    return str(path)
 
 
 def _project_nearby(area: BaseGeometry, crs: CRS, grid: GeoBox) -> tuple[shapely.Geometry, _Bounds]:
@@ -258,6 +323,15 @@ def _complex_error(path: Path, got: str, expected: str) -> InputError:
         got=got,
         expected=expected,
         fix="simplify it with `ogr2ogr -makevalid -simplify …`, or keep what lies around the scene with `-clipsrc`",
+    )
+
+
+def _no_crs_error(path: Path, got: str) -> InputError:
+    return InputError(
+        f"{path} is no area for this scene",
+        got=got,
+        expected="one CRS of all polygons that the file states",
+        fix="state it with `ogr2ogr -a_srs EPSG:… area.gpkg FILE`, or transform the layers with `-t_srs`, for --aoi",
     )
 
 

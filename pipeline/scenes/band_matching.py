@@ -56,14 +56,34 @@ _SENSORS: dict[str, dict[str, str]] = {
 }
 # The Harmonized Landsat Sentinel-2 product takes the narrow near infrared of Sentinel-2, which is like Landsat's.
 _SENSORS["HLS S30"] = _SENSORS["Sentinel-2"] | {"nir": "8A 8"}
+# The Multispectral Scanner has no blue, and two near infrareds that are not those of the others.
+_SENSORS["Landsat 1-3 MSS"] = {"green": "4", "red": "5"}
+_SENSORS["Landsat 4-5 MSS"] = {"green": "1", "red": "2"}
+_WELL_KNOWN = ("Sentinel-2", "Landsat 8/9", "Landsat 4-7")
+"""Sensors whose numbers are understood where no sensor is named."""
 _SENSOR_NAMES = {
     "HLS S30": re.compile(r"HLS\.?S30", re.IGNORECASE),
     "Sentinel-2": re.compile(r"(?<![A-Z0-9])(S2[A-D]?(?![A-Z0-9])|S2[A-D]_|T\d\d[A-Z]{3}_\d{8}T)", re.IGNORECASE),
     # Of the sensors whose surface reflectance is named SR_B1 to SR_B7, only Landsat 8 and 9 have an SR_B6.
-    "Landsat 8/9": re.compile(r"(?<![A-Z0-9])(L[COT]0[89]|HLS\.?L30|SR_B6)", re.IGNORECASE),
-    "Landsat 4-7": re.compile(r"(?<![A-Z0-9])L[TEM]0[4-7]", re.IGNORECASE),
+    "Landsat 8/9": re.compile(r"(?<![A-Z0-9])(L[COT]0[89]|LC8\d{13}|HLS\.?L30|SR_B6)", re.IGNORECASE),
+    "Landsat 4-7": re.compile(r"(?<![A-Z0-9])(L[TE]0[4-7]|L[TE][4-7]\d{13})", re.IGNORECASE),
+    "Landsat 1-3 MSS": re.compile(r"(?<![A-Z0-9])(LM0[1-3]|LM[1-3]\d{13})", re.IGNORECASE),
+    "Landsat 4-5 MSS": re.compile(r"(?<![A-Z0-9])(LM0[45]|LM[45]\d{13})", re.IGNORECASE),
 }
+_SENSOR_NUMBERS = {
+    "Sentinel-2": {"8A", *map(str, range(1, 13))},
+    "HLS S30": {"8A", *map(str, range(1, 13))},
+    "Landsat 8/9": set(map(str, range(1, 12))),
+    "Landsat 4-7": {"61", "62", *map(str, range(1, 9))},
+    "Landsat 1-3 MSS": set(map(str, range(4, 9))),
+    "Landsat 4-5 MSS": set(map(str, range(1, 5))),
+}
+"""All numbers that bands of a sensor have."""
+_WHOLE_STACKS = {"Landsat 8/9": (7, 9, 11), "Landsat 4-7": (7, 8), "Landsat 4-5 MSS": (4,)}
+"""How many bands a stack has whose positions are the numbers of its sensor."""
 _BAND_NUMBER = re.compile(r"(?<![A-Z0-9])B(?:AND)?[ _-]?0*(8A|\d{1,2})(?![A-Z0-9])", re.IGNORECASE)
+_COUNTED = re.compile(r"B(?:AND)?[ _-]?0*(\d+)(?![A-Z0-9])", re.IGNORECASE)
+"""Begin of a description that may be no more than the position of a band in its file."""
 _BY_WAVELENGTH = (
     *("coastal", "blue", "green", "red", "rededge", "rededge071", "rededge075", "rededge078"),
     *("nir", "nir09", "cirrus", "swir16", "swir22", "lwir", "lwir11", "lwir12"),
@@ -99,6 +119,7 @@ class BandCandidate:
         stem: Name of the file without its ending, or key of the STAC asset.
         is_only_band: Whether the file has no other band.
         is_described: Whether a description names the band, and not just a colour interpretation.
+        is_alpha: Whether it seems to be an alpha band, which is taken only if the user names it.
         pixel_size: Edge of a pixel in a unit that all bands of a source share; tells resolutions of one band apart.
         wavelength: Centre in µm, if known.
         scale: Scale in the catalogue, or None.
@@ -117,6 +138,7 @@ class BandCandidate:
     scale: float | None = None
     offset: float | None = None
     nodata: float | None = None
+    is_alpha: bool = False
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -150,7 +172,8 @@ def match_bands(
     """Return the band of the source for each band that the model needs.
 
     These ways are tried in turn: the user's request; names; band numbers of Sentinel-2 and Landsat in descriptions and
-    file names; the order of the bands in a single file that describes nothing, where files have only one order.
+    file names, unless they may be positions; the order of the bands in a single file that describes nothing, where
+    files have only one order.
 
     Args:
         needs: Bands of the model, in order.
@@ -166,6 +189,7 @@ def match_bands(
     """
     if requested:
         return _match_by_request(needs, candidates, requested), []
+    candidates = [c for c in candidates if not c.is_alpha]
     if named := _match_by_name(needs, candidates):
         return named, []
     numbered, warnings = _match_by_number(needs, candidates, origin)
@@ -189,7 +213,7 @@ def _are_in_usual_order(needs: Sequence[BandNeed], candidates: Sequence[BandCand
 
     Stacks of five bands and more are ordered by wavelength, as nearly all models are. Four bands are found as red,
     green, blue, near infrared and as blue, green, red, near infrared. The stacks of a known sensor have bands left out
-    or moved.
+    or moved. A colour interpretation that says another order than the model's leaves it open.
     """
     if len({c.path for c in candidates}) > 1 or len(candidates) != len(needs):
         return False
@@ -199,6 +223,9 @@ def _are_in_usual_order(needs: Sequence[BandNeed], candidates: Sequence[BandCand
     if not all(name in _BY_WAVELENGTH for name in known):
         return True  # the model's bands have no meaning of their own
     positions = [_BY_WAVELENGTH.index(name) for name in known]
+    for name, candidate in zip(known, candidates, strict=True):
+        if any(label in _BY_WAVELENGTH and label != name for label in map(_canonical_name, candidate.labels)):
+            return False
     return len(needs) > _COLOURS and positions == sorted(positions)
 
 
@@ -251,13 +278,15 @@ def _match_by_name(needs: Sequence[BandNeed], candidates: Sequence[BandCandidate
 def _match_by_number(
     needs: Sequence[BandNeed], candidates: Sequence[BandCandidate], origin: str
 ) -> tuple[list[BandCandidate] | None, list[str]]:
-    numbers = {c.number for c in candidates}
     text = " ".join([origin, *(c.stem for c in candidates), *(label for c in candidates for label in c.labels)])
     known = [sensor for sensor, pattern in _SENSOR_NAMES.items() if pattern.search(text)]
+    numbers = {c.number for c in candidates if c.number}
     if not known and numbers & {"8A", "12"}:
         known = ["Sentinel-2"]
     answers: dict[str, tuple[BandCandidate, ...]] = {}
-    for sensor in known or _SENSORS:
+    for sensor in known or _WELL_KNOWN:
+        if not _may_be_numbers_of(sensor, candidates):
+            continue
         found = [band for need in needs if (band := _find_by_number(need, candidates, _SENSORS[sensor]))]
         if len(found) == len(needs):
             answers[sensor] = tuple(found)
@@ -266,14 +295,39 @@ def _match_by_number(
     if len(set(answers.values())) > 1:
         raise InputError(
             f"the band numbers of {origin} have more than one meaning",
-            got=_join_names(sorted(number for number in numbers if number)),
+            got=_join_names(sorted(numbers)),
             expected=f"the bands of one of {', '.join(answers)}",
             fix=_FIX,
         )
+    if not known and _is_run(numbers):
+        return None, []
     sensor, chosen = next(iter(answers.items()))
     if known or len(answers) > 1:
         return list(chosen), []
     return list(chosen), [f"{origin} names no sensor: its band numbers are taken for those of {sensor}"]
+
+
+def _may_be_numbers_of(sensor: str, candidates: Sequence[BandCandidate]) -> bool:
+    """Return whether the numbers of some bands are those of a sensor, and not their positions in a file.
+
+    Positions go beyond the numbers of the sensor, miss its 8A, or count all bands of a file that is not known to hold
+    all bands of the sensor in their order.
+    """
+    numbered = [c for c in candidates if c.number]
+    numbers = {str(c.number) for c in numbered}
+    if not numbers <= _SENSOR_NUMBERS[sensor]:
+        return False
+    if "8A" in _SENSOR_NUMBERS[sensor] - numbers and numbers >= set(map(str, range(1, 10))):
+        return False
+    is_counted = _is_run(numbers) and all(
+        not c.is_only_band and c.number == str(c.index) and any(map(_COUNTED.match, c.labels)) for c in numbered
+    )
+    return not is_counted or len(numbers) in _WHOLE_STACKS.get(sensor, ())
+
+
+def _is_run(numbers: set[str]) -> bool:
+    """Return whether numbers are 1, 2, 3, … without a gap, as positions are."""
+    return numbers == set(map(str, range(1, len(numbers) + 1)))
 
 
 def _find_by_number(need: BandNeed, candidates: Sequence[BandCandidate], table: dict[str, str]) -> BandCandidate | None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,17 +11,41 @@ from numpy.typing import NDArray
 from rasterio.errors import RasterioIOError
 
 from seamline.pipeline.common.errors import InputError
-from seamline.pipeline.raster_io.content import sample_pixels
-from seamline.pipeline.raster_io.gdal import describe_error
-from seamline.pipeline.raster_io.nodata import is_nodata
+from seamline.pipeline.geometry.window import Window
+from seamline.pipeline.raster_io.gdal import (
+    OpenRaster,
+    describe_error,
+    gdal_environment,
+    is_remote,
+    open_cached_raster,
+    read_pixels,
+)
+from seamline.pipeline.raster_io.nodata import has_number, is_nodata
+from seamline.pipeline.raster_io.sampling import spread_blocks
 from seamline.pipeline.scenes.band_files import BandFile
 
 _FILL_NUMBERS = (-9999.0, -32768.0, 65535.0, -3.4028234663852886e38, 0.0)
 """Numbers that programs write where there is no pixel."""
-_SAMPLED_BLOCKS = 5
-"""Blocks of a sample: the corners and the middle are among them."""
+_SAMPLED_EDGES = 4, 16
+"""Blocks of a sample are those of a grid with so many rows and columns, at least and at most: a hole of a few per cent
+meets one of them."""
+_SAMPLED_PIXELS = 2_000_000
+"""Pixels of a sample of a band, if that takes no less blocks than the least."""
+_REMOTE_BLOCKS = 5
+"""Blocks of a sample that are fetched, each with a request or two: corners and the middle are among them."""
+_LEAST_EDGE = 64
+"""Edge of a sampled block in pixels, at least."""
+_CELL = 4
+"""Edge in pixels of the cells that are looked at for constant areas."""
 _SUSPICIOUS_SHARE = 0.005
 """Share of a sample from which on a fill number that is not declared is told."""
+_LEAST_JUMP = 0.2
+"""Step at the edge of missing pixels, in units of the distance of all other numbers. Saturated clouds and black shadows
+have numbers around them that are near their own."""
+_LEAST_COMMON = 0.5
+"""Share of a number's pixels that have it in every band, if it means missing."""
+_FLAT_SHARE = 0.5
+"""Share of constant cells from which on a band is as flat as a drawing, in which constant areas tell nothing."""
 
 
 def choose_nodata(
@@ -84,42 +109,193 @@ def sample_valid_pixels(
         Numbers of each band, shape (n,), without those that look like missing pixels; and warnings that tell the
         share of such numbers.
     """
-    samples: list[NDArray[Any]] = []
+    samples = [_BandSample.read(file, value) for file, value in zip(files, nodata, strict=True)]
     warnings: list[str] = []
-    for file, value in zip(files, nodata, strict=True):
-        numbers = _read_sample(file)
-        if value is not None:
-            numbers = numbers[~is_nodata(numbers, value)]
-        samples.append(numbers)
-    for number in _FILL_NUMBERS:
-        shares = [float(is_nodata(sample, number).mean()) if sample.size else 0.0 for sample in samples]
-        if min(shares) >= _SUSPICIOUS_SHARE and not any(file.masked for file in files):
+    missing = [sample.missing for sample in samples]
+    if not any(file.masked for file in files):
+        warnings += _tell_fills(samples)
+        if max(missing) >= _SUSPICIOUS_SHARE and min(missing) < max(missing) / 2:
+            names = _join_bands(sample for sample in samples if sample.missing >= _SUSPICIOUS_SHARE)
             warnings.append(
-                f"about {min(shares):.1%} of the pixels are {number:g} in every band, and nothing says that they are"
-                f" missing: they are taken as data; --nodata {number:g} says otherwise"
+                f"about {max(missing):.1%} of the pixels of {names} are NaN or nodata, but not in every band: a pixel"
+                " with data in any band is segmented"
             )
-        if max(shares) < 1:  # otherwise it is all there is, to be judged as data
-            samples = [sample[~is_nodata(sample, number)] for sample in samples]
-    missing = [float(np.isnan(sample).mean()) if sample.size else 0.0 for sample in samples]
-    if max(missing) >= _SUSPICIOUS_SHARE and min(missing) < max(missing) / 2:
-        names = ", ".join(str(file.band) for file, share in zip(files, missing, strict=True) if share == max(missing))
-        warnings.append(
-            f"about {max(missing):.1%} of the pixels of {names} are NaN, but not in every band: a pixel with data in"
-            " any band is segmented"
+    for number in _FILL_NUMBERS:
+        for sample in samples:
+            sample.drop(number)
+    return [sample.numbers for sample in samples], [] if is_settled else warnings
+
+
+class _BandSample:
+    """Blocks of a band, of which pixels are taken away that count as missing.
+
+    Attributes:
+        file: The band and what its file declares.
+        blocks: Pixels of the blocks, shape (height, width).
+        present: True where a pixel has a number that was not taken away, of each block.
+        missing: Share of pixels that have no number to begin with: NaN and nodata.
+    """
+
+    def __init__(self, file: BandFile, blocks: list[NDArray[Any]], nodata: float | None) -> None:
+        self.file, self.blocks = file, blocks
+        self.present = [has_number(block, nodata) for block in blocks]
+        self.missing = 1 - _measure_share(self.present)
+
+    @staticmethod
+    def read(file: BandFile, nodata: float | None) -> _BandSample:
+        return _BandSample(file, _read_blocks(file), nodata)
+
+    @property
+    def numbers(self) -> NDArray[Any]:
+        """All numbers that are left, shape (n,)."""
+        return np.concatenate([block[there] for block, there in zip(self.blocks, self.present, strict=True)])
+
+    def drop(self, number: float) -> None:
+        """Take a number away, unless it is all there is, to be judged as data."""
+        left = [there & ~is_nodata(block, number) for block, there in zip(self.blocks, self.present, strict=True)]
+        if any(there.any() for there in left):
+            self.present = left
+
+    def find(self, number: float) -> list[NDArray[np.bool_]]:
+        """Return where the pixels of each block have a number."""
+        return [there & is_nodata(block, number) for block, there in zip(self.blocks, self.present, strict=True)]
+
+    def list_constants(self) -> dict[float, float]:
+        """Return the numbers of all cells that hold one number only, with the share of such cells, most first."""
+        flat: list[NDArray[Any]] = []
+        cells = 0
+        for block, there in zip(self.blocks, self.present, strict=True):
+            parts, whole = _split_into_cells(block), _split_into_cells(there).all(axis=(1, 3))
+            low, high = parts.min(axis=(1, 3)), parts.max(axis=(1, 3))
+            flat.append(low[whole & (low == high)])
+            cells += whole.size
+        numbers, counts = np.unique(np.concatenate(flat), return_counts=True)
+        order = np.argsort(-counts, kind="stable")
+        return {float(numbers[at]): float(counts[at]) / cells for at in order}
+
+    def stands_out(self, number: float) -> bool:
+        """Return whether a number ends in a step: those beside it are no nearer to it than all others."""
+        steps: list[NDArray[np.float64]] = []
+        for block, there in zip(self.blocks, self.present, strict=True):
+            fill = is_nodata(block, number)
+            for first, second in (((slice(1, None),), (slice(-1),)), ((..., slice(1, None)), (..., slice(-1)))):
+                for one, other in ((first, second), (second, first)):
+                    edge = fill[one] & there[other] & ~fill[other]
+                    steps.append(np.abs(block[other][edge].astype(np.float64) - number))
+        rest = self.numbers
+        rest = rest[~is_nodata(rest, number)].astype(np.float64)
+        found = np.concatenate(steps)
+        return rest.size > 0 and (
+            found.size == 0 or bool(np.median(found) >= _LEAST_JUMP * np.median(np.abs(rest - number)))
         )
-    return [sample[np.isfinite(sample)] for sample in samples], [] if is_settled else warnings
+
+    def is_drawn(self, number: float, constants: dict[float, float]) -> bool:
+        """Return whether a number is one of the few of a drawing, and not beyond all others."""
+        rest = self.numbers
+        rest = rest[~is_nodata(rest, number)]
+        if rest.size == 0 or rest.min() == rest.max():
+            return True
+        share = constants.get(number, 0.0)
+        others = (sum(constants.values()) - share) / max(1 - share, 1e-9)
+        return others >= _FLAT_SHARE and bool(rest.min() < number < rest.max())
 
 
-def _read_sample(file: BandFile) -> NDArray[Any]:
-    try:
-        return sample_pixels(file.band.path, file.band.index, _SAMPLED_BLOCKS)
-    except RasterioIOError as error:
+def _tell_fills(samples: Sequence[_BandSample]) -> list[str]:
+    """Return warnings of numbers that look like missing pixels and are not declared, and take them away.
+
+    They are those that programs write, wherever they are; and numbers of areas that are exactly constant and end in a
+    step, if all bands share them or no surface has them.
+    """
+    constants = [sample.list_constants() for sample in samples]
+    found = {number for own in constants for number, share in own.items() if share >= _SUSPICIOUS_SHARE / 2}
+    warnings: list[str] = []
+    for number in (*_FILL_NUMBERS, *sorted(found.difference(_FILL_NUMBERS))):
+        places = [sample.find(number) for sample in samples]
+        shares = [_measure_share(masks) for masks in places]
+        suspicious = [
+            sample
+            for sample, share, own in zip(samples, shares, constants, strict=True)
+            if share >= _SUSPICIOUS_SHARE
+            and (number in _FILL_NUMBERS or (number in own and not sample.is_drawn(number, own)))
+            and sample.stands_out(number)
+        ]
+        common = _measure_common(places)
+        if len(suspicious) == len(samples) and common >= max(_SUSPICIOUS_SHARE, _LEAST_COMMON * max(shares)):
+            what = f"about {common:.1%} of the pixels are {{0}} in every band"
+        elif suspicious and number < 0:
+            share = max(_measure_share(sample.find(number)) for sample in suspicious)
+            what = f"about {share:.1%} of the pixels of {_join_bands(suspicious)} are {{0}}"
+        else:
+            continue
+        told = _format_number(number, suspicious[0].file.dtype)
+        warnings.append(
+            f"{what.format(told)}, and nothing says that they are missing: they are taken as data;"
+            f" --nodata {told} says otherwise"
+        )
+        for sample in suspicious:
+            sample.drop(number)
+    return warnings
+
+
+def _measure_share(masks: Sequence[NDArray[np.bool_]]) -> float:
+    return sum(int(mask.sum()) for mask in masks) / max(sum(mask.size for mask in masks), 1)
+
+
+def _measure_common(bands: Sequence[list[NDArray[np.bool_]]]) -> float:
+    """Return the share of pixels that are marked in every band; the least share of bands of different blocks."""
+    if len({tuple(mask.shape for mask in masks) for masks in bands}) > 1:
+        return min(map(_measure_share, bands))
+    return _measure_share([np.logical_and.reduce(masks) for masks in zip(*bands, strict=True)])
+
+
+def _split_into_cells(block: NDArray[Any]) -> NDArray[Any]:
+    """Return the whole cells of a block, shape (rows, edge, columns, edge)."""
+    rows, cols = block.shape[0] // _CELL, block.shape[1] // _CELL
+    return block[: rows * _CELL, : cols * _CELL].reshape(rows, _CELL, cols, _CELL)
+
+
+def _format_number(number: float, dtype: np.dtype[Any]) -> str:
+    """Return a number with the digits that tell it from others of its type."""
+    short = f"{number:g}"
+    return short if is_nodata(np.array([number], dtype), float(short))[0] else str(dtype.type(number))
+
+
+def _join_bands(samples: Iterable[_BandSample]) -> str:
+    return ", ".join(str(sample.file.band) for sample in samples)
+
+
+def _choose_blocks(raster: OpenRaster, index: int) -> list[Window]:
+    """Return the blocks of a band that are looked at."""
+    shape = raster.grid.shape[0], raster.grid.shape[1]
+    height, width = (edge * -(-_LEAST_EDGE // edge) for edge in raster.block_shapes[index - 1])
+    if is_remote(raster.path):
+        return spread_blocks(shape, (height, width), _REMOTE_BLOCKS)
+    least, most = _SAMPLED_EDGES
+    edge = min(max(math.isqrt(_SAMPLED_PIXELS // (height * width)), least), most)
+    rows, cols = spread_blocks((shape[0], 1), (height, 1), edge), spread_blocks((1, shape[1]), (1, width), edge)
+    return [Window(row.row, col.col, row.height, col.width) for row in rows for col in cols]
+
+
+def _read_blocks(file: BandFile) -> list[NDArray[Any]]:
+    """Read blocks that are spread over a band; those that cannot be read are left out if others can."""
+    path, index = file.band.path, file.band.index
+    blocks: list[NDArray[Any]] = []
+    failure: RasterioIOError | None = None
+    with gdal_environment(path):
+        raster = open_cached_raster(path)
+        for block in _choose_blocks(raster, index):
+            try:
+                blocks.append(read_pixels(raster, [index], block)[0])
+            except RasterioIOError as error:  # reported with its place when the scene is read
+                failure = error
+    if not blocks:
         raise InputError(
-            f"{file.band.path}: band {file.band.index} cannot be read",
-            got=describe_error(error),
+            f"{path}: band {index} cannot be read",
+            got=describe_error(failure) if failure else "no pixels",
             expected="pixels that GDAL reads",
             fix="check the file and those that it refers to",
-        ) from error
+        ) from failure
+    return blocks
 
 
 def _is_same(first: float, second: float | None) -> bool:

@@ -174,11 +174,12 @@ def _interpret_numbers(
 def make_scene_id(name: str) -> str:
     """Return the id of the scene in a file, folder or item of this name: safe as the name of a folder.
 
-    Names in other scripts keep apart by a hash of the letters that cannot be kept.
+    Names of ASCII letters, digits, "-", "_" and "." are kept. Of others the id ends with a hash of the whole name, so
+    that no two of them are one scene.
     """
     letters = unicodedata.normalize("NFC", name)  # macOS writes accents as letters of their own
     safe = re.sub(r"[^A-Za-z0-9._-]+", "-", letters).strip("._-") or "scene"
-    if any(letter.isalnum() and not letter.isascii() for letter in letters):
+    if safe != letters:
         safe = f"{safe}-{hashlib.sha256(letters.encode()).hexdigest()[:8]}"
     if safe in _RESERVED_NAMES:
         return f"{safe}-scene"

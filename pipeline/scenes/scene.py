@@ -134,7 +134,7 @@ class Block:
     """The pixels of a window. Where the window overhangs the scene, all arrays are mirrored at the edge of the scene.
 
     Attributes:
-        pixels: Raw pixels, shape (bands, height, width).
+        pixels: Raw pixels, shape (bands, height, width). Floats without data in a band are NaN.
         valid: True = data, shape (height, width).
         label_mask: True where a valid pixel lies in the area of interest and gets a label, shape (height, width). The
             network sees the other pixels as context.

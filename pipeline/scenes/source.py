@@ -81,7 +81,7 @@ def _list_asset_bands(key: str, path: str) -> list[BandCandidate]:
 
 
 def _iter_file_bands(path: str, *, one_of_many: bool) -> Iterator[BandCandidate]:
-    """Yield the bands of a file without its alpha band; ``one_of_many`` if the source has other files."""
+    """Yield the bands of a file, its alpha band last; ``one_of_many`` if the source has other files."""
     with gdal_environment(path):
         file = open_source_raster(path)
         dataset = file.dataset
@@ -105,6 +105,9 @@ def _iter_file_bands(path: str, *, one_of_many: bool) -> Iterator[BandCandidate]
                 pixel_size=abs(dataset.transform.determinant) ** 0.5,
                 wavelength=_parse_wavelength(read_tags(file, index, "IMAGERY")),
             )
+        if file.alpha is not None:
+            label = dataset.descriptions[file.alpha - 1] or "alpha"
+            yield BandCandidate(path, file.alpha, (label,), make_file_stem(path), False, False, is_alpha=True)
 
 
 def _name_colours(dataset: Any, images: Sequence[int]) -> dict[int, str]:

@@ -89,7 +89,16 @@ def list_rasters(href: str) -> list[str]:
 
 
 def name_source(href: str) -> str:
-    """Return the name of the scene at an address, which is not that of an item."""
+    """Return the name of the scene at an address, which is not that of an item.
+
+    That of a subdataset has the name of the file or product that it is in.
+    """
+    if (parts := split_subdataset(href)) is not None:
+        before, path, after = parts
+        product = next((part for part in reversed(PurePosixPath(path).parts) if part.endswith(".SAFE")), None)
+        number = re.search(r":(\d+):", before)  # of a page of a TIFF
+        names = (product or make_file_stem(path), number and number[1], after.strip(':/"'))
+        return "-".join(name for name in names if name)
     if detect_source_kind(href) != "folder":
         return make_file_stem(href)
     return next((part for part in reversed(PurePosixPath(href).parts) if part.endswith(".SAFE")), Path(href).name)

@@ -15,7 +15,7 @@ from seamline.flows.collection.fingerprint import inspect_source
 from seamline.flows.collection.scene_sources import Manifest
 from seamline.pipeline.common.errors import InputError
 from seamline.pipeline.scenes.band_matching import BandNeed
-from seamline.pipeline.scenes.open_scene import SceneOptions, open_scene
+from seamline.pipeline.scenes.open_scene import SceneOptions, make_scene_id, open_scene
 from seamline.pipeline.storage import web_requests
 from tests.support.processes import wait_until
 from tests.support.small_sources import look_into_inbox, scene_names, write_band, write_every_kind
@@ -62,7 +62,7 @@ def test_lists_of_all_forms_say_the_same(tmp_path: Path) -> None:
         for name, text in forms.items():
             (tmp_path / name).write_text(text)
             found = discover(Manifest(path=tmp_path / name))
-            assert scene_names(found) == ["a", "b-c", "remote"], name
+            assert scene_names(found) == ["a", make_scene_id("b, c"), "remote"], name
             assert [scene.source for scene in found.scenes][1:] == sources[1:3]
             reasons = [scene.reason for scene in found.rejected]
             assert len(reasons) == 2 and "no such file" in reasons[0] and "HTTP 404" in reasons[1]

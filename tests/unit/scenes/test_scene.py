@@ -191,6 +191,20 @@ def test_nan_and_infinity_are_no_data_of_their_band(tmp_path: Path) -> None:
     assert np.argwhere(~read_block(scene, whole(scene)).valid).tolist() == [[0, 0], [2, 2]]
 
 
+@pytest.mark.parametrize("declared", [None, -3.40282e38, 0.5])
+@pytest.mark.parametrize("mark", [np.finfo("float32").min, 3.4e38, 1e20, -1e20, 9.96921e36, np.inf, np.nan])
+def test_marks_of_missing_pixels_are_no_numbers_of_any_band(
+    tmp_path: Path, mark: float, declared: float | None
+) -> None:
+    pixels = np.ones((2, 3, 4), dtype="float32")
+    pixels[1, 0, 0], pixels[:, 2, 2] = mark, mark
+    scene = scene_of(write_geotiff(tmp_path / "x.tif", pixels, names=("b1", "b2"), nodata=declared), 2)
+    block = read_block(scene, whole(scene))
+    assert np.argwhere(~block.valid).tolist() == [[2, 2]]
+    assert np.argwhere(np.isnan(block.pixels)).tolist() == [[0, 2, 2], [1, 0, 0], [1, 2, 2]]
+    assert set(block.pixels[np.isfinite(block.pixels)]) == {1}
+
+
 @pytest.mark.parametrize("nodata, invalid", [(7, 12), ("none", 0)])
 def test_the_user_has_the_last_word_on_nodata(tmp_path: Path, nodata: Any, invalid: int) -> None:
     pixels = np.ones((1, 5, 6), dtype="uint8")

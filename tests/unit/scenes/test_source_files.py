@@ -17,7 +17,7 @@ from seamline.pipeline.common.errors import InputError
 from seamline.pipeline.geometry.window import Window
 from seamline.pipeline.raster_io.content import hash_content
 from seamline.pipeline.scenes.band_matching import BandNeed
-from seamline.pipeline.scenes.open_scene import SceneOptions, open_scene
+from seamline.pipeline.scenes.open_scene import SceneOptions, make_scene_id, open_scene
 from seamline.pipeline.scenes.scene import Scene, read_block
 from seamline.pipeline.scenes.source_files import list_rasters, name_source, normalize_address
 from tests.support.small_rasters import BAND_NAMES, UTM, make_noise, write_geotiff
@@ -139,7 +139,7 @@ def test_the_variables_of_a_netcdf_file_are_bands(tmp_path: Path, monkeypatch: p
     np.testing.assert_array_equal(numbers_of(scene), NUMBERS)
     monkeypatch.chdir(tmp_path)
     one = opened("NETCDF:in/scene.nc:nir", bands=("1",) * 6)
-    assert one.id == "nir" and all(str(path) in band.path for band in one.bands)
+    assert one.id == "scene-nir" and all(str(path) in band.path for band in one.bands)
     np.testing.assert_array_equal(numbers_of(one)[0], NUMBERS[3])
     assert normalize_address(f'NETCDF:"{path}":nir') == f'NETCDF:"{path}":nir'
     assert normalize_address("C:no.tif") == str(tmp_path / "C:no.tif")
@@ -164,3 +164,19 @@ def test_a_zarr_folder_that_gdal_does_not_read_is_refused_with_the_reason(tmp_pa
         metadata.write_text(metadata.read_text().replace('"zstd"', '"unheard-of"').replace('"blosc"', '"unheard-of"'))
     with pytest.raises(InputError, match=r"cannot open .*unheard-of"):
         opened(path)
+
+
+def test_subdatasets_are_named_after_their_files(tmp_path: Path) -> None:
+    names = []
+    for path in (
+        tmp_path / "a.nc",
+        tmp_path / "b.nc",
+        tmp_path / "S2A_X.SAFE" / "MTD.xml",
+        tmp_path / "S2B_X.SAFE" / "MTD.xml",
+    ):
+        path.parent.mkdir(exist_ok=True)
+        path.touch()
+        names += [name_source(f'NETCDF:"{path}":{variable}') for variable in ("blue", "/one/blue", "/two/blue")]
+        names += [name_source(f"GTIFF_DIR:{page}:{path}") for page in (1, 2)]
+    assert len(set(names)) == len(names) and names[0] == "a-blue"
+    assert len({make_scene_id(name) for name in names}) == len(names)
