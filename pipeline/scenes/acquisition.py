@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from datetime import UTC, datetime
-from pathlib import Path
 
 from seamline.pipeline.raster_io.gdal import gdal_environment, read_tags
 from seamline.pipeline.scenes.band_files import open_source_raster
@@ -64,7 +63,7 @@ def _parse_time_in_name(path: str) -> datetime | None:
     for pattern in _NAME_PATTERNS:
         for found in pattern.finditer(path):
             parts = found.groupdict()
-            time = parts["time"] if "time" in parts else _read_landsat_time(Path(path), found[0])
+            time = parts["time"] if "time" in parts else _read_landsat_time(path, found[0])
             try:
                 return datetime.strptime(parts["day"] + time, "%Y%m%d%H%M%S").replace(tzinfo=UTC)
             except ValueError:
@@ -72,8 +71,8 @@ def _parse_time_in_name(path: str) -> datetime | None:
     return None
 
 
-def _read_landsat_time(path: Path, product: str) -> str:
+def _read_landsat_time(path: str, product: str) -> str:
     """Return the time of a Landsat product (HHMMSS) from the metadata file beside its bands; midnight without one."""
-    text = read_landsat_metadata(path.with_name(f"{product}_MTL.txt")).get("SCENE_CENTER_TIME", "")
+    text = read_landsat_metadata(path, product)[1].get("SCENE_CENTER_TIME", "")
     found = re.match(r"(\d\d):(\d\d):(\d\d)", text)
     return "".join(found.groups()) if found else "000000"

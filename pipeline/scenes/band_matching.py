@@ -57,11 +57,16 @@ _SENSORS: dict[str, dict[str, str]] = {
 # The Harmonized Landsat Sentinel-2 product takes the narrow near infrared of Sentinel-2, which is like Landsat's.
 _SENSORS["HLS S30"] = _SENSORS["Sentinel-2"] | {"nir": "8A 8"}
 _SENSOR_NAMES = {
-    "HLS S30": re.compile(r"HLS\.?S30", re.IGNORECASE),
-    "Sentinel-2": re.compile(r"(?<![A-Z0-9])(S2[A-D]?(?![A-Z0-9])|S2[A-D]_|T\d\d[A-Z]{3}_\d{8}T)", re.IGNORECASE),
+    "HLS S30": re.compile(r"HLS2?[._-]?S30", re.IGNORECASE),
+    # Satellite, mission, or the tile of a granule.
+    "Sentinel-2": re.compile(
+        r"(?<![A-Z0-9])(S2[A-D]?(?![A-Z0-9])|S2[A-D]_|T\d\d[C-X][A-Z]{2}(?![A-Z0-9])|SENTINEL[-_ ]?2)", re.IGNORECASE
+    ),
     # Of the sensors whose surface reflectance is named SR_B1 to SR_B7, only Landsat 8 and 9 have an SR_B6.
-    "Landsat 8/9": re.compile(r"(?<![A-Z0-9])(L[COT]0[89]|HLS\.?L30|SR_B6)", re.IGNORECASE),
-    "Landsat 4-7": re.compile(r"(?<![A-Z0-9])L[TEM]0[4-7]", re.IGNORECASE),
+    "Landsat 8/9": re.compile(
+        r"(?<![A-Z0-9])(L[COT]0[89]|L[COT][89]\d{13}|LANDSAT[-_ ]?[89](?!\d)|HLS2?[._-]?L30|SR_B6)", re.IGNORECASE
+    ),
+    "Landsat 4-7": re.compile(r"(?<![A-Z0-9])(L[TEM]0[4-7]|L[TEM][4-7]\d{13}|LANDSAT[-_ ]?[4-7](?!\d))", re.IGNORECASE),
 }
 _BAND_NUMBER = re.compile(r"(?<![A-Z0-9])B(?:AND)?[ _-]?0*(8A|\d{1,2})(?![A-Z0-9])", re.IGNORECASE)
 _BY_WAVELENGTH = (
@@ -184,6 +189,26 @@ def match_bands(
     )
 
 
+def recognize_sensors(text: str) -> list[str]:
+    """Return the sensors that are named in a text, such as the name of a product."""
+    known = [sensor for sensor, pattern in _SENSOR_NAMES.items() if pattern.search(text)]
+    # Harmonized products name the tile of Sentinel-2, also those of Landsat.
+    return [sensor for sensor in known if sensor != "Sentinel-2"] if "HLS" in text.upper() and len(known) > 1 else known
+
+
+def may_be_sentinel_2(bands: Iterable[BandCandidate]) -> bool:
+    """Return whether bands have numbers, and all of them could be those of Sentinel-2."""
+    numbers = {band.number for band in bands} - {None}
+    return bool(numbers) and numbers <= set(" ".join(_SENSORS["Sentinel-2"].values()).split())
+
+
+def find_sensor_number(band: BandCandidate, sensor: str) -> str | None:
+    """Return the number of a band in a sensor, by its own number or by its common name; None if neither tells."""
+    table = _SENSORS[sensor]
+    named = (table[name].split()[0] for name in map(_canonical_name, band.names) if name in table)
+    return band.number or next(named, None)
+
+
 def _are_in_usual_order(needs: Sequence[BandNeed], candidates: Sequence[BandCandidate], origin: str) -> bool:
     """Return whether the bands of a file that describes nothing are surely those that the model needs, in its order.
 
@@ -253,7 +278,7 @@ def _match_by_number(
 ) -> tuple[list[BandCandidate] | None, list[str]]:
     numbers = {c.number for c in candidates}
     text = " ".join([origin, *(c.stem for c in candidates), *(label for c in candidates for label in c.labels)])
-    known = [sensor for sensor, pattern in _SENSOR_NAMES.items() if pattern.search(text)]
+    known = recognize_sensors(text)
     if not known and numbers & {"8A", "12"}:
         known = ["Sentinel-2"]
     answers: dict[str, tuple[BandCandidate, ...]] = {}
