@@ -7,9 +7,10 @@ Guide v2.0, Planet's item types.
 
 from __future__ import annotations
 
+import json
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,9 @@ from seamline.pipeline.common.errors import InputError
 from seamline.pipeline.raster_io.gdal import gdal_environment, read_tags
 from seamline.pipeline.scenes.band_files import open_source_raster
 from seamline.pipeline.scenes.band_matching import BandCandidate, find_sensor_number, recognize_sensors
+from seamline.pipeline.storage.json_documents import read_document
+from seamline.pipeline.storage.object_store import is_object_url
+from seamline.pipeline.storage.web_requests import is_url
 
 _BASELINE_OFFSET = -0.1
 """Offset of reflectances of Sentinel-2 since processing baseline 04.00, of 25 January 2022."""
@@ -81,12 +85,14 @@ class ProductCalibration:
         offsets: The offset; two where the product had one only for a time, and nothing says when it was made.
         product: Name of the product, for messages.
         least_number: Nearly all numbers are larger if it is this product; None if it surely is.
+        is_offset_constant: Whether all scenes of the product have the same offset.
     """
 
     scale: float
     offsets: tuple[float, ...]
     product: str
     least_number: int | None = None
+    is_offset_constant: bool = True
 
 
 _LANDSAT_LEVEL_2 = ProductCalibration(2.75e-5, (-0.2,), "Landsat Collection 2 level 2")
@@ -114,7 +120,7 @@ def calibrate_by_product(
     Raises:
         InputError: It is Landsat level 1, and the file of metadata that has its factors is not beside it; or radiance.
     """
-    texts = (*evidence.names, band.path, band.stem)
+    texts, own = (*evidence.names, band.path, band.stem), (*evidence.names, band.stem, *band.labels)
     level_1 = _find_landsat_level_1(texts)
     if is_byte and (level_1 is None or int(level_1["mission"]) >= _FIRST_OF_16_BITS):
         return None
@@ -126,7 +132,7 @@ def calibrate_by_product(
         return _read_level_1(band, level_1[0])
     if landsat := _search(_LANDSAT, texts):
         return _LANDSAT_LEVEL_2 if landsat["collection"] == "02" else _LANDSAT_COLLECTION_1
-    if _search(_SURFACE_REFLECTANCE_BAND, (*band.labels, band.stem)) or _search(_LANDSAT_COLLECTION_2, texts):
+    if _search(_SURFACE_REFLECTANCE_BAND, (*band.labels, band.stem)) or _search(_LANDSAT_COLLECTION_2, own):
         return _LANDSAT_LEVEL_2
     if radiance := _search(_PLANET_RADIANCE, texts):
         raise InputError(
@@ -135,7 +141,8 @@ def calibrate_by_product(
             expected="reflectances, as in files with _SR in their name",
             fix="take those, or give --scale and --offset",
         )
-    return _calibrate_by_sensor(band, evidence, texts)
+    sensors = recognize_sensors(" ".join(own)) or recognize_sensors(band.path)
+    return _calibrate_by_sensor(sensors, evidence, texts)
 
 
 def _find_landsat_level_1(texts: Iterable[str]) -> re.Match[str] | None:
@@ -146,10 +153,9 @@ def _find_landsat_level_1(texts: Iterable[str]) -> re.Match[str] | None:
 
 
 def _calibrate_by_sensor(
-    band: BandCandidate, evidence: ProductEvidence, texts: tuple[str, ...]
+    sensors: Sequence[str], evidence: ProductEvidence, texts: tuple[str, ...]
 ) -> ProductCalibration | None:
     """Return what is known of a sensor, of whose products none is named."""
-    sensors = recognize_sensors(" ".join((*evidence.names, band.stem, *band.labels))) or recognize_sensors(band.path)
     if "Sentinel-2" in sensors or evidence.baseline is not None or evidence.is_offset_applied is not None:
         return _calibrate_sentinel_2(texts, evidence)
     if sensors:
@@ -202,20 +208,25 @@ def _read_level_1(band: BandCandidate, product: str) -> ProductCalibration:
             expected="a sun above the horizon",
             fix="give --scale and --offset",
         )
-    return ProductCalibration(scale / sun, (offset / sun,), f"Landsat level 1, by {name}")
+    return ProductCalibration(scale / sun, (offset / sun,), f"Landsat level 1, by {name}", is_offset_constant=False)
 
 
 def read_landsat_metadata(path: str, product: str) -> tuple[str, Mapping[str, str]]:
     """Read the metadata file (``…_MTL.txt``, ``.json``, ``.xml``) of a Landsat product.
 
     Args:
-        path: A band of the product, also in an archive.
+        path: A band of the product, also in an archive or on a server, which has to have the metadata as JSON.
         product: Name of the product.
 
     Returns:
         Name of the file, and the last value of each name in it; no values if there is none that can be read.
     """
     names = [f"{product}_MTL{suffix}" for suffix in _METADATA_SUFFIXES]
+    if is_url(path) or is_object_url(path):
+        with suppress(InputError):
+            document = read_document(f"{path.partition('?')[0].rpartition('/')[0]}/{product}_MTL.json")
+            return f"{product}_MTL.json", dict(_METADATA_VALUE.findall(json.dumps(document, indent=0)))
+        return f"{product}_MTL.json", {}
     wanted = {name.casefold() for name in names}
     with suppress(OSError, ValueError):
         found = [file for file in Path(path).parent.iterdir() if file.name.casefold() in wanted]

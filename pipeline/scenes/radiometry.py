@@ -218,12 +218,12 @@ class _Evidence:
             InputError: None is darker than without it.
         """
         known = self._find_product(self.bands[0].file)
-        if known is None or known.least_number is not None or len(known.offsets) > 1 or not known.offsets[0] < 0:
+        if known is None or known.least_number is not None or len(known.offsets) > 1 or not known.is_offset_constant:
             return
         floor, values = -known.offsets[0], [band.sample * scale for band in self.bands if band.sample.size]
         if any(float(np.median(of_band)) > _BRIGHTEST_MEDIAN for of_band in values):
             return  # the scale is wrong, too
-        if values and max(float((of_band < floor).mean()) for of_band in values) < _BRIGHT_SHARE:
+        if floor > 0 and values and max(float((of_band < floor).mean()) for of_band in values) < _BRIGHT_SHARE:
             raise InputError(
                 f"{_name(self.bands[0].file)} comes from {known.product}, whose offset is {-floor:g}",
                 got=f"no value below {floor:g} in a sample of any band, with number × {scale:g} and no offset",
@@ -246,7 +246,7 @@ class _Evidence:
         if known is None:
             return []
         is_open, is_likely = len(known.offsets) > 1, known.least_number is not None
-        if (is_stated and (is_open or is_likely)) or (is_open and _are_bright(self.bands)):
+        if (is_stated and (is_open or is_likely)) or (is_open and self._cannot_be_sentinel_2()):
             return []
         if known.least_number is not None and _find_floor(self.bands) < known.least_number:
             return []
@@ -286,6 +286,10 @@ class _Evidence:
     def _is_too_dark(self, calibration: Calibration) -> bool:
         """Return whether the values are darker than any surface in one of the bands."""
         return max(_measure_dark_share(band, calibration) for band in self.bands) > _TELLING_SHARE
+
+    def _cannot_be_sentinel_2(self) -> bool:
+        """Return whether numbers are stretched, or begin where those of Landsat do."""
+        return _are_bright(self.bands) or _find_floor(self.bands) >= _NO_FLOOR
 
     def _assume(self, band: BandNumbers, open_bands: Sequence[BandNumbers], warnings: list[str]) -> Calibration:
         """Return the usual calibration of integers of this size that stand for reflectances.

@@ -16,6 +16,7 @@ import rasterio
 from numpy.typing import NDArray
 
 from seamline.pipeline.common.errors import InputError
+from seamline.pipeline.scenes import products
 from seamline.pipeline.scenes.band_matching import BandNeed
 from seamline.pipeline.scenes.open_scene import SceneOptions, open_scene
 from seamline.pipeline.scenes.scene import Scene
@@ -196,6 +197,11 @@ def test_integers_without_dark_numbers_are_not_assumed_to_be_reflectances(tmp_pa
     assert calibration(opened(snow, scale=1e-4)) == (1e-4, 0)
 
 
+def test_level_2_of_landsat_is_not_taken_for_the_bands_of_sentinel_2(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"hardly a number below 5000"):
+        opened(write_bands(tmp_path, "B{}.tif", to_numbers(SURFACE, 2.75e-5, -0.2)))
+
+
 def test_integers_of_each_size_have_their_own_usual_scale(tmp_path: Path) -> None:
     for name, numbers in (("red", SURFACE * 1e4), ("green", SURFACE * 1e4), ("blue", SURFACE * 255)):
         dtype = "uint8" if name == "blue" else "uint16"
@@ -276,6 +282,20 @@ def test_metadata_of_level_1_is_found_in_all_its_forms(tmp_path: Path, product: 
     for source in (bands, stack, *archives):
         scales = [band.scale for band in opened(source).bands]
         assert scales == [pytest.approx(scale / sun) for scale in (3e-5, 2e-5, 2e-5)]
+
+
+def test_metadata_of_level_1_is_found_on_servers(monkeypatch: pytest.MonkeyPatch) -> None:
+    documents = {"https://x.org/a/P_MTL.json": {"L": {"G": {"SUN_ELEVATION": "30.0"}, "H": {"MULT": 2e-5}}}}
+
+    def read_document(href: str) -> Any:
+        if href not in documents:
+            raise InputError("no such document", got=href, expected="one", fix="look")
+        return documents[href]
+
+    monkeypatch.setattr(products, "read_document", read_document)
+    name, values = products.read_landsat_metadata("https://x.org/a/P_B2.TIF?signature=a/b", "P")
+    assert name == "P_MTL.json" and (values["SUN_ELEVATION"], float(values["MULT"])) == ("30.0", 2e-5)
+    assert not products.read_landsat_metadata("s3://bucket/P_B2.TIF", "P")[1]
 
 
 def test_level_1_of_eight_bits_takes_its_factors_too(tmp_path: Path) -> None:
