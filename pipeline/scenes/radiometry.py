@@ -270,7 +270,8 @@ class _Evidence:
                 )
             return first
         possible = [one for one in offered if not self._is_too_dark(one)]
-        if len(possible) == 1 and all(isclose(one.scale, first.scale, rel_tol=1e-4) for one in offered):
+        is_offset_open = all(isclose(one.scale, first.scale, rel_tol=1e-4) for one in offered)
+        if len(possible) == 1 and is_offset_open:
             warnings.append(
                 f"reflectance = {possible[0]} is taken, since another offset would give values that no surface has;"
                 " --scale and --offset say otherwise"
@@ -280,7 +281,7 @@ class _Evidence:
             f"what the numbers of {_name(file)} mean",
             got=" and ".join(f"{one} by {one.origin}" for one in offered),
             expected="one meaning",
-            fix=_FIX,
+            fix="give " + " or ".join(f"--offset {one.offset:g}" for one in offered) if is_offset_open else _FIX,
         )
 
     def _is_too_dark(self, calibration: Calibration) -> bool:
