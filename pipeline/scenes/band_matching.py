@@ -150,7 +150,11 @@ class BandCandidate:
 
 
 def match_bands(
-    needs: Sequence[BandNeed], candidates: Sequence[BandCandidate], requested: Sequence[str], origin: str
+    needs: Sequence[BandNeed],
+    candidates: Sequence[BandCandidate],
+    requested: Sequence[str],
+    origin: str,
+    names: Sequence[str] = (),
 ) -> tuple[list[BandCandidate], list[str]]:
     """Return the band of the source for each band that the model needs.
 
@@ -162,6 +166,7 @@ def match_bands(
         candidates: Bands of the source.
         requested: What the user named with ``--bands``; empty if nothing.
         origin: Name of the source, which helps to recognise the sensor.
+        names: Other texts that may name it, such as those of a catalogue.
 
     Returns:
         The chosen bands in the order of ``needs``, and warnings about what was assumed.
@@ -173,7 +178,7 @@ def match_bands(
         return _match_by_request(needs, candidates, requested), []
     if named := _match_by_name(needs, candidates):
         return named, []
-    numbered, warnings = _match_by_number(needs, candidates, origin)
+    numbered, warnings = _match_by_number(needs, candidates, origin, names)
     if numbered:
         return numbered, warnings
     if _are_in_usual_order(needs, candidates, origin):
@@ -274,10 +279,10 @@ def _match_by_name(needs: Sequence[BandNeed], candidates: Sequence[BandCandidate
 
 
 def _match_by_number(
-    needs: Sequence[BandNeed], candidates: Sequence[BandCandidate], origin: str
+    needs: Sequence[BandNeed], candidates: Sequence[BandCandidate], origin: str, names: Sequence[str]
 ) -> tuple[list[BandCandidate] | None, list[str]]:
     numbers = {c.number for c in candidates}
-    text = " ".join([origin, *(c.stem for c in candidates), *(label for c in candidates for label in c.labels)])
+    text = " ".join([origin, *names, *(c.stem for c in candidates), *(label for c in candidates for label in c.labels)])
     known = recognize_sensors(text)
     if not known and numbers & {"8A", "12"}:
         known = ["Sentinel-2"]

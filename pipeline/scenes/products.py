@@ -31,6 +31,7 @@ _NO_BASELINE = 50.0
 
 _BASELINE = re.compile(r"N?(\d{1,2})(?:\.(\d{1,2})|(\d\d))?", re.IGNORECASE)
 _BASELINE_IN_NAME = re.compile(r"S2[A-D]_\w+?_N(\d\d)\.?(\d\d)(?!\d)", re.IGNORECASE)
+_BASELINE_IN_METADATA = re.compile(r"<PROCESSING_BASELINE>([^<]*)<")
 # Day of acquisition in ESA's names of a product, a granule and its files; a product's last day is that of processing.
 # Other names that hold a tile and a day are those of many providers, some of which take the offset away.
 _ACQUISITION = re.compile(
@@ -142,7 +143,7 @@ def calibrate_by_product(
             fix="take those, or give --scale and --offset",
         )
     sensors = recognize_sensors(" ".join(own)) or recognize_sensors(band.path)
-    return _calibrate_by_sensor(sensors, evidence, texts)
+    return _calibrate_by_sensor(sensors, evidence, band.path, texts)
 
 
 def _find_landsat_level_1(texts: Iterable[str]) -> re.Match[str] | None:
@@ -153,11 +154,11 @@ def _find_landsat_level_1(texts: Iterable[str]) -> re.Match[str] | None:
 
 
 def _calibrate_by_sensor(
-    sensors: Sequence[str], evidence: ProductEvidence, texts: tuple[str, ...]
+    sensors: Sequence[str], evidence: ProductEvidence, path: str, texts: Sequence[str]
 ) -> ProductCalibration | None:
     """Return what is known of a sensor, of whose products none is named."""
     if "Sentinel-2" in sensors or evidence.baseline is not None or evidence.is_offset_applied is not None:
-        return _calibrate_sentinel_2(texts, evidence)
+        return _calibrate_sentinel_2(path, texts, evidence)
     if sensors:
         return _LIKELY_LANDSAT_LEVEL_2
     if evidence.may_be_sentinel_2:
@@ -165,14 +166,14 @@ def _calibrate_by_sensor(
     return None
 
 
-def _calibrate_sentinel_2(texts: tuple[str, ...], evidence: ProductEvidence) -> ProductCalibration:
+def _calibrate_sentinel_2(path: str, texts: Sequence[str], evidence: ProductEvidence) -> ProductCalibration:
     if evidence.is_offset_applied:
         return ProductCalibration(1e-4, (0.0,), "Sentinel-2, whose catalogue says that the offset is applied")
     if _search(_HARMONIZED, texts):
         return ProductCalibration(1e-4, (0.0,), "Sentinel-2, harmonized")
     named, acquired = _search(_BASELINE_IN_NAME, texts), _search(_ACQUISITION, texts)
     baselines = [parse_baseline(named[1] + named[2]) if named else None, evidence.baseline]
-    known = [baseline for baseline in baselines if baseline is not None]
+    known = [baseline for baseline in baselines if baseline is not None] or _read_baselines(path)
     offsets = {_BASELINE_OFFSET if baseline >= _OFFSET_BASELINE else 0.0 for baseline in known}
     if len(offsets) == 1:
         return ProductCalibration(1e-4, tuple(offsets), f"Sentinel-2, processing baseline {known[0]:05.2f}")
@@ -180,6 +181,17 @@ def _calibrate_sentinel_2(texts: tuple[str, ...], evidence: ProductEvidence) -> 
         return ProductCalibration(1e-4, (_BASELINE_OFFSET,), "Sentinel-2 since 25 January 2022")
     what = "whose name and catalogue differ in it" if known else "of an unknown processing baseline"
     return ProductCalibration(1e-4, (0.0, _BASELINE_OFFSET), f"Sentinel-2 {what}")
+
+
+def _read_baselines(path: str) -> list[float]:
+    """Return the processing baselines in the metadata files of the unpacked product that a band lies in."""
+    found: list[float | None] = []
+    product = next((folder.parent for folder in Path(path).parents if folder.name == "GRANULE"), None)
+    with suppress(OSError, ValueError):
+        for file in product.glob("MTD_MSIL*.xml") if product else ():
+            with file.open(encoding="utf-8") as text:
+                found += map(parse_baseline, _BASELINE_IN_METADATA.findall(text.read(_MAX_METADATA)))
+    return [baseline for baseline in found if baseline is not None]
 
 
 def _read_level_1(band: BandCandidate, product: str) -> ProductCalibration:

@@ -171,6 +171,29 @@ def test_names_of_sentinel_2_that_leave_the_offset_open(tmp_path: Path, names: s
     assert calibration(opened(folder, offset=-0.1)) == (1e-4, -0.1)
 
 
+def test_the_metadata_file_of_sentinel_2_tells_the_baseline_whatever_the_folder_is_called(tmp_path: Path) -> None:
+    """A product of 2018 that was processed again."""
+    names = "GRANULE/L2A_T33TWN/IMG_DATA/T33TWN_20180408T095549_B0{}_10m.jp2"
+    product = write_bands(tmp_path, names, to_numbers(DESERT, 1e-4, -0.1))
+    with pytest.raises(InputError, match="unknown processing baseline"):
+        opened(product)
+    for baseline, offset in (("05.00", -0.1), ("02.14", 0)):
+        metadata = f"<x><PROCESSING_BASELINE>{baseline}</PROCESSING_BASELINE></x>"
+        (product / "MTD_MSIL2A.xml").write_text(metadata)
+        assert calibration(opened(product)) == (1e-4, offset)
+
+
+def test_what_items_say_of_the_sensor_tells_its_bands_too(tmp_path: Path) -> None:
+    path = write_item(tmp_path, to_numbers(SURFACE, 2.75e-5, -0.2), {}, platform="landsat-8")
+    text = path.read_text().replace('"eo:common_name"', '"x"').replace('"assets": {"red"', '"assets": {"B4"')
+    path.write_text(text.replace('"green": {', '"B3": {').replace('"blue": {', '"B2": {'))
+    scene = opened(path)
+    assert [Path(band.path).name for band in scene.bands] == ["0.tif", "1.tif", "2.tif"]
+    text = path.read_text().replace("landsat-8", "landsat-5")
+    path.write_text(text.replace('"B2"', '"B1"').replace('"B3"', '"B2"').replace('"B4"', '"B3"'))
+    assert [Path(band.path).name for band in opened(path).bands] == ["0.tif", "1.tif", "2.tif"]
+
+
 @pytest.mark.parametrize(
     "name", ["20230408_095549_3B_AnalyticMS", "20230408_095549_3B_AnalyticMS_8b_clip", "1_ssc4_u0001_analytic"]
 )
