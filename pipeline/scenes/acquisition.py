@@ -3,20 +3,44 @@
 from __future__ import annotations
 
 import re
-from datetime import UTC, datetime
-from pathlib import Path
+from contextlib import suppress
+from datetime import UTC, datetime, time
 
 from seamline.pipeline.raster_io.gdal import gdal_environment, read_tags
 from seamline.pipeline.scenes.band_files import open_source_raster
 from seamline.pipeline.scenes.products import read_landsat_metadata
 
+_SECOND, _DAY_OF_YEAR = "%Y%m%dT%H%M%S", "%Y%j"
+_LANDSAT = re.compile(r"L[COTEM]\d\d_L\w{3}_\d{6}_(\d{8})(?:_\d{8})?_\d\d_(?:T1|T2|RT)")
+"""Sensor and level, path and row, day of acquisition, in most names day of processing, collection."""
+_OLD_LANDSAT = re.compile(r"(?<![A-Z0-9])L[COTEM][1-8]\d{6}(\d{7})[A-Z]{3}\d\d")
+"""Before there were collections: path and row, year and day, station and version."""
 _NAME_PATTERNS = (
-    # Landsat Collection 2: sensor and level, path and row, day of acquisition, day of processing.
-    re.compile(r"L[COTEM]\d\d_L\w{3}_\d{6}_(?P<day>\d{8})_\d{8}_\d\d_(?:T1|T2|RT)"),
-    # Sentinel-2 products, and their band files: tile, time of acquisition, band.
-    re.compile(r"S2[ABCD]_MSIL\d\w_(?P<day>\d{8})T(?P<time>\d{6})"),
-    re.compile(r"T\d\d[A-Z]{3}_(?P<day>\d{8})T(?P<time>\d{6})_"),
+    (_LANDSAT, "%Y%m%d"),
+    (_OLD_LANDSAT, _DAY_OF_YEAR),
+    # Landsat in Earth Engine.
+    (re.compile(r"(?<![A-Z0-9])L[COTEM]0\d_\d{6}_(\d{8})(?!\d)"), "%Y%m%d"),
+    (re.compile(r"HLS[._][LS]30[._]T\w{5}[._](\d{7}T\d{6})"), "%Y%jT%H%M%S"),
+    # Sentinel-2: products, those of before 2017, granules and their band files, in Earth Engine, in Earth Search.
+    (re.compile(r"S2[A-D]_MSIL\d\w_(\d{8}T\d{6})"), _SECOND),
+    (re.compile(r"S2[A-D]_OPER_\w+_V(\d{8}T\d{6})"), _SECOND),
+    (re.compile(r"(?<![A-Z0-9])T\d\d[A-Z]{3}_(?:A\d+_)?(\d{8}T\d{6})(?!\d)"), _SECOND),
+    (re.compile(r"(?<!\d)(\d{8}T\d{6})_\d{8}T\d{6}_T\d\d[A-Z]{3}"), _SECOND),
+    (re.compile(r"S2[A-D]_T?\d\d[A-Z]{3}_(\d{8})(?!\d|T\d)"), "%Y%m%d"),
+    # A granule of before 2017 was made a few hours later, unless it was made again at another station.
+    (re.compile(r"S2[A-D]_OPER_MSI_\w{3}_TL_(?!EPA)\w{4}_(\d{8}T\d{6})"), _SECOND),
+    (re.compile(r"S1[A-D]_\w\w_\w{4}_\w{4}_(\d{8}T\d{6})"), _SECOND),
+    # Planet, MODIS and VIIRS, NAIP.
+    (re.compile(r"(?<!\d)(\d{8}_\d{6})_(?:\w\w_)?(?:\w{4}_[13][AB]_|SSC\d)"), "%Y%m%d_%H%M%S"),
+    (re.compile(r"(?:M[OYC]D|V(?:NP|J1|J2))\w+\.A(\d{7})(?!\d)"), _DAY_OF_YEAR),
+    (re.compile(r"(?<![A-Z0-9])M_\d{4,7}_[NS][EW]_\d\d_\w+?_(\d{8})(?!\d)"), "%Y%m%d"),
 )
+"""What the names of products look like in capitals, and the form of the time in them."""
+_TAGS = (
+    *("ACQUISITIONDATETIME", "DATETIME", "SENSING_TIME", "DATATAKE_SENSING_START", "PRODUCT_START_TIME"),
+    *("ACQUISITION_DATETIME", "ACQUISITION_TIME", "ACQUIRED", "DATE_ACQUIRED", "ACQUISITION_DATE", "ACQUISITIONDATE"),
+)
+"""Tags that tell when an image was taken, exact ones first."""
 
 
 def to_utc(time: datetime) -> datetime:
@@ -43,37 +67,34 @@ def read_acquisition_time(path: str) -> datetime | None:
     with gdal_environment(path):
         file = open_source_raster(path)
         tags = {**read_tags(file), **read_tags(file, domain="IMAGERY")}
-    return (
-        _parse_time(tags.get("ACQUISITIONDATETIME", ""))
-        or _parse_time(tags.get("datetime", ""))
-        or _parse_time_in_name(path)
-        or _parse_time(tags.get("TIFFTAG_DATETIME", ""))
-    )
+    named = {name.upper(): text for name, text in tags.items()}
+    stated = (found for name in _TAGS if (found := _parse_time(named.get(name, ""))))
+    return next(stated, None) or _parse_time_in_name(path) or _parse_time(named.get("TIFFTAG_DATETIME", ""))
 
 
 def _parse_time(text: str) -> datetime | None:
     """Return the time in a tag in UTC; None for anything else, since the time only describes the scene."""
     try:
         # TIFF writes colons in the date.
-        return to_utc(datetime.fromisoformat(re.sub(r"^(\d{4}):(\d\d):(\d\d)", r"\1-\2-\3", text)))
+        text = re.sub(r"^(\d{4}):(\d\d):(\d\d)", r"\1-\2-\3", text.partition(";")[0])  # mosaics list several
+        return to_utc(datetime.fromisoformat(text))
     except ValueError:
         return None
 
 
 def _parse_time_in_name(path: str) -> datetime | None:
-    for pattern in _NAME_PATTERNS:
-        for found in pattern.finditer(path):
-            parts = found.groupdict()
-            time = parts["time"] if "time" in parts else _read_landsat_time(Path(path), found[0])
-            try:
-                return datetime.strptime(parts["day"] + time, "%Y%m%d%H%M%S").replace(tzinfo=UTC)
-            except ValueError:
-                continue  # digits that are no date
+    for pattern, form in _NAME_PATTERNS:
+        for found in pattern.finditer(path.upper()):
+            with suppress(ValueError):  # digits that are no date
+                day = datetime.strptime(found[1], form).replace(tzinfo=UTC)
+                if pattern in (_LANDSAT, _OLD_LANDSAT):
+                    return datetime.combine(day, _read_landsat_time(path, found[0]))
+                return day
     return None
 
 
-def _read_landsat_time(path: Path, product: str) -> str:
-    """Return the time of a Landsat product (HHMMSS) from the metadata file beside its bands; midnight without one."""
-    text = read_landsat_metadata(path.with_name(f"{product}_MTL.txt")).get("SCENE_CENTER_TIME", "")
-    found = re.match(r"(\d\d):(\d\d):(\d\d)", text)
-    return "".join(found.groups()) if found else "000000"
+def _read_landsat_time(path: str, product: str) -> time:
+    """Return the time of day of a Landsat product from the metadata file that comes with it; midnight without one."""
+    text = read_landsat_metadata(path, product)[1].get("SCENE_CENTER_TIME", "")
+    found = re.match(r"\d\d:\d\d:\d\d", text)
+    return time.fromisoformat(found[0] if found else "00:00:00").replace(tzinfo=UTC)

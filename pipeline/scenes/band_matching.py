@@ -62,11 +62,16 @@ _SENSORS["Landsat 4-5 MSS"] = {"green": "1", "red": "2"}
 _WELL_KNOWN = ("Sentinel-2", "Landsat 8/9", "Landsat 4-7")
 """Sensors whose numbers are understood where no sensor is named."""
 _SENSOR_NAMES = {
-    "HLS S30": re.compile(r"HLS\.?S30", re.IGNORECASE),
-    "Sentinel-2": re.compile(r"(?<![A-Z0-9])(S2[A-D]?(?![A-Z0-9])|S2[A-D]_|T\d\d[A-Z]{3}_\d{8}T)", re.IGNORECASE),
+    "HLS S30": re.compile(r"HLS2?[._-]?S30", re.IGNORECASE),
+    # Satellite, mission, or the tile of a granule.
+    "Sentinel-2": re.compile(
+        r"(?<![A-Z0-9])(S2[A-D]?(?![A-Z0-9])|S2[A-D]_|T\d\d[C-X][A-Z]{2}(?![A-Z0-9])|SENTINEL[-_ ]?2)", re.IGNORECASE
+    ),
     # Of the sensors whose surface reflectance is named SR_B1 to SR_B7, only Landsat 8 and 9 have an SR_B6.
-    "Landsat 8/9": re.compile(r"(?<![A-Z0-9])(L[COT]0[89]|LC8\d{13}|HLS\.?L30|SR_B6)", re.IGNORECASE),
-    "Landsat 4-7": re.compile(r"(?<![A-Z0-9])(L[TE]0[4-7]|L[TE][4-7]\d{13})", re.IGNORECASE),
+    "Landsat 8/9": re.compile(
+        r"(?<![A-Z0-9])(L[COT]0[89]|L[COT][89]\d{13}|LANDSAT[-_ ]?[89](?!\d)|HLS2?[._-]?L30|SR_B6)", re.IGNORECASE
+    ),
+    "Landsat 4-7": re.compile(r"(?<![A-Z0-9])(L[TE]0[4-7]|L[TE][4-7]\d{13}|LANDSAT[-_ ]?[4-7](?!\d))", re.IGNORECASE),
     "Landsat 1-3 MSS": re.compile(r"(?<![A-Z0-9])(LM0[1-3]|LM[1-3]\d{13})", re.IGNORECASE),
     "Landsat 4-5 MSS": re.compile(r"(?<![A-Z0-9])(LM0[45]|LM[45]\d{13})", re.IGNORECASE),
 }
@@ -167,7 +172,11 @@ class BandCandidate:
 
 
 def match_bands(
-    needs: Sequence[BandNeed], candidates: Sequence[BandCandidate], requested: Sequence[str], origin: str
+    needs: Sequence[BandNeed],
+    candidates: Sequence[BandCandidate],
+    requested: Sequence[str],
+    origin: str,
+    names: Sequence[str] = (),
 ) -> tuple[list[BandCandidate], list[str]]:
     """Return the band of the source for each band that the model needs.
 
@@ -180,6 +189,7 @@ def match_bands(
         candidates: Bands of the source.
         requested: What the user named with ``--bands``; empty if nothing.
         origin: Name of the source, which helps to recognise the sensor.
+        names: Other texts that may name it, such as those of a catalogue.
 
     Returns:
         The chosen bands in the order of ``needs``, and warnings about what was assumed.
@@ -192,7 +202,7 @@ def match_bands(
     candidates = [c for c in candidates if not c.is_alpha]
     if named := _match_by_name(needs, candidates):
         return named, []
-    numbered, warnings = _match_by_number(needs, candidates, origin)
+    numbered, warnings = _match_by_number(needs, candidates, origin, names)
     if numbered:
         return numbered, warnings
     if _are_in_usual_order(needs, candidates, origin):
@@ -206,6 +216,26 @@ def match_bands(
         expected=_join_names(need.name for need in needs),
         fix=_FIX,
     )
+
+
+def recognize_sensors(text: str) -> list[str]:
+    """Return the sensors that are named in a text, such as the name of a product."""
+    known = [sensor for sensor, pattern in _SENSOR_NAMES.items() if pattern.search(text)]
+    # Harmonized products name the tile of Sentinel-2, also those of Landsat.
+    return [sensor for sensor in known if sensor != "Sentinel-2"] if "HLS" in text.upper() and len(known) > 1 else known
+
+
+def may_be_sentinel_2(bands: Iterable[BandCandidate]) -> bool:
+    """Return whether bands have numbers, and all of them could be those of Sentinel-2."""
+    numbers = {band.number for band in bands} - {None}
+    return bool(numbers) and numbers <= {"8A", *map(str, range(1, 13))}
+
+
+def find_sensor_number(band: BandCandidate, sensor: str) -> str | None:
+    """Return the number of a band in a sensor, by its own number or by its common name; None if neither tells."""
+    table = _SENSORS[sensor]
+    named = (table[name].split()[0] for name in map(_canonical_name, band.names) if name in table)
+    return band.number or next(named, None)
 
 
 def _are_in_usual_order(needs: Sequence[BandNeed], candidates: Sequence[BandCandidate], origin: str) -> bool:
@@ -276,10 +306,10 @@ def _match_by_name(needs: Sequence[BandNeed], candidates: Sequence[BandCandidate
 
 
 def _match_by_number(
-    needs: Sequence[BandNeed], candidates: Sequence[BandCandidate], origin: str
+    needs: Sequence[BandNeed], candidates: Sequence[BandCandidate], origin: str, names: Sequence[str]
 ) -> tuple[list[BandCandidate] | None, list[str]]:
-    text = " ".join([origin, *(c.stem for c in candidates), *(label for c in candidates for label in c.labels)])
-    known = [sensor for sensor, pattern in _SENSOR_NAMES.items() if pattern.search(text)]
+    text = " ".join([origin, *names, *(c.stem for c in candidates), *(label for c in candidates for label in c.labels)])
+    known = recognize_sensors(text)
     numbers = {c.number for c in candidates if c.number}
     if not known and numbers & {"8A", "12"}:
         known = ["Sentinel-2"]

@@ -101,7 +101,7 @@ def open_scene(
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", NotGeoreferencedWarning)  # check_georeference raises an InputError instead
         found = read_source(source)
-        chosen, band_warnings = match_bands(needs, found.bands, options.bands, found.name)
+        chosen, band_warnings = match_bands(needs, found.bands, options.bands, found.name, found.product.names)
         paths = {band.path for band in chosen}
         versions = {path: get_object_version(path) for path in paths}
         files = [inspect_band(band) for band in chosen]

@@ -2,30 +2,60 @@
 
 Sources: Sentinel-2 Products Specification (radiometric offset since processing baseline 04.00), Landsat 8-9
 Collection 2 Level 2 Science Product Guide, Landsat 8-9 Data Users Handbook (reflectance of level 1), HLS Product User
-Guide v2.0.
+Guide v2.0, Planet's item types.
 """
 
 from __future__ import annotations
 
+import json
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from seamline.pipeline.common.errors import InputError
-from seamline.pipeline.scenes.band_matching import BandCandidate
+from seamline.pipeline.raster_io.gdal import gdal_environment, read_tags
+from seamline.pipeline.scenes.band_files import open_source_raster
+from seamline.pipeline.scenes.band_matching import BandCandidate, find_sensor_number, recognize_sensors
+from seamline.pipeline.storage.json_documents import read_document
+from seamline.pipeline.storage.object_store import is_object_url
+from seamline.pipeline.storage.web_requests import is_url
 
 _BASELINE_OFFSET = -0.1
 """Offset of reflectances of Sentinel-2 since processing baseline 04.00, of 25 January 2022."""
 _OFFSET_BASELINE, _OFFSET_DAY = 4.0, "20220125"
+_NO_BASELINE = 50.0
+"""Baselines from here on are none: Sen2Cor states 99.99 where it does not run at ESA."""
 
-_SENTINEL_2 = re.compile(r"(?<![A-Z0-9])S2[A-D]?(?![A-Z0-9])|(?<![A-Z0-9])S2[A-D](?=_)|sentinel-?2", re.IGNORECASE)
-_SENTINEL_2_BASELINE = re.compile(r"S2[A-D]_MSIL(?:1C|2A)_\d{8}T\w+?_N(\d\d)(\d\d)_")
-_SENTINEL_2_BAND_FILE = re.compile(r"T\d\d[A-Z]{3}_(\d{8})T\d{6}_B(?:\d\d|8A)")
-_LANDSAT = re.compile(r"L[COTEM]0[4-9]_(?P<level>L\d)\w\w_\d{6}_\d{8}_\d{8}_(?P<collection>0\d)_(?:T1|T2|RT)")
-_SURFACE_REFLECTANCE_BAND = re.compile(r"(?:^|_)SR_B\d$")
-_HLS = re.compile(r"HLS\.?[LS]30", re.IGNORECASE)
+_BASELINE = re.compile(r"N?(\d{1,2})(?:\.(\d{1,2})|(\d\d))?", re.IGNORECASE)
+_BASELINE_IN_NAME = re.compile(r"S2[A-D]_\w+?_N(\d\d)\.?(\d\d)(?!\d)", re.IGNORECASE)
+_BASELINE_IN_METADATA = re.compile(r"<PROCESSING_BASELINE>([^<]*)<")
+# Day of acquisition in ESA's names of a product, a granule and its files; a product's last day is that of processing.
+# Other names that hold a tile and a day are those of many providers, some of which take the offset away.
+_ACQUISITION = re.compile(
+    r"(?<![A-Z0-9])(?:S2[A-D]_MSIL\d\w|(?<!_R\d{3}_)T\d\d[A-Z]{3})_(\d{8})T\d{6}(?!\d)", re.IGNORECASE
+)
+_HARMONIZED = re.compile(r"S2_\w*HARMONIZED", re.IGNORECASE)
+_LANDSAT = re.compile(
+    r"L[COTEM]0(?P<mission>[1-9])_(?P<level>L\d)\w\w_\d{6}_\d{8}(?:_\d{8})?_(?P<collection>0\d)_(?:T1|T2|RT)",
+    re.IGNORECASE,
+)
+# Before there were collections: path and row, year and day, station and version.
+_OLD_LANDSAT = re.compile(r"(?<![A-Z0-9])L[COTEM](?P<mission>[1-8])\d{13}[A-Z]{3}\d\d", re.IGNORECASE)
+_LANDSAT_COLLECTION_2 = re.compile(r"landsat\w*?[-_ ]?c0?2[-_ ]?(?:t\d[-_ ])?l2", re.IGNORECASE)
+_ORDERED_LANDSAT = re.compile(r"_(?:sr|toa)_band\d+$", re.IGNORECASE)
+_SURFACE_REFLECTANCE_BAND = re.compile(r"(?:^|_)SR_B\d(?![A-Z0-9])", re.IGNORECASE)
+_HLS = re.compile(r"HLS2?[._-]?[LS]30", re.IGNORECASE)
+_PLANET_RADIANCE = re.compile(
+    r"_(?:3[AB]|BGRN|ssc\d+_u\d+)_(?:ortho_)?analytic(?:MS)?(?!\w*_SR(?![A-Z]))", re.IGNORECASE
+)
+_FIRST_OF_16_BITS = 8
+"""Mission of Landsat since which level 1 has more than eight bits."""
+_METADATA_SUFFIXES = (".txt", ".json", ".xml")
+_METADATA_VALUE = re.compile(r'(\w+)"?[ \t]*[=:>][ \t]*"?([^"<>\n,]+)')
+"""Name and value in each of these kinds of files."""
 _MAX_METADATA = 2**20
 """Characters that are read of a product's metadata file, which has some ten thousand."""
 
@@ -35,14 +65,16 @@ class ProductEvidence:
     """What names and a catalogue tell of the product that a scene comes from.
 
     Attributes:
-        names: Texts that may hold a product's name: of the source, of the item.
+        names: Texts that may hold the name of a product, a collection or a satellite: of the source, of the item.
         baseline: Processing baseline of Sentinel-2 by the catalogue, such as 5.09.
         is_offset_applied: What the catalogue says: whether the offset of Sentinel-2 is in the numbers already.
+        may_be_sentinel_2: Whether the bands are numbered as those of Sentinel-2 are.
     """
 
     names: tuple[str, ...] = ()
     baseline: float | None = None
     is_offset_applied: bool | None = None
+    may_be_sentinel_2: bool = False
 
 
 @dataclass(frozen=True)
@@ -53,53 +85,113 @@ class ProductCalibration:
         scale: Factor.
         offsets: The offset; two where the product had one only for a time, and nothing says when it was made.
         product: Name of the product, for messages.
+        least_number: Nearly all numbers are larger if it is this product; None if it surely is.
+        is_offset_constant: Whether all scenes of the product have the same offset.
     """
 
     scale: float
     offsets: tuple[float, ...]
     product: str
+    least_number: int | None = None
+    is_offset_constant: bool = True
 
 
 _LANDSAT_LEVEL_2 = ProductCalibration(2.75e-5, (-0.2,), "Landsat Collection 2 level 2")
+_LIKELY_LANDSAT_LEVEL_2 = ProductCalibration(2.75e-5, (-0.2,), "Landsat, whose numbers are those of level 2", 7000)
+_LANDSAT_COLLECTION_1 = ProductCalibration(1e-4, (0.0,), "Landsat Collection 1, reflectance")
 
 
-def calibrate_by_product(band: BandCandidate, evidence: ProductEvidence) -> ProductCalibration | None:
-    """Return what the numbers of a band of integers mean by its product; None if no product is recognised.
+def parse_baseline(value: object) -> float | None:
+    """Return a processing baseline of Sentinel-2, stated as 5.09, "05.09", "0509" or "N0509"; None if it is none."""
+    found = _BASELINE.fullmatch(str(value).strip())
+    baseline = float(f"{found[1]}.{found[2] or found[3] or 0}") if found else _NO_BASELINE
+    return baseline if baseline < _NO_BASELINE else None
+
+
+def calibrate_by_product(
+    band: BandCandidate, evidence: ProductEvidence, *, is_byte: bool = False
+) -> ProductCalibration | None:
+    """Return what the numbers of a band mean by its product; None if no product is recognised.
 
     Args:
         band: The band, whose file, labels and number may tell the product.
         evidence: What else tells it.
+        is_byte: Whether numbers have eight bits: only level 1 of Landsat 1 to 7 does, and pictures of all products.
 
     Raises:
-        InputError: It is Landsat level 1, and the file of metadata that has its factors is not beside it.
+        InputError: It is Landsat level 1, and the file of metadata that has its factors is not beside it; or radiance.
     """
-    texts = (*evidence.names, band.path, band.stem)
+    texts, own = (*evidence.names, band.path, band.stem), (*evidence.names, band.stem, *band.labels)
+    level_1 = _find_landsat_level_1(texts)
+    if is_byte and (level_1 is None or int(level_1["mission"]) >= _FIRST_OF_16_BITS):
+        return None
     if any(_HLS.search(text) for text in texts):
         return ProductCalibration(1e-4, (0.0,), "HLS")
+    if _search(_ORDERED_LANDSAT, (band.stem, *band.labels)):
+        return _LANDSAT_COLLECTION_1
+    if level_1:
+        return _read_level_1(band, level_1[0])
     if landsat := _search(_LANDSAT, texts):
-        if landsat["level"] == "L1":
-            return _read_level_1(band, landsat[0])
-        return _LANDSAT_LEVEL_2 if landsat["collection"] == "02" else None
-    if _search(_SURFACE_REFLECTANCE_BAND, (*band.labels, band.stem)):
+        return _LANDSAT_LEVEL_2 if landsat["collection"] == "02" else _LANDSAT_COLLECTION_1
+    if _search(_SURFACE_REFLECTANCE_BAND, (*band.labels, band.stem)) or _search(_LANDSAT_COLLECTION_2, own):
         return _LANDSAT_LEVEL_2
-    is_sentinel_2 = evidence.baseline is not None or evidence.is_offset_applied is not None
-    if is_sentinel_2 or _search(_SENTINEL_2, texts) or _search(_SENTINEL_2_BAND_FILE, texts):
-        return _calibrate_sentinel_2(texts, evidence)
+    if radiance := _search(_PLANET_RADIANCE, texts):
+        raise InputError(
+            f"the numbers of {band.path}",
+            got=f"radiances of Planet (…{radiance[0]})",
+            expected="reflectances, as in files with _SR in their name",
+            fix="take those, or give --scale and --offset",
+        )
+    sensors = recognize_sensors(" ".join(own)) or recognize_sensors(band.path)
+    return _calibrate_by_sensor(sensors, evidence, band.path, texts)
+
+
+def _find_landsat_level_1(texts: Iterable[str]) -> re.Match[str] | None:
+    found = _search(_LANDSAT, texts)
+    if found is None:
+        return _search(_OLD_LANDSAT, texts)
+    return found if found["level"].upper() == "L1" else None
+
+
+def _calibrate_by_sensor(
+    sensors: Sequence[str], evidence: ProductEvidence, path: str, texts: Sequence[str]
+) -> ProductCalibration | None:
+    """Return what is known of a sensor, of whose products none is named."""
+    if "Sentinel-2" in sensors or evidence.baseline is not None or evidence.is_offset_applied is not None:
+        return _calibrate_sentinel_2(path, texts, evidence)
+    if sensors:
+        return _LIKELY_LANDSAT_LEVEL_2
+    if evidence.may_be_sentinel_2:
+        return ProductCalibration(1e-4, (0.0, _BASELINE_OFFSET), "bands numbered as those of Sentinel-2")
     return None
 
 
-def _calibrate_sentinel_2(texts: Iterable[str], evidence: ProductEvidence) -> ProductCalibration:
+def _calibrate_sentinel_2(path: str, texts: Sequence[str], evidence: ProductEvidence) -> ProductCalibration:
     if evidence.is_offset_applied:
         return ProductCalibration(1e-4, (0.0,), "Sentinel-2, whose catalogue says that the offset is applied")
-    named, file = _search(_SENTINEL_2_BASELINE, texts), _search(_SENTINEL_2_BAND_FILE, texts)
-    baseline = float(f"{named[1]}.{named[2]}") if named else evidence.baseline
-    if baseline is not None:
-        is_later = baseline >= _OFFSET_BASELINE
-        product = f"Sentinel-2, processing baseline {baseline:05.2f}"
-        return ProductCalibration(1e-4, (_BASELINE_OFFSET if is_later else 0.0,), product)
-    if file is not None and file[1] >= _OFFSET_DAY:
+    if _search(_HARMONIZED, texts):
+        return ProductCalibration(1e-4, (0.0,), "Sentinel-2, harmonized")
+    named, acquired = _search(_BASELINE_IN_NAME, texts), _search(_ACQUISITION, texts)
+    baselines = [parse_baseline(named[1] + named[2]) if named else None, evidence.baseline]
+    known = [baseline for baseline in baselines if baseline is not None] or _read_baselines(path)
+    offsets = {_BASELINE_OFFSET if baseline >= _OFFSET_BASELINE else 0.0 for baseline in known}
+    if len(offsets) == 1:
+        return ProductCalibration(1e-4, tuple(offsets), f"Sentinel-2, processing baseline {known[0]:05.2f}")
+    if not known and acquired is not None and acquired[1] >= _OFFSET_DAY:
         return ProductCalibration(1e-4, (_BASELINE_OFFSET,), "Sentinel-2 since 25 January 2022")
-    return ProductCalibration(1e-4, (0.0, _BASELINE_OFFSET), "Sentinel-2 of an unknown processing baseline")
+    what = "whose name and catalogue differ in it" if known else "of an unknown processing baseline"
+    return ProductCalibration(1e-4, (0.0, _BASELINE_OFFSET), f"Sentinel-2 {what}")
+
+
+def _read_baselines(path: str) -> list[float]:
+    """Return the processing baselines in the metadata files of the unpacked product that a band lies in."""
+    found: list[float | None] = []
+    product = next((folder.parent for folder in Path(path).parents if folder.name == "GRANULE"), None)
+    with suppress(OSError, ValueError):
+        for file in product.glob("MTD_MSIL*.xml") if product else ():
+            with file.open(encoding="utf-8") as text:
+                found += map(parse_baseline, _BASELINE_IN_METADATA.findall(text.read(_MAX_METADATA)))
+    return [baseline for baseline in found if baseline is not None]
 
 
 def _read_level_1(band: BandCandidate, product: str) -> ProductCalibration:
@@ -107,35 +199,57 @@ def _read_level_1(band: BandCandidate, product: str) -> ProductCalibration:
 
     The factors there are for a sun in the zenith; reflectance is divided by the sine of the sun's elevation.
     """
-    path = Path(band.path).with_name(f"{product}_MTL.txt")
-    values = read_landsat_metadata(path)
+    name, values = read_landsat_metadata(band.path, product)
+    sensors = recognize_sensors(product)
+    number = find_sensor_number(band, sensors[0]) if sensors else band.number
     try:
-        scale, offset = (float(values[f"REFLECTANCE_{what}_BAND_{band.number}"]) for what in ("MULT", "ADD"))
+        scale, offset = (float(values[f"REFLECTANCE_{what}_BAND_{number}"]) for what in ("MULT", "ADD"))
         sun = math.sin(math.radians(float(values["SUN_ELEVATION"])))
     except (KeyError, ValueError) as error:
+        missing = f"REFLECTANCE_MULT_BAND_{number}" if number else f"number of the band {band}"
         raise InputError(
             f"the numbers of {band.path}, Landsat level 1",
-            got=f"no REFLECTANCE_MULT_BAND_{band.number} in {path.name}" if values else f"no {path.name} beside it",
+            got=f"no {missing} in {name}" if values else f"no {name} beside it",
             expected="the factors and the elevation of the sun that come with the product",
             fix="put it beside the bands, or give --scale and --offset",
         ) from error
     if not sun > 0:
         raise InputError(
-            f"{path}: SUN_ELEVATION",
+            f"{name}: SUN_ELEVATION",
             got=values["SUN_ELEVATION"],
             expected="a sun above the horizon",
             fix="give --scale and --offset",
         )
-    return ProductCalibration(scale / sun, (offset / sun,), f"Landsat level 1, by {path.name}")
+    return ProductCalibration(scale / sun, (offset / sun,), f"Landsat level 1, by {name}", is_offset_constant=False)
 
 
-def read_landsat_metadata(path: Path) -> Mapping[str, str]:
-    """Return the last value of each name in a metadata file (``…_MTL.txt``); nothing if it cannot be read."""
-    try:
-        with path.open(encoding="utf-8") as file:
-            return dict(re.findall(r'^\s*(\w+) = "?([^"\n]*)', file.read(_MAX_METADATA), re.MULTILINE))
-    except (OSError, ValueError):
-        return {}
+def read_landsat_metadata(path: str, product: str) -> tuple[str, Mapping[str, str]]:
+    """Read the metadata file (``…_MTL.txt``, ``.json``, ``.xml``) of a Landsat product.
+
+    Args:
+        path: A band of the product, also in an archive or on a server, which has to have the metadata as JSON.
+        product: Name of the product.
+
+    Returns:
+        Name of the file, and the last value of each name in it; no values if there is none that can be read.
+    """
+    names = [f"{product}_MTL{suffix}" for suffix in _METADATA_SUFFIXES]
+    if is_url(path) or is_object_url(path):
+        with suppress(InputError):
+            document = read_document(f"{path.partition('?')[0].rpartition('/')[0]}/{product}_MTL.json")
+            return f"{product}_MTL.json", dict(_METADATA_VALUE.findall(json.dumps(document, indent=0)))
+        return f"{product}_MTL.json", {}
+    wanted = {name.casefold() for name in names}
+    with suppress(OSError, ValueError):
+        found = [file for file in Path(path).parent.iterdir() if file.name.casefold() in wanted]
+        for file in sorted(found, key=lambda file: _METADATA_SUFFIXES.index(file.suffix.lower())):
+            with suppress(OSError, ValueError), file.open(encoding="utf-8") as text:
+                if values := dict(_METADATA_VALUE.findall(text.read(_MAX_METADATA))):
+                    return file.name, values
+    # GDAL looks for the file in the archive.
+    with gdal_environment(path):
+        tags = read_tags(open_source_raster(path), domain="IMD")
+    return names[0], {name.rpartition(".")[2]: value for name, value in tags.items()}
 
 
 def _search(pattern: re.Pattern[str], texts: Iterable[str]) -> re.Match[str] | None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import product
 from math import isclose, isfinite
 from typing import Any
 
@@ -12,7 +13,7 @@ from numpy.typing import NDArray
 
 from seamline.pipeline.common.errors import InputError
 from seamline.pipeline.scenes.band_files import BandFile
-from seamline.pipeline.scenes.products import ProductEvidence, calibrate_by_product
+from seamline.pipeline.scenes.products import ProductCalibration, ProductEvidence, calibrate_by_product
 
 _BRIGHT_NUMBER = 20000
 """A number above this would be a reflectance above 2 if the scale were 1/10000."""
@@ -28,6 +29,10 @@ _BRIGHTEST_MEDIAN = 1.5
 """Median reflectance of a band that no scene has; clouds and snow reach 1.2."""
 _OFFSET_NUMBER = 1000
 """What Sentinel-2 adds to its numbers since processing baseline 04.00."""
+_NO_FLOOR = 5000
+"""Nearly all numbers of Landsat are larger, and of other integers at least a few are smaller, unless all is snow."""
+_DARKEST_SHARE = 0.01
+"""Share of the darkest pixels of a band, of which noise and edges are part."""
 _NOTHING = 1e-3
 """Reflectance that water in the short-wave infrared may have, but not a whole scene in every band."""
 _NOTHING_SHARE = 0.99
@@ -92,7 +97,7 @@ def choose_calibrations(
     The user's scale settles it; without an offset it means offset 0. Otherwise the catalogue, the tags of the file and
     what is known of the product have to agree; where they differ in the offset alone, values that no surface has show
     which one is wrong. Integers of which nothing says anything are taken as reflectance × 10000, × 65535 or × 255 with
-    a warning.
+    a warning. What is stated of some bands has to hold for all that are like them.
 
     Args:
         bands: The chosen bands.
@@ -109,13 +114,17 @@ def choose_calibrations(
         InputError: The evidence contradicts itself or gives no values, or they are none that reflectances have.
     """
     warnings: list[str] = []
+    told = _Evidence(bands, evidence, reflectance, offset)
     if scale is not None:
+        if reflectance and offset is None:
+            told.check_forgotten_offset(scale)
         own = Calibration(scale, offset or 0.0, "--scale" if offset is None else "--scale and --offset")
         chosen = [own] * len(bands)
     else:
-        chosen, warnings = _Evidence(bands, evidence, reflectance, offset).weigh()
+        chosen, warnings = told.weigh()
     for band, calibration in zip(bands, chosen, strict=True):
         _check_calibration(band.file, calibration)
+    _check_common_meaning(bands, chosen)
     if reflectance and (error := _find_impossible_values(bands, chosen)):
         if scale is None:
             raise error
@@ -157,12 +166,11 @@ class _Evidence:
             for alternatives in self._list_statements(band.file):
                 agreed = self._reconcile(band.file, agreed, alternatives, warnings)
             chosen.append(agreed)
-        if None in chosen:
-            usual = self._assume() if self.reflectance else Calibration(1.0, 0.0, "the numbers themselves")
-            if self.reflectance:
-                warnings.append(f"the files state no scale: reflectance = {usual} is assumed; --scale says otherwise")
-            chosen = [one or usual for one in chosen]
-        return [self._with_users_offset(one) for one in chosen if one], warnings
+        open_bands = [band for band, one in zip(self.bands, chosen, strict=True) if one is None]
+        settled = [
+            one or self._assume(band, open_bands, warnings) for band, one in zip(self.bands, chosen, strict=True)
+        ]
+        return [self._with_users_offset(one) for one in settled], warnings
 
     def _list_statements(self, file: BandFile) -> list[tuple[Calibration, ...]]:
         """Return what the catalogue, the file and the product say; alternatives where one leaves the offset open."""
@@ -176,9 +184,11 @@ class _Evidence:
             statements.append((Calibration(factor, self._drop_applied(offset), "the catalogue"),))
         if (file.scale, file.offset) != (1.0, 0.0):
             statements.append((Calibration(file.scale, self._drop_applied(file.offset), "the tags of the file"),))
-        if self.reflectance and is_number and file.dtype.itemsize > 1:
+        if self.reflectance and is_number:
             statements += self._ask_product(file, is_stated=bool(statements))
         if not statements and not is_number:
+            if self.reflectance and self.offset is None:
+                self.check_forgotten_offset(1.0)
             statements.append((Calibration(1.0, 0.0, "the type of the file"),))
         return statements
 
@@ -201,14 +211,44 @@ class _Evidence:
                 fix="give --offset 0 if it is applied, --offset -0.1 if not",
             )
 
-    def _ask_product(self, file: BandFile, *, is_stated: bool) -> list[tuple[Calibration, ...]]:
+    def check_forgotten_offset(self, scale: float) -> None:
+        """Check that the offset of a known product is in values that nobody says to have one: some are dark then.
+
+        Raises:
+            InputError: None is darker than without it.
+        """
+        known = self._find_product(self.bands[0].file)
+        if known is None or known.least_number is not None or len(known.offsets) > 1 or not known.is_offset_constant:
+            return
+        floor, values = -known.offsets[0], [band.sample * scale for band in self.bands if band.sample.size]
+        if any(float(np.median(of_band)) > _BRIGHTEST_MEDIAN for of_band in values):
+            return  # the scale is wrong, too
+        if floor > 0 and values and max(float((of_band < floor).mean()) for of_band in values) < _BRIGHT_SHARE:
+            raise InputError(
+                f"{_name(self.bands[0].file)} comes from {known.product}, whose offset is {-floor:g}",
+                got=f"no value below {floor:g} in a sample of any band, with number × {scale:g} and no offset",
+                expected="dark pixels in some band",
+                fix=f"give --offset {-floor:g} if it is still to be added, --offset 0 if not",
+            )
+
+    def _find_product(self, file: BandFile) -> ProductCalibration | None:
+        """Return what is known of the product; None where that is nothing, or lacks its metadata."""
         try:
-            known = calibrate_by_product(file.band, self.product)
+            return calibrate_by_product(file.band, self.product, is_byte=file.dtype.itemsize == 1)
         except InputError:
-            if is_stated or self.offset is not None:
-                return []  # what the product lacks is known otherwise
-            raise
-        if known is None or (len(known.offsets) > 1 and (is_stated or self._are_bright())):
+            return None
+
+    def _ask_product(self, file: BandFile, *, is_stated: bool) -> list[tuple[Calibration, ...]]:
+        if is_stated or self.offset is not None:
+            known = self._find_product(file)  # what the product lacks is known otherwise
+        else:
+            known = calibrate_by_product(file.band, self.product, is_byte=file.dtype.itemsize == 1)
+        if known is None:
+            return []
+        is_open, is_likely = len(known.offsets) > 1, known.least_number is not None
+        if (is_stated and (is_open or is_likely)) or (is_open and self._cannot_be_sentinel_2()):
+            return []
+        if known.least_number is not None and _find_floor(self.bands) < known.least_number:
             return []
         return [tuple(Calibration(known.scale, offset, known.product, is_stated=False) for offset in known.offsets)]
 
@@ -230,7 +270,8 @@ class _Evidence:
                 )
             return first
         possible = [one for one in offered if not self._is_too_dark(one)]
-        if len(possible) == 1 and all(isclose(one.scale, first.scale, rel_tol=1e-4) for one in offered):
+        is_offset_open = all(isclose(one.scale, first.scale, rel_tol=1e-4) for one in offered)
+        if len(possible) == 1 and is_offset_open:
             warnings.append(
                 f"reflectance = {possible[0]} is taken, since another offset would give values that no surface has;"
                 " --scale and --offset say otherwise"
@@ -240,30 +281,45 @@ class _Evidence:
             f"what the numbers of {_name(file)} mean",
             got=" and ".join(f"{one} by {one.origin}" for one in offered),
             expected="one meaning",
-            fix=_FIX,
+            fix="give " + " or ".join(f"--offset {one.offset:g}" for one in offered) if is_offset_open else _FIX,
         )
 
     def _is_too_dark(self, calibration: Calibration) -> bool:
         """Return whether the values are darker than any surface in one of the bands."""
         return max(_measure_dark_share(band, calibration) for band in self.bands) > _TELLING_SHARE
 
-    def _are_bright(self) -> bool:
-        """Return whether a scale of 1/10000 would give reflectances above 2 in more than a few pixels."""
-        shares = [float((band.sample > _BRIGHT_NUMBER).mean()) for band in self.bands if band.sample.size]
-        return max(shares, default=0.0) > _BRIGHT_SHARE
+    def _cannot_be_sentinel_2(self) -> bool:
+        """Return whether numbers are stretched, or begin where those of Landsat do."""
+        return _are_bright(self.bands) or _find_floor(self.bands) >= _NO_FLOOR
 
-    def _assume(self) -> Calibration:
-        """Return the usual calibration of integers that stand for reflectances."""
-        if max(band.file.dtype.itemsize for band in self.bands) == 1:
+    def _assume(self, band: BandNumbers, open_bands: Sequence[BandNumbers], warnings: list[str]) -> Calibration:
+        """Return the usual calibration of integers of this size that stand for reflectances.
+
+        Raises:
+            InputError: The numbers begin where those of Landsat do, which stand for something else.
+        """
+        if not self.reflectance:
+            return Calibration(1.0, 0.0, "the numbers themselves")
+        alike = [other for other in open_bands if other.file.dtype.itemsize == band.file.dtype.itemsize]
+        if band.file.dtype.itemsize == 1:
             divisor = 255
+        elif _find_floor(alike) >= _NO_FLOOR:
+            raise InputError(
+                f"what the numbers of {_name(band.file)} mean",
+                got=f"hardly a number below {_NO_FLOOR} in a sample of any band, and no scale",
+                expected="dark pixels in some band, as where reflectance is number / 10000",
+                fix="give --scale 2.75e-5 --offset -0.2 for Landsat Collection 2 level 2, --scale 0.0001 for snow",
+            )
         else:
-            divisor = 65535 if self._are_bright() else 10000
-        return Calibration(1 / divisor, 0.0, "assumption", is_stated=False)
+            divisor = 65535 if _are_bright(alike) else 10000
+        usual = Calibration(1 / divisor, 0.0, "assumption", is_stated=False)
+        warnings.append(f"the files state no scale: reflectance = {usual} is assumed; --scale says otherwise")
+        return usual
 
     def _with_users_offset(self, calibration: Calibration) -> Calibration:
         if self.offset is None:
             return calibration
-        return Calibration(calibration.scale, self.offset, f"{calibration.origin}, with --offset")
+        return replace(calibration, offset=self.offset, origin=f"{calibration.origin}, with --offset")
 
 
 def _check_calibration(file: BandFile, calibration: Calibration) -> None:
@@ -275,6 +331,24 @@ def _check_calibration(file: BandFile, calibration: Calibration) -> None:
             expected="a number, and a scale other than 0",
             fix="correct the file or its catalogue, or give --scale and --offset",
         )
+
+
+def _check_common_meaning(bands: Sequence[BandNumbers], calibrations: Sequence[Calibration]) -> None:
+    """Check that what is stated of some bands holds for bands of the same type of which nothing is stated.
+
+    Raises:
+        InputError: It does not.
+    """
+    pairs = [(band.file, calibration) for band, calibration in zip(bands, calibrations, strict=True)]
+    for (file, stated), (other, derived) in product(pairs, pairs):
+        is_comparable = file.dtype == other.dtype and stated.is_stated and not derived.is_stated
+        if is_comparable and not stated.means_the_same(derived):
+            raise InputError(
+                "the bands of the scene have different meanings",
+                got=f"{stated} by {stated.origin} for {_name(file)}, {derived} by {derived.origin} for {_name(other)}",
+                expected="one meaning, or one that is stated for each band",
+                fix=_FIX,
+            )
 
 
 def _find_impossible_values(bands: Sequence[BandNumbers], calibrations: Sequence[Calibration]) -> InputError | None:
@@ -299,6 +373,18 @@ def _measure_dark_share(band: BandNumbers, calibration: Calibration) -> float:
     if not band.sample.size:
         return 0.0
     return float((calibration.apply(band.sample) < _DARKEST).mean())
+
+
+def _are_bright(bands: Sequence[BandNumbers]) -> bool:
+    """Return whether a scale of 1/10000 would give reflectances above 2 in more than a few pixels."""
+    shares = [float((band.sample > _BRIGHT_NUMBER).mean()) for band in bands if band.sample.size]
+    return max(shares, default=0.0) > _BRIGHT_SHARE
+
+
+def _find_floor(bands: Sequence[BandNumbers]) -> float:
+    """Return the number that nearly all pixels of all bands exceed; minus infinity if there are none."""
+    floors = [float(np.quantile(band.sample, _DARKEST_SHARE)) for band in bands if band.sample.size]
+    return min(floors, default=-np.inf)
 
 
 def _not_reflectance_error(file: BandFile, calibration: Calibration, got: str) -> InputError:

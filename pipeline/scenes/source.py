@@ -13,7 +13,7 @@ from rasterio.enums import ColorInterp
 
 from seamline.pipeline.raster_io.gdal import gdal_environment, read_tags
 from seamline.pipeline.scenes.band_files import open_source_raster
-from seamline.pipeline.scenes.band_matching import BandCandidate
+from seamline.pipeline.scenes.band_matching import BandCandidate, may_be_sentinel_2
 from seamline.pipeline.scenes.products import ProductEvidence
 from seamline.pipeline.scenes.source_files import (
     detect_source_kind,
@@ -60,12 +60,14 @@ def read_source(source: str | Path) -> Source:
     if detect_source_kind(href) == "item":
         item = read_source_item(href)
         bands = list(item.bands) or [band for key, path in item.rasters for band in _list_asset_bands(key, path)]
-        product = ProductEvidence((item.id,), item.baseline, item.is_offset_applied)
+        product = ProductEvidence(item.names, item.baseline, item.is_offset_applied, may_be_sentinel_2(bands))
         return Source(item.id, href, bands, product, item.datetime)
     rasters, name = list_rasters(href), name_source(href)
     # A product's folder, or the archive of it, may have another name than the product.
     products = {part for raster in rasters for part in PurePosixPath(raster).parts if part.endswith(".SAFE")}
-    return Source(name, href, _list_bands(rasters), ProductEvidence((name, *sorted(products))))
+    bands = _list_bands(rasters)
+    product = ProductEvidence((name, *sorted(products)), may_be_sentinel_2=may_be_sentinel_2(bands))
+    return Source(name, href, bands, product)
 
 
 def _list_bands(paths: Sequence[str]) -> list[BandCandidate]:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import posixpath
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
@@ -17,6 +18,7 @@ import pystac
 from seamline.pipeline.common.errors import InputError
 from seamline.pipeline.scenes.acquisition import to_utc
 from seamline.pipeline.scenes.band_matching import BandCandidate
+from seamline.pipeline.scenes.products import parse_baseline
 from seamline.pipeline.storage.json_documents import read_document
 
 _PICTURE_ROLES = {"thumbnail", "overview", "visual"}
@@ -25,6 +27,9 @@ _SUFFIXES = {".tif", ".tiff", ".jp2", ".vrt"}
 _FIELDS_OF_A_BAND = ("eo:common_name", "common_name", "raster:scale", "raster:offset", "nodata", "data_type")
 _LONGEST_NAME = 255
 """Bytes of the name of a file, on all usual file systems."""
+_PRODUCT_FIELDS = ("title", "s2:product_uri", "s2:granule_id", "s2:tile_id", "platform", "constellation")
+"""Properties that may hold the name of a product or a satellite."""
+_SENTINEL_2 = re.compile(r"sentinel-?2", re.IGNORECASE)
 _OFFSET_APPLIED = ("earthsearch:boa_offset_applied", "sentinel:boa_offset_applied", "s2:boa_offset_applied")
 # pystac's errors have no common base, and it fails with Python's own errors on documents of another structure.
 _PARSE_ERRORS = (
@@ -42,6 +47,7 @@ class SourceItem:
         datetime: Time of acquisition in UTC, if known.
         bands: Bands that the item describes.
         rasters: Key and address of each raster file.
+        names: Texts that may hold the name of the product, its collection or satellite.
         baseline: Processing baseline of Sentinel-2, such as 5.09, if the item tells.
         is_offset_applied: Whether the offset of Sentinel-2 is in the numbers already, if the item tells.
     """
@@ -50,6 +56,7 @@ class SourceItem:
     datetime: datetime | None
     bands: tuple[BandCandidate, ...]
     rasters: tuple[tuple[str, str], ...]
+    names: tuple[str, ...]
     baseline: float | None
     is_offset_applied: bool | None
 
@@ -111,13 +118,15 @@ def _parse_document(document: Any, href: str) -> SourceItem:
             expected="objects with names and numbers, as STAC describes bands",
             fix="correct the item, or name the rasters themselves",
         ) from error
-    applied = [item.properties[name] for name in _OFFSET_APPLIED if name in item.properties]
+    applied = [str(item.properties[name]).casefold() == "true" for name in _OFFSET_APPLIED if name in item.properties]
+    names = _list_product_names(item)
     return SourceItem(
         id=item.id,
         datetime=_acquisition_time(item),
         bands=bands,
         rasters=tuple((key, _resolve_href(asset, href)) for key, asset in assets.items()),
-        baseline=_read_baseline(item),
+        names=names,
+        baseline=_read_baseline(item, names),
         is_offset_applied=any(applied) if applied else None,
     )
 
@@ -136,15 +145,20 @@ def _is_raster(asset: pystac.Asset) -> bool:
     )
 
 
-def _read_baseline(item: pystac.Item) -> float | None:
+def _list_product_names(item: pystac.Item) -> tuple[str, ...]:
+    """Return what an item says of its product in texts."""
+    values = [item.id, item.collection_id, *(item.properties.get(name) for name in _PRODUCT_FIELDS)]
+    if str(item.properties.get("landsat:correction", "")).upper().startswith("L2"):
+        values.append(f"landsat c{item.properties.get('landsat:collection_number')} l2")
+    return tuple(value for value in values if isinstance(value, str))
+
+
+def _read_baseline(item: pystac.Item, names: Sequence[str]) -> float | None:
     """Return the processing baseline of Sentinel-2; other products have versions that mean something else."""
-    text = item.properties.get("s2:processing_baseline", item.properties.get("sentinel:processing_baseline"))
-    if text is None and str(item.properties.get("constellation", "")).casefold() == "sentinel-2":
-        text = item.properties.get("processing:version")
-    try:
-        return None if text is None else float(text)
-    except ValueError:
-        return None  # such as "02.0x"; what follows from it is asked otherwise
+    value = item.properties.get("s2:processing_baseline") or item.properties.get("sentinel:processing_baseline")
+    if value is None and any(_SENTINEL_2.match(name) for name in names):
+        value = item.properties.get("processing:version")
+    return parse_baseline(value)
 
 
 def _iter_bands(key: str, asset: pystac.Asset, item_href: str) -> Iterator[BandCandidate]:
@@ -225,6 +239,8 @@ def _find_file(href: str, item_href: str) -> str | None:
 
 
 def _to_float(value: Any) -> float | None:
+    if isinstance(value, bool):
+        raise TypeError(f"{value}, which is no number")
     return None if value is None else float(value)  # JSON has NaN and infinity only as strings
 
 

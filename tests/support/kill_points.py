@@ -137,8 +137,13 @@ def _watch_changes(below: Path, note: Callable[[str], None]) -> None:
 
     def heard(event: str, arguments: tuple[Any, ...]) -> None:
         is_write = event == "open" and isinstance(arguments[2], int) and arguments[2] & (os.O_WRONLY | os.O_RDWR)
-        if (is_write or event in _CHANGES) and os.fsdecode(arguments[0]).startswith(str(below)):
+        if (is_write or event in _CHANGES) and _name_file(arguments[0]).startswith(str(below)):
             note(event)
 
     os.fsync = synced
     sys.addaudithook(heard)
+
+
+def _name_file(file: Any) -> str:
+    """Return the path of a file that is named by its path or by an open descriptor."""
+    return str(Path(f"/proc/self/fd/{file}").readlink()) if isinstance(file, int) else os.fsdecode(file)
