@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from rasterio.enums import ColorInterp
 from rasterio.errors import RasterioIOError
-from rasterio.windows import Window
 
+from seamline.pipeline.geometry.window import Window
 from seamline.pipeline.raster_io.sampling import spread_blocks
 
 _SAMPLED_BLOCKS = 5
@@ -18,7 +20,7 @@ _MOST = 0.5
 _RGB = [ColorInterp.red, ColorInterp.green, ColorInterp.blue]
 
 
-def find_alpha(dataset: Any) -> int | None:
+def find_alpha(dataset: Any, read: Callable[[int, Window], NDArray[Any]]) -> int | None:
     """Return the index of the alpha band, counted from 1; None if there is none.
 
     A band that is tagged as alpha may be near infrared, which programs tag so as the fourth band of a picture: most of
@@ -27,23 +29,23 @@ def find_alpha(dataset: Any) -> int | None:
 
     Args:
         dataset: An open rasterio dataset.
+        read: Reads a window of one of its bands.
     """
     kinds = list(dataset.colorinterp)
     if ColorInterp.alpha in kinds:
         index = kinds.index(ColorInterp.alpha) + 1
-        return None if len(kinds) == len(_RGB) + 1 and _measure_partial(dataset, index) > _MOST else index
+        return None if len(kinds) == len(_RGB) + 1 and _measure_partial(dataset, index, read) > _MOST else index
     if kinds[:3] == _RGB and len(kinds) == len(_RGB) + 1 and dataset.dtypes[-1] == "uint8":
-        return len(kinds) if _measure_partial(dataset, len(kinds)) == 0 else None
+        return len(kinds) if _measure_partial(dataset, len(kinds), read) == 0 else None
     return None
 
 
-def _measure_partial(dataset: Any, index: int) -> float:
+def _measure_partial(dataset: Any, index: int, read: Callable[[int, Window], NDArray[Any]]) -> float:
     """Return the share of a sample of a band that is neither 0 nor the largest number there is."""
     parts = []
     for block in spread_blocks((dataset.height, dataset.width), dataset.block_shapes[index - 1], _SAMPLED_BLOCKS):
-        window = Window(block.col, block.row, block.width, block.height)
         with suppress(RasterioIOError):  # reported with its place when the scene is read
-            parts.append(dataset.read(index, window=window).ravel())
+            parts.append(read(index, block).ravel())
     if not parts:
         return 0.0
     numbers = np.concatenate(parts)
