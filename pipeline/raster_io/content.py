@@ -101,7 +101,7 @@ def sample_pixels(path: str, index: int, blocks: int = _SAMPLED_BLOCKS) -> NDArr
     failures: list[RasterioIOError] = []
     with gdal_environment(path):
         file = open_cached_raster(path)
-        file = replace(file, is_derived=file.is_virtual)  # a source of it may be
+        file = replace(file, fails_silently=file.fails_silently or file.is_virtual)  # a source of it may
         height, width = file.grid.shape
         for block in spread_blocks((height, width), file.block_shapes[index - 1], blocks):
             try:

@@ -104,7 +104,7 @@ class OpenRaster:
         dtypes: Type of each band.
         block_shapes: (height, width) of the blocks of each band.
         is_virtual: Whether it is a VRT.
-        is_derived: Whether it is a VRT of which GDAL computes a band, by a pixel function.
+        fails_silently: Whether GDAL may fail to read it and say nothing.
     """
 
     key: tuple[object, ...]
@@ -116,7 +116,7 @@ class OpenRaster:
     dtypes: tuple[str, ...]
     block_shapes: tuple[tuple[int, int], ...]
     is_virtual: bool
-    is_derived: bool
+    fails_silently: bool
 
 
 class _HandleCache(threading.local):
@@ -220,7 +220,7 @@ def _open_with_gdal(key: tuple[object, ...], path: str) -> OpenRaster:
         dtypes=dataset.dtypes,
         block_shapes=tuple(dataset.block_shapes),
         is_virtual=virtual is not None,
-        is_derived=virtual is not None and virtual.is_derived,
+        fails_silently=dataset.driver == "PNG" or (virtual is not None and virtual.is_derived),
     )
 
 
@@ -275,7 +275,7 @@ def read_pixels(file: OpenRaster, indexes: list[int], window: Window) -> NDArray
                 positions = [position for position, own in enumerate(types) if own == dtype]
                 pixels[positions] = dataset.read([indexes[position] for position in positions], window=place)
         # Twice the work, where it must be or after something went wrong.
-        if file.is_derived or (file.is_virtual and _HandleCache.has_failed):
+        if file.fails_silently or (file.is_virtual and _HandleCache.has_failed):
             _check_silent_failure(dataset, indexes, place)
         return pixels
 
@@ -283,10 +283,10 @@ def read_pixels(file: OpenRaster, indexes: list[int], window: Window) -> NDArray
 
 
 def _check_silent_failure(dataset: Any, indexes: list[int], place: RasterioWindow) -> None:
-    """Read bands of a VRT for the second time, by a function that tells whether that worked.
+    """Read bands for the second time, by a function that tells whether that worked.
 
-    Pixel functions, and sources that have failed before, fail without a message. Then rasterio returns what happens to
-    be in memory.
+    Pixel functions, sources that have failed before, and pictures that are read whole fail without a message. Then
+    rasterio returns what happens to be in memory.
     """
     for index in indexes:
         try:
@@ -294,7 +294,9 @@ def _check_silent_failure(dataset: Any, indexes: list[int], place: RasterioWindo
         except RasterioIOError:
             checksum = -1
         if checksum < 0:
-            raise RasterioIOError(f"band {index} of the VRT: a source or a pixel function fails without a message")
+            raise RasterioIOError(
+                f"band {index}: GDAL fails without a message, as for sources and pixel functions of VRTs"
+            )
 
 
 def read_tags(file: OpenRaster, index: int = 0, domain: str | None = None) -> Mapping[str, str]:

@@ -12,7 +12,22 @@ from seamline.pipeline.raster_io.local_files import find_local_file
 
 _DRIVERS = {
     *("ACE2", "BYN", "CPG", "CTable2", "DOQ1", "DOQ2", "EHdr", "EIR", "ENVI", "ERS", "FAST", "GenBin", "GSC"),
-    *("GTX", "ISCE", "LAN", "LCP", "MFF", "MFF2", "NDF", "NGSGEOID", "NSIDCbin", "PAux", "PNM", "ROI_PAC"),
+    *(
+        "GTX",
+        "ISCE",
+        "LAN",
+        "LCP",
+        "MFF",
+        "MFF2",
+        "NDF",
+        "NGSGEOID",
+        "NSIDCbin",
+        "PAux",
+        "PCIDSK",
+        "PCRaster",
+        "PNM",
+        "ROI_PAC",
+    ),
     *("RRASTER", "SNODAS", "VICAR", "ISIS2", "ISIS3", "PDS4"),
 }
 """Drivers of GDAL that take zeros for what is missing at the end of a file."""
@@ -31,7 +46,9 @@ def check_raw_size(path: str, dataset: Any) -> None:
     Raises:
         InputError: They are shorter than its pixels.
     """
-    if dataset.driver not in _DRIVERS or "COMPRESSION" in dataset.tags(ns="IMAGE_STRUCTURE"):
+    structure = dataset.tags(ns="IMAGE_STRUCTURE")
+    is_tiled = dataset.driver == "PCIDSK" and "IMAGE_STRUCTURE" not in structure  # and perhaps compressed
+    if dataset.driver not in _DRIVERS or "COMPRESSION" in structure or is_tiled:
         return
     bits = sum(_count_bits(dataset, index) for index in dataset.indexes)
     expected = -(-dataset.width * dataset.height * bits // 8)

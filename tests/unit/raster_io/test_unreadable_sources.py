@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import rasterio
+import rasterio.shutil
 from numpy.typing import NDArray
 from rasterio.errors import RasterioIOError
 
@@ -238,6 +239,38 @@ def test_plain_numbers_that_are_cut_off_are_refused(
     if driver == "ENVI":
         with pytest.raises(InputError, match=f"{name} is cut off"):
             opened(path, bands=("1", "2", "3"), scale=1e-4)
+
+
+@pytest.mark.parametrize("driver", ["PNG", "WEBP", "JP2OpenJPEG"])
+@pytest.mark.parametrize("count", [1, 3])
+def test_a_picture_that_is_cut_off_is_refused(tmp_path: Path, driver: str, count: int) -> None:
+    if driver == "WEBP" and count == 1:
+        pytest.skip("WebP has colours")
+    pixels = make_noise(count, 256, 256, high=255, dtype="uint8")
+    source = write_geotiff(tmp_path / "source.tif", pixels)
+    path = tmp_path / "scene.picture"
+    rasterio.shutil.copy(source, path, driver=driver)
+    needs = NEEDS[:count]
+    options = SceneOptions(bands=("1", "2", "3")[:count], scale=1 / 255)
+    assert read_block(open_scene(path, needs, options), Window(0, 0, 256, 256)).valid.all()
+    path.write_bytes(path.read_bytes()[: path.stat().st_size * 6 // 10])
+    with pytest.raises(InputError, match=r"scene\.picture"):
+        open_scene(path, needs, options)
+
+
+def test_a_photo_that_is_cut_off_is_read_as_far_as_it_goes(tmp_path: Path) -> None:
+    source = write_geotiff(tmp_path / "source.tif", make_noise(3, 256, 256, high=255, dtype="uint8"))
+    path = tmp_path / "scene.jpg"
+    rasterio.shutil.copy(source, path, driver="JPEG")
+    whole = read_block(opened(path), Window(0, 0, 256, 256)).pixels
+    path.write_bytes(path.read_bytes()[: path.stat().st_size * 6 // 10])
+    scene = opened(path)
+    for _ in range(2):
+        with pytest.raises(BadBlockError, match=r"scene\.jpg: band 1, block row"):
+            read_block(scene, Window(0, 0, 256, 256))
+        block = read_block(scene, Window(0, 0, 256, 256), "nodata")
+        assert 0.3 < block.valid.mean() < 0.7
+        np.testing.assert_array_equal(block.pixels[:, block.valid], whole[:, block.valid])
 
 
 def test_packed_numbers_are_as_short_as_they_are(tmp_path: Path) -> None:
