@@ -16,7 +16,8 @@ from rasterio.errors import RasterioIOError
 from seamline.flows.collection.scene_ref import RejectedSource, SceneRef
 from seamline.pipeline.common.errors import InputError, SeamlineError, redact_secrets, to_plain_line
 from seamline.pipeline.raster_io.content import list_source_files
-from seamline.pipeline.raster_io.gdal import describe_error, find_local_file, gdal_environment
+from seamline.pipeline.raster_io.gdal import describe_error, gdal_environment
+from seamline.pipeline.raster_io.local_files import find_local_file
 from seamline.pipeline.scenes.band_files import open_source_raster
 from seamline.pipeline.scenes.open_scene import make_scene_id
 from seamline.pipeline.scenes.source_files import (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
@@ -10,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 from rasterio.enums import ColorInterp
 from rasterio.errors import RasterioIOError
-from rasterio.windows import Window
 
+from seamline.pipeline.geometry.window import Window
 from seamline.pipeline.raster_io.sampling import spread_blocks
 
 _SAMPLED_BLOCKS = 5
@@ -25,7 +26,7 @@ _NAME = re.compile(r"alpha|mask|opa|transp|valid|(?:band|layer|channel|b)?[ _.-]
 """Description of a band that may be an alpha band; other descriptions name what it shows."""
 
 
-def find_alpha(dataset: Any) -> int | None:
+def find_alpha(dataset: Any, read: Callable[[int, Window], NDArray[Any]]) -> int | None:
     """Return the index of the alpha band, counted from 1; None if there is none.
 
     A band that is tagged as alpha may be near infrared, which programs tag so as the fourth band of a picture: its
@@ -34,6 +35,7 @@ def find_alpha(dataset: Any) -> int | None:
 
     Args:
         dataset: An open rasterio dataset.
+        read: Reads a window of one of its bands.
     """
     kinds = list(dataset.colorinterp)
     if not kinds:
@@ -43,22 +45,21 @@ def find_alpha(dataset: Any) -> int | None:
     if description and not _NAME.match(description):
         return None
     if ColorInterp.alpha in kinds:
-        return index if _measure_partial(_read_sample(dataset, index)) < _PARTIAL_SHARE else None
+        return index if _measure_partial(_read_sample(dataset, index, read)) < _PARTIAL_SHARE else None
     has_colours = kinds[:3] == _RGB
     is_picture = len(kinds) == len(_RGB) + 1 and set(kinds) <= _NO_COLOURS and dataset.dtypes[-1] == "uint8"
     if len(kinds) > len(_RGB) and (has_colours or is_picture):
-        sample = _read_sample(dataset, index)
+        sample = _read_sample(dataset, index, read)
         if sample.size and sample.max() in _OPAQUE and _measure_partial(sample) == 0:
             return index
     return None
 
 
-def _read_sample(dataset: Any, index: int) -> NDArray[Any]:
+def _read_sample(dataset: Any, index: int, read: Callable[[int, Window], NDArray[Any]]) -> NDArray[Any]:
     parts = []
     for block in spread_blocks((dataset.height, dataset.width), dataset.block_shapes[index - 1], _SAMPLED_BLOCKS):
-        window = Window(block.col, block.row, block.width, block.height)
         with suppress(RasterioIOError):  # reported with its place when the scene is read
-            parts.append(dataset.read(index, window=window).ravel())
+            parts.append(read(index, block).ravel())
     return np.concatenate(parts) if parts else np.empty(0)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +18,14 @@ from seamline.pipeline.raster_io.file_stamp import FileStamp
 from seamline.pipeline.raster_io.gdal import (
     clear_gdal_error,
     describe_error,
-    find_local_file,
     gdal_environment,
     open_cached_raster,
     read_pixels,
 )
+from seamline.pipeline.raster_io.local_files import find_local_file
+from seamline.pipeline.raster_io.raw_sizes import check_headerless_size, check_raw_size
 from seamline.pipeline.raster_io.sampling import spread_blocks
+from seamline.pipeline.raster_io.virtual_rasters import VirtualRaster, is_virtual, read_virtual_raster
 from seamline.pipeline.storage.object_store import is_object_url, split_object_url
 
 _SAMPLED_BLOCKS = 8
@@ -35,7 +38,7 @@ def get_object_version(path: str) -> str | None:
     """Return the ETag of the object at ``path``.
 
     Returns:
-        None for a path outside of object storage, and for a VRT, whose pixels come from other objects.
+        None for a path outside of object storage, and for a VRT by its name, whose pixels come from other objects.
 
     Raises:
         InputError: There is no such object, or access to it is denied.
@@ -98,6 +101,7 @@ def _sample_pixels(path: str, index: int, blocks: int = _SAMPLED_BLOCKS) -> NDAr
     failures: list[RasterioIOError] = []
     with gdal_environment(path):
         file = open_cached_raster(path)
+        file = replace(file, fails_silently=file.fails_silently or file.is_virtual)  # a source of it may
         height, width = file.grid.shape
         for block in spread_blocks((height, width), file.block_shapes[index - 1], blocks):
             try:
@@ -129,6 +133,8 @@ def hash_content(path: str, indexes: Sequence[int], version: str | None = None) 
         return digest.hexdigest()
     is_sampled = False
     for part in list_source_files(path):
+        if part.lstrip().startswith("<") or part.startswith("vrt://"):
+            digest.update(part.encode())
         local = find_local_file(part)
         if part != path and (etag := get_object_version(part)) is not None:
             digest.update(f"object {etag}".encode())
@@ -137,7 +143,7 @@ def hash_content(path: str, indexes: Sequence[int], version: str | None = None) 
             size = local and (local.stat().st_size, local.stat().st_mtime_ns)
             digest.update(repr(size).encode())
         else:
-            is_sampled |= part.startswith("/vsi")
+            is_sampled |= local != Path(part)
             with local.open("rb") as stream:
                 digest.update(hashlib.file_digest(stream, "sha256").digest())
     if is_sampled:
@@ -153,40 +159,47 @@ def hash_content(path: str, indexes: Sequence[int], version: str | None = None) 
 def list_source_files(path: str, seen: frozenset[str] = frozenset()) -> list[str]:
     """Return the files that the pixels of a raster come from, with ``path`` itself; the sources of a VRT are included.
 
+    Each is opened, and the size of those without compression is checked.
+
     Args:
         path: The raster.
         seen: VRTs that name this one, directly or not.
 
     Raises:
         RasterioIOError: GDAL cannot open the raster.
-        InputError: A source of a VRT is missing, or a VRT is a source of itself.
+        InputError: A source of a VRT is missing, no raster or cut off, or a VRT is a source of itself.
     """
     with gdal_environment(path):
-        # Viewers write statistics and overviews beside a raster, which do not change its pixels.
         dataset = open_cached_raster(path).dataset
-        others = [f for f in sorted(dataset.files) if not f.endswith((".aux.xml", ".ovr"))]
+        if is_virtual(dataset):
+            return [path, *_list_virtual_sources(path, read_virtual_raster(path, dataset), seen | {path})]
+        # Viewers write statistics and overviews beside a raster, which do not change its pixels.
+        files = [f for f in sorted(dataset.files) if not f.endswith((".aux.xml", ".ovr"))]
         clear_gdal_error()  # of overviews that are damaged
         if dataset.driver == "Zarr":  # GDAL names the metadata alone
-            return [str(file) for part in others for file in sorted(Path(part).parent.rglob("*")) if file.is_file()]
-    if not path.lower().endswith(".vrt"):
-        return others
-    if path in seen:
-        raise InputError(
-            f"{path} is a source of itself", got="a circle", expected="rasters as sources", fix="correct it"
-        )
-    parts = [path]
-    for other in others:
-        if other == path:
+            return [str(file) for part in files for file in sorted(Path(part).parent.rglob("*")) if file.is_file()]
+        check_raw_size(path, dataset)
+    return files
+
+
+def _list_virtual_sources(path: str, virtual: VirtualRaster, seen: frozenset[str]) -> list[str]:
+    parts: list[str] = []
+    for source in virtual.sources:
+        if source in seen:
+            raise InputError(
+                f"{source} is a source of itself", got="a circle", expected="rasters as sources", fix="correct it"
+            )
+        if source in virtual.numbers:
+            check_headerless_size(path, source, virtual.numbers[source])
+            parts.append(source)
             continue
         try:
-            parts += list_source_files(other, seen | {path})
+            parts += list_source_files(source, seen)
         except RasterioIOError as error:
-            if find_local_file(other) is None:
-                raise InputError(
-                    f"{path} names a source that cannot be read",
-                    got=f"{other}: {describe_error(error)}",
-                    expected="rasters as sources",
-                    fix="correct the VRT, or fetch its sources",
-                ) from error
-            parts.append(other)  # numbers without a header, which only the VRT describes
+            raise InputError(
+                f"{path} names a source that cannot be read",
+                got=f"{source}: {describe_error(error)}",
+                expected="rasters as sources",
+                fix="correct the VRT, or fetch its sources",
+            ) from error
     return parts

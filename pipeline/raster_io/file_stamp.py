@@ -14,14 +14,17 @@ class FileStamp:
     Attributes:
         path: The file.
         size: Bytes.
-        changed: Time of the last change of content, in ns since 1970.
+        changed: Time of the last change of content, in ns since 1970. Programs that copy set that of the original.
         inode: Number of the file on this machine; other machines may see another one.
+        touched: Time of the last change of anything about the file, in ns since 1970, which no program can set. Other
+            machines may see another one.
     """
 
     path: str
     size: int
     changed: int
     inode: int
+    touched: int
 
     @staticmethod
     def read(path: str | Path) -> FileStamp:
@@ -31,22 +34,28 @@ class FileStamp:
             OSError: There is none.
         """
         found = Path(path).stat()
-        return FileStamp(str(path), found.st_size, found.st_mtime_ns, found.st_ino)
+        return FileStamp(str(path), found.st_size, found.st_mtime_ns, found.st_ino, found.st_ctime_ns)
 
     def describe_change(self, *, same_machine: bool) -> str | None:
         """Return in words what happened to the file; None if nothing did.
 
         Args:
-            same_machine: Whether the stamp was read on this machine, so that the number of the file counts, too.
+            same_machine: Whether the stamp was read on this machine, so that the number of the file and the time that
+                no program can set count, too. A new link or new permissions change that time as a rewrite does.
         """
         try:
             now = FileStamp.read(self.path)
         except OSError as error:
             return f"{self.path} can no longer be opened: {error.strerror}"
         is_same = (now.size, now.changed) == (self.size, self.changed)
-        if is_same and (now.inode == self.inode or not same_machine):
-            return None
-        return f"{self.path} was changed or replaced while the run read it: segment it again with --overwrite"
+        if not is_same or (same_machine and now.inode != self.inode):
+            return f"{self.path} was changed or replaced while the run read it: segment it again with --overwrite"
+        if same_machine and now.touched != self.touched:
+            return (
+                f"{self.path} was changed or replaced while the run read it, or its name, links, owner or permissions"
+                " were: run the same command again, which goes on if its content is the same"
+            )
+        return None
 
 
 def describe_changed_file(stamps: Iterable[FileStamp], *, same_machine: bool = False) -> str | None:

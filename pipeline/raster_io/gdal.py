@@ -7,13 +7,14 @@ import re
 import threading
 import warnings
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import product
-from pathlib import Path, PurePosixPath
-from typing import Any
+from pathlib import Path
+from typing import Any, ClassVar
 
+import numpy as np
 import rasterio
 from numpy.typing import NDArray
 from odc.geo.geobox import GeoBox
@@ -27,8 +28,10 @@ from rasterio.windows import Window as RasterioWindow
 
 from seamline.pipeline.geometry.window import Window
 from seamline.pipeline.raster_io.alpha_band import find_alpha
+from seamline.pipeline.raster_io.file_stamp import FileStamp
+from seamline.pipeline.raster_io.local_files import find_local_file, refuse_special_source
+from seamline.pipeline.raster_io.virtual_rasters import is_virtual, read_virtual_raster
 from seamline.pipeline.raster_io.web_servers import check_server
-from seamline.pipeline.storage.atomic import refuse_special_file
 from seamline.pipeline.storage.s3_access import current_access
 
 _LOCAL_ENV: dict[str, Any] = {"GDAL_CACHEMAX": 64 * 2**20}  # the default is 5 % of the memory in every process
@@ -49,7 +52,6 @@ _REMOTE_ENV: dict[str, Any] = {
     "CPL_VSIL_CURL_NON_CACHED": "/vsis3/",  # forget an object when its file is closed: it may be replaced
 }
 _REMOTE = re.compile(r"^(?!(file|zip|tar|gzip):)[\w+]+://|/vsi(curl|s3|gs|az|adls|oss|swift|webhdfs)")
-_SUBDATASET = re.compile(r"^[A-Za-z][A-Za-z0-9_]+:(?!//)")
 _MAX_OPEN_FILES = 16
 _XML_HEAD, _MOST_XML = 256, 16 * 2**20
 """Bytes of a file in which it may say that it is in another encoding, and bytes that are looked at."""
@@ -88,39 +90,12 @@ def gdal_environment(path: str, version: str | None = None) -> rasterio.Env:
     return rasterio.Env(session=_S3Session(), **(_REMOTE_ENV if is_remote(path) else _LOCAL_ENV), **condition)
 
 
-def split_subdataset(text: str) -> tuple[str, str, str] | None:
-    """Split GDAL's name of a subdataset, such as ``NETCDF:"scene.nc":blue``.
-
-    Args:
-        text: An address of a raster.
-
-    Returns:
-        What stands before the path of the file or folder, the path, and what follows; None if the text is no name of
-        a subdataset of a local file.
-    """
-    exists = os.path.exists  # Path.exists raises for names that are longer than a file system allows
-    if not _SUBDATASET.match(text) or exists(text):
-        return None
-    for found in re.finditer(r'(?<=:)("?)([^":][^":]*)\1(?=:|$)', text):
-        if exists(found[2]):
-            return text[: found.start(2)], found[2], text[found.end(2) :]
-    return None
-
-
-def find_local_file(path: str) -> Path | None:
-    """Return the file on disk that ``path`` lies in, such as the archive for ``/vsizip/…``; None if there is none."""
-    if (subdataset := split_subdataset(path)) is not None:
-        path = subdataset[1]
-    plain = PurePosixPath(re.sub(r"^/vsi(zip|tar|gzip|7z|rar)/", "", path))
-    # os.path.isfile is false for names that no file can have; Path.is_file raises.
-    return next((Path(p) for p in (plain, *plain.parents) if os.path.isfile(p)), None)  # noqa: PTH113
-
-
 @dataclass(frozen=True)
 class OpenRaster:
     """An open dataset that belongs to one thread.
 
     Attributes:
+        key: What the raster is kept under while it is open.
         path: What was opened.
         dataset: The open rasterio dataset.
         grid: Grid of the dataset.
@@ -128,8 +103,11 @@ class OpenRaster:
         masked: Whether a mask or an alpha band, and not a nodata value, says which pixels are valid.
         dtypes: Type of each band.
         block_shapes: (height, width) of the blocks of each band.
+        is_virtual: Whether it is a VRT.
+        fails_silently: Whether GDAL may fail to read it and say nothing.
     """
 
+    key: tuple[object, ...]
     path: str
     dataset: Any
     grid: GeoBox
@@ -137,30 +115,47 @@ class OpenRaster:
     masked: bool
     dtypes: tuple[str, ...]
     block_shapes: tuple[tuple[int, int], ...]
+    is_virtual: bool
+    fails_silently: bool
 
 
 class _HandleCache(threading.local):
-    """Open rasters of one thread, least recently used first. Threads must not share datasets of GDAL."""
+    """Open rasters of one thread, least recently used first. Threads must not share datasets of GDAL.
+
+    Attributes:
+        rasters: Open rasters by their keys.
+        has_failed: Whether a VRT could not be read in this process. GDAL reports once in a thread that it cannot open a
+            source, and then reads zeros from it, also through other VRTs and after they are opened again.
+        failed_masks: What GDAL said in this process of masks of VRTs, by the keys of these.
+    """
+
+    has_failed: ClassVar[bool] = False
+    failed_masks: ClassVar[dict[tuple[object, ...], str]] = {}
 
     def __init__(self) -> None:
         self.rasters: OrderedDict[tuple[object, ...], OpenRaster] = OrderedDict()
 
-    def get(self, path: str, version: str | None) -> OpenRaster:
-        file = find_local_file(path)
-        # The process is part of the key: a forked child shares the file offsets of its parent's handles.
-        key = os.getpid(), path, version or (file and file.stat().st_mtime_ns)
+    def get(self, key: tuple[object, ...], path: str) -> OpenRaster:
         if key not in self.rasters:
-            self.rasters[key] = _open_dataset(path)
+            self.rasters[key] = _open_dataset(key, path)
         self.rasters.move_to_end(key)
         while len(self.rasters) > _MAX_OPEN_FILES:
             self.rasters.popitem(last=False)[1].dataset.close()
         return self.rasters[key]
 
+    def discard(self, key: tuple[object, ...]) -> None:
+        if (file := self.rasters.pop(key, None)) is not None:
+            file.dataset.close()
+
+    def clear(self) -> None:
+        for key in list(self.rasters):
+            self.discard(key)
+
 
 _handles = _HandleCache()
 
 
-def _open_dataset(path: str) -> OpenRaster:
+def _open_dataset(key: tuple[object, ...], path: str) -> OpenRaster:
     """Open a raster with GDAL.
 
     Raises:
@@ -169,12 +164,12 @@ def _open_dataset(path: str) -> OpenRaster:
         InputError: It is a pipe, socket or device.
         RunError: Its web server does not answer.
     """
-    refuse_special_file(path)
+    refuse_special_source(path)
     check_server(path)
     if _is_broken_text(path):
         raise RasterioIOError("it is XML that is no UTF-8")
     try:
-        return _open_with_gdal(path)
+        return _open_with_gdal(key, path)
     except RasterioIOError:
         raise
     except (*_LIBRARY_ERRORS, RasterioError, CPLE_BaseError) as error:
@@ -194,17 +189,28 @@ def _is_broken_text(path: str) -> bool:
     return False
 
 
-def _open_with_gdal(path: str) -> OpenRaster:
+def _open_with_gdal(key: tuple[object, ...], path: str) -> OpenRaster:
     """Open a raster and read what is always asked of it; raises whatever the libraries raise."""
     # GDAL handles /vsis3/ itself; for s3:// rasterio would need boto3.
+    name = re.sub(r"^s3://", "/vsis3/", path)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", NotGeoreferencedWarning)  # those who need a georeference say so themselves
-        dataset = rasterio.open(re.sub(r"^s3://", "/vsis3/", path))
-    alpha = find_alpha(dataset)
+        dataset = rasterio.open(name)
+        virtual = read_virtual_raster(path, dataset) if is_virtual(dataset) else None
+        for source in virtual.sources if virtual is not None else ():
+            refuse_special_source(source)
+
+    def sample(index: int, window: Window) -> NDArray[Any]:
+        with _note_failure(is_virtual=virtual is not None):
+            pixels: NDArray[Any] = dataset.read(index, window=_to_rasterio(window))
+            return pixels
+
+    alpha = find_alpha(dataset, sample)
     # GDAL takes a band that is only tagged as alpha for a mask, too.
     per_dataset = any(MaskFlags.per_dataset in own for own in dataset.mask_flag_enums if MaskFlags.alpha not in own)
     clear_gdal_error()  # of a mask beside it that is damaged
     return OpenRaster(
+        key=key,
         path=path,
         dataset=dataset,
         grid=GeoBox.from_rio(dataset),
@@ -213,19 +219,35 @@ def _open_with_gdal(path: str) -> OpenRaster:
         masked=per_dataset or (alpha is not None and dataset.nodata is None),
         dtypes=dataset.dtypes,
         block_shapes=tuple(dataset.block_shapes),
+        is_virtual=virtual is not None,
+        fails_silently=dataset.driver == "PNG" or (virtual is not None and virtual.is_derived),
     )
 
 
-def open_cached_raster(path: str, version: str | None = None) -> OpenRaster:
+def open_cached_raster(path: str, version: str | None = None, stamps: Sequence[FileStamp] = ()) -> OpenRaster:
     """Return this thread's open raster of a path. The caller must not close it.
 
     Call this and use the raster inside ``gdal_environment(path, version)``.
+
+    Args:
+        path: The raster.
+        version: ETag of the object at ``path``.
+        stamps: What its local files are, if that is known. Otherwise only the file at ``path`` is looked at.
 
     Raises:
         RasterioIOError: GDAL cannot open the file.
         InputError: It is a pipe, socket or device.
     """
-    return _handles.get(path, version)
+    state: object = version or tuple(stamps)
+    if not state and (file := find_local_file(path)) is not None:
+        state = FileStamp.read(file)
+    # The process is part of the key: a forked child shares the file offsets of its parent's handles.
+    return _handles.get((os.getpid(), path, state), path)
+
+
+def close_cached_rasters() -> None:
+    """Close what this thread keeps open, so that files are read as they are now: also those in folders and VRTs."""
+    _handles.clear()
 
 
 def read_pixels(file: OpenRaster, indexes: list[int], window: Window) -> NDArray[Any]:
@@ -237,12 +259,44 @@ def read_pixels(file: OpenRaster, indexes: list[int], window: Window) -> NDArray
         window: Pixels within the file.
 
     Returns:
-        Pixels in the type of the file, shape (bands, height, width).
+        Pixels in the type of the file, or one that holds those of all these bands, shape (bands, height, width).
 
     Raises:
         RasterioIOError: GDAL cannot read the window.
     """
-    return _read_or_clear_error(file, file.dataset.read, indexes, window)
+
+    def read(dataset: Any, place: RasterioWindow) -> NDArray[Any]:
+        types = [file.dtypes[index - 1] for index in indexes]
+        if len(set(types)) == 1:
+            pixels: NDArray[Any] = dataset.read(indexes, window=place)
+        else:  # rasterio reads bands of one type at a time
+            pixels = np.empty((len(indexes), *window.shape), np.result_type(*types))
+            for dtype in set(types):
+                positions = [position for position, own in enumerate(types) if own == dtype]
+                pixels[positions] = dataset.read([indexes[position] for position in positions], window=place)
+        # Twice the work, where it must be or after something went wrong.
+        if file.fails_silently or (file.is_virtual and _HandleCache.has_failed):
+            _check_silent_failure(dataset, indexes, place)
+        return pixels
+
+    return _read_or_reopen(file, read, window)
+
+
+def _check_silent_failure(dataset: Any, indexes: list[int], place: RasterioWindow) -> None:
+    """Read bands for the second time, by a function that tells whether that worked.
+
+    Pixel functions, sources that have failed before, and pictures that are read whole fail without a message. Then
+    rasterio returns what happens to be in memory.
+    """
+    for index in indexes:
+        try:
+            checksum = dataset.checksum(index, window=place)
+        except RasterioIOError:
+            checksum = -1
+        if checksum < 0:
+            raise RasterioIOError(
+                f"band {index}: GDAL fails without a message, as for sources and pixel functions of VRTs"
+            )
 
 
 def read_tags(file: OpenRaster, index: int = 0, domain: str | None = None) -> Mapping[str, str]:
@@ -272,17 +326,42 @@ def read_mask(file: OpenRaster, window: Window) -> NDArray[Any]:
     Raises:
         RasterioIOError: GDAL cannot read the window.
     """
-    return _read_or_clear_error(file, file.dataset.read_masks, 1, window)
-
-
-def _read_or_clear_error(
-    file: OpenRaster, read: Callable[..., NDArray[Any]], indexes: Any, window: Window
-) -> NDArray[Any]:
+    if (message := _HandleCache.failed_masks.get(file.key)) is not None:
+        raise RasterioIOError(message)
     try:
-        return read(indexes, window=RasterioWindow(window.col, window.row, window.width, window.height))
+        return _read_or_reopen(file, lambda dataset, place: dataset.read_masks(1, window=place), window)
+    except RasterioIOError as error:
+        if file.is_virtual:
+            _HandleCache.failed_masks[file.key] = describe_error(error)
+        raise
+
+
+def _read_or_reopen(
+    file: OpenRaster, read: Callable[[Any, RasterioWindow], NDArray[Any]], window: Window
+) -> NDArray[Any]:
+    """Read a window; a raster that failed is closed, and opened again by whoever reads it next."""
+    current = _handles.get(file.key, file.path)
+    try:
+        with _note_failure(is_virtual=file.is_virtual):
+            return read(current.dataset, _to_rasterio(window))
+    except RasterioIOError:
+        _handles.discard(file.key)
+        raise
+
+
+@contextmanager
+def _note_failure(*, is_virtual: bool) -> Iterator[None]:
+    """Clear the error of a read that failed, and remember that of a VRT."""
+    try:
+        yield
     except RasterioIOError:
         clear_gdal_error()
+        _HandleCache.has_failed |= is_virtual
         raise
+
+
+def _to_rasterio(window: Window) -> RasterioWindow:
+    return RasterioWindow(window.col, window.row, window.width, window.height)
 
 
 def describe_error(error: BaseException) -> str:

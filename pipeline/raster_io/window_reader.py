@@ -104,7 +104,7 @@ def read_file_window(
     _check_stamps(stamps)
     try:
         with gdal_environment(path, version):
-            part = _read_on_grid(path, indexes, nodata, grid, window, keep_going, version)
+            part = _read_on_grid(path, indexes, nodata, grid, window, keep_going, version, stamps)
         _check_stamps(stamps)
         return part
     except BadBlockError as error:
@@ -128,9 +128,10 @@ def _read_on_grid(
     window: Window,
     keep_going: bool,
     version: str | None,
+    stamps: Sequence[FileStamp],
 ) -> FileWindow:
     try:
-        file = open_cached_raster(path, version)
+        file = open_cached_raster(path, version, stamps)
     except RasterioIOError as error:
         raise BadBlockError(f"{path} can no longer be opened: {describe_error(error)}") from error
     keep_going = keep_going and not is_remote(path)

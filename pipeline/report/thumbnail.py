@@ -47,7 +47,7 @@ def read_thumbnail(
     valid = np.zeros(shape, np.bool_)
     for values, band in zip(pixels, bands, strict=True):
         with gdal_environment(band.path, band.version):
-            dataset = open_cached_raster(band.path, band.version).dataset
+            dataset = open_cached_raster(band.path, band.version, band.stamps).dataset
             if height * width > _MAX_FULL_READ_PIXELS and not dataset.overviews(band.index):
                 return None
             values[:] = dataset.read(band.index, out_shape=shape)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 from collections.abc import Sequence
@@ -10,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import rasterio
+from affine import Affine
 from odc.geo.geobox import GeoBox
 from pyproj import Transformer
 from pyproj.exceptions import ProjError
@@ -25,12 +27,16 @@ from seamline.pipeline.raster_io.gdal import (
     gdal_environment,
     is_remote,
     open_cached_raster,
+    read_mask,
     read_tags,
 )
+from seamline.pipeline.raster_io.sampling import spread_blocks
 from seamline.pipeline.scenes.band_matching import BandCandidate
 
 _LARGEST_BLOCK = 256 * 2**20
 """Bytes of a block that is decoded as a whole. A whole Sentinel-2 band in one piece has 230 MiB."""
+_SAMPLED_BLOCKS = 3
+"""Blocks of a mask: its corners and the middle."""
 _MISSING_CODEC = re.compile(r"missing codec(?: of code)? (\w+)")
 """What GDAL says when it opens a GeoTIFF whose pixels it cannot decode."""
 
@@ -134,11 +140,11 @@ def _check_band(band: BandCandidate, dataset: Any) -> None:
             expected=f"at least {band.index}",
             fix="correct the item, or name the file itself",
         )
-    if dataset.transform.is_degenerate:
+    if not _places_pixels(dataset.transform, dataset.shape):
         raise InputError(
-            f"{band.path} has pixels of size zero",
-            got=f"the transform {dataset.transform[:6]}",
-            expected="one that can be inverted",
+            f"{band.path} has a transform that places no pixels",
+            got=", ".join(f"{number:g}" for number in dataset.transform[:6]),
+            expected="finite numbers and pixels of a size",
             fix="correct it with `gdal_edit.py -a_ullr …`",
         )
     dtype = dataset.dtypes[band.index - 1]
@@ -149,6 +155,29 @@ def _check_band(band: BandCandidate, dataset: Any) -> None:
             expected="integers of up to 32 bits or floats",
             fix="convert it with `gdal_translate -ot Float32`",
         )
+
+
+def _places_pixels(transform: Affine, shape: tuple[int, int]) -> bool:
+    """Return whether a transform gives finite coordinates and can be inverted."""
+    size = transform.determinant
+    corners = [number for row in (0, shape[0]) for col in (0, shape[1]) for number in transform @ (col, row)]
+    return size != 0 and all(map(math.isfinite, (*transform[:6], *corners, size, 1 / size)))
+
+
+def _check_mask(file: OpenRaster) -> None:
+    """Read samples of the mask that says which pixels are valid: without it none can be read."""
+    if not file.masked or file.alpha is not None:
+        return
+    for block in spread_blocks(file.grid.shape, file.block_shapes[0], _SAMPLED_BLOCKS):
+        try:
+            read_mask(file, block)
+        except RasterioIOError as error:
+            raise InputError(
+                f"the mask of {file.path} cannot be read",
+                got=describe_error(error),
+                expected="as many pixels as it masks",
+                fix="write it again, or remove the file of the mask",
+            ) from error
 
 
 def _check_block_size(band: BandCandidate, file: OpenRaster) -> None:
@@ -178,6 +207,7 @@ def inspect_band(band: BandCandidate) -> BandFile:
         dataset = file.dataset
         _check_band(band, dataset)
         _check_block_size(band, file)
+        _check_mask(file)
         position = band.index - 1
         return BandFile(
             band=band,
@@ -233,12 +263,41 @@ def check_georeference(file: BandFile) -> None:
             expected="one that PROJ can transform to longitude and latitude",
             fix="correct it with `gdal_edit.py -a_srs …`",
         ) from error
+    _check_place(file)
     if not _fits_into_geotiff(file.grid):
         raise InputError(
             f"{path} has a CRS that a GeoTIFF cannot hold",
             got=file.grid.crs.proj.name,
             expected="one that results in GeoTIFF can state",
             fix="warp it with `gdalwarp -t_srs EPSG:…` first",
+        )
+
+
+def _check_place(file: BandFile) -> None:
+    """Refuse coordinates that are no place on a map: from the centre of the Earth, or beyond the poles.
+
+    Edges may lie a pixel beyond a pole: global grids have a row of pixels whose centres lie on it.
+    """
+    crs, path = file.grid.crs.proj, file.band.path
+    if crs.is_geocentric:
+        raise InputError(
+            f"{path} has a CRS that is no map",
+            got=f"{crs.name}, coordinates from the centre of the Earth",
+            expected="a projected or geographic CRS",
+            fix="correct it with `gdal_edit.py -a_srs …`",
+        )
+    if not crs.is_geographic:
+        return
+    degrees = math.degrees(next((axis.unit_conversion_factor for axis in crs.axis_info), 0)) or 1
+    height, width = file.grid.shape
+    latitudes = [(file.grid.transform @ (col, row))[1] * degrees for row in (0, height) for col in (0, width)]
+    pixel = (abs(file.grid.transform.d) + abs(file.grid.transform.e)) * degrees
+    if max(map(abs, latitudes)) > 90 + pixel:
+        raise InputError(
+            f"{path} reaches beyond a pole",
+            got=f"latitudes from {min(latitudes):g} to {max(latitudes):g}",
+            expected="-90 to 90",
+            fix="correct the place with `gdal_edit.py -a_ullr …`, or the CRS with -a_srs",
         )
 
 

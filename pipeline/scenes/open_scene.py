@@ -17,6 +17,7 @@ from rasterio.errors import NotGeoreferencedWarning
 from seamline.pipeline.common.errors import InputError, redact_address, to_plain_line
 from seamline.pipeline.common.layout import CATALOG, ITEMS
 from seamline.pipeline.raster_io.content import get_object_version, stamp_files
+from seamline.pipeline.raster_io.gdal import close_cached_rasters
 from seamline.pipeline.scenes.acquisition import read_acquisition_time
 from seamline.pipeline.scenes.aoi import read_aoi
 from seamline.pipeline.scenes.band_files import (
@@ -98,6 +99,7 @@ def open_scene(
         InputError: Something would stop the inference or spoil its result.
         RunError: A server does not answer.
     """
+    close_cached_rasters()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", NotGeoreferencedWarning)  # check_georeference raises an InputError instead
         found = read_source(source)

@@ -12,7 +12,8 @@ from typing import Literal
 from urllib.parse import unquote, urlsplit
 
 from seamline.pipeline.common.errors import InputError
-from seamline.pipeline.raster_io.gdal import is_remote, split_subdataset
+from seamline.pipeline.raster_io.gdal import is_remote
+from seamline.pipeline.raster_io.local_files import split_subdataset
 from seamline.pipeline.scenes.band_files import list_subdatasets
 from seamline.pipeline.storage.atomic import make_absolute, refuse_special_file
 from seamline.pipeline.storage.object_store import ObjectFolder, is_object_url
@@ -43,7 +44,7 @@ def detect_source_kind(href: str) -> SourceKind:
     """Return what lies at an address, by its name and by what is on the disk.
 
     Raises:
-        InputError: It is a pipe, socket or device.
+        InputError: It is a pipe, socket or device, or no address.
     """
     refuse_special_file(href)
     local = Path(href)
@@ -52,7 +53,7 @@ def detect_source_kind(href: str) -> SourceKind:
         return "folder"
     if local.name.lower().endswith(tuple(_ARCHIVES)) and os.path.isfile(local):  # noqa: PTH113
         return "archive"
-    path = urlsplit(href).path
+    path = _get_path(href)
     if PurePosixPath(path).suffix.lower() in {".json", ".geojson"}:
         return "item"
     is_api_item = is_url(href) and not _is_raster(path) and _API_ITEM_PATH.search(path) is not None
@@ -63,14 +64,31 @@ def normalize_address(source: str | Path) -> str:
     """Return the address that rasterio opens.
 
     Local paths become absolute, so that they mean the same to every worker; also those in GDAL's names of subdatasets.
+
+    Raises:
+        InputError: It looks like an address and is none.
     """
     text = str(source)
     if text.startswith("file://"):
-        text = unquote(urlsplit(text).path)
+        text = unquote(_get_path(text))
     if (parts := split_subdataset(text)) is not None:
         before, path, after = parts
         return f"{before}{make_absolute(path)}{after}"
-    return text if "://" in text or text.startswith("/vsi") else str(make_absolute(text))
+    return text if "://" in text or text.startswith(("/vsi", "<VRTDataset")) else str(make_absolute(text))
+
+
+def _get_path(text: str) -> str:
+    """Return the path in an address; a path is left whole.
+
+    Raises:
+        InputError: It looks like an address and is none.
+    """
+    if "://" not in text:
+        return text
+    try:
+        return urlsplit(text).path
+    except ValueError as error:
+        raise InputError("no address", got=text, expected=f"a URL or a path ({error})", fix="correct it") from error
 
 
 def list_rasters(href: str) -> list[str]:
@@ -108,7 +126,7 @@ def make_file_stem(path: str) -> str:
     """Return the name of a file, a URL or a subdataset without folder and ending."""
     if (parts := split_subdataset(path)) is not None and parts[2]:
         return re.split(r"[:/]", parts[2].strip('":/'))[-1]
-    name = PurePosixPath(urlsplit(path).path if is_remote(path) else path).name
+    name = PurePosixPath(re.split(r"[?#]", path)[0] if is_remote(path) else path).name
     return re.sub(r"\.tar\.gz$|\.[^.]*$", "", name) or name
 
 

@@ -42,6 +42,7 @@ from tests.support.small_rasters import BAND_NAMES, UTM, make_noise, write_geoti
 
 SIX = tuple(map(BandNeed, BAND_NAMES))
 RGB = SIX[2::-1]
+RGB_NAMES = tuple(need.name for need in RGB)
 
 
 def opened(source: Any, needs: Sequence[BandNeed] = RGB, assumed_nodata: float | None = None, **options: Any) -> Scene:
@@ -517,15 +518,41 @@ def test_nodata_that_no_pixel_can_have(tmp_path: Path, dtype: str, nodata: float
         opened(path, nodata=nodata)
 
 
-def test_pixels_of_size_zero(tmp_path: Path) -> None:
-    path = tmp_path / "x.vrt"
+@pytest.mark.parametrize("column", ["5, 0, 0", "5, nan, 0", "inf, 30, 0", "5, 1e308, 0", "5, 1e-320, 0"])
+def test_a_transform_that_places_no_pixels(tmp_path: Path, column: str) -> None:
     bands = "".join(f'<VRTRasterBand dataType="Byte" band="{n}"/>' for n in (1, 2, 3))
-    path.write_text(
-        '<VRTDataset rasterXSize="2" rasterYSize="2"><SRS>EPSG:32620</SRS>'
-        f"<GeoTransform>5, 0, 0, 5, 0, 0</GeoTransform>{bands}</VRTDataset>"
-    )
-    with pytest.raises(InputError, match="pixels of size zero"):
+    head = f'<VRTDataset rasterXSize="2" rasterYSize="2"><SRS>EPSG:32620</SRS><GeoTransform>{column}, 5, 0, -30'
+    (tmp_path / "x.vrt").write_text(f"{head}</GeoTransform>{bands}</VRTDataset>")
+    with pytest.raises(InputError, match=r"x\.vrt has a transform that places no pixels: got .*gdal_edit\.py -a_ullr"):
+        opened(tmp_path / "x.vrt")
+
+
+@pytest.mark.parametrize(
+    ("crs", "transform", "said"),
+    [
+        ("EPSG:4326", Affine(1, 0, 0, 0, -1, 120), r"reaches beyond a pole: got latitudes from 112 to 120, .*-a_ullr"),
+        ("EPSG:4326", Affine(1, 0, 0, 0, 1, -95), r"reaches beyond a pole: got latitudes from -95 to -87"),
+        ("EPSG:4901", Affine(1, 0, 0, 0, -1, 107), r"reaches beyond a pole"),
+        ("EPSG:4978", UTM, r"has a CRS that is no map: got WGS 84.*expected a projected or geographic CRS; .*-a_srs"),
+    ],
+)
+def test_coordinates_that_are_no_place_on_a_map(tmp_path: Path, crs: str, transform: Affine, said: str) -> None:
+    path = write_geotiff(tmp_path / "x.tif", make_noise(3, 8, 8), crs=crs, transform=transform, names=RGB_NAMES)
+    with pytest.raises(InputError, match=rf"x\.tif {said}"):
         opened(path)
+
+
+@pytest.mark.parametrize(
+    ("crs", "transform"),
+    [
+        ("EPSG:4326", Affine(45, 0, -22.5, 0, -180 / 7, 90 + 90 / 7)),  # centres on the poles
+        ("EPSG:4901", Affine(1, 0, 0, 0, -1, 99)),  # grads, of which there are 100 to a pole
+        ("EPSG:4326", Affine(1, 0, 355, 0, -1, 90)),
+    ],
+)
+def test_a_grid_may_reach_to_the_poles(tmp_path: Path, crs: str, transform: Affine) -> None:
+    path = write_geotiff(tmp_path / "x.tif", make_noise(3, 8, 8), crs=crs, transform=transform, names=RGB_NAMES)
+    assert opened(path).grid.transform == transform
 
 
 @pytest.mark.parametrize(

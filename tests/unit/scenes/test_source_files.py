@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tarfile
 import zipfile
 from collections.abc import Callable
@@ -21,6 +22,7 @@ from seamline.pipeline.scenes.open_scene import SceneOptions, make_scene_id, ope
 from seamline.pipeline.scenes.scene import Scene, read_block
 from seamline.pipeline.scenes.source_files import list_rasters, name_source, normalize_address
 from tests.support.small_rasters import BAND_NAMES, UTM, make_noise, write_geotiff
+from tests.support.virtual_rasters import make_band, make_source, make_vrt
 
 SAFE = "S2B_MSIL2A_20230408T095549_N0509_R122_T33TWN_20230408T121212.SAFE"
 GRANULE = "GRANULE/L2A_T33TWN_A031_20230408T095549"
@@ -180,3 +182,39 @@ def test_subdatasets_are_named_after_their_files(tmp_path: Path) -> None:
         names += [name_source(f"GTIFF_DIR:{page}:{path}") for page in (1, 2)]
     assert len(set(names)) == len(names) and names[0] == "a-blue"
     assert len({make_scene_id(name) for name in names}) == len(names)
+
+
+@pytest.mark.parametrize("address", ["https://[::1", "https://[::1/x.tif", "s3://[x/y.tif", "file://[x/y.tif"])
+def test_what_looks_like_an_address_and_is_none_is_said_in_a_line(address: str) -> None:
+    with pytest.raises(InputError, match=r"no address: got .*expected a URL or a path"):
+        opened(address)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "{}/pipe",
+        'NETCDF:"{}/pipe":x',
+        'HDF5:"{}/pipe"://x',
+        "GTIFF_DIR:1:{}/pipe",
+        "/vsisubfile/0_100,{}/pipe",
+        "/vsizip/{}/pipe/x.tif",
+        "/vsizip/{{{}/pipe}}/x.tif",
+        "/vsigzip/{}/pipe",
+        "/vsicached?file={}/pipe&chunk_size=1MB",
+        "zip://{}/pipe!x.tif",
+        "vrt://{}/pipe?bands=1",
+    ],
+)
+def test_no_name_of_gdal_lets_it_wait_for_a_pipe(tmp_path: Path, name: str) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(InputError, match=r"pipe: got a pipe, socket or device"):
+        opened(name.format(tmp_path))
+
+
+def test_a_vrt_does_not_wait_for_a_pipe(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    bands = [make_band(i, name, make_source("pipe", i), "Byte") for i, name in enumerate(BAND_NAMES[2::-1], 1)]
+    (tmp_path / "x.vrt").write_text(make_vrt([*bands, make_band(4, "nir", make_source("pipe", 4), "Byte")]))
+    with pytest.raises(InputError, match=r"pipe: got a pipe, socket or device"):
+        opened(tmp_path / "x.vrt")

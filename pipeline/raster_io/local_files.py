@@ -1,0 +1,70 @@
+"""Names of rasters as GDAL writes them, and the local files that they lie in."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path, PurePosixPath
+
+from seamline.pipeline.storage.atomic import refuse_special_file
+
+_SUBDATASET = re.compile(r"^[A-Za-z][A-Za-z0-9_]+:(?!//)")
+_SUBDATASET_PART = re.compile(r'(?<=:)("?)([^":][^":]*)\1(?=:|$)')
+_INNER_NAMES = (
+    re.compile(r"/vsi(?:zip|tar|gzip|7z|rar|sparse|cached)/\{(?P<inner>.*)\}[^}]*", re.DOTALL),
+    re.compile(r"/vsi(?:zip|tar|gzip|7z|rar|sparse|cached)/(?P<inner>.*)", re.DOTALL),
+    re.compile(r"/vsi(?:subfile/|crypt/.*file=|cached\?.*file=)(?:\d+(?:_-?\d+)?,)?(?P<inner>[^&]*).*", re.DOTALL),
+    re.compile(r"(?:vrt|file)://(?P<inner>[^?]*).*", re.DOTALL),
+    re.compile(r"(?:zip|tar|gzip)(?:\+file)?://(?P<inner>[^!]*).*", re.DOTALL),
+)
+"""Names that hold the name of a file, in which the other one lies."""
+
+
+def split_subdataset(text: str) -> tuple[str, str, str] | None:
+    """Split GDAL's name of a subdataset, such as ``NETCDF:"scene.nc":blue``.
+
+    Args:
+        text: An address of a raster.
+
+    Returns:
+        What stands before the path of the file or folder, the path, and what follows; None if the text is no name of
+        a subdataset of a local file.
+    """
+    exists = os.path.exists  # Path.exists raises for names that are longer than a file system allows
+    if not _SUBDATASET.match(text) or exists(text):
+        return None
+    for found in _SUBDATASET_PART.finditer(text):
+        if exists(found[2]):
+            return text[: found.start(2)], found[2], text[found.end(2) :]
+    return None
+
+
+def _find_local_path(name: str) -> Path | None:
+    """Return what is on disk, and no folder, that a raster lies in; it may be a pipe."""
+    if name.lstrip().startswith("<") or os.path.isdir(name):  # noqa: PTH112 - a VRT as text; Path raises for others
+        return None
+    if not os.path.exists(name):  # noqa: PTH110
+        for pattern in _INNER_NAMES:
+            if (found := pattern.fullmatch(name)) is not None:
+                return _find_local_path(found["inner"])
+        if _SUBDATASET.match(name):
+            parts = (_find_local_path(found[2]) for found in _SUBDATASET_PART.finditer(name))
+            return next((part for part in parts if part is not None), None)
+    plain = PurePosixPath(name)
+    nearest = next((path for path in (plain, *plain.parents) if os.path.exists(path)), None)  # noqa: PTH110
+    return None if nearest is None or os.path.isdir(nearest) else Path(nearest)  # noqa: PTH112
+
+
+def find_local_file(path: str) -> Path | None:
+    """Return the file on disk that ``path`` lies in, such as the archive for ``/vsizip/…``; None if there is none."""
+    found = _find_local_path(path)
+    return found if found is not None and os.path.isfile(found) else None  # noqa: PTH113
+
+
+def refuse_special_source(path: str) -> None:
+    """Refuse a raster that lies in a pipe, socket or device, under whatever name GDAL has for it.
+
+    Raises:
+        InputError: It does.
+    """
+    refuse_special_file(_find_local_path(path) or path)

@@ -1,0 +1,78 @@
+"""What a virtual raster (VRT) is made of, whatever its name is and wherever its XML stands."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+from xml.etree import ElementTree
+
+from seamline.pipeline.raster_io.raw_sizes import count_bytes
+
+_DRIVER = "VRT"
+
+
+@dataclass(frozen=True)
+class VirtualRaster:
+    """What a VRT is made of.
+
+    Attributes:
+        sources: Names of its sources as GDAL opens them, in order.
+        numbers: Those of them that are numbers without a header, and the bytes that it reads of each.
+        is_derived: Whether GDAL computes a band, by a pixel function.
+    """
+
+    sources: tuple[str, ...]
+    numbers: dict[str, int]
+    is_derived: bool
+
+
+def is_virtual(dataset: Any) -> bool:
+    """Return whether an open dataset of rasterio is a VRT."""
+    return bool(dataset.driver == _DRIVER)
+
+
+def read_virtual_raster(path: str, dataset: Any) -> VirtualRaster:
+    """Describe an open VRT.
+
+    Args:
+        path: What was opened: a file of any name, ``vrt://…``, or the XML itself.
+        dataset: The open rasterio dataset.
+
+    Raises:
+        ValueError: GDAL's text of it is no XML.
+    """
+    try:
+        root = ElementTree.fromstring(dataset.tags(ns="xml:VRT").get("xml:VRT", "<VRTDataset/>"))
+    except ElementTree.ParseError as error:
+        raise ValueError(f"a VRT whose text is no XML: {error}") from error
+    folder = os.path.dirname(path)  # noqa: PTH120 - not always a path
+    # GDAL lists all sources but those of a mask.
+    masks = [_resolve(element, folder) for mask in root.iter("MaskBand") for element in mask.iter("SourceFilename")]
+    own = {path, f"{path}.aux.xml", f"{path}.ovr"}
+    sources = dict.fromkeys([name for name in sorted(dataset.files) if name not in own] + masks)
+    numbers: dict[str, int] = {}
+    for name, size in _iter_numbers(root, folder, dataset):
+        numbers[name] = max(size, numbers.get(name, 0))
+    is_derived = any(band.get("subClass") == "VRTDerivedRasterBand" for band in root.iter("VRTRasterBand"))
+    return VirtualRaster(tuple(sources), numbers, is_derived)
+
+
+def _resolve(element: ElementTree.Element, folder: str) -> str:
+    name = (element.text or "").strip()
+    is_relative = "1" in (element.get("relativeToVRT"), element.get("relativetoVRT"))
+    return os.path.join(folder, name) if is_relative else name  # noqa: PTH118 - not always a path
+
+
+def _iter_numbers(root: ElementTree.Element, folder: str, dataset: Any) -> Iterator[tuple[str, int]]:
+    """Yield the name of the file of each band of numbers without a header, and the bytes that it must have."""
+    for band in root.iter("VRTRasterBand"):
+        element = band.find("SourceFilename")
+        if band.get("subClass") != "VRTRawRasterBand" or element is None:
+            continue
+        item = count_bytes(dataset.dtypes[int(band.get("band", "1")) - 1])
+        pixel = int(band.findtext("PixelOffset") or item)
+        line = int(band.findtext("LineOffset") or pixel * dataset.width)
+        last = max(0, (dataset.height - 1) * line) + max(0, (dataset.width - 1) * pixel)
+        yield _resolve(element, folder), int(band.findtext("ImageOffset") or 0) + last + item
