@@ -13,7 +13,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from seamline.pipeline.common.errors import InputError
 from seamline.pipeline.raster_io.gdal import gdal_environment, read_tags
@@ -135,7 +135,7 @@ def calibrate_by_product(
         return _LANDSAT_LEVEL_2 if landsat["collection"] == "02" else _LANDSAT_COLLECTION_1
     if _search(_SURFACE_REFLECTANCE_BAND, (*band.labels, band.stem)) or _search(_LANDSAT_COLLECTION_2, own):
         return _LANDSAT_LEVEL_2
-    if radiance := _search(_PLANET_RADIANCE, texts):
+    if radiance := _search(_PLANET_RADIANCE, (band.stem, PurePosixPath(band.path).name)):
         raise InputError(
             f"the numbers of {band.path}",
             got=f"radiances of Planet (…{radiance[0]})",
@@ -188,7 +188,7 @@ def _read_baselines(path: str) -> list[float]:
     found: list[float | None] = []
     product = next((folder.parent for folder in Path(path).parents if folder.name == "GRANULE"), None)
     with suppress(OSError, ValueError):
-        for file in product.glob("MTD_MSIL*.xml") if product else ():
+        for file in filter(Path.is_file, product.glob("MTD_MSIL*.xml") if product else ()):
             with file.open(encoding="utf-8") as text:
                 found += map(parse_baseline, _BASELINE_IN_METADATA.findall(text.read(_MAX_METADATA)))
     return [baseline for baseline in found if baseline is not None]
@@ -241,7 +241,7 @@ def read_landsat_metadata(path: str, product: str) -> tuple[str, Mapping[str, st
         return f"{product}_MTL.json", {}
     wanted = {name.casefold() for name in names}
     with suppress(OSError, ValueError):
-        found = [file for file in Path(path).parent.iterdir() if file.name.casefold() in wanted]
+        found = [file for file in Path(path).parent.iterdir() if file.name.casefold() in wanted and file.is_file()]
         for file in sorted(found, key=lambda file: _METADATA_SUFFIXES.index(file.suffix.lower())):
             with suppress(OSError, ValueError), file.open(encoding="utf-8") as text:
                 if values := dict(_METADATA_VALUE.findall(text.read(_MAX_METADATA))):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import re
 import tarfile
 import zipfile
@@ -319,6 +320,14 @@ def test_metadata_of_level_1_is_found_on_servers(monkeypatch: pytest.MonkeyPatch
     name, values = products.read_landsat_metadata("https://x.org/a/P_B2.TIF?signature=a/b", "P")
     assert name == "P_MTL.json" and (values["SUN_ELEVATION"], float(values["MULT"])) == ("30.0", 2e-5)
     assert not products.read_landsat_metadata("s3://bucket/P_B2.TIF", "P")[1]
+
+
+def test_metadata_that_is_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    product = LANDSAT.format("L1TP")
+    write_bands(tmp_path, f"{product}_B{{}}.TIF", to_numbers(SURFACE, 2e-5, -0.1))
+    os.mkfifo(tmp_path / f"{product}_MTL.json")
+    with pytest.raises(InputError, match=r"no .*_MTL\.txt beside it"):
+        opened(tmp_path)
 
 
 def test_level_1_of_eight_bits_takes_its_factors_too(tmp_path: Path) -> None:
