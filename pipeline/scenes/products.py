@@ -143,7 +143,7 @@ def calibrate_by_product(
             fix="take those, or give --scale and --offset",
         )
     sensors = recognize_sensors(" ".join(own)) or recognize_sensors(band.path)
-    return _calibrate_by_sensor(sensors, evidence, band.path, texts)
+    return _calibrate_by_sensor(sensors, evidence, band, texts)
 
 
 def _find_landsat_level_1(texts: Iterable[str]) -> re.Match[str] | None:
@@ -154,13 +154,13 @@ def _find_landsat_level_1(texts: Iterable[str]) -> re.Match[str] | None:
 
 
 def _calibrate_by_sensor(
-    sensors: Sequence[str], evidence: ProductEvidence, path: str, texts: Sequence[str]
+    sensors: Sequence[str], evidence: ProductEvidence, band: BandCandidate, texts: Sequence[str]
 ) -> ProductCalibration | None:
     """Return what is known of a sensor, of whose products none is named."""
     if "Sentinel-2" in sensors or evidence.baseline is not None or evidence.is_offset_applied is not None:
-        return _calibrate_sentinel_2(path, texts, evidence)
+        return _calibrate_sentinel_2(band.path, texts, evidence)
     if sensors:
-        return _LIKELY_LANDSAT_LEVEL_2
+        return None if band.number else _LIKELY_LANDSAT_LEVEL_2  # level 2 has bands that are called SR_B2
     if evidence.may_be_sentinel_2:
         return ProductCalibration(1e-4, (0.0, _BASELINE_OFFSET), "bands numbered as those of Sentinel-2")
     return None
