@@ -6,7 +6,7 @@ import re
 from contextlib import suppress
 from datetime import UTC, datetime, time
 
-from seamline.pipeline.raster_io.gdal import gdal_environment, read_tags
+from seamline.pipeline.raster_io.gdal import gdal_environment, is_remote, read_tags
 from seamline.pipeline.scenes.band_files import open_source_raster
 from seamline.pipeline.scenes.products import read_landsat_metadata
 
@@ -95,6 +95,6 @@ def _parse_time_in_name(path: str) -> datetime | None:
 
 def _read_landsat_time(path: str, product: str) -> time:
     """Return the time of day of a Landsat product from the metadata file that comes with it; midnight without one."""
-    text = read_landsat_metadata(path, product)[1].get("SCENE_CENTER_TIME", "")
+    text = "" if is_remote(path) else read_landsat_metadata(path, product)[1].get("SCENE_CENTER_TIME", "")
     found = re.match(r"\d\d:\d\d:\d\d", text)
     return time.fromisoformat(found[0] if found else "00:00:00").replace(tzinfo=UTC)

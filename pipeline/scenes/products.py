@@ -13,7 +13,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from seamline.pipeline.common.errors import InputError
 from seamline.pipeline.raster_io.gdal import gdal_environment, read_tags
@@ -135,7 +135,7 @@ def calibrate_by_product(
         return _LANDSAT_LEVEL_2 if landsat["collection"] == "02" else _LANDSAT_COLLECTION_1
     if _search(_SURFACE_REFLECTANCE_BAND, (*band.labels, band.stem)) or _search(_LANDSAT_COLLECTION_2, own):
         return _LANDSAT_LEVEL_2
-    if radiance := _search(_PLANET_RADIANCE, texts):
+    if radiance := _search(_PLANET_RADIANCE, (band.stem, PurePosixPath(band.path).name)):
         raise InputError(
             f"the numbers of {band.path}",
             got=f"radiances of Planet (…{radiance[0]})",
@@ -143,7 +143,7 @@ def calibrate_by_product(
             fix="take those, or give --scale and --offset",
         )
     sensors = recognize_sensors(" ".join(own)) or recognize_sensors(band.path)
-    return _calibrate_by_sensor(sensors, evidence, band.path, texts)
+    return _calibrate_by_sensor(sensors, evidence, band, texts)
 
 
 def _find_landsat_level_1(texts: Iterable[str]) -> re.Match[str] | None:
@@ -154,13 +154,13 @@ def _find_landsat_level_1(texts: Iterable[str]) -> re.Match[str] | None:
 
 
 def _calibrate_by_sensor(
-    sensors: Sequence[str], evidence: ProductEvidence, path: str, texts: Sequence[str]
+    sensors: Sequence[str], evidence: ProductEvidence, band: BandCandidate, texts: Sequence[str]
 ) -> ProductCalibration | None:
     """Return what is known of a sensor, of whose products none is named."""
     if "Sentinel-2" in sensors or evidence.baseline is not None or evidence.is_offset_applied is not None:
-        return _calibrate_sentinel_2(path, texts, evidence)
+        return _calibrate_sentinel_2(band.path, texts, evidence)
     if sensors:
-        return _LIKELY_LANDSAT_LEVEL_2
+        return None if band.number else _LIKELY_LANDSAT_LEVEL_2  # level 2 has bands that are called SR_B2
     if evidence.may_be_sentinel_2:
         return ProductCalibration(1e-4, (0.0, _BASELINE_OFFSET), "bands numbered as those of Sentinel-2")
     return None
@@ -188,7 +188,7 @@ def _read_baselines(path: str) -> list[float]:
     found: list[float | None] = []
     product = next((folder.parent for folder in Path(path).parents if folder.name == "GRANULE"), None)
     with suppress(OSError, ValueError):
-        for file in product.glob("MTD_MSIL*.xml") if product else ():
+        for file in filter(Path.is_file, product.glob("MTD_MSIL*.xml") if product else ()):
             with file.open(encoding="utf-8") as text:
                 found += map(parse_baseline, _BASELINE_IN_METADATA.findall(text.read(_MAX_METADATA)))
     return [baseline for baseline in found if baseline is not None]
@@ -241,7 +241,7 @@ def read_landsat_metadata(path: str, product: str) -> tuple[str, Mapping[str, st
         return f"{product}_MTL.json", {}
     wanted = {name.casefold() for name in names}
     with suppress(OSError, ValueError):
-        found = [file for file in Path(path).parent.iterdir() if file.name.casefold() in wanted]
+        found = [file for file in Path(path).parent.iterdir() if file.name.casefold() in wanted and file.is_file()]
         for file in sorted(found, key=lambda file: _METADATA_SUFFIXES.index(file.suffix.lower())):
             with suppress(OSError, ValueError), file.open(encoding="utf-8") as text:
                 if values := dict(_METADATA_VALUE.findall(text.read(_MAX_METADATA))):

@@ -31,8 +31,8 @@ _OFFSET_NUMBER = 1000
 """What Sentinel-2 adds to its numbers since processing baseline 04.00."""
 _NO_FLOOR = 5000
 """Nearly all numbers of Landsat are larger, and of other integers at least a few are smaller, unless all is snow."""
-_DARKEST_SHARE = 0.01
-"""Share of the darkest pixels of a band, of which noise and edges are part."""
+_DARKEST_SHARE = 0.05
+"""Share of the darkest pixels of a band, which may be noise or edges."""
 _NOTHING = 1e-3
 """Reflectance that water in the short-wave infrared may have, but not a whole scene in every band."""
 _NOTHING_SHARE = 0.99

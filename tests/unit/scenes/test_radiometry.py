@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import re
 import tarfile
 import zipfile
@@ -119,7 +120,6 @@ def calibration(scene: Scene) -> tuple[float, float]:
         ("LC08_L2SP_190029_20210508_02_T1_B{}.tif", 2.75e-5, -0.2, "Landsat Collection 2 level 2"),
         ("landsat8_c2_l2_B{}.tif", 2.75e-5, -0.2, "Landsat Collection 2 level 2"),
         ("LANDSAT_LC08_C02_T1_L2_LC08_190029_20210508_B{}.tif", 2.75e-5, -0.2, "Landsat Collection 2 level 2"),
-        ("LC08_190029_20210508_B{}.tif", 2.75e-5, -0.2, "whose numbers are those of level 2"),
         (LANDSAT.format("L1TP").replace("_02_", "_01_") + "_sr_band{}.tif", 1e-4, 0.0, "Landsat Collection 1"),
         ("HLS.S30.T33TWN.2022168T095549.v2.0.B0{}.tif", 1e-4, 0.0, "HLS"),
         ("HLS.L30.T33TWN.2022168T095549.v2.0.B0{}.tif", 1e-4, 0.0, "HLS"),
@@ -184,7 +184,7 @@ def test_the_metadata_file_of_sentinel_2_tells_the_baseline_whatever_the_folder_
 
 
 def test_what_items_say_of_the_sensor_tells_its_bands_too(tmp_path: Path) -> None:
-    path = write_item(tmp_path, to_numbers(SURFACE, 2.75e-5, -0.2), {}, platform="landsat-8")
+    path = write_item(tmp_path, to_numbers(SURFACE, 1e-4), {}, platform="landsat-8")
     text = path.read_text().replace('"eo:common_name"', '"x"').replace('"assets": {"red"', '"assets": {"B4"')
     path.write_text(text.replace('"green": {', '"B3": {').replace('"blue": {', '"B2": {'))
     scene = opened(path)
@@ -211,7 +211,9 @@ def test_integers_without_dark_numbers_are_not_assumed_to_be_reflectances(tmp_pa
     numbers = to_numbers(SURFACE, 2.75e-5, -0.2)
     clouds = numbers.copy()
     clouds[:2] = 40_000
-    for name, pixels in (("clear", numbers), ("clouds", clouds)):
+    edges = numbers.copy()
+    edges[0, :15] = 12
+    for name, pixels in (("clear", numbers), ("clouds", clouds), ("edges", edges)):
         path = write_stack(tmp_path / f"{name}.tif", pixels)
         with pytest.raises(InputError, match=r"hardly a number below 5000 .*--offset -0\.2 for Landsat"):
             opened(path)
@@ -220,9 +222,21 @@ def test_integers_without_dark_numbers_are_not_assumed_to_be_reflectances(tmp_pa
     assert calibration(opened(snow, scale=1e-4)) == (1e-4, 0)
 
 
-def test_level_2_of_landsat_is_not_taken_for_the_bands_of_sentinel_2(tmp_path: Path) -> None:
+@pytest.mark.parametrize("names", ["B{}.tif", "LC08_190029_20210508_B{}.tif"])
+def test_numbered_bands_without_dark_numbers_may_be_of_any_level_of_landsat(tmp_path: Path, names: str) -> None:
+    for scale, offset in ((2.75e-5, -0.2), (3e-5, -0.15)):
+        with pytest.raises(InputError, match=r"hardly a number below 5000"):
+            opened(write_bands(tmp_path / str(scale), names, to_numbers(SURFACE, scale, offset)))
+
+
+def test_a_stack_of_landsat_whose_level_is_not_named_is_level_2_by_its_numbers(tmp_path: Path) -> None:
+    name = "LC08_190029_20210508.tif"
+    level_2 = opened(write_stack(tmp_path / name, to_numbers(SURFACE, 2.75e-5, -0.2)))
+    assert calibration(level_2) == (2.75e-5, -0.2) and "those of level 2" in level_2.radiometry
+    converted = opened(write_stack(tmp_path / "converted" / name, to_numbers(SURFACE, 1e-4)))
+    assert calibration(converted) == (1e-4, 0)
     with pytest.raises(InputError, match=r"hardly a number below 5000"):
-        opened(write_bands(tmp_path, "B{}.tif", to_numbers(SURFACE, 2.75e-5, -0.2)))
+        opened(write_stack(tmp_path / "level-1" / name, to_numbers(SURFACE, 3e-5, -0.15)))
 
 
 def test_integers_of_each_size_have_their_own_usual_scale(tmp_path: Path) -> None:
@@ -319,6 +333,14 @@ def test_metadata_of_level_1_is_found_on_servers(monkeypatch: pytest.MonkeyPatch
     name, values = products.read_landsat_metadata("https://x.org/a/P_B2.TIF?signature=a/b", "P")
     assert name == "P_MTL.json" and (values["SUN_ELEVATION"], float(values["MULT"])) == ("30.0", 2e-5)
     assert not products.read_landsat_metadata("s3://bucket/P_B2.TIF", "P")[1]
+
+
+def test_metadata_that_is_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    product = LANDSAT.format("L1TP")
+    write_bands(tmp_path, f"{product}_B{{}}.TIF", to_numbers(SURFACE, 2e-5, -0.1))
+    os.mkfifo(tmp_path / f"{product}_MTL.json")
+    with pytest.raises(InputError, match=r"no .*_MTL\.txt beside it"):
+        opened(tmp_path)
 
 
 def test_level_1_of_eight_bits_takes_its_factors_too(tmp_path: Path) -> None:
