@@ -113,7 +113,7 @@ class Manifest(_Source):
 
     kind: Literal["manifest"] = "manifest"
     path: Path = Field(
-        description="Lines of text (# comments), CSV with a column source, or a JSON list. What it names may be all "
+        description="Lines of text (# comments), CSV or TSV with a column source, or JSON. What it names may be all "
         "that segment takes; relative paths count from its folder"
     )
 

@@ -37,6 +37,8 @@ _LEAST_EDGE = 64
 """Edge of a sampled block in pixels, at least."""
 _CELL = 4
 """Edge in pixels of the cells that are looked at for constant areas."""
+_MOST_CONSTANTS = 8
+"""Numbers of constant areas that are looked at; of missing pixels there are one or two."""
 _SUSPICIOUS_SHARE = 0.005
 """Share of a sample from which on a fill number that is not declared is told."""
 _LEAST_JUMP = 0.2
@@ -134,12 +136,18 @@ class _BandSample:
         blocks: Pixels of the blocks, shape (height, width).
         present: True where a pixel has a number that was not taken away, of each block.
         missing: Share of pixels that have no number to begin with: NaN and nodata.
+        constants: The most common numbers of cells that hold one number only → share of such cells.
+        flatness: Share of all cells that hold one number only.
+        limits: The least and the largest number to begin with.
     """
 
     def __init__(self, file: BandFile, blocks: list[NDArray[Any]], nodata: float | None) -> None:
         self.file, self.blocks = file, blocks
         self.present = [has_number(block, nodata) for block in blocks]
         self.missing = 1 - _measure_share(self.present)
+        self.constants, self.flatness = self._list_constants()
+        numbers = self.numbers
+        self.limits = (float(numbers.min()), float(numbers.max())) if numbers.size else (0.0, 0.0)
 
     @staticmethod
     def read(file: BandFile, nodata: float | None) -> _BandSample:
@@ -160,8 +168,12 @@ class _BandSample:
         """Return where the pixels of each block have a number."""
         return [there & is_nodata(block, number) for block, there in zip(self.blocks, self.present, strict=True)]
 
-    def list_constants(self) -> dict[float, float]:
-        """Return the numbers of all cells that hold one number only, with the share of such cells, most first."""
+    def _list_constants(self) -> tuple[dict[float, float], float]:
+        """Return the most common numbers of cells that hold one number only.
+
+        Returns:
+            Number → share of the cells that hold it alone; and the share of all cells of one number.
+        """
         flat: list[NDArray[Any]] = []
         cells = 0
         for block, there in zip(self.blocks, self.present, strict=True):
@@ -170,8 +182,9 @@ class _BandSample:
             flat.append(low[whole & (low == high)])
             cells += whole.size
         numbers, counts = np.unique(np.concatenate(flat), return_counts=True)
-        order = np.argsort(-counts, kind="stable")
-        return {float(numbers[at]): float(counts[at]) / cells for at in order}
+        most = np.argsort(-counts, kind="stable")[:_MOST_CONSTANTS]
+        shares = {float(numbers[at]): float(counts[at]) / cells for at in most}
+        return shares, float(counts.sum()) / max(cells, 1)
 
     def stands_out(self, number: float) -> bool:
         """Return whether a number ends in a step: those beside it are no nearer to it than all others."""
@@ -189,15 +202,15 @@ class _BandSample:
             found.size == 0 or bool(np.median(found) >= _LEAST_JUMP * np.median(np.abs(rest - number)))
         )
 
-    def is_drawn(self, number: float, constants: dict[float, float]) -> bool:
+    def is_drawn(self, number: float) -> bool:
         """Return whether a number is one of the few of a drawing, and not beyond all others."""
         rest = self.numbers
         rest = rest[~is_nodata(rest, number)]
         if rest.size == 0 or rest.min() == rest.max():
             return True
-        share = constants.get(number, 0.0)
-        others = (sum(constants.values()) - share) / max(1 - share, 1e-9)
-        return others >= _FLAT_SHARE and bool(rest.min() < number < rest.max())
+        share = self.constants.get(number, 0.0)
+        others = (self.flatness - share) / max(1 - share, 1e-9)
+        return others >= _FLAT_SHARE and self.limits[0] < number < self.limits[1]
 
 
 def _tell_fills(samples: Sequence[_BandSample]) -> list[str]:
@@ -206,17 +219,19 @@ def _tell_fills(samples: Sequence[_BandSample]) -> list[str]:
     They are those that programs write, wherever they are; and numbers of areas that are exactly constant and end in a
     step, if all bands share them or no surface has them.
     """
-    constants = [sample.list_constants() for sample in samples]
-    found = {number for own in constants for number, share in own.items() if share >= _SUSPICIOUS_SHARE / 2}
+    large = [
+        {number for number, share in sample.constants.items() if share >= _SUSPICIOUS_SHARE / 2} for sample in samples
+    ]
+    found = set.intersection(*large) | {number for own in large for number in own if number < 0}
     warnings: list[str] = []
     for number in (*_FILL_NUMBERS, *sorted(found.difference(_FILL_NUMBERS))):
         places = [sample.find(number) for sample in samples]
         shares = [_measure_share(masks) for masks in places]
         suspicious = [
             sample
-            for sample, share, own in zip(samples, shares, constants, strict=True)
+            for sample, share in zip(samples, shares, strict=True)
             if share >= _SUSPICIOUS_SHARE
-            and (number in _FILL_NUMBERS or (number in own and not sample.is_drawn(number, own)))
+            and (number in _FILL_NUMBERS or (number in sample.constants and not sample.is_drawn(number)))
             and sample.stands_out(number)
         ]
         common = _measure_common(places)
