@@ -18,7 +18,7 @@ from rasterio.errors import RasterioIOError
 
 from seamline.pipeline.common.errors import BadBlockError, InputError
 from seamline.pipeline.geometry.window import Window
-from seamline.pipeline.raster_io.content import list_source_files, sample_pixels
+from seamline.pipeline.raster_io.content import _sample_pixels, list_source_files
 from seamline.pipeline.raster_io.gdal import close_cached_rasters, gdal_environment, open_cached_raster, read_pixels
 from seamline.pipeline.scenes.band_matching import BandNeed
 from seamline.pipeline.scenes.open_scene import SceneOptions, open_scene
@@ -135,7 +135,7 @@ def test_a_source_that_failed_once_fails_again(folder: Path, others: int, is_nes
         file = open_cached_raster(str(path))
         np.testing.assert_array_equal(read_pixels(file, [1, 3], WHOLE), PIXELS[[0, 2]])
         with pytest.raises(RasterioIOError):
-            sample_pixels(str(path), 2)
+            _sample_pixels(str(path), 2)
 
 
 def test_a_mask_that_failed_once_fails_again(folder: Path) -> None:
