@@ -23,6 +23,7 @@ from seamline.pipeline.raster_io.gdal import (
     read_pixels,
 )
 from seamline.pipeline.raster_io.sampling import spread_blocks
+from seamline.pipeline.storage.confinement import get_confinement
 from seamline.pipeline.storage.object_store import is_object_url, split_object_url
 
 _SAMPLED_BLOCKS = 8
@@ -164,6 +165,8 @@ def list_source_files(path: str, seen: frozenset[str] = frozenset()) -> list[str
     with gdal_environment(path):
         # Viewers write statistics and overviews beside a raster, which do not change its pixels.
         dataset = open_cached_raster(path).dataset
+        if get_confinement() is not None:  # it is read alone
+            return [path]
         others = [f for f in sorted(dataset.files) if not f.endswith((".aux.xml", ".ovr"))]
         clear_gdal_error()  # of overviews that are damaged
         if dataset.driver == "Zarr":  # GDAL names the metadata alone

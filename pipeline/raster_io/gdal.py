@@ -27,8 +27,10 @@ from rasterio.windows import Window as RasterioWindow
 
 from seamline.pipeline.geometry.window import Window
 from seamline.pipeline.raster_io.alpha_band import find_alpha
+from seamline.pipeline.raster_io.confined import CONFINED_SETTINGS, OFFLINE_SETTINGS, open_confined_dataset
 from seamline.pipeline.raster_io.web_servers import check_server
 from seamline.pipeline.storage.atomic import refuse_special_file
+from seamline.pipeline.storage.confinement import DESCRIPTOR, check_confined, get_confinement
 from seamline.pipeline.storage.s3_access import current_access
 
 _LOCAL_ENV: dict[str, Any] = {"GDAL_CACHEMAX": 64 * 2**20}  # the default is 5 % of the memory in every process
@@ -84,8 +86,12 @@ def gdal_environment(path: str, version: str | None = None) -> rasterio.Env:
         path: What will be opened.
         version: ETag of the object at ``path``. S3 refuses to read another version (status 412).
     """
-    condition = {} if version is None else {"GDAL_HTTP_HEADERS": f"If-Match: {version}"}
-    return rasterio.Env(session=_S3Session(), **(_REMOTE_ENV if is_remote(path) else _LOCAL_ENV), **condition)
+    settings = dict(_REMOTE_ENV if is_remote(path) else _LOCAL_ENV)
+    if version is not None:
+        settings["GDAL_HTTP_HEADERS"] = f"If-Match: {version}"
+    if get_confinement() is not None:
+        settings |= CONFINED_SETTINGS if is_remote(path) else CONFINED_SETTINGS | OFFLINE_SETTINGS
+    return rasterio.Env(session=_S3Session(), **settings)
 
 
 def split_subdataset(text: str) -> tuple[str, str, str] | None:
@@ -148,7 +154,7 @@ class _HandleCache(threading.local):
     def get(self, path: str, version: str | None) -> OpenRaster:
         file = find_local_file(path)
         # The process is part of the key: a forked child shares the file offsets of its parent's handles.
-        key = os.getpid(), path, version or (file and file.stat().st_mtime_ns)
+        key = os.getpid(), path, version or (file and file.stat().st_mtime_ns), get_confinement()
         if key not in self.rasters:
             self.rasters[key] = _open_dataset(path)
         self.rasters.move_to_end(key)
@@ -166,12 +172,13 @@ def _open_dataset(path: str) -> OpenRaster:
     Raises:
         RasterioIOError: GDAL cannot open it, or the path, a message of GDAL or a number in the file is such that
             rasterio or odc-geo fail with errors of their own.
-        InputError: It is a pipe, socket or device.
+        InputError: It is a pipe, socket or device, or the confinement of this thread does not allow it.
         RunError: Its web server does not answer.
     """
     refuse_special_file(path)
+    check_confined(path)
     check_server(path)
-    if _is_broken_text(path):
+    if get_confinement() is None and _is_broken_text(path):
         raise RasterioIOError("it is XML that is no UTF-8")
     try:
         return _open_with_gdal(path)
@@ -199,7 +206,10 @@ def _open_with_gdal(path: str) -> OpenRaster:
     # GDAL handles /vsis3/ itself; for s3:// rasterio would need boto3.
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", NotGeoreferencedWarning)  # those who need a georeference say so themselves
-        dataset = rasterio.open(re.sub(r"^s3://", "/vsis3/", path))
+        if (confinement := get_confinement()) is None:
+            dataset = rasterio.open(re.sub(r"^s3://", "/vsis3/", path))
+        else:
+            dataset = open_confined_dataset(path, find_local_file(path), confinement)
     alpha = find_alpha(dataset)
     # GDAL takes a band that is only tagged as alpha for a mask, too.
     per_dataset = any(MaskFlags.per_dataset in own for own in dataset.mask_flag_enums if MaskFlags.alpha not in own)
@@ -289,7 +299,7 @@ def describe_error(error: BaseException) -> str:
     """Return the text of the innermost cause of an error in one line: GDAL's first message."""
     while error.__cause__ is not None:
         error = error.__cause__
-    return " ".join(str(error).split())
+    return " ".join(DESCRIPTOR.sub("the file", str(error)).split())
 
 
 def clear_gdal_error() -> None:
