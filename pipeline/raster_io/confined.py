@@ -46,7 +46,7 @@ def open_confined_dataset(path: str, local: Path | None, confinement: Confinemen
     if "://" in path:
         name = path.replace("s3://", "/vsis3/", 1) if path.startswith("s3://") else f"/vsicurl/{path}"
     elif local is None:
-        raise RasterioIOError("no such file")
+        raise _format_error(path) if Path(path).is_dir() else RasterioIOError("no such file")
     else:
         file = confinement.open_file(str(local))
         name = _name_for_gdal(path, str(local), file.path)

@@ -23,7 +23,7 @@ from seamline.pipeline.raster_io.gdal import (
     read_pixels,
 )
 from seamline.pipeline.raster_io.sampling import spread_blocks
-from seamline.pipeline.storage.confinement import get_confinement
+from seamline.pipeline.storage.confinement import get_confinement, open_confined
 from seamline.pipeline.storage.object_store import is_object_url, split_object_url
 
 _SAMPLED_BLOCKS = 8
@@ -139,7 +139,7 @@ def hash_content(path: str, indexes: Sequence[int], version: str | None = None) 
             digest.update(repr(size).encode())
         else:
             is_sampled |= part.startswith("/vsi")
-            with local.open("rb") as stream:
+            with open_confined(str(local)) as name, Path(name).open("rb") as stream:
                 digest.update(hashlib.file_digest(stream, "sha256").digest())
     if is_sampled:
         with gdal_environment(path):

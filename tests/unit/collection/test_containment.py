@@ -26,6 +26,8 @@ from seamline.flows.collection.scene_ref import Discovery
 from seamline.flows.collection.scene_sources import Inbox
 from seamline.pipeline.common.errors import BadBlockError, InputError
 from seamline.pipeline.geometry.window import Window
+from seamline.pipeline.raster_io.confined import open_confined_dataset
+from seamline.pipeline.raster_io.gdal import gdal_environment
 from seamline.pipeline.report.thumbnail import read_thumbnail
 from seamline.pipeline.scenes.band_matching import BandNeed
 from seamline.pipeline.scenes.open_scene import SceneOptions, open_scene
@@ -259,6 +261,10 @@ OTHERS: dict[str, Callable[[Path, str, str], object]] = {
     "a mask in an archive": lambda d, outside, server: write_zip(
         d / "x.zip", ("a.tif", read_raster_bytes(d / "x.zip")), ("a.tif.msk", mask_of(outside))
     ),
+    "a Zarr folder": lambda d, outside, server: (
+        (d / "x.zarr").mkdir(),
+        (d / "x.zarr" / "zarr.json").write_text("{}"),
+    ),
     "an unknown compression": lambda d, outside, server: write_damaged_zip(d / "x.zip", 8, 10, 97),
 }
 """What else leads outside, or cannot be checked: written to an inbox for a raster outside and a server."""
@@ -343,12 +349,30 @@ def test_a_file_that_was_swapped_after_it_was_found_leads_nowhere(
 
 
 def test_archives_that_look_alike_are_told_apart(inbox: Path) -> None:
-    """GDAL remembers what is in an archive by its path, size and time."""
-    for number in range(40):
-        write_zip(inbox / f"{number:02}.zip", (f"{number:02}.tif", read_raster_bytes(inbox / "x.zip")))
-        os.utime(inbox / f"{number:02}.zip", (1_700_000_000, 1_700_000_000))
-    assert len(scene_names(look(inbox))) == 41
-    refuse_or_read_own(inbox)
+    """GDAL remembers what is in an archive by its path, size and time; descriptors have few numbers."""
+    members = {f"{value}.tif": write_raster(inbox / "x.part", value).read_bytes() for value in (1, 2)}
+    confinement = make_confinement(Inbox(folder=inbox))
+    for number, names in enumerate((list(members), list(reversed(members)))):
+        path = inbox / f"{number}.zip"
+        write_zip(path, *((name, members[name]) for name in names))
+        os.utime(path, (1_700_000_000, 1_700_000_000))
+        with confine(confinement), gdal_environment(str(path)):
+            for value in (1, 2):
+                dataset = open_confined_dataset(f"/vsizip/{path}/{value}.tif", path, confinement)
+                assert set(dataset.read(1).flat) == {value}
+                dataset.close()
+                del dataset
+
+
+def test_a_file_is_asked_where_it_lies_after_it_was_opened(inbox: Path) -> None:
+    confinement = make_confinement(Inbox(folder=inbox))
+    (inbox / "x.tif").symlink_to(inbox.parent / "outside" / "secret.tif")
+    with pytest.raises(InputError, match="lies outside"):
+        confinement.open_file(str(inbox / "x.tif"))
+    file = confinement.open_file(str(inbox / "other.tif"))
+    content = (inbox / "other.tif").read_bytes()
+    (inbox / "x.tif").replace(inbox / "other.tif")
+    assert Path(file.path).read_bytes() == content
 
 
 @pytest.mark.parametrize("kind", ["zip", "tar", "tgz", "tar.gz"])
