@@ -16,11 +16,12 @@ from prefect.futures import PrefectFuture, as_completed
 from prefect.task_runners import ThreadPoolTaskRunner
 from pydantic import Field
 
+from seamline.flows.collection.containment import make_confinement
 from seamline.flows.collection.discovery import discover
 from seamline.flows.collection.ledger import Ledger
 from seamline.flows.collection.outcomes import Outcome
 from seamline.flows.collection.scene_ref import Discovery, SceneRef
-from seamline.flows.collection.scene_sources import SceneSource
+from seamline.flows.collection.scene_sources import Inbox, SceneSource
 from seamline.flows.runs.cluster_session import ClusterSession
 from seamline.flows.runs.observer import RunObserver, RunResult
 from seamline.flows.runs.result_location import CatalogLocation
@@ -32,6 +33,7 @@ from seamline.flows.tracking.best_effort import show
 from seamline.flows.tracking.scene_task import quieten_dask, segment_task
 from seamline.pipeline.common.errors import InUseError, RunError
 from seamline.pipeline.storage.atomic import check_writable
+from seamline.pipeline.storage.confinement import Confinement
 
 _DEFAULTS = SegmentOptions()
 _EXECUTION_OPTIONS = {"cluster", "workers", "device", "batch", "threads", "overwrite", "work", "credentials"}
@@ -88,7 +90,8 @@ def segment_collection(
         len(discovery.rejected),
     )
     outcomes = [Outcome(rejected.name, "failed", rejected.reason) for rejected in discovery.rejected]
-    for outcome in _segment_new(new, ledger, out, model, options, at_once, renew):
+    confinement = make_confinement(scenes) if isinstance(scenes, Inbox) else None
+    for outcome in _segment_new(new, ledger, out, model, options, at_once, renew, confinement):
         log.info("%s: %s", outcome.name, outcome.reason or outcome.state)
         outcomes.append(outcome)
     known = len(discovery.scenes) - len(new)
@@ -121,6 +124,7 @@ def _segment_new(
     options: SegmentOptions,
     at_once: int,
     renew: bool,
+    confinement: Confinement | None,
 ) -> Iterator[Outcome]:
     """Segment scenes, note each outcome in the ledger, and yield the outcomes in the order in which scenes end."""
     # The session is left before the runner: a closed cluster ends the scenes that a cancelled flow run would wait for.
@@ -139,6 +143,7 @@ def _segment_new(
                 "get_client": session.get_client,
                 "also": RunObserver(),
                 "renew": renew,
+                "confinement": confinement,
             }
             running[runner.submit(segment_task, parameters)] = scene
         for future in as_completed(list(running)):

@@ -9,13 +9,14 @@ from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
-from seamline.flows.collection.containment import Enclosure, OutsideError
-from seamline.flows.collection.fingerprint import catch_as_rejected, inspect_source, list_local_files
+from seamline.flows.collection.containment import check_sidecars, make_confinement
+from seamline.flows.collection.fingerprint import catch_as_rejected, inspect_source, reject_source
 from seamline.flows.collection.scene_ref import Discovery, RejectedSource, SceneRef
 from seamline.flows.collection.scene_sources import Inbox
-from seamline.pipeline.common.errors import InputError, SeamlineError
+from seamline.pipeline.common.errors import InputError
 from seamline.pipeline.scenes.stac_item import read_source_item
 from seamline.pipeline.storage.atomic import make_absolute
+from seamline.pipeline.storage.confinement import check_confined, confine
 
 _SCENE_SUFFIXES = (
     ".tif",
@@ -46,48 +47,46 @@ def _is_of_macos(name: str) -> bool:
 def discover_inbox(inbox: Inbox) -> Discovery:
     """Find the scenes in an inbox whose files have not changed for ``inbox.settle`` seconds.
 
-    Files that still change are waiting, and so are VRTs and STAC items that need files which are not complete. Files
-    that a VRT or a STAC item in the inbox refers to are part of it and no scenes of their own.
+    Files that still change are waiting, and so are STAC items that need files which are not complete. Files that a STAC
+    item in the inbox refers to are part of it and no scenes of their own. All of it is read under the confinement of
+    the inbox.
 
     Raises:
         InputError: the folder does not exist or cannot be read.
     """
-    entries, enclosure = _list_entries(make_absolute(inbox.folder)), Enclosure.of_inbox(inbox)
-    settled = _find_settled(entries, inbox.settle)
-    waiting = [path for path in entries if path not in settled]
-    candidates: list[SceneRef | RejectedSource] = []
-    parts: set[Path] = set()
-    for path in settled:
-        refused = _find_outsider(path, enclosure)
-        if refused is not None:
-            candidates.append(refused)
-            continue
-        files = _list_parts(path)
-        parts.update(file for file in files if file != path)
-        any_missing = not all(map(_exists, files))
-        any_incomplete = any(file in waiting or is_partial(file.name) for file in files)
-        if any_incomplete or (any_missing and waiting):  # the missing file may be on its way
-            waiting.append(path)
-            continue
-        candidate = catch_as_rejected(str(path), path.name, partial(inspect_source, path))
-        if isinstance(candidate, RejectedSource) and waiting and path.suffix.lower() == ".vrt":
-            waiting.append(path)  # GDAL may have failed because a source of the VRT is still on its way
-        else:
-            candidates.append(candidate)
-    discovery = Discovery.from_candidates(scene for scene in candidates if Path(scene.source) not in parts)
+    with confine(make_confinement(inbox)):
+        candidates = {path: _refuse_outsider(path) for path in _list_entries(make_absolute(inbox.folder))}
+        inside = [path for path, rejected in candidates.items() if rejected is None]
+        settled = _find_settled(inside, inbox.settle)
+        waiting = [path for path in inside if path not in settled]
+        parts: set[Path] = set()
+        for path in settled:
+            files = _list_parts(path)
+            parts.update(file for file in files if file != path)
+            any_missing = not all(map(_exists, files))
+            any_incomplete = any(file in waiting or is_partial(file.name) for file in files)
+            if any_incomplete or (any_missing and waiting):  # the missing file may be on its way
+                waiting.append(path)
+            else:
+                candidates[path] = catch_as_rejected(str(path), path.name, partial(_inspect, path))
+    found = (scene for scene in candidates.values() if scene is not None and Path(scene.source) not in parts)
+    discovery = Discovery.from_candidates(found)
     still_waiting = tuple(str(path) for path in sorted(waiting) if path not in parts)
     return Discovery(discovery.scenes, discovery.rejected, still_waiting)
 
 
-def _find_outsider(path: Path, enclosure: Enclosure) -> RejectedSource | None:
-    """Return the rejection of a scene that consists of what lies elsewhere; None for all others, also broken ones."""
+def _refuse_outsider(path: Path) -> SceneRef | RejectedSource | None:
+    """Return the rejection of an entry that is a link to what lies outside; None for all others."""
     try:
-        enclosure.check_scene(path)
-    except OutsideError as error:
-        return RejectedSource(str(path), path.name, str(error))
-    except (SeamlineError, OSError, ValueError):
-        return None  # the inspection that follows reports the error
+        check_confined(str(path))
+    except InputError as error:
+        return reject_source(str(path), path.name, str(error))
     return None
+
+
+def _inspect(path: Path) -> SceneRef:
+    check_sidecars(str(path))
+    return inspect_source(path)
 
 
 def _list_entries(folder: Path) -> list[Path]:
@@ -108,12 +107,10 @@ def _can_be_scene(path: Path) -> bool:
 
 
 def _list_parts(path: Path) -> list[Path]:
-    """Return the files that a STAC item or a VRT refers to, also missing ones; none of a document that is broken."""
-    with suppress(SeamlineError):  # the inspection that follows reports the error
-        if path.suffix.lower() in (".json", ".geojson"):
+    """Return the files that a STAC item refers to, also missing ones; none of a document that is broken."""
+    if path.suffix.lower() in (".json", ".geojson"):
+        with suppress(Exception):  # the inspection that follows reports the error
             return [Path(raster) for _, raster in read_source_item(str(path)).rasters if "://" not in raster]
-        if path.suffix.lower() == ".vrt":
-            return [Path(file) for file in list_local_files(str(path))]
     return []
 
 

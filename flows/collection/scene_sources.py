@@ -128,7 +128,7 @@ class Inbox(_Source):
     settle: float = Field(10.0, ge=0, le=86_400, description="Seconds without a change after which a file is whole")
     allow: tuple[str, ...] = Field(
         (),
-        description="What VRTs, STAC items and links in it may name besides its own files: absolute folders, hosts, "
+        description="What STAC items and links in it may name besides its own files: absolute folders, hosts, "
         "and buckets as s3://bucket",
     )
 

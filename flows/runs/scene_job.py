@@ -25,6 +25,7 @@ from seamline.pipeline.products.layers import LAYERS
 from seamline.pipeline.scenes.open_scene import open_scene
 from seamline.pipeline.scenes.scene import Scene
 from seamline.pipeline.storage.atomic import check_writable
+from seamline.pipeline.storage.confinement import Confinement, confine
 
 _BYTES_PER_PIXEL = 0.5
 """Disk space of all results together and of what a run needs on the way; measured 0.05 to 0.2."""
@@ -73,7 +74,11 @@ class SceneJob:
 
 
 def open_scene_jobs(
-    sources: Sequence[str | Path], model: Model, out: str | Path, options: SegmentOptions
+    sources: Sequence[str | Path],
+    model: Model,
+    out: str | Path,
+    options: SegmentOptions,
+    confinement: Confinement | None = None,
 ) -> list[SceneJob]:
     """Open and check scenes before any of them is segmented.
 
@@ -82,6 +87,7 @@ def open_scene_jobs(
         model: the model that segments them.
         out: folder of the catalogue, or ``s3://bucket/prefix``.
         options: everything that has a default.
+        confinement: what the sources may name, then and while they are read; None if they may name anything.
 
     Returns:
         A job for each scene.
@@ -91,7 +97,8 @@ def open_scene_jobs(
     """
     use_credentials(options.credentials)
     catalog = CatalogLocation.from_out(out, options.work)
-    jobs = [_open_scene_job(source, model, catalog, options) for source in sources]
+    with confine(confinement):
+        jobs = [_open_scene_job(source, model, catalog, options) for source in sources]
     count = Counter(job.scene.id for job in jobs)
     for name, times in count.items():
         if times > 1:

@@ -27,6 +27,7 @@ from seamline.flows.tracking.best_effort import show
 from seamline.model.spec.errors import ModelError
 from seamline.pipeline.common.errors import BadBlockError, InputError, OtherRunError
 from seamline.pipeline.execution.run_chunks import Totals
+from seamline.pipeline.storage.confinement import Confinement
 
 T = TypeVar("T")
 _SECONDS_BETWEEN_UPDATES = 1.0
@@ -130,6 +131,7 @@ def segment_task(
     get_client: Callable[[], Client],
     also: RunObserver,
     renew: bool = False,
+    confinement: Confinement | None = None,
 ) -> RunResult:
     """Segment a scene. What is done is kept on disk, so a retry goes on where the last try stopped.
 
@@ -142,6 +144,7 @@ def segment_task(
         get_client: returns the client of a cluster; called only if there is something to infer.
         also: an observer that is called as well.
         renew: replace a result of another model or plan. One of an earlier state of the same source always is.
+        confinement: what the source may name; None if it may name anything.
 
     Returns:
         What the run left.
@@ -150,7 +153,9 @@ def segment_task(
         SeamlineError: the scene failed.
     """
     observer = PrefectObserver(name, also).observer
-    (job,) = observer.run_stage("check", lambda: open_scene_jobs([source], open_model(model), out, options))
+    (job,) = observer.run_stage(
+        "check", lambda: open_scene_jobs([source], open_model(model), out, options, confinement)
+    )
     try:
         result = segment_scene(job, get_client, observer)
     except OtherRunError:

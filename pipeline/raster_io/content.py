@@ -26,6 +26,7 @@ from seamline.pipeline.raster_io.local_files import find_local_file
 from seamline.pipeline.raster_io.raw_sizes import check_headerless_size, check_raw_size
 from seamline.pipeline.raster_io.sampling import spread_blocks
 from seamline.pipeline.raster_io.virtual_rasters import VirtualRaster, is_virtual, read_virtual_raster
+from seamline.pipeline.storage.confinement import get_confinement, open_confined
 from seamline.pipeline.storage.object_store import is_object_url, split_object_url
 
 _SAMPLED_BLOCKS = 8
@@ -144,7 +145,7 @@ def hash_content(path: str, indexes: Sequence[int], version: str | None = None) 
             digest.update(repr(size).encode())
         else:
             is_sampled |= local != Path(part)
-            with local.open("rb") as stream:
+            with open_confined(str(local)) as name, Path(name).open("rb") as stream:
                 digest.update(hashlib.file_digest(stream, "sha256").digest())
     if is_sampled:
         with gdal_environment(path):
@@ -171,6 +172,8 @@ def list_source_files(path: str, seen: frozenset[str] = frozenset()) -> list[str
     """
     with gdal_environment(path):
         dataset = open_cached_raster(path).dataset
+        if get_confinement() is not None:  # it is read alone
+            return [path]
         if is_virtual(dataset):
             return [path, *_list_virtual_sources(path, read_virtual_raster(path, dataset), seen | {path})]
         # Viewers write statistics and overviews beside a raster, which do not change its pixels.

@@ -28,10 +28,12 @@ from rasterio.windows import Window as RasterioWindow
 
 from seamline.pipeline.geometry.window import Window
 from seamline.pipeline.raster_io.alpha_band import find_alpha
+from seamline.pipeline.raster_io.confined import CONFINED_SETTINGS, OFFLINE_SETTINGS, open_confined_dataset
 from seamline.pipeline.raster_io.file_stamp import FileStamp
 from seamline.pipeline.raster_io.local_files import find_local_file, refuse_special_source
 from seamline.pipeline.raster_io.virtual_rasters import is_virtual, read_virtual_raster
 from seamline.pipeline.raster_io.web_servers import check_server
+from seamline.pipeline.storage.confinement import DESCRIPTOR, check_confined, get_confinement
 from seamline.pipeline.storage.s3_access import current_access
 
 _LOCAL_ENV: dict[str, Any] = {"GDAL_CACHEMAX": 64 * 2**20}  # the default is 5 % of the memory in every process
@@ -86,8 +88,12 @@ def gdal_environment(path: str, version: str | None = None) -> rasterio.Env:
         path: What will be opened.
         version: ETag of the object at ``path``. S3 refuses to read another version (status 412).
     """
-    condition = {} if version is None else {"GDAL_HTTP_HEADERS": f"If-Match: {version}"}
-    return rasterio.Env(session=_S3Session(), **(_REMOTE_ENV if is_remote(path) else _LOCAL_ENV), **condition)
+    settings = dict(_REMOTE_ENV if is_remote(path) else _LOCAL_ENV)
+    if version is not None:
+        settings["GDAL_HTTP_HEADERS"] = f"If-Match: {version}"
+    if get_confinement() is not None:
+        settings |= CONFINED_SETTINGS if is_remote(path) else CONFINED_SETTINGS | OFFLINE_SETTINGS
+    return rasterio.Env(session=_S3Session(), **settings)
 
 
 @dataclass(frozen=True)
@@ -161,12 +167,13 @@ def _open_dataset(key: tuple[object, ...], path: str) -> OpenRaster:
     Raises:
         RasterioIOError: GDAL cannot open it, or the path, a message of GDAL or a number in the file is such that
             rasterio or odc-geo fail with errors of their own.
-        InputError: It is a pipe, socket or device.
+        InputError: It is a pipe, socket or device, or the confinement of this thread does not allow it.
         RunError: Its web server does not answer.
     """
+    check_confined(path)
     refuse_special_source(path)
     check_server(path)
-    if _is_broken_text(path):
+    if get_confinement() is None and _is_broken_text(path):
         raise RasterioIOError("it is XML that is no UTF-8")
     try:
         return _open_with_gdal(key, path)
@@ -195,7 +202,10 @@ def _open_with_gdal(key: tuple[object, ...], path: str) -> OpenRaster:
     name = re.sub(r"^s3://", "/vsis3/", path)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", NotGeoreferencedWarning)  # those who need a georeference say so themselves
-        dataset = rasterio.open(name)
+        if (confinement := get_confinement()) is None:
+            dataset = rasterio.open(name)
+        else:
+            dataset = open_confined_dataset(path, find_local_file(path), confinement)
         virtual = read_virtual_raster(path, dataset) if is_virtual(dataset) else None
         for source in virtual.sources if virtual is not None else ():
             refuse_special_source(source)
@@ -242,7 +252,7 @@ def open_cached_raster(path: str, version: str | None = None, stamps: Sequence[F
     if not state and (file := find_local_file(path)) is not None:
         state = FileStamp.read(file)
     # The process is part of the key: a forked child shares the file offsets of its parent's handles.
-    return _handles.get((os.getpid(), path, state), path)
+    return _handles.get((os.getpid(), path, state, get_confinement()), path)
 
 
 def close_cached_rasters() -> None:
@@ -368,7 +378,7 @@ def describe_error(error: BaseException) -> str:
     """Return the text of the innermost cause of an error in one line: GDAL's first message."""
     while error.__cause__ is not None:
         error = error.__cause__
-    return " ".join(str(error).split())
+    return " ".join(DESCRIPTOR.sub("the file", str(error)).split())
 
 
 def clear_gdal_error() -> None:

@@ -21,6 +21,7 @@ from seamline.pipeline.raster_io.gdal import gdal_environment, open_cached_raste
 from seamline.pipeline.raster_io.nodata import has_number
 from seamline.pipeline.scenes.scene import Band, Scene
 from seamline.pipeline.storage.atomic import atomic_write
+from seamline.pipeline.storage.confinement import confine
 
 _MAX_FULL_READ_PIXELS = 50_000_000
 """Pixels of the largest file that is read in full if it has no overviews."""
@@ -46,7 +47,7 @@ def read_thumbnail(
     pixels = np.empty((len(bands), *shape), np.float32)
     valid = np.zeros(shape, np.bool_)
     for values, band in zip(pixels, bands, strict=True):
-        with gdal_environment(band.path, band.version):
+        with confine(scene.confinement), gdal_environment(band.path, band.version):
             dataset = open_cached_raster(band.path, band.version, band.stamps).dataset
             if height * width > _MAX_FULL_READ_PIXELS and not dataset.overviews(band.index):
                 return None

@@ -38,6 +38,7 @@ from seamline.pipeline.scenes.radiometry import (
 )
 from seamline.pipeline.scenes.scene import Band, Scene
 from seamline.pipeline.scenes.source import read_source
+from seamline.pipeline.storage.confinement import get_confinement
 
 _MAX_ID_LENGTH = 200
 """Characters. File systems allow 255 bytes, of which temporary files need some."""
@@ -82,6 +83,7 @@ def open_scene(
     """Find the bands that a model needs in a source, check them, and describe them as one scene.
 
     Bands of different pixel size share the grid of the finest band. What was assumed is in the warnings of the scene.
+    A scene that is opened under a confinement (``confine``) is read under it by every process.
 
     Args:
         source: A raster (path, http(s) URL, ``s3://``, ``/vsi…``, ``.zip``), a folder of band files (also ``s3://…/``),
@@ -137,6 +139,7 @@ def open_scene(
             warnings=tuple(to_plain_line(text) for text in (*band_warnings, *interpreted.warnings)),
             radiometry=to_plain_line(describe_calibrations(interpreted.calibrations)),
             source=redact_address(found.href),
+            confinement=get_confinement(),
         )
 
 

@@ -23,6 +23,7 @@ from seamline.pipeline.geometry.window import Window, mirror_indices
 from seamline.pipeline.raster_io.content import hash_content
 from seamline.pipeline.raster_io.file_stamp import FileStamp, describe_changed_file
 from seamline.pipeline.raster_io.window_reader import BadBlock, read_file_window
+from seamline.pipeline.storage.confinement import Confinement, confine
 
 _RGB = ("red", "green", "blue")
 
@@ -72,6 +73,7 @@ class Scene:
         warnings: What was assumed while the scene was opened.
         source: Address of what the user named.
         radiometry: What the numbers of the bands mean and what says so, in words.
+        confinement: What its files may be, wherever they are opened; None if they may be any.
     """
 
     id: str
@@ -83,6 +85,7 @@ class Scene:
     warnings: tuple[str, ...]
     source: str
     radiometry: str = ""
+    confinement: Confinement | None = None
 
     def __post_init__(self) -> None:
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", self.id):
@@ -111,9 +114,10 @@ class Scene:
         indexes: dict[tuple[str, str | None], list[int]] = {}
         for band in self.bands:
             indexes.setdefault((band.path, band.version), []).append(band.index)
-        contents = {
-            path: hash_content(path, file_indexes, version) for (path, version), file_indexes in indexes.items()
-        }
+        with confine(self.confinement):
+            contents = {
+                path: hash_content(path, file_indexes, version) for (path, version), file_indexes in indexes.items()
+            }
         meaning = {
             "bands": [
                 (b.name, contents[b.path], b.index, repr(b.scale), repr(b.offset), repr(b.nodata)) for b in self.bands
@@ -181,9 +185,10 @@ def read_block(scene: Scene, window: Window, on_bad_block: Literal["fail", "noda
         stamps = scene.bands[positions[0]].stamps
         value = None if nodata is None else float(nodata)
         keep_going = on_bad_block == "nodata"
-        part = read_file_window(
-            path, indexes, value, scene.grid, inside, keep_going=keep_going, version=version, stamps=stamps
-        )
+        with confine(scene.confinement):
+            part = read_file_window(
+                path, indexes, value, scene.grid, inside, keep_going=keep_going, version=version, stamps=stamps
+            )
         pixels[positions] = part.pixels
         valid |= part.has_data.any(axis=0)
         unreadable |= part.unreadable

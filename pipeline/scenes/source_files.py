@@ -16,6 +16,7 @@ from seamline.pipeline.raster_io.gdal import is_remote
 from seamline.pipeline.raster_io.local_files import split_subdataset
 from seamline.pipeline.scenes.band_files import list_subdatasets
 from seamline.pipeline.storage.atomic import make_absolute, refuse_special_file
+from seamline.pipeline.storage.confinement import check_confined, open_confined
 from seamline.pipeline.storage.object_store import ObjectFolder, is_object_url
 from seamline.pipeline.storage.web_requests import is_url
 
@@ -97,6 +98,7 @@ def list_rasters(href: str) -> list[str]:
     Raises:
         InputError: There are none, or those of several products.
     """
+    check_confined(href)
     kind = detect_source_kind(href)
     if kind == "folder":
         return _list_object_rasters(ObjectFolder.from_url(href)) if is_object_url(href) else _list_files(Path(href))
@@ -148,16 +150,21 @@ def _list_object_rasters(folder: ObjectFolder) -> list[str]:
     return [folder.to_url(name) for name in names]
 
 
+def list_members(archive: str) -> list[str]:
+    """Return the names of what is in a ZIP or TAR file; raises whatever the libraries raise."""
+    with open_confined(archive) as path:
+        if archive.lower().endswith(".zip"):
+            with zipfile.ZipFile(path) as zipped:
+                return zipped.namelist()
+        with tarfile.open(path) as tar:
+            return tar.getnames()
+
+
 def _list_archived_rasters(archive: str) -> list[str]:
     """Return the rasters in a ZIP or TAR file, as GDAL addresses them."""
     prefix = next(prefix for suffix, prefix in _ARCHIVES.items() if archive.lower().endswith(suffix))
     try:
-        if prefix == "/vsizip/":
-            with zipfile.ZipFile(archive) as zipped:
-                members = zipped.namelist()
-        else:
-            with tarfile.open(archive) as tar:
-                members = tar.getnames()
+        members = list_members(archive)
     except (zipfile.BadZipFile, tarfile.TarError, EOFError, OSError) as error:
         kind = "ZIP" if prefix == "/vsizip/" else "TAR"
         raise InputError(

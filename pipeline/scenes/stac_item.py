@@ -19,6 +19,7 @@ from seamline.pipeline.common.errors import InputError
 from seamline.pipeline.scenes.acquisition import to_utc
 from seamline.pipeline.scenes.band_matching import BandCandidate
 from seamline.pipeline.scenes.products import parse_baseline
+from seamline.pipeline.storage.confinement import check_confined
 from seamline.pipeline.storage.json_documents import read_document
 
 _PICTURE_ROLES = {"thumbnail", "overview", "visual"}
@@ -96,9 +97,8 @@ def _parse_document(document: Any, href: str) -> SourceItem:
     if not isinstance(document, dict) or document.get("type") != "Feature":
         found = document.get("type") if isinstance(document, dict) else type(document).__name__
         raise ValueError(f"a document of type {found!r}")
-    item = pystac.read_dict(document, href=href)
-    if not isinstance(item, pystac.Item):
-        raise pystac.STACTypeError(document, pystac.Item)
+    # pystac.read_dict would fetch the collection of an item of an old version, wherever its link leads.
+    item = pystac.Item.from_dict(document, href=href)
     if not isinstance(item.id, str):
         raise TypeError(f"id {item.id!r}, which is no text")
     assets = {key: asset for key, asset in item.assets.items() if _is_raster(asset)}
@@ -215,7 +215,9 @@ def _resolve_href(asset: pystac.Asset, item_href: str) -> str:
     hrefs = [asset.href, *(other["href"] for other in others if isinstance(other, dict) and "href" in other)]
     found = next((path for href in hrefs if (path := _find_file(str(href), item_href)) is not None), None)
     href = asset.get_absolute_href() or asset.href
-    return found or (unquote(urlsplit(href).path) if href.startswith("file://") else href)
+    address = found or (unquote(urlsplit(href).path) if href.startswith("file://") else href)
+    check_confined(address)
+    return address
 
 
 def _find_file(href: str, item_href: str) -> str | None:

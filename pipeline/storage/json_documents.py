@@ -9,6 +9,7 @@ from urllib.parse import urljoin
 
 from seamline.pipeline.common.errors import InputError
 from seamline.pipeline.storage.atomic import refuse_special_file
+from seamline.pipeline.storage.confinement import check_confined, open_confined
 from seamline.pipeline.storage.object_store import is_object_url, split_object_url
 from seamline.pipeline.storage.web_requests import WebAnswer, is_url, redact_url, request_with_retries
 
@@ -24,6 +25,7 @@ def read_document(href: str) -> Any:
         InputError: There is no such document, or it is no JSON.
         RunError: The server does not answer.
     """
+    check_confined(href)
     try:
         if is_object_url(href):
             return json.loads(_read_object(href))
@@ -36,9 +38,10 @@ def read_document(href: str) -> Any:
 
 
 def _read_file(path: str) -> bytes:
-    if (size := Path(path).stat().st_size) > _MOST_BYTES:
-        raise _oversized_error(path, f"{size / 2**20:.0f} MiB")
-    return Path(path).read_bytes()
+    with open_confined(path) as name:
+        if (size := Path(name).stat().st_size) > _MOST_BYTES:
+            raise _oversized_error(path, f"{size / 2**20:.0f} MiB")
+        return Path(name).read_bytes()
 
 
 def _read_object(href: str) -> bytes:
