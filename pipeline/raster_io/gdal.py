@@ -32,9 +32,9 @@ from seamline.pipeline.raster_io.confined import CONFINED_SETTINGS, OFFLINE_SETT
 from seamline.pipeline.raster_io.file_stamp import FileStamp
 from seamline.pipeline.raster_io.local_files import find_local_file, refuse_special_source
 from seamline.pipeline.raster_io.virtual_rasters import is_virtual, read_virtual_raster
-from seamline.pipeline.raster_io.web_servers import check_server
 from seamline.pipeline.storage.confinement import DESCRIPTOR, check_confined, get_confinement
 from seamline.pipeline.storage.s3_access import current_access
+from seamline.pipeline.storage.web_servers import check_server
 
 _LOCAL_ENV: dict[str, Any] = {"GDAL_CACHEMAX": 64 * 2**20}  # the default is 5 % of the memory in every process
 _REMOTE_ENV: dict[str, Any] = {
