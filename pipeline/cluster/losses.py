@@ -112,7 +112,7 @@ class WorkerWatch:
         now, known = time.monotonic(), self._heartbeats
         heard = {address: float(worker["last_seen"]) for address, worker in workers.items()}
         self._heartbeats = {
-            address: known[address] if known.get(address, (0.0, now))[0] == when else (when, now)
+            address: known[address] if address in known and known[address][0] == when else (when, now)
             for address, when in heard.items()
         }
         return [address for address, (_, since) in self._heartbeats.items() if now - since > SILENCE]

@@ -30,21 +30,21 @@ _NO_BASELINE = 50.0
 """Baselines from here on are none: Sen2Cor states 99.99 where it does not run at ESA."""
 
 _BASELINE = re.compile(r"N?(\d{1,2})(?:\.(\d{1,2})|(\d\d))?", re.IGNORECASE)
-_BASELINE_IN_NAME = re.compile(r"S2[A-D]_\w+?_N(\d\d)\.?(\d\d)(?!\d)", re.IGNORECASE)
+_BASELINE_IN_NAME = re.compile(r"S2[A-D]_\w{1,60}?_N(\d\d)\.?(\d\d)(?!\d)", re.IGNORECASE)
 _BASELINE_IN_METADATA = re.compile(r"<PROCESSING_BASELINE>([^<]*)<")
 # Day of acquisition in ESA's names of a product, a granule and its files; a product's last day is that of processing.
 # Other names that hold a tile and a day are those of many providers, some of which take the offset away.
 _ACQUISITION = re.compile(
     r"(?<![A-Z0-9])(?:S2[A-D]_MSIL\d\w|(?<!_R\d{3}_)T\d\d[A-Z]{3})_(\d{8})T\d{6}(?!\d)", re.IGNORECASE
 )
-_HARMONIZED = re.compile(r"S2_\w*HARMONIZED", re.IGNORECASE)
+_HARMONIZED = re.compile(r"S2_\w{0,60}HARMONIZED", re.IGNORECASE)
 _LANDSAT = re.compile(
     r"L[COTEM]0(?P<mission>[1-9])_(?P<level>L\d)\w\w_\d{6}_\d{8}(?:_\d{8})?_(?P<collection>0\d)_(?:T1|T2|RT)",
     re.IGNORECASE,
 )
 # Before there were collections: path and row, year and day, station and version.
 _OLD_LANDSAT = re.compile(r"(?<![A-Z0-9])L[COTEM](?P<mission>[1-8])\d{13}[A-Z]{3}\d\d", re.IGNORECASE)
-_LANDSAT_COLLECTION_2 = re.compile(r"landsat\w*?[-_ ]?c0?2[-_ ]?(?:t\d[-_ ])?l2", re.IGNORECASE)
+_LANDSAT_COLLECTION_2 = re.compile(r"landsat\w{0,20}?[-_ ]?c0?2[-_ ]?(?:t\d[-_ ])?l2", re.IGNORECASE)
 _ORDERED_LANDSAT = re.compile(r"_(?:sr|toa)_band\d+$", re.IGNORECASE)
 _SURFACE_REFLECTANCE_BAND = re.compile(r"(?:^|_)SR_B\d(?![A-Z0-9])", re.IGNORECASE)
 _HLS = re.compile(r"HLS2?[._-]?[LS]30", re.IGNORECASE)
@@ -54,7 +54,7 @@ _PLANET_RADIANCE = re.compile(
 _FIRST_OF_16_BITS = 8
 """Mission of Landsat since which level 1 has more than eight bits."""
 _METADATA_SUFFIXES = (".txt", ".json", ".xml")
-_METADATA_VALUE = re.compile(r'(\w+)"?[ \t]*[=:>][ \t]*"?([^"<>\n,]+)')
+_METADATA_VALUE = re.compile(r'\b(\w{1,60}+)"?[ \t]{0,20}+[=:>][ \t]{0,20}+"?([^"<>\n,]{1,200})')
 """Name and value in each of these kinds of files."""
 _MAX_METADATA = 2**20
 """Characters that are read of a product's metadata file, which has some ten thousand."""

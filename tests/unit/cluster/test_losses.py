@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from itertools import count
 from types import SimpleNamespace
 from typing import Any
 
@@ -19,6 +20,9 @@ def make_worker(status: str = "running", executing: int = 0) -> dict[str, Any]:
     return {"status": status, "nthreads": 3, "memory_limit": 550_000_000, "metrics": metrics}
 
 
+HEARTBEATS = count()
+
+
 @dataclass
 class FakeClient:
     """What a watch asks a client, and the time that goes by."""
@@ -30,7 +34,7 @@ class FakeClient:
     scheduler = SimpleNamespace(identity=None)
 
     def sync(self, ask: None, n_workers: int) -> dict[str, Any]:
-        return {"workers": dict(enumerate(self.workers))}
+        return {"workers": {str(n): worker | {"last_seen": next(HEARTBEATS)} for n, worker in enumerate(self.workers)}}
 
     def get_events(self, topic: str) -> tuple[tuple[float, dict[str, Any]], ...]:
         return tuple(self.events.get(topic, []))

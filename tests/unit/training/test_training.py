@@ -157,6 +157,7 @@ def test_two_files_of_one_name_are_refused(tmp_path: Path) -> None:
 def test_one_scale_is_assumed_of_a_folder(tmp_path: Path) -> None:
     _chips(tmp_path, 2)
     bright = make_noise(3, 64, 64).astype(np.uint16) % 1000 + 30_000
+    bright[:, :16] -= 29_000  # a quarter is dark, so these are no numbers with an offset
     write_geotiff(tmp_path / "images" / "chip1.tif", bright, names=BAND_NAMES[:3])
     write_geotiff(tmp_path / "labels" / "chip1.tif", np.zeros((1, 64, 64), np.uint8))
     arguments = ("--images", tmp_path / "images", "--labels", tmp_path / "labels", "--out", tmp_path / "m", *SMALL)
