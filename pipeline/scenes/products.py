@@ -19,6 +19,8 @@ from seamline.pipeline.common.errors import InputError
 from seamline.pipeline.raster_io.gdal import gdal_environment, read_tags
 from seamline.pipeline.scenes.band_files import open_source_raster
 from seamline.pipeline.scenes.band_matching import BandCandidate, find_sensor_number, recognize_sensors
+from seamline.pipeline.storage.atomic import refuse_special_file
+from seamline.pipeline.storage.confinement import open_confined
 from seamline.pipeline.storage.json_documents import read_document
 from seamline.pipeline.storage.object_store import is_object_url
 from seamline.pipeline.storage.web_requests import is_url
@@ -57,7 +59,7 @@ _METADATA_SUFFIXES = (".txt", ".json", ".xml")
 _METADATA_VALUE = re.compile(r'\b(\w{1,60}+)"?[ \t]{0,20}+[=:>][ \t]{0,20}+"?([^"<>\n,]{1,200})')
 """Name and value in each of these kinds of files."""
 _MAX_METADATA = 2**20
-"""Characters that are read of a product's metadata file, which has some ten thousand."""
+"""Bytes or characters that are read of a product's metadata file, which has some ten thousand."""
 
 
 @dataclass(frozen=True)
@@ -189,7 +191,7 @@ def _read_baselines(path: str) -> list[float]:
     product = next((folder.parent for folder in Path(path).parents if folder.name == "GRANULE"), None)
     with suppress(OSError, ValueError):
         for file in filter(Path.is_file, product.glob("MTD_MSIL*.xml") if product else ()):
-            with file.open(encoding="utf-8") as text:
+            with open_confined(str(file)) as name, Path(name).open(encoding="utf-8") as text:
                 found += map(parse_baseline, _BASELINE_IN_METADATA.findall(text.read(_MAX_METADATA)))
     return [baseline for baseline in found if baseline is not None]
 
@@ -241,10 +243,12 @@ def read_landsat_metadata(path: str, product: str) -> tuple[str, Mapping[str, st
         return f"{product}_MTL.json", {}
     wanted = {name.casefold() for name in names}
     with suppress(OSError, ValueError):
-        found = [file for file in Path(path).parent.iterdir() if file.name.casefold() in wanted and file.is_file()]
+        found = [file for file in Path(path).parent.iterdir() if file.name.casefold() in wanted]
         for file in sorted(found, key=lambda file: _METADATA_SUFFIXES.index(file.suffix.lower())):
-            with suppress(OSError, ValueError), file.open(encoding="utf-8") as text:
-                if values := dict(_METADATA_VALUE.findall(text.read(_MAX_METADATA))):
+            refuse_special_file(file)
+            with suppress(OSError, ValueError), open_confined(str(file)) as name, Path(name).open("rb") as stream:
+                text = stream.read(_MAX_METADATA).decode("utf-8")
+                if values := dict(_METADATA_VALUE.findall(text)):
                     return file.name, values
     # GDAL looks for the file in the archive.
     with gdal_environment(path):

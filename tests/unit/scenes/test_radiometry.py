@@ -21,6 +21,7 @@ from seamline.pipeline.scenes import products
 from seamline.pipeline.scenes.band_matching import BandNeed
 from seamline.pipeline.scenes.open_scene import SceneOptions, open_scene
 from seamline.pipeline.scenes.scene import Scene
+from seamline.pipeline.storage.confinement import Confinement, confine
 from tests.support.small_rasters import write_geotiff
 
 RGB = [BandNeed("red"), BandNeed("green"), BandNeed("blue")]
@@ -335,12 +336,22 @@ def test_metadata_of_level_1_is_found_on_servers(monkeypatch: pytest.MonkeyPatch
     assert not products.read_landsat_metadata("s3://bucket/P_B2.TIF", "P")[1]
 
 
-def test_metadata_that_is_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+@pytest.mark.parametrize("suffix", ["_MTL.json", "_MTL.xml"])
+def test_metadata_that_is_a_pipe_is_not_waited_for(tmp_path: Path, suffix: str) -> None:
     product = LANDSAT.format("L1TP")
     write_bands(tmp_path, f"{product}_B{{}}.TIF", to_numbers(SURFACE, 2e-5, -0.1))
-    os.mkfifo(tmp_path / f"{product}_MTL.json")
-    with pytest.raises(InputError, match=r"no .*_MTL\.txt beside it"):
+    os.mkfifo(tmp_path / f"{product}{suffix}")
+    with pytest.raises(InputError, match=rf"{suffix}: got a pipe, socket or device"):
         opened(tmp_path)
+
+
+def test_metadata_outside_of_a_confinement_are_not_read(tmp_path: Path) -> None:
+    product, inside = LANDSAT.format("L1TP"), tmp_path / "inbox"
+    write_bands(inside, f"{product}_B{{}}.TIF", to_numbers(SURFACE, 2e-5, -0.1))
+    (tmp_path / "secret.txt").write_text(METADATA)
+    (inside / f"{product}_MTL.txt").symlink_to(tmp_path / "secret.txt")
+    with confine(Confinement((str(inside),))), pytest.raises(InputError, match="lies outside of the folders"):
+        opened(inside)
 
 
 def test_level_1_of_eight_bits_takes_its_factors_too(tmp_path: Path) -> None:
