@@ -6,17 +6,13 @@ the plugin to each worker that joins; one that hangs holds the call until Dask g
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Callable
-from concurrent.futures import Future, wait
+from concurrent.futures import wait
 from contextlib import suppress
-from typing import TypeVar
 
 from distributed import Client, WorkerPlugin
 
 from seamline.pipeline.cluster.losses import WORKER_CHECK_INTERVAL, WorkersDiedError, WorkerWatch
-
-T = TypeVar("T")
+from seamline.pipeline.common.background import call_in_background
 
 _MOST_TRIES = 4
 """How often a plugin is given to the workers, if one of them is lost each time."""
@@ -38,7 +34,7 @@ def add_plugin(client: Client, plugin: WorkerPlugin, what: str) -> None:
     """
     watch = WorkerWatch(client, what)
     for _ in range(_MOST_TRIES):
-        answer = _start(client.register_plugin, plugin)
+        answer = call_in_background(client.register_plugin, plugin)
         while not wait([answer], timeout=WORKER_CHECK_INTERVAL).done:
             watch.check()
         if not isinstance(answer.exception(), OSError):  # which Dask's CommClosedError is
@@ -51,18 +47,4 @@ def add_plugin(client: Client, plugin: WorkerPlugin, what: str) -> None:
 def remove_plugin(client: Client, name: str) -> None:
     """Take a plugin from all workers; those that don't answer soon, or have none of this name, are passed over."""
     with suppress(OSError, ValueError):  # also TimeoutError
-        _start(client.unregister_worker_plugin, name).result(timeout=_REMOVAL_TIMEOUT)
-
-
-def _start(call: Callable[..., T], *arguments: object) -> Future[T]:
-    """Call a function in a thread of its own, which ends with the process if the call does not."""
-    answer: Future[T] = Future()
-
-    def run() -> None:
-        try:
-            answer.set_result(call(*arguments))
-        except Exception as error:  # noqa: BLE001 - it belongs to who waits for the answer
-            answer.set_exception(error)
-
-    threading.Thread(target=run, daemon=True).start()
-    return answer
+        call_in_background(client.unregister_worker_plugin, name).result(timeout=_REMOVAL_TIMEOUT)

@@ -10,9 +10,21 @@ import numpy as np
 from seamline.pipeline.common.errors import InputError
 from seamline.pipeline.raster_io.local_files import find_local_file
 
-_DRIVERS = {
-    *("ACE2", "BYN", "CPG", "CTable2", "DOQ1", "DOQ2", "EHdr", "EIR", "ENVI", "ERS", "FAST", "GenBin", "GSC"),
-    *(
+_DRIVERS = frozenset(
+    [
+        "ACE2",
+        "BYN",
+        "CPG",
+        "CTable2",
+        "DOQ1",
+        "DOQ2",
+        "EHdr",
+        "EIR",
+        "ENVI",
+        "ERS",
+        "FAST",
+        "GenBin",
+        "GSC",
         "GTX",
         "ISCE",
         "LAN",
@@ -27,9 +39,14 @@ _DRIVERS = {
         "PCRaster",
         "PNM",
         "ROI_PAC",
-    ),
-    *("RRASTER", "SNODAS", "VICAR", "ISIS2", "ISIS3", "PDS4"),
-}
+        "RRASTER",
+        "SNODAS",
+        "VICAR",
+        "ISIS2",
+        "ISIS3",
+        "PDS4",
+    ]
+)
 """Drivers of GDAL that take zeros for what is missing at the end of a file."""
 _HEADERS = {".hdr", ".xml", ".aux", ".prj", ".txt", ".rsc", ".vrt", ".clr", ".stx", ".ers", ".grd", ".sta", ".ovr"}
 """Endings of files beside the numbers."""

@@ -74,11 +74,12 @@ def read_aoi(path: Path, grid: GeoBox) -> str:
     area, crs = _read_polygons(path)
     projected, near = _project_nearby(area, crs, grid)
     if not shapely.intersects(projected, grid.extent.geom):
+        code = crs.to_epsg()
         raise _aoi_error(
             path,
             f"polygons within {_format_bounds(area.bounds)}",
             f"an overlap with the scene and a margin of a tenth around it, {_format_bounds(near)}, x before y in "
-            f"{(crs.to_epsg() and f'EPSG:{crs.to_epsg()}') or 'the CRS of the file'}",
+            f"{f'EPSG:{code}' if code else 'the CRS of the file'}",
         )
     return str(shapely.union_all(list(_iter_polygons(projected))).wkt)
 
@@ -222,10 +223,8 @@ def _read_layers(path: Path, usual_crs: str = "") -> tuple[list[BaseGeometry], C
             if any(True for shape in found for _ in _iter_polygons(shape)):
                 shapes += found
                 crs.add(metadata["crs"] or usual_crs)
-    if len(crs) > 1:
-        raise _no_crs_error(path, f"{len(crs)} CRS")
-    if "" in crs:
-        raise _no_crs_error(path, "0 CRS")
+    if len(crs) > 1 or "" in crs:
+        raise _no_crs_error(path, f"{len(crs - {''})} CRS")
     return shapes, CRS(crs.pop() if crs else "EPSG:4326")
 
 

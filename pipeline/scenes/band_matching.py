@@ -228,7 +228,7 @@ def recognize_sensors(text: str) -> list[str]:
 def may_be_sentinel_2(bands: Iterable[BandCandidate]) -> bool:
     """Return whether bands have numbers, and all of them could be those of Sentinel-2."""
     numbers = {band.number for band in bands} - {None}
-    return bool(numbers) and numbers <= {"8A", *map(str, range(1, 13))}
+    return bool(numbers) and numbers <= _SENSOR_NUMBERS["Sentinel-2"]
 
 
 def find_sensor_number(band: BandCandidate, sensor: str) -> str | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from itertools import product
 from math import isclose, isfinite
 from typing import Any
@@ -82,6 +83,11 @@ class BandNumbers:
 
     file: BandFile
     sample: NDArray[Any]
+
+    @cached_property
+    def floor(self) -> float:
+        """The number that nearly all pixels exceed; infinity if there are none."""
+        return float(np.quantile(self.sample, _DARKEST_SHARE)) if self.sample.size else np.inf
 
 
 def choose_calibrations(
@@ -383,8 +389,7 @@ def _are_bright(bands: Sequence[BandNumbers]) -> bool:
 
 def _find_floor(bands: Sequence[BandNumbers]) -> float:
     """Return the number that nearly all pixels of all bands exceed; minus infinity if there are none."""
-    floors = [float(np.quantile(band.sample, _DARKEST_SHARE)) for band in bands if band.sample.size]
-    return min(floors, default=-np.inf)
+    return min((band.floor for band in bands if band.sample.size), default=-np.inf)
 
 
 def _not_reflectance_error(file: BandFile, calibration: Calibration, got: str) -> InputError:

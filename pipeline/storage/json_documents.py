@@ -46,12 +46,10 @@ def _read_file(path: str) -> bytes:
 
 def _read_object(href: str) -> bytes:
     folder, key = split_object_url(href)
-    size = folder.get_size(key)
-    found = folder.get(key) if size is not None and size <= _MOST_BYTES else None
-    if size is None or (size <= _MOST_BYTES and found is None):
-        raise _unreadable_error(href, "no such object")
-    if found is None:
+    if (size := folder.get_size(key) or 0) > _MOST_BYTES:
         raise _oversized_error(href, f"{size / 2**20:.0f} MiB")
+    if (found := folder.get(key)) is None:
+        raise _unreadable_error(href, "no such object")
     return found.data
 
 

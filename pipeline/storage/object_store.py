@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import uuid
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from itertools import islice
@@ -110,18 +110,18 @@ class ObjectFolder:
 
     def get_version(self, key: str) -> str | None:
         """Return the ETag of an object; None if it does not exist."""
-        with translate_errors(self.bucket, self.access):
-            try:
-                return str(obstore.head(self._store, self._full_key(key))["e_tag"])
-            except FileNotFoundError:
-                self._check_bucket()
-                return None
+        found = self._read_head(key)
+        return None if found is None else str(found["e_tag"])
 
     def get_size(self, key: str) -> int | None:
-        """Return the bytes of an object; None if it does not exist."""
+        """Return how many bytes an object has; None if it does not exist."""
+        found = self._read_head(key)
+        return None if found is None else int(found["size"])
+
+    def _read_head(self, key: str) -> Mapping[str, Any] | None:
         with translate_errors(self.bucket, self.access):
             try:
-                return int(obstore.head(self._store, self._full_key(key))["size"])
+                return obstore.head(self._store, self._full_key(key))
             except FileNotFoundError:
                 self._check_bucket()
                 return None

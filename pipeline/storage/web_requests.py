@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import logging
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import Future, InvalidStateError
-from contextlib import suppress
+from concurrent.futures import wait
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -15,6 +13,7 @@ from urllib.parse import urlsplit
 
 import requests
 
+from seamline.pipeline.common.background import call_in_background
 from seamline.pipeline.common.errors import InputError, RunError
 
 log = logging.getLogger("seamline.documents")
@@ -105,7 +104,7 @@ def request_with_retries(
     """
     query |= {"headers": headers, "allow_redirects": method != "POST"}
     problem, tries, timeouts = "", 0, 0
-    for wait in (*_RETRY_WAITS, None):
+    for pause in (*_RETRY_WAITS, None):
         tries, retry_after = tries + 1, 0.0
         try:
             answer = _Exchange(url, method, most_bytes, query).get_answer()
@@ -126,15 +125,15 @@ def request_with_retries(
                 expected="an answer",
                 fix="check the address",
             ) from error
-        if wait is None or timeouts == _MOST_TIMEOUTS:
+        if pause is None or timeouts == _MOST_TIMEOUTS:
             break
         log.warning("%s: %s; asking again", redact_url(url), problem)
-        time.sleep(max(wait, min(retry_after, _MAX_WAIT)))
+        time.sleep(max(pause, min(retry_after, _MAX_WAIT)))
     raise RunError(f"{redact_url(url)} does not answer: {problem} in {tries} tries; see that it is up, and run again")
 
 
 class _Exchange:
-    """A request and its answer, in a thread of its own, which is left alone if the server does not come to an end.
+    """A request and its answer, which are left alone if the server does not come to an end.
 
     The timeouts of requests are those of single bytes: a server that sends one byte a second keeps to them for ever.
     """
@@ -143,7 +142,7 @@ class _Exchange:
         self._request = partial(requests.request, method, url, timeout=_TIMEOUT, stream=True, **query)
         self._most_bytes = most_bytes
         self._received = 0
-        self._answer: Future[WebAnswer] = Future()
+        self._is_given_up = False
 
     def get_answer(self) -> WebAnswer:
         """Return the answer.
@@ -151,35 +150,25 @@ class _Exchange:
         Raises:
             requests.RequestException, ValueError: There is none.
         """
-        threading.Thread(target=self._run, daemon=True).start()
-        start = time.monotonic()
+        answer, start = call_in_background(self._run), time.monotonic()
         while True:
             received = self._received
             left = start + sum(_TIMEOUT) + received / _SLOWEST - time.monotonic()
-            try:
-                return self._answer.result(timeout=max(0.0, left))
-            except TimeoutError:
-                if received == self._received and not self._answer.done():
-                    self._answer.cancel()
-                    raise requests.ReadTimeout(f"{received} bytes in {time.monotonic() - start:.0f} s") from None
+            if wait([answer], timeout=max(0.0, left)).done:
+                return answer.result()
+            if received == self._received:
+                self._is_given_up = True
+                raise requests.ReadTimeout(f"{received} bytes in {time.monotonic() - start:.0f} s")
 
-    def _run(self) -> None:
-        try:
-            with self._request() as response:
-                content = b"".join(self._read(response))
-                answer = WebAnswer(response.status_code, response.headers, content)
-        except Exception as error:  # noqa: BLE001 - it belongs to who waits for the answer
-            with suppress(InvalidStateError):  # nobody waits any more
-                self._answer.set_exception(error)
-        else:
-            with suppress(InvalidStateError):
-                self._answer.set_result(answer)
+    def _run(self) -> WebAnswer:
+        with self._request() as response:
+            return WebAnswer(response.status_code, response.headers, b"".join(self._read(response)))
 
     def _read(self, response: requests.Response) -> Iterator[bytes]:
         for piece in response.iter_content(_PIECE) if self._most_bytes else ():
             yield piece
             self._received += len(piece)
-            if self._received > self._most_bytes or self._answer.cancelled():
+            if self._received > self._most_bytes or self._is_given_up:
                 break
 
 

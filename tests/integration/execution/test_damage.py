@@ -215,21 +215,19 @@ def test_a_chunk_that_is_lost_while_the_run_goes_on_ends_it_with_a_word(
     assert read_rasters(again.folder) == whole
 
 
-@pytest.mark.parametrize(
-    "damage", [*(name for name in DAMAGES if name not in ("delete", "swap", "copy", "delete_folder")), "make_folder"]
-)
+@pytest.mark.parametrize("damage", [empty, truncate, flip, make_folder], ids=lambda damage: damage.__name__)
 def test_a_damaged_plan_is_one_line(
     stopped: Callable[[int], tuple[Path, dict[str, bytes]]],
     scene: Path,
     small_model: Model,
     cluster: Cluster,
-    damage: str,
+    damage: Callable[[Path, Path], None],
     tmp_path: Path,
 ) -> None:
     half, whole = stopped(0)
     shutil.copytree(half, tmp_path, dirs_exist_ok=True)
     plan = tmp_path / "scene" / ".run" / "plan.json"
-    globals()[damage](plan, plan)
+    damage(plan, plan)
     with pytest.raises(
         InputError, match=r"plan of the unfinished run .* or a damaged one .* --overwrite to start over"
     ):

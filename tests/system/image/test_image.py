@@ -1,6 +1,6 @@
 """The image of ``deploy/Dockerfile``, and the services of ``deploy/compose.yaml`` in it.
 
-``make image-test`` runs this, and ``make test`` does not. It takes half an hour and 10 GB of disk. ``IMAGE``
+``make image-test`` runs this, and ``make test`` does not. It takes an hour and 10 GB of disk. ``IMAGE``
 may name an image that is there already, as buildah does: ``make image-test IMAGE=docker-archive:/folder/seamline.tar``.
 """
 
