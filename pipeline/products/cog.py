@@ -24,7 +24,7 @@ from seamline.pipeline.common.classes import NODATA, LabelClass
 from seamline.pipeline.geometry.window import Window
 from seamline.pipeline.products.layers import LAYER_SCALE, Layer
 from seamline.pipeline.products.zarr_store import LABELS_ARRAY, open_store_raster, write_store_raster
-from seamline.pipeline.raster_io.gdal import check_blocks_written
+from seamline.pipeline.raster_io.raw_sizes import check_blocks_written
 from seamline.pipeline.storage.atomic import atomic_write
 
 _BLOCK = 512

@@ -14,8 +14,10 @@ from numpy.typing import NDArray
 from rasterio.errors import RasterioIOError
 
 from seamline.pipeline.common.errors import InputError
+from seamline.pipeline.geometry.window import Window
 from seamline.pipeline.raster_io.file_stamp import FileStamp
 from seamline.pipeline.raster_io.gdal import (
+    check_read,
     clear_gdal_error,
     describe_error,
     gdal_environment,
@@ -112,6 +114,23 @@ def _sample_pixels(path: str, index: int, blocks: int = _SAMPLED_BLOCKS) -> NDAr
     if not parts:
         raise failures[0]
     return np.concatenate(parts)
+
+
+def check_sources(path: str) -> None:
+    """Check that the files of a raster are there and whole, also those that GDAL would read as zeros without a message.
+
+    Pictures and VRTs are read once for that.
+
+    Raises:
+        RasterioIOError: GDAL cannot open or read the raster.
+        InputError: It is a pipe, socket or device, or a source of a VRT is missing, no raster or cut off.
+    """
+    list_source_files(path)
+    with gdal_environment(path):
+        file = open_cached_raster(path)
+        if file.fails_silently or file.is_virtual:
+            for index in range(1, len(file.dtypes) + 1):
+                check_read(file, [index], Window(0, 0, *file.grid.shape))
 
 
 def hash_content(path: str, indexes: Sequence[int], version: str | None = None) -> str:

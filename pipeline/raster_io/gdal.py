@@ -9,8 +9,7 @@ import warnings
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
-from itertools import product
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -286,21 +285,29 @@ def read_pixels(file: OpenRaster, indexes: list[int], window: Window) -> NDArray
                 pixels[positions] = dataset.read([indexes[position] for position in positions], window=place)
         # Twice the work, where it must be or after something went wrong.
         if file.fails_silently or (file.is_virtual and _HandleCache.has_failed):
-            _check_silent_failure(dataset, indexes, place)
+            check_read(replace(file, dataset=dataset), indexes, window)
         return pixels
 
     return _read_or_reopen(file, read, window)
 
 
-def _check_silent_failure(dataset: Any, indexes: list[int], place: RasterioWindow) -> None:
-    """Read bands for the second time, by a function that tells whether that worked.
+def check_read(file: OpenRaster, indexes: Sequence[int], window: Window) -> None:
+    """Read a window by a function of GDAL that tells whether that worked, and forget the pixels.
 
     Pixel functions, sources that have failed before, and pictures that are read whole fail without a message. Then
     rasterio returns what happens to be in memory.
+
+    Args:
+        file: The open raster.
+        indexes: Bands, counted from 1.
+        window: Pixels within the file.
+
+    Raises:
+        RasterioIOError: GDAL cannot read the window.
     """
     for index in indexes:
         try:
-            checksum = dataset.checksum(index, window=place)
+            checksum = file.dataset.checksum(index, window=_to_rasterio(window))
         except RasterioIOError:
             checksum = -1
         if checksum < 0:
@@ -385,23 +392,3 @@ def clear_gdal_error() -> None:
     """Clear the last error of GDAL, which rasterio would otherwise raise in its next, unrelated call."""
     with suppress(CPLE_BaseError, CRSError):  # the latter where PROJ does not find its data
         CRS.from_epsg(4326)
-
-
-def check_blocks_written(path: Path) -> None:
-    """Check that all blocks of a tiled GeoTIFF with pixel-interleaved bands are on the disk.
-
-    GDAL does not report what it could not write while it closed the file.
-
-    Raises:
-        OSError: A block is missing or lies beyond the end of the file.
-    """
-    size = path.stat().st_size
-    with rasterio.open(path) as dataset:
-        height, width = dataset.block_shapes[0]
-        for row, col in product(range(-(-dataset.height // height)), range(-(-dataset.width // width))):
-            start, length = (
-                int(dataset.get_tag_item(f"BLOCK_{what}_{col}_{row}", "TIFF", bidx=1) or 0)
-                for what in ("OFFSET", "SIZE")
-            )
-            if not start or not length or start + length > size:
-                raise OSError(f"the block in row {row} and column {col} was not written whole")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from contextlib import suppress
 from pathlib import Path, PurePosixPath
 
 from seamline.pipeline.storage.atomic import refuse_special_file
@@ -18,6 +19,8 @@ _INNER_NAMES = (
     re.compile(r"(?:zip|tar|gzip)(?:\+file)?://(?P<inner>[^!]*).*", re.DOTALL),
 )
 """Names that hold the name of a file, in which the other one lies."""
+_METADATA_SUFFIXES = (".txt", ".xml", ".imd", ".rpb", ".rpc", ".pvl", ".pix", ".att", ".eph", ".hdr")
+"""Files of satellite products that GDAL looks for beside their rasters by other names than these rasters have."""
 
 
 def split_subdataset(text: str) -> tuple[str, str, str] | None:
@@ -62,9 +65,23 @@ def find_local_file(path: str) -> Path | None:
 
 
 def refuse_special_source(path: str) -> None:
-    """Refuse a raster that lies in a pipe, socket or device, under whatever name GDAL has for it.
+    """Refuse a raster that lies in a pipe, socket or device, or has one beside it that GDAL would open.
+
+    Args:
+        path: The raster, under whatever name GDAL has for it.
 
     Raises:
         InputError: It does.
     """
-    refuse_special_file(_find_local_path(path) or path)
+    local = _find_local_path(path)
+    refuse_special_file(local or path)
+    if local is not None:
+        with suppress(OSError), os.scandir(local.parent) as entries:
+            for entry in entries:
+                if _may_be_opened_beside(local, entry.name) and not entry.is_dir():
+                    refuse_special_file(entry.path)
+
+
+def _may_be_opened_beside(raster: Path, name: str) -> bool:
+    """Return whether GDAL opens a file of this name in the folder of a raster for its metadata, masks or overviews."""
+    return name.startswith(f"{raster.stem}.") or name.lower().endswith(_METADATA_SUFFIXES)

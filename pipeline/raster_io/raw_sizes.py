@@ -1,11 +1,13 @@
-"""Whether files of plain numbers are as long as their headers say: GDAL reads zeros beyond the end of one."""
+"""Whether files are as long as they must be: GDAL reads zeros beyond the end of plain numbers."""
 
 from __future__ import annotations
 
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import rasterio
 
 from seamline.pipeline.common.errors import InputError
 from seamline.pipeline.raster_io.local_files import find_local_file
@@ -118,3 +120,23 @@ def check_headerless_size(path: str, name: str, expected: int) -> None:
             expected=f"at least {expected:,}",
             fix="fetch it again, or correct the VRT",
         )
+
+
+def check_blocks_written(path: Path) -> None:
+    """Check that all blocks of a tiled GeoTIFF with pixel-interleaved bands are on the disk.
+
+    GDAL does not report what it could not write while it closed the file.
+
+    Raises:
+        OSError: A block is missing or lies beyond the end of the file.
+    """
+    size = path.stat().st_size
+    with rasterio.open(path) as dataset:
+        height, width = dataset.block_shapes[0]
+        for row, col in product(range(-(-dataset.height // height)), range(-(-dataset.width // width))):
+            start, length = (
+                int(dataset.get_tag_item(f"BLOCK_{what}_{col}_{row}", "TIFF", bidx=1) or 0)
+                for what in ("OFFSET", "SIZE")
+            )
+            if not start or not length or start + length > size:
+                raise OSError(f"the block in row {row} and column {col} was not written whole")

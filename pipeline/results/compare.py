@@ -21,7 +21,7 @@ from seamline.pipeline.common.errors import InputError
 from seamline.pipeline.common.layout import COG
 from seamline.pipeline.geometry.resample import PixelReader, identity_transform, make_nearest_reader
 from seamline.pipeline.geometry.window import Window
-from seamline.pipeline.results.label_raster import open_label_raster, read_labels, read_raster_grid
+from seamline.pipeline.results.label_raster import check_label_raster, open_label_raster, read_labels, read_raster_grid
 from seamline.pipeline.results.truth import Truth, check_extent, make_rasterizer
 
 _Labels = NDArray[np.uint8]
@@ -86,6 +86,7 @@ def read_label_pairs(prediction: Path, truth: Truth, margin: int, edge: int = 20
     Raises:
         InputError: A file cannot be read, only one has a CRS, they do not overlap, or they hold no labels.
     """
+    check_label_raster(_find_label_raster(prediction), "segmentation")
     open_pair = _open_vector_pair if truth.is_vector else _open_raster_pair
     with (
         open_label_raster(_find_label_raster(prediction), "segmentation") as dataset,
@@ -112,6 +113,7 @@ def _iterate_blocks(shape: tuple[int, int], margin: int, edge: int) -> Iterator[
 def _open_raster_pair(truth: Truth, prediction: Any) -> Iterator[tuple[tuple[int, int], _PairReader]]:
     """Yield the shape of a raster of truth, and a reader of both labels on its grid."""
     name = f"segmentation {prediction.name}"
+    check_label_raster(truth.path, "truth")
     with open_label_raster(truth.path, "truth") as dataset:
         target, own = read_raster_grid(dataset), read_raster_grid(prediction)
         read_pixels: PixelReader = identity_transform

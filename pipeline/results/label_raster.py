@@ -17,7 +17,24 @@ from seamline.pipeline.common.classes import NODATA
 from seamline.pipeline.common.errors import InputError
 from seamline.pipeline.geometry.resample import PixelReader, RasterGrid, identity_transform
 from seamline.pipeline.geometry.window import Window
+from seamline.pipeline.raster_io.content import check_sources
 from seamline.pipeline.raster_io.gdal import gdal_environment
+
+
+def check_label_raster(path: Path, what: str) -> None:
+    """Check that a raster can be read before its labels are compared with others.
+
+    Args:
+        path: The file.
+        what: What the file is, "segmentation" or "truth", for messages.
+
+    Raises:
+        InputError: It or a file that it is made of is missing, a pipe, cut off, or no raster.
+    """
+    try:
+        check_sources(str(path))
+    except RasterioError as error:
+        raise unreadable_error(f"{what} {path}", error) from error
 
 
 @contextmanager

@@ -28,12 +28,14 @@ from seamline.pipeline.geometry.resample import (
 )
 from seamline.pipeline.geometry.window import Window
 from seamline.pipeline.results.label_raster import (
+    check_label_raster,
     map_values,
     open_label_raster,
     read_labels,
     read_raster_grid,
     unreadable_error,
 )
+from seamline.pipeline.storage.atomic import refuse_special_file
 
 VECTOR_SUFFIXES = {".geojson", ".json", ".gpkg", ".fgb", ".shp", ".gml", ".kml"}
 _OWN_FIELDS = ("class", "area_m2")
@@ -93,6 +95,7 @@ def make_label_reader(grid: GeoBox, truth: Truth) -> LabelReader:
     if truth.is_vector:
         return make_rasterizer(truth, target)
     name = f"truth {truth.path}"
+    check_label_raster(truth.path, "truth")
     with open_label_raster(truth.path, "truth") as dataset:
         read_pixels: PixelReader = identity_transform
         if target.pixel_grid != read_raster_grid(dataset).pixel_grid:
@@ -122,6 +125,7 @@ def make_rasterizer(truth: Truth, target: RasterGrid) -> LabelReader:
     Raises:
         InputError: The polygons cannot be read, do not overlap the grid, or their values are no labels.
     """
+    refuse_special_file(truth.path)
     truth = _use_own_attribute(truth)
     shapes, labels = _read_polygons(truth, target)
     tree = shapely.STRtree(shapes)

@@ -17,7 +17,8 @@ from rasterio.windows import Window as RasterWindow
 from seamline.pipeline.common.classes import NODATA
 from seamline.pipeline.common.errors import InputError
 from seamline.pipeline.geometry.window import Window
-from seamline.pipeline.raster_io.gdal import check_blocks_written, clear_gdal_error, describe_error
+from seamline.pipeline.raster_io.gdal import clear_gdal_error, describe_error
+from seamline.pipeline.raster_io.raw_sizes import check_blocks_written
 from seamline.pipeline.storage.atomic import atomic_write
 from seamline.pipeline.synthetic.simulate import (
     ACQUISITION_TIME,

@@ -336,7 +336,7 @@ def test_metadata_of_level_1_is_found_on_servers(monkeypatch: pytest.MonkeyPatch
     assert not products.read_landsat_metadata("s3://bucket/P_B2.TIF", "P")[1]
 
 
-@pytest.mark.parametrize("suffix", ["_MTL.json", "_MTL.xml"])
+@pytest.mark.parametrize("suffix", ["_MTL.txt", "_MTL.json", "_MTL.xml", "_B4.TIF.aux.xml", "_B4.TIF.ovr", "_B4.tfw"])
 def test_metadata_that_is_a_pipe_is_not_waited_for(tmp_path: Path, suffix: str) -> None:
     product = LANDSAT.format("L1TP")
     write_bands(tmp_path, f"{product}_B{{}}.TIF", to_numbers(SURFACE, 2e-5, -0.1))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import numpy as np
 import pyogrio
 import pytest
 import rasterio
+import rasterio.shutil
 import shapely
 from affine import Affine
 from hypothesis import given
@@ -204,3 +206,25 @@ def test_what_cannot_be_compared_is_refused(tmp_path: Path) -> None:
             evaluate_segmentation(prediction, Truth(path))
     with pytest.raises(InputError, match=r"got no segmentation\.tif in it"):
         evaluate_segmentation(tmp_path, Truth(prediction))
+
+
+def test_a_truth_that_gdal_would_wait_for_or_read_as_zeros_is_refused(tmp_path: Path) -> None:
+    labels = blobs(600, 600, 1)
+    prediction = raster(tmp_path / "p.tif", labels)
+    for name in ("pipe.tif", "pipe.gpkg"):
+        os.mkfifo(tmp_path / name)
+    picture = tmp_path / "cut.png"
+    with rasterio.open(picture, "w", driver="PNG", width=600, height=600, count=1, dtype="uint8") as file:
+        file.write(labels, 1)
+    os.truncate(picture, picture.stat().st_size // 2)
+    virtual = tmp_path / "cut.vrt"
+    with rasterio.open(prediction) as file, WarpedVRT(file) as warped:
+        rasterio.shutil.copy(warped, virtual, driver="VRT")
+    virtual.write_text(virtual.read_text().replace("p.tif", "gone.tif"))
+    plain = tmp_path / "cut.bil"
+    with rasterio.open(plain, "w", driver="EHdr", width=600, height=600, count=1, dtype="uint8") as file:
+        file.write(labels, 1)
+    os.truncate(plain, plain.stat().st_size // 2)
+    for name in ("pipe.tif", "pipe.gpkg", "cut.png", "cut.vrt", "cut.bil"):
+        with pytest.raises(InputError, match=name):
+            evaluate_segmentation(prediction, Truth(tmp_path / name))
