@@ -14,7 +14,6 @@ from pathlib import Path
 from threading import RLock
 from typing import TYPE_CHECKING, Any
 
-
 from seamline.pipeline.common.errors import InputError
 
 if TYPE_CHECKING:
