@@ -33,7 +33,6 @@ from seamline.pipeline.planning.tilings import (
     list_candidate_tilings,
     resolve_halo,
 )
-from seamline.pipeline.report.plan_picture import write_plan_picture
 from seamline.pipeline.report.preview import stretch
 from seamline.pipeline.report.thumbnail import read_thumbnail
 from seamline.pipeline.scenes.scene import Scene, choose_display_bands, has_true_color
@@ -202,6 +201,8 @@ def plan_scene(
 
 def _draw_plan(plan: Plan, path: Path) -> None:
     """Draw windows, supports and chunks over a small picture of the scene."""
+    from seamline.pipeline.report.plan_picture import write_plan_picture  # imports matplotlib
+
     tiling = plan.tiling
     tiles = [tile for chunk in tiling.chunks() for tile in tiling.tiles_of(chunk)]
     write_plan_picture(

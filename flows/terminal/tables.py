@@ -13,7 +13,7 @@ from rich.text import Text
 
 from seamline.pipeline.common.classes import format_count, format_percent
 from seamline.pipeline.common.errors import to_plain_line
-from seamline.pipeline.common.layout import ITEM, PREVIEW, RECORD, REPORT, ZARR
+from seamline.pipeline.common.layout import ITEM, POLYGON_FILES, PREVIEW, RECORD, REPORT, ZARR
 
 if TYPE_CHECKING:
     from seamline.flows.runs.observer import RunResult
@@ -28,7 +28,6 @@ if TYPE_CHECKING:
 def show_result(result: RunResult) -> None:
     """Print what a run did, and where its files are."""
     from seamline.pipeline.publishing.publication import COG_ARRAYS
-    from seamline.pipeline.vectors.writers import POLYGON_FILES
 
     out = Console()
     if not result.computed:
