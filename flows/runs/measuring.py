@@ -22,6 +22,7 @@ from seamline.flows.settings.model_folder import Model, get_radiometry
 from seamline.flows.settings.options import SegmentOptions
 from seamline.model.spec.config import Radiometry
 from seamline.model.spec.measurement import Measurement, Sample
+from seamline.pipeline.cluster.losses import get_known_workers
 from seamline.pipeline.cluster.workers import list_first_host_workers, run_on_first_host
 from seamline.pipeline.common.memory import read_peak_memory, reset_peak_memory
 from seamline.pipeline.geometry.window import Window
@@ -180,6 +181,14 @@ def describe_device() -> str:
         return f"{torch.cuda.get_device_name()}, {software}"
     flags = torch.backends.cpu.get_cpu_capability()
     return f"{platform.processor() or platform.machine()} {flags}, {os.cpu_count()} cores, {software}"
+
+
+def load_engines(client: Client) -> Client:
+    """Let all workers that are there import torch, which takes seconds, and return the client."""
+    with suppress(OSError, RuntimeError):  # lost workers are noticed by whoever needs them
+        workers = get_known_workers(client)
+        client.gather([client.submit(describe_device, workers=[address], pure=False) for address in workers], "skip")
+    return client
 
 
 def list_engine_versions() -> dict[str, str]:

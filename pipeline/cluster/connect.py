@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import signal
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -40,17 +41,35 @@ def connect(cluster: str, workers: int) -> AbstractContextManager[Client]:
 
     Args:
         cluster: ``"local"`` for worker processes on this machine, otherwise the address of a scheduler.
-        workers: processes of a local cluster.
+        workers: processes of a local cluster; 0: this process works itself, which starts in no time.
 
     Returns:
         The context. Entering it raises ``InputError`` if no scheduler answers at the address, if it has no workers, if
         only one side uses TLS, or if the machine's memory is too small for so many local workers.
     """
-    return _start_local_cluster(workers) if cluster == "local" else _connect_to_scheduler(cluster)
+    if cluster != "local":
+        return _connect_to_scheduler(cluster)
+    return _start_worker_processes(workers) if workers else _work_in_this_process()
 
 
 @contextmanager
-def _start_local_cluster(workers: int) -> Iterator[Client]:
+def _work_in_this_process() -> Iterator[Client]:
+    """Start scheduler and one worker as threads of this process. Nothing watches their memory or restarts them."""
+    for name, value in WORKER_ENVIRONMENT.items():
+        os.environ.setdefault(name, value)  # OpenMP reads it when it is loaded, with the network
+    with LocalCluster(
+        n_workers=1,
+        threads_per_worker=CHUNKS_AT_ONCE,
+        memory_limit=share_memory(1, 0),
+        processes=False,
+        dashboard_address=None,
+        silence_logs=logging.CRITICAL,
+    ) as local, Client(local, set_as_default=False) as client:
+        yield client
+
+
+@contextmanager
+def _start_worker_processes(workers: int) -> Iterator[Client]:
     memory = share_memory(workers, CLIENT_MEMORY)
     # Its warning that a worker takes seconds to end, and is killed, says nothing that anybody could do.
     logging.getLogger("distributed.nanny").setLevel(logging.CRITICAL)
