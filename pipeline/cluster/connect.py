@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
 from multiprocessing.resource_tracker import ensure_running
 
-from distributed import Client, LocalCluster
+from distributed import Client, LocalCluster, Scheduler, SpecCluster, Worker
 from distributed.comm import connect as open_comm
 from distributed.comm import get_address_host_port, normalize_address
 from distributed.security import Security
@@ -23,6 +23,9 @@ from seamline.pipeline.common.errors import InputError, RunError
 
 _ANSWER_TIMEOUT = 5
 """Seconds in which a scheduler answers."""
+
+_OWN_ADDRESS = "127.0.0.1:0"
+"""Where local clusters show their state: any free port, for nobody else."""
 
 CLIENT_MEMORY = 2**29
 """Bytes that the process which starts a local cluster needs itself."""
@@ -57,14 +60,15 @@ def _work_in_this_process() -> Iterator[Client]:
     """Start scheduler and one worker as threads of this process. Nothing watches their memory or restarts them."""
     for name, value in WORKER_ENVIRONMENT.items():
         os.environ.setdefault(name, value)  # OpenMP reads it when it is loaded, with the network
-    with LocalCluster(
-        n_workers=1,
-        threads_per_worker=CHUNKS_AT_ONCE,
-        memory_limit=share_memory(1, 0),
-        processes=False,
-        dashboard_address=None,
+    # Not LocalCluster, whose worker would answer on all interfaces. Plots of the dashboard take long to import.
+    shared = {"protocol": "inproc://", "dashboard": False, "dashboard_address": _OWN_ADDRESS}
+    worker = {"nthreads": CHUNKS_AT_ONCE, "memory_limit": share_memory(1, 0), **shared}
+    cluster = SpecCluster(
+        {0: {"cls": Worker, "options": worker}},
+        scheduler={"cls": Scheduler, "options": shared},
         silence_logs=logging.CRITICAL,
-    ) as local, Client(local, set_as_default=False) as client:
+    )
+    with cluster, Client(cluster, set_as_default=False) as client:
         yield client
 
 
@@ -79,7 +83,7 @@ def _start_worker_processes(workers: int) -> Iterator[Client]:
             threads_per_worker=CHUNKS_AT_ONCE,
             memory_limit=memory,
             processes=True,
-            dashboard_address="127.0.0.1:0",  # any free port, for nobody else
+            dashboard_address=_OWN_ADDRESS,
             env=WORKER_ENVIRONMENT,
             silence_logs=logging.CRITICAL,  # Dask would print a traceback for each chunk that fails; we print a line
         )
