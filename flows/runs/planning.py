@@ -20,6 +20,7 @@ from seamline.flows.settings.model_folder import Model, open_model
 from seamline.flows.settings.options import SegmentOptions
 from seamline.model.spec.config import EngineSettings
 from seamline.model.spec.measurement import Measurement
+from seamline.pipeline.cluster.devices import list_devices
 from seamline.pipeline.cluster.machine import CORES, NVIDIA_DRIVER, get_memory_limit
 from seamline.pipeline.cluster.workers import get_worker_memory, wait_for_workers
 from seamline.pipeline.common.errors import InputError
@@ -101,7 +102,7 @@ def count_workers(options: SegmentOptions, pixels: float = math.inf) -> int:
     if options.device != "cpu" and NVIDIA_DRIVER.exists():
         import torch  # takes seconds to import, and is only needed where there is a GPU
 
-        if devices := torch.cuda.device_count():
+        if torch.cuda.is_available() and (devices := len(list_devices())):
             return devices
     return max(1, min(CORES, _MAX_WORKERS, get_memory_limit() // _MEMORY_PER_WORKER))
 

@@ -16,6 +16,7 @@ from distributed.comm import connect as open_comm
 from distributed.comm import get_address_host_port, normalize_address
 from distributed.security import Security
 
+from seamline.pipeline.cluster import devices
 from seamline.pipeline.cluster.losses import get_known_workers
 from seamline.pipeline.cluster.machine import share_memory
 from seamline.pipeline.cluster.workers import CHUNKS_AT_ONCE
@@ -85,6 +86,7 @@ def _start_worker_processes(workers: int) -> Iterator[Client]:
             processes=True,
             dashboard_address=_OWN_ADDRESS,
             env=WORKER_ENVIRONMENT,
+            preload=[devices.__name__],
             silence_logs=logging.CRITICAL,  # Dask would print a traceback for each chunk that fails; we print a line
         )
     with local, Client(local, set_as_default=False) as client:

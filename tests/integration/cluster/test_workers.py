@@ -143,6 +143,16 @@ def test_a_local_cluster_listens_to_this_machine_alone(workers: int) -> None:
     assert listening and {address for address, _ in listening} == {"127.0.0.1"}
 
 
+def test_each_worker_of_a_local_cluster_sees_a_device_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "GPU-a,GPU-b")
+    with connecting.connect("local", 3) as client:
+        seen = client.run(lambda: os.environ["CUDA_VISIBLE_DEVICES"])
+        assert sorted(seen.values()) == ["GPU-a", "GPU-a", "GPU-b"]
+        (address,) = (address for address, device in seen.items() if device == "GPU-b")
+        client.restart_workers([address])
+        assert sorted(client.run(lambda: os.environ["CUDA_VISIBLE_DEVICES"]).values()) == ["GPU-a", "GPU-a", "GPU-b"]
+
+
 def test_more_workers_than_the_memory_holds_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(machine, "get_memory_limit", lambda: 700_000_000)
     said = r"--workers 2: got 77.79 MiB for each worker: 667.57 MiB of memory may be used here, expected at least 512"
