@@ -26,6 +26,6 @@ def read_rasters(folder: Path) -> dict[str, bytes]:
 
 
 def list_names(out: Path) -> set[str]:
-    """Names of all files and folders; what is half written of the catalogue may be another process's for a day."""
+    """Names of all files and folders; what is half written of catalogue and ledger may be another process's for a day."""
     names = {path.relative_to(out).as_posix() for path in out.rglob("*")}
-    return {name for name in names if not re.fullmatch(r"\.(catalog\.json|items\.parquet)\..*\.part", name)}
+    return {name for name in names if not re.fullmatch(r"(\.catalog\.json|\.items\.parquet|\.collection/\..*\.json)\..*\.part", name)}
