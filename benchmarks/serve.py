@@ -29,12 +29,14 @@ from rich.console import Console
 from rich.table import Table
 
 from seamline.pipeline.common.layout import COG
+from seamline.pipeline.geometry.pixel_area import measure_pixel_areas
 from seamline.pipeline.geometry.tiling import Tiling
 from seamline.pipeline.products.cog import describe_labels, write_cog
+from seamline.pipeline.products.overviews import write_overviews
 from seamline.pipeline.products.run_record import RunRecord, TilingRecord, write_record
-from seamline.pipeline.products.zarr_store import ZarrLayout, create_store, open_labels, write_labels
+from seamline.pipeline.products.zarr_store import ZarrLayout, create_store, write_labels
 from seamline.pipeline.stac.catalog import update_catalog, write_item
-from seamline.pipeline.stac.class_areas import compute_class_areas
+from seamline.pipeline.stac.class_areas import compute_class_areas, count_labels
 from seamline.pipeline.stac.scene_item import ModelReference, Provenance, build_scene_item
 
 ZOOMS = 5
@@ -50,9 +52,16 @@ def publish_simulated(folder: Path, size: int) -> None:
     create_store(store, grid, CLASSES, ZarrLayout(1024), title="simulated")
     for chunk in tiling.chunks():
         write_labels(store, tiling.write_window_of(chunk), simulate_labels(tiling, chunk))
-    labels = open_labels(store)
-    write_cog(labels, grid, describe_labels(CLASSES), folder / COG, folder / "scratch", {})
-    table = compute_class_areas(labels, grid, CLASSES)
+    areas = measure_pixel_areas(grid)
+    counts = write_overviews(
+        store,
+        grid,
+        CLASSES,
+        folder / "scratch",
+        summarize=lambda window, labels: count_labels(labels, areas and areas.for_window(window)),
+    )
+    write_cog(store, grid, describe_labels(CLASSES), folder / COG, folder / "scratch", {})
+    table = compute_class_areas(counts, CLASSES)
     shutil.rmtree(store)
     record = RunRecord(
         scene=folder.name,

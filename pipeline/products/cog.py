@@ -1,52 +1,63 @@
-"""Cloud-Optimised GeoTIFFs: written from an array of a Zarr store, and read back into one."""
+"""Cloud-Optimised GeoTIFFs: written from an array of a Zarr store and its overviews, and read back into one."""
 
 from __future__ import annotations
 
 import math
+import os
 import tempfile
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
+from itertools import product
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, BinaryIO
 
 import numpy as np
 import rasterio
-import rasterio.shutil
 import zarr
 from numpy.typing import NDArray
 from odc.geo.geobox import GeoBox
+from PIL import Image
 from rasterio.enums import ColorInterp
 from rasterio.errors import NotGeoreferencedWarning
+from rasterio.io import MemoryFile
 from rasterio.windows import Window as RasterioWindow
 
 from seamline.pipeline.common.classes import NODATA, LabelClass
+from seamline.pipeline.geometry.tiling import Index, MapChunks
 from seamline.pipeline.geometry.window import Window
+from seamline.pipeline.products import tiff
 from seamline.pipeline.products.layers import LAYER_SCALE, Layer
+from seamline.pipeline.products.overviews import list_levels
 from seamline.pipeline.products.zarr_store import LABELS_ARRAY, open_store_raster, write_store_raster
-from seamline.pipeline.raster_io.raw_sizes import check_blocks_written
 from seamline.pipeline.storage.atomic import atomic_write
 
 _BLOCK = 512
 """Edge of a TIFF block in pixels."""
-_CACHE_BYTES = 64 << 20
-"""Size of GDAL's block cache while a COG is written."""
+_AREA_PIXELS = 2**24
+"""Values that a worker compresses at a time, if that is at least one block."""
+_LARGEST_AREA = 4096
+"""Edge in pixels of the largest area that a worker compresses at a time."""
+_OVERVIEW_FIELDS = (258, 259, 262, 277, 284, 317, 320, 322, 323, 338, 339, 42113)
+"""Tags of the TIFF fields that an overview shares with the full resolution: how pixels are encoded, their colours and
+nodata value; not what they mean and where they lie."""
 
 
 @dataclass(frozen=True)
 class RasterContent:
-    """What the bands of a COG mean, as far as the file says so.
+    """What a COG shows and what its bands mean, as far as the file says so.
 
     Attributes:
+        array: name of the array in a Zarr store whose values it has.
         bands: name of each band.
-        overviews: GDAL's resampling method for the overviews.
         colors: colour table, digital number to (red, green, blue, alpha), 0 to 255. ``None``: no colour table.
         scale: value = digital number × scale.
         tags: metadata of the file.
     """
 
+    array: str
     bands: tuple[str, ...]
-    overviews: Literal["MODE", "AVERAGE"]
     colors: Mapping[int, tuple[int, int, int, int]] | None = None
     scale: float = 1.0
     tags: Mapping[str, str] = field(default_factory=dict)
@@ -56,75 +67,61 @@ def describe_labels(classes: Sequence[LabelClass]) -> RasterContent:
     """Return the content of a COG of labels: a colour table, and a tag ``CLASS_<value>`` with each class's name."""
     colors = {label.value: (*label.color, 255) for label in classes} | {NODATA: (0, 0, 0, 0)}
     tags = {f"CLASS_{label.value}": label.name for label in classes}
-    return RasterContent((LABELS_ARRAY,), "MODE", colors, tags=tags)
+    return RasterContent(LABELS_ARRAY, (LABELS_ARRAY,), colors, tags=tags)
 
 
 def describe_layer(layer: Layer, classes: Sequence[LabelClass]) -> RasterContent:
     """Return the content of a COG of a layer: one band, or one for each class."""
     bands = tuple(label.name for label in classes) if layer.per_class else (layer.name,)
-    return RasterContent(bands, "AVERAGE", scale=LAYER_SCALE, tags={"TITLE": layer.title})
+    return RasterContent(layer.name, bands, scale=LAYER_SCALE, tags={"TITLE": layer.title})
 
 
 def write_cog(
-    array: zarr.Array[Any], grid: GeoBox, content: RasterContent, path: Path, scratch: Path, tags: Mapping[str, str]
+    store: Path,
+    grid: GeoBox,
+    content: RasterContent,
+    path: Path,
+    scratch: Path,
+    tags: Mapping[str, str],
+    map_areas: MapChunks = map,
 ) -> None:
-    """Write an array of a Zarr store to a COG, which appears whole or not at all.
+    """Write an array of a Zarr store and its overviews to a COG, which appears whole or not at all.
 
-    A COG cannot be written in order. So the pixels pass through a tiled GeoTIFF of about the size of the result. At
-    most one band of rows, one Zarr chunk high, is in memory at a time.
+    A COG can be written neither in order nor by several processes. So the blocks of each area are compressed into files
+    of their own, and these are put together behind a header without another look at the pixels. The bytes of the COG do
+    not depend on the size of the areas, nor on who compressed them.
 
     Args:
-        array: (y, x) or (band, y, x), uint8.
-        grid: grid of the array.
-        content: what the bands mean.
+        store: the Zarr store, with its overviews.
+        grid: grid of the store.
+        content: which array, and what its bands mean.
         path: the COG; it is replaced if it exists.
-        scratch: folder for the temporary GeoTIFF; it is created if it is missing.
+        scratch: folder for temporary files on the same disk, which workers reach too; it is created if it is missing.
         tags: metadata that the file gets in addition to those of ``content``.
+        map_areas: does the work on areas, which have a row and a column as chunks have.
 
     Raises:
         ValueError: the array does not have the shape of the grid.
-        OSError: the disk is full. Errors of GDAL (``RasterioError``, ``CPLE_BaseError``) may say the same.
+        OSError: the disk is full.
     """
-    if tuple(array.shape[-2:]) != tuple(grid.shape):
-        raise ValueError(f"an array of shape {array.shape} is not on a grid of shape {tuple(grid.shape)}")
+    levels = list_levels(store) if grid.shape[1] > 1 else [store]  # readers refuse overviews of no smaller width
+    shapes = tuple(open_store_raster(level, content.array).shape[-2:] for level in levels)
+    if shapes[0] != tuple(grid.shape):
+        raise ValueError(f"an array of shape {shapes[0]} is not on a grid of shape {tuple(grid.shape)}")
     scratch.mkdir(parents=True, exist_ok=True)
-    with (
-        warnings.catch_warnings(),
-        tempfile.TemporaryDirectory(prefix="cog-", dir=scratch) as folder,
-        rasterio.Env(GDAL_CACHEMAX=_CACHE_BYTES, GDAL_NUM_THREADS="ALL_CPUS"),
-    ):
-        # Scenes without georeference, such as micrographs, are valid input.
-        warnings.simplefilter("ignore", NotGeoreferencedWarning)
-        staged = Path(folder) / "staged.tif"
-        _write_staged_geotiff(array, grid, content, staged, tags)
-        check_blocks_written(staged)
-        with atomic_write(path) as part:
-            rasterio.shutil.copy(
-                staged,
-                part,
-                driver="COG",
-                # Every reader knows LZW. It is fast, and it compresses the long runs of labels well.
-                COMPRESS="LZW",
-                PREDICTOR="NO" if content.colors else "YES",
-                BLOCKSIZE=_BLOCK,
-                OVERVIEWS=choose_overview_option(*grid.shape),
-                OVERVIEW_RESAMPLING=content.overviews,
-                NUM_THREADS="ALL_CPUS",
-                BIGTIFF="IF_SAFER",
-                # Without statistics in the file GIS tools write a side-car with them beside it.
-                STATISTICS="YES",
-            )
-            check_blocks_written(part)
-
-
-def choose_overview_option(height: int, width: int) -> Literal["AUTO", "NONE"]:
-    """Return the value of GDAL's COG option ``OVERVIEWS`` for a raster of this size in pixels.
-
-    It is ``NONE`` for a raster so narrow that its short side cannot be halved for every overview. GDAL would keep that
-    side at one pixel, and readers take such an overview for a damaged one.
-    """
-    levels = math.ceil(math.log2(max(1, max(height, width) / _BLOCK)))
-    return "AUTO" if min(height, width) >= 2**levels else "NONE"
+    with tempfile.TemporaryDirectory(prefix="cog-", dir=scratch, ignore_cleanup_errors=True) as folder:
+        areas = _Areas(tuple(levels), shapes, content, Path(folder))
+        compressed = dict(zip(areas.places, map_areas(partial(_compress_area, areas), areas.places), strict=True))
+        histograms = np.sum([area.histograms for area in compressed.values()], axis=0)
+        fields = _encode_fields(grid, content, {**content.tags, **tags}, histograms)
+        sizes = _join_sizes(areas, compressed)
+        header = tiff.encode_header(
+            [_resize_fields(fields, *level) for level in enumerate(shapes)], [blocks.ravel() for blocks in sizes]
+        )
+        with atomic_write(path) as part, part.open("wb", buffering=0) as file:
+            file.write(header)
+            for level in reversed(range(len(levels))):
+                _append_blocks(areas, level, sizes[level], file)
 
 
 def copy_cog_to_store(path: Path, store: Path, name: str) -> None:
@@ -138,22 +135,21 @@ def copy_cog_to_store(path: Path, store: Path, name: str) -> None:
     array = open_store_raster(store, name)
     with rasterio.open(path) as cog:
         for window in iter_row_windows(array):
-            values = cog.read(window=_to_rasterio_window(window))
+            values = cog.read(window=RasterioWindow(window.col, window.row, window.width, window.height))
             write_store_raster(store, name, window, values.reshape(*array.shape[:-2], *window.shape))
 
 
-def iter_row_windows(array: zarr.Array[Any], multiple: int = 1) -> Iterator[Window]:
+def iter_row_windows(array: zarr.Array[Any]) -> Iterator[Window]:
     """Yield windows of the full width from top to bottom, each one Zarr chunk or shard high.
 
     Args:
         array: (…, y, x).
-        multiple: the height of the windows is rounded up to a multiple of this number of rows.
 
     Yields:
         Windows that cover the array without overlap. The last one ends with the array.
     """
     height, width = array.shape[-2:]
-    step = -(-(array.shards or array.chunks)[-2] // multiple) * multiple
+    step = (array.shards or array.chunks)[-2]
     for row in range(0, height, step):
         yield Window(row, 0, min(step, height - row), width)
 
@@ -165,45 +161,224 @@ def read_thinned_labels(path: Path, step: int) -> NDArray[np.uint8]:
         return np.asarray(file.read(1, out_shape=shape), dtype=np.uint8)
 
 
-def _write_staged_geotiff(
-    array: zarr.Array[Any], grid: GeoBox, content: RasterContent, path: Path, tags: Mapping[str, str]
-) -> None:
-    """Write the tiled GeoTIFF from which GDAL makes the COG."""
-    height, width = grid.shape
-    with rasterio.open(
-        path,
-        "w",
-        driver="GTiff",
-        height=height,
-        width=width,
-        count=len(content.bands),
-        dtype="uint8",
-        nodata=NODATA,
-        crs=None if grid.crs is None else grid.crs.to_wkt(),
-        transform=grid.transform,
-        tiled=True,
-        blockxsize=_BLOCK,
-        blockysize=_BLOCK,
-        compress="zstd",
-        zstd_level=1,
-        bigtiff="if_safer",
-        interleave="band",
-        photometric="minisblack" if content.colors is None else "palette",
-    ) as staged:
-        if content.colors is not None:
-            staged.write_colormap(1, content.colors)
-        else:
-            # Without an interpretation of its own a file of four classes would be red, green, blue and alpha.
-            staged.colorinterp = [ColorInterp.gray, *[ColorInterp.undefined] * (len(content.bands) - 1)]
-        staged.scales = (content.scale,) * len(content.bands)
-        staged.update_tags(**content.tags, **tags, AREA_OR_POINT="Area")
-        for number, name in enumerate(content.bands, 1):
-            staged.set_band_description(number, name)
-            for window in iter_row_windows(array, _BLOCK):
-                pixels = window.to_slices()
-                index = pixels if array.ndim == 2 else (number - 1, *pixels)
-                staged.write(np.asarray(array[index]), number, window=_to_rasterio_window(window))
+@dataclass(frozen=True)
+class _Areas:
+    """An array of a Zarr store with its overviews, cut into squares of whole TIFF blocks.
+
+    The square in row and column (r, c) of the n-th overview is the work of the area (2ⁿ·r, 2ⁿ·c). So there is one area
+    for each square of the full resolution, and all of them can be worked on at once.
+
+    Attributes:
+        levels: the groups that hold the array, full resolution first.
+        shapes: (height, width) of the array in each.
+        content: which array, and what its bands mean.
+        folder: where the compressed blocks of each square get a file.
+    """
+
+    levels: tuple[Path, ...]
+    shapes: tuple[tuple[int, ...], ...]
+    content: RasterContent
+    folder: Path
+
+    @property
+    def edge(self) -> int:
+        """Edge of a square in pixels: a power of two of blocks."""
+        edge = _LARGEST_AREA
+        while edge > _BLOCK and edge**2 * len(self.content.bands) > _AREA_PIXELS:
+            edge //= 2
+        return edge
+
+    @property
+    def places(self) -> list[Index]:
+        """All areas, row by row."""
+        return self.squares_of(0)
+
+    def squares_of(self, level: int) -> list[Index]:
+        """Return all squares of a level, row by row."""
+        rows, cols = (range(math.ceil(size / self.edge)) for size in self.shapes[level])
+        return [Index(row, col) for row, col in product(rows, cols)]
+
+    def work_of(self, place: Index) -> Iterator[tuple[int, Index]]:
+        """Yield the squares that are the work of an area, each with its level."""
+        for level in range(len(self.levels)):
+            step = 2**level
+            if place.row % step == place.col % step == 0:
+                square = Index(place.row // step, place.col // step)
+                if square.row * self.edge < self.shapes[level][0] and square.col * self.edge < self.shapes[level][1]:
+                    yield level, square
+
+    def read(self, level: int, square: Index) -> NDArray[np.uint8]:
+        """Return the values (bands, height, width) of a square, filled up to whole blocks with nodata."""
+        array = open_store_raster(self.levels[level], self.content.array)
+        spans = tuple(slice(start * self.edge, (start + 1) * self.edge) for start in square)
+        values = np.asarray(array[(..., *spans)])
+        padding = [(0, 0), *((0, -size % _BLOCK) for size in values.shape[-2:])]
+        return np.pad(values.reshape(-1, *values.shape[-2:]), padding, constant_values=NODATA)
+
+    def find_blocks(self, square: Index) -> tuple[slice, slice]:
+        """Return rows and columns of the blocks of a square; those of the last square may reach beyond the level."""
+        count = self.edge // _BLOCK
+        return slice(square.row * count, (square.row + 1) * count), slice(square.col * count, (square.col + 1) * count)
+
+    def get_file(self, level: int, square: Index) -> Path:
+        """Return the file of the blocks of a square."""
+        return self.folder / f"{level}-{square.row}-{square.col}"
 
 
-def _to_rasterio_window(window: Window) -> RasterioWindow:
-    return RasterioWindow(window.col, window.row, window.width, window.height)
+@dataclass(frozen=True)
+class _CompressedArea:
+    """What is known of an area whose blocks are compressed.
+
+    Attributes:
+        sizes: bytes of the blocks (rows, columns) of each square that was the work of the area, as they are read.
+        histograms: how often each value occurs in each band of the full resolution, (bands, 256).
+    """
+
+    sizes: tuple[NDArray[np.int64], ...]
+    histograms: NDArray[np.int64]
+
+
+def _compress_area(areas: _Areas, place: Index) -> _CompressedArea:
+    """Compress what is the work of an area to files, from which ``write_cog`` takes it."""
+    all_sizes, histograms = [], np.zeros((len(areas.content.bands), NODATA + 1), np.int64)
+    for level, square in areas.work_of(place):
+        values = areas.read(level, square)
+        if level == 0:
+            height, width = (
+                min(areas.edge, size - start * areas.edge) for size, start in zip(areas.shapes[0], square, strict=True)
+            )
+            # Pillow counts several times as fast as numpy does.
+            histograms[:] = [Image.fromarray(np.ascontiguousarray(b[:height, :width])).histogram() for b in values]
+        blocks = _compress_blocks(areas.content, values)
+        with atomic_write(areas.get_file(level, square), shared=True) as part, part.open("wb") as file:
+            file.writelines(map(tiff.frame_block, blocks))
+        grid = tuple(size // _BLOCK for size in values.shape[1:])
+        all_sizes.append(np.array([len(block) for block in blocks], np.int64).reshape(grid))
+    return _CompressedArea(tuple(all_sizes), histograms)
+
+
+def _compress_blocks(content: RasterContent, values: NDArray[np.uint8]) -> list[bytes]:
+    """Return the compressed blocks of values (bands, height, width), row by row, as GDAL writes them to a GeoTIFF."""
+    with warnings.catch_warnings(), MemoryFile() as memory:
+        warnings.simplefilter("ignore", NotGeoreferencedWarning)
+        with memory.open(**_choose_encoding(content, *values.shape[1:])) as file:
+            file.write(values)
+        return tiff.read_blocks(memory.read())
+
+
+def _choose_encoding(content: RasterContent, height: int, width: int) -> dict[str, Any]:
+    """Return the arguments by which rasterio creates a GeoTIFF whose blocks and fields are those of the COG."""
+    return {
+        "driver": "GTiff",
+        "height": height,
+        "width": width,
+        "count": len(content.bands),
+        "dtype": "uint8",
+        "nodata": NODATA,
+        "tiled": True,
+        "blockxsize": _BLOCK,
+        "blockysize": _BLOCK,
+        # Every reader knows LZW. It is fast, and it compresses the long runs of labels well.
+        "compress": "lzw",
+        "predictor": 2 if content.colors is None else 1,
+        "interleave": "pixel",
+        "photometric": "minisblack" if content.colors is None else "palette",
+        "bigtiff": "no",
+        "endianness": "little",
+    }
+
+
+def _encode_fields(
+    grid: GeoBox, content: RasterContent, tags: Mapping[str, str], histograms: NDArray[np.int64]
+) -> dict[int, tiff.TiffField]:
+    """Return the TIFF fields of the full resolution, as GDAL writes them to a GeoTIFF of one empty block.
+
+    Args:
+        grid: grid of the raster.
+        content: what its bands mean.
+        tags: metadata of the file.
+        histograms: how often each value occurs in each band, (bands, 256).
+    """
+    georeference = {"crs": None if grid.crs is None else grid.crs.to_wkt(), "transform": grid.transform}
+    with warnings.catch_warnings(), MemoryFile() as memory:
+        # Scenes without georeference, such as micrographs, are valid input.
+        warnings.simplefilter("ignore", NotGeoreferencedWarning)
+        with memory.open(**_choose_encoding(content, _BLOCK, _BLOCK), **georeference, sparse_ok=True) as file:
+            if content.colors is not None:
+                file.write_colormap(1, content.colors)
+            else:
+                # Without an interpretation of its own a file of four classes would be red, green, blue and alpha.
+                file.colorinterp = [ColorInterp.gray, *[ColorInterp.undefined] * (len(content.bands) - 1)]
+            file.scales = (content.scale,) * len(content.bands)
+            file.update_tags(**tags, AREA_OR_POINT="Area")
+            for number, (name, histogram) in enumerate(zip(content.bands, histograms, strict=True), 1):
+                file.set_band_description(number, name)
+                # Without statistics in the file GIS tools write a side-car with them beside it.
+                file.update_tags(number, **_describe_statistics([int(count) for count in histogram]))
+        return tiff.read_directory(memory.read())
+
+
+def _describe_statistics(histogram: Sequence[int]) -> dict[str, str]:
+    """Return the statistics of a band as GDAL names and writes them; none of a band without valid values."""
+    counts = [(value, count) for value, count in enumerate(histogram) if count and value != NODATA]
+    valid = sum(count for _, count in counts)
+    if not valid:
+        return {}
+    total, squares = (sum(value**power * count for value, count in counts) for power in (1, 2))
+    return {
+        "STATISTICS_MAXIMUM": f"{counts[-1][0]}",
+        "STATISTICS_MEAN": f"{total / valid:.14g}",
+        "STATISTICS_MINIMUM": f"{counts[0][0]}",
+        "STATISTICS_STDDEV": f"{math.sqrt(squares * valid - total**2) / valid:.14g}",
+        "STATISTICS_VALID_PERCENT": f"{100 * valid / sum(histogram):.4g}",
+    }
+
+
+def _resize_fields(fields: tiff.TiffDirectory, level: int, shape: tuple[int, ...]) -> dict[int, tiff.TiffField]:
+    """Return the fields of a level of this shape, those of an overview from level 1 on."""
+    height, width = shape
+    size = {tiff.WIDTH: tiff.TiffField.from_integers([width]), tiff.LENGTH: tiff.TiffField.from_integers([height])}
+    if level == 0:
+        return {**fields, **size}
+    shared = {tag: fields[tag] for tag in _OVERVIEW_FIELDS if tag in fields}
+    return {tiff.SUBFILE_TYPE: tiff.TiffField.from_integers([1]), **shared, **size}
+
+
+def _join_sizes(areas: _Areas, compressed: Mapping[Index, _CompressedArea]) -> list[NDArray[np.int64]]:
+    """Return the sizes in bytes of the blocks (rows, columns) of each level."""
+    joined = [np.zeros([math.ceil(size / _BLOCK) for size in shape], np.int64) for shape in areas.shapes]
+    for place, area in compressed.items():
+        for (level, square), sizes in zip(areas.work_of(place), area.sizes, strict=True):
+            joined[level][areas.find_blocks(square)] = sizes
+    return joined
+
+
+def _append_blocks(areas: _Areas, level: int, sizes: NDArray[np.int64], target: BinaryIO) -> None:
+    """Append the blocks of a level to a file, row by row, from the files of its squares.
+
+    Args:
+        areas: the areas, which are compressed.
+        level: the level.
+        sizes: bytes of its blocks (rows, columns).
+        target: the file.
+
+    Raises:
+        OSError: a file is shorter than it was, or the disk is full.
+    """
+    done = dict.fromkeys(areas.squares_of(level), 0)
+    for row, in_row in enumerate(tiff.compute_framed_sizes(sizes)):
+        for square in (square for square in done if square.row == row * _BLOCK // areas.edge):
+            _, columns = areas.find_blocks(square)
+            size = int(in_row[columns].sum())
+            _copy_bytes(areas.get_file(level, square), done[square], size, target)
+            done[square] += size
+
+
+def _copy_bytes(source: Path, start: int, size: int, target: BinaryIO) -> None:
+    """Append bytes of a file to another one; the kernel copies them."""
+    with source.open("rb") as file:
+        while size:
+            copied = os.sendfile(target.fileno(), file.fileno(), start, size)
+            if not copied:
+                raise OSError(f"{source} is shorter than it was written")
+            start, size = start + copied, size - copied

@@ -13,8 +13,13 @@ from __future__ import annotations
 
 import math
 import shutil
-from collections.abc import Iterator, Sequence
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from itertools import product
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import zarr
@@ -23,8 +28,10 @@ from numpy.typing import NDArray
 from odc.geo.geobox import GeoBox
 
 from seamline.pipeline.common.classes import NODATA, LabelClass
+from seamline.pipeline.geometry.tiling import Index, MapChunks
 from seamline.pipeline.geometry.window import Window
 from seamline.pipeline.products.geozarr import JSON, build_convention_attributes
+from seamline.pipeline.products.store_files import list_chunk_files
 from seamline.pipeline.products.zarr_store import (
     LABELS_ARRAY,
     ZarrLayout,
@@ -33,44 +40,71 @@ from seamline.pipeline.products.zarr_store import (
     open_store_raster,
     write_store_raster,
 )
+from seamline.pipeline.storage.atomic import sync_files
+
+S = TypeVar("S")
 
 _TOP_LEVEL_SIZE = 512
 """A level whose longer side has at most this number of pixels gets no smaller overview."""
+_AREA_PIXELS = 2**24
+"""Values that a worker reads at a time, unless two by two chunks (or shards) are more."""
 
 
-def write_overviews(store: Path, grid: GeoBox, classes: Sequence[LabelClass]) -> None:
+def write_overviews(
+    store: Path,
+    grid: GeoBox,
+    classes: Sequence[LabelClass],
+    scratch: Path,
+    map_areas: MapChunks = map,
+    summarize: Callable[[Window, NDArray[np.uint8]], S] | None = None,
+) -> list[S]:
     """Write all overviews of a store whose labels and layers are complete. Seal the store afterwards.
 
-    At most two by two chunks (or shards) of one array are in memory at a time. Overviews that an earlier, killed call
-    left are replaced.
+    The work is done on areas of a level: squares of which one or more levels above are made, whole Zarr chunks (or
+    shards) of each. So every chunk has one writer. A further round makes the next levels of the last of these.
+
+    Until they are complete, the overviews lie in a folder of their own: a lost worker of a killed call cannot change
+    what the next call writes. Overviews that an earlier, killed call left in the store are replaced.
 
     Args:
         store: the Zarr store.
         grid: its grid.
         classes: classes of the labels.
+        scratch: folder for temporary files on the same disk, which workers reach too; it is created if it is missing.
+        map_areas: does the work on areas, which have a row and a column as chunks have.
+        summarize: is called with window and labels (height, width) of each area of the full resolution, so that nobody
+            needs to read them again.
+
+    Returns:
+        What ``summarize`` returned for each area.
     """
     for leftover in store.glob("ovr_*x"):
         shutil.rmtree(leftover)
-    names = list_store_rasters(store)
-    layers = names[1:]
-    group = zarr.open_group(store, mode="r+", use_consolidated=False)
-    layout = _read_layout(store)
-    level_grid, below, levels = grid, store, [_describe_level(grid, LABELS_ARRAY)]
-    while max(level_grid.shape) > _TOP_LEVEL_SIZE:
-        level_grid = halve_grid(level_grid)
-        level = store / f"ovr_{2 ** len(levels)}x"
-        attributes = {"Conventions": "CF-1.11", **build_convention_attributes(level_grid)}
-        level_group = group.create_group(level.name, attributes=attributes)
-        create_level_arrays(level_group, level_grid, classes, layout, layers)
+    layout, names, summaries = _read_layout(store), list_store_rasters(store), list[S]()
+    scratch.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="overviews-", dir=scratch, ignore_cleanup_errors=True) as folder:
+        descriptions = _create_levels(Path(folder), grid, classes, layout, names[1:])
+        levels = [store, *(Path(folder) / str(level["asset"]) for level in descriptions[1:])]
         for name in names:
-            for window, values in _iter_halved_windows(below, level, name, layout.write_unit):
-                write_store_raster(level, name, window, values)
-        levels.append(_describe_level(level_grid, level.name, derived_from=str(levels[-1]["asset"])))
-        below = level
+            steps = _count_steps(layout.write_unit, math.prod(open_store_raster(store, name).shape[:-2]))
+            for base in range(0, max(1, len(levels) - 1), steps):
+                reduction = _Reduction(tuple(levels[base : base + steps + 1]), name, layout.write_unit * 2**steps)
+                wanted = summarize if base == 0 and name == LABELS_ARRAY else None
+                results = map_areas(partial(_reduce_area, reduction, wanted), reduction.places)
+                summaries.extend(result for result in results if result is not None)
+        for level in levels[1:]:
+            level.rename(store / level.name)
     if len(levels) > 1:
-        group.update_attributes(
-            {**build_convention_attributes(grid, "multiscales"), "multiscales": {"layout": levels}},
+        zarr.open_group(store, mode="r+", use_consolidated=False).update_attributes(
+            {**build_convention_attributes(grid, "multiscales"), "multiscales": {"layout": descriptions}},
         )
+    return summaries
+
+
+def list_levels(store: Path) -> list[Path]:
+    """Return the groups of a store that hold its arrays at ever lower resolutions, the store itself first."""
+    overviews = [group.name for group in store.glob("ovr_*x")]
+    return [store, *(store / f"ovr_{2**level}x" for level in range(1, len(overviews) + 1))]
 
 
 def halve_grid(grid: GeoBox) -> GeoBox:
@@ -122,19 +156,96 @@ def _is_stale(below: Path, level: Path, name: str, unit: int) -> bool:
 def _iter_halved_windows(below: Path, level: Path, name: str, unit: int) -> Iterator[tuple[Window, NDArray[np.uint8]]]:
     """Yield the windows of an array of ``level`` and the values that it should hold there."""
     source = open_store_raster(below, name)
-    reduce = reduce_by_mode if name == LABELS_ARRAY else reduce_by_average
     height, width = open_store_raster(level, name).shape[-2:]
     for window in _iter_windows(height, width, unit):
         rows, cols = (slice(2 * part.start, 2 * part.stop) for part in window.to_slices())
-        pixels = np.asarray(source[(..., rows, cols)])
-        padding = [(0, 0)] * (pixels.ndim - 2) + [(0, size % 2) for size in pixels.shape[-2:]]
-        yield window, reduce(np.pad(pixels, padding, constant_values=NODATA))
+        yield window, _halve(name, np.asarray(source[(..., rows, cols)]))
+
+
+def _halve(name: str, values: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Return values (…, height, width) of an array at half the resolution; an odd last row or column has its own."""
+    padding = [(0, 0)] * (values.ndim - 2) + [(0, size % 2) for size in values.shape[-2:]]
+    reduce = reduce_by_mode if name == LABELS_ARRAY else reduce_by_average
+    return reduce(np.pad(values, padding, constant_values=NODATA))
 
 
 def _iter_windows(height: int, width: int, unit: int) -> Iterator[Window]:
     for row in range(0, height, unit):
         for col in range(0, width, unit):
             yield Window(row, col, min(unit, height - row), min(unit, width - col))
+
+
+@dataclass(frozen=True)
+class _Reduction:
+    """An array at some resolutions, of which the first is complete and the others are to be made of it.
+
+    Attributes:
+        levels: the groups that hold the array.
+        name: name of the array.
+        edge: edge in pixels of an area of the first level.
+    """
+
+    levels: tuple[Path, ...]
+    name: str
+    edge: int
+
+    @property
+    def places(self) -> list[Index]:
+        """All areas, row by row."""
+        shape = open_store_raster(self.levels[0], self.name).shape[-2:]
+        rows, cols = (range(math.ceil(size / self.edge)) for size in shape)
+        return [Index(row, col) for row, col in product(rows, cols)]
+
+
+def _count_steps(unit: int, bands: int) -> int:
+    """Return how many levels are made of an area, so that it has few enough pixels in all its bands."""
+    steps = 1
+    while (unit * 2 ** (steps + 1)) ** 2 * bands <= _AREA_PIXELS:
+        steps += 1
+    return steps
+
+
+def _reduce_area(
+    reduction: _Reduction, summarize: Callable[[Window, NDArray[np.uint8]], S] | None, place: Index
+) -> S | None:
+    """Write an area at all levels but the first, and return what ``summarize`` does for its window and values."""
+    array, edge = open_store_raster(reduction.levels[0], reduction.name), reduction.edge
+    height, width = array.shape[-2:]
+    window = Window(place.row * edge, place.col * edge, edge, edge).intersection(Window(0, 0, height, width))
+    values = np.asarray(array[(..., *window.to_slices())])
+    summary = None if summarize is None else summarize(window, values)
+    for level in reduction.levels[1:]:
+        values = _halve(reduction.name, values)
+        window = Window(window.row // 2, window.col // 2, *values.shape[-2:])
+        write_store_raster(level, reduction.name, window, values)
+        sync_files(list_chunk_files(level, reduction.name, window))
+    return summary
+
+
+def _create_levels(
+    folder: Path, grid: GeoBox, classes: Sequence[LabelClass], layout: ZarrLayout, layers: Sequence[str]
+) -> list[dict[str, JSON]]:
+    """Create the groups of all overviews, without values.
+
+    Args:
+        folder: where they are created.
+        grid: grid of the full resolution.
+        classes: classes of the labels.
+        layout: how arrays lie on disk.
+        layers: names of the layers beside the labels.
+
+    Returns:
+        The entries of all levels in the ``multiscales`` attribute, the full resolution first.
+    """
+    levels = [_describe_level(grid, LABELS_ARRAY)]
+    while max(grid.shape) > _TOP_LEVEL_SIZE:
+        grid = halve_grid(grid)
+        name = f"ovr_{2 ** len(levels)}x"
+        attributes = {"Conventions": "CF-1.11", **build_convention_attributes(grid)}
+        group = zarr.create_group(folder / name, attributes=attributes, zarr_format=layout.zarr_format)
+        create_level_arrays(group, grid, classes, layout, layers)
+        levels.append(_describe_level(grid, name, derived_from=str(levels[-1]["asset"])))
+    return levels
 
 
 def _split_into_quarters(pixels: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], ...]:

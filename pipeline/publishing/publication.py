@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import shapely
@@ -15,17 +16,18 @@ from rasterio._err import CPLE_BaseError
 from rasterio.errors import RasterioError
 
 from seamline.pipeline.common.classes import LabelClass
-from seamline.pipeline.common.errors import RunError
+from seamline.pipeline.common.errors import ChunkError, RunError
 from seamline.pipeline.common.layout import PREVIEW, RECORD
 from seamline.pipeline.execution.chunk_context import ChunkContext
 from seamline.pipeline.geometry.tiling import MapChunks
+from seamline.pipeline.geometry.window import Window
 from seamline.pipeline.products.cog import describe_labels, describe_layer, write_cog
 from seamline.pipeline.products.layers import LAYERS
 from seamline.pipeline.products.overviews import write_overviews
 from seamline.pipeline.products.run_record import ClassArea, InferenceRecord, RunRecord, encode_record, write_record
 from seamline.pipeline.products.seal import seal
 from seamline.pipeline.products.sidecars import write_sidecars
-from seamline.pipeline.products.zarr_store import LABELS_ARRAY, ZarrLayout, open_store_raster
+from seamline.pipeline.products.zarr_store import LABELS_ARRAY, ZarrLayout
 from seamline.pipeline.raster_io.gdal import describe_error
 from seamline.pipeline.report.formatting import format_crs, format_date
 from seamline.pipeline.report.preview import Caption, write_preview
@@ -35,6 +37,8 @@ from seamline.pipeline.stac.catalog import write_item
 from seamline.pipeline.stac.footprint import compute_labelled_area
 from seamline.pipeline.stac.scene_item import ModelReference, Provenance, build_scene_item
 from seamline.pipeline.vectors.polygon_options import PolygonOptions
+
+S = TypeVar("S")
 
 COG_ARRAYS = {"cog": LABELS_ARRAY} | {name: name for name in LAYERS}
 """Outputs that are COGs, and the arrays of the store that they show: <array>.tif."""
@@ -103,6 +107,8 @@ def raise_as_run_error(context: ChunkContext) -> Iterator[None]:
             f"scene {context.scene.id}: the results cannot be written to {context.directory.path.parent}: "
             f"{describe_error(error)}; what was inferred is kept, make room and run the same command again"
         ) from error
+    except ChunkError as error:  # of a worker, which names the scene
+        raise RunError(f"{error}; what was inferred is kept, make room and run the same command again") from error
 
 
 def get_cog_path(folder: Path, output: str) -> Path:
@@ -110,17 +116,30 @@ def get_cog_path(folder: Path, output: str) -> Path:
     return folder / f"{COG_ARRAYS[output]}.tif"
 
 
-def seal_store(store: Path, publication: Publication, record: InferenceRecord) -> None:
+def seal_store(
+    store: Path,
+    publication: Publication,
+    record: InferenceRecord,
+    scratch: Path,
+    summarize: Callable[[Window, NDArray[np.uint8]], S] | None = None,
+) -> list[S]:
     """Write the overviews of a store and seal it.
 
     Args:
         store: path of the Zarr store, whose chunks are all written.
         publication: the run.
         record: its record.
+        scratch: folder for temporary files.
+        summarize: is called with window and labels of each area of the scene.
+
+    Returns:
+        What ``summarize`` returned for each area.
     """
-    write_overviews(store, publication.context.scene.grid, publication.classes)
+    grid, classes = publication.context.scene.grid, publication.classes
+    summaries = write_overviews(store, grid, classes, scratch, publication.map_chunks, summarize)
     digests = {"scene_digest": record.scene_digest, "model_digest": record.model_digest}
     seal(store, {**digests, "plan": record.plan.model_dump()})
+    return summaries
 
 
 def write_cogs(
@@ -141,7 +160,7 @@ def write_cogs(
         if output in outputs:
             content = describe_labels(classes) if name == LABELS_ARRAY else describe_layer(LAYERS[name], classes)
             path = get_cog_path(publication.folder, output)
-            write_cog(open_store_raster(store, name), grid, content, path, scratch, tags)
+            write_cog(store, grid, content, path, scratch, tags, publication.map_chunks)
 
 
 def write_polygon_files(publication: Publication, store: Path, scratch: Path) -> None:

@@ -10,16 +10,19 @@ from __future__ import annotations
 
 import shutil
 from datetime import datetime, timedelta
-from pathlib import Path
+from functools import partial
+
+import numpy as np
+from numpy.typing import NDArray
 
 from seamline.pipeline.common.layout import OVERVIEW, ZARR
 from seamline.pipeline.common.stopwatch import Stopwatch
-from seamline.pipeline.execution.chunk_context import QUICKLOOK
 from seamline.pipeline.execution.quicklook import assemble_quicklook
 from seamline.pipeline.execution.run_directory import RunDirectory
+from seamline.pipeline.geometry.pixel_area import measure_pixel_areas
 from seamline.pipeline.products.run_record import ClassArea, InferenceRecord, RunRecord
 from seamline.pipeline.products.store_files import remove_partial_files
-from seamline.pipeline.products.zarr_store import open_labels
+from seamline.pipeline.publishing.label_summary import join_thinned_labels, summarize_labels
 from seamline.pipeline.publishing.publication import (
     Publication,
     raise_as_run_error,
@@ -31,12 +34,12 @@ from seamline.pipeline.publishing.publication import (
     write_style_files,
 )
 from seamline.pipeline.publishing.replacement import put_in_place, settle
-from seamline.pipeline.report.preview import decimate_labels, stretch
+from seamline.pipeline.report.preview import stretch
 from seamline.pipeline.report.report import write_report
 from seamline.pipeline.report.thumbnail import write_scene_picture
 from seamline.pipeline.stac.catalog import update_catalog
 from seamline.pipeline.stac.class_areas import compute_class_areas
-from seamline.pipeline.stac.footprint import compute_labelled_hull
+from seamline.pipeline.stac.footprint import join_hulls
 from seamline.pipeline.storage.atomic import remove
 
 
@@ -76,16 +79,16 @@ def _write_results(publication: Publication, inferred: InferenceRecord, started:
     context, folder, watch = publication.context, publication.folder, Stopwatch()
     store = context.directory.store
     with watch.stage("overviews"):
-        seal_store(store, publication, inferred)
-    labels = open_labels(store)
+        summarize = partial(summarize_labels, measure_pixel_areas(context.scene.grid), context.quicklook_step)
+        summaries = seal_store(store, publication, inferred, context.directory.files, summarize)
     with watch.stage("cog"):
         write_cogs(publication, store, publication.outputs, inferred, context.directory.files)
     with watch.stage("polygons"):
         write_polygon_files(publication, store, context.directory.files)
     with watch.stage("publish"):
-        areas = compute_class_areas(labels, context.scene.grid, publication.classes)
-        hull = compute_labelled_hull(labels)
-        _write_pictures_and_styles(publication, areas, store)
+        areas = compute_class_areas([summary.counts for summary in summaries], publication.classes)
+        hull = join_hulls([summary.corners for summary in summaries])
+        _write_pictures_and_styles(publication, areas, join_thinned_labels(summaries))
         if "zarr" not in publication.outputs:
             store.rename(context.directory.files / ZARR)
     known = inferred.model_dump() | {
@@ -106,11 +109,13 @@ def _write_results(publication: Publication, inferred: InferenceRecord, started:
     return record
 
 
-def _write_pictures_and_styles(publication: Publication, areas: tuple[ClassArea, ...], store: Path) -> None:
+def _write_pictures_and_styles(
+    publication: Publication, areas: tuple[ClassArea, ...], labels: NDArray[np.uint8]
+) -> None:
+    """Write pictures and styles; ``labels`` (height, width) are thinned."""
     context, folder = publication.context, publication.folder
     write_style_files(publication, areas)
     pixels, valid = assemble_quicklook(context)
     rgb = stretch(pixels, valid, rgb=publication.is_true_color)
     write_scene_picture(rgb, valid, context.scene.grid, context.quicklook_step, folder / OVERVIEW)
-    small = decimate_labels(open_labels(store), QUICKLOOK)
-    write_preview_picture(publication, areas, small, rgb if valid.any() else None)
+    write_preview_picture(publication, areas, labels, rgb if valid.any() else None)

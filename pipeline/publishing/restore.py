@@ -58,7 +58,7 @@ def _restore_outputs(publication: Publication, record: RunRecord, missing: Seque
         store = scratch / ZARR
         shutil.rmtree(folder / ZARR, ignore_errors=True)  # what is left of it
         _copy_cogs_to_store(publication, store, [name for name in record.outputs if name in LAYERS])
-        seal_store(store, publication, record)
+        seal_store(store, publication, record, scratch)
         store.rename(folder / ZARR)
     write_cogs(publication, folder / ZARR, missing, record, scratch)
     if "polygons" in missing:

@@ -6,6 +6,7 @@ import math
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import rasterio
@@ -16,13 +17,14 @@ from odc.geo.geobox import GeoBox
 from rasterio.errors import NotGeoreferencedWarning
 from rasterio.io import MemoryFile
 
-from seamline.pipeline.products.cog import choose_overview_option
 from seamline.pipeline.raster_io.gdal import gdal_environment, open_cached_raster
 from seamline.pipeline.raster_io.nodata import has_number
 from seamline.pipeline.scenes.scene import Band, Scene
 from seamline.pipeline.storage.atomic import atomic_write
 from seamline.pipeline.storage.confinement import confine
 
+_BLOCK = 512
+"""Edge of a TIFF block of a picture in pixels."""
 _MAX_FULL_READ_PIXELS = 50_000_000
 """Pixels of the largest file that is read in full if it has no overviews."""
 
@@ -93,6 +95,16 @@ def write_scene_picture(rgb: NDArray[np.uint8], shown: NDArray[np.bool_], grid: 
                 driver="COG",
                 COMPRESS="JPEG",
                 QUALITY=90,
-                BLOCKSIZE=512,
-                OVERVIEWS=choose_overview_option(height, width),
+                BLOCKSIZE=_BLOCK,
+                OVERVIEWS=_choose_overview_option(height, width),
             )
+
+
+def _choose_overview_option(height: int, width: int) -> Literal["AUTO", "NONE"]:
+    """Return the value of GDAL's COG option ``OVERVIEWS`` for a picture of this size in pixels.
+
+    It is ``NONE`` for a picture so narrow that its short side cannot be halved for every overview. GDAL would keep that
+    side at one pixel, and readers take such an overview for a damaged one.
+    """
+    levels = math.ceil(math.log2(max(1, max(height, width) / _BLOCK)))
+    return "AUTO" if min(height, width) >= 2**levels else "NONE"

@@ -3,42 +3,56 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
-import zarr
-from odc.geo.geobox import GeoBox
+from numpy.typing import NDArray
 
 from seamline.pipeline.common.classes import NODATA, LabelClass, make_column_names
-from seamline.pipeline.geometry.pixel_area import iter_row_bands, measure_pixel_areas
-from seamline.pipeline.products.cog import iter_row_windows
+from seamline.pipeline.geometry.pixel_area import AreaArray, iter_row_bands
 from seamline.pipeline.products.run_record import ClassArea
 
 
-def compute_class_areas(labels: zarr.Array[Any], grid: GeoBox, classes: Sequence[LabelClass]) -> tuple[ClassArea, ...]:
-    """Count the pixels of every class and measure their area.
+@dataclass(frozen=True)
+class LabelCounts:
+    """How often each label occurs, and how much of the Earth it covers; sums do not depend on how labels were split.
+
+    Attributes:
+        pixels: pixels of each label, (256,).
+        area: m² of each label, (256,), each a multiple of ``PixelAreas.unit``. ``None``: unknown, without a CRS.
+    """
+
+    pixels: NDArray[np.int64]
+    area: NDArray[np.float64] | None
+
+
+def count_labels(labels: NDArray[np.uint8], areas: AreaArray | None) -> LabelCounts:
+    """Count the pixels of every label and measure their area.
 
     The area is that on the ellipsoid, also where the projection stretches it (four times in Web Mercator at 60° north).
-    One row of Zarr chunks is in memory at a time.
 
     Args:
-        labels: (y, x) uint8.
-        grid: grid of the labels.
-        classes: the classes.
+        labels: (height, width).
+        areas: areas of the pixels (height, width). ``None``: unknown.
 
     Returns:
-        A row for each class, in the order of the classes.
+        The sums over all pixels.
     """
-    pixels, area = np.zeros(256, np.int64), np.zeros(256)
-    pixel_areas = measure_pixel_areas(grid)
-    for window in iter_row_windows(labels):
-        block = np.asarray(labels[window.to_slices()])
-        for rows in iter_row_bands(*window.shape):
-            values = block[rows].ravel()
-            pixels += np.bincount(values, minlength=256)
-            if pixel_areas is not None:
-                area += np.bincount(values, pixel_areas.for_window(window)[rows].ravel(), 256)
+    pixels, area = np.zeros(NODATA + 1, np.int64), np.zeros(NODATA + 1)
+    for rows in iter_row_bands(*labels.shape):
+        values = labels[rows].ravel()
+        pixels += np.bincount(values, minlength=NODATA + 1)
+        if areas is not None:
+            area += np.bincount(values, areas[rows].ravel(), NODATA + 1)
+    return LabelCounts(pixels, None if areas is None else area)
+
+
+def compute_class_areas(counts: Sequence[LabelCounts], classes: Sequence[LabelClass]) -> tuple[ClassArea, ...]:
+    """Return a row for each class, in the order of the classes, from the counts of all parts of a scene."""
+    pixels = np.sum([part.pixels for part in counts], axis=0)
+    areas = [part.area for part in counts if part.area is not None]
+    area = np.sum(areas, axis=0) if areas else None
     valid = int(pixels.sum() - pixels[NODATA])
     return tuple(
         ClassArea(
@@ -46,7 +60,7 @@ def compute_class_areas(labels: zarr.Array[Any], grid: GeoBox, classes: Sequence
             value=label.value,
             pixels=int(pixels[label.value]),
             share=int(pixels[label.value]) / max(1, valid),
-            area_m2=None if pixel_areas is None else float(area[label.value]),
+            area_m2=None if area is None else float(area[label.value]),
         )
         for label in classes
     )

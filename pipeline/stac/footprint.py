@@ -9,13 +9,12 @@ import numpy as np
 import shapely
 import shapely.affinity
 import shapely.geometry
-import zarr
 from numpy.typing import NDArray
 from odc.geo.geobox import GeoBox
 from pyproj import Transformer
 
 from seamline.pipeline.common.classes import NODATA
-from seamline.pipeline.products.cog import iter_row_windows
+from seamline.pipeline.geometry.window import Window
 
 Outline = shapely.Polygon | shapely.MultiPolygon
 """One or more polygons, in pixels (column, row) of a grid or in degrees (longitude, latitude)."""
@@ -70,18 +69,23 @@ def compute_footprint(grid: GeoBox, area: Outline | None = None) -> Outline | No
     return parts[0] if len(parts) == 1 else shapely.MultiPolygon(parts)
 
 
-def compute_labelled_hull(labels: zarr.Array[Any]) -> shapely.Polygon | None:
-    """Return the convex hull (column, row) of all pixels of ``labels`` (y, x) that have a label; None if none has.
+def find_hull_corners(labels: NDArray[np.uint8], window: Window) -> NDArray[np.float64]:
+    """Return the corners (n, 2), column and row, of the convex hull of the pixels of a window that have a label.
 
-    One row of Zarr chunks is in memory at a time.
+    Args:
+        labels: (height, width) of the window.
+        window: where they lie in the scene.
     """
-    hull = np.empty((0, 2))
-    for window in iter_row_windows(labels):
-        labelled = labels[window.to_slices()] != NODATA
-        (row,) = np.nonzero(labelled.any(axis=1))
-        first, stop = labelled[row].argmax(axis=1), window.width - labelled[row, ::-1].argmax(axis=1)
-        corners = [np.column_stack([col, window.row + row + down]) for col in (first, stop) for down in (0, 1)]
-        hull = shapely.get_coordinates(shapely.MultiPoint(np.concatenate([hull, *corners])).convex_hull)
+    labelled = labels != NODATA
+    (row,) = np.nonzero(labelled.any(axis=1))
+    first, stop = labelled[row].argmax(axis=1), window.width - labelled[row, ::-1].argmax(axis=1)
+    corners = [np.column_stack([window.col + col, window.row + row + down]) for col in (first, stop) for down in (0, 1)]
+    return shapely.get_coordinates(shapely.MultiPoint(np.concatenate(corners)).convex_hull)
+
+
+def join_hulls(corners: Sequence[NDArray[np.float64]]) -> shapely.Polygon | None:
+    """Return the convex hull (column, row) of all labels of a scene from those of its parts; None without labels."""
+    hull = shapely.get_coordinates(shapely.MultiPoint(np.concatenate(corners)).convex_hull)
     return shapely.Polygon(hull) if hull.size else None
 
 

@@ -22,19 +22,18 @@ from seamline.pipeline.common.classes import NODATA, LabelClass
 from seamline.pipeline.geometry.window import Window
 from seamline.pipeline.products.cog import describe_labels, describe_layer, write_cog
 from seamline.pipeline.products.layers import LAYERS
+from seamline.pipeline.products.overviews import write_overviews
 from seamline.pipeline.products.run_record import RunRecord, TilingRecord, write_record
 from seamline.pipeline.products.zarr_store import (
     ZarrLayout,
     create_store,
-    open_labels,
-    open_store_raster,
     write_labels,
     write_store_raster,
 )
 from seamline.pipeline.report.thumbnail import write_scene_picture
 from seamline.pipeline.stac.catalog import update_catalog, write_item
-from seamline.pipeline.stac.class_areas import compute_class_areas
 from seamline.pipeline.stac.scene_item import ModelReference, Provenance, build_scene_item
+from tests.support.stac_items import tabulate_classes
 
 CLASSES = [
     LabelClass(0, "land", (200, 180, 120)),
@@ -81,16 +80,17 @@ def publish_labels(folder: Path, grid: GeoBox, labels: np.ndarray) -> None:
     probabilities = np.where(labels == NODATA, NODATA, np.stack([np.where(labels == k, 150, 50) for k in range(3)]))
     values = {"probabilities": probabilities.astype(np.uint8)}
     values["confidence"] = np.where(labels == NODATA, NODATA, 100).astype(np.uint8)
-    write_cog(open_labels(store), grid, describe_labels(CLASSES), folder / "segmentation.tif", folder / "s", {})
     for name, layer in values.items():
         write_store_raster(store, name, Window(0, 0, *SHAPE), layer)
-        content = describe_layer(LAYERS[name], CLASSES)
-        write_cog(open_store_raster(store, name), grid, content, folder / f"{name}.tif", folder / "s", {})
+    write_overviews(store, grid, CLASSES, folder / "s")
+    write_cog(store, grid, describe_labels(CLASSES), folder / "segmentation.tif", folder / "s", {})
+    for name in values:
+        write_cog(store, grid, describe_layer(LAYERS[name], CLASSES), folder / f"{name}.tif", folder / "s", {})
     (folder / "s").rmdir()
     rgb = np.dstack([labels * 60] * 3)[::2, ::2]
     write_scene_picture(rgb, labels[::2, ::2] != NODATA, grid, 2, folder / "overview.tif")
     Image.fromarray(rgb).save(folder / "preview.png")
-    table = compute_class_areas(open_labels(store), grid, CLASSES)
+    table = tabulate_classes(labels, grid, CLASSES)
     record = RunRecord(
         scene=folder.name,
         source="a.tif",

@@ -345,11 +345,11 @@ def test_a_disk_that_fills_up_while_publishing_keeps_what_was_inferred(
 ) -> None:
     copied(unpublished, tmp_path)
 
-    def full(path: Path) -> None:
+    def full(*arguments: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
     with monkeypatch.context() as patched, pytest.raises(RunError, match=r"No space left .* run the same command"):
-        patched.setattr(cog, "check_blocks_written", full)
+        patched.setattr(cog, "_copy_bytes", full)
         run(source, small_model, tmp_path, cluster=cluster(1))
     assert not list(tmp_path.rglob("segmentation.tif"))
     assert run(source, small_model, tmp_path, cluster=cluster(1)).record.windows == 0

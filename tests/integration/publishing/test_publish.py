@@ -214,8 +214,8 @@ def unbroken(small_model: Model, cluster: Cluster, tmp_path_factory: pytest.Temp
 @pytest.mark.parametrize(
     "where",
     [
-        "seamline.pipeline.products.overviews:write_store_raster",
-        "seamline.pipeline.products.cog:rasterio.shutil.copy",
+        "seamline.pipeline.products.overviews:_create_levels",
+        "seamline.pipeline.products.cog:_copy_bytes",
         "seamline.pipeline.vectors.writers:pq.ParquetWriter.write_batch",
         "seamline.pipeline.stac.items:pq.write_table",
     ],

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,7 +20,9 @@ from hypothesis.extra import numpy as arrays
 from odc.geo.geobox import GeoBox
 
 from seamline.pipeline.common.classes import NODATA, LabelClass
+from seamline.pipeline.geometry.tiling import Index
 from seamline.pipeline.geometry.window import Window
+from seamline.pipeline.products import overviews
 from seamline.pipeline.products.layers import LAYER_SCALE, LAYERS
 from seamline.pipeline.products.overviews import halve_grid, reduce_by_average, reduce_by_mode, write_overviews
 from seamline.pipeline.products.seal import is_sealed, seal
@@ -76,9 +80,15 @@ def sealed_store(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPa
             write_store_raster(path, "segmentation", window, written[window.to_slices()])
             write_store_raster(path, "probabilities", window, values[:, *window.to_slices()])
             write_store_raster(path, "confidence", window, values[0][window.to_slices()])
-    write_overviews(path, GRID, CLASSES)
+    write_overviews(path, GRID, CLASSES, path.with_name("scratch"))
     seal(path, {"plan": "p"})
     return path
+
+
+def bytes_of(store: Path) -> dict[str, bytes]:
+    """Every file of the overviews."""
+    files = [path for path in store.glob("ovr_*/**/*") if path.is_file()]
+    return {path.relative_to(store).as_posix(): path.read_bytes() for path in files}
 
 
 @pytest.fixture
@@ -125,13 +135,13 @@ def test_layers_are_decoded_by_their_attributes(store: Path) -> None:
         assert counted.sum() > 500 and np.abs(apart).max() <= 1  # rounded twice
 
 
-def test_a_killed_writing_of_overviews_is_done_again(store: Path) -> None:
+def test_a_killed_writing_of_overviews_is_done_again(store: Path, tmp_path: Path) -> None:
     """What is left of it has other pixels, or no array at all."""
     expected = zarr.open_array(store / "ovr_4x" / "segmentation")[:]
     zarr.open_array(store / "ovr_2x" / "segmentation", mode="r+")[:] = 0
     for left in (store / "ovr_4x").rglob("*"):
         left.unlink() if left.is_file() else None
-    write_overviews(store, GRID, CLASSES)
+    write_overviews(store, GRID, CLASSES, tmp_path / "scratch")
     np.testing.assert_array_equal(zarr.open_array(store / "ovr_4x" / "segmentation")[:], expected)
 
 
@@ -147,9 +157,35 @@ def test_old_gdal_reads_version_2(tmp_path: Path) -> None:
 def test_small_scenes_have_no_overviews(tmp_path: Path) -> None:
     grid = GeoBox((512, 300), GRID.transform, GRID.crs)
     create_store(tmp_path / "s.zarr", grid, CLASSES, ZarrLayout(256), title="a scene")
-    write_overviews(tmp_path / "s.zarr", grid, CLASSES)
+    write_overviews(tmp_path / "s.zarr", grid, CLASSES, tmp_path / "scratch")
     assert not list((tmp_path / "s.zarr").glob("ovr_*"))
     assert "multiscales" not in zarr.open_group(tmp_path / "s.zarr").attrs
+
+
+@pytest.mark.parametrize("area_pixels", [1, 512**2, 700**2])
+@pytest.mark.parametrize("sealed_store", ["v3", "shards"], indirect=True)
+def test_overviews_and_summaries_do_not_depend_on_the_areas(
+    store: Path, tmp_path: Path, area_pixels: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever their size, and in whatever order they are worked on."""
+    expected = bytes_of(store)
+
+    def map_backwards(function: Callable[[Index], Any], places: Iterable[Index]) -> Iterator[Any]:
+        found = {place: function(place) for place in reversed(list(places))}
+        return iter([found[place] for place in sorted(found)])
+
+    def summarize(window: Window, labels: np.ndarray) -> tuple[Window, np.ndarray]:
+        return window, labels
+
+    monkeypatch.setattr(overviews, "_AREA_PIXELS", area_pixels)
+    areas = write_overviews(store, GRID, CLASSES, tmp_path / "scratch", map_backwards, summarize)
+    assert bytes_of(store) == expected
+    seen, labels = np.zeros(GRID.shape, int), open_labels(store)[:]
+    for window, part in areas:
+        np.testing.assert_array_equal(part, labels[window.to_slices()])
+        seen[window.to_slices()] += 1
+    assert (seen == 1).all()
+    assert not list((tmp_path / "scratch").iterdir())
 
 
 @pytest.mark.parametrize("wrong", [(256, 384, 3), (256, 512, 2)])

@@ -31,18 +31,26 @@ from pystac.extensions.render import RenderExtension
 from pystac.validation.stac_validator import JsonSchemaSTACValidator
 
 from seamline.pipeline.common.classes import NODATA, LabelClass
+from seamline.pipeline.geometry.window import Window
 from seamline.pipeline.results.verify import verify
 from seamline.pipeline.stac import catalog as catalog_module
 from seamline.pipeline.stac.assets import ASSETS
 from seamline.pipeline.stac.catalog import update_catalog, write_item
-from seamline.pipeline.stac.class_areas import compute_class_areas
 from seamline.pipeline.stac.extent import Box
-from seamline.pipeline.stac.footprint import compute_footprint, compute_labelled_area, compute_labelled_hull
+from seamline.pipeline.stac.footprint import compute_footprint, compute_labelled_area, find_hull_corners, join_hulls
 from seamline.pipeline.stac.items import read_item_table
 from seamline.pipeline.stac.query import query_items
 from tests.support.sample_data import MANAUS, find_shared
 from tests.support.small_rasters import write_geotiff
-from tests.support.stac_items import ACQUIRED, CLASSES, PROCESSED, UTM, check_core_schema, make_scene_item, make_store
+from tests.support.stac_items import (
+    ACQUIRED,
+    CLASSES,
+    PROCESSED,
+    UTM,
+    check_core_schema,
+    make_scene_item,
+    tabulate_classes,
+)
 
 NOWHERE = GeoBox((20, 30), Affine.identity(), None)
 LAEA = "+proj=laea +lat_0=-3 +lon_0=-60 +datum=WGS84 +units=m +type=crs"
@@ -106,10 +114,10 @@ def test_assets_say_what_lies_there(tmp_path: Path) -> None:
         (LAEA, Affine(3000, 0, 0, 0, -3000, 0)),
     ],
 )
-def test_areas_are_those_on_the_ellipsoid(tmp_path: Path, crs: str, transform: Affine) -> None:
+def test_areas_are_those_on_the_ellipsoid(crs: str, transform: Affine) -> None:
     grid = GeoBox((70, 40), transform, crs)
     labels = np.random.default_rng(0).choice([0, 1, NODATA], size=grid.shape).astype(np.uint8)
-    table = compute_class_areas(make_store(tmp_path, grid, labels, chunk=16), grid, CLASSES)
+    table = tabulate_classes(labels, grid, CLASSES)
     assert [row.pixels for row in table] == [(labels == 0).sum(), (labels == 1).sum()]
     assert sum(row.share for row in table) == pytest.approx(1)
 
@@ -201,9 +209,9 @@ def test_parts_of_killed_writers_are_cleared_after_a_day(tmp_path: Path) -> None
     assert left == {"scene", "catalog.json", "items.parquet", ".catalog.json.ef.part", ".mine.part"}
 
 
-def test_a_scene_without_valid_pixels_or_place_has_shares_but_no_area(tmp_path: Path) -> None:
+def test_a_scene_without_valid_pixels_or_place_has_shares_but_no_area() -> None:
     grid = GeoBox((20, 30), Affine.identity(), None)
-    table = compute_class_areas(make_store(tmp_path, grid), grid, CLASSES)
+    table = tabulate_classes(np.full(grid.shape, NODATA, np.uint8), grid, CLASSES)
     assert [(row.pixels, row.share, row.area_m2) for row in table] == [(0, 0.0, None), (0, 0.0, None)]
 
 
@@ -222,9 +230,7 @@ def test_every_pixel_lies_in_the_footprint(zone: int, easting: int, northing: in
 
 @settings(max_examples=25, deadline=None)
 @given(seed=st.integers(0, 2**32 - 1), share=st.floats(0, 1), angle=st.integers(0, 90), zone=st.sampled_from([1, 33]))
-def test_the_footprint_is_where_labels_are(
-    tmp_path_factory: pytest.TempPathFactory, seed: int, share: float, angle: int, zone: int
-) -> None:
+def test_the_footprint_is_where_labels_are(seed: int, share: float, angle: int, zone: int) -> None:
     """With nodata along the edges and an area of interest, on both sides of the antimeridian."""
     corner = Affine.translation(300_000, 8_000_000) @ Affine.rotation(angle) @ Affine.scale(2000, -2000)
     grid = GeoBox((90, 110), corner, f"EPSG:{32600 + zone}")
@@ -233,8 +239,9 @@ def test_the_footprint_is_where_labels_are(
     aoi = shapely.union_all([shapely.box(*np.sort(rng.uniform(-5, 115, 4))) for _ in range(3)])
     aoi = shapely.difference(aoi, shapely.Point(50, 40).buffer(9))
     known = (col + row * share > 40) & shapely.contains_xy(aoi, col, row)
-    path = tmp_path_factory.mktemp("labels")
-    hull = compute_labelled_hull(make_store(path, grid, np.where(known, 0, NODATA).astype(np.uint8)))
+    labels, split = np.where(known, 0, NODATA).astype(np.uint8), int(rng.integers(1, 90))
+    parts = [Window(0, 0, split, 110), Window(split, 0, 90 - split, 110)]
+    hull = join_hulls([find_hull_corners(labels[part.to_slices()], part) for part in parts])
     assert (hull is None) == (not known.any())
     placed = shapely.transform(aoi, lambda xy: np.column_stack(corner @ xy.T))
     outline = compute_footprint(grid, compute_labelled_area(grid, hull, placed.wkt))
