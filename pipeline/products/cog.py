@@ -118,8 +118,9 @@ def write_cog(
         header = tiff.encode_header(
             [_resize_fields(fields, *level) for level in enumerate(shapes)], [blocks.ravel() for blocks in sizes]
         )
-        with atomic_write(path) as part, part.open("wb", buffering=0) as file:
+        with atomic_write(path) as part, part.open("wb") as file:
             file.write(header)
+            file.flush()  # since the kernel appends the blocks
             for level in reversed(range(len(levels))):
                 _append_blocks(areas, level, sizes[level], file)
 

@@ -18,6 +18,7 @@ from rasterio.errors import RasterioError
 from seamline.pipeline.common.classes import LabelClass
 from seamline.pipeline.common.errors import ChunkError, RunError
 from seamline.pipeline.common.layout import PREVIEW, RECORD
+from seamline.pipeline.common.threads import map_in_threads
 from seamline.pipeline.execution.chunk_context import ChunkContext
 from seamline.pipeline.geometry.tiling import MapChunks
 from seamline.pipeline.geometry.window import Window
@@ -60,7 +61,7 @@ class Publication:
         software: versions of the software that decides the results.
         lineage: how the results came about, in words.
         polygons: what is wanted of the output "polygons"; None if it is not.
-        map_chunks: applies a function to chunks, on the workers of a cluster if there is one.
+        map_chunks: applies a function to chunks or areas, on the workers of a cluster if there is one.
     """
 
     context: ChunkContext
@@ -74,7 +75,7 @@ class Publication:
     software: Mapping[str, str]
     lineage: str
     polygons: PolygonOptions | None = None
-    map_chunks: MapChunks = map
+    map_chunks: MapChunks = map_in_threads
 
     @property
     def title(self) -> str:

@@ -1,0 +1,169 @@
+"""What is left to do after the last chunk: seconds of the client with its scheduler, and of the workers, per gigapixel.
+
+    python benchmarks/publishing.py [--size 32768] [--workers 2] [--outputs cog,zarr] [--stages]
+
+A run is made up whose chunks are all inferred: a scene without pixels, and labels of 4×4 simulated chunks that are
+repeated over it (layers have the labels, too). It is published on a local cluster, as ``seamline segment`` does it.
+Client and scheduler are one process. Printed are its CPU seconds, those of the workers, and wall time; ``--stages``
+prints the functions in which the client spends the most.
+"""
+
+from __future__ import annotations
+
+import argparse
+import cProfile
+import os
+import pstats
+import tempfile
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import rasterio
+from affine import Affine
+from distributed import Client
+from outputs import CHUNK, CLASSES, simulate_labels
+
+from seamline.pipeline.cluster.connect import connect
+from seamline.pipeline.execution.chunk_context import ChunkContext
+from seamline.pipeline.execution.run_chunks import map_on_workers
+from seamline.pipeline.execution.run_directory import RunDirectory
+from seamline.pipeline.geometry.tiling import Index, Tiling
+from seamline.pipeline.products.run_record import InferenceRecord, TilingRecord
+from seamline.pipeline.products.zarr_store import (
+    ZarrLayout,
+    create_store,
+    list_store_rasters,
+    open_store_raster,
+    write_store_raster,
+)
+from seamline.pipeline.publishing.publication import Publication
+from seamline.pipeline.publishing.publish import publish
+from seamline.pipeline.report.report import ModelCard
+from seamline.pipeline.scenes.band_matching import BandNeed
+from seamline.pipeline.scenes.open_scene import SceneOptions, open_scene
+from seamline.pipeline.stac.scene_item import ModelReference
+
+REPEATED = 4
+"""Chunks along each side of the labels that are simulated and then repeated."""
+
+
+def main() -> None:
+    """Make up a run, publish it, print what that took."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--size", type=int, default=32_768)
+    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--outputs", default="cog,zarr")
+    parser.add_argument("--stages", action="store_true")
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as name:
+        outputs = tuple(arguments.outputs.split(","))
+        publication = make_up_run(Path(name), arguments.size, outputs)
+        with connect("local", arguments.workers) as client:
+            measure_publishing(publication, client, stages=arguments.stages)
+
+
+def make_up_run(folder: Path, size: int, outputs: tuple[str, ...]) -> Publication:
+    """Write what a run of ``size``² pixels leaves in its run directory before it is published."""
+    source, grid = folder / "scene.tif", Affine(10, 0, 5e5, 0, -10, 6e6)
+    profile = {"driver": "GTiff", "height": size, "width": size, "count": 3, "dtype": "uint8", "transform": grid}
+    with rasterio.open(source, "w", crs="EPSG:32632", tiled=True, sparse_ok=True, **profile) as file:
+        for number, band in enumerate(("red", "green", "blue"), 1):
+            file.set_band_description(number, band)
+    needs = [BandNeed(band) for band in ("red", "green", "blue")]
+    scene = open_scene(source, needs, SceneOptions(nodata=255.0), reflectance=False)
+    tiling = Tiling(size, size, window=CHUNK, halo=0, overlap=0, chunk_tiles=1, divisor=1)
+    layers = tuple(name for name in outputs if name in ("probabilities", "confidence", "disagreement"))
+    run = folder / "out" / scene.id / ".run"
+    run.mkdir(parents=True)
+    directory = RunDirectory(run).create_new_start()
+    context = ChunkContext(scene, tiling, len(CLASSES), directory, layers=layers)
+    layout = ZarrLayout(tiling.store_chunk_size)
+    create_store(directory.store, scene.grid, CLASSES, layout, title="simulated", layers=layers)
+    directory.write_plan({})
+    fill_store(context)
+    return Publication(
+        context=context,
+        model=ModelReference("none", "00" * 32, "model.json"),
+        card=ModelCard("none", "1", "none", "none"),
+        classes=CLASSES,
+        layout=layout,
+        catalog=folder / "out",
+        folder=directory.result,
+        outputs=outputs,
+        software={},
+        lineage="simulated",
+    )
+
+
+def fill_store(context: ChunkContext) -> None:
+    """Write the labels of all chunks, the same into the layers, and quicklooks that show them."""
+    tiling, step = context.tiling, context.quicklook_step
+    known = replace(tiling, height=REPEATED * CHUNK, width=REPEATED * CHUNK)
+    parts = {chunk: simulate_labels(known, chunk) for chunk in known.chunks()}
+    store = context.directory.store
+    for chunk in tiling.chunks():
+        window = tiling.write_window_of(chunk)
+        labels = parts[Index(chunk.row % REPEATED, chunk.col % REPEATED)][: window.height, : window.width]
+        for name in list_store_rasters(store):
+            shape = (*open_store_raster(store, name).shape[:-2], *window.shape)
+            write_store_raster(store, name, window, np.broadcast_to(labels, shape).copy())
+        thinned = labels[-window.row % step :: step, -window.col % step :: step]
+        context.directory.save_quicklook(chunk, np.stack([thinned * 60] * 3), thinned < len(CLASSES))
+
+
+def measure_publishing(publication: Publication, client: Client, *, stages: bool) -> None:
+    """Publish a run, and print what it took; ``stages``: and where the client spent it."""
+    context = publication.context
+    plan = context.tiling
+    record = InferenceRecord(
+        scene=context.scene.id,
+        source=context.scene.source,
+        model="none",
+        scene_digest="a",
+        model_digest="b",
+        plan=TilingRecord(
+            window=plan.window, halo=0, overlap=0, chunk_tiles=1, divisor=1, stride=plan.stride
+        ),
+        settings={"engine": "none", "device": "cpu", "precision": "fp32", "batch": 1, "threads": 1},
+        outputs=publication.outputs,
+        pixels_scene=plan.height * plan.width,
+        pixels_inferred=0,
+        windows=0,
+        chunks=0,
+        seconds={},
+        workers=1,
+        peak_memory_bytes=0,
+        projected_memory_bytes=0,
+        started="2026-01-01T00:00:00+00:00",
+    )
+    client.run(load_publishing)
+    before, started = sum(client.run(time.process_time).values()), time.perf_counter()
+    own, profile = time.process_time(), cProfile.Profile(time.thread_time)
+    thread = time.thread_time()
+    if stages:
+        profile.enable()
+    result = publish(replace(publication, map_chunks=map_on_workers(client, context)), record, time.perf_counter())
+    profile.disable()
+    thread = time.thread_time() - thread
+    own, wall = time.process_time() - own, time.perf_counter() - started
+    workers = sum(client.run(time.process_time).values()) - before
+    gigapixels = plan.height * plan.width / 1e9
+    print(f"{gigapixels:.2f} gigapixels, {','.join(publication.outputs)}; per gigapixel:")
+    print(f"client and scheduler {own / gigapixels:.2f} CPU s, of it this thread {thread / gigapixels:.2f}")
+    print(f"workers {workers / gigapixels:.1f} CPU s, wall {wall / gigapixels:.1f} s")
+    print({stage: round(seconds / gigapixels, 2) for stage, seconds in result.seconds.items()})
+    if stages:
+        pstats.Stats(profile).sort_stats("cumulative").print_stats(45)
+
+
+def load_publishing() -> int:
+    """Import on a worker what publishing needs; return its process."""
+    import seamline.pipeline.publishing.publish  # noqa: F401, PLC0415
+
+    return os.getpid()
+
+
+if __name__ == "__main__":
+    main()
