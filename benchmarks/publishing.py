@@ -123,9 +123,7 @@ def measure_publishing(publication: Publication, client: Client, *, stages: bool
         model="none",
         scene_digest="a",
         model_digest="b",
-        plan=TilingRecord(
-            window=plan.window, halo=0, overlap=0, chunk_tiles=1, divisor=1, stride=plan.stride
-        ),
+        plan=TilingRecord(window=plan.window, halo=0, overlap=0, chunk_tiles=1, divisor=1, stride=plan.stride),
         settings={"engine": "none", "device": "cpu", "precision": "fp32", "batch": 1, "threads": 1},
         outputs=publication.outputs,
         pixels_scene=plan.height * plan.width,
@@ -160,7 +158,7 @@ def measure_publishing(publication: Publication, client: Client, *, stages: bool
 
 def load_publishing() -> int:
     """Import on a worker what publishing needs; return its process."""
-    import seamline.pipeline.publishing.publish  # noqa: F401, PLC0415
+    import seamline.pipeline.publishing.publish  # noqa: F401
 
     return os.getpid()
 

@@ -16,6 +16,7 @@ from typing import Any, BinaryIO
 import numpy as np
 import rasterio
 import zarr
+from affine import Affine
 from numpy.typing import NDArray
 from odc.geo.geobox import GeoBox
 from PIL import Image
@@ -260,9 +261,9 @@ def _compress_area(areas: _Areas, place: Index) -> _CompressedArea:
 
 def _compress_blocks(content: RasterContent, values: NDArray[np.uint8]) -> list[bytes]:
     """Return the compressed blocks of values (bands, height, width), row by row, as GDAL writes them to a GeoTIFF."""
-    with warnings.catch_warnings(), MemoryFile() as memory:
-        warnings.simplefilter("ignore", NotGeoreferencedWarning)
-        with memory.open(**_choose_encoding(content, *values.shape[1:])) as file:
+    with MemoryFile() as memory:
+        # With any place rasterio does not warn. To ignore its warning would change the filters of other threads, too.
+        with memory.open(**_choose_encoding(content, *values.shape[1:]), transform=Affine.scale(2)) as file:
             file.write(values)
         return tiff.read_blocks(memory.read())
 

@@ -9,10 +9,13 @@ it leaves results that the catalogue does not list yet, which the next run mends
 from __future__ import annotations
 
 import shutil
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timedelta
 from functools import partial
 
 import numpy as np
+import shapely
 from numpy.typing import NDArray
 
 from seamline.pipeline.common.layout import OVERVIEW, ZARR
@@ -81,40 +84,48 @@ def _write_results(publication: Publication, inferred: InferenceRecord, started:
     with watch.stage("overviews"):
         summarize = partial(summarize_labels, measure_pixel_areas(context.scene.grid), context.quicklook_step)
         summaries = seal_store(store, publication, inferred, context.directory.files, summarize)
-    with watch.stage("cog"):
-        write_cogs(publication, store, publication.outputs, inferred, context.directory.files)
-    with watch.stage("polygons"):
-        write_polygon_files(publication, store, context.directory.files)
-    with watch.stage("publish"):
-        areas = compute_class_areas([summary.counts for summary in summaries], publication.classes)
-        hull = join_hulls([summary.corners for summary in summaries])
-        _write_pictures_and_styles(publication, areas, join_thinned_labels(summaries))
-        if "zarr" not in publication.outputs:
-            store.rename(context.directory.files / ZARR)
-    known = inferred.model_dump() | {
-        "seconds": {**inferred.seconds, **watch.seconds, "total": watch.now() - started},
-    }
-    record = RunRecord(
-        **known,
-        polygons=publication.polygon_rules,
-        classes=areas,
-        hull=None if hull is None else tuple(hull.exterior.coords),
-        # Not by the clock, which may have been set meanwhile: nothing is finished before it has started.
-        finished=(
-            datetime.fromisoformat(inferred.started) + timedelta(seconds=round(known["seconds"]["total"]))
-        ).isoformat(timespec="seconds"),
-    )
+    areas = compute_class_areas([summary.counts for summary in summaries], publication.classes)
+    hull = join_hulls([summary.corners for summary in summaries])
+    with ThreadPoolExecutor(1) as thread:  # draws while the workers compress
+        pictures = thread.submit(_write_pictures, publication, areas, join_thinned_labels(summaries))
+        with watch.stage("cog"):
+            write_cogs(publication, store, publication.outputs, inferred, context.directory.files)
+        with watch.stage("polygons"):
+            write_polygon_files(publication, store, context.directory.files)
+        with watch.stage("publish"):
+            pictures.result()
+            write_style_files(publication, areas)
+            if "zarr" not in publication.outputs:
+                store.rename(context.directory.files / ZARR)
+    seconds = {**watch.seconds, "total": watch.now() - started}
+    record = _describe_finished_run(publication, inferred, seconds, areas, hull)
     write_report(folder, context.scene, publication.classes, publication.card, record)
     write_item_and_record(publication, record)
     return record
 
 
-def _write_pictures_and_styles(
-    publication: Publication, areas: tuple[ClassArea, ...], labels: NDArray[np.uint8]
-) -> None:
-    """Write pictures and styles; ``labels`` (height, width) are thinned."""
+def _describe_finished_run(
+    publication: Publication,
+    inferred: InferenceRecord,
+    seconds: Mapping[str, float],
+    areas: tuple[ClassArea, ...],
+    hull: shapely.Polygon | None,
+) -> RunRecord:
+    known = inferred.model_dump() | {"seconds": {**inferred.seconds, **seconds}}
+    # Not by the clock, which may have been set meanwhile: nothing is finished before it has started.
+    finished = datetime.fromisoformat(inferred.started) + timedelta(seconds=round(seconds["total"]))
+    return RunRecord(
+        **known,
+        polygons=publication.polygon_rules,
+        classes=areas,
+        hull=None if hull is None else tuple(hull.exterior.coords),
+        finished=finished.isoformat(timespec="seconds"),
+    )
+
+
+def _write_pictures(publication: Publication, areas: tuple[ClassArea, ...], labels: NDArray[np.uint8]) -> None:
+    """Write the picture of the scene and the preview; ``labels`` (height, width) are thinned."""
     context, folder = publication.context, publication.folder
-    write_style_files(publication, areas)
     pixels, valid = assemble_quicklook(context)
     rgb = stretch(pixels, valid, rgb=publication.is_true_color)
     write_scene_picture(rgb, valid, context.scene.grid, context.quicklook_step, folder / OVERVIEW)
