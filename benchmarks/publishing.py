@@ -16,8 +16,10 @@ import os
 import pstats
 import tempfile
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import rasterio
@@ -45,6 +47,8 @@ from seamline.pipeline.scenes.band_matching import BandNeed
 from seamline.pipeline.scenes.open_scene import SceneOptions, open_scene
 from seamline.pipeline.stac.scene_item import ModelReference
 
+IDLE_SECONDS = 10
+"""Seconds in which it is measured what a cluster takes that does nothing: heartbeats."""
 REPEATED = 4
 """Chunks along each side of the labels that are simulated and then repeated."""
 
@@ -137,23 +141,39 @@ def measure_publishing(publication: Publication, client: Client, *, stages: bool
         started="2026-01-01T00:00:00+00:00",
     )
     client.run(load_publishing)
-    before, started = sum(client.run(time.process_time).values()), time.perf_counter()
-    own, profile = time.process_time(), cProfile.Profile(time.thread_time)
-    thread = time.thread_time()
+    idle, _ = meter(client, lambda: time.sleep(IDLE_SECONDS))
+    profile = cProfile.Profile(time.thread_time)
+    on_workers = replace(publication, map_chunks=map_on_workers(client, context))
     if stages:
         profile.enable()
-    result = publish(replace(publication, map_chunks=map_on_workers(client, context)), record, time.perf_counter())
+    busy, result = meter(client, lambda: publish(on_workers, record, time.perf_counter()))
     profile.disable()
-    thread = time.thread_time() - thread
-    own, wall = time.process_time() - own, time.perf_counter() - started
-    workers = sum(client.run(time.process_time).values()) - before
     gigapixels = plan.height * plan.width / 1e9
-    print(f"{gigapixels:.2f} gigapixels, {','.join(publication.outputs)}; per gigapixel:")
-    print(f"client and scheduler {own / gigapixels:.2f} CPU s, of it this thread {thread / gigapixels:.2f}")
-    print(f"workers {workers / gigapixels:.1f} CPU s, wall {wall / gigapixels:.1f} s")
+    print(
+        f"{gigapixels:.2f} gigapixels, {','.join(publication.outputs)}; per gigapixel, less what an idle cluster takes:"
+    )
+    for name, spent in busy.items():
+        waiting = 0 if name == "wall" else idle[name] / idle["wall"] * busy["wall"]
+        print(f"{name}: {(spent - waiting) / gigapixels:.2f} s")
     print({stage: round(seconds / gigapixels, 2) for stage, seconds in result.seconds.items()})
     if stages:
         pstats.Stats(profile).sort_stats("cumulative").print_stats(45)
+
+
+def meter(client: Client, work: Callable[[], Any]) -> tuple[dict[str, float], Any]:
+    """Return the CPU seconds of this thread, this process and the workers, and wall time; and what ``work`` returns."""
+
+    def read() -> dict[str, float]:
+        return {
+            "CPU of the client's thread": time.thread_time(),
+            "CPU of client and scheduler, pictures included": time.process_time(),
+            "CPU of the workers": sum(client.run(time.process_time).values()),
+            "wall": time.perf_counter(),
+        }
+
+    before = read()
+    result = work()
+    return {name: after - before[name] for name, after in read().items()}, result
 
 
 def load_publishing() -> int:

@@ -6,7 +6,7 @@ import math
 import os
 import tempfile
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import product
@@ -112,10 +112,8 @@ def write_cog(
     scratch.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="cog-", dir=scratch, ignore_cleanup_errors=True) as folder:
         areas = _Areas(tuple(levels), shapes, content, Path(folder))
-        compressed = dict(zip(areas.places, map_areas(partial(_compress_area, areas), areas.places), strict=True))
-        histograms = np.sum([area.histograms for area in compressed.values()], axis=0)
+        sizes, histograms = _join_areas(areas, map_areas(partial(_compress_area, areas), areas.places))
         fields = _encode_fields(grid, content, {**content.tags, **tags}, histograms)
-        sizes = _join_sizes(areas, compressed)
         header = tiff.encode_header(
             [_resize_fields(fields, *level) for level in enumerate(shapes)], [blocks.ravel() for blocks in sizes]
         )
@@ -346,13 +344,22 @@ def _resize_fields(fields: tiff.TiffDirectory, level: int, shape: tuple[int, ...
     return {tiff.SUBFILE_TYPE: tiff.TiffField.from_integers([1]), **shared, **size}
 
 
-def _join_sizes(areas: _Areas, compressed: Mapping[Index, _CompressedArea]) -> list[NDArray[np.int64]]:
-    """Return the sizes in bytes of the blocks (rows, columns) of each level."""
-    joined = [np.zeros([math.ceil(size / _BLOCK) for size in shape], np.int64) for shape in areas.shapes]
-    for place, area in compressed.items():
-        for (level, square), sizes in zip(areas.work_of(place), area.sizes, strict=True):
-            joined[level][areas.find_blocks(square)] = sizes
-    return joined
+def _join_areas(
+    areas: _Areas, compressed: Iterable[_CompressedArea]
+) -> tuple[list[NDArray[np.int64]], NDArray[np.int64]]:
+    """Return the bytes of the blocks (rows, columns) of each level, and the histograms of the bands (bands, 256).
+
+    Args:
+        areas: the areas.
+        compressed: what is known of each of them, in their order.
+    """
+    sizes = [np.zeros([math.ceil(size / _BLOCK) for size in shape], np.int64) for shape in areas.shapes]
+    histograms = np.zeros((len(areas.content.bands), NODATA + 1), np.int64)
+    for place, area in zip(areas.places, compressed, strict=True):
+        histograms += area.histograms
+        for (level, square), blocks in zip(areas.work_of(place), area.sizes, strict=True):
+            sizes[level][areas.find_blocks(square)] = blocks
+    return sizes, histograms
 
 
 def _append_blocks(areas: _Areas, level: int, sizes: NDArray[np.int64], target: BinaryIO) -> None:

@@ -23,11 +23,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-WIDTH, LENGTH, TILE_OFFSETS, TILE_BYTE_COUNTS = 256, 257, 324, 325
-"""Tags of fields: size of an image in pixels, place and size of its blocks in bytes."""
-SUBFILE_TYPE = 254
-"""Tag of the field that is 1 in the directory of an overview."""
-
+SUBFILE_TYPE, WIDTH, LENGTH = 254, 256, 257
+"""Tags of fields: the first is 1 for an overview, the others are the size of an image in pixels."""
+_TILE_OFFSETS, _TILE_BYTE_COUNTS = 324, 325
+"""Tags of fields: place and size of the blocks in bytes."""
 _TYPE_SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 16: 8, 17: 8, 18: 8}
 """Bytes of a value of each type of field."""
 _LONG, _LONG8 = 4, 16
@@ -105,9 +104,9 @@ def read_blocks(file: bytes) -> list[bytes]:
         ValueError: a block was not written.
     """
     fields = read_directory(file)
-    places = zip(fields[TILE_OFFSETS].to_integers(), fields[TILE_BYTE_COUNTS].to_integers(), strict=True)
+    places = zip(fields[_TILE_OFFSETS].to_integers(), fields[_TILE_BYTE_COUNTS].to_integers(), strict=True)
     blocks = [file[start : start + size] for start, size in places if start and size]
-    if len(blocks) != fields[TILE_OFFSETS].count:
+    if len(blocks) != fields[_TILE_OFFSETS].count:
         raise ValueError("a block was not written")
     return blocks
 
@@ -165,8 +164,8 @@ class _Variant:
         for number, (fields, blocks, places) in enumerate(zip(directories, sizes, offsets, strict=True), 1):
             located = {
                 **fields,
-                TILE_OFFSETS: TiffField.from_integers(places, _LONG8 if self.big else _LONG),
-                TILE_BYTE_COUNTS: TiffField.from_integers(blocks),
+                _TILE_OFFSETS: TiffField.from_integers(places, _LONG8 if self.big else _LONG),
+                _TILE_BYTE_COUNTS: TiffField.from_integers(blocks),
             }
             header += self._encode_directory(located, len(header), is_last=number == len(directories))
         return header
