@@ -41,7 +41,7 @@ def count_labels(labels: NDArray[np.uint8], areas: AreaArray | None) -> LabelCou
     """
     pixels, area = np.zeros(NODATA + 1, np.int64), np.zeros(NODATA + 1)
     for rows in iter_row_bands(*labels.shape):
-        values = labels[rows].ravel()
+        values = labels[rows].ravel().astype(np.intp)  # once for both counts, which would do it
         pixels += np.bincount(values, minlength=NODATA + 1)
         if areas is not None:
             area += np.bincount(values, areas[rows].ravel(), NODATA + 1)
