@@ -6,6 +6,7 @@ import math
 import os
 import re
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -37,6 +38,9 @@ _LARGEST_BLOCK = 256 * 2**20
 """Bytes of a block that is decoded as a whole. A whole Sentinel-2 band in one piece has 230 MiB."""
 _SAMPLED_BLOCKS = 3
 """Blocks of a mask: its corners and the middle."""
+_SCALE_TAGS = ("scale_factor", "add_offset")
+_LEAST_RANGE = 0.5
+"""The largest integer of a type stands for no less if a scale is meant for it."""
 _MISSING_CODEC = re.compile(r"missing codec(?: of code)? (\w+)")
 """What GDAL says when it opens a GeoTIFF whose pixels it cannot decode."""
 
@@ -51,7 +55,7 @@ class BandFile:
         dtype: Type of the pixels.
         nodata: Nodata value of the band; None if there is none.
         masked: Whether a mask or an alpha band, and not the nodata value, says which pixels are valid.
-        scale: Factor from numbers to values; 1 if the file declares none.
+        scale: Factor from numbers to values; 1 if the file declares none. Integers may have it in tags.
         offset: Summand from numbers to values; 0 if the file declares none.
     """
 
@@ -209,15 +213,47 @@ def inspect_band(band: BandCandidate) -> BandFile:
         _check_block_size(band, file)
         _check_mask(file)
         position = band.index - 1
+        scale, offset = _read_scale(file, band)
         return BandFile(
             band=band,
             grid=_drop_heights(file.grid),
             dtype=np.dtype(dataset.dtypes[position]),
             nodata=dataset.nodatavals[position],
             masked=file.masked,
-            scale=dataset.scales[position],
-            offset=dataset.offsets[position],
+            scale=scale,
+            offset=offset,
         )
+
+
+def _read_scale(file: OpenRaster, band: BandCandidate) -> tuple[float, float]:
+    """Return factor and summand of a band by GDAL, or else those in tags that GDAL takes for text.
+
+    Programs write tags as in NetCDF, of the band, the file, or a variable that is called like the band; headers of ENVI
+    have a divisor. Floats mostly have them applied. Tags that fit other numbers are left over from those.
+    """
+    scale, offset = file.dataset.scales[band.index - 1], file.dataset.offsets[band.index - 1]
+    dtype = np.dtype(file.dtypes[band.index - 1])
+    if (scale != 1 and offset != 0) or not np.issubdtype(dtype, np.integer):
+        return scale, offset
+    own, common = read_tags(file, band.index), read_tags(file)
+    names = [own.get("NETCDF_VARNAME"), *band.labels]
+    variables = {name.rpartition("#")[0] for name in common if name.endswith(_SCALE_TAGS)}
+    variable = next((name for name in names if name in variables), None)
+    if variable is None and len(variables) == 1 and not variables & {*file.dataset.descriptions}:
+        (variable,) = variables
+    tags = {**common, **{name: common[f"{variable}#{name}"] for name in _SCALE_TAGS if f"{variable}#{name}" in common}}
+    factor, summand = (_parse_number({**tags, **own}.get(name)) for name in ("scale_factor", "add_offset"))
+    if factor is None and (divisor := _parse_number(read_tags(file, domain="ENVI").get("reflectance_scale_factor"))):
+        factor = 1 / divisor
+    if factor is None or factor * np.iinfo(dtype).max < _LEAST_RANGE or scale not in (1.0, factor):
+        return scale, offset
+    return factor, offset or summand or 0.0
+
+
+def _parse_number(text: str | None) -> float | None:
+    with suppress(ValueError):
+        return None if text is None else float(text)
+    return None
 
 
 def _drop_heights(grid: GeoBox) -> GeoBox:

@@ -270,7 +270,7 @@ def test_an_offset_that_is_known_but_not_in_the_values_is_asked_for(
 ) -> None:
     factor = options.get("scale", 1.0)
     path = write_stack(tmp_path / f"{name}.tif", ((SURFACE - offset) / factor).astype(dtype))
-    with pytest.raises(InputError, match=rf"offset is {offset:g}: got no value below .*give --offset {offset:g} if"):
+    with pytest.raises(InputError, match=rf"got number .* {offset:g} by .*give --offset 0 or --offset {offset:g}"):
         opened(path, **options)
     assert calibration(opened(path, offset=offset, **options)) == (factor, offset)
     assert calibration(opened(path, offset=0.0, **options)) == (factor, 0)
