@@ -67,6 +67,11 @@ class BandFile:
     scale: float
     offset: float
 
+    @property
+    def is_integer(self) -> bool:
+        """Whether the pixels are integers, which stand for values."""
+        return bool(np.issubdtype(self.dtype, np.integer))
+
 
 def list_subdatasets(path: str) -> list[str]:
     """Return GDAL's names of the rasters in a file or a Zarr folder that has no bands of its own.
@@ -233,26 +238,35 @@ def _read_scale(file: OpenRaster, band: BandCandidate) -> tuple[float, float]:
     """
     scale, offset = file.dataset.scales[band.index - 1], file.dataset.offsets[band.index - 1]
     dtype = np.dtype(file.dtypes[band.index - 1])
-    if (scale != 1 and offset != 0) or not np.issubdtype(dtype, np.integer):
+    if offset != 0 or not np.issubdtype(dtype, np.integer):
         return scale, offset
-    own, common = read_tags(file, band.index), read_tags(file)
-    names = [own.get("NETCDF_VARNAME"), *band.labels]
-    variables = {name.rpartition("#")[0] for name in common if name.endswith(_SCALE_TAGS)}
-    variable = next((name for name in names if name in variables), None)
-    if variable is None and len(variables) == 1 and not variables & {*file.dataset.descriptions}:
-        (variable,) = variables
-    tags = {**common, **{name: common[f"{variable}#{name}"] for name in _SCALE_TAGS if f"{variable}#{name}" in common}}
-    factor, summand = (_parse_number({**tags, **own}.get(name)) for name in ("scale_factor", "add_offset"))
-    if factor is None and (divisor := _parse_number(read_tags(file, domain="ENVI").get("reflectance_scale_factor"))):
+    tags = _list_scale_tags(file, band)
+    factor, summand = (parse_number(tags.get(name)) for name in _SCALE_TAGS)
+    if factor is None and (divisor := parse_number(read_tags(file, domain="ENVI").get("reflectance_scale_factor"))):
         factor = 1 / divisor
     if factor is None or factor * np.iinfo(dtype).max < _LEAST_RANGE or scale not in (1.0, factor):
         return scale, offset
-    return factor, offset or summand or 0.0
+    return factor, summand or 0.0
 
 
-def _parse_number(text: str | None) -> float | None:
+def _list_scale_tags(file: OpenRaster, band: BandCandidate) -> dict[str, str]:
+    """Return the tags of a band as in NetCDF, without the name of its variable."""
+    own, common = ({name.casefold(): text for name, text in read_tags(file, at).items()} for at in (band.index, 0))
+    variables = {name.rpartition("#")[0] for name in common if name.endswith(tuple(f"#{end}" for end in _SCALE_TAGS))}
+    called = [name.casefold() for name in (own.get("netcdf_varname", ""), *band.labels)]
+    variable = next((name for name in called if name in variables), None)
+    others = {(name or "").casefold() for name in file.dataset.descriptions}
+    if variable is None and len(variables) == 1 and not variables & others:
+        (variable,) = variables
+    of_variable = {name: common[f"{variable}#{name}"] for name in _SCALE_TAGS if f"{variable}#{name}" in common}
+    return common | of_variable | own
+
+
+def parse_number(text: str | None) -> float | None:
+    """Return the number in a tag; None if it holds none."""
     with suppress(ValueError):
-        return None if text is None else float(text)
+        number = float(text or "")
+        return number if math.isfinite(number) else None
     return None
 
 

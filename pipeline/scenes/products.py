@@ -14,10 +14,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from seamline.pipeline.common.errors import InputError
 from seamline.pipeline.raster_io.gdal import gdal_environment, read_tags
-from seamline.pipeline.scenes.band_files import open_source_raster
+from seamline.pipeline.scenes.band_files import open_source_raster, parse_number
 from seamline.pipeline.scenes.band_matching import (
     BandCandidate,
     find_sensor_number,
@@ -46,7 +50,7 @@ _ACQUISITION = re.compile(
 )
 # Products whose makers take the offset away: of Earth Engine, mosaics of Copernicus, MAJA's of THEIA.
 _WITHOUT_OFFSET = re.compile(
-    r"(?:S2_|SENTINEL-?2)[\w-]{0,60}HARMONIZED|SENTINEL-2_MOSAIC_\d{4}|SENTINEL2[A-D]_\d{8}-\d{6}-\d{3}_L[23]A_T",
+    r"(?:S2_|SENTINEL-?2)[\w-]{0,60}HARMONI[SZ]ED|SENTINEL-2_MOSAIC_\d{4}|SENTINEL2[A-D]_\d{8}-\d{6}-\d{3}_L[23]A_T",
     re.IGNORECASE,
 )
 _LANDSAT = re.compile(
@@ -66,8 +70,9 @@ _FIRST_OF_16_BITS = 8
 """Mission of Landsat since which level 1 has more than eight bits."""
 _PRODUCT_TAGS = ("PRODUCT_URI", "DATATAKE_1_ID", "DATATAKE_1_SPACECRAFT_NAME", "SPACECRAFT_NAME")
 """Tags of a file, by GDAL and others, that name a product of Sentinel-2 or its satellite."""
+_BASELINE_TAG = "PROCESSING_BASELINE"
 _ADDED_TAGS = ("BOA_ADD_OFFSET", "RADIO_ADD_OFFSET")
-"""Tags with minus the number that was added to all numbers of Sentinel-2; 0 if nothing was."""
+"""Tags with minus the number that is added to all numbers of a product of Sentinel-2; 0 if none is."""
 _HLS_TAG = "HLS_PROCESSING_TIME"
 _OWN_NUMBER = re.compile(r"(?<![A-Z0-9])B(?:0\d|8A|1[12])(?![A-Z0-9])", re.IGNORECASE)
 """Number of a band as it is written of Sentinel-2 and of hardly another sensor."""
@@ -95,6 +100,39 @@ class ProductEvidence:
     is_offset_applied: bool | None = None
     may_be_sentinel_2: bool = False
     is_numbered_as_sentinel_2: bool = False
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """How the numbers of a band become values: number × ``scale`` + ``offset``.
+
+    Attributes:
+        scale: Factor, not 0.
+        offset: Summand.
+        origin: What says so, such as "the tags of the file".
+        is_stated: Whether that is part of the scene, and not what is known of its product or usual.
+    """
+
+    scale: float
+    offset: float
+    origin: str
+    is_stated: bool = True
+
+    def means_the_same(self, other: Calibration) -> bool:
+        """Return whether both give the same values, but for rounding."""
+        same_scale = math.isclose(self.scale, other.scale, rel_tol=1e-4)
+        return same_scale and math.isclose(self.offset, other.offset, abs_tol=1e-6)
+
+    def apply(self, numbers: NDArray[Any]) -> NDArray[np.float64]:
+        """Return the values of some numbers."""
+        with np.errstate(over="ignore", invalid="ignore"):  # values that are none are refused
+            values: NDArray[np.float64] = numbers.astype(np.float64) * self.scale + self.offset
+        return values
+
+    def __str__(self) -> str:
+        inverse = round(1 / self.scale) if abs(self.scale) > 1e-300 else 0
+        by = f"number / {inverse}" if inverse in (255, 10000, 65535) and not self.offset else f"number × {self.scale:g}"
+        return f"{by} {self.offset:+g}" if self.offset else by
 
 
 @dataclass(frozen=True)
@@ -179,8 +217,9 @@ def calibrate_by_product(
             fix="take those, or give --scale and --offset",
         )
     sensors = recognize_sensors(" ".join(own)) or recognize_sensors(band.path)
-    has_baseline = evidence.baseline is not None or "PROCESSING_BASELINE" in tags
-    if "Sentinel-2" in sensors or has_baseline or evidence.is_offset_applied is not None:
+    is_tagged = not sensors and not tags.keys().isdisjoint((_BASELINE_TAG, *_ADDED_TAGS))
+    is_told = evidence.baseline is not None or evidence.is_offset_applied is not None
+    if "Sentinel-2" in sensors or is_tagged or is_told or _search(_BASELINE_IN_NAME, tagged):
         return _calibrate_sentinel_2(band.path, texts, evidence, tags)
     if sensors:
         return None if band.number else _LIKELY_LANDSAT_LEVEL_2  # level 2 has bands that are called SR_B2
@@ -211,15 +250,18 @@ def _calibrate_sentinel_2(
     if _search(_WITHOUT_OFFSET, texts):
         return ProductCalibration(1e-4, (0.0,), "Sentinel-2, harmonized")
     named = (parse_baseline(found[1] + found[2]) for text in texts for found in _BASELINE_IN_NAME.finditer(text))
-    stated = [*named, evidence.baseline, parse_baseline(tags.get("PROCESSING_BASELINE"))]
+    stated = [*named, evidence.baseline, parse_baseline(tags.get(_BASELINE_TAG))]
     known = [baseline for baseline in stated if baseline is not None] or _read_baselines(path)
     offsets = {_BASELINE_OFFSET if baseline >= _OFFSET_BASELINE else 0.0 for baseline in known}
-    if len(offsets) == 1:
-        return ProductCalibration(1e-4, tuple(offsets), f"Sentinel-2, processing baseline {known[0]:05.2f}")
+    numbers = [parse_number(tags.get(name)) for name in _ADDED_TAGS]
+    added = {_BASELINE_OFFSET if number else 0.0 for number in numbers if number is not None}
+    if len(offsets | added) == 1:
+        what = f"processing baseline {known[0]:05.2f}" if known else "by its tags"
+        return ProductCalibration(1e-4, tuple(offsets | added), f"Sentinel-2, {what}")
     acquired = _search(_ACQUISITION, texts)
-    if not known and acquired is not None and acquired[1] >= _OFFSET_DAY:
+    if not offsets | added and acquired is not None and acquired[1] >= _OFFSET_DAY:
         return ProductCalibration(1e-4, (_BASELINE_OFFSET,), "Sentinel-2 since 25 January 2022")
-    what = "whose names and catalogue differ in it" if known else "of an unknown processing baseline"
+    what = "whose names, tags and catalogue differ in it" if offsets | added else "of an unknown processing baseline"
     return ProductCalibration(1e-4, (0.0, _BASELINE_OFFSET), f"Sentinel-2 {what}")
 
 

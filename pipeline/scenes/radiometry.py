@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from seamline.pipeline.common.errors import InputError
 from seamline.pipeline.scenes.band_files import BandFile
 from seamline.pipeline.scenes.products import (
+    Calibration,
     ProductCalibration,
     ProductEvidence,
     calibrate_by_product,
@@ -47,38 +48,6 @@ _OPTIONS = "--scale and --offset say"
 
 
 @dataclass(frozen=True)
-class Calibration:
-    """How the numbers of a band become values: number × ``scale`` + ``offset``.
-
-    Attributes:
-        scale: Factor, not 0.
-        offset: Summand.
-        origin: What says so, such as "the tags of the file".
-        is_stated: Whether that is part of the scene, and not what is known of its product or usual.
-    """
-
-    scale: float
-    offset: float
-    origin: str
-    is_stated: bool = True
-
-    def means_the_same(self, other: Calibration) -> bool:
-        """Return whether both give the same values, but for rounding."""
-        return isclose(self.scale, other.scale, rel_tol=1e-4) and isclose(self.offset, other.offset, abs_tol=1e-6)
-
-    def apply(self, numbers: NDArray[Any]) -> NDArray[np.float64]:
-        """Return the values of some numbers."""
-        with np.errstate(over="ignore", invalid="ignore"):  # values that are none are refused
-            values: NDArray[np.float64] = numbers.astype(np.float64) * self.scale + self.offset
-        return values
-
-    def __str__(self) -> str:
-        inverse = round(1 / self.scale) if abs(self.scale) > 1e-300 else 0
-        by = f"number / {inverse}" if inverse in (255, 10000, 65535) and not self.offset else f"number × {self.scale:g}"
-        return f"{by} {self.offset:+g}" if self.offset else by
-
-
-@dataclass(frozen=True)
 class BandNumbers:
     """A band, and the numbers of its pixels in a sample.
 
@@ -89,11 +58,6 @@ class BandNumbers:
 
     file: BandFile
     sample: NDArray[Any]
-
-    @property
-    def is_number(self) -> bool:
-        """Whether the pixels are integers, which stand for values."""
-        return bool(np.issubdtype(self.file.dtype, np.integer))
 
     @cached_property
     def floor(self) -> float:
@@ -202,16 +166,15 @@ class _Evidence:
         """Return what is said of the numbers of a file, and not of its product."""
         if self.scale is not None:
             return [self._make(self.scale, 0.0, "--scale")]
-        is_number = np.issubdtype(file.dtype, np.integer)
         scale, offset = file.band.scale, file.band.offset
         stated: list[Calibration] = []
         # Catalogues write a scale of 1 for integers of which they know nothing.
-        if offset or not (scale is None or (scale == 1 and is_number and self.reflectance)):
+        if offset or not (scale is None or (scale == 1 and file.is_integer and self.reflectance)):
             factor = 1.0 if scale is None else scale
             stated.append(self._make(factor, self._drop_applied(offset), "the catalogue"))
         if (file.scale, file.offset) != (1.0, 0.0):
             stated.append(self._make(file.scale, self._drop_applied(file.offset), "the tags of the file"))
-        if not stated and not is_number:
+        if not stated and not file.is_integer:
             stated.append(self._make(1.0, 0.0, "the type of the file"))
         return stated
 
@@ -229,7 +192,7 @@ class _Evidence:
         Raises:
             InputError: None is darker than 0.1, as in values without the offset.
         """
-        limits = [_OFFSET_NUMBER * (1 if band.is_number else 1e-4) for band in self.bands]
+        limits = [_OFFSET_NUMBER * (1 if band.file.is_integer else 1e-4) for band in self.bands]
         pairs = zip(self.bands, limits, strict=True)
         dark = [float((band.sample < limit).mean()) for band, limit in pairs if band.sample.size]
         if dark and max(dark) < _BRIGHT_SHARE:
@@ -247,16 +210,17 @@ class _Evidence:
             file: The band.
             stated: What is said of its numbers; None if nothing is.
         """
-        is_number = bool(np.issubdtype(file.dtype, np.integer))
         known = self._find_product(file, stated)
         is_open = known is not None and (len(known.offsets) > 1 or known.least_number is not None)
         if known is None or (is_open and self._contradicts(known)):
             return ()
-        if stated is None or (is_number and not is_open and self.scale is None):
+        if stated is None or (file.is_integer and not is_open and self.scale is None):
             return tuple(self._make(known.scale, one, known.product, is_stated=False) for one in known.offsets)
         # The values were changed by somebody, who may have taken the offset into account.
-        if stated.offset or self.offset is not None or not known.is_offset_constant or self._is_too_bright(stated):
+        if stated.offset or self.offset is not None or not known.is_offset_constant:
             return ()
+        if self._is_too_bright(stated, file.dtype):
+            return ()  # the scale is wrong, too
         offsets = dict.fromkeys((0.0, *known.offsets))
         return tuple(self._make(stated.scale, one, known.product, is_stated=False) for one in offsets)
 
@@ -284,9 +248,10 @@ class _Evidence:
             return _find_floor(self.bands) < known.least_number
         return _are_bright(self.bands) or _find_floor(self.bands) >= _NO_FLOOR
 
-    def _is_too_bright(self, calibration: Calibration) -> bool:
-        """Return whether the values are brighter than any surface in one of the bands: another scale is right."""
-        medians = [float(np.median(calibration.apply(band.sample))) for band in self.bands if band.sample.size]
+    def _is_too_bright(self, calibration: Calibration, dtype: np.dtype[Any]) -> bool:
+        """Return whether the values are brighter than any scene in one of the bands of a type."""
+        alike = [band.sample for band in self.bands if band.file.dtype == dtype and band.sample.size]
+        medians = [float(np.median(calibration.apply(sample))) for sample in alike]
         return max(medians, default=0.0) > _BRIGHTEST_MEDIAN
 
     def _reconcile(
