@@ -38,7 +38,10 @@ _LARGEST_BLOCK = 256 * 2**20
 """Bytes of a block that is decoded as a whole. A whole Sentinel-2 band in one piece has 230 MiB."""
 _SAMPLED_BLOCKS = 3
 """Blocks of a mask: its corners and the middle."""
-_SCALE_TAGS = ("scale_factor", "add_offset")
+SCALE_TAGS = ("scale_factor", "add_offset")
+"""Tags, as in NetCDF, with the factor from numbers to values and the summand."""
+ENVI_SCALE_TAG = "reflectance_scale_factor"
+"""GDAL's name for the divisor in a header of ENVI."""
 _LEAST_RANGE = 0.5
 """The largest integer of a type stands for no less if a scale is meant for it."""
 _MISSING_CODEC = re.compile(r"missing codec(?: of code)? (\w+)")
@@ -241,8 +244,8 @@ def _read_scale(file: OpenRaster, band: BandCandidate) -> tuple[float, float]:
     if offset != 0 or not np.issubdtype(dtype, np.integer):
         return scale, offset
     tags = _list_scale_tags(file, band)
-    factor, summand = (parse_number(tags.get(name)) for name in _SCALE_TAGS)
-    if factor is None and (divisor := parse_number(read_tags(file, domain="ENVI").get("reflectance_scale_factor"))):
+    factor, summand = (parse_number(tags.get(name)) for name in SCALE_TAGS)
+    if factor is None and (divisor := parse_number(read_tags(file, domain="ENVI").get(ENVI_SCALE_TAG))):
         factor = 1 / divisor
     if factor is None or factor * np.iinfo(dtype).max < _LEAST_RANGE or scale not in (1.0, factor):
         return scale, offset
@@ -252,13 +255,13 @@ def _read_scale(file: OpenRaster, band: BandCandidate) -> tuple[float, float]:
 def _list_scale_tags(file: OpenRaster, band: BandCandidate) -> dict[str, str]:
     """Return the tags of a band as in NetCDF, without the name of its variable."""
     own, common = ({name.casefold(): text for name, text in read_tags(file, at).items()} for at in (band.index, 0))
-    variables = {name.rpartition("#")[0] for name in common if name.endswith(tuple(f"#{end}" for end in _SCALE_TAGS))}
+    variables = {name.rpartition("#")[0] for name in common if name.endswith(tuple(f"#{end}" for end in SCALE_TAGS))}
     called = [name.casefold() for name in (own.get("netcdf_varname", ""), *band.labels)]
     variable = next((name for name in called if name in variables), None)
     others = {(name or "").casefold() for name in file.dataset.descriptions}
     if variable is None and len(variables) == 1 and not variables & others:
         (variable,) = variables
-    of_variable = {name: common[f"{variable}#{name}"] for name in _SCALE_TAGS if f"{variable}#{name}" in common}
+    of_variable = {name: common[f"{variable}#{name}"] for name in SCALE_TAGS if f"{variable}#{name}" in common}
     return common | of_variable | own
 
 

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from seamline.pipeline.common.errors import InputError
 from seamline.pipeline.raster_io.gdal import gdal_environment, read_tags
-from seamline.pipeline.scenes.band_files import open_source_raster, parse_number
+from seamline.pipeline.scenes.band_files import ENVI_SCALE_TAG, SCALE_TAGS, open_source_raster, parse_number
 from seamline.pipeline.scenes.band_matching import (
     BandCandidate,
     find_sensor_number,
@@ -164,6 +164,12 @@ def parse_baseline(value: object) -> float | None:
     found = _BASELINE.fullmatch(str(value).strip())
     baseline = float(f"{found[1]}.{found[2] or found[3] or 0}") if found else _NO_BASELINE
     return baseline if baseline < _NO_BASELINE else None
+
+
+def tells_meaning(tag: str) -> bool:
+    """Return whether a tag of a file that is called so may tell its scale, its offset or its product."""
+    names = (*_PRODUCT_TAGS, _BASELINE_TAG, *_ADDED_TAGS, _HLS_TAG, *SCALE_TAGS, ENVI_SCALE_TAG)
+    return tag.rpartition("#")[2].casefold() in map(str.casefold, names)
 
 
 def is_numbered_as_sentinel_2(bands: Sequence[BandCandidate]) -> bool:
