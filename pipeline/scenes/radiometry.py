@@ -64,6 +64,11 @@ class BandNumbers:
         """The number that nearly all pixels exceed; infinity if there are none."""
         return float(np.quantile(self.sample, _DARKEST_SHARE)) if self.sample.size else np.inf
 
+    @cached_property
+    def median(self) -> float:
+        """The median of the numbers; NaN if there are none."""
+        return float(np.median(self.sample)) if self.sample.size else np.nan
+
 
 def choose_calibrations(
     bands: Sequence[BandNumbers],
@@ -170,8 +175,7 @@ class _Evidence:
         stated: list[Calibration] = []
         # Catalogues write a scale of 1 for integers of which they know nothing.
         if offset or not (scale is None or (scale == 1 and file.is_integer and self.reflectance)):
-            factor = 1.0 if scale is None else scale
-            stated.append(self._make(factor, self._drop_applied(offset), "the catalogue"))
+            stated.append(self._make(1.0 if scale is None else scale, self._drop_applied(offset), "the catalogue"))
         if (file.scale, file.offset) != (1.0, 0.0):
             stated.append(self._make(file.scale, self._drop_applied(file.offset), "the tags of the file"))
         if not stated and not file.is_integer:
@@ -250,9 +254,8 @@ class _Evidence:
 
     def _is_too_bright(self, calibration: Calibration, dtype: np.dtype[Any]) -> bool:
         """Return whether the values are brighter than any scene in one of the bands of a type."""
-        alike = [band.sample for band in self.bands if band.file.dtype == dtype and band.sample.size]
-        medians = [float(np.median(calibration.apply(sample))) for sample in alike]
-        return max(medians, default=0.0) > _BRIGHTEST_MEDIAN
+        medians = np.array([band.median for band in self.bands if band.file.dtype == dtype])
+        return bool((calibration.apply(medians) > _BRIGHTEST_MEDIAN).any())
 
     def _reconcile(
         self, file: BandFile, agreed: Calibration | None, alternatives: tuple[Calibration, ...], warnings: list[str]
@@ -269,12 +272,9 @@ class _Evidence:
         first = offered[0]
         if len(offered) == 1:
             if not first.is_stated and agreed is None:
-                meaning, options = (
-                    (f"{first}", _OPTIONS) if self.offset is None else (f"{first.scale:g}", "--scale says")
-                )
-                warnings.append(
-                    f"the files state no scale: that of {first.origin}, {meaning}, is assumed; {options} otherwise"
-                )
+                assumed = first if self.offset is None else replace(first, offset=0.0)
+                what = f"that of {assumed.origin}, {assumed},"
+                warnings.append(f"the files state no scale: {what} is assumed; {_OPTIONS} otherwise")
             return first
         possible = [one for one in offered if not self._is_too_dark(one, file.dtype)]
         is_offset_open = all(isclose(one.scale, first.scale, rel_tol=1e-4) for one in offered)
@@ -295,7 +295,7 @@ class _Evidence:
     def _is_too_dark(self, calibration: Calibration, dtype: np.dtype[Any]) -> bool:
         """Return whether the values are darker than any surface in one of the bands of a type."""
         alike = [band for band in self.bands if band.file.dtype == dtype]
-        return max(_measure_dark_share(band, calibration) for band in alike) > _TELLING_SHARE
+        return any(_measure_dark_share(band, calibration) > _TELLING_SHARE for band in alike)
 
     def _assume(self, band: BandNumbers, open_bands: Sequence[BandNumbers], warnings: list[str]) -> Calibration:
         """Return the usual calibration of integers of this size that stand for reflectances.
@@ -318,8 +318,8 @@ class _Evidence:
         else:
             divisor = 65535 if _are_bright(alike) else 10000
         usual = self._make(1 / divisor, 0.0, "assumption", is_stated=False)
-        meaning = f"reflectance = {usual}" if self.offset is None else f"{usual.scale:g}"
-        warnings.append(f"the files state no scale: {meaning} is assumed; --scale says otherwise")
+        what = f"{'reflectance = ' if self.offset is None else ''}number / {divisor}"
+        warnings.append(f"the files state no scale: {what} is assumed; --scale says otherwise")
         return usual
 
 
