@@ -12,6 +12,7 @@ from xml.etree import ElementTree
 
 from seamline.flows.collection.scene_sources import Inbox
 from seamline.pipeline.common.errors import InputError
+from seamline.pipeline.scenes.products import tells_meaning
 from seamline.pipeline.scenes.source_files import detect_source_kind, list_members, list_rasters
 from seamline.pipeline.scenes.stac_item import read_source_item
 from seamline.pipeline.storage.atomic import make_absolute
@@ -69,7 +70,9 @@ def _has_meaning(path: str) -> bool:
     with open_confined(path) as name, Path(name).open("rb") as file:
         content = file.read(_LARGEST_METADATA + 1)
     try:
-        tags = {element.tag.casefold() for element in ElementTree.fromstring(content).iter()}
+        elements = list(ElementTree.fromstring(content).iter())
     except (ElementTree.ParseError, ValueError):
         return True
-    return len(content) > _LARGEST_METADATA or not tags.isdisjoint(_MEANINGS)
+    names = {element.tag.casefold() for element in elements}
+    is_told = any(tells_meaning(element.get("key", "")) for element in elements)
+    return len(content) > _LARGEST_METADATA or is_told or not names.isdisjoint(_MEANINGS)

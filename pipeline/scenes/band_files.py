@@ -6,6 +6,7 @@ import math
 import os
 import re
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -37,6 +38,12 @@ _LARGEST_BLOCK = 256 * 2**20
 """Bytes of a block that is decoded as a whole. A whole Sentinel-2 band in one piece has 230 MiB."""
 _SAMPLED_BLOCKS = 3
 """Blocks of a mask: its corners and the middle."""
+SCALE_TAGS = ("scale_factor", "add_offset")
+"""Tags, as in NetCDF, with the factor from numbers to values and the summand."""
+ENVI_SCALE_TAG = "reflectance_scale_factor"
+"""GDAL's name for the divisor in a header of ENVI."""
+_LEAST_RANGE = 0.5
+"""The largest integer of a type stands for no less if a scale is meant for it."""
 _MISSING_CODEC = re.compile(r"missing codec(?: of code)? (\w+)")
 """What GDAL says when it opens a GeoTIFF whose pixels it cannot decode."""
 
@@ -51,7 +58,7 @@ class BandFile:
         dtype: Type of the pixels.
         nodata: Nodata value of the band; None if there is none.
         masked: Whether a mask or an alpha band, and not the nodata value, says which pixels are valid.
-        scale: Factor from numbers to values; 1 if the file declares none.
+        scale: Factor from numbers to values; 1 if the file declares none. Integers may have it in tags.
         offset: Summand from numbers to values; 0 if the file declares none.
     """
 
@@ -62,6 +69,11 @@ class BandFile:
     masked: bool
     scale: float
     offset: float
+
+    @property
+    def is_integer(self) -> bool:
+        """Whether the pixels are integers, which stand for values."""
+        return bool(np.issubdtype(self.dtype, np.integer))
 
 
 def list_subdatasets(path: str) -> list[str]:
@@ -209,15 +221,56 @@ def inspect_band(band: BandCandidate) -> BandFile:
         _check_block_size(band, file)
         _check_mask(file)
         position = band.index - 1
+        scale, offset = _read_scale(file, band)
         return BandFile(
             band=band,
             grid=_drop_heights(file.grid),
             dtype=np.dtype(dataset.dtypes[position]),
             nodata=dataset.nodatavals[position],
             masked=file.masked,
-            scale=dataset.scales[position],
-            offset=dataset.offsets[position],
+            scale=scale,
+            offset=offset,
         )
+
+
+def _read_scale(file: OpenRaster, band: BandCandidate) -> tuple[float, float]:
+    """Return factor and summand of a band by GDAL, or else those in tags that GDAL takes for text.
+
+    Programs write tags as in NetCDF, of the band, the file, or a variable that is called like the band; headers of ENVI
+    have a divisor. Floats mostly have them applied. Tags that fit other numbers are left over from those.
+    """
+    scale, offset = file.dataset.scales[band.index - 1], file.dataset.offsets[band.index - 1]
+    dtype = np.dtype(file.dtypes[band.index - 1])
+    if offset != 0 or not np.issubdtype(dtype, np.integer):
+        return scale, offset
+    tags = _list_scale_tags(file, band)
+    factor, summand = (parse_number(tags.get(name)) for name in SCALE_TAGS)
+    if factor is None and (divisor := parse_number(read_tags(file, domain="ENVI").get(ENVI_SCALE_TAG))):
+        factor = 1 / divisor
+    if factor is None or factor * np.iinfo(dtype).max < _LEAST_RANGE or scale not in (1.0, factor):
+        return scale, offset
+    return factor, summand or 0.0
+
+
+def _list_scale_tags(file: OpenRaster, band: BandCandidate) -> dict[str, str]:
+    """Return the tags of a band as in NetCDF, without the name of its variable."""
+    own, common = ({name.casefold(): text for name, text in read_tags(file, at).items()} for at in (band.index, 0))
+    variables = {name.rpartition("#")[0] for name in common if name.endswith(tuple(f"#{end}" for end in SCALE_TAGS))}
+    called = [name.casefold() for name in (own.get("netcdf_varname", ""), *band.labels)]
+    variable = next((name for name in called if name in variables), None)
+    others = {(name or "").casefold() for name in file.dataset.descriptions}
+    if variable is None and len(variables) == 1 and not variables & others:
+        (variable,) = variables
+    of_variable = {name: common[f"{variable}#{name}"] for name in SCALE_TAGS if f"{variable}#{name}" in common}
+    return common | of_variable | own
+
+
+def parse_number(text: str | None) -> float | None:
+    """Return the number in a tag; None if it holds none."""
+    with suppress(ValueError):
+        number = float(text or "")
+        return number if math.isfinite(number) else None
+    return None
 
 
 def _drop_heights(grid: GeoBox) -> GeoBox:

@@ -29,10 +29,9 @@ from seamline.pipeline.scenes.band_files import (
 )
 from seamline.pipeline.scenes.band_matching import BandNeed, match_bands
 from seamline.pipeline.scenes.missing_pixels import choose_nodata, sample_valid_pixels
-from seamline.pipeline.scenes.products import ProductEvidence
+from seamline.pipeline.scenes.products import Calibration, ProductEvidence
 from seamline.pipeline.scenes.radiometry import (
     BandNumbers,
-    Calibration,
     choose_calibrations,
     describe_calibrations,
 )

@@ -14,11 +14,20 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from seamline.pipeline.common.errors import InputError
 from seamline.pipeline.raster_io.gdal import gdal_environment, read_tags
-from seamline.pipeline.scenes.band_files import open_source_raster
-from seamline.pipeline.scenes.band_matching import BandCandidate, find_sensor_number, recognize_sensors
+from seamline.pipeline.scenes.band_files import ENVI_SCALE_TAG, SCALE_TAGS, open_source_raster, parse_number
+from seamline.pipeline.scenes.band_matching import (
+    BandCandidate,
+    find_sensor_number,
+    may_be_sentinel_2,
+    recognize_sensors,
+)
 from seamline.pipeline.storage.atomic import refuse_special_file
 from seamline.pipeline.storage.confinement import open_confined
 from seamline.pipeline.storage.json_documents import read_document
@@ -39,7 +48,11 @@ _BASELINE_IN_METADATA = re.compile(r"<PROCESSING_BASELINE>([^<]*)<")
 _ACQUISITION = re.compile(
     r"(?<![A-Z0-9])(?:S2[A-D]_MSIL\d\w|(?<!_R\d{3}_)T\d\d[A-Z]{3})_(\d{8})T\d{6}(?!\d)", re.IGNORECASE
 )
-_HARMONIZED = re.compile(r"S2_\w{0,60}HARMONIZED", re.IGNORECASE)
+# Products whose makers take the offset away: of Earth Engine, mosaics of Copernicus, MAJA's of THEIA.
+_WITHOUT_OFFSET = re.compile(
+    r"(?:S2_|SENTINEL-?2)[\w-]{0,60}HARMONI[SZ]ED|SENTINEL-2_MOSAIC_\d{4}|SENTINEL2[A-D]_\d{8}-\d{6}-\d{3}_L[23]A_T",
+    re.IGNORECASE,
+)
 _LANDSAT = re.compile(
     r"L[COTEM]0(?P<mission>[1-9])_(?P<level>L\d)\w\w_\d{6}_\d{8}(?:_\d{8})?_(?P<collection>0\d)_(?:T1|T2|RT)",
     re.IGNORECASE,
@@ -55,6 +68,14 @@ _PLANET_RADIANCE = re.compile(
 )
 _FIRST_OF_16_BITS = 8
 """Mission of Landsat since which level 1 has more than eight bits."""
+_PRODUCT_TAGS = ("PRODUCT_URI", "DATATAKE_1_ID", "DATATAKE_1_SPACECRAFT_NAME", "SPACECRAFT_NAME")
+"""Tags of a file, by GDAL and others, that name a product of Sentinel-2 or its satellite."""
+_BASELINE_TAG = "PROCESSING_BASELINE"
+_ADDED_TAGS = ("BOA_ADD_OFFSET", "RADIO_ADD_OFFSET")
+"""Tags with minus the number that is added to all numbers of a product of Sentinel-2; 0 if none is."""
+_HLS_TAG = "HLS_PROCESSING_TIME"
+_OWN_NUMBER = re.compile(r"(?<![A-Z0-9])B(?:0\d|8A|1[12])(?![A-Z0-9])", re.IGNORECASE)
+"""Number of a band as it is written of Sentinel-2 and of hardly another sensor."""
 _METADATA_SUFFIXES = (".txt", ".json", ".xml")
 _METADATA_VALUE = re.compile(r'\b(\w{1,60}+)"?[ \t]{0,20}+[=:>][ \t]{0,20}+"?([^"<>\n,]{1,200})')
 """Name and value in each of these kinds of files."""
@@ -71,12 +92,47 @@ class ProductEvidence:
         baseline: Processing baseline of Sentinel-2 by the catalogue, such as 5.09.
         is_offset_applied: What the catalogue says: whether the offset of Sentinel-2 is in the numbers already.
         may_be_sentinel_2: Whether the bands are numbered as those of Sentinel-2 are.
+        is_numbered_as_sentinel_2: Whether they are numbered as those of hardly another sensor are.
     """
 
     names: tuple[str, ...] = ()
     baseline: float | None = None
     is_offset_applied: bool | None = None
     may_be_sentinel_2: bool = False
+    is_numbered_as_sentinel_2: bool = False
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """How the numbers of a band become values: number × ``scale`` + ``offset``.
+
+    Attributes:
+        scale: Factor, not 0.
+        offset: Summand.
+        origin: What says so, such as "the tags of the file".
+        is_stated: Whether that is part of the scene, and not what is known of its product or usual.
+    """
+
+    scale: float
+    offset: float
+    origin: str
+    is_stated: bool = True
+
+    def means_the_same(self, other: Calibration) -> bool:
+        """Return whether both give the same values, but for rounding."""
+        same_scale = math.isclose(self.scale, other.scale, rel_tol=1e-4)
+        return same_scale and math.isclose(self.offset, other.offset, abs_tol=1e-6)
+
+    def apply(self, numbers: NDArray[Any]) -> NDArray[np.float64]:
+        """Return the values of some numbers."""
+        with np.errstate(over="ignore", invalid="ignore"):  # values that are none are refused
+            values: NDArray[np.float64] = numbers.astype(np.float64) * self.scale + self.offset
+        return values
+
+    def __str__(self) -> str:
+        inverse = round(1 / self.scale) if abs(self.scale) > 1e-300 else 0
+        by = f"number / {inverse}" if inverse in (255, 10000, 65535) and not self.offset else f"number × {self.scale:g}"
+        return f"{by} {self.offset:+g}" if self.offset else by
 
 
 @dataclass(frozen=True)
@@ -110,8 +166,25 @@ def parse_baseline(value: object) -> float | None:
     return baseline if baseline < _NO_BASELINE else None
 
 
+def tells_meaning(tag: str) -> bool:
+    """Return whether a tag of a file that is called so may tell its scale, its offset or its product."""
+    names = (*_PRODUCT_TAGS, _BASELINE_TAG, *_ADDED_TAGS, _HLS_TAG, *SCALE_TAGS, ENVI_SCALE_TAG)
+    return tag.rpartition("#")[2].casefold() in map(str.casefold, names)
+
+
+def is_numbered_as_sentinel_2(bands: Sequence[BandCandidate]) -> bool:
+    """Return whether bands have the numbers of Sentinel-2, and some of them as hardly another sensor has them."""
+    texts = (text for band in bands for text in (*band.labels, band.stem))
+    return may_be_sentinel_2(bands) and _search(_OWN_NUMBER, texts) is not None
+
+
+def find_product_by_scale(scale: float) -> ProductCalibration | None:
+    """Return the product whose numbers have a scale that no other's have; None if there is none."""
+    return _LIKELY_LANDSAT_LEVEL_2 if math.isclose(scale, _LIKELY_LANDSAT_LEVEL_2.scale, rel_tol=1e-4) else None
+
+
 def calibrate_by_product(
-    band: BandCandidate, evidence: ProductEvidence, *, is_byte: bool = False
+    band: BandCandidate, evidence: ProductEvidence, *, is_byte: bool = False, is_stated: bool = False
 ) -> ProductCalibration | None:
     """Return what the numbers of a band mean by its product; None if no product is recognised.
 
@@ -119,15 +192,20 @@ def calibrate_by_product(
         band: The band, whose file, labels and number may tell the product.
         evidence: What else tells it.
         is_byte: Whether numbers have eight bits: only level 1 of Landsat 1 to 7 does, and pictures of all products.
+        is_stated: Whether a scale is stated or the values are no integers: many sensors have bands that are numbered as
+            some of Sentinel-2, which only tells where nothing else does.
 
     Raises:
         InputError: It is Landsat level 1, and the file of metadata that has its factors is not beside it; or radiance.
     """
-    texts, own = (*evidence.names, band.path, band.stem), (*evidence.names, band.stem, *band.labels)
+    tags = _read_band_tags(band)
+    tagged = tuple(tags[name] for name in _PRODUCT_TAGS if name in tags)
+    texts = (*evidence.names, band.path, band.stem, *tagged)
+    own = (*evidence.names, band.stem, *band.labels, *tagged)
     level_1 = _find_landsat_level_1(texts)
     if is_byte and (level_1 is None or int(level_1["mission"]) >= _FIRST_OF_16_BITS):
         return None
-    if any(_HLS.search(text) for text in texts):
+    if _HLS_TAG in tags or any(_HLS.search(text) for text in texts):
         return ProductCalibration(1e-4, (0.0,), "HLS")
     if _search(_ORDERED_LANDSAT, (band.stem, *band.labels)):
         return _LANDSAT_COLLECTION_1
@@ -145,7 +223,22 @@ def calibrate_by_product(
             fix="take those, or give --scale and --offset",
         )
     sensors = recognize_sensors(" ".join(own)) or recognize_sensors(band.path)
-    return _calibrate_by_sensor(sensors, evidence, band, texts)
+    is_tagged = not sensors and not tags.keys().isdisjoint((_BASELINE_TAG, *_ADDED_TAGS))
+    is_told = evidence.baseline is not None or evidence.is_offset_applied is not None
+    if "Sentinel-2" in sensors or is_tagged or is_told or _search(_BASELINE_IN_NAME, tagged):
+        return _calibrate_sentinel_2(band.path, texts, evidence, tags)
+    if sensors:
+        return None if band.number else _LIKELY_LANDSAT_LEVEL_2  # level 2 has bands that are called SR_B2
+    if evidence.is_numbered_as_sentinel_2 or (evidence.may_be_sentinel_2 and not is_stated):
+        return ProductCalibration(1e-4, (0.0, _BASELINE_OFFSET), "bands numbered as those of Sentinel-2")
+    return None
+
+
+def _read_band_tags(band: BandCandidate) -> dict[str, str]:
+    """Return what the file of a band says of the file and of the band."""
+    with gdal_environment(band.path):
+        file = open_source_raster(band.path)
+        return {**read_tags(file), **read_tags(file, band.index)}
 
 
 def _find_landsat_level_1(texts: Iterable[str]) -> re.Match[str] | None:
@@ -155,33 +248,26 @@ def _find_landsat_level_1(texts: Iterable[str]) -> re.Match[str] | None:
     return found if found["level"].upper() == "L1" else None
 
 
-def _calibrate_by_sensor(
-    sensors: Sequence[str], evidence: ProductEvidence, band: BandCandidate, texts: Sequence[str]
-) -> ProductCalibration | None:
-    """Return what is known of a sensor, of whose products none is named."""
-    if "Sentinel-2" in sensors or evidence.baseline is not None or evidence.is_offset_applied is not None:
-        return _calibrate_sentinel_2(band.path, texts, evidence)
-    if sensors:
-        return None if band.number else _LIKELY_LANDSAT_LEVEL_2  # level 2 has bands that are called SR_B2
-    if evidence.may_be_sentinel_2:
-        return ProductCalibration(1e-4, (0.0, _BASELINE_OFFSET), "bands numbered as those of Sentinel-2")
-    return None
-
-
-def _calibrate_sentinel_2(path: str, texts: Sequence[str], evidence: ProductEvidence) -> ProductCalibration:
+def _calibrate_sentinel_2(
+    path: str, texts: Sequence[str], evidence: ProductEvidence, tags: Mapping[str, str]
+) -> ProductCalibration:
     if evidence.is_offset_applied:
         return ProductCalibration(1e-4, (0.0,), "Sentinel-2, whose catalogue says that the offset is applied")
-    if _search(_HARMONIZED, texts):
+    if _search(_WITHOUT_OFFSET, texts):
         return ProductCalibration(1e-4, (0.0,), "Sentinel-2, harmonized")
-    named, acquired = _search(_BASELINE_IN_NAME, texts), _search(_ACQUISITION, texts)
-    baselines = [parse_baseline(named[1] + named[2]) if named else None, evidence.baseline]
-    known = [baseline for baseline in baselines if baseline is not None] or _read_baselines(path)
+    named = (parse_baseline(found[1] + found[2]) for text in texts for found in _BASELINE_IN_NAME.finditer(text))
+    stated = [*named, evidence.baseline, parse_baseline(tags.get(_BASELINE_TAG))]
+    known = [baseline for baseline in stated if baseline is not None] or _read_baselines(path)
     offsets = {_BASELINE_OFFSET if baseline >= _OFFSET_BASELINE else 0.0 for baseline in known}
-    if len(offsets) == 1:
-        return ProductCalibration(1e-4, tuple(offsets), f"Sentinel-2, processing baseline {known[0]:05.2f}")
-    if not known and acquired is not None and acquired[1] >= _OFFSET_DAY:
+    numbers = [parse_number(tags.get(name)) for name in _ADDED_TAGS]
+    added = {_BASELINE_OFFSET if number else 0.0 for number in numbers if number is not None}
+    if len(offsets | added) == 1:
+        what = f"processing baseline {known[0]:05.2f}" if known else "by its tags"
+        return ProductCalibration(1e-4, tuple(offsets | added), f"Sentinel-2, {what}")
+    acquired = _search(_ACQUISITION, texts)
+    if not offsets | added and acquired is not None and acquired[1] >= _OFFSET_DAY:
         return ProductCalibration(1e-4, (_BASELINE_OFFSET,), "Sentinel-2 since 25 January 2022")
-    what = "whose name and catalogue differ in it" if known else "of an unknown processing baseline"
+    what = "whose names, tags and catalogue differ in it" if offsets | added else "of an unknown processing baseline"
     return ProductCalibration(1e-4, (0.0, _BASELINE_OFFSET), f"Sentinel-2 {what}")
 
 

@@ -14,7 +14,13 @@ from numpy.typing import NDArray
 
 from seamline.pipeline.common.errors import InputError
 from seamline.pipeline.scenes.band_files import BandFile
-from seamline.pipeline.scenes.products import ProductCalibration, ProductEvidence, calibrate_by_product
+from seamline.pipeline.scenes.products import (
+    Calibration,
+    ProductCalibration,
+    ProductEvidence,
+    calibrate_by_product,
+    find_product_by_scale,
+)
 
 _BRIGHT_NUMBER = 20000
 """A number above this would be a reflectance above 2 if the scale were 1/10000."""
@@ -38,38 +44,7 @@ _NOTHING = 1e-3
 """Reflectance that water in the short-wave infrared may have, but not a whole scene in every band."""
 _NOTHING_SHARE = 0.99
 _FIX = "say what holds with --scale and --offset"
-
-
-@dataclass(frozen=True)
-class Calibration:
-    """How the numbers of a band become values: number × ``scale`` + ``offset``.
-
-    Attributes:
-        scale: Factor, not 0.
-        offset: Summand.
-        origin: What says so, such as "the tags of the file".
-        is_stated: Whether that is part of the scene, and not what is known of its product or usual.
-    """
-
-    scale: float
-    offset: float
-    origin: str
-    is_stated: bool = True
-
-    def means_the_same(self, other: Calibration) -> bool:
-        """Return whether both give the same values, but for rounding."""
-        return isclose(self.scale, other.scale, rel_tol=1e-4) and isclose(self.offset, other.offset, abs_tol=1e-6)
-
-    def apply(self, numbers: NDArray[Any]) -> NDArray[np.float64]:
-        """Return the values of some numbers."""
-        with np.errstate(over="ignore", invalid="ignore"):  # values that are none are refused
-            values: NDArray[np.float64] = numbers.astype(np.float64) * self.scale + self.offset
-        return values
-
-    def __str__(self) -> str:
-        inverse = round(1 / self.scale) if abs(self.scale) > 1e-300 else 0
-        by = f"number / {inverse}" if inverse in (255, 10000, 65535) and not self.offset else f"number × {self.scale:g}"
-        return f"{by} {self.offset:+g}" if self.offset else by
+_OPTIONS = "--scale and --offset say"
 
 
 @dataclass(frozen=True)
@@ -89,6 +64,11 @@ class BandNumbers:
         """The number that nearly all pixels exceed; infinity if there are none."""
         return float(np.quantile(self.sample, _DARKEST_SHARE)) if self.sample.size else np.inf
 
+    @cached_property
+    def median(self) -> float:
+        """The median of the numbers; NaN if there are none."""
+        return float(np.median(self.sample)) if self.sample.size else np.nan
+
 
 def choose_calibrations(
     bands: Sequence[BandNumbers],
@@ -100,10 +80,11 @@ def choose_calibrations(
 ) -> tuple[list[Calibration], list[str]]:
     """Return what the numbers of each band mean.
 
-    The user's scale settles it; without an offset it means offset 0. Otherwise the catalogue, the tags of the file and
-    what is known of the product have to agree; where they differ in the offset alone, values that no surface has show
-    which one is wrong. Integers of which nothing says anything are taken as reflectance × 10000, × 65535 or × 255 with
-    a warning. What is stated of some bands has to hold for all that are like them.
+    The user's scale and offset settle themselves. Otherwise the catalogue, the tags of the file and what is known of
+    the product have to agree. A scale that is stated without an offset, be it by the user, leaves the offset of a
+    product open that has one; values that no surface has show which offset is wrong. Integers of which nothing says
+    anything are taken as reflectance × 10000, × 65535 or × 255 with a warning. What is stated of some bands has to hold
+    for all that are like them.
 
     Args:
         bands: The chosen bands.
@@ -119,15 +100,7 @@ def choose_calibrations(
     Raises:
         InputError: The evidence contradicts itself or gives no values, or they are none that reflectances have.
     """
-    warnings: list[str] = []
-    told = _Evidence(bands, evidence, reflectance, offset)
-    if scale is not None:
-        if reflectance and offset is None:
-            told.check_forgotten_offset(scale)
-        own = Calibration(scale, offset or 0.0, "--scale" if offset is None else "--scale and --offset")
-        chosen = [own] * len(bands)
-    else:
-        chosen, warnings = told.weigh()
+    chosen, warnings = _Evidence(bands, evidence, reflectance, scale, offset).weigh()
     for band, calibration in zip(bands, chosen, strict=True):
         _check_calibration(band.file, calibration)
     _check_common_meaning(bands, chosen)
@@ -151,21 +124,26 @@ class _Evidence:
         bands: The bands.
         product: What names and the catalogue tell of the product.
         reflectance: Whether the values have to be reflectances.
-        offset: Offset given by the user, which makes other offsets meaningless.
+        scale: Scale given by the user, which makes other scales meaningless; None if there is none.
+        offset: Offset given by the user, which makes other offsets meaningless; None if there is none.
     """
 
     bands: Sequence[BandNumbers]
     product: ProductEvidence
     reflectance: bool
+    scale: float | None
     offset: float | None
 
     def weigh(self) -> tuple[list[Calibration], list[str]]:
         """Return the calibration of each band that the evidence agrees on, and warnings."""
         warnings: list[str] = []
-        if self.reflectance and self.offset is None:
-            self._check_applied_offset()
-        if self.product.is_offset_applied and any(band.file.band.offset or band.file.offset for band in self.bands):
-            warnings.append("the item says that its offset is already applied to the pixels: the offset is taken as 0")
+        if self.offset is None and self.product.is_offset_applied:
+            if self.reflectance:
+                self._check_applied_offset()
+            if self.scale is None and any(band.file.band.offset or band.file.offset for band in self.bands):
+                warnings.append(
+                    "the item says that its offset is already applied to the pixels: the offset is taken as 0"
+                )
         chosen: list[Calibration | None] = []
         for band in self.bands:
             agreed: Calibration | None = None
@@ -176,87 +154,108 @@ class _Evidence:
         settled = [
             one or self._assume(band, open_bands, warnings) for band, one in zip(self.bands, chosen, strict=True)
         ]
-        return [self._with_users_offset(one) for one in settled], warnings
+        if self.offset is not None:
+            settled = [replace(one, origin=f"{one.origin} and --offset") for one in settled]
+        return settled, warnings
 
     def _list_statements(self, file: BandFile) -> list[tuple[Calibration, ...]]:
-        """Return what the catalogue, the file and the product say; alternatives where one leaves the offset open."""
-        is_number = np.issubdtype(file.dtype, np.integer)
-        statements: list[tuple[Calibration, ...]] = []
-        scale, offset = file.band.scale, file.band.offset
-        # Catalogues write a scale of 1 for integers of which they know nothing.
-        is_silent = not offset and (scale is None or (scale == 1 and is_number and self.reflectance))
-        if not is_silent:
-            factor = 1.0 if scale is None else scale
-            statements.append((Calibration(factor, self._drop_applied(offset), "the catalogue"),))
-        if (file.scale, file.offset) != (1.0, 0.0):
-            statements.append((Calibration(file.scale, self._drop_applied(file.offset), "the tags of the file"),))
-        if self.reflectance and is_number:
-            statements += self._ask_product(file, is_stated=bool(statements))
-        if not statements and not is_number:
-            if self.reflectance and self.offset is None:
-                self.check_forgotten_offset(1.0)
-            statements.append((Calibration(1.0, 0.0, "the type of the file"),))
+        """Return what user, catalogue, file and product say; alternatives where one leaves the offset open."""
+        stated = self._list_stated(file)
+        statements: list[tuple[Calibration, ...]] = [(one,) for one in stated]
+        if self.reflectance and (self.scale is None or self.offset is None):
+            known = self._ask_product(file, max(stated, key=lambda one: one.offset != 0, default=None))
+            statements += [known] if known else []
         return statements
+
+    def _list_stated(self, file: BandFile) -> list[Calibration]:
+        """Return what is said of the numbers of a file, and not of its product."""
+        if self.scale is not None:
+            return [self._make(self.scale, 0.0, "--scale")]
+        scale, offset = file.band.scale, file.band.offset
+        stated: list[Calibration] = []
+        # Catalogues write a scale of 1 for integers of which they know nothing.
+        if offset or not (scale is None or (scale == 1 and file.is_integer and self.reflectance)):
+            stated.append(self._make(1.0 if scale is None else scale, self._drop_applied(offset), "the catalogue"))
+        if (file.scale, file.offset) != (1.0, 0.0):
+            stated.append(self._make(file.scale, self._drop_applied(file.offset), "the tags of the file"))
+        if not stated and not file.is_integer:
+            stated.append(self._make(1.0, 0.0, "the type of the file"))
+        return stated
+
+    def _make(self, scale: float, offset: float, origin: str, *, is_stated: bool = True) -> Calibration:
+        """Return a calibration in which the user's offset takes the place of others."""
+        return Calibration(scale, offset if self.offset is None else self.offset, origin, is_stated)
 
     def _drop_applied(self, offset: float | None) -> float:
         # Earth Search states the offset −0.1 even where it has already applied it (Element84/earth-search#9).
         return 0.0 if offset is None or self.product.is_offset_applied else offset
 
     def _check_applied_offset(self) -> None:
-        """Check that a catalogue is right that the offset is in the numbers: some of them are dark then.
+        """Check that a catalogue is right that the offset is in the values: some of them are dark then.
 
         Raises:
-            InputError: None is darker than 1000, as in numbers without the offset.
+            InputError: None is darker than 0.1, as in values without the offset.
         """
-        dark = [float((band.sample < _OFFSET_NUMBER).mean()) for band in self.bands if band.sample.size]
-        if self.product.is_offset_applied and dark and max(dark) < _BRIGHT_SHARE:
+        limits = [_OFFSET_NUMBER * (1 if band.file.is_integer else 1e-4) for band in self.bands]
+        pairs = zip(self.bands, limits, strict=True)
+        dark = [float((band.sample < limit).mean()) for band, limit in pairs if band.sample.size]
+        if dark and max(dark) < _BRIGHT_SHARE:
             raise InputError(
                 "the catalogue says that the offset of Sentinel-2 is applied",
-                got=f"no pixel below {_OFFSET_NUMBER} in a sample of any band",
+                got=f"no pixel below {max(limits):g} in a sample of any band",
                 expected="dark pixels in some band",
                 fix="give --offset 0 if it is applied, --offset -0.1 if not",
             )
 
-    def check_forgotten_offset(self, scale: float) -> None:
-        """Check that the offset of a known product is in values that nobody says to have one: some are dark then.
+    def _ask_product(self, file: BandFile, stated: Calibration | None) -> tuple[Calibration, ...]:
+        """Return what is known of the product, alternatives where it leaves the offset open; nothing if it is unknown.
+
+        Args:
+            file: The band.
+            stated: What is said of its numbers; None if nothing is.
+        """
+        known = self._find_product(file, stated)
+        is_open = known is not None and (len(known.offsets) > 1 or known.least_number is not None)
+        if known is None or (is_open and self._contradicts(known)):
+            return ()
+        if stated is None or (file.is_integer and not is_open and self.scale is None):
+            return tuple(self._make(known.scale, one, known.product, is_stated=False) for one in known.offsets)
+        # The values were changed by somebody, who may have taken the offset into account.
+        if stated.offset or self.offset is not None or not known.is_offset_constant:
+            return ()
+        if self._is_too_bright(stated, file.dtype):
+            return ()  # the scale is wrong, too
+        offsets = dict.fromkeys((0.0, *known.offsets))
+        return tuple(self._make(stated.scale, one, known.product, is_stated=False) for one in offsets)
+
+    def _find_product(self, file: BandFile, stated: Calibration | None) -> ProductCalibration | None:
+        """Return what is known of the product, or of products with a scale that is stated; None if it is nothing.
 
         Raises:
-            InputError: None is darker than without it.
+            InputError: Nothing else is known of the numbers, and the product lacks its metadata or has no reflectances.
         """
-        known = self._find_product(self.bands[0].file)
-        if known is None or known.least_number is not None or len(known.offsets) > 1 or not known.is_offset_constant:
-            return
-        floor, values = -known.offsets[0], [band.sample * scale for band in self.bands if band.sample.size]
-        if any(float(np.median(of_band)) > _BRIGHTEST_MEDIAN for of_band in values):
-            return  # the scale is wrong, too
-        if floor > 0 and values and max(float((of_band < floor).mean()) for of_band in values) < _BRIGHT_SHARE:
-            raise InputError(
-                f"{_name(self.bands[0].file)} comes from {known.product}, whose offset is {-floor:g}",
-                got=f"no value below {floor:g} in a sample of any band, with number × {scale:g} and no offset",
-                expected="dark pixels in some band",
-                fix=f"give --offset {-floor:g} if it is still to be added, --offset 0 if not",
-            )
-
-    def _find_product(self, file: BandFile) -> ProductCalibration | None:
-        """Return what is known of the product; None where that is nothing, or lacks its metadata."""
         try:
-            return calibrate_by_product(file.band, self.product, is_byte=file.dtype.itemsize == 1)
+            known = calibrate_by_product(
+                file.band, self.product, is_byte=file.dtype.itemsize == 1, is_stated=stated is not None
+            )
         except InputError:
+            if stated is None and self.offset is None:
+                raise
             return None
+        if stated is not None and (known is None or known.least_number is not None):
+            return find_product_by_scale(stated.scale)
+        return known
 
-    def _ask_product(self, file: BandFile, *, is_stated: bool) -> list[tuple[Calibration, ...]]:
-        if is_stated or self.offset is not None:
-            known = self._find_product(file)  # what the product lacks is known otherwise
-        else:
-            known = calibrate_by_product(file.band, self.product, is_byte=file.dtype.itemsize == 1)
-        if known is None:
-            return []
-        is_open, is_likely = len(known.offsets) > 1, known.least_number is not None
-        if (is_stated and (is_open or is_likely)) or (is_open and self._cannot_be_sentinel_2()):
-            return []
-        if known.least_number is not None and _find_floor(self.bands) < known.least_number:
-            return []
-        return [tuple(Calibration(known.scale, offset, known.product, is_stated=False) for offset in known.offsets)]
+    def _contradicts(self, known: ProductCalibration) -> bool:
+        """Return whether the numbers show that they do not come from a product, which is likely and not certain."""
+        if known.least_number is not None:
+            return _find_floor(self.bands) < known.least_number
+        return _are_bright(self.bands) or _find_floor(self.bands) >= _NO_FLOOR
+
+    def _is_too_bright(self, calibration: Calibration, dtype: np.dtype[Any]) -> bool:
+        """Return whether the values are brighter than any scene in one of the bands of a type."""
+        medians = np.array([band.median for band in self.bands if band.file.dtype == dtype])
+        return bool((calibration.apply(medians) > _BRIGHTEST_MEDIAN).any())
 
     def _reconcile(
         self, file: BandFile, agreed: Calibration | None, alternatives: tuple[Calibration, ...], warnings: list[str]
@@ -266,22 +265,25 @@ class _Evidence:
         Raises:
             InputError: They contradict each other, and the values do not show which one is wrong.
         """
-        offered = [*([agreed] if agreed else []), *alternatives]
+        offered: list[Calibration] = []
+        for one in (*([agreed] if agreed else []), *alternatives):
+            if not any(one.means_the_same(other) for other in offered):
+                offered.append(one)
         first = offered[0]
-        if self.offset is not None or all(other.means_the_same(first) for other in offered[1:]):
+        if len(offered) == 1:
             if not first.is_stated and agreed is None:
-                warnings.append(
-                    f"the files state no scale: that of {first.origin}, {first}, is assumed;"
-                    " --scale and --offset say otherwise"
-                )
+                assumed = first if self.offset is None else replace(first, offset=0.0)
+                what = f"that of {assumed.origin}, {assumed},"
+                warnings.append(f"the files state no scale: {what} is assumed; {_OPTIONS} otherwise")
             return first
-        possible = [one for one in offered if not self._is_too_dark(one)]
+        possible = [one for one in offered if not self._is_too_dark(one, file.dtype)]
         is_offset_open = all(isclose(one.scale, first.scale, rel_tol=1e-4) for one in offered)
         if len(possible) == 1 and is_offset_open:
-            warnings.append(
-                f"reflectance = {possible[0]} is taken, since another offset would give values that no surface has;"
-                " --scale and --offset say otherwise"
-            )
+            if agreed is None or not any(possible[0].means_the_same(one) for one in alternatives):
+                warnings.append(
+                    f"reflectance = {possible[0]} is taken, since another offset would give values that no surface has;"
+                    f" {_OPTIONS} otherwise"
+                )
             return possible[0]
         raise InputError(
             f"what the numbers of {_name(file)} mean",
@@ -290,13 +292,10 @@ class _Evidence:
             fix="give " + " or ".join(f"--offset {one.offset:g}" for one in offered) if is_offset_open else _FIX,
         )
 
-    def _is_too_dark(self, calibration: Calibration) -> bool:
-        """Return whether the values are darker than any surface in one of the bands."""
-        return max(_measure_dark_share(band, calibration) for band in self.bands) > _TELLING_SHARE
-
-    def _cannot_be_sentinel_2(self) -> bool:
-        """Return whether numbers are stretched, or begin where those of Landsat do."""
-        return _are_bright(self.bands) or _find_floor(self.bands) >= _NO_FLOOR
+    def _is_too_dark(self, calibration: Calibration, dtype: np.dtype[Any]) -> bool:
+        """Return whether the values are darker than any surface in one of the bands of a type."""
+        alike = [band for band in self.bands if band.file.dtype == dtype]
+        return any(_measure_dark_share(band, calibration) > _TELLING_SHARE for band in alike)
 
     def _assume(self, band: BandNumbers, open_bands: Sequence[BandNumbers], warnings: list[str]) -> Calibration:
         """Return the usual calibration of integers of this size that stand for reflectances.
@@ -305,7 +304,7 @@ class _Evidence:
             InputError: The numbers begin where those of Landsat do, which stand for something else.
         """
         if not self.reflectance:
-            return Calibration(1.0, 0.0, "the numbers themselves")
+            return self._make(1.0, 0.0, "the numbers themselves")
         alike = [other for other in open_bands if other.file.dtype.itemsize == band.file.dtype.itemsize]
         if band.file.dtype.itemsize == 1:
             divisor = 255
@@ -318,14 +317,10 @@ class _Evidence:
             )
         else:
             divisor = 65535 if _are_bright(alike) else 10000
-        usual = Calibration(1 / divisor, 0.0, "assumption", is_stated=False)
-        warnings.append(f"the files state no scale: reflectance = {usual} is assumed; --scale says otherwise")
+        usual = self._make(1 / divisor, 0.0, "assumption", is_stated=False)
+        what = f"{'reflectance = ' if self.offset is None else ''}number / {divisor}"
+        warnings.append(f"the files state no scale: {what} is assumed; --scale says otherwise")
         return usual
-
-    def _with_users_offset(self, calibration: Calibration) -> Calibration:
-        if self.offset is None:
-            return calibration
-        return replace(calibration, offset=self.offset, origin=f"{calibration.origin}, with --offset")
 
 
 def _check_calibration(file: BandFile, calibration: Calibration) -> None:

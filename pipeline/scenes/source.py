@@ -14,7 +14,7 @@ from rasterio.enums import ColorInterp
 from seamline.pipeline.raster_io.gdal import gdal_environment, read_tags
 from seamline.pipeline.scenes.band_files import open_source_raster
 from seamline.pipeline.scenes.band_matching import BandCandidate, may_be_sentinel_2
-from seamline.pipeline.scenes.products import ProductEvidence
+from seamline.pipeline.scenes.products import ProductEvidence, is_numbered_as_sentinel_2
 from seamline.pipeline.scenes.source_files import (
     detect_source_kind,
     list_rasters,
@@ -59,14 +59,23 @@ def read_source(source: str | Path) -> Source:
     href = normalize_address(source)
     if detect_source_kind(href) == "item":
         item = read_source_item(href)
-        bands = list(item.bands) or [band for key, path in item.rasters for band in _list_asset_bands(key, path)]
-        product = ProductEvidence(item.names, item.baseline, item.is_offset_applied, may_be_sentinel_2(bands))
+        bands = list(item.bands) or [
+            replace(band, scale=item.scale, offset=item.offset, nodata=item.nodata)
+            for key, path in item.rasters
+            for band in _list_asset_bands(key, path)
+        ]
+        numbered = may_be_sentinel_2(bands), is_numbered_as_sentinel_2(bands)
+        product = ProductEvidence(item.names, item.baseline, item.is_offset_applied, *numbered)
         return Source(item.id, href, bands, product, item.datetime)
     rasters, name = list_rasters(href), name_source(href)
     # A product's folder, or the archive of it, may have another name than the product.
     products = {part for raster in rasters for part in PurePosixPath(raster).parts if part.endswith(".SAFE")}
     bands = _list_bands(rasters)
-    product = ProductEvidence((name, *sorted(products)), may_be_sentinel_2=may_be_sentinel_2(bands))
+    product = ProductEvidence(
+        (name, *sorted(products)),
+        may_be_sentinel_2=may_be_sentinel_2(bands),
+        is_numbered_as_sentinel_2=is_numbered_as_sentinel_2(bands),
+    )
     return Source(name, href, bands, product)
 
 

@@ -26,6 +26,8 @@ _PICTURE_ROLES = {"thumbnail", "overview", "visual"}
 _MEDIA_TYPES = {"image/tiff", "image/vnd.stac.geotiff", "image/jp2"}
 _SUFFIXES = {".tif", ".tiff", ".jp2", ".vrt"}
 _FIELDS_OF_A_BAND = ("eo:common_name", "common_name", "raster:scale", "raster:offset", "nodata", "data_type")
+_INHERITED_FIELDS = ("raster:scale", "raster:offset", "raster:nodata", "nodata")
+"""Properties of an item, since STAC 1.1, that hold for all its bands that say nothing else."""
 _LONGEST_NAME = 255
 """Bytes of the name of a file, on all usual file systems."""
 _PRODUCT_FIELDS = ("title", "s2:product_uri", "s2:granule_id", "s2:tile_id", "platform", "constellation")
@@ -51,6 +53,9 @@ class SourceItem:
         names: Texts that may hold the name of the product, its collection or satellite.
         baseline: Processing baseline of Sentinel-2, such as 5.09, if the item tells.
         is_offset_applied: Whether the offset of Sentinel-2 is in the numbers already, if the item tells.
+        scale: Scale of bands that the item does not describe, or None.
+        offset: Offset of these, or None.
+        nodata: Nodata value of these, or None.
     """
 
     id: str
@@ -60,6 +65,9 @@ class SourceItem:
     names: tuple[str, ...]
     baseline: float | None
     is_offset_applied: bool | None
+    scale: float | None
+    offset: float | None
+    nodata: float | None
 
 
 def read_source_item(href: str) -> SourceItem:
@@ -110,7 +118,9 @@ def _parse_document(document: Any, href: str) -> SourceItem:
             fix="name another item, or the rasters themselves",
         )
     try:
-        bands = tuple(band for key, asset in assets.items() for band in _iter_bands(key, asset, href))
+        inherited = {name: item.properties[name] for name in _INHERITED_FIELDS if name in item.properties}
+        scale, offset, nodata = _read_calibration(inherited, {})
+        bands = tuple(band for key, asset in assets.items() for band in _iter_bands(key, asset, href, inherited))
     except (ValueError, TypeError, AttributeError) as error:
         raise InputError(
             f"bands of {href}",
@@ -128,6 +138,9 @@ def _parse_document(document: Any, href: str) -> SourceItem:
         names=names,
         baseline=_read_baseline(item, names),
         is_offset_applied=any(applied) if applied else None,
+        scale=scale,
+        offset=offset,
+        nodata=nodata,
     )
 
 
@@ -161,7 +174,7 @@ def _read_baseline(item: pystac.Item, names: Sequence[str]) -> float | None:
     return parse_baseline(value)
 
 
-def _iter_bands(key: str, asset: pystac.Asset, item_href: str) -> Iterator[BandCandidate]:
+def _iter_bands(key: str, asset: pystac.Asset, item_href: str, inherited: dict[str, Any]) -> Iterator[BandCandidate]:
     descriptions = _merge_band_descriptions(asset.extra_fields)
     for index, band in enumerate(descriptions, start=1):
         fields = {**asset.extra_fields, **band}
@@ -170,7 +183,7 @@ def _iter_bands(key: str, asset: pystac.Asset, item_href: str) -> Iterator[BandC
             fields.get("name"),
             fields.get("description"),
         )
-        scale, offset = (_to_float(_first_value(fields, f"raster:{name}", name)) for name in ("scale", "offset"))
+        scale, offset, nodata = _read_calibration(fields, inherited)
         yield BandCandidate(
             path=_resolve_href(asset, item_href),
             index=index,
@@ -182,8 +195,15 @@ def _iter_bands(key: str, asset: pystac.Asset, item_href: str) -> Iterator[BandC
             wavelength=_to_float(_first_value(fields, "eo:center_wavelength", "center_wavelength")),
             scale=scale,
             offset=offset,
-            nodata=_to_float(_first_value(fields, "nodata", "raster:nodata")),
+            nodata=nodata,
         )
+
+
+def _read_calibration(fields: dict[str, Any], inherited: dict[str, Any]) -> tuple[float | None, ...]:
+    """Return scale, offset and nodata value of a band, each None if neither its own nor inherited fields have it."""
+    names = ("raster:scale", "scale"), ("raster:offset", "offset"), ("nodata", "raster:nodata")
+    values = ((_first_value(fields, *same), _first_value(inherited, *same)) for same in names)
+    return tuple(_to_float(common if own is None else own) for own, common in values)
 
 
 def _merge_band_descriptions(fields: dict[str, Any]) -> list[dict[str, Any]]:
