@@ -43,10 +43,7 @@ def read_virtual_raster(path: str, dataset: Any) -> VirtualRaster:
     Raises:
         ValueError: GDAL's text of it is no XML.
     """
-    try:
-        root = ElementTree.fromstring(dataset.tags(ns="xml:VRT").get("xml:VRT", "<VRTDataset/>"))
-    except ElementTree.ParseError as error:
-        raise ValueError(f"a VRT whose text is no XML: {error}") from error
+    root = _parse_text(dataset)
     folder = os.path.dirname(path)  # noqa: PTH120 - not always a path
     # GDAL lists all sources but those of a mask.
     masks = [_resolve(element, folder) for mask in root.iter("MaskBand") for element in mask.iter("SourceFilename")]
@@ -57,6 +54,37 @@ def read_virtual_raster(path: str, dataset: Any) -> VirtualRaster:
         numbers[name] = max(size, numbers.get(name, 0))
     is_derived = any(band.get("subClass") == "VRTDerivedRasterBand" for band in root.iter("VRTRasterBand"))
     return VirtualRaster(tuple(sources), numbers, is_derived)
+
+
+def list_band_sources(path: str, dataset: Any) -> dict[int, tuple[str, int]]:
+    """Return the raster that each band of an open VRT shows, or the first of its tiles.
+
+    Args:
+        path: What was opened.
+        dataset: The open rasterio dataset.
+
+    Returns:
+        Name of the raster as GDAL opens it and index of the band in it, by the index in the VRT, counted from 1. Bands
+        that GDAL computes or warps are not among them.
+
+    Raises:
+        ValueError: GDAL's text of it is no XML.
+    """
+    found: dict[int, tuple[str, int]] = {}
+    folder = os.path.dirname(path)  # noqa: PTH120 - not always a path
+    for position, band in enumerate(_parse_text(dataset).findall("VRTRasterBand"), start=1):
+        for source in reversed([] if band.get("subClass") == "VRTDerivedRasterBand" else band):
+            name, index = source.find("SourceFilename"), source.findtext("SourceBand", "1").strip()
+            if name is not None and index.isdecimal():
+                found[int(band.get("band", position))] = _resolve(name, folder), int(index)
+    return found
+
+
+def _parse_text(dataset: Any) -> ElementTree.Element:
+    try:
+        return ElementTree.fromstring(dataset.tags(ns="xml:VRT").get("xml:VRT", "<VRTDataset/>"))
+    except ElementTree.ParseError as error:
+        raise ValueError(f"a VRT whose text is no XML: {error}") from error
 
 
 def _resolve(element: ElementTree.Element, folder: str) -> str:

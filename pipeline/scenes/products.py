@@ -16,9 +16,10 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from seamline.pipeline.common.errors import InputError
+from seamline.pipeline.common.sensors import recognize_sensors
 from seamline.pipeline.raster_io.gdal import gdal_environment, read_tags
 from seamline.pipeline.scenes.band_files import open_source_raster
-from seamline.pipeline.scenes.band_matching import BandCandidate, find_sensor_number, recognize_sensors
+from seamline.pipeline.scenes.band_matching import BandCandidate, find_sensor_number
 from seamline.pipeline.storage.atomic import refuse_special_file
 from seamline.pipeline.storage.confinement import open_confined
 from seamline.pipeline.storage.json_documents import read_document
