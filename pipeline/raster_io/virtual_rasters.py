@@ -57,7 +57,7 @@ def read_virtual_raster(path: str, dataset: Any) -> VirtualRaster:
 
 
 def list_band_sources(path: str, dataset: Any) -> dict[int, tuple[str, int]]:
-    """Return the raster that each band of an open VRT shows, or the first of its tiles.
+    """Return the raster that each band of an open VRT shows: as it is, the first of its tiles, warped or sharpened.
 
     Args:
         path: What was opened.
@@ -65,18 +65,26 @@ def list_band_sources(path: str, dataset: Any) -> dict[int, tuple[str, int]]:
 
     Returns:
         Name of the raster as GDAL opens it and index of the band in it, by the index in the VRT, counted from 1. Bands
-        that GDAL computes or warps are not among them.
+        that GDAL computes by pixel functions are not among them.
 
     Raises:
         ValueError: GDAL's text of it is no XML.
     """
+    root, folder = _parse_text(dataset), os.path.dirname(path)  # noqa: PTH120 - not always a path
+    places: list[tuple[str | None, ElementTree.Element | None, str | None]] = []
+    for warp in root.findall("GDALWarpOptions"):
+        name = warp.find("SourceDataset")
+        places += [(band.get("dst"), name, band.get("src")) for band in warp.iter("BandMapping")]
+    for band in root.iter("SpectralBand"):
+        places.append((band.get("dstBand"), band.find("SourceFilename"), band.findtext("SourceBand", "1")))
+    for band in root.findall("VRTRasterBand"):
+        if band.get("subClass") not in {"VRTDerivedRasterBand", "VRTRawRasterBand"}:
+            sources = [source for source in band if source.find("SourceFilename") is not None]
+            places += [(band.get("band"), s.find("SourceFilename"), s.findtext("SourceBand", "1")) for s in sources]
     found: dict[int, tuple[str, int]] = {}
-    folder = os.path.dirname(path)  # noqa: PTH120 - not always a path
-    for position, band in enumerate(_parse_text(dataset).findall("VRTRasterBand"), start=1):
-        for source in reversed([] if band.get("subClass") == "VRTDerivedRasterBand" else band):
-            name, index = source.find("SourceFilename"), source.findtext("SourceBand", "1").strip()
-            if name is not None and index.isdecimal():
-                found[int(band.get("band", position))] = _resolve(name, folder), int(index)
+    for own, name, index in places:
+        if name is not None and (own or "").isdecimal() and (index or "").isdecimal():
+            found.setdefault(int(own or 0), (_resolve(name, folder), int(index or 0)))
     return found
 
 

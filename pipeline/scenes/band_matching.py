@@ -21,8 +21,7 @@ from seamline.pipeline.common.sensors import (
 
 _COUNTED = re.compile(r"B(?:AND)?[ _-]?0*(\d+)(?![A-Z0-9])", re.IGNORECASE)
 """Begin of a description that may be no more than the position of a band in its file."""
-_NUMBERED = re.compile(r"(?:sr_)?b(?:and)?[ _-]?(?:8a|\d{1,2})")
-"""Name of a band, in small letters, that is hardly more than a number."""
+_SHORT_NAME = re.compile(r"(?:sr_)?b(?:and)?[ _-]?(?:8a|\d{1,2})")
 _BY_WAVELENGTH = (
     *("coastal", "blue", "green", "red", "rededge", "rededge071", "rededge075", "rededge078"),
     *("nir", "nir09", "cirrus", "swir16", "swir22", "lwir", "lwir11", "lwir12"),
@@ -178,8 +177,8 @@ def _match_by_evidence(
             expected=f"numbers of {', '.join(WELL_KNOWN)}, or names",
             fix=_FIX,
         )
-    warning = f"{origin} names no sensor: its band numbers are taken for those of {' or '.join(answers)}"
-    return next(iter(answers.values())), [warning]
+    assumed = f"{origin} names no sensor: its band numbers are taken for those of {' or '.join(answers)}"
+    return next(iter(answers.values())), [assumed]
 
 
 def may_be_sentinel_2(bands: Iterable[BandCandidate]) -> bool:
@@ -235,7 +234,7 @@ def _match_by_request(
         fitting = [c for c in candidates if key in (*(name.casefold() for name in c.labels), c.stem.casefold())]
         if one_file and key.isdigit():
             fitting = [c for c in candidates if c.index == int(key)]
-        if not fitting and _NUMBERED.fullmatch(key):
+        if not fitting and _SHORT_NAME.fullmatch(key):
             fitting = [c for c in candidates if c.number == parse_band_number(key)]
         if not fitting:
             raise InputError(

@@ -212,17 +212,22 @@ def _describe_by_coordinates(
             are_bands and numbers in (list(range(1, len(images) + 1)), list(range(len(images))))
         ):
             continue
-        are_wavelengths = _WAVELENGTH_DIMENSION.search(dimension) or (
-            are_bands and min(map(_to_size, values)) >= _LEAST_NANOMETRES
+        are_wavelengths = None not in wavelengths and (
+            _WAVELENGTH_DIMENSION.search(dimension)
+            or (are_bands and (set(numbers) == {None} or min(map(_to_size, values)) >= _LEAST_NANOMETRES))
         )
         for index, value, number, wavelength in zip(images, values, numbers, wavelengths, strict=True):
             names, known = found.get(index, ((), None))
-            if are_wavelengths and wavelength is not None:
+            if are_wavelengths:
                 found[index] = names, wavelength
             elif are_bands and value is not None:
                 found[index] = (*names, value if number is None else f"B{number}"), known
             else:
                 found[index] = (*names, f"{dimension}[{index if value is None else value}]"), known
+    # Names or wavelengths beside a dimension that only counts: GDAL doesn't read them.
+    beside = {**read_tags(file), **read_tags(file, 1)}.get("coordinates", "")
+    if not found and any(map(_BAND_DIMENSION.search, beside.split())):
+        return {index: ((f"band[{index}]",), None) for index in images}
     return found
 
 
@@ -247,7 +252,7 @@ def _is_position(description: str, index: int) -> bool:
 def _list_dimensions(file: OpenRaster, images: Sequence[int]) -> list[tuple[str, str, list[str | None]]]:
     """Return name, unit and coordinates of the dimensions that the bands of a NetCDF or Zarr array are slices of.
 
-    A coordinate is None where GDAL doesn't tell it. Bands of Zarr arrays without coordinates are slices of none.
+    A coordinate is None where GDAL doesn't tell it. Without coordinates the slices of Zarr arrays are counted.
     """
     tags, own = read_tags(file), {index: read_tags(file, index) for index in images}
     dimensions = []
@@ -256,8 +261,8 @@ def _list_dimensions(file: OpenRaster, images: Sequence[int]) -> list[tuple[str,
         values = [own[index].get(f"NETCDF_DIM_{name}") if is_known else None for index in images]
         dimensions.append((name, tags.get(f"{name}#units", ""), values))
     first = own[images[0]] if images else {}
-    for name in (found[1] for key in first if (found := re.fullmatch(r"DIM_(.+)_VALUE", key))):
-        values = [own[index].get(f"DIM_{name}_VALUE") for index in images]
+    for name in (found[1] for key in first if (found := re.fullmatch(r"DIM_(.+)_INDEX", key))):
+        values = [own[index].get(f"DIM_{name}_VALUE", own[index].get(f"DIM_{name}_INDEX")) for index in images]
         dimensions.append((name, first.get(f"DIM_{name}_UNIT", ""), values))
     return dimensions
 

@@ -12,6 +12,7 @@ import pyproj
 import pytest
 import rasterio
 import xarray as xr
+from rasterio.vrt import WarpedVRT
 
 from seamline.pipeline.common.errors import InputError
 from seamline.pipeline.common.sensors import (
@@ -152,8 +153,10 @@ def test_wavelengths_stand_in_texts() -> None:
 # --- coordinates of arrays -------------------------------------------------------------------------------
 
 
-def write_cube(path: Path, dimension: str, coordinate: Sequence[Any] | None, **attributes: str) -> Path:
-    """A NetCDF file or a Zarr folder with one variable, whose bands begin with red."""
+def write_cube(
+    path: Path, dimension: str, coordinate: Sequence[Any] | None, *, beside: str | None = None, **attributes: str
+) -> Path:
+    """A NetCDF file or a Zarr folder with one variable, whose bands begin with red; and names of them ``beside``."""
     x, y = UTM.c + 30 * (np.arange(EDGE) + 0.5), UTM.f - 30 * (np.arange(EDGE) + 0.5)
     axes = {name: {"standard_name": f"projection_{name}_coordinate", "units": "m"} for name in "xy"}
     pixels = NUMBERS[list(RED_FIRST)].astype("int16")
@@ -163,6 +166,8 @@ def write_cube(path: Path, dimension: str, coordinate: Sequence[Any] | None, **a
         coords={"x": ("x", x, axes["x"]), "y": ("y", y, axes["y"]), **own},
     )
     dataset["spatial_ref"] = xr.DataArray(0, attrs=pyproj.CRS.from_epsg(32620).to_cf())
+    if beside is not None:
+        dataset = dataset.assign_coords({beside: (dimension, reordered(WAVELENGTHS))})
     if path.suffix == ".nc":
         dataset.to_netcdf(path)
     else:
@@ -204,9 +209,12 @@ def test_texts_as_coordinates_of_netcdf_leave_the_order_open_and_are_no_bands(tm
 
 @pytest.mark.parametrize("suffix", [".nc", ".zarr"])
 @pytest.mark.parametrize(
-    ("dimension", "coordinate"), [("time", range(1, 7)), ("depth", range(6)), ("time", range(0, 60, 10))]
+    ("dimension", "coordinate"),
+    [("time", None), ("time", range(1, 7)), ("depth", range(6)), ("time", range(0, 60, 10))],
 )
-def test_days_and_depths_are_no_bands(tmp_path: Path, suffix: str, dimension: str, coordinate: Sequence[int]) -> None:
+def test_days_and_depths_are_no_bands(
+    tmp_path: Path, suffix: str, dimension: str, coordinate: Sequence[int] | None
+) -> None:
     cube = write_cube(tmp_path / f"x{suffix}", dimension, coordinate)
     with pytest.raises(InputError, match=rf"do not match the model: got .*{dimension}\[.*--bands"):
         opened(cube)
@@ -219,6 +227,21 @@ def test_coordinates_that_only_count_say_nothing(tmp_path: Path, suffix: str, co
     scene = opened(write_cube(tmp_path / f"x{suffix}", "band", coordinate))
     assert indexes(scene) == [1, 2, 3, 4, 5, 6]
     assert any("taken in the order blue, green" in warning for warning in scene.warnings)
+
+
+@pytest.mark.parametrize("beside", ["wavelength", "band_name"])
+@pytest.mark.parametrize(("suffix", "coordinate"), [(".nc", range(1, 7)), (".zarr", range(1, 7)), (".zarr", None)])
+def test_coordinates_that_gdal_does_not_tell_leave_the_order_open(
+    tmp_path: Path, suffix: str, coordinate: Sequence[int] | None, beside: str
+) -> None:
+    cube = write_cube(tmp_path / f"x{suffix}", "band", coordinate, beside=beside)
+    with pytest.raises(InputError, match=r"do not match the model: got .*band\[1\].*--bands"):
+        opened(cube)
+    assert indexes(opened(cube, bands=tuple("321456"))) == EXPECTED
+
+
+def test_coordinates_that_gdal_takes_for_those_of_the_dimension_tell_the_bands(tmp_path: Path) -> None:
+    assert indexes(opened(write_cube(tmp_path / "x.nc", "band", None, beside="wavelength"))) == EXPECTED
 
 
 # --- sources of VRTs -------------------------------------------------------------------------------------
@@ -251,6 +274,15 @@ def test_the_files_of_a_vrt_name_its_bands(tmp_path: Path, pattern: str, bands: 
         )
     )
     assert indexes(opened(outer)) == [1, 2, 3, 4, 5, 6]
+
+
+def test_the_source_of_a_warped_vrt_names_its_bands(tmp_path: Path) -> None:
+    stack = write_separate(tmp_path, [f"{band}.tif" for band in reordered(SENTINEL_2)])
+    with rasterio.open(stack) as file, WarpedVRT(file, crs="EPSG:32620") as warped:
+        rasterio.shutil.copy(warped, tmp_path / "warped.vrt", driver="VRT")
+    text = (tmp_path / "warped.vrt").read_text()
+    assert "GDALWarpOptions" in text and "Description" not in text
+    assert indexes(opened(tmp_path / "warped.vrt")) == EXPECTED
 
 
 def test_descriptions_and_wavelengths_of_the_files_of_a_vrt_count(tmp_path: Path) -> None:
