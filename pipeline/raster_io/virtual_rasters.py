@@ -43,10 +43,7 @@ def read_virtual_raster(path: str, dataset: Any) -> VirtualRaster:
     Raises:
         ValueError: GDAL's text of it is no XML.
     """
-    try:
-        root = ElementTree.fromstring(dataset.tags(ns="xml:VRT").get("xml:VRT", "<VRTDataset/>"))
-    except ElementTree.ParseError as error:
-        raise ValueError(f"a VRT whose text is no XML: {error}") from error
+    root = _parse_text(dataset)
     folder = os.path.dirname(path)  # noqa: PTH120 - not always a path
     # GDAL lists all sources but those of a mask.
     masks = [_resolve(element, folder) for mask in root.iter("MaskBand") for element in mask.iter("SourceFilename")]
@@ -57,6 +54,45 @@ def read_virtual_raster(path: str, dataset: Any) -> VirtualRaster:
         numbers[name] = max(size, numbers.get(name, 0))
     is_derived = any(band.get("subClass") == "VRTDerivedRasterBand" for band in root.iter("VRTRasterBand"))
     return VirtualRaster(tuple(sources), numbers, is_derived)
+
+
+def list_band_sources(path: str, dataset: Any) -> dict[int, tuple[str, int]]:
+    """Return the raster that each band of an open VRT shows: as it is, the first of its tiles, warped or sharpened.
+
+    Args:
+        path: What was opened.
+        dataset: The open rasterio dataset.
+
+    Returns:
+        Name of the raster as GDAL opens it and index of the band in it, by the index in the VRT, counted from 1. Bands
+        that GDAL computes by pixel functions are not among them.
+
+    Raises:
+        ValueError: GDAL's text of it is no XML.
+    """
+    root, folder = _parse_text(dataset), os.path.dirname(path)  # noqa: PTH120 - not always a path
+    places: list[tuple[str | None, ElementTree.Element | None, str | None]] = []
+    for warp in root.findall("GDALWarpOptions"):
+        name = warp.find("SourceDataset")
+        places += [(band.get("dst"), name, band.get("src")) for band in warp.iter("BandMapping")]
+    for band in root.iter("SpectralBand"):
+        places.append((band.get("dstBand"), band.find("SourceFilename"), band.findtext("SourceBand", "1")))
+    for band in root.findall("VRTRasterBand"):
+        if band.get("subClass") not in {"VRTDerivedRasterBand", "VRTRawRasterBand"}:
+            sources = [source for source in band if source.find("SourceFilename") is not None]
+            places += [(band.get("band"), s.find("SourceFilename"), s.findtext("SourceBand", "1")) for s in sources]
+    found: dict[int, tuple[str, int]] = {}
+    for own, name, index in places:
+        if name is not None and (own or "").isdecimal() and (index or "").isdecimal():
+            found.setdefault(int(own or 0), (_resolve(name, folder), int(index or 0)))
+    return found
+
+
+def _parse_text(dataset: Any) -> ElementTree.Element:
+    try:
+        return ElementTree.fromstring(dataset.tags(ns="xml:VRT").get("xml:VRT", "<VRTDataset/>"))
+    except ElementTree.ParseError as error:
+        raise ValueError(f"a VRT whose text is no XML: {error}") from error
 
 
 def _resolve(element: ElementTree.Element, folder: str) -> str:

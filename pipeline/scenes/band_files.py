@@ -79,7 +79,7 @@ class BandFile:
 def list_subdatasets(path: str) -> list[str]:
     """Return GDAL's names of the rasters in a file or a Zarr folder that has no bands of its own.
 
-    Subdatasets with one row or column, such as coordinates, are none.
+    Subdatasets with one row or column, such as coordinates, and texts are none.
 
     Raises:
         InputError: The path is no raster, or GDAL can read none of its subdatasets.
@@ -87,8 +87,11 @@ def list_subdatasets(path: str) -> list[str]:
     rasters: list[str] = []
     failures: list[str] = []
     with gdal_environment(path):
-        dataset = _open_file(path).dataset
-        for name in [] if dataset.count else dataset.subdatasets:
+        file = _open_file(path)
+        kinds = read_tags(file, domain="SUBDATASETS")
+        for number, name in enumerate([] if file.dataset.count else file.dataset.subdatasets, start=1):
+            if "(8-bit character)" in kinds.get(f"SUBDATASET_{number}_DESC", ""):
+                continue
             try:
                 rasters += [name] if min(open_cached_raster(name).grid.shape) > 1 else []
             except RasterioIOError as error:

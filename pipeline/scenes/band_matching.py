@@ -7,92 +7,27 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from seamline.pipeline.common.errors import InputError
+from seamline.pipeline.common.sensors import (
+    ALL_NUMBERS,
+    NUMBERS_BY_NAME,
+    WELL_KNOWN,
+    WHOLE_STACKS,
+    find_other_sensor,
+    find_wavelengths,
+    parse_band_number,
+    recognize_sensors,
+    to_common_name,
+)
 
-_SYNONYMS = {
-    "b": "blue",
-    "g": "green",
-    "r": "red",
-    "n": "nir",
-    "nir08": "nir",
-    "swir1": "swir16",
-    "swir2": "swir22",
-}
-_SENSORS: dict[str, dict[str, str]] = {
-    "Sentinel-2": {
-        "coastal": "1",
-        "blue": "2",
-        "green": "3",
-        "red": "4",
-        "rededge071": "5",
-        "rededge075": "6",
-        "rededge078": "7",
-        "nir": "8 8A",
-        "nir09": "9",
-        "swir16": "11",
-        "swir22": "12",
-    },
-    "Landsat 8/9": {
-        "coastal": "1",
-        "blue": "2",
-        "green": "3",
-        "red": "4",
-        "nir": "5",
-        "swir16": "6",
-        "swir22": "7",
-        "pan": "8",
-        "cirrus": "9",
-        "lwir11": "10",
-        "lwir12": "11",
-    },
-    "Landsat 4-7": {
-        "blue": "1",
-        "green": "2",
-        "red": "3",
-        "nir": "4",
-        "swir16": "5",
-        "lwir": "6",
-        "swir22": "7",
-    },
-}
-# The Harmonized Landsat Sentinel-2 product takes the narrow near infrared of Sentinel-2, which is like Landsat's.
-_SENSORS["HLS S30"] = _SENSORS["Sentinel-2"] | {"nir": "8A 8"}
-# The Multispectral Scanner has no blue, and two near infrareds that are not those of the others.
-_SENSORS["Landsat 1-3 MSS"] = {"green": "4", "red": "5"}
-_SENSORS["Landsat 4-5 MSS"] = {"green": "1", "red": "2"}
-_WELL_KNOWN = ("Sentinel-2", "Landsat 8/9", "Landsat 4-7")
-"""Sensors whose numbers are understood where no sensor is named."""
-_SENSOR_NAMES = {
-    "HLS S30": re.compile(r"HLS2?[._-]?S30", re.IGNORECASE),
-    # Satellite, mission, or the tile of a granule.
-    "Sentinel-2": re.compile(
-        r"(?<![A-Z0-9])(S2[A-D]?(?![A-Z0-9])|S2[A-D]_|T\d\d[C-X][A-Z]{2}(?![A-Z0-9])|SENTINEL[-_ ]?2)", re.IGNORECASE
-    ),
-    # Of the sensors whose surface reflectance is named SR_B1 to SR_B7, only Landsat 8 and 9 have an SR_B6.
-    "Landsat 8/9": re.compile(
-        r"(?<![A-Z0-9])(L[COT]0[89]|L[COT][89]\d{13}|LANDSAT[-_ ]?[89](?!\d)|HLS2?[._-]?L30|SR_B6)", re.IGNORECASE
-    ),
-    "Landsat 4-7": re.compile(r"(?<![A-Z0-9])(L[TE]0[4-7]|L[TE][4-7]\d{13}|LANDSAT[-_ ]?[4-7](?!\d))", re.IGNORECASE),
-    "Landsat 1-3 MSS": re.compile(r"(?<![A-Z0-9])(LM0[1-3]|LM[1-3]\d{13})", re.IGNORECASE),
-    "Landsat 4-5 MSS": re.compile(r"(?<![A-Z0-9])(LM0[45]|LM[45]\d{13})", re.IGNORECASE),
-}
-_SENSOR_NUMBERS = {
-    "Sentinel-2": {"8A", *map(str, range(1, 13))},
-    "HLS S30": {"8A", *map(str, range(1, 13))},
-    "Landsat 8/9": set(map(str, range(1, 12))),
-    "Landsat 4-7": {"61", "62", *map(str, range(1, 9))},
-    "Landsat 1-3 MSS": set(map(str, range(4, 9))),
-    "Landsat 4-5 MSS": set(map(str, range(1, 5))),
-}
-"""All numbers that bands of a sensor have."""
-_WHOLE_STACKS = {"Landsat 8/9": (7, 9, 11), "Landsat 4-7": (7, 8), "Landsat 4-5 MSS": (4,)}
-"""How many bands a stack has whose positions are the numbers of its sensor."""
-_BAND_NUMBER = re.compile(r"(?<![A-Z0-9])B(?:AND)?[ _-]?0*(8A|\d{1,2})(?![A-Z0-9])", re.IGNORECASE)
 _COUNTED = re.compile(r"B(?:AND)?[ _-]?0*(\d+)(?![A-Z0-9])", re.IGNORECASE)
 """Begin of a description that may be no more than the position of a band in its file."""
+_SHORT_NAME = re.compile(r"(?:sr_)?b(?:and)?[ _-]?(?:8a|\d{1,2})")
 _BY_WAVELENGTH = (
     *("coastal", "blue", "green", "red", "rededge", "rededge071", "rededge075", "rededge078"),
     *("nir", "nir09", "cirrus", "swir16", "swir22", "lwir", "lwir11", "lwir12"),
 )
+_TOLERANCE = 0.05
+"""How far the wavelengths of bands may be from what a name or a model says, as a share."""
 _COLOURS = 4
 """Red, green, blue and near infrared."""
 _FIX = "name the bands in the model's order with --bands (numbers, descriptions or file names)"
@@ -125,8 +60,10 @@ class BandCandidate:
         is_only_band: Whether the file has no other band.
         is_described: Whether a description names the band, and not just a colour interpretation.
         is_alpha: Whether it seems to be an alpha band, which is taken only if the user names it.
+        is_picture: Whether it is part of a picture beside other bands, and is taken only if the user names it.
         pixel_size: Edge of a pixel in a unit that all bands of a source share; tells resolutions of one band apart.
         wavelength: Centre in µm, if known.
+        data_type: numpy's name of the type of the pixels, if known.
         scale: Scale in the catalogue, or None.
         offset: Offset in the catalogue, or None.
         nodata: Nodata value in the catalogue, or None.
@@ -143,7 +80,9 @@ class BandCandidate:
     scale: float | None = None
     offset: float | None = None
     nodata: float | None = None
+    data_type: str | None = None
     is_alpha: bool = False
+    is_picture: bool = False
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -161,10 +100,7 @@ class BandCandidate:
             texts = self.labels
         elif self.is_only_band:
             texts = (self.stem,)
-        for text in texts:
-            if found := _BAND_NUMBER.findall(text):
-                return str(found[-1]).upper()
-        return None
+        return next((number for text in texts if (number := parse_band_number(text))), None)
 
     def __str__(self) -> str:
         name = self.labels[0] if self.labels else f"band {self.index}"
@@ -180,9 +116,9 @@ def match_bands(
 ) -> tuple[list[BandCandidate], list[str]]:
     """Return the band of the source for each band that the model needs.
 
-    These ways are tried in turn: the user's request; names; band numbers of Sentinel-2 and Landsat in descriptions and
-    file names, unless they may be positions; the order of the bands in a single file that describes nothing, where
-    files have only one order.
+    These ways are tried in turn: the user's request; names; band numbers, if a known sensor is named; wavelengths; band
+    numbers that may be those of Sentinel-2 or Landsat, unless they may be positions; the order of the bands in a single
+    file that describes nothing, where files have only one order. Where wavelengths are known, they have to agree.
 
     Args:
         needs: Bands of the model, in order.
@@ -200,62 +136,83 @@ def match_bands(
     if requested:
         chosen = _match_by_request(needs, candidates, requested)
         return chosen, _tell_repeated(needs, chosen)
-    candidates = [c for c in candidates if not c.is_alpha]
+    offered, candidates = candidates, [c for c in candidates if not (c.is_alpha or c.is_picture)]
+    text = " ".join([origin, *names, *(c.stem for c in candidates), *(label for c in candidates for label in c.labels)])
+    chosen, warnings = _match_by_evidence(needs, candidates, origin, text)
+    if not chosen and _are_in_usual_order(needs, candidates, text):
+        order = ", ".join(need.name for need in needs)
+        chosen = list(candidates)
+        warnings = [f"{origin} does not name its bands: they are taken in the order {order}; --bands says otherwise"]
+    if not chosen:
+        raise InputError(
+            f"the bands of {origin} do not match the model",
+            got=_join_names(str(c) for c in offered if not c.is_alpha),
+            expected=_join_names(need.name for need in needs),
+            fix=_FIX,
+        )
+    _check_wavelengths(needs, chosen, origin)
+    return chosen, warnings
+
+
+def _match_by_evidence(
+    needs: Sequence[BandNeed], candidates: Sequence[BandCandidate], origin: str, text: str
+) -> tuple[list[BandCandidate], list[str]]:
+    """Return the bands by names, numbers or wavelengths, and warnings; no bands if these do not tell all of them."""
     if named := _match_by_name(needs, candidates):
         return named, []
-    numbered, warnings = _match_by_number(needs, candidates, origin, names)
-    if numbered:
-        return numbered, warnings
-    if _are_in_usual_order(needs, candidates, origin):
-        names = ", ".join(need.name for need in needs)
-        return list(candidates), [
-            f"{origin} does not name its bands: they are taken in the order {names}; --bands says otherwise"
-        ]
-    raise InputError(
-        f"the bands of {origin} do not match the model",
-        got=_join_names(map(str, candidates)),
-        expected=_join_names(need.name for need in needs),
-        fix=_FIX,
-    )
-
-
-def recognize_sensors(text: str) -> list[str]:
-    """Return the sensors that are named in a text, such as the name of a product."""
-    known = [sensor for sensor, pattern in _SENSOR_NAMES.items() if pattern.search(text)]
-    # Harmonized products name the tile of Sentinel-2, also those of Landsat.
-    return [sensor for sensor in known if sensor != "Sentinel-2"] if "HLS" in text.upper() and len(known) > 1 else known
+    numbers, other = {c.number for c in candidates if c.number}, find_other_sensor(text)
+    known = recognize_sensors(text) or (["Sentinel-2"] if numbers & {"8A", "12"} and not other else [])
+    if answers := _ask_sensors(needs, candidates, known, origin):
+        return next(iter(answers.values())), []
+    if measured := _match_by_wavelength(needs, candidates):
+        found = _join_names(f"{need.name} {band.wavelength:g} µm" for need, band in zip(needs, measured, strict=True))
+        return measured, [f"the bands of {origin} are chosen by their wavelengths: {found}"]
+    answers = {} if known else _ask_sensors(needs, candidates, WELL_KNOWN, origin)
+    if not answers or _is_run(numbers):
+        return [], []
+    if other:
+        raise InputError(
+            f"the band numbers of {origin} have a meaning that is not known",
+            got=f"{_join_names(sorted(numbers))} of {other}",
+            expected=f"numbers of {', '.join(WELL_KNOWN)}, or names",
+            fix=_FIX,
+        )
+    assumed = f"{origin} names no sensor: its band numbers are taken for those of {' or '.join(answers)}"
+    return next(iter(answers.values())), [assumed]
 
 
 def may_be_sentinel_2(bands: Iterable[BandCandidate]) -> bool:
     """Return whether bands have numbers, and all of them could be those of Sentinel-2."""
     numbers = {band.number for band in bands} - {None}
-    return bool(numbers) and numbers <= _SENSOR_NUMBERS["Sentinel-2"]
+    return bool(numbers) and numbers <= ALL_NUMBERS["Sentinel-2"]
 
 
 def find_sensor_number(band: BandCandidate, sensor: str) -> str | None:
     """Return the number of a band in a sensor, by its own number or by its common name; None if neither tells."""
-    table = _SENSORS[sensor]
-    named = (table[name].split()[0] for name in map(_canonical_name, band.names) if name in table)
+    table = NUMBERS_BY_NAME[sensor]
+    named = (table[name].split()[0] for name in map(to_common_name, band.names) if name in table)
     return band.number or next(named, None)
 
 
-def _are_in_usual_order(needs: Sequence[BandNeed], candidates: Sequence[BandCandidate], origin: str) -> bool:
+def _are_in_usual_order(needs: Sequence[BandNeed], candidates: Sequence[BandCandidate], text: str) -> bool:
     """Return whether the bands of a file that describes nothing are surely those that the model needs, in its order.
 
     Stacks of five bands and more are ordered by wavelength, as nearly all models are. Four bands are found as red,
-    green, blue, near infrared and as blue, green, red, near infrared. The stacks of a known sensor have bands left out
-    or moved. A colour interpretation that says another order than the model's leaves it open.
+    green, blue, near infrared and as blue, green, red, near infrared. The stacks of a sensor that is named have bands
+    left out or moved. A colour interpretation or a wavelength that says another order than the model's leaves it open.
     """
     if len({c.path for c in candidates}) > 1 or len(candidates) != len(needs):
         return False
-    if any(c.is_described for c in candidates) or any(pattern.search(origin) for pattern in _SENSOR_NAMES.values()):
+    if any(c.is_described for c in candidates) or recognize_sensors(text) or find_other_sensor(text):
         return False
-    known = [_canonical_name(need.name) for need in needs]
+    if any(c.wavelength for c in candidates) and any(map(_find_limits, needs)):
+        return False
+    known = [to_common_name(need.name) for need in needs]
     if not all(name in _BY_WAVELENGTH for name in known):
         return True  # the model's bands have no meaning of their own
     positions = [_BY_WAVELENGTH.index(name) for name in known]
     for name, candidate in zip(known, candidates, strict=True):
-        if any(label in _BY_WAVELENGTH and label != name for label in map(_canonical_name, candidate.labels)):
+        if any(label in _BY_WAVELENGTH and label != name for label in map(to_common_name, candidate.labels)):
             return False
     return len(needs) > _COLOURS and positions == sorted(positions)
 
@@ -277,8 +234,8 @@ def _match_by_request(
         fitting = [c for c in candidates if key in (*(name.casefold() for name in c.labels), c.stem.casefold())]
         if one_file and key.isdigit():
             fitting = [c for c in candidates if c.index == int(key)]
-        if not fitting and (number := _BAND_NUMBER.fullmatch(key.removeprefix("sr_"))):
-            fitting = [c for c in candidates if c.number == number[1].upper()]
+        if not fitting and _SHORT_NAME.fullmatch(key):
+            fitting = [c for c in candidates if c.number == parse_band_number(key)]
         if not fitting:
             raise InputError(
                 f"no band {request!r}",
@@ -303,11 +260,11 @@ def _match_by_name(needs: Sequence[BandNeed], candidates: Sequence[BandCandidate
     chosen = []
     for need in needs:
         aliases = {alias.casefold() for alias in need.aliases}
-        canonical = {_canonical_name(name) for name in (need.name, *need.aliases)}
+        canonical = {to_common_name(name) for name in (need.name, *need.aliases)}
         fitting = (
             [c for c in candidates if need.name.casefold() in map(str.casefold, c.names)]
             or [c for c in candidates if aliases.intersection(map(str.casefold, c.names))]
-            or [c for c in candidates if canonical.intersection(map(_canonical_name, c.names))]
+            or [c for c in candidates if canonical.intersection(map(to_common_name, c.names))]
         )
         if not fitting:
             return None
@@ -315,36 +272,66 @@ def _match_by_name(needs: Sequence[BandNeed], candidates: Sequence[BandCandidate
     return chosen
 
 
-def _match_by_number(
-    needs: Sequence[BandNeed], candidates: Sequence[BandCandidate], origin: str, names: Sequence[str]
-) -> tuple[list[BandCandidate] | None, list[str]]:
-    text = " ".join([origin, *names, *(c.stem for c in candidates), *(label for c in candidates for label in c.labels)])
-    known = recognize_sensors(text)
-    numbers = {c.number for c in candidates if c.number}
-    if not known and numbers & {"8A", "12"}:
-        known = ["Sentinel-2"]
-    answers: dict[str, tuple[BandCandidate, ...]] = {}
-    for sensor in known or _WELL_KNOWN:
+def _ask_sensors(
+    needs: Sequence[BandNeed], candidates: Sequence[BandCandidate], sensors: Sequence[str], origin: str
+) -> dict[str, list[BandCandidate]]:
+    """Return the bands by their numbers in each of some sensors that has them all; these have to agree.
+
+    Raises:
+        InputError: The numbers mean different bands in two of the sensors.
+    """
+    answers: dict[str, list[BandCandidate]] = {}
+    for sensor in sensors:
         if not _may_be_numbers_of(sensor, candidates):
             continue
-        found = [band for need in needs if (band := _find_by_number(need, candidates, _SENSORS[sensor]))]
+        found = [band for need in needs if (band := _find_by_number(need, candidates, NUMBERS_BY_NAME[sensor]))]
         if len(found) == len(needs):
-            answers[sensor] = tuple(found)
-    if not answers:
-        return None, []
-    if len(set(answers.values())) > 1:
+            answers[sensor] = found
+    if len(set(map(tuple, answers.values()))) > 1:
         raise InputError(
             f"the band numbers of {origin} have more than one meaning",
-            got=_join_names(sorted(numbers)),
+            got=_join_names(sorted({c.number for c in candidates if c.number})),
             expected=f"the bands of one of {', '.join(answers)}",
             fix=_FIX,
         )
-    if not known and _is_run(numbers):
-        return None, []
-    sensor, chosen = next(iter(answers.items()))
-    if known or len(answers) > 1:
-        return list(chosen), []
-    return list(chosen), [f"{origin} names no sensor: its band numbers are taken for those of {sensor}"]
+    return answers
+
+
+def _match_by_wavelength(needs: Sequence[BandNeed], candidates: Sequence[BandCandidate]) -> list[BandCandidate] | None:
+    """Return the band nearest to the wavelength of each need, among those that its name may stand for."""
+    chosen = []
+    for need in needs:
+        if (limits := _find_limits(need)) is None:
+            return None
+        least, usual, largest = limits
+        fitting = [c for c in candidates if c.wavelength is not None and least <= c.wavelength <= largest]
+        if not fitting:
+            return None
+        chosen.append(_pick_best(fitting, need.name, need.wavelength or usual))
+    return chosen if len({(c.path, c.index) for c in chosen}) == len(chosen) else None
+
+
+def _find_limits(need: BandNeed) -> tuple[float, float, float] | None:
+    """Return the least, usual and largest wavelength in µm that a band for a need has; None if nothing tells."""
+    named = (limits for name in (need.name, *need.aliases) if (limits := find_wavelengths(name)))
+    usual = need.wavelength
+    return next(named, (usual * (1 - _TOLERANCE), usual, usual * (1 + _TOLERANCE)) if usual else None)
+
+
+def _check_wavelengths(needs: Sequence[BandNeed], chosen: Sequence[BandCandidate], origin: str) -> None:
+    """Refuse bands whose names, numbers or places say one thing and whose wavelengths say another."""
+    for need, band in zip(needs, chosen, strict=True):
+        limits = find_wavelengths(need.name)
+        if limits is None or band.wavelength is None:
+            continue
+        least, _, largest = limits
+        if not least * (1 - _TOLERANCE) <= band.wavelength <= largest * (1 + _TOLERANCE):
+            raise InputError(
+                f"the bands of {origin} contradict their wavelengths",
+                got=f"{band} for {need.name}, at {band.wavelength:g} µm",
+                expected=f"{least:g} to {largest:g} µm",
+                fix=_FIX,
+            )
 
 
 def _may_be_numbers_of(sensor: str, candidates: Sequence[BandCandidate]) -> bool:
@@ -355,14 +342,14 @@ def _may_be_numbers_of(sensor: str, candidates: Sequence[BandCandidate]) -> bool
     """
     numbered = [c for c in candidates if c.number]
     numbers = {str(c.number) for c in numbered}
-    if not numbers <= _SENSOR_NUMBERS[sensor]:
+    if not numbers <= ALL_NUMBERS[sensor]:
         return False
-    if "8A" in _SENSOR_NUMBERS[sensor] - numbers and numbers >= set(map(str, range(1, 10))):
+    if "8A" in ALL_NUMBERS[sensor] - numbers and numbers >= set(map(str, range(1, 10))):
         return False
     is_counted = _is_run(numbers) and all(
         not c.is_only_band and c.number == str(c.index) and any(map(_COUNTED.match, c.labels)) for c in numbered
     )
-    return not is_counted or len(numbers) in _WHOLE_STACKS.get(sensor, ())
+    return not is_counted or len(numbers) in WHOLE_STACKS.get(sensor, ())
 
 
 def _is_run(numbers: set[str]) -> bool:
@@ -373,7 +360,7 @@ def _is_run(numbers: set[str]) -> bool:
 def _find_by_number(need: BandNeed, candidates: Sequence[BandCandidate], table: dict[str, str]) -> BandCandidate | None:
     """Return the band with the number that a sensor's table gives for the needed band; None if there is none."""
     for name in (need.name, *need.aliases):
-        for number in table.get(_canonical_name(name), "").split():
+        for number in table.get(to_common_name(name), "").split():
             if fitting := [c for c in candidates if c.number == number]:
                 return _pick_best(fitting, need.name, need.wavelength)
     return None
@@ -405,12 +392,6 @@ def _pick_best(fitting: Sequence[BandCandidate], name: str, wavelength: float | 
         tied = [str(band) for band in fitting if rank(band) == rank(best)]
         raise InputError(f"more than one band is {name!r}", got=_join_names(tied), expected="one", fix=_FIX)
     return best
-
-
-def _canonical_name(label: str) -> str:
-    """Return the STAC common name of a band for its short and older names."""
-    name = label.casefold()
-    return _SYNONYMS.get(name, name)
 
 
 def _join_names(names: Iterable[str]) -> str:

@@ -20,14 +20,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from seamline.pipeline.common.errors import InputError
+from seamline.pipeline.common.sensors import recognize_sensors
 from seamline.pipeline.raster_io.gdal import gdal_environment, read_tags
 from seamline.pipeline.scenes.band_files import ENVI_SCALE_TAG, SCALE_TAGS, open_source_raster, parse_number
-from seamline.pipeline.scenes.band_matching import (
-    BandCandidate,
-    find_sensor_number,
-    may_be_sentinel_2,
-    recognize_sensors,
-)
+from seamline.pipeline.scenes.band_matching import BandCandidate, find_sensor_number, may_be_sentinel_2
 from seamline.pipeline.storage.atomic import refuse_special_file
 from seamline.pipeline.storage.confinement import open_confined
 from seamline.pipeline.storage.json_documents import read_document

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path, PurePosixPath
@@ -11,7 +11,10 @@ from typing import Any
 
 from rasterio.enums import ColorInterp
 
-from seamline.pipeline.raster_io.gdal import gdal_environment, read_tags
+from seamline.pipeline.common.errors import InputError
+from seamline.pipeline.common.sensors import find_wavelength, parse_wavelength, to_common_name
+from seamline.pipeline.raster_io.gdal import OpenRaster, gdal_environment, read_tags
+from seamline.pipeline.raster_io.virtual_rasters import list_band_sources, read_virtual_raster
 from seamline.pipeline.scenes.band_files import open_source_raster
 from seamline.pipeline.scenes.band_matching import BandCandidate, may_be_sentinel_2
 from seamline.pipeline.scenes.products import ProductEvidence, is_numbered_as_sentinel_2
@@ -26,7 +29,19 @@ from seamline.pipeline.scenes.stac_item import read_source_item
 
 _PICTURE_ORDER = ("red", "green", "blue", "nir")
 """Order of the bands of pictures, and of aerial images of eight bits."""
+_RGB = {"red", "green", "blue"}
+_PICTURE_NAME = re.compile(
+    r"(?<![A-Z])(?:visual|TCI|true[-_ ]?colou?r|rendered|thumbnail|overview|preview|browse|quicklook)(?![A-Z])",
+    re.IGNORECASE,
+)
+"""Names of files and assets that hold pictures."""
 _POSITION = re.compile(r"(?:band|layer|channel)[ _-]?0*(\d+)", re.IGNORECASE)
+_DATE = re.compile(r"\d{8}(?:T\d{6})?")
+_BAND_DIMENSION = re.compile(r"band|wave|lambda|spectr|channel|variable|^[bc]$|^dim_\d$", re.IGNORECASE)
+_WAVELENGTH_DIMENSION = re.compile(r"wave|lambda", re.IGNORECASE)
+_LEAST_NANOMETRES = 300
+"""Coordinates of bands from here on are wavelengths, and no numbers of bands."""
+_WAVELENGTH_TAGS = ("wavelength", "central_wavelength", "center_wavelength")
 _NEUTRAL_COLOURS = {ColorInterp.undefined, ColorInterp.gray, ColorInterp.palette}
 
 
@@ -57,45 +72,88 @@ def read_source(source: str | Path) -> Source:
         RunError: A server does not answer.
     """
     href = normalize_address(source)
+    bands: list[BandCandidate] = []
     if detect_source_kind(href) == "item":
         item = read_source_item(href)
-        bands = list(item.bands) or [
+        bands += item.bands or [
             replace(band, scale=item.scale, offset=item.offset, nodata=item.nodata)
             for key, path in item.rasters
             for band in _list_asset_bands(key, path)
         ]
+        bands = _mark_pictures(bands)
         numbered = may_be_sentinel_2(bands), is_numbered_as_sentinel_2(bands)
         product = ProductEvidence(item.names, item.baseline, item.is_offset_applied, *numbered)
         return Source(item.id, href, bands, product, item.datetime)
     rasters, name = list_rasters(href), name_source(href)
     # A product's folder, or the archive of it, may have another name than the product.
-    products = {part for raster in rasters for part in PurePosixPath(raster).parts if part.endswith(".SAFE")}
-    bands = _list_bands(rasters)
+    inner: list[str] = []  # of VRTs
+    for raster in rasters:
+        bands += _list_file_bands(raster, one_of_many=len(rasters) > 1)
+        inner += _list_inner_rasters(raster)
+    products = {part for raster in (*rasters, *inner) for part in PurePosixPath(raster).parts if part.endswith(".SAFE")}
+    names = dict.fromkeys([name, *sorted(products), *_name_product(inner)])
+    bands = _mark_pictures(bands)
     product = ProductEvidence(
-        (name, *sorted(products)),
+        tuple(names),
         may_be_sentinel_2=may_be_sentinel_2(bands),
         is_numbered_as_sentinel_2=is_numbered_as_sentinel_2(bands),
     )
     return Source(name, href, bands, product)
 
 
-def _list_bands(paths: Sequence[str]) -> list[BandCandidate]:
-    return [band for path in paths for band in _iter_file_bands(path, one_of_many=len(paths) > 1)]
+def _list_inner_rasters(path: str) -> tuple[str, ...]:
+    """Return the names of the rasters that a VRT is made of; none for other rasters."""
+    with gdal_environment(path):
+        file = open_source_raster(path)
+        return read_virtual_raster(path, file.dataset).sources if file.is_virtual else ()
+
+
+def _name_product(rasters: Sequence[str]) -> list[str]:
+    """Return the names of the rasters in a VRT if they may belong to one product: mosaics of several days do not."""
+    names = [make_file_stem(raster) for raster in rasters]
+    days = {found[0] for name in names if (found := _DATE.search(name))}
+    return names if len(days) <= 1 else []
+
+
+def _mark_pictures(bands: Sequence[BandCandidate]) -> list[BandCandidate]:
+    """Return the bands, those of pictures in true colour marked if there are others.
+
+    A picture has three bands. It is called so, has eight bits where others have more, or has the colours that other
+    files hold one by one.
+    """
+    files: dict[str, list[BandCandidate]] = {}
+    for band in bands:
+        files.setdefault(band.path, []).extend([] if band.is_alpha else [band])
+    has_more_bits = any(band.data_type not in {None, "uint8"} for band in bands)
+    single = {to_common_name(name) for band in bands if band.is_only_band for name in band.names}
+    pictures = {
+        path
+        for path, own in files.items()
+        if len(own) == len(_RGB)
+        and (
+            any(map(_PICTURE_NAME.search, (own[0].stem, PurePosixPath(path).stem)))
+            or (own[0].data_type == "uint8" and has_more_bits)
+            or _RGB.issubset(single & {to_common_name(name) for band in own for name in band.labels})
+        )
+    }
+    if pictures == set(files):
+        return list(bands)
+    return [replace(band, is_picture=band.path in pictures) for band in bands]
 
 
 def _list_asset_bands(key: str, path: str) -> list[BandCandidate]:
     """Return the bands of an asset that the item doesn't describe: what the files leave open, the key tells."""
     return [
         band if band.labels or not band.is_only_band else replace(band, labels=(key,), stem=key, is_described=True)
-        for band in _iter_file_bands(path, one_of_many=True)
+        for band in _list_file_bands(path, one_of_many=True)
     ]
 
 
-def _iter_file_bands(path: str, *, one_of_many: bool) -> Iterator[BandCandidate]:
-    """Yield the bands of a file, its alpha band last; ``one_of_many`` if the source has other files."""
+def _list_file_bands(path: str, *, one_of_many: bool) -> list[BandCandidate]:
+    """Return the bands of a file, its alpha band last; ``one_of_many`` if the source has other files."""
     with gdal_environment(path):
         file = open_source_raster(path)
-        dataset = file.dataset
+        dataset, stem = file.dataset, make_file_stem(path)
         images = [index for index in dataset.indexes if index != file.alpha]
         descriptions = {index: (dataset.descriptions[index - 1] or "").strip() for index in images}
         is_only_band = len(images) == 1
@@ -103,22 +161,83 @@ def _iter_file_bands(path: str, *, one_of_many: bool) -> Iterator[BandCandidate]
         colours = _name_colours(dataset, images) if is_only_band or not one_of_many else {}
         # ENVI and others describe bands by their position, which is no band of a sensor.
         is_counted = not is_only_band and all(_is_position(text, index) for index, text in descriptions.items())
+        coordinates = _describe_by_coordinates(file, images)
+        bands = []
         for index, description in descriptions.items():
-            is_described = bool(description) and not is_counted
-            colour = colours.get(index)
-            yield BandCandidate(
-                path=path,
-                index=index,
-                labels=(description,) if is_described else tuple(text for text in (colour, description) if text),
-                stem=make_file_stem(path),
-                is_only_band=is_only_band,
-                is_described=is_described,
-                pixel_size=abs(dataset.transform.determinant) ** 0.5,
-                wavelength=_parse_wavelength(read_tags(file, index, "IMAGERY")),
+            names, coordinate = coordinates.get(index, ((), None))
+            described = (description,) if description and not is_counted else names
+            wavelength = coordinate or _read_wavelength(file, index) or find_wavelength(description)
+            # The colours of a picture say what is shown, which is another band if it has a wavelength.
+            colour = colours.get(index) if wavelength is None else None
+            bands.append(
+                BandCandidate(
+                    path=path,
+                    index=index,
+                    labels=described or tuple(text for text in (colour, description) if text),
+                    stem=stem,
+                    is_only_band=is_only_band,
+                    is_described=bool(described),
+                    pixel_size=abs(dataset.transform.determinant) ** 0.5,
+                    wavelength=wavelength,
+                    data_type=dataset.dtypes[index - 1],
+                )
             )
         if file.alpha is not None:
             label = dataset.descriptions[file.alpha - 1] or "alpha"
-            yield BandCandidate(path, file.alpha, (label,), make_file_stem(path), False, False, is_alpha=True)
+            bands.append(BandCandidate(path, file.alpha, (label,), stem, False, False, is_alpha=True))
+        sources = list_band_sources(path, dataset) if file.is_virtual else {}
+    return [_describe_by_source(band, *sources[band.index]) if band.index in sources else band for band in bands]
+
+
+def _describe_by_source(band: BandCandidate, source: str, index: int) -> BandCandidate:
+    """Return a band of a VRT with what the raster that it shows says of it, if the VRT does not describe it."""
+    if band.is_described or band.is_alpha:
+        return band
+    try:
+        inner = next((inner for inner in _list_file_bands(source, one_of_many=True) if inner.index == index), None)
+    except (InputError, RecursionError):
+        return band  # what cannot be opened is told by those who read the VRT
+    if inner is None:
+        return band
+    names = (*(inner.labels if inner.is_described else ()), *((inner.stem,) if inner.is_only_band else ()))
+    wavelength = band.wavelength or inner.wavelength
+    return replace(band, labels=names or band.labels, is_described=bool(names), wavelength=wavelength)
+
+
+def _describe_by_coordinates(
+    file: OpenRaster, images: Sequence[int]
+) -> dict[int, tuple[tuple[str, ...], float | None]]:
+    """Return names and wavelength of the bands of an array with more dimensions than rows and columns, by their index.
+
+    Coordinates that only count the bands say nothing. Those that GDAL doesn't tell, such as texts in NetCDF, give names
+    that match nothing: the order of the bands is not known then.
+    """
+    found: dict[int, tuple[tuple[str, ...], float | None]] = {}
+    for dimension, unit, values in _list_dimensions(file, images):
+        numbers = [_to_integer(value) for value in values]
+        wavelengths = [parse_wavelength(value, unit) for value in values]
+        are_bands = _BAND_DIMENSION.search(dimension) is not None
+        if (len(set(values)) == 1 and values[0] is not None) or (
+            are_bands and numbers in (list(range(1, len(images) + 1)), list(range(len(images))))
+        ):
+            continue
+        are_wavelengths = None not in wavelengths and (
+            _WAVELENGTH_DIMENSION.search(dimension)
+            or (are_bands and (set(numbers) == {None} or min(map(_to_size, values)) >= _LEAST_NANOMETRES))
+        )
+        for index, value, number, wavelength in zip(images, values, numbers, wavelengths, strict=True):
+            names, known = found.get(index, ((), None))
+            if are_wavelengths:
+                found[index] = names, wavelength
+            elif are_bands and value is not None:
+                found[index] = (*names, value if number is None else f"B{number}"), known
+            else:
+                found[index] = (*names, f"{dimension}[{index if value is None else value}]"), known
+    # Names or wavelengths beside a dimension that only counts: GDAL doesn't read them.
+    beside = {**read_tags(file), **read_tags(file, 1)}.get("coordinates", "")
+    if not found and any(map(_BAND_DIMENSION.search, beside.split())):
+        return {index: ((f"band[{index}]",), None) for index in images}
+    return found
 
 
 def _name_colours(dataset: Any, images: Sequence[int]) -> dict[int, str]:
@@ -139,8 +258,44 @@ def _is_position(description: str, index: int) -> bool:
     return found is not None and int(found[1]) == index
 
 
-def _parse_wavelength(tags: Mapping[str, str]) -> float | None:
+def _list_dimensions(file: OpenRaster, images: Sequence[int]) -> list[tuple[str, str, list[str | None]]]:
+    """Return name, unit and coordinates of the dimensions that the bands of a NetCDF or Zarr array are slices of.
+
+    A coordinate is None where GDAL doesn't tell it. Without coordinates the slices of Zarr arrays are counted.
+    """
+    tags, own = read_tags(file), {index: read_tags(file, index) for index in images}
+    dimensions = []
+    for name in filter(None, tags.get("NETCDF_DIM_EXTRA", "").strip("{}").split(",")):
+        is_known = f"NETCDF_DIM_{name}_VALUES" in tags
+        values = [own[index].get(f"NETCDF_DIM_{name}") if is_known else None for index in images]
+        dimensions.append((name, tags.get(f"{name}#units", ""), values))
+    first = own[images[0]] if images else {}
+    for name in (found[1] for key in first if (found := re.fullmatch(r"DIM_(.+)_INDEX", key))):
+        values = [own[index].get(f"DIM_{name}_VALUE", own[index].get(f"DIM_{name}_INDEX")) for index in images]
+        dimensions.append((name, first.get(f"DIM_{name}_UNIT", ""), values))
+    return dimensions
+
+
+def _to_integer(value: str | None) -> int | None:
     try:
-        return float(tags.get("CENTRAL_WAVELENGTH_UM", ""))
+        return int(number) if (number := float(value or "")).is_integer() else None
     except ValueError:
-        return None  # a tag may hold anything
+        return None
+
+
+def _to_size(value: str | None) -> float:
+    try:
+        return float(value or "")
+    except ValueError:
+        return 0
+
+
+def _read_wavelength(file: OpenRaster, index: int) -> float | None:
+    """Return the wavelength of a band in µm that GDAL or the tags of the file tell; None if there is none."""
+    if found := parse_wavelength(read_tags(file, index, "IMAGERY").get("CENTRAL_WAVELENGTH_UM"), "um"):
+        return found
+    tags = {name.casefold(): value for name, value in read_tags(file, index).items()}
+    for name in _WAVELENGTH_TAGS:
+        if found := parse_wavelength(tags.get(name), tags.get(f"{name}_units") or tags.get(f"{name}_unit") or ""):
+            return found
+    return None

@@ -16,6 +16,7 @@ from urllib.parse import unquote, urlsplit
 import pystac
 
 from seamline.pipeline.common.errors import InputError
+from seamline.pipeline.common.sensors import parse_wavelength
 from seamline.pipeline.scenes.acquisition import to_utc
 from seamline.pipeline.scenes.band_matching import BandCandidate
 from seamline.pipeline.scenes.products import parse_baseline
@@ -192,7 +193,8 @@ def _iter_bands(key: str, asset: pystac.Asset, item_href: str, inherited: dict[s
             is_only_band=len(descriptions) == 1,
             is_described=True,
             pixel_size=_to_float(_first_value(fields, "raster:spatial_resolution", "spatial_resolution", "gsd")),
-            wavelength=_to_float(_first_value(fields, "eo:center_wavelength", "center_wavelength")),
+            wavelength=parse_wavelength(_first_value(fields, "eo:center_wavelength", "center_wavelength")),
+            data_type=str(_first_value(fields, "data_type") or "") or None,
             scale=scale,
             offset=offset,
             nodata=nodata,
