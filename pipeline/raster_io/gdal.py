@@ -344,6 +344,11 @@ def read_tags(file: OpenRaster, index: int = 0, domain: str | None = None) -> Ma
 def read_masks(file: OpenRaster, indexes: Sequence[int], window: Window) -> NDArray[Any]:
     """Read GDAL's masks of some bands in a window.
 
+    Args:
+        file: The open raster.
+        indexes: Bands, counted from 1.
+        window: Pixels within the file.
+
     Returns:
         Masks of shape (bands, height, width), or (1, height, width) where all bands have one mask. 0 = no data.
 
