@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ import pystac
 import pytest
 import rasterio
 from numpy.typing import NDArray
+from rasterio._env import del_gdal_config
 from rasterio.enums import ColorInterp
 
 from seamline.pipeline.geometry.window import Window
@@ -207,22 +208,38 @@ def test_a_mask_of_one_band_only_is_told(tmp_path: Path, write: Writer) -> None:
     assert f"about {40 * 70 / SIZE**2:.1%} of the pixels of red" in warning and "not in every band" in warning
 
 
+@pytest.fixture
+def set_gdal(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str, str], None]]:
+    """Sets options of GDAL in the environment. rasterio keeps them when it leaves its own, also without the former."""
+    names: list[str] = []
+
+    def set_option(name: str, value: str) -> None:
+        names.append(name)
+        monkeypatch.setenv(name, value)
+
+    yield set_option
+    for name in names:
+        monkeypatch.delenv(name)
+        del_gdal_config(name)
+
+
 @pytest.mark.parametrize("write", [write_internal, write_beside])
-def test_the_environment_hides_no_mask(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, write: Writer) -> None:
+def test_the_environment_hides_no_mask(tmp_path: Path, set_gdal: Callable[[str, str], None], write: Writer) -> None:
     path = write(tmp_path / "x.tif", make_pixels(), make_valid(MASKED))
-    monkeypatch.setenv("GDAL_DISABLE_READDIR_ON_OPEN", "EMPTY_DIR")
+    set_gdal("GDAL_DISABLE_READDIR_ON_OPEN", "EMPTY_DIR")
     np.testing.assert_array_equal(read(opened(path)).valid, make_valid(MASKED))
 
 
 @pytest.mark.parametrize("variable", ["GDAL_PAM_ENABLED=NO", "GDAL_DISABLE_READDIR_ON_OPEN=EMPTY_DIR"])
-def test_the_environment_hides_no_metadata(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, variable: str) -> None:
+def test_the_environment_hides_no_metadata(tmp_path: Path, set_gdal: Callable[[str, str], None], variable: str) -> None:
     path = write_geotiff(tmp_path / "x.tif", make_pixels(fill=7), names=NAMES)
     (tmp_path / "x.tif.aux.xml").write_text(
         "<PAMDataset>"
         + "".join(f'<PAMRasterBand band="{index}"><NoDataValue>7</NoDataValue></PAMRasterBand>' for index in (1, 2, 3))
         + "</PAMDataset>"
     )
-    monkeypatch.setenv(*variable.split("="))
+    name, _, value = variable.partition("=")
+    set_gdal(name, value)
     np.testing.assert_array_equal(read(opened(path)).valid, make_valid(HOLE))
 
 
