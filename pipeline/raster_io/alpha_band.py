@@ -24,14 +24,16 @@ _RGB = [ColorInterp.red, ColorInterp.green, ColorInterp.blue]
 _NO_COLOURS = {ColorInterp.undefined, ColorInterp.gray}
 _NAME = re.compile(r"alpha|mask|opa|transp|valid|(?:band|layer|channel|b)?[ _.-]*\d+", re.IGNORECASE)
 """Description of a band that may be an alpha band; other descriptions name what it shows."""
+_ALPHA_NAME = re.compile(r"alpha\b", re.IGNORECASE)
 
 
 def find_alpha(dataset: Any, read: Callable[[int, Window], NDArray[Any]]) -> int | None:
     """Return the index of the alpha band, counted from 1; None if there is none.
 
     A band that is tagged as alpha may be near infrared, which programs tag so as the fourth band of a picture: its
-    description says so, or most of its pixels are neither clear nor opaque. And the last band of a picture may be an
-    alpha band without a tag, which holds nothing but 0 and the number of opaque pixels.
+    description says so, or most of its pixels are neither clear nor opaque. And the last band of a picture, or one
+    that is described as alpha, may be an alpha band without a tag: it holds nothing but 0 and the number of opaque
+    pixels.
 
     Args:
         dataset: An open rasterio dataset.
@@ -48,7 +50,8 @@ def find_alpha(dataset: Any, read: Callable[[int, Window], NDArray[Any]]) -> int
         return index if _measure_partial(_read_sample(dataset, index, read)) < _PARTIAL_SHARE else None
     has_colours = kinds[:3] == _RGB
     is_picture = len(kinds) == len(_RGB) + 1 and set(kinds) <= _NO_COLOURS and dataset.dtypes[-1] == "uint8"
-    if len(kinds) > len(_RGB) and (has_colours or is_picture):
+    is_named = _ALPHA_NAME.match(description) is not None
+    if is_named or (len(kinds) > len(_RGB) and (has_colours or is_picture)):
         sample = _read_sample(dataset, index, read)
         if sample.size and sample.max() in _OPAQUE and _measure_partial(sample) == 0:
             return index

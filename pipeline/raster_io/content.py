@@ -21,6 +21,7 @@ from seamline.pipeline.raster_io.gdal import (
     clear_gdal_error,
     describe_error,
     gdal_environment,
+    is_remote,
     open_cached_raster,
     read_pixels,
 )
@@ -60,6 +61,30 @@ def get_object_version(path: str) -> str | None:
             fix="check the address; it may have been removed since it was found",
         )
     return version
+
+
+def refuse_remote_mask(path: str) -> None:
+    """Refuse a remote raster that has a mask in a file beside it: GDAL looks for none there.
+
+    Raises:
+        InputError: It has one.
+    """
+    if not is_remote(path):
+        return
+    address, mark, query = path.partition("?") if "://" in path else (path, "", "")
+    mask = f"{address}.msk{mark}{query}"
+    with gdal_environment(mask):
+        try:
+            open_cached_raster(mask)
+        except RasterioIOError:  # as for most rasters
+            clear_gdal_error()
+            return
+    raise InputError(
+        f"the mask of {path} lies in a file beside it",
+        got=mask,
+        expected="a mask in the raster itself, as masks beside remote rasters are not read",
+        fix="make one file of both with `gdal_translate --config GDAL_TIFF_INTERNAL_MASK YES`, or fetch both",
+    )
 
 
 def stamp_files(path: str) -> tuple[FileStamp, ...]:

@@ -35,7 +35,12 @@ from seamline.pipeline.storage.confinement import DESCRIPTOR, check_confined, ge
 from seamline.pipeline.storage.s3_access import current_access
 from seamline.pipeline.storage.web_servers import check_server
 
-_LOCAL_ENV: dict[str, Any] = {"GDAL_CACHEMAX": 64 * 2**20}  # the default is 5 % of the memory in every process
+_LOCAL_ENV: dict[str, Any] = {
+    "GDAL_CACHEMAX": 64 * 2**20,  # the default is 5 % of the memory in every process
+    "GDAL_DISABLE_READDIR_ON_OPEN": False,  # masks and metadata beside a raster count, whatever the environment says
+    "GDAL_PAM_ENABLED": True,
+    "GTIFF_IGNORE_READ_ERRORS": False,
+}
 _REMOTE_ENV: dict[str, Any] = {
     **_LOCAL_ENV,
     "GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR",  # no listing of buckets, no requests for side-cars
@@ -105,7 +110,8 @@ class OpenRaster:
         dataset: The open rasterio dataset.
         grid: Grid of the dataset.
         alpha: Index of the alpha band, counted from 1; None if there is none.
-        masked: Whether a mask or an alpha band, and not a nodata value, says which pixels are valid.
+        masked: Whether a mask of the file, or of one of its bands, says which pixels are valid.
+        has_band_masks: Whether a band has a mask of its own, as in VRTs.
         dtypes: Type of each band.
         block_shapes: (height, width) of the blocks of each band.
         is_virtual: Whether it is a VRT.
@@ -118,6 +124,7 @@ class OpenRaster:
     grid: GeoBox
     alpha: int | None
     masked: bool
+    has_band_masks: bool
     dtypes: tuple[str, ...]
     block_shapes: tuple[tuple[int, int], ...]
     is_virtual: bool
@@ -216,7 +223,7 @@ def _open_with_gdal(key: tuple[object, ...], path: str) -> OpenRaster:
 
     alpha = find_alpha(dataset, sample)
     # GDAL takes a band that is only tagged as alpha for a mask, too.
-    per_dataset = any(MaskFlags.per_dataset in own for own in dataset.mask_flag_enums if MaskFlags.alpha not in own)
+    masks = [own for own in dataset.mask_flag_enums if MaskFlags.alpha not in own]
     clear_gdal_error()  # of a mask beside it that is damaged
     return OpenRaster(
         key=key,
@@ -224,8 +231,8 @@ def _open_with_gdal(key: tuple[object, ...], path: str) -> OpenRaster:
         dataset=dataset,
         grid=GeoBox.from_rio(dataset),
         alpha=alpha,
-        # GDAL uses an alpha band as mask only beside one or three other bands. A nodata value takes precedence.
-        masked=per_dataset or (alpha is not None and dataset.nodata is None),
+        masked=any(not own or MaskFlags.per_dataset in own for own in masks),
+        has_band_masks=not all(masks),
         dtypes=dataset.dtypes,
         block_shapes=tuple(dataset.block_shapes),
         is_virtual=virtual is not None,
@@ -334,19 +341,25 @@ def read_tags(file: OpenRaster, index: int = 0, domain: str | None = None) -> Ma
         return {}
 
 
-def read_mask(file: OpenRaster, window: Window) -> NDArray[Any]:
-    """Read GDAL's mask of the first band in a window.
+def read_masks(file: OpenRaster, indexes: Sequence[int], window: Window) -> NDArray[Any]:
+    """Read GDAL's masks of some bands in a window.
+
+    Args:
+        file: The open raster.
+        indexes: Bands, counted from 1.
+        window: Pixels within the file.
 
     Returns:
-        Mask of shape (height, width), 0 = no data.
+        Masks of shape (bands, height, width), or (1, height, width) where all bands have one mask. 0 = no data.
 
     Raises:
         RasterioIOError: GDAL cannot read the window.
     """
     if (message := _HandleCache.failed_masks.get(file.key)) is not None:
         raise RasterioIOError(message)
+    bands = list(indexes) if file.has_band_masks else [1]
     try:
-        return _read_or_reopen(file, lambda dataset, place: dataset.read_masks(1, window=place), window)
+        return _read_or_reopen(file, lambda dataset, place: dataset.read_masks(bands, window=place), window)
     except RasterioIOError as error:
         if file.is_virtual:
             _HandleCache.failed_masks[file.key] = describe_error(error)

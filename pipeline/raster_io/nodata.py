@@ -1,4 +1,4 @@
-"""Which pixels have the nodata value of a file, and which hold a number that was measured."""
+"""Which pixels have the nodata value of a file, which hold a measured number, and how types hold numbers."""
 
 from __future__ import annotations
 
@@ -54,3 +54,19 @@ def is_nodata(pixels: NDArray[Any], nodata: float) -> NDArray[np.bool_]:
     with np.errstate(over="ignore", invalid="ignore"):
         low, high = (pixels.dtype.type(nodata + side * tolerance) for side in (-1, 1))
     return np.asarray((pixels >= low) & (pixels <= high))
+
+
+def round_to_dtype(value: float, dtype: np.dtype[Any]) -> float | None:
+    """Return a value as pixels of a type hold it: 0.1 is another number in float32. None if no pixel can have it."""
+    if np.issubdtype(dtype, np.floating):
+        with np.errstate(over="ignore"):
+            held = float(dtype.type(value))
+        return held if np.isinf(held) == np.isinf(value) else None
+    bounds = np.iinfo(dtype)
+    return value if bounds.min <= value <= bounds.max and value == int(value) else None
+
+
+def format_number(number: float, dtype: np.dtype[Any]) -> str:
+    """Return a number with the digits that tell it from others of its type."""
+    short = f"{number:g}"
+    return short if is_nodata(np.array([number], dtype), float(short))[0] else str(dtype.type(number))

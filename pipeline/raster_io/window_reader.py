@@ -22,7 +22,7 @@ from seamline.pipeline.raster_io.gdal import (
     gdal_environment,
     is_remote,
     open_cached_raster,
-    read_mask,
+    read_masks,
     read_pixels,
 )
 from seamline.pipeline.raster_io.nodata import has_number
@@ -81,8 +81,8 @@ def read_file_window(
     """Read bands of one file for a window of a scene, in one request to GDAL.
 
     A file on another grid of the same CRS is interpolated bilinearly. Every pixel has the same value whatever the
-    window. A band has data where its value is a number that was measured and not ``nodata``; without a nodata value,
-    the alpha band or mask of the file decides, if there is one.
+    window. A band has data where its value is a number that was measured and not ``nodata``, and neither the alpha
+    band nor the mask of the file, if there are any, takes it away.
 
     Args:
         path: The file.
@@ -136,7 +136,7 @@ def _read_on_grid(
         raise BadBlockError(f"{path} can no longer be opened: {describe_error(error)}") from error
     keep_going = keep_going and not is_remote(path)
     if is_same_grid(file.grid, grid):
-        return _read_own_pixels(file, list(indexes), nodata, window, keep_going)
+        return read_own_pixels(file, list(indexes), nodata, window, keep_going=keep_going)
     rows, cols = _locate_window(file.grid, grid, window)
     own = Window(
         int(rows.low[0]),
@@ -144,15 +144,29 @@ def _read_on_grid(
         int(rows.high[-1] - rows.low[0]) + 1,
         int(cols.high[-1] - cols.low[0]) + 1,
     )
-    return _interpolate(_read_own_pixels(file, list(indexes), nodata, own, keep_going), nodata, rows, cols)
+    return _interpolate(read_own_pixels(file, list(indexes), nodata, own, keep_going=keep_going), nodata, rows, cols)
 
 
-def _read_own_pixels(
-    file: OpenRaster, indexes: list[int], nodata: float | None, window: Window, keep_going: bool
+def read_own_pixels(
+    file: OpenRaster, indexes: list[int], nodata: float | None, window: Window, *, keep_going: bool
 ) -> FileWindow:
-    """Read a window on the grid of the file itself."""
-    is_masked = nodata is None and file.alpha not in indexes  # who reads an alpha band as a band takes it for none
-    alpha = file.alpha if is_masked else None
+    """Read bands of a file for a window on its own grid. Call this inside ``gdal_environment``.
+
+    Args:
+        file: The open raster.
+        indexes: Bands to read, counted from 1.
+        nodata: Value of pixels without data; None if there is none.
+        window: Pixels within the file.
+        keep_going: Whether unreadable blocks are reported in the result.
+
+    Returns:
+        Pixels and masks of the bands in the order of ``indexes``, (bands, height, width). Integers that only a mask
+        takes away are ``nodata``, if there is one.
+
+    Raises:
+        BadBlockError: A block cannot be read.
+    """
+    alpha = None if file.alpha in indexes else file.alpha  # who reads an alpha band as a band takes it for none
     bands = indexes if alpha is None else [*indexes, alpha]
     unreadable = np.zeros(window.shape, dtype=bool)
     bad: tuple[BadBlock, ...] = ()
@@ -165,13 +179,15 @@ def _read_own_pixels(
     has_data = has_number(values, nodata)
     if alpha is not None:
         has_data &= pixels[-1] > 0
-    elif is_masked and file.masked:
+    if file.masked:
         try:
-            has_data &= read_mask(file, window) > 0
+            has_data &= read_masks(file, indexes, window) > 0
         except RasterioIOError as error:
             raise BadBlockError(f"{file.path}: the mask at {window} cannot be read: {describe_error(error)}") from error
     if np.issubdtype(values.dtype, np.floating):
         values[~has_data] = np.nan  # no mark passes for a number where other bands have data
+    elif nodata is not None and (alpha is not None or file.masked):
+        values[~has_data] = nodata
     return FileWindow(values, has_data, unreadable, bad)
 
 

@@ -28,7 +28,7 @@ from seamline.pipeline.raster_io.gdal import (
     gdal_environment,
     is_remote,
     open_cached_raster,
-    read_mask,
+    read_masks,
     read_tags,
 )
 from seamline.pipeline.raster_io.sampling import spread_blocks
@@ -57,7 +57,8 @@ class BandFile:
         grid: Grid of the file.
         dtype: Type of the pixels.
         nodata: Nodata value of the band; None if there is none.
-        masked: Whether a mask or an alpha band, and not the nodata value, says which pixels are valid.
+        masked: Whether a mask, or an alpha band without a nodata value beside it, says which pixels are valid. In GDAL
+            a mask takes precedence over the nodata value of a file.
         scale: Factor from numbers to values; 1 if the file declares none. Integers may have it in tags.
         offset: Summand from numbers to values; 0 if the file declares none.
     """
@@ -179,13 +180,13 @@ def _places_pixels(transform: Affine, shape: tuple[int, int]) -> bool:
     return size != 0 and all(map(math.isfinite, (*transform[:6], *corners, size, 1 / size)))
 
 
-def _check_mask(file: OpenRaster) -> None:
+def _check_mask(file: OpenRaster, index: int) -> None:
     """Read samples of the mask that says which pixels are valid: without it none can be read."""
-    if not file.masked or file.alpha is not None:
+    if not file.masked:
         return
     for block in spread_blocks(file.grid.shape, file.block_shapes[0], _SAMPLED_BLOCKS):
         try:
-            read_mask(file, block)
+            read_masks(file, [index], block)
         except RasterioIOError as error:
             raise InputError(
                 f"the mask of {file.path} cannot be read",
@@ -222,7 +223,7 @@ def inspect_band(band: BandCandidate) -> BandFile:
         dataset = file.dataset
         _check_band(band, dataset)
         _check_block_size(band, file)
-        _check_mask(file)
+        _check_mask(file, band.index)
         position = band.index - 1
         scale, offset = _read_scale(file, band)
         return BandFile(
@@ -230,7 +231,7 @@ def inspect_band(band: BandCandidate) -> BandFile:
             grid=_drop_heights(file.grid),
             dtype=np.dtype(dataset.dtypes[position]),
             nodata=dataset.nodatavals[position],
-            masked=file.masked,
+            masked=file.masked or (file.alpha is not None and dataset.nodata is None),
             scale=scale,
             offset=offset,
         )

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import reduce
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from rasterio.errors import RasterioIOError
 
-from seamline.pipeline.common.errors import InputError
+from seamline.pipeline.common.errors import BadBlockError, InputError
 from seamline.pipeline.geometry.window import Window
 from seamline.pipeline.raster_io.gdal import (
     OpenRaster,
@@ -19,10 +18,10 @@ from seamline.pipeline.raster_io.gdal import (
     gdal_environment,
     is_remote,
     open_cached_raster,
-    read_pixels,
 )
-from seamline.pipeline.raster_io.nodata import has_number, is_nodata
+from seamline.pipeline.raster_io.nodata import format_number, is_nodata, round_to_dtype
 from seamline.pipeline.raster_io.sampling import spread_blocks
+from seamline.pipeline.raster_io.window_reader import FileWindow, read_own_pixels
 from seamline.pipeline.scenes.band_files import BandFile
 
 _FILL_NUMBERS = (-9999.0, -32768.0, 65535.0, -3.4028234663852886e38, 0.0)
@@ -42,6 +41,8 @@ _MOST_CONSTANTS = 8
 """Numbers of constant areas that are looked at; of missing pixels there are one or two."""
 _SUSPICIOUS_SHARE = 0.005
 """Share of a sample from which on a fill number that is not declared is told."""
+_LEAST_TOLD = 1e-3
+"""Share below which only that is told."""
 _LEAST_JUMP = 0.2
 """Step at the edge of missing pixels, in units of the distance of all other numbers. Saturated clouds and black shadows
 have numbers around them that are near their own."""
@@ -49,6 +50,8 @@ _LEAST_COMMON = 0.5
 """Share of a number's pixels that have it in every band, if it means missing."""
 _FLAT_SHARE = 0.5
 """Share of constant cells from which on a band is as flat as a drawing, in which constant areas tell nothing."""
+_POSSIBLE = -0.45, 100.0
+"""Reflectances between which real ones and errors of their correction lie: the least that products hold is −0.2."""
 
 
 def choose_nodata(
@@ -57,7 +60,8 @@ def choose_nodata(
     """Return the value that marks a missing pixel in each band.
 
     The user's value takes precedence over that of the file, which takes precedence over the catalogue: it was written
-    together with the pixels. In a file, a mask takes precedence over a nodata value.
+    together with the pixels. In a file, a mask takes precedence over a nodata value. A mask or an alpha band holds
+    beside the value that is returned. Values that no pixel can have count only if the user gives them.
 
     Args:
         files: The chosen bands.
@@ -68,28 +72,20 @@ def choose_nodata(
         A value for each band (None: no value means missing), and warnings about what was assumed.
 
     Raises:
-        InputError: No pixel can have the value.
+        InputError: No pixel can have the value that the user gives.
     """
     result: list[float | None] = []
     warnings: list[str] = []
     undeclared = 0
     for file in files:
         if given is not None:
-            value = None if given == "none" else float(given)
-        elif file.masked or file.nodata is not None:
-            value = None if file.masked else file.nodata
-            if file.band.nodata is not None and not _is_same(file.band.nodata, value):
-                own = "a mask" if file.masked else f"nodata {value:g}"
-                warnings.append(
-                    f"the catalogue says nodata {file.band.nodata:g} and the file {own}: the file is followed;"
-                    " --nodata says otherwise"
-                )
-        elif file.band.nodata is not None:
-            value = file.band.nodata
+            value = None if given == "none" else _hold_given(float(given), file, warnings)
         else:
-            value = assumed
-            undeclared += 1
-        result.append(None if value is None else _round_to_dtype(value, file))
+            value = _find_declared(file, warnings)
+            if value is None and not file.masked:
+                value = _hold_stated("the model assumes", assumed, file, warnings)
+                undeclared += value is not None
+        result.append(value)
     if undeclared and assumed is not None:
         warnings.append(
             f"{undeclared} of {len(files)} bands declare no nodata: pixels that are {assumed:g} in all of them are"
@@ -98,9 +94,53 @@ def choose_nodata(
     return result, list(dict.fromkeys(warnings))
 
 
+def _hold_given(given: float, file: BandFile, warnings: list[str]) -> float:
+    """Return the user's value as pixels of a band hold it, and warn if it is another than the file's."""
+    value = round_to_dtype(given, file.dtype)
+    if value is None:
+        bounds = None if np.issubdtype(file.dtype, np.floating) else np.iinfo(file.dtype)
+        raise InputError(
+            f"{file.band.path}: no pixel can be the nodata value",
+            got=f"{given:g} for {file.dtype}",
+            expected=f"a whole number from {bounds.min} to {bounds.max}" if bounds else f"a number within {file.dtype}",
+            fix="give another with --nodata, or say --nodata none",
+        )
+    if not file.masked and file.nodata is not None and not _is_same(file.nodata, value):
+        warnings.append(f"the file says nodata {file.nodata:g}: --nodata {value:g} replaces it, its pixels are data")
+    return value
+
+
+def _find_declared(file: BandFile, warnings: list[str]) -> float | None:
+    """Return the value that a file or its catalogue declares for a band; None if neither does."""
+    listed = file.band.nodata
+    own = None if file.masked else _hold_stated("the file says", file.nodata, file, warnings)
+    if own is None:
+        listed = _hold_stated("the catalogue says", listed, file, warnings)
+        if listed is not None and file.masked:
+            warnings.append(
+                f"the catalogue says nodata {listed:g} and the file has a mask: pixels that either marks are missing;"
+                " --nodata none leaves the mask alone"
+            )
+        return listed
+    if listed is not None and not _is_same(listed, own):
+        warnings.append(
+            f"the catalogue says nodata {listed:g} and the file nodata {own:g}: the file is followed;"
+            " --nodata says otherwise"
+        )
+    return own
+
+
+def _hold_stated(who: str, value: float | None, file: BandFile, warnings: list[str]) -> float | None:
+    """Return a stated value as pixels of a band hold it; None, with a warning, if none can."""
+    held = None if value is None else round_to_dtype(value, file.dtype)
+    if value is not None and held is None:
+        warnings.append(f"{who} nodata {value:g}, which no pixel of {file.dtype} can be: it is ignored")
+    return held
+
+
 def sample_valid_pixels(
     files: Sequence[BandFile], nodata: Sequence[float | None], *, is_settled: bool
-) -> tuple[list[NDArray[Any]], list[str]]:
+) -> tuple[list[BandSample], list[str]]:
     """Read a sample of the valid pixels of each band, and look for missing pixels that nothing declares.
 
     Args:
@@ -109,50 +149,72 @@ def sample_valid_pixels(
         is_settled: Whether the user has said which value it is, so that nothing is told of others.
 
     Returns:
-        Numbers of each band, shape (n,), without those that look like missing pixels; and warnings that tell the
-        share of such numbers.
+        A sample of each band, without numbers that look like missing pixels; and warnings that tell the share of such
+        numbers.
     """
-    samples = [_BandSample.read(file, value) for file, value in zip(files, nodata, strict=True)]
-    warnings: list[str] = []
+    samples = [BandSample(file, _read_blocks(file, value)) for file, value in zip(files, nodata, strict=True)]
+    warnings = _tell_fills(samples)
     missing = [sample.missing for sample in samples]
-    if not any(file.masked for file in files):
-        warnings += _tell_fills(samples)
-        if max(missing) >= _SUSPICIOUS_SHARE and min(missing) < max(missing) / 2:
-            names = _join_bands(sample for sample in samples if sample.missing >= _SUSPICIOUS_SHARE)
-            warnings.append(
-                f"about {max(missing):.1%} of the pixels of {names} are NaN or nodata, but not in every band: a pixel"
-                " with data in any band is segmented"
-            )
-    for number in _FILL_NUMBERS:
-        for sample in samples:
+    if max(missing) >= _SUSPICIOUS_SHARE and min(missing) < max(missing) / 2:
+        names = _join_bands(sample for sample in samples if sample.missing >= _SUSPICIOUS_SHARE)
+        marks = "masked, NaN or nodata" if any(file.masked for file in files) else "NaN or nodata"
+        warnings.append(
+            f"about {max(missing):.1%} of the pixels of {names} are {marks}, but not in every band: a pixel"
+            " with data in any band is segmented"
+        )
+    for sample in samples:
+        if not is_settled:
+            sample.untold = sample.present
+        for number in _FILL_NUMBERS:
             sample.drop(number)
-    return [sample.numbers for sample in samples], [] if is_settled else warnings
+    return samples, [] if is_settled else warnings
 
 
-class _BandSample:
+def tell_impossible_values(
+    samples: Sequence[BandSample], to_values: Sequence[Callable[[NDArray[Any]], NDArray[np.float64]]]
+) -> list[str]:
+    """Return a warning if pixels of a sample have values that no reflectance has, be they ever so few.
+
+    Args:
+        samples: A sample of each band. Numbers that a warning has named already are left out.
+        to_values: Functions that return the reflectances that numbers of each band stand for.
+    """
+    found = {
+        sample: hit
+        for sample, apply in zip(samples, to_values, strict=True)
+        if (hit := sample.find_impossible(apply)) is not None
+    }
+    if not found:
+        return []
+    worst = max(found, key=lambda sample: found[sample][1])
+    number, share = found[worst]
+    told, advice = _advise(number, [worst])
+    much = f"about {share:.1%}" if share >= _LEAST_TOLD else f"less than {_LEAST_TOLD:.1%}"
+    where = "every band" if len(found) == len(samples) else _join_bands(found)
+    return [f"{much} of the pixels of {where} have values that no reflectance has, such as number {told}, {advice}"]
+
+
+class BandSample:
     """Blocks of a band, of which pixels are taken away that count as missing.
 
     Attributes:
         file: The band and what its file declares.
         blocks: Pixels of the blocks, shape (height, width).
         present: True where a pixel has a number that was not taken away, of each block.
-        missing: Share of pixels that have no number to begin with: NaN and nodata.
+        untold: The same before numbers were taken away of which nothing was told.
+        missing: Share of pixels that have no number to begin with: masked, NaN and nodata.
         constants: The most common numbers of cells that hold one number only → share of such cells.
         flatness: Share of all cells that hold one number only.
         limits: The least and the largest number to begin with.
     """
 
-    def __init__(self, file: BandFile, blocks: list[NDArray[Any]], nodata: float | None) -> None:
-        self.file, self.blocks = file, blocks
-        self.present = [has_number(block, nodata) for block in blocks]
+    def __init__(self, file: BandFile, parts: Sequence[FileWindow]) -> None:
+        self.file, self.blocks = file, [part.pixels[0] for part in parts]
+        self.present = self.untold = [part.has_data[0] for part in parts]
         self.missing = 1 - _measure_share(self.present)
         self.constants, self.flatness = self._list_constants()
         numbers = self.numbers
         self.limits = (float(numbers.min()), float(numbers.max())) if numbers.size else (0.0, 0.0)
-
-    @staticmethod
-    def read(file: BandFile, nodata: float | None) -> _BandSample:
-        return _BandSample(file, _read_blocks(file), nodata)
 
     @property
     def numbers(self) -> NDArray[Any]:
@@ -168,6 +230,17 @@ class _BandSample:
     def find(self, number: float) -> list[NDArray[np.bool_]]:
         """Return where the pixels of each block have a number."""
         return [there & is_nodata(block, number) for block, there in zip(self.blocks, self.present, strict=True)]
+
+    def find_impossible(self, to_values: Callable[[NDArray[Any]], NDArray[np.float64]]) -> tuple[float, float] | None:
+        """Return the most common number that stands for no reflectance, and the share of pixels with such numbers."""
+        low, high = _POSSIBLE
+        ends = to_values(np.array(self.limits))
+        if low <= ends.min() and ends.max() <= high:
+            return None
+        numbers = np.concatenate([block[there] for block, there in zip(self.blocks, self.untold, strict=True)])
+        values = to_values(numbers)
+        found, counts = np.unique(numbers[(values < low) | (values > high)], return_counts=True)
+        return (float(found[counts.argmax()]), float(counts.sum()) / numbers.size) if found.size else None
 
     def _list_constants(self) -> tuple[dict[float, float], float]:
         """Return the most common numbers of cells that hold one number only.
@@ -214,20 +287,23 @@ class _BandSample:
         return others >= _FLAT_SHARE and self.limits[0] < number < self.limits[1]
 
 
-def _tell_fills(samples: Sequence[_BandSample]) -> list[str]:
+def _tell_fills(samples: Sequence[BandSample]) -> list[str]:
     """Return warnings of numbers that look like missing pixels and are not declared, and take them away.
 
     They are those that programs write, wherever they are; and numbers of areas that are exactly constant and end in a
     step, if all bands share them or no surface has them.
     """
+    kept = max(1 - min(sample.missing for sample in samples), 1e-9)
+    whole = "pixels" if kept == 1 else "pixels with data"
     large = [
-        {number for number, share in sample.constants.items() if share >= _SUSPICIOUS_SHARE / 2} for sample in samples
+        {number for number, share in sample.constants.items() if share >= _SUSPICIOUS_SHARE / 2 * kept}
+        for sample in samples
     ]
     found = set.intersection(*large) | {number for own in large for number in own if number < 0}
     warnings: list[str] = []
     for number in (*_FILL_NUMBERS, *sorted(found.difference(_FILL_NUMBERS))):
         places = [sample.find(number) for sample in samples]
-        shares = [_measure_share(masks) for masks in places]
+        shares = [_measure_share(masks) / kept for masks in places]
         suspicious = [
             sample
             for sample, share in zip(samples, shares, strict=True)
@@ -235,22 +311,27 @@ def _tell_fills(samples: Sequence[_BandSample]) -> list[str]:
             and (number in _FILL_NUMBERS or (number in sample.constants and not sample.is_drawn(number)))
             and sample.stands_out(number)
         ]
-        common = _measure_common(places)
+        if not suspicious:
+            continue
+        common, (told, advice) = _measure_common(places) / kept, _advise(number, suspicious)
         if len(suspicious) == len(samples) and common >= max(_SUSPICIOUS_SHARE, _LEAST_COMMON * max(shares)):
-            what = f"about {common:.1%} of the pixels are {{0}} in every band"
-        elif suspicious and number < 0:
-            share = max(_measure_share(sample.find(number)) for sample in suspicious)
-            what = f"about {share:.1%} of the pixels of {_join_bands(suspicious)} are {{0}}"
+            warnings.append(f"about {common:.1%} of the {whole} are {told} in every band, {advice}")
+        elif number < 0:
+            share = max(_measure_share(sample.find(number)) for sample in suspicious) / kept
+            warnings.append(f"about {share:.1%} of the {whole} of {_join_bands(suspicious)} are {told}, {advice}")
         else:
             continue
-        told = _format_number(number, suspicious[0].file.dtype)
-        warnings.append(
-            f"{what.format(told)}, and nothing says that they are missing: they are taken as data;"
-            f" --nodata {told} says otherwise"
-        )
         for sample in suspicious:
             sample.drop(number)
     return warnings
+
+
+def _advise(number: float, samples: Sequence[BandSample]) -> tuple[str, str]:
+    """Return a number that is found in samples as text, and what follows from that."""
+    told = format_number(number, samples[0].file.dtype)
+    is_masked = any(sample.file.masked for sample in samples)
+    why = "the mask leaves them" if is_masked else "nothing says that they are missing"
+    return told, f"and {why}: they are taken as data; --nodata {told} says otherwise"
 
 
 def _measure_share(masks: Sequence[NDArray[np.bool_]]) -> float:
@@ -272,13 +353,7 @@ def _reduce_cells(block: NDArray[Any], combine: np.ufunc) -> NDArray[Any]:
     return np.asarray(reduce(combine, (of_rows[:, start::_CELL] for start in range(_CELL))))
 
 
-def _format_number(number: float, dtype: np.dtype[Any]) -> str:
-    """Return a number with the digits that tell it from others of its type."""
-    short = f"{number:g}"
-    return short if is_nodata(np.array([number], dtype), float(short))[0] else str(dtype.type(number))
-
-
-def _join_bands(samples: Iterable[_BandSample]) -> str:
+def _join_bands(samples: Iterable[BandSample]) -> str:
     return ", ".join(str(sample.file.band) for sample in samples)
 
 
@@ -294,17 +369,17 @@ def _choose_blocks(raster: OpenRaster, index: int) -> list[Window]:
     return [Window(row.row, col.col, row.height, col.width) for row in rows for col in cols]
 
 
-def _read_blocks(file: BandFile) -> list[NDArray[Any]]:
+def _read_blocks(file: BandFile, nodata: float | None) -> list[FileWindow]:
     """Read blocks that are spread over a band; those that cannot be read are left out if others can."""
     path, index = file.band.path, file.band.index
-    blocks: list[NDArray[Any]] = []
-    failure: RasterioIOError | None = None
+    blocks: list[FileWindow] = []
+    failure: BadBlockError | None = None
     with gdal_environment(path):
         raster = open_cached_raster(path)
         for block in _choose_blocks(raster, index):
             try:
-                blocks.append(read_pixels(raster, [index], block)[0])
-            except RasterioIOError as error:  # reported with its place when the scene is read
+                blocks.append(read_own_pixels(raster, [index], nodata, block, keep_going=False))
+            except BadBlockError as error:  # reported with its place when the scene is read
                 failure = error
     if not blocks:
         raise InputError(
@@ -316,26 +391,5 @@ def _read_blocks(file: BandFile) -> list[NDArray[Any]]:
     return blocks
 
 
-def _is_same(first: float, second: float | None) -> bool:
-    return second is not None and bool(is_nodata(np.array([first]), second)[0])
-
-
-def _round_to_dtype(value: float, file: BandFile) -> float:
-    """Return the value as pixels of the band hold it: 0.1 is another number in float32."""
-    if np.issubdtype(file.dtype, np.floating):
-        with np.errstate(over="ignore"):
-            held = float(file.dtype.type(value))
-        is_possible = np.isinf(held) == np.isinf(value)
-        expected = f"a number within {file.dtype}"
-    else:
-        held, bounds = value, np.iinfo(file.dtype)
-        is_possible = bounds.min <= value <= bounds.max and value == int(value)
-        expected = f"a whole number from {bounds.min} to {bounds.max}"
-    if not is_possible:
-        raise InputError(
-            f"{file.band.path}: no pixel can be the nodata value",
-            got=f"{value:g} for {file.dtype}",
-            expected=expected,
-            fix="give another with --nodata, or say --nodata none",
-        )
-    return held
+def _is_same(first: float, second: float) -> bool:
+    return bool(is_nodata(np.array([first]), second)[0])

@@ -16,7 +16,7 @@ from rasterio.errors import NotGeoreferencedWarning
 
 from seamline.pipeline.common.errors import InputError, redact_address, to_plain_line
 from seamline.pipeline.common.layout import CATALOG, ITEMS
-from seamline.pipeline.raster_io.content import get_object_version, stamp_files
+from seamline.pipeline.raster_io.content import get_object_version, refuse_remote_mask, stamp_files
 from seamline.pipeline.raster_io.gdal import close_cached_rasters
 from seamline.pipeline.scenes.acquisition import read_acquisition_time
 from seamline.pipeline.scenes.aoi import read_aoi
@@ -28,7 +28,7 @@ from seamline.pipeline.scenes.band_files import (
     inspect_band,
 )
 from seamline.pipeline.scenes.band_matching import BandNeed, match_bands
-from seamline.pipeline.scenes.missing_pixels import choose_nodata, sample_valid_pixels
+from seamline.pipeline.scenes.missing_pixels import choose_nodata, sample_valid_pixels, tell_impossible_values
 from seamline.pipeline.scenes.products import Calibration, ProductEvidence
 from seamline.pipeline.scenes.radiometry import (
     BandNumbers,
@@ -109,6 +109,8 @@ def open_scene(
         versions = {path: get_object_version(path) for path in paths}
         files = [inspect_band(band) for band in chosen]
         stamps = {path: stamp_files(path) for path in paths}
+        for path in paths:
+            refuse_remote_mask(path)
         for file in files if georeferenced else ():
             check_georeference(file)
         grid = find_common_grid(files)
@@ -168,10 +170,12 @@ def _interpret_numbers(
     """Decide which pixels of the bands are missing and what the others mean, by all evidence and a sample of them."""
     nodata, nodata_warnings = choose_nodata(files, options.nodata, assumed_nodata)
     samples, sample_warnings = sample_valid_pixels(files, nodata, is_settled=options.nodata is not None)
-    numbers = [BandNumbers(file, sample) for file, sample in zip(files, samples, strict=True)]
+    numbers = [BandNumbers(sample.file, sample.numbers) for sample in samples]
     calibrations, warnings = choose_calibrations(
         numbers, product, options.scale, options.offset, reflectance=reflectance
     )
+    if reflectance and options.nodata != "none":
+        warnings += tell_impossible_values(samples, [calibration.apply for calibration in calibrations])
     return _Interpretation(nodata, calibrations, [*nodata_warnings, *sample_warnings, *warnings])
 
 

@@ -12,8 +12,9 @@ from typing import Any
 import numpy as np
 import pystac
 import pytest
+import rasterio
 
-from seamline.pipeline.common.errors import BadBlockError
+from seamline.pipeline.common.errors import BadBlockError, InputError
 from seamline.pipeline.geometry.window import Window
 from seamline.pipeline.scenes.band_matching import BandNeed
 from seamline.pipeline.scenes.open_scene import SceneOptions, open_scene
@@ -97,3 +98,18 @@ def test_http_is_read_in_ranges_and_an_outage_is_no_missing_data(
     handler.broken = True
     with pytest.raises(BadBlockError, match="band 1, block row 15"):
         read_block(scene_of(f"{address}/x.tif", 2), Window(1000, 900, 10, 10), "nodata")
+
+
+def test_a_mask_beside_a_remote_raster_is_not_passed_over(tmp_path: Path, website: tuple[str, type[_Ranges]]) -> None:
+    address, _ = website
+    pixels = make_noise(2, 128, 128)
+    mask = np.full((128, 128), 255, "uint8")
+    mask[:40] = 0
+    for name, internal in (("beside.tif", False), ("inside.tif", True)):
+        path = write_tiled(tmp_path / name, pixels, names=("b1", "b2"))
+        with rasterio.Env(GDAL_TIFF_INTERNAL_MASK=internal), rasterio.open(path, "r+") as file:
+            file.write_mask(mask)
+    with pytest.raises(InputError, match=r"the mask of .*beside\.tif lies in a file beside it: got .*\.msk"):
+        scene_of(f"{address}/beside.tif", 2)
+    scene = scene_of(f"{address}/inside.tif", 2)
+    np.testing.assert_array_equal(read_block(scene, Window(0, 0, 128, 128)).valid, mask > 0)

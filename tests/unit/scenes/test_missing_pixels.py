@@ -103,3 +103,68 @@ def test_saturated_clouds_black_shadow_and_water_are_data(tmp_path: Path, dtype:
 @pytest.mark.parametrize("name", [MANAUS, "opengeos-naip/m_4709963_se_14_1_20200831.tif"])
 def test_nothing_is_told_of_real_scenes(name: str) -> None:
     assert not warn(find_shared(name), RGB)
+
+
+def warn_of_values(path: Path, **options: Any) -> list[str]:
+    scene = open_scene(path, SIX, SceneOptions(**options))
+    return [warning for warning in scene.warnings if "no reflectance has" in warning]
+
+
+PLACES: dict[str, Any] = {
+    "one pixel": (7, 9),
+    "0.1 %": (slice(6), slice(7)),
+    "scattered": (slice(3, None, 9), slice(2, None, 4)),
+}
+"""Where undeclared marks are. None of them is half a per cent of the scene, or fills cells."""
+
+
+@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize(
+    ("dtype", "scale", "offset", "fill"),
+    [
+        *[("int16", 1e-4, 0, fill) for fill in (-9999, -10000, -32767, -5001)],
+        ("int16", 2.75e-5, 0, -30000),
+        ("int16", 2.75e-5, -0.2, -9999),
+        *[("float32", 1, 0, fill) for fill in (-9999, -1, -0.9999, 1e6, 9999)],
+    ],
+)
+@pytest.mark.parametrize("bands", [slice(None), slice(3, 4)])
+def test_values_that_no_reflectance_has_are_told_at_any_share(
+    tmp_path: Path, dtype: str, scale: float, offset: float, fill: float, place: str, bands: slice
+) -> None:
+    ends = [round((end - offset) / scale) if dtype == "int16" else end for end in (0.02, 0.4)]
+    pixels = make_surface(dtype, *ends)
+    path = write_geotiff(tmp_path / "clean.tif", pixels, names=BAND_NAMES)
+    assert not warn_of_values(path, scale=scale, offset=offset)
+    pixels[(bands, *PLACES[place])] = fill
+    path = write_geotiff(tmp_path / "x.tif", pixels, names=BAND_NAMES)
+    scene = open_scene(path, SIX, SceneOptions(scale=scale, offset=offset))
+    assert len([warning for warning in scene.warnings if f"--nodata {fill:g}" in warning]) == 1
+    if place != "scattered":
+        (warning,) = warn_of_values(path, scale=scale, offset=offset)
+        assert ("of every band" if bands == slice(None) else "of x: nir have") in warning
+    assert warn_of_values(path, scale=scale, offset=offset, nodata=fill) == []
+    assert warn_of_values(path, scale=scale, offset=offset, nodata="none") == []
+
+
+def test_the_users_number_hides_no_other_that_no_reflectance_has(tmp_path: Path) -> None:
+    pixels = make_surface("int16", 150, 5000)
+    pixels[(..., *HOLE)] = -9999
+    (warning,) = warn_of_values(write_geotiff(tmp_path / "x.tif", pixels, names=BAND_NAMES), nodata=0)
+    assert f"about {SHARE:.1%} of the pixels of every band" in warning and "--nodata -9999" in warning
+
+
+def test_bands_of_several_types_are_told_with_the_number_of_the_worst(tmp_path: Path) -> None:
+    for index, name in enumerate(BAND_NAMES):
+        pixels = make_surface("float32" if index else "uint8", *((0.02, 0.4) if index else (5, 100)))[:1]
+        pixels[0, :3, :3] = -5000.5 if index == 4 else pixels[0, :3, :3]
+        write_geotiff(tmp_path / f"{name}.tif", pixels)
+    (warning,) = warn_of_values(tmp_path)
+    assert "of swir16" in warning and "--nodata -5000.5 says otherwise" in warning
+
+
+def test_a_name_with_braces_is_a_name(tmp_path: Path) -> None:
+    pixels = make_surface("int16", 150, 5000)
+    pixels[(3, *HOLE)] = -9999
+    (warning,) = warn(write_geotiff(tmp_path / "{x}.tif", pixels, names=BAND_NAMES))
+    assert "of {x}: nir are -9999" in warning
