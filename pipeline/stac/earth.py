@@ -55,9 +55,9 @@ class EarthGrid:
         """Return longitude and latitude (n, 2) of points (n, 2) in pixels (column, row); not finite past the Earth."""
         x, y = self.grid.pix2wld(*pixels.T)
         degrees = np.column_stack(self.transformer.transform(x, y))
-        again = self.transformer.transform(*degrees.T, direction="INVERSE")
+        again_x, again_y = self.transformer.transform(degrees[:, 0], degrees[:, 1], direction="INVERSE")
         with np.errstate(invalid="ignore"):
-            off = np.hypot(self._remove_turns(again[0] - x), again[1] - y)
+            off = np.hypot(self._remove_turns(again_x - x), again_y - y)
         # Only what comes back elsewhere is off the map: the inverse of some projections fails where they work.
         degrees[off > _ROUND_TRIP * self.circumference] = np.inf
         beyond = np.isfinite(degrees[:, 0]) & (np.abs(degrees[:, 0]) > 180)  # on grids from 0° to 360°
@@ -66,7 +66,7 @@ class EarthGrid:
 
     def covers(self, area: Outline, degrees: NDArray[np.float64]) -> NDArray[np.bool_]:
         """Return for points (n, 2) in longitude and latitude whether they lie in an area, which is in pixels."""
-        x, y = self.transformer.transform(*degrees.T, direction="INVERSE")
+        x, y = self.transformer.transform(degrees[:, 0], degrees[:, 1], direction="INVERSE")
         again = np.column_stack(self.transformer.transform(x, y))
         with np.errstate(invalid="ignore"):
             off = again - degrees

@@ -154,7 +154,7 @@ def _project_edges(area: Outline, inside: NDArray[np.float64], earth: EarthGrid)
     return shapely.union_all(polygons)
 
 
-def _is_outline_of(outline: shapely.Geometry, area: Outline, points: NDArray[np.float64], earth: EarthGrid) -> bool:
+def _is_outline_of(outline: Any, area: Outline, points: NDArray[np.float64], earth: EarthGrid) -> bool:
     """Return whether points of an area lie in an outline, and points in the outline belong to the area.
 
     Args:
