@@ -94,8 +94,8 @@ def list_subdatasets(path: str) -> list[str]:
             expected="rasters that this version of GDAL reads",
             fix="convert it to GeoTIFF",
         )
-    shapes = {grid.shape for grid in grids if _is_placed(grid)}
-    return [name for name, grid in zip(rasters, grids, strict=True) if not shapes or grid.shape in shapes]
+    shapes = {tuple(grid.shape) for grid in grids if _is_placed(grid)}
+    return [name for name, grid in zip(rasters, grids, strict=True) if not shapes or tuple(grid.shape) in shapes]
 
 
 def _is_placed(grid: GeoBox) -> bool:
