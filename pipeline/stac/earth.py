@@ -58,7 +58,6 @@ class EarthGrid:
         again_x, again_y = self.transformer.transform(degrees[:, 0], degrees[:, 1], direction="INVERSE")
         with np.errstate(invalid="ignore"):
             off = np.hypot(self._remove_turns(again_x - x), again_y - y)
-        # Only what comes back elsewhere is off the map: the inverse of some projections fails where they work.
         degrees[off > _ROUND_TRIP * self.circumference] = np.inf
         beyond = np.isfinite(degrees[:, 0]) & (np.abs(degrees[:, 0]) > 180)  # on grids from 0° to 360°
         degrees[beyond, 0] = (degrees[beyond, 0] + 180) % 360 - 180
