@@ -6,9 +6,11 @@ import os
 import re
 from contextlib import suppress
 from pathlib import Path, PurePosixPath
+from urllib.parse import unquote, urlsplit
 
 from seamline.pipeline.storage.atomic import refuse_special_file
 
+_FILE_URL = re.compile(r"file:/", re.IGNORECASE)
 _SUBDATASET = re.compile(r"^[A-Za-z][A-Za-z0-9_]+:(?!//)")
 _SUBDATASET_PART = re.compile(r'(?<=:)("?)([^":][^":]*)\1(?=:|$)')
 _INNER_NAMES = (
@@ -21,6 +23,15 @@ _INNER_NAMES = (
 """Names that hold the name of a file, in which the other one lies."""
 _METADATA_SUFFIXES = (".txt", ".xml", ".imd", ".rpb", ".rpc", ".pvl", ".pix", ".att", ".eph", ".hdr")
 """Files of satellite products that GDAL looks for beside their rasters by other names than these rasters have."""
+
+
+def parse_file_url(text: str) -> str | None:
+    """Return the path in a URL of a local file, with one slash, two or three (RFC 8089); None for anything else.
+
+    Raises:
+        ValueError: It begins as one and is none.
+    """
+    return unquote(urlsplit(text).path) if _FILE_URL.match(text) else None
 
 
 def split_subdataset(text: str) -> tuple[str, str, str] | None:

@@ -13,14 +13,16 @@ import rasterio
 import shapely.geometry
 import zarr
 from affine import Affine
+from numpy.typing import NDArray
 from odc.geo.geobox import GeoBox
 
-from seamline.pipeline.common.classes import LabelClass
+from seamline.pipeline.common.classes import NODATA, LabelClass
 from seamline.pipeline.products.geozarr import GRID_MAPPING, compute_coordinates
 from seamline.pipeline.products.overviews import halve_grid
 from seamline.pipeline.products.run_record import RunRecord
 from seamline.pipeline.products.zarr_store import LABELS_ARRAY, build_class_flags, list_store_rasters
 from seamline.pipeline.stac.class_areas import build_class_properties
+from seamline.pipeline.stac.earth import EarthGrid
 from seamline.pipeline.stac.footprint import compute_bbox, compute_footprint
 from seamline.pipeline.stac.items import ItemDict
 
@@ -29,6 +31,15 @@ _OUTLINE_TOLERANCE = 0.05
 
 Both outlines approximate curves by chords, at different points.
 """
+
+_SAMPLED_LABELS = 64
+"""Labels along either side of a raster that are looked for in the scene's outline."""
+
+_MOST_LABELS = 2**22
+"""Of a store's smallest level that are looked for there. A store that has lost its overviews has more."""
+
+_SHARE_OUTSIDE = 0.1
+"""Of these labels. A few along the edges of a narrow scene may lie outside, since overviews hold them."""
 
 
 def find_item_mismatches(item: ItemDict, record: RunRecord) -> Iterator[str]:
@@ -53,6 +64,9 @@ def find_item_mismatches(item: ItemDict, record: RunRecord) -> Iterator[str]:
             yield "geometry is not that of its raster"
         return
     outline: Any = shapely.geometry.shape(item["geometry"])
+    if not outline.is_valid:
+        yield f"geometry is not valid: {shapely.is_valid_reason(outline)}"
+        return
     if not grid_footprint.buffer(_OUTLINE_TOLERANCE * grid_footprint.area**0.5).covers(outline):
         yield "geometry lies outside of its raster"
     if not np.allclose(item["bbox"], compute_bbox(outline), rtol=0, atol=1e-6):
@@ -60,7 +74,7 @@ def find_item_mismatches(item: ItemDict, record: RunRecord) -> Iterator[str]:
 
 
 def find_cog_mismatches(path: Path, item: ItemDict) -> Iterator[str]:
-    """Yield a sentence for shape, transform and CRS of a COG that are not those of the item."""
+    """Yield a sentence for shape, transform, CRS and labels of a COG that contradict the item."""
     grid = _read_grid(item)
     with rasterio.open(path) as file:
         if list(file.shape) != item["properties"]["proj:shape"]:
@@ -72,6 +86,31 @@ def find_cog_mismatches(path: Path, item: ItemDict) -> Iterator[str]:
         code = None if file.crs is None else file.crs.to_epsg()
         if file.crs is None or (None not in (code, grid.crs.epsg) and code != grid.crs.epsg):
             yield f"CRS is {file.crs}, that of the item is {grid.crs}"
+        shape = (min(file.height, _SAMPLED_LABELS), min(file.width, _SAMPLED_LABELS))
+        yield from _find_labels_outside(file.read(1, out_shape=shape), grid, item)
+
+
+def _find_labels_outside(labels: NDArray[np.uint8], grid: GeoBox, item: ItemDict) -> Iterator[str]:
+    """Yield a sentence if the geometry of an item leaves out labels.
+
+    Args:
+        labels: (y, x), evenly spread over the grid.
+        grid: Grid of the raster that they are from.
+        item: The item.
+    """
+    if grid.crs is None:
+        return
+    row, col = np.nonzero(labels != NODATA)
+    scale = np.divide(grid.shape[::-1], labels.shape[::-1])
+    degrees = EarthGrid.from_grid(grid).locate((np.column_stack([col, row]) + 0.5) * scale)
+    degrees = degrees[np.isfinite(degrees).all(axis=1)]
+    outline: Any = shapely.geometry.shape(item["geometry"]) if item["geometry"] else shapely.Polygon()
+    if not len(degrees) or not outline.is_valid:
+        return
+    wide = outline.buffer(_OUTLINE_TOLERANCE * outline.area**0.5)
+    outside = float((~shapely.contains_xy(wide, degrees)).mean())
+    if outside > _SHARE_OUTSIDE:
+        yield f"{outside:.0%} of the labels lie outside of the item's geometry"
 
 
 def find_store_mismatches(store: Path, item: ItemDict) -> Iterator[str]:
@@ -87,7 +126,7 @@ def find_store_mismatches(store: Path, item: ItemDict) -> Iterator[str]:
     if grid is not None:
         texts = {text for attributes in attributes_of.values() for text in _list_crs_texts(attributes)}
         yield from _find_crs_mismatches(texts, grid, str(item["properties"]["proj:code"] or ""))
-    flags = build_class_flags(_read_classes(item))
+    flags, placed = build_class_flags(_read_classes(item)), None
     while (level / LABELS_ARRAY).exists():
         group = level.relative_to(store).as_posix()
         labels = attributes_of[(Path(group) / LABELS_ARRAY).as_posix()]
@@ -96,8 +135,12 @@ def find_store_mismatches(store: Path, item: ItemDict) -> Iterator[str]:
                 yield f"{group}/{LABELS_ARRAY}: {name} is not the item's"
         if grid is not None:
             yield from (f"{group}/{what} is not the item's" for what in _find_level_mismatches(level, grid))
-            grid = halve_grid(grid)
+            placed, grid = (level, grid), halve_grid(grid)
         level = store / ("ovr_2x" if level == store else f"ovr_{2 * int(level.name[4:-1])}x")
+    if placed is not None:
+        smallest = zarr.open_array(placed[0] / LABELS_ARRAY, mode="r")
+        if smallest.size <= _MOST_LABELS:
+            yield from _find_labels_outside(np.asarray(smallest[:]), placed[1], item)
 
 
 def _find_level_mismatches(level: Path, grid: GeoBox) -> Iterator[str]:

@@ -170,8 +170,26 @@ def _read_json(path: Path) -> tuple[list[BaseGeometry], CRS]:
     first = documents[0]
     if "geometryType" in first or first["type"] == "Topology":
         return _read_layers(path, "EPSG:4326" if "type" in first else "")
-    shapes = [shapely.geometry.shape(part) for document in documents for part in _list_geometries(document)]
+    shapes = [_read_geometry(part) for document in documents for part in _list_geometries(document)]
     return shapes, CRS(first["crs"]["properties"]["name"] if first.get("crs") else "EPSG:4326")
+
+
+def _read_geometry(geometry: dict[str, Any]) -> BaseGeometry:
+    """Return a geometry of GeoJSON, whose positions may have heights here and there, and other numbers after them."""
+    try:
+        return shapely.geometry.shape(geometry)
+    except ValueError:
+        return shapely.geometry.shape(_drop_heights(geometry))
+
+
+def _drop_heights(value: Any) -> Any:
+    """Return the same geometry, or part of one, with two numbers for each position."""
+    if isinstance(value, dict):
+        return {key: _drop_heights(part) for key, part in value.items()}
+    if isinstance(value, list):
+        is_position = len(value) > 2 and not any(isinstance(part, list | dict) for part in value)
+        return value[:2] if is_position else [_drop_heights(part) for part in value]
+    return value
 
 
 def _parse_documents(data: bytes) -> list[dict[str, Any]]:
@@ -218,7 +236,16 @@ def _read_layers(path: Path, usual_crs: str = "") -> tuple[list[BaseGeometry], C
     address = _restore_slashes(path)
     shapes: list[BaseGeometry] = []
     crs: set[str] = set()
-    for name, kind in pyogrio.list_layers(address):
+    try:
+        layers = pyogrio.list_layers(address)
+    except pyogrio.errors.GeometryError as error:
+        raise InputError(
+            f"{path} is no area for this scene",
+            got=error,
+            expected="polygons of two dimensions",
+            fix="convert it with `ogr2ogr -dim XY area.gpkg FILE`, for --aoi",
+        ) from error
+    for name, kind in layers:
         if kind is not None:
             metadata, _, geometries, _ = pyogrio.raw.read(address, layer=name, columns=[])
             found = [shape for shape in shapely.from_wkb(geometries) if shape is not None]

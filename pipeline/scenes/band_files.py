@@ -80,12 +80,14 @@ class BandFile:
 def list_subdatasets(path: str) -> list[str]:
     """Return GDAL's names of the rasters in a file or a Zarr folder that has no bands of its own.
 
-    Subdatasets with one row or column, such as coordinates, and texts are none.
+    Subdatasets with one row or column, such as coordinates, are none. Nor are texts and other tables beside rasters:
+    they have no place on Earth, and another shape than what has one.
 
     Raises:
         InputError: The path is no raster, or GDAL can read none of its subdatasets.
     """
     rasters: list[str] = []
+    grids: list[GeoBox] = []
     failures: list[str] = []
     with gdal_environment(path):
         file = _open_file(path)
@@ -94,9 +96,13 @@ def list_subdatasets(path: str) -> list[str]:
             if "(8-bit character)" in kinds.get(f"SUBDATASET_{number}_DESC", ""):
                 continue
             try:
-                rasters += [name] if min(open_cached_raster(name).grid.shape) > 1 else []
+                grid = open_cached_raster(name).grid
             except RasterioIOError as error:
                 failures.append(f"{name}: {describe_error(error)}")
+                continue
+            if min(grid.shape) > 1:
+                rasters.append(name)
+                grids.append(grid)
     if failures and not rasters:
         raise InputError(
             f"cannot open the subdatasets of {path}",
@@ -104,7 +110,12 @@ def list_subdatasets(path: str) -> list[str]:
             expected="rasters that this version of GDAL reads",
             fix="convert it to GeoTIFF",
         )
-    return rasters
+    shapes = {tuple(grid.shape) for grid in grids if _is_placed(grid)}
+    return [name for name, grid in zip(rasters, grids, strict=True) if not shapes or tuple(grid.shape) in shapes]
+
+
+def _is_placed(grid: GeoBox) -> bool:
+    return grid.crs is not None or not grid.transform.is_identity
 
 
 def open_source_raster(path: str) -> OpenRaster:

@@ -9,11 +9,11 @@ import zipfile
 from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 from typing import Literal
-from urllib.parse import unquote, urlsplit
+from urllib.parse import urlsplit
 
 from seamline.pipeline.common.errors import InputError
 from seamline.pipeline.raster_io.gdal import is_remote
-from seamline.pipeline.raster_io.local_files import split_subdataset
+from seamline.pipeline.raster_io.local_files import parse_file_url, split_subdataset
 from seamline.pipeline.scenes.band_files import list_subdatasets
 from seamline.pipeline.storage.atomic import make_absolute, refuse_special_file
 from seamline.pipeline.storage.confinement import check_confined, open_confined
@@ -72,8 +72,10 @@ def normalize_address(source: str | Path) -> str:
     text = str(source)
     if "\0" in text:
         raise InputError("no address", got=repr(text), expected="a URL or a path, without zero bytes", fix="correct it")
-    if text.startswith("file://"):
-        text = unquote(_get_path(text))
+    try:
+        text = text if (local := parse_file_url(text)) is None else local
+    except ValueError as error:
+        raise _no_address_error(text, error) from error
     if (parts := split_subdataset(text)) is not None:
         before, path, after = parts
         return f"{before}{make_absolute(path)}{after}"
@@ -91,7 +93,11 @@ def _get_path(text: str) -> str:
     try:
         return urlsplit(text).path
     except ValueError as error:
-        raise InputError("no address", got=text, expected=f"a URL or a path ({error})", fix="correct it") from error
+        raise _no_address_error(text, error) from error
+
+
+def _no_address_error(text: str, error: ValueError) -> InputError:
+    return InputError("no address", got=text, expected=f"a URL or a path ({error})", fix="correct it")
 
 
 def list_rasters(href: str) -> list[str]:
@@ -154,19 +160,28 @@ def _list_object_rasters(folder: ObjectFolder) -> list[str]:
 
 def list_members(archive: str) -> list[str]:
     """Return the names of what is in a ZIP or TAR file; raises whatever the libraries raise."""
+    return list(_find_members(archive))
+
+
+def _find_members(archive: str) -> dict[str, bool]:
+    """Return the names of what is in a ZIP or TAR file, and whether GDAL knows it by this name.
+
+    The PAX format of TAR, Python's own, holds long names and those with other letters than ASCII's apart, where GDAL
+    does not look.
+    """
     with open_confined(archive) as path:
         if archive.lower().endswith(".zip"):
             with zipfile.ZipFile(path) as zipped:
-                return zipped.namelist()
+                return dict.fromkeys(zipped.namelist(), True)
         with tarfile.open(path) as tar:
-            return tar.getnames()
+            return {member.name: "path" not in member.pax_headers for member in tar.getmembers()}
 
 
 def _list_archived_rasters(archive: str) -> list[str]:
     """Return the rasters in a ZIP or TAR file, as GDAL addresses them."""
     prefix = next(prefix for suffix, prefix in _ARCHIVES.items() if archive.lower().endswith(suffix))
     try:
-        members = list_members(archive)
+        members = _find_members(archive)
     except (zipfile.BadZipFile, tarfile.TarError, EOFError, OSError) as error:
         kind = "ZIP" if prefix == "/vsizip/" else "TAR"
         raise InputError(
@@ -179,7 +194,15 @@ def _list_archived_rasters(archive: str) -> list[str]:
     names = [name for name in names if _SENTINEL2_BAND.search(name)] or names
     if not names:
         raise _no_rasters_error(archive)
-    return [f"{prefix}{archive}/{name.removeprefix('./')}" for name in _require_one_product(names, archive)]
+    _require_one_product(names, archive)
+    if unknown := [name for name in names if not members[name]]:
+        raise InputError(
+            f"GDAL cannot read {len(unknown)} files of {archive}",
+            got=f"the PAX format for a name such as {unknown[0]}",
+            expected="short names of ASCII letters, or the GNU format of TAR",
+            fix="unpack it and name the folder",
+        )
+    return [f"{prefix}{archive}/{name.removeprefix('./')}" for name in names]
 
 
 def _drop_foreign(names: Iterable[str]) -> list[str]:

@@ -17,6 +17,7 @@ import pystac
 
 from seamline.pipeline.common.errors import InputError
 from seamline.pipeline.common.sensors import parse_wavelength
+from seamline.pipeline.raster_io.local_files import parse_file_url
 from seamline.pipeline.scenes.acquisition import to_utc
 from seamline.pipeline.scenes.band_matching import BandCandidate
 from seamline.pipeline.scenes.products import parse_baseline
@@ -236,8 +237,8 @@ def _resolve_href(asset: pystac.Asset, item_href: str) -> str:
     others = alternates.values() if isinstance(alternates, dict) else ()
     hrefs = [asset.href, *(other["href"] for other in others if isinstance(other, dict) and "href" in other)]
     found = next((path for href in hrefs if (path := _find_file(str(href), item_href)) is not None), None)
-    href = asset.get_absolute_href() or asset.href
-    address = found or (unquote(urlsplit(href).path) if href.startswith("file://") else href)
+    href = asset.href if parse_file_url(asset.href) else asset.get_absolute_href() or asset.href
+    address = found or parse_file_url(href) or href
     check_confined(address)
     return address
 
@@ -248,8 +249,8 @@ def _find_file(href: str, item_href: str) -> str | None:
     Raises:
         ValueError: No file can have this name.
     """
-    if href.startswith("file://"):
-        paths = [unquote(urlsplit(href).path)]
+    if (path := parse_file_url(href)) is not None:
+        paths = [path]
     elif "://" in href or href.startswith("/vsi") or ("://" in item_href and not posixpath.isabs(href)):
         return None
     else:

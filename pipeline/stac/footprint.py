@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,19 +11,20 @@ import shapely.affinity
 import shapely.geometry
 from numpy.typing import NDArray
 from odc.geo.geobox import GeoBox
-from pyproj import Transformer
 
 from seamline.pipeline.common.classes import NODATA
 from seamline.pipeline.geometry.window import Window
+from seamline.pipeline.stac.earth import EarthGrid, Outline, outline_cells
 
-Outline = shapely.Polygon | shapely.MultiPolygon
-"""One or more polygons, in pixels (column, row) of a grid or in degrees (longitude, latitude)."""
+_SAMPLED_POINTS = 48
+"""Points along either side of an area at which its outline is checked."""
 
-Locate = Callable[[NDArray[np.float64]], NDArray[np.float64]]
-"""Turns points (n, 2) in pixels (column, row) into degrees (longitude, latitude); not finite past the Earth."""
+_TOLERANCE = 0.01
+"""Share of the points that may lie on the wrong side of an outline, and how near to it, in edges of a square as large:
+the limb of a disk is approximated by chords."""
 
-_SAMPLED_POINTS = 16
-"""Points along either side of an area among which one on Earth is looked for."""
+_DECIMALS = 7
+"""Of degrees, which is about a centimetre."""
 
 _BISECTIONS = 32
 """Steps to find the limb of the Earth between a point on it and one past it."""
@@ -33,40 +34,34 @@ def compute_footprint(grid: GeoBox, area: Outline | None = None) -> Outline | No
     """Return the outline of an area of a grid in longitude and latitude (WGS 84).
 
     The edges are densified, since a straight edge of the grid is a curve there. An area across the antimeridian gives
-    one part on each side of it (RFC 7946, section 3.1.9). An area over a pole reaches up to the pole.
+    one part on each side of it (RFC 7946, section 3.1.9). An area over a pole reaches up to the pole. What of the area
+    lies past the edge of a map of the world, or past the limb of the Earth, is left out. Where the projected edges
+    enclose something else than the area, as those along the edge of a map do, the outline is made of cells of a degree
+    or less.
 
     Args:
         grid: the grid.
         area: in pixels (column, row). ``None``: the whole grid.
 
     Returns:
-        The outline; None without a CRS, and where nothing of the area is on Earth.
+        The outline, valid and in multiples of 10⁻⁷ degrees; None without a CRS, and where nothing of the area is on
+        Earth.
     """
     if grid.crs is None:
         return None
     height, width = grid.shape
     dense = shapely.segmentize(shapely.box(0, 0, width, height) if area is None else area, max(height, width) / 32)
-    to_degrees = Transformer.from_crs(grid.crs.proj, "OGC:CRS84", always_xy=True)
-
-    def locate(pixels: NDArray[np.float64]) -> NDArray[np.float64]:
-        return np.column_stack(to_degrees.transform(*grid.pix2wld(*pixels.T)))
-
-    inside = _find_point_on_earth(dense, locate)
-    if inside is None:
+    shapely.prepare(dense)
+    earth = EarthGrid.from_grid(grid)
+    points = _sample_points(dense)
+    points = points[np.isfinite(earth.locate(points)).all(axis=1)]
+    if not len(points):
         return None
-
-    def enclose(ring: shapely.LinearRing) -> shapely.Geometry:
-        return _enclose_ring(*locate(_pull_onto_earth(np.asarray(ring.coords), inside, locate)).T)
-
-    polygons = [
-        shapely.difference(enclose(part.exterior), shapely.union_all([enclose(hole) for hole in part.interiors]))
-        for part in shapely.get_parts(dense)
-    ]
-    merged = shapely.union_all(polygons)
-    parts = [shapely.geometry.polygon.orient(part) for part in shapely.get_parts(merged) if part.area > 0]
-    if not parts:
-        return None
-    return parts[0] if len(parts) == 1 else shapely.MultiPolygon(parts)
+    nearest = np.square(points - points.mean(axis=0)).sum(axis=1).argmin()
+    outline = _project_edges(dense, points[nearest : nearest + 1], earth)
+    if not _is_outline_of(outline, dense, points, earth):
+        outline = outline_cells(dense, points, earth)
+    return _make_polygons(outline)
 
 
 def find_hull_corners(labels: NDArray[np.uint8], window: Window) -> NDArray[np.float64]:
@@ -131,40 +126,88 @@ def round_coordinates(geometry: Any) -> Any:
         return {key: round_coordinates(value) for key, value in geometry.items()}
     if isinstance(geometry, Sequence) and not isinstance(geometry, str):
         return [round_coordinates(value) for value in geometry]
-    return round(geometry, 7) if isinstance(geometry, float) else geometry
+    return round(geometry, _DECIMALS) if isinstance(geometry, float) else geometry
 
 
-def _find_point_on_earth(area: Outline, locate: Locate) -> NDArray[np.float64] | None:
-    """Return a point (1, 2) in pixels, in the middle of what of an area is on Earth; None where nothing is."""
+def _sample_points(area: Outline) -> NDArray[np.float64]:
+    """Return points (n, 2) in an area, evenly spread and one for certain."""
     left, top, right, bottom = area.bounds
     steps = (np.arange(_SAMPLED_POINTS) + 0.5) / _SAMPLED_POINTS
     points = np.stack(np.meshgrid(left + steps * (right - left), top + steps * (bottom - top)), axis=-1).reshape(-1, 2)
-    points = points[shapely.contains_xy(area, points)]
-    points = np.concatenate([points, np.asarray(area.representative_point().coords)])
-    points = points[np.isfinite(locate(points)).all(axis=1)]
-    if not len(points):
-        return None
-    nearest = np.square(points - points.mean(axis=0)).sum(axis=1).argmin()
-    return points[nearest : nearest + 1]
+    return np.concatenate(
+        [points[shapely.contains_xy(area, points)], np.asarray(area.representative_point().coords)[:, :2]]
+    )
 
 
-def _pull_onto_earth(points: NDArray[np.float64], inside: NDArray[np.float64], locate: Locate) -> NDArray[np.float64]:
+def _project_edges(area: Outline, inside: NDArray[np.float64], earth: EarthGrid) -> shapely.Geometry:
+    """Return what the edges of an area enclose in degrees.
+
+    Args:
+        area: in pixels, its edges densified.
+        inside: (1, 2) in pixels, a point of the area on Earth.
+        earth: where pixels are.
+    """
+
+    def enclose(ring: shapely.LinearRing) -> shapely.Geometry:
+        return _enclose_ring(*earth.locate(_pull_onto_earth(np.asarray(ring.coords), inside, earth)).T)
+
+    polygons = [
+        shapely.difference(enclose(part.exterior), shapely.union_all([enclose(hole) for hole in part.interiors]))
+        for part in shapely.get_parts(area)
+    ]
+    return shapely.union_all(polygons)
+
+
+def _is_outline_of(outline: Any, area: Outline, points: NDArray[np.float64], earth: EarthGrid) -> bool:
+    """Return whether points of an area lie in an outline, and points in the outline belong to the area.
+
+    Args:
+        outline: in degrees.
+        area: in pixels.
+        points: (n, 2) in pixels, points of the area on Earth.
+        earth: where pixels are.
+    """
+    if not outline.is_valid or outline.area == 0:
+        return False
+    margin = _TOLERANCE * outline.area**0.5
+    wide, narrow = shapely.buffer(outline, margin), shapely.buffer(outline, -margin)
+    if (~shapely.contains_xy(wide, earth.locate(points))).mean() > _TOLERANCE:
+        return False
+    enclosed = [_sample_points(part) for part in shapely.get_parts(narrow) if part.area > 0]
+    return not enclosed or bool((~earth.covers(area, np.concatenate(enclosed))).mean() <= _TOLERANCE)
+
+
+def _make_polygons(outline: shapely.Geometry) -> Outline | None:
+    """Return the polygons of an outline, valid also when its coordinates are rounded; None if there are none."""
+    rounded = shapely.set_precision(outline, 10.0**-_DECIMALS)
+    for shape in (rounded, outline):  # of what is smaller than rounding tells
+        parts = [
+            shapely.geometry.polygon.orient(part)
+            for part in shapely.get_parts(shape)
+            if isinstance(part, shapely.Polygon) and part.area > 0
+        ]
+        if parts:
+            return parts[0] if len(parts) == 1 else shapely.MultiPolygon(parts)
+    return None
+
+
+def _pull_onto_earth(points: NDArray[np.float64], inside: NDArray[np.float64], earth: EarthGrid) -> NDArray[np.float64]:
     """Move points that look past the Earth, such as the corners of a full disk, towards one inside, up to the limb.
 
     Args:
         points: (n, 2) in pixels.
         inside: (1, 2) in pixels, a point on Earth.
-        locate: returns longitudes and latitudes of points; not finite past the Earth.
+        earth: where pixels are.
     """
     points = points.copy()
-    past = ~np.isfinite(locate(points)).all(axis=1)
+    past = ~np.isfinite(earth.locate(points)).all(axis=1)
     if not past.any():
         return points
     outward = points[past] - inside
     on_earth, beyond = np.zeros(len(outward)), np.ones(len(outward))
     for _ in range(_BISECTIONS):
         middle = (on_earth + beyond) / 2
-        is_on_earth = np.isfinite(locate(inside + middle[:, None] * outward)).all(axis=1)
+        is_on_earth = np.isfinite(earth.locate(inside + middle[:, None] * outward)).all(axis=1)
         on_earth, beyond = np.where(is_on_earth, middle, on_earth), np.where(is_on_earth, beyond, middle)
     points[past] = inside + on_earth[:, None] * outward
     return points

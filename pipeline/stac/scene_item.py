@@ -21,7 +21,8 @@ from seamline.pipeline.products.geozarr import JSON, find_crs_code
 from seamline.pipeline.products.run_record import ClassArea
 from seamline.pipeline.stac.assets import build_renders, build_scene_assets, to_multihash
 from seamline.pipeline.stac.class_areas import build_class_properties
-from seamline.pipeline.stac.footprint import Outline, compute_bbox, compute_footprint, round_coordinates
+from seamline.pipeline.stac.earth import Outline
+from seamline.pipeline.stac.footprint import compute_bbox, compute_footprint, round_coordinates
 from seamline.pipeline.stac.items import UNKNOWN_TIME
 
 _EXTENSIONS = {

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import codecs
 import ctypes
 import glob
 import os
 import shutil
+import sys
 import tempfile
 import uuid
 from collections.abc import Iterable, Iterator, Mapping
@@ -113,13 +115,32 @@ def check_writable(folder: Path, what: str) -> Path:
 def refuse_special_file(path: str | Path) -> None:
     """Refuse a pipe, socket or device: opening one could wait for ever. What is not there is passed over.
 
+    A name that is no text to Python is refused, too: GDAL takes names in UTF-8 only, and JSON holds no others.
+
     Raises:
-        InputError: It is one.
+        InputError: It is one, or has such a name.
     """
+    _refuse_undecoded_name(str(path))
     if os.path.exists(path) and not (os.path.isfile(path) or os.path.isdir(path)):  # noqa: PTH110, PTH112, PTH113
         raise InputError(
             f"{path}", got="a pipe, socket or device", expected="a file or a folder", fix="copy its content to a file"
         )
+
+
+def _refuse_undecoded_name(name: str) -> None:
+    """Refuse a name with bytes that Python could not decode and keeps as surrogates."""
+    try:
+        name.encode()
+    except UnicodeEncodeError as error:
+        encoding = sys.getfilesystemencoding()
+        is_utf8 = codecs.lookup(encoding).name == "utf-8"
+        shown = name.encode("utf-8", "replace").decode()
+        raise InputError(
+            "a file or folder whose name cannot be read",
+            got=f"{shown}, with the encoding {encoding} of this environment",
+            expected="a name in UTF-8" if is_utf8 else "UTF-8, since the name has other letters than ASCII's",
+            fix="rename it" if is_utf8 else "set PYTHONUTF8=1, or a locale such as LC_ALL=C.UTF-8",
+        ) from error
 
 
 def _is_present(path: Path) -> bool:

@@ -141,6 +141,19 @@ def moved_east(item: dict[str, Any]) -> None:
     item["geometry"]["coordinates"] = [[[x + 5, y] for x, y in item["geometry"]["coordinates"][0]]]
 
 
+def made_a_sliver(item: dict[str, Any]) -> None:
+    west, south, _, north = item["bbox"]
+    item["bbox"] = [west, south, west + 1e-5, north]
+    ring = [[west, south], [west + 1e-5, south], [west + 1e-5, north], [west, north], [west, south]]
+    item["geometry"] = {"type": "Polygon", "coordinates": [ring]}
+
+
+def made_a_bow_tie(item: dict[str, Any]) -> None:
+    west, south, east, north = item["bbox"]
+    ring = [[west, south], [east, north], [east, south], [west, north], [west, south]]
+    item["geometry"] = {"type": "Polygon", "coordinates": [ring]}
+
+
 def piped(name: str) -> Callable[[Path], None]:
     def damage(scene: Path) -> None:
         (scene / name).unlink()
@@ -203,6 +216,9 @@ DAMAGE: dict[str, tuple[Callable[[Path], None], str, str]] = {
     "no overviews": (no_overviews, "segmentation.zarr", "ovr_2x"),
     "an area": (edited_item(lambda item: item["properties"].update(c0_area_m2=1)), "item.json", "c0_area_m2 is not"),
     "a geometry elsewhere": (edited_item(moved_east), "item.json", "outside of its raster"),
+    "a sliver": (edited_item(made_a_sliver), "segmentation.tif", "of the labels lie outside"),
+    "a sliver beside zarr": (edited_item(made_a_sliver), "segmentation.zarr", "of the labels lie outside"),
+    "a bow tie": (edited_item(made_a_bow_tie), "item.json", "geometry is not valid"),
     "a box elsewhere": (edited_item(lambda item: item.update(bbox=[1, 2, 3, 4])), "item.json", "bbox is not"),
     "no assets": (edited_item(lambda item: item.update(assets={})), "item.json", "run.json is not its asset"),
     "no properties": (edited_item(lambda item: item.update(properties=None)), "item.json", ""),

@@ -655,6 +655,51 @@ def test_areas_across_the_antimeridian(tmp_path: Path, crs: str, west: int, area
     assert read.bounds == pytest.approx(found, abs=1e-9 if crs != "EPSG:32660" else 60)
 
 
+def test_heights_of_positions_mean_nothing(tmp_path: Path) -> None:
+    grid = GeoBox.from_bbox((0, 0, 4, 4), "EPSG:4326", resolution=0.1)
+    ring = [[1, 1], [3, 1], [3, 3], [1, 1]]
+    plain = {"type": "Polygon", "coordinates": [ring]}
+    for rests in ([[]] * 4, [[5.0]] * 4, [[5.0, 7.0]] * 4, [[], [5.0], [5.0, 7.0], []]):
+        placed = [position + rest for position, rest in zip(ring, rests, strict=True)]
+        for document in (
+            {"type": "Polygon", "coordinates": [placed]},
+            {"type": "MultiPolygon", "coordinates": [[placed]]},
+            {"type": "GeometryCollection", "geometries": [plain, {"type": "Polygon", "coordinates": [placed]}]},
+        ):
+            (tmp_path / "aoi.json").write_text(json.dumps(document))
+            assert from_wkt(read_aoi(tmp_path / "aoi.json", grid)).area == pytest.approx(2)
+
+
+def test_a_kind_of_polygon_that_is_not_read_is_refused_with_a_way_out(tmp_path: Path) -> None:
+    """GML with heights, whose layer is of no single kind."""
+    place = 'srsName="urn:ogc:def:crs:EPSG::32620"'
+    polygon = (
+        f'<gml:Polygon {place} gml:id="p"><gml:exterior><gml:LinearRing><gml:posList srsDimension="3">'
+        "0 0 5 9 0 5 9 9 5 0 0 5</gml:posList></gml:LinearRing></gml:exterior></gml:Polygon>"
+    )
+    point = f'<gml:Point {place} gml:id="q"><gml:pos srsDimension="3">0 0 5</gml:pos></gml:Point>'
+    members = "".join(
+        f'<f:featureMember><f:a gml:id="a{number}"><f:g>{shape}</f:g></f:a></f:featureMember>'
+        for number, shape in enumerate((polygon, point))
+    )
+    (tmp_path / "aoi.gml").write_text(
+        '<f:FeatureCollection xmlns:f="http://ogr.maptools.org/" xmlns:gml="http://www.opengis.net/gml/3.2">'
+        f"{members}</f:FeatureCollection>"
+    )
+    with pytest.raises(InputError, match=r"not supported.*ogr2ogr -dim XY"):
+        read_aoi(tmp_path / "aoi.gml", GRID)
+
+
+@pytest.mark.parametrize(("encoding", "fix"), [("ascii", "PYTHONUTF8=1"), ("utf-8", "rename it")])
+def test_a_name_that_is_no_text_is_refused_with_a_way_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, encoding: str, fix: str
+) -> None:
+    monkeypatch.setattr("sys.getfilesystemencoding", lambda: encoding)
+    for read in (opened, lambda path: read_aoi(Path(path), GRID)):
+        with pytest.raises(InputError, match=f"name cannot be read.*{fix}"):
+            read(str(tmp_path / "s\udcfc.tif"))
+
+
 def test_an_area_in_metres_across_the_antimeridian(tmp_path: Path) -> None:
     x, y = transform("EPSG:4326", "EPSG:32660", [179.5, 180.5], [-1, 1])
     crs = {"type": "name", "properties": {"name": "EPSG:32660"}}
@@ -821,7 +866,8 @@ def test_local_paths_are_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     path = write_geotiff(tmp_path / "a b.tif", make_noise(3, 8, 8))
     monkeypatch.chdir(tmp_path)
     assert {band.path for band in opened("a b.tif").bands} == {str(path)}
-    assert opened(f"file://{tmp_path}/a%20b.tif").id == make_scene_id("a b")
+    for address in (f"file://{tmp_path}/a%20b.tif", f"file:{tmp_path}/a%20b.tif", f"FILE://{tmp_path}/a%20b.tif"):
+        assert opened(address).id == make_scene_id("a b")
     shutil.move(path, tmp_path / "c.tif")
     with pytest.raises(InputError, match="no such file"):
         opened("a b.tif")

@@ -92,6 +92,21 @@ def test_an_archive_of_tar_is_a_folder(bands: Path, tmp_path: Path, name: str) -
         opened(tmp_path / name)
 
 
+@pytest.mark.parametrize("name", ["a" * 101, "Überflug"])
+@pytest.mark.parametrize("form", [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
+def test_names_in_an_archive_are_read_or_refused_with_a_way_out(
+    bands: Path, tmp_path: Path, name: str, form: int
+) -> None:
+    with tarfile.open(tmp_path / "x.tar", "w", format=form) as archive:
+        for band in BAND_NAMES:
+            archive.add(bands / f"{band}.tif", f"{name}/{band}.tif")
+    if form == tarfile.PAX_FORMAT:
+        with pytest.raises(InputError, match=r"GDAL cannot read 6 files .*PAX format.*unpack it"):
+            opened(tmp_path / "x.tar")
+    else:
+        np.testing.assert_array_equal(numbers_of(opened(tmp_path / "x.tar")), NUMBERS)
+
+
 @pytest.mark.parametrize("below", ["", "GRANULE", GRANULE, f"{GRANULE}/IMG_DATA", ".."])
 def test_a_product_of_sentinel2_is_found_from_each_of_its_folders(product: Path, below: str) -> None:
     scene = opened(product.parent if below == ".." else product / below, scale=None)
@@ -145,6 +160,20 @@ def test_the_variables_of_a_netcdf_file_are_bands(tmp_path: Path, monkeypatch: p
     np.testing.assert_array_equal(numbers_of(one)[0], NUMBERS[3])
     assert normalize_address(f'NETCDF:"{path}":nir') == f'NETCDF:"{path}":nir'
     assert normalize_address("C:no.tif") == str(tmp_path / "C:no.tif")
+
+
+def test_texts_in_a_netcdf_file_are_no_bands(tmp_path: Path) -> None:
+    path = tmp_path / "cube.nc"
+
+    def write(dataset: xr.Dataset) -> None:
+        cube = dataset[list(BAND_NAMES)].to_dataarray("band", "numbers")
+        cube.attrs = dict(dataset["blue"].attrs)
+        placed = cube.astype("int16").to_dataset().assign(spatial_ref=dataset["spatial_ref"])
+        placed.to_netcdf(path, engine="scipy")
+
+    write_container(path, write)
+    assert [name.rpartition(":")[2] for name in list_rasters(str(path))] == ["numbers"]
+    np.testing.assert_array_equal(numbers_of(opened(path, bands=tuple("123456"))), NUMBERS)
 
 
 def test_the_arrays_of_a_zarr_folder_are_bands_and_its_chunks_its_content(tmp_path: Path) -> None:
