@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
 from multiprocessing.resource_tracker import ensure_running
 
+import dask
 from distributed import Client, LocalCluster
 from distributed.comm import connect as open_comm
 from distributed.comm import get_address_host_port, normalize_address
@@ -26,10 +27,12 @@ _ANSWER_TIMEOUT = 5
 CLIENT_MEMORY = 2**29
 """Bytes that the process which starts a local cluster needs itself."""
 
-WORKER_ENVIRONMENT = {"OMP_WAIT_POLICY": "PASSIVE"}
-"""Environment variables of local worker processes. With them a thread of the network that waits for another one gives
-its core to the thread that reads the next chunk. By default it spins, and the network runs at half its speed while a
-chunk is read."""
+WORKER_ENVIRONMENT = {"OMP_WAIT_POLICY": "PASSIVE", "MALLOC_ARENA_MAX": "1"}
+"""Environment variables of local worker processes.
+
+With the first a thread of the network that waits for another one gives its core to the thread that reads the next
+chunk. By default it spins, and the network runs at half its speed while a chunk is read. The second keeps freed memory
+in the process whatever thread freed it (``inference_thread``)."""
 
 
 def connect(cluster: str, workers: int) -> AbstractContextManager[Client]:
@@ -54,14 +57,15 @@ def _start_local_cluster(workers: int) -> Iterator[Client]:
     memory = share_memory(workers, CLIENT_MEMORY)
     # Its warning that a worker takes seconds to end, and is killed, says nothing that anybody could do.
     logging.getLogger("distributed.nanny").setLevel(logging.CRITICAL)
-    with _block_interrupts(), _raise_if_not_started():
+    # The C library reads its variables when a process starts; those that LocalCluster takes are set after that.
+    spawning = {f"distributed.nanny.pre-spawn-environ.{name}": value for name, value in WORKER_ENVIRONMENT.items()}
+    with _block_interrupts(), _raise_if_not_started(), dask.config.set(spawning):
         local = LocalCluster(
             n_workers=workers,
             threads_per_worker=CHUNKS_AT_ONCE,
             memory_limit=memory,
             processes=True,
             dashboard_address="127.0.0.1:0",  # any free port, for nobody else
-            env=WORKER_ENVIRONMENT,
             silence_logs=logging.CRITICAL,  # Dask would print a traceback for each chunk that fails; we print a line
         )
     with local, Client(local, set_as_default=False) as client:
