@@ -9,37 +9,28 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import math
-import os
-import platform
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass, replace
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from threading import Lock
-from typing import TYPE_CHECKING
 
 import numpy as np
 from distributed import Client
 
+from seamline.flows.settings.engine_meter import EngineMeter, describe_device
 from seamline.flows.settings.folders import get_cache_folder
 from seamline.flows.settings.model_folder import Model, get_radiometry
 from seamline.flows.settings.options import SegmentOptions
-from seamline.model.spec.config import EngineRequest, EngineSettings, Radiometry
+from seamline.model.spec.config import EngineRequest
 from seamline.model.spec.measurement import Measurement, Sample
 from seamline.pipeline.cluster.inference_thread import run_on_inference_thread
 from seamline.pipeline.cluster.workers import list_first_host_workers, run_on_first_host
 from seamline.pipeline.common.errors import InputError
-from seamline.pipeline.common.memory import read_peak_memory, reset_peak_memory
 from seamline.pipeline.geometry.window import Window
 from seamline.pipeline.planning.tilings import UNBOUNDED_HALO, Reach
 from seamline.pipeline.scenes.scene import Scene, read_block
 from seamline.pipeline.storage.atomic import atomic_write
-
-if TYPE_CHECKING:
-    from seamline.model.engines.tune import Tuner
 
 log = logging.getLogger("seamline.measuring")
 
@@ -65,50 +56,6 @@ _GRAPH_MEMORY_GROWTH = 1.7
 
 _MEASURING_LOCK = Lock()
 """Held while a model is measured: two measurements at once, of scenes that one flow plans, would slow each other."""
-
-
-@dataclass(frozen=True)
-class EngineMeter:
-    """Checks or measures a model on a worker, on the same kind of thread as the network of a run. Picklable.
-
-    Attributes:
-        model: the model.
-        radiometry: meaning of the sample's digital numbers.
-        halo: pixels on every side of a window that are thrown away.
-        request: what the user fixes.
-        threads: the most threads of the network; 0 leaves them to torch.
-    """
-
-    model: Model
-    radiometry: Radiometry
-    halo: int
-    request: EngineRequest
-    threads: int
-
-    def check(self, sample: Sample, edge: int) -> Measurement:
-        """Compare the settings that are known to be fast with float32 (``Tuner.check``)."""
-        return run_on_inference_thread(self._make_tuner().check, sample, edge)
-
-    def measure(
-        self, sample: Sample, sizes: tuple[int, ...], known: EngineSettings | None = None, seconds: float = math.inf
-    ) -> Measurement:
-        """Measure every promising way to run the network, within so many seconds (``Tuner.__call__``).
-
-        Args:
-            sample: digital numbers (bands, N, N) and valid (N, N) of the scene.
-            sizes: edges, in pixels, of the windows that a plan might take.
-            known: settings that the check chose.
-            seconds: how long it may take.
-        """
-        return run_on_inference_thread(self._make_tuner(), sample, sizes, known, seconds)
-
-    def _make_tuner(self) -> Tuner:
-        from seamline.model.engines.tune import Tuner  # imports torch, which takes seconds: only on workers
-
-        spec, folder = self.model.spec, self.model.folder
-        return Tuner(
-            spec, folder, self.radiometry, self.halo, self.request, self.threads, reset_peak_memory, read_peak_memory
-        )
 
 
 @dataclass(frozen=True)
@@ -164,24 +111,17 @@ def measure(
         ModelError: the network does not run on the workers.
         RunError: there are no workers and none joins.
     """
-    name = model.spec.name
     windows = choose_timed_windows(max(scene.grid.shape), halo, model.reach, options.window)
     check_window = _choose_check_window(windows, halo, model.reach)
     processes = len(list_first_host_workers(client))
     (device,) = run_on_first_host(client, 1, describe_device)
     path = _get_cache_path(device, processes, model.digest, halo, options.engine_request, threads)
     meter = EngineMeter(model, get_radiometry(scene), halo, options.engine_request, threads)
-
-    def check(edge: int) -> _Findings:
-        say(f"checking on a window of {edge} how {name} runs here; it is remembered")
-        started = time.monotonic()
-        checked = run_on_first_host(client, None, meter.check, read_sample(scene, edge), edge)[0]
-        return _Findings(checked, time.monotonic() - started)
-
+    workers = _Workers(client, scene, meter, say)
     with _MEASURING_LOCK:
         known, spent = _read_findings(path), 0.0
         if known is None:
-            known = check(check_window)
+            known = workers.check(check_window)
             spent = known.check_seconds
             _write_findings(path, known)
         try:
@@ -189,18 +129,42 @@ def measure(
         except InputError:
             if options.window is None or options.window <= max(known.measurement.seconds):
                 raise
-            known = check(options.window)  # what the larger window really needs may fit
-            return known.measurement
+            return workers.check(options.window).measurement  # what a window really needs may fit
         budget = _MEASURING_SHARE * seconds - spent
-        if not is_worth_measuring(options.engine_request, budget, known.check_seconds, known.budget):
-            return _allow_for_growth(known.measurement, windows)
-        say(f"measuring how {name} runs best here, at most {budget:.0f} s of a run of {seconds:.0f} s")
-        sizes = tuple(sorted({check_window, *windows}))
-        sample = read_sample(scene, check_window)
-        settings = known.measurement.settings
-        measured = run_on_first_host(client, None, meter.measure, sample, sizes, settings, budget)[0]
-        _write_findings(path, _Findings(measured, known.check_seconds, budget))
-    return _allow_for_growth(measured, windows)
+        if is_worth_measuring(options.engine_request, budget, known.check_seconds, known.budget):
+            say(f"a run of {seconds:.0f} s: measuring how {model.spec.name} runs best here, at most {budget:.0f} s")
+            known = workers.measure(tuple(sorted({check_window, *windows})), known, budget)
+            _write_findings(path, known)
+    return _allow_for_growth(known.measurement, windows)
+
+
+@dataclass(frozen=True)
+class _Workers:
+    """The workers of the first host, which check and measure a model all at once."""
+
+    client: Client
+    scene: Scene
+    meter: EngineMeter
+    say: Callable[[str], None]
+
+    def check(self, edge: int) -> _Findings:
+        """Check the model on a window of this edge in pixels."""
+        self.say(f"checking on a window of {edge} how {self.meter.model.spec.name} runs here; it is remembered")
+        started = time.monotonic()
+        checked = run_on_first_host(self.client, None, self.meter.check, read_sample(self.scene, edge), edge)[0]
+        return _Findings(checked, time.monotonic() - started)
+
+    def measure(self, sizes: tuple[int, ...], known: _Findings, budget: float) -> _Findings:
+        """Measure windows of these edges in pixels within so many seconds."""
+        started = time.monotonic()
+
+        def show_progress() -> None:
+            self.say(f"measuring: {time.monotonic() - started:.0f} of at most {budget:.0f} s")
+
+        arguments = (read_sample(self.scene, min(sizes)), sizes, known.measurement.settings, budget)
+        work = self.meter.measure
+        measured = run_on_first_host(self.client, None, work, *arguments, while_waiting=show_progress)[0]
+        return _Findings(measured, known.check_seconds, budget)
 
 
 def is_worth_measuring(request: EngineRequest, budget: float, check_seconds: float, last_budget: float) -> bool:
@@ -273,26 +237,6 @@ def _choose_context_sizes(halos: tuple[int, ...], reach: Reach) -> tuple[int, in
         return reach.window, reach.window // 4 // reach.divisor * reach.divisor
     largest = max((*halos, UNBOUNDED_HALO))
     return reach.round_up_to_lattice(2 * largest + _COMPARED_EDGE), reach.round_up_to_lattice(largest)
-
-
-def describe_device() -> str:
-    """Return a description of what this worker computes on and with; equal ones run a network alike."""
-    import torch  # takes seconds to import; this runs on a worker
-
-    software = ", ".join(f"{name} {number}" for name, number in list_engine_versions().items())
-    if torch.cuda.is_available():
-        return f"{torch.cuda.get_device_name()}, {software}"
-    flags = torch.backends.cpu.get_cpu_capability()
-    return f"{platform.processor() or platform.machine()} {flags}, {os.cpu_count()} cores, {software}"
-
-
-def list_engine_versions() -> dict[str, str]:
-    """Return the versions of the installed packages that run networks, by name."""
-    versions = {}
-    for name in ("torch", "onnxruntime", "openvino", "onnx"):
-        with suppress(PackageNotFoundError):
-            versions[name] = version(name)
-    return versions
 
 
 def read_sample(scene: Scene, edge: int) -> Sample:

@@ -9,13 +9,13 @@ import numpy as np
 
 from seamline.flows.runs.measuring import (
     TIMED_WINDOWS,
-    EngineMeter,
     choose_timed_windows,
     measure_context,
     read_sample,
 )
 from seamline.flows.runs.scene_job import describe_raster, open_input
 from seamline.flows.settings.credentials import connect_with_credentials, use_credentials
+from seamline.flows.settings.engine_meter import EngineMeter
 from seamline.flows.settings.model_folder import Model, get_radiometry, open_model
 from seamline.flows.settings.options import SegmentOptions
 from seamline.model.spec.config import Radiometry

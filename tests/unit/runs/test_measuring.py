@@ -12,16 +12,15 @@ import pytest
 
 from seamline.flows.runs import measuring
 from seamline.flows.runs.measuring import (
-    EngineMeter,
     _allow_for_growth,
     _choose_check_window,
     _Findings,
     _read_findings,
     _write_findings,
-    describe_device,
     is_worth_measuring,
     measure,
 )
+from seamline.flows.settings.engine_meter import EngineMeter, describe_device
 from seamline.flows.settings.model_folder import Model
 from seamline.flows.settings.options import SegmentOptions
 from seamline.model.spec.config import EngineRequest, EngineSettings
@@ -44,7 +43,14 @@ class FakeCluster:
     measured: list[tuple[tuple[int, ...], EngineSettings, float]] = field(default_factory=list)
     said: list[str] = field(default_factory=list)
 
-    def run(self, client: object, limit: int | None, work: Callable[..., object], *arguments: Any) -> list[object]:
+    def run(
+        self,
+        client: object,
+        limit: int | None,
+        work: Callable[..., object],
+        *arguments: Any,
+        while_waiting: Callable[[], None] = print,
+    ) -> list[object]:
         if work is describe_device:
             return ["a machine"]
         name, arguments = work.__name__, arguments[1:]
@@ -54,6 +60,8 @@ class FakeCluster:
             return [Measurement(CHECKED.settings, {arguments[0]: 1e-6}, 10**8, 100.0, ())]
         assert name == EngineMeter.measure.__name__
         self.measured.append(arguments)  # type: ignore[arg-type]
+        self.time += 7
+        while_waiting()
         return [MEASURED]
 
     def measure(
@@ -94,7 +102,8 @@ def test_a_long_run_is_measured_for_a_tenth_of_it(cluster: FakeCluster, small_mo
     sizes, settings, budget = cluster.measured[0]
     assert (sizes, settings) == ((512, 1024, 2048), CHECKED.settings)
     assert budget == pytest.approx(0.1 * 300 - CHECK_SECONDS)  # with the check no more than a tenth
-    assert "at most 28 s of a run of 300 s" in cluster.said[1]
+    assert "a run of 300 s" in cluster.said[1] and "at most 28 s" in cluster.said[1]
+    assert cluster.said[2:] == ["measuring: 7 of at most 28 s"]
 
 
 def test_it_is_measured_again_only_for_a_much_longer_run(cluster: FakeCluster, small_model: Model) -> None:
