@@ -29,13 +29,14 @@ from odc.geo.geobox import GeoBox
 from scipy import ndimage
 
 from seamline.pipeline.common.classes import LabelClass
+from seamline.pipeline.common.layout import POLYGON_FILES
 from seamline.pipeline.common.memory import read_peak_memory
 from seamline.pipeline.geometry.tiling import Index, Tiling
 from seamline.pipeline.products.cog import describe_labels, write_cog
 from seamline.pipeline.products.overviews import write_overviews
 from seamline.pipeline.products.zarr_store import ZarrLayout, create_store, open_labels, write_labels
-from seamline.pipeline.vectors.vectors import PolygonOptions, PolygonRules, write_polygons
-from seamline.pipeline.vectors.writers import POLYGON_FILES
+from seamline.pipeline.vectors.polygon_options import PolygonOptions, PolygonRules
+from seamline.pipeline.vectors.vectors import write_polygons
 
 CHUNK, CLASSES = 2048, tuple(LabelClass(value, f"class {value}", (60 * value, 100, 20)) for value in range(4))
 POLYGONIZE = "gdal_polygonize.py"

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from pydantic import ValidationError
 
-from seamline.flows.settings.options import SegmentOptions
 from seamline.pipeline.common.errors import InputError
+
+if TYPE_CHECKING:
+    from seamline.flows.settings.options import SegmentOptions
 
 SCENE_HELP = "A raster GDAL reads, a folder of band files, or a STAC item"
 ScenesArgument = Annotated[
@@ -102,6 +103,10 @@ def validate_options(**values: Any) -> SegmentOptions:
     Raises:
         InputError: A value is invalid; the message names the option as on the command line.
     """
+    from pydantic import ValidationError  # takes a while to import, and so do the options
+
+    from seamline.flows.settings.options import SegmentOptions
+
     try:
         return SegmentOptions(**values)
     except ValidationError as error:

@@ -8,6 +8,7 @@ import signal
 import sys
 import threading
 import warnings
+from contextlib import suppress
 
 _SIGNALS = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated", signal.SIGHUP: "hung up"}
 """Signals that end a command in order, and what its last line calls them."""
@@ -45,6 +46,18 @@ def report_stop() -> int:
     number = _received[-1] if _received else signal.SIGINT
     print(f"seamline: {_SIGNALS[number]}; give the same command again", file=sys.stderr)
     return 128 + number
+
+
+def exit_after_signal() -> None:
+    """Exit with the code of the signal that ended the command, if one did.
+
+    Python itself would end with SIGINT where an extension module that was being imported has noted an interrupt.
+    """
+    if _received:
+        for stream in (sys.stdout, sys.stderr):
+            with suppress(OSError, ValueError, AttributeError):  # it may be closed, or none
+                stream.flush()
+        os._exit(128 + _received[-1])
 
 
 def _stop(number: int, frame: object) -> None:

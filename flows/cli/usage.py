@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import typer
-from pydantic import ValidationError
 from typer.main import get_command
 
 from seamline.pipeline.common.errors import InputError
+
+if TYPE_CHECKING:
+    from pydantic import ValidationError
 
 _EXPECTED = {"int": "a whole number", "float": "a number"}
 
@@ -37,6 +39,8 @@ def usage_error(error: typer.TyperException, app: typer.Typer, arguments: Sequen
 
 def _describe_error(error: Any, command: Any, rest: Sequence[str]) -> tuple[str, str, str]:
     """Return (what, got, expected). Errors are told apart by their attributes, as Typer's classes are private."""
+    from pydantic import ValidationError  # takes a while to import
+
     if (param := getattr(error, "param", None)) is not None:
         what = param.opts[0] if param.param_type_name == "option" else str(param.name).upper()
         if isinstance(cause := error.__cause__, ValidationError):

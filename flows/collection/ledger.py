@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from seamline.flows.collection.scene_ref import RejectedSource, SceneRef
 from seamline.pipeline.common.errors import redact_secrets
-from seamline.pipeline.storage.atomic import atomic_write
+from seamline.pipeline.storage.atomic import atomic_write, remove_stale_parts
 
 _LEDGER_FOLDER = ".collection"
 """Folder of the ledger in the folder of the catalogue."""
@@ -165,6 +165,7 @@ def _write_json(path: Path, document: dict[str, Any]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_write(path, shared=True) as part:
         part.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+    remove_stale_parts(path)
 
 
 def _read_entry_file(path: Path) -> LedgerEntry | None:

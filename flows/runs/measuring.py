@@ -11,6 +11,7 @@ import json
 import logging
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from threading import Lock
@@ -25,6 +26,7 @@ from seamline.flows.settings.options import SegmentOptions
 from seamline.model.spec.config import EngineRequest
 from seamline.model.spec.measurement import Measurement, Sample
 from seamline.pipeline.cluster.inference_thread import run_on_inference_thread
+from seamline.pipeline.cluster.losses import get_known_workers
 from seamline.pipeline.cluster.workers import list_first_host_workers, run_on_first_host
 from seamline.pipeline.common.errors import InputError
 from seamline.pipeline.geometry.window import Window
@@ -237,6 +239,14 @@ def _choose_context_sizes(halos: tuple[int, ...], reach: Reach) -> tuple[int, in
         return reach.window, reach.window // 4 // reach.divisor * reach.divisor
     largest = max((*halos, UNBOUNDED_HALO))
     return reach.round_up_to_lattice(2 * largest + _COMPARED_EDGE), reach.round_up_to_lattice(largest)
+
+
+def load_engines(client: Client) -> Client:
+    """Let all workers that are there import torch, which takes seconds, and return the client."""
+    with suppress(OSError, RuntimeError):  # lost workers are noticed by whoever needs them
+        workers = get_known_workers(client)
+        client.gather([client.submit(describe_device, workers=[address], pure=False) for address in workers], "skip")
+    return client
 
 
 def read_sample(scene: Scene, edge: int) -> Sample:

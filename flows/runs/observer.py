@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
-from seamline.flows.runs.planning import Plan
-from seamline.pipeline.execution.run_chunks import Totals
-from seamline.pipeline.products.run_record import RunRecord
+if TYPE_CHECKING:  # the command line answers at once, without what a run needs
+    from seamline.flows.runs.planning import Plan
+    from seamline.pipeline.execution.run_chunks import Totals
+    from seamline.pipeline.products.run_record import RunRecord
 
 T = TypeVar("T")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -19,6 +20,7 @@ from seamline.flows.settings.model_folder import Model, open_model
 from seamline.flows.settings.options import SegmentOptions
 from seamline.model.spec.config import EngineSettings
 from seamline.model.spec.measurement import Measurement
+from seamline.pipeline.cluster.devices import list_devices
 from seamline.pipeline.cluster.machine import CORES, NVIDIA_DRIVER, get_memory_limit
 from seamline.pipeline.cluster.workers import get_worker_memory, wait_for_workers
 from seamline.pipeline.common.errors import InputError
@@ -33,13 +35,15 @@ from seamline.pipeline.planning.tilings import (
     list_candidate_tilings,
     resolve_halo,
 )
-from seamline.pipeline.report.plan_picture import write_plan_picture
 from seamline.pipeline.report.preview import stretch
 from seamline.pipeline.report.thumbnail import read_thumbnail
 from seamline.pipeline.scenes.scene import Scene, choose_display_bands, has_true_color
 
 _MAX_WORKERS = 8
 """The most workers of a local cluster on CPUs, unless the user asks for more."""
+
+_SMALL = 2048**2
+"""Pixels of all scenes of a command up to which its own process segments them."""
 
 _MEMORY_PER_WORKER = 3 * 2**30
 """Bytes of the machine's memory for each worker of a local cluster on CPUs, unless the user asks for more workers."""
@@ -79,8 +83,10 @@ class Plan:
         return self.measured.settings_for(self.tiling.window)
 
 
-def count_workers(options: SegmentOptions) -> int:
-    """Return the number of processes of a local cluster: as asked, or by the machine.
+def count_workers(options: SegmentOptions, pixels: float = math.inf) -> int:
+    """Return the number of processes of a local cluster: as asked, by the scenes, or by the machine.
+
+    For small scenes it is 0: this process works itself. To start others would take longer than they save.
 
     By the machine that is one for each CUDA device; without any, one for each core, but at most ``_MAX_WORKERS`` and
     one for each ``_MEMORY_PER_WORKER`` bytes of memory. Control groups may allow fewer cores and less memory.
@@ -91,10 +97,12 @@ def count_workers(options: SegmentOptions) -> int:
     """
     if options.workers is not None:
         return options.workers
+    if pixels <= _SMALL:
+        return 0
     if options.device != "cpu" and NVIDIA_DRIVER.exists():
         import torch  # takes seconds to import, and is only needed where there is a GPU
 
-        if devices := torch.cuda.device_count():
+        if torch.cuda.is_available() and (devices := len(list_devices())):
             return devices
     return max(1, min(CORES, _MAX_WORKERS, get_memory_limit() // _MEMORY_PER_WORKER))
 
@@ -198,7 +206,8 @@ def plan_scene(
     scene = open_input(source, model, options)
     # Options that contradict each other are refused before a cluster is started.
     list_candidate_tilings(describe_raster(scene, model, options), options.plan_options, model.reach)
-    with connect_with_credentials(options.credentials, options.cluster, count_workers(options)) as client:
+    workers = count_workers(options, math.prod(scene.grid.shape))
+    with connect_with_credentials(options.credentials, options.cluster, workers) as client:
         plan = make_plan(client, scene, model, options, None, say, compare_halos=True)
     if picture is not None:
         _draw_plan(plan, picture)
@@ -207,6 +216,8 @@ def plan_scene(
 
 def _draw_plan(plan: Plan, path: Path) -> None:
     """Draw windows, supports and chunks over a small picture of the scene."""
+    from seamline.pipeline.report.plan_picture import write_plan_picture  # imports matplotlib
+
     tiling = plan.tiling
     tiles = [tile for chunk in tiling.chunks() for tile in tiling.tiles_of(chunk)]
     write_plan_picture(

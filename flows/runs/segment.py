@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -16,6 +17,7 @@ from dask.utils import format_bytes
 from distributed import Client
 
 from seamline.flows.runs.finished import find_finished, find_record, refuse_result_of_other_run
+from seamline.flows.runs.measuring import load_engines
 from seamline.flows.runs.observer import RunObserver, RunResult
 from seamline.flows.runs.planning import Plan, count_workers, make_plan
 from seamline.flows.runs.resume import UnfinishedRun, find_unfinished
@@ -102,8 +104,9 @@ def segment_scenes(
 
         @cache
         def start_cluster() -> Future[Client]:
-            cluster = connect_with_credentials(options.credentials, options.cluster, count_workers(options))
-            return background.submit(stack.enter_context, cluster)
+            pixels = sum(math.prod(job.scene.grid.shape) for job in jobs)
+            cluster = connect_with_credentials(options.credentials, options.cluster, count_workers(options, pixels))
+            return background.submit(lambda: load_engines(stack.enter_context(cluster)))
 
         if not all(job.is_probably_done() for job in jobs):
             start_cluster()  # it starts while the scenes' digests are computed

@@ -26,7 +26,7 @@ from seamline.model.spec.config import GRAPH_PRECISIONS, EngineRequest
 from seamline.pipeline.planning.tilings import PlanOptions
 from seamline.pipeline.products.layers import CONFIDENCE, LAYERS
 from seamline.pipeline.scenes.open_scene import SceneOptions
-from seamline.pipeline.vectors.vectors import PolygonOptions, PolygonRules
+from seamline.pipeline.vectors.polygon_options import PolygonOptions, PolygonRules
 
 
 # The fields are flat because they are the parameters of flow runs and the options of the command line. The properties

@@ -20,13 +20,13 @@ from rich.progress import (
 )
 
 from seamline.flows.runs.observer import RunObserver, RunResult
-from seamline.flows.runs.planning import Plan
 from seamline.flows.terminal.output import OutputError
 from seamline.flows.terminal.tables import show_result
-from seamline.pipeline.execution.run_chunks import Totals
 
 if TYPE_CHECKING:
+    from seamline.flows.runs.planning import Plan
     from seamline.model.training.loop import EpochReport
+    from seamline.pipeline.execution.run_chunks import Totals
 
 console = Console(stderr=True)
 """For progress and warnings; results go to standard output."""

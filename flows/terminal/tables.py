@@ -11,24 +11,24 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from seamline.flows.runs.observer import RunResult
-from seamline.flows.runs.planning import Plan
-from seamline.flows.settings.checks import Check, State
 from seamline.pipeline.common.classes import format_count, format_percent
 from seamline.pipeline.common.errors import to_plain_line
-from seamline.pipeline.common.layout import ITEM, PREVIEW, RECORD, REPORT, ZARR
-from seamline.pipeline.products.run_record import RunRecord
-from seamline.pipeline.publishing.publication import COG_ARRAYS
-from seamline.pipeline.stac.items import UNKNOWN_TIME
-from seamline.pipeline.vectors.writers import POLYGON_FILES
+from seamline.pipeline.common.layout import ITEM, POLYGON_FILES, PREVIEW, RECORD, REPORT, ZARR
 
 if TYPE_CHECKING:
+    from seamline.flows.runs.observer import RunResult
+    from seamline.flows.runs.planning import Plan
+    from seamline.flows.settings.checks import Check
     from seamline.flows.training.evaluation import Evaluation
     from seamline.model.spec.measurement import Measurement
+    from seamline.pipeline.products.run_record import RunRecord
+# Functions import what else they need: all commands import this module, and most of them only answer a question.
 
 
 def show_result(result: RunResult) -> None:
     """Print what a run did, and where its files are."""
+    from seamline.pipeline.publishing.publication import COG_ARRAYS
+
     out = Console()
     if not result.computed:
         done = f"wrote {', '.join(result.rewritten)}" if result.rewritten else "nothing to do"
@@ -69,7 +69,6 @@ def _make_run_table(record: RunRecord) -> Table:
 
 def show_tuning(measurement: Measurement) -> None:
     """Print the tables of ``seamline model tune``: the trials, then the settings chosen."""
-    # Imported here, since the commands that show no measurement start faster without it.
     from seamline.model.spec.measurement import MIN_LABEL_AGREEMENT, MIN_MEAN_IOU
 
     out = Console()
@@ -164,6 +163,8 @@ def show_evaluation(evaluation: Evaluation) -> None:
 
 def show_items(items: Sequence[Mapping[str, Any]]) -> None:
     """Print the scenes that a query found, with their dates and the shares of their classes."""
+    from seamline.pipeline.stac.items import UNKNOWN_TIME
+
     if not items:
         print("no scenes")
         return
@@ -227,11 +228,11 @@ def show_plan(plan: Plan) -> None:
     Console().print(table)
 
 
-_STATE_STYLES = {State.OK: "green", State.WARNING: "yellow", State.FAILED: "red"}
-
-
 def show_checks(checks: Sequence[Check]) -> None:
     """Print the table of ``seamline doctor``: what was looked at, how it ended, what was found, how to fix it."""
+    from seamline.flows.settings.checks import State
+
+    styles = {State.OK: "green", State.WARNING: "yellow", State.FAILED: "red"}
     table = Table(title="can Seamline run here?", show_header=False, title_justify="left", highlight=False)
     table.add_column(style="bold", overflow="fold")
     table.add_column(no_wrap=True)
@@ -240,7 +241,7 @@ def show_checks(checks: Sequence[Check]) -> None:
         text = Text(check.found)
         if check.fix:
             text.append(f"\n→ {check.fix}", style="italic")
-        table.add_row(Text(check.name), Text(check.state, style=_STATE_STYLES[check.state]), text)
+        table.add_row(Text(check.name), Text(check.state, style=styles[check.state]), text)
     out = Console()
     out.print(table)
     failed, warned = (sum(check.state is state for check in checks) for state in (State.FAILED, State.WARNING))

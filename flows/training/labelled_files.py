@@ -33,7 +33,7 @@ _IMAGE_SUFFIXES = (".tif", ".tiff", ".vrt", ".jp2", ".img", ".png")
 class RecipePart(BaseModel):
     """Base of the parts of a recipe; a field that the part does not know is an error."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, str_max_length=1000)
 
 
 def _check_part(part: tuple[float, float, float, float]) -> tuple[float, float, float, float]:

@@ -19,6 +19,7 @@ import psutil
 from seamline.flows.tracking.artifacts import MAP_URL_VARIABLE
 from seamline.flows.tracking.lost_runs import HEARTBEAT_SECONDS, HEARTBEAT_VARIABLE
 from seamline.flows.up.supervisor import SECONDS_TO_START, Service, Supervisor, stop_process
+from seamline.pipeline.cluster import devices
 from seamline.pipeline.cluster.connect import WORKER_ENVIRONMENT
 from seamline.pipeline.cluster.machine import share_memory
 from seamline.pipeline.cluster.workers import CHUNKS_AT_ONCE
@@ -117,6 +118,8 @@ class Stack:
             ["dask", "worker", self.scheduler, "--no-dashboard"],
             {
                 "--host": _LOOPBACK,
+                "--name": "seamline",  # Dask adds a number for each
+                "--preload": devices.__name__,
                 "--nworkers": self.workers,
                 "--nthreads": CHUNKS_AT_ONCE,
                 "--memory-limit": share_memory(self.workers, _SERVICES_MEMORY),

@@ -63,6 +63,8 @@ class Runtime:
         # add in an order that varies.
         torch.backends.cudnn.benchmark = False
         torch.backends.cudnn.deterministic = True
+        # By default cuDNN rounds float32 to the 10 bits of TF32 before it multiplies; other precisions have a name.
+        torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
         self.settings, self.halo = settings, halo
         self.device = torch.device(settings.device)
         self._network = open_network(spec, folder, settings)

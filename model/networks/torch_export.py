@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import json
+import logging
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -65,10 +66,14 @@ def load_exported_program(path: Path) -> torch.export.ExportedProgram:
     members = _sanitize_members(path, read_members(path))
     _check_samples(path, members[_SAMPLES_MEMBER])
     members[_SAMPLES_MEMBER] = b""  # no program needs them, and torch would unpickle them
+    torch_log = logging.getLogger(torch.export.__name__)
+    torch_log.disabled = True  # it prints a traceback of what we raise as an error of one line
     try:
         return torch.export.load(write_archive(members))
     except Exception as error:  # damaged bytes make torch raise errors of any class
         raise unreadable_error(path, error, "torch.export") from error
+    finally:
+        torch_log.disabled = False
 
 
 def _sanitize_members(path: Path, members: dict[str, bytes]) -> dict[str, bytes]:

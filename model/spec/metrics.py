@@ -9,7 +9,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage
 
 _Numbers = NDArray[np.int64] | NDArray[np.float64] | np.integer
 
@@ -122,6 +121,8 @@ def count_boundaries(
     Returns:
         The counts of every class.
     """
+    from scipy import ndimage  # takes a third of a second, and only evaluations need it
+
     offsets = np.arange(-tolerance, tolerance + 1)
     disc = np.hypot(*np.meshgrid(offsets, offsets)) <= tolerance
     counts = np.zeros((4, classes), np.int64)

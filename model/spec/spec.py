@@ -14,6 +14,8 @@ MAX_CLASSES = 255
 UNET_ARCHITECTURE = "U-Net"
 UNKNOWN = "unknown"
 """Stands for an architecture or a license that nobody stated."""
+_LONGEST_DESCRIPTION = 10_000
+"""Characters of a description; names have less."""
 Activation = Literal["softmax", "sigmoid", "none"]
 """The function from scores to probabilities; ``none``: the network returns probabilities."""
 
@@ -59,7 +61,7 @@ class ModelClass:
 
     def __post_init__(self) -> None:
         _check_text("name of a class", self.name)
-        _check_text(f"description of class {self.name!r}", self.description, least=0)
+        _check_text(f"description of class {self.name!r}", self.description, least=0, most=_LONGEST_DESCRIPTION)
 
 
 @dataclass(frozen=True)
@@ -102,8 +104,9 @@ class ModelSpec:
     architecture: str = UNET_ARCHITECTURE
 
     def __post_init__(self) -> None:
-        for field in ("name", "version", "license", "description", "weights", "architecture"):
-            _check_text(field, getattr(self, field), least=0 if field == "description" else 1)
+        for field in ("name", "version", "license", "weights", "architecture"):
+            _check_text(field, getattr(self, field))
+        _check_text("description", self.description, least=0, most=_LONGEST_DESCRIPTION)
         self._check_channels()
         self._check_unique_names()
         self._check_values()
@@ -210,7 +213,7 @@ def parse_color(text: str) -> tuple[int, int, int]:
     return red, green, blue
 
 
-def _check_text(what: str, text: object, least: int = 1) -> None:
-    """Refuse what is not a printable text of one line with at least so many characters."""
-    if not (isinstance(text, str) and len(text) >= least and text.isprintable()):
-        raise ValueError(f"{what}: got {text!r}, expected text of one line")
+def _check_text(what: str, text: object, least: int = 1, most: int = 500) -> None:
+    """Refuse what is not a printable text of one line with at least and at most so many characters."""
+    if not (isinstance(text, str) and least <= len(text) <= most and text.isprintable()):
+        raise ValueError(f"{what}: got {text!r}, expected text of one line, at most {most} characters")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import signal
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -11,11 +12,12 @@ from contextlib import AbstractContextManager, contextmanager
 from multiprocessing.resource_tracker import ensure_running
 
 import dask
-from distributed import Client, LocalCluster
+from distributed import Client, LocalCluster, Scheduler, SpecCluster, Worker
 from distributed.comm import connect as open_comm
 from distributed.comm import get_address_host_port, normalize_address
 from distributed.security import Security
 
+from seamline.pipeline.cluster import devices
 from seamline.pipeline.cluster.losses import get_known_workers
 from seamline.pipeline.cluster.machine import share_memory
 from seamline.pipeline.cluster.workers import CHUNKS_AT_ONCE
@@ -23,6 +25,9 @@ from seamline.pipeline.common.errors import InputError, RunError
 
 _ANSWER_TIMEOUT = 5
 """Seconds in which a scheduler answers."""
+
+_OWN_ADDRESS = "127.0.0.1:0"
+"""Where local clusters show their state: any free port, for nobody else."""
 
 CLIENT_MEMORY = 2**29
 """Bytes that the process which starts a local cluster needs itself."""
@@ -43,17 +48,36 @@ def connect(cluster: str, workers: int) -> AbstractContextManager[Client]:
 
     Args:
         cluster: ``"local"`` for worker processes on this machine, otherwise the address of a scheduler.
-        workers: processes of a local cluster.
+        workers: processes of a local cluster; 0: this process works itself, which starts in no time.
 
     Returns:
         The context. Entering it raises ``InputError`` if no scheduler answers at the address, if it has no workers, if
         only one side uses TLS, or if the machine's memory is too small for so many local workers.
     """
-    return _start_local_cluster(workers) if cluster == "local" else _connect_to_scheduler(cluster)
+    if cluster != "local":
+        return _connect_to_scheduler(cluster)
+    return _start_worker_processes(workers) if workers else _work_in_this_process()
 
 
 @contextmanager
-def _start_local_cluster(workers: int) -> Iterator[Client]:
+def _work_in_this_process() -> Iterator[Client]:
+    """Start scheduler and one worker as threads of this process. Nothing watches their memory or restarts them."""
+    for name, value in WORKER_ENVIRONMENT.items():
+        os.environ.setdefault(name, value)  # OpenMP reads its own when it is loaded, with the network
+    # Not LocalCluster, whose worker would answer on all interfaces. Plots of the dashboard take long to import.
+    shared = {"protocol": "inproc://", "dashboard": False, "dashboard_address": _OWN_ADDRESS}
+    worker = {"nthreads": CHUNKS_AT_ONCE, "memory_limit": share_memory(1, 0), **shared}
+    cluster = SpecCluster(
+        {0: {"cls": Worker, "options": worker}},
+        scheduler={"cls": Scheduler, "options": shared},
+        silence_logs=logging.CRITICAL,
+    )
+    with cluster, Client(cluster, set_as_default=False) as client:
+        yield client
+
+
+@contextmanager
+def _start_worker_processes(workers: int) -> Iterator[Client]:
     memory = share_memory(workers, CLIENT_MEMORY)
     # Its warning that a worker takes seconds to end, and is killed, says nothing that anybody could do.
     logging.getLogger("distributed.nanny").setLevel(logging.CRITICAL)
@@ -65,7 +89,8 @@ def _start_local_cluster(workers: int) -> Iterator[Client]:
             threads_per_worker=CHUNKS_AT_ONCE,
             memory_limit=memory,
             processes=True,
-            dashboard_address="127.0.0.1:0",  # any free port, for nobody else
+            dashboard_address=_OWN_ADDRESS,
+            preload=[devices.__name__],
             silence_logs=logging.CRITICAL,  # Dask would print a traceback for each chunk that fails; we print a line
         )
     with local, Client(local, set_as_default=False) as client:

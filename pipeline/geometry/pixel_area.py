@@ -14,7 +14,6 @@ import numpy as np
 from numpy.typing import NDArray
 from odc.geo.geobox import GeoBox
 from pyproj import Transformer
-from scipy.ndimage import distance_transform_edt
 
 from seamline.pipeline.geometry.window import Window
 
@@ -123,8 +122,11 @@ def measure_pixel_areas(grid: GeoBox) -> PixelAreas | None:
         known = np.isfinite(lattice) & (lattice > 0)
         if not known.any():
             return None
-        nearest = distance_transform_edt(~known, return_distances=False, return_indices=True)
-        lattice = lattice[tuple(nearest)]
+        if not known.all():
+            from scipy.ndimage import distance_transform_edt  # takes a while, and few grids leave the Earth
+
+            nearest = distance_transform_edt(~known, return_distances=False, return_indices=True)
+            lattice = lattice[tuple(nearest)]
         coarse = [
             axis for axis in (0, 1) if cells[axis] < _MAX_CELLS and _interpolation_error(lattice, axis) > _TOLERANCE
         ]

@@ -8,9 +8,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from xml.etree.ElementTree import Element, SubElement
 
-import matplotlib
-from matplotlib.colors import to_hex
-
 from seamline.pipeline.common.classes import LabelClass
 from seamline.pipeline.products.layers import Layer
 
@@ -39,6 +36,9 @@ def build_ramp_style(layer: Layer) -> Element:
 
     QGIS does not draw nodata, which the file declares.
     """
+    import matplotlib  # takes a while, and only runs with layers need it
+    from matplotlib.colors import to_hex
+
     document = _create_document()
     maximum = f"{layer.brightest:g}"
     renderer = _add_renderer(document, "singlebandpseudocolor", classificationMin="0", classificationMax=maximum)

@@ -29,7 +29,7 @@ from seamline.pipeline.stac.assets import compute_file_info
 from seamline.pipeline.stac.catalog import is_catalog_whole, is_in_catalog
 from seamline.pipeline.stac.items import ItemDict, read_item, read_item_table, read_run_checksum, round_trip_items
 from seamline.pipeline.storage.object_store import ObjectFolder
-from seamline.pipeline.vectors.vectors import PolygonOptions
+from seamline.pipeline.vectors.polygon_options import PolygonOptions
 
 
 @dataclass(frozen=True)

@@ -34,7 +34,7 @@ from seamline.pipeline.scenes.scene import choose_display_bands, has_true_color
 from seamline.pipeline.stac.catalog import write_item
 from seamline.pipeline.stac.footprint import compute_labelled_area
 from seamline.pipeline.stac.scene_item import ModelReference, Provenance, build_scene_item
-from seamline.pipeline.vectors.vectors import PolygonOptions, write_polygons
+from seamline.pipeline.vectors.polygon_options import PolygonOptions
 
 COG_ARRAYS = {"cog": LABELS_ARRAY} | {name: name for name in LAYERS}
 """Outputs that are COGs, and the arrays of the store that they show: <array>.tif."""
@@ -153,6 +153,8 @@ def write_polygon_files(publication: Publication, store: Path, scratch: Path) ->
         scratch: folder for temporary files.
     """
     if publication.polygons is not None:
+        from seamline.pipeline.vectors.vectors import write_polygons  # imports scipy and pyarrow, which takes a second
+
         write_polygons(
             store,
             publication.context.tiling,

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-
-from matplotlib.artist import Artist
-from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
+from typing import TYPE_CHECKING
 
 from seamline.pipeline.storage.atomic import atomic_write
+
+if TYPE_CHECKING:
+    from matplotlib.artist import Artist
+    from matplotlib.axes import Axes
 
 INK, GREY, FAINT = "#1f2933", "#66717d", "#d5dae0"
 VOID, HATCH = "#ccd2d9", "#a9b1bb"
@@ -24,6 +24,9 @@ class Page:
     """A page of ``width`` × ``height`` inches; places on it are measured from its upper left corner."""
 
     def __init__(self, width: float, height: float) -> None:
+        from matplotlib.backends.backend_agg import FigureCanvasAgg  # takes half a second to import
+        from matplotlib.figure import Figure
+
         self.width, self.height = width, height
         self.figure = Figure(figsize=(width, height), dpi=_DPI, facecolor="white")
         self.canvas = FigureCanvasAgg(self.figure)

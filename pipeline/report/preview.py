@@ -6,20 +6,21 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import zarr
-from matplotlib.artist import Artist
-from matplotlib.axes import Axes
-from matplotlib.patches import Patch, Rectangle
-from matplotlib.patheffects import withStroke
 from numpy.typing import NDArray
 from odc.geo.geobox import GeoBox
 
 from seamline.pipeline.common.classes import NODATA, LabelClass, format_percent
 from seamline.pipeline.geometry.map_scale import map_scale, round_length
 from seamline.pipeline.report.page import GREY, HATCH, INK, MARGIN, VOID, Page
+
+if TYPE_CHECKING:
+    from matplotlib.artist import Artist
+    from matplotlib.axes import Axes
+# Functions import what they need of matplotlib: it takes half a second, and a run draws at its end only.
 
 _WHITE_FACTOR = 4.0
 """White is at most this many times as far above the dark end of a band as its median."""
@@ -172,6 +173,8 @@ class _PanelLayout:
 
 def _draw_panel(axes: Axes, picture: NDArray[np.uint8], labels: NDArray[np.uint8], *, interpolate: bool) -> None:
     """Draw a picture (h, w, 3) where there are labels (h, w), and hatching elsewhere."""
+    from matplotlib.patches import Rectangle
+
     height, width = labels.shape
     axes.set(xlim=(0, width), ylim=(height, 0), facecolor=VOID)
     axes.add_patch(Rectangle((0, 0), width, height, facecolor=VOID, edgecolor=HATCH, hatch="////", lw=0, zorder=-1))
@@ -211,6 +214,8 @@ def _color_labels(labels: NDArray[np.uint8], classes: Sequence[LabelClass]) -> N
 def _build_share_handles(
     classes: Sequence[LabelClass], shares: Mapping[str, float], *, nodata: bool
 ) -> list[tuple[Artist, str]]:
+    from matplotlib.patches import Patch
+
     handles: list[tuple[Artist, str]] = [
         (
             Patch(facecolor=label.hex, edgecolor=HATCH, lw=0.5),
@@ -247,6 +252,8 @@ def _draw_scale_bar(axes: Axes, width_m: float, width: float, height: float) -> 
         width: width of the panel in inches.
         height: height of the panel in inches.
     """
+    from matplotlib.patheffects import withStroke
+
     length = round_length(width_m / (4 if width > 2 else 2))
     left, low = 0.16 / width, 0.18 / height
     right = left + length / width_m
@@ -273,6 +280,8 @@ def _draw_north_arrow(axes: Axes, north: float, width: float, height: float) -> 
         width: width of the panel in inches.
         height: height of the panel in inches.
     """
+    from matplotlib.patheffects import withStroke
+
     right, up = math.sin(math.radians(north)), math.cos(math.radians(north))
 
     def place(inches: float) -> tuple[float, float]:

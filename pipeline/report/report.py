@@ -14,8 +14,6 @@ from typing import Any
 from urllib.parse import quote
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
-from markdown_it import MarkdownIt
-from markdown_it.common.utils import escapeHtml
 from markupsafe import Markup
 
 from seamline.pipeline.common.classes import LabelClass, format_percent
@@ -299,6 +297,9 @@ def _list_files(folder: Path) -> list[dict[str, str]]:
 
 def _render_markdown(markdown: str) -> Markup:
     """Return Markdown as HTML without any HTML, links or images of its own; headings are two levels lower."""
+    from markdown_it import MarkdownIt  # takes a while to import, and a client needs it at the end only
+    from markdown_it.common.utils import escapeHtml
+
     parser = MarkdownIt("js-default", {"html": False})
     parser.add_render_rule("link_open", lambda *_: "")
     parser.add_render_rule("link_close", lambda *_: "")

@@ -10,7 +10,7 @@ import json
 import posixpath
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -64,6 +64,10 @@ _Check = tuple[str, Callable[[], Iterable[str]]]
 """A file's name, and what yields its problems."""
 
 
+_LONGEST_TEXTS = (300, 300, 1200)
+"""Characters of the three texts of a finding, which may quote a damaged file."""
+
+
 @dataclass(frozen=True)
 class Finding:
     """Something wrong with published results.
@@ -86,8 +90,8 @@ def verify(out: Path) -> Iterator[Finding]:
         InputError: There is no catalogue.
     """
     for finding in _find_all(out):
-        subject, problem = to_plain_line(finding.subject), to_plain_line(finding.problem)
-        yield replace(finding, subject=subject, problem=problem)
+        texts = finding.scene, finding.subject, finding.problem
+        yield Finding(*(to_plain_line(text, most) for text, most in zip(texts, _LONGEST_TEXTS, strict=True)))
 
 
 def _find_all(out: Path) -> Iterator[Finding]:

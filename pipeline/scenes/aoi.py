@@ -10,8 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow.parquet as pq
-import pyogrio
 import pyproj
 import shapely
 import shapely.affinity
@@ -190,6 +188,8 @@ def _parse_documents(data: bytes) -> list[dict[str, Any]]:
 
 def _read_parquet(path: Path) -> tuple[list[BaseGeometry], CRS]:
     """Return the geometries of a GeoParquet file, which not every build of GDAL reads."""
+    import pyarrow.parquet as pq  # takes a while, and few runs have such a file
+
     with pq.ParquetFile(path) as file:
         description = json.loads((file.metadata.metadata or {})[b"geo"])
         column = description["primary_column"]
@@ -211,6 +211,8 @@ def _read_layers(path: Path, usual_crs: str = "") -> tuple[list[BaseGeometry], C
         path: The file.
         usual_crs: CRS of files that state none; empty if such files are refused.
     """
+    import pyogrio  # imports pandas, which takes half a second
+
     if not _is_virtual(path):
         path.stat()  # raises a clearer error than GDAL if there is none
     address = _restore_slashes(path)

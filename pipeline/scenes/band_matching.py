@@ -198,7 +198,8 @@ def match_bands(
         InputError: Bands are missing, or more than one fits.
     """
     if requested:
-        return _match_by_request(needs, candidates, requested), []
+        chosen = _match_by_request(needs, candidates, requested)
+        return chosen, _tell_repeated(needs, chosen)
     candidates = [c for c in candidates if not c.is_alpha]
     if named := _match_by_name(needs, candidates):
         return named, []
@@ -287,6 +288,15 @@ def _match_by_request(
             )
         chosen.append(_pick_best(fitting, request, None))
     return chosen
+
+
+def _tell_repeated(needs: Sequence[BandNeed], chosen: Sequence[BandCandidate]) -> list[str]:
+    """Return a warning for each band that was chosen for several bands of the model."""
+    uses: dict[tuple[str, int], list[str]] = {}
+    for need, band in zip(needs, chosen, strict=True):
+        uses.setdefault((band.path, band.index), []).append(need.name)
+    repeated = {place: names for place, names in uses.items() if len(names) > 1}
+    return [f"--bands gives band {index} of {path} for {', '.join(names)}" for (path, index), names in repeated.items()]
 
 
 def _match_by_name(needs: Sequence[BandNeed], candidates: Sequence[BandCandidate]) -> list[BandCandidate] | None:

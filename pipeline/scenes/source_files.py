@@ -67,9 +67,11 @@ def normalize_address(source: str | Path) -> str:
     Local paths become absolute, so that they mean the same to every worker; also those in GDAL's names of subdatasets.
 
     Raises:
-        InputError: It looks like an address and is none.
+        InputError: It looks like an address and is none, or no file can have this name.
     """
     text = str(source)
+    if "\0" in text:
+        raise InputError("no address", got=repr(text), expected="a URL or a path, without zero bytes", fix="correct it")
     if text.startswith("file://"):
         text = unquote(_get_path(text))
     if (parts := split_subdataset(text)) is not None:

@@ -12,12 +12,12 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from threading import RLock
-from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING, Any
 
 from seamline.pipeline.common.errors import InputError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 _NPZ_LOCK = RLock()
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2
@@ -69,6 +69,8 @@ def open_npz(path: Path) -> Iterator[Mapping[str, NDArray[Any]]]:
     numpy parses headers as Python literals, and CPython 3.11 counts the depth of its parser for all threads together:
     two at once rarely fail with "AST constructor recursion depth mismatch".
     """
+    import numpy as np  # takes a while, and the command line imports this module whatever it does
+
     with _NPZ_LOCK, np.load(path) as arrays:
         yield arrays
 

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
@@ -22,6 +22,7 @@ from odc.geo.geobox import GeoBox
 
 from seamline.pipeline.common.classes import NODATA, LabelClass
 from seamline.pipeline.common.errors import InputError
+from seamline.pipeline.common.layout import POLYGON_FILES
 from seamline.pipeline.geometry.pixel_area import AreaArray, PixelAreas, measure_pixel_areas
 from seamline.pipeline.geometry.tiling import Index, MapChunks, Tiling
 from seamline.pipeline.geometry.window import Window
@@ -35,6 +36,7 @@ from seamline.pipeline.products.zarr_store import (
     write_labels,
 )
 from seamline.pipeline.storage.atomic import open_npz
+from seamline.pipeline.vectors.polygon_options import PolygonOptions
 from seamline.pipeline.vectors.polygonize import Pieces, trace_pieces
 from seamline.pipeline.vectors.regions import join_regions
 from seamline.pipeline.vectors.sieve import (
@@ -45,54 +47,9 @@ from seamline.pipeline.vectors.sieve import (
     summarize_window,
 )
 from seamline.pipeline.vectors.simplify import Simplification
-from seamline.pipeline.vectors.writers import POLYGON_FILES, PolygonTable, convert_parquet, write_parquet
+from seamline.pipeline.vectors.writers import PolygonTable, convert_parquet, write_parquet
 
 T = TypeVar("T")
-
-
-@dataclass(frozen=True)
-class PolygonRules:
-    """What is done to the regions of a raster before they are written.
-
-    Attributes:
-        min_area: regions smaller than this, in m², join a neighbour (``sieve.py``). 0: none do.
-        simplify: in pixels; corners are removed whose triangle is smaller than the square of it (``simplify.py``).
-            0: all corners are kept.
-    """
-
-    min_area: float = 0
-    simplify: float = 0
-
-    def __post_init__(self) -> None:
-        for value in (self.min_area, self.simplify):
-            if not 0 <= value < float("inf"):
-                raise ValueError(f"expected numbers from 0, got {self}")
-
-
-@dataclass(frozen=True)
-class PolygonOptions:
-    """Which files of polygons a run writes, and by which rules.
-
-    Attributes:
-        formats: keys of ``POLYGON_FILES``.
-        rules: what is done to the regions.
-    """
-
-    formats: tuple[str, ...] = tuple(POLYGON_FILES)
-    rules: PolygonRules = PolygonRules()
-
-    def __post_init__(self) -> None:
-        if not self.formats or set(self.formats) - set(POLYGON_FILES):
-            raise ValueError(f"expected some of {tuple(POLYGON_FILES)}, got {self.formats}")
-
-    @property
-    def files(self) -> list[str]:
-        """Names of the files."""
-        return [POLYGON_FILES[kind] for kind in self.formats]
-
-    def follow(self, rules: Mapping[str, float] | None) -> bool:
-        """Return whether these are the rules that the record of a run says its polygons were made by."""
-        return rules == asdict(self.rules)
 
 
 @dataclass(frozen=True)

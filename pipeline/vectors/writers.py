@@ -29,8 +29,6 @@ from seamline.pipeline.vectors.regions import Region
 
 _LAYER_NAME = "polygons"
 """Name of the layer in FlatGeobuf and GeoPackage."""
-POLYGON_FILES = {"parquet": "polygons.parquet", "fgb": "polygons.fgb", "gpkg": "polygons.gpkg"}
-"""Names of the files, by format."""
 _DRIVERS: dict[str, tuple[str, dict[str, str]]] = {
     "fgb": ("FlatGeobuf", {}),
     "gpkg": ("GPKG", {"VERSION": "1.3"}),  # GDAL before 3.7 warns of later versions

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import sys
 
-from seamline.flows.cli.process import handle_signals, report_stop
+from seamline.flows.cli.process import exit_after_signal, handle_signals, report_stop
 from seamline.flows.terminal.output import protect_output
 
 
 def main() -> None:
     """Run the command line and exit. A signal ends it in order, also while it is still being imported."""
+    atexit.register(exit_after_signal)  # handlers run in reverse order, so this one runs last
     handle_signals()
     protect_output()
     try:

@@ -23,8 +23,11 @@ PRELOADED = ["torch", "seamline.flows.segment_collection"]
 
 
 def choose_points(points: int, sample: int) -> Iterable[int]:
-    """A few of so many points, or all if ``SEAMLINE_KILL_POINTS=all``."""
-    return range(points) if os.environ.get("SEAMLINE_KILL_POINTS") == "all" else random.sample(range(points), sample)
+    """A few of so many points; all if ``SEAMLINE_KILL_POINTS=all``, all from one on if it is a number."""
+    wanted = os.environ.get("SEAMLINE_KILL_POINTS")
+    if wanted is None:
+        return random.sample(range(points), sample)
+    return range(0 if wanted == "all" else int(wanted), points)
 
 
 def count_changes(work: Callable[..., Any], *arguments: Any, below: Path | None) -> int:

@@ -10,6 +10,9 @@ FIXED_ENGINE: dict[str, Any] = {"precision": "fp32", "engine": "torch", "batch":
 """Options with which nothing is measured, so that runs are alike."""
 
 
+_HALF_WRITTEN = re.compile(r"(\.catalog\.json|\.items\.parquet|\.collection/\..*\.json)\..*\.part")
+
+
 def list_inferred_chunks(out: Path) -> set[str]:
     """Names of the chunks that an unfinished run of the scene has inferred."""
     return {path.stem for path in (out / "scene" / ".run").glob("*/inferred/[0-9]*.json")}
@@ -26,6 +29,9 @@ def read_rasters(folder: Path) -> dict[str, bytes]:
 
 
 def list_names(out: Path) -> set[str]:
-    """Names of all files and folders; what is half written of the catalogue may be another process's for a day."""
+    """Names of all files and folders, without half-written ones of catalogue and ledger.
+
+    These may be another process's for a day.
+    """
     names = {path.relative_to(out).as_posix() for path in out.rglob("*")}
-    return {name for name in names if not re.fullmatch(r"\.(catalog\.json|items\.parquet)\..*\.part", name)}
+    return {name for name in names if not _HALF_WRITTEN.fullmatch(name)}

@@ -381,6 +381,14 @@ def test_a_command_ends_in_peace_on_a_busy_machine() -> None:
     assert (ended.returncode, ended.stderr) == (0, "")
 
 
+def test_the_command_line_answers_without_what_only_runs_need() -> None:
+    """`--version`, `--help` and a mistyped option must not take seconds."""
+    slow = {"numpy", "pandas", "pydantic", "rasterio", "zarr", "dask", "distributed", "torch", "prefect", "matplotlib"}
+    code = f"import sys, seamline.flows.cli.main; print(*sorted({slow} & set(sys.modules)))"
+    answer = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert answer.stdout.split() == []
+
+
 def test_every_way_to_run_a_model_is_shown(command_line: CommandLine, small_model: Model) -> None:
     asked = ("model", "tune", str(small_model.folder), "--window", "128")
     code, out, _ = command_line(*asked, "--json")

@@ -125,6 +125,34 @@ def test_what_takes_connections_and_says_nothing_is_no_scheduler(monkeypatch: py
             pass
 
 
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_local_cluster_listens_to_this_machine_alone(workers: int) -> None:
+    def list_sockets() -> set[tuple[str, int]]:
+        processes = [psutil.Process(), *psutil.Process().children(recursive=True)]
+        return {
+            (found.laddr.ip, found.laddr.port)
+            for process in processes
+            for found in process.net_connections("tcp")
+            if found.status == psutil.CONN_LISTEN
+        }
+
+    before = list_sockets()
+    with connecting.connect("local", workers) as client:
+        assert client.submit(os.getpid).result()
+        listening = list_sockets() - before
+    assert listening and {address for address, _ in listening} == {"127.0.0.1"}
+
+
+def test_each_worker_of_a_local_cluster_sees_a_device_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "GPU-a,GPU-b")
+    with connecting.connect("local", 3) as client:
+        seen = client.run(lambda: os.environ["CUDA_VISIBLE_DEVICES"])
+        assert sorted(seen.values()) == ["GPU-a", "GPU-a", "GPU-b"]
+        (address,) = (address for address, device in seen.items() if device == "GPU-b")
+        client.restart_workers([address])
+        assert sorted(client.run(lambda: os.environ["CUDA_VISIBLE_DEVICES"]).values()) == ["GPU-a", "GPU-a", "GPU-b"]
+
+
 def test_more_workers_than_the_memory_holds_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(machine, "get_memory_limit", lambda: 700_000_000)
     said = r"--workers 2: got 77.79 MiB for each worker: 667.57 MiB of memory may be used here, expected at least 512"

@@ -12,6 +12,7 @@ from functools import cache
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 import rasterio
 import torch
@@ -29,6 +30,7 @@ from seamline.pipeline.geometry.window import Window
 from seamline.pipeline.products.layers import LAYER_SCALE, LAYERS
 from seamline.pipeline.products.zarr_store import open_store_raster
 from seamline.pipeline.scenes.scene import Scene, read_block
+from tests.support.run_folders import FIXED_ENGINE, read_rasters
 from tests.support.sample_data import MANAUS, find_shared
 from tests.support.small_models import save_model
 from tests.support.whole_scene import infer_whole_scene, label_scores
@@ -174,6 +176,18 @@ def test_labels_do_not_depend_on_chunk_size_or_workers(
     for path in files:
         if (one / path).is_file():
             assert (one / path).read_bytes() == (other / path).read_bytes()
+
+
+def test_a_small_scene_is_segmented_by_this_process_to_the_same_bytes(small_model: Model, tmp_path: Path) -> None:
+    source, seen = find_shared(MANAUS), []
+    options = {**FIXED_ENGINE, "window": 192, "halo": 48, "chunk_tiles": 2}
+    observer = RunObserver(progress=lambda totals, plan: seen.append(len(psutil.Process().children(recursive=True))))
+    before = len(psutil.Process().children(recursive=True))
+    here = segment(source, small_model.folder, tmp_path / "here", SegmentOptions(**options), observer)
+    assert seen and max(seen) == before
+    there = run(source, small_model, tmp_path / "there", workers=1, **options)
+    one, other = read_rasters(here.folder), read_rasters(there.folder)
+    assert len(one) > 4 and one == other
 
 
 def test_the_record_says_what_was_done(small_model: Model, cluster: Cluster, tmp_path: Path) -> None:

@@ -13,8 +13,8 @@ from seamline.flows.runs.observer import RunObserver, RunResult
 from seamline.flows.runs.segment import segment
 from seamline.flows.settings.model_folder import Model
 from seamline.flows.settings.options import SegmentOptions
+from seamline.pipeline.common.layout import POLYGON_FILES
 from seamline.pipeline.results.verify import verify
-from seamline.pipeline.vectors.writers import POLYGON_FILES
 from tests.support.polygon_files import read_rows
 from tests.support.small_rasters import make_noise, write_geotiff
 

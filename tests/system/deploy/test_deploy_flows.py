@@ -96,7 +96,7 @@ def test_certificates_are_private_and_made_once(certificates: Path, tmp_path: Pa
 def scheduler(certificates: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]]:
     """A scheduler as in Kubernetes, and the workers of a machine that says it has two GPUs."""
     folder = tmp_path_factory.mktemp("dask")
-    (folder / "nvidia-smi").write_text("#!/bin/sh\nprintf '0\\n1\\n'\n")
+    (folder / "nvidia-smi").write_text("#!/bin/sh\nprintf 'GPU %d: A (UUID: GPU-%d)\\n' 0 0 1 1\n")
     (folder / "nvidia-smi").chmod(0o755)
     documents = yaml.safe_load_all((DEPLOY / "kubernetes" / "base" / "dask.yaml").read_text())
     config = next(document["data"] for document in documents if document["kind"] == "ConfigMap")
@@ -168,7 +168,7 @@ def test_a_worker_for_each_gpu_over_tls(scheduler: dict[str, Any], certificates:
     with configured(certificates), connect(scheduler["address"], 1) as client:
         workers = client.scheduler_info(n_workers=-1)["workers"]
         devices = client.run(lambda: os.environ["CUDA_VISIBLE_DEVICES"])
-    assert sorted(devices.values()) == ["0", "1"]
+    assert sorted(devices.values()) == ["GPU-0", "GPU-1"]
     assert [worker["resources"] for worker in workers.values()] == [{"GPU": 1}] * 2
     assert all(address.startswith("tls://") for address in workers)
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import tempfile
+import time
 from pathlib import Path
 
 from hypothesis import given
@@ -100,3 +102,15 @@ def test_addresses_are_kept_without_what_gives_access(tmp_path: Path) -> None:
     ledger.record_rejected("https://me:word@host/api", [])
     error = InputError(f"cannot open {scene.source}", got="HTTP 403", expected="a raster", fix="ask for access")
     assert str(error).startswith("cannot open https://host/x.tif?…: got HTTP 403, ")
+
+
+def test_what_killed_processes_left_half_written_goes_after_a_day(tmp_path: Path) -> None:
+    ledger, scene = Ledger(tmp_path, "m", "o"), SceneRef("/x.tif", "x", "f")
+    ledger.record_outcome(scene, "published")
+    (entry,) = (tmp_path / ".collection").glob("*.json")
+    left = {age: entry.with_name(f".{entry.name}.{age}.part") for age in ("day", "hour")}
+    for part in left.values():
+        part.touch()
+    os.utime(left["day"], (time.time() - 25 * 60 * 60,) * 2)
+    ledger.record_outcome(scene, "published")
+    assert not left["day"].exists() and left["hour"].exists()

@@ -190,3 +190,10 @@ def test_one_process_converts_for_two_scenes_at_once(tmp_path: Path, engine: Eng
     with ThreadPoolExecutor(len(networks)) as pool:
         first, *others = pool.map(lambda network: network(x, 24), networks)
     assert all(torch.equal(first, other) for other in others)
+
+
+def test_fp32_on_cuda_is_not_rounded_to_tf32(tmp_path: Path) -> None:
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = True
+    spec = save_model(tmp_path, make_random_network())
+    Runtime(spec, tmp_path, EngineSettings(threads=1), PLAIN, 8)
+    assert not torch.backends.cudnn.allow_tf32 and not torch.backends.cuda.matmul.allow_tf32

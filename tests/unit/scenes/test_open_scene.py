@@ -184,6 +184,14 @@ def test_the_users_bands_are_the_bands(order: list[int]) -> None:
         assert [c.index for c in found] == order[:3]
 
 
+def test_a_band_that_is_given_twice_is_warned_of(tmp_path: Path) -> None:
+    path = write_geotiff(tmp_path / "x.tif", make_noise(3, 20, 30), nodata=0)
+    needs = [BandNeed(name, None) for name in ("red", "green", "nir")]
+    warnings = open_scene(path, needs, SceneOptions(bands=("1", "2", "1"), scale=1e-4)).warnings
+    assert f"--bands gives band 1 of {path} for red, nir" in warnings
+    assert not any("--bands gives" in text for text in open_scene(path, needs, SceneOptions(("3", "2", "1"))).warnings)
+
+
 def test_of_equal_bands_the_nearest_and_finest_is_taken(tmp_path: Path) -> None:
     edges = [
         BandCandidate(f"/{n}.tif", 1, ("rededge",), n, True, True, pixel_size=size, wavelength=wavelength)

@@ -184,7 +184,9 @@ def test_subdatasets_are_named_after_their_files(tmp_path: Path) -> None:
     assert len({make_scene_id(name) for name in names}) == len(names)
 
 
-@pytest.mark.parametrize("address", ["https://[::1", "https://[::1/x.tif", "s3://[x/y.tif", "file://[x/y.tif"])
+@pytest.mark.parametrize(
+    "address", ["https://[::1", "https://[::1/x.tif", "s3://[x/y.tif", "file://[x/y.tif", "x\0.tif", "s3://b/x\0.tif"]
+)
 def test_what_looks_like_an_address_and_is_none_is_said_in_a_line(address: str) -> None:
     with pytest.raises(InputError, match=r"no address: got .*expected a URL or a path"):
         opened(address)

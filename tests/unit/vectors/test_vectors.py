@@ -20,11 +20,12 @@ from rasterio.features import shapes
 
 from seamline.pipeline.common.classes import NODATA, LabelClass
 from seamline.pipeline.common.errors import InputError
+from seamline.pipeline.common.layout import POLYGON_FILES
 from seamline.pipeline.geometry.tiling import Tiling
 from seamline.pipeline.products.zarr_store import ZarrLayout, create_store, write_store_raster
+from seamline.pipeline.vectors.polygon_options import PolygonOptions, PolygonRules
 from seamline.pipeline.vectors.regions import remove_collinear_points
-from seamline.pipeline.vectors.vectors import PolygonOptions, PolygonRules, write_polygons
-from seamline.pipeline.vectors.writers import POLYGON_FILES
+from seamline.pipeline.vectors.vectors import write_polygons
 from tests.support.polygon_files import read_rows
 from tests.support.small_rasters import UTM, make_blobs
 
