@@ -17,10 +17,10 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from seamline.model.engines.runtime import keep_freed_memory
 from seamline.model.engines.torch_engine import DTYPES, fuse_batch_norm, fuse_relu, has_onednn
 from seamline.model.networks.unet import UNet
 from seamline.model.spec.config import Precision, UNetConfig
+from seamline.pipeline.cluster.inference_thread import keep_freed_memory
 
 
 def build_network(config: UNetConfig, precision: Precision, device: str) -> nn.Module:

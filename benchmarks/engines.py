@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from safetensors.torch import save_file
 
-from seamline.flows.runs.measuring import describe_device
+from seamline.flows.settings.engine_meter import describe_device
 from seamline.flows.settings.model_folder import Model, list_embedded_models, open_model
 from seamline.model.engines.candidates import choose_plain_settings, vary_engine
 from seamline.model.engines.tune import Tuner

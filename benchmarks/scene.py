@@ -19,8 +19,8 @@ from pathlib import Path
 BARE_PROGRAM = """
 import sys, time, torch
 from seamline.flows.settings.model_folder import open_model
-from seamline.model.engines.runtime import keep_freed_memory
 from seamline.model.engines.torch_engine import DTYPES, fuse_batch_norm, fuse_relu, has_onednn, load_unet
+from seamline.pipeline.cluster.inference_thread import keep_freed_memory
 keep_freed_memory()
 model = open_model("land-water-cloud")
 pixels = int(sys.argv[1])

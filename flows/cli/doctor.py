@@ -24,10 +24,10 @@ def doctor(
     ] = None,
 ) -> None:
     """Tell whether this machine, and a cluster, can run Seamline, and how to fix what is wrong; exit code 1 if not."""
-    from seamline.flows.runs.measuring import list_engine_versions
     from seamline.flows.runs.planning import count_workers
     from seamline.flows.settings.checks import State
     from seamline.flows.settings.cluster_checks import check_cluster
+    from seamline.flows.settings.engine_meter import list_engine_versions
     from seamline.flows.settings.machine_checks import check_folders, check_model, check_resources, check_software
     from seamline.flows.settings.options import SegmentOptions
 

@@ -1,37 +1,38 @@
-"""Measure how a model runs on a worker, and cache the result for this kind of machine."""
+"""Find out how a model runs best on the workers, and cache the result for this kind of machine.
+
+A window of the scene is checked, which takes a second or two. Only where the run is long is more measured, for at most
+a tenth of what it takes.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import logging
-import os
-import platform
+import time
 from collections.abc import Callable
 from contextlib import suppress
-from importlib.metadata import PackageNotFoundError, version
+from dataclasses import dataclass, replace
 from pathlib import Path
 from threading import Lock
-from typing import TYPE_CHECKING
 
 import numpy as np
 from distributed import Client
 
+from seamline.flows.settings.engine_meter import EngineMeter, describe_device
 from seamline.flows.settings.folders import get_cache_folder
 from seamline.flows.settings.model_folder import Model, get_radiometry
 from seamline.flows.settings.options import SegmentOptions
-from seamline.model.spec.config import Radiometry
+from seamline.model.spec.config import EngineRequest
 from seamline.model.spec.measurement import Measurement, Sample
+from seamline.pipeline.cluster.inference_thread import run_on_inference_thread
 from seamline.pipeline.cluster.losses import get_known_workers
 from seamline.pipeline.cluster.workers import list_first_host_workers, run_on_first_host
-from seamline.pipeline.common.memory import read_peak_memory, reset_peak_memory
+from seamline.pipeline.common.errors import InputError
 from seamline.pipeline.geometry.window import Window
 from seamline.pipeline.planning.tilings import UNBOUNDED_HALO, Reach
 from seamline.pipeline.scenes.scene import Scene, read_block
 from seamline.pipeline.storage.atomic import atomic_write
-
-if TYPE_CHECKING:
-    from seamline.model.engines.tune import Tuner
 
 log = logging.getLogger("seamline.measuring")
 
@@ -41,8 +42,37 @@ TIMED_WINDOWS = (512, 1024, 2048)
 _COMPARED_EDGE = 256
 """Edge in pixels of the labels that are compared with the largest halo."""
 
+_MEASURING_SHARE = 0.1
+"""Share of a run's projected seconds that may be spent on finding out how it runs best."""
+
+_LEAST_CHECKS = 4
+"""A measurement that may take less than so many times as long as the check would try nothing that is not known."""
+
+_RENEWAL_RATIO = 2
+"""A measurement is made anew where it may take at least so many times as long as the last one."""
+
+_MEMORY_GROWTH = {"torch": 1.3, "compiled": 1.3}
+_GRAPH_MEMORY_GROWTH = 1.7
+"""Factors on the memory per pixel of windows larger than those measured, by engine; of graphs. Measured from 512 to
+2560 pixels: up to 1.3 in torch, 1.7 in ONNX Runtime, 1.5 in OpenVINO."""
+
 _MEASURING_LOCK = Lock()
 """Held while a model is measured: two measurements at once, of scenes that one flow plans, would slow each other."""
+
+
+@dataclass(frozen=True)
+class _Findings:
+    """What is known of a model on a kind of machine; kept in the cache.
+
+    Attributes:
+        measurement: settings, times and memory.
+        check_seconds: how long the check took.
+        budget: seconds that the measurement was given; 0 after the check alone.
+    """
+
+    measurement: Measurement
+    check_seconds: float
+    budget: float = 0.0
 
 
 def measure(
@@ -52,15 +82,18 @@ def measure(
     options: SegmentOptions,
     halo: int,
     threads: int,
+    project: Callable[[Measurement], float],
     say: Callable[[str], None] = lambda text: None,
 ) -> Measurement:
-    """Measure how a model runs best on the workers; takes seconds unless the result is cached.
+    """Find out how a model runs well on the workers: by a quick check, and by measuring where the run is long.
 
-    All workers on the first worker's host measure at once. In a run, too, they share its cores, caches and memory, or
-    its devices.
+    The check runs one window in the settings that are known to be fast on such a machine and in float32. A measurement
+    follows only if the user leaves settings open and a tenth of the projected run is long enough; then it takes at
+    most this tenth. Both are done by all workers on the first worker's host at once. In a run, too, they share its
+    cores, caches and memory, or its devices.
 
     The cache is in ``$XDG_CACHE_HOME/seamline`` (default ``~/.cache/seamline``). Its key holds the model's digest, the
-    kind of device and the options. For a scene that can use larger windows than those before, all are measured anew.
+    kind of device and the options. What was measured is measured anew where a longer run allows twice as long.
 
     Args:
         client: client of the cluster.
@@ -69,57 +102,92 @@ def measure(
         options: what the user fixes.
         halo: pixels on every side of a window that are thrown away.
         threads: the most threads of a worker's network; 0 leaves them to torch.
-        say: is called with a sentence before a measurement that is not cached.
+        project: returns the seconds that the run takes; raises ``InputError`` where it does not fit into memory.
+        say: is called with a sentence before anything that is not cached.
 
     Returns:
         Settings, times and memory.
 
     Raises:
+        InputError: no tiling fits into memory.
         ModelError: the network does not run on the workers.
         RunError: there are no workers and none joins.
     """
     windows = choose_timed_windows(max(scene.grid.shape), halo, model.reach, options.window)
+    check_window = _choose_check_window(windows, halo, model.reach)
     processes = len(list_first_host_workers(client))
     (device,) = run_on_first_host(client, 1, describe_device)
     path = _get_cache_path(device, processes, model.digest, halo, options.engine_request, threads)
+    meter = EngineMeter(model, get_radiometry(scene), halo, options.engine_request, threads)
+    workers = _Workers(client, scene, meter, say)
     with _MEASURING_LOCK:
-        cached = _read_cached_measurement(path)
-        if cached is not None and (options.window is not None or set(windows) <= set(cached.seconds)):
-            return cached  # of a window that the user fixes only the settings matter, not the time
-        say(f"measuring how {model.spec.name} runs best here; it is remembered")
-        windows = tuple(sorted({*windows, *(cached.seconds if cached else ())}))
-        tuner = make_tuner(model, get_radiometry(scene), halo, options, threads)
-        sample = read_sample(scene, min(windows))
-        measurement = run_on_first_host(client, None, tuner, sample, windows)[0]
-        _write_cache(path, measurement.to_dict())
-    return measurement
+        known, spent = _read_findings(path), 0.0
+        if known is None:
+            known = workers.check(check_window)
+            spent = known.check_seconds
+            _write_findings(path, known)
+        try:
+            seconds = project(_allow_for_growth(known.measurement, windows))
+        except InputError:
+            if options.window is None or options.window <= max(known.measurement.seconds):
+                raise
+            return workers.check(options.window).measurement  # what a window really needs may fit
+        budget = _MEASURING_SHARE * seconds - spent
+        if is_worth_measuring(options.engine_request, budget, known.check_seconds, known.budget):
+            say(f"a run of {seconds:.0f} s: measuring how {model.spec.name} runs best here, at most {budget:.0f} s")
+            known = workers.measure(tuple(sorted({check_window, *windows})), known, budget)
+            _write_findings(path, known)
+    return _allow_for_growth(known.measurement, windows)
 
 
-def make_tuner(model: Model, radiometry: Radiometry, halo: int, options: SegmentOptions, threads: int) -> Tuner:
-    """Return the callable that measures a model on a worker.
+@dataclass(frozen=True)
+class _Workers:
+    """The workers of the first host, which check and measure a model all at once."""
+
+    client: Client
+    scene: Scene
+    meter: EngineMeter
+    say: Callable[[str], None]
+
+    def check(self, edge: int) -> _Findings:
+        """Check the model on a window of this edge in pixels."""
+        self.say(f"checking on a window of {edge} how {self.meter.model.spec.name} runs here; it is remembered")
+        started = time.monotonic()
+        checked = run_on_first_host(self.client, None, self.meter.check, read_sample(self.scene, edge), edge)[0]
+        return _Findings(checked, time.monotonic() - started)
+
+    def measure(self, sizes: tuple[int, ...], known: _Findings, budget: float) -> _Findings:
+        """Measure windows of these edges in pixels within so many seconds."""
+        started = time.monotonic()
+
+        def show_progress() -> None:
+            self.say(f"measuring: {time.monotonic() - started:.0f} of at most {budget:.0f} s")
+
+        arguments = (read_sample(self.scene, min(sizes)), sizes, known.measurement.settings, budget)
+        work = self.meter.measure
+        measured = run_on_first_host(self.client, None, work, *arguments, while_waiting=show_progress)[0]
+        return _Findings(measured, known.check_seconds, budget)
+
+
+def is_worth_measuring(request: EngineRequest, budget: float, check_seconds: float, last_budget: float) -> bool:
+    """Return whether a measurement may find anything that is not known.
 
     Args:
-        model: the model.
-        radiometry: meaning of the sample's digital numbers.
-        halo: pixels on every side of a window that are thrown away.
-        options: what the user fixes.
-        threads: the most threads of the network; 0 leaves them to torch.
-
-    Returns:
-        A picklable callable that takes a sample and the edges of windows.
+        request: what the user fixes; if that is everything, nothing is measured.
+        budget: seconds that the measurement may take.
+        check_seconds: how long the check took.
+        last_budget: seconds that an earlier measurement was given; 0 without one.
     """
-    from seamline.model.engines.tune import Tuner  # imports torch, which takes seconds: only where it is needed
+    is_open = {"precision", "engine", "batch", "threads"} - set(request.get_fixed_settings())
+    return bool(is_open) and budget >= max(_LEAST_CHECKS * check_seconds, _RENEWAL_RATIO * last_budget)
 
-    return Tuner(
-        model.spec,
-        model.folder,
-        radiometry,
-        halo,
-        options.engine_request,
-        threads,
-        reset_peak_memory,
-        read_peak_memory,
-    )
+
+def _allow_for_growth(measurement: Measurement, windows: tuple[int, ...]) -> Measurement:
+    """Return a measurement with more memory per pixel if windows may be larger than those that were measured."""
+    if max(windows) <= max(measurement.seconds):
+        return measurement
+    growth = _MEMORY_GROWTH.get(measurement.settings.engine, _GRAPH_MEMORY_GROWTH)
+    return replace(measurement, bytes_per_pixel=growth * measurement.bytes_per_pixel)
 
 
 def measure_context(
@@ -159,7 +227,8 @@ def measure_context(
     from seamline.model.engines.context_meter import ContextMeter  # imports torch, which takes seconds
 
     meter = ContextMeter(model.spec, model.folder, radiometry, options.engine_request, threads)
-    (changed,) = run_on_first_host(client, 1, meter, sample, edge, halos)
+    changed: dict[int, float]
+    (changed,) = run_on_first_host(client, 1, run_on_inference_thread, meter, sample, edge, halos)
     _write_cache(path, changed)
     return changed
 
@@ -172,32 +241,12 @@ def _choose_context_sizes(halos: tuple[int, ...], reach: Reach) -> tuple[int, in
     return reach.round_up_to_lattice(2 * largest + _COMPARED_EDGE), reach.round_up_to_lattice(largest)
 
 
-def describe_device() -> str:
-    """Return a description of what this worker computes on and with; equal ones run a network alike."""
-    import torch  # takes seconds to import; this runs on a worker
-
-    software = ", ".join(f"{name} {number}" for name, number in list_engine_versions().items())
-    if torch.cuda.is_available():
-        return f"{torch.cuda.get_device_name()}, {software}"
-    flags = torch.backends.cpu.get_cpu_capability()
-    return f"{platform.processor() or platform.machine()} {flags}, {os.cpu_count()} cores, {software}"
-
-
 def load_engines(client: Client) -> Client:
     """Let all workers that are there import torch, which takes seconds, and return the client."""
     with suppress(OSError, RuntimeError):  # lost workers are noticed by whoever needs them
         workers = get_known_workers(client)
         client.gather([client.submit(describe_device, workers=[address], pure=False) for address in workers], "skip")
     return client
-
-
-def list_engine_versions() -> dict[str, str]:
-    """Return the versions of the installed packages that run networks, by name."""
-    versions = {}
-    for name in ("torch", "onnxruntime", "openvino", "onnx"):
-        with suppress(PackageNotFoundError):
-            versions[name] = version(name)
-    return versions
 
 
 def read_sample(scene: Scene, edge: int) -> Sample:
@@ -241,17 +290,36 @@ def choose_timed_windows(extent: int, halo: int, reach: Reach, fixed: int | None
     return useful or ((2 * halo // reach.divisor + 8) * reach.divisor,)
 
 
+def _choose_check_window(windows: tuple[int, ...], halo: int, reach: Reach) -> int:
+    """Return the edge of the window that is checked: the smallest that says something, in pixels."""
+    smallest = min(windows)
+    if reach.window is not None:
+        return reach.window
+    return next((edge for edge in TIMED_WINDOWS if 2 * halo < edge <= smallest), smallest)
+
+
 def _get_cache_path(*key: object) -> Path:
     """Return the cache file for a key; the key's values are told apart by ``str``."""
     digest = hashlib.sha256(json.dumps([str(part) for part in key]).encode()).hexdigest()
     return get_cache_folder() / f"{digest[:24]}.json"
 
 
-def _read_cached_measurement(path: Path) -> Measurement | None:
+def _read_findings(path: Path) -> _Findings | None:
     try:
-        return Measurement.from_dict(json.loads(path.read_text(encoding="utf-8")))
+        values = json.loads(path.read_text(encoding="utf-8"))
+        measurement = Measurement.from_dict(values["measurement"])
+        return _Findings(measurement, float(values["check_seconds"]), float(values["budget"]))
     except (OSError, ValueError, LookupError, TypeError, AttributeError):
-        return None  # never measured, or by another version
+        return None  # never checked, or by another version
+
+
+def _write_findings(path: Path, known: _Findings) -> None:
+    values = {
+        "measurement": known.measurement.to_dict(),
+        "check_seconds": known.check_seconds,
+        "budget": known.budget,
+    }
+    _write_cache(path, values)
 
 
 def _read_cached_context(path: Path, halos: tuple[int, ...]) -> dict[int, float] | None:

@@ -155,10 +155,15 @@ def make_plan(
         halos = candidate_halos(raster, asked, reach)
         changed = measure_context(client, scene, model, options, halos, threads)
     halo = resolve_halo(asked, reach, changed)
-    measured = replace(measure(client, scene, model, options, halo, threads, say), changed=changed)
-    tiling = choose_tiling(raster, replace(asked, halo=halo), reach, measured, memory)
-    redundancies = _compute_redundancies(raster, asked, reach, measured, memory) if compare_halos else {}
-    return Plan(scene, model, tiling, measured, project_memory(raster, tiling, measured), workers, redundancies)
+
+    def choose(measured: Measurement) -> Plan:
+        tiling = choose_tiling(raster, replace(asked, halo=halo), reach, measured, memory)
+        return Plan(scene, model, tiling, measured, project_memory(raster, tiling, measured), workers, {})
+
+    measured = measure(client, scene, model, options, halo, threads, lambda costs: choose(costs).seconds, say)
+    plan = choose(replace(measured, changed=changed))
+    redundancies = _compute_redundancies(raster, asked, reach, plan.measured, memory) if compare_halos else {}
+    return replace(plan, redundancy_by_halo=redundancies)
 
 
 def _compute_redundancies(

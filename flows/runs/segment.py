@@ -17,13 +17,14 @@ from dask.utils import format_bytes
 from distributed import Client
 
 from seamline.flows.runs.finished import find_finished, find_record, refuse_result_of_other_run
-from seamline.flows.runs.measuring import list_engine_versions, load_engines
+from seamline.flows.runs.measuring import load_engines
 from seamline.flows.runs.observer import RunObserver, RunResult
 from seamline.flows.runs.planning import Plan, count_workers, make_plan
 from seamline.flows.runs.resume import UnfinishedRun, find_unfinished
 from seamline.flows.runs.scene_job import SceneJob, open_scene_jobs
 from seamline.flows.runs.shared_folders import check_shared_files
 from seamline.flows.settings.credentials import connect_with_credentials
+from seamline.flows.settings.engine_meter import list_engine_versions
 from seamline.flows.settings.model_folder import RuntimeLoader, get_radiometry, open_model
 from seamline.flows.settings.options import SegmentOptions
 from seamline.model.spec.document import MODEL_FILENAME

@@ -10,12 +10,12 @@ import numpy as np
 from seamline.flows.runs.measuring import (
     TIMED_WINDOWS,
     choose_timed_windows,
-    make_tuner,
     measure_context,
     read_sample,
 )
 from seamline.flows.runs.scene_job import describe_raster, open_input
 from seamline.flows.settings.credentials import connect_with_credentials, use_credentials
+from seamline.flows.settings.engine_meter import EngineMeter
 from seamline.flows.settings.model_folder import Model, get_radiometry, open_model
 from seamline.flows.settings.options import SegmentOptions
 from seamline.model.spec.config import Radiometry
@@ -54,8 +54,8 @@ def tune(model_name: str | Path, source: str | None, options: SegmentOptions) ->
             radiometry, sample = _make_radiometry(model), _make_noise(model, min(windows))
         else:
             radiometry, sample = get_radiometry(scene), read_sample(scene, min(windows))
-        tuner = make_tuner(model, radiometry, halo, options, threads)
-        measurement: Measurement = client.submit(tuner, sample, windows, pure=False).result()
+        meter = EngineMeter(model, radiometry, halo, options.engine_request, threads)
+        measurement: Measurement = client.submit(meter.measure, sample, windows, pure=False).result()
     return replace(measurement, changed=changed)
 
 

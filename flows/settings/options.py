@@ -55,8 +55,8 @@ class SegmentOptions(BaseModel):
         "auto",
         description="What runs the network; auto: the fastest of those installed whose labels agree with torch's",
     )
-    batch: Batch = Field(None, description="Windows that go through the network at once; default: measured")
-    threads: Threads = Field(None, description="Threads of the network in each worker; default: measured")
+    batch: Batch = Field(None, description="Windows that go through the network at once; default: by the machine")
+    threads: Threads = Field(None, description="Threads of the network in each worker; default: by the machine")
     cluster: str = Field("local", description="local, or the address of a Dask scheduler")
     workers: Workers = Field(
         None, description="Worker processes of a local cluster; default: one a CUDA device, or one a core"

@@ -1,8 +1,8 @@
-"""Which settings of a network are worth a trial on this machine: engines, precisions, layouts, threads and batches."""
+"""Which settings of a network are good on this machine, and which are worth a trial."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
 import torch
@@ -10,8 +10,11 @@ import torch
 from seamline.model.engines.engines import check_engine, is_installed, list_engines, list_precisions
 from seamline.model.engines.torch_engine import has_onednn
 from seamline.model.networks.onnx_graphs import not_installed_error
-from seamline.model.spec.config import Engine, EngineRequest, EngineSettings, Program, UNetConfig
+from seamline.model.spec.config import Engine, EngineRequest, EngineSettings, Precision, Program, UNetConfig
 from seamline.model.spec.errors import ModelError
+
+_DEFAULT_DEVICE_BATCH = 8
+"""Windows of the smallest size in a batch on a CUDA device where nothing was measured."""
 
 
 def choose_plain_settings(network: UNetConfig | Program, request: EngineRequest, threads: int) -> EngineSettings:
@@ -45,6 +48,59 @@ def choose_plain_settings(network: UNetConfig | Program, request: EngineRequest,
     settings = EngineSettings(device, precision, _list_layouts(network, engine)[0], request.batch or 1, threads, engine)
     check_engine(network, settings)
     return settings
+
+
+def choose_default_settings(network: UNetConfig | Program, request: EngineRequest, threads: int) -> EngineSettings:
+    """Return the settings that a network is known to run well with here, within the user's request.
+
+    Nothing is measured: a reduced precision is taken where the processor or device has instructions for it, and
+    channels-last where convolutions are fastest in it. Whether the precision's labels are those of float32 is yet to
+    be checked.
+
+    Args:
+        network: the U-Net's configuration, or the description of a program.
+        request: what the user fixes.
+        threads: threads of the network; 0 leaves them to the engine.
+
+    Raises:
+        ModelError: the network cannot run here as requested.
+    """
+    plain = choose_plain_settings(network, request, threads)
+    precision = plain.precision
+    if request.precision == "auto":
+        possible = list_precisions(network, plain.engine, plain.device)
+        precision = next((fast for fast in _list_fast_precisions(plain.device) if fast in possible), plain.precision)
+    batch = plain.batch
+    if request.batch is None and plain.device == "cuda" and plain.engine in ("torch", "compiled"):
+        batch = _DEFAULT_DEVICE_BATCH
+    return replace(plain, precision=precision, channels_last=_list_layouts(network, plain.engine)[-1], batch=batch)
+
+
+def _list_fast_precisions(device: str) -> tuple[Precision, ...]:
+    """Return the reduced precisions for which a processor or device has instructions, the best first."""
+    if device == "cuda":
+        capability = torch.cuda.get_device_capability()
+        return ("bf16",) if capability >= (8, 0) else ("fp16",) if capability >= (7, 0) else ()
+    if not hasattr(torch.cpu, "get_capabilities"):  # in newer versions of torch only
+        return ()
+    able = torch.cpu.get_capabilities()
+    return ("bf16",) if able.get("avx512_bf16") or able.get("amx_bf16") else ()
+
+
+def order_by_promise(variants: Iterable[EngineSettings], default: EngineSettings) -> list[EngineSettings]:
+    """Return variants in the order in which a short measurement tries them.
+
+    The plain settings stay first, since all others are compared with them. The default follows, then other engines,
+    then other settings of the default's engine; reduced precisions before float32.
+
+    Args:
+        variants: from ``vary_engine``.
+        default: from ``choose_default_settings``.
+    """
+    plain, *others = variants
+    default = replace(default, batch=plain.batch)
+    others.sort(key=lambda one: (one != default, one.engine == default.engine, one.precision == "fp32"))
+    return [plain, *others]
 
 
 def list_engines_to_try(network: UNetConfig | Program, device: str) -> list[Engine]:

@@ -6,10 +6,8 @@ scores stay there until the caller asks for them.
 
 from __future__ import annotations
 
-import ctypes
 import logging
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import TypeVar
 
@@ -27,9 +25,6 @@ from seamline.model.spec.errors import ModelError
 from seamline.model.spec.spec import ModelSpec
 
 log = logging.getLogger("seamline.runtime")
-
-_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
-"""Parameters of glibc's ``mallopt``, from its malloc.h."""
 
 _Scalar = TypeVar("_Scalar", bound=np.generic)
 
@@ -62,9 +57,7 @@ class Runtime:
             raise ModelError("--device", got="cuda", expected="a CUDA device on every worker", fix="take --device cpu")
         if settings.threads:
             torch.set_num_threads(settings.threads)
-        if settings.device == "cpu":
-            keep_freed_memory()
-        else:
+        if settings.device == "cuda":
             torch.cuda.reset_peak_memory_stats()
         # The same windows must give the same bytes: benchmark mode chooses algorithms by a race, and some algorithms
         # add in an order that varies.
@@ -158,15 +151,3 @@ class Runtime:
     def device_memory(self) -> int:
         """Peak bytes of torch on the CUDA device; 0 on a CPU, where they are part of the process's memory."""
         return torch.cuda.max_memory_allocated() if self.device.type == "cuda" else 0
-
-
-def keep_freed_memory() -> None:
-    """Make glibc keep freed memory in the process, for the next window; elsewhere do nothing.
-
-    Activations are tens of megabytes each. By default glibc maps and unmaps each of them, and the kernel clears the
-    pages every time: half of a U-Net's time on windows of 1024² pixels and more, as measured.
-    """
-    with suppress(OSError, AttributeError):  # not glibc
-        libc = ctypes.CDLL("libc.so.6")
-        libc.mallopt(_M_MMAP_THRESHOLD, 1 << 30)
-        libc.mallopt(_M_TRIM_THRESHOLD, (1 << 31) - 1)

@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
 from multiprocessing.resource_tracker import ensure_running
 
+import dask
 from distributed import Client, LocalCluster, Scheduler, SpecCluster, Worker
 from distributed.comm import connect as open_comm
 from distributed.comm import get_address_host_port, normalize_address
@@ -31,10 +32,12 @@ _OWN_ADDRESS = "127.0.0.1:0"
 CLIENT_MEMORY = 2**29
 """Bytes that the process which starts a local cluster needs itself."""
 
-WORKER_ENVIRONMENT = {"OMP_WAIT_POLICY": "PASSIVE"}
-"""Environment variables of local worker processes. With them a thread of the network that waits for another one gives
-its core to the thread that reads the next chunk. By default it spins, and the network runs at half its speed while a
-chunk is read."""
+WORKER_ENVIRONMENT = {"OMP_WAIT_POLICY": "PASSIVE", "MALLOC_ARENA_MAX": "1"}
+"""Environment variables of local worker processes.
+
+With the first a thread of the network that waits for another one gives its core to the thread that reads the next
+chunk. By default it spins, and the network runs at half its speed while a chunk is read. The second keeps freed memory
+in the process whatever thread freed it (``inference_thread``)."""
 
 
 def connect(cluster: str, workers: int) -> AbstractContextManager[Client]:
@@ -60,7 +63,7 @@ def connect(cluster: str, workers: int) -> AbstractContextManager[Client]:
 def _work_in_this_process() -> Iterator[Client]:
     """Start scheduler and one worker as threads of this process. Nothing watches their memory or restarts them."""
     for name, value in WORKER_ENVIRONMENT.items():
-        os.environ.setdefault(name, value)  # OpenMP reads it when it is loaded, with the network
+        os.environ.setdefault(name, value)  # OpenMP reads its own when it is loaded, with the network
     # Not LocalCluster, whose worker would answer on all interfaces. Plots of the dashboard take long to import.
     shared = {"protocol": "inproc://", "dashboard": False, "dashboard_address": _OWN_ADDRESS}
     worker = {"nthreads": CHUNKS_AT_ONCE, "memory_limit": share_memory(1, 0), **shared}
@@ -78,14 +81,15 @@ def _start_worker_processes(workers: int) -> Iterator[Client]:
     memory = share_memory(workers, CLIENT_MEMORY)
     # Its warning that a worker takes seconds to end, and is killed, says nothing that anybody could do.
     logging.getLogger("distributed.nanny").setLevel(logging.CRITICAL)
-    with _block_interrupts(), _raise_if_not_started():
+    # The C library reads its variables when a process starts; those that LocalCluster takes are set after that.
+    spawning = {f"distributed.nanny.pre-spawn-environ.{name}": value for name, value in WORKER_ENVIRONMENT.items()}
+    with _block_interrupts(), _raise_if_not_started(), dask.config.set(spawning):
         local = LocalCluster(
             n_workers=workers,
             threads_per_worker=CHUNKS_AT_ONCE,
             memory_limit=memory,
             processes=True,
             dashboard_address=_OWN_ADDRESS,
-            env=WORKER_ENVIRONMENT,
             preload=[devices.__name__],
             silence_logs=logging.CRITICAL,  # Dask would print a traceback for each chunk that fails; we print a line
         )

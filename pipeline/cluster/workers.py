@@ -78,7 +78,13 @@ def _group_by_host(workers: dict[str, dict[str, Any]]) -> dict[str, list[str]]:
     return addresses
 
 
-def run_on_first_host(client: Client, limit: int | None, work: Callable[..., T], *arguments: object) -> list[T]:
+def run_on_first_host(
+    client: Client,
+    limit: int | None,
+    work: Callable[..., T],
+    *arguments: object,
+    while_waiting: Callable[[], None] = lambda: None,
+) -> list[T]:
     """Run a function on the workers of one host, on all at the same time.
 
     Args:
@@ -86,6 +92,7 @@ def run_on_first_host(client: Client, limit: int | None, work: Callable[..., T],
         limit: the most workers to use; ``None`` for all of the host.
         work: the function; picklable.
         *arguments: its arguments.
+        while_waiting: called every ``WORKER_CHECK_INTERVAL`` seconds until the results are there.
 
     Returns:
         The result of each worker, in the order of ``list_first_host_workers``.
@@ -94,7 +101,11 @@ def run_on_first_host(client: Client, limit: int | None, work: Callable[..., T],
         RunError: there are no workers and none joins, or none of them can work for long.
         WorkersDiedError: a worker was lost each time.
     """
-    return list(_run_on(client, lambda: list_first_host_workers(client)[:limit], work, arguments).values())
+
+    def choose() -> list[str]:
+        return list_first_host_workers(client)[:limit]
+
+    return list(_run_on(client, choose, work, arguments, while_waiting).values())
 
 
 def run_on_each_host(client: Client, work: Callable[..., T], *arguments: object) -> dict[str, T]:
@@ -119,7 +130,11 @@ def run_on_each_host(client: Client, work: Callable[..., T], *arguments: object)
 
 
 def _run_on(
-    client: Client, choose: Callable[[], list[str]], work: Callable[..., T], arguments: tuple[object, ...]
+    client: Client,
+    choose: Callable[[], list[str]],
+    work: Callable[..., T],
+    arguments: tuple[object, ...],
+    while_waiting: Callable[[], None] = lambda: None,
 ) -> dict[str, T]:
     """Run a function on chosen workers; if one of them leaves meanwhile, choose and run again.
 
@@ -135,6 +150,7 @@ def _run_on(
                     results = [future.result(timeout=WORKER_CHECK_INTERVAL) for future in futures]
                     return dict(zip(workers, results, strict=True))
                 watch.check()
+                while_waiting()
         finally:
             if client.status == "running":
                 client.cancel(futures)

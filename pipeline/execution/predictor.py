@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from threading import BoundedSemaphore
 from typing import Any, Protocol, TypeVar
 
@@ -12,6 +11,7 @@ import numpy as np
 from distributed import Client, Scheduler, Worker, WorkerPlugin
 from numpy.typing import NDArray
 
+from seamline.pipeline.cluster.inference_thread import InferenceThread
 from seamline.pipeline.cluster.plugins import remove_plugin
 from seamline.pipeline.cluster.workers import CHUNKS_AT_ONCE
 from seamline.pipeline.common.memory import reset_peak_memory
@@ -63,9 +63,8 @@ class PredictorLoader(Protocol):
 class PredictorPlugin(WorkerPlugin):  # type: ignore[misc]
     """Loads one predictor in each worker process, also in one that joins or restarts later.
 
-    The predictor computes in one thread, the inference thread, since libraries keep a pool of threads and freed memory
-    for each thread that calls them. There is no ``teardown``: a cancelled chunk may still use the predictor. Thread and
-    predictor are freed when Dask has dropped the plugin and the last chunk has ended.
+    The predictor computes in the inference thread. There is no ``teardown``: a cancelled chunk may still use the
+    predictor. Thread and predictor are freed when Dask has dropped the plugin and the last chunk has ended.
 
     Attributes:
         name: identifies the plugin on the workers.
@@ -83,14 +82,14 @@ class PredictorPlugin(WorkerPlugin):  # type: ignore[misc]
     def setup(self, worker: Worker) -> None:
         """Load the predictor; called by Dask on the worker."""
         metrics.show_memory_limit(worker)
-        self._device = ThreadPoolExecutor(1, "device")
+        self._thread = InferenceThread()
         self.predictor: Predictor = self.run_on_device(self._loader)
         self.chunk_slots = BoundedSemaphore(CHUNKS_AT_ONCE)
         reset_peak_memory()
 
     def run_on_device(self, work: Callable[[], T]) -> T:
         """Run a callable on the inference thread, after those submitted before it, and return its result."""
-        return self._device.submit(work).result()
+        return self._thread.run(work)
 
 
 def forget_dead_clients(client: Client) -> None:

@@ -10,8 +10,8 @@ from seamline.pipeline.common.errors import InputError
 from seamline.pipeline.geometry.tiling import Tiling
 
 _MEMORY_HEADROOM = 1.3
-"""Factor on the projected memory, since the C library keeps freed memory in pieces (``keep_freed_memory`` of the
-model's runtime)."""
+"""Factor on the projected memory, since the C library keeps freed memory in pieces (``keep_freed_memory`` of
+``pipeline.cluster.inference_thread``)."""
 
 _RASTER_CACHE = 64 * 2**20
 """Bytes of decoded blocks that GDAL caches."""

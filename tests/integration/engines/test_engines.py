@@ -82,14 +82,15 @@ def test_a_resumed_run_keeps_its_engine(small_model: Model, cluster: Cluster, tm
         run(small_model, tmp_path, engine="onnxruntime", **options)
 
 
-def test_scenes_that_are_planned_at_once_are_measured_once(
+def test_scenes_that_are_planned_at_once_are_checked_once(
     small_model: Model, cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     options, said = SegmentOptions(), list[str]()
     scene = open_input(find_shared(MANAUS), small_model, options)
     with Client(cluster(1), set_as_default=False) as client, ThreadPoolExecutor(3) as pool:
-        planned = [pool.submit(measure, client, scene, small_model, options, 24, 1, said.append) for _ in range(3)]
+        arguments = (client, scene, small_model, options, 24, 1, lambda costs: 1.0, said.append)
+        planned = [pool.submit(measure, *arguments) for _ in range(3)]
         first, *others = [one.result() for one in planned]
     assert all(other == first for other in others)
     assert len(said) == 1

@@ -16,6 +16,7 @@ import yaml
 from prefect.client.orchestration import PrefectClient
 from prefect.client.schemas.objects import FlowRun
 
+from seamline.pipeline.cluster.connect import WORKER_ENVIRONMENT
 from tests.support.deployment_files import (
     DEPLOY,
     PROJECT,
@@ -62,6 +63,20 @@ def test_compose_takes_the_file_and_refuses_a_broken_one(compose: Path) -> None:
     compose.write_text(compose.read_text().replace("restart: unless-stopped", "restarts: unless-stopped"))
     answer = run_compose(compose)
     assert answer.returncode != 0 and "restarts" in answer.stderr
+
+
+def test_workers_have_the_environment_of_local_ones(compose: Path) -> None:
+    """Threads that wait leave their core, and freed memory stays with the process."""
+    wanted = WORKER_ENVIRONMENT.items()
+    services = yaml.safe_load(run_compose(compose).stdout)["services"]
+    for name in ("worker", "worker-gpu"):
+        assert wanted <= services[name]["environment"].items()
+    for overlay in ("cpu", "gpu"):
+        (cluster,) = (resource for resource in render_overlay(overlay) if resource["kind"] == "DaskCluster")
+        (container,) = cluster["spec"]["worker"]["spec"]["containers"]
+        assert wanted <= {(variable["name"], variable["value"]) for variable in container["env"]}
+    jobs = yaml.safe_load((DEPLOY / "slurm" / "jobqueue.yaml").read_text())["jobqueue"]["slurm"]
+    assert {f"{name}={value}" for name, value in wanted} <= set(" ".join(jobs["job-script-prologue"]).split())
 
 
 def test_only_two_pages_leave_the_host_of_compose(compose: Path) -> None:

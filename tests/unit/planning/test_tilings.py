@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from seamline.flows.runs.measuring import _read_cached_measurement, _write_cache
+from seamline.flows.runs.measuring import _read_findings, _write_cache
 from seamline.pipeline.common.errors import InputError
 from seamline.pipeline.planning.memory import Raster
 from seamline.pipeline.planning.tilings import PlanOptions, Reach, list_candidate_tilings
@@ -40,11 +40,11 @@ def test_a_network_of_one_size_has_one_plan() -> None:
         list_candidate_tilings(RASTER, PlanOptions(window=512), Reach(32, None, window=256))
 
 
-@pytest.mark.parametrize("content", ["", "{", "[]", '{"settings": []}', '{"seconds": []}', '{"changed": null}'])
+@pytest.mark.parametrize("content", ["", "{", "[]", "{}", '{"measurement": {}}', '{"measurement": {"settings": []}}'])
 def test_what_is_no_measurement_is_measured_anew(content: str, tmp_path: Path) -> None:
     path = tmp_path / "cached.json"
     path.write_text(content)
-    assert _read_cached_measurement(path) is None
+    assert _read_findings(path) is None
 
 
 def test_a_measurement_that_cannot_be_kept_is_no_failure(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
