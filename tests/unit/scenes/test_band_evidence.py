@@ -40,7 +40,7 @@ EXPECTED = [3, 2, 1, 4, 5, 6]
 
 
 def opened(source: object, needs: Sequence[BandNeed] = SIX, **options: Any) -> Scene:
-    return open_scene(str(source), needs, SceneOptions(**{"scale": 1e-4, **options}))
+    return open_scene(str(source), needs, SceneOptions(**{"scale": 1e-4, "offset": 0.0, **options}))
 
 
 def indexes(scene: Scene) -> list[int]:
@@ -307,13 +307,13 @@ def test_files_of_a_vrt_whose_names_say_nothing_leave_the_order_open(tmp_path: P
 
 def test_the_files_of_a_vrt_tell_the_product(tmp_path: Path) -> None:
     day = [f"T33TWN_20240408T095549_{band}_10m.tif" for band in SENTINEL_2]
-    assert {band.offset for band in opened(write_separate(tmp_path, day), scale=None).bands} == {-0.1}
+    assert {band.offset for band in opened(write_separate(tmp_path, day), scale=None, offset=None).bands} == {-0.1}
     safe = "S2B_MSIL2A_20210408T095549_N0500_R122_T33TWN_20230408T121212.SAFE"
     product = [f"{safe}/GRANULE/L/IMG_DATA/{band}.tif" for band in SENTINEL_2]
-    assert {band.offset for band in opened(write_separate(tmp_path, product), scale=None).bands} == {-0.1}
+    assert {band.offset for band in opened(write_separate(tmp_path, product), scale=None, offset=None).bands} == {-0.1}
     days = [f"T33TWN_20{21 + number % 2}0408T095549_{band}_10m.tif" for number, band in enumerate(SENTINEL_2)]
     with pytest.raises(InputError, match="--offset"):  # with and without the offset of 2022
-        opened(write_separate(tmp_path, days, name="days"), scale=None)
+        opened(write_separate(tmp_path, days, name="days"), scale=None, offset=None)
 
 
 # --- pictures beside bands -------------------------------------------------------------------------------
