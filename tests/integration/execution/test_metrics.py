@@ -76,7 +76,7 @@ def watched(small_model: Model, tmp_path_factory: pytest.TempPathFactory) -> Wat
     ):
         (worker,) = client.scheduler_info(n_workers=-1)["workers"].values()
         ports = worker["services"]["dashboard"], client.scheduler_info()["services"]["dashboard"]
-        client.register_plugin(PredictorPlugin(dict, client.id))
+        client.register_plugin(PredictorPlugin(dict, None, client.id))
         born = scraped(ports[0])
         options = SegmentOptions(cluster=address, window=192, halo=48, overlap=32, chunk_tiles=2)
         result = segment(sources[0], small_model.folder, folder / "out", options, RunObserver())
