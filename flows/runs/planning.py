@@ -29,6 +29,7 @@ from seamline.pipeline.planning.tilings import (
     Reach,
     candidate_halos,
     choose_tiling,
+    enlarge_chunks,
     is_halo_open,
     list_candidate_tilings,
     resolve_halo,
@@ -149,6 +150,7 @@ def make_plan(
     halo = resolve_halo(asked, reach, changed)
     measured = replace(measure(client, scene, model, options, halo, threads, say), changed=changed)
     tiling = choose_tiling(raster, replace(asked, halo=halo), reach, measured, memory)
+    tiling = enlarge_chunks(tiling, raster, asked, measured, memory, workers)
     redundancies = _compute_redundancies(raster, asked, reach, measured, memory) if compare_halos else {}
     return Plan(scene, model, tiling, measured, project_memory(raster, tiling, measured), workers, redundancies)
 
