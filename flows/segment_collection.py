@@ -6,6 +6,7 @@
 import hashlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -32,6 +33,8 @@ from seamline.flows.tracking import artifacts
 from seamline.flows.tracking.best_effort import show
 from seamline.flows.tracking.scene_task import quieten_dask, segment_task
 from seamline.pipeline.common.errors import InUseError, RunError
+from seamline.pipeline.publishing.upload import list_waiting_objects
+from seamline.pipeline.stac.catalog import list_waiting_scenes
 from seamline.pipeline.storage.atomic import check_writable
 from seamline.pipeline.storage.confinement import Confinement
 
@@ -94,6 +97,10 @@ def segment_collection(
     for outcome in _segment_new(new, ledger, out, model, options, at_once, renew, confinement):
         log.info("%s: %s", outcome.name, outcome.reason or outcome.state)
         outcomes.append(outcome)
+    if destination.objects is None:
+        list_waiting_scenes(folder)
+    else:
+        list_waiting_objects(destination.objects)
     known = len(discovery.scenes) - len(new)
     title = f"{scenes.kind} to {out}"
     show(log, "the report", lambda: artifacts.show_collection(outcomes, known, discovery.waiting, title))
@@ -133,21 +140,26 @@ def _segment_new(
         if new:
             connect_task(session.get_client)
         running: dict[PrefectFuture[RunResult], SceneRef] = {}
-        for scene in new:
-            parameters = {
-                "name": scene.name,
-                "source": scene.source,
-                "model": model,
-                "out": out,
-                "options": options,
-                "get_client": session.get_client,
-                "also": RunObserver(),
-                "renew": renew,
-                "confinement": confinement,
-            }
-            running[runner.submit(segment_task, parameters)] = scene
-        for future in as_completed(list(running)):
-            scene = running[future]
+        left = iter(new)
+        while True:
+            # A few more than are worked on, since a task takes memory from when it is submitted.
+            for scene in islice(left, 2 * at_once - len(running)):
+                parameters = {
+                    "name": scene.name,
+                    "source": scene.source,
+                    "model": model,
+                    "out": out,
+                    "options": options,
+                    "get_client": session.get_client,
+                    "also": RunObserver(),
+                    "renew": renew,
+                    "confinement": confinement,
+                }
+                running[runner.submit(segment_task, parameters)] = scene
+            if not running:
+                return
+            future = next(as_completed(list(running)))
+            scene = running.pop(future)
             outcome = _make_outcome(scene, future.result(raise_on_failure=False))
             if outcome.state != "in use":
                 ledger.record_outcome(scene, "failed" if outcome.state == "failed" else "published", outcome.reason)

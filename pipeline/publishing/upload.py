@@ -151,6 +151,16 @@ def list_in_catalog(catalogue: ObjectFolder, scene: str) -> None:
         renew_catalog(catalogue, only_waiting=True)
 
 
+def list_waiting_objects(catalogue: ObjectFolder) -> None:
+    """Renew catalogue and table if scenes wait for that.
+
+    Raises:
+        RunError: others replace them again and again.
+    """
+    if waiting.list_notes(catalogue):
+        renew_catalog(catalogue, only_waiting=True)
+
+
 def renew_catalog(catalogue: ObjectFolder, *, only_waiting: bool = False) -> int:
     """Write ``catalog.json`` and ``items.parquet`` of every ``<scene>/item.json`` there is; return how many there are.
 

@@ -27,7 +27,7 @@ LARGE_TABLE = 100_000
 
 _BYTES_PER_NOTE = 20_000
 """Bytes of the table for each note that may wait. So to renew costs as much for each scene however many there are."""
-_MOST_NOTES = 256
+_MOST_NOTES = 2000
 """Notes that may wait: who reads the table reads so many items beside it."""
 _LONGEST_WAIT_S = 3600
 """Seconds that a note may wait for a renewal, if scenes are still published."""

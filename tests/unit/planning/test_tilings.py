@@ -90,4 +90,6 @@ def test_chunks_last_a_second_where_memory_and_workers_allow() -> None:
         assert enlarge_chunks(tiling, raster, PlanOptions(), costs, memory, workers).chunk_tiles == expected
         assert enlarge_chunks(tiling, raster, PlanOptions(chunk_tiles=2), costs, memory, workers) == tiling
     assert enlarge_chunks(tiling, raster, PlanOptions(), Speed(2e6), 10**12, 1) == tiling
-    assert enlarge_chunks(tiling, raster, PlanOptions(), Speed(2e8), 10**12, 8).chunk_size == 14 * window
+    assert (
+        enlarge_chunks(tiling, raster, PlanOptions(), Speed(2e8), 10**12, 8).chunk_size == 12 * window
+    )  # eight for each worker
