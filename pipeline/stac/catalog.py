@@ -59,22 +59,23 @@ def _renew(out: Path, table: StampedTable) -> Path:
 
     Needs no lock, which not every network file system has. Each writer looks at the items again after it has written,
     and writes again until no item is new or changed. So the last writer has seen every item as it is. If it is killed
-    before it has looked again, its note makes the next who publishes write again.
+    before it has looked again, the next who publishes writes again; in a large catalogue its note makes sure of that.
 
     Args:
         out: the catalogue's folder.
         table: what is known of the table as it is there; rows of items that are unchanged since are kept.
     """
     path = out / CATALOG
-    notes, own = waiting.list_notes(out), waiting.note_waiting(out, "")
+    notes, own = waiting.list_notes(out), [waiting.note_waiting(out, "")] if waiting.may_wait(out) else []
     written: dict[str, FileStamp] | None = None
     while (stamps := _read_stamps(out)) != written:
         table = table.update(out, stamps)
-        waiting.keep_note(out, own)  # another renewal, which has found it, may have removed it
+        for note in own:  # which another renewal that has found it may have removed
+            waiting.keep_note(out, note)
         _write_json(path, build_catalog(stamps))
         table.write(out)
         written = stamps
-    waiting.remove_notes(out, [*notes, own])
+    waiting.remove_notes(out, [*notes, *own])
     for file in (path, out / ITEMS, out / STAMPS):
         if file.exists():
             remove_stale_parts(file)
