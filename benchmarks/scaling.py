@@ -12,12 +12,12 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import math
 import multiprocessing
 import os
 import shutil
 import tempfile
-import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from multiprocessing.synchronize import Event
@@ -43,13 +43,8 @@ from seamline.pipeline.products.zarr_store import ZarrLayout, create_store
 from seamline.pipeline.synthetic.simulate import Simulation
 from seamline.pipeline.synthetic.simulation_files import write_simulation
 
-WORKERS_OF_A_PROCESS = 250
-CLUSTERS = (("CPU workers", 64, 2e6), ("GPUs", 8, 200e6), ("GPUs", 80, 200e6))
-"""Kind, number and pixels per second of the workers whose efficiency is predicted."""
+WORKERS_OF_A_PROCESS = 64
 SCENE_PIXELS = 100_000**2
-SHARE_OF_WORKER = 4
-"""Chunks for each worker that a scene has at least."""
-CHUNK_EDGE = 2048
 
 
 @dataclass(frozen=True)
@@ -112,11 +107,16 @@ def infer_nothing(context: ChunkContext, chunk: Index, *rest: object) -> Report:
     return Report(chunk, {"read": 0.1, "infer": 0.1, "blend": 0.1, "write": 0.1}, 4, 4 * 1024**2, 10**9)
 
 
+def _is_over(stop: Event) -> bool:
+    parent = multiprocessing.parent_process()
+    return stop.is_set() or parent is None or not parent.is_alive()
+
+
 def _run_scheduler(pipe: Any, stop: Event) -> None:
     async def serve() -> None:
         async with Scheduler(host="127.0.0.1", port=0, dashboard=False) as scheduler:
             pipe.send(scheduler.address)
-            while not stop.is_set():
+            while not _is_over(stop):
                 await asyncio.sleep(0.2)
 
     asyncio.run(serve())
@@ -124,7 +124,7 @@ def _run_scheduler(pipe: Any, stop: Event) -> None:
 
 def _run_workers(address: str, count: int, pretend: bool, stop: Event) -> None:
     if pretend:
-        chunk_tasks.infer_chunk = infer_nothing  # type: ignore[assignment]
+        chunk_tasks.infer_chunk = infer_nothing  # type: ignore[assignment, attr-defined]
 
     async def work() -> None:
         workers = [
@@ -132,7 +132,7 @@ def _run_workers(address: str, count: int, pretend: bool, stop: Event) -> None:
             for _ in range(count)
         ]
         await asyncio.gather(*workers)
-        while not stop.is_set():
+        while not _is_over(stop):
             await asyncio.sleep(0.2)
         await asyncio.gather(*(worker.close(nanny=False) for worker in workers), return_exceptions=True)
 
@@ -167,11 +167,14 @@ def _read_cpu(process: psutil.Process) -> float:
     return float(times.user + times.system)
 
 
-def measure(context: ChunkContext, counts: list[int], pretend: bool) -> Usage:
-    """Run all chunks on a cluster of its own and return what that took."""
+def measure(begin: Callable[[], ChunkContext], counts: list[int], pretend: bool) -> Usage:
+    """Run all chunks twice on a cluster of its own; return what the second run took, which imports nothing any more."""
+    context = begin()
     network = FreeNetwork(context.classes, context.tiling.halo)
     with start_cluster(counts, pretend) as (client, scheduler, processes):
         everybody = [psutil.Process(), scheduler, *processes]
+        run_chunks(client, context, network)
+        context = begin()
         before = [_read_cpu(process) for process in everybody]
         totals = run_chunks(client, context, network)
         spent = [_read_cpu(process) - start for process, start in zip(everybody, before, strict=True)]
@@ -220,38 +223,55 @@ def print_usage(title: str, usages: list[Usage]) -> None:
 WHO = ("client", "scheduler", "workers")
 
 
+@dataclass(frozen=True)
+class Cluster:
+    """Workers whose efficiency is predicted.
+
+    Attributes:
+        name: what they are.
+        count: number of workers.
+        speed: pixels per second of the network on one of them.
+        shares_core: whether the network and the rest of the work share one core; otherwise each chunk in hand has one.
+    """
+
+    name: str
+    count: int
+    speed: float
+    shares_core: bool
+
+    def compute_rate(self, other: float) -> float:
+        """Return pixels per second of a worker, given CPU seconds for each pixel beside the network."""
+        return 1 / (1 / self.speed + other) if self.shares_core else min(self.speed, CHUNKS_AT_ONCE / other)
+
+
+CLUSTERS = (Cluster("CPU workers", 64, 2e6, True), Cluster("GPUs", 8, 2e8, False), Cluster("GPUs", 80, 2e8, False))
+
+
 def predict(real: Usage, pretended: Usage) -> None:
     """Print the efficiency of large clusters on a scene of 100,000².
 
-    With W workers of v pixels/s, chunks of P pixels and an area A: the network alone takes A / (W·v) seconds. A worker
-    takes P/v + o for a chunk, with o what a worker of the first table takes of a processor for one beside the network,
-    a third of it at a time (three chunks are in hand, one is inferred; the rest overlaps), so o counts where it is more
-    than P/v. Client and scheduler do one thing at a time and take c and s for each chunk. So
+    With W workers whose network does v pixels/s, chunks of P pixels and an area A, the network alone takes A / (W·v)
+    seconds. From the first table comes o, the CPU seconds of a worker for a pixel beside the network. A worker does
+    u = 1 / (1/v + o) pixels/s where both share a core, and min(v, 3/o) where each of its three chunks has one. From the
+    second table come c and s, the CPU seconds of client and scheduler for a chunk; each of them does one thing at a
+    time. The last round of chunks is waited for, so that
 
-        seconds = max(rounds · max(P/v, o · P/P₀), A/P · max(c, s)),   rounds = ceil(A/P / W),   P₀ = chunk of the table
+        seconds = max(ceil(A/P / W) · P/u, A/P · max(c, s)),   efficiency = A / (W·v) / seconds
 
-    and efficiency = A / (W·v) / seconds. Disks and networks are taken as fast enough.
+    Disks and networks are taken as fast enough, and nothing is published.
     """
     per_chunk = max(pretended.client, pretended.scheduler) / pretended.chunks
-    per_pixel = real.working / real.pixels
-    table = Table(
-        "cluster", "edge of a chunk", "chunks", "chunks/s wanted", "chunks/s possible", "seconds", "efficiency"
-    )
-    for kind, count, speed in CLUSTERS:
+    other = real.working / real.pixels
+    titles = ("workers", "chunk", "chunks", "Mpx/s of a worker", "chunks/s", "of at most", "seconds", "efficiency")
+    table = Table(*titles, title="100,000²")
+    for cluster in CLUSTERS:
+        rate, alone = cluster.compute_rate(other), SCENE_PIXELS / cluster.count / cluster.speed
         for edge in (2048, 4096, 8192):
-            pixels, chunks = edge**2, SCENE_PIXELS / edge**2
-            alone = SCENE_PIXELS / (count * speed)
-            rounds = -(-chunks // count)
-            seconds = max(rounds * max(pixels / speed, per_pixel * pixels), chunks * per_chunk)
-            table.add_row(
-                f"{count} {kind}",
-                str(edge),
-                f"{chunks:.0f}",
-                f"{chunks / alone:.0f}",
-                f"{1 / per_chunk:.0f}",
-                f"{seconds:.1f}",
-                f"{alone / seconds:.0%}",
-            )
+            chunks = SCENE_PIXELS / edge**2
+            seconds = max(math.ceil(chunks / cluster.count) * edge**2 / rate, chunks * per_chunk)
+            numbers = (f"{chunks:.0f}", f"{rate / 1e6:.1f}", f"{cluster.count * rate / edge**2:.0f}")
+            ends = (f"{1 / per_chunk:.0f}", f"{seconds:.1f}", f"{alone / seconds:.0%}")
+            table.add_row(f"{cluster.count} {cluster.name}", f"{edge}²", *numbers, *ends)
     Console(width=140).print(table)
 
 
@@ -266,16 +286,15 @@ def main() -> None:
     folder, model = Path(tempfile.mkdtemp()), open_model("land-water-cloud")
     try:
         context = make_context(folder, model, arguments.size)
-        real = [measure(begin_run(context, model), [1] * count, pretend=False) for count in arguments.processes]
-        print_usage("a network of no cost", real)
         empty = pretend_chunks(context, arguments.chunks)
+        real = [measure(lambda: begin_run(context, model), [1] * n, pretend=False) for n in arguments.processes]
+        print_usage("a network of no cost", real)
         pretended = []
         for count in arguments.pretended:
             full, rest = divmod(count, WORKERS_OF_A_PROCESS)
             counts = [WORKERS_OF_A_PROCESS] * full + [rest] * bool(rest)
-            started = time.monotonic()
-            pretended.append(measure(begin_run(empty, model), counts, pretend=True))
-            print(count, pretended[-1], f"{time.monotonic() - started:.0f} s", flush=True)
+            pretended.append(measure(lambda: begin_run(empty, model), counts, pretend=True))
+            print(pretended[-1], flush=True)
         print_usage("chunks that do nothing", pretended)
         if real and pretended:
             predict(real[0], pretended[-1])
