@@ -19,7 +19,7 @@ from pydantic import Field
 
 from seamline.flows.collection.containment import make_confinement
 from seamline.flows.collection.discovery import discover
-from seamline.flows.collection.ledger import Ledger
+from seamline.flows.collection.ledger import LEDGER_FOLDER, Ledger
 from seamline.flows.collection.outcomes import Outcome
 from seamline.flows.collection.scene_ref import Discovery, SceneRef
 from seamline.flows.collection.scene_sources import Inbox, SceneSource
@@ -41,6 +41,9 @@ from seamline.pipeline.storage.confinement import Confinement
 _DEFAULTS = SegmentOptions()
 _EXECUTION_OPTIONS = {"cluster", "workers", "device", "batch", "threads", "overwrite", "work", "credentials"}
 """Options that decide how a scene is run and not what the results are."""
+
+_MOST_REASONS = 20
+"""Failures that the message of a run's state tells."""
 
 AtOnce = Annotated[int, Field(ge=1, le=64, description="Scenes that are worked on at the same time")]
 
@@ -106,7 +109,9 @@ def segment_collection(
     show(log, "the report", lambda: artifacts.show_collection(outcomes, known, discovery.waiting, title))
     failed = [outcome for outcome in outcomes if outcome.state == "failed"]
     if failed:
-        reasons = "; ".join(f"{outcome.name}: {outcome.reason}" for outcome in failed)
+        reasons = "; ".join(f"{outcome.name}: {outcome.reason}" for outcome in failed[:_MOST_REASONS])
+        if len(failed) > _MOST_REASONS:
+            reasons += f"; {len(failed) - _MOST_REASONS} more in the log and in {folder / LEDGER_FOLDER}"
         raise RunError(f"{len(failed)} of {known + len(outcomes)} scenes failed: {reasons}")
     return {"known": known, "waiting": list(discovery.waiting)} | Counter(outcome.state for outcome in outcomes)
 
