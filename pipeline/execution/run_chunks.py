@@ -88,7 +88,7 @@ def run_chunks(
         client: client of the cluster that works.
         context: the run.
         loader: loads the network on a worker.
-        progress: is called with the totals at the start and whenever steps of chunks are done.
+        progress: is called with the totals at the start and after each step of a chunk.
 
     Returns:
         What was done, and what the whole run took so far.
@@ -136,10 +136,10 @@ def _run_queue(
                 try:
                     totals.add(task.result())
                     _note_done(context, queue, totals, task)
+                    progress(totals)
                 except BadBlockError as error:
                     log.error("%s", error)
                     unreadable.add(str(error))
-            progress(totals)
             _submit_ready(pool, queue, plugin_name)
     return unreadable
 
