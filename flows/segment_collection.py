@@ -6,6 +6,7 @@
 import hashlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -18,7 +19,7 @@ from pydantic import Field
 
 from seamline.flows.collection.containment import make_confinement
 from seamline.flows.collection.discovery import discover
-from seamline.flows.collection.ledger import Ledger
+from seamline.flows.collection.ledger import LEDGER_FOLDER, Ledger
 from seamline.flows.collection.outcomes import Outcome
 from seamline.flows.collection.scene_ref import Discovery, SceneRef
 from seamline.flows.collection.scene_sources import Inbox, SceneSource
@@ -32,12 +33,17 @@ from seamline.flows.tracking import artifacts
 from seamline.flows.tracking.best_effort import show
 from seamline.flows.tracking.scene_task import quieten_dask, segment_task
 from seamline.pipeline.common.errors import InUseError, RunError
+from seamline.pipeline.publishing.upload import list_waiting_objects
+from seamline.pipeline.stac.catalog import list_waiting_scenes
 from seamline.pipeline.storage.atomic import check_writable
 from seamline.pipeline.storage.confinement import Confinement
 
 _DEFAULTS = SegmentOptions()
 _EXECUTION_OPTIONS = {"cluster", "workers", "device", "batch", "threads", "overwrite", "work", "credentials"}
 """Options that decide how a scene is run and not what the results are."""
+
+_MOST_REASONS = 20
+"""Failures that the message of a run's state tells."""
 
 AtOnce = Annotated[int, Field(ge=1, le=64, description="Scenes that are worked on at the same time")]
 
@@ -94,12 +100,18 @@ def segment_collection(
     for outcome in _segment_new(new, ledger, out, model, options, at_once, renew, confinement):
         log.info("%s: %s", outcome.name, outcome.reason or outcome.state)
         outcomes.append(outcome)
+    if destination.objects is None:
+        list_waiting_scenes(folder)
+    else:
+        list_waiting_objects(destination.objects)
     known = len(discovery.scenes) - len(new)
     title = f"{scenes.kind} to {out}"
     show(log, "the report", lambda: artifacts.show_collection(outcomes, known, discovery.waiting, title))
     failed = [outcome for outcome in outcomes if outcome.state == "failed"]
     if failed:
-        reasons = "; ".join(f"{outcome.name}: {outcome.reason}" for outcome in failed)
+        reasons = "; ".join(f"{outcome.name}: {outcome.reason}" for outcome in failed[:_MOST_REASONS])
+        if len(failed) > _MOST_REASONS:
+            reasons += f"; {len(failed) - _MOST_REASONS} more in the log and in {folder / LEDGER_FOLDER}"
         raise RunError(f"{len(failed)} of {known + len(outcomes)} scenes failed: {reasons}")
     return {"known": known, "waiting": list(discovery.waiting)} | Counter(outcome.state for outcome in outcomes)
 
@@ -133,21 +145,26 @@ def _segment_new(
         if new:
             connect_task(session.get_client)
         running: dict[PrefectFuture[RunResult], SceneRef] = {}
-        for scene in new:
-            parameters = {
-                "name": scene.name,
-                "source": scene.source,
-                "model": model,
-                "out": out,
-                "options": options,
-                "get_client": session.get_client,
-                "also": RunObserver(),
-                "renew": renew,
-                "confinement": confinement,
-            }
-            running[runner.submit(segment_task, parameters)] = scene
-        for future in as_completed(list(running)):
-            scene = running[future]
+        left = iter(new)
+        while True:
+            # A few more than are worked on, since a task takes memory from when it is submitted.
+            for scene in islice(left, 2 * at_once - len(running)):
+                parameters = {
+                    "name": scene.name,
+                    "source": scene.source,
+                    "model": model,
+                    "out": out,
+                    "options": options,
+                    "get_client": session.get_client,
+                    "also": RunObserver(),
+                    "renew": renew,
+                    "confinement": confinement,
+                }
+                running[runner.submit(segment_task, parameters)] = scene
+            if not running:
+                return
+            future = next(as_completed(list(running)))
+            scene = running.pop(future)
             outcome = _make_outcome(scene, future.result(raise_on_failure=False))
             if outcome.state != "in use":
                 ledger.record_outcome(scene, "failed" if outcome.state == "failed" else "published", outcome.reason)

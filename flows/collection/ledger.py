@@ -15,7 +15,7 @@ from seamline.flows.collection.scene_ref import RejectedSource, SceneRef
 from seamline.pipeline.common.errors import redact_secrets
 from seamline.pipeline.storage.atomic import atomic_write, remove_stale_parts
 
-_LEDGER_FOLDER = ".collection"
+LEDGER_FOLDER = ".collection"
 """Folder of the ledger in the folder of the catalogue."""
 
 _REJECTED_FOLDER = "refused"
@@ -111,7 +111,7 @@ class Ledger:
             collection: Address, folder or pattern of the collection.
             rejected: Its rejected sources; the file is removed if there are none.
         """
-        path = self.out / _LEDGER_FOLDER / _REJECTED_FOLDER / _build_file_name(collection)
+        path = self.out / LEDGER_FOLDER / _REJECTED_FOLDER / _build_file_name(collection)
         if not rejected:
             path.unlink(missing_ok=True)
             return
@@ -138,12 +138,12 @@ class Ledger:
         return recorded == (redact_secrets(scene.source), scene.fingerprint, scene.name, self.model, self.options)
 
     def _get_entry_path(self, scene: SceneRef) -> Path:
-        return self.out / _LEDGER_FOLDER / _build_file_name(redact_secrets(scene.source))
+        return self.out / LEDGER_FOLDER / _build_file_name(redact_secrets(scene.source))
 
 
 def read_entries(out: Path) -> Iterator[LedgerEntry]:
     """Yield the entries of all sources whose scenes went to the catalogue in folder ``out``."""
-    for path in (out / _LEDGER_FOLDER).glob("*.json"):
+    for path in (out / LEDGER_FOLDER).glob("*.json"):
         entry = _read_entry_file(path)
         if entry is not None:
             yield entry
@@ -151,7 +151,7 @@ def read_entries(out: Path) -> Iterator[LedgerEntry]:
 
 def read_rejected(out: Path) -> Iterator[RejectedSource]:
     """Yield the rejected sources of all collections of the catalogue in folder ``out``."""
-    for path in (out / _LEDGER_FOLDER / _REJECTED_FOLDER).glob("*.json"):
+    for path in (out / LEDGER_FOLDER / _REJECTED_FOLDER).glob("*.json"):
         with suppress(OSError, ValueError, TypeError, LookupError):
             document = json.loads(path.read_text(encoding="utf-8"))
             yield from [RejectedSource(**source) for source in document["refused"]]

@@ -21,8 +21,8 @@ from seamline.pipeline.publishing.completeness import (
 )
 from seamline.pipeline.publishing.publication import COG_ARRAYS
 from seamline.pipeline.publishing.replacement import is_settled
-from seamline.pipeline.publishing.upload import renew_catalog
-from seamline.pipeline.publishing.uploaded import UploadedScene, download, find_uploaded, is_listed, is_whole
+from seamline.pipeline.publishing.upload import list_in_catalog
+from seamline.pipeline.publishing.uploaded import UploadedScene, download, find_uploaded, is_whole, read_listing
 from seamline.pipeline.storage.object_store import ObjectFolder
 
 
@@ -138,8 +138,8 @@ def _find_uploaded_record(job: SceneJob, catalogue: ObjectFolder) -> RunRecord |
         if not (job.location.folder / RECORD).exists():
             download(catalogue, uploaded, job.location.folder)
         return None
-    if not is_listed(catalogue, uploaded):
-        renew_catalog(catalogue)
+    if not read_listing(catalogue).lists(uploaded):
+        list_in_catalog(catalogue, uploaded.scene)
     return uploaded.record
 
 

@@ -31,6 +31,7 @@ from seamline.pipeline.planning.tilings import (
     Reach,
     candidate_halos,
     choose_tiling,
+    enlarge_chunks,
     is_halo_open,
     list_candidate_tilings,
     resolve_halo,
@@ -158,6 +159,7 @@ def make_plan(
 
     def choose(measured: Measurement) -> Plan:
         tiling = choose_tiling(raster, replace(asked, halo=halo), reach, measured, memory)
+        tiling = enlarge_chunks(tiling, raster, asked, measured, memory, workers)
         return Plan(scene, model, tiling, measured, project_memory(raster, tiling, measured), workers, {})
 
     measured = measure(client, scene, model, options, halo, threads, lambda costs: choose(costs).seconds, say)

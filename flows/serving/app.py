@@ -19,7 +19,7 @@ from rasterio.errors import RasterioError
 from rio_tiler.errors import RioTilerError, TileOutsideBounds
 
 from seamline.flows.serving.limits import WorkPlaces
-from seamline.flows.serving.metrics import render_metrics
+from seamline.flows.serving.metrics import MetricsCache
 from seamline.flows.serving.pixel import describe_pixel
 from seamline.flows.serving.results import POLYGONS_FILE, DamagedResult, NotFound, ServedResults
 from seamline.flows.serving.tiles import LAYER_PREFIX, list_color_ramps, make_router
@@ -96,12 +96,12 @@ def create_app(root: Path, allow_empty: bool = False) -> FastAPI:
 
 
 def _make_scene_router(results: ServedResults) -> APIRouter:
-    router = APIRouter()
+    router, metrics = APIRouter(), MetricsCache(results.root)
 
     @router.get("/metrics", responses={200: {"content": {CONTENT_TYPE_LATEST: {}}}}, response_class=Response)
     def get_metrics() -> Response:
         """Return the gauges that Prometheus scrapes."""
-        return Response(render_metrics(results.root), media_type=CONTENT_TYPE_LATEST)
+        return Response(metrics.render(), media_type=CONTENT_TYPE_LATEST)
 
     @router.get("/scenes")
     def list_scenes(

@@ -1,10 +1,13 @@
-"""Gauges of a catalogue for Prometheus, read from its folder at each scrape."""
+"""Gauges of a catalogue for Prometheus, read from its folder when they are scraped."""
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
+from threading import Lock
 
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import GaugeMetricFamily
@@ -16,6 +19,31 @@ from seamline.pipeline.common.errors import InputError
 from seamline.pipeline.common.layout import ITEM, RUN_DIRECTORY
 from seamline.pipeline.execution.run_directory import RunDirectory
 from seamline.pipeline.geometry.tiling import Tiling
+
+_VALIDITY = 100
+"""Metrics are shown again for so many times as long as it took to read them."""
+
+
+class MetricsCache:
+    """The metrics of a catalogue, read again only after a hundred times as long as the reading took.
+
+    So a scraper takes a hundredth of a processor, also of a catalogue of hundreds of thousands of scenes, and metrics
+    of a small one are those of the moment.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self._root, self._lock = root, Lock()
+        self._text, self._valid_until = b"", -math.inf
+
+    def render(self) -> bytes:
+        """Return the metrics in Prometheus' text format."""
+        with self._lock:
+            started = time.monotonic()
+            if started >= self._valid_until:
+                self._text = render_metrics(self._root)
+                now = time.monotonic()
+                self._valid_until = now + _VALIDITY * (now - started)
+            return self._text
 
 
 def render_metrics(root: Path) -> bytes:

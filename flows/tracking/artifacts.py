@@ -29,8 +29,10 @@ Its resource is ``seamline.scene.<scene id>``.
 """
 MAP_URL_VARIABLE = "SEAMLINE_MAP_URL"
 """Environment variable with the address of ``seamline serve``; where it is set, artifacts link to the map."""
-_PICTURE_WIDTH = 900
-"""Longest side of a preview in pixels."""
+_PICTURE_WIDTH = 480
+"""Longest side of a preview in pixels: some 50 kB of Prefect's database for each scene."""
+_MOST_ROWS = 1000
+"""Rows of the report of a collection."""
 _STATE_LABELS = {"published": "✅ published", "unchanged": "· unchanged", "in use": "⏳ in use", "failed": "❌ failed"}
 
 
@@ -123,6 +125,8 @@ def _format_collection_report(outcomes: Sequence[Outcome], known: int, waiting: 
             f"| {name} | {_STATE_LABELS[outcome.state]} | {seconds} | {_escape_cell(outcome.reason) or shares} |"
         )
     lines += [f"| {_escape_cell(name)} | still being copied | | |" for name in waiting]
+    if (more := len(outcomes) + len(waiting) - _MOST_ROWS) > 0:
+        lines = [*lines[:-more], f"| {more} more, see the log | | | |"]
     return "\n".join(lines)
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import psutil
-from distributed import Client
+from distributed import Client, Scheduler
 
 from seamline.pipeline.cluster.losses import (
     ADVICE_ON_MEMORY,
@@ -24,17 +26,50 @@ T = TypeVar("T")
 CHUNKS_AT_ONCE = 3
 """Chunks that a worker process holds at once: one is read, one is inferred, one is written."""
 
+_SUBMITTED_PER_PLACE = 4
+"""Chunks that are submitted for each one that the workers hold. The others wait at the scheduler, so that an adaptive
+cluster sees that there is more work than workers, and grows several-fold at a time."""
+
 _MOST_TRIES = 4
 """How often work on chosen workers is begun, if one of them is lost each time."""
 
 
-def chunk_capacity(client: Client) -> int:
-    """Return how many chunks the cluster's workers can work on together; 0 while there are no workers.
+@dataclass(frozen=True)
+class Capacity:
+    """How many chunks a cluster takes.
+
+    Attributes:
+        held: chunks that its workers can work on together; 0 while there are no workers.
+        submitted: chunks that the scheduler should know of, those that the workers hold among them; at least one.
+    """
+
+    held: int
+    submitted: int
+
+
+def ask_capacity(client: Client) -> Capacity:
+    """Ask the scheduler how many chunks its workers take. One small answer, however many workers there are.
 
     A worker that Dask paused, because it holds too much memory, begins nothing new and does not count.
     """
-    workers = get_known_workers(client).values()
-    return sum(min(CHUNKS_AT_ONCE, worker["nthreads"]) for worker in workers if worker["status"] == "running")
+    if client.status not in ("running", "connecting"):
+        return Capacity(0, 1)
+    try:
+        return Capacity(*client.run_on_scheduler(_count_places))
+    except OSError:  # also Dask's CommClosedError
+        return Capacity(0, 1)
+
+
+def _count_places(dask_scheduler: Scheduler) -> tuple[int, int]:
+    """Count the fields of a ``Capacity``; runs on the scheduler.
+
+    The scheduler gives a worker a tenth more tasks than it has threads and keeps the others. A worker with more threads
+    than chunks that it works on would hold chunks that others could begin; then one more is submitted than they hold.
+    """
+    threads = [worker.nthreads for worker in dask_scheduler.workers.values() if worker.status.name == "running"]
+    held = sum(min(CHUNKS_AT_ONCE, count) for count in threads)
+    keeps = math.isfinite(dask_scheduler.WORKER_SATURATION) and max(threads, default=0) <= CHUNKS_AT_ONCE
+    return held, 1 + held * (_SUBMITTED_PER_PLACE if keeps else 1)
 
 
 def get_worker_memory(client: Client) -> int:

@@ -22,3 +22,8 @@ RUN_DIRECTORY = ".run"
 
 ASIDE = ".seamline"
 """Folder of the catalogue's folder in which the versions of a scene's folder change places."""
+
+WAITING = ".waiting"
+"""Folder of the catalogue's folder with notes of scenes that catalogue and table are to be renewed for."""
+STAMPS = ".items.stamps"
+"""File of a large catalogue: of which files the rows of the table were made."""

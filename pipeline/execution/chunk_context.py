@@ -23,7 +23,7 @@ QUICKLOOK = 1000
 
 @dataclass(frozen=True)
 class ChunkContext:
-    """Everything that is the same for all chunks of a run. Small and picklable: it travels with every task.
+    """Everything that is the same for all chunks of a run. Picklable; it travels to each worker once.
 
     Attributes:
         scene: the scene that is segmented.

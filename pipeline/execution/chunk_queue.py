@@ -28,6 +28,8 @@ class ChunkQueue:
         self._to_infer = [chunk for chunk in tiling.chunks() if chunk not in self._inferred]
         self._to_infer.reverse()
         self._handed_out: set[Index] = set()
+        # Chunks that may have become writable: those whose votes, or whose voters' votes, came since the last look.
+        self._candidates = self._inferred - self._written
 
     @property
     def done(self) -> int:
@@ -40,17 +42,19 @@ class ChunkQueue:
 
     def take_writable(self) -> list[Index]:
         """Return the chunks whose votes are complete and that are not written; each chunk is returned once."""
-        ready = [
-            chunk
-            for chunk in self._inferred - self._written - self._handed_out
-            if self._inferred.issuperset(self._tiling.voters_of(chunk))
-        ]
+        ready = sorted(chunk for chunk in self._candidates if self._is_writable(chunk))
         self._handed_out.update(ready)
-        return sorted(ready)
+        self._candidates.clear()
+        return ready
+
+    def _is_writable(self, chunk: Index) -> bool:
+        is_open = chunk in self._inferred and chunk not in self._written and chunk not in self._handed_out
+        return is_open and self._inferred.issuperset(self._tiling.voters_of(chunk))
 
     def mark_inferred(self, chunk: Index) -> None:
         """Record that a chunk's tiles are inferred; without overlap its pixels are written then, too."""
         self._inferred.add(chunk)
+        self._candidates.update((chunk, *self._tiling.receivers_of(chunk)))
         if not self._tiling.overlap:
             self._written.add(chunk)
 

@@ -3,17 +3,24 @@
 The client waits for nothing without an end. A task that ended may have lost its result, because its worker died before
 the result was fetched; a client that another thread closed answers nobody. Dask waits for both for ever. So results are
 fetched with a timeout, and while no task ends the pool looks whether there are workers.
+
+What the client asks of the scheduler does not grow with the number of workers: tasks are submitted and results fetched
+many at a time, tasks carry no more than their chunk, and the number of places is asked for every other second.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+import math
+import time
+import uuid
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from queue import Empty, SimpleQueue
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from distributed import Client, Future, KilledWorker, Reschedule, get_worker
 
@@ -25,7 +32,7 @@ from seamline.pipeline.cluster.losses import (
     describe_memory_kills,
     raise_if_cluster_lost,
 )
-from seamline.pipeline.cluster.workers import chunk_capacity
+from seamline.pipeline.cluster.workers import Capacity, ask_capacity
 from seamline.pipeline.common.errors import BadBlockError, ChunkError, RunError, SeamlineError
 from seamline.pipeline.execution import metrics
 from seamline.pipeline.execution.chunk_blending import write_chunk
@@ -39,13 +46,28 @@ T = TypeVar("T")
 log = logging.getLogger("seamline.run")
 
 
-def infer_task(context: ChunkContext, chunk: Index, plugin_name: str) -> Report:
+_CAPACITY_INTERVAL = 2.0
+"""Seconds after which the scheduler is asked again how many chunks its workers take."""
+
+
+class ChunkOrigin(NamedTuple):
+    """What errors say of where a chunk comes from: the scene's id and its source."""
+
+    scene: str
+    source: str
+
+    @classmethod
+    def of(cls, context: ChunkContext) -> ChunkOrigin:
+        """Return the origin of the chunks of a run."""
+        return cls(context.scene.id, context.scene.source)
+
+
+def infer_task(chunk: Index, plugin_name: str) -> Report:
     """Infer a chunk with the predictor that the plugin of this run loaded; runs on a worker.
 
     Args:
-        context: the run.
         chunk: the chunk to infer.
-        plugin_name: name of the worker plugin that holds the predictor.
+        plugin_name: name of the worker plugin that holds run and predictor.
 
     Returns:
         What the chunk took.
@@ -54,37 +76,48 @@ def infer_task(context: ChunkContext, chunk: Index, plugin_name: str) -> Report:
         Reschedule: the task was cancelled; Dask then forgets it.
         SeamlineError: the chunk failed; names scene, chunk and source.
     """
-    plugin: PredictorPlugin | None = get_worker().plugins.get(plugin_name)
-    if plugin is None:  # the client removed it before it left; Dask forgets the task in a moment
-        raise Reschedule
+    plugin = _find_plugin(plugin_name)
     is_cancelled = _watch_cancellation()
 
     def work() -> Report:
         with plugin.chunk_slots:
-            report = infer_chunk(context, chunk, plugin.predictor, plugin.run_on_device, is_cancelled)
+            report = infer_chunk(plugin.context, chunk, plugin.predictor, plugin.run_on_device, is_cancelled)
         metrics.count_chunk("inferred", report)
         return report
 
-    return _with_place_in_errors(context, chunk, work)
+    return _with_origin_in_errors(ChunkOrigin.of(plugin.context), chunk, work)
 
 
-def write_task(context: ChunkContext, chunk: Index) -> Report:
-    """Blend and write a chunk; runs on a worker. Raises ``SeamlineError`` that names scene, chunk and source."""
+def write_task(chunk: Index, plugin_name: str) -> Report:
+    """Blend and write a chunk; runs on a worker.
+
+    Args:
+        chunk: the chunk to write.
+        plugin_name: name of the worker plugin that holds the run.
+
+    Returns:
+        What the step took.
+
+    Raises:
+        Reschedule: the run is over; Dask then forgets the task.
+        SeamlineError: the chunk failed; names scene, chunk and source.
+    """
+    context = _find_plugin(plugin_name).context
 
     def work() -> Report:
         report = write_chunk(context, chunk)
         metrics.count_chunk("written", report)
         return report
 
-    return _with_place_in_errors(context, chunk, work)
+    return _with_origin_in_errors(ChunkOrigin.of(context), chunk, work)
 
 
-def apply_task(context: ChunkContext, chunk: Index, function: Callable[[Index], T]) -> T:
+def apply_task(chunk: Index, origin: ChunkOrigin, function: Callable[[Index], T]) -> T:
     """Apply a function to a chunk; runs on a worker.
 
     Args:
-        context: the run.
         chunk: the chunk.
+        origin: where it comes from.
         function: what to apply to it.
 
     Returns:
@@ -93,7 +126,19 @@ def apply_task(context: ChunkContext, chunk: Index, function: Callable[[Index], 
     Raises:
         SeamlineError: the function failed; names scene, chunk and source.
     """
-    return _with_place_in_errors(context, chunk, lambda: function(chunk))
+    return _with_origin_in_errors(origin, chunk, lambda: function(chunk))
+
+
+def _find_plugin(name: str) -> PredictorPlugin:
+    """Return the plugin of a run on this worker, which Dask gives to a worker before any task.
+
+    Raises:
+        Reschedule: the client removed it before it left; Dask forgets the task in a moment.
+    """
+    plugin: PredictorPlugin | None = get_worker().plugins.get(name)
+    if plugin is None:
+        raise Reschedule
+    return plugin
 
 
 def _watch_cancellation() -> Callable[[], bool]:
@@ -111,9 +156,9 @@ def _watch_cancellation() -> Callable[[], bool]:
     return is_cancelled
 
 
-def _with_place_in_errors(context: ChunkContext, chunk: Index, work: Callable[[], T]) -> T:
+def _with_origin_in_errors(origin: ChunkOrigin, chunk: Index, work: Callable[[], T]) -> T:
     """Return ``work()``; every error on a worker says which scene, chunk and source it belongs to."""
-    where = f"scene {context.scene.id}, chunk {tuple(chunk)} of {context.scene.source}"
+    where = f"scene {origin.scene}, chunk {tuple(chunk)} of {origin.source}"
     failure: SeamlineError
     try:
         return work()
@@ -134,10 +179,17 @@ def _with_place_in_errors(context: ChunkContext, chunk: Index, work: Callable[[]
 
 @dataclass(eq=False)
 class ChunkTask:
-    """A task on a chunk that the client waits for. ``outcome`` is its result or its error once it has ended."""
+    """A task on a chunk that the client waits for.
+
+    Attributes:
+        chunk: the chunk.
+        function: the task function of this module that works on it.
+        ended: whether it has ended.
+        outcome: its result or its error, once it has ended.
+    """
 
     chunk: Index
-    infers: bool = False
+    function: Callable[..., Any]
     ended: bool = False
     outcome: Any = None
 
@@ -154,12 +206,17 @@ class ChunkTaskPool:
     Every method raises ``RunError`` when the cluster is lost.
     """
 
-    def __init__(self, client: Client, context: ChunkContext) -> None:
-        self._client, self._context = client, context
-        self._what = f"scene {context.scene.id}"
+    def __init__(self, client: Client, scene: str) -> None:
+        """Keep the client of the cluster that works, and the id of the scene for messages."""
+        self._client, self._what = client, f"scene {scene}"
         self._running: dict[Future, ChunkTask] = {}
+        self._counts: Counter[Callable[..., Any]] = Counter()
         self._ended: SimpleQueue[Future] = SimpleQueue()
         self._workers = WorkerWatch(client, self._what)
+        self._capacity, self._asked_at = Capacity(0, 1), -math.inf
+        # Dask keeps tasks at the scheduler, instead of a worker, if many have the first part of their key in common.
+        self._group = uuid.uuid4().hex
+        self._submitted = 0
 
     def __enter__(self) -> ChunkTaskPool:
         return self
@@ -173,39 +230,52 @@ class ChunkTaskPool:
     def __len__(self) -> int:
         return len(self._running)
 
-    @property
-    def inferring(self) -> int:
-        """Number of running tasks that infer a chunk."""
-        return sum(task.infers for task in self._running.values())
+    def count_running(self, function: Callable[..., Any]) -> int:
+        """Return the number of running tasks of a task function."""
+        return self._counts[function]
 
-    def capacity(self) -> int:
-        """Return how many chunks the workers there are now can hold at once; 0 while there are none."""
-        with raise_if_cluster_lost(self._client, self._what):
-            return chunk_capacity(self._client)
+    def capacity(self) -> Capacity:
+        """Return how many chunks the cluster takes, as of the last seconds: workers come and go."""
+        if time.monotonic() - self._asked_at > _CAPACITY_INTERVAL:
+            with raise_if_cluster_lost(self._client, self._what):
+                self._capacity = ask_capacity(self._client)
+            self._asked_at = time.monotonic()
+        return self._capacity
 
     def submit(
-        self, function: Callable[..., Any], chunk: Index, *arguments: Any, priority: int = 0, infers: bool = False
-    ) -> ChunkTask:
-        """Submit ``function(context, chunk, *arguments)``.
+        self,
+        function: Callable[..., Any],
+        chunks: Sequence[Index],
+        constants: Mapping[str, object],
+        *,
+        priority: int = 0,
+    ) -> list[ChunkTask]:
+        """Submit ``function(chunk, **constants)`` for chunks, in one message.
 
         Args:
             function: one of the task functions of this module.
-            chunk: the chunk to work on.
-            *arguments: what the function takes besides.
+            chunks: the chunks to work on; those that come first are begun first.
+            constants: what the function takes besides, by name; the same for all chunks.
             priority: Dask's priority; higher runs first.
-            infers: whether the task occupies a place among those that infer.
 
         Returns:
-            The task, which has not ended.
+            The tasks, which have not ended, in the order of the chunks.
         """
+        if not chunks:
+            return []
+        group, first = f"{function.__name__}-{self._group}", self._submitted
+        keys = [(group, first + number) for number in range(len(chunks))]
+        self._submitted += len(chunks)
+        tasks = [ChunkTask(chunk, function) for chunk in chunks]
         with raise_if_cluster_lost(self._client, self._what):
-            future = self._client.submit(function, self._context, chunk, *arguments, pure=False, priority=priority)
-            task = ChunkTask(chunk, infers)
-            self._await(future, task)
-        return task
+            futures = self._client.map(function, chunks, key=keys, pure=False, priority=priority, **constants)
+            for future, task in zip(futures, tasks, strict=True):
+                self._await(future, task)
+        self._counts[function] += len(tasks)
+        return tasks
 
-    def wait_next(self) -> ChunkTask:
-        """Return the next task that ends, with its outcome.
+    def wait_for_some(self) -> list[ChunkTask]:
+        """Return the tasks that have ended, with their outcomes, as soon as there is at least one.
 
         Not ``distributed.wait``: it wants its client to be Dask's current one. Two threads that set that at once may
         leave Dask with a scheduler that is gone, for everything that the process computes afterwards.
@@ -215,37 +285,67 @@ class ChunkTaskPool:
         """
         with raise_if_cluster_lost(self._client, self._what):
             while True:
-                future = self._next_future()
-                task = self._running.pop(future)
+                ended = self._next_ended()
                 try:
-                    task.outcome = self._fetch(future, task.chunk)
-                except TimeoutError:  # its worker died with the result; Dask runs the task again on another worker
-                    self._await(future, task)
-                    self._workers.check()
+                    outcomes = self._fetch(ended)
+                except (TimeoutError, KilledWorker, BadBlockError, ChunkError):
+                    # A worker died with a result. Dask runs its task again, which has perhaps failed meanwhile.
+                    self._await_again(ended)
                     continue
-                except (BadBlockError, ChunkError) as error:
-                    task.outcome = error
-                task.ended = True
                 self._workers.mark_alive()
-                future.release()
-                return task
+                for future, task in ended.items():
+                    task.outcome, task.ended = outcomes[future], True
+                    self._counts[task.function] -= 1
+                    future.release()
+                return list(ended.values())
 
     def _await(self, future: Future, task: ChunkTask) -> None:
         self._running[future] = task
         future.add_done_callback(self._ended.put)
 
-    def _next_future(self) -> Future:
-        while True:
-            with suppress(Empty):
-                return self._ended.get(timeout=WORKER_CHECK_INTERVAL)
-            self._workers.check()
+    def _await_again(self, lost: dict[Future, ChunkTask]) -> None:
+        for future, task in lost.items():
+            self._await(future, task)
+        self._workers.check()
 
-    def _fetch(self, future: Future, chunk: Index) -> Any:
-        """Return what a task returned. Raises ``TimeoutError`` if no worker has it any more."""
-        try:
-            return future.result(timeout=WORKER_CHECK_INTERVAL)
-        except KilledWorker as error:
+    def _next_ended(self) -> dict[Future, ChunkTask]:
+        """Return all tasks that have ended, at least one; wait again for those whose results are lost."""
+        while True:
+            futures: list[Future] = []
+            with suppress(Empty):
+                futures.append(self._ended.get(timeout=WORKER_CHECK_INTERVAL))
+                while True:
+                    futures.append(self._ended.get_nowait())
+            if not futures:
+                self._workers.check()
+            ended = {future: self._running.pop(future) for future in futures}
+            lost = {future: task for future, task in ended.items() if future.status in ("pending", "lost")}
+            if lost:
+                self._await_again(lost)
+            if ended.keys() - lost.keys():
+                return {future: task for future, task in ended.items() if future not in lost}
+
+    def _fetch(self, ended: dict[Future, ChunkTask]) -> dict[Future, Any]:
+        """Return what tasks returned, or the errors of their chunks, in one request.
+
+        Raises:
+            TimeoutError: no worker has one of the results any more.
+            RunError: a task failed for another reason than its chunk.
+        """
+        failed = {future: self._get_error(future, task) for future, task in ended.items() if future.status == "error"}
+        others = [future for future in ended if future not in failed]
+        # ``Client.gather`` would wait without an end.
+        results = self._client.sync(self._client._gather, others, callback_timeout=WORKER_CHECK_INTERVAL)
+        return failed | dict(zip(others, results, strict=True))
+
+    def _get_error(self, future: Future, task: ChunkTask) -> Exception:
+        """Return the error of a bad chunk; raise any other."""
+        error = future.exception(timeout=WORKER_CHECK_INTERVAL)
+        if isinstance(error, (BadBlockError, ChunkError)):
+            return error
+        if isinstance(error, KilledWorker):
             raise WorkersDiedError(
-                f"{self._what}, chunk {tuple(chunk)}: {error.allowed_failures + 1} workers died on it"
+                f"{self._what}, chunk {tuple(task.chunk)}: {error.allowed_failures + 1} workers died on it"
                 f"{describe_memory_kills(self._client)}; {ADVICE_ON_MEMORY}"
             ) from error
+        raise error

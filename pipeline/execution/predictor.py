@@ -16,6 +16,7 @@ from seamline.pipeline.cluster.plugins import remove_plugin
 from seamline.pipeline.cluster.workers import CHUNKS_AT_ONCE
 from seamline.pipeline.common.memory import reset_peak_memory
 from seamline.pipeline.execution import metrics
+from seamline.pipeline.execution.chunk_context import ChunkContext
 from seamline.pipeline.geometry.votes import Array
 
 T = TypeVar("T")
@@ -61,22 +62,26 @@ class PredictorLoader(Protocol):
 
 
 class PredictorPlugin(WorkerPlugin):  # type: ignore[misc]
-    """Loads one predictor in each worker process, also in one that joins or restarts later.
+    """Loads one predictor in each worker process, also in one that joins or restarts later, and holds its run there.
+
+    So tasks need not carry the run, which may have an area of interest of megabytes.
 
     The predictor computes in the inference thread. There is no ``teardown``: a cancelled chunk may still use the
     predictor. Thread and predictor are freed when Dask has dropped the plugin and the last chunk has ended.
 
     Attributes:
         name: identifies the plugin on the workers.
+        context: the run.
         predictor: the loaded network; set on the worker.
         chunk_slots: bounds the chunks, and so the memory, of the process however many threads its worker has.
     """
 
     idempotent = True
 
-    def __init__(self, loader: PredictorLoader, client: str) -> None:
+    def __init__(self, loader: PredictorLoader, context: ChunkContext, client: str) -> None:
         # Unique for each run: runs share workers, and the first that ends must not remove the plugin of the others.
         self.name = f"{PLUGIN_PREFIX}/{client}/{uuid.uuid4().hex[:8]}"
+        self.context = context
         self._loader = loader
 
     def setup(self, worker: Worker) -> None:

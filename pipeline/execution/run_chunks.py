@@ -1,8 +1,8 @@
 """Drive a run from the client: keep the workers busy with a bounded number of chunks, and know what is done.
 
-The graph is never built whole: a chunk is submitted when another one ends. Dask does not spread what it is given beyond
-the workers' threads evenly, and tasks that ask for resources not at all. So the run bounds the tasks itself: as many
-chunks as the workers can hold, and one more, so that no worker waits for the client.
+The graph is never built whole: chunks are submitted when others end. A few times as many as the workers hold are known
+to the scheduler, which gives the next one to the first worker that has room. So no worker waits for the client or holds
+what others could begin, and an adaptive cluster sees that there is work for more workers.
 """
 
 from __future__ import annotations
@@ -22,7 +22,14 @@ from seamline.pipeline.cluster.plugins import add_plugin, remove_plugin
 from seamline.pipeline.common.errors import BadBlockError
 from seamline.pipeline.execution.chunk_context import ChunkContext
 from seamline.pipeline.execution.chunk_queue import ChunkQueue
-from seamline.pipeline.execution.chunk_tasks import ChunkTask, ChunkTaskPool, apply_task, infer_task, write_task
+from seamline.pipeline.execution.chunk_tasks import (
+    ChunkOrigin,
+    ChunkTask,
+    ChunkTaskPool,
+    apply_task,
+    infer_task,
+    write_task,
+)
 from seamline.pipeline.execution.done_chunks import find_done_chunks
 from seamline.pipeline.execution.predictor import PredictorLoader, PredictorPlugin, forget_dead_clients
 from seamline.pipeline.execution.run_directory import Report
@@ -98,7 +105,7 @@ def run_chunks(
         totals.add_earlier(report)
     totals.pixels_done = sum(tiling.write_window_of(chunk).pixel_count for chunk in done.written)
     progress(totals)
-    plugin = PredictorPlugin(loader, client.id)
+    plugin = PredictorPlugin(loader, context, client.id)
     with raise_if_cluster_lost(client, f"scene {context.scene.id}"):
         try:
             forget_dead_clients(client)
@@ -122,34 +129,39 @@ def _run_queue(
 ) -> set[str]:
     """Submit what the queue yields until nothing is left that can be done; return messages of unreadable blocks."""
     unreadable: set[str] = set()
-    with ChunkTaskPool(client, context) as pool:
+    with ChunkTaskPool(client, context.scene.id) as pool:
         _submit_ready(pool, queue, plugin_name)
         while len(pool):
-            task = pool.wait_next()
-            try:
-                totals.add(task.result())
-                _note_done(context, queue, totals, task)
-                progress(totals)
-            except BadBlockError as error:
-                log.error("%s", error)
-                unreadable.add(str(error))
+            for task in pool.wait_for_some():
+                try:
+                    totals.add(task.result())
+                    _note_done(context, queue, totals, task)
+                    progress(totals)
+                except BadBlockError as error:
+                    log.error("%s", error)
+                    unreadable.add(str(error))
             _submit_ready(pool, queue, plugin_name)
     return unreadable
 
 
 def _submit_ready(pool: ChunkTaskPool, queue: ChunkQueue, plugin_name: str) -> None:
-    """Submit every chunk that can be written, and as many to infer as the workers can hold."""
-    for chunk in queue.take_writable():
-        pool.submit(write_task, chunk, priority=1)
-    # Asked anew each time: workers come and go. While there are none, one chunk waits for the first.
-    bound = pool.capacity() + 1
-    while pool.inferring < bound and (following := queue.take_next_to_infer()) is not None:
-        pool.submit(infer_task, following, plugin_name, infers=True)
+    """Submit every chunk that can be written, and as many to infer as the scheduler should know of.
+
+    Those to infer are submitted once there is room for as many as would fill half of the workers' places, since a
+    message to the scheduler costs more than a task.
+    """
+    pool.submit(write_task, queue.take_writable(), {"plugin_name": plugin_name}, priority=1)
+    capacity, inferring = pool.capacity(), pool.count_running(infer_task)
+    room = capacity.submitted - inferring
+    waiting = inferring - capacity.held
+    if room > 0 and (waiting <= capacity.held or room >= capacity.held / 2):
+        chunks = list(islice(iter(queue.take_next_to_infer, None), room))
+        pool.submit(infer_task, chunks, {"plugin_name": plugin_name})
 
 
 def _note_done(context: ChunkContext, queue: ChunkQueue, totals: Totals, task: ChunkTask) -> None:
     """Note in queue and totals that a step of a chunk is done; drop votes that nothing waits for any more."""
-    if task.infers:
+    if task.function is infer_task:
         queue.mark_inferred(task.chunk)
     else:
         for spent in queue.mark_written(task.chunk):
@@ -173,15 +185,16 @@ def map_on_workers(client: Client, context: ChunkContext) -> MapChunks:
 
     def map_chunks(function: Callable[[Index], T], chunks: Iterable[Index]) -> Iterator[T]:
         left, waiting = iter(chunks), deque[ChunkTask]()
-        with ChunkTaskPool(client, context) as pool:
+        constants = {"origin": ChunkOrigin.of(context), "function": function}
+        with ChunkTaskPool(client, context.scene.id) as pool:
             while True:
-                room = max(2 * pool.capacity(), 1) - len(waiting)  # below 0 once workers have left
-                for chunk in islice(left, max(room, 0)):
-                    waiting.append(pool.submit(apply_task, chunk, function))
+                room = max(2 * pool.capacity().held, 1) - len(waiting)  # below 0 once workers have left
+                following = list(islice(left, max(room, 0)))
+                waiting += pool.submit(apply_task, following, constants)
                 if not waiting:
                     return
                 while not waiting[0].ended:
-                    pool.wait_next()
+                    pool.wait_for_some()
                 yield waiting.popleft().result()
 
     return map_chunks

@@ -18,6 +18,12 @@ little time and take more memory."""
 _CHUNK_EDGE = 2048
 """Approximate edge of a chunk in pixels: large enough to hide a task's overhead, small enough to balance the load."""
 
+_CHUNK_SECONDS = 1.0
+"""Seconds of the network that a chunk should last: each costs client and scheduler a few milliseconds."""
+
+_CHUNKS_PER_WORKER = 8
+"""Chunks that there should be for each worker, so that they all end at about the same time."""
+
 UNBOUNDED_HALO = 64
 """Halo in pixels, and overlap, for a network whose reach no halo covers, where nothing better was measured."""
 
@@ -121,6 +127,30 @@ def choose_tiling(raster: Raster, options: PlanOptions, reach: Reach, costs: Cos
         (tiling for tiling in fitting if seconds[tiling] <= _TIME_TOLERANCE * least),
         key=lambda tiling: (tiling.redundancy, tiling.window),
     )
+
+
+def enlarge_chunks(
+    tiling: Tiling, raster: Raster, options: PlanOptions, costs: Costs, memory: int, workers: int
+) -> Tiling:
+    """Return the tiling with larger chunks where the network would be done with those it has in no time.
+
+    Args:
+        tiling: the tiling that was chosen.
+        raster: the scene and what is made of it.
+        options: what the user fixes; chunks among it stay as they are.
+        costs: what was measured of the network.
+        memory: bytes that a worker may take.
+        workers: number of workers.
+
+    Returns:
+        A tiling with the same tiles. Its chunks last a second if the memory and the number of workers allow.
+    """
+    if options.chunk_tiles is not None:
+        return tiling
+    wanted = math.ceil(math.sqrt(_CHUNK_SECONDS / max(costs.seconds_for(tiling.window), 1e-9)))
+    most = math.isqrt(tiling.tile_count // (_CHUNKS_PER_WORKER * max(workers, 1)))
+    larger = (replace(tiling, chunk_tiles=count) for count in range(min(wanted, most), tiling.chunk_tiles, -1))
+    return next((other for other in larger if project_memory(raster, other, costs) <= memory), tiling)
 
 
 def list_candidate_tilings(raster: Raster, options: PlanOptions, reach: Reach) -> list[Tiling]:

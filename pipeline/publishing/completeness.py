@@ -27,7 +27,8 @@ from seamline.pipeline.publishing.publication import COG_ARRAYS, get_cog_path
 from seamline.pipeline.publishing.uploaded import UploadedScene, download
 from seamline.pipeline.stac.assets import compute_file_info
 from seamline.pipeline.stac.catalog import is_catalog_whole, is_in_catalog
-from seamline.pipeline.stac.items import ItemDict, read_item, read_item_table, read_run_checksum, round_trip_items
+from seamline.pipeline.stac.items import ItemDict, read_item, read_item_table, read_run_checksums, round_trip_items
+from seamline.pipeline.stac.waiting import is_waiting
 from seamline.pipeline.storage.object_store import ObjectFolder
 from seamline.pipeline.vectors.polygon_options import PolygonOptions
 
@@ -151,12 +152,15 @@ def refuse_damaged_record(folder: Path) -> None:
 
 def _is_item_current(folder: Path, outputs: Iterable[str], *, check: bool) -> bool:
     """Return whether catalogue, table and item know the record as it is, and it knows the outputs."""
-    is_listed = is_in_catalog(folder.parent, folder.name) and (not check or is_catalog_whole(folder.parent))
-    if not (is_listed and set(outputs) <= set(read_record(folder).outputs)):
-        return False
     actual = _compute_run_checksum(folder)
-    is_known = _read_checksum_in_item(folder) == actual and _read_checksum_in_table(folder) == actual
-    return is_known and (not check or _is_item_in_table(folder))
+    if _read_checksum_in_item(folder) != actual or not set(outputs) <= set(read_record(folder).outputs):
+        return False
+    if check and not is_catalog_whole(folder.parent):
+        return False
+    if is_waiting(folder.parent, folder.name):
+        return True
+    is_listed = is_in_catalog(folder.parent, folder.name) and _read_checksum_in_table(folder) == actual
+    return is_listed and (not check or _is_item_in_table(folder))
 
 
 def _compute_run_checksum(folder: Path) -> JSON:
@@ -171,9 +175,11 @@ def _read_checksum_in_item(folder: Path) -> str | None:
 
 
 def _read_checksum_in_table(folder: Path) -> str | None:
-    """Return the checksum of the record as the table of all items has it; None where it is lost."""
+    """Return the checksum of the record as the table of all items has it; None where it is lost, or not there yet."""
+    if is_waiting(folder.parent, folder.name):
+        return None
     with suppress(OSError, ValueError, LookupError, TypeError):
-        return read_run_checksum(folder.parent / ITEMS, folder.name)
+        return read_run_checksums(folder.parent / ITEMS)[folder.name]
     return None
 
 

@@ -66,7 +66,7 @@ def publish(publication: Publication, inferred: InferenceRecord, started: float)
         record = _write_results(publication, inferred, started)
         put_in_place(directory)
         remove_partial_files(directory.path.parent / ZARR)  # no lost worker can write to the store any more
-        update_catalog(publication.catalog)
+        update_catalog(publication.catalog, publication.context.scene.id)
         settle(directory)
         shutil.rmtree(directory.path, ignore_errors=True)  # a lost worker may still write there
     return record

@@ -77,7 +77,7 @@ def _restore_outputs(publication: Publication, record: RunRecord, missing: Seque
     )
     write_report(folder, context.scene, publication.classes, publication.card, now)
     write_item_and_record(publication, now)
-    update_catalog(publication.catalog)
+    update_catalog(publication.catalog, publication.context.scene.id)
     shutil.rmtree(scratch)
     return now
 

@@ -23,14 +23,26 @@ import json
 import random
 import time
 from collections.abc import Callable
+from io import BytesIO
 from pathlib import Path
+
+import pyarrow as pa
 
 from seamline.pipeline.common.errors import RunError
 from seamline.pipeline.common.layout import CATALOG, ITEM, ITEMS
 from seamline.pipeline.products.run_record import read_record
 from seamline.pipeline.publishing.uploaded import UploadedScene
+from seamline.pipeline.stac import waiting
 from seamline.pipeline.stac.catalog import build_catalog, encode_json
-from seamline.pipeline.stac.items import ItemDict, encode_item_table, parse_item, rebase_hrefs
+from seamline.pipeline.stac.items import (
+    build_item_table,
+    encode_table,
+    parse_item,
+    read_items,
+    read_table,
+    rebase_hrefs,
+    replace_rows,
+)
 from seamline.pipeline.storage.object_store import ObjectFolder, StoredObject, map_concurrently
 
 _TRIES = 20
@@ -74,7 +86,7 @@ def upload(
         _wait_randomly()
     else:
         raise RunError(f"scene {scene}: others publish it to {catalogue} again and again; run the same command again")
-    renew_catalog(catalogue)
+    list_in_catalog(catalogue, scene)
     place.delete(stale)
     item = parse_item(pointer, place.to_url(ITEM))
     return UploadedScene(scene, item, read_record(folder), version)
@@ -123,48 +135,87 @@ def _version_in_pointer(pointer: StoredObject | None) -> str:
         return ""
 
 
-def renew_catalog(catalogue: ObjectFolder) -> int:
-    """Write ``catalog.json`` and ``items.parquet`` of every ``<scene>/item.json`` there is; return how many there are.
+def list_in_catalog(catalogue: ObjectFolder, scene: str) -> None:
+    """List a scene whose item was put in ``catalog.json`` and ``items.parquet``.
 
-    Each replaces the object that was there before the items were read, otherwise all items are read again. So the last
-    writer has read the items of all writers before it.
+    In a large catalogue it may wait until more are (``stac/waiting.py``). Then only the items that wait are read.
 
     Raises:
         RunError: others replace them again and again.
     """
-    left = {CATALOG, ITEMS}
+    if not waiting.may_wait(catalogue):
+        renew_catalog(catalogue)
+        return
+    waiting.note_waiting(catalogue, scene)
+    if waiting.must_renew(catalogue):
+        renew_catalog(catalogue, only_waiting=True)
+
+
+def list_waiting_objects(catalogue: ObjectFolder) -> None:
+    """Renew catalogue and table if scenes wait for that.
+
+    Raises:
+        RunError: others replace them again and again.
+    """
+    if waiting.list_notes(catalogue):
+        renew_catalog(catalogue, only_waiting=True)
+
+
+def renew_catalog(catalogue: ObjectFolder, *, only_waiting: bool = False) -> int:
+    """Write ``catalog.json`` and ``items.parquet`` of every ``<scene>/item.json`` there is; return how many there are.
+
+    Each replaces the object that was there before the items were read, otherwise the items are read again. So the last
+    writer has read the items of all writers before it.
+
+    Args:
+        catalogue: object storage of the catalogue.
+        only_waiting: read the items of scenes that wait, and take those of others from the table, if that is possible.
+
+    Raises:
+        RunError: others replace them again and again.
+    """
+    notes, left = waiting.list_notes(catalogue), {CATALOG, ITEMS}
     for _ in range(_TRIES):
         known = {name: catalogue.get_version(name) for name in left}
-        items = _read_all_items(catalogue)
-        if not items:
+        scenes, table = _replace_waiting(catalogue, notes) if only_waiting else ([], None)
+        if table is None:
+            items = read_items(catalogue, catalogue.list_folders())
+            scenes, rows = list(items), {scene: item for scene, item in items.items() if item}
+            table = build_item_table(rows) if rows else None
+        if not scenes:
             return 0
-        table = {scene: item for scene, item in items.items() if item}
-        documents = {CATALOG: encode_json(build_catalog(items))}
-        if table:
-            documents[ITEMS] = encode_item_table(table)
+        documents = {CATALOG: encode_json(build_catalog(scenes))}
+        if table is not None:
+            documents[ITEMS] = encode_table(table)
         left = {
             name
             for name in left
             if name in documents and not catalogue.compare_and_swap(name, documents[name], known[name])
         }
         if not left:
-            return len(items)
+            waiting.remove_notes(catalogue, notes)
+            return len(scenes)
         _wait_randomly()
     contested = " and ".join(sorted(left))
     raise RunError(f"{catalogue}: others replace {contested} again and again; run the same command again")
 
 
-def _read_all_items(catalogue: ObjectFolder) -> dict[str, ItemDict]:
-    """Return all items by scene, in order. A damaged one is empty, so that it keeps no other out."""
-
-    def read(scene: str) -> tuple[str, ItemDict | None]:
-        found = catalogue.get(f"{scene}/{ITEM}")
-        try:
-            return scene, None if found is None else parse_item(found.data, scene)
-        except ValueError:
-            return scene, {}
-
-    return {scene: item for scene, item in sorted(map_concurrently(read, catalogue.list_folders())) if item is not None}
+def _replace_waiting(catalogue: ObjectFolder, notes: list[str]) -> tuple[list[str], pa.Table | None]:
+    """Return all scenes in order, and the table of their items; no table if it must be made of all items."""
+    wait = waiting.list_scenes(notes)
+    catalog, items_table = catalogue.get(CATALOG), catalogue.get(ITEMS)
+    if catalog is None or items_table is None:
+        return [], None
+    try:
+        links = json.loads(catalog.data)["links"]
+        linked = {link["href"].removeprefix("./").removesuffix(f"/{ITEM}") for link in links if link["rel"] == "item"}
+        table = read_table(BytesIO(items_table.data))
+    except (ValueError, LookupError, TypeError, AttributeError):
+        return [], None
+    items = read_items(catalogue, wait)
+    rows = {scene: item for scene, item in items.items() if item}
+    scenes = sorted(linked - wait | items.keys())
+    return scenes, replace_rows(table, set(scenes) - items.keys(), rows)
 
 
 def _wait_randomly() -> None:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
 
 from seamline.pipeline.common.layout import CATALOG, ITEM, ITEMS, RECORD
 from seamline.pipeline.products.run_record import RunRecord, parse_record
-from seamline.pipeline.stac.items import ItemDict, parse_item, read_run_checksum
+from seamline.pipeline.stac.items import ItemDict, parse_item, read_run_checksums
+from seamline.pipeline.stac.waiting import list_notes, list_scenes
 from seamline.pipeline.storage.object_store import ObjectFolder, map_concurrently
 
 
@@ -50,16 +53,33 @@ def find_uploaded(catalogue: ObjectFolder, scene: str) -> UploadedScene | None:
         return None
 
 
-def is_listed(catalogue: ObjectFolder, uploaded: UploadedScene) -> bool:
-    """Return whether catalogue and table list the scene as it is published."""
-    table = catalogue.get(ITEMS)
-    if table is None or catalogue.get_version(CATALOG) is None:
+@dataclass(frozen=True)
+class Listing:
+    """What catalogue and table list.
+
+    Attributes:
+        checksums: checksum of the record of each scene of the table; empty without a catalogue.
+        waiting: scenes that are listed as they are at the next renewal.
+    """
+
+    checksums: Mapping[str, str | None]
+    waiting: Collection[str]
+
+    def lists(self, uploaded: UploadedScene) -> bool:
+        """Return whether a scene is listed as it is published, or waits for that."""
+        with suppress(LookupError, TypeError):
+            checksum = self.checksums.get(uploaded.scene)
+            return uploaded.scene in self.waiting or checksum == uploaded.item["assets"]["run"]["file:checksum"]
         return False
-    try:
-        listed = read_run_checksum(BytesIO(table.data), uploaded.scene)
-        return bool(listed == uploaded.item["assets"]["run"]["file:checksum"])
-    except (ValueError, LookupError, TypeError):
-        return False
+
+
+def read_listing(catalogue: ObjectFolder) -> Listing:
+    """Read what catalogue and table list; nothing of a table that is damaged."""
+    waiting, table = list_scenes(list_notes(catalogue)), catalogue.get(ITEMS)
+    if table is not None and catalogue.get_version(CATALOG) is not None:
+        with suppress(ValueError, LookupError, TypeError):
+            return Listing(read_run_checksums(BytesIO(table.data)), waiting)
+    return Listing({}, waiting)
 
 
 def is_whole(catalogue: ObjectFolder, uploaded: UploadedScene) -> bool:

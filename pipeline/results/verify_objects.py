@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from seamline.pipeline.common.errors import InputError
 from seamline.pipeline.common.layout import ITEM, ITEMS, RECORD
-from seamline.pipeline.publishing.uploaded import find_uploaded, is_listed, is_whole
+from seamline.pipeline.publishing.uploaded import find_uploaded, is_whole, read_listing
 from seamline.pipeline.results.verify import Finding
 from seamline.pipeline.storage.object_store import ObjectFolder, map_concurrently
 
@@ -16,6 +16,7 @@ def verify_objects(catalogue: ObjectFolder) -> Iterator[Finding]:
 
     Only listings and items are read, no other file.
     """
+    listing = read_listing(catalogue)
 
     def check_scene(scene: str) -> Finding | None:
         try:
@@ -28,7 +29,7 @@ def verify_objects(catalogue: ObjectFolder) -> Iterator[Finding]:
         if not is_whole(catalogue, scene_version):
             problem = "files are missing, or have other sizes than the item says"
             return Finding(scene, scene_version.version, problem)
-        if not is_listed(catalogue, scene_version):
+        if not listing.lists(scene_version):
             return Finding(scene, ITEMS, "does not list the scene as published")
         return None
 

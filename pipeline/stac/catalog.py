@@ -1,4 +1,8 @@
-"""The static STAC catalogue of all scenes: ``catalog.json`` and ``items.parquet``, kept up to date without locks."""
+"""The static STAC catalogue of all scenes: ``catalog.json`` and ``items.parquet``, kept up to date without locks.
+
+A small catalogue is renewed for each scene that is published. A large one is renewed for many scenes at once, which
+wait meanwhile (``waiting.py``), so that publishing a scene takes no longer the more scenes there are.
+"""
 
 from __future__ import annotations
 
@@ -10,12 +14,11 @@ from typing import Any
 
 import pystac
 
-from seamline.pipeline.common.layout import CATALOG, ITEM, ITEMS
-from seamline.pipeline.stac.items import ItemDict, read_item, write_item_table
+from seamline.pipeline.common.layout import CATALOG, ITEM, ITEMS, STAMPS
+from seamline.pipeline.stac import waiting
+from seamline.pipeline.stac.items import is_readable
+from seamline.pipeline.stac.stamped_table import FileStamp, StampedTable, read_stamp
 from seamline.pipeline.storage.atomic import atomic_write, remove_stale_parts
-
-_FileStamp = tuple[int, int, int]
-"""Time of modification in nanoseconds, inode and size of a file: changes whenever the file is rewritten."""
 
 
 def write_item(item: pystac.Item, folder: Path) -> Path:
@@ -25,28 +28,55 @@ def write_item(item: pystac.Item, folder: Path) -> Path:
     return path
 
 
-def update_catalog(out: Path) -> Path:
-    """Write ``catalog.json`` and ``items.parquet`` of every ``item.json`` in the folders below ``out``.
-
-    Needs no lock, which not every network file system has. Each writer looks at the items again after it has written,
-    and writes again until no item is new or changed. So the last writer has seen every item as it is. Write an item
-    before you call this.
+def update_catalog(out: Path, scene: str | None = None) -> Path:
+    """List scenes in ``catalog.json`` and ``items.parquet``. Write an item before you call this.
 
     Args:
         out: the catalogue's folder.
+        scene: the scene whose item was written. In a large catalogue it may wait until more are; without a scene all
+            items are read, and both files are written anew.
 
     Returns:
         The path of ``catalog.json``.
     """
+    if scene is None:
+        return _renew(out, StampedTable())
+    if waiting.may_wait(out) and (out / CATALOG).is_file():
+        waiting.note_waiting(out, scene)
+        if not waiting.must_renew(out) and is_readable(out / ITEMS):
+            return out / CATALOG
+    return _renew(out, StampedTable.read(out, waiting.list_scenes(waiting.list_notes(out)) | {scene}))
+
+
+def list_waiting_scenes(out: Path) -> None:
+    """Renew catalogue and table if scenes wait for that."""
+    if scenes := waiting.list_scenes(waiting.list_notes(out)):
+        _renew(out, StampedTable.read(out, scenes))
+
+
+def _renew(out: Path, table: StampedTable) -> Path:
+    """Write ``catalog.json`` and ``items.parquet`` of every ``item.json`` in the folders below ``out``.
+
+    Needs no lock, which not every network file system has. Each writer looks at the items again after it has written,
+    and writes again until no item is new or changed. So the last writer has seen every item as it is. If it is killed
+    before it has looked again, the next who publishes writes again; in a large catalogue its note makes sure of that.
+
+    Args:
+        out: the catalogue's folder.
+        table: what is known of the table as it is there; rows of items that are unchanged since are kept.
+    """
     path = out / CATALOG
-    written: dict[str, _FileStamp] | None = None
-    items: dict[str, tuple[_FileStamp, ItemDict]] = {}
+    notes, own = waiting.list_notes(out), [waiting.note_waiting(out, "")] if waiting.may_wait(out) else []
+    written: dict[str, FileStamp] | None = None
     while (stamps := _read_stamps(out)) != written:
-        items = {scene: _read_stamped_item(out, scene, stamp, items.get(scene)) for scene, stamp in stamps.items()}
+        table = table.update(out, stamps)
+        for note in own:  # which another renewal that has found it may have removed
+            waiting.keep_note(out, note)
         _write_json(path, build_catalog(stamps))
-        write_item_table({scene: item for scene, (_, item) in items.items() if item}, out / ITEMS)
+        table.write(out)
         written = stamps
-    for file in (path, out / ITEMS):
+    waiting.remove_notes(out, [*notes, *own])
+    for file in (path, out / ITEMS, out / STAMPS):
         if file.exists():
             remove_stale_parts(file)
     return path
@@ -66,17 +96,25 @@ def build_catalog(scenes: Iterable[str]) -> dict[str, Any]:
 
 def is_in_catalog(out: Path, scene: str) -> bool:
     """Return whether ``catalog.json`` can be read and links the item of a scene."""
-    with suppress(OSError, ValueError, LookupError, TypeError, RecursionError):
-        links = json.loads((out / CATALOG).read_bytes())["links"]
-        return any(link["rel"] == "item" and link["href"] == f"./{scene}/{ITEM}" for link in links)
-    return False
+    return scene in _read_links(out)
 
 
 def is_catalog_whole(out: Path) -> bool:
-    """Return whether ``catalog.json`` is what would be written now."""
+    """Return whether ``catalog.json`` is what would be written now, but for scenes that wait."""
+    links, wait = _read_links(out), waiting.list_scenes(waiting.list_notes(out))
+    scenes = [scene for scene in _read_stamps(out) if scene in links or scene not in wait]
     with suppress(OSError):
-        return (out / CATALOG).read_bytes() == encode_json(build_catalog(_read_stamps(out)))
+        return (out / CATALOG).read_bytes() == encode_json(build_catalog(scenes))
     return False
+
+
+def _read_links(out: Path) -> set[str]:
+    """Return the scenes whose items ``catalog.json`` links; none if it is lost or damaged."""
+    with suppress(OSError, ValueError, LookupError, TypeError, RecursionError, AttributeError):
+        links = json.loads((out / CATALOG).read_bytes())["links"]
+        hrefs = [link["href"] for link in links if link["rel"] == "item"]
+        return {href.removeprefix("./").removesuffix(f"/{ITEM}") for href in hrefs}
+    return set()
 
 
 def encode_json(document: Mapping[str, Any]) -> bytes:
@@ -89,26 +127,10 @@ def _write_json(path: Path, document: Mapping[str, Any]) -> None:
         part.write_bytes(encode_json(document))
 
 
-def _read_stamps(out: Path) -> dict[str, _FileStamp]:
+def _read_stamps(out: Path) -> dict[str, FileStamp]:
     """Return the stamps of all items by the names of their folders, in order."""
     stamps = {}
     for path in sorted(out.glob(f"*/{ITEM}")):
         with suppress(FileNotFoundError):  # the item was removed meanwhile
-            status = path.stat()
-            stamps[path.parent.name] = (status.st_mtime_ns, status.st_ino, status.st_size)
+            stamps[path.parent.name] = read_stamp(path)
     return stamps
-
-
-def _read_stamped_item(
-    out: Path, scene: str, stamp: _FileStamp, known: tuple[_FileStamp, ItemDict] | None
-) -> tuple[_FileStamp, ItemDict]:
-    """Return an item with its stamp. It is read unless it is the known one.
-
-    A damaged item is returned as an empty one. So it does not keep other scenes from being published.
-    """
-    if known is not None and known[0] == stamp:
-        return known
-    try:
-        return stamp, read_item(out / scene / ITEM)
-    except (OSError, ValueError):
-        return stamp, {}

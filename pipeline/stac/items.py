@@ -11,9 +11,10 @@ import json
 import logging
 import posixpath
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from datetime import datetime
 from io import BytesIO
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -27,6 +28,7 @@ import shapely.geometry
 
 from seamline.pipeline.common.layout import ITEM, ITEMS
 from seamline.pipeline.storage.atomic import atomic_write
+from seamline.pipeline.storage.object_store import ObjectFolder, map_concurrently
 
 log = logging.getLogger("seamline.catalog")
 
@@ -43,6 +45,8 @@ _TIMES = ("created", "datetime", "updated")
 _SELF = "self"
 _MOST_PROPERTIES = 1000
 """Properties of an item. A run writes two for each of at most 255 classes, and twenty."""
+_TEXT_COLUMNS = "seamline:text_columns"
+"""Metadata of the table: names of the columns that hold their values as JSON text, a JSON list."""
 _MOST_COLUMNS = 4000
 """Columns of properties. Readers of Parquet become slow with more, and beyond 20,000 they fail."""
 _SIDES = ("xmin", "ymin", "xmax", "ymax")
@@ -78,6 +82,29 @@ def parse_item(text: bytes, path: str) -> ItemDict:
     return item  # type: ignore[no-any-return]
 
 
+def read_items(out: Path | ObjectFolder, scenes: Iterable[str]) -> dict[str, ItemDict]:
+    """Return the items of scenes of a catalogue, in order. A damaged one is empty, so that it keeps no other out."""
+
+    def read(scene: str) -> tuple[str, ItemDict | None]:
+        try:
+            if isinstance(out, Path):
+                return scene, read_item(out / scene / ITEM)
+            found = out.get(f"{scene}/{ITEM}")
+            return scene, None if found is None else parse_item(found.data, scene)
+        except FileNotFoundError:
+            return scene, None
+        except (OSError, ValueError):
+            return scene, {}
+
+    found = map(read, scenes) if isinstance(out, Path) else map_concurrently(read, scenes)
+    return {scene: item for scene, item in sorted(found, key=itemgetter(0)) if item is not None}
+
+
+def read_whole_items(out: Path | ObjectFolder, scenes: Iterable[str]) -> dict[str, ItemDict]:
+    """Return the items of scenes of a catalogue that are whole, in order."""
+    return {scene: item for scene, item in read_items(out, scenes).items() if item}
+
+
 def rebase_hrefs(item: ItemDict, folder: str) -> ItemDict:
     """Return the item with its hrefs relative to the parent of ``folder``, which holds the item.
 
@@ -108,19 +135,19 @@ def write_item_table(items: Mapping[str, ItemDict], path: Path) -> None:
     if not items:
         path.unlink(missing_ok=True)
         return
-    table = encode_item_table(items)
+    table = encode_table(build_item_table(items))
     with atomic_write(path, shared=True) as part:
         part.write_bytes(table)
 
 
-def encode_item_table(items: Mapping[str, ItemDict]) -> bytes:
-    """Return the table of ``items``, by the names of their folders (at least one), as a Parquet file."""
+def encode_table(table: pa.Table) -> bytes:
+    """Return a table as a Parquet file."""
     buffer = BytesIO()
-    pq.write_table(_build_item_table(items), buffer, compression="zstd")
+    pq.write_table(table, buffer, compression="zstd")
     return buffer.getvalue()
 
 
-def _build_item_table(items: Mapping[str, ItemDict]) -> pa.Table:
+def build_item_table(items: Mapping[str, ItemDict]) -> pa.Table:
     """Return the table of ``items``, by the names of their folders, which lie beside the table.
 
     A column whose values are of several kinds holds each value as JSON text. So an item that differs from the others
@@ -128,9 +155,65 @@ def _build_item_table(items: Mapping[str, ItemDict]) -> pa.Table:
     """
     rows = [_build_row(rebase_hrefs(item, folder), f"./{folder}/{ITEM}") for folder, item in items.items()]
     names = (*_FIRST, *_choose_columns(rows), *_LAST)
-    columns = {name: _build_column(name, [row.get(name) for row in rows]) for name in names}
-    wraps = any(row["bbox"] and row["bbox"]["xmin"] > row["bbox"]["xmax"] for row in rows)
-    return pa.table(columns).replace_schema_metadata(_build_metadata(wraps))
+    built = {name: _build_column(name, [row.get(name) for row in rows]) for name in names}
+    table = pa.table({name: column for name, (column, _) in built.items()})
+    return _describe_table(table, [name for name, (_, is_text) in built.items() if is_text])
+
+
+def replace_rows(table: pa.Table, kept: Container[str], items: Mapping[str, ItemDict]) -> pa.Table | None:
+    """Return a table with the rows of some items replaced, which does not take longer for each row that stays.
+
+    Args:
+        table: a table of items.
+        kept: names of the folders of the items whose rows are kept; others are left out.
+        items: items whose rows are taken in, by the names of their folders; their old rows are left out.
+
+    Returns:
+        The table that ``build_item_table`` would return for all items, its rows by the names of their folders. None
+        where values would have to be written in another way than they are; then build it from the items.
+    """
+    folders = list_folders(table)
+    if _has_text_columns(table):
+        return None
+    rows = [row for row, folder in enumerate(folders) if folder in kept and folder not in items]
+    merged, order = table.take(pa.array(rows, pa.int64())), [folders[row] for row in rows]
+    if items:
+        added = build_item_table(items)
+        if _has_text_columns(added):
+            return None
+        try:
+            merged = pa.concat_tables([merged, added], promote_options="permissive")
+        except (pa.ArrowInvalid, pa.ArrowTypeError):  # a column would hold values of several kinds
+            return None
+        order += items
+    properties = sorted(
+        name
+        for name, column in zip(merged.column_names, merged.columns, strict=True)
+        if name not in {*_FIRST, *_LAST} and (name == UNKNOWN_TIME or column.null_count < len(column))
+    )
+    if len(properties) > _MOST_COLUMNS:
+        return None
+    merged = merged.select([*_FIRST, *properties, *_LAST]).take(
+        pa.array(sorted(range(len(order)), key=order.__getitem__), pa.int64())
+    )
+    return _describe_table(merged.combine_chunks(), [])
+
+
+def list_folders(table: pa.Table) -> list[str]:
+    """Return the names of the folders of a table's items, row by row."""
+    return [posixpath.basename(posixpath.dirname(_get_self_link(row))) for row in table.select(["links"]).to_pylist()]
+
+
+def _describe_table(table: pa.Table, text_columns: Sequence[str]) -> pa.Table:
+    """Return a table with the metadata of its content. ``text_columns``: names of columns that hold JSON text."""
+    boxes = (box for box in table["bbox"].to_pylist() if box)
+    wraps = any(box["xmin"] > box["xmax"] for box in boxes)
+    return table.replace_schema_metadata({**_build_metadata(wraps), _TEXT_COLUMNS: json.dumps(text_columns)})
+
+
+def _has_text_columns(table: pa.Table) -> bool:
+    """Return whether a column holds JSON text in place of values, or nothing says that none does (older tables)."""
+    return (table.schema.metadata or {}).get(_TEXT_COLUMNS.encode()) != b"[]"
 
 
 def _choose_columns(rows: Sequence[ItemDict]) -> list[str]:
@@ -151,27 +234,45 @@ def read_item_table(path: Path) -> dict[str, ItemDict]:
         OSError: the table cannot be read.
         ValueError: it is damaged.
     """
-    return _index_by_folder(_read_table(path))
+    return _index_by_folder(read_table(path))
 
 
 def round_trip_items(items: Mapping[str, ItemDict]) -> dict[str, ItemDict]:
     """Return the rows that ``read_item_table`` would read from a table of these items."""
-    return _index_by_folder(_build_item_table(items)) if items else {}
+    return _index_by_folder(build_item_table(items)) if items else {}
 
 
-def read_run_checksum(path: Path | BytesIO, folder: str) -> str | None:
-    """Read the checksum of a run's record as the table has it for the item in ``folder``; None if it has none.
+def read_run_checksums(path: Path | BytesIO) -> dict[str, str | None]:
+    """Read the checksums of the runs' records as the table has them, by the names of the items' folders.
+
+    Raises:
+        OSError: the table cannot be read.
+        ValueError: it is damaged.
+        LookupError, TypeError: it has no such column.
+    """
+    table = read_table(path, ["links", "assets.run.file:checksum"])
+    assets = table["assets"].to_pylist()
+    return {
+        folder: entry and entry["run"] and entry["run"]["file:checksum"]
+        for folder, entry in zip(list_folders(table), assets, strict=True)
+    }
+
+
+def is_readable(path: Path) -> bool:
+    """Return whether a table of items is whole, as far as its end, which names its columns, tells."""
+    try:
+        return {"links", "assets"} <= set(pq.read_schema(path).names)
+    except (OSError, ValueError, pa.ArrowException):
+        return False
+
+
+def read_table(path: Path | BytesIO, columns: list[str] | None = None) -> pa.Table:
+    """Read the table of items, or some of its columns.
 
     Raises:
         OSError: the table cannot be read.
         ValueError: it is damaged.
     """
-    rows = _read_table(path, ["links", "assets.run.file:checksum"]).to_pylist()
-    href = f"./{folder}/{ITEM}"
-    return next((row["assets"]["run"]["file:checksum"] for row in rows if _get_self_link(row) == href), None)
-
-
-def _read_table(path: Path | BytesIO, columns: list[str] | None = None) -> pa.Table:
     try:
         with pq.ParquetFile(path) as file:  # read_table would lift a nested field out of its column
             table = file.read(columns)
@@ -236,17 +337,18 @@ def _parse_time(text: str | None) -> datetime | None:
     return None if text is None else datetime.fromisoformat(text)
 
 
-def _build_column(name: str, values: Sequence[Any]) -> pa.Array:
+def _build_column(name: str, values: Sequence[Any]) -> tuple[pa.Array, bool]:
+    """Return a column, and whether it holds JSON text in place of values of several kinds."""
     if name in _TIMES:
-        return pa.array(values, pa.timestamp("us", tz="UTC"))
+        return pa.array(values, pa.timestamp("us", tz="UTC")), False
     if name == UNKNOWN_TIME and not any(values):
-        return pa.array(values, pa.bool_())
+        return pa.array(values, pa.bool_()), False
     if name == "geometry":
-        return pa.array(values, pa.binary())
+        return pa.array(values, pa.binary()), False
     try:
-        return pa.array([_replace_empty_objects(value) for value in values])
+        return pa.array([_replace_empty_objects(value) for value in values]), False
     except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError):
-        return pa.array([None if value is None else json.dumps(value) for value in values], pa.string())
+        return pa.array([None if value is None else json.dumps(value) for value in values], pa.string()), True
 
 
 def _replace_empty_objects(value: Any) -> Any:

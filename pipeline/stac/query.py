@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from io import BytesIO
 from pathlib import Path
 from tempfile import NamedTemporaryFile
 
@@ -18,7 +19,20 @@ import shapely.geometry
 from seamline.pipeline.common.errors import InputError
 from seamline.pipeline.common.layout import ITEM, ITEMS
 from seamline.pipeline.stac.extent import Box, Interval
-from seamline.pipeline.stac.items import UNKNOWN_TIME, ItemDict, parse_item, read_item, rebase_hrefs
+from seamline.pipeline.stac.items import (
+    UNKNOWN_TIME,
+    ItemDict,
+    build_item_table,
+    encode_table,
+    list_folders,
+    parse_item,
+    read_item,
+    read_table,
+    read_whole_items,
+    rebase_hrefs,
+    replace_rows,
+)
+from seamline.pipeline.stac.waiting import list_notes, list_scenes
 from seamline.pipeline.storage.object_store import ObjectFolder
 
 log = logging.getLogger("seamline.query")
@@ -66,19 +80,37 @@ def to_item_collection(items: list[ItemDict]) -> str:
 
 @contextmanager
 def _open_table(out: Path | ObjectFolder) -> Iterator[Path]:
-    """Yield the path of the table of items, for object storage that of a temporary copy."""
+    """Yield the path of the table of items, of a temporary copy for object storage or where scenes wait for rows."""
+    scenes = list_scenes(list_notes(out))
     if isinstance(out, Path):
         if not (out / ITEMS).is_file():
             raise _missing_table_error(out)
-        yield out / ITEMS
-        return
-    table = out.get(ITEMS)
-    if table is None:
-        raise _missing_table_error(out)
+        if not scenes:
+            yield out / ITEMS
+            return
+        content = (out / ITEMS).read_bytes()
+    else:
+        table = out.get(ITEMS)
+        if table is None:
+            raise _missing_table_error(out)
+        content = table.data
     with NamedTemporaryFile(suffix=".parquet") as file:
-        file.write(table.data)
+        file.write(_add_waiting(out, content, scenes) if scenes else content)
         file.flush()
         yield Path(file.name)
+
+
+def _add_waiting(out: Path | ObjectFolder, content: bytes, scenes: set[str]) -> bytes:
+    """Return a table with the rows that scenes wait for, made of their items."""
+    try:
+        table = read_table(BytesIO(content))
+    except ValueError as error:
+        raise _damaged_table_error(out, error) from None
+    folders = set(list_folders(table))
+    merged = replace_rows(table, folders - scenes, read_whole_items(out, scenes))
+    if merged is None:  # the rows of others change, too
+        merged = build_item_table(read_whole_items(out, folders | scenes))
+    return encode_table(merged)
 
 
 def _run_query_worker(

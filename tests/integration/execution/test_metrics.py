@@ -20,6 +20,7 @@ from seamline.flows.collection.ledger import Ledger
 from seamline.flows.collection.scene_ref import RejectedSource, SceneRef
 from seamline.flows.runs.observer import RunObserver, RunResult
 from seamline.flows.runs.segment import segment
+from seamline.flows.serving import metrics
 from seamline.flows.serving.app import create_app
 from seamline.flows.serving.metrics import render_metrics
 from seamline.flows.settings.model_folder import Model
@@ -76,7 +77,7 @@ def watched(small_model: Model, tmp_path_factory: pytest.TempPathFactory) -> Wat
     ):
         (worker,) = client.scheduler_info(n_workers=-1)["workers"].values()
         ports = worker["services"]["dashboard"], client.scheduler_info()["services"]["dashboard"]
-        client.register_plugin(PredictorPlugin(dict, client.id))
+        client.register_plugin(PredictorPlugin(dict, None, client.id))
         born = scraped(ports[0])
         options = SegmentOptions(cluster=address, window=192, halo=48, overlap=32, chunk_tiles=2)
         result = segment(sources[0], small_model.folder, folder / "out", options, RunObserver())
@@ -147,6 +148,24 @@ def test_the_catalogue_says_what_is_published_left_and_failed(
         "seamline_scenes_failed": 2,  # one that failed, one that was refused
     }
     assert values(render_metrics(tmp_path / "nowhere").decode())["seamline_scenes_published"] == 0
+
+
+def test_a_scrape_takes_a_hundredth_of_the_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Reading takes two seconds of a clock of our own."""
+    clock, read = [0.0], []
+
+    def render(root: Path) -> bytes:
+        clock[0] += 2
+        read.append(root)
+        return str(clock[0]).encode()
+
+    monkeypatch.setattr(metrics, "render_metrics", render)
+    monkeypatch.setattr(metrics.time, "monotonic", lambda: clock[0])
+    cache = metrics.MetricsCache(tmp_path)
+    shown = []
+    for clock[0] in (0, 10, 201, 202, 210):
+        shown.append(cache.render())
+    assert shown == [b"2", b"2", b"2", b"204", b"204"] and len(read) == 2
 
 
 def expressions() -> list[str]:

@@ -766,7 +766,8 @@ def test_what_is_lost_with_a_result_in_hand_is_not_waited_for(
     fetch, asked = running.ChunkTaskPool._fetch, itertools.count()
     with run_scheduler_and_worker(tmp_path) as (address, _, worker):
 
-        def fetch_after_a_loss(pool: running.ChunkTaskPool, future: Future, chunk: Index) -> Any:
+        def fetch_after_a_loss(pool: running.ChunkTaskPool, ended: dict[Future, running.ChunkTask]) -> Any:
+            future = next(iter(ended))
             if next(asked) == 3 and lost == "worker":
                 worker.kill()
                 while future.status != "lost":  # until the client knows
@@ -774,7 +775,7 @@ def test_what_is_lost_with_a_result_in_hand_is_not_waited_for(
             elif lost == "client":  # as a flow run does that is cancelled
                 future.client.loop.add_callback(future.client.close)
                 time.sleep(1)
-            return fetch(pool, future, chunk)
+            return fetch(pool, ended)
 
         monkeypatch.setattr(running.ChunkTaskPool, "_fetch", fetch_after_a_loss)
         said = "no worker for 2 s" if lost == "worker" else "the cluster is gone"

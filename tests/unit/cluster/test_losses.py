@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from itertools import count
 from types import SimpleNamespace
@@ -11,7 +12,7 @@ import pytest
 
 from seamline.pipeline.cluster import losses
 from seamline.pipeline.cluster.losses import NO_WORKER_TIMEOUT, WorkersDiedError, WorkerWatch
-from seamline.pipeline.cluster.workers import chunk_capacity
+from seamline.pipeline.cluster.workers import Capacity, ask_capacity
 from seamline.pipeline.common.errors import RunError
 
 
@@ -30,11 +31,18 @@ class FakeClient:
     workers: list[dict[str, Any]] = field(default_factory=list)
     events: dict[str, list[tuple[float, dict[str, Any]]]] = field(default_factory=dict)
     status: str = "running"
+    saturation: float = 1.1
 
     scheduler = SimpleNamespace(identity=None)
 
     def sync(self, ask: None, n_workers: int) -> dict[str, Any]:
         return {"workers": {str(n): worker | {"last_seen": next(HEARTBEATS)} for n, worker in enumerate(self.workers)}}
+
+    def run_on_scheduler(self, ask: Callable[[Any], Any]) -> Any:
+        states = [
+            SimpleNamespace(nthreads=w["nthreads"], status=SimpleNamespace(name=w["status"])) for w in self.workers
+        ]
+        return ask(SimpleNamespace(workers=dict(enumerate(states)), WORKER_SATURATION=self.saturation))
 
     def get_events(self, topic: str) -> tuple[tuple[float, dict[str, Any]], ...]:
         return tuple(self.events.get(topic, []))
@@ -72,7 +80,15 @@ def test_paused_workers_are_told_and_given_up(clock: list[float], caplog: pytest
     clock[0] = NO_WORKER_TIMEOUT + 1
     with pytest.raises(RunError, match=r"more than 80% of their memory limit \(524.52 MiB\) for 300 s; give each"):
         watch.check()
-    assert chunk_capacity(client) == 0
+    assert ask_capacity(client).held == 0
+
+
+def test_more_is_submitted_than_workers_hold_only_where_the_scheduler_keeps_it() -> None:
+    three, many = make_worker(), make_worker() | {"nthreads": 16}
+    assert ask_capacity(FakeClient([three, three, make_worker("paused")])) == Capacity(6, 25)
+    assert ask_capacity(FakeClient([three, many])) == Capacity(6, 7)
+    assert ask_capacity(FakeClient([three, three], saturation=float("inf"))) == Capacity(6, 7)
+    assert ask_capacity(FakeClient()) == ask_capacity(FakeClient([three], status="closed")) == Capacity(0, 1)
 
 
 @pytest.mark.parametrize("other", [make_worker("running"), make_worker("paused", executing=1)])

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
+from itertools import product
 from pathlib import Path
 
 import pytest
 
 from seamline.flows.runs.measuring import _read_findings, _write_cache
 from seamline.pipeline.common.errors import InputError
-from seamline.pipeline.planning.memory import Raster
-from seamline.pipeline.planning.tilings import PlanOptions, Reach, list_candidate_tilings
+from seamline.pipeline.geometry.tiling import Tiling
+from seamline.pipeline.planning.memory import Raster, project_memory
+from seamline.pipeline.planning.tilings import PlanOptions, Reach, enlarge_chunks, list_candidate_tilings
 
 RASTER = Raster(3000, 2000, 6, 2, 4)
 
@@ -51,3 +54,42 @@ def test_a_measurement_that_cannot_be_kept_is_no_failure(tmp_path: Path, caplog:
     (tmp_path / "file").touch()
     _write_cache(tmp_path / "file" / "cached.json", {})
     assert "cannot be kept" in caplog.text
+
+
+@dataclass(frozen=True)
+class Speed:
+    """A network of so many pixels per second."""
+
+    pixels_per_second: float
+    process_bytes = 10**9
+
+    def forward_bytes(self, window: int) -> int:
+        return window**2
+
+    def fits(self, window: int) -> bool:
+        return True
+
+    def seconds_for(self, window: int) -> float:
+        return window**2 / self.pixels_per_second
+
+
+def test_chunks_last_a_second_where_memory_and_workers_allow() -> None:
+    """Beside trying each number of tiles."""
+    edge, window = 100_000, 1024
+    raster, tiling = Raster(edge, edge, 4, 2, 3), Tiling(edge, edge, window, 0, 0, 2, 16)
+    for speed, memory, workers in product((2e6, 2e7, 2e8, 1e12), (2 * 10**9, 8 * 10**9, 10**12), (1, 8, 80, 5000)):
+        costs = Speed(speed)
+
+        def is_allowed(other: Tiling) -> bool:
+            seconds_before = (other.chunk_tiles - 1) ** 2 * costs.seconds_for(window)  # noqa: B023
+            enough = other.tile_count / other.chunk_tiles**2 >= 8 * workers  # noqa: B023
+            return seconds_before < 1 and enough and project_memory(raster, other, costs) <= memory  # noqa: B023
+
+        possible = [replace(tiling, chunk_tiles=count) for count in range(3, 110)]
+        expected = max((other.chunk_tiles for other in possible if is_allowed(other)), default=2)
+        assert enlarge_chunks(tiling, raster, PlanOptions(), costs, memory, workers).chunk_tiles == expected
+        assert enlarge_chunks(tiling, raster, PlanOptions(chunk_tiles=2), costs, memory, workers) == tiling
+    assert enlarge_chunks(tiling, raster, PlanOptions(), Speed(2e6), 10**12, 1) == tiling
+    assert (
+        enlarge_chunks(tiling, raster, PlanOptions(), Speed(2e8), 10**12, 8).chunk_size == 12 * window
+    )  # eight for each worker

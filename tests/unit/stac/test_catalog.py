@@ -40,6 +40,7 @@ from seamline.pipeline.stac.extent import Box
 from seamline.pipeline.stac.footprint import compute_footprint, compute_labelled_area, find_hull_corners, join_hulls
 from seamline.pipeline.stac.items import read_item_table
 from seamline.pipeline.stac.query import query_items
+from seamline.pipeline.stac.stamped_table import StampedTable
 from tests.support.sample_data import MANAUS, find_shared
 from tests.support.small_rasters import write_geotiff
 from tests.support.stac_items import (
@@ -330,9 +331,9 @@ def test_a_real_scene_lies_where_rasterio_sees_it() -> None:
     assert len(outline.exterior.coords) < 20
 
 
-@pytest.mark.parametrize("step", ["_write_json", "write_item_table"])
+@pytest.mark.parametrize(("owner", "step"), [(catalog_module, "_write_json"), (StampedTable, "write")])
 def test_what_was_written_from_old_items_is_put_right(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, owner: Any, step: str
 ) -> None:
     """Between our reading and our writing, another process publishes an item and rewrites one."""
 
@@ -342,15 +343,15 @@ def test_what_was_written_from_old_items_is_put_right(
         (tmp_path / name / "item.json").write_text(json.dumps(item))
         update_catalog(tmp_path)
 
-    original = getattr(catalog_module, step)
+    original = getattr(owner, step)
 
     def overtaken(*given: Any) -> None:
-        monkeypatch.setattr(catalog_module, step, original)
+        monkeypatch.setattr(owner, step, original)
         publish("b", 1)
         publish("a", 2)
         original(*given)
 
-    monkeypatch.setattr(catalog_module, step, overtaken)
+    monkeypatch.setattr(owner, step, overtaken)
     publish("a", 1)
     links = json.loads((tmp_path / "catalog.json").read_text())["links"]
     assert [link["href"] for link in links if link["rel"] == "item"] == ["./a/item.json", "./b/item.json"]

@@ -1,0 +1,306 @@
+"""What client, scheduler and workers take of processors beside the network, and what that means for large clusters.
+
+    python benchmarks/scaling.py [--processes 1 2 4 8] [--size 8192] [--pretended 16 256 1000] [--chunks 2000]
+
+The first table has real runs of a simulated scene with a network of no cost: what is left is reading, blending and
+writing. The second has chunks that do nothing, on as many of Dask's workers as are asked for, all in a few processes:
+what is left is the traffic between client, scheduler and workers. Its scene has an area of interest of a megabyte. CPU
+seconds are those of processes, so that other programs of the machine matter little.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import math
+import multiprocessing
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from multiprocessing.synchronize import Event
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+from distributed import Client, Scheduler, Worker
+from rich.console import Console
+from rich.table import Table
+
+from seamline.flows.runs.scene_job import open_input
+from seamline.flows.settings.model_folder import Model, open_model
+from seamline.flows.settings.options import SegmentOptions
+from seamline.pipeline.cluster.workers import CHUNKS_AT_ONCE
+from seamline.pipeline.execution import chunk_tasks
+from seamline.pipeline.execution.chunk_context import ChunkContext
+from seamline.pipeline.execution.run_chunks import run_chunks
+from seamline.pipeline.execution.run_directory import Report, RunDirectory
+from seamline.pipeline.geometry.tiling import Index, Tiling
+from seamline.pipeline.products.zarr_store import ZarrLayout, create_store
+from seamline.pipeline.synthetic.simulate import Simulation
+from seamline.pipeline.synthetic.simulation_files import write_simulation
+
+WORKERS_OF_A_PROCESS = 64
+SCENE_PIXELS = 100_000**2
+
+
+@dataclass(frozen=True)
+class FreeNetwork:
+    """Loads a predictor that costs nothing: every pixel is of the first class.
+
+    Attributes:
+        classes: number of classes.
+        halo: pixels on every side of a window that are thrown away.
+    """
+
+    classes: int
+    halo: int
+    device_memory = 0
+
+    def __call__(self) -> FreeNetwork:
+        """Return the predictor, which is its own loader."""
+        return self
+
+    def predict(self, pixels: Any, valid: Any) -> Iterator[Any]:
+        """Yield the scores of each window, all the same array."""
+        edge = pixels[0].shape[-1] - 2 * self.halo
+        scores = np.zeros((self.classes, edge, edge), np.float32)
+        scores[0] = 1
+        for _ in pixels:
+            yield scores
+
+    def probabilities(self, scores: Any) -> Any:
+        """Return the scores, which are probabilities."""
+        return scores
+
+    def to_host(self, array: Any) -> Any:
+        """Return the array, which lies in memory."""
+        return array
+
+
+@dataclass(frozen=True)
+class Usage:
+    """CPU seconds of one run of chunks.
+
+    Attributes:
+        workers: number of workers.
+        chunks: number of chunks.
+        pixels: pixels of the scene.
+        client: CPU seconds of the client.
+        scheduler: CPU seconds of the scheduler.
+        working: CPU seconds of all workers.
+    """
+
+    workers: int
+    chunks: int
+    pixels: int
+    client: float
+    scheduler: float
+    working: float
+
+
+def infer_nothing(context: ChunkContext, chunk: Index, *rest: object) -> Report:
+    """Report a chunk as inferred; a report of as many bytes as a real one."""
+    return Report(chunk, {"read": 0.1, "infer": 0.1, "blend": 0.1, "write": 0.1}, 4, 4 * 1024**2, 10**9)
+
+
+def _is_over(stop: Event) -> bool:
+    parent = multiprocessing.parent_process()
+    return stop.is_set() or parent is None or not parent.is_alive()
+
+
+def _run_scheduler(pipe: Any, stop: Event) -> None:
+    async def serve() -> None:
+        async with Scheduler(host="127.0.0.1", port=0, dashboard=False) as scheduler:
+            pipe.send(scheduler.address)
+            while not _is_over(stop):
+                await asyncio.sleep(0.2)
+
+    asyncio.run(serve())
+
+
+def _run_workers(address: str, count: int, pretend: bool, stop: Event) -> None:
+    if pretend:
+        chunk_tasks.infer_chunk = infer_nothing  # type: ignore[assignment, attr-defined]
+
+    async def work() -> None:
+        workers = [
+            Worker(address, nthreads=CHUNKS_AT_ONCE, memory_limit=0, dashboard=False, local_directory="/dev/shm")
+            for _ in range(count)
+        ]
+        await asyncio.gather(*workers)
+        while not _is_over(stop):
+            await asyncio.sleep(0.2)
+        await asyncio.gather(*(worker.close(nanny=False) for worker in workers), return_exceptions=True)
+
+    asyncio.run(work())
+
+
+@contextmanager
+def start_cluster(counts: list[int], pretend: bool) -> Iterator[tuple[Client, psutil.Process, list[psutil.Process]]]:
+    """Start a scheduler and processes with so many workers each; yield a client, and the processes."""
+    os.environ["DASK_LOGGING__DISTRIBUTED"] = "critical"  # workers that leave at once are many lines
+    context = multiprocessing.get_context("spawn")
+    stop, (receiver, sender) = context.Event(), context.Pipe(duplex=False)
+    scheduler = context.Process(target=_run_scheduler, args=(sender, stop))
+    scheduler.start()
+    address = receiver.recv()
+    processes = [context.Process(target=_run_workers, args=(address, count, pretend, stop)) for count in counts]
+    for process in processes:
+        process.start()
+    try:
+        with Client(address, set_as_default=False) as client:
+            client.wait_for_workers(sum(counts), timeout=600)
+            yield client, psutil.Process(scheduler.pid), [psutil.Process(process.pid) for process in processes]
+    finally:
+        stop.set()
+        for process in (*processes, scheduler):
+            process.join(60)
+            process.kill()
+
+
+def _read_cpu(process: psutil.Process) -> float:
+    times = process.cpu_times()
+    return float(times.user + times.system)
+
+
+def measure(begin: Callable[[], ChunkContext], counts: list[int], pretend: bool) -> Usage:
+    """Run all chunks twice on a cluster of its own; return what the second run took, which imports nothing any more."""
+    context = begin()
+    network = FreeNetwork(context.classes, context.tiling.halo)
+    with start_cluster(counts, pretend) as (client, scheduler, processes):
+        everybody = [psutil.Process(), scheduler, *processes]
+        run_chunks(client, context, network)
+        context = begin()
+        before = [_read_cpu(process) for process in everybody]
+        totals = run_chunks(client, context, network)
+        spent = [_read_cpu(process) - start for process, start in zip(everybody, before, strict=True)]
+    pixels = context.tiling.height * context.tiling.width
+    return Usage(sum(counts), totals.chunks, pixels, spent[0], spent[1], sum(spent[2:]))
+
+
+def make_context(folder: Path, model: Model, size: int) -> ChunkContext:
+    """Simulate a scene and begin a run of it in windows of 512 without a halo, chunks of 2048."""
+    write_simulation(Simulation(size, size, seed=0), folder / "scene.tif")
+    scene = open_input(folder / "scene.tif", model, SegmentOptions())
+    tiling = Tiling(size, size, 512, 0, 0, 4, 8)
+    return ChunkContext(scene, tiling, len(model.classes), RunDirectory(folder / "run"))
+
+
+def begin_run(context: ChunkContext, model: Model) -> ChunkContext:
+    """Return the context with a new run directory and an empty store."""
+    shutil.rmtree(context.directory.path, ignore_errors=True)
+    context.directory.path.mkdir()
+    directory = context.directory.create_new_start()
+    layout = ZarrLayout(context.tiling.store_chunk_size)
+    create_store(directory.store, context.scene.grid, model.classes, layout, title="scaling")
+    return replace(context, directory=directory)
+
+
+def pretend_chunks(context: ChunkContext, chunks: int) -> ChunkContext:
+    """Return a context of about so many chunks and with an area of interest of a megabyte, which nobody reads."""
+    edge = 2048 * round(chunks**0.5)
+    scene = replace(context.scene, aoi="POLYGON ((" + "0 0, " * 200_000 + "0 0))")
+    return replace(context, scene=scene, tiling=replace(context.tiling, height=edge, width=edge))
+
+
+def print_usage(title: str, usages: list[Usage]) -> None:
+    """Print CPU seconds for each gigapixel and milliseconds for each chunk."""
+    table = Table(
+        "workers", "chunks", *(f"{who}, {unit}" for unit in ("s/Gpx", "ms/chunk") for who in WHO), title=title
+    )
+    for usage in usages:
+        seconds = (usage.client, usage.scheduler, usage.working)
+        by_pixel = [f"{second / usage.pixels * 1e9:.2f}" for second in seconds]
+        by_chunk = [f"{second / usage.chunks * 1e3:.2f}" for second in seconds]
+        table.add_row(str(usage.workers), str(usage.chunks), *by_pixel, *by_chunk)
+    Console(width=140).print(table)
+
+
+WHO = ("client", "scheduler", "workers")
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """Workers whose efficiency is predicted.
+
+    Attributes:
+        name: what they are.
+        count: number of workers.
+        speed: pixels per second of the network on one of them.
+        shares_core: whether the network and the rest of the work share one core; otherwise each chunk in hand has one.
+    """
+
+    name: str
+    count: int
+    speed: float
+    shares_core: bool
+
+    def compute_rate(self, other: float) -> float:
+        """Return pixels per second of a worker, given CPU seconds for each pixel beside the network."""
+        return 1 / (1 / self.speed + other) if self.shares_core else min(self.speed, CHUNKS_AT_ONCE / other)
+
+
+CLUSTERS = (Cluster("CPU workers", 64, 2e6, True), Cluster("GPUs", 8, 2e8, False), Cluster("GPUs", 80, 2e8, False))
+
+
+def predict(real: Usage, pretended: Usage) -> None:
+    """Print the efficiency of large clusters on a scene of 100,000².
+
+    With W workers whose network does v pixels/s, chunks of P pixels and an area A, the network alone takes A / (W·v)
+    seconds. From the first table comes o, the CPU seconds of a worker for a pixel beside the network. A worker does
+    u = 1 / (1/v + o) pixels/s where both share a core, and min(v, 3/o) where each of its three chunks has one. From the
+    second table come c and s, the CPU seconds of client and scheduler for a chunk; each of them does one thing at a
+    time. The last round of chunks is waited for, so that
+
+        seconds = max(ceil(A/P / W) · P/u, A/P · max(c, s)),   efficiency = A / (W·v) / seconds
+
+    Disks and networks are taken as fast enough, and nothing is published.
+    """
+    per_chunk = max(pretended.client, pretended.scheduler) / pretended.chunks
+    other = real.working / real.pixels
+    titles = ("workers", "chunk", "chunks", "Mpx/s of a worker", "chunks/s", "of at most", "seconds", "efficiency")
+    table = Table(*titles, title="100,000²")
+    for cluster in CLUSTERS:
+        rate, alone = cluster.compute_rate(other), SCENE_PIXELS / cluster.count / cluster.speed
+        for edge in (2048, 4096, 8192):
+            chunks = SCENE_PIXELS / edge**2
+            seconds = max(math.ceil(chunks / cluster.count) * edge**2 / rate, chunks * per_chunk)
+            numbers = (f"{chunks:.0f}", f"{rate / 1e6:.1f}", f"{cluster.count * rate / edge**2:.0f}")
+            ends = (f"{1 / per_chunk:.0f}", f"{seconds:.1f}", f"{alone / seconds:.0%}")
+            table.add_row(f"{cluster.count} {cluster.name}", f"{edge}²", *numbers, *ends)
+    Console(width=140).print(table)
+
+
+def main() -> None:
+    """Measure both tables and print them with the prediction."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--processes", type=int, nargs="*", default=[1, 2, 4, 8])
+    parser.add_argument("--size", type=int, default=8192)
+    parser.add_argument("--pretended", type=int, nargs="*", default=[16, 256, 1000])
+    parser.add_argument("--chunks", type=int, default=2000)
+    arguments = parser.parse_args()
+    folder, model = Path(tempfile.mkdtemp()), open_model("land-water-cloud")
+    try:
+        context = make_context(folder, model, arguments.size)
+        empty = pretend_chunks(context, arguments.chunks)
+        real = [measure(lambda: begin_run(context, model), [1] * n, pretend=False) for n in arguments.processes]
+        print_usage("a network of no cost", real)
+        pretended = []
+        for count in arguments.pretended:
+            full, rest = divmod(count, WORKERS_OF_A_PROCESS)
+            counts = [WORKERS_OF_A_PROCESS] * full + [rest] * bool(rest)
+            pretended.append(measure(lambda: begin_run(empty, model), counts, pretend=True))
+            print(pretended[-1], flush=True)
+        print_usage("chunks that do nothing", pretended)
+        if real and pretended:
+            predict(real[0], pretended[-1])
+    finally:
+        shutil.rmtree(folder)
+
+
+if __name__ == "__main__":
+    main()
