@@ -25,25 +25,22 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from time import perf_counter
 from typing import Any, Protocol
 
 import numpy as np
-import psutil
 import rasterio
 from numpy.typing import NDArray
 
-from benchmarks.peer_programs.network import Settings
+from benchmarks.metering import CommandError, Measurement, pick_reason, run_metered
+from benchmarks.peer_programs.network import MODEL, NODATA, Settings
 
 REPOSITORY = Path(__file__).resolve().parent.parent
-MODEL, NODATA, WINDOW = "land-water-cloud", 255, 1024
+WINDOW = 1024
+"""Edge of the windows of peers that are tuned."""
 CONSTRAINTS = (REPOSITORY / "constraints.txt", REPOSITORY / "benchmarks" / "peer_programs" / "constraints.txt")
-SAMPLE_SECONDS = 0.1
-"""Time between two looks at the memory of a command's processes."""
 
 
 @dataclass(frozen=True)
@@ -69,15 +66,6 @@ PEERS = (
     Peer("tiler", ("tiler", "torch", "rasterio"), "run_tiler", margin=96),
     Peer("TerraTorch", ("terratorch", "torch", "torchvision", "rasterio"), "run_terratorch", margin=96),
 )
-
-
-@dataclass(frozen=True)
-class Measurement:
-    """One run of a command: wall seconds, peak bytes of all its processes together, and what it printed."""
-
-    seconds: float
-    peak: int
-    output: str = ""
 
 
 @dataclass(frozen=True)
@@ -122,10 +110,6 @@ class Row:
     failure: str = ""
 
 
-class CommandError(Exception):
-    """A command failed; the text is the reason, one line."""
-
-
 @dataclass(frozen=True)
 class SeamlineContender:
     """``seamline segment`` at its defaults, with an empty cache in the first run."""
@@ -139,20 +123,11 @@ class SeamlineContender:
         """Run twice, the second time over the first's result and with its cache."""
         with tempfile.TemporaryDirectory(dir=self.work) as name:
             out = Path(name) / "out"
-            command = [
-                sys.executable,
-                "-m",
-                "seamline",
-                "segment",
-                str(self.scene),
-                "--model",
-                MODEL,
-                "--out",
-                str(out),
-            ]
+            command = [sys.executable, "-m", "seamline", "segment", str(self.scene), "--model", MODEL]
+            command.extend(["--out", str(out)])
             environment = {**os.environ, "XDG_CACHE_HOME": str(Path(name) / "cache")}
-            first = run_metered(command, environment)
-            second = run_metered([*command, "--overwrite"], environment)
+            first = run_metered(command, environment, REPOSITORY)
+            second = run_metered([*command, "--overwrite"], environment, REPOSITORY)
             [result] = out.glob("*/run.json")
             record = json.loads(result.read_text(encoding="utf-8"))
             labels = read_labels(result.parent / "segmentation.tif")
@@ -184,7 +159,7 @@ class PeerContender:
             program = [str(self.python), "-m", f"benchmarks.peer_programs.{self.peer.program}"]
             command = [*program, str(self.scene), str(self.network), str(out), json.dumps(asdict(self.settings))]
             environment = build_peer_environment()
-            first, second = run_metered(command, environment), run_metered(command, environment)
+            first, second = run_metered(command, environment, REPOSITORY), run_metered(command, environment, REPOSITORY)
             labels = read_labels(out)
         redundancy = parse_report(second.output)["network_pixels"] / labels.size
         return first, second, Outcome(labels, self.settings.precision, redundancy)
@@ -283,67 +258,6 @@ def build_peer_environment() -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if name != "PYTHONPATH"} | {"PYTHONNOUSERSITE": "1"}
 
 
-def run_metered(command: Sequence[str], environment: Mapping[str, str]) -> Measurement:
-    """Run a command from the repository and measure it, its imports included.
-
-    Args:
-        command: program and arguments.
-        environment: all its environment variables.
-
-    Raises:
-        CommandError: It failed.
-    """
-    with tempfile.TemporaryFile("w+") as output, tempfile.TemporaryFile("w+") as errors:
-        started = perf_counter()
-        process = psutil.Popen(command, env=dict(environment), cwd=REPOSITORY, stdout=output, stderr=errors)
-        meter = _MemoryMeter(process)
-        code = process.wait()
-        seconds = perf_counter() - started
-        peak = meter.stop()
-        output.seek(0)
-        errors.seek(0)
-        if code:
-            raise CommandError(f"exit code {code}: {pick_reason(errors.read())}")
-        return Measurement(seconds, peak, output.read())
-
-
-class _MemoryMeter:
-    """Looks at the memory of a process and its descendants again and again, in a thread."""
-
-    def __init__(self, process: psutil.Process) -> None:
-        self._process, self._peak, self._stopped = process, 0, threading.Event()
-        self._thread = threading.Thread(target=self._watch, daemon=True)
-        self._thread.start()
-
-    def stop(self) -> int:
-        """Return the largest sum in bytes."""
-        self._stopped.set()
-        self._thread.join()
-        return self._peak
-
-    def _watch(self) -> None:
-        while not self._stopped.wait(SAMPLE_SECONDS):
-            self._peak = max(self._peak, measure_tree(self._process))
-
-
-def measure_tree(process: psutil.Process) -> int:
-    """Return the resident bytes of a process and its descendants; what is mapped from files counts once."""
-    private, shared = 0, [0]
-    try:
-        family = [process, *process.children(recursive=True)]
-    except psutil.NoSuchProcess:
-        return 0
-    for member in family:
-        try:
-            memory = member.memory_info()
-        except psutil.NoSuchProcess:
-            continue
-        mapped = getattr(memory, "shared", 0)  # Linux tells it
-        private += memory.rss - mapped
-        shared.append(mapped)
-    return private + max(shared)
-
-
 def take_turns(contenders: Sequence[Contender], references: Mapping[str, NDArray[np.uint8]], turns: int) -> list[Row]:
     """Run all contenders one after the other, again and again; one that fails is not run again.
 
@@ -403,13 +317,6 @@ def parse_report(output: str) -> dict[str, Any]:
         if line.startswith("{"):
             return dict(json.loads(line))
     raise CommandError(f"printed no figures but {output[-100:]!r}")
-
-
-def pick_reason(errors: str) -> str:
-    """Return the line of a program's standard error that says why it failed: the last that names an error."""
-    lines = [" ".join(line.split()) for line in errors.splitlines() if line.strip()]
-    named = [line for line in lines if "error" in line.lower()]
-    return (named or lines or ["no reason given"])[-1][:200]
 
 
 COLUMNS = (

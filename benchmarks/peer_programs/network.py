@@ -20,6 +20,11 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+MODEL = "land-water-cloud"
+"""The embedded model that all rows run."""
+NODATA = 255
+"""Label of pixels without data."""
+
 
 @dataclass(frozen=True)
 class Settings:

@@ -17,6 +17,8 @@ from numpy.typing import NDArray
 from torch import fx, nn
 
 from benchmarks.peer_programs.network import (
+    MODEL,
+    NODATA,
     Network,
     Normalisation,
     Settings,
@@ -29,9 +31,6 @@ from seamline.flows.settings.model_folder import Model, get_radiometry, open_mod
 from seamline.model.engines.torch_engine import fuse_batch_norm, has_onednn, load_unet
 from seamline.pipeline.scenes.open_scene import SceneOptions, open_scene
 from seamline.pipeline.scenes.scene import Scene
-
-MODEL = "land-water-cloud"
-NODATA = 255
 
 
 def main() -> None:
@@ -70,7 +69,8 @@ def check_bands(scene: Scene) -> None:
 
 def export_layers(model: Model) -> nn.Module:
     """Return a model's U-Net, batch normalisation folded, as a module that needs torch alone to be loaded."""
-    traced = fx.symbolic_trace(fuse_batch_norm(load_unet(model.spec, model.folder)), concrete_args={"halo": 0})
+    network = fuse_batch_norm(load_unet(model.spec, model.folder).double()).float()
+    traced = fx.symbolic_trace(network, concrete_args={"halo": 0})
     for node in traced.graph.nodes:
         node.type = None  # annotations of the source, which cannot be written
     traced.recompile()
