@@ -2,11 +2,11 @@
 
     python -m benchmarks.peers [--size 4096 | --scene FILE] [--repeat 3] [--peers OmniCloudMask MONAI tiler TerraTorch]
 
-Each peer is installed with pip in a virtual environment of its own below ``--work``, with the versions of the project's
-``constraints.txt`` and of ``peer_programs/constraints.txt``; once, in some minutes and 1 to 2 GB each. All run the
-embedded model ``land-water-cloud``; peers get it as a torch module with its normalisation inside and its batch
-normalisation folded. Each runs at its defaults (fp32, torch's own number of threads) and tuned: bf16 where the CPU has
-it, channels-last, as many threads as cores, windows of 1024. Seamline runs as ``seamline segment``, at its defaults.
+Each peer is installed with pip in a virtual environment of its own below ``--work``, with the versions of its file of
+requirements in ``peer_programs``; once, in some minutes and 1 to 2 GB each. All run the embedded model
+``land-water-cloud``; peers get it as a torch module with its normalisation inside and its batch normalisation folded.
+Each runs at its defaults (fp32, torch's own number of threads) and tuned: bf16 where the CPU has it, channels-last, as
+many threads as cores, windows of 1024. Seamline runs as ``seamline segment``, at its defaults.
 
 Each row is a command in a process of its own, from the file of the scene to a file of labels, imports included, run
 twice in a row; the rows take turns ``--repeat`` times. Seamline's first run measures the model, its second finds that
@@ -40,7 +40,6 @@ from benchmarks.peer_programs.network import MODEL, NODATA, Settings
 REPOSITORY = Path(__file__).resolve().parent.parent
 WINDOW = 1024
 """Edge of the windows of peers that are tuned."""
-CONSTRAINTS = (REPOSITORY / "constraints.txt", REPOSITORY / "benchmarks" / "peer_programs" / "constraints.txt")
 
 
 @dataclass(frozen=True)
@@ -48,23 +47,19 @@ class Peer:
     """A program beside which Seamline runs.
 
     Attributes:
-        name: As its authors write it.
-        packages: What pip installs; the files of constraints have the versions.
-        program: Module of ``peer_programs`` that runs it.
+        name: As its authors write it; in small letters that of its program and its requirements in ``peer_programs``.
         margin: Pixels on every side of a window that it throws away when tuned; 0 where it cannot.
     """
 
     name: str
-    packages: tuple[str, ...]
-    program: str
     margin: int = 0
 
 
 PEERS = (
-    Peer("OmniCloudMask", ("omnicloudmask", "torch", "torchvision", "rasterio"), "run_omnicloudmask"),
-    Peer("MONAI", ("monai", "torch", "rasterio"), "run_monai"),
-    Peer("tiler", ("tiler", "torch", "rasterio"), "run_tiler", margin=96),
-    Peer("TerraTorch", ("terratorch", "torch", "torchvision", "rasterio"), "run_terratorch", margin=96),
+    Peer("OmniCloudMask"),
+    Peer("MONAI"),
+    Peer("tiler", margin=96),
+    Peer("TerraTorch", margin=96),
 )
 
 
@@ -80,8 +75,13 @@ class Outcome:
 class Contender(Protocol):
     """A command that takes turns with others: the first columns of its row, and how it runs."""
 
-    name: str
-    how: str
+    @property
+    def name(self) -> str:
+        """The program's name."""
+
+    @property
+    def how(self) -> str:
+        """The settings in words."""
 
     def run(self) -> tuple[Measurement, Measurement, Outcome]:
         """Run twice in a row and return both measurements and what the second left; may raise ``CommandError``."""
@@ -156,7 +156,7 @@ class PeerContender:
         """Run twice; nothing is kept between both but what the operating system and the peer keep."""
         with tempfile.TemporaryDirectory(dir=self.work) as name:
             out = Path(name) / "labels.tif"
-            program = [str(self.python), "-m", f"benchmarks.peer_programs.{self.peer.program}"]
+            program = [str(self.python), "-m", f"benchmarks.peer_programs.run_{self.name.lower()}"]
             command = [*program, str(self.scene), str(self.network), str(out), json.dumps(asdict(self.settings))]
             environment = build_peer_environment()
             first, second = run_metered(command, environment, REPOSITORY), run_metered(command, environment, REPOSITORY)
@@ -236,15 +236,15 @@ def install_peer(peer: Peer, folder: Path) -> Path:
         CommandError: It cannot be installed.
     """
     python, marker = folder / "bin" / "python", folder / "installed.txt"
-    wanted = "\n".join([" ".join(peer.packages), *(path.read_text(encoding="utf-8") for path in CONSTRAINTS)])
+    requirements = REPOSITORY / "benchmarks" / "peer_programs" / f"{peer.name.lower()}.txt"
+    wanted = requirements.read_text(encoding="utf-8")
     if marker.exists() and marker.read_text(encoding="utf-8") == wanted:
         return python
     shutil.rmtree(folder, ignore_errors=True)
-    constraints = [part for path in CONSTRAINTS for part in ("--constraint", str(path))]
     print(f"installing {peer.name} in {folder}", file=sys.stderr, flush=True)
     for command in (
         [sys.executable, "-m", "venv", str(folder)],
-        [str(python), "-m", "pip", "install", "--quiet", *constraints, *peer.packages],
+        [str(python), "-m", "pip", "install", "--quiet", "--requirement", str(requirements)],
     ):
         done = subprocess.run(command, capture_output=True, text=True, env=build_peer_environment())
         if done.returncode:
@@ -304,7 +304,8 @@ def count_differing(labels: NDArray[np.uint8], reference: NDArray[np.uint8]) -> 
 def read_labels(path: Path) -> NDArray[np.uint8]:
     """Return the first band of a raster."""
     with rasterio.open(path) as raster:
-        return raster.read(1)
+        labels: NDArray[np.uint8] = raster.read(1)
+    return labels
 
 
 def parse_report(output: str) -> dict[str, Any]:

@@ -125,7 +125,8 @@ def load_network(path: Path, settings: Settings) -> Network:
 def read_scene(path: Path) -> NDArray[np.generic]:
     """Return all digital numbers of a raster (bands, height, width)."""
     with rasterio.open(path) as raster:
-        return raster.read()
+        numbers: NDArray[np.generic] = raster.read()
+    return numbers
 
 
 def write_labels(labels: NDArray[np.uint8], scene: Path, out: Path) -> None:
