@@ -16,8 +16,8 @@ from omnicloudmask import predict_from_load_func, raster_utils  # noqa: E402  ne
 def pass_numbers_on(patch: np.ndarray, *_nodata: float) -> np.ndarray:
     """Return a patch as it is, in place of OmniCloudMask's own normalisation.
 
-    It divides each patch by the standard deviation of its bands, as its own networks were trained. This network has
-    another normalisation inside; with both, nearly every label would be another one.
+    OmniCloudMask normalises each patch by the mean and standard deviation of its own bands, as its own networks expect.
+    This network expects the normalisation of its model, which is inside it.
     """
     return patch
 
