@@ -218,8 +218,10 @@ def prepare(scene: Path, folder: Path) -> dict[str, NDArray[np.uint8]]:
     """
     folder.mkdir(exist_ok=True)
     command = [sys.executable, "-m", "benchmarks.peer_programs.prepare", str(scene), str(folder)]
-    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, cwd=REPOSITORY)
-    return {precision: np.load(folder / f"{precision}.npy") for precision in json.loads(done.stdout.splitlines()[-1])}
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, cwd=REPOSITORY)
+    if done.returncode:
+        raise SystemExit(done.returncode)  # it has said why
+    return {precision: np.load(folder / file) for precision, file in parse_report(done.stdout).items()}
 
 
 def install_peer(peer: Peer, folder: Path) -> Path:

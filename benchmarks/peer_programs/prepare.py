@@ -1,7 +1,7 @@
 """Prepares what all rows of `peers.py` share: the network for peers, and the labels of one forward of the whole scene.
 
-``SCENE FOLDER`` writes ``network.pt`` to the folder and, for each precision that this CPU computes fast, the labels,
-``PRECISION.npy``, and prints the precisions as JSON. Labels that are there already are kept.
+``SCENE FOLDER`` writes ``network.pt`` to the folder and, by precision that this CPU computes fast, labels as ``.npy``,
+and prints their names by precision as JSON. Labels of the same scene and model that are there are kept.
 """
 
 from __future__ import annotations
@@ -44,15 +44,16 @@ def main() -> None:
     folder: Path = arguments.folder
     network = folder / "network.pt"
     save_layers(export_layers(model), describe_normalisation(scene, model), network)
-    precisions = ("fp32", "bf16") if has_onednn("bf16") else ("fp32",)
-    for precision in precisions:
-        path = folder / f"{precision}.npy"
-        if not path.exists():
-            settings = Settings(precision, channels_last=True)
+    labels = {}
+    for precision in ("fp32", "bf16") if has_onednn("bf16") else ("fp32",):
+        labels[precision] = f"{precision}-{scene.compute_digest()[:12]}-{model.digest[:12]}.npy"
+        if not (folder / labels[precision]).exists():
             numbers = read_scene(arguments.scene)
-            labels = label_whole_scene(load_network(network, settings), numbers, model.spec.exact_halo or 0)
-            np.save(path, np.where(find_valid(numbers, scene), labels, NODATA).astype(np.uint8))
-    print(json.dumps(precisions))
+            whole = load_network(network, Settings(precision, channels_last=True))
+            found = label_whole_scene(whole, numbers, model.spec.exact_halo or 0)
+            found[~find_valid(numbers, scene)] = NODATA
+            np.save(folder / labels[precision], found)
+    print(json.dumps(labels))
 
 
 def check_bands(scene: Scene) -> None:
