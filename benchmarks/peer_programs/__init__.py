@@ -1,0 +1,1 @@
+"""One program for each peer of `peers.py`, run in the peer's own environment."""
