@@ -51,8 +51,11 @@ def _show_help(
         typer.echo(context.get_help())
 
 
-def main() -> None:
-    """Run the command line and exit. Seamline's own errors become one line; others are defects and keep a traceback."""
+def main() -> int:
+    """Run the command line and return its exit code.
+
+    Seamline's own errors become one line; others are defects and keep a traceback.
+    """
     handle_signals()
     silence_libraries()
     try:
@@ -68,7 +71,7 @@ def main() -> None:
     if code == _EXIT_INTERRUPTED:  # from above, or from Typer, which catches Ctrl-C itself while a command runs
         code = report_stop()
     atexit.register(_stop_zarr_thread)  # handlers run in reverse order, so this one runs before zarr's own
-    sys.exit(code)
+    return int(code or 0)
 
 
 def _stop_zarr_thread() -> None:

@@ -9,6 +9,7 @@ import sys
 import threading
 import warnings
 from contextlib import suppress
+from typing import NoReturn
 
 _SIGNALS = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated", signal.SIGHUP: "hung up"}
 """Signals that end a command in order, and what its last line calls them."""
@@ -17,6 +18,7 @@ _PAUSE = 0.1
 """Seconds after which a signal that was lost is sent again."""
 
 _received: list[signal.Signals] = []
+_codes: list[int] = []
 
 
 def handle_signals() -> None:
@@ -48,16 +50,22 @@ def report_stop() -> int:
     return 128 + number
 
 
-def exit_after_signal() -> None:
-    """Exit with the code of the signal that ended the command, if one did.
+def exit_with(code: int) -> NoReturn:
+    """Exit with a code, whatever signals came."""
+    _codes.append(code)
+    sys.exit(code)
+
+
+def keep_exit_code() -> None:
+    """Exit at once with the code that was given to ``exit_with``, if a signal came; to be called last at exit.
 
     Python itself would end with SIGINT where an extension module that was being imported has noted an interrupt.
     """
-    if _received:
+    if _received and _codes:
         for stream in (sys.stdout, sys.stderr):
             with suppress(OSError, ValueError, AttributeError):  # it may be closed, or none
                 stream.flush()
-        os._exit(128 + _received[-1])
+        os._exit(_codes[-1])
 
 
 def _stop(number: int, frame: object) -> None:

@@ -22,8 +22,9 @@ from seamline.pipeline.common.layout import ITEMS, WAITING
 from seamline.pipeline.storage.atomic import sync
 from seamline.pipeline.storage.object_store import ObjectFolder
 
-LARGE_TABLE = 100_000
-"""Bytes of a table from which on it is not written anew for each scene: that of some hundred scenes."""
+LARGE_TABLE = 500_000
+"""Bytes of a table from which on it is not written anew for each scene: that of some hundred scenes. A table of one
+scene with many classes and outputs may have 100,000 already, most of them for its columns."""
 
 _BYTES_PER_NOTE = 20_000
 """Bytes of the table for each note that may wait. So to renew costs as much for each scene however many there are."""

@@ -6,13 +6,13 @@ import atexit
 import os
 import sys
 
-from seamline.flows.cli.process import exit_after_signal, handle_signals, report_stop
+from seamline.flows.cli.process import exit_with, handle_signals, keep_exit_code, report_stop
 from seamline.flows.terminal.output import protect_output
 
 
 def main() -> None:
     """Run the command line and exit. A signal ends it in order, also while it is still being imported."""
-    atexit.register(exit_after_signal)  # handlers run in reverse order, so this one runs last
+    atexit.register(keep_exit_code)  # handlers run in reverse order, so this one runs last
     handle_signals()
     protect_output()
     try:
@@ -21,7 +21,7 @@ def main() -> None:
         code = report_stop()
         sys.stderr.flush()
         os._exit(code)  # extension modules that were being initialized may have noted an interrupt that is not handled
-    run_command()
+    exit_with(run_command())
 
 
 if __name__ == "__main__":

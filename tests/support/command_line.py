@@ -22,11 +22,7 @@ class CommandLine:
 
     def __call__(self, *arguments: object) -> tuple[int, str, str]:
         self._monkeypatch.setattr("sys.argv", ["seamline", *map(str, arguments)])
-        code = 0
-        try:
-            cli.main()
-        except SystemExit as end:
-            code = int(end.code or 0)
+        code = cli.main()
         captured = self._capfd.readouterr()
         return code, captured.out, captured.err
 

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import psutil
@@ -25,6 +26,10 @@ from seamline.pipeline.execution.predictor import PredictorPlugin
 PROJECT = Path(__file__).parents[3]
 WINDOW = 1056
 """Edge of a window whose activations do not fit into a heap of 64 MiB."""
+
+
+UNUSED: Any = None
+"""The run that the plugin holds, which these tests do not work on."""
 
 
 def count_page_faults(plugin_name: str) -> list[int]:
@@ -44,7 +49,7 @@ def count_page_faults(plugin_name: str) -> list[int]:
 def find_faults(client: Client, model: Model) -> list[int]:
     settings = EngineSettings(precision="fp32", channels_last=True, threads=1)
     radiometry = Radiometry((1e-4,) * 6, (0.0,) * 6, (None,) * 6)
-    plugin = PredictorPlugin(RuntimeLoader(model.folder, model.digest, settings, radiometry, 96), client.id)
+    plugin = PredictorPlugin(RuntimeLoader(model.folder, model.digest, settings, radiometry, 96), UNUSED, client.id)
     client.register_plugin(plugin)
     return client.submit(count_page_faults, plugin.name).result()
 

@@ -17,7 +17,7 @@ from distributed import Client, LocalCluster
 from seamline.flows.runs.scene_job import open_input
 from seamline.flows.settings.model_folder import Model
 from seamline.flows.settings.options import SegmentOptions
-from seamline.pipeline.cluster import losses
+from seamline.pipeline.cluster import losses, plugins
 from seamline.pipeline.cluster.workers import CHUNKS_AT_ONCE
 from seamline.pipeline.common.errors import RunError
 from seamline.pipeline.execution import chunk_tasks
@@ -77,6 +77,7 @@ def count_traffic(client: Client, monkeypatch: pytest.MonkeyPatch, work: Callabl
         patch.setattr(client, "_send_to_scheduler", count_message)
         patch.setattr(client, "sync", count_request)
         patch.setattr(losses, "get_known_workers", refuse)
+        patch.setattr(plugins, "WORKER_CHECK_INTERVAL", 300)  # a busy machine may take longer than it to begin
         work()
     return len(sizes), sum(sizes)
 

@@ -188,18 +188,18 @@ def test_a_client_that_is_cut_off_ends_with_one_line_and_goes_on_later(
     hosts: Hosts, source: Path, small_model: Model, whole: dict[str, bytes], chunks: int, tmp_path: Path
 ) -> None:
     segmenting = command(source, small_model, tmp_path)
-    if not chunks:  # cut off while it measures
+    if not chunks:  # cut off while it plans
         hosts = replace(hosts, environment={**hosts.environment, "XDG_CACHE_HOME": str(tmp_path / "cache")})
     with hosts.running("client", *segmenting) as client:
         wait_until(
-            lambda: len(list_inferred_chunks(tmp_path)) >= chunks if chunks else "measuring" in hosts.said("client"),
+            lambda: len(list_inferred_chunks(tmp_path)) >= chunks if chunks else "checking on a window" in hosts.said("client"),
             "work",
         )
         with hosts.cut_off("client"):
             assert client.wait(PATIENCE) == 1
     *before, last = hosts.said("client").splitlines()
     assert last.startswith("seamline: scene scene: the cluster is gone (") and "run the same command again" in last
-    assert all(line.startswith(("warning: ", "measuring ")) for line in before)
+    assert all(line.startswith(("warning: ", "checking ")) for line in before)
     if chunks:
         done = len(list_inferred_chunks(tmp_path))
         with hosts.running("client", *segmenting) as client:
