@@ -5,12 +5,12 @@ from __future__ import annotations
 import atexit
 import sys
 from importlib.metadata import version
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
 
 from seamline.flows.cli import doctor, models, results, scenes, training, up
-from seamline.flows.cli.process import handle_signals, report_stop, silence_libraries, was_stopped
+from seamline.flows.cli.process import exit_with, handle_signals, report_stop, silence_libraries, was_stopped
 from seamline.flows.cli.usage import usage_error
 from seamline.flows.terminal.output import close_output
 from seamline.model.spec.errors import ModelError
@@ -51,11 +51,8 @@ def _show_help(
         typer.echo(context.get_help())
 
 
-def main() -> int:
-    """Run the command line and return its exit code.
-
-    Seamline's own errors become one line; others are defects and keep a traceback.
-    """
+def main() -> NoReturn:
+    """Run the command line and exit. Seamline's own errors become one line; others are defects and keep a traceback."""
     handle_signals()
     silence_libraries()
     try:
@@ -71,7 +68,7 @@ def main() -> int:
     if code == _EXIT_INTERRUPTED:  # from above, or from Typer, which catches Ctrl-C itself while a command runs
         code = report_stop()
     atexit.register(_stop_zarr_thread)  # handlers run in reverse order, so this one runs before zarr's own
-    return int(code or 0)
+    exit_with(int(code or 0))
 
 
 def _stop_zarr_thread() -> None:

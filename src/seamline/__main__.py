@@ -6,7 +6,7 @@ import atexit
 import os
 import sys
 
-from seamline.flows.cli.process import exit_with, handle_signals, keep_exit_code, report_stop
+from seamline.flows.cli.process import handle_signals, keep_exit_code, report_stop
 from seamline.flows.terminal.output import protect_output
 
 
@@ -21,7 +21,7 @@ def main() -> None:
         code = report_stop()
         sys.stderr.flush()
         os._exit(code)  # extension modules that were being initialized may have noted an interrupt that is not handled
-    exit_with(run_command())
+    run_command()
 
 
 if __name__ == "__main__":

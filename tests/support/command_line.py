@@ -22,7 +22,11 @@ class CommandLine:
 
     def __call__(self, *arguments: object) -> tuple[int, str, str]:
         self._monkeypatch.setattr("sys.argv", ["seamline", *map(str, arguments)])
-        code = cli.main()
+        code = 0
+        try:
+            cli.main()
+        except SystemExit as end:
+            code = int(end.code or 0)
         captured = self._capfd.readouterr()
         return code, captured.out, captured.err
 

@@ -192,7 +192,7 @@ def test_a_client_that_is_cut_off_ends_with_one_line_and_goes_on_later(
         hosts = replace(hosts, environment={**hosts.environment, "XDG_CACHE_HOME": str(tmp_path / "cache")})
     with hosts.running("client", *segmenting) as client:
         wait_until(
-            lambda: len(list_inferred_chunks(tmp_path)) >= chunks if chunks else "checking on a window" in hosts.said("client"),
+            lambda: len(list_inferred_chunks(tmp_path)) >= chunks if chunks else "checking on" in hosts.said("client"),
             "work",
         )
         with hosts.cut_off("client"):
