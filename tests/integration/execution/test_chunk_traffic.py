@@ -134,7 +134,7 @@ def test_what_waits_is_known_to_the_scheduler_and_held_by_no_worker(
         time.sleep(0.3)
         assert len(worker.processing) == CHUNKS_AT_ONCE + 1
         if threads == CHUNKS_AT_ONCE:
-            assert scheduler.adaptive_target("1s") >= 3  # of Dask's half second for each chunk that it does not know
+            assert scheduler.adaptive_target("1s") > 1  # Dask takes a chunk that it does not know for half a second
             cluster.scale(2)
             client.wait_for_workers(2, timeout=60)
             other = next(state for state in scheduler.workers.values() if state is not worker)
