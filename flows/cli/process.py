@@ -56,12 +56,13 @@ def exit_with(code: int) -> NoReturn:
     sys.exit(code)
 
 
-def keep_exit_code() -> None:
-    """Exit at once with the code that was given to ``exit_with``, if a signal came; to be called last at exit.
+def leave_at_once() -> None:
+    """End the process with the code that was given to ``exit_with``; to be called last at exit.
 
-    Python itself would end with SIGINT where an extension module that was being imported has noted an interrupt.
+    Python itself would spend a second on taking torch apart, and would end with SIGINT where an extension module that
+    was being imported has noted an interrupt.
     """
-    if _received and _codes:
+    if _codes:
         for stream in (sys.stdout, sys.stderr):
             with suppress(OSError, ValueError, AttributeError):  # it may be closed, or none
                 stream.flush()

@@ -6,13 +6,13 @@ import atexit
 import os
 import sys
 
-from seamline.flows.cli.process import handle_signals, keep_exit_code, report_stop
+from seamline.flows.cli.process import handle_signals, leave_at_once, report_stop
 from seamline.flows.terminal.output import protect_output
 
 
 def main() -> None:
     """Run the command line and exit. A signal ends it in order, also while it is still being imported."""
-    atexit.register(keep_exit_code)  # handlers run in reverse order, so this one runs last
+    atexit.register(leave_at_once)  # handlers run in reverse order, so this one runs last
     handle_signals()
     protect_output()
     try:
