@@ -43,7 +43,7 @@ from seamline.pipeline.scenes.scene import Scene, choose_display_bands, has_true
 _MAX_WORKERS = 8
 """The most workers of a local cluster on CPUs, unless the user asks for more."""
 
-_SMALL = 2048**2
+_SMALL = 4096**2
 """Pixels of all scenes of a command up to which its own process segments them."""
 
 _MEMORY_PER_WORKER = 3 * 2**30
