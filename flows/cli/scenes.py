@@ -32,6 +32,7 @@ from seamline.flows.cli.arguments import (
     split_names,
     validate_options,
 )
+from seamline.flows.cli.process import raise_if_stopped
 from seamline.flows.terminal import progress, tables
 
 app = typer.Typer()
@@ -79,6 +80,7 @@ def segment(
     """
     from seamline.flows.runs.segment import segment_scenes
 
+    raise_if_stopped()
     options = validate_options(
         window=window,
         halo=halo,
@@ -138,6 +140,7 @@ def plan(
     """Show how a scene would be segmented: tiles, redundancy, memory, time. Segments nothing."""
     from seamline.flows.runs.planning import plan_scene
 
+    raise_if_stopped()
     options = validate_options(
         window=window,
         halo=halo,

@@ -363,7 +363,9 @@ def test_a_signal_in_the_first_moment_ends_it_in_one_line(
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     time.sleep(0.3)
     process.send_signal(sent)
-    assert process.communicate(timeout=60)[1] == f"seamline: {said}; give the same command again\n"
+    *before, last = process.communicate(timeout=60)[1].splitlines()
+    assert last == f"seamline: {said}; give the same command again"
+    assert all(line.startswith(("warning: ", "checking ")) for line in before)  # of a machine that woke us up late
     assert process.returncode == 128 + sent
 
 
