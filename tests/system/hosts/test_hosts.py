@@ -179,8 +179,11 @@ def test_a_host_that_is_cut_off_changes_nothing_not_even_when_it_wakes_up_afterw
     # Whether it went on with its chunks or noticed first that nobody knows it is a matter of milliseconds. That a late
     # write changes nothing is shown by test_a_worker_that_the_cluster_lost_… in integration/execution/test_resume.py.
     assert read_rasters(tmp_path / "scene") == whole
-    assert not (tmp_path / "scene" / ".run").exists()
     assert not list(verify(tmp_path))
+    # A worker that was stopped while it wrote may leave files in the run directory, which the next run clears away.
+    with hosts.running("client", *command(source, small_model, tmp_path)) as client:
+        assert client.wait(PATIENCE) == 0, hosts.said("client")
+    assert not (tmp_path / "scene" / ".run").exists()
 
 
 @pytest.mark.parametrize("chunks", [0, 8])
