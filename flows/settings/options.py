@@ -59,7 +59,7 @@ class SegmentOptions(BaseModel):
     threads: Threads = Field(None, description="Threads of the network in each worker; default: by the machine")
     cluster: str = Field("local", description="local, or the address of a Dask scheduler")
     workers: Workers = Field(
-        None, description="Worker processes of a local cluster; default: one a CUDA device or core, none for a small scene"
+        None, description="Worker processes of a local cluster; default: one a device or core, none for a small scene"
     )
     outputs: Outputs = Field(("cog", "zarr"), description="What to write")
     zarr_format: Literal[3, 2] = Field(3, description="Version of the Zarr format; 2 for QGIS and GDAL before 3.11")
