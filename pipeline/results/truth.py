@@ -40,8 +40,9 @@ from seamline.pipeline.storage.atomic import refuse_special_file
 VECTOR_SUFFIXES = {".geojson", ".json", ".gpkg", ".fgb", ".shp", ".gml", ".kml"}
 _OWN_FIELDS = ("class", "area_m2")
 """Attributes of the polygons that a run publishes; the first holds the label."""
-_UNREADABLE_ERRORS = (RuntimeError, ValueError, LookupError)
-"""What pyogrio raises for files that it cannot read: its own errors are RuntimeErrors."""
+_UNREADABLE_ERRORS = (RuntimeError, ValueError, LookupError, NameError)
+"""What pyogrio raises for files that it cannot read: its own errors are RuntimeErrors, and it uses a name that it has
+not set where GDAL cannot write a CRS."""
 
 LabelReader = Callable[[Window], NDArray[np.uint8]]
 """Reads the labels (height, width) of a window, ``NODATA`` where nothing is known."""

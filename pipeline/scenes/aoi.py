@@ -28,7 +28,7 @@ _Bounds = tuple[float, float, float, float]
 """Left, bottom, right, top."""
 
 _PARSE_ERRORS = (
-    *(ValueError, TypeError, LookupError, AttributeError, ArithmeticError),
+    *(ValueError, TypeError, LookupError, AttributeError, ArithmeticError, NameError),
     *(
         RuntimeError,
         shapely.errors.ShapelyError,

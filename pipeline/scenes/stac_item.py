@@ -32,8 +32,19 @@ _INHERITED_FIELDS = ("raster:scale", "raster:offset", "raster:nodata", "nodata")
 """Properties of an item, since STAC 1.1, that hold for all its bands that say nothing else."""
 _LONGEST_NAME = 255
 """Bytes of the name of a file, on all usual file systems."""
-_PRODUCT_FIELDS = ("title", "s2:product_uri", "s2:granule_id", "s2:tile_id", "platform", "constellation")
+_PRODUCT_FIELDS = (
+    "title",
+    "s2:product_uri",
+    "s2:granule_id",
+    "s2:tile_id",
+    "platform",
+    "constellation",
+    "mission",
+    "s2:datatake_id",
+)
 """Properties that may hold the name of a product or a satellite."""
+_INSTRUMENT = re.compile(r"\bmsi\b")
+"""That of Sentinel-2."""
 _SENTINEL_2 = re.compile(r"sentinel-?2", re.IGNORECASE)
 _OFFSET_APPLIED = ("earthsearch:boa_offset_applied", "sentinel:boa_offset_applied", "s2:boa_offset_applied")
 # pystac's errors have no common base, and it fails with Python's own errors on documents of another structure.
@@ -165,6 +176,9 @@ def _list_product_names(item: pystac.Item) -> tuple[str, ...]:
     values = [item.id, item.collection_id, *(item.properties.get(name) for name in _PRODUCT_FIELDS)]
     if str(item.properties.get("landsat:correction", "")).upper().startswith("L2"):
         values.append(f"landsat c{item.properties.get('landsat:collection_number')} l2")
+    instruments = str(item.properties.get("instruments", "")).casefold()
+    if any(name.startswith("s2:") for name in item.properties) or _INSTRUMENT.search(instruments):
+        values.append("Sentinel-2")
     return tuple(value for value in values if isinstance(value, str))
 
 

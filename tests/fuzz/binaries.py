@@ -88,7 +88,8 @@ def damage_graph(content: bytes, chance: Chance) -> bytes:
                 entry = tensor.external_data.add()
                 entry.key, entry.value = "location", chance.of(("../../outside/secret.tif", "/dev/zero", "x", ""))
             case _:
-                node.input[chance.below(len(node.input))] = node.output[0]  # a circle
+                if node.input:
+                    node.input[chance.below(len(node.input))] = node.output[0]  # a circle
     return bytes(model.SerializeToString())
 
 

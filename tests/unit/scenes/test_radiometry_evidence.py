@@ -46,6 +46,9 @@ def test_a_scale_without_an_offset_leaves_that_of_sentinel_2_open(tmp_path: Path
             write_stack(folder / "stack.tif", numbers, 1e-4, ("B04", "B03", "B02")),
             write_item(folder / "item", numbers, stated, platform="sentinel-2b"),
             write_item(folder / "other", numbers, {"raster:scale": 1e-4}, collection="sentinel-2-l2a"),
+            write_item(folder / "msi", numbers, {"raster:scale": 1e-4}, instruments=["msi"]),
+            write_item(folder / "mission", numbers, {"raster:scale": 1e-4}, mission="Sentinel-2"),
+            write_item(folder / "field", numbers, {"raster:scale": 1e-4}, **{"s2:mgrs_tile": "33TWN"}),
         ]
 
     for source in write_sources(tmp_path / "later", later):
