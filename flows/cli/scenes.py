@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -111,7 +113,22 @@ def segment(
         overwrite=overwrite,
     )
     with progress.show_live_progress() as watcher:
-        segment_scenes(scene, model, out, options, watcher)
+        # A library may have swallowed the interrupt of a signal at any moment.
+        checked = replace(
+            watcher,
+            say=_check_signals_before(watcher.say),
+            planned=_check_signals_before(watcher.planned),
+            progress=_check_signals_before(watcher.progress),
+        )
+        segment_scenes(scene, model, out, options, checked)
+
+
+def _check_signals_before(callback: Callable[..., None]) -> Callable[..., None]:
+    def call(*arguments: object) -> None:
+        raise_if_stopped()
+        callback(*arguments)
+
+    return call
 
 
 @app.command()

@@ -89,7 +89,7 @@ def test_traffic_grows_neither_with_the_workers_nor_with_what_the_run_holds(
     """Requests and messages: at most one for each of submitting, releasing and fetching a chunk."""
     monkeypatch.setattr(chunk_tasks, "infer_chunk", infer_nothing)
     large = replace(job, scene=replace(job.scene, aoi="0 " * 500_000))
-    for workers in (2, 24):
+    for workers in (2, 6):
         with start_workers(workers) as (_, client):
             for context in (job, large):
                 number, size = count_traffic(client, monkeypatch, lambda: run_chunks(client, context, dict))  # noqa: B023
