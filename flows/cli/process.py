@@ -43,15 +43,6 @@ def was_stopped() -> bool:
     return bool(_received)
 
 
-def raise_if_stopped() -> None:
-    """Raise ``KeyboardInterrupt`` again if a signal has come; call this after imports.
-
-    Extension modules that import others clear whatever error comes of it, also the interrupt of a signal.
-    """
-    if _received:
-        raise KeyboardInterrupt
-
-
 def report_stop() -> int:
     """Say which signal ended the command, and return its exit code."""
     number = _received[-1] if _received else signal.SIGINT

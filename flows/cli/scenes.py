@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -34,7 +32,6 @@ from seamline.flows.cli.arguments import (
     split_names,
     validate_options,
 )
-from seamline.flows.cli.process import raise_if_stopped
 from seamline.flows.terminal import progress, tables
 
 app = typer.Typer()
@@ -82,7 +79,6 @@ def segment(
     """
     from seamline.flows.runs.segment import segment_scenes
 
-    raise_if_stopped()
     options = validate_options(
         window=window,
         halo=halo,
@@ -113,22 +109,7 @@ def segment(
         overwrite=overwrite,
     )
     with progress.show_live_progress() as watcher:
-        # A library may have swallowed the interrupt of a signal at any moment.
-        checked = replace(
-            watcher,
-            say=_check_signals_before(watcher.say),
-            planned=_check_signals_before(watcher.planned),
-            progress=_check_signals_before(watcher.progress),
-        )
-        segment_scenes(scene, model, out, options, checked)
-
-
-def _check_signals_before(callback: Callable[..., None]) -> Callable[..., None]:
-    def call(*arguments: object) -> None:
-        raise_if_stopped()
-        callback(*arguments)
-
-    return call
+        segment_scenes(scene, model, out, options, watcher)
 
 
 @app.command()
@@ -157,7 +138,6 @@ def plan(
     """Show how a scene would be segmented: tiles, redundancy, memory, time. Segments nothing."""
     from seamline.flows.runs.planning import plan_scene
 
-    raise_if_stopped()
     options = validate_options(
         window=window,
         halo=halo,

@@ -360,12 +360,13 @@ def test_a_signal_in_the_first_moment_ends_it_in_one_line(
 ) -> None:
     options = ["--model", "land-water-cloud", "--out", tmp_path / "out"]
     command = [sys.executable, "-m", "seamline", "segment", scene, *options]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    # Who runs the tests under nohup ignores one of these signals, and so would the command.
+    process = subprocess.Popen(
+        command, stderr=subprocess.PIPE, text=True, preexec_fn=lambda: signal.signal(sent, signal.SIG_DFL)
+    )
     time.sleep(0.3)
     process.send_signal(sent)
-    *before, last = process.communicate(timeout=60)[1].splitlines()
-    assert last == f"seamline: {said}; give the same command again"
-    assert all(line.startswith(("warning: ", "checking ")) for line in before)  # of a machine that woke us up late
+    assert process.communicate(timeout=60)[1] == f"seamline: {said}; give the same command again\n"
     assert process.returncode == 128 + sent
 
 
