@@ -1,7 +1,8 @@
-"""Items of scenes that no run made."""
+"""Items of scenes that no run made, and items that describe a source."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -26,6 +27,22 @@ UTM = GeoBox((300, 200), Affine(30, 0, 600000, 0, -30, 9700000), "EPSG:32620")
 
 
 ACQUIRED, PROCESSED = datetime(2023, 7, 23, 14, 20, tzinfo=UTC), datetime(2026, 11, 22, 12, tzinfo=UTC)
+
+
+def write_source_item(folder: Path, assets: dict[str, Any]) -> Path:
+    """An item of STAC 1.0 that says nothing but its assets."""
+    item = {
+        "type": "Feature",
+        "stac_version": "1.0.0",
+        "id": "x",
+        "geometry": None,
+        "links": [],
+        "properties": {"datetime": "2024-01-01T00:00:00Z"},
+        "assets": assets,
+    }
+    path = folder / "item.json"
+    path.write_text(json.dumps(item))
+    return path
 
 
 def tabulate_classes(labels: np.ndarray, grid: GeoBox, classes: Sequence[LabelClass]) -> tuple[ClassArea, ...]:

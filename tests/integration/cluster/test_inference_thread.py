@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import resource
-import subprocess
 import sys
 import threading
 from collections.abc import Iterator
@@ -16,12 +15,13 @@ from typing import Any
 import numpy as np
 import psutil
 import pytest
-from distributed import Client, LocalCluster, get_worker
+from distributed import Client, get_worker
 
 from seamline.flows.settings.model_folder import Model, RuntimeLoader
 from seamline.model.spec.config import EngineSettings, Radiometry
 from seamline.pipeline.cluster.connect import connect
 from seamline.pipeline.execution.predictor import PredictorPlugin
+from tests.support.processes import run_scheduler_and_worker
 
 PROJECT = Path(__file__).parents[3]
 WINDOW = 1056
@@ -71,20 +71,13 @@ def test_local_workers_keep_freed_memory(embedded_model: Model) -> None:
 
 
 @pytest.fixture
-def foreign_worker(tmp_path: Path) -> Iterator[Client]:
+def foreign_worker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Client]:
     """A client of a scheduler whose only worker was started by hand, without our environment."""
-    environment = {name: value for name, value in os.environ.items() if not name.startswith(("MALLOC_", "OMP_"))}
-    environment["PYTHONPATH"] = os.pathsep.join([str(PROJECT), os.environ.get("PYTHONPATH", "")])  # of this module
-    with LocalCluster(n_workers=0, processes=True, dashboard_address=None) as cluster:
-        command = ["dask", "worker", cluster.scheduler_address, "--nthreads", "3", "--no-dashboard"]
-        worker = subprocess.Popen([sys.executable, "-m", *command], cwd=tmp_path, env=environment)
-        try:
-            with Client(cluster, set_as_default=False) as client:
-                client.wait_for_workers(1, timeout=120)
-                yield client
-        finally:
-            worker.terminate()
-            worker.wait(60)
+    for name in [name for name in os.environ if name.startswith(("MALLOC_", "OMP_"))]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("PYTHONPATH", str(PROJECT), prepend=os.pathsep)  # of this module
+    with run_scheduler_and_worker(tmp_path) as (address, _, _), Client(address, set_as_default=False) as client:
+        yield client
 
 
 def make_arenas(count: int) -> None:

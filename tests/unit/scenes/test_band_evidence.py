@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -27,6 +26,7 @@ from seamline.pipeline.scenes.band_matching import BandNeed
 from seamline.pipeline.scenes.open_scene import SceneOptions, open_scene
 from seamline.pipeline.scenes.scene import Scene, read_block
 from tests.support.small_rasters import BAND_NAMES, UTM, make_noise, write_geotiff
+from tests.support.stac_items import write_source_item
 from tests.support.virtual_rasters import EDGE, make_source, make_vrt
 
 SIX = [BandNeed(name) for name in BAND_NAMES]
@@ -329,18 +329,7 @@ def write_item(folder: Path, picture: dict[str, Any], bands: Sequence[str] = BAN
     assets = {key: {**kind, "href": "./picture.tif", "gsd": 10, "eo:bands": colours, **picture}}
     for name in bands:
         assets[name] = {**kind, "href": f"./{name}.tif", "eo:bands": [{"common_name": name}], **fields}
-    item = {
-        "type": "Feature",
-        "stac_version": "1.0.0",
-        "id": "x",
-        "geometry": None,
-        "links": [],
-        "properties": {"datetime": "2024-01-01T00:00:00Z"},
-        "assets": assets,
-    }
-    path = folder / "item.json"
-    path.write_text(json.dumps(item))
-    return path
+    return write_source_item(folder, assets)
 
 
 @pytest.mark.parametrize("key", ["visual", "TCI", "true-color", "rendered_preview", "rgb"])

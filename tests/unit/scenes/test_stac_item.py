@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +10,7 @@ import pytest
 from seamline.pipeline.common.errors import InputError, RunError
 from seamline.pipeline.scenes.stac_item import read_source_item
 from seamline.pipeline.storage import web_requests
+from tests.support.stac_items import write_source_item
 
 BLUE = {"eo:bands": [{"common_name": "blue"}]}
 
@@ -66,15 +66,4 @@ def write_item(folder: Path, file: str, asset: dict[str, Any]) -> Path:
     """An item of one band, and its file, which is empty."""
     (folder / file).parent.mkdir(exist_ok=True)
     (folder / file).touch()
-    item = {
-        "type": "Feature",
-        "stac_version": "1.0.0",
-        "id": "x",
-        "geometry": None,
-        "links": [],
-        "properties": {"datetime": "2024-01-01T00:00:00Z"},
-        "assets": {"b": {"type": "image/tiff; application=geotiff", **asset}},
-    }
-    path = folder / "item.json"
-    path.write_text(json.dumps(item))
-    return path
+    return write_source_item(folder, {"b": {"type": "image/tiff; application=geotiff", **asset}})
