@@ -115,7 +115,9 @@ def measure(
     """
     windows = choose_timed_windows(max(scene.grid.shape), halo, model.reach, options.window)
     check_window = _choose_check_window(windows, halo, model.reach)
-    processes = len(list_first_host_workers(client))
+    addresses = list_first_host_workers(client)
+    # A worker in the client's own process shares its memory with the client.
+    processes = 0 if addresses[0].startswith("inproc://") else len(addresses)
     (device,) = run_on_first_host(client, 1, describe_device)
     path = _get_cache_path(device, processes, model.digest, halo, options.engine_request, threads)
     meter = EngineMeter(model, get_radiometry(scene), halo, options.engine_request, threads)

@@ -41,6 +41,7 @@ class FakeCluster:
     time: float = 0.0
     checked: list[int] = field(default_factory=list)
     measured: list[tuple[tuple[int, ...], EngineSettings, float]] = field(default_factory=list)
+    addresses: list[str] = field(default_factory=lambda: ["tcp://127.0.0.1:1"])
     said: list[str] = field(default_factory=list)
 
     def run(
@@ -83,7 +84,7 @@ def cluster(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> FakeCluster:
     cluster = FakeCluster()
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setattr(measuring, "run_on_first_host", cluster.run)
-    monkeypatch.setattr(measuring, "list_first_host_workers", lambda client: ["a"])
+    monkeypatch.setattr(measuring, "list_first_host_workers", lambda client: cluster.addresses)
     monkeypatch.setattr(measuring, "read_sample", lambda scene, edge: edge)
     monkeypatch.setattr(measuring, "get_radiometry", lambda scene: None)
     monkeypatch.setattr(measuring, "time", SimpleNamespace(monotonic=lambda: cluster.time))
@@ -95,6 +96,14 @@ def test_a_short_run_is_only_checked_and_only_once(cluster: FakeCluster, small_m
         assert cluster.measure(small_model, seconds=50, extent=512) == CHECKED
     assert cluster.checked == [512] and not cluster.measured
     assert len(cluster.said) == 1 and "checking" in cluster.said[0]
+
+
+def test_a_worker_in_the_clients_process_is_checked_for_itself(cluster: FakeCluster, small_model: Model) -> None:
+    """Its memory is that of the client, too."""
+    for address in ("tcp://127.0.0.1:1", "inproc://127.0.0.1/1/1", "inproc://127.0.0.1/2/1"):
+        cluster.addresses = [address]
+        cluster.measure(small_model, seconds=50, extent=512)
+    assert cluster.checked == [512, 512]
 
 
 def test_a_long_run_is_measured_for_a_tenth_of_it(cluster: FakeCluster, small_model: Model) -> None:
