@@ -92,9 +92,9 @@ def count_workers(options: SegmentOptions, pixels: float = math.inf) -> int:
     By the machine that is one for each CUDA device; without any, one for each core, but at most ``_MAX_WORKERS`` and
     one for each ``_MEMORY_PER_WORKER`` bytes of memory. Control groups may allow fewer cores and less memory.
 
-    On CPUs one process with as many threads would be slower: all threads of a network wait for the one whose core
-    reads the next chunk, while processes share cores fairly (a fifth faster on two cores). With more than
-    ``_MAX_WORKERS`` cores each process gets several.
+    On two cores one process with as many threads is as fast. With many threads all of them wait for the one whose core
+    reads the next chunk, while processes share cores fairly. With more than ``_MAX_WORKERS`` cores each process gets
+    several.
     """
     if options.workers is not None:
         return options.workers
@@ -103,8 +103,9 @@ def count_workers(options: SegmentOptions, pixels: float = math.inf) -> int:
     if options.device != "cpu" and NVIDIA_DRIVER.exists():
         import torch  # takes seconds to import, and is only needed where there is a GPU
 
-        if torch.cuda.is_available() and (devices := len(list_devices())):
-            return devices
+        # torch counts one part of a divided GPU at most; where there is no nvidia-smi, it still counts GPUs.
+        if devices := torch.cuda.device_count():
+            return len(list_devices()) or devices
     return max(1, min(CORES, _MAX_WORKERS, get_memory_limit() // _MEMORY_PER_WORKER))
 
 

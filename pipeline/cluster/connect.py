@@ -61,12 +61,12 @@ def connect(cluster: str, workers: int) -> AbstractContextManager[Client]:
 
 @contextmanager
 def _work_in_this_process() -> Iterator[Client]:
-    """Start scheduler and one worker as threads of this process. Nothing watches their memory or restarts them."""
+    """Start scheduler and one worker as threads of this process. Dask pauses it; nothing ends or restarts it."""
     for name, value in WORKER_ENVIRONMENT.items():
         os.environ.setdefault(name, value)  # OpenMP reads its own when it is loaded, with the network
     # Not LocalCluster, whose worker would answer on all interfaces. Plots of the dashboard take long to import.
     shared = {"protocol": "inproc://", "dashboard": False, "dashboard_address": _OWN_ADDRESS}
-    worker = {"nthreads": CHUNKS_AT_ONCE, "memory_limit": share_memory(1, 0), **shared}
+    worker = {"nthreads": CHUNKS_AT_ONCE, "memory_limit": share_memory(1, CLIENT_MEMORY), **shared}
     cluster = SpecCluster(
         {0: {"cls": Worker, "options": worker}},
         scheduler={"cls": Scheduler, "options": shared},

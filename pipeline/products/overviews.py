@@ -93,12 +93,16 @@ def write_overviews(
                 results = map_areas(partial(_reduce_area, reduction, wanted), reduction.places)
                 summaries.extend(result for result in results if result is not None)
         for level in levels[1:]:
-            level.rename(store / level.name)
+            _put_into_store(level, store)
     if len(levels) > 1:
         zarr.open_group(store, mode="r+", use_consolidated=False).update_attributes(
             {**build_convention_attributes(grid, "multiscales"), "multiscales": {"layout": descriptions}},
         )
     return summaries
+
+
+def _put_into_store(level: Path, store: Path) -> None:
+    level.rename(store / level.name)
 
 
 def list_levels(store: Path) -> list[Path]:

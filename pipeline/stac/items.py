@@ -27,7 +27,6 @@ import shapely.errors
 import shapely.geometry
 
 from seamline.pipeline.common.layout import ITEM, ITEMS
-from seamline.pipeline.storage.atomic import atomic_write
 from seamline.pipeline.storage.object_store import ObjectFolder, map_concurrently
 
 log = logging.getLogger("seamline.catalog")
@@ -128,16 +127,6 @@ def rebase_hrefs(item: ItemDict, folder: str) -> ItemDict:
 
     assets = {key: rebase(asset) for key, asset in item["assets"].items()}
     return {**item, "links": [rebase(link) for link in item["links"]], "assets": assets}
-
-
-def write_item_table(items: Mapping[str, ItemDict], path: Path) -> None:
-    """Write the table of ``items``, by the names of their folders, in one step; without items remove it."""
-    if not items:
-        path.unlink(missing_ok=True)
-        return
-    table = encode_table(build_item_table(items))
-    with atomic_write(path, shared=True) as part:
-        part.write_bytes(table)
 
 
 def encode_table(table: pa.Table) -> bytes:

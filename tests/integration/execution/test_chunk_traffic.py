@@ -17,7 +17,7 @@ from distributed import Client, LocalCluster
 from seamline.flows.runs.scene_job import open_input
 from seamline.flows.settings.model_folder import Model
 from seamline.flows.settings.options import SegmentOptions
-from seamline.pipeline.cluster import losses, plugins
+from seamline.pipeline.cluster import losses, plugins, workers
 from seamline.pipeline.cluster.workers import CHUNKS_AT_ONCE
 from seamline.pipeline.common.errors import RunError
 from seamline.pipeline.execution import chunk_tasks
@@ -44,9 +44,9 @@ def job(small_model: Model, tmp_path: Path) -> ChunkContext:
 @contextmanager
 def start_workers(count: int, threads: int = 1) -> Iterator[tuple[LocalCluster, Client]]:
     """Workers of this process, so that tests can look into them and into their scheduler."""
-    workers = {"n_workers": count, "threads_per_worker": threads, "processes": False}
+    kind = {"n_workers": count, "threads_per_worker": threads, "processes": False}
     with (
-        LocalCluster(**workers, dashboard_address=None) as cluster,
+        LocalCluster(**kind, dashboard_address=None) as cluster,
         Client(cluster, set_as_default=False) as client,
     ):
         client.wait_for_workers(count, timeout=60)
@@ -76,7 +76,8 @@ def count_traffic(client: Client, monkeypatch: pytest.MonkeyPatch, work: Callabl
     with monkeypatch.context() as patch:
         patch.setattr(client, "_send_to_scheduler", count_message)
         patch.setattr(client, "sync", count_request)
-        patch.setattr(losses, "get_known_workers", refuse)
+        for module in (losses, workers):
+            patch.setattr(module, "get_known_workers", refuse)
         for module in (plugins, chunk_tasks):  # a busy machine may take longer than it to answer
             patch.setattr(module, "WORKER_CHECK_INTERVAL", 300)
         work()
@@ -89,12 +90,12 @@ def test_traffic_grows_neither_with_the_workers_nor_with_what_the_run_holds(
     """Requests and messages: at most one for each of submitting, releasing and fetching a chunk."""
     monkeypatch.setattr(chunk_tasks, "infer_chunk", infer_nothing)
     large = replace(job, scene=replace(job.scene, aoi="0 " * 500_000))
-    for workers in (2, 6):
-        with start_workers(workers) as (_, client):
+    for count in (2, 6):
+        with start_workers(count) as (_, client):
             for context in (job, large):
                 number, size = count_traffic(client, monkeypatch, lambda: run_chunks(client, context, dict))  # noqa: B023
                 assert number < 3.5 * CHUNKS
-                assert size < 500 * CHUNKS, (workers, context is large)
+                assert size < 500 * CHUNKS, (count, context is large)
 
 
 def test_publishing_sends_no_run_with_its_chunks(job: ChunkContext, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -24,7 +24,7 @@ from seamline.pipeline.publishing.completeness import list_missing_outputs
 from seamline.pipeline.results.verify import verify
 from seamline.pipeline.stac.assets import compute_file_info
 from seamline.pipeline.stac.catalog import update_catalog
-from seamline.pipeline.stac.items import write_item_table
+from seamline.pipeline.stac.items import build_item_table, encode_table
 from tests.support.small_rasters import make_noise, write_geotiff
 
 
@@ -84,7 +84,8 @@ def no_preview(scene: Path) -> None:
 
 
 def list_another_scene(scene: Path) -> None:
-    write_item_table({"x": json.loads((scene / "item.json").read_text())}, scene.parent / "items.parquet")
+    table = build_item_table({"x": json.loads((scene / "item.json").read_text())})
+    (scene.parent / "items.parquet").write_bytes(encode_table(table))
 
 
 def half_a_table(scene: Path) -> None:

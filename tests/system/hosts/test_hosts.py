@@ -197,9 +197,11 @@ def test_a_client_that_is_cut_off_ends_with_one_line_and_goes_on_later(
         wait_until(
             lambda: len(list_inferred_chunks(tmp_path)) >= chunks if chunks else "checking on" in hosts.said("client"),
             "work",
+            pause=0.02,
         )
         with hosts.cut_off("client"):
             assert client.wait(PATIENCE) == 1
+    assert chunks or not list_inferred_chunks(tmp_path)
     *before, last = hosts.said("client").splitlines()
     assert last.startswith("seamline: scene scene: the cluster is gone (") and "run the same command again" in last
     assert all(line.startswith(("warning: ", "checking ")) for line in before)
