@@ -30,7 +30,8 @@ from seamline.pipeline.publishing.publication import (
 from seamline.pipeline.report.preview import decimate_labels, stretch
 from seamline.pipeline.report.report import write_report
 from seamline.pipeline.report.thumbnail import read_thumbnail, write_scene_picture
-from seamline.pipeline.stac.catalog import update_catalog
+from seamline.pipeline.stac.catalog import list_waiting_scenes, update_catalog
+from seamline.pipeline.stac.waiting import is_waiting
 
 
 def restore_outputs(publication: Publication, record: RunRecord, missing: Sequence[str]) -> RunRecord:
@@ -54,6 +55,8 @@ def restore_outputs(publication: Publication, record: RunRecord, missing: Sequen
 def _restore_outputs(publication: Publication, record: RunRecord, missing: Sequence[str]) -> RunRecord:
     context, folder = publication.context, publication.folder
     scratch = context.directory.path
+    if is_waiting(publication.catalog, folder.name):
+        list_waiting_scenes(publication.catalog)  # after a kill the table tells an older record from a damaged one
     if "zarr" in missing:
         store = scratch / ZARR
         shutil.rmtree(folder / ZARR, ignore_errors=True)  # what is left of it

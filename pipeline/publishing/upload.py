@@ -33,10 +33,11 @@ from seamline.pipeline.common.layout import CATALOG, ITEM, ITEMS
 from seamline.pipeline.products.run_record import read_record
 from seamline.pipeline.publishing.uploaded import UploadedScene
 from seamline.pipeline.stac import waiting
-from seamline.pipeline.stac.catalog import build_catalog, encode_json
+from seamline.pipeline.stac.catalog import build_catalog, encode_json, parse_links
 from seamline.pipeline.stac.items import (
     build_item_table,
     encode_table,
+    list_folders,
     parse_item,
     read_items,
     read_table,
@@ -81,6 +82,8 @@ def upload(
         kept = (version, _version_in_pointer(known), "")
         stale = [key for key in place.list_sizes() if _version_in_key(key) not in kept]
         pointer = encode_json({**local, "assets": rebase_hrefs(local, version)["assets"]})
+        if waiting.may_wait(catalogue):  # a kill right after the swap must not keep it from being listed
+            waiting.note_waiting(catalogue, scene)
         if place.compare_and_swap(ITEM, pointer, None if known is None else known.version):
             break
         _wait_randomly()
@@ -174,7 +177,8 @@ def renew_catalog(catalogue: ObjectFolder, *, only_waiting: bool = False) -> int
     Raises:
         RunError: others replace them again and again.
     """
-    notes, left = waiting.list_notes(catalogue), {CATALOG, ITEMS}
+    # The table last: what it has, the catalogue has too, also while others renew them.
+    notes, left = waiting.list_notes(catalogue), [CATALOG, ITEMS]
     for _ in range(_TRIES):
         known = {name: catalogue.get_version(name) for name in left}
         scenes, table = _replace_waiting(catalogue, notes) if only_waiting else ([], None)
@@ -187,16 +191,16 @@ def renew_catalog(catalogue: ObjectFolder, *, only_waiting: bool = False) -> int
         documents = {CATALOG: encode_json(build_catalog(scenes))}
         if table is not None:
             documents[ITEMS] = encode_table(table)
-        left = {
+        left = [
             name
             for name in left
             if name in documents and not catalogue.compare_and_swap(name, documents[name], known[name])
-        }
+        ]
         if not left:
             waiting.remove_notes(catalogue, notes)
             return len(scenes)
         _wait_randomly()
-    contested = " and ".join(sorted(left))
+    contested = " and ".join(left)
     raise RunError(f"{catalogue}: others replace {contested} again and again; run the same command again")
 
 
@@ -207,15 +211,14 @@ def _replace_waiting(catalogue: ObjectFolder, notes: list[str]) -> tuple[list[st
     if catalog is None or items_table is None:
         return [], None
     try:
-        links = json.loads(catalog.data)["links"]
-        linked = {link["href"].removeprefix("./").removesuffix(f"/{ITEM}") for link in links if link["rel"] == "item"}
-        table = read_table(BytesIO(items_table.data))
+        linked, table = parse_links(catalog.data), read_table(BytesIO(items_table.data))
+        rows_there = set(list_folders(table))
     except (ValueError, LookupError, TypeError, AttributeError):
         return [], None
     items = read_items(catalogue, wait)
     rows = {scene: item for scene, item in items.items() if item}
-    scenes = sorted(linked - wait | items.keys())
-    return scenes, replace_rows(table, set(scenes) - items.keys(), rows)
+    scenes = sorted((linked | rows_there) - wait | items.keys())
+    return scenes, replace_rows(table, rows_there - wait, rows)
 
 
 def _wait_randomly() -> None:

@@ -49,9 +49,9 @@ def update_catalog(out: Path, scene: str | None = None) -> Path:
 
 
 def list_waiting_scenes(out: Path) -> None:
-    """Renew catalogue and table if scenes wait for that."""
-    if scenes := waiting.list_scenes(waiting.list_notes(out)):
-        _renew(out, StampedTable.read(out, scenes))
+    """Renew catalogue and table if scenes wait for that, or a renewal was killed."""
+    if notes := waiting.list_notes(out):
+        _renew(out, StampedTable.read(out, waiting.list_scenes(notes)))
 
 
 def _renew(out: Path, table: StampedTable) -> Path:
@@ -66,7 +66,8 @@ def _renew(out: Path, table: StampedTable) -> Path:
         table: what is known of the table as it is there; rows of items that are unchanged since are kept.
     """
     path = out / CATALOG
-    notes, own = waiting.list_notes(out), [waiting.note_waiting(out, "")] if waiting.may_wait(out) else []
+    notes = [note for note in waiting.list_notes(out) if not waiting.is_at_work(note)]
+    own = [waiting.note_waiting(out, "")] if waiting.may_wait(out) else []
     written: dict[str, FileStamp] | None = None
     while (stamps := _read_stamps(out)) != written:
         table = table.update(out, stamps)
@@ -110,11 +111,22 @@ def is_catalog_whole(out: Path) -> bool:
 
 def _read_links(out: Path) -> set[str]:
     """Return the scenes whose items ``catalog.json`` links; none if it is lost or damaged."""
-    with suppress(OSError, ValueError, LookupError, TypeError, RecursionError, AttributeError):
-        links = json.loads((out / CATALOG).read_bytes())["links"]
-        hrefs = [link["href"] for link in links if link["rel"] == "item"]
-        return {href.removeprefix("./").removesuffix(f"/{ITEM}") for href in hrefs}
+    with suppress(OSError, ValueError):
+        return parse_links((out / CATALOG).read_bytes())
     return set()
+
+
+def parse_links(catalog: bytes) -> set[str]:
+    """Return the scenes whose items a catalogue document links.
+
+    Raises:
+        ValueError: it is no catalogue document.
+    """
+    try:
+        hrefs = [link["href"] for link in json.loads(catalog)["links"] if link["rel"] == "item"]
+        return {href.removeprefix("./").removesuffix(f"/{ITEM}") for href in hrefs}
+    except (LookupError, TypeError, RecursionError, AttributeError) as error:
+        raise ValueError(f"{CATALOG} is damaged: {error}") from error
 
 
 def encode_json(document: Mapping[str, Any]) -> bytes:

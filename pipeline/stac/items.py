@@ -16,7 +16,7 @@ from datetime import datetime
 from io import BytesIO
 from operator import itemgetter
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 from urllib.parse import urlsplit
 
 import pyarrow as pa
@@ -150,7 +150,7 @@ def build_item_table(items: Mapping[str, ItemDict]) -> pa.Table:
 
 
 def replace_rows(table: pa.Table, kept: Container[str], items: Mapping[str, ItemDict]) -> pa.Table | None:
-    """Return a table with the rows of some items replaced, which does not take longer for each row that stays.
+    """Return a table with the rows of some items replaced, which takes little for each row that stays.
 
     Args:
         table: a table of items.
@@ -255,7 +255,7 @@ def is_readable(path: Path) -> bool:
         return False
 
 
-def read_table(path: Path | BytesIO, columns: list[str] | None = None) -> pa.Table:
+def read_table(path: Path | BinaryIO, columns: list[str] | None = None) -> pa.Table:
     """Read the table of items, or some of its columns.
 
     Raises:

@@ -7,6 +7,7 @@ stamps of the items' files, which are kept in a file beside the table. Where it 
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Collection, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -15,7 +16,14 @@ from pathlib import Path
 import pyarrow as pa
 
 from seamline.pipeline.common.layout import ITEMS, STAMPS
-from seamline.pipeline.stac.items import build_item_table, encode_table, read_table, read_whole_items, replace_rows
+from seamline.pipeline.stac.items import (
+    build_item_table,
+    encode_table,
+    list_folders,
+    read_table,
+    read_whole_items,
+    replace_rows,
+)
 from seamline.pipeline.stac.waiting import LARGE_TABLE
 from seamline.pipeline.storage.atomic import atomic_write
 
@@ -25,7 +33,10 @@ FileStamp = tuple[int, int, int]
 
 def read_stamp(path: Path) -> FileStamp:
     """Return the stamp of a file."""
-    status = path.stat()
+    return _make_stamp(path.stat())
+
+
+def _make_stamp(status: os.stat_result) -> FileStamp:
     return status.st_mtime_ns, status.st_ino, status.st_size
 
 
@@ -34,7 +45,7 @@ class StampedTable:
     """A table of items.
 
     Attributes:
-        stamps: stamps of the items' files by the names of their folders, also of damaged items, which have no row.
+        stamps: stamps of the items' files by the names of their folders, also of items without a row.
         table: the table; None without rows.
     """
 
@@ -51,9 +62,10 @@ class StampedTable:
         """
         with suppress(OSError, ValueError, LookupError, TypeError, AttributeError):
             known = json.loads((out / STAMPS).read_bytes())
-            if tuple(known["table"]) == read_stamp(out / ITEMS):
-                stamps = {scene: tuple(stamp) for scene, stamp in known["items"].items() if scene not in without}
-                return cls(stamps, read_table(out / ITEMS))
+            with (out / ITEMS).open("rb") as file:  # by its path it might be another one the next time
+                if tuple(known["table"]) == _make_stamp(os.fstat(file.fileno())):
+                    stamps = {scene: tuple(stamp) for scene, stamp in known["items"].items() if scene not in without}
+                    return cls(stamps, read_table(file))
         return cls()
 
     def update(self, out: Path, stamps: Mapping[str, FileStamp]) -> StampedTable:
@@ -63,7 +75,9 @@ class StampedTable:
             out: the catalogue's folder.
             stamps: stamps of all items, in order.
         """
-        kept = {scene for scene, stamp in stamps.items() if self.stamps.get(scene) == stamp}
+        rows = set() if self.table is None else set(list_folders(self.table))
+        # An item without a row was damaged, or could not be read for a moment.
+        kept = {scene for scene, stamp in stamps.items() if scene in rows and self.stamps.get(scene) == stamp}
         items = read_whole_items(out, [scene for scene in stamps if scene not in kept])
         table = None if self.table is None else replace_rows(self.table, kept, items)
         if table is None:

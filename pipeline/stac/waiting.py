@@ -5,8 +5,9 @@ scene: who publishes one leaves a note with its name, and who finds that many no
 catalogue and table. Who reads the table reads the items of scenes that wait instead of their rows.
 
 A note is an empty file or object, ``.waiting/<scene>~<time><random>``. Each publishing leaves another one, so that a
-renewal removes those alone that were there before it read the items. A renewal leaves a note without a scene while it
-is at work; one that is found there was perhaps killed, and the next who publishes renews.
+renewal removes those alone that were there before it read the items. On a file system a renewal leaves a note without
+a scene while it is at work. One that is still there after a minute was perhaps killed, and the next who publishes
+renews. In object storage a renewal replaces what it has read, and nothing else, so that it needs none.
 """
 
 from __future__ import annotations
@@ -26,12 +27,14 @@ LARGE_TABLE = 500_000
 """Bytes of a table from which on it is not written anew for each scene: that of some hundred scenes. A table of one
 scene with many classes and outputs may have 100,000 already, most of them for its columns."""
 
-_BYTES_PER_NOTE = 20_000
-"""Bytes of the table for each note that may wait. So to renew costs as much for each scene however many there are."""
-_MOST_NOTES = 2000
-"""Notes that may wait: who reads the table reads so many items beside it."""
+_BYTES_PER_SCENE = 20_000
+"""Bytes of the table for each scene that may wait. So to renew costs as much for each scene however many there are."""
+_MOST_WAITING = 2000
+"""Scenes that may wait: who reads the table reads so many items beside it."""
 _LONGEST_WAIT_S = 3600
 """Seconds that a note may wait for a renewal, if scenes are still published."""
+_LONGEST_RENEWAL_S = 60
+"""Seconds after which a renewal that left a note and did not remove it was perhaps killed."""
 _MARK = "~"
 _TIME_DIGITS = 16
 _NOTE = re.compile(rf"([A-Za-z0-9][A-Za-z0-9._-]*)?{_MARK}[0-9a-f]{{24}}")
@@ -99,12 +102,21 @@ def may_wait(out: Path | ObjectFolder) -> bool:
 def must_renew(out: Path | ObjectFolder) -> bool:
     """Return whether so many notes wait, or one for so long, that catalogue and table are to be renewed."""
     notes = list_notes(out)
-    oldest = min((int(note.rpartition(_MARK)[2][:_TIME_DIGITS], 16) for note in notes), default=time.time_ns())
     return (
-        len(notes) > min(_MOST_NOTES, _get_table_size(out) // _BYTES_PER_NOTE)
-        or time.time_ns() - oldest > _LONGEST_WAIT_S * 10**9
-        or any(note.startswith(_MARK) for note in notes)
+        len(list_scenes(notes)) > min(_MOST_WAITING, _get_table_size(out) // _BYTES_PER_SCENE)
+        or max(map(_get_age, notes), default=0) > _LONGEST_WAIT_S
+        or any(note.startswith(_MARK) and not is_at_work(note) for note in notes)
     )
+
+
+def is_at_work(note: str) -> bool:
+    """Return whether a note is that of a renewal that goes on, and not that of a scene or of a killed renewal."""
+    return note.startswith(_MARK) and _get_age(note) <= _LONGEST_RENEWAL_S
+
+
+def _get_age(note: str) -> float:
+    """Return the seconds since a note was left."""
+    return (time.time_ns() - int(note.rpartition(_MARK)[2][:_TIME_DIGITS], 16)) / 1e9
 
 
 def _get_table_size(out: Path | ObjectFolder) -> int:

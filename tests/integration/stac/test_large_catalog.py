@@ -20,10 +20,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from seamline.pipeline.common.layout import CATALOG, ITEM, ITEMS, STAMPS, WAITING
+from seamline.pipeline.publishing import upload
 from seamline.pipeline.publishing.upload import list_in_catalog, renew_catalog
 from seamline.pipeline.results.verify import verify
-from seamline.pipeline.stac import stamped_table, waiting
-from seamline.pipeline.stac.catalog import list_waiting_scenes, update_catalog
+from seamline.pipeline.stac import items, stamped_table, waiting
+from seamline.pipeline.stac.catalog import build_catalog, list_waiting_scenes, parse_links, update_catalog
 from seamline.pipeline.stac.items import build_item_table, list_folders, read_item, read_item_table, replace_rows
 from seamline.pipeline.stac.query import query_items
 from seamline.pipeline.storage.object_store import ObjectFolder
@@ -81,8 +82,9 @@ def large(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every catalogue is so large that scenes wait, up to four of them."""
     monkeypatch.setattr(waiting, "LARGE_TABLE", 1)
     monkeypatch.setattr(stamped_table, "LARGE_TABLE", 1)
-    monkeypatch.setattr(waiting, "_BYTES_PER_NOTE", 1)
-    monkeypatch.setattr(waiting, "_MOST_NOTES", 4)
+    monkeypatch.setattr(waiting, "_BYTES_PER_SCENE", 1)
+    monkeypatch.setattr(waiting, "_MOST_WAITING", 4)
+    monkeypatch.setattr(waiting, "_LONGEST_RENEWAL_S", 0)
 
 
 @contextmanager
@@ -228,8 +230,9 @@ def publish_many(out: Path) -> None:
 
 
 def make_large() -> None:
-    waiting.LARGE_TABLE = stamped_table.LARGE_TABLE = waiting._BYTES_PER_NOTE = 1
-    waiting._MOST_NOTES = 4
+    waiting.LARGE_TABLE = stamped_table.LARGE_TABLE = waiting._BYTES_PER_SCENE = 1
+    waiting._MOST_WAITING = 4
+    waiting._LONGEST_RENEWAL_S = 0
 
 
 def publish_as_large(out: Path) -> None:
@@ -321,3 +324,73 @@ def read_documents(catalogue: ObjectFolder) -> tuple[bytes, list[Item]]:
     catalog, table = catalogue.get(CATALOG), catalogue.get(ITEMS)
     assert catalog is not None and table is not None
     return catalog.data, list_rows(pq.read_table(BytesIO(table.data)))
+
+
+def test_a_renewal_at_work_keeps_nobody_busy_and_a_killed_one_is_mended(
+    tmp_path: Path, large: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(waiting, "_LONGEST_RENEWAL_S", 60)
+    out = make_catalog(tmp_path, 3)
+    other = waiting.note_waiting(out, "")  # of a renewal elsewhere
+    publish(out, "a")
+    assert "a" not in list_links(out)
+    list_waiting_scenes(out)
+    assert "a" in list_links(out) and waiting.list_notes(out) == [other]
+    (out / CATALOG).write_text(json.dumps(build_catalog(["s-00000"])))  # the other one wrote what it had read
+    now = waiting.time.time_ns()
+    monkeypatch.setattr(waiting.time, "time_ns", lambda: now + 61 * 10**9)
+    list_waiting_scenes(out)
+    assert list_links(out) == ["a", "s-00000", "s-00001", "s-00002"] and not waiting.list_notes(out)
+
+
+def test_an_item_that_could_not_be_read_for_a_moment_is_read_again(
+    tmp_path: Path, large: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = make_catalog(tmp_path, 3)
+    put_item(out, "s-00001", number=7)
+    with monkeypatch.context() as patch:
+        read = items.read_item
+
+        def fail(path: Path) -> Item:
+            if path.parent.name == "s-00001":
+                raise OSError("too many open files")
+            return read(path)
+
+        patch.setattr(items, "read_item", fail)
+        update_catalog(out, "s-00001")
+        list_waiting_scenes(out)
+    assert "s-00001" not in read_item_table(out / ITEMS)
+    publish(out, "a")
+    list_waiting_scenes(out)
+    assert set(read_item_table(out / ITEMS)) == {"a", "s-00000", "s-00001", "s-00002"}
+
+
+def test_a_rival_in_the_midst_of_a_renewal_of_object_storage_loses_no_row(
+    large: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The rival has looked for notes before a scene was published, and renews between our two files."""
+    with start_s3_server() as server:
+        catalogue = server.bucket("rivals")
+        for scene in ("a", "b"):
+            catalogue.put(f"{scene}/{ITEM}", json.dumps(make_item(scene)).encode())
+        renew_catalog(catalogue)
+        for scene in ("x", "y"):
+            catalogue.put(f"{scene}/{ITEM}", json.dumps(make_item(scene)).encode())
+        early = [waiting.note_waiting(catalogue, "x")]
+        waiting.note_waiting(catalogue, "y")
+        swap, swapped = ObjectFolder.compare_and_swap, []
+
+        def swap_around_rival(folder: ObjectFolder, key: str, data: bytes, version: str | None) -> bool:
+            swapped.append(key)
+            if len(swapped) == 2:
+                with monkeypatch.context() as patch:
+                    patch.setattr(waiting, "list_notes", lambda out: early)
+                    renew_catalog(catalogue, only_waiting=True)
+            return swap(folder, key, data, version)
+
+        monkeypatch.setattr(ObjectFolder, "compare_and_swap", swap_around_rival)
+        monkeypatch.setattr(upload, "_wait_randomly", lambda: None)
+        renew_catalog(catalogue, only_waiting=True)
+        assert len(swapped) > 3 and not waiting.list_notes(catalogue)
+        catalog, rows = read_documents(catalogue)
+        assert parse_links(catalog) == {"a", "b", "x", "y"} == {row["id"] for row in rows}
