@@ -19,6 +19,7 @@ from seamline.pipeline.publishing.upload import upload
 from seamline.pipeline.publishing.uploaded import find_uploaded
 from seamline.pipeline.results.verify import verify
 from seamline.pipeline.results.verify_objects import verify_objects
+from seamline.pipeline.stac import stamped_table, waiting
 from seamline.pipeline.stac.catalog import update_catalog
 from seamline.pipeline.storage import atomic
 from seamline.pipeline.storage.object_store import ObjectFolder
@@ -112,6 +113,34 @@ def test_a_kill_at_any_operation_on_files_is_not_seen_afterwards(
         assert not list(verify(out)), point
         assert list_names(out) == names, point
         assert was_killed or point > points - 20
+        shutil.rmtree(out)
+
+
+def run_in_large_catalogue(scene: Path, model: Path, out: Path, address: str) -> None:
+    waiting.LARGE_TABLE = stamped_table.LARGE_TABLE = 1
+    run(scene, model, out, address)
+
+
+def test_a_restore_that_is_killed_while_the_scene_waits_for_its_row_is_done_by_the_next(
+    scenes: dict[str, Path], results: dict[str, Path], small_model: Model, cluster: Cluster, tmp_path: Path
+) -> None:
+    def prepare(name: str) -> tuple[object, ...]:
+        out = shutil.copytree(results["new"], tmp_path / name)
+        (out / "scene" / "confidence.tif").unlink()
+        waiting.note_waiting(out, "scene")
+        return scenes["new"], small_model.folder, out, cluster(1)
+
+    counted = prepare("counted")
+    points = count_changes(run_in_large_catalogue, *counted, below=tmp_path / "counted")
+    whole = read_rasters(results["new"] / "scene")
+    between = points - 12  # item and record are written shortly before the end
+    for point in {*choose_points(points, SAMPLE), *range(between, points)}:
+        out = tmp_path / f"killed-{point}"
+        arguments = prepare(out.name)
+        kill_at_change(point, run_in_large_catalogue, *arguments, below=out)
+        run(*arguments)
+        assert read_rasters(out / "scene") == whole, point
+        assert not list(verify(out)), point
         shutil.rmtree(out)
 
 
