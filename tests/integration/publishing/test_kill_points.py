@@ -33,10 +33,19 @@ Cluster = Callable[[int], str]
 SAMPLE = 5
 CATALOGUE = ("items.parquet", "catalog.json")
 """Files that are renewed after the scene; they may be those from before it."""
+OUTPUTS = ("cog", "zarr", "confidence")
 OPERATIONS = ("run", "overwrite", "overwrite without exchange", "restore")
 
 
-def run(scene: Path, model: Path, out: Path, address: str, overwrite: bool = False, exchanges: bool = True) -> None:
+def run(
+    scene: Path,
+    model: Path,
+    out: Path,
+    address: str,
+    overwrite: bool = False,
+    exchanges: bool = True,
+    outputs: tuple[str, ...] = OUTPUTS,
+) -> None:
     """Segment a scene in two chunks; ``exchanges``: as on a file system that can exchange two folders."""
     if not exchanges:
         atomic._exchange_at_once = lambda first, second: False
@@ -46,7 +55,7 @@ def run(scene: Path, model: Path, out: Path, address: str, overwrite: bool = Fal
         chunk_tiles=2,
         cluster=address,
         **FIXED_ENGINE,
-        outputs=("cog", "zarr", "confidence"),
+        outputs=outputs,
         overwrite=overwrite,
     )
     segment(scene, model, out, options, RunObserver())
@@ -116,31 +125,29 @@ def test_a_kill_at_any_operation_on_files_is_not_seen_afterwards(
         shutil.rmtree(out)
 
 
-def run_in_large_catalogue(scene: Path, model: Path, out: Path, address: str) -> None:
+def add_polygons(scene: Path, model: Path, out: Path, address: str) -> None:
+    """Ask for another output in a catalogue that is large, so that the record changes."""
     waiting.LARGE_TABLE = stamped_table.LARGE_TABLE = 1
-    run(scene, model, out, address)
+    run(scene, model, out, address, outputs=(*OUTPUTS, "polygons"))
 
 
 def test_a_restore_that_is_killed_while_the_scene_waits_for_its_row_is_done_by_the_next(
     scenes: dict[str, Path], results: dict[str, Path], small_model: Model, cluster: Cluster, tmp_path: Path
 ) -> None:
-    def prepare(name: str) -> tuple[object, ...]:
+    def prepare(name: str) -> tuple[Path, Path, Path, str]:
         out = shutil.copytree(results["new"], tmp_path / name)
-        (out / "scene" / "confidence.tif").unlink()
         waiting.note_waiting(out, "scene")
         return scenes["new"], small_model.folder, out, cluster(1)
 
-    counted = prepare("counted")
-    points = count_changes(run_in_large_catalogue, *counted, below=tmp_path / "counted")
+    points = count_changes(add_polygons, *prepare("counted"), below=tmp_path / "counted")
     whole = read_rasters(results["new"] / "scene")
-    between = points - 12  # item and record are written shortly before the end
-    for point in {*choose_points(points, SAMPLE), *range(between, points)}:
+    for point in choose_points(points, 2 * SAMPLE):
         out = tmp_path / f"killed-{point}"
         arguments = prepare(out.name)
-        kill_at_change(point, run_in_large_catalogue, *arguments, below=out)
-        run(*arguments)
+        kill_at_change(point, add_polygons, *arguments, below=out)
+        run(*arguments, outputs=(*OUTPUTS, "polygons"))
         assert read_rasters(out / "scene") == whole, point
-        assert not list(verify(out)), point
+        assert (out / "scene" / "polygons.parquet").exists() and not list(verify(out)), point
         shutil.rmtree(out)
 
 
