@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path, PurePosixPath
@@ -14,7 +15,8 @@ from rasterio.enums import ColorInterp
 from seamline.pipeline.common.errors import InputError
 from seamline.pipeline.common.sensors import find_wavelength, parse_wavelength, to_common_name
 from seamline.pipeline.raster_io.gdal import OpenRaster, gdal_environment, read_tags
-from seamline.pipeline.raster_io.virtual_rasters import list_band_sources, read_virtual_raster
+from seamline.pipeline.raster_io.local_files import unify_name
+from seamline.pipeline.raster_io.virtual_rasters import DEEPEST_VRT, list_band_sources, read_virtual_raster
 from seamline.pipeline.scenes.band_files import open_source_raster
 from seamline.pipeline.scenes.band_matching import BandCandidate, may_be_sentinel_2
 from seamline.pipeline.scenes.products import ProductEvidence, is_numbered_as_sentinel_2
@@ -149,54 +151,86 @@ def _list_asset_bands(key: str, path: str) -> list[BandCandidate]:
     ]
 
 
-def _list_file_bands(path: str, *, one_of_many: bool) -> list[BandCandidate]:
-    """Return the bands of a file, its alpha band last; ``one_of_many`` if the source has other files."""
+def _list_file_bands(
+    path: str, *, one_of_many: bool, listed: dict[str, list[BandCandidate]] | None = None, depth: int = 0
+) -> list[BandCandidate]:
+    """Return the bands of a file, its alpha band last.
+
+    Args:
+        path: The file.
+        one_of_many: Whether the source has other files.
+        listed: Bands of the sources of the VRTs that this file is a source of, by their names.
+        depth: How many VRTs these are, each in the next.
+    """
     with gdal_environment(path):
         file = open_source_raster(path)
-        dataset, stem = file.dataset, make_file_stem(path)
-        images = [index for index in dataset.indexes if index != file.alpha]
-        descriptions = {index: (dataset.descriptions[index - 1] or "").strip() for index in images}
-        is_only_band = len(images) == 1
-        # An RGB picture beside other files is a preview: its colours don't name bands.
-        colours = _name_colours(dataset, images) if is_only_band or not one_of_many else {}
-        # ENVI and others describe bands by their position, which is no band of a sensor.
-        is_counted = not is_only_band and all(_is_position(text, index) for index, text in descriptions.items())
-        coordinates = _describe_by_coordinates(file, images)
-        bands = []
-        for index, description in descriptions.items():
-            names, coordinate = coordinates.get(index, ((), None))
-            described = (description,) if description and not is_counted else names
-            wavelength = coordinate or _read_wavelength(file, index) or find_wavelength(description)
-            # The colours of a picture say what is shown, which is another band if it has a wavelength.
-            colour = colours.get(index) if wavelength is None else None
-            bands.append(
-                BandCandidate(
-                    path=path,
-                    index=index,
-                    labels=described or tuple(text for text in (colour, description) if text),
-                    stem=stem,
-                    is_only_band=is_only_band,
-                    is_described=bool(described),
-                    pixel_size=abs(dataset.transform.determinant) ** 0.5,
-                    wavelength=wavelength,
-                    data_type=dataset.dtypes[index - 1],
-                )
+        bands = _list_own_bands(file, make_file_stem(path), one_of_many=one_of_many)
+        sources = list_band_sources(path, file.dataset) if file.is_virtual else {}
+    if depth >= DEEPEST_VRT:
+        return bands  # such a VRT is refused by those who read it
+    listed = {unify_name(path): []} if listed is None else listed
+    for position, band in enumerate(bands):
+        if band.index in sources and not (band.is_described or band.is_alpha):
+            name, index = sources[band.index]
+            bands[position] = _describe_by_source(band, _list_source_bands(name, listed, depth + 1), index)
+    return bands
+
+
+def _list_own_bands(file: OpenRaster, stem: str, *, one_of_many: bool) -> list[BandCandidate]:
+    dataset = file.dataset
+    images = [index for index in dataset.indexes if index != file.alpha]
+    descriptions = {index: (dataset.descriptions[index - 1] or "").strip() for index in images}
+    is_only_band = len(images) == 1
+    # An RGB picture beside other files is a preview: its colours don't name bands.
+    colours = _name_colours(dataset, images) if is_only_band or not one_of_many else {}
+    # ENVI and others describe bands by their position, which is no band of a sensor.
+    is_counted = not is_only_band and all(_is_position(text, index) for index, text in descriptions.items())
+    coordinates = _describe_by_coordinates(file, images)
+    bands = []
+    for index, description in descriptions.items():
+        names, coordinate = coordinates.get(index, ((), None))
+        described = (description,) if description and not is_counted else names
+        wavelength = coordinate or _read_wavelength(file, index) or find_wavelength(description)
+        # The colours of a picture say what is shown, which is another band if it has a wavelength.
+        colour = colours.get(index) if wavelength is None else None
+        bands.append(
+            BandCandidate(
+                path=file.path,
+                index=index,
+                labels=described or tuple(text for text in (colour, description) if text),
+                stem=stem,
+                is_only_band=is_only_band,
+                is_described=bool(described),
+                pixel_size=abs(dataset.transform.determinant) ** 0.5,
+                wavelength=wavelength,
+                data_type=dataset.dtypes[index - 1],
             )
-        if file.alpha is not None:
-            label = dataset.descriptions[file.alpha - 1] or "alpha"
-            bands.append(BandCandidate(path, file.alpha, (label,), stem, False, False, is_alpha=True))
-        sources = list_band_sources(path, dataset) if file.is_virtual else {}
-    return [_describe_by_source(band, *sources[band.index]) if band.index in sources else band for band in bands]
+        )
+    if file.alpha is not None:
+        label = dataset.descriptions[file.alpha - 1] or "alpha"
+        bands.append(BandCandidate(file.path, file.alpha, (label,), stem, False, False, is_alpha=True))
+    return bands
 
 
-def _describe_by_source(band: BandCandidate, source: str, index: int) -> BandCandidate:
-    """Return a band of a VRT with what the raster that it shows says of it, if the VRT does not describe it."""
-    if band.is_described or band.is_alpha:
-        return band
-    try:
-        inner = next((inner for inner in _list_file_bands(source, one_of_many=True) if inner.index == index), None)
-    except (InputError, RecursionError):
-        return band  # what cannot be opened is told by those who read the VRT
+def _list_source_bands(name: str, listed: dict[str, list[BandCandidate]], depth: int) -> list[BandCandidate]:
+    """Return the bands of a source of a VRT, which is listed once; none of a VRT that is a source of itself."""
+    key = unify_name(name)
+    if key not in listed:
+        listed[key] = []
+        with suppress(InputError):  # what cannot be opened is told by those who read the VRT
+            listed[key] = _list_file_bands(name, one_of_many=True, listed=listed, depth=depth)
+    return listed[key]
+
+
+def _describe_by_source(band: BandCandidate, sources: Sequence[BandCandidate], index: int) -> BandCandidate:
+    """Return a band of a VRT with what the band that it shows says of it, if the VRT does not describe it.
+
+    Args:
+        band: The band of the VRT.
+        sources: Bands of the raster that it shows.
+        index: Which of these it is.
+    """
+    inner = next((inner for inner in sources if inner.index == index), None)
     if inner is None:
         return band
     names = (*(inner.labels if inner.is_described else ()), *((inner.stem,) if inner.is_only_band else ()))
