@@ -20,10 +20,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from seamline.pipeline.common.errors import InputError
-from seamline.pipeline.common.sensors import recognize_sensors
+from seamline.pipeline.common.sensors import NUMBERS_BY_NAME, recognize_sensors, to_common_name
 from seamline.pipeline.raster_io.gdal import gdal_environment, read_tags
 from seamline.pipeline.scenes.band_files import ENVI_SCALE_TAG, SCALE_TAGS, open_source_raster, parse_number
-from seamline.pipeline.scenes.band_matching import BandCandidate, find_sensor_number, may_be_sentinel_2
+from seamline.pipeline.scenes.band_matching import BandCandidate
 from seamline.pipeline.storage.atomic import refuse_special_file
 from seamline.pipeline.storage.confinement import open_confined
 from seamline.pipeline.storage.json_documents import read_document
@@ -70,8 +70,6 @@ _BASELINE_TAG = "PROCESSING_BASELINE"
 _ADDED_TAGS = ("BOA_ADD_OFFSET", "RADIO_ADD_OFFSET")
 """Tags with minus the number that is added to all numbers of a product of Sentinel-2; 0 if none is."""
 _HLS_TAG = "HLS_PROCESSING_TIME"
-_OWN_NUMBER = re.compile(r"(?<![A-Z0-9])B(?:0\d|8A|1[12])(?![A-Z0-9])", re.IGNORECASE)
-"""Number of a band as it is written of Sentinel-2 and of hardly another sensor."""
 _METADATA_SUFFIXES = (".txt", ".json", ".xml")
 _METADATA_VALUE = re.compile(r'\b(\w{1,60}+)"?[ \t]{0,20}+[=:>][ \t]{0,20}+"?([^"<>\n,]{1,200})')
 """Name and value in each of these kinds of files."""
@@ -166,12 +164,6 @@ def tells_meaning(tag: str) -> bool:
     """Return whether a tag of a file that is called so may tell its scale, its offset or its product."""
     names = (*_PRODUCT_TAGS, _BASELINE_TAG, *_ADDED_TAGS, _HLS_TAG, *SCALE_TAGS, ENVI_SCALE_TAG)
     return tag.rpartition("#")[2].casefold() in map(str.casefold, names)
-
-
-def is_numbered_as_sentinel_2(bands: Sequence[BandCandidate]) -> bool:
-    """Return whether bands have the numbers of Sentinel-2, and some of them as hardly another sensor has them."""
-    texts = (text for band in bands for text in (*band.labels, band.stem))
-    return may_be_sentinel_2(bands) and _search(_OWN_NUMBER, texts) is not None
 
 
 def find_product_by_scale(scale: float) -> ProductCalibration | None:
@@ -285,7 +277,7 @@ def _read_level_1(band: BandCandidate, product: str) -> ProductCalibration:
     """
     name, values = read_landsat_metadata(band.path, product)
     sensors = recognize_sensors(product)
-    number = find_sensor_number(band, sensors[0]) if sensors else band.number
+    number = _find_sensor_number(band, sensors[0]) if sensors else band.number
     try:
         scale, offset = (float(values[f"REFLECTANCE_{what}_BAND_{number}"]) for what in ("MULT", "ADD"))
         sun = math.sin(math.radians(float(values["SUN_ELEVATION"])))
@@ -305,6 +297,13 @@ def _read_level_1(band: BandCandidate, product: str) -> ProductCalibration:
             fix="give --scale and --offset",
         )
     return ProductCalibration(scale / sun, (offset / sun,), f"Landsat level 1, by {name}", is_offset_constant=False)
+
+
+def _find_sensor_number(band: BandCandidate, sensor: str) -> str | None:
+    """Return the number of a band in a sensor, by its own number or by its common name; None if neither tells."""
+    table = NUMBERS_BY_NAME[sensor]
+    named = (table[name].split()[0] for name in map(to_common_name, band.names) if name in table)
+    return band.number or next(named, None)
 
 
 def read_landsat_metadata(path: str, product: str) -> tuple[str, Mapping[str, str]]:

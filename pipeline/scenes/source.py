@@ -13,13 +13,19 @@ from typing import Any
 from rasterio.enums import ColorInterp
 
 from seamline.pipeline.common.errors import InputError
-from seamline.pipeline.common.sensors import find_wavelength, parse_wavelength, to_common_name
+from seamline.pipeline.common.sensors import (
+    find_wavelength,
+    is_numbered_as_sentinel_2,
+    may_be_sentinel_2,
+    parse_wavelength,
+    to_common_name,
+)
 from seamline.pipeline.raster_io.gdal import OpenRaster, gdal_environment, read_tags
 from seamline.pipeline.raster_io.local_files import unify_name
 from seamline.pipeline.raster_io.virtual_rasters import DEEPEST_VRT, list_band_sources, read_virtual_raster
 from seamline.pipeline.scenes.band_files import open_source_raster
-from seamline.pipeline.scenes.band_matching import BandCandidate, may_be_sentinel_2
-from seamline.pipeline.scenes.products import ProductEvidence, is_numbered_as_sentinel_2
+from seamline.pipeline.scenes.band_matching import BandCandidate
+from seamline.pipeline.scenes.products import ProductEvidence
 from seamline.pipeline.scenes.source_files import (
     detect_source_kind,
     list_rasters,
@@ -83,8 +89,7 @@ def read_source(source: str | Path) -> Source:
             for band in _list_asset_bands(key, path)
         ]
         bands = _mark_pictures(bands)
-        numbered = may_be_sentinel_2(bands), is_numbered_as_sentinel_2(bands)
-        product = ProductEvidence(item.names, item.baseline, item.is_offset_applied, *numbered)
+        product = _describe_product(bands, item.names, item.baseline, item.is_offset_applied)
         return Source(item.id, href, bands, product, item.datetime)
     rasters, name = list_rasters(href), name_source(href)
     # A product's folder, or the archive of it, may have another name than the product.
@@ -95,12 +100,24 @@ def read_source(source: str | Path) -> Source:
     products = {part for raster in (*rasters, *inner) for part in PurePosixPath(raster).parts if part.endswith(".SAFE")}
     names = dict.fromkeys([name, *sorted(products), *_name_product(inner)])
     bands = _mark_pictures(bands)
-    product = ProductEvidence(
-        tuple(names),
-        may_be_sentinel_2=may_be_sentinel_2(bands),
-        is_numbered_as_sentinel_2=is_numbered_as_sentinel_2(bands),
+    return Source(name, href, bands, _describe_product(bands, tuple(names)))
+
+
+def _describe_product(
+    bands: Sequence[BandCandidate],
+    names: tuple[str, ...],
+    baseline: float | None = None,
+    is_offset_applied: bool | None = None,
+) -> ProductEvidence:
+    numbers = {number for band in bands if (number := band.number)}
+    own_names = (name for band in bands for name in band.all_names)
+    return ProductEvidence(
+        names,
+        baseline,
+        is_offset_applied,
+        may_be_sentinel_2=may_be_sentinel_2(numbers),
+        is_numbered_as_sentinel_2=is_numbered_as_sentinel_2(numbers, own_names),
     )
-    return Source(name, href, bands, product)
 
 
 def _list_inner_rasters(path: str) -> tuple[str, ...]:
