@@ -235,9 +235,7 @@ class _Evidence:
             InputError: Nothing else is known of the numbers, and the product lacks its metadata or has no reflectances.
         """
         try:
-            known = calibrate_by_product(
-                file.band, self.product, is_byte=file.dtype.itemsize == 1, is_stated=stated is not None
-            )
+            known = calibrate_by_product(file, self.product, is_stated=stated is not None)
         except InputError:
             if stated is None and self.offset is None:
                 raise
