@@ -231,8 +231,8 @@ class BandSample:
 
     def measure(self, number: float) -> float:
         """Return the share of all pixels of the blocks that have a number and were not taken away."""
-        count = self.counts.select(is_nodata(self.counts.numbers, number)).size
-        return count / max(sum(block.size for block in self.blocks), 1)
+        pixels: int = sum(block.size for block in self.blocks)
+        return self.counts.select(is_nodata(self.counts.numbers, number)).size / max(pixels, 1)
 
     def find(self, number: float) -> list[NDArray[np.bool_]]:
         """Return where the pixels of each block have a number."""
