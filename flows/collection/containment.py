@@ -12,7 +12,7 @@ from xml.etree import ElementTree
 
 from seamline.flows.collection.scene_sources import Inbox
 from seamline.pipeline.common.errors import InputError
-from seamline.pipeline.scenes.products import tells_meaning
+from seamline.pipeline.scenes.source import tells_meaning
 from seamline.pipeline.scenes.source_files import detect_source_kind, list_members, list_rasters
 from seamline.pipeline.scenes.stac_item import read_source_item
 from seamline.pipeline.storage.atomic import make_absolute

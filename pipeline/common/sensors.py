@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable, Set
 
 _SYNONYMS = {
     "b": "blue",
@@ -89,16 +90,23 @@ WHOLE_STACKS = {"Landsat 8/9": (7, 9, 11), "Landsat 4-7": (7, 8), "Landsat 4-5 M
 
 _OTHER_SENSORS = re.compile(
     r"(?<![A-Z0-9])((?:LISS[-_ ]?(?:[34]|III|IV)?|AWIFS|RESOURCESAT|CBERS|AMAZONIA|ASTER|MODIS|VIIRS|AVHRR"
-    r"|SPOT[-_ ]?\d|PLEIADES|WORLDVIEW|WV0?[1-4]|GEOEYE|QUICKBIRD|IKONOS|GAOFEN|GF[-_ ]?[1-7]|HJ[-_ ]?[12]"
-    r"|ZY[-_ ]?[13]|PLANETSCOPE|PSSCENE|SUPERDOVE|RAPIDEYE|SENTINEL[-_ ]?3|OLCI|HYPERION|EO1|ENMAP|PRISMA)(?![A-Z])"
-    r"|AST_?(?:L1|0\d)|M[OYC]D\d\d|VNP\d\d|S3[AB]_)",
+    r"|SPOT[-_ ]?\d|PLEIADES|PHR(?:1[AB])?|PNEO|WORLDVIEW|WV0?[1-4]|GEOEYE|GE01|QUICKBIRD|QB02|IKONOS|IK01|GAOFEN"
+    r"|GF[-_ ]?[1-7]|HJ[-_ ]?[12]|ZY[-_ ]?[13]|PLANETSCOPE|PSSCENE|SUPERDOVE|SKYSAT|RAPIDEYE|SENTINEL[-_ ]?3|OLCI"
+    r"|HYPERION|EO1|ENMAP|PRISMA|EMIT)(?![A-Z])|AST_?(?:L1|0\d)|M[OYC]D\d\d|VNP\d\d|S3[A-D]_|PRS_L)",
     re.IGNORECASE,
 )
 """Names of sensors whose bands have numbers with other meanings, which are not known here."""
+_OTHER_SATELLITES = re.compile(
+    r"(?<![A-Z0-9])(?:S[1-3][A-D](?![A-Z])|SENTINEL[-_ ]?1|LANDSAT|L[COTEM]0?[1-9](?![A-Z])|HLS|PLANET)|_LEVEL[23]_",
+    re.IGNORECASE,
+)
+"""Names of satellites and their products that tell nothing of the numbers of bands."""
+_OWN_NUMBER = re.compile(r"(?<![A-Z0-9])B(?:0\d|8A|1[12])(?![A-Z0-9])", re.IGNORECASE)
+"""Number of a band as it is written of Sentinel-2 and of hardly another sensor."""
 _BAND_NUMBER = re.compile(r"(?<![A-Z0-9])B(?:AND)?[ _-]?0*(8A|\d{1,2})(?![A-Z0-9])", re.IGNORECASE)
 _NO_REFLECTANCE = re.compile(
     r"(?<![A-Z0-9])(?:ST|QA|MASK|MSK|DETFOO|QUALIT|CLASSI|EMIS|EMSD)[ _-]?B(?:AND)?[ _-]?\d"
-    r"|(?<![A-Z0-9])B(?:AND)?[ _-]?(?:\d{1,2}|8A)[ _-]?(?:QA|MASK|QUALITY|CLOUDS?)(?![A-Z])",
+    r"|(?<![A-Z0-9])B(?:AND)?[ _-]?(?:\d{1,2}|8A)[ _-]?(?:QA|MASK|QUALITY|CLOUDS?)(?:[ _-]?\d+m?)?$",
     re.IGNORECASE,
 )
 """Temperatures, masks and the like, whose names hold the number of the band that they belong to."""
@@ -144,6 +152,26 @@ def find_other_sensor(text: str) -> str | None:
     """Return the name of a sensor in a text whose band numbers are not known here; None if there is none."""
     found = _OTHER_SENSORS.search(text)
     return found[1] if found else None
+
+
+def names_satellite(text: str) -> bool:
+    """Return whether a text, such as the name of a file, names a satellite, a sensor or a product of one."""
+    return bool(recognize_sensors(text) or find_other_sensor(text) or _OTHER_SATELLITES.search(text))
+
+
+def may_be_sentinel_2(numbers: Set[str]) -> bool:
+    """Return whether there are numbers of bands, and all of them could be those of Sentinel-2."""
+    return bool(numbers) and numbers <= ALL_NUMBERS["Sentinel-2"]
+
+
+def is_numbered_as_sentinel_2(numbers: Set[str], names: Iterable[str]) -> bool:
+    """Return whether bands have the numbers of Sentinel-2, and some of them as hardly another sensor has them.
+
+    Args:
+        numbers: All numbers of the bands.
+        names: Labels of the bands and names of their files.
+    """
+    return may_be_sentinel_2(numbers) and any(map(_OWN_NUMBER.search, names))
 
 
 def parse_band_number(text: str) -> str | None:

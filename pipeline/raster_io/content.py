@@ -25,10 +25,10 @@ from seamline.pipeline.raster_io.gdal import (
     open_cached_raster,
     read_pixels,
 )
-from seamline.pipeline.raster_io.local_files import find_local_file
+from seamline.pipeline.raster_io.local_files import find_local_file, unify_name
 from seamline.pipeline.raster_io.raw_sizes import check_headerless_size, check_raw_size
 from seamline.pipeline.raster_io.sampling import spread_blocks
-from seamline.pipeline.raster_io.virtual_rasters import VirtualRaster, is_virtual, read_virtual_raster
+from seamline.pipeline.raster_io.virtual_rasters import DEEPEST_VRT, VirtualRaster, is_virtual, read_virtual_raster
 from seamline.pipeline.storage.confinement import get_confinement, open_confined
 from seamline.pipeline.storage.object_store import is_object_url, split_object_url
 
@@ -208,7 +208,7 @@ def list_source_files(path: str, seen: frozenset[str] = frozenset()) -> list[str
 
     Args:
         path: The raster.
-        seen: VRTs that name this one, directly or not.
+        seen: VRTs that name this one, directly or not, by the names of ``unify_name``.
 
     Raises:
         RasterioIOError: GDAL cannot open the raster.
@@ -219,7 +219,8 @@ def list_source_files(path: str, seen: frozenset[str] = frozenset()) -> list[str
         if get_confinement() is not None:  # it is read alone
             return [path]
         if is_virtual(dataset):
-            return [path, *_list_virtual_sources(path, read_virtual_raster(path, dataset), seen | {path})]
+            names = seen | {unify_name(path)}
+            return [path, *_list_virtual_sources(path, read_virtual_raster(path, dataset), names)]
         # Viewers write statistics and overviews beside a raster, which do not change its pixels.
         files = [f for f in sorted(dataset.files) if not f.endswith((".aux.xml", ".ovr"))]
         clear_gdal_error()  # of overviews that are damaged
@@ -232,9 +233,13 @@ def list_source_files(path: str, seen: frozenset[str] = frozenset()) -> list[str
 def _list_virtual_sources(path: str, virtual: VirtualRaster, seen: frozenset[str]) -> list[str]:
     parts: list[str] = []
     for source in virtual.sources:
-        if source in seen:
+        if unify_name(source) in seen or len(seen) > DEEPEST_VRT:
+            is_circle = unify_name(source) in seen
             raise InputError(
-                f"{source} is a source of itself", got="a circle", expected="rasters as sources", fix="correct it"
+                f"{source} is a source of itself" if is_circle else f"{source} lies in too many VRTs",
+                got="a circle" if is_circle else f"{len(seen)}, each in the next",
+                expected="rasters as sources" if is_circle else f"at most {DEEPEST_VRT}",
+                fix="name rasters as its sources" if is_circle else "make one VRT of them",
             )
         if source in virtual.numbers:
             check_headerless_size(path, source, virtual.numbers[source])

@@ -10,7 +10,6 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
@@ -29,7 +28,12 @@ from seamline.pipeline.geometry.window import Window
 from seamline.pipeline.raster_io.alpha_band import find_alpha
 from seamline.pipeline.raster_io.confined import CONFINED_SETTINGS, OFFLINE_SETTINGS, open_confined_dataset
 from seamline.pipeline.raster_io.file_stamp import FileStamp
-from seamline.pipeline.raster_io.local_files import find_local_file, refuse_special_source
+from seamline.pipeline.raster_io.local_files import (
+    find_local_file,
+    forget_folders,
+    is_broken_text,
+    refuse_special_source,
+)
 from seamline.pipeline.raster_io.virtual_rasters import is_virtual, read_virtual_raster
 from seamline.pipeline.storage.confinement import DESCRIPTOR, check_confined, get_confinement
 from seamline.pipeline.storage.s3_access import current_access
@@ -59,8 +63,6 @@ _REMOTE_ENV: dict[str, Any] = {
 }
 _REMOTE = re.compile(r"^(?!(file|zip|tar|gzip):)[\w+]+://|/vsi(curl|s3|gs|az|adls|oss|swift|webhdfs)")
 _MAX_OPEN_FILES = 16
-_XML_HEAD, _MOST_XML = 256, 16 * 2**20
-"""Bytes of a file in which it may say that it is in another encoding, and bytes that are looked at."""
 _LIBRARY_ERRORS = (ValueError, OSError, LookupError, TypeError, ArithmeticError, ProjError)
 """What the libraries beside GDAL raise for addresses that are none, messages that are no text, grids without a size."""
 
@@ -179,7 +181,7 @@ def _open_dataset(key: tuple[object, ...], path: str) -> OpenRaster:
     check_confined(path)
     refuse_special_source(path)
     check_server(path)
-    if get_confinement() is None and _is_broken_text(path):
+    if get_confinement() is None and is_broken_text(path):
         raise RasterioIOError("it is XML that is no UTF-8")
     try:
         return _open_with_gdal(key, path)
@@ -188,18 +190,6 @@ def _open_dataset(key: tuple[object, ...], path: str) -> OpenRaster:
     except (*_LIBRARY_ERRORS, RasterioError, CPLE_BaseError) as error:
         clear_gdal_error()
         raise RasterioIOError(f"{type(error).__name__}: {error}") from None
-
-
-def _is_broken_text(path: str) -> bool:
-    """Return whether a file begins as XML in UTF-8 and isn't: rasterio fails where GDAL quotes its bytes."""
-    with suppress(OSError, ValueError), Path(path).open("rb") as file:
-        head = file.read(_XML_HEAD)
-        if head.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"<") and b"encoding=" not in head:
-            try:
-                (head + file.read(_MOST_XML)).decode()
-            except UnicodeDecodeError:
-                return True
-    return False
 
 
 def _open_with_gdal(key: tuple[object, ...], path: str) -> OpenRaster:
@@ -264,6 +254,7 @@ def open_cached_raster(path: str, version: str | None = None, stamps: Sequence[F
 def close_cached_rasters() -> None:
     """Close what this thread keeps open, so that files are read as they are now: also those in folders and VRTs."""
     _handles.clear()
+    forget_folders()
 
 
 def read_pixels(file: OpenRaster, indexes: list[int], window: Window) -> NDArray[Any]:

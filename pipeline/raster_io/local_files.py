@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from contextlib import suppress
+from functools import lru_cache
 from pathlib import Path, PurePosixPath
 from urllib.parse import unquote, urlsplit
 
@@ -23,6 +24,8 @@ _INNER_NAMES = (
 """Names that hold the name of a file, in which the other one lies."""
 _METADATA_SUFFIXES = (".txt", ".xml", ".imd", ".rpb", ".rpc", ".pvl", ".pix", ".att", ".eph", ".hdr")
 """Files of satellite products that GDAL looks for beside their rasters by other names than these rasters have."""
+_XML_HEAD, _MOST_XML = 256, 16 * 2**20
+"""Bytes of a file in which it may say that it is in another encoding, and bytes that are looked at."""
 
 
 def parse_file_url(text: str) -> str | None:
@@ -75,6 +78,11 @@ def find_local_file(path: str) -> Path | None:
     return found if found is not None and os.path.isfile(found) else None  # noqa: PTH113
 
 
+def unify_name(name: str) -> str:
+    """Return one name for all names of a file or folder on disk, without links; other names as they are."""
+    return os.path.realpath(name) if os.path.exists(name) else name  # noqa: PTH110 - Path raises for long names
+
+
 def refuse_special_source(path: str) -> None:
     """Refuse a raster that lies in a pipe, socket or device, or has one beside it that GDAL would open.
 
@@ -86,13 +94,51 @@ def refuse_special_source(path: str) -> None:
     """
     local = _find_local_path(path)
     refuse_special_file(local or path)
-    if local is not None:
-        with suppress(OSError), os.scandir(local.parent) as entries:
-            for entry in entries:
-                if _may_be_opened_beside(local, entry.name) and not entry.is_dir():
-                    refuse_special_file(entry.path)
+    if local is None:
+        return
+    with suppress(OSError):
+        state = local.parent.stat()
+        for name in _list_unusual(str(local.parent), (state.st_dev, state.st_ino, state.st_mtime_ns)):
+            if _may_be_opened_beside(local, name):
+                refuse_special_file(local.parent / name)
+
+
+@lru_cache(maxsize=64)
+def _list_unusual(folder: str, state: tuple[int, ...]) -> tuple[str, ...]:
+    """Return the names in a folder that have to be looked at whenever they matter.
+
+    Those are links, whose targets may change, pipes and the like, and names that are no text.
+
+    Args:
+        folder: The folder, which is not scanned again for each raster in it.
+        state: What changes when something comes into the folder or leaves it.
+    """
+    with os.scandir(folder) as entries:
+        return tuple(entry.name for entry in entries if _is_unusual(entry))
+
+
+def _is_unusual(entry: os.DirEntry[str]) -> bool:
+    is_usual = entry.is_file(follow_symlinks=False) or entry.is_dir(follow_symlinks=False)
+    return not (is_usual and entry.name.isprintable())  # bytes that Python could not decode are not
+
+
+def forget_folders() -> None:
+    """Forget what lies in the folders that were scanned."""
+    _list_unusual.cache_clear()
 
 
 def _may_be_opened_beside(raster: Path, name: str) -> bool:
     """Return whether GDAL opens a file of this name in the folder of a raster for its metadata, masks or overviews."""
     return name.startswith(f"{raster.stem}.") or name.lower().endswith(_METADATA_SUFFIXES)
+
+
+def is_broken_text(path: str) -> bool:
+    """Return whether a file begins as XML in UTF-8 and isn't: rasterio fails where GDAL quotes its bytes."""
+    with suppress(OSError, ValueError), Path(path).open("rb") as file:
+        head = file.read(_XML_HEAD)
+        if head.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"<") and b"encoding=" not in head:
+            try:
+                (head + file.read(_MOST_XML)).decode()
+            except UnicodeDecodeError:
+                return True
+    return False

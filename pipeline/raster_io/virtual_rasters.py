@@ -11,6 +11,8 @@ from xml.etree import ElementTree
 from seamline.pipeline.raster_io.raw_sizes import count_bytes
 
 _DRIVER = "VRT"
+DEEPEST_VRT = 32
+"""How many VRTs may be sources of each other in a row."""
 
 
 @dataclass(frozen=True)
@@ -45,10 +47,11 @@ def read_virtual_raster(path: str, dataset: Any) -> VirtualRaster:
     """
     root = _parse_text(dataset)
     folder = os.path.dirname(path)  # noqa: PTH120 - not always a path
-    # GDAL lists all sources but those of a mask.
+    # GDAL lists all sources but those of a mask, and the VRT in any case.
     masks = [_resolve(element, folder) for mask in root.iter("MaskBand") for element in mask.iter("SourceFilename")]
     own = {path, f"{path}.aux.xml", f"{path}.ovr"}
-    sources = dict.fromkeys([name for name in sorted(dataset.files) if name not in own] + masks)
+    itself = [path for element in root.iter("SourceFilename") if _resolve(element, folder) == path]
+    sources = dict.fromkeys([name for name in sorted(dataset.files) if name not in own] + masks + itself)
     numbers: dict[str, int] = {}
     for name, size in _iter_numbers(root, folder, dataset):
         numbers[name] = max(size, numbers.get(name, 0))

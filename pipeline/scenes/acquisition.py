@@ -7,6 +7,7 @@ from contextlib import suppress
 from datetime import UTC, datetime, time
 from pathlib import PurePath
 
+from seamline.pipeline.common.sensors import names_satellite
 from seamline.pipeline.raster_io.gdal import gdal_environment, is_remote, read_tags
 from seamline.pipeline.scenes.band_files import open_source_raster
 from seamline.pipeline.scenes.products import read_landsat_metadata
@@ -61,17 +62,13 @@ _NAME_PATTERNS = (
     (re.compile(r"(?<![A-Z0-9])M_\d{4,7}_[NS][EW]_\d\d_\w+?_(\d{8})(?!\d)"), _DAY),
 )
 """What the names of products look like in capitals, and the form of the time in them."""
-_SATELLITE = re.compile(
-    r"(?<![A-Z0-9])(?:S[1-3][A-D](?![A-Z])|SENTINEL[-_ ]?[1-3]|LANDSAT|L[COTEM]0?[1-9](?![A-Z])|HLS"
-    r"|T\d\d[A-Z]{3}(?![A-Z0-9])|M[OYC]D\d\d|VNP\d\d|SPOT[-_]?[1-7]|PHR|PNEO|WV0[1-4]|GE01|QB02|PSSCENE|PLANET|SKYSAT|RAPIDEYE|CBERS|AMAZONIA"
-    r"|AST_L|ASTER|EMIT|ENMAP|PRS_L|LISS|RESOURCESAT|GF\d)|_LEVEL[23]_"
-)
-"""Names of satellites and of their products, in capitals."""
-_TAGS = (
+TIME_TAGS = (
     *("ACQUISITIONDATETIME", "DATETIME", "SENSING_TIME", "DATATAKE_SENSING_START", "PRODUCT_START_TIME"),
     *("ACQUISITION_DATETIME", "ACQUISITION_TIME", "ACQUIRED", "DATE_ACQUIRED", "ACQUISITION_DATE", "ACQUISITIONDATE"),
 )
 """Tags that tell when an image was taken, exact ones first."""
+FILE_TIME_TAG = "TIFFTAG_DATETIME"
+"""Tag that mostly tells when a file was written."""
 
 
 def to_utc(time: datetime) -> datetime:
@@ -99,11 +96,11 @@ def read_acquisition_time(path: str) -> datetime | None:
         file = open_source_raster(path)
         tags = {**read_tags(file), **read_tags(file, domain="IMAGERY")}
     named = {name.upper(): text for name, text in tags.items()}
-    stated = (found for name in _TAGS if (found := _parse_time(named.get(name, ""))))
+    stated = (found for name in TIME_TAGS if (found := _parse_time(named.get(name, ""))))
     if (found := next(stated, None) or _parse_time_in_name(path)) is not None:
         return found
-    is_product = _SATELLITE.search(PurePath(path).name.upper()) is not None
-    return None if is_product else _parse_time(named.get("TIFFTAG_DATETIME", ""))
+    is_product = names_satellite(PurePath(path).name)
+    return None if is_product else _parse_time(named.get(FILE_TIME_TAG, ""))
 
 
 def _parse_time(text: str) -> datetime | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -61,6 +61,7 @@ class BandFile:
             a mask takes precedence over the nodata value of a file.
         scale: Factor from numbers to values; 1 if the file declares none. Integers may have it in tags.
         offset: Summand from numbers to values; 0 if the file declares none.
+        tags: What the file says of itself and of the band.
     """
 
     band: BandCandidate
@@ -70,52 +71,12 @@ class BandFile:
     masked: bool
     scale: float
     offset: float
+    tags: Mapping[str, str]
 
     @property
     def is_integer(self) -> bool:
         """Whether the pixels are integers, which stand for values."""
         return bool(np.issubdtype(self.dtype, np.integer))
-
-
-def list_subdatasets(path: str) -> list[str]:
-    """Return GDAL's names of the rasters in a file or a Zarr folder that has no bands of its own.
-
-    Subdatasets with one row or column, such as coordinates, are none. Nor are texts and other tables beside rasters:
-    they have no place on Earth, and another shape than what has one.
-
-    Raises:
-        InputError: The path is no raster, or GDAL can read none of its subdatasets.
-    """
-    rasters: list[str] = []
-    grids: list[GeoBox] = []
-    failures: list[str] = []
-    with gdal_environment(path):
-        file = _open_file(path)
-        kinds = read_tags(file, domain="SUBDATASETS")
-        for number, name in enumerate([] if file.dataset.count else file.dataset.subdatasets, start=1):
-            if "(8-bit character)" in kinds.get(f"SUBDATASET_{number}_DESC", ""):
-                continue
-            try:
-                grid = open_cached_raster(name).grid
-            except RasterioIOError as error:
-                failures.append(f"{name}: {describe_error(error)}")
-                continue
-            if min(grid.shape) > 1:
-                rasters.append(name)
-                grids.append(grid)
-    if failures and not rasters:
-        raise InputError(
-            f"cannot open the subdatasets of {path}",
-            got=failures[0],
-            expected="rasters that this version of GDAL reads",
-            fix="convert it to GeoTIFF",
-        )
-    shapes = {tuple(grid.shape) for grid in grids if _is_placed(grid)}
-    return [name for name, grid in zip(rasters, grids, strict=True) if not shapes or tuple(grid.shape) in shapes]
-
-
-def _is_placed(grid: GeoBox) -> bool:
-    return grid.crs is not None or not grid.transform.is_identity
 
 
 def open_source_raster(path: str) -> OpenRaster:
@@ -124,7 +85,7 @@ def open_source_raster(path: str) -> OpenRaster:
     Raises:
         InputError: The path is no raster with bands.
     """
-    file = _open_file(path)
+    file = open_any_raster(path)
     if file.dataset.count == 0:
         inner = file.dataset.subdatasets
         raise InputError(
@@ -136,7 +97,12 @@ def open_source_raster(path: str) -> OpenRaster:
     return file
 
 
-def _open_file(path: str) -> OpenRaster:
+def open_any_raster(path: str) -> OpenRaster:
+    """Open a raster that may have subdatasets in place of bands, for this thread.
+
+    Raises:
+        InputError: The path is no raster.
+    """
     try:
         return open_cached_raster(path)
     except RasterioIOError as error:
@@ -236,7 +202,8 @@ def inspect_band(band: BandCandidate) -> BandFile:
         _check_block_size(band, file)
         _check_mask(file, band.index)
         position = band.index - 1
-        scale, offset = _read_scale(file, band)
+        common, own = read_tags(file), read_tags(file, band.index)
+        scale, offset = _find_scale(file, band, common, own)
         return BandFile(
             band=band,
             grid=_drop_heights(file.grid),
@@ -245,20 +212,29 @@ def inspect_band(band: BandCandidate) -> BandFile:
             masked=file.masked or (file.alpha is not None and dataset.nodata is None),
             scale=scale,
             offset=offset,
+            tags={**common, **own},
         )
 
 
-def _read_scale(file: OpenRaster, band: BandCandidate) -> tuple[float, float]:
+def _find_scale(
+    file: OpenRaster, band: BandCandidate, common: Mapping[str, str], own: Mapping[str, str]
+) -> tuple[float, float]:
     """Return factor and summand of a band by GDAL, or else those in tags that GDAL takes for text.
 
     Programs write tags as in NetCDF, of the band, the file, or a variable that is called like the band; headers of ENVI
     have a divisor. Floats mostly have them applied. Tags that fit other numbers are left over from those.
+
+    Args:
+        file: The open raster.
+        band: The band.
+        common: Tags of the file.
+        own: Tags of the band.
     """
     scale, offset = file.dataset.scales[band.index - 1], file.dataset.offsets[band.index - 1]
     dtype = np.dtype(file.dtypes[band.index - 1])
     if offset != 0 or not np.issubdtype(dtype, np.integer):
         return scale, offset
-    tags = _list_scale_tags(file, band)
+    tags = _list_scale_tags(file, band, common, own)
     factor, summand = (parse_number(tags.get(name)) for name in SCALE_TAGS)
     if factor is None and (divisor := parse_number(read_tags(file, domain="ENVI").get(ENVI_SCALE_TAG))):
         factor = 1 / divisor
@@ -267,9 +243,11 @@ def _read_scale(file: OpenRaster, band: BandCandidate) -> tuple[float, float]:
     return factor, summand or 0.0
 
 
-def _list_scale_tags(file: OpenRaster, band: BandCandidate) -> dict[str, str]:
+def _list_scale_tags(
+    file: OpenRaster, band: BandCandidate, common: Mapping[str, str], own: Mapping[str, str]
+) -> dict[str, str]:
     """Return the tags of a band as in NetCDF, without the name of its variable."""
-    own, common = ({name.casefold(): text for name, text in read_tags(file, at).items()} for at in (band.index, 0))
+    own, common = ({name.casefold(): text for name, text in tags.items()} for tags in (own, common))
     variables = {name.rpartition("#")[0] for name in common if name.endswith(tuple(f"#{end}" for end in SCALE_TAGS))}
     called = [name.casefold() for name in (own.get("netcdf_varname", ""), *band.labels)]
     variable = next((name for name in called if name in variables), None)

@@ -14,6 +14,7 @@ from seamline.pipeline.common.sensors import (
     WHOLE_STACKS,
     find_other_sensor,
     find_wavelengths,
+    is_numbered_as_sentinel_2,
     parse_band_number,
     recognize_sensors,
     to_common_name,
@@ -90,6 +91,11 @@ class BandCandidate:
         return self.labels or ((self.stem,) if self.is_only_band else ())
 
     @property
+    def all_names(self) -> tuple[str, ...]:
+        """The labels of the band and the name of its file or asset."""
+        return (*self.labels, self.stem)
+
+    @property
     def number(self) -> str | None:
         """The sensor's number of the band, such as "4" or "8A".
 
@@ -137,7 +143,7 @@ def match_bands(
         chosen = _match_by_request(needs, candidates, requested)
         return chosen, _tell_repeated(needs, chosen)
     offered, candidates = candidates, [c for c in candidates if not (c.is_alpha or c.is_picture)]
-    text = " ".join([origin, *names, *(c.stem for c in candidates), *(label for c in candidates for label in c.labels)])
+    text = " ".join([origin, *names, *(name for c in candidates for name in c.all_names)])
     chosen, warnings = _match_by_evidence(needs, candidates, origin, text)
     if not chosen and _are_in_usual_order(needs, candidates, text):
         order = ", ".join(need.name for need in needs)
@@ -161,7 +167,9 @@ def _match_by_evidence(
     if named := _match_by_name(needs, candidates):
         return named, []
     numbers, other = {c.number for c in candidates if c.number}, find_other_sensor(text)
-    known = recognize_sensors(text) or (["Sentinel-2"] if numbers & {"8A", "12"} and not other else [])
+    is_sentinel_2 = not other and is_numbered_as_sentinel_2(numbers, (name for c in candidates for name in c.all_names))
+    possible = [sensor for sensor in WELL_KNOWN if _may_be_numbers_of(sensor, candidates)]
+    known = recognize_sensors(text) or (possible if is_sentinel_2 and possible == ["Sentinel-2"] else [])
     if answers := _ask_sensors(needs, candidates, known, origin):
         return next(iter(answers.values())), []
     if measured := _match_by_wavelength(needs, candidates):
@@ -177,21 +185,9 @@ def _match_by_evidence(
             expected=f"numbers of {', '.join(WELL_KNOWN)}, or names",
             fix=_FIX,
         )
-    assumed = f"{origin} names no sensor: its band numbers are taken for those of {' or '.join(answers)}"
-    return next(iter(answers.values())), [assumed]
-
-
-def may_be_sentinel_2(bands: Iterable[BandCandidate]) -> bool:
-    """Return whether bands have numbers, and all of them could be those of Sentinel-2."""
-    numbers = {band.number for band in bands} - {None}
-    return bool(numbers) and numbers <= ALL_NUMBERS["Sentinel-2"]
-
-
-def find_sensor_number(band: BandCandidate, sensor: str) -> str | None:
-    """Return the number of a band in a sensor, by its own number or by its common name; None if neither tells."""
-    table = NUMBERS_BY_NAME[sensor]
-    named = (table[name].split()[0] for name in map(to_common_name, band.names) if name in table)
-    return band.number or next(named, None)
+    sensors = " or ".join(answers)
+    assumed = f"{origin} names no sensor: its band numbers are taken for those of {sensors}; --bands says otherwise"
+    return next(iter(answers.values())), [] if is_sentinel_2 and "Sentinel-2" in answers else [assumed]
 
 
 def _are_in_usual_order(needs: Sequence[BandNeed], candidates: Sequence[BandCandidate], text: str) -> bool:
@@ -231,7 +227,7 @@ def _match_by_request(
     chosen = []
     for request in requested:
         key = request.strip().casefold()
-        fitting = [c for c in candidates if key in (*(name.casefold() for name in c.labels), c.stem.casefold())]
+        fitting = [c for c in candidates if key in map(str.casefold, c.all_names)]
         if one_file and key.isdigit():
             fitting = [c for c in candidates if c.index == int(key)]
         if not fitting and _SHORT_NAME.fullmatch(key):

@@ -20,7 +20,7 @@ from seamline.pipeline.raster_io.gdal import (
     open_cached_raster,
 )
 from seamline.pipeline.raster_io.nodata import format_number, is_nodata, round_to_dtype
-from seamline.pipeline.raster_io.sampling import spread_blocks
+from seamline.pipeline.raster_io.sampling import NumberCounts, spread_blocks
 from seamline.pipeline.raster_io.window_reader import FileWindow, read_own_pixels
 from seamline.pipeline.scenes.band_files import BandFile
 
@@ -202,6 +202,7 @@ class BandSample:
         blocks: Pixels of the blocks, shape (height, width).
         present: True where a pixel has a number that was not taken away, of each block.
         untold: The same before numbers were taken away of which nothing was told.
+        counts: The numbers of the pixels that are left.
         missing: Share of pixels that have no number to begin with: masked, NaN and nodata.
         constants: The most common numbers of cells that hold one number only → share of such cells.
         flatness: Share of all cells that hold one number only.
@@ -213,19 +214,25 @@ class BandSample:
         self.present = self.untold = [part.has_data[0] for part in parts]
         self.missing = 1 - _measure_share(self.present)
         self.constants, self.flatness = self._list_constants()
-        numbers = self.numbers
-        self.limits = (float(numbers.min()), float(numbers.max())) if numbers.size else (0.0, 0.0)
+        self.counts = NumberCounts.count(self._select(self.present))
+        numbers = self.counts.numbers
+        self.limits = (float(numbers[0]), float(numbers[-1])) if numbers.size else (0.0, 0.0)
 
-    @property
-    def numbers(self) -> NDArray[Any]:
-        """All numbers that are left, shape (n,)."""
-        return np.concatenate([block[there] for block, there in zip(self.blocks, self.present, strict=True)])
+    def _select(self, masks: Sequence[NDArray[np.bool_]]) -> list[NDArray[Any]]:
+        """Return the marked pixels of each block."""
+        return [block if there.all() else block[there] for block, there in zip(self.blocks, masks, strict=True)]
 
     def drop(self, number: float) -> None:
         """Take a number away, unless it is all there is, to be judged as data."""
-        left = [there & ~is_nodata(block, number) for block, there in zip(self.blocks, self.present, strict=True)]
-        if any(there.any() for there in left):
-            self.present = left
+        left = ~is_nodata(self.counts.numbers, number)
+        if left.any() and not left.all():
+            self.counts = self.counts.select(left)
+            self.present = [there & ~own for there, own in zip(self.present, self.find(number), strict=True)]
+
+    def measure(self, number: float) -> float:
+        """Return the share of all pixels of the blocks that have a number and were not taken away."""
+        pixels: int = sum(block.size for block in self.blocks)
+        return self.counts.select(is_nodata(self.counts.numbers, number)).size / max(pixels, 1)
 
     def find(self, number: float) -> list[NDArray[np.bool_]]:
         """Return where the pixels of each block have a number."""
@@ -237,10 +244,10 @@ class BandSample:
         ends = to_values(np.array(self.limits))
         if low <= ends.min() and ends.max() <= high:
             return None
-        numbers = np.concatenate([block[there] for block, there in zip(self.blocks, self.untold, strict=True)])
-        values = to_values(numbers)
-        found, counts = np.unique(numbers[(values < low) | (values > high)], return_counts=True)
-        return (float(found[counts.argmax()]), float(counts.sum()) / numbers.size) if found.size else None
+        untold = NumberCounts.count(self._select(self.untold))
+        values = to_values(untold.numbers)
+        found = untold.select((values < low) | (values > high))
+        return (float(found.numbers[found.counts.argmax()]), found.size / untold.size) if found.size else None
 
     def _list_constants(self) -> tuple[dict[float, float], float]:
         """Return the most common numbers of cells that hold one number only.
@@ -269,18 +276,14 @@ class BandSample:
                 for one, other in ((first, second), (second, first)):
                     edge = fill[one] & there[other] & ~fill[other]
                     steps.append(np.abs(block[other][edge].astype(np.float64) - number))
-        rest = self.numbers
-        rest = rest[~is_nodata(rest, number)].astype(np.float64)
+        rest = self.counts.select(~is_nodata(self.counts.numbers, number))
+        spread = np.abs(np.repeat(rest.numbers, rest.counts).astype(np.float64) - number)
         found = np.concatenate(steps)
-        return rest.size > 0 and (
-            found.size == 0 or bool(np.median(found) >= _LEAST_JUMP * np.median(np.abs(rest - number)))
-        )
+        return spread.size > 0 and (found.size == 0 or bool(np.median(found) >= _LEAST_JUMP * np.median(spread)))
 
     def is_drawn(self, number: float) -> bool:
         """Return whether a number is one of the few of a drawing, and not beyond all others."""
-        rest = self.numbers
-        rest = rest[~is_nodata(rest, number)]
-        if rest.size == 0 or rest.min() == rest.max():
+        if int((~is_nodata(self.counts.numbers, number)).sum()) <= 1:
             return True
         share = self.constants.get(number, 0.0)
         others = (self.flatness - share) / max(1 - share, 1e-9)
@@ -302,8 +305,7 @@ def _tell_fills(samples: Sequence[BandSample]) -> list[str]:
     found = set.intersection(*large) | {number for own in large for number in own if number < 0}
     warnings: list[str] = []
     for number in (*_FILL_NUMBERS, *sorted(found.difference(_FILL_NUMBERS))):
-        places = [sample.find(number) for sample in samples]
-        shares = [_measure_share(masks) / kept for masks in places]
+        shares = [sample.measure(number) / kept for sample in samples]
         suspicious = [
             sample
             for sample, share in zip(samples, shares, strict=True)
@@ -313,11 +315,12 @@ def _tell_fills(samples: Sequence[BandSample]) -> list[str]:
         ]
         if not suspicious:
             continue
-        common, (told, advice) = _measure_common(places) / kept, _advise(number, suspicious)
+        common = _measure_common([sample.find(number) for sample in samples]) / kept
+        told, advice = _advise(number, suspicious)
         if len(suspicious) == len(samples) and common >= max(_SUSPICIOUS_SHARE, _LEAST_COMMON * max(shares)):
             warnings.append(f"about {common:.1%} of the {whole} are {told} in every band, {advice}")
         elif number < 0:
-            share = max(_measure_share(sample.find(number)) for sample in suspicious) / kept
+            share = max(sample.measure(number) for sample in suspicious) / kept
             warnings.append(f"about {share:.1%} of the {whole} of {_join_bands(suspicious)} are {told}, {advice}")
         else:
             continue
@@ -335,7 +338,7 @@ def _advise(number: float, samples: Sequence[BandSample]) -> tuple[str, str]:
 
 
 def _measure_share(masks: Sequence[NDArray[np.bool_]]) -> float:
-    return sum(int(mask.sum()) for mask in masks) / max(sum(mask.size for mask in masks), 1)
+    return sum(map(np.count_nonzero, masks)) / max(sum(mask.size for mask in masks), 1)
 
 
 def _measure_common(bands: Sequence[list[NDArray[np.bool_]]]) -> float:

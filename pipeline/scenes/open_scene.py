@@ -6,7 +6,7 @@ import hashlib
 import re
 import unicodedata
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import isfinite
 from pathlib import Path
@@ -17,6 +17,7 @@ from rasterio.errors import NotGeoreferencedWarning
 from seamline.pipeline.common.errors import InputError, redact_address, to_plain_line
 from seamline.pipeline.common.layout import CATALOG, ITEMS
 from seamline.pipeline.raster_io.content import get_object_version, refuse_remote_mask, stamp_files
+from seamline.pipeline.raster_io.file_stamp import FileStamp
 from seamline.pipeline.raster_io.gdal import close_cached_rasters
 from seamline.pipeline.scenes.acquisition import read_acquisition_time
 from seamline.pipeline.scenes.aoi import read_aoi
@@ -27,7 +28,7 @@ from seamline.pipeline.scenes.band_files import (
     find_common_grid,
     inspect_band,
 )
-from seamline.pipeline.scenes.band_matching import BandNeed, match_bands
+from seamline.pipeline.scenes.band_matching import BandCandidate, BandNeed, match_bands
 from seamline.pipeline.scenes.missing_pixels import choose_nodata, sample_valid_pixels, tell_impossible_values
 from seamline.pipeline.scenes.products import Calibration, ProductEvidence
 from seamline.pipeline.scenes.radiometry import (
@@ -105,43 +106,68 @@ def open_scene(
         warnings.simplefilter("ignore", NotGeoreferencedWarning)  # check_georeference raises an InputError instead
         found = read_source(source)
         chosen, band_warnings = match_bands(needs, found.bands, options.bands, found.name, found.product.names)
-        paths = {band.path for band in chosen}
-        versions = {path: get_object_version(path) for path in paths}
-        files = [inspect_band(band) for band in chosen]
-        stamps = {path: stamp_files(path) for path in paths}
-        for path in paths:
-            refuse_remote_mask(path)
-        for file in files if georeferenced else ():
-            check_georeference(file)
-        grid = find_common_grid(files)
-        interpreted = _interpret_numbers(files, found.product, options, assumed_nodata, reflectance=reflectance)
-        bands = tuple(
-            Band(
-                need.name,
-                band.path,
-                band.index,
-                calibration.scale,
-                calibration.offset,
-                nodata,
-                versions[band.path],
-                stamps[band.path],
-            )
-            for need, band, calibration, nodata in zip(
-                needs, chosen, interpreted.calibrations, interpreted.nodata, strict=True
-            )
-        )
+        contents = _inspect_contents(chosen, georeferenced=georeferenced)
+        grid = find_common_grid(contents.files)
+        meaning = _interpret_numbers(contents.files, found.product, options, assumed_nodata, reflectance=reflectance)
         return Scene(
             id=make_scene_id(found.name),
             grid=grid,
-            bands=bands,
-            dtype=find_common_dtype(files),
+            bands=_make_bands(needs, contents, meaning),
+            dtype=find_common_dtype(contents.files),
             datetime=found.datetime or read_acquisition_time(chosen[0].path),
             aoi=None if options.aoi is None else read_aoi(options.aoi, grid),
-            warnings=tuple(to_plain_line(text) for text in (*band_warnings, *interpreted.warnings)),
-            radiometry=to_plain_line(describe_calibrations(interpreted.calibrations)),
+            warnings=tuple(to_plain_line(text) for text in (*band_warnings, *meaning.warnings)),
+            radiometry=to_plain_line(describe_calibrations(meaning.calibrations)),
             source=redact_address(found.href),
             confinement=get_confinement(),
         )
+
+
+@dataclass(frozen=True)
+class _Contents:
+    """The files of the chosen bands.
+
+    Attributes:
+        files: The file of each band.
+        versions: ETag of each object, by its path; None outside of object storage.
+        stamps: What the local files of each path were.
+    """
+
+    files: list[BandFile]
+    versions: Mapping[str, str | None]
+    stamps: Mapping[str, tuple[FileStamp, ...]]
+
+
+def _inspect_contents(chosen: Sequence[BandCandidate], *, georeferenced: bool) -> _Contents:
+    """Open and check the files of the chosen bands."""
+    paths = list(dict.fromkeys(band.path for band in chosen))
+    versions = {path: get_object_version(path) for path in paths}
+    files = [inspect_band(band) for band in chosen]
+    stamps = {path: stamp_files(path) for path in paths}
+    for path in paths:
+        refuse_remote_mask(path)
+    for file in {file.band.path: file for file in files}.values() if georeferenced else ():
+        check_georeference(file)
+    return _Contents(files, versions, stamps)
+
+
+def _make_bands(needs: Sequence[BandNeed], contents: _Contents, meaning: _Interpretation) -> tuple[Band, ...]:
+    """Return the bands of a scene in the order of the model."""
+    return tuple(
+        Band(
+            name=need.name,
+            path=file.band.path,
+            index=file.band.index,
+            scale=calibration.scale,
+            offset=calibration.offset,
+            nodata=nodata,
+            version=contents.versions[file.band.path],
+            stamps=contents.stamps[file.band.path],
+        )
+        for need, file, calibration, nodata in zip(
+            needs, contents.files, meaning.calibrations, meaning.nodata, strict=True
+        )
+    )
 
 
 @dataclass(frozen=True)
@@ -170,7 +196,7 @@ def _interpret_numbers(
     """Decide which pixels of the bands are missing and what the others mean, by all evidence and a sample of them."""
     nodata, nodata_warnings = choose_nodata(files, options.nodata, assumed_nodata)
     samples, sample_warnings = sample_valid_pixels(files, nodata, is_settled=options.nodata is not None)
-    numbers = [BandNumbers(sample.file, sample.numbers) for sample in samples]
+    numbers = [BandNumbers(sample.file, sample.counts) for sample in samples]
     calibrations, warnings = choose_calibrations(
         numbers, product, options.scale, options.offset, reflectance=reflectance
     )

@@ -20,10 +20,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from seamline.pipeline.common.errors import InputError
-from seamline.pipeline.common.sensors import recognize_sensors
+from seamline.pipeline.common.sensors import NUMBERS_BY_NAME, recognize_sensors, to_common_name
 from seamline.pipeline.raster_io.gdal import gdal_environment, read_tags
-from seamline.pipeline.scenes.band_files import ENVI_SCALE_TAG, SCALE_TAGS, open_source_raster, parse_number
-from seamline.pipeline.scenes.band_matching import BandCandidate, find_sensor_number, may_be_sentinel_2
+from seamline.pipeline.scenes.band_files import BandFile, open_source_raster, parse_number
+from seamline.pipeline.scenes.band_matching import BandCandidate
 from seamline.pipeline.storage.atomic import refuse_special_file
 from seamline.pipeline.storage.confinement import open_confined
 from seamline.pipeline.storage.json_documents import read_document
@@ -70,8 +70,8 @@ _BASELINE_TAG = "PROCESSING_BASELINE"
 _ADDED_TAGS = ("BOA_ADD_OFFSET", "RADIO_ADD_OFFSET")
 """Tags with minus the number that is added to all numbers of a product of Sentinel-2; 0 if none is."""
 _HLS_TAG = "HLS_PROCESSING_TIME"
-_OWN_NUMBER = re.compile(r"(?<![A-Z0-9])B(?:0\d|8A|1[12])(?![A-Z0-9])", re.IGNORECASE)
-"""Number of a band as it is written of Sentinel-2 and of hardly another sensor."""
+PRODUCT_TAGS = (*_PRODUCT_TAGS, _BASELINE_TAG, *_ADDED_TAGS, _HLS_TAG)
+"""All tags that tell the product."""
 _METADATA_SUFFIXES = (".txt", ".json", ".xml")
 _METADATA_VALUE = re.compile(r'\b(\w{1,60}+)"?[ \t]{0,20}+[=:>][ \t]{0,20}+"?([^"<>\n,]{1,200})')
 """Name and value in each of these kinds of files."""
@@ -162,44 +162,32 @@ def parse_baseline(value: object) -> float | None:
     return baseline if baseline < _NO_BASELINE else None
 
 
-def tells_meaning(tag: str) -> bool:
-    """Return whether a tag of a file that is called so may tell its scale, its offset or its product."""
-    names = (*_PRODUCT_TAGS, _BASELINE_TAG, *_ADDED_TAGS, _HLS_TAG, *SCALE_TAGS, ENVI_SCALE_TAG)
-    return tag.rpartition("#")[2].casefold() in map(str.casefold, names)
-
-
-def is_numbered_as_sentinel_2(bands: Sequence[BandCandidate]) -> bool:
-    """Return whether bands have the numbers of Sentinel-2, and some of them as hardly another sensor has them."""
-    texts = (text for band in bands for text in (*band.labels, band.stem))
-    return may_be_sentinel_2(bands) and _search(_OWN_NUMBER, texts) is not None
-
-
 def find_product_by_scale(scale: float) -> ProductCalibration | None:
     """Return the product whose numbers have a scale that no other's have; None if there is none."""
     return _LIKELY_LANDSAT_LEVEL_2 if math.isclose(scale, _LIKELY_LANDSAT_LEVEL_2.scale, rel_tol=1e-4) else None
 
 
 def calibrate_by_product(
-    band: BandCandidate, evidence: ProductEvidence, *, is_byte: bool = False, is_stated: bool = False
+    file: BandFile, evidence: ProductEvidence, *, is_stated: bool = False
 ) -> ProductCalibration | None:
     """Return what the numbers of a band mean by its product; None if no product is recognised.
 
     Args:
-        band: The band, whose file, labels and number may tell the product.
+        file: The band, whose file, labels, number and tags may tell the product.
         evidence: What else tells it.
-        is_byte: Whether numbers have eight bits: only level 1 of Landsat 1 to 7 does, and pictures of all products.
         is_stated: Whether a scale is stated or the values are no integers: many sensors have bands that are numbered as
             some of Sentinel-2, which only tells where nothing else does.
 
     Raises:
         InputError: It is Landsat level 1, and the file of metadata that has its factors is not beside it; or radiance.
     """
-    tags = _read_band_tags(band)
+    band, tags = file.band, file.tags
     tagged = tuple(tags[name] for name in _PRODUCT_TAGS if name in tags)
     texts = (*evidence.names, band.path, band.stem, *tagged)
     own = (*evidence.names, band.stem, *band.labels, *tagged)
     level_1 = _find_landsat_level_1(texts)
-    if is_byte and (level_1 is None or int(level_1["mission"]) >= _FIRST_OF_16_BITS):
+    # Numbers of eight bits have level 1 of Landsat 1 to 7 alone, and pictures of all products.
+    if file.dtype.itemsize == 1 and (level_1 is None or int(level_1["mission"]) >= _FIRST_OF_16_BITS):
         return None
     if _HLS_TAG in tags or any(_HLS.search(text) for text in texts):
         return ProductCalibration(1e-4, (0.0,), "HLS")
@@ -228,13 +216,6 @@ def calibrate_by_product(
     if evidence.is_numbered_as_sentinel_2 or (evidence.may_be_sentinel_2 and not is_stated):
         return ProductCalibration(1e-4, (0.0, _BASELINE_OFFSET), "bands numbered as those of Sentinel-2")
     return None
-
-
-def _read_band_tags(band: BandCandidate) -> dict[str, str]:
-    """Return what the file of a band says of the file and of the band."""
-    with gdal_environment(band.path):
-        file = open_source_raster(band.path)
-        return {**read_tags(file), **read_tags(file, band.index)}
 
 
 def _find_landsat_level_1(texts: Iterable[str]) -> re.Match[str] | None:
@@ -285,7 +266,7 @@ def _read_level_1(band: BandCandidate, product: str) -> ProductCalibration:
     """
     name, values = read_landsat_metadata(band.path, product)
     sensors = recognize_sensors(product)
-    number = find_sensor_number(band, sensors[0]) if sensors else band.number
+    number = _find_sensor_number(band, sensors[0]) if sensors else band.number
     try:
         scale, offset = (float(values[f"REFLECTANCE_{what}_BAND_{number}"]) for what in ("MULT", "ADD"))
         sun = math.sin(math.radians(float(values["SUN_ELEVATION"])))
@@ -305,6 +286,13 @@ def _read_level_1(band: BandCandidate, product: str) -> ProductCalibration:
             fix="give --scale and --offset",
         )
     return ProductCalibration(scale / sun, (offset / sun,), f"Landsat level 1, by {name}", is_offset_constant=False)
+
+
+def _find_sensor_number(band: BandCandidate, sensor: str) -> str | None:
+    """Return the number of a band in a sensor, by its own number or by its common name; None if neither tells."""
+    table = NUMBERS_BY_NAME[sensor]
+    named = (table[name].split()[0] for name in map(to_common_name, band.names) if name in table)
+    return band.number or next(named, None)
 
 
 def read_landsat_metadata(path: str, product: str) -> tuple[str, Mapping[str, str]]:

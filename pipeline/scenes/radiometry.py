@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import product
 from math import isclose, isfinite
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from seamline.pipeline.common.errors import InputError
+from seamline.pipeline.raster_io.sampling import NumberCounts
 from seamline.pipeline.scenes.band_files import BandFile
 from seamline.pipeline.scenes.products import (
     Calibration,
@@ -53,21 +53,30 @@ class BandNumbers:
 
     Attributes:
         file: The band and what its file declares.
-        sample: Numbers of valid pixels from all over the band, shape (n,); may be empty.
+        sample: Numbers of valid pixels from all over the band; there may be none.
+        dark_shares: Shares of pixels below ``_DARKEST`` by the scales and offsets that were asked for.
     """
 
     file: BandFile
-    sample: NDArray[Any]
+    sample: NumberCounts
+    dark_shares: dict[tuple[float, float], float] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     @cached_property
     def floor(self) -> float:
         """The number that nearly all pixels exceed; infinity if there are none."""
-        return float(np.quantile(self.sample, _DARKEST_SHARE)) if self.sample.size else np.inf
+        return self.sample.compute_quantile(_DARKEST_SHARE)
 
-    @cached_property
-    def median(self) -> float:
-        """The median of the numbers; NaN if there are none."""
-        return float(np.median(self.sample)) if self.sample.size else np.nan
+    def measure_median(self, calibration: Calibration) -> float:
+        """Return the median of the values; NaN if there are none."""
+        return float(np.median(calibration.apply(self.sample.middle))) if self.sample.size else np.nan
+
+    def measure_dark_share(self, calibration: Calibration) -> float:
+        """Return the share of pixels that would be darker than any surface; 0 if there are none."""
+        key = calibration.scale, calibration.offset
+        if key not in self.dark_shares:
+            is_dark = calibration.apply(self.sample.numbers) < _DARKEST
+            self.dark_shares[key] = self.sample.measure_share(is_dark)
+        return self.dark_shares[key]
 
 
 def choose_calibrations(
@@ -198,7 +207,7 @@ class _Evidence:
         """
         limits = [_OFFSET_NUMBER * (1 if band.file.is_integer else 1e-4) for band in self.bands]
         pairs = zip(self.bands, limits, strict=True)
-        dark = [float((band.sample < limit).mean()) for band, limit in pairs if band.sample.size]
+        dark = [band.sample.measure_share(band.sample.numbers < limit) for band, limit in pairs if band.sample.size]
         if dark and max(dark) < _BRIGHT_SHARE:
             raise InputError(
                 "the catalogue says that the offset of Sentinel-2 is applied",
@@ -235,9 +244,7 @@ class _Evidence:
             InputError: Nothing else is known of the numbers, and the product lacks its metadata or has no reflectances.
         """
         try:
-            known = calibrate_by_product(
-                file.band, self.product, is_byte=file.dtype.itemsize == 1, is_stated=stated is not None
-            )
+            known = calibrate_by_product(file, self.product, is_stated=stated is not None)
         except InputError:
             if stated is None and self.offset is None:
                 raise
@@ -254,8 +261,8 @@ class _Evidence:
 
     def _is_too_bright(self, calibration: Calibration, dtype: np.dtype[Any]) -> bool:
         """Return whether the values are brighter than any scene in one of the bands of a type."""
-        medians = np.array([band.median for band in self.bands if band.file.dtype == dtype])
-        return bool((calibration.apply(medians) > _BRIGHTEST_MEDIAN).any())
+        alike = [band for band in self.bands if band.file.dtype == dtype]
+        return any(band.measure_median(calibration) > _BRIGHTEST_MEDIAN for band in alike)
 
     def _reconcile(
         self, file: BandFile, agreed: Calibration | None, alternatives: tuple[Calibration, ...], warnings: list[str]
@@ -295,7 +302,7 @@ class _Evidence:
     def _is_too_dark(self, calibration: Calibration, dtype: np.dtype[Any]) -> bool:
         """Return whether the values are darker than any surface in one of the bands of a type."""
         alike = [band for band in self.bands if band.file.dtype == dtype]
-        return any(_measure_dark_share(band, calibration) > _TELLING_SHARE for band in alike)
+        return any(band.measure_dark_share(calibration) > _TELLING_SHARE for band in alike)
 
     def _assume(self, band: BandNumbers, open_bands: Sequence[BandNumbers], warnings: list[str]) -> Calibration:
         """Return the usual calibration of integers of this size that stand for reflectances.
@@ -358,28 +365,20 @@ def _find_impossible_values(bands: Sequence[BandNumbers], calibrations: Sequence
         return None
     is_dim = True
     for band, calibration in zip(bands, calibrations, strict=True):
-        values = calibration.apply(band.sample)
-        median, dark = float(np.median(values)), _measure_dark_share(band, calibration)
+        values = calibration.apply(band.sample.numbers)
+        median, dark = band.measure_median(calibration), band.measure_dark_share(calibration)
         if median > _BRIGHTEST_MEDIAN or dark > _DARK_SHARE:
             return _not_reflectance_error(
                 band.file, calibration, f"a median of {median:.4g}, {dark:.0%} below {_DARKEST}"
             )
-        is_dim = is_dim and float((np.abs(values) <= _NOTHING).mean()) > _NOTHING_SHARE
+        is_dim = is_dim and band.sample.measure_share(np.abs(values) <= _NOTHING) > _NOTHING_SHARE
     got = f"next to nothing above {_NOTHING} in any band"
     return _not_reflectance_error(bands[0].file, calibrations[0], got) if is_dim else None
 
 
-def _measure_dark_share(band: BandNumbers, calibration: Calibration) -> float:
-    """Return the share of a band's pixels that would be darker than any surface."""
-    if not band.sample.size:
-        return 0.0
-    return float((calibration.apply(band.sample) < _DARKEST).mean())
-
-
 def _are_bright(bands: Sequence[BandNumbers]) -> bool:
     """Return whether a scale of 1/10000 would give reflectances above 2 in more than a few pixels."""
-    shares = [float((band.sample > _BRIGHT_NUMBER).mean()) for band in bands if band.sample.size]
-    return max(shares, default=0.0) > _BRIGHT_SHARE
+    return any(band.sample.measure_share(band.sample.numbers > _BRIGHT_NUMBER) > _BRIGHT_SHARE for band in bands)
 
 
 def _find_floor(bands: Sequence[BandNumbers]) -> float:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path, PurePosixPath
@@ -12,12 +13,20 @@ from typing import Any
 from rasterio.enums import ColorInterp
 
 from seamline.pipeline.common.errors import InputError
-from seamline.pipeline.common.sensors import find_wavelength, parse_wavelength, to_common_name
+from seamline.pipeline.common.sensors import (
+    find_wavelength,
+    is_numbered_as_sentinel_2,
+    may_be_sentinel_2,
+    parse_wavelength,
+    to_common_name,
+)
 from seamline.pipeline.raster_io.gdal import OpenRaster, gdal_environment, read_tags
-from seamline.pipeline.raster_io.virtual_rasters import list_band_sources, read_virtual_raster
-from seamline.pipeline.scenes.band_files import open_source_raster
-from seamline.pipeline.scenes.band_matching import BandCandidate, may_be_sentinel_2
-from seamline.pipeline.scenes.products import ProductEvidence, is_numbered_as_sentinel_2
+from seamline.pipeline.raster_io.local_files import unify_name
+from seamline.pipeline.raster_io.virtual_rasters import DEEPEST_VRT, list_band_sources, read_virtual_raster
+from seamline.pipeline.scenes.acquisition import FILE_TIME_TAG, TIME_TAGS
+from seamline.pipeline.scenes.band_files import ENVI_SCALE_TAG, SCALE_TAGS, open_source_raster, parse_number
+from seamline.pipeline.scenes.band_matching import BandCandidate
+from seamline.pipeline.scenes.products import PRODUCT_TAGS, ProductEvidence
 from seamline.pipeline.scenes.source_files import (
     detect_source_kind,
     list_rasters,
@@ -42,6 +51,14 @@ _WAVELENGTH_DIMENSION = re.compile(r"wave|lambda", re.IGNORECASE)
 _LEAST_NANOMETRES = 300
 """Coordinates of bands from here on are wavelengths, and no numbers of bands."""
 _WAVELENGTH_TAGS = ("wavelength", "central_wavelength", "center_wavelength")
+_IMAGERY_WAVELENGTH_TAG = "CENTRAL_WAVELENGTH_UM"
+_COORDINATES_TAG = "coordinates"
+_DIMENSION_TAG = re.compile(r"NETCDF_(?:DIM_.+|VARNAME)|DIM_.+_(?:INDEX|VALUE|UNIT)", re.IGNORECASE)
+_MEANINGFUL_TAGS = {
+    *(name.casefold() for name in (*PRODUCT_TAGS, *SCALE_TAGS, ENVI_SCALE_TAG, *TIME_TAGS, FILE_TIME_TAG)),
+    *(name + end for name in _WAVELENGTH_TAGS for end in ("", "_units", "_unit")),
+    *(_IMAGERY_WAVELENGTH_TAG.casefold(), _COORDINATES_TAG),
+}
 _NEUTRAL_COLOURS = {ColorInterp.undefined, ColorInterp.gray, ColorInterp.palette}
 
 
@@ -81,8 +98,7 @@ def read_source(source: str | Path) -> Source:
             for band in _list_asset_bands(key, path)
         ]
         bands = _mark_pictures(bands)
-        numbered = may_be_sentinel_2(bands), is_numbered_as_sentinel_2(bands)
-        product = ProductEvidence(item.names, item.baseline, item.is_offset_applied, *numbered)
+        product = _describe_product(bands, item.names, item.baseline, item.is_offset_applied)
         return Source(item.id, href, bands, product, item.datetime)
     rasters, name = list_rasters(href), name_source(href)
     # A product's folder, or the archive of it, may have another name than the product.
@@ -93,12 +109,30 @@ def read_source(source: str | Path) -> Source:
     products = {part for raster in (*rasters, *inner) for part in PurePosixPath(raster).parts if part.endswith(".SAFE")}
     names = dict.fromkeys([name, *sorted(products), *_name_product(inner)])
     bands = _mark_pictures(bands)
-    product = ProductEvidence(
-        tuple(names),
-        may_be_sentinel_2=may_be_sentinel_2(bands),
-        is_numbered_as_sentinel_2=is_numbered_as_sentinel_2(bands),
+    return Source(name, href, bands, _describe_product(bands, tuple(names)))
+
+
+def _describe_product(
+    bands: Sequence[BandCandidate],
+    names: tuple[str, ...],
+    baseline: float | None = None,
+    is_offset_applied: bool | None = None,
+) -> ProductEvidence:
+    numbers = {number for band in bands if (number := band.number)}
+    own_names = (name for band in bands for name in band.all_names)
+    return ProductEvidence(
+        names,
+        baseline,
+        is_offset_applied,
+        may_be_sentinel_2=may_be_sentinel_2(numbers),
+        is_numbered_as_sentinel_2=is_numbered_as_sentinel_2(numbers, own_names),
     )
-    return Source(name, href, bands, product)
+
+
+def tells_meaning(tag: str) -> bool:
+    """Return whether a tag that is called so may tell a scale, a product, a time, or which bands a file has."""
+    name = tag.rpartition("#")[2]
+    return name.casefold() in _MEANINGFUL_TAGS or _DIMENSION_TAG.fullmatch(name) is not None
 
 
 def _list_inner_rasters(path: str) -> tuple[str, ...]:
@@ -149,54 +183,87 @@ def _list_asset_bands(key: str, path: str) -> list[BandCandidate]:
     ]
 
 
-def _list_file_bands(path: str, *, one_of_many: bool) -> list[BandCandidate]:
-    """Return the bands of a file, its alpha band last; ``one_of_many`` if the source has other files."""
+def _list_file_bands(
+    path: str, *, one_of_many: bool, listed: dict[str, list[BandCandidate]] | None = None, depth: int = 0
+) -> list[BandCandidate]:
+    """Return the bands of a file, its alpha band last.
+
+    Args:
+        path: The file.
+        one_of_many: Whether the source has other files.
+        listed: Bands of the sources of the VRTs that this file is a source of, by their names.
+        depth: How many VRTs these are, each in the next.
+    """
     with gdal_environment(path):
         file = open_source_raster(path)
-        dataset, stem = file.dataset, make_file_stem(path)
-        images = [index for index in dataset.indexes if index != file.alpha]
-        descriptions = {index: (dataset.descriptions[index - 1] or "").strip() for index in images}
-        is_only_band = len(images) == 1
-        # An RGB picture beside other files is a preview: its colours don't name bands.
-        colours = _name_colours(dataset, images) if is_only_band or not one_of_many else {}
-        # ENVI and others describe bands by their position, which is no band of a sensor.
-        is_counted = not is_only_band and all(_is_position(text, index) for index, text in descriptions.items())
-        coordinates = _describe_by_coordinates(file, images)
-        bands = []
-        for index, description in descriptions.items():
-            names, coordinate = coordinates.get(index, ((), None))
-            described = (description,) if description and not is_counted else names
-            wavelength = coordinate or _read_wavelength(file, index) or find_wavelength(description)
-            # The colours of a picture say what is shown, which is another band if it has a wavelength.
-            colour = colours.get(index) if wavelength is None else None
-            bands.append(
-                BandCandidate(
-                    path=path,
-                    index=index,
-                    labels=described or tuple(text for text in (colour, description) if text),
-                    stem=stem,
-                    is_only_band=is_only_band,
-                    is_described=bool(described),
-                    pixel_size=abs(dataset.transform.determinant) ** 0.5,
-                    wavelength=wavelength,
-                    data_type=dataset.dtypes[index - 1],
-                )
+        bands = _list_own_bands(file, make_file_stem(path), one_of_many=one_of_many)
+        sources = list_band_sources(path, file.dataset) if file.is_virtual else {}
+    if depth >= DEEPEST_VRT:
+        return bands  # such a VRT is refused by those who read it
+    listed = {unify_name(path): []} if listed is None else listed
+    for position, band in enumerate(bands):
+        if band.index in sources and not (band.is_described or band.is_alpha):
+            name, index = sources[band.index]
+            bands[position] = _describe_by_source(band, _list_source_bands(name, listed, depth + 1), index)
+    return bands
+
+
+def _list_own_bands(file: OpenRaster, stem: str, *, one_of_many: bool) -> list[BandCandidate]:
+    dataset = file.dataset
+    images = [index for index in dataset.indexes if index != file.alpha]
+    descriptions = {index: (dataset.descriptions[index - 1] or "").strip() for index in images}
+    is_only_band = len(images) == 1
+    # An RGB picture beside other files is a preview: its colours don't name bands.
+    colours = _name_colours(dataset, images) if is_only_band or not one_of_many else {}
+    # ENVI and others describe bands by their position, which is no band of a sensor.
+    is_counted = not is_only_band and all(_is_position(text, index) for index, text in descriptions.items())
+    tags = {index: read_tags(file, index) for index in (0, *images)}
+    coordinates = _describe_by_coordinates(tags, images)
+    bands = []
+    for index, description in descriptions.items():
+        names, coordinate = coordinates.get(index, ((), None))
+        described = (description,) if description and not is_counted else names
+        wavelength = coordinate or _read_wavelength(file, index, tags[index]) or find_wavelength(description)
+        # The colours of a picture say what is shown, which is another band if it has a wavelength.
+        colour = colours.get(index) if wavelength is None else None
+        bands.append(
+            BandCandidate(
+                path=file.path,
+                index=index,
+                labels=described or tuple(text for text in (colour, description) if text),
+                stem=stem,
+                is_only_band=is_only_band,
+                is_described=bool(described),
+                pixel_size=abs(dataset.transform.determinant) ** 0.5,
+                wavelength=wavelength,
+                data_type=dataset.dtypes[index - 1],
             )
-        if file.alpha is not None:
-            label = dataset.descriptions[file.alpha - 1] or "alpha"
-            bands.append(BandCandidate(path, file.alpha, (label,), stem, False, False, is_alpha=True))
-        sources = list_band_sources(path, dataset) if file.is_virtual else {}
-    return [_describe_by_source(band, *sources[band.index]) if band.index in sources else band for band in bands]
+        )
+    if file.alpha is not None:
+        label = dataset.descriptions[file.alpha - 1] or "alpha"
+        bands.append(BandCandidate(file.path, file.alpha, (label,), stem, False, False, is_alpha=True))
+    return bands
 
 
-def _describe_by_source(band: BandCandidate, source: str, index: int) -> BandCandidate:
-    """Return a band of a VRT with what the raster that it shows says of it, if the VRT does not describe it."""
-    if band.is_described or band.is_alpha:
-        return band
-    try:
-        inner = next((inner for inner in _list_file_bands(source, one_of_many=True) if inner.index == index), None)
-    except (InputError, RecursionError):
-        return band  # what cannot be opened is told by those who read the VRT
+def _list_source_bands(name: str, listed: dict[str, list[BandCandidate]], depth: int) -> list[BandCandidate]:
+    """Return the bands of a source of a VRT, which is listed once; none of a VRT that is a source of itself."""
+    key = unify_name(name)
+    if key not in listed:
+        listed[key] = []
+        with suppress(InputError):  # what cannot be opened is told by those who read the VRT
+            listed[key] = _list_file_bands(name, one_of_many=True, listed=listed, depth=depth)
+    return listed[key]
+
+
+def _describe_by_source(band: BandCandidate, sources: Sequence[BandCandidate], index: int) -> BandCandidate:
+    """Return a band of a VRT with what the band that it shows says of it, if the VRT does not describe it.
+
+    Args:
+        band: The band of the VRT.
+        sources: Bands of the raster that it shows.
+        index: Which of these it is.
+    """
+    inner = next((inner for inner in sources if inner.index == index), None)
     if inner is None:
         return band
     names = (*(inner.labels if inner.is_described else ()), *((inner.stem,) if inner.is_only_band else ()))
@@ -205,16 +272,21 @@ def _describe_by_source(band: BandCandidate, source: str, index: int) -> BandCan
 
 
 def _describe_by_coordinates(
-    file: OpenRaster, images: Sequence[int]
+    tags: Mapping[int, Mapping[str, str]], images: Sequence[int]
 ) -> dict[int, tuple[tuple[str, ...], float | None]]:
     """Return names and wavelength of the bands of an array with more dimensions than rows and columns, by their index.
 
     Coordinates that only count the bands say nothing. Those that GDAL doesn't tell, such as texts in NetCDF, give names
     that match nothing: the order of the bands is not known then.
+
+    Args:
+        tags: Tags of the bands by their indexes; 0: those of the file.
+        images: Indexes of the bands, without an alpha band.
     """
     found: dict[int, tuple[tuple[str, ...], float | None]] = {}
-    for dimension, unit, values in _list_dimensions(file, images):
-        numbers = [_to_integer(value) for value in values]
+    for dimension, unit, values in _list_dimensions(tags, images):
+        sizes = [parse_number(value) for value in values]
+        numbers = [int(size) if size is not None and size.is_integer() else None for size in sizes]
         wavelengths = [parse_wavelength(value, unit) for value in values]
         are_bands = _BAND_DIMENSION.search(dimension) is not None
         if (len(set(values)) == 1 and values[0] is not None) or (
@@ -223,7 +295,7 @@ def _describe_by_coordinates(
             continue
         are_wavelengths = None not in wavelengths and (
             _WAVELENGTH_DIMENSION.search(dimension)
-            or (are_bands and (set(numbers) == {None} or min(map(_to_size, values)) >= _LEAST_NANOMETRES))
+            or (are_bands and (set(numbers) == {None} or min(size or 0 for size in sizes) >= _LEAST_NANOMETRES))
         )
         for index, value, number, wavelength in zip(images, values, numbers, wavelengths, strict=True):
             names, known = found.get(index, ((), None))
@@ -234,7 +306,7 @@ def _describe_by_coordinates(
             else:
                 found[index] = (*names, f"{dimension}[{index if value is None else value}]"), known
     # Names or wavelengths beside a dimension that only counts: GDAL doesn't read them.
-    beside = {**read_tags(file), **read_tags(file, 1)}.get("coordinates", "")
+    beside = {**tags[0], **tags.get(1, {})}.get(_COORDINATES_TAG, "")
     if not found and any(map(_BAND_DIMENSION.search, beside.split())):
         return {index: ((f"band[{index}]",), None) for index in images}
     return found
@@ -258,44 +330,31 @@ def _is_position(description: str, index: int) -> bool:
     return found is not None and int(found[1]) == index
 
 
-def _list_dimensions(file: OpenRaster, images: Sequence[int]) -> list[tuple[str, str, list[str | None]]]:
+def _list_dimensions(
+    tags: Mapping[int, Mapping[str, str]], images: Sequence[int]
+) -> list[tuple[str, str, list[str | None]]]:
     """Return name, unit and coordinates of the dimensions that the bands of a NetCDF or Zarr array are slices of.
 
     A coordinate is None where GDAL doesn't tell it. Without coordinates the slices of Zarr arrays are counted.
     """
-    tags, own = read_tags(file), {index: read_tags(file, index) for index in images}
     dimensions = []
-    for name in filter(None, tags.get("NETCDF_DIM_EXTRA", "").strip("{}").split(",")):
-        is_known = f"NETCDF_DIM_{name}_VALUES" in tags
-        values = [own[index].get(f"NETCDF_DIM_{name}") if is_known else None for index in images]
-        dimensions.append((name, tags.get(f"{name}#units", ""), values))
-    first = own[images[0]] if images else {}
+    for name in filter(None, tags[0].get("NETCDF_DIM_EXTRA", "").strip("{}").split(",")):
+        is_known = f"NETCDF_DIM_{name}_VALUES" in tags[0]
+        values = [tags[index].get(f"NETCDF_DIM_{name}") if is_known else None for index in images]
+        dimensions.append((name, tags[0].get(f"{name}#units", ""), values))
+    first = tags[images[0]] if images else {}
     for name in (found[1] for key in first if (found := re.fullmatch(r"DIM_(.+)_INDEX", key))):
-        values = [own[index].get(f"DIM_{name}_VALUE", own[index].get(f"DIM_{name}_INDEX")) for index in images]
+        values = [tags[index].get(f"DIM_{name}_VALUE", tags[index].get(f"DIM_{name}_INDEX")) for index in images]
         dimensions.append((name, first.get(f"DIM_{name}_UNIT", ""), values))
     return dimensions
 
 
-def _to_integer(value: str | None) -> int | None:
-    try:
-        return int(number) if (number := float(value or "")).is_integer() else None
-    except ValueError:
-        return None
-
-
-def _to_size(value: str | None) -> float:
-    try:
-        return float(value or "")
-    except ValueError:
-        return 0
-
-
-def _read_wavelength(file: OpenRaster, index: int) -> float | None:
-    """Return the wavelength of a band in µm that GDAL or the tags of the file tell; None if there is none."""
-    if found := parse_wavelength(read_tags(file, index, "IMAGERY").get("CENTRAL_WAVELENGTH_UM"), "um"):
+def _read_wavelength(file: OpenRaster, index: int, tags: Mapping[str, str]) -> float | None:
+    """Return the wavelength of a band in µm that GDAL or its tags tell; None if there is none."""
+    if found := parse_wavelength(read_tags(file, index, "IMAGERY").get(_IMAGERY_WAVELENGTH_TAG), "um"):
         return found
-    tags = {name.casefold(): value for name, value in read_tags(file, index).items()}
+    named = {name.casefold(): value for name, value in tags.items()}
     for name in _WAVELENGTH_TAGS:
-        if found := parse_wavelength(tags.get(name), tags.get(f"{name}_units") or tags.get(f"{name}_unit") or ""):
+        if found := parse_wavelength(named.get(name), named.get(f"{name}_units") or named.get(f"{name}_unit") or ""):
             return found
     return None

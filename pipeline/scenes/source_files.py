@@ -11,10 +11,19 @@ from pathlib import Path, PurePosixPath
 from typing import Literal
 from urllib.parse import urlsplit
 
+from odc.geo.geobox import GeoBox
+from rasterio.errors import RasterioIOError
+
 from seamline.pipeline.common.errors import InputError
-from seamline.pipeline.raster_io.gdal import is_remote
+from seamline.pipeline.raster_io.gdal import (
+    describe_error,
+    gdal_environment,
+    is_remote,
+    open_cached_raster,
+    read_tags,
+)
 from seamline.pipeline.raster_io.local_files import parse_file_url, split_subdataset
-from seamline.pipeline.scenes.band_files import list_subdatasets
+from seamline.pipeline.scenes.band_files import open_any_raster
 from seamline.pipeline.storage.atomic import make_absolute, refuse_special_file
 from seamline.pipeline.storage.confinement import check_confined, open_confined
 from seamline.pipeline.storage.object_store import ObjectFolder, is_object_url
@@ -39,6 +48,8 @@ _SENTINEL2_RASTERS = (
 _SENTINEL2_BAND = re.compile(r"(^|/)IMG_DATA/(R[126]0m/)?[^/]+\.jp2$")
 _EOPF_BANDS = "/measurements/reflectance/"
 """Group of a Sentinel-2 product in the EOPF format that holds the bands, beside masks and angles."""
+_TEXT_KIND = "(8-bit character)"
+"""What GDAL says of the type of texts."""
 
 
 def detect_source_kind(href: str) -> SourceKind:
@@ -112,8 +123,50 @@ def list_rasters(href: str) -> list[str]:
         return _list_object_rasters(ObjectFolder.from_url(href)) if is_object_url(href) else _list_files(Path(href))
     if kind == "archive":
         return _list_archived_rasters(href)
-    subdatasets = list_subdatasets(href)
+    subdatasets = _list_subdatasets(href)
     return [name for name in subdatasets if _EOPF_BANDS in name] or subdatasets or [href]
+
+
+def _list_subdatasets(path: str) -> list[str]:
+    """Return GDAL's names of the rasters in a file or a Zarr folder that has no bands of its own.
+
+    Subdatasets with one row or column, such as coordinates, are none. Nor are texts and other tables beside rasters:
+    they have no place on Earth, and another shape than what has one.
+
+    Raises:
+        InputError: The path is no raster, or GDAL can read none of its subdatasets.
+    """
+    rasters: list[str] = []
+    grids: list[GeoBox] = []
+    failures: list[str] = []
+    with gdal_environment(path):
+        file = open_any_raster(path)
+        kinds = read_tags(file, domain="SUBDATASETS")
+        for number, name in enumerate([] if file.dataset.count else file.dataset.subdatasets, start=1):
+            # In HDF5, GDAL calls bytes with a sign so, too.
+            if name.casefold().startswith("netcdf:") and _TEXT_KIND in kinds.get(f"SUBDATASET_{number}_DESC", ""):
+                continue
+            try:
+                grid = open_cached_raster(name).grid
+            except RasterioIOError as error:
+                failures.append(f"{name}: {describe_error(error)}")
+                continue
+            if min(grid.shape) > 1:
+                rasters.append(name)
+                grids.append(grid)
+    if failures and not rasters:
+        raise InputError(
+            f"cannot open the subdatasets of {path}",
+            got=failures[0],
+            expected="rasters that this version of GDAL reads",
+            fix="convert it to GeoTIFF",
+        )
+    shapes = {tuple(grid.shape) for grid in grids if _is_placed(grid)}
+    return [name for name, grid in zip(rasters, grids, strict=True) if not shapes or tuple(grid.shape) in shapes]
+
+
+def _is_placed(grid: GeoBox) -> bool:
+    return grid.crs is not None or not grid.transform.is_identity
 
 
 def name_source(href: str) -> str:

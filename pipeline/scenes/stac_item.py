@@ -16,7 +16,7 @@ from urllib.parse import unquote, urlsplit
 import pystac
 
 from seamline.pipeline.common.errors import InputError
-from seamline.pipeline.common.sensors import parse_wavelength
+from seamline.pipeline.common.sensors import find_other_sensor, parse_wavelength, recognize_sensors
 from seamline.pipeline.raster_io.local_files import parse_file_url
 from seamline.pipeline.scenes.acquisition import to_utc
 from seamline.pipeline.scenes.band_matching import BandCandidate
@@ -43,9 +43,7 @@ _PRODUCT_FIELDS = (
     "s2:datatake_id",
 )
 """Properties that may hold the name of a product or a satellite."""
-_INSTRUMENT = re.compile(r"\bmsi\b")
-"""That of Sentinel-2."""
-_SENTINEL_2 = re.compile(r"sentinel-?2", re.IGNORECASE)
+_SENTINEL_2, _INSTRUMENT = "Sentinel-2", "msi"
 _OFFSET_APPLIED = ("earthsearch:boa_offset_applied", "sentinel:boa_offset_applied", "s2:boa_offset_applied")
 # pystac's errors have no common base, and it fails with Python's own errors on documents of another structure.
 _PARSE_ERRORS = (
@@ -176,16 +174,19 @@ def _list_product_names(item: pystac.Item) -> tuple[str, ...]:
     values = [item.id, item.collection_id, *(item.properties.get(name) for name in _PRODUCT_FIELDS)]
     if str(item.properties.get("landsat:correction", "")).upper().startswith("L2"):
         values.append(f"landsat c{item.properties.get('landsat:collection_number')} l2")
-    instruments = str(item.properties.get("instruments", "")).casefold()
-    if any(name.startswith("s2:") for name in item.properties) or _INSTRUMENT.search(instruments):
-        values.append("Sentinel-2")
-    return tuple(value for value in values if isinstance(value, str))
+    names = tuple(value for value in values if isinstance(value, str))
+    if recognize_sensors(" ".join(names)) or find_other_sensor(" ".join(names)):
+        return names
+    # Other instruments are called so, too, and catalogues copy fields.
+    instruments = re.findall(r"\w+", str(item.properties.get("instruments", "")).casefold())
+    has_fields = any(name.startswith("s2:") for name in item.properties)
+    return (*names, _SENTINEL_2) if has_fields or _INSTRUMENT in instruments else names
 
 
 def _read_baseline(item: pystac.Item, names: Sequence[str]) -> float | None:
     """Return the processing baseline of Sentinel-2; other products have versions that mean something else."""
     value = item.properties.get("s2:processing_baseline") or item.properties.get("sentinel:processing_baseline")
-    if value is None and any(_SENTINEL_2.match(name) for name in names):
+    if value is None and _SENTINEL_2 in recognize_sensors(" ".join(names)):
         value = item.properties.get("processing:version")
     return parse_baseline(value)
 

@@ -83,6 +83,8 @@ def read_time(path: Path, tags: dict[str, str]) -> str | None:
         ("LANDSAT_8_mosaic", None),
         ("sentinel-2-summer", None),
         ("T33TWN_composite", None),
+        ("AWIFS_summer", None),
+        ("AVHRR_mosaic", None),
         ("field_20230408", "2024-11-02T12:00:00"),  # no product
     ],
 )

@@ -17,6 +17,7 @@ from seamline.pipeline.common.errors import InputError
 from seamline.pipeline.common.sensors import (
     find_other_sensor,
     find_wavelength,
+    names_satellite,
     parse_band_number,
     parse_wavelength,
     recognize_sensors,
@@ -386,7 +387,35 @@ def test_numbers_without_a_sensor_are_an_assumption(tmp_path: Path) -> None:
     for number in (2, 3, 4, 5):
         write_geotiff(tmp_path / "scene" / f"BAND{number}.tif", make_noise(1, EDGE, EDGE))
     scene = opened(tmp_path / "scene", SIX[:3])
-    assert any("taken for those of Sentinel-2 or Landsat 8/9" in warning for warning in scene.warnings)
+    assert any(
+        "taken for those of Sentinel-2 or Landsat 8/9; --bands says otherwise" in warning for warning in scene.warnings
+    )
+
+
+@pytest.mark.parametrize(
+    ("numbers", "needs", "warned"),
+    [
+        ("02 03 04", SIX[:3], False),
+        ("02 03 04 08 11 12", SIX, False),
+        ("02 03 04 05 06 07", SIX[:3], False),  # the same in Landsat 8
+        ("02 03 04 05 06 07", SIX, True),  # Landsat 8 alone has these six
+        ("2 3 4", SIX[:3], True),
+    ],
+)
+def test_numbers_as_sentinel_2_has_them_are_no_assumption(
+    tmp_path: Path, numbers: str, needs: Sequence[BandNeed], warned: bool
+) -> None:
+    for number in numbers.split():
+        write_geotiff(tmp_path / "scene" / f"B{number}.tif", make_noise(1, EDGE, EDGE))
+    warnings = opened(tmp_path / "scene", needs).warnings
+    assert any("names no sensor" in warning for warning in warnings) is warned
+
+
+def test_numbers_with_two_meanings_stay_refused_whatever_way_they_are_written(tmp_path: Path) -> None:
+    for number in ("01", "02", "03", "04", "05", "07"):  # Landsat 5: blue is B01
+        write_geotiff(tmp_path / "scene" / f"B{number}.tif", make_noise(1, EDGE, EDGE))
+    with pytest.raises(InputError, match=r"more than one meaning.*--bands"):
+        opened(tmp_path / "scene", SIX[:3])
 
 
 def test_names_of_sensors_are_words() -> None:
@@ -396,10 +425,31 @@ def test_names_of_sensors_are_words() -> None:
         assert find_other_sensor(text) is None, text
 
 
+def test_all_that_names_a_satellite_is_in_one_list() -> None:
+    for text in ("skysat_1", "IMG_PHR1A_MS", "GE01_2023", "QB02_x", "PNEO3_x", "EMIT_L2A_RFL", "PRS_L2D_STD"):
+        assert find_other_sensor(text) and names_satellite(text), text
+    for text in (
+        "AWIFS_1",
+        "EO1_HYPERION",
+        "VIIRS_x",
+        "AVHRR_x",
+        "20230408_LEVEL2_SEN2A_BOA",
+        "S1A_IW",
+        "landsat_mosaic",
+    ):
+        assert names_satellite(text), text
+    for text in ("field_20230408", "remittance", "emitter", "level2_x", "geology01"):
+        assert not names_satellite(text), text
+
+
 def test_temperatures_and_masks_are_no_bands_of_a_sensor(tmp_path: Path) -> None:
     for text in ("ST_B6", "ST_B10", "LE07_X_ST_B6", "QA_B2", "MSK_CLASSI_B00", "MSK_DETFOO_B02", "B04_QA", "B8A_mask"):
         assert parse_band_number(text) is None, text
+    for text in ("B04_mask_2", "B04-cloud20", "B04_clouds_20m", "T33TWN_B04_quality"):
+        assert parse_band_number(text) is None, text
     for text, number in (("SR_B4", "4"), ("T33TWN_B8A", "8A"), ("Band 7", "7"), ("EAST_B04", "4"), ("B04_10m", "4")):
+        assert parse_band_number(text) == number, text
+    for text, number in (("B02_cloud_free", "2"), ("B04_mask_applied", "4"), ("B8A_QA_checked", "8A")):
         assert parse_band_number(text) == number, text
     reflectances = [f"SR_B{number}" for number in (1, 2, 3, 4, 5, 7)]
     for extra, expected in ((["ST_B6", "QA_PIXEL"], [1, 2, 3, 4, 5, 6]), (["QA_PIXEL", "ST_B6"], [1, 2, 3, 4, 5, 6])):

@@ -149,8 +149,11 @@ def test_names_of_bands(candidates: list[BandCandidate], expected: str) -> None:
 
 def test_band_numbers_without_a_sensor() -> None:
     """One meaning is enough, be it of several tables, but it is an assumption."""
-    found, warnings = match_bands(RGB, _numbers("B", "02", "03", "04"), (), "scene")
-    assert [c.stem for c in found] == ["B04", "B03", "B02"] and "Sentinel-2 or Landsat 8/9" in warnings[0]
+    found, warnings = match_bands(RGB, _numbers("B", "2", "3", "4"), (), "scene")
+    assert [c.stem for c in found] == ["B4", "B3", "B2"]
+    assert "those of Sentinel-2 or Landsat 8/9; --bands says otherwise" in warnings[0]
+    found, warnings = match_bands(RGB, _numbers("B", "02", "03", "04"), (), "scene")  # as Sentinel-2 has them
+    assert [c.stem for c in found] == ["B04", "B03", "B02"] and not warnings
     found, warnings = match_bands(SIX, _described("qa", *(f"B{n}" for n in range(2, 8))), (), "scene")
     assert [c.index for c in found] == [2, 3, 4, 5, 6, 7] and "taken for those of Landsat 8/9" in warnings[0]
 

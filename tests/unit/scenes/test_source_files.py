@@ -176,6 +176,19 @@ def test_texts_in_a_netcdf_file_are_no_bands(tmp_path: Path) -> None:
     np.testing.assert_array_equal(numbers_of(opened(path, bands=tuple("123456"))), NUMBERS)
 
 
+def test_texts_are_told_from_bytes(tmp_path: Path) -> None:
+    names = np.array([["blue", "red"], ["x", "y"]], dtype="S4")
+    plain = xr.Dataset({name: (("y", "x"), np.ones((20, 20), "int16")) for name in ("blue", "red")})
+    plain.assign(texts=(("a", "b"), names)).to_netcdf(tmp_path / "no place.nc", engine="scipy")
+    found = list_rasters(str(tmp_path / "no place.nc"))
+    assert [name.rpartition(":")[2] for name in found] == ["blue", "red"]
+    write_geotiff(tmp_path / "bytes.tif", np.ones((2, 20, 20), "int8"))
+    rasterio.shutil.copy(tmp_path / "bytes.tif", tmp_path / "bytes.nc", driver="netCDF", FORMAT="NC4")
+    (tmp_path / "bytes.nc").rename(tmp_path / "bytes.h5")  # so that GDAL's driver of HDF5 opens it
+    found = list_rasters(str(tmp_path / "bytes.h5"))
+    assert [(name[:5], name.rpartition("/")[2]) for name in found] == [("HDF5:", "Band1"), ("HDF5:", "Band2")]
+
+
 def test_the_arrays_of_a_zarr_folder_are_bands_and_its_chunks_its_content(tmp_path: Path) -> None:
     path = tmp_path / "scene.zarr"
     write_container(path, lambda dataset: dataset.to_zarr(path, zarr_format=2))

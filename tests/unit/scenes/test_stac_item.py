@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from seamline.pipeline.common.errors import InputError, RunError
+from seamline.pipeline.common.sensors import recognize_sensors
 from seamline.pipeline.scenes.stac_item import read_source_item
 from seamline.pipeline.storage import web_requests
 from tests.support.stac_items import write_source_item
@@ -60,6 +62,32 @@ def test_a_file_on_this_disk_is_taken_under_whatever_address(tmp_path: Path) -> 
     assert band.path == str(tmp_path / "blue.tif")
     (tmp_path / "blue.tif").unlink()
     assert read_source_item(str(tmp_path / "item.json")).bands[0].path == "s3://no-such-bucket/blue.tif"
+
+
+@pytest.mark.parametrize(
+    ("named", "properties", "expected"),
+    [
+        ({"platform": "rapideye-3"}, {"instruments": ["msi"]}, []),
+        ({"platform": "landsat-8"}, {"s2:mgrs_tile": "33TWN"}, ["Landsat 8/9"]),
+        ({"collection": "HLSS30_2.0", "title": "HLS.S30.T33TWN"}, {"instruments": ["msi"]}, ["HLS S30"]),
+        ({}, {"instruments": ["msi"]}, ["Sentinel-2"]),
+        ({}, {"instruments": ["MSI", "x"]}, ["Sentinel-2"]),
+        ({}, {"instruments": ["msix"]}, []),
+        ({}, {"s2:mgrs_tile": "33TWN"}, ["Sentinel-2"]),
+        ({"constellation": "Sentinel 2"}, {}, ["Sentinel-2"]),
+    ],
+)
+def test_a_sensor_that_is_named_goes_before_fields_that_many_have(
+    named: dict[str, Any], properties: dict[str, Any], expected: list[str], tmp_path: Path
+) -> None:
+    path = write_item(tmp_path, "b.tif", {**BLUE, "href": "./b.tif"})
+    document = json.loads(path.read_text())
+    document["id"] = "item"
+    document["properties"] |= {**named, **properties, "processing:version": "04.00"}
+    path.write_text(json.dumps(document))
+    item = read_source_item(str(path))
+    assert recognize_sensors(" ".join(item.names)) == expected
+    assert item.baseline == (4.0 if expected == ["Sentinel-2"] else None)
 
 
 def write_item(folder: Path, file: str, asset: dict[str, Any]) -> Path:
