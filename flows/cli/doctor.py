@@ -23,7 +23,13 @@ def doctor(
         list[Path] | None, typer.Option(help="Folder of scenes or results that must be writable; repeat it")
     ] = None,
 ) -> None:
-    """Tell whether this machine, and a cluster, can run Seamline, and how to fix what is wrong; exit code 1 if not."""
+    """Tell whether this machine, and a cluster, can run Seamline, and how to fix what is wrong; exit code 1 if not.
+
+    Examples:
+    seamline doctor
+
+    seamline doctor --cluster tcp://scheduler:8786 --model my-model --folder /data/results
+    """
     from seamline.flows.runs.planning import count_workers
     from seamline.flows.settings.checks import State
     from seamline.flows.settings.cluster_checks import check_cluster

@@ -22,7 +22,7 @@ app = typer.Typer(
     name="seamline",
     help="Seamless segmentation of satellite and aerial scenes of any size.",
     invoke_without_command=True,
-    add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
     pretty_exceptions_enable=False,
 )
 # In the order in which the help lists them.

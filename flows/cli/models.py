@@ -40,7 +40,13 @@ def inspect(
     name: Annotated[str, typer.Argument(help="Name of an embedded model, or a model folder")],
     as_json: Annotated[bool, typer.Option("--json", help="For programs")] = False,
 ) -> None:
-    """Print everything that is known of a model."""
+    """Print everything that is known of a model.
+
+    Examples:
+    seamline model inspect land-water-cloud
+
+    seamline model inspect my-model --json
+    """
     from seamline.flows.settings.model_folder import open_model, read_training_scores
 
     model = open_model(name)
@@ -82,7 +88,13 @@ def import_network(
     description: Annotated[str, typer.Option(help="For people")] = "",
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the model that is in the folder")] = False,
 ) -> None:
-    """Make a model folder of somebody else's network; its divisor and reach are measured."""
+    """Make a model folder of somebody else's network; its divisor and reach are measured.
+
+    Examples:
+    seamline model import unet.onnx --bands red,green,blue,nir --classes land,water --out my-model
+
+    seamline model import net.pt2 --bands red,green,blue --classes no,yes --quantity dn --scale 0.0039 --out my-model
+    """
     from seamline.flows.training.importing import ModelDescription, import_model
 
     described = ModelDescription(
@@ -116,7 +128,13 @@ def tune(
     halo: HaloOption = "auto",
     as_json: Annotated[bool, typer.Option("--json", help="For programs")] = False,
 ) -> None:
-    """Measure every way to run a model on this machine, and show which one a run would take."""
+    """Measure every way to run a model on this machine, and show which one a run would take.
+
+    Examples:
+    seamline model tune land-water-cloud
+
+    seamline model tune my-model --scene scene.tif --engine torch --json
+    """
     from seamline.flows.runs.tuning import tune
 
     options = validate_options(
@@ -131,7 +149,13 @@ def tune(
 
 @app.command("list")
 def list_models() -> None:
-    """Name the embedded models."""
+    """Name the embedded models.
+
+    Examples:
+    seamline model list
+
+    seamline model list | xargs -n 1 seamline model inspect
+    """
     from seamline.flows.settings.model_folder import list_embedded_models
 
     for name in list_embedded_models():

@@ -51,7 +51,13 @@ def evaluate(
     report: Annotated[Path | None, typer.Option("--json", help="Write the scores to this file")] = None,
     picture: Annotated[Path | None, typer.Option(help="Draw the confusion matrix to this PNG")] = None,
 ) -> None:
-    """Compare a segmentation with the truth: IoU, F1, precision, recall, accuracy, kappa, boundaries."""
+    """Compare a segmentation with the truth: IoU, F1, precision, recall, accuracy, kappa, boundaries.
+
+    Examples:
+    seamline evaluate results/scene truth.tif
+
+    seamline evaluate results/scene buildings.gpkg --attribute kind --values house=1,road=0 --json scores.json
+    """
     from seamline.flows.training.evaluation import evaluate_segmentation, write_evaluation
     from seamline.pipeline.results.truth import Truth
 
@@ -74,7 +80,13 @@ def query(
         Path | None, typer.Option("--json", help="Write the items to this file, a STAC ItemCollection; - prints it")
     ] = None,
 ) -> None:
-    """List the scenes that lie in a box and a time and fulfil an SQL expression."""
+    """List the scenes that lie in a box and a time and fulfil an SQL expression.
+
+    Examples:
+    seamline query results --where "water_share > 0.05"
+
+    seamline query s3://bucket/maps --bbox=-62,-4,-59,-2 --datetime 2026-06/2026-08 --json -
+    """
     from seamline.flows.settings.credentials import use_credentials
     from seamline.pipeline.stac.extent import Box, Interval
     from seamline.pipeline.stac.query import query_items, to_item_collection
@@ -103,7 +115,13 @@ def query(
 
 @app.command()
 def verify(results: _ResultsArgument) -> None:
-    """Check what runs published: checksums, COG, STAC, COG = Zarr, classes, items; exit code 1 if anything is wrong."""
+    """Check what runs published: checksums, COG, STAC, COG = Zarr, classes, items; exit code 1 if anything is wrong.
+
+    Examples:
+    seamline verify results
+
+    seamline verify build/up/results
+    """
     from seamline.pipeline.results.verify import verify
 
     findings = list(verify(results))
@@ -124,7 +142,13 @@ def serve(
         bool, typer.Option("--allow-empty", help="Also serve a folder that has no scene yet, or is not there yet")
     ] = False,
 ) -> None:
-    """Show results as a map in the browser, until Ctrl-C. Reads only below the folder, and writes nothing."""
+    """Show results as a map in the browser, until Ctrl-C. Reads only below the folder, and writes nothing.
+
+    Examples:
+    seamline serve results --open
+
+    seamline serve results --host 0.0.0.0 --port 8000
+    """
     from seamline.flows.serving.server import serve
 
     serve(results, host, port, show, allow_empty)

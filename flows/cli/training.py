@@ -38,7 +38,13 @@ def train(
     ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the model that is in the folder")] = False,
 ) -> None:
-    """Train a U-Net by a recipe, or on images and their labels; a killed training goes on from its last checkpoint."""
+    """Train a U-Net by a recipe, or on images and their labels; a killed training goes on from its last checkpoint.
+
+    Examples:
+    seamline train recipe.yaml --data DATA --out my-model --set schedule.epochs=40
+
+    seamline train --images tiles/ --labels masks/ --bands red,green,blue --classes no,yes --out my-model
+    """
     from seamline.flows.training.recipe_documents import choose_recipe
     from seamline.flows.training.train_from_recipe import train_from_recipe
 

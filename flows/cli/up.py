@@ -42,7 +42,13 @@ def up(
         bool, typer.Option("--detach", help="Return when everything runs; `seamline down` ends it")
     ] = False,
 ) -> None:
-    """Start Prefect with its UI, a Dask cluster, scheduled flow runs, a watched inbox and the map on this machine."""
+    """Start Prefect with its UI, a Dask cluster, scheduled flow runs, a watched inbox and the map on this machine.
+
+    Examples:
+    seamline up
+
+    seamline up --detach --folder /data/seamline --model my-model --every 300
+    """
     from seamline.flows.runs.planning import count_workers
     from seamline.flows.settings.model_folder import open_model
     from seamline.flows.settings.options import SegmentOptions
@@ -100,7 +106,13 @@ def _build_foreground_command(stack: Stack) -> tuple[str, ...]:
 
 @app.command()
 def down(folder: _FolderOption = Path("build/up")) -> None:
-    """Stop everything that `seamline up` started; scenes that were being worked on go on after the next start."""
+    """Stop everything that `seamline up` started; scenes that were being worked on go on after the next start.
+
+    Examples:
+    seamline down
+
+    seamline down --folder /data/seamline
+    """
     from seamline.flows.up.stack import stop_stack
 
     Console().print("stopped" if stop_stack(make_absolute(folder)) else "nothing ran", highlight=False)

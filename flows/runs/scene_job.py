@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -73,12 +73,17 @@ class SceneJob:
         return replace(self, options=self.options.model_copy(update={"overwrite": True}))
 
 
+def _raise(error: InputError) -> None:
+    raise error
+
+
 def open_scene_jobs(
     sources: Sequence[str | Path],
     model: Model,
     out: str | Path,
     options: SegmentOptions,
     confinement: Confinement | None = None,
+    refuse: Callable[[InputError], None] = _raise,
 ) -> list[SceneJob]:
     """Open and check scenes before any of them is segmented.
 
@@ -88,17 +93,23 @@ def open_scene_jobs(
         out: folder of the catalogue, or ``s3://bucket/prefix``.
         options: everything that has a default.
         confinement: what the sources may name, then and while they are read; None if they may name anything.
+        refuse: is called with the error of each source that cannot be worked with; by default it raises it.
 
     Returns:
-        A job for each scene.
+        A job for each scene that can be worked with.
 
     Raises:
         InputError: one of them cannot be worked with, or two would share a folder.
     """
     use_credentials(options.credentials)
+    jobs: list[SceneJob] = []
     catalog = CatalogLocation.from_out(out, options.work)
     with confine(confinement):
-        jobs = [_open_scene_job(source, model, catalog, options) for source in sources]
+        for source in sources:
+            try:
+                jobs.append(_open_scene_job(source, model, catalog, options))
+            except InputError as error:
+                refuse(error)
     count = Counter(job.scene.id for job in jobs)
     for name, times in count.items():
         if times > 1:

@@ -29,7 +29,7 @@ from seamline.flows.settings.model_folder import RuntimeLoader, get_radiometry, 
 from seamline.flows.settings.options import SegmentOptions
 from seamline.model.spec.document import MODEL_FILENAME
 from seamline.pipeline.cluster.losses import WorkersDiedError, raise_if_cluster_lost
-from seamline.pipeline.common.errors import BadBlockError, ChunkError, RunError
+from seamline.pipeline.common.errors import BadBlockError, ChunkError, InputError, RunError, SeamlineError
 from seamline.pipeline.common.layout import PREVIEW
 from seamline.pipeline.common.stopwatch import Stopwatch
 from seamline.pipeline.execution.chunk_context import ChunkContext
@@ -77,6 +77,8 @@ def segment_scenes(
     out: str | Path,
     options: SegmentOptions,
     observer: RunObserver,
+    *,
+    is_strict: bool = True,
 ) -> list[RunResult]:
     """Segment scenes into ``out``/<scene id>, one after the other on one cluster.
 
@@ -88,6 +90,8 @@ def segment_scenes(
         out: the catalogue's folder, or ``s3://bucket/prefix``.
         options: everything that has a default.
         observer: is called with plans, progress and results.
+        is_strict: whether one of several scenes that cannot be opened, or has a result of another run, keeps all from
+            being begun. Otherwise it is one of those that fail.
 
     Returns:
         What each scene's run left.
@@ -96,9 +100,16 @@ def segment_scenes(
         InputError, ModelError: the input cannot be worked with; nothing has been inferred.
         SeamlineError: a run failed; what was done is kept and the same call goes on.
     """
-    jobs = open_scene_jobs(sources, open_model(model_name), out, options)
+    failures: list[SeamlineError] = []
+
+    def note(error: InputError) -> None:
+        if is_strict or len(sources) == 1:
+            raise error
+        observer.say(f"goes on without it: {error}")
+        failures.append(error)
+
+    jobs = open_scene_jobs(sources, open_model(model_name), out, options, refuse=note)
     results: list[RunResult] = []
-    failures: list[BadBlockError | ChunkError] = []
     with ExitStack() as stack:
         background = stack.enter_context(ThreadPoolExecutor(1))
 
@@ -110,18 +121,22 @@ def segment_scenes(
 
         if not all(job.is_probably_done() for job in jobs):
             start_cluster()  # it starts while the scenes' digests are computed
-        for job in jobs:
-            refuse_result_of_other_run(job)
+        for job in list(jobs):
+            try:
+                refuse_result_of_other_run(job)
+            except InputError as error:
+                note(error)
+                jobs.remove(job)
         for job in jobs:
             try:
                 results.append(segment_scene(job, lambda: start_cluster().result(), observer))
                 observer.finished(results[-1])
             except (BadBlockError, ChunkError) as error:
                 failures.append(error)
-    if failures and len(jobs) == 1:
+    if failures and len(sources) == 1:
         raise failures[0]
     if failures:
-        raise RunError(f"{len(failures)} of {len(jobs)} scenes failed: " + "; ".join(map(str, failures)))
+        raise RunError(f"{len(failures)} of {len(sources)} scenes failed: " + "; ".join(map(str, failures)))
     return results
 
 

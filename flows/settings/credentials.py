@@ -58,9 +58,23 @@ def connect_with_credentials(credentials: str | None, cluster: str, workers: int
         InputError: the cluster cannot be reached, or the block cannot be read.
     """
     with connect(cluster, workers) as client:
-        access = None if credentials is None else _load_secret_access(credentials)
-        add_plugin(client, _CredentialsPlugin(access), "credentials")
+        give_credentials(client, credentials)
         yield client
+
+
+def give_credentials(client: Client, credentials: str | None) -> None:
+    """Let the workers of a cluster reach object storage with these credentials, also those that join later.
+
+    Args:
+        client: Client of the cluster.
+        credentials: Name of a Prefect Secret block; None for the environment of each worker.
+
+    Raises:
+        InputError: the block cannot be read.
+        RunError: no worker could work for long.
+    """
+    access = None if credentials is None else _load_secret_access(credentials)
+    add_plugin(client, _CredentialsPlugin(access), "credentials")
 
 
 class _CredentialsPlugin(WorkerPlugin):  # type: ignore[misc]

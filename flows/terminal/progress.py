@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -36,16 +38,34 @@ _SECONDS_BETWEEN_LINES = 30.0
 
 
 @contextmanager
-def show_live_progress() -> Iterator[RunObserver]:
-    """Yield a RunObserver that shows the progress of runs, and a table of each scene when it is finished.
+def show_live_progress(
+    shows: Callable[[RunResult], None] | None = None, *, quiet: bool = False, verbose: bool = False
+) -> Iterator[RunObserver]:
+    """Yield a RunObserver that shows the progress of runs, and what each of them left.
 
     Progress is a bar on a terminal (chunks, Mpx/s, time left), and a line now and then in a log.
+
+    Args:
+        shows: is called with what each scene's run left. Default: prints a table.
+        quiet: show warnings, and no progress.
+        verbose: show what is logged, too.
     """
-    live = _LiveProgress()
+    if verbose:
+        show_logs()
+    live = _LiveProgress(shows or show_result, quiet=quiet)
     try:
-        yield RunObserver(print_line, live.start_bar, live.update_bar, live.finish)
+        yield RunObserver(ignore_line if quiet else print_line, live.start_bar, live.update_bar, live.finish)
     finally:
         live.stop_bar()
+
+
+def show_logs() -> None:
+    """Print on standard error what is logged from now on, also by libraries."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s", stream=sys.stderr, force=True)
+
+
+def ignore_line(text: str) -> None:
+    """Take a line and show it to nobody."""
 
 
 def print_line(text: str) -> None:
@@ -56,7 +76,8 @@ def print_line(text: str) -> None:
 class _LiveProgress:
     """Shows one bar at a time, from a scene's plan until its table is printed."""
 
-    def __init__(self) -> None:
+    def __init__(self, shows: Callable[[RunResult], None], *, quiet: bool) -> None:
+        self._shows, self._quiet = shows, quiet
         self._bar: Progress | None = None
         self._task = TaskID(0)
         self._speed_meter = _SpeedMeter()
@@ -65,6 +86,8 @@ class _LiveProgress:
     def start_bar(self, plan: Plan) -> None:
         for warning in plan.scene.warnings:
             console.print(f"[yellow]warning[/]: {plan.scene.id}: {warning}", highlight=False, soft_wrap=True)
+        if self._quiet:
+            return
         self._speed_meter, self._last_line = _SpeedMeter(), time.monotonic()
         self._bar = _make_bar(
             TextColumn("{task.fields[chunks]} chunks"),
@@ -97,7 +120,7 @@ class _LiveProgress:
     def finish(self, result: RunResult) -> None:
         self.stop_bar()
         try:
-            show_result(result)
+            self._shows(result)
         except OutputError as error:  # the result is there, whether somebody is told or not
             print_line(f"{result.record.scene}: done; {error}")
 

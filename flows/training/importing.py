@@ -8,9 +8,17 @@ from math import isfinite
 from pathlib import Path
 from typing import Literal
 
+from torch import nn
+
 from seamline.flows.settings.model_folder import refuse_existing_model
 from seamline.flows.training.model_defaults import WAVELENGTHS, get_default_color, make_model_name
-from seamline.model.importers.import_model import get_weights_name, read_network, write_model_folder
+from seamline.model.importers.import_model import (
+    convert_module,
+    get_weights_name,
+    read_network,
+    write_model_folder,
+)
+from seamline.model.importers.probe import ImportedNetwork
 from seamline.model.spec.document import read_model_spec
 from seamline.model.spec.errors import ModelError
 from seamline.model.spec.spec import Activation, InputBand, ModelClass, ModelSpec, parse_color
@@ -103,18 +111,47 @@ def import_model(file: Path, description: ModelDescription, out: Path, overwrite
         refuse_existing_model(out)
     imported = read_network(file, len(description.bands))
     check_writable(out, f"--out {out}")
+    spec = _build_spec(imported, description, f"network {file}", file.stem, f"imported from {file.name}")
+    write_model_folder(imported, spec, out)
+    return read_model_spec(out)
+
+
+def import_module(module: nn.Module, description: ModelDescription, out: Path) -> ModelSpec:
+    """Measure the divisor and reach of a network in memory, and write it as a model folder.
+
+    Args:
+        module: Maps (B, bands, H, W) float32 to scores (B, outputs, H, W); it is not changed.
+        description: What the module does not say.
+        out: The model folder to write.
+
+    Returns:
+        The spec as it was read back from the model folder.
+
+    Raises:
+        ModelError: the module cannot be used, or does not fit its description.
+    """
+    imported, name = convert_module(module, len(description.bands)), type(module).__name__
+    spec = _build_spec(imported, description, f"network {name}", name, f"made of the module {name}")
+    write_model_folder(imported, spec, out)
+    return read_model_spec(out)
+
+
+def _build_spec(
+    imported: ImportedNetwork, description: ModelDescription, what: str, name: str, origin: str
+) -> ModelSpec:
+    """Return the spec of an imported network; ``what``, ``name`` and ``origin`` are used where nothing is described."""
     outputs = imported.network.classes
     # A network of one output tells two classes apart: its output is the score of the second one.
     if outputs != len(description.classes) and not (outputs == 1 and len(description.classes) == 2):
         raise ModelError(
-            f"network {file}",
+            what,
             got=f"{len(description.classes)} names in --classes",
             expected=f"{outputs}, as the network has outputs" if outputs > 1 else "2: of the rest, and of its output",
             fix="name the class of each output, in the network's order",
         )
     try:
-        spec = ModelSpec(
-            name=description.name or make_model_name(file.stem, default="imported"),
+        return ModelSpec(
+            name=description.name or make_model_name(name, default="imported"),
             version="1",
             bands=description.build_input_bands(),
             classes=description.build_model_classes(),
@@ -125,15 +162,11 @@ def import_model(file: Path, description: ModelDescription, out: Path, overwrite
             quantity=description.quantity,
             assumed_nodata=description.assumed_nodata,
             license=description.license,
-            description=description.description or f"imported from {file.name}",
+            description=description.description or origin,
             weights=get_weights_name(imported.network),
         )
     except ValueError as error:
-        raise ModelError(
-            f"network {file}", got=error, expected="names and numbers that fit it", fix="correct them"
-        ) from error
-    write_model_folder(imported, spec, out)
-    return read_model_spec(out)
+        raise ModelError(what, got=error, expected="names and numbers that fit it", fix="correct them") from error
 
 
 def _check(good: bool, option: str, got: object, expected: str) -> None:

@@ -7,6 +7,7 @@ Pickles that hold code are refused.
 
 from __future__ import annotations
 
+import copy
 import pickle
 import shutil
 import zipfile
@@ -34,6 +35,8 @@ from seamline.model.spec.errors import ModelError, get_first_line
 from seamline.model.spec.spec import UNET_ARCHITECTURE, ModelSpec
 
 _WEIGHTS_SUFFIXES: dict[ProgramFormat, str] = {"onnx": ".onnx", "torchscript": ".pt", "torch.export": ".pt2"}
+_LATTICES = (1, 2, 4, 8, 16, 32, 64)
+"""Divisors that networks in memory are tried with, in pixels."""
 _EXPORT_HINT = "save it with torch.export.save, torch.onnx.export, or as a state_dict of milesial's Pytorch-UNet"
 
 
@@ -65,6 +68,48 @@ def read_network(path: Path, bands: int) -> ImportedNetwork:
     if program_format == "onnx":
         return _read_onnx(path, bands)
     return _read_torch_program(path, program_format, bands)
+
+
+def convert_module(module: nn.Module, bands: int) -> ImportedNetwork:
+    """Turn a network in memory into a program, and measure its divisor and reach.
+
+    Args:
+        module: maps (B, bands, H, W) float32 to scores (B, classes, H, W). It is copied, and the copy is set to
+            evaluation mode.
+        bands: input bands.
+
+    Returns:
+        The network, as a ``torch.export`` program.
+
+    Raises:
+        ModelError: the module does not run on such images, or torch cannot export it.
+    """
+    network = copy.deepcopy(module).cpu().float().eval()
+    name = type(module).__name__
+    return replace(_trace(Path(name), network, bands, _find_lattice(network, bands)), architecture=name)
+
+
+def _find_lattice(network: nn.Module, bands: int) -> int:
+    """Return the smallest power of two of whose multiples a network takes heights and widths.
+
+    Raises:
+        ModelError: it takes no multiples of the largest one that is tried.
+    """
+    reason: Exception | None = None
+    for lattice in _LATTICES:
+        edge = 2 * _LATTICES[-1] + lattice  # no multiple of a larger candidate
+        try:
+            with torch.inference_mode():
+                if network(torch.zeros(1, bands, edge, edge)).shape[-2:] == (edge, edge):
+                    return lattice
+        except Exception as error:  # noqa: BLE001 - modules raise errors of any class
+            reason = error
+    raise ModelError(
+        f"network {type(network).__name__}",
+        got=f"{'no scores' if reason is None else get_first_line(reason)} on an image of {bands} × {edge} × {edge}",
+        expected="(B, classes, H, W) for (B, bands, H, W)",
+        fix="check bands, and give the bare network, without what comes before and after",
+    )
 
 
 def write_model_folder(imported: ImportedNetwork, spec: ModelSpec, folder: Path) -> None:

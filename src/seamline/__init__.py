@@ -1,10 +1,72 @@
 """Seamline: seamless semantic segmentation of satellite and aerial scenes of any size.
 
 The packages stand beside this folder in the repository and are linked into it, so that they are imported as
-``seamline.pipeline``, ``seamline.flows`` and ``seamline.model``.
+``seamline.pipeline``, ``seamline.flows`` and ``seamline.model``. Scripts and notebooks need ``import seamline`` alone:
+
+    result = seamline.segment("scene.tif", "land-water-cloud", "results")
+    dataset = seamline.open_result("results", result.folder.name)
+    labels = seamline.predict(array, "land-water-cloud").segmentation
 """
 
 import os
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from seamline.flows.api.arrays import predict
+    from seamline.flows.api.evaluating import evaluate
+    from seamline.flows.api.models import load_model, save_model
+    from seamline.flows.api.segmenting import Progress, open_scene, plan, segment
+    from seamline.flows.runs.observer import RunResult
+    from seamline.flows.runs.planning import Plan
+    from seamline.flows.settings.model_folder import Model
+    from seamline.flows.settings.options import SegmentOptions
+    from seamline.model.spec.errors import ModelError
+    from seamline.pipeline.common.errors import InputError, RunError, SeamlineError
+    from seamline.pipeline.results.dataset import open_result
+    from seamline.pipeline.scenes.scene import Scene
+
+_MODULES = {
+    "InputError": "pipeline.common.errors",
+    "Model": "flows.settings.model_folder",
+    "ModelError": "model.spec.errors",
+    "Plan": "flows.runs.planning",
+    "Progress": "flows.api.segmenting",
+    "RunError": "pipeline.common.errors",
+    "RunResult": "flows.runs.observer",
+    "Scene": "pipeline.scenes.scene",
+    "SeamlineError": "pipeline.common.errors",
+    "SegmentOptions": "flows.settings.options",
+    "evaluate": "flows.api.evaluating",
+    "load_model": "flows.api.models",
+    "open_result": "pipeline.results.dataset",
+    "open_scene": "flows.api.segmenting",
+    "plan": "flows.api.segmenting",
+    "predict": "flows.api.arrays",
+    "save_model": "flows.api.models",
+    "segment": "flows.api.segmenting",
+}
+"""Where each name comes from. It is imported on first use, since what is behind it takes seconds to import."""
+
+__all__ = [
+    "InputError",
+    "Model",
+    "ModelError",
+    "Plan",
+    "Progress",
+    "RunError",
+    "RunResult",
+    "Scene",
+    "SeamlineError",
+    "SegmentOptions",
+    "evaluate",
+    "load_model",
+    "open_result",
+    "open_scene",
+    "plan",
+    "predict",
+    "save_model",
+    "segment",
+]
 
 _PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY")
 _LOOPBACK = ("localhost", "127.0.0.1", "::1")
@@ -29,3 +91,15 @@ def _repair_environment() -> None:
 
 
 _repair_environment()
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
+    return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -405,3 +405,46 @@ def test_every_way_to_run_a_model_is_shown(command_line: CommandLine, small_mode
     assert set(found.seconds) == {128}
     code, out, _ = command_line(*asked, "--engine", "torch", "--precision", "fp32")
     assert code == 0 and "prec." in out and "window 128" in out
+
+
+def test_a_bad_scene_among_several_does_not_keep_the_others_from_being_done(
+    command_line: CommandLine, scene: Path, small_model: Model, cluster: Cluster, tmp_path: Path
+) -> None:
+    other = Path(shutil.copy(scene, tmp_path / "other.tif"))
+    broken = tmp_path / "broken.tif"
+    broken.write_text("hello")
+    arguments = (
+        "--model",
+        small_model.folder,
+        "--out",
+        tmp_path / "out",
+        "--cluster",
+        cluster(1),
+        "--precision",
+        "fp32",
+    )
+    code, out, err = command_line("segment", scene, broken, other, *arguments, "--json", "--quiet")
+    assert code == 1
+    assert "1 of 3 scenes failed" in err.splitlines()[-1] and "broken.tif" in err
+    results = json.loads(out)
+    assert [result["scene"] for result in results] == ["scene", "other"]
+    assert all(Path(result["folder"], "item.json").exists() and result["computed"] for result in results)
+    assert results[0]["run"] == json.loads((tmp_path / "out" / "scene" / "run.json").read_text())
+
+
+def test_a_result_of_another_model_among_several_does_not_keep_the_others_from_being_done(
+    command_line: CommandLine, scene: Path, small_model: Model, cluster: Cluster, tmp_path: Path
+) -> None:
+    other = Path(shutil.copy(scene, tmp_path / "other.tif"))
+    arguments = ("--out", tmp_path / "out", "--cluster", cluster(1), "--precision", "fp32")
+    assert command_line("segment", scene, "--model", "land-water-cloud", *arguments)[0] == 0
+    code, _, err = command_line("segment", scene, other, "--model", small_model.folder, *arguments)
+    assert code == 1 and "1 of 2 scenes failed" in err
+    assert (tmp_path / "out" / "other" / "item.json").exists()
+
+
+def test_a_plan_as_json(command_line: CommandLine, scene: Path, small_model: Model, tmp_path: Path) -> None:
+    code, out, err = command_line("plan", scene, "--model", small_model.folder, "--json", "--quiet", "--window", "128")
+    plan = json.loads(out)
+    assert (code, err, plan["tiling"]["window"], plan["tiling"]["height"]) == (0, "", 128, 200)
+    assert plan["network_seconds"] > 0 and plan["projected_memory_bytes"] > 0

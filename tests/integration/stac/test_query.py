@@ -80,11 +80,11 @@ def ids(items: list[dict[str, Any]]) -> list[str]:
     return [item["id"] for item in items]
 
 
-def test_the_line_of_sql_in_the_readme(out: Path, tmp_path: Path) -> None:
+def test_the_line_of_sql_in_the_guide(out: Path, tmp_path: Path) -> None:
     """And the command below it finds the same."""
-    readme = (Path(__file__).parents[3] / "README.md").read_text()
-    (line,) = re.findall(r"```sql\n(.*items\.parquet.*)\n```", readme)
-    (command,) = re.findall(r"^seamline query results --bbox=(\S+) --datetime (\S+) --where \"(.*)\"$", readme, re.M)
+    guide = (Path(__file__).parents[3] / "docs" / "guides" / "queries.md").read_text()
+    (line,) = re.findall(r"```sql\n(.*items\.parquet.*)\n```", guide)
+    (command,) = re.findall(r"^seamline query results --bbox=(\S+) --datetime (\S+) --where \"(.*)\"$", guide, re.M)
     line = line.replace("'results/items.parquet'", "read_parquet($1)")  # the folder has an odd name
     publish(tmp_path, "undated", LAND, 0.5, None, (-60.5, -2.5))
     update_catalog(tmp_path)

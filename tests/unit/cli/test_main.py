@@ -27,7 +27,8 @@ def test_of_scenes_of_which_one_is_refused_nothing_is_left(
     command_line: CommandLine, scene: Path, small_model: Model, tmp_path: Path
 ) -> None:
     out = tmp_path / "some" / "out"
-    code, _, err = command_line("segment", scene, tmp_path / "none.tif", "--model", small_model.folder, "--out", out)
+    arguments = (scene, tmp_path / "none.tif", "--model", small_model.folder, "--out", out, "--strict")
+    code, _, err = command_line("segment", *arguments)
     assert code == 2 and "none.tif" in err
     assert not (tmp_path / "some").exists()
 
@@ -38,7 +39,7 @@ MISUSED = {
     ("segment", "x"): "--model: got nothing, expected a value (Name of an embedded model,",
     ("segment", "x", "--model"): "--model: got nothing, expected a value (Name of",
     ("segment", "x", *HERE, "--mod", "3"): "option: got --mod, expected an option of the command, such as --model",
-    ("segment", "x", *HERE, "-q"): "option: got -q, expected an option of the command; see",
+    ("segment", "x", *HERE, "-z"): "option: got -z, expected an option of the command; see",
     ("segment", "x", *HERE, "--workers", "abc"): "--workers: got 'abc', expected a whole number",
     ("segment", "x", *HERE, "--chunk-tiles", "2.5"): "--chunk-tiles: got '2.5', expected a whole number",
     ("plan", "x", "--model", "m", "--scale", "1,5"): "--scale: got '1,5', expected a number",

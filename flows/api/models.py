@@ -1,0 +1,124 @@
+"""Models in Python: by name, from a folder, or made of a ``torch.nn.Module``."""
+
+from __future__ import annotations
+
+import atexit
+import shutil
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from seamline.flows.settings.model_folder import Model, open_model, refuse_existing_model
+from seamline.model.spec.spec import Activation
+from seamline.pipeline.common.errors import InputError
+from seamline.pipeline.storage.atomic import check_writable, make_absolute
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+def load_model(
+    model: str | Path | Model | nn.Module,
+    *,
+    bands: Sequence[str] = (),
+    classes: Sequence[str] = (),
+    scale: float = 1.0,
+    mean: float | Sequence[float] = 0.0,
+    std: float | Sequence[float] = 1.0,
+    quantity: Literal["reflectance", "dn"] = "reflectance",
+    activation: Activation | None = None,
+    nodata: float | None = None,
+    name: str = "",
+    colors: Sequence[str] = (),
+) -> Model:
+    """Load a model: an embedded one by name, a model folder, or a network of your own.
+
+    A ``torch.nn.Module`` is exported (``torch.export``) to a temporary model folder, which goes when the process ends,
+    and its divisor and reach are measured, which takes some seconds. Workers on this machine see that folder; for
+    workers on others save the model to a folder that they share (``save_model``). All arguments but the first are for
+    modules.
+
+    Args:
+        model: name of an embedded model, path of a model folder, a model, or a module that maps (B, bands, H, W)
+            float32 to scores (B, outputs, H, W).
+        bands: name of each input band, such as red, green, blue, nir.
+        classes: name of each class, in the order of the outputs; two for a network of one output.
+        scale: the network's input is (value · scale − mean) / std.
+        mean: one number, or one for each band.
+        std: one number, or one for each band.
+        quantity: whether a value is a reflectance (0 to 1) or a digital number (``"dn"``).
+        activation: from outputs to probabilities: softmax, sigmoid, or none. Default: softmax, sigmoid for one output.
+        nodata: digital number outside of the footprint in scenes that declare no nodata value.
+        name: name of the model. Default: made of the name of the module's class.
+        colors: colour of each class as #rrggbb. Default: those of a palette.
+
+    Returns:
+        The model.
+
+    Raises:
+        ModelError: there is no such model, its document is not valid, or the module does not fit its description.
+        InputError: a description is missing, or given for a model that has one.
+    """
+    if isinstance(model, Model):
+        return model
+    if isinstance(model, str | Path):
+        if bands or classes:
+            raise InputError(
+                "load_model: bands and classes",
+                got=f"both a description and the model {model}, which has one",
+                expected="a description of modules alone",
+                fix="leave bands and classes out",
+            )
+        return open_model(model)
+    if not bands or not classes:
+        raise InputError(
+            "load_model",
+            got=f"a {type(model).__name__} without {'bands' if not bands else 'classes'}",
+            expected="a name for each band that it takes and each class that it tells apart",
+            fix='give bands=["red", "green", "blue", …] and classes=["land", "water", …]',
+        )
+    from seamline.flows.training.importing import ModelDescription, import_module  # imports torch
+
+    description = ModelDescription(
+        bands=tuple(bands),
+        classes=tuple(classes),
+        name=name,
+        colors=tuple(colors),
+        scale=scale,
+        mean=_to_tuple(mean),
+        std=_to_tuple(std),
+        quantity=quantity,
+        activation=activation,
+        assumed_nodata=nodata,
+    )
+    folder = Path(tempfile.mkdtemp(prefix="seamline-model-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    import_module(model, description, folder)
+    return open_model(folder)
+
+
+def _to_tuple(values: float | Sequence[float]) -> tuple[float, ...]:
+    return (float(values),) if isinstance(values, int | float) else tuple(map(float, values))
+
+
+def save_model(model: Model, folder: str | Path, *, overwrite: bool = False) -> Model:
+    """Save a model to a folder, which other programs, machines and later runs can use.
+
+    Args:
+        model: the model.
+        folder: the model folder to write.
+        overwrite: replace the model that is in the folder.
+
+    Returns:
+        The model in its new folder.
+
+    Raises:
+        InputError: the folder holds a model already, or cannot be written to.
+    """
+    target = make_absolute(folder)
+    if not overwrite:
+        refuse_existing_model(target)
+    check_writable(target, f"model folder {folder}")
+    shutil.copytree(model.folder, target, dirs_exist_ok=True)
+    return open_model(target)

@@ -1,0 +1,139 @@
+"""Segmenting from scripts and notebooks: without a main module, on a client that is there, with one's own network."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import rasterio
+import torch
+from distributed import Client, LocalCluster
+from torch import nn
+
+import seamline
+from seamline import InputError, ModelError, Progress, SegmentOptions
+from tests.support.run_folders import FIXED_ENGINE
+
+BANDS, CLASSES = ("red", "green", "nir"), ("land", "water", "cloud")
+
+
+class Residual(nn.Module):
+    """A network as users write them: two levels, a skip, no class of this project."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.down = nn.Conv2d(3, 8, 3, padding=1)
+        self.deep = nn.Conv2d(8, 8, 3, padding=1)
+        self.dropout = nn.Dropout(0.5)
+        self.head = nn.Conv2d(16, 3, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        top = torch.relu(self.down(x))
+        deep = torch.relu(self.deep(nn.functional.max_pool2d(self.dropout(top), 4)))
+        return self.head(torch.cat([top, nn.functional.interpolate(deep, scale_factor=4)], 1))
+
+
+@pytest.fixture(scope="module")
+def module() -> Residual:
+    torch.manual_seed(1)
+    return Residual()
+
+
+@pytest.fixture(scope="module")
+def scene(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("scene") / "scene.tif"
+    values = np.random.default_rng(0).random((3, 300, 260), np.float32) / 2
+    profile = {"driver": "GTiff", "count": 3, "height": 300, "width": 260, "dtype": "float32"}
+    with rasterio.open(
+        path, "w", **profile, crs="EPSG:32633", transform=rasterio.Affine(10, 0, 5e5, 0, -10, 5e6)
+    ) as file:
+        file.write(values)
+        file.descriptions = BANDS
+    return path
+
+
+def test_a_module_is_measured_and_segments_as_itself(module: Residual, scene: Path, tmp_path: Path) -> None:
+    module.train()  # as users leave it
+    model = seamline.load_model(module, bands=BANDS, classes=CLASSES)
+    assert module.training, "the user's module is not changed"
+    assert (model.spec.divisor, model.spec.name) == (4, "residual")
+    result = seamline.segment(scene, model, tmp_path, SegmentOptions(**FIXED_ENGINE, window=64, outputs=("cog",)))
+    module.eval()
+    with rasterio.open(scene) as file, torch.inference_mode():
+        pixels = np.pad(file.read(), [(0, 0), (0, 0), (0, 0)])
+        whole = module(torch.from_numpy(pixels)[None])[0].argmax(0).numpy()
+    with rasterio.open(result.folder / "segmentation.tif") as file:
+        labels = file.read(1)
+    inner = slice(16, -16)  # beyond the scene a run mirrors, and this module pads with zeros
+    np.testing.assert_array_equal(labels[inner, inner], whole[inner, inner])
+
+
+def test_a_module_scaled_as_it_was_trained(module: Residual, scene: Path) -> None:
+    plain = seamline.load_model(module, bands=BANDS, classes=CLASSES)
+    scaled = seamline.load_model(module, bands=BANDS, classes=CLASSES, scale=10000, mean=(0, 0, 0), std=10000)
+    assert [band.std for band in scaled.spec.bands] == [band.std for band in plain.spec.bands] == [1, 1, 1]
+
+
+def test_a_saved_module_is_a_model_of_its_own(module: Residual, scene: Path, tmp_path: Path) -> None:
+    model = seamline.load_model(module, bands=BANDS, classes=CLASSES)
+    saved = seamline.save_model(model, tmp_path / "saved")
+    assert saved.digest == model.digest and saved.folder == tmp_path / "saved"
+    assert seamline.load_model(tmp_path / "saved").spec == model.spec
+    with pytest.raises(InputError, match="a model that is there already"):
+        seamline.save_model(model, tmp_path / "saved")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ({"classes": CLASSES}, InputError, r"Residual without bands.*bands=\["),
+        ({"bands": BANDS}, InputError, r"Residual without classes.*classes=\["),
+        ({"bands": BANDS[:2], "classes": CLASSES}, ModelError, r"Residual.*on an image of 2 × 192 × 192.*check bands"),
+        ({"bands": BANDS, "classes": ("land", "water")}, ModelError, r"2 names.*3, as the network has outputs"),
+        ({"bands": BANDS, "classes": CLASSES, "std": 0}, InputError, "numbers above 0"),
+    ],
+)
+def test_modules_that_do_not_fit_their_description_are_refused(
+    module: Residual, arguments: dict[str, object], error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error, match=message):
+        seamline.load_model(module, **arguments)
+
+
+def test_a_description_of_a_model_that_has_one_is_refused() -> None:
+    with pytest.raises(InputError, match="a description of modules alone"):
+        seamline.load_model("land-water-cloud", bands=BANDS)
+
+
+def test_a_client_that_is_there_is_used_and_left_as_it_was(module: Residual, scene: Path, tmp_path: Path) -> None:
+    model = seamline.save_model(seamline.load_model(module, bands=BANDS, classes=CLASSES), tmp_path / "model")
+    options = SegmentOptions(**FIXED_ENGINE, window=64, outputs=("cog",))
+    seen: list[Progress] = []
+    with LocalCluster(1, threads_per_worker=2, dashboard_address=None) as cluster, Client(cluster) as client:
+        result = seamline.segment(scene, model, tmp_path / "out", options, client=client, progress=seen.append)
+        assert client.submit(sum, [1, 2]).result() == 3
+        with pytest.raises(InputError, match="a client beside"):
+            seamline.segment(scene, model, tmp_path / "other", SegmentOptions(workers=2), client=client)
+        planned = seamline.plan(scene, model, options, client=client)
+    assert result.computed and result.record.settings["engine"] == "torch"
+    assert planned.tiling.window == 64
+    assert seen[0].stage == "plan" and max(step.share for step in seen) == 1
+    again = seamline.segment(scene, model, tmp_path / "out", options)
+    assert not again.computed, "a result that is there is returned"
+
+
+def test_a_script_of_a_few_lines_needs_no_main_module(module: Residual, scene: Path, tmp_path: Path) -> None:
+    seamline.save_model(seamline.load_model(module, bands=BANDS, classes=CLASSES), tmp_path / "model")
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import seamline\n"
+        f"result = seamline.segment({str(scene)!r}, 'model', 'results')\n"
+        "print(seamline.open_result('results', result.folder.name).segmentation.shape)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-W", "error::UserWarning", script], cwd=tmp_path, capture_output=True, text=True, timeout=300
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "(300, 260)\n", "")
