@@ -16,6 +16,7 @@ import multiprocessing
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -116,7 +117,7 @@ def _is_over(stop: Event) -> bool:
 
 def _run_scheduler(pipe: Any, stop: Event) -> None:
     async def serve() -> None:
-        async with Scheduler(host="127.0.0.1", port=0, dashboard=False) as scheduler:
+        async with Scheduler(host="127.0.0.1", port=0, dashboard=False, dashboard_address=":0") as scheduler:
             pipe.send(scheduler.address)
             while not _is_over(stop):
                 await asyncio.sleep(0.2)
@@ -170,16 +171,23 @@ def _read_cpu(process: psutil.Process) -> float:
 
 
 def measure(begin: Callable[[], ChunkContext], counts: list[int], pretend: bool) -> Usage:
-    """Run all chunks twice on a cluster of its own; return what the second run took, which imports nothing any more."""
+    """Run all chunks twice on a cluster of its own; return what the second run took, which imports nothing any more.
+
+    What the same cluster takes in as much time without a run is left out.
+    """
     context = begin()
     network = FreeNetwork(context.classes, context.tiling.halo)
     with start_cluster(counts, pretend) as (client, scheduler, processes):
         everybody = [psutil.Process(), scheduler, *processes]
         run_chunks(client, context, network)
         context = begin()
+        started = time.monotonic()
         before = [_read_cpu(process) for process in everybody]
         totals = run_chunks(client, context, network)
-        spent = [_read_cpu(process) - start for process, start in zip(everybody, before, strict=True)]
+        after = [_read_cpu(process) for process in everybody]
+        time.sleep(time.monotonic() - started)
+        idle = [_read_cpu(process) - end for process, end in zip(everybody, after, strict=True)]
+        spent = [end - start - rest for start, end, rest in zip(before, after, idle, strict=True)]
     pixels = context.tiling.height * context.tiling.width
     return Usage(sum(counts), totals.chunks, pixels, spent[0], spent[1], sum(spent[2:]))
 
