@@ -187,7 +187,7 @@ def measure(begin: Callable[[], ChunkContext], counts: list[int], pretend: bool)
         after = [_read_cpu(process) for process in everybody]
         time.sleep(time.monotonic() - started)
         idle = [_read_cpu(process) - end for process, end in zip(everybody, after, strict=True)]
-        spent = [end - start - rest for start, end, rest in zip(before, after, idle, strict=True)]
+        spent = [max(end - start - rest, 0.0) for start, end, rest in zip(before, after, idle, strict=True)]
     pixels = context.tiling.height * context.tiling.width
     return Usage(sum(counts), totals.chunks, pixels, spent[0], spent[1], sum(spent[2:]))
 

@@ -147,3 +147,14 @@ def test_failures_are_those_of_all_entries(tmp_path: Path) -> None:
     with count_files() as seen:
         check("s-0", "s-1", "s-3")
     assert sum(path.endswith(".json") for path in seen) == 3 + 4
+
+
+def test_a_file_that_was_found_damaged_has_every_scene_looked_at(tmp_path: Path) -> None:
+    out = make_catalog(tmp_path / "out", 10)
+    results = ServedResults.from_folder(out)
+    make_old(out)
+    assert len(results.summarize_scenes()) == 10
+    (out / "s-00003" / ITEM).unlink()
+    assert len(results.summarize_scenes()) == 10
+    results.checksums.wrong_files += 1
+    assert [scene["id"] for scene in results.summarize_scenes()] == [f"s-{n:05}" for n in range(10) if n != 3]
