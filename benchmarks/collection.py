@@ -125,6 +125,11 @@ def read_memory(pid: int) -> float:
     return sum(one.memory_info().rss for one in (process, *process.children(recursive=True))) / 2**20
 
 
+def measure_database(environment: dict[str, str]) -> int:
+    """Return the bytes of the database of Prefect's server."""
+    return sum(file.stat().st_size for file in Path(environment["PREFECT_HOME"]).glob("prefect.db*"))
+
+
 def measure_pace(folder: Path, scenes: int, fleet: Fleet) -> list[Row]:
     """Segment all scenes of a folder in one flow run and measure pace and memory.
 
@@ -137,7 +142,7 @@ def measure_pace(folder: Path, scenes: int, fleet: Fleet) -> list[Row]:
         Rows of the table.
     """
     address, environment, (scheduler, *_) = fleet
-    before, started = read_memory(scheduler), time.monotonic()
+    database, before, started = measure_database(environment), read_memory(scheduler), time.monotonic()
     process = start_flow_run(f"{folder}/in/*.tif", folder / "out", address, environment, 2)
     text, _ = process.communicate()
     seconds, after = time.monotonic() - started, read_memory(scheduler)
@@ -155,6 +160,7 @@ def measure_pace(folder: Path, scenes: int, fleet: Fleet) -> list[Row]:
         ("seconds of a scene beside the network", f"{beside:.2f}"),
         ("seconds of a scene that run.json does not know", f"{2 * (seconds / scenes - 60 / formula):.2f}"),
         ("scheduler, MiB at the start and the end", f"{before:.0f}, {after:.0f}"),
+        ("Prefect's database, kB a scene", f"{(measure_database(environment) - database) / scenes / 1000:.0f}"),
         ("flow's process, MiB at the start and the end", f"{own[0]:.0f}, {own[-1]:.0f}"),
     ]
 

@@ -1,10 +1,8 @@
 """Measure how well the source keeps the rules of the house: rooms, layers, names, docstrings, records, pages.
 
-    python benchmarks/house.py [TREE] [--against TREE] [--moves FILE] [--list]
+    python benchmarks/house.py [CHECKOUT] [--list]
 
-Prints one table, with a column for each tree. A tree is a checkout; the packages ``pipeline``, ``flows`` and ``model``
-may be flat, as they were once, or hold rooms. ``--moves`` names a table (old module, tab, new module) through which the
-imports of a flat tree are judged by the layers of this one. ``--list`` prints the findings behind the numbers.
+``--list`` prints the findings behind the numbers.
 ``tests/unit/test_house.py`` uses the same functions.
 """
 
@@ -137,7 +135,7 @@ class House:
 
     @property
     def rooms(self) -> dict[str, list[str]]:
-        """The modules of each room, ``__init__`` not counted. A package without rooms is one room itself."""
+        """The modules of each room, ``__init__`` not counted."""
         rooms: dict[str, list[str]] = {}
         for module in self.modules.values():
             if not module.is_package:
@@ -187,20 +185,14 @@ class House:
                 found.append(imported)
         return found
 
-    def imports_against_layers(self, moves: dict[str, str] | None = None) -> list[Import]:
-        """Imports of a higher layer, or of an independent sibling, by the ``layers`` contracts of this repository.
-
-        Args:
-            moves: For a flat tree: its modules' names in the tree whose layers are asked.
-        """
-        moves = moves or {}
+    def imports_against_layers(self) -> list[Import]:
+        """Imports of a higher layer, or of an independent sibling, by the ``layers`` contracts of this repository."""
         contracts = _layer_contracts(REPOSITORY / "pyproject.toml")
-        found = []
-        for imported in self.imports():
-            source, target = (moves.get(name, name) for name in (imported.source.name, imported.target))
-            if any(_is_against(contract, source, target) for contract in contracts):
-                found.append(imported)
-        return found
+        return [
+            imported
+            for imported in self.imports()
+            if any(_is_against(contract, imported.source.name, imported.target) for contract in contracts)
+        ]
 
     def bare_participles(self) -> list[Function]:
         """Functions whose name begins with a participle (``opened_scene``, ``told``); see ``is_bare_participle``."""
@@ -233,10 +225,9 @@ class House:
         ]
 
     def undocumented_rooms(self) -> list[str]:
-        """Rooms whose ``__init__`` has no docstring of exactly one sentence; in a flat tree its packages."""
+        """Rooms whose ``__init__`` has no docstring of exactly one sentence."""
         found = []
-        packages = [module for module in self.modules.values() if module.is_package]
-        for module in [module for module in packages if "." in module.name] or packages:
+        for module in [module for module in self.modules.values() if module.is_package and "." in module.name]:
             text = " ".join((ast.get_docstring(module.tree) or "").split())
             if not text.endswith(".") or re.search(r"[.!?]\s", text.replace("e.g. ", "")):
                 found.append(module.name)
@@ -352,19 +343,14 @@ def _is_against(contract: _Layers, source: str, target: str) -> bool:
     return contract.height[there] < contract.height[here]
 
 
-def measure(house: House, moves: dict[str, str] | None = None) -> dict[str, tuple[str, list[str]]]:
-    """The rows of the table: what is measured → (its value, the findings behind it).
-
-    Args:
-        house: The source to measure.
-        moves: See ``House.imports_against_layers``.
-    """
+def measure(house: House) -> dict[str, tuple[str, list[str]]]:
+    """The rows of the table: what is measured → (its value, the findings behind it)."""
     sizes = {room: len(modules) for room, modules in house.rooms.items()}
     per_package = Counter(room.split(".")[0] for room in sizes)
     largest = sorted(sizes.items(), key=lambda room: -room[1])
     functions = list(house.functions())
     needing = [function for function in functions if function.needs_args]
-    against, private = house.imports_against_layers(moves), house.private_imports()
+    against, private = house.imports_against_layers(), house.private_imports()
     participles, records = house.bare_participles(), house.untyped_records()
     unformatted, undocumented = house.unformatted(), house.undocumented_rooms()
     with_args = sum(function.has_args for function in needing)
@@ -393,19 +379,14 @@ def measure(house: House, moves: dict[str, str] | None = None) -> dict[str, tupl
 def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("tree", type=Path, nargs="?", default=REPOSITORY)
-    parser.add_argument("--against", type=Path, help="another tree, whose column comes first")
-    parser.add_argument("--moves", type=Path, help="table of old and new names of modules, for the flat tree")
+    parser.add_argument("tree", type=Path, nargs="?", default=REPOSITORY, help="a checkout")
     parser.add_argument("--list", action="store_true", help="print the findings, too")
     given = parser.parse_args()
-    moves = {}
-    if given.moves:
-        moves = dict(line.split("\t")[:2] for line in given.moves.read_text(encoding="utf-8").splitlines() if line)
-    columns = [measure(House(tree), moves) for tree in (given.against, given.tree) if tree is not None]
-    for title in columns[-1]:
-        print(f"| {title} | " + " | ".join(column[title][0] for column in columns) + " |")
+    rows = measure(House(given.tree))
+    for title, (value, _) in rows.items():
+        print(f"| {title} | {value} |")
     if given.list:
-        for title, (_, findings) in columns[-1].items():
+        for title, (_, findings) in rows.items():
             print(f"\n# {title}", *findings, sep="\n")
 
 

@@ -12,14 +12,15 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import math
 import multiprocessing
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from heapq import heappop, heappush
 from multiprocessing.synchronize import Event
 from pathlib import Path
 from typing import Any
@@ -39,12 +40,14 @@ from seamline.pipeline.execution.chunk_context import ChunkContext
 from seamline.pipeline.execution.run_chunks import run_chunks
 from seamline.pipeline.execution.run_directory import Report, RunDirectory
 from seamline.pipeline.geometry.tiling import Index, Tiling
+from seamline.pipeline.planning.memory import Raster
+from seamline.pipeline.planning.tilings import PlanOptions, enlarge_chunks
 from seamline.pipeline.products.zarr_store import ZarrLayout, create_store
 from seamline.pipeline.synthetic.simulate import Simulation
 from seamline.pipeline.synthetic.simulation_files import write_simulation
 
 WORKERS_OF_A_PROCESS = 64
-SCENE_PIXELS = 100_000**2
+SCENE_EDGE = 100_000
 
 
 @dataclass(frozen=True)
@@ -114,7 +117,7 @@ def _is_over(stop: Event) -> bool:
 
 def _run_scheduler(pipe: Any, stop: Event) -> None:
     async def serve() -> None:
-        async with Scheduler(host="127.0.0.1", port=0, dashboard=False) as scheduler:
+        async with Scheduler(host="127.0.0.1", port=0, dashboard=False, dashboard_address=":0") as scheduler:
             pipe.send(scheduler.address)
             while not _is_over(stop):
                 await asyncio.sleep(0.2)
@@ -168,16 +171,23 @@ def _read_cpu(process: psutil.Process) -> float:
 
 
 def measure(begin: Callable[[], ChunkContext], counts: list[int], pretend: bool) -> Usage:
-    """Run all chunks twice on a cluster of its own; return what the second run took, which imports nothing any more."""
+    """Run all chunks twice on a cluster of its own; return what the second run took, which imports nothing any more.
+
+    What the same cluster takes in as much time without a run is left out.
+    """
     context = begin()
     network = FreeNetwork(context.classes, context.tiling.halo)
     with start_cluster(counts, pretend) as (client, scheduler, processes):
         everybody = [psutil.Process(), scheduler, *processes]
         run_chunks(client, context, network)
         context = begin()
+        started = time.monotonic()
         before = [_read_cpu(process) for process in everybody]
         totals = run_chunks(client, context, network)
-        spent = [_read_cpu(process) - start for process, start in zip(everybody, before, strict=True)]
+        after = [_read_cpu(process) for process in everybody]
+        time.sleep(time.monotonic() - started)
+        idle = [_read_cpu(process) - end for process, end in zip(everybody, after, strict=True)]
+        spent = [max(end - start - rest, 0.0) for start, end, rest in zip(before, after, idle, strict=True)]
     pixels = context.tiling.height * context.tiling.width
     return Usage(sum(counts), totals.chunks, pixels, spent[0], spent[1], sum(spent[2:]))
 
@@ -231,47 +241,93 @@ class Cluster:
         name: what they are.
         count: number of workers.
         speed: pixels per second of the network on one of them.
-        shares_core: whether the network and the rest of the work share one core; otherwise each chunk in hand has one.
+        cores: cores of a worker that work beside the network; 0 if there is one, which the network takes, too.
+        memory: bytes of a worker.
     """
 
     name: str
     count: int
     speed: float
-    shares_core: bool
+    cores: int
+    memory: int
 
     def compute_rate(self, other: float) -> float:
         """Return pixels per second of a worker, given CPU seconds for each pixel beside the network."""
-        return 1 / (1 / self.speed + other) if self.shares_core else min(self.speed, CHUNKS_AT_ONCE / other)
+        return min(self.speed, self.cores / other) if self.cores else 1 / (1 / self.speed + other)
+
+    def plan_chunks(self) -> Tiling:
+        """Return the tiling of ``SCENE_EDGE``², in windows of 1024 without a halo, that a run on this cluster has."""
+        raster = Raster(SCENE_EDGE, SCENE_EDGE, bands=6, itemsize=2, classes=4)
+        tiling = Tiling(SCENE_EDGE, SCENE_EDGE, 1024, 0, 0, 2, 16)
+        return enlarge_chunks(tiling, raster, PlanOptions(), _Costs(self.speed), self.memory, self.count)
 
 
-CLUSTERS = (Cluster("CPU workers", 64, 2e6, True), Cluster("GPUs", 8, 2e8, False), Cluster("GPUs", 80, 2e8, False))
+@dataclass(frozen=True)
+class _Costs:
+    """What a plan asks of a network of so many pixels per second."""
+
+    speed: float
+    process_bytes = 2**30
+
+    def forward_bytes(self, window: int) -> int:
+        return 300 * window**2
+
+    def fits(self, window: int) -> bool:
+        return True
+
+    def seconds_for(self, window: int) -> float:
+        return window**2 / self.speed
+
+
+CLUSTERS = (
+    Cluster("CPU workers of 2 Mpx/s", 64, 2e6, 0, 4 * 2**30),
+    *(Cluster("GPUs of 200 Mpx/s", count, 2e8, cores, 32 * 2**30) for count in (8, 80) for cores in (3, 16)),
+)
+
+
+def simulate_run(tiling: Tiling, workers: int, rate: float, per_chunk: float) -> float:
+    """Return the seconds of a run in which each worker takes the next chunk as soon as it is done with one.
+
+    Args:
+        tiling: the chunks.
+        workers: number of workers.
+        rate: pixels per second of a worker.
+        per_chunk: seconds after which client and scheduler have the next chunk ready.
+    """
+    free = [0.0] * workers
+    for number, chunk in enumerate(tiling.chunks()):
+        begun = max(heappop(free), number * per_chunk)
+        heappush(free, begun + tiling.write_window_of(chunk).pixel_count / rate)
+    return max(free)
 
 
 def predict(real: Usage, pretended: Usage) -> None:
-    """Print the efficiency of large clusters on a scene of 100,000².
+    """Print the efficiency of large clusters on a scene of ``SCENE_EDGE``².
 
-    With W workers whose network does v pixels/s, chunks of P pixels and an area A, the network alone takes A / (W·v)
-    seconds. From the first table comes o, the CPU seconds of a worker for a pixel beside the network. A worker does
-    u = 1 / (1/v + o) pixels/s where both share a core, and min(v, 3/o) where each of its three chunks has one. From the
-    second table come c and s, the CPU seconds of client and scheduler for a chunk; each of them does one thing at a
-    time. The last round of chunks is waited for, so that
-
-        seconds = max(ceil(A/P / W) · P/u, A/P · max(c, s)),   efficiency = A / (W·v) / seconds
-
-    Disks and networks are taken as fast enough, and nothing is published.
+    From the first table comes o, the CPU seconds of a worker for a pixel beside the network, which does v pixels/s. A
+    worker does 1 / (1/v + o) pixels/s where both share a core, and min(v, cores/o) where other cores do the rest. From
+    the second table come the CPU seconds of client and scheduler for a chunk; each of them does one thing at a time, so
+    that a chunk is ready after each of the larger of both. ``simulate_run`` then hands the chunks of a plan to workers.
+    Efficiency is the time of the network alone, on all workers together, by that of the run. Disks and networks are
+    taken as fast enough; what a run takes before its first and after its last chunk is not in it.
     """
     per_chunk = max(pretended.client, pretended.scheduler) / pretended.chunks
     other = real.working / real.pixels
-    titles = ("workers", "chunk", "chunks", "Mpx/s of a worker", "chunks/s", "of at most", "seconds", "efficiency")
-    table = Table(*titles, title="100,000²")
+    titles = ("workers", "cores beside", "chunk", "chunks", "Mpx/s of a worker", "seconds", "efficiency")
+    table = Table(*titles, title=f"{SCENE_EDGE}²: {other * 1e9:.1f} ns a pixel, {per_chunk * 1e3:.2f} ms a chunk")
     for cluster in CLUSTERS:
-        rate, alone = cluster.compute_rate(other), SCENE_PIXELS / cluster.count / cluster.speed
-        for edge in (2048, 4096, 8192):
-            chunks = SCENE_PIXELS / edge**2
-            seconds = max(math.ceil(chunks / cluster.count) * edge**2 / rate, chunks * per_chunk)
-            numbers = (f"{chunks:.0f}", f"{rate / 1e6:.1f}", f"{cluster.count * rate / edge**2:.0f}")
-            ends = (f"{1 / per_chunk:.0f}", f"{seconds:.1f}", f"{alone / seconds:.0%}")
-            table.add_row(f"{cluster.count} {cluster.name}", f"{edge}²", *numbers, *ends)
+        tiling, rate = cluster.plan_chunks(), cluster.compute_rate(other)
+        seconds = simulate_run(tiling, cluster.count, rate, per_chunk)
+        efficiency = SCENE_EDGE**2 / cluster.count / cluster.speed / seconds
+        table.add_row(
+            f"{cluster.count} {cluster.name}",
+            str(cluster.cores),
+            f"{tiling.chunk_size}²",
+            str(tiling.chunk_grid.row * tiling.chunk_grid.col),
+            f"{rate / 1e6:.1f}",
+            f"{seconds:.1f}",
+            f"{efficiency:.0%}",
+        )
     Console(width=140).print(table)
 
 

@@ -19,7 +19,7 @@ from pydantic import Field
 
 from seamline.flows.collection.containment import make_confinement
 from seamline.flows.collection.discovery import discover
-from seamline.flows.collection.ledger import LEDGER_FOLDER, Ledger
+from seamline.flows.collection.ledger import Ledger
 from seamline.flows.collection.outcomes import Outcome
 from seamline.flows.collection.scene_ref import Discovery, SceneRef
 from seamline.flows.collection.scene_sources import Inbox, SceneSource
@@ -44,6 +44,9 @@ _EXECUTION_OPTIONS = {"cluster", "workers", "device", "batch", "threads", "overw
 
 _MOST_REASONS = 20
 """Failures that the message of a run's state tells."""
+
+_MOST_PICTURES = 100
+"""Scenes of a run of which Prefect's database keeps a preview. Results, report and map have those of all."""
 
 AtOnce = Annotated[int, Field(ge=1, le=64, description="Scenes that are worked on at the same time")]
 
@@ -108,10 +111,11 @@ def segment_collection(
     title = f"{scenes.kind} to {out}"
     show(log, "the report", lambda: artifacts.show_collection(outcomes, known, discovery.waiting, title))
     failed = [outcome for outcome in outcomes if outcome.state == "failed"]
+    table = ledger.record_failures(scenes.get_location(), failed)
     if failed:
         reasons = "; ".join(f"{outcome.name}: {outcome.reason}" for outcome in failed[:_MOST_REASONS])
         if len(failed) > _MOST_REASONS:
-            reasons += f"; {len(failed) - _MOST_REASONS} more in the log and in {folder / LEDGER_FOLDER}"
+            reasons += f"; {len(failed) - _MOST_REASONS} more in the log and in {table}"
         raise RunError(f"{len(failed)} of {known + len(outcomes)} scenes failed: {reasons}")
     return {"known": known, "waiting": list(discovery.waiting)} | Counter(outcome.state for outcome in outcomes)
 
@@ -145,10 +149,10 @@ def _segment_new(
         if new:
             connect_task(session.get_client)
         running: dict[PrefectFuture[RunResult], SceneRef] = {}
-        left = iter(new)
+        left = enumerate(new)
         while True:
             # A few more than are worked on, since a task takes memory from when it is submitted.
-            for scene in islice(left, 2 * at_once - len(running)):
+            for number, scene in islice(left, 2 * at_once - len(running)):
                 parameters = {
                     "name": scene.name,
                     "source": scene.source,
@@ -159,6 +163,7 @@ def _segment_new(
                     "also": RunObserver(),
                     "renew": renew,
                     "confinement": confinement,
+                    "with_picture": number < _MOST_PICTURES,
                 }
                 running[runner.submit(segment_task, parameters)] = scene
             if not running:

@@ -27,7 +27,7 @@ _PortOption = Annotated[int, typer.Option(help="0: any that is free")]
 def up(
     folder: _FolderOption = Path("build/up"),
     model: Annotated[str, typer.Option(help="What segments the scenes of the inbox")] = "land-water-cloud",
-    workers: Annotated[int, typer.Option(help="Worker processes; 0: one a CUDA device, or one a core")] = 0,
+    workers: Annotated[int, typer.Option(help="Worker processes; 0: one a CUDA device, or one for two cores")] = 0,
     every: Annotated[float, typer.Option(help="Seconds between two looks into the inbox")] = 60,
     settle: Annotated[float, typer.Option(help="Seconds without a change after which a file is whole")] = 10,
     allow: Annotated[

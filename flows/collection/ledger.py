@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -9,17 +10,26 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Literal
 
+from seamline.flows.collection.outcomes import Outcome
 from seamline.flows.collection.scene_ref import RejectedSource, SceneRef
 from seamline.pipeline.common.errors import redact_secrets
 from seamline.pipeline.storage.atomic import atomic_write, remove_stale_parts
 
-LEDGER_FOLDER = ".collection"
+_LEDGER_FOLDER = ".collection"
 """Folder of the ledger in the folder of the catalogue."""
 
 _REJECTED_FOLDER = "refused"
 """Folder in the ledger with a file of rejected sources for each collection."""
+
+_FAILURES_FOLDER = "failures"
+"""Folder in the ledger with a table of the failures of the last run for each collection."""
+
+_FAILED_FOLDER = "failed"
+"""Folder in the ledger with an empty file for each source that failed, named as its entry. It may have some too many,
+and is not there in ledgers of earlier versions."""
 
 
 @dataclass(frozen=True)
@@ -101,7 +111,13 @@ class Ledger:
             reason=" ".join(redact_secrets(reason).split()),
             time=datetime.now(UTC).isoformat(timespec="seconds"),
         )
-        _write_json(self._get_entry_path(scene), asdict(entry))
+        path = self._get_entry_path(scene)
+        mark = _make_failed_folder(self.out) / path.name
+        if outcome == "failed":
+            mark.touch()
+        _write_json(path, asdict(entry))
+        if outcome != "failed":
+            mark.unlink(missing_ok=True)
         return entry
 
     def record_rejected(self, collection: str, rejected: Sequence[RejectedSource]) -> None:
@@ -111,13 +127,36 @@ class Ledger:
             collection: Address, folder or pattern of the collection.
             rejected: Its rejected sources; the file is removed if there are none.
         """
-        path = self.out / LEDGER_FOLDER / _REJECTED_FOLDER / _build_file_name(collection)
+        path = self.out / _LEDGER_FOLDER / _REJECTED_FOLDER / _build_file_name(collection)
         if not rejected:
             path.unlink(missing_ok=True)
             return
         _write_json(
             path, {"collection": redact_secrets(collection), "refused": [asdict(source) for source in rejected]}
         )
+
+    def record_failures(self, collection: str, failures: Sequence[Outcome]) -> Path:
+        """Write which scenes of a collection failed in this run, as CSV, in place of those of the run before.
+
+        Args:
+            collection: Address, folder or pattern of the collection.
+            failures: The scenes that failed; secrets are removed. Without any the file is removed.
+
+        Returns:
+            The path of the file.
+        """
+        path = self.out / _LEDGER_FOLDER / _FAILURES_FOLDER / f"{_hash_text(collection)}.csv"
+        if not failures:
+            path.unlink(missing_ok=True)
+            return path
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with atomic_write(path, shared=True) as part, part.open("w", encoding="utf-8", newline="") as file:
+            reasons = [(outcome.name, outcome.reason) for outcome in failures]
+            rows = csv.writer(file)
+            rows.writerow(("scene", "reason"))
+            rows.writerows((name, " ".join(redact_secrets(reason).split())) for name, reason in reasons)
+        remove_stale_parts(path)
+        return path
 
     def read_entry(self, scene: SceneRef) -> LedgerEntry | None:
         """Return the entry of the scene's source, of any content, model and options; None if there is none."""
@@ -138,27 +177,60 @@ class Ledger:
         return recorded == (redact_secrets(scene.source), scene.fingerprint, scene.name, self.model, self.options)
 
     def _get_entry_path(self, scene: SceneRef) -> Path:
-        return self.out / LEDGER_FOLDER / _build_file_name(redact_secrets(scene.source))
+        return self.out / _LEDGER_FOLDER / _build_file_name(redact_secrets(scene.source))
 
 
 def read_entries(out: Path) -> Iterator[LedgerEntry]:
     """Yield the entries of all sources whose scenes went to the catalogue in folder ``out``."""
-    for path in (out / LEDGER_FOLDER).glob("*.json"):
+    for path in (out / _LEDGER_FOLDER).glob("*.json"):
         entry = _read_entry_file(path)
         if entry is not None:
             yield entry
 
 
+def read_failures(out: Path) -> Iterator[LedgerEntry]:
+    """Yield the entries of sources that failed at the last attempt, at a cost that grows with these alone."""
+    try:
+        names = [path.name for path in (out / _LEDGER_FOLDER / _FAILED_FOLDER).iterdir()]
+    except FileNotFoundError:
+        entries = read_entries(out)
+    else:
+        found = (_read_entry_file(out / _LEDGER_FOLDER / name) for name in names)
+        entries = (entry for entry in found if entry is not None)
+    yield from (entry for entry in entries if entry.outcome == "failed")
+
+
+def _make_failed_folder(out: Path) -> Path:
+    """Return the folder of marks of failed sources; in a ledger without one it is made in one step, with all marks."""
+    folder = out / _LEDGER_FOLDER / _FAILED_FOLDER
+    if folder.exists():
+        return folder
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(dir=folder.parent, prefix=".") as parts:
+        new = Path(parts) / "new"
+        new.mkdir()
+        for entry in read_entries(out):
+            if entry.outcome == "failed":
+                (new / _build_file_name(entry.source)).touch()
+        with suppress(OSError):  # another process was faster
+            new.rename(folder)
+    return folder
+
+
 def read_rejected(out: Path) -> Iterator[RejectedSource]:
     """Yield the rejected sources of all collections of the catalogue in folder ``out``."""
-    for path in (out / LEDGER_FOLDER / _REJECTED_FOLDER).glob("*.json"):
+    for path in (out / _LEDGER_FOLDER / _REJECTED_FOLDER).glob("*.json"):
         with suppress(OSError, ValueError, TypeError, LookupError):
             document = json.loads(path.read_text(encoding="utf-8"))
             yield from [RejectedSource(**source) for source in document["refused"]]
 
 
 def _build_file_name(source: str) -> str:
-    return f"{hashlib.sha256(source.encode(errors='surrogatepass')).hexdigest()[:32]}.json"
+    return f"{_hash_text(source)}.json"
+
+
+def _hash_text(text: str) -> str:
+    return hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()[:32]
 
 
 def _write_json(path: Path, document: dict[str, Any]) -> None:

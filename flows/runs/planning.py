@@ -43,6 +43,9 @@ from seamline.pipeline.scenes.scene import Scene, choose_display_bands, has_true
 _MAX_WORKERS = 8
 """The most workers of a local cluster on CPUs, unless the user asks for more."""
 
+_CORES_PER_WORKER = 2
+"""Cores for each worker of a local cluster on CPUs, unless the user asks for another number of workers."""
+
 _SMALL = 4096**2
 """Pixels of all scenes of a command up to which its own process segments them."""
 
@@ -89,12 +92,14 @@ def count_workers(options: SegmentOptions, pixels: float = math.inf) -> int:
 
     For small scenes it is 0: this process works itself. To start others would take longer than they save.
 
-    By the machine that is one for each CUDA device; without any, one for each core, but at most ``_MAX_WORKERS`` and
-    one for each ``_MEMORY_PER_WORKER`` bytes of memory. Control groups may allow fewer cores and less memory.
+    By the machine that is one for each CUDA device; without any, one for ``_CORES_PER_WORKER`` cores, but at most
+    ``_MAX_WORKERS`` and one for each ``_MEMORY_PER_WORKER`` bytes of memory. Control groups may allow fewer cores and
+    less memory.
 
-    On two cores one process with as many threads is as fast. With many threads all of them wait for the one whose core
-    reads the next chunk, while processes share cores fairly. With more than ``_MAX_WORKERS`` cores each process gets
-    several.
+    On two cores one process with two threads is as fast as two processes, holds the network once, and decodes fewer
+    blocks twice. With many threads all of them wait for the one whose core reads the next chunk or takes the largest
+    score of each pixel, while processes share cores fairly. With more than ``2 * _MAX_WORKERS`` cores each process
+    gets several more.
     """
     if options.workers is not None:
         return options.workers
@@ -106,7 +111,7 @@ def count_workers(options: SegmentOptions, pixels: float = math.inf) -> int:
         # torch counts one part of a divided GPU at most; where there is no nvidia-smi, it still counts GPUs.
         if devices := torch.cuda.device_count():
             return len(list_devices()) or devices
-    return max(1, min(CORES, _MAX_WORKERS, get_memory_limit() // _MEMORY_PER_WORKER))
+    return max(1, min(CORES // _CORES_PER_WORKER, _MAX_WORKERS, get_memory_limit() // _MEMORY_PER_WORKER))
 
 
 def _count_threads(options: SegmentOptions, workers: int) -> int:

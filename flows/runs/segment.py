@@ -161,8 +161,9 @@ def segment_scene(job: SceneJob, get_client: Callable[[], Client], observer: Run
     if finished is not None:
         return finished
     bring_back(job.location.folder)
-    with job.location.run_directory.lock():
-        settle(job.location.run_directory)
+    directory = job.location.run_directory
+    with directory.lock(), directory.announce(job.location.catalog.folder):
+        settle(directory)
         record = find_record(job)  # of a run that lost an output, or that another process has finished since
         if record is not None:
             result = observer.run_stage("publish", lambda: _restore(job, record))

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import shapely
 import shapely.geometry
 
+from seamline.flows.serving.catalogue_watch import CatalogueWatch
 from seamline.flows.serving.checksums import ChecksumMonitor
 from seamline.pipeline.common.errors import InputError, SeamlineError
 from seamline.pipeline.common.layout import COG, ITEM, OVERVIEW, PREVIEW, RECORD
@@ -40,6 +42,16 @@ class DamagedResult(SeamlineError):
     """A result is unfinished, or differs from what its item says. HTTP 409."""
 
 
+@dataclass
+class _Listing:
+    """The entries of the list of scenes, by name, and what tells which of them to make anew."""
+
+    watch: CatalogueWatch
+    entries: dict[str, dict[str, Any]] = field(default_factory=dict)
+    wrong_files: int = 0
+    lock: Lock = field(default_factory=Lock)
+
+
 @dataclass(frozen=True)
 class ServedResults:
     """The catalogue of results that a server shows; it is only read.
@@ -51,6 +63,10 @@ class ServedResults:
     checksums: ChecksumMonitor = field(default_factory=ChecksumMonitor)
     _summaries: dict[str, tuple[object, dict[str, Any]]] = field(default_factory=dict)
     """Summary of each scene and the state that it was read in: to read hundreds of items takes seconds."""
+    _listing: _Listing = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_listing", _Listing(CatalogueWatch(self.root)))
 
     @classmethod
     def from_folder(cls, folder: Path, allow_empty: bool = False) -> ServedResults:
@@ -77,7 +93,7 @@ class ServedResults:
         Returns:
             The summaries by name. A damaged scene has no place and no time.
         """
-        scenes = list(self.summarize_scenes())
+        scenes = self.summarize_scenes()
         if box is not None:
             scenes = [scene for scene in scenes if _meets(scene.get("geometry"), box)]
         if interval is not None:
@@ -89,16 +105,28 @@ class ServedResults:
             ]
         return scenes
 
-    def summarize_scenes(self) -> Iterator[dict[str, Any]]:
-        """Yield a summary of each scene, by name; of a damaged one its ``id`` and the ``problem``."""
-        for path in sorted(self.root.glob(f"*/{ITEM}")):
-            scene = path.parent.name
-            try:
-                yield self.summarize_scene(scene)
-            except NotFound:  # a link that leads out of the root
-                continue
-            except DamagedResult as error:
-                yield {"id": scene, "problem": str(error)}
+    def summarize_scenes(self) -> list[dict[str, Any]]:
+        """Return a summary of each scene, by name; of a damaged one its ``id`` and the ``problem``.
+
+        At the first time each scene is looked at, later those that may have changed (see ``CatalogueWatch``).
+        """
+        listing = self._listing
+        with listing.lock:
+            due, wrong_files = listing.watch.list_due(), self.checksums.wrong_files
+            if wrong_files != listing.wrong_files:
+                due, listing.wrong_files = set(listing.watch.scenes), wrong_files
+            for scene in {*due, *(listing.entries.keys() - listing.watch.scenes)}:
+                listing.entries.pop(scene, None)
+                with suppress(NotFound):  # a link that leads out of the root
+                    if (self.root / scene / ITEM).exists():
+                        listing.entries[scene] = self._summarize_or_blame(scene)
+            return [listing.entries[scene] for scene in sorted(listing.entries)]
+
+    def _summarize_or_blame(self, scene: str) -> dict[str, Any]:
+        try:
+            return self.summarize_scene(scene)
+        except DamagedResult as error:
+            return {"id": scene, "problem": str(error)}
 
     def summarize_scene(self, scene: str) -> dict[str, Any]:
         """Return what the page shows of a scene.

@@ -30,22 +30,28 @@ Its resource is ``seamline.scene.<scene id>``.
 MAP_URL_VARIABLE = "SEAMLINE_MAP_URL"
 """Environment variable with the address of ``seamline serve``; where it is set, artifacts link to the map."""
 _PICTURE_WIDTH = 480
-"""Longest side of a preview in pixels: some 50 kB of Prefect's database for each scene."""
+"""Longest side of a preview in pixels: some 100 kB of Prefect's database, which keeps the latest artifact twice."""
 _MOST_ROWS = 1000
 """Rows of the report of a collection."""
 _STATE_LABELS = {"published": "✅ published", "unchanged": "· unchanged", "in use": "⏳ in use", "failed": "❌ failed"}
 
 
-def create_scene_artifacts(result: RunResult) -> None:
-    """Create the artifacts of a published scene and emit its event."""
+def create_scene_artifacts(result: RunResult, with_picture: bool = True) -> None:
+    """Create the artifacts of a published scene and emit its event.
+
+    Args:
+        result: What the scene's run left.
+        with_picture: Whether Prefect's database keeps a preview; where there is a map, the artifact links to the map's.
+    """
     record, scene = result.record, result.record.scene
     create_markdown_artifact(
         markdown=_format_summary(result), key=make_artifact_key("summary", scene), description=scene
     )
     preview = result.folder / PREVIEW
-    if preview.exists():
+    url = _make_map_url(f"scenes/{quote(scene, safe='')}/preview.png")
+    if preview.exists() and (url or with_picture):
         create_image_artifact(
-            image_url=_encode_picture(preview), key=make_artifact_key("preview", scene), description=scene
+            image_url=url or _encode_picture(preview), key=make_artifact_key("preview", scene), description=scene
         )
     emit_event(
         event=_PUBLISHED_EVENT,
@@ -173,8 +179,12 @@ def _encode_picture(preview: Path) -> str:
 
 def _make_map_link(scene: str) -> str | None:
     """Return the address of a scene on the map, or None where ``MAP_URL_VARIABLE`` is not set."""
+    return _make_map_url(f"#scene={quote(scene, safe='')}")
+
+
+def _make_map_url(path: str) -> str | None:
     base = os.environ.get(MAP_URL_VARIABLE)
-    return f"{base.rstrip('/')}/#scene={quote(scene, safe='')}" if base else None
+    return f"{base.rstrip('/')}/{path}" if base else None
 
 
 def make_artifact_key(kind: str, scene: str) -> str:

@@ -36,11 +36,12 @@ _SECONDS_BETWEEN_UPDATES = 1.0
 class PrefectObserver:
     """Shows the run of a scene in Prefect: log lines, a task for each stage, progress once a second at most.
 
-    ``also`` is called with everything as well: a progress bar, where there is a terminal.
+    ``also`` is called with everything as well: a progress bar, where there is a terminal. ``with_picture`` has
+    Prefect's database keep a preview of the scene.
     """
 
-    def __init__(self, scene: str, also: RunObserver) -> None:
-        self._scene, self._also = scene, also
+    def __init__(self, scene: str, also: RunObserver, with_picture: bool) -> None:
+        self._scene, self._also, self._with_picture = scene, also, with_picture
         self._log = get_run_logger()
         self._artifact: UUID | None = None
         self._updated = 0.0
@@ -103,7 +104,11 @@ class PrefectObserver:
         else:
             self._log.info("%s: finished before, nothing to do", self._scene)
         if result.computed or result.rewritten:
-            show(self._log, f"{self._scene}: published, but it", lambda: artifacts.create_scene_artifacts(result))
+            show(
+                self._log,
+                f"{self._scene}: published, but it",
+                lambda: artifacts.create_scene_artifacts(result, self._with_picture),
+            )
         self._also.finished(result)
 
 
@@ -132,6 +137,7 @@ def segment_task(
     also: RunObserver,
     renew: bool = False,
     confinement: Confinement | None = None,
+    with_picture: bool = True,
 ) -> RunResult:
     """Segment a scene. What is done is kept on disk, so a retry goes on where the last try stopped.
 
@@ -145,6 +151,7 @@ def segment_task(
         also: an observer that is called as well.
         renew: replace a result of another model or plan. One of an earlier state of the same source always is.
         confinement: what the source may name; None if it may name anything.
+        with_picture: whether Prefect's database keeps a preview of the scene.
 
     Returns:
         What the run left.
@@ -152,7 +159,7 @@ def segment_task(
     Raises:
         SeamlineError: the scene failed.
     """
-    observer = PrefectObserver(name, also).observer
+    observer = PrefectObserver(name, also, with_picture).observer
     (job,) = observer.run_stage(
         "check", lambda: open_scene_jobs([source], open_model(model), out, options, confinement)
     )

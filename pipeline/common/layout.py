@@ -25,5 +25,7 @@ ASIDE = ".seamline"
 
 WAITING = ".waiting"
 """Folder of the catalogue's folder with notes of scenes that catalogue and table are to be renewed for."""
+RUNNING = ".running"
+"""Folder of the catalogue's folder with an empty file for each scene that is worked on."""
 STAMPS = ".items.stamps"
 """File of a large catalogue: of which files the rows of the table were made."""

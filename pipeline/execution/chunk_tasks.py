@@ -334,8 +334,11 @@ class ChunkTaskPool:
         """
         failed = {future: self._get_error(future, task) for future, task in ended.items() if future.status == "error"}
         others = [future for future in ended if future not in failed]
-        # ``Client.gather`` would wait without an end.
-        results = self._client.sync(self._client._gather, others, callback_timeout=WORKER_CHECK_INTERVAL)
+
+        async def gather() -> list[Any]:  # ``Client.gather`` by itself would wait without an end
+            return list(await self._client.gather(others, asynchronous=True))
+
+        results = self._client.sync(gather, callback_timeout=WORKER_CHECK_INTERVAL)
         return failed | dict(zip(others, results, strict=True))
 
     def _get_error(self, future: Future, task: ChunkTask) -> Exception:

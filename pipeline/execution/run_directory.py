@@ -36,7 +36,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from seamline.pipeline.common.errors import InputError, InUseError
-from seamline.pipeline.common.layout import ZARR
+from seamline.pipeline.common.layout import RUNNING, ZARR
 from seamline.pipeline.geometry.tiling import Index
 from seamline.pipeline.storage.atomic import atomic_write, open_npz, remove
 from seamline.pipeline.storage.digests import (
@@ -214,6 +214,27 @@ class RunDirectory:
                     for folder in created:
                         folder.rmdir()
 
+    @contextmanager
+    def announce(self, catalogue: Path) -> Iterator[None]:
+        """Leave a mark of the scene in the catalogue's folder, from now until no plan of a run is left.
+
+        So who watches the catalogue sees what is worked on, or unfinished, without looking into each scene's folder.
+        Called with the lock held.
+        """
+        mark = catalogue / RUNNING / self.path.parent.name
+        while True:
+            mark.parent.mkdir(parents=True, exist_ok=True)
+            with suppress(FileNotFoundError):  # another run has just removed the folder, which was empty
+                mark.touch()
+                break
+        try:
+            yield
+        finally:
+            if not self.plan_file.exists():
+                mark.unlink(missing_ok=True)
+                with suppress(OSError):  # others are worked on
+                    mark.parent.rmdir()
+
     def _acquire_lock(self) -> TextIO:
         """Return the lock file, locked until it is closed.
 
@@ -312,7 +333,7 @@ class RunDirectory:
         """
         path = self._get_quicklook_path(chunk)
         with atomic_write(path, shared=True) as part, part.open("wb") as file:
-            np.savez_compressed(file, pixels=pixels, valid=valid)
+            np.savez(file, pixels=pixels, valid=valid)
         return path
 
     def load_quicklook(self, chunk: Index) -> tuple[NDArray[np.generic], NDArray[np.bool_]]:

@@ -24,6 +24,10 @@ _CHUNK_SECONDS = 1.0
 _CHUNKS_PER_WORKER = 8
 """Chunks that there should be for each worker, so that they all end at about the same time."""
 
+_SECONDS_BETWEEN_CHUNKS = 1e-3
+"""Seconds that client and scheduler take for a chunk: there should be no more of them than they hand out while the
+workers compute."""
+
 UNBOUNDED_HALO = 64
 """Halo in pixels, and overlap, for a network whose reach no halo covers, where nothing better was measured."""
 
@@ -143,13 +147,18 @@ def enlarge_chunks(
         workers: number of workers.
 
     Returns:
-        A tiling with the same tiles. Its chunks last a second if the memory and the number of workers allow.
+        A tiling with the same tiles. Its chunks last a second if the memory and the number of workers allow, or as long
+        as keeps client and scheduler from being the slowest.
     """
     if options.chunk_tiles is not None:
         return tiling
-    wanted = math.ceil(math.sqrt(_CHUNK_SECONDS / max(costs.seconds_for(tiling.window), 1e-9)))
-    most = math.isqrt(tiling.tile_count // (_CHUNKS_PER_WORKER * max(workers, 1)))
-    larger = (replace(tiling, chunk_tiles=count) for count in range(min(wanted, most), tiling.chunk_tiles, -1))
+    tile_seconds, workers = max(costs.seconds_for(tiling.window), 1e-9), max(workers, 1)
+    wanted = math.ceil(math.sqrt(_CHUNK_SECONDS / tile_seconds))
+    least = math.ceil(math.sqrt(_SECONDS_BETWEEN_CHUNKS * workers / tile_seconds))
+    most = math.isqrt(tiling.tile_count // (_CHUNKS_PER_WORKER * workers))
+    larger = (
+        replace(tiling, chunk_tiles=count) for count in range(min(wanted, max(least, most)), tiling.chunk_tiles, -1)
+    )
     return next((other for other in larger if project_memory(raster, other, costs) <= memory), tiling)
 
 

@@ -12,6 +12,7 @@ from collections.abc import Collection, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 
@@ -34,6 +35,20 @@ FileStamp = tuple[int, int, int]
 def read_stamp(path: Path) -> FileStamp:
     """Return the stamp of a file."""
     return _make_stamp(path.stat())
+
+
+def read_item_stamps(out: Path) -> dict[str, FileStamp]:
+    """Return the stamps that the items of a large catalogue had when their table was made, by their folders' names.
+
+    Raises:
+        OSError: there are none, or they cannot be read.
+        ValueError, LookupError, TypeError, AttributeError: they are damaged.
+    """
+    return _decode_item_stamps(json.loads((out / STAMPS).read_bytes()))
+
+
+def _decode_item_stamps(document: Mapping[str, Any]) -> dict[str, FileStamp]:
+    return {scene: tuple(stamp) for scene, stamp in document["items"].items()}
 
 
 def _make_stamp(status: os.stat_result) -> FileStamp:
@@ -64,8 +79,8 @@ class StampedTable:
             known = json.loads((out / STAMPS).read_bytes())
             with (out / ITEMS).open("rb") as file:  # by its path it might be another one the next time
                 if tuple(known["table"]) == _make_stamp(os.fstat(file.fileno())):
-                    stamps = {scene: tuple(stamp) for scene, stamp in known["items"].items() if scene not in without}
-                    return cls(stamps, read_table(file))
+                    stamps = _decode_item_stamps(known)
+                    return cls({scene: stamps[scene] for scene in stamps if scene not in without}, read_table(file))
         return cls()
 
     def update(self, out: Path, stamps: Mapping[str, FileStamp]) -> StampedTable:

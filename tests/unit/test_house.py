@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -97,3 +98,17 @@ def test_what_breaks_a_rule_is_found(tmp_path: Path) -> None:
     assert house.needlessly_public() == ["pipeline.common.errors.public"]
     assert len(house.unformatted()) == len(house.untyped_records()) == 1
     assert house.rooms == {"pipeline.common": ["pipeline.common.errors"], "pipeline.results": ["pipeline.results.open"]}
+
+
+def test_nothing_private_of_dask_is_used(house: House) -> None:
+    """What ``distributed`` does not promise may be gone with its next version."""
+    none_of(
+        [
+            f"{module.path}:{node.lineno}: {ast.unparse(node)}"
+            for module in house.modules.values()
+            for node in ast.walk(module.tree)
+            if isinstance(node, ast.Attribute)
+            and re.fullmatch("_[a-z].*", node.attr)
+            and re.search(r"(client|scheduler|worker|cluster)$", ast.unparse(node.value))
+        ]
+    )

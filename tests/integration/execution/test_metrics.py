@@ -22,7 +22,7 @@ from seamline.flows.runs.observer import RunObserver, RunResult
 from seamline.flows.runs.segment import segment
 from seamline.flows.serving import metrics
 from seamline.flows.serving.app import create_app
-from seamline.flows.serving.metrics import render_metrics
+from seamline.flows.serving.metrics import MetricsCache
 from seamline.flows.settings.model_folder import Model
 from seamline.flows.settings.options import SegmentOptions
 from seamline.pipeline.common.errors import BadBlockError
@@ -138,7 +138,7 @@ def test_the_catalogue_says_what_is_published_left_and_failed(
     other.record_rejected("/elsewhere", [RejectedSource("/elsewhere/z.tif", "z", "broken")])
     other.record_rejected("/in", [RejectedSource("/in/x.tif", "x", "broken")])
     other.record_rejected("/elsewhere", [])
-    shown = values(render_metrics(out).decode())
+    shown = values(MetricsCache(out).render().decode())
     inferred = len(list((out / "half" / ".run").glob("*/inferred/[0-9]*.json")))
     assert shown == {
         "seamline_scenes_published": 1,
@@ -147,19 +147,19 @@ def test_the_catalogue_says_what_is_published_left_and_failed(
         "seamline_chunks_queued": 25 - inferred,
         "seamline_scenes_failed": 2,  # one that failed, one that was refused
     }
-    assert values(render_metrics(tmp_path / "nowhere").decode())["seamline_scenes_published"] == 0
+    assert values(MetricsCache(tmp_path / "nowhere").render().decode())["seamline_scenes_published"] == 0
 
 
 def test_a_scrape_takes_a_hundredth_of_the_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Reading takes two seconds of a clock of our own."""
     clock, read = [0.0], []
 
-    def render(root: Path) -> bytes:
+    def generate(registry: object) -> bytes:
         clock[0] += 2
-        read.append(root)
+        read.append(registry)
         return str(clock[0]).encode()
 
-    monkeypatch.setattr(metrics, "render_metrics", render)
+    monkeypatch.setattr(metrics, "generate_latest", generate)
     monkeypatch.setattr(metrics.time, "monotonic", lambda: clock[0])
     cache = metrics.MetricsCache(tmp_path)
     shown = []

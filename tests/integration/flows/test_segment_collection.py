@@ -82,6 +82,8 @@ def test_what_is_new_is_segmented_and_what_is_broken_is_named(
     assert first.is_failed()
     told = message(first)
     assert told.startswith("2 of 5 scenes failed: ")
+    (table,) = (out / ".collection" / "failures").iterdir()
+    assert sorted(line.partition(",")[0] for line in table.read_text().splitlines()) == ["grey", "scene", "text"]
     assert re.search(r"grey: .*expected .*; text: |text: .*; grey: .*expected ", told)
     written = {path.name: path.stat().st_mtime_ns for path in out.glob("scene-*/item.json")}
     assert [path.parent.name for path in sorted(out.glob("*/item.json"))] == ["scene-0", "scene-1", "scene-2"]

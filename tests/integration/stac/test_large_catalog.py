@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import json
 import os
-import random
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -28,36 +25,9 @@ from seamline.pipeline.stac.catalog import build_catalog, list_waiting_scenes, p
 from seamline.pipeline.stac.items import build_item_table, list_folders, read_item, read_item_table, replace_rows
 from seamline.pipeline.stac.query import query_items
 from seamline.pipeline.storage.object_store import ObjectFolder
+from tests.support.catalogues import Item, count_files, make_catalog, make_item, put_item
 from tests.support.kill_points import choose_points, count_changes, kill_at_change
 from tests.support.s3_server import start_s3_server
-
-Item = dict[str, Any]
-
-
-def make_item(scene: str, **properties: Any) -> Item:
-    """An item whose row does not become small by being like others."""
-    digest = random.Random(f"{scene}{properties}").randbytes(200).hex()
-    assets = {"run": {"href": "./run.json", "title": digest, "file:checksum": f"1220{digest[:64]}"}}
-    box = [0.0, 0.0, 1.0, 1.0]
-    return {
-        "type": "Feature",
-        "stac_version": "1.1.0",
-        "stac_extensions": [],
-        "id": scene,
-        "geometry": {"type": "Point", "coordinates": [0.5, 0.5]},
-        "bbox": box,
-        "properties": {"datetime": "2026-01-01T00:00:00Z", "water_share": 0.5, **properties},
-        "links": [],
-        "assets": assets,
-    }
-
-
-def put_item(out: Path, scene: str, **properties: Any) -> None:
-    """Publish an item as a run does: another file takes the place of the one before."""
-    (out / scene).mkdir(parents=True, exist_ok=True)
-    part = out / scene / ".part"
-    part.write_text(json.dumps(make_item(scene, **properties)))
-    part.replace(out / scene / ITEM)
 
 
 def publish(out: Path, scene: str, **properties: Any) -> None:
@@ -70,13 +40,6 @@ def list_links(out: Path) -> list[str]:
     return [link["href"].split("/")[1] for link in links if link["rel"] == "item"]
 
 
-def make_catalog(out: Path, count: int) -> Path:
-    for number in range(count):
-        put_item(out, f"s-{number:05}", number=number)
-    update_catalog(out)
-    return out
-
-
 @pytest.fixture
 def large(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every catalogue is so large that scenes wait, up to four of them."""
@@ -85,21 +48,6 @@ def large(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(waiting, "_BYTES_PER_SCENE", 1)
     monkeypatch.setattr(waiting, "_MOST_WAITING", 4)
     monkeypatch.setattr(waiting, "_LONGEST_RENEWAL_S", 0)
-
-
-@contextmanager
-def count_files() -> Iterator[list[str]]:
-    """Collect the paths that are opened or listed."""
-    seen: list[str] = []
-    is_on = [True]
-
-    def note(event: str, arguments: tuple[Any, ...]) -> None:
-        if is_on and event in ("open", "os.scandir", "os.listdir"):
-            seen.append(str(arguments[0]))
-
-    sys.addaudithook(note)
-    yield seen
-    is_on.clear()
 
 
 def test_publishing_one_scene_touches_as_many_files_however_many_there_are(

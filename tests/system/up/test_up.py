@@ -127,7 +127,7 @@ def test_the_run_is_seen_in_prefects_page(stack: Stack, published: str, tmp_path
             page.get_by_text(name).first.wait_for()
         (latest, *_) = prefect(stack, "/artifacts/filter", {"artifacts": {"key": {"any_": [keys["preview"]]}}})
         page.goto(f"{stack.urls['prefect']}/artifacts/artifact/{latest['id']}")
-        picture = page.locator('img[src^="data:image/jpeg"]').first
+        picture = page.locator(f'img[src^="{stack.urls["map"]}"]').first
         picture.wait_for()
         assert picture.evaluate("image => image.complete && image.naturalWidth") > 300
         page.screenshot(path=tmp_path / "preview.png")

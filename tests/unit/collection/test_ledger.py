@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 import shutil
@@ -13,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from seamline.flows.collection.ledger import Ledger, read_entries
+from seamline.flows.collection.outcomes import Outcome
 from seamline.flows.collection.scene_ref import SceneRef
 from seamline.flows.runs.result_location import CatalogLocation
 from seamline.pipeline.common.errors import InputError
@@ -82,7 +84,7 @@ def test_order_is_kept_and_unreadable_entries_are_new(tmp_path: Path) -> None:
     shutil.rmtree(tmp_path / "b")
     assert ledger.find_new(SCENES, CatalogLocation(tmp_path).has_result) == [SCENES[1]]
     publish(tmp_path, SCENES[1])
-    first, second, _ = sorted((tmp_path / ".collection").iterdir())
+    first, second, _ = sorted((tmp_path / ".collection").glob("*.json"))
     first.write_text("{")
     second.write_text(json.dumps({"outcome": "published"}))
     new = ledger.find_new(SCENES, CatalogLocation(tmp_path).has_result)
@@ -114,3 +116,14 @@ def test_what_killed_processes_left_half_written_goes_after_a_day(tmp_path: Path
     os.utime(left["day"], (time.time() - 25 * 60 * 60,) * 2)
     ledger.record_outcome(scene, "published")
     assert not left["day"].exists() and left["hour"].exists()
+
+
+def test_all_failures_of_a_run_are_in_a_table(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path, "m", "o")
+    failed = [Outcome(f"s-{number}", "failed", f'broken,\n"{number}"') for number in range(1000)]
+    table = ledger.record_failures("/in", [*failed, failed[0], Outcome("x", "failed", "no https://me:word@host/x")])
+    rows = list(csv.DictReader(table.open(encoding="utf-8", newline="")))
+    assert [row["scene"] for row in rows] == [*(f"s-{number}" for number in range(1000)), "s-0", "x"]
+    assert rows[7]["reason"] == 'broken, "7"' and "word" not in rows[-1]["reason"]
+    other = ledger.record_failures("/elsewhere", failed)
+    assert not ledger.record_failures("/in", []).exists() and other.exists()

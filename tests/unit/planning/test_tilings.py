@@ -83,6 +83,7 @@ def test_chunks_last_a_second_where_memory_and_workers_allow() -> None:
         def is_allowed(other: Tiling) -> bool:
             seconds_before = (other.chunk_tiles - 1) ** 2 * costs.seconds_for(window)  # noqa: B023
             enough = other.tile_count / other.chunk_tiles**2 >= 8 * workers  # noqa: B023
+            enough |= seconds_before < 1e-3 * workers  # noqa: B023
             return seconds_before < 1 and enough and project_memory(raster, other, costs) <= memory  # noqa: B023
 
         possible = [replace(tiling, chunk_tiles=count) for count in range(3, 110)]
@@ -93,3 +94,5 @@ def test_chunks_last_a_second_where_memory_and_workers_allow() -> None:
     assert (
         enlarge_chunks(tiling, raster, PlanOptions(), Speed(2e8), 10**12, 8).chunk_size == 12 * window
     )  # eight for each worker
+    fast = enlarge_chunks(tiling, raster, PlanOptions(), Speed(2e8), 10**12, 80)
+    assert fast.chunk_size == 4 * window  # all workers together do 954 of three windows a second

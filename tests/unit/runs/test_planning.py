@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from seamline.flows.runs import planning
-from seamline.flows.runs.planning import Plan, count_workers
+from seamline.flows.runs.planning import Plan, _count_threads, count_workers
 from seamline.flows.settings.options import SegmentOptions
 from seamline.pipeline.geometry.tiling import Tiling
 
@@ -36,7 +36,7 @@ def test_no_more_workers_are_busy_than_there_are_chunks(edge: int, workers: int,
 
 @pytest.mark.parametrize(
     ("by_torch", "by_driver", "expected"),
-    [(2, ["GPU-a", "GPU-b"], 2), (1, ["MIG-a", "MIG-b", "MIG-c"], 3), (2, [], 2), (0, ["GPU-a"], 5)],
+    [(2, ["GPU-a", "GPU-b"], 2), (1, ["MIG-a", "MIG-b", "MIG-c"], 3), (2, [], 2), (0, ["GPU-a"], 4)],
 )
 def test_there_is_a_process_for_each_device_that_torch_can_use(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, by_torch: int, by_driver: list[str], expected: int
@@ -44,12 +44,34 @@ def test_there_is_a_process_for_each_device_that_torch_can_use(
     """Torch counts one part of a divided GPU; the driver's program may be missing, or torch be built without CUDA."""
     monkeypatch.setattr(planning, "NVIDIA_DRIVER", tmp_path)
     monkeypatch.setattr(planning, "list_devices", lambda: by_driver)
-    monkeypatch.setattr(planning, "CORES", 5)
+    monkeypatch.setattr(planning, "CORES", 9)
     monkeypatch.setattr(planning, "get_memory_limit", lambda: 2**40)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: by_torch)
     assert count_workers(SegmentOptions()) == expected
-    assert count_workers(SegmentOptions(device="cpu")) == 5
+    assert count_workers(SegmentOptions(device="cpu")) == 4
     assert count_workers(SegmentOptions(workers=7)) == 7
+
+
+@pytest.mark.parametrize(
+    ("cores", "gibibytes", "workers", "threads"),
+    [
+        (1, 64, 1, 1),
+        (2, 64, 1, 2),
+        (3, 64, 1, 3),
+        (4, 64, 2, 2),
+        (7, 64, 3, 2),
+        (16, 64, 8, 2),
+        (64, 64, 8, 8),
+        (64, 7, 2, 32),
+    ],
+)
+def test_local_workers_have_two_cores_and_three_gibibytes_each(
+    monkeypatch: pytest.MonkeyPatch, cores: int, gibibytes: int, workers: int, threads: int
+) -> None:
+    monkeypatch.setattr(planning, "CORES", cores)
+    monkeypatch.setattr(planning, "get_memory_limit", lambda: gibibytes * 2**30)
+    options = SegmentOptions(device="cpu")
+    assert count_workers(options) == workers and _count_threads(options, workers) == threads
 
 
 def test_a_small_scene_needs_no_other_process() -> None:
