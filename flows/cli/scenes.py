@@ -32,6 +32,7 @@ from seamline.flows.cli.arguments import (
     split_names,
     validate_options,
 )
+from seamline.flows.cli.process import begin_soon
 from seamline.flows.terminal import progress, tables
 
 app = typer.Typer()
@@ -77,6 +78,7 @@ def segment(
 
     A killed run goes on where it stopped when the same command is given again.
     """
+    begin_soon()
     from seamline.flows.runs.segment import segment_scenes
 
     options = validate_options(
