@@ -272,6 +272,7 @@ def _choose_layout(tiling: Tiling, options: SegmentOptions) -> ZarrLayout:
     return ZarrLayout(tiling.store_chunk_size, tiling.chunk_size if options.zarr_shards else None, options.zarr_format)
 
 
+@cache
 def _list_versions() -> dict[str, str]:
     """Return the versions of everything that decides what the results look like."""
     return {name: version(name) for name in ("seamline", "rasterio", "zarr", "dask", "numpy")} | list_engine_versions()

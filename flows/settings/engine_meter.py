@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING
 
@@ -77,6 +78,7 @@ def describe_device() -> str:
     return f"{read_processor_name()} {flags}, {CORES} cores, {software}"
 
 
+@cache
 def list_engine_versions() -> dict[str, str]:
     """Return the versions of the installed packages that run networks, by name."""
     versions = {}
