@@ -1,7 +1,8 @@
-"""The signals that end a command. Imports nothing that takes long, since they may come at any moment."""
+"""The process of a command: how signals end it, and how it begins soon. Imports nothing that takes long by itself."""
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import signal
@@ -9,16 +10,21 @@ import sys
 import threading
 import warnings
 from contextlib import suppress
+from importlib.abc import MetaPathFinder
 from typing import NoReturn
 
 _SIGNALS = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated", signal.SIGHUP: "hung up"}
 """Signals that end a command in order, and what its last line calls them."""
+
+_FULL_COLLECTION_RATIO = 20
+"""How many times fewer full collections of garbage there are while scenes are segmented."""
 
 _PAUSE = 0.1
 """Seconds after which a signal that was lost is sent again."""
 
 _received: list[signal.Signals] = []
 _codes: list[int] = []
+_is_claimed = False
 
 
 def handle_signals() -> None:
@@ -36,6 +42,45 @@ def silence_libraries() -> None:
     """Hide Python's warnings, which libraries mean for developers; ``-W`` and ``PYTHONWARNINGS`` show them."""
     if not sys.warnoptions:
         warnings.simplefilter("ignore")
+
+
+def claim_process() -> None:
+    """Note that this process runs one command and nothing else."""
+    global _is_claimed
+    _is_claimed = True
+
+
+def begin_soon() -> None:
+    """Spare the process of a command what takes a fifth of a short run and serves nobody in it.
+
+    Full collections of garbage go through all that imports have made, which stays anyway. They come twenty times less
+    often; young garbage is collected as ever, and Dask collects all where memory gets scarce.
+
+    rasterio imports boto3 and pyarrow pandas where they are installed, for callers who use them. This process then has
+    a rasterio and a pyarrow without them, so the command must use neither. Other processes stay as they are.
+    """
+    if not _is_claimed:
+        return
+    youngest, young, old = gc.get_threshold()
+    gc.set_threshold(youngest, young, _FULL_COLLECTION_RATIO * old)
+    absent = _Absent()
+    sys.meta_path.insert(0, absent)
+    try:
+        import pyarrow as pa
+        import rasterio  # noqa: F401
+
+        pa.array([0])  # looks for pandas, once
+    finally:
+        sys.meta_path.remove(absent)
+
+
+class _Absent(MetaPathFinder):
+    """Lets imports of boto3 and pandas fail as if they were not installed."""
+
+    def find_spec(self, name: str, path: object, target: object = None) -> None:
+        """Refuse both packages; leave others to those that come next."""
+        if name in ("boto3", "pandas"):
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
 
 
 def was_stopped() -> bool:

@@ -40,6 +40,7 @@ from seamline.flows.cli.arguments import (
     validate_options,
 )
 from seamline.flows.cli.config_file import ConfigOption
+from seamline.flows.cli.process import begin_soon
 from seamline.flows.terminal import documents, progress, tables
 
 if TYPE_CHECKING:
@@ -152,6 +153,7 @@ def segment(
 
     seamline segment scenes/*.tif --model my-model --out s3://bucket/maps --outputs cog,polygons --aoi area.geojson
     """
+    begin_soon()
     from seamline.flows.runs.segment import segment_scenes
 
     options = validate_options(

@@ -20,7 +20,7 @@ import numpy as np
 from distributed import Client, fire_and_forget
 
 from seamline.flows.settings.engine_meter import EngineMeter, describe_device
-from seamline.flows.settings.folders import get_cache_folder
+from seamline.flows.settings.findings import Findings, get_cache_path, read_findings, write_cache, write_findings
 from seamline.flows.settings.model_folder import Model, get_radiometry
 from seamline.flows.settings.options import SegmentOptions
 from seamline.model.spec.config import EngineRequest
@@ -32,7 +32,6 @@ from seamline.pipeline.common.errors import InputError
 from seamline.pipeline.geometry.window import Window
 from seamline.pipeline.planning.tilings import UNBOUNDED_HALO, Reach
 from seamline.pipeline.scenes.scene import Scene, read_block
-from seamline.pipeline.storage.atomic import atomic_write
 
 log = logging.getLogger("seamline.measuring")
 
@@ -60,28 +59,28 @@ _MEASURING_LOCK = Lock()
 """Held while a model is measured: two measurements at once, of scenes that one flow plans, would slow each other."""
 
 
-@dataclass(frozen=True)
-class _Findings:
-    """What is known of a model on a kind of machine; kept in the cache.
+def locate_findings(client: Client, meter: EngineMeter) -> Path:
+    """Return the file of what is known of a model on the workers; it need not exist.
 
-    Attributes:
-        measurement: settings, times and memory.
-        check_seconds: how long the check took.
-        budget: seconds that the measurement was given; 0 after the check alone.
+    It lies in ``$XDG_CACHE_HOME/seamline`` (default ``~/.cache/seamline``). Its key holds the model's digest, the kind
+    of device, the number of workers on a host and the options, and nothing that tells machines of one kind apart.
+
+    Raises:
+        RunError: there are no workers and none joins.
     """
-
-    measurement: Measurement
-    check_seconds: float
-    budget: float = 0.0
+    addresses = list_first_host_workers(client)
+    # A worker in the client's own process shares its memory with the client.
+    processes = 0 if addresses[0].startswith("inproc://") else len(addresses)
+    (device,) = run_on_first_host(client, 1, describe_device)
+    return get_cache_path(device, processes, meter.model.digest, meter.halo, meter.request, meter.threads)
 
 
 def measure(
     client: Client,
     scene: Scene,
-    model: Model,
-    options: SegmentOptions,
-    halo: int,
-    threads: int,
+    meter: EngineMeter,
+    window: int | None,
+    path: Path,
     project: Callable[[Measurement], float],
     say: Callable[[str], None] = lambda text: None,
 ) -> Measurement:
@@ -90,18 +89,15 @@ def measure(
     The check runs one window in the settings that are known to be fast on such a machine and in float32. A measurement
     follows only if the user leaves settings open and a tenth of the projected run is long enough; then it takes at
     most this tenth. Both are done by all workers on the first worker's host at once. In a run, too, they share its
-    cores, caches and memory, or its devices.
-
-    The cache is in ``$XDG_CACHE_HOME/seamline`` (default ``~/.cache/seamline``). Its key holds the model's digest, the
-    kind of device and the options. What was measured is measured anew where a longer run allows twice as long.
+    cores, caches and memory, or its devices. What was measured is measured anew where a longer run allows twice as
+    long; between that, runs correct it (``Findings.correct``).
 
     Args:
         client: client of the cluster.
         scene: the scene; a sample of it is inferred.
-        model: the model.
-        options: what the user fixes.
-        halo: pixels on every side of a window that are thrown away.
-        threads: the most threads of a worker's network; 0 leaves them to torch.
+        meter: the model, the halo and what the user fixes.
+        window: edge in pixels of the windows that the user asks for, if any.
+        path: file of what is known (``locate_findings``).
         project: returns the seconds that the run takes; raises ``InputError`` where it does not fit into memory.
         say: is called with a sentence before anything that is not cached.
 
@@ -113,33 +109,29 @@ def measure(
         ModelError: the network does not run on the workers.
         RunError: there are no workers and none joins.
     """
-    windows = choose_timed_windows(max(scene.grid.shape), halo, model.reach, options.window)
-    check_window = _choose_check_window(windows, halo, model.reach)
-    addresses = list_first_host_workers(client)
-    # A worker in the client's own process shares its memory with the client.
-    processes = 0 if addresses[0].startswith("inproc://") else len(addresses)
-    (device,) = run_on_first_host(client, 1, describe_device)
-    path = _get_cache_path(device, processes, model.digest, halo, options.engine_request, threads)
-    meter = EngineMeter(model, get_radiometry(scene), halo, options.engine_request, threads)
+    reach = meter.model.reach
+    windows = choose_timed_windows(max(scene.grid.shape), meter.halo, reach, window)
+    check_window = _choose_check_window(windows, meter.halo, reach)
     workers = _Workers(client, scene, meter, say)
     with _MEASURING_LOCK:
-        known, spent = _read_findings(path), 0.0
+        known, spent = read_findings(path), 0.0
         if known is None:
             known = workers.check(check_window)
             spent = known.check_seconds
-            _write_findings(path, known)
+            write_findings(path, known)
         try:
-            seconds = project(_allow_for_growth(known.measurement, windows))
+            seconds = project(_allow_for_growth(known.corrected, windows))
         except InputError:
-            if options.window is None or options.window <= max(known.measurement.seconds):
+            if window is None or window <= max(known.measurement.seconds):
                 raise
-            return workers.check(options.window).measurement  # what a window really needs may fit
+            return workers.check(window).measurement  # what a window really needs may fit
         budget = _MEASURING_SHARE * seconds - spent
-        if is_worth_measuring(options.engine_request, budget, known.check_seconds, known.budget):
-            say(f"a run of {seconds:.0f} s: measuring how {model.spec.name} runs best here, at most {budget:.0f} s")
+        if is_worth_measuring(meter.request, budget, known.check_seconds, known.budget):
+            name = meter.model.spec.name
+            say(f"a run of {seconds:.0f} s: measuring how {name} runs best here, at most {budget:.0f} s")
             known = workers.measure(tuple(sorted({check_window, *windows})), known, budget)
-            _write_findings(path, known)
-    return _allow_for_growth(known.measurement, windows)
+            write_findings(path, known)
+    return _allow_for_growth(known.corrected, windows)
 
 
 @dataclass(frozen=True)
@@ -151,14 +143,14 @@ class _Workers:
     meter: EngineMeter
     say: Callable[[str], None]
 
-    def check(self, edge: int) -> _Findings:
+    def check(self, edge: int) -> Findings:
         """Check the model on a window of this edge in pixels."""
         self.say(f"checking on a window of {edge} how {self.meter.model.spec.name} runs here")
         started = time.monotonic()
         checked = run_on_first_host(self.client, None, self.meter.check, read_sample(self.scene, edge), edge)[0]
-        return _Findings(checked, time.monotonic() - started)
+        return Findings(checked, time.monotonic() - started)
 
-    def measure(self, sizes: tuple[int, ...], known: _Findings, budget: float) -> _Findings:
+    def measure(self, sizes: tuple[int, ...], known: Findings, budget: float) -> Findings:
         """Measure windows of these edges in pixels within so many seconds."""
         started = time.monotonic()
 
@@ -168,7 +160,7 @@ class _Workers:
         arguments = (read_sample(self.scene, min(sizes)), sizes, known.measurement.settings, budget)
         work = self.meter.measure
         measured = run_on_first_host(self.client, None, work, *arguments, while_waiting=show_progress)[0]
-        return _Findings(measured, known.check_seconds, budget)
+        return Findings(measured, known.check_seconds, budget)
 
 
 def is_worth_measuring(request: EngineRequest, budget: float, check_seconds: float, last_budget: float) -> bool:
@@ -222,7 +214,7 @@ def measure_context(
     digest = hashlib.sha256(pixels.tobytes() + valid.tobytes()).hexdigest()
     radiometry = get_radiometry(scene)
     (device,) = run_on_first_host(client, 1, describe_device)
-    path = _get_cache_path("context", device, model.digest, digest, radiometry, options.engine_request, halos)
+    path = get_cache_path("context", device, model.digest, digest, radiometry, options.engine_request, halos)
     cached = _read_cached_context(path, halos)
     if cached is not None:
         return cached
@@ -231,7 +223,7 @@ def measure_context(
     meter = ContextMeter(model.spec, model.folder, radiometry, options.engine_request, threads)
     changed: dict[int, float]
     (changed,) = run_on_first_host(client, 1, run_on_inference_thread, meter, sample, edge, halos)
-    _write_cache(path, changed)
+    write_cache(path, changed)
     return changed
 
 
@@ -305,30 +297,6 @@ def _choose_check_window(windows: tuple[int, ...], halo: int, reach: Reach) -> i
     return next((edge for edge in TIMED_WINDOWS if 2 * halo < edge <= smallest), smallest)
 
 
-def _get_cache_path(*key: object) -> Path:
-    """Return the cache file for a key; the key's values are told apart by ``str``."""
-    digest = hashlib.sha256(json.dumps([str(part) for part in key]).encode()).hexdigest()
-    return get_cache_folder() / f"{digest[:24]}.json"
-
-
-def _read_findings(path: Path) -> _Findings | None:
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-        measurement = Measurement.from_dict(values["measurement"])
-        return _Findings(measurement, float(values["check_seconds"]), float(values["budget"]))
-    except (OSError, ValueError, LookupError, TypeError, AttributeError):
-        return None  # never checked, or by another version
-
-
-def _write_findings(path: Path, known: _Findings) -> None:
-    values = {
-        "measurement": known.measurement.to_dict(),
-        "check_seconds": known.check_seconds,
-        "budget": known.budget,
-    }
-    _write_cache(path, values)
-
-
 def _read_cached_context(path: Path, halos: tuple[int, ...]) -> dict[int, float] | None:
     try:
         values = json.loads(path.read_text(encoding="utf-8")).items()
@@ -337,13 +305,3 @@ def _read_cached_context(path: Path, halos: tuple[int, ...]) -> dict[int, float]
         return None  # never measured, or damaged
     is_usable = not changed or (set(changed) == set(halos) and all(0 <= share <= 1 for share in changed.values()))
     return changed if is_usable else None
-
-
-def _write_cache(path: Path, values: object) -> None:
-    """Write a cache file. A failed write only costs another measurement, so it is logged and not raised."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with atomic_write(path, shared=True) as part:
-            part.write_text(json.dumps(values, indent=2), encoding="utf-8")
-    except OSError as error:
-        log.warning("what was measured cannot be kept: %s", error)

@@ -7,16 +7,19 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from seamline.flows.runs.measuring import measure, measure_context
+from seamline.flows.runs.measuring import locate_findings, measure, measure_context
 from seamline.flows.runs.resume import UnfinishedRun
 from seamline.flows.runs.scene_job import describe_raster, open_input
 from seamline.flows.settings.credentials import connect_with_credentials, use_credentials
-from seamline.flows.settings.model_folder import Model, open_model
+from seamline.flows.settings.engine_meter import EngineMeter
+from seamline.flows.settings.findings import RunCosts
+from seamline.flows.settings.model_folder import Model, get_radiometry, open_model
 from seamline.flows.settings.options import SegmentOptions
 from seamline.model.spec.config import EngineSettings
 from seamline.model.spec.measurement import Measurement
@@ -24,6 +27,7 @@ from seamline.pipeline.cluster.devices import list_devices
 from seamline.pipeline.cluster.machine import CORES, NVIDIA_DRIVER, get_memory_limit
 from seamline.pipeline.cluster.workers import get_worker_memory, wait_for_workers
 from seamline.pipeline.common.errors import InputError
+from seamline.pipeline.execution.run_chunks import Totals
 from seamline.pipeline.geometry.tiling import Tiling
 from seamline.pipeline.planning.memory import Raster, check_memory, project_memory
 from seamline.pipeline.planning.tilings import (
@@ -52,6 +56,9 @@ _SMALL = 4096**2
 _MEMORY_PER_WORKER = 3 * 2**30
 """Bytes of the machine's memory for each worker of a local cluster on CPUs, unless the user asks for more workers."""
 
+_CHUNKS_PER_WORKER = 3
+"""Chunks of a run for each worker from which on their times say what the next run will take."""
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -65,6 +72,7 @@ class Plan:
         projected_memory: bytes that a worker needs at most.
         workers: number of workers.
         redundancy_by_halo: other halo in pixels → network pixels per scene pixel; empty if no halos were compared.
+        findings: file of what is known of the model on the workers, which the run corrects.
     """
 
     scene: Scene
@@ -74,6 +82,7 @@ class Plan:
     projected_memory: int
     workers: int
     redundancy_by_halo: dict[int, float]
+    findings: Path
 
     @property
     def seconds(self) -> float:
@@ -85,6 +94,21 @@ class Plan:
     def settings(self) -> EngineSettings:
         """How the network runs on windows of this plan."""
         return self.measured.settings_for(self.tiling.window)
+
+    def compute_costs(self, totals: Totals) -> RunCosts:
+        """Return what a run of this plan took.
+
+        Its time per pixel is the median of its chunks, of what kept the network's thread busy. The first chunk of
+        each worker is slower, so it is told only by a run with several chunks for each.
+        """
+        rates = totals.chunk_rates
+        return RunCosts(
+            self.settings,
+            self.tiling.window,
+            median(rates) if len(rates) >= _CHUNKS_PER_WORKER * self.workers else None,
+            totals.peak_memory - self.projected_memory,
+            totals.device_memory,
+        )
 
 
 def count_workers(options: SegmentOptions, pixels: float = math.inf) -> int:
@@ -150,25 +174,31 @@ def make_plan(
     raster = describe_raster(scene, model, options)
     workers = len(wait_for_workers(client))
     memory = get_worker_memory(client)
-    if unfinished is not None:
-        tiling, measured = unfinished.tiling, unfinished.measured
-        check_memory(raster, tiling, measured, memory)
-        return Plan(
-            scene, model, tiling, measured, project_memory(raster, tiling, measured), workers, redundancy_by_halo={}
-        )
     asked, reach, threads = options.plan_options, model.reach, _count_threads(options, workers)
+
+    def locate(halo: int) -> tuple[EngineMeter, Path]:
+        meter = EngineMeter(model, get_radiometry(scene), halo, options.engine_request, threads)
+        return meter, locate_findings(client, meter)
+
+    def describe(tiling: Tiling, measured: Measurement, findings: Path) -> Plan:
+        needed = project_memory(raster, tiling, measured)
+        return Plan(scene, model, tiling, measured, needed, workers, redundancy_by_halo={}, findings=findings)
+
+    if unfinished is not None:
+        check_memory(raster, unfinished.tiling, unfinished.measured, memory)
+        return describe(unfinished.tiling, unfinished.measured, locate(unfinished.tiling.halo)[1])
     changed: dict[int, float] = {}
     if compare_halos or is_halo_open(asked, reach):
         halos = candidate_halos(raster, asked, reach)
         changed = measure_context(client, scene, model, options, halos, threads)
     halo = resolve_halo(asked, reach, changed)
+    meter, findings = locate(halo)
 
     def choose(measured: Measurement) -> Plan:
         tiling = choose_tiling(raster, replace(asked, halo=halo), reach, measured, memory)
-        tiling = enlarge_chunks(tiling, raster, asked, measured, memory, workers)
-        return Plan(scene, model, tiling, measured, project_memory(raster, tiling, measured), workers, {})
+        return describe(enlarge_chunks(tiling, raster, asked, measured, memory, workers), measured, findings)
 
-    measured = measure(client, scene, model, options, halo, threads, lambda costs: choose(costs).seconds, say)
+    measured = measure(client, scene, meter, options.window, findings, lambda costs: choose(costs).seconds, say)
     plan = choose(replace(measured, changed=changed))
     redundancies = _compute_redundancies(raster, asked, reach, plan.measured, memory) if compare_halos else {}
     return replace(plan, redundancy_by_halo=redundancies)

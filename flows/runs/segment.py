@@ -25,6 +25,7 @@ from seamline.flows.runs.scene_job import SceneJob, open_scene_jobs
 from seamline.flows.runs.shared_folders import check_shared_files
 from seamline.flows.settings.credentials import connect_with_credentials
 from seamline.flows.settings.engine_meter import list_engine_versions
+from seamline.flows.settings.findings import correct_findings
 from seamline.flows.settings.model_folder import RuntimeLoader, get_radiometry, open_model
 from seamline.flows.settings.options import SegmentOptions
 from seamline.model.spec.document import MODEL_FILENAME
@@ -217,6 +218,7 @@ def _run(job: SceneJob, client: Client, observer: RunObserver, started: float) -
         _describe_publication(job, context), folder=directory.result, map_chunks=map_on_workers(client, context)
     )
     record = observer.run_stage("publish", lambda: publish(publication, inferred, started))
+    correct_findings(plan.findings, plan.compute_costs(totals))
     return RunResult(job.location.folder, record, computed=True)
 
 
@@ -286,6 +288,7 @@ def _choose_layout(tiling: Tiling, options: SegmentOptions) -> ZarrLayout:
     return ZarrLayout(tiling.store_chunk_size, tiling.chunk_size if options.zarr_shards else None, options.zarr_format)
 
 
+@cache
 def _list_versions() -> dict[str, str]:
     """Return the versions of everything that decides what the results look like."""
     return {name: version(name) for name in ("seamline", "rasterio", "zarr", "dask", "numpy")} | list_engine_versions()

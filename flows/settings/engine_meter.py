@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import math
-import os
-import platform
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING
 
@@ -14,6 +13,7 @@ from seamline.flows.settings.model_folder import Model
 from seamline.model.spec.config import EngineRequest, EngineSettings, Radiometry
 from seamline.model.spec.measurement import Measurement, Sample
 from seamline.pipeline.cluster.inference_thread import run_on_inference_thread
+from seamline.pipeline.cluster.machine import CORES, read_processor_name
 from seamline.pipeline.common.memory import read_peak_memory, reset_peak_memory
 
 if TYPE_CHECKING:
@@ -65,16 +65,20 @@ class EngineMeter:
 
 
 def describe_device() -> str:
-    """Return a description of what this worker computes on and with; equal ones run a network alike."""
+    """Return a description of what this worker computes on and with; equal ones run a network alike.
+
+    Containers on machines of one kind that may use as many cores have the same one.
+    """
     import torch  # takes seconds to import; this runs on a worker
 
     software = ", ".join(f"{name} {number}" for name, number in list_engine_versions().items())
     if torch.cuda.is_available():
         return f"{torch.cuda.get_device_name()}, {software}"
     flags = torch.backends.cpu.get_cpu_capability()
-    return f"{platform.processor() or platform.machine()} {flags}, {os.cpu_count()} cores, {software}"
+    return f"{read_processor_name()} {flags}, {CORES} cores, {software}"
 
 
+@cache
 def list_engine_versions() -> dict[str, str]:
     """Return the versions of the installed packages that run networks, by name."""
     versions = {}

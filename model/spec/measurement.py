@@ -78,11 +78,10 @@ class Measurement:
 
     def fits(self, window: int) -> bool:
         """Return whether a batch of windows of this edge fits into the device's memory; always true on a CPU."""
-        return (
-            not self.device_bytes or self._estimate_batch_bytes(window) <= _MAX_DEVICE_MEMORY_SHARE * self.device_bytes
-        )
+        return not self.device_bytes or self.batch_bytes(window) <= _MAX_DEVICE_MEMORY_SHARE * self.device_bytes
 
-    def _estimate_batch_bytes(self, window: int) -> float:
+    def batch_bytes(self, window: int) -> float:
+        """Return the bytes that a batch of windows of this edge adds, to the process or to the device."""
         return self.bytes_per_pixel * window**2 * self.settings_for(window).batch
 
     def seconds_for(self, window: int) -> float:
@@ -95,7 +94,7 @@ class Measurement:
 
     def forward_bytes(self, window: int) -> int:
         """Return the bytes that a batch of windows of this edge adds to the process; 0 where a device holds them."""
-        return 0 if self.settings.device == "cuda" else int(self._estimate_batch_bytes(window))
+        return 0 if self.settings.device == "cuda" else int(self.batch_bytes(window))
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for a JSON file."""

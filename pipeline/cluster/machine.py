@@ -1,7 +1,8 @@
-"""What the processes of this machine may take: cores and memory, as control groups limit them."""
+"""What this machine computes with, and what its processes may take of cores and memory by their control groups."""
 
 from __future__ import annotations
 
+import platform
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -23,6 +24,17 @@ _LEAST_WORKER_MEMORY = 2**29
 
 _CONTROL_GROUPS = Path("/sys/fs/cgroup")
 _OWN_GROUPS = Path("/proc/self/cgroup")
+_PROCESSORS = Path("/proc/cpuinfo")
+
+
+def read_processor_name() -> str:
+    """Return what the kernel calls this machine's processors; their architecture where it does not say."""
+    with suppress(OSError):
+        for line in _PROCESSORS.read_text(encoding="utf-8", errors="replace").splitlines():
+            key, _, name = line.partition(":")
+            if key.strip() == "model name" and name.strip():
+                return name.strip()
+    return platform.machine()
 
 
 def get_memory_limit() -> int:

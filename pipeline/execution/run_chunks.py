@@ -41,7 +41,10 @@ log = logging.getLogger("seamline.run")
 
 @dataclass
 class Totals:
-    """What a run has done so far. Stage seconds are summed over workers; bytes are the most of any worker."""
+    """What a run has done so far. Stage seconds are summed over workers; bytes are the most of any worker.
+
+    ``chunk_rates`` are the seconds per pixel of network input of each chunk that was inferred, on the network's thread.
+    """
 
     chunks: int
     chunks_done: int = 0
@@ -51,6 +54,7 @@ class Totals:
     peak_memory: int = 0
     device_memory: int = 0
     seconds: dict[str, float] = field(default_factory=dict)
+    chunk_rates: list[float] = field(default_factory=list)
     bad_blocks: list[str] = field(default_factory=list)
     started: float = field(default_factory=time.monotonic)
 
@@ -65,6 +69,9 @@ class Totals:
         self.pixels_inferred += report.pixels_inferred
         for stage, seconds in report.seconds.items():
             self.seconds[stage] = self.seconds.get(stage, 0.0) + seconds
+        if report.pixels_inferred:
+            busy = report.seconds.get("infer", 0.0) + report.seconds.get("blend", 0.0)
+            self.chunk_rates.append(busy / report.pixels_inferred)
         self.add_earlier(report)
 
     def add_earlier(self, report: Report) -> None:

@@ -9,11 +9,12 @@ from __future__ import annotations
 from base64 import b64encode
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 from markupsafe import Markup
 
 from seamline.pipeline.common.classes import LabelClass, format_percent
@@ -93,13 +94,7 @@ def write_report(folder: Path, scene: Scene, classes: Sequence[LabelClass], card
         card: the model.
         record: the record of the run, as in ``run.json``.
     """
-    environment = Environment(
-        loader=PackageLoader("seamline.pipeline.report"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        keep_trailing_newline=True,
-    )
-    page = environment.get_template(REPORT).render(
+    page = _load_template().render(
         **_describe_scene(scene, record),
         **_describe_classes(classes, record),
         **_describe_plan(scene, card, record),
@@ -112,6 +107,18 @@ def write_report(folder: Path, scene: Scene, classes: Sequence[LabelClass], card
     )
     with atomic_write(folder / REPORT) as part:
         part.write_text(page, encoding="utf-8")
+
+
+@cache
+def _load_template() -> Template:
+    """Return the compiled template of the page; to compile it takes longer than all else that a page takes."""
+    environment = Environment(
+        loader=PackageLoader("seamline.pipeline.report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        keep_trailing_newline=True,
+    )
+    return environment.get_template(REPORT)
 
 
 def _describe_scene(scene: Scene, record: RunRecord) -> dict[str, Any]:

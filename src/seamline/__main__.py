@@ -6,13 +6,14 @@ import atexit
 import os
 import sys
 
-from seamline.flows.cli.process import handle_signals, leave_at_once, report_stop
+from seamline.flows.cli.process import claim_process, handle_signals, leave_at_once, report_stop
 from seamline.flows.terminal.output import protect_output
 
 
 def main() -> None:
     """Run the command line and exit. A signal ends it in order, also while it is still being imported."""
     atexit.register(leave_at_once)  # handlers run in reverse order, so this one runs last
+    claim_process()
     handle_signals()
     protect_output()
     try:

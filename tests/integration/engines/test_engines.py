@@ -8,6 +8,8 @@ import subprocess
 import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,15 +17,20 @@ import pytest
 import rasterio
 from distributed import Client
 
-from seamline.flows.runs.measuring import measure
+from seamline.flows.runs.measuring import locate_findings, measure
 from seamline.flows.runs.observer import RunObserver, RunResult
+from seamline.flows.runs.planning import Plan
 from seamline.flows.runs.scene_job import open_input
 from seamline.flows.runs.segment import segment
-from seamline.flows.settings.model_folder import Model
+from seamline.flows.settings.engine_meter import EngineMeter
+from seamline.flows.settings.findings import Correction, read_findings, write_findings
+from seamline.flows.settings.folders import get_cache_folder
+from seamline.flows.settings.model_folder import Model, get_radiometry
 from seamline.flows.settings.options import SegmentOptions
 from seamline.pipeline.common.errors import InputError
 from seamline.pipeline.execution.run_chunks import Totals
 from tests.support.engines import CONVERTED, skip_without
+from tests.support.run_folders import FIXED_ENGINE
 from tests.support.sample_data import MANAUS, find_shared
 
 Cluster = Callable[[int], str]
@@ -82,6 +89,35 @@ def test_a_resumed_run_keeps_its_engine(small_model: Model, cluster: Cluster, tm
         run(small_model, tmp_path, engine="onnxruntime", **options)
 
 
+def test_a_run_that_ends_corrects_what_was_measured(
+    small_model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that is killed does not, and the one that goes on has the plan of before."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    options = {"window": 192, "chunk_tiles": 1, **FIXED_ENGINE}
+
+    def stop(totals: Totals, plan: object) -> None:
+        if totals.chunks_done == 4:
+            raise Stop
+
+    def run_to(name: str, observer: RunObserver) -> dict[int, float]:
+        plans: list[Plan] = []
+        observer = replace(observer, planned=plans.append)
+        with suppress(Stop):
+            segment(find_shared(MANAUS), small_model.folder, tmp_path / name, SegmentOptions(**options), observer)
+        return plans[0].measured.seconds
+
+    begun = run_to("first", RunObserver(progress=stop))
+    (path,) = get_cache_folder().glob("*.json")
+    known = read_findings(path)
+    assert known is not None and known.correction == Correction()
+    write_findings(path, replace(known, correction=Correction(seconds=3.0)))
+    assert run_to("first", RunObserver()) == begun
+    kept = read_findings(path)
+    assert kept is not None and kept.correction.seconds not in (1.0, 3.0)
+    assert run_to("second", RunObserver()) == kept.corrected.seconds != begun
+
+
 def test_scenes_that_are_planned_at_once_are_checked_once(
     small_model: Model, cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -89,7 +125,8 @@ def test_scenes_that_are_planned_at_once_are_checked_once(
     options, said = SegmentOptions(), list[str]()
     scene = open_input(find_shared(MANAUS), small_model, options)
     with Client(cluster(1), set_as_default=False) as client, ThreadPoolExecutor(3) as pool:
-        arguments = (client, scene, small_model, options, 24, 1, lambda costs: 1.0, said.append)
+        meter = EngineMeter(small_model, get_radiometry(scene), 24, options.engine_request, 1)
+        arguments = (client, scene, meter, None, locate_findings(client, meter), lambda costs: 1.0, said.append)
         planned = [pool.submit(measure, *arguments) for _ in range(3)]
         first, *others = [one.result() for one in planned]
     assert all(other == first for other in others)

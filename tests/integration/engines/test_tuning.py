@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import gc
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from seamline.model.engines.engines import is_installed
 from seamline.model.spec.config import EngineRequest, EngineSettings
 from seamline.model.spec.errors import ModelError
 from seamline.model.spec.measurement import Measurement
-from tests.support.engines import CONVERTED, measure_engines, skip_without
+from tests.support.engines import CONVERTED, make_tuner, measure_engines, skip_without
 from tests.support.small_models import make_random_network, save_model
 
 
@@ -48,3 +51,17 @@ def test_an_engine_that_fails_is_left_out(
     assert "onnxruntime in fp32 is not tried" in caplog.text
     with pytest.raises(ModelError, match="take another --engine"):
         measure_engines(spec, tmp_path, EngineRequest("cpu", "fp32", "onnxruntime"))
+
+
+def test_a_check_leaves_all_garbage_to_later_collections(tmp_path: Path) -> None:
+    """It goes only through what it makes itself; afterwards nothing stays out of reach."""
+    spec = save_model(tmp_path, make_random_network())
+    during: list[int] = []
+
+    def note() -> None:
+        during.append(gc.get_freeze_count())
+
+    before = gc.get_freeze_count()
+    tuner = replace(make_tuner(spec, tmp_path, EngineRequest("cpu", "fp32")), reset_peak_memory=note)
+    tuner.check((np.zeros((2, 128, 128), np.float32), np.ones((128, 128), bool)), 128)
+    assert during and min(during) > 100_000 > before == gc.get_freeze_count()

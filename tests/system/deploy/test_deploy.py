@@ -111,6 +111,27 @@ def test_a_worker_may_take_the_memory_that_its_container_has(compose: Path) -> N
         assert command[command.index("--memory-limit") + 1] == "1.0"
 
 
+def test_what_was_measured_outlives_every_container_that_plans(compose: Path) -> None:
+    """It lies in the volume that flows and workers share, whatever runs them; nobody says otherwise."""
+    image = (DEPLOY / "Dockerfile").read_text()
+    assert "XDG_CACHE_HOME=/data/.cache" in image and "VOLUME /data" in image
+    services = yaml.safe_load(run_compose(compose).stdout)["services"]
+    for name in ("deployments", "flows", "worker", "worker-gpu"):
+        assert [(mount["type"], mount["target"]) for mount in services[name]["volumes"]] == [("bind", "/data")]
+        assert (
+            not services[name]["volumes"][0].get("read_only") and "XDG_CACHE_HOME" not in services[name]["environment"]
+        )
+    docker = yaml.safe_load((DEPLOY / "prefect.yaml").read_text())["definitions"]["docker-gpu"]["job_variables"]
+    assert "/srv/seamline:/data" in docker["volumes"] and "XDG_CACHE_HOME" not in docker["env"]
+    job = json.loads((DEPLOY / "kubernetes" / "job-template.json").read_text())["job_configuration"]["job_manifest"]
+    (claim,) = (resource for resource in render_overlay("gpu") if resource["kind"] == "PersistentVolumeClaim")
+    (pod,) = list_pods(job)
+    (mount,) = (mount for mount in pod["containers"][0]["volumeMounts"] if mount["mountPath"] == "/data")
+    (volume,) = (volume for volume in pod["volumes"] if volume["name"] == mount["name"])
+    assert volume["persistentVolumeClaim"] == {"claimName": claim["metadata"]["name"]}
+    assert claim["spec"]["accessModes"] == ["ReadWriteMany"] and not mount.get("readOnly")
+
+
 @pytest.mark.parametrize("overlay", ["cpu", "gpu"])
 def test_kubernetes_takes_every_resource(overlay: str) -> None:
     resources = render_overlay(overlay)

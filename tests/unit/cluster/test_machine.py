@@ -1,4 +1,4 @@
-"""Memory limits of control groups, in folders like those that Linux shows."""
+"""Memory limits of control groups and names of processors, in files like those that Linux shows."""
 
 from __future__ import annotations
 
@@ -45,3 +45,21 @@ def test_the_smallest_limit_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert machine.get_memory_limit() == 700_000_000
     monkeypatch.setattr(machine, "_OWN_GROUPS", tmp_path / "no such file")
     assert machine.get_memory_limit() == machine.MEMORY_LIMIT
+
+
+@pytest.mark.parametrize(
+    ("told", "name"),
+    [
+        ("processor\t: 0\nmodel name\t: Fast: 9000 @ 2 GHz\n", "Fast: 9000 @ 2 GHz"),
+        ("model name :\n", "arch"),
+        ("", "arch"),
+    ],
+)
+def test_processors_have_the_name_that_the_kernel_tells(
+    told: str, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(machine.platform, "machine", lambda: "arch")
+    monkeypatch.setattr(machine, "_PROCESSORS", tmp_path / "cpuinfo")
+    assert machine.read_processor_name() == "arch"
+    write(tmp_path / "cpuinfo", told)
+    assert machine.read_processor_name() == name

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from seamline.flows.runs.measuring import _read_findings, _write_cache
+from seamline.flows.settings.findings import read_findings, write_cache
 from seamline.pipeline.common.errors import InputError
 from seamline.pipeline.geometry.tiling import Tiling
 from seamline.pipeline.planning.memory import Raster, project_memory
@@ -47,12 +47,12 @@ def test_a_network_of_one_size_has_one_plan() -> None:
 def test_what_is_no_measurement_is_measured_anew(content: str, tmp_path: Path) -> None:
     path = tmp_path / "cached.json"
     path.write_text(content)
-    assert _read_findings(path) is None
+    assert read_findings(path) is None
 
 
 def test_a_measurement_that_cannot_be_kept_is_no_failure(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     (tmp_path / "file").touch()
-    _write_cache(tmp_path / "file" / "cached.json", {})
+    write_cache(tmp_path / "file" / "cached.json", {})
     assert "cannot be kept" in caplog.text
 
 

@@ -14,16 +14,23 @@ from seamline.flows.runs import measuring
 from seamline.flows.runs.measuring import (
     _allow_for_growth,
     _choose_check_window,
-    _Findings,
-    _read_findings,
-    _write_findings,
     is_worth_measuring,
+    locate_findings,
     measure,
 )
 from seamline.flows.settings.engine_meter import EngineMeter, describe_device
+from seamline.flows.settings.findings import (
+    Correction,
+    Findings,
+    RunCosts,
+    correct_findings,
+    read_findings,
+    write_findings,
+)
+from seamline.flows.settings.folders import get_cache_folder
 from seamline.flows.settings.model_folder import Model
 from seamline.flows.settings.options import SegmentOptions
-from seamline.model.spec.config import EngineRequest, EngineSettings
+from seamline.model.spec.config import EngineRequest, EngineSettings, Radiometry
 from seamline.model.spec.measurement import Measurement
 from seamline.pipeline.common.errors import InputError
 from seamline.pipeline.planning.tilings import Reach
@@ -75,8 +82,10 @@ class FakeCluster:
     ) -> Measurement:
         scene: Any = SimpleNamespace(grid=SimpleNamespace(shape=(extent, extent)))
         client: Any = None
-        given = SegmentOptions(**options)
-        return measure(client, scene, model, given, 96, 1, project or (lambda costs: seconds), self.said.append)
+        given, unused = SegmentOptions(**options), Radiometry((), (), ())
+        meter = EngineMeter(model, unused, 96, given.engine_request, 1)
+        path = locate_findings(client, meter)
+        return measure(client, scene, meter, given.window, path, project or (lambda costs: seconds), self.said.append)
 
 
 @pytest.fixture
@@ -86,7 +95,6 @@ def cluster(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> FakeCluster:
     monkeypatch.setattr(measuring, "run_on_first_host", cluster.run)
     monkeypatch.setattr(measuring, "list_first_host_workers", lambda client: cluster.addresses)
     monkeypatch.setattr(measuring, "read_sample", lambda scene, edge: edge)
-    monkeypatch.setattr(measuring, "get_radiometry", lambda scene: None)
     monkeypatch.setattr(measuring, "time", SimpleNamespace(monotonic=lambda: cluster.time))
     return cluster
 
@@ -120,6 +128,23 @@ def test_it_is_measured_again_only_for_a_much_longer_run(cluster: FakeCluster, s
         cluster.measure(small_model, seconds)
     assert cluster.checked == [512]
     assert [budget for _, _, budget in cluster.measured] == pytest.approx([28, 70])
+
+
+def test_plans_are_made_from_what_runs_took(cluster: FakeCluster, small_model: Model) -> None:
+    """The projection, what is measured for it, and what the tiling is chosen from."""
+    projected: list[float] = []
+
+    def project(costs: Measurement) -> float:
+        projected.append(costs.seconds_for(512))
+        return 50.0
+
+    first = cluster.measure(small_model, 0, extent=512, project=project)
+    (path,) = get_cache_folder().glob("*.json")
+    correct_findings(path, RunCosts(first.settings_for(512), 512, 1.2e-6, 10**8, 0))
+    second = cluster.measure(small_model, 0, extent=512, project=project)
+    assert projected[1] == pytest.approx(1.2 * projected[0]) == second.seconds_for(512)
+    assert second.process_bytes > first.process_bytes
+    assert cluster.checked == [512]
 
 
 def test_with_everything_fixed_nothing_is_measured(cluster: FakeCluster, small_model: Model) -> None:
@@ -167,6 +192,6 @@ def test_the_checked_window_is_the_smallest_that_says_something() -> None:
 
 
 def test_what_was_found_is_kept(tmp_path: Path) -> None:
-    known = _Findings(MEASURED, 1.5, 30.0)
-    _write_findings(tmp_path / "a.json", known)
-    assert _read_findings(tmp_path / "a.json") == known
+    known = Findings(MEASURED, 1.5, 30.0, Correction(1.2, 1.1, 1.3))
+    write_findings(tmp_path / "a.json", known)
+    assert read_findings(tmp_path / "a.json") == known

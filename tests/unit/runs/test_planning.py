@@ -11,8 +11,12 @@ import torch
 
 from seamline.flows.runs import planning
 from seamline.flows.runs.planning import Plan, _count_threads, count_workers
+from seamline.flows.settings.findings import RunCosts
 from seamline.flows.settings.options import SegmentOptions
-from seamline.pipeline.geometry.tiling import Tiling
+from seamline.model.spec.config import EngineSettings
+from seamline.pipeline.execution.run_chunks import Totals
+from seamline.pipeline.execution.run_directory import Report
+from seamline.pipeline.geometry.tiling import Index, Tiling
 
 MEASURED: Any = SimpleNamespace(seconds_for=lambda window: window / 100)
 
@@ -30,8 +34,25 @@ MEASURED: Any = SimpleNamespace(seconds_for=lambda window: window / 100)
 def test_no_more_workers_are_busy_than_there_are_chunks(edge: int, workers: int, seconds: float) -> None:
     unused: Any = None
     tiling = Tiling(edge, edge, window=256, halo=48, overlap=0, chunk_tiles=2, divisor=16)
-    plan = Plan(unused, unused, tiling, MEASURED, 0, workers, {})
+    plan = Plan(unused, unused, tiling, MEASURED, 0, workers, {}, Path())
     assert plan.seconds == pytest.approx(seconds)
+
+
+def test_a_run_tells_what_its_typical_chunk_took() -> None:
+    """The first chunk of each worker loads and compiles; one with no tile to infer says nothing."""
+    unused: Any = None
+    tiling = Tiling(640, 640, window=256, halo=48, overlap=0, chunk_tiles=2, divisor=16)
+    settings = EngineSettings()
+    measured: Any = SimpleNamespace(settings_for=lambda window: settings)
+    plan = Plan(unused, unused, tiling, measured, 1000, 2, {}, Path())
+    totals = Totals(7, device_memory=5)
+    rates = [9.0, 9.0, 1.0, 1.25, 1.5, 1.25]
+    for number, rate in enumerate(rates):
+        assert plan.compute_costs(totals).seconds_per_pixel is None
+        took = {"read": 100.0, "infer": 0.75 * rate, "blend": 0.25 * rate, "write": 100.0}
+        totals.add(Report(Index(0, number), {"infer": 3.0, "read": 3.0}))
+        totals.add(Report(Index(1, number), {name: 10 * s for name, s in took.items()}, 1, 10, peak_memory=1200))
+    assert plan.compute_costs(totals) == RunCosts(settings, 256, 1.375, 200, 5)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,44 @@
+"""How the process of a command begins."""
+
+from __future__ import annotations
+
+import gc
+import json
+import subprocess
+import sys
+
+from seamline.flows.cli.process import begin_soon
+
+PROGRAM = """
+import gc, json, sys
+from seamline.flows.cli import process
+if sys.argv[1:] == ["claimed"]:
+    process.claim_process()
+process.begin_soon()
+import pyarrow as pa
+import rasterio.session
+column = pa.array([{"a": 1.5}, None])
+found = {name for name in ("boto3", "pandas") if name in sys.modules}
+import pandas
+print(json.dumps([sorted(found), gc.get_threshold(), column.to_pylist(), len(pandas.Series([1, 2]))]))
+"""
+
+
+def run_program(*arguments: str) -> list[object]:
+    command = [sys.executable, "-c", PROGRAM, *arguments]
+    answer: list[object] = json.loads(subprocess.run(command, capture_output=True, check=True, timeout=120).stdout)
+    return answer
+
+
+def test_a_command_imports_nothing_that_libraries_look_for_in_vain() -> None:
+    """Who asks for it by itself, later, gets it."""
+    youngest, young, old = gc.get_threshold()
+    assert run_program("claimed") == [[], [youngest, young, 20 * old], [{"a": 1.5}, None], 2]
+
+
+def test_the_process_of_somebody_else_stays_as_it_is() -> None:
+    thresholds, finders = gc.get_threshold(), list(sys.meta_path)
+    begin_soon()
+    assert (gc.get_threshold(), sys.meta_path) == (thresholds, finders)
+    found, threshold, *_ = run_program()
+    assert "pandas" in found and threshold == list(thresholds)  # type: ignore[operator]
