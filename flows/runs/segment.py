@@ -109,7 +109,7 @@ def segment_scenes(
             return background.submit(lambda: load_engines(stack.enter_context(cluster)))
 
         if not all(job.is_probably_done() for job in jobs):
-            start_cluster()  # it starts while the scenes' digests are computed
+            start_cluster()
         for job in jobs:
             refuse_result_of_other_run(job)
         for job in jobs:
@@ -142,6 +142,7 @@ def segment_scene(job: SceneJob, get_client: Callable[[], Client], observer: Run
         SeamlineError: the run failed; what was done is kept and the same call goes on.
     """
     begun = Stopwatch.now()
+    job.start_digest()  # while the workers start
     finished = find_finished(job)
     if finished is not None:
         return finished
