@@ -41,7 +41,7 @@ from seamline.pipeline.publishing.publication import (
 )
 from seamline.pipeline.publishing.replacement import put_in_place, settle
 from seamline.pipeline.report.preview import stretch
-from seamline.pipeline.report.report import write_report
+from seamline.pipeline.report.report import load_report_template, write_report
 from seamline.pipeline.report.thumbnail import write_scene_picture
 from seamline.pipeline.stac.catalog import update_catalog
 from seamline.pipeline.stac.class_areas import compute_class_areas
@@ -157,3 +157,4 @@ def _write_pictures(publication: Publication, areas: tuple[ClassArea, ...], labe
     rgb = stretch(pixels, valid, rgb=publication.is_true_color)
     write_scene_picture(rgb, valid, context.scene.grid, context.quicklook_step, folder / OVERVIEW)
     write_preview_picture(publication, areas, labels, rgb if valid.any() else None)
+    load_report_template()  # which takes a moment, too

@@ -6,14 +6,16 @@ Markdown passes on no HTML, links and images, and the page's content security po
 
 from __future__ import annotations
 
+import importlib
 from base64 import b64encode
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 from markupsafe import Markup
 
 from seamline.pipeline.common.classes import LabelClass, format_percent
@@ -93,13 +95,7 @@ def write_report(folder: Path, scene: Scene, classes: Sequence[LabelClass], card
         card: the model.
         record: the record of the run, as in ``run.json``.
     """
-    environment = Environment(
-        loader=PackageLoader("seamline.pipeline.report"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        keep_trailing_newline=True,
-    )
-    page = environment.get_template(REPORT).render(
+    page = load_report_template().render(
         **_describe_scene(scene, record),
         **_describe_classes(classes, record),
         **_describe_plan(scene, card, record),
@@ -293,6 +289,19 @@ def _list_files(folder: Path) -> list[dict[str, str]]:
     names = [name for name in order if name in existing and name != REPORT]
     files = [{"name": name, "href": quote(name), "what": _FILES.get(name, "")} for name in names]
     return [*files, {"name": CATALOG, "href": f"../{CATALOG}", "what": "the catalogue of all scenes"}]
+
+
+@cache
+def load_report_template() -> Template:
+    """Return the template of the report, with what is needed to fill it; later calls return it at once."""
+    importlib.import_module("markdown_it")
+    environment = Environment(
+        loader=PackageLoader("seamline.pipeline.report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        keep_trailing_newline=True,
+    )
+    return environment.get_template(REPORT)
 
 
 def _render_markdown(markdown: str) -> Markup:
