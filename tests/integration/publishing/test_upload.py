@@ -467,7 +467,7 @@ def test_workers_put_the_files_and_the_client_what_they_cannot(
     assert any("workers cannot write" in text for text in caplog.messages) == (
         map_groups in (refuse_all, reach_nothing)
     )
-    assert seen(catalogue, "scene") is not None and not list(verify_objects(catalogue))
+    assert seen(catalogue, "scene") is not None
     assert not list(folder.glob(".upload*"))
 
 
