@@ -3,9 +3,10 @@
     python benchmarks/publishing.py [--size 32768] [--workers 2] [--outputs cog,zarr] [--stages]
 
 A run is made up whose chunks are all inferred: a scene without pixels, and labels of 4×4 simulated chunks that are
-repeated over it (layers have the labels, too). It is published on a local cluster, as ``seamline segment`` does it.
-Client and scheduler are one process. Printed are its CPU seconds, those of the workers, and wall time; ``--stages``
-prints the functions in which the client spends the most.
+repeated over it (layers have them with noise). It is published on a local cluster, as ``seamline segment`` does it.
+Client and scheduler are one process. Printed are its CPU seconds, those of the workers, and wall time, and what of them
+passes in series, while the workers have nothing to do. ``--stages`` prints the functions in which the client spends
+the most.
 """
 
 from __future__ import annotations
@@ -16,8 +17,8 @@ import os
 import pstats
 import tempfile
 import time
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,14 +27,17 @@ import rasterio
 from affine import Affine
 from distributed import Client
 from outputs import CHUNK, CLASSES, simulate_labels
+from run_records import make_up_inference
 
 from seamline.pipeline.cluster.connect import connect
 from seamline.pipeline.execution.chunk_context import ChunkContext
 from seamline.pipeline.execution.run_chunks import map_on_workers
-from seamline.pipeline.execution.run_directory import RunDirectory
+from seamline.pipeline.execution.run_directory import Report, RunDirectory
 from seamline.pipeline.geometry.tiling import Index, Tiling
-from seamline.pipeline.products.run_record import InferenceRecord, TilingRecord
+from seamline.pipeline.products.layers import LAYERS
+from seamline.pipeline.products.store_files import list_chunk_files
 from seamline.pipeline.products.zarr_store import (
+    LABELS_ARRAY,
     ZarrLayout,
     create_store,
     list_store_rasters,
@@ -46,9 +50,12 @@ from seamline.pipeline.report.report import ModelCard
 from seamline.pipeline.scenes.band_matching import BandNeed
 from seamline.pipeline.scenes.open_scene import SceneOptions, open_scene
 from seamline.pipeline.stac.scene_item import ModelReference
+from seamline.pipeline.vectors.polygon_options import PolygonOptions
 
 IDLE_SECONDS = 10
 """Seconds in which it is measured what a cluster takes that does nothing: heartbeats."""
+NOISE = 16
+"""Different values of the noise in layers, which then take half a byte for each value."""
 REPEATED = 4
 """Chunks along each side of the labels that are simulated and then repeated."""
 
@@ -78,7 +85,7 @@ def make_up_run(folder: Path, size: int, outputs: tuple[str, ...]) -> Publicatio
     needs = [BandNeed(band) for band in ("red", "green", "blue")]
     scene = open_scene(source, needs, SceneOptions(nodata=255.0), reflectance=False)
     tiling = Tiling(size, size, window=CHUNK, halo=0, overlap=0, chunk_tiles=1, divisor=1)
-    layers = tuple(name for name in outputs if name in ("probabilities", "confidence", "disagreement"))
+    layers = tuple(name for name in outputs if name in LAYERS)
     run = folder / "out" / scene.id / ".run"
     run.mkdir(parents=True)
     directory = RunDirectory(run).create_new_start()
@@ -98,11 +105,12 @@ def make_up_run(folder: Path, size: int, outputs: tuple[str, ...]) -> Publicatio
         outputs=outputs,
         software={},
         lineage="simulated",
+        polygons=PolygonOptions() if "polygons" in outputs else None,
     )
 
 
 def fill_store(context: ChunkContext) -> None:
-    """Write the labels of all chunks, the same into the layers, and quicklooks that show them."""
+    """Write what workers leave: labels, noisy layers and quicklooks of all chunks, and reports of them."""
     tiling, step = context.tiling, context.quicklook_step
     known = replace(tiling, height=REPEATED * CHUNK, width=REPEATED * CHUNK)
     parts = {chunk: simulate_labels(known, chunk) for chunk in known.chunks()}
@@ -110,54 +118,66 @@ def fill_store(context: ChunkContext) -> None:
     for chunk in tiling.chunks():
         window = tiling.write_window_of(chunk)
         labels = parts[Index(chunk.row % REPEATED, chunk.col % REPEATED)][: window.height, : window.width]
+        files = []
         for name in list_store_rasters(store):
-            shape = (*open_store_raster(store, name).shape[:-2], *window.shape)
-            write_store_raster(store, name, window, np.broadcast_to(labels, shape).copy())
+            values = labels
+            if name != LABELS_ARRAY:
+                shape = (*open_store_raster(store, name).shape[:-2], *window.shape)
+                values = labels * 60 + np.random.default_rng(0).integers(0, NOISE, shape, np.uint8)
+            write_store_raster(store, name, window, values)
+            files += list_chunk_files(store, name, window)
         thinned = labels[-window.row % step :: step, -window.col % step :: step]
-        context.directory.save_quicklook(chunk, np.stack([thinned * 60] * 3), thinned < len(CLASSES))
+        files.append(context.directory.save_quicklook(chunk, np.stack([thinned * 60] * 3), thinned < len(CLASSES)))
+        context.directory.report_inferred(Report(chunk, {}, files=context.directory.compute_digests(files)))
 
 
 def measure_publishing(publication: Publication, client: Client, *, stages: bool) -> None:
     """Publish a run, and print what it took; ``stages``: and where the client spent it."""
     context = publication.context
     plan = context.tiling
-    record = InferenceRecord(
-        scene=context.scene.id,
-        source=context.scene.source,
-        model="none",
-        scene_digest="a",
-        model_digest="b",
-        plan=TilingRecord(window=plan.window, halo=0, overlap=0, chunk_tiles=1, divisor=1, stride=plan.stride),
-        settings={"engine": "none", "device": "cpu", "precision": "fp32", "batch": 1, "threads": 1},
-        outputs=publication.outputs,
-        pixels_scene=plan.height * plan.width,
-        pixels_inferred=0,
-        windows=0,
-        chunks=0,
-        seconds={},
-        workers=1,
-        peak_memory_bytes=0,
-        projected_memory_bytes=0,
-        started="2026-01-01T00:00:00+00:00",
-    )
+    record = make_up_inference(context.scene.id, plan, publication.outputs)
     client.run(load_publishing)
     idle, _ = meter(client, lambda: time.sleep(IDLE_SECONDS))
     profile = cProfile.Profile(time.thread_time)
-    on_workers = replace(publication, map_chunks=map_on_workers(client, context))
+    alone = _SeriesMeter()
+    on_workers = replace(publication, map_chunks=alone.wrap(map_on_workers(client, context.scene)))
     if stages:
         profile.enable()
     busy, result = meter(client, lambda: publish(on_workers, record, time.perf_counter()))
     profile.disable()
+    busy |= {
+        "CPU of client and scheduler in series": busy["CPU of client and scheduler, pictures included"] - alone.cpu,
+        "wall in series": busy["wall"] - alone.wall,
+    }
     gigapixels = plan.height * plan.width / 1e9
     print(
         f"{gigapixels:.2f} gigapixels, {','.join(publication.outputs)}; per gigapixel, less what an idle cluster takes:"
     )
     for name, spent in busy.items():
-        waiting = 0 if name == "wall" else idle[name] / idle["wall"] * busy["wall"]
+        waiting = idle[name] / idle["wall"] * busy["wall"] if name in idle and name != "wall" else 0
         print(f"{name}: {(spent - waiting) / gigapixels:.2f} s")
     print({stage: round(seconds / gigapixels, 2) for stage, seconds in result.seconds.items()})
     if stages:
         pstats.Stats(profile).sort_stats("cumulative").print_stats(45)
+
+
+@dataclass
+class _SeriesMeter:
+    """CPU and wall seconds of this process while workers have something to do."""
+
+    cpu: float = 0.0
+    wall: float = 0.0
+
+    def wrap(self, map_chunks: Any) -> Any:
+        """Return the same map over chunks, whose time is counted."""
+
+        def counted(function: Callable[[Index], Any], chunks: Iterable[Index]) -> Iterator[Any]:
+            cpu, wall = time.process_time(), time.perf_counter()
+            yield from map_chunks(function, chunks)
+            self.cpu += time.process_time() - cpu
+            self.wall += time.perf_counter() - wall
+
+        return counted
 
 
 def meter(client: Client, work: Callable[[], Any]) -> tuple[dict[str, float], Any]:

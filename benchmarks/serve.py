@@ -27,13 +27,14 @@ from odc.geo.geobox import GeoBox
 from outputs import CHUNK, CLASSES, simulate_labels
 from rich.console import Console
 from rich.table import Table
+from run_records import make_up_record
 
 from seamline.pipeline.common.layout import COG
 from seamline.pipeline.geometry.pixel_area import measure_pixel_areas
 from seamline.pipeline.geometry.tiling import Tiling
 from seamline.pipeline.products.cog import describe_labels, write_cog
 from seamline.pipeline.products.overviews import write_overviews
-from seamline.pipeline.products.run_record import RunRecord, TilingRecord, write_record
+from seamline.pipeline.products.run_record import write_record
 from seamline.pipeline.products.zarr_store import ZarrLayout, create_store, write_labels
 from seamline.pipeline.stac.catalog import update_catalog, write_item
 from seamline.pipeline.stac.class_areas import compute_class_areas, count_labels
@@ -53,7 +54,7 @@ def publish_simulated(folder: Path, size: int) -> None:
     for chunk in tiling.chunks():
         write_labels(store, tiling.write_window_of(chunk), simulate_labels(tiling, chunk))
     areas = measure_pixel_areas(grid)
-    counts = write_overviews(
+    counts, _ = write_overviews(
         store,
         grid,
         CLASSES,
@@ -63,27 +64,7 @@ def publish_simulated(folder: Path, size: int) -> None:
     write_cog(store, grid, describe_labels(CLASSES), folder / COG, folder / "scratch", {})
     table = compute_class_areas(counts, CLASSES)
     shutil.rmtree(store)
-    record = RunRecord(
-        scene=folder.name,
-        source="a.tif",
-        model="a U-Net",
-        scene_digest="a",
-        model_digest="b",
-        plan=TilingRecord(window=256, halo=32, overlap=0, chunk_tiles=1, divisor=16, stride=192),
-        settings={},
-        outputs=("cog",),
-        pixels_scene=size * size,
-        pixels_inferred=0,
-        windows=0,
-        chunks=0,
-        seconds={},
-        workers=1,
-        peak_memory_bytes=0,
-        projected_memory_bytes=0,
-        classes=table,
-        finished="2026-01-01T00:00:00+00:00",
-    )
-    write_record(folder, record)
+    write_record(folder, make_up_record(folder.name, (size, size), table))
     now, model = datetime.now(UTC), ModelReference("none", "00" * 32, "model.json")
     provenance = Provenance("simulated", model, now, now, {}, "simulated")
     write_item(build_scene_item(folder, folder.name, grid, CLASSES, table, provenance), folder)

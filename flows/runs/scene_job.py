@@ -6,6 +6,7 @@ import os
 import shutil
 from collections import Counter
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -16,6 +17,7 @@ from seamline.flows.runs.result_location import CatalogLocation, ResultLocation
 from seamline.flows.settings.credentials import use_credentials
 from seamline.flows.settings.model_folder import Model
 from seamline.flows.settings.options import SegmentOptions
+from seamline.pipeline.common.background import call_in_background
 from seamline.pipeline.common.errors import InputError
 from seamline.pipeline.common.layout import ITEM, RECORD
 from seamline.pipeline.common.stopwatch import Stopwatch
@@ -58,9 +60,17 @@ class SceneJob:
     seconds: float
 
     @cached_property
+    def _scene_digest(self) -> Future[str]:
+        return call_in_background(self.scene.compute_digest)
+
+    def start_digest(self) -> None:
+        """Begin to read the scene's files for its digest, in threads of this process."""
+        _ = self._scene_digest
+
+    @property
     def identity(self) -> Identity:
-        """Digests of scene and model. That of a large scene takes seconds."""
-        return Identity(self.scene.compute_digest(), self.model.digest)
+        """Digests of scene and model. That of the scene is waited for: it takes seconds for some gigabytes."""
+        return Identity(self._scene_digest.result(), self.model.digest)
 
     def is_probably_done(self) -> bool:
         """Return whether there are results, of this or of another run; ``find_finished`` knows which."""
@@ -70,7 +80,9 @@ class SceneJob:
 
     def with_overwrite(self) -> SceneJob:
         """Return the same job, which replaces whatever is in the folder."""
-        return replace(self, options=self.options.model_copy(update={"overwrite": True}))
+        job = replace(self, options=self.options.model_copy(update={"overwrite": True}))
+        vars(job).update({"_scene_digest": self._scene_digest})  # it may have been computed already
+        return job
 
 
 def _raise(error: InputError) -> None:

@@ -34,10 +34,9 @@ from seamline.pipeline.common.errors import BadBlockError, ChunkError, InputErro
 from seamline.pipeline.common.layout import PREVIEW
 from seamline.pipeline.common.stopwatch import Stopwatch
 from seamline.pipeline.execution.chunk_context import ChunkContext
-from seamline.pipeline.execution.done_chunks import refuse_lost_chunks
 from seamline.pipeline.execution.run_chunks import Totals, map_on_workers, run_chunks
 from seamline.pipeline.execution.run_directory import RunDirectory
-from seamline.pipeline.geometry.tiling import Tiling
+from seamline.pipeline.geometry.tiling import MapChunks, Tiling
 from seamline.pipeline.products.run_record import InferenceRecord, RunRecord, TilingRecord
 from seamline.pipeline.products.store_files import renew_store
 from seamline.pipeline.products.zarr_store import ZarrLayout, create_store
@@ -121,7 +120,7 @@ def segment_scenes(
             return background.submit(lambda: load_engines(stack.enter_context(cluster)))
 
         if not all(job.is_probably_done() for job in jobs):
-            start_cluster()  # it starts while the scenes' digests are computed
+            start_cluster()
         for job in list(jobs):
             try:
                 refuse_result_of_other_run(job)
@@ -158,6 +157,7 @@ def segment_scene(job: SceneJob, get_client: Callable[[], Client], observer: Run
         SeamlineError: the run failed; what was done is kept and the same call goes on.
     """
     begun = Stopwatch.now()
+    job.start_digest()  # while the workers start
     finished = find_finished(job)
     if finished is not None:
         return finished
@@ -170,7 +170,8 @@ def segment_scene(job: SceneJob, get_client: Callable[[], Client], observer: Run
             result = observer.run_stage("publish", lambda: _restore(job, record))
         else:
             result = _run(job, get_client(), observer, begun - job.seconds)
-    return _upload(job, result, observer)
+    map_groups = map_on_workers(get_client(), job.scene) if result.computed and job.location.objects else None
+    return _upload(job, result, observer, map_groups)
 
 
 def _restore(job: SceneJob, record: RunRecord) -> RunResult:
@@ -212,24 +213,26 @@ def _run(job: SceneJob, client: Client, observer: RunObserver, started: float) -
         raise RunError(f"{error}; the plan expects {format_bytes(plan.projected_memory)} of each") from error
     if change := job.scene.describe_change():
         raise RunError(f"scene {job.scene.id}: {change}")
-    refuse_lost_chunks(context)
     inferred = _describe_inference(job, plan, totals, date, start_seconds)
     publication = replace(
-        _describe_publication(job, context), folder=directory.result, map_chunks=map_on_workers(client, context)
+        _describe_publication(job, context), folder=directory.result, map_chunks=map_on_workers(client, job.scene)
     )
     record = observer.run_stage("publish", lambda: publish(publication, inferred, started))
     correct_findings(plan.findings, plan.compute_costs(totals))
     return RunResult(job.location.folder, record, computed=True)
 
 
-def _upload(job: SceneJob, result: RunResult, observer: RunObserver) -> RunResult:
-    """Publish a finished scene to object storage, if it belongs there, and clear the working folder."""
+def _upload(job: SceneJob, result: RunResult, observer: RunObserver, map_groups: MapChunks | None) -> RunResult:
+    """Publish a finished scene to object storage, if it belongs there, and clear the working folder.
+
+    ``map_groups`` works on its files on workers; None where there are none.
+    """
     location = job.location
     catalogue = location.objects
     if catalogue is None:
         return result
     with location.run_directory.lock():
-        observer.run_stage("upload", lambda: upload(location.folder, catalogue))
+        observer.run_stage("upload", lambda: upload(location.folder, catalogue, map_groups=map_groups))
         location.run_directory.clear()
         # The lock goes last, so that nobody works here meanwhile. Those who watch the run are shown the preview.
         kept = {location.run_directory.path.name, PREVIEW}

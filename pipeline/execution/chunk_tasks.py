@@ -36,11 +36,11 @@ from seamline.pipeline.cluster.workers import Capacity, ask_capacity
 from seamline.pipeline.common.errors import BadBlockError, ChunkError, RunError, SeamlineError
 from seamline.pipeline.execution import metrics
 from seamline.pipeline.execution.chunk_blending import write_chunk
-from seamline.pipeline.execution.chunk_context import ChunkContext
 from seamline.pipeline.execution.chunk_inference import ChunkCancelledError, infer_chunk
 from seamline.pipeline.execution.predictor import PredictorPlugin
 from seamline.pipeline.execution.run_directory import Report
 from seamline.pipeline.geometry.tiling import Index
+from seamline.pipeline.scenes.scene import Scene
 
 T = TypeVar("T")
 log = logging.getLogger("seamline.run")
@@ -57,9 +57,9 @@ class ChunkOrigin(NamedTuple):
     source: str
 
     @classmethod
-    def of(cls, context: ChunkContext) -> ChunkOrigin:
-        """Return the origin of the chunks of a run."""
-        return cls(context.scene.id, context.scene.source)
+    def of(cls, scene: Scene) -> ChunkOrigin:
+        """Return the origin of the chunks of a scene."""
+        return cls(scene.id, scene.source)
 
 
 def infer_task(chunk: Index, plugin_name: str) -> Report:
@@ -85,7 +85,7 @@ def infer_task(chunk: Index, plugin_name: str) -> Report:
         metrics.count_chunk("inferred", report)
         return report
 
-    return _with_origin_in_errors(ChunkOrigin.of(plugin.context), chunk, work)
+    return _with_origin_in_errors(ChunkOrigin.of(plugin.context.scene), chunk, work)
 
 
 def write_task(chunk: Index, plugin_name: str) -> Report:
@@ -109,7 +109,7 @@ def write_task(chunk: Index, plugin_name: str) -> Report:
         metrics.count_chunk("written", report)
         return report
 
-    return _with_origin_in_errors(ChunkOrigin.of(context), chunk, work)
+    return _with_origin_in_errors(ChunkOrigin.of(context.scene), chunk, work)
 
 
 def apply_task(chunk: Index, origin: ChunkOrigin, function: Callable[[Index], T]) -> T:

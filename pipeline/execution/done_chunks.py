@@ -14,6 +14,7 @@ from seamline.pipeline.common.errors import RunError
 from seamline.pipeline.execution.chunk_context import ChunkContext
 from seamline.pipeline.execution.run_directory import Report
 from seamline.pipeline.geometry.tiling import Index
+from seamline.pipeline.storage.digests import Digests, compute_digests
 
 log = logging.getLogger("seamline.run")
 
@@ -62,16 +63,25 @@ def find_done_chunks(context: ChunkContext) -> DoneChunks:
     return DoneChunks(inferred, written)
 
 
-def refuse_lost_chunks(context: ChunkContext) -> None:
+def refuse_lost_chunks(context: ChunkContext, stored: Digests | None = None) -> None:
     """Check that what is to be published of a run is what its workers wrote.
 
     Args:
         context: a run whose chunks are all written.
+        stored: digests of the files of the store that exist, by their paths below it. ``None``: they are computed.
 
     Raises:
         RunError: files of a chunk are lost or changed; the same command infers it again.
     """
-    lost = set(context.tiling.chunks()) - find_done_chunks(context).written.keys()
+    directory = context.directory
+    reports = directory.read_written() if context.tiling.overlap else directory.read_inferred()
+    below = directory.store.relative_to(directory.files).as_posix()
+    known = None if stored is None else {f"{below}/{name}": digest for name, digest in stored.items()}
+    names = [name for report in reports.values() for name in report.files]
+    left = names if known is None else [name for name in names if not name.startswith(f"{below}/")]
+    found = {**(known or {}), **compute_digests(directory.files, left)}
+    intact = _select(reports, lambda report: all(found.get(name) == was for name, was in report.files.items()))
+    lost = set(context.tiling.chunks()) - intact.keys()
     if lost:
         raise RunError(
             f"scene {context.scene.id}: files of {len(lost)} chunks in {context.directory.path} were lost or changed "

@@ -34,6 +34,7 @@ from seamline.pipeline.execution.done_chunks import find_done_chunks
 from seamline.pipeline.execution.predictor import PredictorLoader, PredictorPlugin, forget_dead_clients
 from seamline.pipeline.execution.run_directory import Report
 from seamline.pipeline.geometry.tiling import Index, MapChunks
+from seamline.pipeline.scenes.scene import Scene
 
 T = TypeVar("T")
 log = logging.getLogger("seamline.run")
@@ -178,12 +179,12 @@ def _note_done(context: ChunkContext, queue: ChunkQueue, totals: Totals, task: C
         totals.pixels_done += context.tiling.write_window_of(task.chunk).pixel_count
 
 
-def map_on_workers(client: Client, context: ChunkContext) -> MapChunks:
+def map_on_workers(client: Client, scene: Scene) -> MapChunks:
     """Return a ``map`` over chunks that runs on the workers, with at most twice as many tasks as they can hold.
 
     Args:
         client: client of the cluster that works.
-        context: the run that the chunks belong to.
+        scene: the scene that the chunks belong to.
 
     Returns:
         A function that yields results in the order of the chunks. It raises ``ChunkError`` where the work on a chunk
@@ -192,8 +193,8 @@ def map_on_workers(client: Client, context: ChunkContext) -> MapChunks:
 
     def map_chunks(function: Callable[[Index], T], chunks: Iterable[Index]) -> Iterator[T]:
         left, waiting = iter(chunks), deque[ChunkTask]()
-        constants = {"origin": ChunkOrigin.of(context), "function": function}
-        with ChunkTaskPool(client, context.scene.id) as pool:
+        constants = {"origin": ChunkOrigin.of(scene), "function": function}
+        with ChunkTaskPool(client, scene.id) as pool:
             while True:
                 room = max(2 * pool.capacity().held, 1) - len(waiting)  # below 0 once workers have left
                 following = list(islice(left, max(room, 0)))

@@ -1,12 +1,12 @@
-"""Cloud-Optimised GeoTIFFs: written from an array of a Zarr store and its overviews, and read back into one."""
+"""Cloud-Optimised GeoTIFFs, written from an array of a Zarr store and its overviews."""
 
 from __future__ import annotations
 
 import math
-import os
 import tempfile
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import product
@@ -15,7 +15,6 @@ from typing import Any, BinaryIO
 
 import numpy as np
 import rasterio
-import zarr
 from affine import Affine
 from numpy.typing import NDArray
 from odc.geo.geobox import GeoBox
@@ -23,16 +22,14 @@ from PIL import Image
 from rasterio.enums import ColorInterp
 from rasterio.errors import NotGeoreferencedWarning
 from rasterio.io import MemoryFile
-from rasterio.windows import Window as RasterioWindow
 
 from seamline.pipeline.common.classes import NODATA, LabelClass
 from seamline.pipeline.geometry.tiling import Index, MapChunks
-from seamline.pipeline.geometry.window import Window
 from seamline.pipeline.products import tiff
 from seamline.pipeline.products.layers import LAYER_SCALE, Layer
 from seamline.pipeline.products.overviews import list_levels
-from seamline.pipeline.products.zarr_store import LABELS_ARRAY, open_store_raster, write_store_raster
-from seamline.pipeline.storage.atomic import atomic_write
+from seamline.pipeline.products.zarr_store import LABELS_ARRAY, open_store_raster
+from seamline.pipeline.storage.atomic import append_bytes, atomic_write
 
 _BLOCK = 512
 """Edge of a TIFF block in pixels."""
@@ -88,10 +85,6 @@ def write_cog(
 ) -> None:
     """Write an array of a Zarr store and its overviews to a COG, which appears whole or not at all.
 
-    A COG can be written neither in order nor by several processes. So the blocks of each area are compressed into files
-    of their own, and these are put together behind a header without another look at the pixels. The bytes of the COG do
-    not depend on the size of the areas, nor on who compressed them.
-
     Args:
         store: the Zarr store, with its overviews.
         grid: grid of the store.
@@ -105,53 +98,48 @@ def write_cog(
         ValueError: the array does not have the shape of the grid.
         OSError: the disk is full.
     """
+    compress_cog(store, grid, content, scratch, tags, map_areas).join(path)
+
+
+def compress_cog(
+    store: Path,
+    grid: GeoBox,
+    content: RasterContent,
+    scratch: Path,
+    tags: Mapping[str, str],
+    map_areas: MapChunks = map,
+) -> CompressedCog:
+    """Compress all blocks of a COG.
+
+    A COG can be written neither in order nor by several processes. So the blocks of each area are compressed into files
+    of their own, and these are put together behind a header without another look at the pixels. The bytes of the COG do
+    not depend on the size of the areas, nor on who compressed them.
+
+    Args:
+        store: the Zarr store, with its overviews.
+        grid: grid of the store.
+        content: which array, and what its bands mean.
+        scratch: folder for the blocks, on the disk of the COG; workers reach it, too.
+        tags: metadata that the file gets in addition to those of ``content``.
+        map_areas: does the work on areas, which have a row and a column as chunks have.
+
+    Returns:
+        What is to be joined; its files lie in ``scratch`` until then.
+    """
     levels = list_levels(store) if grid.shape[1] > 1 else [store]  # readers refuse overviews of no smaller width
     shapes = tuple(open_store_raster(level, content.array).shape[-2:] for level in levels)
     if shapes[0] != tuple(grid.shape):
         raise ValueError(f"an array of shape {shapes[0]} is not on a grid of shape {tuple(grid.shape)}")
     scratch.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix="cog-", dir=scratch, ignore_cleanup_errors=True) as folder:
-        areas = _Areas(tuple(levels), shapes, content, Path(folder))
+    with ExitStack() as files:
+        folder = tempfile.TemporaryDirectory(prefix="cog-", dir=scratch, ignore_cleanup_errors=True)
+        areas = _Areas(tuple(levels), shapes, content, Path(files.enter_context(folder)))
         sizes, histograms = _join_areas(areas, map_areas(partial(_compress_area, areas), areas.places))
         fields = _encode_fields(grid, content, {**content.tags, **tags}, histograms)
         header = tiff.encode_header(
             [_resize_fields(fields, *level) for level in enumerate(shapes)], [blocks.ravel() for blocks in sizes]
         )
-        with atomic_write(path) as part, part.open("wb") as file:
-            file.write(header)
-            file.flush()  # since the kernel appends the blocks
-            for level in reversed(range(len(levels))):
-                _append_blocks(areas, level, sizes[level], file)
-
-
-def copy_cog_to_store(path: Path, store: Path, name: str) -> None:
-    """Copy a COG into an empty array of a Zarr store on the same grid, one row of Zarr chunks at a time.
-
-    Args:
-        path: the COG.
-        store: the Zarr store.
-        name: name of the array, (y, x) or (class, y, x).
-    """
-    array = open_store_raster(store, name)
-    with rasterio.open(path) as cog:
-        for window in iter_row_windows(array):
-            values = cog.read(window=RasterioWindow(window.col, window.row, window.width, window.height))
-            write_store_raster(store, name, window, values.reshape(*array.shape[:-2], *window.shape))
-
-
-def iter_row_windows(array: zarr.Array[Any]) -> Iterator[Window]:
-    """Yield windows of the full width from top to bottom, each one Zarr chunk or shard high.
-
-    Args:
-        array: (…, y, x).
-
-    Yields:
-        Windows that cover the array without overlap. The last one ends with the array.
-    """
-    height, width = array.shape[-2:]
-    step = (array.shards or array.chunks)[-2]
-    for row in range(0, height, step):
-        yield Window(row, 0, min(step, height - row), width)
+        return CompressedCog(header, areas, tuple(sizes), files.pop_all())
 
 
 def read_thinned_labels(path: Path, step: int) -> NDArray[np.uint8]:
@@ -223,6 +211,35 @@ class _Areas:
     def get_file(self, level: int, square: Index) -> Path:
         """Return the file of the blocks of a square."""
         return self.folder / f"{level}-{square.row}-{square.col}"
+
+
+@dataclass(frozen=True)
+class CompressedCog:
+    """A COG whose blocks are compressed and lie in many files.
+
+    Attributes:
+        header: what comes before the blocks.
+        areas: the areas, which have the files.
+        sizes: bytes of the blocks (rows, columns) of each level.
+        files: removes the files when it is closed.
+    """
+
+    header: bytes
+    areas: _Areas
+    sizes: tuple[NDArray[np.int64], ...]
+    files: ExitStack
+
+    def join(self, path: Path) -> None:
+        """Write the COG, which appears whole or not at all and replaces a file at ``path``. The blocks are gone then.
+
+        Raises:
+            OSError: the disk is full.
+        """
+        with self.files, atomic_write(path) as part, part.open("wb") as file:
+            file.write(self.header)
+            file.flush()  # since the kernel appends the blocks
+            for level in reversed(range(len(self.sizes))):
+                _append_blocks(self.areas, level, self.sizes[level], file)
 
 
 @dataclass(frozen=True)
@@ -379,15 +396,5 @@ def _append_blocks(areas: _Areas, level: int, sizes: NDArray[np.int64], target: 
         for square in (square for square in done if square.row == row * _BLOCK // areas.edge):
             _, columns = areas.find_blocks(square)
             size = int(in_row[columns].sum())
-            _copy_bytes(areas.get_file(level, square), done[square], size, target)
+            append_bytes(areas.get_file(level, square), done[square], size, target)
             done[square] += size
-
-
-def _copy_bytes(source: Path, start: int, size: int, target: BinaryIO) -> None:
-    """Append bytes of a file to another one; the kernel copies them."""
-    with source.open("rb") as file:
-        while size:
-            copied = os.sendfile(target.fileno(), file.fileno(), start, size)
-            if not copied:
-                raise OSError(f"{source} is shorter than it was written")
-            start, size = start + copied, size - copied

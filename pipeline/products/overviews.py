@@ -31,7 +31,7 @@ from seamline.pipeline.common.classes import NODATA, LabelClass
 from seamline.pipeline.geometry.tiling import Index, MapChunks
 from seamline.pipeline.geometry.window import Window
 from seamline.pipeline.products.geozarr import JSON, build_convention_attributes
-from seamline.pipeline.products.store_files import list_chunk_files
+from seamline.pipeline.products.store_files import StoredFile, describe_chunk_files, list_chunk_files
 from seamline.pipeline.products.zarr_store import (
     LABELS_ARRAY,
     ZarrLayout,
@@ -57,7 +57,7 @@ def write_overviews(
     scratch: Path,
     map_areas: MapChunks = map,
     summarize: Callable[[Window, NDArray[np.uint8]], S] | None = None,
-) -> list[S]:
+) -> tuple[list[S], dict[str, StoredFile]]:
     """Write all overviews of a store whose labels and layers are complete. Seal the store afterwards.
 
     The work is done on areas of a level: squares of which one or more levels above are made, whole Zarr chunks (or
@@ -76,11 +76,13 @@ def write_overviews(
             needs to read them again.
 
     Returns:
-        What ``summarize`` returned for each area.
+        What ``summarize`` returned for each area; and the files of the chunks of labels, layers and overviews as they
+        were found, by their paths below the store, so that nobody needs to read these again either.
     """
     for leftover in store.glob("ovr_*x"):
         shutil.rmtree(leftover)
-    layout, names, summaries = _read_layout(store), list_store_rasters(store), list[S]()
+    layout, names = _read_layout(store), list_store_rasters(store)
+    summaries, files = list[S](), dict[str, StoredFile]()
     scratch.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="overviews-", dir=scratch, ignore_cleanup_errors=True) as folder:
         descriptions = _create_levels(Path(folder), grid, classes, layout, names[1:])
@@ -88,17 +90,20 @@ def write_overviews(
         for name in names:
             steps = _count_steps(layout.write_unit, math.prod(open_store_raster(store, name).shape[:-2]))
             for base in range(0, max(1, len(levels) - 1), steps):
-                reduction = _Reduction(tuple(levels[base : base + steps + 1]), name, layout.write_unit * 2**steps)
+                some = tuple(levels[base : base + steps + 1])
+                reduction = _Reduction(some, name, layout.write_unit * 2**steps, is_first=base == 0)
                 wanted = summarize if base == 0 and name == LABELS_ARRAY else None
-                results = map_areas(partial(_reduce_area, reduction, wanted), reduction.places)
-                summaries.extend(result for result in results if result is not None)
+                for summary, found in map_areas(partial(_reduce_area, reduction, wanted), reduction.places):
+                    files |= found
+                    if summary is not None:
+                        summaries.append(summary)
         for level in levels[1:]:
             _put_into_store(level, store)
     if len(levels) > 1:
         zarr.open_group(store, mode="r+", use_consolidated=False).update_attributes(
             {**build_convention_attributes(grid, "multiscales"), "multiscales": {"layout": descriptions}},
         )
-    return summaries
+    return summaries, files
 
 
 def _put_into_store(level: Path, store: Path) -> None:
@@ -187,11 +192,13 @@ class _Reduction:
         levels: the groups that hold the array.
         name: name of the array.
         edge: edge in pixels of an area of the first level.
+        is_first: whether the first level is the full resolution.
     """
 
     levels: tuple[Path, ...]
     name: str
     edge: int
+    is_first: bool
 
     @property
     def places(self) -> list[Index]:
@@ -211,11 +218,16 @@ def _count_steps(unit: int, bands: int) -> int:
 
 def _reduce_area(
     reduction: _Reduction, summarize: Callable[[Window, NDArray[np.uint8]], S] | None, place: Index
-) -> S | None:
-    """Write an area at all levels but the first, and return what ``summarize`` does for its window and values."""
+) -> tuple[S | None, dict[str, StoredFile]]:
+    """Write an area at all levels but the first.
+
+    Returns:
+        What ``summarize`` does for its window and values; and the files of what was written and of the full resolution.
+    """
     array, edge = open_store_raster(reduction.levels[0], reduction.name), reduction.edge
     height, width = array.shape[-2:]
     window = Window(place.row * edge, place.col * edge, edge, edge).intersection(Window(0, 0, height, width))
+    files = describe_chunk_files(reduction.levels[0], reduction.name, window) if reduction.is_first else {}
     values = np.asarray(array[(..., *window.to_slices())])
     summary = None if summarize is None else summarize(window, values)
     for level in reduction.levels[1:]:
@@ -223,7 +235,8 @@ def _reduce_area(
         window = Window(window.row // 2, window.col // 2, *values.shape[-2:])
         write_store_raster(level, reduction.name, window, values)
         sync_files(list_chunk_files(level, reduction.name, window))
-    return summary
+        files |= describe_chunk_files(level, reduction.name, window, level.name)
+    return summary, files
 
 
 def _create_levels(

@@ -18,7 +18,6 @@ from tempfile import TemporaryDirectory
 
 from seamline.pipeline.common.errors import InputError
 from seamline.pipeline.common.layout import ITEM, ITEMS, OVERVIEW, PREVIEW, RECORD, REPORT, ZARR
-from seamline.pipeline.products.geozarr import JSON
 from seamline.pipeline.products.run_record import read_record
 from seamline.pipeline.products.seal import has_sealed_content, is_sealed
 from seamline.pipeline.products.sidecars import list_sidecars
@@ -163,8 +162,8 @@ def _is_item_current(folder: Path, outputs: Iterable[str], *, check: bool) -> bo
     return is_listed and (not check or _is_item_in_table(folder))
 
 
-def _compute_run_checksum(folder: Path) -> JSON:
-    return compute_file_info(folder / RECORD)["file:checksum"]
+def _compute_run_checksum(folder: Path) -> str:
+    return str(compute_file_info(folder / RECORD)["file:checksum"])
 
 
 def _read_checksum_in_item(folder: Path) -> str | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Executor, Future
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import datetime
@@ -22,7 +23,7 @@ from seamline.pipeline.common.threads import map_in_threads
 from seamline.pipeline.execution.chunk_context import ChunkContext
 from seamline.pipeline.geometry.tiling import MapChunks
 from seamline.pipeline.geometry.window import Window
-from seamline.pipeline.products.cog import describe_labels, describe_layer, write_cog
+from seamline.pipeline.products.cog import CompressedCog, compress_cog, describe_labels, describe_layer
 from seamline.pipeline.products.layers import LAYERS
 from seamline.pipeline.products.overviews import write_overviews
 from seamline.pipeline.products.run_record import ClassArea, InferenceRecord, RunRecord, encode_record, write_record
@@ -37,12 +38,14 @@ from seamline.pipeline.scenes.scene import choose_display_bands, has_true_color
 from seamline.pipeline.stac.catalog import write_item
 from seamline.pipeline.stac.footprint import compute_labelled_area
 from seamline.pipeline.stac.scene_item import ModelReference, Provenance, build_scene_item
+from seamline.pipeline.storage.digests import FileInfo, describe_content, describe_file
 from seamline.pipeline.vectors.polygon_options import PolygonOptions
 
 S = TypeVar("S")
 
 COG_ARRAYS = {"cog": LABELS_ARRAY} | {name: name for name in LAYERS}
 """Outputs that are COGs, and the arrays of the store that they show: <array>.tif."""
+_COGS_LARGEST_FIRST = [*sorted(LAYERS, key=lambda name: not LAYERS[name].per_class), "cog"]
 
 
 @dataclass(frozen=True)
@@ -123,7 +126,8 @@ def seal_store(
     record: InferenceRecord,
     scratch: Path,
     summarize: Callable[[Window, NDArray[np.uint8]], S] | None = None,
-) -> list[S]:
+    check: Callable[[Mapping[str, str]], None] = lambda digests: None,
+) -> tuple[list[S], FileInfo]:
     """Write the overviews of a store and seal it.
 
     Args:
@@ -132,21 +136,31 @@ def seal_store(
         record: its record.
         scratch: folder for temporary files.
         summarize: is called with window and labels of each area of the scene.
+        check: is called with the digests of the files that hold labels and layers, by their paths below the store,
+            before the store is sealed.
 
     Returns:
-        What ``summarize`` returned for each area.
+        What ``summarize`` returned for each area, and what the item says of the store.
     """
     grid, classes = publication.context.scene.grid, publication.classes
-    summaries = write_overviews(store, grid, classes, scratch, publication.map_chunks, summarize)
+    summaries, files = write_overviews(store, grid, classes, scratch, publication.map_chunks, summarize)
+    check({name: file.digest for name, file in files.items()})
     digests = {"scene_digest": record.scene_digest, "model_digest": record.model_digest}
-    seal(store, {**digests, "plan": record.plan.model_dump()})
-    return summaries
+    return summaries, {"file:size": seal(store, {**digests, "plan": record.plan.model_dump()}, files)}
 
 
 def write_cogs(
-    publication: Publication, store: Path, outputs: Iterable[str], record: InferenceRecord, scratch: Path
-) -> None:
+    publication: Publication,
+    store: Path,
+    outputs: Iterable[str],
+    record: InferenceRecord,
+    scratch: Path,
+    thread: Executor,
+) -> dict[str, Future[FileInfo]]:
     """Write those outputs that are COGs from the store.
+
+    While the workers compress one of them, that before it is joined and its checksum computed. That of the labels, the
+    smallest one, comes last.
 
     Args:
         publication: the run.
@@ -154,37 +168,52 @@ def write_cogs(
         outputs: names of outputs; others than COGs are left out.
         record: its record; the COGs carry its digests.
         scratch: folder for temporary files.
+        thread: joins the COGs.
+
+    Returns:
+        What the item says of each, by the names of the files, once it is there.
     """
     classes, grid = publication.classes, publication.context.scene.grid
+    infos: dict[str, Future[FileInfo]] = {}
     tags = {"scene_digest": record.scene_digest, "model": record.model, "model_digest": record.model_digest}
-    for output, name in COG_ARRAYS.items():
-        if output in outputs:
-            content = describe_labels(classes) if name == LABELS_ARRAY else describe_layer(LAYERS[name], classes)
-            path = get_cog_path(publication.folder, output)
-            write_cog(store, grid, content, path, scratch, tags, publication.map_chunks)
+    for output in [name for name in _COGS_LARGEST_FIRST if name in outputs]:
+        name, path = COG_ARRAYS[output], get_cog_path(publication.folder, output)
+        content = describe_labels(classes) if name == LABELS_ARRAY else describe_layer(LAYERS[name], classes)
+        compressed = compress_cog(store, grid, content, scratch, tags, publication.map_chunks)
+        infos[path.name] = thread.submit(_join_cog, compressed, path)
+    return infos
 
 
-def write_polygon_files(publication: Publication, store: Path, scratch: Path) -> None:
+def _join_cog(compressed: CompressedCog, path: Path) -> FileInfo:
+    compressed.join(path)
+    return describe_file(path)
+
+
+def write_polygon_files(publication: Publication, store: Path, scratch: Path) -> dict[str, FileInfo]:
     """Write the polygons of the labels, if they are wanted.
 
     Args:
         publication: the run.
         store: Zarr store that holds the labels.
         scratch: folder for temporary files.
-    """
-    if publication.polygons is not None:
-        from seamline.pipeline.vectors.vectors import write_polygons  # imports scipy and pyarrow, which takes a second
 
-        write_polygons(
-            store,
-            publication.context.tiling,
-            publication.context.scene.grid,
-            publication.classes,
-            publication.polygons,
-            publication.folder,
-            scratch,
-            publication.map_chunks,
-        )
+    Returns:
+        What the item says of each file, by their names.
+    """
+    if publication.polygons is None:
+        return {}
+    from seamline.pipeline.vectors.vectors import write_polygons  # imports scipy and pyarrow, which takes a second
+
+    return write_polygons(
+        store,
+        publication.context.tiling,
+        publication.context.scene.grid,
+        publication.classes,
+        publication.polygons,
+        publication.folder,
+        scratch,
+        publication.map_chunks,
+    )
 
 
 def write_style_files(publication: Publication, areas: Sequence[ClassArea]) -> None:
@@ -220,7 +249,9 @@ def write_preview_picture(
     )
 
 
-def write_item_and_record(publication: Publication, record: RunRecord) -> None:
+def write_item_and_record(
+    publication: Publication, record: RunRecord, known: Mapping[str, FileInfo] | None = None
+) -> None:
     """Write the STAC item of the scene, which holds checksums of all other files, and then the record.
 
     In this order a kill in between leaves an item that contradicts record and table, and is written again.
@@ -228,6 +259,7 @@ def write_item_and_record(publication: Publication, record: RunRecord) -> None:
     Args:
         publication: the run, whose other files are all written.
         record: its record.
+        known: what the item says of some of them by their names, which are not read again.
     """
     hull = None if record.hull is None else shapely.Polygon(record.hull)
     scene, classes = publication.context.scene, publication.classes
@@ -249,7 +281,7 @@ def write_item_and_record(publication: Publication, record: RunRecord) -> None:
         record.classes,
         provenance,
         labelled_area,
-        pending={RECORD: encode_record(record)},
+        known={**(known or {}), RECORD: describe_content(encode_record(record))},
     )
     write_item(item, publication.folder)
     write_record(publication.folder, record)

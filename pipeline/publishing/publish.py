@@ -9,7 +9,7 @@ it leaves results that the catalogue does not list yet, which the next run mends
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timedelta
 from functools import partial
@@ -18,14 +18,17 @@ import numpy as np
 import shapely
 from numpy.typing import NDArray
 
+from seamline.pipeline.common.errors import ChunkError
 from seamline.pipeline.common.layout import OVERVIEW, ZARR
 from seamline.pipeline.common.stopwatch import Stopwatch
+from seamline.pipeline.execution.done_chunks import refuse_lost_chunks
 from seamline.pipeline.execution.quicklook import assemble_quicklook
 from seamline.pipeline.execution.run_directory import RunDirectory
 from seamline.pipeline.geometry.pixel_area import measure_pixel_areas
+from seamline.pipeline.geometry.window import Window
 from seamline.pipeline.products.run_record import ClassArea, InferenceRecord, RunRecord
 from seamline.pipeline.products.store_files import remove_partial_files
-from seamline.pipeline.publishing.label_summary import join_thinned_labels, summarize_labels
+from seamline.pipeline.publishing.label_summary import LabelSummary, join_thinned_labels, summarize_labels
 from seamline.pipeline.publishing.publication import (
     Publication,
     raise_as_run_error,
@@ -38,12 +41,13 @@ from seamline.pipeline.publishing.publication import (
 )
 from seamline.pipeline.publishing.replacement import put_in_place, settle
 from seamline.pipeline.report.preview import stretch
-from seamline.pipeline.report.report import write_report
+from seamline.pipeline.report.report import load_report_template, write_report
 from seamline.pipeline.report.thumbnail import write_scene_picture
 from seamline.pipeline.stac.catalog import update_catalog
 from seamline.pipeline.stac.class_areas import compute_class_areas
 from seamline.pipeline.stac.footprint import join_hulls
 from seamline.pipeline.storage.atomic import remove
+from seamline.pipeline.storage.digests import FileInfo
 
 
 def publish(publication: Publication, inferred: InferenceRecord, started: float) -> RunRecord:
@@ -83,25 +87,48 @@ def _write_results(publication: Publication, inferred: InferenceRecord, started:
     store = context.directory.store
     with watch.stage("overviews"):
         summarize = partial(summarize_labels, measure_pixel_areas(context.scene.grid), context.quicklook_step)
-        summaries = seal_store(store, publication, inferred, context.directory.files, summarize)
+        summaries, store_info = _seal_intact_store(publication, inferred, summarize)
     areas = compute_class_areas([summary.counts for summary in summaries], publication.classes)
     hull = join_hulls([summary.corners for summary in summaries])
-    with ThreadPoolExecutor(1) as thread:  # draws while the workers compress
-        pictures = thread.submit(_write_pictures, publication, areas, join_thinned_labels(summaries))
+    with ThreadPoolExecutor(2) as threads:  # draw and join while the workers compress
+        pictures = threads.submit(_write_pictures, publication, areas, join_thinned_labels(summaries))
         with watch.stage("cog"):
-            write_cogs(publication, store, publication.outputs, inferred, context.directory.files)
+            cogs = write_cogs(publication, store, publication.outputs, inferred, context.directory.files, threads)
         with watch.stage("polygons"):
-            write_polygon_files(publication, store, context.directory.files)
+            polygons = write_polygon_files(publication, store, context.directory.files)
         with watch.stage("publish"):
             pictures.result()
             write_style_files(publication, areas)
-            if "zarr" not in publication.outputs:
+            known = polygons | {name: info.result() for name, info in cogs.items()}
+            if "zarr" in publication.outputs:
+                known[ZARR] = store_info
+            else:
                 store.rename(context.directory.files / ZARR)
     seconds = {**watch.seconds, "total": watch.now() - started}
     record = _describe_finished_run(publication, inferred, seconds, areas, hull)
     write_report(folder, context.scene, publication.classes, publication.card, record)
-    write_item_and_record(publication, record)
+    write_item_and_record(publication, record, known)
     return record
+
+
+def _seal_intact_store(
+    publication: Publication, inferred: InferenceRecord, summarize: Callable[[Window, NDArray[np.uint8]], LabelSummary]
+) -> tuple[list[LabelSummary], FileInfo]:
+    """Write overviews and seal the store, if its chunks are what the workers wrote; they are read once for all of it.
+
+    Returns:
+        What ``summarize`` returned for each area, and what the item says of the store.
+
+    Raises:
+        RunError: files of a chunk are lost or changed.
+    """
+    context = publication.context
+    check = partial(refuse_lost_chunks, context)
+    try:
+        return seal_store(context.directory.store, publication, inferred, context.directory.files, summarize, check)
+    except (OSError, ChunkError):
+        refuse_lost_chunks(context)  # says so where a worker could not read a file for that reason
+        raise
 
 
 def _describe_finished_run(
@@ -130,3 +157,4 @@ def _write_pictures(publication: Publication, areas: tuple[ClassArea, ...], labe
     rgb = stretch(pixels, valid, rgb=publication.is_true_color)
     write_scene_picture(rgb, valid, context.scene.grid, context.quicklook_step, folder / OVERVIEW)
     write_preview_picture(publication, areas, labels, rgb if valid.any() else None)
+    load_report_template()  # which takes a moment, too

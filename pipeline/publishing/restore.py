@@ -4,18 +4,28 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
+import rasterio
 from numpy.typing import NDArray
+from rasterio.windows import Window as RasterioWindow
 
 from seamline.pipeline.common.layout import COG, OVERVIEW, ZARR
 from seamline.pipeline.execution.chunk_context import QUICKLOOK
-from seamline.pipeline.products.cog import copy_cog_to_store, read_thinned_labels
+from seamline.pipeline.products.cog import read_thinned_labels
 from seamline.pipeline.products.layers import CONFIDENCE, LAYERS
 from seamline.pipeline.products.run_record import RunRecord
 from seamline.pipeline.products.seal import is_sealed
-from seamline.pipeline.products.zarr_store import create_store, list_store_rasters, open_labels
+from seamline.pipeline.products.store_files import iter_row_windows
+from seamline.pipeline.products.zarr_store import (
+    create_store,
+    list_store_rasters,
+    open_labels,
+    open_store_raster,
+    write_store_raster,
+)
 from seamline.pipeline.publishing.publication import (
     Publication,
     get_cog_path,
@@ -63,11 +73,13 @@ def _restore_outputs(publication: Publication, record: RunRecord, missing: Seque
         _copy_cogs_to_store(publication, store, [name for name in record.outputs if name in LAYERS])
         seal_store(store, publication, record, scratch)
         store.rename(folder / ZARR)
-    write_cogs(publication, folder / ZARR, missing, record, scratch)
+    with ThreadPoolExecutor(1) as thread:
+        cogs = write_cogs(publication, folder / ZARR, missing, record, scratch, thread)
+    known = {name: info.result() for name, info in cogs.items()}
     if "polygons" in missing:
         # A kill must not leave files by other rules than the record says.
         write_item_and_record(publication, record.model_copy(update={"polygons": None}))
-        write_polygon_files(publication, _find_readable_store(publication, scratch), scratch)
+        known |= write_polygon_files(publication, _find_readable_store(publication, scratch), scratch)
     if "style" in missing:
         write_style_files(publication, record.classes)
     if "preview" in missing:
@@ -79,7 +91,7 @@ def _restore_outputs(publication: Publication, record: RunRecord, missing: Seque
         }
     )
     write_report(folder, context.scene, publication.classes, publication.card, now)
-    write_item_and_record(publication, now)
+    write_item_and_record(publication, now, known)
     update_catalog(publication.catalog, publication.context.scene.id)
     shutil.rmtree(scratch)
     return now
@@ -108,7 +120,22 @@ def _copy_cogs_to_store(publication: Publication, store: Path, layers: Sequence[
     grid, classes = publication.context.scene.grid, publication.classes
     create_store(store, grid, classes, publication.layout, title=publication.title, layers=layers)
     for name in list_store_rasters(store):
-        copy_cog_to_store(publication.folder / f"{name}.tif", store, name)
+        _copy_cog_to_store(publication.folder / f"{name}.tif", store, name)
+
+
+def _copy_cog_to_store(path: Path, store: Path, name: str) -> None:
+    """Copy a COG into an empty array of a Zarr store on the same grid, one row of Zarr chunks at a time.
+
+    Args:
+        path: the COG.
+        store: the Zarr store.
+        name: name of the array, (y, x) or (class, y, x).
+    """
+    array = open_store_raster(store, name)
+    with rasterio.open(path) as cog:
+        for window in iter_row_windows(array):
+            values = cog.read(window=RasterioWindow(window.col, window.row, window.width, window.height))
+            write_store_raster(store, name, window, values.reshape(*array.shape[:-2], *window.shape))
 
 
 def _find_readable_store(publication: Publication, scratch: Path) -> Path:

@@ -30,7 +30,9 @@ import pyarrow as pa
 
 from seamline.pipeline.common.errors import RunError
 from seamline.pipeline.common.layout import CATALOG, ITEM, ITEMS
+from seamline.pipeline.geometry.tiling import MapChunks
 from seamline.pipeline.products.run_record import read_record
+from seamline.pipeline.publishing.file_upload import put_files
 from seamline.pipeline.publishing.uploaded import UploadedScene
 from seamline.pipeline.stac import waiting
 from seamline.pipeline.stac.catalog import build_catalog, encode_json, parse_links
@@ -44,7 +46,7 @@ from seamline.pipeline.stac.items import (
     rebase_hrefs,
     replace_rows,
 )
-from seamline.pipeline.storage.object_store import ObjectFolder, StoredObject, map_concurrently
+from seamline.pipeline.storage.object_store import ObjectFolder, StoredObject
 
 _TRIES = 20
 """Attempts to replace an object that others replace, too; each failed attempt is a success of another upload."""
@@ -53,7 +55,10 @@ _VERSION_LENGTH = 16
 
 
 def upload(
-    folder: Path, catalogue: ObjectFolder, progress: Callable[[float], None] = lambda share: None
+    folder: Path,
+    catalogue: ObjectFolder,
+    progress: Callable[[float], None] = lambda share: None,
+    map_groups: MapChunks | None = None,
 ) -> UploadedScene:
     """Publish a finished scene.
 
@@ -63,6 +68,7 @@ def upload(
         folder: the scene's folder, which is named by its id.
         catalogue: object storage of the catalogue.
         progress: is called with the share of bytes that are there.
+        map_groups: applies a function to groups of files on workers that see the folder; None: all of it is done here.
 
     Returns:
         The scene as it is published.
@@ -78,7 +84,7 @@ def upload(
         known = place.get(ITEM)
         base = "" if known is None else known.version
         version = hashlib.sha256(content + base.encode()).hexdigest()[:_VERSION_LENGTH]
-        _upload_files(folder, place, version, progress)
+        put_files(folder, place, version, progress, map_groups)
         kept = (version, _version_in_pointer(known), "")
         stale = [key for key in place.list_sizes() if _version_in_key(key) not in kept]
         pointer = encode_json({**local, "assets": rebase_hrefs(local, version)["assets"]})
@@ -93,35 +99,6 @@ def upload(
     place.delete(stale)
     item = parse_item(pointer, place.to_url(ITEM))
     return UploadedScene(scene, item, read_record(folder), version)
-
-
-def _upload_files(folder: Path, place: ObjectFolder, version: str, progress: Callable[[float], None]) -> None:
-    """Put the files that are not there yet. An object of a version is whole or absent, so its size tells."""
-    files = {
-        path.relative_to(folder).as_posix(): path.stat().st_size
-        for path in sorted(folder.rglob("*"))
-        if path.is_file() and not any(part.startswith(".") for part in path.relative_to(folder).parts[:1])
-    }
-    there = place.list_sizes(version)
-    left = [key for key, size in files.items() if there.get(f"{version}/{key}") != size]
-    total, done = max(1, sum(files.values())), sum(files.values()) - sum(files[key] for key in left)
-
-    def put(key: str) -> int:
-        place.put(f"{version}/{key}", _rewrite_item_links(folder) if key == ITEM else folder / key)
-        return files[key]
-
-    for size in map_concurrently(put, left):
-        done += size
-        progress(done / total)
-
-
-def _rewrite_item_links(folder: Path) -> bytes:
-    """Return the item that lies beside the files of a version, one folder deeper than the pointer."""
-    item = json.loads((folder / ITEM).read_text(encoding="utf-8"))
-    links = [
-        link | {"href": f"../{link['href']}"} if link["rel"] in ("root", "parent") else link for link in item["links"]
-    ]
-    return encode_json({**item, "links": links})
 
 
 def _version_in_key(key: str) -> str:

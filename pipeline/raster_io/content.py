@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from threading import BoundedSemaphore
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from rasterio.errors import RasterioIOError
 
+from seamline.pipeline.common.background import call_in_background
 from seamline.pipeline.common.errors import InputError
 from seamline.pipeline.geometry.window import Window
 from seamline.pipeline.raster_io.file_stamp import FileStamp
@@ -34,8 +37,12 @@ from seamline.pipeline.storage.object_store import is_object_url, split_object_u
 
 _SAMPLED_BLOCKS = 8
 """Blocks of a sample; each is a request or two if the file is remote."""
-_MAX_HASHED_WHOLE = 2 * 2**30
-"""Bytes. Larger files are sampled instead of being hashed whole."""
+_PART_BYTES = 2 * 2**30
+"""Bytes of a file that are hashed as one; several parts are hashed at once. Another number changes all digests."""
+_BUFFER_BYTES = 2**20
+"""Bytes that are read at a time."""
+_readers = BoundedSemaphore(min(8, os.cpu_count() or 1))
+"""How many parts of any files this process hashes at once."""
 
 
 def get_object_version(path: str) -> str | None:
@@ -161,12 +168,12 @@ def check_sources(path: str) -> None:
 def hash_content(path: str, indexes: Sequence[int], version: str | None = None) -> str:
     """Return a digest of the pixels of a raster, which does not depend on its name and place.
 
-    Files of up to 2 GiB, including those that a VRT names, are hashed whole. Of larger files size, time of last change
-    and sampled blocks are hashed; of other remote files and of members of archives, profile and sampled blocks.
+    Local files of any size, including those that a VRT names and archives, are hashed whole, in parts of 2 GiB; other
+    remote files by profile and sampled blocks, which are hashed of members of archives, too.
 
     Args:
         path: The raster.
-        indexes: Bands that are sampled where a file is not hashed whole, counted from 1.
+        indexes: Bands that are sampled of remote files and members of archives, counted from 1.
         version: ETag of the object at ``path``, which is hashed instead of any pixels.
 
     Returns:
@@ -183,14 +190,13 @@ def hash_content(path: str, indexes: Sequence[int], version: str | None = None) 
         local = find_local_file(part)
         if part != path and (etag := get_object_version(part)) is not None:
             digest.update(f"object {etag}".encode())
-        elif local is None or local.stat().st_size > _MAX_HASHED_WHOLE:
+        elif local is None:
             is_sampled = True
-            size = local and (local.stat().st_size, local.stat().st_mtime_ns)
-            digest.update(repr(size).encode())
+            digest.update(repr(None).encode())
         else:
             is_sampled |= local != Path(part)
-            with open_confined(str(local)) as name, Path(name).open("rb") as stream:
-                digest.update(hashlib.file_digest(stream, "sha256").digest())
+            with open_confined(str(local)) as name:
+                digest.update(b"".join(_hash_parts(Path(name))))
     if is_sampled:
         with gdal_environment(path):
             file = open_cached_raster(path)
@@ -199,6 +205,24 @@ def hash_content(path: str, indexes: Sequence[int], version: str | None = None) 
         for index in indexes:
             digest.update(_sample_pixels(path, index).tobytes())
     return digest.hexdigest()
+
+
+def _hash_parts(path: Path) -> list[bytes]:
+    """Return the SHA-256 of each 2 GiB of a local file, in order; of an empty file that of no bytes."""
+    starts = range(0, max(1, path.stat().st_size), _PART_BYTES)
+    # In threads that nobody waits for at the end of the process: a part may lie on a slow disk.
+    return [part.result() for part in [call_in_background(_hash_part, path, start) for start in starts]]
+
+
+def _hash_part(path: Path, start: int) -> bytes:
+    """Return the SHA-256 of 2 GiB of a file, or of what is there of them; other threads run meanwhile."""
+    digest, buffer, left = hashlib.sha256(), memoryview(bytearray(_BUFFER_BYTES)), _PART_BYTES
+    with _readers, path.open("rb", buffering=0) as file:
+        file.seek(start)
+        while left and (count := file.readinto(buffer[: min(left, _BUFFER_BYTES)])):
+            digest.update(buffer[:count])
+            left -= count
+    return digest.digest()
 
 
 def list_source_files(path: str, seen: frozenset[str] = frozenset()) -> list[str]:

@@ -6,6 +6,7 @@ Markdown passes on no HTML, links and images, and the page's content security po
 
 from __future__ import annotations
 
+import importlib
 from base64 import b64encode
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -94,7 +95,7 @@ def write_report(folder: Path, scene: Scene, classes: Sequence[LabelClass], card
         card: the model.
         record: the record of the run, as in ``run.json``.
     """
-    page = _load_template().render(
+    page = load_report_template().render(
         **_describe_scene(scene, record),
         **_describe_classes(classes, record),
         **_describe_plan(scene, card, record),
@@ -107,18 +108,6 @@ def write_report(folder: Path, scene: Scene, classes: Sequence[LabelClass], card
     )
     with atomic_write(folder / REPORT) as part:
         part.write_text(page, encoding="utf-8")
-
-
-@cache
-def _load_template() -> Template:
-    """Return the compiled template of the page; to compile it takes longer than all else that a page takes."""
-    environment = Environment(
-        loader=PackageLoader("seamline.pipeline.report"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        keep_trailing_newline=True,
-    )
-    return environment.get_template(REPORT)
 
 
 def _describe_scene(scene: Scene, record: RunRecord) -> dict[str, Any]:
@@ -300,6 +289,19 @@ def _list_files(folder: Path) -> list[dict[str, str]]:
     names = [name for name in order if name in existing and name != REPORT]
     files = [{"name": name, "href": quote(name), "what": _FILES.get(name, "")} for name in names]
     return [*files, {"name": CATALOG, "href": f"../{CATALOG}", "what": "the catalogue of all scenes"}]
+
+
+@cache
+def load_report_template() -> Template:
+    """Return the template of the report, with what is needed to fill it; later calls return it at once."""
+    importlib.import_module("markdown_it")
+    environment = Environment(
+        loader=PackageLoader("seamline.pipeline.report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        keep_trailing_newline=True,
+    )
+    return environment.get_template(REPORT)
 
 
 def _render_markdown(markdown: str) -> Markup:

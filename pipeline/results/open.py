@@ -29,8 +29,8 @@ from seamline.pipeline.products.layers import LAYERS
 from seamline.pipeline.products.run_record import RunRecord, describe_validation_error, parse_record
 from seamline.pipeline.products.seal import is_sealed
 from seamline.pipeline.products.zarr_store import LABELS_ARRAY, build_class_flags, list_store_rasters, open_store_raster
-from seamline.pipeline.stac.assets import to_multihash
 from seamline.pipeline.stac.extent import Box
+from seamline.pipeline.storage.digests import to_multihash
 
 _SCENE_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 """Form of ``Scene.id``."""

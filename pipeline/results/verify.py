@@ -31,10 +31,10 @@ from rio_cogeo.cogeo import cog_validate
 from seamline.pipeline.common.classes import NODATA
 from seamline.pipeline.common.errors import InputError, to_plain_line
 from seamline.pipeline.common.layout import CATALOG, COG, ITEM, ITEMS, RECORD, ZARR
-from seamline.pipeline.products.cog import iter_row_windows
 from seamline.pipeline.products.overviews import find_stale_overviews
 from seamline.pipeline.products.run_record import RunRecord, read_record
 from seamline.pipeline.products.seal import has_sealed_content, is_sealed
+from seamline.pipeline.products.store_files import iter_row_windows
 from seamline.pipeline.products.zarr_store import LABELS_ARRAY, list_store_rasters, open_store_raster
 from seamline.pipeline.results.consistency import find_cog_mismatches, find_item_mismatches, find_store_mismatches
 from seamline.pipeline.results.open import require_catalog

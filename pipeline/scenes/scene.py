@@ -19,6 +19,7 @@ import shapely
 from numpy.typing import NDArray
 from odc.geo.geobox import GeoBox
 
+from seamline.pipeline.common.background import call_in_background
 from seamline.pipeline.geometry.window import Window, mirror_indices
 from seamline.pipeline.raster_io.content import hash_content
 from seamline.pipeline.raster_io.file_stamp import FileStamp, describe_changed_file
@@ -108,16 +109,20 @@ class Scene:
     def compute_digest(self) -> str:
         """Return the SHA-256 (hex) of content and interpretation: files, bands, scales, nodata values, grid and AOI.
 
-        It does not depend on the name and the place of the scene. Large and remote files are sampled, see
-        ``hash_content``.
+        It does not depend on the name and the place of the scene. Several files are read at once, all of each; remote
+        ones are sampled, see ``hash_content``.
         """
         indexes: dict[tuple[str, str | None], list[int]] = {}
         for band in self.bands:
             indexes.setdefault((band.path, band.version), []).append(band.index)
-        with confine(self.confinement):
-            contents = {
-                path: hash_content(path, file_indexes, version) for (path, version), file_indexes in indexes.items()
-            }
+
+        def hash_file(key: tuple[str, str | None]) -> str:
+            path, version = key
+            with confine(self.confinement):  # of this thread
+                return hash_content(path, indexes[key], version)
+
+        running = {path: call_in_background(hash_file, (path, version)) for path, version in indexes}
+        contents = {path: digest.result() for path, digest in running.items()}
         meaning = {
             "bands": [
                 (b.name, contents[b.path], b.index, repr(b.scale), repr(b.offset), repr(b.nodata)) for b in self.bands

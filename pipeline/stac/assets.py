@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,10 +13,10 @@ from rasterio.errors import RasterioError
 
 from seamline.pipeline.common.classes import NODATA, LabelClass, make_column_names
 from seamline.pipeline.common.layout import COG, OVERVIEW, PREVIEW, RECORD, REPORT, ZARR
-from seamline.pipeline.products.geozarr import JSON
 from seamline.pipeline.products.layers import LAYER_SCALE, LAYERS
 from seamline.pipeline.products.seal import list_store_files
 from seamline.pipeline.products.zarr_store import LABELS_ARRAY
+from seamline.pipeline.storage.digests import FileInfo, describe_file
 
 Fields = dict[str, Any]
 
@@ -126,7 +125,7 @@ ASSETS: tuple[KnownFile, ...] = (
 
 
 def build_scene_assets(
-    folder: Path, classes: Sequence[LabelClass], pixel: float | None, pending: Mapping[str, bytes]
+    folder: Path, classes: Sequence[LabelClass], pixel: float | None, known: Mapping[str, FileInfo]
 ) -> dict[str, pystac.Asset]:
     """Return assets of the known files in a scene's folder, with size and checksum.
 
@@ -134,24 +133,25 @@ def build_scene_assets(
         folder: the scene's folder.
         classes: classes of the labels.
         pixel: width of a pixel in metres, which rasters get as spatial resolution. ``None``: unknown.
-        pending: content of files that are to be written afterwards, by their names.
+        known: what ``compute_file_info`` returned, or will return, of some files, by their names; these need not exist
+            yet.
 
     Returns:
         Assets by key. Hrefs are relative to the folder.
     """
     assets = {}
-    for known in ASSETS:
-        path, content = folder / known.name, pending.get(known.name)
-        if content is not None or path.exists():
-            fields = known.fields(path, classes)
+    for file in ASSETS:
+        path, info = folder / file.name, known.get(file.name)
+        if info is not None or path.exists():
+            fields = file.fields(path, classes)
             if fields and pixel is not None:
                 fields["raster:spatial_resolution"] = round(pixel, 3)
-            assets[known.key] = pystac.Asset(
-                f"./{known.name}",
-                title=known.title,
-                media_type=f"{known.media_type}{_get_media_type_suffix(path)}",
-                roles=list(known.roles),
-                extra_fields=fields | (compute_file_info(path) if content is None else _describe_content(content)),
+            assets[file.key] = pystac.Asset(
+                f"./{file.name}",
+                title=file.title,
+                media_type=f"{file.media_type}{_get_media_type_suffix(path)}",
+                roles=list(file.roles),
+                extra_fields=fields | (compute_file_info(path) if info is None else dict(info)),
             )
     return assets
 
@@ -183,28 +183,11 @@ def build_renders(assets: Iterable[str], classes: Sequence[LabelClass]) -> dict[
     return {name: render for name, render in renders.items() if existing.issuperset(render["assets"])}
 
 
-def compute_file_info(path: Path, *, with_checksum: bool = True) -> dict[str, JSON]:
+def compute_file_info(path: Path, *, with_checksum: bool = True) -> FileInfo:
     """Return the fields of STAC's file extension: the size in bytes and, unless it is a Zarr store, the checksum."""
     if path.is_dir():
         return {"file:size": sum(file.stat().st_size for file in list_store_files(path))}
-    size: dict[str, JSON] = {"file:size": path.stat().st_size}
-    return size | ({"file:checksum": to_multihash(_compute_sha256(path))} if with_checksum else {})
-
-
-def _describe_content(content: bytes) -> dict[str, JSON]:
-    """Return what ``compute_file_info`` returns of a file with this content."""
-    return {"file:size": len(content), "file:checksum": to_multihash(hashlib.sha256(content).hexdigest())}
-
-
-def _compute_sha256(path: Path) -> str:
-    """Return the SHA-256 of a file in hexadecimal digits."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def to_multihash(sha256: str) -> str:
-    """Return a SHA-256 in hexadecimal digits as a multihash: the code of the hash (0x12), its length (0x20), itself."""
-    return f"1220{sha256}"
+    return describe_file(path) if with_checksum else {"file:size": path.stat().st_size}
 
 
 def _get_media_type_suffix(path: Path) -> str:

@@ -19,11 +19,12 @@ from seamline.pipeline.common.layout import CATALOG
 from seamline.pipeline.geometry.pixel_area import measure_pixel_area
 from seamline.pipeline.products.geozarr import JSON, find_crs_code
 from seamline.pipeline.products.run_record import ClassArea
-from seamline.pipeline.stac.assets import build_renders, build_scene_assets, to_multihash
+from seamline.pipeline.stac.assets import build_renders, build_scene_assets
 from seamline.pipeline.stac.class_areas import build_class_properties
 from seamline.pipeline.stac.earth import Outline
 from seamline.pipeline.stac.footprint import compute_bbox, compute_footprint, round_coordinates
 from seamline.pipeline.stac.items import UNKNOWN_TIME
+from seamline.pipeline.storage.digests import FileInfo, to_multihash
 
 _EXTENSIONS = {
     name: f"https://stac-extensions.github.io/{name}/v{version}/schema.json"
@@ -85,7 +86,7 @@ def build_scene_item(
     provenance: Provenance,
     labelled_area: Outline | None = None,
     *,
-    pending: Mapping[str, bytes] | None = None,
+    known: Mapping[str, FileInfo] | None = None,
 ) -> pystac.Item:
     """Return the STAC 1.1 item of a segmented scene.
 
@@ -100,13 +101,13 @@ def build_scene_item(
         class_areas: how much of the scene each class covers.
         provenance: how the segmentation came about.
         labelled_area: where the grid has labels, in pixels (column, row). ``None``: everywhere.
-        pending: content of files that are to be written to the folder afterwards, by their names.
+        known: what is known of some files by their names, which are not read; they may be written afterwards.
 
     Returns:
         The item; its hrefs are relative to ``folder``.
     """
     footprint = compute_footprint(grid, labelled_area)
-    assets = build_scene_assets(folder, classes, _compute_pixel_width(grid), pending or {})
+    assets = build_scene_assets(folder, classes, _compute_pixel_width(grid), known or {})
     renders = build_renders(assets, classes)
     item = pystac.Item(
         id=scene_id,

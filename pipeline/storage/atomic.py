@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from threading import RLock
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from seamline.pipeline.common.errors import InputError
 
@@ -170,6 +170,26 @@ def sync_files(files: Iterable[Path]) -> None:
     existing = [file for file in files if file.exists()]
     for path in (*existing, *{folder for file in existing for folder in (file.parent, file.parent.parent)}):
         sync(path)
+
+
+def append_bytes(source: Path, start: int, size: int, target: BinaryIO) -> None:
+    """Append bytes of a file to another one; the kernel copies them.
+
+    Args:
+        source: the file that has them.
+        start: the first byte.
+        size: how many.
+        target: the file that gets them; nothing of it waits to be written.
+
+    Raises:
+        OSError: ``source`` is shorter, or the disk is full.
+    """
+    with source.open("rb") as file:
+        while size:
+            copied = os.sendfile(target.fileno(), file.fileno(), start, size)
+            if not copied:
+                raise OSError(f"{source} is shorter than it was written")
+            start, size = start + copied, size - copied
 
 
 def remove(path: Path) -> None:

@@ -12,6 +12,8 @@ from typing import Any
 
 Digests = Mapping[str, str | None]
 """Path below a folder → digest of the file; None where there is no file."""
+FileInfo = dict[str, Any]
+"""Fields of STAC's file extension that say what a file is: its size in bytes, and its checksum."""
 
 _READERS = 8
 """Threads that read files. Hashing leaves Python's lock to the others."""
@@ -35,6 +37,23 @@ def compute_digests(folder: Path, names: Iterable[str]) -> dict[str, str | None]
     names = list(names)
     with ThreadPoolExecutor(_READERS) as pool:
         return dict(zip(names, pool.map(lambda name: compute_digest(folder / name), names), strict=True))
+
+
+def describe_file(path: Path) -> FileInfo:
+    """Return size and checksum of a file."""
+    with path.open("rb") as file:
+        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+    return {"file:size": path.stat().st_size, "file:checksum": to_multihash(sha256)}
+
+
+def describe_content(content: bytes) -> FileInfo:
+    """Return size and checksum of a file that has this content."""
+    return {"file:size": len(content), "file:checksum": to_multihash(hashlib.sha256(content).hexdigest())}
+
+
+def to_multihash(sha256: str) -> str:
+    """Return a SHA-256 in hexadecimal digits as a multihash: the code of the hash (0x12), its length (0x20), itself."""
+    return f"1220{sha256}"
 
 
 def combine_digests(values: Mapping[str, Any]) -> str:

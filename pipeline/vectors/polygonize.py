@@ -61,6 +61,13 @@ class Pieces:
             inner[edge] = False
         return inner[1:]
 
+    def select(self, chosen: NDArray[np.bool_]) -> Pieces:
+        """Return some of the pieces, numbered anew; the pixels of the others count as nodata."""
+        numbers = np.concatenate([[0], np.where(chosen, np.cumsum(chosen), 0)]).astype(np.int32)
+        edges = {side: numbers[edge] for side, edge in self.edges.items()}
+        sums = self.pixels[chosen], self.area[chosen], self.confidence[chosen]
+        return Pieces(self.window, edges, self.labels[chosen], self.geometries[chosen], *sums)
+
     def save(self, path: Path) -> None:
         """Write the pieces to an ``.npz`` file, which appears whole or not at all."""
         points: NDArray[np.float64] = np.zeros((0, 2))

@@ -64,6 +64,22 @@ def join_regions(windows: Iterable[Pieces], width: int, *, simplified: bool = Fa
     yield from joiner.finish()
 
 
+def split_pieces(pieces: Pieces) -> tuple[list[Region], Pieces]:
+    """Return the regions that lie within a window, and the pieces that its borders cut."""
+    inner = pieces.inner
+    whole = [
+        Region(
+            int(pieces.labels[index]),
+            pieces.geometries[index],
+            int(pieces.pixels[index]),
+            float(pieces.area[index]),
+            float(pieces.confidence[index]),
+        )
+        for index in np.flatnonzero(inner).tolist()
+    ]
+    return whole, pieces.select(~inner)
+
+
 @dataclass
 class _OpenRegion:
     """A region that a border still cuts."""

@@ -1,8 +1,10 @@
 """Write the labels of a scene as polygons: sieved, polygonised and simplified chunk by chunk, joined as a stream.
 
-Workers read labels from a store and write what they find to a scratch folder. The client takes these files in the order
-of the chunks, joins their contents and writes the polygons. Its memory holds the regions that the last row of chunks
-cuts, a batch of rows of the table, and with a sieve a few numbers for each region at the border of a chunk.
+Workers read labels from a store and write what they find to a scratch folder: the regions within a chunk as rows of the
+table, if they have many points, and the pieces that its borders cut. The client takes these files in the order of the
+chunks, joins the pieces across borders, and appends the rows without a look at them; workers write the other formats.
+So its work grows with the borders of chunks, not with their areas. Its memory holds the regions that the last row of
+chunks cuts, a batch of rows of the table, and with a sieve a few numbers for each region at the border of a chunk.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
+import shapely
 import zarr
 from numpy.typing import NDArray
 from odc.geo.geobox import GeoBox
@@ -36,9 +39,10 @@ from seamline.pipeline.products.zarr_store import (
     write_labels,
 )
 from seamline.pipeline.storage.atomic import open_npz
+from seamline.pipeline.storage.digests import FileInfo, describe_file
 from seamline.pipeline.vectors.polygon_options import PolygonOptions
 from seamline.pipeline.vectors.polygonize import Pieces, trace_pieces
-from seamline.pipeline.vectors.regions import join_regions
+from seamline.pipeline.vectors.regions import join_regions, split_pieces
 from seamline.pipeline.vectors.sieve import (
     WindowSummary,
     WindowVerdict,
@@ -47,9 +51,12 @@ from seamline.pipeline.vectors.sieve import (
     summarize_window,
 )
 from seamline.pipeline.vectors.simplify import Simplification
-from seamline.pipeline.vectors.writers import PolygonTable, convert_parquet, write_parquet
+from seamline.pipeline.vectors.writers import PolygonPart, PolygonTable, convert_parquet, join_parts, write_part
 
 T = TypeVar("T")
+
+_LEAST_POINTS = 10_000
+"""Points of the regions within a chunk from which on they become a row group of their own."""
 
 
 @dataclass(frozen=True)
@@ -99,7 +106,7 @@ def write_polygons(
     folder: Path,
     scratch: Path,
     map_chunks: MapChunks = map,
-) -> None:
+) -> dict[str, FileInfo]:
     """Write the polygons of the labels in a store; each file appears whole or not at all.
 
     Files of other formats that ``folder`` has already are written anew, so that all of them agree.
@@ -113,6 +120,9 @@ def write_polygons(
         folder: where the files are written.
         scratch: a folder on the same disk, which workers reach too.
         map_chunks: does the work on chunks.
+
+    Returns:
+        Size and checksum of each file that was written, by their names.
 
     Raises:
         InputError: the rules have a minimum area, but the CRS of the grid does not say how large a pixel is.
@@ -134,26 +144,74 @@ def write_polygons(
         confidence = store if CONFIDENCE in list_store_rasters(store) else None
         if rules.min_area > 0:
             labels = _sieve_labels(labels, rules.min_area, map_chunks)
-        paths = map_chunks(partial(_polygonize_chunk, labels, confidence, rules.simplify), labels.chunks)
-        regions = join_regions(_load_and_remove(paths, Pieces.load), tiling.width, simplified=rules.simplify > 0)
         table = PolygonTable(grid, classes, areas is not None, confidence is not None)
+        parts: list[PolygonPart] = []
+        found = map_chunks(partial(_polygonize_chunk, labels, confidence, table, rules.simplify), labels.chunks)
+        pieces = _load_and_remove(_take_parts(found, parts), Pieces.load)
+        regions = join_regions(pieces, tiling.width, simplified=rules.simplify > 0)
+        parts.append(write_part(regions, table, work / "borders.parquet"))
         parquet = (folder if "parquet" in formats else work) / POLYGON_FILES["parquet"]
-        write_parquet(regions, table, parquet)
-        for kind in formats:
-            if kind != "parquet":
-                convert_parquet(parquet, kind, grid, folder / POLYGON_FILES[kind], work)
+        join_parts(parts, table, parquet)
+        return _convert_polygons(parquet, formats, grid, folder, work, map_chunks)
 
 
-def _polygonize_chunk(labels: _ChunkedLabels, confidence: Path | None, tolerance: float, chunk: Index) -> Path:
-    """Write the pieces of a chunk to a file and return its path; ``confidence`` is the store that has the layer."""
+def _take_parts(found: Iterable[tuple[Path, PolygonPart | None]], parts: list[PolygonPart]) -> Iterator[Path]:
+    """Yield the files of pieces, and add those of rows to ``parts``."""
+    for path, part in found:
+        if part is not None:
+            parts.append(part)
+        yield path
+
+
+def _convert_polygons(
+    parquet: Path, formats: Sequence[str], grid: GeoBox, folder: Path, work: Path, map_chunks: MapChunks
+) -> dict[str, FileInfo]:
+    """Write the other formats, each by one worker; return size and checksum of all files by their names."""
+    others = [kind for kind in formats if kind != "parquet"]
+    convert = partial(_convert_to_format, parquet, others, grid, folder, work)
+    infos = map_chunks(convert, [Index(0, number) for number in range(len(others))])
+    own = {parquet.name: describe_file(parquet)} if parquet.parent == folder else {}
+    return {**own, **{POLYGON_FILES[kind]: info for kind, info in zip(others, infos, strict=True)}}
+
+
+def _convert_to_format(
+    parquet: Path, formats: Sequence[str], grid: GeoBox, folder: Path, work: Path, place: Index
+) -> FileInfo:
+    """Write the polygons in the format at this place; return size and checksum of the file."""
+    kind = formats[place.col]
+    path = folder / POLYGON_FILES[kind]
+    convert_parquet(parquet, kind, grid, path, work)
+    return describe_file(path)
+
+
+def _polygonize_chunk(
+    labels: _ChunkedLabels, confidence: Path | None, table: PolygonTable, tolerance: float, chunk: Index
+) -> tuple[Path, PolygonPart | None]:
+    """Write what is found in a chunk to files.
+
+    Args:
+        labels: the labels.
+        confidence: the store that has the layer; None if there is none.
+        table: how regions become rows.
+        tolerance: of the simplification, in pixels; 0: none.
+        chunk: the chunk.
+
+    Returns:
+        The file of its pieces; and that of the rows of regions within it, whose pieces are then left out. Few are no
+        file of their own, since readers look at the statistics of each row group.
+    """
     window, values, area = labels.read(chunk)
     weights = None
     if confidence is not None:
         weights = np.asarray(open_store_raster(confidence, CONFIDENCE)[window.to_slices()])
     simplification = Simplification(tolerance, labels.read_padded(chunk)) if tolerance else None
     path = labels.chunk_file(chunk, "pieces")
-    trace_pieces(window, values, area, weights, simplification).save(path)
-    return path
+    pieces, part = trace_pieces(window, values, area, weights, simplification), None
+    if shapely.get_num_coordinates(pieces.geometries[pieces.inner]).sum() >= _LEAST_POINTS:
+        regions, pieces = split_pieces(pieces)
+        part = write_part(regions, table, path.with_suffix(".parquet"))
+    pieces.save(path)
+    return path, part
 
 
 def _sieve_labels(labels: _ChunkedLabels, minimum: float, map_chunks: MapChunks) -> _ChunkedLabels:

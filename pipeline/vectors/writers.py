@@ -1,4 +1,4 @@
-"""Files of polygons: GeoParquet, written as a stream of batches, and from it FlatGeobuf and GeoPackage.
+"""Files of polygons: GeoParquet, joined from parts, and from it FlatGeobuf and GeoPackage.
 
 GeoParquet 1.1 has the bounds of each polygon in columns of their own. So a query with a box reads only the groups of
 rows that meet the box, even without an extension for geometry.
@@ -25,6 +25,7 @@ from odc.geo.geobox import GeoBox
 from seamline.pipeline.common.classes import LabelClass
 from seamline.pipeline.products.layers import LAYER_SCALE
 from seamline.pipeline.storage.atomic import atomic_write
+from seamline.pipeline.vectors.parquet_parts import join_parquet
 from seamline.pipeline.vectors.regions import Region
 
 _LAYER_NAME = "polygons"
@@ -88,12 +89,12 @@ class PolygonTable:
         ]
         return pa.RecordBatch.from_arrays(columns, schema=_SCHEMA)
 
-    def build_geo_metadata(self, bounds: NDArray[np.float64] | None) -> str:
+    def build_geo_metadata(self, bounds: tuple[float, float, float, float] | None) -> str:
         """Return the metadata that make a Parquet file a GeoParquet file.
 
         Args:
-            bounds: (4,) smallest and largest x and y of all polygons, in the order of ``_BOUNDS``. ``None``: there are
-                no polygons.
+            bounds: smallest and largest x and y of all polygons, in the order of ``_BOUNDS``. ``None``: there are no
+                polygons.
 
         Returns:
             The JSON text of the key ``geo``.
@@ -105,7 +106,7 @@ class PolygonTable:
             "covering": {"bbox": {name: ["bbox", name] for name in _BOUNDS}},
         }
         if bounds is not None:
-            column["bbox"] = bounds.tolist()
+            column["bbox"] = list(bounds)
         return json.dumps({"version": "1.1.0", "primary_column": "geometry", "columns": {"geometry": column}})
 
     def _to_crs(self, points: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -115,25 +116,60 @@ class PolygonTable:
         return np.column_stack([a * col + b * row + c, d * col + e * row + f])
 
 
-def write_parquet(regions: Iterable[Region], table: PolygonTable, path: Path) -> None:
-    """Write regions, as they come, to a GeoParquet file; one batch of them is in memory at a time.
+@dataclass(frozen=True)
+class PolygonPart:
+    """Some rows of the table in a Parquet file, which is to be joined with others.
+
+    Attributes:
+        path: the file.
+        bounds: (xmin, ymin, xmax, ymax) of the rows; None without any.
+    """
+
+    path: Path
+    bounds: tuple[float, float, float, float] | None
+
+
+def write_part(regions: Iterable[Region], table: PolygonTable, path: Path) -> PolygonPart:
+    """Write regions, as they come, to a Parquet file; one batch of them is in memory at a time.
 
     Args:
         regions: the regions.
         table: how they become rows.
-        path: the file, which appears whole or not at all.
+        path: the file, which appears whole or not at all; several processes may write it.
+
+    Returns:
+        The file.
     """
-    bounds: NDArray[np.float64] | None = None
-    with atomic_write(path) as part, pq.ParquetWriter(part, _SCHEMA, compression="zstd") as writer:
+    boxes = []
+    with atomic_write(path, shared=True) as part, pq.ParquetWriter(part, _SCHEMA, compression="zstd") as writer:
         for batch in _iter_batches(regions):
             rows = table.to_record_batch(batch)
             writer.write_batch(rows)
             edges = np.array([rows["bbox"].field(name).to_numpy() for name in _BOUNDS])
-            box = np.concatenate([edges[:2].min(axis=1), edges[2:].max(axis=1)])
-            if bounds is not None:
-                box = np.concatenate([np.minimum(box[:2], bounds[:2]), np.maximum(box[2:], bounds[2:])])
-            bounds = box
-        writer.add_key_value_metadata({"geo": table.build_geo_metadata(bounds)})
+            boxes.append((*edges[:2].min(axis=1).tolist(), *edges[2:].max(axis=1).tolist()))
+    return PolygonPart(path, _join_bounds(boxes))
+
+
+def join_parts(parts: Sequence[PolygonPart], table: PolygonTable, path: Path) -> None:
+    """Join files of rows to a GeoParquet file, and remove them; their values are neither decoded nor encoded.
+
+    Args:
+        parts: at least one file.
+        table: how regions became rows.
+        path: the file, which appears whole or not at all.
+    """
+    bounds = _join_bounds([part.bounds for part in parts if part.bounds is not None])
+    with atomic_write(path) as unfinished, unfinished.open("wb") as file:
+        join_parquet((part.path for part in parts), file, {"geo": table.build_geo_metadata(bounds)})
+    for part in parts:
+        part.path.unlink()
+
+
+def _join_bounds(boxes: Sequence[tuple[float, float, float, float]]) -> tuple[float, float, float, float] | None:
+    if not boxes:
+        return None
+    left, bottom, right, top = zip(*boxes, strict=True)
+    return min(left), min(bottom), max(right), max(top)
 
 
 def convert_parquet(parquet: Path, kind: str, grid: GeoBox, path: Path, scratch: Path) -> None:

@@ -18,12 +18,13 @@ from PIL import Image
 from rasterio.features import shapes
 from scipy import ndimage
 
+from benchmarks.run_records import make_up_record
 from seamline.pipeline.common.classes import NODATA, LabelClass
 from seamline.pipeline.geometry.window import Window
 from seamline.pipeline.products.cog import describe_labels, describe_layer, write_cog
 from seamline.pipeline.products.layers import LAYERS
 from seamline.pipeline.products.overviews import write_overviews
-from seamline.pipeline.products.run_record import RunRecord, TilingRecord, write_record
+from seamline.pipeline.products.run_record import write_record
 from seamline.pipeline.products.zarr_store import (
     ZarrLayout,
     create_store,
@@ -91,27 +92,7 @@ def publish_labels(folder: Path, grid: GeoBox, labels: np.ndarray) -> None:
     write_scene_picture(rgb, labels[::2, ::2] != NODATA, grid, 2, folder / "overview.tif")
     Image.fromarray(rgb).save(folder / "preview.png")
     table = tabulate_classes(labels, grid, CLASSES)
-    record = RunRecord(
-        scene=folder.name,
-        source="a.tif",
-        model="a U-Net",
-        scene_digest="a",
-        model_digest="b",
-        plan=TilingRecord(window=256, halo=32, overlap=0, chunk_tiles=1, divisor=16, stride=192),
-        settings={},
-        outputs=("cog",),
-        pixels_scene=labels.size,
-        pixels_inferred=0,
-        windows=0,
-        chunks=0,
-        seconds={},
-        workers=1,
-        peak_memory_bytes=0,
-        projected_memory_bytes=0,
-        classes=table,
-        finished="2026-01-01T00:00:00+00:00",
-    )
-    write_record(folder, record)
+    write_record(folder, make_up_record(folder.name, SHAPE, table))
     model = ModelReference("a U-Net", "ab" * 32, "/models/a/model.json")
     item = build_scene_item(
         folder, folder.name, grid, CLASSES, table, Provenance("a.tif", model, WHEN, WHEN, {}, "by hand")

@@ -103,7 +103,9 @@ def test_publishing_sends_no_run_with_its_chunks(job: ChunkContext, monkeypatch:
     chunks = list(job.tiling.chunks())
     with start_workers(2) as (_, client):
         done: list[int] = []
-        _, size = count_traffic(client, monkeypatch, lambda: done.extend(map_on_workers(client, large)(sum, chunks)))
+        _, size = count_traffic(
+            client, monkeypatch, lambda: done.extend(map_on_workers(client, large.scene)(sum, chunks))
+        )
     assert done == [sum(chunk) for chunk in chunks]
     assert size < 2000 * CHUNKS
 

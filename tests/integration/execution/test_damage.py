@@ -193,25 +193,29 @@ def test_files_of_another_run_are_not_taken(
     assert read_rasters(run(scene, small_model, out, cluster(1), overlap).folder) == whole
 
 
+@pytest.mark.parametrize(("damage", "overlap"), [("delete", 0), ("truncate", 0), ("flip", 0), ("copy", 32)])
 def test_a_chunk_that_is_lost_while_the_run_goes_on_ends_it_with_a_word(
     stopped: Callable[[int], tuple[Path, dict[str, bytes]]],
     scene: Path,
     small_model: Model,
     cluster: Cluster,
+    damage: str,
+    overlap: int,
     tmp_path: Path,
 ) -> None:
-    _, whole = stopped(0)
+    """Whether it can still be read or not."""
+    _, whole = stopped(overlap)
     lost: list[Path] = []
 
     def lose_one(totals, plan) -> None:
         if not lost and totals.chunks_done > 3:
-            lost.extend(sorted(tmp_path.glob("scene/.run/*/result/*/segmentation/c/*/*"))[:1])
-            lost[0].unlink()
+            lost.extend(sorted(tmp_path.glob("scene/.run/*/result/*/segmentation/c/*/*"))[:2])
+            DAMAGES[damage](*lost)
 
     with pytest.raises(RunError, match=r"files of 1 chunks .* run the same command again"):
-        run(scene, small_model, tmp_path, cluster(1), 0, lose_one)
-    again = run(scene, small_model, tmp_path, cluster(1), 0)
-    assert again.record.windows == 1
+        run(scene, small_model, tmp_path, cluster(1), overlap, lose_one)
+    again = run(scene, small_model, tmp_path, cluster(1), overlap)
+    assert overlap or again.record.windows == 1
     assert read_rasters(again.folder) == whole
 
 

@@ -44,13 +44,13 @@ def publish(folder: Path, labels: np.ndarray, map_areas: Any) -> dict[str, Any]:
     """Make a store and COGs in a folder; return the bytes of all files, and what is known of the labels."""
     store = make_store(folder / "s.zarr", labels)
     summarize = partial(summarize_labels, measure_pixel_areas(GRID), 9)
-    summaries = write_overviews(store, GRID, CLASSES, folder / "scratch", map_areas, summarize)
+    summaries, stored = write_overviews(store, GRID, CLASSES, folder / "scratch", map_areas, summarize)
     for content in (describe_labels(CLASSES), describe_layer(LAYERS["confidence"], CLASSES)):
         write_cog(store, GRID, content, folder / f"{content.array}.tif", folder / "scratch", {}, map_areas)
     files = {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
     assert not list((folder / "scratch").iterdir())
     table = compute_class_areas([summary.counts for summary in summaries], CLASSES)
-    return {**files, "table": table, "thinned": join_thinned_labels(summaries).tolist()}
+    return {**files, "stored": stored, "table": table, "thinned": join_thinned_labels(summaries).tolist()}
 
 
 def die_once(mark: Path, function: Callable[[Index], Any], place: Index) -> Any:
@@ -67,7 +67,7 @@ def test_workers_write_the_same_bytes_also_when_one_dies(tmp_path: Path) -> None
     blocks = rng.choice([0, 1, 2, NODATA], (GRID.shape[0] // 20, GRID.shape[1] // 20)).astype(np.uint8)
     labels = blocks.repeat(20, 0).repeat(20, 1)
     expected = publish(tmp_path / "alone", labels, map)
-    context: Any = SimpleNamespace(scene=SimpleNamespace(id="a", source="a.tif"))
+    scene: Any = SimpleNamespace(id="a", source="a.tif")
     marks = iter(tmp_path / f"died-{number}" for number in range(99))
     with (
         LocalCluster(n_workers=2, threads_per_worker=2, dashboard_address=None) as cluster,
@@ -75,7 +75,7 @@ def test_workers_write_the_same_bytes_also_when_one_dies(tmp_path: Path) -> None
     ):
 
         def map_areas(function: Callable[[Index], Any], places: Iterable[Index]) -> Iterator[Any]:
-            return map_on_workers(client, context)(partial(die_once, next(marks), function), places)
+            return map_on_workers(client, scene)(partial(die_once, next(marks), function), places)
 
         assert publish(tmp_path / "together", labels, map_areas) == expected
     assert len(list(tmp_path.glob("died-*"))) >= 4  # labels and confidence, overviews and COG

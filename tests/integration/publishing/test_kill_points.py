@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -171,10 +172,13 @@ def test_a_catalogue_whose_update_is_killed_is_whole_after_the_next(results: dic
         assert list_names(out) == names, point
 
 
-def publish(folder: Path, catalogue: ObjectFolder) -> None:
-    """Upload a scene's folder; runs in a process of its own."""
+def publish(folder: Path, catalogue: ObjectFolder, *, by_workers: bool = False) -> None:
+    """Upload a scene's folder; runs in a process of its own, which does the work of workers, too."""
     use_access(catalogue.access)
-    upload(folder, catalogue)
+    upload(folder, catalogue, map_groups=map if by_workers else None)
+
+
+publish_by_workers = partial(publish, by_workers=True)
 
 
 def list_published(catalogue: ObjectFolder) -> dict[str, int]:
@@ -184,7 +188,10 @@ def list_published(catalogue: ObjectFolder) -> dict[str, int]:
     return {key.partition("/")[2]: size for key, size in catalogue.subfolder("scene").list_sizes(scene.version).items()}
 
 
-def test_an_upload_that_is_killed_at_any_request_is_whole_after_the_next(results: dict[str, Path]) -> None:
+@pytest.mark.parametrize("publish_new", [publish, publish_by_workers], ids=["client", "workers"])
+def test_an_upload_that_is_killed_at_any_request_is_whole_after_the_next(
+    results: dict[str, Path], publish_new: Callable[..., None]
+) -> None:
     """Over an older version of the scene; readers see the old or the new one."""
     with start_s3_server() as server:
 
@@ -195,14 +202,15 @@ def test_an_upload_that_is_killed_at_any_request_is_whole_after_the_next(results
 
         new, counted = results["new"] / "scene", prepare("counted")
         before = list_published(counted)
-        points = count_changes(publish, new, counted, below=None)
+        points = count_changes(publish_new, new, counted, below=None)
         after = list_published(counted)
         assert points > 10 and before != after
         for point in choose_points(points, SAMPLE):
             catalogue = prepare(f"killed-{point}")
-            assert kill_at_change(point, publish, new, catalogue, below=None)
+            assert kill_at_change(point, publish_new, new, catalogue, below=None)
             assert not [finding for finding in verify_objects(catalogue) if finding.subject not in CATALOGUE], point
-            publish(new, catalogue)
+            publish_new(new, catalogue)
+            assert not list(new.glob(".upload*")), point
             assert not list(verify_objects(catalogue)), point
             assert list_published(catalogue) == after, point
             assert len(catalogue.subfolder("scene").list_folders()) == 2, point

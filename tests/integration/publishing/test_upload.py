@@ -12,8 +12,9 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,7 @@ from seamline.flows.settings.model_folder import Model
 from seamline.flows.settings.options import SegmentOptions
 from seamline.pipeline.common.errors import BadBlockError, InputError, RunError
 from seamline.pipeline.common.layout import ITEM, ITEMS
+from seamline.pipeline.geometry.tiling import Index
 from seamline.pipeline.geometry.window import Window
 from seamline.pipeline.publishing.upload import upload
 from seamline.pipeline.publishing.uploaded import find_uploaded
@@ -40,6 +42,7 @@ from seamline.pipeline.raster_io.gdal import gdal_environment
 from seamline.pipeline.results.verify_objects import verify_objects
 from seamline.pipeline.scenes.scene import read_block
 from seamline.pipeline.stac.query import query_items
+from seamline.pipeline.storage import object_store
 from seamline.pipeline.storage.object_store import ObjectFolder
 from seamline.pipeline.storage.s3_access import S3Access, use_access
 from tests.support.s3_server import S3Server, start_s3_server
@@ -416,6 +419,56 @@ def test_a_killed_upload_shows_nothing_or_the_old_scene(
     assert new is not None and new["preview"] != old["preview"]
     versions = {key.split("/")[0] for key in catalogue.subfolder("scene").list_sizes()}
     assert len(versions) == 3  # the pointer, what it leads to, what it led to; what was killed is gone
+
+
+def refuse_all(function: Callable[[Index], Any], places: Iterable[Index]) -> Iterator[Any]:
+    raise RunError("no workers")
+
+
+def reach_nothing(function: Callable[[Index], Any], places: Iterable[Index]) -> Iterator[Any]:
+    """As workers do whose environment has a key that the server does not know."""
+    with pytest.MonkeyPatch.context() as patch:
+        known = object_store.current_access()
+        patch.setattr(object_store, "current_access", lambda: replace(known, key="AKIANOBODY"))
+        yield from map(function, places)
+
+
+def reach_another_server(function: Callable[[Index], Any], places: Iterable[Index]) -> Iterator[Any]:
+    """As workers do whose environment names another server: nothing keeps them from putting files there."""
+    yield from (None for _ in places)
+
+
+@pytest.mark.parametrize("map_groups", [map, refuse_all, reach_nothing, reach_another_server])
+def test_workers_put_the_files_and_the_client_what_they_cannot(
+    reached: S3Server,
+    finished: tuple[Path, str, RunResult, Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    map_groups: Any,
+) -> None:
+    catalogue = reached.bucket(f"by-{map_groups.__name__}".replace("_", "-"))
+    folder = scene_folder(tmp_path, "scene", 150, template=finished[0])
+    count = sum(1 for path in folder.rglob("*") if path.is_file())
+    groups, own = list[Index](), list[str]()
+
+    def note_groups(function: Callable[[Index], Any], places: Iterable[Index]) -> Iterator[Any]:
+        groups.extend(places)
+        return map_groups(function, groups)
+
+    def note_own(self: ObjectFolder, key: str, data: bytes | Path, put: Any = ObjectFolder.put) -> None:
+        if self.prefix == "scene":  # those of workers end with the version
+            own.append(key)
+        put(self, key, data)
+
+    monkeypatch.setattr(ObjectFolder, "put", note_own)
+    upload(folder, catalogue, map_groups=note_groups)
+    assert len(groups) > 2 and len(own) == (1 if map_groups is map else count)
+    assert any("workers cannot write" in text for text in caplog.messages) == (
+        map_groups in (refuse_all, reach_nothing)
+    )
+    assert seen(catalogue, "scene") is not None
+    assert not list(folder.glob(".upload*"))
 
 
 def test_two_that_publish_at_once_lose_nothing(

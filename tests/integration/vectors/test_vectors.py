@@ -31,7 +31,7 @@ def test_a_run_writes_polygons_and_makes_them_again(
 
     with pytest.raises(KeyboardInterrupt), monkeypatch.context() as patch:  # a kill between two files
         patch.setattr(
-            "seamline.pipeline.vectors.vectors.convert_parquet", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt)
+            "seamline.pipeline.vectors.vectors._convert_polygons", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt)
         )
         run(outputs=("cog", "polygons", "confidence"), chunk_tiles=2)
     assert not (folder / "run.json").exists() and (folder / ".run" / "plan.json").exists()

@@ -19,9 +19,10 @@ from seamline.pipeline.common.classes import NODATA, LabelClass
 from seamline.pipeline.geometry.tiling import Index
 from seamline.pipeline.geometry.window import Window
 from seamline.pipeline.products import cog, tiff
-from seamline.pipeline.products.cog import describe_labels, describe_layer, iter_row_windows, write_cog
+from seamline.pipeline.products.cog import describe_labels, describe_layer, write_cog
 from seamline.pipeline.products.layers import LAYERS
 from seamline.pipeline.products.overviews import list_levels, write_overviews
+from seamline.pipeline.products.store_files import iter_row_windows
 from seamline.pipeline.products.zarr_store import (
     ZarrLayout,
     create_store,

@@ -25,14 +25,17 @@ from seamline.pipeline.geometry.window import Window
 from seamline.pipeline.products import overviews
 from seamline.pipeline.products.layers import LAYER_SCALE, LAYERS
 from seamline.pipeline.products.overviews import halve_grid, reduce_by_average, reduce_by_mode, write_overviews
-from seamline.pipeline.products.seal import is_sealed, seal
+from seamline.pipeline.products.seal import has_sealed_content, is_sealed, seal
+from seamline.pipeline.products.store_files import StoredFile
 from seamline.pipeline.products.zarr_store import (
     ZarrLayout,
     create_store,
+    list_store_rasters,
     open_labels,
     open_store_raster,
     write_store_raster,
 )
+from seamline.pipeline.storage.digests import compute_digests
 
 CLASSES = (
     LabelClass(0, "land", (200, 180, 120)),
@@ -89,6 +92,31 @@ def bytes_of(store: Path) -> dict[str, bytes]:
     """Every file of the overviews."""
     files = [path for path in store.glob("ovr_*/**/*") if path.is_file()]
     return {path.relative_to(store).as_posix(): path.read_bytes() for path in files}
+
+
+def describe_chunks(store: Path) -> dict[str, StoredFile]:
+    """The files of all chunks of labels and layers, at all levels."""
+    names = {*list_store_rasters(store)}
+    chunks = [
+        path
+        for path in store.rglob("*")
+        if path.is_file() and path.suffix != ".json" and not path.name.startswith(".z")
+        if names & {*path.relative_to(store).parts[:2]}
+    ]
+    digests = compute_digests(store, [path.relative_to(store).as_posix() for path in chunks])
+    return {name: StoredFile((store / name).stat().st_size, digest) for name, digest in digests.items() if digest}
+
+
+def test_a_seal_by_what_is_known_of_the_chunks_is_that_by_reading_them(store: Path) -> None:
+    read = seal(store, {"plan": "p"})
+    metadata = next(path for path in (store / "zarr.json", store / ".zattrs") if path.exists())
+    sealed = metadata.read_bytes()
+    known = describe_chunks(store)
+    assert len(known) > 60 and read == sum(path.stat().st_size for path in store.rglob("*") if path.is_file())
+    assert seal(store, {"plan": "p"}, known) == read and has_sealed_content(store)
+    assert metadata.read_bytes() == sealed
+    wrong = {**known, min(known): StoredFile(1, "00")}
+    assert seal(store, {"plan": "p"}, wrong) != read and not has_sealed_content(store)
 
 
 @pytest.fixture
@@ -178,8 +206,9 @@ def test_overviews_and_summaries_do_not_depend_on_the_areas(
         return window, labels
 
     monkeypatch.setattr(overviews, "_AREA_PIXELS", area_pixels)
-    areas = write_overviews(store, GRID, CLASSES, tmp_path / "scratch", map_backwards, summarize)
+    areas, files = write_overviews(store, GRID, CLASSES, tmp_path / "scratch", map_backwards, summarize)
     assert bytes_of(store) == expected
+    assert files == describe_chunks(store)
     seen, labels = np.zeros(GRID.shape, int), open_labels(store)[:]
     for window, part in areas:
         np.testing.assert_array_equal(part, labels[window.to_slices()])

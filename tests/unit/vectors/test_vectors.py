@@ -9,6 +9,7 @@ from typing import Any
 
 import duckdb
 import numpy as np
+import pyarrow.parquet as pq
 import pyogrio
 import pytest
 import shapely
@@ -23,6 +24,8 @@ from seamline.pipeline.common.errors import InputError
 from seamline.pipeline.common.layout import POLYGON_FILES
 from seamline.pipeline.geometry.tiling import Tiling
 from seamline.pipeline.products.zarr_store import ZarrLayout, create_store, write_store_raster
+from seamline.pipeline.storage.digests import describe_file
+from seamline.pipeline.vectors import vectors
 from seamline.pipeline.vectors.polygon_options import PolygonOptions, PolygonRules
 from seamline.pipeline.vectors.regions import remove_collinear_points
 from seamline.pipeline.vectors.vectors import write_polygons
@@ -53,13 +56,18 @@ def written(
     tiling = Tiling(*grid.shape, window=chunk, halo=0, overlap=0, chunk_tiles=1, divisor=1)
     for name, values in {"segmentation": labels, **layers}.items():
         write_store_raster(folder / "s.zarr", name, tiling.scene_window, values)
-    write_polygons(folder / "s.zarr", tiling, grid, CLASSES, wanted, folder, folder / "scratch")
+    infos = write_polygons(folder / "s.zarr", tiling, grid, CLASSES, wanted, folder, folder / "scratch")
     assert not list((folder / "scratch").iterdir())
+    assert infos == {path.name: describe_file(path) for path in folder.glob("polygons.*")}
     return folder
 
 
+@pytest.mark.parametrize("least_points", [1, 10**9], ids=["rows of chunks", "all joined"])
 @pytest.mark.parametrize(("crs", "transform"), [("EPSG:32620", ROTATED), (None, Affine.identity())])
-def test_files_have_the_polygons_of_the_whole_raster(tmp_path: Path, crs: str | None, transform: Affine) -> None:
+def test_files_have_the_polygons_of_the_whole_raster(
+    tmp_path: Path, crs: str | None, transform: Affine, least_points: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(vectors, "_LEAST_POINTS", least_points)
     labels, grid = make_blobs(HEIGHT, WIDTH, 3, 4, 1), GeoBox((HEIGHT, WIDTH), transform, crs)
     confidence = np.random.default_rng(0).integers(0, 251, labels.shape).astype(np.uint8)
     confidence[labels == NODATA] = NODATA
@@ -87,12 +95,15 @@ def test_files_have_the_polygons_of_the_whole_raster(tmp_path: Path, crs: str | 
             for row in found[::20]:
                 lonlat = shapely.transform(row[-1], degrees.transform, interleaved=False)
                 assert row[3] == pytest.approx(abs(geod.geometry_area_perimeter(lonlat)[0]), rel=1e-4)
+    groups = pq.read_metadata(folder / POLYGON_FILES["parquet"]).num_row_groups
+    assert groups > 8 if least_points == 1 else groups == 1
     info = pyogrio.read_info(folder / POLYGON_FILES["gpkg"])
     assert info["crs"] == crs and info["geometry_type"] == "Polygon" and info["layer_name"] == "polygons"
     assert pyogrio.read_info(folder / POLYGON_FILES["fgb"])["crs"] == crs
 
 
-def test_duckdb_finds_polygons_by_their_bounds(tmp_path: Path) -> None:
+def test_duckdb_finds_polygons_by_their_bounds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(vectors, "_LEAST_POINTS", 1)
     labels, grid = make_blobs(HEIGHT, WIDTH, 3, 4, 2), GeoBox((HEIGHT, WIDTH), UTM, "EPSG:32620")
     path = written(tmp_path, labels, grid) / POLYGON_FILES["parquet"]
     box = shapely.box(500_900, 5_997_000, 502_000, 5_998_000)
