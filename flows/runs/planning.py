@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -24,8 +25,9 @@ from seamline.pipeline.cluster.devices import list_devices
 from seamline.pipeline.cluster.machine import CORES, NVIDIA_DRIVER, get_memory_limit
 from seamline.pipeline.cluster.workers import get_worker_memory, wait_for_workers
 from seamline.pipeline.common.errors import InputError
+from seamline.pipeline.execution.chunk_context import Reading
 from seamline.pipeline.geometry.tiling import Tiling
-from seamline.pipeline.planning.memory import Raster, check_memory, project_memory
+from seamline.pipeline.planning.memory import Raster, check_memory, choose_block_cache, project_memory
 from seamline.pipeline.planning.tilings import (
     PlanOptions,
     Reach,
@@ -61,6 +63,7 @@ class Plan:
         measured: what the tiling and the settings were chosen from.
         projected_memory: bytes that a worker needs at most.
         workers: number of workers.
+        reading: memory and threads of a worker for reading.
         redundancy_by_halo: other halo in pixels → network pixels per scene pixel; empty if no halos were compared.
     """
 
@@ -70,6 +73,7 @@ class Plan:
     measured: Measurement
     projected_memory: int
     workers: int
+    reading: Reading
     redundancy_by_halo: dict[int, float]
 
     @property
@@ -114,6 +118,13 @@ def _count_threads(options: SegmentOptions, workers: int) -> int:
     return max(1, CORES // workers) if options.cluster == "local" else 0
 
 
+def _describe_reading(block_cache: int, workers: dict[str, dict[str, Any]], measured: Measurement) -> Reading:
+    """Return what processes may take to read, by what Dask knows of the workers and what their networks take."""
+    processes = max(Counter(worker["host"] for worker in workers.values()).values())
+    settings = measured.settings  # a device with its own memory still takes one core
+    return Reading(block_cache, processes, 1 if settings.device == "cuda" else settings.threads or None)
+
+
 def make_plan(
     client: Any,
     scene: Scene,
@@ -143,14 +154,18 @@ def make_plan(
         RunError: there are no workers and none joins.
     """
     raster = describe_raster(scene, model, options)
-    workers = len(wait_for_workers(client))
-    memory = get_worker_memory(client)
+    known, memory = wait_for_workers(client), get_worker_memory(client)
+    workers = len(known)
+
+    def describe(tiling: Tiling, measured: Measurement) -> Plan:
+        cache = choose_block_cache(raster, tiling, measured, memory)
+        needed = project_memory(raster, tiling, measured, cache)
+        return Plan(scene, model, tiling, measured, needed, workers, _describe_reading(cache, known, measured), {})
+
     if unfinished is not None:
         tiling, measured = unfinished.tiling, unfinished.measured
         check_memory(raster, tiling, measured, memory)
-        return Plan(
-            scene, model, tiling, measured, project_memory(raster, tiling, measured), workers, redundancy_by_halo={}
-        )
+        return describe(tiling, measured)
     asked, reach, threads = options.plan_options, model.reach, _count_threads(options, workers)
     changed: dict[int, float] = {}
     if compare_halos or is_halo_open(asked, reach):
@@ -161,7 +176,7 @@ def make_plan(
     def choose(measured: Measurement) -> Plan:
         tiling = choose_tiling(raster, replace(asked, halo=halo), reach, measured, memory)
         tiling = enlarge_chunks(tiling, raster, asked, measured, memory, workers)
-        return Plan(scene, model, tiling, measured, project_memory(raster, tiling, measured), workers, {})
+        return describe(tiling, measured)
 
     measured = measure(client, scene, model, options, halo, threads, lambda costs: choose(costs).seconds, say)
     plan = choose(replace(measured, changed=changed))

@@ -12,6 +12,7 @@ import torch
 from seamline.flows.runs import planning
 from seamline.flows.runs.planning import Plan, count_workers
 from seamline.flows.settings.options import SegmentOptions
+from seamline.pipeline.execution.chunk_context import Reading
 from seamline.pipeline.geometry.tiling import Tiling
 
 MEASURED: Any = SimpleNamespace(seconds_for=lambda window: window / 100)
@@ -30,7 +31,7 @@ MEASURED: Any = SimpleNamespace(seconds_for=lambda window: window / 100)
 def test_no_more_workers_are_busy_than_there_are_chunks(edge: int, workers: int, seconds: float) -> None:
     unused: Any = None
     tiling = Tiling(edge, edge, window=256, halo=48, overlap=0, chunk_tiles=2, divisor=16)
-    plan = Plan(unused, unused, tiling, MEASURED, 0, workers, {})
+    plan = Plan(unused, unused, tiling, MEASURED, 0, workers, Reading(), {})
     assert plan.seconds == pytest.approx(seconds)
 
 
