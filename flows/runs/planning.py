@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -27,9 +28,10 @@ from seamline.pipeline.cluster.devices import list_devices
 from seamline.pipeline.cluster.machine import CORES, NVIDIA_DRIVER, get_memory_limit
 from seamline.pipeline.cluster.workers import get_worker_memory, wait_for_workers
 from seamline.pipeline.common.errors import InputError
+from seamline.pipeline.execution.chunk_context import Reading
 from seamline.pipeline.execution.run_chunks import Totals
 from seamline.pipeline.geometry.tiling import Tiling
-from seamline.pipeline.planning.memory import Raster, check_memory, project_memory
+from seamline.pipeline.planning.memory import Raster, check_memory, choose_block_cache, project_memory
 from seamline.pipeline.planning.tilings import (
     PlanOptions,
     Reach,
@@ -71,6 +73,7 @@ class Plan:
         measured: what the tiling and the settings were chosen from.
         projected_memory: bytes that a worker needs at most.
         workers: number of workers.
+        reading: memory and threads of a worker for reading.
         redundancy_by_halo: other halo in pixels → network pixels per scene pixel; empty if no halos were compared.
         findings: file of what is known of the model on the workers, which the run corrects.
     """
@@ -81,6 +84,7 @@ class Plan:
     measured: Measurement
     projected_memory: int
     workers: int
+    reading: Reading
     redundancy_by_halo: dict[int, float]
     findings: Path
 
@@ -143,6 +147,13 @@ def _count_threads(options: SegmentOptions, workers: int) -> int:
     return max(1, CORES // workers) if options.cluster == "local" else 0
 
 
+def _describe_reading(block_cache: int, workers: dict[str, dict[str, Any]], measured: Measurement) -> Reading:
+    """Return what processes may take to read, by what Dask knows of the workers and what their networks take."""
+    processes = max(Counter(worker["host"] for worker in workers.values()).values())
+    settings = measured.settings  # a device with its own memory still takes one core
+    return Reading(block_cache, processes, 1 if settings.device == "cuda" else settings.threads or None)
+
+
 def make_plan(
     client: Any,
     scene: Scene,
@@ -172,8 +183,8 @@ def make_plan(
         RunError: there are no workers and none joins.
     """
     raster = describe_raster(scene, model, options)
-    workers = len(wait_for_workers(client))
-    memory = get_worker_memory(client)
+    known, memory = wait_for_workers(client), get_worker_memory(client)
+    workers = len(known)
     asked, reach, threads = options.plan_options, model.reach, _count_threads(options, workers)
 
     def locate(halo: int) -> tuple[EngineMeter, Path]:
@@ -181,8 +192,10 @@ def make_plan(
         return meter, locate_findings(client, meter)
 
     def describe(tiling: Tiling, measured: Measurement, findings: Path) -> Plan:
-        needed = project_memory(raster, tiling, measured)
-        return Plan(scene, model, tiling, measured, needed, workers, redundancy_by_halo={}, findings=findings)
+        cache = choose_block_cache(raster, tiling, measured, memory)
+        needed = project_memory(raster, tiling, measured, cache)
+        reading = _describe_reading(cache, known, measured)
+        return Plan(scene, model, tiling, measured, needed, workers, reading, redundancy_by_halo={}, findings=findings)
 
     if unfinished is not None:
         check_memory(raster, unfinished.tiling, unfinished.measured, memory)

@@ -201,7 +201,9 @@ def _run(job: SceneJob, client: Client, observer: RunObserver, started: float) -
     observer.planned(plan)
     directory = _open_run_directory(job, plan, unfinished)
     options, classes = job.options, len(job.model.classes)
-    context = ChunkContext(job.scene, plan.tiling, classes, directory, options.on_bad_block, options.layers)
+    context = ChunkContext(
+        job.scene, plan.tiling, classes, directory, options.on_bad_block, options.layers, plan.reading
+    )
     radiometry = get_radiometry(job.scene)
     loader = RuntimeLoader(job.model.folder, job.model.digest, plan.settings, radiometry, plan.tiling.halo)
     start_seconds = Stopwatch.now() - started

@@ -9,9 +9,11 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from seamline.pipeline.cluster.machine import CORES
 from seamline.pipeline.execution.run_directory import RunDirectory
 from seamline.pipeline.geometry.tiling import Tiling
 from seamline.pipeline.products.layers import DISAGREEMENT
+from seamline.pipeline.raster_io.block_cache import BlockCache
 from seamline.pipeline.scenes.scene import Scene
 
 Rasters = dict[str, NDArray[np.uint8]]
@@ -19,6 +21,26 @@ Rasters = dict[str, NDArray[np.uint8]]
 
 QUICKLOOK = 1000
 """Most pixels of the longer side of a quicklook."""
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What the processes of a run may take to read its scene.
+
+    Attributes:
+        block_cache: bytes of decoded blocks that wait in a process for other chunks.
+        processes: worker processes on one host, at most.
+        network_threads: cores that the network takes in each process; None for all that there are.
+    """
+
+    block_cache: int = 0
+    processes: int = 1
+    network_threads: int | None = None
+
+    def make_cache(self, tiling: Tiling) -> BlockCache:
+        """Return an empty cache for the chunks of a run; called in the process that reads them."""
+        free = 0 if self.network_threads is None else CORES // self.processes - self.network_threads
+        return BlockCache(*tiling.list_read_ranges(), self.block_cache, max(1, free))
 
 
 @dataclass(frozen=True)
@@ -32,6 +54,7 @@ class ChunkContext:
         directory: run directory in which workers keep what they have done.
         on_bad_block: what to do with a block of the source that cannot be read.
         layers: names of the rasters that are kept beside the labels.
+        reading: memory and threads for reading.
     """
 
     scene: Scene
@@ -40,6 +63,7 @@ class ChunkContext:
     directory: RunDirectory
     on_bad_block: Literal["fail", "nodata"] = "fail"
     layers: tuple[str, ...] = ()
+    reading: Reading = Reading()
 
     @property
     def vote_channels(self) -> int:

@@ -30,6 +30,7 @@ from seamline.pipeline.geometry.window import Window
 from seamline.pipeline.products.layer_values import compute_layers
 from seamline.pipeline.products.layers import LAYERS
 from seamline.pipeline.products.zarr_store import LABELS_ARRAY
+from seamline.pipeline.raster_io.block_cache import BlockCache
 from seamline.pipeline.scenes.scene import Block, read_block
 
 OnDevice = Callable[[Callable[[], Any]], Any]
@@ -46,6 +47,7 @@ def infer_chunk(
     predictor: Predictor,
     on_device: OnDevice,
     is_cancelled: Callable[[], bool] = lambda: False,
+    blocks: BlockCache | None = None,
 ) -> Report:
     """Infer a chunk's tiles, and write its labels if no neighbour votes on them.
 
@@ -59,6 +61,7 @@ def infer_chunk(
         predictor: the network, loaded in this process.
         on_device: runs a callable on the inference thread.
         is_cancelled: asked before each window.
+        blocks: decoded blocks that the chunks of this process share.
 
     Returns:
         What the step took.
@@ -72,7 +75,7 @@ def infer_chunk(
         return earlier
     watch = Stopwatch()
     with watch.stage("read"):
-        block = read_block(context.scene, context.tiling.read_window_of(chunk), context.on_bad_block)
+        block = read_block(context.scene, context.tiling.read_window_of(chunk), context.on_bad_block, blocks)
     quicklook = save_quicklook(context, chunk, block)
     tiles = _ChunkTiles(context, chunk, block, is_cancelled)
     if context.tiling.overlap:

@@ -6,11 +6,16 @@ from collections.abc import Collection
 
 from seamline.pipeline.geometry.tiling import Index, Tiling
 
+_STRIPE = 12288
+"""Width in pixels of a stripe of chunks. Scenes of most satellites are narrower."""
+
 
 class ChunkQueue:
     """The chunks of a run that are still to be inferred and written.
 
-    Chunks are inferred row by row, so that the votes that wait for a neighbour are those of about one row.
+    Chunks are inferred row by row, so that the votes that wait for a neighbour are those of about one row. Of a wide
+    scene one stripe of some columns is inferred after the other, so that the decoded blocks that wait for the next row
+    are few.
     """
 
     def __init__(self, tiling: Tiling, inferred: Collection[Index], written: Collection[Index]) -> None:
@@ -25,7 +30,9 @@ class ChunkQueue:
         self._tiling = tiling
         self._written = set(written)
         self._inferred = set(inferred)
-        self._to_infer = [chunk for chunk in tiling.chunks() if chunk not in self._inferred]
+        columns = max(1, _STRIPE // tiling.chunk_size)
+        chunks = sorted(tiling.chunks(), key=lambda chunk: (chunk.col // columns, chunk))
+        self._to_infer = [chunk for chunk in chunks if chunk not in self._inferred]
         self._to_infer.reverse()
         self._handed_out: set[Index] = set()
         # Chunks that may have become writable: those whose votes, or whose voters' votes, came since the last look.

@@ -81,7 +81,9 @@ def infer_task(chunk: Index, plugin_name: str) -> Report:
 
     def work() -> Report:
         with plugin.chunk_slots:
-            report = infer_chunk(plugin.context, chunk, plugin.predictor, plugin.run_on_device, is_cancelled)
+            report = infer_chunk(
+                plugin.context, chunk, plugin.predictor, plugin.run_on_device, is_cancelled, plugin.blocks
+            )
         metrics.count_chunk("inferred", report)
         return report
 

@@ -74,6 +74,7 @@ class PredictorPlugin(WorkerPlugin):  # type: ignore[misc]
         context: the run.
         predictor: the loaded network; set on the worker.
         chunk_slots: bounds the chunks, and so the memory, of the process however many threads its worker has.
+        blocks: decoded blocks of the scene that other chunks of the run need, too; set on the worker.
     """
 
     idempotent = True
@@ -90,6 +91,7 @@ class PredictorPlugin(WorkerPlugin):  # type: ignore[misc]
         self._thread = InferenceThread()
         self.predictor: Predictor = self.run_on_device(self._loader)
         self.chunk_slots = BoundedSemaphore(CHUNKS_AT_ONCE)
+        self.blocks = self.context.reading.make_cache(self.context.tiling)
         reset_peak_memory()
 
     def run_on_device(self, work: Callable[[], T]) -> T:

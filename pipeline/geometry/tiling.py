@@ -26,8 +26,11 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple, Protocol, TypeVar
 
+import numpy as np
+from numpy.typing import NDArray
+
 from seamline.pipeline.common.errors import InputError
-from seamline.pipeline.geometry.window import Window
+from seamline.pipeline.geometry.window import Window, locate_mirrored
 
 T = TypeVar("T")
 
@@ -213,6 +216,16 @@ class Tiling:
         tiles = list(self.tiles_of(chunk))
         first, last = self.window_of(tiles[0]), self.window_of(tiles[-1])
         return Window(first.row, first.col, last.stop_row - first.row, last.stop_col - first.col)
+
+    def list_read_ranges(self) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+        """Return the rows and the columns [start, stop) of the scene that the chunks read, each of shape (n, 2).
+
+        Each pair of rows with each pair of columns is what one chunk reads, with what is mirrored beyond the scene.
+        """
+        downwards = (self.read_window_of(Index(row, 0)) for row in range(self.chunk_grid.row))
+        across = (self.read_window_of(Index(0, col)) for col in range(self.chunk_grid.col))
+        rows = [locate_mirrored(window.row, window.stop_row, self.height) for window in downwards]
+        return np.array(rows), np.array([locate_mirrored(window.col, window.stop_col, self.width) for window in across])
 
     def voters_of(self, chunk: Index) -> tuple[Index, ...]:
         """Return the neighbours whose tiles vote on pixels of a chunk: above left, above, left.

@@ -99,3 +99,15 @@ def mirror_indices(start: int, stop: int, size: int) -> NDArray[np.intp]:
     phase = np.mod(np.arange(start, stop, dtype=np.intp), period)
     folded: NDArray[np.intp] = np.minimum(phase, period - phase)
     return folded
+
+
+def locate_mirrored(start: int, stop: int, size: int) -> tuple[int, int]:
+    """Return the first pixel, and the one after the last, of those that stand for [start, stop) of a mirrored axis.
+
+    Args:
+        start: First pixel; may be negative.
+        stop: The pixel after the last one; may be beyond the scene.
+        size: Length of the scene along the axis in pixels.
+    """
+    indices = mirror_indices(start, stop, size)
+    return int(indices.min()), int(indices.max()) + 1

@@ -8,6 +8,7 @@ from typing import Protocol
 from seamline.pipeline.cluster.workers import CHUNKS_AT_ONCE
 from seamline.pipeline.common.errors import InputError
 from seamline.pipeline.geometry.tiling import Tiling
+from seamline.pipeline.raster_io.block_cache import REQUEST_BYTES
 
 _MEMORY_HEADROOM = 1.3
 """Factor on the projected memory, since the C library keeps freed memory in pieces (``keep_freed_memory`` of
@@ -15,6 +16,13 @@ _MEMORY_HEADROOM = 1.3
 
 _RASTER_CACHE = 64 * 2**20
 """Bytes of decoded blocks that GDAL caches."""
+
+_MOST_BLOCK_CACHE = 384 * 2**20
+"""Bytes of decoded blocks that wait for other chunks at most. With six bands of 16 bits that are the blocks of up to
+1024² pixels along the lower edges of six chunks of 2048², or all strips that a row of them reads in 10,980 columns."""
+
+_LEAST_BLOCK_CACHE = 16 * 2**20
+"""Bytes below which hardly any block could wait."""
 
 
 class Costs(Protocol):
@@ -59,7 +67,7 @@ class Raster:
     layers: int = 0
 
 
-def project_memory(raster: Raster, tiling: Tiling, costs: Costs) -> int:
+def project_memory(raster: Raster, tiling: Tiling, costs: Costs, block_cache: int = 0) -> int:
     """Return the bytes that one worker process needs at most.
 
     They hold the network, the largest forward and the chunks that a process works on at once.
@@ -68,6 +76,7 @@ def project_memory(raster: Raster, tiling: Tiling, costs: Costs) -> int:
         raster: the scene and what is made of it.
         tiling: the tiling of the run.
         costs: what was measured of the network.
+        block_cache: bytes of decoded blocks that wait for other chunks.
 
     Returns:
         Bytes, with headroom.
@@ -78,12 +87,30 @@ def project_memory(raster: Raster, tiling: Tiling, costs: Costs) -> int:
     labels = pixels * (3 + 2 * raster.layers)
     vote_channels = raster.classes + 1  # one more for the squares, from which the disagreement is computed
     votes = 2 * 4 * vote_channels * pixels if tiling.overlap else 0
-    # A block exists three times: as GDAL delivers it, with its bands put together, and mirrored at a scene's edge.
+    # Beside its pixels, arrays of their size while they are read: masks of all bands, or a band that is interpolated.
     chunk = 3 * block + labels + votes
     # Weighing the votes of one tile takes its probabilities, their products and the rounded products as float64.
     weighing = 3 * 8 * raster.classes * tiling.support**2 if tiling.overlap or raster.layers else 0
     network = costs.forward_bytes(tiling.window) + weighing
-    return int(_MEMORY_HEADROOM * (costs.process_bytes + network + CHUNKS_AT_ONCE * chunk + _RASTER_CACHE))
+    caches = _RASTER_CACHE + (block_cache + CHUNKS_AT_ONCE * REQUEST_BYTES if block_cache else 0)
+    return int(_MEMORY_HEADROOM * (costs.process_bytes + network + CHUNKS_AT_ONCE * chunk + caches))
+
+
+def choose_block_cache(raster: Raster, tiling: Tiling, costs: Costs, memory: int) -> int:
+    """Return the bytes of decoded blocks that may wait for other chunks: 0 where there is one chunk, or no room.
+
+    Args:
+        raster: the scene and what is made of it.
+        tiling: the tiling of the run.
+        costs: what was measured of the network.
+        memory: bytes that a worker may take.
+    """
+    if tiling.chunk_grid == (1, 1):
+        return 0
+    spare = memory - project_memory(raster, tiling, costs)
+    room = int(spare / _MEMORY_HEADROOM) - CHUNKS_AT_ONCE * REQUEST_BYTES
+    most = min(room, _MOST_BLOCK_CACHE, raster.height * raster.width * raster.bands * raster.itemsize)
+    return most if most >= _LEAST_BLOCK_CACHE else 0
 
 
 def check_memory(raster: Raster, tiling: Tiling, costs: Costs, memory: int) -> None:

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from rasterio.enums import ColorInterp
 from rasterio.errors import RasterioIOError
 
+from seamline.pipeline.geometry.sampling import spread_blocks
 from seamline.pipeline.geometry.window import Window
-from seamline.pipeline.raster_io.sampling import spread_blocks
 
 _SAMPLED_BLOCKS = 5
 _PARTIAL_SHARE = 0.5

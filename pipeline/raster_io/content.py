@@ -17,6 +17,7 @@ from rasterio.errors import RasterioIOError
 
 from seamline.pipeline.common.background import call_in_background
 from seamline.pipeline.common.errors import InputError
+from seamline.pipeline.geometry.sampling import spread_blocks
 from seamline.pipeline.geometry.window import Window
 from seamline.pipeline.raster_io.file_stamp import FileStamp
 from seamline.pipeline.raster_io.gdal import (
@@ -30,7 +31,6 @@ from seamline.pipeline.raster_io.gdal import (
 )
 from seamline.pipeline.raster_io.local_files import find_local_file, unify_name
 from seamline.pipeline.raster_io.raw_sizes import check_headerless_size, check_raw_size
-from seamline.pipeline.raster_io.sampling import spread_blocks
 from seamline.pipeline.raster_io.virtual_rasters import DEEPEST_VRT, VirtualRaster, is_virtual, read_virtual_raster
 from seamline.pipeline.storage.confinement import get_confinement, open_confined
 from seamline.pipeline.storage.object_store import is_object_url, split_object_url

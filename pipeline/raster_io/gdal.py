@@ -87,14 +87,17 @@ class _S3Session(Session):  # type: ignore[misc]
         return current_access().to_gdal_options()
 
 
-def gdal_environment(path: str, version: str | None = None) -> rasterio.Env:
+def gdal_environment(path: str, version: str | None = None, threads: int | None = None) -> rasterio.Env:
     """Return a context manager with the settings of GDAL for reading ``path``.
 
     Args:
         path: What will be opened.
         version: ETag of the object at ``path``. S3 refuses to read another version (status 412).
+        threads: Threads that decode the blocks of one request; None leaves them to GDAL.
     """
     settings = dict(_REMOTE_ENV if is_remote(path) else _LOCAL_ENV)
+    if threads is not None:
+        settings["GDAL_NUM_THREADS"] = str(threads)
     if version is not None:
         settings["GDAL_HTTP_HEADERS"] = f"If-Match: {version}"
     if get_confinement() is not None:

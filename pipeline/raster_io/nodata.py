@@ -19,10 +19,9 @@ def has_number(pixels: NDArray[Any], nodata: float | None) -> NDArray[np.bool_]:
         pixels: Numbers of any shape.
         nodata: The value of missing pixels as the file or the user states it; None if there is none.
     """
-    if np.issubdtype(pixels.dtype, np.floating):
-        measured = np.asarray(np.abs(pixels) < _EXTREME)  # NaN is not
-    else:
-        measured = np.ones(pixels.shape, dtype=bool)
+    if not np.issubdtype(pixels.dtype, np.floating):
+        return np.ones(pixels.shape, dtype=bool) if nodata is None else ~is_nodata(pixels, nodata)
+    measured = np.asarray(np.abs(pixels) < _EXTREME)  # NaN is not
     return measured if nodata is None else measured & ~is_nodata(pixels, nodata)
 
 

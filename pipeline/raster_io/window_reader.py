@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from rasterio.errors import RasterioIOError
 from seamline.pipeline.common.errors import BadBlockError
 from seamline.pipeline.geometry.grid import is_same_grid
 from seamline.pipeline.geometry.window import Window
+from seamline.pipeline.raster_io.block_cache import BlockCache
 from seamline.pipeline.raster_io.content import describe_change
 from seamline.pipeline.raster_io.file_stamp import FileStamp, describe_changed_file
 from seamline.pipeline.raster_io.gdal import (
@@ -26,6 +28,8 @@ from seamline.pipeline.raster_io.gdal import (
     read_pixels,
 )
 from seamline.pipeline.raster_io.nodata import has_number
+
+_ReadPixels = Callable[[OpenRaster, list[int], Window], NDArray[Any]]
 
 
 @dataclass(frozen=True)
@@ -77,8 +81,10 @@ def read_file_window(
     keep_going: bool,
     version: str | None = None,
     stamps: Sequence[FileStamp] = (),
+    cache: BlockCache | None = None,
+    out: NDArray[Any] | None = None,
 ) -> FileWindow:
-    """Read bands of one file for a window of a scene, in one request to GDAL.
+    """Read bands of one file for a window of a scene.
 
     A file on another grid of the same CRS is interpolated bilinearly. Every pixel has the same value whatever the
     window. A band has data where its value is a number that was measured and not ``nodata``, and neither the alpha
@@ -94,6 +100,8 @@ def read_file_window(
             raise: an outage of the network must not pass for missing data.
         version: ETag that the object at ``path`` must have.
         stamps: What the local files at ``path`` must be before and after they are read.
+        cache: Decoded blocks of the windows of a run; None for a window that is read alone.
+        out: May take the pixels, where that saves a copy; shape (bands, height, width).
 
     Returns:
         Pixels and masks of the bands in the order of ``indexes``, (bands, height, width).
@@ -103,11 +111,13 @@ def read_file_window(
     """
     _check_stamps(stamps)
     try:
-        with gdal_environment(path, version):
-            part = _read_on_grid(path, indexes, nodata, grid, window, keep_going, version, stamps)
+        with gdal_environment(path, version, None if cache is None else cache.decoding_threads):
+            part = _read_on_grid(path, indexes, nodata, grid, window, keep_going, version, stamps, cache, out)
         _check_stamps(stamps)
         return part
     except BadBlockError as error:
+        if cache is not None:
+            cache.forget(path)
         _check_stamps(stamps)
         change = describe_change(path, version)
         if change is None:
@@ -129,6 +139,8 @@ def _read_on_grid(
     keep_going: bool,
     version: str | None,
     stamps: Sequence[FileStamp],
+    cache: BlockCache | None,
+    out: NDArray[Any] | None,
 ) -> FileWindow:
     try:
         file = open_cached_raster(path, version, stamps)
@@ -136,7 +148,8 @@ def _read_on_grid(
         raise BadBlockError(f"{path} can no longer be opened: {describe_error(error)}") from error
     keep_going = keep_going and not is_remote(path)
     if is_same_grid(file.grid, grid):
-        return read_own_pixels(file, list(indexes), nodata, window, keep_going=keep_going)
+        through = None if cache is None else partial(cache.read, rows=cache.rows, cols=cache.cols, out=out)
+        return read_own_pixels(file, list(indexes), nodata, window, keep_going=keep_going, read=through)
     rows, cols = _locate_window(file.grid, grid, window)
     own = Window(
         int(rows.low[0]),
@@ -144,11 +157,25 @@ def _read_on_grid(
         int(rows.high[-1] - rows.low[0]) + 1,
         int(cols.high[-1] - cols.low[0]) + 1,
     )
-    return _interpolate(read_own_pixels(file, list(indexes), nodata, own, keep_going=keep_going), nodata, rows, cols)
+    through = None if cache is None else _read_through(cache, file.grid, grid)
+    part = read_own_pixels(file, list(indexes), nodata, own, keep_going=keep_going, read=through)
+    return _interpolate(part, nodata, rows, cols)
+
+
+def _read_through(cache: BlockCache, own: GeoBox, grid: GeoBox) -> partial[NDArray[Any]]:
+    """Return what reads a file with the grid ``own`` through the cache of windows of ``grid``."""
+    rows, cols = _locate_window(own, grid, Window(0, 0, *grid.shape))
+    return partial(cache.read, rows=rows.locate_ranges(cache.rows), cols=cols.locate_ranges(cache.cols))
 
 
 def read_own_pixels(
-    file: OpenRaster, indexes: list[int], nodata: float | None, window: Window, *, keep_going: bool
+    file: OpenRaster,
+    indexes: list[int],
+    nodata: float | None,
+    window: Window,
+    *,
+    keep_going: bool,
+    read: _ReadPixels | None = None,
 ) -> FileWindow:
     """Read bands of a file for a window on its own grid. Call this inside ``gdal_environment``.
 
@@ -158,6 +185,7 @@ def read_own_pixels(
         nodata: Value of pixels without data; None if there is none.
         window: Pixels within the file.
         keep_going: Whether unreadable blocks are reported in the result.
+        read: Reads the pixels; None for ``read_pixels``.
 
     Returns:
         Pixels and masks of the bands in the order of ``indexes``, (bands, height, width). Integers that only a mask
@@ -171,11 +199,11 @@ def read_own_pixels(
     unreadable = np.zeros(window.shape, dtype=bool)
     bad: tuple[BadBlock, ...] = ()
     try:
-        pixels = read_pixels(file, bands, window)
+        pixels = (read or read_pixels)(file, bands, window)
     except RasterioIOError:
         # Find the bad blocks; there may be none any more if the network has recovered.
         pixels, unreadable, bad = _read_block_by_block(file, bands, window, keep_going)
-    values = pixels[: len(indexes)]
+    values = pixels if alpha is None else pixels[:-1]
     has_data = has_number(values, nodata)
     if alpha is not None:
         has_data &= pixels[-1] > 0
@@ -247,6 +275,14 @@ class _AxisPositions:
         """The pixels of the file that hold the centres, counted from the first pixel that is read."""
         at: NDArray[np.intp] = np.where(self.weight < 0.5, self.low, self.high) - self.low[0]
         return at
+
+    def locate_ranges(self, ranges: NDArray[np.intp]) -> NDArray[np.intp]:
+        """Return the pixels [start, stop) of the file that ranges of scene pixels are interpolated from, shape (n, 2).
+
+        Args:
+            ranges: Scene pixels [start, stop) of an axis that was located from pixel 0 on, shape (n, 2).
+        """
+        return np.stack([self.low[ranges[:, 0]], self.high[ranges[:, 1] - 1] + 1], axis=1)
 
     @staticmethod
     def from_scene_pixels(start: int, stop: int, step: float, origin: float, size: int) -> _AxisPositions:

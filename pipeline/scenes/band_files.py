@@ -21,6 +21,7 @@ from rasterio.io import MemoryFile
 
 from seamline.pipeline.common.errors import InputError
 from seamline.pipeline.geometry.grid import measure_corner_offset
+from seamline.pipeline.geometry.sampling import spread_blocks
 from seamline.pipeline.raster_io.content import get_object_version
 from seamline.pipeline.raster_io.gdal import (
     OpenRaster,
@@ -31,7 +32,6 @@ from seamline.pipeline.raster_io.gdal import (
     read_masks,
     read_tags,
 )
-from seamline.pipeline.raster_io.sampling import spread_blocks
 from seamline.pipeline.scenes.band_matching import BandCandidate
 
 _LARGEST_BLOCK = 256 * 2**20

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from seamline.pipeline.common.errors import BadBlockError, InputError
+from seamline.pipeline.geometry.sampling import NumberCounts, spread_blocks
 from seamline.pipeline.geometry.window import Window
 from seamline.pipeline.raster_io.gdal import (
     OpenRaster,
@@ -20,7 +21,6 @@ from seamline.pipeline.raster_io.gdal import (
     open_cached_raster,
 )
 from seamline.pipeline.raster_io.nodata import format_number, is_nodata, round_to_dtype
-from seamline.pipeline.raster_io.sampling import NumberCounts, spread_blocks
 from seamline.pipeline.raster_io.window_reader import FileWindow, read_own_pixels
 from seamline.pipeline.scenes.band_files import BandFile
 

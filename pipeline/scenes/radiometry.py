@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from seamline.pipeline.common.errors import InputError
-from seamline.pipeline.raster_io.sampling import NumberCounts
+from seamline.pipeline.geometry.sampling import NumberCounts
 from seamline.pipeline.scenes.band_files import BandFile
 from seamline.pipeline.scenes.products import (
     Calibration,

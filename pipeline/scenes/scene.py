@@ -20,10 +20,11 @@ from numpy.typing import NDArray
 from odc.geo.geobox import GeoBox
 
 from seamline.pipeline.common.background import call_in_background
-from seamline.pipeline.geometry.window import Window, mirror_indices
+from seamline.pipeline.geometry.window import Window, locate_mirrored, mirror_indices
+from seamline.pipeline.raster_io.block_cache import BlockCache
 from seamline.pipeline.raster_io.content import hash_content
 from seamline.pipeline.raster_io.file_stamp import FileStamp, describe_changed_file
-from seamline.pipeline.raster_io.window_reader import BadBlock, read_file_window
+from seamline.pipeline.raster_io.window_reader import BadBlock, FileWindow, read_file_window
 from seamline.pipeline.storage.confinement import Confinement, confine
 
 _RGB = ("red", "green", "blue")
@@ -156,8 +157,10 @@ class Block:
     bad_blocks: tuple[BadBlock, ...]
 
 
-def read_block(scene: Scene, window: Window, on_bad_block: Literal["fail", "nodata"] = "fail") -> Block:
-    """Read a window of a scene, with one request to GDAL for each file. May be called from several threads.
+def read_block(
+    scene: Scene, window: Window, on_bad_block: Literal["fail", "nodata"] = "fail", cache: BlockCache | None = None
+) -> Block:
+    """Read a window of a scene. May be called from several threads.
 
     A pixel is valid where any band has data, as in GDAL, and every file can be read. It gets a label if its centre also
     lies in the area of interest.
@@ -168,6 +171,7 @@ def read_block(scene: Scene, window: Window, on_bad_block: Literal["fail", "noda
         on_bad_block: What happens where a block of a file cannot be read: "fail" raises, "nodata" lists the block and
             makes its pixels invalid. Blocks of remote files always raise, because an outage of the network must not
             pass for missing data.
+        cache: Decoded blocks of the windows of a run; None for a window that is read alone.
 
     Returns:
         Pixels (bands, height, width) as digital numbers with masks (height, width). What overhangs is mirrored.
@@ -177,34 +181,83 @@ def read_block(scene: Scene, window: Window, on_bad_block: Literal["fail", "noda
     """
     if window.pixel_count == 0:
         raise ValueError(f"{window} holds no pixels")
-    rows = mirror_indices(window.row, window.stop_row, scene.grid.shape[0])
-    cols = mirror_indices(window.col, window.stop_col, scene.grid.shape[1])
-    top, left = int(rows.min()), int(cols.min())
-    inside = Window(top, left, int(rows.max()) + 1 - top, int(cols.max()) + 1 - left)
+    top, bottom = locate_mirrored(window.row, window.stop_row, scene.grid.shape[0])
+    left, right = locate_mirrored(window.col, window.stop_col, scene.grid.shape[1])
+    inside = Window(top, left, bottom - top, right - left)
 
-    pixels = np.empty((len(scene.bands), *inside.shape), dtype=scene.dtype)
+    is_within = inside.intersection(window) == inside
+    whole = np.empty((len(scene.bands), *(window if is_within else inside).shape), scene.dtype)
+    pixels = whole[:, *inside.relative_to(window).to_slices()] if is_within else whole
     valid, unreadable = np.zeros(inside.shape, dtype=bool), np.zeros(inside.shape, dtype=bool)
     bad: list[BadBlock] = []
-    for (path, version, nodata), positions in _group_by_file(scene.bands).items():
-        indexes = [scene.bands[p].index for p in positions]
-        stamps = scene.bands[positions[0]].stamps
-        value = None if nodata is None else float(nodata)
-        keep_going = on_bad_block == "nodata"
-        with confine(scene.confinement):
-            part = read_file_window(
-                path, indexes, value, scene.grid, inside, keep_going=keep_going, version=version, stamps=stamps
-            )
-        pixels[positions] = part.pixels
+    for positions in _group_by_file(scene.bands).values():
+        target = pixels[positions[0] : positions[-1] + 1] if positions == sorted(positions) else None
+        part = _read_bands(scene, positions, inside, on_bad_block == "nodata", cache, target)
+        if part.pixels is not target:
+            pixels[positions] = part.pixels
         valid |= part.has_data.any(axis=0)
         unreadable |= part.unreadable
         bad += part.bad_blocks
     valid &= ~unreadable
     label_mask = valid if scene.aoi is None else valid & _aoi_mask(scene.aoi, scene.grid, inside)
-    if inside != window:
-        rows, cols = rows - top, cols - left
-        pixels = pixels.take(rows, axis=1).take(cols, axis=2)
-        valid, label_mask = (mask.take(rows, axis=0).take(cols, axis=1) for mask in (valid, label_mask))
+    pixels = _mirror(pixels, inside, window, scene.grid, whole if is_within else None)
+    valid, label_mask = (_mirror(mask, inside, window, scene.grid) for mask in (valid, label_mask))
     return Block(pixels, valid, label_mask, tuple(bad))
+
+
+def _read_bands(
+    scene: Scene,
+    positions: list[int],
+    window: Window,
+    keep_going: bool,
+    cache: BlockCache | None,
+    out: NDArray[Any] | None,
+) -> FileWindow:
+    """Read the bands at these positions, which one request can read, as ``read_file_window`` does."""
+    first = scene.bands[positions[0]]
+    with confine(scene.confinement):
+        return read_file_window(
+            first.path,
+            [scene.bands[position].index for position in positions],
+            None if first.nodata is None else float(first.nodata),
+            scene.grid,
+            window,
+            keep_going=keep_going,
+            version=first.version,
+            stamps=first.stamps,
+            cache=cache,
+            out=out,
+        )
+
+
+def _mirror(
+    array: NDArray[Any], inside: Window, window: Window, grid: GeoBox, whole: NDArray[Any] | None = None
+) -> NDArray[Any]:
+    """Return the pixels of a window, (…, height, width), from those of the scene that it shows, mirrored or not.
+
+    To gather all of them by index would take longer than to decode them.
+
+    Args:
+        array: Pixels of ``inside``.
+        inside: The part of the scene that the window shows.
+        window: The window; may overhang the scene.
+        grid: Grid of the scene.
+        whole: An array for the window that ``array`` is a part of already; None if there is none.
+    """
+    if inside == window:
+        return array
+    common = inside.intersection(window)
+    if whole is None:
+        whole = np.empty((*array.shape[:-2], *window.shape), array.dtype)
+        whole[..., *common.relative_to(window).to_slices()] = array[..., *common.relative_to(inside).to_slices()]
+    rows = mirror_indices(window.row, window.stop_row, grid.shape[0]) - inside.row
+    cols = mirror_indices(window.col, window.stop_col, grid.shape[1]) - inside.col
+    down, across = common.relative_to(window).to_slices()
+    for beyond in (slice(0, down.start), slice(down.stop, None)):
+        whole[..., beyond, :] = array[..., rows[beyond, None], cols]
+    for beyond in (slice(0, across.start), slice(across.stop, None)):
+        whole[..., down, beyond] = array[..., rows[down, None], cols[beyond]]
+    return whole
 
 
 def _group_by_file(bands: tuple[Band, ...]) -> dict[tuple[str, str | None, str | None], list[int]]:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from seamline.pipeline.common.errors import InputError
 from seamline.pipeline.execution.chunk_queue import ChunkQueue
 from seamline.pipeline.geometry.taper import make_taper
-from seamline.pipeline.geometry.tiling import Tiling
+from seamline.pipeline.geometry.tiling import Index, Tiling
 from seamline.pipeline.geometry.votes import FULL_VOTE, argmax_classes, weighted_scores
 from seamline.pipeline.geometry.window import mirror_indices
 
@@ -51,6 +51,30 @@ def test_windows_have_one_shape_and_start_on_the_lattice(tiling: Tiling) -> None
             assert window.shape == (tiling.window, tiling.window)
             assert (window.row + tiling.halo) % tiling.divisor == (window.col + tiling.halo) % tiling.divisor == 0
             assert window.intersection(reads) == window
+
+
+@given(tilings())
+def test_the_read_ranges_are_what_chunks_read_of_the_mirrored_scene(tiling: Tiling) -> None:
+    rows, cols = tiling.list_read_ranges()
+    for chunk in tiling.chunks():
+        window = tiling.read_window_of(chunk)
+        down = mirror_indices(window.row, window.stop_row, tiling.height)
+        across = mirror_indices(window.col, window.stop_col, tiling.width)
+        assert rows[chunk.row].tolist() == [down.min(), down.max() + 1]
+        assert cols[chunk.col].tolist() == [across.min(), across.max() + 1]
+    assert (len(rows), len(cols)) == tiling.chunk_grid
+
+
+@pytest.mark.parametrize("width", [12_288, 100_000])
+def test_chunks_are_inferred_row_by_row_in_stripes(width: int) -> None:
+    """So few decoded blocks wait for the next row, however wide the scene is."""
+    tiling = Tiling(10_000, width, 2048, 0, 0, 1, 16)
+    queue = ChunkQueue(tiling, [], [])
+    order = list(iter(queue.take_next_to_infer, None))
+    assert sorted(order) == list(tiling.chunks())
+    places = {chunk: place for place, chunk in enumerate(order)}
+    between = [places[below] - places[chunk] for chunk in order if (below := Index(chunk.row + 1, chunk.col)) in places]
+    assert set(between) <= set(range(1, 7))
 
 
 @given(tilings())

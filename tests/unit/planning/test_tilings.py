@@ -6,12 +6,13 @@ from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from seamline.flows.settings.findings import read_findings, write_cache
 from seamline.pipeline.common.errors import InputError
 from seamline.pipeline.geometry.tiling import Tiling
-from seamline.pipeline.planning.memory import Raster, project_memory
+from seamline.pipeline.planning.memory import Raster, choose_block_cache, project_memory
 from seamline.pipeline.planning.tilings import PlanOptions, Reach, enlarge_chunks, list_candidate_tilings
 
 RASTER = Raster(3000, 2000, 6, 2, 4)
@@ -71,6 +72,21 @@ class Speed:
 
     def seconds_for(self, window: int) -> float:
         return window**2 / self.pixels_per_second
+
+
+@pytest.mark.parametrize("chunk_tiles", [1, 4])
+def test_decoded_blocks_take_what_the_memory_of_a_worker_leaves(chunk_tiles: int) -> None:
+    raster, tiling = Raster(10_980, 10_980, 6, 2, 3), Tiling(10_980, 10_980, 2400, 96, 0, chunk_tiles, 16)
+    costs = Speed(1e6)
+    least = project_memory(raster, tiling, costs)
+    caches = []
+    for memory in (least, *np.linspace(least, least + 2**30, 40).astype(int).tolist()):
+        cache = choose_block_cache(raster, tiling, costs, memory)
+        assert project_memory(raster, tiling, costs, cache) <= memory
+        caches.append(cache)
+    assert caches == sorted(caches) and caches[0] == 0 and caches[-1] == caches[-2] == 384 * 2**20
+    one = Tiling(2000, 2000, 2400, 96, 0, 1, 16)
+    assert choose_block_cache(Raster(2000, 2000, 6, 2, 3), one, costs, 2**40) == 0
 
 
 def test_chunks_last_a_second_where_memory_and_workers_allow() -> None:

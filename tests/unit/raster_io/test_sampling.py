@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from seamline.pipeline.raster_io.sampling import NumberCounts
+from seamline.pipeline.geometry.sampling import NumberCounts
 
 DTYPES = ("uint8", "int8", "uint16", "int16", "uint32", "int32", "float32", "float64")
 

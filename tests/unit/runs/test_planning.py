@@ -14,6 +14,7 @@ from seamline.flows.runs.planning import Plan, _count_threads, count_workers
 from seamline.flows.settings.findings import RunCosts
 from seamline.flows.settings.options import SegmentOptions
 from seamline.model.spec.config import EngineSettings
+from seamline.pipeline.execution.chunk_context import Reading
 from seamline.pipeline.execution.run_chunks import Totals
 from seamline.pipeline.execution.run_directory import Report
 from seamline.pipeline.geometry.tiling import Index, Tiling
@@ -34,7 +35,7 @@ MEASURED: Any = SimpleNamespace(seconds_for=lambda window: window / 100)
 def test_no_more_workers_are_busy_than_there_are_chunks(edge: int, workers: int, seconds: float) -> None:
     unused: Any = None
     tiling = Tiling(edge, edge, window=256, halo=48, overlap=0, chunk_tiles=2, divisor=16)
-    plan = Plan(unused, unused, tiling, MEASURED, 0, workers, {}, Path())
+    plan = Plan(unused, unused, tiling, MEASURED, 0, workers, Reading(), {}, Path())
     assert plan.seconds == pytest.approx(seconds)
 
 
@@ -44,7 +45,7 @@ def test_a_run_tells_what_its_typical_chunk_took() -> None:
     tiling = Tiling(640, 640, window=256, halo=48, overlap=0, chunk_tiles=2, divisor=16)
     settings = EngineSettings()
     measured: Any = SimpleNamespace(settings_for=lambda window: settings)
-    plan = Plan(unused, unused, tiling, measured, 1000, 2, {}, Path())
+    plan = Plan(unused, unused, tiling, measured, 1000, 2, Reading(), {}, Path())
     totals = Totals(7, device_memory=5)
     rates = [9.0, 9.0, 1.0, 1.25, 1.5, 1.25]
     for number, rate in enumerate(rates):
