@@ -185,7 +185,8 @@ def _run(job: SceneJob, client: Client, observer: RunObserver, started: float) -
     options, classes = job.options, len(job.model.classes)
     context = ChunkContext(job.scene, plan.tiling, classes, directory, options.on_bad_block, options.layers)
     radiometry = get_radiometry(job.scene)
-    loader = RuntimeLoader(job.model.folder, job.model.digest, plan.settings, radiometry, plan.tiling.halo)
+    room = plan.measured.chunk_bytes(plan.tiling.window)
+    loader = RuntimeLoader(job.model.folder, job.model.digest, plan.settings, radiometry, plan.tiling.halo, room)
     start_seconds = Stopwatch.now() - started
     try:
         totals = observer.run_stage(

@@ -82,6 +82,10 @@ class Measurement:
             not self.device_bytes or self._estimate_batch_bytes(window) <= _MAX_DEVICE_MEMORY_SHARE * self.device_bytes
         )
 
+    def chunk_bytes(self, window: int) -> int:
+        """Return the bytes of the device's memory that are left for chunks beside a batch of windows; 0 on a CPU."""
+        return max(0, int(_MAX_DEVICE_MEMORY_SHARE * self.device_bytes - self._estimate_batch_bytes(window)))
+
     def _estimate_batch_bytes(self, window: int) -> float:
         return self.bytes_per_pixel * window**2 * self.settings_for(window).batch
 

@@ -24,6 +24,7 @@ import numpy as np
 import pytest
 import rasterio
 from distributed import Client, Future, LocalCluster
+from numpy.typing import NDArray
 
 from seamline.flows.runs import planning
 from seamline.flows.runs.observer import RunObserver, RunResult
@@ -49,6 +50,7 @@ from seamline.pipeline.publishing import publication, restore
 from seamline.pipeline.publishing import publish as publishing
 from seamline.pipeline.results.verify import verify
 from tests.support.command_line import to_words
+from tests.support.host_predictors import HostPredictor
 from tests.support.processes import run_scheduler_and_worker, wait_until, wait_until_idle
 from tests.support.run_folders import list_inferred_chunks, read_rasters
 from tests.support.small_rasters import BAND_NAMES, damage_block, make_noise, write_geotiff
@@ -682,17 +684,11 @@ def test_without_a_halo_no_run_is_taken_whose_tile_borders_may_be_seen(
     assert run(source, small_model, tmp_path, overwrite=True, **auto).record.plan.halo > 16
 
 
-class Failing:
+class Failing(HostPredictor):
     """A network that fails on every window."""
 
-    device_memory = 0
-
-    def predict(self, pixels, valid):
+    def score(self, pixels: NDArray, valid: NDArray[np.bool_]) -> NDArray:
         raise RuntimeError("the network is on strike")
-        yield
-
-    def to_host(self, array):
-        return array
 
 
 class FailingLoader:

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from seamline.model.devices.device import CpuDevice
 from seamline.model.engines.input_transform import InputTransform
 from seamline.model.spec.config import Radiometry
 from seamline.model.spec.spec import InputBand, ModelClass, ModelSpec
@@ -19,12 +20,12 @@ def test_what_the_type_of_the_input_cannot_hold_is_filled(dtype: torch.dtype, nu
     bands = (InputBand("a", 0.5, 0.1, 0.001), InputBand("b", 0.6, 0.0, 1.0))
     classes = tuple(ModelClass(f"c{k}", (k, k, k)) for k in range(3))
     spec = ModelSpec("x", "1", bands, classes, network.config, receptive_radius=network.config.receptive_radius)
-    pixels = np.full((1, 2, 4, 4), 0.25, "float64")
-    pixels[0, 0, 1, 1] = number
+    pixels = torch.full((2, 4, 4), 0.25, dtype=torch.float64)
+    pixels[0, 1, 1] = number
     transform = InputTransform(
-        spec, Radiometry((1.0, 1.0), (0.0, 0.0), (None, None)), torch.device("cpu"), dtype, torch.contiguous_format
+        spec, Radiometry((1.0, 1.0), (0.0, 0.0), (None, None)), CpuDevice(), dtype, torch.contiguous_format
     )
-    x = transform(pixels, np.ones((1, 4, 4), bool))
+    x = transform(pixels, torch.ones(4, 4, dtype=torch.bool), [(slice(0, 4), slice(0, 4))])
     assert torch.isfinite(x).all()
     expected = torch.full((1, 2, 4, 4), 0.25, dtype=torch.float64)
     expected[0, 0] = 150
