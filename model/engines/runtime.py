@@ -68,6 +68,7 @@ class DeviceBlock:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
+        del self.pixels, self.has_data, self.label_mask  # others may have their memory now
         self.device.budget.give_back(self.held_bytes)
 
     def note_scores(self, scores: Tensor) -> None:

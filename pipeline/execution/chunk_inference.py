@@ -32,7 +32,7 @@ from seamline.pipeline.geometry.window import Window
 from seamline.pipeline.products.layer_values import compute_layers
 from seamline.pipeline.products.layers import LAYERS
 from seamline.pipeline.products.zarr_store import LABELS_ARRAY
-from seamline.pipeline.scenes.scene import read_block
+from seamline.pipeline.scenes.scene import Block, read_block
 
 OnDevice = Callable[[Callable[[], Any]], Any]
 """Runs a callable on the inference thread and returns its result."""
@@ -84,11 +84,7 @@ def infer_chunk(
         block = read_block(context.scene, context.tiling.read_window_of(chunk), context.on_bad_block)
     quicklook = save_quicklook(context, chunk, block)
     tiles = _ChunkTiles(context, chunk, block.label_mask, is_cancelled)
-    result = tiles.make_empty_result()
-    if tiles.labelled_tiles:
-        with predictor.load(block.pixels, block.valid, block.label_mask, tiles.result_bytes) as loaded:
-            pending = on_device(lambda: tiles.infer(predictor, loaded, watch))
-            result = tiles.collect(pending.result())
+    result = _infer_tiles(tiles, block, predictor, on_device, watch)
     files, votes = [quicklook], None
     with watch.stage("write"):
         if isinstance(result, Votes):
@@ -109,6 +105,16 @@ def infer_chunk(
     )
     context.directory.report_inferred(report)
     return report
+
+
+def _infer_tiles(
+    tiles: _ChunkTiles, block: Block, predictor: Predictor, on_device: OnDevice, watch: Stopwatch
+) -> Rasters | Votes:
+    """Return what is inferred of a chunk; nothing of it is on the device any more."""
+    if not tiles.labelled_tiles:
+        return tiles.make_empty_result()
+    with predictor.load(block.pixels, block.valid, block.label_mask, tiles.result_bytes) as loaded:
+        return tiles.collect(on_device(lambda: tiles.infer(predictor, loaded, watch)).result())
 
 
 @dataclass(frozen=True)
