@@ -78,7 +78,8 @@ def project_memory(raster: Raster, tiling: Tiling, costs: Costs) -> int:
     labels = pixels * (3 + 2 * raster.layers)
     vote_channels = raster.classes + 1  # one more for the squares, from which the disagreement is computed
     votes = 2 * 4 * vote_channels * pixels if tiling.overlap else 0
-    # A block exists three times: as GDAL delivers it, with its bands put together, and mirrored at a scene's edge.
+    # A block exists three times: as GDAL delivers it, with its bands put together, and mirrored at a scene's edge. On
+    # its way to a device it exists once, and once in pinned memory, which torch rounds up to a power of two.
     chunk = 3 * block + labels + votes
     # Weighing the votes of one tile takes its probabilities, their products and the rounded products as float64.
     weighing = 3 * 8 * raster.classes * tiling.support**2 if tiling.overlap or raster.layers else 0

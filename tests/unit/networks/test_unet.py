@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -147,6 +148,8 @@ def test_larger_windows_go_in_smaller_batches_and_must_fit_the_device() -> None:
     assert [found.settings_for(edge).batch for edge in (512, 768, 1024, 2048)] == [8, 3, 2, 1]
     assert found.fits(2048)
     assert not found.fits(4096)
+    assert [found.chunk_bytes(edge) for edge in (512, 2048, 4096)] == [690_284_800, 480_569_600, 0]
+    assert replace(found, device_bytes=0).chunk_bytes(512) == 0
 
 
 @pytest.mark.parametrize("precision", ["fp64", "fp32", "bf16"])
