@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +38,7 @@ from seamline.pipeline.scenes.scene import Scene
 from tests.support.fake_device import FakeDevice, Speeds
 from tests.support.small_models import make_random_network, save_model
 from tests.support.small_rasters import make_noise, write_geotiff
-from tests.support.virtual_time import VirtualTime
+from tests.support.virtual_time import VirtualCondition, VirtualTime
 
 HEIGHT, WIDTH = 320, 500
 """Of the scene: 5 × 8 chunks of 64², the last column of them narrower. Two have no data."""
@@ -232,12 +233,19 @@ def test_chunks_hold_no_more_memory_of_the_device_than_there_is(
 
 
 def test_one_chunk_gets_what_it_needs_however_little_there_is() -> None:
-    budget = ByteBudget(10)
-    budget.take(1000)
-    budget.give_back(1000)
-    budget.take(4)
-    budget.take(6)
-    assert not budget._has_room(1)
+    time = VirtualTime()
+    budget = ByteBudget(10, VirtualCondition(time))
+    taken: list[tuple[int, float]] = []
+
+    def hold(count: int, begin: float) -> None:
+        time.sleep(begin)
+        budget.take(count)
+        taken.append((count, time.now))
+        time.sleep(5)
+        budget.give_back(count)
+
+    time.run(*(partial(hold, *one) for one in ((1000, 0), (4, 1), (6, 2), (1, 6))))
+    assert taken == [(1000, 0), (4, 5), (6, 5), (1, 10)]
 
 
 def test_a_cancelled_chunk_leaves_the_device_within_a_batch(model: Model, scene: Scene, tmp_path: Path) -> None:
