@@ -36,8 +36,8 @@ log = logging.getLogger("seamline.runtime")
 K = TypeVar("K", bound=Hashable)
 
 _BATCHES_AHEAD = 2
-"""Batches that are enqueued and not yet done: one is computed, one follows. More would only be lost when a chunk is
-cancelled."""
+"""The most batches that are enqueued and not yet done: one is computed, one follows. More would only be lost when a
+chunk is cancelled."""
 
 
 @dataclass(eq=False)
@@ -234,8 +234,6 @@ class Runtime:
         self._device.hold_until(block.uploaded)
         done = 0
         while done < len(places):
-            while len(self._enqueued) >= _BATCHES_AHEAD:
-                self._enqueued.popleft().wait()
             part = places[done : done + self._batch]
             try:
                 scores = self._forward(block, part)
@@ -244,9 +242,11 @@ class Runtime:
                     raise
                 self._halve_batch()
                 continue
+            self._enqueued.append(self._device.mark())
+            while len(self._enqueued) >= _BATCHES_AHEAD:  # now, so that who asks for the next may cancel it
+                self._enqueued.popleft().wait()
             yield from scores[: len(part)]
             done += len(part)
-            self._enqueued.append(self._device.mark())
 
     def _halve_batch(self) -> None:
         """Go on with half of the batch and without CUDA graphs."""

@@ -91,6 +91,4 @@ def _compute_disagreement(means: Array, squares: Array) -> Array:
 def _quantize(values: Array) -> Array:
     xp = array_namespace(values)
     levels = xp.round(values * (1 / LAYER_SCALE))
-    # Not ``clip``, which looks at the values, and would wait for the device.
-    least, most = (xp.full((), bound, dtype=levels.dtype, device=levels.device) for bound in (0, 1 / LAYER_SCALE))
-    return xp.astype(xp.minimum(xp.maximum(levels, least), most), xp.uint8)
+    return xp.astype(xp.clip(levels, 0, 1 / LAYER_SCALE), xp.uint8)

@@ -5,6 +5,7 @@ The clock is virtual (``tests/support/virtual_time.py``): times are exact, and n
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -16,6 +17,7 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
+from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from seamline.flows.runs.scene_job import open_input
@@ -189,6 +191,8 @@ def test_a_run_takes_as_long_as_its_slowest_stage(
     device = FakeDevice(time, speeds)
     run.infer(time, run.load(device), monkeypatch, seconds["source"], seconds["disk"])
     assert (len(run.chunks), len(device.downloads)) == (40, 38)
+    windows = [report.windows for report in run.context.directory.read_inferred().values()]
+    assert len(device.batches) == sum(math.ceil(count / 2) for count in windows)
     busy = {"source": 40.0, "disk": 40.0, "upload": 38.0, "batch": 0.5 * len(device.batches), "download": 37.0}
     assert busy[slowest] <= time.now <= 1.15 * busy[slowest]
     run.assert_like(Run(model, scene, tmp_path / "cpu").infer_on_cpu())
@@ -384,6 +388,15 @@ class _NoCopies(TorchDispatchMode):
         return result
 
 
+class _NoConstants(TorchFunctionMode):
+    """Refuses tensors that are made of numbers, which CUDA would copy, too."""
+
+    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if function in (torch.asarray, torch.as_tensor, torch.tensor):
+            assert isinstance(args[0], torch.Tensor), function
+        return function(*args, **(kwargs or {}))
+
+
 def _iter_tensors(values: Any) -> Iterator[torch.Tensor]:
     for value in values:
         if isinstance(value, torch.Tensor):
@@ -405,7 +418,7 @@ def test_nothing_looks_at_a_value_or_copies_to_the_device_while_a_chunk_is_enque
         return torch.empty((len(x), 3, x.shape[2] - 2 * halo, x.shape[3] - 2 * halo), device=x.device)
 
     def enqueue(work: Callable[[], Any]) -> Any:
-        with _NoCopies(device):
+        with _NoCopies(device), _NoConstants():
             return work()
 
     runtime._network = network
