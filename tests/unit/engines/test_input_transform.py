@@ -48,7 +48,9 @@ def test_windows_are_cut_and_filled_alike_whether_values_are_looked_at_or_not(
     network = make_random_network()
     bands = (InputBand("a", 0.5, 0.1, 0.3), InputBand("b", 0.6, 0.0, 0.7))
     classes = tuple(ModelClass(f"c{k}", (k, k, k)) for k in range(3))
-    spec = ModelSpec("x", "1", bands, classes, network.config, receptive_radius=1, fill=7.0)
+    spec = ModelSpec(
+        "x", "1", bands, classes, network.config, receptive_radius=network.config.receptive_radius, fill=7.0
+    )
     pixels = torch.from_numpy(np.random.default_rng(0).uniform(1, 2, (2, 12, 20)).astype(np.float32))
     valid = torch.ones(12, 20, dtype=torch.bool)
     pixels[0, 2, 3], pixels[1, 5, 5], pixels[1, 5, 6] = torch.nan, torch.inf, -9999

@@ -36,7 +36,7 @@ from seamline.pipeline.execution.run_directory import RunDirectory
 from seamline.pipeline.geometry.tiling import Index, Tiling
 from seamline.pipeline.products.layers import LAYERS
 from seamline.pipeline.products.zarr_store import ZarrLayout, create_store, open_labels, open_store_raster
-from seamline.pipeline.scenes.scene import Scene
+from seamline.pipeline.scenes.scene import Scene, read_block
 from tests.support.fake_device import FakeDevice, Speeds
 from tests.support.small_models import make_random_network, save_model
 from tests.support.small_rasters import make_noise, write_geotiff
@@ -218,22 +218,25 @@ def test_labels_layers_and_votes_are_those_of_a_cpu(
     run.infer(time, runtime, monkeypatch, 0.1, 0.2)
     assert sizes == {(3, 2, run.tiling.window, run.tiling.window)}
     run.assert_like(Run(model, scene, tmp_path / "cpu", **options).infer_on_cpu())
+    if not overlap:
+        valid = read_block(scene, run.tiling.scene_window).valid
+        np.testing.assert_array_equal(run.read_rasters()["labels"] != 255, valid)
 
 
 def test_chunks_hold_no_more_memory_of_the_device_than_there_is(
     model: Model, scene: Scene, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run = Run(model, scene, tmp_path / "run")
-    most = {}
-    for held in (1, 2, None):
-        time = VirtualTime()
-        limit = None if held is None else held * (run.block_bytes + 64**2)
+    """A chunk holds its block and its labels there."""
+    sizes = Run(model, scene, tmp_path / "run").block_bytes, 64**2
+    limits = {"one": sum(sizes), "almost two": 2 * sizes[0] + sizes[1], "two": 2 * sum(sizes), "any": None}
+    most: dict[str, float] = {}
+    for name, limit in limits.items():
+        time, run = VirtualTime(), Run(model, scene, tmp_path / name)
         device = FakeDevice(time, Speeds(batch=1.0), limit)
-        again = Run(model, scene, tmp_path / f"run-{held}")
-        again.infer(time, again.load(device), monkeypatch)
+        run.infer(time, run.load(device), monkeypatch, disk=0.5)
         assert device.uploaded == 0
-        most[held] = device.most_uploaded
-    assert most == {1: run.block_bytes, 2: 2 * run.block_bytes, None: THREADS * run.block_bytes}
+        most[name] = device.most_uploaded / sizes[0]
+    assert most == {"one": 1, "almost two": 1, "two": 2, "any": THREADS}
 
 
 def test_one_chunk_gets_what_it_needs_however_little_there_is() -> None:
