@@ -65,17 +65,19 @@ class InputTransform:
         Returns:
             The network's input (B, bands, height, width) on the device.
         """
-        missing = self._find_missing(valid, places)
         shape = len(places), len(pixels), *valid[places[0]].shape
         x = torch.empty(shape, dtype=self._dtype, device=self._device, memory_format=self._format)
-        # A CPU has the windows of one band in its cache for all passes over it; a device has all bands at hand.
-        step = 1 if self._looks else len(pixels)
-        for first in range(0, len(pixels), step):
-            bands = slice(first, first + step)
-            cut = torch.empty(x[:, bands].shape, dtype=self._computing_dtype, device=self._device)
-            for window, place in zip(cut, places, strict=True):
-                window.copy_(pixels[bands, *place])
-            x[:, bands] = self._normalise(cut, missing, bands)
+        # A CPU has one band of a window in its cache for all passes over it; a device has all of them at hand.
+        windows_at_once, bands_at_once = (1, 1) if self._looks else shape[:2]
+        for start in range(0, len(places), windows_at_once):
+            windows = slice(start, start + windows_at_once)
+            missing = self._find_missing(valid, places[windows])
+            for first in range(0, len(pixels), bands_at_once):
+                bands = slice(first, first + bands_at_once)
+                cut = torch.empty(x[windows, bands].shape, dtype=self._computing_dtype, device=self._device)
+                for window, place in zip(cut, places[windows], strict=True):
+                    window.copy_(pixels[bands, *place])
+                x[windows, bands] = self._normalise(cut, missing, bands)
         return x
 
     def _find_missing(self, valid: Tensor, places: Sequence[Place]) -> Tensor | None:
