@@ -67,21 +67,62 @@ class FreeNetwork:
         """Return the predictor, which is its own loader."""
         return self
 
-    def predict(self, pixels: Any, valid: Any) -> Iterator[Any]:
+    def load(self, pixels: Any, valid: Any, label_mask: Any, result_bytes: int) -> FreeBlock:
+        """Return the mask of a block; nobody looks at its pixels."""
+        return FreeBlock(label_mask)
+
+    def infer(self, block: FreeBlock, places: Any) -> Iterator[Any]:
         """Yield the scores of each window, all the same array."""
-        edge = pixels[0].shape[-1] - 2 * self.halo
+        rows, _ = places[0]
+        edge = rows.stop - rows.start - 2 * self.halo
         scores = np.zeros((self.classes, edge, edge), np.float32)
         scores[0] = 1
-        for _ in pixels:
+        for _ in places:
             yield scores
 
     def probabilities(self, scores: Any) -> Any:
         """Return the scores, which are probabilities."""
         return scores
 
-    def to_host(self, array: Any) -> Any:
+    def upload(self, array: Any) -> Any:
         """Return the array, which lies in memory."""
         return array
+
+    def fetch(self, block: FreeBlock, arrays: Any) -> FreeArrays:
+        """Return the arrays, which lie in memory."""
+        return FreeArrays(dict(arrays))
+
+
+@dataclass(frozen=True)
+class FreeBlock:
+    """What a ``FreeNetwork`` keeps of a block.
+
+    Attributes:
+        label_mask: which pixels get a label.
+    """
+
+    label_mask: Any
+
+    def __enter__(self) -> FreeBlock:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        pass
+
+
+@dataclass(frozen=True)
+class FreeArrays:
+    """Arrays that are there.
+
+    Attributes:
+        arrays: by name.
+    """
+
+    arrays: dict[Any, Any]
+
+    def result(self) -> dict[Any, Any]:
+        """Return them."""
+        return self.arrays
 
 
 @dataclass(frozen=True)

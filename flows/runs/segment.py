@@ -205,7 +205,8 @@ def _run(job: SceneJob, client: Client, observer: RunObserver, started: float) -
         job.scene, plan.tiling, classes, directory, options.on_bad_block, options.layers, plan.reading
     )
     radiometry = get_radiometry(job.scene)
-    loader = RuntimeLoader(job.model.folder, job.model.digest, plan.settings, radiometry, plan.tiling.halo)
+    room = plan.measured.chunk_bytes(plan.tiling.window)
+    loader = RuntimeLoader(job.model.folder, job.model.digest, plan.settings, radiometry, plan.tiling.halo, room)
     start_seconds = Stopwatch.now() - started
     try:
         totals = observer.run_stage(

@@ -150,6 +150,7 @@ class RuntimeLoader:
         settings: Engine, precision, batch and threads.
         radiometry: Meaning of the scene's digital numbers.
         halo: Pixels on each side of a window that are cropped from the result.
+        chunk_bytes: What chunks may hold at once on a device with its own memory.
     """
 
     folder: Path
@@ -157,6 +158,7 @@ class RuntimeLoader:
     settings: EngineSettings
     radiometry: Radiometry
     halo: int
+    chunk_bytes: int = 0
 
     def __call__(self) -> Runtime:
         """Load the model, if it is the one that the client has.
@@ -165,6 +167,7 @@ class RuntimeLoader:
             ModelError: the folder holds another model here.
         """
         # Imported here because it imports torch, which takes seconds and is not needed on the client.
+        from seamline.model.devices.cuda_device import open_device
         from seamline.model.engines.runtime import Runtime
 
         spec = read_model_spec(self.folder)
@@ -176,7 +179,8 @@ class RuntimeLoader:
                 expected=f"{self.digest[:12]} as on the client",
                 fix="let all machines see the same folder",
             )
-        return Runtime(spec, self.folder, self.settings, self.radiometry, self.halo)
+        device = open_device(self.settings.device, self.chunk_bytes)
+        return Runtime(spec, self.folder, self.settings, self.radiometry, self.halo, device)
 
 
 def get_radiometry(scene: Scene) -> Radiometry:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
@@ -12,12 +13,21 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from seamline.model.devices.graphs import GraphedNetwork, get_cuda_recorder
 from seamline.model.networks.unet import DoubleConv, UNet
 from seamline.model.spec.config import EngineSettings, Precision, UNetConfig
 from seamline.model.spec.errors import ModelError, get_first_line
 from seamline.model.spec.spec import ModelSpec
 
+log = logging.getLogger("seamline.torch_engine")
+
 _Module = TypeVar("_Module", bound=nn.Module)
+
+_RunConvReLU = Callable[[nn.Conv2d, Tensor], Tensor]
+
+_CUDNN_TOLERANCES = {"fp32": 1e-4, "fp16": 0.02, "bf16": 0.1}
+"""Precisions in which cuDNN runs a convolution with its ReLU, and how far scores may be from those of both one by one:
+a share of the largest score. Reduced precisions round a sum and its bias once instead of twice, in every layer."""
 
 DTYPES: dict[Precision, torch.dtype] = {
     "fp64": torch.float64,
@@ -46,11 +56,13 @@ def prepare_unet(network: UNet, settings: EngineSettings) -> Callable[[Tensor, i
         A function of windows (B, bands, H, W) and a halo that returns scores (B, outputs, H − 2·halo, W − 2·halo).
     """
     layout = torch.channels_last if settings.channels_last else torch.contiguous_format
-    moved = network.to(settings.device, DTYPES[settings.precision])
+    moved: UNet = network.to(settings.device, DTYPES[settings.precision])
     moved = moved.to(memory_format=layout)  # type: ignore[call-overload]
     if settings.engine == "compiled":
         return CompiledUNet(moved)
-    return fuse_relu(moved) if settings.device == "cpu" and has_onednn(settings.precision) else moved
+    if settings.device == "cpu":
+        return fuse_relu(moved) if has_onednn(settings.precision) else moved
+    return GraphedNetwork(fuse_relu_on_cuda(moved, settings.precision), get_cuda_recorder())
 
 
 class CompiledUNet:
@@ -99,26 +111,53 @@ def fuse_batch_norm(network: _Module) -> _Module:
 
 
 class ConvReLU(nn.Module):
-    """A convolution and the ReLU after it in one pass over memory, by oneDNN; the result has the same bits."""
+    """A convolution and the ReLU after it in one pass over memory.
 
-    def __init__(self, conv: nn.Conv2d) -> None:
+    Attributes:
+        conv: the convolution.
+        run: computes both of a tensor (B, in, H, W).
+    """
+
+    def __init__(self, conv: nn.Conv2d, run: _RunConvReLU) -> None:
         super().__init__()
-        self.conv = conv
+        self.conv, self.run = conv, run
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, in, H, W) to (B, out, H, W)."""
-        conv = self.conv
-        y: Tensor = torch.ops.mkldnn._convolution_pointwise(
-            x, conv.weight, conv.bias, conv.padding, conv.stride, conv.dilation, conv.groups, "relu", [], ""
-        )
-        return y
+        return self.run(self.conv, x)
 
 
-def fuse_relu(network: nn.Module) -> nn.Module:
+def _run_by_onednn(conv: nn.Conv2d, x: Tensor) -> Tensor:
+    """Run a convolution and a ReLU by oneDNN; the result has the same bits."""
+    y: Tensor = torch.ops.mkldnn._convolution_pointwise(
+        x, conv.weight, conv.bias, conv.padding, conv.stride, conv.dilation, conv.groups, "relu", [], ""
+    )
+    return y
+
+
+def _run_by_cudnn(conv: nn.Conv2d, x: Tensor) -> Tensor:
+    """Run a convolution and a ReLU by cuDNN, which adds the bias before it rounds."""
+    y: Tensor = torch.cudnn_convolution_relu(  # the stride comes before the padding
+        x, conv.weight, conv.bias, conv.stride, tuple(map(int, conv.padding)), conv.dilation, conv.groups
+    )
+    return y
+
+
+def _run_one_by_one(conv: nn.Conv2d, x: Tensor) -> Tensor:
+    """Run a convolution, then a ReLU."""
+    y: Tensor = conv(x)
+    return y.relu_()
+
+
+def fuse_relu(network: _Module, run: _RunConvReLU = _run_by_onednn) -> _Module:
     """Replace each convolution and the ReLU after it by one ``ConvReLU``, in place, and return the network.
 
-    For CPUs for which ``has_onednn`` is true. The ReLUs of a U-Net take a seventh of its time on a CPU: they read and
-    write every activation and compute almost nothing.
+    The ReLUs of a U-Net take a seventh of its time on a CPU: they read and write every activation and compute almost
+    nothing.
+
+    Args:
+        network: the network, after ``fuse_batch_norm``.
+        run: computes both; by oneDNN for CPUs for which ``has_onednn`` is true.
     """
     for module in network.modules():
         if isinstance(module, DoubleConv):
@@ -126,12 +165,52 @@ def fuse_relu(network: nn.Module) -> nn.Module:
             fused: list[nn.Module] = []
             for layer in layers:
                 if isinstance(layer, nn.ReLU) and fused and isinstance(fused[-1], nn.Conv2d):
-                    fused[-1] = ConvReLU(fused[-1])
+                    fused[-1] = ConvReLU(fused[-1], run)
                 else:
                     fused.append(layer)
             del module[:]
             module.extend(fused)
     return network
+
+
+@torch.inference_mode()
+def fuse_relu_on_cuda(network: UNet, precision: Precision, run: _RunConvReLU = _run_by_cudnn) -> UNet:
+    """Fuse convolutions and ReLUs where the installed torch and cuDNN do both right, in place, and return the network.
+
+    torch's operator for it is not documented, and lets cuDNN take algorithms that add in an order that varies. So it is
+    tried on one window: it must give nearly what the layers give one by one, and twice the same.
+
+    Args:
+        network: the network on its device, after ``fuse_batch_norm``.
+        precision: what it computes in.
+        run: computes both.
+    """
+    if precision not in _CUDNN_TOLERANCES:
+        return network
+    parameter = next(network.parameters())
+    edge = 4 * network.config.divisor + 2 * network.config.lost_border
+    x = torch.randn(1, network.config.in_channels, edge, edge, generator=torch.Generator().manual_seed(0))
+    x = x.to(parameter.device, parameter.dtype)
+    fused = fuse_relu(network, _run_one_by_one)
+    expected = fused(x)
+    _set_run(fused, run)
+    try:
+        found, again = fused(x), fused(x)
+        difference = float((found - expected).abs().max() / expected.abs().max())
+        if torch.equal(found, again) and difference <= _CUDNN_TOLERANCES[precision]:
+            return fused
+        log.warning("cuDNN's convolution with ReLU differs by %g from both one by one: not taken", difference)
+    except (RuntimeError, AttributeError) as error:
+        log.warning("cuDNN's convolution with ReLU does not run here: %s", get_first_line(error))
+    _set_run(fused, _run_one_by_one)
+    return fused
+
+
+def _set_run(network: nn.Module, run: _RunConvReLU) -> None:
+    """Let all convolutions with ReLU of a network be computed by a function."""
+    for module in network.modules():
+        if isinstance(module, ConvReLU):
+            module.run = run
 
 
 def has_onednn(precision: Precision) -> bool:

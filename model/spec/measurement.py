@@ -80,6 +80,10 @@ class Measurement:
         """Return whether a batch of windows of this edge fits into the device's memory; always true on a CPU."""
         return not self.device_bytes or self.batch_bytes(window) <= _MAX_DEVICE_MEMORY_SHARE * self.device_bytes
 
+    def chunk_bytes(self, window: int) -> int:
+        """Return the bytes of the device's memory that are left for chunks beside a batch of windows; 0 on a CPU."""
+        return max(0, int(_MAX_DEVICE_MEMORY_SHARE * self.device_bytes - self.batch_bytes(window)))
+
     def batch_bytes(self, window: int) -> float:
         """Return the bytes that a batch of windows of this edge adds, to the process or to the device."""
         return self.bytes_per_pixel * window**2 * self.settings_for(window).batch

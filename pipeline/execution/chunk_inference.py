@@ -7,8 +7,10 @@ are inferred too, ``chunk_blending.write_chunk`` decides the bands along both bo
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -20,10 +22,10 @@ from seamline.pipeline.common.memory import read_peak_memory
 from seamline.pipeline.common.stopwatch import Stopwatch
 from seamline.pipeline.execution.chunk_blending import decide, find_left_band, find_top_band, write_rasters
 from seamline.pipeline.execution.chunk_context import ChunkContext, Rasters
-from seamline.pipeline.execution.predictor import Predictor
+from seamline.pipeline.execution.predictor import DeviceBlock, Fetched, Predictor
 from seamline.pipeline.execution.quicklook import save_quicklook
 from seamline.pipeline.execution.run_directory import Report, Votes
-from seamline.pipeline.geometry.taper import make_taper
+from seamline.pipeline.geometry.taper import DeviceTapers
 from seamline.pipeline.geometry.tiling import Index, Tiling
 from seamline.pipeline.geometry.votes import Array, argmax_classes, weighted_scores, weighted_squares
 from seamline.pipeline.geometry.window import Window
@@ -35,6 +37,10 @@ from seamline.pipeline.scenes.scene import Block, read_block
 
 OnDevice = Callable[[Callable[[], Any]], Any]
 """Runs a callable on the inference thread and returns its result."""
+
+
+_ABOVE, _LEFT = "votes above", "votes to the left"
+"""Names of what neighbours' votes are added to; strips have the neighbours' own indices."""
 
 
 class ChunkCancelledError(Exception):
@@ -51,9 +57,12 @@ def infer_chunk(
 ) -> Report:
     """Infer a chunk's tiles, and write its labels if no neighbour votes on them.
 
-    The network runs on the inference thread, one chunk after the other; other chunks of this process read and write
-    meanwhile. A chunk that was inferred before (its worker died after it had written the report, before the client had
-    the result) is not inferred again.
+    The network runs on the inference thread, one chunk after the other; other chunks of this process are read, copied
+    to the device and written meanwhile. On a device that computes by itself the inference thread only enqueues: it
+    begins the next chunk while the device computes the last windows of this one; the chunk's own thread waits for them.
+
+    A chunk that was inferred before (its worker died after it had written the report, before the client had the
+    result) is not inferred again.
 
     Args:
         context: the run.
@@ -77,11 +86,8 @@ def infer_chunk(
     with watch.stage("read"):
         block = read_block(context.scene, context.tiling.read_window_of(chunk), context.on_bad_block, blocks)
     quicklook = save_quicklook(context, chunk, block)
-    tiles = _ChunkTiles(context, chunk, block, is_cancelled)
-    if context.tiling.overlap:
-        result = on_device(lambda: tiles.infer_votes(predictor, watch))
-    else:
-        result = on_device(lambda: tiles.infer_rasters(predictor, watch))
+    tiles = _ChunkTiles(context, chunk, block.label_mask, is_cancelled)
+    result = _infer_tiles(tiles, block, predictor, on_device, watch)
     files, votes = [quicklook], None
     with watch.stage("write"):
         if isinstance(result, Votes):
@@ -104,13 +110,30 @@ def infer_chunk(
     return report
 
 
+def _infer_tiles(
+    tiles: _ChunkTiles, block: Block, predictor: Predictor, on_device: OnDevice, watch: Stopwatch
+) -> Rasters | Votes:
+    """Return what is inferred of a chunk; nothing of it is on the device any more."""
+    if not tiles.labelled_tiles:
+        return tiles.make_empty_result()
+    with predictor.load(block.pixels, block.valid, block.label_mask, tiles.result_bytes) as loaded:
+        return tiles.collect(on_device(lambda: tiles.infer(predictor, loaded, watch)).result())
+
+
 @dataclass(frozen=True)
 class _ChunkTiles:
-    """The tiles of a chunk and the block of pixels that they read."""
+    """The tiles of a chunk.
+
+    Attributes:
+        context: the run.
+        chunk: row and column of the chunk.
+        label_mask: which pixels of the chunk's block get a label, (height, width).
+        is_cancelled: asked before each window.
+    """
 
     context: ChunkContext
     chunk: Index
-    block: Block
+    label_mask: NDArray[np.bool_]
     is_cancelled: Callable[[], bool]
 
     @property
@@ -123,111 +146,138 @@ class _ChunkTiles:
         return self.tiling.write_window_of(self.chunk)
 
     @property
-    def label_mask(self) -> NDArray[np.bool_]:
-        """Which of the chunk's own pixels get a label, (height, width)."""
-        return self.block.label_mask[self.pixels.relative_to(self.tiling.read_window_of(self.chunk)).to_slices()]
+    def area(self) -> Window:
+        """The pixels that the chunk's tiles vote on."""
+        return self.tiling.vote_window_of(self.chunk)
 
     @property
+    def origin(self) -> Window:
+        """The pixels of the chunk's block."""
+        return self.tiling.read_window_of(self.chunk)
+
+    @cached_property
     def labelled_tiles(self) -> list[Index]:
         """Tiles that vote on at least one pixel that gets a label; the others are not inferred."""
-        origin = self.tiling.read_window_of(self.chunk)
         return [
             tile
             for tile in self.tiling.tiles_of(self.chunk)
-            if self.block.label_mask[self._support(tile).relative_to(origin).to_slices()].any()
+            if self.label_mask[self._support(tile).relative_to(self.origin).to_slices()].any()
         ]
+
+    @property
+    def result_bytes(self) -> int:
+        """Bytes of labels, layers and votes."""
+        votes = np.dtype(np.int32).itemsize * self.context.vote_channels * self.area.pixel_count
+        rasters = sum(math.prod(shape) for shape in self._raster_shapes.values())
+        return rasters + (votes if self.tiling.overlap else 0)
+
+    @property
+    def _raster_shapes(self) -> dict[str, tuple[int, ...]]:
+        layers = {name: LAYERS[name].shape(self.context.classes, *self.pixels.shape) for name in self.context.layers}
+        return {LABELS_ARRAY: self.pixels.shape, **layers}
 
     def _support(self, tile: Index) -> Window:
         """The support of a tile inside the scene."""
         return self.tiling.support_of(tile).intersection(self.tiling.scene_window)
 
-    def predict(self, predictor: Predictor, watch: Stopwatch) -> Iterator[tuple[Window, Index, Array]]:
+    def make_empty_result(self) -> Rasters | Votes:
+        """Return what there is of a chunk none of whose tiles is inferred: no labels and no votes."""
+        arrays: dict[str | Index, NDArray[Any]] = {}
+        for name, shape in self._raster_shapes.items():
+            arrays[name] = np.full(shape, NODATA, np.uint8)
+        if self.tiling.overlap:
+            for place, window in self._vote_windows.items():
+                arrays[place] = np.zeros((self.context.vote_channels, *window.shape), np.int32)
+        return self.collect(arrays)
+
+    def infer(self, predictor: Predictor, block: DeviceBlock, watch: Stopwatch) -> Fetched[str | Index]:
+        """Enqueue all that is inferred of the chunk, and the way back of its labels, layers and votes."""
+        if self.tiling.overlap:
+            arrays = self._infer_votes(predictor, block, watch)
+        else:
+            arrays = self._infer_rasters(predictor, block, watch)
+        return predictor.fetch(block, arrays)
+
+    def collect(self, arrays: dict[str | Index, NDArray[Any]]) -> Rasters | Votes:
+        """Return labels and layers of the arrays that ``infer`` fetches, or votes and the like of overlapping tiles."""
+        rasters = {name: arrays[name] for name in self._raster_shapes}
+        if not self.tiling.overlap:
+            return rasters
+        strips = {receiver: arrays[receiver] for receiver in self.tiling.receivers_of(self.chunk)}
+        return Votes(rasters, arrays[_ABOVE], arrays[_LEFT], strips)
+
+    def _predict(
+        self, predictor: Predictor, block: DeviceBlock, watch: Stopwatch
+    ) -> Iterator[tuple[Window, Index, Array]]:
         """Yield (support inside the scene, tile, its scores (classes, S, S)) for each tile that is inferred."""
-        tiles = self.labelled_tiles
-        origin = self.tiling.read_window_of(self.chunk)
-        places = [self.tiling.window_of(tile).relative_to(origin).to_slices() for tile in tiles]
-        predictions = predictor.predict(
-            [self.block.pixels[:, rows, cols] for rows, cols in places],
-            [self.block.valid[rows, cols] for rows, cols in places],
-        )
-        for tile in tiles:
+        places = [self.tiling.window_of(tile).relative_to(self.origin).to_slices() for tile in self.labelled_tiles]
+        predictions = predictor.infer(block, places)
+        for tile in self.labelled_tiles:
             if self.is_cancelled():
                 raise ChunkCancelledError
             with watch.stage("infer"):
                 scores = next(predictions)
             yield self._support(tile), tile, scores
 
-    def infer_rasters(self, predictor: Predictor, watch: Stopwatch) -> Rasters:
+    def _infer_rasters(self, predictor: Predictor, block: DeviceBlock, watch: Stopwatch) -> dict[str | Index, Array]:
         """Return labels and layers of a chunk in which no two tiles vote on one pixel."""
-        shapes = {LABELS_ARRAY: self.pixels.shape} | {
-            name: LAYERS[name].shape(self.context.classes, *self.pixels.shape) for name in self.context.layers
-        }
-        rasters = {name: np.full(shape, NODATA, np.uint8) for name, shape in shapes.items()}
-        for support, _, scores in self.predict(predictor, watch):
+        rasters: dict[str, Array] = {}
+        for support, _, scores in self._predict(predictor, block, watch):
             with watch.stage("blend"):
                 inside = scores[:, : support.height, : support.width]
                 rows, cols = support.relative_to(self.pixels).to_slices()
                 decided = {LABELS_ARRAY: argmax_classes(inside)}
                 if self.context.layers:
                     decided |= compute_layers(self.context.layers, predictor.probabilities(inside))
-                for name, raster in decided.items():
-                    rasters[name][..., rows, cols] = predictor.to_host(raster)
-        return self._mask(rasters)
+                for name, values in decided.items():
+                    if name not in rasters:  # the first tile shows on which device they live
+                        xp = array_namespace(values)
+                        rasters[name] = xp.zeros(self._raster_shapes[name], dtype=xp.uint8, device=values.device)
+                    rasters[name][..., rows, cols] = values
+        with watch.stage("blend"):
+            return self._mask(rasters, block)
 
-    def infer_votes(self, predictor: Predictor, watch: Stopwatch) -> Votes:
+    def _infer_votes(self, predictor: Predictor, block: DeviceBlock, watch: Stopwatch) -> dict[str | Index, Array]:
         """Return labels, layers and votes of a chunk in which neighbouring tiles vote on the same pixels."""
-        area, channels = self.tiling.vote_window_of(self.chunk), self.context.vote_channels
         summed: Array = None
-        for support, tile, scores in self.predict(predictor, watch):
+        tapers = DeviceTapers(self.tiling, predictor.upload)
+        for support, tile, scores in self._predict(predictor, block, watch):
             with watch.stage("blend"):
                 probabilities = predictor.probabilities(scores)[:, : support.height, : support.width]
-                cast = self._weigh(probabilities, tile, support)
+                cast = self._weigh(probabilities, *tapers.of(tile, support))
                 if summed is None:  # the first tile shows on which device the sums live
-                    xp = array_namespace(cast)
-                    summed = xp.zeros((channels, *area.shape), dtype=xp.int32, device=cast.device)
-                rows, cols = support.relative_to(area).to_slices()
+                    xp, shape = array_namespace(cast), (self.context.vote_channels, *self.area.shape)
+                    summed = xp.zeros(shape, dtype=xp.int32, device=cast.device)
+                rows, cols = support.relative_to(self.area).to_slices()
                 summed[:, rows, cols] += cast
-        if summed is None:  # no tile has a pixel to label
-            summed = np.zeros((channels, *area.shape), np.int32)
         with watch.stage("blend"):
-            return self._pack_votes(predictor, summed)
+            own = self.pixels
+            decided = self._mask(decide(self.context, summed[:, : own.height, : own.width]), block)
+            bands = {name: window.relative_to(self.area).to_slices() for name, window in self._vote_windows.items()}
+            return {**decided, **{name: summed[:, rows, cols] for name, (rows, cols) in bands.items()}}
 
-    def _pack_votes(self, predictor: Predictor, summed: Array) -> Votes:
-        """Cut the summed votes (channels, height, width) into what is final, what waits, and what neighbours need."""
-        area, own = self.tiling.vote_window_of(self.chunk), self.pixels
-        decided = decide(self.context, summed[:, : own.height, : own.width])
-        rasters = self._mask({name: np.array(_to_host(predictor, raster)) for name, raster in decided.items()})
-        above, left = (
-            _to_host(predictor, summed[:, : band.height, : band.width])
-            for band in (find_top_band(self.tiling, own), find_left_band(self.tiling, own))
-        )
-        strips: dict[Index, NDArray[np.int32]] = {}
-        for receiver in self.tiling.receivers_of(self.chunk):
-            rows, cols = area.intersection(self.tiling.write_window_of(receiver)).relative_to(area).to_slices()
-            strips[receiver] = _to_host(predictor, summed[:, rows, cols])
-        return Votes(rasters, above, left, strips)
+    @property
+    def _vote_windows(self) -> dict[str | Index, Window]:
+        """Where votes are kept for later: what chunks above and to the left vote on, too, and what is of neighbours."""
+        return {
+            _ABOVE: find_top_band(self.tiling, self.pixels),
+            _LEFT: find_left_band(self.tiling, self.pixels),
+            **{
+                receiver: self.area.intersection(self.tiling.write_window_of(receiver))
+                for receiver in self.tiling.receivers_of(self.chunk)
+            },
+        }
 
-    def _mask(self, rasters: Rasters) -> Rasters:
-        """Set the pixels that get no label to nodata, in place."""
-        hidden = ~self.label_mask
-        for raster in rasters.values():
-            raster[..., hidden] = NODATA
-        return rasters
+    def _mask(self, rasters: dict[str, Array], block: DeviceBlock) -> dict[str | Index, Array]:
+        """Return rasters with nodata where the chunk's pixels get no label."""
+        labelled = block.label_mask[self.pixels.relative_to(self.origin).to_slices()]
+        xp = array_namespace(labelled)
+        nodata = xp.full((), NODATA, dtype=xp.uint8, device=labelled.device)
+        return {name: xp.where(labelled, raster, nodata) for name, raster in rasters.items()}
 
-    def _weigh(self, probabilities: Array, tile: Index, support: Window) -> Array:
+    def _weigh(self, probabilities: Array, down: Array, across: Array) -> Array:
         """Return a tile's votes on its support inside the scene, (vote channels, height, width) int32."""
-        tapers = self._tapers(tile, support)
-        cast = weighted_scores(probabilities, *tapers)
+        cast = weighted_scores(probabilities, down, across)
         if self.context.vote_channels == self.context.classes:
             return cast
-        return array_namespace(cast).concat([cast, weighted_squares(probabilities, *tapers)], axis=0)
-
-    def _tapers(self, tile: Index, support: Window) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        last_row, last_col = self.tiling.tile_grid
-        down = make_taper(self.tiling.support, self.tiling.overlap, tile.row > 0, tile.row < last_row - 1)
-        across = make_taper(self.tiling.support, self.tiling.overlap, tile.col > 0, tile.col < last_col - 1)
-        return down[: support.height], across[: support.width]
-
-
-def _to_host(predictor: Predictor, array: Array) -> NDArray[Any]:
-    return array if isinstance(array, np.ndarray) else predictor.to_host(array)
+        return array_namespace(cast).concat([cast, weighted_squares(probabilities, down, across)], axis=0)

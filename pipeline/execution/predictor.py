@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from threading import BoundedSemaphore
+from types import TracebackType
 from typing import Any, Protocol, TypeVar
 
 import numpy as np
@@ -20,22 +21,63 @@ from seamline.pipeline.execution.chunk_context import ChunkContext
 from seamline.pipeline.geometry.votes import Array
 
 T = TypeVar("T")
+K = TypeVar("K", bound=Hashable)
 
 PLUGIN_PREFIX = "seamline"
 """First part of the names of our plugins. The second part is the id of the client that they work for."""
 
 
-class Predictor(Protocol):
-    """A network that is loaded in this process. It removes the halo from its predictions."""
+class DeviceBlock(Protocol):
+    """The pixels of a chunk on the device. A context: leaving it gives their memory back."""
 
-    def predict(self, pixels: Sequence[NDArray[Any]], valid: Sequence[NDArray[np.bool_]]) -> Iterator[Array]:
-        """Yield the scores of each window, (classes, S, S) with S = window − 2·halo, on the device that computed them.
+    @property
+    def label_mask(self) -> Array:
+        """True where a pixel gets a label, (height, width), on the device."""
+        ...
+
+    def __enter__(self) -> DeviceBlock: ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None: ...
+
+
+class Fetched(Protocol[K]):
+    """Arrays on their way back from the device."""
+
+    def result(self) -> dict[K, NDArray[Any]]:
+        """Wait for the arrays and return them by name; raise an error if scores of the chunk were no numbers."""
+        ...
+
+
+class Predictor(Protocol):
+    """A network that is loaded in this process. It removes the halo from its predictions.
+
+    ``load`` is called by the thread of a chunk; it copies while the network computes other chunks. Everything else is
+    called on the inference thread, and may only enqueue what the device will do. ``Fetched.result`` waits for it.
+    """
+
+    def load(
+        self, pixels: NDArray[Any], valid: NDArray[np.bool_], label_mask: NDArray[np.bool_], result_bytes: int
+    ) -> DeviceBlock:
+        """Begin to copy the pixels of a chunk to the device; wait while other chunks take up its memory.
+
+        Args:
+            pixels: digital numbers (bands, height, width).
+            valid: True where there is data (height, width).
+            label_mask: True where a pixel gets a label (height, width).
+            result_bytes: bytes that what is made of the scores takes on the device.
+        """
+        ...
+
+    def infer(self, block: Any, places: Sequence[tuple[slice, slice]]) -> Iterator[Array]:
+        """Yield the scores of each window, (classes, S, S) with S = window − 2·halo, on the device.
 
         Scores order the classes of a pixel as their probabilities do. ``probabilities`` converts them.
 
         Args:
-            pixels: digital numbers of each window, (bands, window, window).
-            valid: for each window (window, window), True where there is data.
+            block: from ``load``.
+            places: rows and columns of each window in the block.
         """
         ...
 
@@ -43,8 +85,12 @@ class Predictor(Protocol):
         """Return probabilities in [0, 1] for the scores of one window, (classes, S, S), on the same device."""
         ...
 
-    def to_host(self, array: Array) -> NDArray[Any]:
-        """Return the same values as a NumPy array."""
+    def upload(self, array: NDArray[Any]) -> Array:
+        """Return a small array on the device."""
+        ...
+
+    def fetch(self, block: Any, arrays: Mapping[K, Array]) -> Fetched[K]:
+        """Begin to copy arrays back that were made of a block's scores, with whether these were numbers."""
         ...
 
     @property

@@ -8,17 +8,19 @@ has the same label in every window, and the same as in a run.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from array_api_compat import array_namespace
 from numpy.typing import NDArray
 
 from seamline.pipeline.common.classes import NODATA
 from seamline.pipeline.execution.predictor import Predictor
 from seamline.pipeline.geometry.taper import make_taper
 from seamline.pipeline.geometry.tiling import Index, Tiling
-from seamline.pipeline.geometry.votes import FULL_VOTE, argmax_classes, weighted_scores
+from seamline.pipeline.geometry.votes import FULL_VOTE, Array, argmax_classes, weighted_scores
 from seamline.pipeline.geometry.window import Window, mirror_indices
 
 
@@ -82,27 +84,63 @@ def infer_window(
     valid = has_data.take(rows, axis=0).take(cols, axis=1)
     labelled = has_data[window.relative_to(inside).to_slices()]
 
-    summed = np.zeros((classes, *window.shape), np.int32)
-    labels = np.full(window.shape, NODATA, np.uint8)
-    probabilities = np.full((classes, *window.shape), np.nan, np.float32)
     tiles = [tile for tile in tiles if _votes_on_data(tiling, tile, window, labelled)]
+    if not tiles:
+        return InferredWindow(
+            np.full(window.shape, NODATA, np.uint8), np.full((classes, *window.shape), np.nan, np.float32)
+        )
     places = [tiling.window_of(tile).relative_to(around).to_slices() for tile in tiles]
-    predictions = predictor.predict([pixels[:, r, c] for r, c in places], [valid[r, c] for r, c in places])
-    for tile, scores in zip(tiles, predictions, strict=True):
-        support = tiling.support_of(tile)
-        shared = support.intersection(window)
-        ours, theirs = shared.relative_to(window).to_slices(), shared.relative_to(support).to_slices()
-        if tiling.overlap:
-            down, across = _make_tapers(tiling, tile)
-            cast = weighted_scores(predictor.probabilities(scores)[(..., *theirs)], down[theirs[0]], across[theirs[1]])
-            summed[(..., *ours)] += predictor.to_host(cast)
-        else:
-            here = scores[(..., *theirs)]
-            labels[ours] = predictor.to_host(argmax_classes(here))
-            probabilities[(..., *ours)] = predictor.to_host(predictor.probabilities(here))
-    if tiling.overlap:
-        labels, probabilities = argmax_classes(summed), (summed / FULL_VOTE).astype(np.float32)
+    with predictor.load(pixels, valid, valid, 8 * classes * window.pixel_count) as block:
+        blend = _sum_votes if tiling.overlap else _put_together
+        found = predictor.fetch(block, blend(tiling, window, tiles, predictor.infer(block, places), predictor)).result()
+    labels, probabilities = found["labels"], found["probabilities"]
     return InferredWindow(np.where(labelled, labels, NODATA), np.where(labelled, probabilities, np.float32(np.nan)))
+
+
+def _put_together(
+    tiling: Tiling, window: Window, tiles: list[Index], predictions: Iterator[Array], predictor: Predictor
+) -> dict[str, Array]:
+    """Return labels and probabilities of a window in which no two tiles vote on one pixel, on the device."""
+    labels: Array = None
+    probabilities: Array = None
+    for tile, scores in zip(tiles, predictions, strict=True):
+        ours, theirs = _share(tiling, window, tile)
+        here = scores[(..., *theirs)]
+        shares = predictor.probabilities(here)
+        if labels is None:  # the first tile shows on which device they live
+            xp = array_namespace(shares)
+            labels = xp.zeros(window.shape, dtype=xp.uint8, device=shares.device)
+            probabilities = xp.zeros((shares.shape[0], *window.shape), dtype=xp.float32, device=shares.device)
+        labels[ours] = argmax_classes(here)
+        probabilities[(..., *ours)] = shares
+    return {"labels": labels, "probabilities": probabilities}
+
+
+def _sum_votes(
+    tiling: Tiling, window: Window, tiles: list[Index], predictions: Iterator[Array], predictor: Predictor
+) -> dict[str, Array]:
+    """Return labels and probabilities of a window of the votes of overlapping tiles, on the device."""
+    summed: Array = None
+    for tile, scores in zip(tiles, predictions, strict=True):
+        ours, theirs = _share(tiling, window, tile)
+        down, across = (
+            predictor.upload(np.ascontiguousarray(taper[part]))
+            for taper, part in zip(_make_tapers(tiling, tile), theirs, strict=True)
+        )
+        cast = weighted_scores(predictor.probabilities(scores)[(..., *theirs)], down, across)
+        if summed is None:  # the first tile shows on which device the sums live
+            xp = array_namespace(cast)
+            summed = xp.zeros((cast.shape[0], *window.shape), dtype=xp.int32, device=cast.device)
+        summed[(..., *ours)] += cast
+    xp = array_namespace(summed)
+    return {"labels": argmax_classes(summed), "probabilities": xp.astype(summed, xp.float32) / FULL_VOTE}
+
+
+def _share(tiling: Tiling, window: Window, tile: Index) -> tuple[tuple[slice, slice], tuple[slice, slice]]:
+    """Return where in a window, and where in its support, a tile votes on pixels of the window."""
+    support = tiling.support_of(tile)
+    shared = support.intersection(window)
+    return shared.relative_to(window).to_slices(), shared.relative_to(support).to_slices()
 
 
 def _join_windows(tiling: Tiling, tiles: list[Index]) -> Window:

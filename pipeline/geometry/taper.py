@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 from numpy.typing import NDArray
+
+from seamline.pipeline.geometry.tiling import Index, Tiling
+from seamline.pipeline.geometry.votes import Array
+from seamline.pipeline.geometry.window import Window
 
 
 def make_taper(support: int, overlap: int, rises: bool, falls: bool) -> NDArray[np.float64]:
@@ -30,3 +36,30 @@ def make_taper(support: int, overlap: int, rises: bool, falls: bool) -> NDArray[
         if falls:
             weights[support - overlap :] = 1.0 - rising
     return weights
+
+
+class DeviceTapers:
+    """The tapers of a tiling's tiles on a device, which each get there once."""
+
+    def __init__(self, tiling: Tiling, upload: Callable[[NDArray[np.float64]], Array]) -> None:
+        """Upload nothing yet.
+
+        Args:
+            tiling: the tiling.
+            upload: returns an array on the device.
+        """
+        self._tiling, self._upload = tiling, upload
+        self._kept: dict[tuple[bool, bool], Array] = {}
+
+    def of(self, tile: Index, support: Window) -> tuple[Array, Array]:
+        """Return the tapers along the rows and columns of a tile's support, as far as it lies in the scene."""
+        last_row, last_col = self._tiling.tile_grid
+        down = self._get(tile.row > 0, tile.row < last_row - 1)
+        across = self._get(tile.col > 0, tile.col < last_col - 1)
+        return down[: support.height], across[: support.width]
+
+    def _get(self, rises: bool, falls: bool) -> Array:
+        if (rises, falls) not in self._kept:
+            taper = make_taper(self._tiling.support, self._tiling.overlap, rises, falls)
+            self._kept[rises, falls] = self._upload(taper)
+        return self._kept[rises, falls]

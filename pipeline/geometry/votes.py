@@ -10,9 +10,7 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
 from array_api_compat import array_namespace
-from numpy.typing import NDArray
 
 Array = Any
 """An array of the array API standard: numpy's, or a tensor on the device where it was made."""
@@ -21,13 +19,13 @@ FULL_VOTE = 2**30
 """The vote of a tile that is alone on a pixel and certain of the class."""
 
 
-def weighted_scores(probabilities: Array, rows: NDArray[np.float64], cols: NDArray[np.float64]) -> Array:
+def weighted_scores(probabilities: Array, rows: Array, cols: Array) -> Array:
     """Return the votes of one tile: its probabilities times its tapers, in units of 2⁻³⁰.
 
     Args:
         probabilities: Probabilities in [0, 1], shape (classes, height, width).
-        rows: Taper along the rows, shape (height,).
-        cols: Taper along the columns, shape (width,).
+        rows: Taper along the rows, float64, shape (height,), on any device.
+        cols: Taper along the columns, float64, shape (width,), on any device.
 
     Returns:
         Votes as int32, shape (classes, height, width), on the device of ``probabilities``.
@@ -38,13 +36,13 @@ def weighted_scores(probabilities: Array, rows: NDArray[np.float64], cols: NDArr
     return xp.astype(xp.round(exact * _pixel_weights(xp, probabilities, rows, cols)), xp.int32)
 
 
-def weighted_squares(probabilities: Array, rows: NDArray[np.float64], cols: NDArray[np.float64]) -> Array:
+def weighted_squares(probabilities: Array, rows: Array, cols: Array) -> Array:
     """Return votes like those of ``weighted_scores``, of the mean over the classes of the squared probabilities.
 
     Args:
         probabilities: Probabilities in [0, 1], shape (classes, height, width).
-        rows: Taper along the rows, shape (height,).
-        cols: Taper along the columns, shape (width,).
+        rows: Taper along the rows, float64, shape (height,), on any device.
+        cols: Taper along the columns, float64, shape (width,), on any device.
 
     Returns:
         Votes as int32, shape (1, height, width), on the device of ``probabilities``.
@@ -55,7 +53,7 @@ def weighted_squares(probabilities: Array, rows: NDArray[np.float64], cols: NDAr
     return xp.astype(xp.round(mean * _pixel_weights(xp, probabilities, rows, cols)), xp.int32)
 
 
-def _pixel_weights(xp: Any, like: Array, rows: NDArray[np.float64], cols: NDArray[np.float64]) -> Array:
+def _pixel_weights(xp: Any, like: Array, rows: Array, cols: Array) -> Array:
     """Return the vote of a certain tile on each pixel, float64 of shape (height, width), on the device of ``like``."""
     down = xp.asarray(rows, dtype=xp.float64, device=like.device)[:, None]
     across = xp.asarray(cols, dtype=xp.float64, device=like.device)[None, :]
@@ -78,6 +76,7 @@ def argmax_classes(scores: Array) -> Array:
     labels = xp.zeros(best.shape, dtype=xp.uint8, device=best.device)
     for label in range(1, scores.shape[0]):
         better = scores[label] > best
-        labels = xp.where(better, xp.asarray(label, dtype=xp.uint8, device=best.device), labels)
+        # ``full``, since ``asarray`` would copy the number to the device and wait for that.
+        labels = xp.where(better, xp.full((), label, dtype=xp.uint8, device=best.device), labels)
         best = xp.where(better, scores[label], best)
     return labels

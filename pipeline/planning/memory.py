@@ -88,6 +88,7 @@ def project_memory(raster: Raster, tiling: Tiling, costs: Costs, block_cache: in
     vote_channels = raster.classes + 1  # one more for the squares, from which the disagreement is computed
     votes = 2 * 4 * vote_channels * pixels if tiling.overlap else 0
     # Beside its pixels, arrays of their size while they are read: masks of all bands, or a band that is interpolated.
+    # On its way to a device it exists once, and once in pinned memory, which torch rounds up to a power of two.
     chunk = 3 * block + labels + votes
     # Weighing the votes of one tile takes its probabilities, their products and the rounded products as float64.
     weighing = 3 * 8 * raster.classes * tiling.support**2 if tiling.overlap or raster.layers else 0

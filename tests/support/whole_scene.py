@@ -26,7 +26,8 @@ def infer_whole_scene(scene: Scene, model: Model, halo: int, precision: str = "f
         x = _independently(raw, valid, scene, model)
     else:  # rounded as the runtime rounds, so that what remains is the tiling alone
         runtime = Runtime(model.spec, model.folder, EngineSettings(precision=precision), get_radiometry(scene), halo)
-        x = runtime._transform_input(raw[None], valid[None])[0].numpy()
+        whole = slice(0, raw.shape[1]), slice(0, raw.shape[2])
+        x = runtime._transform_input(torch.from_numpy(raw), torch.from_numpy(valid), [whole])[0].numpy()
     network = fuse_batch_norm(load_unet(model.spec, model.folder).double()).to(DTYPES[precision])
     padded = model.spec.network.padding == "same"
     with torch.inference_mode():

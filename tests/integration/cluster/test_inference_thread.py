@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,9 @@ from distributed import Client, get_worker
 from seamline.flows.settings.model_folder import Model, RuntimeLoader
 from seamline.model.spec.config import EngineSettings, Radiometry
 from seamline.pipeline.cluster.connect import connect
+from seamline.pipeline.execution.chunk_context import Reading
 from seamline.pipeline.execution.predictor import PredictorPlugin
+from seamline.pipeline.geometry.tiling import Tiling
 from tests.support.processes import run_scheduler_and_worker
 
 PROJECT = Path(__file__).parents[3]
@@ -28,7 +31,7 @@ WINDOW = 1056
 """Edge of a window whose activations do not fit into a heap of 64 MiB."""
 
 
-UNUSED: Any = None
+CONTEXT: Any = SimpleNamespace(reading=Reading(), tiling=Tiling(64, 64, 64, 0, 0, 1, 16))
 """The run that the plugin holds, which these tests do not work on."""
 
 
@@ -49,7 +52,7 @@ def count_page_faults(plugin_name: str) -> list[int]:
 def find_faults(client: Client, model: Model) -> list[int]:
     settings = EngineSettings(precision="fp32", channels_last=True, threads=1)
     radiometry = Radiometry((1e-4,) * 6, (0.0,) * 6, (None,) * 6)
-    plugin = PredictorPlugin(RuntimeLoader(model.folder, model.digest, settings, radiometry, 96), UNUSED, client.id)
+    plugin = PredictorPlugin(RuntimeLoader(model.folder, model.digest, settings, radiometry, 96), CONTEXT, client.id)
     client.register_plugin(plugin)
     return client.submit(count_page_faults, plugin.name).result()
 

@@ -11,6 +11,7 @@ from threading import Thread
 import numpy as np
 import pytest
 from distributed import Client, Worker
+from numpy.typing import NDArray
 
 from seamline.flows.runs.scene_job import open_input
 from seamline.flows.settings.model_folder import Model
@@ -23,6 +24,7 @@ from seamline.pipeline.execution.run_chunks import run_chunks
 from seamline.pipeline.execution.run_directory import RunDirectory
 from seamline.pipeline.geometry.tiling import Tiling
 from seamline.pipeline.products.zarr_store import ZarrLayout, create_store
+from tests.support.host_predictors import HostPredictor
 from tests.support.processes import wait_until_idle
 from tests.support.small_rasters import BAND_NAMES, make_noise, write_geotiff
 
@@ -30,27 +32,19 @@ SECONDS_A_WINDOW = 0.05
 
 
 @dataclass(frozen=True)
-class Slow:
+class Slow(HostPredictor):
     """Loads a predictor that takes its time, and writes down each window that it was given."""
 
     diary: Path
-    device_memory = 0
 
     def __call__(self) -> Slow:
         return self
 
-    def predict(self, pixels, valid):
-        for window in pixels:
-            time.sleep(SECONDS_A_WINDOW)
-            with self.diary.open("a") as file:
-                file.write(".")
-            yield np.ones((4, *window.shape[1:]), np.float32)
-
-    def probabilities(self, scores):
-        return scores
-
-    def to_host(self, array):
-        return array
+    def score(self, pixels: NDArray, valid: NDArray[np.bool_]) -> NDArray:
+        time.sleep(SECONDS_A_WINDOW)
+        with self.diary.open("a") as file:
+            file.write(".")
+        return np.ones((4, *pixels.shape[1:]), np.float32)
 
 
 def plugins(dask_worker: Worker) -> list[str]:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from seamline.flows.runs.observer import RunObserver, RunResult
 from seamline.flows.runs.scene_job import open_input
@@ -25,6 +26,7 @@ from seamline.pipeline.geometry.votes import FULL_VOTE, argmax_classes, weighted
 from seamline.pipeline.products.layers import LAYER_SCALE, LAYERS
 from seamline.pipeline.products.zarr_store import ZarrLayout, create_store, open_labels, open_store_raster
 from seamline.pipeline.scenes.scene import Scene, read_block
+from tests.support.host_predictors import HostPredictor
 from tests.support.sample_data import MANAUS, find_shared
 from tests.support.small_rasters import BAND_NAMES, make_noise, write_geotiff
 from tests.support.whole_scene import infer_whole_scene
@@ -72,26 +74,18 @@ def inline(work: Callable[[], object]) -> object:
     return work()
 
 
-class Identity:
+class Identity(HostPredictor):
     """A network that names the brightest band, halo and all."""
 
     def __init__(self, halo: int) -> None:
         self.halo = halo
         self.windows = 0
-        self.device_memory = 0
 
-    def predict(self, pixels, valid):
-        for window in pixels:
-            self.windows += 1
-            inner = window[:, self.halo : window.shape[1] - self.halo, self.halo : window.shape[2] - self.halo]
-            total = inner.astype(np.float32).sum(0)
-            yield inner.astype(np.float32) / np.where(total > 0, total, 1)
-
-    def probabilities(self, scores):
-        return scores
-
-    def to_host(self, array):
-        return array
+    def score(self, pixels: NDArray, valid: NDArray[np.bool_]) -> NDArray:
+        self.windows += 1
+        inner = pixels[:, self.halo : pixels.shape[1] - self.halo, self.halo : pixels.shape[2] - self.halo]
+        total = inner.astype(np.float32).sum(0)
+        return inner.astype(np.float32) / np.where(total > 0, total, 1)
 
 
 @pytest.mark.parametrize("overlap", [0, 8, 32])
@@ -126,27 +120,18 @@ def test_an_identity_model_reproduces_the_image_and_every_tile_is_inferred_once(
     assert predictor.windows == with_data
 
 
-class Quarrel:
+class Quarrel(HostPredictor):
     """A network whose windows disagree on the pixels that they share, and prefer a class by a few units of a vote."""
-
-    device_memory = 0
 
     def __init__(self, support: int) -> None:
         self.support, self.windows = support, 0
 
-    def predict(self, pixels, valid):
-        for window in pixels:
-            self.windows += 1
-            rng = np.random.default_rng(zlib.crc32(np.ascontiguousarray(window)))
-            half = rng.uniform(0.2, 0.5, (self.support, self.support))
-            little = rng.integers(-64, 65, half.shape) / FULL_VOTE
-            yield np.stack([half + little, half - little, 1 - 2 * half])
-
-    def probabilities(self, scores):
-        return scores
-
-    def to_host(self, array):
-        return array
+    def score(self, pixels: NDArray, valid: NDArray[np.bool_]) -> NDArray:
+        self.windows += 1
+        rng = np.random.default_rng(zlib.crc32(np.ascontiguousarray(pixels)))
+        half = rng.uniform(0.2, 0.5, (self.support, self.support))
+        little = rng.integers(-64, 65, half.shape) / FULL_VOTE
+        return np.stack([half + little, half - little, 1 - 2 * half])
 
 
 @pytest.mark.parametrize("overlap", [0, 8, 32])
@@ -175,7 +160,7 @@ def test_every_vote_counts_once_with_its_weight_whoever_shares_a_chunk(
     means, spread = np.zeros((3, 203, 277)), np.zeros((203, 277))
     for tile in (tile for chunk in tiling.chunks() for tile in tiling.tiles_of(chunk)):
         block = read_block(scene, tiling.window_of(tile))
-        (scores,) = predictor.predict([block.pixels], [block.valid])
+        scores = predictor.score(block.pixels, block.valid)
         support = tiling.support_of(tile).intersection(tiling.scene_window)
         down = make_taper(tiling.support, overlap, tile.row > 0, tile.row < last.row - 1)[: support.height]
         across = make_taper(tiling.support, overlap, tile.col > 0, tile.col < last.col - 1)[: support.width]

@@ -9,6 +9,8 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import yaml
@@ -26,12 +28,16 @@ from seamline.flows.serving.metrics import MetricsCache
 from seamline.flows.settings.model_folder import Model
 from seamline.flows.settings.options import SegmentOptions
 from seamline.pipeline.common.errors import BadBlockError
+from seamline.pipeline.execution.chunk_context import Reading
 from seamline.pipeline.execution.predictor import PredictorPlugin
+from seamline.pipeline.geometry.tiling import Tiling
 from tests.support.processes import run_scheduler_and_worker
 from tests.support.small_rasters import BAND_NAMES, damage_block, make_noise, write_geotiff, write_tiled
 
 MONITORING = Path(__file__).parents[3] / "deploy" / "monitoring"
 MEMORY_LIMIT = "3000000000"
+CONTEXT: Any = SimpleNamespace(reading=Reading(), tiling=Tiling(64, 64, 64, 0, 0, 1, 16))
+"""The run that the plugin holds, which has no chunks."""
 
 
 def values(text: str) -> dict[str, float]:
@@ -77,7 +83,7 @@ def watched(small_model: Model, tmp_path_factory: pytest.TempPathFactory) -> Wat
     ):
         (worker,) = client.scheduler_info(n_workers=-1)["workers"].values()
         ports = worker["services"]["dashboard"], client.scheduler_info()["services"]["dashboard"]
-        client.register_plugin(PredictorPlugin(dict, None, client.id))
+        client.register_plugin(PredictorPlugin(dict, CONTEXT, client.id))
         born = scraped(ports[0])
         options = SegmentOptions(cluster=address, window=192, halo=48, overlap=32, chunk_tiles=2)
         result = segment(sources[0], small_model.folder, folder / "out", options, RunObserver())

@@ -24,6 +24,7 @@ import numpy as np
 import pytest
 import rasterio
 from distributed import Client, Future, LocalCluster
+from numpy.typing import NDArray
 
 from seamline.flows.runs import planning
 from seamline.flows.runs.observer import RunObserver, RunResult
@@ -49,6 +50,7 @@ from seamline.pipeline.publishing import publication, restore
 from seamline.pipeline.publishing import publish as publishing
 from seamline.pipeline.results.verify import verify
 from tests.support.command_line import to_words
+from tests.support.host_predictors import HostPredictor
 from tests.support.processes import run_scheduler_and_worker, wait_until, wait_until_idle
 from tests.support.run_folders import list_inferred_chunks, read_rasters
 from tests.support.small_rasters import BAND_NAMES, damage_block, make_noise, write_geotiff
@@ -314,7 +316,9 @@ def test_a_sealed_rerun_writes_nothing(source: Path, small_model: Model, finishe
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
 
 
-@pytest.mark.parametrize("step", ["seal", "write_cog", "write_preview", "write_report", "write_item", "update_catalog"])
+@pytest.mark.parametrize(
+    "step", ["seal", "compress_cog", "write_preview", "write_report", "write_item", "update_catalog"]
+)
 def test_a_kill_while_publishing_publishes_again_without_inferring(
     source: Path,
     small_model: Model,
@@ -349,7 +353,7 @@ def test_a_disk_that_fills_up_while_publishing_keeps_what_was_inferred(
         raise OSError(errno.ENOSPC, "No space left on device")
 
     with monkeypatch.context() as patched, pytest.raises(RunError, match=r"No space left .* run the same command"):
-        patched.setattr(cog, "_copy_bytes", full)
+        patched.setattr(cog, "append_bytes", full)
         run(source, small_model, tmp_path, cluster=cluster(1))
     assert not list(tmp_path.rglob("segmentation.tif"))
     assert run(source, small_model, tmp_path, cluster=cluster(1)).record.windows == 0
@@ -682,17 +686,11 @@ def test_without_a_halo_no_run_is_taken_whose_tile_borders_may_be_seen(
     assert run(source, small_model, tmp_path, overwrite=True, **auto).record.plan.halo > 16
 
 
-class Failing:
+class Failing(HostPredictor):
     """A network that fails on every window."""
 
-    device_memory = 0
-
-    def predict(self, pixels, valid):
+    def score(self, pixels: NDArray, valid: NDArray[np.bool_]) -> NDArray:
         raise RuntimeError("the network is on strike")
-        yield
-
-    def to_host(self, array):
-        return array
 
 
 class FailingLoader:

@@ -215,7 +215,7 @@ def unbroken(small_model: Model, cluster: Cluster, tmp_path_factory: pytest.Temp
     "where",
     [
         "seamline.pipeline.products.overviews:_put_into_store",
-        "seamline.pipeline.products.cog:_copy_bytes",
+        "seamline.pipeline.products.cog:append_bytes",
         "seamline.pipeline.vectors.writers:pq.ParquetWriter.write_batch",
         "seamline.pipeline.stac.items:pq.write_table",
     ],

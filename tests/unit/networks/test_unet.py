@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from seamline.model.engines.runtime import Runtime
+from seamline.model.engines.input_transform import Place
+from seamline.model.engines.runtime import DeviceBlock, Runtime
 from seamline.model.engines.torch_engine import DTYPES, fuse_batch_norm, fuse_relu, has_onednn
 from seamline.model.importers.reach import measure_receptive_radius
 from seamline.model.networks import unet
@@ -145,6 +148,8 @@ def test_larger_windows_go_in_smaller_batches_and_must_fit_the_device() -> None:
     assert [found.settings_for(edge).batch for edge in (512, 768, 1024, 2048)] == [8, 3, 2, 1]
     assert found.fits(2048)
     assert not found.fits(4096)
+    assert [found.chunk_bytes(edge) for edge in (512, 2048, 4096)] == [690_284_800, 480_569_600, 0]
+    assert replace(found, device_bytes=0).chunk_bytes(512) == 0
 
 
 @pytest.mark.parametrize("precision", ["fp64", "fp32", "bf16"])
@@ -192,11 +197,11 @@ def test_out_of_device_memory_halves_the_batch_and_goes_on(tmp_path: Path, monke
     expected = list(runtime.predict(pixels, valid))
     forward, sizes = runtime._forward, []
 
-    def small_device(pixels: np.ndarray, valid: np.ndarray) -> torch.Tensor:
-        sizes.append(len(pixels))
-        if len(pixels) > 1:
+    def small_device(block: DeviceBlock, places: Sequence[Place]) -> torch.Tensor:
+        sizes.append(len(places))
+        if len(places) > 1:
             raise torch.cuda.OutOfMemoryError("CUDA out of memory")
-        return forward(pixels, valid)
+        return forward(block, places)
 
     monkeypatch.setattr(runtime, "_forward", small_device)
     found = list(runtime.predict(pixels, valid))
