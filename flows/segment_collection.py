@@ -3,9 +3,7 @@
 # Without `from __future__ import annotations`: Prefect pickles a flow that is served by value, and finds the types of
 # its parameters only as objects, not by their names.
 
-import hashlib
-from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from itertools import islice
 from pathlib import Path
 from typing import Annotated, Any
@@ -17,12 +15,12 @@ from prefect.futures import PrefectFuture, as_completed
 from prefect.task_runners import ThreadPoolTaskRunner
 from pydantic import Field
 
-from seamline.flows.collection.containment import make_confinement
+from seamline.flows.collection.collection_run import CollectionRun
 from seamline.flows.collection.discovery import discover
 from seamline.flows.collection.ledger import Ledger
 from seamline.flows.collection.outcomes import Outcome
 from seamline.flows.collection.scene_ref import Discovery, SceneRef
-from seamline.flows.collection.scene_sources import Inbox, SceneSource
+from seamline.flows.collection.scene_sources import SceneSource
 from seamline.flows.runs.cluster_session import ClusterSession
 from seamline.flows.runs.observer import RunObserver, RunResult
 from seamline.flows.runs.result_location import CatalogLocation
@@ -32,19 +30,8 @@ from seamline.flows.settings.options import SegmentOptions
 from seamline.flows.tracking import artifacts
 from seamline.flows.tracking.best_effort import show
 from seamline.flows.tracking.scene_task import quieten_dask, segment_task
-from seamline.pipeline.common.errors import InUseError, RunError
-from seamline.pipeline.publishing.upload import list_waiting_objects
-from seamline.pipeline.stac.catalog import list_waiting_scenes
-from seamline.pipeline.storage.atomic import check_writable
-from seamline.pipeline.storage.confinement import Confinement
 
 _DEFAULTS = SegmentOptions()
-_EXECUTION_OPTIONS = {"cluster", "workers", "device", "batch", "threads", "overwrite", "work", "credentials"}
-"""Options that decide how a scene is run and not what the results are."""
-
-_MOST_REASONS = 20
-"""Failures that the message of a run's state tells."""
-
 _MOST_PICTURES = 100
 """Scenes of a run of which Prefect's database keeps a preview. Results, report and map have those of all."""
 
@@ -83,41 +70,18 @@ def segment_collection(
     quieten_dask()
     use_credentials(options.credentials)
     destination = CatalogLocation.from_out(out, options.work)
-    folder = destination.folder
-    ledger = Ledger(folder, open_model(model).digest, _compute_options_digest(options))
-    check_writable(folder, f"out {out}")
-    discovery = discover_task(scenes)
-    folder.mkdir(parents=True, exist_ok=True)  # a catalogue without scenes can be published, too
-    ledger.record_rejected(scenes.get_location(), discovery.rejected)
-    new = ledger.find_new(discovery.scenes, destination.has_result)
+    ledger = Ledger(destination.folder, open_model(model).digest, options.result_digest)
+    run = CollectionRun.begin(scenes, ledger, destination.has_result, discover_task)
     log = get_run_logger()
-    log.info(
-        "%s: %d scenes, %d new or not yet published, %d refused",
-        scenes.kind,
-        len(discovery.scenes) + len(discovery.rejected),
-        len(new),
-        len(discovery.rejected),
-    )
-    outcomes = [Outcome(rejected.name, "failed", rejected.reason) for rejected in discovery.rejected]
-    confinement = make_confinement(scenes) if isinstance(scenes, Inbox) else None
-    for outcome in _segment_new(new, ledger, out, model, options, at_once, renew, confinement):
+    log.info("%s", run)
+    outcomes = run.list_refused()
+    for outcome in _segment_new(run, out, model, options, at_once, renew):
         log.info("%s: %s", outcome.name, outcome.reason or outcome.state)
         outcomes.append(outcome)
-    if destination.objects is None:
-        list_waiting_scenes(folder)
-    else:
-        list_waiting_objects(destination.objects)
-    known = len(discovery.scenes) - len(new)
+    destination.list_waiting()
     title = f"{scenes.kind} to {out}"
-    show(log, "the report", lambda: artifacts.show_collection(outcomes, known, discovery.waiting, title))
-    failed = [outcome for outcome in outcomes if outcome.state == "failed"]
-    table = ledger.record_failures(scenes.get_location(), failed)
-    if failed:
-        reasons = "; ".join(f"{outcome.name}: {outcome.reason}" for outcome in failed[:_MOST_REASONS])
-        if len(failed) > _MOST_REASONS:
-            reasons += f"; {len(failed) - _MOST_REASONS} more in the log and in {table}"
-        raise RunError(f"{len(failed)} of {known + len(outcomes)} scenes failed: {reasons}")
-    return {"known": known, "waiting": list(discovery.waiting)} | Counter(outcome.state for outcome in outcomes)
+    show(log, "the report", lambda: artifacts.show_collection(outcomes, run.known, run.discovery.waiting, title))
+    return run.finish(outcomes)
 
 
 @task(name="find scenes", persist_result=False, cache_policy=NO_CACHE)
@@ -133,23 +97,16 @@ def connect_task(client: Callable[[], Client]) -> None:
 
 
 def _segment_new(
-    new: Sequence[SceneRef],
-    ledger: Ledger,
-    out: str | Path,
-    model: str,
-    options: SegmentOptions,
-    at_once: int,
-    renew: bool,
-    confinement: Confinement | None,
+    run: CollectionRun, out: str | Path, model: str, options: SegmentOptions, at_once: int, renew: bool
 ) -> Iterator[Outcome]:
     """Segment scenes, note each outcome in the ledger, and yield the outcomes in the order in which scenes end."""
     # The session is left before the runner: a closed cluster ends the scenes that a cancelled flow run would wait for.
     runner: ThreadPoolTaskRunner[RunResult] = ThreadPoolTaskRunner(max_workers=at_once)
     with runner, ClusterSession(options) as session:
-        if new:
+        if run.new:
             connect_task(session.get_client)
         running: dict[PrefectFuture[RunResult], SceneRef] = {}
-        left = enumerate(new)
+        left = enumerate(run.new)
         while True:
             # A few more than are worked on, since a task takes memory from when it is submitted.
             for number, scene in islice(left, 2 * at_once - len(running)):
@@ -162,7 +119,7 @@ def _segment_new(
                     "get_client": session.get_client,
                     "also": RunObserver(),
                     "renew": renew,
-                    "confinement": confinement,
+                    "confinement": run.confinement,
                     "with_picture": number < _MOST_PICTURES,
                 }
                 running[runner.submit(segment_task, parameters)] = scene
@@ -171,27 +128,14 @@ def _segment_new(
             future = next(as_completed(list(running)))
             scene = running.pop(future)
             outcome = _make_outcome(scene, future.result(raise_on_failure=False))
-            if outcome.state != "in use":
-                ledger.record_outcome(scene, "failed" if outcome.state == "failed" else "published", outcome.reason)
+            run.record(scene, outcome)
             yield outcome
 
 
 def _make_outcome(scene: SceneRef, result: RunResult | BaseException) -> Outcome:
     """Return the outcome of a scene whose run left a result or raised an error."""
-    if isinstance(result, InUseError):
-        return Outcome(scene.name, "in use", "another run works on it")
     if isinstance(result, BaseException):
-        return Outcome(scene.name, "failed", str(result) or type(result).__name__)
-    record = result.record
-    return Outcome(
-        scene.name,
-        "published" if result.computed or result.rewritten else "unchanged",
-        scene=record.scene,
-        seconds=record.seconds["total"] if result.computed else 0.0,
-        shares={row.name: row.share for row in record.classes},
+        return Outcome.from_error(scene.name, result)
+    return Outcome.from_record(
+        scene.name, result.record, is_new=result.computed, is_changed=result.computed or bool(result.rewritten)
     )
-
-
-def _compute_options_digest(options: SegmentOptions) -> str:
-    """Return a SHA-256 digest, 16 hexadecimal digits, of the options that decide the results."""
-    return hashlib.sha256(options.model_dump_json(exclude=_EXECUTION_OPTIONS).encode()).hexdigest()[:16]

@@ -97,11 +97,11 @@ def segment(
         InputError, ModelError: the input cannot be worked with; nothing has been inferred.
         SeamlineError: the run failed; what was done is kept and the same call goes on.
     """
-    options = _describe_cluster(options or SegmentOptions(), client)
+    options = describe_cluster(options or SegmentOptions(), client)
     (job,) = open_scene_jobs([scene], load_model(model), out, options)
     refuse_result_of_other_run(job)
-    with _lend_client(options, client) as get_client:
-        return segment_scene(job, get_client, _make_observer(progress))
+    with lend_client(options, client) as get_client:
+        return segment_scene(job, get_client, make_observer(progress))
 
 
 def plan(
@@ -127,13 +127,13 @@ def plan(
     Raises:
         InputError, ModelError: scene, model and options do not go together, or no tiling fits into memory.
     """
-    options, known = _describe_cluster(options or SegmentOptions(), client), load_model(model)
+    options, known = describe_cluster(options or SegmentOptions(), client), load_model(model)
     opened = open_scene(scene, known, options)
-    with _lend_client(options, client) as get_client:
-        return make_plan(get_client(), opened, known, options, None, _make_observer(progress).say)
+    with lend_client(options, client) as get_client:
+        return make_plan(get_client(), opened, known, options, None, make_observer(progress).say)
 
 
-def _describe_cluster(options: SegmentOptions, client: Client | None) -> SegmentOptions:
+def describe_cluster(options: SegmentOptions, client: Client | None) -> SegmentOptions:
     """Return options that name the cluster of the client."""
     if client is None:
         return options
@@ -148,7 +148,7 @@ def _describe_cluster(options: SegmentOptions, client: Client | None) -> Segment
 
 
 @contextmanager
-def _lend_client(options: SegmentOptions, client: Client | None) -> Iterator[Callable[[], Client]]:
+def lend_client(options: SegmentOptions, client: Client | None) -> Iterator[Callable[[], Client]]:
     """Yield a function that returns the client of a cluster; without a client one is started when it is called."""
     with ExitStack() as stack:
 
@@ -162,7 +162,7 @@ def _lend_client(options: SegmentOptions, client: Client | None) -> Iterator[Cal
         yield get_client
 
 
-def _make_observer(progress: Callable[[Progress], None] | None) -> RunObserver:
+def make_observer(progress: Callable[[Progress], None] | None) -> RunObserver:
     """Return an observer that calls ``progress``."""
     if progress is None:
         return RunObserver()

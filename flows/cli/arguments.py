@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -13,107 +12,23 @@ if TYPE_CHECKING:
     from seamline.flows.settings.options import SegmentOptions
 
 SCENE_HELP = "A raster GDAL reads, a folder of band files, or a STAC item"
-_SCENE, _TILING, _NETWORK, _CLUSTER = "Scene", "Tiling", "Network", "Cluster"
-OUTPUT_PANEL = "Outputs"
-"""Groups of options in the help; those that most people need come first, in none of them."""
-
-
-def declare_option(*names: str, help: str, panel: str | None = None, variable: str | None = None) -> Any:
-    """Return an option of Typer that an environment variable may give, too.
-
-    Args:
-        *names: Its names on the command line. Default: that of the parameter.
-        help: What it does.
-        panel: Group in the help.
-        variable: Environment variable. Default: none.
-    """
-    return typer.Option(*names, help=help, rich_help_panel=panel, envvar=variable, show_envvar=False)
-
-
 ScenesArgument = Annotated[
     list[str], typer.Argument(metavar="SCENE…", help=SCENE_HELP + "; each becomes a result of its own")
 ]
 SceneArgument = Annotated[str, typer.Argument(help=SCENE_HELP)]
 ModelOption = Annotated[
-    str, declare_option("--model", help="Name of an embedded model, or a model folder", variable="SEAMLINE_MODEL")
-]
-WindowOption = Annotated[
     str,
-    declare_option(help="Edge of the network's windows in pixels, or auto", panel=_TILING, variable="SEAMLINE_WINDOW"),
-]
-HaloOption = Annotated[
-    str,
-    declare_option(
-        help="Context that is read and thrown away, in pixels, or auto", panel=_TILING, variable="SEAMLINE_HALO"
+    typer.Option(
+        "--model", envvar="SEAMLINE_MODEL", show_envvar=False, help="Name of an embedded model, or a model folder"
     ),
 ]
-OverlapOption = Annotated[
+OutOption = Annotated[
     str,
-    declare_option(
-        help="Band in which tiles are feathered, in pixels, or auto", panel=_TILING, variable="SEAMLINE_OVERLAP"
-    ),
-]
-ChunkTilesOption = Annotated[
-    int | None,
-    declare_option(help="Tiles along the edge of a chunk", panel=_TILING, variable="SEAMLINE_CHUNK_TILES"),
-]
-DeviceOption = Annotated[str, declare_option(help="auto, cpu or cuda", panel=_NETWORK, variable="SEAMLINE_DEVICE")]
-PrecisionOption = Annotated[
-    str, declare_option(help="auto, fp32, bf16, fp16 or fp64", panel=_NETWORK, variable="SEAMLINE_PRECISION")
-]
-EngineOption = Annotated[
-    str,
-    declare_option(
-        help="auto, torch, compiled, onnxruntime or openvino: what runs the network",
-        panel=_NETWORK,
-        variable="SEAMLINE_ENGINE",
-    ),
-]
-BatchOption = Annotated[
-    int | None,
-    declare_option(help="Windows that go through the network at once", panel=_NETWORK, variable="SEAMLINE_BATCH"),
-]
-ThreadsOption = Annotated[
-    int | None,
-    declare_option(help="Threads of the network in each worker", panel=_NETWORK, variable="SEAMLINE_THREADS"),
-]
-ClusterOption = Annotated[
-    str,
-    declare_option(help="local, or the address of a Dask scheduler", panel=_CLUSTER, variable="SEAMLINE_CLUSTER"),
-]
-WorkersOption = Annotated[
-    int | None,
-    declare_option(help="Worker processes of the local cluster", panel=_CLUSTER, variable="SEAMLINE_WORKERS"),
-]
-CredentialsOption = Annotated[
-    str | None,
-    declare_option(
-        help="Prefect Secret block with the keys of object storage", panel=_CLUSTER, variable="SEAMLINE_CREDENTIALS"
-    ),
-]
-AoiOption = Annotated[
-    Path | None,
-    declare_option(
-        help="Polygons that limit the work: GeoJSON, GeoPackage, Shapefile, KML, …", variable="SEAMLINE_AOI"
-    ),
-]
-BandsOption = Annotated[
-    str,
-    declare_option(help="The scene's bands in the model's order, separated by commas", variable="SEAMLINE_BANDS"),
-]
-ScaleOption = Annotated[
-    float | None,
-    declare_option(help="Value = digital number × scale + offset", panel=_SCENE, variable="SEAMLINE_SCALE"),
-]
-OffsetOption = Annotated[float | None, declare_option(help="See --scale", panel=_SCENE, variable="SEAMLINE_OFFSET")]
-NodataOption = Annotated[
-    str | None,
-    declare_option(help="Digital number that means no data, or none", panel=_SCENE, variable="SEAMLINE_NODATA"),
-]
-OnBadBlockOption = Annotated[
-    str,
-    declare_option(
-        help="fail, or nodata: go on without unreadable blocks", panel=_SCENE, variable="SEAMLINE_ON_BAD_BLOCK"
+    typer.Option(
+        "--out",
+        envvar="SEAMLINE_OUT",
+        show_envvar=False,
+        help="Folder of the catalogue, or s3://BUCKET/PREFIX; each scene gets a folder",
     ),
 ]
 JsonFlag = Annotated[bool, typer.Option("--json", help="Print the result as JSON, for programs")]

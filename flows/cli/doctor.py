@@ -7,7 +7,6 @@ from typing import Annotated
 
 import typer
 
-from seamline.flows.cli.arguments import ClusterOption
 from seamline.flows.terminal import tables
 from seamline.pipeline.storage.atomic import make_absolute
 
@@ -17,7 +16,10 @@ app = typer.Typer()
 
 @app.command()
 def doctor(
-    cluster: ClusterOption = "local",
+    cluster: Annotated[
+        str,
+        typer.Option(envvar="SEAMLINE_CLUSTER", show_envvar=False, help="local, or the address of a Dask scheduler"),
+    ] = "local",
     model: Annotated[str | None, typer.Option(help="Name of an embedded model, or a model folder, to open")] = None,
     folder: Annotated[
         list[Path] | None, typer.Option(help="Folder of scenes or results that must be writable; repeat it")

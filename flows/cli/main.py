@@ -9,10 +9,10 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from seamline.flows.cli import doctor, models, results, scenes, training, up
-from seamline.flows.cli.process import exit_with, handle_signals, report_stop, silence_libraries, was_stopped
-from seamline.flows.cli.usage import usage_error
+from seamline.flows.cli import collecting, doctor, models, results, scenes, training, up
 from seamline.flows.terminal.output import close_output
+from seamline.flows.terminal.process import exit_with, handle_signals, report_stop, silence_libraries, was_stopped
+from seamline.flows.terminal.usage import usage_error
 from seamline.model.spec.errors import ModelError
 from seamline.pipeline.common.errors import InputError, SeamlineError
 
@@ -27,6 +27,7 @@ app = typer.Typer(
 )
 # In the order in which the help lists them.
 app.add_typer(scenes.app)
+app.add_typer(collecting.app)
 app.add_typer(training.app)
 app.add_typer(models.app, name="model")
 app.add_typer(results.app)

@@ -4,26 +4,17 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 
-from seamline.flows.cli.arguments import (
-    SCENE_HELP,
-    BatchOption,
-    DeviceOption,
-    EngineOption,
-    HaloOption,
-    PrecisionOption,
-    ThreadsOption,
-    WindowOption,
-    check_choice,
-    parse_numbers,
-    split_names,
-    validate_options,
-)
+from seamline.flows.cli.arguments import SCENE_HELP, check_choice, parse_numbers, split_names
+from seamline.flows.cli.run_options import NETWORK_OPTIONS, take_options
 from seamline.flows.terminal import tables
+
+if TYPE_CHECKING:
+    from seamline.flows.settings.options import SegmentOptions
 
 app = typer.Typer(help="What is known of a model.", invoke_without_command=True)
 # Each command imports what it runs when it is called, so that `--help` and refused usage answer at once.
@@ -116,16 +107,11 @@ def import_network(
 
 
 @app.command("tune")
+@take_options((*NETWORK_OPTIONS, "window", "halo"))
 def tune(
     name: Annotated[str, typer.Argument(help="Name of an embedded model, or a model folder")],
+    options: SegmentOptions,
     scene: Annotated[str | None, typer.Option(help=SCENE_HELP + " to measure on; default: noise")] = None,
-    device: DeviceOption = "auto",
-    precision: PrecisionOption = "auto",
-    engine: EngineOption = "auto",
-    batch: BatchOption = None,
-    threads: ThreadsOption = None,
-    window: WindowOption = "auto",
-    halo: HaloOption = "auto",
     as_json: Annotated[bool, typer.Option("--json", help="For programs")] = False,
 ) -> None:
     """Measure every way to run a model on this machine, and show which one a run would take.
@@ -137,9 +123,6 @@ def tune(
     """
     from seamline.flows.runs.tuning import tune
 
-    options = validate_options(
-        device=device, precision=precision, engine=engine, batch=batch, threads=threads, window=window, halo=halo
-    )
     measurement = tune(name, scene, options)
     if as_json:
         print(json.dumps(measurement.to_dict(), indent=2))

@@ -10,139 +10,48 @@ import typer
 from rich.console import Console
 
 from seamline.flows.cli.arguments import (
-    OUTPUT_PANEL,
-    AoiOption,
-    BandsOption,
-    BatchOption,
-    ChunkTilesOption,
-    ClusterOption,
-    CredentialsOption,
-    DeviceOption,
-    EngineOption,
-    HaloOption,
     JsonFlag,
     ModelOption,
-    NodataOption,
-    OffsetOption,
-    OnBadBlockOption,
-    OverlapOption,
-    PrecisionOption,
+    OutOption,
     QuietFlag,
-    ScaleOption,
     SceneArgument,
     ScenesArgument,
-    ThreadsOption,
     VerboseFlag,
-    WindowOption,
-    WorkersOption,
-    declare_option,
-    split_names,
-    validate_options,
 )
 from seamline.flows.cli.config_file import ConfigOption
-from seamline.flows.cli.process import begin_soon
+from seamline.flows.cli.run_options import (
+    CLUSTER_OPTIONS,
+    NETWORK_OPTIONS,
+    RUN_OPTIONS,
+    SCENE_OPTIONS,
+    TILING_OPTIONS,
+    take_options,
+)
 from seamline.flows.terminal import documents, progress, tables
+from seamline.flows.terminal.process import begin_soon
 
 if TYPE_CHECKING:
     from seamline.flows.runs.observer import RunResult
+    from seamline.flows.settings.options import SegmentOptions
 
 app = typer.Typer()
 # Each command imports what it runs when it is called, so that `--help` and refused usage answer at once.
 
 
-_ZarrFormatOption = Annotated[
-    int,
-    declare_option(
-        help="Version of the Zarr format: 3, or 2 for old QGIS", panel=OUTPUT_PANEL, variable="SEAMLINE_ZARR_FORMAT"
-    ),
-]
-_ZarrShardsOption = Annotated[
-    bool,
-    declare_option(
-        "--zarr-shards",
-        help="Few large objects, for object stores",
-        panel=OUTPUT_PANEL,
-        variable="SEAMLINE_ZARR_SHARDS",
-    ),
-]
-_PolygonFormatsOption = Annotated[
-    str,
-    declare_option(
-        help="Files of polygons: fgb, gpkg, parquet", panel=OUTPUT_PANEL, variable="SEAMLINE_POLYGON_FORMATS"
-    ),
-]
-_PolygonMinAreaOption = Annotated[
-    float,
-    declare_option(
-        help="Smaller ones, in m², become part of a neighbour",
-        panel=OUTPUT_PANEL,
-        variable="SEAMLINE_POLYGON_MIN_AREA",
-    ),
-]
-_PolygonSimplifyOption = Annotated[
-    float,
-    declare_option(
-        help="Fewer corners: tolerance in pixels; 0: exact",
-        panel=OUTPUT_PANEL,
-        variable="SEAMLINE_POLYGON_SIMPLIFY",
-    ),
-]
-_WorkOption = Annotated[
-    Path | None,
-    declare_option(help="Folder to work in where --out is s3://…", panel=OUTPUT_PANEL),
-]
-
-
 @app.command()
+@take_options(tuple(RUN_OPTIONS))
 def segment(
     scene: ScenesArgument,
     model: ModelOption,
-    out: Annotated[
-        str,
-        declare_option(
-            help="Folder of the catalogue, or s3://BUCKET/PREFIX; each scene gets a folder", variable="SEAMLINE_OUT"
-        ),
-    ],
-    outputs: Annotated[
-        str,
-        declare_option(
-            help="What to write: cog, zarr, polygons, probabilities, confidence, disagreement",
-            variable="SEAMLINE_OUTPUTS",
-        ),
-    ] = "cog,zarr",
-    bands: BandsOption = "",
-    aoi: AoiOption = None,
-    config: ConfigOption = None,
-    overwrite: Annotated[bool, declare_option("--overwrite", help="Start over where something else is")] = False,
-    check: Annotated[bool, declare_option("--check", help="Compare all checksums of what is finished")] = False,
+    out: OutOption,
+    options: SegmentOptions,
     strict: Annotated[
-        bool, declare_option("--strict", help="Begin nothing if one of several scenes cannot be opened")
+        bool, typer.Option("--strict", help="Begin nothing if one of several scenes cannot be opened")
     ] = False,
+    config: ConfigOption = None,
     as_json: JsonFlag = False,
     quiet: QuietFlag = False,
     verbose: VerboseFlag = False,
-    scale: ScaleOption = None,
-    offset: OffsetOption = None,
-    nodata: NodataOption = None,
-    on_bad_block: OnBadBlockOption = "fail",
-    window: WindowOption = "auto",
-    halo: HaloOption = "auto",
-    overlap: OverlapOption = "auto",
-    chunk_tiles: ChunkTilesOption = None,
-    device: DeviceOption = "auto",
-    precision: PrecisionOption = "auto",
-    engine: EngineOption = "auto",
-    batch: BatchOption = None,
-    threads: ThreadsOption = None,
-    cluster: ClusterOption = "local",
-    workers: WorkersOption = None,
-    work: _WorkOption = None,
-    credentials: CredentialsOption = None,
-    zarr_format: _ZarrFormatOption = 3,
-    zarr_shards: _ZarrShardsOption = False,
-    polygon_formats: _PolygonFormatsOption = "fgb,gpkg,parquet",
-    polygon_min_area: _PolygonMinAreaOption = 0,
-    polygon_simplify: _PolygonSimplifyOption = 0,
 ) -> None:
     """Segment scenes: COG, Zarr, STAC item, preview and report in OUT/<scene>/.
 
@@ -156,35 +65,6 @@ def segment(
     begin_soon()
     from seamline.flows.runs.segment import segment_scenes
 
-    options = validate_options(
-        window=window,
-        halo=halo,
-        overlap=overlap,
-        chunk_tiles=chunk_tiles,
-        device=device,
-        precision=precision,
-        engine=engine,
-        batch=batch,
-        threads=threads,
-        cluster=cluster,
-        workers=workers,
-        outputs=split_names(outputs),
-        zarr_format=zarr_format,
-        zarr_shards=zarr_shards,
-        polygon_formats=split_names(polygon_formats),
-        polygon_min_area=polygon_min_area,
-        polygon_simplify=polygon_simplify,
-        aoi=aoi,
-        bands=split_names(bands),
-        scale=scale,
-        offset=offset,
-        nodata=nodata,
-        on_bad_block=on_bad_block,
-        work=work,
-        credentials=credentials,
-        check=check,
-        overwrite=overwrite,
-    )
     finished: list[RunResult] = []
     shows = finished.append if as_json or quiet else tables.show_result
     try:
@@ -199,31 +79,16 @@ def segment(
 
 
 @app.command()
+@take_options((*SCENE_OPTIONS, *TILING_OPTIONS, *NETWORK_OPTIONS, *CLUSTER_OPTIONS))
 def plan(
     scene: SceneArgument,
     model: ModelOption,
-    bands: BandsOption = "",
-    aoi: AoiOption = None,
+    options: SegmentOptions,
     picture: Annotated[Path | None, typer.Option(help="Draw the plan to this PNG")] = None,
     config: ConfigOption = None,
     as_json: JsonFlag = False,
     quiet: QuietFlag = False,
     verbose: VerboseFlag = False,
-    scale: ScaleOption = None,
-    offset: OffsetOption = None,
-    nodata: NodataOption = None,
-    window: WindowOption = "auto",
-    halo: HaloOption = "auto",
-    overlap: OverlapOption = "auto",
-    chunk_tiles: ChunkTilesOption = None,
-    device: DeviceOption = "auto",
-    precision: PrecisionOption = "auto",
-    engine: EngineOption = "auto",
-    batch: BatchOption = None,
-    threads: ThreadsOption = None,
-    cluster: ClusterOption = "local",
-    workers: WorkersOption = None,
-    credentials: CredentialsOption = None,
 ) -> None:
     """Show how a scene would be segmented: tiles, redundancy, memory, time. Segments nothing.
 
@@ -234,25 +99,6 @@ def plan(
     """
     from seamline.flows.runs.planning import plan_scene
 
-    options = validate_options(
-        window=window,
-        halo=halo,
-        overlap=overlap,
-        chunk_tiles=chunk_tiles,
-        device=device,
-        precision=precision,
-        engine=engine,
-        batch=batch,
-        threads=threads,
-        cluster=cluster,
-        workers=workers,
-        aoi=aoi,
-        bands=split_names(bands),
-        scale=scale,
-        offset=offset,
-        nodata=nodata,
-        credentials=credentials,
-    )
     if verbose:
         progress.show_logs()
     found = plan_scene(scene, model, options, picture, progress.ignore_line if quiet else progress.print_line)

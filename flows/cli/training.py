@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from seamline.flows.cli.arguments import ScaleOption, parse_label_mapping, split_names
+from seamline.flows.cli.arguments import parse_label_mapping, split_names
 from seamline.flows.terminal import progress
 
 app = typer.Typer()
@@ -31,7 +31,7 @@ def train(
     classes: Annotated[str, typer.Option(help="Names of the classes, in the order of their labels")] = "",
     values: Annotated[str, typer.Option(help="What stands for which label: 0=0,255=1")] = "",
     attribute: Annotated[str, typer.Option(help="Attribute of polygons with their values; default: all are 1")] = "",
-    scale: ScaleOption = None,
+    scale: Annotated[float | None, typer.Option(help="Value = digital number × scale + offset")] = None,
     share: Annotated[float, typer.Option(help="Of the area: what is validated on and not trained on")] = 0.2,
     changes: Annotated[
         list[str] | None, typer.Option("--set", metavar="FIELD=VALUE", help="A field of the recipe: schedule.epochs=5")

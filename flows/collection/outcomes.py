@@ -6,6 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
+from seamline.pipeline.common.errors import InUseError
+from seamline.pipeline.products.run_record import RunRecord
+
 State = Literal["published", "unchanged", "in use", "failed"]
 
 
@@ -29,3 +32,28 @@ class Outcome:
     scene: str = ""
     seconds: float = 0.0
     shares: Mapping[str, float] = field(default_factory=dict)
+
+    @classmethod
+    def from_error(cls, name: str, error: BaseException) -> Outcome:
+        """Return the outcome of a scene whose run raised an error."""
+        if isinstance(error, InUseError):
+            return cls(name, "in use", "another run works on it")
+        return cls(name, "failed", str(error) or type(error).__name__)
+
+    @classmethod
+    def from_record(cls, name: str, record: RunRecord, *, is_new: bool, is_changed: bool) -> Outcome:
+        """Return the outcome of a scene that is published.
+
+        Args:
+            name: name of the scene in its source.
+            record: the record of its run.
+            is_new: whether this run inferred it.
+            is_changed: whether this run wrote any of its files.
+        """
+        return cls(
+            name,
+            "published" if is_changed else "unchanged",
+            scene=record.scene,
+            seconds=record.seconds["total"] if is_new else 0.0,
+            shares={row.name: row.share for row in record.classes},
+        )

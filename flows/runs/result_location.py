@@ -11,6 +11,8 @@ from pathlib import Path
 from seamline.flows.settings.folders import get_cache_folder
 from seamline.pipeline.common.layout import ITEM, RECORD, RUN_DIRECTORY
 from seamline.pipeline.execution.run_directory import RunDirectory
+from seamline.pipeline.publishing.upload import list_waiting_objects
+from seamline.pipeline.stac.catalog import list_waiting_scenes
 from seamline.pipeline.storage.atomic import make_absolute
 from seamline.pipeline.storage.object_store import ObjectFolder, is_object_url
 
@@ -47,6 +49,17 @@ class CatalogLocation:
         objects.check_writable(f"--out {objects}")
         folder = make_absolute(work or _default_work_folder())
         return cls(folder / "s3" / objects.bucket / objects.prefix, objects)
+
+    def list_waiting(self) -> None:
+        """Renew catalogue and table if published scenes wait for that.
+
+        Raises:
+            RunError: others replace them again and again.
+        """
+        if self.objects is None:
+            list_waiting_scenes(self.folder)
+        else:
+            list_waiting_objects(self.objects)
 
     def has_result(self, scene_id: str) -> bool:
         """Return whether a scene is published here.

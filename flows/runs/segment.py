@@ -16,7 +16,7 @@ from pathlib import Path
 from dask.utils import format_bytes
 from distributed import Client
 
-from seamline.flows.runs.finished import find_finished, find_record, refuse_result_of_other_run
+from seamline.flows.runs.finished import find_finished, find_record, has_source_changed, refuse_result_of_other_run
 from seamline.flows.runs.measuring import load_engines
 from seamline.flows.runs.observer import RunObserver, RunResult
 from seamline.flows.runs.planning import Plan, count_workers, make_plan
@@ -30,7 +30,14 @@ from seamline.flows.settings.model_folder import RuntimeLoader, get_radiometry, 
 from seamline.flows.settings.options import SegmentOptions
 from seamline.model.spec.document import MODEL_FILENAME
 from seamline.pipeline.cluster.losses import WorkersDiedError, raise_if_cluster_lost
-from seamline.pipeline.common.errors import BadBlockError, ChunkError, InputError, RunError, SeamlineError
+from seamline.pipeline.common.errors import (
+    BadBlockError,
+    ChunkError,
+    InputError,
+    OtherRunError,
+    RunError,
+    SeamlineError,
+)
 from seamline.pipeline.common.layout import PREVIEW
 from seamline.pipeline.common.stopwatch import Stopwatch
 from seamline.pipeline.execution.chunk_context import ChunkContext
@@ -172,6 +179,29 @@ def segment_scene(job: SceneJob, get_client: Callable[[], Client], observer: Run
             result = _run(job, get_client(), observer, begun - job.seconds)
     map_groups = map_on_workers(get_client(), job.scene) if result.computed and job.location.objects else None
     return _upload(job, result, observer, map_groups)
+
+
+def segment_anew(job: SceneJob, get_client: Callable[[], Client], observer: RunObserver, *, renew: bool) -> RunResult:
+    """Segment one scene of a collection, whose earlier result may be of an earlier state of the same source.
+
+    Args:
+        job: the scene, the model, the options and the place of the result.
+        get_client: returns the client of a cluster; called only if there is something to infer.
+        observer: is called with plan, progress and stages.
+        renew: replace a result of another model or plan, too.
+
+    Returns:
+        What the run left.
+
+    Raises:
+        SeamlineError: as ``segment_scene``.
+    """
+    try:
+        return segment_scene(job, get_client, observer)
+    except OtherRunError:
+        if not (renew or has_source_changed(job)):
+            raise
+        return segment_scene(job.with_overwrite(), get_client, observer)
 
 
 def _restore(job: SceneJob, record: RunRecord) -> RunResult:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 from typing import Literal
 
@@ -27,6 +28,9 @@ from seamline.pipeline.planning.tilings import PlanOptions
 from seamline.pipeline.products.layers import CONFIDENCE, LAYERS
 from seamline.pipeline.scenes.open_scene import SceneOptions
 from seamline.pipeline.vectors.polygon_options import PolygonOptions, PolygonRules
+
+_EXECUTION_OPTIONS = {"cluster", "workers", "device", "batch", "threads", "overwrite", "work", "credentials"}
+"""Options that decide how a scene is run and not what the results are."""
 
 
 # The fields are flat because they are the parameters of flow runs and the options of the command line. The properties
@@ -125,6 +129,11 @@ class SegmentOptions(BaseModel):
         if value != default and output not in info.data.get("outputs", (output,)):
             raise option_error(f"left out, or {output} among --outputs")
         return value
+
+    @property
+    def result_digest(self) -> str:
+        """SHA-256 digest, 16 hexadecimal digits, of the options that decide what the results are."""
+        return hashlib.sha256(self.model_dump_json(exclude=_EXECUTION_OPTIONS).encode()).hexdigest()[:16]
 
     @property
     def scene_options(self) -> SceneOptions:

@@ -1,1 +1,1 @@
-"""Output of commands: progress on standard error, tables on standard output."""
+"""What a terminal shows: progress, tables, JSON, errors of usage; and how signals end a command."""

@@ -15,17 +15,16 @@ from prefect.artifacts import create_progress_artifact, update_progress_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State, TaskRun
 
-from seamline.flows.runs.finished import has_source_changed
 from seamline.flows.runs.observer import RunObserver, RunResult
 from seamline.flows.runs.planning import Plan
 from seamline.flows.runs.scene_job import open_scene_jobs
-from seamline.flows.runs.segment import segment_scene
+from seamline.flows.runs.segment import segment_anew
 from seamline.flows.settings.model_folder import open_model
 from seamline.flows.settings.options import SegmentOptions
 from seamline.flows.tracking import artifacts
 from seamline.flows.tracking.best_effort import show
 from seamline.model.spec.errors import ModelError
-from seamline.pipeline.common.errors import BadBlockError, InputError, OtherRunError
+from seamline.pipeline.common.errors import BadBlockError, InputError
 from seamline.pipeline.execution.run_chunks import Totals
 from seamline.pipeline.storage.confinement import Confinement
 
@@ -163,12 +162,7 @@ def segment_task(
     (job,) = observer.run_stage(
         "check", lambda: open_scene_jobs([source], open_model(model), out, options, confinement)
     )
-    try:
-        result = segment_scene(job, get_client, observer)
-    except OtherRunError:
-        if not (renew or has_source_changed(job)):
-            raise
-        result = segment_scene(job.with_overwrite(), get_client, observer)
+    result = segment_anew(job, get_client, observer, renew=renew)
     observer.finished(result)
     return result
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from seamline.flows.api.arrays import predict
+    from seamline.flows.api.collecting import collect
     from seamline.flows.api.evaluating import evaluate
     from seamline.flows.api.models import load_model, save_model
     from seamline.flows.api.segmenting import Progress, open_scene, plan, segment
@@ -36,6 +37,7 @@ _MODULES = {
     "Scene": "pipeline.scenes.scene",
     "SeamlineError": "pipeline.common.errors",
     "SegmentOptions": "flows.settings.options",
+    "collect": "flows.api.collecting",
     "evaluate": "flows.api.evaluating",
     "load_model": "flows.api.models",
     "open_result": "pipeline.results.dataset",
@@ -58,6 +60,7 @@ __all__ = [
     "Scene",
     "SeamlineError",
     "SegmentOptions",
+    "collect",
     "evaluate",
     "load_model",
     "open_result",

@@ -6,8 +6,8 @@ import atexit
 import os
 import sys
 
-from seamline.flows.cli.process import claim_process, handle_signals, leave_at_once, report_stop
 from seamline.flows.terminal.output import protect_output
+from seamline.flows.terminal.process import claim_process, handle_signals, leave_at_once, report_stop
 
 
 def main() -> None:

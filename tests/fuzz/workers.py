@@ -17,7 +17,7 @@ from pathlib import Path
 
 import psutil
 
-from seamline.flows.cli.process import silence_libraries
+from seamline.flows.terminal.process import silence_libraries
 from tests.fuzz import corpus
 from tests.fuzz.kinds import KINDS
 from tests.fuzz.surveillance import OpenedFiles, serve_as_proxy

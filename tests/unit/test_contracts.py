@@ -27,14 +27,16 @@ def list_commands(group: TyperGroup, name: str = "") -> Iterator[tuple[str, Type
 
 def read_promised_options() -> dict[str, set[str]]:
     """Return the options of each command in the page."""
-    usage, shared, segment_only, *_ = CONTRACTS.read_text(encoding="utf-8").split("```")[1::2]
+    usage, shared, published, *_ = CONTRACTS.read_text(encoding="utf-8").split("```")[1::2]
     promised: dict[str, set[str]] = {}
     for line in re.split(r"(?:^|, )seamline ", usage, flags=re.MULTILINE)[1:]:
         name = line.split()[0] if not line.startswith("model ") else " ".join(line.split()[:2])
         promised.setdefault(name.strip(","), set()).update(OPTION.findall(line))
-    for name in ("segment", "plan"):
+    for name in ("segment", "plan", "collect"):
         promised[name] |= set(OPTION.findall(shared))
-    promised["segment"] |= set(OPTION.findall(segment_only))
+    for name in ("segment", "collect"):
+        promised[name] |= set(OPTION.findall(published))
+    promised["segment"] |= {"--check", "--overwrite"}
     return promised
 
 

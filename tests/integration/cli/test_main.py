@@ -332,7 +332,7 @@ def test_an_aoi_limits_the_work(
 INTERRUPTED_CLIENT = """
 import asyncio, os, signal, threading, time
 from distributed.utils import LoopRunner, sync
-from seamline.flows.cli.process import handle_signals
+from seamline.flows.terminal.process import handle_signals
 
 handle_signals()
 runner = LoopRunner()

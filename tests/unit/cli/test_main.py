@@ -48,7 +48,10 @@ MISUSED = {
     ("simulate", "--out", "x", "--size", "3"): "--size: got too few values, expected 2 (Height and width in pixels)",
     ("simulate", "--size", "3", "4", "--out", "x", "y"): "arguments: got unexpected extra argument(s) (y), expected",
     ("train",): "--out: got nothing, expected a value (The model folder to write)",
-    ("segmnt", "x"): "command: got 'segmnt', expected segment, plan, simulate, train, model, evaluate, query, ",
+    (
+        "segmnt",
+        "x",
+    ): "command: got 'segmnt', expected segment, plan, simulate, collect, train, model, evaluate, ",
     ("model", "show"): "command: got 'show', expected inspect, import, tune or list; see seamline model --help",
     ("--versoin",): "option: got --versoin, expected an option of the command, such as --version; see seamline --help",
 }
@@ -131,7 +134,7 @@ def test_a_wrong_option_is_named_as_it_was_typed(arguments: tuple[str, ...], com
 
 LOST = """
 import ctypes, os, signal, time
-from seamline.flows.cli.process import handle_signals, report_stop
+from seamline.flows.terminal.process import handle_signals, report_stop
 handle_signals()
 library_calls_back = ctypes.CFUNCTYPE(None)(lambda: os.kill(os.getpid(), signal.SIGTERM))
 try:

@@ -7,11 +7,11 @@ import json
 import subprocess
 import sys
 
-from seamline.flows.cli.process import begin_soon
+from seamline.flows.terminal.process import begin_soon
 
 PROGRAM = """
 import gc, json, sys
-from seamline.flows.cli import process
+from seamline.flows.terminal import process
 if sys.argv[1:] == ["claimed"]:
     process.claim_process()
 process.begin_soon()

@@ -1,0 +1,81 @@
+"""What is new of a collection, without Prefect: by function and by command."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+import seamline
+from seamline import InputError, RunError, SegmentOptions
+from seamline.flows.settings.model_folder import Model
+from tests.support.command_line import CommandLine
+from tests.support.run_folders import FIXED_ENGINE
+from tests.support.small_rasters import BAND_NAMES, make_noise, write_geotiff
+
+OPTIONS = SegmentOptions(**FIXED_ENGINE, window=128, outputs=("cog",))
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    folder = tmp_path / "scenes"
+    folder.mkdir()
+    for name in ("a", "b"):
+        write_geotiff(folder / f"{name}.tif", make_noise(6, 90, 100), names=BAND_NAMES, nodata=0)
+    return folder
+
+
+def test_what_is_new_is_segmented_once_and_what_has_changed_again(
+    folder: Path, small_model: Model, tmp_path: Path
+) -> None:
+    def collect() -> dict[str, object]:
+        return seamline.collect(f"{folder}/*.tif", small_model, tmp_path / "out", OPTIONS)
+
+    assert collect() == {"known": 0, "waiting": [], "published": 2}
+    assert collect() == {"known": 2, "waiting": []}
+    write_geotiff(folder / "b.tif", make_noise(6, 90, 100)[:, ::-1].copy(), names=BAND_NAMES, nodata=0)
+    shutil.copy(folder / "a.tif", folder / "c.tif")
+    assert collect() == {"known": 1, "waiting": [], "published": 2}
+    assert {path.parent.name for path in (tmp_path / "out").glob("*/item.json")} == {"a", "b", "c"}
+
+
+def test_a_scene_that_fails_stops_no_other_and_is_tried_again(folder: Path, small_model: Model, tmp_path: Path) -> None:
+    write_geotiff(folder / "0.tif", make_noise(2, 90, 100), names=("red", "nir"), nodata=0)
+    source = {"kind": "inbox", "folder": folder, "settle": 0}
+    for expected in ("1 of 3 scenes failed: 0: the bands of", "1 of 3 scenes failed: 0: the bands of"):
+        with pytest.raises(RunError, match=expected):
+            seamline.collect(source, small_model, tmp_path / "out", OPTIONS)
+    assert {path.parent.name for path in (tmp_path / "out").glob("*/item.json")} == {"a", "b"}
+    write_geotiff(folder / "0.tif", make_noise(6, 90, 100), names=BAND_NAMES, nodata=0)
+    assert seamline.collect(source, small_model, tmp_path / "out", OPTIONS)["published"] == 1
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ({"kind": "folder", "folder": "x"}, "the source of the scenes: kind.*'folder'"),
+        ({"kind": "inbox"}, "inbox.folder.*Field required"),
+        ({"kind": "stac-api", "url": "https://x", "collections": ["a"], "bbox": [1, 2, 3]}, "stac-api.bbox"),
+    ],
+)
+def test_sources_that_are_none_are_refused(
+    source: dict[str, object], message: str, small_model: Model, tmp_path: Path
+) -> None:
+    with pytest.raises(InputError, match=message):
+        seamline.collect(source, small_model, tmp_path / "out")
+
+
+def test_the_command_does_the_same(command_line: CommandLine, folder: Path, small_model: Model, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    arguments = ("--model", small_model.folder, "--out", out, "--workers", "1", "--window", "128")
+    code, _, err = command_line("collect", f"{folder}/*.tif", *arguments)
+    assert code == 0 and "2 published" in err and "seamline serve" in err
+    code, _, err = command_line("collect", folder, "--kind", "inbox", "--settle", "0", *arguments)
+    assert code == 0 and "2 known" in err
+    code, _, err = command_line("collect", folder, "--kind", "folder", *arguments)
+    assert code == 2 and "expected glob or manifest" in err
+    code, _, err = command_line("collect", "x", "--kind", "stac-api", "--query", "{", *arguments)
+    assert code == 2 and "--query" in err
+    assert len(json.loads((out / "catalog.json").read_text())["links"]) >= 2
