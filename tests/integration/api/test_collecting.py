@@ -56,8 +56,11 @@ def test_a_scene_that_fails_stops_no_other_and_is_tried_again(folder: Path, smal
     ("source", "message"),
     [
         ({"kind": "folder", "folder": "x"}, "the source of the scenes: kind.*'folder'"),
-        ({"kind": "inbox"}, "inbox.folder.*Field required"),
-        ({"kind": "stac-api", "url": "https://x", "collections": ["a"], "bbox": [1, 2, 3]}, "stac-api.bbox"),
+        ({"kind": "inbox"}, "the source of the scenes: folder.*Field required"),
+        (
+            {"kind": "stac-api", "url": "https://x", "collections": ["a"], "bbox": [1, 2, 3]},
+            "the source of the scenes: bbox",
+        ),
     ],
 )
 def test_sources_that_are_none_are_refused(
