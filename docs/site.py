@@ -22,6 +22,7 @@ _PAGES = {
     "DESIGN.md": "design.md",
     "CONTRIBUTING.md": "contributing.md",
     "CHANGELOG.md": "changelog.md",
+    "SECURITY.md": "security.md",
     "deploy/README.md": "deploy.md",
     "deploy/RUNBOOK.md": "runbook.md",
     "benchmarks/README.md": "benchmarks.md",
