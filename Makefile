@@ -9,7 +9,7 @@ DEMO_SIZE := 4096 4096
 # start would compile torch and Prefect again.
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: install demo up down test test-unit test-integration test-system image-test fuzz check lock clean
+.PHONY: docs install demo up down test test-unit test-integration test-system image-test fuzz check lock clean
 
 install: $(VENV)/.installed
 
@@ -53,6 +53,15 @@ test-integration: install
 
 test-system: install
 	$(TEST) tests/system
+
+# The site of README, guides, reference and decisions: build/site/index.html.
+docs: $(VENV)/.docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
+	@echo build/site/index.html
+
+$(VENV)/.docs: $(VENV)/.installed docs/requirements.txt
+	$(PIP) install --constraint constraints.txt --requirement docs/requirements.txt
+	touch $@
 
 # Builds the image and runs the services of deploy/compose.yaml in it, as root, with Debian's buildah, debootstrap, runc
 # and tini. IMAGE may name one that is built already.

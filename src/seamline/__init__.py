@@ -101,7 +101,12 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from importlib import import_module
 
-    return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)
+    return getattr(import_module(f"{__name__}.{find_module(name)}"), name)
+
+
+def find_module(name: str) -> str:
+    """Return the module below this package in which a name of ``__all__`` is defined."""
+    return _MODULES[name]
 
 
 def __dir__() -> list[str]:
