@@ -228,7 +228,8 @@ def test_a_kill_in_the_middle_of_a_file_is_not_seen_afterwards(
     kill_after_call(where, run_in_chunks_of_two, scene, small_model.folder, out, cluster(1))
     expected = bytes_of(whole)
     for name, found in bytes_of(out).items():
-        assert name.endswith(".part") or found == expected.get(name), name
+        is_mark = name == ".running/scene"  # of a run that was killed; the next one removes it
+        assert is_mark or name.endswith(".part") or found == expected.get(name), name
     before = time.time() - 2 * 86_400
     for part in out.glob(".*.part"):  # what another process may be writing is left alone for a while
         os.utime(part, (before, before))

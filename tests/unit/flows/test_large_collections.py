@@ -14,6 +14,7 @@ import pytest
 from PIL import Image
 
 from seamline.flows import segment_collection as module
+from seamline.flows.collection.collection_run import CollectionRun
 from seamline.flows.collection.outcomes import Outcome
 from seamline.flows.collection.scene_ref import Discovery, SceneRef
 from seamline.flows.collection.scene_sources import Glob
@@ -78,7 +79,8 @@ def test_a_few_scenes_are_submitted_ahead(monkeypatch: pytest.MonkeyPatch) -> No
     scenes = [SceneRef(f"s-{number}", f"/s-{number}", "1") for number in range(COUNT)]
     recorded: list[str] = []
     ledger: Any = SimpleNamespace(record_outcome=lambda scene, outcome, reason: recorded.append(scene.name))
-    outcomes = list(module._segment_new(scenes, ledger, Path("out"), "m", SegmentOptions(), 4, False, None))
+    run = CollectionRun(Glob(pattern="*"), ledger, Discovery(tuple(scenes)), tuple(scenes))
+    outcomes = list(module._segment_new(run, Path("out"), "m", SegmentOptions(), 4, False))
     assert sorted(outcome.name for outcome in outcomes) == sorted(recorded) == sorted(scene.name for scene in scenes)
     assert all(outcome.reason == outcome.name for outcome in outcomes)
     assert (runners[0].most, runners[0].pictures) == (8, 100)

@@ -90,8 +90,9 @@ def test_every_trace_of_a_change_is_seen(tmp_path: Path) -> None:
     check()
     shutil.copytree(out / "s-00005", out / "copy")
     check()
-    shutil.rmtree(out / "s-00006")  # replaced by hand, under the same name
-    shutil.copytree(out / "s-00007", out / "s-00006", copy_function=shutil.copyfile)
+    other = shutil.copytree(out / "s-00007", tmp_path / "other", copy_function=shutil.copyfile)
+    shutil.rmtree(out / "s-00006")  # replaced by hand, under the same name; by a folder that has an inode of its own
+    other.rename(out / "s-00006")
     check()
     assert count_by_looking(out)[0] == 31
 
