@@ -104,7 +104,10 @@ class Tuner:
     clock: Callable[[], float] = time.perf_counter
 
     def check(self, sample: Sample, edge: int) -> Measurement:
-        """Take the settings that are known to be fast here, if their labels are those of float32; otherwise float32.
+        """Take the settings that are known to be fast here, if they are and their labels are those of float32.
+
+        Otherwise float32 is taken. Some processors have instructions for bf16 and are slower with them, for instance as
+        virtual machines, so each of both is timed once after its first window.
 
         Args:
             sample: digital numbers (bands, N, N) and valid (N, N) of the scene.
@@ -125,10 +128,11 @@ class Tuner:
         if self.request.precision == "auto" and settings.precision != "fp32":
             exact = replace(settings, precision="fp32")
             candidates = self.load_candidates([exact, settings], sample, edge)
-            reference = candidates[0].labels
-            trials = [self._judge(candidate, candidate.first_seconds, edge, reference) for candidate in candidates]
+            trials = self.time_candidates(candidates, edge, candidates[0].labels, Budget(0, self.clock))
             del candidates  # with their networks, which would count in the memory of what follows
-            settings = settings if len(trials) == 2 and trials[1].is_accurate else exact
+            is_good = len(trials) == 2 and trials[1].is_accurate
+            limit = _SAME_TIME_RATIO * trials[0].seconds_per_pixel
+            settings = settings if is_good and trials[1].seconds_per_pixel <= limit else exact
         measurement = self._measure_windows(settings, sample, (edge,), tuple(trials), Budget(0, self.clock))
         _release_memory()
         return measurement

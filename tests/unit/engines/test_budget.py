@@ -90,8 +90,19 @@ def test_the_check_takes_a_precision_whose_labels_agree(spec: ModelSpec, machine
     assert [trial.settings.precision for trial in checked.trials] == ["fp32", "bf16"]
     assert checked.seconds == {128: SPEEDS["torch", "bf16"] / 128**2}
     assert (checked.process_bytes, checked.bytes_per_pixel) == (100, 1000 / 128**2)
-    # Every forward that is not of the default costs a run in vain: one of float32, and one that is warmed up.
-    assert machine.time == pytest.approx(3 * LOADING + SPEEDS["torch", "fp32"] + 3 * SPEEDS["torch", "bf16"])
+    # Every forward that is not of the default costs a run in vain: of float32 one that warms up, and one that is timed.
+    assert machine.time == pytest.approx(3 * LOADING + 2 * SPEEDS["torch", "fp32"] + 4 * SPEEDS["torch", "bf16"])
+
+
+@pytest.mark.parametrize(("seconds", "precision"), [(1.05, "bf16"), (1.2, "fp32")])
+def test_a_precision_that_is_slower_here_is_not_taken(
+    spec: ModelSpec, machine: FakeMachine, monkeypatch: pytest.MonkeyPatch, seconds: float, precision: str
+) -> None:
+    """Some processors have instructions for bf16 that take longer than float32."""
+    monkeypatch.setitem(SPEEDS, ("torch", "bf16"), seconds)
+    checked = make_tuner(spec, machine).check(SAMPLE, 128)
+    assert checked.settings.precision == precision
+    assert checked.seconds[128] == pytest.approx(SPEEDS["torch", precision] / 128**2)
 
 
 @pytest.mark.parametrize(("share", "precision"), [(0.0, "bf16"), (0.02, "fp32")])
