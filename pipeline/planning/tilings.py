@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
+from seamline.pipeline.cluster.workers import CHUNKS_AT_ONCE
 from seamline.pipeline.common.errors import InputError
 from seamline.pipeline.geometry.tiling import Tiling
 from seamline.pipeline.planning.memory import Costs, Raster, check_memory, project_memory
@@ -134,7 +135,13 @@ def choose_tiling(raster: Raster, options: PlanOptions, reach: Reach, costs: Cos
 
 
 def enlarge_chunks(
-    tiling: Tiling, raster: Raster, options: PlanOptions, costs: Costs, memory: int, workers: int
+    tiling: Tiling,
+    raster: Raster,
+    options: PlanOptions,
+    costs: Costs,
+    memory: int,
+    workers: int,
+    chunks_at_once: int = CHUNKS_AT_ONCE,
 ) -> Tiling:
     """Return the tiling with larger chunks where the network would be done with those it has in no time.
 
@@ -145,6 +152,8 @@ def enlarge_chunks(
         costs: what was measured of the network.
         memory: bytes that a worker may take.
         workers: number of workers.
+        chunks_at_once: chunks that a process is to hold at once. One thread reads each of them, and the network waits
+            for the first: so the more there are, the smaller they are. Together they are as large as three would be.
 
     Returns:
         A tiling with the same tiles. Its chunks last a second if the memory and the number of workers allow, or as long
@@ -153,13 +162,17 @@ def enlarge_chunks(
     if options.chunk_tiles is not None:
         return tiling
     tile_seconds, workers = max(costs.seconds_for(tiling.window), 1e-9), max(workers, 1)
-    wanted = math.ceil(math.sqrt(_CHUNK_SECONDS / tile_seconds))
+    share = CHUNKS_AT_ONCE / chunks_at_once
+    wanted = math.ceil(math.sqrt(share * _CHUNK_SECONDS / tile_seconds))
     least = math.ceil(math.sqrt(_SECONDS_BETWEEN_CHUNKS * workers / tile_seconds))
-    most = math.isqrt(tiling.tile_count // (_CHUNKS_PER_WORKER * workers))
+    most = math.isqrt(int(share * tiling.tile_count / (_CHUNKS_PER_WORKER * workers)))
     larger = (
         replace(tiling, chunk_tiles=count) for count in range(min(wanted, max(least, most)), tiling.chunk_tiles, -1)
     )
-    return next((other for other in larger if project_memory(raster, other, costs) <= memory), tiling)
+    fitting = (
+        other for other in larger if project_memory(raster, other, costs, chunks_at_once=chunks_at_once) <= memory
+    )
+    return next(fitting, tiling)
 
 
 def list_candidate_tilings(raster: Raster, options: PlanOptions, reach: Reach) -> list[Tiling]:
