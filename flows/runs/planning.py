@@ -29,7 +29,7 @@ from seamline.pipeline.cluster.devices import list_devices
 from seamline.pipeline.cluster.machine import CORES, NVIDIA_DRIVER, get_memory_limit
 from seamline.pipeline.cluster.workers import (
     CHUNKS_AT_ONCE,
-    choose_worker_threads,
+    choose_device_threads,
     get_worker_memory,
     wait_for_workers,
 )
@@ -159,7 +159,7 @@ def _count_devices(options: SegmentOptions) -> int:
 
 def count_worker_threads(options: SegmentOptions, workers: int) -> int:
     """Return the Dask threads of each of several worker processes of this machine, the most chunks that it holds."""
-    return choose_worker_threads(workers, with_device=_count_devices(options) > 0)
+    return choose_device_threads(CORES // workers) if _count_devices(options) else CHUNKS_AT_ONCE
 
 
 def connect_workers(options: SegmentOptions, workers: int) -> AbstractContextManager[Client]:

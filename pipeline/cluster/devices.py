@@ -15,7 +15,8 @@ from collections.abc import Mapping
 
 from distributed import Worker
 
-from seamline.pipeline.cluster.workers import choose_worker_threads
+from seamline.pipeline.cluster.machine import CORES
+from seamline.pipeline.cluster.workers import choose_device_threads
 
 _VARIABLE = "CUDA_VISIBLE_DEVICES"
 _TIMEOUT = 30
@@ -68,4 +69,4 @@ def dask_setup(worker: Worker) -> None:
 if __name__ == "__main__":
     found = list_devices()
     for device in found:
-        print(device, choose_worker_threads(len(found), with_device=True))
+        print(device, choose_device_threads(CORES // len(found)))

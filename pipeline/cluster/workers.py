@@ -20,7 +20,6 @@ from seamline.pipeline.cluster.losses import (
     describe_memory_kills,
     get_known_workers,
 )
-from seamline.pipeline.cluster.machine import CORES
 
 T = TypeVar("T")
 
@@ -52,16 +51,16 @@ class Capacity:
     submitted: int
 
 
-def choose_worker_threads(processes: int, *, with_device: bool) -> int:
-    """Return the Dask threads of each worker process of this machine: the most chunks that it can hold.
+def choose_device_threads(cores: int) -> int:
+    """Return the Dask threads of a worker process whose network runs on a device: the most chunks that it can hold.
+
+    One core is taken by the thread that feeds the device. Beside the chunks that the others read, one is in the network
+    and one is ready for it.
 
     Args:
-        processes: worker processes that share the cores of this machine.
-        with_device: whether the network runs on a device of its own, so that all cores can read.
+        cores: cores of the machine for each of its worker processes.
     """
-    if not with_device:
-        return CHUNKS_AT_ONCE
-    return min(_MOST_THREADS, max(CHUNKS_AT_ONCE, CORES // processes))
+    return min(_MOST_THREADS, max(CHUNKS_AT_ONCE, cores + 1))
 
 
 def ask_capacity(client: Client, chunks_at_once: int = CHUNKS_AT_ONCE) -> Capacity:

@@ -9,20 +9,14 @@ from typing import Any
 
 import pytest
 
-from seamline.pipeline.cluster import workers
-from seamline.pipeline.cluster.workers import _count_places, choose_worker_threads
+from seamline.pipeline.cluster import machine
+from seamline.pipeline.cluster.workers import _count_places, choose_device_threads
 from seamline.pipeline.execution.chunk_context import Reading
 
 
-@pytest.mark.parametrize(
-    ("cores", "processes", "threads"), [(2, 1, 3), (2, 8, 3), (8, 1, 8), (64, 8, 8), (64, 5, 12), (96, 4, 16)]
-)
-def test_workers_of_devices_share_the_cores(
-    monkeypatch: pytest.MonkeyPatch, cores: int, processes: int, threads: int
-) -> None:
-    monkeypatch.setattr(workers, "CORES", cores)
-    assert choose_worker_threads(processes, with_device=True) == threads
-    assert choose_worker_threads(processes, with_device=False) == 3
+@pytest.mark.parametrize(("cores", "threads"), [(0, 3), (1, 3), (2, 3), (3, 4), (8, 9), (14, 15), (15, 16), (96, 16)])
+def test_workers_of_devices_have_threads_for_their_cores(cores: int, threads: int) -> None:
+    assert choose_device_threads(cores) == threads
 
 
 @pytest.mark.parametrize(
@@ -48,11 +42,11 @@ def test_the_program_prints_devices_with_the_threads_of_their_workers(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     name = "seamline.pipeline.cluster.devices"
-    monkeypatch.setattr(workers, "CORES", 18)
+    monkeypatch.setattr(machine, "CORES", 18)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "GPU-a,GPU-b")
     monkeypatch.delitem(sys.modules, name)
     runpy.run_module(name, run_name="__main__")
-    assert capsys.readouterr().out == "GPU-a 9\nGPU-b 9\n"
+    assert capsys.readouterr().out == "GPU-a 10\nGPU-b 10\n"
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     runpy.run_module(name, run_name="__main__")
     assert not capsys.readouterr().out

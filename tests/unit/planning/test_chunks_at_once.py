@@ -97,12 +97,12 @@ def test_each_chunk_counts_in_the_projected_memory(cache: int) -> None:
 
 
 def test_more_chunks_are_smaller_ones() -> None:
-    """What a process holds together stays as large, within a row of tiles, so that the first is not read for longer."""
+    """Twelve that are read at once are a twelfth as large, within a row of tiles: the first is not read for longer."""
     for workers, memory in ((1, 10**12), (8, 10**12), (8, 20 * 10**9)):
         three = enlarge_chunks(TILING, RASTER, PlanOptions(), Device(2e8), memory, workers)
         assert three == enlarge_chunks(TILING, RASTER, PlanOptions(), Device(2e8), memory, workers, CHUNKS_AT_ONCE)
         many = enlarge_chunks(TILING, RASTER, PlanOptions(), Device(2e8), memory, workers, 14)
-        expected = math.sqrt(3 / 14) * three.chunk_tiles
+        expected = math.sqrt(1 / 12) * three.chunk_tiles
         assert expected - 1 <= many.chunk_tiles <= expected + 1
         assert project_memory(RASTER, many, Device(2e8), chunks_at_once=14) <= memory
     tight = project_memory(RASTER, TILING, Device(2e8), chunks_at_once=14)

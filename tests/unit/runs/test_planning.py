@@ -25,7 +25,6 @@ from seamline.flows.settings.model_folder import Model
 from seamline.flows.settings.options import SegmentOptions
 from seamline.model.spec.config import EngineSettings
 from seamline.model.spec.measurement import Measurement
-from seamline.pipeline.cluster import workers
 from seamline.pipeline.execution.chunk_context import Reading
 from seamline.pipeline.execution.run_chunks import Totals
 from seamline.pipeline.execution.run_directory import Report
@@ -80,13 +79,12 @@ def test_there_is_a_process_for_each_device_that_torch_can_use(
     monkeypatch.setattr(planning, "NVIDIA_DRIVER", tmp_path)
     monkeypatch.setattr(planning, "list_devices", lambda: by_driver)
     monkeypatch.setattr(planning, "CORES", 9)
-    monkeypatch.setattr(workers, "CORES", 9)
     monkeypatch.setattr(planning, "get_memory_limit", lambda: 2**40)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: by_torch)
     assert count_workers(SegmentOptions()) == expected
     assert count_workers(SegmentOptions(device="cpu")) == 4
     assert count_workers(SegmentOptions(workers=7)) == 7
-    threads = 9 // expected if expected < 4 and by_torch else 3
+    threads = 9 // expected + 1 if by_torch else 3
     assert count_worker_threads(SegmentOptions(), expected) == threads
     assert count_worker_threads(SegmentOptions(device="cpu"), expected) == 3
 
@@ -121,7 +119,7 @@ def test_a_small_scene_needs_no_other_process() -> None:
 @pytest.mark.parametrize(
     ("options", "count", "threads"),
     [
-        (SegmentOptions(), 2, 9),
+        (SegmentOptions(), 2, 10),
         (SegmentOptions(), 0, 3),  # this process
         (SegmentOptions(device="cpu"), 2, 3),
         (SegmentOptions(cluster="tcp://scheduler:8786"), 2, 3),  # whoever started its workers chose
@@ -134,7 +132,7 @@ def test_local_workers_of_devices_are_started_with_their_share_of_the_cores(
     monkeypatch.setattr(planning, "connect_with_credentials", lambda *arguments: started.append(arguments))
     monkeypatch.setattr(planning, "NVIDIA_DRIVER", tmp_path)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    monkeypatch.setattr(workers, "CORES", 18)
+    monkeypatch.setattr(planning, "CORES", 18)
     connect_workers(options, count)
     assert started == [(None, options.cluster, count, threads)]
 
