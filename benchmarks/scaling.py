@@ -21,6 +21,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from heapq import heappop, heappush
+from itertools import product
 from multiprocessing.synchronize import Event
 from pathlib import Path
 from typing import Any
@@ -34,12 +35,13 @@ from rich.table import Table
 from seamline.flows.runs.scene_job import open_input
 from seamline.flows.settings.model_folder import Model, open_model
 from seamline.flows.settings.options import SegmentOptions
-from seamline.pipeline.cluster.workers import CHUNKS_AT_ONCE
+from seamline.pipeline.cluster.workers import CHUNKS_AT_ONCE, choose_device_threads
 from seamline.pipeline.execution import chunk_tasks
 from seamline.pipeline.execution.chunk_context import ChunkContext
 from seamline.pipeline.execution.run_chunks import run_chunks
 from seamline.pipeline.execution.run_directory import Report, RunDirectory
 from seamline.pipeline.geometry.tiling import Index, Tiling
+from seamline.pipeline.planning.chunks_at_once import count_useful_chunks, fit_chunks
 from seamline.pipeline.planning.memory import Raster
 from seamline.pipeline.planning.tilings import PlanOptions, enlarge_chunks
 from seamline.pipeline.products.zarr_store import ZarrLayout, create_store
@@ -47,7 +49,7 @@ from seamline.pipeline.synthetic.simulate import Simulation
 from seamline.pipeline.synthetic.simulation_files import write_simulation
 
 WORKERS_OF_A_PROCESS = 64
-SCENE_EDGE = 100_000
+SCENE_EDGES = (100_000, 400_000)
 
 
 @dataclass(frozen=True)
@@ -282,7 +284,8 @@ class Cluster:
         name: what they are.
         count: number of workers.
         speed: pixels per second of the network on one of them.
-        cores: cores of a worker that work beside the network; 0 if there is one, which the network takes, too.
+        cores: cores of a worker that work beside the network and the thread that feeds it; 0 if there is one core,
+            which also runs the network.
         memory: bytes of a worker.
     """
 
@@ -292,15 +295,46 @@ class Cluster:
     cores: int
     memory: int
 
-    def compute_rate(self, other: float) -> float:
-        """Return pixels per second of a worker, given CPU seconds for each pixel beside the network."""
-        return min(self.speed, self.cores / other) if self.cores else 1 / (1 / self.speed + other)
+    def plan_chunks(self, edge: int, other: float) -> tuple[Tiling, int]:
+        """Return how a run on this cluster goes.
 
-    def plan_chunks(self) -> Tiling:
-        """Return the tiling of ``SCENE_EDGE``², in windows of 1024 without a halo, that a run on this cluster has."""
-        raster = Raster(SCENE_EDGE, SCENE_EDGE, bands=6, itemsize=2, classes=4)
-        tiling = Tiling(SCENE_EDGE, SCENE_EDGE, 1024, 0, 0, 2, 16)
-        return enlarge_chunks(tiling, raster, PlanOptions(), _Costs(self.speed), self.memory, self.count)
+        Args:
+            edge: of a square scene, in pixels.
+            other: seconds of a core for each pixel beside the network.
+
+        Returns:
+            The tiling, in windows of 1024 without a halo, and the chunks that a worker holds at once.
+        """
+        raster = Raster(edge, edge, bands=6, itemsize=2, classes=4)
+        tiling, costs = Tiling(edge, edge, 1024, 0, 0, 2, 16), _Costs(self.speed)
+        threads = choose_device_threads(self.cores + 1) if self.cores else CHUNKS_AT_ONCE
+        useful = count_useful_chunks(costs, tiling.window, other, threads)
+        tiling = enlarge_chunks(tiling, raster, PlanOptions(), costs, self.memory, self.count, useful)
+        return tiling, fit_chunks(raster, tiling, costs, self.memory, useful)
+
+    def simulate_run(self, tiling: Tiling, chunks_at_once: int, other: float, per_chunk: float) -> float:
+        """Return the seconds of a run in which each worker takes the next chunk as soon as it has room.
+
+        A chunk first takes a core for what is beside the network, then the network. Without cores of its own the
+        network waits meanwhile.
+
+        Args:
+            tiling: the chunks.
+            chunks_at_once: chunks that a worker holds.
+            other: seconds of a core for each pixel beside the network.
+            per_chunk: seconds after which client and scheduler have the next chunk ready.
+        """
+        places = [(0.0, worker) for worker in range(self.count) for _ in range(chunks_at_once if self.cores else 1)]
+        cores = [[0.0] * max(1, self.cores) for _ in range(self.count)]
+        network = [0.0] * self.count
+        for number, chunk in enumerate(tiling.chunks()):
+            pixels = tiling.write_window_of(chunk).pixel_count
+            free, worker = heappop(places)
+            read = max(free, number * per_chunk, heappop(cores[worker])) + other * pixels
+            heappush(cores[worker], read)
+            network[worker] = max(network[worker], read) + pixels / self.speed
+            heappush(places, (network[worker], worker))
+        return max(network)
 
 
 @dataclass(frozen=True)
@@ -322,50 +356,40 @@ class _Costs:
 
 CLUSTERS = (
     Cluster("CPU workers of 2 Mpx/s", 64, 2e6, 0, 4 * 2**30),
-    *(Cluster("GPUs of 200 Mpx/s", count, 2e8, cores, 32 * 2**30) for count in (8, 80) for cores in (3, 16)),
+    *(
+        Cluster("GPUs of 200 Mpx/s", count, 2e8, cores, memory * 2**30)
+        for count in (8, 80)
+        for cores, memory in ((3, 32), (8, 32), (16, 8), (16, 32))
+    ),
 )
 
 
-def simulate_run(tiling: Tiling, workers: int, rate: float, per_chunk: float) -> float:
-    """Return the seconds of a run in which each worker takes the next chunk as soon as it is done with one.
-
-    Args:
-        tiling: the chunks.
-        workers: number of workers.
-        rate: pixels per second of a worker.
-        per_chunk: seconds after which client and scheduler have the next chunk ready.
-    """
-    free = [0.0] * workers
-    for number, chunk in enumerate(tiling.chunks()):
-        begun = max(heappop(free), number * per_chunk)
-        heappush(free, begun + tiling.write_window_of(chunk).pixel_count / rate)
-    return max(free)
-
-
 def predict(real: Usage, pretended: Usage) -> None:
-    """Print the efficiency of large clusters on a scene of ``SCENE_EDGE``².
+    """Print the efficiency of large clusters on scenes of ``SCENE_EDGES``².
 
-    From the first table comes o, the CPU seconds of a worker for a pixel beside the network, which does v pixels/s. A
-    worker does 1 / (1/v + o) pixels/s where both share a core, and min(v, cores/o) where other cores do the rest. From
-    the second table come the CPU seconds of client and scheduler for a chunk; each of them does one thing at a time, so
-    that a chunk is ready after each of the larger of both. ``simulate_run`` then hands the chunks of a plan to workers.
+    From the first table comes the CPU seconds of a worker for a pixel beside the network. From the second come those of
+    client and scheduler for a chunk; each of them does one thing at a time, so that a chunk is ready after each of the
+    larger of both. ``Cluster.plan_chunks`` plans as a run does, ``Cluster.simulate_run`` hands out the chunks.
     Efficiency is the time of the network alone, on all workers together, by that of the run. Disks and networks are
-    taken as fast enough; what a run takes before its first and after its last chunk is not in it.
+    taken as fast enough, and GDAL decodes each chunk with one thread; what a run takes before its first and after its
+    last chunk is not in it.
     """
     per_chunk = max(pretended.client, pretended.scheduler) / pretended.chunks
     other = real.working / real.pixels
-    titles = ("workers", "cores beside", "chunk", "chunks", "Mpx/s of a worker", "seconds", "efficiency")
-    table = Table(*titles, title=f"{SCENE_EDGE}²: {other * 1e9:.1f} ns a pixel, {per_chunk * 1e3:.2f} ms a chunk")
-    for cluster in CLUSTERS:
-        tiling, rate = cluster.plan_chunks(), cluster.compute_rate(other)
-        seconds = simulate_run(tiling, cluster.count, rate, per_chunk)
-        efficiency = SCENE_EDGE**2 / cluster.count / cluster.speed / seconds
+    titles = ("workers", "cores beside", "GiB", "scene", "chunk", "chunks", "held at once", "seconds", "efficiency")
+    table = Table(*titles, title=f"{other * 1e9:.1f} ns a pixel, {per_chunk * 1e3:.2f} ms a chunk")
+    for cluster, edge in product(CLUSTERS, SCENE_EDGES):
+        tiling, held = cluster.plan_chunks(edge, other)
+        seconds = cluster.simulate_run(tiling, held, other, per_chunk)
+        efficiency = edge**2 / cluster.count / cluster.speed / seconds
         table.add_row(
             f"{cluster.count} {cluster.name}",
             str(cluster.cores),
+            str(cluster.memory // 2**30),
+            f"{edge:,}²",
             f"{tiling.chunk_size}²",
             str(tiling.chunk_grid.row * tiling.chunk_grid.col),
-            f"{rate / 1e6:.1f}",
+            str(held),
             f"{seconds:.1f}",
             f"{efficiency:.0%}",
         )

@@ -12,10 +12,10 @@ from seamline.flows.api.models import load_model
 from seamline.flows.runs.finished import refuse_result_of_other_run
 from seamline.flows.runs.measuring import load_engines
 from seamline.flows.runs.observer import RunObserver, RunResult
-from seamline.flows.runs.planning import Plan, make_plan
+from seamline.flows.runs.planning import Plan, connect_workers, make_plan
 from seamline.flows.runs.scene_job import open_input, open_scene_jobs
 from seamline.flows.runs.segment import segment_scene
-from seamline.flows.settings.credentials import connect_with_credentials, give_credentials, use_credentials
+from seamline.flows.settings.credentials import give_credentials, use_credentials
 from seamline.flows.settings.model_folder import Model
 from seamline.flows.settings.options import SegmentOptions
 from seamline.pipeline.common.errors import InputError
@@ -156,7 +156,7 @@ def lend_client(options: SegmentOptions, client: Client | None) -> Iterator[Call
             if client is not None:
                 give_credentials(client, options.credentials)
                 return client
-            cluster = connect_with_credentials(options.credentials, options.cluster, options.workers or 0)
+            cluster = connect_workers(options, options.workers or 0)
             return load_engines(stack.enter_context(cluster))
 
         yield get_client

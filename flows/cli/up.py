@@ -49,7 +49,7 @@ def up(
 
     seamline up --detach --folder /data/seamline --model my-model --every 300
     """
-    from seamline.flows.runs.planning import count_workers
+    from seamline.flows.runs.planning import count_worker_threads, count_workers
     from seamline.flows.settings.model_folder import open_model
     from seamline.flows.settings.options import SegmentOptions
     from seamline.flows.up.stack import Stack, describe_addresses, run_stack, start_detached
@@ -71,7 +71,8 @@ def up(
     count = workers or count_workers(SegmentOptions())
     name = model if not Path(model).is_dir() else str(Path(model).absolute())
     allowed = tuple(str(make_absolute(place)) if _is_path(place) else place for place in allow or ())
-    stack = Stack(make_absolute(folder), name, count, every, settle, ports, allowed)
+    threads = count_worker_threads(SegmentOptions(), count)
+    stack = Stack(make_absolute(folder), name, count, every, settle, ports, allowed, threads)
     if detach:
         start_detached(stack, _build_foreground_command(stack))
         Console().print(describe_addresses(stack), highlight=False, soft_wrap=True)

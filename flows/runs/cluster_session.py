@@ -8,8 +8,7 @@ from types import TracebackType
 
 from distributed import Client
 
-from seamline.flows.runs.planning import count_workers
-from seamline.flows.settings.credentials import connect_with_credentials
+from seamline.flows.runs.planning import connect_workers, count_workers
 from seamline.flows.settings.options import SegmentOptions
 from seamline.pipeline.common.errors import RunError
 
@@ -41,7 +40,7 @@ class ClusterSession:
             if self._client is None or self._client.status != "running":
                 self._stack.close()
                 options = self._options
-                cluster = connect_with_credentials(options.credentials, options.cluster, count_workers(options))
+                cluster = connect_workers(options, count_workers(options))
                 self._client = self._stack.enter_context(cluster)
             return self._client
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 import numpy as np
+from distributed import Client
 from numpy.typing import NDArray
 
 from seamline.flows.runs.measuring import locate_findings, measure, measure_context
@@ -19,18 +20,24 @@ from seamline.flows.runs.resume import UnfinishedRun
 from seamline.flows.runs.scene_job import describe_raster, open_input
 from seamline.flows.settings.credentials import connect_with_credentials, use_credentials
 from seamline.flows.settings.engine_meter import EngineMeter
-from seamline.flows.settings.findings import RunCosts
+from seamline.flows.settings.findings import RunCosts, read_seconds_beside
 from seamline.flows.settings.model_folder import Model, get_radiometry, open_model
 from seamline.flows.settings.options import SegmentOptions
 from seamline.model.spec.config import EngineSettings
 from seamline.model.spec.measurement import Measurement
 from seamline.pipeline.cluster.devices import list_devices
 from seamline.pipeline.cluster.machine import CORES, NVIDIA_DRIVER, get_memory_limit
-from seamline.pipeline.cluster.workers import get_worker_memory, wait_for_workers
+from seamline.pipeline.cluster.workers import (
+    CHUNKS_AT_ONCE,
+    choose_device_threads,
+    get_worker_memory,
+    wait_for_workers,
+)
 from seamline.pipeline.common.errors import InputError
 from seamline.pipeline.execution.chunk_context import Reading
 from seamline.pipeline.execution.run_chunks import Totals
 from seamline.pipeline.geometry.tiling import Tiling
+from seamline.pipeline.planning.chunks_at_once import count_useful_chunks, fit_chunks
 from seamline.pipeline.planning.memory import Raster, check_memory, choose_block_cache, project_memory
 from seamline.pipeline.planning.tilings import (
     PlanOptions,
@@ -73,7 +80,7 @@ class Plan:
         measured: what the tiling and the settings were chosen from.
         projected_memory: bytes that a worker needs at most.
         workers: number of workers.
-        reading: memory and threads of a worker for reading.
+        reading: what a worker may hold, and take for reading.
         redundancy_by_halo: other halo in pixels → network pixels per scene pixel; empty if no halos were compared.
         findings: file of what is known of the model on the workers, which the run corrects.
     """
@@ -105,13 +112,14 @@ class Plan:
         Its time per pixel is the median of its chunks, of what kept the network's thread busy. The first chunk of
         each worker is slower, so it is told only by a run with several chunks for each.
         """
-        rates = totals.chunk_rates
+        enough = len(totals.chunk_rates) >= _CHUNKS_PER_WORKER * self.workers
         return RunCosts(
             self.settings,
             self.tiling.window,
-            median(rates) if len(rates) >= _CHUNKS_PER_WORKER * self.workers else None,
+            median(totals.chunk_rates) if enough else None,
             totals.peak_memory - self.projected_memory,
             totals.device_memory,
+            median(totals.rates_beside) if enough else None,
         )
 
 
@@ -133,13 +141,31 @@ def count_workers(options: SegmentOptions, pixels: float = math.inf) -> int:
         return options.workers
     if pixels <= _SMALL:
         return 0
-    if options.device != "cpu" and NVIDIA_DRIVER.exists():
-        import torch  # takes seconds to import, and is only needed where there is a GPU
+    return _count_devices(options) or max(
+        1, min(CORES // _CORES_PER_WORKER, _MAX_WORKERS, get_memory_limit() // _MEMORY_PER_WORKER)
+    )
 
-        # torch counts one part of a divided GPU at most; where there is no nvidia-smi, it still counts GPUs.
-        if devices := torch.cuda.device_count():
-            return len(list_devices()) or devices
-    return max(1, min(CORES // _CORES_PER_WORKER, _MAX_WORKERS, get_memory_limit() // _MEMORY_PER_WORKER))
+
+def _count_devices(options: SegmentOptions) -> int:
+    """Return the number of CUDA devices of this machine that a run may use."""
+    if options.device == "cpu" or not NVIDIA_DRIVER.exists():
+        return 0
+    import torch  # takes seconds to import, and is only needed where there is a GPU
+
+    # torch counts one part of a divided GPU at most; where there is no nvidia-smi, it still counts GPUs.
+    devices = torch.cuda.device_count()
+    return len(list_devices()) or devices if devices else 0
+
+
+def count_worker_threads(options: SegmentOptions, workers: int) -> int:
+    """Return the Dask threads of each of several worker processes of this machine, the most chunks that it holds."""
+    return choose_device_threads(CORES // workers) if _count_devices(options) else CHUNKS_AT_ONCE
+
+
+def connect_workers(options: SegmentOptions, workers: int) -> AbstractContextManager[Client]:
+    """Return a context that connects to the cluster of a run, or starts so many local workers (``connect``)."""
+    threads = count_worker_threads(options, workers) if workers and options.cluster == "local" else CHUNKS_AT_ONCE
+    return connect_with_credentials(options.credentials, options.cluster, workers, threads)
 
 
 def _count_threads(options: SegmentOptions, workers: int) -> int:
@@ -147,11 +173,40 @@ def _count_threads(options: SegmentOptions, workers: int) -> int:
     return max(1, CORES // workers) if options.cluster == "local" else 0
 
 
-def _describe_reading(block_cache: int, workers: dict[str, dict[str, Any]], measured: Measurement) -> Reading:
-    """Return what processes may take to read, by what Dask knows of the workers and what their networks take."""
-    processes = max(Counter(worker["host"] for worker in workers.values()).values())
-    settings = measured.settings  # a device with its own memory still takes one core
-    return Reading(block_cache, processes, 1 if settings.device == "cuda" else settings.threads or None)
+@dataclass(frozen=True)
+class _Workers:
+    """What a run may take of its workers.
+
+    Attributes:
+        count: number of workers.
+        memory: bytes that each may take.
+        processes: worker processes on one host, at most.
+        threads: Dask threads of a worker, at most.
+    """
+
+    count: int
+    memory: int
+    processes: int
+    threads: int
+
+    @classmethod
+    def of(cls, client: Client) -> _Workers:
+        """Return what there is on a cluster; ``RunError`` if there are no workers and none joins."""
+        known = wait_for_workers(client).values()
+        processes = max(Counter(worker["host"] for worker in known).values())
+        return cls(len(known), get_worker_memory(client), processes, max(worker["nthreads"] for worker in known))
+
+    def count_useful_chunks(self, measured: Measurement, window: int, findings: Path) -> int:
+        """Return how many chunks keep a process busy; on a CPU more would only wait for the cores of the network."""
+        if measured.settings.device != "cuda":
+            return CHUNKS_AT_ONCE
+        return count_useful_chunks(measured, window, read_seconds_beside(findings), self.threads)
+
+    def describe_reading(self, block_cache: int, measured: Measurement, chunks_at_once: int) -> Reading:
+        """Return what processes may hold and take to read."""
+        settings = measured.settings  # a device with its own memory still takes one core
+        network_threads = 1 if settings.device == "cuda" else settings.threads or None
+        return Reading(block_cache, self.processes, network_threads, chunks_at_once)
 
 
 def make_plan(
@@ -182,20 +237,21 @@ def make_plan(
         InputError: no tiling fits into the memory of a worker, or the one of the unfinished run does not.
         RunError: there are no workers and none joins.
     """
-    raster = describe_raster(scene, model, options)
-    known, memory = wait_for_workers(client), get_worker_memory(client)
-    workers = len(known)
-    asked, reach, threads = options.plan_options, model.reach, _count_threads(options, workers)
+    raster, workers = describe_raster(scene, model, options), _Workers.of(client)
+    memory = workers.memory
+    asked, reach, threads = options.plan_options, model.reach, _count_threads(options, workers.count)
 
     def locate(halo: int) -> tuple[EngineMeter, Path]:
         meter = EngineMeter(model, get_radiometry(scene), halo, options.engine_request, threads)
         return meter, locate_findings(client, meter)
 
     def describe(tiling: Tiling, measured: Measurement, findings: Path) -> Plan:
-        cache = choose_block_cache(raster, tiling, measured, memory)
-        needed = project_memory(raster, tiling, measured, cache)
-        reading = _describe_reading(cache, known, measured)
-        return Plan(scene, model, tiling, measured, needed, workers, reading, redundancy_by_halo={}, findings=findings)
+        useful = workers.count_useful_chunks(measured, tiling.window, findings)
+        chunks = fit_chunks(raster, tiling, measured, memory, useful)
+        cache = choose_block_cache(raster, tiling, measured, memory, chunks)
+        needed = project_memory(raster, tiling, measured, cache, chunks)
+        reading = workers.describe_reading(cache, measured, chunks)
+        return Plan(scene, model, tiling, measured, needed, workers.count, reading, {}, findings)
 
     if unfinished is not None:
         check_memory(raster, unfinished.tiling, unfinished.measured, memory)
@@ -209,7 +265,9 @@ def make_plan(
 
     def choose(measured: Measurement) -> Plan:
         tiling = choose_tiling(raster, replace(asked, halo=halo), reach, measured, memory)
-        return describe(enlarge_chunks(tiling, raster, asked, measured, memory, workers), measured, findings)
+        useful = workers.count_useful_chunks(measured, tiling.window, findings)
+        tiling = enlarge_chunks(tiling, raster, asked, measured, memory, workers.count, useful)
+        return describe(tiling, measured, findings)
 
     measured = measure(client, scene, meter, options.window, findings, lambda costs: choose(costs).seconds, say)
     plan = choose(replace(measured, changed=changed))
@@ -258,7 +316,7 @@ def plan_scene(
     # Options that contradict each other are refused before a cluster is started.
     list_candidate_tilings(describe_raster(scene, model, options), options.plan_options, model.reach)
     workers = count_workers(options, math.prod(scene.grid.shape))
-    with connect_with_credentials(options.credentials, options.cluster, workers) as client:
+    with connect_workers(options, workers) as client:
         plan = make_plan(client, scene, model, options, None, say, compare_halos=True)
     if picture is not None:
         _draw_plan(plan, picture)

@@ -19,11 +19,10 @@ from distributed import Client
 from seamline.flows.runs.finished import find_finished, find_record, has_source_changed, refuse_result_of_other_run
 from seamline.flows.runs.measuring import load_engines
 from seamline.flows.runs.observer import RunObserver, RunResult
-from seamline.flows.runs.planning import Plan, count_workers, make_plan
+from seamline.flows.runs.planning import Plan, connect_workers, count_workers, make_plan
 from seamline.flows.runs.resume import UnfinishedRun, find_unfinished
 from seamline.flows.runs.scene_job import SceneJob, open_scene_jobs
 from seamline.flows.runs.shared_folders import check_shared_files
-from seamline.flows.settings.credentials import connect_with_credentials
 from seamline.flows.settings.engine_meter import list_engine_versions
 from seamline.flows.settings.findings import correct_findings
 from seamline.flows.settings.model_folder import RuntimeLoader, get_radiometry, open_model
@@ -123,7 +122,7 @@ def segment_scenes(
         @cache
         def start_cluster() -> Future[Client]:
             pixels = sum(math.prod(job.scene.grid.shape) for job in jobs)
-            cluster = connect_with_credentials(options.credentials, options.cluster, count_workers(options, pixels))
+            cluster = connect_workers(options, count_workers(options, pixels))
             return background.submit(lambda: load_engines(stack.enter_context(cluster)))
 
         if not all(job.is_probably_done() for job in jobs):

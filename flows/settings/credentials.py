@@ -18,6 +18,7 @@ from distributed import Client, Worker, WorkerPlugin
 
 from seamline.pipeline.cluster.connect import connect
 from seamline.pipeline.cluster.plugins import add_plugin
+from seamline.pipeline.cluster.workers import CHUNKS_AT_ONCE
 from seamline.pipeline.common.errors import InputError
 from seamline.pipeline.storage.s3_access import S3Access, use_access
 
@@ -43,13 +44,16 @@ def use_credentials(credentials: str | None) -> None:
 
 
 @contextmanager
-def connect_with_credentials(credentials: str | None, cluster: str, workers: int) -> Iterator[Client]:
+def connect_with_credentials(
+    credentials: str | None, cluster: str, workers: int, threads: int = CHUNKS_AT_ONCE
+) -> Iterator[Client]:
     """Connect to a Dask cluster whose workers reach object storage with these credentials.
 
     Args:
         credentials: Name of a Prefect Secret block; None for the environment of each worker.
         cluster: "local", or the address of a Dask scheduler.
         workers: Worker processes of a local cluster.
+        threads: Dask threads of each of them.
 
     Returns:
         A context manager that yields the client.
@@ -57,7 +61,7 @@ def connect_with_credentials(credentials: str | None, cluster: str, workers: int
     Raises:
         InputError: the cluster cannot be reached, or the block cannot be read.
     """
-    with connect(cluster, workers) as client:
+    with connect(cluster, workers, threads) as client:
         give_credentials(client, credentials)
         yield client
 

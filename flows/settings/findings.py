@@ -12,6 +12,7 @@ from typing import Any
 from seamline.flows.settings.folders import get_cache_folder
 from seamline.model.spec.config import EngineSettings
 from seamline.model.spec.measurement import Measurement
+from seamline.pipeline.planning.chunks_at_once import SECONDS_BESIDE
 from seamline.pipeline.storage.atomic import atomic_write
 
 log = logging.getLogger("seamline.findings")
@@ -33,6 +34,7 @@ class RunCosts:
         seconds_per_pixel: of network input, of a typical chunk; None if the run had too few chunks to tell.
         excess_bytes: how much more a process held than was projected; 0 or less where the projection was enough.
         device_bytes: the most that was taken on a device with its own memory; 0 without one.
+        seconds_beside: of a pixel of network input, to read and write a typical chunk; None if the run had too few.
     """
 
     settings: EngineSettings
@@ -40,6 +42,7 @@ class RunCosts:
     seconds_per_pixel: float | None
     excess_bytes: int = 0
     device_bytes: int = 0
+    seconds_beside: float | None = None
 
 
 @dataclass(frozen=True)
@@ -50,11 +53,13 @@ class Correction:
         seconds: on the seconds of windows of all sizes, so that their relation stays the measured one.
         process_bytes: on the memory of a process.
         bytes_per_pixel: on the memory of a forward.
+        beside: on the seconds of reading and writing a pixel, ``SECONDS_BESIDE``.
     """
 
     seconds: float = 1.0
     process_bytes: float = 1.0
     bytes_per_pixel: float = 1.0
+    beside: float = 1.0
 
     def apply(self, measurement: Measurement) -> Measurement:
         """Return a measurement with these factors; its trials stay as they were measured."""
@@ -87,6 +92,11 @@ class Findings:
         """The measurement as runs have corrected it: what plans are made from."""
         return self.correction.apply(self.measurement)
 
+    @property
+    def seconds_beside(self) -> float:
+        """Seconds of one core for a pixel of network input beside the network, as runs have corrected them."""
+        return self.correction.beside * SECONDS_BESIDE
+
     def correct(self, costs: RunCosts) -> Findings:
         """Return the findings with the correction that a run calls for.
 
@@ -104,6 +114,8 @@ class Findings:
         if costs.seconds_per_pixel is not None:
             ratio = costs.seconds_per_pixel * window**2 / known.seconds_for(window)
             changed = replace(changed, seconds=_limit(changed.seconds, ratio))
+        if costs.seconds_beside is not None:
+            changed = replace(changed, beside=_limit(changed.beside, costs.seconds_beside / self.seconds_beside))
         forward_bytes = known.forward_bytes(window)  # 0 where a device holds them
         growth = 1 + max(costs.excess_bytes, 0) / (known.process_bytes + forward_bytes)
         changed = replace(changed, process_bytes=_limit(changed.process_bytes, growth))
@@ -132,6 +144,12 @@ def read_findings(path: Path) -> Findings | None:
         return Findings(measurement, float(values["check_seconds"]), float(values["budget"]), correction)
     except (OSError, ValueError, LookupError, TypeError, AttributeError):
         return None  # never checked, or by another version
+
+
+def read_seconds_beside(path: Path) -> float:
+    """Return the seconds of one core for a pixel beside the network; ``SECONDS_BESIDE`` where nothing is known."""
+    known = read_findings(path)
+    return SECONDS_BESIDE if known is None else known.seconds_beside
 
 
 def write_findings(path: Path, known: Findings) -> None:

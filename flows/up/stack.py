@@ -51,6 +51,7 @@ class Stack:
         settle: Seconds without a change after which a file in the inbox is complete.
         ports: Of Prefect, the Dask scheduler, its dashboard and the map.
         allow: Folders, hosts and buckets that scenes in the inbox may name.
+        threads: Dask threads of each worker process, the most chunks that it holds.
     """
 
     folder: Path
@@ -60,6 +61,7 @@ class Stack:
     settle: float
     ports: tuple[int, int, int, int]
     allow: tuple[str, ...] = ()
+    threads: int = CHUNKS_AT_ONCE
 
     @property
     def inbox(self) -> Path:
@@ -121,7 +123,7 @@ class Stack:
                 "--name": "seamline",  # Dask adds a number for each
                 "--preload": devices.__name__,
                 "--nworkers": self.workers,
-                "--nthreads": CHUNKS_AT_ONCE,
+                "--nthreads": self.threads,
                 "--memory-limit": share_memory(self.workers, _SERVICES_MEMORY),
                 "--local-directory": self.folder / "dask",
             },

@@ -40,7 +40,7 @@ chunk. By default it spins, and the network runs at half its speed while a chunk
 in the process whatever thread freed it (``inference_thread``)."""
 
 
-def connect(cluster: str, workers: int) -> AbstractContextManager[Client]:
+def connect(cluster: str, workers: int, threads: int = CHUNKS_AT_ONCE) -> AbstractContextManager[Client]:
     """Return a context that connects to a Dask cluster and yields its client.
 
     Certificates for ``tls://`` addresses are those that Dask's configuration names (``DASK_DISTRIBUTED__COMM__TLS__…``
@@ -49,6 +49,7 @@ def connect(cluster: str, workers: int) -> AbstractContextManager[Client]:
     Args:
         cluster: ``"local"`` for worker processes on this machine, otherwise the address of a scheduler.
         workers: processes of a local cluster; 0: this process works itself, which starts in no time.
+        threads: Dask threads of each of these processes, which are the most chunks that it holds.
 
     Returns:
         The context. Entering it raises ``InputError`` if no scheduler answers at the address, if it has no workers, if
@@ -56,7 +57,7 @@ def connect(cluster: str, workers: int) -> AbstractContextManager[Client]:
     """
     if cluster != "local":
         return _connect_to_scheduler(cluster)
-    return _start_worker_processes(workers) if workers else _work_in_this_process()
+    return _start_worker_processes(workers, threads) if workers else _work_in_this_process()
 
 
 @contextmanager
@@ -77,7 +78,7 @@ def _work_in_this_process() -> Iterator[Client]:
 
 
 @contextmanager
-def _start_worker_processes(workers: int) -> Iterator[Client]:
+def _start_worker_processes(workers: int, threads: int) -> Iterator[Client]:
     memory = share_memory(workers, CLIENT_MEMORY)
     # Its warning that a worker takes seconds to end, and is killed, says nothing that anybody could do.
     logging.getLogger("distributed.nanny").setLevel(logging.CRITICAL)
@@ -86,7 +87,7 @@ def _start_worker_processes(workers: int) -> Iterator[Client]:
     with _block_interrupts(), _raise_if_not_started(), dask.config.set(spawning):
         local = LocalCluster(
             n_workers=workers,
-            threads_per_worker=CHUNKS_AT_ONCE,
+            threads_per_worker=threads,
             memory_limit=memory,
             processes=True,
             dashboard_address=_OWN_ADDRESS,

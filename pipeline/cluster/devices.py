@@ -2,7 +2,8 @@
 
 CUDA lets a process use one part of a divided GPU (MIG) at most, and torch takes the first device that it sees. So each
 worker sees one device alone. Dask runs this module in its workers as a preload: ``dask worker --preload
-seamline.pipeline.cluster.devices --name NAME --nworkers N``. As a program it prints the devices, a line for each.
+seamline.pipeline.cluster.devices --name NAME --nworkers N``. As a program it prints the devices, a line for each, and
+beside each the Dask threads that its worker should have where each device has one.
 """
 
 from __future__ import annotations
@@ -13,6 +14,9 @@ import subprocess
 from collections.abc import Mapping
 
 from distributed import Worker
+
+from seamline.pipeline.cluster.machine import CORES
+from seamline.pipeline.cluster.workers import choose_device_threads
 
 _VARIABLE = "CUDA_VISIBLE_DEVICES"
 _TIMEOUT = 30
@@ -63,4 +67,6 @@ def dask_setup(worker: Worker) -> None:
 
 
 if __name__ == "__main__":
-    print("\n".join(list_devices()))
+    found = list_devices()
+    for device in found:
+        print(device, choose_device_threads(CORES // len(found)))

@@ -24,7 +24,11 @@ from seamline.pipeline.cluster.losses import (
 T = TypeVar("T")
 
 CHUNKS_AT_ONCE = 3
-"""Chunks that a worker process holds at once: one is read, one is inferred, one is written."""
+"""Chunks that a worker process holds at once: one is read, one is inferred, one is written.
+Beside a device that infers faster than a core reads, it holds more (``pipeline.planning.chunks_at_once``)."""
+
+_MOST_THREADS = 16
+"""The most Dask threads of a worker process: all of them share one interpreter."""
 
 _SUBMITTED_PER_PLACE = 4
 """Chunks that are submitted for each one that the workers hold. The others wait at the scheduler, so that an adaptive
@@ -47,28 +51,44 @@ class Capacity:
     submitted: int
 
 
-def ask_capacity(client: Client) -> Capacity:
+def choose_device_threads(cores: int) -> int:
+    """Return the Dask threads of a worker process whose network runs on a device: the most chunks that it can hold.
+
+    One core is taken by the thread that feeds the device. Beside the chunks that the others read, one is in the network
+    and one is ready for it.
+
+    Args:
+        cores: cores of the machine for each of its worker processes.
+    """
+    return min(_MOST_THREADS, max(CHUNKS_AT_ONCE, cores + 1))
+
+
+def ask_capacity(client: Client, chunks_at_once: int = CHUNKS_AT_ONCE) -> Capacity:
     """Ask the scheduler how many chunks its workers take. One small answer, however many workers there are.
 
     A worker that Dask paused, because it holds too much memory, begins nothing new and does not count.
+
+    Args:
+        client: client of the cluster.
+        chunks_at_once: chunks that a process of the run holds, if its worker has as many threads.
     """
     if client.status not in ("running", "connecting"):
         return Capacity(0, 1)
     try:
-        return Capacity(*client.run_on_scheduler(_count_places))
+        return Capacity(*client.run_on_scheduler(_count_places, chunks_at_once=chunks_at_once))
     except OSError:  # also Dask's CommClosedError
         return Capacity(0, 1)
 
 
-def _count_places(dask_scheduler: Scheduler) -> tuple[int, int]:
+def _count_places(dask_scheduler: Scheduler, chunks_at_once: int) -> tuple[int, int]:
     """Count the fields of a ``Capacity``; runs on the scheduler.
 
     The scheduler gives a worker a tenth more tasks than it has threads and keeps the others. A worker with more threads
     than chunks that it works on would hold chunks that others could begin; then one more is submitted than they hold.
     """
     threads = [worker.nthreads for worker in dask_scheduler.workers.values() if worker.status.name == "running"]
-    held = sum(min(CHUNKS_AT_ONCE, count) for count in threads)
-    keeps = math.isfinite(dask_scheduler.WORKER_SATURATION) and max(threads, default=0) <= CHUNKS_AT_ONCE
+    held = sum(min(chunks_at_once, count) for count in threads)
+    keeps = math.isfinite(dask_scheduler.WORKER_SATURATION) and max(threads, default=0) <= chunks_at_once
     return held, 1 + held * (_SUBMITTED_PER_PLACE if keeps else 1)
 
 

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from seamline.pipeline.cluster.machine import CORES
+from seamline.pipeline.cluster.workers import CHUNKS_AT_ONCE
 from seamline.pipeline.execution.run_directory import RunDirectory
 from seamline.pipeline.geometry.tiling import Tiling
 from seamline.pipeline.products.layers import DISAGREEMENT
@@ -25,22 +26,32 @@ QUICKLOOK = 1000
 
 @dataclass(frozen=True)
 class Reading:
-    """What the processes of a run may take to read its scene.
+    """What the processes of a run may hold, and take to read its scene.
 
     Attributes:
         block_cache: bytes of decoded blocks that wait in a process for other chunks.
         processes: worker processes on one host, at most.
         network_threads: cores that the network takes in each process; None for all that there are.
+        chunks_at_once: chunks that a process holds at once, if its worker has as many threads.
     """
 
     block_cache: int = 0
     processes: int = 1
     network_threads: int | None = None
+    chunks_at_once: int = CHUNKS_AT_ONCE
+
+    def __post_init__(self) -> None:
+        if self.chunks_at_once < 1:
+            raise ValueError(f"chunks_at_once: got {self.chunks_at_once}, expected at least 1")
 
     def make_cache(self, tiling: Tiling) -> BlockCache:
-        """Return an empty cache for the chunks of a run; called in the process that reads them."""
+        """Return an empty cache for the chunks of a run; called in the process that reads them.
+
+        The chunks that are read at once share the cores beside the network; one is inferred and one written meanwhile.
+        """
         free = 0 if self.network_threads is None else CORES // self.processes - self.network_threads
-        return BlockCache(*tiling.list_read_ranges(), self.block_cache, max(1, free))
+        readers = max(1, self.chunks_at_once - 2)
+        return BlockCache(*tiling.list_read_ranges(), self.block_cache, max(1, free // readers))
 
 
 @dataclass(frozen=True)
@@ -54,7 +65,7 @@ class ChunkContext:
         directory: run directory in which workers keep what they have done.
         on_bad_block: what to do with a block of the source that cannot be read.
         layers: names of the rasters that are kept beside the labels.
-        reading: memory and threads for reading.
+        reading: what a process may hold, and take for reading.
     """
 
     scene: Scene

@@ -32,7 +32,7 @@ from seamline.pipeline.cluster.losses import (
     describe_memory_kills,
     raise_if_cluster_lost,
 )
-from seamline.pipeline.cluster.workers import Capacity, ask_capacity
+from seamline.pipeline.cluster.workers import CHUNKS_AT_ONCE, Capacity, ask_capacity
 from seamline.pipeline.common.errors import BadBlockError, ChunkError, RunError, SeamlineError
 from seamline.pipeline.execution import metrics
 from seamline.pipeline.execution.chunk_blending import write_chunk
@@ -104,10 +104,12 @@ def write_task(chunk: Index, plugin_name: str) -> Report:
         Reschedule: the run is over; Dask then forgets the task.
         SeamlineError: the chunk failed; names scene, chunk and source.
     """
-    context = _find_plugin(plugin_name).context
+    plugin = _find_plugin(plugin_name)
+    context = plugin.context
 
     def work() -> Report:
-        report = write_chunk(context, chunk)
+        with plugin.chunk_slots:
+            report = write_chunk(context, chunk)
         metrics.count_chunk("written", report)
         return report
 
@@ -208,9 +210,15 @@ class ChunkTaskPool:
     Every method raises ``RunError`` when the cluster is lost.
     """
 
-    def __init__(self, client: Client, scene: str) -> None:
-        """Keep the client of the cluster that works, and the id of the scene for messages."""
-        self._client, self._what = client, f"scene {scene}"
+    def __init__(self, client: Client, scene: str, chunks_at_once: int = CHUNKS_AT_ONCE) -> None:
+        """Begin without tasks.
+
+        Args:
+            client: client of the cluster that works.
+            scene: id of the scene, for messages.
+            chunks_at_once: chunks that a worker process holds at once.
+        """
+        self._client, self._what, self._chunks_at_once = client, f"scene {scene}", chunks_at_once
         self._running: dict[Future, ChunkTask] = {}
         self._counts: Counter[Callable[..., Any]] = Counter()
         self._ended: SimpleQueue[Future] = SimpleQueue()
@@ -240,7 +248,7 @@ class ChunkTaskPool:
         """Return how many chunks the cluster takes, as of the last seconds: workers come and go."""
         if time.monotonic() - self._asked_at > _CAPACITY_INTERVAL:
             with raise_if_cluster_lost(self._client, self._what):
-                self._capacity = ask_capacity(self._client)
+                self._capacity = ask_capacity(self._client, self._chunks_at_once)
             self._asked_at = time.monotonic()
         return self._capacity
 

@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 
 from seamline.pipeline.cluster.inference_thread import InferenceThread
 from seamline.pipeline.cluster.plugins import remove_plugin
-from seamline.pipeline.cluster.workers import CHUNKS_AT_ONCE
 from seamline.pipeline.common.memory import reset_peak_memory
 from seamline.pipeline.execution import metrics
 from seamline.pipeline.execution.chunk_context import ChunkContext
@@ -136,7 +135,7 @@ class PredictorPlugin(WorkerPlugin):  # type: ignore[misc]
         metrics.show_memory_limit(worker)
         self._thread = InferenceThread()
         self.predictor: Predictor = self.run_on_device(self._loader)
-        self.chunk_slots = BoundedSemaphore(CHUNKS_AT_ONCE)
+        self.chunk_slots = BoundedSemaphore(self.context.reading.chunks_at_once)
         self.blocks = self.context.reading.make_cache(self.context.tiling)
         reset_peak_memory()
 

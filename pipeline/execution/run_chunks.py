@@ -44,7 +44,8 @@ log = logging.getLogger("seamline.run")
 class Totals:
     """What a run has done so far. Stage seconds are summed over workers; bytes are the most of any worker.
 
-    ``chunk_rates`` are the seconds per pixel of network input of each chunk that was inferred, on the network's thread.
+    ``chunk_rates`` are the seconds per pixel of network input of each chunk that was inferred, on the network's thread;
+    ``rates_beside`` those of reading and writing it.
     """
 
     chunks: int
@@ -56,6 +57,7 @@ class Totals:
     device_memory: int = 0
     seconds: dict[str, float] = field(default_factory=dict)
     chunk_rates: list[float] = field(default_factory=list)
+    rates_beside: list[float] = field(default_factory=list)
     bad_blocks: list[str] = field(default_factory=list)
     started: float = field(default_factory=time.monotonic)
 
@@ -73,6 +75,8 @@ class Totals:
         if report.pixels_inferred:
             busy = report.seconds.get("infer", 0.0) + report.seconds.get("blend", 0.0)
             self.chunk_rates.append(busy / report.pixels_inferred)
+            beside = report.seconds.get("read", 0.0) + report.seconds.get("write", 0.0)
+            self.rates_beside.append(beside / report.pixels_inferred)
         self.add_earlier(report)
 
     def add_earlier(self, report: Report) -> None:
@@ -137,7 +141,7 @@ def _run_queue(
 ) -> set[str]:
     """Submit what the queue yields until nothing is left that can be done; return messages of unreadable blocks."""
     unreadable: set[str] = set()
-    with ChunkTaskPool(client, context.scene.id) as pool:
+    with ChunkTaskPool(client, context.scene.id, context.reading.chunks_at_once) as pool:
         _submit_ready(pool, queue, plugin_name)
         while len(pool):
             for task in pool.wait_for_some():

@@ -67,7 +67,9 @@ class Raster:
     layers: int = 0
 
 
-def project_memory(raster: Raster, tiling: Tiling, costs: Costs, block_cache: int = 0) -> int:
+def project_memory(
+    raster: Raster, tiling: Tiling, costs: Costs, block_cache: int = 0, chunks_at_once: int = CHUNKS_AT_ONCE
+) -> int:
     """Return the bytes that one worker process needs at most.
 
     They hold the network, the largest forward and the chunks that a process works on at once.
@@ -77,6 +79,7 @@ def project_memory(raster: Raster, tiling: Tiling, costs: Costs, block_cache: in
         tiling: the tiling of the run.
         costs: what was measured of the network.
         block_cache: bytes of decoded blocks that wait for other chunks.
+        chunks_at_once: chunks that the process holds at once.
 
     Returns:
         Bytes, with headroom.
@@ -93,11 +96,13 @@ def project_memory(raster: Raster, tiling: Tiling, costs: Costs, block_cache: in
     # Weighing the votes of one tile takes its probabilities, their products and the rounded products as float64.
     weighing = 3 * 8 * raster.classes * tiling.support**2 if tiling.overlap or raster.layers else 0
     network = costs.forward_bytes(tiling.window) + weighing
-    caches = _RASTER_CACHE + (block_cache + CHUNKS_AT_ONCE * REQUEST_BYTES if block_cache else 0)
-    return int(_MEMORY_HEADROOM * (costs.process_bytes + network + CHUNKS_AT_ONCE * chunk + caches))
+    caches = _RASTER_CACHE + (block_cache + chunks_at_once * REQUEST_BYTES if block_cache else 0)
+    return int(_MEMORY_HEADROOM * (costs.process_bytes + network + chunks_at_once * chunk + caches))
 
 
-def choose_block_cache(raster: Raster, tiling: Tiling, costs: Costs, memory: int) -> int:
+def choose_block_cache(
+    raster: Raster, tiling: Tiling, costs: Costs, memory: int, chunks_at_once: int = CHUNKS_AT_ONCE
+) -> int:
     """Return the bytes of decoded blocks that may wait for other chunks: 0 where there is one chunk, or no room.
 
     Args:
@@ -105,11 +110,12 @@ def choose_block_cache(raster: Raster, tiling: Tiling, costs: Costs, memory: int
         tiling: the tiling of the run.
         costs: what was measured of the network.
         memory: bytes that a worker may take.
+        chunks_at_once: chunks that a process holds at once.
     """
     if tiling.chunk_grid == (1, 1):
         return 0
-    spare = memory - project_memory(raster, tiling, costs)
-    room = int(spare / _MEMORY_HEADROOM) - CHUNKS_AT_ONCE * REQUEST_BYTES
+    spare = memory - project_memory(raster, tiling, costs, chunks_at_once=chunks_at_once)
+    room = int(spare / _MEMORY_HEADROOM) - chunks_at_once * REQUEST_BYTES
     most = min(room, _MOST_BLOCK_CACHE, raster.height * raster.width * raster.bands * raster.itemsize)
     return most if most >= _LEAST_BLOCK_CACHE else 0
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
+from seamline.pipeline.cluster.workers import CHUNKS_AT_ONCE
 from seamline.pipeline.common.errors import InputError
 from seamline.pipeline.geometry.tiling import Tiling
 from seamline.pipeline.planning.memory import Costs, Raster, check_memory, project_memory
@@ -19,10 +20,12 @@ _CHUNK_EDGE = 2048
 """Approximate edge of a chunk in pixels: large enough to hide a task's overhead, small enough to balance the load."""
 
 _CHUNK_SECONDS = 1.0
-"""Seconds of the network that a chunk should last: each costs client and scheduler a few milliseconds."""
+"""Seconds that a chunk should last, in the network or where it is read: each costs client and scheduler a few
+milliseconds."""
 
 _CHUNKS_PER_WORKER = 8
-"""Chunks that there should be for each worker, so that they all end at about the same time."""
+"""Chunks that there should be for each worker, and each of its threads that read at once, so that they all end at about
+the same time."""
 
 _SECONDS_BETWEEN_CHUNKS = 1e-3
 """Seconds that client and scheduler take for a chunk: there should be no more of them than they hand out while the
@@ -134,7 +137,13 @@ def choose_tiling(raster: Raster, options: PlanOptions, reach: Reach, costs: Cos
 
 
 def enlarge_chunks(
-    tiling: Tiling, raster: Raster, options: PlanOptions, costs: Costs, memory: int, workers: int
+    tiling: Tiling,
+    raster: Raster,
+    options: PlanOptions,
+    costs: Costs,
+    memory: int,
+    workers: int,
+    chunks_at_once: int = CHUNKS_AT_ONCE,
 ) -> Tiling:
     """Return the tiling with larger chunks where the network would be done with those it has in no time.
 
@@ -145,21 +154,27 @@ def enlarge_chunks(
         costs: what was measured of the network.
         memory: bytes that a worker may take.
         workers: number of workers.
+        chunks_at_once: chunks that a process is to hold at once, of which all but two are read. One thread reads a
+            chunk: the more there are, the longer it takes for one beside the network, which waits for the first.
 
     Returns:
-        A tiling with the same tiles. Its chunks last a second if the memory and the number of workers allow, or as long
-        as keeps client and scheduler from being the slowest.
+        A tiling with the same tiles. Its chunks last a second, where they are read or in the network, if the memory
+        and the number of workers allow, or as long as keeps client and scheduler from being the slowest.
     """
     if options.chunk_tiles is not None:
         return tiling
     tile_seconds, workers = max(costs.seconds_for(tiling.window), 1e-9), max(workers, 1)
-    wanted = math.ceil(math.sqrt(_CHUNK_SECONDS / tile_seconds))
+    readers = max(1, chunks_at_once - 2)
+    wanted = math.ceil(math.sqrt(_CHUNK_SECONDS / readers / tile_seconds))
     least = math.ceil(math.sqrt(_SECONDS_BETWEEN_CHUNKS * workers / tile_seconds))
-    most = math.isqrt(tiling.tile_count // (_CHUNKS_PER_WORKER * workers))
+    most = math.isqrt(tiling.tile_count // (_CHUNKS_PER_WORKER * readers * workers))
     larger = (
         replace(tiling, chunk_tiles=count) for count in range(min(wanted, max(least, most)), tiling.chunk_tiles, -1)
     )
-    return next((other for other in larger if project_memory(raster, other, costs) <= memory), tiling)
+    fitting = (
+        other for other in larger if project_memory(raster, other, costs, chunks_at_once=chunks_at_once) <= memory
+    )
+    return next(fitting, tiling)
 
 
 def list_candidate_tilings(raster: Raster, options: PlanOptions, reach: Reach) -> list[Tiling]:

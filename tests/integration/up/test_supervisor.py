@@ -6,11 +6,15 @@ import json
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
 import pytest
 
+from seamline.flows.cli.up import up
+from seamline.flows.runs import planning
+from seamline.flows.up import stack as up_stack
 from seamline.flows.up.stack import STATE_FILE, Stack, stop_stack
 from seamline.flows.up.supervisor import Service, Supervisor
 from seamline.pipeline.common.errors import RunError
@@ -36,6 +40,27 @@ def test_down_stops_what_was_started_and_nothing_else(tmp_path: Path, mine: bool
         assert (other.poll() is None) is not mine
         other.kill()
     assert Stack.read(tmp_path / STATE_FILE) == (stack, None)
+
+
+def test_workers_have_the_threads_of_the_stack(tmp_path: Path) -> None:
+    """A state file without a number is of workers with three."""
+    stack = Stack(tmp_path, "m", 1, 5.0, 1.0, (1, 2, 3, 4), threads=12)
+    (words,) = (service.command for service in stack.list_services() if service.name == "workers")
+    assert words[words.index("--nthreads") + 1] == "12"
+    stack.write(None)
+    assert Stack.read(tmp_path / STATE_FILE) == (stack, None)
+    said = json.loads((tmp_path / STATE_FILE).read_text())
+    del said["threads"]
+    (tmp_path / STATE_FILE).write_text(json.dumps(said))
+    assert Stack.read(tmp_path / STATE_FILE) == (replace(stack, threads=3), None)
+
+
+def test_up_gives_workers_of_devices_their_share_of_the_cores(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    started: list[Stack] = []
+    monkeypatch.setattr(planning, "count_worker_threads", lambda options, workers: 10 * workers)
+    monkeypatch.setattr(up_stack, "run_stack", lambda stack, say: started.append(stack))
+    up(tmp_path, workers=2, prefect_port=0, dask_port=0, dashboard_port=0, map_port=0)
+    assert started[0].workers == 2 and started[0].threads == 20
 
 
 @pytest.mark.parametrize(

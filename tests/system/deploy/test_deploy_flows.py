@@ -163,6 +163,25 @@ def _workers(address: str) -> int:
         return 0
 
 
+def test_gpu_workers_have_the_threads_that_the_devices_are_told_with(tmp_path: Path) -> None:
+    """What the caller adds comes last, and so goes before it."""
+    programs = {
+        "python": '[ "$*" = "-m seamline.pipeline.cluster.devices" ] && printf "GPU-a 12\\nMIG-b 12\\n"',
+        "dask": 'echo "$CUDA_VISIBLE_DEVICES $*" >> $LOG; [ "$CUDA_VISIBLE_DEVICES" = MIG-b ] || exec sleep 600\n'
+        "until [ $(wc -l < $LOG) = 2 ]; do sleep 0.1; done",
+    }
+    for name, script in programs.items():
+        (tmp_path / name).write_text(f"#!/bin/sh\n{script}\n")
+        (tmp_path / name).chmod(0o755)
+    environment = _environment() | {"LOG": str(tmp_path / "log")}
+    environment["PATH"] = f"{tmp_path}:{environment['PATH']}"
+    subprocess.run([DEPLOY / "gpu-workers", "--nthreads", "5"], env=environment, check=True, timeout=60)
+    lines = sorted((tmp_path / "log").read_text().splitlines())
+    assert [line.split()[0] for line in lines] == ["GPU-a", "MIG-b"]
+    for line in lines:
+        assert "worker " in line and " --nthreads 12 " in line and line.endswith(" --nthreads 5")
+
+
 def test_a_worker_for_each_gpu_over_tls(scheduler: dict[str, Any], certificates: Path) -> None:
     assert scheduler["address"].startswith("tls://")
     with configured(certificates), connect(scheduler["address"], 1) as client:

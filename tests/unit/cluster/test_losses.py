@@ -38,11 +38,11 @@ class FakeClient:
     def sync(self, ask: None, n_workers: int) -> dict[str, Any]:
         return {"workers": {str(n): worker | {"last_seen": next(HEARTBEATS)} for n, worker in enumerate(self.workers)}}
 
-    def run_on_scheduler(self, ask: Callable[[Any], Any]) -> Any:
+    def run_on_scheduler(self, ask: Callable[..., Any], **named: Any) -> Any:
         states = [
             SimpleNamespace(nthreads=w["nthreads"], status=SimpleNamespace(name=w["status"])) for w in self.workers
         ]
-        return ask(SimpleNamespace(workers=dict(enumerate(states)), WORKER_SATURATION=self.saturation))
+        return ask(SimpleNamespace(workers=dict(enumerate(states)), WORKER_SATURATION=self.saturation), **named)
 
     def get_events(self, topic: str) -> tuple[tuple[float, dict[str, Any]], ...]:
         return tuple(self.events.get(topic, []))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -19,10 +20,12 @@ from seamline.flows.settings.findings import (
     RunCosts,
     correct_findings,
     read_findings,
+    read_seconds_beside,
     write_findings,
 )
 from seamline.model.spec.config import EngineSettings
 from seamline.model.spec.measurement import Measurement
+from seamline.pipeline.planning.chunks_at_once import SECONDS_BESIDE
 
 SETTINGS = EngineSettings(precision="bf16", batch=4)
 MEASURED = Measurement(SETTINGS, {512: 1e-6, 1024: 8e-7}, 10**8, 100.0, ())
@@ -70,6 +73,30 @@ def test_only_the_settings_that_were_run_are_corrected() -> None:
     other = replace(make_costs(1e-6, excess=10**8), settings=replace(SETTINGS, engine="openvino"))
     assert KNOWN.correct(other) == KNOWN
     assert KNOWN.correct(replace(make_costs(1e-6), settings=SETTINGS)) == KNOWN  # a batch for other windows
+
+
+def test_what_reading_and_writing_took_is_known_for_the_next_plan(tmp_path: Path) -> None:
+    path = tmp_path / "known.json"
+    assert read_seconds_beside(path) == SECONDS_BESIDE
+    write_findings(path, KNOWN)
+    for _ in range(2):
+        correct_findings(path, replace(make_costs(None), seconds_beside=2 * SECONDS_BESIDE))
+    assert read_seconds_beside(path) == pytest.approx(2 * SECONDS_BESIDE)
+    known = read_findings(path)
+    assert known is not None and known.corrected == MEASURED  # nothing of the network
+    correct_findings(path, make_costs(None))
+    assert read_seconds_beside(path) == pytest.approx(2 * SECONDS_BESIDE)
+    correct_findings(path, replace(make_costs(None), seconds_beside=0.0))
+    assert read_seconds_beside(path) == pytest.approx(2 / 1.5 * SECONDS_BESIDE)
+
+
+def test_findings_without_seconds_beside_the_network_stay_usable(tmp_path: Path) -> None:
+    path = tmp_path / "known.json"
+    write_findings(path, KNOWN)
+    values = json.loads(path.read_text())
+    del values["correction"]["beside"]
+    path.write_text(json.dumps(values))
+    assert read_findings(path) == KNOWN
 
 
 def test_few_chunks_say_nothing_of_the_time() -> None:
