@@ -58,6 +58,7 @@ class CollectionRun:
             RunError: a server does not answer.
         """
         check_writable(ledger.out, f"out {ledger.out}")
+        ledger.refuse_other_files()
         discovery = discover(source)
         ledger.out.mkdir(parents=True, exist_ok=True)  # a catalogue without scenes can be published, too
         ledger.record_rejected(source.get_location(), discovery.rejected)

@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 from seamline.flows.collection.outcomes import Outcome
 from seamline.flows.collection.scene_ref import RejectedSource, SceneRef
-from seamline.pipeline.common.errors import redact_secrets
+from seamline.pipeline.common.errors import InputError, redact_secrets
 from seamline.pipeline.storage.atomic import atomic_write, remove_stale_parts
 
 _LEDGER_FOLDER = ".collection"
@@ -79,6 +79,19 @@ class Ledger:
     out: Path
     model: str
     options: str
+
+    def refuse_other_files(self) -> None:
+        """Refuse a catalogue in which something else stands where the ledger has its folders.
+
+        Raises:
+            InputError: it does.
+        """
+        ledger = self.out / _LEDGER_FOLDER
+        for folder in (ledger, *(ledger / name for name in (_REJECTED_FOLDER, _FAILURES_FOLDER, _FAILED_FOLDER))):
+            if folder.exists() and not folder.is_dir():
+                raise InputError(
+                    f"ledger {folder}", got="a file", expected="a folder", fix="remove it; what it says is found again"
+                )
 
     def find_new(self, scenes: Iterable[SceneRef], has_result: Callable[[str], bool]) -> list[SceneRef]:
         """Return the scenes to segment: never seen, changed, failed last time, or without their result.
@@ -220,7 +233,7 @@ def _make_failed_folder(out: Path) -> Path:
 def read_rejected(out: Path) -> Iterator[RejectedSource]:
     """Yield the rejected sources of all collections of the catalogue in folder ``out``."""
     for path in (out / _LEDGER_FOLDER / _REJECTED_FOLDER).glob("*.json"):
-        with suppress(OSError, ValueError, TypeError, LookupError):
+        with suppress(OSError, ValueError, TypeError, LookupError, RecursionError):
             document = json.loads(path.read_text(encoding="utf-8"))
             yield from [RejectedSource(**source) for source in document["refused"]]
 
@@ -244,5 +257,5 @@ def _read_entry_file(path: Path) -> LedgerEntry | None:
     """Return the entry in a file; None if there is none, or it is of another version, which costs no inference."""
     try:
         return LedgerEntry(**json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError):
+    except (OSError, ValueError, TypeError, RecursionError):
         return None

@@ -301,7 +301,7 @@ def _read_cached_context(path: Path, halos: tuple[int, ...]) -> dict[int, float]
     try:
         values = json.loads(path.read_text(encoding="utf-8")).items()
         changed = {int(halo): float(share) for halo, share in values}
-    except (OSError, ValueError, TypeError, AttributeError):
+    except (OSError, ValueError, TypeError, AttributeError, RecursionError):
         return None  # never measured, or damaged
     is_usable = not changed or (set(changed) == set(halos) and all(0 <= share <= 1 for share in changed.values()))
     return changed if is_usable else None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import math
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -60,6 +61,11 @@ class Correction:
     process_bytes: float = 1.0
     bytes_per_pixel: float = 1.0
     beside: float = 1.0
+
+    def __post_init__(self) -> None:
+        for name, factor in asdict(self).items():
+            if not (isinstance(factor, int | float) and math.isfinite(factor) and factor > 0):
+                raise ValueError(f"correction of {name}: got {factor!r}, expected a number above 0")
 
     def apply(self, measurement: Measurement) -> Measurement:
         """Return a measurement with these factors; its trials stay as they were measured."""
@@ -142,8 +148,8 @@ def read_findings(path: Path) -> Findings | None:
         values = json.loads(path.read_text(encoding="utf-8"))
         measurement, correction = Measurement.from_dict(values["measurement"]), Correction(**values["correction"])
         return Findings(measurement, float(values["check_seconds"]), float(values["budget"]), correction)
-    except (OSError, ValueError, LookupError, TypeError, AttributeError):
-        return None  # never checked, or by another version
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
+        return None  # never checked, by another version, or damaged
 
 
 def read_seconds_beside(path: Path) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
@@ -106,14 +107,32 @@ class Measurement:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Measurement:
-        """Return the measurement that ``to_dict`` turned into plain values, before or after a way through JSON."""
+        """Return the measurement that ``to_dict`` turned into plain values, before or after a way through JSON.
+
+        Raises:
+            ValueError, LookupError, TypeError, AttributeError: the values are none of a measurement.
+        """
+        seconds = {int(edge): _check_positive("seconds", value) for edge, value in values["seconds"].items()}
+        if not seconds:
+            raise ValueError("measurement: no windows")
         return cls(
             settings=EngineSettings.from_dict(values["settings"]),
-            seconds={int(edge): seconds for edge, seconds in values["seconds"].items()},
-            process_bytes=values["process_bytes"],
-            bytes_per_pixel=values["bytes_per_pixel"],
+            seconds=seconds,
+            process_bytes=int(_check_positive("process_bytes", values["process_bytes"])),
+            bytes_per_pixel=_check_positive("bytes_per_pixel", values["bytes_per_pixel"]),
             device_bytes=values["device_bytes"],
             batch=values["batch"],
             changed={int(margin): share for margin, share in values["changed"].items()},
             trials=tuple(Trial(**{**t, "settings": EngineSettings.from_dict(t["settings"])}) for t in values["trials"]),
         )
+
+
+def _check_positive(name: str, value: object) -> float:
+    """Return a number that is finite and not below 0.
+
+    Raises:
+        ValueError: it is none.
+    """
+    if not (isinstance(value, int | float) and math.isfinite(value) and value >= 0):
+        raise ValueError(f"measurement: {name}: got {value!r}, expected a number of at least 0")
+    return value

@@ -39,6 +39,9 @@ from seamline.pipeline.scenes.scene import Scene
 T = TypeVar("T")
 log = logging.getLogger("seamline.run")
 
+_MOST_TOLD = 10
+"""Chunks with an unreadable block that the message of a run names; a file that is lost fails all of them."""
+
 
 @dataclass
 class Totals:
@@ -127,7 +130,9 @@ def run_chunks(
             if client.status == "running":
                 remove_plugin(client, plugin.name)
     if unreadable:
-        raise BadBlockError("; ".join(sorted(unreadable)))
+        told = sorted(unreadable)[:_MOST_TOLD]
+        more = [f"{len(unreadable) - len(told)} more, in the log"] if len(unreadable) > len(told) else []
+        raise BadBlockError("; ".join([*told, *more]))
     return totals
 
 

@@ -70,10 +70,14 @@ def test_scenes_may_stand_in_the_file(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("windows: 1024", r"got windows, expected options of segment: aoi, as-json.*; correct the name"),
+        ("windows: 1024", r"got windows, expected options of segment: aoi, .*; correct the name"),
         ("- window", "got list, expected options by name"),
         ("window: [", "expected a YAML file"),
         ("config: other.yaml", "got config, expected options of segment"),
+        ("as-json: true", r"got as-json, expected options of segment: aoi, .*json, "),
+        ("overwrite: [1]", r"got overwrite: \[1\], expected true or false"),
+        ("window: " + "[" * 5000, "expected a YAML file"),
+        ("halo: 96\n" + "# a comment\n" * 90_000 + "window: 256\n", "got a larger file"),
     ],
 )
 def test_a_file_with_anything_else_is_refused(tmp_path: Path, content: str, message: str) -> None:

@@ -10,6 +10,7 @@ import tempfile
 import time
 from pathlib import Path
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -127,3 +128,18 @@ def test_all_failures_of_a_run_are_in_a_table(tmp_path: Path) -> None:
     assert rows[7]["reason"] == 'broken, "7"' and "word" not in rows[-1]["reason"]
     other = ledger.record_failures("/elsewhere", failed)
     assert not ledger.record_failures("/in", []).exists() and other.exists()
+
+
+@pytest.mark.parametrize("name", ["", "failed", "refused", "failures"])
+def test_something_else_in_the_place_of_the_ledger_is_refused(tmp_path: Path, name: str) -> None:
+    path = tmp_path / ".collection" / name if name else tmp_path / ".collection"
+    path.parent.mkdir(exist_ok=True)
+    path.write_text("")
+    with pytest.raises(InputError, match=r"ledger .*\.collection.* got a file, expected a folder"):
+        Ledger(tmp_path, "m", "o").refuse_other_files()
+
+
+def test_an_entry_that_is_nested_without_end_is_none(tmp_path: Path) -> None:
+    (tmp_path / ".collection").mkdir()
+    (tmp_path / ".collection" / "a.json").write_text("[" * 100_000)
+    assert list(read_entries(tmp_path)) == []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -127,7 +128,8 @@ def test_what_a_run_took_is_kept(tmp_path: Path) -> None:
     write_findings(path, KNOWN)
     correct_findings(path, make_costs(1e-6))
     kept = read_findings(path)
-    assert kept == replace(KNOWN, correction=Correction(seconds=pytest.approx(1.25)))  # type: ignore[arg-type]
+    assert kept is not None and kept.correction.seconds == pytest.approx(1.25)
+    assert replace(kept, correction=Correction()) == KNOWN
     assert [entry.name for entry in tmp_path.iterdir()] == ["known.json"]
 
 
@@ -150,3 +152,34 @@ def test_a_device_is_known_by_its_processor_and_the_cores_that_it_may_use(
     assert describe_device() == described
     processor.name("Slow 100")
     assert describe_device() != described
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda values: values["correction"].update(seconds="abc"),
+        lambda values: values["correction"].update(process_bytes=None),
+        lambda values: values["correction"].update(seconds=float("nan")),
+        lambda values: values["correction"].update(beside=0),
+        lambda values: values["correction"].update(bytes_per_pixel=-1),
+        lambda values: values["measurement"].update(seconds={}),
+        lambda values: values["measurement"].update(seconds={"512": "fast"}),
+        lambda values: values["measurement"].update(seconds={"512": float("inf")}),
+        lambda values: values["measurement"].update(process_bytes=-1),
+        lambda values: values["measurement"].update(bytes_per_pixel=None),
+    ],
+)
+def test_damaged_findings_are_none(tmp_path: Path, damage: Callable[[dict[str, Any]], None]) -> None:
+    path = tmp_path / "findings.json"
+    write_findings(path, KNOWN)
+    assert read_findings(path) == KNOWN
+    values = json.loads(path.read_text())
+    damage(values)
+    path.write_text(json.dumps(values))
+    assert read_findings(path) is None
+
+
+def test_findings_that_are_nested_without_end_are_none(tmp_path: Path) -> None:
+    path = tmp_path / "findings.json"
+    path.write_text("[" * 100_000)
+    assert read_findings(path) is None
