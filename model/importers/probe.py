@@ -77,10 +77,18 @@ def _run_on_zeros(path: Path, run: OnnxProgram | TorchProgram, bands: int, edge:
     except Exception as error:  # frameworks raise errors of any class
         raise ModelError(
             f"network {path}",
-            got=f"{get_first_line(error)} on an image of {bands} × {edge} × {edge}",
+            got=f"{_get_reason(error)} on an image of {bands} × {edge} × {edge}",
             expected="one score for each class and pixel",
             fix="check --bands; export it with free height and width, or with one fixed window",
         ) from error
+
+
+def _get_reason(error: Exception) -> str:
+    """Return a line of what a framework says; of a message of ours, which quotes it, the last line of its cause."""
+    if not isinstance(error, ModelError) or error.__cause__ is None:
+        return get_first_line(error)
+    lines = str(error.__cause__).strip().splitlines()
+    return lines[-1][:200] if lines else type(error.__cause__).__name__
 
 
 def _check_scores(path: Path, scores: object, edge: int) -> None:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from seamline.flows.training.importing import ModelDescription, import_model
+from seamline.model.importers.import_model import read_network
 from seamline.model.importers.reach import MeasuredReach, measure_reach
 from seamline.model.spec.config import Program
 from seamline.model.spec.errors import ModelError
@@ -179,3 +180,10 @@ def test_what_cannot_be_imported_is_refused_in_one_line(case: str, tmp_path: Pat
 def test_a_description_that_cannot_be_is_refused(changes: dict[str, object], message: str) -> None:
     with pytest.raises(InputError, match=message):
         ModelDescription(**{"bands": ("red", "nir"), "classes": ("a", "b", "c"), **changes})
+
+
+def test_what_a_program_says_of_too_few_bands_is_told_once(tmp_path: Path) -> None:
+    torch.jit.script(nn.Conv2d(4, 2, 3, padding=1).eval()).save(tmp_path / "net.pt")
+    with pytest.raises(ModelError, match=r"^network .*: got RuntimeError: .* have 4 channels, but got 2") as told:
+        read_network(tmp_path / "net.pt", 2)
+    assert str(told.value).count("got ") == 2 and "on an image of 2 × 512 × 512" in str(told.value)
