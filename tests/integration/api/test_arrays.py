@@ -26,7 +26,7 @@ from tests.support.sample_data import MANAUS, find_shared
 from tests.support.small_models import make_random_network, save_model
 
 SCENES = {"Manaus": MANAUS, "Aquileia": "aquileia-s2", "Madagascar": "madagascar-l8-2020"}
-OPTIONS = {"engine": "torch", "precision": "fp32", "window": 512}
+OPTIONS = {"engine": "torch", "precision": "fp32", "window": 768}
 CHUNKS = ({"y": 300, "x": 200}, {"y": -1, "x": 128}, {"band": 1, "y": 1000, "x": 333})
 
 
