@@ -12,6 +12,7 @@ import logging
 import posixpath
 from collections import Counter
 from collections.abc import Container, Iterable, Mapping, Sequence
+from contextlib import suppress
 from datetime import datetime
 from io import BytesIO
 from operator import itemgetter
@@ -334,10 +335,21 @@ def _build_column(name: str, values: Sequence[Any]) -> tuple[pa.Array, bool]:
         return pa.array(values, pa.bool_()), False
     if name == "geometry":
         return pa.array(values, pa.binary()), False
-    try:
-        return pa.array([_replace_empty_objects(value) for value in values]), False
-    except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError):
-        return pa.array([None if value is None else json.dumps(value) for value in values], pa.string()), True
+    filled = [_replace_empty_objects(value) for value in values]
+    with suppress(pa.ArrowInvalid, pa.ArrowTypeError, OverflowError):
+        column = pa.array(filled)
+        truths = [_count_truths(value) for value in filled]
+        # Where a float comes first, Arrow takes true and false for numbers.
+        if all(not count or count == _count_truths(column[row].as_py()) for row, count in enumerate(truths)):
+            return column, False
+    return pa.array([None if value is None else json.dumps(value) for value in values], pa.string()), True
+
+
+def _count_truths(value: Any) -> int:
+    """Return how often true or false occurs in a value, at any depth."""
+    if isinstance(value, dict | list):
+        return sum(map(_count_truths, value.values() if isinstance(value, dict) else value))
+    return int(isinstance(value, bool))
 
 
 def _replace_empty_objects(value: Any) -> Any:
