@@ -136,6 +136,4 @@ def _make_outcome(scene: SceneRef, result: RunResult | BaseException) -> Outcome
     """Return the outcome of a scene whose run left a result or raised an error."""
     if isinstance(result, BaseException):
         return Outcome.from_error(scene.name, result)
-    return Outcome.from_record(
-        scene.name, result.record, is_new=result.computed, is_changed=result.computed or bool(result.rewritten)
-    )
+    return Outcome.from_record(scene.name, result.record, is_new=result.computed, is_changed=result.is_changed)

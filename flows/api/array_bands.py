@@ -90,11 +90,12 @@ class BandMeanings:
         Raises:
             InputError: the median of a band is none that a scene has.
         """
-        if not self.is_checked or not valid.any():
-            return
-        for position, numbers in enumerate(pixels):
+        for position, numbers in enumerate(pixels if self.is_checked else ()):
             scale, offset = self.radiometry.scale[position], self.radiometry.offset[position]
-            median = float(np.nanmedian(numbers[valid])) * scale + offset
+            measured = numbers[valid & has_number(numbers, self.radiometry.nodata[position])]
+            if not measured.size:
+                continue
+            median = float(np.median(measured)) * scale + offset
             if not _DARKEST_MEDIAN <= median <= _BRIGHTEST_MEDIAN:
                 raise InputError(
                     f"the values of band {position + 1} cannot be reflectances",

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from threading import Lock
+from typing import Any
 
 import dask.array as da
 import numpy as np
@@ -28,16 +29,13 @@ from seamline.pipeline.planning.memory import Raster
 from seamline.pipeline.planning.tilings import list_candidate_tilings
 from seamline.pipeline.products.zarr_store import LABELS_ARRAY, build_class_flags
 
-if TYPE_CHECKING:
-    from torch import nn
-
 _WINDOW = 1024
 """Edge in pixels of a window, about, where the user fixes none."""
 
 
 def predict(
     array: xr.DataArray | xr.Dataset,
-    model: str | Path | Model | nn.Module,
+    model: str | Path | Model,
     *,
     bands: Sequence[str | int] = (),
     scale: float | None = None,
@@ -88,9 +86,9 @@ def predict(
     tiling = _choose_tiling(list_candidate_tilings(raster, options.plan_options, known.reach))
     job = _ArrayJob(meanings, tiling, _make_loader(known, meanings, tiling.halo, options), len(known.classes))
     steps = stack.shape[:-3]
-    parts = [_predict_step(job, stack[step].data) for step in np.ndindex(*steps)]
-    labels, shares = (_join_steps([part[number] for part in parts], steps) for number in (0, 1))
-    return _describe_result(stack, known, labels, shares if probabilities else None)
+    parts = [_predict_step(job, stack[step].data, probabilities) for step in np.ndindex(*steps)]
+    labels, *shares = (_join_steps(part, steps) for part in zip(*parts, strict=True))
+    return _describe_result(stack, known, labels, *shares)
 
 
 def _choose_tiling(tilings: Sequence[Tiling]) -> Tiling:
@@ -134,42 +132,48 @@ class _ArrayJob:
         valid = self.meanings.find_data(numbers)
         self.meanings.check_values(numbers, valid)
         thread, predictor = _load_predictor(self.loader)
-        inferred = thread.run(lambda: infer_window(self.tiling, window, numbers, valid, predictor, self.classes))
+        inferred = infer_window(self.tiling, window, numbers, valid, predictor, thread.run, self.classes)
         return inferred.labels, inferred.probabilities
+
+    def predict_chunk(self, chunk: Index, pixels: Any) -> tuple[Any, Any]:
+        """Return labels and probabilities of a chunk of the tiling; lazily if the pixels are those of a Dask array."""
+        window = self.tiling.write_window_of(chunk)
+        source = pixels[(slice(None), *find_source_window(self.tiling, window).to_slices())]
+        if not isinstance(source, da.Array):
+            return self.infer(window, np.asarray(source))
+        labels, shares = delayed(self.infer, nout=2, pure=True)(window, source)
+        return (
+            da.from_delayed(labels, window.shape, np.uint8),
+            da.from_delayed(shares, (self.classes, *window.shape), np.float32),
+        )
+
+
+_LOADING = Lock()
+"""Held while a network is loaded: of several threads that want it at first, one loads it."""
+
+
+def _load_predictor(loader: RuntimeLoader) -> tuple[InferenceThread, Predictor]:
+    """Return a network that is loaded once in a process, and the thread that runs it."""
+    with _LOADING:
+        return _load_anew(loader)
 
 
 @lru_cache(maxsize=2)
-def _load_predictor(loader: RuntimeLoader) -> tuple[InferenceThread, Predictor]:
-    """Load a network once in a process, and start the thread that runs it."""
+def _load_anew(loader: RuntimeLoader) -> tuple[InferenceThread, Predictor]:
+    # The thread ends when nobody holds it any more, as that of an executor does.
     thread = InferenceThread()
     return thread, thread.run(loader)
 
 
-def _predict_step(job: _ArrayJob, pixels: Any) -> tuple[Any, Any]:
-    """Return labels (height, width) and probabilities (classes, height, width) of pixels (bands, height, width).
+def _predict_step(job: _ArrayJob, pixels: Any, probabilities: bool) -> tuple[Any, ...]:
+    """Return labels (height, width) of pixels (bands, height, width), and probabilities (classes, …) if wanted.
 
-    Of a Dask array both are lazy: they have a chunk for each of the tiling's chunks.
+    Of a Dask array they are lazy: they have a chunk for each of the tiling's chunks.
     """
-    tiling = job.tiling
-    is_lazy = isinstance(pixels, da.Array)
-    labels: list[list[Any]] = []
-    shares: list[list[Any]] = []
-    for row in range(tiling.chunk_grid.row):
-        labels.append([])
-        shares.append([])
-        for col in range(tiling.chunk_grid.col):
-            window = tiling.write_window_of(Index(row, col))
-            source = pixels[(slice(None), *find_source_window(tiling, window).to_slices())]
-            if is_lazy:
-                two = delayed(job.infer, nout=2, pure=True)(window, source)
-                labels[-1].append(da.from_delayed(two[0], window.shape, np.uint8))
-                shares[-1].append(da.from_delayed(two[1], (job.classes, *window.shape), np.float32))
-            else:
-                one, other = job.infer(window, np.asarray(source))
-                labels[-1].append(one)
-                shares[-1].append(other)
-    join = da.block if is_lazy else np.block
-    return join(labels), join(shares)
+    (rows, cols), wanted = job.tiling.chunk_grid, 1 + probabilities
+    chunks = [[job.predict_chunk(Index(row, col), pixels)[:wanted] for col in range(cols)] for row in range(rows)]
+    join = da.block if isinstance(pixels, da.Array) else np.block
+    return tuple(join([[part[number] for part in row] for row in chunks]) for number in range(wanted))
 
 
 def _join_steps(parts: Sequence[Any], steps: tuple[int, ...]) -> Any:
@@ -178,7 +182,7 @@ def _join_steps(parts: Sequence[Any], steps: tuple[int, ...]) -> Any:
     return joined.reshape(*steps, *parts[0].shape)
 
 
-def _describe_result(stack: xr.DataArray, model: Model, labels: Any, probabilities: Any | None) -> xr.Dataset:
+def _describe_result(stack: xr.DataArray, model: Model, labels: Any, probabilities: Any = None) -> xr.Dataset:
     """Return labels and probabilities as a Dataset with the coordinates of the pixels and the names of the classes."""
     *steps, band, rows, cols = stack.dims
     kept = {name: coordinate for name, coordinate in stack.coords.items() if band not in coordinate.dims}

@@ -22,16 +22,16 @@ from seamline.flows.runs.segment import segment_anew
 from seamline.flows.settings.credentials import use_credentials
 from seamline.flows.settings.model_folder import Model
 from seamline.flows.settings.options import SegmentOptions
+from seamline.model.spec.errors import ModelError
 from seamline.pipeline.common.errors import InputError, SeamlineError
 
 if TYPE_CHECKING:
     from distributed import Client
-    from torch import nn
 
 
 def collect(
     scenes: SceneSource | Mapping[str, Any] | str,
-    model: str | Path | Model | nn.Module,
+    model: str | Path | Model,
     out: str | Path,
     options: SegmentOptions | None = None,
     *,
@@ -103,17 +103,18 @@ def run_collection(
     for refused in outcomes:
         observer.say(f"{refused.name}: {refused.reason}")
 
+    if run.new:
+        get_client()  # a missing cluster is no failure of each scene
+
     def segment(scene: SceneRef) -> Outcome:
         try:
             (job,) = open_scene_jobs([scene.source], model, out, options, run.confinement)
             result = segment_anew(job, get_client, observer, renew=renew)
-        except SeamlineError as error:
+        except (SeamlineError, ModelError, OSError) as error:
             observer.say(f"{scene.name}: {error}")
             return Outcome.from_error(scene.name, error)
         observer.finished(result)
-        return Outcome.from_record(
-            scene.name, result.record, is_new=result.computed, is_changed=result.computed or bool(result.rewritten)
-        )
+        return Outcome.from_record(scene.name, result.record, is_new=result.computed, is_changed=result.is_changed)
 
     for scene in run.new:
         outcome = segment(scene)

@@ -10,12 +10,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from seamline.flows.settings.model_folder import Model, open_model, refuse_existing_model
+from seamline.model.spec.document import MODEL_FILENAME
 from seamline.model.spec.spec import Activation
 from seamline.pipeline.common.errors import InputError
-from seamline.pipeline.storage.atomic import check_writable, make_absolute
+from seamline.pipeline.storage.atomic import atomic_write, check_writable, make_absolute
 
 if TYPE_CHECKING:
     from torch import nn
+
+
+_NOTHING = ((), (), 1.0, 0.0, 1.0, "reflectance", None, None, "", ())
+"""What ``load_model`` is told of a model that has a description of its own."""
 
 
 def load_model(
@@ -60,17 +65,16 @@ def load_model(
         ModelError: there is no such model, its document is not valid, or the module does not fit its description.
         InputError: a description is missing, or given for a model that has one.
     """
-    if isinstance(model, Model):
-        return model
-    if isinstance(model, str | Path):
-        if bands or classes:
+    described = tuple(bands), tuple(classes), scale, mean, std, quantity, activation, nodata, name, tuple(colors)
+    if isinstance(model, str | Path | Model):
+        if described != _NOTHING:
             raise InputError(
-                "load_model: bands and classes",
-                got=f"both a description and the model {model}, which has one",
+                "load_model",
+                got=f"both a description and the model {model.spec.name if isinstance(model, Model) else model}",
                 expected="a description of modules alone",
-                fix="leave bands and classes out",
+                fix="leave all arguments but the model out",
             )
-        return open_model(model)
+        return model if isinstance(model, Model) else open_model(model)
     if not bands or not classes:
         raise InputError(
             "load_model",
@@ -117,8 +121,14 @@ def save_model(model: Model, folder: str | Path, *, overwrite: bool = False) -> 
         InputError: the folder holds a model already, or cannot be written to.
     """
     target = make_absolute(folder)
+    if target == model.folder:
+        return model
     if not overwrite:
         refuse_existing_model(target)
     check_writable(target, f"model folder {folder}")
-    shutil.copytree(model.folder, target, dirs_exist_ok=True)
+    target.mkdir(parents=True, exist_ok=True)
+    files = [path for path in model.folder.iterdir() if path.is_file()]
+    for path in sorted(files, key=lambda path: path.name == MODEL_FILENAME):  # which makes it a model comes last
+        with atomic_write(target / path.name) as part:
+            shutil.copyfile(path, part)
     return open_model(target)

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from seamline.flows.api.models import load_model
+from seamline.flows.runs.cluster_session import ClusterSession
 from seamline.flows.runs.finished import refuse_result_of_other_run
-from seamline.flows.runs.measuring import load_engines
 from seamline.flows.runs.observer import RunObserver, RunResult
-from seamline.flows.runs.planning import Plan, connect_workers, make_plan
+from seamline.flows.runs.planning import Plan, make_plan
 from seamline.flows.runs.scene_job import open_input, open_scene_jobs
 from seamline.flows.runs.segment import segment_scene
 from seamline.flows.settings.credentials import give_credentials, use_credentials
@@ -23,7 +23,6 @@ from seamline.pipeline.scenes.scene import Scene
 
 if TYPE_CHECKING:
     from distributed import Client
-    from torch import nn
 
     from seamline.pipeline.execution.run_chunks import Totals
 
@@ -45,9 +44,7 @@ class Progress:
     message: str = ""
 
 
-def open_scene(
-    source: str | Path, model: str | Path | Model | nn.Module, options: SegmentOptions | None = None
-) -> Scene:
+def open_scene(source: str | Path, model: str | Path | Model, options: SegmentOptions | None = None) -> Scene:
     """Open a scene with the bands that a model needs, and check it; no pixel is segmented.
 
     Args:
@@ -68,7 +65,7 @@ def open_scene(
 
 def segment(
     scene: str | Path,
-    model: str | Path | Model | nn.Module,
+    model: str | Path | Model,
     out: str | Path,
     options: SegmentOptions | None = None,
     *,
@@ -106,7 +103,7 @@ def segment(
 
 def plan(
     scene: str | Path,
-    model: str | Path | Model | nn.Module,
+    model: str | Path | Model,
     options: SegmentOptions | None = None,
     *,
     client: Client | None = None,
@@ -149,17 +146,14 @@ def describe_cluster(options: SegmentOptions, client: Client | None) -> SegmentO
 
 @contextmanager
 def lend_client(options: SegmentOptions, client: Client | None) -> Iterator[Callable[[], Client]]:
-    """Yield a function that returns the client of a cluster; without a client one is started when it is called."""
-    with ExitStack() as stack:
-
-        def get_client() -> Client:
-            if client is not None:
-                give_credentials(client, options.credentials)
-                return client
-            cluster = connect_workers(options, options.workers or 0)
-            return load_engines(stack.enter_context(cluster))
-
-        yield get_client
+    """Yield a function that returns the client of a cluster, which is started at its first call where none is given."""
+    if client is not None:
+        given = client
+        give_credentials(given, options.credentials)
+        yield lambda: given
+        return
+    with ClusterSession(options, options.workers or 0) as session:
+        yield session.get_client
 
 
 def make_observer(progress: Callable[[Progress], None] | None) -> RunObserver:

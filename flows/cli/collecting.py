@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shlex
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -104,8 +103,7 @@ def collect(
         waiting = counts.pop("waiting")
         said = [f"{number} {state}" for state, number in counts.items()]
         progress.print_line(", ".join([*said, *([f"still arriving: {', '.join(waiting)}"] if waiting else [])]))
-        following = "query" if "://" in out else "serve"
-        progress.print_line(f"to look at the results: seamline {following} {shlex.quote(out)}")
+        progress.print_next_step(out)
 
 
 def _parse_json(option: str, text: str) -> object:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from datetime import date
 from pathlib import Path
 from typing import Annotated, Any
@@ -46,7 +47,7 @@ def _load_config(context: typer.Context, path: Path | None) -> Path | None:
         parameter = parameters[name]
         if getattr(parameter, "is_flag", False) and not isinstance(value, bool):
             raise _config_error(path, f"{key}: {value!r}", "true or false", "correct it")
-        defaults[name] = _to_option_value(value, is_many=parameter.nargs == -1)
+        defaults[name] = _to_option_value(value, is_many=parameter.nargs == -1 or getattr(parameter, "multiple", False))
     context.default_map = defaults
     return path
 
@@ -66,6 +67,8 @@ def _get_option_name(parameter: Any) -> str:
 
 def _to_option_value(value: Any, *, is_many: bool) -> Any:
     """Return a value as it is typed: lists are joined by commas, unless the option takes many values."""
+    if isinstance(value, dict):
+        return json.dumps(value)
     if isinstance(value, list) and not is_many:
         return ",".join(map(str, value))
     if is_many:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -74,8 +73,7 @@ def segment(
         if as_json:
             print(documents.describe_results(finished))
     if not (as_json or quiet):
-        following = "query" if "://" in out else "serve"
-        progress.print_line(f"to look at the results: seamline {following} {shlex.quote(out)}")
+        progress.print_next_step(out)
 
 
 @app.command()

@@ -19,9 +19,14 @@ class ClusterSession:
     Leaving it closes the client, also for other threads whose runs use it; their runs end with a ``RunError``.
     """
 
-    def __init__(self, options: SegmentOptions) -> None:
-        """Keep the options that name the cluster; connects nothing."""
-        self._options = options
+    def __init__(self, options: SegmentOptions, workers: int | None = None) -> None:
+        """Keep what names the cluster; connects nothing.
+
+        Args:
+            options: name the cluster, and the credentials of its workers.
+            workers: processes of a local cluster, 0 for this one; None for as many as the options and the machine say.
+        """
+        self._options, self._workers = options, workers
         self._lock = Lock()
         self._stack = ExitStack()
         self._client: Client | None = None
@@ -40,7 +45,8 @@ class ClusterSession:
             if self._client is None or self._client.status != "running":
                 self._stack.close()
                 options = self._options
-                cluster = connect_workers(options, count_workers(options))
+                workers = count_workers(options) if self._workers is None else self._workers
+                cluster = connect_workers(options, workers)
                 self._client = self._stack.enter_context(cluster)
             return self._client
 

@@ -33,6 +33,11 @@ class RunResult:
     rewritten: tuple[str, ...] = ()
     url: str = ""
 
+    @property
+    def is_changed(self) -> bool:
+        """Whether the run wrote any of the scene's files."""
+        return self.computed or bool(self.rewritten)
+
 
 class RunStage(Protocol):
     """Runs a stage of a scene's run, as a step that can be shown on its own."""

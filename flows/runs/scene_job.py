@@ -41,6 +41,26 @@ class Identity:
     model_digest: str
 
 
+class SceneDigest:
+    """The digest of a scene, read once in threads of this process, from when somebody begins it."""
+
+    def __init__(self, scene: Scene) -> None:
+        """Read nothing yet."""
+        self._scene = scene
+
+    @cached_property
+    def _running(self) -> Future[str]:
+        return call_in_background(self._scene.compute_digest)
+
+    def begin(self) -> None:
+        """Begin to read the scene's files, unless that has begun."""
+        _ = self._running
+
+    def wait(self) -> str:
+        """Return the digest as soon as it is there."""
+        return self._running.result()
+
+
 @dataclass(frozen=True)
 class SceneJob:
     """A scene that is to be segmented with a model.
@@ -51,6 +71,7 @@ class SceneJob:
         options: everything that has a default.
         location: where the results go.
         seconds: how long opening and checking took; part of the run's total.
+        digest: the scene's digest, which takes seconds.
     """
 
     scene: Scene
@@ -58,19 +79,12 @@ class SceneJob:
     options: SegmentOptions
     location: ResultLocation
     seconds: float
-
-    @cached_property
-    def _scene_digest(self) -> Future[str]:
-        return call_in_background(self.scene.compute_digest)
-
-    def start_digest(self) -> None:
-        """Begin to read the scene's files for its digest, in threads of this process."""
-        _ = self._scene_digest
+    digest: SceneDigest
 
     @property
     def identity(self) -> Identity:
         """Digests of scene and model. That of the scene is waited for: it takes seconds for some gigabytes."""
-        return Identity(self._scene_digest.result(), self.model.digest)
+        return Identity(self.digest.wait(), self.model.digest)
 
     def is_probably_done(self) -> bool:
         """Return whether there are results, of this or of another run; ``find_finished`` knows which."""
@@ -80,9 +94,7 @@ class SceneJob:
 
     def with_overwrite(self) -> SceneJob:
         """Return the same job, which replaces whatever is in the folder."""
-        job = replace(self, options=self.options.model_copy(update={"overwrite": True}))
-        vars(job).update({"_scene_digest": self._scene_digest})  # it may have been computed already
-        return job
+        return replace(self, options=self.options.model_copy(update={"overwrite": True}))
 
 
 def _raise(error: InputError) -> None:
@@ -142,7 +154,7 @@ def _open_scene_job(source: str | Path, model: Model, catalog: CatalogLocation, 
     if not os.path.isfile(catalog.folder / scene.id / RECORD):  # noqa: PTH113
         _check_output_folder(catalog.folder, scene)
     location = ResultLocation(catalog, scene.id)
-    return SceneJob(scene, model, options, location, Stopwatch.now() - started)
+    return SceneJob(scene, model, options, location, Stopwatch.now() - started, SceneDigest(scene))
 
 
 def open_input(source: str | Path, model: Model, options: SegmentOptions) -> Scene:

@@ -33,6 +33,7 @@ from seamline.pipeline.common.errors import (
     BadBlockError,
     ChunkError,
     InputError,
+    InUseError,
     OtherRunError,
     RunError,
     SeamlineError,
@@ -137,6 +138,8 @@ def segment_scenes(
             try:
                 results.append(segment_scene(job, lambda: start_cluster().result(), observer))
                 observer.finished(results[-1])
+            except InUseError as error:
+                note(error)
             except (BadBlockError, ChunkError) as error:
                 failures.append(error)
     if failures and len(sources) == 1:
@@ -163,7 +166,7 @@ def segment_scene(job: SceneJob, get_client: Callable[[], Client], observer: Run
         SeamlineError: the run failed; what was done is kept and the same call goes on.
     """
     begun = Stopwatch.now()
-    job.start_digest()  # while the workers start
+    job.digest.begin()  # while the workers start
     finished = find_finished(job)
     if finished is not None:
         return finished

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shlex
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -24,6 +25,7 @@ from rich.progress import (
 from seamline.flows.runs.observer import RunObserver, RunResult
 from seamline.flows.terminal.output import OutputError
 from seamline.flows.terminal.tables import show_result
+from seamline.pipeline.storage.object_store import is_object_url
 
 if TYPE_CHECKING:
     from seamline.flows.runs.planning import Plan
@@ -71,6 +73,12 @@ def ignore_line(text: str) -> None:
 def print_line(text: str) -> None:
     """Print one line on standard error."""
     console.print(text, highlight=False, soft_wrap=True)
+
+
+def print_next_step(out: str) -> None:
+    """Print the command that shows the results in a folder or in object storage."""
+    command = "query" if is_object_url(out) else "serve"
+    print_line(f"to look at the results: seamline {command} {shlex.quote(out)}")
 
 
 class _LiveProgress:

@@ -112,27 +112,27 @@ class Measurement:
         Raises:
             ValueError, LookupError, TypeError, AttributeError: the values are none of a measurement.
         """
-        seconds = {int(edge): _check_positive("seconds", value) for edge, value in values["seconds"].items()}
+        seconds = {int(edge): _check_number("seconds", value) for edge, value in values["seconds"].items()}
         if not seconds:
             raise ValueError("measurement: no windows")
         return cls(
             settings=EngineSettings.from_dict(values["settings"]),
             seconds=seconds,
-            process_bytes=int(_check_positive("process_bytes", values["process_bytes"])),
-            bytes_per_pixel=_check_positive("bytes_per_pixel", values["bytes_per_pixel"]),
-            device_bytes=values["device_bytes"],
-            batch=values["batch"],
-            changed={int(margin): share for margin, share in values["changed"].items()},
+            process_bytes=int(_check_number("process_bytes", values["process_bytes"])),
+            bytes_per_pixel=_check_number("bytes_per_pixel", values["bytes_per_pixel"]),
+            device_bytes=int(_check_number("device_bytes", values["device_bytes"])),
+            batch=None if values["batch"] is None else int(_check_number("batch", values["batch"])),
+            changed={int(margin): _check_number("changed", share) for margin, share in values["changed"].items()},
             trials=tuple(Trial(**{**t, "settings": EngineSettings.from_dict(t["settings"])}) for t in values["trials"]),
         )
 
 
-def _check_positive(name: str, value: object) -> float:
+def _check_number(name: str, value: object) -> float:
     """Return a number that is finite and not below 0.
 
     Raises:
         ValueError: it is none.
     """
-    if not (isinstance(value, int | float) and math.isfinite(value) and value >= 0):
+    if isinstance(value, bool) or not (isinstance(value, int | float) and math.isfinite(value) and value >= 0):
         raise ValueError(f"measurement: {name}: got {value!r}, expected a number of at least 0")
     return value

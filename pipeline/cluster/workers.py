@@ -63,6 +63,11 @@ def choose_device_threads(cores: int) -> int:
     return min(_MOST_THREADS, max(CHUNKS_AT_ONCE, cores + 1))
 
 
+def count_readers(chunks_at_once: int) -> int:
+    """Return how many of the chunks that a process holds are read at the same time: all but two, one at least."""
+    return max(1, chunks_at_once - 2)
+
+
 def ask_capacity(client: Client, chunks_at_once: int = CHUNKS_AT_ONCE) -> Capacity:
     """Ask the scheduler how many chunks its workers take. One small answer, however many workers there are.
 

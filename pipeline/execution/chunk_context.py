@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from seamline.pipeline.cluster.machine import CORES
-from seamline.pipeline.cluster.workers import CHUNKS_AT_ONCE
+from seamline.pipeline.cluster.workers import CHUNKS_AT_ONCE, count_readers
 from seamline.pipeline.execution.run_directory import RunDirectory
 from seamline.pipeline.geometry.tiling import Tiling
 from seamline.pipeline.products.layers import DISAGREEMENT
@@ -50,7 +50,7 @@ class Reading:
         The chunks that are read at once share the cores beside the network; one is inferred and one written meanwhile.
         """
         free = 0 if self.network_threads is None else CORES // self.processes - self.network_threads
-        readers = max(1, self.chunks_at_once - 2)
+        readers = count_readers(self.chunks_at_once)
         return BlockCache(*tiling.list_read_ranges(), self.block_cache, max(1, free // readers))
 
 

@@ -140,17 +140,17 @@ class _ChunkTiles:
     def tiling(self) -> Tiling:
         return self.context.tiling
 
-    @property
+    @cached_property
     def pixels(self) -> Window:
         """The pixels that the chunk writes."""
         return self.tiling.write_window_of(self.chunk)
 
-    @property
+    @cached_property
     def area(self) -> Window:
         """The pixels that the chunk's tiles vote on."""
         return self.tiling.vote_window_of(self.chunk)
 
-    @property
+    @cached_property
     def origin(self) -> Window:
         """The pixels of the chunk's block."""
         return self.tiling.read_window_of(self.chunk)

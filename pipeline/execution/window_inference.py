@@ -17,11 +17,12 @@ from array_api_compat import array_namespace
 from numpy.typing import NDArray
 
 from seamline.pipeline.common.classes import NODATA
+from seamline.pipeline.execution.chunk_inference import OnDevice
 from seamline.pipeline.execution.predictor import Predictor
-from seamline.pipeline.geometry.taper import make_taper
+from seamline.pipeline.geometry.taper import DeviceTapers
 from seamline.pipeline.geometry.tiling import Index, Tiling
 from seamline.pipeline.geometry.votes import FULL_VOTE, Array, argmax_classes, weighted_scores
-from seamline.pipeline.geometry.window import Window, mirror_indices
+from seamline.pipeline.geometry.window import Window, find_mirrored, mirror_pixels
 
 
 @dataclass(frozen=True)
@@ -37,21 +38,9 @@ class InferredWindow:
     probabilities: NDArray[np.float32]
 
 
-def _list_voters(tiling: Tiling, window: Window) -> list[Index]:
-    """Return the tiles that vote on a pixel of a window inside the scene, row by row."""
-    rows, cols = (
-        range(max(0, (start - tiling.overlap) // tiling.stride), -(-stop // tiling.stride))
-        for start, stop in ((window.row, window.stop_row), (window.col, window.stop_col))
-    )
-    tiles = (Index(row, col) for row in rows for col in cols)
-    return [tile for tile in tiles if tiling.support_of(tile).intersection(window).pixel_count]
-
-
 def find_source_window(tiling: Tiling, window: Window) -> Window:
     """Return the pixels inside the scene that the tiles which vote on a window read, mirrored ones included."""
-    rows, cols = _list_sources(tiling, _join_windows(tiling, _list_voters(tiling, window)))
-    top, left = int(rows.min()), int(cols.min())
-    return Window(top, left, int(rows.max()) + 1 - top, int(cols.max()) + 1 - left)
+    return find_mirrored(_find_read_window(tiling, window), tiling.scene_window.shape)
 
 
 def infer_window(
@@ -60,6 +49,7 @@ def infer_window(
     numbers: NDArray[Any],
     has_data: NDArray[np.bool_],
     predictor: Predictor,
+    on_device: OnDevice,
     classes: int,
 ) -> InferredWindow:
     """Infer the labels and probabilities of a window.
@@ -70,31 +60,37 @@ def infer_window(
         numbers: digital numbers of ``find_source_window(tiling, window)``, (bands, height, width).
         has_data: where they are valid, (height, width).
         predictor: the network.
-        classes: number of its classes.
+        on_device: runs a callable on the inference thread.
+        classes: number of the network's classes.
 
     Returns:
         Labels and probabilities. Those of a pixel do not depend on the window.
     """
-    tiles = _list_voters(tiling, window)
-    inside = find_source_window(tiling, window)
-    around = _join_windows(tiling, tiles)
-    rows, cols = _list_sources(tiling, around)
-    rows, cols = rows - inside.row, cols - inside.col
-    pixels = numbers.take(rows, axis=1).take(cols, axis=2)
-    valid = has_data.take(rows, axis=0).take(cols, axis=1)
+    around, inside = _find_read_window(tiling, window), find_source_window(tiling, window)
+    pixels, valid = (mirror_pixels(part, inside, around, tiling.scene_window.shape) for part in (numbers, has_data))
     labelled = has_data[window.relative_to(inside).to_slices()]
 
-    tiles = [tile for tile in tiles if _votes_on_data(tiling, tile, window, labelled)]
+    def votes_on_data(tile: Index) -> bool:
+        return bool(labelled[tiling.support_of(tile).intersection(window).relative_to(window).to_slices()].any())
+
+    tiles = list(filter(votes_on_data, tiling.voters_on(window)))
     if not tiles:
-        return InferredWindow(
-            np.full(window.shape, NODATA, np.uint8), np.full((classes, *window.shape), np.nan, np.float32)
-        )
+        missing = np.full((classes, *window.shape), np.nan, np.float32)
+        return InferredWindow(np.full(window.shape, NODATA, np.uint8), missing)
     places = [tiling.window_of(tile).relative_to(around).to_slices() for tile in tiles]
+    blend = _sum_votes if tiling.overlap else _put_together
     with predictor.load(pixels, valid, valid, 8 * classes * window.pixel_count) as block:
-        blend = _sum_votes if tiling.overlap else _put_together
-        found = predictor.fetch(block, blend(tiling, window, tiles, predictor.infer(block, places), predictor)).result()
+        found = on_device(
+            lambda: predictor.fetch(block, blend(tiling, window, tiles, predictor.infer(block, places), predictor))
+        ).result()
     labels, probabilities = found["labels"], found["probabilities"]
     return InferredWindow(np.where(labelled, labels, NODATA), np.where(labelled, probabilities, np.float32(np.nan)))
+
+
+def _find_read_window(tiling: Tiling, window: Window) -> Window:
+    """Return the pixels that the tiles which vote on a window read; they may overhang the scene."""
+    tiles = tiling.voters_on(window)
+    return tiling.read_window_between(tiles[0], tiles[-1])
 
 
 def _put_together(
@@ -105,13 +101,12 @@ def _put_together(
     probabilities: Array = None
     for tile, scores in zip(tiles, predictions, strict=True):
         ours, theirs = _share(tiling, window, tile)
-        here = scores[(..., *theirs)]
-        shares = predictor.probabilities(here)
+        shares = predictor.probabilities(scores)[(..., *theirs)]  # those of a part may be rounded in another way
         if labels is None:  # the first tile shows on which device they live
             xp = array_namespace(shares)
             labels = xp.zeros(window.shape, dtype=xp.uint8, device=shares.device)
             probabilities = xp.zeros((shares.shape[0], *window.shape), dtype=xp.float32, device=shares.device)
-        labels[ours] = argmax_classes(here)
+        labels[ours] = argmax_classes(scores[(..., *theirs)])
         probabilities[(..., *ours)] = shares
     return {"labels": labels, "probabilities": probabilities}
 
@@ -121,13 +116,11 @@ def _sum_votes(
 ) -> dict[str, Array]:
     """Return labels and probabilities of a window of the votes of overlapping tiles, on the device."""
     summed: Array = None
+    tapers = DeviceTapers(tiling, predictor.upload)
     for tile, scores in zip(tiles, predictions, strict=True):
         ours, theirs = _share(tiling, window, tile)
-        down, across = (
-            predictor.upload(np.ascontiguousarray(taper[part]))
-            for taper, part in zip(_make_tapers(tiling, tile), theirs, strict=True)
-        )
-        cast = weighted_scores(predictor.probabilities(scores)[(..., *theirs)], down, across)
+        down, across = tapers.of(tile, tiling.support_of(tile))
+        cast = weighted_scores(predictor.probabilities(scores)[(..., *theirs)], down[theirs[0]], across[theirs[1]])
         if summed is None:  # the first tile shows on which device the sums live
             xp = array_namespace(cast)
             summed = xp.zeros((cast.shape[0], *window.shape), dtype=xp.int32, device=cast.device)
@@ -141,27 +134,3 @@ def _share(tiling: Tiling, window: Window, tile: Index) -> tuple[tuple[slice, sl
     support = tiling.support_of(tile)
     shared = support.intersection(window)
     return shared.relative_to(window).to_slices(), shared.relative_to(support).to_slices()
-
-
-def _join_windows(tiling: Tiling, tiles: list[Index]) -> Window:
-    first, last = tiling.window_of(tiles[0]), tiling.window_of(tiles[-1])
-    return Window(first.row, first.col, last.stop_row - first.row, last.stop_col - first.col)
-
-
-def _list_sources(tiling: Tiling, window: Window) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-    """Return the rows and columns of the scene that a window shows, mirrored where it overhangs."""
-    return (
-        mirror_indices(window.row, window.stop_row, tiling.height),
-        mirror_indices(window.col, window.stop_col, tiling.width),
-    )
-
-
-def _votes_on_data(tiling: Tiling, tile: Index, window: Window, labelled: NDArray[np.bool_]) -> bool:
-    shared = tiling.support_of(tile).intersection(window)
-    return bool(labelled[shared.relative_to(window).to_slices()].any())
-
-
-def _make_tapers(tiling: Tiling, tile: Index) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    rows, cols = tiling.tile_grid
-    down = make_taper(tiling.support, tiling.overlap, tile.row > 0, tile.row < rows - 1)
-    return down, make_taper(tiling.support, tiling.overlap, tile.col > 0, tile.col < cols - 1)

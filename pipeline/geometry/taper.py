@@ -39,7 +39,7 @@ def make_taper(support: int, overlap: int, rises: bool, falls: bool) -> NDArray[
 
 
 class DeviceTapers:
-    """The tapers of a tiling's tiles on a device, which each get there once."""
+    """The tapers of a tiling's tiles on a device, which get there once for each object of this class."""
 
     def __init__(self, tiling: Tiling, upload: Callable[[NDArray[np.float64]], Array]) -> None:
         """Upload nothing yet.

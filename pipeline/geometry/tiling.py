@@ -213,9 +213,23 @@ class Tiling:
 
     def read_window_of(self, chunk: Index) -> Window:
         """Return the pixels that all tiles of a chunk read together; they may overhang the scene."""
-        tiles = list(self.tiles_of(chunk))
-        first, last = self.window_of(tiles[0]), self.window_of(tiles[-1])
-        return Window(first.row, first.col, last.stop_row - first.row, last.stop_col - first.col)
+        n, (rows, cols) = self.chunk_tiles, self.tile_grid
+        last = Index(min((chunk.row + 1) * n, rows) - 1, min((chunk.col + 1) * n, cols) - 1)
+        return self.read_window_between(Index(chunk.row * n, chunk.col * n), last)
+
+    def read_window_between(self, first: Index, last: Index) -> Window:
+        """Return the pixels that the tiles from one to another read together; they may overhang the scene."""
+        start, stop = self.window_of(first), self.window_of(last)
+        return Window(start.row, start.col, stop.stop_row - start.row, stop.stop_col - start.col)
+
+    def voters_on(self, window: Window) -> list[Index]:
+        """Return the tiles that vote on a pixel of a window inside the scene, row by row."""
+        rows, cols = (
+            range(max(0, (start - self.overlap) // self.stride), -(-stop // self.stride))
+            for start, stop in ((window.row, window.stop_row), (window.col, window.stop_col))
+        )
+        tiles = (Index(row, col) for row in rows for col in cols)
+        return [tile for tile in tiles if self.support_of(tile).intersection(window).pixel_count]
 
     def list_read_ranges(self) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
         """Return the rows and the columns [start, stop) of the scene that the chunks read, each of shape (n, 2).

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -111,3 +112,49 @@ def locate_mirrored(start: int, stop: int, size: int) -> tuple[int, int]:
     """
     indices = mirror_indices(start, stop, size)
     return int(indices.min()), int(indices.max()) + 1
+
+
+def find_mirrored(window: Window, shape: tuple[int, int]) -> Window:
+    """Return the pixels inside a scene that a window shows, those among them that it shows mirrored.
+
+    Args:
+        window: The window; may overhang the scene.
+        shape: (height, width) of the scene.
+    """
+    top, bottom = locate_mirrored(window.row, window.stop_row, shape[0])
+    left, right = locate_mirrored(window.col, window.stop_col, shape[1])
+    return Window(top, left, bottom - top, right - left)
+
+
+def mirror_pixels(
+    array: NDArray[Any],
+    inside: Window,
+    window: Window,
+    shape: tuple[int, int],
+    whole: NDArray[Any] | None = None,
+) -> NDArray[Any]:
+    """Return the pixels of a window, (…, height, width), from those of the scene that it shows, mirrored or not.
+
+    To gather all of them by index would take longer than to decode them.
+
+    Args:
+        array: Pixels of ``inside``.
+        inside: The part of the scene that the window shows.
+        window: The window; may overhang the scene.
+        shape: (height, width) of the scene.
+        whole: An array for the window that ``array`` is a part of already; None if there is none.
+    """
+    if inside == window:
+        return array
+    common = inside.intersection(window)
+    if whole is None:
+        whole = np.empty((*array.shape[:-2], *window.shape), array.dtype)
+        whole[..., *common.relative_to(window).to_slices()] = array[..., *common.relative_to(inside).to_slices()]
+    rows = mirror_indices(window.row, window.stop_row, shape[0]) - inside.row
+    cols = mirror_indices(window.col, window.stop_col, shape[1]) - inside.col
+    down, across = common.relative_to(window).to_slices()
+    for beyond in (slice(0, down.start), slice(down.stop, None)):
+        whole[..., beyond, :] = array[..., rows[beyond, None], cols]
+    for beyond in (slice(0, across.start), slice(across.stop, None)):
+        whole[..., down, beyond] = array[..., rows[down, None], cols[beyond]]
+    return whole

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
-from seamline.pipeline.cluster.workers import CHUNKS_AT_ONCE
+from seamline.pipeline.cluster.workers import CHUNKS_AT_ONCE, count_readers
 from seamline.pipeline.common.errors import InputError
 from seamline.pipeline.geometry.tiling import Tiling
 from seamline.pipeline.planning.memory import Costs, Raster, check_memory, project_memory
@@ -164,7 +164,7 @@ def enlarge_chunks(
     if options.chunk_tiles is not None:
         return tiling
     tile_seconds, workers = max(costs.seconds_for(tiling.window), 1e-9), max(workers, 1)
-    readers = max(1, chunks_at_once - 2)
+    readers = count_readers(chunks_at_once)
     wanted = math.ceil(math.sqrt(_CHUNK_SECONDS / readers / tile_seconds))
     least = math.ceil(math.sqrt(_SECONDS_BETWEEN_CHUNKS * workers / tile_seconds))
     most = math.isqrt(tiling.tile_count // (_CHUNKS_PER_WORKER * readers * workers))

@@ -257,13 +257,19 @@ def list_source_files(path: str, seen: frozenset[str] = frozenset()) -> list[str
 def _list_virtual_sources(path: str, virtual: VirtualRaster, seen: frozenset[str]) -> list[str]:
     parts: list[str] = []
     for source in virtual.sources:
-        if unify_name(source) in seen or len(seen) > DEEPEST_VRT:
-            is_circle = unify_name(source) in seen
+        if unify_name(source) in seen:
             raise InputError(
-                f"{source} is a source of itself" if is_circle else f"{source} lies in too many VRTs",
-                got="a circle" if is_circle else f"{len(seen)}, each in the next",
-                expected="rasters as sources" if is_circle else f"at most {DEEPEST_VRT}",
-                fix="name rasters as its sources" if is_circle else "make one VRT of them",
+                f"{source} is a source of itself",
+                got="a circle",
+                expected="rasters as sources",
+                fix="name rasters as its sources",
+            )
+        if len(seen) > DEEPEST_VRT:
+            raise InputError(
+                f"{source} lies in too many VRTs",
+                got=f"{len(seen)}, each in the next",
+                expected=f"at most {DEEPEST_VRT}",
+                fix="make one VRT of them",
             )
         if source in virtual.numbers:
             check_headerless_size(path, source, virtual.numbers[source])

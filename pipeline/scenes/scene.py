@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from odc.geo.geobox import GeoBox
 
 from seamline.pipeline.common.background import call_in_background
-from seamline.pipeline.geometry.window import Window, locate_mirrored, mirror_indices
+from seamline.pipeline.geometry.window import Window, find_mirrored, mirror_pixels
 from seamline.pipeline.raster_io.block_cache import BlockCache
 from seamline.pipeline.raster_io.content import hash_content
 from seamline.pipeline.raster_io.file_stamp import FileStamp, describe_changed_file
@@ -181,10 +181,7 @@ def read_block(
     """
     if window.pixel_count == 0:
         raise ValueError(f"{window} holds no pixels")
-    top, bottom = locate_mirrored(window.row, window.stop_row, scene.grid.shape[0])
-    left, right = locate_mirrored(window.col, window.stop_col, scene.grid.shape[1])
-    inside = Window(top, left, bottom - top, right - left)
-
+    inside = find_mirrored(window, scene.grid.shape)
     is_within = inside.intersection(window) == inside
     whole = np.empty((len(scene.bands), *(window if is_within else inside).shape), scene.dtype)
     pixels = whole[:, *inside.relative_to(window).to_slices()] if is_within else whole
@@ -200,8 +197,8 @@ def read_block(
         bad += part.bad_blocks
     valid &= ~unreadable
     label_mask = valid if scene.aoi is None else valid & _aoi_mask(scene.aoi, scene.grid, inside)
-    pixels = _mirror(pixels, inside, window, scene.grid, whole if is_within else None)
-    valid, label_mask = (_mirror(mask, inside, window, scene.grid) for mask in (valid, label_mask))
+    pixels = mirror_pixels(pixels, inside, window, scene.grid.shape, whole if is_within else None)
+    valid, label_mask = (mirror_pixels(mask, inside, window, scene.grid.shape) for mask in (valid, label_mask))
     return Block(pixels, valid, label_mask, tuple(bad))
 
 
@@ -228,36 +225,6 @@ def _read_bands(
             cache=cache,
             out=out,
         )
-
-
-def _mirror(
-    array: NDArray[Any], inside: Window, window: Window, grid: GeoBox, whole: NDArray[Any] | None = None
-) -> NDArray[Any]:
-    """Return the pixels of a window, (…, height, width), from those of the scene that it shows, mirrored or not.
-
-    To gather all of them by index would take longer than to decode them.
-
-    Args:
-        array: Pixels of ``inside``.
-        inside: The part of the scene that the window shows.
-        window: The window; may overhang the scene.
-        grid: Grid of the scene.
-        whole: An array for the window that ``array`` is a part of already; None if there is none.
-    """
-    if inside == window:
-        return array
-    common = inside.intersection(window)
-    if whole is None:
-        whole = np.empty((*array.shape[:-2], *window.shape), array.dtype)
-        whole[..., *common.relative_to(window).to_slices()] = array[..., *common.relative_to(inside).to_slices()]
-    rows = mirror_indices(window.row, window.stop_row, grid.shape[0]) - inside.row
-    cols = mirror_indices(window.col, window.stop_col, grid.shape[1]) - inside.col
-    down, across = common.relative_to(window).to_slices()
-    for beyond in (slice(0, down.start), slice(down.stop, None)):
-        whole[..., beyond, :] = array[..., rows[beyond, None], cols]
-    for beyond in (slice(0, across.start), slice(across.stop, None)):
-        whole[..., down, beyond] = array[..., rows[down, None], cols[beyond]]
-    return whole
 
 
 def _group_by_file(bands: tuple[Band, ...]) -> dict[tuple[str, str | None, str | None], list[int]]:

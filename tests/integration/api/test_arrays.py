@@ -16,9 +16,10 @@ import xarray as xr
 
 import seamline
 from seamline import InputError, SegmentOptions
+from seamline.flows.api import arrays
 from seamline.flows.runs.observer import RunObserver
 from seamline.flows.runs.segment import segment
-from seamline.flows.settings.model_folder import Model
+from seamline.flows.settings.model_folder import Model, RuntimeLoader
 from seamline.pipeline.geometry.window import Window
 from seamline.pipeline.scenes.scene import read_block
 from tests.support.run_folders import FIXED_ENGINE
@@ -206,3 +207,25 @@ def test_assumptions_are_warnings(tmp_path: Path) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         seamline.predict(array, tmp_path, bands=range(1, 7))
+
+
+def test_a_band_without_data_is_no_reason_to_refuse_the_others(feathered_model: Model) -> None:
+    array = make_image(70, 80)
+    array[1] = np.nan
+    found = seamline.predict(
+        array, feathered_model, options=SegmentOptions(**FIXED_ENGINE, window=64, halo=8, overlap=0)
+    )
+    assert (found.segmentation != 255).sum() > 70 * 80 - 10 * 20 - 1
+
+
+def test_threads_that_want_a_network_at_first_load_it_once(
+    feathered_model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loaded: list[object] = []
+    arrays._load_anew.cache_clear()
+    load = RuntimeLoader.__call__
+    monkeypatch.setattr(RuntimeLoader, "__call__", lambda self: (loaded.append(self), load(self))[1])
+    few = SegmentOptions(**FIXED_ENGINE, window=64, halo=8, overlap=0, chunk_tiles=1)
+    lazy = seamline.predict(make_image(300, 280).chunk({"x": 70}), feathered_model, options=few)
+    lazy.compute(scheduler="threads", num_workers=6)
+    assert len(loaded) == 1

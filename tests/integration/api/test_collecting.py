@@ -10,6 +10,7 @@ import pytest
 
 import seamline
 from seamline import InputError, RunError, SegmentOptions
+from seamline.flows.runs import cluster_session
 from seamline.flows.settings.model_folder import Model
 from tests.support.command_line import CommandLine
 from tests.support.run_folders import FIXED_ENGINE
@@ -82,3 +83,22 @@ def test_the_command_does_the_same(command_line: CommandLine, folder: Path, smal
     code, _, err = command_line("collect", "x", "--kind", "stac-api", "--query", "{", *arguments)
     assert code == 2 and "--query" in err
     assert len(json.loads((out / "catalog.json").read_text())["links"]) >= 2
+
+
+def test_one_cluster_serves_all_scenes(
+    folder: Path, small_model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started: list[object] = []
+    connect = cluster_session.connect_workers
+    monkeypatch.setattr(
+        cluster_session, "connect_workers", lambda *arguments: (started.append(arguments), connect(*arguments))[1]
+    )
+    assert seamline.collect(f"{folder}/*.tif", small_model, tmp_path / "out", OPTIONS)["published"] == 2
+    assert len(started) == 1
+
+
+def test_a_missing_cluster_is_no_failure_of_the_scenes(folder: Path, small_model: Model, tmp_path: Path) -> None:
+    options = OPTIONS.model_copy(update={"cluster": "tcp://127.0.0.1:9"})
+    with pytest.raises(InputError, match="--cluster"):
+        seamline.collect(f"{folder}/*.tif", small_model, tmp_path / "out", options)
+    assert not list((tmp_path / "out" / ".collection").glob("*.json"))

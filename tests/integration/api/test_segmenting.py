@@ -84,6 +84,10 @@ def test_a_saved_module_is_a_model_of_its_own(module: Residual, scene: Path, tmp
     assert seamline.load_model(tmp_path / "saved").spec == model.spec
     with pytest.raises(InputError, match="a model that is there already"):
         seamline.save_model(model, tmp_path / "saved")
+    assert seamline.save_model(saved, saved.folder, overwrite=True).digest == model.digest  # onto itself
+    (saved.folder / "notes.txt").write_text("mine")
+    seamline.save_model(model, saved.folder, overwrite=True)
+    assert (saved.folder / "notes.txt").read_text() == "mine"
 
 
 @pytest.mark.parametrize(
@@ -103,9 +107,12 @@ def test_modules_that_do_not_fit_their_description_are_refused(
         seamline.load_model(module, **arguments)
 
 
-def test_a_description_of_a_model_that_has_one_is_refused() -> None:
-    with pytest.raises(InputError, match="a description of modules alone"):
-        seamline.load_model("land-water-cloud", bands=BANDS)
+@pytest.mark.parametrize("arguments", [{"bands": BANDS}, {"scale": 255.0}, {"nodata": 0}, {"name": "other"}])
+def test_a_description_of_a_model_that_has_one_is_refused(arguments: dict[str, object]) -> None:
+    embedded = seamline.load_model("land-water-cloud")
+    for model in ("land-water-cloud", embedded):
+        with pytest.raises(InputError, match="a description of modules alone"):
+            seamline.load_model(model, **arguments)
 
 
 def test_a_client_that_is_there_is_used_and_left_as_it_was(module: Residual, scene: Path, tmp_path: Path) -> None:

@@ -92,6 +92,14 @@ def test_a_file_that_is_not_there_is_refused(tmp_path: Path) -> None:
         parse_segment(["scene.tif", "--config", str(tmp_path / "none.yaml")])
 
 
+def test_options_that_may_be_repeated_and_mappings_stand_in_the_file(tmp_path: Path) -> None:
+    config = tmp_path / "run.yaml"
+    config.write_text("place: https://x\nmodel: m\nout: o\ncollection: [a, b]\nquery: {cloud: {lt: 20}}\n")
+    parent = GROUP.make_context("seamline", ["collect"])
+    found = COMMANDS[("collect",)].make_context("collect", ["--config", str(config)], parent=parent).params
+    assert (found["collection"], found["query"]) == (["a", "b"], '{"cloud": {"lt": 20}}')
+
+
 def test_every_option_of_a_run_has_a_variable() -> None:
     without = {
         parameter.name

@@ -27,7 +27,7 @@ def test_the_digest_is_computed_once_from_when_it_is_started(
 
     monkeypatch.setattr(Scene, "compute_digest", compute)
     assert not calls
-    job.start_digest()
+    job.digest.begin()
     assert job.identity.scene_digest == job.identity.scene_digest == expected
     again = job.with_overwrite()
     assert again.options.overwrite and again.identity == job.identity and calls == ["scene"]
@@ -37,6 +37,6 @@ def test_a_failure_to_read_the_scene_reaches_whoever_needs_its_digest(small_mode
     source = write_geotiff(tmp_path / "scene.tif", make_noise(6, 100, 100), names=BAND_NAMES, nodata=0)
     (job,) = open_scene_jobs([source], small_model, tmp_path / "out", SegmentOptions())
     source.unlink()
-    job.start_digest()
+    job.digest.begin()
     with pytest.raises((OSError, InputError)):
         _ = job.identity
