@@ -144,8 +144,7 @@ def test_the_catalogue_says_what_is_published_left_and_failed(
     other.record_rejected("/elsewhere", [RejectedSource("/elsewhere/z.tif", "z", "broken")])
     other.record_rejected("/in", [RejectedSource("/in/x.tif", "x", "broken")])
     other.record_rejected("/elsewhere", [])
-    shown = values(MetricsCache(out).render().decode())
-    inferred = len(list((out / "half" / ".run").glob("*/inferred/[0-9]*.json")))
+    shown, inferred = show_settled(out)
     assert shown == {
         "seamline_scenes_published": 1,
         "seamline_last_published_timestamp_seconds": (done.folder / "item.json").stat().st_mtime,
@@ -154,6 +153,19 @@ def test_the_catalogue_says_what_is_published_left_and_failed(
         "seamline_scenes_failed": 2,  # one that failed, one that was refused
     }
     assert values(MetricsCache(tmp_path / "nowhere").render().decode())["seamline_scenes_published"] == 0
+
+
+def show_settled(out: Path) -> tuple[dict[str, float], int]:
+    """What is shown of a catalogue, and chunks inferred in it; not while the worker ends a chunk of a stopped run."""
+    while True:
+        before = count_inferred(out)
+        shown = values(MetricsCache(out).render().decode())
+        if before == count_inferred(out):
+            return shown, before
+
+
+def count_inferred(out: Path) -> int:
+    return len(list(out.glob("half/.run/*/inferred/[0-9]*.json")))
 
 
 def test_a_scrape_takes_a_hundredth_of_the_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
