@@ -95,17 +95,21 @@ NETWORK_OPTIONS = ("device", "precision", "engine", "batch", "threads")
 CLUSTER_OPTIONS = ("cluster", "workers", "credentials")
 
 
-def take_options(names: Sequence[str]) -> Callable[[Callable[..., None]], Callable[..., None]]:
+def take_options(
+    names: Sequence[str], prepare: Callable[[], None] = lambda: None
+) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Return a decorator that puts options of a run in the place of a command's parameter ``options``.
 
     Args:
         names: which options, keys of ``RUN_OPTIONS``.
+        prepare: is called before the options are validated, which imports much of the package.
     """
     chosen = {name: option for name, option in RUN_OPTIONS.items() if name in names}
 
     def decorate(command: Callable[..., None]) -> Callable[..., None]:
         @wraps(command)
         def run(**values: Any) -> None:
+            prepare()
             given = {name: values.pop(name) for name in chosen}
             typed = {name: split_names(value) if name in _LISTS else value for name, value in given.items()}
             command(**values, options=validate_options(**typed))

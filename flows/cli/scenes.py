@@ -38,7 +38,7 @@ app = typer.Typer()
 
 
 @app.command()
-@take_options(tuple(RUN_OPTIONS))
+@take_options(tuple(RUN_OPTIONS), prepare=begin_soon)
 def segment(
     scene: ScenesArgument,
     model: ModelOption,
@@ -61,7 +61,6 @@ def segment(
 
     seamline segment scenes/*.tif --model my-model --out s3://bucket/maps --outputs cog,polygons --aoi area.geojson
     """
-    begin_soon()
     from seamline.flows.runs.segment import segment_scenes
 
     finished: list[RunResult] = []

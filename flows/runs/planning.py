@@ -119,7 +119,7 @@ class Plan:
             median(totals.chunk_rates) if enough else None,
             totals.peak_memory - self.projected_memory,
             totals.device_memory,
-            median(totals.rates_beside) if enough else None,
+            totals.seconds_beside if enough else None,
         )
 
 

@@ -13,6 +13,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import islice
+from statistics import median
 from typing import TypeVar
 
 from distributed import Client
@@ -48,7 +49,8 @@ class Totals:
     """What a run has done so far. Stage seconds are summed over workers; bytes are the most of any worker.
 
     ``chunk_rates`` are the seconds per pixel of network input of each chunk that was inferred, on the network's thread;
-    ``rates_beside`` those of reading and writing it.
+    ``rates_beside`` those of reading and writing it. ``idle_seconds`` is what tasks without inference took: those that
+    add the votes of neighbours, and chunks that hold no data.
     """
 
     chunks: int
@@ -61,6 +63,7 @@ class Totals:
     seconds: dict[str, float] = field(default_factory=dict)
     chunk_rates: list[float] = field(default_factory=list)
     rates_beside: list[float] = field(default_factory=list)
+    idle_seconds: float = 0.0
     bad_blocks: list[str] = field(default_factory=list)
     started: float = field(default_factory=time.monotonic)
 
@@ -68,6 +71,11 @@ class Totals:
     def elapsed(self) -> float:
         """Seconds since the run started."""
         return time.monotonic() - self.started
+
+    @property
+    def seconds_beside(self) -> float:
+        """Seconds of one core per pixel of network input that went beside the network, in whatever task."""
+        return median(self.rates_beside) + self.idle_seconds / self.pixels_inferred
 
     def add(self, report: Report) -> None:
         """Count what a worker reports of this run."""
@@ -80,6 +88,8 @@ class Totals:
             self.chunk_rates.append(busy / report.pixels_inferred)
             beside = report.seconds.get("read", 0.0) + report.seconds.get("write", 0.0)
             self.rates_beside.append(beside / report.pixels_inferred)
+        else:
+            self.idle_seconds += sum(report.seconds.get(stage, 0.0) for stage in ("read", "blend", "write"))
         self.add_earlier(report)
 
     def add_earlier(self, report: Report) -> None:

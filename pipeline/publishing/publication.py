@@ -18,7 +18,7 @@ from rasterio.errors import RasterioError
 
 from seamline.pipeline.common.classes import LabelClass
 from seamline.pipeline.common.errors import ChunkError, RunError
-from seamline.pipeline.common.layout import PREVIEW, RECORD
+from seamline.pipeline.common.layout import RECORD
 from seamline.pipeline.common.threads import map_in_threads
 from seamline.pipeline.execution.chunk_context import ChunkContext
 from seamline.pipeline.geometry.tiling import MapChunks
@@ -31,10 +31,7 @@ from seamline.pipeline.products.seal import seal
 from seamline.pipeline.products.sidecars import write_sidecars
 from seamline.pipeline.products.zarr_store import LABELS_ARRAY, ZarrLayout
 from seamline.pipeline.raster_io.gdal import describe_error
-from seamline.pipeline.report.formatting import format_crs, format_date
-from seamline.pipeline.report.preview import Caption, write_preview
 from seamline.pipeline.report.report import ModelCard
-from seamline.pipeline.scenes.scene import choose_display_bands, has_true_color
 from seamline.pipeline.stac.catalog import write_item
 from seamline.pipeline.stac.footprint import compute_labelled_area
 from seamline.pipeline.stac.scene_item import ModelReference, Provenance, build_scene_item
@@ -89,16 +86,6 @@ class Publication:
     def polygon_rules(self) -> dict[str, float] | None:
         """Rules by which polygons are made, as the record has them; None without polygons."""
         return None if self.polygons is None else asdict(self.polygons.rules)
-
-    @property
-    def display_bands(self) -> list[int]:
-        """Positions of the scene's bands that pictures show."""
-        return choose_display_bands([band.name for band in self.context.scene.bands])
-
-    @property
-    def is_true_color(self) -> bool:
-        """Whether those bands are red, green and blue."""
-        return has_true_color([band.name for band in self.context.scene.bands])
 
 
 @contextmanager
@@ -220,33 +207,6 @@ def write_style_files(publication: Publication, areas: Sequence[ClassArea]) -> N
     """Write styles and attribute tables beside the outputs; ``areas`` counts the pixels of each class."""
     pixels = {row.value: row.pixels for row in areas}
     write_sidecars(publication.folder, publication.outputs, publication.classes, pixels)
-
-
-def write_preview_picture(
-    publication: Publication,
-    areas: Sequence[ClassArea],
-    labels: NDArray[np.uint8],
-    rgb: NDArray[np.uint8] | None,
-) -> None:
-    """Write the picture of scene and segmentation side by side.
-
-    Args:
-        publication: the run.
-        areas: how much each class covers.
-        labels: thinned labels (height, width).
-        rgb: thinned scene (height, width, 3); None if there is none to show.
-    """
-    scene = publication.context.scene
-    height, width = scene.grid.shape
-    note = f"{format_date(scene)}  ·  {width:,} × {height:,} pixels  ·  {format_crs(scene)}"
-    write_preview(
-        rgb,
-        labels,
-        publication.classes,
-        {row.name: row.share for row in areas},
-        Caption(scene.id, note, scene.grid),
-        publication.folder / PREVIEW,
-    )
 
 
 def write_item_and_record(

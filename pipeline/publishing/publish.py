@@ -19,16 +19,17 @@ import shapely
 from numpy.typing import NDArray
 
 from seamline.pipeline.common.errors import ChunkError
-from seamline.pipeline.common.layout import OVERVIEW, ZARR
+from seamline.pipeline.common.layout import ZARR
 from seamline.pipeline.common.stopwatch import Stopwatch
 from seamline.pipeline.execution.done_chunks import refuse_lost_chunks
-from seamline.pipeline.execution.quicklook import assemble_quicklook
 from seamline.pipeline.execution.run_directory import RunDirectory
 from seamline.pipeline.geometry.pixel_area import measure_pixel_areas
+from seamline.pipeline.geometry.tiling import Index
 from seamline.pipeline.geometry.window import Window
 from seamline.pipeline.products.run_record import ClassArea, InferenceRecord, RunRecord
 from seamline.pipeline.products.store_files import remove_partial_files
 from seamline.pipeline.publishing.label_summary import LabelSummary, join_thinned_labels, summarize_labels
+from seamline.pipeline.publishing.pictures import ResultPictures
 from seamline.pipeline.publishing.publication import (
     Publication,
     raise_as_run_error,
@@ -36,13 +37,10 @@ from seamline.pipeline.publishing.publication import (
     write_cogs,
     write_item_and_record,
     write_polygon_files,
-    write_preview_picture,
     write_style_files,
 )
 from seamline.pipeline.publishing.replacement import put_in_place, settle
-from seamline.pipeline.report.preview import stretch
 from seamline.pipeline.report.report import load_report_template, write_report
-from seamline.pipeline.report.thumbnail import write_scene_picture
 from seamline.pipeline.stac.catalog import update_catalog
 from seamline.pipeline.stac.class_areas import compute_class_areas
 from seamline.pipeline.stac.footprint import join_hulls
@@ -90,8 +88,9 @@ def _write_results(publication: Publication, inferred: InferenceRecord, started:
         summaries, store_info = _seal_intact_store(publication, inferred, summarize)
     areas = compute_class_areas([summary.counts for summary in summaries], publication.classes)
     hull = join_hulls([summary.corners for summary in summaries])
-    with ThreadPoolExecutor(2) as threads:  # draw and join while the workers compress
-        pictures = threads.submit(_write_pictures, publication, areas, join_thinned_labels(summaries))
+    with ThreadPoolExecutor(2) as threads:  # a worker draws while others compress; join meanwhile
+        pictures = threads.submit(_draw_on_worker, publication, areas, join_thinned_labels(summaries))
+        threads.submit(load_report_template)  # which takes a moment, too
         with watch.stage("cog"):
             cogs = write_cogs(publication, store, publication.outputs, inferred, context.directory.files, threads)
         with watch.stage("polygons"):
@@ -150,11 +149,11 @@ def _describe_finished_run(
     )
 
 
-def _write_pictures(publication: Publication, areas: tuple[ClassArea, ...], labels: NDArray[np.uint8]) -> None:
-    """Write the picture of the scene and the preview; ``labels`` (height, width) are thinned."""
-    context, folder = publication.context, publication.folder
-    pixels, valid = assemble_quicklook(context)
-    rgb = stretch(pixels, valid, rgb=publication.is_true_color)
-    write_scene_picture(rgb, valid, context.scene.grid, context.quicklook_step, folder / OVERVIEW)
-    write_preview_picture(publication, areas, labels, rgb if valid.any() else None)
-    load_report_template()  # which takes a moment, too
+def _draw_on_worker(publication: Publication, areas: tuple[ClassArea, ...], labels: NDArray[np.uint8]) -> None:
+    """Write the pictures of the result on one of the workers; ``labels`` (height, width) are thinned."""
+    pictures = ResultPictures(publication.context, publication.classes, areas, labels, publication.folder)
+    list(publication.map_chunks(partial(_draw, pictures), [Index(0, 0)]))
+
+
+def _draw(pictures: ResultPictures, _: Index) -> None:
+    pictures.write()

@@ -12,7 +12,7 @@ import rasterio
 from numpy.typing import NDArray
 from rasterio.windows import Window as RasterioWindow
 
-from seamline.pipeline.common.layout import COG, OVERVIEW, ZARR
+from seamline.pipeline.common.layout import COG, ZARR
 from seamline.pipeline.execution.chunk_context import QUICKLOOK
 from seamline.pipeline.products.cog import read_thinned_labels
 from seamline.pipeline.products.layers import CONFIDENCE, LAYERS
@@ -26,6 +26,7 @@ from seamline.pipeline.products.zarr_store import (
     open_store_raster,
     write_store_raster,
 )
+from seamline.pipeline.publishing.pictures import ResultPictures
 from seamline.pipeline.publishing.publication import (
     Publication,
     get_cog_path,
@@ -34,12 +35,10 @@ from seamline.pipeline.publishing.publication import (
     write_cogs,
     write_item_and_record,
     write_polygon_files,
-    write_preview_picture,
     write_style_files,
 )
-from seamline.pipeline.report.preview import decimate_labels, stretch
+from seamline.pipeline.report.preview import decimate_labels
 from seamline.pipeline.report.report import write_report
-from seamline.pipeline.report.thumbnail import read_thumbnail, write_scene_picture
 from seamline.pipeline.stac.catalog import list_waiting_scenes, update_catalog
 from seamline.pipeline.stac.waiting import is_waiting
 
@@ -83,7 +82,8 @@ def _restore_outputs(publication: Publication, record: RunRecord, missing: Seque
     if "style" in missing:
         write_style_files(publication, record.classes)
     if "preview" in missing:
-        _restore_preview(publication, record)
+        labels = _thin_labels(publication)
+        ResultPictures(context, publication.classes, record.classes, labels, folder).restore()
     now = record.model_copy(
         update={
             "polygons": publication.polygon_rules or record.polygons,
@@ -95,16 +95,6 @@ def _restore_outputs(publication: Publication, record: RunRecord, missing: Seque
     update_catalog(publication.catalog, publication.context.scene.id)
     shutil.rmtree(scratch)
     return now
-
-
-def _restore_preview(publication: Publication, record: RunRecord) -> None:
-    context, folder = publication.context, publication.folder
-    scene = context.scene
-    thumbnail = read_thumbnail(scene, [scene.bands[position] for position in publication.display_bands], QUICKLOOK)
-    rgb = None if thumbnail is None else stretch(*thumbnail, rgb=publication.is_true_color)
-    if thumbnail is not None and rgb is not None:
-        write_scene_picture(rgb, thumbnail[1], scene.grid, context.quicklook_step, folder / OVERVIEW)
-    write_preview_picture(publication, record.classes, _thin_labels(publication), rgb)
 
 
 def _thin_labels(publication: Publication) -> NDArray[np.uint8]:

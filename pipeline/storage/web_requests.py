@@ -8,13 +8,15 @@ from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import wait
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
-
-import requests
 
 from seamline.pipeline.common.background import call_in_background
 from seamline.pipeline.common.errors import InputError, RunError
+
+if TYPE_CHECKING:
+    import requests
+# Functions import it: that takes a while, and most scenes are files.
 
 log = logging.getLogger("seamline.documents")
 
@@ -32,7 +34,6 @@ _BUSY_STATUSES = {408, 425, 429, 500, 502, 503, 504}
 _REDIRECTS = {301, 302, 303, 307, 308}
 _PIECE = 2**16
 """Bytes that are read at once."""
-_TRANSIENT_ERRORS = (requests.ConnectionError, requests.Timeout, requests.exceptions.ChunkedEncodingError)
 
 
 @dataclass(frozen=True)
@@ -102,6 +103,9 @@ def request_with_retries(
         InputError: The address cannot be asked.
         RunError: The server does not answer.
     """
+    import requests
+
+    transient = (requests.ConnectionError, requests.Timeout, requests.exceptions.ChunkedEncodingError)
     query |= {"headers": headers, "allow_redirects": method != "POST"}
     problem, tries, timeouts = "", 0, 0
     for pause in (*_RETRY_WAITS, None):
@@ -115,7 +119,7 @@ def request_with_retries(
             else:
                 return answer
             retry_after = _parse_retry_after(answer.headers.get("retry-after", ""))
-        except _TRANSIENT_ERRORS as error:
+        except transient as error:
             problem = _find_root_cause(error)
             timeouts += isinstance(error, requests.Timeout)
         except (requests.RequestException, ValueError) as error:  # an invalid address, or too many redirects
@@ -139,6 +143,8 @@ class _Exchange:
     """
 
     def __init__(self, url: str, method: str, most_bytes: int, query: dict[str, Any]) -> None:
+        import requests
+
         self._request = partial(requests.request, method, url, timeout=_TIMEOUT, stream=True, **query)
         self._most_bytes = most_bytes
         self._received = 0
@@ -150,6 +156,8 @@ class _Exchange:
         Raises:
             requests.RequestException, ValueError: There is none.
         """
+        import requests
+
         answer, start = call_in_background(self._run), time.monotonic()
         while True:
             received = self._received
