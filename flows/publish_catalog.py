@@ -6,8 +6,11 @@
 from pathlib import Path
 from typing import Any
 
-from prefect import flow, get_run_logger, task
-from prefect.cache_policies import NO_CACHE
+from seamline.pipeline.common.extras import explain_missing_extra
+
+with explain_missing_extra("the flow publish-catalog", "flows"):
+    from prefect import flow, get_run_logger, task
+    from prefect.cache_policies import NO_CACHE
 
 from seamline.flows.runs.result_location import CatalogLocation
 from seamline.flows.settings.credentials import use_credentials

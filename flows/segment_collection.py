@@ -9,11 +9,15 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from distributed import Client
-from prefect import flow, get_run_logger, task
-from prefect.cache_policies import NO_CACHE
-from prefect.futures import PrefectFuture, as_completed
-from prefect.task_runners import ThreadPoolTaskRunner
 from pydantic import Field
+
+from seamline.pipeline.common.extras import explain_missing_extra
+
+with explain_missing_extra("the flow segment-collection", "flows"):
+    from prefect import flow, get_run_logger, task
+    from prefect.cache_policies import NO_CACHE
+    from prefect.futures import PrefectFuture, as_completed
+    from prefect.task_runners import ThreadPoolTaskRunner
 
 from seamline.flows.collection.collection_run import CollectionRun
 from seamline.flows.collection.discovery import discover

@@ -6,8 +6,11 @@
 from pathlib import Path
 from typing import Any
 
-from prefect import flow
-from prefect.runtime import flow_run
+from seamline.pipeline.common.extras import explain_missing_extra
+
+with explain_missing_extra("the flow segment-scene", "flows"):
+    from prefect import flow
+    from prefect.runtime import flow_run
 
 from seamline.flows.runs.cluster_session import ClusterSession
 from seamline.flows.settings.options import SegmentOptions

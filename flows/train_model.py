@@ -7,8 +7,11 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID
 
-from prefect import flow, get_run_logger, task
-from prefect.artifacts import create_markdown_artifact, create_progress_artifact, update_progress_artifact
+from seamline.pipeline.common.extras import explain_missing_extra
+
+with explain_missing_extra("the flow train-model", "flows"):
+    from prefect import flow, get_run_logger, task
+    from prefect.artifacts import create_markdown_artifact, create_progress_artifact, update_progress_artifact
 
 from seamline.flows.tracking.best_effort import show
 from seamline.flows.training.recipe_documents import read_recipe

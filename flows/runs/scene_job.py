@@ -19,6 +19,7 @@ from seamline.flows.settings.model_folder import Model
 from seamline.flows.settings.options import SegmentOptions
 from seamline.pipeline.common.background import call_in_background
 from seamline.pipeline.common.errors import InputError
+from seamline.pipeline.common.extras import require_extras
 from seamline.pipeline.common.layout import ITEM, RECORD
 from seamline.pipeline.common.stopwatch import Stopwatch
 from seamline.pipeline.planning.memory import Raster
@@ -125,6 +126,8 @@ def open_scene_jobs(
     Raises:
         InputError: one of them cannot be worked with, or two would share a folder.
     """
+    if "polygons" in options.outputs:
+        require_extras("polygons", "vectors")
     use_credentials(options.credentials)
     jobs: list[SceneJob] = []
     catalog = CatalogLocation.from_out(out, options.work)

@@ -14,7 +14,7 @@ from packaging.requirements import Requirement
 
 from seamline.flows.settings.folders import FolderFacts
 
-SHOWN_PACKAGES = ("seamline", "torch", "numpy", "rasterio", "dask", "distributed", "prefect", "zarr")
+SHOWN_PACKAGES = ("seamline", "torch", "numpy", "rasterio", "dask", "distributed", "zarr")
 """Packages whose versions are shown, and compared with those of the workers."""
 
 _EQUAL_PACKAGES = ("seamline", "dask", "distributed")
@@ -69,6 +69,18 @@ def judge_packages(requirements: Sequence[Requirement], versions: Mapping[str, s
         needed = " ".join(f"'{need.name}{need.specifier}'" for need in wrong)
         return Check("packages", State.FAILED, found, f"install {needed}")
     return Check("packages", State.OK, ", ".join(f"{name} {versions[name]}" for name in SHOWN_PACKAGES))
+
+
+def judge_extras(missing: Mapping[str, Sequence[str]]) -> Check:
+    """Say which extras are installed; none must be.
+
+    Args:
+        missing: Extra → its modules that are not installed; empty where all are.
+    """
+    present = ", ".join(extra for extra, modules in missing.items() if not modules) or "none"
+    if absent := ",".join(extra for extra, modules in missing.items() if modules):
+        return Check("extras", State.OK, f"{present}; more with pip install 'seamline[{absent}]'")
+    return Check("extras", State.OK, present)
 
 
 def judge_drivers(name: str, known: Sequence[str], missing: Mapping[str, str], needed: Sequence[str]) -> Check:

@@ -20,6 +20,7 @@ from seamline.pipeline.cluster.connect import connect
 from seamline.pipeline.cluster.plugins import add_plugin
 from seamline.pipeline.cluster.workers import CHUNKS_AT_ONCE
 from seamline.pipeline.common.errors import InputError
+from seamline.pipeline.common.extras import explain_missing_extra
 from seamline.pipeline.storage.s3_access import S3Access, use_access
 
 _AWS_VARIABLES = {"key": "AWS_ACCESS_KEY_ID", "secret": "AWS_SECRET_ACCESS_KEY", "token": "AWS_SESSION_TOKEN"}
@@ -144,7 +145,8 @@ def _read_profile(environment: Mapping[str, str]) -> dict[str, str]:
 
 def _load_secret_access(block: str) -> S3Access:
     # Imported here because Prefect takes seconds to import, and only runs with a Secret block need it.
-    from prefect.blocks.system import Secret
+    with explain_missing_extra(f"Secret block {block}", "flows"):
+        from prefect.blocks.system import Secret
 
     try:
         content: Any = Secret.load(block).get()  # type: ignore[union-attr]

@@ -13,7 +13,15 @@ import rasterio
 from dask.utils import format_bytes
 from packaging.requirements import Requirement
 
-from seamline.flows.settings.checks import SHOWN_PACKAGES, Check, State, judge_drivers, judge_folder, judge_packages
+from seamline.flows.settings.checks import (
+    SHOWN_PACKAGES,
+    Check,
+    State,
+    judge_drivers,
+    judge_extras,
+    judge_folder,
+    judge_packages,
+)
 from seamline.flows.settings.folders import get_cache_folder, inspect_folder
 from seamline.flows.settings.model_folder import Model, open_model
 from seamline.model.spec.errors import ModelError, get_first_line
@@ -21,6 +29,7 @@ from seamline.pipeline.cluster.connect import CLIENT_MEMORY
 from seamline.pipeline.cluster.machine import CORES, NVIDIA_DRIVER, get_memory_limit, share_memory
 from seamline.pipeline.common.classes import format_count
 from seamline.pipeline.common.errors import InputError
+from seamline.pipeline.common.extras import EXTRAS, list_missing_modules
 from seamline.pipeline.raster_io.abilities import (
     READ_DRIVERS,
     VECTOR_DRIVERS,
@@ -39,9 +48,13 @@ _GDAL_FIX = "unset GDAL_DATA, PROJ_DATA and PROJ_LIB, which name the data of ano
 
 
 def check_software() -> Iterator[Check]:
-    """Check Python, the packages that Seamline requires, and what GDAL can do."""
-    every = map(Requirement, requires("seamline") or ())
-    needs = [need for need in every if need.marker is None or need.marker.evaluate({"extra": ""})]
+    """Check Python, the packages that Seamline and its installed extras require, and what GDAL can do."""
+    missing = {extra: list_missing_modules(extra) for extra in EXTRAS}
+    asked = ["", *(extra for extra, modules in missing.items() if not modules)]
+    every = [Requirement(need) for need in requires("seamline") or () if not need.startswith("seamline")]
+    needs = [
+        need for need in every if need.marker is None or any(need.marker.evaluate({"extra": extra}) for extra in asked)
+    ]
     versions = {_PYTHON: platform.python_version()}
     for name in {*SHOWN_PACKAGES, *(need.name for need in needs)}:
         with suppress(PackageNotFoundError):
@@ -49,6 +62,7 @@ def check_software() -> Iterator[Check]:
     yield Check("Python", State.OK, f"{versions[_PYTHON]} on {platform.system()} {platform.machine()}")
     python = Requirement(f"{_PYTHON}{metadata('seamline')['Requires-Python']}")
     yield judge_packages([python, *needs], versions)
+    yield judge_extras(missing)
     crs = _check_crs()
     yield crs
     if crs.state is not State.FAILED:  # a COG has a CRS
@@ -80,8 +94,9 @@ def _check_drivers() -> Iterator[Check]:
     known = (*WRITTEN_DRIVERS, *READ_DRIVERS)
     lost = {name: READ_DRIVERS.get(name, "results") for name in list_missing_drivers(known)}
     yield judge_drivers("raster formats", known, lost, WRITTEN_DRIVERS)
-    lost = {name: VECTOR_DRIVERS[name] for name in list_missing_vector_drivers(VECTOR_DRIVERS)}
-    yield judge_drivers("vector formats", tuple(VECTOR_DRIVERS), lost, ())
+    if not list_missing_modules("vectors"):
+        lost = {name: VECTOR_DRIVERS[name] for name in list_missing_vector_drivers(VECTOR_DRIVERS)}
+        yield judge_drivers("vector formats", tuple(VECTOR_DRIVERS), lost, ())
     working, missing = split_codecs()
     lost = {name: "results" if name in WRITTEN_CODECS else f"GeoTIFF compressed with {name}" for name in missing}
     yield judge_drivers("GeoTIFF codecs", (*working, *missing), lost, WRITTEN_CODECS)

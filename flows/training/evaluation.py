@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from seamline.model.spec import metrics
 from seamline.pipeline.common.errors import InputError
+from seamline.pipeline.common.extras import require_extras
 from seamline.pipeline.products.run_record import ClassArea
 from seamline.pipeline.report.confusion_matrix import write_confusion_matrix
 from seamline.pipeline.results.compare import LabelPair, read_class_names, read_label_pairs
@@ -103,6 +104,7 @@ def evaluate_segmentation(prediction: Path, truth: Truth, tolerance: int = 2) ->
     Raises:
         InputError: a file cannot be read, the files do not overlap, or no pixel has a label in both.
     """
+    require_extras("evaluation", "train")
     names = read_class_names(prediction)
     matrix = np.zeros((_LABEL_COUNT, _LABEL_COUNT), np.int64)
     boundaries = metrics.BoundaryCounts.zeros(_LABEL_COUNT)

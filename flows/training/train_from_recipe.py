@@ -26,6 +26,7 @@ from seamline.model.training.loop import EpochReport, TrainingResult, train
 from seamline.model.training.normalisation import Normalisation
 from seamline.model.training.validation import SAMPLED_TILES, evaluate
 from seamline.pipeline.common.errors import InputError
+from seamline.pipeline.common.extras import require_extras
 from seamline.pipeline.storage.atomic import check_writable
 
 _CHECKPOINT = "checkpoint.pt"
@@ -56,6 +57,7 @@ def train_from_recipe(
         InputError: the folder cannot be written, another training works on it, or it holds a model and ``overwrite``
             is False.
     """
+    require_extras("training", "train")
     check_writable(out, f"--out {out}")
     # A spec that is not valid is found before the training; the real normalisation is known only after it.
     _build_spec(recipe, Normalisation((0.0,) * len(recipe.bands), (1.0,) * len(recipe.bands)))

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy import ndimage
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -103,6 +102,8 @@ def compute_border_weights(labels: NDArray[np.uint8], w0: float, sigma: float) -
     Returns:
         Weights (height, width).
     """
+    from scipy import ndimage  # an extra, which the training alone needs
+
     reach = math.ceil(BORDER_CUTOFF * sigma)
     first, second = np.full((2, *labels.shape), BORDER_CUTOFF * sigma, np.float32)
     for label in np.unique(labels[(labels != 0) & (labels != IGNORE)]):

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
+import shapely
 from numpy.typing import NDArray
 from odc.geo.geobox import GeoBox
 from pyproj import Transformer
@@ -123,10 +124,7 @@ def measure_pixel_areas(grid: GeoBox) -> PixelAreas | None:
         if not known.any():
             return None
         if not known.all():
-            from scipy.ndimage import distance_transform_edt  # takes a while, and few grids leave the Earth
-
-            nearest = distance_transform_edt(~known, return_distances=False, return_indices=True)
-            lattice = lattice[tuple(nearest)]
+            lattice[~known] = lattice[known][_find_nearest(known)]
         coarse = [
             axis for axis in (0, 1) if cells[axis] < _MAX_CELLS and _interpolation_error(lattice, axis) > _TOLERANCE
         ]
@@ -139,6 +137,15 @@ def measure_pixel_areas(grid: GeoBox) -> PixelAreas | None:
             lattice = lattice.mean(axis, keepdims=True)
     height, width = grid.shape
     return PixelAreas(lattice, (height, width), Window(0, 0, height, width))
+
+
+def _find_nearest(known: NDArray[np.bool_]) -> NDArray[np.int64]:
+    """Return for each node that is not known the number of the nearest that is; of several the first one."""
+    nodes, unknown = (np.asarray(shapely.points(np.argwhere(mask).astype(float))) for mask in (known, ~known))
+    asked, found = shapely.STRtree(nodes).query_nearest(unknown)
+    nearest = np.full(len(unknown), len(nodes))
+    np.minimum.at(nearest, asked, found)
+    return nearest
 
 
 def _interpolation_error(lattice: NDArray[np.float64], axis: int) -> float:

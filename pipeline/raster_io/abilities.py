@@ -9,7 +9,6 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
-import pyogrio
 import rasterio
 import rasterio.shutil
 from affine import Affine
@@ -79,6 +78,8 @@ def list_missing_drivers(names: Iterable[str]) -> list[str]:
 
 def list_missing_vector_drivers(names: Iterable[str]) -> list[str]:
     """Return those of some vector drivers that cannot both read and write here."""
+    import pyogrio  # here, because it is an extra
+
     present: dict[str, str] = pyogrio.list_drivers()
     return [name for name in names if not {"r", "w"} <= set(present.get(name, ""))]
 

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyogrio
 import rasterio
 import shapely
 from affine import Affine
@@ -149,6 +148,8 @@ def _use_own_attribute(truth: Truth) -> Truth:
     """Return the truth with the attribute that holds the labels, if a run published the polygons."""
     if truth.attribute:
         return truth
+    import pyogrio  # here and below, because it is an extra
+
     with suppress(*_UNREADABLE_ERRORS):  # _read_polygons reports them
         if set(_OWN_FIELDS) <= set(pyogrio.read_info(truth.path)["fields"].tolist()):
             return replace(truth, attribute=_OWN_FIELDS[0])
@@ -157,6 +158,8 @@ def _use_own_attribute(truth: Truth) -> Truth:
 
 def _read_polygons(truth: Truth, target: RasterGrid) -> tuple[NDArray[Any], NDArray[np.uint8]]:
     """Return the geometries (n,) in the CRS of ``target``, and their labels (n,)."""
+    import pyogrio
+
     name = f"truth {truth.path}"
     try:
         meta, _, binaries, columns = pyogrio.raw.read(truth.path, columns=[truth.attribute] if truth.attribute else [])

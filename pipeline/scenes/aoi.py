@@ -22,6 +22,7 @@ from pyproj.exceptions import ProjError
 from shapely.geometry.base import BaseGeometry
 
 from seamline.pipeline.common.errors import InputError
+from seamline.pipeline.common.extras import require_extras
 from seamline.pipeline.storage.atomic import refuse_special_file
 
 _Bounds = tuple[float, float, float, float]
@@ -229,6 +230,7 @@ def _read_layers(path: Path, usual_crs: str = "") -> tuple[list[BaseGeometry], C
         path: The file.
         usual_crs: CRS of files that state none; empty if such files are refused.
     """
+    require_extras(f"area of interest {path}", "vectors")
     import pyogrio  # imports pandas, which takes half a second
 
     if not _is_virtual(path):

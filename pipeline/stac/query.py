@@ -17,6 +17,7 @@ import shapely
 import shapely.geometry
 
 from seamline.pipeline.common.errors import InputError
+from seamline.pipeline.common.extras import require_extras
 from seamline.pipeline.common.layout import ITEM, ITEMS
 from seamline.pipeline.stac.extent import Box, Interval
 from seamline.pipeline.stac.items import (
@@ -60,8 +61,9 @@ def query_items(
         Items whose hrefs are absolute paths or URLs.
 
     Raises:
-        InputError: there is no such table, or it is damaged, or ``where`` is no such expression.
+        InputError: there is no such table, or it is damaged, or ``where`` is no such expression, or DuckDB is missing.
     """
+    require_extras("seamline query", "query")
     conditions = [condition.sql_condition for condition in (box, interval) if condition is not None]
     unless = [UNKNOWN_TIME] if interval is not None else []
     with _open_table(out) as table:

@@ -10,6 +10,7 @@ import re
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice
 from mimetypes import guess_type
@@ -17,12 +18,14 @@ from operator import itemgetter
 from pathlib import Path
 from typing import Any, TypeVar
 
-import obstore
-from obstore.exceptions import AlreadyExistsError, PreconditionError
-from obstore.store import S3Store
-
 from seamline.pipeline.common.errors import InputError, RunError
+from seamline.pipeline.common.extras import require_extras
 from seamline.pipeline.storage.s3_access import S3Access, current_access, open_cached_store, translate_errors
+
+with suppress(ModuleNotFoundError):  # an extra, without which there is no ObjectFolder
+    import obstore
+    from obstore.exceptions import AlreadyExistsError, PreconditionError
+    from obstore.store import S3Store
 
 T = TypeVar("T")
 S = TypeVar("S")
@@ -70,6 +73,9 @@ class ObjectFolder:
     bucket: str
     prefix: str
     access: S3Access
+
+    def __post_init__(self) -> None:
+        require_extras(f"object storage {self}", "s3")
 
     @classmethod
     def from_url(cls, url: str, access: S3Access | None = None) -> ObjectFolder:

@@ -7,17 +7,18 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
 from functools import lru_cache
 from typing import Any
 from urllib.parse import urlsplit
 
-from obstore.exceptions import BaseError, NotSupportedError, PermissionDeniedError, UnauthenticatedError
-from obstore.store import S3Store
-
 from seamline.pipeline.common.errors import InputError, RunError
+
+with suppress(ModuleNotFoundError):  # an extra, without which there is no ObjectFolder
+    from obstore.exceptions import BaseError, NotSupportedError, PermissionDeniedError, UnauthenticatedError
+    from obstore.store import S3Store
 
 
 @dataclass(frozen=True)

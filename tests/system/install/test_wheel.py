@@ -38,7 +38,7 @@ def test_the_wheel_holds_every_file_of_the_package(installation: Installation) -
 
 
 def test_a_scene_is_segmented_beside_modules_of_the_same_names(installation: Installation, tmp_path: Path) -> None:
-    user = User.in_folder(installation, tmp_path)
+    user = User.in_folder(installation.core, tmp_path)
     write_geotiff(tmp_path / "scene.tif", make_noise(6, 300, 260), names=BAND_NAMES, nodata=0)
     done = user.seamline("segment", "scene.tif", "--model", MODEL, "--out", "results", "--workers", 1, *WORDS)
     assert done.returncode == 0, done.stderr
@@ -48,5 +48,5 @@ def test_a_scene_is_segmented_beside_modules_of_the_same_names(installation: Ins
     looked = user.run("own.py")
     assert looked.returncode == 0, looked.stderr
     assert looked.stdout.splitlines()[0] == str(installation.site_packages / "seamline" / "__init__.py")
-    command = run_program([str(installation.python.parent / "seamline"), "--version"], env=user.variables)
+    command = run_program([str(installation.core.parent / "seamline"), "--version"], env=user.variables)
     assert command.stdout.split()[0] == "seamline", command.stderr

@@ -47,7 +47,7 @@ FREE = ("--prefect-port", "0", "--dask-port", "0", "--dashboard-port", "0", "--m
 
 @pytest.fixture(scope="module")
 def user(installation: Installation, tmp_path_factory: pytest.TempPathFactory) -> User:
-    return User.in_folder(installation, tmp_path_factory.mktemp("user"))
+    return User.in_folder(installation.python, tmp_path_factory.mktemp("user"))
 
 
 @pytest.fixture(scope="module")
@@ -168,7 +168,7 @@ def test_a_flow_that_the_user_serves_runs_beside_modules_of_the_same_names(
     (user.folder / "serve.py").write_text(OWN_SERVER)
     api = f"{stack.urls['prefect']}/api"
     serving = subprocess.Popen(
-        [str(user.installation.python), "serve.py"], cwd=user.folder, env=user.variables | {"PREFECT_API_URL": api}
+        [str(user.python), "serve.py"], cwd=user.folder, env=user.variables | {"PREFECT_API_URL": api}
     )
     try:
         plan = {"window": 192, "halo": 48, "precision": "fp32", "engine": "torch"}
