@@ -9,7 +9,7 @@ DEMO_SIZE := 4096 4096
 # start would compile torch and Prefect again.
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: docs install demo up down test test-unit test-integration test-system image-test fuzz check lock clean
+.PHONY: docs install wheel demo up down test test-unit test-integration test-system image-test fuzz check lock clean
 
 install: $(VENV)/.installed
 
@@ -25,6 +25,12 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	for half in $(HALVES); do $(PIP) install --no-compile --no-deps --requirement $$half & done; wait
 	$(PIP) install --no-compile --constraint constraints.txt --editable '.[dev]'
 	touch $@
+
+# A wheel for machines without this repository. What an earlier build left would get into it.
+wheel: install
+	rm -rf build/lib build/bdist.*
+	$(PIP) wheel --no-deps --no-build-isolation --wheel-dir build/wheel .
+	@echo build/wheel/*.whl
 
 demo: install
 	$(BIN)/python -m seamline.flows.cli.demo --size $(DEMO_SIZE) --out $(DEMO)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import logging
 import os
+import shlex
 import sys
 import time
 from pathlib import Path
@@ -31,6 +32,7 @@ def main() -> int:
     # Imported after the environment is set: Prefect reads its settings when it is imported.
     from seamline.flows.segment_scene import segment_scene
     from seamline.flows.settings.options import SegmentOptions
+    from seamline.flows.terminal.process import find_command
     from seamline.flows.terminal.progress import print_line, show_percentage
     from seamline.flows.terminal.tables import show_scores
     from seamline.flows.training.evaluation import compute_class_iou
@@ -57,6 +59,9 @@ def main() -> int:
         f"{ended - started:.0f} s in all: {simulated - started:.0f} to simulate the scene, {ended - simulated:.0f} for "
         f"the flow run with Prefect's own server; look at {folder / 'preview.png'}"
     )
+    command = find_command()
+    print_line(f"what to type next, for the map: {command} serve {shlex.quote(str(out))} --open")
+    print_line(f"for a scene of your own: {command} segment SCENE.tif --model land-water-cloud --out build/results")
     return 0
 
 

@@ -5,12 +5,15 @@ from __future__ import annotations
 import gc
 import logging
 import os
+import shlex
+import shutil
 import signal
 import sys
 import threading
 import warnings
 from contextlib import suppress
 from importlib.abc import MetaPathFinder
+from pathlib import Path
 from typing import NoReturn
 
 _SIGNALS = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated", signal.SIGHUP: "hung up"}
@@ -25,6 +28,17 @@ _PAUSE = 0.1
 _received: list[signal.Signals] = []
 _codes: list[int] = []
 _is_claimed = False
+
+
+def find_command() -> str:
+    """Return what to type in this shell and folder to call this installation's command: ``seamline``, or its path."""
+    script = Path(sys.executable).with_name("seamline")
+    if not script.exists():
+        return f"{shlex.quote(sys.executable)} -m seamline"
+    found = shutil.which("seamline")
+    if found is not None and Path(found).samefile(script):
+        return "seamline"
+    return shlex.quote(str(script.relative_to(Path.cwd()) if script.is_relative_to(Path.cwd()) else script))
 
 
 def handle_signals() -> None:

@@ -24,7 +24,9 @@ from rich.progress import (
 
 from seamline.flows.runs.observer import RunObserver, RunResult
 from seamline.flows.terminal.output import OutputError
+from seamline.flows.terminal.process import find_command
 from seamline.flows.terminal.tables import show_result
+from seamline.pipeline.common.extras import list_missing_modules
 from seamline.pipeline.storage.object_store import is_object_url
 
 if TYPE_CHECKING:
@@ -72,13 +74,14 @@ def ignore_line(text: str) -> None:
 
 def print_line(text: str) -> None:
     """Print one line on standard error."""
-    console.print(text, highlight=False, soft_wrap=True)
+    console.print(text, highlight=False, markup=False, soft_wrap=True)
 
 
 def print_next_step(out: str) -> None:
-    """Print the command that shows the results in a folder or in object storage."""
-    command = "query" if is_object_url(out) else "serve"
-    print_line(f"to look at the results: seamline {command} {shlex.quote(out)}")
+    """Print what to type to see the results in a folder or in object storage."""
+    command = "query" if is_object_url(out) else "serve"  # each has an extra of its name
+    first = f"pip install 'seamline[{command}]', then " if list_missing_modules(command) else ""
+    print_line(f"to look at the results: {first}{find_command()} {command} {shlex.quote(out)}")
 
 
 class _LiveProgress:

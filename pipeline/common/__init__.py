@@ -1,1 +1,1 @@
-"""What every room needs: errors, label classes, names of result files, memory and time of the process."""
+"""What every room needs: errors, extras, label classes, names of result files, memory and time of the process."""

@@ -73,9 +73,9 @@ class User:
 def install_wheel(shared: Path) -> Installation:
     """Return the environments in a folder that processes share; the first caller makes them.
 
-    What the package depends on is taken from the Python that runs the tests: of the core each package is linked, so that
-    no other can be imported, and all others by a ``.pth`` file. Python does not read the ``.pth`` files of a folder that
-    a ``.pth`` file names, so that the editable installation of the repository, which is one, is not found.
+    What the package depends on is taken from the Python that runs the tests. Packages of the core are linked, so that
+    no other can be imported; the others come by a ``.pth`` file. Python does not read the ``.pth`` files of a folder
+    that such a file names, so that the editable installation of the repository, which is one, is not found.
     """
     shared.mkdir(parents=True, exist_ok=True)
     source, wheels, home, core_home = (shared / name for name in ("source", "wheels", "environment", "core"))

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -27,3 +29,6 @@ def test_the_demo_ends_with_a_result_and_its_scores(prefect_database: Path, tmp_
     rows = re.findall(r"│ (land|water|cloud|cloud shadow) +│ (\d\.\d{3}) +│", said)
     assert [name for name, _ in rows] == ["land", "water", "cloud", "cloud shadow"]
     assert "intersection over union" in said and "of segment-scene: Completed" in said and "preview.png" in said
+    (line,) = re.findall(r"what to type next, for the map: (.+)", said)
+    command, *words = shlex.split(line)
+    assert shutil.which(command) and words == ["serve", str(tmp_path / "demo"), "--open"]
