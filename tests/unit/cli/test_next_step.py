@@ -32,7 +32,7 @@ def test_the_command_is_called_by_its_path_unless_the_shell_finds_it(
     assert find_command() == "'my project/.venv/bin/seamline'"
     monkeypatch.chdir(environment.parents[1])
     assert find_command() == ".venv/bin/seamline"
-    monkeypatch.chdir("/")
+    monkeypatch.chdir("/usr")
     assert find_command() == f"'{environment / 'seamline'}'"
     other = tmp_path / "other"
     other.mkdir()

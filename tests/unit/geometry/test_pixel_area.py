@@ -11,7 +11,13 @@ from hypothesis import strategies as st
 from odc.geo.geobox import GeoBox
 from pyproj import Transformer
 
-from seamline.pipeline.geometry.pixel_area import PixelAreas, iter_row_bands, measure_pixel_area, measure_pixel_areas
+from seamline.pipeline.geometry.pixel_area import (
+    PixelAreas,
+    _find_nearest,
+    iter_row_bands,
+    measure_pixel_area,
+    measure_pixel_areas,
+)
 from seamline.pipeline.geometry.window import Window
 
 
@@ -112,3 +118,11 @@ def test_exact_sums_of_a_large_scene() -> None:
     assert (some % areas.unit == 0).all() and areas.unit * 2**53 > 3e9 * 100
     flat = some.ravel()
     assert np.cumsum(flat)[-1] == np.cumsum(flat[::-1])[-1] == flat.sum()
+
+
+@pytest.mark.parametrize("share", [0.02, 0.5, 0.98])
+def test_places_without_an_area_take_that_of_the_nearest(share: float) -> None:
+    known = np.random.default_rng(3).random((23, 31)) < share
+    nodes, unknown = np.argwhere(known), np.argwhere(~known)
+    distances = ((unknown[:, None] - nodes[None]) ** 2).sum(-1)
+    assert np.array_equal(_find_nearest(known), distances.argmin(1))  # of several the first
