@@ -9,7 +9,7 @@ DEMO_SIZE := 4096 4096
 # start would compile torch and Prefect again.
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: docs install wheel demo up down test test-unit test-integration test-system image-test fuzz check lock clean
+.PHONY: docs gallery install wheel demo up down test test-unit test-integration test-system image-test fuzz check lock clean
 
 install: $(VENV)/.installed
 
@@ -60,10 +60,15 @@ test-integration: install
 test-system: install
 	$(TEST) tests/system
 
-# The site of README, guides, reference and decisions: build/site/index.html.
+# The site of README, guides, notebooks, reference and decisions: build/site/index.html. Any warning fails it, which
+# `--quiet` would hide from `--strict`.
 docs: $(VENV)/.docs
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 	@echo build/site/index.html
+
+# The pictures of README and gallery, from real runs; scenes that SEAMLINE_DATA does not hold are left out.
+gallery: install
+	$(BIN)/python docs/gallery.py
 
 $(VENV)/.docs: $(VENV)/.installed docs/requirements.txt
 	$(PIP) install --constraint constraints.txt --requirement docs/requirements.txt

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from pathlib import Path, PurePosixPath
-from typing import Any
 
 import typer
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
-from typer.core import TyperCommand, TyperGroup
+from typer.cli import get_docs_for_click
 
 import seamline
 from seamline.flows.cli.main import app
@@ -29,6 +29,9 @@ _PAGES = {
     "model/zoo/land-water-cloud/README.md": "land-water-cloud.md",
 }
 """Page in the repository → page of the site."""
+_EXAMPLES = re.compile(r"Examples:\n(.*?\n)(?=\*\*Usage)", re.DOTALL)
+_SUBCOMMANDS = re.compile(r"\*\*Commands\*\*:\n\n(?:\* .*\n)+\n")
+"""Typer cuts their sentences off; the table of contents of the page has them."""
 _LINK = re.compile(r"(!?)\[([^\]]*)\]\(([^)#\s]+)(#[^)\s]*)?\)")
 
 
@@ -36,6 +39,9 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Add the pages that do not lie in the folder of the site."""
     made = {page: (_ROOT / source).read_text(encoding="utf-8") for source, page in _PAGES.items()}
     made |= {"reference/command-line.md": describe_commands(), "reference/python.md": describe_functions()}
+    made |= {
+        f"notebooks/{path.stem}.md": describe_notebook(path) for path in (_ROOT / "docs/notebooks").glob("*.ipynb")
+    }
     for page, text in made.items():
         files.append(File.generated(config, page, content=text))
     return files
@@ -47,6 +53,9 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
     origin = next((source for source, place in _PAGES.items() if place == here), f"docs/{here}")
     known = dict(_PAGES)
     known |= {f"docs/{file.src_uri}": file.src_uri for file in files}
+    known |= {
+        f"docs/{path.removesuffix('.md')}.ipynb": path for path in known.values() if path.startswith("notebooks/")
+    }
 
     def replace(link: re.Match[str]) -> str:
         mark, text, target, anchor = link.groups()
@@ -69,41 +78,23 @@ def describe_functions() -> str:
 
 
 def describe_commands() -> str:
-    """Return the page of all commands, their options and examples."""
-    root = typer.main.get_command(app)
-    assert isinstance(root, TyperGroup)
-    return "# Command line\n\n" + "\n".join(_describe_group(root, "seamline"))
+    """Return the page of all commands, which Typer writes, with examples as blocks of code."""
+    command = typer.main.get_command(app)
+    context = command.make_context("seamline", [], resilient_parsing=True)
+    page = get_docs_for_click(obj=command, ctx=context, name="seamline", title="Command line")
+    page = _EXAMPLES.sub(lambda match: _fence_examples(match[1]), _SUBCOMMANDS.sub("", page))
+    return re.sub(r"(?m)^((?!    |```|\* `|\$ ).*)<(\w+)>", r"\1&lt;\2&gt;", page)
 
 
-def _describe_group(group: TyperGroup, words: str) -> list[str]:
-    pages: list[str] = []
-    for name, command in group.commands.items():
-        if isinstance(command, TyperGroup):
-            pages += _describe_group(command, f"{words} {name}")
-        elif isinstance(command, TyperCommand):
-            pages.append(_describe_command(command, f"{words} {name}"))
-    return pages
+def _fence_examples(text: str) -> str:
+    lines = [" ".join(part.split()) for part in text.split("\n\n") if part.strip()]
+    return "\n".join(["**Examples**:", "", "```console", *(f"$ {line}" for line in lines), "```", "", ""])
 
 
-def _describe_command(command: TyperCommand, words: str) -> str:
-    text, _, examples = (command.help or "").partition("Examples:")
-    lines = [" ".join(part.split()) for part in examples.split("\n\n") if part.strip()]
-    arguments = [p for p in command.params if p.param_type_name == "argument"]
-    options = [p for p in command.params if p.param_type_name == "option"]
-    usage = " ".join([words, *(str(p.metavar or p.name).upper() for p in arguments), "[OPTIONS]"])
-    table = ["| | | default |", "|---|---|---|"]
-    for parameter in (*arguments, *options):
-        name = ", ".join(parameter.opts) if parameter in options else str(parameter.name).upper()
-        table.append(f"| `{name}` | {_escape(parameter.help or '')} | {_describe_default(parameter)} |")
-    return "\n".join([f"## {words}", "", _escape(text.strip()), "", "```", usage, "", *lines, "```", "", *table, ""])
-
-
-def _describe_default(parameter: Any) -> str:
-    if parameter.required:
-        return "required"
-    default = parameter.default
-    return "" if default in (None, False, "", ()) or callable(default) else f"`{default}`"
-
-
-def _escape(text: str) -> str:
-    return text.replace("|", "\\|").replace("<", "&lt;")
+def describe_notebook(path: Path) -> str:
+    """Return a notebook as a page: its text, and its code as blocks."""
+    cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+    texts = [("".join(cell["source"]), cell["cell_type"] == "code") for cell in cells]
+    parts = [f"```python\n{text}\n```" if is_code else text for text, is_code in texts]
+    title, *rest = parts
+    return "\n\n".join([title, f"The notebook itself: `docs/notebooks/{path.name}`.", *rest]) + "\n"

@@ -1,0 +1,236 @@
+"""Make the pictures of the documentation from real runs: ``python docs/gallery.py --data DATA``.
+
+``DATA`` (default: ``$SEAMLINE_DATA``) is a folder of public scenes; docs/gallery.md says whose they are and under which
+licence. Without it only the pictures of simulated scenes are made. ``--only NAME`` makes one picture.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
+
+import numpy as np
+import rasterio
+import rioxarray
+import xarray as xr
+from PIL import Image, ImageDraw
+
+import seamline
+
+_DOCS = Path(__file__).parent
+_MODEL = "land-water-cloud"
+_MOST_BYTES, _MOST_BYTES_OF_GALLERY = 150_000, 90_000
+_LANDSAT = {
+    "manaus-2023": "xlandsat/LC09_L2SP_231062_20230723_20230802_02_T1_6b.tif",
+    "liverpool-2020": "xlandsat/LC08_L2SP_204023_20200927_20201006_02_T1_6b.tif",
+    "momotombo-2015": "xlandsat/LC08_L2SP_017051_20151205_20200908_02_T1_6b.tif",
+    "brumadinho-2019": "xlandsat/LC08_L2SP_218074_20190114_20200829_02_T1_6b.tif",
+}
+_NODATA = 255
+
+
+@dataclass(frozen=True)
+class Studio:
+    """Where the scenes are, and where work is done.
+
+    Attributes:
+        data: Folder of public scenes.
+        work: Folder of scenes and results.
+    """
+
+    data: Path
+    work: Path
+
+    def segment(self, source: Path, name: str, **options: object) -> Path:
+        """Return the folder of a scene's results, which has the name."""
+        chosen = seamline.SegmentOptions(overwrite=True, **options)  # type: ignore[arg-type]
+        return Path(seamline.segment(self._copy(source, name), _MODEL, self.work / "results", chosen).folder)
+
+    def _copy(self, source: Path, name: str) -> Path:
+        """Return a scene under another name, with the day that the name of its file tells."""
+        copy = self.work / "scenes" / (name if source.is_dir() else f"{name}.tif")
+        if source.is_dir():
+            shutil.copytree(source, copy, dirs_exist_ok=True)
+            return copy
+        copy.parent.mkdir(exist_ok=True)
+        copy.write_bytes(source.read_bytes())
+        if day := re.search(r"_(\d{4})(\d\d)(\d\d)_", source.name):
+            with rasterio.open(copy, "r+") as file:
+                file.update_tags(ACQUISITION_DATE="-".join(day.groups()))
+        return copy
+
+    def simulate(self, name: str, size: int, seed: int = 0) -> Path:
+        """Return a simulated scene; its truth lies beside it."""
+        path = self.work / f"{name}.tif"
+        run("simulate", "--size", size, size, "--seed", seed, "--out", path)
+        return path
+
+
+def run(*words: object) -> None:
+    """Run a command of Seamline."""
+    subprocess.run([sys.executable, "-m", "seamline", *map(str, words)], check=True)
+
+
+def draw_simulated(studio: Studio) -> Image.Image:
+    """Draw a simulated scene and its segmentation."""
+    return Image.open(studio.segment(studio.simulate("scene", 4096), "scene") / "preview.png")
+
+
+def draw_confusion(studio: Studio) -> Image.Image:
+    """Draw the confusion matrix of a simulated scene."""
+    scene = studio.simulate("other", 1024, seed=7)
+    folder, picture = studio.segment(scene, "other"), studio.work / "confusion.png"
+    run("evaluate", folder, scene.with_name("other_truth.tif"), "--picture", picture)
+    return Image.open(picture)
+
+
+def draw_preview(source: str, name: str) -> Callable[[Studio], Image.Image]:
+    """Return a function that draws a scene of the folder of data and its segmentation."""
+    return lambda studio: Image.open(studio.segment(studio.data / source, name) / "preview.png")
+
+
+def draw_plan(studio: Studio) -> Image.Image:
+    """Draw the plan of a scene, with windows small enough to be seen."""
+    picture = studio.work / "plan.png"
+    scene = studio.data / _LANDSAT["manaus-2023"]
+    run("plan", scene, "--model", _MODEL, "--window", 448, "--picture", picture)
+    return Image.open(picture)
+
+
+def draw_seams(studio: Studio) -> Image.Image:
+    """Draw labels of tiles that see nothing beyond their edges, Seamline's, and where the first ones differ."""
+    scene = rioxarray.open_rasterio(studio.data / _LANDSAT["manaus-2023"], mask_and_scale=True)
+    assert isinstance(scene, xr.DataArray)
+    scene = scene[:, 168:424, 240:496].load()
+    whole = _predict(scene)
+    naive = np.full_like(whole, _NODATA)
+    edge = 64
+    for row in range(0, whole.shape[0], edge):
+        for col in range(0, whole.shape[1], edge):
+            naive[row : row + edge, col : col + edge] = _predict(scene[:, row : row + edge, col : col + edge])
+    chunked = _predict(scene.chunk(x=edge, y=edge))
+    panels = [_color(naive, whole), _color(chunked, whole)]
+    texts = [
+        f"each tile alone: {np.mean(naive != whole):.2%} of the labels differ",
+        f"Seamline, the same tiles: {int((chunked != whole).sum())} labels differ",
+    ]
+    return _place_side_by_side(panels, texts)
+
+
+def _predict(scene: xr.DataArray) -> np.ndarray:
+    named = scene.assign_coords(band=["blue", "green", "red", "nir", "swir16", "swir22"])
+    options = seamline.SegmentOptions(precision="fp32", engine="torch")
+    return np.asarray(seamline.predict(named, _MODEL, options=options).segmentation)
+
+
+def _color(labels: np.ndarray, truth: np.ndarray) -> Image.Image:
+    """Return the labels in pale colours of their classes, and in red where they are not the true ones."""
+    palette = np.full((256, 3), 235, np.uint8)
+    for label, entry in enumerate(seamline.load_model(_MODEL).spec.classes):
+        palette[label] = [128 + value // 2 for value in entry.color]
+    picture = palette[labels]
+    picture[labels != truth] = (214, 30, 40)
+    large = picture.repeat(2, axis=0).repeat(2, axis=1)
+    return Image.fromarray(large)
+
+
+def _place_side_by_side(panels: list[Image.Image], texts: list[str]) -> Image.Image:
+    width, height = panels[0].size
+    page = Image.new("RGB", (len(panels) * (width + 16) - 16, height + 28), "white")
+    draw = ImageDraw.Draw(page)
+    for number, (panel, text) in enumerate(zip(panels, texts, strict=True)):
+        page.paste(panel, (number * (width + 16), 28))
+        draw.text((number * (width + 16), 4), text, fill="#333333", font_size=17)
+    return page
+
+
+def draw_map(studio: Studio) -> Image.Image:
+    """Photograph the map of four scenes in Chromium."""
+    from playwright.sync_api import sync_playwright
+
+    outputs = ("cog", "zarr", "polygons", "probabilities", "confidence")
+    for name, source in _LANDSAT.items():
+        studio.segment(studio.data / source, name, outputs=outputs)
+    command = [sys.executable, "-m", "seamline", "serve", str(studio.work / "results"), "--port", "0"]
+    server = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    try:
+        assert server.stdout is not None
+        address = re.findall(r"http://\S+", server.stdout.readline())[0]
+        with sync_playwright() as playwright:
+            browser = playwright.chromium.launch(executable_path=os.environ.get("CHROMIUM", "/usr/bin/chromium"))
+            page = browser.new_page(viewport={"width": 1240, "height": 720})
+            page.goto(address)
+            page.get_by_text("manaus-2023").first.click()
+            page.get_by_label("Outlines of polygons").check()
+            page.wait_for_timeout(3000)
+            page.mouse.move(800, 430)
+            page.mouse.wheel(0, -250)
+            page.wait_for_timeout(5000)
+            page.mouse.click(720, 430)
+            page.wait_for_timeout(3000)
+            page.screenshot(path=studio.work / "map.png")
+            browser.close()
+    finally:
+        server.terminate()
+        server.wait()
+    return Image.open(studio.work / "map.png")
+
+
+PICTURES: dict[str, tuple[Callable[[Studio], Image.Image], str | None]] = {
+    "demo.png": (draw_simulated, None),
+    "gallery/confusion.png": (draw_confusion, None),
+    "gallery/manaus.png": (draw_preview(_LANDSAT["manaus-2023"], "manaus-2023"), "xlandsat"),
+    "gallery/momotombo.png": (draw_preview(_LANDSAT["momotombo-2015"], "momotombo-2015"), "xlandsat"),
+    "gallery/aquileia.png": (draw_preview("aquileia-s2", "aquileia"), "aquileia-s2"),
+    "gallery/madagascar.png": (draw_preview("madagascar-l8-2020", "madagascar-2020"), "madagascar-l8-2020"),
+    "gallery/plan.png": (draw_plan, "xlandsat"),
+    "gallery/seams.png": (draw_seams, "xlandsat"),
+    "serve.png": (draw_map, "xlandsat"),
+}
+"""Picture → what draws it, and which folder of the data it needs."""
+
+
+def write_picture(picture: Image.Image, path: Path) -> None:
+    """Write a PNG with a palette, as wide and with as many colours as fit into so few bytes."""
+    most = _MOST_BYTES if path.parent == _DOCS else _MOST_BYTES_OF_GALLERY
+    picture = picture.convert("RGB")
+    path.parent.mkdir(exist_ok=True)
+    for width, colors in product((1200, 1050, 900, 800, 700), (256, 128, 64)):
+        small = picture
+        if picture.width > width:
+            small = picture.resize((width, round(picture.height * width / picture.width)), Image.Resampling.LANCZOS)
+        small.quantize(colors, kmeans=1, dither=Image.Dither.NONE).save(path, optimize=True)
+        if path.stat().st_size < most:
+            return
+    raise SystemExit(f"{path}: got {path.stat().st_size} bytes at the least width, expected fewer than {most}")
+
+
+def main() -> None:
+    """Make the pictures that were asked for."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--data", type=Path, default=Path(os.environ.get("SEAMLINE_DATA", "data")))
+    parser.add_argument("--only", choices=PICTURES, nargs="*", default=list(PICTURES))
+    parser.add_argument("--out", type=Path, default=_DOCS)
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as work:
+        studio = Studio(arguments.data, Path(work))
+        for name in arguments.only:
+            draw, needs = PICTURES[name]
+            if needs and not (arguments.data / needs).exists():
+                print(f"{name}: left as it is; it needs {arguments.data / needs}")
+                continue
+            write_picture(draw(studio), arguments.out / name)
+            print(f"{name}: {(arguments.out / name).stat().st_size // 1000} kB")
+
+
+if __name__ == "__main__":
+    main()
