@@ -5,14 +5,17 @@ A block that no test can run says why in the line above it: ``<!-- not run: need
 
 from __future__ import annotations
 
+import importlib.util
 import logging
 import re
 import shlex
 import shutil
+import sys
 import traceback
 import webbrowser
 from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import duckdb
@@ -21,12 +24,14 @@ import rioxarray
 import torch
 import uvicorn
 import yaml
+from PIL import Image
 from prefect import Flow
 from prefect.utilities.callables import get_call_parameters
 from starlette.testclient import TestClient
 
 import seamline
-from seamline.flows.runs import cluster_session
+from seamline.flows.runs import cluster_session, tuning
+from seamline.flows.settings.credentials import connect_with_credentials as connect
 from seamline.pipeline.storage.s3_access import S3Access, use_access
 from tests.support.guide_blocks import COMMANDS, PAGES, ROOT, Block, read_blocks
 from tests.support.guide_files import write_guide_files
@@ -148,7 +153,9 @@ def page_runner(
     monkeypatch.setattr(webbrowser, "open", lambda url: True)
     monkeypatch.setattr(uvicorn.Server, "run", _ask_once)
     monkeypatch.setattr(Flow, "__call__", _call_flow)
+    # Worker processes would take five seconds of processor time each; other tests start them.
     monkeypatch.setattr(cluster_session, "count_workers", lambda options: 0)
+    monkeypatch.setattr(tuning, "connect_with_credentials", lambda keys, address, _: connect(keys, address, 0))
     monkeypatch.setattr(logging, "raiseExceptions", False)  # Prefect logs to what an earlier test captured
     item = make_stac_item("from-api", str(tmp_path / "scenes" / "a.tif"), "sentinel-2-c1-l2a")
     extensions = ("https://api.stacspec.org/v1.0.0/item-search#query",)
@@ -182,3 +189,27 @@ def test_every_block_of_a_page_runs(page: Path, page_runner: PageRunner) -> None
     wrong = {block.place: page_runner.run(block) for block in blocks if not block.reason}
     failed = [f"{place}\n{problem}" for place, problem in wrong.items() if problem]
     assert not failed, "\n\n".join([*failed, ADVICE])
+
+
+@pytest.fixture(scope="module")
+def gallery() -> ModuleType:
+    """The script ``docs/gallery.py``."""
+    spec = importlib.util.spec_from_file_location("seamline_gallery", ROOT / "docs" / "gallery.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # where dataclasses look for it
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_gallery_draws_a_scene(gallery: ModuleType, files: Path, tmp_path: Path) -> None:
+    studio = gallery.Studio(files, tmp_path)
+    gallery.write_picture(gallery.draw_preview("scene.tif", "other-name")(studio), tmp_path / "gallery" / "picture.png")
+    with Image.open(tmp_path / "gallery" / "picture.png") as picture:
+        assert picture.mode == "P" and picture.width == 1200
+    assert (tmp_path / "results" / "other-name" / "item.json").exists()
+
+
+def test_the_script_makes_every_picture_of_the_documentation(gallery: ModuleType) -> None:
+    folder = ROOT / "docs"
+    assert {folder / name for name in gallery.PICTURES} == {*folder.glob("*.png"), *folder.glob("gallery/*.png")}
