@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
+import pandas as pd
 import pytest
+from PIL import Image
 
 from tests.support.command_line import CommandLine
 from tests.support.notebooks import run_notebook
@@ -15,43 +18,49 @@ NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
 
 
 @pytest.fixture
-def shown(
-    request: pytest.FixtureRequest, command_line: CommandLine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> tuple[str, list[object]]:
-    """What a notebook prints and what its cells show, when it is run in an empty folder."""
+def run(
+    command_line: CommandLine,
+    capfd: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> Callable[[str], tuple[str, list[object]]]:
+    """Runs a notebook in an empty folder; returns what it prints and what its cells show."""
     monkeypatch.chdir(tmp_path)
     printed: list[str] = []
 
     def run_command(words: list[str]) -> None:
-        printed.append(request.getfixturevalue("capfd").readouterr().out)
+        printed.append(capfd.readouterr().out)
         assert words[0] == "seamline"
         code, out, error = command_line(*words[1:])
         assert code == 0, error
         printed.append(out)
 
-    values = run_notebook(FOLDER / request.param, run_command)
-    return "".join([*printed, request.getfixturevalue("capfd").readouterr().out]), values
+    def run_in_folder(name: str) -> tuple[str, list[object]]:
+        values = [value for value in run_notebook(FOLDER / name, run_command) if value is not None]
+        return "".join([*printed, capfd.readouterr().out]), values
+
+    return run_in_folder
 
 
-@pytest.mark.parametrize("shown", ["first-scene.ipynb"], indirect=True)
-def test_a_first_scene(shown: tuple[str, list[object]]) -> None:
-    text, values = shown
+def test_a_first_scene(run: Callable[[str], tuple[str, list[object]]]) -> None:
+    text, values = run("first-scene.ipynb")
     assert "1 of them" in text and text.count(" km²") == text.count(" IoU ") == 4
-    assert [type(value).__name__ for value in values if value is not None][:2] == ["PngImageFile", "Dataset"]
+    assert [type(value).__name__ for value in values] == ["PngImageFile", "Dataset", "DataFrame"]
 
 
-@pytest.mark.parametrize("shown", ["your-own-network.ipynb"], indirect=True)
-def test_a_network_of_ones_own(shown: tuple[str, list[object]]) -> None:
-    text, _ = shown
+def test_a_network_of_ones_own(run: Callable[[str], tuple[str, list[object]]]) -> None:
+    text, _ = run("your-own-network.ipynb")
     assert "divisor 2" in text and "0 of 262144 labels differ" in text and "water" in text
 
 
-@pytest.mark.parametrize("shown", ["collection-and-query.ipynb"], indirect=True)
-def test_a_collection_and_a_query(shown: tuple[str, list[object]]) -> None:
-    text, values = shown
-    first, second, table, _ = [value for value in values if value is not None]
-    assert (first, second) == ({}, {})
-    assert len(table) == 3 and "water" in text
+def test_a_collection_and_a_query(run: Callable[[str], tuple[str, list[object]]]) -> None:
+    text, values = run("collection-and-query.ipynb")
+    first, second, table, picture = values
+    assert first == {"known": 0, "waiting": [], "published": 2}
+    assert second == {"known": 2, "waiting": [], "published": 1}
+    assert isinstance(table, pd.DataFrame) and isinstance(picture, Image.Image)
+    assert table.water_share.is_monotonic_decreasing and len(table) == 3
+    assert table.id[0] in text  # the command lists the scene with the most water, too
 
 
 @pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda notebook: notebook.stem)
