@@ -8,7 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs" / "guides").glob("*.md")), ROOT / "deploy" / "README.md"]
+PAGES = [
+    ROOT / "README.md",
+    *sorted((ROOT / "docs" / "guides").glob("*.md")),
+    *(ROOT / "deploy" / name for name in ("README.md", "RUNBOOK.md", "slurm/README.md")),
+]
 COMMANDS = ("", "sh", "bash", "console")
 """Languages of blocks that a shell runs."""
 _BLOCK = re.compile(
