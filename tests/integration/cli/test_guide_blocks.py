@@ -51,6 +51,8 @@ FASTER = {
 ELSEWHERE = {
     "make demo": "tests/integration/cli/test_demo.py",
     "make test": ".ci/run",
+    "make up": "tests/system/up/test_up.py",
+    "make down": "tests/system/up/test_up.py",
     "seamline up": "tests/system/up/test_up.py",
     "seamline down": "tests/system/up/test_up.py",
 }
@@ -59,7 +61,7 @@ MADE_HERE = {"results": r"seamline[. ]segment\b", "my-model": r"save_model\("}
 """Folders that a page makes itself if it has this: it begins without them."""
 STAC_API = "https://earth-search.aws.element84.com/v1"
 """For which a small server stands."""
-INSTALLATION = re.compile(r"(source|cd|git clone|make install|pip install|python\S* -m (venv|pip))\b")
+INSTALLATION = re.compile(r"(source|cd|git clone|make install|(uv )?pip install|python\S* -m (venv|pip))\b")
 """What is done before tests run; ``tests/system/install`` and CI do it."""
 ADVICE = """
 Mend the block, add what it reads to tests/support/guide_files.py, or write above it why it cannot run:
@@ -112,8 +114,8 @@ class PageRunner:
                 duckdb.sql(text).fetchall()
             elif block.language == "yaml":
                 yaml.safe_load(text)
-            else:
-                return f"no test knows blocks of {block.language}"
+            elif block.language != "text":
+                return f"no test knows blocks of {block.language}; formulas and the like are ```text"
         except Exception:  # noqa: BLE001 - whatever a snippet raises is told with its place
             return traceback.format_exc(limit=-3)
         return ""
