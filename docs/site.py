@@ -53,9 +53,7 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
     origin = next((source for source, place in _PAGES.items() if place == here), f"docs/{here}")
     known = dict(_PAGES)
     known |= {f"docs/{file.src_uri}": file.src_uri for file in files}
-    known |= {
-        f"docs/{path.removesuffix('.md')}.ipynb": path for path in known.values() if path.startswith("notebooks/")
-    }
+    known["docs/notebooks"] = "notebooks/first-scene.md"
 
     def replace(link: re.Match[str]) -> str:
         mark, text, target, anchor = link.groups()
