@@ -36,9 +36,10 @@ class Block:
 
     @property
     def lines(self) -> list[str]:
-        """Command lines, without comments and prompts."""
-        joined = self.text.replace("\\\n", " ")
-        lines = [line.removeprefix("$ ").partition("  #")[0].strip() for line in joined.splitlines()]
+        """Command lines without comments; where some have the prompt ``$``, the others are what those print."""
+        lines = self.text.replace("\\\n", " ").splitlines()
+        prompted = [line.removeprefix("$ ") for line in lines if line.startswith("$ ")]
+        lines = [line.partition("  #")[0].strip() for line in prompted or lines]
         return [line for line in lines if line and not line.startswith("#")]
 
 

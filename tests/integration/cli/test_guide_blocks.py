@@ -51,6 +51,7 @@ FASTER = {
 ELSEWHERE = {
     "make demo": "tests/integration/cli/test_demo.py",
     "make test": ".ci/run",
+    "make wheel": "tests/system/install/test_wheel.py",
     "make up": "tests/system/up/test_up.py",
     "make down": "tests/system/up/test_up.py",
     "seamline up": "tests/system/up/test_up.py",
