@@ -87,6 +87,12 @@ class SceneJob:
         """Digests of scene and model. That of the scene is waited for: it takes seconds for some gigabytes."""
         return Identity(self.digest.wait(), self.model.digest)
 
+    @property
+    def extras(self) -> tuple[str, ...]:
+        """Extras of Seamline whose packages the workers need, too."""
+        polygons = ("vectors",) if "polygons" in self.options.outputs else ()
+        return polygons if self.location.objects is None else (*polygons, "s3")
+
     def is_probably_done(self) -> bool:
         """Return whether there are results, of this or of another run; ``find_finished`` knows which."""
         objects = self.location.objects

@@ -22,7 +22,7 @@ from seamline.flows.runs.observer import RunObserver, RunResult
 from seamline.flows.runs.planning import Plan, connect_workers, count_workers, make_plan
 from seamline.flows.runs.resume import UnfinishedRun, find_unfinished
 from seamline.flows.runs.scene_job import SceneJob, open_scene_jobs
-from seamline.flows.runs.shared_folders import check_shared_files
+from seamline.flows.runs.worker_checks import check_workers
 from seamline.flows.settings.engine_meter import list_engine_versions
 from seamline.flows.settings.findings import correct_findings
 from seamline.flows.settings.model_folder import RuntimeLoader, get_radiometry, open_model
@@ -226,7 +226,8 @@ def _run(job: SceneJob, client: Client, observer: RunObserver, started: float) -
     unfinished = find_unfinished(job)
     with raise_if_cluster_lost(client, f"scene {job.scene.id}"):
         if job.options.cluster != "local":
-            check_shared_files(client, [*job.scene.list_local_files(), job.location.run_directory.lock_file])
+            files = [*job.scene.list_local_files(), job.location.run_directory.lock_file]
+            check_workers(client, files, job.extras)
         plan = observer.run_stage(
             "plan", lambda: make_plan(client, job.scene, job.model, job.options, unfinished, observer.say)
         )
