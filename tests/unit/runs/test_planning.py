@@ -116,8 +116,8 @@ def test_local_workers_have_two_cores_and_three_gibibytes_each(
 @pytest.mark.parametrize("workers", [0, 2])
 def test_no_worker_is_started_for_a_device_that_is_not_there(monkeypatch: pytest.MonkeyPatch, workers: int) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    with pytest.raises(ModelError, match="--device cuda: got "), connect_workers(SegmentOptions(device="cuda"), workers):
-        pass
+    with pytest.raises(ModelError, match="--device cuda: got "):
+        connect_workers(SegmentOptions(device="cuda"), workers)
 
 
 def test_a_small_scene_needs_no_other_process() -> None:
