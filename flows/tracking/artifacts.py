@@ -33,7 +33,13 @@ _PICTURE_WIDTH = 480
 """Longest side of a preview in pixels: some 100 kB of Prefect's database, which keeps the latest artifact twice."""
 _MOST_ROWS = 1000
 """Rows of the report of a collection."""
-_STATE_LABELS = {"published": "✅ published", "unchanged": "· unchanged", "in use": "⏳ in use", "failed": "❌ failed"}
+_STATE_LABELS = {
+    "published": "✅ published",
+    "unchanged": "· unchanged",
+    "in use": "⏳ in use",
+    "set aside": "⚠️ set aside",
+    "failed": "❌ failed",
+}
 
 
 def create_scene_artifacts(result: RunResult, with_picture: bool = True) -> None:
