@@ -86,6 +86,7 @@ def segment_collection(
         log.info("%s: %s", outcome.name, outcome.reason or outcome.state)
         outcomes.append(outcome)
     destination.list_waiting()
+    show(log, "the disk", lambda: artifacts.report_disk(ledger.out))
     title = f"{scenes.kind} to {out}"
     show(log, "the report", lambda: artifacts.show_collection(outcomes, run.known, run.discovery.waiting, title))
     return run.finish(outcomes)

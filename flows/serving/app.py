@@ -107,7 +107,7 @@ def _make_scene_router(results: ServedResults) -> APIRouter:
     def list_scenes(
         request: Request, bbox: str = "", interval: Annotated[str, Query(alias="datetime")] = ""
     ) -> dict[str, Any]:
-        """Return all scenes, or those in a box and a time; without these also what is damaged or was rejected, and why."""
+        """Return all scenes, or those in a box and a time; without these also damaged and rejected ones, and why."""
         _refuse_other_parameters(request, {"bbox", "datetime"})
         scenes = results.find_scenes(
             Box.from_text(bbox) if bbox else None, Interval.from_text(interval) if interval else None
