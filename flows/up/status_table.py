@@ -29,10 +29,9 @@ def show_status(status: Status) -> None:
 
 
 def _list_rows(status: Status) -> Iterator[tuple[str, str]]:
-    if status.runs:
-        yield status.folder, ", ".join(f"{name} {url}" for name, url in status.urls.items())
-    else:
-        yield status.folder, "nothing runs here; `seamline up` starts it"
+    yield "folder", status.folder + ("" if status.runs else ": nothing runs here; `seamline up` starts it")
+    for number, (name, url) in enumerate(status.urls.items()):
+        yield ("" if number else "pages"), f"{name} {url}"
     for service in status.services:
         pid = "" if service.pid is None else f", process {service.pid}"
         log = "" if service.state == "runs" else f"; see logs/{service.name}.log"
