@@ -31,7 +31,7 @@ _LEAST_HOURS, _MOST_HOURS = 0.01, 24 * 365
 """Prefect waits for ten seconds at least."""
 
 
-def make_alarms(block: UUID, hours: float) -> tuple[AutomationCore, ...]:
+def _make_alarms(block: UUID, hours: float) -> tuple[AutomationCore, ...]:
     """Return the automations that raise alarms.
 
     Args:
@@ -100,7 +100,7 @@ async def install_alarms(to: str, hours: float) -> list[str]:
         InputError: There is no such block.
     """
     async with get_client() as client:
-        alarms = make_alarms(await _find_block(client, to), hours)
+        alarms = _make_alarms(await _find_block(client, to), hours)
         for alarm in alarms:
             known = await client.read_automations_by_name(alarm.name)
             for automation in known:

@@ -19,7 +19,7 @@ from seamline.flows.up.supervisor import Service
 from seamline.pipeline.common.errors import InputError
 from seamline.pipeline.common.layout import ITEM, RUNNING
 
-NOTHING_RUNS = 3
+_NOTHING_RUNS = 3
 """Exit code where nothing runs, as that of ``systemctl status``."""
 _SECONDS_TO_ANSWER = 5
 _LAST_SCENES = 5
@@ -89,9 +89,9 @@ class Status:
 
     @property
     def exit_code(self) -> int:
-        """0 where all services run, 1 where one does not, ``NOTHING_RUNS`` where nothing was started."""
+        """0 where all services run, 1 where one does not, ``_NOTHING_RUNS`` where nothing was started."""
         if not self.runs:
-            return NOTHING_RUNS
+            return _NOTHING_RUNS
         return 0 if all(service.state == "runs" for service in self.services) else 1
 
     def to_document(self) -> dict[str, Any]:
