@@ -7,11 +7,13 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
+from prefect.settings.models.server.services import ServerServicesDBVacuumSettings
 
 from seamline.flows.cli.up import _build_foreground_command
 from seamline.flows.runs import planning
@@ -103,7 +105,10 @@ def test_options_reach_the_deployments_and_a_detached_start(
         on_bad_block="nodata",
     )
     assert inbox["scenes"]["notes"] is True and inbox["scenes"]["allow"] == ["/data"]
-    assert int(stack.environment["PREFECT_SERVER_SERVICES_DB_VACUUM_RETENTION_PERIOD"]) == 7 * 86_400
+    for name, value in stack.environment.items():
+        monkeypatch.setenv(name, value)
+    vacuum = ServerServicesDBVacuumSettings()
+    assert vacuum.retention_period == timedelta(days=7) and vacuum.enabled_vacuum_types >= {"flow_runs", "events"}
 
 
 @pytest.mark.parametrize("is_there", [True, False])
