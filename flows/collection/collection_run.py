@@ -139,7 +139,7 @@ class CollectionRun:
 
     def _leave_notes(self) -> None:
         """Leave a note beside each source of an inbox that is set aside from now on."""
-        if isinstance(self.source, Inbox):
+        if isinstance(self.source, Inbox) and self.source.notes:
             faulty = self.ledger.find_set_aside(self.discovery.scenes, lambda name: True)
             reasons = {scene.source: reason for scene, reason in faulty.items()}
             sync_notes(self.source, reasons | {each.source: each.reason for each in self.discovery.rejected})

@@ -88,12 +88,10 @@ def sync_notes(inbox: Inbox, reasons: Mapping[str, str]) -> None:
     What cannot be written, such as into an inbox that is only read, is left out: the ledger knows it all the same.
 
     Args:
-        inbox: The inbox; nothing is done unless it wants notes.
+        inbox: The inbox.
         reasons: Path of each source that is set aside → why, in one line.
     """
     folder = make_absolute(inbox.folder)
-    if not inbox.notes:
-        return
     notes = {
         f"{path.name}{_NOTE_SUFFIX}": why for source, why in reasons.items() if (path := Path(source)).parent == folder
     }

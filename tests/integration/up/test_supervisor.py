@@ -48,6 +48,7 @@ def test_workers_have_the_threads_of_the_stack(tmp_path: Path) -> None:
     stack = Stack(tmp_path, "m", 1, 5.0, 1.0, (1, 2, 3, 4), threads=12)
     (words,) = (service.command for service in stack.list_services() if service.name == "workers")
     assert words[words.index("--nthreads") + 1] == "12"
+    assert words[words.index("--dashboard-address") + 1] == "127.0.0.1:0"  # by default it answers everybody
     stack.write(None)
     assert Stack.read(tmp_path / STATE_FILE) == (stack, None)
     said = json.loads((tmp_path / STATE_FILE).read_text())

@@ -144,6 +144,16 @@ def test_more_that_is_allowed_is_a_reason_to_try_again(folder: Path, tmp_path: P
     assert look(inbox.model_copy(update={"allow": (str(tmp_path / "elsewhere"),)})) == ["published"]
 
 
+def test_the_second_of_a_name_takes_its_turn_when_the_first_is_gone(folder: Path) -> None:
+    write_band(folder / "a" / "red.tif")
+    write_band(folder / "a.tif")
+    inbox = Inbox(folder=folder, settle=0, notes=True)
+    assert [look(inbox), look(inbox, results=True)] == [["failed", "published"], ["set aside"]]
+    assert (folder / "a.tif.rejected.txt").exists()
+    shutil.rmtree(folder / "a")
+    assert look(inbox) == ["published"] and not list(folder.glob("*.txt"))
+
+
 def test_a_server_that_does_not_answer_sets_nothing_aside(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def inspect(path: Path) -> None:
         raise RunError("no answer")
