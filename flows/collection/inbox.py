@@ -31,7 +31,6 @@ _SCENE_SUFFIXES = (
     ".json",
     ".geojson",
 )
-_SIDECAR_SUFFIXES = (".msk", ".aux.xml")
 _NOTE_SUFFIX = ".rejected.txt"
 _NOTE_BEGIN = "Seamline has set this file aside"
 _NOTE_END = "It is tried again once it changes (`touch` is enough), and with another model or other options."
@@ -61,7 +60,7 @@ def discover_inbox(inbox: Inbox) -> Discovery:
         InputError: the folder does not exist or cannot be read.
     """
     with confine(make_confinement(inbox)):
-        candidates = {path: _refuse_outsider(path, inbox) for path in _list_entries(make_absolute(inbox.folder))}
+        candidates = {path: _refuse_outsider(path) for path in _list_entries(make_absolute(inbox.folder))}
         inside = [path for path, rejected in candidates.items() if rejected is None]
         settled = _find_settled(inside, inbox.settle)
         waiting = [path for path in inside if path not in settled]
@@ -74,7 +73,7 @@ def discover_inbox(inbox: Inbox) -> Discovery:
             if any_incomplete or (any_missing and waiting):  # the missing file may be on its way
                 waiting.append(path)
             else:
-                state = partial(_hash_state, inbox, path, files)
+                state = partial(_hash_state, path, files)
                 candidates[path] = catch_as_rejected(str(path), path.name, partial(_inspect, path), state)
     found = (scene for scene in candidates.values() if scene is not None and Path(scene.source) not in parts)
     discovery = Discovery.from_candidates(found)
@@ -108,33 +107,30 @@ def sync_notes(inbox: Inbox, reasons: Mapping[str, str]) -> None:
 
 
 def _read_note(path: Path) -> str:
-    """Return the text of a note; nothing if it is none. Others may write to the inbox, so a link is not followed."""
-    if path.is_symlink() or not path.is_file():
+    """Return the text of a note; nothing if there is no such file."""
+    if not path.is_file():
         return ""
     with path.open(encoding="utf-8", errors="replace") as file:
         return file.read(_LONGEST_NOTE)
 
 
-def _refuse_outsider(path: Path, inbox: Inbox) -> SceneRef | RejectedSource | None:
+def _refuse_outsider(path: Path) -> SceneRef | RejectedSource | None:
     """Return the rejection of an entry that is a link to what lies outside; None for all others."""
     try:
         check_confined(str(path))
     except InputError as error:
-        return reject_source(str(path), path.name, str(error), _hash_state(inbox, path, [path]))
+        return reject_source(str(path), path.name, str(error), _hash_state(path, [path]))
     return None
 
 
-def _hash_state(inbox: Inbox, path: Path, parts: Sequence[Path] = ()) -> str:
-    """Return a hash that changes when a rejected entry is worth another try: with its files, or with what is allowed.
+def _hash_state(path: Path, parts: Sequence[Path] = ()) -> str:
+    """Return a hash that changes when a rejected entry becomes another one, which then fails anew if it is rejected.
 
     Args:
-        inbox: The inbox.
         path: The entry.
         parts: Files that the entry refers to. Without any it is a file, or a folder with all that lies in it.
     """
-    files = [path, *parts] if parts else [path, *(path.rglob("*") if path.is_dir() else ())]
-    beside = [Path(f"{file}{suffix}") for file in files for suffix in _SIDECAR_SUFFIXES]
-    return " ".join([hash_file_states([*files, *beside]), *sorted(inbox.allow)])
+    return hash_file_states([path, *parts] if parts else [path, *(path.rglob("*") if path.is_dir() else ())])
 
 
 def _inspect(path: Path) -> SceneRef:
