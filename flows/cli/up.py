@@ -15,6 +15,7 @@ from seamline.flows.cli.config_file import ConfigOption
 from seamline.flows.cli.run_options import take_options
 from seamline.flows.terminal.progress import print_line
 from seamline.pipeline.common.errors import InputError
+from seamline.pipeline.common.extras import require_extras
 from seamline.pipeline.storage.atomic import make_absolute
 
 if TYPE_CHECKING:
@@ -106,8 +107,11 @@ def _check_scene_options(options: SegmentOptions, needs: Sequence[BandNeed]) -> 
     """Refuse options that would have every scene refused.
 
     Raises:
-        InputError: There is no such area of interest, or as many bands as the model has.
+        InputError: There is no such area of interest or extra, or the model has another number of bands.
+        ModelError: There is no such device.
     """
+    if "polygons" in options.outputs or options.aoi is not None:
+        require_extras("--outputs polygons, --aoi", "vectors")
     if options.aoi is not None and not options.aoi.is_file():
         raise InputError("--aoi", got=options.aoi, expected="a file that is there", fix="check the path")
     if options.bands and len(options.bands) != len(needs):

@@ -15,6 +15,7 @@ from rasterio.errors import RasterioIOError
 
 from seamline.flows.collection.scene_ref import RejectedSource, SceneRef
 from seamline.pipeline.common.errors import InputError, SeamlineError, redact_secrets, to_plain_line
+from seamline.pipeline.common.extras import MissingExtraError
 from seamline.pipeline.raster_io.content import list_source_files
 from seamline.pipeline.raster_io.gdal import describe_error, gdal_environment
 from seamline.pipeline.raster_io.local_files import find_local_file
@@ -66,7 +67,7 @@ def catch_as_rejected(
     try:
         return inspect()
     except SeamlineError as error:
-        reason, is_wrong = str(error), isinstance(error, InputError)
+        reason, is_wrong = str(error), isinstance(error, InputError) and not isinstance(error, MissingExtraError)
     except Exception as error:  # for instance a name that no file can have, or a malformed document
         log.warning("%r", redact_secrets(source)[:_MAX_CHARACTERS], exc_info=True)
         reason, is_wrong = f"{type(error).__name__}: {error}", isinstance(error, MALFORMED_ERRORS)

@@ -20,7 +20,7 @@ from seamline.flows.settings.model_folder import Model
 from seamline.flows.settings.options import SegmentOptions
 from seamline.pipeline.common.background import call_in_background
 from seamline.pipeline.common.errors import InputError, UnusableSceneError
-from seamline.pipeline.common.extras import require_extras
+from seamline.pipeline.common.extras import MissingExtraError, require_extras
 from seamline.pipeline.common.layout import ITEM, RECORD
 from seamline.pipeline.common.stopwatch import Stopwatch
 from seamline.pipeline.planning.memory import Raster
@@ -164,9 +164,11 @@ def _open_scene_job(source: str | Path, model: Model, catalog: CatalogLocation, 
 
 @contextmanager
 def _blame_scene(options: SegmentOptions) -> Iterator[None]:
-    """Turn an ``InputError`` into an ``UnusableSceneError``, unless the area of interest is gone for all scenes."""
+    """Turn an ``InputError`` into an ``UnusableSceneError``, unless all scenes lack something: their area, an extra."""
     try:
         yield
+    except MissingExtraError:
+        raise
     except InputError as error:
         if options.aoi is not None and not options.aoi.exists():
             raise

@@ -14,16 +14,19 @@ from collections.abc import Sequence
 from datetime import timedelta
 from uuid import UUID
 
-from prefect.blocks.notifications import CustomWebhookNotificationBlock
-from prefect.client.orchestration import PrefectClient, get_client
-from prefect.events.actions import SendNotification
-from prefect.events.schemas.automations import AutomationCore, EventTrigger, Posture
-from prefect.events.schemas.events import ResourceSpecification
-from prefect.exceptions import ObjectNotFound
-
-from seamline.flows.tracking.artifacts import DISK_EVENT, PUBLISHED_EVENT
-from seamline.flows.tracking.lost_runs import TAG
 from seamline.pipeline.common.errors import InputError
+from seamline.pipeline.common.extras import explain_missing_extra
+
+with explain_missing_extra("alarms of a Prefect server", "flows"):
+    from prefect.blocks.notifications import CustomWebhookNotificationBlock
+    from prefect.client.orchestration import PrefectClient, get_client
+    from prefect.events.actions import SendNotification
+    from prefect.events.schemas.automations import AutomationCore, EventTrigger, Posture
+    from prefect.events.schemas.events import ResourceSpecification
+    from prefect.exceptions import ObjectNotFound
+
+    from seamline.flows.tracking.artifacts import DISK_EVENT, PUBLISHED_EVENT
+    from seamline.flows.tracking.lost_runs import TAG
 
 _BLOCK_NAME = "seamline-alarms"
 """Name of the block that is made of the address of a webhook."""

@@ -16,6 +16,7 @@ from seamline.flows.collection.ledger import Ledger
 from seamline.flows.collection.outcomes import Outcome
 from seamline.flows.collection.scene_sources import Glob, Inbox, SceneSource
 from seamline.pipeline.common.errors import BadBlockError, InputError, OtherRunError, RunError, UnusableSceneError
+from seamline.pipeline.common.extras import MissingExtraError
 from tests.support.small_sources import write_band, write_item_file
 
 WRONG = {"got": "a", "expected": "b", "fix": "c"}
@@ -25,6 +26,7 @@ ERRORS = {
     OtherRunError("result", **WRONG): "set aside",
     InputError("--cluster", **WRONG): "failed",
     RunError("the cluster is gone"): "failed",
+    MissingExtraError("s3", **WRONG): "failed",
     OSError("no space left"): "failed",
 }
 
@@ -96,8 +98,13 @@ def remove_sidecar(folder: Path) -> None:
     (folder / "good.tif.msk").unlink()
 
 
-def put_other(folder: Path) -> None:
-    (folder / "empty" / "notes.txt").write_text("no raster")
+def put_text(folder: Path) -> None:
+    (folder / "texts").mkdir()
+    (folder / "texts" / "a.txt").write_text("no raster")
+
+
+def change_text(folder: Path) -> None:
+    (folder / "texts" / "a.txt").write_text("nor is this")
 
 
 def fill(folder: Path) -> None:
@@ -113,12 +120,12 @@ MENDED: dict[str, tuple[Callable[[Path], object], Callable[[Path], object]]] = {
     "no raster": (lambda folder: (folder / "a.tif").write_text("no raster"), rewrite),
     "a mask": (lambda folder: shutil.copy(write_band(folder / "good.tif"), folder / "good.tif.msk"), remove_sidecar),
     "an empty folder": (lambda folder: (folder / "empty").mkdir(), fill),
-    "another folder": (lambda folder: (folder / "empty").mkdir(), put_other),
+    "a folder of texts": (put_text, change_text),
     "a link to elsewhere": (lambda folder: (folder / "link.tif").symlink_to("/proc/version"), link_inside),
 }
 
 
-STILL_WRONG = ("no raster", "another folder")
+STILL_WRONG = ("no raster", "a folder of texts")
 
 
 @pytest.mark.parametrize("case", MENDED)
