@@ -50,11 +50,13 @@ def segment_collection(
     options: SegmentOptions = _DEFAULTS,
     at_once: AtOnce = 2,
     renew: bool = False,
+    retry: bool = False,
 ) -> dict[str, Any]:
     """Segment what is new of a collection since the last run, by content; one that fails stops no other.
 
     The run fails at its end if any scene failed. What was done is kept: the next run goes on with the rest.
-    A scene whose pixels have changed is segmented again, and its result replaced.
+    A scene whose pixels have changed is segmented again, and its result replaced. What cannot be used of an inbox fails
+    once, and is set aside until it changes.
 
     Args:
         scenes: Where the scenes come from.
@@ -63,6 +65,7 @@ def segment_collection(
         options: Everything that has a default.
         at_once: Scenes that are worked on at the same time.
         renew: Also segment again what another model or other options left; otherwise such scenes fail.
+        retry: Also try what was set aside of an inbox.
 
     Returns:
         Number of scenes by outcome, of those known before, and the names of those that are still arriving.
@@ -75,7 +78,7 @@ def segment_collection(
     use_credentials(options.credentials)
     destination = CatalogLocation.from_out(out, options.work)
     ledger = Ledger(destination.folder, open_model(model).digest, options.result_digest)
-    run = CollectionRun.begin(scenes, ledger, destination.has_result, discover_task)
+    run = CollectionRun.begin(scenes, ledger, destination.has_result, discover_task, retry or renew)
     log = get_run_logger()
     log.info("%s", run)
     outcomes = run.list_refused()
@@ -83,6 +86,7 @@ def segment_collection(
         log.info("%s: %s", outcome.name, outcome.reason or outcome.state)
         outcomes.append(outcome)
     destination.list_waiting()
+    show(log, "the disk", lambda: artifacts.report_disk(ledger.out))
     title = f"{scenes.kind} to {out}"
     show(log, "the report", lambda: artifacts.show_collection(outcomes, run.known, run.discovery.waiting, title))
     return run.finish(outcomes)

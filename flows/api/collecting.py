@@ -36,6 +36,7 @@ def collect(
     options: SegmentOptions | None = None,
     *,
     renew: bool = False,
+    retry: bool = False,
     client: Client | None = None,
     progress: Callable[[Progress], None] | None = None,
 ) -> dict[str, Any]:
@@ -51,6 +52,7 @@ def collect(
         out: the catalogue's folder, or ``s3://bucket/prefix``.
         options: everything that has a default.
         renew: also segment again what another model or other options left; otherwise such scenes fail.
+        retry: also try what was set aside of an inbox, where what cannot be used fails once.
         client: client of a Dask cluster that is there. Default: this process.
         progress: is called with what is being done.
 
@@ -62,8 +64,9 @@ def collect(
         RunError: a scene failed; after all others are done.
     """
     observer = make_observer(progress)
+    source, loaded = parse_source(scenes), load_model(model)
     with lend_client(options := describe_cluster(options or SegmentOptions(), client), client) as get_client:
-        return run_collection(parse_source(scenes), load_model(model), out, options, get_client, observer, renew=renew)
+        return run_collection(source, loaded, out, options, get_client, observer, renew=renew, retry=retry)
 
 
 def run_collection(
@@ -75,6 +78,7 @@ def run_collection(
     observer: RunObserver,
     *,
     renew: bool,
+    retry: bool,
 ) -> dict[str, Any]:
     """Segment what is new of a collection, one scene after the other.
 
@@ -86,6 +90,7 @@ def run_collection(
         get_client: returns the client of a cluster; called only if there is something to infer.
         observer: is called with plans, progress and results.
         renew: also segment again what another model or other options left.
+        retry: also try what was set aside of an inbox.
 
     Returns:
         Number of scenes by outcome, of those known before, and the names of those that are still arriving.
@@ -97,11 +102,11 @@ def run_collection(
     use_credentials(options.credentials)
     destination = CatalogLocation.from_out(out, options.work)
     ledger = Ledger(destination.folder, model.digest, options.result_digest)
-    run = CollectionRun.begin(source, ledger, destination.has_result)
+    run = CollectionRun.begin(source, ledger, destination.has_result, retry=retry or renew)
     observer.say(str(run))
     outcomes = run.list_refused()
     for refused in outcomes:
-        observer.say(f"{refused.name}: {refused.reason}")
+        observer.say(f"{refused.name}: {'set aside: ' if refused.state == 'set aside' else ''}{refused.reason}")
 
     if run.new:
         get_client()  # a missing cluster is no failure of each scene

@@ -38,6 +38,7 @@ def collect(
     renew: Annotated[
         bool, typer.Option("--renew", help="Segment again what another model or other options left")
     ] = False,
+    retry: Annotated[bool, typer.Option("--retry", help="inbox: also try what was set aside")] = False,
     config: ConfigOption = None,
     quiet: QuietFlag = False,
     verbose: VerboseFlag = False,
@@ -98,7 +99,8 @@ def collect(
         progress.show_live_progress(quiet=quiet, verbose=verbose) as observer,
         ClusterSession(options) as session,
     ):
-        counts = run_collection(source, open_model(model), out, options, session.get_client, observer, renew=renew)
+        loaded, get_client = open_model(model), session.get_client
+        counts = run_collection(source, loaded, out, options, get_client, observer, renew=renew, retry=retry)
     if not quiet:
         waiting = counts.pop("waiting")
         said = [f"{number} {state}" for state, number in counts.items()]

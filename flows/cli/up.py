@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 import socket
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 
+from seamline.flows.cli.arguments import JsonFlag
+from seamline.flows.cli.config_file import ConfigOption
+from seamline.flows.cli.run_options import take_options
 from seamline.flows.terminal.progress import print_line
 from seamline.pipeline.common.errors import InputError
+from seamline.pipeline.common.extras import require_extras
 from seamline.pipeline.storage.atomic import make_absolute
 
 if TYPE_CHECKING:
+    from seamline.flows.settings.options import SegmentOptions
     from seamline.flows.up.stack import Stack
+    from seamline.pipeline.scenes.band_matching import BandNeed
 
 app = typer.Typer()
 # Each command imports what it runs when it is called, so that `--help` and refused usage answer at once.
@@ -23,8 +30,17 @@ _FolderOption = Annotated[Path, typer.Option(help="Where inbox, results, logs an
 _PortOption = Annotated[int, typer.Option(help="0: any that is free")]
 
 
+_SCENE_OPTIONS = (
+    *("outputs", "bands", "aoi", "scale", "offset", "nodata", "on_bad_block", "device", "precision"),
+    *("zarr_format", "zarr_shards", "polygon_formats", "polygon_min_area", "polygon_simplify"),
+)
+"""Options of a run that hold for all scenes."""
+
+
 @app.command()
+@take_options(_SCENE_OPTIONS)
 def up(
+    *,
     folder: _FolderOption = Path("build/up"),
     model: Annotated[str, typer.Option(help="What segments the scenes of the inbox")] = "land-water-cloud",
     workers: Annotated[int, typer.Option(help="Worker processes; 0: one a CUDA device, or one for two cores")] = 0,
@@ -32,8 +48,11 @@ def up(
     settle: Annotated[float, typer.Option(help="Seconds without a change after which a file is whole")] = 10,
     allow: Annotated[
         list[str] | None,
-        typer.Option(help="Folder, host or s3://bucket that VRTs and STAC items in the inbox may name; repeat it"),
+        typer.Option(help="Folder, host or s3://bucket that links and STAC items in the inbox may name; repeat it"),
     ] = None,
+    options: SegmentOptions,
+    keep_days: Annotated[int, typer.Option(help="Days for which Prefect's database keeps runs that have ended")] = 30,
+    config: ConfigOption = None,
     prefect_port: _PortOption = 4200,
     dask_port: _PortOption = 8786,
     dashboard_port: _PortOption = 8787,
@@ -44,40 +63,68 @@ def up(
 ) -> None:
     """Start Prefect with its UI, a Dask cluster, scheduled flow runs, a watched inbox and the map on this machine.
 
+    Everything listens to this machine alone. A file that cannot be used fails once, and FILE.rejected.txt says why.
+
     Examples:
     seamline up
 
-    seamline up --detach --folder /data/seamline --model my-model --every 300
+    seamline up --detach --folder /data/seamline --model my-model --every 300 --outputs cog,polygons --aoi area.geojson
     """
     from seamline.flows.runs.planning import count_worker_threads, count_workers
     from seamline.flows.settings.model_folder import open_model
-    from seamline.flows.settings.options import SegmentOptions
     from seamline.flows.up.stack import Stack, describe_addresses, run_stack, start_detached
 
-    if not (every >= 1 and settle >= 0 and 0 <= workers <= 256):
+    if not (every >= 1 and settle >= 0 and 0 <= workers <= 256 and 1 <= keep_days <= 36_500):
         raise InputError(
-            "--every, --settle, --workers",
-            got=f"{every}, {settle}, {workers}",
-            expected="at least 1 s, 0 s, and 0 to 256",
+            "--every, --settle, --workers, --keep-days",
+            got=f"{every}, {settle}, {workers}, {keep_days}",
+            expected="at least 1 s, 0 s, 0 to 256, and at least a day",
             fix="correct them",
         )
-    open_model(model)
+    _check_scene_options(options, open_model(model).band_needs)
+    if options.aoi is not None:
+        options = options.model_copy(update={"aoi": make_absolute(options.aoi)})
     ports = (
         _find_free_port(prefect_port),
         _find_free_port(dask_port),
         _find_free_port(dashboard_port),
         _find_free_port(map_port),
     )
-    count = workers or count_workers(SegmentOptions())
+    count = workers or count_workers(options)
     name = model if not Path(model).is_dir() else str(Path(model).absolute())
     allowed = tuple(str(make_absolute(place)) if _is_path(place) else place for place in allow or ())
-    threads = count_worker_threads(SegmentOptions(), count)
-    stack = Stack(make_absolute(folder), name, count, every, settle, ports, allowed, threads)
+    threads = count_worker_threads(options, count)
+    given = options.model_dump(mode="json", include=set(_SCENE_OPTIONS), exclude_none=True)
+    stack = Stack(make_absolute(folder), name, count, every, settle, ports, allowed, threads, given, keep_days)
     if detach:
         start_detached(stack, _build_foreground_command(stack))
         Console().print(describe_addresses(stack), highlight=False, soft_wrap=True)
     else:
         run_stack(stack, print_line)
+
+
+def _check_scene_options(options: SegmentOptions, needs: Sequence[BandNeed]) -> None:
+    """Refuse options that would have every scene refused.
+
+    Raises:
+        InputError: There is no such area of interest or extra, or the model has another number of bands.
+        ModelError: There is no such device.
+    """
+    if "polygons" in options.outputs or options.aoi is not None:
+        require_extras("--outputs polygons, --aoi", "vectors")
+    if options.aoi is not None and not options.aoi.is_file():
+        raise InputError("--aoi", got=options.aoi, expected="a file that is there", fix="check the path")
+    if options.bands and len(options.bands) != len(needs):
+        raise InputError(
+            "--bands does not fit the model",
+            got=f"{len(options.bands)} bands ({', '.join(options.bands)})",
+            expected=f"{len(needs)} ({', '.join(need.name for need in needs)})",
+            fix="name one band for each, in this order",
+        )
+    if options.device == "cuda":
+        from seamline.model.devices.cuda_device import require_cuda
+
+        require_cuda()
 
 
 def _is_path(place: str) -> bool:
@@ -96,13 +143,20 @@ def _build_foreground_command(stack: Stack) -> tuple[str, ...]:
         "--workers": stack.workers,
         "--every": stack.every,
         "--settle": stack.settle,
+        "--keep-days": stack.keep_days,
         "--prefect-port": prefect_port,
         "--dask-port": dask_port,
         "--dashboard-port": dashboard_port,
         "--map-port": map_port,
     }
-    allowed = [word for place in stack.allow for word in ("--allow", place)]
-    return build_command(["seamline", "up", *allowed], options)
+    words = [word for place in stack.allow for word in ("--allow", place)]
+    for name, value in stack.options.items():
+        option = f"--{name.replace('_', '-')}"
+        if isinstance(value, bool):
+            words += [option] if value else []
+        elif value != []:
+            words.append(f"{option}={','.join(value) if isinstance(value, list) else value}")
+    return build_command(["seamline", "up", *words], options)
 
 
 @app.command()
@@ -117,6 +171,30 @@ def down(folder: _FolderOption = Path("build/up")) -> None:
     from seamline.flows.up.stack import stop_stack
 
     Console().print("stopped" if stop_stack(make_absolute(folder)) else "nothing ran", highlight=False)
+
+
+@app.command()
+def status(folder: _FolderOption = Path("build/up"), as_json: JsonFlag = False) -> None:
+    """Show what `seamline up` is doing: services, queue, last scenes, failures, disk.
+
+    The exit code is 0 if all services run, 1 if one does not, and 3 if nothing runs.
+
+    Examples:
+    seamline status
+
+    seamline status --folder /data/seamline --json
+    """
+    import json
+
+    from seamline.flows.up.status import read_status
+    from seamline.flows.up.status_table import show_status
+
+    found = read_status(make_absolute(folder))
+    if as_json:
+        print(json.dumps(found.to_document(), indent=1))
+    else:
+        show_status(found)
+    raise typer.Exit(found.exit_code)
 
 
 def _find_free_port(port: int) -> int:

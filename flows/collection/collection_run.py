@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
 from seamline.flows.collection.containment import make_confinement
 from seamline.flows.collection.discovery import discover
+from seamline.flows.collection.inbox import sync_notes
 from seamline.flows.collection.ledger import Ledger
 from seamline.flows.collection.outcomes import Outcome
 from seamline.flows.collection.scene_ref import Discovery, SceneRef
@@ -30,12 +31,14 @@ class CollectionRun:
         ledger: what earlier runs did.
         discovery: the scenes that there are.
         new: those of them that are to be segmented.
+        set_aside: path of each source of an inbox that failed before and would fail again → why.
     """
 
     source: SceneSource
     ledger: Ledger
     discovery: Discovery
     new: tuple[SceneRef, ...]
+    set_aside: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
     def begin(
@@ -44,14 +47,19 @@ class CollectionRun:
         ledger: Ledger,
         has_result: Callable[[str], bool],
         discover: Callable[[SceneSource], Discovery] = discover,
+        retry: bool = False,
     ) -> CollectionRun:
         """Find the scenes, and note in the ledger which sources are refused.
+
+        Whoever drops files into an inbox is not asked, and looks follow each other by the minute. So a source of an
+        inbox that cannot be used fails once, and is set aside until it changes.
 
         Args:
             source: where the scenes come from.
             ledger: what earlier runs with this model and these options did.
             has_result: whether the catalogue has the result of a scene id.
             discover: finds the scenes.
+            retry: try what was set aside, too.
 
         Raises:
             InputError: the source does not exist, or the catalogue cannot be written to.
@@ -61,17 +69,25 @@ class CollectionRun:
         ledger.refuse_other_files()
         discovery = discover(source)
         ledger.out.mkdir(parents=True, exist_ok=True)  # a catalogue without scenes can be published, too
-        ledger.record_rejected(source.get_location(), discovery.rejected)
-        return cls(source, ledger, discovery, tuple(ledger.find_new(discovery.scenes, has_result)))
+        location, new, set_aside = source.get_location(), ledger.find_new(discovery.scenes, has_result), {}
+        if isinstance(source, Inbox) and not retry:
+            rejected = ledger.find_rejected_before(location, discovery.rejected)
+            scenes = ledger.find_set_aside(new, has_result)
+            new = [scene for scene in new if scene not in scenes]
+            set_aside = {each.source: each.reason for each in rejected}
+            set_aside |= {scene.source: reason for scene, reason in scenes.items()}
+        ledger.record_rejected(location, discovery.rejected)
+        return cls(source, ledger, discovery, tuple(new), set_aside)
 
     def __str__(self) -> str:
         there, refused, new = len(self.discovery.scenes), len(self.discovery.rejected), len(self.new)
-        return f"{self.source.kind}: {there + refused} scenes, {new} new or not yet published, {refused} refused"
+        text = f"{self.source.kind}: {there + refused} scenes, {new} new or not yet published, {refused} refused"
+        return text + (f", {len(self.set_aside)} set aside before" if self.set_aside else "")
 
     @property
     def known(self) -> int:
         """Number of scenes that were published before."""
-        return len(self.discovery.scenes) - len(self.new)
+        return sum(scene.source not in self.set_aside for scene in self.discovery.scenes) - len(self.new)
 
     @property
     def confinement(self) -> Confinement | None:
@@ -79,14 +95,24 @@ class CollectionRun:
         return make_confinement(self.source) if isinstance(self.source, Inbox) else None
 
     def list_refused(self) -> list[Outcome]:
-        """Return an outcome for each source that is refused."""
-        return [Outcome(rejected.name, "failed", rejected.reason) for rejected in self.discovery.rejected]
+        """Return an outcome for each source that is refused, now or because it is set aside."""
+        known = [(source.source, source.name, source.reason) for source in self.discovery.rejected]
+        known += [
+            (scene.source, scene.name, self.set_aside[scene.source])
+            for scene in self.discovery.scenes
+            if scene.source in self.set_aside
+        ]
+        return [
+            Outcome(name, "set aside" if source in self.set_aside else "failed", reason)
+            for source, name, reason in known
+        ]
 
     def record(self, scene: SceneRef, outcome: Outcome) -> None:
         """Note in the ledger how a scene ended."""
         if outcome.state != "in use":
             has_failed = outcome.state == "failed"
-            self.ledger.record_outcome(scene, "failed" if has_failed else "published", outcome.reason)
+            state: Literal["published", "failed"] = "failed" if has_failed else "published"
+            self.ledger.record_outcome(scene, state, outcome.reason, outcome.fault)
 
     def finish(self, outcomes: Sequence[Outcome]) -> dict[str, Any]:
         """Write the table of failures, and return what the run did.
@@ -102,6 +128,7 @@ class CollectionRun:
         """
         failed = [outcome for outcome in outcomes if outcome.state == "failed"]
         table = self.ledger.record_failures(self.source.get_location(), failed)
+        self._leave_notes()
         if failed:
             reasons = "; ".join(f"{outcome.name}: {outcome.reason}" for outcome in failed[:_MOST_REASONS])
             if len(failed) > _MOST_REASONS:
@@ -109,3 +136,10 @@ class CollectionRun:
             raise RunError(f"{len(failed)} of {self.known + len(outcomes)} scenes failed: {reasons}")
         counts = Counter(outcome.state for outcome in outcomes)
         return {"known": self.known, "waiting": list(self.discovery.waiting)} | counts
+
+    def _leave_notes(self) -> None:
+        """Leave a note beside each source of an inbox that is set aside from now on."""
+        if isinstance(self.source, Inbox) and self.source.notes:
+            faulty = self.ledger.find_set_aside(self.discovery.scenes, lambda name: True)
+            reasons = {scene.source: reason for scene, reason in faulty.items()}
+            sync_notes(self.source, reasons | {each.source: each.reason for each in self.discovery.rejected})

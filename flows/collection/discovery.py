@@ -55,7 +55,7 @@ def _reject_duplicate_names(discovery: Discovery) -> Discovery:
         first = first_of_name.setdefault(scene.name, scene)
         if first.source != scene.source and first.fingerprint != scene.fingerprint:
             reason = f"its results would lie in {scene.name}/, as those of {first.source}; rename one of them"
-            rejected.append(RejectedSource(scene.source, scene.name, reason))
+            rejected.append(RejectedSource(scene.source, scene.name, reason, scene.fingerprint))
     return Discovery(tuple(first_of_name.values()), tuple(rejected), discovery.waiting)
 
 

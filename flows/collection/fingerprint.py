@@ -6,7 +6,7 @@ import hashlib
 import json
 import logging
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from rasterio.errors import RasterioIOError
 
 from seamline.flows.collection.scene_ref import RejectedSource, SceneRef
 from seamline.pipeline.common.errors import InputError, SeamlineError, redact_secrets, to_plain_line
+from seamline.pipeline.common.extras import MissingExtraError
 from seamline.pipeline.raster_io.content import list_source_files
 from seamline.pipeline.raster_io.gdal import describe_error, gdal_environment
 from seamline.pipeline.raster_io.local_files import find_local_file
@@ -49,13 +50,16 @@ def inspect_or_reject(source: str | Path) -> SceneRef | RejectedSource:
     return catch_as_rejected(str(source), name, lambda: inspect_source(source))
 
 
-def catch_as_rejected(source: str, name: str, inspect: Callable[[], SceneRef]) -> SceneRef | RejectedSource:
+def catch_as_rejected(
+    source: str, name: str, inspect: Callable[[], SceneRef], describe_state: Callable[[], str] = lambda: ""
+) -> SceneRef | RejectedSource:
     """Run an inspection and return any error as a rejection, so that one broken source stops no other.
 
     Args:
         source: Path or URL of the source, for the rejection.
         name: Name of the source, for the rejection.
         inspect: Returns the scene, or raises.
+        describe_state: Returns the fingerprint of a source that is wrong itself, for the rejection.
 
     Returns:
         The scene, or the rejected source with the error's message as reason.
@@ -63,22 +67,24 @@ def catch_as_rejected(source: str, name: str, inspect: Callable[[], SceneRef]) -
     try:
         return inspect()
     except SeamlineError as error:
-        reason = str(error)
+        reason, is_wrong = str(error), isinstance(error, InputError) and not isinstance(error, MissingExtraError)
     except Exception as error:  # for instance a name that no file can have, or a malformed document
         log.warning("%r", redact_secrets(source)[:_MAX_CHARACTERS], exc_info=True)
-        reason = f"{type(error).__name__}: {error}"
-    return reject_source(source, name, reason)
+        reason, is_wrong = f"{type(error).__name__}: {error}", isinstance(error, MALFORMED_ERRORS)
+    return reject_source(source, name, reason, describe_state() if is_wrong else "")
 
 
-def reject_source(source: str, name: str, reason: str) -> RejectedSource:
+def reject_source(source: str, name: str, reason: str, fingerprint: str = "") -> RejectedSource:
     """Return a rejection whose texts are lines without secrets, of bounded length, that any log and database can store.
 
     Args:
         source: Path or URL of the source.
         name: Name of the source.
         reason: Why it is rejected.
+        fingerprint: Hash of the states of its files.
     """
-    return RejectedSource(*(to_plain_line(text, _MAX_CHARACTERS) for text in (source, name, reason)))
+    source, name, reason = (to_plain_line(text, _MAX_CHARACTERS) for text in (source, name, reason))
+    return RejectedSource(source, name, reason, fingerprint)
 
 
 def inspect_source(source: str | Path) -> SceneRef:
@@ -157,6 +163,15 @@ def list_local_files(href: str) -> list[str]:
                 fix="check its sources",
             ) from error
     return files
+
+
+def hash_file_states(files: Iterable[Path]) -> str:
+    """Return a hash that changes when one of some files changes, appears or goes away."""
+    states: list[object] = []
+    for file in sorted(set(files)):
+        with suppress(OSError, ValueError):
+            states += [_read_file_state(str(file))] if file.exists() else [str(file)] if file.is_symlink() else []
+    return _hash_as_json(states)
 
 
 def _read_file_state(file: str) -> tuple[str, int, int, int, int]:

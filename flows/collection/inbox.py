@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
 from seamline.flows.collection.containment import check_sidecars, make_confinement
-from seamline.flows.collection.fingerprint import catch_as_rejected, inspect_source, reject_source
+from seamline.flows.collection.fingerprint import catch_as_rejected, hash_file_states, inspect_source, reject_source
 from seamline.flows.collection.scene_ref import Discovery, RejectedSource, SceneRef
 from seamline.flows.collection.scene_sources import Inbox
 from seamline.pipeline.common.errors import InputError
 from seamline.pipeline.scenes.stac_item import read_source_item
-from seamline.pipeline.storage.atomic import make_absolute
+from seamline.pipeline.storage.atomic import atomic_write, make_absolute
 from seamline.pipeline.storage.confinement import check_confined, confine
 
 _SCENE_SUFFIXES = (
@@ -31,6 +31,11 @@ _SCENE_SUFFIXES = (
     ".json",
     ".geojson",
 )
+_NOTE_SUFFIX = ".rejected.txt"
+_NOTE_BEGIN = "Seamline has set this file aside"
+_NOTE_END = "It is tried again once it changes (`touch` is enough), and with another model or other options."
+_LONGEST_NOTE = 10_000
+"""Characters."""
 _PARTIAL_SUFFIXES = (".part", ".partial", ".tmp", ".crdownload", ".filepart", ".download", "~")
 
 
@@ -68,11 +73,45 @@ def discover_inbox(inbox: Inbox) -> Discovery:
             if any_incomplete or (any_missing and waiting):  # the missing file may be on its way
                 waiting.append(path)
             else:
-                candidates[path] = catch_as_rejected(str(path), path.name, partial(_inspect, path))
+                state = partial(_hash_state, path, files)
+                candidates[path] = catch_as_rejected(str(path), path.name, partial(_inspect, path), state)
     found = (scene for scene in candidates.values() if scene is not None and Path(scene.source) not in parts)
     discovery = Discovery.from_candidates(found)
     still_waiting = tuple(str(path) for path in sorted(waiting) if path not in parts)
     return Discovery(discovery.scenes, discovery.rejected, still_waiting)
+
+
+def sync_notes(inbox: Inbox, reasons: Mapping[str, str]) -> None:
+    """Leave a note beside each source of an inbox that is set aside, and remove the notes of all others.
+
+    What cannot be written, such as into an inbox that is only read, is left out: the ledger knows it all the same.
+
+    Args:
+        inbox: The inbox.
+        reasons: Path of each source that is set aside → why, in one line.
+    """
+    folder = make_absolute(inbox.folder)
+    notes = {
+        f"{path.name}{_NOTE_SUFFIX}": why for source, why in reasons.items() if (path := Path(source)).parent == folder
+    }
+    with suppress(OSError):
+        for path in folder.glob(f"*{_NOTE_SUFFIX}"):
+            if path.name not in notes and _read_note(path).startswith(_NOTE_BEGIN):
+                path.unlink()
+    for name, reason in notes.items():
+        text = f"{_NOTE_BEGIN}: {reason}\n{_NOTE_END}\n"
+        with suppress(OSError, InputError):
+            if _read_note(folder / name) != text:
+                with atomic_write(folder / name, shared=True) as part:
+                    part.write_text(text, encoding="utf-8")
+
+
+def _read_note(path: Path) -> str:
+    """Return the text of a note; nothing if there is no such file."""
+    if not path.is_file():
+        return ""
+    with path.open(encoding="utf-8", errors="replace") as file:
+        return file.read(_LONGEST_NOTE)
 
 
 def _refuse_outsider(path: Path) -> SceneRef | RejectedSource | None:
@@ -80,8 +119,18 @@ def _refuse_outsider(path: Path) -> SceneRef | RejectedSource | None:
     try:
         check_confined(str(path))
     except InputError as error:
-        return reject_source(str(path), path.name, str(error))
+        return reject_source(str(path), path.name, str(error), _hash_state(path, [path]))
     return None
+
+
+def _hash_state(path: Path, parts: Sequence[Path] = ()) -> str:
+    """Return a hash that changes when a rejected entry becomes another one, which then fails anew if it is rejected.
+
+    Args:
+        path: The entry.
+        parts: Files that the entry refers to. Without any it is a file, or a folder with all that lies in it.
+    """
+    return hash_file_states([path, *parts] if parts else [path, *(path.rglob("*") if path.is_dir() else ())])
 
 
 def _inspect(path: Path) -> SceneRef:

@@ -13,7 +13,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Literal
 
-from seamline.flows.collection.outcomes import Outcome
+from seamline.flows.collection.outcomes import Fault, Outcome
 from seamline.flows.collection.scene_ref import RejectedSource, SceneRef
 from seamline.pipeline.common.errors import InputError, redact_secrets
 from seamline.pipeline.storage.atomic import atomic_write, remove_stale_parts
@@ -46,6 +46,7 @@ class LedgerEntry:
         tries: How many times in a row the same content failed with this model and these options.
         reason: Why it failed, in one line.
         time: When it ended, ISO 8601 in UTC.
+        fault: What would make the same content fail again.
     """
 
     source: str
@@ -57,6 +58,7 @@ class LedgerEntry:
     tries: int
     reason: str
     time: str
+    fault: Fault = ""
 
     def is_gone(self) -> bool:
         """Whether the source was a local file or folder that no longer exists."""
@@ -102,13 +104,35 @@ class Ledger:
         """
         return [scene for scene in scenes if not (self._is_published(scene) and has_result(scene.name))]
 
-    def record_outcome(self, scene: SceneRef, outcome: Literal["published", "failed"], reason: str = "") -> LedgerEntry:
+    def find_set_aside(self, scenes: Iterable[SceneRef], has_result: Callable[[str], bool]) -> dict[SceneRef, str]:
+        """Return the scenes that would fail again if they were tried, and why.
+
+        Their last attempt failed by what they are, or by a result that is still there, and nothing has changed since.
+
+        Args:
+            scenes: Scenes of the collection.
+            has_result: Whether the catalogue has the result of a scene id.
+        """
+        entries = {scene: self.read_entry(scene) for scene in scenes}
+        return {
+            scene: entry.reason
+            for scene, entry in entries.items()
+            if entry is not None
+            and entry.outcome == "failed"
+            and self._is_same(entry, scene)
+            and (entry.fault == "scene" or (entry.fault == "result" and has_result(scene.name)))
+        }
+
+    def record_outcome(
+        self, scene: SceneRef, outcome: Literal["published", "failed"], reason: str = "", fault: Fault = ""
+    ) -> LedgerEntry:
         """Write how an attempt on a scene ended; the entry is on disk when the method returns.
 
         Args:
             scene: The scene that was attempted.
             outcome: How the attempt ended.
             reason: Why it failed; secrets are removed.
+            fault: What would make the same content fail again.
 
         Returns:
             The entry that was written.
@@ -123,6 +147,7 @@ class Ledger:
             tries=self._count_failures(scene) + 1 if outcome == "failed" else 0,
             reason=" ".join(redact_secrets(reason).split()),
             time=datetime.now(UTC).isoformat(timespec="seconds"),
+            fault=fault,
         )
         path = self._get_entry_path(scene)
         mark = _make_failed_folder(self.out) / path.name
@@ -140,12 +165,26 @@ class Ledger:
             collection: Address, folder or pattern of the collection.
             rejected: Its rejected sources; the file is removed if there are none.
         """
-        path = self.out / _LEDGER_FOLDER / _REJECTED_FOLDER / _build_file_name(collection)
+        path = self._get_rejected_path(collection)
         if not rejected:
             path.unlink(missing_ok=True)
             return
         _write_json(
             path, {"collection": redact_secrets(collection), "refused": [asdict(source) for source in rejected]}
+        )
+
+    def find_rejected_before(self, collection: str, rejected: Iterable[RejectedSource]) -> tuple[RejectedSource, ...]:
+        """Return those of a collection's rejected sources that the run before rejected in the same state.
+
+        Args:
+            collection: Address, folder or pattern of the collection.
+            rejected: Its rejected sources now; one without a fingerprint may be another than before.
+        """
+        known = {
+            (source.source, source.fingerprint) for source in _read_rejected_file(self._get_rejected_path(collection))
+        }
+        return tuple(
+            source for source in rejected if source.fingerprint and (source.source, source.fingerprint) in known
         )
 
     def record_failures(self, collection: str, failures: Sequence[Outcome]) -> Path:
@@ -188,6 +227,9 @@ class Ledger:
         """Whether an entry is of the scene as it is now, with the same model and options."""
         recorded = entry.source, entry.fingerprint, entry.scene, entry.model, entry.options
         return recorded == (redact_secrets(scene.source), scene.fingerprint, scene.name, self.model, self.options)
+
+    def _get_rejected_path(self, collection: str) -> Path:
+        return self.out / _LEDGER_FOLDER / _REJECTED_FOLDER / _build_file_name(collection)
 
     def _get_entry_path(self, scene: SceneRef) -> Path:
         return self.out / _LEDGER_FOLDER / _build_file_name(redact_secrets(scene.source))
@@ -233,9 +275,15 @@ def _make_failed_folder(out: Path) -> Path:
 def read_rejected(out: Path) -> Iterator[RejectedSource]:
     """Yield the rejected sources of all collections of the catalogue in folder ``out``."""
     for path in (out / _LEDGER_FOLDER / _REJECTED_FOLDER).glob("*.json"):
-        with suppress(OSError, ValueError, TypeError, LookupError, RecursionError):
-            document = json.loads(path.read_text(encoding="utf-8"))
-            yield from [RejectedSource(**source) for source in document["refused"]]
+        yield from _read_rejected_file(path)
+
+
+def _read_rejected_file(path: Path) -> list[RejectedSource]:
+    """Return the rejected sources in a file; none if it is not there, or damaged."""
+    with suppress(OSError, ValueError, TypeError, LookupError, RecursionError):
+        document = json.loads(path.read_text(encoding="utf-8"))
+        return [RejectedSource(**source) for source in document["refused"]]
+    return []
 
 
 def _build_file_name(source: str) -> str:

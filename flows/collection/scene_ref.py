@@ -32,11 +32,14 @@ class RejectedSource:
         source: Path or URL as it was listed.
         name: Name for messages; not always a valid scene id.
         reason: Why the source was rejected, in one line.
+        fingerprint: Hash of the states of its files, which tells whether it is worth another try; empty where it may
+            be accepted although nothing changes, and outside of inboxes.
     """
 
     source: str
     name: str
     reason: str
+    fingerprint: str = ""
 
 
 @dataclass(frozen=True)

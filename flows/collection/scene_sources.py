@@ -119,7 +119,7 @@ class Manifest(_Source):
 
 
 class Inbox(_Source):
-    """A folder that scenes are dropped into."""
+    """A folder that scenes are dropped into. What cannot be used fails once, and is set aside until it changes."""
 
     model_config = ConfigDict(title="Inbox folder")
 
@@ -131,6 +131,7 @@ class Inbox(_Source):
         description="What STAC items and links in it may name besides its own files: absolute folders, hosts, "
         "and buckets as s3://bucket",
     )
+    notes: bool = Field(False, description="Leave FILE.rejected.txt, which says why, beside what is set aside")
 
 
 class _AnyOfSchema:

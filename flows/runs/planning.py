@@ -163,7 +163,15 @@ def count_worker_threads(options: SegmentOptions, workers: int) -> int:
 
 
 def connect_workers(options: SegmentOptions, workers: int) -> AbstractContextManager[Client]:
-    """Return a context that connects to the cluster of a run, or starts so many local workers (``connect``)."""
+    """Return a context that connects to the cluster of a run, or starts so many local workers (``connect``).
+
+    Raises:
+        ModelError: the workers would be of this machine, and the CUDA device that the options want is not.
+    """
+    if options.device == "cuda" and options.cluster == "local":
+        from seamline.model.devices.cuda_device import require_cuda  # torch takes seconds to import
+
+        require_cuda()
     threads = count_worker_threads(options, workers) if workers and options.cluster == "local" else CHUNKS_AT_ONCE
     return connect_with_credentials(options.credentials, options.cluster, workers, threads)
 

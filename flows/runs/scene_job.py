@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import shutil
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -18,8 +19,8 @@ from seamline.flows.settings.credentials import use_credentials
 from seamline.flows.settings.model_folder import Model
 from seamline.flows.settings.options import SegmentOptions
 from seamline.pipeline.common.background import call_in_background
-from seamline.pipeline.common.errors import InputError
-from seamline.pipeline.common.extras import require_extras
+from seamline.pipeline.common.errors import InputError, UnusableSceneError
+from seamline.pipeline.common.extras import MissingExtraError, require_extras
 from seamline.pipeline.common.layout import ITEM, RECORD
 from seamline.pipeline.common.stopwatch import Stopwatch
 from seamline.pipeline.planning.memory import Raster
@@ -157,13 +158,27 @@ def open_scene_jobs(
 
 def _open_scene_job(source: str | Path, model: Model, catalog: CatalogLocation, options: SegmentOptions) -> SceneJob:
     started = Stopwatch.now()
-    scene = open_input(source, model, options)
-    list_candidate_tilings(describe_raster(scene, model, options), options.plan_options, model.reach)
+    with _blame_scene(options):
+        scene = open_input(source, model, options)
+        list_candidate_tilings(describe_raster(scene, model, options), options.plan_options, model.reach)
     # A name that is too long makes pathlib raise; what can be said of it, check_writable says.
     if not os.path.isfile(catalog.folder / scene.id / RECORD):  # noqa: PTH113
         _check_output_folder(catalog.folder, scene)
     location = ResultLocation(catalog, scene.id)
     return SceneJob(scene, model, options, location, Stopwatch.now() - started, SceneDigest(scene))
+
+
+@contextmanager
+def _blame_scene(options: SegmentOptions) -> Iterator[None]:
+    """Turn an ``InputError`` into an ``UnusableSceneError``, unless all scenes lack something: their area, an extra."""
+    try:
+        yield
+    except MissingExtraError:
+        raise
+    except InputError as error:
+        if options.aoi is not None and not options.aoi.exists():
+            raise
+        raise UnusableSceneError(error.what, got=error.got, expected=error.expected, fix=error.fix) from error
 
 
 def open_input(source: str | Path, model: Model, options: SegmentOptions) -> Scene:

@@ -107,12 +107,13 @@ def _make_scene_router(results: ServedResults) -> APIRouter:
     def list_scenes(
         request: Request, bbox: str = "", interval: Annotated[str, Query(alias="datetime")] = ""
     ) -> dict[str, Any]:
-        """Return all scenes, or those in a box and a time; without these a damaged scene comes with its problem."""
+        """Return all scenes, or those in a box and a time; without these also damaged and rejected ones, and why."""
         _refuse_other_parameters(request, {"bbox", "datetime"})
         scenes = results.find_scenes(
             Box.from_text(bbox) if bbox else None, Interval.from_text(interval) if interval else None
         )
-        return {"folder": results.root.name, "scenes": scenes, "ramps": list_color_ramps()}
+        rejected = [] if bbox or interval else results.list_rejected()
+        return {"folder": results.root.name, "scenes": scenes, "rejected": rejected, "ramps": list_color_ramps()}
 
     @router.get("/scenes/{scene}")
     def get_scene(scene: str) -> dict[str, Any]:

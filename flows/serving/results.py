@@ -6,13 +6,14 @@ import os
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
-from pathlib import Path
+from pathlib import Path, PurePath
 from threading import Lock
 from typing import Any
 
 import shapely
 import shapely.geometry
 
+from seamline.flows.collection.ledger import read_failures, read_rejected
 from seamline.flows.serving.catalogue_watch import CatalogueWatch
 from seamline.flows.serving.checksums import ChecksumMonitor
 from seamline.pipeline.common.errors import InputError, SeamlineError
@@ -30,6 +31,8 @@ LAYER_FILES = {
 }
 """File of each layer that may be drawn as tiles."""
 
+_MOST_REJECTED = 200
+"""Sources that the list of those that failed names."""
 _MAX_NAME_BYTES = 255
 """Longest name of a file on Linux."""
 
@@ -121,6 +124,13 @@ class ServedResults:
                     if (self.root / scene / ITEM).exists():
                         listing.entries[scene] = self._summarize_or_blame(scene)
             return [listing.entries[scene] for scene in sorted(listing.entries)]
+
+    def list_rejected(self) -> list[dict[str, str]]:
+        """Return name and reason of what collections could not segment at the last try, by name; at most some."""
+        failed = {entry.source: entry.reason for entry in read_failures(self.root) if not entry.is_gone()}
+        failed |= {rejected.source: rejected.reason for rejected in read_rejected(self.root)}
+        named = sorted((PurePath(source).name or source, reason) for source, reason in failed.items())
+        return [{"name": name, "reason": reason} for name, reason in named[:_MOST_REJECTED]]
 
     def _summarize_or_blame(self, scene: str) -> dict[str, Any]:
         try:

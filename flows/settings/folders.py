@@ -10,6 +10,8 @@ from pathlib import Path
 from seamline.pipeline.common.errors import InputError
 from seamline.pipeline.storage.atomic import check_writable
 
+_LOW_SHARE, _LOW_BYTES = 0.1, 50 * 2**30
+
 
 def get_cache_folder() -> Path:
     """Return the folder for what is kept between runs: ``$XDG_CACHE_HOME/seamline``, or ``~/.cache/seamline``."""
@@ -42,3 +44,8 @@ def inspect_folder(path: Path) -> FolderFacts:
     except InputError as error:
         problem = str(error.got)
     return FolderFacts(path, path.is_dir(), shutil.disk_usage(existing).free, problem)
+
+
+def is_disk_low(total: int, free: int) -> bool:
+    """Return whether less than a tenth of a disk is free, and less than 50 GiB; both in bytes."""
+    return free < min(total * _LOW_SHARE, _LOW_BYTES)

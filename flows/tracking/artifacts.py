@@ -6,6 +6,7 @@ import base64
 import io
 import os
 import re
+import shutil
 from collections import Counter
 from collections.abc import Sequence
 from html import escape
@@ -18,22 +19,31 @@ from prefect.events import emit_event
 
 from seamline.flows.collection.outcomes import Outcome
 from seamline.flows.runs.observer import RunResult
+from seamline.flows.settings.folders import is_disk_low
 from seamline.pipeline.common.classes import format_count, format_percent
 from seamline.pipeline.common.layout import PREVIEW
 from seamline.pipeline.results.verify import Finding
 
-_PUBLISHED_EVENT = "seamline.scene.published"
+PUBLISHED_EVENT = "seamline.scene.published"
 """Name of the event of a published scene, which automations may react to.
 
 Its resource is ``seamline.scene.<scene id>``.
 """
+DISK_EVENT = "seamline.disk.low"
+"""Name of the event of a disk with little space left. Its resource is ``seamline.disk``."""
 MAP_URL_VARIABLE = "SEAMLINE_MAP_URL"
 """Environment variable with the address of ``seamline serve``; where it is set, artifacts link to the map."""
 _PICTURE_WIDTH = 480
 """Longest side of a preview in pixels: some 100 kB of Prefect's database, which keeps the latest artifact twice."""
 _MOST_ROWS = 1000
 """Rows of the report of a collection."""
-_STATE_LABELS = {"published": "✅ published", "unchanged": "· unchanged", "in use": "⏳ in use", "failed": "❌ failed"}
+_STATE_LABELS = {
+    "published": "✅ published",
+    "unchanged": "· unchanged",
+    "in use": "⏳ in use",
+    "set aside": "⚠️ set aside",
+    "failed": "❌ failed",
+}
 
 
 def create_scene_artifacts(result: RunResult, with_picture: bool = True) -> None:
@@ -54,7 +64,7 @@ def create_scene_artifacts(result: RunResult, with_picture: bool = True) -> None
             image_url=url or _encode_picture(preview), key=make_artifact_key("preview", scene), description=scene
         )
     emit_event(
-        event=_PUBLISHED_EVENT,
+        event=PUBLISHED_EVENT,
         resource={"prefect.resource.id": f"seamline.scene.{scene}", "prefect.resource.name": scene},
         payload={
             "folder": result.url or str(result.folder),
@@ -65,6 +75,19 @@ def create_scene_artifacts(result: RunResult, with_picture: bool = True) -> None
             "map": _make_map_link(scene),
         },
     )
+
+
+def report_disk(folder: Path) -> bool:
+    """Emit an event if little is left of the disk that a folder is on; return whether it is so."""
+    usage = shutil.disk_usage(folder)
+    is_low = is_disk_low(usage.total, usage.free)
+    if is_low:
+        emit_event(
+            event=DISK_EVENT,
+            resource={"prefect.resource.id": "seamline.disk", "prefect.resource.name": str(folder)},
+            payload={"folder": str(folder), "free_bytes": usage.free, "total_bytes": usage.total},
+        )
+    return is_low
 
 
 def show_collection(outcomes: Sequence[Outcome], known: int, waiting: Sequence[str], title: str) -> None:

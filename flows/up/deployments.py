@@ -28,9 +28,9 @@ _ONE_AT_ONCE = ConcurrencyLimitConfig(limit=1, collision_strategy=ConcurrencyLim
 
 def _serve_deployments(stack: Stack) -> None:
     """Serve the deployments ``inbox``, ``scene`` and ``check`` until SIGTERM."""
-    options = SegmentOptions(cluster=stack.scheduler).model_dump(mode="json", exclude_defaults=True)
+    options = SegmentOptions(**stack.options, cluster=stack.scheduler).model_dump(mode="json", exclude_defaults=True)
     common = {"model": stack.model, "out": str(stack.results), "options": options}
-    inbox = Inbox(folder=stack.inbox, settle=stack.settle, allow=stack.allow).model_dump(mode="json")
+    inbox = Inbox(folder=stack.inbox, settle=stack.settle, allow=stack.allow, notes=True).model_dump(mode="json")
     create_automations()
     serve(
         RunnerDeployment.from_flow(

@@ -10,7 +10,8 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -31,9 +32,10 @@ from seamline.pipeline.storage.atomic import atomic_write, check_writable
 _LOOPBACK = "127.0.0.1"
 _SERVICES_MEMORY = 3 * 2**29
 """Bytes that Prefect, the scheduler, the map and flow runs need beside the workers."""
+_SECONDS_PER_DAY = 86_400
 _START_TOLERANCE = 2.0
 """Seconds by which two readings of a process's start may differ."""
-STATE_FILE, INBOX, RESULTS, _LOGS, _PREFECT = "up.json", "inbox", "results", "logs", "prefect"
+STATE_FILE, INBOX, RESULTS, LOGS, PREFECT = "up.json", "inbox", "results", "logs", "prefect"
 """Names in the stack's folder."""
 LAST_DEPLOYMENT = "check"
 """Name of the deployment that is registered last; it belongs to the flow ``publish-catalog``."""
@@ -52,6 +54,8 @@ class Stack:
         ports: Of Prefect, the Dask scheduler, its dashboard and the map.
         allow: Folders, hosts and buckets that scenes in the inbox may name.
         threads: Dask threads of each worker process, the most chunks that it holds.
+        options: Fields of ``SegmentOptions`` for all scenes, as JSON has them.
+        keep_days: Days for which Prefect's database keeps a run that has ended.
     """
 
     folder: Path
@@ -62,6 +66,8 @@ class Stack:
     ports: tuple[int, int, int, int]
     allow: tuple[str, ...] = ()
     threads: int = CHUNKS_AT_ONCE
+    options: Mapping[str, Any] = field(default_factory=dict)
+    keep_days: int = 30
 
     @property
     def inbox(self) -> Path:
@@ -75,13 +81,15 @@ class Stack:
 
     @property
     def urls(self) -> dict[str, str]:
-        """Addresses of the pages of map, Prefect and Dask."""
-        prefect, _, dashboard, map_port = self.ports
-        return {
-            "map": f"http://{_LOOPBACK}:{map_port}",
-            "prefect": f"http://{_LOOPBACK}:{prefect}",
-            "dask": f"http://{_LOOPBACK}:{dashboard}/status",
-        }
+        """Addresses of the pages of map, Prefect and, if the package is there that draws it, Dask."""
+        prefect, _, _, map_port = self.ports
+        urls = {"map": f"http://{_LOOPBACK}:{map_port}", "prefect": f"http://{_LOOPBACK}:{prefect}"}
+        return urls | ({"dask": f"{self.scheduler_url}/status"} if find_spec("bokeh") else {})
+
+    @property
+    def scheduler_url(self) -> str:
+        """Address at which Dask's scheduler answers questions about itself."""
+        return f"http://{_LOOPBACK}:{self.ports[2]}"
 
     @property
     def scheduler(self) -> str:
@@ -92,12 +100,13 @@ class Stack:
     def environment(self) -> dict[str, str]:
         """Environment variables of every service; they switch off what would contact other machines."""
         return {
-            "PREFECT_HOME": str(self.folder / _PREFECT),
+            "PREFECT_HOME": str(self.folder / PREFECT),
             "PREFECT_API_URL": f"{self.urls['prefect']}/api",
             "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
             "PREFECT_CLI_PROMPT": "false",
             "DO_NOT_TRACK": "1",
-            "PREFECT_SERVER_SERVICES_DB_VACUUM_ENABLED": "events,flow_runs",  # runs that ended 90 days ago go
+            "PREFECT_SERVER_SERVICES_DB_VACUUM_ENABLED": "events,flow_runs",
+            "PREFECT_SERVER_SERVICES_DB_VACUUM_RETENTION_PERIOD": str(self.keep_days * _SECONDS_PER_DAY),
             HEARTBEAT_VARIABLE: str(HEARTBEAT_SECONDS),
             MAP_URL_VARIABLE: self.urls["map"],
         }
@@ -120,6 +129,7 @@ class Stack:
             ["dask", "worker", self.scheduler, "--no-dashboard"],
             {
                 "--host": _LOOPBACK,
+                "--dashboard-address": f"{_LOOPBACK}:0",  # without a page it answers, too, and by default everybody
                 "--name": "seamline",  # Dask adds a number for each
                 "--preload": devices.__name__,
                 "--nworkers": self.workers,
@@ -132,7 +142,7 @@ class Stack:
         deployments_command = build_command(["seamline.flows.up.deployments", self.folder / STATE_FILE])
         return [
             Service("prefect", prefect_command, environment, f"{self.urls['prefect']}/api/health"),
-            Service("scheduler", scheduler_command, environment, f"http://{_LOOPBACK}:{dashboard}/health"),
+            Service("scheduler", scheduler_command, environment, f"{self.scheduler_url}/health"),
             Service("workers", workers_command, environment | WORKER_ENVIRONMENT),
             Service("map", map_command, environment, self.urls["map"]),
             Service("deployments", deployments_command, environment, self._last_deployment_url),
@@ -195,7 +205,7 @@ def run_stack(stack: Stack, say: Callable[[str], None]) -> None:
         RunError: The stack runs already, or a service does not come up.
     """
     _prepare_folders(stack)
-    supervisor = Supervisor(stack.list_services(), stack.folder / _LOGS, say)
+    supervisor = Supervisor(stack.list_services(), stack.folder / LOGS, say)
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: supervisor.stopping.set())
     stack.write(psutil.Process())
@@ -216,9 +226,10 @@ def start_detached(stack: Stack, command: Sequence[str]) -> None:
         RunError: The stack runs already, or a service does not come up.
     """
     _prepare_folders(stack)
-    log = stack.folder / _LOGS / "up.log"
+    log = stack.folder / LOGS / "up.log"
     log.parent.mkdir(parents=True, exist_ok=True)
-    with log.open("wb") as file:
+    log.write_bytes(b"")
+    with log.open("ab") as file:  # to append, so that the log can be cut
         process = subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=file, stderr=subprocess.STDOUT, start_new_session=True
         )
@@ -277,5 +288,5 @@ def _prepare_folders(stack: Stack) -> None:
 
 def describe_addresses(stack: Stack) -> str:
     """Return one line with the inbox and the addresses of all pages."""
-    urls = stack.urls
-    return f"drop scenes into {stack.inbox}; map {urls['map']}, Prefect {urls['prefect']}, Dask {urls['dask']}"
+    names = {"map": "map", "prefect": "Prefect", "dask": "Dask"}
+    return f"drop scenes into {stack.inbox}; " + ", ".join(f"{names[name]} {url}" for name, url in stack.urls.items())

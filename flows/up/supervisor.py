@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -26,6 +27,8 @@ SECONDS_TO_START = 240
 """How long a service may take until it is ready; Prefect's server creates its database at its first start."""
 _SECONDS_TO_STOP = 20
 """How long a service may take to end; a worker may have to give up a chunk first."""
+_LARGEST_LOG = 20 * 2**20
+"""Bytes from which on a log is cut; with the two before it there are three times as many of a service."""
 _MAX_RESTART_PAUSE = 60
 """Longest pause in seconds between two starts of a service that ends again and again."""
 
@@ -88,10 +91,12 @@ class Supervisor:
             self._wait_until_ready(running)
 
     def watch(self) -> None:
-        """Restart services that end, until ``stopping`` is set."""
+        """Restart services that end and cut logs that have grown large, until ``stopping`` is set."""
         while not self.stopping.wait(1):
             for running in self._running:
                 self._restart_if_ended(running)
+            for log in self._logs.glob("*.log"):
+                rotate_log(log)
 
     def stop(self) -> None:
         """Stop the services and their child processes, in reverse order."""
@@ -134,6 +139,22 @@ class Supervisor:
             if code is not None or time.monotonic() > until or self.stopping.wait(0.2):
                 what = f"ended with {code}" if code is not None else "does not answer"
                 raise RunError(f"{service.name} {what}; see {self._logs / service.name}.log")
+
+
+def rotate_log(log: Path, largest: int = _LARGEST_LOG) -> None:
+    """Move what is in a large log to ``<log>.1``, and that to ``<log>.2``, which is lost.
+
+    Its writers keep the file open and append to it. So its content is copied, and the file cut; a line that is written
+    between the two is lost.
+    """
+    with suppress(OSError):  # a full disk, for instance: it is tried again
+        if log.stat().st_size < largest:
+            return
+        first = log.with_name(f"{log.name}.1")
+        if first.exists():
+            first.replace(log.with_name(f"{log.name}.2"))
+        shutil.copyfile(log, first)
+        os.truncate(log, 0)
 
 
 def stop_process(pid: int) -> None:

@@ -32,9 +32,18 @@ def open_device(kind: str, chunk_bytes: int = 0) -> Device:
     """
     if kind != "cuda":
         return CpuDevice()
-    if not torch.cuda.is_available():
-        raise ModelError("--device", got="cuda", expected="a CUDA device on every worker", fix="take --device cpu")
+    require_cuda()
     return CudaDevice(chunk_bytes)
+
+
+def require_cuda() -> None:
+    """Raise ``ModelError`` unless this process sees a CUDA device, and its torch is made for them."""
+    if torch.cuda.is_available():
+        return
+    got = "none that torch sees" if torch.version.cuda or torch.version.hip else "a torch made for CPUs alone"
+    raise ModelError(
+        "--device cuda", got=got, expected="a CUDA device on every worker", fix="take --device cpu, or auto"
+    )
 
 
 class CudaDevice:

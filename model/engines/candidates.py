@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import torch
 
+from seamline.model.devices.cuda_device import require_cuda
 from seamline.model.engines.engines import check_engine, is_installed, list_engines, list_precisions
 from seamline.model.engines.torch_engine import has_onednn
 from seamline.model.networks.onnx_graphs import not_installed_error
@@ -34,6 +35,8 @@ def choose_plain_settings(network: UNetConfig | Program, request: EngineRequest,
     device = request.device
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
+    if device == "cuda":
+        require_cuda()
     precision = "fp32" if request.precision == "auto" else request.precision
     if request.engine != "auto":
         engine = request.engine

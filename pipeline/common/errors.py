@@ -74,6 +74,10 @@ class InputError(SeamlineError):
         return f"{what}: got {got}, expected {expected}; {fix}"
 
 
+class UnusableSceneError(InputError):
+    """The scene itself cannot be used: the same files fail again with the same model and options."""
+
+
 class InUseError(InputError):
     """The scene is being segmented by another process."""
 

@@ -18,7 +18,7 @@ from seamline.pipeline.common.errors import InputError, redact_address, to_plain
 from seamline.pipeline.common.layout import CATALOG, ITEMS
 from seamline.pipeline.raster_io.content import get_object_version, refuse_remote_mask, stamp_files
 from seamline.pipeline.raster_io.file_stamp import FileStamp
-from seamline.pipeline.raster_io.gdal import close_cached_rasters
+from seamline.pipeline.raster_io.gdal import close_cached_rasters, is_remote
 from seamline.pipeline.scenes.acquisition import read_acquisition_time
 from seamline.pipeline.scenes.aoi import read_aoi
 from seamline.pipeline.scenes.band_files import (
@@ -37,7 +37,8 @@ from seamline.pipeline.scenes.radiometry import (
     describe_calibrations,
 )
 from seamline.pipeline.scenes.scene import Band, Scene
-from seamline.pipeline.scenes.source import read_source
+from seamline.pipeline.scenes.source import Source, read_source
+from seamline.pipeline.scenes.source_files import detect_source_kind, name_as_scenes
 from seamline.pipeline.storage.confinement import get_confinement
 
 _MAX_ID_LENGTH = 200
@@ -105,7 +106,7 @@ def open_scene(
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", NotGeoreferencedWarning)  # check_georeference raises an InputError instead
         found = read_source(source)
-        chosen, band_warnings = match_bands(needs, found.bands, options.bands, found.name, found.product.names)
+        chosen, band_warnings = _choose_bands(needs, found, options.bands)
         contents = _inspect_contents(chosen, georeferenced=georeferenced)
         grid = find_common_grid(contents.files)
         meaning = _interpret_numbers(contents.files, found.product, options, assumed_nodata, reflectance=reflectance)
@@ -121,6 +122,37 @@ def open_scene(
             source=redact_address(found.href),
             confinement=get_confinement(),
         )
+
+
+def _choose_bands(
+    needs: Sequence[BandNeed], found: Source, requested: Sequence[str]
+) -> tuple[list[BandCandidate], list[str]]:
+    """Match the bands, and tell somebody who named a folder of scenes how to name the scenes.
+
+    A folder is one scene, whose bands are its files. Files are scenes where one of them alone has all bands, or where
+    each has several.
+    """
+    try:
+        return match_bands(needs, found.bands, requested, found.name, found.product.names)
+    except InputError as error:
+        files: dict[str, list[BandCandidate]] = {}
+        for band in found.bands:
+            files.setdefault(band.path, []).append(band)
+        if len(files) < 2 or is_remote(found.href) or detect_source_kind(found.href) != "folder":
+            raise
+        if any(len(bands) < 2 and not _fit(needs, bands, requested) for bands in files.values()):
+            raise
+        fix = name_as_scenes(found.href, files)
+        raise InputError(error.what, got=error.got, expected=error.expected, fix=f"{fix}; or {error.fix}") from error
+
+
+def _fit(needs: Sequence[BandNeed], bands: Sequence[BandCandidate], requested: Sequence[str]) -> bool:
+    """Return whether bands are those that the model needs."""
+    try:
+        match_bands(needs, bands, requested, bands[0].stem)
+    except InputError:
+        return False
+    return True
 
 
 @dataclass(frozen=True)

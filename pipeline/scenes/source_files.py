@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import tarfile
 import zipfile
 from collections.abc import Iterable
@@ -200,7 +201,22 @@ def _list_files(folder: Path) -> list[str]:
     for pattern in _SENTINEL2_RASTERS:
         if names := _drop_foreign(path.relative_to(folder).as_posix() for path in folder.glob(pattern)):
             return [str(folder / name) for name in _require_one_product(names, str(folder))]
+    if below := [path.name for path in sorted(folder.iterdir()) if path.is_dir() and _holds_rasters(path)]:
+        raise InputError(
+            f"no rasters in {folder}",
+            got=f"rasters in folders of it, such as {below[0]}",
+            expected="the files of one scene",
+            fix=name_as_scenes(str(folder)),
+        )
     raise _no_rasters_error(str(folder))
+
+
+def _holds_rasters(folder: Path) -> bool:
+    """Return whether rasters lie directly in a folder; one that cannot be read holds none."""
+    try:
+        return any(_is_raster(path.name) for path in folder.iterdir())
+    except OSError:
+        return False
 
 
 def _list_object_rasters(folder: ObjectFolder) -> list[str]:
@@ -293,3 +309,10 @@ def _no_rasters_error(place: str) -> InputError:
     return InputError(
         f"no rasters in {place}", got="none", expected=", ".join(_SUFFIXES), fix="name the files themselves"
     )
+
+
+def name_as_scenes(folder: str, rasters: Iterable[str] = ()) -> str:
+    """Return what names each raster in a folder as a scene of its own on the command line; without any each folder."""
+    endings = sorted({PurePosixPath(raster).suffix for raster in rasters}) or ["/"]
+    patterns = (f"{shlex.quote(folder.rstrip('/'))}/*{ending}" for ending in endings)
+    return f"if each is a scene of its own, name all of them: seamline segment {' '.join(patterns)}"

@@ -97,6 +97,13 @@ function renderList() {
   markChosenCard();
 }
 
+// Files that could not be segmented, below the scenes.
+function renderRejected(rejected) {
+  $("rejected").hidden = !rejected.length;
+  const cards = rejected.map(({ name, reason }) => createElement("li", { textContent: `${name}: ${reason}` }));
+  $("rejected").replaceChildren(createElement("summary", { textContent: `${rejected.length} not segmented` }), createElement("ul", {}, ...cards));
+}
+
 function markChosenCard() {
   for (const button of $("scenes").querySelectorAll("button")) {
     button.setAttribute("aria-current", String(button.dataset.scene === state.scene));
@@ -307,6 +314,7 @@ Promise.all([fetchJson(`scenes${location.search}`), map.once("load")])
     $("folder").textContent = `${found.folder} · ${scenes.length} ${scenes.length === 1 ? "scene" : "scenes"}`;
     $("filter").hidden = scenes.length < 6;
     renderList();
+    renderRejected(found.rejected);
     maps.showFootprints(map, scenes);
     readAddress();
     document.body.dataset.ready = "true";

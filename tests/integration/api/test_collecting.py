@@ -44,13 +44,38 @@ def test_what_is_new_is_segmented_once_and_what_has_changed_again(
 
 def test_a_scene_that_fails_stops_no_other_and_is_tried_again(folder: Path, small_model: Model, tmp_path: Path) -> None:
     write_geotiff(folder / "0.tif", make_noise(2, 90, 100), names=("red", "nir"), nodata=0)
-    source = {"kind": "inbox", "folder": folder, "settle": 0}
-    for expected in ("1 of 3 scenes failed: 0: the bands of", "1 of 3 scenes failed: 0: the bands of"):
-        with pytest.raises(RunError, match=expected):
-            seamline.collect(source, small_model, tmp_path / "out", OPTIONS)
+    for _ in range(2):
+        with pytest.raises(RunError, match="1 of 3 scenes failed: 0: the bands of"):
+            seamline.collect(f"{folder}/*.tif", small_model, tmp_path / "out", OPTIONS)
     assert {path.parent.name for path in (tmp_path / "out").glob("*/item.json")} == {"a", "b"}
     write_geotiff(folder / "0.tif", make_noise(6, 90, 100), names=BAND_NAMES, nodata=0)
-    assert seamline.collect(source, small_model, tmp_path / "out", OPTIONS)["published"] == 1
+    assert seamline.collect(f"{folder}/*.tif", small_model, tmp_path / "out", OPTIONS)["published"] == 1
+
+
+def test_what_cannot_be_used_of_an_inbox_fails_once(folder: Path, small_model: Model, tmp_path: Path) -> None:
+    """Both what is no raster and what the model does not take."""
+
+    def collect(retry: bool = False, aoi: Path | None = None) -> dict[str, object]:
+        source = {"kind": "inbox", "folder": folder, "settle": 0, "notes": True}
+        options = OPTIONS.model_copy(update={"aoi": aoi})
+        return seamline.collect(source, small_model, tmp_path / "out", options, retry=retry)
+
+    write_geotiff(folder / "0.tif", make_noise(2, 90, 100), names=("red", "nir"), nodata=0)
+    (folder / "text.tif").write_text("no raster")
+    for retry in (False, True):
+        with pytest.raises(RunError, match=r"2 of 4 scenes failed: .*0: the bands of"):
+            collect(retry)
+        assert collect() == {"known": 2, "waiting": [], "set aside": 2}
+        notes = {path.name: path.read_text() for path in folder.glob("*.rejected.txt")}
+        assert sorted(notes) == ["0.tif.rejected.txt", "text.tif.rejected.txt"]
+        assert "the bands of 0 do not match the model" in notes["0.tif.rejected.txt"]
+    for _ in range(2):  # an area that is gone is no fault of the scenes
+        with pytest.raises(RunError, match="3 of 4 scenes failed: "):
+            collect(aoi=tmp_path / "gone.geojson")
+    write_geotiff(folder / "0.tif", make_noise(6, 90, 100), names=BAND_NAMES, nodata=0)
+    (folder / "text.tif").unlink()
+    assert collect()["published"] == 1
+    assert not list(folder.glob("*.rejected.txt"))
 
 
 @pytest.mark.parametrize(

@@ -123,6 +123,18 @@ def test_where_there_is_nothing_yet_an_empty_catalogue_can_be_published(
     assert publish_catalog_flow(tmp_path / "out", return_state=True).result() == {"scenes": 0}
 
 
+def test_what_cannot_be_used_of_an_inbox_fails_one_run(segmented: Callable[..., State], tmp_path: Path) -> None:
+    (tmp_path / "inbox").mkdir()
+    (tmp_path / "inbox" / "text.tif").write_text("not a raster")
+    inbox = Inbox(folder=tmp_path / "inbox", settle=0)
+    assert message(segmented(scenes=inbox)).startswith("1 of 1 scenes failed: text.tif: ")
+    state = segmented(scenes=inbox)
+    assert state.is_completed() and state.result() == {"known": 0, "waiting": [], "set aside": 1}
+    text = report()
+    assert "1 set aside" in text and "neither GeoTIFF nor JPEG 2000" in text
+    assert segmented(scenes=inbox, retry=True).is_failed()
+
+
 def test_a_published_scene_is_an_event_that_automations_can_start_on(
     segmented: Callable[..., State], folder: Path, tmp_path: Path
 ) -> None:

@@ -108,6 +108,28 @@ def test_a_scene_in_the_inbox_is_published_by_the_schedule_and_on_the_map(stack:
     assert "unchanged" in report or f"{stack.urls['map']}/#scene={SCENE}" in report
 
 
+def test_all_of_it_runs_and_listens_to_this_machine_alone(stack: Stack, user: User, published: str) -> None:
+    said = user.seamline("status", "--folder", "up", "--json")
+    assert said.returncode == 0, said.stderr
+    status = json.loads(said.stdout)
+    assert {service["name"]: service["state"] for service in status["services"]} == dict.fromkeys(
+        ("prefect", "scheduler", "workers", "map", "deployments"), "runs"
+    )
+    assert [scene["scene"] for scene in status["last_scenes"]] == [SCENE] and status["failures"] == []
+    _, supervisor = Stack.read(stack.folder / STATE_FILE)
+    assert supervisor is not None
+    listening = {
+        found.laddr.ip
+        for process in supervisor.children(recursive=True)
+        for found in process.net_connections("inet")
+        if found.status == psutil.CONN_LISTEN
+    }
+    assert listening == {"127.0.0.1"}
+    if "dask" in status["urls"]:  # the package that draws it is there
+        with urllib.request.urlopen(status["urls"]["dask"], timeout=60) as answer:
+            assert b"static/js/bokeh" in answer.read()
+
+
 def test_the_run_is_seen_in_prefects_page(stack: Stack, published: str, tmp_path: Path) -> None:
     playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
     chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from seamline.model.engines import candidates, tune
-from seamline.model.engines.candidates import choose_default_settings
+from seamline.model.engines.candidates import choose_default_settings, choose_plain_settings
 from seamline.model.engines.timing import Budget, time_in_turns
 from seamline.model.engines.tune import Tuner
 from seamline.model.spec.config import EngineRequest, EngineSettings, UNetConfig
@@ -212,6 +212,14 @@ def test_the_default_is_what_the_processor_is_made_for(monkeypatch: pytest.Monke
 def test_the_default_of_a_device_follows_its_capability(
     capability: tuple[int, int], precision: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: capability)
     settings = choose_default_settings(NETWORK, EngineRequest("cuda"), 0)
     assert (settings.device, settings.precision, settings.batch, settings.engine) == ("cuda", precision, 8, "torch")
+
+
+def test_a_worker_without_the_device_refuses_before_it_measures(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    for choose in (choose_default_settings, choose_plain_settings):
+        with pytest.raises(ModelError, match="expected a CUDA device on every worker; take --device cpu"):
+            choose(NETWORK, EngineRequest("cuda"), 0)

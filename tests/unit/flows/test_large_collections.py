@@ -78,7 +78,7 @@ def test_a_few_scenes_are_submitted_ahead(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(module, "as_completed", take_last)
     scenes = [SceneRef(f"s-{number}", f"/s-{number}", "1") for number in range(COUNT)]
     recorded: list[str] = []
-    ledger: Any = SimpleNamespace(record_outcome=lambda scene, outcome, reason: recorded.append(scene.name))
+    ledger: Any = SimpleNamespace(record_outcome=lambda scene, outcome, reason, fault: recorded.append(scene.name))
     run = CollectionRun(Glob(pattern="*"), ledger, Discovery(tuple(scenes)), tuple(scenes))
     outcomes = list(module._segment_new(run, Path("out"), "m", SegmentOptions(), 4, False))
     assert sorted(outcome.name for outcome in outcomes) == sorted(recorded) == sorted(scene.name for scene in scenes)

@@ -24,6 +24,7 @@ from seamline.flows.settings.findings import Correction, Findings, RunCosts, wri
 from seamline.flows.settings.model_folder import Model
 from seamline.flows.settings.options import SegmentOptions
 from seamline.model.spec.config import EngineSettings
+from seamline.model.spec.errors import ModelError
 from seamline.model.spec.measurement import Measurement
 from seamline.pipeline.execution.chunk_context import Reading
 from seamline.pipeline.execution.run_chunks import Totals
@@ -110,6 +111,13 @@ def test_local_workers_have_two_cores_and_three_gibibytes_each(
     monkeypatch.setattr(planning, "get_memory_limit", lambda: gibibytes * 2**30)
     options = SegmentOptions(device="cpu")
     assert count_workers(options) == workers and _count_threads(options, workers) == threads
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_no_worker_is_started_for_a_device_that_is_not_there(monkeypatch: pytest.MonkeyPatch, workers: int) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(ModelError, match="--device cuda: got "):
+        connect_workers(SegmentOptions(device="cuda"), workers)
 
 
 def test_a_small_scene_needs_no_other_process() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 import shutil
 import unicodedata
 import zipfile
@@ -517,6 +518,34 @@ def test_bad_input_is_refused_in_one_line(tmp_path: Path, case: str) -> None:
     with pytest.raises(InputError, match=message) as error:
         opened(make(tmp_path))
     assert "\n" not in str(error.value) and re.search(r": got .*, expected .*; .", str(error.value))
+
+
+@pytest.mark.parametrize("inner", ["a/b.tif", "b.tif"])
+@pytest.mark.parametrize("shape", [(3, 9, 9), (3, 8, 7), (4, 9, 9)])
+def test_a_folder_of_scenes_says_what_to_type(tmp_path: Path, inner: str, shape: tuple[int, int, int]) -> None:
+    """What is told is expanded as a shell does, and names each scene once."""
+    folder = tmp_path / "my scenes"
+    names = RGB_NAMES if shape[0] == 3 else ()
+    write_geotiff(folder / "a/1.tif", make_noise(3, 9, 9), names=RGB_NAMES)
+    write_geotiff(folder / inner, make_noise(*shape), names=names)
+    if inner == "b.tif":
+        (folder / "a/1.tif").replace(folder / "a.tif")
+    with pytest.raises(InputError) as error:
+        opened(folder if inner == "b.tif" else folder / "a", **({} if names else {"bands": ("1", "2", "3")}))
+    (typed,) = re.findall(r"seamline segment (.*?\*\S*)(?:;|$)", str(error.value))
+    home, pattern = shlex.split(typed)[0].rsplit("/", 1)
+    assert sorted(Path(home).glob(pattern)) == sorted(Path(home).glob("*.tif"))
+    if inner == "a/b.tif":
+        with pytest.raises(InputError, match=r"rasters in folders of it, such as a, .*: seamline segment '.*'/\*/$"):
+            opened(folder)
+
+
+def test_a_folder_of_bands_that_lacks_one_is_no_folder_of_scenes(tmp_path: Path) -> None:
+    for name in ("red", "green"):
+        write_geotiff(tmp_path / f"{name}.tif", make_noise(1, 9, 9), names=(name,))
+    with pytest.raises(InputError, match="do not match the model") as error:
+        opened(tmp_path)
+    assert "seamline segment" not in str(error.value)
 
 
 @pytest.mark.parametrize(

@@ -23,6 +23,8 @@ from pyproj import Transformer
 from scipy import ndimage
 from starlette.testclient import TestClient
 
+from seamline.flows.collection.ledger import Ledger
+from seamline.flows.collection.scene_ref import RejectedSource, SceneRef
 from seamline.flows.serving import vectors
 from seamline.flows.serving.app import create_app
 from seamline.pipeline.common.classes import NODATA
@@ -75,6 +77,25 @@ def test_the_list_of_scenes_is_that_of_a_query(client: Client, served_folder: Pa
     west, south, east, north = client.get("/scenes/utm").json()["bbox"]
     assert "utm" in ids(bbox=f"{west},{south},{east},{north}", datetime="2000/..")
     assert ids(bbox="170,80,171,81") == ids(datetime="2000/2001") == []
+
+
+def test_the_list_names_what_was_rejected_and_why(tmp_path: Path) -> None:
+    update_catalog(tmp_path)
+    ledger = Ledger(tmp_path, "m", "o")
+    there, gone = tmp_path / "four.tif", tmp_path / "gone.tif"
+    there.touch()
+    for path in (there, gone):
+        ledger.record_outcome(SceneRef(str(path), path.stem, "1"), "failed", "bands <b>", "scene")
+    ledger.record_rejected("/inbox", [RejectedSource("/inbox/text.tif", "text.tif", "no raster", "2")])
+    client = TestClient(create_app(tmp_path))
+    assert client.get("/scenes").json()["rejected"] == [
+        {"name": "four.tif", "reason": "bands <b>"},
+        {"name": "text.tif", "reason": "no raster"},
+    ]
+    assert client.get("/scenes", params={"bbox": "1,2,3,4"}).json()["rejected"] == []
+    ledger.record_rejected("/inbox", [])
+    ledger.record_outcome(SceneRef(str(there), "four", "2"), "published")
+    assert client.get("/scenes").json()["rejected"] == []
 
 
 def test_the_list_follows_the_files(served_folder: Path, tmp_path: Path) -> None:
