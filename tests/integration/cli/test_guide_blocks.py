@@ -54,6 +54,7 @@ ELSEWHERE = {
     "make wheel": "tests/system/install/test_wheel.py",
     "make up": "tests/system/up/test_up.py",
     "make down": "tests/system/up/test_up.py",
+    "seamline status": "tests/integration/up/test_status.py",
     "seamline up": "tests/system/up/test_up.py",
     "seamline down": "tests/system/up/test_up.py",
 }
