@@ -141,6 +141,13 @@ def serve(
     allow_empty: Annotated[
         bool, typer.Option("--allow-empty", help="Also serve a folder that has no scene yet, or is not there yet")
     ] = False,
+    basemap: Annotated[
+        str | None,
+        typer.Option(metavar="URL", help="Background map: https://…/{z}/{x}/{y}.png; browsers load it from there"),
+    ] = None,
+    attribution: Annotated[
+        str, typer.Option("--basemap-attribution", metavar="TEXT", help="Whose map that is; the page shows it")
+    ] = "",
 ) -> None:
     """Show results as a map in the browser, until Ctrl-C. Reads only below the folder, and writes nothing.
 
@@ -149,6 +156,9 @@ def serve(
 
     seamline serve results --host 0.0.0.0 --port 8000
     """
+    from seamline.flows.serving.pages import Basemap
     from seamline.flows.serving.server import serve
 
-    serve(results, host, port, show, allow_empty)
+    if attribution and basemap is None:
+        raise InputError("--basemap-attribution", got="no --basemap", expected="both", fix="add --basemap URL")
+    serve(results, host, port, show, allow_empty, None if basemap is None else Basemap(basemap, attribution))

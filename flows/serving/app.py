@@ -3,32 +3,34 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from importlib.util import find_spec
-from pathlib import Path
+from importlib.metadata import version as find_version
+from pathlib import Path as FilePath
 from typing import Annotated, Any
+from zlib import crc32
 
-from fastapi import APIRouter, Depends, FastAPI, Query, Request, Response
+from fastapi import APIRouter, Depends, FastAPI, Path, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse, JSONResponse
-from fastapi.staticfiles import StaticFiles
 from morecantile.errors import MorecantileError
 from prometheus_client import CONTENT_TYPE_LATEST
 from pydantic import BaseModel
+from pystac import MediaType
 from rasterio._err import CPLE_BaseError
 from rasterio.errors import RasterioError
 from rio_tiler.errors import RioTilerError, TileOutsideBounds
 
 from seamline.flows.serving.limits import WorkPlaces
 from seamline.flows.serving.metrics import MetricsCache
+from seamline.flows.serving.pages import Basemap, add_pages, build_security_policy
 from seamline.flows.serving.pixel import describe_pixel
-from seamline.flows.serving.results import POLYGONS_FILE, DamagedResult, NotFound, ServedResults
-from seamline.flows.serving.tiles import LAYER_PREFIX, list_color_ramps, make_router
+from seamline.flows.serving.results import POLYGONS_FILE, SCENE_FILES, DamagedResult, NotFound, ServedResults
+from seamline.flows.serving.tiles import LAYER_PREFIX, SceneId, list_color_ramps, make_router
 from seamline.flows.serving.vectors import MAX_POLYGONS, read_polygons
 from seamline.pipeline.common.errors import InputError
-from seamline.pipeline.common.layout import PREVIEW
+from seamline.pipeline.common.layout import CATALOG, PREVIEW, ZARR
+from seamline.pipeline.stac.catalog import build_catalog
 from seamline.pipeline.stac.extent import Box, Interval
 
-_STATIC_FOLDER = Path(__file__).parent / "static"
 _ERROR_STATUS: dict[type[Exception], int] = {
     InputError: 422,
     NotFound: 404,
@@ -40,10 +42,29 @@ _ERROR_STATUS: dict[type[Exception], int] = {
 }
 """HTTP status of each error. A reader's error is damage (409), since the item's checksum vouches for the file."""
 
-_CONTENT_SECURITY_POLICY = (
-    "default-src 'self'; img-src 'self' data: blob:; worker-src blob:; style-src 'self' 'unsafe-inline'; "
-    "frame-ancestors 'none'"
+_FILE_SECURITY_POLICY = (
+    "default-src 'none'; img-src data:; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'; "
+    "frame-ancestors 'none'; sandbox allow-downloads"
 )
+"""Of files of results: a report runs no script and is nobody's origin, whatever is in it."""
+_SHOWN_TYPES = {str(kind) for kind in (MediaType.HTML, MediaType.PNG, MediaType.JSON, MediaType.GEOJSON)}
+"""Types of files that a browser shows; others are downloaded."""
+_STORE_TYPES: dict[str, Any] = {"application/json": {}, "application/octet-stream": {}}
+
+_DESCRIPTION = (
+    "A folder of segmented scenes: what the page of the map is made of, for other programs. Only GET; nothing is "
+    "written. Errors answer JSON with one sentence, `detail`."
+)
+_TAGS = {
+    "Scenes": "What there is, and what a pixel is",
+    "Tiles": "Layers of a scene as tiles in Web Mercator",
+    "STAC": "The static STAC catalogue and the files of the scenes",
+    "Operation": "What Seamline does",
+}
+_BOX = "West,south,east,north in degrees (WGS 84); west > east across the antimeridian."
+_INTERVAL = "A time, `FROM/TO`, `FROM/..` or `../TO` (ISO 8601); 2026 and 2026-06 are a whole year and month."
+
+_Middleware = Callable[[Request, Callable[[Request], Awaitable[Response]]], Awaitable[Response]]
 
 
 class _Problem(BaseModel):
@@ -63,39 +84,44 @@ _ERRORS: dict[int | str, dict[str, Any]] = {
 }
 
 
-def create_app(root: Path, allow_empty: bool = False) -> FastAPI:
+def create_app(root: FilePath, allow_empty: bool = False, basemap: Basemap | None = None) -> FastAPI:
     """Return the app that serves the catalogue in ``root``.
 
     Args:
         root: Folder of the catalogue.
         allow_empty: Serve a folder without a catalogue, or one that does not exist yet, as an empty catalogue.
+        basemap: A background map that the page loads from another server.
 
     Raises:
         InputError: There is no catalogue, or MapLibre is not installed.
     """
     results = ServedResults.from_folder(root, allow_empty)
-    # No pages of documentation: FastAPI's load their scripts from the internet.
-    app = FastAPI(title="Seamline", docs_url=None, redoc_url=None, openapi_url=None, responses=_ERRORS)
+    app = FastAPI(
+        title="Seamline",
+        version=find_version("seamline"),
+        description=_DESCRIPTION,
+        openapi_tags=[{"name": name, "description": text} for name, text in _TAGS.items()],
+        docs_url=None,
+        redoc_url=None,
+        generate_unique_id_function=lambda route: route.name,
+        responses=_ERRORS,
+    )
     for kind, status in _ERROR_STATUS.items():
         app.add_exception_handler(kind, _make_error_handler(status))
     app.add_exception_handler(RequestValidationError, _refuse_parameters)
     app.add_exception_handler(TileOutsideBounds, lambda request, error: Response(status_code=204))
-    app.middleware("http")(_add_headers)
+    app.middleware("http")(_make_header_setter(build_security_policy(basemap)))
     places = [Depends(WorkPlaces(), scope="function")]
     empty: dict[int | str, dict[str, Any]] = {204: {"description": "The scene has no pixel in the tile"}}
-    app.include_router(make_router(results), prefix=LAYER_PREFIX, dependencies=places, responses=empty)
-    app.include_router(_make_scene_router(results), dependencies=places)
-
-    @app.get("/", include_in_schema=False)
-    def get_page() -> FileResponse:
-        return FileResponse(_STATIC_FOLDER / "index.html")
-
-    app.mount("/maplibre", StaticFiles(directory=_find_maplibre()))
-    app.mount("/static", StaticFiles(directory=_STATIC_FOLDER))
+    app.include_router(_make_scene_router(results, basemap), dependencies=places, tags=["Scenes"])
+    app.include_router(make_router(results), prefix=LAYER_PREFIX, dependencies=places, responses=empty, tags=["Tiles"])
+    app.include_router(_make_stac_router(results), prefix="/stac", dependencies=places, tags=["STAC"])
+    app.include_router(_make_metrics_router(results), dependencies=places, tags=["Operation"])
+    add_pages(app)
     return app
 
 
-def _make_scene_router(results: ServedResults) -> APIRouter:
+def _make_metrics_router(results: ServedResults) -> APIRouter:
     router, metrics = APIRouter(), MetricsCache(results.root)
 
     @router.get("/metrics", responses={200: {"content": {CONTENT_TYPE_LATEST: {}}}}, response_class=Response)
@@ -103,45 +129,111 @@ def _make_scene_router(results: ServedResults) -> APIRouter:
         """Return the gauges that Prometheus scrapes."""
         return Response(metrics.render(), media_type=CONTENT_TYPE_LATEST)
 
-    @router.get("/scenes")
+    return router
+
+
+def _make_scene_router(results: ServedResults, basemap: Basemap | None) -> APIRouter:
+    router, settings = APIRouter(), {"ramps": list_color_ramps(), "basemap": basemap and basemap.describe()}
+
+    @router.get("/scenes", responses={304: {"description": "Nothing has changed since `If-None-Match`"}})
     def list_scenes(
-        request: Request, bbox: str = "", interval: Annotated[str, Query(alias="datetime")] = ""
-    ) -> dict[str, Any]:
-        """Return all scenes, or those in a box and a time; without these also damaged and rejected ones, and why."""
+        request: Request,
+        response: Response,
+        bbox: Annotated[str, Query(description=_BOX)] = "",
+        interval: Annotated[str, Query(alias="datetime", description=_INTERVAL)] = "",
+    ) -> Any:
+        """Return all scenes, or those in a box and a time; without these also damaged and rejected ones, and why.
+
+        The `ETag` of the answer changes whenever a scene is published, replaced, withdrawn or rejected, so that
+        `If-None-Match` makes it cheap to ask again.
+        """
         _refuse_other_parameters(request, {"bbox", "datetime"})
-        scenes = results.find_scenes(
+        found = results.find_scenes(
             Box.from_text(bbox) if bbox else None, Interval.from_text(interval) if interval else None
         )
         rejected = [] if bbox or interval else results.list_rejected()
-        return {"folder": results.root.name, "scenes": scenes, "rejected": rejected, "ramps": list_color_ramps()}
+        response.headers["ETag"] = tag = f'"{found.tag}-{crc32(repr(rejected).encode()):x}"'
+        if request.headers.get("If-None-Match") == tag:
+            return Response(status_code=304, headers={"ETag": tag})
+        return {"folder": results.root.name, "scenes": found.scenes, "rejected": rejected, **settings}
 
     @router.get("/scenes/{scene}")
-    def get_scene(scene: str) -> dict[str, Any]:
-        """Return what the page shows of one scene."""
-        return results.summarize_scene(scene)
+    def get_scene(scene: SceneId) -> dict[str, Any]:
+        """Return what the page shows of one scene: time, place, shares of the classes, layers, and its files."""
+        return results.summarize_scene(scene) | {"files": results.list_files(scene)}
 
     @router.get("/scenes/{scene}/preview.png", responses={200: {"content": {"image/png": {}}}}, response_class=Response)
-    def get_preview(scene: str) -> FileResponse:
+    def get_preview(scene: SceneId) -> FileResponse:
         """Return the picture of source and segmentation side by side."""
         return FileResponse(results.find_file(scene, PREVIEW), media_type="image/png")
 
     @router.get("/scenes/{scene}/pixel")
     def get_pixel(
-        scene: str,
-        lon: Annotated[float, Query(ge=-540, le=540, allow_inf_nan=False)],
-        lat: Annotated[float, Query(ge=-90, le=90, allow_inf_nan=False)],
+        scene: SceneId,
+        lon: Annotated[float, Query(ge=-540, le=540, allow_inf_nan=False, description="Degrees east, WGS 84.")],
+        lat: Annotated[float, Query(ge=-90, le=90, allow_inf_nan=False, description="Degrees north, WGS 84.")],
     ) -> dict[str, Any]:
-        """Return class and layers at a location (degrees, WGS 84)."""
+        """Return class, layers and outline of the pixel at a location."""
         return describe_pixel(results, scene, lon, lat)
 
     @router.get("/scenes/{scene}/polygons", response_class=JSONResponse)
     def get_polygons(
-        scene: str, bbox: str, limit: Annotated[int, Query(ge=1, le=MAX_POLYGONS)] = MAX_POLYGONS
+        scene: SceneId,
+        bbox: Annotated[str, Query(description=_BOX)],
+        limit: Annotated[int, Query(ge=1, le=MAX_POLYGONS, description="Most polygons to return.")] = MAX_POLYGONS,
     ) -> Response:
-        """Return the polygons that intersect ``bbox`` (west,south,east,north; west > east across the antimeridian)."""
+        """Return the polygons that intersect a box, as GeoJSON; `truncated` is true where some are left out."""
         box, path = Box.from_text(bbox), results.find_file(scene, POLYGONS_FILE)
         bounds = results.open_item(scene).bbox
         return Response(read_polygons(path, box, Box(*bounds) if bounds else box, limit), media_type="application/json")
+
+    return router
+
+
+def _make_stac_router(results: ServedResults) -> APIRouter:
+    """Return the routes of the static STAC catalogue: links in it are relative, and lead to these routes."""
+    router = APIRouter()
+
+    @router.get(f"/{CATALOG}")
+    def get_catalog() -> dict[str, Any]:
+        """Return the STAC catalogue, which links the items of all scenes that are whole."""
+        return build_catalog(scene["id"] for scene in results.summarize_scenes().scenes if "problem" not in scene)
+
+    @router.get(f"/{{scene}}/{ZARR}/{{key:path}}", responses={200: {"content": _STORE_TYPES}}, response_class=Response)
+    def get_store_file(
+        scene: SceneId, key: Annotated[str, Path(description="Key in the store: `zarr.json`, `segmentation/c/0/0`.")]
+    ) -> FileResponse:
+        """Return a file of a scene's Zarr store, which zarr and xarray open by the address of the store."""
+        path = results.find_store_file(scene, key)
+        kind = "application/json" if path.suffix == ".json" or path.name[0] == "." else "application/octet-stream"
+        return FileResponse(path, media_type=kind, headers={"Content-Security-Policy": _FILE_SECURITY_POLICY})
+
+    kinds: dict[str, Any] = {str(file.media_type): {} for file in SCENE_FILES.values()}
+
+    @router.get(
+        "/{scene}/{name}",
+        responses={200: {"content": kinds}, 206: {"description": "The part that `Range` asks for"}},
+        response_class=Response,
+    )
+    def get_file(
+        scene: SceneId,
+        name: Annotated[str, Path(description="Name of a file of the scene: `item.json`, `segmentation.tif`.")],
+    ) -> FileResponse:
+        """Return a file of a scene: its STAC item, a raster, polygons, the report.
+
+        `Range` takes parts, so that GDAL and QGIS read a COG from here without a download (`/vsicurl/`).
+        """
+        if name not in SCENE_FILES:
+            raise NotFound(f"scene {scene} has no {name[:80]}")
+        path, kind = results.find_file(scene, name), str(SCENE_FILES[name].media_type)
+        shows = "inline" if kind in _SHOWN_TYPES else "attachment"
+        return FileResponse(
+            path,
+            media_type=kind,
+            filename=f"{scene}_{name}",
+            content_disposition_type=shows,
+            headers={"Content-Security-Policy": _FILE_SECURITY_POLICY},
+        )
 
     return router
 
@@ -157,21 +249,6 @@ def _refuse_other_parameters(request: Request, known: set[str]) -> None:
         )
 
 
-def _find_maplibre() -> Path:
-    """Return the folder of MapLibre GL JS in the package ``maplibre``, which is not imported."""
-    spec = find_spec("maplibre")
-    for folder in (spec and spec.submodule_search_locations) or ():
-        script = Path(folder) / "srcjs" / "maplibre-gl.js"
-        if script.is_file():
-            return script.parent
-    raise InputError(
-        "the map's program",
-        got="no maplibre-gl.js",
-        expected="the package maplibre 0.3",
-        fix="install seamline anew",
-    )
-
-
 def _make_error_handler(status: int) -> Callable[[Request, Exception], JSONResponse]:
     return lambda request, error: JSONResponse({"detail": " ".join(str(error).split())}, status)
 
@@ -183,10 +260,14 @@ def _refuse_parameters(request: Request, error: Exception) -> JSONResponse:
     return JSONResponse({"detail": "; ".join(problems)}, 422)
 
 
-async def _add_headers(request: Request, call_next: Callable[[Request], Awaitable[Response]]) -> Response:
-    """Forbid the page to load from other hosts, and have browsers ask again for files that a run may overwrite."""
-    response = await call_next(request)
-    response.headers["Content-Security-Policy"] = _CONTENT_SECURITY_POLICY
-    response.headers["X-Content-Type-Options"] = "nosniff"
-    response.headers.setdefault("Cache-Control", "no-cache")
-    return response
+def _make_header_setter(policy: str) -> _Middleware:
+    """Return what forbids pages to load from other hosts, and has browsers ask again for files that may change."""
+
+    async def add_headers(request: Request, call_next: Callable[[Request], Awaitable[Response]]) -> Response:
+        response = await call_next(request)
+        response.headers.setdefault("Content-Security-Policy", policy)
+        response.headers["X-Content-Type-Options"] = "nosniff"
+        response.headers.setdefault("Cache-Control", "no-cache")
+        return response
+
+    return add_headers

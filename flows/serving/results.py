@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import os
+import re
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path, PurePath
+from secrets import token_hex
 from threading import Lock
 from typing import Any
 
+import pystac
 import shapely
 import shapely.geometry
 
@@ -17,8 +20,9 @@ from seamline.flows.collection.ledger import read_failures, read_rejected
 from seamline.flows.serving.catalogue_watch import CatalogueWatch
 from seamline.flows.serving.checksums import ChecksumMonitor
 from seamline.pipeline.common.errors import InputError, SeamlineError
-from seamline.pipeline.common.layout import COG, ITEM, OVERVIEW, PREVIEW, RECORD
+from seamline.pipeline.common.layout import COG, ITEM, OVERVIEW, PREVIEW, RECORD, ZARR
 from seamline.pipeline.results.open import ResultItem, read_item_and_record, require_catalog
+from seamline.pipeline.stac.assets import ASSETS, KnownFile
 from seamline.pipeline.stac.extent import Box, Interval
 
 POLYGONS_FILE = "polygons.fgb"
@@ -30,6 +34,14 @@ LAYER_FILES = {
     "disagreement": "disagreement.tif",
 }
 """File of each layer that may be drawn as tiles."""
+
+SCENE_FILES = {ITEM: KnownFile("item", ITEM, "STAC item", pystac.MediaType.GEOJSON, ("metadata",))} | {
+    file.name: file for file in ASSETS
+}
+"""Every file that may be downloaded, by its name."""
+
+_STORE_KEY = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,99}|\.z[a-z]{1,20}")
+"""Part of a path in a Zarr store, of version 3 or 2."""
 
 _MOST_REJECTED = 200
 """Sources that the list of those that failed names."""
@@ -45,6 +57,20 @@ class DamagedResult(SeamlineError):
     """A result is unfinished, or differs from what its item says. HTTP 409."""
 
 
+@dataclass(frozen=True)
+class SceneList:
+    """Summaries of scenes.
+
+    Attributes:
+        tag: Another one whenever a scene was published, replaced, withdrawn or found to be damaged. Other servers, and
+            this one after a restart, have other tags.
+        scenes: The summaries by name.
+    """
+
+    tag: str
+    scenes: list[dict[str, Any]]
+
+
 @dataclass
 class _Listing:
     """The entries of the list of scenes, by name, and what tells which of them to make anew."""
@@ -52,6 +78,8 @@ class _Listing:
     watch: CatalogueWatch
     entries: dict[str, dict[str, Any]] = field(default_factory=dict)
     wrong_files: int = 0
+    server: str = field(default_factory=lambda: token_hex(6))
+    changes: int = 0
     lock: Lock = field(default_factory=Lock)
 
 
@@ -86,7 +114,7 @@ class ServedResults:
             require_catalog(folder)
         return cls(folder.resolve())
 
-    def find_scenes(self, box: Box | None, interval: Interval | None) -> list[dict[str, Any]]:
+    def find_scenes(self, box: Box | None, interval: Interval | None) -> SceneList:
         """Summarize the scenes in a box and a time, those that `seamline query` finds; all without box and time.
 
         Args:
@@ -96,7 +124,8 @@ class ServedResults:
         Returns:
             The summaries by name. A damaged scene has no place and no time.
         """
-        scenes = self.summarize_scenes()
+        found = self.summarize_scenes()
+        scenes = found.scenes
         if box is not None:
             scenes = [scene for scene in scenes if _meets(scene.get("geometry"), box)]
         if interval is not None:
@@ -106,10 +135,10 @@ class ServedResults:
                 for scene, date in zip(scenes, dates, strict=True)
                 if date and interval.includes(datetime.fromisoformat(date))
             ]
-        return scenes
+        return SceneList(found.tag, scenes)
 
-    def summarize_scenes(self) -> list[dict[str, Any]]:
-        """Return a summary of each scene, by name; of a damaged one its ``id`` and the ``problem``.
+    def summarize_scenes(self) -> SceneList:
+        """Summarize each scene; of a damaged one there are its ``id`` and the ``problem``.
 
         At the first time each scene is looked at, later those that may have changed (see ``CatalogueWatch``).
         """
@@ -119,11 +148,13 @@ class ServedResults:
             if wrong_files != listing.wrong_files:
                 due, listing.wrong_files = set(listing.watch.scenes), wrong_files
             for scene in {*due, *(listing.entries.keys() - listing.watch.scenes)}:
-                listing.entries.pop(scene, None)
+                before = listing.entries.pop(scene, None)
                 with suppress(NotFound):  # a link that leads out of the root
                     if (self.root / scene / ITEM).exists():
                         listing.entries[scene] = self._summarize_or_blame(scene)
-            return [listing.entries[scene] for scene in sorted(listing.entries)]
+                listing.changes += listing.entries.get(scene) != before
+            tag = f"{listing.server}-{listing.changes}"
+            return SceneList(tag, [listing.entries[scene] for scene in sorted(listing.entries)])
 
     def list_rejected(self) -> list[dict[str, str]]:
         """Return name and reason of what collections could not segment at the last try, by name; at most some."""
@@ -218,6 +249,35 @@ class ServedResults:
             raise NotFound(f"scene {scene} has no {name}")
         self._check_file(scene, item, name, start_check=True)
         return self.root / scene / name
+
+    def find_store_file(self, scene: str, key: str) -> Path:
+        """Return a file of a finished scene's Zarr store, such as ``segmentation/c/0/0``.
+
+        Raises:
+            NotFound: There is no such scene or file.
+            DamagedResult: The scene is unfinished, or item and record do not belong together.
+        """
+        self.open_item(scene)
+        store, parts = self.root / scene / ZARR, key.split("/")
+        if self._is_inside(scene, ZARR) and all(_STORE_KEY.fullmatch(part) for part in parts):
+            path = store.joinpath(*parts)
+            if path.is_file() and path.resolve().is_relative_to(self.root):
+                return path
+        raise NotFound(f"scene {scene} has no {ZARR}/{key[:80]}")
+
+    def list_files(self, scene: str) -> list[dict[str, Any]]:
+        """Return name, title and size in bytes of each file of a finished scene that ``find_file`` returns.
+
+        Raises:
+            NotFound: There is no such scene.
+            DamagedResult: The scene is unfinished, or item and record do not belong together.
+        """
+        self.open_item(scene)
+        return [
+            {"name": name, "title": file.title, "size": (self.root / scene / name).stat().st_size}
+            for name, file in SCENE_FILES.items()
+            if self.has_file(scene, name)
+        ]
 
     def _check_file(self, scene: str, item: ResultItem, name: str, start_check: bool) -> None:
         path, asset = self.root / scene / name, item.find_asset(name)

@@ -12,13 +12,16 @@ from starlette.middleware.trustedhost import TrustedHostMiddleware
 
 from seamline.flows.serving.app import create_app
 from seamline.flows.serving.limits import BACKLOG, make_protocol
+from seamline.flows.serving.pages import Basemap
 from seamline.pipeline.common.errors import InputError
 from seamline.pipeline.common.layout import CATALOG
 
 _LOOPBACK_HOSTS = ["127.0.0.1", "localhost"]
 
 
-def serve(results: Path, host: str, port: int, show: bool, allow_empty: bool = False) -> None:
+def serve(
+    results: Path, host: str, port: int, show: bool, allow_empty: bool = False, basemap: Basemap | None = None
+) -> None:
     """Serve a catalogue until SIGINT, and print the address.
 
     Args:
@@ -27,11 +30,12 @@ def serve(results: Path, host: str, port: int, show: bool, allow_empty: bool = F
         port: Port to listen at; 0 takes any.
         show: Open the page in the browser.
         allow_empty: Serve a folder without a catalogue, or one that does not exist yet, as an empty catalogue.
+        basemap: A background map that the page loads from another server.
 
     Raises:
         InputError: There is no catalogue, or the address cannot be listened at.
     """
-    app = create_app(results, allow_empty)
+    app = create_app(results, allow_empty, basemap)
     if host in _LOOPBACK_HOSTS:  # against DNS rebinding: a foreign page whose domain resolves to this machine
         app.add_middleware(TrustedHostMiddleware, allowed_hosts=_LOOPBACK_HOSTS, www_redirect=False)
     listening = _open_socket(host, port)

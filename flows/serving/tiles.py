@@ -13,6 +13,8 @@ import numpy as np
 import rasterio
 from affine import Affine
 from fastapi import APIRouter, Depends, Query, Request
+from fastapi import Path as PathParameter
+from fastapi.routing import APIRoute
 from matplotlib import colormaps
 from matplotlib.colors import to_hex
 from numpy.typing import NDArray
@@ -28,6 +30,7 @@ from titiler.core.factory import TilerFactory
 
 from seamline.flows.serving.results import LAYER_FILES, NotFound, ServedResults
 from seamline.pipeline.common.classes import NODATA
+from seamline.pipeline.common.errors import InputError
 from seamline.pipeline.products.layers import LAYER_SCALE, LAYERS, Layer
 
 LAYER_PREFIX = "/scenes/{scene}/layers/{layer}"
@@ -44,9 +47,32 @@ _EARTH_RADIUS = 6_378_137
 """Radius of Web Mercator's sphere in metres (EPSG:3857)."""
 _MAX_LATITUDE = 85.06
 """Latitude at the edge of Web Mercator's square, in degrees."""
-_LayerName = Literal["segmentation", "overview", "confidence", "disagreement"]
+SceneId = Annotated[str, PathParameter(description="Id of a scene: the name of its folder.")]
+_LayerName = Annotated[
+    Literal["segmentation", "overview", "confidence", "disagreement"],
+    PathParameter(description="What to draw: the classes, the scene in colour, or another layer of the result."),
+]
+_HiddenClasses = Annotated[
+    str,
+    Query(pattern=r"^(\d{1,3}(,\d{1,3})*)?$", description="Labels of classes that are not drawn: `1` or `0,3`."),
+]
 _Palette = dict[int, tuple[int, int, int, int]]
 """RGBA of each digital number."""
+
+_DESCRIPTIONS = {
+    "{y}.{format}": (
+        "get_tile_of_format",
+        "Get Tile",
+        "Return a tile of a layer as an image. QGIS takes the address, with `.png`, as an XYZ layer.",
+    ),
+    "{y}": ("get_tile", "Get Tile of Any Format", "Return a tile of a layer, as PNG where it has gaps, else as JPEG."),
+    "tilejson.json": (
+        "get_tilejson",
+        "Get TileJSON",
+        "Return bounds, zooms and the address of the tiles of a layer (TileJSON 3.0).",
+    ),
+}
+"""Operation id, summary and description of titiler's routes by the end of their path."""
 
 _GDAL_OPTIONS: dict[str, str | int] = {"GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR", "GDAL_CACHEMAX": 128}
 """GDAL reads no side-car file, which could be a link that leads out of the catalogue, and keeps 128 MB of blocks.
@@ -154,13 +180,19 @@ def make_router(results: ServedResults) -> APIRouter:
     """Return the routes of tiles, all below ``LAYER_PREFIX``."""
     palettes = {name: _make_palette(layer) for name, layer in LAYERS.items() if not layer.per_class}
 
-    def find_path(scene: str, layer: _LayerName) -> str:
+    def find_path(scene: SceneId, layer: _LayerName) -> str:
         if not results.open_item(scene).has_location:
             raise NotFound(f"scene {scene} has no place on Earth")
         return str(results.find_file(scene, LAYER_FILES[layer]))
 
-    def find_palette(layer: _LayerName) -> _Palette | None:
-        return palettes.get(layer)  # None for the labels, whose colour table stands in the file
+    def find_palette(scene: SceneId, layer: _LayerName, hidden: _HiddenClasses = "") -> _Palette | None:
+        if not hidden:
+            return palettes.get(layer)  # None for the labels, whose colour table stands in the file
+        if layer != "segmentation":
+            raise InputError("hidden", got=f"layer {layer}", expected="classes of segmentation", fix="leave it out")
+        labels = [int(label) for label in hidden.split(",")]
+        colors = {label.value: (*label.color, 255) for label in results.open_item(scene).label_classes}
+        return colors | dict.fromkeys([*labels, NODATA], (0, 0, 0, 0))
 
     def choose_resampling(layer: _LayerName) -> _ResamplingOptions:
         return _ResamplingOptions("bilinear", "bilinear") if layer == "overview" else _ResamplingOptions()
@@ -181,10 +213,17 @@ def make_router(results: ServedResults) -> APIRouter:
         tile_dependency=DefaultDependency,
         render_dependency=DefaultDependency,
     )
+    for route in tiles.router.routes:
+        assert isinstance(route, APIRoute)
+        kind = route.path.removeprefix(LAYER_PREFIX).rpartition("/")[2]
+        route.operation_id, route.summary, route.description = _DESCRIPTIONS[kind]
     return tiles.router
 
 
-def _check_tile_request(request: Request, tilesize: Annotated[int, Query(ge=64, le=1024)] = _TILE_SIZE) -> None:
+def _check_tile_request(
+    request: Request,
+    tilesize: Annotated[int, Query(ge=64, le=1024, description="Pixels a side of a tile.")] = _TILE_SIZE,
+) -> None:
     """Refuse tiles that Web Mercator does not have, and sizes that would take much memory."""
     z, x, y = (request.path_params.get(name, "0") for name in "zxy")
     if not all(part.isdecimal() and len(part) < 9 for part in (z, x, y)) or int(z) > _MAX_ZOOM:

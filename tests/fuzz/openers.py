@@ -131,7 +131,7 @@ def open_results(path: Path) -> list[str]:
     for act in (
         lambda: list(open_result(out, "one").attrs["title"]),
         lambda: [f"{finding.scene} {finding.subject} {finding.problem}" for finding in verify(out)],
-        lambda: [str(scene["id"]) for scene in ServedResults.from_folder(out).summarize_scenes()],
+        lambda: [str(scene["id"]) for scene in ServedResults.from_folder(out).summarize_scenes().scenes],
         lambda: _evaluate(out / "one", Truth(out / "two" / "segmentation.tif")),
         lambda: [str(update_catalog(out))],
         lambda: _query(out) if path.suffix in (".json", ".parquet") else [],

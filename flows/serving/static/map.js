@@ -1,9 +1,12 @@
 // The map: land, footprints, the layers of one scene, its polygons, the pixel that was asked about.
 
+import { sceneUrl } from "./elements.js";
+import { BEGIN, END } from "./swipe.js";
+
 const EMPTY = { type: "FeatureCollection", features: [] };
 const BLUE = "#1f6fb5";
 const INK = "#1f2933";
-const shown = { scene: null, version: null, layer: null };
+const shown = { scene: null, version: null, layer: null, hidden: "" };
 
 const STYLE = {
   version: 8,
@@ -42,7 +45,12 @@ export function createMap(container) {
   const map = new maplibregl.Map({
     container, style: STYLE, center: [0, 20], zoom: 1.2, maxZoom: 20, dragRotate: false, pitchWithRotate: false,
     attributionControl: { compact: true },
+    locale: { "Map.Title": "Map of the scenes" },
   });
+  map.once("load", () => {
+    for (const layer of [BEGIN, END]) map.addLayer(layer, "outlines");
+  });
+  map.getCanvas().setAttribute("aria-describedby", "map-help");
   map.touchZoomRotate.disableRotation();
   map.addControl(new maplibregl.NavigationControl({ showCompass: false }), "bottom-right");
   map.addControl(new maplibregl.ScaleControl({ maxWidth: 120 }), "bottom-left");
@@ -71,16 +79,27 @@ export function scenesAt(map, point) {
   return [...new Set(map.queryRenderedFeatures(point, { layers: ["places", "footprints"] }).map((f) => f.properties.id))];
 }
 
-export function showScene(map, scene, layer, opacity) {
+/** Draw tiles of another server below all else; `null`: none. */
+export function showBasemap(map, basemap) {
+  drop(map, "basemap");
+  for (const name of ["land", "graticule"]) map.setLayoutProperty(name, "visibility", basemap ? "none" : "visible");
+  if (!basemap) return;
+  map.addSource("basemap", { type: "raster", tiles: [basemap.tiles], tileSize: 256, maxzoom: 19, attribution: basemap.attribution });
+  map.addLayer({ id: "basemap", type: "raster", source: "basemap", paint: { "raster-fade-duration": 0 } }, "land");
+}
+
+/** Draw a layer of a scene, without the classes whose labels are `hidden`, above the scene in colour. */
+export function showScene(map, scene, layer, opacity, hidden) {
   if (shown.scene !== scene.id || shown.version !== scene.version) {
     for (const name of ["overview", "layer"]) drop(map, name);
     if (scene.layers.includes("overview")) draw(map, "overview", scene, "overview", "linear");
     Object.assign(shown, { scene: scene.id, version: scene.version, layer: null });
   }
-  if (shown.layer !== layer) {
+  const labels = layer === "segmentation" ? [...hidden].sort((a, b) => a - b).join(",") : "";
+  if (shown.layer !== layer || shown.hidden !== labels) {
     drop(map, "layer");
-    if (layer) draw(map, "layer", scene, layer, "nearest");
-    shown.layer = layer;
+    if (layer) draw(map, "layer", scene, layer, "nearest", labels ? { hidden: labels } : {});
+    Object.assign(shown, { layer, hidden: labels });
   }
   setOpacity(map, opacity);
 }
@@ -103,20 +122,22 @@ export function markPixel(map, ring) {
   map.getSource("pixel").setData(data);
 }
 
+/** Whether the panel covers the right side of the map, and does not stand below it. */
+export const isCovered = (panel) => panel.offsetLeft > 0 && panel.offsetTop < 100;
+
 export function flyTo(map, bbox, panel) {
   const [west, south, east, north] = unwrapped(bbox);
-  const right = panel.offsetLeft > 0 ? Math.min(panel.offsetWidth + 40, map.getContainer().clientWidth / 2) : 40;
+  const right = isCovered(panel) ? Math.min(panel.offsetWidth + 40, map.getContainer().clientWidth / 2) : 40;
   map.fitBounds([[west, south], [east, north]], { padding: { top: 40, bottom: 50, left: 40, right }, duration: 0, maxZoom: 17 });
 }
 
-function draw(map, name, scene, layer, resampling) {
-  const url = new URL(`scenes/${encodeURIComponent(scene.id)}/layers/${layer}/WebMercatorQuad/tilejson.json`, location.href);
-  url.search = new URLSearchParams({ tilesize: 512, minzoom: 0, tile_format: "png", v: scene.version });
+function draw(map, name, scene, layer, resampling, options = {}) {
+  const url = new URL(`${sceneUrl(scene, "layers", layer)}/WebMercatorQuad/tilejson.json`, location.href);
+  url.search = new URLSearchParams({ tilesize: 512, minzoom: 0, tile_format: "png", v: scene.version, ...options });
   url.hash = "";
   map.addSource(name, { type: "raster", url: url.href, tileSize: 512 });
   const paint = { "raster-resampling": resampling, "raster-fade-duration": 0 };
-  const above = name === "overview" && map.getLayer("layer") ? "layer" : "outlines";
-  map.addLayer({ id: name, type: "raster", source: name, paint }, above);
+  map.addLayer({ id: name, type: "raster", source: name, paint }, name === "overview" ? BEGIN.id : END.id);
 }
 
 function drop(map, name) {

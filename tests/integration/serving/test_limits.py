@@ -24,7 +24,7 @@ from morecantile import tms
 
 from seamline.flows.serving import limits
 from seamline.flows.serving.app import create_app
-from seamline.flows.serving.results import ServedResults
+from seamline.flows.serving.results import SceneList, ServedResults
 
 OPEN_FILES = 512
 """Files that the server may have open; fewer than there are slow clients."""
@@ -94,12 +94,12 @@ def test_the_page_answers_while_all_places_for_work_are_taken(
     """No more requests compute than there are places; beyond a number that waits the answer is 503."""
     may_end, computing, most = threading.Event(), Counter[str](), Counter[str]()
 
-    def compute(*_: object) -> list[Any]:
+    def compute(*_: object) -> SceneList:
         computing["now"] += 1
         most["ever"] = max(most["ever"], computing["now"])
         may_end.wait()
         computing["now"] -= 1
-        return []
+        return SceneList("", [])
 
     async def send_requests() -> list[httpx.Response]:
         transport = httpx.ASGITransport(create_app(served_folder))
@@ -178,3 +178,25 @@ def test_who_does_not_end_a_request_is_cut_off(monkeypatch: pytest.MonkeyPatch) 
             with socket.create_connection(address, timeout=60) as client:
                 client.sendall(start)
                 assert read_to_the_end(client) < 9_000_000
+
+
+def test_a_long_download_goes_on_as_long_as_it_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Several turns long; a client that takes nothing in a turn is cut off."""
+    monkeypatch.setattr(limits, "_MAX_TURN_S", 0.2)
+    monkeypatch.setattr(limits, "_MIN_TURN_BYTES", 1)
+
+    async def send_in_parts(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"8000000")]})
+        for _ in range(8):
+            await send({"type": "http.response.body", "body": bytes(1_000_000), "more_body": True})
+            await asyncio.sleep(0.1)
+        await send({"type": "http.response.body", "body": b""})
+
+    request = b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"
+    with running(send_in_parts) as address, socket.create_connection(address, timeout=60) as client:
+        client.sendall(request)
+        assert read_to_the_end(client) > 8_000_000
+    with running(send_in_parts) as address, socket.create_connection(address, timeout=60) as client:
+        client.sendall(request)
+        monkeypatch.setattr(limits, "_MIN_TURN_BYTES", 2**30)  # nobody takes so much
+        assert read_to_the_end(client) < 8_000_000

@@ -37,13 +37,17 @@ FORBIDDEN_NUMBERS = ["nan", "-inf", "1e308", "1e400", "-1", "9" * 400, "", "1_0"
 
 
 def tile_numbers(zoom: int) -> dict[str, int]:
-    tile = tms.get("WebMercatorQuad").tile(*UTM[:2], zoom)
+    tile = tms.get("WebMercatorQuad").tile(-61.58, 47.8, zoom)
     return {"z": tile.z, "x": tile.x, "y": tile.y}
 
 
 SCENES = st.sampled_from(["utm", "utm", "rotated", "nowhere", "other", "..", "%2e%2e"])
 TILES = st.integers(0, 24).map(tile_numbers)
 SIDES = st.floats(-180, 180).map(str) | st.sampled_from(FORBIDDEN_NUMBERS)
+FILES = st.sampled_from(
+    ["item.json", "segmentation.tif", "preview.png", "report.html", "other", ".run", "..", "%2e%2e"]
+)
+KEYS = st.sampled_from(["zarr.json", "segmentation/zarr.json", "segmentation/c/0/0", "other", "../item.json", ".", ""])
 BOXES = st.just(",".join(map(str, UTM))) | st.lists(SIDES, min_size=3, max_size=5).map(",".join)
 PLACES = st.just({"lon": -61.58, "lat": 47.8}) | st.fixed_dictionaries({"lon": SIDES, "lat": SIDES})
 
@@ -55,6 +59,13 @@ def draw_values(data: Any, path: str) -> dict[str, Any]:
         known["path_parameters"]["scene"] = data.draw(SCENES)
     if "{z}" in path:
         known["path_parameters"] |= data.draw(TILES)
+    if "{name}" in path:
+        known["path_parameters"]["name"] = data.draw(FILES)
+    if "{key}" in path:
+        known["path_parameters"]["key"] = data.draw(KEYS)
+    if "{layer}" in path:
+        known["path_parameters"]["layer"] = data.draw(st.sampled_from(["segmentation", "segmentation", "confidence"]))
+        known["query"] = {"hidden": data.draw(st.sampled_from(["", "1", "0,2"]))}
     if path in ("/scenes", "/scenes/{scene}/polygons"):
         known["query"] = {"bbox": data.draw(BOXES)}
     if path.endswith("/pixel"):
@@ -95,4 +106,4 @@ def test_every_answer_is_one_that_the_openapi_document_describes(operations: lis
         assert 200 in statuses, operation.label  # something that is there was among it
         if operation.query:
             assert 422 in ask(operation, GenerationMode.NEGATIVE), operation.label
-    assert len(operations) == 9
+    assert len(operations) == 12

@@ -21,10 +21,16 @@ import uvicorn
 from PIL import Image
 from pyproj import Transformer
 
+import seamline
 from seamline.flows.serving.app import create_app
+from seamline.flows.serving.pages import Basemap
+from seamline.flows.settings.options import SegmentOptions
 from seamline.pipeline.common.classes import NODATA
 from seamline.pipeline.stac.assets import compute_file_info
 from seamline.pipeline.stac.catalog import update_catalog
+from seamline.pipeline.synthetic.simulate import Simulation
+from seamline.pipeline.synthetic.simulation_files import write_simulation
+from tests.support.run_folders import FIXED_ENGINE
 from tests.support.served_scenes import (
     CLASSES,
     COLORS,
@@ -36,9 +42,9 @@ from tests.support.served_scenes import (
 
 
 @contextmanager
-def running(folder: Path) -> Iterator[str]:
+def running(folder: Path, basemap: Basemap | None = None) -> Iterator[str]:
     """The address of a server in a thread."""
-    server = uvicorn.Server(uvicorn.Config(create_app(folder), log_level="warning"))
+    server = uvicorn.Server(uvicorn.Config(create_app(folder, basemap=basemap), log_level="warning"))
     with socket.create_server(("127.0.0.1", 0)) as listening:
         thread = threading.Thread(target=server.run, args=([listening],))
         thread.start()
@@ -50,14 +56,14 @@ def running(folder: Path) -> Iterator[str]:
 
 
 @contextmanager
-def browsing(folder: Path, width: int) -> Iterator[tuple[Any, str, list[str]]]:
+def browsing(folder: Path, width: int, basemap: Basemap | None = None) -> Iterator[tuple[Any, str, list[str]]]:
     """A page of a headless Chromium, the server's address, and what the console says of errors."""
     playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
     chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
     if chromium is None:
         pytest.skip("there is no Chromium on this machine")
     said: list[str] = []
-    with running(folder) as url, playwright.sync_playwright() as driver:
+    with running(folder, basemap) as url, playwright.sync_playwright() as driver:
         browser = driver.chromium.launch(executable_path=chromium, args=["--enable-unsafe-swiftshader", "--no-sandbox"])
         page = browser.new_page(viewport={"width": width, "height": 600})
         page.set_default_timeout(15_000)
@@ -84,6 +90,10 @@ def test_the_page_in_a_browser(served_folder: Path, tmp_path: Path) -> None:
         assert "no run.json" in page.locator("#scenes .problem").inner_text()
         assert page.locator("#legend tbody tr").count() == 3 and "km²" in page.locator("#legend").inner_text()
 
+        page.keyboard.press("Tab")
+        page.keyboard.press("Enter")  # past the list
+        assert page.evaluate("() => document.activeElement.className") == "maplibregl-canvas"
+
         place = centre(served_folder, "utm")
         point = where(page, place)
         label = make_smooth_labels(0)[150, 210]
@@ -96,6 +106,9 @@ def test_the_page_in_a_browser(served_folder: Path, tmp_path: Path) -> None:
         clear = colors_at(page.screenshot(), [point])[0].astype(int)
         assert np.abs(clear - label * 60).max() <= 12  # what is seen now is the scene
 
+        check_the_swipe(page, point, full, clear)
+        check_the_class_switches(page, point, label, full)
+        check_the_links(page, url, served_folder / "utm")
         page.mouse.click(*point)
         page.wait_for_selector(".answer")
         assert page.locator(".what").inner_text() == CLASSES[label].name
@@ -121,6 +134,188 @@ def test_the_page_in_a_browser(served_folder: Path, tmp_path: Path) -> None:
         until(page, "() => document.getElementById('message').textContent.includes('no run.json')")
     assert said == []
     assert all(address.startswith((url, "blob:", "data:", "about:")) for address in asked)
+
+
+def check_the_swipe(page: Any, point: tuple[int, int], full: np.ndarray, clear: np.ndarray) -> None:
+    """Left of the border is the scene, right of it the classes; keys move it, and the address keeps it."""
+    page.locator("#opacity").fill("100")
+    page.locator("#compare").check()
+    page.locator("#divide").focus()
+    for key, expected in (("End", clear), ("Home", full)):
+        page.keyboard.press(key)
+        settle(page)
+        seen = colors_at(page.screenshot(), [point])[0].astype(int)
+        assert np.abs(seen - expected).max() <= 3, key
+    assert "swipe=0" in page.url.split("#")[1].split("&")
+    page.locator("#compare").uncheck()
+    assert "swipe" not in page.url
+
+
+def check_the_class_switches(page: Any, point: tuple[int, int], label: int, full: np.ndarray) -> None:
+    """A class that is switched off is not drawn; the scene is seen in its place."""
+    switch = page.locator(f"#legend [data-label='{label}']")
+    switch.focus()
+    page.keyboard.press("Space")
+    settle(page)
+    seen = colors_at(page.screenshot(), [point])[0].astype(int)
+    assert np.abs(seen - label * 60).max() <= 12 and f"hidden={label}" in page.url
+    assert page.evaluate("() => document.activeElement.dataset.label") == str(label)  # the keyboard stays where it was
+    switch.check()
+    settle(page)
+    assert np.abs(colors_at(page.screenshot(), [point])[0].astype(int) - full).max() <= 3
+    page.locator("#opacity").fill("0")
+
+
+def check_the_links(page: Any, url: str, scene: Path) -> None:
+    """The links of the panel lead to the scene's files."""
+    until(page, "() => document.querySelectorAll('#links a').length > 0")
+    links = {link.inner_text(): link.get_attribute("href") for link in page.locator("#links a").all()}
+    assert links == {"GeoTIFF": "stac/utm/segmentation.tif", "STAC item": "stac/utm/item.json"}  # there is no report
+    page.locator("#files summary").click()
+    with page.expect_download() as download:
+        page.locator("#files a", has_text="segmentation.tif").first.click()
+    assert download.value.suggested_filename == "utm_segmentation.tif"
+    assert Path(download.value.path()).read_bytes() == (scene / "segmentation.tif").read_bytes()
+    page.locator("#files summary").click()
+
+
+def listed(page: Any) -> list[str]:
+    return [card.get_attribute("data-scene") for card in page.locator("#scenes button").all()]
+
+
+def test_the_list_is_sorted_filtered_and_follows_what_is_published(served_folder: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    for scene, day in (("utm", "2026-03-01"), ("degrees", "2026-01-01"), ("rotated", "2026-02-01")):
+        shutil.copytree(served_folder / scene, out / scene)
+        edit_item(lambda item, day=day: item["properties"].update(datetime=f"{day}T00:00:00Z"))(out / scene)
+    update_catalog(out)
+    water = {path.parent.name: share(path, "water") for path in out.glob("*/item.json")}
+    basemap = Basemap("https://tiles.example/{z}/{x}/{y}.png", "Maps of <b>nobody</b>")
+    with browsing(out, width=420, basemap=basemap) as (page, url, said):
+        picture = io.BytesIO()
+        Image.new("RGB", (256, 256), (10, 200, 30)).save(picture, "PNG")
+        answer = {
+            "body": picture.getvalue(),
+            "headers": {"Access-Control-Allow-Origin": "*", "Content-Type": "image/png"},
+        }
+        page.route("https://tiles.example/**", lambda route: route.fulfill(**answer))
+        page.goto(f"{url}#view=0,0,3")
+        page.wait_for_selector("body[data-ready]")
+        settle(page)
+        at = where(page, (-20, 10))
+        assert np.abs(colors_at(page.screenshot(), [at])[0].astype(int) - (10, 200, 30)).max() <= 2
+        assert page.locator(".maplibregl-ctrl-attrib-inner").text_content() == "Maps of <b>nobody</b>"
+        page.locator("#basemap").uncheck()
+        settle(page)
+        assert np.abs(colors_at(page.screenshot(), [at])[0].astype(int) - (10, 200, 30)).max() > 50
+        assert "basemap=0" in page.url
+
+        assert listed(page) == ["degrees", "rotated", "utm"]
+        page.locator("#sort").select_option("newest")
+        assert listed(page) == ["utm", "rotated", "degrees"]
+        page.locator("#sort").select_option("most:water")
+        assert listed(page) == sorted(water, key=lambda scene: -water[scene])
+        page.locator("#more summary").click()
+        page.locator("#from").fill("2026-02-01")
+        assert set(listed(page)) == {"rotated", "utm"} and "2 of 3 scenes" in page.locator("#count").inner_text()
+        page.locator("#class").select_option("water")
+        page.locator("#least").fill(str(100 * (water["utm"] + water["rotated"]) / 2))
+        assert listed(page) == [max("utm", "rotated", key=lambda scene: water[scene])]
+        link = page.url
+        page.goto("about:blank")
+        page.goto(link)
+        page.wait_for_selector("body[data-ready]")
+        assert page.url == link and len(listed(page)) == 1
+        page.locator("#clear").click()
+        assert len(listed(page)) == 3 and "least" not in page.url
+
+        shutil.copytree(served_folder / "nowhere", out / "nowhere")
+        update_catalog(out)
+        page.evaluate("() => window.dispatchEvent(new Event('focus'))")  # a look at the page asks for news
+        until(page, "() => document.querySelectorAll('#scenes button').length === 4")
+        assert page.locator("#scenes .fresh").count() == 1 and "4 scenes" in page.locator("#folder").inner_text()
+        assert page.locator("#status").inner_text() == "1 scene published: nowhere"
+
+        # The list gives way to the panel, and the map stays.
+        assert not page.locator("#panel").is_visible()
+        page.locator("#scenes button[data-scene=utm]").click()
+        assert page.locator("#panel").is_visible() and not page.locator("#side").is_visible()
+        page.locator("#panes button").first.click()
+        assert (
+            page.locator("#side").is_visible() and page.evaluate("() => document.scrollingElement.scrollWidth") == 420
+        )
+    assert said == []
+
+
+def share(item: Path, name: str) -> float:
+    classes = json.loads(item.read_text())["properties"]["seamline:classes"]
+    return next(float(entry["share"]) for entry in classes if entry["name"] == name)
+
+
+AXE = Path(__file__).parents[3] / "build" / "readers" / "axe" / "axe_playwright_python" / "axe.min.js"
+
+
+def find_barriers(page: Any) -> list[str]:
+    """What axe finds on the page that keeps people out, and elements that are wider than the page."""
+    page.evaluate(f"{AXE.read_text()};0")
+    found = page.evaluate("() => axe.run(document, { resultTypes: ['violations'] })")["violations"]
+    serious = [one for one in found if one["impact"] in ("serious", "critical")]
+    wide = page.evaluate("() => document.scrollingElement.scrollWidth > innerWidth")
+    return [f"{one['id']}: {one['nodes'][0]['html']}" for one in serious] + ["wider than the page"] * wide
+
+
+def check_large_numbers(page: Any) -> None:
+    """The report of a large scene fits a narrow page, and no name of a class is broken into letters."""
+    page.set_viewport_size({"width": 420, "height": 800})
+    page.evaluate(
+        "() => { for (const [column, text] of [[3, '123,456 km²'], [4, '1,234,567,890']])"
+        " for (const cell of document.querySelectorAll(`.classes td:nth-child(${column})`)) cell.textContent = text; }"
+    )
+    widths = page.evaluate("() => [...document.querySelectorAll('.classes td:first-child')].map(e => e.clientWidth)")
+    assert min(widths) >= 100 and not page.evaluate("() => document.scrollingElement.scrollWidth > innerWidth")
+
+
+def test_axe_finds_nothing_serious(served_folder: Path, tmp_path: Path) -> None:
+    if not AXE.is_file():
+        pytest.skip("axe is not installed, see .ci/readers")
+    write_simulation(Simulation(96, 96, seed=5), tmp_path / "scene.tif")
+    options = SegmentOptions(outputs=["cog", "zarr", "polygons", "probabilities"], **FIXED_ENGINE)
+    seamline.segment(tmp_path / "scene.tif", "land-water-cloud", tmp_path / "out", options)
+    shutil.copytree(served_folder / "nowhere", tmp_path / "out" / "damaged")
+    (tmp_path / "out" / "damaged" / "run.json").unlink()
+    update_catalog(tmp_path / "out")
+    with browsing(tmp_path / "out", width=420) as (page, url, said):
+        for width in (420, 1400):
+            page.set_viewport_size({"width": width, "height": 800})
+            page.goto("about:blank")
+            page.goto(f"{url}#scene=scene&swipe=0.5&polygons=1")
+            page.wait_for_selector("body[data-ready]")
+            settle(page)
+            page.locator("#more summary").click()
+            assert page.locator("#legend tr.none").count() == 2 and page.locator("#scenes .problem").count() == 1
+            assert find_barriers(page) == [], width
+            page.evaluate("() => document.querySelector('#panes button[data-pane=scene]').click()")
+            page.locator("#files summary").click()
+            page.locator("#map canvas").focus()
+            page.keyboard.press("Enter")
+            page.wait_for_selector(".answer")
+            assert "row " in page.locator("#status").inner_text()
+            assert page.locator("#crosshair").is_visible()
+            assert find_barriers(page) == [], width
+            page.locator("#map canvas").focus()
+            page.keyboard.press("Escape")
+            assert page.locator(".answer").count() == 0
+            # Where the server sends the report, it runs no script, and that includes axe.
+            for address in (f"{url}docs", (tmp_path / "out" / "scene" / "report.html").as_uri()):
+                page.goto(address)
+                assert find_barriers(page) == [], (address, width)
+        check_large_numbers(page)
+        page.goto(f"{url}stac/scene/report.html")
+        assert page.locator("h1").inner_text() == "scene" and page.locator(".map img").bounding_box()["height"] > 50
+        with page.expect_download() as download:
+            page.locator(".files a", has_text="segmentation.tif").first.click()
+        assert download.value.suggested_filename == "scene_segmentation.tif"
+    assert [line for line in said if "sandboxed" not in line] == []  # which concerns scripts of Playwright
 
 
 HOSTILE = """<img src=x onerror="window.struck=1">'&quot;</title><script>window.struck=1</script>"""

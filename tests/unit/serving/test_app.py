@@ -6,7 +6,7 @@ import io
 import os
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -50,8 +50,9 @@ def client(served_folder: Path) -> Client:
     return TestClient(create_app(served_folder), raise_server_exceptions=False)
 
 
-def tile(client: Client, scene: str, layer: str, z: int, x: int, y: int) -> np.ndarray:
-    response = client.get(f"/scenes/{scene}/layers/{layer}/tiles/WebMercatorQuad/{z}/{x}/{y}.png?tilesize=256")
+def tile(client: Client, scene: str, layer: str, z: int, x: int, y: int, hidden: Sequence[int] = ()) -> np.ndarray:
+    asked = {"tilesize": 256} | ({"hidden": ",".join(map(str, hidden))} if hidden else {})
+    response = client.get(f"/scenes/{scene}/layers/{layer}/tiles/WebMercatorQuad/{z}/{x}/{y}.png", params=asked)
     assert response.status_code == 200, response.text
     return np.asarray(Image.open(io.BytesIO(response.content)).convert("RGBA"))
 

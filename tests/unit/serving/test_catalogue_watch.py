@@ -55,11 +55,11 @@ def test_looking_again_costs_the_same_however_many_scenes_there_are(tmp_path: Pa
             ledger.record_outcome(SceneRef(f"/s-{number}", f"s-{number}", "1"), "published")
         collector, results = _CatalogueCollector(out), ServedResults.from_folder(out)
         make_old(out)
-        assert read(collector)["scenes_published"] == count == len(results.summarize_scenes())
+        assert read(collector)["scenes_published"] == count == len(results.summarize_scenes().scenes)
         with count_files(with_status=True) as seen:
             assert read(collector)["scenes_published"] == count
         with count_files(with_status=True) as seen_by_list:
-            assert len(results.summarize_scenes()) == count
+            assert len(results.summarize_scenes().scenes) == count
         put_item(out, "new")
         update_catalog(out, "new")
         with count_files(with_status=True) as seen_after_publishing:
@@ -154,8 +154,8 @@ def test_a_file_that_was_found_damaged_has_every_scene_looked_at(tmp_path: Path)
     out = make_catalog(tmp_path / "out", 10)
     results = ServedResults.from_folder(out)
     make_old(out)
-    assert len(results.summarize_scenes()) == 10
+    assert len(results.summarize_scenes().scenes) == 10
     (out / "s-00003" / ITEM).unlink()
-    assert len(results.summarize_scenes()) == 10
+    assert len(results.summarize_scenes().scenes) == 10
     results.checksums.wrong_files += 1
-    assert [scene["id"] for scene in results.summarize_scenes()] == [f"s-{n:05}" for n in range(10) if n != 3]
+    assert [scene["id"] for scene in results.summarize_scenes().scenes] == [f"s-{n:05}" for n in range(10) if n != 3]

@@ -1,0 +1,141 @@
+// The list of scenes: sorted, filtered by name, date and share of a class, a part of a long list at a time.
+
+import { $, createElement, createSwatch, formatCount, formatDate, formatShare } from "./elements.js";
+import { state } from "./state.js";
+
+const PART = 200; // cards that are drawn at a time
+const FIELDS = { sort: "sort", filter: "find", from: "from", to: "to", class: "class", least: "least" };
+let scenes = [];
+let fresh = new Set(); // scenes that were published while the page was open
+let limit = PART;
+let choose = () => {};
+let changed = () => {};
+
+export function startList(onChoice, onChange) {
+  [choose, changed] = [onChoice, onChange];
+  $("find").addEventListener("submit", (event) => event.preventDefault());
+  for (const [id, name] of Object.entries(FIELDS)) {
+    $(id).addEventListener("input", () => applyFields(() => (state.find[name] = $(id).value)));
+  }
+  $("clear").addEventListener("click", () => {
+    applyFields(() => Object.assign(state.find, { find: "", from: "", to: "", class: "", least: "" }));
+    $("filter").focus();
+  });
+  $("next").addEventListener("click", () => {
+    const first = limit;
+    limit += PART;
+    renderList();
+    $("scenes").children[first]?.querySelector("button").focus();
+  });
+}
+
+function applyFields(change) {
+  change();
+  limit = PART;
+  renderFields();
+  renderList();
+  changed();
+}
+
+/** Show a list, with the fields as the state has them. */
+export function setScenes(list, published = []) {
+  scenes = list;
+  fresh = new Set([...fresh, ...published]);
+  const names = new Set(scenes.flatMap((scene) => (scene.classes ?? []).filter((entry) => entry.share > 0).map((entry) => entry.name)));
+  const classes = [...names].sort((a, b) => a.localeCompare(b));
+  fill($("sort"), [["", "by name"], ["newest", "newest first"], ["oldest", "oldest first"], ...classes.map((name) => [`most:${name}`, `most ${name}`])]);
+  fill($("class"), [["", "any"], ...classes.map((name) => [name, name])]);
+  $("find").hidden = scenes.length < 2;
+  renderFields();
+  renderList();
+}
+
+function fill(select, options) {
+  select.replaceChildren(...options.map(([value, text]) => createElement("option", { value, textContent: text })));
+}
+
+export function renderFields() {
+  for (const [id, name] of Object.entries(FIELDS)) if ($(id).value !== state.find[name]) $(id).value = state.find[name];
+  const { from, to, class: name } = state.find;
+  if (from || to || name) $("more").open = true;
+  $("least").disabled = !name;
+}
+
+const shareOf = (scene, name) => scene.classes?.find((entry) => entry.name === name)?.share ?? 0;
+
+function isWanted(scene) {
+  const { find, from, to, class: name, least } = state.find;
+  const day = scene.date?.slice(0, 10);
+  if ((from && !(day >= from)) || (to && !(day <= to))) return false;
+  if (name && !(shareOf(scene, name) > 0 && shareOf(scene, name) * 100 >= Number(least))) return false;
+  const words = [scene.id, scene.date ?? "", ...(scene.classes ?? []).filter((entry) => entry.share > 0).map((entry) => entry.name)];
+  return words.join(" ").toLowerCase().includes(find.trim().toLowerCase());
+}
+
+/** Compare two scenes; those without a date or a share come last, and of equal ones the names decide. */
+function compare(a, b) {
+  const order = state.find.sort;
+  if (order.startsWith("most:")) return shareOf(b, order.slice(5)) - shareOf(a, order.slice(5));
+  if (!order || !a.date || !b.date) return order ? Number(!a.date) - Number(!b.date) : 0;
+  const later = a.date < b.date ? -1 : a.date > b.date ? 1 : 0;
+  return order === "newest" ? -later : later;
+}
+
+export function renderList() {
+  const kept = scenes.filter(isWanted);
+  kept.sort(compare);
+  const shown = kept.slice(0, limit);
+  const focused = document.activeElement?.dataset?.scene;
+  $("scenes").replaceChildren(...shown.map(createCard));
+  if (focused) [...$("scenes").querySelectorAll("button")].find((button) => button.dataset.scene === focused)?.focus();
+  $("next").hidden = shown.length === kept.length;
+  $("next").textContent = `Show more of ${formatCount(kept.length, "scene")}`;
+  const isFiltered = kept.length < scenes.length;
+  const text = isFiltered ? `${kept.length.toLocaleString("en-GB")} of ${formatCount(scenes.length, "scene")}` : "";
+  if ($("count").firstChild.textContent !== text) $("count").firstChild.textContent = text;
+  $("clear").hidden = !isFiltered;
+  markChosenCard();
+}
+
+/** Name the files that could not be segmented, below the scenes. */
+export function renderRejected(rejected) {
+  $("rejected").hidden = !rejected.length;
+  const cards = rejected.map(({ name, reason }) => createElement("li", { textContent: `${name}: ${reason}` }));
+  $("rejected").replaceChildren(createElement("summary", { textContent: `${rejected.length} not segmented` }), createElement("ul", {}, ...cards));
+}
+
+export function markChosenCard() {
+  for (const button of $("scenes").querySelectorAll("button")) {
+    button.setAttribute("aria-current", String(button.dataset.scene === state.scene));
+  }
+}
+
+export function revealChosenCard() {
+  $("scenes").querySelector("[aria-current=true]")?.scrollIntoView({ block: "nearest" });
+}
+
+function createCard(scene) {
+  const name = createElement("span", { className: "name", textContent: scene.id });
+  if (fresh.has(scene.id)) name.prepend(createElement("span", { className: "fresh", textContent: "new" }), " ");
+  const button = createElement("button", { type: "button", title: scene.id }, name);
+  button.dataset.scene = scene.id;
+  if (scene.problem) {
+    button.append(createElement("span", { className: "problem", textContent: scene.problem }));
+    button.disabled = true;
+    return createElement("li", {}, button);
+  }
+  button.append(createElement("span", { className: "when", textContent: scene.bbox ? formatDate(scene) : `${formatDate(scene)} · not on the map` }));
+  const there = scene.classes.filter((entry) => entry.share > 0).sort((a, b) => b.share - a.share);
+  const captions = there.map((entry) => `${entry.name} ${formatShare(entry.share)}`);
+  const bar = createElement("span", { className: "bar", ariaHidden: "true" });
+  for (const [place, { color, share: part }] of there.entries()) {
+    const piece = createElement("i", { title: captions[place] });
+    Object.assign(piece.style, { background: color, flexGrow: part });
+    bar.append(piece);
+  }
+  const words = there.map((entry, place) => createElement("span", {}, createSwatch(entry.color), captions[place], " "));
+  button.title = [scene.id, ...captions].join("\n");
+  button.append(bar, createElement("span", { className: "shares" }, ...words));
+  button.addEventListener("click", () => choose(scene.id, true));
+  return createElement("li", {}, button);
+}
