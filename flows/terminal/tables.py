@@ -163,8 +163,6 @@ def show_evaluation(evaluation: Evaluation) -> None:
 
 def show_items(items: Sequence[Mapping[str, Any]]) -> None:
     """Print the scenes that a query found, with their dates and the shares of their classes."""
-    from seamline.pipeline.stac.items import UNKNOWN_TIME
-
     if not items:
         print("no scenes")
         return
@@ -174,13 +172,22 @@ def show_items(items: Sequence[Mapping[str, Any]]) -> None:
     for item in items:
         properties = item["properties"]
         rows = sorted(_list_shares(properties), key=lambda row: -row[1])
-        date = "" if properties.get(UNKNOWN_TIME) else str(properties.get("datetime") or "")[:10]
         shares = ", ".join(f"{name} {format_percent(share)}" for name, share in rows)
-        table.add_row(*(Text(to_plain_line(text)) for text in (str(item["id"]), date, shares)))
+        table.add_row(*(Text(to_plain_line(text)) for text in (str(item["id"]), _format_days(properties), shares)))
     out = Console()
     if not out.is_terminal:
         out = Console(width=100_000)  # unwrapped, so that other programs find ids in one piece
     out.print(table)
+
+
+def _format_days(properties: Mapping[str, Any]) -> str:
+    """Return the day on which a scene was taken, or the first and the last; nothing where that is unknown."""
+    from seamline.pipeline.stac.items import UNKNOWN_TIME
+
+    if properties.get(UNKNOWN_TIME):
+        return ""
+    names = ("datetime",) if properties.get("datetime") else ("start_datetime", "end_datetime")
+    return " to ".join(dict.fromkeys(str(properties.get(name) or "")[:10] for name in names))
 
 
 def _list_shares(properties: Mapping[str, Any]) -> list[tuple[str, float]]:

@@ -226,7 +226,7 @@ def write_item_and_record(
     provenance = Provenance(
         scene.source,
         publication.model,
-        scene.datetime,
+        scene.acquired,
         datetime.fromisoformat(record.finished),
         publication.software,
         publication.lineage,

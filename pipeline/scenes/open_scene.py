@@ -115,7 +115,7 @@ def open_scene(
             grid=grid,
             bands=_make_bands(needs, contents, meaning),
             dtype=find_common_dtype(contents.files),
-            datetime=found.datetime or read_acquisition_time(chosen[0].path),
+            acquired=found.acquired or read_acquisition_time(chosen[0].path),
             aoi=None if options.aoi is None else read_aoi(options.aoi, grid),
             warnings=tuple(to_plain_line(text) for text in (*band_warnings, *meaning.warnings)),
             radiometry=to_plain_line(describe_calibrations(meaning.calibrations)),

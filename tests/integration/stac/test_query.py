@@ -26,6 +26,7 @@ from pyarrow import parquet
 from seamline.flows.cli.main import app, main
 from seamline.pipeline.common.classes import LabelClass
 from seamline.pipeline.common.errors import InputError
+from seamline.pipeline.common.time_span import TimeSpan
 from seamline.pipeline.products.run_record import ClassArea
 from seamline.pipeline.stac import query as query_module
 from seamline.pipeline.stac.catalog import update_catalog, write_item
@@ -57,7 +58,9 @@ def publish(
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "run.json").write_text("{}")
     processed = datetime(2026, 11, 22, tzinfo=UTC)
-    provenance = Provenance("/scenes/a.tif", MODEL, acquired, processed, {"seamline": "0.1.0"}, "segmented")
+    provenance = Provenance(
+        "/scenes/a.tif", MODEL, acquired and TimeSpan.at(acquired), processed, {"seamline": "0.1.0"}, "segmented"
+    )
     write_item(build_scene_item(folder, name, grid, classes, areas, provenance), folder)
 
 

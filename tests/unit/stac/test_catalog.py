@@ -31,6 +31,7 @@ from pystac.extensions.render import RenderExtension
 from pystac.validation.stac_validator import JsonSchemaSTACValidator
 
 from seamline.pipeline.common.classes import NODATA, LabelClass
+from seamline.pipeline.common.time_span import TimeSpan
 from seamline.pipeline.geometry.window import Window
 from seamline.pipeline.results.verify import verify
 from seamline.pipeline.stac import catalog as catalog_module
@@ -40,6 +41,7 @@ from seamline.pipeline.stac.extent import Box
 from seamline.pipeline.stac.footprint import compute_footprint, compute_labelled_area, find_hull_corners, join_hulls
 from seamline.pipeline.stac.items import read_item_table
 from seamline.pipeline.stac.query import query_items
+from seamline.pipeline.stac.scene_item import read_acquired
 from seamline.pipeline.stac.stamped_table import StampedTable
 from tests.support.sample_data import MANAUS, find_shared
 from tests.support.small_rasters import write_geotiff
@@ -65,7 +67,10 @@ def test_the_item_is_valid_and_reads_back(tmp_path: Path, crs: str | None, acqui
     document = check_core_schema(json.loads(path.read_text()))
     item = pystac.Item.from_file(str(path))
 
-    assert item.datetime == (acquired or PROCESSED)
+    assert item.datetime == acquired
+    assert read_acquired(item.properties) == (acquired and TimeSpan.at(acquired))
+    span = (item.common_metadata.start_datetime, item.common_metadata.end_datetime)
+    assert span == ((None, None) if acquired else (datetime(1900, 1, 1, tzinfo=UTC), PROCESSED))
     assert item.properties.get("seamline:datetime_unknown") is (None if acquired else True)
     assert (item.geometry is None) == (crs is None)
     projection = ProjectionExtension.ext(item)
