@@ -155,6 +155,9 @@ def show_evaluation(evaluation: Evaluation) -> None:
         table.add_row(row.name, *("–" if isnan(score) else f"{score:.3f}" for score in scores), share)
     out = Console()
     out.print(table)
+    absent = [row.name for row in evaluation.absent]
+    if absent:
+        out.print(f"not in the truth, and so not in the mean: {', '.join(absent)}", highlight=False, markup=False)
     out.print(
         f"mean IoU {evaluation.mean_iou:.3f}, overall accuracy {evaluation.accuracy:.4f}, kappa {evaluation.kappa:.4f}",
         highlight=False,
