@@ -259,6 +259,25 @@ def show_checks(checks: Sequence[Check]) -> None:
     out.print(f"{format_count(len(checks), 'check')}: {summary}", highlight=False)
 
 
+_EXPLANATIONS = {
+    "bands": "The network sees (value − mean) / std of each band.",
+    "divisor": "Pixels. Window, halo and stride are multiples of it, since the network pools on this lattice.",
+    "receptive_radius": "Pixels. What lies farther from a pixel does not change its label: the next multiple of the "
+    "divisor is the halo with which no tile border can be seen. Unbounded: no halo is exact, so tiles are feathered.",
+    "activation": "What makes probabilities of the network's scores.",
+    "quantity": "What the values of the bands are.",
+    "fill": "What the network sees in place of pixels without data.",
+    "assumed_nodata": "Number that means no data in files that declare none.",
+    "network": "Depth: how often it halves. base_width: channels at full resolution.",
+    "digest": "SHA-256 of model.json, by which results and runs name the model.",
+    "iou_held_out": "Intersection over union, 1 at best, on all pixels of images that it did not learn from.",
+    "iou_in_training": "Intersection over union, 1 at best, on a sample of images that it learned from: better than on "
+    "others. –: a class is neither in the labels nor predicted. 0.00 is also one that is predicted and not in the "
+    "labels, as where weak labels lack it.",
+}
+"""What the fields of a model's summary mean."""
+
+
 def show_model(summary: Mapping[str, Any]) -> None:
     """Print the table of ``seamline model inspect``."""
     table = _make_table(f"{summary['name']} {summary['version']}")
@@ -266,7 +285,10 @@ def show_model(summary: Mapping[str, Any]) -> None:
         text = _format_field(key, value)
         if key == "receptive_radius" and value == "unbounded" and (window := summary["network"].get("window")):
             text = f"more than a window of {window} shows; treated as unbounded"
-        table.add_row(key.replace("_", " "), text)
+        explained = Text(text)
+        if key in _EXPLANATIONS:
+            explained.append(f"\n{_EXPLANATIONS[key]}", style="italic")
+        table.add_row(key.replace("_", " "), explained)
     Console().print(table)
 
 
