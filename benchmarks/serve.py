@@ -66,7 +66,7 @@ def publish_simulated(folder: Path, size: int) -> None:
     table = compute_class_areas(counts, CLASSES)
     shutil.rmtree(store)
     write_record(folder, make_up_record(folder.name, (size, size), table))
-    now, model = datetime.now(UTC), ModelReference("none", "00" * 32, "model.json")
+    now, model = datetime.now(UTC), ModelReference("none", "00" * 32, Path("model.json"))
     provenance = Provenance("simulated", model, TimeSpan.at(now), now, {}, "simulated")
     write_item(build_scene_item(folder, folder.name, grid, CLASSES, table, provenance), folder)
     update_catalog(folder.parent)

@@ -327,7 +327,7 @@ def _open_run_directory(job: SceneJob, plan: Plan, unfinished: UnfinishedRun | N
 def _describe_publication(job: SceneJob, context: ChunkContext) -> Publication:
     return Publication(
         context=context,
-        model=ModelReference(job.model.spec.name, job.model.digest, str(job.model.folder / MODEL_FILENAME)),
+        model=ModelReference(job.model.spec.name, job.model.digest, job.model.folder / MODEL_FILENAME),
         card=job.model.card,
         classes=job.model.classes,
         layout=_choose_layout(context.tiling, job.options),

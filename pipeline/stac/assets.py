@@ -12,7 +12,7 @@ import rasterio
 from rasterio.errors import RasterioError
 
 from seamline.pipeline.common.classes import NODATA, LabelClass, make_column_names
-from seamline.pipeline.common.layout import COG, OVERVIEW, PREVIEW, RECORD, REPORT, ZARR
+from seamline.pipeline.common.layout import COG, MODEL, OVERVIEW, PREVIEW, RECORD, REPORT, ZARR
 from seamline.pipeline.products.layers import LAYER_SCALE, LAYERS
 from seamline.pipeline.products.seal import list_store_files
 from seamline.pipeline.products.sidecars import ATTRIBUTE_TABLE, normalize_attribute_table
@@ -120,6 +120,7 @@ ASSETS: tuple[KnownFile, ...] = (
     KnownFile("overview", OVERVIEW, "The scene, small, in colour", _TYPES.COG, ("overview", "visual")),
     KnownFile("preview", PREVIEW, "Preview", _TYPES.PNG, ("overview", "thumbnail")),
     KnownFile("report", REPORT, "Report", _TYPES.HTML, ("overview", "metadata")),
+    KnownFile("model", MODEL, "The model that segmented it", _TYPES.GEOJSON, _METADATA),
     KnownFile("run", RECORD, "Record of the run", _TYPES.JSON, _METADATA),
 )
 """All files that a run may leave in a scene's folder, in the order of the assets."""

@@ -38,7 +38,10 @@ UNKNOWN_TIME = "seamline:datetime_unknown"
 ItemDict = dict[str, Any]
 """A STAC item as JSON has it, or a row of the table."""
 
-_FIRST = ("type", "stac_version", "stac_extensions", "id", "geometry", "bbox")
+COLLECTION_ID = "seamline-segmentations"
+"""Id of the collection that items are of."""
+
+_FIRST = ("type", "stac_version", "stac_extensions", "id", "collection", "geometry", "bbox")
 _LAST = ("links", "assets")
 """Fields of an item that stand before and after the columns of its properties."""
 _TIMES = ("created", "datetime", "end_datetime", "start_datetime", "updated")
@@ -165,7 +168,7 @@ def replace_rows(table: pa.Table, kept: Container[str], items: Mapping[str, Item
         where values would have to be written in another way than they are; then build it from the items.
     """
     folders = list_folders(table)
-    if _has_text_columns(table):
+    if _has_text_columns(table) or not set(_FIRST) <= set(table.column_names):  # the latter of an earlier version
         return None
     rows = [row for row, folder in enumerate(folders) if folder in kept and folder not in items]
     merged, order = table.take(pa.array(rows, pa.int64())), [folders[row] for row in rows]

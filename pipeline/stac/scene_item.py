@@ -15,7 +15,7 @@ from odc.geo.geobox import GeoBox
 from pystac.utils import datetime_to_str as to_rfc3339
 
 from seamline.pipeline.common.classes import LabelClass
-from seamline.pipeline.common.layout import CATALOG
+from seamline.pipeline.common.layout import CATALOG, COLLECTION, MODEL
 from seamline.pipeline.common.time_span import TimeSpan, to_utc
 from seamline.pipeline.geometry.pixel_area import measure_pixel_area
 from seamline.pipeline.products.geozarr import JSON, find_crs_code
@@ -24,7 +24,7 @@ from seamline.pipeline.stac.assets import build_renders, build_scene_assets
 from seamline.pipeline.stac.class_areas import build_class_properties
 from seamline.pipeline.stac.earth import Outline
 from seamline.pipeline.stac.footprint import compute_bbox, compute_footprint, round_coordinates
-from seamline.pipeline.stac.items import UNKNOWN_TIME
+from seamline.pipeline.stac.items import COLLECTION_ID, UNKNOWN_TIME
 from seamline.pipeline.storage.digests import FileInfo, to_multihash
 
 _EXTENSIONS = {
@@ -38,7 +38,7 @@ _EXTENSIONS = {
         ("render", "2.0.0"),
     )
 }
-
+PROJECTION_SCHEMA = _EXTENSIONS["projection"]
 _EARLIEST = datetime(1900, 1, 1, tzinfo=UTC)
 """What items say as the earliest time of a scene of unknown time."""
 
@@ -50,12 +50,12 @@ class ModelReference:
     Attributes:
         name: its name.
         digest: SHA-256 of its document.
-        href: path or URL of its document.
+        document: its document, a copy of which lies beside the results.
     """
 
     name: str
     digest: str
-    href: str
+    document: Path
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,8 @@ def build_scene_item(
     and the time of processing, and the property ``seamline:datetime_unknown`` says so.
 
     Args:
-        folder: the scene's folder. Its known files become assets, with size and checksum, so write them first.
+        folder: the scene's folder. Its known files, also the copy of the model's document, become assets, with size and
+            checksum, so write them first.
         scene_id: id of the scene and of the item.
         grid: grid of the labels.
         classes: classes of the labels.
@@ -118,6 +119,7 @@ def build_scene_item(
         geometry=None if footprint is None else round_coordinates(shapely.geometry.mapping(footprint)),
         bbox=None if footprint is None else compute_bbox(footprint),
         datetime=provenance.acquired.start if provenance.acquired and provenance.acquired.is_moment else None,
+        collection=COLLECTION_ID,
         properties={
             "title": f"Segmentation of {scene_id}",
             **_build_projection(grid),
@@ -132,8 +134,8 @@ def build_scene_item(
         item.add_asset(key, asset)
     item.add_link(pystac.Link("derived_from", provenance.source, title="the scene that was segmented"))
     item.add_link(_build_model_link(provenance.model))
-    for relation in ("root", "parent"):
-        item.add_link(pystac.Link(relation, f"../{CATALOG}", media_type=pystac.MediaType.JSON))
+    for relation, name in (("root", CATALOG), ("parent", CATALOG), ("collection", COLLECTION)):
+        item.add_link(pystac.Link(relation, f"../{name}", media_type=pystac.MediaType.JSON))
     return item
 
 
@@ -209,4 +211,4 @@ def _build_model_link(model: ModelReference) -> pystac.Link:
     """Return the link to the model's item that the MLM extension asks of an item which a model has inferred."""
     fields = {"mlm:name": model.name, "file:checksum": to_multihash(model.digest)}
     title = "the model that segmented it"
-    return pystac.Link("derived_from", model.href, pystac.MediaType.GEOJSON, title, extra_fields=fields)
+    return pystac.Link("derived_from", f"./{MODEL}", pystac.MediaType.GEOJSON, title, extra_fields=fields)

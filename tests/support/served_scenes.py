@@ -94,7 +94,7 @@ def publish_labels(folder: Path, grid: GeoBox, labels: np.ndarray) -> None:
     Image.fromarray(rgb).save(folder / "preview.png")
     table = tabulate_classes(labels, grid, CLASSES)
     write_record(folder, make_up_record(folder.name, SHAPE, table))
-    model = ModelReference("a U-Net", "ab" * 32, "/models/a/model.json")
+    model = ModelReference("a U-Net", "ab" * 32, Path("/models/a/model.json"))
     item = build_scene_item(
         folder, folder.name, grid, CLASSES, table, Provenance("a.tif", model, TimeSpan.at(WHEN), WHEN, {}, "by hand")
     )

@@ -59,7 +59,7 @@ def make_scene_item(
     create_store(folder / "segmentation.zarr", grid, CLASSES, ZarrLayout(64), title="a scene")
     write_labels(folder / "segmentation.zarr", Window(0, 0, *grid.shape), labels)
     table = tabulate_classes(labels, grid, classes)
-    model = ModelReference("a U-Net", "ab" * 32, "/models/a/model.json")
+    model = ModelReference("a U-Net", "ab" * 32, Path("/models/a/model.json"))
     software = {"seamline": "0.1.0"}
     provenance = Provenance(
         "/scenes/a.tif", model, acquired and TimeSpan.at(acquired), PROCESSED, software, "segmented by a U-Net"
