@@ -10,6 +10,7 @@ import json
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from datetime import datetime
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -134,7 +135,11 @@ def build_collection(table: pa.Table | None) -> dict[str, Any]:
 
 def _join_boxes(table: pa.Table | None) -> list[float]:
     """Return the box of all items; that of the Earth where none has one, from -180° to 180° across the antimeridian."""
-    boxes = [box for box in table["bbox"].to_pylist() if box] if table is not None else []
+    boxes = (
+        [box for box in table["bbox"].to_pylist() if box and all(map(isfinite, box.values()))]
+        if table is not None
+        else []
+    )
     if not boxes:
         return [-180.0, -90.0, 180.0, 90.0]
     wraps = any(box["xmin"] > box["xmax"] for box in boxes)
@@ -147,9 +152,9 @@ def _join_times(table: pa.Table | None) -> tuple[datetime | None, datetime | Non
     if table is None:
         return None, None
     first, last = (_fill_times(table, name) for name in ("start_datetime", "end_datetime"))
-    unknown = pc.fill_null(table[UNKNOWN_TIME].cast(pa.bool_()), False)
-    if not pc.all(unknown).as_py():
-        first, last = first.filter(pc.invert(unknown)), last.filter(pc.invert(unknown))
+    unknown = table[UNKNOWN_TIME]
+    if pa.types.is_boolean(unknown.type) and not pc.all(known := pc.invert(pc.fill_null(unknown, False))).as_py():
+        first, last = (times.filter(known) if pc.any(known).as_py() else times for times in (first, last))
     return pc.min(first).as_py(), pc.max(last).as_py()
 
 
@@ -164,11 +169,13 @@ def _summarize_properties(table: pa.Table | None) -> dict[str, Any]:
         return {}
     summaries: dict[str, Any] = {}
     for name in _SUMMARIZED:
-        if name in table.column_names and (values := pc.unique(table[name]).drop_null().to_pylist()):
-            summaries[name] = sorted(values)
+        if name in table.column_names and pa.types.is_string(table[name].type):
+            summaries[name] = sorted(pc.unique(table[name]).drop_null().to_pylist())
     for name in table.column_names:
         if name.endswith("_share") and pa.types.is_floating(table[name].type):
-            summaries[name] = pystac.RangeSummary(pc.min(table[name]).as_py(), pc.max(table[name]).as_py())
+            least, most = pc.min(table[name]).as_py(), pc.max(table[name]).as_py()
+            if least is not None and isfinite(least + most):
+                summaries[name] = pystac.RangeSummary(least, most)
     return summaries
 
 
@@ -182,7 +189,9 @@ def _describe_item_assets(table: pa.Table | None) -> dict[str, Any]:
         entries = assets.field(field.name).drop_null()
         if len(entries):
             entry = entries[0].as_py()
-            found[field.name] = {name: entry[name] for name in ("title", "type", "roles") if entry.get(name)}
+            texts = {name: entry[name] for name in ("title", "type") if isinstance(entry.get(name), str)}
+            roles = [role for role in entry.get("roles") or () if isinstance(role, str)]
+            found[field.name] = texts | ({"roles": roles} if roles else {})
     return found
 
 
@@ -195,7 +204,7 @@ def is_catalog_whole(out: Path) -> bool:
     """Return whether catalogue and collection are what would be written now, but for scenes that wait."""
     links, wait = _read_links(out), waiting.list_scenes(waiting.list_notes(out))
     scenes = [scene for scene in _read_stamps(out) if scene in links or scene not in wait]
-    with suppress(OSError, ValueError):
+    with suppress(OSError, ValueError, LookupError, TypeError):
         is_same = (out / CATALOG).read_bytes() == encode_json(build_catalog(scenes))
         return is_same and (out / COLLECTION).read_bytes() == encode_json(build_collection(read_table(out / ITEMS)))
     return False

@@ -492,6 +492,27 @@ def test_the_collection_says_what_the_items_have_in_common(tmp_path: Path) -> No
     by_the_extensions_own_schemas(found, STACObjectType.COLLECTION)
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"model": {"a": 1}},
+        {"model": 5, "water_share": float("nan")},
+        {"seamline:datetime_unknown": "perhaps", "proj:code": ["EPSG:32620"]},
+        {"seamline:datetime_unknown": 1.5, "land_share": "much"},
+    ],
+)
+def test_an_odd_item_does_not_keep_the_others_from_the_collection(tmp_path: Path, change: dict[str, Any]) -> None:
+    for name in ("scene", "odd"):
+        publish_dated(tmp_path, name, datetime(2023, 7, 23, tzinfo=UTC))
+        path = tmp_path / name / "item.json"
+        item = json.loads(path.read_text())
+        path.write_text(json.dumps({**item, "properties": item["properties"] | change}))
+        update_catalog(tmp_path)
+        text = (tmp_path / "collection.json").read_text()
+        assert read_collection(tmp_path)["extent"]["temporal"]["interval"][0][0] == "2023-07-23T00:00:00Z"
+        assert "NaN" not in text and set(json.loads(text)["item_assets"]) == {"segmentation", "zarr"}
+
+
 def test_a_collection_across_the_antimeridian_is_as_wide_as_the_earth(tmp_path: Path) -> None:
     publish_dated(tmp_path, "fiji", None)
     path = tmp_path / "fiji" / "item.json"
