@@ -205,6 +205,8 @@ def _read_polygons(truth: Truth, target: RasterGrid) -> tuple[NDArray[Any], NDAr
 
 def _read_columns(truth: Truth) -> Any:
     """Return what ``pyogrio.raw.read`` returns of the polygons, with the attribute of their values alone."""
+    import pyogrio
+
     try:
         return pyogrio.raw.read(truth.path, columns=[truth.attribute] if truth.attribute else [])
     except _UNREADABLE_ERRORS as error:
