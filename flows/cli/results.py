@@ -58,8 +58,6 @@ def evaluate(
     """Compare a segmentation with the truth: IoU, F1, precision, recall, accuracy, kappa, boundaries.
 
     Examples:
-    seamline evaluate results/scene truth.tif
-
     seamline evaluate results/scene truth.tif --ignore cloud --merge "cloud shadow=land"
 
     seamline evaluate results/scene buildings.gpkg --attribute kind --values house=1,road=0 --json scores.json

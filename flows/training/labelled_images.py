@@ -81,7 +81,16 @@ class FileImage:
 
 
 def unnamed_values_error(name: str, found: str, named: Iterable[object]) -> InputError:
-    """Return the error for labels of the image ``name`` with other values than those that are named."""
+    """Return the error for labels with other values than those that are named.
+
+    Args:
+        name: name of the image.
+        found: the values that its labels have, as text.
+        named: the values that are named.
+
+    Returns:
+        The error.
+    """
     return InputError(
         f"labels of source {name!r}",
         got=f"the values {found}",
