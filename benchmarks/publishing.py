@@ -94,9 +94,11 @@ def make_up_run(folder: Path, size: int, outputs: tuple[str, ...]) -> Publicatio
     create_store(directory.store, scene.grid, CLASSES, layout, title="simulated", layers=layers)
     directory.write_plan({})
     fill_store(context)
+    model = folder / "model.json"
+    model.write_text("{}", encoding="utf-8")
     return Publication(
         context=context,
-        model=ModelReference("none", "00" * 32, "model.json"),
+        model=ModelReference("none", "00" * 32, model),
         card=ModelCard("none", "1", "none", "none"),
         classes=CLASSES,
         layout=layout,

@@ -30,6 +30,7 @@ from rich.table import Table
 from run_records import make_up_record
 
 from seamline.pipeline.common.layout import COG
+from seamline.pipeline.common.time_span import TimeSpan
 from seamline.pipeline.geometry.pixel_area import measure_pixel_areas
 from seamline.pipeline.geometry.tiling import Tiling
 from seamline.pipeline.products.cog import describe_labels, write_cog
@@ -65,8 +66,8 @@ def publish_simulated(folder: Path, size: int) -> None:
     table = compute_class_areas(counts, CLASSES)
     shutil.rmtree(store)
     write_record(folder, make_up_record(folder.name, (size, size), table))
-    now, model = datetime.now(UTC), ModelReference("none", "00" * 32, "model.json")
-    provenance = Provenance("simulated", model, now, now, {}, "simulated")
+    now, model = datetime.now(UTC), ModelReference("none", "00" * 32, Path("model.json"))
+    provenance = Provenance("simulated", model, TimeSpan.at(now), now, {}, "simulated")
     write_item(build_scene_item(folder, folder.name, grid, CLASSES, table, provenance), folder)
     update_catalog(folder.parent)
 

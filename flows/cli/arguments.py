@@ -73,6 +73,23 @@ def parse_label_mapping(text: str) -> dict[str, int]:
     return labels
 
 
+def parse_merges(text: str) -> dict[str, str]:
+    """Parse ``thin cloud=cloud,4=0`` to the class that each class counts as.
+
+    Raises:
+        InputError: A part is not CLASS=CLASS.
+    """
+    merges: dict[str, str] = {}
+    for part in split_names(text):
+        old, _, new = (side.strip() for side in part.partition("="))
+        if not (old and new):
+            raise InputError(
+                "--merge", got=part, expected="CLASS=CLASS, names or labels", fix="see seamline evaluate --help"
+            )
+        merges[old] = new
+    return merges
+
+
 def check_choice(option: str, text: str, choices: tuple[str, ...]) -> Any:
     """Check that an option's value is one of its choices.
 

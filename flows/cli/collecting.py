@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from seamline.flows.cli.arguments import ModelOption, OutOption, QuietFlag, VerboseFlag, check_choice
+from seamline.flows.cli.arguments import ModelOption, OutOption, QuietFlag, VerboseFlag, check_choice, validate_options
 from seamline.flows.cli.config_file import ConfigOption
 from seamline.flows.cli.run_options import RUN_OPTIONS, take_options
 from seamline.flows.terminal import progress
@@ -25,7 +25,7 @@ _PANEL = "Which scenes"
 
 
 @app.command()
-@take_options([name for name in RUN_OPTIONS if name not in ("check", "overwrite")])
+@take_options([name for name in RUN_OPTIONS if name not in ("check", "overwrite", "datetime")])
 def collect(
     place: Annotated[
         str,
@@ -49,7 +49,13 @@ def collect(
         str, typer.Option(metavar="W,S,E,N", rich_help_panel=_PANEL, help="stac-api, stac-catalog: degrees")
     ] = "",
     interval: Annotated[
-        str, typer.Option("--datetime", metavar="FROM/TO", rich_help_panel=_PANEL, help="stac-api, stac-catalog")
+        str,
+        typer.Option(
+            "--datetime",
+            metavar="FROM/TO",
+            rich_help_panel=_PANEL,
+            help="stac-api, stac-catalog: of which time; others: when all scenes were taken, as of segment",
+        ),
     ] = "",
     days: Annotated[
         float | None,
@@ -83,6 +89,8 @@ def collect(
     from seamline.flows.settings.model_folder import open_model
 
     check_choice("--kind", kind, tuple(_PLACES))
+    if interval and not kind.startswith("stac-"):
+        options, interval = validate_options(**{**options.model_dump(), "datetime": interval}), ""
     asked = {
         "collections": collection,
         "bbox": _parse_json("--bbox", f"[{bbox}]") if bbox else None,

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from seamline.flows.cli.arguments import parse_label_mapping
+from seamline.flows.cli.arguments import parse_label_mapping, parse_merges, split_names
 from seamline.flows.terminal import tables
 from seamline.pipeline.common.classes import format_count
 from seamline.pipeline.common.errors import InputError
@@ -48,22 +48,28 @@ def evaluate(
         str, typer.Option(help="Attribute of polygons with their values; default: class of our own, 1 of all others")
     ] = "",
     tolerance: Annotated[int, typer.Option(help="Pixels that boundaries may be apart")] = 2,
+    ignore: Annotated[
+        str, typer.Option(help="Classes that are not compared, where either has them: names or labels, with commas")
+    ] = "",
+    merge: Annotated[str, typer.Option(help="Classes that count as others in both: thin cloud=cloud,4=0")] = "",
     report: Annotated[Path | None, typer.Option("--json", help="Write the scores to this file")] = None,
     picture: Annotated[Path | None, typer.Option(help="Draw the confusion matrix to this PNG")] = None,
 ) -> None:
     """Compare a segmentation with the truth: IoU, F1, precision, recall, accuracy, kappa, boundaries.
 
     Examples:
-    seamline evaluate results/scene truth.tif
+    seamline evaluate results/scene truth.tif --ignore cloud --merge "cloud shadow=land"
 
     seamline evaluate results/scene buildings.gpkg --attribute kind --values house=1,road=0 --json scores.json
     """
-    from seamline.flows.training.evaluation import evaluate_segmentation, write_evaluation
+    from seamline.flows.training.evaluation import ClassRules, evaluate_segmentation, write_evaluation
     from seamline.pipeline.results.truth import Truth
 
     if not 0 <= tolerance <= 64:
         raise InputError("--tolerance", got=tolerance, expected="pixels, from 0 to 64", fix="correct it")
-    evaluation = evaluate_segmentation(prediction, Truth(truth, attribute, parse_label_mapping(values)), tolerance)
+    rules = ClassRules(split_names(ignore), parse_merges(merge))
+    labels = Truth(truth, attribute, parse_label_mapping(values))
+    evaluation = evaluate_segmentation(prediction, labels, tolerance, rules)
     write_evaluation(evaluation, report, picture)
     tables.show_evaluation(evaluation)
 

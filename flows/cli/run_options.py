@@ -66,6 +66,13 @@ RUN_OPTIONS = {
     "scale": RunOption(float | None, None, "Value = digital number × scale + offset", _SCENE),
     "offset": RunOption(float | None, None, "See --scale", _SCENE),
     "nodata": RunOption(str | None, None, "Digital number that means no data, or none", _SCENE),
+    "datetime": RunOption(
+        str | None,
+        None,
+        "When the scene was taken, if its files don't say so: 2024-06-01, a time, or START/END",
+        _SCENE,
+        is_variable=False,
+    ),
     "on_bad_block": RunOption(str, "fail", "fail, or nodata: go on without unreadable blocks", _SCENE),
     "window": RunOption(str, "auto", "Edge of the network's windows in pixels, or auto", _TILING),
     "halo": RunOption(str, "auto", "Context that is read and thrown away, in pixels, or auto", _TILING),

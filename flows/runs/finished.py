@@ -11,7 +11,7 @@ from seamline.flows.runs.observer import RunResult
 from seamline.flows.runs.run_identity import READING_OPTIONS, describe_finished_run, refuse_other_run
 from seamline.flows.runs.scene_job import SceneJob
 from seamline.pipeline.common.errors import InputError
-from seamline.pipeline.common.layout import RECORD, ZARR
+from seamline.pipeline.common.layout import ITEM, RECORD, ZARR
 from seamline.pipeline.products.run_record import RunRecord, read_record
 from seamline.pipeline.publishing.completeness import (
     can_restore,
@@ -23,6 +23,8 @@ from seamline.pipeline.publishing.publication import COG_ARRAYS
 from seamline.pipeline.publishing.replacement import is_settled
 from seamline.pipeline.publishing.upload import list_in_catalog
 from seamline.pipeline.publishing.uploaded import UploadedScene, download, find_uploaded, is_whole, read_listing
+from seamline.pipeline.stac.items import read_item
+from seamline.pipeline.stac.scene_item import read_acquired
 from seamline.pipeline.storage.object_store import ObjectFolder
 
 
@@ -45,9 +47,23 @@ def find_finished(job: SceneJob) -> RunResult | None:
     record = _read_own_record(job)
     if record is None or location.run_directory.path.exists() or not is_settled(location.folder):
         return None
-    options = job.options
-    missing = list_missing_outputs(location.folder, options.outputs, options.polygon_options, check=options.check)
+    missing = list_missing(job.with_recorded_time(record.given_time), check=job.options.check)
     return None if missing else RunResult(location.folder, record, computed=False)
+
+
+def list_missing(job: SceneJob, *, check: bool) -> list[str]:
+    """List what a finished run lacks of what a job asks for, as ``list_missing_outputs`` does.
+
+    Args:
+        job: what is asked for, with the time of acquisition that an earlier run was given.
+        check: compare the content of all files with their checksums, not only the sizes.
+    """
+    options, folder = job.options, job.location.folder
+    missing = list_missing_outputs(folder, options.outputs, options.polygon_options, check=check)
+    with suppress(OSError, ValueError, LookupError, TypeError):  # an item that cannot be read is missing already
+        if read_acquired(read_item(folder / ITEM)["properties"]) != job.scene.acquired:
+            missing += [name for name in ("preview", "report", "item") if name not in missing]
+    return missing
 
 
 def find_record(job: SceneJob) -> RunRecord | None:
@@ -134,13 +150,30 @@ def _find_uploaded_record(job: SceneJob, catalogue: ObjectFolder) -> RunRecord |
         return None
     if job.options.check and not is_upload_intact(catalogue, uploaded, job.location.catalog.folder):
         return None
-    if not _has_outputs(uploaded, job):
+    if not (_has_outputs(uploaded, job) and _has_time(uploaded, job)):
         if not (job.location.folder / RECORD).exists():
             download(catalogue, uploaded, job.location.folder)
         return None
     if not read_listing(catalogue).lists(uploaded):
         list_in_catalog(catalogue, uploaded.scene)
     return uploaded.record
+
+
+def find_recorded_time(job: SceneJob) -> str | None:
+    """Return the time of acquisition that a run of the same scene was given, begun or finished; None if none was."""
+    for recorded in _iter_recorded(job):
+        with suppress(LookupError, TypeError):
+            if recorded["scene_digest"] == job.identity.scene_digest and "datetime" in recorded["options"]:
+                return str(recorded["options"]["datetime"])
+    return None
+
+
+def _has_time(uploaded: UploadedScene, job: SceneJob) -> bool:
+    """Return whether the item of a published scene says when it was taken as it is known now."""
+    with suppress(LookupError, TypeError, ValueError):
+        wanted = job.with_recorded_time(uploaded.record.given_time).scene.acquired
+        return read_acquired(uploaded.item["properties"]) == wanted
+    return False
 
 
 def _has_outputs(uploaded: UploadedScene, job: SceneJob) -> bool:

@@ -123,6 +123,19 @@ def _refuse_less_exact(run: RecordedRun, job: SceneJob) -> None:
             expected=f"halo {exact}, since no --halo is given",
             fix=f"give --halo {halo} to take it, another --out, or --overwrite to start over",
         )
+    narrow = {
+        name: run.options[name]
+        for name in ("halo", "overlap")
+        if exact is None and run.options.get(name) is not None and getattr(job.options, name) is None
+    }
+    if narrow:
+        asked = " ".join(f"--{name} {value}" for name, value in narrow.items())
+        raise OtherRunError(
+            run.what,
+            got=f"{asked}, with which tile borders may be seen",
+            expected="what the labels of the scene need, since it is not given now",
+            fix=f"give {asked} to take it, another --out, or --overwrite to start over",
+        )
     if job.options.on_bad_block == "fail" and run.bad_blocks:
         raise OtherRunError(
             run.what,

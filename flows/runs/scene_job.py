@@ -23,6 +23,7 @@ from seamline.pipeline.common.errors import InputError, UnusableSceneError
 from seamline.pipeline.common.extras import MissingExtraError, require_extras
 from seamline.pipeline.common.layout import ITEM, RECORD
 from seamline.pipeline.common.stopwatch import Stopwatch
+from seamline.pipeline.common.time_span import TimeSpan
 from seamline.pipeline.planning.memory import Raster
 from seamline.pipeline.planning.tilings import list_candidate_tilings
 from seamline.pipeline.products.layers import LAYERS
@@ -33,6 +34,8 @@ from seamline.pipeline.storage.confinement import Confinement, confine
 
 _BYTES_PER_PIXEL = 0.5
 """Disk space of all results together and of what a run needs on the way; measured 0.05 to 0.2."""
+UNDATED = "when it was taken is unknown: no tag and no name says it; give --datetime, and `query` finds it by its date"
+"""Warning of a scene without a time of acquisition."""
 
 
 @dataclass(frozen=True)
@@ -100,6 +103,18 @@ class SceneJob:
         is_uploaded = objects is not None and objects.get_version(f"{self.scene.id}/{ITEM}") is not None
         return is_uploaded or (self.location.folder / RECORD).exists()
 
+    def with_recorded_time(self, text: str | None) -> SceneJob:
+        """Return the same job with the time of acquisition that an earlier run was given, unless this one is given one.
+
+        Args:
+            text: the ``--datetime`` of the earlier run.
+        """
+        if text is None or self.options.datetime is not None or self.options.overwrite:
+            return self
+        return replace(
+            self, options=self.options.model_copy(update={"datetime": text}), scene=_date_scene(self.scene, text)
+        )
+
     def with_overwrite(self) -> SceneJob:
         """Return the same job, which replaces whatever is in the folder."""
         return replace(self, options=self.options.model_copy(update={"overwrite": True}))
@@ -159,7 +174,7 @@ def open_scene_jobs(
 def _open_scene_job(source: str | Path, model: Model, catalog: CatalogLocation, options: SegmentOptions) -> SceneJob:
     started = Stopwatch.now()
     with _blame_scene(options):
-        scene = open_input(source, model, options)
+        scene = _date_scene(open_input(source, model, options), options.datetime)
         list_candidate_tilings(describe_raster(scene, model, options), options.plan_options, model.reach)
     # A name that is too long makes pathlib raise; what can be said of it, check_writable says.
     if not os.path.isfile(catalog.folder / scene.id / RECORD):  # noqa: PTH113
@@ -202,6 +217,13 @@ def open_input(source: str | Path, model: Model, options: SegmentOptions) -> Sce
         assumed_nodata=model.spec.assumed_nodata,
         reflectance=model.spec.quantity == "reflectance",
     )
+
+
+def _date_scene(scene: Scene, text: str | None) -> Scene:
+    """Return a scene with the time of acquisition that a text says, or with a warning where there is none."""
+    acquired = scene.acquired if text is None else TimeSpan.from_text(text)
+    warnings = tuple(warning for warning in scene.warnings if warning != UNDATED)
+    return replace(scene, acquired=acquired, warnings=warnings if acquired else (*warnings, UNDATED))
 
 
 def describe_raster(scene: Scene, model: Model, options: SegmentOptions) -> Raster:

@@ -16,12 +16,19 @@ from pathlib import Path
 from dask.utils import format_bytes
 from distributed import Client
 
-from seamline.flows.runs.finished import find_finished, find_record, has_source_changed, refuse_result_of_other_run
+from seamline.flows.runs.finished import (
+    find_finished,
+    find_record,
+    find_recorded_time,
+    has_source_changed,
+    list_missing,
+    refuse_result_of_other_run,
+)
 from seamline.flows.runs.measuring import load_engines
 from seamline.flows.runs.observer import RunObserver, RunResult
 from seamline.flows.runs.planning import Plan, connect_workers, count_workers, make_plan
 from seamline.flows.runs.resume import UnfinishedRun, find_unfinished
-from seamline.flows.runs.scene_job import SceneJob, open_scene_jobs
+from seamline.flows.runs.scene_job import UNDATED, SceneJob, open_scene_jobs
 from seamline.flows.runs.worker_checks import check_workers
 from seamline.flows.settings.engine_meter import list_engine_versions
 from seamline.flows.settings.findings import correct_findings
@@ -47,7 +54,6 @@ from seamline.pipeline.geometry.tiling import MapChunks, Tiling
 from seamline.pipeline.products.run_record import InferenceRecord, RunRecord, TilingRecord
 from seamline.pipeline.products.store_files import renew_store
 from seamline.pipeline.products.zarr_store import ZarrLayout, create_store
-from seamline.pipeline.publishing.completeness import list_missing_outputs
 from seamline.pipeline.publishing.publication import Publication
 from seamline.pipeline.publishing.publish import publish
 from seamline.pipeline.publishing.replacement import bring_back, settle
@@ -208,9 +214,10 @@ def segment_anew(job: SceneJob, get_client: Callable[[], Client], observer: RunO
 
 def _restore(job: SceneJob, record: RunRecord) -> RunResult:
     """Write what a finished run did not write, or what was lost since, from the raster that is there."""
-    folder, options = job.location.folder, job.options
-    missing = list_missing_outputs(folder, options.outputs, options.polygon_options, check=True)
+    job, folder = job.with_recorded_time(record.given_time), job.location.folder
+    missing = list_missing(job, check=True)
     if missing:
+        record = _redate_record(record, job)
         height, width = job.scene.grid.shape
         tiling = Tiling(height, width, **record.plan.model_dump(exclude={"stride"}))
         context = ChunkContext(job.scene, tiling, len(job.model.classes), job.location.run_directory)
@@ -220,10 +227,21 @@ def _restore(job: SceneJob, record: RunRecord) -> RunResult:
     return RunResult(folder, record, computed=False, rewritten=tuple(missing))
 
 
+def _redate_record(record: RunRecord, job: SceneJob) -> RunRecord:
+    """Return the record of a finished run with the time of acquisition that the job was given."""
+    if job.options.datetime is None:
+        return record
+    warnings = tuple(warning for warning in record.warnings if warning != UNDATED)
+    return record.model_copy(
+        update={"options": {**record.options, "datetime": job.options.datetime}, "warnings": warnings}
+    )
+
+
 def _run(job: SceneJob, client: Client, observer: RunObserver, started: float) -> RunResult:
     """Plan the run, infer its chunks, publish the results; ``started`` is a time of ``Stopwatch.now``."""
     date = datetime.now(UTC) - timedelta(seconds=Stopwatch.now() - started)
     unfinished = find_unfinished(job)
+    job = job.with_recorded_time(find_recorded_time(job))
     with raise_if_cluster_lost(client, f"scene {job.scene.id}"):
         if job.options.cluster != "local":
             files = [*job.scene.list_local_files(), job.location.run_directory.lock_file]
@@ -309,7 +327,7 @@ def _open_run_directory(job: SceneJob, plan: Plan, unfinished: UnfinishedRun | N
 def _describe_publication(job: SceneJob, context: ChunkContext) -> Publication:
     return Publication(
         context=context,
-        model=ModelReference(job.model.spec.name, job.model.digest, str(job.model.folder / MODEL_FILENAME)),
+        model=ModelReference(job.model.spec.name, job.model.digest, job.model.folder / MODEL_FILENAME),
         card=job.model.card,
         classes=job.model.classes,
         layout=_choose_layout(context.tiling, job.options),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -21,6 +22,7 @@ from seamline.flows.serving.catalogue_watch import CatalogueWatch
 from seamline.flows.serving.checksums import ChecksumMonitor
 from seamline.pipeline.common.errors import InputError, SeamlineError
 from seamline.pipeline.common.layout import COG, ITEM, OVERVIEW, PREVIEW, RECORD, ZARR
+from seamline.pipeline.common.time_span import TimeSpan
 from seamline.pipeline.results.open import ResultItem, read_item_and_record, require_catalog
 from seamline.pipeline.stac.assets import ASSETS, KnownFile
 from seamline.pipeline.stac.extent import Box, Interval
@@ -129,12 +131,7 @@ class ServedResults:
         if box is not None:
             scenes = [scene for scene in scenes if _meets(scene.get("geometry"), box)]
         if interval is not None:
-            dates = [scene.get("date") for scene in scenes]
-            scenes = [
-                scene
-                for scene, date in zip(scenes, dates, strict=True)
-                if date and interval.includes(datetime.fromisoformat(date))
-            ]
+            scenes = [scene for scene in scenes if _was_taken_in(scene, interval)]
         return SceneList(found.tag, scenes)
 
     def summarize_scenes(self) -> SceneList:
@@ -188,11 +185,12 @@ class ServedResults:
         for name in (*LAYER_FILES.values(), PROBABILITIES_FILE, POLYGONS_FILE):
             if self.has_file(scene, name):
                 self._check_file(scene, item, name, start_check=False)
-        properties, labels = item.properties, item.find_asset(COG)
+        properties, labels, acquired = item.properties, item.find_asset(COG), item.properties.acquired
         colors = {label.value: label.hex for label in item.label_classes}
         return {
             "id": scene,
-            "date": None if properties.is_time_unknown else properties.datetime.isoformat(),
+            "date": acquired and acquired.start.isoformat(),
+            "last_date": None if acquired is None or acquired.is_moment else acquired.end.isoformat(),
             "geometry": item.geometry if item.has_location else None,
             "bbox": item.bbox if item.has_location else None,
             "shape": properties.shape,
@@ -312,6 +310,13 @@ class ServedResults:
             return self.root.joinpath(*names).resolve().is_relative_to(self.root)
         except (OSError, RuntimeError):  # links in a circle
             return False
+
+
+def _was_taken_in(scene: Mapping[str, Any], interval: Interval) -> bool:
+    first, last = scene.get("date"), scene.get("last_date")
+    if not first:
+        return False
+    return interval.includes(TimeSpan(datetime.fromisoformat(first), datetime.fromisoformat(last or first)))
 
 
 def _meets(geometry: dict[str, Any] | None, box: Box) -> bool:

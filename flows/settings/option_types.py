@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import date
 from typing import Annotated, Literal
 
 from pydantic import (
@@ -13,6 +14,8 @@ from pydantic import (
     WrapValidator,
 )
 from pydantic_core import PydanticCustomError
+
+from seamline.pipeline.common.time_span import FORMS, TimeSpan
 
 
 def option_error(expected: str) -> PydanticCustomError:
@@ -57,6 +60,16 @@ def _check_has_labels(outputs: tuple[str, ...]) -> tuple[str, ...]:
     return outputs
 
 
+def _write_time(value: object) -> object:
+    """Convert a date or time, which Python gives, to the text that the command line gives."""
+    return value.isoformat() if isinstance(value, date) else value
+
+
+def _check_time(text: str) -> str:
+    TimeSpan.from_text(text)
+    return text
+
+
 _AUTO = BeforeValidator(_replace_auto)
 _Count = Annotated[int, Field(ge=1)]
 _Length = Annotated[int, Field(ge=0)]
@@ -84,4 +97,9 @@ PolygonFormats = Annotated[
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False), _expect("a number from 0")]
 Scale = Annotated[Annotated[_Finite, AfterValidator(_check_not_zero)] | None, _expect("a number other than 0")]
 Offset = Annotated[_Finite | None, _expect("a number")]
+Acquired = Annotated[
+    Annotated[str, AfterValidator(_check_time)] | None,
+    BeforeValidator(_write_time),
+    _expect(f"{FORMS}, such as 2024-06-01"),
+]
 Nodata = Annotated[float | Literal["none"] | None, BeforeValidator(_parse_nodata), _expect("a number, or none")]

@@ -9,6 +9,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
 from seamline.flows.settings.option_types import (
+    Acquired,
     Batch,
     ChunkTiles,
     MarginWidth,
@@ -84,6 +85,9 @@ class SegmentOptions(BaseModel):
     scale: Scale = Field(None, description="Value = digital number × scale + offset, where the files do not say it")
     offset: Offset = Field(None, description="See scale")
     nodata: Nodata = Field(None, description="Digital number that means no data; none: every pixel is data")
+    datetime: Acquired = Field(
+        None, description="When the scene was taken: a date, an RFC 3339 time, or START/END; else by its files"
+    )
     on_bad_block: Literal["fail", "nodata"] = Field("fail", description="What an unreadable block of a file does")
     work: Path | None = Field(
         None,
@@ -133,7 +137,8 @@ class SegmentOptions(BaseModel):
     @property
     def result_digest(self) -> str:
         """SHA-256 digest, 16 hexadecimal digits, of the options that decide what the results are."""
-        return hashlib.sha256(self.model_dump_json(exclude=_EXECUTION_OPTIONS).encode()).hexdigest()[:16]
+        left_out = _EXECUTION_OPTIONS | ({"datetime"} if self.datetime is None else set())  # younger than the digest
+        return hashlib.sha256(self.model_dump_json(exclude=left_out).encode()).hexdigest()[:16]
 
     @property
     def scene_options(self) -> SceneOptions:

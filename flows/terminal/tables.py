@@ -155,6 +155,9 @@ def show_evaluation(evaluation: Evaluation) -> None:
         table.add_row(row.name, *("–" if isnan(score) else f"{score:.3f}" for score in scores), share)
     out = Console()
     out.print(table)
+    absent = [row.name for row in evaluation.absent]
+    if absent:
+        out.print(f"not in the truth, and so not in the mean: {', '.join(absent)}", highlight=False, markup=False)
     out.print(
         f"mean IoU {evaluation.mean_iou:.3f}, overall accuracy {evaluation.accuracy:.4f}, kappa {evaluation.kappa:.4f}",
         highlight=False,
@@ -163,8 +166,6 @@ def show_evaluation(evaluation: Evaluation) -> None:
 
 def show_items(items: Sequence[Mapping[str, Any]]) -> None:
     """Print the scenes that a query found, with their dates and the shares of their classes."""
-    from seamline.pipeline.stac.items import UNKNOWN_TIME
-
     if not items:
         print("no scenes")
         return
@@ -174,13 +175,22 @@ def show_items(items: Sequence[Mapping[str, Any]]) -> None:
     for item in items:
         properties = item["properties"]
         rows = sorted(_list_shares(properties), key=lambda row: -row[1])
-        date = "" if properties.get(UNKNOWN_TIME) else str(properties.get("datetime") or "")[:10]
         shares = ", ".join(f"{name} {format_percent(share)}" for name, share in rows)
-        table.add_row(*(Text(to_plain_line(text)) for text in (str(item["id"]), date, shares)))
+        table.add_row(*(Text(to_plain_line(text)) for text in (str(item["id"]), _format_days(properties), shares)))
     out = Console()
     if not out.is_terminal:
         out = Console(width=100_000)  # unwrapped, so that other programs find ids in one piece
     out.print(table)
+
+
+def _format_days(properties: Mapping[str, Any]) -> str:
+    """Return the day on which a scene was taken, or the first and the last; nothing where that is unknown."""
+    from seamline.pipeline.stac.items import UNKNOWN_TIME
+
+    if properties.get(UNKNOWN_TIME):
+        return ""
+    names = ("datetime",) if properties.get("datetime") else ("start_datetime", "end_datetime")
+    return " to ".join(dict.fromkeys(str(properties.get(name) or "")[:10] for name in names))
 
 
 def _list_shares(properties: Mapping[str, Any]) -> list[tuple[str, float]]:
@@ -249,6 +259,25 @@ def show_checks(checks: Sequence[Check]) -> None:
     out.print(f"{format_count(len(checks), 'check')}: {summary}", highlight=False)
 
 
+_EXPLANATIONS = {
+    "bands": "The network sees (value − mean) / std of each band.",
+    "divisor": "Pixels. Window, halo and stride are multiples of it, since the network pools on this lattice.",
+    "receptive_radius": "Pixels. What lies farther from a pixel does not change its label: the next multiple of the "
+    "divisor is the halo with which no tile border can be seen. Unbounded: no halo is exact, so tiles are feathered.",
+    "activation": "What makes probabilities of the network's scores.",
+    "quantity": "What the values of the bands are.",
+    "fill": "What the network sees in place of pixels without data.",
+    "assumed_nodata": "Number that means no data in files that declare none.",
+    "network": "Depth: how often it halves. base_width: channels at full resolution.",
+    "digest": "SHA-256 of model.json, by which results and runs name the model.",
+    "iou_held_out": "Intersection over union, 1 at best, on all pixels of images that it did not learn from.",
+    "iou_in_training": "Intersection over union, 1 at best, on a sample of images that it learned from: better than on "
+    "others. –: a class is neither in the labels nor predicted. 0.00 is also one that is predicted and not in the "
+    "labels, as where weak labels lack it.",
+}
+"""What the fields of a model's summary mean."""
+
+
 def show_model(summary: Mapping[str, Any]) -> None:
     """Print the table of ``seamline model inspect``."""
     table = _make_table(f"{summary['name']} {summary['version']}")
@@ -256,7 +285,10 @@ def show_model(summary: Mapping[str, Any]) -> None:
         text = _format_field(key, value)
         if key == "receptive_radius" and value == "unbounded" and (window := summary["network"].get("window")):
             text = f"more than a window of {window} shows; treated as unbounded"
-        table.add_row(key.replace("_", " "), text)
+        explained = Text(text)
+        if key in _EXPLANATIONS:
+            explained.append(f"\n{_EXPLANATIONS[key]}", style="italic")
+        table.add_row(key.replace("_", " "), explained)
     Console().print(table)
 
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +14,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from seamline.model.spec import metrics
+from seamline.pipeline.common.classes import NODATA
 from seamline.pipeline.common.errors import InputError
 from seamline.pipeline.common.extras import require_extras
 from seamline.pipeline.products.run_record import ClassArea
 from seamline.pipeline.report.confusion_matrix import write_confusion_matrix
-from seamline.pipeline.results.compare import LabelPair, read_class_names, read_label_pairs
-from seamline.pipeline.results.truth import Truth
+from seamline.pipeline.results.compare import LabelPair, read_class_names, read_label_pairs, replace_labels
+from seamline.pipeline.results.truth import Truth, describe_values
 from seamline.pipeline.storage.atomic import atomic_write, check_writable
 
 _LABEL_COUNT = 255
@@ -53,6 +55,56 @@ class ClassScores:
 
 
 @dataclass(frozen=True)
+class ClassRules:
+    """Which classes a comparison leaves out, and which it takes for others, by their names or labels.
+
+    Attributes:
+        ignored: Classes whose pixels are not compared, in the truth or in the segmentation.
+        merged: The class that another one counts as, in both, by the latter.
+    """
+
+    ignored: tuple[str, ...] = ()
+    merged: Mapping[str, str] = field(default_factory=dict)
+
+    def build_table(self, names: Mapping[int, str]) -> NDArray[np.uint8]:
+        """Return what each label counts as (256,), ``NODATA`` where it is ignored.
+
+        Args:
+            names: Names of the labels, as far as they have some.
+
+        Raises:
+            InputError: There is no such class, or a class is to become one that becomes another itself.
+        """
+        table = np.arange(256, dtype=np.uint8)
+        merged = {_find_label("--merge", old, names): new for old, new in self.merged.items()}
+        for old, text in merged.items():
+            new = _find_label("--merge", text, names)
+            if new in merged:
+                raise InputError(
+                    "--merge", got=f"{text}, which is merged itself", expected="a class that stays", fix="name that one"
+                )
+            table[old] = new
+        ignored = [_find_label("--ignore", text, names) for text in self.ignored]
+        table[np.isin(table, ignored)] = NODATA
+        return table
+
+
+def _find_label(option: str, text: str, names: Mapping[int, str]) -> int:
+    """Return the label of a class that is given by its name or by the label itself."""
+    labels = [label for label, name in names.items() if name == text]
+    if not labels and re.fullmatch("[0-9]{1,3}", text) and int(text) < NODATA:
+        labels = [int(text)]
+    if len(labels) != 1:
+        raise InputError(
+            option,
+            got=f"{text!r}" + (", the name of several classes" if labels else ""),
+            expected="a label, 0 to 254" + (f", or one of {', '.join(names.values())}" if names else ""),
+            fix="correct it",
+        )
+    return labels[0]
+
+
+@dataclass(frozen=True)
 class Evaluation:
     """Agreement of two rasters over all pixels that have a label in both.
 
@@ -61,7 +113,7 @@ class Evaluation:
         matrix: Confusion matrix (truth, prediction) of pixel counts.
         accuracy: Share of the pixels with the true label.
         kappa: Cohen's kappa.
-        mean_iou: Mean IoU over the classes that are in either raster.
+        mean_iou: Mean IoU over the classes that the truth has.
         tolerance: Distance in pixels within which boundaries match.
     """
 
@@ -71,6 +123,11 @@ class Evaluation:
     kappa: float
     mean_iou: float
     tolerance: int
+
+    @property
+    def absent(self) -> tuple[ClassScores, ...]:
+        """The classes that are predicted somewhere and nowhere in the truth; they are not in the mean."""
+        return tuple(row for row in self.classes if row.pixels_predicted and not row.pixels_true)
 
     @property
     def pixels(self) -> int:
@@ -84,19 +141,23 @@ class Evaluation:
             "accuracy": _replace_nan(self.accuracy),
             "kappa": _replace_nan(self.kappa),
             "mean_iou": _replace_nan(self.mean_iou),
+            "classes_in_mean": [row.name for row in self.classes if row.pixels_true],
             "boundary_tolerance_pixels": self.tolerance,
             "classes": [{name: _replace_nan(value) for name, value in asdict(row).items()} for row in self.classes],
             "confusion_matrix": {"rows": "truth", "columns": "prediction", "counts": self.matrix.tolist()},
         }
 
 
-def evaluate_segmentation(prediction: Path, truth: Truth, tolerance: int = 2) -> Evaluation:
+def evaluate_segmentation(
+    prediction: Path, truth: Truth, tolerance: int = 2, rules: ClassRules | None = None
+) -> Evaluation:
     """Compare a segmentation with the truth, block by block, so that rasters may be of any size.
 
     Args:
         prediction: Raster of labels, or the folder of a scene's result.
         truth: Raster or polygons of true labels.
         tolerance: Distance in pixels of the truth's grid within which boundaries match.
+        rules: Classes that are left out, or count as others.
 
     Returns:
         Scores of all classes that are in either raster.
@@ -106,15 +167,17 @@ def evaluate_segmentation(prediction: Path, truth: Truth, tolerance: int = 2) ->
     """
     require_extras("evaluation", "train")
     names = read_class_names(prediction)
+    table = (rules or ClassRules()).build_table(names)
     matrix = np.zeros((_LABEL_COUNT, _LABEL_COUNT), np.int64)
     boundaries = metrics.BoundaryCounts.zeros(_LABEL_COUNT)
-    for pair in read_label_pairs(prediction, truth, tolerance + 1):
+    for pair in (replace_labels(pair, table) for pair in read_label_pairs(prediction, truth, tolerance + 1)):
         matrix += metrics.confusion_matrix(pair.predicted[pair.inner], pair.true[pair.inner], _LABEL_COUNT)
         boundaries += _count_boundaries(pair, tolerance)
     if not matrix.any():
         raise InputError(
             f"truth {truth.path}",
-            got="no pixel that both know",
+            got="no pixel that both know"
+            + (f"; the values of the truth are {describe_values(truth)}" if truth.values else ""),
             expected="labels of the same ground",
             fix="check --values and --attribute",
         )
@@ -159,8 +222,8 @@ def _score_matrix(
         )
         for label in range(count)
     )
-    known = [row.iou for row in rows if not math.isnan(row.iou)]
-    return Evaluation(rows, matrix, metrics.accuracy(matrix), metrics.kappa(matrix), float(np.mean(known)), tolerance)
+    mean = float(np.mean([row.iou for row in rows if row.pixels_true]))
+    return Evaluation(rows, matrix, metrics.accuracy(matrix), metrics.kappa(matrix), mean, tolerance)
 
 
 def write_evaluation(evaluation: Evaluation, report: Path | None, picture: Path | None) -> None:

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from seamline.model.training.data import Area, LabelledSource
+from seamline.model.training.data import IGNORE, Area, LabelledSource, split_into_blocks
+from seamline.pipeline.common.errors import InputError
 from seamline.pipeline.geometry.window import Window
 from seamline.pipeline.raster_io.content import hash_content
-from seamline.pipeline.results.truth import Truth
+from seamline.pipeline.results.truth import Truth, describe_values
 from seamline.pipeline.scenes.scene import Scene, read_block
 
 
@@ -57,6 +58,15 @@ class FileImage:
         """Read the labels (height, width) of an area."""
         return self.read_labels(self._to_window(area))
 
+    def refuse_unnamed_values(self) -> None:
+        """Refuse labels none of whose values is named; mostly the first block tells.
+
+        Raises:
+            InputError: no pixel of the part has one of the named values.
+        """
+        if self.truth.values and all((self.labels(area) == IGNORE).all() for area in split_into_blocks(self.shape)):
+            raise unnamed_values_error(self.name, describe_values(self.truth), self.truth.values)
+
     def digest(self) -> str:
         """Return a digest of the contents and the meaning of the files; of large rasters a sample is read."""
         labels = _digest_labels(self.truth) + repr((self.truth.attribute, sorted(self.truth.values.items())))
@@ -68,6 +78,25 @@ class FileImage:
         return Window(
             self.part.row + rows.start, self.part.col + cols.start, rows.stop - rows.start, cols.stop - cols.start
         )
+
+
+def unnamed_values_error(name: str, found: str, named: Iterable[object]) -> InputError:
+    """Return the error for labels with other values than those that are named.
+
+    Args:
+        name: name of the image.
+        found: the values that its labels have, as text.
+        named: the values that are named.
+
+    Returns:
+        The error.
+    """
+    return InputError(
+        f"labels of source {name!r}",
+        got=f"the values {found}",
+        expected=f"pixels of {' or '.join(map(str, named))}, the values that are named",
+        fix="name the values that the labels have: --values 0=0,255=1, or `values` in the recipe",
+    )
 
 
 def _digest_labels(truth: Truth) -> str:

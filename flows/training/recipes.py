@@ -10,7 +10,7 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from seamline.flows.training.labelled_files import RecipePart
-from seamline.flows.training.labelled_images import ImageSplit
+from seamline.flows.training.labelled_images import FileImage, ImageSplit
 from seamline.flows.training.model_defaults import WAVELENGTHS, get_default_color
 from seamline.flows.training.training_data import Source
 from seamline.model.spec.config import UNetConfig
@@ -184,6 +184,9 @@ class Recipe(RecipePart):
             images.validation.extend(validation)
         self._check_split(images)
         self._check_band_counts([*images.training, *images.validation])
+        for image in (*images.training, *images.validation):
+            if isinstance(image, FileImage):
+                image.refuse_unnamed_values()
         pixels = sum(math.prod(image.shape) for image in [*images.training, *images.validation])
         bytes_per_pixel = 4 * len(self.bands) + 1
         if pixels * bytes_per_pixel > _MAX_HELD_BYTES:

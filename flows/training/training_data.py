@@ -14,10 +14,11 @@ from pydantic import Field
 
 from seamline.flows.settings.option_types import Scale
 from seamline.flows.training.labelled_files import Label, LabelledFolder, LabelledPair, RecipePart
-from seamline.flows.training.labelled_images import ImageSplit, read_reflectance
+from seamline.flows.training.labelled_images import ImageSplit, read_reflectance, unnamed_values_error
 from seamline.model.training.data import IGNORE, LabelledImage, LabelledSource
 from seamline.pipeline.common.errors import InputError
 from seamline.pipeline.geometry.window import Window
+from seamline.pipeline.results.label_raster import format_values
 from seamline.pipeline.scenes.band_matching import BandNeed
 from seamline.pipeline.scenes.open_scene import SceneOptions, open_scene
 from seamline.pipeline.synthetic.simulate import Simulation
@@ -78,6 +79,8 @@ class Chip(RecipePart):
         labels = np.full(mask.shape, IGNORE, np.uint8)
         for value, label in self.labels.items():
             labels[mask == value] = label
+        if self.labels and (labels == IGNORE).all():
+            raise unnamed_values_error(self.name, format_values(mask), self.labels)
         return ImageSplit([LabelledImage(self.name, np.moveaxis(image, -1, 0), labels, self.weight)], [])
 
 

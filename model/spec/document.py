@@ -1,6 +1,6 @@
 """Read and write ``model.json``, the document in a model folder.
 
-The document is a STAC item with the Machine Learning Model extension (MLM 1.4), and lies beside the weights that it
+The document is a STAC item with the Machine Learning Model extension (MLM 1.5), and lies beside the weights that it
 names. Values for which MLM has a field stand in that field; the others have the prefix ``seamline:``. Reading the
 folder runs no code from it.
 """
@@ -21,7 +21,7 @@ from seamline.model.spec.spec import UNKNOWN, InputBand, ModelClass, ModelSpec, 
 from seamline.model.spec.weights import check_weights
 
 MODEL_FILENAME = "model.json"
-_MLM_SCHEMA = "https://stac-extensions.github.io/mlm/v1.4.0/schema.json"
+_MLM_SCHEMA = "https://stac-extensions.github.io/mlm/v1.5.2/schema.json"
 _CLASSIFICATION_SCHEMA = "https://stac-extensions.github.io/classification/v2.0.0/schema.json"
 _EO_SCHEMA = "https://stac-extensions.github.io/eo/v2.0.0/schema.json"
 _FILE_SCHEMA = "https://stac-extensions.github.io/file/v2.1.0/schema.json"
@@ -136,7 +136,7 @@ def _build_input(spec: ModelSpec) -> dict[str, Any]:
     return {
         "name": f"{len(spec.bands)} bands of {spec.quantity}",
         "bands": [{"name": band.name} for band in spec.bands],
-        "input": _describe_images(spec, "channel", len(spec.bands)),
+        "input": _describe_images(spec, "bands", len(spec.bands)),
         "value_scaling": [{"type": "z-score", "mean": band.mean, "stddev": band.std} for band in spec.bands],
         "resize_type": None,
     }
@@ -155,7 +155,7 @@ def _build_output(spec: ModelSpec) -> dict[str, Any]:
 
 
 def _build_class(label: int, model_class: ModelClass) -> dict[str, Any]:
-    # MLM 1.4 refers to version 1.1 of the classification extension, which requires a description; version 2.0
+    # MLM 1.5 refers to version 1.1 of the classification extension, which requires a description; version 2.0
     # requires names for machines. The entry satisfies both.
     return {
         "value": label,

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 CATALOG = "catalog.json"
 """STAC catalogue that links the items of all scenes; in the catalogue's folder."""
+COLLECTION = "collection.json"
+"""STAC collection of the items, for STAC APIs; in the catalogue's folder."""
 ITEMS = "items.parquet"
 """All items as one GeoParquet table; in the catalogue's folder."""
 
 ITEM = "item.json"
 """STAC item of a scene; like all names below, in the scene's folder."""
 RECORD = "run.json"
+MODEL = "model.json"
+"""Copy of the document of the model that segmented the scene."""
 COG = "segmentation.tif"
 ZARR = "segmentation.zarr"
 OVERVIEW = "overview.tif"

@@ -135,6 +135,12 @@ class RunRecord(InferenceRecord):
         """Digests of scene and model, by their names in the record."""
         return {"scene_digest": self.scene_digest, "model_digest": self.model_digest}
 
+    @property
+    def given_time(self) -> str | None:
+        """When the scene was taken by the ``--datetime`` that the run was given; None if it was given none."""
+        text = self.options.get("datetime")
+        return None if text is None else str(text)
+
 
 def read_record(folder: Path) -> RunRecord:
     """Read the record in a scene's folder.

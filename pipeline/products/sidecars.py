@@ -9,23 +9,27 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from xml.etree.ElementTree import Element, SubElement, indent, tostring
+from xml.etree.ElementTree import Element, ParseError, SubElement, fromstring, indent, tostring
 
 from seamline.pipeline.common.classes import LabelClass
 from seamline.pipeline.products.layers import LAYERS
 from seamline.pipeline.products.styles import build_class_style, build_polygon_style, build_ramp_style
 from seamline.pipeline.storage.atomic import atomic_write
 
-_STYLE, _TABLE = "segmentation.qml", "segmentation.tif.aux.xml"
+_STYLE = "segmentation.qml"
+ATTRIBUTE_TABLE = "segmentation.tif.aux.xml"
+"""GDAL's side-car of the labels."""
 _LAYER_STYLES = {f"{layer.name}.qml": layer for layer in LAYERS.values()}
 _POLYGON_STYLE = "polygons.qml"
 SIDECARS: Mapping[str, tuple[str, ...]] = {
-    "cog": (_STYLE, _TABLE),
+    "cog": (_STYLE, ATTRIBUTE_TABLE),
     **{layer.name: (name,) for name, layer in _LAYER_STYLES.items()},
     "polygons": (_POLYGON_STYLE,),
 }
 """Names of the side-car files of each output."""
 
+_TABLE_TAG = "GDALRasterAttributeTable"
+_FIELD_TAGS = ("Name", "Type", "Usage")
 # Values of GDAL's GDALRATFieldType and GDALRATFieldUsage (gdal.h). Counts are reals: GDAL's integers have 32 bits.
 _INTEGER, _REAL, _STRING = "0", "1", "2"
 _COLUMNS = (
@@ -52,11 +56,8 @@ def write_sidecars(
         pixels: number of pixels of each class, by its value.
     """
     for name in list_sidecars(outputs):
-        document = _build_document(name, classes, pixels)
-        indent(document)
         with atomic_write(folder / name) as part:
-            # Without an XML declaration, behind which GDAL would find no table.
-            part.write_text(tostring(document, encoding="unicode") + "\n", encoding="utf-8")
+            part.write_bytes(_encode_document(_build_document(name, classes, pixels)))
 
 
 def list_sidecars(outputs: Iterable[str]) -> list[str]:
@@ -64,25 +65,58 @@ def list_sidecars(outputs: Iterable[str]) -> list[str]:
     return [name for output in outputs for name in SIDECARS.get(output, ())]
 
 
+def _encode_document(document: Element) -> bytes:
+    """Return a document as it is written: without an XML declaration, behind which GDAL would find no table."""
+    indent(document)
+    return (tostring(document, encoding="unicode") + "\n").encode("utf-8")
+
+
 def _build_document(name: str, classes: Sequence[LabelClass], pixels: Mapping[int, int]) -> Element:
     if name in _LAYER_STYLES:
         return build_ramp_style(_LAYER_STYLES[name])
-    if name == _TABLE:
+    if name == ATTRIBUTE_TABLE:
         return _build_attribute_table(classes, pixels)
     return build_class_style(classes) if name == _STYLE else build_polygon_style("class", classes)
 
 
 def _build_attribute_table(classes: Sequence[LabelClass], pixels: Mapping[int, int]) -> Element:
     """Return GDAL's side-car (PAM) with a raster attribute table of band 1: a row for each class."""
+    rows = [(label.value, pixels[label.value], label.name, *label.color, 255) for label in classes]
+    return _build_table(_COLUMNS, [[str(value) for value in row] for row in rows])
+
+
+def _build_table(columns: Iterable[Sequence[str]], rows: Iterable[Sequence[str]]) -> Element:
     dataset = Element("PAMDataset")
     band = SubElement(dataset, "PAMRasterBand", band="1")
-    table = SubElement(band, "GDALRasterAttributeTable", tableType="thematic")
-    for index, (name, kind, usage) in enumerate(_COLUMNS):
+    table = SubElement(band, _TABLE_TAG, tableType="thematic")
+    for index, texts in enumerate(columns):
         field = SubElement(table, "FieldDefn", index=str(index))
-        for tag, text in (("Name", name), ("Type", kind), ("Usage", usage)):
+        for tag, text in zip(_FIELD_TAGS, texts, strict=True):
             SubElement(field, tag).text = text
-    for index, label in enumerate(classes):
+    for index, values in enumerate(rows):
         row = SubElement(table, "Row", index=str(index))
-        for value in (label.value, pixels[label.value], label.name, *label.color, 255):
-            SubElement(row, "F").text = str(value)
+        for value in values:
+            SubElement(row, "F").text = value
     return dataset
+
+
+def normalize_attribute_table(document: bytes) -> bytes:
+    """Return GDAL's side-car of the labels as a run writes it, without what programs add that open the raster.
+
+    GDAL and QGIS keep statistics and histograms there, and write the file anew. The attribute table stays what it was.
+
+    Args:
+        document: content of the file.
+
+    Returns:
+        The content of a file with its table alone; ``document`` if that is no such file.
+    """
+    try:
+        table = fromstring(document).find(f"PAMRasterBand[@band='1']/{_TABLE_TAG}")
+    except ParseError:
+        return document
+    if table is None:
+        return document
+    columns = [[field.findtext(tag, "") for tag in _FIELD_TAGS] for field in table.findall("FieldDefn")]
+    rows = [[cell.text or "" for cell in row.findall("F")] for row in table.findall("Row")]
+    return _encode_document(_build_table(columns, rows))

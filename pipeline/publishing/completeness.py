@@ -17,7 +17,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from seamline.pipeline.common.errors import InputError
-from seamline.pipeline.common.layout import ITEM, ITEMS, OVERVIEW, PREVIEW, RECORD, REPORT, ZARR
+from seamline.pipeline.common.layout import ITEM, ITEMS, MODEL, OVERVIEW, PREVIEW, RECORD, REPORT, ZARR
 from seamline.pipeline.products.run_record import read_record
 from seamline.pipeline.products.seal import has_sealed_content, is_sealed
 from seamline.pipeline.products.sidecars import list_sidecars
@@ -97,7 +97,9 @@ def list_missing_outputs(
         missing.append("report")
     if not all(files.has(name, check=check) for name in list_sidecars(outputs)):
         missing.append("style")
-    return missing if _is_item_current(folder, outputs, check=check) else [*missing, "item"]
+    if MODEL in files.assets and not files.has(MODEL, check=check):  # older items have none
+        missing.append("item")
+    return missing if "item" in missing or _is_item_current(folder, outputs, check=check) else [*missing, "item"]
 
 
 def can_restore(folder: Path, outputs: Iterable[str]) -> bool:

@@ -128,6 +128,6 @@ def _rewrite_item_links(folder: Path) -> bytes:
     """Return the item that lies beside the files of a version, one folder deeper than the pointer."""
     item = json.loads((folder / ITEM).read_text(encoding="utf-8"))
     links = [
-        link | {"href": f"../{link['href']}"} if link["rel"] in ("root", "parent") else link for link in item["links"]
+        link | {"href": f"../{link['href']}"} if link["href"].startswith("../") else link for link in item["links"]
     ]
     return encode_json({**item, "links": links})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, Future
 from contextlib import contextmanager
@@ -18,7 +19,7 @@ from rasterio.errors import RasterioError
 
 from seamline.pipeline.common.classes import LabelClass
 from seamline.pipeline.common.errors import ChunkError, RunError
-from seamline.pipeline.common.layout import RECORD
+from seamline.pipeline.common.layout import MODEL, RECORD
 from seamline.pipeline.common.threads import map_in_threads
 from seamline.pipeline.execution.chunk_context import ChunkContext
 from seamline.pipeline.geometry.tiling import MapChunks
@@ -35,6 +36,7 @@ from seamline.pipeline.report.report import ModelCard
 from seamline.pipeline.stac.catalog import write_item
 from seamline.pipeline.stac.footprint import compute_labelled_area
 from seamline.pipeline.stac.scene_item import ModelReference, Provenance, build_scene_item
+from seamline.pipeline.storage.atomic import atomic_write
 from seamline.pipeline.storage.digests import FileInfo, describe_content, describe_file
 from seamline.pipeline.vectors.polygon_options import PolygonOptions
 
@@ -212,7 +214,7 @@ def write_style_files(publication: Publication, areas: Sequence[ClassArea]) -> N
 def write_item_and_record(
     publication: Publication, record: RunRecord, known: Mapping[str, FileInfo] | None = None
 ) -> None:
-    """Write the STAC item of the scene, which holds checksums of all other files, and then the record.
+    """Write a copy of the model's document, the item of the scene, with checksums of all other files, and the record.
 
     In this order a kill in between leaves an item that contradicts record and table, and is written again.
 
@@ -226,12 +228,14 @@ def write_item_and_record(
     provenance = Provenance(
         scene.source,
         publication.model,
-        scene.datetime,
+        scene.acquired,
         datetime.fromisoformat(record.finished),
         publication.software,
         publication.lineage,
         scene.radiometry,
     )
+    with atomic_write(publication.folder / MODEL) as part:
+        shutil.copyfile(publication.model.document, part)
     labelled_area = compute_labelled_area(scene.grid, hull, scene.aoi)
     item = build_scene_item(
         publication.folder,

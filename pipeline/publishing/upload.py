@@ -5,6 +5,7 @@
     <prefix>/<scene>/<version>/…   the scene's files, as they lie in a folder; never changed
     <prefix>/<scene>/item.json     the pointer: the item, whose assets lead to the files of one version
     <prefix>/catalog.json          links to all items
+    <prefix>/collection.json       what the items have in common
     <prefix>/items.parquet         all items as a table
 
 An object cannot be renamed, and several objects do not appear at once. So the files of a version are put first, below a
@@ -29,14 +30,15 @@ from pathlib import Path
 import pyarrow as pa
 
 from seamline.pipeline.common.errors import RunError
-from seamline.pipeline.common.layout import CATALOG, ITEM, ITEMS
+from seamline.pipeline.common.layout import CATALOG, COLLECTION, ITEM, ITEMS
 from seamline.pipeline.geometry.tiling import MapChunks
 from seamline.pipeline.products.run_record import read_record
 from seamline.pipeline.publishing.file_upload import put_files
 from seamline.pipeline.publishing.uploaded import UploadedScene
 from seamline.pipeline.stac import waiting
-from seamline.pipeline.stac.catalog import build_catalog, encode_json, parse_links
+from seamline.pipeline.stac.catalog import build_catalog, build_collection, encode_json, parse_links
 from seamline.pipeline.stac.items import (
+    ItemDict,
     build_item_table,
     encode_table,
     list_folders,
@@ -87,7 +89,7 @@ def upload(
         put_files(folder, place, version, progress, map_groups)
         kept = (version, _version_in_pointer(known), "")
         stale = [key for key in place.list_sizes() if _version_in_key(key) not in kept]
-        pointer = encode_json({**local, "assets": rebase_hrefs(local, version)["assets"]})
+        pointer = encode_json(_lead_to(version, local))
         if waiting.may_wait(catalogue):  # a kill right after the swap must not keep it from being listed
             waiting.note_waiting(catalogue, scene)
         if place.compare_and_swap(ITEM, pointer, None if known is None else known.version):
@@ -99,6 +101,15 @@ def upload(
     place.delete(stale)
     item = parse_item(pointer, place.to_url(ITEM))
     return UploadedScene(scene, item, read_record(folder), version)
+
+
+def _lead_to(version: str, item: ItemDict) -> ItemDict:
+    """Return the pointer to a version: an item whose hrefs lead there, but for those to the catalogue."""
+    rebased = rebase_hrefs(item, version)
+    links = [
+        old if old["href"].startswith("../") else new for old, new in zip(item["links"], rebased["links"], strict=True)
+    ]
+    return {**item, "assets": rebased["assets"], "links": links}
 
 
 def _version_in_key(key: str) -> str:
@@ -142,7 +153,7 @@ def list_waiting_objects(catalogue: ObjectFolder) -> None:
 
 
 def renew_catalog(catalogue: ObjectFolder, *, only_waiting: bool = False) -> int:
-    """Write ``catalog.json`` and ``items.parquet`` of every ``<scene>/item.json`` there is; return how many there are.
+    """Write catalogue, collection and table of every ``<scene>/item.json`` there is; return how many there are.
 
     Each replaces the object that was there before the items were read, otherwise the items are read again. So the last
     writer has read the items of all writers before it.
@@ -155,7 +166,7 @@ def renew_catalog(catalogue: ObjectFolder, *, only_waiting: bool = False) -> int
         RunError: others replace them again and again.
     """
     # The table last: what it has, the catalogue has too, also while others renew them.
-    notes, left = waiting.list_notes(catalogue), [CATALOG, ITEMS]
+    notes, left = waiting.list_notes(catalogue), [CATALOG, COLLECTION, ITEMS]
     for _ in range(_TRIES):
         known = {name: catalogue.get_version(name) for name in left}
         scenes, table = _replace_waiting(catalogue, notes) if only_waiting else ([], None)
@@ -165,7 +176,10 @@ def renew_catalog(catalogue: ObjectFolder, *, only_waiting: bool = False) -> int
             table = build_item_table(rows) if rows else None
         if not scenes:
             return 0
-        documents = {CATALOG: encode_json(build_catalog(scenes))}
+        documents = {
+            CATALOG: encode_json(build_catalog(scenes)),
+            COLLECTION: encode_json(build_collection(table)),
+        }
         if table is not None:
             documents[ITEMS] = encode_table(table)
         left = [

@@ -8,11 +8,8 @@ from seamline.pipeline.scenes.scene import Scene
 
 
 def format_date(scene: Scene) -> str:
-    """Return when a scene was acquired; midnight sharp stands for a day whose time is unknown."""
-    if scene.datetime is None:
-        return "date unknown"
-    is_midnight = (scene.datetime.hour, scene.datetime.minute, scene.datetime.second) == (0, 0, 0)
-    return scene.datetime.strftime("%Y-%m-%d" if is_midnight else "%Y-%m-%d %H:%M UTC")
+    """Return when a scene was acquired."""
+    return "date unknown" if scene.acquired is None else str(scene.acquired)
 
 
 def format_crs(scene: Scene) -> str:

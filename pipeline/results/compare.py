@@ -99,6 +99,14 @@ def read_label_pairs(prediction: Path, truth: Truth, margin: int, edge: int = 20
             yield LabelPair(predicted, true, inner.relative_to(outer).to_slices())
 
 
+def replace_labels(pair: LabelPair, table: NDArray[np.uint8]) -> LabelPair:
+    """Return a pair with other labels: that of each label in ``table`` (256,); ``NODATA`` there makes it unknown."""
+    predicted, true = table[pair.predicted], table[pair.true]
+    is_unknown = (predicted == NODATA) | (true == NODATA)
+    predicted[is_unknown], true[is_unknown] = NODATA, NODATA
+    return LabelPair(predicted, true, pair.inner)
+
+
 def _iterate_blocks(shape: tuple[int, int], margin: int, edge: int) -> Iterator[tuple[Window, Window]]:
     """Yield the windows of blocks of a raster (height, width), each without and with its margin."""
     whole = Window(0, 0, *shape)

@@ -17,6 +17,8 @@ from numpy.typing import NDArray
 from odc.geo.geobox import GeoBox
 
 from seamline.pipeline.common.classes import NODATA, LabelClass
+from seamline.pipeline.common.layout import RECORD
+from seamline.pipeline.common.time_span import TimeSpan
 from seamline.pipeline.products.geozarr import GRID_MAPPING, compute_coordinates
 from seamline.pipeline.products.overviews import halve_grid
 from seamline.pipeline.products.run_record import RunRecord
@@ -25,6 +27,7 @@ from seamline.pipeline.stac.class_areas import build_class_properties
 from seamline.pipeline.stac.earth import EarthGrid
 from seamline.pipeline.stac.footprint import compute_bbox, compute_footprint
 from seamline.pipeline.stac.items import ItemDict
+from seamline.pipeline.stac.scene_item import read_acquired
 
 _OUTLINE_TOLERANCE = 0.05
 """How far a scene's outline may reach beyond that of its grid, in edges of a square of the same area.
@@ -43,9 +46,10 @@ _SHARE_OUTSIDE = 0.1
 
 
 def find_item_mismatches(item: ItemDict, record: RunRecord) -> Iterator[str]:
-    """Yield a sentence for each class statistic and each location of the item that contradicts record or raster.
+    """Yield a sentence for each class statistic, time and location of the item that contradicts record or raster.
 
-    Classes are compared with ``run.json``, geometry and bounds with the grid that the item itself states.
+    Classes and a time that the run was given are compared with ``run.json``, geometry and bounds with the grid that
+    the item itself states.
     """
     properties = item["properties"]
     rows = record.classes
@@ -53,6 +57,9 @@ def find_item_mismatches(item: ItemDict, record: RunRecord) -> Iterator[str]:
     for name, value in build_class_properties(classes, rows).items():
         if properties.get(name) != value:
             yield f"{name} is not what run.json says"
+    given = record.given_time
+    if given is not None and read_acquired(properties) != TimeSpan.from_text(given):
+        yield f"its time is not the {given} of {RECORD}"
     grid = _read_grid(item)
     if grid is None:
         return

@@ -110,7 +110,7 @@ def _make_attributes(result: PublishedResult) -> dict[str, Any]:
         "title": f"Segmentation of {record.scene}",
         "scene": record.scene,
         "model": record.model,
-        "datetime": "unknown" if properties.is_time_unknown else properties.datetime.isoformat(),
+        "datetime": "unknown" if properties.acquired is None else properties.acquired.to_iso(),
         "source": record.source,
         "folder": str(result.folder.absolute()),
         "shape": list(result.grid.shape),

@@ -20,6 +20,9 @@ from seamline.pipeline.geometry.window import Window
 from seamline.pipeline.raster_io.content import check_sources
 from seamline.pipeline.raster_io.gdal import gdal_environment
 
+_MOST_VALUES = 12
+"""Values that a message names."""
+
 
 def check_label_raster(path: Path, what: str) -> None:
     """Check that a raster can be read before its labels are compared with others.
@@ -114,7 +117,7 @@ def map_values(values: NDArray[Any], labels: Mapping[str, int], name: str) -> ND
     Raises:
         InputError: A key of ``labels`` is no number while the values are numbers, or the values cannot be labels.
     """
-    is_text = values.dtype.kind in "OUSM"
+    is_text = _is_text(values)
     if not labels:
         return _check_labels(values, is_text, name)
     result = np.full(values.shape, NODATA, np.uint8)
@@ -147,6 +150,18 @@ def _check_labels(values: NDArray[Any], is_text: bool, name: str) -> NDArray[np.
             fix="take labels, not probabilities, and resample them by nearest neighbour, or name the --values",
         )
     return labels
+
+
+def format_values(values: Any) -> str:
+    """Return the different values of pixels or attributes as text, in ascending order; of many the first."""
+    found = np.unique(np.array([_format_value(value) for value in values], str) if _is_text(values) else values)
+    first = found[:_MOST_VALUES].tolist()
+    texts = ", ".join(value if isinstance(value, str) else f"{value:g}" for value in first) or "none"
+    return texts + (f" and {len(found) - _MOST_VALUES} more" if len(found) > _MOST_VALUES else "")
+
+
+def _is_text(values: Any) -> bool:
+    return np.asarray(values).dtype.kind in "OUSM"
 
 
 def _format_value(value: Any) -> str:

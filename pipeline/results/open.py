@@ -17,19 +17,21 @@ import shapely.geometry
 import zarr
 from affine import Affine
 from odc.geo.geobox import GeoBox
-from pydantic import AfterValidator, AwareDatetime, BaseModel, Field, ValidationError
+from pydantic import AfterValidator, AwareDatetime, BaseModel, Field, ValidationError, model_validator
 from rasterio._err import CPLE_BaseError
 from rasterio.errors import NotGeoreferencedWarning, RasterioError
 
 from seamline.pipeline.common.classes import LabelClass
 from seamline.pipeline.common.errors import InputError
 from seamline.pipeline.common.layout import CATALOG, COG, ITEM, RECORD, RUN_DIRECTORY, ZARR
+from seamline.pipeline.common.time_span import TimeSpan
 from seamline.pipeline.products.geozarr import GRID_MAPPING
 from seamline.pipeline.products.layers import LAYERS
 from seamline.pipeline.products.run_record import RunRecord, describe_validation_error, parse_record
 from seamline.pipeline.products.seal import is_sealed
 from seamline.pipeline.products.zarr_store import LABELS_ARRAY, build_class_flags, list_store_rasters, open_store_raster
 from seamline.pipeline.stac.extent import Box
+from seamline.pipeline.stac.items import UNKNOWN_TIME
 from seamline.pipeline.storage.digests import to_multihash
 
 _SCENE_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
@@ -75,11 +77,26 @@ class _ClassShare(BaseModel):
 
 
 class _Properties(BaseModel):
-    datetime: AwareDatetime
-    is_time_unknown: bool = Field(False, alias="seamline:datetime_unknown")
+    datetime: AwareDatetime | None
+    start_datetime: AwareDatetime | None = None
+    end_datetime: AwareDatetime | None = None
+    is_time_unknown: bool = Field(False, alias=UNKNOWN_TIME)
     shape: tuple[int, int] = Field(alias="proj:shape")
     code: str | None = Field(None, alias="proj:code")
     classes: list[_ClassShare] = Field(alias="seamline:classes")
+
+    @model_validator(mode="after")
+    def _check_times(self) -> _Properties:
+        _ = self.acquired
+        return self
+
+    @property
+    def acquired(self) -> TimeSpan | None:
+        """When the scene was taken; None if unknown."""
+        start, end = self.datetime or self.start_datetime, self.datetime or self.end_datetime
+        if start is None or end is None:
+            raise ValueError("no datetime, and no start_datetime and end_datetime")
+        return None if self.is_time_unknown else TimeSpan(start, end)
 
 
 def _validate_bounds(sides: Bounds) -> Bounds:

@@ -28,6 +28,7 @@ from seamline.pipeline.geometry.resample import (
 from seamline.pipeline.geometry.window import Window
 from seamline.pipeline.results.label_raster import (
     check_label_raster,
+    format_values,
     map_values,
     open_label_raster,
     read_labels,
@@ -117,6 +118,24 @@ def make_label_reader(grid: GeoBox, truth: Truth) -> LabelReader:
     return read
 
 
+def describe_values(truth: Truth) -> str:
+    """Return the values of a raster or of the attribute of polygons, in ascending order; of many the first.
+
+    Raises:
+        InputError: The truth cannot be read.
+    """
+    if truth.is_vector:
+        column = _read_columns(truth)[3]
+        return format_values(column[0] if column else [])
+    found: set[Any] = set()
+    with open_label_raster(truth.path, "truth") as dataset:
+        for _, window in dataset.block_windows(1):
+            found |= set(np.unique(dataset.read(1, window=window, masked=True).compressed()).tolist())
+            if len(found) > 1000:  # no labels
+                break
+    return format_values(list(found))
+
+
 def make_rasterizer(truth: Truth, target: RasterGrid) -> LabelReader:
     """Return a reader that burns the polygons of ``truth`` into windows of ``target``.
 
@@ -161,10 +180,7 @@ def _read_polygons(truth: Truth, target: RasterGrid) -> tuple[NDArray[Any], NDAr
     import pyogrio
 
     name = f"truth {truth.path}"
-    try:
-        meta, _, binaries, columns = pyogrio.raw.read(truth.path, columns=[truth.attribute] if truth.attribute else [])
-    except _UNREADABLE_ERRORS as error:
-        raise unreadable_error(name, error) from error
+    meta, _, binaries, columns = _read_columns(truth)
     if truth.attribute and truth.attribute not in meta["fields"]:
         known = pyogrio.read_info(truth.path)["fields"].tolist()
         raise InputError(
@@ -185,6 +201,16 @@ def _read_polygons(truth: Truth, target: RasterGrid) -> tuple[NDArray[Any], NDAr
     if not truth.attribute:
         return shapes, np.ones(len(shapes), np.uint8)
     return shapes, map_values(np.asarray(columns[0])[is_present], truth.values, name)
+
+
+def _read_columns(truth: Truth) -> Any:
+    """Return what ``pyogrio.raw.read`` returns of the polygons, with the attribute of their values alone."""
+    import pyogrio
+
+    try:
+        return pyogrio.raw.read(truth.path, columns=[truth.attribute] if truth.attribute else [])
+    except _UNREADABLE_ERRORS as error:
+        raise unreadable_error(f"truth {truth.path}", error) from error
 
 
 def _parse_geometries(binaries: NDArray[Any], path: Path) -> NDArray[Any]:

@@ -30,7 +30,7 @@ from rio_cogeo.cogeo import cog_validate
 
 from seamline.pipeline.common.classes import NODATA
 from seamline.pipeline.common.errors import InputError, to_plain_line
-from seamline.pipeline.common.layout import CATALOG, COG, ITEM, ITEMS, RECORD, ZARR
+from seamline.pipeline.common.layout import CATALOG, COG, COLLECTION, ITEM, ITEMS, RECORD, ZARR
 from seamline.pipeline.products.overviews import find_stale_overviews
 from seamline.pipeline.products.run_record import RunRecord, read_record
 from seamline.pipeline.products.seal import has_sealed_content, is_sealed
@@ -39,7 +39,8 @@ from seamline.pipeline.products.zarr_store import LABELS_ARRAY, list_store_raste
 from seamline.pipeline.results.consistency import find_cog_mismatches, find_item_mismatches, find_store_mismatches
 from seamline.pipeline.results.open import require_catalog
 from seamline.pipeline.stac.assets import ASSETS, compute_file_info
-from seamline.pipeline.stac.items import ItemDict, read_item, read_item_table, round_trip_items
+from seamline.pipeline.stac.catalog import build_collection
+from seamline.pipeline.stac.items import ItemDict, read_item, read_item_table, read_table, round_trip_items
 from seamline.pipeline.stac.waiting import list_notes, list_scenes
 
 _DAMAGE_ERRORS = (
@@ -104,6 +105,7 @@ def _find_all(out: Path) -> Iterator[Finding]:
         listed = [link["href"].split("/")[-2] for link in catalog["links"] if link["rel"] == "item"]
     except _DAMAGE_ERRORS as error:
         yield Finding("", CATALOG, _summarize_error(error))
+    yield from _check_collection(out)
     found = sorted(item.parent.name for item in out.glob(f"*/{ITEM}"))
     wait = list_scenes(list_notes(out))
     for scene in sorted({*listed, *found}):
@@ -111,6 +113,21 @@ def _find_all(out: Path) -> Iterator[Finding]:
             yield Finding(scene, CATALOG, "does not list the scene")
         yield from _check_scene(out / scene)
     yield from _check_table(out, found, wait)
+
+
+def _check_collection(out: Path) -> Iterator[Finding]:
+    """Compare the collection with the table that it was made of; results of earlier versions have none."""
+    if not (out / COLLECTION).exists():
+        return
+    try:
+        collection = json.loads((out / COLLECTION).read_text(encoding="utf-8"))
+        pystac.validation.validate_dict({**collection, "stac_extensions": []})
+        expected = build_collection(read_table(out / ITEMS)) if (out / ITEMS).exists() else collection
+    except _DAMAGE_ERRORS as error:
+        yield Finding("", COLLECTION, _summarize_error(error))
+        return
+    if collection != json.loads(json.dumps(expected)):
+        yield Finding("", COLLECTION, f"is not what {ITEMS} says")
 
 
 def _check_table(out: Path, scenes: Sequence[str], wait: Collection[str]) -> Iterator[Finding]:

@@ -8,6 +8,7 @@ from datetime import UTC, datetime, time
 from pathlib import PurePath
 
 from seamline.pipeline.common.sensors import names_satellite
+from seamline.pipeline.common.time_span import TimeSpan, to_utc
 from seamline.pipeline.raster_io.gdal import gdal_environment, is_remote, read_tags
 from seamline.pipeline.scenes.band_files import open_source_raster
 from seamline.pipeline.scenes.products import read_landsat_metadata
@@ -71,19 +72,7 @@ FILE_TIME_TAG = "TIFFTAG_DATETIME"
 """Tag that mostly tells when a file was written."""
 
 
-def to_utc(time: datetime) -> datetime:
-    """Return a time in UTC; a time without a zone is taken as UTC.
-
-    Raises:
-        ValueError: In UTC it lies before the year 1 or after 9999.
-    """
-    try:
-        return time.astimezone(UTC) if time.tzinfo else time.replace(tzinfo=UTC)
-    except OverflowError as error:
-        raise ValueError(f"{time} is no time in UTC") from error
-
-
-def read_acquisition_time(path: str) -> datetime | None:
+def read_acquisition_time(path: str) -> TimeSpan | None:
     """Return when the image in a file was taken, in UTC.
 
     Tags that say so take precedence over the name of the product. The tag of TIFF comes last, and counts only where
@@ -97,10 +86,10 @@ def read_acquisition_time(path: str) -> datetime | None:
         tags = {**read_tags(file), **read_tags(file, domain="IMAGERY")}
     named = {name.upper(): text for name, text in tags.items()}
     stated = (found for name in TIME_TAGS if (found := _parse_time(named.get(name, ""))))
-    if (found := next(stated, None) or _parse_time_in_name(path)) is not None:
-        return found
-    is_product = names_satellite(PurePath(path).name)
-    return None if is_product else _parse_time(named.get(FILE_TIME_TAG, ""))
+    found = next(stated, None) or _parse_time_in_name(path)
+    if found is None and not names_satellite(PurePath(path).name):
+        found = _parse_time(named.get(FILE_TIME_TAG, ""))
+    return None if found is None else TimeSpan.at(found)
 
 
 def _parse_time(text: str) -> datetime | None:

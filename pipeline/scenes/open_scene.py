@@ -15,7 +15,7 @@ from typing import Literal
 from rasterio.errors import NotGeoreferencedWarning
 
 from seamline.pipeline.common.errors import InputError, redact_address, to_plain_line
-from seamline.pipeline.common.layout import CATALOG, ITEMS
+from seamline.pipeline.common.layout import CATALOG, COLLECTION, ITEMS
 from seamline.pipeline.raster_io.content import get_object_version, refuse_remote_mask, stamp_files
 from seamline.pipeline.raster_io.file_stamp import FileStamp
 from seamline.pipeline.raster_io.gdal import close_cached_rasters, is_remote
@@ -43,7 +43,7 @@ from seamline.pipeline.storage.confinement import get_confinement
 
 _MAX_ID_LENGTH = 200
 """Characters. File systems allow 255 bytes, of which temporary files need some."""
-_RESERVED_NAMES = {CATALOG, ITEMS}
+_RESERVED_NAMES = {CATALOG, COLLECTION, ITEMS}
 """Names of files beside the folders of the scenes."""
 
 
@@ -115,7 +115,7 @@ def open_scene(
             grid=grid,
             bands=_make_bands(needs, contents, meaning),
             dtype=find_common_dtype(contents.files),
-            datetime=found.datetime or read_acquisition_time(chosen[0].path),
+            acquired=found.acquired or read_acquisition_time(chosen[0].path),
             aoi=None if options.aoi is None else read_aoi(options.aoi, grid),
             warnings=tuple(to_plain_line(text) for text in (*band_warnings, *meaning.warnings)),
             radiometry=to_plain_line(describe_calibrations(meaning.calibrations)),

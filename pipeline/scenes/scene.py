@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from odc.geo.geobox import GeoBox
 
 from seamline.pipeline.common.background import call_in_background
+from seamline.pipeline.common.time_span import TimeSpan
 from seamline.pipeline.geometry.window import Window, find_mirrored, mirror_pixels
 from seamline.pipeline.raster_io.block_cache import BlockCache
 from seamline.pipeline.raster_io.content import hash_content
@@ -70,7 +71,7 @@ class Scene:
         grid: Grid of the scene; files on other grids are interpolated to it.
         bands: Bands in the order of the model.
         dtype: numpy's name of a type that holds the pixels of all bands.
-        datetime: Time of acquisition in UTC, if known.
+        acquired: When it was taken, if known.
         aoi: Polygons as WKT in the CRS of the grid; None for the whole scene.
         warnings: What was assumed while the scene was opened.
         source: Address of what the user named.
@@ -82,7 +83,7 @@ class Scene:
     grid: GeoBox
     bands: tuple[Band, ...]
     dtype: str
-    datetime: datetime | None
+    acquired: TimeSpan | None
     aoi: str | None
     warnings: tuple[str, ...]
     source: str
@@ -94,9 +95,12 @@ class Scene:
             raise ValueError(f"{self.id!r} is not safe as the name of a folder")
         if not self.bands:
             raise ValueError(f"scene {self.id}: no bands")
-        if self.datetime is not None and self.datetime.tzinfo is None:
-            raise ValueError(f"scene {self.id}: {self.datetime} has no time zone")
         np.dtype(self.dtype)
+
+    @property
+    def datetime(self) -> datetime | None:
+        """When it was taken in UTC, or when that began; None if unknown."""
+        return None if self.acquired is None else self.acquired.start
 
     def list_local_files(self) -> list[Path]:
         """Return the files on disk that the scene is read from."""

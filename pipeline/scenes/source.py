@@ -6,7 +6,6 @@ import re
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from datetime import datetime
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -20,6 +19,7 @@ from seamline.pipeline.common.sensors import (
     parse_wavelength,
     to_common_name,
 )
+from seamline.pipeline.common.time_span import TimeSpan
 from seamline.pipeline.raster_io.gdal import OpenRaster, gdal_environment, read_tags
 from seamline.pipeline.raster_io.local_files import unify_name
 from seamline.pipeline.raster_io.virtual_rasters import DEEPEST_VRT, list_band_sources, read_virtual_raster
@@ -70,7 +70,7 @@ class Source:
         name: Name of the file, folder or item.
         href: Address that rasterio or the reader of STAC items opens.
         bands: All bands of the source.
-        datetime: Time of acquisition in UTC, if a catalogue tells.
+        acquired: When the scene was taken, if a catalogue tells.
         product: What names and the catalogue tell of the product.
     """
 
@@ -78,7 +78,7 @@ class Source:
     href: str
     bands: list[BandCandidate]
     product: ProductEvidence
-    datetime: datetime | None = None
+    acquired: TimeSpan | None = None
 
 
 def read_source(source: str | Path) -> Source:
@@ -99,7 +99,7 @@ def read_source(source: str | Path) -> Source:
         ]
         bands = _mark_pictures(bands)
         product = _describe_product(bands, item.names, item.baseline, item.is_offset_applied)
-        return Source(item.id, href, bands, product, item.datetime)
+        return Source(item.id, href, bands, product, item.acquired)
     rasters, name = list_rasters(href), name_source(href)
     # A product's folder, or the archive of it, may have another name than the product.
     inner: list[str] = []  # of VRTs

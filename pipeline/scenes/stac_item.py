@@ -8,7 +8,6 @@ import re
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import datetime
 from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -17,8 +16,8 @@ import pystac
 
 from seamline.pipeline.common.errors import InputError
 from seamline.pipeline.common.sensors import find_other_sensor, parse_wavelength, recognize_sensors
+from seamline.pipeline.common.time_span import TimeSpan, to_utc
 from seamline.pipeline.raster_io.local_files import parse_file_url
-from seamline.pipeline.scenes.acquisition import to_utc
 from seamline.pipeline.scenes.band_matching import BandCandidate
 from seamline.pipeline.scenes.products import parse_baseline
 from seamline.pipeline.storage.confinement import check_confined
@@ -58,7 +57,7 @@ class SourceItem:
 
     Attributes:
         id: Id of the item.
-        datetime: Time of acquisition in UTC, if known.
+        acquired: When the scene was taken, if known.
         bands: Bands that the item describes.
         rasters: Key and address of each raster file.
         names: Texts that may hold the name of the product, its collection or satellite.
@@ -70,7 +69,7 @@ class SourceItem:
     """
 
     id: str
-    datetime: datetime | None
+    acquired: TimeSpan | None
     bands: tuple[BandCandidate, ...]
     rasters: tuple[tuple[str, str], ...]
     names: tuple[str, ...]
@@ -143,7 +142,7 @@ def _parse_document(document: Any, href: str) -> SourceItem:
     names = _list_product_names(item)
     return SourceItem(
         id=item.id,
-        datetime=_acquisition_time(item),
+        acquired=_parse_times(item),
         bands=bands,
         rasters=tuple((key, _resolve_href(asset, href)) for key, asset in assets.items()),
         names=names,
@@ -284,9 +283,10 @@ def _to_float(value: Any) -> float | None:
     return None if value is None else float(value)  # JSON has NaN and infinity only as strings
 
 
-def _acquisition_time(item: pystac.Item) -> datetime | None:
-    time = item.datetime or item.common_metadata.start_datetime
+def _parse_times(item: pystac.Item) -> TimeSpan | None:
+    first, last = item.common_metadata.start_datetime, item.common_metadata.end_datetime
+    start = item.datetime or first
     try:
-        return None if time is None else to_utc(time)
+        return None if start is None else TimeSpan(to_utc(start), to_utc(item.datetime or last or start))
     except ValueError:
-        return None  # near the first or the last year of the calendar
+        return None  # near the first or the last year of the calendar, or the end before the start

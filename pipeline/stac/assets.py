@@ -12,11 +12,12 @@ import rasterio
 from rasterio.errors import RasterioError
 
 from seamline.pipeline.common.classes import NODATA, LabelClass, make_column_names
-from seamline.pipeline.common.layout import COG, OVERVIEW, PREVIEW, RECORD, REPORT, ZARR
+from seamline.pipeline.common.layout import COG, MODEL, OVERVIEW, PREVIEW, RECORD, REPORT, ZARR
 from seamline.pipeline.products.layers import LAYER_SCALE, LAYERS
 from seamline.pipeline.products.seal import list_store_files
+from seamline.pipeline.products.sidecars import ATTRIBUTE_TABLE, normalize_attribute_table
 from seamline.pipeline.products.zarr_store import LABELS_ARRAY
-from seamline.pipeline.storage.digests import FileInfo, describe_file
+from seamline.pipeline.storage.digests import FileInfo, describe_content, describe_file
 
 Fields = dict[str, Any]
 
@@ -115,10 +116,11 @@ ASSETS: tuple[KnownFile, ...] = (
         KnownFile(f"{name}-style", f"{name}.qml", f"Style of {name} for QGIS", _TYPES.XML, _STYLE)
         for name in (*LAYERS, "polygons")
     ),
-    KnownFile("attribute-table", f"{COG}.aux.xml", "Raster attribute table", _TYPES.XML, _METADATA),
+    KnownFile("attribute-table", ATTRIBUTE_TABLE, "Raster attribute table", _TYPES.XML, _METADATA),
     KnownFile("overview", OVERVIEW, "The scene, small, in colour", _TYPES.COG, ("overview", "visual")),
     KnownFile("preview", PREVIEW, "Preview", _TYPES.PNG, ("overview", "thumbnail")),
     KnownFile("report", REPORT, "Report", _TYPES.HTML, ("overview", "metadata")),
+    KnownFile("model", MODEL, "The model that segmented it", _TYPES.GEOJSON, _METADATA),
     KnownFile("run", RECORD, "Record of the run", _TYPES.JSON, _METADATA),
 )
 """All files that a run may leave in a scene's folder, in the order of the assets."""
@@ -184,9 +186,14 @@ def build_renders(assets: Iterable[str], classes: Sequence[LabelClass]) -> dict[
 
 
 def compute_file_info(path: Path, *, with_checksum: bool = True) -> FileInfo:
-    """Return the fields of STAC's file extension: the size in bytes and, unless it is a Zarr store, the checksum."""
+    """Return the fields of STAC's file extension: the size in bytes and, unless it is a Zarr store, the checksum.
+
+    Those of GDAL's side-car are of what a run wrote of it, whatever programs added that opened the raster.
+    """
     if path.is_dir():
         return {"file:size": sum(file.stat().st_size for file in list_store_files(path))}
+    if path.name == ATTRIBUTE_TABLE:
+        return describe_content(normalize_attribute_table(path.read_bytes()))
     return describe_file(path) if with_checksum else {"file:size": path.stat().st_size}
 
 

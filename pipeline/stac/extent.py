@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
-from datetime import UTC, datetime, time, timedelta
+from datetime import datetime, timedelta
 from math import isfinite
 
 import shapely
 
 from seamline.pipeline.common.errors import InputError
+from seamline.pipeline.common.time_span import TimeSpan, parse_period
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,9 @@ class Interval:
         """
         first, slash, last = text.partition("/")
         try:
-            start, end = _parse_span(first), _parse_span(last if slash else first)
+            start, end = (
+                None if part in ("", "..") else parse_period(part) for part in (first, last if slash else first)
+            )
             interval = cls(start and start[0], end and end[1])
         except (ValueError, OverflowError):
             interval = None
@@ -102,49 +104,25 @@ class Interval:
             )
         return interval
 
-    def includes(self, moment: datetime) -> bool:
-        """Return whether a time with a time zone lies in the interval, as ``sql_condition`` says."""
-        is_midnight = moment.astimezone(UTC).time() == time()
-        slack = timedelta(days=1, microseconds=-1) if is_midnight else timedelta()
-        return (self.start is None or self.start - moment <= slack) and (self.end is None or moment < self.end)
+    def includes(self, span: TimeSpan) -> bool:
+        """Return whether any moment of a time span lies in the interval, as ``sql_condition`` says."""
+        slack = timedelta(days=1, microseconds=-1) if span.is_day else timedelta()
+        return (self.start is None or self.start - span.end <= slack) and (self.end is None or span.start < self.end)
 
     @property
     def sql_condition(self) -> str:
-        """Condition that the ``datetime`` of a row lies in the interval.
+        """Condition that any moment of the time of a row lies in the interval.
 
-        Midnight sharp stands for a day whose time is unknown; it is in the interval if any moment of the day is.
+        Midnight sharp in ``datetime`` stands for a day whose time is unknown.
         """
         conditions = []
         if self.start:
-            day = "datetime = date_trunc('day', datetime) AND datetime + INTERVAL 1 DAY"
+            day = "end_datetime IS NULL AND datetime = date_trunc('day', datetime) AND datetime + INTERVAL 1 DAY"
             start = self.start.isoformat()
-            conditions.append(f"(datetime >= '{start}' OR {day} > '{start}')")
+            conditions.append(f"(coalesce(end_datetime, datetime) >= '{start}' OR {day} > '{start}')")
         if self.end:
-            conditions.append(f"datetime < '{self.end.isoformat()}'")
+            conditions.append(f"coalesce(start_datetime, datetime) < '{self.end.isoformat()}'")
         return " AND ".join(conditions) or "true"
-
-
-def _parse_span(text: str) -> tuple[datetime, datetime] | None:
-    """Return the first moment of a year, month, day or time, and the first after it; None for an open end.
-
-    Raises:
-        ValueError: it is none of these.
-        OverflowError: it is out of the range of Python's times.
-    """
-    if text in ("", ".."):
-        return None
-    if match := re.fullmatch(r"(\d{4})(?:-(\d\d))?(?:-(\d\d))?", text):
-        year, month, day = (int(part) if part else None for part in match.groups())
-        start = datetime(year or 0, month or 1, day or 1, tzinfo=UTC)
-        if day:
-            return start, start + timedelta(days=1)
-        next_year = datetime(start.year + 1, 1, 1, tzinfo=UTC)
-        return start, datetime(start.year, month + 1, 1, tzinfo=UTC) if month and month < 12 else next_year
-    if text[10:11] not in ("T", "t", " "):  # Python accepts any character between date and time
-        raise ValueError(text)
-    moment = datetime.fromisoformat(text)
-    moment = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
-    return moment, moment + timedelta(microseconds=1)
 
 
 def _invalid_box_error(got: str) -> InputError:

@@ -33,15 +33,20 @@ from seamline.pipeline.storage.object_store import ObjectFolder, map_concurrentl
 log = logging.getLogger("seamline.catalog")
 
 UNKNOWN_TIME = "seamline:datetime_unknown"
-"""Property of items whose time is that of their run. The table always has this column, so that SQL may name it."""
+"""Property of items of scenes of which nobody knows when they were taken."""
 
 ItemDict = dict[str, Any]
 """A STAC item as JSON has it, or a row of the table."""
 
-_FIRST = ("type", "stac_version", "stac_extensions", "id", "geometry", "bbox")
+COLLECTION_ID = "seamline-segmentations"
+"""Id of the collection that items are of."""
+
+_FIRST = ("type", "stac_version", "stac_extensions", "id", "collection", "geometry", "bbox")
 _LAST = ("links", "assets")
 """Fields of an item that stand before and after the columns of its properties."""
-_TIMES = ("created", "datetime", "updated")
+_TIMES = ("created", "datetime", "end_datetime", "start_datetime", "updated")
+_ALWAYS = {UNKNOWN_TIME, "datetime", "end_datetime", "start_datetime"}
+"""Columns that the table has whatever its items are, so that SQL may name them."""
 _SELF = "self"
 _MOST_PROPERTIES = 1000
 """Properties of an item. A run writes two for each of at most 255 classes, and twenty."""
@@ -163,7 +168,7 @@ def replace_rows(table: pa.Table, kept: Container[str], items: Mapping[str, Item
         where values would have to be written in another way than they are; then build it from the items.
     """
     folders = list_folders(table)
-    if _has_text_columns(table):
+    if _has_text_columns(table) or not set(_FIRST) <= set(table.column_names):  # the latter of an earlier version
         return None
     rows = [row for row, folder in enumerate(folders) if folder in kept and folder not in items]
     merged, order = table.take(pa.array(rows, pa.int64())), [folders[row] for row in rows]
@@ -179,7 +184,7 @@ def replace_rows(table: pa.Table, kept: Container[str], items: Mapping[str, Item
     properties = sorted(
         name
         for name, column in zip(merged.column_names, merged.columns, strict=True)
-        if name not in {*_FIRST, *_LAST} and (name == UNKNOWN_TIME or column.null_count < len(column))
+        if name not in {*_FIRST, *_LAST} and (name in _ALWAYS or column.null_count < len(column))
     )
     if len(properties) > _MOST_COLUMNS:
         return None
@@ -208,13 +213,13 @@ def _has_text_columns(table: pa.Table) -> bool:
 
 def _choose_columns(rows: Sequence[ItemDict]) -> list[str]:
     """Return the properties that become columns, in order: where there are too many, those of most items."""
-    counts = Counter(name for row in rows for name in row if name not in {*_FIRST, *_LAST, UNKNOWN_TIME})
+    counts = Counter(name for row in rows for name in row if name not in {*_FIRST, *_LAST, *_ALWAYS})
     names = sorted(counts, key=lambda name: (-counts[name], name))
     if len(names) > _MOST_COLUMNS:
         log.warning(
             "%s has no columns for %d of %d properties, the rarest", ITEMS, len(names) - _MOST_COLUMNS, len(names)
         )
-    return sorted([UNKNOWN_TIME, *names[:_MOST_COLUMNS]])
+    return sorted([*_ALWAYS, *names[:_MOST_COLUMNS]])
 
 
 def read_item_table(path: Path) -> dict[str, ItemDict]:

@@ -16,6 +16,7 @@ from tempfile import NamedTemporaryFile
 import shapely
 import shapely.geometry
 
+from seamline.pipeline.common.classes import format_count
 from seamline.pipeline.common.errors import InputError
 from seamline.pipeline.common.extras import require_extras
 from seamline.pipeline.common.layout import ITEM, ITEMS
@@ -48,14 +49,15 @@ def query_items(
 ) -> list[ItemDict]:
     """Return the items of a catalogue that meet a box, lie in an interval and fulfil an expression, ordered by id.
 
-    An item that is damaged is left out, and a warning names it.
+    An item that is damaged is left out, and a warning names it. With an interval another one says how many scenes of
+    unknown time are left out.
 
     Args:
         out: the catalogue's folder.
         box: the outline of the scene must meet it. Scenes without an outline do not.
         where: SQL expression over the columns of ``items.parquet``, computed by DuckDB: ``water_share > 0.05``. It can
             neither read nor write anything else, nor compute longer than ten seconds.
-        interval: the time of the scene must lie in it. Unknown times do not.
+        interval: the scene must have been taken in it, or in a time that it meets. Unknown times do not.
 
     Returns:
         Items whose hrefs are absolute paths or URLs.
@@ -64,10 +66,8 @@ def query_items(
         InputError: there is no such table, or it is damaged, or ``where`` is no such expression, or DuckDB is missing.
     """
     require_extras("seamline query", "query")
-    conditions = [condition.sql_condition for condition in (box, interval) if condition is not None]
-    unless = [UNKNOWN_TIME] if interval is not None else []
     with _open_table(out) as table:
-        hrefs = _run_query_worker(out, table, conditions, unless, where)
+        hrefs = _run_query_worker(out, table, box, interval, where)
     items = [item for href in hrefs if (item := _load_item(out, href)) is not None]
     if box is None:
         return items
@@ -116,17 +116,22 @@ def _add_waiting(out: Path | ObjectFolder, content: bytes, scenes: set[str]) -> 
 
 
 def _run_query_worker(
-    out: Path | ObjectFolder, table: Path, conditions: list[str], unless: list[str], where: str
+    out: Path | ObjectFolder, table: Path, box: Box | None, interval: Interval | None, where: str
 ) -> list[str]:
     """Call ``query_worker._select_links`` in a process that can be ended and whose memory is limited."""
     # DuckDB does not take half of a surrogate pair.
     if where != (plain := where.encode(errors="backslashreplace").decode()):
         raise _invalid_expression_error(plain, "half of a surrogate pair")
-    question = json.dumps({"path": str(table), "conditions": conditions, "unless": unless, "where": where})
+    question = {
+        "path": str(table),
+        "place": "true" if box is None else box.sql_condition,
+        "time": "" if interval is None else interval.sql_condition,
+        "where": where,
+    }
     program = [sys.executable, "-P", str(_WORKER_PROGRAM)]
     try:
         done = subprocess.run(
-            program, input=question, capture_output=True, text=True, timeout=_TIME_LIMIT_S, check=True
+            program, input=json.dumps(question), capture_output=True, text=True, timeout=_TIME_LIMIT_S, check=True
         )
     except subprocess.TimeoutExpired:
         raise _invalid_expression_error(where, f"not done after {_TIME_LIMIT_S} s") from None
@@ -138,6 +143,12 @@ def _run_query_worker(
         raise _invalid_expression_error(where, answer["refused"])
     if "damaged" in answer:
         raise _damaged_table_error(out, answer["damaged"])
+    if count := answer["undated"]:
+        log.warning(
+            "left out: %s of unknown time; --where '\"%s\"' finds them",
+            format_count(count, "scene"),
+            UNKNOWN_TIME,
+        )
     return list(answer["hrefs"])
 
 

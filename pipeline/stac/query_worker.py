@@ -11,7 +11,6 @@ import glob
 import json
 import resource
 import sys
-from collections.abc import Sequence
 
 import duckdb
 
@@ -36,17 +35,23 @@ class InvalidExpressionError(Exception):
     """The user's text is no expression over the columns of a row."""
 
 
-def _select_links(path: str, conditions: Sequence[str], unless: Sequence[str], where: str) -> list[str]:
+_TIME_COLUMNS = {"start_datetime": "TIMESTAMPTZ", "end_datetime": "TIMESTAMPTZ", "seamline:datetime_unknown": "BOOLEAN"}
+"""Columns that a table of an earlier version may lack, and their types."""
+_IS_UNDATED = '"seamline:datetime_unknown"'
+
+
+def _select_links(path: str, place: str, time: str, where: str) -> tuple[list[str], int]:
     """Select rows of the table.
 
     Args:
         path: the table.
-        conditions: SQL conditions that a row must meet.
-        unless: names of columns; a row is left out where one of them is true. The table need not have them.
+        place: SQL condition that a row must meet.
+        time: SQL condition of the time that a row must meet, or an empty text; rows of unknown time do not.
         where: the user's SQL expression that a row must meet, or an empty text.
 
     Returns:
-        The ``self`` links of the selected rows, in the order of their ids.
+        The ``self`` links of the selected rows, in the order of their ids; and how many rows are left out for their
+        unknown time.
 
     Raises:
         InvalidExpressionError: ``where`` cannot be computed.
@@ -56,17 +61,19 @@ def _select_links(path: str, conditions: Sequence[str], unless: Sequence[str], w
     connection.execute("CREATE TABLE items AS FROM read_parquet($1)", [glob.escape(path)])
     for name, value in _SETTINGS.items():
         connection.execute(f"SET {name} = {value}")
-    rows = connection.table("items")
-    for condition in (*conditions, *(f'"{column}" IS NOT TRUE' for column in unless if column in rows.columns)):
-        rows = rows.filter(condition)
+    items = connection.table("items")
+    missing = (f'NULL::{kind} AS "{name}"' for name, kind in _TIME_COLUMNS.items() if name not in items.columns)
+    rows = items.project(", ".join(("*", *missing))).filter(place)
     try:
         if where:
             duckdb.SQLExpression(where)  # fails unless it is exactly one expression
             rows = rows.filter(f"(\n{where}\n)")  # the line break ends a comment at the end of the expression
-        links = rows.order("id").project("list_filter(links, lambda link: link.rel = 'self')[1].href").fetchall()
+        undated = rows.filter(_IS_UNDATED).count("*").fetchall()[0][0] if time else 0
+        dated = rows.filter(f"NOT coalesce({_IS_UNDATED}, false)").filter(time) if time else rows
+        links = dated.order("id").project("list_filter(links, lambda link: link.rel = 'self')[1].href").fetchall()
     except duckdb.Error as error:
         raise InvalidExpressionError(str(error)) if where else error from error
-    return [href for (href,) in links]
+    return [href for (href,) in links], undated
 
 
 def _answer_question() -> dict[str, object]:
@@ -81,7 +88,8 @@ def _answer_question() -> dict[str, object]:
         hard = resource.getrlimit(kind)[1]
         resource.setrlimit(kind, (limit if hard == resource.RLIM_INFINITY else min(limit, hard), hard))
     try:
-        return {"hrefs": _select_links(**question)}
+        hrefs, undated = _select_links(**question)
+        return {"hrefs": hrefs, "undated": undated}
     except InvalidExpressionError as error:
         return {"refused": str(error)}
     except duckdb.Error as error:

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pystac
-import pystac.utils
 import shapely.geometry
 from odc.geo.geobox import GeoBox
+from pystac.utils import datetime_to_str as to_rfc3339
 
 from seamline.pipeline.common.classes import LabelClass
-from seamline.pipeline.common.layout import CATALOG
+from seamline.pipeline.common.layout import CATALOG, COLLECTION, MODEL
+from seamline.pipeline.common.time_span import TimeSpan, to_utc
 from seamline.pipeline.geometry.pixel_area import measure_pixel_area
 from seamline.pipeline.products.geozarr import JSON, find_crs_code
 from seamline.pipeline.products.run_record import ClassArea
@@ -23,7 +24,7 @@ from seamline.pipeline.stac.assets import build_renders, build_scene_assets
 from seamline.pipeline.stac.class_areas import build_class_properties
 from seamline.pipeline.stac.earth import Outline
 from seamline.pipeline.stac.footprint import compute_bbox, compute_footprint, round_coordinates
-from seamline.pipeline.stac.items import UNKNOWN_TIME
+from seamline.pipeline.stac.items import COLLECTION_ID, UNKNOWN_TIME
 from seamline.pipeline.storage.digests import FileInfo, to_multihash
 
 _EXTENSIONS = {
@@ -37,6 +38,9 @@ _EXTENSIONS = {
         ("render", "2.0.0"),
     )
 }
+PROJECTION_SCHEMA = _EXTENSIONS["projection"]
+_EARLIEST = datetime(1900, 1, 1, tzinfo=UTC)
+"""What items say as the earliest time of a scene of unknown time."""
 
 
 @dataclass(frozen=True)
@@ -46,12 +50,12 @@ class ModelReference:
     Attributes:
         name: its name.
         digest: SHA-256 of its document.
-        href: path or URL of its document.
+        document: its document, a copy of which lies beside the results.
     """
 
     name: str
     digest: str
-    href: str
+    document: Path
 
 
 @dataclass(frozen=True)
@@ -61,7 +65,7 @@ class Provenance:
     Attributes:
         source: path or URL of the scene.
         model: the model.
-        acquired: when the scene was taken, with a time zone. ``None``: unknown.
+        acquired: when the scene was taken. ``None``: unknown.
         processed: when it was segmented, with a time zone.
         software: versions by name.
         lineage: how it came about, in words.
@@ -70,7 +74,7 @@ class Provenance:
 
     source: str
     model: ModelReference
-    acquired: datetime | None
+    acquired: TimeSpan | None
     processed: datetime
     software: Mapping[str, str]
     lineage: str
@@ -90,11 +94,12 @@ def build_scene_item(
 ) -> pystac.Item:
     """Return the STAC 1.1 item of a segmented scene.
 
-    STAC demands a time. Where the time of the scene is unknown, the item has the time of processing, and the property
-    ``seamline:datetime_unknown`` says so.
+    STAC demands a time, or two that it lies between. Where the time of the scene is unknown, these are the year 1900
+    and the time of processing, and the property ``seamline:datetime_unknown`` says so.
 
     Args:
-        folder: the scene's folder. Its known files become assets, with size and checksum, so write them first.
+        folder: the scene's folder. Its known files, also the copy of the model's document, become assets, with size and
+            checksum, so write them first.
         scene_id: id of the scene and of the item.
         grid: grid of the labels.
         classes: classes of the labels.
@@ -113,10 +118,12 @@ def build_scene_item(
         id=scene_id,
         geometry=None if footprint is None else round_coordinates(shapely.geometry.mapping(footprint)),
         bbox=None if footprint is None else compute_bbox(footprint),
-        datetime=provenance.acquired or provenance.processed,
+        datetime=provenance.acquired.start if provenance.acquired and provenance.acquired.is_moment else None,
+        collection=COLLECTION_ID,
         properties={
             "title": f"Segmentation of {scene_id}",
             **_build_projection(grid),
+            **_build_times(provenance),
             **_build_history(provenance),
             **build_class_properties(classes, class_areas),
             **({"renders": renders} if renders else {}),
@@ -127,8 +134,8 @@ def build_scene_item(
         item.add_asset(key, asset)
     item.add_link(pystac.Link("derived_from", provenance.source, title="the scene that was segmented"))
     item.add_link(_build_model_link(provenance.model))
-    for relation in ("root", "parent"):
-        item.add_link(pystac.Link(relation, f"../{CATALOG}", media_type=pystac.MediaType.JSON))
+    for relation, name in (("root", CATALOG), ("parent", CATALOG), ("collection", COLLECTION)):
+        item.add_link(pystac.Link(relation, f"../{name}", media_type=pystac.MediaType.JSON))
     return item
 
 
@@ -162,18 +169,41 @@ def _build_projection(grid: GeoBox) -> dict[str, JSON]:
     }
 
 
+def _build_times(provenance: Provenance) -> dict[str, Any]:
+    """Return the properties of an item whose ``datetime`` is null; none for a scene that was taken at one moment."""
+    acquired = provenance.acquired
+    if acquired is not None and acquired.is_moment:
+        return {}
+    first, last = (_EARLIEST, provenance.processed) if acquired is None else (acquired.start, acquired.end)
+    span = {"start_datetime": to_rfc3339(first), "end_datetime": to_rfc3339(last)}
+    return span | ({UNKNOWN_TIME: True} if acquired is None else {})
+
+
+def read_acquired(properties: Mapping[str, Any]) -> TimeSpan | None:
+    """Return when a scene was taken by the properties of its item; None if that is unknown.
+
+    Raises:
+        LookupError, TypeError, ValueError: the properties are damaged.
+    """
+    if properties.get(UNKNOWN_TIME):
+        return None
+    moment = properties["datetime"]
+    return TimeSpan(
+        to_utc(datetime.fromisoformat(moment or properties["start_datetime"])),
+        to_utc(datetime.fromisoformat(moment or properties["end_datetime"])),
+    )
+
+
 def _build_history(provenance: Provenance) -> dict[str, Any]:
     radiometry = {"seamline:radiometry": provenance.radiometry} if provenance.radiometry else {}
-    unknown_time = {UNKNOWN_TIME: True} if provenance.acquired is None else {}
     return {
-        "created": pystac.utils.datetime_to_str(provenance.processed),
+        "created": to_rfc3339(provenance.processed),
         "processing:software": dict(provenance.software),
         "processing:lineage": provenance.lineage,
         "processing:level": "L4",
         "model": provenance.model.name,
         "model_digest": provenance.model.digest,
         **radiometry,
-        **unknown_time,
     }
 
 
@@ -181,4 +211,4 @@ def _build_model_link(model: ModelReference) -> pystac.Link:
     """Return the link to the model's item that the MLM extension asks of an item which a model has inferred."""
     fields = {"mlm:name": model.name, "file:checksum": to_multihash(model.digest)}
     title = "the model that segmented it"
-    return pystac.Link("derived_from", model.href, pystac.MediaType.GEOJSON, title, extra_fields=fields)
+    return pystac.Link("derived_from", f"./{MODEL}", pystac.MediaType.GEOJSON, title, extra_fields=fields)

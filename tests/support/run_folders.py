@@ -10,7 +10,7 @@ FIXED_ENGINE: dict[str, Any] = {"precision": "fp32", "engine": "torch", "batch":
 """Options with which nothing is measured, so that runs are alike."""
 
 
-_HALF_WRITTEN = re.compile(r"(\.catalog\.json|\.items\.parquet|\.collection/\..*\.json)\..*\.part")
+_HALF_WRITTEN = re.compile(r"(\.catalog\.json|\.collection\.json|\.items\.parquet|\.collection/\..*\.json)\..*\.part")
 
 
 def list_inferred_chunks(out: Path) -> set[str]:

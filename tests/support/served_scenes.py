@@ -20,6 +20,7 @@ from scipy import ndimage
 
 from benchmarks.run_records import make_up_record
 from seamline.pipeline.common.classes import NODATA, LabelClass
+from seamline.pipeline.common.time_span import TimeSpan
 from seamline.pipeline.geometry.window import Window
 from seamline.pipeline.products.cog import describe_labels, describe_layer, write_cog
 from seamline.pipeline.products.layers import LAYERS
@@ -93,9 +94,9 @@ def publish_labels(folder: Path, grid: GeoBox, labels: np.ndarray) -> None:
     Image.fromarray(rgb).save(folder / "preview.png")
     table = tabulate_classes(labels, grid, CLASSES)
     write_record(folder, make_up_record(folder.name, SHAPE, table))
-    model = ModelReference("a U-Net", "ab" * 32, "/models/a/model.json")
+    model = ModelReference("a U-Net", "ab" * 32, Path("/models/a/model.json"))
     item = build_scene_item(
-        folder, folder.name, grid, CLASSES, table, Provenance("a.tif", model, WHEN, WHEN, {}, "by hand")
+        folder, folder.name, grid, CLASSES, table, Provenance("a.tif", model, TimeSpan.at(WHEN), WHEN, {}, "by hand")
     )
     write_item(item, folder)
     update_catalog(folder.parent)

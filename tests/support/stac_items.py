@@ -15,6 +15,7 @@ from affine import Affine
 from odc.geo.geobox import GeoBox
 
 from seamline.pipeline.common.classes import LabelClass
+from seamline.pipeline.common.time_span import TimeSpan
 from seamline.pipeline.geometry.pixel_area import measure_pixel_areas
 from seamline.pipeline.geometry.window import Window
 from seamline.pipeline.products.run_record import ClassArea
@@ -58,9 +59,11 @@ def make_scene_item(
     create_store(folder / "segmentation.zarr", grid, CLASSES, ZarrLayout(64), title="a scene")
     write_labels(folder / "segmentation.zarr", Window(0, 0, *grid.shape), labels)
     table = tabulate_classes(labels, grid, classes)
-    model = ModelReference("a U-Net", "ab" * 32, "/models/a/model.json")
+    model = ModelReference("a U-Net", "ab" * 32, Path("/models/a/model.json"))
     software = {"seamline": "0.1.0"}
-    provenance = Provenance("/scenes/a.tif", model, acquired, PROCESSED, software, "segmented by a U-Net")
+    provenance = Provenance(
+        "/scenes/a.tif", model, acquired and TimeSpan.at(acquired), PROCESSED, software, "segmented by a U-Net"
+    )
     return build_scene_item(folder, folder.name, grid, classes, table, provenance)
 
 

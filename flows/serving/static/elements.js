@@ -29,7 +29,9 @@ export function formatSize(bytes) {
 
 export function formatDate(scene) {
   if (!scene.date) return "date unknown";
-  return new Date(scene.date).toLocaleDateString("en-GB", { day: "numeric", month: "long", year: "numeric", timeZone: "UTC" });
+  const days = [scene.date, ...(scene.last_date ? [scene.last_date] : [])];
+  const form = { day: "numeric", month: "long", year: "numeric", timeZone: "UTC" };
+  return days.map((day) => new Date(day).toLocaleDateString("en-GB", form)).join(" – ");
 }
 
 // Text only: names come from files.

@@ -65,8 +65,8 @@ const shareOf = (scene, name) => scene.classes?.find((entry) => entry.name === n
 
 function isWanted(scene) {
   const { find, from, to, class: name, least } = state.find;
-  const day = scene.date?.slice(0, 10);
-  if ((from && !(day >= from)) || (to && !(day <= to))) return false;
+  const [first, last] = [scene.date, scene.last_date ?? scene.date].map((time) => time?.slice(0, 10));
+  if ((from && !(last >= from)) || (to && !(first <= to))) return false;
   if (name && !(shareOf(scene, name) > 0 && shareOf(scene, name) * 100 >= Number(least))) return false;
   const words = [scene.id, scene.date ?? "", ...(scene.classes ?? []).filter((entry) => entry.share > 0).map((entry) => entry.name)];
   return words.join(" ").toLowerCase().includes(find.trim().toLowerCase());

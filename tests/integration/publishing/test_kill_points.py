@@ -32,7 +32,7 @@ from tests.support.small_rasters import BAND_NAMES, make_noise, write_geotiff
 
 Cluster = Callable[[int], str]
 SAMPLE = 5
-CATALOGUE = ("items.parquet", "catalog.json")
+CATALOGUE = ("items.parquet", "catalog.json", "collection.json")
 """Files that are renewed after the scene; they may be those from before it."""
 OUTPUTS = ("cog", "zarr", "confidence")
 OPERATIONS = ("run", "overwrite", "overwrite without exchange", "restore")

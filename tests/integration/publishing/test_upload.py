@@ -41,6 +41,7 @@ from seamline.pipeline.publishing.uploaded import find_uploaded
 from seamline.pipeline.raster_io.gdal import gdal_environment
 from seamline.pipeline.results.verify_objects import verify_objects
 from seamline.pipeline.scenes.scene import read_block
+from seamline.pipeline.stac.extent import Interval
 from seamline.pipeline.stac.query import query_items
 from seamline.pipeline.storage import object_store
 from seamline.pipeline.storage.object_store import ObjectFolder
@@ -197,6 +198,10 @@ def test_what_is_asked_for_later_or_lost_is_written_and_another_scene_is_refused
     assert seen(catalogue, "scene")
     again = run(url, small_model, out, workers, work=work, outputs=asked, polygon_formats=("fgb",))
     assert not again.rewritten
+    dated = [run(url, small_model, out, workers, work=work, outputs=("cog",), datetime="2024-06-01") for _ in range(2)]
+    assert [set(one.rewritten) for one in dated] == [{"preview", "report", "item"}, set()]
+    (item,) = query_items(catalogue, interval=Interval.from_text("2024-06"))
+    assert item["properties"]["datetime"] == "2024-06-01T00:00:00Z"
     catalogue.delete(["catalog.json"])  # as if killed before it was written
     run(url, small_model, out, workers, work=work)
     assert catalogue.get("catalog.json") is not None

@@ -229,6 +229,17 @@ DAMAGE: dict[str, tuple[Callable[[Path], None], str, str]] = {
         "catalog.json",
         "",
     ),
+    "another collection": (
+        lambda scene: (
+            (scene.parent / "collection.json").write_text(
+                (scene.parent / "collection.json").read_text().replace('"maximum": ', '"maximum": 1')
+            )
+            and None
+        ),
+        "collection.json",
+        "is not what items.parquet says",
+    ),
+    "another model": (lambda scene: (scene / "model.json").write_text("{}") and None, "model.json", "when it was"),
     "a run of another scene": (
         lambda scene: (
             (scene / "run.json").write_text(

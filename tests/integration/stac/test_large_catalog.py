@@ -16,7 +16,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from seamline.pipeline.common.layout import CATALOG, ITEM, ITEMS, STAMPS, WAITING
+from seamline.pipeline.common.layout import CATALOG, COLLECTION, ITEM, ITEMS, STAMPS, WAITING
 from seamline.pipeline.publishing import upload
 from seamline.pipeline.publishing.upload import list_in_catalog, renew_catalog
 from seamline.pipeline.results.verify import verify
@@ -80,7 +80,7 @@ def test_a_renewal_reads_the_items_that_wait(tmp_path: Path, large: None) -> Non
     read = {Path(path).parent.name for path in seen if path.endswith(ITEM)}
     assert read == {f"new-{number}" for number in range(5)}
     assert len(list_links(out)) == len(read_item_table(out / ITEMS)) == 55
-    assert {path.name for path in out.iterdir() if path.is_file()} == {CATALOG, ITEMS, STAMPS}
+    assert {path.name for path in out.iterdir() if path.is_file()} == {CATALOG, COLLECTION, ITEMS, STAMPS}
     assert not (out / WAITING).exists()
 
 

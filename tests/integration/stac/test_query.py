@@ -26,6 +26,7 @@ from pyarrow import parquet
 from seamline.flows.cli.main import app, main
 from seamline.pipeline.common.classes import LabelClass
 from seamline.pipeline.common.errors import InputError
+from seamline.pipeline.common.time_span import TimeSpan
 from seamline.pipeline.products.run_record import ClassArea
 from seamline.pipeline.stac import query as query_module
 from seamline.pipeline.stac.catalog import update_catalog, write_item
@@ -36,7 +37,7 @@ from seamline.pipeline.stac.scene_item import ModelReference, Provenance, build_
 
 LAND = ("land", "water", "cloud shadow")
 CITY = ("ground", "building")
-MODEL = ModelReference("a U-Net", "ab" * 32, "/models/a/model.json")
+MODEL = ModelReference("a U-Net", "ab" * 32, Path("/models/a/model.json"))
 
 
 def publish(
@@ -57,7 +58,9 @@ def publish(
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "run.json").write_text("{}")
     processed = datetime(2026, 11, 22, tzinfo=UTC)
-    provenance = Provenance("/scenes/a.tif", MODEL, acquired, processed, {"seamline": "0.1.0"}, "segmented")
+    provenance = Provenance(
+        "/scenes/a.tif", MODEL, acquired and TimeSpan.at(acquired), processed, {"seamline": "0.1.0"}, "segmented"
+    )
     write_item(build_scene_item(folder, name, grid, classes, areas, provenance), folder)
 
 
@@ -110,13 +113,15 @@ def test_the_table_is_the_items_in_stac_geoparquets_own_reader(out: Path) -> Non
     assert found.keys() == {name for name, item in items_of(out).items() if item["geometry"]}
     for name, item in found.items():
         written = items_of(out)[name]
-        pystac.validation.validate_dict({**without_nulls(item), "stac_extensions": []})
+        valid = without_nulls(item)
+        properties = {"datetime": None, **valid["properties"]}
+        pystac.validation.validate_dict({**valid, "properties": properties, "stac_extensions": []})
         expected, read = (without_nulls(one) for one in (rebase_hrefs(written, name), item))
         outlines = [shapely.geometry.shape(one.pop("geometry")) for one in (expected, read)]
         assert shapely.equals(*outlines)
         assert read.pop("links")[:-1] == expected.pop("links")
         for one in (expected, read):  # its reader adds microseconds
-            for time in ("created", "datetime"):
+            for time in {"created", "datetime", "start_datetime", "end_datetime"} & one["properties"].keys():
                 one["properties"][time] = datetime.fromisoformat(one["properties"][time])
         assert read == expected
 

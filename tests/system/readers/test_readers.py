@@ -46,6 +46,8 @@ from seamline.pipeline.common.classes import NODATA
 from seamline.pipeline.geometry.window import Window
 from seamline.pipeline.products.seal import seal
 from seamline.pipeline.products.zarr_store import ZarrLayout, create_store, open_labels, write_labels
+from seamline.pipeline.publishing.completeness import list_missing_outputs
+from seamline.pipeline.results.verify import verify
 from tests.support.small_grids import CLASSES, GRIDS, make_labels
 from tests.support.small_models import save_model
 from tests.support.small_rasters import make_noise, write_geotiff
@@ -142,6 +144,21 @@ def test_gdalinfo_finds_place_colours_names_and_counts(gdal_bin: None, results: 
     ]
     # GDALRATFieldUsage: MinMax, PixelCount, Name, Red, Green, Blue, Alpha
     assert [field["usage"] for field in info["rat"]["fieldDefn"]] == [5, 1, 2, 6, 7, 8, 9]
+
+
+def test_what_gdal_adds_beside_the_rasters_is_no_damage(gdal_bin: None, results: Results, tmp_path: Path) -> None:
+    shutil.copytree(results.folder.parent, tmp_path / "out")
+    folder = tmp_path / "out" / results.folder.name
+    table, outputs = folder / "segmentation.tif.aux.xml", ("cog", "zarr", "confidence")
+    before = table.read_text()
+    for name in ("segmentation.tif", "confidence.tif", "overview.tif"):
+        output("gdalinfo", "-json", "-stats", "-hist", folder / name)
+    assert "<Histograms>" in table.read_text() != before
+    assert list(verify(tmp_path / "out")) == []
+    assert list_missing_outputs(folder, outputs, None, check=True) == []
+    table.write_text(table.read_text().replace("<F>1</F>", "<F>9</F>", 1))
+    assert [finding.subject for finding in verify(tmp_path / "out")] == [table.name]
+    assert list_missing_outputs(folder, outputs, None, check=True) == ["style"]
 
 
 def test_gdallocationinfo_and_gdal_translate_read_pixels_and_overviews(

@@ -106,5 +106,5 @@ def test_every_option_of_a_run_has_a_variable() -> None:
         for parameter in COMMANDS[("segment",)].params
         if parameter.param_type_name == "option" and not parameter.envvar
     }
-    # Switches of one call, and the working folder, whose variable is read where no folder is given.
-    assert without == {"overwrite", "check", "strict", "as_json", "quiet", "verbose", "work", "help"} - {"help"}
+    # Switches of one call, the working folder, whose variable is read where no folder is given, what is of one scene.
+    assert without == {"overwrite", "check", "strict", "as_json", "quiet", "verbose", "work", "datetime"}

@@ -192,4 +192,11 @@ def test_model_inspect_prints_json(command_line: CommandLine) -> None:
     assert command_line("model", "list")[1].split() == ["land-water-cloud"]
     assert json.loads(out)["iou_in_training"]["landsat5"]["cloud"] > 0.5
     table = command_line("model", "inspect", "land-water-cloud")[1]
+    words = " ".join(table.replace("│", " ").split())
+    for explained in (
+        "divisor 16 Pixels. Window",
+        "receptive radius 94 Pixels. What lies",
+        "that it learned from: better",
+    ):
+        assert explained in words
     assert "cloud shadow" in table and "landsat5: land 0." in table

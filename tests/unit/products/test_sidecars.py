@@ -10,7 +10,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from seamline.pipeline.common.classes import LabelClass
-from seamline.pipeline.products.sidecars import SIDECARS, list_sidecars, write_sidecars
+from seamline.pipeline.products.sidecars import (
+    ATTRIBUTE_TABLE,
+    SIDECARS,
+    list_sidecars,
+    normalize_attribute_table,
+    write_sidecars,
+)
 
 BYTE = st.integers(0, 255)
 NAME = st.text(min_size=1).filter(str.isprintable) | st.sampled_from(["<&>\"'", "]]>", "a  b ", "лес", "水"])
@@ -45,6 +51,21 @@ def test_names_colours_and_counts_come_back(
         color = renderer.find(f"symbols/symbol[@name='{category.get('symbol')}']/layer/Option/Option[@name='color']")
         assert (category.get("value"), category.get("label")) == (str(label.value), label.name)
         assert color is not None and color.get("value") == ",".join(map(str, (*label.color, 255)))
+
+
+def test_what_programs_add_to_the_attribute_table_is_left_out(tmp_path: Path) -> None:
+    classes = [LabelClass(0, "land & sea", (1, 2, 3)), LabelClass(1, "лес", (4, 5, 6))]
+    write_sidecars(tmp_path, ("cog",), classes, {0: 7, 1: 8})
+    written = (tmp_path / ATTRIBUTE_TABLE).read_text()
+    band = '<PAMRasterBand band="1">'
+    metadata = "<Metadata><MDI key='a'>1</MDI></Metadata>"
+    added = f"{band}<Description>x</Description><Histograms><HistItem/></Histograms>{metadata}"
+    rewritten = written.replace(band, added).replace("<Type>", '<Type typeAsString="Real">').replace("    ", "\t")
+    assert rewritten.count("Histograms") == 2 and "\t" in rewritten
+    for text in (written, rewritten):
+        assert normalize_attribute_table(text.encode()) == written.encode()
+    for other in (b"", b"<PAMDataset/>", b"\xff", written.replace("лес", "wood").encode()):
+        assert normalize_attribute_table(other) == other
 
 
 def test_they_come_together(tmp_path: Path) -> None:

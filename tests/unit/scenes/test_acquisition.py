@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from datetime import UTC
 from pathlib import Path
 
 import pytest
 import rasterio
 
-from seamline.pipeline.scenes.acquisition import read_acquisition_time
+from seamline.pipeline.scenes.acquisition import FILE_TIME_TAG, TIME_TAGS, read_acquisition_time
 from tests.support.small_rasters import make_noise, write_geotiff
 
 CONVERTED = {"TIFFTAG_DATETIME": "2024:11:02 12:00:00"}
@@ -21,8 +22,8 @@ def read_time(path: Path, tags: dict[str, str]) -> str | None:
     found = read_acquisition_time(str(path))
     if found is None:
         return None
-    assert found.tzinfo is UTC
-    return found.isoformat().removesuffix("+00:00").removesuffix("T00:00:00")
+    assert found.start.tzinfo is UTC
+    return found.to_iso().removesuffix("+00:00").removesuffix("T00:00:00")
 
 
 @pytest.mark.parametrize(
@@ -114,3 +115,12 @@ def test_the_time_of_day_of_landsat_is_in_its_metadata_file(tmp_path: Path) -> N
         (tmp_path / f"{product}_MTL.json").write_text('{"A": {"SCENE_CENTER_TIME": "09:55:49.1230000Z"}}')
 
         assert read_time(tmp_path / f"{product}_B2.TIF", {}) == "2021-05-08T09:55:49"
+
+
+def test_the_guide_lists_the_tags_and_names_that_tell_the_time(tmp_path: Path) -> None:
+    guide = (Path(__file__).parents[3] / "docs" / "guides" / "inputs.md").read_text(encoding="utf-8")
+    part = guide.partition("## When it was taken")[2].partition("\n## ")[0]
+    assert [tag for tag in (*TIME_TAGS, FILE_TIME_TAG) if f"`{tag}`" not in part] == []
+    names = [name for line in part.splitlines() if line.startswith("   | ") for name in re.findall("`([^`]+)`", line)]
+    assert len(names) > 20
+    assert [name for name in names if read_time(tmp_path / f"{name}.tif", {}) in (None, "2024-11-02T12:00:00")] == []

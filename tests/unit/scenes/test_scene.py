@@ -6,7 +6,6 @@ import pickle
 import shutil
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -342,7 +341,6 @@ def test_the_digest_sees_the_sources_of_a_vrt(tmp_path: Path) -> None:
     [
         ({"id": "../x"}, "not safe"),
         ({"bands": ()}, "no bands"),
-        ({"datetime": datetime(2020, 1, 1)}, "no time zone"),
     ],
 )
 def test_an_impossible_scene_is_not_born(oracles: list[Any], change: Any, message: str) -> None:

@@ -100,12 +100,13 @@ def test_a_document_is_valid_by_stac_and_readable_by_pystac(written: tuple[Model
 
 
 def test_a_document_keeps_the_extensions_rules(written: tuple[ModelSpec, Path]) -> None:
-    """Those rules of MLM 1.4 and classification 2.0 that a document broke once, in our words."""
+    """Those rules of MLM 1.5 and classification 2.0 that a document broke once, in our words."""
     item = document(written)
     properties, asset = item["properties"], item["assets"]["model"]
     assert re.fullmatch(r"[a-zA-Z][a-zA-Z0-9_.\-\s]+[a-zA-Z0-9]", properties["mlm:name"])
     (given,), (found,) = properties["mlm:input"], properties["mlm:output"]
     named = [band["name"] for band in properties["bands"]]
+    assert given["input"]["dim_order"].count("bands") == 1  # as soon as there are bands
     assert [set(band) for band in given["bands"]] == [{"name"}] * len(named)
     assert [band["name"] for band in given["bands"]] == named
     assert len(given["value_scaling"]) == len(named) and given["resize_type"] is None

@@ -7,7 +7,7 @@ import json
 import os
 import time
 from collections.abc import Callable
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,7 @@ from pystac.extensions.render import RenderExtension
 from pystac.validation.stac_validator import JsonSchemaSTACValidator
 
 from seamline.pipeline.common.classes import NODATA, LabelClass
+from seamline.pipeline.common.time_span import TimeSpan
 from seamline.pipeline.geometry.window import Window
 from seamline.pipeline.results.verify import verify
 from seamline.pipeline.stac import catalog as catalog_module
@@ -40,6 +41,7 @@ from seamline.pipeline.stac.extent import Box
 from seamline.pipeline.stac.footprint import compute_footprint, compute_labelled_area, find_hull_corners, join_hulls
 from seamline.pipeline.stac.items import read_item_table
 from seamline.pipeline.stac.query import query_items
+from seamline.pipeline.stac.scene_item import read_acquired
 from seamline.pipeline.stac.stamped_table import StampedTable
 from tests.support.sample_data import MANAUS, find_shared
 from tests.support.small_rasters import write_geotiff
@@ -65,7 +67,10 @@ def test_the_item_is_valid_and_reads_back(tmp_path: Path, crs: str | None, acqui
     document = check_core_schema(json.loads(path.read_text()))
     item = pystac.Item.from_file(str(path))
 
-    assert item.datetime == (acquired or PROCESSED)
+    assert item.datetime == acquired
+    assert read_acquired(item.properties) == (acquired and TimeSpan.at(acquired))
+    span = (item.common_metadata.start_datetime, item.common_metadata.end_datetime)
+    assert span == ((None, None) if acquired else (datetime(1900, 1, 1, tzinfo=UTC), PROCESSED))
     assert item.properties.get("seamline:datetime_unknown") is (None if acquired else True)
     assert (item.geometry is None) == (crs is None)
     projection = ProjectionExtension.ext(item)
@@ -79,7 +84,7 @@ def test_the_item_is_valid_and_reads_back(tmp_path: Path, crs: str | None, acqui
     assert document["properties"]["seamline:classes"][1]["pixels"] == 60_000
     assert [link["href"] for link in document["links"] if link["rel"] == "derived_from"] == [
         "/scenes/a.tif",
-        "/models/a/model.json",
+        "./model.json",
     ]
 
 
@@ -207,7 +212,7 @@ def test_parts_of_killed_writers_are_cleared_after_a_day(tmp_path: Path) -> None
         os.utime(tmp_path / name, (then, then))
     update_catalog(tmp_path)
     left = {path.name for path in tmp_path.iterdir()}
-    assert left == {"scene", "catalog.json", "items.parquet", ".catalog.json.ef.part", ".mine.part"}
+    assert left == {"scene", "catalog.json", "collection.json", "items.parquet", ".catalog.json.ef.part", ".mine.part"}
 
 
 def test_a_scene_without_valid_pixels_or_place_has_shares_but_no_area() -> None:
@@ -402,7 +407,7 @@ def test_items_are_valid_by_the_extensions_own_schemas(tmp_path: Path, crs: str 
     by_the_extensions_own_schemas(item.to_dict(include_self_link=False, transform_hrefs=False))
 
 
-def by_the_extensions_own_schemas(item: dict[str, Any]) -> None:
+def by_the_extensions_own_schemas(item: dict[str, Any], kind: STACObjectType = STACObjectType.ITEM) -> None:
     """Of those extensions whose schemas lie there, as <extension>/<version>/schema.json."""
     schemas, validator = find_shared("stac-schemas"), JsonSchemaSTACValidator()
     for path in schemas.glob("*/*/schema.json"):
@@ -410,13 +415,13 @@ def by_the_extensions_own_schemas(item: dict[str, Any]) -> None:
         validator.schema_cache[uri] = json.loads(path.read_text())
     for uri in item["stac_extensions"]:
         if uri in validator.schema_cache:
-            validator.validate_extension(item, STACObjectType.ITEM, "1.1.0", uri)
+            validator.validate_extension(item, kind, "1.1.0", uri)
 
 
 def test_the_model_is_linked_as_its_extension_wants(tmp_path: Path) -> None:
     item = make_scene_item(tmp_path / "scene", UTM)
     link = next(link for link in item.links if "mlm:name" in link.extra_fields)
-    assert (link.rel, link.target, link.media_type) == ("derived_from", "/models/a/model.json", "application/geo+json")
+    assert (link.rel, link.target, link.media_type) == ("derived_from", "./model.json", "application/geo+json")
     assert link.extra_fields == {"mlm:name": "a U-Net", "file:checksum": "1220" + "ab" * 32}
     assert [item.properties[name] for name in ("model", "model_digest")] == ["a U-Net", "ab" * 32]
 
@@ -452,3 +457,66 @@ def test_an_odd_item_keeps_no_other_from_being_published(tmp_path: Path) -> None
     assert len(query_items(tmp_path, Box(-180, -90, 180, 90))) == 2
     found = {finding.scene for finding in verify(tmp_path)}
     assert {f"odd-{number}" for number in range(len(ODD))} <= found
+
+
+def publish_dated(out: Path, name: str, acquired: datetime | None, crs: str | None = "EPSG:32620") -> None:
+    out.mkdir(exist_ok=True)
+    grid = GeoBox(UTM.shape, UTM.transform, crs)
+    write_item(make_scene_item(out / name, grid, acquired), out / name)
+    update_catalog(out, name)
+
+
+def read_collection(out: Path) -> dict[str, Any]:
+    return check_core_schema(json.loads((out / "collection.json").read_text()))
+
+
+def test_the_collection_says_what_the_items_have_in_common(tmp_path: Path) -> None:
+    publish_dated(tmp_path, "unknown", None, None)
+    first = read_collection(tmp_path)
+    assert first["extent"]["spatial"]["bbox"] == [[-180, -90, 180, 90]]
+    assert first["extent"]["temporal"]["interval"] == [["1900-01-01T00:00:00Z", "2026-11-22T12:00:00Z"]]
+    for year in (2021, 2023):
+        publish_dated(tmp_path, f"scene-{year}", datetime(year, 7, 23, tzinfo=UTC))
+    found = read_collection(tmp_path)
+    items = [json.loads(path.read_text()) for path in tmp_path.glob("*/item.json")]
+    assert {item["collection"] for item in items} == {found["id"]}
+    assert found["extent"]["temporal"]["interval"] == [["2021-07-23T00:00:00Z", "2023-07-23T00:00:00Z"]]
+    assert found["extent"]["spatial"]["bbox"] == [next(item["bbox"] for item in items if item.get("bbox"))]
+    assert found["summaries"]["model"] == ["a U-Net"] and found["summaries"]["proj:code"] == ["EPSG:32620"]
+    assert found["summaries"]["water_share"] == {"minimum": 1.0, "maximum": 1.0}
+    assert set(found["item_assets"]) == set().union(*(item["assets"] for item in items))
+    catalog = pystac.Catalog.from_file(str(tmp_path / "catalog.json"))
+    assert sorted(item.id for item in catalog.get_items(recursive=True)) == sorted(item["id"] for item in items)
+    collections = {item.get_collection().id for item in catalog.get_items()}  # type: ignore[union-attr]
+    assert collections == {child.id for child in catalog.get_children()} == {found["id"]}
+    by_the_extensions_own_schemas(found, STACObjectType.COLLECTION)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"model": {"a": 1}},
+        {"model": 5, "water_share": float("nan")},
+        {"seamline:datetime_unknown": "perhaps", "proj:code": ["EPSG:32620"]},
+        {"seamline:datetime_unknown": 1.5, "land_share": "much"},
+    ],
+)
+def test_an_odd_item_does_not_keep_the_others_from_the_collection(tmp_path: Path, change: dict[str, Any]) -> None:
+    for name in ("scene", "odd"):
+        publish_dated(tmp_path, name, datetime(2023, 7, 23, tzinfo=UTC))
+        path = tmp_path / name / "item.json"
+        item = json.loads(path.read_text())
+        path.write_text(json.dumps({**item, "properties": item["properties"] | change}))
+        update_catalog(tmp_path)
+        text = (tmp_path / "collection.json").read_text()
+        assert read_collection(tmp_path)["extent"]["temporal"]["interval"][0][0] == "2023-07-23T00:00:00Z"
+        assert "NaN" not in text and set(json.loads(text)["item_assets"]) == {"segmentation", "zarr"}
+
+
+def test_a_collection_across_the_antimeridian_is_as_wide_as_the_earth(tmp_path: Path) -> None:
+    publish_dated(tmp_path, "fiji", None)
+    path = tmp_path / "fiji" / "item.json"
+    item = json.loads(path.read_text())
+    path.write_text(json.dumps({**item, "bbox": [179, -17, -178, -16]}))
+    update_catalog(tmp_path)
+    assert read_collection(tmp_path)["extent"]["spatial"]["bbox"] == [[-180, -17, 180, -16]]

@@ -8,6 +8,7 @@ import duckdb
 from hypothesis import given
 from hypothesis import strategies as st
 
+from seamline.pipeline.common.time_span import TimeSpan
 from seamline.pipeline.stac.extent import Interval
 
 MIDNIGHT = datetime(2026, 11, 22, tzinfo=UTC)
@@ -17,11 +18,15 @@ database = duckdb.connect(":memory:", config={"threads": 1})
 database.execute("SET TimeZone = 'UTC'")
 
 
-@given(MOMENTS, ENDS, ENDS)
+@given(MOMENTS, st.none() | st.timedeltas(timedelta(), timedelta(days=2)), ENDS, ENDS)
 def test_an_interval_includes_what_its_sql_condition_selects(
-    moment: datetime, start: datetime | None, end: datetime | None
+    moment: datetime, length: timedelta | None, start: datetime | None, end: datetime | None
 ) -> None:
-    interval = Interval(start, end)
-    rows = f"(SELECT TIMESTAMPTZ '{moment.isoformat()}' AS datetime)"
+    """Of a moment, or of the time from it on of a length."""
+    interval, span = Interval(start, end), TimeSpan(moment, moment + (length or timedelta()))
+    times = [moment, None, None] if length is None else [None, span.start, span.end]
+    columns = zip(times, ("datetime", "start_datetime", "end_datetime"), strict=True)
+    values = (f"{'NULL' if time is None else repr(time.isoformat())}::TIMESTAMPTZ AS {name}" for time, name in columns)
+    rows = f"(SELECT {', '.join(values)})"
     selected = database.execute(f"SELECT count(*) FROM {rows} WHERE {interval.sql_condition}").fetchall()
-    assert selected == [(int(interval.includes(moment)),)]
+    assert selected == [(int(interval.includes(span)),)]

@@ -20,7 +20,8 @@ from hypothesis.extra import numpy as hnp
 from rasterio.features import geometry_mask
 from rasterio.vrt import WarpedVRT
 
-from seamline.flows.training.evaluation import evaluate_segmentation, write_evaluation
+from seamline.flows.cli.main import app
+from seamline.flows.training.evaluation import ClassRules, evaluate_segmentation, write_evaluation
 from seamline.model.spec import metrics
 from seamline.pipeline.common.errors import InputError
 from seamline.pipeline.results.compare import read_label_pairs
@@ -187,6 +188,45 @@ def test_values_are_mapped_names_are_read_and_a_report_is_written(tmp_path: Path
     assert [row["name"] for row in report["classes"]] == ["ground", "building", "never seen"]
     assert report["classes"][2]["iou"] is None and report["pixels"] == 3600
     assert (tmp_path / "matrix.png").stat().st_size > 5000
+
+
+def test_the_mean_is_that_of_the_classes_of_the_truth(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    theirs = np.zeros((40, 40), np.uint8)
+    theirs[:, 20:] = 1
+    ours = theirs.copy()
+    ours[:10] = 2  # in no pixel of the truth
+    prediction, truth = raster(tmp_path / "p.tif", ours), raster(tmp_path / "t.tif", theirs)
+    with rasterio.open(prediction, "r+") as file:
+        file.update_tags(CLASS_0="land", CLASS_1="water", CLASS_2="cloud", CLASS_3="ice")
+    found = evaluate_segmentation(prediction, Truth(truth))
+    assert found.mean_iou == pytest.approx(0.75) and [row.name for row in found.absent] == ["cloud"]
+    assert found.to_dict()["classes_in_mean"] == ["land", "water"]
+    app(["evaluate", str(prediction), str(truth)], standalone_mode=False)
+    assert "not in the truth, and so not in the mean: cloud\nmean IoU 0.750" in capsys.readouterr().out
+    app(["evaluate", str(prediction), str(truth), "--ignore", "cloud"], standalone_mode=False)
+    told = capsys.readouterr().out
+    assert "1,200 pixels compared" in told and "mean IoU 1.000" in told and "not in the truth" not in told
+
+
+def test_classes_are_left_out_and_merged_as_in_rasters_without_them(tmp_path: Path) -> None:
+    ours, theirs = blobs(60, 60, 1, 4), blobs(60, 60, 2, 4)
+    prediction, truth = raster(tmp_path / "p.tif", ours), Truth(raster(tmp_path / "t.tif", theirs))
+    with rasterio.open(prediction, "r+") as file:
+        file.update_tags(CLASS_0="land", CLASS_1="water", CLASS_2="cloud")
+    found = evaluate_segmentation(prediction, truth, rules=ClassRules(("cloud",), {"3": "water"}))
+    table = np.array([0, 1, 255, 1], np.uint8)
+    plain = [raster(tmp_path / name, table[labels]) for name, labels in (("a.tif", ours), ("b.tif", theirs))]
+    expected = evaluate_segmentation(plain[0], Truth(plain[1]))
+    np.testing.assert_array_equal(found.matrix[:2, :2], expected.matrix)
+    assert found.pixels == expected.pixels and found.mean_iou == pytest.approx(expected.mean_iou)
+    assert [row.boundary_f1 for row in found.classes[:2]] == [row.boundary_f1 for row in expected.classes]
+    for rules, message in (
+        (ClassRules(("snow",)), "--ignore: got 'snow', expected a label, 0 to 254, or one of land, water, cloud"),
+        (ClassRules(merged={"255": "land"}), "--merge: got '255'"),
+        (ClassRules(merged={"land": "water", "water": "cloud"}), "--merge: got water, which is merged itself"),
+    ):
+        with pytest.raises(InputError, match=message):
+            evaluate_segmentation(prediction, truth, rules=rules)
 
 
 def test_what_cannot_be_compared_is_refused(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pyogrio
 import pytest
+import rasterio
 import shapely
 import torch
 from affine import Affine
@@ -199,7 +200,10 @@ CHIPS: dict[str, tuple[Callable[[Path], dict[str, Any]], str]] = {
     "no data": (lambda d: chip(d, image=IMAGE * np.nan), "got no pixel that has data in all bands"),
     "no data in a band": (lambda d: chip(d, image=IMAGE * ([np.nan] + [1] * 5)), "got no pixel that has data in all"),
     "no labels": (lambda d: chip(d, labels={}), "got no labelled pixel"),
-    "other labels": (lambda d: chip(d, mask=MASK.astype("i4") + 1000), "got no labelled pixel"),
+    "other labels": (
+        lambda d: chip(d, mask=MASK.astype("i4") + 1000),
+        "got the values 1000, 1001, 1002, 1003, expected pixels of 0 or 1 or 2 or 3",
+    ),
     "no class": (lambda d: chip(d, labels={0: 4}), "got the label 4, expected 0 to 3, the classes of the recipe"),
 }
 
@@ -210,6 +214,32 @@ def test_data_that_cannot_be_learned_from_is_refused(case: str, tmp_path: Path) 
     with pytest.raises((InputError, ModelError), match=message) as error:
         train_from_recipe(make_recipe(sources=[make(tmp_path)]), tmp_path, tmp_path / "model", ignore_progress)
     assert "source '" in str(error.value) and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("holdout", [0, 0.5])
+@pytest.mark.parametrize(
+    ("mask", "found"),
+    [
+        (MASK, "the values 0, 1, 2, 3"),
+        (np.arange(1600, dtype="i4").reshape(40, 40) + 300, r"the values 300, 301, .* 311 and \d+ more"),
+        ((MASK == 1) * 0.5, "the values 0, 0.5"),
+    ],
+)
+def test_labels_none_of_whose_values_is_named_are_refused_with_those_that_were_found(
+    tmp_path: Path, mask: Any, found: str, holdout: float
+) -> None:
+    write_geotiff(tmp_path / "image.tif", make_noise(6, 40, 40), names=BAND_NAMES)
+    write_geotiff(tmp_path / "mask.tif", np.asarray(mask)[None])
+    source = {"kind": "labelled", "name": "x", "image": "image.tif", "labels": "mask.tif", "holdout": holdout}
+    named = {"7": 0, "255": 1}
+    with pytest.raises(InputError, match=f"labels of source 'x': got {found}, expected pixels of 7 or 255"):
+        make_recipe(sources=[{**source, "values": named}]).load(tmp_path)
+    box = shapely.box(*rasterio.open(tmp_path / "image.tif").bounds)
+    columns = {"geometry": [shapely.to_wkb(box)], "field_data": [np.array(["forest"], object)], "fields": ["kind"]}
+    pyogrio.raw.write(tmp_path / "mask.gpkg", **columns, geometry_type="Polygon", crs="EPSG:32620")
+    polygons = {**source, "labels": "mask.gpkg", "attribute": "kind", "values": {"wood": 1}}
+    with pytest.raises(InputError, match="labels of source 'x': got the values forest, expected pixels of wood"):
+        make_recipe(sources=[polygons]).load(tmp_path)
 
 
 def test_masks_may_be_of_any_numbers(tmp_path: Path) -> None:
