@@ -27,7 +27,7 @@ from seamline.flows.serving.results import POLYGONS_FILE, SCENE_FILES, DamagedRe
 from seamline.flows.serving.tiles import LAYER_PREFIX, SceneId, list_color_ramps, make_router
 from seamline.flows.serving.vectors import MAX_POLYGONS, read_polygons
 from seamline.pipeline.common.errors import InputError
-from seamline.pipeline.common.layout import CATALOG, PREVIEW, ZARR
+from seamline.pipeline.common.layout import CATALOG, COLLECTION, ITEMS, PREVIEW, ZARR
 from seamline.pipeline.stac.catalog import build_catalog
 from seamline.pipeline.stac.extent import Box, Interval
 
@@ -49,6 +49,8 @@ _FILE_SECURITY_POLICY = (
 """Of files of results: a report runs no script and is nobody's origin, whatever is in it."""
 _SHOWN_TYPES = {str(kind) for kind in (MediaType.HTML, MediaType.PNG, MediaType.JSON, MediaType.GEOJSON)}
 """Types of files that a browser shows; others are downloaded."""
+_JSON = str(MediaType.JSON)
+_PARQUET = str(MediaType.VND_APACHE_PARQUET)
 _STORE_TYPES: dict[str, Any] = {"application/json": {}, "application/octet-stream": {}}
 
 _DESCRIPTION = (
@@ -198,6 +200,16 @@ def _make_stac_router(results: ServedResults) -> APIRouter:
     def get_catalog() -> dict[str, Any]:
         """Return the STAC catalogue, which links the items of all scenes that are whole."""
         return build_catalog(scene["id"] for scene in results.summarize_scenes().scenes if "problem" not in scene)
+
+    @router.get(f"/{COLLECTION}", responses={200: {"content": {_JSON: {}}}}, response_class=Response)
+    def get_collection() -> FileResponse:
+        """Return the STAC collection of the items, with extent and summaries."""
+        return FileResponse(results.find_catalog_file(COLLECTION), media_type=_JSON)
+
+    @router.get(f"/{ITEMS}", responses={200: {"content": {_PARQUET: {}}}}, response_class=Response)
+    def get_table() -> FileResponse:
+        """Return the table of all items (stac-geoparquet)."""
+        return FileResponse(results.find_catalog_file(ITEMS), media_type=_PARQUET, filename=ITEMS)
 
     @router.get(f"/{{scene}}/{ZARR}/{{key:path}}", responses={200: {"content": _STORE_TYPES}}, response_class=Response)
     def get_store_file(

@@ -248,6 +248,17 @@ class ServedResults:
         self._check_file(scene, item, name, start_check=True)
         return self.root / scene / name
 
+    def find_catalog_file(self, name: str) -> Path:
+        """Return a file of the catalogue itself: its collection, or the table of items.
+
+        Raises:
+            NotFound: There is none, or it is a link that leads elsewhere.
+        """
+        path = self.root / name
+        if not path.is_file() or path.resolve().parent != self.root.resolve():
+            raise NotFound(f"the catalogue has no {name}")
+        return path
+
     def find_store_file(self, scene: str, key: str) -> Path:
         """Return a file of a finished scene's Zarr store, such as ``segmentation/c/0/0``.
 

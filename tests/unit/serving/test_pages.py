@@ -69,6 +69,9 @@ def test_the_catalogue_is_one_that_pystac_walks(served_folder: Path, client: Any
     catalog = Catalog.from_file("http://testserver/stac/catalog.json", Requests())
     items = {item.id: item for item in catalog.get_items(recursive=True)}
     assert set(items) == {path.parent.name for path in served_folder.glob("*/item.json")}
+    (collection,) = catalog.get_collections()
+    table = client.get(collection.assets["items"].get_absolute_href())
+    assert table.content == (served_folder / "items.parquet").read_bytes()
     for name, asset in items["utm"].assets.items():
         href = asset.get_absolute_href() or ""
         assert client.get(f"{href}/zarr.json" if name == "zarr" else href).status_code == 200, href
@@ -170,7 +173,7 @@ def test_whose_map_it_is_needs_a_map(served_folder: Path) -> None:
 
 def test_every_route_is_described_for_people_and_programs(client: Any) -> None:
     document, page = client.get("/openapi.json").json(), client.get("/docs").text
-    assert len(document["paths"]) == 12
+    assert len(document["paths"]) == 14
     for path, methods in document["paths"].items():
         assert list(methods) == ["get"]
         operation = methods["get"]
