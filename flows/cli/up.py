@@ -61,7 +61,7 @@ def up(
             expected="at least 1 s, 0 s, and 0 to 256",
             fix="correct them",
         )
-    open_model(model)
+    open_model(model).tell_limits(print_line)
     ports = (
         _find_free_port(prefect_port),
         _find_free_port(dask_port),

@@ -72,7 +72,7 @@ def ignore_line(text: str) -> None:
 
 def print_line(text: str) -> None:
     """Print one line on standard error."""
-    console.print(text, highlight=False, soft_wrap=True)
+    console.print(text, highlight=False, soft_wrap=True, markup=False)
 
 
 def print_next_step(out: str) -> None:

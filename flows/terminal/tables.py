@@ -256,7 +256,7 @@ def show_model(summary: Mapping[str, Any]) -> None:
         text = _format_field(key, value)
         if key == "receptive_radius" and value == "unbounded" and (window := summary["network"].get("window")):
             text = f"more than a window of {window} shows; treated as unbounded"
-        table.add_row(key.replace("_", " "), text)
+        table.add_row(key.replace("_", " "), Text(text))
     Console().print(table)
 
 

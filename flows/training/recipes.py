@@ -82,6 +82,7 @@ class Recipe(RecipePart):
         name: Name of the model.
         version: Version of the model.
         description: Text for people.
+        limits: What the model is good for and what not, in one line that every run says.
         license: SPDX name.
         bands: Bands of the model's input.
         classes: Classes in label order.
@@ -100,6 +101,7 @@ class Recipe(RecipePart):
     name: str = Field(default="model", pattern="^[a-z0-9][a-z0-9-]*$")
     version: str = "1"
     description: str = "trained by Seamline"
+    limits: str = ""
     license: str = Field(default="unknown", pattern=r"^[\w.+-]+$", description="SPDX name")
     bands: list[BandEntry] = Field(min_length=1)
     classes: list[ClassEntry] = Field(min_length=2, max_length=MAX_CLASSES)

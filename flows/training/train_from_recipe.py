@@ -92,6 +92,7 @@ def _build_spec(recipe: Recipe, normalisation: Normalisation) -> ModelSpec:
             assumed_nodata=recipe.assumed_nodata,
             license=recipe.license,
             description=recipe.description,
+            limits=recipe.limits,
             training_data=tuple(recipe.training_data),
         )
     except ValueError as error:

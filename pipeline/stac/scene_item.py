@@ -47,11 +47,13 @@ class ModelReference:
         name: its name.
         digest: SHA-256 of its document.
         href: path or URL of its document.
+        limits: what it is good for and what not, in one line; empty if nobody stated it.
     """
 
     name: str
     digest: str
     href: str
+    limits: str = ""
 
 
 @dataclass(frozen=True)
@@ -164,6 +166,7 @@ def _build_projection(grid: GeoBox) -> dict[str, JSON]:
 
 def _build_history(provenance: Provenance) -> dict[str, Any]:
     radiometry = {"seamline:radiometry": provenance.radiometry} if provenance.radiometry else {}
+    limits = {"seamline:model_limits": provenance.model.limits} if provenance.model.limits else {}
     unknown_time = {UNKNOWN_TIME: True} if provenance.acquired is None else {}
     return {
         "created": pystac.utils.datetime_to_str(provenance.processed),
@@ -172,6 +175,7 @@ def _build_history(provenance: Provenance) -> dict[str, Any]:
         "processing:level": "L4",
         "model": provenance.model.name,
         "model_digest": provenance.model.digest,
+        **limits,
         **radiometry,
         **unknown_time,
     }
