@@ -87,6 +87,8 @@ class Recipe(RecipePart):
         bands: Bands of the model's input.
         classes: Classes in label order.
         network: Architecture of the U-Net.
+        start: Name of an embedded model, or a model folder, whose weights the training begins with; empty for random
+            ones. It must have the bands, classes and network of the recipe.
         sources: Where labelled images come from.
         holdout: Names of sources to validate on and not to train on.
         schedule: Windows, batches and learning rate.
@@ -106,6 +108,7 @@ class Recipe(RecipePart):
     bands: list[BandEntry] = Field(min_length=1)
     classes: list[ClassEntry] = Field(min_length=2, max_length=MAX_CLASSES)
     network: NetworkEntry = NetworkEntry()
+    start: str = Field(default="", description="model whose weights the training begins with; default: random ones")
     sources: list[Source] = Field(min_length=1)
     holdout: list[str] = Field(default=[], description="names of sources to validate on and not to train on")
     schedule: Schedule = Schedule()
