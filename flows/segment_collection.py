@@ -77,9 +77,11 @@ def segment_collection(
     quieten_dask()
     use_credentials(options.credentials)
     destination = CatalogLocation.from_out(out, options.work)
-    ledger = Ledger(destination.folder, open_model(model).digest, options.result_digest)
+    opened = open_model(model)
+    ledger = Ledger(destination.folder, opened.digest, options.result_digest)
     run = CollectionRun.begin(scenes, ledger, destination.has_result, discover_task, retry or renew)
     log = get_run_logger()
+    opened.tell_limits(log.info)
     log.info("%s", run)
     outcomes = run.list_refused()
     for outcome in _segment_new(run, out, model, options, at_once, renew):

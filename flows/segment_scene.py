@@ -13,6 +13,7 @@ with explain_missing_extra("the flow segment-scene", "flows"):
     from prefect.runtime import flow_run
 
 from seamline.flows.runs.cluster_session import ClusterSession
+from seamline.flows.settings.model_folder import open_model
 from seamline.flows.settings.options import SegmentOptions
 from seamline.flows.terminal.progress import show_live_progress
 from seamline.flows.tracking.scene_task import quieten_dask, segment_task
@@ -48,6 +49,7 @@ def segment_scene(
     """
     quieten_dask()
     with ClusterSession(options) as session, show_live_progress() as terminal:
+        open_model(model).tell_limits(terminal.say)
         result = segment_task(
             Path(redact_address(source)).name, source, model, out, options, session.get_client, terminal
         )

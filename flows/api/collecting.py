@@ -103,6 +103,7 @@ def run_collection(
     destination = CatalogLocation.from_out(out, options.work)
     ledger = Ledger(destination.folder, model.digest, options.result_digest)
     run = CollectionRun.begin(source, ledger, destination.has_result, retry=retry or renew)
+    model.tell_limits(observer.say)
     observer.say(str(run))
     outcomes = run.list_refused()
     for refused in outcomes:

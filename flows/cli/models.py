@@ -77,6 +77,7 @@ def import_network(
     assumed_nodata: Annotated[float | None, typer.Option(help="Digital number outside of footprints")] = None,
     license: Annotated[str, typer.Option(help="SPDX name")] = "unknown",
     description: Annotated[str, typer.Option(help="For people")] = "",
+    limits: Annotated[str, typer.Option(help="What it is good for and what not, in one line that runs say")] = "",
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the model that is in the folder")] = False,
 ) -> None:
     """Make a model folder of somebody else's network; its divisor and reach are measured.
@@ -101,6 +102,7 @@ def import_network(
         assumed_nodata=assumed_nodata,
         license=license,
         description=description,
+        limits=limits,
     )
     tables.show_model(import_model(file, described, out, overwrite).summarize())
     Console().print(f"model: {out}")

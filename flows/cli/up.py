@@ -81,9 +81,11 @@ def up(
             expected="at least 1 s, 0 s, 0 to 256, and at least a day",
             fix="correct them",
         )
-    _check_scene_options(options, open_model(model).band_needs)
+    opened = open_model(model)
+    _check_scene_options(options, opened.band_needs)
     if options.aoi is not None:
         options = options.model_copy(update={"aoi": make_absolute(options.aoi)})
+    opened.tell_limits(print_line)
     ports = (
         _find_free_port(prefect_port),
         _find_free_port(dask_port),

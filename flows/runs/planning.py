@@ -323,6 +323,7 @@ def plan_scene(
     scene = open_input(source, model, options)
     # Options that contradict each other are refused before a cluster is started.
     list_candidate_tilings(describe_raster(scene, model, options), options.plan_options, model.reach)
+    model.tell_limits(say)
     workers = count_workers(options, math.prod(scene.grid.shape))
     with connect_workers(options, workers) as client:
         plan = make_plan(client, scene, model, options, None, say, compare_halos=True)

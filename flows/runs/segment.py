@@ -121,7 +121,9 @@ def segment_scenes(
         observer.say(f"goes on without it: {error}")
         failures.append(error)
 
-    jobs = open_scene_jobs(sources, open_model(model_name), out, options, refuse=note)
+    model = open_model(model_name)
+    jobs = open_scene_jobs(sources, model, out, options, refuse=note)
+    model.tell_limits(observer.say)
     results: list[RunResult] = []
     with ExitStack() as stack:
         background = stack.enter_context(ThreadPoolExecutor(1))
@@ -325,9 +327,10 @@ def _open_run_directory(job: SceneJob, plan: Plan, unfinished: UnfinishedRun | N
 
 
 def _describe_publication(job: SceneJob, context: ChunkContext) -> Publication:
+    spec = job.model.spec
     return Publication(
         context=context,
-        model=ModelReference(job.model.spec.name, job.model.digest, job.model.folder / MODEL_FILENAME),
+        model=ModelReference(spec.name, job.model.digest, job.model.folder / MODEL_FILENAME, spec.limits),
         card=job.model.card,
         classes=job.model.classes,
         layout=_choose_layout(context.tiling, job.options),
@@ -335,7 +338,7 @@ def _describe_publication(job: SceneJob, context: ChunkContext) -> Publication:
         folder=job.location.folder,
         outputs=job.options.outputs,
         software=_list_versions(),
-        lineage=f"segmented with {job.model.spec.name}",
+        lineage=f"segmented with {spec.name}",
         polygons=job.options.polygon_options,
     )
 

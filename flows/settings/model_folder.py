@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -74,10 +75,16 @@ class Model:
             license=self.spec.license,
             architecture=self.spec.architecture,
             description=self.spec.description,
+            limits=self.spec.limits,
             training_data=self.spec.training_data,
             exact_halo=self.spec.exact_halo,
             readme=readme.decode(errors="replace"),
         )
+
+    def tell_limits(self, say: Callable[[str], None]) -> None:
+        """Call ``say`` with a line about what the model is good for and what not, if its document says it."""
+        if self.spec.limits:
+            say(f"{self.spec.name}: {self.spec.limits}")
 
     @property
     def classes(self) -> tuple[LabelClass, ...]:

@@ -45,6 +45,7 @@ class ModelDescription:
         assumed_nodata: Digital number outside of the footprint in scenes that declare no nodata value.
         license: SPDX name.
         description: Text for people; empty for one that names the file.
+        limits: What the network is good for and what not, in one line; may be empty.
     """
 
     bands: tuple[str, ...]
@@ -59,6 +60,7 @@ class ModelDescription:
     assumed_nodata: float | None = None
     license: str = "unknown"
     description: str = ""
+    limits: str = ""
 
     def __post_init__(self) -> None:
         bands, classes = len(self.bands), len(self.classes)
@@ -163,6 +165,7 @@ def _build_spec(
             assumed_nodata=description.assumed_nodata,
             license=description.license,
             description=description.description or origin,
+            limits=description.limits,
             weights=get_weights_name(imported.network),
         )
     except ValueError as error:

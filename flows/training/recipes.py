@@ -82,10 +82,13 @@ class Recipe(RecipePart):
         name: Name of the model.
         version: Version of the model.
         description: Text for people.
+        limits: What the model is good for and what not, in one line that every run says.
         license: SPDX name.
         bands: Bands of the model's input.
         classes: Classes in label order.
         network: Architecture of the U-Net.
+        start: Name of an embedded model, or a model folder, whose weights the training begins with; empty for random
+            ones. It must have the bands, classes and network of the recipe.
         sources: Where labelled images come from.
         holdout: Names of sources to validate on and not to train on.
         schedule: Windows, batches and learning rate.
@@ -100,10 +103,12 @@ class Recipe(RecipePart):
     name: str = Field(default="model", pattern="^[a-z0-9][a-z0-9-]*$")
     version: str = "1"
     description: str = "trained by Seamline"
+    limits: str = ""
     license: str = Field(default="unknown", pattern=r"^[\w.+-]+$", description="SPDX name")
     bands: list[BandEntry] = Field(min_length=1)
     classes: list[ClassEntry] = Field(min_length=2, max_length=MAX_CLASSES)
     network: NetworkEntry = NetworkEntry()
+    start: str = Field(default="", description="model whose weights the training begins with; default: random ones")
     sources: list[Source] = Field(min_length=1)
     holdout: list[str] = Field(default=[], description="names of sources to validate on and not to train on")
     schedule: Schedule = Schedule()

@@ -16,7 +16,7 @@ import yaml
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 
-from seamline.flows.settings.model_folder import FIGURES, refuse_existing_model
+from seamline.flows.settings.model_folder import FIGURES, open_model, refuse_existing_model
 from seamline.flows.training.labelled_images import ImageSplit
 from seamline.flows.training.plots import write_curves, write_samples
 from seamline.flows.training.recipes import Recipe
@@ -24,6 +24,7 @@ from seamline.model.spec.document import write_model_spec
 from seamline.model.spec.spec import ModelSpec
 from seamline.model.training.loop import EpochReport, TrainingResult, train
 from seamline.model.training.normalisation import Normalisation
+from seamline.model.training.start import StartingPoint
 from seamline.model.training.validation import SAMPLED_TILES, evaluate
 from seamline.pipeline.common.errors import InputError
 from seamline.pipeline.common.extras import require_extras
@@ -65,8 +66,8 @@ def train_from_recipe(
     with _lock_folder(out):
         if not checkpoint.exists() and not overwrite:
             refuse_existing_model(out)
-        images = recipe.load(data)
-        result = train(recipe.training_config, images.training, images.validation, checkpoint, report)
+        start, images = _load_start(recipe), recipe.load(data)
+        result = train(recipe.training_config, images.training, images.validation, checkpoint, report, start)
         spec = _build_spec(recipe, result.normalisation)
         try:
             _write_model_folder(recipe, result, images, spec, out)
@@ -79,6 +80,23 @@ def train_from_recipe(
             ) from error
         checkpoint.unlink(missing_ok=True)
     return spec
+
+
+def _load_start(recipe: Recipe) -> StartingPoint | None:
+    """Return the weights of the model that the recipe begins with, if it names one."""
+    if not recipe.start:
+        return None
+    model = open_model(recipe.start)
+    spec, network = model.spec, recipe.training_config.network
+    given = (spec.network, [band.name for band in spec.bands], [entry.name for entry in spec.classes])
+    if given != (network, [band.name for band in recipe.bands], [entry.name for entry in recipe.classes]):
+        raise InputError(
+            "recipe's start",
+            got=f"{recipe.start}, {given}",
+            expected="a model that has the recipe's bands, classes and network",
+            fix="correct them, or leave start out",
+        )
+    return StartingPoint.from_model(spec, model.folder, model.digest)
 
 
 def _build_spec(recipe: Recipe, normalisation: Normalisation) -> ModelSpec:
@@ -94,6 +112,7 @@ def _build_spec(recipe: Recipe, normalisation: Normalisation) -> ModelSpec:
             assumed_nodata=recipe.assumed_nodata,
             license=recipe.license,
             description=recipe.description,
+            limits=recipe.limits,
             training_data=tuple(recipe.training_data),
         )
     except ValueError as error:

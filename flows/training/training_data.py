@@ -90,6 +90,7 @@ class Simulated(RecipePart):
     Attributes:
         size: Edge of each scene in pixels.
         seeds: Seed of each scene.
+        harsh: Whether the scenes have lava, burn scars and districts of bright roofs.
         weight: How often windows are drawn from the source, relative to others; divided between the scenes.
         name: Name of the source in the recipe.
     """
@@ -97,6 +98,7 @@ class Simulated(RecipePart):
     kind: Literal["simulated"]
     size: int = Field(gt=0, le=2**14, description="the scenes are held in memory")
     seeds: list[Annotated[int, Field(ge=0, lt=2**63)]] = Field(min_length=1)
+    harsh: bool = Field(default=False, description="with lava, burn scars and districts of bright roofs")
     weight: float = Field(default=1.0, gt=0)
     name: str = "simulated"
 
@@ -111,16 +113,22 @@ class Simulated(RecipePart):
         whole = Window(0, 0, self.size, self.size)
         images: list[LabelledSource] = []
         for seed in self.seeds:
-            pixels, truth = Simulation(self.size, self.size, seed=seed).render_block(whole)
+            simulation = Simulation(self.size, self.size, seed=seed, harsh=self.harsh)
+            pixels, truth = simulation.render_block(whole)
             image = np.where(truth == IGNORE, np.nan, pixels * np.float32(1e-4)).astype(np.float32)
             images.append(LabelledImage(f"{self.name}-{seed}", image, truth, self.weight / len(self.seeds)))
         return ImageSplit(images, [])
 
 
 _INDEX_BANDS = {"blue", "green", "nir", "swir16"}
+_STRICT_BANDS = {"red", "swir22"}
 
 _BRIGHTEST_WATER = 0.2
 """Reflectance in the near infrared above which a pixel is not labelled as water."""
+_BRIGHTEST_SWIR_OF_WATER = 0.05
+"""Reflectance at 1.6 µm above which strict rules label no pixel as water."""
+_DARKEST_BRIGHT_GROUND = 0.12
+"""Reflectance in the near infrared that bright ground has at least; water with sediment or glint has less."""
 
 
 class WaterIndex(RecipePart):
@@ -131,6 +139,10 @@ class WaterIndex(RecipePart):
     and the near infrared is bright. The network does not learn from other pixels, nor from those with a bright blue,
     which may be cloud.
 
+    Lava, burn scars and wet ground pass this rule for water where the air brightens the green. With ``strict`` water
+    must also be darker at 1.6 µm and in the near infrared than they are, and dark ground without plants is land. In a
+    scene that is known to have no cloud (``cloudless``) bright dry ground, such as roofs and sand, is land.
+
     Attributes:
         path: Raster, or folder of band files.
         scale: Reflectance of a digital number of 1, if the files do not say it.
@@ -138,6 +150,8 @@ class WaterIndex(RecipePart):
         margin: Index above which a pixel may be water, and below whose negative it may be land.
         brightest: Largest reflectance in the blue of a pixel that is not cloud.
         darkest_land: Smallest reflectance in the near infrared of land; a darker pixel may be shadow.
+        strict: Whether fewer pixels are water, and dark ground without plants is land.
+        cloudless: Whether somebody has seen that the scene has no cloud, so that bright ground is land.
         weight: How often windows are drawn from the source, relative to others.
     """
 
@@ -148,6 +162,8 @@ class WaterIndex(RecipePart):
     margin: float = 0.1
     brightest: float = Field(default=0.18, description="blue reflectance above which a pixel may be cloud")
     darkest_land: float = Field(default=0.15, description="near infrared below which land may be shadow")
+    strict: bool = Field(default=False, description="fewer pixels are water, and dark ground without plants is land")
+    cloudless: bool = Field(default=False, description="the scene has no cloud: bright dry ground is land")
     weight: float = Field(default=1.0, gt=0)
 
     @property
@@ -164,14 +180,14 @@ class WaterIndex(RecipePart):
             assumed_nodata: Digital number that means no data in files that declare none.
 
         Raises:
-            InputError: the recipe lacks one of blue, green, nir and swir16, or the scene cannot be opened.
+            InputError: the recipe lacks a band that the rules need, or the scene cannot be opened.
         """
-        names = [need.name for need in bands]
-        if not set(names) >= _INDEX_BANDS:
+        names, needed = [need.name for need in bands], _INDEX_BANDS | (_STRICT_BANDS if self.strict else set())
+        if not set(names) >= needed:
             raise InputError(
                 f"source {self.name!r} of the recipe",
                 got=f"the bands {', '.join(names)}",
-                expected=", ".join(sorted(_INDEX_BANDS)),
+                expected=", ".join(sorted(needed)),
                 fix="add them to the recipe's bands, or leave out the sources of kind water-index",
             )
         options = SceneOptions(scale=self.scale, bands=self.bands)
@@ -187,7 +203,23 @@ class WaterIndex(RecipePart):
             clear = blue < self.brightest
             water = clear & (index > self.margin) & (nir < _BRIGHTEST_WATER)
             land = clear & (index < -self.margin) & (nir > self.darkest_land)
+            if self.strict:
+                dark = clear & _find_dark_ground(bands)
+                water &= (swir < _BRIGHTEST_SWIR_OF_WATER) & (green > nir) & ~dark
+                land |= dark
+            if self.cloudless:
+                land |= (blue >= self.brightest) & (index < 0) & (nir > _DARKEST_BRIGHT_GROUND)
         return np.select([water, land], [np.uint8(1), np.uint8(0)], default=np.uint8(IGNORE))
+
+
+def _find_dark_ground(bands: dict[str, NDArray[np.float32]]) -> NDArray[np.bool_]:
+    """Return where (height, width) ground is as dark as lava and burn scars are: no plants, some light at 2.2 µm."""
+    red, nir, swir, swir2 = (bands[name] for name in ("red", "nir", "swir16", "swir22"))
+    vegetation = (nir - red) / (nir + red)
+    is_bare = (vegetation > -0.05) & (vegetation < 0.35) & (nir < 0.15)
+    has_rising_spectrum = (swir > 0.035) & (swir > 0.6 * nir) & (swir2 > 0.03) & (swir2 > 0.6 * swir)
+    found: NDArray[np.bool_] = is_bare & has_rising_spectrum
+    return found
 
 
 def get_error_text(error: Exception) -> str:

@@ -125,6 +125,7 @@ def _build_properties(spec: ModelSpec) -> dict[str, Any]:
         "seamline:fill": spec.fill,
         "seamline:assumed_nodata": spec.assumed_nodata,
         "seamline:training_data": list(spec.training_data),
+        **({"seamline:limits": spec.limits} if spec.limits else {}),
     }
 
 
@@ -270,6 +271,7 @@ def _parse_spec(document: Mapping[str, Any]) -> ModelSpec:
         assumed_nodata=properties["seamline:assumed_nodata"],
         license=properties.get("license", UNKNOWN),
         description=properties.get("description", ""),
+        limits=properties.get("seamline:limits", ""),
         training_data=tuple(properties["seamline:training_data"]),
         weights=Path(document["assets"]["model"]["href"]).name,
         architecture=properties["mlm:architecture"],

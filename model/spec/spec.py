@@ -82,6 +82,7 @@ class ModelSpec:
         assumed_nodata: digital number that means "outside the footprint" in scenes that declare no nodata.
         license: SPDX identifier, or ``UNKNOWN``.
         description: a sentence, or empty.
+        limits: what the model is good for and what not, in one line; empty if nobody stated it.
         training_data: names or addresses of the training data.
         weights: name of the file of weights in the model folder.
         architecture: name for people; ``UNKNOWN`` for programs that do not tell it.
@@ -99,6 +100,7 @@ class ModelSpec:
     assumed_nodata: float | None = None
     license: str = "Apache-2.0"
     description: str = ""
+    limits: str = ""
     training_data: tuple[str, ...] = ()
     weights: str = "model.safetensors"
     architecture: str = UNET_ARCHITECTURE
@@ -107,6 +109,7 @@ class ModelSpec:
         for field in ("name", "version", "license", "weights", "architecture"):
             _check_text(field, getattr(self, field))
         _check_text("description", self.description, least=0, most=_LONGEST_DESCRIPTION)
+        _check_text("limits", self.limits, least=0)
         self._check_channels()
         self._check_unique_names()
         self._check_values()
@@ -183,6 +186,7 @@ class ModelSpec:
             "name": self.name,
             "version": self.version,
             "description": self.description,
+            "limits": self.limits,
             "bands": [{"name": b.name, "wavelength": b.wavelength, "mean": b.mean, "std": b.std} for b in self.bands],
             "classes": [
                 {"label": label, "name": c.name, "color": list(c.color), "description": c.description}

@@ -27,6 +27,7 @@ from seamline.model.training.data import LabelledSource
 from seamline.model.training.losses import compute_border_weights
 from seamline.model.training.normalisation import Normalisation
 from seamline.model.training.sampling import Survey, draw_windows
+from seamline.model.training.start import StartingPoint
 from seamline.model.training.validation import SAMPLED_TILES, evaluate
 
 log = logging.getLogger("seamline.training")
@@ -99,8 +100,9 @@ def train(
     validation: Sequence[LabelledSource],
     checkpoint: Path | None = None,
     report: Callable[[EpochReport], None] = lambda progress: None,
+    start: StartingPoint | None = None,
 ) -> TrainingResult:
-    """Train a network from scratch, or go on from the checkpoint of an interrupted training with the same arguments.
+    """Train a network, or go on from the checkpoint of an interrupted training with the same arguments.
 
     The result has the running average of the weights over about the last ``schedule.averaged`` steps, which
     generalises better than the weights of the last step (Izmailov et al. 2018, arXiv:1803.05407). Each epoch draws its
@@ -113,6 +115,7 @@ def train(
         validation: the hold-out, scored after every epoch; may be empty.
         checkpoint: file of the training's state, written after every epoch; ``None``: the training cannot be resumed.
         report: called after every epoch.
+        start: weights to begin with; ``None``: random ones.
 
     Returns:
         The network with the weights of the last epoch, or of the best one if the schedule has patience.
@@ -122,8 +125,9 @@ def train(
     """
     for image in validation:  # refuses bad labels now; the first validation would find them after an epoch
         Survey.from_image(image, training.network.classes)
-    loop = _TrainingLoop(training, images)
-    digest, best = training.digest(images, validation), loop.averaged_network.state_dict()
+    loop = _TrainingLoop(training, images, start)
+    digest = training.digest(images, validation) + (start.digest if start else "")
+    best = loop.averaged_network.state_dict()
     history: list[EpochReport] = []
     if checkpoint and (record := restore_checkpoint(checkpoint, digest, loop.state)) is not None:
         history, best = [EpochReport(**values) for values in record["history"]], record["best"]
@@ -157,12 +161,14 @@ def _find_best_epoch(history: Sequence[EpochReport]) -> int:
 class _TrainingLoop:
     """The network in training with its optimiser, learning rates and average, and the images it learns from."""
 
-    def __init__(self, training: TrainingConfig, images: Sequence[LabelledSource]) -> None:
+    def __init__(self, training: TrainingConfig, images: Sequence[LabelledSource], start: StartingPoint | None) -> None:
         self.training, self.images = training, images
         schedule = training.schedule
         torch.manual_seed(schedule.seed)
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.network = UNet(training.network).to(self.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        if start is not None:
+            self.network.load_state_dict(start.weights)
         self.optimiser = torch.optim.AdamW(
             self.network.parameters(), lr=schedule.rate, weight_decay=schedule.weight_decay
         )
@@ -170,7 +176,7 @@ class _TrainingLoop:
         self.averaged_model = AveragedModel(
             self.network, multi_avg_fn=_make_running_average(schedule.averaged), use_buffers=True
         )
-        self.normalise = Normalisation.from_images(images)
+        self.normalise = Normalisation.from_images(images) if start is None else start.normalisation
         self.surveys = [Survey.from_image(image, training.network.classes) for image in images]
         present = set().union(*(survey.present.tolist() for survey in self.surveys))
         if missing := sorted(set(range(training.network.classes)) - present):

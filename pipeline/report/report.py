@@ -70,6 +70,7 @@ class ModelCard:
         license: its licence.
         architecture: its network.
         description: what it does.
+        limits: what it is good for and what not, in one line.
         training_data: data sets from which it was trained.
         exact_halo: smallest halo in pixels that hides the tiling. ``None``: no halo does.
         readme: Markdown.
@@ -80,6 +81,7 @@ class ModelCard:
     license: str
     architecture: str
     description: str = ""
+    limits: str = ""
     training_data: tuple[str, ...] = ()
     exact_halo: int | None = None
     readme: str = ""

@@ -51,11 +51,13 @@ class ModelReference:
         name: its name.
         digest: SHA-256 of its document.
         document: its document, a copy of which lies beside the results.
+        limits: what it is good for and what not, in one line; empty if nobody stated it.
     """
 
     name: str
     digest: str
     document: Path
+    limits: str = ""
 
 
 @dataclass(frozen=True)
@@ -196,6 +198,7 @@ def read_acquired(properties: Mapping[str, Any]) -> TimeSpan | None:
 
 def _build_history(provenance: Provenance) -> dict[str, Any]:
     radiometry = {"seamline:radiometry": provenance.radiometry} if provenance.radiometry else {}
+    limits = {"seamline:model_limits": provenance.model.limits} if provenance.model.limits else {}
     return {
         "created": to_rfc3339(provenance.processed),
         "processing:software": dict(provenance.software),
@@ -203,6 +206,7 @@ def _build_history(provenance: Provenance) -> dict[str, Any]:
         "processing:level": "L4",
         "model": provenance.model.name,
         "model_digest": provenance.model.digest,
+        **limits,
         **radiometry,
     }
 

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from seamline.pipeline.geometry.window import Window
+from seamline.pipeline.synthetic.harsh_ground import lay_harsh_ground
 from seamline.pipeline.synthetic.noise import (
     Bits,
     Field,
@@ -121,8 +122,13 @@ class Water:
         return cover
 
 
-def render_surface(area: Window, seed: int) -> tuple[Field, Field]:
+def render_surface(area: Window, seed: int, *, harsh: bool = False) -> tuple[Field, Field]:
     """Return the sunlit ground of a window.
+
+    Args:
+        area: The window.
+        seed: Seed of the scene.
+        harsh: Lay lava, burn scars and districts of bright roofs over the land.
 
     Returns:
         Reflectance, shape (6, height, width), and the share of water in each pixel, shape (height, width).
@@ -130,6 +136,8 @@ def render_surface(area: Window, seed: int) -> tuple[Field, Field]:
     water = _make_water(area, seed)
     cover = water.cover
     bands = _make_land(area, seed, water)
+    if harsh:
+        lay_harsh_ground(bands, area, seed)
     if cover.any():
         waves = 1 + np.float32(0.04) * fractal_noise(Lattice(area), 12, 3, seed, _Key.WAVE, gain=0.8)
         for band, deep, sediment, bottom in zip(bands, _DEEP, _SEDIMENT, _BOTTOM, strict=True):

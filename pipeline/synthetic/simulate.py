@@ -71,12 +71,14 @@ class Simulation:
         width: Columns of the scene.
         seed: Seed of all random numbers.
         pixel_size: Edge of a pixel in metres.
+        harsh: Whether the land has lava, burn scars and districts of bright roofs.
     """
 
     height: int
     width: int
     seed: int = 0
     pixel_size: float = 10.0
+    harsh: bool = False
 
     def __post_init__(self) -> None:
         is_size_valid = min(self.height, self.width) >= 1 and max(self.height, self.width) < 2**31
@@ -139,7 +141,7 @@ class Simulation:
         # Two more pixels on every side: one for the gradients, one for the blur.
         wide = Window(tile.row - 2, tile.col - 2, tile.height + 4, tile.width + 4)
         down, right = self.shadow_shift
-        bands, water = render_surface(wide, self.seed)
+        bands, water = render_surface(wide, self.seed, harsh=self.harsh)
         thickness = _cloud_thickness(wide, self.seed)
         cloud = _cloud_opacity(thickness)
         dimmed = _cloud_opacity(_cloud_thickness(wide.shift(-down, -right), self.seed))

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import rasterio
 
+from seamline.flows.settings.model_folder import open_model
 from tests.support.prefect_server import copy_empty_database
 
 
@@ -26,6 +27,7 @@ def test_the_demo_ends_with_a_result_and_its_scores(prefect_database: Path, tmp_
         assert file.shape == (600, 700)
     said = ran.stdout + ran.stderr
     assert said.count("network pixels per scene pixel") == 1  # the table of the run is shown once
+    assert said.count(f"land-water-cloud: {open_model('land-water-cloud').spec.limits}") == 1
     rows = re.findall(r"│ (land|water|cloud|cloud shadow) +│ (\d\.\d{3}) +│", said)
     assert [name for name, _ in rows] == ["land", "water", "cloud", "cloud shadow"]
     assert "intersection over union" in said and "of segment-scene: Completed" in said and "preview.png" in said

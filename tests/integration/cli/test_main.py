@@ -11,6 +11,7 @@ import sys
 import time
 from collections import namedtuple
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,7 @@ from affine import Affine
 
 from seamline.flows.runs import measuring
 from seamline.flows.settings.model_folder import Model
+from seamline.model.spec.document import write_model_spec
 from seamline.model.spec.measurement import Measurement
 from tests.support.command_line import CommandLine
 from tests.support.sample_data import MANAUS, find_shared
@@ -438,6 +440,27 @@ def test_a_bad_scene_among_several_does_not_keep_the_others_from_being_done(
     assert [result["scene"] for result in results] == ["scene", "other"]
     assert all(Path(result["folder"], "item.json").exists() and result["computed"] for result in results)
     assert results[0]["run"] == json.loads((tmp_path / "out" / "scene" / "run.json").read_text())
+
+
+def test_a_run_says_once_what_its_model_is_good_for_and_not(
+    command_line: CommandLine, scene: Path, small_model: Model, cluster: Cluster, tmp_path: Path
+) -> None:
+    limits = "good for tests [/red], not for 100 % of the world"
+    folder = shutil.copytree(small_model.folder, tmp_path / "limited")
+    write_model_spec(replace(small_model.spec, limits=limits), folder)
+    other = Path(shutil.copy(scene, tmp_path / "other.tif"))
+    arguments = ("--model", folder, "--cluster", cluster(1), "--precision", "fp32")
+    out, line = ("--out", tmp_path / "out"), f"random: {limits}"
+    assert command_line("plan", scene, *arguments)[2].splitlines().count(line) == 1
+    code, shown, err = command_line("segment", scene, other, *arguments, *out, "--json")
+    assert (code, err.splitlines().count(line)) == (0, 1)
+    assert [result["scene"] for result in json.loads(shown)] == ["scene", "other"]
+    for command in (("plan", scene, *arguments), ("segment", scene, *arguments, *out)):
+        assert limits not in "".join(map(str, command_line(*command, "--quiet")))
+    result = tmp_path / "out" / "scene"
+    assert f'<p class="soft">{line}</p>' in (result / "report.html").read_text()
+    assert json.loads((result / "item.json").read_text())["properties"]["seamline:model_limits"] == limits
+    assert limits in command_line("model", "inspect", folder)[1]
 
 
 def test_a_result_of_another_model_among_several_does_not_keep_the_others_from_being_done(

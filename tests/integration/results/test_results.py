@@ -138,7 +138,7 @@ def test_names_warnings_and_cards_from_files_stay_text(published: Published, tmp
     warnings = [f"warning {k} {HOSTILE}" for k in range(70)]
     update = {"warnings": warnings, "bad_blocks": [HOSTILE], "versions": {HOSTILE: HOSTILE}}
     record = published.record.model_copy(update=update)
-    card = ModelCard(HOSTILE, HOSTILE, HOSTILE, HOSTILE, HOSTILE, (HOSTILE,), None, README)
+    card = ModelCard(HOSTILE, HOSTILE, HOSTILE, HOSTILE, HOSTILE, HOSTILE, (HOSTILE,), None, README)
     write_report(tmp_path, scene, classes, card, record)
     page = Page(tmp_path / "report.html")
     assert not {"script", "link", "iframe"} & set(page.tags)

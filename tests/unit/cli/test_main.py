@@ -191,6 +191,7 @@ def test_model_inspect_prints_json(command_line: CommandLine) -> None:
     assert 80 < found["receptive_radius"] <= 96
     assert command_line("model", "list")[1].split() == ["land-water-cloud"]
     assert json.loads(out)["iou_in_training"]["landsat5"]["cloud"] > 0.5
+    assert "good for" in found["limits"]
     table = command_line("model", "inspect", "land-water-cloud")[1]
     words = " ".join(table.replace("│", " ").split())
     for explained in (
@@ -199,4 +200,4 @@ def test_model_inspect_prints_json(command_line: CommandLine) -> None:
         "that it learned from: better",
     ):
         assert explained in words
-    assert "cloud shadow" in table and "landsat5: land 0." in table
+    assert "cloud shadow" in table and "landsat5: land 0." in table and "limits" in table

@@ -7,6 +7,7 @@ import os
 import re
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -144,6 +145,17 @@ def test_what_is_not_known_is_not_said(tmp_path: Path) -> None:
     properties = json.loads((tmp_path / "model.json").read_text())["properties"]
     assert (spec.architecture, properties["mlm:architecture"]) == ("unknown", "unknown")
     assert spec.license == "unknown" and "license" not in properties
+
+
+def test_what_a_model_is_good_for_is_one_line(tmp_path: Path) -> None:
+    spec = save_model(tmp_path, make_random_network())
+    assert "seamline:limits" not in (tmp_path / "model.json").read_text()
+    limited = replace(spec, limits="good for water, not for snow")
+    write_model_spec(limited, tmp_path)
+    assert read_model_spec(tmp_path) == limited != spec
+    for text in ("two\nlines", "x" * 501, None):
+        with pytest.raises(ValueError, match=r"limits: got .* expected text of one line"):
+            replace(spec, limits=text)
 
 
 def test_documents_with_wavelengths_in_the_input_are_read(tmp_path: Path) -> None:

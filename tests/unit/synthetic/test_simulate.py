@@ -189,6 +189,23 @@ def test_reflectances_are_plausible() -> None:
     assert nir[SHADOW] < 0.6 * nir[LAND] and numbers.max() * SCALE < 1.3
 
 
+def test_harsh_ground_is_land_where_there_was_land() -> None:
+    window = Window(0, 0, 700, 700)
+    (plain, labels), (harsh, same) = (
+        Simulation(900, 700, seed=101, harsh=h).render_block(window) for h in (False, True)
+    )
+    np.testing.assert_array_equal(labels, same)
+    differing = (plain != harsh).any(axis=0)
+    assert 0.05 < differing.mean() < 0.5 and not differing[labels == NODATA].any()
+    assert differing[labels == WATER].mean() < 0.5 * differing[labels == LAND].mean()  # its banks mix with the ground
+    numbers, land = harsh * SCALE, differing & (labels == LAND)
+    assert np.mean(numbers[3, land] < 0.1) > 0.02 and np.mean(numbers[0, land] > 0.3) > 0.02  # dark, and bright
+    part = Window(310, 150, 90, 130)
+    np.testing.assert_array_equal(
+        Simulation(900, 700, seed=101, harsh=True).render_block(part)[0], harsh[:, *part.to_slices()]
+    )
+
+
 def test_shadows_lie_where_the_sun_casts_them() -> None:
     simulation = Simulation(4096, 4096)
     down, right = simulation.shadow_shift

@@ -20,7 +20,7 @@ from seamline.flows.training.recipe_documents import read_recipe
 from seamline.flows.training.train_from_recipe import train_from_recipe
 from seamline.model.spec.document import read_model_spec
 from seamline.model.spec.errors import ModelError
-from seamline.model.training.data import LabelledImage, split_into_blocks
+from seamline.model.training.data import IGNORE, LabelledImage, split_into_blocks
 from seamline.model.training.normalisation import Normalisation
 from seamline.pipeline.common.errors import InputError
 from seamline.pipeline.synthetic.simulate import Simulation
@@ -310,6 +310,29 @@ def test_a_checkpoint_that_cannot_be_written_is_one_line(tmp_path: Path, monkeyp
     with pytest.raises(ModelError, match=r"checkpoint .*checkpoint\.pt: got .*unexpected pos.*, expected room"):
         train_from_recipe(make_recipe(), tmp_path, tmp_path, ignore_progress)
     assert not list(tmp_path.iterdir())
+
+
+GROUNDS = {  # reflectance in six bands; labels by the rules as they are, strict ones, and strict ones without cloud
+    "clear water": ((0.06, 0.05, 0.03, 0.01, 0.005, 0.003), (1, 1, 1)),
+    "muddy water": ((0.10, 0.13, 0.14, 0.09, 0.02, 0.01), (1, 1, 1)),
+    "lava in haze": ((0.110, 0.083, 0.078, 0.075, 0.063, 0.046), (1, 0, 0)),
+    "burn scar": ((0.05, 0.06, 0.065, 0.075, 0.11, 0.10), (IGNORE, 0, 0)),
+    "wet meadow": ((0.09, 0.11, 0.09, 0.16, 0.07, 0.03), (1, IGNORE, IGNORE)),
+    "wood": ((0.03, 0.05, 0.03, 0.30, 0.15, 0.07), (0, 0, 0)),
+    "roof": ((0.30, 0.31, 0.32, 0.35, 0.35, 0.30), (IGNORE, IGNORE, 0)),
+    "shadow of a cloud": ((0.05, 0.04, 0.03, 0.06, 0.03, 0.015), (1, IGNORE, IGNORE)),
+}
+
+
+@pytest.mark.parametrize("ground", GROUNDS)
+def test_the_rules_of_weak_labels(ground: str, tmp_path: Path) -> None:
+    reflectance, labels = GROUNDS[ground]
+    pixels = np.broadcast_to(np.array(reflectance, np.float32)[:, None, None], (6, 4, 4))
+    write_geotiff(tmp_path / "scene.tif", pixels, names=BAND_NAMES)
+    ways = ({}, {"strict": True}, {"strict": True, "cloudless": True})
+    sources = [{"kind": "water-index", "path": "scene.tif", "scale": 1.0, **way} for way in ways]
+    images = [make_recipe(sources=[source]).load(tmp_path).training[0] for source in sources]
+    assert tuple(int(image.labels(np.s_[:, :])[2, 2]) for image in images) == labels
 
 
 def test_a_real_scene_is_learned_from(tmp_path: Path) -> None:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
+from safetensors.torch import load_file
 
 from seamline.flows.cli.main import app
 from seamline.flows.terminal import progress
@@ -257,6 +260,24 @@ def test_a_model_is_not_replaced_unasked_nor_trained_twice_at_once(tmp_path: Pat
 
     train_from_recipe(make_recipe(version="2"), tmp_path, out, meanwhile, overwrite=True)
     assert read_model_spec(out).version == "2"
+
+
+def test_a_training_begins_with_the_weights_of_another_model(tmp_path: Path) -> None:
+    first, second = tmp_path / "first", tmp_path / "second"
+    spec = train_from_recipe(make_recipe(), tmp_path, first, ignore_progress)
+    gentle = {"schedule": {"epochs": 1, "steps": 1, "batch": 2, "window": 32, "rate": 1e-12}, "start": str(first)}
+    again = train_from_recipe(
+        make_recipe(**gentle, sources=[{"kind": "simulated", "size": 64, "seeds": [2]}]),
+        tmp_path,
+        second,
+        ignore_progress,
+    )
+    assert again.bands == spec.bands  # with the normalisation that the weights are used to
+    old, new = (load_file(folder / spec.weights) for folder in (first, second))
+    learned = {name for name in old if not re.search("running|batches", name)}
+    assert learned and all(torch.allclose(old[name], new[name], atol=1e-6) for name in learned)
+    with pytest.raises(InputError, match=r"recipe's start: got .* expected a model that has the recipe's bands"):
+        train_from_recipe(make_recipe(start="land-water-cloud"), tmp_path, tmp_path / "third", ignore_progress)
 
 
 def test_changes_reach_every_field() -> None:
