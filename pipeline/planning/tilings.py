@@ -16,6 +16,10 @@ _LARGEST_WINDOW = 2560
 """Largest window edge that is tried, in pixels. Above it the halo is under a tenth of the edge: larger windows save
 little time and take more memory."""
 
+_SMALLEST_STRIDE = 128
+"""Stride in pixels from which on no smaller one is tried, even by networks that need little context or none: to hand
+out windows would take longer than to run them."""
+
 _CHUNK_EDGE = 2048
 """Approximate edge of a chunk in pixels: large enough to hide a task's overhead, small enough to balance the load."""
 
@@ -337,6 +341,6 @@ def _list_windows(raster: Raster, halo: int, overlap: int, reach: Reach) -> list
             stride = max(least_stride, reach.round_up_to_lattice(math.ceil(extent / count)))
             if stride + around <= max(_LARGEST_WINDOW, least_stride + around):
                 windows.add(stride + around)
-            if windows and stride <= around and count > 1:  # smaller windows are mostly halo
+            if windows and stride <= max(around, _SMALLEST_STRIDE) and count > 1:  # smaller windows are mostly halo
                 break
     return sorted(windows)

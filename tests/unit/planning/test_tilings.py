@@ -29,6 +29,15 @@ def test_plans_have_the_exact_halo_or_feather(divisor: int) -> None:
     assert len({plan.window for plan in exact}) > 3
 
 
+@pytest.mark.parametrize("halo", [0, 1, 4, 30])
+def test_networks_that_need_little_context_get_no_tiny_windows(halo: int) -> None:
+    """A network that looks at single pixels took windows of one pixel: no window reads more than it votes on."""
+    plans = list_candidate_tilings(RASTER, PlanOptions(), Reach(1, halo))
+    assert all(plan.stride > 100 for plan in plans) and len(plans) < 60
+    small = list_candidate_tilings(Raster(50, 60, 6, 2, 4), PlanOptions(), Reach(1, halo))
+    assert {plan.stride for plan in small} <= {25, 30, 50, 60}
+
+
 def test_a_network_that_loses_its_border_wants_a_halo() -> None:
     reach = Reach(16, 112, least_halo=96)
     assert {plan.halo for plan in list_candidate_tilings(RASTER, PlanOptions(), reach)} == {112}
