@@ -181,12 +181,11 @@ def _make_polygons(outline: shapely.Geometry) -> Outline | None:
     """Return the polygons of an outline, valid also when its coordinates are rounded; None if there are none."""
     rounded = shapely.set_precision(outline, 10.0**-_DECIMALS)
     for shape in (rounded, outline):  # of what is smaller than rounding tells
-        parts = [
-            shapely.geometry.polygon.orient(part)
-            for part in shapely.get_parts(shape)
-            if isinstance(part, shapely.Polygon) and part.area > 0
-        ]
-        if parts:
+        polygons = [part for part in shapely.get_parts(shape) if isinstance(part, shapely.Polygon) and part.area > 0]
+        if polygons:
+            if not shapely.MultiPolygon(polygons).is_valid:  # parts share an edge, as at a corner that is a pole
+                polygons = list(shapely.get_parts(shapely.union_all(polygons)))
+            parts = [shapely.geometry.polygon.orient(part) for part in polygons]
             return parts[0] if len(parts) == 1 else shapely.MultiPolygon(parts)
     return None
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import shapely
 from affine import Affine
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from odc.geo.geobox import GeoBox
@@ -98,6 +98,7 @@ def test_the_footprint_of_a_map_of_the_world(projection: str, lon_0: int) -> Non
     middle=st.tuples(st.floats(-1, 1), st.floats(-1, 1)),
     share=st.tuples(st.floats(0.1, 1), st.floats(0.1, 1)),
 )
+@example("+proj=laea +lat_0=90 +lon_0={} +datum=WGS84", 180, (0.25, 0.25), (0.25, 0.25))  # a corner is the pole
 def test_the_footprint_of_part_of_a_map_also_over_its_edge(
     projection: str, lon_0: int, middle: tuple[float, float], share: tuple[float, float]
 ) -> None:
