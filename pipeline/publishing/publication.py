@@ -211,10 +211,16 @@ def write_style_files(publication: Publication, areas: Sequence[ClassArea]) -> N
     write_sidecars(publication.folder, publication.outputs, publication.classes, pixels)
 
 
+def write_model_document(publication: Publication) -> None:
+    """Write a copy of the model's document beside the results, which the report lists and the item links."""
+    with atomic_write(publication.folder / MODEL) as part:
+        shutil.copyfile(publication.model.document, part)
+
+
 def write_item_and_record(
     publication: Publication, record: RunRecord, known: Mapping[str, FileInfo] | None = None
 ) -> None:
-    """Write a copy of the model's document, the item of the scene, with checksums of all other files, and the record.
+    """Write the STAC item of the scene, which holds checksums of all other files, and then the record.
 
     In this order a kill in between leaves an item that contradicts record and table, and is written again.
 
@@ -234,8 +240,6 @@ def write_item_and_record(
         publication.lineage,
         scene.radiometry,
     )
-    with atomic_write(publication.folder / MODEL) as part:
-        shutil.copyfile(publication.model.document, part)
     labelled_area = compute_labelled_area(scene.grid, hull, scene.aoi)
     item = build_scene_item(
         publication.folder,

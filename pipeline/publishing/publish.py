@@ -36,6 +36,7 @@ from seamline.pipeline.publishing.publication import (
     seal_store,
     write_cogs,
     write_item_and_record,
+    write_model_document,
     write_polygon_files,
     write_style_files,
 )
@@ -105,6 +106,7 @@ def _write_results(publication: Publication, inferred: InferenceRecord, started:
                 store.rename(context.directory.files / ZARR)
     seconds = {**watch.seconds, "total": watch.now() - started}
     record = _describe_finished_run(publication, inferred, seconds, areas, hull)
+    write_model_document(publication)
     write_report(folder, context.scene, publication.classes, publication.card, record)
     write_item_and_record(publication, record, known)
     return record

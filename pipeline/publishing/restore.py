@@ -34,6 +34,7 @@ from seamline.pipeline.publishing.publication import (
     seal_store,
     write_cogs,
     write_item_and_record,
+    write_model_document,
     write_polygon_files,
     write_style_files,
 )
@@ -90,6 +91,7 @@ def _restore_outputs(publication: Publication, record: RunRecord, missing: Seque
             "outputs": tuple(dict.fromkeys((*record.outputs, *publication.outputs))),
         }
     )
+    write_model_document(publication)
     write_report(folder, context.scene, publication.classes, publication.card, now)
     write_item_and_record(publication, now, known)
     update_catalog(publication.catalog, publication.context.scene.id)

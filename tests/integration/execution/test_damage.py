@@ -163,7 +163,7 @@ def test_what_is_damaged_is_inferred_again(
     result = run(scene, small_model, tmp_path, cluster(1), overlap)
     assert read_rasters(result.folder) == whole
     assert not list(verify(tmp_path))
-    assert {path.name for path in tmp_path.iterdir()} == {"scene", "catalog.json", "items.parquet"}
+    assert {path.name for path in tmp_path.iterdir()} == {"scene", "catalog.json", "collection.json", "items.parquet"}
 
 
 @pytest.mark.parametrize("overlap", [0, 32])

@@ -317,7 +317,7 @@ def test_a_sealed_rerun_writes_nothing(source: Path, small_model: Model, finishe
 
 
 @pytest.mark.parametrize(
-    "step", ["seal", "compress_cog", "write_preview", "write_report", "write_item", "update_catalog"]
+    "step", ["seal", "compress_cog", "ResultPictures", "write_report", "write_item", "update_catalog"]
 )
 def test_a_kill_while_publishing_publishes_again_without_inferring(
     source: Path,
