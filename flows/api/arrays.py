@@ -33,6 +33,10 @@ _WINDOW = 1024
 """Edge in pixels of a window, about, where the user fixes none."""
 
 
+_OPTIONS = ("window", "halo", "overlap", "chunk_tiles", "device", "engine", "precision", "batch", "threads")
+"""Options of a run that ``predict`` takes."""
+
+
 def predict(
     array: xr.DataArray | xr.Dataset,
     model: str | Path | Model,
@@ -63,8 +67,8 @@ def predict(
         nodata: number without data. Default: the attribute ``_FillValue``, ``missing_value`` or ``nodata``, or what the
             model assumes. NaN always is.
         probabilities: whether the probabilities of the classes are wanted, too.
-        options: ``window``, ``halo``, ``overlap``, ``device``, ``engine``, ``precision``, ``batch`` and ``threads``;
-            other options are of ``segment`` alone.
+        options: ``window``, ``halo``, ``overlap``, ``chunk_tiles``, ``device``, ``engine``, ``precision``, ``batch``
+            and ``threads``; others, which are those of ``segment``, are refused.
 
     Returns:
         ``segmentation`` (…, y, x) uint8, 255 = no data; and ``probabilities`` (…, class, y, x) float32, NaN without
@@ -76,6 +80,7 @@ def predict(
         ModelError: the network cannot be run as the options ask.
     """
     known, options = load_model(model), options or SegmentOptions()
+    _check_arguments(array, options)
     stack, meanings = stack_bands(array, known, bands, Meaning(scale, offset, nodata))
     height, width = stack.shape[-2:]
     if not stack.size:
@@ -89,6 +94,25 @@ def predict(
     parts = [_predict_step(job, stack[step].data, probabilities) for step in np.ndindex(*steps)]
     labels, *shares = (_join_steps(part, steps) for part in zip(*parts, strict=True))
     return _describe_result(stack, known, labels, *shares)
+
+
+def _check_arguments(array: object, options: SegmentOptions) -> None:
+    """Refuse what is no xarray, and options that would be ignored."""
+    if not isinstance(array, xr.DataArray | xr.Dataset):
+        raise InputError(
+            "predict",
+            got=f"a {type(array).__name__}",
+            expected="an xarray.DataArray or Dataset",
+            fix='xarray.DataArray(values, dims=("band", "y", "x")) of numbers, rioxarray.open_rasterio(path) of a file',
+        )
+    defaults = SegmentOptions()
+    if ignored := [name for name, value in options if name not in _OPTIONS and value != getattr(defaults, name)]:
+        raise InputError(
+            "predict",
+            got=f"the options {', '.join(ignored)}",
+            expected=f"of the options {', '.join(_OPTIONS)} alone",
+            fix="give bands, scale, offset and nodata as arguments of predict; other options are those of segment",
+        )
 
 
 def _choose_tiling(tilings: Sequence[Tiling]) -> Tiling:

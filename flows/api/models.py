@@ -9,6 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+import numpy as np
+
 from seamline.flows.settings.model_folder import Model, open_model, refuse_existing_model
 from seamline.model.spec.document import MODEL_FILENAME
 from seamline.model.spec.spec import Activation
@@ -75,6 +77,12 @@ def load_model(
                 fix="leave all arguments but the model out",
             )
         return model if isinstance(model, Model) else open_model(model)
+    _refuse_other_objects(model)
+    for argument, names in (("bands", bands), ("classes", classes), ("colors", colors)):
+        if isinstance(names, str):
+            raise InputError(
+                f"load_model, {argument}", got=f"the text {names!r}", expected="a list of texts", fix=f"[{names!r}]"
+            )
     if not bands or not classes:
         raise InputError(
             "load_model",
@@ -102,8 +110,21 @@ def load_model(
     return open_model(folder)
 
 
+def _refuse_other_objects(model: object) -> None:
+    """Raise ``InputError`` for what is no ``torch.nn.Module``."""
+    from torch import nn
+
+    if not isinstance(model, nn.Module):
+        raise InputError(
+            "load_model",
+            got=f"the class {model.__name__}" if isinstance(model, type) else f"a {type(model).__name__}",
+            expected="the name of a model, a model folder, or a torch.nn.Module",
+            fix="make a module of the class, load the state_dict into one, or wrap the function in one",
+        )
+
+
 def _to_tuple(values: float | Sequence[float]) -> tuple[float, ...]:
-    return (float(values),) if isinstance(values, int | float) else tuple(map(float, values))
+    return tuple(map(float, np.ravel(values)))
 
 
 def save_model(model: Model, folder: str | Path, *, overwrite: bool = False) -> Model:

@@ -125,4 +125,4 @@ def simulate(
 
     with progress.show_percentage("simulating") as report:
         truth = write_simulation(Simulation(size[0], size[1], seed=seed), out, report)
-    Console().print(f"scene: {out}\ntruth: {truth}")
+    Console().print(f"scene: {out}\ntruth: {truth}", highlight=False, markup=False, soft_wrap=True)

@@ -72,8 +72,10 @@ def up(
     """
     from seamline.flows.runs.planning import count_worker_threads, count_workers
     from seamline.flows.settings.model_folder import open_model
-    from seamline.flows.up.stack import Stack, describe_addresses, run_stack, start_detached
+    from seamline.flows.up.stack import Stack, describe_addresses, refuse_second_start, run_stack, start_detached
 
+    folder = make_absolute(folder)
+    refuse_second_start(folder)  # before its ports are found to be in use
     if not (every >= 1 and settle >= 0 and 0 <= workers <= 256 and 1 <= keep_days <= 36_500):
         raise InputError(
             "--every, --settle, --workers, --keep-days",
@@ -97,7 +99,7 @@ def up(
     allowed = tuple(str(make_absolute(place)) if _is_path(place) else place for place in allow or ())
     threads = count_worker_threads(options, count)
     given = options.model_dump(mode="json", include=set(_SCENE_OPTIONS), exclude_none=True)
-    stack = Stack(make_absolute(folder), name, count, every, settle, ports, allowed, threads, given, keep_days)
+    stack = Stack(folder, name, count, every, settle, ports, allowed, threads, given, keep_days)
     if detach:
         start_detached(stack, _build_foreground_command(stack))
         Console().print(describe_addresses(stack), highlight=False, soft_wrap=True)
@@ -213,5 +215,5 @@ def _find_free_port(port: int) -> int:
             f"port {port}",
             got=getattr(error, "strerror", None) or error,
             expected="one that is free",
-            fix="stop what uses it (`seamline down`?), or choose another; 0 takes any",
+            fix="stop what uses it (another folder's `seamline up`?), or choose another; 0 takes any",
         ) from error

@@ -42,65 +42,81 @@ class SegmentOptions(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     window: WindowEdge = Field(
-        None, description="Edge of the windows the network sees, in pixels; auto: the fastest that fits"
+        default=None, description="Edge of the windows the network sees, in pixels; auto: the fastest that fits"
     )
     halo: MarginWidth = Field(
-        None,
+        default=None,
         description="Context on every side that is read and thrown away, in pixels; auto: exact, or as the labels need",
     )
     overlap: MarginWidth = Field(
-        None, description="Band in which neighbouring tiles are feathered; auto: 0 where the halo is exact"
+        default=None, description="Band in which neighbouring tiles are feathered; auto: 0 where the halo is exact"
     )
-    chunk_tiles: ChunkTiles = Field(None, description="Tiles along the edge of a chunk, the unit of work and of resume")
-    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="Where the network runs")
+    chunk_tiles: ChunkTiles = Field(
+        default=None, description="Tiles along the edge of a chunk, the unit of work and of resume"
+    )
+    device: Literal["auto", "cpu", "cuda"] = Field(default="auto", description="Where the network runs")
     precision: Literal["auto", "fp32", "bf16", "fp16", "fp64"] = Field(
-        "auto", description="auto: reduced only where the labels agree with fp32 and it is faster"
+        default="auto", description="auto: reduced only where the labels agree with fp32 and it is faster"
     )
     engine: Literal["auto", "torch", "compiled", "onnxruntime", "openvino"] = Field(
-        "auto",
+        default="auto",
         description="What runs the network; auto: the fastest of those installed whose labels agree with torch's",
     )
-    batch: Batch = Field(None, description="Windows that go through the network at once; default: by the machine")
-    threads: Threads = Field(None, description="Threads of the network in each worker; default: by the machine")
-    cluster: str = Field("local", description="local, or the address of a Dask scheduler")
-    workers: Workers = Field(
-        None, description="Worker processes of a local cluster; default: one a device or core, none for a small scene"
+    batch: Batch = Field(
+        default=None, description="Windows that go through the network at once; default: by the machine"
     )
-    outputs: Outputs = Field(("cog", "zarr"), description="What to write")
-    zarr_format: Literal[3, 2] = Field(3, description="Version of the Zarr format; 2 for QGIS and GDAL before 3.11")
-    zarr_shards: bool = Field(False, description="One object for a chunk of the run, for object stores")
-    polygon_formats: PolygonFormats = Field(("fgb", "gpkg", "parquet"), description="Files of the output polygons")
+    threads: Threads = Field(default=None, description="Threads of the network in each worker; default: by the machine")
+    cluster: str = Field(default="local", description="local, or the address of a Dask scheduler")
+    workers: Workers = Field(
+        default=None,
+        description="Worker processes of a local cluster; default: one a device or core, none for a small scene",
+    )
+    outputs: Outputs = Field(default=("cog", "zarr"), description="What to write")
+    zarr_format: Literal[3, 2] = Field(
+        default=3, description="Version of the Zarr format; 2 for QGIS and GDAL before 3.11"
+    )
+    zarr_shards: bool = Field(default=False, description="One object for a chunk of the run, for object stores")
+    polygon_formats: PolygonFormats = Field(
+        default=("fgb", "gpkg", "parquet"), description="Files of the output polygons"
+    )
     polygon_min_area: NonNegative = Field(
-        0, description="Smaller polygons, in m², become part of the neighbour with the longest common border"
+        default=0, description="Smaller polygons, in m², become part of the neighbour with the longest common border"
     )
     polygon_simplify: NonNegative = Field(
-        0, description="Corners of polygons go whose triangle is smaller than the square of this, in pixels; 0: none"
+        default=0,
+        description="Corners of polygons go whose triangle is smaller than the square of this, in pixels; 0: none",
     )
     aoi: Path | None = Field(
-        None, description="Polygons in GeoJSON, GeoPackage, …; nothing outside of them is inferred"
+        default=None, description="Polygons in GeoJSON, GeoPackage, …; nothing outside of them is inferred"
     )
     bands: tuple[str, ...] = Field(
-        (), description="The scene's bands in the model's order: numbers, descriptions or file names"
+        default=(), description="The scene's bands in the model's order: numbers, descriptions or file names"
     )
-    scale: Scale = Field(None, description="Value = digital number × scale + offset, where the files do not say it")
-    offset: Offset = Field(None, description="See scale")
-    nodata: Nodata = Field(None, description="Digital number that means no data; none: every pixel is data")
+    scale: Scale = Field(
+        default=None, description="Value = digital number × scale + offset, where the files do not say it"
+    )
+    offset: Offset = Field(default=None, description="See scale")
+    nodata: Nodata = Field(default=None, description="Digital number that means no data; none: every pixel is data")
     datetime: Acquired = Field(
-        None, description="When the scene was taken: a date, an RFC 3339 time, or START/END; else by its files"
+        default=None, description="When the scene was taken: a date, an RFC 3339 time, or START/END; else by its files"
     )
-    on_bad_block: Literal["fail", "nodata"] = Field("fail", description="What an unreadable block of a file does")
+    on_bad_block: Literal["fail", "nodata"] = Field(
+        default="fail", description="What an unreadable block of a file does"
+    )
     work: Path | None = Field(
-        None,
+        default=None,
         description="Folder to work in where results go to s3://, seen by all workers; default: $SEAMLINE_WORK,"
         " or one in the user's cache",
     )
     credentials: str | None = Field(
-        None, description="Prefect Secret block with the keys of object storage; default: the environment's"
+        default=None, description="Prefect Secret block with the keys of object storage; default: the environment's"
     )
     check: bool = Field(
-        False, description="Compare every file of a finished result with its checksum; otherwise only the sizes"
+        default=False, description="Compare every file of a finished result with its checksum; otherwise only the sizes"
     )
-    overwrite: bool = Field(False, description="Start over where another scene, model or plan left a run or a result")
+    overwrite: bool = Field(
+        default=False, description="Start over where another scene, model or plan left a run or a result"
+    )
 
     @model_validator(mode="after")
     def _check_precision(self) -> SegmentOptions:

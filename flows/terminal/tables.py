@@ -32,7 +32,12 @@ def show_result(result: RunResult) -> None:
     out = Console()
     if not result.computed:
         done = f"wrote {', '.join(result.rewritten)}" if result.rewritten else "nothing to do"
-        out.print(f"{result.url or result.folder}: finished before with this scene and model; {done}", highlight=False)
+        out.print(
+            f"{result.url or result.folder}: finished before with this scene and model; {done}",
+            highlight=False,
+            markup=False,
+            soft_wrap=True,
+        )
         return
     out.print(_make_run_table(result.record))
     # Unwrapped, so that the paths can be copied.

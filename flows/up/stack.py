@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -278,11 +279,21 @@ def _prepare_folders(stack: Stack) -> None:
         path.mkdir(parents=True, exist_ok=True)
     if not (stack.results / CATALOG).exists():
         update_catalog(stack.results)
+    refuse_second_start(stack.folder)
+
+
+def refuse_second_start(folder: Path) -> None:
+    """Refuse to start in a folder whose stack runs.
+
+    Raises:
+        RunError: It runs already.
+    """
     with suppress(InputError):
-        other, process = Stack.read(stack.folder / STATE_FILE)
+        other, process = Stack.read(folder / STATE_FILE)
         if process is not None and process.pid != os.getpid():
             raise RunError(
-                f"it runs already (process {process.pid}): {describe_addresses(other)}; stop it with `seamline down`"
+                f"it runs already (process {process.pid}): {describe_addresses(other)}; "
+                f"stop it with `seamline down --folder {shlex.quote(str(folder))}`"
             )
 
 

@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from seamline.flows.up.status import Queue, Status
+from seamline.pipeline.common.classes import format_count
 from seamline.pipeline.common.errors import to_plain_line
 
 _UNITS = ((86_400, "d"), (3_600, "h"), (60, "min"), (1, "s"))
@@ -61,7 +62,7 @@ def _list_queue(queue: Queue | None) -> Iterator[tuple[str, str]]:
         message = "" if look["state"] == "Completed" else to_plain_line(f": {look['message']}", 300)
         yield "last look", f"{look['state']}, {_format_age(look['ended'])}{message}"
     yield "next look", _format_age(queue.next_look) if queue.next_look else "none is scheduled: is the schedule paused?"
-    yield "last day", f"{queue.failed_today} runs failed"
+    yield "last day", f"{format_count(queue.failed_today, 'run')} failed"
 
 
 def _list_names(text: str, names: tuple[str, ...]) -> str:

@@ -238,7 +238,7 @@ def _export(path: Path, network: nn.Module, bands: int, divisor: int) -> torch.e
             f"network {path}",
             got=get_first_line(error),
             expected=f"what torch.export takes, of {edge} × {edge} pixels",
-            fix="export it with torch.export.save or torch.onnx.export, at a size that it takes",
+            fix="let no Python of the network's forward depend on values of tensors, or use torch.onnx.export",
         ) from error
 
 

@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 from datetime import UTC, datetime, time, timedelta
 
-FORMS = "a date, an RFC 3339 time, or START/END of them"
+FORMS = "a date, an RFC 3339 time, or START/END of them, of which END is not before START"
 """What ``TimeSpan.from_text`` takes, for messages."""
 
 

@@ -83,5 +83,5 @@ def _format_error(path: str) -> InputError:
         f"cannot open {path}",
         got="a VRT" if path.lower().endswith(".vrt") else "neither GeoTIFF nor JPEG 2000",
         expected="GeoTIFF or JPEG 2000; in an inbox no format is read that may name other files",
-        fix="convert it with `gdal_translate -of COG`, or list it in a manifest of your own",
+        fix="if it is a raster, convert it with `gdal_translate -of COG`, or list it in a manifest of your own",
     )

@@ -199,6 +199,15 @@ def test_arrays_that_cannot_be_segmented_are_refused(feathered_model: Model, arr
         seamline.predict(array, feathered_model)
 
 
+def test_options_that_would_be_ignored_are_refused(feathered_model: Model) -> None:
+    with pytest.raises(InputError, match=r"the options scale, outputs|the options outputs, scale"):
+        seamline.predict(
+            make_image(70, 80), feathered_model, options=SegmentOptions(outputs=("cog",), scale=0.5, window=96)
+        )
+    with pytest.raises(InputError, match=r"a ndarray, expected an xarray"):
+        seamline.predict(np.zeros((2, 9, 9)), feathered_model)  # type: ignore[arg-type]
+
+
 def test_assumptions_are_warnings(tmp_path: Path) -> None:
     save_model(tmp_path, make_random_network(in_channels=6), ("blue", "green", "red", "nir", "swir16", "swir22"))
     array = xr.DataArray(np.full((6, 64, 64), 0.2, np.float32), dims=("band", "y", "x"))

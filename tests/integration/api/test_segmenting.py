@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -144,3 +145,17 @@ def test_a_script_of_a_few_lines_needs_no_main_module(module: Residual, scene: P
         [sys.executable, "-W", "error::UserWarning", script], cwd=tmp_path, capture_output=True, text=True, timeout=300
     )
     assert (done.returncode, done.stdout, done.stderr) == (0, "(300, 260)\n", "")
+
+
+@pytest.mark.parametrize(
+    ("model", "changes", "message"),
+    [
+        (torch.nn.Conv2d, {}, "the class Conv2d, expected .* a torch.nn.Module"),
+        ({"weight": torch.zeros(1)}, {}, "a dict, expected .* a torch.nn.Module"),
+        (torch.nn.Conv2d(3, 2, 1), {"bands": "red"}, r"bands: got the text 'red', expected a list of texts"),
+        (torch.nn.Conv2d(3, 2, 1), {"classes": "ab"}, r"classes: got the text 'ab', expected a list of texts"),
+    ],
+)
+def test_what_describes_no_network_is_refused(model: Any, changes: dict[str, str], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        seamline.load_model(model, **{"bands": BANDS, "classes": CLASSES, **changes})

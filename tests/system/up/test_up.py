@@ -13,6 +13,7 @@ import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import numpy as np
 import psutil
@@ -214,8 +215,10 @@ def test_a_flow_that_the_user_serves_runs_beside_modules_of_the_same_names(
 
 
 def test_starting_twice_is_refused_and_down_leaves_nothing(user: User, stack: Stack) -> None:
-    again = user.seamline("up", "--detach", "--folder", "up", *FREE)
-    assert again.returncode == 1 and "it runs already" in again.stderr
+    same = [str(urlsplit(stack.urls["prefect"]).port), *FREE[2:]]
+    for ports in (FREE, (FREE[0], *same)):  # whose ports are in use, too
+        again = user.seamline("up", "--detach", "--folder", "up", *ports)
+        assert again.returncode == 1 and "it runs already" in again.stderr
     (_, process) = Stack.read(stack.folder / STATE_FILE)
     assert process is not None
     processes = [process, *process.children(recursive=True)]
