@@ -86,7 +86,8 @@ def parse_merges(text: str) -> dict[str, str]:
             raise InputError(
                 "--merge", got=part, expected="CLASS=CLASS, names or labels", fix="see seamline evaluate --help"
             )
-        merges[old] = new
+        if merges.setdefault(old, new) != new:
+            raise InputError("--merge", got=f"{old} twice", expected="one class for it", fix="leave one out")
     return merges
 
 

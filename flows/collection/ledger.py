@@ -247,7 +247,7 @@ def read_failures(out: Path) -> Iterator[LedgerEntry]:
     """Yield the entries of sources that failed at the last attempt, at a cost that grows with these alone."""
     try:
         names = [path.name for path in (out / _LEDGER_FOLDER / _FAILED_FOLDER).iterdir()]
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         entries = read_entries(out)
     else:
         found = (_read_entry_file(out / _LEDGER_FOLDER / name) for name in names)

@@ -84,8 +84,15 @@ class ClassRules:
                     "--merge", got=f"{text}, which is merged itself", expected="a class that stays", fix="name that one"
                 )
             table[old] = new
-        ignored = [_find_label("--ignore", text, names) for text in self.ignored]
-        table[np.isin(table, ignored)] = NODATA
+        ignored = {_find_label("--ignore", text, names): text for text in self.ignored}
+        if both := ignored.keys() & merged.keys():
+            raise InputError(
+                "--ignore",
+                got=f"{ignored[min(both)]}, which --merge makes another class of",
+                expected="a class that is left out or merged, not both",
+                fix="leave it out of one of them",
+            )
+        table[np.isin(table, list(ignored))] = NODATA
         return table
 
 
@@ -179,7 +186,7 @@ def evaluate_segmentation(
             got="no pixel that both know"
             + (f"; the values of the truth are {describe_values(truth)}" if truth.values else ""),
             expected="labels of the same ground",
-            fix="check --values and --attribute",
+            fix="check --values, --attribute and --ignore",
         )
     return _score_matrix(matrix, boundaries, names, tolerance)
 

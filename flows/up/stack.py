@@ -169,9 +169,10 @@ class Stack:
         try:
             values: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
             process = _find_process(values.pop("pid"), values.pop("started"))
-            values |= {"folder": Path(values["folder"]), "ports": tuple(values["ports"])}
+            prefect, dask, dashboard, map_port = values["ports"]
+            values |= {"folder": Path(values["folder"]), "ports": (prefect, dask, dashboard, map_port)}
             return cls(**{**values, "allow": tuple(values.get("allow", ()))}), process
-        except (OSError, ValueError, LookupError, TypeError) as error:
+        except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
             raise InputError(
                 f"--folder {path.parent}",
                 got="nothing that was started",

@@ -19,7 +19,7 @@ import pytest
 from seamline.flows.collection.ledger import Ledger
 from seamline.flows.collection.scene_ref import RejectedSource
 from seamline.flows.up import status as status_module
-from seamline.flows.up.stack import Stack
+from seamline.flows.up.stack import STATE_FILE, Stack
 from seamline.flows.up.status_table import _format_age
 from seamline.pipeline.common.layout import ITEM
 from tests.support.command_line import CommandLine
@@ -165,3 +165,16 @@ def test_where_nothing_runs_it_is_said(command_line: CommandLine, tmp_path: Path
 def test_times_are_told_from_now(seconds: int, said: str) -> None:
     when = datetime.now(UTC) - timedelta(seconds=seconds)
     assert _format_age(when.isoformat()) == said
+
+
+@pytest.mark.parametrize(
+    "state", ["", "null", "5", '"x"', "[]", '{"pid": 1, "started": 0, "folder": "up", "ports": [1, 2]}']
+)
+def test_a_damaged_state_is_of_nothing_that_runs(tmp_path: Path, state: str) -> None:
+    (tmp_path / STATE_FILE).write_text(state)
+    assert status_module.read_status(tmp_path).exit_code == 3
+
+
+def test_a_file_in_place_of_the_folder_holds_nothing_that_runs(tmp_path: Path) -> None:
+    (tmp_path / "scene.tif").touch()
+    assert status_module.read_status(tmp_path / "scene.tif").exit_code == 3

@@ -224,6 +224,7 @@ def test_classes_are_left_out_and_merged_as_in_rasters_without_them(tmp_path: Pa
         (ClassRules(("snow",)), "--ignore: got 'snow', expected a label, 0 to 254, or one of land, water, cloud"),
         (ClassRules(merged={"255": "land"}), "--merge: got '255'"),
         (ClassRules(merged={"land": "water", "water": "cloud"}), "--merge: got water, which is merged itself"),
+        (ClassRules(("3",), {"3": "water"}), "--ignore: got 3, which --merge makes another class of"),
     ):
         with pytest.raises(InputError, match=message):
             evaluate_segmentation(prediction, truth, rules=rules)
