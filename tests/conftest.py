@@ -56,12 +56,10 @@ settings.load_profile("seamline")
 
 @pytest.fixture(scope="session", autouse=True)
 def own_caches(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Measurements and Prefect's database of the tests are their own; torch leaves a core to the workers.
+    """Measurements and Prefect's database of the tests are their own.
 
     The processes of pytest-xdist share the measurements: what one has measured is not measured by the others.
     """
-    import torch
-
     home, together = tmp_path_factory.mktemp("home"), tmp_path_factory.getbasetemp()
     if "PYTEST_XDIST_WORKER" in os.environ:
         together = together.parent
@@ -69,8 +67,15 @@ def own_caches(tmp_path_factory: pytest.TempPathFactory) -> Path:
     os.environ["PREFECT_HOME"] = str(home / "prefect")
     os.environ["DO_NOT_TRACK"] = "1"
     os.environ["PREFECT_SERVER_ANALYTICS_ENABLED"] = "false"
-    torch.set_num_threads(1)
     return home
+
+
+@pytest.fixture(autouse=True)
+def torch_has_one_thread() -> None:
+    """Torch leaves a core to the workers, and sums in one order, also after a run in this process that took more."""
+    import torch
+
+    torch.set_num_threads(1)
 
 
 @pytest.fixture(autouse=True)

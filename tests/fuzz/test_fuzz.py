@@ -17,7 +17,7 @@ from tests.fuzz.kinds import Kind
 from tests.fuzz.trials import Place
 from tests.fuzz.workers import make_place, try_mutations
 
-MUTATIONS = 500
+MUTATIONS = 300
 SEED = 0
 
 

@@ -31,7 +31,7 @@ from tests.support.s3_server import start_s3_server
 from tests.support.small_rasters import BAND_NAMES, make_noise, write_geotiff
 
 Cluster = Callable[[int], str]
-SAMPLE = 5
+SAMPLE = 4
 CATALOGUE = ("items.parquet", "catalog.json", "collection.json")
 """Files that are renewed after the scene; they may be those from before it."""
 OUTPUTS = ("cog", "zarr", "confidence")
