@@ -105,8 +105,7 @@ def _check_arguments(array: object, options: SegmentOptions) -> None:
             expected="an xarray.DataArray or Dataset",
             fix='xarray.DataArray(values, dims=("band", "y", "x")) of numbers, rioxarray.open_rasterio(path) of a file',
         )
-    defaults = SegmentOptions()
-    if ignored := [name for name, value in options if name not in _OPTIONS and value != getattr(defaults, name)]:
+    if ignored := options.model_dump(exclude_defaults=True, exclude=set(_OPTIONS)):
         raise InputError(
             "predict",
             got=f"the options {', '.join(ignored)}",

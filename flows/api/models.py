@@ -81,7 +81,10 @@ def load_model(
     for argument, names in (("bands", bands), ("classes", classes), ("colors", colors)):
         if isinstance(names, str):
             raise InputError(
-                f"load_model, {argument}", got=f"the text {names!r}", expected="a list of texts", fix=f"[{names!r}]"
+                f"load_model, {argument}",
+                got=f"the text {names!r}",
+                expected="a list of texts",
+                fix=f"give [{names!r}]",
             )
     if not bands or not classes:
         raise InputError(

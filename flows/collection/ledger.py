@@ -278,6 +278,12 @@ def read_rejected(out: Path) -> Iterator[RejectedSource]:
         yield from _read_rejected_file(path)
 
 
+def read_reasons(out: Path) -> dict[str, str]:
+    """Return why each source, by its name, could not be segmented at the last try; without those that are gone."""
+    failed = {entry.source: entry.reason for entry in read_failures(out) if not entry.is_gone()}
+    return failed | {rejected.source: rejected.reason for rejected in read_rejected(out)}
+
+
 def _read_rejected_file(path: Path) -> list[RejectedSource]:
     """Return the rejected sources in a file; none if it is not there, or damaged."""
     with suppress(OSError, ValueError, TypeError, LookupError, RecursionError):

@@ -51,7 +51,7 @@ _SHOWN_TYPES = {str(kind) for kind in (MediaType.HTML, MediaType.PNG, MediaType.
 """Types of files that a browser shows; others are downloaded."""
 _JSON = str(MediaType.JSON)
 _PARQUET = str(MediaType.VND_APACHE_PARQUET)
-_STORE_TYPES: dict[str, Any] = {"application/json": {}, "application/octet-stream": {}}
+_STORE_TYPES: dict[str, Any] = {_JSON: {}, "application/octet-stream": {}}
 
 _DESCRIPTION = (
     "A folder of segmented scenes: what the page of the map is made of, for other programs. Only GET; nothing is "
@@ -217,7 +217,7 @@ def _make_stac_router(results: ServedResults) -> APIRouter:
     ) -> FileResponse:
         """Return a file of a scene's Zarr store, which zarr and xarray open by the address of the store."""
         path = results.find_store_file(scene, key)
-        kind = "application/json" if path.suffix == ".json" or path.name[0] == "." else "application/octet-stream"
+        kind = _JSON if path.suffix == ".json" or path.name[0] == "." else "application/octet-stream"
         return FileResponse(path, media_type=kind, headers={"Content-Security-Policy": _FILE_SECURITY_POLICY})
 
     kinds: dict[str, Any] = {str(file.media_type): {} for file in SCENE_FILES.values()}

@@ -17,7 +17,7 @@ import pystac
 import shapely
 import shapely.geometry
 
-from seamline.flows.collection.ledger import read_failures, read_rejected
+from seamline.flows.collection.ledger import read_reasons
 from seamline.flows.serving.catalogue_watch import CatalogueWatch
 from seamline.flows.serving.checksums import ChecksumMonitor
 from seamline.pipeline.common.errors import InputError, SeamlineError
@@ -155,9 +155,7 @@ class ServedResults:
 
     def list_rejected(self) -> list[dict[str, str]]:
         """Return name and reason of what collections could not segment at the last try, by name; at most some."""
-        failed = {entry.source: entry.reason for entry in read_failures(self.root) if not entry.is_gone()}
-        failed |= {rejected.source: rejected.reason for rejected in read_rejected(self.root)}
-        named = sorted((PurePath(source).name or source, reason) for source, reason in failed.items())
+        named = sorted((PurePath(source).name or source, reason) for source, reason in read_reasons(self.root).items())
         return [{"name": name, "reason": reason} for name, reason in named[:_MOST_REJECTED]]
 
     def _summarize_or_blame(self, scene: str) -> dict[str, Any]:
@@ -254,10 +252,9 @@ class ServedResults:
         Raises:
             NotFound: There is none, or it is a link that leads elsewhere.
         """
-        path = self.root / name
-        if not path.is_file() or path.resolve().parent != self.root.resolve():
+        if not (self._is_inside(name) and (self.root / name).is_file()):
             raise NotFound(f"the catalogue has no {name}")
-        return path
+        return self.root / name
 
     def find_store_file(self, scene: str, key: str) -> Path:
         """Return a file of a finished scene's Zarr store, such as ``segmentation/c/0/0``.

@@ -12,7 +12,7 @@ from typing import Any
 import httpx
 import psutil
 
-from seamline.flows.collection.ledger import read_failures, read_rejected
+from seamline.flows.collection.ledger import read_reasons
 from seamline.flows.settings.folders import is_disk_low
 from seamline.flows.up.stack import LOGS, PREFECT, STATE_FILE, Stack
 from seamline.flows.up.supervisor import Service
@@ -107,8 +107,6 @@ def read_status(folder: Path) -> Status:
         stack, supervisor = None, None
     results = folder / "results" if stack is None else stack.results
     published = _list_published(results)
-    failed = {entry.source: entry.reason for entry in read_failures(results) if not entry.is_gone()}
-    failed |= {rejected.source: rejected.reason for rejected in read_rejected(results)}
     is_running = stack is not None and supervisor is not None
     return Status(
         folder=str(folder),
@@ -121,7 +119,9 @@ def read_status(folder: Path) -> Status:
         last_scenes=tuple(
             {"scene": scene, "published": _format_time(when)} for when, scene in published[:_LAST_SCENES]
         ),
-        failures=tuple({"source": source, "reason": reason} for source, reason in sorted(failed.items())),
+        failures=tuple(
+            {"source": source, "reason": reason} for source, reason in sorted(read_reasons(results).items())
+        ),
         disk=_measure_disk(folder),
     )
 

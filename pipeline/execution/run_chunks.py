@@ -49,8 +49,8 @@ class Totals:
     """What a run has done so far. Stage seconds are summed over workers; bytes are the most of any worker.
 
     ``chunk_rates`` are the seconds per pixel of network input of each chunk that was inferred, on the network's thread;
-    ``rates_beside`` those of reading and writing it. ``idle_seconds`` is what tasks without inference took: those that
-    add the votes of neighbours, and chunks that hold no data.
+    ``rates_beside`` those of reading and writing it. ``seconds_without_tiles`` is what tasks took that inferred no
+    tile: those that add the votes of neighbours, and chunks that hold no data.
     """
 
     chunks: int
@@ -63,7 +63,7 @@ class Totals:
     seconds: dict[str, float] = field(default_factory=dict)
     chunk_rates: list[float] = field(default_factory=list)
     rates_beside: list[float] = field(default_factory=list)
-    idle_seconds: float = 0.0
+    seconds_without_tiles: float = 0.0
     bad_blocks: list[str] = field(default_factory=list)
     started: float = field(default_factory=time.monotonic)
 
@@ -75,7 +75,7 @@ class Totals:
     @property
     def seconds_beside(self) -> float:
         """Seconds of one core per pixel of network input that went beside the network, in whatever task."""
-        return median(self.rates_beside) + self.idle_seconds / self.pixels_inferred
+        return median(self.rates_beside) + self.seconds_without_tiles / self.pixels_inferred
 
     def add(self, report: Report) -> None:
         """Count what a worker reports of this run."""
@@ -89,7 +89,7 @@ class Totals:
             beside = report.seconds.get("read", 0.0) + report.seconds.get("write", 0.0)
             self.rates_beside.append(beside / report.pixels_inferred)
         else:
-            self.idle_seconds += sum(report.seconds.get(stage, 0.0) for stage in ("read", "blend", "write"))
+            self.seconds_without_tiles += sum(report.seconds.get(stage, 0.0) for stage in ("read", "blend", "write"))
         self.add_earlier(report)
 
     def add_earlier(self, report: Report) -> None:
