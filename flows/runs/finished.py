@@ -19,8 +19,8 @@ from seamline.pipeline.publishing.completeness import (
     list_missing_outputs,
     refuse_damaged_record,
 )
-from seamline.pipeline.publishing.publication import COG_ARRAYS
 from seamline.pipeline.publishing.replacement import is_settled
+from seamline.pipeline.publishing.result_files import COG_ARRAYS
 from seamline.pipeline.publishing.upload import list_in_catalog
 from seamline.pipeline.publishing.uploaded import UploadedScene, download, find_uploaded, is_whole, read_listing
 from seamline.pipeline.stac.items import read_item

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 def show_result(result: RunResult) -> None:
     """Print what a run did, and where its files are."""
-    from seamline.pipeline.publishing.publication import COG_ARRAYS
+    from seamline.pipeline.publishing.result_files import COG_ARRAYS
 
     out = Console()
     if not result.computed:

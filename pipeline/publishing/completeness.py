@@ -22,7 +22,7 @@ from seamline.pipeline.products.run_record import read_record
 from seamline.pipeline.products.seal import has_sealed_content, is_sealed
 from seamline.pipeline.products.sidecars import list_sidecars
 from seamline.pipeline.products.zarr_store import list_store_rasters
-from seamline.pipeline.publishing.publication import COG_ARRAYS, get_cog_path
+from seamline.pipeline.publishing.result_files import COG_ARRAYS, get_cog_path
 from seamline.pipeline.publishing.uploaded import UploadedScene, download
 from seamline.pipeline.stac.assets import compute_file_info
 from seamline.pipeline.stac.catalog import is_catalog_whole, is_in_catalog

@@ -33,12 +33,7 @@ from seamline.pipeline.publishing.pictures import ResultPictures
 from seamline.pipeline.publishing.publication import (
     Publication,
     raise_as_run_error,
-    seal_store,
-    write_cogs,
     write_item_and_record,
-    write_model_document,
-    write_polygon_files,
-    write_style_files,
 )
 from seamline.pipeline.publishing.replacement import put_in_place, settle
 from seamline.pipeline.report.report import load_report_template, write_report
@@ -82,7 +77,7 @@ def _remove_all_but_store(directory: RunDirectory) -> None:
 
 
 def _write_results(publication: Publication, inferred: InferenceRecord, started: float) -> RunRecord:
-    context, folder, watch = publication.context, publication.folder, Stopwatch()
+    context, folder, files, watch = publication.context, publication.folder, publication.files, Stopwatch()
     store = context.directory.store
     with watch.stage("overviews"):
         summarize = partial(summarize_labels, measure_pixel_areas(context.scene.grid), context.quicklook_step)
@@ -93,12 +88,12 @@ def _write_results(publication: Publication, inferred: InferenceRecord, started:
         pictures = threads.submit(_draw_on_worker, publication, areas, join_thinned_labels(summaries))
         threads.submit(load_report_template)  # which takes a moment, too
         with watch.stage("cog"):
-            cogs = write_cogs(publication, store, publication.outputs, inferred, context.directory.files, threads)
+            cogs = files.write_cogs(store, publication.outputs, inferred, context.directory.files, threads)
         with watch.stage("polygons"):
-            polygons = write_polygon_files(publication, store, context.directory.files)
+            polygons = files.write_polygons(store, context.directory.files)
         with watch.stage("publish"):
             pictures.result()
-            write_style_files(publication, areas)
+            files.write_styles(areas)
             known = polygons | {name: info.result() for name, info in cogs.items()}
             if "zarr" in publication.outputs:
                 known[ZARR] = store_info
@@ -106,7 +101,7 @@ def _write_results(publication: Publication, inferred: InferenceRecord, started:
                 store.rename(context.directory.files / ZARR)
     seconds = {**watch.seconds, "total": watch.now() - started}
     record = _describe_finished_run(publication, inferred, seconds, areas, hull)
-    write_model_document(publication)
+    files.write_model_document()
     write_report(folder, context.scene, publication.classes, publication.card, record)
     write_item_and_record(publication, record, known)
     return record
@@ -126,7 +121,9 @@ def _seal_intact_store(
     context = publication.context
     check = partial(refuse_lost_chunks, context)
     try:
-        return seal_store(context.directory.store, publication, inferred, context.directory.files, summarize, check)
+        return publication.files.seal_store(
+            context.directory.store, inferred, context.directory.files, summarize, check
+        )
     except (OSError, ChunkError):
         refuse_lost_chunks(context)  # says so where a worker could not read a file for that reason
         raise
@@ -144,7 +141,7 @@ def _describe_finished_run(
     finished = datetime.fromisoformat(inferred.started) + timedelta(seconds=round(seconds["total"]))
     return RunRecord(
         **known,
-        polygons=publication.polygon_rules,
+        polygons=publication.files.polygon_rules,
         classes=areas,
         hull=None if hull is None else tuple(hull.exterior.coords),
         finished=finished.isoformat(timespec="seconds"),

@@ -29,15 +29,10 @@ from seamline.pipeline.products.zarr_store import (
 from seamline.pipeline.publishing.pictures import ResultPictures
 from seamline.pipeline.publishing.publication import (
     Publication,
-    get_cog_path,
     raise_as_run_error,
-    seal_store,
-    write_cogs,
     write_item_and_record,
-    write_model_document,
-    write_polygon_files,
-    write_style_files,
 )
+from seamline.pipeline.publishing.result_files import get_cog_path
 from seamline.pipeline.report.preview import decimate_labels
 from seamline.pipeline.report.report import write_report
 from seamline.pipeline.stac.catalog import list_waiting_scenes, update_catalog
@@ -63,7 +58,7 @@ def restore_outputs(publication: Publication, record: RunRecord, missing: Sequen
 
 
 def _restore_outputs(publication: Publication, record: RunRecord, missing: Sequence[str]) -> RunRecord:
-    context, folder = publication.context, publication.folder
+    context, folder, files = publication.context, publication.folder, publication.files
     scratch = context.directory.path
     if is_waiting(publication.catalog, folder.name):
         list_waiting_scenes(publication.catalog)  # after a kill the table tells an older record from a damaged one
@@ -71,27 +66,27 @@ def _restore_outputs(publication: Publication, record: RunRecord, missing: Seque
         store = scratch / ZARR
         shutil.rmtree(folder / ZARR, ignore_errors=True)  # what is left of it
         _copy_cogs_to_store(publication, store, [name for name in record.outputs if name in LAYERS])
-        seal_store(store, publication, record, scratch)
+        files.seal_store(store, record, scratch)
         store.rename(folder / ZARR)
     with ThreadPoolExecutor(1) as thread:
-        cogs = write_cogs(publication, folder / ZARR, missing, record, scratch, thread)
+        cogs = files.write_cogs(folder / ZARR, missing, record, scratch, thread)
     known = {name: info.result() for name, info in cogs.items()}
     if "polygons" in missing:
         # A kill must not leave files by other rules than the record says.
         write_item_and_record(publication, record.model_copy(update={"polygons": None}))
-        known |= write_polygon_files(publication, _find_readable_store(publication, scratch), scratch)
+        known |= files.write_polygons(_find_readable_store(publication, scratch), scratch)
     if "style" in missing:
-        write_style_files(publication, record.classes)
+        files.write_styles(record.classes)
     if "preview" in missing:
         labels = _thin_labels(publication)
         ResultPictures(context, publication.classes, record.classes, labels, folder).restore()
     now = record.model_copy(
         update={
-            "polygons": publication.polygon_rules or record.polygons,
+            "polygons": files.polygon_rules or record.polygons,
             "outputs": tuple(dict.fromkeys((*record.outputs, *publication.outputs))),
         }
     )
-    write_model_document(publication)
+    files.write_model_document()
     write_report(folder, context.scene, publication.classes, publication.card, now)
     write_item_and_record(publication, now, known)
     update_catalog(publication.catalog, publication.context.scene.id)

@@ -5,22 +5,20 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from functools import lru_cache
 from math import isfinite
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import shapely
 from numpy.typing import NDArray
 from odc.geo.geobox import GeoBox
 
 from seamline.pipeline.common.background import call_in_background
 from seamline.pipeline.common.time_span import TimeSpan
+from seamline.pipeline.geometry.area_mask import mask_area
 from seamline.pipeline.geometry.window import Window, find_mirrored, mirror_pixels
 from seamline.pipeline.raster_io.block_cache import BlockCache
 from seamline.pipeline.raster_io.content import hash_content
@@ -200,7 +198,7 @@ def read_block(
         unreadable |= part.unreadable
         bad += part.bad_blocks
     valid &= ~unreadable
-    label_mask = valid if scene.aoi is None else valid & _aoi_mask(scene.aoi, scene.grid, inside)
+    label_mask = valid if scene.aoi is None else valid & mask_area(scene.aoi, scene.grid, inside)
     pixels = mirror_pixels(pixels, inside, window, scene.grid.shape, whole if is_within else None)
     valid, label_mask = (mirror_pixels(mask, inside, window, scene.grid.shape) for mask in (valid, label_mask))
     return Block(pixels, valid, label_mask, tuple(bad))
@@ -241,33 +239,6 @@ def _group_by_file(bands: tuple[Band, ...]) -> dict[tuple[str, str | None, str |
         key = band.path, band.version, None if band.nodata is None else repr(band.nodata)
         groups.setdefault(key, []).append(position)
     return groups
-
-
-def _aoi_mask(aoi: str, grid: GeoBox, window: Window) -> NDArray[np.bool_]:
-    """Return whether the centre of each pixel lies in the AOI, shape (height, width); equal for every window."""
-    area = _prepare_aoi(aoi, threading.get_ident())
-    corners = [(window.col, window.row), (window.stop_col, window.row)]
-    corners += [(window.stop_col, window.stop_row), (window.col, window.stop_row)]
-    box = shapely.Polygon([grid.transform @ corner for corner in corners])
-    if shapely.contains(area, box):
-        return np.ones(window.shape, dtype=bool)
-    if not shapely.intersects(area, box):
-        return np.zeros(window.shape, dtype=bool)
-    a, b, c, d, e, f = grid.transform[:6]
-    inside = np.empty(window.shape, dtype=bool)
-    col = np.arange(window.col, window.stop_col) + 0.5
-    for number in range(window.height):  # row by row, because coordinates take sixteen times the memory of the mask
-        row = window.row + number + 0.5
-        inside[number] = shapely.contains_xy(area, a * col + b * row + c, d * col + e * row + f)
-    return inside
-
-
-@lru_cache(maxsize=32)
-def _prepare_aoi(aoi: str, thread: int) -> shapely.Geometry:
-    # One geometry for each thread, because the index of a prepared geometry is built on its first use.
-    area = shapely.from_wkt(aoi)
-    shapely.prepare(area)
-    return area
 
 
 def choose_display_bands(names: Sequence[str]) -> list[int]:
