@@ -31,6 +31,7 @@ from run_records import make_up_inference
 
 from seamline.pipeline.cluster.connect import connect
 from seamline.pipeline.execution.chunk_context import ChunkContext
+from seamline.pipeline.execution.chunk_tasks import ChunkOrigin
 from seamline.pipeline.execution.run_chunks import map_on_workers
 from seamline.pipeline.execution.run_directory import Report, RunDirectory
 from seamline.pipeline.geometry.tiling import Index, Tiling
@@ -142,7 +143,7 @@ def measure_publishing(publication: Publication, client: Client, *, stages: bool
     idle, _ = meter(client, lambda: time.sleep(IDLE_SECONDS))
     profile = cProfile.Profile(time.thread_time)
     alone = _SeriesMeter()
-    on_workers = replace(publication, map_chunks=alone.wrap(map_on_workers(client, context.scene)))
+    on_workers = replace(publication, map_chunks=alone.wrap(map_on_workers(client, ChunkOrigin.of(context.scene))))
     if stages:
         profile.enable()
     busy, result = meter(client, lambda: publish(on_workers, record, time.perf_counter()))

@@ -48,6 +48,7 @@ from seamline.pipeline.common.errors import (
 from seamline.pipeline.common.layout import PREVIEW
 from seamline.pipeline.common.stopwatch import Stopwatch
 from seamline.pipeline.execution.chunk_context import ChunkContext
+from seamline.pipeline.execution.chunk_tasks import ChunkOrigin
 from seamline.pipeline.execution.run_chunks import Totals, map_on_workers, run_chunks
 from seamline.pipeline.execution.run_directory import RunDirectory
 from seamline.pipeline.geometry.tiling import MapChunks, Tiling
@@ -187,7 +188,9 @@ def segment_scene(job: SceneJob, get_client: Callable[[], Client], observer: Run
             result = observer.run_stage("publish", lambda: _restore(job, record))
         else:
             result = _run(job, get_client(), observer, begun - job.seconds)
-    map_groups = map_on_workers(get_client(), job.scene) if result.computed and job.location.objects else None
+    map_groups = (
+        map_on_workers(get_client(), ChunkOrigin.of(job.scene)) if result.computed and job.location.objects else None
+    )
     return _upload(job, result, observer, map_groups)
 
 
@@ -271,7 +274,9 @@ def _run(job: SceneJob, client: Client, observer: RunObserver, started: float) -
         raise RunError(f"scene {job.scene.id}: {change}")
     inferred = _describe_inference(job, plan, totals, date, start_seconds)
     publication = replace(
-        _describe_publication(job, context), folder=directory.result, map_chunks=map_on_workers(client, job.scene)
+        _describe_publication(job, context),
+        folder=directory.result,
+        map_chunks=map_on_workers(client, ChunkOrigin.of(job.scene)),
     )
     record = observer.run_stage("publish", lambda: publish(publication, inferred, started))
     correct_findings(plan.findings, plan.compute_costs(totals))

@@ -9,6 +9,11 @@ COLLECTION = "collection.json"
 ITEMS = "items.parquet"
 """All items as one GeoParquet table; in the catalogue's folder."""
 
+MAP_RECORD = "map.json"
+"""Record of a map; in the map's folder, which has periods where a catalogue has scenes."""
+MAP_STORE = "map.zarr"
+"""All periods of a map in one Zarr store; in the map's folder."""
+
 ITEM = "item.json"
 """STAC item of a scene; like all names below, in the scene's folder."""
 RECORD = "run.json"

@@ -51,15 +51,15 @@ _CAPACITY_INTERVAL = 2.0
 
 
 class ChunkOrigin(NamedTuple):
-    """What errors say of where a chunk comes from: the scene's id and its source."""
+    """What errors say of where a chunk comes from: "scene a" or "map b", and its source."""
 
-    scene: str
+    name: str
     source: str
 
     @classmethod
     def of(cls, scene: Scene) -> ChunkOrigin:
         """Return the origin of the chunks of a scene."""
-        return cls(scene.id, scene.source)
+        return cls(f"scene {scene.id}", scene.source)
 
 
 def infer_task(chunk: Index, plugin_name: str) -> Report:
@@ -162,7 +162,7 @@ def _watch_cancellation() -> Callable[[], bool]:
 
 def _with_origin_in_errors(origin: ChunkOrigin, chunk: Index, work: Callable[[], T]) -> T:
     """Return ``work()``; every error on a worker says which scene, chunk and source it belongs to."""
-    where = f"scene {origin.scene}, chunk {tuple(chunk)} of {origin.source}"
+    where = f"{origin.name}, chunk {tuple(chunk)} of {origin.source}"
     failure: SeamlineError
     try:
         return work()
@@ -210,15 +210,15 @@ class ChunkTaskPool:
     Every method raises ``RunError`` when the cluster is lost.
     """
 
-    def __init__(self, client: Client, scene: str, chunks_at_once: int = CHUNKS_AT_ONCE) -> None:
+    def __init__(self, client: Client, what: str, chunks_at_once: int = CHUNKS_AT_ONCE) -> None:
         """Begin without tasks.
 
         Args:
             client: client of the cluster that works.
-            scene: id of the scene, for messages.
+            what: "scene a" or "map b", for messages.
             chunks_at_once: chunks that a worker process holds at once.
         """
-        self._client, self._what, self._chunks_at_once = client, f"scene {scene}", chunks_at_once
+        self._client, self._what, self._chunks_at_once = client, what, chunks_at_once
         self._running: dict[Future, ChunkTask] = {}
         self._counts: Counter[Callable[..., Any]] = Counter()
         self._ended: SimpleQueue[Future] = SimpleQueue()

@@ -35,7 +35,6 @@ from seamline.pipeline.execution.done_chunks import find_done_chunks
 from seamline.pipeline.execution.predictor import PredictorLoader, PredictorPlugin, forget_dead_clients
 from seamline.pipeline.execution.run_directory import Report
 from seamline.pipeline.geometry.tiling import Index, MapChunks
-from seamline.pipeline.scenes.scene import Scene
 
 T = TypeVar("T")
 log = logging.getLogger("seamline.run")
@@ -156,7 +155,7 @@ def _run_queue(
 ) -> set[str]:
     """Submit what the queue yields until nothing is left that can be done; return messages of unreadable blocks."""
     unreadable: set[str] = set()
-    with ChunkTaskPool(client, context.scene.id, context.reading.chunks_at_once) as pool:
+    with ChunkTaskPool(client, ChunkOrigin.of(context.scene).name, context.reading.chunks_at_once) as pool:
         _submit_ready(pool, queue, plugin_name)
         while len(pool):
             for task in pool.wait_for_some():
@@ -198,12 +197,12 @@ def _note_done(context: ChunkContext, queue: ChunkQueue, totals: Totals, task: C
         totals.pixels_done += context.tiling.write_window_of(task.chunk).pixel_count
 
 
-def map_on_workers(client: Client, scene: Scene) -> MapChunks:
+def map_on_workers(client: Client, origin: ChunkOrigin) -> MapChunks:
     """Return a ``map`` over chunks that runs on the workers, with at most twice as many tasks as they can hold.
 
     Args:
         client: client of the cluster that works.
-        scene: the scene that the chunks belong to.
+        origin: the scene or map that the chunks belong to.
 
     Returns:
         A function that yields results in the order of the chunks. It raises ``ChunkError`` where the work on a chunk
@@ -212,8 +211,8 @@ def map_on_workers(client: Client, scene: Scene) -> MapChunks:
 
     def map_chunks(function: Callable[[Index], T], chunks: Iterable[Index]) -> Iterator[T]:
         left, waiting = iter(chunks), deque[ChunkTask]()
-        constants = {"origin": ChunkOrigin.of(scene), "function": function}
-        with ChunkTaskPool(client, scene.id) as pool:
+        constants = {"origin": origin, "function": function}
+        with ChunkTaskPool(client, origin.name) as pool:
             while True:
                 room = max(2 * pool.capacity().held, 1) - len(waiting)  # below 0 once workers have left
                 following = list(islice(left, max(room, 0)))

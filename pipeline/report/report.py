@@ -33,7 +33,7 @@ from seamline.pipeline.report.formatting import (
 from seamline.pipeline.scenes.scene import Scene
 from seamline.pipeline.storage.atomic import atomic_write
 
-_MAX_WARNINGS = 50
+MAX_WARNINGS = 50
 """Warnings that are listed at most."""
 _WORKER_STAGES = ("read", "infer", "blend", "write")
 """Stages whose seconds are summed over the workers; the others are stages of the run."""
@@ -99,14 +99,14 @@ def write_report(folder: Path, scene: Scene, classes: Sequence[LabelClass], card
     """
     page = load_report_template().render(
         **_describe_scene(scene, record),
-        **_describe_classes(classes, record),
+        **describe_classes(classes, record),
         **_describe_plan(scene, card, record),
         **_describe_run(record),
         card=card,
         readme=_render_markdown(card.readme),
-        preview=_read_data_uri(folder / PREVIEW),
-        files=_list_files(folder),
-        most=_MAX_WARNINGS,
+        preview=read_data_uri(folder / PREVIEW),
+        files=list_files(folder),
+        most=MAX_WARNINGS,
     )
     with atomic_write(folder / REPORT) as part:
         part.write_text(page, encoding="utf-8")
@@ -124,10 +124,10 @@ def _describe_scene(scene: Scene, record: RunRecord) -> dict[str, Any]:
             "crs": format_crs(scene),
             "bands": _describe_bands(scene),
             "nodata": _describe_nodata(scene),
-            "aoi": scene.aoi is not None,
             "radiometry": record.radiometry,
         },
         "date": format_date(scene),
+        "has_aoi": scene.aoi is not None,
         "acquired": format_date(scene).removeprefix("date "),
         "finished": record.finished.replace("T", " ").replace("+00:00", " UTC"),
     }
@@ -151,7 +151,13 @@ def _describe_nodata(scene: Scene) -> str:
     return "; ".join(f"{name}: {number}" for name, number in numbers.items())
 
 
-def _describe_classes(classes: Sequence[LabelClass], record: RunRecord) -> dict[str, Any]:
+def describe_classes(classes: Sequence[LabelClass], record: RunRecord) -> dict[str, Any]:
+    """Return what the template of the class table takes.
+
+    Args:
+        classes: classes of the labels.
+        record: has a row for each class, in the same order.
+    """
     rows = [
         {
             "name": label.name,
@@ -249,8 +255,8 @@ def _describe_run(record: RunRecord) -> dict[str, Any]:
     peak, device = record.peak_memory_bytes, record.device_memory_bytes
     projected = record.projected_memory_bytes
     return {
-        "stages": _build_bars(stages, max(seconds["total"], sum(stages.values()))),
-        "work": _build_bars(work, sum(work.values())),
+        "stages": build_bars(stages, max(seconds["total"], sum(stages.values()))),
+        "work": build_bars(work, sum(work.values())),
         "total": format_duration(seconds["total"]),
         "workers": f"{count} worker" + ("s" if count != 1 else ""),
         "memory": f"{format_mebibytes(peak)} at most, {format_mebibytes(projected)} projected",
@@ -263,7 +269,7 @@ def _describe_run(record: RunRecord) -> dict[str, Any]:
     }
 
 
-def _build_bars(seconds: Mapping[str, float], whole: float) -> list[dict[str, str]]:
+def build_bars(seconds: Mapping[str, float], whole: float) -> list[dict[str, str]]:
     """Return the bars of a chart of durations, their widths in per cent of ``whole``."""
     return [
         {
@@ -276,12 +282,12 @@ def _build_bars(seconds: Mapping[str, float], whole: float) -> list[dict[str, st
     ]
 
 
-def _read_data_uri(path: Path) -> str:
+def read_data_uri(path: Path) -> str:
     """Return a PNG as a data URI; empty if there is none."""
     return f"data:image/png;base64,{b64encode(path.read_bytes()).decode()}" if path.exists() else ""
 
 
-def _list_files(folder: Path) -> list[dict[str, str]]:
+def list_files(folder: Path) -> list[dict[str, str]]:
     """Return the files beside the report, and the catalogue.
 
     Item and record are listed although they are written after the report: the item holds its checksum.
@@ -294,8 +300,8 @@ def _list_files(folder: Path) -> list[dict[str, str]]:
 
 
 @cache
-def load_report_template() -> Template:
-    """Return the template of the report, with what is needed to fill it; later calls return it at once."""
+def load_report_template(name: str = REPORT) -> Template:
+    """Return the template of a report, with what is needed to fill it; later calls return it at once."""
     importlib.import_module("markdown_it")
     environment = Environment(
         loader=PackageLoader("seamline.pipeline.report"),
@@ -303,7 +309,7 @@ def load_report_template() -> Template:
         undefined=StrictUndefined,
         keep_trailing_newline=True,
     )
-    return environment.get_template(REPORT)
+    return environment.get_template(name)
 
 
 def _render_markdown(markdown: str) -> Markup:

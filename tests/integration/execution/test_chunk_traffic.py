@@ -22,6 +22,7 @@ from seamline.pipeline.cluster.workers import CHUNKS_AT_ONCE
 from seamline.pipeline.common.errors import RunError
 from seamline.pipeline.execution import chunk_tasks
 from seamline.pipeline.execution.chunk_context import ChunkContext
+from seamline.pipeline.execution.chunk_tasks import ChunkOrigin
 from seamline.pipeline.execution.run_chunks import map_on_workers, run_chunks
 from seamline.pipeline.execution.run_directory import Report, RunDirectory
 from seamline.pipeline.geometry.tiling import Index, Tiling
@@ -104,7 +105,7 @@ def test_publishing_sends_no_run_with_its_chunks(job: ChunkContext, monkeypatch:
     with start_workers(2) as (_, client):
         done: list[int] = []
         _, size = count_traffic(
-            client, monkeypatch, lambda: done.extend(map_on_workers(client, large.scene)(sum, chunks))
+            client, monkeypatch, lambda: done.extend(map_on_workers(client, ChunkOrigin.of(large.scene))(sum, chunks))
         )
     assert done == [sum(chunk) for chunk in chunks]
     assert size < 2000 * CHUNKS

@@ -17,6 +17,7 @@ from odc.geo.geobox import GeoBox
 from rio_cogeo.cogeo import cog_validate
 
 from seamline.pipeline.common.classes import NODATA, LabelClass
+from seamline.pipeline.execution.chunk_tasks import ChunkOrigin
 from seamline.pipeline.execution.run_chunks import map_on_workers
 from seamline.pipeline.geometry.pixel_area import measure_pixel_areas
 from seamline.pipeline.geometry.tiling import Index
@@ -75,7 +76,7 @@ def test_workers_write_the_same_bytes_also_when_one_dies(tmp_path: Path) -> None
     ):
 
         def map_areas(function: Callable[[Index], Any], places: Iterable[Index]) -> Iterator[Any]:
-            return map_on_workers(client, scene)(partial(die_once, next(marks), function), places)
+            return map_on_workers(client, ChunkOrigin.of(scene))(partial(die_once, next(marks), function), places)
 
         assert publish(tmp_path / "together", labels, map_areas) == expected
     assert len(list(tmp_path.glob("died-*"))) >= 4  # labels and confidence, overviews and COG
