@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
 from seamline.pipeline.common.errors import InputError
 
 if TYPE_CHECKING:
+    from pydantic import BaseModel
+
     from seamline.flows.settings.options import SegmentOptions
+
+Options = TypeVar("Options", bound="BaseModel")
 
 SCENE_HELP = "A raster GDAL reads, a folder of band files, or a STAC item"
 ScenesArgument = Annotated[
@@ -116,21 +120,35 @@ def validate_options(**values: Any) -> SegmentOptions:
     Raises:
         InputError: A value is invalid; the message names the option as on the command line.
     """
-    from pydantic import ValidationError  # takes a while to import, and so do the options
+    from seamline.flows.settings.options import SegmentOptions  # takes a while to import
 
-    from seamline.flows.settings.options import SegmentOptions
+    return validate_as(SegmentOptions, "segment", **values)
+
+
+def validate_as(kind: type[Options], command: str, **values: Any) -> Options:
+    """Return validated options of a command.
+
+    Args:
+        kind: Model of the options.
+        command: Name of the command, for messages.
+        **values: The options by their names.
+
+    Raises:
+        InputError: A value is invalid; the message names the option as on the command line.
+    """
+    from pydantic import ValidationError
 
     try:
-        return SegmentOptions(**values)
+        return kind(**values)
     except ValidationError as error:
         first = error.errors()[0]
-        # Only the check of the precision, which depends on other fields, reports no field.
-        name = str(first["loc"][0]) if first["loc"] else "precision"
+        # Only checks that depend on several fields report no field.
+        name = str(first["loc"][0]) if first["loc"] else {"segment": "precision", "mosaic": "bounds"}[command]
         raise InputError(
             "--" + name.replace("_", "-"),
             got=repr(_format_typed(values[name])),
             expected=first.get("ctx", {}).get("expected", first["msg"]),
-            fix="see seamline segment --help",
+            fix=f"see seamline {command} --help",
         ) from error
 
 

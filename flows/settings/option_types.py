@@ -23,7 +23,7 @@ def option_error(expected: str) -> PydanticCustomError:
     return PydanticCustomError("option", "Input should be {expected}", {"expected": expected})
 
 
-def _expect(what: str) -> WrapValidator:
+def expect(what: str) -> WrapValidator:
     """Return a validator that reports one sentence in place of pydantic's errors of each nested type.
 
     Args:
@@ -78,28 +78,28 @@ _UpTo256 = Annotated[int, Field(ge=1, le=256)]
 _UpTo1000 = Annotated[int, Field(ge=1, le=1000)]
 _UpTo1024 = Annotated[int, Field(ge=1, le=1024)]
 
-WindowEdge = Annotated[_Count | None, _AUTO, _expect("a whole number from 1, or auto")]
-MarginWidth = Annotated[_Length | None, _AUTO, _expect("a whole number from 0, or auto")]
-ChunkTiles = Annotated[_UpTo1000 | None, _expect("a whole number from 1 to 1000")]
-Workers = Annotated[_UpTo256 | None, _expect("a whole number from 1 to 256")]
-Batch = Annotated[_UpTo1024 | None, _expect("a whole number from 1 to 1024")]
-Threads = Annotated[_UpTo1024 | None, _expect("a whole number from 1 to 1024")]
+WindowEdge = Annotated[_Count | None, _AUTO, expect("a whole number from 1, or auto")]
+MarginWidth = Annotated[_Length | None, _AUTO, expect("a whole number from 0, or auto")]
+ChunkTiles = Annotated[_UpTo1000 | None, expect("a whole number from 1 to 1000")]
+Workers = Annotated[_UpTo256 | None, expect("a whole number from 1 to 256")]
+Batch = Annotated[_UpTo1024 | None, expect("a whole number from 1 to 1024")]
+Threads = Annotated[_UpTo1024 | None, expect("a whole number from 1 to 1024")]
 Outputs = Annotated[
     tuple[Literal["cog", "zarr", "polygons", "probabilities", "confidence", "disagreement"], ...],
     AfterValidator(_check_has_labels),
-    _expect("cog, zarr or both, and if wanted polygons, probabilities, confidence, disagreement, with commas"),
+    expect("cog, zarr or both, and if wanted polygons, probabilities, confidence, disagreement, with commas"),
 ]
 PolygonFormats = Annotated[
     tuple[Literal["fgb", "gpkg", "parquet"], ...],
     Field(min_length=1),
-    _expect("fgb, gpkg, parquet, separated by commas"),
+    expect("fgb, gpkg, parquet, separated by commas"),
 ]
-NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False), _expect("a number from 0")]
-Scale = Annotated[Annotated[_Finite, AfterValidator(_check_not_zero)] | None, _expect("a number other than 0")]
-Offset = Annotated[_Finite | None, _expect("a number")]
+NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False), expect("a number from 0")]
+Scale = Annotated[Annotated[_Finite, AfterValidator(_check_not_zero)] | None, expect("a number other than 0")]
+Offset = Annotated[_Finite | None, expect("a number")]
 Acquired = Annotated[
     Annotated[str, AfterValidator(_check_time)] | None,
     BeforeValidator(_write_time),
-    _expect(f"{FORMS}, such as 2024-06-01"),
+    expect(f"{FORMS}, such as 2024-06-01"),
 ]
-Nodata = Annotated[float | Literal["none"] | None, BeforeValidator(_parse_nodata), _expect("a number, or none")]
+Nodata = Annotated[float | Literal["none"] | None, BeforeValidator(_parse_nodata), expect("a number, or none")]

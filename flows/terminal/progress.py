@@ -22,6 +22,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from seamline.flows.maps.observer import MapObserver
 from seamline.flows.runs.observer import RunObserver, RunResult
 from seamline.flows.terminal.output import OutputError
 from seamline.flows.terminal.process import find_command
@@ -158,6 +159,30 @@ class _SpeedMeter:
         if not totals.windows:
             self._pixels_before = totals.pixels_done
         return (totals.pixels_done - self._pixels_before) / max(totals.elapsed, 1e-3)
+
+
+@contextmanager
+def show_map_progress(*, quiet: bool = False) -> Iterator[MapObserver]:
+    """Yield a MapObserver that shows how many chunks of a map are done, and what was left out or assumed.
+
+    Args:
+        quiet: show warnings, and no progress.
+    """
+    bar = _make_bar(TextColumn("{task.completed}/{task.total} chunks"), TimeElapsedColumn(), TimeRemainingColumn())
+    task = bar.add_task("map", total=None)
+
+    def warn(text: str) -> None:
+        console.print(f"[yellow]warning[/]: {text}", highlight=False, soft_wrap=True)
+
+    def show(done: int, total: int) -> None:
+        if not quiet:
+            bar.start()
+            bar.update(task, completed=done, total=total)
+
+    try:
+        yield MapObserver(say=warn, progress=show)
+    finally:
+        bar.stop()
 
 
 @contextmanager

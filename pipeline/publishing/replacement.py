@@ -16,7 +16,7 @@ from __future__ import annotations
 import glob
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -61,13 +61,19 @@ def bring_back(folder: Path) -> None:
             old.rename(folder)
 
 
-def settle(directory: RunDirectory) -> None:
+def is_scene_file(name: str) -> bool:
+    """Return whether a file of this name in a scene's folder is one that a run writes."""
+    return name in _OWN_FILES
+
+
+def settle(directory: RunDirectory, is_own: Callable[[str], bool] = is_scene_file) -> None:
     """Finish what a killed replacement of a scene's folder left, and remove what is half written in it.
 
     Files of others in the old folder move to the new one.
 
     Args:
         directory: the run directory in the scene's folder, which is locked.
+        is_own: tells by its name whether a file of the folder is one that a run writes.
     """
     folder = directory.path.parent.resolve()
     for aside in _list_asides(folder):
@@ -77,7 +83,7 @@ def settle(directory: RunDirectory) -> None:
             remove(result)
             aside.rename(result)
         else:
-            _discard(aside, folder)
+            _discard(aside, folder, is_own)
     with suppress(OSError):  # not empty: other scenes are being replaced
         (folder.parent / ASIDE).rmdir()
     for part in folder.glob(".*.part"):
@@ -90,10 +96,10 @@ def _list_asides(folder: Path) -> Iterator[Path]:
         yield from (folder.parent / ASIDE).glob(name)
 
 
-def _discard(old: Path, folder: Path) -> None:
+def _discard(old: Path, folder: Path, is_own: Callable[[str], bool]) -> None:
     """Remove an old version of a scene's folder; what is not ours moves to the new one."""
     for path in old.iterdir():
-        is_ours = path.name.removesuffix(_GDAL_METADATA) in _OWN_FILES or path.name == RUN_DIRECTORY
+        is_ours = is_own(path.name.removesuffix(_GDAL_METADATA)) or path.name == RUN_DIRECTORY
         if not is_ours and not path.name.endswith(".part") and not (folder / path.name).exists():
             path.rename(folder / path.name)
     # Errors are ignored: a task of a killed run may still write here.

@@ -83,6 +83,36 @@ def read_aoi(path: Path, grid: GeoBox) -> str:
     return str(shapely.union_all(list(_iter_polygons(projected))).wkt)
 
 
+def read_area(path: Path, crs: CRS) -> shapely.Polygon | shapely.MultiPolygon:
+    """Read the polygons of a vector file and transform them to a CRS.
+
+    Straight edges of the file become curves there; they get a point for each hundredth of the polygons' extent.
+
+    Args:
+        path: The file, as ``read_aoi`` takes it.
+        crs: The CRS, of a map.
+
+    Returns:
+        The union of the polygons, valid.
+
+    Raises:
+        InputError: The file is no vector file or has no polygons, or these do not lie where the CRS is defined.
+    """
+    area, file_crs = _read_polygons(path)
+    left, bottom, right, top = area.bounds
+    step = max(right - left, top - bottom) / _SEGMENTS_PER_SCENE
+    projected = Geometry(area, file_crs).to_crs(crs, step).geom
+    parts = list(_iter_polygons(shapely.make_valid(projected))) if np.isfinite(projected.bounds).all() else []
+    if not parts:
+        raise _aoi_error(
+            path,
+            f"polygons within {_format_bounds(area.bounds)}, which have no place in {crs.to_epsg() or 'the CRS'}",
+            "polygons where the CRS of the map is defined",
+        )
+    union: shapely.Polygon | shapely.MultiPolygon = shapely.union_all(parts)
+    return union
+
+
 def _read_polygons(path: Path) -> tuple[BaseGeometry, CRS]:
     """Return the union of all polygons in a vector file, and its CRS."""
     refuse_special_file(path)

@@ -192,6 +192,15 @@ def append_bytes(source: Path, start: int, size: int, target: BinaryIO) -> None:
             start, size = start + copied, size - copied
 
 
+def link_or_copy(source: str | Path, target: str | Path) -> str:
+    """Give a file a second name, or copy it where the file system has no links; return the name."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copy2(source, target)
+    return str(target)
+
+
 def remove(path: Path) -> None:
     """Remove a file, a link, or a folder with everything in it; nothing happens if there is none."""
     if path.is_dir() and not path.is_symlink():

@@ -1,0 +1,1 @@
+"""Maps of many scenes: what is asked for, planned and run."""

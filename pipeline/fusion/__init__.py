@@ -1,0 +1,1 @@
+"""From the votes of published scenes to the files of a map, chunk by chunk."""

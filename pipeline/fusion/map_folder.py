@@ -1,0 +1,176 @@
+"""The folder of a map: its periods, all of them in one store, and their items in the catalogue of the scenes.
+
+::
+
+    <map>/map.json                the record: what the map is, and of which scenes
+          map.zarr                all periods, (time, y, x); not where there is only the period ``all``
+          catalog.json, …         the catalogue of the periods, as of scenes
+          <map>-<period>/…        the files of a period, as of a scene
+          .run/                   the run that is under way
+    <scenes>/<map>-<period>/item.json   the item of the period once more
+
+All files of a new version are written to the result folder of the run directory. It takes the place of the map's folder
+in one step (``publishing/replacement.py``); until then the version of before is there. Then the items follow.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Iterable
+from contextlib import suppress
+from pathlib import Path
+
+from seamline.pipeline.common.errors import InputError
+from seamline.pipeline.common.layout import CATALOG, COLLECTION, ITEM, ITEMS, MAP_RECORD, MAP_STORE, MODEL, RECORD, STAMPS, WAITING, ZARR
+from seamline.pipeline.fusion.map_item import CANONICAL, MAP, list_in_scenes_catalogue
+from seamline.pipeline.fusion.time_store import PeriodStore, write_time_store
+from seamline.pipeline.mosaic.map_record import MapRecord, MapScene, write_map_record
+from seamline.pipeline.mosaic.periods import ALL, Period
+from seamline.pipeline.stac.catalog import encode_json, update_catalog
+from seamline.pipeline.stac.items import read_item
+from seamline.pipeline.stac.scene_item import ModelReference
+from seamline.pipeline.storage.atomic import atomic_write, link_or_copy
+from seamline.pipeline.storage.digests import combine_digests
+from seamline.pipeline.storage.object_store import ObjectFolder, is_object_url
+
+_OWN_FILES = {CATALOG, COLLECTION, ITEMS, MAP_RECORD, MAP_STORE, STAMPS, WAITING}
+
+
+def name_period(map_name: str, period: str) -> str:
+    """Return the id of the item of a period, which is the name of its folder."""
+    return f"{map_name}-{period}"
+
+
+def is_whole(folder: Path) -> bool:
+    """Return whether the files of a period are all written: its record comes last."""
+    return all((folder / name).is_file() for name in (ITEM, RECORD, MODEL))
+
+
+def is_own(map_name: str, name: str) -> bool:
+    """Return whether a file or folder of this name in the folder of a map is one that a run writes."""
+    period = name.removeprefix(f"{map_name}-")
+    with suppress(ValueError):
+        return name in _OWN_FILES or (period != name and bool(Period.from_name(period)))
+    return False
+
+
+def take_over_period(old: Path, new: Path) -> None:
+    """Give a map the files of a period that has not changed, as hard links, or copies where there are no links."""
+    part = new.with_name(f".{new.name}.part")
+    shutil.rmtree(part, ignore_errors=True)
+    shutil.copytree(old, part, copy_function=link_or_copy)
+    part.rename(new)
+
+
+def write_map_files(folder: Path, map_name: str, record: MapRecord) -> None:
+    """Write what a map has beside its periods, which are all there: the store of all of them, catalogue and record.
+
+    Args:
+        folder: where the files of the map are written.
+        map_name: name of the map.
+        record: its record.
+    """
+    if record.definition.period != ALL.name:
+        stores = [
+            PeriodStore.from_period(Period.from_name(period), folder / name_period(map_name, period) / ZARR)
+            for period in record.periods
+        ]
+        shutil.rmtree(folder / MAP_STORE, ignore_errors=True)
+        digests = {"map_digest": combine_digests({"definition": record.definition.digest})}
+        write_time_store(folder / MAP_STORE, stores, f"map {map_name}", digests)
+    update_catalog(folder)
+    write_map_record(folder, record)
+
+
+def list_in_catalogue(catalogue: Path, folder: Path, periods: Iterable[str]) -> None:
+    """Write the items of a map's periods to the catalogue of the scenes, and remove those of periods that are gone.
+
+    Args:
+        catalogue: absolute path of the catalogue.
+        folder: absolute path of the map, which is published.
+        periods: names of the periods.
+    """
+    names = {name_period(folder.name, period) for period in periods}
+    for name in sorted(names):
+        item = list_in_scenes_catalogue(read_item(folder / name / ITEM), folder / name, catalogue)
+        path, content = catalogue / name / ITEM, encode_json(item)
+        if path.is_file() and path.read_bytes() == content:
+            continue
+        path.parent.mkdir(exist_ok=True)
+        with atomic_write(path, shared=True) as part:
+            part.write_bytes(content)
+        update_catalog(catalogue, name)
+    for name in _list_own_items(catalogue, folder) - names:
+        shutil.rmtree(catalogue / name)
+        update_catalog(catalogue, name)
+
+
+def refuse_taken_names(catalogue: Path, folder: Path, periods: Iterable[str]) -> None:
+    """Refuse a map whose items would take the places of others in the catalogue of the scenes.
+
+    Raises:
+        InputError: a scene, or a period of another map, has the id of an item.
+    """
+    own = _list_own_items(catalogue, folder)
+    for name in (name_period(folder.name, period) for period in periods):
+        if (catalogue / name / ITEM).exists() and name not in own:
+            raise InputError(
+                f"map {folder.name}",
+                got=f"a result {name} in {catalogue}, which is not of this map",
+                expected="a name that no scene and no other map has",
+                fix="give another --out",
+            )
+
+
+def _list_own_items(catalogue: Path, folder: Path) -> set[str]:
+    """Return the ids of the items of a map in the catalogue of the scenes."""
+    found = set()
+    for path in catalogue.glob(f"{folder.name}-*/{ITEM}"):
+        with suppress(OSError, ValueError, LookupError, TypeError):
+            item = json.loads(path.read_bytes())
+            links = [link["href"] for link in item["links"] if link["rel"] == CANONICAL]
+            place = (path.parent / links[0]).resolve().parent.parent
+            if item["properties"][MAP] == folder.name and place == folder.resolve():
+                found.add(path.parent.name)
+    return found
+
+
+def fetch_model(scenes: Iterable[MapScene], name: str, digest: str, target: Path) -> ModelReference:
+    """Copy the document of the model that segmented scenes to a file.
+
+    Args:
+        scenes: scenes of the model; beside the files of most of them lies a copy of its document.
+        name: name of the model.
+        digest: SHA-256 of the document.
+        target: where the copy goes.
+
+    Returns:
+        The model, with the copy as its document.
+
+    Raises:
+        InputError: no scene has an undamaged copy.
+    """
+    for scene in scenes:
+        content = _read_document(scene.folder)
+        if content is not None and hashlib.sha256(content).hexdigest() == digest:
+            with atomic_write(target) as part:
+                part.write_bytes(content)
+            limits = json.loads(content)["properties"].get("seamline:limits", "")
+            return ModelReference(name, digest, target, str(limits))
+    raise InputError(
+        "scenes of the map",
+        got=f"none with a {MODEL} of model {name}, as earlier versions left them",
+        expected="a copy of the model's document beside the results",
+        fix="give the commands again that segmented them: they add it without inference",
+    )
+
+
+def _read_document(folder: str) -> bytes | None:
+    if is_object_url(folder):
+        found = ObjectFolder.from_url(folder).get(MODEL)
+        return None if found is None else found.data
+    with suppress(OSError):
+        return (Path(folder) / MODEL).read_bytes()
+    return None
