@@ -12,6 +12,7 @@ the Earth.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from math import cos, radians, sin, tan
 
@@ -101,8 +102,12 @@ class Simulation:
     @property
     def shadow_shift(self) -> tuple[int, int]:
         """(rows, columns) from a low cloud to its shadow."""
-        length = _CLOUD_HEIGHT / tan(radians(SUN_ELEVATION)) / self.pixel_size
-        return round(-TOWARDS_SUN[0] * length), round(-TOWARDS_SUN[1] * length)
+        return find_shadow_shift(self.pixel_size)
+
+    @property
+    def acquired(self) -> str:
+        """When the scene was taken, ISO 8601."""
+        return ACQUISITION_TIME
 
     def render_block(self, window: Window) -> SimulatedBlock:
         """Render a window of the scene.
@@ -113,55 +118,115 @@ class Simulation:
         Returns:
             Digital numbers (6, height, width) and truth labels (height, width).
         """
-        bands = np.zeros((len(BANDS), *window.shape), dtype=np.uint16)
-        truth = np.full(window.shape, NODATA, dtype=np.uint8)
-        inside = self._swath_mask(window)
-        for row in range(window.row // _TILE_SIZE * _TILE_SIZE, window.stop_row, _TILE_SIZE):
-            for col in range(window.col // _TILE_SIZE * _TILE_SIZE, window.stop_col, _TILE_SIZE):
-                tile = Window(row, col, _TILE_SIZE, _TILE_SIZE)
-                part = tile.intersection(window)
-                in_window, in_tile = part.relative_to(window).to_slices(), part.relative_to(tile).to_slices()
-                if inside[in_window].any():
-                    numbers, labels = self._render_tile(tile)
-                    bands[:, *in_window] = numbers[:, *in_tile] * inside[in_window]
-                    truth[in_window] = np.where(inside[in_window], labels[in_tile], NODATA)
-        return bands, truth
+        sky = Sky(self.seed, self.shadow_shift)
 
-    def _swath_mask(self, window: Window) -> NDArray[np.bool_]:
-        """Return the pixels between the two edges of a swath that leans like those of descending orbits."""
-        rows = np.arange(window.row, window.stop_row)[:, None]
-        cols = np.arange(window.col, window.stop_col)
-        lean = min(0.14, 0.25 * self.width / self.height)
-        left = lean * (0.55 * self.height - rows)
-        right = self.width + lean * (0.45 * self.height - rows)
-        inside: NDArray[np.bool_] = (cols >= np.maximum(left, 0)) & (cols < np.minimum(right, self.width))
-        return inside & (rows >= 0) & (rows < self.height)
+        def render_tile(tile: Window) -> SimulatedBlock:
+            return observe_surface(*render_surface(widen(tile), self.seed, harsh=self.harsh), tile, sky)
 
-    def _render_tile(self, tile: Window) -> SimulatedBlock:
-        # Two more pixels on every side: one for the gradients, one for the blur.
-        wide = Window(tile.row - 2, tile.col - 2, tile.height + 4, tile.width + 4)
-        down, right = self.shadow_shift
-        bands, water = render_surface(wide, self.seed, harsh=self.harsh)
-        thickness = _cloud_thickness(wide, self.seed)
-        cloud = _cloud_opacity(thickness)
-        dimmed = _cloud_opacity(_cloud_thickness(wide.shift(-down, -right), self.seed))
-        veil, air = _make_high_air(wide, self.seed)
-        clear = (1 - cloud) * (1 - veil)
-        # The light that the clouds reflect, which is added to what they let through.
-        white = veil * (1 - cloud) * np.float32(0.75) + cloud * _cloud_brightness(thickness)
-        grain = _sensor_noise(self.seed, tile)
-        numbers = np.empty((len(BANDS), *tile.shape), dtype=np.uint16)
-        for i, band in enumerate(bands):
-            band *= 1 - dimmed * (1 - _SKYLIGHT[i])
-            band += _HAZE[i] * air
-            band *= clear
-            band += white * _BRIGHT[i]
-            numbers[i] = _digitize(_blur(band[1:-1, 1:-1]), grain[i])
-        inner = np.s_[2:-2, 2:-2]
-        labels = np.where(water[inner] > 0.5, np.uint8(_WATER), np.uint8(_LAND))
-        labels[dimmed[inner] > _DIMMED_SHARE] = _SHADOW
-        labels[1 - clear[inner] > _HIDDEN_SHARE] = _CLOUD
-        return numbers, labels
+        return render_tiles(window, (self.height, self.width), render_tile)
+
+
+def find_shadow_shift(pixel_size: float) -> tuple[int, int]:
+    """Return (rows, columns) from a low cloud to its shadow, for pixels of so many metres."""
+    length = _CLOUD_HEIGHT / tan(radians(SUN_ELEVATION)) / pixel_size
+    return round(-TOWARDS_SUN[0] * length), round(-TOWARDS_SUN[1] * length)
+
+
+@dataclass(frozen=True)
+class Sky:
+    """What lies between the ground and the sensor.
+
+    Attributes:
+        seed: Seed of clouds, haze and the noise of the sensor.
+        shadow_shift: (rows, columns) from a low cloud to its shadow.
+        haze: Amount of haze; 1 is usual.
+        gain: What all reflectances are multiplied with: how bright the day was.
+    """
+
+    seed: int
+    shadow_shift: tuple[int, int]
+    haze: float = 1.0
+    gain: float = 1.0
+
+
+def render_tiles(
+    window: Window, shape: tuple[int, int], render_tile: Callable[[Window], SimulatedBlock]
+) -> SimulatedBlock:
+    """Render a window of a scene from tiles that lie at fixed places, inside of the swath.
+
+    Args:
+        window: The window, which may overhang the scene.
+        shape: (height, width) of the scene.
+        render_tile: Renders one tile of the scene.
+
+    Returns:
+        Digital numbers (6, height, width) and truth labels (height, width); 0 and 255 outside of the swath.
+    """
+    bands = np.zeros((len(BANDS), *window.shape), dtype=np.uint16)
+    truth = np.full(window.shape, NODATA, dtype=np.uint8)
+    inside = _swath_mask(window, *shape)
+    for row in range(window.row // _TILE_SIZE * _TILE_SIZE, window.stop_row, _TILE_SIZE):
+        for col in range(window.col // _TILE_SIZE * _TILE_SIZE, window.stop_col, _TILE_SIZE):
+            tile = Window(row, col, _TILE_SIZE, _TILE_SIZE)
+            part = tile.intersection(window)
+            in_window, in_tile = part.relative_to(window).to_slices(), part.relative_to(tile).to_slices()
+            if inside[in_window].any():
+                numbers, labels = render_tile(tile)
+                bands[:, *in_window] = numbers[:, *in_tile] * inside[in_window]
+                truth[in_window] = np.where(inside[in_window], labels[in_tile], NODATA)
+    return bands, truth
+
+
+def _swath_mask(window: Window, height: int, width: int) -> NDArray[np.bool_]:
+    """Return the pixels between the two edges of a swath that leans like those of descending orbits."""
+    rows = np.arange(window.row, window.stop_row)[:, None]
+    cols = np.arange(window.col, window.stop_col)
+    lean = min(0.14, 0.25 * width / height)
+    left = lean * (0.55 * height - rows)
+    right = width + lean * (0.45 * height - rows)
+    inside: NDArray[np.bool_] = (cols >= np.maximum(left, 0)) & (cols < np.minimum(right, width))
+    return inside & (rows >= 0) & (rows < height)
+
+
+def widen(tile: Window) -> Window:
+    """Return a tile with two more pixels on every side: one for the gradients, one for the blur."""
+    return Window(tile.row - 2, tile.col - 2, tile.height + 4, tile.width + 4)
+
+
+def observe_surface(bands: Field, water: Field, tile: Window, sky: Sky) -> SimulatedBlock:
+    """Return what a sensor sees of the ground through the sky.
+
+    Args:
+        bands: Reflectance of the sunlit ground (6, height, width) of the widened tile; overwritten.
+        water: Share of water in each pixel of the widened tile, shape (height, width).
+        tile: The tile of the scene.
+        sky: The sky above the scene.
+
+    Returns:
+        Digital numbers (6, height, width) and truth labels (height, width) of the tile.
+    """
+    wide, (down, right) = widen(tile), sky.shadow_shift
+    thickness = _cloud_thickness(wide, sky.seed)
+    cloud = _cloud_opacity(thickness)
+    dimmed = _cloud_opacity(_cloud_thickness(wide.shift(-down, -right), sky.seed))
+    veil, air = _make_high_air(wide, sky.seed)
+    clear = (1 - cloud) * (1 - veil)
+    # The light that the clouds reflect, which is added to what they let through.
+    white = veil * (1 - cloud) * np.float32(0.75) + cloud * _cloud_brightness(thickness)
+    grain = _sensor_noise(sky.seed, tile)
+    numbers = np.empty((len(BANDS), *tile.shape), dtype=np.uint16)
+    for i, band in enumerate(bands):
+        band *= 1 - dimmed * (1 - _SKYLIGHT[i])
+        band += np.float32(sky.haze) * _HAZE[i] * air
+        band *= clear
+        band += white * _BRIGHT[i]
+        band *= np.float32(sky.gain)
+        numbers[i] = _digitize(_blur(band[1:-1, 1:-1]), grain[i])
+    inner = np.s_[2:-2, 2:-2]
+    labels = np.where(water[inner] > 0.5, np.uint8(_WATER), np.uint8(_LAND))
+    labels[dimmed[inner] > _DIMMED_SHARE] = _SHADOW
+    labels[1 - clear[inner] > _HIDDEN_SHARE] = _CLOUD
+    return numbers, labels
 
 
 def _cloud_thickness(area: Window, seed: int) -> Field:
