@@ -10,7 +10,6 @@ import typer
 from seamline.flows.cli.arguments import JsonFlag, QuietFlag, VerboseFlag, parse_numbers, split_names, validate_as
 from seamline.flows.cli.config_file import ConfigOption
 from seamline.flows.terminal import progress
-from seamline.pipeline.common.errors import InputError
 
 app = typer.Typer()
 # Each command imports what it runs when it is called, so that `--help` and refused usage answer at once.
@@ -37,7 +36,9 @@ def mosaic(
     where: Annotated[
         str, typer.Option(rich_help_panel=_SCENES, help="SQL expression over items.parquet: cloud_share < 0.5")
     ] = "",
-    model: Annotated[str, typer.Option(rich_help_panel=_SCENES, help="Scenes segmented by the model of this name")] = "",
+    model: Annotated[
+        str, typer.Option(rich_help_panel=_SCENES, help="Scenes segmented by the model of this name")
+    ] = "",
     unseen: Annotated[
         str,
         typer.Option(

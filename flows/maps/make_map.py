@@ -225,9 +225,7 @@ class _MapRun:
         asked = ("probabilities",) if "probabilities" in definition.outputs else ()
         layout = ZarrLayout(CHUNK, None, self.options.zarr_format)
         title = f"map {self.plan.name}, fused of scenes segmented with {definition.model}"
-        create_store(
-            path, grid.geobox, definition.label_classes, layout, title=title, layers=(*asked, *MAP_LAYERS)
-        )
+        create_store(path, grid.geobox, definition.label_classes, layout, title=title, layers=(*asked, *MAP_LAYERS))
 
 
 def _now() -> str:

@@ -23,7 +23,19 @@ from contextlib import suppress
 from pathlib import Path
 
 from seamline.pipeline.common.errors import InputError
-from seamline.pipeline.common.layout import CATALOG, COLLECTION, ITEM, ITEMS, MAP_RECORD, MAP_STORE, MODEL, RECORD, STAMPS, WAITING, ZARR
+from seamline.pipeline.common.layout import (
+    CATALOG,
+    COLLECTION,
+    ITEM,
+    ITEMS,
+    MAP_RECORD,
+    MAP_STORE,
+    MODEL,
+    RECORD,
+    STAMPS,
+    WAITING,
+    ZARR,
+)
 from seamline.pipeline.fusion.map_item import CANONICAL, MAP, list_in_scenes_catalogue
 from seamline.pipeline.fusion.time_store import PeriodStore, write_time_store
 from seamline.pipeline.mosaic.map_record import MapRecord, MapScene, write_map_record
@@ -32,7 +44,6 @@ from seamline.pipeline.stac.catalog import encode_json, update_catalog
 from seamline.pipeline.stac.items import read_item
 from seamline.pipeline.stac.scene_item import ModelReference
 from seamline.pipeline.storage.atomic import atomic_write, link_or_copy
-from seamline.pipeline.storage.digests import combine_digests
 from seamline.pipeline.storage.object_store import ObjectFolder, is_object_url
 
 _OWN_FILES = {CATALOG, COLLECTION, ITEMS, MAP_RECORD, MAP_STORE, STAMPS, WAITING}
@@ -73,15 +84,26 @@ def write_map_files(folder: Path, map_name: str, record: MapRecord) -> None:
         record: its record.
     """
     if record.definition.period != ALL.name:
-        stores = [
-            PeriodStore.from_period(Period.from_name(period), folder / name_period(map_name, period) / ZARR)
-            for period in record.periods
-        ]
         shutil.rmtree(folder / MAP_STORE, ignore_errors=True)
-        digests = {"map_digest": combine_digests({"definition": record.definition.digest})}
-        write_time_store(folder / MAP_STORE, stores, f"map {map_name}", digests)
+        write_time_store(
+            folder / MAP_STORE,
+            [
+                _describe_store(Period.from_name(name), folder / name_period(map_name, name) / ZARR)
+                for name in record.periods
+            ],
+            record.map_grid.geobox,
+            record.definition.label_classes,
+            title=f"map {map_name}",
+            attributes={"definition_digest": record.definition.digest, "model_digest": record.definition.model_digest},
+        )
     update_catalog(folder)
     write_map_record(folder, record)
+
+
+def _describe_store(period: Period, path: Path) -> PeriodStore:
+    if period.start is None or period.end is None:
+        raise ValueError(f"period {period.name} has no start and no end, expected one of several")
+    return PeriodStore(period.name, period.start.date(), period.end.date(), path)
 
 
 def list_in_catalogue(catalogue: Path, folder: Path, periods: Iterable[str]) -> None:

@@ -14,15 +14,15 @@ from numpy.typing import NDArray
 from seamline.pipeline.common.memory import read_peak_memory
 from seamline.pipeline.common.stopwatch import Stopwatch
 from seamline.pipeline.execution.run_directory import Report, RunDirectory
+from seamline.pipeline.fusion.fusing import FusedChunk
+from seamline.pipeline.fusion.scene_votes import SceneSource, fuse_window
 from seamline.pipeline.geometry.area_mask import mask_area
 from seamline.pipeline.geometry.map_grid import MapGrid, list_touched_chunks
 from seamline.pipeline.geometry.tiling import Index
 from seamline.pipeline.geometry.window import Window
-from seamline.pipeline.fusion.fusing import FusedChunk
 from seamline.pipeline.mosaic.map_record import MapRecord, MapScene, read_map_record
-from seamline.pipeline.fusion.scene_votes import SceneSource, fuse_window
 from seamline.pipeline.products.store_files import list_chunk_files, renew_store
-from seamline.pipeline.products.zarr_store import list_store_rasters, write_store_raster
+from seamline.pipeline.products.zarr_store import LABELS_ARRAY, list_store_rasters, write_store_raster
 from seamline.pipeline.storage.atomic import link_or_copy, remove, sync_files
 
 
@@ -59,8 +59,9 @@ class PeriodRun:
     def _write(self, window: Window, fused: FusedChunk) -> list[Path]:
         """Write a chunk to the store; return its files."""
         store, files = self.directory.store, list[Path]()
+        rasters = {LABELS_ARRAY: fused.labels, **fused.layers}
         for name in list_store_rasters(store):
-            write_store_raster(store, name, window, fused.rasters[name])
+            write_store_raster(store, name, window, rasters[name])
             files += [path for path in list_chunk_files(store, name, window) if path.exists()]
         sync_files(files)
         return files

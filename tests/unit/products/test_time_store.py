@@ -18,12 +18,12 @@ from affine import Affine
 from odc.geo.geobox import GeoBox
 
 from seamline.pipeline.common.classes import NODATA, LabelClass
+from seamline.pipeline.fusion.time_store import PeriodStore, write_time_store
 from seamline.pipeline.geometry.window import Window
 from seamline.pipeline.products import store_files
 from seamline.pipeline.products.layers import LAYERS, get_nodata
 from seamline.pipeline.products.overviews import list_levels, write_overviews
 from seamline.pipeline.products.seal import has_sealed_content, is_sealed, list_store_files, seal
-from seamline.pipeline.products.time_store import PeriodStore, write_time_store
 from seamline.pipeline.products.zarr_store import (
     LABELS_ARRAY,
     ZarrLayout,
