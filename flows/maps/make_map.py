@@ -40,6 +40,7 @@ from seamline.pipeline.fusion.map_folder import (
 from seamline.pipeline.fusion.period_run import PeriodRun, find_fused, open_period_store
 from seamline.pipeline.fusion.publish_map import MAP_LAYERS, MapPublication, publish_period
 from seamline.pipeline.geometry.map_grid import CHUNK
+from seamline.pipeline.geometry.tiling import Index
 from seamline.pipeline.mosaic.map_record import write_map_record
 from seamline.pipeline.products.zarr_store import ZarrLayout, create_store
 from seamline.pipeline.publishing.replacement import bring_back, put_in_place, settle
@@ -202,10 +203,10 @@ class _MapRun:
         period_id = name_period(self.plan.name, period)
         run = PeriodRun(period, self.directory.files, RunDirectory(self.directory.files / "periods", period_id))
         reports = self._fuse(publication, run, done)
-        publish_period(publication, period, period_id, run.directory, list(reports.values()))
+        publish_period(publication, period, run.directory, list(reports.values()))
         run.directory.result.rename(self.directory.result / period_id)
 
-    def _fuse(self, publication: MapPublication, run: PeriodRun, done: int) -> Mapping[object, Report]:
+    def _fuse(self, publication: MapPublication, run: PeriodRun, done: int) -> Mapping[Index, Report]:
         """Fuse the chunks of a period that are not yet fused; return the reports of all."""
         changes, old = self.plan.periods[run.period], self.plan.old
         kept_store = self.plan.find_kept_store(run.period)

@@ -15,7 +15,7 @@ from pyproj.exceptions import CRSError
 from seamline.flows.maps.options import MosaicOptions
 from seamline.pipeline.common.errors import InputError
 from seamline.pipeline.common.layout import MAP_STORE, ZARR
-from seamline.pipeline.fusion.publish_map import is_whole, name_period
+from seamline.pipeline.fusion.map_folder import is_whole, name_period
 from seamline.pipeline.geometry.map_grid import MapGrid
 from seamline.pipeline.mosaic.changes import PeriodChanges, find_changes
 from seamline.pipeline.mosaic.map_record import (
@@ -151,12 +151,12 @@ def _read_area(options: MosaicOptions, crs: CRS) -> shapely.Polygon | shapely.Mu
 def _define_map(
     options: MosaicOptions, crs: CRS, area: shapely.Polygon | shapely.MultiPolygon | None, selection: Selection
 ) -> MapDefinition:
-    has_aoi = options.bounds is None and area is not None
+    aoi = None if area is None or options.bounds is not None else shapely.geometry.mapping(area)
     return MapDefinition(
         crs=name_crs(crs),
         resolution=options.resolution,
         bounds=options.bounds,
-        aoi=shapely.geometry.mapping(area) if has_aoi else None,
+        aoi=aoi,
         period=options.period,
         where=options.where,
         model=selection.model,

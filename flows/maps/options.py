@@ -42,9 +42,7 @@ class MosaicOptions(BaseModel):
     on_bad_scene: Literal["fail", "skip"] = Field(
         default="fail", description="What a scene does whose files are gone or damaged"
     )
-    outputs: MapOutputs = Field(
-        default=("cog", "zarr"), description="What to write; the map goes on from its Zarr store"
-    )
+    outputs: MapOutputs = Field(default=("cog", "zarr"), description="What to write; a map goes on from its Zarr store")
     polygon_formats: PolygonFormats = Field(
         default=("fgb", "gpkg", "parquet"), description="Files of the output polygons"
     )

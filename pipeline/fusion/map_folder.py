@@ -85,12 +85,10 @@ def write_map_files(folder: Path, map_name: str, record: MapRecord) -> None:
     """
     if record.definition.period != ALL.name:
         shutil.rmtree(folder / MAP_STORE, ignore_errors=True)
+        paths = {name: folder / name_period(map_name, name) / ZARR for name in record.periods}
         write_time_store(
             folder / MAP_STORE,
-            [
-                _describe_store(Period.from_name(name), folder / name_period(map_name, name) / ZARR)
-                for name in record.periods
-            ],
+            [_describe_store(Period.from_name(name), path) for name, path in paths.items()],
             record.map_grid.geobox,
             record.definition.label_classes,
             title=f"map {map_name}",

@@ -68,7 +68,11 @@ class PeriodRun:
 
 
 def open_period_store(
-    run: PeriodRun, create: Callable[[Path], None], kept: Mapping[Index, Index], old: Path | None, old_grid: MapGrid
+    run: PeriodRun,
+    create: Callable[[Path], None],
+    kept: Mapping[Index, Index],
+    old: Path | None,
+    old_grid: MapGrid | None,
 ) -> None:
     """Make the store of a period, with the chunks that are taken over from the map as it is; or go on with it.
 
@@ -87,7 +91,7 @@ def open_period_store(
     part = store.with_name("part.zarr")
     remove(part)
     create(part)
-    if old is not None:
+    if old is not None and old_grid is not None:
         grid = _load_votes(run.record, run.period).grid
         for name in list_store_rasters(part):
             for chunk, twin in kept.items():

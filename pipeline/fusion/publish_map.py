@@ -18,6 +18,7 @@ from seamline.pipeline.common.layout import PREVIEW, RECORD, ZARR
 from seamline.pipeline.common.stopwatch import Stopwatch
 from seamline.pipeline.common.time_span import TimeSpan
 from seamline.pipeline.execution.run_directory import Report, RunDirectory
+from seamline.pipeline.fusion.map_folder import name_period
 from seamline.pipeline.fusion.map_item import build_map_item, relate_scene
 from seamline.pipeline.fusion.map_report import write_map_report
 from seamline.pipeline.geometry.map_grid import CHUNK
@@ -121,6 +122,7 @@ def publish_period(
     """
     folder, store, watch = directory.result, directory.store, Stopwatch()
     files, scratch = publication.describe_files(folder), directory.files
+    period_id = name_period(publication.name, period)
     inferred = _describe_run(publication, period, period_id, reports)
     step = math.ceil(max(files.grid.shape) / _PREVIEW_EDGE)
     with watch.stage("overviews"):
@@ -172,8 +174,8 @@ def _refuse_lost_files(directory: RunDirectory, reports: Sequence[Report], store
     )
     if lost:
         raise RunError(
-            f"map {directory.files.name}: files of {lost} chunks in {directory.store} were lost or changed while the run"
-            " went on; run the same command again to fuse them anew"
+            f"map {directory.files.name}: files of {lost} chunks in {directory.store} were lost or changed while the "
+            "run went on; run the same command again to fuse them anew"
         )
 
 

@@ -83,7 +83,7 @@ def read_aoi(path: Path, grid: GeoBox) -> str:
     return str(shapely.union_all(list(_iter_polygons(projected))).wkt)
 
 
-def read_area(path: Path, crs: CRS) -> shapely.Polygon | shapely.MultiPolygon:
+def read_area(path: Path, crs: CRS) -> shapely.MultiPolygon:
     """Read the polygons of a vector file and transform them to a CRS.
 
     Straight edges of the file become curves there; they get a point for each hundredth of the polygons' extent.
@@ -109,8 +109,7 @@ def read_area(path: Path, crs: CRS) -> shapely.Polygon | shapely.MultiPolygon:
             f"polygons within {_format_bounds(area.bounds)}, which have no place in {crs.to_epsg() or 'the CRS'}",
             "polygons where the CRS of the map is defined",
         )
-    union: shapely.Polygon | shapely.MultiPolygon = shapely.union_all(parts)
-    return union
+    return shapely.MultiPolygon(list(_iter_polygons(shapely.union_all(parts))))
 
 
 def _read_polygons(path: Path) -> tuple[BaseGeometry, CRS]:
