@@ -18,6 +18,7 @@ from prefect.artifacts import create_image_artifact, create_markdown_artifact
 from prefect.events import emit_event
 
 from seamline.flows.collection.outcomes import Outcome
+from seamline.flows.maps.observer import MapResult
 from seamline.flows.runs.observer import RunResult
 from seamline.flows.settings.folders import is_disk_low
 from seamline.pipeline.common.classes import format_count, format_percent
@@ -101,6 +102,21 @@ def show_collection(outcomes: Sequence[Outcome], known: int, waiting: Sequence[s
     """
     text = _format_collection_report(outcomes, known, waiting, title)
     create_markdown_artifact(markdown=text, key="segment-collection", description=title)
+
+
+def show_map(result: MapResult) -> None:
+    """Create the artifact that reports a run of a map: its periods, scenes, and what was left out."""
+    rows = [f"| {name} | {len(scenes):,} |" for name, scenes in result.record.periods.items()]
+    left_out = [
+        f"- left out: {_escape_cell(scene.id)}: {_escape_cell(scene.reason)}" for scene in result.record.skipped
+    ]
+    done = format_count(result.chunks, "chunk") + " computed" if result.computed else "up to date"
+    lines = [f"# {result.folder.name}", f"{done}, {result.seconds:.0f} s", "| period | scenes |", "|---|---|", *rows]
+    create_markdown_artifact(
+        markdown="\n".join([lines[0], "", lines[1], "", *lines[2:], "", *left_out]),
+        key=make_artifact_key("map", result.folder.name),
+        description=result.folder.name,
+    )
 
 
 def _format_summary(result: RunResult) -> str:

@@ -36,10 +36,10 @@ from seamline.pipeline.common.layout import (
     WAITING,
     ZARR,
 )
-from seamline.pipeline.fusion.map_item import CANONICAL, MAP, list_in_scenes_catalogue
 from seamline.pipeline.fusion.time_store import PeriodStore, write_time_store
 from seamline.pipeline.mosaic.map_record import MapRecord, MapScene, write_map_record
 from seamline.pipeline.mosaic.periods import ALL, Period
+from seamline.pipeline.results.map_copies import copy_item, find_original
 from seamline.pipeline.stac.catalog import encode_json, update_catalog
 from seamline.pipeline.stac.items import read_item
 from seamline.pipeline.stac.scene_item import ModelReference
@@ -114,7 +114,7 @@ def list_in_catalogue(catalogue: Path, folder: Path, periods: Iterable[str]) -> 
     """
     names = {name_period(folder.name, period) for period in periods}
     for name in sorted(names):
-        item = list_in_scenes_catalogue(read_item(folder / name / ITEM), folder / name, catalogue)
+        item = copy_item(read_item(folder / name / ITEM), folder / name, catalogue)
         path, content = catalogue / name / ITEM, encode_json(item)
         if path.is_file() and path.read_bytes() == content:
             continue
@@ -149,10 +149,8 @@ def _list_own_items(catalogue: Path, folder: Path) -> set[str]:
     found = set()
     for path in catalogue.glob(f"{folder.name}-*/{ITEM}"):
         with suppress(OSError, ValueError, LookupError, TypeError):
-            item = json.loads(path.read_bytes())
-            links = [link["href"] for link in item["links"] if link["rel"] == CANONICAL]
-            place = (path.parent / links[0]).resolve().parent.parent
-            if item["properties"][MAP] == folder.name and place == folder.resolve():
+            original = find_original(json.loads(path.read_bytes()), path.parent)
+            if original is not None and original.parent.resolve() == folder.resolve():
                 found.add(path.parent.name)
     return found
 

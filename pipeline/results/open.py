@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import re
 import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -31,6 +32,7 @@ from seamline.pipeline.products.layers import LAYERS, Layer
 from seamline.pipeline.products.run_record import RunRecord, describe_validation_error, parse_record
 from seamline.pipeline.products.seal import is_sealed
 from seamline.pipeline.products.zarr_store import LABELS_ARRAY, build_class_flags, list_store_rasters, open_store_raster
+from seamline.pipeline.results.map_copies import find_original
 from seamline.pipeline.stac.extent import Box
 from seamline.pipeline.stac.items import UNKNOWN_TIME
 from seamline.pipeline.storage.digests import to_multihash
@@ -216,7 +218,7 @@ def _find_scene_folder(out: Path, scene: str) -> Path:
     folder = out / scene
     safe = isinstance(scene, str) and _SCENE_ID.fullmatch(scene) is not None
     if safe and folder.is_dir() and folder.resolve().is_relative_to(out.resolve()):
-        return folder
+        return _follow_copy(out, folder)
     there = sorted(path.parent.name for path in out.glob(f"*/{ITEM}"))
     known = ", ".join(there[:5]) + (f" and {len(there) - 5} more" if len(there) > 5 else "")
     raise InputError(
@@ -225,6 +227,27 @@ def _find_scene_folder(out: Path, scene: str) -> Path:
         expected=f"one of {known}" if there else "a folder that `seamline segment` wrote to, and there is none",
         fix="check the name and the path",
     )
+
+
+def _follow_copy(out: Path, folder: Path) -> Path:
+    """Return the folder with the files of a result: another one below ``out`` for a map that the catalogue lists.
+
+    Raises:
+        InputError: the map lies elsewhere.
+    """
+    original = None
+    with suppress(OSError, ValueError, LookupError, TypeError, AttributeError):
+        original = find_original(json.loads((folder / ITEM).read_bytes()), folder)
+    if original is None:
+        return folder
+    if not original.resolve().is_relative_to(out.resolve()) or original.name != folder.name:
+        raise InputError(
+            f"results in {out}",
+            got=f"{folder.name} of a map that lies in {original.parent}",
+            expected="files below the catalogue's folder",
+            fix=f"open it as a result in {original.parent}",
+        )
+    return original
 
 
 def find_result(out: Path, scene: str) -> PublishedResult:

@@ -37,6 +37,7 @@ from seamline.pipeline.products.seal import has_sealed_content, is_sealed
 from seamline.pipeline.products.store_files import iter_row_windows
 from seamline.pipeline.products.zarr_store import LABELS_ARRAY, list_store_rasters, open_store_raster
 from seamline.pipeline.results.consistency import find_cog_mismatches, find_item_mismatches, find_store_mismatches
+from seamline.pipeline.results.map_copies import copy_item, find_original
 from seamline.pipeline.results.open import require_catalog
 from seamline.pipeline.stac.assets import ASSETS, compute_file_info
 from seamline.pipeline.stac.catalog import build_collection
@@ -173,6 +174,9 @@ def _check_scene(folder: Path) -> Iterator[Finding]:
         return
     if item.get("id") != scene:
         yield Finding(scene, ITEM, f"is of another scene, {item.get('id')}")
+    if (original := find_original(item, folder)) is not None:
+        yield from _check_copy(folder, item, original)
+        return
     record = None
     try:
         _check_kind(folder / RECORD)
@@ -184,6 +188,20 @@ def _check_scene(folder: Path) -> Iterator[Finding]:
             yield from (Finding(scene, name, problem) for problem in check())
         except _DAMAGE_ERRORS as error:
             yield Finding(scene, name, _summarize_error(error))
+
+
+def _check_copy(folder: Path, item: ItemDict, original: Path) -> Iterator[Finding]:
+    """Compare the item of a map in the catalogue of its scenes with that in the folder of the map."""
+    if not (original / ITEM).is_file():
+        yield Finding(folder.name, ITEM, f"is of a map that is not in {original.parent}")
+        return
+    try:
+        expected = copy_item(read_item(original / ITEM), original, folder.parent.absolute())
+    except _DAMAGE_ERRORS as error:
+        yield Finding(folder.name, ITEM, f"is of a map whose item is damaged: {_summarize_error(error)}")
+        return
+    if item != expected:
+        yield Finding(folder.name, ITEM, f"is not what the map in {original.parent} says")
 
 
 def _list_checks(folder: Path, item: ItemDict, record: RunRecord | None, assets: ItemDict) -> list[_Check]:

@@ -15,8 +15,11 @@ if TYPE_CHECKING:
     from seamline.flows.api.arrays import predict
     from seamline.flows.api.collecting import collect
     from seamline.flows.api.evaluating import evaluate
+    from seamline.flows.api.maps import mosaic
     from seamline.flows.api.models import load_model, save_model
     from seamline.flows.api.segmenting import Progress, open_scene, plan, segment
+    from seamline.flows.maps.observer import MapResult
+    from seamline.flows.maps.options import MosaicOptions
     from seamline.flows.runs.observer import RunResult
     from seamline.flows.runs.planning import Plan
     from seamline.flows.settings.model_folder import Model
@@ -28,8 +31,10 @@ if TYPE_CHECKING:
 
 _MODULES = {
     "InputError": "pipeline.common.errors",
+    "MapResult": "flows.maps.observer",
     "Model": "flows.settings.model_folder",
     "ModelError": "model.spec.errors",
+    "MosaicOptions": "flows.maps.options",
     "Plan": "flows.runs.planning",
     "Progress": "flows.api.segmenting",
     "RunError": "pipeline.common.errors",
@@ -40,6 +45,7 @@ _MODULES = {
     "collect": "flows.api.collecting",
     "evaluate": "flows.api.evaluating",
     "load_model": "flows.api.models",
+    "mosaic": "flows.api.maps",
     "open_result": "pipeline.results.dataset",
     "open_scene": "flows.api.segmenting",
     "plan": "flows.api.segmenting",
@@ -51,8 +57,10 @@ _MODULES = {
 
 __all__ = [
     "InputError",
+    "MapResult",
     "Model",
     "ModelError",
+    "MosaicOptions",
     "Plan",
     "Progress",
     "RunError",
@@ -63,6 +71,7 @@ __all__ = [
     "collect",
     "evaluate",
     "load_model",
+    "mosaic",
     "open_result",
     "open_scene",
     "plan",
