@@ -132,11 +132,11 @@ def _open_run(directory: RunDirectory, plan: MapPlan) -> RunDirectory:
     """Return the run directory of an unfinished run of the same map, or of a new one."""
     digest = combine_digests({"record": plan.record.model_dump(mode="json"), "folder": str(plan.folder)})
     known = directory.read_plan()
-    if known is not None and known.get("digest") == digest:
+    if known is not None and known.get("map") == digest:
         return directory.with_start(known["start"])
     new = directory.create_new_start()
     write_map_record(new.files, plan.record)
-    new.write_plan({"digest": digest})
+    new.write_plan({"map": digest})
     return new
 
 

@@ -114,7 +114,7 @@ def plan_map(catalogue: Path | ObjectFolder, folder: Path, options: MosaicOption
     definition = _define_map(options, crs, area, selection)
     if grid is None:
         grids = (scene.grid.geobox for scenes in selection.periods.values() for scene in scenes)
-        grid = MapGrid.covering(crs, options.resolution, grids)
+        grid = MapGrid.from_scenes(crs, options.resolution, grids)
     extent = MapExtent(left=grid.left, top=grid.top, width=grid.width, height=grid.height)
     record = MapRecord(definition=definition, grid=extent, periods=dict(selection.periods), skipped=selection.skipped)
     old = None if options.overwrite else read_map_record(folder)

@@ -60,7 +60,7 @@ def build_map_item(
         PERIOD: period,
         SCENES: len(scenes),
     }
-    item.links = [link for link in item.links if link.href != provenance.source]
+    item.links = [link for link in item.links if link.target != provenance.source]
     item.add_links([_link_scene(scene) for scene in scenes])
     return item
 

@@ -15,7 +15,7 @@ from seamline.pipeline.common.memory import read_peak_memory
 from seamline.pipeline.common.stopwatch import Stopwatch
 from seamline.pipeline.execution.run_directory import Report, RunDirectory
 from seamline.pipeline.fusion.fusing import FusedChunk
-from seamline.pipeline.fusion.scene_votes import SceneSource, fuse_window
+from seamline.pipeline.fusion.scene_votes import fuse_window, open_map_scene
 from seamline.pipeline.geometry.area_mask import mask_area
 from seamline.pipeline.geometry.map_grid import MapGrid, list_touched_chunks
 from seamline.pipeline.geometry.tiling import Index
@@ -131,8 +131,9 @@ class _PeriodVotes:
     def fuse(self, chunk: Index) -> FusedChunk:
         """Return the fused rasters of a chunk."""
         definition, window = self.record.definition, self.grid.window_of(chunk)
-        sources = [SceneSource.from_map_scene(scene) for scene in self._list_scenes(window)]
-        fused = fuse_window(self.grid, window, sources, definition.label_classes, definition.unseen_positions)
+        classes = definition.label_classes
+        sources = [open_map_scene(scene, classes) for scene in self._list_scenes(window)]
+        fused = fuse_window(self.grid, window, sources, classes, definition.unseen_positions)
         return fused if self._area is None else fused.mask(mask_area(self._area, self.grid.geobox, window))
 
     def _list_scenes(self, window: Window) -> Sequence[MapScene]:
