@@ -206,11 +206,12 @@ def _find_bounds(scene: GeoBox, crs: CRS) -> Bounds:
     if period := link.target_period:
         start, length = _find_arc(np.concatenate([x[known], *(place for place, _ in edges)]), period)
         x, edges = _turn_after(start, x, period), [(_turn_after(start, place, period), north) for place, north in edges]
-    # Between points of the lattice the scene reaches further out by less than all points reach beyond every second.
-    thin = np.zeros_like(known)
-    thin[::2, ::2] = known[::2, ::2]
-    inner, outer = (_measure_extent([(x[mask], y[mask]), *edges]) for mask in (thin, known))
-    xmin, ymin, xmax, ymax = (outer - np.abs(inner - outer)) * [1, 1, -1, -1]
+    low, high = [], []
+    for lattice, *sides in zip((x, y), *edges, strict=True):
+        bend = _measure_bend(lattice)[known]
+        low.append(np.concatenate([lattice[known] - bend, *sides]).min())
+        high.append(np.concatenate([lattice[known] + bend, *sides]).max())
+    (xmin, ymin), (xmax, ymax) = low, high
     if period:
         poles = _find_poles(scene, crs)
         ymin, ymax = min([ymin, *poles]), max([ymax, *poles])
@@ -219,10 +220,13 @@ def _find_bounds(scene: GeoBox, crs: CRS) -> Bounds:
     return float(xmin), float(ymin), float(xmax), float(ymax)
 
 
-def _measure_extent(places: list[tuple[NDArray[np.float64], ...]]) -> NDArray[np.float64]:
-    """Return the least x and y of places and the greatest ones, those with their sign turned."""
-    x, y = (np.concatenate(sides) for sides in zip(*places, strict=True))
-    return np.array([x.min(), y.min(), -x.max(), -y.max()])
+def _measure_bend(lattice: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return how far values between points of a lattice may lie beyond each point; 0 beside the edge of the Earth."""
+    bend = np.zeros_like(lattice)
+    with np.errstate(invalid="ignore"):
+        bend[1:-1] = np.abs(np.diff(lattice, 2, axis=0))
+        bend[:, 1:-1] = np.fmax(bend[:, 1:-1], np.abs(np.diff(lattice, 2, axis=1)))
+    return np.where(np.isfinite(bend), bend, 0) / 4  # of a parabola it is an eighth
 
 
 def _pair_neighbours(

@@ -17,7 +17,7 @@ from odc.geo.geobox import GeoBox
 from pyproj import Transformer
 
 from seamline.pipeline.common.errors import InputError
-from seamline.pipeline.geometry.grid import CrsLink, SceneLocator
+from seamline.pipeline.geometry.grid import CrsLink, SceneLocator, link_crs
 from seamline.pipeline.geometry.map_grid import MapGrid, list_touched_chunks
 from seamline.pipeline.geometry.warp import NOWHERE, POSITION_PARTS, _interpolate, locate_pixels
 from seamline.pipeline.geometry.window import Window
@@ -202,6 +202,11 @@ def test_where_the_map_is_not_on_earth_there_is_no_scene() -> None:
     limit = 6371007.181 * np.pi * np.cos(y / 6371007.181)
     part = 111_320 / POSITION_PARTS
     assert (rows[np.abs(x) < limit - part] != NOWHERE).all() and (rows[np.abs(x) > limit + 1] == NOWHERE).all()
+
+
+def test_poles_have_a_place_whatever_their_longitude() -> None:
+    x, y = link_crs(CRS("EPSG:4326"), CRS("EPSG:3995")).transform(np.array([77.0, -120]), np.array([90.0, 90]))
+    np.testing.assert_allclose([x, y], 0, atol=1e-6)
 
 
 def test_few_places_are_given_to_proj(monkeypatch: pytest.MonkeyPatch) -> None:
