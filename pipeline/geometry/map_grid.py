@@ -15,7 +15,7 @@ from odc.geo.geobox import GeoBox
 from seamline.pipeline.common.errors import InputError
 from seamline.pipeline.geometry.grid import CrsLink, SceneLocator, check_crs, find_period, link_crs, unwrap
 from seamline.pipeline.geometry.tiling import Index
-from seamline.pipeline.geometry.window import Window
+from seamline.pipeline.geometry.window import Blocks, Window
 
 CHUNK = 512
 """Edge in pixels of a chunk of a map: unit of work, of writing and of its Zarr arrays."""
@@ -145,44 +145,6 @@ class MapGrid:
         return Window(chunk.row * CHUNK, chunk.col * CHUNK, CHUNK, CHUNK).intersection(whole)
 
 
-@dataclass(frozen=True)
-class Blocks:
-    """Square blocks of pixels of a map's lattice.
-
-    Attributes:
-        row: First rows, shape (n,).
-        col: First columns.
-        size: Edge in pixels.
-    """
-
-    row: NDArray[np.int64]
-    col: NDArray[np.int64]
-    size: int
-
-    def select(self, wanted: NDArray[np.bool_]) -> Blocks:
-        """Return some of the blocks."""
-        return Blocks(self.row[wanted], self.col[wanted], self.size)
-
-    def divide(self) -> Blocks:
-        """Return the quarters of all blocks."""
-        half = self.size // 2
-        row = self.row[:, None] + half * np.array([0, 0, 1, 1])
-        return Blocks(row.ravel(), (self.col[:, None] + half * np.array([0, 1, 0, 1])).ravel(), half)
-
-    def shift(self, rows: int, cols: int) -> Blocks:
-        """Return the blocks moved by some rows and columns."""
-        return Blocks(self.row + rows, self.col + cols, self.size)
-
-    def meet(self, window: Window) -> NDArray[np.bool_]:
-        """Return which blocks have pixels of a window."""
-        in_rows = (self.row < window.stop_row) & (self.row + self.size > window.row)
-        return in_rows & (self.col < window.stop_col) & (self.col + self.size > window.col)
-
-    def place(self, at: NDArray[np.float64]) -> list[NDArray[np.float64]]:
-        """Return rows and columns of a lattice in each block, (n, m, m), from the (m,) distances to its first pixel."""
-        return list(np.broadcast_arrays(self.row[:, None, None] + at[:, None], self.col[:, None, None] + at))
-
-
 def _name_unit(crs: CRS) -> str:
     return str(crs.proj.axis_info[0].unit_name)
 
@@ -242,13 +204,14 @@ def _find_bounds(scene: GeoBox, crs: CRS) -> Bounds:
         )
     edges = [_find_edge(link, scene, *pair) for pair in _pair_neighbours(col, row, known)]
     if period := link.target_period:
-        start, length = _find_arc(x[known], period)
+        start, length = _find_arc(np.concatenate([x[known], *(place for place, _ in edges)]), period)
         x, edges = _turn_after(start, x, period), [(_turn_after(start, place, period), north) for place, north in edges]
-    # Between points of the lattice the scene reaches further out by less than all points reach beyond every second.
-    thin = np.zeros_like(known)
-    thin[::2, ::2] = known[::2, ::2]
-    inner, outer = (_measure_extent([(x[mask], y[mask]), *edges]) for mask in (thin, known))
-    xmin, ymin, xmax, ymax = (outer - np.abs(inner - outer)) * [1, 1, -1, -1]
+    low, high = [], []
+    for lattice, *sides in zip((x, y), *edges, strict=True):
+        bend = _measure_bend(lattice)[known]
+        low.append(np.concatenate([lattice[known] - bend, *sides]).min())
+        high.append(np.concatenate([lattice[known] + bend, *sides]).max())
+    (xmin, ymin), (xmax, ymax) = low, high
     if period:
         poles = _find_poles(scene, crs)
         ymin, ymax = min([ymin, *poles]), max([ymax, *poles])
@@ -257,10 +220,13 @@ def _find_bounds(scene: GeoBox, crs: CRS) -> Bounds:
     return float(xmin), float(ymin), float(xmax), float(ymax)
 
 
-def _measure_extent(places: list[tuple[NDArray[np.float64], ...]]) -> NDArray[np.float64]:
-    """Return the least x and y of places and the greatest ones, those with their sign turned."""
-    x, y = (np.concatenate(sides) for sides in zip(*places, strict=True))
-    return np.array([x.min(), y.min(), -x.max(), -y.max()])
+def _measure_bend(lattice: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return how far values between points of a lattice may lie beyond each point; 0 beside the edge of the Earth."""
+    bend = np.zeros_like(lattice)
+    with np.errstate(invalid="ignore"):
+        bend[1:-1] = np.abs(np.diff(lattice, 2, axis=0))
+        bend[:, 1:-1] = np.fmax(bend[:, 1:-1], np.abs(np.diff(lattice, 2, axis=1)))
+    return np.where(np.isfinite(bend), bend, 0) / 4  # of a parabola it is an eighth
 
 
 def _pair_neighbours(
@@ -316,11 +282,11 @@ def _find_poles(scene: GeoBox, crs: CRS) -> list[float]:
         col, row = scene.wld2pix(*link_crs(degrees, scene.crs).transform(lon, lat))
         inside = (col >= 0) & (col <= scene.width) & (row >= 0) & (row <= scene.height)
     _, y = link_crs(degrees, crs).transform(lon, lat)
-    if not np.isfinite(y[inside]).all():
+    if not (np.abs(y[inside]) < find_period(crs)).all():  # on Web Mercator it is infinitely far away
         raise InputError(
             "CRS of the map",
-            got=f"{crs}, in which the pole is nowhere, and a scene that holds it",
-            expected="a CRS in which scenes have an end",
+            got=f"{crs}, in which a pole has no place, and a scene that holds it",
+            expected="a CRS in which all of every scene has a place",
             fix="choose another CRS, such as EPSG:3995 or EPSG:3031, or give bounds",
         )
     return [float(place) for place in y[inside]]

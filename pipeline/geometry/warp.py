@@ -13,8 +13,8 @@ from odc.geo.geobox import GeoBox
 
 from seamline.pipeline.common.errors import InputError
 from seamline.pipeline.geometry.grid import SceneLocator
-from seamline.pipeline.geometry.map_grid import Blocks, MapGrid
-from seamline.pipeline.geometry.window import Window
+from seamline.pipeline.geometry.map_grid import MapGrid
+from seamline.pipeline.geometry.window import Blocks, Window
 
 POSITION_PARTS = 64
 """Parts of a scene's pixel in which positions are given."""
