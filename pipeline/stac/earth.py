@@ -16,6 +16,8 @@ from numpy.typing import NDArray
 from odc.geo.geobox import GeoBox
 from pyproj import Transformer
 
+from seamline.pipeline.geometry.grid import find_period
+
 Outline = shapely.Polygon | shapely.MultiPolygon
 """One or more polygons, in pixels (column, row) of a grid or in degrees (longitude, latitude)."""
 
@@ -49,7 +51,7 @@ class EarthGrid:
         transformer = Transformer.from_crs(crs, "OGC:CRS84", always_xy=True)
         unit = next((axis.unit_conversion_factor for axis in crs.axis_info), 1) or 1
         around = 2 * np.pi if crs.is_geographic else _METRES_AROUND_EARTH
-        return cls(grid, transformer, around / unit, _find_period(transformer))
+        return cls(grid, transformer, around / unit, find_period(grid.crs))
 
     def locate(self, pixels: NDArray[np.float64]) -> NDArray[np.float64]:
         """Return longitude and latitude (n, 2) of points (n, 2) in pixels (column, row); not finite past the Earth."""
@@ -129,16 +131,3 @@ def _grow(cells: NDArray[np.bool_]) -> NDArray[np.bool_]:
     high[1:] |= wide[:-1]
     high[:-1] |= wide[1:]
     return high
-
-
-def _find_period(transformer: Transformer) -> float:
-    """Return how far east a map on a cylinder shows the same meridian again; 0 for other maps.
-
-    On a cylinder a meridian is a line due north.
-    """
-    lon = np.arange(-175.0, 180, 10)
-    x = np.stack([transformer.transform(lon, np.full_like(lon, lat), direction="INVERSE")[0] for lat in (0, 30, 60)])
-    if not np.isfinite(x).all():
-        return 0.0
-    period = 36 * float(np.median(np.diff(x[0])))
-    return abs(period) if np.ptp(x, axis=0).max() < 1e-4 * abs(period) else 0.0
