@@ -206,6 +206,11 @@ def _describe_table(table: pa.Table, text_columns: Sequence[str]) -> pa.Table:
     return table.replace_schema_metadata({**_build_metadata(wraps), _TEXT_COLUMNS: json.dumps(text_columns)})
 
 
+def list_text_columns(table: pa.Table) -> list[str]:
+    """Return the names of the columns that hold their values as JSON text."""
+    return list(json.loads((table.schema.metadata or {}).get(_TEXT_COLUMNS.encode(), b"[]")))
+
+
 def _has_text_columns(table: pa.Table) -> bool:
     """Return whether a column holds JSON text in place of values, or nothing says that none does (older tables)."""
     return (table.schema.metadata or {}).get(_TEXT_COLUMNS.encode()) != b"[]"
@@ -229,12 +234,12 @@ def read_item_table(path: Path) -> dict[str, ItemDict]:
         OSError: the table cannot be read.
         ValueError: it is damaged.
     """
-    return _index_by_folder(read_table(path))
+    return index_rows(read_table(path))
 
 
 def round_trip_items(items: Mapping[str, ItemDict]) -> dict[str, ItemDict]:
     """Return the rows that ``read_item_table`` would read from a table of these items."""
-    return _index_by_folder(build_item_table(items)) if items else {}
+    return index_rows(build_item_table(items)) if items else {}
 
 
 def read_run_checksums(path: Path | BytesIO) -> dict[str, str | None]:
@@ -278,7 +283,8 @@ def read_table(path: Path | BinaryIO, columns: list[str] | None = None) -> pa.Ta
     return table
 
 
-def _index_by_folder(table: pa.Table) -> dict[str, ItemDict]:
+def index_rows(table: pa.Table) -> dict[str, ItemDict]:
+    """Return the rows of a table, without nulls, by the names of the items' folders."""
     rows = [_drop_nulls(row) for row in table.to_pylist()]
     return {posixpath.basename(posixpath.dirname(_get_self_link(row))): row for row in rows}
 

@@ -66,8 +66,8 @@ def query_items(
         InputError: there is no such table, or it is damaged, or ``where`` is no such expression, or DuckDB is missing.
     """
     require_extras("seamline query", "query")
-    with _open_table(out) as table:
-        hrefs = _run_query_worker(out, table, box, interval, where)
+    with open_item_table(out) as table:
+        hrefs = select_links(out, table, box, interval, where)
     items = [item for href in hrefs if (item := _load_item(out, href)) is not None]
     if box is None:
         return items
@@ -81,8 +81,12 @@ def to_item_collection(items: list[ItemDict]) -> str:
 
 
 @contextmanager
-def _open_table(out: Path | ObjectFolder) -> Iterator[Path]:
-    """Yield the path of the table of items, of a temporary copy for object storage or where scenes wait for rows."""
+def open_item_table(out: Path | ObjectFolder) -> Iterator[Path]:
+    """Yield the path of the table of items, of a temporary copy for object storage or where scenes wait for rows.
+
+    Raises:
+        InputError: there is no table, or it is damaged and scenes wait for rows.
+    """
     scenes = list_scenes(list_notes(out))
     if isinstance(out, Path):
         if not (out / ITEMS).is_file():
@@ -107,7 +111,7 @@ def _add_waiting(out: Path | ObjectFolder, content: bytes, scenes: set[str]) -> 
     try:
         table = read_table(BytesIO(content))
     except ValueError as error:
-        raise _damaged_table_error(out, error) from None
+        raise damaged_table_error(out, error) from None
     folders = set(list_folders(table))
     merged = replace_rows(table, folders - scenes, read_whole_items(out, scenes))
     if merged is None:  # the rows of others change, too
@@ -115,10 +119,24 @@ def _add_waiting(out: Path | ObjectFolder, content: bytes, scenes: set[str]) -> 
     return encode_table(merged)
 
 
-def _run_query_worker(
+def select_links(
     out: Path | ObjectFolder, table: Path, box: Box | None, interval: Interval | None, where: str
 ) -> list[str]:
-    """Call ``query_worker._select_links`` in a process that can be ended and whose memory is limited."""
+    """Select rows of a table as ``query_items`` does, in a process that can be ended and whose memory is limited.
+
+    Args:
+        out: the catalogue's folder.
+        table: its table of items, as ``open_item_table`` yields it.
+        box: the box of a row must meet it.
+        interval: the time of a row must meet it.
+        where: SQL expression over the columns, or an empty text.
+
+    Returns:
+        Links of the items relative to the catalogue's folder, ordered by id.
+
+    Raises:
+        InputError: ``where`` is no such expression, or the table is damaged.
+    """
     # DuckDB does not take half of a surrogate pair.
     if where != (plain := where.encode(errors="backslashreplace").decode()):
         raise _invalid_expression_error(plain, "half of a surrogate pair")
@@ -137,12 +155,12 @@ def _run_query_worker(
         raise _invalid_expression_error(where, f"not done after {_TIME_LIMIT_S} s") from None
     except subprocess.CalledProcessError as error:
         reason = f"DuckDB ended by itself, as it does without memory: {error.stderr.strip()[-100:]}"
-        raise (_invalid_expression_error(where, reason) if where else _damaged_table_error(out, reason)) from None
+        raise (_invalid_expression_error(where, reason) if where else damaged_table_error(out, reason)) from None
     answer = json.loads(done.stdout)
     if "refused" in answer:
         raise _invalid_expression_error(where, answer["refused"])
     if "damaged" in answer:
-        raise _damaged_table_error(out, answer["damaged"])
+        raise damaged_table_error(out, answer["damaged"])
     if count := answer["undated"]:
         log.warning(
             "left out: %s of unknown time; --where '\"%s\"' finds them",
@@ -170,7 +188,7 @@ def _read_item_file(out: Path, href: str) -> tuple[str, ItemDict]:
     """Return the path of a scene's folder and its item."""
     path = (out / href).resolve()
     if path.name != ITEM or not path.is_relative_to(out.resolve()):
-        raise _damaged_table_error(out, f"the link {href}")
+        raise damaged_table_error(out, f"the link {href}")
     return str(path.parent), read_item(path)
 
 
@@ -178,7 +196,7 @@ def _read_item_object(out: ObjectFolder, href: str) -> tuple[str, ItemDict]:
     """Return the URL of a scene's folder and its item."""
     parts = re.fullmatch(rf"\./([A-Za-z0-9][A-Za-z0-9._-]*)/{ITEM}", href)
     if parts is None:
-        raise _damaged_table_error(out, f"the link {href}")
+        raise damaged_table_error(out, f"the link {href}")
     item = out.get(f"{parts[1]}/{ITEM}")
     if item is None:
         raise FileNotFoundError
@@ -205,7 +223,8 @@ def _invalid_expression_error(where: str, reason: str) -> InputError:
     )
 
 
-def _damaged_table_error(out: Path | ObjectFolder, reason: object) -> InputError:
+def damaged_table_error(out: Path | ObjectFolder, reason: object) -> InputError:
+    """Return the error of a table of items in which something is wrong."""
     return InputError(
         f"results {out}",
         got=f"{ITEMS} with damage ({' '.join(str(reason).split())[:200]})",
