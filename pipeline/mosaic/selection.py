@@ -185,8 +185,8 @@ def _compute_area_outline(area: shapely.Polygon | shapely.MultiPolygon, crs: CRS
             expected=f"coordinates in the CRS of the map, x before y, in {crs.units[0]}",
             fix="correct --bounds, --aoi or --crs",
         )
-    west, south, east, north = outline.bounds
-    return outline.buffer(_MARGIN * max(east - west, north - south))
+    parts = shapely.bounds(shapely.get_parts(outline))  # one on each side of the antimeridian
+    return outline.buffer(_MARGIN * float((parts[:, 2:] - parts[:, :2]).max()))
 
 
 def _select_by_period(table: SceneTable, rule: PeriodRule) -> tuple[SceneTable, dict[str, Period], list[str]]:
