@@ -26,6 +26,7 @@ from seamline.pipeline.common.classes import LabelClass
 from seamline.pipeline.common.errors import InputError
 from seamline.pipeline.mosaic.map_record import MapScene
 from seamline.pipeline.mosaic.periods import PeriodRule
+from seamline.pipeline.mosaic.published_scenes import MAP_PROPERTY
 from seamline.pipeline.mosaic.selection import SceneChoice, Selection, select_scenes
 from seamline.pipeline.publishing.upload import upload
 from seamline.pipeline.stac import query, waiting
@@ -58,7 +59,7 @@ def published(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("it's [a] *folder*") / "results"
     for scene, options in SCENES.items():
         publish_map_scene(out, scene, **options)
-    edit_item(publish_map_scene(out, "map-2024"), lambda item: item["properties"].update({"seamline:map": "map"}))
+    edit_item(publish_map_scene(out, "map-2024"), lambda item: item["properties"].update({MAP_PROPERTY: "map"}))
     update_catalog(out)
     return out
 
@@ -193,7 +194,7 @@ def test_a_catalogue_without_scenes(tmp_path: Path, server: S3Server) -> None:
     assert "no items.parquet" in refuse(tmp_path / "results", choose())
     assert "no items.parquet" in refuse(server.bucket("empty"), choose())
     publish_map_scene(tmp_path, "map-2024")
-    edit_item(tmp_path / "map-2024", lambda item: item["properties"].update({"seamline:map": "map"}))
+    edit_item(tmp_path / "map-2024", lambda item: item["properties"].update({MAP_PROPERTY: "map"}))
     update_catalog(tmp_path)
     assert "got no scenes, expected published scenes" in refuse(tmp_path, choose())
     (tmp_path / "items.parquet").write_bytes(b"PAR1")
@@ -328,7 +329,7 @@ def test_a_scene_of_a_long_time_is_pointed_out(out: Path) -> None:
 
 def test_columns_that_hold_text_are_read(out: Path) -> None:
     """An item of somebody else gives some properties other kinds of values."""
-    odd = {"model": 5, "proj:shape": "small", "proj:transform": {"a": True}, "seamline:map": ["of", 1]}
+    odd = {"model": 5, "proj:shape": "small", "proj:transform": {"a": True}, MAP_PROPERTY: ["of", 1]}
     edit_item(publish_map_scene(out, "odd"), lambda item: item["properties"].update(odd))
     roles = {"roles": "metadata"}  # the others have lists there
     edit_item(publish_map_scene(out, "odd-2"), lambda item: item["assets"]["model"].update(roles))
