@@ -19,6 +19,8 @@ from tests.unit.mosaic.test_map_record import DEFINITION
 
 CRS = "EPSG:32620"
 STEP = DEFINITION.resolution
+INSET = 128
+"""Pixels between a scene and the edges of its chunks: a chunk that a scene almost touches may count as touched."""
 Corner = tuple[int, int, int, int]
 """First row and column of a scene in chunks of the lattice, and its height and width."""
 Key = tuple[int, int]
@@ -28,8 +30,8 @@ def make_scene(name: str, corner: Corner, version: str = "1") -> MapScene:
     """A scene that fills whole chunks of the lattice but for their edges."""
     row, col, height, width = corner
     edge = CHUNK * STEP
-    transform = Affine(STEP, 0, col * edge + 8 * STEP, 0, -STEP, -row * edge - 8 * STEP)
-    grid = GeoBox((height * CHUNK - 16, width * CHUNK - 16), transform, CRS)
+    transform = Affine(STEP, 0, col * edge + INSET * STEP, 0, -STEP, -row * edge - INSET * STEP)
+    grid = GeoBox((height * CHUNK - 2 * INSET, width * CHUNK - 2 * INSET), transform, CRS)
     return MapScene(
         id=name,
         version=version,
@@ -45,7 +47,8 @@ def make_scene(name: str, corner: Corner, version: str = "1") -> MapScene:
 def find_corner(scene: MapScene) -> Corner:
     _, _, x, _, _, y = scene.grid.transform
     row, col = -y / STEP // CHUNK, x / STEP // CHUNK
-    return int(row), int(col), (scene.grid.shape[0] + 16) // CHUNK, (scene.grid.shape[1] + 16) // CHUNK
+    height, width = ((edge + 2 * INSET) // CHUNK for edge in scene.grid.shape)
+    return int(row), int(col), height, width
 
 
 def make_record(periods: Mapping[str, list[MapScene]]) -> MapRecord:
@@ -75,9 +78,6 @@ def find_touching(record: MapRecord, name: str) -> dict[Key, set[tuple[str, str]
             for across in range(width):
                 found[row + down, col + across].add((scene.id, scene.version))
     return found
-
-
-CORNERS = st.tuples(st.integers(-3, 3), st.integers(-3, 3), st.integers(1, 3), st.integers(1, 2))
 
 
 @st.composite
