@@ -159,6 +159,17 @@ def test_scenes_that_wait_for_their_rows_are_selected(out: Path) -> None:
     assert changed == {"august"} and "2024-08-02" in str(after["august"].time_span)
 
 
+def test_a_scene_that_is_published_again_meanwhile_is_taken_as_it_is(out: Path) -> None:
+    """Its folder is there, and its row and its note are not yet."""
+    publish_map_scene(out, "august", "2024-12-24")
+    edit_item(out / "july", lambda item: item["assets"].pop("run"))
+    (out / "july" / "run.json").unlink()
+    assert "1 scene that cannot be read: july (run.json is gone)" in refuse(out, choose())
+    selection = select_scenes(out, choose("month", on_bad_scene="skip"))
+    assert list_ids(selection)["2024-12"] == ["august", "december"] and "2024-08" not in selection.periods
+    assert [scene.id for scene in selection.skipped] == ["july"]
+
+
 def test_object_storage_has_the_same_scenes(out: Path, server: S3Server) -> None:
     bucket = server.bucket("selection")
     for scene in (*SCENES, "map-2024"):
@@ -336,7 +347,8 @@ def test_columns_that_hold_text_are_read(out: Path) -> None:
     update_catalog(out)
     assert set(list_text_columns(read_table(out / "items.parquet"))) >= {"model", "proj:shape", "assets"}
     found = select_scenes(out, choose())
-    assert list_ids(found) == {"all": sorted([*SCENES, "odd-2"])}
+    assert list_ids(found) == {"all": sorted([*SCENES, "odd-2"])} and found.model == "a U-Net"
+    assert list_ids(select_scenes(out, choose(model="a U-Net"))) == list_ids(found)
     assert all(scene.grid.geobox.shape == (SIZE, SIZE) for scene in found.periods["all"])
 
 
