@@ -21,15 +21,13 @@ from pydantic_core import from_json
 
 from seamline.pipeline.common.classes import LabelClass
 from seamline.pipeline.common.errors import InputError, OtherRunError
+from seamline.pipeline.common.layout import MAP_RECORD
 from seamline.pipeline.common.time_span import TimeSpan
 from seamline.pipeline.geometry.map_grid import MapGrid
 from seamline.pipeline.mosaic.periods import Period, PeriodRule
 from seamline.pipeline.products.run_record import describe_validation_error
 from seamline.pipeline.storage.atomic import atomic_write
 from seamline.pipeline.storage.digests import combine_digests
-
-MAP_RECORD = "map.json"
-"""The record; in the folder of the map."""
 
 _VERSION: Literal[1] = 1
 """Version of the layout. Increase it when a field is added that has no default, or changes its meaning."""

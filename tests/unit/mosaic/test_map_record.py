@@ -13,8 +13,8 @@ from pydantic import ValidationError
 
 from seamline.pipeline.common.classes import LabelClass
 from seamline.pipeline.common.errors import InputError, OtherRunError
+from seamline.pipeline.common.layout import MAP_RECORD
 from seamline.pipeline.mosaic.map_record import (
-    MAP_RECORD,
     MapClass,
     MapDefinition,
     MapExtent,
