@@ -204,7 +204,7 @@ def _find_bounds(scene: GeoBox, crs: CRS) -> Bounds:
         )
     edges = [_find_edge(link, scene, *pair) for pair in _pair_neighbours(col, row, known)]
     if period := link.target_period:
-        start, length = _find_arc(x[known], period)
+        start, length = _find_arc(np.concatenate([x[known], *(place for place, _ in edges)]), period)
         x, edges = _turn_after(start, x, period), [(_turn_after(start, place, period), north) for place, north in edges]
     # Between points of the lattice the scene reaches further out by less than all points reach beyond every second.
     thin = np.zeros_like(known)

@@ -56,7 +56,7 @@ CASES: dict[str, tuple[str, float, list[GeoBox]]] = {
     "beside the pole, in degrees": ("EPSG:4326", 0.05, [north_up("EPSG:3995", 1e4, 6e5, 1000, 500)]),
     "degrees around the pole": ("EPSG:3031", 1000, [GeoBox((200, 3600), Affine(0.1, 0, 0, 0, -0.1, -70), "EPSG:4326")]),
     "a pole on a map around the other one": ("EPSG:3995", 5000, [north_up("EPSG:3031", 1e5, 9e5, 1000)]),
-    "the whole world": ("EPSG:3995", 2e4, [GeoBox((160, 360), Affine(1, 0, -180, 0, -1, 90), "EPSG:4326")]),
+    "the whole world": ("EPSG:3995", 6e4, [GeoBox((160, 360), Affine(1, 0, -180, 0, -1, 90), "EPSG:4326")]),
     "the world in equal areas": ("EPSG:6933", 1e4, [GeoBox((1800, 3600), Affine(0.1, 0, 0, 0, -0.1, 90), "EPSG:4326")]),
     "a full disc": ("EPSG:4326", 0.05, [north_up(FULL_DISC, -5.5e6, 5.5e6, 11000)]),
     "degrees from 0° to 360°": (
@@ -100,7 +100,10 @@ def test_a_map_of_scenes_holds_all_of_them(name: str) -> None:
         assert count_outside(grid, *project(scene, grid.crs, share[0] * scene.width, share[1] * scene.height)) == 0
 
 
-@pytest.mark.parametrize("name", sorted(CASES.keys() - {"the world in equal areas"}))
+HUGE = {"a pole on a map around the other one"}
+
+
+@pytest.mark.parametrize("name", sorted(CASES.keys() - HUGE - {"the world in equal areas"}))
 def test_a_map_of_scenes_has_whole_chunks_of_the_lattice_and_few_in_vain(name: str) -> None:
     crs, resolution, scenes = CASES[name]
     grid = MapGrid.from_scenes(crs, resolution, scenes)
@@ -176,7 +179,7 @@ def test_scenes_that_can_be_on_no_map_are_refused() -> None:
     for crs, scenes, said in [
         ("EPSG:32633", [], "got no scenes"),
         ("EPSG:32633", [GeoBox((5, 5), Affine.identity(), None)], "CRS of a scene: got none"),
-        ("EPSG:3035", [there, north_up("EPSG:32701", 2e5, 5e6, 100)], "a CRS in which every scene has a place"),
+        ("EPSG:3035", [there, north_up(FULL_DISC, 5e6, 5e6, 100)], "a CRS in which every scene has a place"),
         ("EPSG:3857", [north_up("EPSG:3995", -4e5, 6e5, 1000)], "a pole has no place"),
     ]:
         with pytest.raises(InputError, match=said):
@@ -246,7 +249,7 @@ def small_chunks(monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
     yield 16
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", sorted(CASES.keys() - HUGE))
 def test_no_touched_chunk_is_missed(name: str, small_chunks: int) -> None:
     crs, resolution, scenes = CASES[name]
     grid = MapGrid.from_scenes(crs, resolution * 6, scenes)
