@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,9 +13,9 @@ from odc.geo.crs import CRS
 from odc.geo.geobox import GeoBox
 
 from seamline.pipeline.common.errors import InputError
-from seamline.pipeline.geometry.grid import SceneLocator, check_crs, find_period, link_crs, unwrap
+from seamline.pipeline.geometry.grid import CrsLink, SceneLocator, check_crs, find_period, link_crs, unwrap
 from seamline.pipeline.geometry.tiling import Index
-from seamline.pipeline.geometry.window import Window
+from seamline.pipeline.geometry.window import Blocks, Window
 
 CHUNK = 512
 """Edge in pixels of a chunk of a map: unit of work, of writing and of its Zarr arrays."""
@@ -28,6 +28,8 @@ _OUTLINE_CELLS = 64
 """Cells along each side of the lattice of points of a scene that are looked for on the map."""
 _SMALLEST, _FLAT = 64, 1 / 8
 """Pixels along the edge of the smallest blocks that are looked at; part of its size by which a block may bend."""
+_BISECTIONS = 30
+"""Halvings by which the edge of the Earth is found between two points of that lattice."""
 _FULL_TURN = 1 / 16
 """Part of a turn around the Earth: a scene that leaves less of it free is taken to go all around."""
 
@@ -96,7 +98,7 @@ class MapGrid:
         return cls(crs, resolution, left, top, max(1, right - left), max(1, bottom - top))
 
     @classmethod
-    def covering(cls, crs: CRS | str, resolution: float, grids: Iterable[GeoBox]) -> MapGrid:
+    def from_scenes(cls, crs: CRS | str, resolution: float, grids: Iterable[GeoBox]) -> MapGrid:
         """Return the grid of the chunks that scenes lie in.
 
         The chunks are those of the whole lattice, so that a map that grows keeps its chunks. Of a map that goes around
@@ -141,44 +143,6 @@ class MapGrid:
         """Return the pixels of a chunk, counted from the first pixel of the map; the last chunks are cut off."""
         whole = Window(0, 0, self.height, self.width)
         return Window(chunk.row * CHUNK, chunk.col * CHUNK, CHUNK, CHUNK).intersection(whole)
-
-
-@dataclass(frozen=True)
-class Blocks:
-    """Square blocks of pixels of a map's lattice.
-
-    Attributes:
-        row: First rows, shape (n,).
-        col: First columns.
-        size: Edge in pixels.
-    """
-
-    row: NDArray[np.int64]
-    col: NDArray[np.int64]
-    size: int
-
-    def select(self, wanted: NDArray[np.bool_]) -> Blocks:
-        """Return some of the blocks."""
-        return Blocks(self.row[wanted], self.col[wanted], self.size)
-
-    def divide(self) -> Blocks:
-        """Return the quarters of all blocks."""
-        half = self.size // 2
-        row = self.row[:, None] + half * np.array([0, 0, 1, 1])
-        return Blocks(row.ravel(), (self.col[:, None] + half * np.array([0, 1, 0, 1])).ravel(), half)
-
-    def shift(self, rows: int, cols: int) -> Blocks:
-        """Return the blocks moved by some rows and columns."""
-        return Blocks(self.row + rows, self.col + cols, self.size)
-
-    def meet(self, window: Window) -> NDArray[np.bool_]:
-        """Return which blocks have pixels of a window."""
-        in_rows = (self.row < window.stop_row) & (self.row + self.size > window.row)
-        return in_rows & (self.col < window.stop_col) & (self.col + self.size > window.col)
-
-    def place(self, at: NDArray[np.float64]) -> list[NDArray[np.float64]]:
-        """Return rows and columns of a lattice in each block, (n, m, m), from the (m,) distances to its first pixel."""
-        return list(np.broadcast_arrays(self.row[:, None, None] + at[:, None], self.col[:, None, None] + at))
 
 
 def _name_unit(crs: CRS) -> str:
@@ -230,7 +194,7 @@ def _find_bounds(scene: GeoBox, crs: CRS) -> Bounds:
     at = np.linspace(0, 1, _OUTLINE_CELLS + 1)
     col, row = np.meshgrid(at * scene.width, at * scene.height)
     x, y = link.transform(*scene.pix2wld(col, row))
-    known = np.isfinite(x) & np.isfinite(y)
+    known = np.isfinite(x)
     if not known.any():
         raise InputError(
             "CRS of the map",
@@ -238,17 +202,14 @@ def _find_bounds(scene: GeoBox, crs: CRS) -> Bounds:
             expected="a CRS in which every scene has a place",
             fix="choose another CRS, or leave the scene out",
         )
-    period = link.target_period
-    if period:
-        start, length = _find_arc(x[known], period)
-        x[known] = start + (x[known] - start) % period
+    edges = [_find_edge(link, scene, *pair) for pair in _pair_neighbours(col, row, known)]
+    if period := link.target_period:
+        start, length = _find_arc(np.concatenate([x[known], *(place for place, _ in edges)]), period)
+        x, edges = _turn_after(start, x, period), [(_turn_after(start, place, period), north) for place, north in edges]
     # Between points of the lattice the scene reaches further out by less than all points reach beyond every second.
     thin = np.zeros_like(known)
     thin[::2, ::2] = known[::2, ::2]
-    inner, outer = (
-        np.array([x[mask].min(), y[mask].min(), -x[mask].max(), -y[mask].max()])
-        for mask in (thin if thin.any() else known, known)
-    )
+    inner, outer = (_measure_extent([(x[mask], y[mask]), *edges]) for mask in (thin, known))
     xmin, ymin, xmax, ymax = (outer - np.abs(inner - outer)) * [1, 1, -1, -1]
     if period:
         poles = _find_poles(scene, crs)
@@ -256,6 +217,49 @@ def _find_bounds(scene: GeoBox, crs: CRS) -> Bounds:
         if length > (1 - _FULL_TURN) * period or poles or xmax - xmin > period:
             xmin, xmax = -period / 2, period / 2
     return float(xmin), float(ymin), float(xmax), float(ymax)
+
+
+def _measure_extent(places: list[tuple[NDArray[np.float64], ...]]) -> NDArray[np.float64]:
+    """Return the least x and y of places and the greatest ones, those with their sign turned."""
+    x, y = (np.concatenate(sides) for sides in zip(*places, strict=True))
+    return np.array([x.min(), y.min(), -x.max(), -y.max()])
+
+
+def _pair_neighbours(
+    col: NDArray[np.float64], row: NDArray[np.float64], known: NDArray[np.bool_]
+) -> Iterator[tuple[NDArray[np.float64], NDArray[np.float64]]]:
+    """Yield neighbouring points of a lattice, (2, n) in pixels, of which the first are on Earth and the second not."""
+    points = np.stack([col, row], axis=-1)
+    for first, second in ((np.s_[:-1], np.s_[1:]), (np.s_[:, :-1], np.s_[:, 1:])):
+        for on_earth, beyond in ((first, second), (second, first)):
+            mixed = known[on_earth] & ~known[beyond]
+            if mixed.any():
+                yield points[on_earth][mixed].T, points[beyond][mixed].T
+
+
+def _find_edge(
+    link: CrsLink, scene: GeoBox, on_earth: NDArray[np.float64], beyond: NDArray[np.float64]
+) -> tuple[NDArray[np.float64], ...]:
+    """Return the last places, in the CRS of the map, between points on Earth and points that are not.
+
+    Args:
+        link: From the CRS of the scene to that of the map.
+        scene: Grid of the scene.
+        on_earth: Points (column, row) of the scene on Earth, (2, n).
+        beyond: Points beyond its edge.
+    """
+    for _ in range(_BISECTIONS):
+        middle = (on_earth + beyond) / 2
+        is_known = np.isfinite(link.transform(*scene.pix2wld(*middle))[0])
+        on_earth, beyond = np.where(is_known, middle, on_earth), np.where(is_known, beyond, middle)
+    return link.transform(*scene.pix2wld(*on_earth))
+
+
+def _turn_after(start: float, x: NDArray[np.float64], period: float) -> NDArray[np.float64]:
+    """Return x moved by whole turns around the Earth so that none is before ``start``."""
+    slack = _SNAP * period  # so that rounding does not move the first one to the end
+    with np.errstate(invalid="ignore"):
+        return np.asarray(start - slack + (x - start + slack) % period)
 
 
 def _find_arc(x: NDArray[np.float64], period: float) -> tuple[float, float]:
@@ -267,13 +271,20 @@ def _find_arc(x: NDArray[np.float64], period: float) -> tuple[float, float]:
 
 
 def _find_poles(scene: GeoBox, crs: CRS) -> list[float]:
-    """Return the y of the poles that lie in a scene, on a map that goes around the Earth; infinity if it has none."""
+    """Return the y of the poles that lie in a scene."""
     lon, lat = np.zeros(2), np.array([-90.0, 90.0])
     degrees = CRS("OGC:CRS84")
     with np.errstate(invalid="ignore"):
         col, row = scene.wld2pix(*link_crs(degrees, scene.crs).transform(lon, lat))
         inside = (col >= 0) & (col <= scene.width) & (row >= 0) & (row <= scene.height)
     _, y = link_crs(degrees, crs).transform(lon, lat)
+    if not (np.abs(y[inside]) < find_period(crs)).all():  # on Web Mercator it is infinitely far away
+        raise InputError(
+            "CRS of the map",
+            got=f"{crs}, in which a pole has no place, and a scene that holds it",
+            expected="a CRS in which all of every scene has a place",
+            fix="choose another CRS, such as EPSG:3995 or EPSG:3031, or give bounds",
+        )
     return [float(place) for place in y[inside]]
 
 

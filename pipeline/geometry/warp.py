@@ -13,8 +13,8 @@ from odc.geo.geobox import GeoBox
 
 from seamline.pipeline.common.errors import InputError
 from seamline.pipeline.geometry.grid import SceneLocator
-from seamline.pipeline.geometry.map_grid import Blocks, MapGrid
-from seamline.pipeline.geometry.window import Window
+from seamline.pipeline.geometry.map_grid import MapGrid
+from seamline.pipeline.geometry.window import Blocks, Window
 
 POSITION_PARTS = 64
 """Parts of a scene's pixel in which positions are given."""
@@ -52,8 +52,9 @@ def locate_pixels(grid: MapGrid, window: Window, scene: GeoBox) -> tuple[NDArray
     in_lattice = window.shift(grid.top, grid.left)
     locator = SceneLocator.of(grid.crs, grid.resolution, scene)
     if locator.link.transformer is None:
-        row, col = np.arange(in_lattice.row, in_lattice.stop_row), np.arange(in_lattice.col, in_lattice.stop_col)
-        positions = locator.locate(row[:, None] + 0.5, col + 0.5)
+        row = np.arange(in_lattice.row, in_lattice.stop_row, dtype=np.float64)[:, None] + 0.5
+        col = np.arange(in_lattice.col, in_lattice.stop_col, dtype=np.float64) + 0.5
+        positions = locator.locate(*np.broadcast_arrays(row, col))
     else:
         positions = _interpolate(locator, in_lattice)
     with np.errstate(invalid="ignore"):
@@ -74,7 +75,8 @@ def _interpolate(locator: SceneLocator, window: Window) -> NDArray[np.float64]:
     row, col = window.row // _BLOCK * _BLOCK, window.col // _BLOCK * _BLOCK
     rows, cols = np.arange(row, window.stop_row, _BLOCK), np.arange(col, window.stop_col, _BLOCK)
     positions = np.empty((2, len(rows) * _BLOCK, len(cols) * _BLOCK))
-    blocks = Blocks(*(first.ravel() for first in np.meshgrid(rows, cols, indexing="ij")), _BLOCK)
+    top, left = np.meshgrid(rows, cols, indexing="ij")
+    blocks = Blocks(top.ravel(), left.ravel(), _BLOCK)
     while True:
         corners, error = _measure(locator, blocks)
         is_exact = error <= _ERROR
@@ -84,7 +86,11 @@ def _interpolate(locator: SceneLocator, window: Window) -> NDArray[np.float64]:
             break
         blocks = blocks.divide()
         blocks = blocks.select(blocks.meet(window))
-    _fill(positions, blocks.shift(-row, -col), locator.locate(*blocks.place(np.arange(blocks.size) + 0.5)))
+    _fill(
+        positions,
+        blocks.shift(-row, -col),
+        locator.locate(*blocks.place(np.linspace(0.5, blocks.size - 0.5, blocks.size))),
+    )
     whole = Window(row, col, *positions.shape[1:])
     return positions[:, *window.relative_to(whole).to_slices()]
 

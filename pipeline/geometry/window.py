@@ -1,4 +1,4 @@
-"""Pixel windows on the grid of a scene, and the mirroring of pixels beyond its edges."""
+"""Pixel windows and blocks on a grid, and the mirroring of pixels beyond the edges of a scene."""
 
 from __future__ import annotations
 
@@ -75,6 +75,44 @@ class Window:
         if self.row < 0 or self.col < 0:
             raise ValueError(f"{self} starts before the array, an index would count from its end")
         return slice(self.row, self.stop_row), slice(self.col, self.stop_col)
+
+
+@dataclass(frozen=True)
+class Blocks:
+    """Square blocks of pixels of a lattice.
+
+    Attributes:
+        row: First rows, shape (n,).
+        col: First columns.
+        size: Edge in pixels.
+    """
+
+    row: NDArray[np.int64]
+    col: NDArray[np.int64]
+    size: int
+
+    def select(self, wanted: NDArray[np.bool_]) -> Blocks:
+        """Return some of the blocks."""
+        return Blocks(self.row[wanted], self.col[wanted], self.size)
+
+    def divide(self) -> Blocks:
+        """Return the quarters of all blocks."""
+        half = self.size // 2
+        row = self.row[:, None] + half * np.array([0, 0, 1, 1])
+        return Blocks(row.ravel(), (self.col[:, None] + half * np.array([0, 1, 0, 1])).ravel(), half)
+
+    def shift(self, rows: int, cols: int) -> Blocks:
+        """Return the blocks moved by some rows and columns."""
+        return Blocks(self.row + rows, self.col + cols, self.size)
+
+    def meet(self, window: Window) -> NDArray[np.bool_]:
+        """Return which blocks have pixels of a window."""
+        in_rows = (self.row < window.stop_row) & (self.row + self.size > window.row)
+        return in_rows & (self.col < window.stop_col) & (self.col + self.size > window.col)
+
+    def place(self, at: NDArray[np.float64]) -> list[NDArray[np.float64]]:
+        """Return rows and columns of a lattice in each block, (n, m, m), from the (m,) distances to its first pixel."""
+        return list(np.broadcast_arrays(self.row[:, None, None] + at[:, None], self.col[:, None, None] + at))
 
 
 def mirror_indices(start: int, stop: int, size: int) -> NDArray[np.intp]:
