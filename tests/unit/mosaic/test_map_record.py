@@ -51,7 +51,7 @@ def make_scene(grid: str = "projected") -> MapScene:
     return MapScene(
         id="a",
         version="1220ab",
-        acquired=(datetime(2024, 7, 1, 3, tzinfo=UTC), datetime(2024, 7, 2, 23, tzinfo=UTC)),
+        acquired=(datetime(2024, 7, 1, 3, tzinfo=UTC), datetime(2024, 7, 3, 2, tzinfo=UTC)),
         grid=SceneGrid.from_geobox(GRIDS[grid]),
         votes="labels",
         storage="cog",
@@ -166,9 +166,14 @@ def test_a_crs_is_called_by_its_code_where_it_has_one() -> None:
     assert CRS(name_crs(CRS(LAEA))) == CRS(LAEA)
 
 
-def test_the_day_of_a_scene_is_its_last() -> None:
+def test_the_day_of_a_scene_is_that_of_its_middle() -> None:
     scene = make_scene()
     assert scene.day == (datetime(2024, 7, 2) - datetime(1970, 1, 1)).days
     assert scene.model_copy(update={"acquired": None}).day is None
-    early = datetime(1969, 12, 31, 23, 59, 59, tzinfo=UTC)
-    assert scene.model_copy(update={"acquired": (early, early)}).day is None
+    for moment, day in (
+        (datetime(1969, 12, 31, 23, 59, 59, tzinfo=UTC), None),
+        (datetime(1970, 1, 1, tzinfo=UTC), 0),
+        (datetime(2149, 6, 5, 23, 59, tzinfo=UTC), 65534),
+        (datetime(2149, 6, 6, tzinfo=UTC), None),
+    ):
+        assert scene.model_copy(update={"acquired": (moment, moment)}).day == day
