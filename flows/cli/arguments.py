@@ -48,6 +48,11 @@ def split_names(text: str) -> tuple[str, ...]:
     return tuple(part.strip() for part in text.split(",") if part.strip()) or ((text,) if text else ())
 
 
+def split_unseen(text: str) -> tuple[str, ...] | None:
+    """Return the unseen classes of a text: names between commas, no classes of ``none``, None of an empty text."""
+    return () if text == "none" else split_names(text) or None
+
+
 def parse_numbers(option: str, text: str) -> tuple[float, ...]:
     """Return the numbers between the commas of an option's value.
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
-from seamline.flows.cli.arguments import SCENE_HELP, check_choice, parse_numbers, split_names
+from seamline.flows.cli.arguments import SCENE_HELP, check_choice, parse_numbers, split_names, split_unseen
 from seamline.flows.cli.run_options import NETWORK_OPTIONS, take_options
 from seamline.flows.terminal import tables
 
@@ -78,6 +78,7 @@ def import_network(
     license: Annotated[str, typer.Option(help="SPDX name")] = "unknown",
     description: Annotated[str, typer.Option(help="For people")] = "",
     limits: Annotated[str, typer.Option(help="What it is good for and what not, in one line that runs say")] = "",
+    unseen: Annotated[str, typer.Option(help="Classes that say that the ground was not seen: cloud,…; or none")] = "",
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the model that is in the folder")] = False,
 ) -> None:
     """Make a model folder of somebody else's network; its divisor and reach are measured.
@@ -103,6 +104,7 @@ def import_network(
         license=license,
         description=description,
         limits=limits,
+        unseen=split_unseen(unseen),
     )
     tables.show_model(import_model(file, described, out, overwrite).summarize())
     Console().print(f"model: {out}")

@@ -305,6 +305,8 @@ def _format_field(key: str, value: Any) -> str:
         return "\n".join(f"{c['label']} {c['name']}: {c['description']}".rstrip(": ") for c in value)
     if key.startswith("iou_"):
         return "\n".join(f"{image}: {_format_scores(scores)}" for image, scores in value.items())
+    if key == "unseen":
+        return "not stated" if value is None else ", ".join(value) or "none"
     if isinstance(value, Mapping):
         return ", ".join(f"{name} {'any' if part is None else part}" for name, part in value.items())
     if isinstance(value, list):

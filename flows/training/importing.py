@@ -46,6 +46,7 @@ class ModelDescription:
         license: SPDX name.
         description: Text for people; empty for one that names the file.
         limits: What the network is good for and what not, in one line; may be empty.
+        unseen: Names of the classes that say that the ground was not seen, such as cloud; None for nothing said.
     """
 
     bands: tuple[str, ...]
@@ -61,11 +62,14 @@ class ModelDescription:
     license: str = "unknown"
     description: str = ""
     limits: str = ""
+    unseen: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
         bands, classes = len(self.bands), len(self.classes)
         _check(bands > 0, "--bands", self.bands, "a name for each input of the network")
         _check(classes >= 2, "--classes", self.classes, "at least two names, in the order of the outputs")
+        is_unseen_known = self.unseen is None or set(self.unseen) < set(self.classes)
+        _check(is_unseen_known, "--unseen", self.unseen, f"some of the classes {','.join(self.classes)}, or none")
         _check(isfinite(self.scale) and self.scale > 0, "--scale", self.scale, "a number above 0")
         _check(len(self.mean) in (1, bands), "--mean", self.mean, f"one number, or {bands}")
         _check(len(self.std) in (1, bands), "--std", self.std, f"one number, or {bands}")
@@ -166,6 +170,7 @@ def _build_spec(
             license=description.license,
             description=description.description or origin,
             limits=description.limits,
+            unseen=description.unseen,
             weights=get_weights_name(imported.network),
         )
     except ValueError as error:

@@ -96,6 +96,7 @@ class Recipe(RecipePart):
         warp: Random change of geometry.
         loss: What the training minimises.
         training_data: Description of the data, for the model's document.
+        unseen: Names of the classes that say that the ground was not seen, such as cloud; None for nothing said.
         assumed_nodata: Digital number outside of the footprint in files that declare no nodata value, in the training
             and in every scene.
     """
@@ -116,6 +117,10 @@ class Recipe(RecipePart):
     warp: Warp = Warp()
     loss: Loss = Loss()
     training_data: list[str] = Field(default=[])
+    unseen: list[str] | None = Field(
+        default=None,
+        description="classes that say that the ground was not seen, such as cloud; they do not vote in maps",
+    )
     assumed_nodata: float | None = Field(
         default=None, description="number outside of footprints in files that declare none, here and in every scene"
     )
@@ -124,6 +129,8 @@ class Recipe(RecipePart):
     def _check_consistent(self) -> Recipe:
         _refuse_duplicates("bands", [band.name for band in self.bands])
         _refuse_duplicates("classes", [entry.name for entry in self.classes])
+        if unknown := set(self.unseen or ()) - {entry.name for entry in self.classes}:
+            raise ValueError(f"unseen: no class is called {min(unknown)!r}")
         window = self.schedule.window
         network = self.network.build_config(len(self.bands), len(self.classes))
         least = 2 * (network.divisor + network.least_halo)

@@ -114,6 +114,7 @@ def _build_spec(recipe: Recipe, normalisation: Normalisation) -> ModelSpec:
             description=recipe.description,
             limits=recipe.limits,
             training_data=tuple(recipe.training_data),
+            unseen=None if recipe.unseen is None else tuple(recipe.unseen),
         )
     except ValueError as error:
         raise InputError(

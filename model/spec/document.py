@@ -126,6 +126,7 @@ def _build_properties(spec: ModelSpec) -> dict[str, Any]:
         "seamline:assumed_nodata": spec.assumed_nodata,
         "seamline:training_data": list(spec.training_data),
         **({"seamline:limits": spec.limits} if spec.limits else {}),
+        **({} if spec.unseen is None else {"seamline:unseen": list(spec.unseen)}),
     }
 
 
@@ -273,6 +274,7 @@ def _parse_spec(document: Mapping[str, Any]) -> ModelSpec:
         description=properties.get("description", ""),
         limits=properties.get("seamline:limits", ""),
         training_data=tuple(properties["seamline:training_data"]),
+        unseen=tuple(properties["seamline:unseen"]) if "seamline:unseen" in properties else None,
         weights=Path(document["assets"]["model"]["href"]).name,
         architecture=properties["mlm:architecture"],
     )

@@ -84,6 +84,8 @@ class ModelSpec:
         description: a sentence, or empty.
         limits: what the model is good for and what not, in one line; empty if nobody stated it.
         training_data: names or addresses of the training data.
+        unseen: names of the classes that say that the ground was not seen, such as cloud; they do not vote where scenes
+            are fused to a map. ``None``: nobody stated it.
         weights: name of the file of weights in the model folder.
         architecture: name for people; ``UNKNOWN`` for programs that do not tell it.
     """
@@ -102,6 +104,7 @@ class ModelSpec:
     description: str = ""
     limits: str = ""
     training_data: tuple[str, ...] = ()
+    unseen: tuple[str, ...] | None = None
     weights: str = "model.safetensors"
     architecture: str = UNET_ARCHITECTURE
 
@@ -112,6 +115,7 @@ class ModelSpec:
         _check_text("limits", self.limits, least=0)
         self._check_channels()
         self._check_unique_names()
+        self._check_unseen()
         self._check_values()
         self._check_network()
 
@@ -135,6 +139,12 @@ class ModelSpec:
         for kind, names in (("bands", [b.name for b in self.bands]), ("classes", [c.name for c in self.classes])):
             if len(set(names)) != len(names):
                 raise ValueError(f"two {kind} have the same name: {names}")
+
+    def _check_unseen(self) -> None:
+        """Refuse unseen classes that are no classes, or all of them."""
+        names = [c.name for c in self.classes]
+        if self.unseen is not None and (set(self.unseen) - set(names) or set(self.unseen) == set(names)):
+            raise ValueError(f"unseen: got {self.unseen!r}, expected some of the classes {', '.join(names)}")
 
     def _check_values(self) -> None:
         nodata = self.assumed_nodata
@@ -202,6 +212,7 @@ class ModelSpec:
             "network": self.network.to_dict(),
             "license": self.license,
             "training_data": list(self.training_data),
+            "unseen": None if self.unseen is None else list(self.unseen),
         }
 
 

@@ -99,8 +99,6 @@ class _TouchedChunks:
 def _match_chunks(grid: MapGrid, other: MapGrid) -> dict[Index, Index]:
     """Return the chunks of another grid that hold the same pixels of the lattice as chunks of a grid, by the latter."""
     rows, cols = grid.top - other.top, grid.left - other.left
-    if rows % CHUNK or cols % CHUNK:
-        return {}
     size = Window(0, 0, other.height, other.width)
     matches = {}
     for chunk in grid.chunks:

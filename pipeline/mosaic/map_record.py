@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -31,6 +32,7 @@ from seamline.pipeline.storage.digests import combine_digests
 
 _VERSION: Literal[1] = 1
 """Version of the layout. Increase it when a field is added that has no default, or changes its meaning."""
+_FIRST_DAY, _UNKNOWN_DAY = datetime(1970, 1, 1, tzinfo=UTC), 2**16 - 1
 _LONGEST_VALUE = 60
 """Characters of a value in a message."""
 
@@ -184,14 +186,12 @@ class MapScene(_Part):
 
     @property
     def day(self) -> int | None:
-        """Days from 1970-01-01 to the day, in UTC, on which it was taken, of an interval to its last; None if unknown.
-
-        Also None before 1970.
-        """
+        """The day in UTC of the middle of its time, in days since 1970-01-01; None if unknown, or beyond 16 bits."""
         if self.acquired is None:
             return None
-        days = int(self.acquired[1].timestamp() // 86400)
-        return days if days >= 0 else None
+        start, end = self.acquired
+        days = (start + (end - start) / 2 - _FIRST_DAY).days
+        return days if 0 <= days < _UNKNOWN_DAY else None
 
 
 class SkippedScene(_Part):

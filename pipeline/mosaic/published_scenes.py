@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import posixpath
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -95,12 +95,15 @@ class SceneTable:
     table: pa.Table
 
     @classmethod
-    def read(cls, catalogue: Path | ObjectFolder, where: str = "") -> tuple[SceneTable, SceneTable]:
+    def read(
+        cls, catalogue: Path | ObjectFolder, where: str = "", stale: Collection[str] = ()
+    ) -> tuple[SceneTable, SceneTable]:
         """Read the published scenes of a catalogue, without the maps that it lists.
 
         Args:
             catalogue: the folder of the catalogue, local or in object storage.
             where: SQL expression that scenes fulfil, or an empty text, which needs no DuckDB.
+            stale: scenes whose items count in place of their rows.
 
         Returns:
             All scenes, and those that fulfil the expression.
@@ -110,7 +113,7 @@ class SceneTable:
         """
         if where:
             require_extras("--where", "query")
-        with open_item_table(catalogue) as path:
+        with open_item_table(catalogue, stale) as path:
             try:
                 table = read_table(path, list(_COLUMNS))
                 scenes = list_folders(table)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -22,9 +23,10 @@ from seamline.pipeline.common.time_span import TimeSpan
 from seamline.pipeline.mosaic.map_record import MapScene, SkippedScene
 from seamline.pipeline.mosaic.periods import ALL, Period, PeriodRule
 from seamline.pipeline.mosaic.published_scenes import PublishedScene, SceneTable
-from seamline.pipeline.mosaic.scene_files import check_scenes, has_probabilities
+from seamline.pipeline.mosaic.scene_files import CheckedScenes, check_scenes, has_probabilities
 from seamline.pipeline.mosaic.unseen_classes import choose_unseen
 from seamline.pipeline.stac.footprint import compute_footprint
+from seamline.pipeline.stac.items import ItemDict, read_whole_items
 from seamline.pipeline.storage.object_store import ObjectFolder
 
 OnBadScene = Literal["fail", "skip"]
@@ -103,10 +105,63 @@ def select_scenes(catalogue: Path | ObjectFolder, choice: SceneChoice) -> Select
         InputError: there are no such scenes, they are of several models, or one of them cannot be used.
     """
     catalogue = catalogue.absolute() if isinstance(catalogue, Path) else catalogue
-    everything, table = SceneTable.read(catalogue, choice.where)
+    found = _find_scenes(catalogue, choice)
+    if stale := _list_stale(catalogue, found):
+        found = _find_scenes(catalogue, choice, stale)
+    damaged, whole, withdrawn = found.damaged, found.checked.whole, found.checked.withdrawn
+    if damaged and choice.on_bad_scene == "fail":
+        raise _bad_scene_error(damaged)
+    if not whole:
+        raise _bad_scene_error(damaged or dict.fromkeys(withdrawn, "its item is gone"))
+    gone = f"left out: {format_count(len(withdrawn), 'scene')} whose item is gone, though the table lists it"
+    unseen, hints = choose_unseen(catalogue, found.scenes, found.model_digest, found.classes, choice.unseen)
+    return Selection(
+        periods=_group_by_period(whole, found.periods),
+        model=found.model,
+        model_digest=found.model_digest,
+        classes=found.classes,
+        unseen=unseen,
+        skipped=tuple(SkippedScene(id=name, reason=reason) for name, reason in sorted(damaged.items())),
+        warnings=(*found.warnings, *([f"{gone}: {_join(withdrawn)}"] if withdrawn else ()), *hints),
+    )
+
+
+@dataclass(frozen=True)
+class _FoundScenes:
+    """The scenes of a map before anything is decided about bad ones.
+
+    Attributes:
+        scenes: scenes whose rows could be read.
+        periods: the period of each scene, by its id.
+        model: name of the model of all of them.
+        model_digest: SHA-256 of the model.
+        classes: classes of their labels.
+        checked: what was found of their files.
+        damaged: why scenes cannot be used, by their ids.
+        warnings: what was left out.
+    """
+
+    scenes: Sequence[PublishedScene]
+    periods: Mapping[str, Period]
+    model: str
+    model_digest: str
+    classes: tuple[LabelClass, ...]
+    checked: CheckedScenes
+    damaged: Mapping[str, str]
+    warnings: Sequence[str]
+
+
+def _find_scenes(catalogue: Path | ObjectFolder, choice: SceneChoice, stale: Collection[str] = ()) -> _FoundScenes:
+    """Find the scenes of a choice, and look for their files.
+
+    Args:
+        catalogue: the folder of the catalogue.
+        choice: which scenes are wanted.
+        stale: scenes whose items count in place of their rows.
+    """
+    everything, table = SceneTable.read(catalogue, choice.where, stale)
     _refuse_none(table, everything, "--where", choice.where)
-    table = _select_by_model(table, choice.model)
-    table = _select_by_area(table, choice)
+    table = _select_by_area(_select_by_model(table, choice.model), choice)
     table, periods, warnings = _select_by_period(table, choice.period)
     digest, model = _find_model(table)
     scenes, damaged = table.read_scenes()
@@ -114,24 +169,20 @@ def select_scenes(catalogue: Path | ObjectFolder, choice: SceneChoice) -> Select
     if not choice.labels_allowed:
         _refuse_without_probabilities(scenes)
     checked = check_scenes(catalogue, scenes)
-    damaged |= checked.damaged
-    if damaged and choice.on_bad_scene == "fail":
-        raise _bad_scene_error(damaged)
-    if not checked.whole:
-        raise _bad_scene_error(damaged or dict.fromkeys(checked.withdrawn, "its item is gone"))
-    if checked.withdrawn:
-        count = format_count(len(checked.withdrawn), "scene")
-        warnings.append(f"left out: {count} whose item is gone, though the table lists it: {_join(checked.withdrawn)}")
-    unseen, hint = choose_unseen(catalogue, scenes, digest, classes, choice.unseen)
-    return Selection(
-        periods=_group_by_period(checked.whole, periods),
-        model=model,
-        model_digest=digest,
-        classes=classes,
-        unseen=unseen,
-        skipped=tuple(SkippedScene(id=name, reason=reason) for name, reason in sorted(damaged.items())),
-        warnings=(*warnings, *hint),
-    )
+    return _FoundScenes(scenes, periods, model, digest, classes, checked, {**damaged, **checked.damaged}, warnings)
+
+
+def _list_stale(catalogue: Path | ObjectFolder, found: _FoundScenes) -> list[str]:
+    """Return the scenes that were published again and whose rows are still those of before."""
+    rows = {scene.id: scene.version for scene in found.scenes if scene.id in found.damaged}
+    items = read_whole_items(catalogue, rows)
+    return [name for name, item in items.items() if _get_version(item) not in (None, rows[name])]
+
+
+def _get_version(item: ItemDict) -> str | None:
+    with suppress(LookupError, TypeError):
+        return str(item["assets"]["run"]["file:checksum"])
+    return None
 
 
 def _select_by_model(table: SceneTable, model: str) -> SceneTable:
@@ -185,8 +236,8 @@ def _compute_area_outline(area: shapely.Polygon | shapely.MultiPolygon, crs: CRS
             expected=f"coordinates in the CRS of the map, x before y, in {crs.units[0]}",
             fix="correct --bounds, --aoi or --crs",
         )
-    west, south, east, north = outline.bounds
-    return outline.buffer(_MARGIN * max(east - west, north - south))
+    parts = shapely.bounds(shapely.get_parts(outline))  # one on each side of the antimeridian
+    return outline.buffer(_MARGIN * float((parts[:, 2:] - parts[:, :2]).max()))
 
 
 def _select_by_period(table: SceneTable, rule: PeriodRule) -> tuple[SceneTable, dict[str, Period], list[str]]:

@@ -16,7 +16,7 @@ from seamline.pipeline.common.layout import MODEL
 from seamline.pipeline.mosaic.published_scenes import PublishedScene
 from seamline.pipeline.storage.object_store import ObjectFolder
 
-UNSEEN_PROPERTY = "seamline:unseen"
+_UNSEEN_PROPERTY = "seamline:unseen"
 """Property of a model's document that names these classes, as a list."""
 
 _SUSPECTS = re.compile(r"cloud|cirrus|shadow|haze|smoke|\bfog\b|no.?data|unseen|obscured|unlabel", re.IGNORECASE)
@@ -54,7 +54,7 @@ def choose_unseen(
     unknown = [name for name in said if name not in names]
     if unknown or set(said) >= set(names):
         raise InputError(
-            "--unseen" if wanted is not None else f"{UNSEEN_PROPERTY} of the model's document",
+            "--unseen" if wanted is not None else f"{_UNSEEN_PROPERTY} of the model's document",
             got=f"{unknown[0]}, which is no class" if unknown else "all classes",
             expected="some of the classes " + ", ".join(names),
             fix="correct it" if wanted is not None else "name them with --unseen",
@@ -70,7 +70,7 @@ def _read_unseen(
         content = _read_model_document(catalogue, scene)
         if content is not None and hashlib.sha256(content).hexdigest() == model_digest:
             with suppress(ValueError, LookupError, TypeError):
-                return [str(name) for name in from_json(content)["properties"][UNSEEN_PROPERTY]]
+                return [str(name) for name in from_json(content)["properties"][_UNSEEN_PROPERTY]]
             return None
     return None
 

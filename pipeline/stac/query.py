@@ -7,7 +7,7 @@ import logging
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
@@ -81,13 +81,17 @@ def to_item_collection(items: list[ItemDict]) -> str:
 
 
 @contextmanager
-def open_item_table(out: Path | ObjectFolder) -> Iterator[Path]:
+def open_item_table(out: Path | ObjectFolder, stale: Collection[str] = ()) -> Iterator[Path]:
     """Yield the path of the table of items, of a temporary copy for object storage or where scenes wait for rows.
+
+    Args:
+        out: the catalogue's folder.
+        stale: scenes whose items are read as if they waited.
 
     Raises:
         InputError: there is no table, or it is damaged and scenes wait for rows.
     """
-    scenes = list_scenes(list_notes(out))
+    scenes = list_scenes(list_notes(out)) | set(stale)
     if isinstance(out, Path):
         if not (out / ITEMS).is_file():
             raise _missing_table_error(out)

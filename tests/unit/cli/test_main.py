@@ -191,7 +191,7 @@ def test_model_inspect_prints_json(command_line: CommandLine) -> None:
     assert 80 < found["receptive_radius"] <= 96
     assert command_line("model", "list")[1].split() == ["land-water-cloud"]
     assert json.loads(out)["iou_in_training"]["landsat5"]["cloud"] > 0.5
-    assert "good for" in found["limits"]
+    assert "good for" in found["limits"] and found["unseen"] == ["cloud", "cloud shadow"]
     table = command_line("model", "inspect", "land-water-cloud")[1]
     words = " ".join(table.replace("│", " ").split())
     for explained in (

@@ -109,8 +109,9 @@ def test_scale_mean_and_std_stand_in_the_unit_of_the_values(tmp_path: Path) -> N
     value = 4 * (0.4 * 255 - 100) / 50 - 2
     water = predict_in_folder(spec, tmp_path / "model", pixels)[0, 1, 0, 0]
     assert water == pytest.approx(np.clip(value, 0, 1), abs=1e-6)
-    described = ModelDescription(("red", "nir"), ("a", "b"), scale=255, mean=(100, 90), std=(50, 40))
+    described = ModelDescription(("red", "nir"), ("a", "b"), scale=255, mean=(100, 90), std=(50, 40), unseen=("b",))
     spec = import_model(path, described, tmp_path / "model", overwrite=True)
+    assert spec.unseen == ("b",)
     water = predict_in_folder(spec, tmp_path / "model", pixels)[0, 1, 0, 0]
     assert water == pytest.approx(1 / (1 + np.exp(-value)), abs=1e-5)
 
@@ -175,6 +176,8 @@ def test_what_cannot_be_imported_is_refused_in_one_line(case: str, tmp_path: Pat
         ({"mean": (1.0, 2.0, 3.0)}, "--mean: got 1.0,2.0,3.0, expected one number, or 2"),
         ({"std": (0.0,)}, "--std: got 0.0, expected numbers above 0"),
         ({"colors": ("red", "green", "blue")}, "--colors"),
+        ({"unseen": ("fog",)}, "--unseen: got fog, expected some of the classes a,b,c, or none"),
+        ({"unseen": ("a", "b", "c")}, "--unseen"),
     ],
 )
 def test_a_description_that_cannot_be_is_refused(changes: dict[str, object], message: str) -> None:

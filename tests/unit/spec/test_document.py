@@ -158,6 +158,23 @@ def test_what_a_model_is_good_for_is_one_line(tmp_path: Path) -> None:
             replace(spec, limits=text)
 
 
+def test_unseen_classes_are_named_or_not(tmp_path: Path) -> None:
+    spec = save_model(tmp_path, make_random_network())
+    assert spec.unseen is None and "seamline:unseen" not in (tmp_path / "model.json").read_text()
+    for names in ((), (spec.classes[1].name,)):
+        write_model_spec(replace(spec, unseen=names), tmp_path)
+        assert read_model_spec(tmp_path).unseen == names
+    for names in (("fog",), tuple(entry.name for entry in spec.classes)):
+        with pytest.raises(ValueError, match=r"unseen: got .* expected some of the classes"):
+            replace(spec, unseen=names)
+    document = json.loads((tmp_path / "model.json").read_text())
+    for wrong in ("cloud", ["fog"], [{}], 5, None):
+        document["properties"]["seamline:unseen"] = wrong
+        (tmp_path / "model.json").write_text(json.dumps(document))
+        with pytest.raises(ModelError):
+            read_model_spec(tmp_path)
+
+
 def test_documents_with_wavelengths_in_the_input_are_read(tmp_path: Path) -> None:
     spec = save_model(tmp_path, make_random_network())
     path = write_model_spec(spec, tmp_path)

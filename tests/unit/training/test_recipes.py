@@ -37,11 +37,18 @@ def test_a_recipe_becomes_a_model(tmp_path: Path, padding: str) -> None:
         sources=[*SMALL_RECIPE["sources"], {"kind": "simulated", "size": 50, "seeds": [2], "name": "held"}],
         holdout=["held"],
         schedule={**SMALL_RECIPE["schedule"], "window": 64},
+        unseen=["cloud", "shadow"],
     )
     spec = train_from_recipe(read_recipe(path), tmp_path, tmp_path / "model", ignore_progress)
-    assert spec.network.padding == padding
+    assert spec.network.padding == padding and spec.unseen == ("cloud", "shadow")
     assert read_model_spec(tmp_path / "model") == spec
     assert not (tmp_path / "model" / "checkpoint.pt").exists()
+
+
+def test_unseen_classes_of_a_recipe_are_classes() -> None:
+    with pytest.raises(ValueError, match="unseen: no class is called 'fog'"):
+        make_recipe(unseen=["fog"])
+    assert make_recipe().unseen is None and make_recipe(unseen=[]).unseen == []
 
 
 @pytest.mark.parametrize("labels", ["raster", "coarse raster", "polygons"])
