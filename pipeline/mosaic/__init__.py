@@ -1,0 +1,1 @@
+"""Maps of many scenes: votes of published scenes, fused on one grid."""

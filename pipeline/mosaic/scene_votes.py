@@ -1,0 +1,366 @@
+"""Read what scenes published, on disk or in object storage, and fuse it to a part of a map."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from datetime import UTC, date
+from functools import lru_cache
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import zarr
+from affine import Affine
+from numpy.typing import NDArray
+from odc.geo.geobox import GeoBox
+from rasterio._err import CPLE_BaseError
+from rasterio.errors import CRSError, RasterioError
+from zarr.storage import ObjectStore
+
+from seamline.pipeline.common.classes import NODATA, LabelClass
+from seamline.pipeline.common.errors import InputError, RunError
+from seamline.pipeline.common.layout import COG, ITEM, RECORD, ZARR
+from seamline.pipeline.common.time_span import TimeSpan
+from seamline.pipeline.geometry.map_grid import MapGrid
+from seamline.pipeline.geometry.warp import NOWHERE, POSITION_PARTS, locate_pixels
+from seamline.pipeline.geometry.window import Window
+from seamline.pipeline.mosaic.fusing import (
+    CERTAIN,
+    MOST_OBSERVATIONS,
+    TAPER_WIDTH,
+    UNKNOWN_DATE,
+    ChunkFusion,
+    FusedChunk,
+    ScenePixels,
+    compute_taper,
+)
+from seamline.pipeline.products.layers import PROBABILITIES
+from seamline.pipeline.products.zarr_store import LABELS_ARRAY, open_store_raster
+from seamline.pipeline.publishing.uploaded import find_uploaded
+from seamline.pipeline.raster_io.gdal import describe_error, gdal_environment, open_cached_raster, read_pixels
+from seamline.pipeline.results.open import ResultItem, find_result
+from seamline.pipeline.stac.items import ItemDict
+from seamline.pipeline.storage.digests import describe_file
+from seamline.pipeline.storage.object_store import ObjectFolder, is_object_url, split_object_url
+from seamline.pipeline.storage.s3_access import S3Access, open_cached_store, translate_errors
+
+_MOST_PIXELS = 2**22
+"""Pixels of a scene that are read at once for a part of a map. Of a scene that is much finer than the map, more windows
+are read."""
+_DAMAGE_ERRORS = (OSError, ValueError, LookupError, TypeError, RuntimeError, RasterioError, CPLE_BaseError)
+"""Errors that readers raise on damaged bytes."""
+_FIX = "`seamline verify` tells more; segment the scene again with --overwrite, or leave it out"
+_PROBABILITIES_COG = f"{PROBABILITIES}.tif"
+_FIRST_DAY = date(1970, 1, 1)
+"""The day from which ``SceneSource.day`` counts."""
+
+
+@dataclass(frozen=True)
+class SceneSource:
+    """Published results of a scene, which are read window by window. It holds no open files and can be pickled.
+
+    Attributes:
+        id: the scene's id.
+        folder: path of the folder that the files lie in, or its ``s3://`` address.
+        labels: name of the file that has the labels: the Zarr store or the COG.
+        probabilities: name of the file that has the probabilities. ``None``: labels vote alone.
+        grid: grid of the labels.
+        values: labels of the classes, in the order of the probabilities.
+        day: when the scene was taken, the middle of that time, in days since 1970-01-01. ``None``: unknown.
+        version: checksum of the record of the run, as the item has it.
+        pointer: in object storage the ETag of the item that leads to the folder.
+    """
+
+    id: str
+    folder: str
+    labels: str
+    probabilities: str | None
+    grid: GeoBox
+    values: tuple[int, ...]
+    day: int | None
+    version: str
+    pointer: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.day is not None and not 0 <= self.day < UNKNOWN_DATE:
+            raise ValueError(f"scene {self.id}: day {self.day} is not in 0..{UNKNOWN_DATE - 1}")
+        if self.grid.crs is None:
+            raise InputError(
+                f"scene {self.id}",
+                got="no CRS",
+                expected="results that lie somewhere on Earth",
+                fix="leave the scene out, or segment it again with a CRS",
+            )
+
+    def read(self, window: Window) -> ScenePixels:
+        """Read a window and how far its pixels are from others without data.
+
+        Args:
+            window: pixels of the scene.
+
+        Raises:
+            InputError: a file is damaged or gone.
+            RunError: the scene was replaced since it was opened, or the server does not answer.
+        """
+        margin = Window(0, 0, window.height + 2 * TAPER_WIDTH, window.width + 2 * TAPER_WIDTH)
+        around = margin.shift(window.row - TAPER_WIDTH, window.col - TAPER_WIDTH)
+        readable = around.intersection(Window(0, 0, *self.grid.shape))
+        known = np.full(around.shape, NODATA, np.uint8)
+        try:
+            known[readable.relative_to(around).to_slices()] = self._read_labels(readable)
+            labels = known[window.relative_to(around).to_slices()]
+            has_votes = self.probabilities is not None and bool((labels != NODATA).any())
+            probabilities = self._read_probabilities(window, labels) if has_votes else None
+        except InputError:
+            self._check_version()  # then the files are gone because the scene was replaced
+            raise
+        self._check_version()
+        return ScenePixels(labels, probabilities, compute_taper(known != NODATA), window.row, window.col)
+
+    def _read_labels(self, window: Window) -> NDArray[np.uint8]:
+        with self._name_damage(self.labels):
+            labels: NDArray[np.uint8] = self._read_raster(self.labels, LABELS_ARRAY, 1, window)[0]
+            counts = np.bincount(labels.ravel(), minlength=NODATA + 1)
+            if unknown := set(np.flatnonzero(counts)) - {*self.values, NODATA}:
+                raise ValueError(f"label {min(unknown)} in {window}, which is none of the classes")
+        return labels
+
+    def _read_probabilities(self, window: Window, labels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        assert self.probabilities is not None
+        with self._name_damage(self.probabilities):
+            probabilities = self._read_raster(self.probabilities, PROBABILITIES, len(self.values), window)
+            is_empty = labels == NODATA
+            # A chunk that is lost reads as nodata, and nobody else would notice.
+            if any(((layer > CERTAIN) != is_empty).any() for layer in probabilities):
+                raise ValueError(f"there are not both a label and its probabilities everywhere in {window}")
+        return probabilities
+
+    def _read_raster(self, file: str, name: str, bands: int, window: Window) -> NDArray[np.uint8]:
+        """Read a window of the array ``name``, (bands, height, width), which is all that a file has if it is a COG."""
+        path = f"{self.folder}/{file}"
+        expected = bands, *self.grid.shape
+        if file == ZARR:
+            array = _open_array(path, name)
+            shape, dtype = (1, *array.shape)[-3:], str(array.dtype)
+            if (shape, dtype) == (expected, "uint8"):
+                return np.asarray(array[..., *window.to_slices()], np.uint8).reshape(bands, *window.shape)
+        else:
+            with gdal_environment(path):
+                raster = open_cached_raster(path)
+                shape, dtype = (len(raster.dtypes), *raster.grid.shape), raster.dtypes[0]
+                if (shape, dtype) == (expected, "uint8"):
+                    return read_pixels(raster, list(range(1, bands + 1)), window)
+        raise ValueError(f"{dtype} of shape {shape}, expected uint8 of shape {expected}")
+
+    def _check_version(self) -> None:
+        """Raise ``RunError`` if the scene was published anew or removed."""
+        if is_object_url(self.folder):
+            is_same = split_object_url(self.folder)[0].get_version(ITEM) == self.pointer
+        else:
+            record = Path(self.folder, RECORD)
+            is_same = record.is_file() and describe_file(record)["file:checksum"] == self.version
+        if not is_same:
+            raise RunError(f"scene {self.id} was replaced or removed while it was read; run the same command again")
+
+    @contextmanager
+    def _name_damage(self, file: str) -> Iterator[None]:
+        """Turn what readers raise on damaged bytes into an ``InputError`` that names the scene and the file."""
+        with ExitStack() as stack:
+            if is_object_url(self.folder):
+                place = split_object_url(self.folder)[0]
+                stack.enter_context(translate_errors(place.bucket, place.access))
+            try:
+                yield
+            except (*_DAMAGE_ERRORS, InputError) as error:
+                raise InputError(
+                    f"results of scene {self.id}",
+                    got=f"{self.folder}/{file} that cannot be read ({describe_error(error)})",
+                    expected="what a run published, whole",
+                    fix=_FIX,
+                ) from error
+
+
+def _open_array(path: str, name: str) -> zarr.Array[Any]:
+    """Open an array of a Zarr store, on disk or in object storage."""
+    if not is_object_url(path):
+        return open_store_raster(Path(path), name)
+    folder = ObjectFolder.from_url(path)
+    return _open_remote_array(folder.access, folder.bucket, f"{folder.prefix}/{name}")
+
+
+@lru_cache(maxsize=128)
+def _open_remote_array(access: S3Access, bucket: str, key: str) -> zarr.Array[Any]:
+    """Open an array in object storage, which this process keeps: the metadata of a version never change."""
+    return zarr.open_array(ObjectStore(open_cached_store(access, bucket), read_only=True), path=key, mode="r")
+
+
+def open_scene_source(catalogue: Path | ObjectFolder, scene: str, *, with_probabilities: bool = True) -> SceneSource:
+    """Find the results of a scene that a map is made of; no pixel is read.
+
+    Args:
+        catalogue: folder of results, on disk or in object storage.
+        scene: id of the scene.
+        with_probabilities: whether the probabilities vote. Otherwise the labels do.
+
+    Raises:
+        InputError: there are no results, they are damaged, lie nowhere on Earth, or have no probabilities.
+    """
+    opened = _open_local(catalogue, scene) if isinstance(catalogue, Path) else _open_uploaded(catalogue, scene)
+    if not with_probabilities:
+        return replace(opened, probabilities=None)
+    if opened.probabilities is None:
+        raise InputError(
+            f"scene {scene}",
+            got="no probabilities",
+            expected="the output probabilities, by which scenes vote",
+            fix="segment it again with --outputs cog,zarr,probabilities, or take the labels alone with --labels",
+        )
+    return opened
+
+
+def _open_local(catalogue: Path, scene: str) -> SceneSource:
+    result = find_result(catalogue, scene)
+    files = {name: path.name for name, path in result.arrays.items()}
+    return SceneSource(
+        scene,
+        str(result.folder),
+        files[LABELS_ARRAY],
+        files.get(PROBABILITIES),
+        result.grid,
+        tuple(label.value for label in result.classes),
+        _find_day(result.item.properties.acquired),
+        _get_checksum(result.item),
+    )
+
+
+def _open_uploaded(catalogue: ObjectFolder, scene: str) -> SceneSource:
+    place = catalogue.subfolder(scene)
+    pointer = place.get_version(ITEM)
+    uploaded = find_uploaded(catalogue, scene)
+    if uploaded is None:
+        raise InputError(
+            f"scene {scene} in {catalogue}", got="no results", expected="a published scene", fix="check the name"
+        )
+    try:
+        item = ResultItem.model_validate(uploaded.item)
+        grid, version = _read_grid(uploaded.item), _get_checksum(item)
+        values = tuple(label.value for label in item.label_classes)
+    except (ValueError, LookupError, TypeError, CRSError) as error:
+        raise InputError(
+            f"results of scene {scene}",
+            got=f"{place.to_url(ITEM)} that cannot be read ({describe_error(error)})",
+            expected="what a run published, whole",
+            fix=_FIX,
+        ) from error
+    folder = place.subfolder(uploaded.version)
+    names = [asset.href.rpartition("/")[2] for asset in item.assets.values()]
+    labels = next(name for name in (ZARR, COG) if name in names)
+    probabilities = _find_probabilities(folder, names)
+    day = _find_day(item.properties.acquired)
+    return SceneSource(scene, folder.to_url(), labels, probabilities, grid, values, day, version, pointer)
+
+
+def _find_probabilities(folder: ObjectFolder, names: Collection[str]) -> str | None:
+    """Return which of the files of a version has the probabilities; of two the Zarr store, as on disk."""
+    metadata = [f"{ZARR}/{PROBABILITIES}/{name}" for name in ("zarr.json", ".zarray")]
+    if ZARR in names and any(folder.get_version(key) is not None for key in metadata):
+        return ZARR
+    return _PROBABILITIES_COG if _PROBABILITIES_COG in names else None
+
+
+def _read_grid(item: ItemDict) -> GeoBox:
+    """Return the grid of the labels by the scene's item."""
+    properties = item["properties"]
+    crs = properties["proj:code"] or properties.get("proj:wkt2")
+    transform = Affine(*properties["proj:transform"]) if crs else Affine.identity()
+    return GeoBox(tuple(properties["proj:shape"]), transform, crs)
+
+
+def _get_checksum(item: ResultItem) -> str:
+    """Return the checksum of the record of the run, whose asset every item of Seamline has."""
+    return item.assets["run"].checksum or ""
+
+
+def _find_day(acquired: TimeSpan | None) -> int | None:
+    """Return the day in the middle of a time, in days since 1970-01-01; None if 16 bits do not hold it."""
+    if acquired is None:
+        return None
+    middle = acquired.start + (acquired.end - acquired.start) / 2
+    day = (middle.astimezone(UTC).date() - _FIRST_DAY).days
+    return day if 0 <= day < UNKNOWN_DATE else None
+
+
+def fuse_window(
+    grid: MapGrid, window: Window, scenes: Sequence[SceneSource], classes: Sequence[LabelClass], unseen: Collection[int]
+) -> FusedChunk:
+    """Fuse all scenes in a window of a map.
+
+    Args:
+        grid: grid of the map.
+        window: pixels of the map.
+        scenes: the scenes of a period, in any order. Those that do not meet the window are not read.
+        classes: classes of all scenes.
+        unseen: positions of those classes that say that the ground was not seen.
+
+    Returns:
+        The layers of the window; no observations where no scene is.
+
+    Raises:
+        InputError: a scene is damaged, or there are too many.
+        RunError: a scene was replaced since it was opened, or a server does not answer.
+    """
+    if len(scenes) > MOST_OBSERVATIONS:
+        raise InputError(
+            "scenes at one place of the map",
+            got=f"{len(scenes)} scenes",
+            expected=f"at most {MOST_OBSERVATIONS} in a period",
+            fix="choose shorter periods, or leave out scenes with --where",
+        )
+    fusion = ChunkFusion(classes, unseen, window.shape)
+    for scene in scenes:
+        positions = locate_pixels(grid, window, scene.grid)
+        for needed, rows, cols in _split_positions(*positions, scene.grid.shape):
+            fusion.add(scene.read(needed), rows, cols, scene.day)
+    return fusion.finish()
+
+
+def _split_positions(
+    rows: NDArray[np.int32], cols: NDArray[np.int32], shape: tuple[int, int]
+) -> Iterator[tuple[Window, NDArray[np.int32], NDArray[np.int32]]]:
+    """Yield windows of a scene of at most about ``_MOST_PIXELS`` pixels with the positions that need them.
+
+    Args:
+        rows: positions of the map's pixels in the scene.
+        cols: the other coordinates.
+        shape: (height, width) of the scene.
+
+    Yields:
+        A window that holds the four nearest pixels of some positions, and these positions; ``NOWHERE`` for others.
+    """
+    found = rows != NOWHERE
+    if not found.any():
+        return
+    needed = Window(0, 0, *shape).intersection(_find_window(rows[found], cols[found]))
+    if needed.pixel_count <= _MOST_PIXELS or found.sum() == 1:
+        yield needed, rows, cols
+        return
+    # Quarters of the rectangle of the map that meets the scene.
+    middle = [(int(at.min()) + int(at.max()) + 1) // 2 for at in np.nonzero(found)]
+    is_lower, is_right = (np.arange(size) >= cut for size, cut in zip(rows.shape, middle, strict=True))
+    for down, right in product((False, True), repeat=2):
+        is_out = np.logical_or.outer(is_lower != down, is_right != right)
+        own_rows, own_cols = (np.where(is_out, np.int32(NOWHERE), at) for at in (rows, cols))
+        yield from _split_positions(own_rows, own_cols, shape)
+
+
+def _find_window(rows: NDArray[np.int32], cols: NDArray[np.int32]) -> Window:
+    """Return the window of the four nearest pixels of all positions."""
+    half = POSITION_PARTS // 2
+    (row, col), (last_row, last_col) = (
+        [(int(at) - half) // POSITION_PARTS for at in ends]
+        for ends in ((rows.min(), cols.min()), (rows.max(), cols.max()))
+    )
+    return Window(row, col, last_row + 2 - row, last_col + 2 - col)
