@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
@@ -50,7 +51,20 @@ from seamline.pipeline.storage.s3_access import S3Access, open_cached_store, tra
 _MOST_PIXELS = 2**22
 """Pixels of a scene that are read at once for a part of a map. Of a scene that is much finer than the map, more windows
 are read."""
-_DAMAGE_ERRORS = (OSError, ValueError, LookupError, TypeError, RuntimeError, RasterioError, CPLE_BaseError)
+_DAMAGE_ERRORS = (
+    OSError,
+    ValueError,
+    LookupError,
+    TypeError,
+    AttributeError,
+    ArithmeticError,
+    RuntimeError,
+    MemoryError,
+    zlib.error,
+    RasterioError,
+    CPLE_BaseError,
+    CRSError,
+)
 """Errors that readers raise on damaged bytes."""
 _FIX = "`seamline verify` tells more; segment the scene again with --overwrite, or leave it out"
 _PROBABILITIES_COG = f"{PROBABILITIES}.tif"
@@ -248,7 +262,7 @@ def _open_uploaded(catalogue: ObjectFolder, scene: str) -> SceneSource:
         item = ResultItem.model_validate(uploaded.item)
         grid, version = _read_grid(uploaded.item), _get_checksum(item)
         values = tuple(label.value for label in item.label_classes)
-    except (ValueError, LookupError, TypeError, CRSError) as error:
+    except _DAMAGE_ERRORS as error:
         raise InputError(
             f"results of scene {scene}",
             got=f"{place.to_url(ITEM)} that cannot be read ({describe_error(error)})",

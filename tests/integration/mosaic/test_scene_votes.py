@@ -159,16 +159,21 @@ def test_zarr_stores_and_cogs_say_the_same(tmp_path: Path, zarr_format: int) -> 
     assert_same(*(fuse([source]) for source in sources))
 
 
+def find_chunk(folder: Path, array: str) -> Path:
+    """The last Zarr chunk of an array."""
+    files = (folder / "segmentation.zarr" / array).rglob("*")
+    return max(path for path in files if path.is_file() and path.name[0].isdigit())
+
+
 def damage_chunk(folder: Path, array: str) -> None:
-    """One byte of the last Zarr chunk of an array, in the middle of what is compressed."""
-    chunk = max(path for path in (folder / "segmentation.zarr" / array / "c").rglob("*") if path.is_file())
-    data = bytearray(chunk.read_bytes())
+    """One byte in the middle of what is compressed."""
+    data = bytearray(find_chunk(folder, array).read_bytes())
     data[len(data) // 2] ^= 1
-    chunk.write_bytes(data)
+    find_chunk(folder, array).write_bytes(data)
 
 
 def lose_chunk(folder: Path, array: str) -> None:
-    max(path for path in (folder / "segmentation.zarr" / array / "c").rglob("*") if path.is_file()).unlink()
+    find_chunk(folder, array).unlink()
 
 
 def cut_off(folder: Path, name: str) -> None:
@@ -197,6 +202,14 @@ def test_a_damaged_file_is_named(copied: Path, scene: str, file: str, damage: ob
     message = str(caught.value)
     assert f"scene {scene}" in message and f"{copied / scene}/{file}" in message and "seamline verify" in message
     assert str(pickle.loads(pickle.dumps(caught.value))) == message
+
+
+def test_a_damaged_chunk_of_an_older_format_is_named(tmp_path: Path) -> None:
+    """Its compressor has errors of its own."""
+    publish_scene(tmp_path / "a", GRIDS["same-crs"], make_probabilities(SHAPE), zarr_format=2)
+    damage_chunk(tmp_path / "a", "probabilities")
+    with pytest.raises(InputError, match=r"scene a: got .*segmentation\.zarr that cannot be read"):
+        fuse([open_scene_source(tmp_path, "a")])
 
 
 def test_labels_of_no_class_are_refused(copied: Path) -> None:
