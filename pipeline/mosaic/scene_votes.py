@@ -44,6 +44,7 @@ from seamline.pipeline.publishing.uploaded import find_uploaded
 from seamline.pipeline.raster_io.gdal import describe_error, gdal_environment, open_cached_raster, read_pixels
 from seamline.pipeline.results.open import ResultItem, find_result
 from seamline.pipeline.stac.items import ItemDict
+from seamline.pipeline.storage.atomic import make_absolute
 from seamline.pipeline.storage.digests import describe_file
 from seamline.pipeline.storage.object_store import ObjectFolder, is_object_url, split_object_url
 from seamline.pipeline.storage.s3_access import S3Access, open_cached_store, translate_errors
@@ -113,15 +114,17 @@ class SceneSource:
         """Read a window and how far its pixels are from others without data.
 
         Args:
-            window: pixels of the scene.
+            window: pixels; those beyond the scene are left out.
 
         Raises:
             InputError: a file is damaged or gone.
             RunError: the scene was replaced since it was opened, or the server does not answer.
         """
+        whole = Window(0, 0, *self.grid.shape)
+        window = window.intersection(whole)
         margin = Window(0, 0, window.height + 2 * TAPER_WIDTH, window.width + 2 * TAPER_WIDTH)
         around = margin.shift(window.row - TAPER_WIDTH, window.col - TAPER_WIDTH)
-        readable = around.intersection(Window(0, 0, *self.grid.shape))
+        readable = around.intersection(whole)
         known = np.full(around.shape, NODATA, np.uint8)
         try:
             known[readable.relative_to(around).to_slices()] = self._read_labels(readable)
@@ -236,7 +239,7 @@ def open_scene_source(catalogue: Path | ObjectFolder, scene: str, *, with_probab
 
 
 def _open_local(catalogue: Path, scene: str) -> SceneSource:
-    result = find_result(catalogue, scene)
+    result = find_result(make_absolute(catalogue), scene)  # workers may be in another folder
     files = {name: path.name for name, path in result.arrays.items()}
     return SceneSource(
         scene,
@@ -357,7 +360,7 @@ def _split_positions(
     found = rows != NOWHERE
     if not found.any():
         return
-    needed = Window(0, 0, *shape).intersection(_find_window(rows[found], cols[found]))
+    needed = _find_window(rows[found], cols[found]).intersection(Window(0, 0, *shape))
     if needed.pixel_count <= _MOST_PIXELS or found.sum() == 1:
         yield needed, rows, cols
         return

@@ -139,6 +139,17 @@ def test_on_its_own_grid_a_scene_keeps_its_labels(tmp_path: Path) -> None:
     np.testing.assert_array_equal(fused.agreement, np.where(seen, 250, NODATA))
 
 
+def test_a_window_ends_with_the_scene(sources: list[SceneSource]) -> None:
+    (scene, *_), probabilities = sources, make_probabilities(SHAPE)
+    pixels = scene.read(Window(-5, 100, 50, 80))
+    assert (pixels.row, pixels.col, pixels.labels.shape) == (0, 100, (45, 50))
+    np.testing.assert_array_equal(pixels.labels, find_labels(probabilities)[:45, 100:])
+    np.testing.assert_array_equal(pixels.probabilities, probabilities[:, :45, 100:])
+    assert pixels.taper[0].tolist() == [4] * 50 and pixels.taper[:, -1].tolist() == [4] * 45
+    part = scene.read(Window(20, 110, 9, 9))
+    np.testing.assert_array_equal(part.taper, pixels.taper[20:29, 10:19])
+
+
 def test_scenes_that_do_not_meet_a_window_are_not_read(sources: list[SceneSource]) -> None:
     gone = [replace(source, folder="/no/such/folder") for source in sources]
     corner = Window(0, WHOLE.width - 3, 2, 2)
@@ -252,6 +263,13 @@ def test_what_cannot_vote_is_refused(copied: Path, tmp_path: Path) -> None:
         open_scene_source(tmp_path / "out", "nowhere")
     with pytest.raises(InputError, match="scene in"):
         open_scene_source(copied, "unknown")
+
+
+def test_a_relative_path_counts_from_where_the_scene_was_opened(
+    catalogue: Path, sources: list[SceneSource], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(catalogue.parent)
+    assert open_scene_source(Path(catalogue.name), "same-crs") == sources[0]
 
 
 def test_too_many_scenes_are_refused(sources: list[SceneSource]) -> None:
