@@ -164,6 +164,24 @@ def center_of(height: int, width: int) -> dict[str, np.ndarray]:
     return {"rows": np.array([[32 * height]], np.int32), "cols": np.array([[32 * width]], np.int32)}
 
 
+def test_the_edge_of_a_scene_is_no_step_in_the_map() -> None:
+    """A scene ends on one that says something else: shares change by less than two percent from pixel to pixel."""
+    rows, cols = np.mgrid[:3, :200].astype(np.int32) * 64 + 32
+    rows += 64 * 100
+    below = FusedScene(np.zeros((203, 400), np.uint8), None, rows, cols + 64 * 100, None)
+    outside = cols < 64 * 60
+    above = FusedScene(
+        np.ones((203, 400), np.uint8),
+        None,
+        np.where(outside, NOWHERE, rows).astype(np.int32),
+        np.where(outside, NOWHERE, cols - 64 * 60).astype(np.int32),
+        None,
+    )
+    shares = fuse([below, above], (0, 1), set(), (3, 200)).probabilities[1, 1].astype(int)
+    assert shares[59] == 0 and 0 < shares[60] < 5 and shares[60 + 63 :].tolist() == [125] * 77
+    assert np.diff(shares).min() >= 0 and np.diff(shares).max() < 5
+
+
 def test_of_equal_votes_the_first_class_wins() -> None:
     scenes = [
         FusedScene(np.full((3, 3), value, np.uint8), None, **center_of(3, 3), day=day)
