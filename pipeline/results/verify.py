@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import posixpath
+import zlib
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -53,6 +54,7 @@ _DAMAGE_ERRORS = (
     ArithmeticError,
     RuntimeError,
     MemoryError,
+    zlib.error,
     InputError,
     RasterioError,
     CPLE_BaseError,

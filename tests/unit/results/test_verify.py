@@ -1,4 +1,4 @@
-"""Overviews of any shape are valid COGs."""
+"""Overviews of any shape are valid COGs; errors of decoders are findings."""
 
 from __future__ import annotations
 
@@ -11,6 +11,9 @@ from odc.geo.geobox import GeoBox
 from rio_cogeo.cogeo import cog_validate
 
 from seamline.pipeline.report.thumbnail import write_scene_picture
+from seamline.pipeline.results.verify import verify
+from seamline.pipeline.stac.catalog import update_catalog
+from tests.support.published_scenes import make_probabilities, publish_scene
 
 
 @pytest.mark.parametrize("shape", [(1, 1000), (1000, 1), (3, 1300), (600, 1300)])
@@ -19,3 +22,14 @@ def test_a_narrow_overview_is_a_valid_cog(shape: tuple[int, int], tmp_path: Path
     path = tmp_path / "overview.tif"
     write_scene_picture(np.zeros((*shape, 3), np.uint8), np.ones(shape, np.bool_), grid, 3, path)
     assert cog_validate(path, quiet=True)[:2] == (True, [])
+
+
+def test_a_damaged_chunk_of_zarr_2_is_a_finding(tmp_path: Path) -> None:
+    """Its decoder raises errors of its own kind."""
+    grid = GeoBox((20, 30), Affine(30, 0, 500_000, 0, -30, 6_000_000), "EPSG:32620")
+    folder = publish_scene(tmp_path / "a", grid, make_probabilities((20, 30)), zarr_format=2)
+    update_catalog(tmp_path)
+    chunk = folder / "segmentation.zarr" / "segmentation" / "0.0"
+    chunk.write_bytes(chunk.read_bytes()[:-1] + b"?")
+    found = {(finding.scene, finding.subject) for finding in verify(tmp_path)}
+    assert ("a", "segmentation.zarr") in found
