@@ -6,16 +6,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from pyproj import CRS, Transformer
 from rasterio.io import DatasetReader
 from rasterio.windows import Window
 
 from seamline.flows.serving.results import LAYER_FILES, PROBABILITIES_FILE, NotFound, ServedResults
 from seamline.flows.serving.tiles import open_geotiff
-from seamline.pipeline.common.classes import NODATA
 from seamline.pipeline.common.layout import COG
-from seamline.pipeline.products.layers import LAYER_SCALE
+from seamline.pipeline.products.layers import LAYERS, PROBABILITIES, Layer
 
 
 def describe_pixel(results: ServedResults, scene: str, lon: float, lat: float) -> dict[str, Any]:
@@ -29,8 +27,8 @@ def describe_pixel(results: ServedResults, scene: str, lon: float, lat: float) -
 
     Returns:
         Scene, row, column, ``outline`` (a ring of [lon, lat] that is not cut at the antimeridian), label ``value``,
-        ``class``, and ``confidence``, ``disagreement`` and ``probabilities`` by class where the scene has such layers.
-        Class and layers are None where there is no data.
+        ``class``, and the other layers that the scene has: shares and counts as numbers, days in ISO 8601, and
+        ``probabilities`` by class. Class and layers are None where there is no data.
 
     Raises:
         NotFound: The location is outside of the scene, or there is no such scene.
@@ -40,7 +38,7 @@ def describe_pixel(results: ServedResults, scene: str, lon: float, lat: float) -
     with open_geotiff(results.find_file(scene, COG)) as file:
         row, col = _find_pixel(file, lon, lat)
         outline = _compute_outline(file, row, col)
-    label = int(_read_numbers(results.find_file(scene, COG), row, col)[0])
+    label = _read_numbers(results.find_file(scene, COG), row, col)[0]
     names = {entry.value: entry.name for entry in item.properties.classes}
     description: dict[str, Any] = {
         "scene": scene,
@@ -50,11 +48,11 @@ def describe_pixel(results: ServedResults, scene: str, lon: float, lat: float) -
         "value": label,
         "class": names.get(label),
     }
-    for layer in ("confidence", "disagreement"):
-        if results.has_file(scene, LAYER_FILES[layer]):
-            description[layer] = _read_values(results.find_file(scene, LAYER_FILES[layer]), row, col)[0]
+    for name in (name for name in LAYER_FILES if name in LAYERS):
+        if results.has_file(scene, LAYER_FILES[name]):
+            description[name] = _read_values(results.find_file(scene, LAYER_FILES[name]), row, col, LAYERS[name])[0]
     if results.has_file(scene, PROBABILITIES_FILE):
-        values = _read_values(results.find_file(scene, PROBABILITIES_FILE), row, col)
+        values = _read_values(results.find_file(scene, PROBABILITIES_FILE), row, col, LAYERS[PROBABILITIES])
         description["probabilities"] = dict(zip(names.values(), values, strict=False))
     return description
 
@@ -80,14 +78,12 @@ def _compute_outline(file: DatasetReader, row: int, col: int) -> list[list[float
     return ring
 
 
-def _read_numbers(path: Path, row: int, col: int) -> NDArray[np.uint8]:
-    """Return the digital number of a pixel in each band (bands,)."""
+def _read_numbers(path: Path, row: int, col: int) -> list[int]:
+    """Return the digital number of a pixel in each band."""
     with open_geotiff(path) as file:
-        return np.asarray(file.read(window=Window(col, row, 1, 1)), np.uint8)[:, 0, 0]
+        return [int(number) for number in file.read(window=Window(col, row, 1, 1)).ravel()]
 
 
-def _read_values(path: Path, row: int, col: int) -> list[float | None]:
-    """Return the value of a pixel in each band of a quantised layer, None for nodata."""
-    return [
-        None if number == NODATA else round(float(number) * LAYER_SCALE, 3) for number in _read_numbers(path, row, col)
-    ]
+def _read_values(path: Path, row: int, col: int, layer: Layer) -> list[float | str | None]:
+    """Return the value of a pixel in each band of a layer, None for nodata."""
+    return [layer.decode(number) for number in _read_numbers(path, row, col)]

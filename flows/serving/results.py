@@ -23,6 +23,7 @@ from seamline.flows.serving.checksums import ChecksumMonitor
 from seamline.pipeline.common.errors import InputError, SeamlineError
 from seamline.pipeline.common.layout import COG, ITEM, OVERVIEW, PREVIEW, RECORD, ZARR
 from seamline.pipeline.common.time_span import TimeSpan
+from seamline.pipeline.products.layers import LAYERS
 from seamline.pipeline.results.open import ResultItem, read_item_and_record, require_catalog
 from seamline.pipeline.stac.assets import ASSETS, KnownFile
 from seamline.pipeline.stac.extent import Box, Interval
@@ -32,8 +33,7 @@ PROBABILITIES_FILE = "probabilities.tif"
 LAYER_FILES = {
     "segmentation": COG,
     "overview": OVERVIEW,
-    "confidence": "confidence.tif",
-    "disagreement": "disagreement.tif",
+    **{layer.name: f"{layer.name}.tif" for layer in LAYERS.values() if not layer.per_class},
 }
 """File of each layer that may be drawn as tiles."""
 
@@ -185,6 +185,7 @@ class ServedResults:
                 self._check_file(scene, item, name, start_check=False)
         properties, labels, acquired = item.properties, item.find_asset(COG), item.properties.acquired
         colors = {label.value: label.hex for label in item.label_classes}
+        layers = [layer for layer, name in LAYER_FILES.items() if item.has_location and self.has_file(scene, name)]
         return {
             "id": scene,
             "date": acquired and acquired.start.isoformat(),
@@ -196,9 +197,12 @@ class ServedResults:
             "classes": [
                 {**entry.model_dump(), "color": colors.get(entry.value, "#999999")} for entry in properties.classes
             ],
-            "layers": [
-                layer for layer, name in LAYER_FILES.items() if item.has_location and self.has_file(scene, name)
-            ],
+            "layers": layers,
+            "ranges": {
+                name: [LAYERS[name].decode(value / LAYERS[name].scale) for value in item.find_range(LAYERS[name])]
+                for name in layers
+                if name in LAYERS
+            },
             "polygons": item.has_location and self.has_file(scene, POLYGONS_FILE),
             "preview": self.has_file(scene, PREVIEW),
             "version": ((labels and labels.checksum) or "")[-12:],

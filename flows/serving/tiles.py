@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -31,7 +32,7 @@ from titiler.core.factory import TilerFactory
 from seamline.flows.serving.results import LAYER_FILES, NotFound, ServedResults
 from seamline.pipeline.common.classes import NODATA
 from seamline.pipeline.common.errors import InputError
-from seamline.pipeline.products.layers import LAYER_SCALE, LAYERS, Layer
+from seamline.pipeline.products.layers import LAYERS, Layer
 
 LAYER_PREFIX = "/scenes/{scene}/layers/{layer}"
 _TILE_SIZE = 512
@@ -49,7 +50,7 @@ _MAX_LATITUDE = 85.06
 """Latitude at the edge of Web Mercator's square, in degrees."""
 SceneId = Annotated[str, PathParameter(description="Id of a scene: the name of its folder.")]
 _LayerName = Annotated[
-    Literal["segmentation", "overview", "confidence", "disagreement"],
+    Literal["segmentation", "overview", "confidence", "disagreement", "agreement", "observations", "last_date"],
     PathParameter(description="What to draw: the classes, the scene in colour, or another layer of the result."),
 ]
 _HiddenClasses = Annotated[
@@ -180,6 +181,11 @@ def make_router(results: ServedResults) -> APIRouter:
     """Return the routes of tiles, all below ``LAYER_PREFIX``."""
     palettes = {name: _make_palette(layer) for name, layer in LAYERS.items() if not layer.per_class}
 
+    def find_shading(scene: SceneId, layer: _LayerName) -> Callable[[ImageData], ImageData] | None:
+        if layer not in LAYERS or LAYERS[layer].dtype == "uint8":
+            return None
+        return partial(_shade, results.open_item(scene).find_range(LAYERS[layer]))
+
     def find_path(scene: SceneId, layer: _LayerName) -> str:
         if not results.open_item(scene).has_location:
             raise NotFound(f"scene {scene} has no place on Earth")
@@ -207,8 +213,8 @@ def make_router(results: ServedResults) -> APIRouter:
         colormap_dependency=find_palette,
         dataset_dependency=choose_resampling,  # type: ignore[arg-type]  # titiler's type says class, FastAPI takes any callable
         environment_dependency=lambda: _GDAL_OPTIONS,
+        process_dependency=find_shading,  # type: ignore[arg-type]  # titiler calls whatever it returns
         # The rest of titiler's parameters (expressions, algorithms, ...) is switched off.
-        process_dependency=lambda: None,
         layer_dependency=DefaultDependency,
         tile_dependency=DefaultDependency,
         render_dependency=DefaultDependency,
@@ -231,7 +237,10 @@ def _check_tile_request(
 
 
 def list_color_ramps() -> dict[str, dict[str, Any]]:
-    """Return how each quantised layer is drawn, for legends: ``colors`` from 0 to ``brightest``, by layer."""
+    """Return how each layer is drawn, for legends: ``colors`` from the darkest value to ``brightest``, by layer.
+
+    Where ``brightest`` is None it depends on the scene.
+    """
     return {
         name: {
             "brightest": layer.brightest,
@@ -243,7 +252,24 @@ def list_color_ramps() -> dict[str, dict[str, Any]]:
 
 
 def _make_palette(layer: Layer) -> _Palette:
-    """Return the colour of each digital number of a quantised layer."""
-    shares = np.clip(np.arange(256) * LAYER_SCALE / layer.brightest, 0, 1)
+    """Return the colour of each digital number of a layer, or of what ``_shade`` makes of those that have more bits."""
+    low, high = layer.find_range(None) if layer.dtype == "uint8" else (0, (NODATA - 1) * layer.scale)
+    shares = np.clip((np.arange(256) * layer.scale - low) / (high - low), 0, 1)
     colors = (colormaps[layer.colormap](shares) * 255).round().astype(int).tolist()
     return {number: tuple(color) for number, color in enumerate(colors)} | {NODATA: (0, 0, 0, 0)}
+
+
+def _shade(limits: tuple[float, float], image: ImageData) -> ImageData:
+    """Bring the values of a tile between two limits to 0…254, since titiler is fast with palettes of 256 colours only.
+
+    Args:
+        limits: values that become 0 and 254, as smaller and larger ones do.
+        image: one band, whose mask stays as it is.
+
+    Returns:
+        The image itself.
+    """
+    low, high = limits
+    shares = np.clip((image.array.data.astype(float) - low) / (high - low), 0, 1)
+    image.array = np.ma.MaskedArray((shares * (NODATA - 1)).round().astype(np.uint8), image.array.mask)
+    return image

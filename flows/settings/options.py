@@ -26,7 +26,7 @@ from seamline.flows.settings.option_types import (
 )
 from seamline.model.spec.config import GRAPH_PRECISIONS, EngineRequest
 from seamline.pipeline.planning.tilings import PlanOptions
-from seamline.pipeline.products.layers import CONFIDENCE, LAYERS
+from seamline.pipeline.products.layers import CONFIDENCE, SCENE_LAYERS
 from seamline.pipeline.scenes.open_scene import SceneOptions
 from seamline.pipeline.vectors.polygon_options import PolygonOptions, PolygonRules
 
@@ -175,7 +175,7 @@ class SegmentOptions(BaseModel):
     def layers(self) -> tuple[str, ...]:
         """Names of the layers to compute beside the labels; polygons need the confidence, too."""
         needed = {*self.outputs, *([CONFIDENCE] if "polygons" in self.outputs else [])}
-        return tuple(name for name in LAYERS if name in needed)
+        return tuple(name for name in SCENE_LAYERS if name in needed)
 
     @property
     def polygon_options(self) -> PolygonOptions | None:

@@ -23,10 +23,11 @@ from rasterio.enums import ColorInterp
 from rasterio.errors import NotGeoreferencedWarning
 from rasterio.io import MemoryFile
 
+from seamline.pipeline.common.band_statistics import BandStatistics, describe_histogram
 from seamline.pipeline.common.classes import NODATA, LabelClass
 from seamline.pipeline.geometry.tiling import Index, MapChunks
 from seamline.pipeline.products import tiff
-from seamline.pipeline.products.layers import LAYER_SCALE, Layer
+from seamline.pipeline.products.layers import Layer, get_nodata
 from seamline.pipeline.products.overviews import list_levels
 from seamline.pipeline.products.zarr_store import LABELS_ARRAY, open_store_raster
 from seamline.pipeline.storage.atomic import append_bytes, atomic_write
@@ -51,6 +52,8 @@ class RasterContent:
         bands: name of each band.
         colors: colour table, digital number to (red, green, blue, alpha), 0 to 255. ``None``: no colour table.
         scale: value = digital number × scale.
+        unit: unit of the values, 1 of numbers and classes.
+        dtype: type of the digital numbers; the largest one is nodata.
         tags: metadata of the file.
     """
 
@@ -58,7 +61,14 @@ class RasterContent:
     bands: tuple[str, ...]
     colors: Mapping[int, tuple[int, int, int, int]] | None = None
     scale: float = 1.0
+    unit: str = "1"
+    dtype: str = "uint8"
     tags: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def nodata(self) -> int:
+        """Digital number that stands for no data."""
+        return get_nodata(self.dtype)
 
 
 def describe_labels(classes: Sequence[LabelClass]) -> RasterContent:
@@ -71,7 +81,8 @@ def describe_labels(classes: Sequence[LabelClass]) -> RasterContent:
 def describe_layer(layer: Layer, classes: Sequence[LabelClass]) -> RasterContent:
     """Return the content of a COG of a layer: one band, or one for each class."""
     bands = tuple(label.name for label in classes) if layer.per_class else (layer.name,)
-    return RasterContent(layer.name, bands, scale=LAYER_SCALE, tags={"TITLE": layer.title})
+    tags = {"TITLE": layer.title}
+    return RasterContent(layer.name, bands, None, layer.scale, layer.unit, layer.dtype, tags)
 
 
 def write_cog(
@@ -112,8 +123,8 @@ def compress_cog(
     """Compress all blocks of a COG.
 
     A COG can be written neither in order nor by several processes. So the blocks of each area are compressed into files
-    of their own, and these are put together behind a header without another look at the pixels. The bytes of the COG do
-    not depend on the size of the areas, nor on who compressed them.
+    of their own, which lie in ``scratch`` until they are joined behind a header without another look at the pixels. The
+    bytes of the COG do not depend on the size of the areas, nor on who compressed them.
 
     Args:
         store: the Zarr store, with its overviews.
@@ -122,9 +133,6 @@ def compress_cog(
         scratch: folder for the blocks, on the disk of the COG; workers reach it, too.
         tags: metadata that the file gets in addition to those of ``content``.
         map_areas: does the work on areas, which have a row and a column as chunks have.
-
-    Returns:
-        What is to be joined; its files lie in ``scratch`` until then.
     """
     levels = list_levels(store) if grid.shape[1] > 1 else [store]  # readers refuse overviews of no smaller width
     shapes = tuple(open_store_raster(level, content.array).shape[-2:] for level in levels)
@@ -142,11 +150,10 @@ def compress_cog(
         return CompressedCog(header, areas, tuple(sizes), files.pop_all())
 
 
-def read_thinned_labels(path: Path, step: int) -> NDArray[np.uint8]:
-    """Read the labels (y, x) of a COG at about every ``step``-th pixel, from its overviews."""
+def read_statistics(path: Path) -> list[BandStatistics | None]:
+    """Return the statistics of each band of a COG, as the file has them; None of a band without valid values."""
     with rasterio.open(path) as file:
-        shape = math.ceil(file.height / step), math.ceil(file.width / step)
-        return np.asarray(file.read(1, out_shape=shape), dtype=np.uint8)
+        return [BandStatistics.from_tags(file.tags(band)) for band in file.indexes]
 
 
 @dataclass(frozen=True)
@@ -195,13 +202,13 @@ class _Areas:
                 if square.row * self.edge < self.shapes[level][0] and square.col * self.edge < self.shapes[level][1]:
                     yield level, square
 
-    def read(self, level: int, square: Index) -> NDArray[np.uint8]:
+    def read(self, level: int, square: Index) -> NDArray[Any]:
         """Return the values (bands, height, width) of a square, filled up to whole blocks with nodata."""
         array = open_store_raster(self.levels[level], self.content.array)
         spans = tuple(slice(start * self.edge, (start + 1) * self.edge) for start in square)
         values = np.asarray(array[(..., *spans)])
         padding = [(0, 0), *((0, -size % _BLOCK) for size in values.shape[-2:])]
-        return np.pad(values.reshape(-1, *values.shape[-2:]), padding, constant_values=NODATA)
+        return np.pad(values.reshape(-1, *values.shape[-2:]), padding, constant_values=self.content.nodata)
 
     def find_blocks(self, square: Index) -> tuple[slice, slice]:
         """Return rows and columns of the blocks of a square; those of the last square may reach beyond the level."""
@@ -248,7 +255,7 @@ class _CompressedArea:
 
     Attributes:
         sizes: bytes of the blocks (rows, columns) of each square that was the work of the area, as they are read.
-        histograms: how often each value occurs in each band of the full resolution, (bands, 256).
+        histograms: how often each value occurs in each band of the full resolution, (bands, ``nodata`` + 1).
     """
 
     sizes: tuple[NDArray[np.int64], ...]
@@ -257,15 +264,12 @@ class _CompressedArea:
 
 def _compress_area(areas: _Areas, place: Index) -> _CompressedArea:
     """Compress what is the work of an area to files, from which ``write_cog`` takes it."""
-    all_sizes, histograms = [], np.zeros((len(areas.content.bands), NODATA + 1), np.int64)
+    all_sizes, histograms = [], np.zeros((len(areas.content.bands), areas.content.nodata + 1), np.int64)
     for level, square in areas.work_of(place):
         values = areas.read(level, square)
         if level == 0:
-            height, width = (
-                min(areas.edge, size - start * areas.edge) for size, start in zip(areas.shapes[0], square, strict=True)
-            )
-            # Pillow counts several times as fast as numpy does.
-            histograms[:] = [Image.fromarray(np.ascontiguousarray(b[:height, :width])).histogram() for b in values]
+            height, width = (size - start * areas.edge for size, start in zip(areas.shapes[0], square, strict=True))
+            histograms[:] = [_count_numbers(band[:height, :width]) for band in values]
         blocks = _compress_blocks(areas.content, values)
         with atomic_write(areas.get_file(level, square), shared=True) as part, part.open("wb") as file:
             file.writelines(map(tiff.frame_block, blocks))
@@ -274,7 +278,17 @@ def _compress_area(areas: _Areas, place: Index) -> _CompressedArea:
     return _CompressedArea(tuple(all_sizes), histograms)
 
 
-def _compress_blocks(content: RasterContent, values: NDArray[np.uint8]) -> list[bytes]:
+def _count_numbers(band: NDArray[Any]) -> NDArray[np.int64]:
+    """Return how often each number of its type occurs in a band (height, width)."""
+    if band.dtype == np.uint8:  # Pillow counts several times as fast as numpy does
+        return np.array(Image.fromarray(np.ascontiguousarray(band)).histogram())
+    counts = np.zeros(get_nodata(band.dtype) + 1, np.int64)
+    for start in range(0, len(band), _BLOCK):  # numpy makes integers of eight bytes of all that it counts at a time
+        counts += np.bincount(band[start : start + _BLOCK].ravel(), minlength=len(counts))
+    return counts
+
+
+def _compress_blocks(content: RasterContent, values: NDArray[Any]) -> list[bytes]:
     """Return the compressed blocks of values (bands, height, width), row by row, as GDAL writes them to a GeoTIFF."""
     with MemoryFile() as memory:
         # With any place rasterio does not warn. To ignore its warning would change the filters of other threads, too.
@@ -290,8 +304,8 @@ def _choose_encoding(content: RasterContent, height: int, width: int) -> dict[st
         "height": height,
         "width": width,
         "count": len(content.bands),
-        "dtype": "uint8",
-        "nodata": NODATA,
+        "dtype": content.dtype,
+        "nodata": content.nodata,
         "tiled": True,
         "blockxsize": _BLOCK,
         "blockysize": _BLOCK,
@@ -314,12 +328,11 @@ def _encode_fields(
         grid: grid of the raster.
         content: what its bands mean.
         tags: metadata of the file.
-        histograms: how often each value occurs in each band, (bands, 256).
+        histograms: how often each value occurs in each band, (bands, ``nodata`` + 1).
     """
     georeference = {"crs": None if grid.crs is None else grid.crs.to_wkt(), "transform": grid.transform}
     with warnings.catch_warnings(), MemoryFile() as memory:
-        # Scenes without georeference, such as micrographs, are valid input.
-        warnings.simplefilter("ignore", NotGeoreferencedWarning)
+        warnings.simplefilter("ignore", NotGeoreferencedWarning)  # such scenes are valid input
         with memory.open(**_choose_encoding(content, _BLOCK, _BLOCK), **georeference, sparse_ok=True) as file:
             if content.colors is not None:
                 file.write_colormap(1, content.colors)
@@ -327,28 +340,14 @@ def _encode_fields(
                 # Without an interpretation of its own a file of four classes would be red, green, blue and alpha.
                 file.colorinterp = [ColorInterp.gray, *[ColorInterp.undefined] * (len(content.bands) - 1)]
             file.scales = (content.scale,) * len(content.bands)
+            if content.unit != "1":
+                file.units = (content.unit,) * len(content.bands)
             file.update_tags(**tags, AREA_OR_POINT="Area")
             for number, (name, histogram) in enumerate(zip(content.bands, histograms, strict=True), 1):
                 file.set_band_description(number, name)
                 # Without statistics in the file GIS tools write a side-car with them beside it.
-                file.update_tags(number, **_describe_statistics([int(count) for count in histogram]))
+                file.update_tags(number, **describe_histogram(histogram.tolist(), content.nodata))
         return tiff.read_directory(memory.read())
-
-
-def _describe_statistics(histogram: Sequence[int]) -> dict[str, str]:
-    """Return the statistics of a band as GDAL names and writes them; none of a band without valid values."""
-    counts = [(value, count) for value, count in enumerate(histogram) if count and value != NODATA]
-    valid = sum(count for _, count in counts)
-    if not valid:
-        return {}
-    total, squares = (sum(value**power * count for value, count in counts) for power in (1, 2))
-    return {
-        "STATISTICS_MAXIMUM": f"{counts[-1][0]}",
-        "STATISTICS_MEAN": f"{total / valid:.14g}",
-        "STATISTICS_MINIMUM": f"{counts[0][0]}",
-        "STATISTICS_STDDEV": f"{math.sqrt(squares * valid - total**2) / valid:.14g}",
-        "STATISTICS_VALID_PERCENT": f"{100 * valid / sum(histogram):.4g}",
-    }
 
 
 def _resize_fields(fields: tiff.TiffDirectory, level: int, shape: tuple[int, ...]) -> dict[int, tiff.TiffField]:
@@ -364,14 +363,14 @@ def _resize_fields(fields: tiff.TiffDirectory, level: int, shape: tuple[int, ...
 def _join_areas(
     areas: _Areas, compressed: Iterable[_CompressedArea]
 ) -> tuple[list[NDArray[np.int64]], NDArray[np.int64]]:
-    """Return the bytes of the blocks (rows, columns) of each level, and the histograms of the bands (bands, 256).
+    """Return the bytes of the blocks (rows, columns) of each level, and the histograms of the bands.
 
     Args:
         areas: the areas.
         compressed: what is known of each of them, in their order.
     """
     sizes = [np.zeros([math.ceil(size / _BLOCK) for size in shape], np.int64) for shape in areas.shapes]
-    histograms = np.zeros((len(areas.content.bands), NODATA + 1), np.int64)
+    histograms = np.zeros((len(areas.content.bands), areas.content.nodata + 1), np.int64)
     for place, area in zip(areas.places, compressed, strict=True):
         histograms += area.histograms
         for (level, square), blocks in zip(areas.work_of(place), area.sizes, strict=True):

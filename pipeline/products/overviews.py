@@ -1,8 +1,8 @@
 """Overviews of a Zarr store: the same arrays at a half, a quarter, … of the resolution, in groups beside them.
 
 A pixel of an overview stands for those of 2×2 pixels of the level below that are valid: for labels their mode (the
-lowest of equally frequent ones), for layers their average. A scene of odd size ends within the last pixel of its
-overview.
+lowest of equally frequent ones), for layers their average, of days the last one. A scene of odd size ends within the
+last pixel of its overview.
 
 The groups are called ``ovr_2x``, ``ovr_4x``, … Each is a georeferenced dataset of its own, which xarray opens. The
 ``multiscales`` attribute lists them as GDAL (from 3.13 on) writes and reads it: the full resolution by the name of its
@@ -16,10 +16,10 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import partial, reduce
 from itertools import product
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import zarr
@@ -31,6 +31,7 @@ from seamline.pipeline.common.classes import NODATA, LabelClass
 from seamline.pipeline.geometry.tiling import Index, MapChunks
 from seamline.pipeline.geometry.window import Window
 from seamline.pipeline.products.geozarr import JSON, build_convention_attributes
+from seamline.pipeline.products.layers import LAYERS, get_nodata
 from seamline.pipeline.products.store_files import StoredFile, describe_chunk_files, list_chunk_files
 from seamline.pipeline.products.zarr_store import (
     LABELS_ARRAY,
@@ -81,12 +82,11 @@ def write_overviews(
     """
     for leftover in store.glob("ovr_*x"):
         shutil.rmtree(leftover)
-    layout, names = _read_layout(store), list_store_rasters(store)
+    layout, names = read_layout(store), list_store_rasters(store)
     summaries, files = list[S](), dict[str, StoredFile]()
     scratch.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="overviews-", dir=scratch, ignore_cleanup_errors=True) as folder:
-        descriptions = _create_levels(Path(folder), grid, classes, layout, names[1:])
-        levels = [store, *(Path(folder) / str(level["asset"]) for level in descriptions[1:])]
+        levels = [store, *create_overviews(Path(folder), grid, classes, layout, names[1:])]
         for name in names:
             steps = _count_steps(layout.write_unit, math.prod(open_store_raster(store, name).shape[:-2]))
             for base in range(0, max(1, len(levels) - 1), steps):
@@ -99,10 +99,7 @@ def write_overviews(
                         summaries.append(summary)
         for level in levels[1:]:
             _put_into_store(level, store)
-    if len(levels) > 1:
-        zarr.open_group(store, mode="r+", use_consolidated=False).update_attributes(
-            {**build_convention_attributes(grid, "multiscales"), "multiscales": {"layout": descriptions}},
-        )
+    describe_overviews(store, grid)
     return summaries, files
 
 
@@ -113,7 +110,7 @@ def _put_into_store(level: Path, store: Path) -> None:
 def list_levels(store: Path) -> list[Path]:
     """Return the groups of a store that hold its arrays at ever lower resolutions, the store itself first."""
     overviews = [group.name for group in store.glob("ovr_*x")]
-    return [store, *(store / f"ovr_{2**level}x" for level in range(1, len(overviews) + 1))]
+    return [store, *(store / _name_overview(level) for level in range(1, len(overviews) + 1))]
 
 
 def halve_grid(grid: GeoBox) -> GeoBox:
@@ -131,13 +128,22 @@ def reduce_by_mode(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
     return np.where(first == second, first, candidate)
 
 
-def reduce_by_average(values: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Return the average (…, h, w) of the valid ones of each 2×2 values (…, 2h, 2w), halves rounded up."""
-    quarters = _split_into_quarters(values)
-    total = sum((np.where(part == NODATA, 0, part).astype(np.uint16) for part in quarters), np.uint16(0))
-    count = sum(((part != NODATA).astype(np.uint16) for part in quarters), np.uint16(0))
+def reduce_by_average(values: NDArray[Any]) -> NDArray[Any]:
+    """Return the average (…, h, w) of the valid ones of each 2×2 unsigned integers (…, 2h, 2w), halves rounded up."""
+    quarters, nodata = _split_into_quarters(values), get_nodata(values.dtype)
+    wide = np.dtype("uint16" if values.dtype == np.uint8 else "uint32")
+    total = reduce(np.add, (np.where(part == nodata, 0, part).astype(wide) for part in quarters))
+    count = reduce(np.add, ((part != nodata).astype(wide) for part in quarters))
     mean = (2 * total + count) // np.maximum(2 * count, 1)
-    return np.where(count == 0, NODATA, mean).astype(np.uint8)
+    return np.where(count == 0, nodata, mean).astype(values.dtype)
+
+
+def reduce_by_maximum(values: NDArray[Any]) -> NDArray[Any]:
+    """Return the largest (…, h, w) of the valid ones of each 2×2 unsigned integers (…, 2h, 2w)."""
+    # One more makes 0 of nodata, the largest number, and 1 less makes nodata of 0.
+    one = values.dtype.type(1)
+    largest: NDArray[Any] = reduce(np.maximum, (part + one for part in _split_into_quarters(values))) - one
+    return largest
 
 
 def find_stale_overviews(store: Path) -> Iterator[str]:
@@ -146,7 +152,7 @@ def find_stale_overviews(store: Path) -> Iterator[str]:
     A few chunks are in memory at a time.
     """
     levels = zarr.open_group(store, mode="r").attrs.get("multiscales", {}).get("layout", [])
-    unit, names = _read_layout(store).write_unit, list_store_rasters(store)
+    unit, names = read_layout(store).write_unit, list_store_rasters(store)
     for entry in levels[1:]:
         below = store if entry["derived_from"] == LABELS_ARRAY else store / entry["derived_from"]
         level = store / entry["asset"]
@@ -162,7 +168,7 @@ def _is_stale(below: Path, level: Path, name: str, unit: int) -> bool:
     )
 
 
-def _iter_halved_windows(below: Path, level: Path, name: str, unit: int) -> Iterator[tuple[Window, NDArray[np.uint8]]]:
+def _iter_halved_windows(below: Path, level: Path, name: str, unit: int) -> Iterator[tuple[Window, NDArray[Any]]]:
     """Yield the windows of an array of ``level`` and the values that it should hold there."""
     source = open_store_raster(below, name)
     height, width = open_store_raster(level, name).shape[-2:]
@@ -171,11 +177,13 @@ def _iter_halved_windows(below: Path, level: Path, name: str, unit: int) -> Iter
         yield window, _halve(name, np.asarray(source[(..., rows, cols)]))
 
 
-def _halve(name: str, values: NDArray[np.uint8]) -> NDArray[np.uint8]:
+def _halve(name: str, values: NDArray[Any]) -> NDArray[Any]:
     """Return values (…, height, width) of an array at half the resolution; an odd last row or column has its own."""
     padding = [(0, 0)] * (values.ndim - 2) + [(0, size % 2) for size in values.shape[-2:]]
-    reduce = reduce_by_mode if name == LABELS_ARRAY else reduce_by_average
-    return reduce(np.pad(values, padding, constant_values=NODATA))
+    padded = np.pad(values, padding, constant_values=get_nodata(values.dtype))
+    if name == LABELS_ARRAY:
+        return reduce_by_mode(padded)
+    return reduce_by_maximum(padded) if LAYERS[name].overview == "maximum" else reduce_by_average(padded)
 
 
 def _iter_windows(height: int, width: int, unit: int) -> Iterator[Window]:
@@ -239,33 +247,60 @@ def _reduce_area(
     return summary, files
 
 
-def _create_levels(
-    folder: Path, grid: GeoBox, classes: Sequence[LabelClass], layout: ZarrLayout, layers: Sequence[str]
-) -> list[dict[str, JSON]]:
-    """Create the groups of all overviews, without values.
+def create_overviews(
+    folder: Path,
+    grid: GeoBox,
+    classes: Sequence[LabelClass],
+    layout: ZarrLayout,
+    layers: Sequence[str],
+    periods: int | None = None,
+) -> list[Path]:
+    """Create the groups of all overviews of a store in a folder, every pixel nodata.
 
     Args:
-        folder: where they are created.
+        folder: where they are created: the store, or a folder of which they are moved there.
         grid: grid of the full resolution.
         classes: classes of the labels.
         layout: how arrays lie on disk.
         layers: names of the layers beside the labels.
+        periods: size of the dimension ``time``. ``None``: the arrays have none.
 
     Returns:
-        The entries of all levels in the ``multiscales`` attribute, the full resolution first.
+        The groups, each of half the resolution of the one before.
     """
-    levels = [_describe_level(grid, LABELS_ARRAY)]
-    while max(grid.shape) > _TOP_LEVEL_SIZE:
-        grid = halve_grid(grid)
-        name = f"ovr_{2 ** len(levels)}x"
-        attributes = {"Conventions": "CF-1.11", **build_convention_attributes(grid)}
-        group = zarr.create_group(folder / name, attributes=attributes, zarr_format=layout.zarr_format)
-        create_level_arrays(group, grid, classes, layout, layers)
-        levels.append(_describe_level(grid, name, derived_from=str(levels[-1]["asset"])))
+    levels: list[Path] = []
+    for level, smaller in enumerate(_list_overview_grids(grid), 1):
+        levels.append(folder / _name_overview(level))
+        attributes = {"Conventions": "CF-1.11", **build_convention_attributes(smaller)}
+        group = zarr.create_group(levels[-1], attributes=attributes, zarr_format=layout.zarr_format)
+        create_level_arrays(group, smaller, classes, layout, layers, periods)
     return levels
 
 
-def _split_into_quarters(pixels: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], ...]:
+def describe_overviews(store: Path, grid: GeoBox) -> None:
+    """List the overviews of a store in its ``multiscales`` attribute, if its grid is large enough to have any."""
+    levels = [_describe_level(grid, LABELS_ARRAY)]
+    for level, smaller in enumerate(_list_overview_grids(grid), 1):
+        levels.append(_describe_level(smaller, _name_overview(level), derived_from=str(levels[-1]["asset"])))
+    if len(levels) > 1:
+        zarr.open_group(store, mode="r+", use_consolidated=False).update_attributes(
+            {**build_convention_attributes(grid, "multiscales"), "multiscales": {"layout": levels}},
+        )
+
+
+def _name_overview(level: int) -> str:
+    return f"ovr_{2**level}x"
+
+
+def _list_overview_grids(grid: GeoBox) -> list[GeoBox]:
+    """Return the grids of all overviews of a store on a grid."""
+    grids = [grid]
+    while max(grids[-1].shape) > _TOP_LEVEL_SIZE:
+        grids.append(halve_grid(grids[-1]))
+    return grids[1:]
+
+
+def _split_into_quarters(pixels: NDArray[Any]) -> tuple[NDArray[Any], ...]:
     return tuple(pixels[..., row::2, col::2] for row in (0, 1) for col in (0, 1))
 
 
@@ -277,7 +312,8 @@ def _sort_four(*four: NDArray[np.uint8]) -> list[NDArray[np.uint8]]:
     return values
 
 
-def _read_layout(store: Path) -> ZarrLayout:
+def read_layout(store: Path) -> ZarrLayout:
+    """Return how the arrays of a store of one scene or period lie on disk."""
     labels = open_store_raster(store, LABELS_ARRAY)
     shard = None if labels.shards is None else labels.shards[0]
     return ZarrLayout(labels.chunks[0], shard, labels.metadata.zarr_format)

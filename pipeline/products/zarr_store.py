@@ -1,11 +1,13 @@
-"""The labels of a scene, and layers beside them, in a Zarr store that GDAL, xarray and GeoZarr readers can place.
+"""Labels, and layers beside them, in a Zarr store that GDAL, xarray and GeoZarr readers can place.
 
 ::
 
     segmentation.zarr/segmentation           (y, x) uint8
-                      probabilities          (class, y, x) uint8, and other layers, where asked for
+                      probabilities          (class, y, x) uint8, and other layers (``layers.py``), where asked for
                       y, x, spatial_ref      coordinates and CRS (``geozarr.py``)
                       ovr_2x/…, ovr_4x/…     the same at a half, a quarter, … of the resolution (``overviews.py``)
+
+The arrays of a store of several periods have a further dimension, ``time``, in front (``time_store.py``).
 
 A store that is complete is sealed (``seal.py``).
 """
@@ -36,18 +38,10 @@ from seamline.pipeline.products.geozarr import (
     build_grid_mapping,
     compute_coordinates,
 )
-from seamline.pipeline.products.layers import LAYER_SCALE, LAYERS
+from seamline.pipeline.products.layers import DAYS_DECODING, LAYERS, Layer, get_nodata
 
 LABELS_ARRAY = "segmentation"
 """Name of the array of labels in the group."""
-
-_LAYER_DECODING: dict[str, JSON] = {
-    "nodata": NODATA,
-    "_FillValue": NODATA,
-    "scale_factor": LAYER_SCALE,
-    "add_offset": 0.0,
-}
-"""Attributes of layers by which readers decode digital numbers to values in [0, 1] and NaN."""
 
 
 @dataclass(frozen=True)
@@ -78,32 +72,38 @@ class ZarrLayout:
         return self.shard or self.chunk
 
     def create_raster(
-        self, group: zarr.Group, name: str, shape: tuple[int, ...], attributes: Mapping[str, JSON]
+        self,
+        group: zarr.Group,
+        name: str,
+        dims: Mapping[str, int],
+        attributes: Mapping[str, JSON],
+        dtype: str = "uint8",
     ) -> zarr.Array[Any]:
-        """Create a uint8 array, all of it nodata.
+        """Create an array of pixels, all of it nodata: the largest number of its type.
 
         Args:
             group: where it is created.
             name: its name.
-            shape: (height, width) or (classes, height, width).
+            dims: size of each dimension; the last two are y and x, and a chunk has one element of any other.
             attributes: its attributes.
+            dtype: type of its numbers, an unsigned one.
 
         Returns:
             The array.
         """
-        leading = (1,) * (len(shape) - 2)
+        leading = (1,) * (len(dims) - 2)
         # Both compressors add a checksum. So a flipped byte is an error and not another label.
         compressors = Zlib(1) if self.zarr_format == 2 else zarr.codecs.ZstdCodec(level=3, checksum=True)
         return self.create_array(
             group,
             name,
-            shape,
-            ("class", "y", "x")[-len(shape) :],
+            tuple(dims.values()),
+            tuple(dims),
             attributes,
             chunks=(*leading, self.chunk, self.chunk),
             shards=None if self.shard is None else (*leading, self.shard, self.shard),
-            dtype="uint8",
-            fill_value=NODATA,
+            dtype=dtype,
+            fill_value=get_nodata(dtype),
             compressors=compressors,
         )
 
@@ -143,6 +143,7 @@ def create_store(
     *,
     title: str,
     layers: Sequence[str] = (),
+    periods: int | None = None,
 ) -> None:
     """Create a store with labels (y, x) and layers on a grid, every pixel nodata.
 
@@ -155,6 +156,7 @@ def create_store(
         layout: how the arrays lie on disk.
         title: title of the dataset.
         layers: names of the layers, keys of ``LAYERS``.
+        periods: size of the dimension ``time``, which all arrays then have. ``None``: they have none.
 
     Raises:
         FileExistsError: the folder exists.
@@ -165,12 +167,17 @@ def create_store(
     shutil.rmtree(part, ignore_errors=True)
     attributes = {"Conventions": "CF-1.11", "title": title, **build_convention_attributes(grid)}
     group = zarr.create_group(part, attributes=attributes, zarr_format=layout.zarr_format)
-    create_level_arrays(group, grid, classes, layout, layers)
+    create_level_arrays(group, grid, classes, layout, layers, periods)
     part.rename(path)
 
 
 def create_level_arrays(
-    group: zarr.Group, grid: GeoBox, classes: Sequence[LabelClass], layout: ZarrLayout, layers: Sequence[str]
+    group: zarr.Group,
+    grid: GeoBox,
+    classes: Sequence[LabelClass],
+    layout: ZarrLayout,
+    layers: Sequence[str],
+    periods: int | None = None,
 ) -> None:
     """Create the arrays of one resolution in a group: labels and layers, all nodata, and their georeference.
 
@@ -180,19 +187,20 @@ def create_level_arrays(
         classes: classes of the labels.
         layout: how the arrays lie on disk.
         layers: names of the layers, keys of ``LAYERS``.
+        periods: size of the dimension ``time``. ``None``: they have none.
     """
     georeference = {
         **build_crs_attribute(grid),
         "grid_mapping": GRID_MAPPING,
         **build_convention_attributes(grid),
     }
-    flags, (height, width) = build_class_flags(classes), grid.shape
-    labels_attributes = {"long_name": "segmentation label", **flags, **georeference}
-    layout.create_raster(group, LABELS_ARRAY, (height, width), labels_attributes)
+    time, space = {} if periods is None else {"time": periods}, dict(zip("yx", grid.shape, strict=True))
+    labels_attributes = {"long_name": "segmentation label", **build_class_flags(classes), **georeference}
+    layout.create_raster(group, LABELS_ARRAY, time | space, labels_attributes)
     for layer in (LAYERS[name] for name in layers):
-        shape = layer.shape(len(classes), height, width)
-        layer_attributes = {"long_name": layer.title, **_LAYER_DECODING, **georeference}
-        layout.create_raster(group, layer.name, shape, layer_attributes)
+        dims = time | ({"class": len(classes)} if layer.per_class else {}) | space
+        layer_attributes = {"long_name": layer.title, **_build_decoding(layer), **georeference}
+        layout.create_raster(group, layer.name, dims, layer_attributes, layer.dtype)
     layout.create_array(group, GRID_MAPPING, (), (), build_grid_mapping(grid), dtype="int32")
     for name, (values, attributes) in compute_coordinates(grid).items():
         axis = layout.create_array(
@@ -208,6 +216,14 @@ def create_level_arrays(
         axis[:] = values
     if any(LAYERS[name].per_class for name in layers):
         _create_class_axis(group, classes, layout)
+
+
+def _build_decoding(layer: Layer) -> dict[str, JSON]:
+    """Return the attributes by which readers decode digital numbers to values or dates, and to NaN or NaT."""
+    decoding: dict[str, JSON] = {"nodata": layer.nodata, "_FillValue": layer.nodata}
+    if layer.scale != 1:
+        decoding |= {"scale_factor": layer.scale, "add_offset": 0.0}
+    return decoding | (DAYS_DECODING if layer.is_date else {})
 
 
 def _create_class_axis(group: zarr.Group, classes: Sequence[LabelClass], layout: ZarrLayout) -> None:
@@ -243,7 +259,7 @@ def open_labels(path: Path) -> zarr.Array[Any]:
 
 
 def open_store_raster(path: Path, name: str) -> zarr.Array[Any]:
-    """Open the labels (y, x) or a layer, (y, x) or (class, y, x), uint8, of a store for reading.
+    """Open the labels (y, x) or a layer, (y, x) or (class, y, x), of a store for reading.
 
     Raises:
         InputError: there is no store, or no such array in it.
@@ -270,22 +286,25 @@ def write_labels(path: Path, window: Window, labels: NDArray[np.uint8]) -> None:
     write_store_raster(path, LABELS_ARRAY, window, labels)
 
 
-def write_store_raster(path: Path, name: str, window: Window, values: NDArray[np.uint8]) -> None:
+def write_store_raster(path: Path, name: str, window: Window, values: NDArray[Any]) -> None:
     """Write values into a window of the labels or of a layer. Zarr chunks of nothing but nodata take no space.
 
     Args:
         path: the store.
         name: name of the array.
         window: whole Zarr chunks or shards. Those of the last row and column end with the scene.
-        values: (height, width) of the window, or (classes, height, width).
+        values: (height, width) of the window, or (classes, height, width), of the type of the array.
 
     Raises:
-        ValueError: the shape is not that of the window, or the window cuts Zarr chunks. Two writers of one chunk each
-            read, change and write it, and the slower one silently undoes the pixels of the faster one.
+        ValueError: type or shape is another, or the window cuts Zarr chunks. Two writers of one chunk each read, change
+            and write it, and the slower one silently undoes the pixels of the faster one.
     """
     array = _open_array(path, name, "r+")
-    if values.shape != (*array.shape[:-2], *window.shape) or values.dtype != np.uint8:
-        raise ValueError(f"{window} takes uint8 labels of shape {window.shape}, got {values.dtype} {values.shape}")
+    shape = (*array.shape[:-2], *window.shape)
+    if values.shape != shape or values.dtype != array.dtype:
+        raise ValueError(
+            f"{window} of {name} takes {array.dtype} of shape {shape}, got {values.dtype} of shape {values.shape}"
+        )
     _check_whole_chunks(window, array.shape[-2:], (array.shards or array.chunks)[-2:])
     array[(..., *window.to_slices())] = values
 

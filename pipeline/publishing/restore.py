@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -14,7 +15,6 @@ from rasterio.windows import Window as RasterioWindow
 
 from seamline.pipeline.common.layout import COG, ZARR
 from seamline.pipeline.execution.chunk_context import QUICKLOOK
-from seamline.pipeline.products.cog import read_thinned_labels
 from seamline.pipeline.products.layers import CONFIDENCE, LAYERS
 from seamline.pipeline.products.run_record import RunRecord
 from seamline.pipeline.products.seal import is_sealed
@@ -98,7 +98,10 @@ def _thin_labels(publication: Publication) -> NDArray[np.uint8]:
     folder = publication.folder
     if is_sealed(folder / ZARR):
         return decimate_labels(open_labels(folder / ZARR), QUICKLOOK)
-    return read_thinned_labels(folder / COG, publication.context.quicklook_step)
+    step = publication.context.quicklook_step
+    with rasterio.open(folder / COG) as file:  # GDAL reads an overview
+        shape = math.ceil(file.height / step), math.ceil(file.width / step)
+        return np.asarray(file.read(1, out_shape=shape), dtype=np.uint8)
 
 
 def _copy_cogs_to_store(publication: Publication, store: Path, layers: Sequence[str]) -> None:

@@ -14,10 +14,9 @@ import zarr
 from numpy.typing import NDArray
 from rasterio.errors import NotGeoreferencedWarning
 
-from seamline.pipeline.common.classes import NODATA
 from seamline.pipeline.common.errors import InputError
 from seamline.pipeline.products.geozarr import GRID_MAPPING, build_grid_mapping, compute_coordinates
-from seamline.pipeline.products.layers import LAYER_SCALE, LAYERS
+from seamline.pipeline.products.layers import EPOCH, LAYERS, Layer
 from seamline.pipeline.products.zarr_store import LABELS_ARRAY, build_class_flags, open_store_raster
 from seamline.pipeline.results import accessor
 from seamline.pipeline.results.open import PublishedResult, find_result
@@ -26,9 +25,6 @@ from seamline.pipeline.storage.object_store import is_object_url
 
 _COG_CHUNK = 2048
 """Edge of a dask chunk of a COG in pixels: four blocks of the file."""
-_DECODED_VALUES = (np.arange(256) * LAYER_SCALE).astype(np.float32)
-_DECODED_VALUES[NODATA] = np.nan
-"""Value of each digital number of a quantised layer (256,)."""
 
 
 def open_result(out: str | Path, scene: str) -> xr.Dataset:
@@ -36,7 +32,8 @@ def open_result(out: str | Path, scene: str) -> xr.Dataset:
 
     The variables are dask arrays with the chunks of the files: ``segmentation`` (y, x) uint8, 255 = nodata; and where
     the run wrote them ``probabilities`` (class, y, x), ``confidence`` and ``disagreement`` (y, x), float32, NaN where
-    there is no label.
+    there is no label. A period of a map has ``agreement`` like these, ``observations`` (y, x) uint16, 0 also outside of
+    the map, and ``last_date`` (y, x) datetime64[ns], NaT where no scene of known time was used.
 
     The coordinate ``class`` holds the names of the classes. ``class_value``, ``class_color``, ``class_share`` and
     ``class_area`` (m² on the ellipsoid, NaN if unknown) belong to it and describe the whole scene. ``spatial_ref``
@@ -62,8 +59,10 @@ def open_result(out: str | Path, scene: str) -> xr.Dataset:
         if name not in result.arrays:
             continue
         pixels = _load_array(result, name)
-        values = pixels.map_blocks(_decode_layer, dtype=np.float32, meta=np.empty((0,) * pixels.ndim, np.float32))
-        variables[name] = (dims[-pixels.ndim :], values, {"long_name": layer.title, "units": "1"})
+        empty = _decode_layer(np.empty((0,) * pixels.ndim, layer.dtype), layer)
+        values = pixels.map_blocks(_decode_layer, layer, dtype=empty.dtype, meta=empty)
+        attributes = {"long_name": layer.title} | ({} if layer.is_date else {"units": layer.unit})
+        variables[name] = (dims[-pixels.ndim :], values, attributes)
     dataset = xr.Dataset(variables, _make_coordinates(result), _make_attributes(result))
     for array in dataset.data_vars.values():
         array.encoding["grid_mapping"] = GRID_MAPPING
@@ -71,8 +70,20 @@ def open_result(out: str | Path, scene: str) -> xr.Dataset:
     return dataset
 
 
-def _decode_layer(block: NDArray[np.uint8]) -> NDArray[np.float32]:
-    return _DECODED_VALUES[block]
+def _decode_layer(block: NDArray[Any], layer: Layer) -> NDArray[Any]:
+    """Return shares as float32 with NaN, days as datetime64[ns] with NaT, counts as they are with 0."""
+    values: NDArray[Any] = np.arange(layer.nodata + 1)  # of each digital number
+    if layer.is_date:
+        values = (np.datetime64(EPOCH) + values).astype("datetime64[ns]")
+        values[layer.nodata] = np.datetime64("NaT")
+    elif layer.scale == 1:
+        values = values.astype(layer.dtype)
+        values[layer.nodata] = 0
+    else:
+        values = (values * layer.scale).astype(np.float32)
+        values[layer.nodata] = np.nan
+    decoded: NDArray[Any] = values[block]
+    return decoded
 
 
 def _load_array(result: PublishedResult, name: str) -> da.Array:

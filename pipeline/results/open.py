@@ -21,12 +21,13 @@ from pydantic import AfterValidator, AwareDatetime, BaseModel, Field, Validation
 from rasterio._err import CPLE_BaseError
 from rasterio.errors import NotGeoreferencedWarning, RasterioError
 
+from seamline.pipeline.common.band_statistics import BandStatistics
 from seamline.pipeline.common.classes import LabelClass
 from seamline.pipeline.common.errors import InputError
 from seamline.pipeline.common.layout import CATALOG, COG, ITEM, RECORD, RUN_DIRECTORY, ZARR
 from seamline.pipeline.common.time_span import TimeSpan
 from seamline.pipeline.products.geozarr import GRID_MAPPING
-from seamline.pipeline.products.layers import LAYERS
+from seamline.pipeline.products.layers import LAYERS, Layer
 from seamline.pipeline.products.run_record import RunRecord, describe_validation_error, parse_record
 from seamline.pipeline.products.seal import is_sealed
 from seamline.pipeline.products.zarr_store import LABELS_ARRAY, build_class_flags, list_store_rasters, open_store_raster
@@ -62,11 +63,16 @@ class _ClassEntry(BaseModel):
     nodata: bool = False
 
 
+class _Band(BaseModel):
+    statistics: BandStatistics | None = None
+
+
 class _Asset(BaseModel):
     href: str
     size: int | None = Field(None, alias="file:size")
     checksum: str | None = Field(None, alias="file:checksum")
     classes: list[_ClassEntry] = Field([], alias="classification:classes")
+    bands: list[_Band] = []
 
 
 class _ClassShare(BaseModel):
@@ -158,6 +164,11 @@ class ResultItem(BaseModel):
     def find_asset(self, name: str) -> _Asset | None:
         """Return the asset of the file ``name`` in the item's folder, or None."""
         return next((asset for asset in self.assets.values() if asset.href.removeprefix("./") == name), None)
+
+    def find_range(self, layer: Layer) -> tuple[float, float]:
+        """Return the values of a layer that get the first and the last colour."""
+        asset = self.assets.get(layer.name)
+        return layer.find_range(asset.bands[0].statistics if asset and asset.bands else None)
 
 
 @dataclass(frozen=True)
@@ -317,9 +328,10 @@ def _check_store(folder: Path, digests: Mapping[str, str], classes: tuple[LabelC
     if any(labels.attrs.get(key) != value for key, value in build_class_flags(classes).items()):
         raise _result_error(folder, f"other classes in {ZARR} than in {ITEM}", _VERIFY_HINT)
     for name in list_store_rasters(store):
-        sizes = open_store_raster(store, name).shape
-        if labels.dtype != "uint8" or sizes[-2:] != labels.shape or sizes[:-2] not in ((), (len(classes),)):
-            problem = f"{name} of shape {sizes} beside labels of {labels.shape} in {ZARR}"
+        array = open_store_raster(store, name)
+        sizes, dtype = array.shape, LAYERS[name].dtype if name in LAYERS else "uint8"
+        if array.dtype != dtype or sizes[-2:] != labels.shape or sizes[:-2] not in ((), (len(classes),)):
+            problem = f"{name} {array.dtype} of shape {sizes} beside labels of {labels.shape} in {ZARR}"
             raise _result_error(folder, problem, _VERIFY_HINT)
     mapping = zarr.open_array(store / GRID_MAPPING, mode="r").attrs
     transform = Affine.from_gdal(*map(float, str(mapping["GeoTransform"]).split()))

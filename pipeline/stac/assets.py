@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pystac
-import rasterio
 from rasterio.errors import RasterioError
 
+from seamline.pipeline.common.band_statistics import BandStatistics
 from seamline.pipeline.common.classes import NODATA, LabelClass, make_column_names
 from seamline.pipeline.common.layout import COG, MODEL, OVERVIEW, PREVIEW, RECORD, REPORT, ZARR
-from seamline.pipeline.products.layers import LAYER_SCALE, LAYERS
+from seamline.pipeline.products.cog import read_statistics
+from seamline.pipeline.products.layers import LAYERS, PROBABILITIES, Layer
 from seamline.pipeline.products.seal import list_store_files
 from seamline.pipeline.products.sidecars import ATTRIBUTE_TABLE, normalize_attribute_table
 from seamline.pipeline.products.zarr_store import LABELS_ARRAY
@@ -55,40 +57,30 @@ def _describe_labels(path: Path, classes: Sequence[LabelClass]) -> Fields:
     }
 
 
-def _describe_single_band(path: Path, classes: Sequence[LabelClass]) -> Fields:
-    return _describe_quantized_bands(path, [{"name": path.stem}])
-
-
-def _describe_class_bands(path: Path, classes: Sequence[LabelClass]) -> Fields:
-    bands: list[Fields] = [{"name": label.name, "description": label.description or label.name} for label in classes]
-    return _describe_quantized_bands(path, bands)
-
-
-def _describe_quantized_bands(path: Path, bands: list[Fields]) -> Fields:
-    statistics = _read_statistics(path, len(bands))
+def _describe_layer(layer: Layer, path: Path, classes: Sequence[LabelClass]) -> Fields:
+    bands: list[Fields] = [{"name": layer.name}]
+    if layer.per_class:
+        bands = [{"name": label.name, "description": label.description or label.name} for label in classes]
+    found = _read_statistics(path, len(bands))
     return {
-        "bands": [band | figures for band, figures in zip(bands, statistics, strict=True)],
-        "data_type": "uint8",
-        "nodata": NODATA,
-        "raster:scale": LAYER_SCALE,
-        "raster:offset": 0,
+        "bands": [
+            band | ({} if statistics is None else {"statistics": statistics.to_fields()})
+            for band, statistics in zip(bands, found, strict=True)
+        ],
+        "data_type": layer.dtype,
+        "nodata": layer.nodata,
+        **({} if layer.unit == "1" else {"unit": layer.unit}),
+        **({} if layer.scale == 1 else {"raster:scale": layer.scale, "raster:offset": 0}),
     }
 
 
-def _read_statistics(path: Path, count: int) -> list[Fields]:
-    """Return the statistics of the digital numbers of each band, as the file has them; empty where it has none."""
+def _read_statistics(path: Path, count: int) -> list[BandStatistics | None]:
+    """Return the statistics of the digital numbers of each band, as the file has them; None where it has none."""
     try:
-        with rasterio.open(path) as file:
-            tags = [file.tags(index) for index in range(1, count + 1)]
-    except (RasterioError, IndexError):
-        return [{}] * count
-    names = {"minimum": "MINIMUM", "maximum": "MAXIMUM", "mean": "MEAN", "stddev": "STDDEV"}
-    return [
-        {"statistics": {name: float(band[f"STATISTICS_{tag}"]) for name, tag in names.items()}}
-        if all(f"STATISTICS_{tag}" in band for tag in names.values())
-        else {}
-        for band in tags
-    ]
+        found = read_statistics(path)
+    except RasterioError:
+        found = []
+    return found if len(found) == count else [None] * count
 
 
 _TYPES = pystac.MediaType
@@ -104,7 +96,7 @@ ASSETS: tuple[KnownFile, ...] = (
             f"{layer.title.capitalize()} (COG)",
             _TYPES.COG,
             _DATA,
-            _describe_class_bands if layer.per_class else _describe_single_band,
+            partial(_describe_layer, layer),
         )
         for layer in LAYERS.values()
     ),
@@ -158,11 +150,11 @@ def build_scene_assets(
     return assets
 
 
-def build_renders(assets: Iterable[str], classes: Sequence[LabelClass]) -> dict[str, Fields]:
+def build_renders(assets: Mapping[str, pystac.Asset], classes: Sequence[LabelClass]) -> dict[str, Fields]:
     """Return how the rasters of an item are drawn, for the render extension; titiler takes these fields.
 
     Args:
-        assets: keys of the item's assets.
+        assets: the item's assets by key.
         classes: classes of the labels.
 
     Returns:
@@ -175,14 +167,17 @@ def build_renders(assets: Iterable[str], classes: Sequence[LabelClass]) -> dict[
         "resampling": "nearest",
         "colormap": {str(label.value): [*label.color, 255] for label in classes},
     }
-    layers = {name: _build_ramp(name.capitalize(), name) for name in LAYERS if not LAYERS[name].per_class}
+    layers = {
+        layer.name: _build_ramp(layer.name.capitalize().replace("_", " "), layer, assets)
+        for layer in LAYERS.values()
+        if not layer.per_class
+    }
     probabilities = {
-        f"probability_{column}": _build_ramp(f"Probability of {label.name}", "probabilities", band)
+        f"probability_{column}": _build_ramp(f"Probability of {label.name}", LAYERS[PROBABILITIES], assets, band)
         for band, (label, column) in enumerate(zip(classes, make_column_names(classes), strict=True), start=1)
     }
     renders: dict[str, Fields] = {"segmentation": labels, **layers, **probabilities}
-    existing = set(assets)
-    return {name: render for name, render in renders.items() if existing.issuperset(render["assets"])}
+    return {name: render for name, render in renders.items() if set(assets).issuperset(render["assets"])}
 
 
 def compute_file_info(path: Path, *, with_checksum: bool = True) -> FileInfo:
@@ -204,15 +199,17 @@ def _get_media_type_suffix(path: Path) -> str:
     return "; version=3" if (path / "zarr.json").exists() else "; version=2"
 
 
-def _build_ramp(title: str, layer: str, band: int = 1) -> Fields:
+def _build_ramp(title: str, layer: Layer, assets: Mapping[str, pystac.Asset], band: int = 1) -> Fields:
     """Return the render of one band of a layer, as its colour map shows it."""
-    shown = LAYERS[layer]
+    bands = assets[layer.name].extra_fields["bands"] if layer.name in assets else [{}]
+    statistics = bands[0].get("statistics")
+    low, high = layer.find_range(None if statistics is None else BandStatistics(**statistics))
     return {
         "title": title,
-        "assets": [layer],
-        "nodata": NODATA,
-        "rescale": [[0, round(shown.brightest / LAYER_SCALE, 3)]],
-        "colormap_name": shown.colormap,
+        "assets": [layer.name],
+        "nodata": layer.nodata,
+        "rescale": [[round(low / layer.scale, 3) or 0, round(high / layer.scale, 3)]],
+        "colormap_name": layer.colormap,
         "bidx": [band],
     }
 

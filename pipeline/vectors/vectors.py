@@ -228,9 +228,9 @@ def _sieve_labels(labels: _ChunkedLabels, minimum: float, map_chunks: MapChunks)
             np.savez(labels.chunk_file(chunk, "verdict"), **vars(verdict))
         rounds += 1
         after = replace(labels, path=labels.folder / f"sieved-{rounds}.zarr")
-        shape = tiling.height, tiling.width
         group = zarr.create_group(after.path, zarr_format=3)
-        ZarrLayout(tiling.store_chunk_size).create_raster(group, LABELS_ARRAY, shape, {})
+        dims = {"y": tiling.height, "x": tiling.width}
+        ZarrLayout(tiling.store_chunk_size).create_raster(group, LABELS_ARRAY, dims, {})
         changed = sum(map_chunks(partial(_sieve_chunk, labels, minimum, after.path), chunks))
         if rounds > 1:  # the labels before the first round are those of the run
             shutil.rmtree(labels.path)

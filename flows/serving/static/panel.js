@@ -3,7 +3,10 @@
 import { $, createElement, createSwatch, fetchJson, fileUrl, formatArea, formatDate, formatShare, formatSize, sceneUrl } from "./elements.js";
 import { state } from "./state.js";
 
-const TITLES = { segmentation: "Classes", confidence: "Confidence", disagreement: "Disagreement" };
+const TITLES = {
+  segmentation: "Classes", confidence: "Confidence", disagreement: "Disagreement",
+  agreement: "Agreement", observations: "Observations", last_date: "Last observation",
+};
 /** Links that stand above all files. */
 const LINKS = { "report.html": "Report", "segmentation.tif": "GeoTIFF", "item.json": "STAC item" };
 const SHOWN_HERE = /\.(html|png|json)$/; // by the browser; others are downloaded
@@ -30,7 +33,7 @@ export function renderPanel(scene) {
   for (const id of ["polygons-label", "polygons-note"]) $(id).hidden = !scene.polygons;
   $("polygons").checked = state.polygons;
   renderLegend(scene);
-  renderRamp();
+  renderRamp(scene);
   renderOpacity();
   renderFiles(scene);
 }
@@ -53,14 +56,15 @@ function renderLegend(scene) {
   if (focused) $("legend").querySelector(`[data-label="${focused}"]`)?.focus();
 }
 
-function renderRamp() {
+function renderRamp(scene) {
   const look = ramps[state.layer];
   $("ramp").hidden = !look;
   if (!look) return;
   const [dark, bar, bright] = $("ramp").children;
-  dark.textContent = "0";
+  const [low, high] = scene.ranges[state.layer];
+  dark.textContent = low;
   bar.style.background = `linear-gradient(90deg, ${look.colors.join(", ")})`;
-  bright.textContent = look.brightest < 1 ? `${look.brightest} and more` : "1";
+  bright.textContent = look.brightest !== null && look.brightest < 1 ? `${high} and more` : high;
 }
 
 export function renderOpacity() {

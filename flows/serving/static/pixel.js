@@ -28,8 +28,11 @@ function showAnswer(map, scene, found, lngLat) {
   box.append(heading);
   const odds = Object.entries(found.probabilities ?? {}).filter(([, value]) => value !== null).sort((a, b) => b[1] - a[1]);
   if (odds.length) box.append(createBars(odds, color));
-  const also = ["confidence", "disagreement"].filter((name) => typeof found[name] === "number");
-  if (also.length) box.append(createElement("div", { className: "where", textContent: also.map((name) => `${name} ${found[name].toFixed(2)}`).join(" · ") }));
+  const also = ["confidence", "disagreement", "agreement"].filter((name) => typeof found[name] === "number")
+    .map((name) => `${name} ${found[name].toFixed(2)}`);
+  if (typeof found.observations === "number") also.push(`${found.observations} observations`);
+  if (found.last_date) also.push(`last ${found.last_date}`);
+  if (also.length) box.append(createElement("div", { className: "where", textContent: also.join(" · ") }));
   const place = `${lngLat.wrap().lat.toFixed(5)}°, ${lngLat.wrap().lng.toFixed(5)}° · row ${found.row}, col ${found.col}`;
   box.append(createElement("div", { className: "where" }, place, createElement("br"), scene.id));
   maps.markPixel(map, found.outline);

@@ -29,7 +29,7 @@ from seamline.flows.serving import vectors
 from seamline.flows.serving.app import create_app
 from seamline.pipeline.common.classes import NODATA
 from seamline.pipeline.products.layers import LAYERS
-from seamline.pipeline.products.styles import build_ramp_style
+from seamline.pipeline.products.sidecars import build_ramp_style
 from seamline.pipeline.stac.catalog import update_catalog
 from tests.support.served_scenes import (
     ACROSS,
