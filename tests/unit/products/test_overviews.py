@@ -24,7 +24,13 @@ from seamline.pipeline.geometry.tiling import Index
 from seamline.pipeline.geometry.window import Window
 from seamline.pipeline.products import overviews
 from seamline.pipeline.products.layers import LAYER_SCALE, LAYERS
-from seamline.pipeline.products.overviews import halve_grid, reduce_by_average, reduce_by_mode, write_overviews
+from seamline.pipeline.products.overviews import (
+    halve_grid,
+    reduce_by_average,
+    reduce_by_maximum,
+    reduce_by_mode,
+    write_overviews,
+)
 from seamline.pipeline.products.seal import has_sealed_content, is_sealed, seal
 from seamline.pipeline.products.store_files import StoredFile
 from seamline.pipeline.products.zarr_store import (
@@ -67,6 +73,17 @@ def test_layers_are_seen_by_their_average(pixels: np.ndarray) -> None:
         block = pixels[2 * row : 2 * row + 2, 2 * col : 2 * col + 2]
         valid = block[block != NODATA].astype(float)
         assert value == (int(np.floor(valid.mean() + 0.5)) if valid.size else NODATA)
+
+
+@given(arrays.arrays(np.uint16, even, elements=st.sampled_from([0, 1, 2, 254, 255, 256, 65_533, 65_534, 65_535])))
+def test_counts_and_days_are_seen_by_their_average_and_the_last(pixels: np.ndarray) -> None:
+    averages, last = reduce_by_average(pixels), reduce_by_maximum(pixels)
+    assert averages.dtype == last.dtype == np.uint16
+    for (row, col), average in np.ndenumerate(averages):
+        block = pixels[2 * row : 2 * row + 2, 2 * col : 2 * col + 2]
+        valid = block[block != 65_535].astype(float)
+        assert average == (int(np.floor(valid.mean() + 0.5)) if valid.size else 65_535)
+        assert last[row, col] == (valid.max() if valid.size else 65_535)
 
 
 @pytest.fixture(scope="module", params=STORAGES)
