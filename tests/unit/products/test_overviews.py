@@ -105,6 +105,24 @@ def sealed_store(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPa
     return path
 
 
+def test_overviews_of_counts_are_averages_and_of_days_the_last(tmp_path: Path) -> None:
+    """Of a grid of odd size, whose last pixels have fewer below them."""
+    grid, store, rng = GeoBox((601, 513), GRID.transform, GRID.crs), tmp_path / "s.zarr", np.random.default_rng(5)
+    create_store(store, grid, CLASSES, ZarrLayout(256), title="a period", layers=["observations", "last_date"])
+    values = rng.choice(np.array([0, 7, 300, 60_000, 65_535], np.uint16), grid.shape)
+    for name in ("observations", "last_date"):
+        write_store_raster(store, name, Window(0, 0, *grid.shape), values)
+    write_overviews(store, grid, CLASSES, tmp_path / "scratch")
+    padded = np.pad(np.where(values == 65_535, np.nan, values), [(0, 1), (0, 1)], constant_values=np.nan)
+    blocks = padded.reshape(301, 2, 257, 2).transpose(0, 2, 1, 3).reshape(301, 257, 4)
+    none = np.isnan(blocks).all(-1)
+    blocks[none] = 65_535
+    averages, last = np.floor(np.nanmean(blocks, -1) + 0.5), np.nanmax(blocks, -1)
+    assert 0 < none[:, -1].sum() < 301
+    np.testing.assert_array_equal(open_store_raster(store / "ovr_2x", "observations")[:], averages)
+    np.testing.assert_array_equal(open_store_raster(store / "ovr_2x", "last_date")[:], last)
+
+
 def bytes_of(store: Path) -> dict[str, bytes]:
     """Every file of the overviews."""
     files = [path for path in store.glob("ovr_*/**/*") if path.is_file()]
