@@ -5,8 +5,7 @@ from __future__ import annotations
 import zlib
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
-from datetime import UTC, date
+from dataclasses import dataclass
 from functools import lru_cache
 from itertools import product
 from pathlib import Path
@@ -14,7 +13,6 @@ from typing import Any
 
 import numpy as np
 import zarr
-from affine import Affine
 from numpy.typing import NDArray
 from odc.geo.geobox import GeoBox
 from rasterio._err import CPLE_BaseError
@@ -24,11 +22,7 @@ from zarr.storage import ObjectStore
 from seamline.pipeline.common.classes import NODATA, LabelClass
 from seamline.pipeline.common.errors import InputError, RunError
 from seamline.pipeline.common.layout import COG, ITEM, RECORD, ZARR
-from seamline.pipeline.common.time_span import TimeSpan
-from seamline.pipeline.geometry.map_grid import MapGrid
-from seamline.pipeline.geometry.warp import NOWHERE, POSITION_PARTS, locate_pixels
-from seamline.pipeline.geometry.window import Window
-from seamline.pipeline.mosaic.fusing import (
+from seamline.pipeline.fusion.fusing import (
     CERTAIN,
     MOST_OBSERVATIONS,
     TAPER_WIDTH,
@@ -38,13 +32,13 @@ from seamline.pipeline.mosaic.fusing import (
     ScenePixels,
     compute_taper,
 )
+from seamline.pipeline.geometry.map_grid import MapGrid
+from seamline.pipeline.geometry.warp import NOWHERE, POSITION_PARTS, locate_pixels
+from seamline.pipeline.geometry.window import Window
+from seamline.pipeline.mosaic.map_record import MapScene
 from seamline.pipeline.products.layers import PROBABILITIES
 from seamline.pipeline.products.zarr_store import LABELS_ARRAY, open_store_raster
-from seamline.pipeline.publishing.uploaded import find_uploaded
 from seamline.pipeline.raster_io.gdal import describe_error, gdal_environment, open_cached_raster, read_pixels
-from seamline.pipeline.results.open import ResultItem, find_result
-from seamline.pipeline.stac.items import ItemDict
-from seamline.pipeline.storage.atomic import make_absolute
 from seamline.pipeline.storage.digests import describe_file
 from seamline.pipeline.storage.object_store import ObjectFolder, is_object_url, split_object_url
 from seamline.pipeline.storage.s3_access import S3Access, open_cached_store, translate_errors
@@ -69,8 +63,6 @@ _DAMAGE_ERRORS = (
 """Errors that readers raise on damaged bytes."""
 _FIX = "`seamline verify` tells more; segment the scene again with --overwrite, or leave it out"
 _PROBABILITIES_COG = f"{PROBABILITIES}.tif"
-_FIRST_DAY = date(1970, 1, 1)
-"""The day from which ``SceneSource.day`` counts."""
 
 
 @dataclass(frozen=True)
@@ -169,7 +161,7 @@ class SceneSource:
                 raster = open_cached_raster(path)
                 shape, dtype = (len(raster.dtypes), *raster.grid.shape), raster.dtypes[0]
                 if (shape, dtype) == (expected, "uint8"):
-                    return read_pixels(raster, list(range(1, bands + 1)), window)
+                    return np.asarray(read_pixels(raster, list(range(1, bands + 1)), window), np.uint8)
         raise ValueError(f"{dtype} of shape {shape}, expected uint8 of shape {expected}")
 
     def _check_version(self) -> None:
@@ -180,7 +172,7 @@ class SceneSource:
             record = Path(self.folder, RECORD)
             is_same = record.is_file() and describe_file(record)["file:checksum"] == self.version
         if not is_same:
-            raise RunError(f"scene {self.id} was replaced or removed while it was read; run the same command again")
+            raise _replaced_error(self.id)
 
     @contextmanager
     def _name_damage(self, file: str) -> Iterator[None]:
@@ -214,100 +206,41 @@ def _open_remote_array(access: S3Access, bucket: str, key: str) -> zarr.Array[An
     return zarr.open_array(ObjectStore(open_cached_store(access, bucket), read_only=True), path=key, mode="r")
 
 
-def open_scene_source(catalogue: Path | ObjectFolder, scene: str, *, with_probabilities: bool = True) -> SceneSource:
-    """Find the results of a scene that a map is made of; no pixel is read.
+def open_map_scene(scene: MapScene, classes: Sequence[LabelClass]) -> SceneSource:
+    """Return the results of a scene of a map, as they were when it was selected; no pixel is read.
 
     Args:
-        catalogue: folder of results, on disk or in object storage.
-        scene: id of the scene.
-        with_probabilities: whether the probabilities vote. Otherwise the labels do.
+        scene: the scene.
+        classes: classes of the map, which are those of the scene.
 
     Raises:
-        InputError: there are no results, they are damaged, lie nowhere on Earth, or have no probabilities.
+        RunError: the scene was replaced or removed in object storage since.
     """
-    opened = _open_local(catalogue, scene) if isinstance(catalogue, Path) else _open_uploaded(catalogue, scene)
-    if not with_probabilities:
-        return replace(opened, probabilities=None)
-    if opened.probabilities is None:
-        raise InputError(
-            f"scene {scene}",
-            got="no probabilities",
-            expected="the output probabilities, by which scenes vote",
-            fix="segment it again with --outputs cog,zarr,probabilities, or take the labels alone with --labels",
-        )
-    return opened
-
-
-def _open_local(catalogue: Path, scene: str) -> SceneSource:
-    result = find_result(make_absolute(catalogue), scene)  # workers may be in another folder
-    files = {name: path.name for name, path in result.arrays.items()}
+    is_zarr = scene.storage == "zarr"
     return SceneSource(
-        scene,
-        str(result.folder),
-        files[LABELS_ARRAY],
-        files.get(PROBABILITIES),
-        result.grid,
-        tuple(label.value for label in result.classes),
-        _find_day(result.item.properties.acquired),
-        _get_checksum(result.item),
+        id=scene.id,
+        folder=scene.folder,
+        labels=ZARR if is_zarr else COG,
+        probabilities=None if scene.votes == "labels" else ZARR if is_zarr else _PROBABILITIES_COG,
+        grid=scene.grid.geobox,
+        values=tuple(label.value for label in classes),
+        day=scene.day if scene.day is not None and scene.day < UNKNOWN_DATE else None,
+        version=scene.version,
+        pointer=_find_pointer(scene) if is_object_url(scene.folder) else None,
     )
 
 
-def _open_uploaded(catalogue: ObjectFolder, scene: str) -> SceneSource:
-    place = catalogue.subfolder(scene)
-    pointer = place.get_version(ITEM)
-    uploaded = find_uploaded(catalogue, scene)
-    if uploaded is None:
-        raise InputError(
-            f"scene {scene} in {catalogue}", got="no results", expected="a published scene", fix="check the name"
-        )
-    try:
-        item = ResultItem.model_validate(uploaded.item)
-        grid, version = _read_grid(uploaded.item), _get_checksum(item)
-        values = tuple(label.value for label in item.label_classes)
-    except _DAMAGE_ERRORS as error:
-        raise InputError(
-            f"results of scene {scene}",
-            got=f"{place.to_url(ITEM)} that cannot be read ({describe_error(error)})",
-            expected="what a run published, whole",
-            fix=_FIX,
-        ) from error
-    folder = place.subfolder(uploaded.version)
-    names = [asset.href.rpartition("/")[2] for asset in item.assets.values()]
-    labels = next(name for name in (ZARR, COG) if name in names)
-    probabilities = _find_probabilities(folder, names)
-    day = _find_day(item.properties.acquired)
-    return SceneSource(scene, folder.to_url(), labels, probabilities, grid, values, day, version, pointer)
+def _find_pointer(scene: MapScene) -> str:
+    """Return the ETag of the item in object storage, which must lead to the folder of the scene."""
+    place, version = ObjectFolder.from_url(scene.folder.rpartition("/")[0]), scene.folder.rpartition("/")[2]
+    found = place.get(ITEM)
+    if found is None or f"{version}/{RECORD}" not in found.data.decode("utf-8", "replace"):
+        raise _replaced_error(scene.id)
+    return found.version
 
 
-def _find_probabilities(folder: ObjectFolder, names: Collection[str]) -> str | None:
-    """Return which of the files of a version has the probabilities; of two the Zarr store, as on disk."""
-    metadata = [f"{ZARR}/{PROBABILITIES}/{name}" for name in ("zarr.json", ".zarray")]
-    if ZARR in names and any(folder.get_version(key) is not None for key in metadata):
-        return ZARR
-    return _PROBABILITIES_COG if _PROBABILITIES_COG in names else None
-
-
-def _read_grid(item: ItemDict) -> GeoBox:
-    """Return the grid of the labels by the scene's item."""
-    properties = item["properties"]
-    crs = properties["proj:code"] or properties.get("proj:wkt2")
-    transform = Affine(*properties["proj:transform"]) if crs else Affine.identity()
-    return GeoBox(tuple(properties["proj:shape"]), transform, crs)
-
-
-def _get_checksum(item: ResultItem) -> str:
-    """Return the checksum of the record of the run, whose asset every item of Seamline has."""
-    return item.assets["run"].checksum or ""
-
-
-def _find_day(acquired: TimeSpan | None) -> int | None:
-    """Return the day in the middle of a time, in days since 1970-01-01; None if 16 bits do not hold it."""
-    if acquired is None:
-        return None
-    middle = acquired.start + (acquired.end - acquired.start) / 2
-    day = (middle.astimezone(UTC).date() - _FIRST_DAY).days
-    return day if 0 <= day < UNKNOWN_DATE else None
+def _replaced_error(scene: str) -> RunError:
+    return RunError(f"scene {scene} was replaced or removed while the map was made; run the same command again")
 
 
 def fuse_window(

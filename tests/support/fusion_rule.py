@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 
 from seamline.pipeline.common.classes import NODATA
+from seamline.pipeline.fusion.fusing import UNKNOWN_DATE, FusedChunk
 from seamline.pipeline.geometry.warp import NOWHERE
-from seamline.pipeline.mosaic.fusing import UNKNOWN_DATE, FusedChunk
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ from seamline.pipeline.products.cog import describe_labels, describe_layer, writ
 from seamline.pipeline.products.layers import LAYERS
 from seamline.pipeline.products.overviews import write_overviews
 from seamline.pipeline.products.run_record import write_record
+from seamline.pipeline.products.seal import seal
 from seamline.pipeline.products.zarr_store import (
     ZarrLayout,
     create_store,
@@ -73,27 +74,33 @@ def make_smooth_labels(seed: int) -> np.ndarray:
     return labels
 
 
-def publish_labels(folder: Path, grid: GeoBox, labels: np.ndarray) -> None:
-    """A scene's results, as a run leaves them, of labels."""
-    folder.mkdir(parents=True)
-    store = folder / "segmentation.zarr"
-    create_store(store, grid, CLASSES, ZarrLayout(128), title="a scene", layers=["probabilities", "confidence"])
-    write_labels(store, Window(0, 0, *SHAPE), labels)
+def make_scene_layers(labels: np.ndarray) -> dict[str, np.ndarray]:
     probabilities = np.where(labels == NODATA, NODATA, np.stack([np.where(labels == k, 150, 50) for k in range(3)]))
-    values = {"probabilities": probabilities.astype(np.uint8)}
-    values["confidence"] = np.where(labels == NODATA, NODATA, 100).astype(np.uint8)
+    confidence = np.where(labels == NODATA, NODATA, 100)
+    return {"probabilities": probabilities.astype(np.uint8), "confidence": confidence.astype(np.uint8)}
+
+
+def publish_labels(folder: Path, grid: GeoBox, labels: np.ndarray, layers: Mapping[str, np.ndarray] = {}) -> None:
+    """A scene's results, as a run leaves them, of labels; with those layers that are given, or with some of a scene."""
+    folder.mkdir(parents=True)
+    store, values = folder / "segmentation.zarr", layers or make_scene_layers(labels)
+    create_store(store, grid, CLASSES, ZarrLayout(128), title="a scene", layers=[*values])
+    write_labels(store, Window(0, 0, *SHAPE), labels)
     for name, layer in values.items():
         write_store_raster(store, name, Window(0, 0, *SHAPE), layer)
-    write_overviews(store, grid, CLASSES, folder / "s")
-    write_cog(store, grid, describe_labels(CLASSES), folder / "segmentation.tif", folder / "s", {})
+    _, files = write_overviews(store, grid, CLASSES, folder / "s")
+    table = tabulate_classes(labels, grid, CLASSES)
+    record = make_up_record(folder.name, SHAPE, table, ["cog", *values])
+    seal(store, record.digests, files)
+    tags = record.digests
+    write_cog(store, grid, describe_labels(CLASSES), folder / "segmentation.tif", folder / "s", tags)
     for name in values:
-        write_cog(store, grid, describe_layer(LAYERS[name], CLASSES), folder / f"{name}.tif", folder / "s", {})
+        write_cog(store, grid, describe_layer(LAYERS[name], CLASSES), folder / f"{name}.tif", folder / "s", tags)
     (folder / "s").rmdir()
     rgb = np.dstack([labels * 60] * 3)[::2, ::2]
     write_scene_picture(rgb, labels[::2, ::2] != NODATA, grid, 2, folder / "overview.tif")
     Image.fromarray(rgb).save(folder / "preview.png")
-    table = tabulate_classes(labels, grid, CLASSES)
-    write_record(folder, make_up_record(folder.name, SHAPE, table))
+    write_record(folder, record)
     model = ModelReference("a U-Net", "ab" * 32, Path("/models/a/model.json"))
     item = build_scene_item(
         folder, folder.name, grid, CLASSES, table, Provenance("a.tif", model, TimeSpan.at(WHEN), WHEN, {}, "by hand")
@@ -123,6 +130,25 @@ def served_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for seed, (name, grid) in enumerate(GRIDS.items()):
         publish_labels(folder / name, grid, make_smooth_labels(seed))
     write_polygon_file(folder / "utm" / "polygons.fgb", GRIDS["utm"], make_smooth_labels(0))
+    return folder
+
+
+def make_period_layers(labels: np.ndarray) -> dict[str, np.ndarray]:
+    """What a map has beside labels, smooth, so that neighbours have similar colours; row 0 lies outside of it."""
+    rows, cols = np.indices(labels.shape)
+    missing, outside = labels == NODATA, rows == 0
+    agreement = np.where(missing, NODATA, 100 + rows // 2).astype(np.uint8)
+    observations = np.where(outside, 65535, np.where(missing, 0, 1 + cols)).astype(np.uint16)
+    last_date = np.where(missing, 65535, 19_000 + rows + cols).astype(np.uint16)
+    return {"agreement": agreement, "observations": observations, "last_date": last_date}
+
+
+@pytest.fixture(scope="session")
+def period_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A period of a map as a result, with sidecars."""
+    folder, labels = tmp_path_factory.mktemp("period") / "out", make_smooth_labels(0)
+    layers = make_period_layers(labels)
+    publish_labels(folder / "utm", GRIDS["utm"], labels, layers)
     return folder
 
 

@@ -23,7 +23,7 @@ from seamline.pipeline.execution.run_directory import RunDirectory
 from seamline.pipeline.geometry.taper import make_taper
 from seamline.pipeline.geometry.tiling import Tiling
 from seamline.pipeline.geometry.votes import FULL_VOTE, argmax_classes, weighted_scores
-from seamline.pipeline.products.layers import LAYER_SCALE, LAYERS
+from seamline.pipeline.products.layers import LAYER_SCALE, SCENE_LAYERS
 from seamline.pipeline.products.zarr_store import ZarrLayout, create_store, open_labels, open_store_raster
 from seamline.pipeline.scenes.scene import Scene, read_block
 from tests.support.host_predictors import HostPredictor
@@ -145,7 +145,7 @@ def test_every_vote_counts_once_with_its_weight_whoever_shares_a_chunk(
     scene = scene_of(write_geotiff(tmp_path / "scene.tif", pixels, names=BAND_NAMES, nodata=0), small_model)
     tiling = Tiling(203, 277, 32 + 2 * 8 + overlap, 8, overlap, chunk_tiles, 8)
     (tmp_path / "run").mkdir()
-    job = ChunkContext(scene, tiling, 3, RunDirectory(tmp_path / "run").create_new_start(), layers=tuple(LAYERS))
+    job = ChunkContext(scene, tiling, 3, RunDirectory(tmp_path / "run").create_new_start(), layers=SCENE_LAYERS)
     storage, store = ZarrLayout(tiling.store_chunk_size), job.directory.store
     create_store(store, scene.grid, small_model.classes[:3], storage, title="quarrel", layers=job.layers)
     predictor = Quarrel(tiling.support)

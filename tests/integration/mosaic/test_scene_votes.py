@@ -18,17 +18,18 @@ from odc.geo.geobox import GeoBox
 from seamline.pipeline.common.classes import NODATA
 from seamline.pipeline.common.errors import InputError, RunError
 from seamline.pipeline.common.time_span import TimeSpan
+from seamline.pipeline.fusion.fusing import FusedChunk
+from seamline.pipeline.fusion.scene_votes import SceneSource, fuse_window
 from seamline.pipeline.geometry.map_grid import MapGrid
 from seamline.pipeline.geometry.warp import NOWHERE, locate_pixels
 from seamline.pipeline.geometry.window import Window
 from seamline.pipeline.mosaic import scene_votes
-from seamline.pipeline.mosaic.fusing import FusedChunk
-from seamline.pipeline.mosaic.scene_votes import SceneSource, fuse_window, open_scene_source
 from seamline.pipeline.publishing.upload import upload
 from seamline.pipeline.storage.s3_access import S3Access, use_access
 from tests.support.fusion_rule import FusedScene, assert_same, fuse_pixel
 from tests.support.published_scenes import CLASSES, CLOUD, find_labels, make_probabilities, publish_scene
 from tests.support.s3_server import S3Server, start_s3_server
+from tests.support.scene_sources import open_scene_source
 
 VALUES = tuple(label.value for label in CLASSES)
 SHAPE = (110, 150)

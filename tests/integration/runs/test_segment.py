@@ -27,7 +27,7 @@ from seamline.flows.settings.options import SegmentOptions
 from seamline.model.networks.unet import UNet
 from seamline.model.spec.config import UNetConfig
 from seamline.pipeline.geometry.window import Window
-from seamline.pipeline.products.layers import LAYER_SCALE, LAYERS
+from seamline.pipeline.products.layers import LAYER_SCALE, SCENE_LAYERS
 from seamline.pipeline.products.zarr_store import open_store_raster
 from seamline.pipeline.scenes.scene import Scene, read_block
 from tests.support.run_folders import FIXED_ENGINE, read_rasters
@@ -220,7 +220,7 @@ def test_outputs_stand_on_the_scenes_grid_and_cog_equals_zarr(
     xarray = pytest.importorskip("xarray")
     pytest.importorskip("rioxarray")
     source = find_shared(MANAUS)
-    outputs = ("cog", "zarr", *LAYERS)
+    outputs = ("cog", "zarr", *SCENE_LAYERS)
     result = run(source, small_model, tmp_path, cluster=cluster(1), window=256, halo=48, overlap=32, outputs=outputs)
     with rasterio.open(source) as scene, rasterio.open(result.folder / "segmentation.tif") as cog:
         assert (cog.crs, cog.transform, cog.shape) == (scene.crs, scene.transform, scene.shape)
@@ -231,7 +231,7 @@ def test_outputs_stand_on_the_scenes_grid_and_cog_equals_zarr(
     assert opened.rio.transform().almost_equals(scene.transform)
     np.testing.assert_array_equal(opened.values, labels)
     layers = {}
-    for name in LAYERS:
+    for name in SCENE_LAYERS:
         with rasterio.open(result.folder / f"{name}.tif") as file:
             assert (file.crs, file.transform, file.shape) == (scene.crs, scene.transform, scene.shape)
             assert set(file.nodatavals) == {255} and set(file.scales) == {LAYER_SCALE}

@@ -12,6 +12,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from datetime import date
 from functools import cache
 from io import BytesIO
 from pathlib import Path
@@ -45,6 +46,7 @@ from seamline.model.spec.spec import ModelClass
 from seamline.pipeline.common.classes import NODATA
 from seamline.pipeline.geometry.window import Window
 from seamline.pipeline.products.seal import seal
+from seamline.pipeline.products.time_store import PeriodStore, write_time_store
 from seamline.pipeline.products.zarr_store import ZarrLayout, create_store, open_labels, write_labels
 from seamline.pipeline.publishing.completeness import list_missing_outputs
 from seamline.pipeline.results.verify import verify
@@ -286,6 +288,15 @@ def test_a_new_gdal_reads_the_store_with_its_place(results: Results, tmp_path: P
     for name, grid in GRIDS.items():
         expected[name] = grid, make_labels(grid)
         stores[name] = str(stored(tmp_path / f"{name}.zarr", *expected[name], ZarrLayout(32)))
+    grid, layout = GRIDS["projected"], ZarrLayout(32)
+    periods = []
+    for month in (1, 2):
+        labels = np.roll(make_labels(grid), month, axis=1)
+        path = stored(tmp_path / f"period-{month}.zarr", grid, labels, layout)
+        periods.append(PeriodStore(f"2024-0{month}", date(2024, month, 1), date(2024, month + 1, 1), path))
+        name = f"period {month}"
+        expected[name], stores[name] = (grid, labels), f'ZARR:"{tmp_path}/map.zarr":/segmentation:{month - 1}'
+    write_time_store(tmp_path / "map.zarr", periods, grid, CLASSES, title="two months", attributes={})
     data = PROGRAMS / "gdal" / "rasterio"
     done = subprocess.run(
         [sys.executable, str(SUPPORT / "gdal_reader.py"), str(library), *stores.values()],

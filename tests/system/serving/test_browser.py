@@ -136,6 +136,25 @@ def test_the_page_in_a_browser(served_folder: Path, tmp_path: Path) -> None:
     assert all(address.startswith((url, "blob:", "data:", "about:")) for address in asked)
 
 
+def test_counts_and_days_of_a_map_in_a_browser(period_folder: Path) -> None:
+    with browsing(period_folder, width=900) as (page, url, said):
+        page.goto(f"{url}#scene=utm&opacity=1")
+        page.wait_for_selector("body[data-ready]")
+        settle(page)
+        for layer, legend in {
+            "agreement": ["0", "1"],
+            "observations": ["0", "420"],
+            "last_date": ["2022-02-17", "2023-12-27"],
+        }.items():
+            page.locator("#layer").select_option(layer)
+            settle(page)
+            assert page.locator("#ramp").inner_text().split() == legend
+        page.mouse.click(*where(page, centre(period_folder, "utm")))
+        page.wait_for_selector(".answer")
+        assert "agreement 0.70 · 211 observations · last 2023-01-03" in page.locator(".answer").inner_text()
+    assert said == []
+
+
 def check_the_swipe(page: Any, point: tuple[int, int], full: np.ndarray, clear: np.ndarray) -> None:
     """Left of the border is the scene, right of it the classes; keys move it, and the address keeps it."""
     page.locator("#opacity").fill("100")

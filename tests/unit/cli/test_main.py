@@ -11,9 +11,12 @@ from pathlib import Path
 import pytest
 import rasterio
 import typer
+from pydantic import ValidationError
 
 from seamline.flows.settings import model_folder as models
 from seamline.flows.settings.model_folder import Model
+from seamline.flows.settings.options import SegmentOptions
+from seamline.pipeline.products.layers import LAYERS, SCENE_LAYERS
 from tests.support.command_line import CommandLine
 from tests.support.small_rasters import BAND_NAMES, make_noise, write_geotiff
 
@@ -93,6 +96,14 @@ def test_how_a_command_ends_is_the_exit_code(
 
 OUTPUTS = "cog, zarr or both, and if wanted polygons, probabilities, confidence, disagreement, with commas"
 POLYGONS = "left out, or polygons among --outputs"
+
+
+def test_outputs_are_those_layers_that_a_scene_has() -> None:
+    asked = SegmentOptions(outputs=("cog", *SCENE_LAYERS))
+    assert asked.layers == SCENE_LAYERS and OUTPUTS.endswith(f"{', '.join(SCENE_LAYERS)}, with commas")
+    for name in set(LAYERS) - set(SCENE_LAYERS):
+        with pytest.raises(ValidationError):
+            SegmentOptions.model_validate({"outputs": ("cog", name)})
 
 
 WRONG: dict[tuple[str, ...], str] = {

@@ -34,7 +34,7 @@ from seamline.pipeline.execution.chunk_context import ChunkContext
 from seamline.pipeline.execution.chunk_inference import ChunkCancelledError, infer_chunk
 from seamline.pipeline.execution.run_directory import RunDirectory
 from seamline.pipeline.geometry.tiling import Index, Tiling
-from seamline.pipeline.products.layers import LAYERS
+from seamline.pipeline.products.layers import SCENE_LAYERS
 from seamline.pipeline.products.zarr_store import ZarrLayout, create_store, open_labels, open_store_raster
 from seamline.pipeline.scenes.scene import Scene, read_block
 from tests.support.fake_device import FakeDevice, Speeds
@@ -198,7 +198,7 @@ def test_a_run_takes_as_long_as_its_slowest_stage(
     run.assert_like(Run(model, scene, tmp_path / "cpu").infer_on_cpu())
 
 
-@pytest.mark.parametrize(("overlap", "layers"), [(0, ()), (0, ("probabilities", "confidence")), (8, tuple(LAYERS))])
+@pytest.mark.parametrize(("overlap", "layers"), [(0, ()), (0, ("probabilities", "confidence")), (8, SCENE_LAYERS)])
 @pytest.mark.parametrize("precision", ["fp32", "fp64"])
 def test_labels_layers_and_votes_are_those_of_a_cpu(
     model: Model,
@@ -408,7 +408,7 @@ def _iter_tensors(values: Any) -> Iterator[torch.Tensor]:
             yield from _iter_tensors(value)
 
 
-@pytest.mark.parametrize(("overlap", "layers"), [(0, ()), (0, tuple(LAYERS)), (8, ()), (8, tuple(LAYERS))])
+@pytest.mark.parametrize(("overlap", "layers"), [(0, ()), (0, SCENE_LAYERS), (8, ()), (8, SCENE_LAYERS)])
 @pytest.mark.parametrize("activation", ["softmax", "sigmoid", "none"])
 def test_nothing_looks_at_a_value_or_copies_to_the_device_while_a_chunk_is_enqueued(
     model: Model, scene: Scene, tmp_path: Path, overlap: int, layers: tuple[str, ...], activation: str

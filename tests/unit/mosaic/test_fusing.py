@@ -12,9 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from seamline.pipeline.common.classes import NODATA, LabelClass
-from seamline.pipeline.geometry.warp import NOWHERE
-from seamline.pipeline.geometry.window import Window
-from seamline.pipeline.mosaic.fusing import (
+from seamline.pipeline.fusion.fusing import (
     TAPER_WIDTH,
     UNKNOWN_DATE,
     ChunkFusion,
@@ -22,6 +20,8 @@ from seamline.pipeline.mosaic.fusing import (
     ScenePixels,
     compute_taper,
 )
+from seamline.pipeline.geometry.warp import NOWHERE
+from seamline.pipeline.geometry.window import Window
 from tests.support.fusion_rule import FusedScene, assert_same, fuse_pixel
 
 

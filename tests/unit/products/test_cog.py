@@ -43,8 +43,10 @@ def make_store(folder: Path, labels: np.ndarray, grid: GeoBox, chunk: int, layer
     create_store(store, grid, CLASSES, ZarrLayout(chunk), title="a scene", layers=layers)
     write_labels(store, Window(0, 0, *grid.shape), labels)
     for name in layers:
-        noise = np.random.default_rng(1).integers(0, 251, open_store_raster(store, name).shape, dtype=np.uint8)
-        write_store_raster(store, name, Window(0, 0, *grid.shape), np.where(labels == NODATA, NODATA, noise))
+        array, nodata = open_store_raster(store, name), LAYERS[name].nodata
+        noise = np.random.default_rng(1).integers(0, nodata - 4, array.shape, dtype=array.dtype)
+        noise = np.where(labels == NODATA, array.dtype.type(nodata), noise)
+        write_store_raster(store, name, Window(0, 0, *grid.shape), noise)
     write_overviews(store, grid, CLASSES, folder / "scratch")
     return store
 
@@ -144,7 +146,7 @@ def test_overviews_are_the_mode_of_the_valid_labels(tmp_path: Path) -> None:
         below = level
 
 
-@pytest.mark.parametrize("name", ["probabilities", "confidence"])
+@pytest.mark.parametrize("name", ["probabilities", "confidence", "observations", "last_date"])
 def test_layers_have_bands_scale_statistics_and_averages(tmp_path: Path, name: str) -> None:
     grid, labels = GeoBox((600, 1111), NORTH_UP, UTM), random_labels(600, 1111)
     store, path = make_store(tmp_path, labels, grid, 512, [name]), tmp_path / f"{name}.tif"
@@ -156,11 +158,13 @@ def test_layers_have_bands_scale_statistics_and_averages(tmp_path: Path, name: s
     with rasterio.open(path) as file:
         assert file.count == len(values) == (4 if name == "probabilities" else 1)
         names = [label.name for label in CLASSES] if name == "probabilities" else [name]
-        assert list(file.descriptions) == names and set(file.scales) == {0.004}
+        assert list(file.descriptions) == names and set(file.scales) == {LAYERS[name].scale}
+        assert (file.nodata, set(file.dtypes)) == (LAYERS[name].nodata, {LAYERS[name].dtype})
+        assert file.units[0] == ("days since 1970-01-01" if name == "last_date" else None)
         assert file.colorinterp[0] == ColorInterp.gray and set(file.colorinterp[1:]) <= {ColorInterp.undefined}
         assert file.tags()["TITLE"] == LAYERS[name].title
         for band, tags in zip(values, map(file.tags, file.indexes), strict=True):
-            valid = band[band != NODATA].astype(float)
+            valid = band[band != LAYERS[name].nodata].astype(float)
             expected = {"MINIMUM": valid.min(), "MAXIMUM": valid.max(), "MEAN": valid.mean(), "STDDEV": valid.std()}
             expected["VALID_PERCENT"] = round(100 * valid.size / band.size, 2)
             found = {key: float(tags[f"STATISTICS_{key}"]) for key in expected}
@@ -172,16 +176,16 @@ def map_backwards(function: Callable[[Index], Any], places: Iterable[Index]) -> 
     return iter([found[place] for place in sorted(found)])
 
 
-@pytest.mark.parametrize("name", ["segmentation", "probabilities"])
+@pytest.mark.parametrize("name", ["segmentation", "probabilities", "observations"])
 def test_the_same_labels_give_the_same_bytes(tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever the chunks of the store, the size of the areas and the order in which they are worked on."""
     grid, labels = GeoBox((1100, 1700), NORTH_UP, UTM), random_labels(1100, 1700)
     content = describe_labels(CLASSES) if name == "segmentation" else describe_layer(LAYERS[name], CLASSES)
-    store = make_store(tmp_path, labels, grid, 256, ["probabilities"])
+    store = make_store(tmp_path, labels, grid, 256, ["probabilities", "observations"])
     write_cog(store, grid, content, tmp_path / "a.tif", tmp_path / "scratch", {"MODEL": "m"})
     for edge in (512, 1024):
         shutil.rmtree(store)
-        store = make_store(tmp_path, labels, grid, edge - 100, ["probabilities"])
+        store = make_store(tmp_path, labels, grid, edge - 100, ["probabilities", "observations"])
         monkeypatch.setattr(cog, "_LARGEST_AREA", edge)
         write_cog(store, grid, content, tmp_path / "b.tif", tmp_path / "scratch", {"MODEL": "m"}, map_backwards)
         assert (tmp_path / "a.tif").read_bytes() == (tmp_path / "b.tif").read_bytes()

@@ -24,7 +24,13 @@ from seamline.pipeline.geometry.tiling import Index
 from seamline.pipeline.geometry.window import Window
 from seamline.pipeline.products import overviews
 from seamline.pipeline.products.layers import LAYER_SCALE, LAYERS
-from seamline.pipeline.products.overviews import halve_grid, reduce_by_average, reduce_by_mode, write_overviews
+from seamline.pipeline.products.overviews import (
+    halve_grid,
+    reduce_by_average,
+    reduce_by_maximum,
+    reduce_by_mode,
+    write_overviews,
+)
 from seamline.pipeline.products.seal import has_sealed_content, is_sealed, seal
 from seamline.pipeline.products.store_files import StoredFile
 from seamline.pipeline.products.zarr_store import (
@@ -69,6 +75,17 @@ def test_layers_are_seen_by_their_average(pixels: np.ndarray) -> None:
         assert value == (int(np.floor(valid.mean() + 0.5)) if valid.size else NODATA)
 
 
+@given(arrays.arrays(np.uint16, even, elements=st.sampled_from([0, 1, 2, 254, 255, 256, 65_533, 65_534, 65_535])))
+def test_counts_and_days_are_seen_by_their_average_and_the_last(pixels: np.ndarray) -> None:
+    averages, last = reduce_by_average(pixels), reduce_by_maximum(pixels)
+    assert averages.dtype == last.dtype == np.uint16
+    for (row, col), average in np.ndenumerate(averages):
+        block = pixels[2 * row : 2 * row + 2, 2 * col : 2 * col + 2]
+        valid = block[block != 65_535].astype(float)
+        assert average == (int(np.floor(valid.mean() + 0.5)) if valid.size else 65_535)
+        assert last[row, col] == (valid.max() if valid.size else 65_535)
+
+
 @pytest.fixture(scope="module", params=STORAGES)
 def sealed_store(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path, rng = tmp_path_factory.mktemp("store") / "segmentation.zarr", np.random.default_rng(3)
@@ -86,6 +103,24 @@ def sealed_store(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPa
     write_overviews(path, GRID, CLASSES, path.with_name("scratch"))
     seal(path, {"plan": "p"})
     return path
+
+
+def test_overviews_of_counts_are_averages_and_of_days_the_last(tmp_path: Path) -> None:
+    """Of a grid of odd size, whose last pixels have fewer below them."""
+    grid, store, rng = GeoBox((601, 513), GRID.transform, GRID.crs), tmp_path / "s.zarr", np.random.default_rng(5)
+    create_store(store, grid, CLASSES, ZarrLayout(256), title="a period", layers=["observations", "last_date"])
+    values = rng.choice(np.array([0, 7, 300, 60_000, 65_535], np.uint16), grid.shape)
+    for name in ("observations", "last_date"):
+        write_store_raster(store, name, Window(0, 0, *grid.shape), values)
+    write_overviews(store, grid, CLASSES, tmp_path / "scratch")
+    padded = np.pad(np.where(values == 65_535, np.nan, values), [(0, 1), (0, 1)], constant_values=np.nan)
+    blocks = padded.reshape(301, 2, 257, 2).transpose(0, 2, 1, 3).reshape(301, 257, 4)
+    none = np.isnan(blocks).all(-1)
+    blocks[none] = 65_535
+    averages, last = np.floor(np.nanmean(blocks, -1) + 0.5), np.nanmax(blocks, -1)
+    assert 0 < none[:, -1].sum() < 301
+    np.testing.assert_array_equal(open_store_raster(store / "ovr_2x", "observations")[:], averages)
+    np.testing.assert_array_equal(open_store_raster(store / "ovr_2x", "last_date")[:], last)
 
 
 def bytes_of(store: Path) -> dict[str, bytes]:

@@ -5,7 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from xml.etree import ElementTree
 
+import numpy as np
 import pytest
+import rasterio
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -17,6 +19,7 @@ from seamline.pipeline.products.sidecars import (
     normalize_attribute_table,
     write_sidecars,
 )
+from tests.support.small_rasters import write_geotiff
 
 BYTE = st.integers(0, 255)
 NAME = st.text(min_size=1).filter(str.isprintable) | st.sampled_from(["<&>\"'", "]]>", "a  b ", "лес", "水"])
@@ -68,11 +71,49 @@ def test_what_programs_add_to_the_attribute_table_is_left_out(tmp_path: Path) ->
         assert normalize_attribute_table(other) == other
 
 
+UNBOUNDED = ("observations", "last_date")
+
+
+def write_counts(path: Path, values: np.ndarray) -> Path:
+    """A raster with the statistics that a COG of a run has."""
+    write_geotiff(path, values, nodata=65535)
+    valid = values[values != 65535]
+    found = {} if not valid.size else {"MINIMUM": valid.min(), "MAXIMUM": valid.max(), "MEAN": 0, "STDDEV": 0}
+    with rasterio.open(path, "r+") as file:
+        file.update_tags(1, **{f"STATISTICS_{name}": value for name, value in found.items()})
+    return path
+
+
+def read_ramp(path: Path) -> list[tuple[float, str | None]]:
+    document = ElementTree.parse(path)
+    renderer = document.find("pipe/rasterrenderer")
+    assert renderer is not None
+    items = [(float(item.get("value", "nan")), item.get("label")) for item in document.iter("item")]
+    limits = [float(renderer.get(name, "nan")) for name in ("classificationMin", "classificationMax")]
+    assert limits == [items[0][0], items[-1][0]]
+    return items
+
+
+def test_counts_and_days_are_coloured_by_the_statistics_of_the_file(tmp_path: Path) -> None:
+    values = np.array([[[3, 48], [19_723, 65_535]]], np.uint16)
+    for name in UNBOUNDED:
+        write_counts(tmp_path / f"{name}.tif", values)
+    write_sidecars(tmp_path, UNBOUNDED, [], {})
+    counts, days = (read_ramp(tmp_path / f"{name}.qml") for name in UNBOUNDED)
+    assert (counts[0], counts[-1]) == ((0, "0"), (19_723, "19723"))
+    assert (days[0], days[-1]) == ((3, "1970-01-04"), (19_723, "2024-01-01"))
+    for name in UNBOUNDED:  # of nothing but nodata there are none
+        write_counts(tmp_path / f"{name}.tif", np.full((1, 2, 2), 65_535, np.uint16))
+    write_sidecars(tmp_path, UNBOUNDED, [], {})
+    assert read_ramp(tmp_path / "observations.qml")[-1] == (1, "1")
+
+
 def test_they_come_together(tmp_path: Path) -> None:
     classes = [LabelClass(0, "water", (0, 0, 255))]
+    cogs = [write_counts(tmp_path / f"{name}.tif", np.full((1, 2, 2), 3, np.uint16)) for name in UNBOUNDED]
     for output, names in SIDECARS.items():
         assert list_sidecars([output, "zarr"]) == [*names]
         write_sidecars(tmp_path, [output, "zarr"], classes, {0: 1})
-        assert sorted(path.name for path in tmp_path.iterdir()) == sorted(names)
+        assert sorted(path.name for path in tmp_path.iterdir() if path not in cogs) == sorted(names)
         for name in names:
             (tmp_path / name).unlink()

@@ -20,7 +20,14 @@ from seamline.pipeline.common.errors import InputError
 from seamline.pipeline.geometry.window import Window
 from seamline.pipeline.products.geozarr import find_crs_code
 from seamline.pipeline.products.seal import is_sealed, seal
-from seamline.pipeline.products.zarr_store import ZarrLayout, create_store, open_labels, write_labels
+from seamline.pipeline.products.zarr_store import (
+    ZarrLayout,
+    create_store,
+    open_labels,
+    open_store_raster,
+    write_labels,
+    write_store_raster,
+)
 from tests.support.small_grids import CLASSES, GRIDS, NORTH_UP, make_labels
 
 
@@ -136,6 +143,13 @@ def test_labels_that_do_not_fit_are_refused(tmp_path: Path, window: Window, labe
     create_store(tmp_path / "s.zarr", GRIDS["projected"], CLASSES, ZarrLayout(32), title="a scene")
     with pytest.raises(ValueError, match=message):
         write_labels(tmp_path / "s.zarr", window, labels)
+
+
+def test_numbers_of_another_type_than_the_layers_are_refused(tmp_path: Path) -> None:
+    create_store(tmp_path / "s.zarr", GRIDS["projected"], CLASSES, ZarrLayout(32), title="a", layers=["observations"])
+    assert open_store_raster(tmp_path / "s.zarr", "observations")[:].max() == 65535
+    with pytest.raises(ValueError, match=r"observations takes uint16 of shape \(32, 32\), got uint8"):
+        write_store_raster(tmp_path / "s.zarr", "observations", Window(0, 0, 32, 32), np.zeros((32, 32), np.uint8))
 
 
 def test_the_seal_is_the_last_word(tmp_path: Path) -> None:

@@ -33,6 +33,7 @@ from pystac.validation.stac_validator import JsonSchemaSTACValidator
 from seamline.pipeline.common.classes import NODATA, LabelClass
 from seamline.pipeline.common.time_span import TimeSpan
 from seamline.pipeline.geometry.window import Window
+from seamline.pipeline.products.layers import LAYERS
 from seamline.pipeline.results.verify import verify
 from seamline.pipeline.stac import catalog as catalog_module
 from seamline.pipeline.stac.assets import ASSETS
@@ -363,9 +364,6 @@ def test_what_was_written_from_old_items_is_put_right(
     assert {name: row["turn"] for name, row in read_item_table(tmp_path / "items.parquet").items()} == {"a": 2, "b": 1}
 
 
-LAYERS = ("probabilities", "confidence", "disagreement")
-
-
 def test_every_file_that_is_there_is_an_asset(tmp_path: Path) -> None:
     """And says how it is drawn; the extensions' own modules read it."""
     folder = tmp_path / "scene"
@@ -374,8 +372,9 @@ def test_every_file_that_is_there_is_an_asset(tmp_path: Path) -> None:
         if known.name.endswith(".zarr"):
             continue
         if known.key in LAYERS:
-            bands = np.full((2 if known.key == "probabilities" else 1, 30, 20), 125, np.uint8)
-            write_geotiff(folder / known.name, bands, nodata=NODATA)
+            layer = LAYERS[known.key]
+            bands = np.full((2 if layer.per_class else 1, 30, 20), 125, layer.dtype)
+            write_geotiff(folder / known.name, bands, nodata=layer.nodata)
             with rasterio.open(folder / known.name, "r+") as file:
                 file.update_tags(1, **{f"STATISTICS_{tag}": 125 for tag in ("MINIMUM", "MAXIMUM", "MEAN", "STDDEV")})
         else:
@@ -390,7 +389,12 @@ def test_every_file_that_is_there_is_an_asset(tmp_path: Path) -> None:
     statistics = {"minimum": 125, "maximum": 125, "mean": 125, "stddev": 125}
     assert [band.get("statistics") for band in probabilities["bands"]] == [statistics, None]
     drawn = RenderExtension.ext(item).renders
-    assert set(drawn) == {"segmentation", "confidence", "disagreement", "probability_land", "probability_water"}
+    layers = {name for name, layer in LAYERS.items() if not layer.per_class}
+    assert set(drawn) == {"segmentation", "probability_land", "probability_water", *layers}
+    assert drawn["last_date"].rescale == [[125, 126]] and drawn["confidence"].rescale == [[0, 250]]
+    days = item.assets["last_date"].extra_fields
+    assert (days["data_type"], days["nodata"], days["unit"]) == ("uint16", 65535, "days since 1970-01-01")
+    assert days["bands"] == [{"name": "last_date", "statistics": statistics}]
     assert drawn["segmentation"].colormap == {"0": [200, 180, 120, 255], "1": [30, 90, 200, 255]}
     assert all(set(render.assets) <= set(item.assets) for render in drawn.values())
     document = item.to_dict(include_self_link=False, transform_hrefs=False)
