@@ -199,7 +199,7 @@ def test_the_list_is_sorted_filtered_and_follows_what_is_published(served_folder
             "headers": {"Access-Control-Allow-Origin": "*", "Content-Type": "image/png"},
         }
         page.route("https://tiles.example/**", lambda route: route.fulfill(**answer))
-        page.goto(f"{url}#view=0,0,3")
+        check_what_is_said_before_the_scenes(page, f"{url}#view=0,0,3")
         page.wait_for_selector("body[data-ready]")
         settle(page)
         at = where(page, (-20, 10))
@@ -245,6 +245,25 @@ def test_the_list_is_sorted_filtered_and_follows_what_is_published(served_folder
             page.locator("#side").is_visible() and page.evaluate("() => document.scrollingElement.scrollWidth") == 420
         )
     assert said == []
+
+
+def check_what_is_said_before_the_scenes(page: Any, address: str) -> None:
+    """The page says that it loads, offers no pane without content, and says so where it cannot draw a map."""
+    held: list[Any] = []
+    page.route("**/scenes", lambda route: held.append(route))
+    page.goto(address)
+    assert "Loading the scenes…" in page.locator("#side").inner_text()
+    assert page.locator("#panes button[data-pane=scene]").is_disabled()
+    until(page, "() => seamline.map.loaded()")
+    page.unroute("**/scenes")
+    for route in held:
+        route.continue_()
+    blind = page.context.browser.new_page()
+    blind.add_init_script("HTMLCanvasElement.prototype.getContext = () => null")
+    blind.goto(address)
+    blind.get_by_text("The map needs WebGL").wait_for()
+    assert "Loading" not in blind.locator("body").inner_text()
+    blind.close()
 
 
 def share(item: Path, name: str) -> float:
