@@ -172,7 +172,7 @@ def test_a_basemap_widens_what_the_page_may_load_by_its_host_only(served_folder:
 )
 def test_what_is_no_address_of_tiles_is_refused(url: str, served_folder: Path) -> None:
     with pytest.raises(InputError, match=r"^--basemap: got .*expected the address of tiles in Web Mercator"):
-        app(["serve", str(served_folder), "--basemap", url], standalone_mode=False)
+        app(["serve", str(served_folder), "--basemap", url, "--port", "99999"], standalone_mode=False)  # never serves
 
 
 def test_whose_map_it_is_needs_a_map(served_folder: Path) -> None:
