@@ -7,13 +7,15 @@ licence. Without it only the pictures of simulated scenes are made. ``--only NAM
 from __future__ import annotations
 
 import argparse
+import io
 import os
 import re
 import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
@@ -23,6 +25,7 @@ import rasterio
 import rioxarray
 import xarray as xr
 from PIL import Image, ImageDraw
+from playwright.sync_api import Page, sync_playwright
 
 import seamline
 
@@ -36,6 +39,7 @@ _LANDSAT = {
     "brumadinho-2019": "xlandsat/LC08_L2SP_218074_20190114_20200829_02_T1_6b.tif",
 }
 _NODATA = 255
+_PHONE = (420, 900)
 
 
 @dataclass(frozen=True)
@@ -52,7 +56,7 @@ class Studio:
 
     def segment(self, source: Path, name: str, **options: object) -> Path:
         """Return the folder of a scene's results, which has the name."""
-        chosen = seamline.SegmentOptions(overwrite=True, **options)  # type: ignore[arg-type]
+        chosen = seamline.SegmentOptions(**options)  # type: ignore[arg-type]
         return Path(seamline.segment(self._copy(source, name), _MODEL, self.work / "results", chosen).folder)
 
     def _copy(self, source: Path, name: str) -> Path:
@@ -153,10 +157,9 @@ def _place_side_by_side(panels: list[Image.Image], texts: list[str]) -> Image.Im
     return page
 
 
-def draw_map(studio: Studio) -> Image.Image:
-    """Photograph the map of four scenes in Chromium."""
-    from playwright.sync_api import sync_playwright
-
+@contextmanager
+def open_map(studio: Studio, width: int, height: int) -> Iterator[Page]:
+    """Yield the map of four scenes, in a window of Chromium of so many pixels."""
     outputs = ("cog", "zarr", "polygons", "probabilities", "confidence")
     for name, source in _LANDSAT.items():
         studio.segment(studio.data / source, name, outputs=outputs)
@@ -167,22 +170,51 @@ def draw_map(studio: Studio) -> Image.Image:
         address = re.findall(r"http://\S+", server.stdout.readline())[0]
         with sync_playwright() as playwright:
             browser = playwright.chromium.launch(executable_path=os.environ.get("CHROMIUM", "/usr/bin/chromium"))
-            page = browser.new_page(viewport={"width": 1240, "height": 720})
+            page = browser.new_page(viewport={"width": width, "height": height})
             page.goto(address)
-            page.get_by_text("manaus-2023").first.click()
-            page.get_by_label("Outlines of polygons").check()
-            page.wait_for_timeout(3000)
-            page.mouse.move(800, 430)
-            page.mouse.wheel(0, -250)
-            page.wait_for_timeout(5000)
-            page.mouse.click(720, 430)
-            page.wait_for_timeout(3000)
-            page.screenshot(path=studio.work / "map.png")
+            page.wait_for_selector("body[data-ready]")
+            yield page
             browser.close()
     finally:
         server.terminate()
         server.wait()
-    return Image.open(studio.work / "map.png")
+
+
+def photograph(page: Page) -> Image.Image:
+    """Return what the page shows when the map is drawn."""
+    page.wait_for_timeout(4000)
+    return Image.open(io.BytesIO(page.screenshot()))
+
+
+def draw_map(studio: Studio) -> Image.Image:
+    """Photograph the map on a large screen, with the answer to a click."""
+    with open_map(studio, 1240, 720) as page:
+        page.get_by_text("manaus-2023").first.click()
+        page.get_by_label("Outlines of polygons").check()
+        page.wait_for_timeout(3000)
+        page.mouse.move(800, 430)
+        page.mouse.wheel(0, -250)
+        page.wait_for_timeout(5000)
+        page.mouse.click(720, 430)
+        return photograph(page)
+
+
+def draw_list_on_phone(studio: Studio) -> Image.Image:
+    """Photograph the list of scenes, sorted by a class, on a phone."""
+    with open_map(studio, *_PHONE) as page:
+        page.get_by_label("Sort").select_option("most:water")
+        page.get_by_text("liverpool-2020").first.click()
+        page.get_by_role("button", name="Scenes", exact=True).click()
+        return photograph(page)
+
+
+def draw_scene_on_phone(studio: Studio) -> Image.Image:
+    """Photograph a scene, its legend and the answer to a tap, on a phone."""
+    with open_map(studio, *_PHONE) as page:
+        page.get_by_text("manaus-2023").first.click()
+        page.wait_for_timeout(3000)
+        page.mouse.click(200, 280)
+        return photograph(page)
 
 
 PICTURES: dict[str, tuple[Callable[[Studio], Image.Image], str | None]] = {
@@ -194,6 +226,8 @@ PICTURES: dict[str, tuple[Callable[[Studio], Image.Image], str | None]] = {
     "gallery/madagascar.png": (draw_preview("madagascar-l8-2020", "madagascar-2020"), "madagascar-l8-2020"),
     "gallery/plan.png": (draw_plan, "xlandsat"),
     "gallery/seams.png": (draw_seams, "xlandsat"),
+    "gallery/phone-list.png": (draw_list_on_phone, "xlandsat"),
+    "gallery/phone-scene.png": (draw_scene_on_phone, "xlandsat"),
     "serve.png": (draw_map, "xlandsat"),
 }
 """Picture → what draws it, and which folder of the data it needs."""

@@ -16,18 +16,11 @@ from seamline.flows.settings.model_folder import Model, open_model
 from seamline.model.spec.config import UNetConfig
 from tests.support.command_line import command_line
 from tests.support.prefect_server import use_prefect_server
-<<<<<<< HEAD
 from tests.support.region_results import region_results
-from tests.support.served_scenes import antimeridian_folder, served_folder
-from tests.support.small_rasters import BAND_NAMES
-
-__all__ = ["antimeridian_folder", "command_line", "region_results", "served_folder"]
-=======
 from tests.support.served_scenes import antimeridian_folder, period_folder, served_folder
 from tests.support.small_rasters import BAND_NAMES
 
-__all__ = ["antimeridian_folder", "command_line", "period_folder", "served_folder"]
->>>>>>> h/layers
+__all__ = ["antimeridian_folder", "command_line", "period_folder", "region_results", "served_folder"]
 
 # Fixtures import torch and Prefect's server themselves, which takes seconds: the controller of pytest-xdist needs
 # neither, and unit tests need no server.

@@ -23,10 +23,16 @@ import time
 from itertools import count
 
 import dask
-from dask_jobqueue import SLURMCluster
-from dask_jobqueue.slurm import SLURMJob
 from distributed.core import Status
 from distributed.security import Security
+
+try:
+    from dask_jobqueue import SLURMCluster
+    from dask_jobqueue.slurm import SLURMJob
+except ModuleNotFoundError as error:
+    sys.exit(
+        f"cluster: got no {error.name}, expected dask-jobqueue; pip install dask-jobqueue where jobs are submitted"
+    )
 
 LOOK_EVERY = 10
 """Seconds between two looks at the queue."""

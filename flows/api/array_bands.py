@@ -113,7 +113,7 @@ def stack_bands(
     Args:
         array: dimensions (…, band, y, x) in any order, or a Dataset with a variable for each band.
         model: the model.
-        requested: the array's bands in the order of the model, by name or number from 1; empty: by their names.
+        requested: the array's bands in the order of the model, by name or number; empty: by their names.
         stated: what the user says of the numbers; it overrides the attributes.
 
     Returns:
@@ -130,7 +130,7 @@ def stack_bands(
         for position, names in enumerate(labels, 1)
     ]
     origin = f"the array {stack.name}" if isinstance(stack.name, str) else "the array"
-    chosen, assumed = match_bands(model.band_needs, candidates, [str(band) for band in requested], origin)
+    chosen, assumed = match_bands(model.band_needs, candidates, _find_positions(stack, requested), origin)
     for text in assumed:
         warnings.warn(text, stacklevel=3)
     positions = [band.index - 1 for band in chosen]
@@ -146,6 +146,26 @@ def stack_bands(
     )
     is_checked = is_reflectance and stated.scale is None
     return stack[..., positions, :, :], BandMeanings(radiometry, is_checked)
+
+
+def _find_positions(stack: xr.DataArray, requested: Sequence[str | int]) -> list[str]:
+    """Return the requested bands as texts, in which numbers are positions from 1 whatever numbers the bands have.
+
+    Raises:
+        InputError: the coordinate of the bands has numbers, and one that is requested is not among them.
+    """
+    texts, dimension = [str(band) for band in requested], stack.dims[-3]
+    if dimension not in stack.coords or not np.issubdtype(stack.coords[dimension].dtype, np.integer):
+        return texts
+    numbers = stack.coords[dimension].values.tolist()
+    if unknown := [text for text in texts if text.isdecimal() and int(text) not in numbers]:
+        raise InputError(
+            f"no band {unknown[0]}",
+            got=f"the bands {', '.join(map(str, numbers))} in the array's coordinate {dimension}",
+            expected="numbers among these",
+            fix="correct bands",
+        )
+    return [str(numbers.index(int(text)) + 1) if text.isdecimal() else text for text in texts]
 
 
 @dataclass(frozen=True)

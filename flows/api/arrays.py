@@ -59,8 +59,9 @@ def predict(
         array: dimensions (band, y, x) in any order, or a Dataset with a variable for each band. Other dimensions, such
             as time, are kept; each of their steps is segmented on its own.
         model: name of an embedded model, a model folder, or what ``load_model`` returned.
-        bands: the array's bands in the order of the model, by name or number from 1. Default: by their names, which the
-            coordinate of their dimension, a coordinate ``common_name``, or the attribute ``long_name`` tells.
+        bands: the array's bands in the order of the model, by name or number. Numbers are those of the coordinate of
+            their dimension where it has numbers, as rioxarray's, else they count from 1. Default: by their names, which
+            the coordinate of their dimension, a coordinate ``common_name``, or the attribute ``long_name`` tells.
         scale: value = number × scale + offset. Default: the attributes ``scale_factor`` and ``add_offset``; floats are
             values.
         offset: see ``scale``.

@@ -85,8 +85,8 @@ def up(
         )
     opened = open_model(model)
     _check_scene_options(options, opened.band_needs)
-    if options.aoi is not None:
-        options = options.model_copy(update={"aoi": make_absolute(options.aoi)})
+    if options.aoi_file is not None:
+        options = options.model_copy(update={"aoi": make_absolute(options.aoi_file)})
     opened.tell_limits(print_line)
     ports = (
         _find_free_port(prefect_port),
@@ -114,10 +114,10 @@ def _check_scene_options(options: SegmentOptions, needs: Sequence[BandNeed]) -> 
         InputError: There is no such area of interest or extra, or the model has another number of bands.
         ModelError: There is no such device.
     """
-    if "polygons" in options.outputs or options.aoi is not None:
+    if "polygons" in options.outputs or options.aoi_file is not None:
         require_extras("--outputs polygons, --aoi", "vectors")
-    if options.aoi is not None and not options.aoi.is_file():
-        raise InputError("--aoi", got=options.aoi, expected="a file that is there", fix="check the path")
+    if options.aoi_file is not None and not options.aoi_file.is_file():
+        raise InputError("--aoi", got=options.aoi_file, expected="a file that is there", fix="check the path")
     if options.bands and len(options.bands) != len(needs):
         raise InputError(
             "--bands does not fit the model",

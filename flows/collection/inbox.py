@@ -152,6 +152,8 @@ def _list_entries(folder: Path) -> list[Path]:
 
 
 def _can_be_scene(path: Path) -> bool:
+    if path.name.endswith(_NOTE_SUFFIX):
+        return False
     return path.is_dir() or path.name.lower().endswith(_SCENE_SUFFIXES)
 
 

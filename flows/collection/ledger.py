@@ -272,7 +272,7 @@ def _make_failed_folder(out: Path) -> Path:
     return folder
 
 
-def read_rejected(out: Path) -> Iterator[RejectedSource]:
+def _read_rejected(out: Path) -> Iterator[RejectedSource]:
     """Yield the rejected sources of all collections of the catalogue in folder ``out``."""
     for path in (out / _LEDGER_FOLDER / _REJECTED_FOLDER).glob("*.json"):
         yield from _read_rejected_file(path)
@@ -281,7 +281,7 @@ def read_rejected(out: Path) -> Iterator[RejectedSource]:
 def read_reasons(out: Path) -> dict[str, str]:
     """Return why each source, by its name, could not be segmented at the last try; without those that are gone."""
     failed = {entry.source: entry.reason for entry in read_failures(out) if not entry.is_gone()}
-    return failed | {rejected.source: rejected.reason for rejected in read_rejected(out)}
+    return failed | {rejected.source: rejected.reason for rejected in _read_rejected(out)}
 
 
 def _read_rejected_file(path: Path) -> list[RejectedSource]:

@@ -33,6 +33,7 @@ from seamline.pipeline.cluster.workers import (
     get_worker_memory,
     wait_for_workers,
 )
+from seamline.pipeline.common.classes import format_count
 from seamline.pipeline.common.errors import InputError
 from seamline.pipeline.execution.chunk_context import Reading
 from seamline.pipeline.execution.run_chunks import Totals
@@ -69,7 +70,7 @@ _CHUNKS_PER_WORKER = 3
 """Chunks of a run for each worker from which on their times say what the next run will take."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Plan:
     """How a scene will be run.
 
@@ -94,6 +95,16 @@ class Plan:
     reading: Reading
     redundancy_by_halo: dict[int, float]
     findings: Path
+
+    def __repr__(self) -> str:
+        """Return it as one line for people; the attributes have the rest."""
+        tiling, chunks = self.tiling, self.tiling.chunk_grid
+        return (
+            f"<Plan of {self.scene.id}: window {tiling.window}, halo {tiling.halo}, overlap {tiling.overlap};"
+            f" {format_count(tiling.tile_count, 'tile')} in {format_count(chunks.row * chunks.col, 'chunk')} for"
+            f" {format_count(self.workers, 'worker')}, each of up to {self.projected_memory / 2**20:,.0f} MiB;"
+            f" about {self.seconds:,.0f} s in the network>"
+        )
 
     @property
     def seconds(self) -> float:

@@ -191,7 +191,7 @@ def _blame_scene(options: SegmentOptions) -> Iterator[None]:
     except MissingExtraError:
         raise
     except InputError as error:
-        if options.aoi is not None and not options.aoi.exists():
+        if options.aoi_file is not None and not options.aoi_file.exists():
             raise
         raise UnusableSceneError(error.what, got=error.got, expected=error.expected, fix=error.fix) from error
 

@@ -65,6 +65,11 @@ _TAGS = {
 }
 _BOX = "West,south,east,north in degrees (WGS 84); west > east across the antimeridian."
 _INTERVAL = "A time, `FROM/TO`, `FROM/..` or `../TO` (ISO 8601); 2026 and 2026-06 are a whole year and month."
+_RANGE_ERRORS = {
+    400: "the header `Range` cannot be read; ask for bytes=FIRST-LAST, or leave it out",
+    416: "the header `Range` asks for bytes behind the end of the file, whose size `Content-Range` says",
+}
+"""What is wrong with a request that is answered by one of these statuses, which no route gives for anything else."""
 
 _Middleware = Callable[[Request, Callable[[Request], Awaitable[Response]]], Awaitable[Response]]
 
@@ -84,6 +89,15 @@ _ERRORS: dict[int | str, dict[str, Any]] = {
         503: "The server is busy with other requests",
     }.items()
 }
+
+
+_PARTS: dict[int | str, dict[str, Any]] = {
+    206: {"description": "The part that `Range` asks for"},
+    **{
+        status: {"model": _Problem, "description": text[0].upper() + text[1:]} for status, text in _RANGE_ERRORS.items()
+    },
+}
+"""Answers of routes that send a file."""
 
 
 def create_app(root: FilePath, allow_empty: bool = False, basemap: Basemap | None = None) -> FastAPI:
@@ -164,7 +178,11 @@ def _make_scene_router(results: ServedResults, basemap: Basemap | None) -> APIRo
         """Return what the page shows of one scene: time, place, shares of the classes, layers, and its files."""
         return results.summarize_scene(scene) | {"files": results.list_files(scene)}
 
-    @router.get("/scenes/{scene}/preview.png", responses={200: {"content": {"image/png": {}}}}, response_class=Response)
+    @router.get(
+        "/scenes/{scene}/preview.png",
+        responses={200: {"content": {"image/png": {}}}, **_PARTS},
+        response_class=Response,
+    )
     def get_preview(scene: SceneId) -> FileResponse:
         """Return the picture of source and segmentation side by side."""
         return FileResponse(results.find_file(scene, PREVIEW), media_type="image/png")
@@ -201,17 +219,19 @@ def _make_stac_router(results: ServedResults) -> APIRouter:
         """Return the STAC catalogue, which links the items of all scenes that are whole."""
         return build_catalog(scene["id"] for scene in results.summarize_scenes().scenes if "problem" not in scene)
 
-    @router.get(f"/{COLLECTION}", responses={200: {"content": {_JSON: {}}}}, response_class=Response)
+    @router.get(f"/{COLLECTION}", responses={200: {"content": {_JSON: {}}}, **_PARTS}, response_class=Response)
     def get_collection() -> FileResponse:
         """Return the STAC collection of the items, with extent and summaries."""
         return FileResponse(results.find_catalog_file(COLLECTION), media_type=_JSON)
 
-    @router.get(f"/{ITEMS}", responses={200: {"content": {_PARQUET: {}}}}, response_class=Response)
+    @router.get(f"/{ITEMS}", responses={200: {"content": {_PARQUET: {}}}, **_PARTS}, response_class=Response)
     def get_table() -> FileResponse:
         """Return the table of all items (stac-geoparquet)."""
         return FileResponse(results.find_catalog_file(ITEMS), media_type=_PARQUET, filename=ITEMS)
 
-    @router.get(f"/{{scene}}/{ZARR}/{{key:path}}", responses={200: {"content": _STORE_TYPES}}, response_class=Response)
+    @router.get(
+        f"/{{scene}}/{ZARR}/{{key:path}}", responses={200: {"content": _STORE_TYPES}, **_PARTS}, response_class=Response
+    )
     def get_store_file(
         scene: SceneId, key: Annotated[str, Path(description="Key in the store: `zarr.json`, `segmentation/c/0/0`.")]
     ) -> FileResponse:
@@ -224,7 +244,7 @@ def _make_stac_router(results: ServedResults) -> APIRouter:
 
     @router.get(
         "/{scene}/{name}",
-        responses={200: {"content": kinds}, 206: {"description": "The part that `Range` asks for"}},
+        responses={200: {"content": kinds}, **_PARTS},
         response_class=Response,
     )
     def get_file(
@@ -272,11 +292,18 @@ def _refuse_parameters(request: Request, error: Exception) -> JSONResponse:
     return JSONResponse({"detail": "; ".join(problems)}, 422)
 
 
+def _make_range_error(response: Response) -> JSONResponse:
+    detail, size = _RANGE_ERRORS[response.status_code], response.headers.get("Content-Range")
+    return JSONResponse({"detail": detail}, response.status_code, headers={"Content-Range": size} if size else None)
+
+
 def _make_header_setter(policy: str) -> _Middleware:
     """Return what forbids pages to load from other hosts, and has browsers ask again for files that may change."""
 
     async def add_headers(request: Request, call_next: Callable[[Request], Awaitable[Response]]) -> Response:
         response = await call_next(request)
+        if response.status_code in _RANGE_ERRORS:  # which Starlette answers as text
+            response = _make_range_error(response)
         response.headers.setdefault("Content-Security-Policy", policy)
         response.headers["X-Content-Type-Options"] = "nosniff"
         response.headers.setdefault("Cache-Control", "no-cache")

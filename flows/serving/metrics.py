@@ -14,7 +14,7 @@ from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
-from seamline.flows.collection.ledger import read_failures, read_rejected
+from seamline.flows.collection.ledger import read_reasons
 from seamline.flows.serving.catalogue_watch import CatalogueWatch
 from seamline.pipeline.common.errors import InputError
 from seamline.pipeline.common.layout import ITEM, RUN_DIRECTORY
@@ -71,8 +71,7 @@ class _CatalogueCollector(Collector):
             "seamline_runs_unfinished", "Scenes that are worked on, or wait to be gone on with", len(chunks_left)
         )
         yield _make_gauge("seamline_chunks_queued", "Chunks of these that are not inferred yet", sum(chunks_left))
-        failed = sum(not entry.is_gone() for entry in read_failures(self._root))
-        failed += len([*read_rejected(self._root)])
+        failed = len(read_reasons(self._root))
         yield _make_gauge(
             "seamline_scenes_failed", "Scenes of collections that failed or were refused at the last try", failed
         )

@@ -53,6 +53,7 @@ class Basemap:
             parts.scheme in ("http", "https")
             and _HOST.fullmatch(host)
             and parts.username is None
+            and port != 0
             and _URL_CHARACTERS.fullmatch(self.url)
             and sorted(names) == ["x", "y", "z"]
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import date
+from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import (
@@ -60,6 +61,10 @@ def _check_has_labels(outputs: tuple[str, ...]) -> tuple[str, ...]:
     return outputs
 
 
+def _to_path(value: str | Path | None) -> Path | None:
+    return None if value is None else Path(value)
+
+
 def _write_time(value: object) -> object:
     """Convert a date or time, which Python gives, to the text that the command line gives."""
     return value.isoformat() if isinstance(value, date) else value
@@ -102,4 +107,5 @@ Acquired = Annotated[
     BeforeValidator(_write_time),
     expect(f"{FORMS}, such as 2024-06-01"),
 ]
+Area = Annotated[str | Path | None, AfterValidator(_to_path)]
 Nodata = Annotated[float | Literal["none"] | None, BeforeValidator(_parse_nodata), expect("a number, or none")]

@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validat
 
 from seamline.flows.settings.option_types import (
     Acquired,
+    Area,
     Batch,
     ChunkTiles,
     MarginWidth,
@@ -86,7 +87,7 @@ class SegmentOptions(BaseModel):
         default=0,
         description="Corners of polygons go whose triangle is smaller than the square of this, in pixels; 0: none",
     )
-    aoi: Path | None = Field(
+    aoi: Area = Field(
         default=None, description="Polygons in GeoJSON, GeoPackage, …; nothing outside of them is inferred"
     )
     bands: tuple[str, ...] = Field(
@@ -157,9 +158,14 @@ class SegmentOptions(BaseModel):
         return hashlib.sha256(self.model_dump_json(exclude=left_out).encode()).hexdigest()[:16]
 
     @property
+    def aoi_file(self) -> Path | None:
+        """The file of the area of interest; ``aoi`` is this path, too, and its type says what may be given."""
+        return None if self.aoi is None else Path(self.aoi)
+
+    @property
     def scene_options(self) -> SceneOptions:
         """Options for reading the scene."""
-        return SceneOptions(self.bands, self.scale, self.offset, self.nodata, self.aoi)
+        return SceneOptions(self.bands, self.scale, self.offset, self.nodata, self.aoi_file)
 
     @property
     def plan_options(self) -> PlanOptions:

@@ -8,10 +8,13 @@ Pickles that hold code are refused.
 from __future__ import annotations
 
 import copy
+import io
+import logging
 import pickle
 import shutil
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, redirect_stderr
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -37,6 +40,7 @@ from seamline.model.spec.spec import UNET_ARCHITECTURE, ModelSpec
 _WEIGHTS_SUFFIXES: dict[ProgramFormat, str] = {"onnx": ".onnx", "torchscript": ".pt", "torch.export": ".pt2"}
 _LATTICES = (1, 2, 4, 8, 16, 32, 64)
 """Divisors that networks in memory are tried with, in pixels."""
+_EXPORT_LOGGERS = ("torch.export", "torch.fx.experimental.symbolic_shapes")
 _EXPORT_HINT = "save it with torch.export.save, torch.onnx.export, or as a state_dict of milesial's Pytorch-UNet"
 
 
@@ -227,12 +231,14 @@ def _export(path: Path, network: nn.Module, bands: int, divisor: int) -> torch.e
     sizes = {0: torch.export.Dim("batch", min=1, max=MAX_SIZE), 2: divisor * height, 3: divisor * width}
     example = torch.zeros(2, bands, 4 * divisor, 6 * divisor)
     try:
-        return torch.export.export(network.eval(), (example,), dynamic_shapes=(sizes,))
+        with _silence_exporter():
+            return torch.export.export(network.eval(), (example,), dynamic_shapes=(sizes,))
     except Exception:  # noqa: BLE001 - the exporter raises errors of any class; the second attempt reports what is wrong
         pass
     edge = choose_edge(divisor)
     try:
-        return torch.export.export(network, (torch.zeros(1, bands, edge, edge),))
+        with _silence_exporter():
+            return torch.export.export(network, (torch.zeros(1, bands, edge, edge),))
     except Exception as error:
         raise ModelError(
             f"network {path}",
@@ -240,6 +246,21 @@ def _export(path: Path, network: nn.Module, bands: int, divisor: int) -> torch.e
             expected=f"what torch.export takes, of {edge} × {edge} pixels",
             fix="let no Python of the network's forward depend on values of tensors, or use torch.onnx.export",
         ) from error
+
+
+@contextmanager
+def _silence_exporter() -> Iterator[None]:
+    """Keep back what the exporter prints of a network that it cannot export, such as its graph: the error says why."""
+    loggers = [logging.getLogger(name) for name in _EXPORT_LOGGERS]
+    were_disabled = [logger.disabled for logger in loggers]
+    try:
+        for logger in loggers:
+            logger.disabled = True
+        with redirect_stderr(io.StringIO()):
+            yield
+    finally:
+        for logger, was_disabled in zip(loggers, were_disabled, strict=True):
+            logger.disabled = was_disabled
 
 
 # --- programs -------------------------------------------------------------------------------------------

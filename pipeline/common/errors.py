@@ -17,6 +17,9 @@ _LONGEST_MESSAGE = 2000
 _LONGEST_PARTS = (500, 800, 400, 250)
 """Characters of the four parts of an ``InputError``, which begin and end even where a file's content is quoted."""
 
+_LONGEST_WORD = 40
+"""Characters of a word that goes as a whole where a line is shortened; what is longer, such as a path, is cut."""
+
 
 def redact_secrets(text: str) -> str:
     """Return a text without the credentials in its web addresses: user names, passwords and query strings."""
@@ -38,7 +41,14 @@ def to_plain_line(text: str, most: int = _LONGEST_MESSAGE) -> str:
 
 
 def _shorten(line: str, most: int) -> str:
-    return line if len(line) <= most else f"{line[: most // 2]}…{line[-((most - 1) // 2) :]}"
+    """Return a line with … for its middle; no word is cut, unless it is long."""
+    if len(line) <= most:
+        return line
+    begin, end = line[: most // 2], line[-((most - 1) // 2) :]
+    words, blank, part = begin.rpartition(" ")
+    begin = f"{words} " if blank and len(part) <= _LONGEST_WORD else begin
+    part, blank, words = end.partition(" ")
+    return f"{begin}…{f' {words}' if blank and len(part) <= _LONGEST_WORD else end}"
 
 
 class SeamlineError(Exception):

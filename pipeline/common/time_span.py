@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import re
+from calendar import isleap, monthrange
 from dataclasses import dataclass
 from datetime import UTC, datetime, time, timedelta
 
 FORMS = "a date, an RFC 3339 time, or START/END of them, of which END is not before START"
 """What ``TimeSpan.from_text`` takes, for messages."""
+_CALENDAR_END = datetime.max.replace(tzinfo=UTC)
+"""Stands for the first moment after the year 9999, which Python's times do not have."""
 
 
 @dataclass(frozen=True)
@@ -43,15 +46,12 @@ class TimeSpan:
             ValueError: it is no such text, or the end lies before the start.
         """
         first, slash, last = text.partition("/")
-        try:
-            start, after_first = parse_period(first)
-            _, after = parse_period(last) if slash else (start, after_first)
-        except OverflowError as error:
-            raise ValueError(f"{text} is out of the calendar") from error
+        start, after_first = parse_period(first)
+        _, after = parse_period(last) if slash else (start, after_first)
         if not slash and len(text) >= len("2024-06-01"):
             return cls.at(start)
-        is_moment = ":" in (last if slash else first)
-        return cls(start, after - (timedelta(microseconds=1) if is_moment else timedelta(seconds=1)))
+        end = after - timedelta(microseconds=1)
+        return cls(start, end if ":" in (last if slash else first) else end.replace(microsecond=0))
 
     @property
     def is_moment(self) -> bool:
@@ -80,19 +80,22 @@ def parse_period(text: str) -> tuple[datetime, datetime]:
 
     Raises:
         ValueError: it is none of these.
-        OverflowError: it is out of the range of Python's times.
     """
     if match := re.fullmatch(r"([0-9]{4})(?:-([0-9]{2}))?(?:-([0-9]{2}))?", text):
         year, month, day = (int(part) if part else None for part in match.groups())
         start = datetime(year or 0, month or 1, day or 1, tzinfo=UTC)
-        if day:
-            return start, start + timedelta(days=1)
-        next_year = datetime(start.year + 1, 1, 1, tzinfo=UTC)
-        return start, datetime(start.year, month + 1, 1, tzinfo=UTC) if month and month < 12 else next_year
+        length = timedelta(days=1 if day else monthrange(start.year, start.month)[1] if month else 366)
+        length -= timedelta(days=0 if month or isleap(start.year) else 1)
+        return start, _add(start, length)
     if text[10:11] not in ("T", "t", " "):  # Python accepts any character between date and time
         raise ValueError(text)
     moment = to_utc(datetime.fromisoformat(text))
-    return moment, moment + timedelta(microseconds=1)
+    return moment, _add(moment, timedelta(microseconds=1))
+
+
+def _add(moment: datetime, length: timedelta) -> datetime:
+    """Return the moment after a length of time, at the latest the end of the calendar."""
+    return moment + min(length, _CALENDAR_END - moment)
 
 
 def to_utc(moment: datetime) -> datetime:

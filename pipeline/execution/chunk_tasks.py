@@ -10,6 +10,7 @@ many at a time, tasks carry no more than their chunk, and the number of places i
 
 from __future__ import annotations
 
+import errno
 import logging
 import math
 import time
@@ -45,6 +46,10 @@ from seamline.pipeline.scenes.scene import Scene
 T = TypeVar("T")
 log = logging.getLogger("seamline.run")
 
+
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+"""Errors of a disk, or of the user's part of it, that is full."""
+_ADVICE_ON_DISK = "; what was inferred is kept, make room and run the same command again"
 
 _CAPACITY_INTERVAL = 2.0
 """Seconds after which the scheduler is asked again how many chunks its workers take."""
@@ -87,7 +92,7 @@ def infer_task(chunk: Index, plugin_name: str) -> Report:
         metrics.count_chunk("inferred", report)
         return report
 
-    return _with_origin_in_errors(ChunkOrigin.of(plugin.context.scene), chunk, work)
+    return _with_origin_in_errors(ChunkOrigin.of(plugin.context.scene), chunk, work, _ADVICE_ON_DISK)
 
 
 def write_task(chunk: Index, plugin_name: str) -> Report:
@@ -113,7 +118,7 @@ def write_task(chunk: Index, plugin_name: str) -> Report:
         metrics.count_chunk("written", report)
         return report
 
-    return _with_origin_in_errors(ChunkOrigin.of(context.scene), chunk, work)
+    return _with_origin_in_errors(ChunkOrigin.of(context.scene), chunk, work, _ADVICE_ON_DISK)
 
 
 def apply_task(chunk: Index, origin: ChunkOrigin, function: Callable[[Index], T]) -> T:
@@ -160,7 +165,7 @@ def _watch_cancellation() -> Callable[[], bool]:
     return is_cancelled
 
 
-def _with_origin_in_errors(origin: ChunkOrigin, chunk: Index, work: Callable[[], T]) -> T:
+def _with_origin_in_errors(origin: ChunkOrigin, chunk: Index, work: Callable[[], T], advice_on_disk: str = "") -> T:
     """Return ``work()``; every error on a worker says which scene, chunk and source it belongs to."""
     where = f"{origin.name}, chunk {tuple(chunk)} of {origin.source}"
     failure: SeamlineError
@@ -175,7 +180,8 @@ def _with_origin_in_errors(origin: ChunkOrigin, chunk: Index, work: Callable[[],
     except Exception as error:
         if not isinstance(error, OSError):  # such as a full disk, of which the message says all
             log.exception("%s", where)
-        failure = ChunkError(f"{where}: {type(error).__name__}: {error}")
+        is_full = isinstance(error, OSError) and error.errno in _FULL
+        failure = ChunkError(f"{where}: {type(error).__name__}: {error}{advice_on_disk if is_full else ''}")
     metrics.count_failure()
     # Outside of the handlers: a cause that cannot be pickled, such as rasterio's, would cost the client the message.
     raise failure

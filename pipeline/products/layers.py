@@ -11,11 +11,7 @@ Those of scenes are uint8, ``NODATA`` where there is no label; a run writes thos
 Those of maps, which are made of many scenes:
 
 - ``agreement``: uint8, the share of the observations of a pixel whose own label is that of the map.
-<<<<<<< HEAD
 - ``observations``: uint16, how many scenes have a valid label at a pixel; nodata where none has.
-=======
-- ``observations``: uint16, how many scenes have a valid label at a pixel; 0 where none has, nodata outside of the map.
->>>>>>> h/layers
 - ``last_date``: uint16, the day of the last of them.
 
 ``layer_values.py`` computes those of scenes.

@@ -313,11 +313,7 @@ def _sort_four(*four: NDArray[np.uint8]) -> list[NDArray[np.uint8]]:
 
 
 def read_layout(store: Path) -> ZarrLayout:
-<<<<<<< HEAD
-    """Return how the arrays of a store of one scene or period lie on disk."""
-=======
     """Return how the arrays of a store lie on disk."""
->>>>>>> h/layers
     labels = open_store_raster(store, LABELS_ARRAY)
     shard = None if labels.shards is None else labels.shards[-1]
     return ZarrLayout(labels.chunks[-1], shard, labels.metadata.zarr_format)

@@ -101,14 +101,15 @@ def verify(out: Path) -> Iterator[Finding]:
 
 def _find_all(out: Path) -> Iterator[Finding]:
     require_catalog(out)
-    listed = []
+    listed, links = [], []
     try:
         catalog = json.loads((out / CATALOG).read_text(encoding="utf-8"))
         pystac.validation.validate_dict({**catalog, "stac_extensions": []})
+        links = [link["href"] for link in catalog["links"]]
         listed = [link["href"].split("/")[-2] for link in catalog["links"] if link["rel"] == "item"]
     except _DAMAGE_ERRORS as error:
         yield Finding("", CATALOG, _summarize_error(error))
-    yield from _check_collection(out)
+    yield from _check_collection(out, is_linked=f"./{COLLECTION}" in links)
     found = sorted(item.parent.name for item in out.glob(f"*/{ITEM}"))
     wait = list_scenes(list_notes(out))
     for scene in sorted({*listed, *found}):
@@ -118,9 +119,11 @@ def _find_all(out: Path) -> Iterator[Finding]:
     yield from _check_table(out, found, wait)
 
 
-def _check_collection(out: Path) -> Iterator[Finding]:
-    """Compare the collection with the table that it was made of; results of earlier versions have none."""
+def _check_collection(out: Path, *, is_linked: bool) -> Iterator[Finding]:
+    """Compare the collection with the table that it was made of; catalogues of earlier versions link none."""
     if not (out / COLLECTION).exists():
+        if is_linked:
+            yield Finding("", COLLECTION, "is not there")
         return
     try:
         collection = json.loads((out / COLLECTION).read_text(encoding="utf-8"))
@@ -171,6 +174,9 @@ def _check_scene(folder: Path) -> Iterator[Finding]:
         item = json.loads((folder / ITEM).read_text(encoding="utf-8"))
         pystac.validation.validate_dict({**item, "stac_extensions": []})
         assets: ItemDict = item["assets"]
+    except FileNotFoundError:
+        yield Finding(scene, ITEM, "is not there")
+        return
     except _DAMAGE_ERRORS as error:
         yield Finding(scene, ITEM, _summarize_error(error))
         return

@@ -93,7 +93,7 @@ class Interval:
                 None if part in ("", "..") else parse_period(part) for part in (first, last if slash else first)
             )
             interval = cls(start and start[0], end and end[1])
-        except (ValueError, OverflowError):
+        except ValueError:
             interval = None
         if interval is None or (interval.start and interval.end and interval.start >= interval.end):
             raise InputError(

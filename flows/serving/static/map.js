@@ -127,7 +127,7 @@ export const isCovered = (panel) => panel.offsetLeft > 0 && panel.offsetTop < 10
 
 export function flyTo(map, bbox, panel) {
   const [west, south, east, north] = unwrapped(bbox);
-  const right = isCovered(panel) ? Math.min(panel.offsetWidth + 40, map.getContainer().clientWidth / 2) : 40;
+  const right = isCovered(panel) ? Math.min(panel.offsetWidth + 40, map.getContainer().clientWidth / 2) : 55; // beside the buttons
   map.fitBounds([[west, south], [east, north]], { padding: { top: 40, bottom: 50, left: 40, right }, duration: 0, maxZoom: 17 });
 }
 

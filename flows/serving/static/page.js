@@ -13,9 +13,19 @@ let scenes = [];
 let basemap = null;
 let polygonRequests = 0;
 
-const map = maps.createMap("map");
+const map = createMap();
 const loaded = map.once("load");
 window.seamline = { map }; // for the console of the browser, and for tests
+
+function createMap() {
+  try {
+    return maps.createMap("map");
+  } catch (error) {
+    $("folder").textContent = "";
+    showMessage("The map needs WebGL, which this browser does not have or has switched off.");
+    throw error;
+  }
+}
 
 // ---- the chosen scene
 

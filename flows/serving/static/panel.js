@@ -18,6 +18,7 @@ export const getLayerTitle = () => TITLES[state.layer] ?? "";
 
 export function renderPanel(scene) {
   $("panel").hidden = false;
+  for (const button of $("panes").children) button.disabled = false;
   $("title").textContent = scene.id;
   const [height, width] = scene.shape;
   $("facts").textContent = [formatDate(scene), `${width.toLocaleString("en-GB")} × ${height.toLocaleString("en-GB")} pixels`, scene.crs]

@@ -163,6 +163,11 @@ def test_bands_are_found_by_name_wherever_it_stands(feathered_model: Model) -> N
         np.testing.assert_array_equal(found, expected, way)
     named = seamline.predict(turned, feathered_model, bands=[2, 1], options=options).segmentation.values
     np.testing.assert_array_equal(named, expected)
+    numbered = turned.assign_coords(band=[8, 4])  # as a selection of a file's bands has them
+    found = seamline.predict(numbered, feathered_model, bands=[4, 8], options=options).segmentation.values
+    np.testing.assert_array_equal(found, expected)
+    with pytest.raises(InputError, match=r"no band 2: got the bands 8, 4 in the array's coordinate band"):
+        seamline.predict(numbered, feathered_model, bands=[2, 1], options=options)
 
 
 def test_scales_of_attributes_and_of_the_user_are_applied(feathered_model: Model) -> None:

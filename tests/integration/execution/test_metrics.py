@@ -143,6 +143,7 @@ def test_the_catalogue_says_what_is_published_left_and_failed(
     )
     other.record_rejected("/elsewhere", [RejectedSource("/elsewhere/z.tif", "z", "broken")])
     other.record_rejected("/in", [RejectedSource("/in/x.tif", "x", "broken")])
+    other.record_rejected("/links", [RejectedSource("a", "a", "broken")])  # the one that failed before
     other.record_rejected("/elsewhere", [])
     shown, inferred = show_settled(out)
     assert shown == {

@@ -229,6 +229,7 @@ DAMAGE: dict[str, tuple[Callable[[Path], None], str, str]] = {
         "catalog.json",
         "",
     ),
+    "no collection": (lambda scene: (scene.parent / "collection.json").unlink(), "collection.json", "is not there"),
     "another collection": (
         lambda scene: (
             (scene.parent / "collection.json").write_text(
@@ -293,7 +294,8 @@ def test_the_catalogue_lists_every_scene(published: Path, tmp_path: Path) -> Non
         ("items.parquet", "does not list the scene"),
     ]
     shutil.rmtree(out / "scene")
-    assert any(one.scene == "scene" for one in verify(out))
+    found = [(one.subject, one.problem) for one in verify(out) if one.scene == "scene"]
+    assert found == [("item.json", "is not there"), ("items.parquet", "lists a scene that is not there")]
     (out / "catalog.json").unlink()
     with pytest.raises(InputError, match=r"results .*out: got no catalog\.json, expected a folder that"):
         list(verify(out))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import glob
 import json
 import re
+import shutil
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
@@ -274,7 +275,9 @@ def test_the_command_prints_a_table_or_items(out: Path, tmp_path: Path, capsys: 
     assert json.loads(capsys.readouterr().out) == {"type": "FeatureCollection", "features": []}
 
 
-def test_a_damaged_item_is_named_and_left_out(
+@pytest.mark.parametrize("is_there", [True, False])
+def test_a_damaged_item_is_named_and_left_out_and_a_removed_one_left_out(
+    is_there: bool,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
@@ -283,14 +286,16 @@ def test_a_damaged_item_is_named_and_left_out(
     for name in ("whole", "damaged"):
         publish(tmp_path, name, LAND, 0.5, datetime(2026, 1, 1, tzinfo=UTC), (0, 0))
     update_catalog(tmp_path)
-    (tmp_path / "damaged" / "item.json").write_text("{")
+    if is_there:
+        (tmp_path / "damaged" / "item.json").write_text("{")
+    else:
+        shutil.rmtree(tmp_path / "damaged")
     monkeypatch.setattr(sys, "argv", ["seamline", "query", str(tmp_path), "--json", "-"])
     with pytest.raises(SystemExit) as ended:
         main()
     assert not ended.value.code and ids(json.loads(capsys.readouterr().out)["features"]) == ["whole"]
-    assert [record.getMessage().split(" is left out: ")[0] for record in caplog.records] == [
-        f"{tmp_path}/damaged/item.json"
-    ]
+    named = [record.getMessage().split(" is left out: ")[0] for record in caplog.records]
+    assert named == ([f"{tmp_path}/damaged/item.json"] if is_there else [])
 
 
 def test_a_pipe_gets_whole_ids(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -119,9 +119,12 @@ def test_all_that_runs_is_said(
     }
     for said in ("7 published, at work on scene-9", "[b]0.tif: no [red]raster", "2 more, see --json", "3 runs failed"):
         assert said in plain
+    assert document["disk"]["is_low"] is False and "little is left" not in plain
+    monkeypatch.setattr(status_module, "is_disk_low", lambda total, free: total > free)
     monkeypatch.setattr(Server, "broken", "flow_runs")
     code, document, plain = look(command_line, tmp_path)
     assert code == 0 and document["queue"] is None and "Prefect does not answer" in plain
+    assert document["disk"]["is_low"] is True and "free: little is left" in plain
 
 
 @pytest.mark.parametrize("case", ["map", "no workers", "health"])

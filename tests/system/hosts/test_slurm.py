@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import runpy
 import shutil
 import socket
 import subprocess
@@ -154,6 +155,12 @@ def test_jobs_that_leave_at_their_lifetime_are_replaced_and_change_nothing(
         process.wait()
     assert "Traceback" not in (tmp_path / "log").read_text()
     assert replaced == whole
+
+
+def test_without_dask_jobqueue_one_line_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "dask_jobqueue", None)  # type: ignore[arg-type]
+    with pytest.raises(SystemExit, match=r"cluster: got no dask_jobqueue, expected dask-jobqueue; pip install"):
+        runpy.run_path(str(DEPLOY / "slurm" / "cluster.py"))
 
 
 def test_a_job_that_slurm_refuses_ends_the_cluster(slurm: dict[str, str], tmp_path: Path) -> None:

@@ -22,6 +22,8 @@ from PIL import Image
 from pyproj import Transformer
 
 import seamline
+from seamline.flows.collection.ledger import Ledger
+from seamline.flows.collection.scene_ref import RejectedSource
 from seamline.flows.serving.app import create_app
 from seamline.flows.serving.pages import Basemap
 from seamline.flows.settings.options import SegmentOptions
@@ -80,6 +82,7 @@ def colors_at(picture: bytes, points: list[tuple[int, int]]) -> np.ndarray:
 def test_the_page_in_a_browser(served_folder: Path, tmp_path: Path) -> None:
     shutil.copytree(served_folder, tmp_path / "out")
     (tmp_path / "out" / "rotated" / "run.json").unlink()
+    (tmp_path / "out" / "utm" / "report.html").write_text("<h1>utm</h1>")
     asked: list[str] = []
     with browsing(tmp_path / "out", width=900) as (page, url, said):
         page.on("request", lambda request: asked.append(request.url))
@@ -189,7 +192,8 @@ def check_the_links(page: Any, url: str, scene: Path) -> None:
     """The links of the panel lead to the scene's files."""
     until(page, "() => document.querySelectorAll('#links a').length > 0")
     links = {link.inner_text(): link.get_attribute("href") for link in page.locator("#links a").all()}
-    assert links == {"GeoTIFF": "stac/utm/segmentation.tif", "STAC item": "stac/utm/item.json"}  # there is no report
+    names = {"Report": "report.html", "GeoTIFF": "segmentation.tif", "STAC item": "item.json"}
+    assert links == {text: f"stac/utm/{name}" for text, name in names.items()}
     page.locator("#files summary").click()
     with page.expect_download() as download:
         page.locator("#files a", has_text="segmentation.tif").first.click()
@@ -208,6 +212,7 @@ def test_the_list_is_sorted_filtered_and_follows_what_is_published(served_folder
         shutil.copytree(served_folder / scene, out / scene)
         edit_item(lambda item, day=day: item["properties"].update(datetime=f"{day}T00:00:00Z"))(out / scene)
     update_catalog(out)
+    Ledger(out, "m", "o").record_rejected("/in", [RejectedSource("/in/text.tif", "text", "no <b>raster")])
     water = {path.parent.name: share(path, "water") for path in out.glob("*/item.json")}
     basemap = Basemap("https://tiles.example/{z}/{x}/{y}.png", "Maps of <b>nobody</b>")
     with browsing(out, width=420, basemap=basemap) as (page, url, said):
@@ -218,7 +223,7 @@ def test_the_list_is_sorted_filtered_and_follows_what_is_published(served_folder
             "headers": {"Access-Control-Allow-Origin": "*", "Content-Type": "image/png"},
         }
         page.route("https://tiles.example/**", lambda route: route.fulfill(**answer))
-        page.goto(f"{url}#view=0,0,3")
+        check_what_is_said_before_the_scenes(page, f"{url}#view=0,0,3")
         page.wait_for_selector("body[data-ready]")
         settle(page)
         at = where(page, (-20, 10))
@@ -229,6 +234,10 @@ def test_the_list_is_sorted_filtered_and_follows_what_is_published(served_folder
         assert np.abs(colors_at(page.screenshot(), [at])[0].astype(int) - (10, 200, 30)).max() > 50
         assert "basemap=0" in page.url
 
+        assert page.locator("#rejected summary").inner_text() == "1 not segmented"
+        page.locator("#rejected summary").click()
+        assert page.locator("#rejected li").inner_text() == "text.tif: no <b>raster"
+        page.locator("#rejected summary").click()
         assert listed(page) == ["degrees", "rotated", "utm"]
         page.locator("#sort").select_option("newest")
         assert listed(page) == ["utm", "rotated", "degrees"]
@@ -264,6 +273,25 @@ def test_the_list_is_sorted_filtered_and_follows_what_is_published(served_folder
             page.locator("#side").is_visible() and page.evaluate("() => document.scrollingElement.scrollWidth") == 420
         )
     assert said == []
+
+
+def check_what_is_said_before_the_scenes(page: Any, address: str) -> None:
+    """The page says that it loads, offers no pane without content, and says so where it cannot draw a map."""
+    held: list[Any] = []
+    page.route("**/scenes", lambda route: held.append(route))
+    page.goto(address)
+    assert "Loading the scenes…" in page.locator("#side").inner_text()
+    assert page.locator("#panes button[data-pane=scene]").is_disabled()
+    until(page, "() => seamline.map.loaded()")
+    page.unroute("**/scenes")
+    for route in held:
+        route.continue_()
+    blind = page.context.browser.new_page()
+    blind.add_init_script("HTMLCanvasElement.prototype.getContext = () => null")
+    blind.goto(address)
+    blind.get_by_text("The map needs WebGL").wait_for()
+    assert "Loading" not in blind.locator("body").inner_text()
+    blind.close()
 
 
 def share(item: Path, name: str) -> float:

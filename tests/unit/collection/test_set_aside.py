@@ -181,7 +181,9 @@ def test_notes_say_why_and_touch_nothing_of_others(folder: Path, tmp_path: Path)
     (folder / "text.tif").write_text("no raster")
     own = folder / "mine.rejected.txt"
     own.write_text("a list of mine")
-    look(Inbox(folder=folder, settle=0))
+    write_band(folder / "text.rejected.txt" / "red.tif")  # a folder of that name is no scene
+    assert look(Inbox(folder=folder, settle=0)) == ["failed"]
+    shutil.rmtree(folder / "text.rejected.txt")
     assert list(folder.glob("*.rejected.txt")) == [own]
     note, victim = folder / "text.tif.rejected.txt", tmp_path / "victim"
     victim.write_text("Seamline has set this file aside: not this one")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from seamline.pipeline.common.errors import InputError, redact_secrets
+from seamline.pipeline.common.errors import InputError, redact_secrets, to_plain_line
 
 
 @pytest.mark.parametrize(
@@ -49,3 +49,10 @@ def test_a_message_is_one_printable_line_whatever_it_quotes(text: str) -> None:
 def test_a_long_text_keeps_its_beginning_and_its_end() -> None:
     message = str(InputError("a file", got="begin" + "x" * 5000 + "end", expected="less", fix="cut it"))
     assert message.startswith("a file: got beginx") and message.endswith("xend, expected less; cut it")
+
+
+@pytest.mark.parametrize("most", range(60, 80))
+def test_no_word_is_cut_where_a_text_is_shortened(most: int) -> None:
+    words = [f"word-{number}" for number in range(100)]
+    line = to_plain_line(" ".join(words), most)
+    assert most - 25 < len(line) <= most and set(line.split()) - {"…"} < set(words)

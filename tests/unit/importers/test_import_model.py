@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from seamline.flows.training.importing import ModelDescription, import_model
-from seamline.model.importers.import_model import read_network
+from seamline.model.importers.import_model import convert_module, read_network
 from seamline.model.importers.reach import MeasuredReach, measure_reach
 from seamline.model.spec.config import Program
 from seamline.model.spec.errors import ModelError
@@ -190,3 +190,19 @@ def test_what_a_program_says_of_too_few_bands_is_told_once(tmp_path: Path) -> No
     with pytest.raises(ModelError, match=r"^network .*: got RuntimeError: .* have 4 channels, but got 2") as told:
         read_network(tmp_path / "net.pt", 2)
     assert str(told.value).count("got ") == 2 and "on an image of 2 × 512 × 512" in str(told.value)
+
+
+class Choosy(nn.Module):
+    """Its forward depends on values, which no exported program can."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) → the same."""
+        return x if x.sum() > 0 else -x
+
+
+def test_a_network_that_cannot_be_exported_is_told_in_one_line(capfd: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(
+        ModelError, match="let no Python of the network's forward depend on values of tensors"
+    ) as caught:
+        convert_module(Choosy(), 2)
+    assert capfd.readouterr() == ("", "") and "\n" not in str(caught.value)

@@ -18,21 +18,12 @@ from affine import Affine
 from odc.geo.geobox import GeoBox
 
 from seamline.pipeline.common.classes import NODATA, LabelClass
-<<<<<<< HEAD
 from seamline.pipeline.fusion.time_store import PeriodStore, write_time_store
-from seamline.pipeline.geometry.window import Window
-from seamline.pipeline.products import store_files
-from seamline.pipeline.products.layers import LAYERS, get_nodata
-from seamline.pipeline.products.overviews import list_levels, write_overviews
-from seamline.pipeline.products.seal import has_sealed_content, is_sealed, list_store_files, seal
-=======
 from seamline.pipeline.geometry.window import Window
 from seamline.pipeline.products import store_files
 from seamline.pipeline.products.layers import LAYERS, get_nodata
 from seamline.pipeline.products.overviews import find_stale_overviews, list_levels, write_overviews
 from seamline.pipeline.products.seal import has_sealed_content, is_sealed, list_store_files, seal
-from seamline.pipeline.products.time_store import PeriodStore, write_time_store
->>>>>>> h/layers
 from seamline.pipeline.products.zarr_store import (
     LABELS_ARRAY,
     ZarrLayout,
@@ -145,10 +136,7 @@ def test_multiscales_lead_to_the_overviews(joined: Path, months: list[PeriodStor
     attributes, own = (zarr.open_group(path, mode="r").attrs.asdict() for path in (joined, months[0].path))
     for name in ("multiscales", "zarr_conventions", "spatial:transform", "spatial:shape", "proj:code"):
         assert attributes[name] == own[name]
-<<<<<<< HEAD
-=======
     assert not list(find_stale_overviews(joined))
->>>>>>> h/layers
 
 
 @pytest.mark.parametrize("months", ["2"], indirect=True)  # for version 3 see the test of the readers

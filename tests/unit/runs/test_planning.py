@@ -52,6 +52,16 @@ def test_no_more_workers_are_busy_than_there_are_chunks(edge: int, workers: int,
     assert plan.seconds == pytest.approx(seconds)
 
 
+def test_a_plan_is_printed_as_one_line() -> None:
+    scene, unused = SimpleNamespace(id="delta"), object()
+    tiling = Tiling(640, 640, window=256, halo=48, overlap=0, chunk_tiles=2, divisor=16)
+    plan = Plan(scene, unused, tiling, MEASURED, 2**30, 2, Reading(), {}, Path())  # type: ignore[arg-type]
+    assert str(plan) == (
+        "<Plan of delta: window 256, halo 48, overlap 0; 16 tiles in 4 chunks for 2 workers, each of up to 1,024 MiB;"
+        " about 20 s in the network>"
+    )
+
+
 def test_a_run_tells_what_its_typical_chunk_took() -> None:
     """The first chunk of each worker loads and compiles; one with no tile to infer says nothing."""
     unused: Any = None

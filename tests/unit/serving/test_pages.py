@@ -53,7 +53,13 @@ def test_the_files_of_a_scene_are_those_of_the_folder(served_folder: Path, tmp_p
         policy = answer.headers["Content-Security-Policy"]
         assert "sandbox allow-downloads" in policy and "default-src 'none'" in policy  # so that no script runs
     part = client.get("/stac/utm/segmentation.tif", headers={"Range": "bytes=8-15"})
-    assert (part.status_code, part.content) == (206, (out / "utm" / "segmentation.tif").read_bytes()[8:16])
+    whole = (out / "utm" / "segmentation.tif").read_bytes()
+    assert (part.status_code, part.content) == (206, whole[8:16])
+    for wrong, status in (("bytes=9999999999-", 416), ("bytes=a", 400), ("rows=1-2", 400), ("bytes", 400)):
+        answer = client.get("/stac/utm/segmentation.tif", headers={"Range": wrong})
+        assert answer.status_code == status and "`Range`" in answer.json()["detail"], wrong
+        assert answer.headers.get("Content-Range") == (f"bytes */{len(whole)}" if status == 416 else None)
+        assert client.get("/static/style.css", headers={"Range": wrong}).json()["detail"]
     refused = ("notes.txt", ".hidden", "segmentation.zarr", "..%2fcatalog.json", "%2e%2e")
     assert [client.get(f"/stac/utm/{name}").status_code for name in refused] == [404] * len(refused)
     (out / "utm" / "run.json").unlink()
@@ -119,6 +125,8 @@ def test_the_list_has_a_tag_that_changes_with_what_is_published(served_folder: P
     second = client.get("/scenes", headers={"If-None-Match": first})
     assert second.status_code == 200 and len(second.json()["scenes"]) == 2
     shutil.rmtree(out / "utm")
+    assert [scene["id"] for scene in client.get("/scenes").json()["scenes"]] == ["degrees"]
+    assert "utm" not in client.get("/stac/catalog.json").text and client.get("/scenes/utm").status_code == 404
     update_catalog(out)
     third = client.get("/scenes", headers={"If-None-Match": second.headers["ETag"]})
     assert [scene["id"] for scene in third.json()["scenes"]] == ["degrees"]
@@ -157,13 +165,14 @@ def test_a_basemap_widens_what_the_page_may_load_by_its_host_only(served_folder:
         "https://a.example 'unsafe-inline'/{z}/{x}/{y}",
         "https://user:word@tiles.example/{z}/{x}/{y}",
         "https://tiles.example:port/{z}/{x}/{y}",
+        "https://tiles.example:0/{z}/{x}/{y}",
         "https://[tiles/{z}/{x}/{y}",
         "javascript:alert(1)//{z}{x}{y}",
     ],
 )
 def test_what_is_no_address_of_tiles_is_refused(url: str, served_folder: Path) -> None:
     with pytest.raises(InputError, match=r"^--basemap: got .*expected the address of tiles in Web Mercator"):
-        app(["serve", str(served_folder), "--basemap", url], standalone_mode=False)
+        app(["serve", str(served_folder), "--basemap", url, "--port", "99999"], standalone_mode=False)  # never serves
 
 
 def test_whose_map_it_is_needs_a_map(served_folder: Path) -> None:
