@@ -63,7 +63,14 @@ def update_mosaic(results: str | Path, out: str | Path, options: MosaicOptions, 
 
 @task(name="fuse scenes", persist_result=False, cache_policy=NO_CACHE)
 def mosaic_task(results: str | Path, out: str | Path, options: MosaicOptions, wait: float) -> MapResult:
-    """Make or update the map; wait while another run works on it."""
+    """Make or update the map; wait while another run works on it.
+
+    Args:
+        results: Folder of the catalogue of the scenes, or s3://BUCKET/PREFIX.
+        out: The map's folder.
+        options: What the map is.
+        wait: Seconds to wait for another run that works on the map.
+    """
     observer, end = MapObserver(say=get_run_logger().warning), time.monotonic() + wait
     while True:
         try:

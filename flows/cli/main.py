@@ -9,7 +9,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from seamline.flows.cli import collecting, doctor, maps, models, results, scenes, training, up
+from seamline.flows.cli import doctor, maps, models, results, scenes, training, up
 from seamline.flows.terminal.output import close_output
 from seamline.flows.terminal.process import exit_with, handle_signals, report_stop, silence_libraries, was_stopped
 from seamline.flows.terminal.usage import usage_error
@@ -27,7 +27,6 @@ app = typer.Typer(
 )
 # In the order in which the help lists them.
 app.add_typer(scenes.app)
-app.add_typer(collecting.app)
 app.add_typer(maps.app)
 app.add_typer(training.app)
 app.add_typer(models.app, name="model")

@@ -7,7 +7,15 @@ from typing import Annotated
 
 import typer
 
-from seamline.flows.cli.arguments import JsonFlag, QuietFlag, VerboseFlag, parse_numbers, split_names, validate_as
+from seamline.flows.cli.arguments import (
+    JsonFlag,
+    QuietFlag,
+    VerboseFlag,
+    parse_numbers,
+    split_names,
+    split_unseen,
+    validate_as,
+)
 from seamline.flows.cli.config_file import ConfigOption
 from seamline.flows.terminal import progress
 
@@ -106,7 +114,7 @@ def mosaic(
         period=period,
         where=where,
         model=model,
-        unseen=None if not unseen else () if unseen == "none" else split_names(unseen),
+        unseen=split_unseen(unseen),
         labels=labels,
         on_bad_scene=on_bad_scene,
         outputs=split_names(outputs),

@@ -108,6 +108,11 @@ def make_map(
 def preview_map(results: str | Path, out: str | Path, options: MosaicOptions) -> MapPlan:
     """Return what ``make_map`` would do; nothing is written.
 
+    Args:
+        results: the catalogue's folder, or ``s3://bucket/prefix``.
+        out: the map's folder.
+        options: what the map is.
+
     Raises:
         InputError: there is no such map to be made.
     """

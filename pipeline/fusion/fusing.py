@@ -31,8 +31,6 @@ CERTAIN = 250
 """Digital number of the probability 1."""
 UNKNOWN_DATE = 65535
 """``last_date`` of pixels whose observations have no date, and of those without observations."""
-NO_OBSERVATION = 65535
-"""``observations`` of pixels that nobody observed: nodata."""
 MOST_OBSERVATIONS = 65534
 """Scenes that may be fused at a pixel: ``observations`` has 16 bits, and 65535 stands for nodata."""
 
@@ -76,7 +74,7 @@ class FusedChunk:
     Attributes:
         labels: values of classes (height, width) uint8; ``NODATA`` where nothing was observed.
         probabilities: share of the votes (classes, height, width) uint8, 250 for all; ``NODATA`` as in the labels.
-        observations: how many scenes observed the pixel, (height, width) uint16, or ``NO_OBSERVATION``.
+        observations: how many scenes observed the pixel, (height, width) uint16.
         agreement: share of the observations whose own label is the map's, (height, width) uint8, 250 for all;
             ``NODATA`` as in the labels.
         last_date: day of the last observation, days since 1970-01-01, (height, width) uint16, or ``UNKNOWN_DATE``.
@@ -100,7 +98,7 @@ class FusedChunk:
         return FusedChunk(
             labels=np.where(outside, NODATA, self.labels).astype(np.uint8),
             probabilities=np.where(outside, NODATA, self.probabilities).astype(np.uint8),
-            observations=np.where(outside, NO_OBSERVATION, self.observations).astype(np.uint16),
+            observations=np.where(outside, 0, self.observations).astype(np.uint16),
             agreement=np.where(outside, NODATA, self.agreement).astype(np.uint8),
             last_date=np.where(outside, UNKNOWN_DATE, self.last_date).astype(np.uint16),
         )
@@ -243,7 +241,6 @@ class ChunkFusion:
         }
         for layer in layers.values():
             layer[..., observations == 0] = NODATA
-        observations[observations == 0] = NO_OBSERVATION
         layers |= {"observations": observations, "last_date": self._last_day.astype(np.uint16)}
         return FusedChunk(**{name: layer.reshape(*layer.shape[:-1], *self._shape) for name, layer in layers.items()})
 

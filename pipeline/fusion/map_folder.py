@@ -130,6 +130,11 @@ def list_in_catalogue(catalogue: Path, folder: Path, periods: Iterable[str]) -> 
 def refuse_taken_names(catalogue: Path, folder: Path, periods: Iterable[str]) -> None:
     """Refuse a map whose items would take the places of others in the catalogue of the scenes.
 
+    Args:
+        catalogue: absolute path of the catalogue.
+        folder: absolute path of the map.
+        periods: names of its periods.
+
     Raises:
         InputError: a scene, or a period of another map, has the id of an item.
     """

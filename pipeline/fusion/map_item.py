@@ -18,7 +18,7 @@ from seamline.pipeline.stac.scene_item import Provenance, build_scene_item
 from seamline.pipeline.storage.digests import FileInfo
 from seamline.pipeline.storage.object_store import is_object_url
 
-PERIOD, SCENES = "seamline:period", "seamline:scenes"
+_PERIOD, _SCENES = "seamline:period", "seamline:scenes"
 """Properties of the item of a period: its name, and the number of its scenes."""
 
 
@@ -57,8 +57,8 @@ def build_map_item(
     item.properties |= {
         "title": f"Map {map_name}, {period}",
         MAP_PROPERTY: map_name,
-        PERIOD: period,
-        SCENES: len(scenes),
+        _PERIOD: period,
+        _SCENES: len(scenes),
     }
     item.links = [link for link in item.links if link.target != provenance.source]
     item.add_links([_link_scene(scene) for scene in scenes])

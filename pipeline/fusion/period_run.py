@@ -21,6 +21,7 @@ from seamline.pipeline.geometry.map_grid import MapGrid, list_touched_chunks
 from seamline.pipeline.geometry.tiling import Index
 from seamline.pipeline.geometry.window import Window
 from seamline.pipeline.mosaic.map_record import MapRecord, MapScene, read_map_record
+from seamline.pipeline.products.layers import LAYERS
 from seamline.pipeline.products.store_files import list_chunk_files, renew_store
 from seamline.pipeline.products.zarr_store import LABELS_ARRAY, list_store_rasters, write_store_raster
 from seamline.pipeline.storage.atomic import link_or_copy, remove, sync_files
@@ -59,7 +60,9 @@ class PeriodRun:
     def _write(self, window: Window, fused: FusedChunk) -> list[Path]:
         """Write a chunk to the store; return its files."""
         store, files = self.directory.store, list[Path]()
-        rasters = {LABELS_ARRAY: fused.labels, **fused.layers}
+        # Nodata, not 0, where nobody has seen the ground, so that chunks of nothing else take no space.
+        seen = np.where(fused.observations == 0, LAYERS["observations"].nodata, fused.observations).astype(np.uint16)
+        rasters = {LABELS_ARRAY: fused.labels, **fused.layers, "observations": seen}
         for name in list_store_rasters(store):
             write_store_raster(store, name, window, rasters[name])
             files += [path for path in list_chunk_files(store, name, window) if path.exists()]

@@ -99,7 +99,7 @@ class MapPublication:
         )
 
 
-def compute_period_digest(record: MapRecord, period: str) -> str:
+def _compute_period_digest(record: MapRecord, period: str) -> str:
     """Return a digest of what decides the labels of a period: the definition of the map and its scenes."""
     scenes = {scene.id: scene.version for scene in record.periods[period]}
     return combine_digests({"definition": record.definition.digest, **scenes})
@@ -138,13 +138,13 @@ def publish_period(
             polygons = files.write_polygons(store, scratch)
         with watch.stage("publish"):
             scenes = publication.record.periods[period]
-            time = "time unknown" if (span := find_time(Period.from_name(period), scenes)) is None else str(span)
+            time = "time unknown" if (span := _find_time(Period.from_name(period), scenes)) is None else str(span)
             note = f"{time}  ·  {len(scenes):,} scenes  ·  {find_crs_code(files.grid) or files.grid.crs.proj.name}"
             shares = {row.name: row.share for row in areas}
             caption = Caption(period_id, note, files.grid)
             write_preview(None, join_thinned_labels(summaries), files.classes, shares, caption, folder / PREVIEW)
-            files.write_styles(areas)
             known = polygons | {name: info.result() for name, info in cogs.items()} | {ZARR: store_info}
+            files.write_styles(areas)  # by the statistics of the COGs
     finished = datetime.now(UTC)
     record = RunRecord(
         **inferred.model_dump() | {"seconds": _sum_seconds(reports, watch, finished - publication.started)},
@@ -188,7 +188,7 @@ def _describe_run(
         scene=period_id,
         source=publication.source,
         model=record.definition.model,
-        scene_digest=compute_period_digest(record, period),
+        scene_digest=_compute_period_digest(record, period),
         model_digest=record.definition.model_digest,
         plan=TilingRecord(window=CHUNK, halo=0, overlap=0, chunk_tiles=1, divisor=1, stride=CHUNK),
         settings={"fused": "probability × confidence × taper at the scene's edge, as integers"},
@@ -232,7 +232,7 @@ def _write_item_and_record(
         Provenance(
             publication.source,
             publication.model,
-            find_time(Period.from_name(period), scenes),
+            _find_time(Period.from_name(period), scenes),
             datetime.fromisoformat(record.finished),
             publication.software,
             f"fused of {len(scenes)} scenes segmented with {definition.model}",
@@ -244,7 +244,7 @@ def _write_item_and_record(
     write_record(files.folder, record)
 
 
-def find_time(period: Period, scenes: Sequence[MapScene]) -> TimeSpan | None:
+def _find_time(period: Period, scenes: Sequence[MapScene]) -> TimeSpan | None:
     """Return the time of a period; of all scenes, from the first to the last one that is known."""
     if period.start is not None and period.end is not None:
         return TimeSpan(period.start, period.end - timedelta(seconds=1))

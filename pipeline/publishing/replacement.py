@@ -61,12 +61,12 @@ def bring_back(folder: Path) -> None:
             old.rename(folder)
 
 
-def is_scene_file(name: str) -> bool:
+def _is_scene_file(name: str) -> bool:
     """Return whether a file of this name in a scene's folder is one that a run writes."""
     return name in _OWN_FILES
 
 
-def settle(directory: RunDirectory, is_own: Callable[[str], bool] = is_scene_file) -> None:
+def settle(directory: RunDirectory, is_own: Callable[[str], bool] = _is_scene_file) -> None:
     """Finish what a killed replacement of a scene's folder left, and remove what is half written in it.
 
     Files of others in the old folder move to the new one.

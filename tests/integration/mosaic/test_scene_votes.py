@@ -18,12 +18,12 @@ from odc.geo.geobox import GeoBox
 from seamline.pipeline.common.classes import NODATA
 from seamline.pipeline.common.errors import InputError, RunError
 from seamline.pipeline.common.time_span import TimeSpan
+from seamline.pipeline.fusion import scene_votes
 from seamline.pipeline.fusion.fusing import FusedChunk
 from seamline.pipeline.fusion.scene_votes import SceneSource, fuse_window
 from seamline.pipeline.geometry.map_grid import MapGrid
 from seamline.pipeline.geometry.warp import NOWHERE, locate_pixels
 from seamline.pipeline.geometry.window import Window
-from seamline.pipeline.mosaic import scene_votes
 from seamline.pipeline.publishing.upload import upload
 from seamline.pipeline.storage.s3_access import S3Access, use_access
 from tests.support.fusion_rule import FusedScene, assert_same, fuse_pixel

@@ -477,7 +477,7 @@ def test_scenes_in_an_area_are_selected_and_others_are_not(
     around = cKDTree(to_space(code, spread_points(area)))
     for scene in found - inside:
         distance, _ = around.query(to_space(scattered.codes[scene], scattered.points[scene]))
-        assert distance.min() < 20_000  # points of both lie up to 10 km apart
+        assert distance.min() < 50_000  # points of both lie up to 10 km apart, and the area has a margin
 
 
 def test_map_scenes_are_the_same_for_equal_choices(published: Path) -> None:
