@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import fcntl
 import os
+import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
+from seamline.pipeline.stac.catalog import update_catalog
 from seamline.pipeline.synthetic.region import Region
 from seamline.pipeline.synthetic.simulation_files import write_region
 
@@ -48,6 +51,16 @@ def publish_region(folder: Path) -> RegionResults:
         segment_scenes(results.sources, "land-water-cloud", part, options, RunObserver())
         part.rename(results.catalogue)
     return results
+
+
+def copy_scenes(region: RegionResults, folder: Path, names: Sequence[str] | None = None) -> Path:
+    """A catalogue with some of the scenes, whose files are links."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for source in region.catalogue.iterdir():
+        if source.is_dir() and (names is None or source.name in names) and not (folder / source.name).exists():
+            shutil.copytree(source, folder / source.name, copy_function=os.link)
+    update_catalog(folder)
+    return folder
 
 
 @pytest.fixture(scope="session")
