@@ -24,7 +24,7 @@ from seamline.pipeline.common.errors import InputError, SeamlineError
 from seamline.pipeline.common.layout import COG, ITEM, OVERVIEW, PREVIEW, RECORD, ZARR
 from seamline.pipeline.common.time_span import TimeSpan
 from seamline.pipeline.products.layers import LAYERS
-from seamline.pipeline.results.open import ResultItem, read_item_and_record, require_catalog
+from seamline.pipeline.results.open import ResultItem, follow_copy, read_item_and_record, require_catalog
 from seamline.pipeline.stac.assets import ASSETS, KnownFile
 from seamline.pipeline.stac.extent import Box, Interval
 
@@ -217,17 +217,21 @@ class ServedResults:
         """
         if not (self._is_inside(scene, ITEM) and (self.root / scene).is_dir()):
             raise NotFound(f"there is no scene {scene!r}")
-        if not self._is_inside(scene, RECORD):
-            raise DamagedResult(f"scene {scene}: its {RECORD} lies elsewhere")
         try:
-            item, _ = read_item_and_record(self.root / scene)
+            folder = self._find_folder(scene)
+            if not self._is_below_root(folder / RECORD):
+                raise DamagedResult(f"scene {scene}: its {RECORD} lies elsewhere")
+            item, _ = read_item_and_record(folder)
         except InputError as error:
             raise DamagedResult(f"scene {scene}: {error.got}; {error.fix}") from error
         return item
 
     def has_file(self, scene: str, name: str) -> bool:
         """Return whether a scene has a file of this name that may be shown."""
-        return self._is_inside(scene, name) and (self.root / scene / name).is_file()
+        if not self._is_inside(scene, name):
+            return False
+        path = self._find_folder(scene) / name
+        return path.is_file() and self._is_below_root(path)
 
     def find_file(self, scene: str, name: str) -> Path:
         """Return a file of a finished scene, and have its checksum compared in the background.
@@ -248,7 +252,7 @@ class ServedResults:
         if not self.has_file(scene, name):
             raise NotFound(f"scene {scene} has no {name}")
         self._check_file(scene, item, name, start_check=True)
-        return self.root / scene / name
+        return self._find_folder(scene) / name
 
     def find_catalog_file(self, name: str) -> Path:
         """Return a file of the catalogue itself: its collection, or the table of items.
@@ -268,10 +272,10 @@ class ServedResults:
             DamagedResult: The scene is unfinished, or item and record do not belong together.
         """
         self.open_item(scene)
-        store, parts = self.root / scene / ZARR, key.split("/")
-        if self._is_inside(scene, ZARR) and all(_STORE_KEY.fullmatch(part) for part in parts):
+        store, parts = self._find_folder(scene) / ZARR, key.split("/")
+        if self._is_below_root(store) and all(_STORE_KEY.fullmatch(part) for part in parts):
             path = store.joinpath(*parts)
-            if path.is_file() and path.resolve().is_relative_to(self.root):
+            if path.is_file() and self._is_below_root(path):
                 return path
         raise NotFound(f"scene {scene} has no {ZARR}/{key[:80]}")
 
@@ -283,14 +287,15 @@ class ServedResults:
             DamagedResult: The scene is unfinished, or item and record do not belong together.
         """
         self.open_item(scene)
+        folder = self._find_folder(scene)
         return [
-            {"name": name, "title": file.title, "size": (self.root / scene / name).stat().st_size}
+            {"name": name, "title": file.title, "size": (folder / name).stat().st_size}
             for name, file in SCENE_FILES.items()
             if self.has_file(scene, name)
         ]
 
     def _check_file(self, scene: str, item: ResultItem, name: str, start_check: bool) -> None:
-        path, asset = self.root / scene / name, item.find_asset(name)
+        path, asset = self._find_folder(scene) / name, item.find_asset(name)
         if asset is None:
             return
         if asset.size not in (None, size := path.stat().st_size):
@@ -302,8 +307,10 @@ class ServedResults:
 
     def _read_state(self, scene: str) -> object:
         """Return what changes when a file of the scene does; None where links hide that, or nothing is there."""
-        folder = self.root / scene
-        if not self._is_inside(scene) or folder.is_symlink() or not folder.is_dir():
+        if not self._is_inside(scene):
+            return None
+        folder = self._find_folder(scene)
+        if folder.is_symlink() or not folder.is_dir():
             return None
         with os.scandir(folder) as entries:
             files = [(entry.name, entry.is_symlink(), entry.stat(follow_symlinks=False)) for entry in entries]
@@ -312,16 +319,34 @@ class ServedResults:
         states = sorted((name, status.st_ino, status.st_size, status.st_mtime_ns) for name, _, status in files)
         return self.checksums.wrong_files, states
 
+    def _find_folder(self, scene: str) -> Path:
+        """Return the folder with the files of a scene; of a map that the catalogue lists it is another one.
+
+        Raises:
+            DamagedResult: The map does not lie below the root.
+        """
+        folder = self.root / scene
+        if (folder / RECORD).exists():
+            return folder
+        try:
+            return follow_copy(self.root, folder)
+        except InputError as error:
+            raise DamagedResult(f"scene {scene}: {error.got}; {error.fix}") from error
+
+    def _is_below_root(self, path: Path) -> bool:
+        """Return whether no link leads to a path out of the root."""
+        try:
+            return path.resolve().is_relative_to(self.root)
+        except (OSError, RuntimeError):  # links in a circle
+            return False
+
     def _is_inside(self, *names: str) -> bool:
         """Return whether ``names`` form a path below the root that no link leads out of."""
         if any(
             name.startswith(".") or set(name) & set("/\\\0") or len(name.encode()) > _MAX_NAME_BYTES for name in names
         ):
             return False
-        try:
-            return self.root.joinpath(*names).resolve().is_relative_to(self.root)
-        except (OSError, RuntimeError):  # links in a circle
-            return False
+        return self._is_below_root(self.root.joinpath(*names))
 
 
 def _was_taken_in(scene: Mapping[str, Any], interval: Interval) -> bool:

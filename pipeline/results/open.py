@@ -218,7 +218,7 @@ def _find_scene_folder(out: Path, scene: str) -> Path:
     folder = out / scene
     safe = isinstance(scene, str) and _SCENE_ID.fullmatch(scene) is not None
     if safe and folder.is_dir() and folder.resolve().is_relative_to(out.resolve()):
-        return _follow_copy(out, folder)
+        return follow_copy(out, folder)
     there = sorted(path.parent.name for path in out.glob(f"*/{ITEM}"))
     known = ", ".join(there[:5]) + (f" and {len(there) - 5} more" if len(there) > 5 else "")
     raise InputError(
@@ -229,8 +229,12 @@ def _find_scene_folder(out: Path, scene: str) -> Path:
     )
 
 
-def _follow_copy(out: Path, folder: Path) -> Path:
+def follow_copy(out: Path, folder: Path) -> Path:
     """Return the folder with the files of a result: another one below ``out`` for a map that the catalogue lists.
+
+    Args:
+        out: the catalogue's folder.
+        folder: the folder of the result in it.
 
     Raises:
         InputError: the map lies elsewhere.

@@ -16,10 +16,12 @@ import zarr
 from distributed import Client, LocalCluster
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from starlette.testclient import TestClient
 
 from seamline.flows.maps.make_map import make_map, preview_map
 from seamline.flows.maps.observer import MapObserver, MapResult
 from seamline.flows.maps.options import MosaicOptions
+from seamline.flows.serving.app import create_app
 from seamline.pipeline.common.classes import NODATA
 from seamline.pipeline.common.errors import InputError, InUseError, OtherRunError, SeamlineError
 from seamline.pipeline.execution.run_directory import RunDirectory
@@ -247,6 +249,27 @@ def test_other_programs_read_a_map(whole: Path) -> None:
     assert all((whole.parent / "land-2024-05" / asset["href"]).exists() for asset in item["assets"].values())
     assert item["properties"]["seamline:map"] == "land" and item["properties"]["seamline:scenes"] == 2
     xr.testing.assert_equal(open_result(whole.parent, "land-2024-05"), open_result(whole, "land-2024-05"))
+
+
+def test_the_page_shows_periods_beside_their_scenes(whole: Path, tmp_path: Path) -> None:
+    with TestClient(create_app(whole.parent), base_url="http://127.0.0.1") as client:
+        scenes = {scene["id"]: scene for scene in client.get("/scenes").json()["scenes"]}
+        assert len(scenes) == 9 and not any("problem" in scene for scene in scenes.values())
+        assert {"observations", "agreement", "last_date"} <= set(scenes["land-2024-05"]["layers"])
+        file = client.get("/stac/land-2024-05/segmentation.tif")
+        assert file.content == (whole / "land-2024-05" / "segmentation.tif").read_bytes()
+    elsewhere = tmp_path / "results"
+    shutil.copytree(whole.parent / "land-2024-05", elsewhere / "land-2024-05")
+    item = json.loads((elsewhere / "land-2024-05" / "item.json").read_text())
+    for link in item["links"]:
+        if link["rel"] == "canonical":
+            link["href"] = str(whole / "land-2024-05" / "item.json")
+    (elsewhere / "land-2024-05" / "item.json").write_text(json.dumps(item))
+    update_catalog(elsewhere)
+    with TestClient(create_app(elsewhere), base_url="http://127.0.0.1") as client:
+        (scene,) = client.get("/scenes").json()["scenes"]
+        assert "of a map that lies in" in scene["problem"]
+        assert client.get("/stac/land-2024-05/segmentation.tif").status_code == 409
 
 
 def test_bounds_give_the_extent_and_an_area_leaves_the_rest_out(
