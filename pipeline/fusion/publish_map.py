@@ -10,9 +10,13 @@ from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import shapely
 import shapely.geometry
+from numpy.typing import NDArray
+from odc.geo.geobox import GeoBox
 
+from seamline.pipeline.common.classes import NODATA
 from seamline.pipeline.common.errors import RunError
 from seamline.pipeline.common.layout import PREVIEW, RECORD, ZARR
 from seamline.pipeline.common.stopwatch import Stopwatch
@@ -141,8 +145,8 @@ def publish_period(
             time = "time unknown" if (span := _find_time(Period.from_name(period), scenes)) is None else str(span)
             note = f"{time}  ·  {len(scenes):,} scenes  ·  {find_crs_code(files.grid) or files.grid.crs.proj.name}"
             shares = {row.name: row.share for row in areas}
-            caption = Caption(period_id, note, files.grid)
-            write_preview(None, join_thinned_labels(summaries), files.classes, shares, caption, folder / PREVIEW)
+            labels, shown = _crop_to_labels(join_thinned_labels(summaries), files.grid, step)
+            write_preview(None, labels, files.classes, shares, Caption(period_id, note, shown), folder / PREVIEW)
             known = polygons | {name: info.result() for name, info in cogs.items()} | {ZARR: store_info}
             files.write_styles(areas)  # by the statistics of the COGs
     finished = datetime.now(UTC)
@@ -157,6 +161,15 @@ def publish_period(
     definition, skipped = publication.record.definition, publication.record.skipped
     write_map_report(folder, files.grid, definition, scenes, skipped, files.classes, publication.model, record, time)
     _write_item_and_record(publication, period, files, record, known)
+
+
+def _crop_to_labels(labels: NDArray[np.uint8], grid: GeoBox, step: int) -> tuple[NDArray[np.uint8], GeoBox]:
+    """Return the part of thinned labels (height, width) where there are any, and the grid of this part."""
+    rows, cols = (np.flatnonzero((labels != NODATA).any(axis=axis)) for axis in (1, 0))
+    if not rows.size:
+        return labels, grid
+    row, stop_row, col, stop_col = rows[0], rows[-1] + 1, cols[0], cols[-1] + 1
+    return labels[row:stop_row, col:stop_col], grid[row * step : stop_row * step, col * step : stop_col * step]
 
 
 def _sum_seconds(reports: Sequence[Report], watch: Stopwatch, total: timedelta) -> dict[str, float]:
