@@ -22,6 +22,7 @@ import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -54,6 +55,7 @@ CRS, RESOLUTION = "EPSG:32632", 10
 UNSEEN = ("cloud", "cloud shadow")
 BORDER = 32
 """Pixels of the map on both sides of a scene's border that count as near it."""
+_SHORE = 2
 _GROUND = [label.value for label in CLASSES if label.name not in UNSEEN]
 _MISSING = len(CLASSES)
 """Stands for nodata when labels are counted."""
@@ -138,10 +140,15 @@ class Comparison:
     views: Mapping[str, Labels]
     rows: dict[str, list[str]] = field(default_factory=dict)
 
-    @property
-    def seen(self) -> NDArray[np.int64]:
+    @cached_property
+    def covers(self) -> NDArray[np.int64]:
         """Number of scenes that show each pixel, with or without clouds."""
         return np.sum([labels != NODATA for labels in self.views.values()], axis=0, dtype=np.int64)
+
+    @cached_property
+    def clear(self) -> NDArray[np.int64]:
+        """Number of scenes that show each pixel without clouds."""
+        return np.sum([np.isin(labels, _GROUND) for labels in self.views.values()], axis=0, dtype=np.int64)
 
     def paste(self, *, with_clouds: bool) -> Labels:
         """Return the scenes laid over each other, later ones on top; clouds and shadows as labels or as holes."""
@@ -151,13 +158,38 @@ class Comparison:
             pasted[shown] = labels[shown]
         return pasted
 
+    @cached_property
     def near_borders(self) -> Mask:
-        """Return the pixels near the border of any scene's valid pixels."""
+        """The pixels near the border of any scene's valid pixels."""
         near = np.zeros(self.truth.shape, bool)
         for labels in self.views.values():
             valid = labels != NODATA
             near |= np.where(valid, distance_transform_edt(valid), distance_transform_edt(~valid)) <= BORDER
         return near
+
+    def compare_borders(self, labels: Labels, where: Mask) -> tuple[float, float]:
+        """Return the share of labels that differ from the truth near the borders of scenes, and elsewhere.
+
+        Only pixels count that two scenes show and at least one without clouds. Labels differ mostly along shores, and
+        where there are few clear views. So those elsewhere are weighted until as many of them as near borders lie along
+        a shore and have each number of clear views.
+        """
+        wrong, kind = labels != self.truth, self.clear.clip(max=6) + 10 * self.along_shore
+        usable = where & (self.covers > 1) & (self.clear > 0)
+        near, far = usable & self.near_borders, usable & ~self.near_borders
+        strata = [(near & (kind == number), far & (kind == number)) for number in np.unique(kind)]
+        pairs = [(one, other) for one, other in strata if one.any() and other.any()]
+        pixels = sum(int(one.sum()) for one, _ in pairs)
+        if not pixels:
+            return float("nan"), float("nan")
+        shares = np.array([[wrong[one].sum(), wrong[other].mean() * one.sum()] for one, other in pairs]).sum(axis=0)
+        return float(shares[0] / pixels), float(shares[1] / pixels)
+
+    @cached_property
+    def along_shore(self) -> Mask:
+        """The pixels at most two pixels from the other class of the ground."""
+        water = self.truth == 1
+        return np.maximum(distance_transform_edt(water), distance_transform_edt(~water)) <= _SHORE
 
     def score(self, labels: Labels, where: Mask) -> tuple[float, ...]:
         """Return the IoU of each class of the ground in an area; a pixel without a label is one that was missed."""
@@ -166,17 +198,12 @@ class Comparison:
         return tuple(float(score) for score in scores[_GROUND])
 
     def add(self, title: str, labels: Labels, where: Mask | None = None) -> None:
-        """Add a row to the table; ``where``: the area in which it counts, by default where any scene has data.
-
-        Near and far from borders only pixels count that two scenes show: elsewhere there is nothing to fuse.
-        """
-        seen = self.seen
-        area = seen > 0 if where is None else where
-        near, several = self.near_borders(), area & (seen > 1)
-        differing = [float(np.mean((labels != self.truth)[several & zone])) for zone in (near, ~near)]
+        """Add a row to the table; ``where``: the area in which it counts, by default where any scene has data."""
+        area = self.covers > 0 if where is None else where
         scores = [f"{score:.3f}" for score in self.score(labels, area)]
         missing = float(np.mean(~np.isin(labels[area], _GROUND)))
-        self.rows[title] = [*scores, f"{missing:.1%}", *(f"{share:.2%}" for share in differing)]
+        differing = (f"{share:.2%}" for share in self.compare_borders(labels, area))
+        self.rows[title] = [*scores, f"{missing:.1%}", *differing]
 
     def show(self) -> None:
         """Print the table."""

@@ -24,7 +24,8 @@ from benchmarks.run_records import make_up_record
 from seamline.pipeline.common.time_span import TimeSpan
 from seamline.pipeline.geometry.pixel_area import measure_pixel_areas
 from seamline.pipeline.geometry.window import Window
-from seamline.pipeline.products.layers import PROBABILITIES
+from seamline.pipeline.products.cog import describe_layer, write_cog
+from seamline.pipeline.products.layers import LAYERS, PROBABILITIES
 from seamline.pipeline.products.overviews import write_overviews
 from seamline.pipeline.products.run_record import write_record
 from seamline.pipeline.products.seal import seal
@@ -91,6 +92,8 @@ class MadeUpScene:
         write_labels(store, whole, labels)
         write_store_raster(store, PROBABILITIES, whole, probabilities)
         write_overviews(store, self.grid, CLASSES, folder / "areas")
+        layer = describe_layer(LAYERS[PROBABILITIES], CLASSES)
+        write_cog(store, self.grid, layer, folder / "probabilities.tif", folder / "areas", {})
         (folder / "areas").rmdir()
         seal(store, {"scene_digest": "a", "model_digest": "b"})
         Image.fromarray(labels[::8, ::8] * 60).save(folder / "preview.png")
