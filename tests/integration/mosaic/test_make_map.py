@@ -28,10 +28,13 @@ from seamline.pipeline.execution.run_directory import RunDirectory
 from seamline.pipeline.fusion import period_run
 from seamline.pipeline.fusion.scene_votes import fuse_window, open_map_scene
 from seamline.pipeline.geometry.window import Window
+from seamline.pipeline.publishing.upload import upload
 from seamline.pipeline.results.dataset import open_result
 from seamline.pipeline.results.verify import verify
 from seamline.pipeline.stac.catalog import update_catalog
+from seamline.pipeline.storage.s3_access import S3Access, use_access
 from tests.support.region_results import RegionResults, copy_scenes
+from tests.support.s3_server import start_s3_server
 
 UNSEEN = ("cloud", "cloud shadow")
 OPTIONS = MosaicOptions(crs="EPSG:32632", resolution=10, unseen=UNSEEN)
@@ -47,7 +50,7 @@ def client() -> Iterator[Client]:
         yield client
 
 
-def build(results: Path, out: Path, options: MosaicOptions = OPTIONS) -> MapResult:
+def build(results: Path | str, out: Path, options: MosaicOptions = OPTIONS) -> MapResult:
     return make_map(results, out, options.model_copy(update={"workers": 0}), MapObserver())
 
 
@@ -373,3 +376,22 @@ def test_a_scene_that_is_damaged_within_ends_the_run(
     with pytest.raises(SeamlineError, match="20240621-32632-0"):
         build(results, tmp_path / "land")
     assert not (tmp_path / "land" / "map.json").exists()
+
+
+def test_scenes_in_object_storage_make_the_same_map(
+    region_results: RegionResults, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with start_s3_server() as s3:
+        for name, value in s3.variables.items():
+            monkeypatch.setenv(name, value)
+        use_access(s3.access)
+        try:
+            results = s3.bucket("scenes").subfolder("2024")
+            for scene in region_results.region.scenes:
+                upload(region_results.catalogue / scene.id, results)
+            result = build("s3://scenes/2024", tmp_path / "land", MONTHS)
+            assert read_rasters(result.folder) == read_rasters(whole)
+            assert list(verify(result.folder)) == []
+            assert not build("s3://scenes/2024", tmp_path / "land", MONTHS).computed
+        finally:
+            use_access(S3Access())
