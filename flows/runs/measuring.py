@@ -86,7 +86,9 @@ def measure(
 ) -> Measurement:
     """Find out how a model runs well on the workers: by a quick check, and by measuring where the run is long.
 
-    The check runs one window in the settings that are known to be fast on such a machine and in float32. A measurement
+    The check runs one window in the settings that are known to be fast on such a machine and in float32. For a U-Net of
+    which the user fixes all settings and the window nothing is run: time and memory are estimated, and checked only if
+    the estimate does not fit into memory. A measurement
     follows only if the user leaves settings open and a tenth of the projected run is long enough; then it takes at
     most this tenth. Both are done by all workers on the first worker's host at once. In a run, too, they share its
     cores, caches and memory, or its devices. What was measured is measured anew where a longer run allows twice as
@@ -113,15 +115,20 @@ def measure(
     windows = choose_timed_windows(max(scene.grid.shape), meter.halo, reach, window)
     check_window = _choose_check_window(windows, meter.halo, reach)
     workers = _Workers(client, scene, meter, say)
+    is_fixed = meter.can_estimate(window)
     with _MEASURING_LOCK:
         known, spent = read_findings(path), 0.0
-        if known is None:
-            known = workers.check(check_window)
+        if known is None or (known.is_estimate and not is_fixed):
+            known = workers.estimate(windows[0]) if is_fixed else workers.check(check_window)
             spent = known.check_seconds
             write_findings(path, known)
         try:
             seconds = project(_allow_for_growth(known.corrected, windows))
         except InputError:
+            if known.is_estimate:  # which is on the safe side
+                known = workers.check(windows[0])
+                write_findings(path, known)
+                return known.measurement
             if window is None or window <= max(known.measurement.seconds):
                 raise
             return workers.check(window).measurement  # what a window really needs may fit
@@ -142,6 +149,11 @@ class _Workers:
     scene: Scene
     meter: EngineMeter
     say: Callable[[str], None]
+
+    def estimate(self, edge: int) -> Findings:
+        """Estimate what windows of this edge in pixels take, of a model whose settings are all fixed."""
+        (estimated,) = run_on_first_host(self.client, 1, self.meter.estimate, edge)
+        return Findings(estimated, check_seconds=0.0)
 
     def check(self, edge: int) -> Findings:
         """Check the model on a window of this edge in pixels."""

@@ -49,7 +49,7 @@ from seamline.pipeline.common.layout import PREVIEW
 from seamline.pipeline.common.stopwatch import Stopwatch
 from seamline.pipeline.execution.chunk_context import ChunkContext
 from seamline.pipeline.execution.chunk_tasks import ChunkOrigin
-from seamline.pipeline.execution.run_chunks import Totals, map_on_workers, run_chunks
+from seamline.pipeline.execution.run_chunks import Totals, call_on_worker, map_on_workers, run_chunks
 from seamline.pipeline.execution.run_directory import RunDirectory
 from seamline.pipeline.geometry.tiling import MapChunks, Tiling
 from seamline.pipeline.products.run_record import InferenceRecord, RunRecord, TilingRecord
@@ -273,10 +273,12 @@ def _run(job: SceneJob, client: Client, observer: RunObserver, started: float) -
     if change := job.scene.describe_change():
         raise RunError(f"scene {job.scene.id}: {change}")
     inferred = _describe_inference(job, plan, totals, date, start_seconds)
+    origin = ChunkOrigin.of(job.scene)
     publication = replace(
         _describe_publication(job, context),
         folder=directory.result,
-        map_chunks=map_on_workers(client, ChunkOrigin.of(job.scene)),
+        map_chunks=map_on_workers(client, origin),
+        call=call_on_worker(client, origin),
     )
     record = observer.run_stage("publish", lambda: publish(publication, inferred, started))
     correct_findings(plan.findings, plan.compute_costs(totals))

@@ -10,7 +10,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING
 
 from seamline.flows.settings.model_folder import Model
-from seamline.model.spec.config import EngineRequest, EngineSettings, Radiometry
+from seamline.model.spec.config import EngineRequest, EngineSettings, Radiometry, UNetConfig
 from seamline.model.spec.measurement import Measurement, Sample
 from seamline.pipeline.cluster.inference_thread import run_on_inference_thread
 from seamline.pipeline.cluster.machine import CORES, read_processor_name
@@ -37,6 +37,24 @@ class EngineMeter:
     halo: int
     request: EngineRequest
     threads: int
+
+    def can_estimate(self, window: int | None) -> bool:
+        """Return whether nothing is left to measure: what the user fixes, and the network, say all.
+
+        Of programs nothing is known without running them.
+
+        Args:
+            window: edge in pixels of the windows that the user asks for, if any.
+        """
+        fixed = {"precision", "engine", "batch", "threads"} <= self.request.get_fixed_settings().keys()
+        return fixed and window is not None and isinstance(self.model.spec.network, UNetConfig)
+
+    def estimate(self, edge: int) -> Measurement:
+        """Estimate time and memory of windows of this edge in pixels without running one."""
+        from seamline.model.engines.estimate import estimate_measurement  # imports torch, as below
+
+        spec, folder = self.model.spec, self.model.folder
+        return run_on_inference_thread(estimate_measurement, spec, folder, self.request, self.threads, edge)
 
     def check(self, sample: Sample, edge: int) -> Measurement:
         """Compare the settings that are known to be fast with float32 (``Tuner.check``)."""

@@ -83,7 +83,7 @@ class Findings:
 
     Attributes:
         measurement: settings, times and memory as they were measured.
-        check_seconds: how long the check took.
+        check_seconds: how long the check took; 0 for an estimate, for which nothing was run.
         budget: seconds that the measurement was given; 0 after the check alone.
         correction: what runs have shown since.
     """
@@ -92,6 +92,11 @@ class Findings:
     check_seconds: float
     budget: float = 0.0
     correction: Correction = Correction()
+
+    @property
+    def is_estimate(self) -> bool:
+        """Whether nothing was measured."""
+        return self.check_seconds == 0
 
     @property
     def corrected(self) -> Measurement:

@@ -134,7 +134,7 @@ class Tuner:
             limit = _SAME_TIME_RATIO * trials[0].seconds_per_pixel
             settings = settings if is_good and trials[1].seconds_per_pixel <= limit else exact
         measurement = self._measure_windows(settings, sample, (edge,), tuple(trials), Budget(0, self.clock))
-        _release_memory()
+        release_memory()
         return measurement
 
     def __call__(
@@ -179,7 +179,7 @@ class Tuner:
             else:
                 best = replace(best, batch=known.batch)
         measurement = self._measure_windows(best, sample, sizes, tuple(trials), budget)
-        _release_memory()  # the run that follows in this process starts without the memory of the largest window
+        release_memory()  # the run that follows in this process starts without the memory of the largest window
         return measurement
 
     @property
@@ -330,7 +330,7 @@ class Tuner:
         """Measure time and memory of windows, up to the largest that the device's memory and the budget allow."""
         smallest = min(sizes)
         measurement = Measurement(
-            settings, {smallest: 0.0}, _release_memory(), 0.0, trials, _read_device_memory(settings), self.request.batch
+            settings, {smallest: 0.0}, release_memory(), 0.0, trials, read_device_memory(settings), self.request.batch
         )
         forwards: dict[int, Callable[[], object]] = {}
         expected = 0.0  # seconds of the next larger window, per pixel of a batch
@@ -340,7 +340,7 @@ class Tuner:
             if forwards and not budget.allows(expected * pixels):
                 break
             started = self.clock()
-            forward, before = self._make_forward(edge_settings, sample, edge), _release_memory()
+            forward, before = self._make_forward(edge_settings, sample, edge), release_memory()
             self.reset_peak_memory()
             try:
                 forward()
@@ -378,7 +378,7 @@ def _expect_seconds(
     return sum(loading_seconds + batch_seconds * variant.batch for variant in variants)
 
 
-def _read_device_memory(settings: EngineSettings) -> int:
+def read_device_memory(settings: EngineSettings) -> int:
     """Return the bytes of the CUDA device; 0 on a CPU."""
     return int(torch.cuda.mem_get_info()[1]) if settings.device == "cuda" else 0
 
@@ -394,7 +394,7 @@ def _collect_only_own_garbage() -> Iterator[None]:
         gc.unfreeze()
 
 
-def _release_memory() -> int:
+def release_memory() -> int:
     """Give unused memory back to the system and return the bytes that the process still holds."""
     gc.collect()
     with suppress(OSError, AttributeError):  # glibc only

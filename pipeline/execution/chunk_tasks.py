@@ -138,6 +138,23 @@ def apply_task(chunk: Index, origin: ChunkOrigin, function: Callable[[Index], T]
     return _with_origin_in_errors(origin, chunk, lambda: function(chunk))
 
 
+def call_task(_: None, origin: ChunkOrigin, function: Callable[[], T]) -> T:
+    """Call a function that works on no chunk; runs on a worker.
+
+    Args:
+        _: no chunk.
+        origin: the scene or map that the work is for.
+        function: what to call.
+
+    Returns:
+        What the function returns.
+
+    Raises:
+        SeamlineError: the function failed; names scene and source.
+    """
+    return _with_origin_in_errors(origin, None, function)
+
+
 def _find_plugin(name: str) -> PredictorPlugin:
     """Return the plugin of a run on this worker, which Dask gives to a worker before any task.
 
@@ -165,9 +182,11 @@ def _watch_cancellation() -> Callable[[], bool]:
     return is_cancelled
 
 
-def _with_origin_in_errors(origin: ChunkOrigin, chunk: Index, work: Callable[[], T], advice_on_disk: str = "") -> T:
-    """Return ``work()``; every error on a worker says which scene, chunk and source it belongs to."""
-    where = f"{origin.name}, chunk {tuple(chunk)} of {origin.source}"
+def _with_origin_in_errors(
+    origin: ChunkOrigin, chunk: Index | None, work: Callable[[], T], advice_on_disk: str = ""
+) -> T:
+    """Return ``work()``; every error on a worker says which scene, chunk (if any) and source it belongs to."""
+    where = f"{_describe_place(origin.name, chunk)} of {origin.source}"
     failure: SeamlineError
     try:
         return work()
@@ -187,18 +206,22 @@ def _with_origin_in_errors(origin: ChunkOrigin, chunk: Index, work: Callable[[],
     raise failure
 
 
+def _describe_place(what: str, chunk: Index | None) -> str:
+    return what if chunk is None else f"{what}, chunk {tuple(chunk)}"
+
+
 @dataclass(eq=False)
 class ChunkTask:
     """A task on a chunk that the client waits for.
 
     Attributes:
-        chunk: the chunk.
+        chunk: the chunk; None for work on none.
         function: the task function of this module that works on it.
         ended: whether it has ended.
         outcome: its result or its error, once it has ended.
     """
 
-    chunk: Index
+    chunk: Index | None
     function: Callable[..., Any]
     ended: bool = False
     outcome: Any = None
@@ -261,7 +284,7 @@ class ChunkTaskPool:
     def submit(
         self,
         function: Callable[..., Any],
-        chunks: Sequence[Index],
+        chunks: Sequence[Index | None],
         constants: Mapping[str, object],
         *,
         priority: int = 0,
@@ -270,7 +293,7 @@ class ChunkTaskPool:
 
         Args:
             function: one of the task functions of this module.
-            chunks: the chunks to work on; those that come first are begun first.
+            chunks: the chunks to work on, None for no chunk; those that come first are begun first.
             constants: what the function takes besides, by name; the same for all chunks.
             priority: Dask's priority; higher runs first.
 
@@ -364,7 +387,7 @@ class ChunkTaskPool:
             return error
         if isinstance(error, KilledWorker):
             raise WorkersDiedError(
-                f"{self._what}, chunk {tuple(task.chunk)}: {error.allowed_failures + 1} workers died on it"
+                f"{_describe_place(self._what, task.chunk)}: {error.allowed_failures + 1} workers died on it"
                 f"{describe_memory_kills(self._client)}; {ADVICE_ON_MEMORY}"
             ) from error
         raise error

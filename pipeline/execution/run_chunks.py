@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import islice
 from statistics import median
-from typing import TypeVar
+from typing import Protocol, TypeVar, cast
 
 from distributed import Client
 
@@ -28,6 +28,7 @@ from seamline.pipeline.execution.chunk_tasks import (
     ChunkTask,
     ChunkTaskPool,
     apply_task,
+    call_task,
     infer_task,
     write_task,
 )
@@ -37,6 +38,15 @@ from seamline.pipeline.execution.run_directory import Report
 from seamline.pipeline.geometry.tiling import Index, MapChunks
 
 T = TypeVar("T")
+
+
+class CallFunction(Protocol):
+    """Call a function, here or elsewhere, and return what it returns."""
+
+    def __call__(self, function: Callable[[], T], /) -> T:
+        """Return ``function()``."""
+
+
 log = logging.getLogger("seamline.run")
 
 _MOST_TOLD = 10
@@ -187,6 +197,7 @@ def _submit_ready(pool: ChunkTaskPool, queue: ChunkQueue, plugin_name: str) -> N
 
 def _note_done(context: ChunkContext, queue: ChunkQueue, totals: Totals, task: ChunkTask) -> None:
     """Note in queue and totals that a step of a chunk is done; drop votes that nothing waits for any more."""
+    assert task.chunk is not None
     if task.function is infer_task:
         queue.mark_inferred(task.chunk)
     else:
@@ -224,3 +235,30 @@ def map_on_workers(client: Client, origin: ChunkOrigin) -> MapChunks:
                 yield waiting.popleft().result()
 
     return map_chunks
+
+
+def call_on_worker(client: Client, origin: ChunkOrigin) -> CallFunction:
+    """Return a function that calls another one on whichever worker is free.
+
+    Args:
+        client: client of the cluster that works.
+        origin: the scene or map that the work is for.
+
+    Returns:
+        A function that returns what the other one returns. It raises ``ChunkError`` where that failed, and
+        ``RunError`` where the cluster is lost or the call killed its worker again and again.
+    """
+
+    def call(function: Callable[[], T], /) -> T:
+        with ChunkTaskPool(client, origin.name) as pool:
+            (task,) = pool.submit(call_task, [None], {"origin": origin, "function": function})
+            while not task.ended:
+                pool.wait_for_some()
+            return cast(T, task.result())
+
+    return call
+
+
+def call_here(function: Callable[[], T], /) -> T:
+    """Return ``function()``: what takes the place of ``call_on_worker`` where there is no cluster."""
+    return function()

@@ -17,9 +17,11 @@ from seamline.pipeline.common.errors import ChunkError, RunError
 from seamline.pipeline.common.layout import RECORD
 from seamline.pipeline.common.threads import map_in_threads
 from seamline.pipeline.execution.chunk_context import ChunkContext
+from seamline.pipeline.execution.run_chunks import CallFunction, call_here
 from seamline.pipeline.geometry.tiling import MapChunks
 from seamline.pipeline.products.run_record import RunRecord, encode_record, write_record
 from seamline.pipeline.products.zarr_store import ZarrLayout
+from seamline.pipeline.publishing.pictures import ResultPictures
 from seamline.pipeline.publishing.result_files import ResultFiles
 from seamline.pipeline.raster_io.gdal import describe_error
 from seamline.pipeline.report.report import ModelCard
@@ -47,6 +49,7 @@ class Publication:
         lineage: how the results came about, in words.
         polygons: what is wanted of the output "polygons"; None if it is not.
         map_chunks: applies a function to chunks or areas, on the workers of a cluster if there is one.
+        call: calls a function, on one of the workers if there are any.
     """
 
     context: ChunkContext
@@ -61,6 +64,7 @@ class Publication:
     lineage: str
     polygons: PolygonOptions | None = None
     map_chunks: MapChunks = map_in_threads
+    call: CallFunction = call_here
 
     @property
     def title(self) -> str:
@@ -80,6 +84,11 @@ class Publication:
             polygons=self.polygons,
             map_chunks=self.map_chunks,
         )
+
+    @property
+    def pictures(self) -> ResultPictures:
+        """The pictures of the scene and its labels."""
+        return ResultPictures(self.context, self.classes, self.folder)
 
 
 @contextmanager

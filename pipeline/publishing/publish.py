@@ -10,13 +10,11 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from datetime import datetime, timedelta
 from functools import partial
 
-import numpy as np
 import shapely
-from numpy.typing import NDArray
 
 from seamline.pipeline.common.errors import ChunkError
 from seamline.pipeline.common.layout import ZARR
@@ -24,12 +22,9 @@ from seamline.pipeline.common.stopwatch import Stopwatch
 from seamline.pipeline.execution.done_chunks import refuse_lost_chunks
 from seamline.pipeline.execution.run_directory import RunDirectory
 from seamline.pipeline.geometry.pixel_area import measure_pixel_areas
-from seamline.pipeline.geometry.tiling import Index
-from seamline.pipeline.geometry.window import Window
 from seamline.pipeline.products.run_record import ClassArea, InferenceRecord, RunRecord
-from seamline.pipeline.products.store_files import remove_partial_files
+from seamline.pipeline.products.store_files import StoredFile, remove_partial_files
 from seamline.pipeline.publishing.label_summary import LabelSummary, join_thinned_labels, summarize_labels
-from seamline.pipeline.publishing.pictures import ResultPictures
 from seamline.pipeline.publishing.publication import (
     Publication,
     raise_as_run_error,
@@ -41,7 +36,6 @@ from seamline.pipeline.stac.catalog import update_catalog
 from seamline.pipeline.stac.class_areas import compute_class_areas
 from seamline.pipeline.stac.footprint import join_hulls
 from seamline.pipeline.storage.atomic import remove
-from seamline.pipeline.storage.digests import FileInfo
 
 
 def publish(publication: Publication, inferred: InferenceRecord, started: float) -> RunRecord:
@@ -79,21 +73,26 @@ def _remove_all_but_store(directory: RunDirectory) -> None:
 def _write_results(publication: Publication, inferred: InferenceRecord, started: float) -> RunRecord:
     context, folder, files, watch = publication.context, publication.folder, publication.files, Stopwatch()
     store = context.directory.store
-    with watch.stage("overviews"):
-        summarize = partial(summarize_labels, measure_pixel_areas(context.scene.grid), context.quicklook_step)
-        summaries, store_info = _seal_intact_store(publication, inferred, summarize)
-    areas = compute_class_areas([summary.counts for summary in summaries], publication.classes)
-    hull = join_hulls([summary.corners for summary in summaries])
-    with ThreadPoolExecutor(2) as threads:  # a worker draws while others compress; join meanwhile
-        pictures = threads.submit(_draw_on_worker, publication, areas, join_thinned_labels(summaries))
+    with ThreadPoolExecutor(4) as threads:  # workers draw while others compress; join meanwhile
+        scene = threads.submit(publication.call, publication.pictures.stretch_scene)
         threads.submit(load_report_template)  # which takes a moment, too
+        overview = threads.submit(_draw_after, scene, publication, publication.pictures.write_overview)
+        with watch.stage("overviews"):
+            summaries, found = _write_overviews(publication)
+            areas = compute_class_areas([summary.counts for summary in summaries], publication.classes)
+            draw = partial(publication.pictures.write_preview, areas, join_thinned_labels(summaries))
+            preview = threads.submit(_draw_after, scene, publication, draw)
+            refuse_lost_chunks(context, {name: file.digest for name, file in found.items()})
+            store_info = files.seal_store(store, inferred, found)
         with watch.stage("cog"):
             cogs = files.write_cogs(store, publication.outputs, inferred, context.directory.files, threads)
         with watch.stage("polygons"):
             polygons = files.write_polygons(store, context.directory.files)
         with watch.stage("publish"):
-            pictures.result()
+            hull = join_hulls([summary.corners for summary in summaries])
             files.write_styles(areas)
+            overview.result()
+            preview.result()
             known = polygons | {name: info.result() for name, info in cogs.items()}
             if "zarr" in publication.outputs:
                 known[ZARR] = store_info
@@ -107,23 +106,19 @@ def _write_results(publication: Publication, inferred: InferenceRecord, started:
     return record
 
 
-def _seal_intact_store(
-    publication: Publication, inferred: InferenceRecord, summarize: Callable[[Window, NDArray[np.uint8]], LabelSummary]
-) -> tuple[list[LabelSummary], FileInfo]:
-    """Write overviews and seal the store, if its chunks are what the workers wrote; they are read once for all of it.
+def _write_overviews(publication: Publication) -> tuple[list[LabelSummary], dict[str, StoredFile]]:
+    """Write the overviews of the store. Its chunks are read once for all of publishing.
 
     Returns:
-        What ``summarize`` returned for each area, and what the item says of the store.
+        What is known of the labels of each area, and the files as they were found.
 
     Raises:
         RunError: files of a chunk are lost or changed.
     """
     context = publication.context
-    check = partial(refuse_lost_chunks, context)
+    summarize = partial(summarize_labels, measure_pixel_areas(context.scene.grid), context.quicklook_step)
     try:
-        return publication.files.seal_store(
-            context.directory.store, inferred, context.directory.files, summarize, check
-        )
+        return publication.files.write_overviews(context.directory.store, context.directory.files, summarize)
     except (OSError, ChunkError):
         refuse_lost_chunks(context)  # says so where a worker could not read a file for that reason
         raise
@@ -148,11 +143,7 @@ def _describe_finished_run(
     )
 
 
-def _draw_on_worker(publication: Publication, areas: tuple[ClassArea, ...], labels: NDArray[np.uint8]) -> None:
-    """Write the pictures of the result on one of the workers; ``labels`` (height, width) are thinned."""
-    pictures = ResultPictures(publication.context, publication.classes, areas, labels, publication.folder)
-    list(publication.map_chunks(partial(_draw, pictures), [Index(0, 0)]))
-
-
-def _draw(pictures: ResultPictures, _: Index) -> None:
-    pictures.write()
+def _draw_after(scene: Future[None], publication: Publication, draw: Callable[[], None]) -> None:
+    """Draw a picture on a worker, once one has made the colours of the scene."""
+    scene.result()
+    publication.call(draw)

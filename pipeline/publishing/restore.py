@@ -26,7 +26,6 @@ from seamline.pipeline.products.zarr_store import (
     open_store_raster,
     write_store_raster,
 )
-from seamline.pipeline.publishing.pictures import ResultPictures
 from seamline.pipeline.publishing.publication import (
     Publication,
     raise_as_run_error,
@@ -66,7 +65,8 @@ def _restore_outputs(publication: Publication, record: RunRecord, missing: Seque
         store = scratch / ZARR
         shutil.rmtree(folder / ZARR, ignore_errors=True)  # what is left of it
         _copy_cogs_to_store(publication, store, [name for name in record.outputs if name in LAYERS])
-        files.seal_store(store, record, scratch)
+        _, found = files.write_overviews(store, scratch)
+        files.seal_store(store, record, found)
         store.rename(folder / ZARR)
     with ThreadPoolExecutor(1) as thread:
         cogs = files.write_cogs(folder / ZARR, missing, record, scratch, thread)
@@ -78,8 +78,7 @@ def _restore_outputs(publication: Publication, record: RunRecord, missing: Seque
     if "style" in missing:
         files.write_styles(record.classes)
     if "preview" in missing:
-        labels = _thin_labels(publication)
-        ResultPictures(context, publication.classes, record.classes, labels, folder).restore()
+        publication.pictures.restore(record.classes, _thin_labels(publication))
     now = record.model_copy(
         update={
             "polygons": files.polygon_rules or record.polygons,

@@ -24,6 +24,7 @@ from seamline.pipeline.products.overviews import write_overviews
 from seamline.pipeline.products.run_record import ClassArea, InferenceRecord
 from seamline.pipeline.products.seal import seal
 from seamline.pipeline.products.sidecars import write_sidecars
+from seamline.pipeline.products.store_files import StoredFile
 from seamline.pipeline.products.zarr_store import LABELS_ARRAY
 from seamline.pipeline.stac.scene_item import ModelReference
 from seamline.pipeline.storage.atomic import atomic_write
@@ -66,31 +67,34 @@ class ResultFiles:
         """Rules by which polygons are made, as the record has them; None without polygons."""
         return None if self.polygons is None else asdict(self.polygons.rules)
 
-    def seal_store(
-        self,
-        store: Path,
-        record: InferenceRecord,
-        scratch: Path,
-        summarize: Callable[[Window, NDArray[np.uint8]], S] | None = None,
-        check: Callable[[Mapping[str, str]], None] = lambda digests: None,
-    ) -> tuple[list[S], FileInfo]:
-        """Write the overviews of a store and seal it.
+    def write_overviews(
+        self, store: Path, scratch: Path, summarize: Callable[[Window, NDArray[np.uint8]], S] | None = None
+    ) -> tuple[list[S], dict[str, StoredFile]]:
+        """Write the overviews of a store. Seal it afterwards.
 
         Args:
             store: path of the Zarr store, whose chunks are all written.
-            record: what is known of the run.
             scratch: folder for temporary files.
             summarize: is called with window and labels of each area.
-            check: is called with the digests of the files that hold labels and layers, by their paths below the store,
-                before the store is sealed.
 
         Returns:
-            What ``summarize`` returned for each area, and what the item says of the store.
+            What ``summarize`` returned for each area; and the files that hold pixels, by their paths below the store.
         """
-        summaries, files = write_overviews(store, self.grid, self.classes, scratch, self.map_chunks, summarize)
-        check({name: file.digest for name, file in files.items()})
+        return write_overviews(store, self.grid, self.classes, scratch, self.map_chunks, summarize)
+
+    def seal_store(self, store: Path, record: InferenceRecord, files: Mapping[str, StoredFile]) -> FileInfo:
+        """Seal a store with its overviews.
+
+        Args:
+            store: path of the Zarr store.
+            record: what is known of the run.
+            files: its files, as ``write_overviews`` found them.
+
+        Returns:
+            What the item says of the store.
+        """
         digests = {"scene_digest": record.scene_digest, "model_digest": record.model_digest}
-        return summaries, {"file:size": seal(store, {**digests, "plan": record.plan.model_dump()}, files)}
+        return {"file:size": seal(store, {**digests, "plan": record.plan.model_dump()}, files)}
 
     def write_cogs(
         self, store: Path, outputs: Iterable[str], record: InferenceRecord, scratch: Path, thread: Executor

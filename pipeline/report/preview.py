@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import zarr
@@ -15,12 +15,8 @@ from odc.geo.geobox import GeoBox
 
 from seamline.pipeline.common.classes import NODATA, LabelClass, format_percent
 from seamline.pipeline.geometry.map_scale import map_scale, round_length
-from seamline.pipeline.report.page import GREY, HATCH, INK, MARGIN, VOID, Page
-
-if TYPE_CHECKING:
-    from matplotlib.artist import Artist
-    from matplotlib.axes import Axes
-# Functions import what they need of matplotlib: it takes half a second, and a run draws at its end only.
+from seamline.pipeline.report.canvas import Canvas, Rectangle
+from seamline.pipeline.report.page import FAINT, GREY, HATCH, INK, MARGIN
 
 _WHITE_FACTOR = 4.0
 """White is at most this many times as far above the dark end of a band as its median."""
@@ -30,6 +26,8 @@ _NORTH_TOLERANCE = 5.0
 """Degrees between north and up from which on an arrow shows north. Meridians of a UTM zone converge by less."""
 _FIRST_PANEL = 1.12
 """Inches from the upper edge of the page to the first panel."""
+_LEGEND_STEP = 0.215
+"""Inches from one row of the legend to the next one."""
 
 
 @dataclass(frozen=True)
@@ -71,18 +69,17 @@ def stretch(pixels: NDArray[np.floating[Any]], valid: NDArray[np.bool_], *, rgb:
     Returns:
         The picture (h, w, 3).
     """
-    picture = np.zeros((*valid.shape, 3), dtype=np.uint8)
     seen = valid & np.isfinite(pixels).all(axis=0)
-    if seen.any():
-        low, middle, high = np.percentile(pixels[:, seen], [2, 50, 98], axis=1)[..., np.newaxis]
-        if rgb and not low[0] < low[1] < low[2]:
-            low = np.full_like(low, low.min())
-        span = np.where(middle > low, np.minimum(high - low, _WHITE_FACTOR * (middle - low)), high - low)
-        if rgb:
-            span = np.full_like(span, span.max())
-        part = np.clip((pixels[:, seen] - low) / np.where(span > 0, span, 1), 0, 1)
-        picture[seen] = np.rint(part**_GAMMA * 255).T.astype(np.uint8)
-    return picture
+    if not seen.any():
+        return np.zeros((*valid.shape, 3), dtype=np.uint8)
+    low, middle, high = np.percentile(pixels[:, seen], [2, 50, 98], axis=1)[..., np.newaxis, np.newaxis]
+    if rgb and not low[0] < low[1] < low[2]:
+        low = np.full_like(low, low.min())
+    span = np.where(middle > low, np.minimum(high - low, _WHITE_FACTOR * (middle - low)), high - low)
+    if rgb:
+        span = np.full_like(span, span.max())
+    part = np.clip((np.where(seen, pixels, low) - low) / np.where(span > 0, span, 1), 0, 1)
+    return np.ascontiguousarray(np.moveaxis(np.rint(part**_GAMMA * 255).astype(np.uint8), 0, 2))
 
 
 def write_preview(
@@ -111,25 +108,28 @@ def write_preview(
         panels.insert(0, ("Scene", rgb))
     layout = _PanelLayout.from_shape(labels.shape, len(panels))
     page_width = max(5.0, layout.content_width + 2 * MARGIN)
-    handles = _build_share_handles(classes, shares, nodata=bool((labels == NODATA).any()))
-    longest = max(len(text) for _, text in handles)
+    entries = _list_legend_entries(classes, shares, nodata=bool((labels == NODATA).any()))
+    longest = max(len(text) for _, text in entries)
     columns = max(1, int((page_width - 2 * MARGIN) / (0.52 + 0.068 * longest)))
-    rows = math.ceil(len(handles) / columns)
+    rows = math.ceil(len(entries) / columns)
 
-    page = Page(page_width, layout.bottom + 0.52 + 0.215 * rows)
+    canvas = Canvas(page_width, layout.bottom + 0.52 + _LEGEND_STEP * rows)
     title, size = _fit_title(caption.title, page_width - 2 * MARGIN)
-    page.text(MARGIN, 0.4, title, fontsize=size, weight="bold")
-    page.text(MARGIN, 0.64, caption.note, color=GREY)
+    canvas.text(MARGIN, 0.4, title, size=size, weight="Sans-Bold")
+    canvas.text(MARGIN, 0.64, caption.note, color=GREY)
     for index, (name, picture) in enumerate(panels):
         left, top = MARGIN + index * layout.step_right, _FIRST_PANEL + index * layout.step_down
-        page.text(left, top - 0.09, name, color=GREY)
-        axes = page.axes(left, top, layout.width, layout.height)
-        _draw_panel(axes, picture, labels, interpolate=picture is rgb)
-        if index == 0:
-            _draw_map_scale(axes, caption.grid, layout)
-    _draw_share_bar(page, layout.bottom + 0.16, layout.content_width, classes, shares)
-    page.legend(MARGIN, layout.bottom + 0.36, handles, columns)
-    page.save(path)
+        canvas.text(left, top - 0.09, name, color=GREY)
+        place = Rectangle(left, top, layout.width, layout.height)
+        canvas.frame(place, FAINT, 2)
+        canvas.hatch(place)
+        # Labels are not interpolated, so that every colour in their panel is that of a class.
+        shown = np.dstack([picture, np.where(labels == NODATA, 0, 255).astype(np.uint8)])
+        canvas.paste(place, shown, interpolate=picture is rgb)
+    _draw_map_scale(canvas, caption.grid, layout)
+    _draw_share_bar(canvas, layout.bottom + 0.16, layout.content_width, classes, shares)
+    _draw_legend(canvas, layout.bottom + 0.36, entries, columns)
+    canvas.save(path)
 
 
 @dataclass(frozen=True)
@@ -171,26 +171,17 @@ class _PanelLayout:
         )
 
 
-def _draw_panel(axes: Axes, picture: NDArray[np.uint8], labels: NDArray[np.uint8], *, interpolate: bool) -> None:
-    """Draw a picture (h, w, 3) where there are labels (h, w), and hatching elsewhere."""
-    from matplotlib.patches import Rectangle
-
-    height, width = labels.shape
-    axes.set(xlim=(0, width), ylim=(height, 0), facecolor=VOID)
-    axes.add_patch(Rectangle((0, 0), width, height, facecolor=VOID, edgecolor=HATCH, hatch="////", lw=0, zorder=-1))
-    shown = np.dstack([picture, np.where(labels == NODATA, 0, 255).astype(np.uint8)])
-    # Labels are not interpolated, so that every colour in their panel is that of a class.
-    axes.imshow(shown, extent=(0, width, height, 0), interpolation=None if interpolate else "nearest")
-
-
-def _draw_map_scale(axes: Axes, grid: GeoBox, layout: _PanelLayout) -> None:
-    """Draw a scale bar, and north unless it is up; nothing without a CRS."""
+def _draw_map_scale(canvas: Canvas, grid: GeoBox, layout: _PanelLayout) -> None:
+    """Draw a scale bar on the first panel, and north unless it is up; nothing without a CRS."""
     scale = map_scale(grid)
     if scale is None:
         return
-    _draw_scale_bar(axes, grid.shape[1] * scale.pixel_m, layout.width, layout.height)
+    _draw_scale_bar(canvas, grid.shape[1] * scale.pixel_m, layout)
     if abs(scale.north) > _NORTH_TOLERANCE:
-        _draw_north_arrow(axes, scale.north, layout.width, layout.height)
+        right, up = math.sin(math.radians(scale.north)), math.cos(math.radians(scale.north))
+        left, top = MARGIN + layout.width - 0.32, _FIRST_PANEL + 0.32
+        canvas.arrow(left - 0.07 * right, top + 0.07 * up, 0.34, scale.north)
+        canvas.outline_text(left + 0.21 * right, top - 0.21 * up, "N", "mm", "Sans-Bold")
 
 
 def _fit_title(title: str, width: float) -> tuple[str, float]:
@@ -211,92 +202,57 @@ def _color_labels(labels: NDArray[np.uint8], classes: Sequence[LabelClass]) -> N
     return table[labels]
 
 
-def _build_share_handles(
+def _list_legend_entries(
     classes: Sequence[LabelClass], shares: Mapping[str, float], *, nodata: bool
-) -> list[tuple[Artist, str]]:
-    from matplotlib.patches import Patch
-
-    handles: list[tuple[Artist, str]] = [
-        (
-            Patch(facecolor=label.hex, edgecolor=HATCH, lw=0.5),
-            f"{label.name}  {format_percent(shares.get(label.name, 0))}",
-        )
-        for label in classes
+) -> list[tuple[str | None, str]]:
+    """Return colour and text of each entry of the legend; ``None`` is hatched."""
+    entries: list[tuple[str | None, str]] = [
+        (label.hex, f"{label.name}  {format_percent(shares.get(label.name, 0))}") for label in classes
     ]
-    if nodata:
-        handles.append((Patch(facecolor=VOID, edgecolor=HATCH, hatch="//////", lw=0.5), "no data"))
-    return handles
+    return [*entries, (None, "no data")] if nodata else entries
+
+
+def _draw_legend(canvas: Canvas, top: float, entries: Sequence[tuple[str | None, str]], columns: int) -> None:
+    """Draw a legend, filled row by row; each of its columns is as wide as its widest text."""
+    left = MARGIN
+    for column in range(min(columns, len(entries))):
+        inside = entries[column::columns]
+        for row, (color, text) in enumerate(inside):
+            place = Rectangle(left, top + row * _LEGEND_STEP, 0.165, 0.11)
+            canvas.frame(place, HATCH, 1)
+            if color is None:
+                canvas.hatch(place)
+            else:
+                canvas.rectangle(place, color)
+            canvas.text(left + 0.26, place.top + 0.1, text)
+        left += 0.26 + max(canvas.measure(text) for _, text in inside) + 0.2
 
 
 def _draw_share_bar(
-    page: Page, top: float, width: float, classes: Sequence[LabelClass], shares: Mapping[str, float]
+    canvas: Canvas, top: float, width: float, classes: Sequence[LabelClass], shares: Mapping[str, float]
 ) -> None:
-    axes = page.axes(MARGIN, top, width, 0.1)
-    axes.set(xlim=(0, 1), ylim=(0, 1))
-    axes.spines[:].set_visible(False)
-    start = 0.0
+    start = MARGIN
     for label in classes:
-        share = shares.get(label.name, 0.0)
-        axes.barh(0.5, share, left=start, height=1, color=label.hex)
+        share = shares.get(label.name, 0.0) * width
+        canvas.rectangle(Rectangle(start, top, share, 0.1), label.hex)
         start += share
 
 
-def _draw_scale_bar(axes: Axes, width_m: float, width: float, height: float) -> None:
-    """Draw a bar of 1, 2 or 5 times a power of ten metres in the lower left corner.
+def _draw_scale_bar(canvas: Canvas, width_m: float, layout: _PanelLayout) -> None:
+    """Draw a bar of 1, 2 or 5 times a power of ten metres in the lower left corner of the first panel.
 
     It is at most a quarter as long as the panel is wide, or a half of a narrow panel.
 
     Args:
-        axes: the panel.
+        canvas: the page.
         width_m: width of the scene in metres.
-        width: width of the panel in inches.
-        height: height of the panel in inches.
+        layout: sizes of the panel.
     """
-    from matplotlib.patheffects import withStroke
-
-    length = round_length(width_m / (4 if width > 2 else 2))
-    left, low = 0.16 / width, 0.18 / height
-    right = left + length / width_m
-    for color, line in ((INK, 4.5), ("white", 2.5)):
-        axes.plot([left, right], [low] * 2, color=color, lw=line, transform=axes.transAxes, solid_capstyle="butt")
-    is_short = (right - left) * width < 0.5
-    axes.text(
-        left if is_short else (left + right) / 2,
-        low + 0.09 / height,
-        f"{length / 1000:,.0f} km" if length >= 1000 else f"{length:g} m",
-        transform=axes.transAxes,
-        ha="left" if is_short else "center",
-        color="white",
-        path_effects=[withStroke(linewidth=2, foreground=INK)],
-    )
-
-
-def _draw_north_arrow(axes: Axes, north: float, width: float, height: float) -> None:
-    """Draw an arrow to the north in the upper right corner.
-
-    Args:
-        axes: the panel.
-        north: degrees clockwise from up.
-        width: width of the panel in inches.
-        height: height of the panel in inches.
-    """
-    from matplotlib.patheffects import withStroke
-
-    right, up = math.sin(math.radians(north)), math.cos(math.radians(north))
-
-    def place(inches: float) -> tuple[float, float]:
-        return 1 - (0.32 - inches * right) / width, 1 - (0.32 - inches * up) / height
-
-    for color, line in ((INK, 4.0), ("white", 2.0)):
-        arrow = {"arrowstyle": "-|>", "color": color, "lw": line, "shrinkA": 0, "shrinkB": 0}
-        axes.annotate("", place(0.1), place(-0.24), "axes fraction", arrowprops=arrow)
-    axes.text(
-        *place(0.21),
-        "N",
-        transform=axes.transAxes,
-        ha="center",
-        va="center",
-        color="white",
-        weight="bold",
-        path_effects=[withStroke(linewidth=2, foreground=INK)],
-    )
+    length = round_length(width_m / (4 if layout.width > 2 else 2))
+    left, low = MARGIN + 0.16, _FIRST_PANEL + layout.height - 0.18
+    inches = length / width_m * layout.width
+    canvas.rectangle(Rectangle(left, low - 0.031, inches, 0.062), INK)
+    canvas.rectangle(Rectangle(left, low - 0.017, inches, 0.034), "white")
+    is_short = inches < 0.5
+    text = f"{length / 1000:,.0f} km" if length >= 1000 else f"{length:g} m"
+    canvas.outline_text(left if is_short else left + inches / 2, low - 0.09, text, "ls" if is_short else "ms")

@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -27,6 +28,7 @@ from seamline.flows.settings.findings import Correction, read_findings, write_fi
 from seamline.flows.settings.folders import get_cache_folder
 from seamline.flows.settings.model_folder import Model, get_radiometry
 from seamline.flows.settings.options import SegmentOptions
+from seamline.model.engines import runtime
 from seamline.pipeline.common.errors import InputError
 from seamline.pipeline.execution.run_chunks import Totals
 from tests.support.engines import CONVERTED, skip_without
@@ -87,6 +89,36 @@ def test_a_resumed_run_keeps_its_engine(small_model: Model, cluster: Cluster, tm
     assert result.computed and result.record.settings["engine"] == "openvino"
     with pytest.raises(InputError, match="got engine openvino, expected engine onnxruntime as asked"):
         run(small_model, tmp_path, engine="onnxruntime", **options)
+
+
+@pytest.mark.parametrize(("fixed", "calls_before"), [({"window": 256}, 0), ({}, 1)])
+def test_no_network_runs_before_the_first_chunk_where_all_is_fixed(
+    small_model: Model,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    fixed: dict[str, object],
+    calls_before: int,
+) -> None:
+    """With the window left open one is run, so that the calls are seen."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    open_network, calls, before = runtime.open_network, list[object](), list[int]()
+
+    def open_and_count(*arguments: Any) -> Any:
+        network = open_network(*arguments)
+
+        def count(x: Any, halo: int) -> Any:
+            calls.append(x.shape)
+            return network(x, halo)
+
+        return count
+
+    monkeypatch.setattr(runtime, "open_network", open_and_count)
+    options = SegmentOptions(**FIXED_ENGINE, **fixed, halo=48)
+    observer = RunObserver(planned=lambda plan: before.append(len(calls)))
+    result = segment(find_shared(MANAUS), small_model.folder, tmp_path / "out", options, observer)
+    assert before[0] >= calls_before and (before[0] == 0) == (calls_before == 0)
+    assert len(calls) >= result.record.windows > 0
+    assert result.record.peak_memory_bytes < result.record.projected_memory_bytes
 
 
 def test_a_run_that_ends_corrects_what_was_measured(

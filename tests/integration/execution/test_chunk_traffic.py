@@ -12,18 +12,18 @@ from threading import Event, Thread
 from typing import Any
 
 import pytest
-from distributed import Client, LocalCluster
+from distributed import Client, LocalCluster, Worker, get_worker
 
 from seamline.flows.runs.scene_job import open_input
 from seamline.flows.settings.model_folder import Model
 from seamline.flows.settings.options import SegmentOptions
 from seamline.pipeline.cluster import losses, plugins, workers
 from seamline.pipeline.cluster.workers import CHUNKS_AT_ONCE
-from seamline.pipeline.common.errors import RunError
+from seamline.pipeline.common.errors import ChunkError, RunError
 from seamline.pipeline.execution import chunk_tasks
 from seamline.pipeline.execution.chunk_context import ChunkContext
 from seamline.pipeline.execution.chunk_tasks import ChunkOrigin
-from seamline.pipeline.execution.run_chunks import map_on_workers, run_chunks
+from seamline.pipeline.execution.run_chunks import call_on_worker, map_on_workers, run_chunks
 from seamline.pipeline.execution.run_directory import Report, RunDirectory
 from seamline.pipeline.geometry.tiling import Index, Tiling
 from tests.support.processes import wait_until
@@ -109,6 +109,23 @@ def test_publishing_sends_no_run_with_its_chunks(job: ChunkContext, monkeypatch:
         )
     assert done == [sum(chunk) for chunk in chunks]
     assert size < 2000 * CHUNKS
+
+
+def test_a_call_on_a_worker_is_one_request_and_names_no_chunk(
+    job: ChunkContext, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail() -> None:
+        raise OSError("no room")
+
+    origin, answers = ChunkOrigin.of(job.scene), list[object]()
+    with start_workers(2) as (_, client):
+        call = call_on_worker(client, origin)
+        number, _ = count_traffic(client, monkeypatch, lambda: answers.append(call(get_worker)))
+        with pytest.raises(ChunkError) as failure:
+            call(fail)
+    assert isinstance(answers[0], Worker)
+    assert number <= 3  # the call, its result, and that nobody wants it any more
+    assert str(failure.value) == f"scene scene of {job.scene.source}: OSError: no room"
 
 
 @pytest.mark.parametrize("threads", [CHUNKS_AT_ONCE, 4 * CHUNKS_AT_ONCE])

@@ -46,8 +46,9 @@ from seamline.pipeline.products import cog
 from seamline.pipeline.products.run_record import read_record
 from seamline.pipeline.products.seal import is_sealed
 from seamline.pipeline.products.zarr_store import open_labels, open_store_raster
-from seamline.pipeline.publishing import publication, restore
+from seamline.pipeline.publishing import publication, restore, result_files
 from seamline.pipeline.publishing import publish as publishing
+from seamline.pipeline.publishing.result_files import ResultFiles
 from seamline.pipeline.results.verify import verify
 from tests.support.command_line import to_words
 from tests.support.host_predictors import HostPredictor
@@ -229,7 +230,7 @@ def stopped_at(step: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Publishing ends at this step, as by a kill."""
 
     with monkeypatch.context() as patched, pytest.raises(Stop):
-        module = next(module for module in (publication, publishing) if hasattr(module, step))
+        module = next(module for module in (result_files, publication, publishing) if hasattr(module, step))
         patched.setattr(module, step, stop)
         yield
 
@@ -317,7 +318,7 @@ def test_a_sealed_rerun_writes_nothing(source: Path, small_model: Model, finishe
 
 
 @pytest.mark.parametrize(
-    "step", ["seal", "compress_cog", "ResultPictures", "write_report", "write_item", "update_catalog"]
+    "step", ["seal", "compress_cog", "_draw_after", "write_report", "write_item", "update_catalog"]
 )
 def test_a_kill_while_publishing_publishes_again_without_inferring(
     source: Path,
@@ -499,14 +500,14 @@ def test_a_kill_between_polygons_by_other_rules_leaves_none_that_the_record_call
     copied(finished, tmp_path)
     folder, changed = tmp_path / "scene", {**EVERYTHING, "polygon_min_area": 5e4}
     before = read_record(folder)
-    write = restore.write_polygon_files
+    write = ResultFiles.write_polygons
 
     def write_and_die(*arguments: Any) -> None:
         write(*arguments)
         raise Stop
 
     with monkeypatch.context() as patched, pytest.raises(Stop):
-        patched.setattr(restore, "write_polygon_files", write_and_die)
+        patched.setattr(ResultFiles, "write_polygons", write_and_die)
         run(source, small_model, tmp_path, cluster="tcp://127.0.0.1:1", **changed)
     assert before.polygons and read_record(folder).polygons is None
     by_old_rules = run(source, small_model, tmp_path, cluster="tcp://127.0.0.1:1", **EVERYTHING)

@@ -72,7 +72,7 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> FakeMachine:
     possible = {"torch": ("fp32", "bf16"), "openvino": ("fp32", "bf16")}
     monkeypatch.setattr(candidates, "list_precisions", lambda network, engine, device: possible.get(engine, ("fp32",)))
     monkeypatch.setattr(Tuner, "_make_forward", lambda self, *arguments: machine.make_forward(*arguments))
-    monkeypatch.setattr(tune, "_release_memory", lambda: 100)
+    monkeypatch.setattr(tune, "release_memory", lambda: 100)
     return machine
 
 

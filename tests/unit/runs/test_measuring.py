@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -47,6 +47,7 @@ class FakeCluster:
 
     time: float = 0.0
     checked: list[int] = field(default_factory=list)
+    estimated: list[int] = field(default_factory=list)
     measured: list[tuple[tuple[int, ...], EngineSettings, float]] = field(default_factory=list)
     addresses: list[str] = field(default_factory=lambda: ["tcp://127.0.0.1:1"])
     said: list[str] = field(default_factory=list)
@@ -61,6 +62,9 @@ class FakeCluster:
     ) -> list[object]:
         if work is describe_device:
             return ["a machine"]
+        if work.__name__ == EngineMeter.estimate.__name__:
+            self.estimated.append(arguments[0])
+            return [replace(CHECKED, seconds={arguments[0]: 1e-6}, bytes_per_pixel=200.0)]
         name, arguments = work.__name__, arguments[1:]
         if name == EngineMeter.check.__name__:
             self.time += CHECK_SECONDS
@@ -147,14 +151,41 @@ def test_plans_are_made_from_what_runs_took(cluster: FakeCluster, small_model: M
     assert cluster.checked == [512]
 
 
-def test_with_everything_fixed_nothing_is_measured(cluster: FakeCluster, small_model: Model) -> None:
-    """Memory and speed must still be known: a window is run in the fixed settings, however long the run."""
-    cluster.measure(small_model, seconds=1e6, **FIXED_ENGINE)
+def test_with_everything_fixed_nothing_is_run(cluster: FakeCluster, small_model: Model) -> None:
+    """However long the run. What is estimated is kept, and corrected by runs."""
+    for _ in range(2):
+        first = cluster.measure(small_model, seconds=1e6, window=1024, **FIXED_ENGINE)
+    assert cluster.estimated == [1024] and not cluster.checked and not cluster.measured and not cluster.said
+    (path,) = get_cache_folder().glob("*.json")
+    correct_findings(path, RunCosts(first.settings_for(1024), 1024, None, 10**8, 0))
+    second = cluster.measure(small_model, seconds=1e6, window=1024, **FIXED_ENGINE)
+    assert second.process_bytes > first.process_bytes and cluster.estimated == [1024]
+
+
+def test_with_something_open_it_is_found_out(cluster: FakeCluster, small_model: Model) -> None:
+    cluster.measure(small_model, seconds=1e6, window=1024, **FIXED_ENGINE)
+    cluster.measure(small_model, seconds=1e6, **FIXED_ENGINE)  # windows are chosen by what was run, not by an estimate
     assert cluster.checked == [512] and not cluster.measured
+    cluster.measure(small_model, seconds=1e6, window=1024, **FIXED_ENGINE)
+    assert cluster.estimated == [1024] and cluster.checked == [512]
     for name in ("precision", "engine", "batch", "threads"):
         open_one = {key: value for key, value in FIXED_ENGINE.items() if key != name}
-        cluster.measure(small_model, seconds=1e6, **open_one)
+        cluster.measure(small_model, seconds=1e6, window=1024, **open_one)
     assert len(cluster.measured) == 4
+
+
+def test_an_estimate_that_does_not_fit_is_checked_before_it_is_refused(
+    cluster: FakeCluster, small_model: Model
+) -> None:
+    def project(costs: Measurement) -> float:
+        if costs.bytes_per_pixel > 110:
+            raise InputError("memory of a worker", got=1, expected=2, fix="none")
+        return 1.0
+
+    for _ in range(2):
+        found = cluster.measure(small_model, 0, project=project, window=1024, **FIXED_ENGINE)
+        assert found.bytes_per_pixel == 100
+    assert cluster.estimated == cluster.checked == [1024]
 
 
 def test_what_is_worth_measuring_grows_with_the_budget() -> None:
