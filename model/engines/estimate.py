@@ -56,16 +56,16 @@ def estimate_measurement(spec: ModelSpec, folder: Path, request: EngineRequest, 
     weights = (folder / spec.weights).stat().st_size
     return Measurement(
         settings,
-        {edge: count_multiplications(network) / _estimate_rate(settings)},
+        {edge: _count_multiplications(network) / _estimate_rate(settings)},
         release_memory() + _ENGINE_BYTES + _WEIGHT_COPIES * weights,
-        estimate_pixel_bytes(network, settings),
+        _estimate_pixel_bytes(network, settings),
         (),
         read_device_memory(settings),
         request.batch,
     )
 
 
-def estimate_pixel_bytes(network: UNetConfig, settings: EngineSettings) -> float:
+def _estimate_pixel_bytes(network: UNetConfig, settings: EngineSettings) -> float:
     """Return the bytes that a forward takes for each pixel of its windows at most."""
     has_kernels = settings.device == "cuda" or settings.engine in ("onnxruntime", "openvino")
     plain = not has_kernels and not has_onednn(settings.precision)
@@ -74,7 +74,7 @@ def estimate_pixel_bytes(network: UNetConfig, settings: EngineSettings) -> float
     return tensors * network.base_width * size + _ENDS_BYTES * (network.in_channels + network.classes)
 
 
-def count_multiplications(network: UNetConfig) -> float:
+def _count_multiplications(network: UNetConfig) -> float:
     """Return the multiplications of a U-Net for each pixel that comes in, without what a crop saves."""
     total, inputs = float(network.base_width * network.classes), network.in_channels
     for level in range(network.depth + 1):

@@ -131,8 +131,9 @@ def publish_period(
     step = math.ceil(max(files.grid.shape) / _PREVIEW_EDGE)
     with watch.stage("overviews"):
         summarize = partial(summarize_labels, measure_pixel_areas(files.grid), step)
-        check = partial(_refuse_lost_files, directory, reports)
-        summaries, store_info = files.seal_store(store, inferred, scratch, summarize, check)
+        summaries, found = files.write_overviews(store, scratch, summarize)
+        _refuse_lost_files(directory, reports, {name: file.digest for name, file in found.items()})
+        store_info = files.seal_store(store, inferred, found)
     areas = compute_class_areas([summary.counts for summary in summaries], files.classes)
     hull = join_hulls([summary.corners for summary in summaries])
     with ThreadPoolExecutor(1) as thread:
