@@ -178,6 +178,7 @@ def segment_scene(job: SceneJob, get_client: Callable[[], Client], observer: Run
     job.digest.begin()  # while the workers start
     finished = find_finished(job)
     if finished is not None:
+        job.location.run_directory.remove_mark(job.location.catalog.folder)  # a kill at the very end left it
         return finished
     bring_back(job.location.folder)
     directory = job.location.run_directory

@@ -230,10 +230,15 @@ class RunDirectory:
         try:
             yield
         finally:
-            if not self.plan_file.exists():
-                mark.unlink(missing_ok=True)
-                with suppress(OSError):  # others are worked on
-                    mark.parent.rmdir()
+            self.remove_mark(catalogue)
+
+    def remove_mark(self, catalogue: Path) -> None:
+        """Remove the mark of the scene from the catalogue's folder, unless the plan of a run is left."""
+        if not self.plan_file.exists():
+            mark = catalogue / RUNNING / self.path.parent.name
+            mark.unlink(missing_ok=True)
+            with suppress(OSError):  # others are worked on
+                mark.parent.rmdir()
 
     def _acquire_lock(self) -> TextIO:
         """Return the lock file, locked until it is closed.
