@@ -14,6 +14,7 @@ second. ``pair`` is in ``mosaic_pair.py``.
 from __future__ import annotations
 
 import argparse
+import os
 import subprocess
 import sys
 import tempfile
@@ -98,27 +99,31 @@ class Usage:
 
     Attributes:
         seconds: wall time.
+        cpu: CPU seconds of all its processes.
         client: most bytes of the process that was started, with threads of its cluster.
         worker: most bytes of any process that it started.
     """
 
     seconds: float = 0.0
+    cpu: float = 0.0
     client: int = 0
     worker: int = 0
 
     def __str__(self) -> str:
-        return f"{self.seconds:.1f} s; peak MiB: client {self.client >> 20}, worker {self.worker >> 20}"
+        memory = f"peak MiB: client {self.client >> 20}, worker {self.worker >> 20}"
+        return f"{self.seconds:.1f} s, {self.cpu:.1f} CPU s; {memory}"
 
 
 def run_metered(arguments: Sequence[str]) -> Usage:
     """Run ``seamline`` with arguments; return its time and the memory of its processes."""
-    usage, started = Usage(), time.perf_counter()
+    usage, started, before = Usage(), time.perf_counter(), os.times()
     process = subprocess.Popen([sys.executable, "-m", "seamline", *arguments], stdout=subprocess.DEVNULL)
     over = threading.Event()
     watch = threading.Thread(target=_watch_memory, args=(process.pid, usage, over))
     watch.start()
     process.wait()
-    usage.seconds = time.perf_counter() - started
+    usage.seconds, after = time.perf_counter() - started, os.times()
+    usage.cpu = after.children_user + after.children_system - before.children_user - before.children_system
     over.set()
     watch.join()
     if process.returncode:
