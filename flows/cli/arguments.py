@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
@@ -38,6 +39,18 @@ OutOption = Annotated[
 JsonFlag = Annotated[bool, typer.Option("--json", help="Print the result as JSON, for programs")]
 QuietFlag = Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors and warnings")]
 VerboseFlag = Annotated[bool, typer.Option("--verbose", "-v", help="Print what libraries and workers log, too")]
+
+
+def refuse_object_storage(path: Path) -> Path:
+    """Refuse s3://…, of which ``Path`` makes s3:/…, and return other paths."""
+    if str(path).startswith("s3:/"):
+        raise InputError(
+            "results",
+            got=f"s3://{str(path)[4:]}",
+            expected="a folder",
+            fix="copy it to a disk first; `seamline query` reads object storage",
+        )
+    return path
 
 
 def split_names(text: str) -> tuple[str, ...]:

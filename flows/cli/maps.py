@@ -1,4 +1,4 @@
-"""The command ``mosaic``: one map from many scenes."""
+"""The commands of maps: ``mosaic`` makes one from many scenes, ``change`` and ``zones`` say what it shows."""
 
 from __future__ import annotations
 
@@ -12,18 +12,27 @@ from seamline.flows.cli.arguments import (
     QuietFlag,
     VerboseFlag,
     parse_numbers,
+    refuse_object_storage,
     split_names,
     split_unseen,
     validate_as,
 )
 from seamline.flows.cli.config_file import ConfigOption
 from seamline.flows.terminal import progress
+from seamline.pipeline.common.errors import InputError
 
 app = typer.Typer()
 # Each command imports what it runs when it is called, so that `--help` and refused usage answer at once.
 
 _SCENES, _OUTPUTS, _CLUSTER = "Which scenes", "Outputs", "Cluster"
 """Groups of options in the help."""
+
+
+def _check_maps(maps: list[Path]) -> list[Path]:
+    """Refuse more than two maps, and object storage."""
+    if len(maps) > 2:
+        raise InputError("change", got=f"{len(maps)} maps", expected="one or two", fix="leave out the others")
+    return [refuse_object_storage(path) for path in maps]
 
 
 @app.command()
@@ -141,3 +150,73 @@ def mosaic(
     elif not quiet:
         map_tables.show_map(result)
         progress.print_next_step(out)
+
+
+@app.command()
+def change(
+    maps: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="MAP [MAP2]", help="Folder of a map, or of results; of two for both", callback=_check_maps
+        ),
+    ],
+    out: Annotated[Path, typer.Option(help="Folder for transitions.tif, .csv and .json")],
+    from_period: Annotated[str, typer.Option("--from", metavar="PERIOD", help="Period of the map, or a scene")] = "",
+    to_period: Annotated[str, typer.Option("--to", metavar="PERIOD", help="Period to compare it with, of MAP2")] = "",
+    min_agreement: Annotated[
+        float, typer.Option(help="Leave out pixels of which fewer observations, as a share, agreed with the map")
+    ] = 0.0,
+    as_json: JsonFlag = False,
+    quiet: QuietFlag = False,
+) -> None:
+    """Compare two periods of a map, or of two maps: a raster of transitions, and hectares from class to class.
+
+    Pixels count that both have seen.
+
+    Examples:
+    seamline change map --from 2024 --to 2025 --out change
+
+    seamline change old-map new-map --out change --min-agreement 0.7
+    """
+    from seamline.flows.api.maps import change as compare
+    from seamline.flows.terminal import map_tables
+
+    after = maps[1] if len(maps) > 1 else None
+    result = compare(maps[0], after, out=out, from_period=from_period, to_period=to_period, min_agreement=min_agreement)
+    if as_json:
+        print(map_tables.describe_change(result))
+    elif not quiet:
+        map_tables.show_change(result)
+
+
+@app.command()
+def zones(
+    results: Annotated[
+        Path, typer.Argument(help="Folder of a map, or of segmented scenes", callback=refuse_object_storage)
+    ],
+    polygons: Annotated[Path, typer.Argument(metavar="ZONES", help="Polygons: GeoPackage, GeoParquet, …, in any CRS")],
+    out: Annotated[Path, typer.Option(help="The table: FILE.parquet (GeoParquet) or FILE.csv")],
+    by: Annotated[
+        str, typer.Option(metavar="NAME", help="Attribute that names the zones; features of one name are one zone")
+    ] = "",
+    layer: Annotated[str, typer.Option(help="Layer of ZONES, if it has several")] = "",
+    as_json: JsonFlag = False,
+    quiet: QuietFlag = False,
+) -> None:
+    """Measure the area of each class in each zone: of each period of a map, or of each scene.
+
+    Pixels that lie in a zone in part count in part.
+
+    Examples:
+    seamline zones map districts.gpkg --by name --out districts.parquet
+
+    seamline zones results lakes.geojson --out lakes.csv
+    """
+    from seamline.flows.api.maps import zones as measure
+    from seamline.flows.terminal import map_tables
+
+    table = measure(results, polygons, out, by=by, layer=layer)
+    if as_json:
+        print(map_tables.describe_zones(table, out))
+    elif not quiet:
+        map_tables.show_zones(table, out)

@@ -8,7 +8,12 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from seamline.flows.cli.arguments import parse_label_mapping, parse_merges, split_names
+from seamline.flows.cli.arguments import (
+    parse_label_mapping,
+    parse_merges,
+    refuse_object_storage,
+    split_names,
+)
 from seamline.flows.terminal import tables
 from seamline.pipeline.common.classes import format_count
 from seamline.pipeline.common.errors import InputError
@@ -20,27 +25,15 @@ app = typer.Typer()
 # Each command imports what it runs when it is called, so that `--help` and refused usage answer at once.
 
 
-def _refuse_object_storage(path: Path) -> Path:
-    """Refuse s3://…, of which ``Path`` makes s3:/…, and return other paths."""
-    if str(path).startswith("s3:/"):
-        raise InputError(
-            "results",
-            got=f"s3://{str(path)[4:]}",
-            expected="a folder",
-            fix="copy it to a disk first; `seamline query` reads object storage",
-        )
-    return path
-
-
 _ResultsArgument = Annotated[
-    Path, typer.Argument(help="Folder of the catalogue, --out of segment", callback=_refuse_object_storage)
+    Path, typer.Argument(help="Folder of the catalogue, --out of segment", callback=refuse_object_storage)
 ]
 
 
 @app.command()
 def evaluate(
     prediction: Annotated[
-        Path, typer.Argument(help="A raster of labels, or a scene's folder of results", callback=_refuse_object_storage)
+        Path, typer.Argument(help="A raster of labels, or a scene's folder of results", callback=refuse_object_storage)
     ],
     truth: Annotated[Path, typer.Argument(help="A raster of labels, or polygons")],
     values: Annotated[str, typer.Option(help="What stands for which label in the truth: 0=0,255=1")] = "",

@@ -10,11 +10,16 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.table import Table
 
-from seamline.pipeline.common.classes import format_count
+from seamline.pipeline.common.classes import format_count, format_percent
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
+    import pandas as pd
+
     from seamline.flows.maps.map_plan import MapPlan
     from seamline.flows.maps.observer import MapResult
+    from seamline.pipeline.analysis.write_change import Change
     from seamline.pipeline.mosaic.changes import PeriodChanges
 
 _MOST_REASONS = 3
@@ -105,6 +110,47 @@ def describe_map(result: MapResult) -> str:
             "map": result.record.model_dump(mode="json"),
         }
     )
+
+
+def show_change(change: Change) -> None:
+    """Print how much went from each class to another one, the largest part first."""
+    console, compared = Console(), sum(entry.pixels for entry in change.transitions)
+    table = Table(title=f"{compared:,} of {change.pixels:,} pixels compared")
+    table.add_column("change")
+    for column in ("pixels", "hectares", "share"):
+        table.add_column(column, justify="right")
+    for entry in sorted(change.transitions, key=lambda entry: -entry.pixels):
+        area = "" if entry.area_m2 is None else f"{entry.area_m2 / 10_000:,.2f}"
+        name = f"{entry.before.name}, unchanged" if entry.before == entry.after else entry.name
+        table.add_row(name, f"{entry.pixels:,}", area, format_percent(entry.share))
+    console.print(table)
+    console.print(str(change.folder), highlight=False, soft_wrap=True)
+
+
+def describe_change(change: Change) -> str:
+    """Return what changed as JSON: ``folder``, ``pixels`` and ``transitions``, as ``transitions.json`` has them."""
+    from seamline.pipeline.analysis.write_change import describe_transitions
+
+    rows = describe_transitions(change.transitions)
+    return _encode({"folder": str(change.folder), "pixels": change.pixels, "transitions": rows})
+
+
+def show_zones(table: pd.DataFrame, path: Path) -> None:
+    """Print what a table of zones has."""
+    counts = _count_zones(table)
+    text = ", ".join(format_count(count, noun.removesuffix("s")) for noun, count in counts.items())
+    Console().print(f"{path}: {text}", highlight=False, soft_wrap=True)
+
+
+def describe_zones(table: pd.DataFrame, path: Path) -> str:
+    """Return what a table of zones has as JSON: ``file``, and the numbers of ``zones``, ``periods`` and ``rows``."""
+    return _encode({"file": str(path), **_count_zones(table)})
+
+
+def _count_zones(table: pd.DataFrame) -> dict[str, int]:
+    kind = str(table.columns[1])
+    zones = int(table["zone"].nunique(dropna=False))
+    return {"zones": zones, f"{kind}s": int(table[kind].nunique()), "rows": len(table)}
 
 
 def _encode(document: Mapping[str, Any]) -> str:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Protocol
 from xml.etree.ElementTree import Element, ParseError, SubElement, fromstring, indent, tostring
 
 from seamline.pipeline.common.band_statistics import BandStatistics
@@ -55,6 +56,34 @@ _OUTLINE = {
 }
 
 
+class LegendEntry(Protocol):
+    """A value of a raster, what it stands for, and its colour: red, green and blue, 0 to 255."""
+
+    @property
+    def value(self) -> int: ...  # noqa: D102
+    @property
+    def name(self) -> str: ...  # noqa: D102
+    @property
+    def color(self) -> tuple[int, int, int]: ...  # noqa: D102
+
+
+def write_legend(raster: Path, entries: Sequence[LegendEntry], pixels: Mapping[int, int]) -> None:
+    """Write the style for QGIS and the attribute table for GDAL of a raster of codes; each appears whole or not at all.
+
+    Args:
+        raster: path of the raster.
+        entries: what its values stand for.
+        pixels: number of pixels of each value.
+    """
+    documents = {
+        raster.with_suffix(".qml"): _build_class_style(entries),
+        raster.with_name(f"{raster.name}.aux.xml"): _build_attribute_table(entries, pixels),
+    }
+    for path, document in documents.items():
+        with atomic_write(path) as part:
+            part.write_bytes(_encode_document(document))
+
+
 def write_sidecars(
     folder: Path, outputs: Iterable[str], classes: Sequence[LabelClass], pixels: Mapping[int, int]
 ) -> None:
@@ -91,7 +120,7 @@ def _build_document(folder: Path, name: str, classes: Sequence[LabelClass], pixe
     return _build_class_style(classes) if name == _STYLE else _build_polygon_style("class", classes)
 
 
-def _build_attribute_table(classes: Sequence[LabelClass], pixels: Mapping[int, int]) -> Element:
+def _build_attribute_table(classes: Sequence[LegendEntry], pixels: Mapping[int, int]) -> Element:
     """Return GDAL's side-car (PAM) with a raster attribute table of band 1: a row for each class."""
     rows = [(label.value, pixels[label.value], label.name, *label.color, 255) for label in classes]
     return _build_table(_COLUMNS, [[str(value) for value in row] for row in rows])
@@ -112,13 +141,14 @@ def _build_table(columns: Iterable[Sequence[str]], rows: Iterable[Sequence[str]]
     return dataset
 
 
-def _build_class_style(classes: Sequence[LabelClass]) -> Element:
+def _build_class_style(classes: Sequence[LegendEntry]) -> Element:
     """Return the style of a raster of labels: a palette with value, colour and name of each class."""
     document = _create_document()
     renderer = _add_renderer(document, "paletted")
     palette = SubElement(renderer, "colorPalette")
     for label in classes:
-        SubElement(palette, "paletteEntry", value=str(label.value), color=label.hex, alpha="255", label=label.name)
+        color = "#{:02x}{:02x}{:02x}".format(*label.color)
+        SubElement(palette, "paletteEntry", value=str(label.value), color=color, alpha="255", label=label.name)
     return document
 
 

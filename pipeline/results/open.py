@@ -267,17 +267,17 @@ def find_result(out: Path, scene: str) -> PublishedResult:
     item, record = read_item_and_record(folder)
     classes, shape = item.label_classes, item.properties.shape
     digests = record.digests
-    with _catch_damage(folder, ZARR):
+    with catch_damage(folder, ZARR):
         sealed = is_sealed(folder / ZARR)
     if not sealed and not (folder / COG).is_file():
         state = f"a {ZARR} that is not sealed: it was never finished" if (folder / ZARR).exists() else "no labels"
         raise _result_error(folder, state, "run the same command again")
     if sealed:
-        with _catch_damage(folder, ZARR):
+        with catch_damage(folder, ZARR):
             grid = _check_store(folder, digests, classes)
         arrays = dict.fromkeys(list_store_rasters(folder / ZARR), folder / ZARR)
     else:
-        with _catch_damage(folder, COG):
+        with catch_damage(folder, COG):
             grid = _check_cog(folder, digests, classes)
         arrays = {LABELS_ARRAY: folder / COG}
         arrays |= {name: folder / f"{name}.tif" for name in LAYERS if (folder / f"{name}.tif").is_file()}
@@ -299,11 +299,11 @@ def read_item_and_record(folder: Path) -> tuple[ResultItem, RunRecord]:
             unfinished = name == ITEM or (folder / RUN_DIRECTORY).exists()
             state = f"no {name}" + (": the run is not finished" if unfinished else "")
             raise _result_error(folder, state, "finish the run")
-    with _catch_damage(folder, RECORD):
+    with catch_damage(folder, RECORD):
         written = (folder / RECORD).read_bytes()
         record = parse_record(written, folder.name)
         recorded_classes = [(row.value, row.name) for row in record.classes]
-    with _catch_damage(folder, ITEM):
+    with catch_damage(folder, ITEM):
         item = ResultItem.model_validate_json((folder / ITEM).read_bytes())
         classes = [(label.value, label.name) for label in item.label_classes]
     for what, other in {"id of its item": item.id, f"scene of {RECORD}": record.scene}.items():
@@ -322,7 +322,7 @@ def _result_error(folder: Path, got: str, fix: str) -> InputError:
 
 
 @contextmanager
-def _catch_damage(folder: Path, name: str) -> Iterator[None]:
+def catch_damage(folder: Path, name: str) -> Iterator[None]:
     """Turn what readers raise on damaged bytes of the file ``name`` into an ``InputError``."""
     try:
         with warnings.catch_warnings():

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from seamline.flows.api.arrays import predict
     from seamline.flows.api.collecting import collect
     from seamline.flows.api.evaluating import evaluate
-    from seamline.flows.api.maps import mosaic
+    from seamline.flows.api.maps import change, mosaic, zones
     from seamline.flows.api.models import load_model, save_model
     from seamline.flows.api.segmenting import Progress, open_scene, plan, segment
     from seamline.flows.maps.observer import MapResult
@@ -25,11 +25,13 @@ if TYPE_CHECKING:
     from seamline.flows.settings.model_folder import Model
     from seamline.flows.settings.options import SegmentOptions
     from seamline.model.spec.errors import ModelError
+    from seamline.pipeline.analysis.write_change import Change
     from seamline.pipeline.common.errors import InputError, RunError, SeamlineError
     from seamline.pipeline.results.dataset import open_result
     from seamline.pipeline.scenes.scene import Scene
 
 _MODULES = {
+    "Change": "pipeline.analysis.write_change",
     "InputError": "pipeline.common.errors",
     "MapResult": "flows.maps.observer",
     "Model": "flows.settings.model_folder",
@@ -42,6 +44,7 @@ _MODULES = {
     "Scene": "pipeline.scenes.scene",
     "SeamlineError": "pipeline.common.errors",
     "SegmentOptions": "flows.settings.options",
+    "change": "flows.api.maps",
     "collect": "flows.api.collecting",
     "evaluate": "flows.api.evaluating",
     "load_model": "flows.api.models",
@@ -52,10 +55,12 @@ _MODULES = {
     "predict": "flows.api.arrays",
     "save_model": "flows.api.models",
     "segment": "flows.api.segmenting",
+    "zones": "flows.api.maps",
 }
 """Where each name comes from. It is imported on first use, since what is behind it takes seconds to import."""
 
 __all__ = [
+    "Change",
     "InputError",
     "MapResult",
     "Model",
@@ -68,6 +73,7 @@ __all__ = [
     "Scene",
     "SeamlineError",
     "SegmentOptions",
+    "change",
     "collect",
     "evaluate",
     "load_model",
@@ -78,6 +84,7 @@ __all__ = [
     "predict",
     "save_model",
     "segment",
+    "zones",
 ]
 
 _PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY")

@@ -1,0 +1,1 @@
+"""What results say: areas of their classes by zones, and what changed from one to another."""
