@@ -41,7 +41,7 @@ def find_overlap(before: NamedResult, after: NamedResult) -> Overlap:
     if first.crs != second.crs:
         raise _overlap_error(what, f"{first.crs} and {second.crs}", "one CRS of both")
     a, b, col, d, e, row = (~first.transform @ second.transform)[:6]
-    if max(abs(a - 1), abs(b), abs(d), abs(e - 1)) * max(first.shape + second.shape) > _TOLERANCE:
+    if max(abs(a - 1), abs(b), abs(d), abs(e - 1)) * max(*first.shape, *second.shape) > _TOLERANCE:
         sizes = [f"{abs(grid.transform.a):.9g} × {abs(grid.transform.e):.9g}" for grid in (first, second)]
         raise _overlap_error(what, f"pixels of {' and '.join(sizes)}", "one resolution, turned in one way")
     if max(abs(col - round(col)), abs(row - round(row))) > _TOLERANCE:

@@ -32,6 +32,8 @@ _MARGIN = 0.1
 """By how much more than its own size the neighbourhood of a raster reaches beyond it on each side."""
 _AREA_PIECES = 64
 """Pieces of the extent of a zone that an edge is cut to, so that they are nearly geodesics."""
+_AREA_DEGREES = 0.25
+"""Longest such piece: beside a pole a geodesic between two places on a parallel is a chord of a small circle."""
 
 _Bounds = tuple[float, float, float, float]
 _Points = NDArray[np.float64]
@@ -143,6 +145,8 @@ def measure_zone(zone: shapely.MultiPolygon, crs: CRS) -> float:
         steps = np.arange(left, right, 45 / degrees)
         pieces = [shapely.intersection(zone, shapely.box(at, bottom, at + 45 / degrees, top)) for at in steps]
     longest = max(right - left, top - bottom) / _AREA_PIECES
+    if crs.geographic:
+        longest = min(longest, _AREA_DEGREES / degrees)
     total, geod = 0.0, crs.proj.get_geod()
     for polygon in (part for piece in pieces for part in _list_polygons(piece)):
         total += _measure_polygon(polygon, longest, to_angles, degrees, geod)
