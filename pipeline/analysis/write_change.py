@@ -22,7 +22,7 @@ from seamline.pipeline.products.sidecars import write_legend
 from seamline.pipeline.raster_io.gdal import gdal_environment
 from seamline.pipeline.storage.atomic import atomic_write, check_writable
 
-RASTER, TABLE, DOCUMENT = "transitions.tif", "transitions.csv", "transitions.json"
+_RASTER, _TABLE, _DOCUMENT = "transitions.tif", "transitions.csv", "transitions.json"
 _HECTARE = 10_000.0
 _PROFILE = {
     "driver": "GTiff",
@@ -80,12 +80,12 @@ def write_change(pair: ResultPair, folder: Path) -> Change:
                     counter.add(window, block)
                 transitions = counter.list_transitions()
                 _describe(file, pair, transitions)
-            with atomic_write(folder / RASTER) as part:
+            with atomic_write(folder / _RASTER) as part:
                 options = {"OVERVIEW_RESAMPLING": "MODE", "COMPRESS": "DEFLATE", "PREDICTOR": "YES"}
                 rasterio.shutil.copy(codes, part, driver="COG", BLOCKSIZE=512, BIGTIFF="IF_SAFER", **options)
-    write_legend(folder / RASTER, transitions, {entry.value: entry.pixels for entry in transitions})
-    _write_table(folder / TABLE, transitions)
-    _write_document(folder / DOCUMENT, pair, transitions)
+    write_legend(folder / _RASTER, transitions, {entry.value: entry.pixels for entry in transitions})
+    _write_table(folder / _TABLE, transitions)
+    _write_document(folder / _DOCUMENT, pair, transitions)
     return Change(folder, transitions, grid.height * grid.width)
 
 

@@ -73,6 +73,9 @@ def _write_scenes(folder: Path, numbers: NDArray[np.uint16]) -> None:
     item = {"type": "Feature", "stac_version": "1.0.0", "id": "item", "geometry": None, "links": [], "assets": assets}
     (folder / "item.json").write_text(json.dumps(item | {"properties": {"datetime": "2024-06-21T10:20:00Z"}}))
     inner = box(380_200, 5_064_000, 381_000, 5_064_800)
+    districts = [box(380_000, 5_063_000, 381_000, 5_065_000), box(381_000, 5_063_000, 382_000, 5_065_000)]
+    frame = geopandas.GeoDataFrame({"name": ["West", "East"]}, geometry=districts, crs=_CRS)
+    frame.to_file(folder / "districts.gpkg")
     geopandas.GeoDataFrame(geometry=[inner], crs=_CRS).to_crs("EPSG:4326").to_file(folder / "area.geojson")
 
 

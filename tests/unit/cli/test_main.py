@@ -54,7 +54,7 @@ MISUSED = {
     (
         "segmnt",
         "x",
-    ): "command: got 'segmnt', expected segment, plan, simulate, collect, mosaic, train, model, ",
+    ): "command: got 'segmnt', expected segment, plan, simulate, collect, mosaic, change, zones, ",
     ("model", "show"): "command: got 'show', expected inspect, import, tune or list; see seamline model --help",
     ("--versoin",): "option: got --versoin, expected an option of the command, such as --version; see seamline --help",
 }
