@@ -84,9 +84,7 @@ def read_zones(path: Path, by: str = "", layer: str = "") -> Zones:
         raise _zones_error(path, error.strerror or error, "a vector file that can be read", "check the path") from error
     except _PARSE_ERRORS as error:
         reason = f"no vector file ({type(error).__name__}: {' '.join(str(error).split())})"
-        raise _zones_error(
-            path, reason, "polygons in a format of GDAL, with a CRS of PROJ", "check it"
-        ) from error
+        raise _zones_error(path, reason, "polygons in a format of GDAL, with a CRS of PROJ", "check it") from error
 
 
 def _join_features(path: Path, features: _Features, shapes: Any, crs: CRS) -> Zones:
@@ -94,7 +92,7 @@ def _join_features(path: Path, features: _Features, shapes: Any, crs: CRS) -> Zo
     names = list(features.numbers if features.values is None else features.values)
     parts: dict[Any, list[shapely.Polygon]] = {}
     for name, number, shape in zip(names, features.numbers, shapes, strict=True):
-        found = _list_polygons(shape)
+        found = list_polygons(shape)
         if shape is not None and not shape.is_empty and not found:
             raise _zones_error(path, f"a {shape.geom_type} in feature {number}", "polygons", "take polygons as zones")
         if not np.isfinite(shapely.bounds(shape)).all() and found:
@@ -108,15 +106,20 @@ def _unite(parts: list[shapely.Polygon]) -> shapely.MultiPolygon:
     whole = shapely.MultiPolygon(parts)
     if whole.is_valid:
         return whole
-    valid = [part for shape in parts for part in _list_polygons(shapely.make_valid(shape))]
-    return shapely.MultiPolygon(_list_polygons(shapely.union_all(valid)))
+    valid = [part for shape in parts for part in list_polygons(repair_polygons(shape))]
+    return shapely.MultiPolygon(list_polygons(shapely.union_all(valid)))
 
 
-def _list_polygons(shape: shapely.Geometry | None) -> list[shapely.Polygon]:
+def repair_polygons(shape: shapely.Geometry) -> shapely.Geometry:
+    """Return a valid geometry of the same polygons; a hole that rounding has moved beyond its ring stays a hole."""
+    return shapely.make_valid(shape, method="structure", keep_collapsed=False)
+
+
+def list_polygons(shape: shapely.Geometry | None) -> list[shapely.Polygon]:
     """Return the polygons in a geometry that have an area, however nested."""
     if isinstance(shape, shapely.Polygon):
         return [] if shape.is_empty else [shape]
-    return [found for part in getattr(shape, "geoms", ()) for found in _list_polygons(part)]
+    return [found for part in getattr(shape, "geoms", ()) for found in list_polygons(part)]
 
 
 def _read_parquet(path: Path, by: str, layer: str) -> _Features:

@@ -18,6 +18,7 @@ from odc.geo.geobox import GeoBox
 from pyproj import Geod, Transformer
 
 from seamline.pipeline.analysis.coverage import ZoneEdges
+from seamline.pipeline.analysis.zone_file import list_polygons, repair_polygons
 from seamline.pipeline.common.errors import InputError
 from seamline.pipeline.geometry.grid import CrsLink, find_period, link_crs, unwrap
 
@@ -78,7 +79,7 @@ class ZonePlacer:
         rings = []
         for turn in self._turns:
             part = _clip(shapely.affinity.translate(zone, turn) if turn else zone, self._near)
-            rings += [self._place_polygon(polygon, name) for polygon in _list_polygons(part)]
+            rings += [self._place_polygon(polygon, name) for polygon in list_polygons(part)]
         points = np.concatenate(rings) if rings else np.empty((0, 4))
         width = self._grid.width
         turns = np.array([[turn, 0, turn, 0] for turn in self._list_turns()])
@@ -148,7 +149,7 @@ def measure_zone(zone: shapely.MultiPolygon, crs: CRS) -> float:
     if crs.geographic:
         longest = min(longest, _AREA_DEGREES / degrees)
     total, geod = 0.0, crs.proj.get_geod()
-    for polygon in (part for piece in pieces for part in _list_polygons(piece)):
+    for polygon in (part for piece in pieces for part in list_polygons(piece)):
         total += _measure_polygon(polygon, longest, to_angles, degrees, geod)
     return total
 
@@ -260,10 +261,4 @@ def _clip(zone: shapely.MultiPolygon, near: _Bounds) -> shapely.Geometry:
     if left >= near[0] and right <= near[2] and bottom >= near[1] and top <= near[3]:
         return zone
     low, high = np.maximum(near[:2], [left - 1, bottom - 1]), np.minimum(near[2:], [right + 1, top + 1])
-    return shapely.intersection(zone if zone.is_valid else shapely.make_valid(zone), shapely.box(*low, *high))
-
-
-def _list_polygons(shape: shapely.Geometry) -> list[shapely.Polygon]:
-    if isinstance(shape, shapely.Polygon):
-        return [] if shape.is_empty else [shape]
-    return [found for part in getattr(shape, "geoms", ()) for found in _list_polygons(part)]
+    return shapely.intersection(zone if zone.is_valid else repair_polygons(zone), shapely.box(*low, *high))

@@ -13,24 +13,19 @@ from odc.geo.geobox import GeoBox
 
 from seamline.pipeline.analysis.coverage import BandCoverage, ZoneEdges
 from seamline.pipeline.analysis.zone_areas import sum_zone_areas
+from seamline.pipeline.analysis.zone_file import list_polygons
 from seamline.pipeline.analysis.zone_place import ZonePlacer
 from seamline.pipeline.common.classes import NODATA
 from seamline.pipeline.geometry.pixel_area import PixelAreas, measure_pixel_areas
 from seamline.pipeline.geometry.window import Window
 
 HEIGHT, WIDTH = 9, 11
-GRID = GeoBox((HEIGHT, WIDTH), Affine(10, 0, 500_000, 0, -10, 5_300_000), "EPSG:32632")
+GRID = GeoBox((HEIGHT, WIDTH), Affine(1, 0, 0, 0, -1, 0), "EPSG:32632")  # pixels are coordinates, exactly
 PIXELS = shapely.box(
     *(np.indices((HEIGHT, WIDTH))[::-1].reshape(2, -1)), *(1 + np.indices((HEIGHT, WIDTH))[::-1].reshape(2, -1))
 )
 NUMBERS = st.one_of(st.integers(-4, 14).map(float), st.integers(-4 * 64, 14 * 64).map(lambda part: part / 64))
 RINGS = st.lists(st.tuples(NUMBERS, NUMBERS), min_size=3, max_size=9)
-
-
-def list_polygons(shape: shapely.Geometry) -> list[shapely.Polygon]:
-    if isinstance(shape, shapely.Polygon):
-        return [] if shape.is_empty else [shape]
-    return [found for part in getattr(shape, "geoms", ()) for found in list_polygons(part)]
 
 
 @st.composite
@@ -39,14 +34,14 @@ def draw_zones(draw: st.DrawFn) -> shapely.MultiPolygon:
     shapes = [shapely.make_valid(shapely.Polygon(ring)) for ring in draw(st.lists(RINGS, min_size=1, max_size=3))]
     union = shapely.union_all(shapes)
     hole = shapely.make_valid(shapely.Polygon(draw(RINGS)))
-    return shapely.MultiPolygon(list_polygons(shapely.difference(union, hole)))
+    # Of slivers that rounding leaves, GEOS cuts whole pixels; so corners lie on a lattice.
+    return shapely.MultiPolygon(list_polygons(shapely.set_precision(shapely.difference(union, hole), 1 / 64)))
 
 
 def place(zone: shapely.MultiPolygon, grid: GeoBox = GRID) -> ZoneEdges | None:
     """Edges of a zone in pixels, by way of the grid's CRS."""
     on_earth = shapely.transform(zone, lambda points: np.stack(grid.pix2wld(*points.T), axis=-1))
-    valid = shapely.MultiPolygon(list_polygons(shapely.make_valid(on_earth)))
-    return ZonePlacer(grid, grid.crs).place(valid, "zone")
+    return ZonePlacer(grid, grid.crs).place(on_earth, "zone")
 
 
 def read_coverage(edges: ZoneEdges | None, rows: int, cols: int) -> np.ndarray:
@@ -67,7 +62,7 @@ def read_coverage(edges: ZoneEdges | None, rows: int, cols: int) -> np.ndarray:
 def test_shares_are_those_of_every_pixel_cut_by_itself(zone: shapely.MultiPolygon, rows: int, cols: int) -> None:
     expected = shapely.area(shapely.intersection(PIXELS, zone)).reshape(HEIGHT, WIDTH)
     found = read_coverage(place(zone), rows, cols)
-    assert np.abs(found - expected).max() < 1e-7  # the zone went through coordinates of seven digits before the point
+    assert np.abs(found - expected).max() < 1e-11
     assert np.array_equal(read_coverage(place(zone), HEIGHT, WIDTH), found), "blocks change nothing"
 
 
@@ -89,7 +84,7 @@ class Raster:
 LABELS = arrays(np.uint8, (HEIGHT, WIDTH), elements=st.sampled_from([0, 1, 7, NODATA]))
 
 
-@settings(max_examples=30)
+@settings(max_examples=300)
 @given(draw_zones(), st.lists(LABELS, min_size=1, max_size=3), st.integers(1, 12))
 def test_areas_are_those_of_every_pixel(zone: shapely.MultiPolygon, labels: list[np.ndarray], block: int) -> None:
     areas = measure_pixel_areas(GRID)
@@ -98,27 +93,29 @@ def test_areas_are_those_of_every_pixel(zone: shapely.MultiPolygon, labels: list
     found = sum_zone_areas(list(map(Raster, labels)), areas, {5: edges} if edges else {}, [7, 0, 1], block)
     shares = shapely.area(shapely.intersection(PIXELS, zone)).reshape(HEIGHT, WIDTH) * areas[0:HEIGHT]
     expected = [[shares[raster == value].sum() for value in (7, 0, 1)] for raster in labels]
-    assert np.allclose(found.get(5, np.zeros((len(labels), 3))), expected, rtol=1e-6, atol=1e-4)
+    assert np.allclose(found.get(5, np.zeros((len(labels), 3))), expected, rtol=1e-9, atol=1e-9)
 
 
-@settings(max_examples=40)
+@settings(max_examples=30)
 @given(
-    st.lists(st.tuples(st.floats(0, WIDTH), st.floats(0, HEIGHT)), min_size=1, max_size=8), LABELS, st.integers(1, 12)
+    st.lists(st.tuples(st.integers(0, WIDTH * 64), st.integers(0, HEIGHT * 64)), min_size=1, max_size=8),
+    LABELS,
+    st.integers(1, 12),
 )
 def test_zones_that_part_the_plane_sum_to_the_raster(
-    points: list[tuple[float, float]], labels: np.ndarray, block: int
+    points: list[tuple[int, int]], labels: np.ndarray, block: int
 ) -> None:
     """Voronoi cells: every pixel belongs to some of them, altogether once."""
     frame = shapely.box(-5, -5, WIDTH + 5, HEIGHT + 5)
     cells = shapely.get_parts(
-        shapely.voronoi_polygons(shapely.MultiPoint([*points, (-3, -3), (20, 20)]), extend_to=frame)
+        shapely.voronoi_polygons(shapely.MultiPoint([*(np.array(points) / 64), (-3, -3), (20, 20)]), extend_to=frame)
     )
     areas = measure_pixel_areas(GRID)
     assert areas is not None
     zones = {number: edges for number, cell in enumerate(cells) if (edges := place(shapely.MultiPolygon([cell])))}
     sums = sum(sum_zone_areas([Raster(labels)], areas, zones, [0, 1, 7], block).values())
     expected = [areas[0:HEIGHT][labels == value].sum() for value in (0, 1, 7)]
-    assert np.allclose(sums[0], expected, rtol=1e-9, atol=1e-6)
+    assert np.allclose(sums[0], expected, rtol=1e-9, atol=1e-9)
 
 
 def test_sums_do_not_depend_on_blocks() -> None:

@@ -69,6 +69,20 @@ def test_the_pixels_in_a_zone_have_its_area(name: str) -> None:
     assert cover(grid, zone) == pytest.approx(expected, rel=2e-4)
 
 
+def test_a_projected_zone_lies_on_both_ends_of_a_map_of_the_world() -> None:
+    zone, crs = shapely.box(100_000, 1_000_000, 300_000, 1_100_000), CRS("EPSG:32601")
+    expected = measure_zone(shapely.MultiPolygon([zone]), crs)
+    assert cover(grid_of("EPSG:4326", -180, 90, 0.25, 720, 1440), zone, crs) == pytest.approx(expected, rel=2e-4)
+
+
+@pytest.mark.parametrize("corner", [(-730_000, 1_100_000), (-1_100_000, 730_000), (-1e6, 1e6)])
+def test_all_sides_of_a_pole_are_near_a_raster_around_it(corner: tuple[float, float]) -> None:
+    grid = grid_of("EPSG:3413", *corner, 10_000, 180, 180)
+    for west in range(-180, 180, 30):
+        zone = shapely.box(west, 86, west + 30, 90)
+        assert cover(grid, zone) == pytest.approx(measure_zone(shapely.MultiPolygon([zone]), DEGREES), rel=2e-4)
+
+
 def test_edges_bend_as_they_do_in_the_crs_of_the_raster() -> None:
     """Along a parallel the edge of a box in degrees is a curve in UTM; brute force over points on it."""
     grid = grid_of("EPSG:32633", 200_000, 8_000_000, 1000, 600, 600)
