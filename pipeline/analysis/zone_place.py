@@ -31,6 +31,8 @@ _LATTICE_CELLS = 32
 """Cells along each side of the lattice of places by which the neighbourhood of a raster is found."""
 _MARGIN = 0.1
 """By how much more than its own size the neighbourhood of a raster reaches beyond it on each side."""
+_FULL_TURN = 0.9
+"""Share of a turn around the Earth from which on a raster counts as one that goes around."""
 _AREA_PIECES = 64
 """Pieces of the extent of a zone that an edge is cut to, so that they are nearly geodesics."""
 _AREA_DEGREES = 0.25
@@ -239,18 +241,14 @@ def _find_neighbourhood(grid: GeoBox, crs: CRS) -> _Bounds:
     if not known.all():
         side = period / 2 or np.inf
         return -side, -np.inf, side, np.inf
-    left, right, bottom, top = float(x.min()), float(x.max()), float(y.min()), float(y.max())
-    margin = max(right - left, top - bottom) * _MARGIN
     if period:
         x = np.unwrap(np.unwrap(x, axis=1, period=period), axis=0, period=period)
-        left, right = float(x.min()), float(x.max())
-        margin = max(right - left, top - bottom) * _MARGIN
-        if max(np.abs(np.diff(x, axis=axis)).max() for axis in (0, 1)) > period / 4:  # around a pole
-            left, right = -period / 2, period / 2
-            bottom, top = (bottom, np.inf) if top + bottom > 0 else (-np.inf, top)
-        spare = max(0.0, period - (right - left)) / 2
-        return left - min(margin, spare), bottom - margin, right + min(margin, spare), top + margin
-    return left - margin, bottom - margin, right + margin, top + margin
+    left, right, bottom, top = float(x.min()), float(x.max()), float(y.min()), float(y.max())
+    if period and right - left > _FULL_TURN * period:  # around the Earth or a pole
+        left, right = -period / 2, period / 2
+    margin = max(right - left, top - bottom) * _MARGIN
+    beside = min(margin, (period - (right - left)) / 2) if period else margin
+    return left - beside, bottom - margin, right + beside, top + margin
 
 
 def _clip(zone: shapely.MultiPolygon, near: _Bounds) -> shapely.Geometry:

@@ -105,11 +105,19 @@ def test_scenes_have_rows_where_they_meet_zones(
     shutil.copytree(served_folder, out)
     shutil.copytree(small_map / "land-2024", out / "land-2024")
     update_catalog(out)
-    shapes = [shapely.box(12.1, 45.8, 12.3, 45.9), shapely.box(-60, -60, -59, -59), None]
-    geopandas.GeoDataFrame({"n": [3, 1, 2]}, geometry=shapes, crs=4326).to_file(tmp_path / "a.fgb", SPATIAL_INDEX="NO")
+    shapes = [
+        shapely.box(12.1, 45.8, 12.3, 45.9),
+        shapely.box(-60, -60, -59, -59),
+        None,
+        shapely.box(-61.6, 47.7, -61.5, 47.8),
+    ]
+    geopandas.GeoDataFrame({"n": [3, 1, 2, 4]}, geometry=shapes, crs=4326).to_file(
+        tmp_path / "a.fgb", SPATIAL_INDEX="NO"
+    )
     table = seamline.zones(out, tmp_path / "a.fgb", by="n")
     assert table.columns[1] == "scene"
-    met, lost = table[table["zone"] == 3], table[table["zone"] != 3]
+    met, lost = table[table["zone"] == 3], table[table["zone"].isin([1, 2])]
+    assert table[table["zone"] == 4]["scene"].tolist() == ["utm"] * 3
     assert met["scene"].tolist() == ["degrees"] * 3 and met["area_m2"].sum() > 1e8
     assert met["seen_share"].iloc[0] == pytest.approx(1, abs=1e-4)
     assert lost["zone"].tolist() == [1, 1, 1, 2, 2, 2] and lost["scene"].isna().all() and not lost["area_m2"].any()

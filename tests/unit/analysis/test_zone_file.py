@@ -39,6 +39,13 @@ def test_each_feature_is_a_zone(tmp_path: Path) -> None:
     assert read_zones(path, "name").names == ("a", "b", "c", "d")
 
 
+def test_holes_stay_holes_where_they_overlap(tmp_path: Path) -> None:
+    pierced = shapely.Polygon(
+        shapely.box(0, 0, 10, 10).exterior, [shapely.box(2, 2, 6, 6).exterior, shapely.box(4, 4, 8, 8).exterior]
+    )
+    assert read_zones(write(tmp_path / "a.gpkg", [pierced])).geometries[0].area == 100 - 16 - 16 + 4
+
+
 @pytest.mark.parametrize("ending", [".gpkg", ".geojson", ".shp", ".fgb"])
 def test_features_of_one_name_are_one_zone(tmp_path: Path, ending: str) -> None:
     crs = "EPSG:4326" if ending == ".geojson" else "EPSG:32632"
