@@ -23,7 +23,7 @@ _PARQUET = (".parquet", ".geoparquet")
 _MOST_NAMES = 8
 """Attributes or layers that a message names."""
 _PARSE_ERRORS = (
-    *(ValueError, TypeError, LookupError, AttributeError, ArithmeticError),
+    *(ValueError, TypeError, LookupError, AttributeError, ArithmeticError, NameError),
     *(RuntimeError, shapely.errors.ShapelyError, CRSError, ProjError),  # pyogrio's errors are RuntimeErrors
 )
 

@@ -8,7 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pyogrio
+import pyproj
 import rasterio
 import rasterio.shutil
 import rasterio.vrt
@@ -217,6 +220,16 @@ def write_areas(folder: Path) -> None:
         write_scene(folder / variant / "scene.tif")
     _write_json(folder / "json" / "area.geojson", {**collection, "crs": crs})
     _write_vectors(folder, "area")
+
+
+def write_zones(folder: Path) -> None:
+    for variant in ("parquet", *_VECTOR_DRIVERS):
+        (folder / variant).mkdir(parents=True)
+    _write_vectors(folder, "area")
+    column = {"encoding": "WKB", "geometry_types": ["Polygon"], "crs": pyproj.CRS(32620).to_json_dict()}
+    geo = {"version": "1.1.0", "primary_column": "geometry", "columns": {"geometry": column}}
+    table = pa.table({"geometry": [shapely.to_wkb(_AREA)], "class": [1]})
+    pq.write_table(table.replace_schema_metadata({"geo": json.dumps(geo)}), folder / "parquet" / "area.parquet")
 
 
 _VECTOR_DRIVERS = {"gpkg": "GPKG", "fgb": "FlatGeobuf", "shp": "ESRI Shapefile", "kml": "KML", "gml": "GML"}

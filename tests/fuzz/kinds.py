@@ -72,6 +72,7 @@ KINDS = {
     "search": Kind(corpus.write_searches, _ITEMS, openers.search_api, 2),
     "manifest": Kind(corpus.write_manifests, (("list.json", _JSON), ("list.*", _LINES)), openers.read_manifest, 2),
     "aoi": Kind(corpus.write_areas, _VECTORS, openers.open_with_area, 3),
+    "zones": Kind(corpus.write_zones, _VECTORS, openers.place_zones),
     "labels": Kind(corpus.write_labels, (*_VECTORS, ("truth.tif", _TIFF)), openers.compare_with_labels, 2),
     "recipe": Kind(corpus.write_recipes, (("*.yaml", _YAML),), openers.load_recipe, 3),
     "model": Kind(corpus.write_models, (*_ITEMS, ("*.safetensors", _WEIGHTS)), openers.load_model, 3),

@@ -10,6 +10,8 @@ from functools import cache
 from pathlib import Path
 
 import torch
+from affine import Affine
+from odc.geo.geobox import GeoBox
 
 from seamline.flows.collection.discovery import discover
 from seamline.flows.collection.scene_ref import Discovery
@@ -24,6 +26,9 @@ from seamline.flows.training.recipe_documents import read_recipe
 from seamline.model.engines.runtime import Runtime
 from seamline.model.importers.import_model import read_network
 from seamline.model.spec.config import EngineSettings, Radiometry
+from seamline.pipeline.analysis.coverage import BandCoverage
+from seamline.pipeline.analysis.zone_file import read_zones
+from seamline.pipeline.analysis.zone_place import ZonePlacer, measure_zone
 from seamline.pipeline.common.errors import SeamlineError
 from seamline.pipeline.geometry.window import Window
 from seamline.pipeline.planning.tilings import list_candidate_tilings
@@ -36,6 +41,7 @@ from seamline.pipeline.stac.query import query_items
 
 _WINDOW = 512
 _FEW_BANDS = 2
+_GRID = GeoBox((96, 96), Affine(30, 0, 500_000, 0, -30, 6_000_000), "EPSG:32620")
 
 
 def open_scene_file(path: Path, aoi: Path | None = None) -> list[str]:
@@ -71,6 +77,17 @@ def look_into_inbox(path: Path) -> list[str]:
 
 def open_with_area(path: Path) -> list[str]:
     return open_scene_file(path.parent / "scene.tif", aoi=_get_main_file(path))
+
+
+def place_zones(path: Path) -> list[str]:
+    """What ``zones`` does with polygons, until it reads labels."""
+    zones = read_zones(_get_main_file(path), "class" if path.stat().st_size % 2 else "")
+    placer = ZonePlacer(_GRID, zones.crs)
+    for number in placer.list_near(zones.geometries):
+        measure_zone(zones.geometries[number], zones.crs)
+        if (edges := placer.place(zones.geometries[number], zones.names[number])) is not None:
+            BandCoverage(edges, (0, _GRID.height), _GRID.width).read(0, _GRID.width)
+    return [str(name) for name in zones.names]
 
 
 def walk_catalog(path: Path) -> list[str]:

@@ -12,6 +12,7 @@ REGRESSIONS: tuple[tuple[str, int], ...] = (
     *(("manifest", number) for number in (1, 2_000_002, 2_000_003, 2_000_015, 17_000_294)),
     *(("aoi", number) for number in (5, 6, 2_000_024)),
     ("aoi", 6_000_101),
+    ("zones", 38),
     *(("network", number) for number in (6_000_018, 17_000_077, 17_000_158, 17_000_237)),
     ("recipe", 17_000_733),
     ("result", 17_000_048),

@@ -76,7 +76,7 @@ def test_one_of_several_layers(tmp_path: Path) -> None:
     path = write(tmp_path / "a.gpkg", [BOX], layer="lakes")
     write(path, [OTHER], layer="districts")
     assert read_zones(path, layer="districts").geometries[0].equals(OTHER)
-    with pytest.raises(InputError, match="got 2 layers with geometries, expected one of .*; name one by --layer"):
+    with pytest.raises(InputError, match=r"got 2 layers with geometries, expected one of .*; name one by --layer"):
         read_zones(path)
     with pytest.raises(InputError, match="got no layer towns, expected one of"):
         read_zones(path, layer="towns")

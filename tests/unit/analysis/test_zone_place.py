@@ -99,7 +99,7 @@ def test_edges_bend_as_they_do_in_the_crs_of_the_raster() -> None:
     assert abs(shapely.area(shapely.intersection(straight, grid.extent.geom)) / 1e6 - expected) > 100
 
 
-def measure_constant(grid: GeoBox):  # noqa: ANN201 - areas of one unit, so that sums are pixels
+def measure_constant(grid: GeoBox):
     from seamline.pipeline.geometry.pixel_area import PixelAreas
 
     return PixelAreas.from_constant(1.0, grid.shape)
