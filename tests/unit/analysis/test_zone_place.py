@@ -58,6 +58,10 @@ GRIDS = {
     "near the pole": (grid_of("EPSG:3413", -1e6, 1e6, 10_000), shapely.box(100, 84, 179, 88)),
     "the world": (grid_of("EPSG:4326", -180, 90, 1, 180, 360), shapely.box(-20, -30, 60, 40)),
     "the world, across 180°": (grid_of("EPSG:4326", -180, 90, 1, 180, 360), shapely.box(160, -30, 200, 40)),
+    "Web Mercator across 180°": (
+        grid_of("EPSG:3857", 19_900_000, 1_100_000, 1000, 250, 300),
+        shapely.MultiPolygon([shapely.box(179.5, 8.5, 180, 9), shapely.box(-180, 8.5, -179.5, 9)]),
+    ),
     "equal area": (grid_of("EPSG:6933", -17_000_000, 7_000_000, 100_000, 140, 340), shapely.box(-20, -30, 60, 40)),
 }
 
