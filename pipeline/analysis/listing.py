@@ -11,12 +11,11 @@ from pathlib import Path
 
 from seamline.pipeline.common.errors import InputError
 from seamline.pipeline.common.layout import ITEM, MAP_RECORD
+from seamline.pipeline.results.map_copies import MAP_PROPERTY, PERIOD_PROPERTY
 from seamline.pipeline.results.open import PublishedResult, find_result, require_catalog
 
 _MOST_NAMES = 12
 """Results that a message names."""
-_MAP, _PERIOD = "seamline:map", "seamline:period"
-"""Properties of the item of a period of a map."""
 _LAST = datetime.max.replace(tzinfo=UTC)
 
 
@@ -42,8 +41,8 @@ def list_results(folder: Path) -> tuple[NamedResult, ...]:
         InputError: The folder is neither, has no results, or one of them is damaged.
     """
     require_catalog(folder)
-    entries = _read_entries(folder)
-    scenes = [scene for scene, entry in entries.items() if is_map(folder) or not entry.is_of_map]
+    entries, of_map = _read_entries(folder), is_map(folder)
+    scenes = [scene for scene, entry in entries.items() if of_map or not entry.is_of_map]
     results = [_find(folder, scene, entries[scene]) for scene in scenes]
     if not results:
         raise InputError(f"results {folder}", got="no scenes in it", expected="at least one", fix="check the path")
@@ -80,13 +79,13 @@ class _Entry:
 
 def _read_entries(folder: Path) -> dict[str, _Entry]:
     """Return what the items of a folder say, by their ids; a damaged one is a scene, and refused when it is opened."""
-    entries = {}
+    entries, of_map = {}, is_map(folder)
     for path in sorted(folder.glob(f"*/{ITEM}")):
         scene, properties = path.parent.name, {}
         with suppress(OSError, ValueError, LookupError, TypeError):
             properties = dict(json.loads(path.read_bytes())["properties"])
-        period = properties.get(_PERIOD) if is_map(folder) else None
-        entries[scene] = _Entry(period if isinstance(period, str) else scene, _MAP in properties)
+        period = properties.get(PERIOD_PROPERTY) if of_map else None
+        entries[scene] = _Entry(period if isinstance(period, str) else scene, MAP_PROPERTY in properties)
     return entries
 
 

@@ -10,16 +10,15 @@ from odc.geo.geobox import GeoBox
 
 from seamline.pipeline.common.classes import LabelClass
 from seamline.pipeline.mosaic.map_record import MapScene
-from seamline.pipeline.mosaic.published_scenes import MAP_PROPERTY
 from seamline.pipeline.products.run_record import ClassArea
-from seamline.pipeline.results.map_copies import relate_path
+from seamline.pipeline.results.map_copies import MAP_PROPERTY, PERIOD_PROPERTY, relate_path
 from seamline.pipeline.stac.earth import Outline
 from seamline.pipeline.stac.scene_item import Provenance, build_scene_item
 from seamline.pipeline.storage.digests import FileInfo
 from seamline.pipeline.storage.object_store import is_object_url
 
-_PERIOD, _SCENES = "seamline:period", "seamline:scenes"
-"""Properties of the item of a period: its name, and the number of its scenes."""
+_SCENES = "seamline:scenes"
+"""Property of the item of a period: the number of its scenes."""
 
 
 def build_map_item(
@@ -57,7 +56,7 @@ def build_map_item(
     item.properties |= {
         "title": f"Map {map_name}, {period}",
         MAP_PROPERTY: map_name,
-        _PERIOD: period,
+        PERIOD_PROPERTY: period,
         _SCENES: len(scenes),
     }
     item.links = [link for link in item.links if link.target != provenance.source]

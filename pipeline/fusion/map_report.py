@@ -76,6 +76,7 @@ def write_map_report(
         stages=build_bars(seconds, max(sum(seconds.values()), 1e-9)),
         total=format_duration(record.seconds["total"]),
         memory=format_mebibytes(record.peak_memory_bytes),
+        digest_of="Scenes",
         scene_digest=record.scene_digest,
         model_digest=record.model_digest,
         versions=list(record.versions.items()),

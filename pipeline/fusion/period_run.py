@@ -8,7 +8,6 @@ from functools import cached_property, lru_cache
 from pathlib import Path
 
 import numpy as np
-import shapely.geometry
 from numpy.typing import NDArray
 
 from seamline.pipeline.common.memory import read_peak_memory
@@ -137,7 +136,8 @@ class _PeriodVotes:
         classes = definition.label_classes
         sources = [open_map_scene(scene, classes) for scene in self._list_scenes(window)]
         fused = fuse_window(self.grid, window, sources, classes, definition.unseen_positions)
-        return fused if self._area is None else fused.mask(mask_area(self._area, self.grid.geobox, window))
+        area = definition.area
+        return fused if area is None else fused.mask(mask_area(area, self.grid.geobox, window))
 
     def _list_scenes(self, window: Window) -> Sequence[MapScene]:
         """Return the scenes that may have pixels in a window."""
@@ -159,12 +159,6 @@ class _PeriodVotes:
                     max(window.stop_col for window in windows),
                 )
         return boxes
-
-    @cached_property
-    def _area(self) -> str | None:
-        """The area of interest as WKT in the CRS of the map."""
-        aoi = self.record.definition.aoi
-        return None if aoi is None else str(shapely.geometry.shape(aoi).wkt)
 
 
 @lru_cache(maxsize=8)

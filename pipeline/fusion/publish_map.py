@@ -12,7 +12,6 @@ from pathlib import Path
 
 import numpy as np
 import shapely
-import shapely.geometry
 from numpy.typing import NDArray
 from odc.geo.geobox import GeoBox
 
@@ -231,7 +230,6 @@ def _write_item_and_record(
     """Write the item of a period, which holds checksums of all other files, and then the record."""
     definition, scenes = publication.record.definition, publication.record.periods[period]
     hull = None if record.hull is None else shapely.Polygon(record.hull)
-    aoi = None if definition.aoi is None else str(shapely.geometry.shape(definition.aoi).wkt)
     final = publication.folder / record.scene
     linked = [scene.model_copy(update={"href": relate_scene(scene.href, final)}) for scene in scenes]
     item = build_map_item(
@@ -251,7 +249,7 @@ def _write_item_and_record(
             publication.software,
             f"fused of {len(scenes)} scenes segmented with {definition.model}",
         ),
-        compute_labelled_area(files.grid, hull, aoi),
+        compute_labelled_area(files.grid, hull, definition.area),
         {**known, RECORD: describe_content(encode_record(record))},
     )
     write_item(item, files.folder)

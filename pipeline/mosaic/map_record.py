@@ -131,6 +131,11 @@ class MapDefinition(_Part):
         """Positions of the unseen classes among the classes."""
         return frozenset(position for position, entry in enumerate(self.classes) if entry.name in self.unseen)
 
+    @cached_property
+    def area(self) -> str | None:
+        """The area of interest as WKT in the CRS; None without one."""
+        return None if self.aoi is None else str(shapely.geometry.shape(self.aoi).wkt)
+
     @property
     def digest(self) -> str:
         """Digest of all fields."""

@@ -20,13 +20,11 @@ from odc.geo.crs import CRSError
 from seamline.pipeline.common.extras import require_extras
 from seamline.pipeline.common.time_span import TimeSpan
 from seamline.pipeline.mosaic.map_record import SceneGrid
+from seamline.pipeline.results.map_copies import MAP_PROPERTY
 from seamline.pipeline.results.open import ResultItem
 from seamline.pipeline.stac.items import UNKNOWN_TIME, index_rows, list_folders, list_text_columns, read_table
 from seamline.pipeline.stac.query import damaged_table_error, open_item_table, select_links
 from seamline.pipeline.storage.object_store import ObjectFolder
-
-MAP_PROPERTY = "seamline:map"
-"""Property of items of periods of maps, which are never scenes of a map: the name of their map."""
 
 _SCENE_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _TIMES = ("datetime", "start_datetime", "end_datetime")

@@ -266,6 +266,7 @@ def _describe_run(record: RunRecord) -> dict[str, Any]:
         "device_memory": format_mebibytes(device) if device else "",
         "bad_blocks": f"{bad}, see the warnings" if bad else "",
         "warnings": [*record.warnings, *(f"Bad block: {block}" for block in record.bad_blocks)],
+        "digest_of": "Scene",
         "scene_digest": record.scene_digest,
         "model_digest": record.model_digest,
         "versions": list(record.versions.items()),

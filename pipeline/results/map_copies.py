@@ -14,6 +14,8 @@ import pystac
 from seamline.pipeline.common.layout import ITEM
 from seamline.pipeline.stac.items import ItemDict
 
+MAP_PROPERTY, PERIOD_PROPERTY = "seamline:map", "seamline:period"
+"""Properties of the item of a period of a map: names of the map and of the period."""
 _CANONICAL = "canonical"
 """Relation of the link from the copy of an item to the item beside the files."""
 

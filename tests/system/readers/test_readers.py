@@ -44,9 +44,9 @@ from seamline.model.spec.config import UNetConfig
 from seamline.model.spec.document import write_model_spec
 from seamline.model.spec.spec import ModelClass
 from seamline.pipeline.common.classes import NODATA
+from seamline.pipeline.fusion.time_store import PeriodStore, write_time_store
 from seamline.pipeline.geometry.window import Window
 from seamline.pipeline.products.seal import seal
-from seamline.pipeline.products.time_store import PeriodStore, write_time_store
 from seamline.pipeline.products.zarr_store import ZarrLayout, create_store, open_labels, write_labels
 from seamline.pipeline.publishing.completeness import list_missing_outputs
 from seamline.pipeline.results.verify import verify
