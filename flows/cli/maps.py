@@ -38,7 +38,7 @@ def _check_maps(maps: list[Path]) -> list[Path]:
 @app.command()
 def mosaic(
     results: Annotated[str, typer.Argument(help="Folder that scenes were segmented to, or s3://BUCKET/PREFIX")],
-    out: Annotated[str, typer.Option(envvar="SEAMLINE_OUT", show_envvar=False, help="The map's folder, named as it")],
+    out: Annotated[str, typer.Option(help="The map's folder, named as it")],
     crs: Annotated[str, typer.Option(help="CRS of the map: EPSG:32632")],
     resolution: Annotated[float, typer.Option(help="Edge of a pixel in units of the CRS")],
     bounds: Annotated[

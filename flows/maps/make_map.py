@@ -16,7 +16,6 @@ from distributed import Client
 from seamline.flows.maps.map_plan import MapPlan, plan_map
 from seamline.flows.maps.observer import MapObserver, MapResult
 from seamline.flows.maps.options import MosaicOptions
-from seamline.flows.runs.result_location import CatalogLocation
 from seamline.flows.settings.credentials import connect_with_credentials
 from seamline.pipeline.cluster.losses import raise_if_cluster_lost
 from seamline.pipeline.cluster.machine import CORES
@@ -33,6 +32,7 @@ from seamline.pipeline.fusion.map_folder import (
     is_whole,
     list_in_catalogue,
     name_period,
+    refuse_other_folder,
     refuse_taken_names,
     take_over_period,
     write_map_files,
@@ -46,7 +46,7 @@ from seamline.pipeline.products.zarr_store import ZarrLayout, create_store
 from seamline.pipeline.publishing.replacement import bring_back, put_in_place, settle
 from seamline.pipeline.storage.atomic import make_absolute
 from seamline.pipeline.storage.digests import combine_digests
-from seamline.pipeline.storage.object_store import is_object_url
+from seamline.pipeline.storage.object_store import ObjectFolder, is_object_url
 
 _SMALL = 64
 """Chunks that are to be computed up to which this process works itself: to start others would take longer."""
@@ -84,24 +84,25 @@ def make_map(
         SeamlineError: the run failed; what was done is kept, and the same call goes on.
     """
     begun, started = Stopwatch.now(), datetime.now(UTC)
-    place, folder = CatalogLocation.from_out(results, None), _parse_out(out)
+    catalogue, folder = _open_catalogue(results), _parse_out(out)
     bring_back(folder)
+    refuse_other_folder(folder)
     directory = RunDirectory(folder / RUN_DIRECTORY)
     with directory.lock():
         settle(directory, partial(is_own, folder.name))
-        plan = plan_map(place.objects or place.folder, folder, options)
+        plan = plan_map(catalogue, folder, options)
         for warning in plan.warnings:
             observer.say(warning)
-        if place.objects is None:
-            refuse_taken_names(place.folder, folder, plan.record.periods)
+        if isinstance(catalogue, Path):
+            refuse_taken_names(catalogue, folder, plan.record.periods)
         observer.planned(plan)
         is_done = plan.is_done
         if not is_done:
             run = _MapRun(plan, _open_run(directory, plan), options, str(results), started, observer)
             with (connect or _connect)(options, plan.chunk_count) as client:
                 run.finish(client)
-        if place.objects is None:
-            list_in_catalogue(place.folder, folder, plan.record.periods)
+        if isinstance(catalogue, Path):
+            list_in_catalogue(catalogue, folder, plan.record.periods)
     return MapResult(folder, plan.record, plan.chunk_count, not is_done, Stopwatch.now() - begun)
 
 
@@ -116,8 +117,14 @@ def preview_map(results: str | Path, out: str | Path, options: MosaicOptions) ->
     Raises:
         InputError: there is no such map to be made.
     """
-    place = CatalogLocation.from_out(results, None)
-    return plan_map(place.objects or place.folder, _parse_out(out), options)
+    folder = _parse_out(out)
+    refuse_other_folder(folder)
+    return plan_map(_open_catalogue(results), folder, options)
+
+
+def _open_catalogue(results: str | Path) -> Path | ObjectFolder:
+    """Return the folder of the scenes, which is only read in object storage."""
+    return ObjectFolder.from_url(str(results)) if is_object_url(str(results)) else make_absolute(results)
 
 
 def _parse_out(out: str | Path) -> Path:

@@ -32,6 +32,7 @@ from seamline.pipeline.common.layout import (
     MAP_STORE,
     MODEL,
     RECORD,
+    RUN_DIRECTORY,
     STAMPS,
     WAITING,
     ZARR,
@@ -40,6 +41,7 @@ from seamline.pipeline.fusion.time_store import PeriodStore, write_time_store
 from seamline.pipeline.mosaic.map_record import MapRecord, MapScene, write_map_record
 from seamline.pipeline.mosaic.periods import ALL, Period
 from seamline.pipeline.results.map_copies import copy_item, find_original
+from seamline.pipeline.results.open import SCENE_ID
 from seamline.pipeline.stac.catalog import encode_json, update_catalog
 from seamline.pipeline.stac.items import read_item
 from seamline.pipeline.stac.scene_item import ModelReference
@@ -125,6 +127,30 @@ def list_in_catalogue(catalogue: Path, folder: Path, periods: Iterable[str]) -> 
     for name in _list_own_items(catalogue, folder) - names:
         shutil.rmtree(catalogue / name)
         update_catalog(catalogue, name)
+
+
+def refuse_other_folder(folder: Path) -> None:
+    """Refuse a folder that cannot become that of a map: its name is none, or it has something else than a map.
+
+    Raises:
+        InputError: it is so.
+    """
+    if not SCENE_ID.fullmatch(folder.name):
+        raise InputError(
+            f"--out {folder}",
+            got=f"{folder.name!r} as the name of the map",
+            expected="ASCII letters, digits, -, _ and ., a letter or digit first",
+            fix="give the folder another name",
+        )
+    names = {path.name for path in folder.iterdir()} if folder.is_dir() else set[str]()
+    is_other = MAP_RECORD not in names and bool(names - {RUN_DIRECTORY})
+    if is_other or (folder.exists() and not folder.is_dir()):
+        raise InputError(
+            f"--out {folder}",
+            got="a folder with other files, which is no map" if is_other else "a file, which is no map",
+            expected="a map, an empty folder, or one that does not exist yet",
+            fix=f"give a folder of its own, such as {folder / 'map'}",
+        )
 
 
 def refuse_taken_names(catalogue: Path, folder: Path, periods: Iterable[str]) -> None:

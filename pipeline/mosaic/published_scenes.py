@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import posixpath
-import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -21,12 +20,11 @@ from seamline.pipeline.common.extras import require_extras
 from seamline.pipeline.common.time_span import TimeSpan
 from seamline.pipeline.mosaic.map_record import SceneGrid
 from seamline.pipeline.results.map_copies import MAP_PROPERTY
-from seamline.pipeline.results.open import ResultItem
+from seamline.pipeline.results.open import SCENE_ID, ResultItem
 from seamline.pipeline.stac.items import UNKNOWN_TIME, index_rows, list_folders, list_text_columns, read_table
 from seamline.pipeline.stac.query import damaged_table_error, open_item_table, select_links
 from seamline.pipeline.storage.object_store import ObjectFolder
 
-_SCENE_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _TIMES = ("datetime", "start_datetime", "end_datetime")
 _COLUMNS = (
     *("id", "geometry", "model", "model_digest", MAP_PROPERTY, *_TIMES, UNKNOWN_TIME),
@@ -118,7 +116,7 @@ class SceneTable:
             except (ValueError, LookupError, TypeError) as error:
                 raise damaged_table_error(catalogue, error) from error
             links = select_links(catalogue, path, None, None, where) if where else None
-        if odd := [scene for scene in scenes if not _SCENE_ID.fullmatch(scene)]:
+        if odd := [scene for scene in scenes if not SCENE_ID.fullmatch(scene)]:
             raise damaged_table_error(catalogue, f"a scene called {odd[0]!r}")
         found = cls(catalogue, tuple(scenes), table)
         maps = found.read_column(MAP_PROPERTY)

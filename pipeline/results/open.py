@@ -37,7 +37,7 @@ from seamline.pipeline.stac.extent import Box
 from seamline.pipeline.stac.items import UNKNOWN_TIME
 from seamline.pipeline.storage.digests import to_multihash
 
-_SCENE_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+SCENE_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 """Form of ``Scene.id``."""
 _DAMAGE_ERRORS = (
     OSError,
@@ -216,7 +216,7 @@ def _find_scene_folder(out: Path, scene: str) -> Path:
         InputError: ``scene`` is not a valid id, leads out of ``out``, or has no folder there.
     """
     folder = out / scene
-    safe = isinstance(scene, str) and _SCENE_ID.fullmatch(scene) is not None
+    safe = isinstance(scene, str) and SCENE_ID.fullmatch(scene) is not None
     if safe and folder.is_dir() and folder.resolve().is_relative_to(out.resolve()):
         return follow_copy(out, folder)
     there = sorted(path.parent.name for path in out.glob(f"*/{ITEM}"))

@@ -32,6 +32,7 @@ from seamline.pipeline.publishing.upload import upload
 from seamline.pipeline.results.dataset import open_result
 from seamline.pipeline.results.verify import verify
 from seamline.pipeline.stac.catalog import update_catalog
+from seamline.pipeline.storage.object_store import ObjectFolder
 from seamline.pipeline.storage.s3_access import S3Access, use_access
 from tests.support.region_results import RegionResults, copy_scenes
 from tests.support.s3_server import start_s3_server
@@ -331,6 +332,43 @@ def test_what_cannot_be_made_is_refused_and_nothing_is_left(
     with pytest.raises(InputError, match=said):
         build(region_results.catalogue, tmp_path / "land", OPTIONS.model_copy(update=changes))
     assert not (tmp_path / "land").exists()
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_a_folder_of_something_else_is_no_place_for_a_map(
+    overwrite: bool, region_results: RegionResults, tmp_path: Path
+) -> None:
+    """Such as that of the scenes themselves, whose catalogue the map would replace."""
+    results = copy_scenes(region_results, tmp_path / "results")
+    before = {path: path.read_bytes() for path in results.rglob("*") if path.is_file()}
+    for folder in (results, results / "20240514-32632-0", tmp_path):
+        with pytest.raises(InputError, match="which is no map"):
+            build(results, folder, OPTIONS.model_copy(update={"overwrite": overwrite}))
+    assert before == {path: path.read_bytes() for path in results.rglob("*") if path.is_file()}
+
+
+def test_the_name_of_a_map_is_one_that_a_result_can_have(region_results: RegionResults, tmp_path: Path) -> None:
+    for name in ("my map", "café", "-land"):
+        with pytest.raises(InputError, match="--out"):
+            build(region_results.catalogue, tmp_path / name)
+        assert not (tmp_path / name).exists()
+
+
+def test_scenes_are_only_read(region_results: RegionResults, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A map of scenes in a bucket that cannot be written to."""
+    with start_s3_server() as s3:
+        for name, value in s3.variables.items():
+            monkeypatch.setenv(name, value)
+        use_access(s3.access)
+        try:
+            results = s3.bucket("scenes")
+            upload(region_results.catalogue / region_results.region.scenes[0].id, results)
+            with monkeypatch.context() as patch:
+                patch.setattr(ObjectFolder, "check_writable", lambda *_: pytest.fail("it writes to the scenes"))
+                assert preview_map("s3://scenes", tmp_path / "land", OPTIONS).chunk_count
+                assert build("s3://scenes", tmp_path / "land").computed
+        finally:
+            use_access(S3Access())
 
 
 def test_another_map_in_the_place_is_kept(region_results: RegionResults, tmp_path: Path) -> None:
