@@ -15,7 +15,7 @@ import shapely
 from numpy.typing import NDArray
 from odc.geo.geobox import GeoBox
 
-from seamline.pipeline.common.classes import NODATA
+from seamline.pipeline.common.classes import NODATA, format_count
 from seamline.pipeline.common.errors import RunError
 from seamline.pipeline.common.layout import PREVIEW, RECORD, ZARR
 from seamline.pipeline.common.stopwatch import Stopwatch
@@ -143,7 +143,8 @@ def publish_period(
         with watch.stage("publish"):
             scenes = publication.record.periods[period]
             time = "time unknown" if (span := _find_time(Period.from_name(period), scenes)) is None else str(span)
-            note = f"{time}  ·  {len(scenes):,} scenes  ·  {find_crs_code(files.grid) or files.grid.crs.proj.name}"
+            crs = find_crs_code(files.grid) or files.grid.crs.proj.name
+            note = "  ·  ".join((time, format_count(len(scenes), "scene"), crs))
             shares = {row.name: row.share for row in areas}
             labels, shown = _crop_to_labels(join_thinned_labels(summaries), files.grid, step)
             write_preview(None, labels, files.classes, shares, Caption(period_id, note, shown), folder / PREVIEW)
@@ -247,7 +248,7 @@ def _write_item_and_record(
             _find_time(Period.from_name(period), scenes),
             datetime.fromisoformat(record.finished),
             publication.software,
-            f"fused of {len(scenes)} scenes segmented with {definition.model}",
+            f"fused of {format_count(len(scenes), 'scene')} segmented with {definition.model}",
         ),
         compute_labelled_area(files.grid, hull, definition.area),
         {**known, RECORD: describe_content(encode_record(record))},
