@@ -11,7 +11,7 @@ from typing import TypeVar
 import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
-from torch.nn.utils.fusion import fuse_conv_bn_eval
+from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from seamline.model.devices.graphs import GraphedNetwork, get_cuda_recorder
 from seamline.model.networks.unet import DoubleConv, UNet
@@ -40,9 +40,10 @@ DTYPES: dict[Precision, torch.dtype] = {
 def load_unet(spec: ModelSpec, folder: Path) -> UNet:
     """Return the model's U-Net with its weights, in evaluation mode, on the CPU in float32."""
     assert isinstance(spec.network, UNetConfig)  # programs have no separate weights
-    network = UNet(spec.network)
-    network.load_state_dict(load_file(folder / spec.weights))
-    return network.eval()
+    with torch.device("meta"):  # without memory, so that no random weights are drawn only to be replaced
+        network = UNet(spec.network)
+    network.load_state_dict(load_file(folder / spec.weights), assign=True)
+    return network.float().eval()
 
 
 def prepare_unet(network: UNet, settings: EngineSettings) -> Callable[[Tensor, int], Tensor]:
@@ -105,7 +106,10 @@ def fuse_batch_norm(network: _Module) -> _Module:
             layers = list(module.children())
             for position, (conv, norm) in enumerate(pairwise(layers)):
                 if isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
-                    module[position] = fuse_conv_bn_eval(conv, norm)
+                    assert norm.running_mean is not None and norm.running_var is not None
+                    conv.weight, conv.bias = fuse_conv_bn_weights(
+                        conv.weight, conv.bias, norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias
+                    )
                     module[position + 1] = nn.Identity()
     return network
 
