@@ -17,6 +17,7 @@ from pyproj.exceptions import ProjError
 
 from seamline.pipeline.common.errors import InputError
 from seamline.pipeline.common.extras import require_extras
+from seamline.pipeline.geometry.area_mask import list_polygons, repair_polygons
 from seamline.pipeline.storage.atomic import refuse_special_file
 
 _PARQUET = (".parquet", ".geoparquet")
@@ -108,18 +109,6 @@ def _unite(parts: list[shapely.Polygon]) -> shapely.MultiPolygon:
         return whole
     valid = [part for shape in parts for part in list_polygons(repair_polygons(shape))]
     return shapely.MultiPolygon(list_polygons(shapely.union_all(valid)))
-
-
-def repair_polygons(shape: shapely.Geometry) -> shapely.Geometry:
-    """Return a valid geometry of the same polygons; a hole that rounding has moved beyond its ring stays a hole."""
-    return shapely.make_valid(shape, method="structure", keep_collapsed=False)
-
-
-def list_polygons(shape: shapely.Geometry | None) -> list[shapely.Polygon]:
-    """Return the polygons in a geometry that have an area, however nested."""
-    if isinstance(shape, shapely.Polygon):
-        return [] if shape.is_empty else [shape]
-    return [found for part in getattr(shape, "geoms", ()) for found in list_polygons(part)]
 
 
 def _read_parquet(path: Path, by: str, layer: str) -> _Features:

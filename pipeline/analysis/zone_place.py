@@ -18,8 +18,8 @@ from odc.geo.geobox import GeoBox
 from pyproj import Geod, Transformer
 
 from seamline.pipeline.analysis.coverage import ZoneEdges
-from seamline.pipeline.analysis.zone_file import list_polygons, repair_polygons
 from seamline.pipeline.common.errors import InputError
+from seamline.pipeline.geometry.area_mask import list_polygons, repair_polygons
 from seamline.pipeline.geometry.grid import CrsLink, find_period, link_crs, unwrap
 
 _TOLERANCE = 0.01

@@ -1,4 +1,4 @@
-"""Which pixels of a grid lie in an area."""
+"""Polygons of an area, and which pixels of a grid lie in it."""
 
 from __future__ import annotations
 
@@ -39,6 +39,22 @@ def mask_area(area: str, grid: GeoBox, window: Window) -> NDArray[np.bool_]:
         row = window.row + number + 0.5
         inside[number] = shapely.contains_xy(polygons, a * col + b * row + c, d * col + e * row + f)
     return inside
+
+
+def list_polygons(shape: shapely.Geometry | None) -> list[shapely.Polygon]:
+    """Return the polygons in a geometry that have an area, however nested."""
+    if isinstance(shape, shapely.Polygon):
+        return [] if shape.is_empty else [shape]
+    return [found for part in getattr(shape, "geoms", ()) for found in list_polygons(part)]
+
+
+def repair_polygons(shape: shapely.Geometry) -> shapely.Geometry:
+    """Return a valid geometry of the same polygons.
+
+    Where parts overlap they are united, and where holes overlap nothing is filled. Edges that cross, as in a bow tie,
+    enclose what lies on either side. (GEOS's other method takes what is covered twice for outside.)
+    """
+    return shapely.make_valid(shape, method="structure", keep_collapsed=False)
 
 
 @lru_cache(maxsize=32)

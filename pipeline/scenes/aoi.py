@@ -23,6 +23,7 @@ from shapely.geometry.base import BaseGeometry
 
 from seamline.pipeline.common.errors import InputError
 from seamline.pipeline.common.extras import require_extras
+from seamline.pipeline.geometry.area_mask import list_polygons, repair_polygons
 from seamline.pipeline.storage.atomic import refuse_special_file
 
 _Bounds = tuple[float, float, float, float]
@@ -80,7 +81,7 @@ def read_aoi(path: Path, grid: GeoBox) -> str:
             f"an overlap with the scene and a margin of a tenth around it, {_format_bounds(near)}, x before y in "
             f"{f'EPSG:{code}' if code else 'the CRS of the file'}",
         )
-    return str(shapely.union_all(list(_iter_polygons(projected))).wkt)
+    return str(shapely.union_all(list_polygons(projected)).wkt)
 
 
 def read_area(path: Path, crs: CRS) -> shapely.MultiPolygon:
@@ -102,14 +103,14 @@ def read_area(path: Path, crs: CRS) -> shapely.MultiPolygon:
     left, bottom, right, top = area.bounds
     step = max(right - left, top - bottom) / _SEGMENTS_PER_SCENE
     projected = Geometry(area, file_crs).to_crs(crs, step).geom
-    parts = list(_iter_polygons(shapely.make_valid(projected))) if np.isfinite(projected.bounds).all() else []
+    parts = list_polygons(repair_polygons(projected)) if np.isfinite(projected.bounds).all() else []
     if not parts:
         raise _aoi_error(
             path,
             f"polygons within {_format_bounds(area.bounds)}, which have no place in {crs.to_epsg() or 'the CRS'}",
             "polygons where the CRS of the map is defined",
         )
-    return shapely.MultiPolygon(list(_iter_polygons(shapely.union_all(parts))))
+    return shapely.MultiPolygon(list_polygons(shapely.union_all(parts)))
 
 
 def _read_polygons(path: Path) -> tuple[BaseGeometry, CRS]:
@@ -149,7 +150,7 @@ def _unite_polygons(shapes: list[BaseGeometry], path: Path) -> BaseGeometry:
     broken = [shape for shape in flat if not shapely.is_valid(shape)]
     if _count_crossings(broken) > _MOST_CROSSINGS:
         raise _complex_error(path, f"more than {_MOST_CROSSINGS} crossings of edges", "polygons that are valid")
-    parts = [part for shape in flat for part in _iter_polygons(shapely.make_valid(shape))]
+    parts = [part for shape in flat for part in list_polygons(repair_polygons(shape))]
     if _count_overlaps(parts) > _MOST_OVERLAPS:
         raise _complex_error(path, f"{len(parts)} polygons that overlap", "few that overlap, or their union")
     area: BaseGeometry = shapely.union_all(parts)
@@ -185,7 +186,7 @@ def _count_overlaps(parts: list[shapely.Polygon]) -> int:
 
 def _iter_rings(shape: shapely.Geometry) -> Iterator[shapely.LinearRing]:
     """Yield the outer and inner rings of all polygons in a geometry."""
-    for polygon in _iter_polygons(shape):
+    for polygon in list_polygons(shape):
         yield from (polygon.exterior, *polygon.interiors)
 
 
@@ -280,7 +281,7 @@ def _read_layers(path: Path, usual_crs: str = "") -> tuple[list[BaseGeometry], C
         if kind is not None:
             metadata, _, geometries, _ = pyogrio.raw.read(address, layer=name, columns=[])
             found = [shape for shape in shapely.from_wkb(geometries) if shape is not None]
-            if any(True for shape in found for _ in _iter_polygons(shape)):
+            if any(list_polygons(shape) for shape in found):
                 shapes += found
                 crs.add(metadata["crs"] or usual_crs)
     if len(crs) > 1 or "" in crs:
@@ -315,7 +316,7 @@ def _project_nearby(area: BaseGeometry, crs: CRS, grid: GeoBox) -> tuple[shapely
     close = shapely.union_all(shapely.intersection(turned, shapely.box(*near)))
     projected: shapely.Geometry = shapely.Polygon()
     if not close.is_empty:
-        projected = shapely.make_valid(_unwrap_longitudes(grid, Geometry(close, crs).to_crs(grid.crs, step).geom))
+        projected = repair_polygons(_unwrap_longitudes(grid, Geometry(close, crs).to_crs(grid.crs, step).geom))
     return projected, near
 
 
@@ -352,15 +353,6 @@ def _unwrap_longitudes(grid: GeoBox, shape: shapely.Geometry) -> shapely.Geometr
         return points - turns
 
     return shapely.transform(shape, shift_longitudes)
-
-
-def _iter_polygons(shape: shapely.Geometry) -> Iterator[shapely.Polygon]:
-    """Yield the polygons in a geometry, however nested."""
-    for part in shapely.get_parts(shape):
-        if isinstance(part, shapely.Polygon):
-            yield part
-        elif hasattr(part, "geoms"):
-            yield from _iter_polygons(part)
 
 
 def _list_geometries(document: dict[str, Any]) -> list[dict[str, Any]]:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from odc.geo.geobox import GeoBox
 
 from seamline.pipeline.common.classes import NODATA
+from seamline.pipeline.geometry.area_mask import list_polygons, repair_polygons
 from seamline.pipeline.geometry.window import Window
 from seamline.pipeline.stac.earth import EarthGrid, Outline, outline_cells
 
@@ -99,8 +100,7 @@ def compute_labelled_area(grid: GeoBox, hull: shapely.Polygon | None, aoi: str |
     if aoi is not None:
         a, b, c, d, e, f = (~grid.transform)[:6]
         in_pixels = shapely.affinity.affine_transform(shapely.from_wkt(aoi), (a, b, d, e, c, f))
-        parts = shapely.get_parts(shapely.intersection(shapely.make_valid(in_pixels), area))
-        area = shapely.MultiPolygon([part for part in parts if isinstance(part, shapely.Polygon)])
+        area = shapely.MultiPolygon(list_polygons(shapely.intersection(repair_polygons(in_pixels), area)))
     return None if area.is_empty else area
 
 
@@ -221,7 +221,7 @@ def _enclose_ring(lon: NDArray[np.float64], lat: NDArray[np.float64]) -> shapely
         lon, lat = np.append(lon, [lon[-1], lon[0]]), np.append(lat, [pole, pole])
     # Removes points on straight edges.
     tolerance = min(np.ptp(lon), np.ptp(lat)) * 1e-4
-    shape = shapely.make_valid(shapely.Polygon(np.column_stack([lon, lat])).simplify(tolerance))
+    shape = repair_polygons(shapely.Polygon(np.column_stack([lon, lat])).simplify(tolerance))
     worlds = [
         shapely.affinity.translate(shapely.intersection(shape, shapely.box(turn - 180, -90, turn + 180, 90)), -turn)
         for turn in (-360, 0, 360)

@@ -13,9 +13,9 @@ from odc.geo.geobox import GeoBox
 
 from seamline.pipeline.analysis.coverage import BandCoverage, ZoneEdges
 from seamline.pipeline.analysis.zone_areas import sum_zone_areas
-from seamline.pipeline.analysis.zone_file import list_polygons
 from seamline.pipeline.analysis.zone_place import ZonePlacer
 from seamline.pipeline.common.classes import NODATA
+from seamline.pipeline.geometry.area_mask import list_polygons
 from seamline.pipeline.geometry.pixel_area import PixelAreas, measure_pixel_areas
 from seamline.pipeline.geometry.window import Window
 
