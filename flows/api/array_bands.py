@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,7 +33,7 @@ class Meaning:
     """What the numbers of a band mean: value = number × ``scale`` + ``offset``.
 
     Attributes:
-        scale: factor from numbers to values; None if it is not known.
+        scale: factor from numbers to values, not 0; None if it is not known.
         offset: summand.
         nodata: number of pixels without data; None if there is none.
     """
@@ -41,6 +41,17 @@ class Meaning:
     scale: float | None = None
     offset: float | None = None
     nodata: float | None = None
+
+    def __post_init__(self) -> None:
+        for name, number in (("scale", self.scale), ("offset", self.offset), ("nodata", self.nodata)):
+            is_number = number is None or isinstance(number, int | float | np.number)
+            if not is_number or (name == "scale" and number == 0) or not (name == "nodata" or np.isfinite(number or 0)):
+                raise InputError(
+                    name,
+                    got=repr(number),
+                    expected="one number, the same for all bands" + (", other than 0" if name == "scale" else ""),
+                    fix="correct it; scales that differ by band belong into the array",
+                )
 
     @classmethod
     def from_attributes(cls, attributes: Mapping[Hashable, Any]) -> Meaning:
@@ -53,12 +64,20 @@ class Meaning:
         )
 
     def override(self, other: Meaning) -> Meaning:
-        """Return this meaning with what another one says in its place."""
-        if other.scale is not None or other.offset is not None:
-            scale, offset = other.scale, other.offset
-        else:
-            scale, offset = self.scale, self.offset
-        return Meaning(scale, offset, self.nodata if other.nodata is None else other.nodata)
+        """Return this meaning with what another one says in its place.
+
+        Raises:
+            InputError: the other one has a scale alone, and these numbers have an offset, which may belong to it.
+        """
+        if other.scale is not None and other.offset is None and self.offset:
+            raise InputError(
+                "what the numbers of the array mean",
+                got=f"scale={other.scale:g} beside the attribute add_offset, {self.offset:g}",
+                expected="both",
+                fix=f"give offset={self.offset:g} or offset=0, too",
+            )
+        pairs = zip((other.scale, other.offset, other.nodata), (self.scale, self.offset, self.nodata), strict=True)
+        return Meaning(*(own if given is None else given for given, own in pairs))
 
 
 @dataclass(frozen=True)
@@ -67,11 +86,13 @@ class BandMeanings:
 
     Attributes:
         radiometry: scale, offset and nodata of each band, in the order of the model.
-        is_checked: whether values have to be those of reflectances.
+        is_reflectance: whether values have to be those of reflectances.
+        is_given: whether the user gave the scale. Values that cannot be reflectances are warned of then, not refused.
     """
 
     radiometry: Radiometry
-    is_checked: bool
+    is_reflectance: bool
+    is_given: bool
 
     def find_data(self, pixels: NDArray[Any]) -> NDArray[np.bool_]:
         """Return where any band of pixels (bands, height, width) has data, (height, width)."""
@@ -81,28 +102,31 @@ class BandMeanings:
         return valid
 
     def check_values(self, pixels: NDArray[Any], valid: NDArray[np.bool_]) -> None:
-        """Refuse numbers that mean no reflectances.
+        """Refuse numbers that mean no reflectances, or warn of them.
 
         Args:
             pixels: (bands, height, width).
             valid: where there is data, (height, width).
 
         Raises:
-            InputError: the median of a band is none that a scene has.
+            InputError: the median of a band is none that a scene has, and the user gave no scale.
         """
-        for position, numbers in enumerate(pixels if self.is_checked else ()):
+        for position, numbers in enumerate(pixels if self.is_reflectance else ()):
             scale, offset = self.radiometry.scale[position], self.radiometry.offset[position]
             measured = numbers[valid & has_number(numbers, self.radiometry.nodata[position])]
             if not measured.size:
                 continue
             median = float(np.median(measured)) * scale + offset
             if not _DARKEST_MEDIAN <= median <= _BRIGHTEST_MEDIAN:
-                raise InputError(
+                error = InputError(
                     f"the values of band {position + 1} cannot be reflectances",
                     got=f"a median of {median:.4g}, with number × {scale:g} + {offset:g}",
                     expected="values from about 0 to 1",
                     fix="say what the numbers mean with scale and offset, such as scale=0.0001",
                 )
+                if not self.is_given:
+                    raise error
+                warnings.warn(str(error), stacklevel=2)
 
 
 def stack_bands(
@@ -122,9 +146,17 @@ def stack_bands(
     Raises:
         InputError: there are no dimensions of pixels, bands are missing, or the numbers have no meaning.
     """
+    _check_requested(requested)
     labels, meanings = _describe_bands(array)
     stack = array.to_array("band") if isinstance(array, xr.Dataset) else array
     stack = _order_dimensions(stack)
+    if stack.dtype.kind not in "biuf":
+        raise InputError(
+            "the numbers of the array",
+            got=f"{stack.dtype}",
+            expected="integers or floats",
+            fix='convert them: array.astype("float32")',
+        )
     candidates = [
         BandCandidate("array", position, names, "array", is_only_band=len(labels) == 1, is_described=bool(names))
         for position, names in enumerate(labels, 1)
@@ -144,8 +176,19 @@ def stack_bands(
         tuple(one.offset for one in known),
         tuple(assumed_nodata if one.nodata is None else one.nodata for one in known),
     )
-    is_checked = is_reflectance and stated.scale is None
-    return stack[..., positions, :, :], BandMeanings(radiometry, is_checked)
+    return stack[..., positions, :, :], BandMeanings(radiometry, is_reflectance, stated.scale is not None)
+
+
+def _check_requested(requested: object) -> None:
+    """Refuse what is no list of names or numbers of bands."""
+    listed = list(requested) if isinstance(requested, Iterable) and not isinstance(requested, str) else [None]
+    if not all(isinstance(band, str | int | np.integer) for band in listed):
+        raise InputError(
+            "bands",
+            got=repr(requested),
+            expected="a list of names or numbers",
+            fix='give bands=["red", "green", "nir"] or bands=[1, 2, 3]',
+        )
 
 
 def _find_positions(stack: xr.DataArray, requested: Sequence[str | int]) -> list[str]:

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from seamline.flows.api.array_bands import BandMeanings, Meaning, stack_bands
 from seamline.flows.api.models import load_model
+from seamline.flows.api.segmenting import check_options
 from seamline.flows.settings.model_folder import Model, RuntimeLoader
 from seamline.flows.settings.options import SegmentOptions
 from seamline.pipeline.cluster.inference_thread import InferenceThread
@@ -77,10 +78,10 @@ def predict(
 
     Raises:
         InputError: bands are missing, or numbers have no meaning. Values that no surface has are refused when they are
-            computed.
+            computed; with a scale that you give they are warned of.
         ModelError: the network cannot be run as the options ask.
     """
-    known, options = load_model(model), options or SegmentOptions()
+    known, options = load_model(model), check_options(options)
     _check_arguments(array, options)
     stack, meanings = stack_bands(array, known, bands, Meaning(scale, offset, nodata))
     height, width = stack.shape[-2:]

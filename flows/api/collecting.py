@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import TypeAdapter, ValidationError
 
 from seamline.flows.api.models import load_model
-from seamline.flows.api.segmenting import Progress, describe_cluster, lend_client, make_observer
+from seamline.flows.api.segmenting import Progress, check_options, describe_cluster, lend_client, make_observer
 from seamline.flows.collection.collection_run import CollectionRun
 from seamline.flows.collection.ledger import Ledger
 from seamline.flows.collection.outcomes import Outcome
@@ -22,7 +22,6 @@ from seamline.flows.runs.segment import segment_anew
 from seamline.flows.settings.credentials import use_credentials
 from seamline.flows.settings.model_folder import Model
 from seamline.flows.settings.options import SegmentOptions
-from seamline.model.spec.errors import ModelError
 from seamline.pipeline.common.errors import InputError, SeamlineError
 
 if TYPE_CHECKING:
@@ -65,7 +64,7 @@ def collect(
     """
     observer = make_observer(progress)
     source, loaded = parse_source(scenes), load_model(model)
-    with lend_client(options := describe_cluster(options or SegmentOptions(), client), client) as get_client:
+    with lend_client(options := describe_cluster(check_options(options), client), client) as get_client:
         return run_collection(source, loaded, out, options, get_client, observer, renew=renew, retry=retry)
 
 
@@ -116,7 +115,7 @@ def run_collection(
         try:
             (job,) = open_scene_jobs([scene.source], model, out, options, run.confinement)
             result = segment_anew(job, get_client, observer, renew=renew)
-        except (SeamlineError, ModelError, OSError) as error:
+        except (SeamlineError, OSError) as error:
             observer.say(f"{scene.name}: {error}")
             return Outcome.from_error(scene.name, error)
         observer.finished(result)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import logging
 import shutil
 import tempfile
 from collections.abc import Sequence
@@ -20,6 +21,7 @@ from seamline.pipeline.storage.atomic import atomic_write, check_writable, make_
 if TYPE_CHECKING:
     from torch import nn
 
+log = logging.getLogger("seamline")
 
 _NOTHING = ((), (), 1.0, 0.0, 1.0, "reflectance", None, None, "", ())
 """What ``load_model`` is told of a model that has a description of its own."""
@@ -42,16 +44,17 @@ def load_model(
     """Load a model: an embedded one by name, a model folder, or a network of your own.
 
     A ``torch.nn.Module`` is exported (``torch.export``) to a temporary model folder, which goes when the process ends,
-    and its divisor and reach are measured, which takes some seconds. Workers on this machine see that folder; for
-    workers on others save the model to a folder that they share (``save_model``). All arguments but the first are for
-    modules.
+    and its divisor and reach are measured, which takes five to fifteen seconds. Workers on this machine see that
+    folder; for workers on others save the model to a folder that they share (``save_model``). All arguments but the
+    first are for modules.
 
     Args:
         model: name of an embedded model, path of a model folder, a model, or a module that maps (B, bands, H, W)
             float32 to scores (B, outputs, H, W).
         bands: name of each input band, such as red, green, blue, nir.
         classes: name of each class, in the order of the outputs; two for a network of one output.
-        scale: the network's input is (value · scale − mean) / std.
+        scale: the network's input is (value · scale − mean) / std. A value is a reflectance, 0 to 1, whatever the
+            digital numbers of the scene are; with ``quantity="dn"`` it is the digital number.
         mean: one number, or one for each band.
         std: one number, or one for each band.
         quantity: whether a value is a reflectance (0 to 1) or a digital number (``"dn"``).
@@ -107,6 +110,8 @@ def load_model(
         activation=activation,
         assumed_nodata=nodata,
     )
+    for warning in description.warnings:
+        log.warning("load_model: %s", warning)
     folder = Path(tempfile.mkdtemp(prefix="seamline-model-"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     import_module(model, description, folder)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
+from seamline.flows.api.messages import to_arguments
 from seamline.flows.api.models import load_model
 from seamline.flows.runs.cluster_session import ClusterSession
 from seamline.flows.runs.finished import refuse_result_of_other_run
@@ -28,6 +30,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+log = logging.getLogger("seamline")
+
 
 @dataclass(frozen=True)
 class Progress:
@@ -47,6 +51,8 @@ class Progress:
 def open_scene(source: str | Path, model: str | Path | Model, options: SegmentOptions | None = None) -> Scene:
     """Open a scene with the bands that a model needs, and check it; no pixel is segmented.
 
+    What is assumed of it is logged as warnings (logger ``seamline``), as ``segment`` and ``plan`` do.
+
     Args:
         source: a raster (path or URL), a folder of band files, or a STAC item.
         model: name of an embedded model, a model folder, or what ``load_model`` returned.
@@ -58,9 +64,11 @@ def open_scene(source: str | Path, model: str | Path | Model, options: SegmentOp
     Raises:
         InputError: it cannot be opened, lacks a band, or its numbers have no meaning.
     """
-    options = options or SegmentOptions()
+    options = check_options(options)
     use_credentials(options.credentials)
-    return open_input(source, load_model(model), options)
+    scene = open_input(source, load_model(model), options)
+    _log_warnings(scene)
+    return scene
 
 
 def segment(
@@ -75,8 +83,8 @@ def segment(
     """Segment a scene and publish the results in ``out``/<scene id>, as the command ``seamline segment`` does.
 
     A call that was killed goes on where it stopped; one that is done returns what is there. Without a client the work
-    is done in this process, so that a script needs no ``if __name__ == "__main__"``; ``options.workers`` starts
-    processes, which need it.
+    is done in this process; ``options.workers`` starts processes. Neither needs ``if __name__ == "__main__"`` in a
+    script.
 
     Args:
         scene: a raster (path or URL), a folder of band files, or a STAC item.
@@ -94,7 +102,7 @@ def segment(
         InputError, ModelError: the input cannot be worked with; nothing has been inferred.
         SeamlineError: the run failed; what was done is kept and the same call goes on.
     """
-    options = describe_cluster(options or SegmentOptions(), client)
+    options = describe_cluster(check_options(options), client)
     (job,) = open_scene_jobs([scene], load_model(model), out, options)
     refuse_result_of_other_run(job)
     with lend_client(options, client) as get_client:
@@ -124,10 +132,28 @@ def plan(
     Raises:
         InputError, ModelError: scene, model and options do not go together, or no tiling fits into memory.
     """
-    options, known = describe_cluster(options or SegmentOptions(), client), load_model(model)
+    options, known = describe_cluster(check_options(options), client), load_model(model)
     opened = open_scene(scene, known, options)
     with lend_client(options, client) as get_client:
         return make_plan(get_client(), opened, known, options, None, make_observer(progress).say)
+
+
+def check_options(options: object) -> SegmentOptions:
+    """Return the options that were given, or the default ones for None.
+
+    Raises:
+        InputError: something else was given.
+    """
+    if options is None:
+        return SegmentOptions()
+    if not isinstance(options, SegmentOptions):
+        raise InputError(
+            "options",
+            got=f"a {type(options).__name__}",
+            expected="a SegmentOptions",
+            fix="give seamline.SegmentOptions(scale=0.0001), with the options that you need",
+        )
+    return options
 
 
 def describe_cluster(options: SegmentOptions, client: Client | None) -> SegmentOptions:
@@ -159,7 +185,7 @@ def lend_client(options: SegmentOptions, client: Client | None) -> Iterator[Call
 def make_observer(progress: Callable[[Progress], None] | None) -> RunObserver:
     """Return an observer that calls ``progress``."""
     if progress is None:
-        return RunObserver()
+        return RunObserver(planned=_log_plan)
     show = progress
     stage = "plan"
 
@@ -175,4 +201,14 @@ def make_observer(progress: Callable[[Progress], None] | None) -> RunObserver:
         show(Progress(name, 1.0 if name in ("publish", "upload") else 0.0, name))
         return work()
 
-    return RunObserver(say=say, progress=tell, run_stage=run_stage)
+    return RunObserver(say=say, planned=_log_plan, progress=tell, run_stage=run_stage)
+
+
+def _log_plan(plan: Plan) -> None:
+    _log_warnings(plan.scene)
+
+
+def _log_warnings(scene: Scene) -> None:
+    """Log what was assumed of a scene."""
+    for warning in scene.warnings:
+        log.warning("%s: %s", scene.id, to_arguments(warning))

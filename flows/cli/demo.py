@@ -10,14 +10,6 @@ import sys
 import time
 from pathlib import Path
 
-_PREFECT_SETTINGS = {
-    # At its first start Prefect creates its database; the default of 20 s is too short for a small or busy machine.
-    "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "180",
-    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-    "PREFECT_LOGGING_LEVEL": "WARNING",
-    "DO_NOT_TRACK": "1",
-}
-
 
 def main() -> int:
     """Run the demo; the arguments are those of ``make demo``."""
@@ -27,8 +19,8 @@ def main() -> int:
     arguments = parser.parse_args()
     out: Path = arguments.out
     (out / "prefect").mkdir(parents=True, exist_ok=True)
-    for name, value in {**_PREFECT_SETTINGS, "PREFECT_HOME": str(out.absolute() / "prefect")}.items():
-        os.environ.setdefault(name, value)
+    os.environ.setdefault("PREFECT_LOGGING_LEVEL", "WARNING")
+    os.environ.setdefault("PREFECT_HOME", str(out.absolute() / "prefect"))
     # Imported after the environment is set: Prefect reads its settings when it is imported.
     from seamline.flows.segment_scene import segment_scene
     from seamline.flows.settings.options import SegmentOptions

@@ -61,7 +61,7 @@ def main() -> NoReturn:
         close_output()
     except typer.TyperException as error:
         code = _print_error(usage_error(error, app, sys.argv[1:]), 2)
-    except (ModelError, SeamlineError) as error:  # after a signal it is about what the signal broke off
+    except SeamlineError as error:  # after a signal it is about what the signal broke off
         is_mistake = isinstance(error, InputError | ModelError)
         code = _EXIT_INTERRUPTED if was_stopped() else _print_error(error, 2 if is_mistake else 1)
     except KeyboardInterrupt:

@@ -12,6 +12,7 @@ from rich.console import Console
 from seamline.flows.cli.arguments import SCENE_HELP, check_choice, parse_numbers, split_names, split_unseen
 from seamline.flows.cli.run_options import NETWORK_OPTIONS, take_options
 from seamline.flows.terminal import tables
+from seamline.flows.terminal.progress import print_line
 
 if TYPE_CHECKING:
     from seamline.flows.settings.options import SegmentOptions
@@ -106,6 +107,8 @@ def import_network(
         limits=limits,
         unseen=split_unseen(unseen),
     )
+    for warning in described.warnings:
+        print_line(f"warning: {warning}")
     tables.show_model(import_model(file, described, out, overwrite).summarize())
     Console().print(f"model: {out}")
 

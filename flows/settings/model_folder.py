@@ -109,7 +109,8 @@ def open_model(name: str | Path) -> Model:
             "--model",
             got=f"{name}" + (", a file" if folder.is_file() else ", which does not exist"),
             expected="a model folder, or one of " + ", ".join(list_embedded_models()),
-            fix="check the path; a model folder holds model.json beside its weights",
+            fix="check the path; a model folder holds model.json beside its weights"
+            + (", and `seamline model import` makes one of a network's file" if folder.is_file() else ""),
         )
     return Model(folder, read_model_spec(folder), compute_file_digest(folder / MODEL_FILENAME))
 

@@ -20,11 +20,14 @@ from seamline.pipeline.common.extras import require_extras
 from seamline.pipeline.products.run_record import ClassArea
 from seamline.pipeline.report.confusion_matrix import write_confusion_matrix
 from seamline.pipeline.results.compare import LabelPair, read_class_names, read_label_pairs, replace_labels
+from seamline.pipeline.results.label_raster import format_values
 from seamline.pipeline.results.truth import Truth, describe_values
 from seamline.pipeline.storage.atomic import atomic_write, check_writable
 
 _LABEL_COUNT = 255
 """Labels that a raster of bytes can have; 255 itself is nodata."""
+_MOST_OTHERS = 0.5
+"""Share of the compared pixels whose true label may be that of no class."""
 
 
 @dataclass(frozen=True)
@@ -188,7 +191,29 @@ def evaluate_segmentation(
             expected="labels of the same ground",
             fix="check --values, --attribute and --ignore",
         )
+    _refuse_other_labels(matrix, names, truth)
     return _score_matrix(matrix, boundaries, names, tolerance)
+
+
+def _refuse_other_labels(matrix: NDArray[np.int64], names: Mapping[int, str], truth: Truth) -> None:
+    """Refuse truth of which most pixels have labels that the classes of the segmentation don't have.
+
+    Args:
+        matrix: Pixels by label of the truth and of the segmentation.
+        names: Names of the classes by their labels; empty where they are not known.
+        truth: The truth, for the message.
+    """
+    counts = matrix.sum(1)
+    others = [label for label in np.flatnonzero(counts).tolist() if label not in names]
+    share = counts[others].sum() / counts.sum()
+    if names and share > _MOST_OTHERS:
+        known = ", ".join(f"{label} {name}" for label, name in names.items())
+        raise InputError(
+            f"truth {truth.path}",
+            got=f"{share:.0%} of its pixels with labels of no class: {format_values(others)}",
+            expected=f"labels of the segmentation: {known}",
+            fix="say what its values stand for: --values VALUE=LABEL,…, or leave them out: --ignore",
+        )
 
 
 def _count_boundaries(pair: LabelPair, tolerance: int) -> metrics.BoundaryCounts:

@@ -25,6 +25,9 @@ from seamline.model.spec.spec import Activation, InputBand, ModelClass, ModelSpe
 from seamline.pipeline.common.errors import InputError
 from seamline.pipeline.storage.atomic import check_writable
 
+_LEAST_SPAN = 0.01
+"""A network's inputs for reflectances of 0 and 1 differ by more: from 1 to 10,000, or what a deviation makes of it."""
+
 
 @dataclass(frozen=True)
 class ModelDescription:
@@ -81,6 +84,17 @@ class ModelDescription:
         )
         is_license = bool(re.fullmatch(r"[\w.+-]+", self.license))
         _check(is_license, "--license", self.license, "an SPDX name like CC-BY-4.0")
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What is likely to be a mistake, a line each."""
+        span = self.scale / min(self.std)
+        if self.quantity == "dn" or span >= _LEAST_SPAN:
+            return ()
+        return (
+            f"with scale {self.scale:g} the network sees reflectances of 0 to 1 within {span:g}: leave scale at 1 where"
+            " it takes reflectances, or say that it takes digital numbers (quantity dn)",
+        )
 
     def build_input_bands(self) -> tuple[InputBand, ...]:
         """Return the input bands, with mean and standard deviation in the unit of the value."""

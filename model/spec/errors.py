@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from seamline.errors import SeamlineError, to_plain_line
+
 _LONGEST_PART = 480
 """Characters of each of the four parts of a message: the file that they quote may be of somebody hostile."""
 
 
-class ModelError(Exception):
+class ModelError(SeamlineError):
     """Raised when a model folder or file cannot be used.
 
     It is the user's mistake: the command line prints the message and exits with code 2.
@@ -21,23 +23,12 @@ class ModelError(Exception):
             expected: what would have been right.
             fix: what the user can do.
         """
-        parts = (_to_plain_line(str(part)) for part in (what, got, expected, fix))
+        parts = (to_plain_line(str(part), _LONGEST_PART) for part in (what, got, expected, fix))
         super().__init__("{}: got {}, expected {}; {}".format(*parts))
 
     def __reduce__(self) -> tuple[object, ...]:
         # Pickle the finished message, because workers send errors to the client and the arguments are gone by then.
         return _rebuild_error, (type(self), str(self))
-
-
-def _to_plain_line(text: str) -> str:
-    """Return a text in one line of printable characters; the middle of a long one is left out."""
-    line = _shorten(" ".join(text.split()))
-    return _shorten("".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in line))
-
-
-def _shorten(line: str) -> str:
-    half = _LONGEST_PART // 2
-    return line if len(line) <= _LONGEST_PART else f"{line[: half - 1]}…{line[-half:]}"
 
 
 def _rebuild_error(kind: type[ModelError], message: str) -> ModelError:

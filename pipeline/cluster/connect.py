@@ -20,6 +20,7 @@ from distributed.security import Security
 from seamline.pipeline.cluster import devices
 from seamline.pipeline.cluster.losses import get_known_workers
 from seamline.pipeline.cluster.machine import share_memory
+from seamline.pipeline.cluster.spawning import spare_main_module
 from seamline.pipeline.cluster.workers import CHUNKS_AT_ONCE
 from seamline.pipeline.common.errors import InputError, RunError
 
@@ -68,13 +69,10 @@ def _work_in_this_process() -> Iterator[Client]:
     # Not LocalCluster, whose worker would answer on all interfaces. Plots of the dashboard take long to import.
     shared = {"protocol": "inproc://", "dashboard": False, "dashboard_address": _OWN_ADDRESS}
     worker = {"nthreads": CHUNKS_AT_ONCE, "memory_limit": share_memory(1, CLIENT_MEMORY), **shared}
-    cluster = SpecCluster(
-        {0: {"cls": Worker, "options": worker}},
-        scheduler={"cls": Scheduler, "options": shared},
-        silence_logs=logging.CRITICAL,
-    )
-    with cluster, Client(cluster, set_as_default=False) as client:
-        yield client
+    with _quiet_dask():
+        cluster = SpecCluster({0: {"cls": Worker, "options": worker}}, scheduler={"cls": Scheduler, "options": shared})
+        with cluster, Client(cluster, set_as_default=False) as client:
+            yield client
 
 
 @contextmanager
@@ -84,18 +82,35 @@ def _start_worker_processes(workers: int, threads: int) -> Iterator[Client]:
     logging.getLogger("distributed.nanny").setLevel(logging.CRITICAL)
     # The C library reads its variables when a process starts; those that LocalCluster takes are set after that.
     spawning = {f"distributed.nanny.pre-spawn-environ.{name}": value for name, value in WORKER_ENVIRONMENT.items()}
-    with _block_interrupts(), _raise_if_not_started(), dask.config.set(spawning):
-        local = LocalCluster(
-            n_workers=workers,
-            threads_per_worker=threads,
-            memory_limit=memory,
-            processes=True,
-            dashboard_address=_OWN_ADDRESS,
-            preload=[devices.__name__],
-            silence_logs=logging.CRITICAL,  # Dask would print a traceback for each chunk that fails; we print a line
-        )
-    with local, Client(local, set_as_default=False) as client:
-        yield client
+    with spare_main_module(), _quiet_dask():
+        with _block_interrupts(), _raise_if_not_started(), dask.config.set(spawning):
+            local = LocalCluster(
+                n_workers=workers,
+                threads_per_worker=threads,
+                memory_limit=memory,
+                processes=True,
+                dashboard_address=_OWN_ADDRESS,
+                preload=[devices.__name__],
+                silence_logs=logging.CRITICAL,  # of the workers
+            )
+        with local, Client(local, set_as_default=False) as client:
+            yield client
+
+
+@contextmanager
+def _quiet_dask() -> Iterator[None]:
+    """Keep Dask from logging: it would log each start and a traceback for each chunk that fails; we say a line.
+
+    The levels of its loggers are raised. What Dask's own ``silence_logs`` raises are levels of handlers, and a program
+    with handlers of its own would see all of it.
+    """
+    logger = logging.getLogger("distributed")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 @contextmanager

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 CATALOG = "catalog.json"
 """STAC catalogue that links the items of all scenes; in the catalogue's folder."""
 COLLECTION = "collection.json"
@@ -38,3 +40,17 @@ RUNNING = ".running"
 """Folder of the catalogue's folder with an empty file for each scene that is worked on."""
 STAMPS = ".items.stamps"
 """File of a large catalogue: of which files the rows of the table were made."""
+
+
+def find_mistaken_folder(folder: Path) -> str:
+    """Return what to do where one folder was named and another was meant, or "check the path".
+
+    Args:
+        folder: of one scene, of a catalogue, or any other.
+    """
+    if (folder / RECORD).is_file() and (folder / ITEM).is_file():
+        return f"this is the folder of one scene: name the one that it lies in, {folder.parent}"
+    scenes = sorted(path.parent.name for path in folder.glob(f"*/{RECORD}")) if (folder / CATALOG).is_file() else []
+    if scenes:
+        return f"this is a folder of scenes: name one of them, such as {folder / scenes[0]}"
+    return "check the path"

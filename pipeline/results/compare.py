@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from seamline.pipeline.common.classes import NODATA
 from seamline.pipeline.common.errors import InputError
-from seamline.pipeline.common.layout import COG
+from seamline.pipeline.common.layout import COG, find_mistaken_folder
 from seamline.pipeline.geometry.resample import PixelReader, identity_transform, make_nearest_reader
 from seamline.pipeline.geometry.window import Window
 from seamline.pipeline.results.label_raster import check_label_raster, open_label_raster, read_labels, read_raster_grid
@@ -55,8 +55,8 @@ def _find_label_raster(prediction: Path) -> Path:
         raise InputError(
             f"segmentation {prediction}",
             got=f"no {COG} in it" if prediction.is_dir() else "no such file",
-            expected="a raster of labels, or a folder that `seamline segment --outputs cog` wrote",
-            fix="check the path",
+            expected="a raster of labels, or the folder of a scene that `seamline segment --outputs cog` wrote",
+            fix=find_mistaken_folder(prediction),
         )
     return path
 

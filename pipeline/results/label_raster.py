@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import rasterio
 from numpy.typing import NDArray
+from rasterio.enums import ColorInterp
 from rasterio.errors import NotGeoreferencedWarning, RasterioError
 
 from seamline.pipeline.common.classes import NODATA
@@ -92,6 +93,14 @@ def read_labels(
     Raises:
         InputError: The pixels cannot be read, or are no labels.
     """
+    bands = [color for color in dataset.colorinterp if color != ColorInterp.alpha]
+    if not values and len(bands) > 1:
+        raise InputError(
+            name,
+            got=f"{len(bands)} bands, as an image has",
+            expected="one band of labels",
+            fix="take a raster of labels; if the first band has them: gdal_translate -b 1",
+        )
     try:
         pixels, known = read_pixels(dataset, window)
     except RasterioError as error:

@@ -25,7 +25,7 @@ from rasterio.errors import NotGeoreferencedWarning, RasterioError
 from seamline.pipeline.common.band_statistics import BandStatistics
 from seamline.pipeline.common.classes import LabelClass
 from seamline.pipeline.common.errors import InputError
-from seamline.pipeline.common.layout import CATALOG, COG, ITEM, RECORD, RUN_DIRECTORY, ZARR
+from seamline.pipeline.common.layout import CATALOG, COG, ITEM, RECORD, RUN_DIRECTORY, ZARR, find_mistaken_folder
 from seamline.pipeline.common.time_span import TimeSpan
 from seamline.pipeline.products.geozarr import GRID_MAPPING
 from seamline.pipeline.products.layers import LAYERS, Layer
@@ -205,7 +205,7 @@ def require_catalog(folder: Path) -> None:
             f"results {folder}",
             got=f"no {CATALOG}",
             expected="a folder that `seamline segment` wrote to",
-            fix="check the path",
+            fix=find_mistaken_folder(folder),
         )
 
 

@@ -16,6 +16,7 @@ from odc.geo.geobox import GeoBox
 from rasterio.errors import RasterioIOError
 
 from seamline.pipeline.common.errors import InputError
+from seamline.pipeline.common.layout import CATALOG, ITEM, ITEMS, MODEL, RECORD
 from seamline.pipeline.raster_io.gdal import (
     describe_error,
     gdal_environment,
@@ -194,8 +195,24 @@ def make_file_stem(path: str) -> str:
     return re.sub(r"\.tar\.gz$|\.[^.]*$", "", name) or name
 
 
+def _refuse_results(folder: Path) -> None:
+    """Refuse the folder of a scene's results, or of a catalogue without rasters of its own."""
+    is_scene = all((folder / name).is_file() for name in (RECORD, ITEM, MODEL))
+    is_catalog = all((folder / name).is_file() for name in (CATALOG, ITEMS)) and not any(
+        _is_raster(path.name) for path in folder.iterdir()
+    )
+    if is_scene or is_catalog:
+        raise InputError(
+            f"no scene in {folder}",
+            got="results of Seamline",
+            expected="a scene that is not segmented yet",
+            fix="name the scene's own file; `seamline serve` shows results",
+        )
+
+
 def _list_files(folder: Path) -> list[str]:
     """Return the rasters in a folder, or those of the product of Sentinel-2 that it belongs to or holds."""
+    _refuse_results(folder)
     if files := _drop_foreign(path.name for path in folder.iterdir()):
         return [str(folder / name) for name in files]
     for pattern in _SENTINEL2_RASTERS:

@@ -19,7 +19,7 @@ import shapely.geometry
 from seamline.pipeline.common.classes import format_count
 from seamline.pipeline.common.errors import InputError
 from seamline.pipeline.common.extras import require_extras
-from seamline.pipeline.common.layout import ITEM, ITEMS
+from seamline.pipeline.common.layout import ITEM, ITEMS, find_mistaken_folder
 from seamline.pipeline.stac.extent import Box, Interval
 from seamline.pipeline.stac.items import (
     UNKNOWN_TIME,
@@ -213,7 +213,8 @@ def _missing_table_error(out: Path | ObjectFolder) -> InputError:
         f"results {out}",
         got=f"no {ITEMS}" if folder_exists else "no such folder",
         expected="a folder that `seamline segment` wrote to",
-        fix="check the path" + ("; older results get it when the same command is given again" if folder_exists else ""),
+        fix=(find_mistaken_folder(out) if isinstance(out, Path) else "check the address")
+        + ("; older results get it when the same command is given again" if folder_exists else ""),
     )
 
 

@@ -12,6 +12,7 @@ import os
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from seamline.errors import SeamlineError
     from seamline.flows.api.arrays import predict
     from seamline.flows.api.collecting import collect
     from seamline.flows.api.evaluating import evaluate
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from seamline.flows.settings.options import SegmentOptions
     from seamline.model.spec.errors import ModelError
     from seamline.pipeline.analysis.write_change import Change
-    from seamline.pipeline.common.errors import InputError, RunError, SeamlineError
+    from seamline.pipeline.common.errors import InputError, RunError
     from seamline.pipeline.results.dataset import open_result
     from seamline.pipeline.scenes.scene import Scene
 
@@ -42,7 +43,7 @@ _MODULES = {
     "RunError": "pipeline.common.errors",
     "RunResult": "flows.runs.observer",
     "Scene": "pipeline.scenes.scene",
-    "SeamlineError": "pipeline.common.errors",
+    "SeamlineError": "errors",
     "SegmentOptions": "flows.settings.options",
     "change": "flows.api.maps",
     "collect": "flows.api.collecting",
@@ -87,6 +88,15 @@ __all__ = [
     "zones",
 ]
 
+_DEFAULTS = {
+    "ORT_DISABLE_TELEMETRY": "1",
+    "DO_NOT_TRACK": "1",
+    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+    "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "180",
+}
+"""Environment variables that stay where the user has set them. Nothing is reported to the makers of libraries. Prefect
+waits 20 s for the server that it starts for a flow in a script, whose first start takes longer on a busy machine."""
+
 _PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY")
 _LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
@@ -94,12 +104,11 @@ _LOOPBACK = ("localhost", "127.0.0.1", "::1")
 def _repair_environment() -> None:
     """Change variables that would make libraries fail which are imported or started later, here and in children.
 
-    ONNX Runtime reports to its makers over the network unless it is told not to; its function for that comes too late.
-
     OpenMP takes a number of threads for each level of nesting, such as "4,2"; other libraries take one number alone. A
     proxy cannot reach Prefect's server on this machine.
     """
-    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+    for name, value in _DEFAULTS.items():
+        os.environ.setdefault(name, value)
     threads = os.environ.pop("OMP_NUM_THREADS", "").partition(",")[0].strip()
     if threads.isdecimal() and int(threads):
         os.environ["OMP_NUM_THREADS"] = threads
@@ -116,8 +125,15 @@ def __getattr__(name: str) -> Any:
     if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from importlib import import_module
+    from inspect import isfunction
 
-    return getattr(import_module(f"{__name__}.{find_module(name)}"), name)
+    found = getattr(import_module(f"{__name__}.{find_module(name)}"), name)
+    if isfunction(found):
+        from seamline.flows.api.messages import name_arguments
+
+        found = name_arguments(found)
+    globals()[name] = found
+    return found
 
 
 def find_module(name: str) -> str:

@@ -10,7 +10,6 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from seamline.model.spec.errors import ModelError
 from seamline.pipeline.common.errors import SeamlineError
 from seamline.pipeline.common.memory import read_peak_memory, reset_peak_memory
 from tests.fuzz.kinds import KINDS, damage_variant
@@ -106,7 +105,7 @@ def try_mutation(kind: str, number: int, place: Place, opened: OpenedFiles) -> t
 def _open(kind: str, path: Path) -> tuple[str, str]:
     try:
         return _judge(KINDS[kind].open(path), "ok")
-    except (SeamlineError, ModelError) as error:
+    except SeamlineError as error:
         return _judge([str(error)], str(error))
     except Exception as error:  # noqa: BLE001 - whatever it is, it is what is looked for
         return _locate(error), "traceback"

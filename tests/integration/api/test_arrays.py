@@ -191,9 +191,56 @@ def test_numbers_without_a_meaning_are_refused(feathered_model: Model) -> None:
         lazy.compute(scheduler="synchronous")
 
 
+def test_a_scale_without_the_offset_that_belongs_to_it_is_refused(feathered_model: Model) -> None:
+    """With scale alone the attribute's offset would be dropped, and nearly all labels wrong."""
+    options = SegmentOptions(**FIXED_ENGINE, window=64, halo=8, overlap=0)
+    numbers = (make_image(70, 80).fillna(0) * 10000).round().astype(np.uint16)
+    numbers = numbers.assign_attrs(scale_factor=1e-4, add_offset=-0.1)
+    with pytest.raises(InputError, match=r"scale=0.0001 beside the attribute add_offset, -0.1.*offset=-0.1"):
+        seamline.predict(numbers, feathered_model, scale=1e-4, options=options)
+    expected = seamline.predict(numbers, feathered_model, options=options)
+    same = seamline.predict(numbers, feathered_model, scale=1e-4, offset=-0.1, options=options)
+    xr.testing.assert_equal(same, expected)
+    shifted = seamline.predict(numbers, feathered_model, offset=-0.1, options=options)  # the scale is the attribute's
+    xr.testing.assert_equal(shifted, expected)
+
+
+def test_values_that_no_surface_has_are_warned_of_where_the_user_gave_the_scale(feathered_model: Model) -> None:
+    options = SegmentOptions(**FIXED_ENGINE, window=64, halo=8, overlap=0)
+    numbers = (make_image(70, 80).fillna(0) * 10000).round().astype(np.uint16)
+    with pytest.warns(UserWarning, match=r"cannot be reflectances: got a median of 2\d\d\d.*number × 1 \+ 0"):
+        seamline.predict(numbers, feathered_model, scale=1, options=options)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        seamline.predict(numbers, feathered_model, scale=1e-4, options=options)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"scale": 0}, r"scale: got 0, expected one number.*other than 0"),
+        ({"scale": float("nan")}, r"scale: got nan"),
+        ({"scale": "0.0001"}, r"scale: got '0.0001'"),
+        ({"scale": [1e-4, 1e-4]}, r"scale: got \[0.0001, 0.0001\]"),
+        ({"offset": float("inf")}, r"offset: got inf"),
+        ({"nodata": "none"}, r"nodata: got 'none'"),
+        ({"bands": "1,2"}, r"bands: got '1,2', expected a list"),
+        ({"bands": 1}, r"bands: got 1, expected a list"),
+        ({"options": {"window": 96}}, r"options: got a dict, expected a SegmentOptions"),
+    ],
+)
+def test_arguments_of_other_types_are_refused(
+    feathered_model: Model, arguments: dict[str, object], message: str
+) -> None:
+    with pytest.raises(InputError, match=message):
+        seamline.predict(make_image(70, 80), feathered_model, **arguments)  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize(
     ("array", "message"),
     [
+        (make_image(70, 80).astype(complex), r"the numbers of the array: got complex128"),
+        (make_image(70, 80).astype(object), r"the numbers of the array: got object"),
         (make_image(70, 80).assign_coords(band=["red", "blue"]), r"do not match the model.*red, nir"),
         (make_image(70, 80).rename(y="row"), r"the dimensions of the array.*rename"),
         (make_image(70, 80)[:, :0], r"0 × 80 pixels"),

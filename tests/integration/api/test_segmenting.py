@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -17,6 +18,7 @@ from torch import nn
 import seamline
 from seamline import InputError, ModelError, Progress, SegmentOptions
 from tests.support.run_folders import FIXED_ENGINE
+from tests.support.small_rasters import BAND_NAMES, write_geotiff
 
 BANDS, CLASSES = ("red", "green", "nir"), ("land", "water", "cloud")
 
@@ -144,7 +146,36 @@ def test_a_script_of_a_few_lines_needs_no_main_module(module: Residual, scene: P
     done = subprocess.run(
         [sys.executable, "-W", "error::UserWarning", script], cwd=tmp_path, capture_output=True, text=True, timeout=300
     )
-    assert (done.returncode, done.stdout, done.stderr) == (0, "(300, 260)\n", "")
+    assert (done.returncode, done.stdout) == (0, "(300, 260)\n")
+    assert done.stderr.startswith("scene: when it was taken is unknown") and done.stderr.count("\n") == 1
+
+
+def test_a_script_that_calls_a_flow_is_run_once_and_quietly(module: Residual, scene: Path, tmp_path: Path) -> None:
+    """The flow starts worker processes, which must not run the script; Dask's logs are not those of the user."""
+    seamline.save_model(seamline.load_model(module, bands=BANDS, classes=CLASSES), tmp_path / "model")
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import logging\n"
+        "logging.basicConfig(format='user: %(name)s', force=True)\n"
+        "from seamline.flows.segment_collection import segment_collection\n"
+        "open('runs.txt', 'a').write('once ')\n"
+        f"done = segment_collection({{'kind': 'glob', 'pattern': {str(scene)!r}}}, model='model', out='results')\n"
+        "print(done['published'])\n"
+    )
+    done = subprocess.run(
+        [sys.executable, script],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=600,
+        env={
+            **{name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")},
+            "PREFECT_HOME": str(tmp_path / "prefect"),
+        },
+    )
+    assert (done.returncode, done.stdout) == (0, "1\n"), done.stderr
+    assert (tmp_path / "runs.txt").read_text() == "once "
+    assert "user: distributed" not in done.stderr and "Traceback" not in done.stderr
 
 
 @pytest.mark.parametrize(
@@ -159,3 +190,43 @@ def test_a_script_of_a_few_lines_needs_no_main_module(module: Residual, scene: P
 def test_what_describes_no_network_is_refused(model: Any, changes: dict[str, str], message: str) -> None:
     with pytest.raises(InputError, match=message):
         seamline.load_model(model, **{"bands": BANDS, "classes": CLASSES, **changes})
+
+
+def test_what_is_assumed_of_a_scene_is_logged(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Who calls from Python sees no terminal: an assumed scale must not be silent."""
+    pixels = np.random.default_rng(0).integers(100, 4000, (6, 96, 96)).astype(np.uint16)
+    path = write_geotiff(tmp_path / "numbers.tif", pixels, names=BAND_NAMES, nodata=0)
+    options = SegmentOptions(**FIXED_ENGINE, window=288)
+    for act in (
+        lambda: seamline.open_scene(path, "land-water-cloud"),
+        lambda: seamline.plan(path, "land-water-cloud", options),
+        lambda: seamline.segment(path, "land-water-cloud", tmp_path / "results", options),
+    ):
+        caplog.clear()
+        act()
+        told = [record.getMessage() for record in caplog.records if record.name == "seamline"]
+        assert any("numbers: the files state no scale" in text for text in told), told
+
+
+def test_a_network_that_would_see_reflectances_as_nothing_is_warned_of(
+    module: Residual, caplog: pytest.LogCaptureFixture
+) -> None:
+    seamline.load_model(module, bands=BANDS, classes=CLASSES, scale=1e-4, quantity="dn")
+    seamline.load_model(module, bands=BANDS, classes=CLASSES, scale=10000, mean=1000, std=500)
+    assert "reflectances" not in caplog.text
+    seamline.load_model(module, bands=BANDS, classes=CLASSES, scale=1e-4)
+    assert "with scale 0.0001 the network sees reflectances of 0 to 1 within 0.0001" in caplog.text
+
+
+def test_all_errors_have_one_base_and_speak_of_arguments(tmp_path: Path) -> None:
+    for error in (seamline.InputError, seamline.ModelError, seamline.RunError):
+        assert issubclass(error, seamline.SeamlineError)
+    with pytest.raises(seamline.SeamlineError, match=r"^model: got nope, which does not exist"):
+        seamline.load_model("nope")
+    with pytest.raises(seamline.SeamlineError, match=r"options: got a dict, expected a SegmentOptions"):
+        seamline.segment("scene.tif", "land-water-cloud", tmp_path, {"window": 96})  # type: ignore[arg-type]
+    pixels = np.zeros((2, 64, 64), np.uint16)
+    path = write_geotiff(tmp_path / "two.tif", pixels, names=("a", "b"), nodata=0)
+    with pytest.raises(InputError, match=r"with bands \(numbers") as caught:
+        seamline.open_scene(path, "land-water-cloud")
+    assert "--" not in str(caught.value)

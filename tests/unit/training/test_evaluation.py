@@ -25,6 +25,7 @@ from seamline.flows.training.evaluation import ClassRules, evaluate_segmentation
 from seamline.model.spec import metrics
 from seamline.pipeline.common.errors import InputError
 from seamline.pipeline.results.compare import read_label_pairs
+from seamline.pipeline.results.open import require_catalog
 from seamline.pipeline.results.truth import Truth
 from tests.support.small_rasters import UTM, write_geotiff
 
@@ -269,3 +270,41 @@ def test_a_truth_that_gdal_would_wait_for_or_read_as_zeros_is_refused(tmp_path: 
     for name in ("pipe.tif", "pipe.gpkg", "cut.png", "cut.vrt", "cut.bil"):
         with pytest.raises(InputError, match=name):
             evaluate_segmentation(prediction, Truth(tmp_path / name))
+
+
+def test_an_image_is_no_truth(tmp_path: Path) -> None:
+    labels = write_geotiff(tmp_path / "labels.tif", np.zeros((1, 20, 20), np.uint8))
+    image = write_geotiff(tmp_path / "image.tif", np.ones((4, 20, 20), np.uint16))
+    with pytest.raises(InputError, match=r"image.tif: got 4 bands, as an image has, expected one band of labels"):
+        evaluate_segmentation(labels, Truth(image))
+    with pytest.raises(InputError, match=r"segmentation .*image.tif: got 4 bands"):
+        evaluate_segmentation(image, Truth(labels))
+    assert evaluate_segmentation(labels, Truth(image, values={"1": 0})).accuracy == 1  # coded in the first band
+
+
+@pytest.mark.parametrize(("share", "is_refused"), [(0.4, False), (0.6, True)])
+def test_truth_of_other_classes_is_refused(tmp_path: Path, share: float, is_refused: bool) -> None:
+    labels = write_geotiff(tmp_path / "labels.tif", np.zeros((1, 20, 20), np.uint8))
+    with rasterio.open(labels, "r+") as file:
+        file.update_tags(CLASS_0="land", CLASS_1="water")
+    values = np.zeros((1, 20, 20), np.uint8)
+    values[:, : round(share * 20)] = 77
+    truth = Truth(write_geotiff(tmp_path / "truth.tif", values))
+    if not is_refused:
+        assert evaluate_segmentation(labels, truth).accuracy == pytest.approx(0.6)
+        return
+    with pytest.raises(InputError, match=r"60% of its pixels with labels of no class: 77, .*0 land, 1 water.*--values"):
+        evaluate_segmentation(labels, truth)
+    assert evaluate_segmentation(labels, truth, rules=ClassRules(merged={"77": "land"})).accuracy == 1
+
+
+def test_a_folder_that_was_taken_for_another_is_named(tmp_path: Path) -> None:
+    scene = tmp_path / "results" / "a"
+    scene.mkdir(parents=True)
+    for path in (scene / "run.json", scene / "item.json", tmp_path / "results" / "catalog.json"):
+        path.write_text("{}")
+    truth = Truth(write_geotiff(tmp_path / "truth.tif", np.zeros((1, 20, 20), np.uint8)))
+    with pytest.raises(InputError, match=rf"name one of them, such as {scene}"):
+        evaluate_segmentation(tmp_path / "results", truth)
+    with pytest.raises(InputError, match=rf"name the one that it lies in, {tmp_path / 'results'}$"):
+        require_catalog(scene)
