@@ -69,7 +69,8 @@ class Shift:
 
     def __call__(self, points: NDArray[np.float64]) -> NDArray[np.float64]:
         """Return the moved points."""
-        return points + np.array([self.x, self.y])
+        moved: NDArray[np.float64] = points + np.array([self.x, self.y])
+        return moved
 
 
 @dataclass(frozen=True)

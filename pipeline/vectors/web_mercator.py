@@ -51,7 +51,8 @@ class WebMercator:
         corners = [self._to_world(np.column_stack([cols + dx, rows + dy])) for dx, dy in ((0, 0), (1, 0), (0, 1))]
         (ax, ay), (bx, by) = ((corner - corners[0]).T for corner in corners[1:])
         sizes = np.sqrt(np.abs(ax * by - ay * bx))
-        sizes = sizes[np.isfinite(sizes) & (sizes > 0)]
+        is_shown = np.all([(corner[:, 1] > 0) & (corner[:, 1] < 1) for corner in corners], axis=0)
+        sizes = sizes[is_shown & np.isfinite(sizes) & (sizes > 0)]
         if not len(sizes):
             return _ZOOMS[0]
         least, most = _ZOOMS
