@@ -69,7 +69,7 @@ def main() -> None:
         measure_rasters(folder, arguments.size)
         if arguments.rasters:
             return
-        for formats in (("parquet",), ("fgb",), tuple(POLYGON_FILES)):
+        for formats in (("parquet",), ("fgb",), ("pmtiles",), tuple(POLYGON_FILES)):
             rules = PolygonRules(arguments.min_area, arguments.simplify)
             measure_polygons(folder, arguments.size, PolygonOptions(formats, rules), arguments.workers)
         if shutil.which(POLYGONIZE):

@@ -72,7 +72,7 @@ def mosaic(
     outputs: Annotated[
         str, typer.Option(rich_help_panel=_OUTPUTS, help="What to write: zarr, cog, polygons, probabilities")
     ] = "cog,zarr",
-    polygon_formats: Annotated[str, typer.Option(rich_help_panel=_OUTPUTS, help="Of fgb, gpkg, parquet")] = (
+    polygon_formats: Annotated[str, typer.Option(rich_help_panel=_OUTPUTS, help="Of fgb, gpkg, parquet, pmtiles")] = (
         "fgb,gpkg,parquet"
     ),
     polygon_min_area: Annotated[

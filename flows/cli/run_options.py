@@ -90,7 +90,7 @@ RUN_OPTIONS = {
     "credentials": RunOption(str | None, None, "Prefect Secret block with the keys of object storage", _CLUSTER),
     "zarr_format": RunOption(int, 3, "Version of the Zarr format: 3, or 2 for old QGIS", _OUTPUTS),
     "zarr_shards": RunOption(bool, False, "Few large objects, for object stores", _OUTPUTS),
-    "polygon_formats": RunOption(str, "fgb,gpkg,parquet", "Files of polygons: fgb, gpkg, parquet", _OUTPUTS),
+    "polygon_formats": RunOption(str, "fgb,gpkg,parquet", "Files of polygons: fgb, gpkg, parquet, pmtiles", _OUTPUTS),
     "polygon_min_area": RunOption(float, 0, "Smaller ones, in m², become part of a neighbour", _OUTPUTS),
     "polygon_simplify": RunOption(float, 0, "Fewer corners: tolerance in pixels; 0: exact", _OUTPUTS),
 }

@@ -115,6 +115,8 @@ def plan_map(catalogue: Path | ObjectFolder, folder: Path, options: MosaicOption
     if grid is None:
         grids = (scene.grid.geobox for scenes in selection.periods.values() for scene in scenes)
         grid = MapGrid.from_scenes(crs, options.resolution, grids)
+    if options.polygon_options is not None:
+        options.polygon_options.check_grid(grid.geobox)
     extent = MapExtent(left=grid.left, top=grid.top, width=grid.width, height=grid.height)
     record = MapRecord(definition=definition, grid=extent, periods=dict(selection.periods), skipped=selection.skipped)
     old = None if options.overwrite else read_map_record(folder)

@@ -175,6 +175,8 @@ def _open_scene_job(source: str | Path, model: Model, catalog: CatalogLocation, 
     started = Stopwatch.now()
     with _blame_scene(options):
         scene = _date_scene(open_input(source, model, options), options.datetime)
+        if options.polygon_options is not None:
+            options.polygon_options.check_grid(scene.grid)
         list_candidate_tilings(describe_raster(scene, model, options), options.plan_options, model.reach)
     # A name that is too long makes pathlib raise; what can be said of it, check_writable says.
     if not os.path.isfile(catalog.folder / scene.id / RECORD):  # noqa: PTH113

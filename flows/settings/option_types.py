@@ -95,9 +95,9 @@ Outputs = Annotated[
     expect("cog, zarr or both, and if wanted polygons, probabilities, confidence, disagreement, with commas"),
 ]
 PolygonFormats = Annotated[
-    tuple[Literal["fgb", "gpkg", "parquet"], ...],
+    tuple[Literal["fgb", "gpkg", "parquet", "pmtiles"], ...],
     Field(min_length=1),
-    expect("fgb, gpkg, parquet, separated by commas"),
+    expect("fgb, gpkg, parquet, pmtiles, separated by commas"),
 ]
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False), expect("a number from 0")]
 Scale = Annotated[Annotated[_Finite, AfterValidator(_check_not_zero)] | None, expect("a number other than 0")]

@@ -23,7 +23,7 @@ EXTRAS = {
     "slurm": ("dask_jobqueue",),
     "smp": ("segmentation_models_pytorch",),
     "train": ("pyogrio", "scipy"),
-    "vectors": ("pyogrio", "scipy"),
+    "vectors": ("pmtiles", "pyogrio", "scipy"),
 }
 """Extra → modules that its packages are imported as."""
 

@@ -26,7 +26,12 @@ ZARR = "segmentation.zarr"
 OVERVIEW = "overview.tif"
 PREVIEW = "preview.png"
 REPORT = "report.html"
-POLYGON_FILES = {"parquet": "polygons.parquet", "fgb": "polygons.fgb", "gpkg": "polygons.gpkg"}
+POLYGON_FILES = {
+    "parquet": "polygons.parquet",
+    "fgb": "polygons.fgb",
+    "gpkg": "polygons.gpkg",
+    "pmtiles": "polygons.pmtiles",
+}
 """Files of polygons, by format."""
 RUN_DIRECTORY = ".run"
 """Folder with the state of an unfinished run."""

@@ -103,6 +103,7 @@ ASSETS: tuple[KnownFile, ...] = (
     KnownFile("polygons", "polygons.parquet", "Polygons (GeoParquet)", _TYPES.VND_APACHE_PARQUET, _DATA),
     KnownFile("polygons-fgb", "polygons.fgb", "Polygons (FlatGeobuf)", _TYPES.FLATGEOBUF, _DATA),
     KnownFile("polygons-gpkg", "polygons.gpkg", "Polygons (GeoPackage)", _TYPES.GEOPACKAGE, _DATA),
+    KnownFile("polygons-pmtiles", "polygons.pmtiles", "Polygons (PMTiles)", _TYPES.VND_PMTILES, _DATA),
     KnownFile("style", "segmentation.qml", "Style for QGIS", _TYPES.XML, _STYLE),
     *(
         KnownFile(f"{name}-style", f"{name}.qml", f"Style of {name} for QGIS", _TYPES.XML, _STYLE)

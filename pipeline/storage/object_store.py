@@ -41,6 +41,7 @@ _CONTENT_TYPES = {
     ".tif": "image/tiff",
     ".qml": "application/xml",
     ".gpkg": "application/geopackage+sqlite3",
+    ".pmtiles": "application/vnd.pmtiles",
 }
 
 

@@ -5,7 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 
+from odc.geo.geobox import GeoBox
+
+from seamline.pipeline.common.errors import InputError
 from seamline.pipeline.common.layout import POLYGON_FILES
+from seamline.pipeline.geometry.pixel_area import measure_pixel_areas
+from seamline.pipeline.vectors.web_mercator import check_web_mercator
 
 
 @dataclass(frozen=True)
@@ -36,7 +41,7 @@ class PolygonOptions:
         rules: what is done to the regions.
     """
 
-    formats: tuple[str, ...] = tuple(POLYGON_FILES)
+    formats: tuple[str, ...] = ("parquet", "fgb", "gpkg")
     rules: PolygonRules = PolygonRules()
 
     def __post_init__(self) -> None:
@@ -47,6 +52,26 @@ class PolygonOptions:
     def files(self) -> list[str]:
         """Names of the files."""
         return [POLYGON_FILES[kind] for kind in self.formats]
+
+    def check_grid(self, grid: GeoBox) -> None:
+        """Check that a scene can have these polygons; a run does so before any inference.
+
+        Args:
+            grid: grid of the scene.
+
+        Raises:
+            InputError: the rules have a minimum area, but the CRS of the grid does not say how large a pixel is; or
+                PMTiles are wanted, and the scene has no place in Web Mercator.
+        """
+        if self.rules.min_area > 0 and measure_pixel_areas(grid) is None:
+            raise InputError(
+                "--polygon-min-area",
+                got="a scene whose pixels have no known area",
+                expected="a projected or geographic CRS",
+                fix="leave it out",
+            )
+        if "pmtiles" in self.formats:
+            check_web_mercator(grid)
 
     def follow(self, rules: Mapping[str, float] | None) -> bool:
         """Return whether these are the rules that the record of a run says its polygons were made by."""

@@ -24,7 +24,6 @@ from numpy.typing import NDArray
 from odc.geo.geobox import GeoBox
 
 from seamline.pipeline.common.classes import NODATA, LabelClass
-from seamline.pipeline.common.errors import InputError
 from seamline.pipeline.common.layout import POLYGON_FILES
 from seamline.pipeline.geometry.pixel_area import AreaArray, PixelAreas, measure_pixel_areas
 from seamline.pipeline.geometry.tiling import Index, MapChunks, Tiling
@@ -51,6 +50,7 @@ from seamline.pipeline.vectors.sieve import (
     summarize_window,
 )
 from seamline.pipeline.vectors.simplify import Simplification
+from seamline.pipeline.vectors.tile_pyramid import write_pmtiles
 from seamline.pipeline.vectors.writers import PolygonPart, PolygonTable, convert_parquet, join_parts, write_part
 
 T = TypeVar("T")
@@ -125,17 +125,11 @@ def write_polygons(
         Size and checksum of each file that was written, by their names.
 
     Raises:
-        InputError: the rules have a minimum area, but the CRS of the grid does not say how large a pixel is.
+        InputError: such a scene cannot have them (``PolygonOptions.check_grid``).
     """
+    options.check_grid(grid)
     rules = options.rules
     areas = measure_pixel_areas(grid)
-    if areas is None and rules.min_area > 0:
-        raise InputError(
-            "--polygon-min-area",
-            got="a scene whose pixels have no known area",
-            expected="a projected or geographic CRS",
-            fix="leave it out",
-        )
     formats = [kind for kind, name in POLYGON_FILES.items() if kind in options.formats or (folder / name).exists()]
     scratch.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="polygons-", dir=scratch) as name:
@@ -152,7 +146,7 @@ def write_polygons(
         parts.append(write_part(regions, table, work / "borders.parquet"))
         parquet = (folder if "parquet" in formats else work) / POLYGON_FILES["parquet"]
         join_parts(parts, table, parquet)
-        return _convert_polygons(parquet, formats, grid, folder, work, map_chunks)
+        return _convert_polygons(parquet, formats, table, folder, work, map_chunks)
 
 
 def _take_parts(found: Iterable[tuple[Path, PolygonPart | None]], parts: list[PolygonPart]) -> Iterator[Path]:
@@ -164,14 +158,22 @@ def _take_parts(found: Iterable[tuple[Path, PolygonPart | None]], parts: list[Po
 
 
 def _convert_polygons(
-    parquet: Path, formats: Sequence[str], grid: GeoBox, folder: Path, work: Path, map_chunks: MapChunks
+    parquet: Path, formats: Sequence[str], table: PolygonTable, folder: Path, work: Path, map_chunks: MapChunks
 ) -> dict[str, FileInfo]:
-    """Write the other formats, each by one worker; return size and checksum of all files by their names."""
-    others = [kind for kind in formats if kind != "parquet"]
-    convert = partial(_convert_to_format, parquet, others, grid, folder, work)
+    """Write the other formats; return size and checksum of all files by their names.
+
+    Tiles are the work of all workers, any other format that of one.
+    """
+    others = [kind for kind in formats if kind not in ("parquet", "pmtiles")]
+    convert = partial(_convert_to_format, parquet, others, table.grid, folder, work)
     infos = map_chunks(convert, [Index(0, number) for number in range(len(others))])
-    own = {parquet.name: describe_file(parquet)} if parquet.parent == folder else {}
-    return {**own, **{POLYGON_FILES[kind]: info for kind, info in zip(others, infos, strict=True)}}
+    files = {POLYGON_FILES[kind]: info for kind, info in zip(others, infos, strict=True)}
+    if "pmtiles" in formats:
+        tiles, scratch = folder / POLYGON_FILES["pmtiles"], work / "tiles"
+        scratch.mkdir()
+        write_pmtiles(parquet, table.grid, table.classes, tiles, scratch, map_chunks)
+        files[tiles.name] = describe_file(tiles)
+    return {parquet.name: describe_file(parquet), **files} if parquet.parent == folder else files
 
 
 def _convert_to_format(

@@ -60,6 +60,7 @@ Cluster = Callable[[int], str]
 PLAN = {"window": 160, "halo": 48, "precision": "fp32", "device": "cpu", "engine": "torch"}
 EVERYTHING: dict[str, Any] = {
     "outputs": ("cog", "zarr", "probabilities", "confidence", "polygons"),
+    "polygon_formats": ("fgb", "gpkg", "parquet", "pmtiles"),
     "zarr_shards": True,
 }
 EDGE = 512
@@ -432,6 +433,7 @@ def test_a_task_of_a_run_that_was_started_over_is_out_of_reach_of_the_new_one(
         "probabilities.tif",
         "confidence.qml",
         "polygons.gpkg",
+        "polygons.pmtiles",
         "polygons.qml",
         "item.json",
         "preview.png",

@@ -190,13 +190,15 @@ def test_what_is_asked_for_later_or_lost_is_written_and_another_scene_is_refused
     _, out, result, folder = finished
     url, work = result.record.source, folder / "work"
     asked = ("cog", "zarr", "confidence", "polygons")
-    later = run(url, small_model, out, workers, work=work, outputs=asked, polygon_formats=("fgb",))
+    later = run(url, small_model, out, workers, work=work, outputs=asked, polygon_formats=("fgb", "pmtiles"))
     assert not later.computed and "polygons" in later.rewritten
     catalogue = ObjectFolder.from_url(out)
     found = find_uploaded(catalogue, "scene")
-    assert found is not None and found.item["assets"]["polygons-fgb"]["href"].startswith(f"./{found.version}/")
+    assert found is not None
+    for key in ("polygons-fgb", "polygons-pmtiles"):
+        assert found.item["assets"][key]["href"].startswith(f"./{found.version}/")
     assert seen(catalogue, "scene")
-    again = run(url, small_model, out, workers, work=work, outputs=asked, polygon_formats=("fgb",))
+    again = run(url, small_model, out, workers, work=work, outputs=asked, polygon_formats=("fgb", "pmtiles"))
     assert not again.rewritten
     dated = [run(url, small_model, out, workers, work=work, outputs=("cog",), datetime="2024-06-01") for _ in range(2)]
     assert [set(one.rewritten) for one in dated] == [{"preview", "report", "item"}, set()]

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyogrio
 import pytest
 import rasterio
 import rioxarray
@@ -53,6 +54,7 @@ from seamline.pipeline.results.verify import verify
 from tests.support.small_grids import CLASSES, GRIDS, make_labels
 from tests.support.small_models import save_model
 from tests.support.small_rasters import make_noise, write_geotiff
+from tests.support.vector_tiles import TileFile, find_classes, locate
 
 SUPPORT = Path(__file__).parents[2] / "support"
 PROGRAMS = SUPPORT.parents[1] / "build" / "readers"
@@ -109,7 +111,8 @@ def results(tmp_path_factory: pytest.TempPathFactory, cluster: Callable[[int], s
     scene = write_geotiff(folder / "scene.tif", pixels, names=("red", "nir"), nodata=0)
     outputs = ("cog", "zarr", "polygons", "probabilities", "confidence", "disagreement")
     plan = {"window": 192, "device": "cpu", "precision": "fp32", "engine": "torch"}
-    options = SegmentOptions(cluster=cluster(1), outputs=outputs, **plan)
+    formats = ("fgb", "gpkg", "parquet", "pmtiles")
+    options = SegmentOptions(cluster=cluster(1), outputs=outputs, polygon_formats=formats, **plan)
     done = segment(scene, folder / "model", folder / "out", options, RunObserver())
     labels = open_labels(done.folder / "segmentation.zarr")[:]
     assert set(np.unique(labels)) == {0, 1, 2, NODATA}
@@ -260,6 +263,20 @@ def test_qgis_shows_polygons_by_class(results: Results, tmp_path: Path, name: st
     # All but outlines, which are a pixel wide.
     same = (colors == results.colors()).all(-1)
     assert same[BLOCK // 2 :: BLOCK, BLOCK // 2 :: BLOCK].mean() > 0.9 and same.mean() > 0.6
+
+
+def test_gdal_reads_tiles_of_polygons(results: Results) -> None:
+    """GDAL of pyogrio, since that of Debian knows no PMTiles."""
+    file = TileFile(results.folder / "polygons.pmtiles")
+    info = pyogrio.read_info(file.path)
+    assert (info["crs"], info["layer_name"]) == ("EPSG:3857", "polygons")
+    assert set(info["fields"]) == {"mvt_id", "class", "name", "color", "pixels", "area_m2", "confidence"}
+    rows, cols = np.indices(results.labels.shape).reshape(2, -1)
+    expected = np.where(results.labels == NODATA, -1, results.labels.astype(int))[rows, cols]
+    places = locate(results.grid, file.zoom, rows, cols)
+    np.testing.assert_array_equal(find_classes(file, file.zoom, places), expected)
+    drawn = {file.read(file.zoom, *place)[1]["color"][0] for place in file.places[file.zoom]}
+    assert drawn <= {"#{:02x}{:02x}{:02x}".format(*label.color) for label in NAMED}
 
 
 def test_qgis_shows_layers_by_ramps(results: Results, tmp_path: Path) -> None:

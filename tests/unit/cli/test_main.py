@@ -119,8 +119,11 @@ WRONG: dict[tuple[str, ...], str] = {
     ("--outputs", ""): f"--outputs: got '', expected {OUTPUTS}",
     ("--outputs", "foo"): f"--outputs: got 'foo', expected {OUTPUTS}",
     ("--outputs", "polygons"): f"--outputs: got 'polygons', expected {OUTPUTS}",
-    ("--polygon-formats", "shp"): "--polygon-formats: got 'shp', expected fgb, gpkg, parquet, separated by commas",
-    ("--polygon-formats", ""): "--polygon-formats: got '', expected fgb, gpkg, parquet, separated by commas",
+    (
+        "--polygon-formats",
+        "shp",
+    ): "--polygon-formats: got 'shp', expected fgb, gpkg, parquet, pmtiles, separated by commas",
+    ("--polygon-formats", ""): "--polygon-formats: got '', expected fgb, gpkg, parquet, pmtiles, separated by commas",
     ("--polygon-min-area", "-1"): "--polygon-min-area: got '-1', expected a number from 0",
     ("--polygon-simplify", "inf"): "--polygon-simplify: got 'inf', expected a number from 0",
     ("--polygon-formats", "fgb"): f"--polygon-formats: got 'fgb', expected {POLYGONS}",

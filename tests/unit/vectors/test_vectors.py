@@ -80,7 +80,7 @@ def test_files_have_the_polygons_of_the_whole_raster(
         placed = shapely.transform(polygon, lambda xy: np.column_stack(transform @ xy.T))
         whole.append((int(label), polygon.area, confidence[row, col] if row >= 0 else None, placed.normalize()))
     whole.sort(key=lambda row: (row[0], row[-1].wkb))
-    for name in POLYGON_FILES.values():
+    for name in EVERYTHING.files:
         found = read_rows(folder / name)
         assert [(row[0], row[2]) for row in found] == [row[:2] for row in whole]
         assert shapely.equals_exact([row[-1] for row in found], [row[-1] for row in whole], 1e-6).all()
@@ -167,7 +167,7 @@ def test_rules_hold_whatever_the_chunks(tmp_path: Path) -> None:
 def test_a_scene_of_nothing_gives_empty_files(tmp_path: Path, rules: PolygonRules) -> None:
     labels, grid = np.full((100, 90), NODATA, np.uint8), GeoBox((100, 90), UTM, "EPSG:32620")
     written(tmp_path, labels, grid, PolygonOptions(rules=rules))
-    for name in POLYGON_FILES.values():
+    for name in EVERYTHING.files:
         assert read_rows(tmp_path / name) == []
     assert pyogrio.read_info(tmp_path / POLYGON_FILES["fgb"])["crs"] == "EPSG:32620"
 
