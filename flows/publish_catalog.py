@@ -19,8 +19,9 @@ from seamline.flows.tracking.best_effort import show
 from seamline.pipeline.common.classes import format_count
 from seamline.pipeline.common.errors import InputError, RunError
 from seamline.pipeline.common.layout import ITEM
+from seamline.pipeline.fusion.verify_map import verify_folder
 from seamline.pipeline.publishing.upload import renew_catalog
-from seamline.pipeline.results.verify import Finding, verify
+from seamline.pipeline.results.verify import Finding
 from seamline.pipeline.results.verify_objects import verify_objects
 from seamline.pipeline.stac.catalog import update_catalog
 
@@ -79,7 +80,7 @@ def catalog_task(out: CatalogLocation) -> int:
 @task(name="check", persist_result=False, cache_policy=NO_CACHE)
 def check_task(out: CatalogLocation) -> list[Finding]:
     """Return what is not as it was published, and log each finding as an error."""
-    findings = list(verify(out.folder) if out.objects is None else verify_objects(out.objects))
+    findings = list(verify_folder(out.folder) if out.objects is None else verify_objects(out.objects))
     for finding in findings:
         get_run_logger().error("%s/%s: %s", finding.scene or out, finding.subject, finding.problem)
     return findings

@@ -47,6 +47,9 @@ def mosaic(
     aoi: Annotated[Path | None, typer.Option(help="Polygons that limit the map: GeoJSON, GeoPackage, …")] = None,
     period: Annotated[str, typer.Option(help="all, year, season, month, or FROM/TO: a map of each period")] = "all",
     plan: Annotated[bool, typer.Option("--plan", help="Say what would be computed and why; compute nothing")] = False,
+    check: Annotated[
+        bool, typer.Option("--check", help="Restore files of the map whose content has changed, not only their size")
+    ] = False,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Make the map anew where one of another definition is")
     ] = False,
@@ -134,6 +137,7 @@ def mosaic(
         cluster=cluster,
         workers=workers,
         credentials=credentials,
+        check=check,
         overwrite=overwrite,
     )
     use_credentials(options.credentials)

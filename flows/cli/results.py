@@ -121,9 +121,9 @@ def verify(results: _ResultsArgument) -> None:
 
     seamline verify build/up/results
     """
-    from seamline.pipeline.results.verify import verify
+    from seamline.pipeline.fusion.verify_map import verify_folder
 
-    findings = list(verify(results))
+    findings = list(verify_folder(results))
     for finding in findings:
         print(f"{finding.scene or results.name}/{finding.subject}: {finding.problem}")
     scenes = len({item.parent for item in results.glob(f"*/{ITEM}")})

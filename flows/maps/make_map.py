@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from functools import cache, partial
 from importlib.metadata import version
@@ -38,7 +38,7 @@ from seamline.pipeline.fusion.map_folder import (
     write_map_files,
 )
 from seamline.pipeline.fusion.period_run import PeriodRun, find_fused, open_period_store
-from seamline.pipeline.fusion.publish_map import MAP_LAYERS, MapPublication, publish_period
+from seamline.pipeline.fusion.publish_map import MapPublication, list_store_layers, publish_period
 from seamline.pipeline.geometry.map_grid import CHUNK
 from seamline.pipeline.geometry.tiling import Index
 from seamline.pipeline.mosaic.map_record import write_map_record
@@ -98,7 +98,7 @@ def make_map(
         observer.planned(plan)
         is_done = plan.is_done
         if not is_done:
-            run = _MapRun(plan, _open_run(directory, plan), options, str(results), started, observer)
+            run = _MapRun(plan, _open_run(directory, plan, options), options, str(results), started, observer)
             with (connect or _connect)(options, plan.chunk_count) as client:
                 run.finish(client)
         if isinstance(catalogue, Path):
@@ -140,9 +140,11 @@ def _connect(options: MosaicOptions, chunks: int) -> AbstractContextManager[Clie
     return connect_with_credentials(options.credentials, options.cluster, workers, _WORKER_THREADS)
 
 
-def _open_run(directory: RunDirectory, plan: MapPlan) -> RunDirectory:
+def _open_run(directory: RunDirectory, plan: MapPlan, options: MosaicOptions) -> RunDirectory:
     """Return the run directory of an unfinished run of the same map, or of a new one."""
-    digest = combine_digests({"record": plan.record.model_dump(mode="json"), "folder": str(plan.folder)})
+    polygons = None if options.polygon_options is None else asdict(options.polygon_options)
+    form = {"polygons": polygons, "zarr_format": options.zarr_format}
+    digest = combine_digests({"record": plan.record.model_dump(mode="json"), "folder": str(plan.folder), **form})
     known = directory.read_plan()
     if known is not None and known.get("map") == digest:
         return directory.with_start(known["start"])
@@ -180,7 +182,7 @@ class _MapRun:
             done = 0
             for period, changes in plan.periods.items():
                 final = directory.result / name_period(plan.name, period)
-                if plan.is_period_unchanged(period):
+                if period in plan.unchanged:
                     if not final.exists():
                         take_over_period(plan.folder / final.name, final)
                 elif not is_whole(final):
@@ -235,10 +237,10 @@ class _MapRun:
 
     def _create_store(self, path: Path) -> None:
         definition, grid = self.plan.record.definition, self.plan.record.map_grid
-        asked = ("probabilities",) if "probabilities" in definition.outputs else ()
+        layers = list_store_layers(self.plan.record.outputs)
         layout = ZarrLayout(CHUNK, None, self.options.zarr_format)
         title = f"map {self.plan.name}, fused of scenes segmented with {definition.model}"
-        create_store(path, grid.geobox, definition.label_classes, layout, title=title, layers=(*asked, *MAP_LAYERS))
+        create_store(path, grid.geobox, definition.label_classes, layout, title=title, layers=layers)
 
 
 def _now() -> str:

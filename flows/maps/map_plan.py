@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,9 +13,12 @@ from odc.geo.crs import CRS
 from pyproj.exceptions import CRSError
 
 from seamline.flows.maps.options import MosaicOptions
-from seamline.pipeline.common.errors import InputError
-from seamline.pipeline.common.layout import MAP_STORE, ZARR
-from seamline.pipeline.fusion.map_folder import is_whole, name_period
+from seamline.pipeline.common.errors import DamagedFileError, InputError
+from seamline.pipeline.common.layout import MAP_RECORD, ZARR
+from seamline.pipeline.fusion.map_folder import list_periods, name_period
+from seamline.pipeline.fusion.period_files import find_store_problem, is_map_whole, is_period_current
+from seamline.pipeline.fusion.publish_map import list_period_outputs, list_store_layers
+from seamline.pipeline.fusion.recovery import recover_map_record
 from seamline.pipeline.geometry.map_grid import MapGrid
 from seamline.pipeline.mosaic.changes import PeriodChanges, find_changes
 from seamline.pipeline.mosaic.map_record import (
@@ -27,7 +30,7 @@ from seamline.pipeline.mosaic.map_record import (
     read_map_record,
     refuse_other_definition,
 )
-from seamline.pipeline.mosaic.periods import ALL, PeriodRule
+from seamline.pipeline.mosaic.periods import PeriodRule
 from seamline.pipeline.mosaic.selection import SceneChoice, Selection, select_scenes
 from seamline.pipeline.products.seal import has_sealed_content, is_sealed
 from seamline.pipeline.scenes.aoi import read_area
@@ -43,7 +46,9 @@ class MapPlan:
         old: record of the map as it is; None if there is none, or it is to be made anew.
         record: record of the map as it is to be.
         periods: what is to be done with the chunks of each period, by the names of the periods.
+        unchanged: names of the periods whose files stay as they are: same scenes, grid and outputs, and none is lost.
         withdrawn: names of the periods that the map no longer has.
+        is_whole: whether what the map has beside its periods is there.
         warnings: what was left out or assumed, a line each.
     """
 
@@ -51,7 +56,9 @@ class MapPlan:
     old: MapRecord | None
     record: MapRecord
     periods: Mapping[str, PeriodChanges]
+    unchanged: frozenset[str]
     withdrawn: tuple[str, ...]
+    is_whole: bool
     warnings: tuple[str, ...]
 
     @property
@@ -64,23 +71,16 @@ class MapPlan:
         """Number of chunks that are to be computed, of all periods."""
         return sum(len(changes.computed) for changes in self.periods.values())
 
-    def is_period_unchanged(self, period: str) -> bool:
-        """Return whether the files of a period can stay as they are: same scenes, same grid, and all of them there."""
-        old, new, folder = self.old, self.record, self.folder / name_period(self.name, period)
-        return (
-            old is not None
-            and old.grid == new.grid
-            and old.periods.get(period) == new.periods[period]
-            and is_whole(folder)
-            and is_sealed(folder / ZARR)
-        )
-
     @property
     def is_done(self) -> bool:
         """Whether the map is already as it is to be."""
-        has_store = self.record.definition.period == ALL.name or is_sealed(self.folder / MAP_STORE)
         is_same = self.old is not None and self.old.skipped == self.record.skipped and not self.withdrawn
-        return is_same and has_store and all(map(self.is_period_unchanged, self.record.periods))
+        return is_same and self.is_whole and self.unchanged == self.record.periods.keys()
+
+    @property
+    def rewritten(self) -> tuple[str, ...]:
+        """Names of the periods of which files are made anew although no chunk is computed: some are lost, or others."""
+        return tuple(name for name, found in self.periods.items() if name not in self.unchanged and not found.computed)
 
     def find_kept_store(self, period: str) -> Path | None:
         """Return the store of a period of the map as it is, whose chunks are taken over; None if it cannot be used.
@@ -89,6 +89,53 @@ class MapPlan:
         """
         store = self.folder / name_period(self.name, period) / ZARR
         return store if self.periods[period].kept and is_sealed(store) and has_sealed_content(store) else None
+
+
+@dataclass(frozen=True)
+class _Files:
+    """The files of a map that are there, beside those that are wanted.
+
+    Attributes:
+        folder: absolute path of the map.
+        options: what is wanted.
+        old: record of the map as it is.
+        new: record of the map as it is to be.
+    """
+
+    folder: Path
+    options: MosaicOptions
+    old: MapRecord | None
+    new: MapRecord
+
+    def find_unusable(self) -> dict[str, str]:
+        """Return why nothing can be taken over of some periods, by their names."""
+        reasons = {}
+        for period in (self.old.periods.keys() if self.old else set()) & self.new.periods.keys():
+            reason = find_store_problem(
+                self._folder_of(period), self._layers, self.options.zarr_format, check=self.options.check
+            )
+            if reason is not None:
+                reasons[period] = reason
+        return reasons
+
+    def find_unchanged(self, unusable: Collection[str]) -> frozenset[str]:
+        """Return the periods whose files can stay as they are; of the ``unusable`` ones none can."""
+        old, new = self.old, self.new
+        if old is None or old.grid != new.grid:
+            return frozenset()
+        same = {period for period, scenes in new.periods.items() if old.periods.get(period) == scenes}
+        return frozenset(period for period in same - set(unusable) if self._is_current(period))
+
+    @property
+    def _layers(self) -> tuple[str, ...]:
+        return list_store_layers(self.new.outputs)
+
+    def _folder_of(self, period: str) -> Path:
+        return self.folder / name_period(self.folder.name, period)
+
+    def _is_current(self, period: str) -> bool:
+        outputs, polygons = list_period_outputs(self.new.outputs), self.options.polygon_options
+        return is_period_current(self._folder_of(period), outputs, self._layers, polygons, check=self.options.check)
 
 
 def plan_map(catalogue: Path | ObjectFolder, folder: Path, options: MosaicOptions) -> MapPlan:
@@ -118,12 +165,45 @@ def plan_map(catalogue: Path | ObjectFolder, folder: Path, options: MosaicOption
     if options.polygon_options is not None:
         options.polygon_options.check_grid(grid.geobox)
     extent = MapExtent(left=grid.left, top=grid.top, width=grid.width, height=grid.height)
-    record = MapRecord(definition=definition, grid=extent, periods=dict(selection.periods), skipped=selection.skipped)
-    old = None if options.overwrite else read_map_record(folder)
+    record = MapRecord(
+        definition=definition,
+        outputs=options.outputs,
+        grid=extent,
+        periods=dict(selection.periods),
+        skipped=selection.skipped,
+    )
+    old, damage = (None, None) if options.overwrite else _read_old_record(folder, record)
+    files = _Files(folder, options, old, record)
+    unusable = files.find_unusable()
+    changes = find_changes(old, record, unusable)
+    return MapPlan(
+        folder,
+        old,
+        record,
+        changes.periods,
+        files.find_unchanged(unusable),
+        changes.withdrawn,
+        damage is None and old is not None and is_map_whole(folder, old, check=options.check),
+        (*selection.warnings, *([damage] if damage else [])),
+    )
+
+
+def _read_old_record(folder: Path, wanted: MapRecord) -> tuple[MapRecord | None, str | None]:
+    """Return the record of the map as it is, and a warning if it had to be told from the periods.
+
+    Raises:
+        OtherRunError: it is another map.
+        InputError: another version wrote it.
+    """
+    try:
+        old, damage = read_map_record(folder), "is not there"
+    except DamagedFileError as error:
+        old, damage = None, f"is damaged ({error.got})"
     if old is not None:
-        refuse_other_definition(folder, old.definition, definition)
-    changes = find_changes(old, record)
-    return MapPlan(folder, old, record, changes.periods, changes.withdrawn, selection.warnings)
+        refuse_other_definition(folder, old.definition, wanted.definition)
+    elif list_periods(folder):
+        return recover_map_record(folder, wanted), f"{MAP_RECORD} of map {folder} {damage}; it is written anew"
+    return old, None
 
 
 def _parse_crs(text: str) -> CRS:
@@ -166,5 +246,4 @@ def _define_map(
         classes=tuple(map(MapClass.from_label_class, selection.classes)),
         unseen=selection.unseen,
         labels_allowed=options.labels,
-        outputs=options.outputs,
     )

@@ -61,6 +61,9 @@ class MosaicOptions(BaseModel):
     credentials: str | None = Field(
         default=None, description="Prefect Secret block with the keys of object storage; default: the environment's"
     )
+    check: bool = Field(
+        default=False, description="Compare the content of all files of the map with what was written, not only sizes"
+    )
     overwrite: bool = Field(default=False, description="Make the map anew where one of another definition is")
 
     @field_validator("outputs")

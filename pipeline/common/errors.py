@@ -41,6 +41,10 @@ class UnusableSceneError(InputError):
     """The scene itself cannot be used: the same files fail again with the same model and options."""
 
 
+class DamagedFileError(InputError):
+    """A file that Seamline wrote is not as it was written."""
+
+
 class InUseError(InputError):
     """The scene is being segmented by another process."""
 

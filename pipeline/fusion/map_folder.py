@@ -18,7 +18,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from contextlib import suppress
 from pathlib import Path
 
@@ -40,11 +40,12 @@ from seamline.pipeline.common.layout import (
 from seamline.pipeline.fusion.time_store import PeriodStore, write_time_store
 from seamline.pipeline.mosaic.map_record import MapRecord, MapScene, write_map_record
 from seamline.pipeline.mosaic.periods import ALL, Period
-from seamline.pipeline.results.map_copies import copy_item, find_original
+from seamline.pipeline.results.map_copies import PERIOD_PROPERTY, copy_item, find_original
 from seamline.pipeline.results.open import SCENE_ID
-from seamline.pipeline.stac.catalog import encode_json, update_catalog
+from seamline.pipeline.stac.catalog import encode_json, is_in_catalog, update_catalog
 from seamline.pipeline.stac.items import read_item
 from seamline.pipeline.stac.scene_item import ModelReference
+from seamline.pipeline.stac.waiting import is_waiting
 from seamline.pipeline.storage.atomic import atomic_write, link_or_copy
 from seamline.pipeline.storage.object_store import ObjectFolder, is_object_url
 
@@ -85,22 +86,24 @@ def write_map_files(folder: Path, map_name: str, record: MapRecord) -> None:
         map_name: name of the map.
         record: its record.
     """
+    size = None
     if record.definition.period != ALL.name:
         shutil.rmtree(folder / MAP_STORE, ignore_errors=True)
         paths = {name: folder / name_period(map_name, name) / ZARR for name in record.periods}
-        write_time_store(
+        size = write_time_store(
             folder / MAP_STORE,
-            [_describe_store(Period.from_name(name), path) for name, path in paths.items()],
+            [describe_period_store(Period.from_name(name), path) for name, path in paths.items()],
             record.map_grid.geobox,
             record.definition.label_classes,
             title=f"map {map_name}",
             attributes={"definition_digest": record.definition.digest, "model_digest": record.definition.model_digest},
         )
     update_catalog(folder)
-    write_map_record(folder, record)
+    write_map_record(folder, record.model_copy(update={"store_size": size}))
 
 
-def _describe_store(period: Period, path: Path) -> PeriodStore:
+def describe_period_store(period: Period, path: Path) -> PeriodStore:
+    """Return the store at ``path`` with the time of its period, which has a start and an end."""
     if period.start is None or period.end is None:
         raise ValueError(f"period {period.name} has no start and no end, expected one of several")
     return PeriodStore(period.name, period.start.date(), period.end.date(), path)
@@ -118,7 +121,8 @@ def list_in_catalogue(catalogue: Path, folder: Path, periods: Iterable[str]) -> 
     for name in sorted(names):
         item = copy_item(read_item(folder / name / ITEM), folder / name, catalogue)
         path, content = catalogue / name / ITEM, encode_json(item)
-        if path.is_file() and path.read_bytes() == content:
+        is_same = path.is_file() and path.read_bytes() == content
+        if is_same and (is_in_catalog(catalogue, name) or is_waiting(catalogue, name)):
             continue
         path.parent.mkdir(exist_ok=True)
         with atomic_write(path, shared=True) as part:
@@ -143,7 +147,7 @@ def refuse_other_folder(folder: Path) -> None:
             fix="give the folder another name",
         )
     names = {path.name for path in folder.iterdir()} if folder.is_dir() else set[str]()
-    is_other = MAP_RECORD not in names and bool(names - {RUN_DIRECTORY})
+    is_other = MAP_RECORD not in names and bool(names - {RUN_DIRECTORY}) and not _has_lost_record(folder, names)
     if is_other or (folder.exists() and not folder.is_dir()):
         raise InputError(
             f"--out {folder}",
@@ -151,6 +155,25 @@ def refuse_other_folder(folder: Path) -> None:
             expected="a map, an empty folder, or one that does not exist yet",
             fix=f"give a folder of its own, such as {folder / 'map'}",
         )
+
+
+def _has_lost_record(folder: Path, names: Collection[str]) -> bool:
+    """Return whether a folder is that of a map whose record is lost: all of it is of a map, and a period is there."""
+    return all(name == RUN_DIRECTORY or is_own(folder.name, name) for name in names) and bool(list_periods(folder))
+
+
+def list_periods(folder: Path) -> dict[str, Path]:
+    """Return the folders of the periods of a map by the names of the periods, as far as their items can be read.
+
+    Copies of items, as the catalogue of the scenes has them, are none.
+    """
+    found = {}
+    for path in sorted(folder.glob(f"*/{ITEM}")):
+        with suppress(OSError, ValueError, LookupError, TypeError, AttributeError):
+            item = json.loads(path.read_bytes())
+            if PERIOD_PROPERTY in item["properties"] and find_original(item, path.parent) is None:
+                found[str(item["properties"][PERIOD_PROPERTY])] = path.parent
+    return found
 
 
 def refuse_taken_names(catalogue: Path, folder: Path, periods: Iterable[str]) -> None:

@@ -30,6 +30,7 @@ from seamline.pipeline.geometry.tiling import MapChunks, Tiling
 from seamline.pipeline.mosaic.map_record import MapRecord, MapScene
 from seamline.pipeline.mosaic.periods import Period
 from seamline.pipeline.products.geozarr import find_crs_code
+from seamline.pipeline.products.layers import PROBABILITIES
 from seamline.pipeline.products.run_record import (
     InferenceRecord,
     RunRecord,
@@ -44,13 +45,23 @@ from seamline.pipeline.stac.catalog import write_item
 from seamline.pipeline.stac.class_areas import compute_class_areas
 from seamline.pipeline.stac.footprint import compute_labelled_area, join_hulls
 from seamline.pipeline.stac.scene_item import ModelReference, Provenance
-from seamline.pipeline.storage.digests import FileInfo, combine_digests, describe_content
+from seamline.pipeline.storage.digests import FileInfo, describe_content
 from seamline.pipeline.vectors.polygon_options import PolygonOptions
 
-MAP_LAYERS = ("observations", "agreement", "last_date")
+_LAYERS = ("observations", "agreement", "last_date")
 """Layers that each map has."""
 _PREVIEW_EDGE = 1000
 """Pixels of the labels on a preview, at most."""
+
+
+def list_period_outputs(asked: Sequence[str]) -> tuple[str, ...]:
+    """Return the outputs of a period from those that were asked for: with the layers of every map beside COGs."""
+    return (*asked, *(_LAYERS if "cog" in asked else ()))
+
+
+def list_store_layers(asked: Sequence[str]) -> tuple[str, ...]:
+    """Return the layers of the store of a period from the outputs that were asked for."""
+    return (*((PROBABILITIES,) if PROBABILITIES in asked else ()), *_LAYERS)
 
 
 @dataclass(frozen=True)
@@ -84,8 +95,7 @@ class MapPublication:
     @property
     def outputs(self) -> tuple[str, ...]:
         """Outputs of each period, with the layers of every map where COGs are wanted."""
-        asked = self.record.definition.outputs
-        return (*asked, *(MAP_LAYERS if "cog" in asked else ()))
+        return list_period_outputs(self.record.outputs)
 
     def describe_files(self, folder: Path) -> ResultFiles:
         """Return what is written to the folder of a period."""
@@ -100,12 +110,6 @@ class MapPublication:
             polygons=self.polygons,
             map_chunks=self.map_chunks,
         )
-
-
-def _compute_period_digest(record: MapRecord, period: str) -> str:
-    """Return a digest of what decides the labels of a period: the definition of the map and its scenes."""
-    scenes = {scene.id: scene.version for scene in record.periods[period]}
-    return combine_digests({"definition": record.definition.digest, **scenes})
 
 
 def publish_period(
@@ -202,11 +206,11 @@ def _describe_run(
         scene=period_id,
         source=publication.source,
         model=record.definition.model,
-        scene_digest=_compute_period_digest(record, period),
+        scene_digest=record.compute_period_digest(period),
         model_digest=record.definition.model_digest,
         plan=TilingRecord(window=CHUNK, halo=0, overlap=0, chunk_tiles=1, divisor=1, stride=CHUNK),
         settings={"fused": "probability × confidence × taper at the scene's edge, as integers"},
-        options=record.definition.model_dump(mode="json", exclude_defaults=True, exclude={"classes", "outputs"}),
+        options=record.definition.model_dump(mode="json", exclude_defaults=True, exclude={"classes"}),
         outputs=publication.outputs,
         pixels_scene=grid.height * grid.width,
         pixels_inferred=0,

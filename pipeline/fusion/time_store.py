@@ -8,8 +8,9 @@ the first day of each period, ``time_bnds`` that day and the first one after the
 
 from __future__ import annotations
 
+import filecmp
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
 from itertools import pairwise, product
@@ -20,12 +21,12 @@ import numpy as np
 import zarr
 from odc.geo.geobox import GeoBox
 
-from seamline.pipeline.common.classes import LabelClass
+from seamline.pipeline.common.classes import LabelClass, format_count
 from seamline.pipeline.geometry.window import Window
 from seamline.pipeline.products.geozarr import JSON
 from seamline.pipeline.products.layers import DAYS_DECODING, EPOCH
 from seamline.pipeline.products.overviews import create_overviews, describe_overviews, list_levels, read_layout
-from seamline.pipeline.products.seal import is_sealed, seal
+from seamline.pipeline.products.seal import has_sealed_content, is_sealed, seal
 from seamline.pipeline.products.store_files import StoredFile, describe_chunk_files
 from seamline.pipeline.products.zarr_store import ZarrLayout, create_store, list_store_rasters, open_store_raster
 from seamline.pipeline.storage.atomic import remove, sync
@@ -155,18 +156,65 @@ def _link_period(period: PeriodStore, number: int, store: Path) -> dict[str, Sto
     Chunks of nothing but nodata have no file.
     """
     files, links = _describe_files(period.path) if period.files is None else period.files, {}
-    for source, target in zip(list_levels(period.path), list_levels(store), strict=True):
+    for file, link in _iter_chunk_files(period.path, number, store):
+        known = files.get(file.relative_to(period.path).as_posix())
+        if known is not None:
+            _link_or_copy(file, link)
+            links[link.relative_to(store).as_posix()] = known
+    return links
+
+
+def _iter_chunk_files(period: Path, number: int, store: Path) -> Iterator[tuple[Path, Path]]:
+    """Yield the files of all chunks of a period's store with those of the same content in a store of several ones.
+
+    Args:
+        period: the store of the period.
+        number: place of the period in the store of several ones.
+        store: the store of several periods.
+
+    Yields:
+        Two paths, whether there are files or not.
+    """
+    for source, target in zip(list_levels(period), list_levels(store), strict=True):
         for name in list_store_rasters(source):
             own, shared = open_store_raster(source, name), open_store_raster(target, name)
             counts = (-(-size // unit) for size, unit in zip(own.shape, own.shards or own.chunks, strict=True))
             for place in product(*map(range, counts)):
-                file = source / name / own.metadata.encode_chunk_key(place)
-                known = files.get(file.relative_to(period.path).as_posix())
-                if known is not None:
-                    link = target / name / shared.metadata.encode_chunk_key((number, *place))
-                    _link_or_copy(file, link)
-                    links[link.relative_to(store).as_posix()] = known
-    return links
+                key = shared.metadata.encode_chunk_key((number, *place))
+                yield source / name / own.metadata.encode_chunk_key(place), target / name / key
+
+
+def find_time_store_problems(path: Path, periods: Sequence[PeriodStore]) -> Iterator[str]:
+    """Yield what is wrong with a store of several periods, a sentence without its subject each.
+
+    All of its files are read and compared with its seal: chunks, coordinates, metadata. Then the files of its chunks
+    are compared with those of the periods: the same file is the same, another one must have the same bytes.
+
+    Args:
+        path: the store.
+        periods: the stores of all periods, the earliest first.
+    """
+    if not is_sealed(path):
+        yield "is not sealed: it is lost, or was never finished"
+        return
+    if not has_sealed_content(path):
+        yield "its content is not that which was sealed"
+    names = zarr.open_group(path, mode="r", use_consolidated=False)["time"].attrs.get("periods")
+    if names != [period.name for period in periods]:
+        yield f"has the periods {names}, the map has {[period.name for period in periods]}"
+        return
+    for number, period in enumerate(periods):
+        pairs = _iter_chunk_files(period.path, number, path)
+        different = sum(not _have_same_bytes(own, shared) for own, shared in pairs)
+        if different:
+            yield f"{format_count(different, 'chunk')} of {period.name} differ from {period.path.parent.name}"
+
+
+def _have_same_bytes(first: Path, second: Path) -> bool:
+    """Return whether two files are one, have the same bytes, or are both not there."""
+    if not (first.exists() and second.exists()):
+        return first.exists() == second.exists()
+    return first.samefile(second) or filecmp.cmp(first, second, shallow=False)
 
 
 def _describe_files(store: Path) -> dict[str, StoredFile]:

@@ -44,7 +44,7 @@ class MapChanges:
     withdrawn: tuple[str, ...]
 
 
-def find_changes(old: MapRecord | None, new: MapRecord) -> MapChanges:
+def find_changes(old: MapRecord | None, new: MapRecord, unusable: Mapping[str, str] | None = None) -> MapChanges:
     """Compare the scenes of two records of one definition.
 
     A chunk is computed if and only if the scenes that touch it, by ids and versions, are others than before. Chunks are
@@ -54,6 +54,7 @@ def find_changes(old: MapRecord | None, new: MapRecord) -> MapChanges:
     Args:
         old: record of the map as it is. ``None``: there is none.
         new: record of the map as it should be.
+        unusable: why nothing can be taken over of some periods of the old map, by their names.
 
     Returns:
         The differences; all chunks that any scene touches are computed where there is no map.
@@ -66,12 +67,12 @@ def find_changes(old: MapRecord | None, new: MapRecord) -> MapChanges:
     grid = new.map_grid
     touched = _TouchedChunks(grid)
     before = {} if old is None else _match_chunks(grid, old.map_grid)
-    periods = {}
+    periods, reasons = {}, unusable or {}
     for name, scenes in new.periods.items():
-        if old is not None and name in old.periods:
+        if old is not None and name in old.periods and name not in reasons:
             periods[name] = _compare_scenes(touched, before, old.periods[name], scenes)
         else:
-            reason = "new map" if old is None else "new period"
+            reason = "new map" if old is None else reasons.get(name, "new period")
             periods[name] = _divide_chunks(touched, {}, dict.fromkeys(touched.find(scenes), reason))
     withdrawn = () if old is None else tuple(name for name in old.periods if name not in new.periods)
     return MapChanges(periods, withdrawn)

@@ -21,7 +21,7 @@ from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field
 from pydantic_core import from_json
 
 from seamline.pipeline.common.classes import LabelClass
-from seamline.pipeline.common.errors import InputError, OtherRunError
+from seamline.pipeline.common.errors import DamagedFileError, InputError, OtherRunError
 from seamline.pipeline.common.layout import MAP_RECORD
 from seamline.pipeline.common.time_span import TimeSpan
 from seamline.pipeline.geometry.map_grid import MapGrid
@@ -33,6 +33,8 @@ from seamline.pipeline.storage.digests import combine_digests
 _VERSION: Literal[1] = 1
 """Version of the layout. Increase it when a field is added that has no default, or changes its meaning."""
 _FIRST_DAY, _UNKNOWN_DAY = datetime(1970, 1, 1, tzinfo=UTC), 2**16 - 1
+_DIGEST = "digest"
+"""Field of the file that holds the digest of all others."""
 _LONGEST_VALUE = 60
 """Characters of a value in a message."""
 
@@ -99,7 +101,6 @@ class MapDefinition(_Part):
         classes: classes of the labels, in their order.
         unseen: names of the classes that say that the ground was not seen, in the order of the classes.
         labels_allowed: whether scenes without probabilities vote with their labels.
-        outputs: names of the outputs of each period, in order.
     """
 
     crs: str
@@ -113,7 +114,6 @@ class MapDefinition(_Part):
     classes: tuple[MapClass, ...] = Field(min_length=1)
     unseen: tuple[str, ...] = ()
     labels_allowed: bool = False
-    outputs: tuple[str, ...]
 
     @model_validator(mode="after")
     def _check_unseen(self) -> MapDefinition:
@@ -221,17 +221,21 @@ class MapRecord(_Part):
     Attributes:
         record_version: version of this layout.
         definition: what the map is.
+        outputs: names of the outputs of each period, in order; what a pixel gets does not depend on them.
         grid: its extent.
         periods: the scenes of each period in order of their ids, by the names of the periods.
         skipped: scenes that could not be read.
+        store_size: bytes of the files of ``map.zarr``; None if there is none.
         updated: when it was published, ISO 8601 with a time zone.
     """
 
     record_version: Literal[1] = _VERSION
     definition: MapDefinition
+    outputs: tuple[str, ...]
     grid: MapExtent
     periods: dict[Annotated[str, AfterValidator(_check_period_name)], tuple[MapScene, ...]] = Field(min_length=1)
     skipped: tuple[SkippedScene, ...] = ()
+    store_size: int | None = None
     updated: str = ""
 
     @property
@@ -239,6 +243,11 @@ class MapRecord(_Part):
         """The grid of the map."""
         crs, extent = odc.geo.crs.CRS(self.definition.crs), self.grid
         return MapGrid(crs, self.definition.resolution, extent.left, extent.top, extent.width, extent.height)
+
+    def compute_period_digest(self, period: str) -> str:
+        """Return a digest of what decides the labels of a period: the definition of the map and its scenes."""
+        scenes = {scene.id: scene.version for scene in self.periods[period]}
+        return combine_digests({"definition": self.definition.digest, **scenes})
 
     def is_same_map(self, other: MapRecord) -> bool:
         """Return whether two records are of the same map: definition, extent and scenes, by their ids and versions."""
@@ -259,7 +268,8 @@ def read_map_record(folder: Path) -> MapRecord | None:
     """Read the record in the folder of a map; None if there is none.
 
     Raises:
-        InputError: it cannot be read, is damaged, or of a version that is not known here.
+        DamagedFileError: it cannot be read, or is not as it was written.
+        InputError: it is of a version that is not known here.
     """
     try:
         return _parse_map_record((folder / MAP_RECORD).read_bytes(), folder)
@@ -281,15 +291,20 @@ def _parse_map_record(data: bytes, folder: Path) -> MapRecord:
             expected=f"{_VERSION}",
             fix="use the version of Seamline that wrote it, or give another --out",
         )
+    digest = values.pop(_DIGEST, None)
     try:
-        return MapRecord.model_validate(values)
+        record = MapRecord.model_validate(values)
     except ValidationError as error:
         raise _record_error(folder, describe_validation_error(error)) from error
+    if digest != combine_digests(values):
+        raise _record_error(folder, f"another content than that of its {_DIGEST}")
+    return record
 
 
 def write_map_record(folder: Path, record: MapRecord) -> None:
     """Write the record to the folder of a map in one step."""
-    text = json.dumps(record.model_dump(mode="json"), indent=2, ensure_ascii=False)
+    values = record.model_dump(mode="json")
+    text = json.dumps({**values, _DIGEST: combine_digests(values)}, indent=2, ensure_ascii=False)
     with atomic_write(folder / MAP_RECORD, shared=True) as part:
         part.write_text(text + "\n", encoding="utf-8")
 
@@ -331,10 +346,10 @@ def _format_value(name: str, value: Any) -> str:
     return (text if len(text) <= _LONGEST_VALUE else f"{text[:_LONGEST_VALUE]}…") or "none"
 
 
-def _record_error(folder: Path, got: str) -> InputError:
-    return InputError(
+def _record_error(folder: Path, got: str) -> DamagedFileError:
+    return DamagedFileError(
         f"{MAP_RECORD} of map {folder}",
         got=got,
         expected="what Seamline wrote",
-        fix="bring the file back, or make the map anew with --overwrite",
+        fix="bring the file back, or give the command again that made the map, which restores it",
     )

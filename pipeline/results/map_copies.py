@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 
 import pystac
 
-from seamline.pipeline.common.layout import ITEM
+from seamline.pipeline.common.layout import CATALOG, ITEM
 from seamline.pipeline.stac.items import ItemDict
 
 MAP_PROPERTY, PERIOD_PROPERTY = "seamline:map", "seamline:period"
@@ -68,6 +68,22 @@ def find_original(item: Mapping[str, Any], folder: Path) -> Path | None:
     """
     hrefs = [link["href"] for link in item["links"] if link["rel"] == _CANONICAL]
     return Path(os.path.normpath(folder / hrefs[0])).parent if hrefs else None
+
+
+def list_scene_catalogues(item: Mapping[str, Any], folder: Path) -> list[Path]:
+    """Return the catalogues on disk of the scenes that a period was made of, as far as they are there.
+
+    Args:
+        item: the item of the period.
+        folder: absolute path of its folder, which relative links start from.
+
+    Raises:
+        LookupError, TypeError, AttributeError: the item is damaged.
+    """
+    hrefs = [link["href"] for link in item["links"] if link["rel"] == "derived_from"]
+    items = {Path(os.path.normpath(folder / href)) for href in hrefs if not urlsplit(href).scheme}
+    catalogues = {path.parent.parent for path in items if path.is_file()}
+    return sorted(path for path in catalogues if (path / CATALOG).is_file())
 
 
 def relate_path(path: str, folder: Path) -> str:

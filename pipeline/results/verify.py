@@ -45,7 +45,7 @@ from seamline.pipeline.stac.catalog import build_collection
 from seamline.pipeline.stac.items import ItemDict, read_item, read_item_table, read_table, round_trip_items
 from seamline.pipeline.stac.waiting import list_notes, list_scenes
 
-_DAMAGE_ERRORS = (
+DAMAGE_ERRORS = (
     OSError,
     ValueError,
     LookupError,
@@ -94,9 +94,13 @@ def verify(out: Path) -> Iterator[Finding]:
     Raises:
         InputError: There is no catalogue.
     """
-    for finding in _find_all(out):
-        texts = finding.scene, finding.subject, finding.problem
-        yield Finding(*(to_plain_line(text, most) for text, most in zip(texts, _LONGEST_TEXTS, strict=True)))
+    yield from map(shorten_finding, _find_all(out))
+
+
+def shorten_finding(finding: Finding) -> Finding:
+    """Return a finding whose texts are short lines, whatever a damaged file put into them."""
+    texts = finding.scene, finding.subject, finding.problem
+    return Finding(*(to_plain_line(text, most) for text, most in zip(texts, _LONGEST_TEXTS, strict=True)))
 
 
 def _find_all(out: Path) -> Iterator[Finding]:
@@ -107,8 +111,8 @@ def _find_all(out: Path) -> Iterator[Finding]:
         pystac.validation.validate_dict({**catalog, "stac_extensions": []})
         links = [link["href"] for link in catalog["links"]]
         listed = [link["href"].split("/")[-2] for link in catalog["links"] if link["rel"] == "item"]
-    except _DAMAGE_ERRORS as error:
-        yield Finding("", CATALOG, _summarize_error(error))
+    except DAMAGE_ERRORS as error:
+        yield Finding("", CATALOG, summarize_error(error))
     yield from _check_collection(out, is_linked=f"./{COLLECTION}" in links)
     found = sorted(item.parent.name for item in out.glob(f"*/{ITEM}"))
     wait = list_scenes(list_notes(out))
@@ -129,8 +133,8 @@ def _check_collection(out: Path, *, is_linked: bool) -> Iterator[Finding]:
         collection = json.loads((out / COLLECTION).read_text(encoding="utf-8"))
         pystac.validation.validate_dict({**collection, "stac_extensions": []})
         expected = build_collection(read_table(out / ITEMS)) if (out / ITEMS).exists() else collection
-    except _DAMAGE_ERRORS as error:
-        yield Finding("", COLLECTION, _summarize_error(error))
+    except DAMAGE_ERRORS as error:
+        yield Finding("", COLLECTION, summarize_error(error))
         return
     if collection != json.loads(json.dumps(expected)):
         yield Finding("", COLLECTION, f"is not what {ITEMS} says")
@@ -155,7 +159,7 @@ def _check_table(out: Path, scenes: Sequence[str], wait: Collection[str]) -> Ite
     try:
         rows = read_item_table(out / ITEMS)
     except (OSError, ValueError) as error:
-        yield Finding("", ITEMS, _summarize_error(error))
+        yield Finding("", ITEMS, summarize_error(error))
         return
     expected = round_trip_items(items)
     for scene in sorted({*expected, *rows} - set(wait)):
@@ -177,8 +181,8 @@ def _check_scene(folder: Path) -> Iterator[Finding]:
     except FileNotFoundError:
         yield Finding(scene, ITEM, "is not there")
         return
-    except _DAMAGE_ERRORS as error:
-        yield Finding(scene, ITEM, _summarize_error(error))
+    except DAMAGE_ERRORS as error:
+        yield Finding(scene, ITEM, summarize_error(error))
         return
     if item.get("id") != scene:
         yield Finding(scene, ITEM, f"is of another scene, {item.get('id')}")
@@ -189,13 +193,13 @@ def _check_scene(folder: Path) -> Iterator[Finding]:
     try:
         _check_kind(folder / RECORD)
         record = read_record(folder)
-    except _DAMAGE_ERRORS as error:
-        yield Finding(scene, RECORD, _summarize_error(error))
+    except DAMAGE_ERRORS as error:
+        yield Finding(scene, RECORD, summarize_error(error))
     for name, check in _list_checks(folder, item, record, assets):
         try:
             yield from (Finding(scene, name, problem) for problem in check())
-        except _DAMAGE_ERRORS as error:
-            yield Finding(scene, name, _summarize_error(error))
+        except DAMAGE_ERRORS as error:
+            yield Finding(scene, name, summarize_error(error))
 
 
 def _check_copy(folder: Path, item: ItemDict, original: Path) -> Iterator[Finding]:
@@ -205,8 +209,8 @@ def _check_copy(folder: Path, item: ItemDict, original: Path) -> Iterator[Findin
         return
     try:
         expected = copy_item(read_item(original / ITEM), original, folder.parent.absolute())
-    except _DAMAGE_ERRORS as error:
-        yield Finding(folder.name, ITEM, f"is of a map whose item is damaged: {_summarize_error(error)}")
+    except DAMAGE_ERRORS as error:
+        yield Finding(folder.name, ITEM, f"is of a map whose item is damaged: {summarize_error(error)}")
         return
     if item != expected:
         yield Finding(folder.name, ITEM, f"is not what the map in {original.parent} says")
@@ -329,5 +333,6 @@ def _compare_with_raster(array: zarr.Array[Any], path: Path) -> Iterator[str]:
         yield f"{different} values are others than in {path.name}"
 
 
-def _summarize_error(error: Exception) -> str:
+def summarize_error(error: Exception) -> str:
+    """Return the first line of an error's text, at most 200 characters of it."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]

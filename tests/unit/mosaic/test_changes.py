@@ -58,6 +58,7 @@ def make_record(periods: Mapping[str, list[MapScene]]) -> MapRecord:
     bottom, right = max(row + height for row, _, height, _ in corners), max(col + width for _, col, _, width in corners)
     return MapRecord(
         definition=DEFINITION.model_copy(update={"period": "year"}),
+        outputs=("cog", "zarr"),
         grid=MapExtent(left=left * CHUNK, top=top * CHUNK, width=(right - left) * CHUNK, height=(bottom - top) * CHUNK),
         periods={name: tuple(scenes) for name, scenes in periods.items()},
     )

@@ -12,7 +12,7 @@ from odc.geo.crs import CRS
 from pydantic import ValidationError
 
 from seamline.pipeline.common.classes import LabelClass
-from seamline.pipeline.common.errors import InputError, OtherRunError
+from seamline.pipeline.common.errors import DamagedFileError, InputError, OtherRunError
 from seamline.pipeline.common.layout import MAP_RECORD
 from seamline.pipeline.mosaic.map_record import (
     MapClass,
@@ -42,7 +42,6 @@ DEFINITION = MapDefinition(
     model_digest="ab" * 32,
     classes=tuple(map(MapClass.from_label_class, LABELS)),
     unseen=("ice",),
-    outputs=("cog", "zarr"),
 )
 AREA = {"type": "Polygon", "coordinates": [[[0, 0], [1, 0], [0, 1], [0, 0]]]}
 
@@ -62,6 +61,7 @@ def make_scene(grid: str = "projected") -> MapScene:
 
 RECORD = MapRecord(
     definition=DEFINITION,
+    outputs=("cog", "zarr"),
     grid=MapExtent(left=-512, top=1024, width=512, height=1024),
     periods={"2024": (make_scene(),), "2023": ()},
     skipped=(SkippedScene(id="b", reason="run.json is gone"),),
@@ -85,14 +85,21 @@ def test_nothing_is_no_record(tmp_path: Path) -> None:
 
 
 def test_fields_that_others_add_are_kept(tmp_path: Path) -> None:
-    write_map_record(tmp_path, RECORD)
-    document = json.loads((tmp_path / MAP_RECORD).read_text())
-    document["note"] = "by hand"
-    (tmp_path / MAP_RECORD).write_text(json.dumps(document))
+    write_map_record(tmp_path, MapRecord.model_validate({**RECORD.model_dump(), "note": "of a later version"}))
     read = read_map_record(tmp_path)
     assert read is not None
     write_map_record(tmp_path, read)
-    assert json.loads((tmp_path / MAP_RECORD).read_text())["note"] == "by hand"
+    assert json.loads((tmp_path / MAP_RECORD).read_text())["note"] == "of a later version"
+
+
+def test_a_record_that_somebody_changed_is_refused(tmp_path: Path) -> None:
+    """Although every field of it is valid."""
+    write_map_record(tmp_path, RECORD)
+    document = json.loads((tmp_path / MAP_RECORD).read_text())
+    document["periods"]["2024"][0]["version"] = "1220ac"
+    (tmp_path / MAP_RECORD).write_text(json.dumps(document))
+    with pytest.raises(DamagedFileError, match="digest"):
+        read_map_record(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -122,7 +129,7 @@ def test_a_damaged_record_is_refused_in_one_line(change: Any, problem: str, tmp_
 @pytest.mark.parametrize("text", ["", "[1]", "{", "\xff", "[" * 100_000])
 def test_what_is_no_json_object_is_refused(text: str, tmp_path: Path) -> None:
     (tmp_path / MAP_RECORD).write_bytes(text.encode("latin-1"))
-    with pytest.raises(InputError, match="--overwrite"):
+    with pytest.raises(InputError, match="which restores it"):
         read_map_record(tmp_path)
 
 
@@ -138,7 +145,6 @@ def test_what_is_no_json_object_is_refused(text: str, tmp_path: Path) -> None:
         ("labels_allowed", True, "labels_allowed no", "labels_allowed yes"),
         ("bounds", (0.0, 0.0, 1.0, 1.0), "bounds none", "bounds 0.0, 0.0, 1.0, 1.0"),
         ("aoi", AREA, "aoi none", "aoi {'type': 'Polygon'"),
-        ("outputs", ("cog",), "outputs cog, zarr", "outputs cog,"),
         ("where", "water_share > 0.1", "where none", "where water_share > 0.1"),
     ],
 )
