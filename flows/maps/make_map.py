@@ -37,11 +37,13 @@ from seamline.pipeline.fusion.map_folder import (
     take_over_period,
     write_map_files,
 )
+from seamline.pipeline.fusion.period_files import find_kept_result
 from seamline.pipeline.fusion.period_run import PeriodRun, find_fused, open_period_store
 from seamline.pipeline.fusion.publish_map import MapPublication, list_store_layers, publish_period
 from seamline.pipeline.geometry.map_grid import CHUNK
 from seamline.pipeline.geometry.tiling import Index
 from seamline.pipeline.mosaic.map_record import write_map_record
+from seamline.pipeline.products.kept_result import KeptResult
 from seamline.pipeline.products.zarr_store import ZarrLayout, create_store
 from seamline.pipeline.publishing.replacement import bring_back, put_in_place, settle
 from seamline.pipeline.storage.atomic import make_absolute
@@ -216,14 +218,24 @@ class _MapRun:
         """Fuse and publish a period; ``done`` chunks of others are done."""
         period_id = name_period(self.plan.name, period)
         run = PeriodRun(period, self.directory.files, RunDirectory(self.directory.files / "periods", period_id))
-        reports = self._fuse(publication, run, done)
-        publish_period(publication, period, run.directory, list(reports.values()))
+        kept_store = self.plan.find_kept_store(period)
+        reports = self._fuse(publication, run, kept_store, done)
+        kept = None if kept_store is None else self._find_kept_result(period, kept_store)
+        publish_period(publication, period, run.directory, list(reports.values()), kept)
         run.directory.result.rename(self.directory.result / period_id)
 
-    def _fuse(self, publication: MapPublication, run: PeriodRun, done: int) -> Mapping[Index, Report]:
+    def _find_kept_result(self, period: str, store: Path) -> KeptResult | None:
+        """Return the period as it was, by its store; None if it is on another grid."""
+        old, new = self.plan.old, self.plan.record
+        if old is None or old.grid != new.grid:
+            return None
+        return find_kept_result(store.parent, self.plan.periods[period].kept.keys(), new.map_grid)
+
+    def _fuse(
+        self, publication: MapPublication, run: PeriodRun, kept_store: Path | None, done: int
+    ) -> Mapping[Index, Report]:
         """Fuse the chunks of a period that are not yet fused; return the reports of all."""
         changes, old = self.plan.periods[run.period], self.plan.old
-        kept_store = self.plan.find_kept_store(run.period)
         chunks = [*changes.computed, *(() if kept_store else changes.kept)]
         open_period_store(run, self._create_store, changes.kept, kept_store, old.map_grid if old else None)
         reports = find_fused(run)

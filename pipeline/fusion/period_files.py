@@ -5,19 +5,23 @@ As of the results of scenes (``publishing/completeness.py``) sizes are compared;
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from contextlib import suppress
 from pathlib import Path
 
 from seamline.pipeline.common.errors import InputError
 from seamline.pipeline.common.layout import ITEM, ITEMS, MAP_STORE, ZARR
 from seamline.pipeline.fusion.map_folder import is_whole
+from seamline.pipeline.geometry.map_grid import CHUNK, MapGrid
+from seamline.pipeline.geometry.tiling import Index
 from seamline.pipeline.mosaic.map_record import MapRecord
+from seamline.pipeline.products.kept_result import KeptResult
 from seamline.pipeline.products.overviews import read_layout
 from seamline.pipeline.products.run_record import read_record
 from seamline.pipeline.products.seal import has_sealed_content, is_sealed
 from seamline.pipeline.products.zarr_store import LABELS_ARRAY, list_store_rasters
 from seamline.pipeline.publishing.completeness import PublishedFiles
+from seamline.pipeline.publishing.result_files import COG_ARRAYS, get_cog_path
 from seamline.pipeline.stac.assets import compute_file_info
 from seamline.pipeline.stac.catalog import is_catalog_whole
 from seamline.pipeline.stac.items import read_item, read_item_table, round_trip_items
@@ -39,6 +43,20 @@ def find_store_problem(folder: Path, layers: Sequence[str], zarr_format: int, *,
         return "another Zarr format"
     missing = [name for name in layers if name not in list_store_rasters(folder / ZARR)]
     return f"new output {missing[0]}" if missing else None
+
+
+def find_kept_result(folder: Path, kept: Collection[Index], grid: MapGrid) -> KeptResult:
+    """Return a period as it was for a run that takes chunks over from its store, which is undamaged.
+
+    Args:
+        folder: the period's folder.
+        kept: chunks that stay as they are.
+        grid: grid of the map, as it was and as it is to be.
+    """
+    files = PublishedFiles.in_folder(folder)
+    names = {get_cog_path(folder, output).name for output in COG_ARRAYS}
+    cogs = frozenset(name for name in names & files.assets.keys() if files.has(name, check=True))
+    return KeptResult(folder, cogs, frozenset(chunk for chunk in grid.chunks if chunk not in kept), CHUNK)
 
 
 def is_period_current(

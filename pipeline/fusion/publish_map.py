@@ -30,6 +30,7 @@ from seamline.pipeline.geometry.tiling import MapChunks, Tiling
 from seamline.pipeline.mosaic.map_record import MapRecord, MapScene
 from seamline.pipeline.mosaic.periods import Period
 from seamline.pipeline.products.geozarr import find_crs_code
+from seamline.pipeline.products.kept_result import KeptResult
 from seamline.pipeline.products.layers import PROBABILITIES
 from seamline.pipeline.products.run_record import (
     InferenceRecord,
@@ -97,8 +98,8 @@ class MapPublication:
         """Outputs of each period, with the layers of every map where COGs are wanted."""
         return list_period_outputs(self.record.outputs)
 
-    def describe_files(self, folder: Path) -> ResultFiles:
-        """Return what is written to the folder of a period."""
+    def describe_files(self, folder: Path, kept: KeptResult | None) -> ResultFiles:
+        """Return what is written to the folder of a period; ``kept``: the period as it was, on the same grid."""
         grid = self.record.map_grid
         return ResultFiles(
             grid=grid.geobox,
@@ -109,11 +110,16 @@ class MapPublication:
             outputs=self.outputs,
             polygons=self.polygons,
             map_chunks=self.map_chunks,
+            kept=kept,
         )
 
 
 def publish_period(
-    publication: MapPublication, period: str, directory: RunDirectory, reports: Sequence[Report]
+    publication: MapPublication,
+    period: str,
+    directory: RunDirectory,
+    reports: Sequence[Report],
+    kept: KeptResult | None = None,
 ) -> None:
     """Write all files of a period to the result folder of its run directory.
 
@@ -123,12 +129,13 @@ def publish_period(
         period_id: id of its item, which becomes the name of its folder.
         directory: run directory of the period, whose store is written.
         reports: what workers reported of the chunks that were fused.
+        kept: the period as it was, on the same grid; what lies beside its changed chunks is taken from it.
 
     Raises:
         RunError: files of a chunk were lost or changed since they were reported.
     """
     folder, store, watch = directory.result, directory.store, Stopwatch()
-    files, scratch = publication.describe_files(folder), directory.files
+    files, scratch = publication.describe_files(folder, kept), directory.files
     period_id = name_period(publication.name, period)
     inferred = _describe_run(publication, period, period_id, reports)
     step = math.ceil(max(files.grid.shape) / _PREVIEW_EDGE)

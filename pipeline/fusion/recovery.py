@@ -44,7 +44,7 @@ def recover_map_record(folder: Path, wanted: MapRecord) -> MapRecord | None:
 def is_on_grid(item: ItemDict, grid: MapGrid) -> bool:
     """Return whether the item of a period says that its rasters lie on the grid of the map."""
     shape, transform = (item["properties"].get(name) for name in ("proj:shape", "proj:transform"))
-    return shape == list(grid.geobox.shape) and transform == list(grid.geobox.transform)[:6]
+    return bool(shape == list(grid.geobox.shape) and transform == list(grid.geobox.transform)[:6])
 
 
 def _read_run(path: Path) -> RunRecord | None:

@@ -7,7 +7,7 @@ import tempfile
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from itertools import product
 from pathlib import Path
@@ -18,16 +18,16 @@ import rasterio
 from affine import Affine
 from numpy.typing import NDArray
 from odc.geo.geobox import GeoBox
-from PIL import Image
 from rasterio.enums import ColorInterp
 from rasterio.errors import NotGeoreferencedWarning
 from rasterio.io import MemoryFile
 
-from seamline.pipeline.common.band_statistics import BandStatistics, describe_histogram
+from seamline.pipeline.common.band_statistics import BandStatistics, count_numbers, describe_histogram
 from seamline.pipeline.common.classes import NODATA, LabelClass
 from seamline.pipeline.geometry.tiling import Index, MapChunks
 from seamline.pipeline.products import tiff
-from seamline.pipeline.products.layers import Layer, get_nodata
+from seamline.pipeline.products.kept_result import KeptResult
+from seamline.pipeline.products.layers import Layer, RasterContent
 from seamline.pipeline.products.overviews import list_levels
 from seamline.pipeline.products.zarr_store import LABELS_ARRAY, open_store_raster
 from seamline.pipeline.storage.atomic import append_bytes, atomic_write
@@ -38,37 +38,6 @@ _AREA_PIXELS = 2**24
 """Values that a worker compresses at a time, if that is at least one block."""
 _LARGEST_AREA = 4096
 """Edge in pixels of the largest area that a worker compresses at a time."""
-_OVERVIEW_FIELDS = (258, 259, 262, 277, 284, 317, 320, 322, 323, 338, 339, 42113)
-"""Tags of the TIFF fields that an overview shares with the full resolution: how pixels are encoded, their colours and
-nodata value; not what they mean and where they lie."""
-
-
-@dataclass(frozen=True)
-class RasterContent:
-    """What a COG shows and what its bands mean, as far as the file says so.
-
-    Attributes:
-        array: name of the array in a Zarr store whose values it has.
-        bands: name of each band.
-        colors: colour table, digital number to (red, green, blue, alpha), 0 to 255. ``None``: no colour table.
-        scale: value = digital number × scale.
-        unit: unit of the values, 1 of numbers and classes.
-        dtype: type of the digital numbers; the largest one is nodata.
-        tags: metadata of the file.
-    """
-
-    array: str
-    bands: tuple[str, ...]
-    colors: Mapping[int, tuple[int, int, int, int]] | None = None
-    scale: float = 1.0
-    unit: str = "1"
-    dtype: str = "uint8"
-    tags: Mapping[str, str] = field(default_factory=dict)
-
-    @property
-    def nodata(self) -> int:
-        """Digital number that stands for no data."""
-        return get_nodata(self.dtype)
 
 
 def describe_labels(classes: Sequence[LabelClass]) -> RasterContent:
@@ -119,6 +88,7 @@ def compress_cog(
     scratch: Path,
     tags: Mapping[str, str],
     map_areas: MapChunks = map,
+    kept: KeptResult | None = None,
 ) -> CompressedCog:
     """Compress all blocks of a COG.
 
@@ -133,6 +103,7 @@ def compress_cog(
         scratch: folder for the blocks, on the disk of the COG; workers reach it, too.
         tags: metadata that the file gets in addition to those of ``content``.
         map_areas: does the work on areas, which have a row and a column as chunks have.
+        kept: an older result on the grid, from whose COG of the array unchanged blocks are taken.
     """
     levels = list_levels(store) if grid.shape[1] > 1 else [store]  # readers refuse overviews of no smaller width
     shapes = tuple(open_store_raster(level, content.array).shape[-2:] for level in levels)
@@ -141,11 +112,13 @@ def compress_cog(
     scratch.mkdir(parents=True, exist_ok=True)
     with ExitStack() as files:
         folder = tempfile.TemporaryDirectory(prefix="cog-", dir=scratch, ignore_cleanup_errors=True)
-        areas = _Areas(tuple(levels), shapes, content, Path(files.enter_context(folder)))
+        is_same_edge = kept is not None and kept.edge == _BLOCK
+        scratch = Path(files.enter_context(folder))
+        areas = _Areas(tuple(levels), shapes, content, scratch, kept if is_same_edge else None)
         sizes, histograms = _join_areas(areas, map_areas(partial(_compress_area, areas), areas.places))
         fields = _encode_fields(grid, content, {**content.tags, **tags}, histograms)
         header = tiff.encode_header(
-            [_resize_fields(fields, *level) for level in enumerate(shapes)], [blocks.ravel() for blocks in sizes]
+            [tiff.resize_fields(fields, *level) for level in enumerate(shapes)], [blocks.ravel() for blocks in sizes]
         )
         return CompressedCog(header, areas, tuple(sizes), files.pop_all())
 
@@ -168,12 +141,14 @@ class _Areas:
         shapes: (height, width) of the array in each.
         content: which array, and what its bands mean.
         folder: where the compressed blocks of each square get a file.
+        kept: an older result, from whose COG unchanged blocks are taken.
     """
 
     levels: tuple[Path, ...]
     shapes: tuple[tuple[int, ...], ...]
     content: RasterContent
     folder: Path
+    kept: KeptResult | None = None
 
     @property
     def edge(self) -> int:
@@ -209,6 +184,17 @@ class _Areas:
         values = np.asarray(array[(..., *spans)])
         padding = [(0, 0), *((0, -size % _BLOCK) for size in values.shape[-2:])]
         return np.pad(values.reshape(-1, *values.shape[-2:]), padding, constant_values=self.content.nodata)
+
+    def read_kept_blocks(self, level: int, square: Index) -> list[bytes | None]:
+        """Return the blocks of a square that the older COG has, row by row; None for those that are to be made."""
+        spans = (
+            range(start * self.edge // _BLOCK, math.ceil(min(size, (start + 1) * self.edge) / _BLOCK))
+            for start, size in zip(square, self.shapes[level], strict=True)
+        )
+        places = [Index(row, col) for row, col in product(*spans)]
+        if self.kept is None:
+            return [None] * len(places)
+        return self.kept.read_blocks(f"{self.content.array}.tif", level, places)
 
     def find_blocks(self, square: Index) -> tuple[slice, slice]:
         """Return rows and columns of the blocks of a square; those of the last square may reach beyond the level."""
@@ -266,26 +252,33 @@ def _compress_area(areas: _Areas, place: Index) -> _CompressedArea:
     """Compress what is the work of an area to files, from which ``write_cog`` takes it."""
     all_sizes, histograms = [], np.zeros((len(areas.content.bands), areas.content.nodata + 1), np.int64)
     for level, square in areas.work_of(place):
-        values = areas.read(level, square)
-        if level == 0:
+        blocks, values = areas.read_kept_blocks(level, square), None
+        if level == 0 or None in blocks:
+            values = areas.read(level, square)
+        if level == 0 and values is not None:
             height, width = (size - start * areas.edge for size, start in zip(areas.shapes[0], square, strict=True))
-            histograms[:] = [_count_numbers(band[:height, :width]) for band in values]
-        blocks = _compress_blocks(areas.content, values)
+            histograms[:] = [count_numbers(band[:height, :width]) for band in values]
+        whole = [block for block in blocks if block is not None]
+        if values is not None and len(whole) < len(blocks):
+            whole = _compress_missing(areas.content, values, blocks)
         with atomic_write(areas.get_file(level, square), shared=True) as part, part.open("wb") as file:
-            file.writelines(map(tiff.frame_block, blocks))
-        grid = tuple(size // _BLOCK for size in values.shape[1:])
-        all_sizes.append(np.array([len(block) for block in blocks], np.int64).reshape(grid))
+            file.writelines(map(tiff.frame_block, whole))
+        columns = math.ceil(min(areas.edge, areas.shapes[level][1] - square.col * areas.edge) / _BLOCK)
+        all_sizes.append(np.array([len(block) for block in whole], np.int64).reshape(-1, columns))
     return _CompressedArea(tuple(all_sizes), histograms)
 
 
-def _count_numbers(band: NDArray[Any]) -> NDArray[np.int64]:
-    """Return how often each number of its type occurs in a band (height, width)."""
-    if band.dtype == np.uint8:  # Pillow counts several times as fast as numpy does
-        return np.array(Image.fromarray(np.ascontiguousarray(band)).histogram())
-    counts = np.zeros(get_nodata(band.dtype) + 1, np.int64)
-    for start in range(0, len(band), _BLOCK):  # numpy makes integers of eight bytes of all that it counts at a time
-        counts += np.bincount(band[start : start + _BLOCK].ravel(), minlength=len(counts))
-    return counts
+def _compress_missing(content: RasterContent, values: NDArray[Any], blocks: Sequence[bytes | None]) -> list[bytes]:
+    """Return the blocks of values (bands, height, width), row by row; those that are known are not compressed."""
+    if not any(blocks):
+        return _compress_blocks(content, values)
+    columns = values.shape[2] // _BLOCK
+    found = []
+    for number, block in enumerate(blocks):
+        row, col = (_BLOCK * at for at in divmod(number, columns))
+        own = values[:, row : row + _BLOCK, col : col + _BLOCK]
+        found += [block] if block is not None else _compress_blocks(content, own)
+    return found
 
 
 def _compress_blocks(content: RasterContent, values: NDArray[Any]) -> list[bytes]:
@@ -348,16 +341,6 @@ def _encode_fields(
                 # Without statistics in the file GIS tools write a side-car with them beside it.
                 file.update_tags(number, **describe_histogram(histogram.tolist(), content.nodata))
         return tiff.read_directory(memory.read())
-
-
-def _resize_fields(fields: tiff.TiffDirectory, level: int, shape: tuple[int, ...]) -> dict[int, tiff.TiffField]:
-    """Return the fields of a level of this shape, those of an overview from level 1 on."""
-    height, width = shape
-    size = {tiff.WIDTH: tiff.TiffField.from_integers([width]), tiff.LENGTH: tiff.TiffField.from_integers([height])}
-    if level == 0:
-        return {**fields, **size}
-    shared = {tag: fields[tag] for tag in _OVERVIEW_FIELDS if tag in fields}
-    return {tiff.SUBFILE_TYPE: tiff.TiffField.from_integers([1]), **shared, **size}
 
 
 def _join_areas(

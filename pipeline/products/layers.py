@@ -19,7 +19,8 @@ Those of maps, which are made of many scenes:
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from datetime import date, timedelta
 from typing import Literal
 
@@ -152,3 +153,31 @@ LAYERS = {
 SCENE_LAYERS = tuple(layer.name for layer in LAYERS.values() if layer.of_scenes)
 """Names of those that a run on a scene may write."""
 PROBABILITIES, CONFIDENCE, DISAGREEMENT = "probabilities", "confidence", "disagreement"
+
+
+@dataclass(frozen=True)
+class RasterContent:
+    """What a COG shows and what its bands mean, as far as the file says so.
+
+    Attributes:
+        array: name of the array in a Zarr store whose values it has.
+        bands: name of each band.
+        colors: colour table, digital number to (red, green, blue, alpha), 0 to 255. ``None``: no colour table.
+        scale: value = digital number × scale.
+        unit: unit of the values, 1 of numbers and classes.
+        dtype: type of the digital numbers; the largest one is nodata.
+        tags: metadata of the file.
+    """
+
+    array: str
+    bands: tuple[str, ...]
+    colors: Mapping[int, tuple[int, int, int, int]] | None = None
+    scale: float = 1.0
+    unit: str = "1"
+    dtype: str = "uint8"
+    tags: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def nodata(self) -> int:
+        """Digital number that stands for no data."""
+        return get_nodata(self.dtype)

@@ -17,7 +17,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial, reduce
-from itertools import product
+from itertools import pairwise, product
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -31,6 +31,7 @@ from seamline.pipeline.common.classes import NODATA, LabelClass
 from seamline.pipeline.geometry.tiling import Index, MapChunks
 from seamline.pipeline.geometry.window import Window
 from seamline.pipeline.products.geozarr import JSON, build_convention_attributes
+from seamline.pipeline.products.kept_result import KeptResult
 from seamline.pipeline.products.layers import LAYERS, get_nodata
 from seamline.pipeline.products.store_files import StoredFile, describe_chunk_files, list_chunk_files
 from seamline.pipeline.products.zarr_store import (
@@ -58,6 +59,7 @@ def write_overviews(
     scratch: Path,
     map_areas: MapChunks = map,
     summarize: Callable[[Window, NDArray[np.uint8]], S] | None = None,
+    kept: KeptResult | None = None,
 ) -> tuple[list[S], dict[str, StoredFile]]:
     """Write all overviews of a store whose labels and layers are complete. Seal the store afterwards.
 
@@ -75,6 +77,7 @@ def write_overviews(
         map_areas: does the work on areas, which have a row and a column as chunks have.
         summarize: is called with window and labels (height, width) of each area of the full resolution, so that nobody
             needs to read them again.
+        kept: an older result on the grid, from whose store unchanged chunks are taken.
 
     Returns:
         What ``summarize`` returned for each area; and the files of the chunks of labels, layers and overviews as they
@@ -83,6 +86,7 @@ def write_overviews(
     for leftover in store.glob("ovr_*x"):
         shutil.rmtree(leftover)
     layout, names = read_layout(store), list_store_rasters(store)
+    usable = kept if kept is not None and kept.edge == layout.write_unit else None
     summaries, files = list[S](), dict[str, StoredFile]()
     scratch.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="overviews-", dir=scratch, ignore_cleanup_errors=True) as folder:
@@ -91,7 +95,7 @@ def write_overviews(
             steps = _count_steps(layout.write_unit, math.prod(open_store_raster(store, name).shape[:-2]))
             for base in range(0, max(1, len(levels) - 1), steps):
                 some = tuple(levels[base : base + steps + 1])
-                reduction = _Reduction(some, name, layout.write_unit * 2**steps, is_first=base == 0)
+                reduction = _Reduction(some, name, layout.write_unit, 2**steps, base, usable)
                 wanted = summarize if base == 0 and name == LABELS_ARRAY else None
                 for summary, found in map_areas(partial(_reduce_area, reduction, wanted), reduction.places):
                     files |= found
@@ -199,14 +203,23 @@ class _Reduction:
     Attributes:
         levels: the groups that hold the array.
         name: name of the array.
-        edge: edge in pixels of an area of the first level.
-        is_first: whether the first level is the full resolution.
+        unit: edge in pixels of a chunk (or shard).
+        chunks: edge of an area of the first level in chunks.
+        base: number of the first level, 0 for the full resolution.
+        kept: an older result, from whose store unchanged chunks are taken.
     """
 
     levels: tuple[Path, ...]
     name: str
-    edge: int
-    is_first: bool
+    unit: int
+    chunks: int
+    base: int
+    kept: KeptResult | None
+
+    @property
+    def edge(self) -> int:
+        """Edge in pixels of an area of the first level."""
+        return self.unit * self.chunks
 
     @property
     def places(self) -> list[Index]:
@@ -235,7 +248,10 @@ def _reduce_area(
     array, edge = open_store_raster(reduction.levels[0], reduction.name), reduction.edge
     height, width = array.shape[-2:]
     window = Window(place.row * edge, place.col * edge, edge, edge).intersection(Window(0, 0, height, width))
-    files = describe_chunk_files(reduction.levels[0], reduction.name, window) if reduction.is_first else {}
+    files = describe_chunk_files(reduction.levels[0], reduction.name, window) if reduction.base == 0 else {}
+    if reduction.kept is not None:
+        summary = None if summarize is None else summarize(window, np.asarray(array[window.to_slices()]))
+        return summary, files | _reduce_changed_chunks(reduction, reduction.kept, window)
     values = np.asarray(array[(..., *window.to_slices())])
     summary = None if summarize is None else summarize(window, values)
     for level in reduction.levels[1:]:
@@ -245,6 +261,32 @@ def _reduce_area(
         sync_files(list_chunk_files(level, reduction.name, window))
         files |= describe_chunk_files(level, reduction.name, window, level.name)
     return summary, files
+
+
+def _reduce_changed_chunks(reduction: _Reduction, kept: KeptResult, window: Window) -> dict[str, StoredFile]:
+    """Write an area at all levels but the first, chunk by chunk; unchanged chunks are those of the older result.
+
+    Args:
+        reduction: the levels.
+        kept: the older result.
+        window: the area of the first level.
+
+    Returns:
+        The files of what was written.
+    """
+    files: dict[str, StoredFile] = {}
+    name, unit = reduction.name, reduction.unit
+    for number, (below, level) in enumerate(pairwise(reduction.levels), reduction.base + 1):
+        window = Window(window.row // 2, window.col // 2, -(-window.height // 2), -(-window.width // 2))
+        source = open_store_raster(below, name)
+        for place in _iter_windows(window.height, window.width, unit):
+            chunk = place.shift(window.row, window.col)
+            if not kept.link_chunk(number, chunk, level, name):
+                rows, cols = (slice(2 * part.start, 2 * part.stop) for part in chunk.to_slices())
+                write_store_raster(level, name, chunk, _halve(name, np.asarray(source[(..., rows, cols)])))
+                sync_files(list_chunk_files(level, name, chunk))
+        files |= describe_chunk_files(level, name, window, level.name)
+    return files
 
 
 def create_overviews(

@@ -23,7 +23,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-SUBFILE_TYPE, WIDTH, LENGTH = 254, 256, 257
+_SUBFILE_TYPE, _WIDTH, _LENGTH = 254, 256, 257
 """Tags of fields: the first is 1 for an overview, the others are the size of an image in pixels."""
 _TILE_OFFSETS, _TILE_BYTE_COUNTS = 324, 325
 """Tags of fields: place and size of the blocks in bytes."""
@@ -31,6 +31,9 @@ _TYPE_SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 
 """Bytes of a value of each type of field."""
 _LONG, _LONG8 = 4, 16
 """Types of fields: unsigned integers of 4 and of 8 bytes; those of 8 bytes are in BigTIFF only."""
+_OVERVIEW_FIELDS = (258, 259, 262, 277, 284, 317, 320, 322, 323, 338, 339, 42113)
+"""Tags of the fields that an overview shares with the full resolution: how pixels are encoded, their colours and nodata
+value; not what they mean and where they lie."""
 _MOST_CLASSIC_BYTES = 2**32 - 1
 """Size of the largest file that classic TIFF can address."""
 
@@ -95,6 +98,22 @@ def read_directory(file: bytes) -> dict[int, TiffField]:
         place = entry + 8 if size <= 4 else struct.unpack_from("<I", file, entry + 8)[0]
         fields[tag] = TiffField(kind, file[place : place + size])
     return fields
+
+
+def resize_fields(fields: TiffDirectory, level: int, shape: tuple[int, ...]) -> dict[int, TiffField]:
+    """Return the fields of a level of an image.
+
+    Args:
+        fields: fields of the full resolution, which is level 0.
+        level: number of the level; those from 1 on are overviews.
+        shape: (height, width) of the level.
+    """
+    height, width = shape
+    size = {_WIDTH: TiffField.from_integers([width]), _LENGTH: TiffField.from_integers([height])}
+    if level == 0:
+        return {**fields, **size}
+    shared = {tag: fields[tag] for tag in _OVERVIEW_FIELDS if tag in fields}
+    return {_SUBFILE_TYPE: TiffField.from_integers([1]), **shared, **size}
 
 
 def read_blocks(file: bytes) -> list[bytes]:

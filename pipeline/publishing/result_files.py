@@ -19,6 +19,7 @@ from seamline.pipeline.common.threads import map_in_threads
 from seamline.pipeline.geometry.tiling import MapChunks, Tiling
 from seamline.pipeline.geometry.window import Window
 from seamline.pipeline.products.cog import CompressedCog, compress_cog, describe_labels, describe_layer
+from seamline.pipeline.products.kept_result import KeptResult
 from seamline.pipeline.products.layers import LAYERS
 from seamline.pipeline.products.overviews import write_overviews
 from seamline.pipeline.products.run_record import ClassArea, InferenceRecord
@@ -51,6 +52,7 @@ class ResultFiles:
         outputs: names of the outputs that are wanted.
         polygons: what is wanted of the output "polygons"; None if it is not.
         map_chunks: applies a function to chunks or areas, on the workers of a cluster if there is one.
+        kept: an older result on the grid, from which unchanged overviews and blocks of COGs are taken.
     """
 
     grid: GeoBox
@@ -61,6 +63,7 @@ class ResultFiles:
     outputs: tuple[str, ...]
     polygons: PolygonOptions | None = None
     map_chunks: MapChunks = map_in_threads
+    kept: KeptResult | None = None
 
     @property
     def polygon_rules(self) -> dict[str, float] | None:
@@ -80,7 +83,7 @@ class ResultFiles:
         Returns:
             What ``summarize`` returned for each area; and the files that hold pixels, by their paths below the store.
         """
-        return write_overviews(store, self.grid, self.classes, scratch, self.map_chunks, summarize)
+        return write_overviews(store, self.grid, self.classes, scratch, self.map_chunks, summarize, self.kept)
 
     def seal_store(self, store: Path, record: InferenceRecord, files: Mapping[str, StoredFile]) -> FileInfo:
         """Seal a store with its overviews.
@@ -120,7 +123,7 @@ class ResultFiles:
             name, path = COG_ARRAYS[output], get_cog_path(self.folder, output)
             is_labels = name == LABELS_ARRAY
             content = describe_labels(self.classes) if is_labels else describe_layer(LAYERS[name], self.classes)
-            compressed = compress_cog(store, self.grid, content, scratch, tags, self.map_chunks)
+            compressed = compress_cog(store, self.grid, content, scratch, tags, self.map_chunks, self.kept)
             infos[path.name] = thread.submit(_join_cog, compressed, path)
         return infos
 

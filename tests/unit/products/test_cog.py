@@ -213,7 +213,7 @@ def test_a_large_file_is_a_bigtiff(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 def test_offsets_beyond_4_gib_are_written_in_full() -> None:
     sizes = [np.array([2**31, 2**31, 5]), np.array([7])]
-    fields = {tiff.WIDTH: tiff.TiffField.from_integers([9])}
+    fields = {tiff._WIDTH: tiff.TiffField.from_integers([9])}
     header = tiff.encode_header([fields, fields], sizes)
     first = len(header) + 7 + 8
     offsets = np.array([first + 4, first + 4 + 2**31 + 8, first + 4 + 2**32 + 16], "<u8").tobytes()
