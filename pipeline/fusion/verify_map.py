@@ -77,12 +77,13 @@ def _check_map_store(folder: Path, record: MapRecord, periods: Mapping[str, Path
     """Check the store of all periods, if the map has one, beside the stores of the periods that are there."""
     if record.definition.period == ALL.name or periods.keys() != record.periods.keys():
         return
+    store = folder / MAP_STORE
     try:
-        size = compute_file_info(folder / MAP_STORE)["file:size"]
+        size = compute_file_info(store)["file:size"] if store.is_dir() else 0
         if size != record.store_size:
             yield Finding("", MAP_STORE, f"has {size} bytes, {record.store_size} when it was published")
         stores = [describe_period_store(Period.from_name(name), periods[name] / ZARR) for name in record.periods]
-        for problem in find_time_store_problems(folder / MAP_STORE, stores):
+        for problem in find_time_store_problems(store, stores):
             yield Finding("", MAP_STORE, problem)
     except FileNotFoundError as error:
         yield Finding("", MAP_STORE, f"is not whole: {Path(str(error.filename)).name} is not there")

@@ -19,8 +19,7 @@ from hypothesis import strategies as st
 from starlette.testclient import TestClient
 
 from seamline.flows.maps.make_map import make_map, preview_map
-from seamline.flows.maps.observer import MapObserver, MapResult
-from seamline.flows.maps.options import MosaicOptions
+from seamline.flows.maps.observer import MapObserver
 from seamline.flows.serving.app import create_app
 from seamline.pipeline.common.classes import NODATA
 from seamline.pipeline.common.errors import InputError, InUseError, OtherRunError, SeamlineError
@@ -34,12 +33,9 @@ from seamline.pipeline.results.verify import verify
 from seamline.pipeline.stac.catalog import update_catalog
 from seamline.pipeline.storage.object_store import ObjectFolder
 from seamline.pipeline.storage.s3_access import S3Access, use_access
+from tests.support.map_runs import MONTHS, OPTIONS, build, read_rasters, remove_scene
 from tests.support.region_results import RegionResults, copy_scenes
 from tests.support.s3_server import start_s3_server
-
-UNSEEN = ("cloud", "cloud shadow")
-OPTIONS = MosaicOptions(crs="EPSG:32632", resolution=10, unseen=UNSEEN)
-MONTHS = OPTIONS.model_copy(update={"period": "month"})
 
 
 @pytest.fixture(scope="module")
@@ -49,22 +45,6 @@ def client() -> Iterator[Client]:
         Client(cluster, set_as_default=False) as client,
     ):
         yield client
-
-
-def build(results: Path | str, out: Path, options: MosaicOptions = OPTIONS) -> MapResult:
-    return make_map(results, out, options.model_copy(update={"workers": 0}), MapObserver())
-
-
-def remove_scene(catalogue: Path, name: str) -> None:
-    shutil.rmtree(catalogue / name)
-    update_catalog(catalogue)
-
-
-def read_rasters(folder: Path) -> dict[str, bytes]:
-    """All that must be the same bytes: COGs, and the chunks of all stores."""
-    found = [*folder.glob("*/*.tif"), *folder.glob("**/c/**/*")]
-    files = {path.relative_to(folder).as_posix(): path for path in found if path.is_file()}
-    return {name: path.read_bytes() for name, path in files.items() if not name.startswith(".run")}
 
 
 @pytest.fixture(scope="module")
