@@ -99,7 +99,10 @@ def make_map(
             refuse_taken_names(catalogue, folder, plan.record.periods)
         observer.planned(plan)
         is_done = plan.is_done
-        if not is_done:
+        if is_done:  # what a run left that was killed after the map was whole, or that nobody wants any more
+            directory.clear()
+            shutil.rmtree(directory.path, ignore_errors=True)
+        else:
             run = _MapRun(plan, _open_run(directory, plan, options), options, str(results), started, observer)
             with (connect or _connect)(options, plan.chunk_count) as client:
                 run.finish(client)
