@@ -23,7 +23,7 @@ import yaml
 from cryptography import x509
 from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.actions import WorkPoolUpdate
-from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterTags
+from prefect.client.schemas.filters import DeploymentFilter, DeploymentFilterId, FlowRunFilter, FlowRunFilterTags
 from prefect.events.filters import EventFilter, EventNameFilter
 from prefect.events.schemas.events import ResourceSpecification
 from prefect.flows import load_flow_from_entrypoint
@@ -377,7 +377,11 @@ def test_a_run_whose_process_is_lost_is_marked_and_one_that_works_is_not(
 
 
 def _count_heartbeats(client: SyncPrefectClient) -> int:
-    wanted = EventFilter(event=EventNameFilter(name=["prefect.flow-run.heartbeat"])).model_dump(mode="json")
+    return _count_events(client, "prefect.flow-run.heartbeat")
+
+
+def _count_events(client: SyncPrefectClient, name: str) -> int:
+    wanted = EventFilter(event=EventNameFilter(name=[name])).model_dump(mode="json")
     return int(client._client.post("/events/filter", json={"filter": wanted}).json()["total"])
 
 
@@ -416,3 +420,30 @@ def test_a_worker_of_the_pool_runs_a_deployment(
     )  # the project is not there: it is imported
     assert client.read_flow_run(run.id).state_name == "Completed", ended.stdout + ended.stderr
     assert (tmp_path / "out" / "scene" / "segmentation.tif").exists()
+
+
+_PUBLISHED_SCENE = """
+import sys
+from prefect.events import emit_event
+from seamline.flows.tracking.artifacts import PUBLISHED_EVENT
+
+for event, resource in ((PUBLISHED_EVENT, "seamline.scene.a"), ("seamline.disk.low", "seamline.disk")):
+    emit_event(event=event, resource={"prefect.resource.id": resource})
+"""
+
+
+def test_a_published_scene_starts_the_run_that_brings_the_map_up_to_date(
+    server: dict[str, str], client: SyncPrefectClient
+) -> None:
+    """One run, with the parameters of the deployment; other events start none."""
+    deployment = client.read_deployment_by_name("update-mosaic/mosaic-process")
+    wanted = DeploymentFilter(id=DeploymentFilterId(any_=[deployment.id]))
+    assert not client.read_flow_runs(deployment_filter=wanted)
+    emitted = run_program([sys.executable, "-c", _PUBLISHED_SCENE], env=server)
+    assert emitted.returncode == 0, emitted.stderr
+    _until(lambda: bool(client.read_flow_runs(deployment_filter=wanted)))
+    _until(lambda: _count_events(client, "seamline.disk.low") == 1)
+    (run,) = client.read_flow_runs(deployment_filter=wanted)
+    assert run.parameters == deployment.parameters and run.parameters["out"] == "/data/results/land"
+    assert run.state_name in ("Scheduled", "Late")
+    client.delete_flow_run(run.id)  # which the worker of another test would take
