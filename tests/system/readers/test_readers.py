@@ -37,6 +37,7 @@ from titiler.xarray.dependencies import XarrayParams
 from titiler.xarray.factory import TilerFactory as XarrayTilerFactory
 
 from seamline import flows
+from seamline.flows.api.maps import change as compare_periods
 from seamline.flows.runs.observer import RunObserver
 from seamline.flows.runs.segment import segment
 from seamline.flows.settings.options import SegmentOptions
@@ -44,6 +45,8 @@ from seamline.model.networks.unet import UNet
 from seamline.model.spec.config import UNetConfig
 from seamline.model.spec.document import write_model_spec
 from seamline.model.spec.spec import ModelClass
+from seamline.pipeline.analysis.transitions import Transition
+from seamline.pipeline.analysis.write_change import Change
 from seamline.pipeline.common.classes import NODATA
 from seamline.pipeline.fusion.time_store import PeriodStore, write_time_store
 from seamline.pipeline.geometry.window import Window
@@ -52,6 +55,7 @@ from seamline.pipeline.products.zarr_store import ZarrLayout, create_store, open
 from seamline.pipeline.publishing.completeness import list_missing_outputs
 from seamline.pipeline.results.verify import verify
 from tests.support.small_grids import CLASSES, GRIDS, make_labels
+from tests.support.small_map import publish_map
 from tests.support.small_models import save_model
 from tests.support.small_rasters import make_noise, write_geotiff
 from tests.support.vector_tiles import TileFile, find_classes, locate
@@ -425,3 +429,55 @@ def test_a_notebook_shows_our_class_names(results: Results, lost: str | None, tm
     opened = flows.open_result(tmp_path / "out", "scene")
     assert opened.seamline.classes == {value: label.name for value, label in enumerate(NAMED)}
     np.testing.assert_array_equal(opened["segmentation"], results.labels)
+
+
+@pytest.fixture(scope="module")
+def change(tmp_path_factory: pytest.TempPathFactory) -> Change:
+    """What ``seamline change`` leaves of a map of two years."""
+    folder = tmp_path_factory.mktemp("change")
+    land = publish_map(folder / "land")
+    return compare_periods(land, out=folder / "change", from_period="2024", to_period="2025")
+
+
+def test_gdal_shows_transitions_by_name_colour_and_count(gdal_bin: None, change: Change) -> None:
+    info = output("gdalinfo", "-json", change.folder / "transitions.tif")
+    (band,) = info["bands"]
+    assert (band["type"], band["noDataValue"], band["colorInterpretation"]) == ("UInt16", 65535, "Palette")
+    entries = band["colorTable"]["entries"]
+    assert [tuple(entries[entry.value]) for entry in change.transitions] == [
+        (*entry.color, 255) for entry in change.transitions
+    ]
+    columns = [field["name"] for field in info["rat"]["fieldDefn"]]
+    rows = [dict(zip(columns, row["f"], strict=True)) for row in info["rat"]["row"]]
+    expected = [
+        (entry.value, entry.name, entry.pixels, *entry.color) for entry in sorted(change.transitions, key=get_code)
+    ]
+    names = ("Value", "Class", "Count", "Red", "Green", "Blue")
+    assert [tuple(row[name] for name in names) for row in sorted(rows, key=lambda row: row["Value"])] == expected
+    assert info["metadata"][""]["FROM"] and info["metadata"][""]["TO"] and "100 × label" in info["metadata"][""]["CODE"]
+    assert info["metadata"]["IMAGE_STRUCTURE"]["LAYOUT"] == "COG"
+
+
+def get_code(entry: Transition) -> int:
+    return entry.value
+
+
+def test_qgis_shows_transitions_by_name_identifies_and_draws_them(change: Change, tmp_path: Path) -> None:
+    path, picture = change.folder / "transitions.tif", tmp_path / "map.png"
+    with rasterio.open(path) as file:
+        codes, transform = file.read(1), file.transform
+    places = [(row, col) for row in range(5, codes.shape[0], 60) for col in range(5, codes.shape[1], 60)]
+    points = [transform @ (col + 0.5, row + 0.5) for row, col in places]
+    request = {"reader": "raster", "path": str(path), "points": points, "png": str(picture)}
+    (layer,) = asked_of_qgis(tmp_path, request)
+    assert (layer["valid"], layer["renderer"]) == (True, "paletted") and layer["size"] == list(codes.shape)
+    legend = [[entry.value, entry.name, [*entry.color, 255]] for entry in sorted(change.transitions, key=get_code)]
+    assert sorted(layer["classes"]) == legend
+    found = [int(codes[place]) for place in places]
+    assert layer["identified"] == [None if code == 65535 else code for code in found]
+    assert 65535 in found and len(set(found)) > 3
+    palette = np.zeros((65536, 4), np.uint8)
+    for value, _, color in legend:
+        palette[value] = color
+    with Image.open(picture) as drawn:
+        np.testing.assert_array_equal(np.asarray(drawn.convert("RGBA")), palette[codes])
