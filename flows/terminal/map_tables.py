@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from seamline.flows.maps.map_plan import MapPlan
     from seamline.flows.maps.observer import MapResult
     from seamline.pipeline.analysis.write_change import Change
-    from seamline.pipeline.mosaic.changes import PeriodChanges
 
 _MOST_REASONS = 3
 """Reasons that the table names of a period."""
@@ -35,7 +34,9 @@ def show_map_plan(plan: MapPlan) -> None:
     table.add_column("why")
     for period, changes in plan.periods.items():
         scenes = len(plan.record.periods[period])
-        table.add_row(period, f"{scenes}", f"{len(changes.computed)}", f"{len(changes.kept)}", _list_reasons(changes))
+        table.add_row(
+            period, f"{scenes}", f"{len(changes.computed)}", f"{len(changes.kept)}", _list_reasons(plan, period)
+        )
     for period in plan.withdrawn:
         table.add_row(period, "0", "0", "0", "no scene is left: the period goes")
     console.print(table)
@@ -45,7 +46,10 @@ def show_map_plan(plan: MapPlan) -> None:
         console.print("the map is up to date")
 
 
-def _list_reasons(changes: PeriodChanges) -> str:
+def _list_reasons(plan: MapPlan, period: str) -> str:
+    if period in plan.rewritten:
+        return "files are lost, or others are wanted: they are made of the chunks that are there"
+    changes = plan.periods[period]
     counts = Counter(changes.computed.values())
     texts = [f"{reason} ({format_count(count, 'chunk')})" for reason, count in counts.most_common(_MOST_REASONS)]
     rest = len(counts) - len(texts)
@@ -74,6 +78,7 @@ def describe_map_plan(plan: MapPlan) -> str:
                 }
                 for period, changes in plan.periods.items()
             },
+            "rewritten": list(plan.rewritten),
             "withdrawn": list(plan.withdrawn),
             "warnings": list(plan.warnings),
         }
