@@ -10,7 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from seamline.pipeline.common.errors import InputError
-from seamline.pipeline.common.layout import ITEM, ITEMS, MAP_STORE, ZARR
+from seamline.pipeline.common.layout import ITEM, ITEMS, MAP_STORE, POLYGON_FILES, ZARR
 from seamline.pipeline.fusion.map_folder import is_whole
 from seamline.pipeline.geometry.map_grid import CHUNK, MapGrid
 from seamline.pipeline.geometry.tiling import Index
@@ -75,7 +75,9 @@ def is_period_current(
         return False
     with suppress(OSError, ValueError, LookupError, TypeError, InputError):
         files = PublishedFiles.in_folder(folder)
+        there = {name for name in POLYGON_FILES.values() if name in files.assets}
         is_same = set(read_record(folder).outputs) == set(outputs) and files.has_polygons(polygons, check=False)
+        is_same = is_same and there == set(polygons.files if polygons else ())
         is_there = is_same and bool(files.assets) and all(files.has(name, check=check) for name in files.assets)
         return is_there and set(list_store_rasters(folder / ZARR)) == {LABELS_ARRAY, *layers}
     return False

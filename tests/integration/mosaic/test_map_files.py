@@ -209,6 +209,7 @@ VOTES = ("cog", "zarr", "probabilities")
         ({"outputs": VOTES}, {}, False),
         ({"outputs": VOTES}, {"outputs": (*VOTES, "polygons")}, False),
         ({"outputs": POLYGONS}, {"outputs": POLYGONS, "polygon_simplify": 1.0}, False),
+        ({"outputs": POLYGONS}, {"outputs": POLYGONS, "polygon_formats": ("parquet",)}, False),
         ({"outputs": POLYGONS}, {"outputs": ("zarr",)}, False),
         ({"outputs": ("zarr",)}, {}, False),
         ({}, {"zarr_format": 2}, True),
