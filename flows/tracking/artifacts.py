@@ -21,6 +21,7 @@ from seamline.flows.collection.outcomes import Outcome
 from seamline.flows.maps.observer import MapResult
 from seamline.flows.runs.observer import RunResult
 from seamline.flows.settings.folders import is_disk_low
+from seamline.flows.tracking.variables import MAP_URL_VARIABLE
 from seamline.pipeline.common.classes import format_count, format_percent
 from seamline.pipeline.common.layout import PREVIEW
 from seamline.pipeline.results.verify import Finding
@@ -32,8 +33,6 @@ Its resource is ``seamline.scene.<scene id>``.
 """
 DISK_EVENT = "seamline.disk.low"
 """Name of the event of a disk with little space left. Its resource is ``seamline.disk``."""
-MAP_URL_VARIABLE = "SEAMLINE_MAP_URL"
-"""Environment variable with the address of ``seamline serve``; where it is set, artifacts link to the map."""
 _PICTURE_WIDTH = 480
 """Longest side of a preview in pixels: some 100 kB of Prefect's database, which keeps the latest artifact twice."""
 _MOST_ROWS = 1000

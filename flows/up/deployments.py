@@ -5,7 +5,9 @@ Run as ``python -m seamline.flows.up.deployments STATE_FILE``.
 
 from __future__ import annotations
 
+import shutil
 import sys
+import tempfile
 from datetime import timedelta
 from pathlib import Path
 
@@ -19,7 +21,7 @@ from seamline.flows.segment_collection import segment_collection
 from seamline.flows.segment_scene import segment_scene
 from seamline.flows.settings.options import SegmentOptions
 from seamline.flows.tracking.lost_runs import TAG, create_automations
-from seamline.flows.up.stack import LAST_DEPLOYMENT, Stack
+from seamline.flows.up.stack import LAST_DEPLOYMENT, TEMPORARY, Stack
 
 _NIGHTLY = "0 3 * * *"
 _ONE_AT_ONCE = ConcurrencyLimitConfig(limit=1, collision_strategy=ConcurrencyLimitStrategy.CANCEL_NEW)
@@ -32,6 +34,7 @@ def _serve_deployments(stack: Stack) -> None:
     common = {"model": stack.model, "out": str(stack.results), "options": options}
     inbox = Inbox(folder=stack.inbox, settle=stack.settle, allow=stack.allow, notes=True).model_dump(mode="json")
     create_automations()
+    _keep_temporary_files(stack.folder / TEMPORARY)
     serve(
         RunnerDeployment.from_flow(
             segment_collection,
@@ -56,6 +59,13 @@ def _serve_deployments(stack: Stack) -> None:
         pause_on_shutdown=False,  # so that the schedules go on after the next start
         print_starting_message=False,
     )
+
+
+def _keep_temporary_files(folder: Path) -> None:
+    """Have this process, not its flow runs, use an empty folder for temporary files: Prefect's runner leaves some."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True, exist_ok=True)
+    tempfile.tempdir = str(folder)
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ import psutil
 
 from seamline.flows.collection.ledger import read_reasons
 from seamline.flows.settings.folders import is_disk_low
+from seamline.flows.up.leftovers import list_left
 from seamline.flows.up.stack import LOGS, PREFECT, STATE_FILE, Stack
 from seamline.flows.up.supervisor import Service
 from seamline.pipeline.common.errors import InputError
@@ -66,6 +67,7 @@ class Status:
     Attributes:
         folder: Folder of the stack.
         runs: Whether its supervisor runs.
+        left: Ids of processes that a killed supervisor has left; none where it runs.
         services: Its services; none where it does not run.
         urls: Addresses of its pages.
         queue: What Prefect knows; None where it does not answer.
@@ -78,6 +80,7 @@ class Status:
 
     folder: str
     runs: bool
+    left: tuple[int, ...]
     services: tuple[ServiceStatus, ...]
     urls: Mapping[str, str]
     queue: Queue | None
@@ -111,6 +114,7 @@ def read_status(folder: Path) -> Status:
     return Status(
         folder=str(folder),
         runs=is_running,
+        left=() if stack is None or is_running else tuple(process.pid for process in list_left(stack.folder)),
         services=tuple(_list_services(stack, supervisor)) if stack and supervisor else (),
         urls=stack.urls if stack and is_running else {},
         queue=_ask_prefect(f"{stack.urls['prefect']}/api") if stack and is_running else None,

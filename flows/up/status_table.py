@@ -9,6 +9,7 @@ from dask.utils import format_bytes
 from rich.console import Console
 from rich.table import Table
 
+from seamline.flows.up.leftovers import count_processes
 from seamline.flows.up.status import Queue, Status
 from seamline.pipeline.common.classes import format_count
 from seamline.pipeline.common.errors import to_plain_line
@@ -30,7 +31,7 @@ def show_status(status: Status) -> None:
 
 
 def _list_rows(status: Status) -> Iterator[tuple[str, str]]:
-    yield "folder", status.folder + ("" if status.runs else ": nothing runs here; `seamline up` starts it")
+    yield "folder", status.folder + _describe_absence(status)
     for number, (name, url) in enumerate(status.urls.items()):
         yield ("" if number else "pages"), f"{name} {url}"
     for service in status.services:
@@ -50,6 +51,15 @@ def _list_rows(status: Status) -> Iterator[tuple[str, str]]:
     few = ": little is left" if disk["is_low"] else ""
     sizes = f"Prefect's database {format_bytes(disk['prefect_bytes'])}, logs {format_bytes(disk['logs_bytes'])}"
     yield "disk", f"{format_bytes(disk['free_bytes'])} of {format_bytes(disk['total_bytes'])} free{few}; {sizes}"
+
+
+def _describe_absence(status: Status) -> str:
+    if status.runs:
+        return ""
+    if status.left:
+        left = count_processes(len(status.left))
+        return f": {left} left of a killed `seamline up`; `seamline down` ends what is left"
+    return ": nothing runs here; `seamline up` starts it"
 
 
 def _list_queue(queue: Queue | None) -> Iterator[tuple[str, str]]:
