@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import httpx
@@ -23,6 +23,7 @@ from prefect.states import State
 
 import seamline.flows.segment_collection as flow
 from seamline.flows.collection.discovery import Discovery, discover
+from seamline.flows.collection.scene_ref import RejectedSource
 from seamline.flows.collection.scene_sources import Glob, Inbox
 from seamline.flows.publish_catalog import publish_catalog_flow
 from seamline.flows.runs.scene_job import open_scene_jobs
@@ -222,8 +223,8 @@ def test_a_scene_that_vanishes_after_it_was_found_is_named_and_the_others_are_do
 ) -> None:
     only(folder, "scene-0", "scene-1")
 
-    def found_and_lost(scenes: Glob) -> Discovery:
-        discovery = discover(scenes)
+    def found_and_lost(scenes: Glob, known: Sequence[RejectedSource]) -> Discovery:
+        discovery = discover(scenes, known)
         (folder / "scene-1.tif").unlink()
         return discovery
 

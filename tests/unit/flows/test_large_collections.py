@@ -100,7 +100,7 @@ def test_the_report_of_a_large_collection_is_bounded() -> None:
 def test_the_message_of_a_failed_run_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     failed = [Outcome(f"s-{number}", "failed", "broken") for number in range(COUNT)]
     monkeypatch.setattr(module, "get_run_logger", lambda: logging.getLogger("test"))
-    monkeypatch.setattr(module, "discover_task", lambda scenes: Discovery((), (), ()))
+    monkeypatch.setattr(module, "discover_task", lambda scenes, known: Discovery((), (), ()))
     monkeypatch.setattr(module, "_segment_new", lambda *arguments: iter(failed))
     monkeypatch.setattr(module, "show", lambda *arguments: None)
     with pytest.raises(RunError, match=rf"^{COUNT} of {COUNT} scenes failed: s-0: broken; ") as caught:
