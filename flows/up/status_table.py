@@ -71,8 +71,16 @@ def _list_queue(queue: Queue | None) -> Iterator[tuple[str, str]]:
         look = queue.last_look
         message = "" if look["state"] == "Completed" else to_plain_line(f": {look['message']}", 300)
         yield "last look", f"{look['state']}, {_format_age(look['ended'])}{message}"
-    yield "next look", _format_age(queue.next_look) if queue.next_look else "none is scheduled: is the schedule paused?"
+    yield "next look", _format_due(queue.next_look)
     yield "last day", f"{format_count(queue.failed_today, 'run')} failed"
+
+
+def _format_due(time: str | None) -> str:
+    """Return in how long the next look is, or for how long it has been due: those that were missed begin at once."""
+    if time is None:
+        return "none is scheduled: is the schedule paused?"
+    said = _format_age(time)
+    return f"due since {said.removesuffix(' ago')}" if said.endswith(" ago") else said
 
 
 def _list_names(text: str, names: tuple[str, ...]) -> str:
