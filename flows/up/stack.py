@@ -34,6 +34,12 @@ _LOOPBACK = "127.0.0.1"
 _SERVICES_MEMORY = 3 * 2**29
 """Bytes that Prefect, the scheduler, the map and flow runs need beside the workers."""
 _SECONDS_PER_DAY = 86_400
+_FREQUENT_EVENTS = (
+    "flow-run.heartbeat",
+    *(f"{kind}-run.{state}" for kind in ("flow", "task") for state in ("Pending", "Running", "Completed")),
+    *(f"flow-run.{state}" for state in ("Scheduled", "Late", "Submitting", "Cancelled")),
+)
+"""Events of each look into the inbox; Prefect's database keeps them for a day."""
 _START_TOLERANCE = 2.0
 """Seconds by which two readings of a process's start may differ."""
 STATE_FILE, INBOX, RESULTS, LOGS, PREFECT, DASK = "up.json", "inbox", "results", "logs", "prefect", "dask"
@@ -116,6 +122,9 @@ class Stack:
             "DO_NOT_TRACK": "1",
             "PREFECT_SERVER_SERVICES_DB_VACUUM_ENABLED": "events,flow_runs",
             "PREFECT_SERVER_SERVICES_DB_VACUUM_RETENTION_PERIOD": str(self.keep_days * _SECONDS_PER_DAY),
+            "PREFECT_SERVER_SERVICES_DB_VACUUM_EVENT_RETENTION_OVERRIDES": json.dumps(
+                {f"prefect.{event}": _SECONDS_PER_DAY for event in _FREQUENT_EVENTS}
+            ),
             HEARTBEAT_VARIABLE: str(HEARTBEAT_SECONDS),
             MAP_URL_VARIABLE: self.urls["map"],
             FOLDER_VARIABLE: str(self.folder),

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import suppress
@@ -179,6 +180,8 @@ def test_options_reach_the_deployments_and_a_detached_start(
     served: list[Any] = []
     monkeypatch.setattr(deployments, "serve", lambda *made, **options: served.extend(made))
     monkeypatch.setattr(deployments, "create_automations", lambda: None)
+    monkeypatch.setattr(deployments, "_delete_idle_runs", lambda: None)
+    monkeypatch.setattr(tempfile, "tempdir", None)
     deployments._serve_deployments(stack)
     inbox, scene, _ = (deployment.parameters for deployment in served)
     assert inbox["options"] == scene["options"]
@@ -197,6 +200,7 @@ def test_options_reach_the_deployments_and_a_detached_start(
         monkeypatch.setenv(name, value)
     vacuum = ServerServicesDBVacuumSettings()
     assert vacuum.retention_period == timedelta(days=7) and vacuum.enabled_vacuum_types >= {"flow_runs", "events"}
+    assert vacuum.event_retention_overrides["prefect.flow-run.Completed"] == timedelta(days=1)
 
 
 @pytest.mark.parametrize("is_there", [True, False])
