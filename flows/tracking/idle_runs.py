@@ -1,4 +1,4 @@
-"""Keep runs of a collection that found nothing to do, or were skipped, from filling the database of Prefect's server."""
+"""Keep runs of a collection that found nothing to do, or were skipped, from filling Prefect's database."""
 
 from __future__ import annotations
 

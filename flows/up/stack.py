@@ -42,8 +42,8 @@ _FREQUENT_EVENTS = (
 """Events of each look into the inbox; Prefect's database keeps them for a day."""
 _START_TOLERANCE = 2.0
 """Seconds by which two readings of a process's start may differ."""
-STATE_FILE, INBOX, RESULTS, LOGS, PREFECT, DASK = "up.json", "inbox", "results", "logs", "prefect", "dask"
-CACHE, TEMPORARY = "cache", "tmp"
+STATE_FILE, INBOX, RESULTS, LOGS, PREFECT, TEMPORARY = "up.json", "inbox", "results", "logs", "prefect", "tmp"
+_DASK, _CACHE = "dask", "cache"
 """Names in the stack's folder."""
 LAST_DEPLOYMENT = "check"
 """Name of the deployment that is registered last; it belongs to the flow ``publish-catalog``."""
@@ -113,8 +113,8 @@ class Stack:
         """
         caches = {"MPLCONFIGDIR": "matplotlib", "TORCHINDUCTOR_CACHE_DIR": "torchinductor"}
         return {
-            **{name: os.environ.get(name) or str(self.folder / CACHE / cache) for name, cache in caches.items()},
-            "DASK_TEMPORARY_DIRECTORY": str(self.folder / DASK),
+            **{name: os.environ.get(name) or str(self.folder / _CACHE / cache) for name, cache in caches.items()},
+            "DASK_TEMPORARY_DIRECTORY": str(self.folder / _DASK),
             "PREFECT_HOME": str(self.folder / PREFECT),
             "PREFECT_API_URL": f"{self.urls['prefect']}/api",
             "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
@@ -154,7 +154,7 @@ class Stack:
                 "--nworkers": self.workers,
                 "--nthreads": self.threads,
                 "--memory-limit": share_memory(self.workers, _SERVICES_MEMORY),
-                "--local-directory": self.folder / DASK,
+                "--local-directory": self.folder / _DASK,
             },
         )
         map_command = build_command(["seamline", "serve", self.results], {"--port": map_port})
@@ -310,7 +310,7 @@ def _prepare_folders(stack: Stack) -> None:
         path.mkdir(parents=True, exist_ok=True)
     if not (stack.results / CATALOG).exists():
         update_catalog(stack.results)
-    refuse_second_start(stack.folder)
+    _refuse_second_start(stack.folder)
 
 
 def take_over(folder: Path, say: Callable[[str], None]) -> None:
@@ -323,7 +323,7 @@ def take_over(folder: Path, say: Callable[[str], None]) -> None:
     Raises:
         RunError: It runs already.
     """
-    refuse_second_start(folder)
+    _refuse_second_start(folder)
     with suppress(InputError):
         stack, _ = Stack.read(folder / STATE_FILE)
         if left := end_left(stack.folder):
@@ -335,7 +335,7 @@ def describe_left(count: int) -> str:
     return f"ended {count_processes(count)} that a killed `seamline up` had left"
 
 
-def refuse_second_start(folder: Path) -> None:
+def _refuse_second_start(folder: Path) -> None:
     """Refuse to start in a folder whose stack runs.
 
     Raises:

@@ -78,7 +78,7 @@ def _list_queue(queue: Queue | None) -> Iterator[tuple[str, str]]:
 def _format_due(time: str | None) -> str:
     """Return in how long the next look is, or for how long it has been due: those that were missed begin at once."""
     if time is None:
-        return "none is scheduled: is the schedule paused?"
+        return "none is scheduled yet; if it stays so, the schedule is paused"
     said = _format_age(time)
     return f"due since {said.removesuffix(' ago')}" if said.endswith(" ago") else said
 

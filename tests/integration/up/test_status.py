@@ -117,7 +117,13 @@ def test_all_that_runs_is_said(
         "last_look": {"state": "Failed", "ended": LATE, "message": "1 of 2 scenes failed"},
         "failed_today": 3,
     }
-    for said in ("7 published, at work on scene-9", "[b]0.tif: no [red]raster", "2 more, see --json", "3 runs failed", "due since"):
+    for said in (
+        "7 published, at work on scene-9",
+        "[b]0.tif: no [red]raster",
+        "2 more, see --json",
+        "3 runs failed",
+        "due since",
+    ):
         assert said in plain
     assert document["disk"]["is_low"] is False and "little is left" not in plain
     monkeypatch.setattr(status_module, "is_disk_low", lambda total, free: total > free)
@@ -177,7 +183,7 @@ def test_times_are_told_from_now(seconds: int, said: str) -> None:
         ((("PENDING", 7), ("SCHEDULED", 17)), "in 7 s"),  # Prefect prepares a run ten seconds before it is due
         ((("PENDING", -2), ("SCHEDULED", 8)), "in 8 s"),  # which begins
         ((("SCHEDULED", -40), ("SCHEDULED", 8)), "due since 40 s"),  # nothing ran when it was due
-        ((), "none is scheduled: is the schedule paused?"),
+        ((), "none is scheduled yet; if it stays so, the schedule is paused"),
     ],
 )
 def test_the_next_look_is_the_one_that_begins_next(runs: tuple[tuple[str, int], ...], said: str) -> None:
