@@ -5,17 +5,12 @@ In a notebook, ``open_result(DIR, scene)`` opens the results of a scene as an xa
 
 from __future__ import annotations
 
-import os
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from seamline.pipeline.results.dataset import open_result as open_result
 
 __all__ = ["open_result"]
-
-# Before Prefect is imported, since it and the server that it starts for a flow alone contact its makers otherwise.
-for _name, _value in (("PREFECT_SERVER_ANALYTICS_ENABLED", "false"), ("DO_NOT_TRACK", "1")):
-    os.environ.setdefault(_name, _value)
 
 
 def __getattr__(name: str) -> Any:
