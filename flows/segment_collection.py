@@ -3,7 +3,7 @@
 # Without `from __future__ import annotations`: Prefect pickles a flow that is served by value, and finds the types of
 # its parameters only as objects, not by their names.
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Annotated, Any
@@ -23,7 +23,7 @@ from seamline.flows.collection.collection_run import CollectionRun
 from seamline.flows.collection.discovery import discover
 from seamline.flows.collection.ledger import Ledger
 from seamline.flows.collection.outcomes import Outcome
-from seamline.flows.collection.scene_ref import Discovery, SceneRef
+from seamline.flows.collection.scene_ref import Discovery, RejectedSource, SceneRef
 from seamline.flows.collection.scene_sources import SceneSource
 from seamline.flows.runs.cluster_session import ClusterSession
 from seamline.flows.runs.observer import RunObserver, RunResult
@@ -95,9 +95,9 @@ def segment_collection(
 
 
 @task(name="find scenes", persist_result=False, cache_policy=NO_CACHE)
-def discover_task(scenes: SceneSource) -> Discovery:
+def discover_task(scenes: SceneSource, known: Sequence[RejectedSource]) -> Discovery:
     """List the scenes that the collection holds now."""
-    return discover(scenes)
+    return discover(scenes, known)
 
 
 @task(name="connect", retries=2, retry_delay_seconds=[5, 30], persist_result=False, cache_policy=NO_CACHE)
@@ -137,7 +137,7 @@ def _segment_new(
                 return
             future = next(as_completed(list(running)))
             scene = running.pop(future)
-            outcome = _make_outcome(scene, future.result(raise_on_failure=False))
+            outcome = run.explain(_make_outcome(scene, future.result(raise_on_failure=False)))
             run.record(scene, outcome)
             yield outcome
 

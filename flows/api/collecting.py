@@ -116,8 +116,9 @@ def run_collection(
             (job,) = open_scene_jobs([scene.source], model, out, options, run.confinement)
             result = segment_anew(job, get_client, observer, renew=renew)
         except (SeamlineError, OSError) as error:
-            observer.say(f"{scene.name}: {error}")
-            return Outcome.from_error(scene.name, error)
+            outcome = run.explain(Outcome.from_error(scene.name, error))
+            observer.say(f"{scene.name}: {outcome.reason or outcome.state}")
+            return outcome
         observer.finished(result)
         return Outcome.from_record(scene.name, result.record, is_new=result.computed, is_changed=result.is_changed)
 

@@ -145,7 +145,10 @@ def mosaic(
         progress.show_logs()
     if plan:
         found = preview_map(results, out, options)
-        print(map_tables.describe_map_plan(found)) if as_json else map_tables.show_map_plan(found)
+        if as_json:
+            print(map_tables.describe_map_plan(found))
+        elif not quiet:
+            map_tables.show_map_plan(found)
         return
     with progress.show_map_progress(quiet=quiet) as observer:
         result = make_map(results, out, options, observer)

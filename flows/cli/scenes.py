@@ -110,6 +110,9 @@ def plan(
     if as_json:
         print(documents.describe_plan(found))
         return
+    if quiet:
+        progress.print_warnings(found)
+        return
     tables.show_plan(found)
     if picture is not None:
         Console().print(f"picture: {picture}")

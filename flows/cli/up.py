@@ -72,10 +72,10 @@ def up(
     """
     from seamline.flows.runs.planning import count_worker_threads, count_workers
     from seamline.flows.settings.model_folder import open_model
-    from seamline.flows.up.stack import Stack, describe_addresses, refuse_second_start, run_stack, start_detached
+    from seamline.flows.up.stack import Stack, describe_addresses, run_stack, start_detached, take_over
 
     folder = make_absolute(folder)
-    refuse_second_start(folder)  # before its ports are found to be in use
+    take_over(folder, print_line)  # before its ports are found to be in use
     if not (every >= 1 and settle >= 0 and 0 <= workers <= 256 and 1 <= keep_days <= 36_500):
         raise InputError(
             "--every, --settle, --workers, --keep-days",
@@ -172,9 +172,11 @@ def down(folder: _FolderOption = Path("build/up")) -> None:
 
     seamline down --folder /data/seamline
     """
-    from seamline.flows.up.stack import stop_stack
+    from seamline.flows.up.stack import describe_left, stop_stack
 
-    Console().print("stopped" if stop_stack(make_absolute(folder)) else "nothing ran", highlight=False)
+    was_running, left = stop_stack(make_absolute(folder))
+    said = "stopped" if was_running else describe_left(left) if left else "nothing ran"
+    Console().print(said, highlight=False, soft_wrap=True)
 
 
 @app.command()

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import re
+import shlex
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any, Literal
 
 from seamline.flows.collection.containment import make_confinement
@@ -12,14 +15,24 @@ from seamline.flows.collection.discovery import discover
 from seamline.flows.collection.inbox import sync_notes
 from seamline.flows.collection.ledger import Ledger
 from seamline.flows.collection.outcomes import Outcome
-from seamline.flows.collection.scene_ref import Discovery, SceneRef
-from seamline.flows.collection.scene_sources import Inbox, SceneSource
+from seamline.flows.collection.scene_ref import Discovery, RejectedSource, SceneRef
+from seamline.flows.collection.scene_sources import Glob, Inbox, SceneSource
 from seamline.pipeline.common.errors import RunError
 from seamline.pipeline.storage.atomic import check_writable
 from seamline.pipeline.storage.confinement import Confinement
 
 _MOST_REASONS = 20
 """Failures that the message of a run tells."""
+
+
+_SEGMENT_COMMAND = re.compile(r"seamline segment [^;]*")
+"""What ``open_scene`` advises where a folder holds several scenes."""
+
+
+def _match_rasters(folder: Path) -> str:
+    """Return the pattern of the most frequent kind of file in a folder, or of all that is in it."""
+    suffixes = Counter(path.suffix for path in sorted(folder.iterdir()) if path.is_file())
+    return f"{folder}/*{max(suffixes, key=lambda suffix: suffixes[suffix]) if suffixes else ''}"
 
 
 @dataclass(frozen=True)
@@ -46,7 +59,7 @@ class CollectionRun:
         source: SceneSource,
         ledger: Ledger,
         has_result: Callable[[str], bool],
-        discover: Callable[[SceneSource], Discovery] = discover,
+        discover: Callable[[SceneSource, Sequence[RejectedSource]], Discovery] = discover,
         retry: bool = False,
     ) -> CollectionRun:
         """Find the scenes, and note in the ledger which sources are refused.
@@ -58,7 +71,7 @@ class CollectionRun:
             source: where the scenes come from.
             ledger: what earlier runs with this model and these options did.
             has_result: whether the catalogue has the result of a scene id.
-            discover: finds the scenes.
+            discover: finds the scenes, given what was rejected before and need not be opened again.
             retry: try what was set aside, too.
 
         Raises:
@@ -67,9 +80,10 @@ class CollectionRun:
         """
         check_writable(ledger.out, f"out {ledger.out}")
         ledger.refuse_other_files()
-        discovery = discover(source)
+        location = source.get_location()
+        discovery = discover(source, () if retry else ledger.read_rejected(location))
         ledger.out.mkdir(parents=True, exist_ok=True)  # a catalogue without scenes can be published, too
-        location, new, set_aside = source.get_location(), ledger.find_new(discovery.scenes, has_result), {}
+        new, set_aside = ledger.find_new(discovery.scenes, has_result), {}
         if isinstance(source, Inbox) and not retry:
             rejected = ledger.find_rejected_before(location, discovery.rejected)
             scenes = ledger.find_set_aside(new, has_result)
@@ -103,9 +117,25 @@ class CollectionRun:
             if scene.source in self.set_aside
         ]
         return [
-            Outcome(name, "set aside" if source in self.set_aside else "failed", reason)
+            self.explain(Outcome(name, "set aside" if source in self.set_aside else "failed", reason), is_refused=True)
             for source, name, reason in known
         ]
+
+    def explain(self, outcome: Outcome, *, is_refused: bool = False) -> Outcome:
+        """Return an outcome whose reason names the pattern to give where a folder of scenes was given as one scene.
+
+        Args:
+            outcome: of a scene.
+            is_refused: whether its files could not even be listed.
+        """
+        folder = Path(self.source.pattern) if isinstance(self.source, Glob) else None
+        if outcome.state != "failed" or folder is None or not folder.is_dir():
+            return outcome
+        command = f"seamline collect {shlex.quote(_match_rasters(folder))}"
+        reason, count = _SEGMENT_COMMAND.subn(lambda _: command, outcome.reason)
+        if not count and (is_refused or outcome.fault == "scene"):
+            reason += f"; a folder is one scene, and if each raster in it is a scene of its own: {command}"
+        return replace(outcome, reason=reason)
 
     def record(self, scene: SceneRef, outcome: Outcome) -> None:
         """Note in the ledger how a scene ended."""

@@ -23,8 +23,12 @@ _THREADS = 8
 _SIDECAR_SUFFIXES = (".aux.xml", ".ovr", ".msk", ".qml", ".tfw")
 
 
-def discover(source: SceneSource) -> Discovery:
+def discover(source: SceneSource, known: Sequence[RejectedSource] = ()) -> Discovery:
     """Find the scenes of a collection, each with a unique name, without reading pixels.
+
+    Args:
+        source: Where the scenes come from.
+        known: What was rejected of an inbox before; what has not changed since is rejected without opening it.
 
     Raises:
         InputError: the source itself does not exist or is of another kind.
@@ -40,7 +44,7 @@ def discover(source: SceneSource) -> Discovery:
         case Manifest():
             discovery = _inspect_sources(read_manifest(make_absolute(source.path)))
         case Inbox():
-            discovery = discover_inbox(source)
+            discovery = discover_inbox(source, known)
     return _reject_duplicate_names(discovery)
 
 

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from functools import partial
+from importlib.metadata import version as find_version
 from pathlib import Path
+
+import rasterio
 
 from seamline.flows.collection.containment import check_sidecars, make_confinement
 from seamline.flows.collection.fingerprint import catch_as_rejected, hash_file_states, inspect_source, reject_source
@@ -49,16 +54,22 @@ def _is_of_macos(name: str) -> bool:
     return name.startswith("._") or name == ".DS_Store"
 
 
-def discover_inbox(inbox: Inbox) -> Discovery:
+def discover_inbox(inbox: Inbox, known: Iterable[RejectedSource] = ()) -> Discovery:
     """Find the scenes in an inbox whose files have not changed for ``inbox.settle`` seconds.
 
     Files that still change are waiting, and so are STAC items that need files which are not complete. Files that a STAC
     item in the inbox refers to are part of it and no scenes of their own. All of it is read under the confinement of
     the inbox.
 
+    Args:
+        inbox: The inbox.
+        known: What was rejected before. What is the same by the same rules is rejected again, and not opened.
+
     Raises:
         InputError: the folder does not exist or cannot be read.
     """
+    rules = _describe_rules(inbox)
+    before = {source.source: source for source in known if source.fingerprint}
     with confine(make_confinement(inbox)):
         candidates = {path: _refuse_outsider(path) for path in _list_entries(make_absolute(inbox.folder))}
         inside = [path for path, rejected in candidates.items() if rejected is None]
@@ -73,8 +84,7 @@ def discover_inbox(inbox: Inbox) -> Discovery:
             if any_incomplete or (any_missing and waiting):  # the missing file may be on its way
                 waiting.append(path)
             else:
-                state = partial(_hash_state, path, files)
-                candidates[path] = catch_as_rejected(str(path), path.name, partial(_inspect, path), state)
+                candidates[path] = _inspect_unless_known(path, files, before.get(str(path)), rules)
     found = (scene for scene in candidates.values() if scene is not None and Path(scene.source) not in parts)
     discovery = Discovery.from_candidates(found)
     still_waiting = tuple(str(path) for path in sorted(waiting) if path not in parts)
@@ -121,6 +131,42 @@ def _refuse_outsider(path: Path) -> SceneRef | RejectedSource | None:
     except InputError as error:
         return reject_source(str(path), path.name, str(error), _hash_state(path, [path]))
     return None
+
+
+def _inspect_unless_known(
+    path: Path, files: Sequence[Path], before: RejectedSource | None, rules: str
+) -> SceneRef | RejectedSource:
+    """Inspect an entry, or return how it was rejected before if nothing has changed since.
+
+    Args:
+        path: The entry.
+        files: Files that it refers to.
+        before: How it was rejected before.
+        rules: What the same entry may be judged by in another way, see ``_describe_rules``.
+    """
+    if before is not None and (before.fingerprint, before.rules) == (
+        _hash_state(path, files),
+        _hash_rules(path, files, rules),
+    ):
+        return before
+    found = catch_as_rejected(str(path), path.name, partial(_inspect, path), partial(_hash_state, path, files))
+    return replace(found, rules=_hash_rules(path, files, rules)) if isinstance(found, RejectedSource) else found
+
+
+def _describe_rules(inbox: Inbox) -> str:
+    """Return what decides, beside files, whether an entry is rejected."""
+    return repr((find_version("seamline"), rasterio.__gdal_version__, sorted(inbox.allow)))
+
+
+def _hash_rules(path: Path, files: Sequence[Path], rules: str) -> str:
+    """Return a hash of rules and of the files beside an entry's own, such as a mask, by which it may be rejected."""
+    beside: set[Path] = set()
+    for file in {path, *files}:
+        with suppress(OSError):
+            begin = f"{file.name}.".casefold()
+            beside |= {other for other in file.parent.iterdir() if other.name.casefold().startswith(begin)}
+    states = hash_file_states(file for file in beside if not file.name.endswith(_NOTE_SUFFIX))
+    return hashlib.sha256(f"{rules} {states}".encode()).hexdigest()[:32]
 
 
 def _hash_state(path: Path, parts: Sequence[Path] = ()) -> str:

@@ -173,6 +173,10 @@ class Ledger:
             path, {"collection": redact_secrets(collection), "refused": [asdict(source) for source in rejected]}
         )
 
+    def read_rejected(self, collection: str) -> list[RejectedSource]:
+        """Return the sources of a collection that the run before rejected."""
+        return _read_rejected_file(self._get_rejected_path(collection))
+
     def find_rejected_before(self, collection: str, rejected: Iterable[RejectedSource]) -> tuple[RejectedSource, ...]:
         """Return those of a collection's rejected sources that the run before rejected in the same state.
 
@@ -180,9 +184,7 @@ class Ledger:
             collection: Address, folder or pattern of the collection.
             rejected: Its rejected sources now; one without a fingerprint may be another than before.
         """
-        known = {
-            (source.source, source.fingerprint) for source in _read_rejected_file(self._get_rejected_path(collection))
-        }
+        known = {(source.source, source.fingerprint) for source in self.read_rejected(collection)}
         return tuple(
             source for source in rejected if source.fingerprint and (source.source, source.fingerprint) in known
         )

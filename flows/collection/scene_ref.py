@@ -34,12 +34,14 @@ class RejectedSource:
         reason: Why the source was rejected, in one line.
         fingerprint: Hash of the states of its files, which tells whether it is worth another try; empty where it may
             be accepted although nothing changes, and outside of inboxes.
+        rules: Hash of what else decides: versions, allowed places, files beside; empty where unknown.
     """
 
     source: str
     name: str
     reason: str
     fingerprint: str = ""
+    rules: str = ""
 
 
 @dataclass(frozen=True)

@@ -51,13 +51,13 @@ def show_live_progress(
     Progress is a bar on a terminal (chunks, Mpx/s, time left), and a line now and then in a log.
 
     Args:
-        shows: is called with what each scene's run left. Default: prints a table.
+        shows: is called with what each scene's run left. Default: prints a table, or nothing if ``quiet``.
         quiet: show warnings, and no progress.
         verbose: show what is logged, too.
     """
     if verbose:
         show_logs()
-    live = _LiveProgress(shows or show_result, quiet=quiet)
+    live = _LiveProgress(shows or (_ignore_result if quiet else show_result), quiet=quiet)
     try:
         yield RunObserver(ignore_line if quiet else print_line, live.start_bar, live.update_bar, live.finish)
     finally:
@@ -73,9 +73,19 @@ def ignore_line(text: str) -> None:
     """Take a line and show it to nobody."""
 
 
+def _ignore_result(result: RunResult) -> None:
+    """Take what a run left and show it to nobody."""
+
+
 def print_line(text: str) -> None:
     """Print one line on standard error."""
     console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+
+def print_warnings(plan: Plan) -> None:
+    """Print what a plan warns of."""
+    for warning in plan.scene.warnings:
+        console.print(f"[yellow]warning[/]: {plan.scene.id}: {warning}", highlight=False, soft_wrap=True)
 
 
 def print_next_step(out: str) -> None:
@@ -96,8 +106,7 @@ class _LiveProgress:
         self._last_line = 0.0
 
     def start_bar(self, plan: Plan) -> None:
-        for warning in plan.scene.warnings:
-            console.print(f"[yellow]warning[/]: {plan.scene.id}: {warning}", highlight=False, soft_wrap=True)
+        print_warnings(plan)
         if self._quiet:
             return
         self._speed_meter, self._last_line = _SpeedMeter(), time.monotonic()

@@ -15,12 +15,17 @@ from urllib.parse import quote
 
 from PIL import Image
 from prefect.artifacts import create_image_artifact, create_markdown_artifact
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey
+from prefect.client.schemas.sorting import ArtifactSort
 from prefect.events import emit_event
 
 from seamline.flows.collection.outcomes import Outcome
 from seamline.flows.maps.observer import MapResult
 from seamline.flows.runs.observer import RunResult
 from seamline.flows.settings.folders import is_disk_low
+from seamline.flows.tracking.idle_runs import tag_idle_run
+from seamline.flows.tracking.variables import MAP_URL_VARIABLE
 from seamline.pipeline.common.classes import format_count, format_percent
 from seamline.pipeline.common.layout import PREVIEW
 from seamline.pipeline.results.verify import Finding
@@ -32,10 +37,9 @@ Its resource is ``seamline.scene.<scene id>``.
 """
 DISK_EVENT = "seamline.disk.low"
 """Name of the event of a disk with little space left. Its resource is ``seamline.disk``."""
-MAP_URL_VARIABLE = "SEAMLINE_MAP_URL"
-"""Environment variable with the address of ``seamline serve``; where it is set, artifacts link to the map."""
 _PICTURE_WIDTH = 480
 """Longest side of a preview in pixels: some 100 kB of Prefect's database, which keeps the latest artifact twice."""
+_COLLECTION_KEY = "segment-collection"
 _MOST_ROWS = 1000
 """Rows of the report of a collection."""
 _STATE_LABELS = {
@@ -94,6 +98,8 @@ def report_disk(folder: Path) -> bool:
 def show_collection(outcomes: Sequence[Outcome], known: int, waiting: Sequence[str], title: str) -> None:
     """Create the artifact that reports a run of a collection.
 
+    A run that found nothing new is idle. It gets a tag, and no report if that would say what the last one says.
+
     Args:
         outcomes: What became of each scene of this run.
         known: Number of scenes that an earlier run published.
@@ -101,7 +107,20 @@ def show_collection(outcomes: Sequence[Outcome], known: int, waiting: Sequence[s
         title: Heading of the report.
     """
     text = _format_collection_report(outcomes, known, waiting, title)
-    create_markdown_artifact(markdown=text, key="segment-collection", description=title)
+    if not waiting and all(outcome.state == "set aside" for outcome in outcomes):
+        tag_idle_run()
+        if _read_latest(_COLLECTION_KEY) == text:
+            return
+    create_markdown_artifact(markdown=text, key=_COLLECTION_KEY, description=title)
+
+
+def _read_latest(key: str) -> str | None:
+    """Return the text of the latest artifact with a key; None if there is none."""
+    with get_client(sync_client=True) as client:
+        found = client.read_artifacts(
+            artifact_filter=ArtifactFilter(key=ArtifactFilterKey(any_=[key])), sort=ArtifactSort.UPDATED_DESC, limit=1
+        )
+    return str(found[0].data) if found else None
 
 
 def show_map(result: MapResult) -> None:

@@ -19,11 +19,10 @@ from prefect.events.actions import ChangeFlowRunState
 from prefect.events.schemas.automations import AutomationCore, EventTrigger, Posture
 from prefect.events.schemas.events import ResourceSpecification
 
+from seamline.flows.tracking.variables import HEARTBEAT_SECONDS
+
 TAG = "seamline"
 """Tag of the deployments whose lost runs are ended."""
-
-HEARTBEAT_VARIABLE, HEARTBEAT_SECONDS = "PREFECT_FLOWS_HEARTBEAT_FREQUENCY", 30
-"""Environment variable of flow runs, and its value: seconds between two heartbeats. Prefect allows no fewer."""
 
 _RUNNING_TIMEOUT = timedelta(seconds=4 * HEARTBEAT_SECONDS)
 _STARTING_TIMEOUT = timedelta(minutes=15)

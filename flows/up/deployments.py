@@ -5,11 +5,18 @@ Run as ``python -m seamline.flows.up.deployments STATE_FILE``.
 
 from __future__ import annotations
 
+import logging
+import shutil
 import sys
+import tempfile
+import threading
+import time
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 
 from prefect import serve
+from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import ConcurrencyLimitConfig, ConcurrencyLimitStrategy
 from prefect.deployments.runner import RunnerDeployment
 
@@ -18,12 +25,16 @@ from seamline.flows.publish_catalog import publish_catalog_flow
 from seamline.flows.segment_collection import segment_collection
 from seamline.flows.segment_scene import segment_scene
 from seamline.flows.settings.options import SegmentOptions
+from seamline.flows.tracking.best_effort import show
+from seamline.flows.tracking.idle_runs import delete_idle_runs, tells_more_than_a_skipped_run
 from seamline.flows.tracking.lost_runs import TAG, create_automations
-from seamline.flows.up.stack import LAST_DEPLOYMENT, Stack
+from seamline.flows.up.stack import LAST_DEPLOYMENT, TEMPORARY, Stack
 
+_INBOX = "inbox"
+_SECONDS_BETWEEN_DELETIONS = 60.0
 _NIGHTLY = "0 3 * * *"
 _ONE_AT_ONCE = ConcurrencyLimitConfig(limit=1, collision_strategy=ConcurrencyLimitStrategy.CANCEL_NEW)
-"""A run that is due while another is still working is cancelled."""
+"""A run that is due while another is still working is cancelled, and deleted by ``_delete_idle_runs``."""
 
 
 def _serve_deployments(stack: Stack) -> None:
@@ -32,10 +43,13 @@ def _serve_deployments(stack: Stack) -> None:
     common = {"model": stack.model, "out": str(stack.results), "options": options}
     inbox = Inbox(folder=stack.inbox, settle=stack.settle, allow=stack.allow, notes=True).model_dump(mode="json")
     create_automations()
+    logging.getLogger("prefect.runner.state_proposer").addFilter(tells_more_than_a_skipped_run)
+    threading.Thread(target=_delete_idle_runs, daemon=True).start()
+    _keep_temporary_files(stack.folder / TEMPORARY)
     serve(
         RunnerDeployment.from_flow(
             segment_collection,
-            "inbox",
+            _INBOX,
             interval=timedelta(seconds=stack.every),
             parameters={"scenes": inbox, **common},
             concurrency_limit=_ONE_AT_ONCE,
@@ -56,6 +70,22 @@ def _serve_deployments(stack: Stack) -> None:
         pause_on_shutdown=False,  # so that the schedules go on after the next start
         print_starting_message=False,
     )
+
+
+def _delete_idle_runs() -> None:
+    """Delete again and again what looks into the inbox leave that found nothing; does not return."""
+    log = logging.getLogger(__name__)
+    while True:
+        time.sleep(_SECONDS_BETWEEN_DELETIONS)
+        with get_client(sync_client=True) as client:
+            show(log, "the end of idle runs", partial(delete_idle_runs, client, _INBOX))
+
+
+def _keep_temporary_files(folder: Path) -> None:
+    """Have this process, not its flow runs, use an empty folder for temporary files: Prefect's runner leaves some."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True, exist_ok=True)
+    tempfile.tempdir = str(folder)
 
 
 if __name__ == "__main__":

@@ -18,8 +18,8 @@ from typing import Any
 
 import psutil
 
-from seamline.flows.tracking.artifacts import MAP_URL_VARIABLE
-from seamline.flows.tracking.lost_runs import HEARTBEAT_SECONDS, HEARTBEAT_VARIABLE
+from seamline.flows.tracking.variables import HEARTBEAT_SECONDS, HEARTBEAT_VARIABLE, MAP_URL_VARIABLE
+from seamline.flows.up.leftovers import FOLDER_VARIABLE, count_processes, end_left, guard
 from seamline.flows.up.supervisor import SECONDS_TO_START, Service, Supervisor, stop_process
 from seamline.pipeline.cluster import devices
 from seamline.pipeline.cluster.connect import WORKER_ENVIRONMENT
@@ -34,9 +34,16 @@ _LOOPBACK = "127.0.0.1"
 _SERVICES_MEMORY = 3 * 2**29
 """Bytes that Prefect, the scheduler, the map and flow runs need beside the workers."""
 _SECONDS_PER_DAY = 86_400
+_FREQUENT_EVENTS = (
+    "flow-run.heartbeat",
+    *(f"{kind}-run.{state}" for kind in ("flow", "task") for state in ("Pending", "Running", "Completed")),
+    *(f"flow-run.{state}" for state in ("Scheduled", "Late", "Submitting", "Cancelled")),
+)
+"""Events of each look into the inbox; Prefect's database keeps them for a day."""
 _START_TOLERANCE = 2.0
 """Seconds by which two readings of a process's start may differ."""
-STATE_FILE, INBOX, RESULTS, LOGS, PREFECT = "up.json", "inbox", "results", "logs", "prefect"
+STATE_FILE, INBOX, RESULTS, LOGS, PREFECT, TEMPORARY = "up.json", "inbox", "results", "logs", "prefect", "tmp"
+_DASK, _CACHE = "dask", "cache"
 """Names in the stack's folder."""
 LAST_DEPLOYMENT = "check"
 """Name of the deployment that is registered last; it belongs to the flow ``publish-catalog``."""
@@ -99,8 +106,15 @@ class Stack:
 
     @property
     def environment(self) -> dict[str, str]:
-        """Environment variables of every service; they switch off what would contact other machines."""
+        """Environment variables of every service.
+
+        They switch off what would contact other machines, and keep below the folder what libraries would write to the
+        home and the temporary folder of the user.
+        """
+        caches = {"MPLCONFIGDIR": "matplotlib", "TORCHINDUCTOR_CACHE_DIR": "torchinductor"}
         return {
+            **{name: os.environ.get(name) or str(self.folder / _CACHE / cache) for name, cache in caches.items()},
+            "DASK_TEMPORARY_DIRECTORY": str(self.folder / _DASK),
             "PREFECT_HOME": str(self.folder / PREFECT),
             "PREFECT_API_URL": f"{self.urls['prefect']}/api",
             "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
@@ -108,8 +122,12 @@ class Stack:
             "DO_NOT_TRACK": "1",
             "PREFECT_SERVER_SERVICES_DB_VACUUM_ENABLED": "events,flow_runs",
             "PREFECT_SERVER_SERVICES_DB_VACUUM_RETENTION_PERIOD": str(self.keep_days * _SECONDS_PER_DAY),
+            "PREFECT_SERVER_SERVICES_DB_VACUUM_EVENT_RETENTION_OVERRIDES": json.dumps(
+                {f"prefect.{event}": _SECONDS_PER_DAY for event in _FREQUENT_EVENTS}
+            ),
             HEARTBEAT_VARIABLE: str(HEARTBEAT_SECONDS),
             MAP_URL_VARIABLE: self.urls["map"],
+            FOLDER_VARIABLE: str(self.folder),
         }
 
     @property
@@ -136,7 +154,7 @@ class Stack:
                 "--nworkers": self.workers,
                 "--nthreads": self.threads,
                 "--memory-limit": share_memory(self.workers, _SERVICES_MEMORY),
-                "--local-directory": self.folder / "dask",
+                "--local-directory": self.folder / _DASK,
             },
         )
         map_command = build_command(["seamline", "serve", self.results], {"--port": map_port})
@@ -212,12 +230,19 @@ def run_stack(stack: Stack, say: Callable[[str], None]) -> None:
         signal.signal(number, lambda *_: supervisor.stopping.set())
     stack.write(psutil.Process())
     try:
+        with guard(stack.folder):
+            _run_services(stack, supervisor, say)
+    finally:
+        stack.write(None)
+
+
+def _run_services(stack: Stack, supervisor: Supervisor, say: Callable[[str], None]) -> None:
+    try:
         supervisor.start()
         say(describe_addresses(stack))
         supervisor.watch()
     finally:
         supervisor.stop()
-        stack.write(None)
 
 
 def start_detached(stack: Stack, command: Sequence[str]) -> None:
@@ -243,16 +268,21 @@ def start_detached(stack: Stack, command: Sequence[str]) -> None:
         time.sleep(0.2)
 
 
-def stop_stack(folder: Path) -> bool:
-    """Stop the services that were started in ``folder``; return whether any ran."""
+def stop_stack(folder: Path) -> tuple[bool, int]:
+    """Stop the services that were started in ``folder``.
+
+    Returns:
+        Whether their supervisor ran, and how many processes were left of one that was killed.
+    """
     stack, process = Stack.read(folder / STATE_FILE)
     if process is not None:
         with suppress(psutil.NoSuchProcess, psutil.TimeoutExpired):
             process.terminate()
             process.wait(120)
         stop_process(process.pid)
+    left = end_left(stack.folder)
     stack.write(None)
-    return process is not None
+    return process is not None, left
 
 
 def _find_process(pid: int | None, started: float | None) -> psutil.Process | None:
@@ -280,10 +310,32 @@ def _prepare_folders(stack: Stack) -> None:
         path.mkdir(parents=True, exist_ok=True)
     if not (stack.results / CATALOG).exists():
         update_catalog(stack.results)
-    refuse_second_start(stack.folder)
+    _refuse_second_start(stack.folder)
 
 
-def refuse_second_start(folder: Path) -> None:
+def take_over(folder: Path, say: Callable[[str], None]) -> None:
+    """Refuse to start in a folder whose stack runs, and end what is left of one whose supervisor was killed.
+
+    Args:
+        folder: Folder of the stack.
+        say: Receives a line if something was left.
+
+    Raises:
+        RunError: It runs already.
+    """
+    _refuse_second_start(folder)
+    with suppress(InputError):
+        stack, _ = Stack.read(folder / STATE_FILE)
+        if left := end_left(stack.folder):
+            say(describe_left(left))
+
+
+def describe_left(count: int) -> str:
+    """Return one line that says how many processes were left of a stack whose supervisor was killed."""
+    return f"ended {count_processes(count)} that a killed `seamline up` had left"
+
+
+def _refuse_second_start(folder: Path) -> None:
     """Refuse to start in a folder whose stack runs.
 
     Raises:

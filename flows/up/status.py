@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -14,6 +14,7 @@ import psutil
 
 from seamline.flows.collection.ledger import read_reasons
 from seamline.flows.settings.folders import is_disk_low
+from seamline.flows.up.leftovers import list_left
 from seamline.flows.up.stack import LOGS, PREFECT, STATE_FILE, Stack
 from seamline.flows.up.supervisor import Service
 from seamline.pipeline.common.errors import InputError
@@ -23,6 +24,8 @@ _NOTHING_RUNS = 3
 """Exit code where nothing runs, as that of ``systemctl status``."""
 _SECONDS_TO_ANSWER = 5
 _LAST_SCENES = 5
+_MOST_DUE = 20
+"""Scheduled runs that are asked for; those that begin already are among them."""
 _WORDS_OF_A_SERVICE = 4
 """Words of a command that tell the services from each other; the first is the interpreter."""
 
@@ -48,7 +51,7 @@ class Queue:
 
     Attributes:
         running: Flow, name and state of each run that is at work.
-        next_look: When the inbox is looked into next, ISO 8601.
+        next_look: When the inbox is looked into next, ISO 8601; in the past for a look that was missed and is due.
         last_look: State and message of the last look that ended.
         failed_today: Runs that failed or crashed in the last 24 hours.
     """
@@ -66,6 +69,7 @@ class Status:
     Attributes:
         folder: Folder of the stack.
         runs: Whether its supervisor runs.
+        left: Ids of processes that a killed supervisor has left; none where it runs.
         services: Its services; none where it does not run.
         urls: Addresses of its pages.
         queue: What Prefect knows; None where it does not answer.
@@ -78,6 +82,7 @@ class Status:
 
     folder: str
     runs: bool
+    left: tuple[int, ...]
     services: tuple[ServiceStatus, ...]
     urls: Mapping[str, str]
     queue: Queue | None
@@ -111,6 +116,7 @@ def read_status(folder: Path) -> Status:
     return Status(
         folder=str(folder),
         runs=is_running,
+        left=() if stack is None or is_running else tuple(process.pid for process in list_left(stack.folder)),
         services=tuple(_list_services(stack, supervisor)) if stack and supervisor else (),
         urls=stack.urls if stack and is_running else {},
         queue=_ask_prefect(f"{stack.urls['prefect']}/api") if stack and is_running else None,
@@ -181,14 +187,14 @@ def _ask_prefect(api: str) -> Queue | None:
     try:
         with httpx.Client(timeout=_SECONDS_TO_ANSWER) as client:
             running = ask("filter", ["RUNNING", "PENDING", "CANCELLING"], limit=20)
-            due = ask("filter", ["SCHEDULED"], sort="EXPECTED_START_TIME_ASC", limit=1, **inbox)
+            due = ask("filter", ["SCHEDULED", "PENDING"], sort="EXPECTED_START_TIME_ASC", limit=_MOST_DUE, **inbox)
             last = ask("filter", ended, sort="END_TIME_DESC", limit=1, **inbox)
             failed = ask("count", ["FAILED", "CRASHED"], runs={"end_time": {"after_": since}})
     except (httpx.HTTPError, ValueError):
         return None
     return Queue(
         running=tuple({"run": run["name"], "state": str(run["state_name"])} for run in running),
-        next_look=due[0]["expected_start_time"] if due else None,
+        next_look=_find_next(due),
         last_look={
             "state": str(last[0]["state_name"]),
             "ended": str(last[0]["end_time"]),
@@ -198,6 +204,16 @@ def _ask_prefect(api: str) -> Queue | None:
         else None,
         failed_today=int(failed),
     )
+
+
+def _find_next(due: Sequence[Mapping[str, Any]]) -> str | None:
+    """Return when the first of some runs, in order, begins: a run that is Pending may do so in seconds, or already."""
+    now = datetime.now(UTC)
+    for run in due:
+        time = str(run["expected_start_time"])
+        if run["state_type"] != "PENDING" or datetime.fromisoformat(time) > now:
+            return time
+    return None
 
 
 def _list_published(results: Path) -> list[tuple[float, str]]:

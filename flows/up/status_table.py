@@ -9,6 +9,7 @@ from dask.utils import format_bytes
 from rich.console import Console
 from rich.table import Table
 
+from seamline.flows.up.leftovers import count_processes
 from seamline.flows.up.status import Queue, Status
 from seamline.pipeline.common.classes import format_count
 from seamline.pipeline.common.errors import to_plain_line
@@ -30,7 +31,7 @@ def show_status(status: Status) -> None:
 
 
 def _list_rows(status: Status) -> Iterator[tuple[str, str]]:
-    yield "folder", status.folder + ("" if status.runs else ": nothing runs here; `seamline up` starts it")
+    yield "folder", status.folder + _describe_absence(status)
     for number, (name, url) in enumerate(status.urls.items()):
         yield ("" if number else "pages"), f"{name} {url}"
     for service in status.services:
@@ -52,6 +53,15 @@ def _list_rows(status: Status) -> Iterator[tuple[str, str]]:
     yield "disk", f"{format_bytes(disk['free_bytes'])} of {format_bytes(disk['total_bytes'])} free{few}; {sizes}"
 
 
+def _describe_absence(status: Status) -> str:
+    if status.runs:
+        return ""
+    if status.left:
+        left = count_processes(len(status.left))
+        return f": {left} left of a killed `seamline up`; `seamline down` ends what is left"
+    return ": nothing runs here; `seamline up` starts it"
+
+
 def _list_queue(queue: Queue | None) -> Iterator[tuple[str, str]]:
     if queue is None:
         yield "queue", "Prefect does not answer"
@@ -61,8 +71,16 @@ def _list_queue(queue: Queue | None) -> Iterator[tuple[str, str]]:
         look = queue.last_look
         message = "" if look["state"] == "Completed" else to_plain_line(f": {look['message']}", 300)
         yield "last look", f"{look['state']}, {_format_age(look['ended'])}{message}"
-    yield "next look", _format_age(queue.next_look) if queue.next_look else "none is scheduled: is the schedule paused?"
+    yield "next look", _format_due(queue.next_look)
     yield "last day", f"{format_count(queue.failed_today, 'run')} failed"
+
+
+def _format_due(time: str | None) -> str:
+    """Return in how long the next look is, or for how long it has been due: those that were missed begin at once."""
+    if time is None:
+        return "none is scheduled yet; if it stays so, the schedule is paused"
+    said = _format_age(time)
+    return f"due since {said.removesuffix(' ago')}" if said.endswith(" ago") else said
 
 
 def _list_names(text: str, names: tuple[str, ...]) -> str:

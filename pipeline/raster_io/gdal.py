@@ -39,6 +39,9 @@ from seamline.pipeline.storage.confinement import DESCRIPTOR, check_confined, ge
 from seamline.pipeline.storage.s3_access import current_access
 from seamline.pipeline.storage.web_servers import check_server
 
+_DESCRIPTOR_NAME = re.compile(r"^\d+: ?(?=\S)")
+"""Begin of a message of GDAL's that names a file which was opened by its descriptor, as all in an inbox are."""
+
 _LOCAL_ENV: dict[str, Any] = {
     "GDAL_CACHEMAX": 64 * 2**20,  # the default is 5 % of the memory in every process
     "GDAL_DISABLE_READDIR_ON_OPEN": False,  # masks and metadata beside a raster count, whatever the environment says
@@ -392,7 +395,8 @@ def describe_error(error: BaseException) -> str:
     """Return the text of the innermost cause of an error in one line: GDAL's first message."""
     while error.__cause__ is not None:
         error = error.__cause__
-    return " ".join(DESCRIPTOR.sub("the file", str(error)).split())
+    text = " ".join(DESCRIPTOR.sub("the file", str(error)).split())
+    return _DESCRIPTOR_NAME.sub("", text)
 
 
 def clear_gdal_error() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import shutil
 from pathlib import Path
 
@@ -108,6 +109,45 @@ def test_the_command_does_the_same(command_line: CommandLine, folder: Path, smal
     code, _, err = command_line("collect", "x", "--kind", "stac-api", "--query", "{", *arguments)
     assert code == 2 and "--query" in err
     assert len(json.loads((out / "catalog.json").read_text())["links"]) >= 2
+
+
+def test_a_quiet_command_prints_nothing_but_warnings(
+    command_line: CommandLine, folder: Path, small_model: Model, tmp_path: Path
+) -> None:
+    arguments = ("--model", small_model.folder, "--window", "128", "--scale", "0.0001", "--quiet")
+    dated = ("--datetime", "2025-06-01")
+    scene = folder / "a.tif"
+    code, out, err = command_line("plan", scene, *arguments[:-3], "--quiet")
+    assert (code, out) == (0, "") and "warning: a: the files state no scale" in " ".join(err.split())
+    assert command_line("plan", scene, *arguments) == (0, "", "")
+    where = (*arguments, "--out", tmp_path / "out")
+    assert command_line("collect", f"{folder}/*.tif", *where, *dated, "--workers", "1") == (0, "", "")
+    assert command_line("segment", scene, *where, *dated) == (0, "", "")
+    grid = ("--crs", "EPSG:32632", "--resolution", "10", "--labels", "--quiet")
+    assert command_line("mosaic", tmp_path / "out", *grid, "--out", tmp_path / "map", "--plan")[:2] == (0, "")
+
+
+@pytest.mark.parametrize("case", ["scenes", "a file that is none", "folders"])
+def test_a_folder_of_scenes_is_told_from_one_scene(
+    command_line: CommandLine, folder: Path, small_model: Model, tmp_path: Path, case: str
+) -> None:
+    """The message names the command that was given, with the pattern to give."""
+    pattern = "scenes/*.tif"
+    if case == "a file that is none":
+        (folder / "c.tif").write_bytes(b"II*\0")
+    elif case == "folders":
+        for name in ("x", "y"):
+            (folder / name).mkdir()
+            (folder / f"{chr(ord(name) - 23)}.tif").rename(folder / name / "a.tif")
+        pattern = "scenes/*"
+    arguments = ("--model", small_model.folder, "--out", tmp_path / "out", "--workers", "1", "--window", "128")
+    code, _, err = command_line("collect", folder, *arguments)
+    command = f"seamline collect '{folder.parent}/{pattern}'"
+    assert code == 1 and "seamline segment" not in err
+    assert all(command in line for line in err.splitlines() if line.startswith(("scenes: ", "seamline: ")))
+    words = shlex.split(err.splitlines()[-1].partition("seamline collect ")[2].partition(";")[0])
+    if case == "scenes":
+        assert command_line("collect", *words, *arguments)[0] == 0
 
 
 def test_one_cluster_serves_all_scenes(

@@ -10,7 +10,8 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import httpx
@@ -19,17 +20,18 @@ import pytest
 import rasterio
 from prefect.client.orchestration import get_client
 from prefect.events.filters import EventFilter, EventNameFilter
-from prefect.states import State
+from prefect.states import Cancelled, Completed, Running, Scheduled, State
 
 import seamline.flows.segment_collection as flow
 from seamline.flows.collection.discovery import Discovery, discover
+from seamline.flows.collection.scene_ref import RejectedSource
 from seamline.flows.collection.scene_sources import Glob, Inbox
 from seamline.flows.publish_catalog import publish_catalog_flow
 from seamline.flows.runs.scene_job import open_scene_jobs
 from seamline.flows.segment_collection import segment_collection
 from seamline.flows.settings.model_folder import Model
 from seamline.flows.settings.options import SegmentOptions
-from seamline.flows.tracking import artifacts, best_effort, scene_task
+from seamline.flows.tracking import artifacts, best_effort, idle_runs, scene_task
 from seamline.pipeline.common.errors import RunError
 from tests.support.processes import wait_until_idle
 from tests.support.small_rasters import BAND_NAMES, make_noise, write_geotiff
@@ -135,6 +137,53 @@ def test_what_cannot_be_used_of_an_inbox_fails_one_run(segmented: Callable[..., 
     assert segmented(scenes=inbox, retry=True).is_failed()
 
 
+def test_looks_that_find_nothing_leave_no_reports_and_are_deleted(
+    segmented: Callable[..., State], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another report is made where there is something else to tell; the last idle run stays, and all others."""
+    (tmp_path / "inbox").mkdir()
+    (tmp_path / "inbox" / "text.tif").write_text("not a raster")
+    inbox = Inbox(folder=tmp_path / "inbox", settle=0)
+
+    def read(path: str, **body: object) -> list[dict[str, object]]:
+        with get_client(sync_client=True) as client:
+            found: list[dict[str, object]] = client.request("POST", f"/{path}/filter", json=body).json()
+        return found
+
+    def reports() -> list[object]:
+        return [artifact for artifact in read("artifacts") if artifact["key"] == "segment-collection"]
+
+    before = len(reports())
+    states = [segmented(scenes=inbox) for _ in range(4)]
+    assert [state.is_completed() for state in states] == [False, True, True, True]
+    assert len(reports()) == before + 2  # one failed; one is set aside
+    tagged = {str(state.state_details.flow_run_id) for state in states[1:]}
+    runs = read("flow_runs", flow_runs={"tags": {"all_": [idle_runs.IDLE_TAG]}})
+    assert tagged == {run["id"] for run in runs} & {str(state.state_details.flow_run_id) for state in states}
+    (tmp_path / "inbox" / "text.tif").unlink()
+    segmented(scenes=inbox)
+    assert len(reports()) == before + 3 and "no scenes" in report()
+
+    with get_client(sync_client=True) as client:
+        deployment = client.create_deployment(client.create_flow(segment_collection), "looks")
+        kinds = ("idle", "idle", "idle", "busy", "skipped", "cancelled while it worked")
+        made = {}
+        for number, kind in enumerate(kinds):
+            tags = [idle_runs.IDLE_TAG] if kind == "idle" else []
+            due = datetime.now(UTC) - timedelta(minutes=20 - number)
+            run = client.create_flow_run_from_deployment(deployment, tags=tags, state=Scheduled(scheduled_time=due))
+            made[f"{kind} {number}"] = run.id
+            later = [] if kind == "skipped" else [Running()]
+            later.append(Cancelled() if kind in kinds[4:] else Completed())
+            for state in later:
+                client.set_flow_run_state(run.id, state, force=True)
+        monkeypatch.setattr(idle_runs, "_KEPT", 1)
+        assert idle_runs.delete_idle_runs(client, "looks") == 3
+        assert idle_runs.delete_idle_runs(client, "looks") == 0
+        left = {run.id for run in client.read_flow_runs(limit=200)}
+    assert {name for name, run in made.items() if run in left} == {"idle 2", "busy 3", "cancelled while it worked 5"}
+
+
 def test_a_published_scene_is_an_event_that_automations_can_start_on(
     segmented: Callable[..., State], folder: Path, tmp_path: Path
 ) -> None:
@@ -222,8 +271,8 @@ def test_a_scene_that_vanishes_after_it_was_found_is_named_and_the_others_are_do
 ) -> None:
     only(folder, "scene-0", "scene-1")
 
-    def found_and_lost(scenes: Glob) -> Discovery:
-        discovery = discover(scenes)
+    def found_and_lost(scenes: Glob, known: Sequence[RejectedSource]) -> Discovery:
+        discovery = discover(scenes, known)
         (folder / "scene-1.tif").unlink()
         return discovery
 

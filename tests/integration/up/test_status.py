@@ -20,14 +20,14 @@ from seamline.flows.collection.ledger import Ledger
 from seamline.flows.collection.scene_ref import RejectedSource
 from seamline.flows.up import status as status_module
 from seamline.flows.up.stack import STATE_FILE, Stack
-from seamline.flows.up.status_table import _format_age
+from seamline.flows.up.status_table import _format_age, _format_due
 from seamline.pipeline.common.layout import ITEM
 from tests.support.command_line import CommandLine
 
 LATE = "2026-05-01T00:00:00Z"
 RUNS = {
     "RUNNING": [{"name": "inbox to results", "state_name": "Running"}],
-    "SCHEDULED": [{"expected_start_time": LATE}],
+    "SCHEDULED": [{"expected_start_time": LATE, "state_type": "SCHEDULED"}],
     "COMPLETED": [{"state_name": "Failed", "end_time": LATE, "state": {"message": "1 of 2 scenes failed"}}],
 }
 
@@ -117,7 +117,13 @@ def test_all_that_runs_is_said(
         "last_look": {"state": "Failed", "ended": LATE, "message": "1 of 2 scenes failed"},
         "failed_today": 3,
     }
-    for said in ("7 published, at work on scene-9", "[b]0.tif: no [red]raster", "2 more, see --json", "3 runs failed"):
+    for said in (
+        "7 published, at work on scene-9",
+        "[b]0.tif: no [red]raster",
+        "2 more, see --json",
+        "3 runs failed",
+        "due since",
+    ):
         assert said in plain
     assert document["disk"]["is_low"] is False and "little is left" not in plain
     monkeypatch.setattr(status_module, "is_disk_low", lambda total, free: total > free)
@@ -168,6 +174,25 @@ def test_where_nothing_runs_it_is_said(command_line: CommandLine, tmp_path: Path
 def test_times_are_told_from_now(seconds: int, said: str) -> None:
     when = datetime.now(UTC) - timedelta(seconds=seconds)
     assert _format_age(when.isoformat()) == said
+
+
+@pytest.mark.parametrize(
+    ("runs", "said"),
+    [
+        ((("SCHEDULED", 7), ("SCHEDULED", 17)), "in 7 s"),
+        ((("PENDING", 7), ("SCHEDULED", 17)), "in 7 s"),  # Prefect prepares a run ten seconds before it is due
+        ((("PENDING", -2), ("SCHEDULED", 8)), "in 8 s"),  # which begins
+        ((("SCHEDULED", -40), ("SCHEDULED", 8)), "due since 40 s"),  # nothing ran when it was due
+        ((), "none is scheduled yet; if it stays so, the schedule is paused"),
+    ],
+)
+def test_the_next_look_is_the_one_that_begins_next(runs: tuple[tuple[str, int], ...], said: str) -> None:
+    begin = datetime.now(UTC) + timedelta(seconds=0.4)
+    due = [
+        {"state_type": state, "expected_start_time": (begin + timedelta(seconds=seconds)).isoformat()}
+        for state, seconds in runs
+    ]
+    assert _format_due(status_module._find_next(due)) == said
 
 
 @pytest.mark.parametrize(

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
+import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -20,10 +24,12 @@ from seamline.flows.runs import planning
 from seamline.flows.settings.options import SegmentOptions
 from seamline.flows.up import deployments
 from seamline.flows.up import stack as up_stack
+from seamline.flows.up.leftovers import FOLDER_VARIABLE, list_left
 from seamline.flows.up.stack import STATE_FILE, Stack, stop_stack
 from seamline.flows.up.supervisor import Service, Supervisor, rotate_log
 from seamline.pipeline.common.errors import RunError
 from tests.support.command_line import CommandLine
+from tests.support.processes import wait_until
 
 FREE = ("--prefect-port", "0", "--dask-port", "0", "--dashboard-port", "0", "--map-port", "0")
 
@@ -37,10 +43,92 @@ def test_down_stops_what_was_started_and_nothing_else(tmp_path: Path, mine: bool
         if not mine:
             said = json.loads((tmp_path / STATE_FILE).read_text())
             (tmp_path / STATE_FILE).write_text(json.dumps(said | {"started": said["started"] - 60}))
-        assert stop_stack(tmp_path) is mine
+        assert stop_stack(tmp_path) == (mine, 0)
         assert (other.poll() is None) is not mine
         other.kill()
     assert Stack.read(tmp_path / STATE_FILE) == (stack, None)
+
+
+SUPERVISOR = """
+import sys, time
+from pathlib import Path
+from seamline.flows.up.leftovers import FOLDER_VARIABLE, guard
+from seamline.flows.up.supervisor import Service, Supervisor
+
+folder, deaf = Path(sys.argv[1]), sys.argv[2]
+service = Service("deaf", (sys.executable, deaf), {FOLDER_VARIABLE: str(folder)})
+with guard(folder):
+    Supervisor([service], folder, print).start()
+    time.sleep(600)
+"""
+DEAF = """
+import signal, subprocess, sys, time
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+if len(sys.argv) < 2:
+    subprocess.Popen([sys.executable, __file__, "child"], start_new_session=True)
+time.sleep(600)
+"""
+
+
+@pytest.fixture
+def deaf(tmp_path: Path) -> Iterator[Path]:
+    """A program that does not end by SIGTERM, and starts another such in a session of its own."""
+    program = tmp_path / "deaf.py"
+    program.write_text(DEAF)
+    yield program
+    for process in psutil.process_iter():
+        with suppress(psutil.Error):
+            if str(program) in process.cmdline():
+                process.kill()
+
+
+def find_services(folder: Path, count: int) -> list[psutil.Process]:
+    wait_until(lambda: len(list_left(folder)) == count, f"{count} processes")
+    return list_left(folder)
+
+
+def test_all_services_end_with_a_supervisor_that_is_killed(tmp_path: Path, deaf: Path) -> None:
+    """So do those that do not end by SIGTERM, and what they have started."""
+    supervisor = subprocess.Popen([sys.executable, "-c", SUPERVISOR, str(tmp_path), str(deaf)])
+    services = find_services(tmp_path, 2)
+    supervisor.kill()
+    supervisor.wait()
+    wait_until(lambda: not any(service.is_running() for service in services), "the end of all services")
+
+
+@pytest.mark.parametrize("command", ["down", "up"])
+def test_what_a_killed_supervisor_has_left_is_told_and_ended(
+    tmp_path: Path, deaf: Path, command: str, command_line: CommandLine, started: list[Stack]
+) -> None:
+    stack = Stack(tmp_path, "m", 1, 5.0, 1.0, (1, 2, 3, 4))
+    stack.write(None)
+    variables = os.environ | {FOLDER_VARIABLE: str(tmp_path)}
+    others = os.environ | {FOLDER_VARIABLE: str(tmp_path / "other")}
+    _, other = (subprocess.Popen([sys.executable, str(deaf)], env=each) for each in (variables, others))
+    find_services(tmp_path, 2)
+    code, out, _ = command_line("status", "--folder", tmp_path)
+    assert code == 3 and "2 processes left" in " ".join(out.split())
+    assert len(json.loads(command_line("status", "--folder", tmp_path, "--json")[1])["left"]) == 2
+    _, out, err = command_line(command, "--folder", tmp_path, *(FREE if command == "up" else ()))
+    assert "ended 2 processes that a killed `seamline up` had left" in out + err
+    assert list_left(tmp_path) == [] and other.poll() is None
+    assert "nothing ran" in command_line("down", "--folder", tmp_path)[1]
+
+
+def test_programs_that_watch_over_services_start_without_prefect() -> None:
+    """Its import takes seconds, and makes a folder in the user's home."""
+    words = "import sys, seamline.flows.up.stack, seamline.flows.up.status; print('prefect' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", words], check=True, capture_output=True, text=True).stdout == "False\n"
+
+
+def test_services_write_below_the_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    names = ("PREFECT_HOME", "MPLCONFIGDIR", "TORCHINDUCTOR_CACHE_DIR", "DASK_TEMPORARY_DIRECTORY")
+    for name in names:
+        monkeypatch.delenv(name, raising=False)
+    environment = Stack(tmp_path, "m", 1, 5.0, 1.0, (1, 2, 3, 4)).environment
+    assert all(Path(environment[name]).is_relative_to(tmp_path) for name in names)
+    monkeypatch.setenv("MPLCONFIGDIR", "/mine")
+    assert Stack(tmp_path, "m", 1, 5.0, 1.0, (1, 2, 3, 4)).environment["MPLCONFIGDIR"] == "/mine"
 
 
 def test_workers_have_the_threads_of_the_stack(tmp_path: Path) -> None:
@@ -92,6 +180,8 @@ def test_options_reach_the_deployments_and_a_detached_start(
     served: list[Any] = []
     monkeypatch.setattr(deployments, "serve", lambda *made, **options: served.extend(made))
     monkeypatch.setattr(deployments, "create_automations", lambda: None)
+    monkeypatch.setattr(deployments, "_delete_idle_runs", lambda: None)
+    monkeypatch.setattr(tempfile, "tempdir", None)
     deployments._serve_deployments(stack)
     inbox, scene, _ = (deployment.parameters for deployment in served)
     assert inbox["options"] == scene["options"]
@@ -110,6 +200,7 @@ def test_options_reach_the_deployments_and_a_detached_start(
         monkeypatch.setenv(name, value)
     vacuum = ServerServicesDBVacuumSettings()
     assert vacuum.retention_period == timedelta(days=7) and vacuum.enabled_vacuum_types >= {"flow_runs", "events"}
+    assert vacuum.event_retention_overrides["prefect.flow-run.Completed"] == timedelta(days=1)
 
 
 @pytest.mark.parametrize("is_there", [True, False])

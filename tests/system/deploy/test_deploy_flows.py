@@ -31,7 +31,8 @@ from prefect.states import Pending
 from prefect.utilities.schema_tools import is_valid_schema, validate
 
 from seamline.flows.settings.model_folder import Model
-from seamline.flows.tracking.lost_runs import AUTOMATIONS, HEARTBEAT_SECONDS, HEARTBEAT_VARIABLE, TAG
+from seamline.flows.tracking.lost_runs import AUTOMATIONS, TAG
+from seamline.flows.tracking.variables import HEARTBEAT_SECONDS, HEARTBEAT_VARIABLE
 from seamline.pipeline.cluster.connect import connect
 from seamline.pipeline.common.errors import InputError
 from tests.support.deployment_files import DEPLOY, PROJECT, run_program

@@ -57,6 +57,43 @@ def look(source: SceneSource, error: BaseException | None = None, results: bool 
     return states
 
 
+def test_what_is_set_aside_is_not_opened_again(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is, if it changes, if other places are allowed, and if it is to be retried."""
+    (folder / "broken.tif").write_bytes(b"II*\0" + b"\xff" * 20)
+    (folder / "folder").mkdir()
+    (folder / "folder" / "broken.tif").write_bytes(b"II*\0" + b"\xff" * 20)
+    opened: list[str] = []
+    inspect = inbox_module._inspect
+    monkeypatch.setattr(inbox_module, "_inspect", lambda path: (opened.append(path.name), inspect(path))[1])
+    source = Inbox(folder=folder, settle=0)
+
+    def tried(source: Inbox, retry: bool = False) -> list[str]:
+        opened.clear()
+        ledger = Ledger(folder.parent / "out", "m", "o")
+        run = CollectionRun.begin(source, ledger, lambda name: True, retry=retry)
+        assert len(run.discovery.rejected) == 2
+        assert all("cannot open" in outcome.reason for outcome in run.list_refused())
+        return sorted(opened)
+
+    both = ["broken.tif", "folder"]
+    assert tried(source) == both
+    assert tried(source) == tried(source) == []
+    os.utime(folder / "broken.tif", ns=(1, 1))
+    assert tried(source) == ["broken.tif"] and tried(source) == []
+    allowing = Inbox(folder=folder, settle=0, allow=("/data",))
+    assert tried(allowing) == both and tried(allowing) == []
+    assert tried(allowing, retry=True) == both
+
+
+def test_gdals_messages_name_no_descriptors(folder: Path) -> None:
+    """What lies in an inbox is opened by a descriptor, whose number GDAL takes for the name of the file."""
+    (folder / "broken.tif").write_bytes(b"II*\0" + (10_000).to_bytes(4, "little") + bytes(100))
+    source = Inbox(folder=folder, settle=0)
+    run = CollectionRun.begin(source, Ledger(folder.parent / "out", "m", "o"), lambda name: True)
+    (outcome,) = run.list_refused()
+    assert "got TIFFReadDirectory:Failed to read directory" in outcome.reason
+
+
 @pytest.mark.parametrize("error", ERRORS, ids=lambda error: type(error).__name__)
 def test_only_what_would_fail_again_is_set_aside(folder: Path, error: BaseException) -> None:
     scene, inbox = write_band(folder / "a.tif"), Inbox(folder=folder, settle=0)

@@ -21,6 +21,7 @@ from seamline.flows.collection.scene_sources import Glob
 from seamline.flows.runs.observer import RunResult
 from seamline.flows.settings.options import SegmentOptions
 from seamline.flows.tracking import artifacts
+from seamline.flows.tracking.variables import MAP_URL_VARIABLE
 from seamline.pipeline.common.errors import RunError
 from seamline.pipeline.common.layout import PREVIEW
 
@@ -99,7 +100,7 @@ def test_the_report_of_a_large_collection_is_bounded() -> None:
 def test_the_message_of_a_failed_run_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     failed = [Outcome(f"s-{number}", "failed", "broken") for number in range(COUNT)]
     monkeypatch.setattr(module, "get_run_logger", lambda: logging.getLogger("test"))
-    monkeypatch.setattr(module, "discover_task", lambda scenes: Discovery((), (), ()))
+    monkeypatch.setattr(module, "discover_task", lambda scenes, known: Discovery((), (), ()))
     monkeypatch.setattr(module, "_segment_new", lambda *arguments: iter(failed))
     monkeypatch.setattr(module, "show", lambda *arguments: None)
     with pytest.raises(RunError, match=rf"^{COUNT} of {COUNT} scenes failed: s-0: broken; ") as caught:
@@ -121,7 +122,7 @@ def test_prefect_keeps_pictures_only_where_they_are_asked_for_and_there_is_no_ma
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, with_picture: bool, map_url: str, kept: str
 ) -> None:
     urls: list[str] = []
-    monkeypatch.setenv(artifacts.MAP_URL_VARIABLE, map_url)
+    monkeypatch.setenv(MAP_URL_VARIABLE, map_url)
     monkeypatch.setattr(artifacts, "_format_summary", lambda result: "")
     monkeypatch.setattr(artifacts, "create_markdown_artifact", lambda **artifact: None)
     monkeypatch.setattr(artifacts, "create_image_artifact", lambda image_url, **artifact: urls.append(image_url))
