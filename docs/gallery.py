@@ -24,10 +24,14 @@ import numpy as np
 import rasterio
 import rioxarray
 import xarray as xr
+from odc.geo.geobox import GeoBox
 from PIL import Image, ImageDraw
 from playwright.sync_api import Page, sync_playwright
+from pyproj import Transformer
 
 import seamline
+from seamline.pipeline.synthetic.region import Region, RegionScene
+from seamline.pipeline.synthetic.simulation_files import write_simulation
 
 _DOCS = Path(__file__).parent
 _MODEL = "land-water-cloud"
@@ -39,6 +43,9 @@ _LANDSAT = {
     "brumadinho-2019": "xlandsat/LC08_L2SP_218074_20190114_20200829_02_T1_6b.tif",
 }
 _NODATA = 255
+_LEVELS = (0.5, 0.8, 1.15, 1.5, 1.25, 0.9)
+"""Size of the lake of the simulated reservoir in each month, from May on."""
+_DEEP_WATER = np.array([0.045, 0.05, 0.035, 0.02, 0.01, 0.008], np.float32)
 _PHONE = (420, 900)
 
 
@@ -163,7 +170,14 @@ def open_map(studio: Studio, width: int, height: int) -> Iterator[Page]:
     outputs = ("cog", "zarr", "polygons", "probabilities", "confidence")
     for name, source in _LANDSAT.items():
         studio.segment(studio.data / source, name, outputs=outputs)
-    command = [sys.executable, "-m", "seamline", "serve", str(studio.work / "results"), "--port", "0"]
+    with open_page(studio.work / "results", width, height) as page:
+        yield page
+
+
+@contextmanager
+def open_page(results: Path, width: int, height: int) -> Iterator[Page]:
+    """Yield the page of a folder of results, in a window of Chromium of so many pixels."""
+    command = [sys.executable, "-m", "seamline", "serve", str(results), "--port", "0"]
     server = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     try:
         assert server.stdout is not None
@@ -184,6 +198,13 @@ def photograph(page: Page) -> Image.Image:
     """Return what the page shows when the map is drawn."""
     page.wait_for_timeout(4000)
     return Image.open(io.BytesIO(page.screenshot()))
+
+
+def shrink(picture: Image.Image, width: int, colors: int) -> Image.Image:
+    """Return a picture of so many pixels and colours, with letters that can be read and little to compress."""
+    size = width, round(picture.height * width / picture.width)
+    small = picture.convert("RGB").resize(size, Image.Resampling.BOX)
+    return small.quantize(colors, kmeans=1, dither=Image.Dither.NONE).convert("RGB")
 
 
 def draw_map(studio: Studio) -> Image.Image:
@@ -217,6 +238,78 @@ def draw_scene_on_phone(studio: Studio) -> Image.Image:
         return photograph(page)
 
 
+@dataclass(frozen=True)
+class _Reservoir(Region):
+    """A simulated region with a lake that has another size at each date.
+
+    Attributes:
+        level: Mean radius of the lake in km.
+    """
+
+    level: float = 0.0
+
+    def sample_ground(self, grid: GeoBox) -> tuple[np.ndarray, np.ndarray]:
+        """Return reflectance and share of water at the centres of a grid's pixels, as those of ``Region``."""
+        bands, water = super().sample_ground(grid)
+        rows, cols = np.indices(grid.shape) + 0.5
+        x, y = grid.transform @ (cols, rows)
+        x, y = Transformer.from_crs(str(grid.crs), "EPSG:32632", always_xy=True).transform(x, y)
+        east, north = (x - 723_300) / 1000, (y - 5_320_900) / 1000
+        angle = np.arctan2(north, east)
+        bays = 1 + 0.22 * np.sin(3 * angle + 1) + 0.12 * np.sin(7 * angle) + 0.06 * np.sin(13 * angle + 2)
+        lake = np.clip((self.level - np.hypot(east, 1.3 * north) / bays) / 0.04 + 0.5, 0, 1).astype(np.float32)
+        return bands * (1 - lake) + _DEEP_WATER[:, None, None] * lake, np.maximum(water, lake)
+
+
+def make_monthly_map(studio: Studio) -> Path:
+    """Return results of two simulated scenes of each month, with a map of each month and one of all dates."""
+    results = studio.work / "monthly-results"
+    if results.exists():
+        return results
+    names = []
+    for date, level in enumerate(_LEVELS):
+        for zone in (0, 1):
+            scene = RegionScene(_Reservoir(512, 1, len(_LEVELS), 3, level), date, 0, zone)
+            names.append(studio.work / f"{scene.id}.tif")
+            write_simulation(scene, names[-1])
+    outputs = ("--outputs", "cog,zarr,probabilities")
+    run("segment", *names, "--model", _MODEL, "--out", results, *outputs)
+    fusion = ("--crs", "EPSG:32632", "--resolution", 10)
+    run("mosaic", results, "--out", results / "monthly", *fusion, "--period", "month", *outputs)
+    run("mosaic", results, "--out", results / "all-year", *fusion)
+    return results
+
+
+def draw_map_periods(studio: Studio) -> Image.Image:
+    """Photograph a map of months with the history of a pixel, and the border between two months."""
+    with open_page(make_monthly_map(studio), 1400, 900) as page:
+        page.get_by_label("Filter by name or class").fill("map")
+        ask_monthly_map(page)
+        page.get_by_label("Swipe between two periods").check()
+        page.get_by_label("On the left").select_option(label="May 2024")
+        page.locator("#divide").fill("40")
+        return shrink(photograph(page), 1050, 32)
+
+
+def draw_map_on_phone(studio: Studio) -> Image.Image:
+    """Photograph a map of months and the history of a pixel, on a phone."""
+    with open_page(make_monthly_map(studio), *_PHONE) as page:
+        ask_monthly_map(page)
+        return shrink(photograph(page), _PHONE[0], 64)
+
+
+def ask_monthly_map(page: Page) -> None:
+    """Choose August of the map of months, and ask about a pixel at the shore of the lake."""
+    page.locator("#scenes button", has_text="monthly").click()
+    page.get_by_role("slider", name="Period of monthly").fill("3")
+    page.evaluate("() => seamline.map.jumpTo({ center: [12.006, 47.9985], zoom: seamline.map.getZoom() + 0.8 })")
+    page.wait_for_timeout(4000)
+    place = page.evaluate("() => { const { x, y } = seamline.map.project([12.00367, 48.00116]); return [x, y]; }")
+    corner = page.locator("#map").bounding_box() or {"x": 0, "y": 0}
+    page.mouse.click(corner["x"] + place[0], corner["y"] + place[1])
+    page.wait_for_selector("#history:not([hidden])")
+
+
 PICTURES: dict[str, tuple[Callable[[Studio], Image.Image], str | None]] = {
     "demo.png": (draw_simulated, None),
     "gallery/confusion.png": (draw_confusion, None),
@@ -228,6 +321,8 @@ PICTURES: dict[str, tuple[Callable[[Studio], Image.Image], str | None]] = {
     "gallery/seams.png": (draw_seams, "xlandsat"),
     "gallery/phone-list.png": (draw_list_on_phone, "xlandsat"),
     "gallery/phone-scene.png": (draw_scene_on_phone, "xlandsat"),
+    "gallery/map-periods.png": (draw_map_periods, None),
+    "gallery/phone-map.png": (draw_map_on_phone, None),
     "serve.png": (draw_map, "xlandsat"),
 }
 """Picture → what draws it, and which folder of the data it needs."""

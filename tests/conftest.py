@@ -17,11 +17,20 @@ from seamline.model.spec.config import UNetConfig
 from tests.support.command_line import command_line
 from tests.support.prefect_server import use_prefect_server
 from tests.support.region_results import region_results
+from tests.support.served_map import served_map
 from tests.support.served_scenes import antimeridian_folder, period_folder, served_folder
 from tests.support.small_map import small_map
 from tests.support.small_rasters import BAND_NAMES
 
-__all__ = ["antimeridian_folder", "command_line", "period_folder", "region_results", "served_folder", "small_map"]
+__all__ = [
+    "antimeridian_folder",
+    "command_line",
+    "period_folder",
+    "region_results",
+    "served_folder",
+    "served_map",
+    "small_map",
+]
 
 # Fixtures import torch and Prefect's server themselves, which takes seconds: the controller of pytest-xdist needs
 # neither, and unit tests need no server.

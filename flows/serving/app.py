@@ -20,6 +20,7 @@ from rasterio.errors import RasterioError
 from rio_tiler.errors import RioTilerError, TileOutsideBounds
 
 from seamline.flows.serving.limits import WorkPlaces
+from seamline.flows.serving.map_history import make_map_router
 from seamline.flows.serving.metrics import MetricsCache
 from seamline.flows.serving.pages import Basemap, add_pages, build_security_policy
 from seamline.flows.serving.pixel import describe_pixel
@@ -59,6 +60,7 @@ _DESCRIPTION = (
 )
 _TAGS = {
     "Scenes": "What there is, and what a pixel is",
+    "Maps": "What a pixel of a map of many scenes was in each period, and which scenes say so",
     "Tiles": "Layers of a scene as tiles in Web Mercator",
     "STAC": "The static STAC catalogue and the files of the scenes",
     "Operation": "What Seamline does",
@@ -130,6 +132,7 @@ def create_app(root: FilePath, allow_empty: bool = False, basemap: Basemap | Non
     places = [Depends(WorkPlaces(), scope="function")]
     empty: dict[int | str, dict[str, Any]] = {204: {"description": "The scene has no pixel in the tile"}}
     app.include_router(_make_scene_router(results, basemap), dependencies=places, tags=["Scenes"])
+    app.include_router(make_map_router(results), dependencies=places, tags=["Maps"])
     app.include_router(make_router(results), prefix=LAYER_PREFIX, dependencies=places, responses=empty, tags=["Tiles"])
     app.include_router(_make_stac_router(results), prefix="/stac", dependencies=places, tags=["STAC"])
     app.include_router(_make_metrics_router(results), dependencies=places, tags=["Operation"])

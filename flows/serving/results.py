@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -12,6 +12,7 @@ from pathlib import Path, PurePath
 from secrets import token_hex
 from threading import Lock
 from typing import Any
+from zlib import crc32
 
 import pystac
 import shapely
@@ -21,7 +22,7 @@ from seamline.flows.collection.ledger import read_reasons
 from seamline.flows.serving.catalogue_watch import CatalogueWatch
 from seamline.flows.serving.checksums import ChecksumMonitor
 from seamline.pipeline.common.errors import InputError, SeamlineError
-from seamline.pipeline.common.layout import COG, ITEM, OVERVIEW, PREVIEW, RECORD, ZARR
+from seamline.pipeline.common.layout import COG, ITEM, MAP_RECORD, OVERVIEW, PREVIEW, RECORD, ZARR
 from seamline.pipeline.common.time_span import TimeSpan
 from seamline.pipeline.products.layers import LAYERS
 from seamline.pipeline.results.open import ResultItem, follow_copy, read_item_and_record, require_catalog
@@ -183,11 +184,13 @@ class ServedResults:
         for name in (*LAYER_FILES.values(), PROBABILITIES_FILE, POLYGONS_FILE):
             if self.has_file(scene, name):
                 self._check_file(scene, item, name, start_check=False)
-        properties, labels, acquired = item.properties, item.find_asset(COG), item.properties.acquired
+        properties, acquired = item.properties, item.properties.acquired
         colors = {label.value: label.hex for label in item.label_classes}
         layers = [layer for layer, name in LAYER_FILES.items() if item.has_location and self.has_file(scene, name)]
         return {
             "id": scene,
+            "map": properties.map_name if properties.period is not None else None,
+            "period": properties.period if properties.map_name is not None else None,
             "date": acquired and acquired.start.isoformat(),
             "last_date": None if acquired is None or acquired.is_moment else acquired.end.isoformat(),
             "geometry": item.geometry if item.has_location else None,
@@ -205,7 +208,7 @@ class ServedResults:
             },
             "polygons": item.has_location and self.has_file(scene, POLYGONS_FILE),
             "preview": self.has_file(scene, PREVIEW),
-            "version": ((labels and labels.checksum) or "")[-12:],
+            "version": _digest_checksums(item),
         }
 
     def open_item(self, scene: str) -> ResultItem:
@@ -248,11 +251,36 @@ class ServedResults:
             DamagedResult: The scene is unfinished, the file's size is not the item's, or its checksum was found to be
                 another before.
         """
-        item = self.open_item(scene)
-        if not self.has_file(scene, name):
+        _, files = self.find_files(scene, [name])
+        if not files:
             raise NotFound(f"scene {scene} has no {name}")
-        self._check_file(scene, item, name, start_check=True)
-        return self._find_folder(scene) / name
+        return files[name]
+
+    def find_files(self, scene: str, names: Iterable[str]) -> tuple[ResultItem, dict[str, Path]]:
+        """Return the item of a finished scene and those of some files that it has, as ``find_file`` returns them.
+
+        Raises:
+            NotFound: There is no such scene.
+            DamagedResult: The scene is unfinished, or one of the files is known to be damaged.
+        """
+        item, folder = self.open_item(scene), self._find_folder(scene)
+        found = [name for name in names if self.has_file(scene, name)]
+        for name in found:
+            self._check_file(scene, item, name, start_check=True)
+        return item, {name: folder / name for name in found}
+
+    def find_map_record(self, period: str) -> Path:
+        """Return the record of the map that a period belongs to; ``period`` is the id of its item.
+
+        Raises:
+            NotFound: There is no such period, or it is of no map whose record may be read.
+            DamagedResult: The map does not lie below the root.
+        """
+        self.open_item(period)
+        path = self._find_folder(period).parent / MAP_RECORD
+        if not (path.is_file() and self._is_below_root(path)):
+            raise NotFound(f"{period} lies in no map: there is no {MAP_RECORD}")
+        return path
 
     def find_catalog_file(self, name: str) -> Path:
         """Return a file of the catalogue itself: its collection, or the table of items.
@@ -347,6 +375,12 @@ class ServedResults:
         ):
             return False
         return self._is_below_root(self.root.joinpath(*names))
+
+
+def _digest_checksums(item: ResultItem) -> str:
+    """Return what changes when the rasters that are drawn do."""
+    assets = (item.find_asset(name) for name in LAYER_FILES.values())
+    return f"{crc32(repr([asset and asset.checksum for asset in assets]).encode()):08x}"
 
 
 def _was_taken_in(scene: Mapping[str, Any], interval: Interval) -> bool:

@@ -32,7 +32,7 @@ from seamline.pipeline.products.layers import LAYERS, Layer
 from seamline.pipeline.products.run_record import RunRecord, describe_validation_error, parse_record
 from seamline.pipeline.products.seal import is_sealed
 from seamline.pipeline.products.zarr_store import LABELS_ARRAY, build_class_flags, list_store_rasters, open_store_raster
-from seamline.pipeline.results.map_copies import find_original
+from seamline.pipeline.results.map_copies import MAP_PROPERTY, PERIOD_PROPERTY, find_original
 from seamline.pipeline.stac.extent import Box
 from seamline.pipeline.stac.items import UNKNOWN_TIME
 from seamline.pipeline.storage.digests import to_multihash
@@ -92,6 +92,8 @@ class _Properties(BaseModel):
     shape: tuple[int, int] = Field(alias="proj:shape")
     code: str | None = Field(None, alias="proj:code")
     classes: list[_ClassShare] = Field(alias="seamline:classes")
+    map_name: str | None = Field(None, alias=MAP_PROPERTY)
+    period: str | None = Field(None, alias=PERIOD_PROPERTY)
 
     @model_validator(mode="after")
     def _check_times(self) -> _Properties:

@@ -37,7 +37,14 @@ _BORDER = 723_780.0, 5_320_660.0
 _PIXEL = 10.0
 _OVERLAP = 0.25
 """Share of a scene that its neighbour shows, too."""
-_DATES = ("2024-05-14T10:20:00Z", "2024-06-21T10:20:00Z", "2024-07-06T10:20:00Z")
+_DATES = (
+    "2024-05-14T10:20:00Z",
+    "2024-06-21T10:20:00Z",
+    "2024-07-06T10:20:00Z",
+    "2024-08-12T10:20:00Z",
+    "2024-09-03T10:20:00Z",
+    "2024-10-08T10:20:00Z",
+)
 _SKY = 300
 """Key of the random numbers of a scene's sky, other than those of landscape, clouds and harsh ground."""
 
@@ -51,7 +58,7 @@ class Region:
     Attributes:
         scene_size: Rows and columns of each scene.
         rows: Scenes from north to south, at each date and in each zone.
-        dates: Number of dates, 1 to 3.
+        dates: Number of dates, 1 to 6.
         seed: Seed of all random numbers.
     """
 

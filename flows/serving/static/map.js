@@ -1,12 +1,20 @@
 // The map: land, footprints, the layers of one scene, its polygons, the pixel that was asked about.
 
-import { sceneUrl } from "./elements.js";
-import { BEGIN, END } from "./swipe.js";
+import { $, sceneUrl } from "./elements.js";
+import { END, LEFT, RIGHT } from "./swipe.js";
 
 const EMPTY = { type: "FeatureCollection", features: [] };
 const BLUE = "#1f6fb5";
+const FOOTPRINT_OPACITY = ["interpolate", ["linear"], ["zoom"], 7, 0.25, 10, 0.06];
 const INK = "#1f2933";
-const shown = { scene: null, version: null, layer: null, hidden: "" };
+/** What is drawn from the bottom to the top, below which layer, and what is being loaded to take its place. */
+const slots = {
+  overview: { below: LEFT.id, drawn: null, coming: null },
+  beside: { below: RIGHT.id, drawn: null, coming: null },
+  layer: { below: END.id, drawn: null, coming: null },
+};
+let layerOpacity = 1;
+let drawings = 0;
 
 const STYLE = {
   version: 8,
@@ -25,7 +33,7 @@ const STYLE = {
     { id: "graticule", type: "line", source: "graticule",
       paint: { "line-color": "#ffffff", "line-width": 1, "line-opacity": fading(1, 0) } },
     { id: "footprints", type: "fill", source: "footprints",
-      paint: { "fill-color": BLUE, "fill-opacity": ["interpolate", ["linear"], ["zoom"], 7, 0.25, 10, 0.06] } },
+      paint: { "fill-color": BLUE, "fill-opacity": FOOTPRINT_OPACITY, "fill-opacity-transition": { duration: 0 } } },
     { id: "places", type: "circle", source: "footprints", maxzoom: 7, filter: ["==", ["geometry-type"], "Point"],
       paint: { "circle-radius": 5, "circle-color": BLUE, "circle-stroke-color": "#fff", "circle-stroke-width": 1.5 } },
     { id: "outlines", type: "line", source: "footprints", filter: ["==", ["geometry-type"], "LineString"],
@@ -48,8 +56,9 @@ export function createMap(container) {
     locale: { "Map.Title": "Map of the scenes" },
   });
   map.once("load", () => {
-    for (const layer of [BEGIN, END]) map.addLayer(layer, "outlines");
+    for (const layer of [LEFT, RIGHT, END]) map.addLayer(layer, "outlines");
   });
+  for (const event of ["sourcedata", "idle"]) map.on(event, () => exchange(map));
   map.getCanvas().setAttribute("aria-describedby", "map-help");
   map.touchZoomRotate.disableRotation();
   map.addControl(new maplibregl.NavigationControl({ showCompass: false }), "bottom-right");
@@ -57,7 +66,8 @@ export function createMap(container) {
   return map;
 }
 
-export function showFootprints(map, scenes) {
+/** Draw where scenes lie; above a map those of other scenes are faint, since they would be taken for its pixels. */
+export function showFootprints(map, scenes, chosen) {
   const placed = scenes.filter((scene) => scene.geometry);
   const features = placed.flatMap(({ id, geometry, bbox }) => [
     { type: "Feature", properties: { id }, geometry },
@@ -65,6 +75,8 @@ export function showFootprints(map, scenes) {
     { type: "Feature", properties: { id }, geometry: { type: "Point", coordinates: centre(bbox) } },
   ]);
   map.getSource("footprints").setData({ type: "FeatureCollection", features });
+  map.setPaintProperty("footprints", "fill-opacity", chosen?.map ? 0 : FOOTPRINT_OPACITY);
+  map.setPaintProperty("outlines", "line-opacity", chosen?.map ? ["case", ["==", ["get", "id"], chosen.id], 1, 0.15] : 1);
 }
 
 /** The border of a footprint, without the cut at the antimeridian. */
@@ -88,29 +100,78 @@ export function showBasemap(map, basemap) {
   map.addLayer({ id: "basemap", type: "raster", source: "basemap", paint: { "raster-fade-duration": 0 } }, "land");
 }
 
-/** Draw a layer of a scene, without the classes whose labels are `hidden`, above the scene in colour. */
-export function showScene(map, scene, layer, opacity, hidden) {
-  if (shown.scene !== scene.id || shown.version !== scene.version) {
-    for (const name of ["overview", "layer"]) drop(map, name);
-    if (scene.layers.includes("overview")) draw(map, "overview", scene, "overview", "linear");
-    Object.assign(shown, { scene: scene.id, version: scene.version, layer: null });
-  }
-  const labels = layer === "segmentation" ? [...hidden].sort((a, b) => a - b).join(",") : "";
-  if (shown.layer !== layer || shown.hidden !== labels) {
-    drop(map, "layer");
-    if (layer) draw(map, "layer", scene, layer, "nearest", labels ? { hidden: labels } : {});
-    Object.assign(shown, { layer, hidden: labels });
-  }
+/**
+ * Draw a layer of a scene, without the classes whose labels are `hidden`, above the scene in colour; left of the border
+ * the same layer of another period of the map, `beside`, or none (null).
+ */
+export function showScene(map, scene, layer, opacity, hidden, beside) {
+  layerOpacity = opacity;
+  const labels = [...hidden].sort((a, b) => a - b).join(",");
+  const options = layer === "segmentation" && labels ? { hidden: labels } : {};
+  fill(map, "overview", scene.layers.includes("overview") ? describe(scene, "overview", {}) : null);
+  fill(map, "beside", beside && beside.layers.includes(layer) ? describe(beside, layer, options) : null);
+  fill(map, "layer", layer ? describe(scene, layer, options) : null);
   setOpacity(map, opacity);
 }
 
 export function clearScene(map) {
-  for (const name of ["overview", "layer"]) drop(map, name);
-  Object.assign(shown, { scene: null, layer: null });
+  for (const name of Object.keys(slots)) fill(map, name, null);
 }
 
 export function setOpacity(map, opacity) {
-  if (map.getLayer("layer")) map.setPaintProperty("layer", "raster-opacity", opacity);
+  layerOpacity = opacity;
+  for (const name of ["beside", "layer"]) {
+    if (slots[name].drawn) map.setPaintProperty(slots[name].drawn.id, "raster-opacity", opacity);
+  }
+}
+
+/** What tells a drawing from others: the address of its tiles; and of which place it is. */
+function describe(scene, layer, options) {
+  const url = new URL(`${sceneUrl(scene, "layers", layer)}/WebMercatorQuad/tilejson.json`, location.href);
+  url.search = new URLSearchParams({ tilesize: 512, minzoom: 0, tile_format: "png", v: scene.version, ...options });
+  url.hash = "";
+  return { url: url.href, place: scene.map ? `map ${scene.map}` : `scene ${scene.id}`, resampling: layer === "overview" ? "linear" : "nearest" };
+}
+
+/** Draw something in a slot. What was drawn there of the same place stays until all of it has been loaded. */
+function fill(map, name, wanted) {
+  const slot = slots[name];
+  if (wanted && slot.coming?.url === wanted.url) return;
+  const { drawn, coming } = slot;
+  slot.coming = null; // first, since the map tells of what is erased while it erases it
+  if (coming) erase(map, coming);
+  if (wanted && drawn?.url === wanted.url) return;
+  if (drawn && drawn.place !== wanted?.place) {
+    slot.drawn = null;
+    erase(map, drawn);
+  }
+  if (!wanted) return;
+  const drawing = { ...wanted, id: `${name}-${++drawings}` };
+  const opacity = name === "overview" ? 1 : layerOpacity;
+  map.addSource(drawing.id, { type: "raster", url: drawing.url, tileSize: 512 });
+  const paint = {
+    "raster-resampling": drawing.resampling, "raster-fade-duration": 0, "raster-opacity": slot.drawn ? 0 : opacity,
+    "raster-opacity-transition": { duration: 0, delay: 0 },
+  };
+  map.addLayer({ id: drawing.id, type: "raster", source: drawing.id, paint }, slot.below);
+  if (!slot.drawn) slot.drawn = drawing;
+  else slot.coming = drawing;
+}
+
+/** Let what has been loaded take the place of what was drawn before. */
+function exchange(map) {
+  for (const [name, slot] of Object.entries(slots)) {
+    if (!slot.coming || !map.isSourceLoaded(slot.coming.id)) continue;
+    const { drawn, coming } = slot;
+    Object.assign(slot, { drawn: coming, coming: null });
+    map.setPaintProperty(coming.id, "raster-opacity", name === "overview" ? 1 : layerOpacity);
+    erase(map, drawn);
+  }
+}
+
+function erase(map, { id }) {
+  map.removeLayer(id);
+  map.removeSource(id);
 }
 
 export function showPolygons(map, data) {
@@ -125,19 +186,15 @@ export function markPixel(map, ring) {
 /** Whether the panel covers the right side of the map, and does not stand below it. */
 export const isCovered = (panel) => panel.offsetLeft > 0 && panel.offsetTop < 100;
 
-export function flyTo(map, bbox, panel) {
-  const [west, south, east, north] = unwrapped(bbox);
+/** Show all of some boxes, which overlap or lie beside each other. */
+export function flyTo(map, boxes, panel) {
+  const [first, ...others] = boxes.map(unwrapped);
+  const [west, south, east, north] = others.reduce((whole, box) => {
+    const turn = 360 * Math.round((whole[0] - box[0]) / 360); // beyond 180 like the first one, across the antimeridian
+    return [Math.min(whole[0], box[0] + turn), Math.min(whole[1], box[1]), Math.max(whole[2], box[2] + turn), Math.max(whole[3], box[3])];
+  }, first);
   const right = isCovered(panel) ? Math.min(panel.offsetWidth + 40, map.getContainer().clientWidth / 2) : 55; // beside the buttons
-  map.fitBounds([[west, south], [east, north]], { padding: { top: 40, bottom: 50, left: 40, right }, duration: 0, maxZoom: 17 });
-}
-
-function draw(map, name, scene, layer, resampling, options = {}) {
-  const url = new URL(`${sceneUrl(scene, "layers", layer)}/WebMercatorQuad/tilejson.json`, location.href);
-  url.search = new URLSearchParams({ tilesize: 512, minzoom: 0, tile_format: "png", v: scene.version, ...options });
-  url.hash = "";
-  map.addSource(name, { type: "raster", url: url.href, tileSize: 512 });
-  const paint = { "raster-resampling": resampling, "raster-fade-duration": 0 };
-  map.addLayer({ id: name, type: "raster", source: name, paint }, name === "overview" ? BEGIN.id : END.id);
+  map.fitBounds([[west, south], [east, north]], { padding: { top: 40, bottom: $("time").hidden || !isCovered(panel) ? 50 : 110, left: 40, right }, duration: 0, maxZoom: 17 });
 }
 
 function drop(map, name) {

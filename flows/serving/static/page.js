@@ -1,13 +1,16 @@
 // The page: what happens when a scene is chosen, a control is used, the map is clicked or something is published.
 
-import { $, announce, fetchJson, formatCount, sceneUrl, showMessage } from "./elements.js";
+import { $, announce, fetchJson, sceneUrl, showMessage } from "./elements.js";
+import { describeCount, findFirst, findMap, formatPeriod, getPeriods, groupScenes, listShown, rememberShown } from "./groups.js";
+import { startHistory } from "./history.js";
 import { markChosenCard, renderFields, renderList, renderRejected, revealChosenCard, setScenes, startList } from "./list.js";
 import * as maps from "./map.js";
-import { getLayerTitle, renderOpacity, renderPanel, setRamps } from "./panel.js";
-import { closePopup, identifyPixel } from "./pixel.js";
+import { getBeside, getLayerTitle, renderOpacity, renderPanel, setRamps } from "./panel.js";
+import { closePopup, getAsked, identifyPixel } from "./pixel.js";
 import { watchScenes } from "./refresh.js";
 import { readAddress, state, writeAddress } from "./state.js";
 import { showBorder, startSwipe } from "./swipe.js";
+import { renderTime, startTime } from "./time.js";
 
 let scenes = [];
 let basemap = null;
@@ -38,7 +41,8 @@ function chooseScene(id, move) {
   const isOther = state.scene !== id;
   state.scene = id;
   const scene = getChosenScene();
-  if (isOther) closePopup(map);
+  const isSameMap = before?.map && before.map === scene?.map;
+  if (isOther && !isSameMap) closePopup(map);
   if (before && scene && listClasses(before) !== listClasses(scene)) state.hidden.clear(); // labels of another model
   if (!scene) {
     const problem = scenes.find((other) => other.id === id)?.problem;
@@ -46,13 +50,22 @@ function chooseScene(id, move) {
     return writeAddress(map);
   }
   showMessage(null);
+  rememberShown(scene);
+  if (isOther && scene.map) renderList();
   renderScene(scene);
-  if (move && scene.bbox) maps.flyTo(map, scene.bbox, $("panel"));
-  if (isOther) {
-    announce(`${scene.id} is shown`);
+  if (move && scene.bbox && !(isSameMap && isOther)) flyTo(scene);
+  if (isOther && isSameMap && getAsked()) identifyPixel(map, scene, getAsked());
+  if (isOther && !isSameMap) {
+    announce(`${scene.map ? `Map ${scene.map}, ${formatPeriod(scene.period)},` : scene.id} is shown`);
     revealChosenCard();
   }
   writeAddress(map);
+}
+
+/** Move the map to a scene, or to a map, all of whose periods are then seen. */
+function flyTo(scene) {
+  const periods = getPeriods(scene).filter(({ bbox }) => bbox);
+  maps.flyTo(map, (periods.length ? periods : [scene]).map(({ bbox }) => bbox), $("panel"));
 }
 
 /** Show what the state says of a scene. */
@@ -61,8 +74,10 @@ function renderScene(scene) {
   renderPanel(scene);
   $("preview").hidden = Boolean(scene.bbox && scene.layers.length);
   if (!$("preview").hidden) showPreview(scene);
+  renderTime(scene, getPeriods(scene));
+  maps.showFootprints(map, listShown(), scene);
   if (scene.bbox) {
-    maps.showScene(map, scene, state.layer, state.opacity, state.hidden);
+    maps.showScene(map, scene, state.layer, state.opacity, state.hidden, state.swipe === null ? null : getBeside(scene));
     loadPolygons(scene);
   } else {
     maps.clearScene(map);
@@ -81,7 +96,10 @@ function showPreview(scene) {
 
 function renderBorder() {
   const scene = getChosenScene();
-  showBorder(map, state.layer && scene?.layers.includes("overview") ? state.swipe : null, getLayerTitle());
+  const beside = getBeside(scene);
+  const isPossible = state.layer && (beside || scene?.layers.includes("overview"));
+  const titles = beside ? [formatPeriod(beside.period), formatPeriod(scene.period)] : ["Scene", getLayerTitle()];
+  showBorder(map, isPossible ? state.swipe : null, titles);
 }
 
 async function loadPolygons(scene) {
@@ -120,13 +138,14 @@ function showPane(name) {
 async function showScenes(found) {
   await loaded;
   const before = new Map(scenes.map((scene) => [scene.id, scene.version]));
+  const chosen = getChosenScene();
   const isFirst = !document.body.dataset.ready;
   scenes = found.scenes;
   document.title = `${found.folder} · Seamline`;
-  $("folder").textContent = `${found.folder} · ${formatCount(scenes.length, "scene")}`;
+  $("folder").textContent = `${found.folder} · ${describeCount(groupScenes(scenes))}`;
   setRamps(found.ramps);
   renderRejected(found.rejected);
-  maps.showFootprints(map, scenes);
+  maps.showFootprints(map, listShown(), getChosenScene());
   if (isFirst) {
     basemap = found.basemap;
     setScenes(scenes);
@@ -136,10 +155,19 @@ async function showScenes(found) {
   }
   const published = scenes.filter((scene) => !scene.problem && before.get(scene.id) !== scene.version).map((scene) => scene.id);
   setScenes(scenes, published);
-  if (published.length) announce(`${formatCount(published.length, "scene")} published: ${published.slice(0, 3).join(", ")}`);
+  if (published.length) announcePublished(published);
   const scene = getChosenScene();
-  if (scene) renderScene(scene);
+  const other = chosen?.map && findMap(chosen.map);
+  if (scene) {
+    renderScene(scene);
+    if (getAsked() && getPeriods(scene).some(({ id }) => published.includes(id))) identifyPixel(map, scene, getAsked());
+  } else if (other) chooseScene(other.id, false); // its period is gone
   else if (!state.scene && published.length) chooseScene(published[0], true);
+}
+
+function announcePublished(ids) {
+  const entries = groupScenes(scenes).filter((entry) => entry.scenes.some(({ id }) => ids.includes(id)));
+  announce(`${describeCount(entries)} published: ${entries.slice(0, 3).map(({ title }) => title).join(", ")}`);
 }
 
 function applyAddress() {
@@ -148,7 +176,7 @@ function applyAddress() {
   renderFields();
   renderList();
   renderBasemap();
-  const id = scene ?? scenes.find((other) => !other.problem)?.id;
+  const id = scene ?? findFirst()?.id;
   if (id) chooseScene(id, !view);
 }
 
@@ -170,6 +198,7 @@ $("opacity").addEventListener("input", () => {
 $("opacity").addEventListener("change", () => writeAddress(map));
 $("layer").addEventListener("change", () => { state.layer = $("layer").value; redraw(); });
 $("polygons").addEventListener("change", () => { state.polygons = $("polygons").checked; redraw(); });
+$("beside").addEventListener("change", () => { state.beside = $("beside").value; redraw(); });
 $("compare").addEventListener("change", () => { state.swipe = $("compare").checked ? 0.5 : null; redraw(); });
 $("legend").addEventListener("change", ({ target }) => {
   const label = Number(target.dataset.label);
@@ -181,6 +210,13 @@ $("basemap").addEventListener("change", () => { state.basemap = $("basemap").che
 $("skip").addEventListener("click", () => map.getCanvas().focus());
 for (const button of $("panes").children) button.addEventListener("click", () => showPane(button.dataset.pane));
 startList((id, move) => { chooseScene(id, move); showPane("scene"); }, () => writeAddress(map));
+startTime((id) => chooseScene(id, false));
+startHistory((id, place) => {
+  const isOfMap = getPeriods(getChosenScene()).some((period) => period.id === id);
+  chooseScene(id, false);
+  const scene = getChosenScene();
+  if (!isOfMap && scene?.bbox && place) identifyPixel(map, scene, new maplibregl.LngLat(place.lng, place.lat));
+});
 startSwipe((part) => { state.swipe = part; renderBorder(); writeAddress(map); });
 
 map.on("click", (event) => askPixel(event.lngLat, event.point));

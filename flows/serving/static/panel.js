@@ -1,6 +1,7 @@
-// The panel of the chosen scene: its files, what is drawn of it, its classes.
+// The panel of the chosen scene, or of the period of a map: its files, what is drawn of it, its classes.
 
 import { $, createElement, createSwatch, fetchJson, fileUrl, formatArea, formatDate, formatShare, formatSize, sceneUrl } from "./elements.js";
+import { formatPeriod, getPeriods } from "./groups.js";
 import { state } from "./state.js";
 
 const TITLES = {
@@ -19,9 +20,14 @@ export const getLayerTitle = () => TITLES[state.layer] ?? "";
 export function renderPanel(scene) {
   $("panel").hidden = false;
   for (const button of $("panes").children) button.disabled = false;
-  $("title").textContent = scene.id;
+  $("title").textContent = scene.map ?? scene.id;
+  $("kind").hidden = !scene.map;
+  const name = scene.map ? "Selected map" : "Selected scene";
+  $("panel").setAttribute("aria-label", name);
+  $("panes").lastElementChild.textContent = name;
+  const periods = getPeriods(scene);
   const [height, width] = scene.shape;
-  $("facts").textContent = [formatDate(scene), `${width.toLocaleString("en-GB")} × ${height.toLocaleString("en-GB")} pixels`, scene.crs]
+  $("facts").textContent = [scene.map ? formatPeriod(scene.period) : formatDate(scene), `${width.toLocaleString("en-GB")} × ${height.toLocaleString("en-GB")} pixels`, scene.crs]
     .filter(Boolean).join(" · ");
   const layers = scene.layers.filter((layer) => layer !== "overview");
   if (!layers.includes(state.layer)) state.layer = layers[0] ?? null;
@@ -29,14 +35,29 @@ export function renderPanel(scene) {
   $("layer").replaceChildren(...layers.map((layer) => createElement("option", { value: layer, textContent: TITLES[layer] })));
   $("layer").value = state.layer ?? "";
   for (const id of ["layer", "layer-label"]) $(id).hidden = layers.length < 2;
-  $("compare-label").hidden = !scene.layers.includes("overview");
+  $("compare-label").hidden = periods.length < 2 && !scene.layers.includes("overview");
+  $("compare-label").lastElementChild.textContent = periods.length < 2 ? "Swipe between scene and layer" : "Swipe between two periods";
   $("compare").checked = state.swipe !== null;
+  renderBeside(scene, periods);
   for (const id of ["polygons-label", "polygons-note"]) $(id).hidden = !scene.polygons;
   $("polygons").checked = state.polygons;
   renderLegend(scene);
   renderRamp(scene);
   renderOpacity();
   renderFiles(scene);
+}
+
+/** The period that is left of the border: the one that was chosen, or the one before that which is shown. */
+export function getBeside(scene) {
+  const periods = getPeriods(scene);
+  if (periods.length < 2) return null;
+  return periods.find(({ id }) => id === state.beside) ?? periods[periods.indexOf(scene) - 1] ?? periods[1];
+}
+
+function renderBeside(scene, periods) {
+  for (const id of ["beside", "beside-label"]) $(id).hidden = periods.length < 2 || state.swipe === null;
+  $("beside").replaceChildren(...periods.map(({ id, period }) => createElement("option", { value: id, textContent: formatPeriod(period) })));
+  $("beside").value = getBeside(scene)?.id ?? "";
 }
 
 /** The classes, each with a switch where they are what is drawn. */

@@ -1,5 +1,5 @@
 // What the page shows, and the address that says so:
-// #scene=…&view=lon,lat,zoom&opacity=0.7&layer=…&hidden=1,3&swipe=0.5&polygons=1&basemap=0&sort=…&find=…&from=…&to=…&class=…&least=…
+// #scene=…&view=lon,lat,zoom&opacity=0.7&layer=…&hidden=1,3&swipe=0.5&beside=…&polygons=1&basemap=0&sort=…&find=…&from=…&to=…&class=…&least=…
 
 export const state = {
   scene: null,
@@ -8,23 +8,33 @@ export const state = {
   polygons: false,
   hidden: new Set(), // labels of classes that are not drawn
   swipe: null, // where the border between scene and layer is, 0 to 1; null: there is none
+  beside: null, // the period of a map that is left of the border; null: the one before
   basemap: true,
   find: { sort: "", find: "", from: "", to: "", class: "", least: "" },
 };
 
+let view = ""; // as the address has it
+
 export function writeAddress(map) {
   const { lng, lat } = map.getCenter();
+  view = [lng.toFixed(5), lat.toFixed(5), map.getZoom().toFixed(2)].join(",");
+  history.replaceState(null, "", formatSceneAddress(state.scene));
+}
+
+/** The address that shows another scene as this one is shown. */
+export function formatSceneAddress(scene) {
   const parts = new URLSearchParams();
-  if (state.scene) parts.set("scene", state.scene);
-  parts.set("view", [lng.toFixed(5), lat.toFixed(5), map.getZoom().toFixed(2)].join(","));
+  if (scene) parts.set("scene", scene);
+  parts.set("view", view);
   parts.set("opacity", state.opacity);
   if (state.layer && state.layer !== "segmentation") parts.set("layer", state.layer);
   if (state.hidden.size) parts.set("hidden", [...state.hidden].sort((a, b) => a - b).join(","));
   if (state.swipe !== null) parts.set("swipe", state.swipe);
+  if (state.swipe !== null && state.beside) parts.set("beside", state.beside);
   if (state.polygons) parts.set("polygons", "1");
   if (!state.basemap) parts.set("basemap", "0");
   for (const [name, value] of Object.entries(state.find)) if (value) parts.set(name, value);
-  history.replaceState(null, "", `#${parts.toString().replaceAll("%2C", ",")}`);
+  return `#${parts.toString().replaceAll("%2C", ",")}`;
 }
 
 /** Take the state from the address; return scene and view, which are null where it has none. */
@@ -38,6 +48,7 @@ export function readAddress() {
   state.layer = parts.get("layer") ?? "segmentation";
   state.hidden = new Set((parts.get("hidden") ?? "").split(",").filter((text) => /^\d{1,3}$/.test(text)).map(Number));
   state.swipe = fraction("swipe");
+  state.beside = parts.get("beside");
   state.polygons = parts.get("polygons") === "1";
   state.basemap = parts.get("basemap") !== "0";
   for (const name of Object.keys(state.find)) state.find[name] = parts.get(name) ?? "";

@@ -1,23 +1,24 @@
-// The border between scene and layer: left of it the layer is not drawn.
+// The border on the map: right of it is the layer, left of it the scene below or another period of the map.
 
 import { $ } from "./elements.js";
 
 const THUMB = 44; // pixels, as in the style sheet
 let border = null; // 0 to 1 of the map's width
 
-/** Two layers of the map without content: what is drawn between them is cut off at the border. */
-export const BEGIN = { id: "swipe-begin", type: "custom", render: (gl) => cut(gl) };
+/** Layers of the map without content: what is drawn from one to the next is cut off at the border. */
+export const LEFT = { id: "swipe-left", type: "custom", render: (gl) => cut(gl, true) };
+export const RIGHT = { id: "swipe-right", type: "custom", render: (gl) => cut(gl, false) };
 export const END = { id: "swipe-end", type: "custom", render: (gl) => gl.disable(gl.SCISSOR_TEST) };
 
-function cut(gl) {
+function cut(gl, isLeft) {
   if (border === null) return;
-  const left = Math.round(border * gl.drawingBufferWidth);
+  const place = Math.round(border * gl.drawingBufferWidth);
   gl.enable(gl.SCISSOR_TEST);
-  gl.scissor(left, 0, gl.drawingBufferWidth - left, gl.drawingBufferHeight);
+  gl.scissor(isLeft ? 0 : place, 0, isLeft ? place : gl.drawingBufferWidth - place, gl.drawingBufferHeight);
 }
 
-/** Draw the border at a part of the width that the slider has, or no border (null). */
-export function showBorder(map, part, title) {
+/** Draw the border at a part of the width that the slider has, or no border (null), between what two titles name. */
+export function showBorder(map, part, [left, right]) {
   $("swipe").hidden = part === null;
   border = null;
   if (part !== null) {
@@ -25,9 +26,10 @@ export function showBorder(map, part, title) {
     const place = THUMB / 2 + part * (width - THUMB);
     border = place / map.getContainer().clientWidth;
     $("divider").style.left = `${place}px`;
-    $("divider").lastElementChild.textContent = title;
+    for (const [side, title] of [["firstElementChild", left], ["lastElementChild", right]]) $("divider")[side].textContent = title;
     $("divide").value = Math.round(part * 100);
-    $("divide").setAttribute("aria-valuetext", `${Math.round(part * 100)} % scene, the rest ${title.toLowerCase()}`);
+    $("divide").setAttribute("aria-label", `Border between ${left} and ${right}`);
+    $("divide").setAttribute("aria-valuetext", `${Math.round(part * 100)} % ${left}, the rest ${right}`);
   }
   map.triggerRepaint();
 }

@@ -50,6 +50,9 @@ FILES = st.sampled_from(
 )
 KEYS = st.sampled_from(["zarr.json", "segmentation/zarr.json", "segmentation/c/0/0", "other", "../item.json", ".", ""])
 BOXES = st.just(",".join(map(str, UTM))) | st.lists(SIDES, min_size=3, max_size=5).map(",".join)
+MAPS = st.sampled_from(["monthly", "monthly", "land", "utm", "other", "..", "%2e%2e"])
+PERIODS = st.sampled_from(["2024-06", "2024-06", "all", "2024-08", "..", ""])
+MAP_PLACES = st.just({"lon": 12.0, "lat": 48.0}) | st.fixed_dictionaries({"lon": SIDES, "lat": SIDES})
 PLACES = st.just({"lon": -61.58, "lat": 47.8}) | st.fixed_dictionaries({"lon": SIDES, "lat": SIDES})
 
 
@@ -60,7 +63,12 @@ def draw_values(data: Any, path: str) -> dict[str, Any]:
         known["path_parameters"]["scene"] = data.draw(SCENES)
     if "{z}" in path:
         known["path_parameters"] |= data.draw(TILES)
-    if "{name}" in path:
+    if path.startswith("/maps/"):
+        known["path_parameters"]["name"] = data.draw(MAPS)
+        known["query"] = data.draw(MAP_PLACES)
+        if path.endswith("/scenes"):
+            known["query"] |= {"period": data.draw(PERIODS)}
+    elif "{name}" in path:
         known["path_parameters"]["name"] = data.draw(FILES)
     if "{key}" in path:
         known["path_parameters"]["key"] = data.draw(KEYS)
@@ -75,9 +83,10 @@ def draw_values(data: Any, path: str) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def operations(served_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Any]:
+def operations(served_folder: Path, served_map: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Any]:
     folder = tmp_path_factory.mktemp("requests") / "out"
     shutil.copytree(served_folder, folder)
+    shutil.copytree(served_map, folder, dirs_exist_ok=True)
     shutil.copytree(folder / "utm", folder / "damaged")  # whose item is of another scene
     app = create_app(folder)
     schema = schemathesis.openapi.from_dict(app.openapi())
@@ -95,6 +104,9 @@ def ask(operation: Any, mode: GenerationMode) -> set[int]:
         values = draw_values(data, operation.path)
         if mode is GenerationMode.NEGATIVE:
             values.pop("query", None)
+            # What is not there is not found, whatever the parameters are; so it is of something that is there.
+            there = {"scene": "utm", "name": "monthly" if "/maps/" in operation.path else "item.json"}
+            values["path_parameters"] |= {key: there[key] for key in there.keys() & values["path_parameters"].keys()}
         case = data.draw(operation.as_strategy(mode, **values))
         answer = case.call()
         statuses.add(answer.status_code)
@@ -112,4 +124,4 @@ def test_every_answer_is_one_that_the_openapi_document_describes(operations: lis
         assert 200 in statuses, operation.label  # something that is there was among it
         if operation.query:
             assert 422 in ask(operation, GenerationMode.NEGATIVE), operation.label
-    assert len(operations) == 14 and {404, 409} <= seen
+    assert len(operations) == 16 and {404, 409} <= seen

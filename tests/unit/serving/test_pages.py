@@ -182,7 +182,7 @@ def test_whose_map_it_is_needs_a_map(served_folder: Path) -> None:
 
 def test_every_route_is_described_for_people_and_programs(client: Any) -> None:
     document, page = client.get("/openapi.json").json(), client.get("/docs").text
-    assert len(document["paths"]) == 14
+    assert len(document["paths"]) == 16
     for path, methods in document["paths"].items():
         assert list(methods) == ["get"]
         operation = methods["get"]

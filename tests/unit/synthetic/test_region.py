@@ -121,7 +121,7 @@ def test_files_hold_the_scenes_and_say_when_they_were_taken(tmp_path: Path) -> N
     [
         ({"scene_size": 63}, "size of scenes: got 63, expected 64 to 10000"),
         ({"rows": 0}, "number of rows: got 0, expected 1 to 100"),
-        ({"dates": 4}, "number of dates: got 4, expected 1 to 3"),
+        ({"dates": 7}, "number of dates: got 7, expected 1 to 6"),
         ({"seed": -1}, "seed: got -1"),
     ],
 )
