@@ -14,8 +14,8 @@ from pyproj.exceptions import CRSError
 
 from seamline.flows.maps.options import MosaicOptions
 from seamline.pipeline.common.errors import InputError
-from seamline.pipeline.common.layout import MAP_STORE, ZARR
-from seamline.pipeline.fusion.map_folder import is_whole, name_period
+from seamline.pipeline.fusion.map_folder import name_period
+from seamline.pipeline.fusion.map_storage import MapStorage
 from seamline.pipeline.geometry.map_grid import MapGrid
 from seamline.pipeline.mosaic.changes import PeriodChanges, find_changes
 from seamline.pipeline.mosaic.map_record import (
@@ -24,12 +24,11 @@ from seamline.pipeline.mosaic.map_record import (
     MapExtent,
     MapRecord,
     name_crs,
-    read_map_record,
     refuse_other_definition,
 )
-from seamline.pipeline.mosaic.periods import ALL, PeriodRule
+from seamline.pipeline.mosaic.periods import PeriodRule
 from seamline.pipeline.mosaic.selection import SceneChoice, Selection, select_scenes
-from seamline.pipeline.products.seal import has_sealed_content, is_sealed
+from seamline.pipeline.products.seal import has_sealed_content
 from seamline.pipeline.scenes.aoi import read_area
 from seamline.pipeline.storage.object_store import ObjectFolder
 
@@ -39,7 +38,7 @@ class MapPlan:
     """What is to be done for a map.
 
     Attributes:
-        folder: absolute path of the map.
+        storage: where the map lies.
         old: record of the map as it is; None if there is none, or it is to be made anew.
         record: record of the map as it is to be.
         periods: what is to be done with the chunks of each period, by the names of the periods.
@@ -47,12 +46,17 @@ class MapPlan:
         warnings: what was left out or assumed, a line each.
     """
 
-    folder: Path
+    storage: MapStorage
     old: MapRecord | None
     record: MapRecord
     periods: Mapping[str, PeriodChanges]
     withdrawn: tuple[str, ...]
     warnings: tuple[str, ...]
+
+    @property
+    def folder(self) -> Path:
+        """Absolute path of the map, or of the working folder of a map in object storage."""
+        return self.storage.folder
 
     @property
     def name(self) -> str:
@@ -66,37 +70,39 @@ class MapPlan:
 
     def is_period_unchanged(self, period: str) -> bool:
         """Return whether the files of a period can stay as they are: same scenes, same grid, and all of them there."""
-        old, new, folder = self.old, self.record, self.folder / name_period(self.name, period)
+        old, new = self.old, self.record
         return (
             old is not None
             and old.grid == new.grid
             and old.periods.get(period) == new.periods[period]
-            and is_whole(folder)
-            and is_sealed(folder / ZARR)
+            and self.storage.has_period(name_period(self.name, period))
         )
 
     @property
     def is_done(self) -> bool:
         """Whether the map is already as it is to be."""
-        has_store = self.record.definition.period == ALL.name or is_sealed(self.folder / MAP_STORE)
         is_same = self.old is not None and self.old.skipped == self.record.skipped and not self.withdrawn
-        return is_same and has_store and all(map(self.is_period_unchanged, self.record.periods))
+        return (
+            is_same
+            and self.storage.has_time_store(self.record)
+            and all(map(self.is_period_unchanged, self.record.periods))
+        )
 
     def find_kept_store(self, period: str) -> Path | None:
         """Return the store of a period of the map as it is, whose chunks are taken over; None if it cannot be used.
 
         All of it is read: what is damaged is computed anew.
         """
-        store = self.folder / name_period(self.name, period) / ZARR
-        return store if self.periods[period].kept and is_sealed(store) and has_sealed_content(store) else None
+        store = self.storage.find_store(name_period(self.name, period)) if self.periods[period].kept else None
+        return store if store is not None and has_sealed_content(store) else None
 
 
-def plan_map(catalogue: Path | ObjectFolder, folder: Path, options: MosaicOptions) -> MapPlan:
+def plan_map(catalogue: Path | ObjectFolder, storage: MapStorage, options: MosaicOptions) -> MapPlan:
     """Find out what is to be done for a map; no pixel is read.
 
     Args:
         catalogue: folder of the catalogue of the scenes, local or in object storage.
-        folder: absolute path of the map.
+        storage: where the map lies.
         options: what the map is.
 
     Raises:
@@ -119,11 +125,11 @@ def plan_map(catalogue: Path | ObjectFolder, folder: Path, options: MosaicOption
         options.polygon_options.check_grid(grid.geobox)
     extent = MapExtent(left=grid.left, top=grid.top, width=grid.width, height=grid.height)
     record = MapRecord(definition=definition, grid=extent, periods=dict(selection.periods), skipped=selection.skipped)
-    old = None if options.overwrite else read_map_record(folder)
+    old = None if options.overwrite else storage.read_record()
     if old is not None:
-        refuse_other_definition(folder, old.definition, definition)
+        refuse_other_definition(storage.place, old.definition, definition)
     changes = find_changes(old, record)
-    return MapPlan(folder, old, record, changes.periods, changes.withdrawn, selection.warnings)
+    return MapPlan(storage, old, record, changes.periods, changes.withdrawn, selection.warnings)
 
 
 def _parse_crs(text: str) -> CRS:

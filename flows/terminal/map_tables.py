@@ -86,7 +86,7 @@ def show_map(result: MapResult) -> None:
     table = Table(title=f"{result.folder.name}: {grid.width:,} × {grid.height:,} pixels", show_header=False)
     scenes = {scene.id for period in result.record.periods.values() for scene in period}
     rows = {
-        "folder": str(result.folder),
+        "folder": result.url or str(result.folder),
         "periods": ", ".join(result.record.periods),
         "scenes": f"{len(scenes)}",
         "computed": format_count(result.chunks, "chunk") if result.computed else "nothing: the map is up to date",
@@ -103,7 +103,7 @@ def describe_map(result: MapResult) -> str:
     """Return what a run of a map left as JSON: ``folder``, ``computed``, ``chunks``, ``seconds``, ``map``."""
     return _encode(
         {
-            "folder": str(result.folder),
+            "folder": result.url or str(result.folder),
             "computed": result.computed,
             "chunks": result.chunks,
             "seconds": round(result.seconds, 3),

@@ -18,7 +18,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 
@@ -78,7 +78,7 @@ def take_over_period(old: Path, new: Path) -> None:
 
 
 def write_map_files(folder: Path, map_name: str, record: MapRecord) -> None:
-    """Write what a map has beside its periods, which are all there: the store of all of them, catalogue and record.
+    """Write what a map on disk has beside its periods, which are all there: the store of all, catalogue and record.
 
     Args:
         folder: where the files of the map are written.
@@ -90,7 +90,7 @@ def write_map_files(folder: Path, map_name: str, record: MapRecord) -> None:
         paths = {name: folder / name_period(map_name, name) / ZARR for name in record.periods}
         write_time_store(
             folder / MAP_STORE,
-            [_describe_store(Period.from_name(name), path) for name, path in paths.items()],
+            describe_stores(record, paths),
             record.map_grid.geobox,
             record.definition.label_classes,
             title=f"map {map_name}",
@@ -98,6 +98,11 @@ def write_map_files(folder: Path, map_name: str, record: MapRecord) -> None:
         )
     update_catalog(folder)
     write_map_record(folder, record)
+
+
+def describe_stores(record: MapRecord, paths: Mapping[str, Path]) -> list[PeriodStore]:
+    """Return the stores of all periods of a map, the earliest first, from their paths by the names of the periods."""
+    return [_describe_store(Period.from_name(name), paths[name]) for name in record.periods]
 
 
 def _describe_store(period: Period, path: Path) -> PeriodStore:
@@ -135,13 +140,7 @@ def refuse_other_folder(folder: Path) -> None:
     Raises:
         InputError: it is so.
     """
-    if not SCENE_ID.fullmatch(folder.name):
-        raise InputError(
-            f"--out {folder}",
-            got=f"{folder.name!r} as the name of the map",
-            expected="ASCII letters, digits, -, _ and ., a letter or digit first",
-            fix="give the folder another name",
-        )
+    refuse_map_name(str(folder), folder.name)
     names = {path.name for path in folder.iterdir()} if folder.is_dir() else set[str]()
     is_other = MAP_RECORD not in names and bool(names - {RUN_DIRECTORY})
     if is_other or (folder.exists() and not folder.is_dir()):
@@ -150,6 +149,25 @@ def refuse_other_folder(folder: Path) -> None:
             got="a folder with other files, which is no map" if is_other else "a file, which is no map",
             expected="a map, an empty folder, or one that does not exist yet",
             fix=f"give a folder of its own, such as {folder / 'map'}",
+        )
+
+
+def refuse_map_name(out: str, name: str) -> None:
+    """Refuse a name of a map that a result cannot have.
+
+    Args:
+        out: the folder or address of the map, for messages.
+        name: the last part of it, which is the name.
+
+    Raises:
+        InputError: the name is none.
+    """
+    if not SCENE_ID.fullmatch(name):
+        raise InputError(
+            f"--out {out}",
+            got=f"{name!r} as the name of the map",
+            expected="ASCII letters, digits, -, _ and ., a letter or digit first",
+            fix="give the folder another name",
         )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from io import BytesIO
@@ -102,7 +102,17 @@ def download(catalogue: ObjectFolder, uploaded: UploadedScene, folder: Path) -> 
         folder: where its files go.
     """
     source = catalogue.subfolder(uploaded.scene).subfolder(uploaded.version)
-    keys = [key for key in source.list_sizes() if key != RECORD]
+    download_files(source, folder, [key for key in source.list_sizes() if key != RECORD])
+    source.download(RECORD, folder / RECORD)
+
+
+def download_files(source: ObjectFolder, folder: Path, keys: Iterable[str]) -> None:
+    """Write objects to files of the same names below a folder, several at a time.
+
+    Args:
+        source: where they lie.
+        folder: where the files go.
+        keys: their keys below ``source``.
+    """
     for _ in map_concurrently(lambda key: source.download(key, folder / key), keys):
         pass
-    source.download(RECORD, folder / RECORD)
