@@ -43,8 +43,9 @@ from seamline.pipeline.mosaic.periods import ALL, Period
 from seamline.pipeline.results.map_copies import copy_item, find_original
 from seamline.pipeline.results.open import SCENE_ID
 from seamline.pipeline.stac.catalog import encode_json, update_catalog
-from seamline.pipeline.stac.items import read_item
+from seamline.pipeline.stac.items import read_item, read_run_checksums
 from seamline.pipeline.stac.scene_item import ModelReference
+from seamline.pipeline.stac.waiting import is_waiting
 from seamline.pipeline.storage.atomic import atomic_write, link_or_copy
 from seamline.pipeline.storage.object_store import ObjectFolder, is_object_url
 
@@ -119,19 +120,30 @@ def list_in_catalogue(catalogue: Path, folder: Path, periods: Iterable[str]) -> 
         folder: absolute path of the map, which is published.
         periods: names of the periods.
     """
-    names = {name_period(folder.name, period) for period in periods}
+    names, listed = {name_period(folder.name, period) for period in periods}, _read_listed(catalogue)
     for name in sorted(names):
         item = copy_item(read_item(folder / name / ITEM), folder / name, catalogue)
         path, content = catalogue / name / ITEM, encode_json(item)
-        if path.is_file() and path.read_bytes() == content:
-            continue
-        path.parent.mkdir(exist_ok=True)
-        with atomic_write(path, shared=True) as part:
-            part.write_bytes(content)
+        if not path.is_file() or path.read_bytes() != content:
+            path.parent.mkdir(exist_ok=True)
+            with atomic_write(path, shared=True) as part:
+                part.write_bytes(content)
+        elif is_waiting(catalogue, name) or listed.get(name) == item["assets"]["run"]["file:checksum"]:
+            continue  # otherwise a kill came between the two
         update_catalog(catalogue, name)
-    for name in _list_own_items(catalogue, folder) - names:
+    gone = _list_own_items(catalogue, folder) - names
+    for name in gone:
         shutil.rmtree(catalogue / name)
+    lost = {name for name in listed if is_own(folder.name, name) and not (catalogue / name / ITEM).exists()}
+    for name in gone | lost:
         update_catalog(catalogue, name)
+
+
+def _read_listed(catalogue: Path) -> Mapping[str, str | None]:
+    """Return the checksums of the records that the table of a catalogue lists; none of a damaged one."""
+    with suppress(OSError, ValueError, LookupError, TypeError):
+        return read_run_checksums(catalogue / ITEMS)
+    return {}
 
 
 def refuse_other_folder(folder: Path) -> None:

@@ -10,9 +10,10 @@ from seamline.pipeline.common.layout import CATALOG, ITEM
 from seamline.pipeline.fusion.map_folder import is_own, name_period, refuse_map_name
 from seamline.pipeline.fusion.map_storage import MapPointer
 from seamline.pipeline.publishing.upload import list_in_catalog, renew_catalog, wait_randomly
+from seamline.pipeline.publishing.uploaded import read_listing
 from seamline.pipeline.results.map_copies import copy_stored_item, find_original_url
 from seamline.pipeline.stac.catalog import encode_json
-from seamline.pipeline.stac.items import parse_item
+from seamline.pipeline.stac.items import ItemDict, parse_item
 from seamline.pipeline.storage.object_store import ObjectFolder, map_concurrently
 
 _TRIES = 20
@@ -73,26 +74,31 @@ def list_in_stored_catalogue(catalogue: ObjectFolder, objects: ObjectFolder) -> 
     """
     pointer = MapPointer.read(objects)
     periods = () if pointer is None else pointer.versions
+    listing = read_listing(catalogue)
     for period_id in sorted(periods):
-        _copy(catalogue, objects, period_id)
+        item = _copy(catalogue, objects, period_id)
+        if item and not listing.lists_item(period_id, item):  # also after a kill between the two
+            list_in_catalog(catalogue, period_id)
     gone = [name for name in _list_own(catalogue, objects) if name not in periods]
     catalogue.delete(f"{name}/{ITEM}" for name in gone)
-    if gone:
+    name = objects.prefix.rpartition("/")[2]
+    listed = [key for key in listing.checksums if is_own(name, key) and key not in periods]
+    if gone or any(catalogue.get_version(f"{key}/{ITEM}") is None for key in listed):
         renew_catalog(catalogue)
 
 
-def _copy(catalogue: ObjectFolder, objects: ObjectFolder, period_id: str) -> None:
-    """Write the item of a period, as it is while its copy stays as it was looked at."""
+def _copy(catalogue: ObjectFolder, objects: ObjectFolder, period_id: str) -> ItemDict | None:
+    """Write the item of a period as it is, unless its copy changes meanwhile, and return it; None without one."""
     for _ in range(_TRIES):
         there, item = catalogue.get(f"{period_id}/{ITEM}"), objects.get(f"{period_id}/{ITEM}")
         if item is None:
-            return
-        copy = encode_json(copy_stored_item(parse_item(item.data, period_id), objects.to_url(period_id)))
-        if there is not None and there.data == copy:
-            return
-        if catalogue.compare_and_swap(f"{period_id}/{ITEM}", copy, None if there is None else there.version):
-            list_in_catalog(catalogue, period_id)
-            return
+            return None
+        copy = copy_stored_item(parse_item(item.data, period_id), objects.to_url(period_id))
+        content, version = encode_json(copy), None if there is None else there.version
+        if there is not None and there.data == content:
+            return copy
+        if catalogue.compare_and_swap(f"{period_id}/{ITEM}", content, version):
+            return copy
         wait_randomly()
     raise RunError(f"{catalogue}: others replace {period_id} again and again; run the same command again")
 

@@ -67,9 +67,12 @@ class Listing:
 
     def lists(self, uploaded: UploadedScene) -> bool:
         """Return whether a scene is listed as it is published, or waits for that."""
+        return self.lists_item(uploaded.scene, uploaded.item)
+
+    def lists_item(self, scene: str, item: ItemDict) -> bool:
+        """Return whether the item of a scene is listed, or waits for that."""
         with suppress(LookupError, TypeError):
-            checksum = self.checksums.get(uploaded.scene)
-            return uploaded.scene in self.waiting or checksum == uploaded.item["assets"]["run"]["file:checksum"]
+            return scene in self.waiting or self.checksums.get(scene) == item["assets"]["run"]["file:checksum"]
         return False
 
 

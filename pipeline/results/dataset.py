@@ -111,11 +111,14 @@ class _RemoteRaster:
     def ndim(self) -> int:
         return len(self.shape)
 
-    def __getitem__(self, place: tuple[slice, slice, slice]) -> NDArray[Any]:
-        bands, rows, cols = (range(*part.indices(size)) for part, size in zip(place, self.shape, strict=True))
+    def __getitem__(self, place: tuple[slice | int, slice, slice]) -> NDArray[Any]:
+        first = slice(place[0], place[0] + 1) if isinstance(place[0], int) else place[0]
+        parts = zip((first, *place[1:]), self.shape, strict=True)
+        bands, rows, cols = (range(*part.indices(size)) for part, size in parts)
         window = Window(rows.start, cols.start, len(rows), len(cols))
         with gdal_environment(self.path):
-            return read_pixels(open_cached_raster(self.path), [band + 1 for band in bands], window)
+            pixels = read_pixels(open_cached_raster(self.path), [band + 1 for band in bands], window)
+        return pixels[0] if isinstance(place[0], int) else pixels
 
 
 def _make_coordinates(result: PublishedResult) -> dict[str, Any]:
