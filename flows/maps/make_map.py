@@ -38,7 +38,7 @@ from seamline.pipeline.fusion.map_folder import (
     take_over_period,
     write_map_files,
 )
-from seamline.pipeline.fusion.map_storage import MapInBucket, MapOnDisk, MapPointer, MapStorage
+from seamline.pipeline.fusion.map_storage import MapInBucket, MapOnDisk, MapStorage
 from seamline.pipeline.fusion.period_run import PeriodRun, find_fused, open_period_store
 from seamline.pipeline.fusion.publish_map import MAP_LAYERS, MapPublication, publish_period
 from seamline.pipeline.fusion.stored_copies import list_in_stored_catalogue, refuse_other_objects, refuse_taken_keys
@@ -99,7 +99,7 @@ def make_map(
     with directory.lock():
         for _ in range(_TRIES):
             settle(directory, partial(is_own, folder.name))
-            plan = plan_map(source, _open_storage(place), options)
+            plan = plan_map(source, _open_storage(place, options), options)
             for warning in plan.warnings:
                 observer.say(warning)
             _refuse_taken_names(source, place, plan)
@@ -132,7 +132,7 @@ def preview_map(results: str | Path, out: str | Path, options: MosaicOptions) ->
     """
     place = CatalogLocation.from_out(out, options.work, is_written=False)
     _refuse_other_place(place)
-    return plan_map(_open_catalogue(results), _open_storage(place), options)
+    return plan_map(_open_catalogue(results), _open_storage(place, options), options)
 
 
 def _open_catalogue(results: str | Path) -> Path | ObjectFolder:
@@ -140,9 +140,10 @@ def _open_catalogue(results: str | Path) -> Path | ObjectFolder:
     return ObjectFolder.from_url(str(results)) if is_object_url(str(results)) else make_absolute(results)
 
 
-def _open_storage(place: CatalogLocation) -> MapStorage:
-    objects = place.objects
-    return MapOnDisk(place.folder) if objects is None else MapInBucket(objects, place.folder, MapPointer.read(objects))
+def _open_storage(place: CatalogLocation, options: MosaicOptions) -> MapStorage:
+    if place.objects is None:
+        return MapOnDisk(place.folder)
+    return MapInBucket.open(place.objects, place.folder, overwrite=options.overwrite)
 
 
 def _refuse_other_place(place: CatalogLocation) -> None:
@@ -246,7 +247,7 @@ class _MapRun:
         changed = [name for name in self.plan.periods if not self.plan.is_period_unchanged(name)]
         ids = {name_period(self.plan.name, name) for name in changed}
         map_groups = publication.map_chunks if publication.workers > 1 else None
-        return upload_map(self.directory.result, storage.objects, record, storage.pointer, ids, map_groups)
+        return upload_map(self.directory.result, storage, record, ids, map_groups)
 
     def _describe_publication(self, client: Client) -> MapPublication:
         record = self.plan.record

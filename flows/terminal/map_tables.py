@@ -58,7 +58,7 @@ def describe_map_plan(plan: MapPlan) -> str:
     return _encode(
         {
             "map": plan.name,
-            "folder": str(plan.folder),
+            "folder": str(plan.storage.place),
             "crs": plan.record.definition.crs,
             "resolution": plan.record.definition.resolution,
             "shape": [grid.height, grid.width],

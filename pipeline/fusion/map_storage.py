@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from seamline.pipeline.common.errors import InputError
 from seamline.pipeline.common.layout import ITEM, MAP_RECORD, MAP_STORE, RECORD, ZARR
 from seamline.pipeline.fusion.map_folder import is_whole
 from seamline.pipeline.mosaic.map_record import MapRecord, encode_map_record, parse_map_record, read_map_record
@@ -114,12 +115,35 @@ class MapInBucket:
     Attributes:
         objects: folder of the map in object storage.
         folder: the working folder, which has periods as this machine published them.
-        pointer: ``map.json`` as it was when the run began; None if there was none.
+        pointer: ``map.json`` as it was when the run began; None if there was none, or a damaged one is replaced.
+        etag: its version; None if there was none.
     """
 
     objects: ObjectFolder
     folder: Path
     pointer: MapPointer | None
+    etag: str | None
+
+    @classmethod
+    def open(cls, objects: ObjectFolder, folder: Path, *, overwrite: bool) -> MapInBucket:
+        """Look what is there.
+
+        Args:
+            objects: folder of the map in object storage.
+            folder: the working folder.
+            overwrite: pass over a ``map.json`` that is damaged.
+
+        Raises:
+            InputError: it is damaged, or of a version that is not known here.
+        """
+        etag = objects.get_version(MAP_RECORD)
+        try:
+            pointer = MapPointer.read(objects)
+        except InputError:
+            if not overwrite or etag is None:
+                raise
+            return cls(objects, folder, None, etag)
+        return cls(objects, folder, pointer, None if pointer is None else pointer.etag)
 
     @property
     def place(self) -> ObjectFolder:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import suppress
 
 from seamline.pipeline.common.errors import InputError, RunError
-from seamline.pipeline.common.layout import CATALOG, ITEM
+from seamline.pipeline.common.layout import CATALOG, ITEM, MAP_RECORD
 from seamline.pipeline.fusion.map_folder import is_own, name_period, refuse_map_name
 from seamline.pipeline.fusion.map_storage import MapPointer
 from seamline.pipeline.publishing.upload import list_in_catalog, renew_catalog, wait_randomly
@@ -28,7 +28,7 @@ def refuse_other_objects(objects: ObjectFolder) -> None:
     """
     name = objects.prefix.rpartition("/")[2]
     refuse_map_name(str(objects), name)
-    if MapPointer.read(objects) is not None:
+    if objects.get_version(MAP_RECORD) is not None:
         return
     if objects.get_version(CATALOG) is not None or not all(is_own(name, folder) for folder in objects.list_folders()):
         raise InputError(

@@ -34,7 +34,7 @@ from pathlib import Path
 from seamline.pipeline.common.errors import InputError, RunError
 from seamline.pipeline.common.layout import CHECKSUMS, ITEM, MAP_RECORD, MAP_REFERENCES, ZARR
 from seamline.pipeline.fusion.map_folder import describe_stores, is_own, name_period
-from seamline.pipeline.fusion.map_storage import MapPointer
+from seamline.pipeline.fusion.map_storage import MapInBucket, MapPointer
 from seamline.pipeline.fusion.time_store import write_time_references
 from seamline.pipeline.geometry.tiling import MapChunks
 from seamline.pipeline.mosaic.map_record import MapRecord
@@ -61,9 +61,8 @@ _STATE = "seamline:state"
 
 def upload_map(
     folder: Path,
-    objects: ObjectFolder,
+    storage: MapInBucket,
     record: MapRecord,
-    known: MapPointer | None,
     changed: Collection[str],
     map_groups: MapChunks | None = None,
 ) -> bool:
@@ -71,24 +70,23 @@ def upload_map(
 
     Args:
         folder: the folder with those periods that have changed.
-        objects: folder of the map in object storage.
+        storage: the map as it was when the run began.
         record: the record of the map as it is to be.
-        known: ``map.json`` as it was when the run began; None if there was none.
-        changed: ids of the items of the periods that have changed. The others have the versions that ``known`` names.
+        changed: ids of the items of the periods that have changed. The others keep their versions.
         map_groups: applies a function to groups of files on workers that see the folder; None: all of it is done here.
 
     Returns:
-        False, and the map as it was, if another run has replaced it since ``known`` was read.
+        False, and the map as it was, if another run has replaced it since ``storage`` was opened.
 
     Raises:
         InputError: access is denied, or there is no such bucket.
         RunError: the server does not answer, or others replace the map again and again.
     """
-    old = {} if known is None else known.versions
+    objects, old = storage.objects, {} if storage.pointer is None else storage.pointer.versions
     versions = {}
     for period_id in (name_period(_get_name(objects), period) for period in record.periods):
         if period_id in changed:
-            place, base = objects.subfolder(period_id), "" if known is None else known.etag
+            place, base = objects.subfolder(period_id), storage.etag or ""
             versions[period_id] = _put_period(folder / period_id, place, base, old.get(period_id), map_groups)
         else:
             versions[period_id] = old[period_id]
@@ -96,7 +94,7 @@ def upload_map(
         objects, {period_id: {versions.get(period_id), old.get(period_id)} for period_id in {*versions, *old}}
     )
     content = MapPointer.encode(record, versions)
-    if not objects.compare_and_swap(MAP_RECORD, content, None if known is None else known.etag):
+    if not objects.compare_and_swap(MAP_RECORD, content, storage.etag):
         return False
     settle_map(objects)
     objects.delete(stale)

@@ -45,6 +45,8 @@ def find_uploaded(catalogue: ObjectFolder, scene: str) -> UploadedScene | None:
     try:
         item = parse_item(pointer.data, folder.to_url(ITEM))
         key = str(item["assets"]["run"]["href"]).removeprefix("./")
+        if "://" in key:  # an item of a map, whose files lie there
+            return None
         record = folder.get(key)
         if record is None:
             return None

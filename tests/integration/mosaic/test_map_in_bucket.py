@@ -10,6 +10,7 @@ import sys
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ import pytest
 import rasterio
 import shapely
 import xarray as xr
+from distributed import Client, LocalCluster
 from obstore.fsspec import register
 
 from seamline.flows.api.maps import change, zones
@@ -319,6 +321,35 @@ def test_another_machine_goes_on_with_the_map(
     assert read_bucket(objects) == read_disk(on_disk[6]) and list(verify_objects(objects)) == []
 
 
+def test_workers_fuse_and_upload_the_same_map(
+    s3: S3Server, region_results: RegionResults, names: list[str], tmp_path: Path
+) -> None:
+    """One of a single period, which needs no references."""
+    results, objects = (
+        copy_scenes(region_results, tmp_path / "results", names[:2]),
+        s3.bucket("workers").subfolder("land"),
+    )
+    single = OPTIONS.model_copy(update={"period": "all", "work": tmp_path / "work"})
+    make_map(results, tmp_path / "land", single, MapObserver())
+
+    @contextmanager
+    def connect(*_: object) -> Iterator[Client]:
+        with (
+            LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as cluster,
+            Client(cluster) as client,
+        ):
+            client.run(use_access, s3.access)
+            yield client
+
+    make_map(results, objects.to_url(), single, MapObserver(), connect)
+    assert read_bucket(objects) == read_disk(tmp_path / "land") and list(verify_objects(objects)) == []
+    assert objects.get("map.zarr.json") is None and not list((tmp_path / "work").rglob(".upload"))
+    item = json.loads(objects.get("land-all/item.json").data)
+    assert {link["href"] for link in item["links"] if link["rel"] == "derived_from" and "scene" in link["title"]} == {
+        f"{results}/{name}/item.json" for name in names[:2]
+    }
+
+
 def make(access: S3Access, results: str, out: str, work: Path) -> None:
     use_access(access)
     build(results, out, work)
@@ -455,6 +486,9 @@ def test_what_cannot_be_a_map_is_refused_before_any_work(
     assert not [
         path for path in work.rglob("*") if path.is_file() and path.suffix != ".lock" and ".run" not in path.parts
     ]
+    objects.put("map.json", b"{")
+    with pytest.raises(InputError, match=r"map\.json of map s3://refused/land: got no readable JSON"):
+        build(results.to_url(), objects.to_url(), work)
     made = build(results.to_url(), objects.to_url(), work, resolution=20.0, overwrite=True)
     assert made.computed and list(verify_objects(objects)) == list(verify_objects(results)) == []
 
