@@ -38,7 +38,7 @@ def update_mosaic(results: str | Path, out: str | Path, options: MosaicOptions, 
 
     Args:
         results: Folder of the catalogue of the scenes, or s3://BUCKET/PREFIX.
-        out: The map's folder.
+        out: The map's folder, or s3://BUCKET/PREFIX.
         options: What the map is.
         wait: Seconds to wait for another run that works on the map.
 
@@ -54,7 +54,7 @@ def update_mosaic(results: str | Path, out: str | Path, options: MosaicOptions, 
     result = mosaic_task(results, out, options, wait)
     show(get_run_logger(), "the report", lambda: artifacts.show_map(result))
     return {
-        "folder": str(result.folder),
+        "folder": result.url or str(result.folder),
         "periods": {name: len(scenes) for name, scenes in result.record.periods.items()},
         "chunks": result.chunks,
         "computed": result.computed,
@@ -67,7 +67,7 @@ def mosaic_task(results: str | Path, out: str | Path, options: MosaicOptions, wa
 
     Args:
         results: Folder of the catalogue of the scenes, or s3://BUCKET/PREFIX.
-        out: The map's folder.
+        out: The map's folder, or s3://BUCKET/PREFIX.
         options: What the map is.
         wait: Seconds to wait for another run that works on the map.
     """

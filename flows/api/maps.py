@@ -17,6 +17,7 @@ from seamline.pipeline.analysis.transitions import ResultPair
 from seamline.pipeline.analysis.write_change import Change, write_change
 from seamline.pipeline.analysis.zone_file import read_zones
 from seamline.pipeline.analysis.zone_table import check_table_path
+from seamline.pipeline.results.stored_results import open_results
 from seamline.pipeline.storage.atomic import make_absolute
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ def mosaic(
 
     Args:
         results: folder that scenes were segmented to with ``probabilities`` among the outputs, or ``s3://bucket/prefix``.
-        out: the map's folder, which is named as the map.
+        out: the map's folder, or ``s3://bucket/prefix``; its last part is the name of the map.
         options: what the map is: ``MosaicOptions(crs="EPSG:32632", resolution=10)``.
         client: client of a Dask cluster that is there. Default: this process; ``options.workers`` starts processes.
         progress: is called with the number of chunks that are done, and of all that are to be computed.
@@ -65,7 +66,7 @@ def zones(
     """Measure the area of each class in each zone, as ``seamline zones`` does.
 
     Args:
-        results: folder of a map, or of segmented scenes.
+        results: folder or ``s3://`` address of a map, or of segmented scenes.
         polygons: vector file with the zones, in any CRS.
         out: ``….parquet`` (GeoParquet) or ``….csv`` to write the table to. Default: it is only returned.
         by: attribute with the names of the zones; features of one name are one zone. Default: each feature is one.
@@ -82,7 +83,7 @@ def zones(
     path = None if out is None else make_absolute(out)
     if path is not None:
         check_table_path(path)
-    table = measure_zones(make_absolute(results), read_zones(make_absolute(polygons), by, layer))
+    table = measure_zones(open_results(results), read_zones(make_absolute(polygons), by, layer))
     if path is not None:
         table.write(path)
     return table.to_frame()
@@ -100,8 +101,8 @@ def change(
     """Compare two periods of a map, or of two maps, pixel by pixel, as ``seamline change`` does.
 
     Args:
-        before: folder of the map, or of segmented scenes, with the first period.
-        after: folder with the second one. Default: the same.
+        before: folder or ``s3://`` address of the map, or of segmented scenes, with the first period.
+        after: folder or address with the second one. Default: the same.
         out: folder for ``transitions.tif``, its legends, ``transitions.csv`` and ``transitions.json``.
         from_period: name of the first period, or id of a scene. Default: the only one.
         to_period: name of the second period, or id of a scene. Default: the only one.
@@ -114,7 +115,7 @@ def change(
     Raises:
         InputError: the two cannot be compared; nothing was written.
     """
-    first = make_absolute(before)
-    second = first if after is None else make_absolute(after)
+    first = open_results(before)
+    second = first if after is None else open_results(after)
     pair = ResultPair.of(find_named_result(first, from_period), find_named_result(second, to_period), min_agreement)
     return write_change(pair, make_absolute(out))

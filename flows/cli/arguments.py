@@ -48,7 +48,7 @@ def refuse_object_storage(path: Path) -> Path:
             "results",
             got=f"s3://{str(path)[4:]}",
             expected="a folder",
-            fix="copy it to a disk first; `seamline query` reads object storage",
+            fix="copy it to a disk first; `query`, `zones`, `change` and `verify` read object storage",
         )
     return path
 

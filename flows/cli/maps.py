@@ -12,7 +12,6 @@ from seamline.flows.cli.arguments import (
     QuietFlag,
     VerboseFlag,
     parse_numbers,
-    refuse_object_storage,
     split_names,
     split_unseen,
     validate_as,
@@ -28,17 +27,17 @@ _SCENES, _OUTPUTS, _CLUSTER = "Which scenes", "Outputs", "Cluster"
 """Groups of options in the help."""
 
 
-def _check_maps(maps: list[Path]) -> list[Path]:
-    """Refuse more than two maps, and object storage."""
+def _check_maps(maps: list[str]) -> list[str]:
+    """Refuse more than two maps."""
     if len(maps) > 2:
         raise InputError("change", got=f"{len(maps)} maps", expected="one or two", fix="leave out the others")
-    return [refuse_object_storage(path) for path in maps]
+    return maps
 
 
 @app.command()
 def mosaic(
     results: Annotated[str, typer.Argument(help="Folder that scenes were segmented to, or s3://BUCKET/PREFIX")],
-    out: Annotated[str, typer.Option(help="The map's folder, named as it")],
+    out: Annotated[str, typer.Option(help="The map's folder, or s3://BUCKET/PREFIX, named as it")],
     crs: Annotated[str, typer.Option(help="CRS of the map: EPSG:32632")],
     resolution: Annotated[float, typer.Option(help="Edge of a pixel in units of the CRS")],
     bounds: Annotated[
@@ -93,6 +92,9 @@ def mosaic(
     workers: Annotated[
         int | None, typer.Option(rich_help_panel=_CLUSTER, help="Worker processes of a local cluster")
     ] = None,
+    work: Annotated[
+        Path | None, typer.Option(rich_help_panel=_CLUSTER, help="Folder to work in where --out is s3://…")
+    ] = None,
     credentials: Annotated[
         str | None, typer.Option(rich_help_panel=_CLUSTER, help="Prefect Secret block with keys of object storage")
     ] = None,
@@ -136,6 +138,7 @@ def mosaic(
         zarr_format=zarr_format,
         cluster=cluster,
         workers=workers,
+        work=work,
         credentials=credentials,
         check=check,
         overwrite=overwrite,
@@ -162,9 +165,11 @@ def mosaic(
 @app.command()
 def change(
     maps: Annotated[
-        list[Path],
+        list[str],
         typer.Argument(
-            metavar="MAP [MAP2]", help="Folder of a map, or of results; of two for both", callback=_check_maps
+            metavar="MAP [MAP2]",
+            help="Folder or s3:// address of a map, or of results; of two for both",
+            callback=_check_maps,
         ),
     ],
     out: Annotated[Path, typer.Option(help="Folder for transitions.tif, .csv and .json")],
@@ -186,8 +191,10 @@ def change(
     seamline change old-map new-map --out change --min-agreement 0.7
     """
     from seamline.flows.api.maps import change as compare
+    from seamline.flows.settings.credentials import use_credentials
     from seamline.flows.terminal import map_tables
 
+    use_credentials(None)
     after = maps[1] if len(maps) > 1 else None
     result = compare(maps[0], after, out=out, from_period=from_period, to_period=to_period, min_agreement=min_agreement)
     if as_json:
@@ -198,9 +205,7 @@ def change(
 
 @app.command()
 def zones(
-    results: Annotated[
-        Path, typer.Argument(help="Folder of a map, or of segmented scenes", callback=refuse_object_storage)
-    ],
+    results: Annotated[str, typer.Argument(help="Folder of a map, or of segmented scenes, or s3://BUCKET/PREFIX")],
     polygons: Annotated[Path, typer.Argument(metavar="ZONES", help="Polygons: GeoPackage, GeoParquet, …, in any CRS")],
     out: Annotated[Path, typer.Option(help="The table: FILE.parquet (GeoParquet) or FILE.csv")],
     by: Annotated[
@@ -220,8 +225,10 @@ def zones(
     seamline zones results lakes.geojson --out lakes.csv
     """
     from seamline.flows.api.maps import zones as measure
+    from seamline.flows.settings.credentials import use_credentials
     from seamline.flows.terminal import map_tables
 
+    use_credentials(None)
     table = measure(results, polygons, out, by=by, layer=layer)
     if as_json:
         print(map_tables.describe_zones(table, out))

@@ -113,20 +113,31 @@ def query(
 
 
 @app.command()
-def verify(results: _ResultsArgument) -> None:
+def verify(
+    results: Annotated[str, typer.Argument(help="Folder of the catalogue or map, or s3://BUCKET/PREFIX")],
+) -> None:
     """Check what runs published: checksums, COG, STAC, COG = Zarr, classes, items; exit code 1 if anything is wrong.
+
+    In object storage: items, catalogue, which files there are, and their sizes.
 
     Examples:
     seamline verify results
 
     seamline verify build/up/results
     """
+    from seamline.flows.settings.credentials import use_credentials
     from seamline.pipeline.fusion.verify_map import verify_folder
+    from seamline.pipeline.results.verify_objects import count_items, verify_objects
 
-    findings = list(verify_folder(results))
+    if is_object_url(results):
+        use_credentials(None)
+        objects = ObjectFolder.from_url(results)
+        findings, name, scenes = list(verify_objects(objects)), results, count_items(objects)
+    else:
+        folder = Path(results)
+        findings, name, scenes = list(verify_folder(folder)), folder.name, len(list(folder.glob(f"*/{ITEM}")))
     for finding in findings:
-        print(f"{finding.scene or results.name}/{finding.subject}: {finding.problem}")
-    scenes = len({item.parent for item in results.glob(f"*/{ITEM}")})
+        print(f"{finding.scene or name}/{finding.subject}: {finding.problem}")
     Console().print(f"{format_count(scenes, 'scene')}, {format_count(len(findings), 'finding')}", highlight=False)
     raise typer.Exit(1 if findings else 0)
 

@@ -16,11 +16,12 @@ from distributed import Client
 from seamline.flows.maps.map_plan import MapPlan, plan_map
 from seamline.flows.maps.observer import MapObserver, MapResult
 from seamline.flows.maps.options import MosaicOptions
+from seamline.flows.runs.result_location import CatalogLocation
 from seamline.flows.settings.credentials import connect_with_credentials
 from seamline.pipeline.cluster.losses import raise_if_cluster_lost
 from seamline.pipeline.cluster.machine import CORES
 from seamline.pipeline.cluster.workers import wait_for_workers
-from seamline.pipeline.common.errors import InputError
+from seamline.pipeline.common.errors import RunError
 from seamline.pipeline.common.layout import MODEL, RUN_DIRECTORY
 from seamline.pipeline.common.stopwatch import Stopwatch
 from seamline.pipeline.execution.chunk_tasks import ChunkOrigin
@@ -37,12 +38,15 @@ from seamline.pipeline.fusion.map_folder import (
     take_over_period,
     write_map_files,
 )
+from seamline.pipeline.fusion.map_storage import MapInBucket, MapOnDisk, MapStorage
 from seamline.pipeline.fusion.period_files import find_kept_result
 from seamline.pipeline.fusion.period_run import PeriodRun, find_fused, open_period_store
 from seamline.pipeline.fusion.publish_map import MapPublication, list_store_layers, publish_period
+from seamline.pipeline.fusion.stored_copies import list_in_stored_catalogue, refuse_other_objects, refuse_taken_keys
+from seamline.pipeline.fusion.upload_map import settle_map, upload_map
 from seamline.pipeline.geometry.map_grid import CHUNK
 from seamline.pipeline.geometry.tiling import Index
-from seamline.pipeline.mosaic.map_record import write_map_record
+from seamline.pipeline.mosaic.map_record import MapRecord, write_map_record
 from seamline.pipeline.products.kept_result import KeptResult
 from seamline.pipeline.products.zarr_store import ZarrLayout, create_store
 from seamline.pipeline.publishing.replacement import bring_back, put_in_place, settle
@@ -50,6 +54,8 @@ from seamline.pipeline.storage.atomic import make_absolute
 from seamline.pipeline.storage.digests import combine_digests
 from seamline.pipeline.storage.object_store import ObjectFolder, is_object_url
 
+_TRIES = 20
+"""Attempts to publish a map that others publish, too; each failed attempt is a success of another run."""
 _SMALL = 64
 """Chunks that are to be computed up to which this process works itself: to start others would take longer."""
 _MAX_WORKERS = 8
@@ -72,7 +78,7 @@ def make_map(
 
     Args:
         results: the catalogue's folder, or ``s3://bucket/prefix``.
-        out: the map's folder, which is named as the map.
+        out: the map's folder, or ``s3://bucket/prefix``, whose last part is the name of the map.
         options: what the map is.
         observer: is called with plan and progress.
         connect: returns a context that yields a client, for so many chunks. Default: as the options say.
@@ -86,29 +92,35 @@ def make_map(
         SeamlineError: the run failed; what was done is kept, and the same call goes on.
     """
     begun, started = Stopwatch.now(), datetime.now(UTC)
-    catalogue, folder = _open_catalogue(results), _parse_out(out)
+    source, place = _open_catalogue(results), CatalogLocation.from_out(out, options.work)
+    folder = place.folder
     bring_back(folder)
-    refuse_other_folder(folder)
+    _refuse_other_place(place)
     directory = RunDirectory(folder / RUN_DIRECTORY)
+    computed = False
     with directory.lock():
-        settle(directory, partial(is_own, folder.name))
-        plan = plan_map(catalogue, folder, options)
-        for warning in plan.warnings:
-            observer.say(warning)
-        if isinstance(catalogue, Path):
-            refuse_taken_names(catalogue, folder, plan.record.periods)
-        observer.planned(plan)
-        is_done = plan.is_done
-        if is_done:  # what a run left that was killed after the map was whole, or that nobody wants any more
-            directory.clear()
-            shutil.rmtree(directory.path, ignore_errors=True)
-        else:
+        for _ in range(_TRIES):
+            settle(directory, partial(is_own, folder.name))
+            plan = plan_map(source, _open_storage(place, options), options)
+            for warning in plan.warnings:
+                observer.say(warning)
+            _refuse_taken_names(source, place, plan)
+            observer.planned(plan)
+            if plan.is_done:  # what a run left that was killed after the map was whole, or that nobody wants any more
+                directory.clear()
+                shutil.rmtree(directory.path, ignore_errors=True)
+                break
+            computed = True
             run = _MapRun(plan, _open_run(directory, plan, options), options, str(results), started, observer)
             with (connect or _connect)(options, plan.chunk_count) as client:
-                run.finish(client)
-        if isinstance(catalogue, Path):
-            list_in_catalogue(catalogue, folder, plan.record.periods)
-    return MapResult(folder, plan.record, plan.chunk_count, not is_done, Stopwatch.now() - begun)
+                if run.finish(client):
+                    break
+            observer.say(f"another run has replaced {place.objects} meanwhile: looking again at what is to be done")
+        else:
+            raise RunError(f"{place.objects}: others replace the map again and again; run the same command again")
+        _list_in_catalogue(source, place, plan)
+    url = "" if place.objects is None else place.objects.to_url()
+    return MapResult(folder, plan.record, plan.chunk_count, computed, Stopwatch.now() - begun, url)
 
 
 def preview_map(results: str | Path, out: str | Path, options: MosaicOptions) -> MapPlan:
@@ -116,26 +128,49 @@ def preview_map(results: str | Path, out: str | Path, options: MosaicOptions) ->
 
     Args:
         results: the catalogue's folder, or ``s3://bucket/prefix``.
-        out: the map's folder.
+        out: the map's folder, or ``s3://bucket/prefix``.
         options: what the map is.
 
     Raises:
         InputError: there is no such map to be made.
     """
-    folder = _parse_out(out)
-    refuse_other_folder(folder)
-    return plan_map(_open_catalogue(results), folder, options)
+    place = CatalogLocation.from_out(out, options.work, is_written=False)
+    _refuse_other_place(place)
+    return plan_map(_open_catalogue(results), _open_storage(place, options), options)
 
 
 def _open_catalogue(results: str | Path) -> Path | ObjectFolder:
-    """Return the folder of the scenes, which is only read in object storage."""
+    """Return the folder of the scenes."""
     return ObjectFolder.from_url(str(results)) if is_object_url(str(results)) else make_absolute(results)
 
 
-def _parse_out(out: str | Path) -> Path:
-    if is_object_url(str(out)):
-        raise InputError("--out", got=out, expected="a folder on disk", fix="copy the map, which is a folder of files")
-    return make_absolute(out)
+def _open_storage(place: CatalogLocation, options: MosaicOptions) -> MapStorage:
+    if place.objects is None:
+        return MapOnDisk(place.folder)
+    return MapInBucket.open(place.objects, place.folder, overwrite=options.overwrite)
+
+
+def _refuse_other_place(place: CatalogLocation) -> None:
+    if place.objects is not None:
+        refuse_other_objects(place.objects)
+    refuse_other_folder(place.folder)
+
+
+def _refuse_taken_names(source: Path | ObjectFolder, place: CatalogLocation, plan: MapPlan) -> None:
+    if isinstance(source, Path) and place.objects is None:
+        refuse_taken_names(source, place.folder, plan.record.periods)
+    elif isinstance(source, ObjectFolder) and place.objects is not None:
+        refuse_taken_keys(source, place.objects, plan.record.periods)
+
+
+def _list_in_catalogue(source: Path | ObjectFolder, place: CatalogLocation, plan: MapPlan) -> None:
+    """Bring the items of the map to the catalogue of its scenes, where both lie on disk or both in object storage."""
+    if place.objects is not None:
+        settle_map(place.objects)  # which a killed run may have left
+    if isinstance(source, Path) and place.objects is None:
+        list_in_catalogue(source, place.folder, plan.record.periods)
+    elif isinstance(source, ObjectFolder) and place.objects is not None:
+        list_in_stored_catalogue(source, place.objects)
 
 
 def _connect(options: MosaicOptions, chunks: int) -> AbstractContextManager[Client]:
@@ -179,24 +214,46 @@ class _MapRun:
     started: datetime
     observer: MapObserver
 
-    def finish(self, client: Client) -> None:
-        """Fuse what is to be computed, publish the periods, and put the map in its place."""
+    def finish(self, client: Client) -> bool:
+        """Fuse what is to be computed, publish the periods, and put the map in its place.
+
+        Returns:
+            False if another run has replaced a map in object storage meanwhile; what was computed is kept.
+        """
         plan, directory = self.plan, self.directory
+        record = plan.record.model_copy(update={"updated": _now()})
         with raise_if_cluster_lost(client, f"map {plan.name}"):
             publication = self._describe_publication(client)
-            done = 0
-            for period, changes in plan.periods.items():
-                final = directory.result / name_period(plan.name, period)
-                if period in plan.unchanged:
-                    if not final.exists():
-                        take_over_period(plan.folder / final.name, final)
-                elif not is_whole(final):
-                    self._finish_period(publication, period, done)
-                done += len(changes.computed)
-        write_map_files(directory.result, plan.name, plan.record.model_copy(update={"updated": _now()}))
+            self._finish_periods(publication)
+            if isinstance(plan.storage, MapInBucket):
+                if not self._upload(plan.storage, record, publication):
+                    return False
+                write_map_record(directory.result, record)
+            else:
+                write_map_files(directory.result, plan.name, record)
         put_in_place(directory)
         settle(directory, partial(is_own, plan.name))
         shutil.rmtree(directory.path, ignore_errors=True)
+        return True
+
+    def _finish_periods(self, publication: MapPublication) -> None:
+        """Bring the files of all periods to the result folder; of a map in object storage those that are here."""
+        plan, done = self.plan, 0
+        for period, changes in plan.periods.items():
+            final = self.directory.result / name_period(plan.name, period)
+            if period in plan.unchanged:
+                old = plan.folder / final.name
+                if not final.exists() and old.exists():
+                    take_over_period(old, final)
+            elif not is_whole(final):
+                self._finish_period(publication, period, done)
+            done += len(changes.computed)
+
+    def _upload(self, storage: MapInBucket, record: MapRecord, publication: MapPublication) -> bool:
+        changed = self.plan.periods.keys() - self.plan.unchanged
+        ids = {name_period(self.plan.name, name) for name in changed}
+        map_groups = publication.map_chunks if publication.workers > 1 else None
+        return upload_map(self.directory.result, storage, record, ids, map_groups)
 
     def _describe_publication(self, client: Client) -> MapPublication:
         record = self.plan.record
@@ -207,7 +264,7 @@ class _MapRun:
         return MapPublication(
             name=self.plan.name,
             source=self.source,
-            folder=self.plan.folder,
+            folder=None if isinstance(self.plan.storage, MapInBucket) else self.plan.folder,
             record=record,
             model=model,
             software=_list_versions(),

@@ -13,12 +13,10 @@ from odc.geo.crs import CRS
 from pyproj.exceptions import CRSError
 
 from seamline.flows.maps.options import MosaicOptions
-from seamline.pipeline.common.errors import DamagedFileError, InputError
-from seamline.pipeline.common.layout import MAP_RECORD, ZARR
-from seamline.pipeline.fusion.map_folder import list_periods, name_period
-from seamline.pipeline.fusion.period_files import find_store_problem, is_map_whole, is_period_current
+from seamline.pipeline.common.errors import InputError
+from seamline.pipeline.fusion.map_folder import name_period
+from seamline.pipeline.fusion.map_storage import MapStorage, WantedFiles
 from seamline.pipeline.fusion.publish_map import list_period_outputs, list_store_layers
-from seamline.pipeline.fusion.recovery import recover_map_record
 from seamline.pipeline.geometry.map_grid import MapGrid
 from seamline.pipeline.mosaic.changes import PeriodChanges, find_changes
 from seamline.pipeline.mosaic.map_record import (
@@ -27,12 +25,10 @@ from seamline.pipeline.mosaic.map_record import (
     MapExtent,
     MapRecord,
     name_crs,
-    read_map_record,
-    refuse_other_definition,
 )
 from seamline.pipeline.mosaic.periods import PeriodRule
 from seamline.pipeline.mosaic.selection import SceneChoice, Selection, select_scenes
-from seamline.pipeline.products.seal import has_sealed_content, is_sealed
+from seamline.pipeline.products.seal import has_sealed_content
 from seamline.pipeline.scenes.aoi import read_area
 from seamline.pipeline.storage.object_store import ObjectFolder
 
@@ -42,7 +38,7 @@ class MapPlan:
     """What is to be done for a map.
 
     Attributes:
-        folder: absolute path of the map.
+        storage: where the map lies.
         old: record of the map as it is; None if there is none, or it is to be made anew.
         record: record of the map as it is to be.
         periods: what is to be done with the chunks of each period, by the names of the periods.
@@ -52,7 +48,7 @@ class MapPlan:
         warnings: what was left out or assumed, a line each.
     """
 
-    folder: Path
+    storage: MapStorage
     old: MapRecord | None
     record: MapRecord
     periods: Mapping[str, PeriodChanges]
@@ -60,6 +56,11 @@ class MapPlan:
     withdrawn: tuple[str, ...]
     is_whole: bool
     warnings: tuple[str, ...]
+
+    @property
+    def folder(self) -> Path:
+        """Absolute path of the map, or of the working folder of a map in object storage."""
+        return self.storage.folder
 
     @property
     def name(self) -> str:
@@ -87,8 +88,8 @@ class MapPlan:
 
         All of it is read: what is damaged is computed anew.
         """
-        store = self.folder / name_period(self.name, period) / ZARR
-        return store if self.periods[period].kept and is_sealed(store) and has_sealed_content(store) else None
+        store = self.storage.find_store(name_period(self.name, period)) if self.periods[period].kept else None
+        return store if store is not None and has_sealed_content(store) else None
 
 
 @dataclass(frozen=True)
@@ -96,27 +97,22 @@ class _Files:
     """The files of a map that are there, beside those that are wanted.
 
     Attributes:
-        folder: absolute path of the map.
+        storage: where the map lies.
         options: what is wanted.
         old: record of the map as it is.
         new: record of the map as it is to be.
     """
 
-    folder: Path
+    storage: MapStorage
     options: MosaicOptions
     old: MapRecord | None
     new: MapRecord
 
     def find_unusable(self) -> dict[str, str]:
         """Return why nothing can be taken over of some periods, by their names."""
-        reasons = {}
-        for period in (self.old.periods.keys() if self.old else set()) & self.new.periods.keys():
-            reason = find_store_problem(
-                self._folder_of(period), self._layers, self.options.zarr_format, check=self.options.check
-            )
-            if reason is not None:
-                reasons[period] = reason
-        return reasons
+        both = (self.old.periods.keys() if self.old else set()) & self.new.periods.keys()
+        reasons = {period: self.storage.find_problem(self._name(period), self._wanted) for period in both}
+        return {period: reason for period, reason in reasons.items() if reason is not None}
 
     def find_unchanged(self, unusable: Collection[str]) -> frozenset[str]:
         """Return the periods whose files can stay as they are; of the ``unusable`` ones none can."""
@@ -124,26 +120,31 @@ class _Files:
         if old is None or old.grid != new.grid:
             return frozenset()
         same = {period for period, scenes in new.periods.items() if old.periods.get(period) == scenes}
-        return frozenset(period for period in same - set(unusable) if self._is_current(period))
+        return frozenset(
+            period for period in same - set(unusable) if self.storage.is_current(self._name(period), self._wanted)
+        )
 
     @property
-    def _layers(self) -> tuple[str, ...]:
-        return list_store_layers(self.new.outputs)
+    def _wanted(self) -> WantedFiles:
+        outputs, options = self.new.outputs, self.options
+        return WantedFiles(
+            list_period_outputs(outputs),
+            list_store_layers(outputs),
+            options.zarr_format,
+            options.polygon_options,
+            options.check,
+        )
 
-    def _folder_of(self, period: str) -> Path:
-        return self.folder / name_period(self.folder.name, period)
-
-    def _is_current(self, period: str) -> bool:
-        outputs, polygons = list_period_outputs(self.new.outputs), self.options.polygon_options
-        return is_period_current(self._folder_of(period), outputs, self._layers, polygons, check=self.options.check)
+    def _name(self, period: str) -> str:
+        return name_period(self.storage.folder.name, period)
 
 
-def plan_map(catalogue: Path | ObjectFolder, folder: Path, options: MosaicOptions) -> MapPlan:
+def plan_map(catalogue: Path | ObjectFolder, storage: MapStorage, options: MosaicOptions) -> MapPlan:
     """Find out what is to be done for a map; no pixel is read.
 
     Args:
         catalogue: folder of the catalogue of the scenes, local or in object storage.
-        folder: absolute path of the map.
+        storage: where the map lies.
         options: what the map is.
 
     Raises:
@@ -172,38 +173,20 @@ def plan_map(catalogue: Path | ObjectFolder, folder: Path, options: MosaicOption
         periods=dict(selection.periods),
         skipped=selection.skipped,
     )
-    old, damage = (None, None) if options.overwrite else _read_old_record(folder, record)
-    files = _Files(folder, options, old, record)
+    old, damage = (None, None) if options.overwrite else storage.read_record(record)
+    files = _Files(storage, options, old, record)
     unusable = files.find_unusable()
     changes = find_changes(old, record, unusable)
     return MapPlan(
-        folder,
+        storage,
         old,
         record,
         changes.periods,
         files.find_unchanged(unusable),
         changes.withdrawn,
-        damage is None and old is not None and is_map_whole(folder, old, check=options.check),
+        damage is None and old is not None and storage.is_whole(old, check=options.check),
         (*selection.warnings, *([damage] if damage else [])),
     )
-
-
-def _read_old_record(folder: Path, wanted: MapRecord) -> tuple[MapRecord | None, str | None]:
-    """Return the record of the map as it is, and a warning if it had to be told from the periods.
-
-    Raises:
-        OtherRunError: it is another map.
-        InputError: another version wrote it.
-    """
-    try:
-        old, damage = read_map_record(folder), "is not there"
-    except DamagedFileError as error:
-        old, damage = None, f"is damaged ({error.got})"
-    if old is not None:
-        refuse_other_definition(folder, old.definition, wanted.definition)
-    elif list_periods(folder):
-        return recover_map_record(folder, wanted), f"{MAP_RECORD} of map {folder} {damage}; it is written anew"
-    return old, None
 
 
 def _parse_crs(text: str) -> CRS:

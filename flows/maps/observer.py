@@ -22,6 +22,7 @@ class MapResult:
         chunks: number of chunks that were to be computed.
         computed: whether anything of the map was written.
         seconds: how long the run took.
+        url: address of the map in object storage; ``folder`` is then the working folder. Empty on disk.
     """
 
     folder: Path
@@ -29,6 +30,7 @@ class MapResult:
     chunks: int
     computed: bool
     seconds: float
+    url: str = ""
 
 
 @dataclass(frozen=True)

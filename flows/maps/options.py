@@ -58,6 +58,11 @@ class MosaicOptions(BaseModel):
     )
     cluster: str = Field(default="local", description="local, or the address of a Dask scheduler")
     workers: Workers = Field(default=None, description="Worker processes of a local cluster; default: by the map")
+    work: Path | None = Field(
+        default=None,
+        description="Folder to work in where the map goes to s3://, seen by all workers; default: $SEAMLINE_WORK,"
+        " or one in the user's cache",
+    )
     credentials: str | None = Field(
         default=None, description="Prefect Secret block with the keys of object storage; default: the environment's"
     )

@@ -30,7 +30,7 @@ class CatalogLocation:
     objects: ObjectFolder | None = None
 
     @classmethod
-    def from_out(cls, out: str | Path, work: Path | None) -> CatalogLocation:
+    def from_out(cls, out: str | Path, work: Path | None, *, is_written: bool = True) -> CatalogLocation:
         """Return the location that a user named.
 
         Chunks have one writer each, wait for each other's votes and are renamed, which object storage cannot do.
@@ -39,6 +39,7 @@ class CatalogLocation:
         Args:
             out: a folder, or ``s3://bucket/prefix``.
             work: where working folders lie; None takes ``$SEAMLINE_WORK`` or the user's cache.
+            is_written: look whether object storage can be written to.
 
         Raises:
             InputError: the address is none, or nothing can be written there.
@@ -46,7 +47,8 @@ class CatalogLocation:
         if not is_object_url(str(out)):
             return cls(make_absolute(out))  # workers may have another working directory
         objects = ObjectFolder.from_url(str(out))
-        objects.check_writable(f"--out {objects}")
+        if is_written:
+            objects.check_writable(f"--out {objects}")
         folder = make_absolute(work or _default_work_folder())
         return cls(folder / "s3" / objects.bucket / objects.prefix, objects)
 

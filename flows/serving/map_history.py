@@ -24,7 +24,7 @@ from seamline.pipeline.common.classes import NODATA
 from seamline.pipeline.common.errors import InputError
 from seamline.pipeline.common.layout import COG, RECORD
 from seamline.pipeline.mosaic.map_record import MapRecord, MapScene, read_map_record
-from seamline.pipeline.results.open import ResultItem
+from seamline.pipeline.results.result_item import ResultItem
 from seamline.pipeline.stac.stamped_table import FileStamp, read_stamp
 
 _MOST_PERIODS = 60

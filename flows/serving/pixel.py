@@ -17,7 +17,7 @@ from seamline.flows.serving.results import LAYER_FILES, PROBABILITIES_FILE, NotF
 from seamline.flows.serving.tiles import open_geotiff
 from seamline.pipeline.common.layout import COG
 from seamline.pipeline.products.layers import LAYERS, PROBABILITIES, Layer
-from seamline.pipeline.results.open import ResultItem
+from seamline.pipeline.results.result_item import ResultItem
 
 PIXEL_FILES = [*(file for name, file in LAYER_FILES.items() if name in LAYERS), PROBABILITIES_FILE]
 """Files beside the labels whose pixels are told."""

@@ -25,7 +25,8 @@ from seamline.pipeline.common.errors import InputError, SeamlineError
 from seamline.pipeline.common.layout import COG, ITEM, MAP_RECORD, OVERVIEW, PREVIEW, RECORD, ZARR
 from seamline.pipeline.common.time_span import TimeSpan
 from seamline.pipeline.products.layers import LAYERS
-from seamline.pipeline.results.open import ResultItem, follow_copy, read_item_and_record, require_catalog
+from seamline.pipeline.results.open import follow_copy, read_item_and_record, require_catalog
+from seamline.pipeline.results.result_item import ResultItem
 from seamline.pipeline.stac.assets import ASSETS, KnownFile
 from seamline.pipeline.stac.extent import Box, Interval
 

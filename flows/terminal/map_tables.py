@@ -62,7 +62,7 @@ def describe_map_plan(plan: MapPlan) -> str:
     return _encode(
         {
             "map": plan.name,
-            "folder": str(plan.folder),
+            "folder": str(plan.storage.place),
             "crs": plan.record.definition.crs,
             "resolution": plan.record.definition.resolution,
             "shape": [grid.height, grid.width],
@@ -91,7 +91,7 @@ def show_map(result: MapResult) -> None:
     table = Table(title=f"{result.folder.name}: {grid.width:,} × {grid.height:,} pixels", show_header=False)
     scenes = {scene.id for period in result.record.periods.values() for scene in period}
     rows = {
-        "folder": str(result.folder),
+        "folder": result.url or str(result.folder),
         "periods": ", ".join(result.record.periods),
         "scenes": f"{len(scenes)}",
         "computed": format_count(result.chunks, "chunk") if result.computed else "nothing: the map is up to date",
@@ -108,7 +108,7 @@ def describe_map(result: MapResult) -> str:
     """Return what a run of a map left as JSON: ``folder``, ``computed``, ``chunks``, ``seconds``, ``map``."""
     return _encode(
         {
-            "folder": str(result.folder),
+            "folder": result.url or str(result.folder),
             "computed": result.computed,
             "chunks": result.chunks,
             "seconds": round(result.seconds, 3),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import posixpath
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -10,14 +12,13 @@ from typing import Any
 import numpy as np
 import zarr
 from numpy.typing import NDArray
-from rasterio.windows import Window as RasterWindow
 
 from seamline.pipeline.common.layout import ZARR
 from seamline.pipeline.geometry.window import Window
-from seamline.pipeline.products.zarr_store import open_store_raster
-from seamline.pipeline.raster_io.gdal import gdal_environment
-from seamline.pipeline.results.label_raster import open_label_raster
+from seamline.pipeline.raster_io.gdal import gdal_environment, open_cached_raster, read_pixels
 from seamline.pipeline.results.open import PublishedResult, catch_damage
+from seamline.pipeline.results.stored_results import open_raster_array
+from seamline.pipeline.storage.s3_access import translate_errors
 
 
 @dataclass(frozen=True)
@@ -33,12 +34,12 @@ class LayerReader:
     name: str
 
     @property
-    def _path(self) -> Path:
+    def _address(self) -> str:
         return self.result.arrays[self.name]
 
     @cached_property
     def _array(self) -> zarr.Array[Any]:
-        return open_store_raster(self._path, self.name)
+        return open_raster_array(self._address, self.name)
 
     def read(self, window: Window) -> NDArray[Any]:
         """Return the digital numbers (height, width) of a window that lies in the raster.
@@ -46,9 +47,14 @@ class LayerReader:
         Raises:
             InputError: The file is damaged.
         """
-        with catch_damage(self.result.folder, self._path.name):
-            if self._path.name == ZARR:
+        name = posixpath.basename(self._address)
+        with self._name_server(), catch_damage(self.result.folder, name):
+            if name == ZARR:
                 return np.asarray(self._array[window.to_slices()])
-            with gdal_environment(str(self._path)), open_label_raster(self._path, self.name) as file:
-                place = RasterWindow(window.col, window.row, window.width, window.height)
-                return np.asarray(file.read(1, window=place))
+            with gdal_environment(self._address):
+                return np.asarray(read_pixels(open_cached_raster(self._address), [1], window)[0])
+
+    def _name_server(self) -> AbstractContextManager[None]:
+        """Turn errors of object storage into those that name the bucket."""
+        folder = self.result.folder
+        return nullcontext() if isinstance(folder, Path) else translate_errors(folder.bucket, folder.access)

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from seamline.pipeline.common.errors import InputError
 from seamline.pipeline.common.layout import ITEM, MAP_RECORD
 from seamline.pipeline.results.map_copies import MAP_PROPERTY, PERIOD_PROPERTY
-from seamline.pipeline.results.open import PublishedResult, find_result, require_catalog
+from seamline.pipeline.results.open import PublishedResult, require_catalog
+from seamline.pipeline.results.stored_results import Results, find_any_result
 
 _MOST_NAMES = 12
 """Results that a message names."""
@@ -27,12 +29,12 @@ class NamedResult:
     published: PublishedResult
 
 
-def is_map(folder: Path) -> bool:
-    """Return whether a folder is that of a map."""
-    return (folder / MAP_RECORD).is_file()
+def is_map(folder: Results) -> bool:
+    """Return whether results are those of a map."""
+    return (folder / MAP_RECORD).is_file() if isinstance(folder, Path) else folder.versions is not None
 
 
-def list_results(folder: Path) -> tuple[NamedResult, ...]:
+def list_results(folder: Results) -> tuple[NamedResult, ...]:
     """Return the results of a map or of a catalogue in order of time, those of unknown time last.
 
     The maps that a catalogue of scenes lists are not among its scenes.
@@ -40,7 +42,6 @@ def list_results(folder: Path) -> tuple[NamedResult, ...]:
     Raises:
         InputError: The folder is neither, has no results, or one of them is damaged.
     """
-    require_catalog(folder)
     entries, of_map = _read_entries(folder), is_map(folder)
     scenes = [scene for scene, entry in entries.items() if of_map or not entry.is_of_map]
     results = [_find(folder, scene, entries[scene]) for scene in scenes]
@@ -49,17 +50,16 @@ def list_results(folder: Path) -> tuple[NamedResult, ...]:
     return tuple(sorted(results, key=_sort_key))
 
 
-def find_named_result(folder: Path, name: str) -> NamedResult:
+def find_named_result(folder: Results, name: str) -> NamedResult:
     """Return the result of a period of a map by the period's name, or of a scene or period by its id.
 
     Args:
-        folder: The folder of a map or of a catalogue.
+        folder: A map or a catalogue.
         name: The name. Empty: the only result that the folder has.
 
     Raises:
         InputError: There is no such result, or it is damaged; or there are several and no name.
     """
-    require_catalog(folder)
     entries = _read_entries(folder)
     found = [scene for scene, entry in entries.items() if name in (scene, entry.period) or not name]
     if len(found) != 1:
@@ -77,20 +77,30 @@ class _Entry:
     is_of_map: bool
 
 
-def _read_entries(folder: Path) -> dict[str, _Entry]:
+def _read_entries(folder: Results) -> dict[str, _Entry]:
     """Return what the items of a folder say, by their ids; a damaged one is a scene, and refused when it is opened."""
     entries, of_map = {}, is_map(folder)
-    for path in sorted(folder.glob(f"*/{ITEM}")):
-        scene, properties = path.parent.name, {}
-        with suppress(OSError, ValueError, LookupError, TypeError):
-            properties = dict(json.loads(path.read_bytes())["properties"])
+    for scene, properties in _read_properties(folder).items():
         period = properties.get(PERIOD_PROPERTY) if of_map else None
         entries[scene] = _Entry(period if isinstance(period, str) else scene, MAP_PROPERTY in properties)
     return entries
 
 
-def _find(folder: Path, scene: str, entry: _Entry) -> NamedResult:
-    return NamedResult(entry.period, find_result(folder, scene))
+def _read_properties(folder: Results) -> dict[str, Mapping[str, Any]]:
+    """Return the properties of the items of a folder, by their ids in order; none of a damaged one."""
+    if not isinstance(folder, Path):
+        return {scene: item.get("properties", {}) for scene, item in folder.read_items().items()}
+    require_catalog(folder)
+    found: dict[str, Mapping[str, Any]] = {}
+    for path in sorted(folder.glob(f"*/{ITEM}")):
+        found[path.parent.name] = {}
+        with suppress(OSError, ValueError, LookupError, TypeError):
+            found[path.parent.name] = dict(json.loads(path.read_bytes())["properties"])
+    return found
+
+
+def _find(folder: Results, scene: str, entry: _Entry) -> NamedResult:
+    return NamedResult(entry.period, find_any_result(folder, scene))
 
 
 def _sort_key(result: NamedResult) -> tuple[datetime, str]:

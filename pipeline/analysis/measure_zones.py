@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -21,18 +20,19 @@ from seamline.pipeline.common.classes import LabelClass, format_count
 from seamline.pipeline.common.errors import InputError
 from seamline.pipeline.geometry.pixel_area import measure_pixel_areas
 from seamline.pipeline.products.zarr_store import LABELS_ARRAY
+from seamline.pipeline.results.stored_results import Results, refuse_replaced
 
 log = logging.getLogger("seamline.zones")
 
 
-def measure_zones(folder: Path, zones: Zones) -> ZoneTable:
+def measure_zones(folder: Results, zones: Zones) -> ZoneTable:
     """Measure the area that each class covers in each zone.
 
     A map has rows of each zone and period. A catalogue of scenes has rows of each zone and each scene whose raster it
     meets; a zone that meets none has rows without a scene.
 
     Args:
-        folder: The folder of a map, or the catalogue of scenes.
+        folder: A map, or a catalogue of scenes.
         zones: The zones.
 
     Returns:
@@ -54,6 +54,8 @@ def measure_zones(folder: Path, zones: Zones) -> ZoneTable:
         for number, result in enumerate(group):
             areas = {zone: sums[number] for zone, sums in found.items()}
             rows.append(_make_rows(result, order[result.name], areas, _list_values(group), whole))
+    for result in results:
+        refuse_replaced(result.published)
     if not met:
         raise InputError(
             "zones",
@@ -69,7 +71,7 @@ def measure_zones(folder: Path, zones: Zones) -> ZoneTable:
     return ZoneTable(zones, table, "period" if is_map(folder) else "scene")
 
 
-def _drop_unlocated(folder: Path, results: Sequence[NamedResult]) -> list[NamedResult]:
+def _drop_unlocated(folder: Results, results: Sequence[NamedResult]) -> list[NamedResult]:
     located = [result for result in results if result.published.grid.crs is not None]
     if not located:
         raise InputError(

@@ -20,6 +20,7 @@ from seamline.pipeline.common.errors import InputError
 from seamline.pipeline.common.layout import CATALOG, ITEM
 from seamline.pipeline.products.sidecars import write_legend
 from seamline.pipeline.raster_io.gdal import gdal_environment
+from seamline.pipeline.results.stored_results import refuse_replaced
 from seamline.pipeline.storage.atomic import atomic_write, check_writable
 
 _RASTER, _TABLE, _DOCUMENT = "transitions.tif", "transitions.csv", "transitions.json"
@@ -78,6 +79,8 @@ def write_change(pair: ResultPair, folder: Path) -> Change:
                 for window, block in pair.iterate_codes():
                     file.write(block, 1, window=RasterWindow(window.col, window.row, window.width, window.height))
                     counter.add(window, block)
+                refuse_replaced(pair.before.published)
+                refuse_replaced(pair.after.published)
                 transitions = counter.list_transitions()
                 _describe(file, pair, transitions)
             with atomic_write(folder / _RASTER) as part:
@@ -152,7 +155,7 @@ def _write_document(path: Path, pair: ResultPair, transitions: Sequence[Transiti
 def _describe_result(result: NamedResult) -> dict[str, Any]:
     span = result.published.item.properties.acquired
     return {
-        "id": result.published.folder.name,
+        "id": result.published.record.scene,
         "name": result.name,
         "start": span and span.start.isoformat(),
         "end": span and span.end.isoformat(),

@@ -18,7 +18,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 
@@ -43,7 +43,7 @@ from seamline.pipeline.mosaic.periods import ALL, Period
 from seamline.pipeline.results.map_copies import PERIOD_PROPERTY, copy_item, find_original
 from seamline.pipeline.results.open import SCENE_ID
 from seamline.pipeline.stac.catalog import encode_json, is_in_catalog, update_catalog
-from seamline.pipeline.stac.items import read_item
+from seamline.pipeline.stac.items import read_item, read_run_checksums
 from seamline.pipeline.stac.scene_item import ModelReference
 from seamline.pipeline.stac.waiting import is_waiting
 from seamline.pipeline.storage.atomic import atomic_write, link_or_copy
@@ -79,7 +79,7 @@ def take_over_period(old: Path, new: Path) -> None:
 
 
 def write_map_files(folder: Path, map_name: str, record: MapRecord) -> None:
-    """Write what a map has beside its periods, which are all there: the store of all of them, catalogue and record.
+    """Write what a map on disk has beside its periods, which are all there: the store of all, catalogue and record.
 
     Args:
         folder: where the files of the map are written.
@@ -92,7 +92,7 @@ def write_map_files(folder: Path, map_name: str, record: MapRecord) -> None:
         paths = {name: folder / name_period(map_name, name) / ZARR for name in record.periods}
         size = write_time_store(
             folder / MAP_STORE,
-            [describe_period_store(Period.from_name(name), path) for name, path in paths.items()],
+            describe_stores(record, paths),
             record.map_grid.geobox,
             record.definition.label_classes,
             title=f"map {map_name}",
@@ -102,8 +102,12 @@ def write_map_files(folder: Path, map_name: str, record: MapRecord) -> None:
     write_map_record(folder, record.model_copy(update={"store_size": size}))
 
 
-def describe_period_store(period: Period, path: Path) -> PeriodStore:
-    """Return the store at ``path`` with the time of its period, which has a start and an end."""
+def describe_stores(record: MapRecord, paths: Mapping[str, Path]) -> list[PeriodStore]:
+    """Return the stores of all periods of a map, the earliest first, from their paths by the names of the periods."""
+    return [_describe_store(Period.from_name(name), paths[name]) for name in record.periods]
+
+
+def _describe_store(period: Period, path: Path) -> PeriodStore:
     if period.start is None or period.end is None:
         raise ValueError(f"period {period.name} has no start and no end, expected one of several")
     return PeriodStore(period.name, period.start.date(), period.end.date(), path)
@@ -117,20 +121,31 @@ def list_in_catalogue(catalogue: Path, folder: Path, periods: Iterable[str]) -> 
         folder: absolute path of the map, which is published.
         periods: names of the periods.
     """
-    names = {name_period(folder.name, period) for period in periods}
+    names, listed = {name_period(folder.name, period) for period in periods}, _read_listed(catalogue)
     for name in sorted(names):
         item = copy_item(read_item(folder / name / ITEM), folder / name, catalogue)
         path, content = catalogue / name / ITEM, encode_json(item)
         is_same = path.is_file() and path.read_bytes() == content
-        if is_same and (is_in_catalog(catalogue, name) or is_waiting(catalogue, name)):
-            continue
+        is_listed = is_in_catalog(catalogue, name) and listed.get(name) == item["assets"]["run"]["file:checksum"]
+        if is_same and (is_listed or is_waiting(catalogue, name)):
+            continue  # otherwise a kill came between the two
         path.parent.mkdir(exist_ok=True)
         with atomic_write(path, shared=True) as part:
             part.write_bytes(content)
         update_catalog(catalogue, name)
-    for name in _list_own_items(catalogue, folder) - names:
+    gone = _list_own_items(catalogue, folder) - names
+    for name in gone:
         shutil.rmtree(catalogue / name)
+    lost = {name for name in listed if is_own(folder.name, name) and not (catalogue / name / ITEM).exists()}
+    for name in gone | lost:
         update_catalog(catalogue, name)
+
+
+def _read_listed(catalogue: Path) -> Mapping[str, str | None]:
+    """Return the checksums of the records that the table of a catalogue lists; none of a damaged one."""
+    with suppress(OSError, ValueError, LookupError, TypeError):
+        return read_run_checksums(catalogue / ITEMS)
+    return {}
 
 
 def refuse_other_folder(folder: Path) -> None:
@@ -139,13 +154,7 @@ def refuse_other_folder(folder: Path) -> None:
     Raises:
         InputError: it is so.
     """
-    if not SCENE_ID.fullmatch(folder.name):
-        raise InputError(
-            f"--out {folder}",
-            got=f"{folder.name!r} as the name of the map",
-            expected="ASCII letters, digits, -, _ and ., a letter or digit first",
-            fix="give the folder another name",
-        )
+    refuse_map_name(str(folder), folder.name)
     names = {path.name for path in folder.iterdir()} if folder.is_dir() else set[str]()
     is_other = MAP_RECORD not in names and bool(names - {RUN_DIRECTORY}) and not _has_lost_record(folder, names)
     if is_other or (folder.exists() and not folder.is_dir()):
@@ -174,6 +183,25 @@ def list_periods(folder: Path) -> dict[str, Path]:
             if PERIOD_PROPERTY in item["properties"] and find_original(item, path.parent) is None:
                 found[str(item["properties"][PERIOD_PROPERTY])] = path.parent
     return found
+
+
+def refuse_map_name(out: str, name: str) -> None:
+    """Refuse a name of a map that a result cannot have.
+
+    Args:
+        out: the folder or address of the map, for messages.
+        name: the last part of it, which is the name.
+
+    Raises:
+        InputError: the name is none.
+    """
+    if not SCENE_ID.fullmatch(name):
+        raise InputError(
+            f"--out {out}",
+            got=f"{name!r} as the name of the map",
+            expected="ASCII letters, digits, -, _ and ., a letter or digit first",
+            fix="give the folder another name",
+        )
 
 
 def refuse_taken_names(catalogue: Path, folder: Path, periods: Iterable[str]) -> None:

@@ -68,6 +68,6 @@ def _link_scene(scene: MapScene) -> pystac.Link:
     return pystac.Link("derived_from", scene.href, pystac.MediaType.GEOJSON, f"scene {scene.id}")
 
 
-def relate_scene(href: str, folder: Path) -> str:
-    """Return the address of a scene's item as the item of a period in ``folder`` links it."""
-    return href if is_object_url(href) else relate_path(href, folder)
+def relate_scene(href: str, folder: Path | None) -> str:
+    """Return the address of a scene's item as the item of a period in ``folder`` links it; None: in object storage."""
+    return href if folder is None or is_object_url(href) else relate_path(href, folder)

@@ -72,7 +72,7 @@ class MapPublication:
     Attributes:
         name: name of the map.
         source: address of the catalogue of the scenes.
-        folder: absolute path of the map, where its files will lie.
+        folder: absolute path of the map, where its files will lie; None in object storage.
         record: the record of the map as it is to be.
         model: the model that segmented the scenes; its document is there.
         software: versions of the software that decides the map.
@@ -84,7 +84,7 @@ class MapPublication:
 
     name: str
     source: str
-    folder: Path
+    folder: Path | None
     record: MapRecord
     model: ModelReference
     software: Mapping[str, str]
@@ -242,7 +242,7 @@ def _write_item_and_record(
     """Write the item of a period, which holds checksums of all other files, and then the record."""
     definition, scenes = publication.record.definition, publication.record.periods[period]
     hull = None if record.hull is None else shapely.Polygon(record.hull)
-    final = publication.folder / record.scene
+    final = None if publication.folder is None else publication.folder / record.scene
     linked = [scene.model_copy(update={"href": relate_scene(scene.href, final)}) for scene in scenes]
     item = build_map_item(
         files.folder,

@@ -6,18 +6,14 @@ import zlib
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from functools import lru_cache
 from itertools import product
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import zarr
 from numpy.typing import NDArray
 from odc.geo.geobox import GeoBox
 from rasterio._err import CPLE_BaseError
 from rasterio.errors import CRSError, RasterioError
-from zarr.storage import ObjectStore
 
 from seamline.pipeline.common.classes import NODATA, LabelClass
 from seamline.pipeline.common.errors import InputError, RunError
@@ -37,11 +33,12 @@ from seamline.pipeline.geometry.warp import NOWHERE, POSITION_PARTS, locate_pixe
 from seamline.pipeline.geometry.window import Window
 from seamline.pipeline.mosaic.map_record import MapScene
 from seamline.pipeline.products.layers import PROBABILITIES
-from seamline.pipeline.products.zarr_store import LABELS_ARRAY, open_store_raster
+from seamline.pipeline.products.zarr_store import LABELS_ARRAY
 from seamline.pipeline.raster_io.gdal import describe_error, gdal_environment, open_cached_raster, read_pixels
+from seamline.pipeline.results.stored_results import open_raster_array
 from seamline.pipeline.storage.digests import describe_file
 from seamline.pipeline.storage.object_store import ObjectFolder, is_object_url, split_object_url
-from seamline.pipeline.storage.s3_access import S3Access, open_cached_store, translate_errors
+from seamline.pipeline.storage.s3_access import translate_errors
 
 _MOST_PIXELS = 2**22
 """Pixels of a scene that are read at once for a part of a map. Of a scene that is much finer than the map, more windows
@@ -152,7 +149,7 @@ class SceneSource:
         path = f"{self.folder}/{file}"
         expected = bands, *self.grid.shape
         if file == ZARR:
-            array = _open_array(path, name)
+            array = open_raster_array(path, name)
             shape, dtype = (1, *array.shape)[-3:], str(array.dtype)
             if (shape, dtype) == (expected, "uint8"):
                 return np.asarray(array[..., *window.to_slices()], np.uint8).reshape(bands, *window.shape)
@@ -190,20 +187,6 @@ class SceneSource:
                     expected="what a run published, whole",
                     fix=_FIX,
                 ) from error
-
-
-def _open_array(path: str, name: str) -> zarr.Array[Any]:
-    """Open an array of a Zarr store, on disk or in object storage."""
-    if not is_object_url(path):
-        return open_store_raster(Path(path), name)
-    folder = ObjectFolder.from_url(path)
-    return _open_remote_array(folder.access, folder.bucket, f"{folder.prefix}/{name}")
-
-
-@lru_cache(maxsize=128)
-def _open_remote_array(access: S3Access, bucket: str, key: str) -> zarr.Array[Any]:
-    """Open an array in object storage, which this process keeps: the metadata of a version never change."""
-    return zarr.open_array(ObjectStore(open_cached_store(access, bucket), read_only=True), path=key, mode="r")
 
 
 def open_map_scene(scene: MapScene, classes: Sequence[LabelClass]) -> SceneSource:

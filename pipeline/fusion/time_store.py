@@ -8,8 +8,10 @@ the first day of each period, ``time_bnds`` that day and the first one after the
 
 from __future__ import annotations
 
+import base64
 import filecmp
 import shutil
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
@@ -20,13 +22,14 @@ from typing import Any
 import numpy as np
 import zarr
 from odc.geo.geobox import GeoBox
+from zarr.storage import LocalStore
 
 from seamline.pipeline.common.classes import LabelClass, format_count
 from seamline.pipeline.geometry.window import Window
 from seamline.pipeline.products.geozarr import JSON
 from seamline.pipeline.products.layers import DAYS_DECODING, EPOCH
 from seamline.pipeline.products.overviews import create_overviews, describe_overviews, list_levels, read_layout
-from seamline.pipeline.products.seal import has_sealed_content, is_sealed, seal
+from seamline.pipeline.products.seal import has_sealed_content, is_sealed, list_store_files, seal
 from seamline.pipeline.products.store_files import StoredFile, describe_chunk_files
 from seamline.pipeline.products.zarr_store import ZarrLayout, create_store, list_store_rasters, open_store_raster
 from seamline.pipeline.storage.atomic import remove, sync
@@ -90,15 +93,10 @@ def write_time_store(
     if path.exists():
         raise FileExistsError(f"{path} exists; remove it, or write the store to another folder")
     _check_periods(periods)
-    layout, (_, *layers) = read_layout(periods[0].path), list_store_rasters(periods[0].path)
     part = path.with_name(f".{path.name}.part")
     remove(part)
     try:
-        create_store(part, grid, classes, layout, title=title, layers=layers, periods=len(periods))
-        levels = [part, *create_overviews(part, grid, classes, layout, layers, len(periods))]
-        describe_overviews(part, grid)
-        for level in levels:
-            _write_time_axis(level, periods, layout)
+        _create_time_store(part, periods, grid, classes, title)
         files: dict[str, StoredFile] = {}
         for number, period in enumerate(periods):
             _check_form(period, part)
@@ -110,6 +108,59 @@ def write_time_store(
     finally:
         remove(part)
     return size
+
+
+def _create_time_store(
+    path: Path, periods: Sequence[PeriodStore], grid: GeoBox, classes: Sequence[LabelClass], title: str
+) -> None:
+    """Create the store of several periods with its time axis, every pixel nodata, laid out as that of the first one."""
+    layout, (_, *layers) = read_layout(periods[0].path), list_store_rasters(periods[0].path)
+    create_store(path, grid, classes, layout, title=title, layers=layers, periods=len(periods))
+    levels = [path, *create_overviews(path, grid, classes, layout, layers, len(periods))]
+    describe_overviews(path, grid)
+    for level in levels:
+        _write_time_axis(level, periods, layout)
+
+
+def write_time_references(
+    path: Path,
+    periods: Sequence[PeriodStore],
+    grid: GeoBox,
+    classes: Sequence[LabelClass],
+    chunks: Mapping[str, Mapping[str, str]],
+    title: str,
+) -> dict[str, str | list[str]]:
+    """Return a store of several periods as references, in the form of kerchunk and fsspec.
+
+    Metadata and the time axis are in the references themselves. Each chunk of pixels refers to that of a period.
+
+    Args:
+        path: folder that the metadata are written to, which does not exist.
+        periods: all periods, the earliest first; of their stores only the metadata of the first one are read.
+        grid: the grid that all of them have.
+        classes: classes of the labels.
+        chunks: addresses of the files of the chunks of each period, by the names of the periods and by the paths of the
+            files below the stores.
+        title: title of the dataset.
+
+    Returns:
+        The content of each file as text, or the address of another file in a list, by the paths below the store.
+    """
+    _create_time_store(path, periods, grid, classes, title)
+    with warnings.catch_warnings():
+        # Readers use consolidated metadata, although the v3 specification does not have it yet.
+        warnings.filterwarnings("ignore", message="Consolidated metadata", category=UserWarning)
+        zarr.consolidate_metadata(LocalStore(path))
+    references: dict[str, str | list[str]] = {
+        file.relative_to(path).as_posix(): f"base64:{base64.b64encode(file.read_bytes()).decode()}"
+        for file in list_store_files(path)
+    }
+    for number, period in enumerate(periods):
+        there = chunks[period.name]
+        for own, shared in _iterate_chunk_names(periods[0].path, path, number):
+            if own in there:
+                references[shared] = [there[own]]
+    return references
 
 
 def _check_periods(periods: Sequence[PeriodStore]) -> None:
@@ -156,32 +207,11 @@ def _link_period(period: PeriodStore, number: int, store: Path) -> dict[str, Sto
     Chunks of nothing but nodata have no file.
     """
     files, links = _describe_files(period.path) if period.files is None else period.files, {}
-    for file, link in _iter_chunk_files(period.path, number, store):
-        known = files.get(file.relative_to(period.path).as_posix())
-        if known is not None:
-            _link_or_copy(file, link)
-            links[link.relative_to(store).as_posix()] = known
+    for own, shared in _iterate_chunk_names(period.path, store, number):
+        if own in files:
+            _link_or_copy(period.path / own, store / shared)
+            links[shared] = files[own]
     return links
-
-
-def _iter_chunk_files(period: Path, number: int, store: Path) -> Iterator[tuple[Path, Path]]:
-    """Yield the files of all chunks of a period's store with those of the same content in a store of several ones.
-
-    Args:
-        period: the store of the period.
-        number: place of the period in the store of several ones.
-        store: the store of several periods.
-
-    Yields:
-        Two paths, whether there are files or not.
-    """
-    for source, target in zip(list_levels(period), list_levels(store), strict=True):
-        for name in list_store_rasters(source):
-            own, shared = open_store_raster(source, name), open_store_raster(target, name)
-            counts = (-(-size // unit) for size, unit in zip(own.shape, own.shards or own.chunks, strict=True))
-            for place in product(*map(range, counts)):
-                key = shared.metadata.encode_chunk_key((number, *place))
-                yield source / name / own.metadata.encode_chunk_key(place), target / name / key
 
 
 def find_time_store_problems(path: Path, periods: Sequence[PeriodStore]) -> Iterator[str]:
@@ -204,8 +234,8 @@ def find_time_store_problems(path: Path, periods: Sequence[PeriodStore]) -> Iter
         yield f"has the periods {names}, the map has {[period.name for period in periods]}"
         return
     for number, period in enumerate(periods):
-        pairs = _iter_chunk_files(period.path, number, path)
-        different = sum(not _have_same_bytes(own, shared) for own, shared in pairs)
+        pairs = _iterate_chunk_names(period.path, path, number)
+        different = sum(not _have_same_bytes(period.path / own, path / shared) for own, shared in pairs)
         if different:
             yield f"{format_count(different, 'chunk')} of {period.name} differ from {period.path.parent.name}"
 
@@ -215,6 +245,18 @@ def _have_same_bytes(first: Path, second: Path) -> bool:
     if not (first.exists() and second.exists()):
         return first.exists() == second.exists()
     return first.samefile(second) or filecmp.cmp(first, second, shallow=False)
+
+
+def _iterate_chunk_names(own: Path, shared: Path, number: int) -> Iterator[tuple[str, str]]:
+    """Yield the paths of a chunk's file below the store of a period, the ``number``-th one, and below that of all."""
+    for source, target in zip(list_levels(own), list_levels(shared), strict=True):
+        for name in list_store_rasters(source):
+            array, joint = open_store_raster(source, name), open_store_raster(target, name)
+            counts = (-(-size // unit) for size, unit in zip(array.shape, array.shards or array.chunks, strict=True))
+            for place in product(*map(range, counts)):
+                file = source / name / array.metadata.encode_chunk_key(place)
+                link = target / name / joint.metadata.encode_chunk_key((number, *place))
+                yield file.relative_to(own).as_posix(), link.relative_to(shared).as_posix()
 
 
 def _describe_files(store: Path) -> dict[str, StoredFile]:

@@ -7,11 +7,11 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from seamline.pipeline.common.layout import CATALOG, ITEM, MAP_RECORD, MAP_STORE, RECORD, ZARR
-from seamline.pipeline.fusion.map_folder import describe_period_store, list_periods
+from seamline.pipeline.fusion.map_folder import describe_stores, list_periods
 from seamline.pipeline.fusion.recovery import is_on_grid
 from seamline.pipeline.fusion.time_store import find_time_store_problems
 from seamline.pipeline.mosaic.map_record import MapRecord, read_map_record
-from seamline.pipeline.mosaic.periods import ALL, Period
+from seamline.pipeline.mosaic.periods import ALL
 from seamline.pipeline.products.run_record import read_record
 from seamline.pipeline.results.map_copies import copy_item, find_original, list_scene_catalogues
 from seamline.pipeline.results.verify import DAMAGE_ERRORS, Finding, shorten_finding, summarize_error, verify
@@ -82,7 +82,7 @@ def _check_map_store(folder: Path, record: MapRecord, periods: Mapping[str, Path
         size = compute_file_info(store)["file:size"] if store.is_dir() else 0
         if size != record.store_size:
             yield Finding("", MAP_STORE, f"has {size} bytes, {record.store_size} when it was published")
-        stores = [describe_period_store(Period.from_name(name), periods[name] / ZARR) for name in record.periods]
+        stores = describe_stores(record, {name: path / ZARR for name, path in periods.items()})
         for problem in find_time_store_problems(store, stores):
             yield Finding("", MAP_STORE, problem)
     except FileNotFoundError as error:

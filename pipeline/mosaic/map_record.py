@@ -29,6 +29,7 @@ from seamline.pipeline.mosaic.periods import Period, PeriodRule
 from seamline.pipeline.products.run_record import describe_validation_error
 from seamline.pipeline.storage.atomic import atomic_write
 from seamline.pipeline.storage.digests import combine_digests
+from seamline.pipeline.storage.object_store import ObjectFolder
 
 _VERSION: Literal[1] = 1
 """Version of the layout. Increase it when a field is added that has no default, or changes its meaning."""
@@ -272,17 +273,30 @@ def read_map_record(folder: Path) -> MapRecord | None:
         InputError: it is of a version that is not known here.
     """
     try:
-        return _parse_map_record((folder / MAP_RECORD).read_bytes(), folder)
+        return parse_map_record((folder / MAP_RECORD).read_bytes(), folder)
     except (FileNotFoundError, NotADirectoryError):
         return None
-    except (OSError, ValueError) as error:
+    except OSError as error:
         raise _record_error(folder, f"no readable JSON object ({error})") from error
 
 
-def _parse_map_record(data: bytes, folder: Path) -> MapRecord:
-    values = from_json(data)  # unlike json, a ValueError for documents that are nested too deep
-    if not isinstance(values, dict):
-        raise ValueError("a list or a number")
+def parse_map_record(data: bytes, folder: Path | ObjectFolder) -> MapRecord:
+    """Return a record from the bytes of ``map.json``.
+
+    Args:
+        data: the bytes.
+        folder: where they were read, for messages.
+
+    Raises:
+        DamagedFileError: they are not what was written.
+        InputError: they are of a version that is not known here.
+    """
+    try:
+        values = from_json(data)  # unlike json, a ValueError for documents that are nested too deep
+        if not isinstance(values, dict):
+            raise ValueError("a list or a number")
+    except ValueError as error:
+        raise _record_error(folder, f"no readable JSON object ({error})") from error
     version = values.get("record_version")
     if type(version) is not int or version != _VERSION:
         raise InputError(
@@ -303,13 +317,18 @@ def _parse_map_record(data: bytes, folder: Path) -> MapRecord:
 
 def write_map_record(folder: Path, record: MapRecord) -> None:
     """Write the record to the folder of a map in one step."""
+    with atomic_write(folder / MAP_RECORD, shared=True) as part:
+        part.write_bytes(encode_map_record(record))
+
+
+def encode_map_record(record: MapRecord) -> bytes:
+    """Return the content of ``map.json``."""
     values = record.model_dump(mode="json")
     text = json.dumps({**values, _DIGEST: combine_digests(values)}, indent=2, ensure_ascii=False)
-    with atomic_write(folder / MAP_RECORD, shared=True) as part:
-        part.write_text(text + "\n", encoding="utf-8")
+    return f"{text}\n".encode()
 
 
-def refuse_other_definition(folder: Path, there: MapDefinition, wanted: MapDefinition) -> None:
+def refuse_other_definition(folder: Path | ObjectFolder, there: MapDefinition, wanted: MapDefinition) -> None:
     """Refuse to renew a map by another definition than it was made by.
 
     Args:
@@ -346,7 +365,7 @@ def _format_value(name: str, value: Any) -> str:
     return (text if len(text) <= _LONGEST_VALUE else f"{text[:_LONGEST_VALUE]}…") or "none"
 
 
-def _record_error(folder: Path, got: str) -> DamagedFileError:
+def _record_error(folder: Path | ObjectFolder, got: str) -> DamagedFileError:
     return DamagedFileError(
         f"{MAP_RECORD} of map {folder}",
         got=got,

@@ -20,7 +20,8 @@ from seamline.pipeline.common.extras import require_extras
 from seamline.pipeline.common.time_span import TimeSpan
 from seamline.pipeline.mosaic.map_record import SceneGrid
 from seamline.pipeline.results.map_copies import MAP_PROPERTY
-from seamline.pipeline.results.open import SCENE_ID, ResultItem
+from seamline.pipeline.results.open import SCENE_ID
+from seamline.pipeline.results.result_item import ResultItem
 from seamline.pipeline.stac.items import UNKNOWN_TIME, index_rows, list_folders, list_text_columns, read_table
 from seamline.pipeline.stac.query import damaged_table_error, open_item_table, select_links
 from seamline.pipeline.storage.object_store import ObjectFolder

@@ -2,7 +2,7 @@
 
 Workers take most of the bytes past the client's network and processor. They reach object storage by their own
 credentials, which may not suffice, or may lead to another server. So the client looks what is there when they have
-ended, and puts the rest itself.
+ended, and puts the rest itself. What another version has already, the server copies.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 
 from seamline.pipeline.common.errors import SeamlineError
 from seamline.pipeline.common.layout import ITEM
@@ -34,6 +35,7 @@ def put_files(
     version: str,
     progress: Callable[[float], None],
     map_groups: MapChunks | None = None,
+    copies: Mapping[str, str] = MappingProxyType({}),
 ) -> None:
     """Put the files that are not there yet. An object of a version is whole or absent, so its size tells.
 
@@ -43,17 +45,19 @@ def put_files(
         version: name of the folder of the version.
         progress: is called with the share of bytes that are there.
         map_groups: does the work on groups of files on workers; None: the client does all of it.
+        copies: keys below ``place`` of objects that have the content of files, by the keys of the files. The server
+            copies them, and no byte travels; where one is gone, the file is put.
 
     Raises:
         InputError: access is denied.
         RunError: the server does not answer.
     """
-    sizes = {
-        path.relative_to(folder).as_posix(): path.stat().st_size
-        for path in sorted(folder.rglob("*"))
-        if path.is_file() and not any(part.startswith(".") for part in path.relative_to(folder).parts[:1])
-    }
+    sizes = list_file_sizes(folder)
     left = _list_missing(place, version, sizes)
+    copied = map_concurrently(
+        lambda key: key if place.copy(copies[key], f"{version}/{key}") else None, [key for key in left if key in copies]
+    )
+    left = sorted(set(left) - set(copied))
     if map_groups is not None and left:
         _put_on_workers(folder, place, version, {key: sizes[key] for key in left if key != ITEM}, map_groups)
         left = _list_missing(place, version, sizes)
@@ -68,6 +72,15 @@ def put_files(
     for size in map_concurrently(put, left):
         done += size
         progress(done / total)
+
+
+def list_file_sizes(folder: Path) -> dict[str, int]:
+    """Return the bytes of all files that are put, by their paths below the folder of a scene."""
+    return {
+        path.relative_to(folder).as_posix(): path.stat().st_size
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and not any(part.startswith(".") for part in path.relative_to(folder).parts[:1])
+    }
 
 
 def _list_missing(place: ObjectFolder, version: str, sizes: Mapping[str, int]) -> list[str]:

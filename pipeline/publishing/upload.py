@@ -94,7 +94,7 @@ def upload(
             waiting.note_waiting(catalogue, scene)
         if place.compare_and_swap(ITEM, pointer, None if known is None else known.version):
             break
-        _wait_randomly()
+        wait_randomly()
     else:
         raise RunError(f"scene {scene}: others publish it to {catalogue} again and again; run the same command again")
     list_in_catalog(catalogue, scene)
@@ -190,7 +190,7 @@ def renew_catalog(catalogue: ObjectFolder, *, only_waiting: bool = False) -> int
         if not left:
             waiting.remove_notes(catalogue, notes)
             return len(scenes)
-        _wait_randomly()
+        wait_randomly()
     contested = " and ".join(left)
     raise RunError(f"{catalogue}: others replace {contested} again and again; run the same command again")
 
@@ -212,6 +212,6 @@ def _replace_waiting(catalogue: ObjectFolder, notes: list[str]) -> tuple[list[st
     return scenes, replace_rows(table, rows_there - wait, rows)
 
 
-def _wait_randomly() -> None:
+def wait_randomly() -> None:
     """Let other writers finish; the random time keeps two of them from meeting again."""
     time.sleep(random.uniform(0.05, 0.5))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from io import BytesIO
@@ -45,6 +45,8 @@ def find_uploaded(catalogue: ObjectFolder, scene: str) -> UploadedScene | None:
     try:
         item = parse_item(pointer.data, folder.to_url(ITEM))
         key = str(item["assets"]["run"]["href"]).removeprefix("./")
+        if "://" in key:  # an item of a map, whose files lie there
+            return None
         record = folder.get(key)
         if record is None:
             return None
@@ -67,9 +69,12 @@ class Listing:
 
     def lists(self, uploaded: UploadedScene) -> bool:
         """Return whether a scene is listed as it is published, or waits for that."""
+        return self.lists_item(uploaded.scene, uploaded.item)
+
+    def lists_item(self, scene: str, item: ItemDict) -> bool:
+        """Return whether the item of a scene is listed, or waits for that."""
         with suppress(LookupError, TypeError):
-            checksum = self.checksums.get(uploaded.scene)
-            return uploaded.scene in self.waiting or checksum == uploaded.item["assets"]["run"]["file:checksum"]
+            return scene in self.waiting or self.checksums.get(scene) == item["assets"]["run"]["file:checksum"]
         return False
 
 
@@ -102,7 +107,17 @@ def download(catalogue: ObjectFolder, uploaded: UploadedScene, folder: Path) -> 
         folder: where its files go.
     """
     source = catalogue.subfolder(uploaded.scene).subfolder(uploaded.version)
-    keys = [key for key in source.list_sizes() if key != RECORD]
+    download_files(source, folder, [key for key in source.list_sizes() if key != RECORD])
+    source.download(RECORD, folder / RECORD)
+
+
+def download_files(source: ObjectFolder, folder: Path, keys: Iterable[str]) -> None:
+    """Write objects to files of the same names below a folder, several at a time.
+
+    Args:
+        source: where they lie.
+        folder: where the files go.
+        keys: their keys below ``source``.
+    """
     for _ in map_concurrently(lambda key: source.download(key, folder / key), keys):
         pass
-    source.download(RECORD, folder / RECORD)

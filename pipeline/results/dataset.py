@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +15,14 @@ import zarr
 from numpy.typing import NDArray
 from rasterio.errors import NotGeoreferencedWarning
 
-from seamline.pipeline.common.errors import InputError
+from seamline.pipeline.geometry.window import Window
 from seamline.pipeline.products.geozarr import GRID_MAPPING, build_grid_mapping, compute_coordinates
 from seamline.pipeline.products.layers import EPOCH, LAYERS, Layer
-from seamline.pipeline.products.zarr_store import LABELS_ARRAY, build_class_flags, open_store_raster
+from seamline.pipeline.products.zarr_store import LABELS_ARRAY, build_class_flags
+from seamline.pipeline.raster_io.gdal import gdal_environment, open_cached_raster, read_pixels
 from seamline.pipeline.results import accessor
-from seamline.pipeline.results.open import PublishedResult, find_result
-from seamline.pipeline.storage.atomic import make_absolute
+from seamline.pipeline.results.open import PublishedResult
+from seamline.pipeline.results.stored_results import find_any_result, open_raster_array, open_results
 from seamline.pipeline.storage.object_store import is_object_url
 
 _COG_CHUNK = 2048
@@ -28,7 +30,7 @@ _COG_CHUNK = 2048
 
 
 def open_result(out: str | Path, scene: str) -> xr.Dataset:
-    """Open the results of ``scene`` in the folder ``out``; pixels are read when they are needed.
+    """Open the results of ``scene`` in the folder ``out`` or at ``s3://…``; pixels are read when they are needed.
 
     The variables are dask arrays with the chunks of the files: ``segmentation`` (y, x) uint8, 255 = nodata; and where
     the run wrote them ``probabilities`` (class, y, x), ``confidence`` and ``disagreement`` (y, x), float32, NaN where
@@ -43,15 +45,7 @@ def open_result(out: str | Path, scene: str) -> xr.Dataset:
     Raises:
         InputError: There is no such scene, or its results are unfinished, damaged or not what their record says.
     """
-    if is_object_url(str(out)):
-        raise InputError(
-            "results",
-            got=out,
-            expected="a folder on disk",
-            fix="open the Zarr store or COG that the item"
-            " names with xarray (zarr.storage.ObjectStore) or rioxarray (/vsis3/…)",
-        )
-    result = find_result(make_absolute(out), scene)
+    result = find_any_result(open_results(out), scene)
     dims = ("class", "y", "x")
     label_attributes = {"long_name": "segmentation label", **build_class_flags(result.classes)}
     variables: dict[str, Any] = {LABELS_ARRAY: (dims[1:], _load_array(result, LABELS_ARRAY), label_attributes)}
@@ -89,14 +83,42 @@ def _decode_layer(block: NDArray[Any], layer: Layer) -> NDArray[Any]:
 def _load_array(result: PublishedResult, name: str) -> da.Array:
     """Return the digital numbers of an array (y, x) or (class, y, x) as a dask array."""
     path = result.arrays[name]
-    if path.suffix == ".zarr":
-        array: zarr.Array[Any] = open_store_raster(path, name)
+    if path.endswith(".zarr"):
+        array: zarr.Array[Any] = open_raster_array(path, name)
         return da.from_zarr(array, chunks=array.shards or array.chunks)
+    if is_object_url(path):
+        per_class, dtype = name in LAYERS and LAYERS[name].per_class, LAYERS[name].dtype if name in LAYERS else "uint8"
+        height, width = result.grid.shape
+        remote = _RemoteRaster(path, (len(result.classes) if per_class else 1, height, width), np.dtype(dtype))
+        pixels = da.from_array(remote, chunks=(1, _COG_CHUNK, _COG_CHUNK), asarray=False, name=False)
+        return pixels if per_class else pixels[0]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", NotGeoreferencedWarning)
         chunks = {"band": 1, "y": _COG_CHUNK, "x": _COG_CHUNK}
         pixels = rioxarray.open_rasterio(path, chunks=chunks, masked=False, mask_and_scale=False).data
     return pixels if name in LAYERS and LAYERS[name].per_class else pixels[0]
+
+
+@dataclass(frozen=True)
+class _RemoteRaster:
+    """The bands of a raster in object storage, read with the access of the process that needs them."""
+
+    path: str
+    shape: tuple[int, int, int]
+    dtype: np.dtype[Any]
+
+    @property
+    def ndim(self) -> int:
+        return len(self.shape)
+
+    def __getitem__(self, place: tuple[slice | int, slice, slice]) -> NDArray[Any]:
+        first = slice(place[0], place[0] + 1) if isinstance(place[0], int) else place[0]
+        parts = zip((first, *place[1:]), self.shape, strict=True)
+        bands, rows, cols = (range(*part.indices(size)) for part, size in parts)
+        window = Window(rows.start, cols.start, len(rows), len(cols))
+        with gdal_environment(self.path):
+            pixels = read_pixels(open_cached_raster(self.path), [band + 1 for band in bands], window)
+        return pixels[0] if isinstance(place[0], int) else pixels
 
 
 def _make_coordinates(result: PublishedResult) -> dict[str, Any]:
@@ -123,6 +145,6 @@ def _make_attributes(result: PublishedResult) -> dict[str, Any]:
         "model": record.model,
         "datetime": "unknown" if properties.acquired is None else properties.acquired.to_iso(),
         "source": record.source,
-        "folder": str(result.folder.absolute()),
+        "folder": str(result.folder.absolute() if isinstance(result.folder, Path) else result.folder),
         "shape": list(result.grid.shape),
     }

@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 import pystac
 
 from seamline.pipeline.common.layout import CATALOG, ITEM
-from seamline.pipeline.stac.items import ItemDict
+from seamline.pipeline.stac.items import ItemDict, rebase_hrefs
 
 MAP_PROPERTY, PERIOD_PROPERTY = "seamline:map", "seamline:period"
 """Properties of the item of a period of a map: names of the map and of the period."""
@@ -58,6 +58,35 @@ def copy_item(item: ItemDict, folder: Path, catalogue: Path) -> ItemDict:
     ]
     canonical = {"rel": _CANONICAL, "href": relate_path(str(folder / ITEM), place), "type": pystac.MediaType.GEOJSON}
     return {**moved, "links": [*links, canonical]}
+
+
+def copy_stored_item(item: ItemDict, url: str) -> ItemDict:
+    """Return the item of a period as it stands in the catalogue of the scenes in object storage.
+
+    Args:
+        item: the item in the folder of the map.
+        url: ``s3://`` address of the period's folder, to which its hrefs then lead.
+
+    Returns:
+        The item, whose root and collection are those of the scenes, with a link to the item in the folder of the map.
+    """
+    moved = rebase_hrefs(item, url)
+    links = [
+        old if old["rel"] in ("root", "parent", "collection") else new
+        for old, new in zip(item["links"], moved["links"], strict=True)
+    ]
+    canonical = {"rel": _CANONICAL, "href": f"{url}/{ITEM}", "type": pystac.MediaType.GEOJSON}
+    return {**moved, "links": [*links, canonical]}
+
+
+def find_original_url(item: Mapping[str, Any]) -> str | None:
+    """Return the ``s3://`` address of the folder of the original of an item in object storage; None if it is no copy.
+
+    Raises:
+        LookupError, TypeError, AttributeError: the item is damaged.
+    """
+    hrefs = [link["href"] for link in item["links"] if link["rel"] == _CANONICAL]
+    return posixpath.dirname(hrefs[0]) if hrefs else None
 
 
 def find_original(item: Mapping[str, Any], folder: Path) -> Path | None:

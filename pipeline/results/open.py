@@ -10,32 +10,28 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import rasterio
-import shapely.errors
-import shapely.geometry
 import zarr
 from affine import Affine
 from odc.geo.geobox import GeoBox
-from pydantic import AfterValidator, AwareDatetime, BaseModel, Field, ValidationError, model_validator
+from pydantic import ValidationError
 from rasterio._err import CPLE_BaseError
 from rasterio.errors import NotGeoreferencedWarning, RasterioError
 
-from seamline.pipeline.common.band_statistics import BandStatistics
 from seamline.pipeline.common.classes import LabelClass
 from seamline.pipeline.common.errors import InputError
 from seamline.pipeline.common.layout import CATALOG, COG, ITEM, RECORD, RUN_DIRECTORY, ZARR, find_mistaken_folder
-from seamline.pipeline.common.time_span import TimeSpan
 from seamline.pipeline.products.geozarr import GRID_MAPPING
-from seamline.pipeline.products.layers import LAYERS, Layer
+from seamline.pipeline.products.layers import LAYERS
 from seamline.pipeline.products.run_record import RunRecord, describe_validation_error, parse_record
 from seamline.pipeline.products.seal import is_sealed
-from seamline.pipeline.products.zarr_store import LABELS_ARRAY, build_class_flags, list_store_rasters, open_store_raster
-from seamline.pipeline.results.map_copies import MAP_PROPERTY, PERIOD_PROPERTY, find_original
-from seamline.pipeline.stac.extent import Box
-from seamline.pipeline.stac.items import UNKNOWN_TIME
+from seamline.pipeline.products.zarr_store import LABELS_ARRAY, build_class_flags
+from seamline.pipeline.results.map_copies import find_original
+from seamline.pipeline.results.result_item import ResultItem
 from seamline.pipeline.storage.digests import to_multihash
+from seamline.pipeline.storage.object_store import ObjectFolder
 
 SCENE_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 """Form of ``Scene.id``."""
@@ -50,129 +46,8 @@ _DAMAGE_ERRORS = (
     CPLE_BaseError,
 )
 """Errors that readers raise on damaged bytes."""
-_VERIFY_HINT = "`seamline verify` tells more; with --overwrite the scene is segmented anew"
-
-Bounds = tuple[float, float, float, float]
-"""West, south, east, north in degrees (WGS 84); west > east across the antimeridian."""
-
-
-class _ClassEntry(BaseModel):
-    name: str
-    value: int
-    title: str = ""
-    description: str = ""
-    color_hint: str = ""
-    nodata: bool = False
-
-
-class _Band(BaseModel):
-    statistics: BandStatistics | None = None
-
-
-class _Asset(BaseModel):
-    href: str
-    size: int | None = Field(None, alias="file:size")
-    checksum: str | None = Field(None, alias="file:checksum")
-    classes: list[_ClassEntry] = Field([], alias="classification:classes")
-    bands: list[_Band] = []
-
-
-class _ClassShare(BaseModel):
-    name: str
-    value: int
-    share: float
-    area_m2: float | None
-
-
-class _Properties(BaseModel):
-    datetime: AwareDatetime | None
-    start_datetime: AwareDatetime | None = None
-    end_datetime: AwareDatetime | None = None
-    is_time_unknown: bool = Field(False, alias=UNKNOWN_TIME)
-    shape: tuple[int, int] = Field(alias="proj:shape")
-    code: str | None = Field(None, alias="proj:code")
-    classes: list[_ClassShare] = Field(alias="seamline:classes")
-    map_name: str | None = Field(None, alias=MAP_PROPERTY)
-    period: str | None = Field(None, alias=PERIOD_PROPERTY)
-
-    @model_validator(mode="after")
-    def _check_times(self) -> _Properties:
-        _ = self.acquired
-        return self
-
-    @property
-    def acquired(self) -> TimeSpan | None:
-        """When the scene was taken; None if unknown."""
-        start, end = self.datetime or self.start_datetime, self.datetime or self.end_datetime
-        if start is None or end is None:
-            raise ValueError("no datetime, and no start_datetime and end_datetime")
-        return None if self.is_time_unknown else TimeSpan(start, end)
-
-
-def _validate_bounds(sides: Bounds) -> Bounds:
-    try:
-        Box(*sides)
-    except InputError as error:
-        raise ValueError(str(error)) from error
-    return sides
-
-
-def _validate_geometry(geometry: dict[str, Any]) -> dict[str, Any]:
-    try:
-        shapely.geometry.shape(geometry)
-    except (shapely.errors.ShapelyError, LookupError, TypeError, AttributeError) as error:
-        raise ValueError(f"no geometry of GeoJSON ({error})") from error
-    return geometry
-
-
-class ResultItem(BaseModel):
-    """The fields of a scene's STAC item that Seamline reads; other fields are ignored.
-
-    Attributes:
-        id: The scene's id.
-        geometry: Footprint as GeoJSON in WGS 84, or None where the scene's location is unknown.
-        bbox: Bounds of ``geometry``.
-        properties: Time, shape, CRS and the shares of the classes.
-        assets: The files of the scene by asset key.
-    """
-
-    id: str
-    geometry: Annotated[dict[str, Any], AfterValidator(_validate_geometry)] | None
-    bbox: Annotated[Bounds, AfterValidator(_validate_bounds)] | None = None
-    properties: _Properties
-    assets: dict[str, _Asset]
-
-    @property
-    def has_location(self) -> bool:
-        """Whether it is known where on Earth the scene lies."""
-        return self.geometry is not None and self.bbox is not None
-
-    @property
-    def label_classes(self) -> tuple[LabelClass, ...]:
-        """The classes of the labels, as the asset of the labels describes them.
-
-        Raises:
-            ValueError: No asset describes classes.
-        """
-        assets = [self.assets[key] for key in ("segmentation", "zarr") if key in self.assets]
-        entries = next((asset.classes for asset in assets if asset.classes), [])
-        if not entries:
-            raise ValueError("no classes")
-        # STAC restricts names; a class whose own name is not allowed has it in the title.
-        return tuple(
-            LabelClass(entry.value, entry.title or entry.name, _parse_color(entry.color_hint), entry.description)
-            for entry in entries
-            if not entry.nodata
-        )
-
-    def find_asset(self, name: str) -> _Asset | None:
-        """Return the asset of the file ``name`` in the item's folder, or None."""
-        return next((asset for asset in self.assets.values() if asset.href.removeprefix("./") == name), None)
-
-    def find_range(self, layer: Layer) -> tuple[float, float]:
-        """Return the values of a layer that get the first and the last colour."""
-        asset = self.assets.get(layer.name)
-        return layer.find_range(asset.bands[0].statistics if asset and asset.bands else None)
+VERIFY_HINT = "`seamline verify` tells more; with --overwrite the scene is segmented anew"
+"""What to do about damaged results."""
 
 
 @dataclass(frozen=True)
@@ -180,20 +55,21 @@ class PublishedResult:
     """The checked results of one scene.
 
     Attributes:
-        folder: The scene's folder.
+        folder: The folder with the scene's files; of a scene in object storage that of the version that was opened.
         record: The record of the run.
         item: The scene's STAC item.
         grid: Grid of the labels.
         classes: What the labels mean.
-        arrays: Zarr store or COG of each array, by the array's name: ``segmentation`` and the layers that exist.
+        arrays: Path or ``s3://`` address of the Zarr store or COG of each array, by the array's name: ``segmentation``
+            and the layers that exist.
     """
 
-    folder: Path
+    folder: Path | ObjectFolder
     record: RunRecord
     item: ResultItem
     grid: GeoBox
     classes: tuple[LabelClass, ...]
-    arrays: Mapping[str, Path]
+    arrays: Mapping[str, str]
 
 
 def require_catalog(folder: Path) -> None:
@@ -273,18 +149,21 @@ def find_result(out: Path, scene: str) -> PublishedResult:
         sealed = is_sealed(folder / ZARR)
     if not sealed and not (folder / COG).is_file():
         state = f"a {ZARR} that is not sealed: it was never finished" if (folder / ZARR).exists() else "no labels"
-        raise _result_error(folder, state, "run the same command again")
+        raise result_error(folder, state, "run the same command again")
     if sealed:
         with catch_damage(folder, ZARR):
-            grid = _check_store(folder, digests, classes)
-        arrays = dict.fromkeys(list_store_rasters(folder / ZARR), folder / ZARR)
+            store = zarr.open_group(folder / ZARR, mode="r", use_consolidated=False)
+            grid, names = check_store(folder, store, digests, classes)
+        arrays = dict.fromkeys(names, str(folder / ZARR))
     else:
         with catch_damage(folder, COG):
-            grid = _check_cog(folder, digests, classes)
-        arrays = {LABELS_ARRAY: folder / COG}
-        arrays |= {name: folder / f"{name}.tif" for name in LAYERS if (folder / f"{name}.tif").is_file()}
+            grid = check_cog(folder, str(folder / COG), digests, classes)
+        layers = {name: folder / f"{name}.tif" for name in LAYERS}
+        arrays = {LABELS_ARRAY: str(folder / COG)} | {
+            name: str(path) for name, path in layers.items() if path.is_file()
+        }
     if tuple(grid.shape) != shape:
-        raise _result_error(folder, f"{tuple(grid.shape)} labels, {shape} in {ITEM}", _VERIFY_HINT)
+        raise result_error(folder, f"{tuple(grid.shape)} labels, {shape} in {ITEM}", VERIFY_HINT)
     return PublishedResult(folder, record, item, grid, classes, arrays)
 
 
@@ -300,38 +179,65 @@ def read_item_and_record(folder: Path) -> tuple[ResultItem, RunRecord]:
         if not (folder / name).is_file():
             unfinished = name == ITEM or (folder / RUN_DIRECTORY).exists()
             state = f"no {name}" + (": the run is not finished" if unfinished else "")
-            raise _result_error(folder, state, "finish the run")
+            raise result_error(folder, state, "finish the run")
     with catch_damage(folder, RECORD):
         written = (folder / RECORD).read_bytes()
-        record = parse_record(written, folder.name)
+    with catch_damage(folder, ITEM):
+        content = (folder / ITEM).read_bytes()
+    return check_item_and_record(folder, folder.name, content, written)
+
+
+def check_item_and_record(
+    folder: Path | ObjectFolder, scene: str, content: bytes, written: bytes
+) -> tuple[ResultItem, RunRecord]:
+    """Return the item and the record of a scene, once it is checked that they belong together.
+
+    Args:
+        folder: Where they were read.
+        scene: Id of the scene.
+        content: The file of the item.
+        written: The file of the record.
+
+    Raises:
+        InputError: They are damaged, of another scene, or do not belong together.
+    """
+    with catch_damage(folder, RECORD):
+        record = parse_record(written, scene)
         recorded_classes = [(row.value, row.name) for row in record.classes]
     with catch_damage(folder, ITEM):
-        item = ResultItem.model_validate_json((folder / ITEM).read_bytes())
+        item = ResultItem.model_validate_json(content)
         classes = [(label.value, label.name) for label in item.label_classes]
     for what, other in {"id of its item": item.id, f"scene of {RECORD}": record.scene}.items():
-        if other != folder.name:
-            raise _result_error(folder, f"results of another scene: {other!r} is the {what}", "ask for that one")
+        if other != scene:
+            raise result_error(folder, f"results of another scene: {other!r} is the {what}", "ask for that one")
     if classes != recorded_classes:
-        raise _result_error(folder, f"other classes in {ITEM} than in {RECORD}", _VERIFY_HINT)
+        raise result_error(folder, f"other classes in {ITEM} than in {RECORD}", VERIFY_HINT)
     asset = item.find_asset(RECORD)
     if asset is None or asset.checksum != to_multihash(hashlib.sha256(written).hexdigest()):
-        raise _result_error(folder, f"an {ITEM} that does not speak of the {RECORD} beside it", _VERIFY_HINT)
+        raise result_error(folder, f"an {ITEM} that does not speak of the {RECORD} beside it", VERIFY_HINT)
     return item, record
 
 
-def _result_error(folder: Path, got: str, fix: str) -> InputError:
+def result_error(folder: Path | ObjectFolder, got: str, fix: str) -> InputError:
+    """Return the error of results that are not what a run published.
+
+    Args:
+        folder: Where they lie.
+        got: What is there instead.
+        fix: What to do.
+    """
     return InputError(f"results in {folder}", got=got, expected="what a run published, whole", fix=fix)
 
 
 @contextmanager
-def catch_damage(folder: Path, name: str) -> Iterator[None]:
+def catch_damage(folder: Path | ObjectFolder, name: str) -> Iterator[None]:
     """Turn what readers raise on damaged bytes of the file ``name`` into an ``InputError``."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", NotGeoreferencedWarning)
             yield
     except _DAMAGE_ERRORS as error:
-        raise _result_error(folder, f"a damaged {name} ({_summarize_error(error)})", _VERIFY_HINT) from error
+        raise result_error(folder, f"a damaged {name} ({_summarize_error(error)})", VERIFY_HINT) from error
 
 
 def _summarize_error(error: Exception) -> str:
@@ -342,42 +248,64 @@ def _summarize_error(error: Exception) -> str:
     return f"{type(error).__name__}: {line}"
 
 
-def _parse_color(text: str) -> tuple[int, int, int]:
-    red, green, blue = bytes.fromhex(text)
-    return red, green, blue
+def check_store(
+    folder: Path | ObjectFolder, store: zarr.Group, digests: Mapping[str, str], classes: tuple[LabelClass, ...]
+) -> tuple[GeoBox, tuple[str, ...]]:
+    """Check digests, classes and shapes of a Zarr store against record and item.
 
+    Args:
+        folder: The folder that it lies in.
+        store: Its root group.
+        digests: Digests of the record.
+        classes: Classes of the item.
 
-def _check_store(folder: Path, digests: Mapping[str, str], classes: tuple[LabelClass, ...]) -> GeoBox:
-    """Check digests, classes and shapes of the Zarr store against record and item; return the store's grid."""
-    store = folder / ZARR
-    seal: Any = zarr.open_group(store, mode="r", use_consolidated=False).attrs["seamline"]
+    Returns:
+        Its grid, and the names of its arrays of labels and layers.
+
+    Raises:
+        InputError: The store is another one.
+    """
+    seal: Any = store.attrs["seamline"]
     if {key: seal[key] for key in digests} != digests:
-        raise _result_error(folder, f"{ZARR} of another scene or model than {RECORD} says", _VERIFY_HINT)
-    labels = open_store_raster(store, LABELS_ARRAY)
+        raise result_error(folder, f"{ZARR} of another scene or model than {RECORD} says", VERIFY_HINT)
+    names = tuple(name for name in (LABELS_ARRAY, *LAYERS) if name in store)
+    labels: Any = store[LABELS_ARRAY]
     if any(labels.attrs.get(key) != value for key, value in build_class_flags(classes).items()):
-        raise _result_error(folder, f"other classes in {ZARR} than in {ITEM}", _VERIFY_HINT)
-    for name in list_store_rasters(store):
-        array = open_store_raster(store, name)
+        raise result_error(folder, f"other classes in {ZARR} than in {ITEM}", VERIFY_HINT)
+    for name in names:
+        array: Any = store[name]
         sizes, dtype = array.shape, LAYERS[name].dtype if name in LAYERS else "uint8"
         if array.dtype != dtype or sizes[-2:] != labels.shape or sizes[:-2] not in ((), (len(classes),)):
             problem = f"{name} {array.dtype} of shape {sizes} beside labels of {labels.shape} in {ZARR}"
-            raise _result_error(folder, problem, _VERIFY_HINT)
-    mapping = zarr.open_array(store / GRID_MAPPING, mode="r").attrs
+            raise result_error(folder, problem, VERIFY_HINT)
+    mapping: Any = store[GRID_MAPPING].attrs
     transform = Affine.from_gdal(*map(float, str(mapping["GeoTransform"]).split()))
     wkt = mapping.get("spatial_ref")
-    return GeoBox(labels.shape, transform, None if wkt is None else str(wkt))
+    return GeoBox(labels.shape, transform, None if wkt is None else str(wkt)), names
 
 
-def _check_cog(folder: Path, digests: Mapping[str, str], classes: tuple[LabelClass, ...]) -> GeoBox:
-    """Check digests and classes of the COG against record and item; return the COG's grid."""
+def check_cog(
+    folder: Path | ObjectFolder, path: str, digests: Mapping[str, str], classes: tuple[LabelClass, ...]
+) -> GeoBox:
+    """Check digests and classes of the COG of the labels against record and item; return its grid.
+
+    Args:
+        folder: The folder that it lies in.
+        path: Its path, as GDAL takes it.
+        digests: Digests of the record.
+        classes: Classes of the item.
+
+    Raises:
+        InputError: It is another one.
+    """
     expected = {f"CLASS_{label.value}": label.name for label in classes}
-    with rasterio.open(folder / COG) as file:
+    with rasterio.open(path) as file:
         tags = file.tags()
         if {key: tags.get(key) for key in digests} != digests:
-            raise _result_error(folder, f"{COG} of another scene or model than {RECORD} says", _VERIFY_HINT)
+            raise result_error(folder, f"{COG} of another scene or model than {RECORD} says", VERIFY_HINT)
         highest = float(file.tags(1).get("STATISTICS_MAXIMUM", 0))
         has_unknown_labels = highest > max(label.value for label in classes)
         named = {key: text for key, text in tags.items() if key.startswith("CLASS_")}
         if named != expected or has_unknown_labels:
-            raise _result_error(folder, f"other classes in {COG} than in {ITEM}", _VERIFY_HINT)
+            raise result_error(folder, f"other classes in {COG} than in {ITEM}", VERIFY_HINT)
         return GeoBox(file.shape, file.transform, None if file.crs is None else file.crs.to_wkt())

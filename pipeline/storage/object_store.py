@@ -143,10 +143,37 @@ class ObjectFolder:
                 self._check_bucket()
                 return None
 
+    def get_start(self, key: str, size: int) -> bytes:
+        """Return the first bytes of an object, at most ``size``; none if it does not exist or is empty."""
+        there = self.get_size(key) or 0
+        with translate_errors(self.bucket, self.access):
+            try:
+                return (
+                    bytes(obstore.get_range(self._store, self._full_key(key), start=0, end=min(size, there)))
+                    if there
+                    else b""
+                )
+            except FileNotFoundError:
+                return b""
+
     def put(self, key: str, data: bytes | Path) -> None:
         """Write bytes or the content of a file to an object, whatever was there before."""
         with translate_errors(self.bucket, self.access):
             obstore.put(self._store, self._full_key(key), data, attributes=_content_attributes(key))
+
+    def copy(self, source: str, target: str) -> bool:
+        """Copy an object of up to 5 GB to another key; the server does it, and no byte of it travels.
+
+        Returns:
+            False, and nothing written, if there is no object to be copied.
+        """
+        with translate_errors(self.bucket, self.access):
+            try:
+                obstore.copy(self._store, self._full_key(source), self._full_key(target))
+            except FileNotFoundError:
+                self._check_bucket()
+                return False
+            return True
 
     def compare_and_swap(self, key: str, data: bytes, known: str | None) -> bool:
         """Write an object only if nobody has changed it since its version was read.

@@ -126,7 +126,7 @@ def _watch_requests(note: Callable[[str], None]) -> None:
 
         return call
 
-    for name in ("put", "delete"):
+    for name in ("put", "copy", "delete"):
         setattr(obstore, name, noted(getattr(obstore, name)))
 
 

@@ -18,7 +18,8 @@ from seamline.pipeline.fusion.scene_votes import SceneSource
 from seamline.pipeline.products.layers import PROBABILITIES
 from seamline.pipeline.products.zarr_store import LABELS_ARRAY
 from seamline.pipeline.publishing.uploaded import find_uploaded
-from seamline.pipeline.results.open import ResultItem, find_result
+from seamline.pipeline.results.open import find_result
+from seamline.pipeline.results.result_item import ResultItem
 from seamline.pipeline.stac.items import ItemDict
 from seamline.pipeline.storage.atomic import make_absolute
 from seamline.pipeline.storage.object_store import ObjectFolder
@@ -53,7 +54,7 @@ def open_scene_source(catalogue: Path | ObjectFolder, scene: str, *, with_probab
 
 def _open_local(catalogue: Path, scene: str) -> SceneSource:
     result = find_result(make_absolute(catalogue), scene)  # workers may be in another folder
-    files = {name: path.name for name, path in result.arrays.items()}
+    files = {name: Path(path).name for name, path in result.arrays.items()}
     return SceneSource(
         scene,
         str(result.folder),

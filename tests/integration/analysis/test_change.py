@@ -144,7 +144,7 @@ def test_what_cannot_be_compared_is_refused(small_map: Path, tmp_path: Path, com
         ((first, publish("far", far), "--from", "2024"), "got no pixel that both have"),
         ((first, first, first, *both), "got 3 maps, expected one or two"),
         ((str(tmp_path), *both), "got no catalog.json"),
-        (("s3://bucket/land", *both), "got s3://bucket/land"),
+        (("s3://Bucket/land", *both), "got s3://Bucket/land"),
     ):
         code, _, error = command_line("change", *words, "--out", str(out))
         assert (code, text in error, error.count("\n")) == (2, True, 1), error

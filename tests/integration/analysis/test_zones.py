@@ -154,7 +154,7 @@ def test_what_cannot_be_measured_is_refused(
         (damaged / "land", zones_file, table, "got a damaged segmentation.zarr"),
         (small_map, zones_file, tmp_path / "t.xlsx", "got .xlsx, expected .parquet or .csv"),
         (small_map, zones_file, tmp_path / "no" / "t.csv", "got no folder"),
-        ("s3://bucket/land", zones_file, table, "got s3://bucket/land, expected a folder"),
+        ("s3://Bucket/land", zones_file, table, "got s3://Bucket/land, expected s3://bucket/prefix"),
     ):
         code, _, error = command_line("zones", str(results), str(polygons), "--out", str(out))
         assert (code, text in error, error.count("\n")) == (2, True, 1), error

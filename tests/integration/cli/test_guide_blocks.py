@@ -154,6 +154,7 @@ def page_runner(
     monkeypatch.chdir(tmp_path)
     for name, value in s3.variables.items():
         monkeypatch.setenv(name, value)
+    monkeypatch.setenv("AWS_ALLOW_HTTP", "true")  # of the server that stands for Amazon's
     monkeypatch.setattr(webbrowser, "open", lambda url: True)
     monkeypatch.setattr(uvicorn.Server, "run", _ask_once)
     monkeypatch.setattr(Flow, "__call__", _call_flow)
