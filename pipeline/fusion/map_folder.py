@@ -130,7 +130,7 @@ def list_in_catalogue(catalogue: Path, folder: Path, periods: Iterable[str]) -> 
         if is_same and (is_listed or is_waiting(catalogue, name)):
             continue  # otherwise a kill came between the two
         path.parent.mkdir(exist_ok=True)
-        with atomic_write(path, shared=True) as part:
+        with atomic_write(path) as part:  # nobody else writes here, and the next run replaces what a kill leaves
             part.write_bytes(content)
         update_catalog(catalogue, name)
     gone = _list_own_items(catalogue, folder) - names
