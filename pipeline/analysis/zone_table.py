@@ -18,6 +18,7 @@ import shapely
 from seamline.pipeline.analysis.zone_file import Zones
 from seamline.pipeline.common.errors import InputError
 from seamline.pipeline.storage.atomic import atomic_write, check_writable
+from seamline.pipeline.storage.output_place import refuse_inside_results
 
 _KINDS = (".parquet", ".csv")
 _BATCH_BYTES = 64 * 2**20
@@ -107,7 +108,7 @@ def check_table_path(path: Path) -> None:
     """Check that a table can be written to a path.
 
     Raises:
-        InputError: It has another ending, or its folder is missing or not to be written to.
+        InputError: It has another ending, or its folder is missing, not to be written to, or of other results.
     """
     if path.suffix.lower() not in _KINDS:
         raise InputError(
@@ -116,4 +117,5 @@ def check_table_path(path: Path) -> None:
     if not path.absolute().parent.is_dir():
         got = f"no folder {path.parent}"
         raise InputError(f"--out {path}", got=got, expected="a folder that is there", fix="make it, or choose another")
+    refuse_inside_results(path.absolute().parent, f"--out {path}")
     check_writable(path.absolute().parent, f"--out {path}")

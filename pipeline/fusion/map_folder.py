@@ -47,6 +47,7 @@ from seamline.pipeline.stac.items import read_item
 from seamline.pipeline.stac.scene_item import ModelReference
 from seamline.pipeline.storage.atomic import atomic_write, link_or_copy
 from seamline.pipeline.storage.object_store import ObjectFolder, is_object_url
+from seamline.pipeline.storage.output_place import refuse_inside_results
 
 _OWN_FILES = {CATALOG, COLLECTION, ITEMS, MAP_RECORD, MAP_STORE, STAMPS, WAITING}
 
@@ -130,7 +131,7 @@ def list_in_catalogue(catalogue: Path, folder: Path, periods: Iterable[str]) -> 
 
 
 def refuse_other_folder(folder: Path) -> None:
-    """Refuse a folder that cannot become that of a map: its name is none, or it has something else than a map.
+    """Refuse a folder that cannot become that of a map: by its name, its place, or something else than a map in it.
 
     Raises:
         InputError: it is so.
@@ -142,6 +143,7 @@ def refuse_other_folder(folder: Path) -> None:
             expected="ASCII letters, digits, -, _ and ., a letter or digit first",
             fix="give the folder another name",
         )
+    refuse_inside_results(folder.parent, f"--out {folder}")
     names = {path.name for path in folder.iterdir()} if folder.is_dir() else set[str]()
     is_other = MAP_RECORD not in names and bool(names - {RUN_DIRECTORY})
     if is_other or (folder.exists() and not folder.is_dir()):
