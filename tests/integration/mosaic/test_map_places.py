@@ -61,6 +61,6 @@ def test_nothing_is_written_into_a_map_or_a_result(
 
 def test_a_pixel_is_no_larger_than_the_map(results: Path, tmp_path: Path) -> None:
     for changes in ({"resolution": 1e300}, {"resolution": 1001.0, "bounds": (5e5, 5e6, 5e5 + 1000, 5e6 + 500)}):
-        with pytest.raises(InputError, match="resolution: got .* metre, expected at most"):
+        with pytest.raises(InputError, match=r"resolution: got .* metre, expected at most"):
             seamline.mosaic(results, tmp_path / "land", OPTIONS.model_copy(update=changes))
     assert not (tmp_path / "land").exists()
