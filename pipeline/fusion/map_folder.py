@@ -126,7 +126,9 @@ def list_in_catalogue(catalogue: Path, folder: Path, periods: Iterable[str]) -> 
             part.write_bytes(content)
         update_catalog(catalogue, name)
     for name in _list_own_items(catalogue, folder) - names:
-        shutil.rmtree(catalogue / name)
+        (catalogue / name / ITEM).unlink()
+        with suppress(OSError):  # not empty: it has files of others
+            (catalogue / name).rmdir()
         update_catalog(catalogue, name)
 
 
