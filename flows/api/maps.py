@@ -18,6 +18,7 @@ from seamline.pipeline.analysis.write_change import Change, write_change
 from seamline.pipeline.analysis.zone_file import read_zones
 from seamline.pipeline.analysis.zone_table import check_table_path
 from seamline.pipeline.storage.atomic import make_absolute
+from seamline.pipeline.storage.output_place import name_disk_errors
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -84,7 +85,8 @@ def zones(
         check_table_path(path)
     table = measure_zones(make_absolute(results), read_zones(make_absolute(polygons), by, layer))
     if path is not None:
-        table.write(path)
+        with name_disk_errors(f"--out {path}"):
+            table.write(path)
     return table.to_frame()
 
 
@@ -117,4 +119,5 @@ def change(
     first = make_absolute(before)
     second = first if after is None else make_absolute(after)
     pair = ResultPair.of(find_named_result(first, from_period), find_named_result(second, to_period), min_agreement)
-    return write_change(pair, make_absolute(out))
+    with name_disk_errors(f"--out {out}"):
+        return write_change(pair, make_absolute(out))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import cache, partial
 from importlib.metadata import version
@@ -20,7 +20,7 @@ from seamline.flows.settings.credentials import connect_with_credentials
 from seamline.pipeline.cluster.losses import raise_if_cluster_lost
 from seamline.pipeline.cluster.machine import CORES
 from seamline.pipeline.cluster.workers import wait_for_workers
-from seamline.pipeline.common.errors import InputError
+from seamline.pipeline.common.errors import DamagedSceneError, InputError
 from seamline.pipeline.common.layout import MODEL, RUN_DIRECTORY
 from seamline.pipeline.common.stopwatch import Stopwatch
 from seamline.pipeline.execution.chunk_tasks import ChunkOrigin
@@ -44,9 +44,10 @@ from seamline.pipeline.geometry.tiling import Index
 from seamline.pipeline.mosaic.map_record import write_map_record
 from seamline.pipeline.products.zarr_store import ZarrLayout, create_store
 from seamline.pipeline.publishing.replacement import bring_back, put_in_place, settle
-from seamline.pipeline.storage.atomic import make_absolute
+from seamline.pipeline.storage.atomic import check_writable, make_absolute
 from seamline.pipeline.storage.digests import combine_digests
 from seamline.pipeline.storage.object_store import ObjectFolder, is_object_url
+from seamline.pipeline.storage.output_place import name_disk_errors
 
 _SMALL = 64
 """Chunks that are to be computed up to which this process works itself: to start others would take longer."""
@@ -81,16 +82,43 @@ def make_map(
     Raises:
         InUseError: another process works on the map.
         InputError: there is no such map to be made; nothing has been computed.
+        DamagedSceneError: a scene that looks whole cannot be read, and the options do not skip it.
         SeamlineError: the run failed; what was done is kept, and the same call goes on.
     """
+    begun, damaged = Stopwatch.now(), dict[str, str]()
+    while True:
+        try:
+            with name_disk_errors(f"map {out}"):
+                result = _make_map(results, out, options, observer, connect, damaged)
+            return replace(result, seconds=Stopwatch.now() - begun)
+        except DamagedSceneError as error:
+            if options.on_bad_scene == "fail" or error.scene in damaged:
+                raise
+            observer.say(f"goes on without scene {error.scene}: {error.problem}")
+            damaged[error.scene] = error.problem
+
+
+def _make_map(
+    results: str | Path,
+    out: str | Path,
+    options: MosaicOptions,
+    observer: MapObserver,
+    connect: Callable[[MosaicOptions, int], AbstractContextManager[Client]] | None,
+    damaged: Mapping[str, str],
+) -> MapResult:
+    """Make a map as ``make_map`` does, without scenes that are known to be ``damaged``, by their ids."""
     begun, started = Stopwatch.now(), datetime.now(UTC)
     catalogue, folder = _open_catalogue(results), _parse_out(out)
+    check_writable(folder.parent, f"--out {folder}")
     bring_back(folder)
     refuse_other_folder(folder)
+    check_writable(folder, f"--out {folder}")
+    if isinstance(catalogue, Path):
+        check_writable(catalogue, f"results {catalogue}, whose catalogue lists the map")
     directory = RunDirectory(folder / RUN_DIRECTORY)
     with directory.lock():
         settle(directory, partial(is_own, folder.name))
-        plan = plan_map(catalogue, folder, options)
+        plan = plan_map(catalogue, folder, options, damaged)
         for warning in plan.warnings:
             observer.say(warning)
         if isinstance(catalogue, Path):

@@ -63,3 +63,22 @@ class ChunkError(SeamlineError):
 
 class RunError(SeamlineError):
     """A run cannot continue or its results cannot be published."""
+
+
+class DamagedSceneError(RunError):
+    """The published files of a scene cannot be read, as a map that is made of them finds out.
+
+    Attributes:
+        scene: id of the scene.
+        problem: which file cannot be read, and why.
+    """
+
+    def __init__(self, scene: str, problem: str) -> None:
+        super().__init__(scene, problem)
+        self.scene, self.problem = scene, problem
+
+    def __str__(self) -> str:
+        return to_plain_line(
+            f"scene {self.scene}: {self.problem}; `seamline verify` tells more; segment the scene again with "
+            "--overwrite, or leave it out of the map with --on-bad-scene skip"
+        )
