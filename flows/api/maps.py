@@ -85,7 +85,7 @@ def zones(
         check_table_path(path)
     table = measure_zones(make_absolute(results), read_zones(make_absolute(polygons), by, layer))
     if path is not None:
-        with name_disk_errors(f"--out {path}"):
+        with name_disk_errors(str(path)):
             table.write(path)
     return table.to_frame()
 
@@ -119,5 +119,5 @@ def change(
     first = make_absolute(before)
     second = first if after is None else make_absolute(after)
     pair = ResultPair.of(find_named_result(first, from_period), find_named_result(second, to_period), min_agreement)
-    with name_disk_errors(f"--out {out}"):
+    with name_disk_errors(str(out)):
         return write_change(pair, make_absolute(out))

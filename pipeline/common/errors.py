@@ -71,14 +71,16 @@ class DamagedSceneError(RunError):
     Attributes:
         scene: id of the scene.
         problem: which file cannot be read, and why.
+        fix: what the user can do.
     """
 
     def __init__(self, scene: str, problem: str) -> None:
         super().__init__(scene, problem)
         self.scene, self.problem = scene, problem
+        self.fix = (
+            "`seamline verify` tells more; segment the scene again with --overwrite, or leave it out of the map with "
+            "--on-bad-scene skip"
+        )
 
     def __str__(self) -> str:
-        return to_plain_line(
-            f"scene {self.scene}: {self.problem}; `seamline verify` tells more; segment the scene again with "
-            "--overwrite, or leave it out of the map with --on-bad-scene skip"
-        )
+        return to_plain_line(f"scene {self.scene}: {self.problem}; {self.fix}")

@@ -69,7 +69,7 @@ def test_scenes_whose_damage_shows_are_left_out(
     copy_scenes(region_results, results, names)
     for name in (names[1], names[3]):
         damage(results, name)
-    with pytest.raises(DamagedSceneError):
+    with pytest.raises(DamagedSceneError, match="with on_bad_scene skip"):
         seamline.mosaic(results, results / "land", OPTIONS)
     assert read_rasters(results / "land") == before
     said: list[str] = []
@@ -159,7 +159,7 @@ def test_places_that_cannot_be_written_to_are_refused_before_any_work(
         return temporary_file(dir=dir)
 
     monkeypatch.setattr(atomic.tempfile, "TemporaryFile", refuse)
-    for place, said in ((tmp_path / "maps", "--out"), (results, "whose catalogue lists the map")):
+    for place, said in ((tmp_path / "maps", "^out "), (results, "whose catalogue lists the map")):
         (tmp_path / "maps").mkdir(exist_ok=True)
         shut = {place}
         with pytest.raises(InputError, match=f"{said}.*got Read-only file system"):
@@ -174,5 +174,5 @@ def test_tables_and_changes_tell_of_a_full_disk(
         raise FULL
 
     monkeypatch.setattr(atomic, "sync", fail)
-    with pytest.raises(RunError, match=r"--out .*: No space left on device; .* same command again"):
+    with pytest.raises(RunError, match=r"/change: No space left on device; .* same command again"):
         seamline.change(small_map, out=tmp_path / "change", from_period="2024", to_period="2025")
