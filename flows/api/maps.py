@@ -19,6 +19,7 @@ from seamline.pipeline.analysis.zone_file import read_zones
 from seamline.pipeline.analysis.zone_table import check_table_path
 from seamline.pipeline.results.stored_results import open_results
 from seamline.pipeline.storage.atomic import make_absolute
+from seamline.pipeline.storage.output_place import name_disk_errors
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -85,7 +86,8 @@ def zones(
         check_table_path(path)
     table = measure_zones(open_results(results), read_zones(make_absolute(polygons), by, layer))
     if path is not None:
-        table.write(path)
+        with name_disk_errors(str(path)):
+            table.write(path)
     return table.to_frame()
 
 
@@ -118,4 +120,5 @@ def change(
     first = open_results(before)
     second = first if after is None else open_results(after)
     pair = ResultPair.of(find_named_result(first, from_period), find_named_result(second, to_period), min_agreement)
-    return write_change(pair, make_absolute(out))
+    with name_disk_errors(str(out)):
+        return write_change(pair, make_absolute(out))

@@ -8,7 +8,7 @@ from functools import wraps
 from typing import ParamSpec, TypeVar
 
 from seamline.model.spec.errors import ModelError
-from seamline.pipeline.common.errors import InputError
+from seamline.pipeline.common.errors import DamagedSceneError, InputError
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -30,6 +30,9 @@ def name_arguments(function: Callable[P, T]) -> Callable[P, T]:
         except InputError as error:
             error.what, error.fix = to_arguments(error.what), to_arguments(error.fix)
             error.got, error.expected = to_arguments(str(error.got)), to_arguments(str(error.expected))
+            raise
+        except DamagedSceneError as error:
+            error.fix = to_arguments(error.fix)
             raise
         except ModelError as error:
             error.args = (to_arguments(str(error)),)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from functools import cache, partial
 from importlib.metadata import version
@@ -21,7 +21,7 @@ from seamline.flows.settings.credentials import connect_with_credentials
 from seamline.pipeline.cluster.losses import raise_if_cluster_lost
 from seamline.pipeline.cluster.machine import CORES
 from seamline.pipeline.cluster.workers import wait_for_workers
-from seamline.pipeline.common.errors import RunError
+from seamline.pipeline.common.errors import DamagedSceneError, RunError
 from seamline.pipeline.common.layout import MODEL, RUN_DIRECTORY
 from seamline.pipeline.common.stopwatch import Stopwatch
 from seamline.pipeline.execution.chunk_tasks import ChunkOrigin
@@ -50,9 +50,10 @@ from seamline.pipeline.mosaic.map_record import MapRecord, write_map_record
 from seamline.pipeline.products.kept_result import KeptResult
 from seamline.pipeline.products.zarr_store import ZarrLayout, create_store
 from seamline.pipeline.publishing.replacement import bring_back, put_in_place, settle
-from seamline.pipeline.storage.atomic import make_absolute
+from seamline.pipeline.storage.atomic import check_writable, make_absolute
 from seamline.pipeline.storage.digests import combine_digests
 from seamline.pipeline.storage.object_store import ObjectFolder, is_object_url
+from seamline.pipeline.storage.output_place import name_disk_errors
 
 _TRIES = 20
 """Attempts to publish a map that others publish, too; each failed attempt is a success of another run."""
@@ -89,19 +90,46 @@ def make_map(
     Raises:
         InUseError: another process works on the map.
         InputError: there is no such map to be made; nothing has been computed.
+        DamagedSceneError: a scene that looks whole cannot be read, and the options do not skip it.
         SeamlineError: the run failed; what was done is kept, and the same call goes on.
     """
+    begun, damaged = Stopwatch.now(), dict[str, str]()
+    while True:
+        try:
+            with name_disk_errors(f"map {out}"):
+                result = _make_map(results, out, options, observer, connect, damaged)
+            return replace(result, seconds=Stopwatch.now() - begun)
+        except DamagedSceneError as error:
+            if options.on_bad_scene == "fail" or error.scene in damaged:
+                raise
+            observer.say(f"goes on without scene {error.scene}: {error.problem}")
+            damaged[error.scene] = error.problem
+
+
+def _make_map(
+    results: str | Path,
+    out: str | Path,
+    options: MosaicOptions,
+    observer: MapObserver,
+    connect: Callable[[MosaicOptions, int], AbstractContextManager[Client]] | None,
+    damaged: Mapping[str, str],
+) -> MapResult:
+    """Make a map as ``make_map`` does, without scenes that are known to be ``damaged``, by their ids."""
     begun, started = Stopwatch.now(), datetime.now(UTC)
     source, place = _open_catalogue(results), CatalogLocation.from_out(out, options.work)
     folder = place.folder
+    check_writable(folder.parent, f"--out {folder}")
     bring_back(folder)
     _refuse_other_place(place)
+    check_writable(folder, f"--out {folder}")
+    if isinstance(source, Path) and place.objects is None:
+        check_writable(source, f"results {source}, whose catalogue lists the map")
     directory = RunDirectory(folder / RUN_DIRECTORY)
     computed = False
     with directory.lock():
         for _ in range(_TRIES):
             settle(directory, partial(is_own, folder.name))
-            plan = plan_map(source, _open_storage(place, options), options)
+            plan = plan_map(source, _open_storage(place, options), options, damaged)
             for warning in plan.warnings:
                 observer.say(warning)
             _refuse_taken_names(source, place, plan)

@@ -6,6 +6,7 @@ import math
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 
 import shapely
 import shapely.geometry
@@ -139,13 +140,19 @@ class _Files:
         return name_period(self.storage.folder.name, period)
 
 
-def plan_map(catalogue: Path | ObjectFolder, storage: MapStorage, options: MosaicOptions) -> MapPlan:
+def plan_map(
+    catalogue: Path | ObjectFolder,
+    storage: MapStorage,
+    options: MosaicOptions,
+    damaged: Mapping[str, str] = MappingProxyType({}),
+) -> MapPlan:
     """Find out what is to be done for a map; no pixel is read.
 
     Args:
         catalogue: folder of the catalogue of the scenes, local or in object storage.
         storage: where the map lies.
         options: what the map is.
+        damaged: why scenes cannot be read that look whole, by their ids, as a run has found out.
 
     Raises:
         InputError: the scenes cannot be fused, or the folder holds another map or something else.
@@ -156,7 +163,7 @@ def plan_map(catalogue: Path | ObjectFolder, storage: MapStorage, options: Mosai
     # Refuses resolution and bounds before any scene is looked at.
     grid = None if area is None else MapGrid.from_bounds(crs, options.resolution, area.bounds)
     choice = SceneChoice(
-        rule, crs, area, options.where, options.model, options.unseen, options.labels, options.on_bad_scene
+        rule, crs, area, options.where, options.model, options.unseen, options.labels, options.on_bad_scene, damaged
     )
     selection = select_scenes(catalogue, choice)
     definition = _define_map(options, crs, area, selection)

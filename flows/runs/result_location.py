@@ -9,9 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from seamline.flows.settings.folders import get_cache_folder
-from seamline.pipeline.common.layout import ITEM, RECORD, RUN_DIRECTORY
+from seamline.pipeline.common.errors import InputError
+from seamline.pipeline.common.layout import ITEM, MAP_RECORD, RECORD, RUN_DIRECTORY
 from seamline.pipeline.execution.run_directory import RunDirectory
 from seamline.pipeline.publishing.upload import list_waiting_objects
+from seamline.pipeline.results.map_copies import MAP_PROPERTY
 from seamline.pipeline.stac.catalog import list_waiting_scenes
 from seamline.pipeline.storage.atomic import make_absolute
 from seamline.pipeline.storage.object_store import ObjectFolder, is_object_url
@@ -62,6 +64,31 @@ class CatalogLocation:
             list_waiting_scenes(self.folder)
         else:
             list_waiting_objects(self.objects)
+
+    def refuse_id_of_map(self, scene_id: str) -> None:
+        """Refuse the id of a scene that a map has, or a period of a map: their items would be replaced.
+
+        Raises:
+            InputError: it is one.
+        """
+        if self.objects is not None:
+            place = self.objects.subfolder(scene_id)
+            is_map, found = place.get_version(MAP_RECORD) is not None, place.get(ITEM)
+            item = None if found is None else found.data
+        else:
+            folder = self.folder / scene_id
+            is_map, item = os.path.isfile(folder / MAP_RECORD), None  # noqa: PTH113  names may be too long
+            with suppress(OSError):
+                item = (folder / ITEM).read_bytes()
+        with suppress(ValueError, LookupError, TypeError):
+            is_map = is_map or MAP_PROPERTY in json.loads(item or b"")["properties"]
+        if is_map:
+            raise InputError(
+                f"scene {scene_id}",
+                got=f"a map of this name, or a period of one, in {self.objects or self.folder}",
+                expected="a name that no map and no period of a map has",
+                fix="give the scene's file another name, or give another --out",
+            )
 
     def has_result(self, scene_id: str) -> bool:
         """Return whether a scene is published here.

@@ -31,6 +31,7 @@ from seamline.pipeline.scenes.open_scene import open_scene
 from seamline.pipeline.scenes.scene import Scene
 from seamline.pipeline.storage.atomic import check_writable
 from seamline.pipeline.storage.confinement import Confinement, confine
+from seamline.pipeline.storage.output_place import refuse_inside_results
 
 _BYTES_PER_PIXEL = 0.5
 """Disk space of all results together and of what a run needs on the way; measured 0.05 to 0.2."""
@@ -181,6 +182,7 @@ def _open_scene_job(source: str | Path, model: Model, catalog: CatalogLocation, 
     # A name that is too long makes pathlib raise; what can be said of it, check_writable says.
     if not os.path.isfile(catalog.folder / scene.id / RECORD):  # noqa: PTH113
         _check_output_folder(catalog.folder, scene)
+        catalog.refuse_id_of_map(scene.id)
     location = ResultLocation(catalog, scene.id)
     return SceneJob(scene, model, options, location, Stopwatch.now() - started, SceneDigest(scene))
 
@@ -246,7 +248,8 @@ def describe_raster(scene: Scene, model: Model, options: SegmentOptions) -> Rast
 
 
 def _check_output_folder(out: Path, scene: Scene) -> None:
-    """Refuse an output folder that cannot be written to or whose disk is too small; makes nothing."""
+    """Refuse an output folder of other results, that cannot be written to or whose disk is too small; makes nothing."""
+    refuse_inside_results(out, f"--out {out}")
     existing = check_writable(out / scene.id, f"--out {out}")
     height, width = scene.grid.shape
     needed, free = int(height * width * _BYTES_PER_PIXEL), shutil.disk_usage(existing).free

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -23,7 +22,7 @@ from seamline.pipeline.products.zarr_store import LABELS_ARRAY
 
 UNKNOWN = 2**16 - 1
 """Code of pixels that were not seen in one of the results, or whose agreement is too low."""
-_AGREEMENT = LAYERS["agreement"]
+_AGREEMENT, _OBSERVATIONS = LAYERS["agreement"], LAYERS["observations"]
 _BLOCK = 1024
 _PALE = 0.7
 """Share of white in the colour of ground that has not changed."""
@@ -104,10 +103,11 @@ class ResultPair:
                 what, got=" and ".join(classes), expected="the same", fix="take results of one model's classes"
             )
         for result in (before, after) if min_agreement else ():
-            if _AGREEMENT.name not in result.published.arrays:
+            names = (_AGREEMENT.name, _OBSERVATIONS.name)
+            if missing := [name for name in names if name not in result.published.arrays]:
                 raise InputError(
                     "--min-agreement",
-                    got=f"no layer {_AGREEMENT.name} of {result.name}",
+                    got=f"no layer {missing[0]} of {result.name}",
                     expected="periods of maps, which have it",
                     fix="leave the option out",
                 )
@@ -149,18 +149,39 @@ class _SureLabels:
 
     def __init__(self, result: NamedResult, min_agreement: float) -> None:
         self._labels = LayerReader(result.published, LABELS_ARRAY)
-        self._agreement = LayerReader(result.published, _AGREEMENT.name) if min_agreement else None
-        self._least = math.ceil(min_agreement / _AGREEMENT.scale - 1e-6)
+        self._agreement, self._observations = (
+            LayerReader(result.published, layer.name) for layer in (_AGREEMENT, _OBSERVATIONS)
+        )
+        self._least = min_agreement
         self._table = np.full(NODATA + 1, NODATA, np.uint8)
         for label in result.published.classes:
             self._table[label.value] = label.value
 
     def read(self, window: Window) -> NDArray[np.uint8]:
         labels: NDArray[Any] = self._table[self._labels.read(window)]
-        if self._agreement is not None:
+        if self._least:
             agreement = self._agreement.read(window)
-            labels[(agreement < self._least) | (agreement == _AGREEMENT.nodata)] = NODATA
+            shares = compute_agreed_shares(agreement, self._observations.read(window))
+            labels[(agreement == _AGREEMENT.nodata) | (shares < self._least)] = NODATA
         return labels
+
+
+def compute_agreed_shares(agreement: NDArray[np.uint8], observations: NDArray[np.uint16]) -> NDArray[np.float64]:
+    """Return the shares of observations whose label is that of the map, not rounded to parts of 250.
+
+    How many observations that are follows from the rounded share and the number of all: exactly where these are fewer
+    than 250, to a part in 500 of them where they are more.
+
+    Args:
+        agreement: digital numbers (height, width) of the layer of this name.
+        observations: numbers (height, width) of observations.
+
+    Returns:
+        Shares (height, width) from 0 to 1; of no meaning where the agreement is nodata.
+    """
+    count = np.maximum(observations, 1).astype(np.int64)
+    parts = round(1 / _AGREEMENT.scale)
+    return np.asarray((2 * agreement.astype(np.int64) * count + parts) // (2 * parts) / count)
 
 
 class TransitionCounter:

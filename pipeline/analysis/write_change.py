@@ -22,6 +22,7 @@ from seamline.pipeline.products.sidecars import write_legend
 from seamline.pipeline.raster_io.gdal import gdal_environment
 from seamline.pipeline.results.stored_results import refuse_replaced
 from seamline.pipeline.storage.atomic import atomic_write, check_writable
+from seamline.pipeline.storage.output_place import refuse_inside_results
 
 _RASTER, _TABLE, _DOCUMENT = "transitions.tif", "transitions.csv", "transitions.json"
 _HECTARE = 10_000.0
@@ -97,6 +98,7 @@ def _check_folder(folder: Path) -> None:
     if is_file or any((folder / name).exists() for name in (CATALOG, ITEM)):
         got = "a file" if is_file else "a folder of results"
         raise InputError(f"--out {folder}", got=got, expected="a folder of its own", fix="choose another")
+    refuse_inside_results(folder, f"--out {folder}")
     check_writable(folder, f"--out {folder}")
 
 

@@ -34,7 +34,8 @@ class Zones:
     """Polygons with names.
 
     Attributes:
-        names: What each zone is called: values of an attribute, or numbers of the features.
+        names: What each zone is called: values of an attribute as the file has them, None where it has none; or numbers
+            of the features.
         geometries: A valid MultiPolygon of each zone, empty for zones without a geometry.
         crs: The CRS of the geometries.
     """
@@ -63,8 +64,9 @@ def read_zones(path: Path, by: str = "", layer: str = "") -> Zones:
 
     Args:
         path: GeoParquet, or another file that GDAL reads.
-        by: Attribute with the names of the zones; features of one name are one zone, their union. Empty: each feature
-            is a zone, named by its number in the file.
+        by: Attribute with the names of the zones; features of one name are one zone, their union. Those without a name
+            are one, too, and so are those whose name is a number that is none. Empty: each feature is a zone, named by
+            its number in the file.
         layer: Layer of the file. Empty: its only one.
 
     Raises:
@@ -80,7 +82,7 @@ def read_zones(path: Path, by: str = "", layer: str = "") -> Zones:
             raise _zones_error(path, "no CRS", "one that the file states", "state it with `ogr2ogr -a_srs EPSG:…`")
         if not len(shapes):
             raise _zones_error(path, "no features", "polygons", "check the file and --layer")
-        return _join_features(path, features, shapes, CRS(features.crs))
+        return _join_features(path, features, shapes, CRS(features.crs), by)
     except OSError as error:
         raise _zones_error(path, error.strerror or error, "a vector file that can be read", "check the path") from error
     except _PARSE_ERRORS as error:
@@ -88,17 +90,21 @@ def read_zones(path: Path, by: str = "", layer: str = "") -> Zones:
         raise _zones_error(path, reason, "polygons in a format of GDAL, with a CRS of PROJ", "check it") from error
 
 
-def _join_features(path: Path, features: _Features, shapes: Any, crs: CRS) -> Zones:
+def _join_features(path: Path, features: _Features, shapes: Any, crs: CRS, by: str) -> Zones:
     """Return one zone for each feature, or for all features of one value."""
     names = list(features.numbers if features.values is None else features.values)
     parts: dict[Any, list[shapely.Polygon]] = {}
     for name, number, shape in zip(names, features.numbers, shapes, strict=True):
+        if isinstance(name, list | dict):
+            got = f"a {type(name).__name__} as {by} of feature {number}"
+            raise _zones_error(path, got, "numbers, texts or dates", "choose another attribute for --by")
         found = list_polygons(shape)
         if shape is not None and not shape.is_empty and not found:
             raise _zones_error(path, f"a {shape.geom_type} in feature {number}", "polygons", "take polygons as zones")
         if not np.isfinite(shapely.bounds(shape)).all() and found:
             raise _zones_error(path, f"no numbers in feature {number}", "coordinates that are numbers", "correct it")
-        parts.setdefault(name, []).extend(found)
+        is_number = name == name  # unlike NaN
+        parts.setdefault(name if is_number else None, []).extend(found)
     united = [_unite(found) for found in parts.values()]
     return Zones(tuple(parts), tuple(united), crs)
 
@@ -143,19 +149,12 @@ def _read_layer(path: Path, by: str, layer: str) -> _Features:
     name = layer or layers[0]
     info = pyogrio.read_info(path, layer=name)
     _check_attribute(path, by, [str(field) for field in info["fields"]])
-    metadata, numbers, geometries, values = pyogrio.raw.read(
-        path, layer=name, columns=[by] if by else [], return_fids=True
-    )
-    found = [_to_plain(value) for value in values[0]] if by else None
-    return _Features(numbers.tolist(), list(geometries), found, metadata["crs"])
-
-
-def _to_plain(value: Any) -> Any:
-    """Return a value of an attribute as Python has it; numbers and dates that are missing are None."""
-    if isinstance(value, np.datetime64):
-        return None if np.isnat(value) else str(value)
-    plain = value.item() if isinstance(value, np.generic) else value
-    return None if plain != plain else plain
+    metadata, numbers, geometries, _ = pyogrio.raw.read(path, layer=name, columns=[], return_fids=True)
+    values = None
+    if by:  # as Arrow, which has whole numbers beside missing ones
+        _, table = pyogrio.raw.read_arrow(path, layer=name, columns=[by], read_geometry=False)
+        values = table.column(by).to_pylist()
+    return _Features(numbers.tolist(), list(geometries), values, metadata["crs"])
 
 
 def _check_attribute(path: Path, by: str, names: Sequence[str]) -> None:

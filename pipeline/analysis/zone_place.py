@@ -78,6 +78,7 @@ class ZonePlacer:
         Raises:
             InputError: The zone has no place in the CRS of the raster.
         """
+        zone = shapely.orient_polygons(zone)  # the rings of files run either way round, and are valid
         rings = []
         for turn in self._turns:
             part = _clip(shapely.affinity.translate(zone, turn) if turn else zone, self._near)
@@ -98,7 +99,10 @@ class ZonePlacer:
         return [-col, 0.0, col] if col else [0.0]
 
     def _place_polygon(self, polygon: shapely.Polygon, name: object) -> _Points:
-        """Return the edges (n, 4) of a polygon in pixels, which run down on its left side."""
+        """Return the edges (n, 4) of a polygon in pixels, which run down on its left side.
+
+        Its holes run the other way round than its outer ring.
+        """
         outer, middle = self._place_ring(polygon.exterior, name, None)
         rings = [outer, *(self._place_ring(ring, name, middle)[0] for ring in polygon.interiors)]
         x, y = (outer - outer[0]).T

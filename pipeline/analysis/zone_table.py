@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pyarrow.csv
 import pyarrow.parquet as pq
 import shapely
 
 from seamline.pipeline.analysis.zone_file import Zones
 from seamline.pipeline.common.errors import InputError
 from seamline.pipeline.storage.atomic import atomic_write, check_writable
+from seamline.pipeline.storage.output_place import refuse_inside_results
 
 _KINDS = (".parquet", ".csv")
 _BATCH_BYTES = 64 * 2**20
@@ -39,21 +42,20 @@ class ZoneTable:
 
     def to_frame(self) -> pd.DataFrame:
         """Return the table with the names of the zones and without their geometries."""
-        names = pd.Series(self.zones.names).take(self.rows["number"].to_numpy())
         frame = self.rows.drop(columns=["number", "order"]).rename(columns={"result": self.kind})
-        frame.insert(0, "zone", names.to_numpy())
+        frame.insert(0, "zone", _to_column(self.zones.names).take(self.rows["number"].to_numpy()).array)
         return frame
 
     def write(self, path: Path) -> None:
         """Write the table to a file, which appears whole or not at all.
 
         Args:
-            path: ``….parquet`` or ``….csv``.
+            path: ``….parquet`` or ``….csv``. CSV has texts in quotes, and nothing for what is missing.
         """
         frame = self.to_frame()
         with atomic_write(path) as part:
             if path.suffix.lower() == ".csv":
-                frame.to_csv(part, index=False, date_format="%Y-%m-%dT%H:%M:%SZ")
+                pa.csv.write_csv(pa.Table.from_pandas(_to_plain(frame), preserve_index=False), part)
             else:
                 self._write_parquet(pa.Table.from_pandas(frame, preserve_index=False), part)
 
@@ -86,11 +88,27 @@ class ZoneTable:
             yield range(start, stop), pa.array([wkb[number] for number in numbers[start:stop]], pa.binary())
 
 
+def _to_column(names: Sequence[Any]) -> pd.Series:
+    """Return names as a column in which whole numbers stay so, also where others are missing."""
+    known = [name for name in names if name is not None]
+    if len(known) < len(names) and known and all(isinstance(name, int) for name in known):  # booleans are int, too
+        return pd.Series(pd.array(list(names)))
+    return pd.Series(names)
+
+
+def _to_plain(frame: pd.DataFrame) -> pd.DataFrame:
+    """Return a table whose columns are numbers, booleans and texts; times are in UTC."""
+    texts = {name: frame[name].dt.strftime("%Y-%m-%dT%H:%M:%SZ") for name in ("start", "end")}
+    if not pd.api.types.is_numeric_dtype(frame["zone"]):
+        texts["zone"] = frame["zone"].map(str, na_action="ignore")
+    return frame.assign(**texts)
+
+
 def check_table_path(path: Path) -> None:
     """Check that a table can be written to a path.
 
     Raises:
-        InputError: It has another ending, or its folder is missing or not to be written to.
+        InputError: It has another ending, or its folder is missing, not to be written to, or of other results.
     """
     if path.suffix.lower() not in _KINDS:
         raise InputError(
@@ -99,4 +117,5 @@ def check_table_path(path: Path) -> None:
     if not path.absolute().parent.is_dir():
         got = f"no folder {path.parent}"
         raise InputError(f"--out {path}", got=got, expected="a folder that is there", fix="make it, or choose another")
+    refuse_inside_results(path.absolute().parent, f"--out {path}")
     check_writable(path.absolute().parent, f"--out {path}")

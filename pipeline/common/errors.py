@@ -67,3 +67,24 @@ class ChunkError(SeamlineError):
 
 class RunError(SeamlineError):
     """A run cannot continue or its results cannot be published."""
+
+
+class DamagedSceneError(RunError):
+    """The published files of a scene cannot be read, as a map that is made of them finds out.
+
+    Attributes:
+        scene: id of the scene.
+        problem: which file cannot be read, and why.
+        fix: what the user can do.
+    """
+
+    def __init__(self, scene: str, problem: str) -> None:
+        super().__init__(scene, problem)
+        self.scene, self.problem = scene, problem
+        self.fix = (
+            "`seamline verify` tells more; segment the scene again with --overwrite, or leave it out of the map with "
+            "--on-bad-scene skip"
+        )
+
+    def __str__(self) -> str:
+        return to_plain_line(f"scene {self.scene}: {self.problem}; {self.fix}")

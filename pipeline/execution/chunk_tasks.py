@@ -49,6 +49,7 @@ log = logging.getLogger("seamline.run")
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 """Errors of a disk, or of the user's part of it, that is full."""
+_ADVICE_ON_FULL_DISK = "; what was done is kept, make room and run the same command again"
 _ADVICE_ON_DISK = "; what was inferred is kept, make room and run the same command again"
 
 _CAPACITY_INTERVAL = 2.0
@@ -135,7 +136,7 @@ def apply_task(chunk: Index, origin: ChunkOrigin, function: Callable[[Index], T]
     Raises:
         SeamlineError: the function failed; names scene, chunk and source.
     """
-    return _with_origin_in_errors(origin, chunk, lambda: function(chunk))
+    return _with_origin_in_errors(origin, chunk, lambda: function(chunk), _ADVICE_ON_FULL_DISK)
 
 
 def call_task(_: None, origin: ChunkOrigin, function: Callable[[], T]) -> T:
@@ -152,7 +153,7 @@ def call_task(_: None, origin: ChunkOrigin, function: Callable[[], T]) -> T:
     Raises:
         SeamlineError: the function failed; names scene and source.
     """
-    return _with_origin_in_errors(origin, None, function)
+    return _with_origin_in_errors(origin, None, function, _ADVICE_ON_FULL_DISK)
 
 
 def _find_plugin(name: str) -> PredictorPlugin:
@@ -197,7 +198,7 @@ def _with_origin_in_errors(
     except ChunkCancelledError:
         raise Reschedule from None  # Dask forgets the task
     except Exception as error:
-        if not isinstance(error, OSError):  # such as a full disk, of which the message says all
+        if not isinstance(error, OSError | SeamlineError):  # such as a full disk, of which the message says all
             log.exception("%s", where)
         is_full = isinstance(error, OSError) and error.errno in _FULL
         failure = ChunkError(f"{where}: {type(error).__name__}: {error}{advice_on_disk if is_full else ''}")

@@ -48,6 +48,7 @@ from seamline.pipeline.stac.scene_item import ModelReference
 from seamline.pipeline.stac.waiting import is_waiting
 from seamline.pipeline.storage.atomic import atomic_write, link_or_copy
 from seamline.pipeline.storage.object_store import ObjectFolder, is_object_url
+from seamline.pipeline.storage.output_place import refuse_inside_results
 
 _OWN_FILES = {CATALOG, COLLECTION, ITEMS, MAP_RECORD, MAP_STORE, STAMPS, WAITING}
 
@@ -135,7 +136,9 @@ def list_in_catalogue(catalogue: Path, folder: Path, periods: Iterable[str]) -> 
         update_catalog(catalogue, name)
     gone = _list_own_items(catalogue, folder) - names
     for name in gone:
-        shutil.rmtree(catalogue / name)
+        (catalogue / name / ITEM).unlink()
+        with suppress(OSError):  # not empty: it has files of others
+            (catalogue / name).rmdir()
     lost = {name for name in listed if is_own(folder.name, name) and not (catalogue / name / ITEM).exists()}
     for name in gone | lost:
         update_catalog(catalogue, name)
@@ -149,12 +152,13 @@ def _read_listed(catalogue: Path) -> Mapping[str, str | None]:
 
 
 def refuse_other_folder(folder: Path) -> None:
-    """Refuse a folder that cannot become that of a map: its name is none, or it has something else than a map.
+    """Refuse a folder that cannot become that of a map: by its name, its place, or something else than a map in it.
 
     Raises:
         InputError: it is so.
     """
     refuse_map_name(str(folder), folder.name)
+    refuse_inside_results(folder.parent, f"--out {folder}")
     names = {path.name for path in folder.iterdir()} if folder.is_dir() else set[str]()
     is_other = MAP_RECORD not in names and bool(names - {RUN_DIRECTORY}) and not _has_lost_record(folder, names)
     if is_other or (folder.exists() and not folder.is_dir()):

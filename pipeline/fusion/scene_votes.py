@@ -16,7 +16,7 @@ from rasterio._err import CPLE_BaseError
 from rasterio.errors import CRSError, RasterioError
 
 from seamline.pipeline.common.classes import NODATA, LabelClass
-from seamline.pipeline.common.errors import InputError, RunError
+from seamline.pipeline.common.errors import DamagedSceneError, InputError, RunError
 from seamline.pipeline.common.layout import COG, ITEM, RECORD, ZARR
 from seamline.pipeline.fusion.fusing import (
     CERTAIN,
@@ -58,7 +58,6 @@ _DAMAGE_ERRORS = (
     CRSError,
 )
 """Errors that readers raise on damaged bytes."""
-_FIX = "`seamline verify` tells more; segment the scene again with --overwrite, or leave it out"
 _PROBABILITIES_COG = f"{PROBABILITIES}.tif"
 
 
@@ -106,7 +105,7 @@ class SceneSource:
             window: pixels; those beyond the scene are left out.
 
         Raises:
-            InputError: a file is damaged or gone.
+            DamagedSceneError: a file is damaged or gone.
             RunError: the scene was replaced since it was opened, or the server does not answer.
         """
         whole = Window(0, 0, *self.grid.shape)
@@ -120,7 +119,7 @@ class SceneSource:
             labels = known[window.relative_to(around).to_slices()]
             has_votes = self.probabilities is not None and bool((labels != NODATA).any())
             probabilities = self._read_probabilities(window, labels) if has_votes else None
-        except InputError:
+        except DamagedSceneError:
             self._check_version()  # then the files are gone because the scene was replaced
             raise
         self._check_version()
@@ -173,7 +172,7 @@ class SceneSource:
 
     @contextmanager
     def _name_damage(self, file: str) -> Iterator[None]:
-        """Turn what readers raise on damaged bytes into an ``InputError`` that names the scene and the file."""
+        """Turn what readers raise on damaged bytes into an error that names the scene and the file."""
         with ExitStack() as stack:
             if is_object_url(self.folder):
                 place = split_object_url(self.folder)[0]
@@ -181,12 +180,8 @@ class SceneSource:
             try:
                 yield
             except (*_DAMAGE_ERRORS, InputError) as error:
-                raise InputError(
-                    f"results of scene {self.id}",
-                    got=f"{self.folder}/{file} that cannot be read ({describe_error(error)})",
-                    expected="what a run published, whole",
-                    fix=_FIX,
-                ) from error
+                problem = f"{self.folder}/{file} cannot be read ({describe_error(error)})"
+                raise DamagedSceneError(self.id, problem) from error
 
 
 def open_map_scene(scene: MapScene, classes: Sequence[LabelClass]) -> SceneSource:
@@ -242,7 +237,8 @@ def fuse_window(
         The layers of the window; no observations where no scene is.
 
     Raises:
-        InputError: a scene is damaged, or there are too many.
+        DamagedSceneError: a scene is damaged.
+        InputError: there are too many scenes.
         RunError: a scene was replaced since it was opened, or a server does not answer.
     """
     if len(scenes) > MOST_OBSERVATIONS:

@@ -92,6 +92,7 @@ class MapGrid:
         crs = check_crs(crs)
         _check_resolution(crs, resolution)
         _check_bounds(crs, bounds)
+        _refuse_coarser(crs, resolution, max(bounds[2] - bounds[0], bounds[3] - bounds[1]))
         xmin, ymin, xmax, ymax = (side / resolution for side in bounds)
         left, top = math.floor(xmin + _SNAP), math.floor(-ymax + _SNAP)
         right, bottom = math.ceil(xmax - _SNAP), math.ceil(-ymin - _SNAP)
@@ -120,7 +121,9 @@ class MapGrid:
             raise InputError("extent of the map", got="no scenes", expected="at least one", fix="give bounds or scenes")
         xmin, ymin, xmax, ymax = np.array(found).T
         turn = find_period(crs)
-        left, width = _round_to_chunks(*_join_arcs(xmin, xmax, turn, resolution), resolution)
+        first, last = _join_arcs(xmin, xmax, turn, resolution)
+        _refuse_coarser(crs, resolution, max(last - first, float(ymax.max() - ymin.min())))
+        left, width = _round_to_chunks(first, last, resolution)
         top, height = _round_to_chunks(-ymax.max(), -ymin.min(), resolution)
         if turn and width * resolution > turn:  # no place is on the map twice
             left, width = math.floor(_SNAP - turn / 2 / resolution), math.floor(turn / resolution + _SNAP)
@@ -158,6 +161,17 @@ def _check_resolution(crs: CRS, resolution: float) -> None:
             got=f"{resolution:g} {_name_unit(crs)}",
             expected=f"at most {coarsest:g} {_name_unit(crs)}: the CRS {crs.proj.name} is not in metres",
             fix="give the resolution in units of the CRS, such as 0.0001, or a CRS in metres",
+        )
+
+
+def _refuse_coarser(crs: CRS, resolution: float, longest: float) -> None:
+    """Refuse a resolution that is coarser than the longer side of what is to be on the map."""
+    if resolution > longest * (1 + _SNAP):
+        raise InputError(
+            "resolution",
+            got=f"{resolution:g} {_name_unit(crs)}",
+            expected=f"at most {longest:g} {_name_unit(crs)}, the longer side of the map",
+            fix="give the edge of a pixel in units of the CRS",
         )
 
 

@@ -62,7 +62,7 @@ def find_changes(old: MapRecord | None, new: MapRecord, unusable: Mapping[str, s
     Raises:
         ValueError: the records are of two definitions, so that nothing of the old map is in the new one.
     """
-    if old is not None and old.definition != new.definition:
+    if old is not None and old.definition.find_differences(new.definition):
         raise ValueError("the records are of maps of two definitions")
     grid = new.map_grid
     touched = _TouchedChunks(grid)

@@ -54,13 +54,14 @@ def _check_period_name(name: str) -> str:
 
 
 def _check_area(geometry: dict[str, Any]) -> dict[str, Any]:
+    """Return an area as JSON has it, with lists where shapely has tuples: areas are compared with those of files."""
     try:
         shape = shapely.geometry.shape(geometry)
     except (shapely.errors.ShapelyError, LookupError, TypeError, AttributeError, ValueError) as error:
         raise ValueError(f"no geometry of GeoJSON ({error})") from error
     if shape.is_empty or shape.area == 0:
         raise ValueError("no polygon with an area")
-    return geometry
+    return dict(json.loads(json.dumps(geometry)))
 
 
 class _Part(BaseModel):
@@ -136,6 +137,11 @@ class MapDefinition(_Part):
     def area(self) -> str | None:
         """The area of interest as WKT in the CRS; None without one."""
         return None if self.aoi is None else str(shapely.geometry.shape(self.aoi).wkt)
+
+    def find_differences(self, other: MapDefinition) -> list[str]:
+        """Return the names of the fields in which another definition differs, as JSON has them."""
+        own, others = self.model_dump(mode="json"), other.model_dump(mode="json")
+        return [name for name in MapDefinition.model_fields if own[name] != others[name]]
 
     @property
     def digest(self) -> str:
@@ -252,7 +258,8 @@ class MapRecord(_Part):
 
     def is_same_map(self, other: MapRecord) -> bool:
         """Return whether two records are of the same map: definition, extent and scenes, by their ids and versions."""
-        return (self.definition, self.grid, self._versions) == (other.definition, other.grid, other._versions)
+        is_same_definition = not self.definition.find_differences(other.definition)
+        return is_same_definition and (self.grid, self._versions) == (other.grid, other._versions)
 
     @property
     def _versions(self) -> dict[str, set[tuple[str, str]]]:
@@ -340,8 +347,7 @@ def refuse_other_definition(folder: Path | ObjectFolder, there: MapDefinition, w
         OtherRunError: they differ; the message names each field that does.
     """
     before, after = there.model_dump(mode="json"), wanted.model_dump(mode="json")
-    names = [name for name in MapDefinition.model_fields if before[name] != after[name]]
-    if names:
+    if names := there.find_differences(wanted):
         raise OtherRunError(
             f"map {folder}",
             got=f"a map of another definition: {_format_fields(names, before)}",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -53,6 +53,7 @@ class SceneChoice:
         unseen: names of the classes that say that the ground was not seen. ``None``: the model's document names them.
         labels_allowed: whether scenes without probabilities vote with their labels.
         on_bad_scene: what to do about a scene whose files are gone or damaged.
+        damaged: why scenes cannot be read that look whole, by their ids, as a run has found out.
     """
 
     period: PeriodRule
@@ -63,6 +64,7 @@ class SceneChoice:
     unseen: tuple[str, ...] | None = None
     labels_allowed: bool = False
     on_bad_scene: OnBadScene = "fail"
+    damaged: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.area is not None and not self.area.area > 0:
@@ -108,7 +110,12 @@ def select_scenes(catalogue: Path | ObjectFolder, choice: SceneChoice) -> Select
     found = _find_scenes(catalogue, choice)
     if stale := _list_stale(catalogue, found):
         found = _find_scenes(catalogue, choice, stale)
-    damaged, whole, withdrawn = found.damaged, found.checked.whole, found.checked.withdrawn
+    whole = tuple(scene for scene in found.checked.whole if scene.id not in choice.damaged)
+    damaged = {
+        **found.damaged,
+        **{scene.id: choice.damaged[scene.id] for scene in found.checked.whole if scene.id in choice.damaged},
+    }
+    withdrawn = found.checked.withdrawn
     if damaged and choice.on_bad_scene == "fail":
         raise _bad_scene_error(damaged)
     if not whole:

@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
-from seamline.pipeline.common.layout import ASIDE, ITEM, RUN_DIRECTORY
+from seamline.pipeline.common.layout import ASIDE, ITEM, RUN_DIRECTORY, ZARR
 from seamline.pipeline.execution.run_directory import RunDirectory
 from seamline.pipeline.stac.assets import ASSETS
 from seamline.pipeline.storage.atomic import exchange_folders, remove, sync
@@ -97,10 +97,23 @@ def _list_asides(folder: Path) -> Iterator[Path]:
 
 
 def _discard(old: Path, folder: Path, is_own: Callable[[str], bool]) -> None:
-    """Remove an old version of a scene's folder; what is not ours moves to the new one."""
+    """Remove an old version of a scene's folder or a map's; what is not ours moves to the new one.
+
+    So does what is not ours in the folders of results that it holds, as a map has one for each period. Where the map
+    has no such period any more, its folder stays with what is not ours.
+    """
     for path in old.iterdir():
         is_ours = is_own(path.name.removesuffix(_GDAL_METADATA)) or path.name == RUN_DIRECTORY
-        if not is_ours and not path.name.endswith(".part") and not (folder / path.name).exists():
+        if is_ours and _is_result(path):
+            _discard(path, folder / path.name, _is_scene_file)
+        elif not is_ours and not path.name.endswith(".part") and not (folder / path.name).exists():
+            folder.mkdir(exist_ok=True)
             path.rename(folder / path.name)
     # Errors are ignored: a task of a killed run may still write here.
     shutil.rmtree(old, ignore_errors=True)
+
+
+def _is_result(path: Path) -> bool:
+    """Return whether what a run wrote is a folder of a result, and neither a store nor hidden."""
+    is_folder = path.is_dir() and not path.is_symlink()
+    return is_folder and not path.name.startswith(".") and path.suffix != Path(ZARR).suffix

@@ -12,7 +12,7 @@ from odc.geo.geobox import GeoBox
 from seamline.pipeline.common.classes import NODATA
 from seamline.pipeline.common.layout import ITEM, MAP_RECORD
 from seamline.pipeline.stac.catalog import update_catalog
-from tests.support.served_scenes import GRIDS, make_period_layers, make_smooth_labels, publish_labels
+from tests.support.served_scenes import GRIDS, make_smooth_labels, publish_labels
 
 PERIODS = {"2024": 1, "2025": 2}
 """Name of each period, and the seed of its labels."""
@@ -24,12 +24,30 @@ def make_period_labels(period: str) -> np.ndarray:
     return labels
 
 
+def make_observations(period: str) -> tuple[np.ndarray, np.ndarray]:
+    """How many scenes saw each pixel of a period, and how many of them had its label."""
+    labels = make_period_labels(period)
+    rows, cols = np.indices(labels.shape)
+    seen = np.where(labels == NODATA, 0, 1 + (cols + PERIODS[period]) % 249)
+    return seen, np.where(seen == 0, 0, 1 + rows % np.maximum(seen, 1))
+
+
+def _make_layers(period: str) -> dict[str, np.ndarray]:
+    """The layers of a period, the agreement rounded to parts of 250 as maps have it."""
+    seen, agreed = make_observations(period)
+    agreement = np.floor(250 * agreed / np.maximum(seen, 1) + 0.5)
+    return {
+        "observations": np.where(seen == 0, 65535, seen).astype(np.uint16),
+        "agreement": np.where(seen == 0, NODATA, agreement).astype(np.uint8),
+    }
+
+
 def publish_map(folder: Path, grid: GeoBox = GRIDS["utm"], periods: tuple[str, ...] = tuple(PERIODS)) -> Path:
     """A map with layers; its name is that of the folder."""
     for period in periods:
         labels = make_period_labels(period)
         scene = folder / f"{folder.name}-{period}"
-        publish_labels(scene, grid, labels, {"agreement": make_period_layers(labels)["agreement"]})
+        publish_labels(scene, grid, labels, _make_layers(period))
         item = json.loads((scene / ITEM).read_text())
         item["properties"] |= {
             "seamline:map": folder.name,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import shutil
+from fractions import Fraction
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -20,8 +21,8 @@ from seamline.pipeline.analysis import transitions
 from seamline.pipeline.common.classes import NODATA
 from seamline.pipeline.geometry.pixel_area import measure_pixel_areas
 from tests.support.command_line import CommandLine
-from tests.support.served_scenes import CLASSES, GRIDS, SHAPE, make_period_layers
-from tests.support.small_map import make_period_labels, publish_map
+from tests.support.served_scenes import CLASSES, GRIDS, SHAPE
+from tests.support.small_map import make_observations, make_period_labels, publish_map
 
 GRID = GRIDS["utm"]
 
@@ -31,8 +32,18 @@ def find_codes(before: np.ndarray, after: np.ndarray) -> np.ndarray:
 
 
 def hide_doubtful(period: str, least: float) -> np.ndarray:
-    labels = make_period_labels(period)
-    return np.where(make_period_layers(labels)["agreement"] * 0.004 >= least - 1e-9, labels, NODATA)
+    """Labels of a period without those of which fewer scenes had the label, by fractions of whole numbers."""
+    seen, agreed = make_observations(period)
+    counts = {(n, k): n > 0 and float(Fraction(k, n)) >= least for n, k in {*zip(seen.flat, agreed.flat, strict=True)}}
+    is_sure = np.vectorize(lambda n, k: counts[n, k])(seen, agreed)
+    return np.where(is_sure, make_period_labels(period), NODATA)
+
+
+@pytest.mark.parametrize("least", [0.0, 0.333, 1 / 3, 0.5, 0.667, 0.7, 0.9949, 1.0])
+def test_pixels_of_exactly_the_least_agreement_count(small_map: Path, tmp_path: Path, least: float) -> None:
+    seamline.change(small_map, out=tmp_path, from_period="2024", to_period="2025", min_agreement=least)
+    with rasterio.open(tmp_path / "transitions.tif") as file:
+        assert np.array_equal(file.read(1), find_codes(hide_doubtful("2024", least), hide_doubtful("2025", least)))
 
 
 @pytest.mark.parametrize("least", [0.0, 0.7])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import duckdb
 import geopandas
@@ -88,6 +89,24 @@ def test_duckdb_reads_the_tables(small_map: Path, zones_file: Path, tmp_path: Pa
         water = table[table["class"] == "water"]
         assert [row[:3] for row in rows] == list(zip(water["zone"], water["period"], water["area_m2"], strict=True))
         assert rows[0][3].isoformat() == "2024-01-01T00:00:00+00:00"
+
+
+@pytest.mark.parametrize(
+    "names", [[9007199254740993, None, 9007199254740992], ["", None, 'x "y",\nz'], [True, None, False]]
+)
+def test_names_keep_their_type_in_both_tables(small_map: Path, tmp_path: Path, names: list[Any]) -> None:
+    shape = json.loads(shapely.to_geojson(SHAPES["half"]))
+    crs = {"type": "name", "properties": {"name": f"urn:ogc:def:crs:EPSG::{GRID.crs.epsg}"}}
+    features = [{"type": "Feature", "properties": {"n": name}, "geometry": shape} for name in names]
+    (tmp_path / "z.geojson").write_text(json.dumps({"type": "FeatureCollection", "crs": crs, "features": features}))
+    for ending in ("parquet", "csv"):
+        path = tmp_path / f"zones.{ending}"
+        table = seamline.zones(small_map, tmp_path / "z.geojson", path, by="n")
+        shown = [None if pd.isna(name) else name for name in table["zone"].drop_duplicates().tolist()]
+        assert shown == names and [type(name) for name in shown] == [type(name) for name in names]
+        source = f"read_csv('{path}', allow_quoted_nulls = false)" if ending == "csv" else f"'{path}'"
+        read = [row[0] for row in duckdb.sql(f"SELECT zone FROM {source}").fetchall()]
+        assert list(dict.fromkeys(read)) == names
 
 
 def test_labels_of_a_cog_are_those_of_the_store(small_map: Path, zones_file: Path, tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from affine import Affine
 from odc.geo.geobox import GeoBox
 
 from seamline.pipeline.common.classes import NODATA
-from seamline.pipeline.common.errors import InputError, RunError
+from seamline.pipeline.common.errors import DamagedSceneError, InputError, RunError
 from seamline.pipeline.common.time_span import TimeSpan
 from seamline.pipeline.fusion import scene_votes
 from seamline.pipeline.fusion.fusing import FusedChunk
@@ -209,7 +209,7 @@ def test_a_damaged_file_is_named(copied: Path, scene: str, file: str, damage: ob
     source = open_scene_source(copied, scene)
     fuse([source])
     damage(copied / scene, part)
-    with pytest.raises(InputError) as caught:
+    with pytest.raises(DamagedSceneError) as caught:
         fuse([source])
     message = str(caught.value)
     assert f"scene {scene}" in message and f"{copied / scene}/{file}" in message and "seamline verify" in message
@@ -220,13 +220,13 @@ def test_a_damaged_chunk_of_an_older_format_is_named(tmp_path: Path) -> None:
     """Its compressor has errors of its own."""
     publish_scene(tmp_path / "a", GRIDS["same-crs"], make_probabilities(SHAPE), zarr_format=2)
     damage_chunk(tmp_path / "a", "probabilities")
-    with pytest.raises(InputError, match=r"scene a: got .*segmentation\.zarr that cannot be read"):
+    with pytest.raises(DamagedSceneError, match=r"scene a: .*segmentation\.zarr cannot be read"):
         fuse([open_scene_source(tmp_path, "a")])
 
 
 def test_labels_of_no_class_are_refused(copied: Path) -> None:
     source = replace(open_scene_source(copied, "degrees", with_probabilities=False), values=(0, 7))
-    with pytest.raises(InputError, match=r"label 2 in .* none of the classes"):
+    with pytest.raises(DamagedSceneError, match=r"label 2 in .* none of the classes"):
         fuse([source])
 
 
@@ -234,7 +234,7 @@ def test_a_raster_of_another_shape_is_refused(sources: list[SceneSource]) -> Non
     for source in sources[:2]:
         grid = GeoBox((SHAPE[0] + 1, SHAPE[1]), source.grid.transform, source.grid.crs)
         with pytest.raises(
-            InputError, match=r"uint8 of shape \(1, 110, 150\), expected uint8 of shape \(1, 111, 150\)"
+            DamagedSceneError, match=r"uint8 of shape \(1, 110, 150\), expected uint8 of shape \(1, 111, 150\)"
         ):
             fuse([replace(source, grid=grid)])
 
@@ -330,7 +330,7 @@ def test_damage_and_replacement_in_object_storage_are_named(s3: S3Server, copied
         place = results.subfolder(f"{source.id}/{source.folder.rpartition('/')[2]}")
         data = place.get(part).data
         place.put(part, data[: len(data) // 2])
-        with pytest.raises(InputError, match=f"scene {source.id}: got {source.folder}/segmentation"):
+        with pytest.raises(DamagedSceneError, match=f"scene {source.id}: {source.folder}/segmentation"):
             fuse([source])
         place.put(part, data)
         fuse([source])

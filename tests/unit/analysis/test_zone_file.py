@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -72,6 +73,42 @@ def test_geoparquet_is_read_without_gdal(tmp_path: Path, crs: str | None) -> Non
     assert zones.names == ("a", None) and zones.crs == ("EPSG:3035" if crs == "projected" else "OGC:CRS84")
 
 
+NAMES: dict[str, list[Any]] = {
+    "whole numbers": [9007199254740993, None, 9007199254740992, 1],
+    "yes and no": [True, None, False],
+    "numbers": [1.5, None, 2.0],
+    "texts": ["a", None, "", "1"],
+    "dates": ["2024-01-01", "2024-01-02"],
+}
+
+
+@pytest.mark.parametrize("kind", NAMES)
+@pytest.mark.parametrize("ending", [".geojson", ".gpkg", ".parquet"])
+def test_names_are_as_the_file_has_them(tmp_path: Path, kind: str, ending: str) -> None:
+    shape = json.loads(shapely.to_geojson(BOX))
+    features = [{"type": "Feature", "properties": {"n": name}, "geometry": shape} for name in NAMES[kind]]
+    path = tmp_path / "a.geojson"
+    path.write_text(json.dumps({"type": "FeatureCollection", "features": features}))
+    expected = [date.fromisoformat(name) for name in NAMES[kind]] if kind == "dates" else NAMES[kind]
+    if ending == ".gpkg":
+        _, table = pyogrio.raw.read_arrow(path)
+        path = tmp_path / "a.gpkg"
+        pyogrio.raw.write_arrow(table, path, crs="EPSG:4326", geometry_type="Polygon", geometry_name="wkb_geometry")
+    if ending == ".parquet":
+        path = tmp_path / "a.parquet"
+        geo = {"version": "1.1.0", "primary_column": "g", "columns": {"g": {"encoding": "WKB", "geometry_types": []}}}
+        table = pa.table({"g": [shapely.to_wkb(BOX)] * len(expected), "n": expected})
+        pq.write_table(table.replace_schema_metadata({"geo": json.dumps(geo)}), path)
+    names = read_zones(path, "n").names
+    assert list(map(repr, names)) == list(map(repr, expected))
+
+
+def test_names_that_are_no_numbers_have_none(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.gpkg", [BOX, OTHER, BOX], n=[np.nan, 1.0, np.nan])
+    zones = read_zones(path, "n")
+    assert zones.names == (None, 1.0) and [zone.area for zone in zones.geometries] == [2, 1]
+
+
 def test_one_of_several_layers(tmp_path: Path) -> None:
     path = write(tmp_path / "a.gpkg", [BOX], layer="lakes")
     write(path, [OTHER], layer="districts")
@@ -102,6 +139,18 @@ def test_what_is_no_zone_is_refused(tmp_path: Path) -> None:
     assert "no vector file" in refused(tmp_path / "text.parquet")
     infinite = shapely.Polygon([(0, 0), (1, 0), (np.inf, 1)])
     assert "no numbers in feature 1" in refused(write(tmp_path / "inf.gpkg", [infinite]))
+
+    (tmp_path / "list.geojson").write_text(
+        json.dumps(
+            {
+                "type": "FeatureCollection",
+                "features": [
+                    {"type": "Feature", "properties": {"n": [1]}, "geometry": json.loads(shapely.to_geojson(BOX))}
+                ],
+            }
+        )
+    )
+    assert "a list as n of feature 0, expected numbers, texts or dates" in refused(tmp_path / "list.geojson", "n")
 
 
 def write_empty(folder: Path) -> Path:
