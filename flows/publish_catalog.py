@@ -19,7 +19,7 @@ from seamline.flows.tracking.best_effort import show
 from seamline.pipeline.common.classes import format_count
 from seamline.pipeline.common.errors import InputError, RunError
 from seamline.pipeline.common.layout import ITEM
-from seamline.pipeline.fusion.verify_map import verify_folder
+from seamline.pipeline.maps.verify_map import verify_folder
 from seamline.pipeline.publishing.upload import renew_catalog
 from seamline.pipeline.results.verify import Finding
 from seamline.pipeline.results.verify_objects import verify_objects

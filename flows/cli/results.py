@@ -126,7 +126,7 @@ def verify(
     seamline verify build/up/results
     """
     from seamline.flows.settings.credentials import use_credentials
-    from seamline.pipeline.fusion.verify_map import verify_folder
+    from seamline.pipeline.maps.verify_map import verify_folder
     from seamline.pipeline.results.verify_objects import count_items, verify_objects
 
     if is_object_url(results):

@@ -27,7 +27,10 @@ from seamline.pipeline.common.stopwatch import Stopwatch
 from seamline.pipeline.execution.chunk_tasks import ChunkOrigin
 from seamline.pipeline.execution.run_chunks import map_on_workers
 from seamline.pipeline.execution.run_directory import Report, RunDirectory
-from seamline.pipeline.fusion.map_folder import (
+from seamline.pipeline.fusion.period_run import PeriodRun, find_fused, open_period_store
+from seamline.pipeline.geometry.map_grid import CHUNK
+from seamline.pipeline.geometry.tiling import Index
+from seamline.pipeline.maps.map_folder import (
     fetch_model,
     is_own,
     is_whole,
@@ -38,14 +41,11 @@ from seamline.pipeline.fusion.map_folder import (
     take_over_period,
     write_map_files,
 )
-from seamline.pipeline.fusion.map_storage import MapInBucket, MapOnDisk, MapStorage
-from seamline.pipeline.fusion.period_files import find_kept_result
-from seamline.pipeline.fusion.period_run import PeriodRun, find_fused, open_period_store
-from seamline.pipeline.fusion.publish_map import MapPublication, list_store_layers, publish_period
-from seamline.pipeline.fusion.stored_copies import list_in_stored_catalogue, refuse_other_objects, refuse_taken_keys
-from seamline.pipeline.fusion.upload_map import settle_map, upload_map
-from seamline.pipeline.geometry.map_grid import CHUNK
-from seamline.pipeline.geometry.tiling import Index
+from seamline.pipeline.maps.map_storage import MapInBucket, MapOnDisk, MapStorage
+from seamline.pipeline.maps.period_files import find_kept_result
+from seamline.pipeline.maps.publish_map import MapPublication, list_store_layers, publish_period
+from seamline.pipeline.maps.stored_copies import list_in_stored_catalogue, refuse_other_objects, refuse_taken_keys
+from seamline.pipeline.maps.upload_map import settle_map, upload_map
 from seamline.pipeline.mosaic.map_record import MapRecord, write_map_record
 from seamline.pipeline.products.kept_result import KeptResult
 from seamline.pipeline.products.zarr_store import ZarrLayout, create_store

@@ -15,10 +15,10 @@ from pyproj.exceptions import CRSError
 
 from seamline.flows.maps.options import MosaicOptions
 from seamline.pipeline.common.errors import InputError
-from seamline.pipeline.fusion.map_folder import name_period
-from seamline.pipeline.fusion.map_storage import MapStorage, WantedFiles
-from seamline.pipeline.fusion.publish_map import list_period_outputs, list_store_layers
 from seamline.pipeline.geometry.map_grid import MapGrid
+from seamline.pipeline.maps.map_folder import name_period
+from seamline.pipeline.maps.map_storage import MapStorage, WantedFiles
+from seamline.pipeline.maps.publish_map import list_period_outputs, list_store_layers
 from seamline.pipeline.mosaic.changes import PeriodChanges, find_changes
 from seamline.pipeline.mosaic.map_record import (
     MapClass,

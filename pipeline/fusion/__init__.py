@@ -1,1 +1,1 @@
-"""From the votes of published scenes to the files of a map, chunk by chunk."""
+"""From what scenes published to the fused pixels of a map: votes, chunks, the run of a period."""

@@ -154,11 +154,11 @@ def test_a_run_that_was_broken_off_goes_on(
     place, count = {
         "fuse": ("seamline.pipeline.fusion.period_run.PeriodRun._write", 3),
         "overviews": ("seamline.pipeline.publishing.result_files.write_overviews", 1),
-        "item": ("seamline.pipeline.fusion.publish_map.write_item", 1),
-        "map.zarr": ("seamline.pipeline.fusion.map_folder.write_time_store", 0),
+        "item": ("seamline.pipeline.maps.publish_map.write_item", 1),
+        "map.zarr": ("seamline.pipeline.maps.map_folder.write_time_store", 0),
         "place": ("seamline.flows.maps.make_map.put_in_place", 0),
         "list": ("seamline.flows.maps.make_map.list_in_catalogue", 0),
-        "table": ("seamline.pipeline.fusion.map_folder.update_catalog", 2),  # of the last period
+        "table": ("seamline.pipeline.maps.map_folder.update_catalog", 2),  # of the last period
     }[stage]
     module, _, name = place.rpartition(".")
     target = period_run.PeriodRun if stage == "fuse" else __import__(module, fromlist=[name])

@@ -13,7 +13,7 @@ from seamline.flows.maps.make_map import preview_map
 from seamline.flows.maps.options import MosaicOptions
 from seamline.pipeline.common.errors import InputError, OtherRunError
 from seamline.pipeline.fusion import period_run
-from seamline.pipeline.fusion.verify_map import verify_folder
+from seamline.pipeline.maps.verify_map import verify_folder
 from seamline.pipeline.products import cog
 from seamline.pipeline.stac.catalog import update_catalog
 from tests.support.map_runs import MONTHS, OPTIONS, build, read_rasters

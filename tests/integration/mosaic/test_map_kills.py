@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from seamline.pipeline.fusion.verify_map import verify_folder
+from seamline.pipeline.maps.verify_map import verify_folder
 from tests.support.kill_points import choose_points, count_changes, kill_at_change
 from tests.support.map_runs import MONTHS, UNSEEN, build, read_rasters
 from tests.support.region_results import RegionResults, copy_scenes

@@ -48,8 +48,8 @@ from seamline.model.spec.spec import ModelClass
 from seamline.pipeline.analysis.transitions import Transition
 from seamline.pipeline.analysis.write_change import Change
 from seamline.pipeline.common.classes import NODATA
-from seamline.pipeline.fusion.time_store import PeriodStore, write_time_store
 from seamline.pipeline.geometry.window import Window
+from seamline.pipeline.maps.time_store import PeriodStore, write_time_store
 from seamline.pipeline.products.seal import seal
 from seamline.pipeline.products.zarr_store import ZarrLayout, create_store, open_labels, write_labels
 from seamline.pipeline.publishing.completeness import list_missing_outputs

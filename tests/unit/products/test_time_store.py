@@ -18,8 +18,8 @@ from affine import Affine
 from odc.geo.geobox import GeoBox
 
 from seamline.pipeline.common.classes import NODATA, LabelClass
-from seamline.pipeline.fusion.time_store import PeriodStore, write_time_store
 from seamline.pipeline.geometry.window import Window
+from seamline.pipeline.maps.time_store import PeriodStore, write_time_store
 from seamline.pipeline.products import store_files
 from seamline.pipeline.products.layers import LAYERS, get_nodata
 from seamline.pipeline.products.overviews import find_stale_overviews, list_levels, write_overviews

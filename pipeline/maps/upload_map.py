@@ -33,10 +33,10 @@ from pathlib import Path
 
 from seamline.pipeline.common.errors import InputError, RunError
 from seamline.pipeline.common.layout import CHECKSUMS, ITEM, MAP_RECORD, MAP_REFERENCES, ZARR
-from seamline.pipeline.fusion.map_folder import describe_stores, is_own, name_period
-from seamline.pipeline.fusion.map_storage import MapInBucket, MapPointer
-from seamline.pipeline.fusion.time_store import write_time_references
 from seamline.pipeline.geometry.tiling import MapChunks
+from seamline.pipeline.maps.map_folder import describe_stores, is_own, name_period
+from seamline.pipeline.maps.map_storage import MapInBucket, MapPointer
+from seamline.pipeline.maps.time_store import write_time_references
 from seamline.pipeline.mosaic.map_record import MapRecord
 from seamline.pipeline.mosaic.periods import ALL
 from seamline.pipeline.publishing.file_upload import list_file_sizes, put_files

@@ -7,9 +7,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from seamline.pipeline.common.layout import CATALOG, ITEM, MAP_RECORD, MAP_STORE, RECORD, ZARR
-from seamline.pipeline.fusion.map_folder import describe_stores, list_periods
-from seamline.pipeline.fusion.recovery import is_on_grid
-from seamline.pipeline.fusion.time_store import find_time_store_problems
+from seamline.pipeline.maps.map_folder import describe_stores, list_periods
+from seamline.pipeline.maps.recovery import is_on_grid
+from seamline.pipeline.maps.time_store import find_time_store_problems
 from seamline.pipeline.mosaic.map_record import MapRecord, read_map_record
 from seamline.pipeline.mosaic.periods import ALL
 from seamline.pipeline.products.run_record import read_record

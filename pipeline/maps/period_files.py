@@ -11,9 +11,9 @@ from pathlib import Path
 
 from seamline.pipeline.common.errors import InputError
 from seamline.pipeline.common.layout import ITEM, ITEMS, MAP_STORE, POLYGON_FILES, ZARR
-from seamline.pipeline.fusion.map_folder import is_whole
 from seamline.pipeline.geometry.map_grid import CHUNK, MapGrid
 from seamline.pipeline.geometry.tiling import Index
+from seamline.pipeline.maps.map_folder import is_whole
 from seamline.pipeline.mosaic.map_record import MapRecord
 from seamline.pipeline.products.kept_result import KeptResult
 from seamline.pipeline.products.overviews import read_layout

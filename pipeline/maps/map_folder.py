@@ -37,7 +37,7 @@ from seamline.pipeline.common.layout import (
     WAITING,
     ZARR,
 )
-from seamline.pipeline.fusion.time_store import PeriodStore, write_time_store
+from seamline.pipeline.maps.time_store import PeriodStore, write_time_store
 from seamline.pipeline.mosaic.map_record import MapRecord, MapScene, write_map_record
 from seamline.pipeline.mosaic.periods import ALL, Period
 from seamline.pipeline.results.map_copies import PERIOD_PROPERTY, copy_item, find_original

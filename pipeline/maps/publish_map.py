@@ -21,12 +21,12 @@ from seamline.pipeline.common.layout import PREVIEW, RECORD, ZARR
 from seamline.pipeline.common.stopwatch import Stopwatch
 from seamline.pipeline.common.time_span import TimeSpan
 from seamline.pipeline.execution.run_directory import Report, RunDirectory
-from seamline.pipeline.fusion.map_folder import name_period
-from seamline.pipeline.fusion.map_item import build_map_item, relate_scene
-from seamline.pipeline.fusion.map_report import write_map_report
 from seamline.pipeline.geometry.map_grid import CHUNK
 from seamline.pipeline.geometry.pixel_area import measure_pixel_areas
 from seamline.pipeline.geometry.tiling import MapChunks, Tiling
+from seamline.pipeline.maps.map_folder import name_period
+from seamline.pipeline.maps.map_item import build_map_item, relate_scene
+from seamline.pipeline.maps.map_report import write_map_report
 from seamline.pipeline.mosaic.map_record import MapRecord, MapScene
 from seamline.pipeline.mosaic.periods import Period
 from seamline.pipeline.products.geozarr import find_crs_code

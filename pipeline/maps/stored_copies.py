@@ -7,8 +7,8 @@ from contextlib import suppress
 
 from seamline.pipeline.common.errors import InputError, RunError
 from seamline.pipeline.common.layout import CATALOG, ITEM, MAP_RECORD
-from seamline.pipeline.fusion.map_folder import is_own, name_period, refuse_map_name
-from seamline.pipeline.fusion.map_storage import MapPointer
+from seamline.pipeline.maps.map_folder import is_own, name_period, refuse_map_name
+from seamline.pipeline.maps.map_storage import MapPointer
 from seamline.pipeline.publishing.upload import list_in_catalog, renew_catalog, wait_randomly
 from seamline.pipeline.publishing.uploaded import read_listing
 from seamline.pipeline.results.map_copies import copy_stored_item, find_original_url

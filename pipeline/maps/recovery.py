@@ -11,8 +11,8 @@ from pathlib import Path
 
 from seamline.pipeline.common.errors import InputError
 from seamline.pipeline.common.layout import ITEM
-from seamline.pipeline.fusion.map_folder import list_periods
 from seamline.pipeline.geometry.map_grid import MapGrid
+from seamline.pipeline.maps.map_folder import list_periods
 from seamline.pipeline.mosaic.map_record import MapDefinition, MapRecord, refuse_other_definition
 from seamline.pipeline.products.run_record import RunRecord, read_record
 from seamline.pipeline.stac.items import ItemDict, read_item

@@ -11,10 +11,10 @@ from typing import Protocol
 
 from seamline.pipeline.common.errors import DamagedFileError, InputError
 from seamline.pipeline.common.layout import ITEM, MAP_RECORD, POLYGON_FILES, RECORD, ZARR
-from seamline.pipeline.fusion.map_folder import list_periods
-from seamline.pipeline.fusion.period_files import find_store_problem, is_map_whole, is_period_current
-from seamline.pipeline.fusion.publish_map import list_store_layers
-from seamline.pipeline.fusion.recovery import recover_map_record
+from seamline.pipeline.maps.map_folder import list_periods
+from seamline.pipeline.maps.period_files import find_store_problem, is_map_whole, is_period_current
+from seamline.pipeline.maps.publish_map import list_store_layers
+from seamline.pipeline.maps.recovery import recover_map_record
 from seamline.pipeline.mosaic.map_record import (
     MapRecord,
     encode_map_record,
