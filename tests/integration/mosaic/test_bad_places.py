@@ -18,7 +18,8 @@ from seamline.flows.maps.make_map import make_map
 from seamline.flows.maps.observer import MapObserver
 from seamline.flows.maps.options import MosaicOptions
 from seamline.pipeline.common.errors import DamagedSceneError, InputError, RunError, SeamlineError
-from seamline.pipeline.fusion import map_folder, period_run
+from seamline.pipeline.fusion import period_run
+from seamline.pipeline.maps import map_folder
 from seamline.pipeline.results.verify import verify
 from seamline.pipeline.storage import atomic
 from tests.support.command_line import CommandLine

@@ -30,7 +30,7 @@ from seamline.flows.maps.make_map import make_map, preview_map
 from seamline.flows.maps.observer import MapObserver, MapResult
 from seamline.flows.maps.options import MosaicOptions
 from seamline.pipeline.common.errors import InputError, OtherRunError
-from seamline.pipeline.fusion import upload_map
+from seamline.pipeline.maps import upload_map
 from seamline.pipeline.publishing.upload import renew_catalog, upload
 from seamline.pipeline.results.dataset import open_result
 from seamline.pipeline.results.stored_results import StoredResults, refuse_replaced
