@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -12,8 +11,6 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 from odc.geo.geobox import GeoBox
-from rasterio._err import CPLE_BaseError
-from rasterio.errors import CRSError, RasterioError
 
 from seamline.pipeline.common.classes import NODATA, LabelClass
 from seamline.pipeline.common.errors import DamagedSceneError, InputError, RunError
@@ -35,6 +32,7 @@ from seamline.pipeline.mosaic.map_record import MapScene
 from seamline.pipeline.products.layers import PROBABILITIES
 from seamline.pipeline.products.zarr_store import LABELS_ARRAY
 from seamline.pipeline.raster_io.gdal import describe_error, gdal_environment, open_cached_raster, read_pixels
+from seamline.pipeline.results.damage import READ_ERRORS
 from seamline.pipeline.results.stored_results import open_raster_array
 from seamline.pipeline.storage.digests import describe_file
 from seamline.pipeline.storage.object_store import ObjectFolder, is_object_url, split_object_url
@@ -43,21 +41,6 @@ from seamline.pipeline.storage.s3_access import translate_errors
 _MOST_PIXELS = 2**22
 """Pixels of a scene that are read at once for a part of a map. Of a scene that is much finer than the map, more windows
 are read."""
-_DAMAGE_ERRORS = (
-    OSError,
-    ValueError,
-    LookupError,
-    TypeError,
-    AttributeError,
-    ArithmeticError,
-    RuntimeError,
-    MemoryError,
-    zlib.error,
-    RasterioError,
-    CPLE_BaseError,
-    CRSError,
-)
-"""Errors that readers raise on damaged bytes."""
 _PROBABILITIES_COG = f"{PROBABILITIES}.tif"
 
 
@@ -179,7 +162,7 @@ class SceneSource:
                 stack.enter_context(translate_errors(place.bucket, place.access))
             try:
                 yield
-            except (*_DAMAGE_ERRORS, InputError) as error:
+            except (*READ_ERRORS, InputError) as error:
                 problem = f"{self.folder}/{file} cannot be read ({describe_error(error)})"
                 raise DamagedSceneError(self.id, problem) from error
 

@@ -17,8 +17,7 @@ import zarr
 from affine import Affine
 from odc.geo.geobox import GeoBox
 from pydantic import ValidationError
-from rasterio._err import CPLE_BaseError
-from rasterio.errors import NotGeoreferencedWarning, RasterioError
+from rasterio.errors import NotGeoreferencedWarning
 
 from seamline.pipeline.common.classes import LabelClass
 from seamline.pipeline.common.errors import InputError
@@ -28,6 +27,7 @@ from seamline.pipeline.products.layers import LAYERS
 from seamline.pipeline.products.run_record import RunRecord, describe_validation_error, parse_record
 from seamline.pipeline.products.seal import is_sealed
 from seamline.pipeline.products.zarr_store import LABELS_ARRAY, build_class_flags
+from seamline.pipeline.results.damage import READ_ERRORS
 from seamline.pipeline.results.map_copies import find_original
 from seamline.pipeline.results.result_item import ResultItem
 from seamline.pipeline.storage.digests import to_multihash
@@ -35,17 +35,6 @@ from seamline.pipeline.storage.object_store import ObjectFolder
 
 SCENE_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 """Form of ``Scene.id``."""
-_DAMAGE_ERRORS = (
-    OSError,
-    ValueError,
-    LookupError,
-    TypeError,
-    AttributeError,
-    RuntimeError,
-    RasterioError,
-    CPLE_BaseError,
-)
-"""Errors that readers raise on damaged bytes."""
 VERIFY_HINT = "`seamline verify` tells more; with --overwrite the scene is segmented anew"
 """What to do about damaged results."""
 
@@ -236,7 +225,7 @@ def catch_damage(folder: Path | ObjectFolder, name: str) -> Iterator[None]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", NotGeoreferencedWarning)
             yield
-    except _DAMAGE_ERRORS as error:
+    except READ_ERRORS as error:
         raise result_error(folder, f"a damaged {name} ({_summarize_error(error)})", VERIFY_HINT) from error
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import posixpath
-import zlib
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -24,8 +23,6 @@ import shapely.errors
 import zarr
 from numpy.typing import NDArray
 from pystac import MediaType
-from rasterio._err import CPLE_BaseError
-from rasterio.errors import RasterioError
 from rasterio.windows import Window as RasterioWindow
 from rio_cogeo.cogeo import cog_validate
 
@@ -38,6 +35,7 @@ from seamline.pipeline.products.seal import has_sealed_content, is_sealed
 from seamline.pipeline.products.store_files import iter_row_windows
 from seamline.pipeline.products.zarr_store import LABELS_ARRAY, list_store_rasters, open_store_raster
 from seamline.pipeline.results.consistency import find_cog_mismatches, find_item_mismatches, find_store_mismatches
+from seamline.pipeline.results.damage import READ_ERRORS
 from seamline.pipeline.results.map_copies import copy_item, find_original
 from seamline.pipeline.results.open import require_catalog
 from seamline.pipeline.stac.assets import ASSETS, compute_file_info
@@ -46,24 +44,15 @@ from seamline.pipeline.stac.items import ItemDict, read_item, read_item_table, r
 from seamline.pipeline.stac.waiting import list_notes, list_scenes
 
 DAMAGE_ERRORS = (
-    OSError,
-    ValueError,
-    LookupError,
-    TypeError,
-    AttributeError,
-    ArithmeticError,
-    RuntimeError,
+    *READ_ERRORS,
     MemoryError,
-    zlib.error,
     InputError,
-    RasterioError,
-    CPLE_BaseError,
     shapely.errors.ShapelyError,
     pystac.errors.STACError,
     pystac.errors.STACValidationError,
     pystac.errors.STACTypeError,
 )
-"""Errors that readers raise on damaged bytes."""
+"""Errors that readers raise on damaged bytes, those of items and footprints among them."""
 
 _Check = tuple[str, Callable[[], Iterable[str]]]
 """A file's name, and what yields its problems."""
