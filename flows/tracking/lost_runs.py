@@ -14,15 +14,23 @@ from __future__ import annotations
 from datetime import timedelta
 
 from prefect.client.orchestration import get_client
+from prefect.client.schemas.filters import (
+    FlowRunFilter,
+    FlowRunFilterState,
+    FlowRunFilterStateType,
+    FlowRunFilterTags,
+)
 from prefect.client.schemas.objects import StateType
 from prefect.events.actions import ChangeFlowRunState
 from prefect.events.schemas.automations import AutomationCore, EventTrigger, Posture
 from prefect.events.schemas.events import ResourceSpecification
+from prefect.states import Crashed
 
 from seamline.flows.tracking.variables import HEARTBEAT_SECONDS
 
 TAG = "seamline"
 """Tag of the deployments whose lost runs are ended."""
+_UNFINISHED = (StateType.RUNNING, StateType.PENDING, StateType.CANCELLING)
 
 _RUNNING_TIMEOUT = timedelta(seconds=4 * HEARTBEAT_SECONDS)
 _STARTING_TIMEOUT = timedelta(minutes=15)
@@ -75,3 +83,19 @@ def create_automations() -> list[str]:
         for automation in new:
             client.create_automation(automation)
     return [automation.name for automation in new]
+
+
+def end_unfinished_runs() -> int:
+    """Mark the runs that work or are about to start as Crashed, and free their places; return their number.
+
+    For a server whose runs all belong to the caller, which has not started any yet. Those that there are belonged to a
+    process that was killed. The automations would wait for minutes before they end them.
+    """
+    states = FlowRunFilterState(type=FlowRunFilterStateType(any_=list(_UNFINISHED)))
+    wanted, ended = FlowRunFilter(tags=FlowRunFilterTags(all_=[TAG]), state=states), 0
+    with get_client(sync_client=True) as client:
+        while runs := client.read_flow_runs(flow_run_filter=wanted):
+            for run in runs:
+                client.set_flow_run_state(run.id, Crashed(message="What worked on it was killed."), force=True)
+            ended += len(runs)
+    return ended

@@ -27,7 +27,7 @@ from seamline.flows.segment_scene import segment_scene
 from seamline.flows.settings.options import SegmentOptions
 from seamline.flows.tracking.best_effort import show
 from seamline.flows.tracking.idle_runs import delete_idle_runs, tells_more_than_a_skipped_run
-from seamline.flows.tracking.lost_runs import TAG, create_automations
+from seamline.flows.tracking.lost_runs import TAG, create_automations, end_unfinished_runs
 from seamline.flows.up.stack import LAST_DEPLOYMENT, TEMPORARY, Stack
 
 _INBOX = "inbox"
@@ -43,6 +43,8 @@ def _serve_deployments(stack: Stack) -> None:
     common = {"model": stack.model, "out": str(stack.results), "options": options}
     inbox = Inbox(folder=stack.inbox, settle=stack.settle, allow=stack.allow, notes=True).model_dump(mode="json")
     create_automations()
+    if lost := end_unfinished_runs():
+        logging.getLogger(__name__).warning("%d runs were lost when the services were killed", lost)
     logging.getLogger("prefect.runner.state_proposer").addFilter(tells_more_than_a_skipped_run)
     threading.Thread(target=_delete_idle_runs, daemon=True).start()
     _keep_temporary_files(stack.folder / TEMPORARY)

@@ -20,7 +20,7 @@ import pytest
 import rasterio
 from prefect.client.orchestration import get_client
 from prefect.events.filters import EventFilter, EventNameFilter
-from prefect.states import Cancelled, Completed, Running, Scheduled, State
+from prefect.states import Cancelled, Completed, Pending, Running, Scheduled, State
 
 import seamline.flows.segment_collection as flow
 from seamline.flows.collection.discovery import Discovery, discover
@@ -32,6 +32,7 @@ from seamline.flows.segment_collection import segment_collection
 from seamline.flows.settings.model_folder import Model
 from seamline.flows.settings.options import SegmentOptions
 from seamline.flows.tracking import artifacts, best_effort, idle_runs, scene_task
+from seamline.flows.tracking.lost_runs import TAG, end_unfinished_runs
 from seamline.pipeline.common.errors import RunError
 from tests.support.processes import wait_until_idle
 from tests.support.small_rasters import BAND_NAMES, make_noise, write_geotiff
@@ -182,6 +183,21 @@ def test_looks_that_find_nothing_leave_no_reports_and_are_deleted(
         assert idle_runs.delete_idle_runs(client, "looks") == 0
         left = {run.id for run in client.read_flow_runs(limit=200)}
     assert {name for name, run in made.items() if run in left} == {"idle 2", "busy 3", "cancelled while it worked 5"}
+
+
+def test_runs_that_a_killed_service_left_are_ended_and_free_their_places() -> None:
+    states = {"working": Running(), "starting": Pending(), "due": Scheduled(), "done": Completed()}
+    with get_client(sync_client=True) as client:
+        deployment = client.create_deployment(client.create_flow(segment_collection), "killed", tags=[TAG])
+        runs = {}
+        for name, state in states.items():
+            runs[name] = client.create_flow_run_from_deployment(deployment, state=Scheduled()).id
+            client.set_flow_run_state(runs[name], state, force=True)
+        other = client.create_flow_run(segment_collection, state=Running()).id
+        assert end_unfinished_runs() == 2 and end_unfinished_runs() == 0
+        found = {name: client.read_flow_run(run).state_name for name, run in {**runs, "other": other}.items()}
+    assert found.pop("due") in ("Scheduled", "Late")
+    assert found == {"working": "Crashed", "starting": "Crashed", "done": "Completed", "other": "Running"}
 
 
 def test_a_published_scene_is_an_event_that_automations_can_start_on(

@@ -180,6 +180,7 @@ def test_options_reach_the_deployments_and_a_detached_start(
     served: list[Any] = []
     monkeypatch.setattr(deployments, "serve", lambda *made, **options: served.extend(made))
     monkeypatch.setattr(deployments, "create_automations", lambda: None)
+    monkeypatch.setattr(deployments, "end_unfinished_runs", lambda: 0)
     monkeypatch.setattr(deployments, "_delete_idle_runs", lambda: None)
     monkeypatch.setattr(tempfile, "tempdir", None)
     deployments._serve_deployments(stack)
