@@ -159,7 +159,9 @@ def mosaic(
         print(map_tables.describe_map(result))
     elif not quiet:
         map_tables.show_map(result)
-        progress.print_next_step(out)
+        catalogue = Path(results).absolute()
+        is_inside = Path(out).absolute().parent == catalogue  # there the map stands beside its scenes
+        progress.print_next_step(results if is_inside else out)
 
 
 @app.command()

@@ -57,6 +57,7 @@ export function createMap(container) {
   });
   map.once("load", () => {
     for (const layer of [LEFT, RIGHT, END]) map.addLayer(layer, "outlines");
+    map.moveLayer("polygons", END.id); // on the side of their layer
   });
   for (const event of ["sourcedata", "idle"]) map.on(event, () => exchange(map));
   map.getCanvas().setAttribute("aria-describedby", "map-help");
@@ -66,17 +67,16 @@ export function createMap(container) {
   return map;
 }
 
-/** Draw where scenes lie; above a map those of other scenes are faint, since they would be taken for its pixels. */
+/** Draw where scenes lie; above a map its own border alone, since others would be taken for lines in it. */
 export function showFootprints(map, scenes, chosen) {
   const placed = scenes.filter((scene) => scene.geometry);
   const features = placed.flatMap(({ id, geometry, bbox }) => [
     { type: "Feature", properties: { id }, geometry },
-    { type: "Feature", properties: { id }, geometry: outline(geometry) },
+    ...(chosen?.map && id !== chosen.id ? [] : [{ type: "Feature", properties: { id }, geometry: outline(geometry) }]),
     { type: "Feature", properties: { id }, geometry: { type: "Point", coordinates: centre(bbox) } },
   ]);
   map.getSource("footprints").setData({ type: "FeatureCollection", features });
   map.setPaintProperty("footprints", "fill-opacity", chosen?.map ? 0 : FOOTPRINT_OPACITY);
-  map.setPaintProperty("outlines", "line-opacity", chosen?.map ? ["case", ["==", ["get", "id"], chosen.id], 1, 0.15] : 1);
 }
 
 /** The border of a footprint, without the cut at the antimeridian. */

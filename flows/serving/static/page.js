@@ -122,7 +122,10 @@ async function loadPolygons(scene) {
 function askPixel(lngLat, point) {
   const there = maps.scenesAt(map, point);
   const scene = there.includes(state.scene) ? getChosenScene() : null;
-  if (scene?.layers.includes("segmentation")) identifyPixel(map, scene, lngLat);
+  if (scene?.layers.includes("segmentation")) {
+    if (scene.map) showPane("scene"); // where its history stands
+    identifyPixel(map, scene, lngLat);
+  }
   else if (!scene && there.length) { chooseScene(there[0], true); showPane("scene"); }
   else closePopup(map);
 }

@@ -35,11 +35,12 @@ export async function identifyPixel(map, scene, lngLat) {
 function showAnswer(map, scene, found, lngLat) {
   removePopup();
   showMessage(null);
+  const nothing = scene.map ? "not seen" : "no data";
   const color = Object.fromEntries(scene.classes.map((entry) => [entry.name, entry.color]));
   const box = createElement("div", { className: "answer" });
   const heading = createElement("div", { className: "what" });
   if (found.class) heading.append(createSwatch(color[found.class]));
-  heading.append(found.class ?? "no data");
+  heading.append(found.class ?? nothing);
   box.append(heading);
   const least = scene.map ? 0.005 : 0; // of a map the panel tells more, and the popup leaves room for the map
   const odds = Object.entries(found.probabilities ?? {}).filter(([, value]) => value !== null && value >= least).sort((a, b) => b[1] - a[1]);
@@ -59,7 +60,7 @@ function showAnswer(map, scene, found, lngLat) {
   const own = popup;
   popup.on("close", () => { if (popup === own) closePopup(map); });
   const shares = odds.map(([name, value]) => `${name} ${formatProbability(value)}`);
-  return [found.class ?? "no data", ...shares, `row ${found.row}, column ${found.col}`].join(", ");
+  return [found.class ?? nothing, ...shares, `row ${found.row}, column ${found.col}`].join(", ");
 }
 
 function createBars(odds, color) {

@@ -211,7 +211,7 @@ def test_a_click_tells_the_history_of_a_pixel_and_its_scenes(served_map: Path) -
         view = view_of(page)
         page.mouse.click(*where(page, place))
         page.wait_for_selector(".answer")
-        assert page.locator(".what").inner_text() == "no data" and "July 2024" in page.locator(".answer").inner_text()
+        assert page.locator(".what").inner_text() == "not seen" and "July 2024" in page.locator(".answer").inner_text()
         assert read_history(page) == expected
         assert page.locator("#periods [aria-current=true]").inner_text() == "Jul 2024"
         assert "history of 3 periods" in page.locator("#status").inner_text()
@@ -232,7 +232,7 @@ def test_a_click_tells_the_history_of_a_pixel_and_its_scenes(served_map: Path) -
         # The slider does likewise.
         page.locator("#period").focus()
         page.keyboard.press("ArrowRight")
-        until(page, "() => document.querySelector('.what')?.textContent === 'no data'")
+        until(page, "() => document.querySelector('.what')?.textContent === 'not seen'")
         page.keyboard.press("ArrowLeft")
         until(page, "() => document.querySelector('.what')?.textContent === 'land'")
 
