@@ -281,7 +281,7 @@ class _MapRun:
         changed = self.plan.periods.keys() - self.plan.unchanged
         ids = {name_period(self.plan.name, name) for name in changed}
         map_groups = publication.map_chunks if publication.workers > 1 else None
-        return upload_map(self.directory.result, storage, record, ids, map_groups)
+        return upload_map(self.directory.result, storage, record, ids, map_groups, check=self.options.check)
 
     def _describe_publication(self, client: Client) -> MapPublication:
         record = self.plan.record

@@ -221,13 +221,22 @@ def refuse_taken_names(catalogue: Path, folder: Path, periods: Iterable[str]) ->
     """
     own = _list_own_items(catalogue, folder)
     for name in (name_period(folder.name, period) for period in periods):
-        if (catalogue / name / ITEM).exists() and name not in own:
+        if (catalogue / name / ITEM).exists() and name not in own and not _is_damaged_copy(catalogue / name):
             raise InputError(
                 f"map {folder.name}",
                 got=f"a result {name} in {catalogue}, which is not of this map",
                 expected="a name that no scene and no other map has",
                 fix="give another --out",
             )
+
+
+def _is_damaged_copy(folder: Path) -> bool:
+    """Return whether a folder has an item that cannot be read, and no results: then it was a copy of a map's item."""
+    try:
+        read_item(folder / ITEM)
+    except (OSError, ValueError, LookupError, TypeError):
+        return not (folder / RECORD).exists()
+    return False
 
 
 def _list_own_items(catalogue: Path, folder: Path) -> set[str]:

@@ -35,7 +35,8 @@ def refuse_other_objects(objects: ObjectFolder) -> None:
             f"--out {objects}",
             got="a place with other objects, which is no map",
             expected="a map, or a place with nothing in it",
-            fix=f"give a place of its own, such as {objects.to_url('map')}",
+            fix=f"give a place of its own, such as {objects.to_url('map')}; if it is a map whose {MAP_RECORD} was lost,"
+            " remove what is left of it",
         )
 
 

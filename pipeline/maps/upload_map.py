@@ -65,6 +65,8 @@ def upload_map(
     record: MapRecord,
     changed: Collection[str],
     map_groups: MapChunks | None = None,
+    *,
+    check: bool = False,
 ) -> bool:
     """Publish a map of which some periods have changed. A killed upload goes on where it stopped.
 
@@ -74,6 +76,7 @@ def upload_map(
         record: the record of the map as it is to be.
         changed: ids of the items of the periods that have changed. The others keep their versions.
         map_groups: applies a function to groups of files on workers that see the folder; None: all of it is done here.
+        check: take nothing over of the content of the version before, which may be damaged: all files travel.
 
     Returns:
         False, and the map as it was, if another run has replaced it since ``storage`` was opened.
@@ -87,7 +90,8 @@ def upload_map(
     for period_id in (name_period(_get_name(objects), period) for period in record.periods):
         if period_id in changed:
             place, base = objects.subfolder(period_id), storage.etag or ""
-            versions[period_id] = _put_period(folder / period_id, place, base, old.get(period_id), map_groups)
+            before = None if check else old.get(period_id)
+            versions[period_id] = _put_period(folder / period_id, place, base, before, map_groups)
         else:
             versions[period_id] = old[period_id]
     stale = _list_stale(
@@ -112,17 +116,19 @@ def _put_period(folder: Path, place: ObjectFolder, base: str, old: str | None, m
         folder: the folder of the period.
         place: its folder in object storage.
         base: the version of ``map.json`` that is to be replaced; empty if there is none.
-        old: name of the version of the period that this names; None if there is none.
+        old: name of the version of the period that this names, whose objects may be copied; None for none.
         map_groups: as ``upload_map`` takes it.
     """
     version = hashlib.sha256((folder / ITEM).read_bytes() + base.encode()).hexdigest()[:_VERSION_LENGTH]
     sizes = list_file_sizes(folder)
     digests = compute_digests(folder, sizes)
-    there = {} if old is None else _read_checksums(place, old)
+    there, known = ({}, {}) if old is None else (_read_checksums(place, old), place.list_sizes(old))
     copies = {
         key: f"{old}/{key}"
         for key, size in sizes.items()
-        if key != ITEM and there.get(key) == digests[key] and size <= _LARGEST_COPY
+        if key != ITEM
+        and there.get(key) == digests[key]
+        and known.get(f"{old}/{key}") == size <= _LARGEST_COPY  # one that was cut is none
     }
     put_files(folder, place, version, lambda share: None, map_groups, copies)
     place.put(f"{version}/{CHECKSUMS}", encode_json(digests))

@@ -376,5 +376,7 @@ def _record_error(folder: Path | ObjectFolder, got: str) -> DamagedFileError:
         f"{MAP_RECORD} of map {folder}",
         got=got,
         expected="what Seamline wrote",
-        fix="bring the file back, or give the command again that made the map, which restores it",
+        fix="bring it back, or give the command again that made the map, which restores it"
+        if isinstance(folder, Path)
+        else "bring it back, or make the map anew with --overwrite",
     )

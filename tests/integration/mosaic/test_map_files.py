@@ -89,6 +89,7 @@ DAMAGES: dict[str, Damage] = {
     "metadata lost": (lambda r: (r / "land/map.zarr/y/zarr.json").unlink(), "/map.zarr: ", True),
     "root lost": (lambda r: (r / "land/map.zarr/zarr.json").unlink(), "/map.zarr: is not sealed", True),
     "copy lost": (lambda r: (r / "land-2024-06/item.json").unlink(), "land-2024-06/item.json: is not there", True),
+    "copy cut": (lambda r: cut(r / "land-2024-06/item.json"), "land-2024-06/item.json: ", True),
     "copy forgotten": (forget_copy, "land-2024-06/item.json: is not there, and the map in", True),
     "copy changed": (lambda r: change_link(r / "land-2024-06/item.json"), "is not what", True),
     "table lost": (lambda r: (r / "land/items.parquet").unlink(), "/items.parquet: is not there", True),

@@ -276,6 +276,26 @@ def test_an_update_is_what_is_made_at_once_and_sends_what_changed(
     assert read_bucket(objects) == after and list(verify_objects(objects)) == []
 
 
+def test_damaged_objects_are_not_copied_into_the_next_version(
+    s3: S3Server, region_results: RegionResults, on_disk: dict[int, Path], tmp_path: Path
+) -> None:
+    """What was cut is found by its size, what was changed with ``check``; the server would copy either."""
+    results, objects = tmp_path / "results", s3.bucket("damage").subfolder("land")
+    copy_scenes(region_results, results)
+    build(results, objects.to_url(), tmp_path / "work")
+    for check in (False, True):
+        versions = StoredResults.open(objects).versions
+        place = objects.subfolder("land-2024-07").subfolder(versions["land-2024-07"])
+        damaged = ["segmentation.tif", *(key for key in place.list_sizes() if "segmentation/c/" in key)]
+        for key in damaged:
+            data = place.get(key).data
+            place.put(key, data[:-1] + bytes([data[-1] ^ 1]) if check else data[:-1])
+        assert read_bucket(objects) != read_disk(on_disk[6])
+        build(results, objects.to_url(), tmp_path / "work", check=check)
+        assert read_bucket(objects) == read_disk(on_disk[6])
+    assert list(verify_objects(objects)) == []
+
+
 def remove_scene(catalogue: Path, name: str) -> None:
     shutil.rmtree(catalogue / name)
     update_catalog(catalogue)
