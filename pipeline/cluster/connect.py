@@ -30,6 +30,9 @@ _ANSWER_TIMEOUT = 5
 _OWN_ADDRESS = "127.0.0.1:0"
 """Where local clusters show their state: any free port, for nobody else."""
 
+_DASK_LOGGERS = ("distributed", "distributed.client", "distributed.gc")
+"""Loggers for which Dask sets a level, so that they do not have that of the one above them."""
+
 CLIENT_MEMORY = 2**29
 """Bytes that the process which starts a local cluster needs itself."""
 
@@ -104,13 +107,15 @@ def _quiet_dask() -> Iterator[None]:
     The levels of its loggers are raised. What Dask's own ``silence_logs`` raises are levels of handlers, and a program
     with handlers of its own would see all of it.
     """
-    logger = logging.getLogger("distributed")
-    level = logger.level
-    logger.setLevel(logging.CRITICAL)
+    loggers = [logging.getLogger(name) for name in _DASK_LOGGERS]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.CRITICAL)
     try:
         yield
     finally:
-        logger.setLevel(level)
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
 
 
 @contextmanager

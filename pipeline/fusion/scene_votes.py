@@ -32,8 +32,8 @@ from seamline.pipeline.mosaic.map_record import MapScene
 from seamline.pipeline.products.layers import PROBABILITIES
 from seamline.pipeline.products.zarr_store import LABELS_ARRAY
 from seamline.pipeline.raster_io.gdal import describe_error, gdal_environment, open_cached_raster, read_pixels
-from seamline.pipeline.results.damage import READ_ERRORS
 from seamline.pipeline.results.stored_results import open_raster_array
+from seamline.pipeline.storage.damage import READ_ERRORS
 from seamline.pipeline.storage.digests import describe_file
 from seamline.pipeline.storage.object_store import ObjectFolder, is_object_url, split_object_url
 from seamline.pipeline.storage.s3_access import translate_errors

@@ -27,9 +27,9 @@ from seamline.pipeline.products.layers import LAYERS
 from seamline.pipeline.products.run_record import RunRecord, describe_validation_error, parse_record
 from seamline.pipeline.products.seal import is_sealed
 from seamline.pipeline.products.zarr_store import LABELS_ARRAY, build_class_flags
-from seamline.pipeline.results.damage import READ_ERRORS
 from seamline.pipeline.results.map_copies import find_original
 from seamline.pipeline.results.result_item import ResultItem
+from seamline.pipeline.storage.damage import READ_ERRORS
 from seamline.pipeline.storage.digests import to_multihash
 from seamline.pipeline.storage.object_store import ObjectFolder
 

@@ -35,13 +35,13 @@ from seamline.pipeline.products.seal import has_sealed_content, is_sealed
 from seamline.pipeline.products.store_files import iter_row_windows
 from seamline.pipeline.products.zarr_store import LABELS_ARRAY, list_store_rasters, open_store_raster
 from seamline.pipeline.results.consistency import find_cog_mismatches, find_item_mismatches, find_store_mismatches
-from seamline.pipeline.results.damage import READ_ERRORS
 from seamline.pipeline.results.map_copies import copy_item, find_original
 from seamline.pipeline.results.open import require_catalog
 from seamline.pipeline.stac.assets import ASSETS, compute_file_info
 from seamline.pipeline.stac.catalog import build_collection
 from seamline.pipeline.stac.items import ItemDict, read_item, read_item_table, read_table, round_trip_items
 from seamline.pipeline.stac.waiting import list_notes, list_scenes
+from seamline.pipeline.storage.damage import READ_ERRORS
 
 DAMAGE_ERRORS = (
     *READ_ERRORS,

@@ -29,6 +29,7 @@ from seamline.flows.api.maps import change, zones
 from seamline.flows.maps.make_map import make_map, preview_map
 from seamline.flows.maps.observer import MapObserver, MapResult
 from seamline.flows.maps.options import MosaicOptions
+from seamline.flows.settings.credentials import read_environment_access
 from seamline.pipeline.common.errors import InputError, OtherRunError
 from seamline.pipeline.maps import upload_map
 from seamline.pipeline.publishing.upload import renew_catalog, upload
@@ -370,8 +371,10 @@ def test_workers_fuse_and_upload_the_same_map(
     }
 
 
-def make(access: S3Access, results: str, out: str, work: Path) -> None:
-    use_access(access)
+def make(variables: dict[str, str], results: str, out: str, work: Path) -> None:
+    """Runs in a process whose environment may be that of an earlier test."""
+    os.environ.update(variables)
+    use_access(read_environment_access(os.environ))
     build(results, out, work)
 
 
@@ -397,11 +400,11 @@ def test_a_killed_upload_leaves_a_whole_map_and_the_next_run_goes_on(
 
     states = [read_disk(on_disk[count]) for count in (5, 6)]
     results, objects, work = prepare("counted")
-    points = count_changes(make, s3.access, results.to_url(), objects.to_url(), work, below=None)
+    points = count_changes(make, s3.variables, results.to_url(), objects.to_url(), work, below=None)
     assert points > 30
     for point in choose_moments(points):
         results, objects, work = prepare(f"at-{point}")
-        kill_at_change(point, make, s3.access, results.to_url(), objects.to_url(), work, below=None)
+        kill_at_change(point, make, s3.variables, results.to_url(), objects.to_url(), work, below=None)
         assert read_bucket(objects) in states, point
         for period in objects.list_folders():  # each period is whole for those who read the items, too
             StoredResults(objects, None).find(period)
@@ -415,7 +418,7 @@ def test_the_first_upload_shows_nothing_until_it_is_whole(
     s3: S3Server, region_results: RegionResults, names: list[str], on_disk: dict[int, Path], tmp_path: Path
 ) -> None:
     results, objects = copy_scenes(region_results, tmp_path / "results"), s3.bucket("first").subfolder("land")
-    assert kill_at_change(20, make, s3.access, results, objects.to_url(), tmp_path / "work", below=None)
+    assert kill_at_change(20, make, s3.variables, results, objects.to_url(), tmp_path / "work", below=None)
     assert objects.list_sizes() and objects.get("map.json") is None
     left = set(objects.list_sizes())
     build(results, objects.to_url(), tmp_path / "work")

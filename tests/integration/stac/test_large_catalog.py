@@ -340,7 +340,7 @@ def test_a_rival_in_the_midst_of_a_renewal_of_object_storage_loses_no_row(
             return swap(folder, key, data, version)
 
         monkeypatch.setattr(ObjectFolder, "compare_and_swap", swap_around_rival)
-        monkeypatch.setattr(upload, "_wait_randomly", lambda: None)
+        monkeypatch.setattr(upload, "wait_randomly", lambda: None)
         renew_catalog(catalogue, only_waiting=True)
         assert len(swapped) > 3 and not waiting.list_notes(catalogue)
         catalog, rows = read_documents(catalogue)

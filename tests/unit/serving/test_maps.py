@@ -37,15 +37,15 @@ def test_a_history_has_the_numbers_of_the_rasters(client: Any, small_map: Path, 
     assert [entry["period"] for entry in answer["periods"]] == sorted(PERIODS, reverse=True)
     for entry in answer["periods"]:
         numbers = []
-        for name in ("segmentation", "agreement"):
+        for name in ("segmentation", "agreement", "observations"):
             with rasterio.open(small_map / entry["scene"] / f"{name}.tif") as file:
                 numbers.append(int(file.read(1)[row, col]))
-        label, agreement = numbers
+        label, agreement, seen = numbers
         names = {entry.value: entry.name for entry in CLASSES}
         assert (entry["value"], entry["class"]) == (label, names.get(label))
         assert entry["agreement"] == (None if agreement == 255 else pytest.approx(agreement * 0.004))
         assert (entry["start"][:10], entry["end"][:10]) == (f"{entry['period']}-01-01", f"{entry['period']}-12-31")
-        assert "observations" not in entry  # this map has no such layer
+        assert entry["observations"] == (None if seen == 65535 else seen)
 
 
 def test_a_history_of_many_periods_comes_in_parts(client: Any) -> None:
