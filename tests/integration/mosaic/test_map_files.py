@@ -101,6 +101,19 @@ DAMAGES: dict[str, Damage] = {
     "record lost": (lambda r: (r / "land/land-2024-05/run.json").unlink(), "land-2024-05/run.json: ", True),
 }
 """What is damaged, what ``verify`` says of folder or map, and whether the sizes of files tell it."""
+TOGETHER = (
+    ("map.json lost", "table lost", "COG lost", "report lost", "copy lost"),
+    ("map.json cut", "copy cut"),
+    ("map.json changed", "copy changed"),
+    ("chunk lost", "chunk cut", "overview lost", "coordinate lost", "copy forgotten"),
+    ("store lost",),
+    ("item cut",),
+    ("metadata lost", "record lost"),
+    ("root lost",),
+    ("catalogue lost",),
+    ("chunk changed", "bounds changed", "COG changed"),
+)
+"""Damages that are done, found and restored at once, none of which hides another one."""
 
 
 def test_a_copy_of_a_map_is_as_good_as_the_map(whole: Path, results: Path, tmp_path: Path) -> None:
@@ -112,26 +125,31 @@ def test_a_copy_of_a_map_is_as_good_as_the_map(whole: Path, results: Path, tmp_p
     assert list_findings(shutil.copytree(results / "land", results / "land2")) == []
 
 
-@pytest.mark.parametrize("damage", DAMAGES)
+def test_all_damages_are_tried() -> None:
+    assert sorted(name for names in TOGETHER for name in names) == sorted(DAMAGES)
+
+
+@pytest.mark.parametrize("damages", TOGETHER, ids=" and ".join)
 def test_what_is_lost_of_a_map_is_found_and_restored(
-    damage: str, whole: Path, results: Path, monkeypatch: pytest.MonkeyPatch
+    damages: tuple[str, ...], whole: Path, results: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """By the same command, without a pixel of a scene; other bytes of the same number with ``--check``."""
-    change, said, by_size = DAMAGES[damage]
-    change(results)
+    for damage in damages:
+        DAMAGES[damage][0](results)
     found: list[str] = []
     for folder in (results, results / "land"):
         try:
             found += list_findings(folder)
         except InputError as error:
             found.append(str(error))
-    assert any(said in text for text in found), found
+    for damage in damages:
+        assert any(DAMAGES[damage][1] in text for text in found), (damage, found)
     fused: list[object] = []
     original = period_run.PeriodRun.fuse_chunk
     monkeypatch.setattr(
         period_run.PeriodRun, "fuse_chunk", lambda self, chunk: fused.append(chunk) or original(self, chunk)
     )
-    build(results, results / "land", MONTHS.model_copy(update={"check": not by_size}))
+    build(results, results / "land", MONTHS.model_copy(update={"check": not DAMAGES[damages[0]][2]}))
     assert not fused
     assert list_findings(results) == list_findings(results / "land") == []
     assert read_rasters(results / "land") == read_rasters(whole / "land")

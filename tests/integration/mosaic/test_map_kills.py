@@ -80,7 +80,6 @@ def start_update(results: Path, workers: int) -> subprocess.Popen[bytes]:
 MOMENTS = {
     "the first chunk is fused": "land/.run/*/periods/*/inferred/*.json",
     "a period is published": "land/.run/*/result/land-*/run.json",
-    "the store of all periods is linked": "land/.run/*/result/.map.zarr.part",
     "the new map takes its place": ".seamline/land.*",
 }
 
