@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from functools import cache, partial
 from importlib.metadata import version
@@ -97,8 +97,7 @@ def make_map(
     while True:
         try:
             with name_disk_errors(f"map {out}"):
-                result = _make_map(results, out, options, observer, connect, damaged)
-            return replace(result, seconds=Stopwatch.now() - begun)
+                return _make_map(results, out, options, observer, connect, damaged, begun)
         except DamagedSceneError as error:
             if options.on_bad_scene == "fail" or error.scene in damaged:
                 raise
@@ -113,15 +112,17 @@ def _make_map(
     observer: MapObserver,
     connect: Callable[[MosaicOptions, int], AbstractContextManager[Client]] | None,
     damaged: Mapping[str, str],
+    begun: float,
 ) -> MapResult:
     """Make a map as ``make_map`` does, without scenes that are known to be ``damaged``, by their ids."""
-    begun, started = Stopwatch.now(), datetime.now(UTC)
+    started = datetime.now(UTC)
     source, place = _open_catalogue(results), CatalogLocation.from_out(out, options.work)
     folder = place.folder
-    check_writable(folder.parent, f"--out {folder}")
+    named = f"--out {folder}" if place.objects is None else f"--work {folder.parent}"
+    check_writable(folder.parent, named)
     bring_back(folder)
     _refuse_other_place(place)
-    check_writable(folder, f"--out {folder}")
+    check_writable(folder, named)
     if isinstance(source, Path) and place.objects is None:
         check_writable(source, f"results {source}, whose catalogue lists the map")
     directory = RunDirectory(folder / RUN_DIRECTORY)

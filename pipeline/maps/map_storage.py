@@ -78,7 +78,10 @@ class MapStorage(Protocol):
         """Return why nothing can be taken over of a period; None if chunks can."""
 
     def is_current(self, period_id: str, wanted: WantedFiles) -> bool:
-        """Return whether the files of a period are there, as they were published, and are those that are wanted."""
+        """Return whether the files of a period are there, as they were published, and are those that are wanted.
+
+        Asked only of periods with which ``find_problem`` has found none.
+        """
 
     def is_whole(self, record: MapRecord, *, check: bool) -> bool:
         """Return whether what the map has beside its periods is as it was published."""
@@ -228,7 +231,7 @@ class MapInBucket:
 
     def is_current(self, period_id: str, wanted: WantedFiles) -> bool:
         """Return whether the files of a period are there, as they were published, and are those that are wanted."""
-        period = self._find_uploaded(period_id, check=wanted.check)
+        period = self._find_uploaded(period_id, check=False)  # ``find_problem`` has read all of it
         if period is None or set(period.record.outputs) != set(wanted.outputs):
             return False
         names = {posixpath.basename(asset["href"]) for asset in period.item["assets"].values()}

@@ -182,21 +182,22 @@ def _encode_value(kind: int, value: Any) -> bytes:
     if kind in _INTEGERS:
         return _encode_integer(value)
     if kind == _BINARY:
-        return _encode_varint(len(value)) + bytes(value)
+        return encode_varint(len(value)) + bytes(value)
     if kind == _STRUCT:
         return _encode_structure(value)
     element, values = value
     count = len(values)
-    head = bytes([count << 4 | element]) if count < 15 else bytes([0xF0 | element]) + _encode_varint(count)
+    head = bytes([count << 4 | element]) if count < 15 else bytes([0xF0 | element]) + encode_varint(count)
     of_element = _BYTE if element in (_TRUE, _FALSE) else element  # in a list a truth value has a byte
     return head + b"".join(_encode_value(of_element, one) for one in values)
 
 
 def _encode_integer(value: int) -> bytes:
-    return _encode_varint(value << 1 if value >= 0 else ~(value << 1))
+    return encode_varint(value << 1 if value >= 0 else ~(value << 1))
 
 
-def _encode_varint(value: int) -> bytes:
+def encode_varint(value: int) -> bytes:
+    """Return a number from 0 as bytes of seven bits each, the lowest first, as Thrift and Protocol Buffers have it."""
     encoded = bytearray()
     while value > 0x7F:
         encoded.append(value & 0x7F | 0x80)

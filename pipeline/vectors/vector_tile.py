@@ -14,6 +14,8 @@ import numpy as np
 import shapely
 from numpy.typing import NDArray
 
+from seamline.pipeline.vectors.parquet_parts import encode_varint
+
 Value = str | int | float | None
 
 _MOVE_TO_ONE, _LINE_TO, _CLOSE = 9, 2, 15
@@ -94,11 +96,11 @@ def encode_tile(
     table = _ValueTable(columns)
     features = []
     for number, feature in enumerate(owners[np.flatnonzero(np.diff(owners, prepend=-1))].tolist()):
-        body = _key(_ID, _VARINT) + _varint(int(numbers[feature])) + _field(_TAGS, table.encode_tags(feature))
-        body += _key(_TYPE, _VARINT) + _varint(_POLYGON)
+        body = _key(_ID, _VARINT) + encode_varint(int(numbers[feature])) + _field(_TAGS, table.encode_tags(feature))
+        body += _key(_TYPE, _VARINT) + encode_varint(_POLYGON)
         features.append(_field(_FEATURE, body + _field(_GEOMETRY, geometry[bounds[number] : bounds[number + 1]])))
     layer = _field(_NAME, name.encode()) + b"".join(features) + table.encode()
-    layer += _key(_EXTENT, _VARINT) + _varint(extent) + _key(_VERSION, _VARINT) + _varint(2)
+    layer += _key(_EXTENT, _VARINT) + encode_varint(extent) + _key(_VERSION, _VARINT) + encode_varint(2)
     return _field(_LAYER, layer)
 
 
@@ -115,7 +117,9 @@ class _ValueTable:
         for number, column in enumerate(self._columns.values()):
             value = column[feature]
             if value is not None:
-                tags += _varint(number) + _varint(self._values.setdefault((type(value), value), len(self._values)))
+                tags += encode_varint(number) + encode_varint(
+                    self._values.setdefault((type(value), value), len(self._values))
+                )
         return tags
 
     def encode(self) -> bytes:
@@ -129,7 +133,7 @@ def _encode_value(value: Value) -> bytes:
         return _field(1, value.encode())
     if isinstance(value, float):
         return _key(3, 1) + struct.pack("<d", value)
-    return _key(5, _VARINT) + _varint(value or 0)
+    return _key(5, _VARINT) + encode_varint(value or 0)
 
 
 def _flatten_polygons(polygons: NDArray[np.object_]) -> _Rings:
@@ -211,17 +215,8 @@ def _encode_varints(numbers: NDArray[np.int64]) -> tuple[bytes, NDArray[np.int64
 
 
 def _field(number: int, content: bytes) -> bytes:
-    return _key(number, _BYTES) + _varint(len(content)) + content
+    return _key(number, _BYTES) + encode_varint(len(content)) + content
 
 
 def _key(number: int, wire: int) -> bytes:
-    return _varint(number << 3 | wire)
-
-
-def _varint(value: int) -> bytes:
-    encoded = bytearray()
-    while value > 0x7F:
-        encoded.append(value & 0x7F | 0x80)
-        value >>= 7
-    encoded.append(value)
-    return bytes(encoded)
+    return encode_varint(number << 3 | wire)
